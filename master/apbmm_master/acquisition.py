@@ -1,0 +1,258 @@
+"""The asynchronous acquisition function (Eq. 23-26): pending-aware qLogNEHVI.
+
+The score of a candidate x is the log of the Monte-Carlo mean of
+HV(sampled front of D + P + x) - HV(sampled front of D + P), with BoTorch's smoothing of the
+logarithm (Ament et al., 2023) and BoTorch's box decompositions. An acquisition object never
+changes: conditioning on one more pending point gives a new object. So the pool, whose points are
+chosen one after another, each given those before, can be scored afterwards by the object that
+knows the truly pending points alone.
+
+S samples, m objectives, b candidates, C cells, D dimensions.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from botorch.acquisition import AcquisitionFunction
+from botorch.acquisition.logei import TAU_RELU
+from botorch.models import SingleTaskGP
+from botorch.optim.batched_lbfgs_b import fmin_l_bfgs_b_batched
+from botorch.optim.initializers import initialize_q_batch
+from botorch.utils.multi_objective.box_decompositions import (
+    BoxDecompositionList,
+    FastNondominatedPartitioning,
+)
+from botorch.utils.multi_objective.pareto import is_non_dominated
+from botorch.utils.sampling import draw_sobol_samples
+from botorch.utils.transforms import t_batch_mode_transform
+from torch import Tensor
+
+from apbmm_master.arrays import Array
+from apbmm_master.joint_samples import JointSamples, draw, keep_fronts
+
+# BoTorch's temperature of the smoothed minimum in qLogNEHVI.
+TAU_MIN = 1e-3
+# Stands in for the log of a side of length 0 (padding cells) and bounds that of an open cell.
+LOG_ZERO, LARGEST_SIDE = -700.0, 1e10
+# Candidates evaluated at once where there are many: keeps the intermediate arrays in cache.
+CHUNK = 64
+# |x| beyond which softplus(x) and relu(x) agree to the last bit of a float64.
+SOFTPLUS_REACH = 40.0
+
+
+class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
+    """log E[HV(front of D + P + x) - HV(front of D + P)] of each candidate x alone (Eq. 24).
+
+    Build it with `pending_aware`. `forward` takes (b, 1, D) and returns (b,), as BoTorch's
+    optimisers expect.
+    """
+
+    def __init__(self, joint: JointSamples, reference_point: Tensor) -> None:
+        super().__init__(model=joint.model)
+        self.joint = joint
+        self.reference_point = reference_point
+        self.lower, sides = _cells(joint.values, reference_point)
+        self.log_sides = sides.log().clamp_min(LOG_ZERO)
+
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[untyped-decorator]
+    def forward(self, X: Tensor) -> Tensor:  # noqa: N803 - BoTorch's name
+        """Log expected hypervolume improvement (b,) of the candidates `X` (b, 1, D)."""
+        samples = self.joint.at(X.squeeze(-2))
+        value: Tensor = _LogMeanImprovement.apply(samples, self.lower, self.log_sides)
+        return value
+
+    def given(self, x: Tensor) -> PendingAwareLogNEHVI:
+        """A new acquisition function for which `x` (1, D) is pending too."""
+        with torch.no_grad():
+            return PendingAwareLogNEHVI(self.joint.extended(x), self.reference_point)
+
+    def thinned(self, samples: int) -> PendingAwareLogNEHVI:
+        """The same function estimated from the first `samples` of the Monte-Carlo samples."""
+        thin = copy(self)
+        thin.joint = self.joint.thinned(samples)
+        thin.lower, thin.log_sides = self.lower[:samples], self.log_sides[:samples]
+        return thin
+
+    def score(self, x: Tensor) -> Tensor:
+        """The value (b,) of each of the vectors `x` (b, D) alone, without gradient."""
+        with torch.no_grad():
+            return torch.cat([self(part.unsqueeze(-2)) for part in x.split(CHUNK)])
+
+
+def pending_aware(
+    model: SingleTaskGP,
+    reference_point: Tensor,
+    pending: Tensor,
+    *,
+    samples: int = 128,
+    pool: int = 1,
+    seed: int = 0,
+) -> PendingAwareLogNEHVI:
+    """The acquisition function given what `model` was fitted to (D) and `pending` (P, D) vectors.
+
+    `samples` scrambled-Sobol normal samples from `seed`; `pool` is how many candidates will be
+    chosen one after another.
+    """
+    observed = model.train_inputs[0][0]
+    with torch.no_grad():
+        joint = draw(model, torch.cat([observed, pending]), samples, spare=pool, seed=seed)
+        better = (joint.values > reference_point).all(dim=-1)
+        on_front = (is_non_dominated(joint.values, deduplicate=False) & better).any(dim=0)
+        return PendingAwareLogNEHVI(keep_fronts(joint, on_front), reference_point)
+
+
+@dataclass(frozen=True)
+class MultiStart:
+    """How the acquisition function is optimised: from `raw_samples` Sobol points, `restarts`.
+
+    All restarts run for `coarse_iterations`; the best `finalists` of them go on to convergence.
+    (Most restarts end in the optimum that they have visibly begun to climb by then.) Points are
+    ranked as starts with `screening_samples` of the Monte-Carlo samples.
+    """
+
+    restarts: int = 10
+    raw_samples: int = 512
+    screening_samples: int = 32
+    coarse_iterations: int = 12
+    finalists: int = 3
+    iterations: int = 100
+    tolerance: float = 1e-6
+
+
+def optimise_pool(
+    acquisition: PendingAwareLogNEHVI, size: int, search: MultiStart, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The candidate pool C_t (size, D) and each candidate's own score (size,) (Eq. 25, 26).
+
+    Candidates are chosen one after another by multi-start optimisation, each conditioned on those
+    before it as if they were pending; the scores are of each alone, given the really pending
+    points only. The local optima found for one candidate are among the starts of the next. Uses
+    torch's global generator: fork and seed it to make the result repeatable.
+    """
+    bounds = torch.zeros(2, acquisition.joint.support.shape[-1], dtype=torch.float64)
+    bounds[1] = 1.0
+    raw = draw_sobol_samples(bounds, n=search.raw_samples, q=1, seed=seed).squeeze(-2)
+    conditioned = acquisition
+    chosen: list[Tensor] = []
+    for _ in range(size):
+        if chosen:
+            conditioned = conditioned.given(chosen[-1])
+        best, optima = _maximise(conditioned, raw, search)
+        chosen.append(best)
+        raw = torch.cat([raw[: search.raw_samples], optima])
+    pool = torch.cat(chosen)
+    return pool, acquisition.score(pool)
+
+
+def _maximise(
+    acquisition: PendingAwareLogNEHVI, raw: Tensor, search: MultiStart
+) -> tuple[Tensor, Tensor]:
+    """The best vector (1, D) found from `raw` (r, D), and the ends (restarts, D) of all starts."""
+    screened = acquisition.thinned(search.screening_samples).score(raw)
+    starts, _ = initialize_q_batch(raw.unsqueeze(-2), screened, n=min(search.restarts, len(raw)))
+    found, values = _climb(acquisition, starts, search.coarse_iterations, search.tolerance)
+    order = np.argsort(-values, kind="stable")
+    finalists = found[order[: search.finalists]]
+    ends, end_values = _climb(acquisition, finalists, search.iterations, search.tolerance)
+    best = ends[int(np.argmax(end_values))].reshape(1, -1)
+    return best, torch.cat([ends, found[order[search.finalists :]]]).squeeze(-2)
+
+
+def _climb(
+    acquisition: PendingAwareLogNEHVI, starts: Tensor, iterations: int, tolerance: float
+) -> tuple[Tensor, Array]:
+    """BoTorch's batched L-BFGS-B in the box from `starts` (r, 1, D): ends, and values (r,)."""
+    shape = starts.shape
+
+    def evaluate(x: Array, batch_indices: object) -> tuple[Array, Array]:  # noqa: ARG001
+        points = torch.from_numpy(x).reshape(-1, *shape[1:]).requires_grad_()
+        values = acquisition(points)
+        (slope,) = torch.autograd.grad(values.sum(), points)
+        return -values.detach().numpy(), -slope.reshape(len(x), -1).numpy()
+
+    ends, values, _ = fmin_l_bfgs_b_batched(
+        evaluate,
+        starts.reshape(len(starts), -1).numpy(),
+        bounds=[(0.0, 1.0)] * shape[-1],
+        factr=None,
+        ftol=tolerance,
+        maxiter=iterations,
+        pass_batch_indices=True,
+    )
+    return torch.from_numpy(ends).clamp(0.0, 1.0).reshape(shape), -values
+
+
+def _cells(values: Tensor, reference_point: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower corners and sides (S, C, m) of the cells above each sampled front (S, B, m)."""
+    if len(reference_point) == 2:
+        boxes = FastNondominatedPartitioning(ref_point=reference_point, Y=values)
+    else:
+        # BoTorch batches the decomposition for two objectives only.
+        boxes = BoxDecompositionList(
+            *[FastNondominatedPartitioning(ref_point=reference_point, Y=v) for v in values]
+        )
+    lower, upper = boxes.get_hypercell_bounds()
+    return lower, upper.clamp_max(LARGEST_SIDE) - lower
+
+
+class _LogMeanImprovement(torch.autograd.Function):  # type: ignore[misc]
+    """BoTorch's smoothed log hypervolume improvement of one new point, with its gradient.
+
+    The improvement in a cell is the product over objectives of min(side, relu(y - lower)); relu
+    and min are BoTorch's `fatplus` and `fatmin`. Equal to its `_compute_log_qehvi` for q = 1, in
+    a fraction of the operations. Takes samples (S, b, m), returns (b,).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, samples: Tensor, lower: Tensor, log_sides: Tensor) -> Tensor:
+        value, slope = _log_side(
+            samples.permute(2, 0, 1).unsqueeze(-1),
+            lower.permute(2, 0, 1).unsqueeze(-2),
+            log_sides.permute(2, 0, 1).unsqueeze(-2),
+        )
+        log_area = value.sum(dim=0)
+        largest = log_area.amax(dim=(0, 2), keepdim=True)
+        share = log_area.sub_(largest).exp_()
+        total = share.sum(dim=(0, 2))
+        if ctx.needs_input_grad[0]:
+            share /= total[None, :, None]
+            ctx.save_for_backward((slope * share).sum(dim=-1).permute(1, 2, 0))
+        return largest.flatten() + (total / len(samples)).log()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * grad[None, :, None], None, None
+
+
+def _log_side(y: Tensor, lower: Tensor, log_side: Tensor) -> tuple[Tensor, Tensor]:
+    """log fatmin(side, fatplus(y - lower)) in every cell, and its derivative in y."""
+    scaled = (y - lower).div_(TAU_RELU)
+    tail = scaled.square().add_(1.0).reciprocal_()
+    plus = scaled.clamp_min(0.0).add_(tail, alpha=0.1)
+    slope = (scaled > 0).to(y.dtype).sub_(scaled * tail.square(), alpha=0.2)
+    _correct_near_zero(scaled, plus, slope)
+    slope.div_(plus)
+    gain = plus.mul_(TAU_RELU).log_()
+    difference = gain - log_side
+    distance = difference.abs().div_(TAU_MIN)
+    # pareto = 2 / (2 + 2 d + d^2), BoTorch's fat-tailed stand-in for exp(-d)
+    pareto = distance.add(2.0).mul_(distance).add_(2.0).reciprocal_().mul_(2.0)
+    bend = pareto.square().mul_(distance.add_(1.0)).div_(pareto + 1.0)
+    value = torch.minimum(gain, log_side).sub_(pareto.log1p_(), alpha=TAU_MIN)
+    weight = torch.where(difference < 0, 1.0 - bend, bend)
+    return value, weight.mul_(slope).div_(TAU_RELU)
+
+
+def _correct_near_zero(scaled: Tensor, plus: Tensor, slope: Tensor) -> None:
+    """Make relu into softplus, in place, where the two differ: next to 0, so hardly anywhere."""
+    near = scaled.abs() < SOFTPLUS_REACH
+    if bool(near.any()):
+        distance = -scaled[near].abs()
+        plus[near] += distance.exp().log1p()
+        slope[near] += torch.sigmoid(scaled[near]) - (scaled[near] > 0).to(slope.dtype)

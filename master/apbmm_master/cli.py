@@ -1,0 +1,70 @@
+"""The `apbmm-master` command. Heavy imports come after the arguments are parsed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cyclopts import App
+from cyclopts.config import Env
+
+app = App(
+    name="apbmm-master",
+    help="Run, or go on with, the search that a run file describes.",
+    config=Env("APBMM_", command=False),
+)
+
+
+@app.default
+def master(
+    run_file: Path,
+    /,
+    *,
+    run_dir: Path | None = None,
+    bind: str = "tcp://127.0.0.1:5711",
+    status_bind: str | None = None,
+    insecure: bool = False,
+    log_level: str = "WARNING",
+) -> int:
+    """Serve workers until the run's budget is spent.
+
+    The same command on the same run directory goes on where it stopped, also after a crash.
+    SIGTERM or Ctrl-C lets the evaluations in hand finish and exits; a second one exits at once,
+    and the workers keep what they have.
+
+    Parameters
+    ----------
+    run_file
+        RUN.toml (APBMM_RUN_FILE).
+    run_dir
+        Folder that holds everything about the run. Default: runs/NAME.
+    bind
+        Address that workers connect to.
+    status_bind
+        TCP address that answers status requests, beside the socket in the run directory.
+    insecure
+        Allow addresses that other hosts can reach, although connections are not authenticated.
+    log_level
+        DEBUG, INFO, WARNING or ERROR.
+    """
+    from apbmm_common.logs import set_up_logging
+    from apbmm_common.runfile import load_run_file
+
+    from apbmm_master.serve import require_private, serve
+
+    set_up_logging(log_level)
+    spec = load_run_file(run_file)
+    if not insecure:
+        require_private(bind, status_bind)
+    return serve(spec, run_dir or Path("runs") / spec.name, bind, status_bind)
+
+
+def main() -> None:
+    """Entry point: errors as one line with a hint, never a traceback."""
+    from apbmm_common.command_line import run_app
+
+    sys.exit(run_app(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The workers as the master hears them now: volatile, and rebuilt from their HELLOs. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from apbmm_common.messages import Beat, Hello
+
+Stage = Literal["preparing", "unfit", "ready"]
+FAILURES_BEFORE_QUARANTINE = 2
+
+
+@dataclass
+class Worker:
+    """One boot of one worker. ``heard`` and ``beat_at`` are seconds on the monotonic clock."""
+
+    name: str
+    boot: str
+    identity: bytes
+    gpu: str
+    host: str
+    versions: dict[str, str]
+    heard: float
+    stage: Stage = "preparing"
+    held: set[str] = field(default_factory=set)
+    delivering: set[str] = field(default_factory=set)
+    """Leases whose results it has announced but not yet delivered."""
+    foreign: bool = False
+    """It still works for another run."""
+    last_failure: str = ""
+    beat: Beat | None = None
+    failures_in_row: int = 0
+    quarantined: str = ""
+    draining: bool = False
+    unfit: str = ""
+
+    @property
+    def may_work(self) -> bool:
+        """Whether it may be given work once its hands are empty."""
+        return (
+            self.stage == "ready"
+            and not self.quarantined
+            and not self.draining
+            and not self.foreign
+        )
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A worker taken in, the other boot that it replaces, and whether it was known before."""
+
+    worker: Worker
+    replaced: Worker | None
+    returning: bool
+
+
+@dataclass
+class Fleet:
+    """Workers by name and by connection; the later boot of a name wins."""
+
+    workers: dict[str, Worker] = field(default_factory=dict)
+    _names: dict[bytes, str] = field(default_factory=dict)
+    _superseded: set[str] = field(default_factory=set)
+
+    def join(self, hello: Hello, identity: bytes, run: str, now: float) -> Joined | None:
+        """Take a worker in for ``run``.
+
+        None when this boot was itself replaced by a later one and must be refused.
+        """
+        if hello.boot in self._superseded:
+            return None
+        old = self.workers.get(hello.worker)
+        replaced = old if old is not None and old.boot != hello.boot else None
+        if replaced is not None:
+            self._superseded.add(replaced.boot)
+        if old is not None:
+            self._names.pop(old.identity, None)
+        worker = Worker(
+            hello.worker, hello.boot, identity, hello.gpu, hello.host, dict(hello.versions), now
+        )
+        if old is not None and replaced is None:
+            worker.quarantined, worker.draining = old.quarantined, old.draining
+            worker.failures_in_row, worker.last_failure = old.failures_in_row, old.last_failure
+        worker.held = {lease.lease for lease in hello.held if lease.run == run}
+        worker.delivering = {lease.lease for lease in hello.unacknowledged if lease.run == run}
+        worker.foreign = any(lease.run != run for lease in hello.held)
+        self.workers[hello.worker] = worker
+        self._names[identity] = hello.worker
+        return Joined(worker, replaced, returning=old is not None and replaced is None)
+
+    def of(self, identity: bytes) -> Worker | None:
+        """The worker behind a connection."""
+        return self.workers.get(self._names.get(identity, ""))
+
+    def leave(self, worker: Worker) -> None:
+        """Forget a worker that said BYE."""
+        if self.workers.get(worker.name) is worker:
+            del self.workers[worker.name]
+            self._names.pop(worker.identity, None)
+
+    def boot_of(self, name: str) -> str | None:
+        """The boot of a name that is connected now."""
+        worker = self.workers.get(name)
+        return worker.boot if worker else None
+
+    def failed(self, worker: Worker, evaluation: str, *, vector: bool) -> bool:
+        """Count a failure; True when it is one too many and the worker is to be quarantined.
+
+        A vector that fails again on the same worker says nothing new about the worker, and the
+        only worker able to work is not quarantined for what may be the vectors' fault.
+        """
+        if vector and worker.last_failure == evaluation:
+            return False
+        worker.last_failure = evaluation
+        worker.failures_in_row += 1
+        if worker.quarantined or worker.failures_in_row < FAILURES_BEFORE_QUARANTINE:
+            return False
+        return not vector or sum(other.may_work for other in self.workers.values()) > 1

@@ -1,0 +1,150 @@
+"""What the terminal shows while a run goes on: a bar for the budget, a line a completion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from apbmm_common.messages import Evaluated, Measured
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from apbmm_master.events import (
+    AttemptFailed,
+    EvaluationFailed,
+    Lost,
+    Record,
+    ResultRecorded,
+    WorkerJoined,
+    WorkerLeft,
+    WorkerQuarantined,
+)
+from apbmm_master.ledger import Evaluation, Ledger
+from apbmm_master.lifecycle import EvaluationState
+from apbmm_master.standing import Standing, load_rate, metrics_of, stand
+
+
+class Progress:
+    """Draws to the terminal; `watch` follows committed events."""
+
+    def __init__(self, ledger: Ledger, run_dir: Path, console: Console | None = None) -> None:
+        self.console = console or Console(soft_wrap=True, highlight=False)
+        self._run_dir = run_dir
+        self._shown: set[str] = set()
+        self._bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), console=self.console,
+        )  # fmt: skip
+        assert ledger.spec is not None
+        rehearsal = "REHEARSAL " if ledger.spec.evaluation.kind == "rehearsal" else ""
+        self._task = self._bar.add_task(
+            f"{rehearsal}{ledger.spec.name} ({ledger.spec.algorithm.name})",
+            total=ledger.spec.budget.evaluations,
+            completed=len(ledger.counted(EvaluationState.DONE)),
+        )
+        self._shown.update(e.id for e in ledger.counted(EvaluationState.DONE))
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def watch(self, record: Record, ledger: Ledger) -> None:
+        """Show what an event means to a person, if anything."""
+        match record.event:
+            case ResultRecorded(evaluation=name):
+                self._completed(ledger.evaluations[name], ledger)
+            case WorkerJoined(worker=name):
+                self.console.print(f"worker {name} joined")
+            case WorkerLeft(worker=name, reason=reason):
+                self.console.print(f"worker {name} left: {reason}")
+            case WorkerQuarantined(worker=name, reason=reason):
+                self.console.print(f"[red]worker {name} is quarantined: {reason}")
+            case Lost(evaluation=name, reason=reason):
+                self.console.print(f"[yellow]{name} is queued again: {reason}")
+            case AttemptFailed(evaluation=name, worker=worker, message=message):
+                self.console.print(f"[yellow]{name} failed on {worker}: {message}")
+            case EvaluationFailed(evaluation=name, message=message):
+                self.console.print(f"[red]{name} is given up: {message}")
+
+    def _completed(self, evaluation: Evaluation, ledger: Ledger) -> None:
+        if isinstance(evaluation.body, Measured):
+            self.console.print(f"discrepancy measured on {evaluation.body.prompts} prompts")
+        elif not evaluation.counts:
+            self.console.print(f"reference {evaluation.id}: {_metrics_text(evaluation)}")
+        self._bar.update(self._task, completed=len(ledger.counted(EvaluationState.DONE)))
+        if not ledger.references_done:
+            return
+        standing = stand(ledger)
+        for scored, (volume, size) in zip(standing.scored, standing.trajectory, strict=True):
+            if scored.evaluation.id not in self._shown:
+                self._shown.add(scored.evaluation.id)
+                objectives = " ".join(f"{value:+.3f}" for value in scored.objectives)
+                self.console.print(
+                    f"{scored.evaluation.id}  [{objectives}]  {_metrics_text(scored.evaluation)}  "
+                    f"{scored.evaluation.seconds:.1f} s  HV {volume:.4f}  front {size}",
+                    markup=False,
+                )
+
+    def conclude(self, ledger: Ledger) -> None:
+        """Print the front, its hypervolume, the load rate and where everything is."""
+        standing = stand(ledger)
+        if standing.front:
+            self.console.print(front_table(standing, ledger))
+            self.console.print(
+                f"hypervolume {standing.hypervolume:.4f}, {len(standing.front)} on the front, "
+                f"{len(standing.scored)} evaluations"
+            )
+        rate = load_rate(ledger, 0.0)
+        if rate is not None:
+            self.console.print(f"load rate {rate:.1%}")
+        if ledger.finished:
+            self.console.print(f"finished: {ledger.finished}")
+        else:
+            self.console.print("not finished: the same command goes on from here")
+        self.console.print(f"run directory: {self._run_dir}", markup=False)
+
+
+def front_table(standing: Standing, ledger: Ledger) -> Table:
+    """The front as a table, by the first objective."""
+    assert ledger.spec is not None
+    table = Table(title="Pareto front")
+    table.add_column("id")
+    for objective in ledger.spec.objectives:
+        table.add_column(objective.name, justify="right")
+    for benchmark in ledger.spec.benchmarks:
+        table.add_column(f"{benchmark.name}\naccuracy", justify="right")
+        table.add_column(f"{benchmark.name}\ntokens", justify="right")
+    points = sorted((standing.by_id[i] for i in standing.front), key=lambda s: s.objectives)
+    for scored in points:
+        row = [scored.evaluation.id, *(f"{value:.3f}" for value in scored.objectives)]
+        metrics = metrics_of(scored.evaluation)
+        for benchmark in ledger.spec.benchmarks:
+            row += [
+                f"{metrics[benchmark.name]['accuracy']:.1%}",
+                f"{metrics[benchmark.name]['tokens']:.1f}",
+            ]
+        table.add_row(*row)
+    return table
+
+
+def _metrics_text(evaluation: Evaluation) -> str:
+    if not isinstance(evaluation.body, Evaluated):
+        return ""
+    parts = []
+    for name, result in evaluation.body.benchmarks.items():
+        notes = [f"{result.truncated} truncated"] if result.truncated else []
+        notes += [f"{result.malformed} malformed"] if result.malformed else []
+        note = f" ({', '.join(notes)})" if notes else ""
+        parts.append(f"{name} {result.accuracy:.1%} {result.tokens:.1f} tokens{note}")
+    return ", ".join(parts)

@@ -1,0 +1,200 @@
+"""From ledger to search method and back: what to ask with, and how answers are journaled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from apbmm_common.errors import ApbmmError
+from apbmm_common.messages import Measured
+from apbmm_common.runfile import RunSpec, canonical_hash
+
+from apbmm_master.events import AnyEvent, Proposal, Proposed, Purpose
+from apbmm_master.ledger import MEASURE, REFERENCES, Asked, Ledger
+from apbmm_master.lifecycle import EvaluationState
+from apbmm_master.policy import initial_missing
+from apbmm_master.prior import importance
+from apbmm_master.proposer import Answer, Proposer, Recall, Request, Setup, Tell, Vector
+from apbmm_master.standing import score
+
+Recorder = Callable[[AnyEvent], None]
+
+
+class SearchFailedError(ApbmmError):
+    """The search method could not propose."""
+
+
+@dataclass(frozen=True)
+class _Open:
+    """An ask in progress: what it was computed from."""
+
+    task: asyncio.Task[Answer]
+    purpose: Purpose
+    calls: int
+    pending: tuple[str, ...]
+    basis: int
+
+
+class Proposals:
+    """Asks the search method in its own process, one ask at a time.
+
+    ``nudge`` wakes the loop when an answer is there.
+    """
+
+    def __init__(self, nudge: Callable[[], None]) -> None:
+        self._proposer = Proposer()
+        self._nudge = nudge
+        self._open: _Open | None = None
+        self._fruitless = -1
+        self.batch: int | None = None
+        self.exhausted = False
+        self.failure: ApbmmError | None = None
+
+    def busy(self, ledger: Ledger) -> bool:
+        """Whether an ask is in progress, or the last one had to wait and nothing has come since."""
+        return self._open is not None or self._fruitless == len(ledger.calls)
+
+    def bootstrap(self, ledger: Ledger, record: Recorder) -> None:
+        """Queue the discrepancy measurement and the references once the layers are known."""
+        if ledger.layers == 0 or REFERENCES[0] in ledger.evaluations:
+            return
+        assert ledger.spec is not None
+        jobs: list[tuple[str, Purpose, Vector]] = [
+            (MEASURE, "measure", ()),
+            ("thinking", "reference", (1.0,) * ledger.layers),
+            ("instruct", "reference", (0.0,) * ledger.layers),
+        ]
+        for name, purpose, vector in jobs:
+            proposal = Proposal(evaluation=name, vector=vector, key=key_of(ledger, vector, purpose))
+            record(Proposed(purpose=purpose, proposals=(proposal,), basis=ledger.seq))
+
+    def ask(self, ledger: Ledger, count: int) -> None:
+        """Start computing ``count`` vectors."""
+        assert ledger.spec is not None and self._open is None
+        purpose: Purpose = "initial" if initial_missing(ledger, ledger.spec) else "search"
+        in_flight = ledger.counted(EvaluationState.ACTIVE, EvaluationState.QUEUED)
+        request = Request(
+            setup_of(ledger),
+            calls_of(ledger),
+            tuple(e.vector for e in in_flight),
+            count,
+        )
+        task = asyncio.create_task(self._proposer.ask(request))
+        task.add_done_callback(lambda _: self._nudge())
+        self._open = _Open(
+            task, purpose, len(ledger.calls), tuple(e.id for e in in_flight), ledger.seq
+        )
+
+    def take_answer(self, ledger: Ledger, record: Recorder) -> None:
+        """Journal the answer of a finished ask, if there is one."""
+        asked = self._open
+        if asked is None or not asked.task.done():
+            return
+        self._open = None
+        try:
+            answer = asked.task.result()
+        except ApbmmError as error:
+            self.failure = error
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a fit raises ends the run by name
+            self.failure = SearchFailedError(
+                f"the search method failed: {type(error).__name__}: {error}",
+                "everything measured is recorded; the same command goes on from here",
+            )
+            self.failure.__cause__ = error
+            return
+        self.batch, self.exhausted = answer.batch, answer.exhausted
+        if not answer.vectors:
+            self._fruitless = asked.calls
+            return
+        record(proposed_event(ledger, asked, answer))
+
+    def forget(self) -> None:
+        """Drop an ask in progress: the ledger it was computed from is no longer the ledger."""
+        if self._open is not None:
+            self._open.task.cancel()
+        self._open, self._fruitless = None, -1
+
+    def close(self) -> None:
+        """End the process."""
+        self.forget()
+        self._proposer.close()
+
+
+def proposed_event(ledger: Ledger, asked: _Open, answer: Answer) -> Proposed:
+    """The event of an answer, with new evaluation ids."""
+    assert ledger.spec is not None
+    number = sum(e.counts for e in ledger.evaluations.values())
+    return Proposed(
+        purpose=asked.purpose,
+        proposals=tuple(
+            Proposal(
+                evaluation=f"e{number + 1 + i:04d}",
+                vector=vector,
+                key=key_of(ledger, vector, asked.purpose),
+            )
+            for i, vector in enumerate(answer.vectors)
+        ),
+        calls=asked.calls,
+        pending=asked.pending,
+        basis=asked.basis,
+        seed=ledger.spec.seed,
+        index=answer.index,
+        seconds=answer.seconds,
+        diagnostics=answer.diagnostics,
+    )
+
+
+def key_of(ledger: Ledger, vector: Vector, purpose: Purpose) -> str:
+    """Content key: SHA-256 of the canonical vector and all that decides its measurement."""
+    assert ledger.spec is not None
+    config = ledger.spec.config_hash(ledger.digests)
+    what = "measure" if purpose == "measure" else "evaluate"
+    return canonical_hash({"work": what, "vector": list(vector), "config": config})
+
+
+def setup_of(ledger: Ledger) -> Setup:
+    """Arguments of the search method as the ledger stands."""
+    spec = ledger.spec
+    assert spec is not None
+    return Setup(
+        name=spec.algorithm.name,
+        dimensions=ledger.layers,
+        objectives=len(spec.objectives),
+        seed=spec.seed,
+        budget=spec.budget.evaluations,
+        initial=spec.budget.initial,
+        workers=spec.algorithm.batch,
+        reference_point=spec.hypervolume_reference,
+        importance=layer_importance(ledger, spec),
+        settings=dict(spec.algorithm.settings),
+    )
+
+
+def layer_importance(ledger: Ledger, spec: RunSpec) -> Vector | None:
+    """Fused importance s_l (Eq. 12), or None until the discrepancy is measured."""
+    measure = ledger.evaluations.get(MEASURE)
+    if measure is None or not isinstance(measure.body, Measured):
+        return None
+    body = measure.body
+    scores = importance(body.parameter, body.activation, spec.prior.parameter_share)
+    return tuple(float(s) for s in scores)
+
+
+def calls_of(ledger: Ledger) -> tuple[Recall | Tell, ...]:
+    """The ledger's calls with their vectors and objectives."""
+    calls: list[Recall | Tell] = []
+    for call in ledger.calls:
+        if isinstance(call, Asked):
+            calls.append(
+                Recall(
+                    tuple(ledger.evaluations[i].vector for i in call.evaluations),
+                    tuple(ledger.evaluations[i].vector for i in call.pending),
+                )
+            )
+        else:
+            evaluation = ledger.evaluations[call.evaluation]
+            objectives = None if call.rejected else score(ledger, evaluation)
+            calls.append(Tell(evaluation.vector, objectives))
+    return tuple(calls)

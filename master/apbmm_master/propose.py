@@ -1,0 +1,122 @@
+"""One proposal: surrogate, acquisition and reranking joined, and what each of them said."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from apbmm_master.acquisition import MultiStart, optimise_pool, pending_aware
+from apbmm_master.arrays import Array, Indices
+from apbmm_master.rerank import rerank
+from apbmm_master.surrogate import Surrogate
+
+
+@dataclass(frozen=True)
+class ProposalSettings:
+    """The paper's settings of one dispatch event (sections III-D and IV-C).
+
+    `pool_factor` is kappa of Eq. 25; the two weights are lambda_gap and lambda_prox of Eq. 31.
+    """
+
+    samples: int = 128
+    restarts: int = 10
+    raw_samples: int = 512
+    pool_factor: float = 3.0
+    gap_weight: float = 0.25
+    proximity_weight: float = 0.15
+
+
+@dataclass(frozen=True)
+class ProposalReport:
+    """What decided a proposal, for the journal: plain numbers, nothing that needs torch.
+
+    `fit_status` has one entry an objective ("fitted", or "initial: REASON"); `lengthscales` are
+    (m, D); `acquisition` (M,) the log acquisition value of each pool candidate given the truly
+    pending points; `scores` (chosen, M) the reranking's J at each choice; `chosen` the indices
+    taken from the pool; `seconds` of CPU time spent on fitting and on the rest.
+    """
+
+    fit_status: tuple[str, ...]
+    lengthscales: tuple[tuple[float, ...], ...]
+    acquisition: tuple[float, ...]
+    scores: tuple[tuple[float, ...], ...]
+    chosen: tuple[int, ...]
+    fit_seconds: float
+    search_seconds: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The pool (M, D), which of it was `chosen`, in order, and the report."""
+
+    pool: Array
+    chosen: Indices
+    report: ProposalReport
+
+    @property
+    def vectors(self) -> list[Array]:
+        """The chosen vectors, best first."""
+        return [self.pool[i] for i in self.chosen]
+
+
+def propose(
+    surrogate: Surrogate,
+    observed: Array,
+    pending: Array,
+    count: int,
+    *,
+    reference_point: Array,
+    seed: int,
+    settings: ProposalSettings | None = None,
+    fit_seconds: float = 0.0,
+) -> Proposal:
+    """Choose `count` vectors given the fitted `surrogate` and what is pending.
+
+    `observed` (n, m) are the completed objectives and `pending` (P, D) the vectors in flight.
+    The pool has M = max(count, ceil(kappa count)) candidates (Eq. 25), scored by Eq. 26 and
+    reranked by Eq. 27-32. Repeatable: the result depends on the arguments alone, and torch's
+    global generator is left as it was.
+    """
+    settings = settings or ProposalSettings()
+    start = time.process_time()
+    size = max(count, int(np.ceil(settings.pool_factor * count)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        acquisition = pending_aware(
+            surrogate.model,
+            torch.as_tensor(reference_point),
+            torch.as_tensor(pending),
+            samples=settings.samples,
+            pool=size,
+            seed=seed,
+        )
+        candidates, values = optimise_pool(
+            acquisition,
+            size,
+            MultiStart(restarts=settings.restarts, raw_samples=settings.raw_samples),
+            seed=seed,
+        )
+    pool, score = candidates.numpy(), values.numpy()
+    reranking = rerank(
+        pool,
+        score,
+        surrogate.mean(pool),
+        observed,
+        pending,
+        count,
+        gap_weight=settings.gap_weight,
+        proximity_weight=settings.proximity_weight,
+    )
+    report = ProposalReport(
+        fit_status=surrogate.status,
+        lengthscales=tuple(tuple(row) for row in surrogate.lengthscales.tolist()),
+        acquisition=tuple(score.tolist()),
+        scores=tuple(tuple(row) for row in reranking.scores.tolist()),
+        chosen=tuple(reranking.chosen.tolist()),
+        fit_seconds=fit_seconds,
+        search_seconds=time.process_time() - start,
+    )
+    return Proposal(pool, reranking.chosen, report)

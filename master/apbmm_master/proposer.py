@@ -1,0 +1,200 @@
+"""The search method in a process of its own, so that a fit never holds up a heartbeat.
+
+The process keeps the algorithm object between asks. A request names all calls so far; what the
+object has seen already is not repeated, and when it does not fit (a new process, a resumed run,
+a prior that has just been measured) the object is built anew and the calls are replayed, past
+asks by `recall`, which fits nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+Vector = tuple[float, ...]
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Arguments of `algorithms.create`."""
+
+    name: str
+    dimensions: int
+    objectives: int
+    seed: int
+    budget: int
+    initial: int
+    workers: int
+    reference_point: Vector
+    importance: Vector | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """An earlier ask and the vectors that it gave."""
+
+    vectors: tuple[Vector, ...]
+    pending: tuple[Vector, ...]
+
+
+@dataclass(frozen=True)
+class Tell:
+    """An observation: vector and objectives; ``objectives`` None for a rejected vector."""
+
+    vector: Vector
+    objectives: Vector | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Ask for ``count`` vectors after ``calls``, while ``pending`` are in flight."""
+
+    setup: Setup
+    calls: tuple[Recall | Tell, ...]
+    pending: tuple[Vector, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Proposed vectors; ``index`` counts the proposals that came before (the random key)."""
+
+    vectors: tuple[Vector, ...]
+    index: int
+    batch: int | None
+    exhausted: bool
+    seconds: float
+    diagnostics: dict[str, Any]
+
+
+class Session:
+    """An algorithm object and the calls it has seen."""
+
+    def __init__(self) -> None:
+        self._setup: Setup | None = None
+        self._calls: list[Recall | Tell] = []
+        self._algorithm: Any = None
+
+    def answer(self, request: Request) -> Answer:
+        """Bring the object up to the request's calls and ask it."""
+        began = time.perf_counter()
+        self._catch_up(request)
+        algorithm = self._algorithm
+        index = sum(len(c.vectors) for c in self._calls if isinstance(c, Recall))
+        pending = [np.array(v) for v in request.pending]
+        vectors = tuple(tuple(map(float, v)) for v in algorithm.ask(request.count, pending))
+        if vectors:
+            self._calls.append(Recall(vectors, request.pending))
+        proposal = getattr(algorithm, "last_proposal", None) if vectors else None
+        return Answer(
+            vectors,
+            index,
+            algorithm.batch,
+            bool(algorithm.exhausted),
+            time.perf_counter() - began,
+            plain(asdict(proposal)) if proposal is not None else {},
+        )
+
+    def _catch_up(self, request: Request) -> None:
+        from apbmm_master.algorithms import create  # noqa: PLC0415 - heavy, in this process only
+
+        seen = len(self._calls)
+        if self._setup != request.setup or tuple(self._calls) != request.calls[:seen]:
+            options = {
+                k: v for k, v in vars(request.setup).items() if k not in ("name", "settings")
+            }
+            if options["importance"] is not None:
+                options["importance"] = np.array(options["importance"])
+            self._algorithm = create(request.setup.name, **options, **request.setup.settings)
+            self._setup, self._calls, seen = request.setup, [], 0
+        for call in request.calls[seen:]:
+            self._repeat(call)
+            self._calls.append(call)
+
+    def _repeat(self, call: Recall | Tell) -> None:
+        if isinstance(call, Recall):
+            vectors, pending = ([np.array(v) for v in vs] for vs in (call.vectors, call.pending))
+            self._algorithm.recall(vectors, pending)
+        elif call.objectives is None:
+            self._algorithm.reject(np.array(call.vector))
+        else:
+            self._algorithm.tell(np.array(call.vector), np.array(call.objectives))
+
+
+def plain(value: Any) -> Any:
+    """``value`` with arrays and tuples as lists and non-finite numbers as None, for JSON."""
+    match value:
+        case np.ndarray():
+            return plain(value.tolist())
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case float() | np.floating():
+            return float(value) if np.isfinite(value) else None
+        case np.integer():
+            return int(value)
+        case _:
+            return value
+
+
+_session = Session()
+
+
+def _start(parent: int) -> None:
+    """Set the child process up: one thread, dies with its parent, leaves Ctrl-C to the parent."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    import torch  # noqa: PLC0415 - heavy, in this process only
+
+    torch.set_num_threads(1)
+
+
+def _answer(request: Request) -> Answer:
+    return _session.answer(request)
+
+
+class Proposer:
+    """Handle of the child process; a dead child is replaced and the request repeated once."""
+
+    def __init__(self) -> None:
+        self._pool = self._new_pool()
+
+    @staticmethod
+    def _new_pool() -> ProcessPoolExecutor:
+        # Two threads on small matrices cost several times the time of one.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        return ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), initializer=_start, initargs=(os.getpid(),)
+        )
+
+    async def ask(self, request: Request) -> Answer:
+        """Run one request. Raises what the algorithm raises."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool, _answer, request)
+        except BrokenProcessPool:
+            self._pool.shutdown(wait=False)
+            self._pool = self._new_pool()
+            return await loop.run_in_executor(self._pool, _answer, request)
+
+    def close(self) -> None:
+        """End the child process without waiting for a fit in progress."""
+        for process in list((self._pool._processes or {}).values()):  # noqa: SLF001
+            process.kill()
+        self._pool.shutdown(wait=False, cancel_futures=True)

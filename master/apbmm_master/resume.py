@@ -1,0 +1,64 @@
+"""Begin a run, or go on with one: the run file against the one the journal was begun with."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from apbmm_common.errors import RunChangedError
+from apbmm_common.runfile import RunSpec
+
+from apbmm_master.events import AnyEvent, RunStarted, SpecChanged
+from apbmm_master.ledger import Ledger
+from apbmm_master.lifecycle import EvaluationState
+
+MAY_CHANGE = ("budget.evaluations", "budget.failures", "timings.", "sources.", "prior.prompts")
+"""Sources may move: their contents are compared by digest when a worker has read them."""
+
+
+def begin_or_resume(ledger: Ledger, spec: RunSpec, record: Callable[[AnyEvent], None]) -> None:
+    """Record the beginning of a run, or what an edited run file changes in it.
+
+    Raises `RunChangedError` naming every key that may not change.
+    """
+    new = spec.model_dump(mode="json")
+    if ledger.spec is None:
+        run = f"{spec.name}-{secrets.token_hex(4)}"
+        record(RunStarted(run=run, spec=new))
+        return
+    keys = sorted(changed(ledger.spec.model_dump(mode="json"), new))
+    refused = [key for key in keys if not may_change(key)]
+    if refused:
+        raise RunChangedError(
+            f"the run file differs from the one this run was begun with in {', '.join(refused)}",
+            "undo the change, or start a new run with another --run-dir",
+        )
+    done = len(ledger.counted(EvaluationState.DONE))
+    if spec.budget.evaluations < min(done, ledger.spec.budget.evaluations):
+        raise RunChangedError(
+            f"budget.evaluations was lowered to {spec.budget.evaluations}, but {done} evaluations "
+            "are done",
+            f"set it to {done} or more",
+        )
+    if keys:
+        record(SpecChanged(spec=new, keys=tuple(keys)))
+
+
+def may_change(key: str) -> bool:
+    """Whether a resumed run may differ in a key from its beginning."""
+    if key.startswith("benchmarks.") and key.endswith(".path"):
+        return True
+    return any(key == free or (free[-1] == "." and key.startswith(free)) for free in MAY_CHANGE)
+
+
+def changed(old: Any, new: Any, prefix: str = "") -> set[str]:
+    """Dotted keys in which two JSON values differ."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return set() if old == new else {prefix}
+    keys: set[str] = set()
+    for key in old.keys() | new.keys():
+        keys |= changed(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+    return keys

@@ -1,0 +1,143 @@
+"""Where a run stands: objectives (Eq. 2), front, hypervolume and load rate, from the ledger alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from apbmm_common.messages import Evaluated
+from apbmm_common.runfile import RunSpec
+
+from apbmm_master.ledger import REFERENCES, Attempt, Evaluation, Ledger
+from apbmm_master.lifecycle import EvaluationState
+from apbmm_master.objective import Objective, check_references, objective_vector
+from apbmm_master.pareto import front, hypervolume
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A completed evaluation with its objective vector, in order of completion."""
+
+    evaluation: Evaluation
+    objectives: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Front and hypervolume after the last completion, and their history before it.
+
+    ``front`` holds evaluation ids; ``trajectory`` the hypervolume and front size after each of
+    ``scored``. All empty until both references are measured.
+    """
+
+    scored: tuple[Scored, ...] = ()
+    front: tuple[str, ...] = ()
+    hypervolume: float = 0.0
+    trajectory: tuple[tuple[float, int], ...] = field(default=(), repr=False)
+
+    @property
+    def by_id(self) -> dict[str, Scored]:
+        """Scored evaluations by their id."""
+        return {scored.evaluation.id: scored for scored in self.scored}
+
+
+def objectives_of(spec: RunSpec) -> tuple[Objective, ...]:
+    """The run's objectives, with the benchmarks each one averages over."""
+    every = tuple(benchmark.name for benchmark in spec.benchmarks)
+    return tuple(
+        Objective(o.name, o.metric, o.benchmarks or every, o.expert, o.vanilla)
+        for o in spec.objectives
+    )
+
+
+def metrics_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Raw metrics of a completed evaluation: benchmark -> accuracy, tokens, counts."""
+    if not isinstance(evaluation.body, Evaluated):
+        return {}
+    return {
+        name: {
+            "accuracy": result.accuracy,
+            "tokens": result.tokens,
+            "questions": result.questions,
+            "truncated": result.truncated,
+            "malformed": result.malformed,
+        }
+        for name, result in evaluation.body.benchmarks.items()
+    }
+
+
+def references_of(ledger: Ledger) -> dict[str, Mapping[str, Mapping[str, float]]]:
+    """Raw metrics of the references that are measured."""
+    return {
+        name: metrics_of(ledger.evaluations[name])
+        for name in REFERENCES
+        if name in ledger.evaluations and ledger.evaluations[name].state is EvaluationState.DONE
+    }
+
+
+def check_scaling(ledger: Ledger) -> None:
+    """Raise the named error of `objective.check_references` if Eq. 2 cannot be applied."""
+    if ledger.spec is not None and ledger.references_done:
+        check_references(objectives_of(ledger.spec), references_of(ledger))
+
+
+def score(ledger: Ledger, evaluation: Evaluation) -> tuple[float, ...]:
+    """Objective vector of one completed evaluation; both references must be measured."""
+    assert ledger.spec is not None
+    vector = objective_vector(
+        objectives_of(ledger.spec), metrics_of(evaluation), references_of(ledger)
+    )
+    return tuple(float(value) for value in vector)
+
+
+def stand(ledger: Ledger) -> Standing:
+    """Score everything that is complete and follow front and hypervolume through it."""
+    if ledger.spec is None or not ledger.references_done:
+        return Standing()
+    done = sorted(ledger.counted(EvaluationState.DONE), key=lambda e: e.done_seq)
+    scored = tuple(Scored(evaluation, score(ledger, evaluation)) for evaluation in done)
+    points = np.array([s.objectives for s in scored], dtype=np.float64)
+    trajectory: list[tuple[float, int]] = []
+    best: list[int] = []
+    for i in range(len(scored)):
+        candidates = [*best, i]
+        best = [candidates[j] for j in front(points[candidates])]
+        trajectory.append((hypervolume(points[best], ledger.spec.hypervolume_reference), len(best)))
+    return Standing(
+        scored,
+        tuple(scored[i].evaluation.id for i in best),
+        trajectory[-1][0] if trajectory else 0.0,
+        tuple(trajectory),
+    )
+
+
+def load_rate(ledger: Ledger, now: float) -> float | None:
+    """Busy worker seconds over worker seconds, from the first search dispatch on, tail included.
+
+    ``now`` closes the window while work is in progress (Unix seconds); afterwards the last
+    completion does. Before the search has begun, the window starts at the first lease. None when
+    nothing was leased. A worker counts for the time that it was there.
+    """
+    attempts = [(e, a) for e in ledger.evaluations.values() for a in e.attempts]
+    search = [a for e, a in attempts if e.purpose == "search"]
+    starts = [a.leased_at for a in search] or [a.leased_at for _, a in attempts]
+    if not starts:
+        return None
+    running = any(a.active for _, a in attempts)
+    ends = [a.ended_at for _, a in attempts if a.ended_at is not None]
+    start, end = min(starts), now if running or not ends else max(ends)
+    busy = sum(_overlap(a.leased_at, _end(a, end), start, end) for _, a in attempts)
+    there = sum(
+        _overlap(p.joined, end if p.left is None else p.left, start, end)
+        for p in ledger.presences.values()
+    )
+    return min(busy / there, 1.0) if there > 0 else None
+
+
+def _end(attempt: Attempt, default: float) -> float:
+    return default if attempt.ended_at is None else attempt.ended_at
+
+
+def _overlap(begin: float, end: float, start: float, stop: float) -> float:
+    return max(0.0, min(end, stop) - max(begin, start))

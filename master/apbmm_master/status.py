@@ -1,0 +1,168 @@
+"""The status snapshot: one JSON object, from a living master or from the journal alone.
+
+`SCHEMA` counts the versions of its layout. Keys are only ever added within a version.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from apbmm_common import __version__
+from apbmm_common.messages import Evaluated
+
+from apbmm_master.ledger import Attempt, Evaluation, Ledger
+from apbmm_master.lifecycle import EvaluationState
+from apbmm_master.policy import attempt_liveness
+from apbmm_master.standing import Standing, load_rate, metrics_of, references_of, stand
+
+if TYPE_CHECKING:
+    from apbmm_master.fleet import Worker
+    from apbmm_master.master import Master
+
+SCHEMA = 1
+
+
+def live_snapshot(master: Master) -> dict[str, Any]:
+    """Status of the run that ``master`` serves."""
+    snapshot = journal_snapshot(master.ledger)
+    snapshot["master_alive"] = True
+    snapshot["workers"] = [
+        _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
+    ]
+    snapshot["wire"] = {
+        "refused_frames": master.counters.refused_frames,
+        "refused_versions": master.counters.refused_versions,
+        "last_refusal": master.counters.last_refusal,
+    }
+    snapshot["trouble"] = master.trouble
+    snapshot["draining"] = master.draining
+    return snapshot
+
+
+def journal_snapshot(ledger: Ledger) -> dict[str, Any]:
+    """Status as the journal tells it; of workers only who was there last and what they held."""
+    spec = ledger.spec
+    if spec is None:
+        return {"schema": SCHEMA, "version": __version__, "run": "", "master_alive": False}
+    standing, now = stand(ledger), time.time()
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "run": ledger.run,
+        "rehearsal": spec.evaluation.kind == "rehearsal",
+        "algorithm": spec.algorithm.name,
+        "budget": spec.budget.evaluations,
+        "epoch": ledger.epoch,
+        "seq": ledger.seq,
+        "finished": ledger.finished,
+        "master_alive": False,
+        "objectives": [objective.name for objective in spec.objectives],
+        "evaluations": {
+            "done": len(ledger.counted(EvaluationState.DONE)),
+            "running": len(ledger.counted(EvaluationState.ACTIVE)),
+            "queued": len(ledger.counted(EvaluationState.QUEUED)),
+            "failed": len(ledger.counted(EvaluationState.FAILED)),
+            "duplicates": len(ledger.duplicates),
+        },
+        "references": references_of(ledger),
+        "measured": _measured(ledger),
+        "front": [_point(standing, i) for i in standing.front],
+        "hypervolume": standing.hypervolume,
+        "load_rate": load_rate(ledger, now),
+        "workers": [_last_seen(ledger, name) for name in _present(ledger)],
+        "running": [
+            _running(evaluation, attempt, now) for evaluation, attempt in ledger.active_attempts()
+        ],
+        "failures": [
+            {"id": e.id, "message": e.message} for e in ledger.of_state(EvaluationState.FAILED)
+        ],
+    }
+
+
+def _point(standing: Standing, name: str) -> dict[str, Any]:
+    scored = standing.by_id[name]
+    return {
+        "id": name,
+        "objectives": list(scored.objectives),
+        "metrics": metrics_of(scored.evaluation),
+        "vector": list(scored.evaluation.vector),
+    }
+
+
+def _measured(ledger: Ledger) -> bool:
+    measure = ledger.evaluations.get("measure")
+    return measure is not None and measure.state is EvaluationState.DONE
+
+
+def _running(evaluation: Evaluation, attempt: Attempt, now: float) -> dict[str, Any]:
+    return {
+        "id": evaluation.id,
+        "attempt": attempt.number,
+        "worker": attempt.worker,
+        "state": str(attempt.state),
+        "seconds": max(0.0, now - attempt.leased_at),
+    }
+
+
+def _present(ledger: Ledger) -> list[str]:
+    return sorted({p.worker for p in ledger.presences.values() if p.left is None})
+
+
+def _last_seen(ledger: Ledger, name: str) -> dict[str, Any]:
+    presence = max(
+        (p for p in ledger.presences.values() if p.worker == name), key=lambda p: p.joined
+    )
+    held = [e.id for e, a in ledger.active_attempts() if a.worker == name]
+    return {
+        "name": name,
+        "gpu": presence.gpu,
+        "host": presence.host,
+        "state": "unknown",
+        "evaluation": held[0] if held else "",
+    }
+
+
+def _worker(master: Master, worker: Worker) -> dict[str, Any]:
+    moment = master.moment()
+    held = [(e, a) for e, a in master.ledger.active_attempts() if a.worker == worker.name]
+    beat = worker.beat
+    return {
+        "name": worker.name,
+        "gpu": worker.gpu,
+        "host": worker.host,
+        "state": worker_state(worker, busy=bool(held)),
+        "reason": worker.quarantined or worker.unfit,
+        "heartbeat_age": round(moment.now - worker.heard, 3),
+        "liveness": str(attempt_liveness(master.ledger, master.fleet, held[0][1], moment))
+        if held
+        else "",
+        "evaluation": held[0][0].id if held else "",
+        "stage": beat.stage if beat and held else "",
+        "done": beat.done if beat and held else 0,
+        "total": beat.total if beat and held else 0,
+        "quiet": beat.quiet if beat and held else 0.0,
+        "versions": worker.versions,
+    }
+
+
+def worker_state(worker: Worker, *, busy: bool) -> str:
+    """One word for what a worker is doing."""
+    if worker.quarantined:
+        return "quarantined"
+    if worker.stage != "ready":
+        return worker.stage
+    if worker.draining:
+        return "draining"
+    if worker.foreign:
+        return "busy elsewhere"
+    return "busy" if busy else "idle"
+
+
+def tokens_and_accuracy(evaluation: Evaluation) -> tuple[float, float]:
+    """Means over the benchmarks of generated tokens and accuracy."""
+    if not isinstance(evaluation.body, Evaluated):
+        return 0.0, 0.0
+    results = list(evaluation.body.benchmarks.values())
+    count = len(results)
+    return sum(r.tokens for r in results) / count, sum(r.accuracy for r in results) / count

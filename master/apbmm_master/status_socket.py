@@ -1,0 +1,107 @@
+"""The status sockets: one answers `status` with a JSON snapshot, one publishes events.
+
+Both are read-only and separate from the workers' socket. They live on ipc in the run directory;
+their addresses are in `status.json` there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from apbmm_common.errors import UsageError
+
+from apbmm_master.events import Record
+from apbmm_master.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+ADDRESS_FILE = "status.json"
+LONGEST_IPC_PATH = 100
+"""Unix sockets have 108 bytes for their path, ZeroMQ's prefix not counted."""
+
+
+class StatusSocket:
+    """Serves ``snapshot()`` and publishes records; ``tcp`` binds the requests to TCP as well."""
+
+    def __init__(
+        self, run_dir: Path, snapshot: Callable[[], dict[str, Any]], tcp: str | None = None
+    ) -> None:
+        self._snapshot = snapshot
+        self._folder = _socket_folder(run_dir)
+        self._address_file = run_dir / ADDRESS_FILE
+        context = zmq.asyncio.Context.instance()
+        self._requests = context.socket(zmq.ROUTER)
+        self._requests.set(zmq.MAXMSGSIZE, 4096)
+        self._events = zmq.Context.instance().socket(zmq.PUB)
+        addresses = {
+            "status": f"ipc://{self._folder}/status.sock",
+            "events": f"ipc://{self._folder}/events.sock",
+        }
+        self._requests.bind(addresses["status"])
+        self._events.bind(addresses["events"])
+        if tcp:
+            addresses["tcp"] = self._bind_tcp(tcp)
+        self._address_file.write_text(json.dumps(addresses) + "\n", encoding="utf-8")
+
+    def _bind_tcp(self, address: str) -> str:
+        try:
+            self._requests.bind(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise UsageError(
+                f"cannot serve status on {address}: {error}", "choose another --status-bind"
+            ) from error
+        return self._requests.get_string(zmq.LAST_ENDPOINT)
+
+    async def serve(self) -> None:
+        """Answer requests until cancelled; anything but `status` gets an error object."""
+        while True:
+            frames = await self._requests.recv_multipart()
+            # REQ sends an empty delimiter frame, DEALER none.
+            envelope, request = frames[:-1], frames[-1]
+            answer = (
+                self._snapshot()
+                if request == b"status"
+                else {"error": "unknown request", "hint": "the only request is: status"}
+            )
+            try:
+                await self._requests.send_multipart(
+                    [*envelope, json.dumps(answer).encode()], flags=zmq.DONTWAIT
+                )
+            except zmq.ZMQError as error:
+                log.info("a status request was not waited for: %s", error)
+
+    def publish(self, record: Record, ledger: Ledger) -> None:
+        """Publish one committed event: topic (the event's name), then JSON."""
+        body = {
+            "run": ledger.run,
+            "seq": record.seq,
+            "time": record.time,
+            **record.event.model_dump(mode="json"),
+        }
+        try:
+            self._events.send_multipart(
+                [record.event.event.encode(), json.dumps(body).encode()], flags=zmq.DONTWAIT
+            )
+        except zmq.Again:
+            log.info("a follower of events is too slow; it misses some")
+
+    def close(self) -> None:
+        """Close both sockets and remove the address file."""
+        self._requests.close(linger=200)
+        self._events.close(linger=200)
+        self._address_file.unlink(missing_ok=True)
+
+
+def _socket_folder(run_dir: Path) -> Path:
+    folder = run_dir.resolve()
+    if len(str(folder / "status.sock").encode()) <= LONGEST_IPC_PATH:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="apbmm-"))

@@ -1,0 +1,1 @@
+"""One GPU: merge, engine, evaluation."""

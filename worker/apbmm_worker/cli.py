@@ -1,0 +1,109 @@
+"""The `apbmm-worker` command. Heavy imports come after the arguments are parsed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from cyclopts.config import Env
+
+app = App(
+    name="apbmm-worker",
+    help="One apbmm worker: evaluates merges on one GPU (or several, or the CPU) for a master.",
+    config=Env("APBMM_", command=False),
+)
+
+
+@app.default
+def worker(
+    *,
+    gpu: str,
+    master: str = "tcp://127.0.0.1:5711",
+    name: str | None = None,
+    state: Path | None = None,
+    scratch: Path | None = None,
+    path: Annotated[list[str] | None, Parameter(negative=())] = None,
+    log_level: str = "INFO",
+) -> int:
+    """Serve a master until stopped. It waits for masters that come later, and outlives them.
+
+    SIGTERM or Ctrl-C finishes the evaluation in hand and leaves; a second one drops it.
+
+    Parameters
+    ----------
+    gpu
+        Card number; several as 0,1 for one tensor-parallel worker; cpu for the CPU build of
+        vLLM; rehearsal for invented measurements.
+    master
+        Address of the master.
+    name
+        This worker's name, unique in the fleet. Default: host and card.
+    state
+        Folder for results that are not delivered yet, and logs.
+    scratch
+        Folder for merged checkpoints; fast and large. Default: within the state folder.
+    path
+        NAME=PATH, repeatable: where this host keeps a source, benchmark or prompt file that the
+        run file names.
+    log_level
+        DEBUG, INFO, WARNING or ERROR.
+    """
+    from apbmm_common.logs import set_up_logging
+
+    from apbmm_worker import options
+
+    set_up_logging(log_level)
+    card = options.parse_gpu(gpu)
+    worker_name = name or options.default_name(card)
+    folder = options.state_folder(worker_name, state)
+    settings = options.Options(
+        worker_name, card, master, folder, scratch or folder / "scratch",
+        options.parse_paths(path or []),
+    )  # fmt: skip
+    return serve(settings)
+
+
+def serve(settings: object) -> int:
+    """Run the daemon under its signal handlers; returns the exit code."""
+    import asyncio
+    import signal
+
+    from apbmm_common.errors import UsageError
+
+    from apbmm_worker.daemon import Daemon
+    from apbmm_worker.options import Claim, Options
+
+    assert isinstance(settings, Options)
+    claim = Claim(settings)
+    try:
+        settings.state.mkdir(parents=True, exist_ok=True)
+        settings.scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot use the worker's folders: {error}", "set --state") from error
+
+    async def run() -> int:
+        daemon = Daemon(settings)
+        loop = asyncio.get_running_loop()
+        for number, interrupted in ((signal.SIGTERM, False), (signal.SIGINT, True)):
+            loop.add_signal_handler(
+                number, lambda interrupted=interrupted: daemon.stop(interrupted=interrupted)
+            )
+        return await daemon.run()
+
+    try:
+        return asyncio.run(run())
+    finally:
+        claim.release()
+
+
+def main() -> None:
+    """Entry point: errors as one line with a hint, never a traceback."""
+    from apbmm_common.command_line import run_app
+
+    sys.exit(run_app(app))
+
+
+if __name__ == "__main__":
+    main()

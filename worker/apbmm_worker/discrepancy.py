@@ -1,0 +1,148 @@
+"""How much the two sources differ, layer by layer: what the prior is made of (Eq. 5, 7, 8).
+
+The parameter discrepancy is streamed from the files; the activation discrepancy runs both models,
+one after the other, on the same prompts (`apbmm_worker.activations`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from apbmm_common.checkpoint import ITEM_BYTES, TensorHeader, layer_of
+from apbmm_common.errors import SourceError
+from apbmm_common.runfile import Prior
+from apbmm_worker.activations import cosine_discrepancy, encode_prompts, pooled_states
+from apbmm_worker.sources import VerifiedSources
+from apbmm_worker.tensor_bytes import TORCH_DTYPES, opened, read_into
+
+EPSILON = 1e-12
+CHUNK_ELEMENTS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """One number >= 0 for each layer: ``parameter`` (Eq. 5) and ``activation`` (Eq. 7-8).
+
+    ``prompts`` is how many prompts were run, ``seconds`` what the measurement took.
+    """
+
+    parameter: tuple[float, ...]
+    activation: tuple[float, ...]
+    prompts: int
+    seconds: float
+
+
+def measure(
+    sources: VerifiedSources,
+    prompts: Sequence[str],
+    prior: Prior,
+    template_from: str,
+    device: str = "cpu",
+) -> Discrepancy:
+    """Both discrepancies of the thinking and the instruct model.
+
+    The first ``prior.questions`` prompts are run, through the chat template of the source
+    ``template_from`` for both models. ``device`` is ``cpu`` or ``cuda:N``; one model at a time is
+    on it. Raises `SourceError` for unusable prompts, or a model that cannot be loaded or that
+    gives activations that are not finite.
+    """
+    start = time.monotonic()
+    sources.require_unchanged()
+    parameter = parameter_discrepancy(sources)
+    chosen = list(prompts[: prior.questions])
+    encoded = encode_prompts(
+        sources.checkpoints[template_from].path, chosen, max_tokens=prior.max_tokens
+    )
+    thinking, instruct = (
+        pooled_states(
+            sources.checkpoints[role].path,
+            encoded,
+            layers=sources.layers,
+            batch=prior.batch,
+            pooling=prior.pooling,
+            device=device,
+        )
+        for role in ("thinking", "instruct")
+    )
+    activation = cosine_discrepancy(thinking, instruct, prior.batch)
+    return Discrepancy(parameter, activation, len(chosen), time.monotonic() - start)
+
+
+def read_prompts(path: Path, limit: int) -> list[str]:
+    """The first ``limit`` prompts of a JSON Lines file of ``{"prompt": text}``.
+
+    Other keys are ignored and blank lines skipped. Raises `SourceError` naming file and line.
+    """
+    prompts: list[str] = []
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if len(prompts) == limit:
+                    break
+                if line.strip():
+                    prompts.append(_prompt(line, f"{path}, line {number}"))
+    except FileNotFoundError:
+        raise SourceError(f"{path}: no such prompt file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error
+    if not prompts:
+        raise SourceError(f"{path}: holds no prompts", 'each line is {"prompt": "..."}')
+    return prompts
+
+
+def parameter_discrepancy(sources: VerifiedSources) -> tuple[float, ...]:
+    """Eq. 5: mean over a layer's tensors of ``||TV1 - TV2|| / (||base|| + eps)``.
+
+    The base cancels in ``TV1 - TV2``, which is thinking minus instruct. Squares are summed in
+    float64. Integer and boolean tensors do not count. Returns one number for each layer.
+    """
+    thinking, instruct = (sources.checkpoints[role] for role in ("thinking", "instruct"))
+    base = sources.checkpoints.get("base", instruct)
+    ratios: list[list[float]] = [[] for _ in range(sources.layers)]
+    with opened(thinking, instruct, base) as files:
+        for name, tensor in instruct.tensors.items():
+            layer = layer_of(name)
+            if layer is None or not tensor.is_float:
+                continue
+            trio = (thinking.tensors[name], tensor, base.tensors[name])
+            difference, norm = _norms(trio, files)
+            ratios[layer].append(difference / (norm + EPSILON))
+    return tuple(math.fsum(layer) / len(layer) for layer in ratios)
+
+
+def _norms(
+    trio: tuple[TensorHeader, TensorHeader, TensorHeader], files: Mapping[Path, int]
+) -> tuple[float, float]:
+    """``||thinking - instruct||_2`` and ``||base||_2`` of one tensor."""
+    difference, base_squares = 0.0, 0.0
+    count = math.prod(trio[0].shape)
+    buffers = [bytearray(CHUNK_ELEMENTS * ITEM_BYTES[tensor.dtype]) for tensor in trio]
+    for begin in range(0, count, CHUNK_ELEMENTS):
+        size = min(CHUNK_ELEMENTS, count - begin)
+        values = []
+        for tensor, buffer in zip(trio, buffers, strict=True):
+            item = ITEM_BYTES[tensor.dtype]
+            data = memoryview(buffer)[: size * item]
+            read_into(files[tensor.file], data, tensor.offset + begin * item, tensor.file)
+            values.append(torch.frombuffer(data, dtype=TORCH_DTYPES[tensor.dtype]).double())
+        delta = values[0] - values[1]
+        difference += float(delta.dot(delta))
+        base_squares += float(values[2].dot(values[2]))
+    return math.sqrt(difference), math.sqrt(base_squares)
+
+
+def _prompt(line: str, where: str) -> str:
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (ValueError, KeyError, TypeError):
+        raise SourceError(f'{where}: not an object with a "prompt"') from None
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise SourceError(f"{where}: the prompt is not a text")
+    return prompt

@@ -1,0 +1,255 @@
+"""One thread that drives an inference engine while others hand it prompts.
+
+vLLM's synchronous engine may be touched by one thread only, but takes new requests between two
+steps. So the driver's thread builds the engine, steps it as long as requests are unfinished, and
+takes commands in between; everybody else holds futures. Knows nothing of vLLM: see `engine`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+from apbmm_common.errors import ApbmmError, EvaluationError
+
+FinishReason = Literal["stop", "length"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question as the model sees it: token ids, and the seed of its random draws."""
+
+    token_ids: tuple[int, ...]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer. ``tokens`` counts the generated tokens, the end-of-sequence token included.
+
+    ``finish_reason`` is ``length`` for an answer that was cut off by the token limit.
+    ``seconds`` run from the submission to the last token.
+    """
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    finish_reason: FinishReason
+    seconds: float
+
+
+class Backend(Protocol):
+    """The engine as its driver sees it; called from the driver's thread only."""
+
+    def add(self, key: str, prompt: Prompt) -> None: ...
+    def step(self) -> list[tuple[str, Completion]]: ...
+    def busy(self) -> bool: ...
+    def abort(self, keys: Sequence[str]) -> None: ...
+    def close(self) -> None: ...
+
+
+B = TypeVar("B", bound=Backend)
+Command = Callable[[], None]
+
+
+class EngineDriver(Generic[B]):
+    """Runs ``build`` and then the engine it returns, on a thread of its own.
+
+    After an error of the engine itself (not of one request) the driver is broken: every future
+    fails with an infrastructure `EvaluationError`, and so does whatever is asked of it later.
+    ``steps`` counts the engine's steps so far: a sign of life while no answer is finished yet.
+    """
+
+    def __init__(self, build: Callable[[], B]) -> None:
+        self.steps = 0
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._numbers = itertools.count()
+        self._pending: dict[str, Future[Completion]] = {}
+        self._failure: str | None = None
+        self._closed = False
+        self._gate = threading.Lock()
+        self._backend: B | None = None
+        started: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(build, started), name="engine-driver", daemon=True
+        )
+        self._thread.start()
+        started.result()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the engine can still be asked for anything."""
+        return self._failure is None and not self._closed
+
+    def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
+        """Put all prompts in flight at once, in this order; one future each.
+
+        They reach the scheduler between the same two steps, so the same prompts given to an idle
+        engine are always batched in the same way.
+        """
+        futures: list[Future[Completion]] = [Future() for _ in prompts]
+        self._send(lambda: self._add(prompts, futures))
+        return futures
+
+    def call(self, action: Callable[[B], None]) -> None:
+        """Run ``action`` on the engine between steps, and wait for it.
+
+        Refused while requests are in flight. Any error breaks the engine: half an action (half a
+        hot-load) must never be evaluated.
+        """
+        done: Future[None] = Future()
+
+        def command() -> None:
+            if self._failure is not None:
+                done.set_exception(self._as_failure(None))
+                return
+            if self._pending:
+                done.set_exception(_infrastructure("the engine still has requests in flight"))
+                return
+            try:
+                action(self._require_backend())
+            except Exception as error:
+                self._break(error)
+                done.set_exception(self._as_failure(error))
+            else:
+                done.set_result(None)
+
+        self._send(command)
+        done.result()
+
+    def abort(self) -> None:
+        """Drop every request in flight; their futures are cancelled."""
+        done: Future[None] = Future()
+
+        def command() -> None:
+            dropped, self._pending = self._pending, {}
+            for future in dropped.values():
+                future.cancel()
+            try:
+                self._require_backend().abort(list(dropped))
+            except Exception as error:
+                self._break(error)
+            done.set_result(None)
+
+        if self.usable:
+            self._send(command)
+            done.result()
+
+    def close(self) -> None:
+        """Stop the thread and free the engine."""
+        with self._gate:
+            if not self._closed:
+                self._closed = True
+                self._commands.put(None)
+        self._thread.join()
+
+    # ---- the driver's thread ----
+
+    def _run(self, build: Callable[[], B], started: Future[None]) -> None:
+        try:
+            self._backend = build()
+        except Exception as error:
+            self._break(error)
+            started.set_exception(error)
+            return
+        started.set_result(None)
+        while self._obey():
+            self._step()
+        self._fail_pending(_infrastructure("the engine was closed"))
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
+
+    def _obey(self) -> bool:
+        """Run the waiting commands; with nothing to compute, wait for one. False: stop."""
+        idle = not self._pending
+        while True:
+            try:
+                command = self._commands.get(block=idle)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command()
+            idle = False
+
+    def _step(self) -> None:
+        if not self._pending:
+            return
+        backend = self._require_backend()
+        try:
+            finished = backend.step()
+            if not finished and not backend.busy():
+                raise EvaluationError(
+                    "the engine has nothing left to do, yet requests are unanswered",
+                    kind="infrastructure",
+                )
+        except Exception as error:
+            self._break(error)
+            return
+        self.steps += 1
+        for key, completion in finished:
+            future = self._pending.pop(key, None)
+            if future is not None:
+                future.set_result(completion)
+
+    def _add(self, prompts: Sequence[Prompt], futures: Sequence[Future[Completion]]) -> None:
+        for prompt, future in zip(prompts, futures, strict=True):
+            if self._failure is not None:
+                future.set_exception(self._as_failure(None))
+                continue
+            key = str(next(self._numbers))
+            try:
+                self._require_backend().add(key, prompt)
+            except Exception as error:
+                # The engine refused this one request; it is none the worse for it.
+                future.set_exception(_infrastructure(f"the engine refused a prompt: {error}"))
+            else:
+                self._pending[key] = future
+
+    def _require_backend(self) -> B:
+        assert self._backend is not None, "commands run between build and close only"
+        return self._backend
+
+    # ---- failure ----
+
+    def _send(self, command: Command) -> None:
+        if self._failure is not None:
+            raise self._as_failure(None)
+        # Under the lock, so that no command can slip in behind the stop and wait for ever.
+        with self._gate:
+            if self._closed:
+                raise _infrastructure("the engine was closed")
+            self._commands.put(command)
+
+    def _break(self, error: Exception) -> None:
+        _log.error("the engine failed", exc_info=error)
+        self._failure = f"the engine failed: {type(error).__name__}: {error}"
+        if isinstance(error, ApbmmError):
+            self._failure = error.message
+        self._fail_pending(self._as_failure(error))
+
+    def _fail_pending(self, failure: EvaluationError) -> None:
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            future.set_exception(failure)
+
+    def _as_failure(self, error: Exception | None) -> EvaluationError:
+        hint = error.hint if isinstance(error, ApbmmError) else "the worker replaces the engine"
+        failure = EvaluationError(
+            self._failure or "the engine is not usable", hint, kind="infrastructure"
+        )
+        failure.__cause__ = error
+        return failure
+
+
+def _infrastructure(message: str) -> EvaluationError:
+    return EvaluationError(message, kind="infrastructure")

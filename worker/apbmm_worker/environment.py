@@ -1,0 +1,85 @@
+"""What the environment must hold before torch, vllm or evalscope are first imported.
+
+Pure, but for `apply`: the values are worked out by `worker_environment`, which tests can call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from apbmm_common.errors import UsageError
+
+CPU = "cpu"
+
+# Nothing is ever fetched: models and benchmarks come from local folders. HF_* is honoured by
+# huggingface_hub, transformers and datasets; ModelScope has no such switch, so EvalScope is told
+# that its hub is the local disk (see `evaluation`), and a proxy that nobody listens on would be
+# hit before the network is.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def cards(device: str) -> int:
+    """Number of GPUs that a device string names; 0 for ``cpu``."""
+    return 0 if device == CPU else len(device.split(","))
+
+
+def worker_environment(
+    device: str, scratch: Path, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Variables to set for one worker on ``device`` (``cpu``, ``0`` or ``0,1``).
+
+    ``environment`` is the present one: GPU numbers count within a CUDA_VISIBLE_DEVICES that is
+    already there (as CUDA itself counts, and as a Slurm job needs), and a setting that an operator
+    made on purpose stays. Raises `UsageError` for a device that is not there.
+    """
+    values = dict(OFFLINE)
+    values["HF_DATASETS_CACHE"] = str(scratch / "datasets-cache")
+    values["VLLM_LOGGING_LEVEL"] = environment.get("VLLM_LOGGING_LEVEL", "WARNING")
+    if device != CPU:
+        values["CUDA_VISIBLE_DEVICES"] = _visible(device, environment.get("CUDA_VISIBLE_DEVICES"))
+        return values
+    # One process and one thread: an engine starts in seconds instead of a minute, and two threads
+    # on a small model cost ten times the time. "auto" would pin every engine to core 0.
+    defaults = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
+    values |= {name: environment.get(name, value) for name, value in defaults.items()}
+    values["CUDA_VISIBLE_DEVICES"] = ""
+    return values
+
+
+def _visible(device: str, present: str | None) -> str:
+    try:
+        wanted = [int(part) for part in device.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"{device!r} is not a device", "give a GPU number, several with commas, or cpu"
+        ) from None
+    if len(set(wanted)) != len(wanted) or min(wanted) < 0:
+        raise UsageError(f"{device!r} is not a set of GPU numbers")
+    if present is None or not present.strip():
+        return ",".join(str(number) for number in wanted)
+    visible = [part.strip() for part in present.split(",")]
+    if max(wanted) >= len(visible):
+        raise UsageError(
+            f"GPU {max(wanted)} is not there: CUDA_VISIBLE_DEVICES={present} names {len(visible)}",
+            "GPU numbers count within CUDA_VISIBLE_DEVICES",
+        )
+    return ",".join(visible[number] for number in wanted)
+
+
+def apply(device: str, scratch: Path) -> None:
+    """Set `worker_environment` in this process, before anything heavy is imported."""
+    os.environ.update(worker_environment(device, scratch, os.environ))

@@ -1,0 +1,194 @@
+"""One piece of work on the evaluation child: from ASSIGN to the body of its RESULT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.errors import EvaluationError
+from apbmm_common.messages import Assign, BenchmarkResult, Evaluated, Failed, Measured
+from apbmm_common.runfile import RunSpec
+from pydantic import ValidationError
+
+from apbmm_worker.child_process import EvaluationChild
+from apbmm_worker.options import Options
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Where a job stands, for heartbeats."""
+
+    def __init__(self) -> None:
+        self.stage, self.done, self.total = "", 0, 0
+        self.moved = time.monotonic()
+
+    def move(self, event: dict[str, Any]) -> None:
+        """Take a progress event in."""
+        now = (str(event["stage"]), int(event.get("done", 0)), int(event.get("total", 0)))
+        if now != (self.stage, self.done, self.total):
+            self.moved = time.monotonic()
+        self.stage, self.done, self.total = now
+
+
+class Bench:
+    """The child and what it is prepared for; replaces a child that died or must not be reused."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._child: EvaluationChild | None = None
+        self._prepared: RunSpec | None = None
+        self.progress = Progress()
+
+    @property
+    def _kind(self) -> str:
+        return "rehearsal" if self._options.gpu == "rehearsal" else "vllm"
+
+    async def prepare(self, spec: RunSpec) -> dict[str, Any]:
+        """Verify the run's sources on this host; the child's ``prepared`` event.
+
+        Raises `EvaluationError` naming what is missing or does not fit.
+        """
+        if spec.evaluation.kind != self._kind:
+            raise EvaluationError(
+                f"the run evaluates by {spec.evaluation.kind}, this worker by {self._kind}",
+                "start it with --gpu rehearsal for a rehearsal, with a card or cpu otherwise",
+                kind="infrastructure",
+            )
+        await self._replace()
+        return await self._prepare(spec)
+
+    async def _prepare(self, spec: RunSpec) -> dict[str, Any]:
+        if self._child is None or not self._child.alive:
+            log_path = self._options.state / "child.log"
+            self._child = EvaluationChild(self._kind, log_path)
+            await self._child.start()
+        event = await self._run(self._prepare_command(spec), spec.timings.stall)
+        self._prepared = spec
+        return event
+
+    def _prepare_command(self, spec: RunSpec) -> dict[str, Any]:
+        paths = self._options.paths
+        sources = spec.sources.paths()
+        if "base" not in paths and spec.sources.base is None and "instruct" in paths:
+            sources["base"] = paths["instruct"]
+        return {
+            "op": "prepare",
+            "spec": spec.model_dump(mode="json"),
+            "sources": {role: paths.get(role, path) for role, path in sources.items()},
+            "benchmarks": {b.name: paths.get(b.name, b.path) for b in spec.benchmarks},
+            "prompts": paths.get("prompts", spec.prior.prompts),
+            "scratch": str(self._options.scratch),
+            "device": self._options.gpu,
+        }
+
+    async def work(self, assign: Assign) -> Evaluated | Measured | Failed:
+        """Do the work; a failure is a body as well, and never an exception."""
+        assert self._prepared is not None
+        spec = self._prepared
+        self.progress = Progress()
+        try:
+            if assign.fresh or self._child is None or not self._child.alive:
+                await self._replace()
+                await self._prepare(spec)
+            event = await self._run(_command(assign), spec.timings.stall)
+            return _body(event)
+        except EvaluationError as error:
+            log.warning("%s failed: %s", assign.evaluation, error)
+            if error.kind == "infrastructure":
+                await self._replace()
+            return Failed(fault=error.kind, message=error.message[:4000], hint=error.hint[:4000])
+
+    async def _run(self, command: dict[str, Any], stall: float) -> dict[str, Any]:
+        """The last event of a command. Raises `EvaluationError`; a stalled child is one."""
+        assert self._child is not None
+        child, last = self._child, None
+        watch = asyncio.create_task(_wait_for_stall(child, stall))
+        talk = asyncio.create_task(self._talk(child, command))
+        try:
+            await asyncio.wait({watch, talk}, return_when=asyncio.FIRST_COMPLETED)
+            if not talk.done():
+                await self._replace()
+                raise EvaluationError(
+                    f"the evaluation showed no progress for {stall:g} s in stage "
+                    f"{self.progress.stage or command['op']}",
+                    "timings.stall in the run file is the limit",
+                    kind="infrastructure",
+                )
+            last = talk.result()
+        finally:
+            for task in (watch, talk):
+                task.cancel()
+        if last["event"] == "failed":
+            if last.get("fatal"):
+                await self._replace()
+            raise EvaluationError(
+                str(last["message"]), str(last.get("hint", "")), kind=last["kind"]
+            )
+        return last
+
+    async def _talk(self, child: EvaluationChild, command: dict[str, Any]) -> dict[str, Any]:
+        last: dict[str, Any] = {}
+        async for event in child.events(command):
+            last = event
+            if event["event"] == "progress":
+                self.progress.move(event)
+        return last
+
+    async def _replace(self) -> None:
+        """Kill the child; the next command starts another."""
+        if self._child is not None:
+            await self._child.kill()
+            self._child = None
+
+    async def close(self) -> None:
+        """End the child politely."""
+        if self._child is not None:
+            await self._child.stop()
+            self._child = None
+
+    async def abort(self) -> None:
+        """Drop the work in hand at once."""
+        await self._replace()
+
+
+async def _wait_for_stall(child: EvaluationChild, stall: float) -> None:
+    while child.quiet < stall:
+        await asyncio.sleep(min(1.0, stall / 4))
+
+
+def _command(assign: Assign) -> dict[str, Any]:
+    if assign.work == "measure":
+        return {"op": "measure"}
+    return {"op": "evaluate", "evaluation": assign.evaluation, "vector": list(assign.vector)}
+
+
+def _body(event: dict[str, Any]) -> Evaluated | Measured:
+    """The child's last event as a result body; one that is not sound is an infrastructure fault."""
+    try:
+        if event["event"] == "measured":
+            keys = ("parameter", "activation", "prompts", "seconds")
+            return Measured.model_validate({key: event[key] for key in keys})
+        benchmarks = {
+            name: BenchmarkResult.model_validate(
+                {**result, "outcomes": event.get("outcomes", {}).get(name, ())}
+            )
+            for name, result in event["benchmarks"].items()
+        }
+        return Evaluated(
+            benchmarks=benchmarks, stages=event.get("stages", {}), engine=event.get("engine", {})
+        )
+    except (KeyError, ValidationError) as error:
+        raise EvaluationError(
+            f"the evaluation process sent an unsound result: {str(error).splitlines()[0]}",
+            "this is a defect of apbmm; its log has more",
+            kind="infrastructure",
+        ) from error
+
+
+def scratch_folder(given: Path | None, state: Path) -> Path:
+    """Where merged checkpoints go: as given, or a folder of the worker's state."""
+    return given if given is not None else state / "scratch"

@@ -1,0 +1,79 @@
+"""Results on disk until the master has committed them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from apbmm_common.errors import EvaluationError
+from apbmm_common.messages import Result
+from pydantic import ValidationError
+
+log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """One file for each result that is not acknowledged; survives crashes of the worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._results: dict[str, Result] = {}
+        for path in sorted(folder.glob("*.json")):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            result = Result.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            # Kept for a person to look at, out of the way of the next start.
+            log.warning("%s is not a result and is set aside: %s", path, error)
+            path.rename(path.with_suffix(".damaged"))
+            return
+        self._results[_key(result.run, result.lease)] = result
+
+    def put(self, result: Result) -> None:
+        """Store a result durably: it is on disk when this returns.
+
+        Raises `EvaluationError` of kind ``infrastructure`` when the disk refuses.
+        """
+        self._results[_key(result.run, result.lease)] = result
+        path = self._path(result.run, result.lease)
+        try:
+            with path.with_suffix(".partial").open("wb") as file:
+                file.write(result.model_dump_json().encode())
+                file.flush()
+                os.fsync(file.fileno())
+            path.with_suffix(".partial").replace(path)
+            directory = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise EvaluationError(
+                f"the outbox {self._folder} could not be written: {error}",
+                "free some space; the result stays in memory and is sent all the same",
+                kind="infrastructure",
+            ) from error
+
+    def drop(self, run: str, lease: str) -> None:
+        """Forget a result that the master has committed."""
+        if self._results.pop(_key(run, lease), None) is not None:
+            self._path(run, lease).unlink(missing_ok=True)
+
+    def of_run(self, run: str) -> list[Result]:
+        """Unacknowledged results of one run."""
+        return [result for result in self._results.values() if result.run == run]
+
+    def everything(self) -> list[Result]:
+        """Unacknowledged results of all runs."""
+        return list(self._results.values())
+
+    def _path(self, run: str, lease: str) -> Path:
+        return self._folder / f"{_key(run, lease)}.json"
+
+
+def _key(run: str, lease: str) -> str:
+    return f"{run}.{lease}"

@@ -1,0 +1,225 @@
+"""From a merge vector to its measurements: merge, hot-load, evaluate.
+
+Lives in the evaluation child. Heavy libraries are imported where they are first needed, so that a
+wrong path in the run file is reported at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apbmm_common.errors import EvaluationError, SourceError, UsageError
+from apbmm_common.runfile import RunSpec
+
+from apbmm_worker import environment
+from apbmm_worker.benchmark_data import check_folder
+from apbmm_worker.merge_slots import MergeSlots
+
+if TYPE_CHECKING:
+    from apbmm_worker.discrepancy import Discrepancy
+    from apbmm_worker.engine import ResidentEngine
+    from apbmm_worker.evaluation import Evaluation, PreparedBenchmarks
+    from apbmm_worker.sources import VerifiedSources
+
+_log = logging.getLogger(__name__)
+
+StageProgress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); may be called from another thread."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where this worker has what the run names, and where it may write."""
+
+    sources: Mapping[str, Path]
+    benchmarks: Mapping[str, Path]
+    prompts: Path | None
+    scratch: Path
+    device: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One merge, measured. ``stages``: seconds by stage; ``engine``: versions and arguments."""
+
+    evaluation: Evaluation
+    stages: dict[str, float]
+    engine: dict[str, Any]
+
+
+class Pipeline:
+    """One run on one device. The engine starts with the first merge and stays.
+
+    The constructor checks every path before anything heavy is imported, then verifies the sources
+    and renders the benchmarks. Raises `SourceError` or `UsageError` naming what is wrong.
+    """
+
+    def __init__(self, spec: RunSpec, places: Places, progress: StageProgress) -> None:
+        self._spec = spec
+        self._places = places
+        self._progress = progress
+        self._engine: ResidentEngine | None = None
+        _check_paths(spec, places)
+        places.scratch.mkdir(parents=True, exist_ok=True)
+        environment.apply(places.device, places.scratch)
+        self.sources = self._verify_sources()
+        self._benchmarks = self._prepare_benchmarks()
+        needed = max(source.weight_bytes for source in self.sources.checkpoints.values())
+        self._slots = MergeSlots(places.scratch, needed)
+
+    @property
+    def usable(self) -> bool:
+        """False once the engine has failed: this process must be replaced."""
+        return self._engine is None or self._engine.usable
+
+    def measure(self) -> Discrepancy:
+        """How much the two sources differ, layer by layer."""
+        from apbmm_worker import discrepancy
+
+        prior = self._spec.prior
+        if self._places.prompts is not None:
+            prompts = discrepancy.read_prompts(self._places.prompts, prior.questions)
+        else:
+            _log.warning("no prior.prompts: the prior is measured on questions scored later")
+            prompts = self._questions(prior.questions)
+        device = environment.CPU
+        if self._places.device != environment.CPU:
+            # The models and the engine do not fit on the card together.
+            self._close_engine()
+            device = "cuda:0"
+        self._progress("measure", 0, len(prompts))
+        template = self._spec.generation.template_from
+        return discrepancy.measure(self.sources, prompts, prior, template, device)
+
+    def evaluate(self, evaluation: str, vector: Sequence[float]) -> Measurement:
+        """Merge, load and evaluate one vector; ``evaluation`` names its output folder.
+
+        Raises `EvaluationError`; `usable` tells whether the engine survived.
+        """
+        stages: dict[str, float] = {}
+        with self._slots.next() as slot:
+            with _Timed(stages, "merge"):
+                self._merge(vector, slot)
+            engine = self._load(slot, stages)
+        with _Timed(stages, "evaluate"):
+            result = self._ask(engine, evaluation)
+        return Measurement(result, stages, engine.description())
+
+    def close(self) -> None:
+        """Stop the engine and remove temporary checkpoints."""
+        self._close_engine()
+        self._slots.remove()
+
+    # ---- preparation ----
+
+    def _verify_sources(self) -> VerifiedSources:
+        from apbmm_worker.sources import verify_sources
+
+        cache = self._places.scratch / "source-digests"
+        return verify_sources(
+            self._places.sources, cache, lambda done, total: self._progress("verify", done, total)
+        )
+
+    def _prepare_benchmarks(self) -> PreparedBenchmarks:
+        from apbmm_worker.evaluation import prepare_benchmarks
+
+        self._progress("read benchmarks", 0, len(self._spec.benchmarks))
+        return prepare_benchmarks(
+            self._spec.benchmarks,
+            self._places.benchmarks,
+            self._spec.generation,
+            self._places.sources[self._spec.generation.template_from],
+            self._places.scratch / "questions",
+        )
+
+    def _questions(self, limit: int) -> list[str]:
+        """Questions of all benchmarks in turn, so that each is represented."""
+        texts = [[q.text for q in b.questions[:limit]] for b in self._benchmarks.benchmarks]
+        longest = max(len(column) for column in texts)
+        return [c[row] for row in range(longest) for c in texts if row < len(c)][:limit]
+
+    # ---- one evaluation ----
+
+    def _merge(self, vector: Sequence[float], slot: Path) -> None:
+        from apbmm_worker.merge import materialise
+
+        materialise(
+            self.sources,
+            vector,
+            self._spec.merge,
+            self._spec.generation.template_from,
+            slot,
+            lambda done, total: self._progress("merge", done, total),
+        )
+
+    def _load(self, checkpoint: Path, stages: dict[str, float]) -> ResidentEngine:
+        """Bring a checkpoint into the engine, which starts with the first one."""
+        if self._engine is not None:
+            self._progress("load", 0, 1)
+            with _Timed(stages, "load"):
+                self._engine.load(checkpoint)
+            return self._engine
+        from apbmm_worker.engine import ResidentEngine
+
+        self._progress("start engine", 0, 1)
+        with _Timed(stages, "start engine"):
+            self._engine = ResidentEngine(
+                self._spec.engine, self._spec.generation, checkpoint, self._places.device
+            )
+        return self._engine
+
+    def _ask(self, engine: ResidentEngine, evaluation: str) -> Evaluation:
+        from apbmm_worker.evaluation import evaluate
+
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")
+        if not name:
+            raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
+        folder = self._places.scratch / "evaluations" / name
+        with _SignsOfLife(engine, self._progress) as signs:
+            return evaluate(engine, self._benchmarks, folder, signs.answered)
+
+    def _close_engine(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+
+def _check_paths(spec: RunSpec, places: Places) -> None:
+    """Every missing folder at once, before anything heavy is imported."""
+    faults = [
+        f"{role}: {folder} is not a folder"
+        for role, folder in places.sources.items()
+        if not folder.is_dir()
+    ]
+    if places.prompts is not None and not places.prompts.is_file():
+        faults.append(f"prompts: {places.prompts} is not a file")
+    hints = []
+    for benchmark in spec.benchmarks:
+        try:
+            check_folder(benchmark, places.benchmarks[benchmark.name])
+        except UsageError as error:
+            faults.append(error.message)
+            hints.append(error.hint)
+    if faults:
+        hint = "name this worker's own folders with its --path options" if not hints else hints[0]
+        raise SourceError("; ".join(faults), hint)
+
+
+class _Timed(AbstractContextManager[None]):
+    """Adds the seconds of a stage that succeeded."""
+
+    def __init__(self, stages: dict[str, float], stage: str) -> None:
+        self._stages, self._stage = stages, stage
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._stages[self._stage] = time.monotonic() - self._start

@@ -1,0 +1,111 @@
+"""REHEARSAL: an evaluation child that invents its measurements, to try a cluster out.
+
+It speaks the protocol of `apbmm_worker.child` and touches no model: accuracy and tokens come from
+a smooth synthetic landscape over the merge vector, latency grows with the tokens. Status, report
+and exports of a rehearsal say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from apbmm_common.messages import Share
+from apbmm_common.runfile import RunSpec, canonical_hash
+
+from apbmm_worker.child_channel import Channel, die_with_parent
+
+QUESTIONS = 100
+TOKENS = (200.0, 4000.0)
+"""Mean tokens of the two synthetic sources, cheap and thinking."""
+
+
+class Landscape:
+    """Accuracy and mean tokens of a merge vector, the same on every host for a run's seed."""
+
+    def __init__(self, layers: int, seed: int) -> None:
+        random_numbers = random.Random(seed)  # noqa: S311 - a landscape, not a secret
+        raw = [random_numbers.expovariate(1.0) for _ in range(layers)]
+        self._weights = [weight / sum(raw) for weight in raw]
+        self._centre = [random_numbers.uniform(0.3, 0.7) for _ in range(layers)]
+
+    def accuracy(self, vector: Sequence[Share], difficulty: float) -> float:
+        """Share of questions answered: rises with the important layers' weights."""
+        level = math.fsum(w * x for w, x in zip(self._weights, vector, strict=True))
+        return 0.35 + 0.6 / (1.0 + math.exp(-8.0 * (level - 0.35 - 0.2 * difficulty)))
+
+    def tokens(self, vector: Sequence[Share]) -> float:
+        """Mean generated tokens: rises with the weights, least so along a hidden direction."""
+        spread = math.fsum(abs(x - c) for x, c in zip(vector, self._centre, strict=True))
+        level = sum(vector) / len(vector)
+        cheap, dear = TOKENS
+        return cheap + (dear - cheap) * level**1.5 * (0.8 + 0.4 * spread / len(vector))
+
+
+def evaluate(spec: RunSpec, vector: Sequence[float], channel: Channel) -> dict[str, Any]:
+    """Invent the ``evaluated`` event of one vector, after its latency."""
+    layers = spec.evaluation.layers
+    assert layers is not None
+    landscape = Landscape(layers, spec.seed)
+    noise = random.Random(canonical_hash(list(vector)))  # noqa: S311
+    tokens = landscape.tokens(vector)
+    seconds = spec.evaluation.rehearsal_seconds * tokens / TOKENS[1] * noise.uniform(0.7, 1.3)
+    steps = max(1, min(20, int(seconds / 0.1)))
+    for step in range(steps):
+        channel.send("progress", stage="rehearse", done=step, total=steps)
+        time.sleep(seconds / steps)
+    benchmarks = {}
+    for index, benchmark in enumerate(spec.benchmarks):
+        accuracy = landscape.accuracy(vector, index / len(spec.benchmarks))
+        right = sum(noise.random() < accuracy for _ in range(QUESTIONS))
+        benchmarks[benchmark.name] = {
+            "accuracy": right / QUESTIONS,
+            "tokens": tokens * (1 + 0.1 * index),
+            "questions": QUESTIONS,
+        }
+    stages = {"rehearse": seconds}
+    return {"benchmarks": benchmarks, "stages": stages, "engine": {"kind": "REHEARSAL"}}
+
+
+def serve(channel: Channel) -> None:
+    """Answer commands until told to stop."""
+    spec: RunSpec | None = None
+    for command in channel.commands():
+        match command["op"]:
+            case "prepare":
+                spec = RunSpec.model_validate(command["spec"])
+                channel.send(
+                    "prepared",
+                    digests={"rehearsal": canonical_hash([spec.seed, spec.evaluation.layers])},
+                    layers=spec.evaluation.layers,
+                    versions={"kind": "REHEARSAL"},
+                    seconds=0.0,
+                )
+            case "measure":
+                assert spec is not None and spec.evaluation.layers is not None
+                numbers = random.Random(spec.seed)  # noqa: S311
+                weights = [numbers.expovariate(1.0) for _ in range(spec.evaluation.layers)]
+                channel.send(
+                    "measured", parameter=weights, activation=weights, prompts=0, seconds=0.0
+                )
+            case "evaluate":
+                assert spec is not None
+                channel.send("evaluated", **evaluate(spec, command["vector"], channel))
+            case "stop":
+                return
+
+
+def main() -> None:
+    """Entry point of the child process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True)
+    die_with_parent()
+    serve(Channel(parser.parse_args().fd))
+
+
+if __name__ == "__main__":
+    main()
