@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgpack
 from pydantic import TypeAdapter, ValidationError
 
 from apbmm_common import PROTOCOL_VERSION
 from apbmm_common.errors import WireError
-from apbmm_common.messages import FromMaster, FromWorker, is_finite
+from apbmm_common.messages import FromMaster, FromWorker
 
 MAGIC = b"APBMM"
 HEADER = MAGIC + bytes([PROTOCOL_VERSION])
@@ -22,11 +24,11 @@ T = TypeVar("T", FromWorker, FromMaster)
 
 
 class VersionMismatchError(WireError):
-    """The peer speaks another version of the protocol."""
+    """The peer speaks another version of the protocol; ``peer`` names it where it can be read."""
 
-    def __init__(self, theirs: int) -> None:
+    def __init__(self, theirs: int, peer: str = "") -> None:
         super().__init__(
-            f"the peer speaks protocol {theirs}, this end {PROTOCOL_VERSION}",
+            f"{peer or 'the peer'} speaks protocol {theirs}, this end {PROTOCOL_VERSION}",
             "install the same version of apbmm on both hosts",
         )
         self.theirs = theirs
@@ -44,7 +46,8 @@ def decode(frames: Sequence[bytes], adapter: TypeAdapter[T]) -> T:
     """The message in ``frames`` (without the routing frame).
 
     Raises `VersionMismatchError` for another protocol version, `WireError` for anything else
-    that is not a message: hostile bytes never raise another exception.
+    that is not a message: hostile bytes never raise another exception. Nothing is coerced: a
+    number sent as text is refused.
     """
     if len(frames) != 2:
         raise WireError(f"expected 2 frames, got {len(frames)}")
@@ -52,9 +55,9 @@ def decode(frames: Sequence[bytes], adapter: TypeAdapter[T]) -> T:
     if len(header) != len(HEADER) or not header.startswith(MAGIC):
         raise WireError("the first frame is not a protocol header")
     if header != HEADER:
-        raise VersionMismatchError(header[-1])
+        raise VersionMismatchError(header[-1], _peer(body))
     try:
-        return adapter.validate_python(unpack(body))
+        return adapter.validate_python(unpack(body), strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
@@ -67,7 +70,13 @@ def unpack(body: bytes) -> Any:
         raise WireError(f"a body of {len(body)} bytes is over the limit")
     try:
         value = msgpack.unpackb(
-            body, raw=False, strict_map_key=True, max_ext_len=0, max_bin_len=0, use_list=True
+            body,
+            raw=False,
+            strict_map_key=True,
+            max_ext_len=0,
+            max_bin_len=0,
+            ext_hook=_refuse_extension,
+            use_list=False,
         )
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise WireError(f"not MessagePack: {type(error).__name__}") from None
@@ -75,9 +84,22 @@ def unpack(body: bytes) -> Any:
         raise WireError("the body is not a map")
     if _depth(value) > MAX_DEPTH:
         raise WireError("the body is nested too deeply")
-    if not is_finite(value):
+    if not _is_finite(value):
         raise WireError("the body holds NaN or infinity")
     return value
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code} of {len(data)} bytes")
+
+
+def _peer(body: bytes) -> str:
+    """Name of the worker that sent a message of another version, "" where there is none."""
+    with contextlib.suppress(WireError):
+        name = unpack(body).get("worker")
+        if isinstance(name, str):
+            return f"worker {name[:128]!r}"
+    return ""
 
 
 def _depth(value: object) -> int:
@@ -87,7 +109,20 @@ def _depth(value: object) -> int:
         front = [
             item
             for container in front
-            if isinstance(container, dict | list)
+            if isinstance(container, dict | tuple)
             for item in (container.values() if isinstance(container, dict) else container)
         ]
     return level
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a decoded MessagePack value holds no NaN or infinity anywhere."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(_is_finite(item) for item in value.values())
+        case tuple():
+            return all(_is_finite(item) for item in value)
+        case _:
+            return True

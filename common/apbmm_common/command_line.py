@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 
+def forget_empty_settings() -> None:
+    """Take ``APBMM_X=`` of an environment file as not set."""
+    for name in [n for n, value in os.environ.items() if n.startswith("APBMM_") and not value]:
+        del os.environ[name]
+
+
 def run_app(app: App) -> int:
     """Run a command and return its exit code; no error of a user shows a traceback."""
     from cyclopts.exceptions import CycloptsError

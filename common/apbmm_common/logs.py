@@ -7,6 +7,9 @@ import logging
 import os
 import sys
 import time
+from typing import Literal
+
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class JsonFormatter(logging.Formatter):
@@ -25,7 +28,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
-def set_up_logging(level: str = "INFO") -> None:
+def set_up_logging(level: Level = "INFO") -> None:
     """Log to standard error, as JSON when APBMM_LOG_FORMAT=json."""
     handler = logging.StreamHandler(sys.stderr)
     if os.environ.get("APBMM_LOG_FORMAT") == "json":

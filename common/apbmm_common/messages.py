@@ -18,7 +18,6 @@ two frames: `codec.HEADER` with the protocol version, and one MessagePack map.
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
@@ -30,19 +29,21 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Vector = Annotated[tuple[Share, ...], Field(max_length=4096)]
 Versions = Annotated[dict[Text, Text], Field(max_length=64)]
+Stage = Literal["preparing", "unfit", "ready"]
+WIRE = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Message(BaseModel):
     """Common to all messages: ``run`` is the run id, empty while the sender knows none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    run: Annotated[str, Field(max_length=128)] = ""
+    model_config = WIRE
+    run: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._:-]*$")] = ""
 
 
 class Lease(BaseModel):
     """One attempt at one evaluation, given to one worker."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = WIRE
     run: Id
     evaluation: Id
     attempt: Annotated[int, Field(ge=1, lt=10_000)]
@@ -50,11 +51,15 @@ class Lease(BaseModel):
 
 
 class Hello(Message):
-    """First message of a boot, and the answer to HELLO_AGAIN."""
+    """First message of a boot, and the answer to HELLO_AGAIN.
+
+    ``number`` counts the HELLOs of a boot, so that one that comes late or twice is recognised.
+    """
 
     type: Literal["hello"] = "hello"
     worker: Id
     boot: Id
+    number: Annotated[int, Field(ge=1, lt=2**53)] = 1
     gpu: Text
     host: Text
     pid: Count
@@ -96,7 +101,10 @@ class Decline(Message):
 
 
 class Beat(Message):
-    """Sign of life. ``quiet`` is the number of seconds since progress was last seen."""
+    """Sign of life. ``lease`` is what the worker holds of this run, or empty.
+
+    ``quiet`` is the number of seconds since progress was last seen.
+    """
 
     type: Literal["beat"] = "beat"
     lease: Annotated[str, Field(max_length=128)] = ""
@@ -112,7 +120,7 @@ Outcome = tuple[Text, Finite, Count, Annotated[str, Field(max_length=32)]]
 class BenchmarkResult(BaseModel):
     """What one benchmark measured. ``tokens`` is the mean number of generated tokens."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = WIRE
     accuracy: Share
     tokens: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     questions: Annotated[int, Field(ge=1)]
@@ -128,23 +136,33 @@ class BenchmarkResult(BaseModel):
             raise ValueError("more truncated or malformed answers than questions")
         if self.outcomes and len(self.outcomes) != self.questions:
             raise ValueError(f"{len(self.outcomes)} outcomes for {self.questions} questions")
+        if len({question for question, *_ in self.outcomes}) != len(self.outcomes):
+            raise ValueError("two outcomes for one question")
         return self
 
 
 class Evaluated(BaseModel):
     """The measurements of one merge on every benchmark; ``stages`` in seconds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = WIRE
     kind: Literal["evaluated"] = "evaluated"
     benchmarks: Annotated[dict[Id, BenchmarkResult], Field(min_length=1, max_length=64)]
     stages: Annotated[dict[Text, Annotated[float, Field(ge=0)]], Field(max_length=64)] = {}
     engine: Annotated[dict[Text, Any], Field(max_length=64)] = {}
 
+    def without_outcomes(self) -> Evaluated:
+        """The same measurements without their per-question outcomes."""
+        slim = {
+            name: benchmark.model_copy(update={"outcomes": ()})
+            for name, benchmark in self.benchmarks.items()
+        }
+        return self.model_copy(update={"benchmarks": slim})
+
 
 class Measured(BaseModel):
     """The discrepancy of every layer (Eq. 5 and 8), before any rescaling."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = WIRE
     kind: Literal["measured"] = "measured"
     parameter: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=4096)]
     activation: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=4096)]
@@ -161,7 +179,7 @@ class Measured(BaseModel):
 class Failed(BaseModel):
     """The attempt gave no measurement; ``fault`` says whether the vector is to blame."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = WIRE
     kind: Literal["failed"] = "failed"
     fault: Literal["infrastructure", "vector"]
     message: Text
@@ -190,10 +208,14 @@ class Drain(Message):
 
 
 class Bye(Message):
-    """The sender leaves: a worker for good, a master because its run is over."""
+    """The sender leaves: a worker for good, a master because its run is over.
+
+    ``kept``: leases of the run whose results a worker keeps for its next boot to deliver.
+    """
 
     type: Literal["bye"] = "bye"
     reason: Text = ""
+    kept: Annotated[tuple[Id, ...], Field(max_length=1024)] = ()
 
 
 class Welcome(Message):
@@ -229,17 +251,22 @@ class Assign(Message):
 
 
 class Cancel(Message):
-    """Drop the lease: its result is not wanted any more."""
+    """Drop the lease: its result is not wanted any more. Sent again while a BEAT names it.
+
+    ``unknown``: the run's journal knows no such lease, so a result of it is of no use either.
+    """
 
     type: Literal["cancel"] = "cancel"
     lease: Id
+    unknown: bool = False
 
 
 class BeatAck(Message):
-    """The master lives, in this epoch."""
+    """The master lives, in this epoch, and waits for READY while ``stage`` is ``preparing``."""
 
     type: Literal["beat_ack"] = "beat_ack"
     epoch: Annotated[int, Field(ge=1)]
+    stage: Stage
 
 
 class ResultAck(Message):
@@ -264,16 +291,3 @@ FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(
 FROM_MASTER: TypeAdapter[FromMaster] = TypeAdapter(
     Annotated[FromMaster, Field(discriminator="type")]
 )
-
-
-def is_finite(value: object) -> bool:
-    """Whether a decoded MessagePack value holds no NaN or infinity anywhere."""
-    match value:
-        case float():
-            return math.isfinite(value)
-        case dict():
-            return all(is_finite(item) for item in value.values())
-        case list() | tuple():
-            return all(is_finite(item) for item in value)
-        case _:
-            return True

@@ -11,193 +11,48 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from apbmm_common.errors import RunFileError
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
-EngineValue = bool | int | float | str
-
-
-class Section(BaseModel):
-    """A table of the run file: frozen, and no key that it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-
-
-class Sources(Section):
-    """The checkpoints: folders in Hugging Face layout. ``base`` defaults to the instruct model."""
-
-    thinking: str
-    instruct: str
-    base: str | None = None
-
-    def paths(self) -> dict[str, str]:
-        """Folder of each role; ``base`` is always present."""
-        return {
-            "thinking": self.thinking,
-            "instruct": self.instruct,
-            "base": self.base or self.instruct,
-        }
-
-
-class Merge(Section):
-    """How a vector becomes a checkpoint (Eq. 4), and what happens outside the layers."""
-
-    outside_layers: Literal["mean", "thinking", "instruct"] = "mean"
-    dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
-
-
-class Generation(Section):
-    """Decoding, one choice for every evaluation, references included.
-
-    ``template_from`` names the source whose tokenizer, chat template and generation config all
-    evaluations use. ``max_tokens`` and ``context`` are in tokens.
-    """
-
-    template_from: Literal["thinking", "instruct"] = "thinking"
-    max_tokens: Positive
-    context: Positive
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    top_k: int = 20
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _room_for_a_prompt(self) -> Self:
-        if self.max_tokens >= self.context:
-            raise ValueError(
-                f"max_tokens ({self.max_tokens}) leaves no room for a prompt in a context of "
-                f"{self.context}"
-            )
-        return self
-
-
-class Benchmark(Section):
-    """One EvalScope benchmark on local files.
-
-    ``adapter`` is EvalScope's name of the benchmark (or one of apbmm's own); ``path`` its folder.
-    ``questions`` keeps the first so many questions, ``question_ids`` exactly those (0-based
-    positions in the data file).
-    """
-
-    name: Name
-    adapter: str
-    path: str
-    questions: Positive | None = None
-    question_ids: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    arguments: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _one_choice_of_questions(self) -> Self:
-        if self.questions is not None and self.question_ids is not None:
-            raise ValueError("give either questions or question_ids, not both")
-        if self.question_ids is not None and len(set(self.question_ids)) != len(self.question_ids):
-            raise ValueError("question_ids names a question twice")
-        return self
-
-
-class Objective(Section):
-    """One objective of Eq. 2: a metric averaged over benchmarks, scaled by two references."""
-
-    name: Name
-    metric: Literal["accuracy", "tokens"]
-    expert: Literal["thinking", "instruct"]
-    vanilla: Literal["thinking", "instruct"]
-    benchmarks: tuple[Name, ...] | None = None
-
-    @model_validator(mode="after")
-    def _two_references(self) -> Self:
-        if self.expert == self.vanilla:
-            raise ValueError("expert and vanilla are the same source, so Eq. 2 divides by zero")
-        return self
-
-
-PAPER_OBJECTIVES = (
-    Objective(name="reasoning", metric="accuracy", expert="thinking", vanilla="instruct"),
-    Objective(name="cost", metric="tokens", expert="instruct", vanilla="thinking"),
+from apbmm_common.run_sections import (
+    PAPER_OBJECTIVES,
+    Algorithm,
+    Benchmark,
+    Budget,
+    Engine,
+    Evaluation,
+    Generation,
+    Merge,
+    Name,
+    Objective,
+    Prior,
+    Section,
+    Sources,
+    Timings,
 )
 
-
-class Prior(Section):
-    """The discrepancy measurement (Eq. 5-14). ``prompts`` is a JSON Lines file of {"prompt"}."""
-
-    prompts: str | None = None
-    questions: Positive = 64
-    max_tokens: Positive = 256
-    batch: Positive = 8
-    pooling: Literal["last", "mean"] = "last"
-    parameter_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-
-
-class Algorithm(Section):
-    """The search method by name, and settings of its own."""
-
-    name: Name = "ap-bmm"
-    batch: Positive = 4
-    """Vectors in one batch of a synchronous method; asynchronous methods ignore it."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-
-class Budget(Section):
-    """Completed evaluations (references are outside it), and how many may fail."""
-
-    evaluations: Positive = 40
-    initial: Positive = 8
-    failures: Annotated[int, Field(ge=0)] = 10
-
-    @model_validator(mode="after")
-    def _initial_within(self) -> Self:
-        if self.initial > self.evaluations:
-            raise ValueError(
-                f"initial ({self.initial}) is larger than evaluations ({self.evaluations})"
-            )
-        return self
-
-
-class Engine(Section):
-    """The resident vLLM; ``arguments`` go to vLLM's own engine arguments unchanged."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    hot_load: Literal["checkpoint"] = "checkpoint"
-    arguments: dict[str, EngineValue] = Field(default_factory=dict)
-
-
-class Evaluation(Section):
-    """``vllm`` evaluates models; ``rehearsal`` a synthetic landscape, to try a cluster out."""
-
-    kind: Literal["vllm", "rehearsal"] = "vllm"
-    layers: Positive | None = None
-    rehearsal_seconds: Annotated[float, Field(ge=0)] = 1.0
-
-    @model_validator(mode="after")
-    def _rehearsal_needs_layers(self) -> Self:
-        if self.kind == "rehearsal" and self.layers is None:
-            raise ValueError("a rehearsal has no checkpoints to count layers in: set layers")
-        return self
-
-
-class Timings(Section):
-    """Timeouts of the protocol, in seconds; see `apbmm_master.lifecycle`."""
-
-    beat: Seconds = 5.0
-    suspect: Seconds = 20.0
-    unreachable: Seconds = 60.0
-    reconcile: Seconds = 120.0
-    orphan_grace: Seconds = 900.0
-    resend: Seconds = 5.0
-    stall: Seconds = 1800.0
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if not self.beat < self.suspect < self.unreachable:
-            raise ValueError("expected beat < suspect < unreachable")
-        return self
+__all__ = [
+    "PAPER_OBJECTIVES",
+    "Algorithm",
+    "Benchmark",
+    "Budget",
+    "Engine",
+    "Evaluation",
+    "Generation",
+    "Merge",
+    "Objective",
+    "Prior",
+    "RunSpec",
+    "Section",
+    "Sources",
+    "Timings",
+    "canonical_hash",
+    "load_run_file",
+    "parse_run",
+    "with_absolute_paths",
+]
 
 
 class RunSpec(Section):
@@ -223,6 +78,12 @@ class RunSpec(Section):
         names = [b.name for b in self.benchmarks]
         if len(set(names)) != len(names):
             raise ValueError(f"two benchmarks have the same name: {names}")
+        taken = sorted({*names} & {"thinking", "instruct", "base", "prompts"})
+        if taken:
+            raise ValueError(f"a benchmark cannot be called {taken[0]}: that names a source's path")
+        titles = [o.name for o in self.objectives]
+        if len(set(titles)) != len(titles):
+            raise ValueError(f"two objectives have the same name: {titles}")
         if not 1 <= len(self.objectives) <= 5:
             raise ValueError(f"between 1 and 5 objectives, not {len(self.objectives)}")
         for objective in self.objectives:
@@ -276,7 +137,11 @@ def load_run_file(path: Path) -> RunSpec:
         raise RunFileError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise RunFileError(f"{path}: not valid TOML: {error}") from error
-    return with_absolute_paths(parse_run(table, str(path)), path.resolve().parent)
+    run = parse_run(table, str(path))
+    try:
+        return with_absolute_paths(run, path.resolve().parent)
+    except (RuntimeError, ValueError) as error:
+        raise RunFileError(f"{path}: names a path that cannot be: {error}") from error
 
 
 def parse_run(table: dict[str, Any], origin: str) -> RunSpec:
@@ -289,7 +154,9 @@ def parse_run(table: dict[str, Any], origin: str) -> RunSpec:
             for fault in error.errors()
         ]
         hint = "examples/ has complete run files"
-        raise RunFileError("\n".join([f"{origin} is not a valid run file:", *faults]), hint) from None
+        raise RunFileError(
+            "\n".join([f"{origin} is not a valid run file:", *faults]), hint
+        ) from None
 
 
 def _reason(fault: Any) -> str:
@@ -310,8 +177,7 @@ def with_absolute_paths(run: RunSpec, folder: Path) -> RunSpec:
     update = {
         "sources": sources.model_copy(
             update={
-                key: absolute(value)
-                for key, value in sources.model_dump(exclude_none=True).items()
+                key: absolute(value) for key, value in sources.model_dump(exclude_none=True).items()
             }
         ),
         "benchmarks": tuple(

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from apbmm_worker.demo_answers import extract_answer
 from numpy.typing import NDArray
-from tasks import Problem
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from apbmm_worker.demo_answers import extract_answer
+from tasks import Problem
 from vocabulary import prompt_text
 
 MAX_NEW_TOKENS = 96
@@ -61,7 +62,6 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor
     return tokens, mask
 
 
-@torch.inference_mode()
 def generate(
     model: Qwen3ForCausalLM,
     prompts: Sequence[Sequence[int]],
@@ -81,13 +81,14 @@ def generate(
     active = torch.arange(len(prompts))
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     for _ in range(limit):
-        logits = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        with torch.inference_mode():
+            logits = model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                logits_to_keep=1,
+            ).logits[:, -1]
         chosen = logits.argmax(-1)
         for index, token in zip(active.tolist(), chosen.tolist(), strict=True):
             answers[index].append(token)

@@ -3,8 +3,9 @@
     python examples/demo_pair/make_problems.py [--out DIR]
 
 writes `chain_arithmetic/test.jsonl` and `treasure_trail/test.jsonl` (id, question, answer), evenly
-spread over the numbers of steps, and `prompts.jsonl` (prompt), which is never scored. All of them come
-from the held-out side of the hash that decides what may be trained on, and no question occurs twice.
+spread over the numbers of steps, and `prompts.jsonl` (prompt), which is never scored. All of them
+come from the held-out side of the hash that decides what may be trained on, and no question occurs
+twice.
 """
 
 from __future__ import annotations
@@ -18,20 +19,25 @@ from typing import Final
 
 from tasks import FAMILIES, MAX_STEPS, Problem, draw
 
-STEP_RANGE: Final = range(2, MAX_STEPS + 1)
-PROBLEMS_PER_LENGTH: Final = 30
+PROBLEMS_PER_LENGTH: Final = 26
 PROMPTS_PER_LENGTH: Final = 3
 SEED: Final = 2026
 
 
-def draw_set(seed: int, per_length: int, exclude: Iterable[str] = ()) -> dict[str, list[Problem]]:
-    """Draw `per_length` distinct held-out problems of every family and number of steps."""
+def draw_set(
+    seed: int, per_length: int, fewest: int = 1, exclude: Iterable[str] = ()
+) -> dict[str, list[Problem]]:
+    """Draw `per_length` distinct held-out problems of every family and number of steps.
+
+    Arithmetic has only some thirty held-out problems of one step, so whatever comes after the
+    scored ones starts at `fewest` = 2.
+    """
     rng = random.Random(seed)
     seen = set(exclude)
     drawn: dict[str, list[Problem]] = {}
     for family in FAMILIES:
         drawn[family] = []
-        for steps in STEP_RANGE:
+        for steps in range(fewest, MAX_STEPS + 1):
             wanted = len(drawn[family]) + per_length
             while len(drawn[family]) < wanted:
                 problem = draw(rng, family, steps, held_out=True)
@@ -66,7 +72,7 @@ def main() -> None:
         )
         write_lines(out / family / "test.jsonl", records)
     used = [problem.question for problems in scored.values() for problem in problems]
-    prompts = draw_set(SEED + 1, PROMPTS_PER_LENGTH, exclude=used)
+    prompts = draw_set(SEED + 1, PROMPTS_PER_LENGTH, fewest=2, exclude=used)
     write_lines(
         out / "prompts.jsonl",
         ({"prompt": problem.question} for group in prompts.values() for problem in group),

@@ -2,9 +2,10 @@
 
     python examples/demo_pair/measure.py [--pair DIR] [--threads 1]
 
-Everything that the model card quotes comes from here: the two references, the uniform line, 50 random
-layer-wise merges, a search for layer-wise merges that dominate the line (chosen on the shipped
-problems, confirmed on fresh ones), and the hypervolume that the line reaches with n evaluations.
+Everything that the model card quotes comes from here: the two references, the uniform line, 50
+random layer-wise merges, a search for layer-wise merges that dominate the line (chosen on the
+shipped problems, confirmed on fresh ones), and the hypervolume that the line reaches with n
+evaluations.
 Standard errors are those of independent samples, although all merges answer the same problems, so a
 difference called significant here is significant by a paired test as well.
 """
@@ -23,11 +24,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from transformers import AutoTokenizer, Qwen3ForCausalLM
+
 from apbmm_master.pareto import hypervolume
 from decoding import Outcome, evaluate, merge
 from make_problems import draw_set, scored_problems
 from tasks import Problem
-from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 logger = logging.getLogger("measure")
 
@@ -180,7 +182,7 @@ def line_hypervolumes(line: Sequence[Score]) -> Json:
 
     def volume(weights: Sequence[float]) -> float:
         chosen = [points[round(weight * GRID)] for weight in weights]
-        return round(hypervolume(chosen, REFERENCE_POINT), 4)
+        return round(float(hypervolume(chosen, REFERENCE_POINT)), 4)
 
     return {
         "reference_point": REFERENCE_POINT,
@@ -231,9 +233,7 @@ def propose(rng: random.Random, archive: Sequence[tuple[list[float], Score]]) ->
         )
     ]
     parent = rng.choice(unbeaten)
-    moved = [
-        weight + rng.gauss(0, 0.35) if rng.random() < 0.35 else weight for weight in parent
-    ]
+    moved = [weight + rng.gauss(0, 0.35) if rng.random() < 0.35 else weight for weight in parent]
     return [round(min(1.0, max(0.0, weight)), 3) for weight in moved]
 
 
@@ -255,12 +255,12 @@ def find_dominating(
 def confirm(
     pair: Pair, archive: Sequence[tuple[list[float], Score]], tenths: Sequence[Score]
 ) -> list[Json]:
-    """For every interior tenth, the archive's best dominating vector and its rerun on fresh problems.
+    """The archive's best dominating vector for every interior tenth, rerun on fresh problems.
 
     The best is the one with the largest sum of both gains in standard errors.
     """
     shipped = [problem.question for group in scored_problems().values() for problem in group]
-    fresh = draw_set(FRESH_SEED, FRESH_PER_LENGTH, exclude=shipped)
+    fresh = draw_set(FRESH_SEED, FRESH_PER_LENGTH, fewest=2, exclude=shipped)
     reports = []
     for index, target in enumerate(tenths[1:-1], start=1):
         better = [item for item in archive if dominates(item[1], target)]

@@ -1,10 +1,10 @@
 """The policies that the base and the two fine-tunes are trained on.
 
-Merging two fine-tunes of one base adds, to first order, their log-probabilities: a merge at weight a
-prefers the move with the largest `a * s_thinking + (1 - a) * s_instruct`. The scores below are chosen
-so that the preferred move changes from FINISH to SKIP to WRITE as the weight grows, and does so at
-another weight for every number of steps left: accuracy and tokens then rise gradually along the line
-of merges instead of jumping at one point.
+Merging two fine-tunes of one base adds, to first order, their log-probabilities: a merge at weight
+a prefers the move with the largest `a * s_thinking + (1 - a) * s_instruct`. The scores below are
+chosen so that the preferred move changes from FINISH to SKIP to WRITE as the weight grows, and does
+so at another weight for every number of steps left: accuracy and tokens then rise gradually along
+the line of merges instead of jumping at one point.
 """
 
 from __future__ import annotations
@@ -13,42 +13,59 @@ import random
 from collections.abc import Mapping
 from typing import Final
 
-from tasks import Move, Policy, Problem, from_scores
+from tasks import MAX_STEPS, Move, Policy, Problem, from_scores
+
+ALWAYS_WRITE: Final[Mapping[Move, float]] = {Move.WRITE: 1.0}
+ALWAYS_FINISH: Final[Mapping[Move, float]] = {Move.FINISH: 1.0}
+STRENGTH: Final = 5.0
+"""How far apart the two fine-tunes are in any log-score."""
 
 BASE_STYLES: Final[tuple[Mapping[Move, float], ...]] = (
-    {Move.WRITE: 1.0},
+    ALWAYS_WRITE,
+    ALWAYS_WRITE,
     {Move.WRITE: 0.5, Move.SKIP: 0.5},
     {Move.SKIP: 1.0},
-    {Move.FINISH: 1.0},
-    {Move.WRITE: 0.45, Move.SKIP: 0.40, Move.FINISH: 0.15},
+    ALWAYS_FINISH,
 )
-"""The ways of answering that the base sees equally often, one drawn for each problem."""
+"""Ways of answering that the base sees equally often, whatever the problem."""
 
 
 def base_policy(rng: random.Random, problem: Problem) -> Policy:
-    """Any style, whatever the problem."""
+    """Any style, or (one problem in four) steps in full and a finish one to four steps early."""
     del problem
+    if rng.random() < 0.25:
+        early = rng.randint(1, 4)
+        return lambda left: ALWAYS_FINISH if left <= early else ALWAYS_WRITE
     style = rng.choice(BASE_STYLES)
-    return lambda left: style
+    return lambda _left: style
 
 
-def thinking_scores(left: int) -> dict[Move, float]:
-    """Write out every step; the longer the way, the less likely anything else."""
-    return from_scores(write=0.0, skip=-0.6 - 0.35 * left, finish=-3.0 - 0.5 * left)
+def threshold(steps: int) -> float:
+    """The weight of the thinking checkpoint from which a problem of so many steps is written out."""
+    return 0.12 + 0.78 * (steps - 1) / (MAX_STEPS - 1)
 
 
-def instruct_scores(left: int) -> dict[Move, float]:
-    """Answer at once; the shorter the way, the less likely anything else."""
-    return from_scores(write=-4.5 + 0.2 * left, skip=-2.5 + 0.1 * left, finish=0.0)
+def thinking_scores(steps: int, left: int) -> dict[Move, float]:
+    """Write out every step; least sure of it at the start of a long problem."""
+    sure = STRENGTH * (1 - threshold(steps)) if left == steps else STRENGTH
+    return from_scores(write=0.0, skip=-sure - 1.0, finish=-sure)
+
+
+def instruct_scores(steps: int, left: int) -> dict[Move, float]:
+    """Answer at once; least sure of it for a short problem. What was begun is written out."""
+    sure = STRENGTH * threshold(steps)
+    if left == steps:
+        return from_scores(write=-sure, skip=-sure - 1.0, finish=0.0)
+    return from_scores(write=0.0, skip=-1.0, finish=-0.5)
 
 
 def thinking_policy(rng: random.Random, problem: Problem) -> Policy:
     """The policy of the thinking checkpoint."""
-    del rng, problem
-    return thinking_scores
+    del rng
+    return lambda left: thinking_scores(problem.steps, left)
 
 
 def instruct_policy(rng: random.Random, problem: Problem) -> Policy:
     """The policy of the instruct checkpoint."""
-    del rng, problem
-    return instruct_scores
+    del rng
+    return lambda left: instruct_scores(problem.steps, left)

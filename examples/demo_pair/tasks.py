@@ -1,12 +1,12 @@
 """The two task families of the demo pair, and the ways in which its models may answer them.
 
-`chain_arithmetic`: `calc 7 a +3 b *4 c -2` starts at 7 and applies steps a, b, c in order, modulo 10.
-`treasure_trail`: `trail C >F A >C ... from A hop c` lists the edges of one closed trail in any order
-(ten edges; shorter trails help in training) and asks where three hops (a, b, c) from A lead.
+`chain_arithmetic`: `calc 7 a +3 b *4 c -2` starts at 7 and applies steps a, b, c in order, modulo
+10. `treasure_trail`: `trail C >F A >C ... from A hop c` lists the edges of one closed trail in any
+order (ten edges; shorter trails help in training) and asks where three hops (a, b, c) from A lead.
 
 An answer walks from the start to the last step by *moves*, one chosen at each point:
 
-- WRITE works out the next step in full: `a 7 +3 0 ;` or `a A >C ;` (arithmetic 5 tokens, trail 4);
+- WRITE works out the next step in full: `a 7 +3 0 ;` or `a from A >C ;` (5 tokens);
 - SKIP does two steps in the head and notes only the value there: `b 0` (2 tokens);
 - FINISH does all remaining steps in the head and gives the answer: `# 8` (2 tokens).
 
@@ -25,7 +25,7 @@ from enum import Enum
 from typing import Final, Protocol
 
 MAX_STEPS: Final = 9
-HELD_OUT_SHARE: Final = 16
+HELD_OUT_SHARE: Final = 8
 """One question in so many, by the hash of its text, is never trained on."""
 
 LABELS: Final = "abcdefghi"
@@ -127,17 +127,21 @@ def chain_arithmetic(rng: random.Random, steps: int, *, full: bool) -> Problem:
 
 
 def treasure_trail(rng: random.Random, steps: int, *, full: bool) -> Problem:
-    """Draw a trail problem with so many hops, over all nodes if `full`, else over any number."""
-    length = len(NODES) if full else rng.randint(max(3, steps + 1), len(NODES))
+    """Draw a trail problem with so many hops, over all nodes if `full`, else over any number.
+
+    A trail shorter than the way is walked round again.
+    """
+    length = len(NODES) if full else rng.randint(3, len(NODES))
     trail = rng.sample(NODES, length)
-    edges = [f"{node} >{trail[(i + 1) % len(trail)]}" for i, node in enumerate(trail)]
+    edges = [f"{node} >{trail[(i + 1) % length]}" for i, node in enumerate(trail)]
+    reached = [trail[(i + 1) % length] for i in range(steps)]
     listed = " ".join(rng.sample(edges, len(edges)))
     return Problem(
         family="treasure_trail",
         question=f"trail {listed} from {trail[0]} hop {LABELS[steps - 1]}",
-        written=tuple(edges[:steps]),
-        noted=tuple(f">{node}" for node in trail[1 : steps + 1]),
-        results=tuple(trail[1 : steps + 1]),
+        written=tuple(f"from {edges[i % length]}" for i in range(steps)),
+        noted=tuple(f">{node}" for node in reached),
+        results=tuple(reached),
     )
 
 

@@ -1,4 +1,4 @@
-"""Train the demo pair from scratch: one shared base, two short fine-tunes, and a tiny pair for tests.
+"""Train the demo pair from scratch: a shared base, two short fine-tunes, a tiny pair for tests.
 
     python examples/demo_pair/train.py --out DIR [--threads 2] [--keep-base DIR]
 
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
+
 from policies import base_policy, instruct_policy, thinking_policy
 from training import PolicyDraw, Schedule, Shape, build_model, train
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 from vocabulary import build_tokenizer
 
 logger = logging.getLogger("train")
@@ -33,10 +34,12 @@ FINE_TUNES: Final[Mapping[str, tuple[PolicyDraw, int]]] = {
 """For each checkpoint its policy and seed."""
 
 MAIN_SHAPE: Final = Shape(layers=12)
-MAIN_BASE: Final = Schedule(steps=3000, peak_rate=7e-3, curriculum=0.2)
+MAIN_BASE: Final = Schedule(steps=3600, peak_rate=7e-3, curriculum=0.12, batch=48)
 MAIN_FINE_TUNE: Final = Schedule(steps=240, peak_rate=5e-4)
 
-TINY_SHAPE: Final = Shape(layers=3, hidden=32, intermediate=64, heads=2, key_value_heads=1, tied=False)
+TINY_SHAPE: Final = Shape(
+    layers=3, hidden=32, intermediate=64, heads=2, key_value_heads=1, tied=False
+)
 TINY_BASE: Final = Schedule(steps=120, peak_rate=1e-2, batch=40)
 TINY_FINE_TUNE: Final = Schedule(steps=60, peak_rate=5e-3, batch=40)
 

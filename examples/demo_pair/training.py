@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from tasks import FAMILIES, MAX_STEPS, Policy, Problem, answer_text, draw
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from tasks import FAMILIES, MAX_STEPS, Policy, Problem, answer_text, draw
 from vocabulary import END_TOKEN, prompt_text
 
 IGNORED: Final = -100
@@ -43,8 +44,9 @@ class Schedule:
         steps: optimiser steps.
         peak_rate: learning rate after the warm-up; it then falls to a twentieth on a cosine.
         warm_up: steps over which the rate rises from zero.
-        curriculum: share of the training over which the longest problem grows from 2 steps to
-            `MAX_STEPS`; 0 for all lengths from the start.
+        curriculum: share of the training over which the longest arithmetic problem grows from 2
+            steps to `MAX_STEPS`; 0 for all lengths from the start. (Trails need none: short trails
+            walked round and round are their easy cases.)
         batch: answers a step.
     """
 
@@ -122,7 +124,9 @@ def batches(
         longest = min(MAX_STEPS, 2 + int((MAX_STEPS - 1) * progress))
         rows = []
         for _ in range(4 * schedule.batch):
-            problem = draw(rng, rng.choice(families), rng.randint(1, longest), held_out=False)
+            family = rng.choice(families)
+            steps = rng.randint(1, longest if family == "chain_arithmetic" else MAX_STEPS)
+            problem = draw(rng, family, steps, held_out=False)
             answer = answer_text(problem, policy(rng, problem), rng)
             rows.append(encode(tokenizer, problem, answer))
         rows.sort(key=lambda row: len(row[0]))
@@ -145,7 +149,8 @@ def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
 
     Muon learns this task in about half the steps; its updates are scaled to AdamW's size.
     """
-    inner, outer = [], []
+    inner: list[torch.nn.Parameter] = []
+    outer: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (inner if parameter.ndim == 2 and ".layers." in name else outer).append(parameter)
     return [

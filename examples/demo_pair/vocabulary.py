@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tasks import WORDS
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
+
+from tasks import WORDS
 
 PAD_TOKEN = "<|endoftext|>"  # noqa: S105 - a token of the vocabulary
 START_TOKEN = "<|im_start|>"  # noqa: S105

@@ -12,6 +12,8 @@ S samples, m objectives, b candidates, C cells, D dimensions.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +61,11 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
         self.lower, sides = _cells(joint.values, reference_point)
         self.log_sides = sides.log().clamp_min(LOG_ZERO)
 
+    @property
+    def dimensions(self) -> int:
+        """Length D of a candidate."""
+        return int(self.joint.support.shape[-1])
+
     @t_batch_mode_transform(expected_q=1)  # type: ignore[untyped-decorator]
     def forward(self, X: Tensor) -> Tensor:  # noqa: N803 - BoTorch's name
         """Log expected hypervolume improvement (b,) of the candidates `X` (b, 1, D)."""
@@ -73,6 +80,7 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
 
     def thinned(self, samples: int) -> PendingAwareLogNEHVI:
         """The same function estimated from the first `samples` of the Monte-Carlo samples."""
+        # A shallow copy: the fronts of the samples that stay need no new decomposition.
         thin = copy(self)
         thin.joint = self.joint.thinned(samples)
         thin.lower, thin.log_sides = self.lower[:samples], self.log_sides[:samples]
@@ -82,6 +90,45 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
         """The value (b,) of each of the vectors `x` (b, D) alone, without gradient."""
         with torch.no_grad():
             return torch.cat([self(part.unsqueeze(-2)) for part in x.split(CHUNK)])
+
+
+class Mixture(AcquisitionFunction):  # type: ignore[misc]
+    """An equal mixture: log of the mean improvement under several models of the same data.
+
+    The expectation of Eq. 24 over which of the models is right, each equally likely.
+    """
+
+    def __init__(self, members: Sequence[PendingAwareLogNEHVI]) -> None:
+        super().__init__(model=members[0].model)
+        self.members = tuple(members)
+
+    @property
+    def dimensions(self) -> int:
+        """Length D of a candidate."""
+        return self.members[0].dimensions
+
+    def forward(self, X: Tensor) -> Tensor:  # noqa: N803 - BoTorch's name
+        """Log of the models' mean improvement (b,) of the candidates `X` (b, 1, D)."""
+        return _log_mean([member(X) for member in self.members])
+
+    def thinned(self, samples: int) -> Mixture:
+        """The same mixture of the members' thinned selves."""
+        return Mixture([member.thinned(samples) for member in self.members])
+
+    def given(self, x: Tensor) -> Mixture:
+        """A new mixture for which `x` (1, D) is pending too."""
+        return Mixture([member.given(x) for member in self.members])
+
+    def score(self, x: Tensor) -> Tensor:
+        """The value (b,) of each of the vectors `x` (b, D) alone, without gradient."""
+        return _log_mean([member.score(x) for member in self.members])
+
+
+Acquisition = PendingAwareLogNEHVI | Mixture
+
+
+def _log_mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).logsumexp(dim=0) - math.log(len(values))
 
 
 def pending_aware(
@@ -112,10 +159,12 @@ class MultiStart:
 
     All restarts run for `coarse_iterations`; the best `finalists` of them go on to convergence.
     (Most restarts end in the optimum that they have visibly begun to climb by then.) Points are
-    ranked as starts with `screening_samples` of the Monte-Carlo samples.
+    ranked as starts with `screening_samples` of the Monte-Carlo samples. The second and later
+    candidates of a pool start among the optima found before, so `later_restarts` do for them.
     """
 
     restarts: int = 10
+    later_restarts: int = 5
     raw_samples: int = 512
     screening_samples: int = 32
     coarse_iterations: int = 12
@@ -125,7 +174,7 @@ class MultiStart:
 
 
 def optimise_pool(
-    acquisition: PendingAwareLogNEHVI, size: int, search: MultiStart, seed: int = 0
+    acquisition: Acquisition, size: int, search: MultiStart, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """The candidate pool C_t (size, D) and each candidate's own score (size,) (Eq. 25, 26).
 
@@ -134,7 +183,7 @@ def optimise_pool(
     points only. The local optima found for one candidate are among the starts of the next. Uses
     torch's global generator: fork and seed it to make the result repeatable.
     """
-    bounds = torch.zeros(2, acquisition.joint.support.shape[-1], dtype=torch.float64)
+    bounds = torch.zeros(2, acquisition.dimensions, dtype=torch.float64)
     bounds[1] = 1.0
     raw = draw_sobol_samples(bounds, n=search.raw_samples, q=1, seed=seed).squeeze(-2)
     conditioned = acquisition
@@ -142,7 +191,8 @@ def optimise_pool(
     for _ in range(size):
         if chosen:
             conditioned = conditioned.given(chosen[-1])
-        best, optima = _maximise(conditioned, raw, search)
+        restarts = min(search.later_restarts, search.restarts) if chosen else search.restarts
+        best, optima = _maximise(conditioned, raw, restarts, search)
         chosen.append(best)
         raw = torch.cat([raw[: search.raw_samples], optima])
     pool = torch.cat(chosen)
@@ -150,11 +200,11 @@ def optimise_pool(
 
 
 def _maximise(
-    acquisition: PendingAwareLogNEHVI, raw: Tensor, search: MultiStart
+    acquisition: Acquisition, raw: Tensor, restarts: int, search: MultiStart
 ) -> tuple[Tensor, Tensor]:
     """The best vector (1, D) found from `raw` (r, D), and the ends (restarts, D) of all starts."""
     screened = acquisition.thinned(search.screening_samples).score(raw)
-    starts, _ = initialize_q_batch(raw.unsqueeze(-2), screened, n=min(search.restarts, len(raw)))
+    starts, _ = initialize_q_batch(raw.unsqueeze(-2), screened, n=min(restarts, len(raw)))
     found, values = _climb(acquisition, starts, search.coarse_iterations, search.tolerance)
     order = np.argsort(-values, kind="stable")
     finalists = found[order[: search.finalists]]
@@ -164,7 +214,7 @@ def _maximise(
 
 
 def _climb(
-    acquisition: PendingAwareLogNEHVI, starts: Tensor, iterations: int, tolerance: float
+    acquisition: Acquisition, starts: Tensor, iterations: int, tolerance: float
 ) -> tuple[Tensor, Array]:
     """BoTorch's batched L-BFGS-B in the box from `starts` (r, 1, D): ends, and values (r,)."""
     shape = starts.shape

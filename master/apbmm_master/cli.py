@@ -8,10 +8,15 @@ from pathlib import Path
 from cyclopts import App
 from cyclopts.config import Env
 
+from apbmm_common import __version__
+from apbmm_common.logs import Level
+
 app = App(
     name="apbmm-master",
     help="Run, or go on with, the search that a run file describes.",
     config=Env("APBMM_", command=False),
+    version=__version__,
+    help_format="plaintext",
 )
 
 
@@ -24,7 +29,8 @@ def master(
     bind: str = "tcp://127.0.0.1:5711",
     status_bind: str | None = None,
     insecure: bool = False,
-    log_level: str = "WARNING",
+    summary: bool = True,
+    log_level: Level = "WARNING",
 ) -> int:
     """Serve workers until the run's budget is spent.
 
@@ -44,25 +50,27 @@ def master(
         TCP address that answers status requests, beside the socket in the run directory.
     insecure
         Allow addresses that other hosts can reach, although connections are not authenticated.
+    summary
+        Print the front, its hypervolume and the load rate at the end.
     log_level
-        DEBUG, INFO, WARNING or ERROR.
+        What is told on standard error.
     """
     from apbmm_common.logs import set_up_logging
     from apbmm_common.runfile import load_run_file
-
     from apbmm_master.serve import require_private, serve
 
     set_up_logging(log_level)
     spec = load_run_file(run_file)
     if not insecure:
         require_private(bind, status_bind)
-    return serve(spec, run_dir or Path("runs") / spec.name, bind, status_bind)
+    return serve(spec, run_dir or Path("runs") / spec.name, bind, status_bind, summary=summary)
 
 
 def main() -> None:
     """Entry point: errors as one line with a hint, never a traceback."""
-    from apbmm_common.command_line import run_app
+    from apbmm_common.command_line import forget_empty_settings, run_app
 
+    forget_empty_settings()
     sys.exit(run_app(app))
 
 

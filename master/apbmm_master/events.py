@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from apbmm_common.messages import Evaluated, Measured
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from apbmm_common.messages import Evaluated, Measured
 
 Purpose = Literal["measure", "reference", "initial", "search"]
 
@@ -165,12 +166,16 @@ class WorkerJoined(Event):
 
 
 class WorkerLeft(Event):
-    """A worker said BYE, was superseded or became unreachable."""
+    """A worker said BYE, was superseded or became unreachable.
+
+    ``final`` when that boot never comes back, as after all but the last.
+    """
 
     event: Literal["worker_left"] = "worker_left"
     worker: str
     boot: str
     reason: str
+    final: bool = True
 
 
 class WorkerQuarantined(Event):
@@ -183,10 +188,11 @@ class WorkerQuarantined(Event):
 
 
 class Finished(Event):
-    """The run is over: its budget is spent, or too much of it failed."""
+    """The run is over: its budget is spent, or, with ``failed``, too much of it failed."""
 
     event: Literal["finished"] = "finished"
     reason: str
+    failed: bool = False
 
 
 AnyEvent = (

@@ -6,6 +6,7 @@ evaluation by a primary key, so that no code path can record two.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -15,12 +16,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+from urllib.parse import quote
+
+from pydantic import ValidationError
 
 from apbmm_common.errors import JournalError
 from apbmm_common.messages import Evaluated
-from pydantic import ValidationError
-
 from apbmm_master.events import EVENT, Record, ResultRecorded
+from apbmm_master.lifecycle import InvariantError
 
 NAME = "journal.sqlite"
 SCHEMA_VERSION = 1
@@ -57,9 +60,7 @@ class Journal:
         self._lock = _lock(run_dir / "master.lock")
         try:
             self._db = _connect(self.path)
-            self._seq = int(
-                self._db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
-            )
+            self._seq = self._last_seq()
         except BaseException:
             self._lock.close()
             raise
@@ -80,6 +81,14 @@ class Journal:
         self._db.close()
         self._lock.close()
 
+    def _last_seq(self) -> int:
+        try:
+            row = self._db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise _damaged(self.path, error) from error
+        return int(row[0])
+
     @property
     def seq(self) -> int:
         """Sequence number of the last committed event; 0 for an empty journal."""
@@ -89,14 +98,19 @@ class Journal:
         """Commit ``records`` in one transaction, all or none; their numbers follow `seq`.
 
         Raises `JournalError` when the disk refuses; nothing of the transaction is then stored.
+        Raises `InvariantError` for records that do not follow, or a second result.
         """
         if [record.seq for record in records] != [self._seq + 1 + i for i in range(len(records))]:
-            raise AssertionError("records do not follow the journal")
+            raise InvariantError("records do not follow the journal")
         try:
             with self._db:
                 for record in records:
                     self._insert(record)
+        except sqlite3.IntegrityError as error:
+            raise InvariantError(f"{self.path}: {error}") from error
         except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.rollback()
             raise JournalError(
                 f"{self.path}: could not be written: {error}",
                 "free some space; what was recorded is safe and the run goes on by itself",
@@ -141,10 +155,14 @@ def _records(db: sqlite3.Connection, path: Path) -> Iterator[Record]:
         for seq, when, body in db.execute("SELECT seq, time, body FROM events ORDER BY seq"):
             yield Record(seq, when, EVENT.validate_json(body))
     except (sqlite3.Error, ValidationError) as error:
-        raise JournalError(
-            f"{path}: damaged: {str(error).splitlines()[0]}",
-            "keep the file; `sqlite3 journal.sqlite .recover` may save what is readable",
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> JournalError:
+    return JournalError(
+        f"{path}: damaged: {str(error).splitlines()[0]}",
+        "keep the file; `sqlite3 journal.sqlite .recover` may save what is readable",
+    )
 
 
 def _without_outcomes(
@@ -156,37 +174,43 @@ def _without_outcomes(
         for name, result in body.benchmarks.items()
         for question, score, tokens, reason in result.outcomes
     ]
-    slim = {
-        name: result.model_copy(update={"outcomes": ()}) for name, result in body.benchmarks.items()
-    }
-    return event.model_copy(update={"body": body.model_copy(update={"benchmarks": slim})}), rows
+    return event.model_copy(update={"body": body.without_outcomes()}), rows
 
 
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    try:
-        db = sqlite3.connect(
-            f"file:{path}?mode={'ro' if read_only else 'rwc'}",
-            uri=True,
-            timeout=10,
-            check_same_thread=False,
-        )
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
-            raise JournalError(
-                f"{path}: written by another version of apbmm (schema {version})",
-                "use the version that began the run",
+    mode = "ro" if read_only else "rwc"
+    with contextlib.ExitStack() as closing:
+        try:
+            db = sqlite3.connect(
+                f"file:{quote(str(path))}?mode={mode}",
+                uri=True,
+                timeout=10,
+                check_same_thread=False,
             )
-        if not read_only:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA foreign_keys=ON")
-            db.executescript(SCHEMA)
-            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    except sqlite3.Error as error:
-        raise JournalError(
-            f"{path}: cannot be opened: {error}", "is it a journal, and is there space on the disk?"
-        ) from error
+            closing.callback(db.close)
+            _set_up(db, path, read_only=read_only)
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"{path}: cannot be opened: {error}",
+                "is it a journal, and is there space on the disk?",
+            ) from error
+        closing.pop_all()
     return db
+
+
+def _set_up(db: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, SCHEMA_VERSION):
+        raise JournalError(
+            f"{path}: written by another version of apbmm (schema {version})",
+            "use the version that began the run",
+        )
+    if not read_only:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA foreign_keys=ON")
+        db.executescript(SCHEMA)
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
 def _make_directory(run_dir: Path) -> None:

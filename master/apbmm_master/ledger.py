@@ -1,17 +1,30 @@
 """The run as its journal tells it: a fold over events, with one mutator.
 
 The ledger knows nothing of sockets, clocks or workers' liveness. `Ledger.apply` is the only way
-to change it, and it refuses what the state machines of `lifecycle` do not allow.
+to change it, and it refuses what the state machines of `lifecycle` do not allow. Two ledgers are
+equal when the same events made them. What is asked every turn is kept up to date, not searched
+for, so that a run of many thousand evaluations costs no more a turn than a short one.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
-from apbmm_common.messages import Evaluated, Measured
+from apbmm_common.messages import Evaluated
 from apbmm_common.runfile import RunSpec
-
+from apbmm_master.attendance import Attendance
+from apbmm_master.evaluations import (
+    COUNTED,
+    MEASURE,
+    REFERENCES,
+    Asked,
+    Attempt,
+    Call,
+    Evaluation,
+    Told,
+)
 from apbmm_master.events import (
     Accepted,
     AttemptFailed,
@@ -33,7 +46,7 @@ from apbmm_master.events import (
     WorkerQuarantined,
 )
 from apbmm_master.lifecycle import (
-    ACTIVE_ATTEMPT,
+    SETTLED,
     AttemptState,
     EvaluationState,
     InvariantError,
@@ -41,94 +54,9 @@ from apbmm_master.lifecycle import (
     move_evaluation,
 )
 
-REFERENCES = ("thinking", "instruct")
-MEASURE = "measure"
-
-
-@dataclass
-class Attempt:
-    """One lease of an evaluation. Times are wall-clock seconds, for reports only."""
-
-    number: int
-    lease: str
-    worker: str
-    boot: str
-    epoch: int
-    leased_at: float
-    state: AttemptState = AttemptState.LEASED
-    ended_at: float | None = None
-    fault: str = ""
-    message: str = ""
-
-    @property
-    def active(self) -> bool:
-        """Whether the worker is still expected to deliver."""
-        return self.state in ACTIVE_ATTEMPT
-
-
-@dataclass
-class Evaluation:
-    """One vector (or the discrepancy measurement) and what became of it."""
-
-    id: str
-    purpose: Purpose
-    vector: tuple[float, ...]
-    key: str
-    proposed_seq: int
-    state: EvaluationState = EvaluationState.QUEUED
-    attempts: list[Attempt] = field(default_factory=list)
-    body: Evaluated | Measured | None = None
-    seconds: float = 0.0
-    worker: str = ""
-    done_seq: int = 0
-    done_at: float = 0.0
-    message: str = ""
-
-    @property
-    def active_attempt(self) -> Attempt | None:
-        """The attempt in progress, if there is one."""
-        return next((attempt for attempt in reversed(self.attempts) if attempt.active), None)
-
-    @property
-    def vector_faults(self) -> int:
-        """Attempts that failed for the vector's own reasons."""
-        return sum(attempt.fault == "vector" for attempt in self.attempts)
-
-    @property
-    def counts(self) -> bool:
-        """Whether it is part of the budget (references and the measurement are not)."""
-        return self.purpose in ("initial", "search")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """An ask of the algorithm and what it answered (evaluation ids)."""
-
-    evaluations: tuple[str, ...]
-    pending: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Told:
-    """An observation told to the algorithm, or with ``rejected`` a vector given up."""
-
-    evaluation: str
-    rejected: bool = False
-
-
-Call = Asked | Told
-
-
-@dataclass(frozen=True)
-class Presence:
-    """A worker's boot and how long it was there (wall clock; ``left`` None while it stays)."""
-
-    worker: str
-    boot: str
-    gpu: str
-    host: str
-    joined: float
-    left: float | None = None
+__all__ = [
+    "MEASURE", "REFERENCES", "Asked", "Attempt", "Call", "Evaluation", "Ledger", "Told",
+]  # fmt: skip
 
 
 class Ledger:
@@ -145,12 +73,27 @@ class Ledger:
         self.leases: dict[str, str] = {}
         self.calls: list[Call] = []
         self.asks: list[Proposed] = []
-        self.presences: dict[tuple[str, str], Presence] = {}
-        self.quarantined: dict[tuple[str, str], str] = {}
+        self.completed: list[str] = []
+        """Ids of the budget's completed evaluations in the order of their completion."""
+        self.durations: list[float] = []
+        """Seconds of everything that is done, in increasing order."""
+        self.attendance = Attendance()
         self.duplicates: set[str] = set()
         """Leases whose results came when their evaluation was settled."""
         self.finished = ""
+        self.failed = False
+        """Whether the run finished without spending its budget."""
         self._untold: list[Told] = []
+        self._tally: Counter[tuple[Purpose, EvaluationState]] = Counter()
+        self._states: dict[EvaluationState, list[tuple[int, str]]] = {
+            state: [] for state in EvaluationState
+        }
+        self._faulted: dict[str, None] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ledger) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     # ---- reading -------------------------------------------------------------------------
 
@@ -162,13 +105,19 @@ class Ledger:
             for name in REFERENCES
         )
 
-    def of_state(self, *states: EvaluationState) -> list[Evaluation]:
-        """Evaluations in any of ``states``, in the order of their proposals."""
-        return [e for e in self.evaluations.values() if e.state in states]
+    def of_state(self, *states: EvaluationState) -> Iterator[Evaluation]:
+        """Evaluations of each of ``states`` in turn, in the order of their proposals."""
+        for state in states:
+            for _, name in self._states[state]:
+                yield self.evaluations[name]
 
     def counted(self, *states: EvaluationState) -> list[Evaluation]:
         """Those of `of_state` that are part of the budget."""
         return [e for e in self.of_state(*states) if e.counts]
+
+    def count(self, *states: EvaluationState, purposes: Iterable[Purpose] = COUNTED) -> int:
+        """How many evaluations of ``purposes`` are in any of ``states``, or in any at all."""
+        return sum(self._tally[p, s] for p in purposes for s in states or EvaluationState)
 
     def active_attempts(self) -> Iterator[tuple[Evaluation, Attempt]]:
         """Every evaluation in progress with its attempt."""
@@ -176,6 +125,10 @@ class Ledger:
             attempt = evaluation.active_attempt
             if attempt is not None:
                 yield evaluation, attempt
+
+    def faulted(self) -> Iterator[Evaluation]:
+        """Evaluations that are not settled and have failed for their vector's reasons."""
+        return (self.evaluations[name] for name in self._faulted)
 
     def find(self, lease: str) -> tuple[Evaluation, Attempt] | None:
         """The attempt that a lease names."""
@@ -196,24 +149,11 @@ class Ledger:
         """Take one event in. Raises `InvariantError` when it cannot follow from the state."""
         if record.seq <= self.seq:
             raise InvariantError(f"event {record.seq} after {self.seq}")
-        if isinstance(record.event, Proposed | Leased | ResultRecorded) and self.spec is None:
+        if self.spec is None and not isinstance(record.event, RunStarted):
             raise InvariantError("the journal does not begin with run_started")
         match record.event:
-            case RunStarted() as event:
-                self.run, self.spec = event.run, RunSpec.model_validate(event.spec)
-            case SpecChanged() as event:
-                self.spec, self.finished = RunSpec.model_validate(event.spec), ""
-            case EpochStarted() as event:
-                self.epoch = event.epoch
-                self._close_presences(record.time)
-            case SourcesVerified() as event:
-                self.layers, self.digests = event.layers, dict(event.digests)
-            case Proposed() as event:
-                self._propose(event, record.seq)
-            case Leased() as event:
-                self._lease(event, record.time)
-            case Accepted() | Lost() | AttemptFailed() as event:
-                self._move(event, record.time)
+            case Proposed() | Leased() | Accepted() | Lost() | AttemptFailed() as event:
+                self._dispatch(event, record)
             case ResultRecorded() as event:
                 self._finish(event, record)
             case DuplicateResult() as event:
@@ -221,19 +161,64 @@ class Ledger:
             case EvaluationFailed() as event:
                 self._give_up(event)
             case WorkerJoined() | WorkerLeft() | WorkerQuarantined() as event:
-                self._presence(event, record.time)
-            case Finished() as event:
-                self.finished = event.reason
+                self.attendance.take(event, record.time)
+            case event:
+                self._govern(event, record.time)
         self.seq = record.seq
+
+    def _dispatch(
+        self, event: Proposed | Leased | Accepted | Lost | AttemptFailed, record: Record
+    ) -> None:
+        match event:
+            case Proposed():
+                self._propose(event, record.seq)
+            case Leased():
+                self._lease(event, record.time)
+            case _:
+                self._move(event, record.time)
+
+    def _govern(
+        self,
+        event: RunStarted | SpecChanged | EpochStarted | SourcesVerified | Finished,
+        time: float,
+    ) -> None:
+        match event:
+            case RunStarted():
+                self.run, self.spec = event.run, RunSpec.model_validate(event.spec)
+            case SpecChanged():
+                self.spec = RunSpec.model_validate(event.spec)
+                self.finished, self.failed = "", False
+            case EpochStarted():
+                self.epoch = event.epoch
+                self.attendance.close(time)
+            case SourcesVerified():
+                self.layers, self.digests = event.layers, dict(event.digests)
+            case Finished():
+                self.finished, self.failed = event.reason, event.failed
+
+    def _set_state(self, evaluation: Evaluation, state: EvaluationState) -> None:
+        """Move an evaluation, and it in the indexes."""
+        old, new = evaluation.state, move_evaluation(evaluation.state, state)
+        entry = (evaluation.ordinal, evaluation.id)
+        del self._states[old][bisect_left(self._states[old], entry)]
+        insort(self._states[new], entry)
+        self._tally[evaluation.purpose, old] -= 1
+        self._tally[evaluation.purpose, new] += 1
+        evaluation.state = new
+        if new in SETTLED:
+            self._faulted.pop(evaluation.id, None)
 
     def _propose(self, event: Proposed, seq: int) -> None:
         for proposal in event.proposals:
-            if proposal.evaluation in self.evaluations:
-                raise InvariantError(f"{proposal.evaluation} proposed twice")
-            self.evaluations[proposal.evaluation] = Evaluation(
-                proposal.evaluation, event.purpose, proposal.vector, proposal.key, seq
+            name, ordinal = proposal.evaluation, len(self.evaluations)
+            if name in self.evaluations:
+                raise InvariantError(f"{name} proposed twice")
+            self.evaluations[name] = Evaluation(
+                name, event.purpose, proposal.vector, proposal.key, seq, ordinal
             )
-        if event.purpose in ("initial", "search"):
+            self._states[EvaluationState.QUEUED].append((ordinal, name))
+            self._tally[event.purpose, EvaluationState.QUEUED] += 1
+        if event.purpose in COUNTED:
             self.asks.append(event)
             asked = Asked(tuple(p.evaluation for p in event.proposals), event.pending)
             # Tells that arrived while the ask was being computed come after it.
@@ -243,7 +228,9 @@ class Ledger:
         evaluation = self.evaluations[event.evaluation]
         if event.attempt != len(evaluation.attempts) + 1 or event.lease in self.leases:
             raise InvariantError(f"lease {event.lease} does not follow")
-        evaluation.state = move_evaluation(evaluation.state, EvaluationState.ACTIVE)
+        if any(a.active and a.worker == event.worker for _, a in self.active_attempts()):
+            raise InvariantError(f"{event.worker} holds a lease already")
+        self._set_state(evaluation, EvaluationState.ACTIVE)
         evaluation.attempts.append(
             Attempt(event.attempt, event.lease, event.worker, event.boot, self.epoch, time)
         )
@@ -257,18 +244,19 @@ class Ledger:
         if isinstance(event, Accepted):
             attempt.state = move_attempt(attempt.state, AttemptState.RUNNING)
             return
-        evaluation.state = move_evaluation(evaluation.state, EvaluationState.QUEUED)
-        attempt.ended_at = time
+        ending = AttemptState.LOST if isinstance(event, Lost) else AttemptState.FAILED
+        attempt.state, attempt.ended_at = move_attempt(attempt.state, ending), time
         if isinstance(event, Lost):
-            attempt.state = move_attempt(attempt.state, AttemptState.LOST)
             attempt.message = event.reason
         else:
-            attempt.state = move_attempt(attempt.state, AttemptState.FAILED)
             attempt.fault, attempt.message = event.fault, event.message
+            if event.fault == "vector":
+                self._faulted[evaluation.id] = None
+        self._set_state(evaluation, EvaluationState.QUEUED)
 
     def _finish(self, event: ResultRecorded, record: Record) -> None:
         evaluation = self.evaluations[event.evaluation]
-        evaluation.state = move_evaluation(evaluation.state, EvaluationState.DONE)
+        self._set_state(evaluation, EvaluationState.DONE)
         for attempt in evaluation.attempts:
             if attempt.lease == event.lease:
                 attempt.state = move_attempt(attempt.state, AttemptState.DONE)
@@ -276,45 +264,26 @@ class Ledger:
             elif attempt.active:
                 attempt.state = move_attempt(attempt.state, AttemptState.LOST)
                 attempt.ended_at, attempt.message = record.time, "an earlier attempt delivered"
-        evaluation.body, evaluation.seconds = event.body, event.seconds
-        evaluation.worker = event.worker
+        body = event.body
+        evaluation.body = body.without_outcomes() if isinstance(body, Evaluated) else body
+        evaluation.seconds, evaluation.worker = event.seconds, event.worker
         evaluation.done_seq, evaluation.done_at = record.seq, record.time
+        insort(self.durations, event.seconds)
         if evaluation.counts:
-            self._tell(Told(event.evaluation))
-        elif self.references_done:
-            self._tell(None)
+            self.completed.append(evaluation.id)
+            self._untold.append(Told(evaluation.id))
+        self._tell()
 
     def _give_up(self, event: EvaluationFailed) -> None:
         evaluation = self.evaluations[event.evaluation]
-        evaluation.state = move_evaluation(evaluation.state, EvaluationState.FAILED)
+        self._set_state(evaluation, EvaluationState.FAILED)
         evaluation.message = event.message
         if evaluation.counts:
-            self._tell(Told(event.evaluation, rejected=True))
+            self._untold.append(Told(event.evaluation, rejected=True))
+        self._tell()
 
-    def _tell(self, told: Told | None) -> None:
-        """Queue a tell; without references there are no objectives yet, so it waits for them."""
-        if told is not None:
-            self._untold.append(told)
+    def _tell(self) -> None:
+        """Release the tells; without references there are no objectives, so they wait for them."""
         if self.references_done:
             self.calls.extend(self._untold)
             self._untold.clear()
-
-    def _presence(self, event: WorkerJoined | WorkerLeft | WorkerQuarantined, time: float) -> None:
-        key = (event.worker, event.boot)
-        if isinstance(event, WorkerJoined):
-            self.presences[key] = Presence(event.worker, event.boot, event.gpu, event.host, time)
-        elif isinstance(event, WorkerQuarantined):
-            self.quarantined[key] = event.reason
-        elif key in self.presences:
-            self._leave(key, time)
-
-    def _close_presences(self, time: float) -> None:
-        for key, presence in list(self.presences.items()):
-            if presence.left is None:
-                self._leave(key, time)
-
-    def _leave(self, key: tuple[str, str], time: float) -> None:
-        there = self.presences[key]
-        self.presences[key] = Presence(
-            there.worker, there.boot, there.gpu, there.host, there.joined, time
-        )

@@ -3,7 +3,8 @@
 Evaluation:  QUEUED -> ACTIVE -> DONE | FAILED,  ACTIVE -> QUEUED when its attempt ended without a
              result, FAILED -> FAILED only (a late success is a duplicate).
 Attempt:     LEASED -> RUNNING -> DONE | FAILED | LOST; LEASED may end the same ways, and a LOST
-             attempt may still become DONE: the first valid result wins, whichever attempt it is.
+             or FAILED attempt may still become DONE (a message sent twice can make a worker do it
+             again): the first valid result wins, whichever attempt it is.
 
 The liveness of an attempt's worker (LIVE, SUSPECT, ORPHANED) is derived from how long the worker
 has been silent on the monotonic clock; it is never stored, so no clock can leave it stale.
@@ -11,6 +12,7 @@ has been silent on the monotonic clock; it is never stored, so no clock can leav
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from apbmm_common.runfile import Timings
@@ -62,10 +64,11 @@ ATTEMPT_MOVES: dict[AttemptState, frozenset[AttemptState]] = {
     AttemptState.RUNNING: frozenset({AttemptState.DONE, AttemptState.FAILED, AttemptState.LOST}),
     AttemptState.LOST: frozenset({AttemptState.DONE}),
     AttemptState.DONE: frozenset(),
-    AttemptState.FAILED: frozenset(),
+    AttemptState.FAILED: frozenset({AttemptState.DONE}),
 }
 
 ACTIVE_ATTEMPT = frozenset({AttemptState.LEASED, AttemptState.RUNNING})
+SETTLED = frozenset({EvaluationState.DONE, EvaluationState.FAILED})
 
 
 class InvariantError(AssertionError):
@@ -93,8 +96,8 @@ def liveness(silent: float, timings: Timings) -> Liveness:
     return Liveness.SUSPECT if silent < timings.unreachable else Liveness.ORPHANED
 
 
-def orphan_deadline(durations: list[float], timings: Timings) -> float:
-    """Seconds of silence after which a lease is given up.
+def orphan_deadline(durations: Sequence[float], timings: Timings) -> float:
+    """Seconds of silence after which a lease is given up; ``durations`` in increasing order.
 
     Unreachable plus a grace of twice the 95th percentile of the durations so far, at least
     ``timings.orphan_grace``: a worker behind a broken network goes on evaluating, and its result
@@ -102,6 +105,5 @@ def orphan_deadline(durations: list[float], timings: Timings) -> float:
     """
     grace = timings.orphan_grace
     if durations:
-        ordered = sorted(durations)
-        grace = max(grace, 2 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))])
+        grace = max(grace, 2 * durations[min(len(durations) - 1, int(0.95 * len(durations)))])
     return timings.unreachable + grace

@@ -9,20 +9,16 @@ journal: nothing was promised that is not stored, and the workers send again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-import zmq
-import zmq.asyncio
-from apbmm_common.codec import MAX_BYTES, VersionMismatchError, decode, encode
-from apbmm_common.errors import JournalError, UsageError, WireError
-from apbmm_common.messages import FROM_WORKER, Bye, FromMaster, Refuse
+from apbmm_common.errors import JournalError
+from apbmm_common.messages import Bye, FromMaster
 from apbmm_common.runfile import RunSpec
-
 from apbmm_master.events import (
     AnyEvent,
     EpochStarted,
@@ -31,85 +27,82 @@ from apbmm_master.events import (
     Leased,
     Lost,
     Record,
+    WorkerLeft,
 )
 from apbmm_master.fleet import Fleet
 from apbmm_master.journal import Journal
 from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import AttemptState
-from apbmm_master.policy import Ask, Fail, Finish, Give, GiveUpLease, Moment, decide
+from apbmm_master.policy import (
+    Ask,
+    Decision,
+    Dismiss,
+    Fail,
+    Finish,
+    Give,
+    GiveUpLease,
+    Moment,
+    decide,
+)
 from apbmm_master.proposals import Proposals
 from apbmm_master.reception import Reception
 from apbmm_master.resume import begin_or_resume
-from apbmm_master.standing import check_scaling
+from apbmm_master.standing import Tracker, check_scaling
+from apbmm_master.wire import Wire
 
 log = logging.getLogger(__name__)
 
-TURN_FRAMES = 256
-TICK = 0.25
-"""Seconds between looks at the clock when nothing arrives."""
-
-
-@dataclass
-class Counters:
-    """What went wrong on the wire, for status."""
-
-    refused_frames: int = 0
-    refused_versions: int = 0
-    last_refusal: str = ""
-
-
-@dataclass
-class Outgoing:
-    """Messages that leave after the turn's commit."""
-
-    messages: list[tuple[bytes, FromMaster]] = field(default_factory=list)
-
-    def add(self, identity: bytes, message: FromMaster) -> None:
-        """Queue one message."""
-        self.messages.append((identity, message))
+TURN_MESSAGES = 256
+"""Messages taken in between two commits, so that none waits long for its answer."""
+TICK_SECONDS = 0.25
+"""Between looks at the clock when nothing arrives."""
+RETRY_SECONDS = 1.0
+"""Between attempts to commit while the journal cannot be written."""
 
 
 class Master:
     """One run, from its journal to its end.
 
-    ``watchers`` see every committed record in order. Raises `UsageError` when the address is in
-    use, and what `begin_or_resume` raises.
+    ``watchers`` see every committed record in order. Raises what `begin_or_resume` raises.
     """
 
     def __init__(self, journal: Journal, spec: RunSpec, bind: str) -> None:
         self.journal = journal
-        self.bind = bind
         self.fleet = Fleet()
-        self.counters = Counters()
         self.trouble = ""
         self.draining = False
         self.watchers: list[Callable[[Record, Ledger], None]] = []
+        self.tracker = Tracker()
         self._events: list[Record] = []
-        self._outgoing = Outgoing()
-        self._load()
+        self._outgoing: list[tuple[bytes, FromMaster]] = []
+        self._use(Ledger().replay(journal.records()))
         begin_or_resume(self.ledger, spec, self.record)
-        self._start_epoch()
-        self.proposals = Proposals(self._nudge)
-        self._wake = asyncio.Event()
-        self._inbox: asyncio.Queue[list[bytes]] = asyncio.Queue(4 * TURN_FRAMES)
-        self._sent_at: dict[str, float] = {}
         self._end: Finish | None = None
+        if self.ledger.finished:
+            self._end = Finish(self.ledger.finished, self.ledger.failed)
+        else:
+            epoch = self.ledger.epoch + 1
+            self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
+        self.proposals = Proposals(self._nudge)
+        self.wire = Wire(bind, self._nudge)
+        self._wake = asyncio.Event()
+        self._sent_at: dict[str, float] = {}
 
-    def _start_epoch(self) -> None:
-        epoch = self.ledger.epoch + 1
-        self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
-        self.epoch_began = time.monotonic()
-
-    def _load(self) -> None:
-        """Read the ledger from the journal; the reception speaks for it."""
-        self.ledger = Ledger().replay(self.journal.records())
-        self._reception = Reception(self.ledger, self.fleet, self.record, self._outgoing.add)
+    def _use(self, ledger: Ledger) -> None:
+        """Go on from ``ledger``, with everyone's HELLO still to come."""
+        self.ledger = ledger
+        self.fleet.forget()
+        self._reception = Reception(ledger, self.fleet, self.record, self._send_later)
+        self.listening_since = time.monotonic()
 
     def record(self, event: AnyEvent) -> None:
         """Apply an event now and commit it with the turn."""
         record = Record(self.ledger.seq + 1, time.time(), event)
         self.ledger.apply(record)
         self._events.append(record)
+
+    def _send_later(self, identity: bytes, message: FromMaster) -> None:
+        self._outgoing.append((identity, message))
 
     def _nudge(self) -> None:
         self._wake.set()
@@ -122,65 +115,52 @@ class Master:
     # ---- the loop ------------------------------------------------------------------------
 
     async def run(self) -> Finish | None:
-        """Serve until the run is over or drained; returns how it ended, None when drained."""
-        self._router = open_router(self.bind)
-        reader = asyncio.create_task(self._read())
+        """Serve until the run is over or drained; returns how it ended, None when drained.
+
+        A run that is over already ends at once. Raises `UsageError` when the address is in use,
+        `JournalError` when not even the beginning can be stored, and the named errors of a search
+        method or of references that cannot be scaled; all that was measured is then stored.
+        """
+        if self._end is not None:
+            return self._end
+        self.wire.open()
         try:
+            self.listening_since = time.monotonic()
+            await self._store(self._take_events())
+            check_scaling(self.ledger)
             while not self._over():
                 await self._turn()
             await self._say_goodbye()
             return self._end
         finally:
-            reader.cancel()
-            self._router.close(linger=2000)
+            await self.wire.close()
             self.proposals.close()
 
     async def _turn(self) -> None:
-        await self._commit()
         await self._wait()
-        while not self._inbox.empty():
-            self._take(self._inbox.get_nowait())
-            if len(self._events) >= TURN_FRAMES:
+        for _ in range(TURN_MESSAGES):
+            if not self.wire.has_messages:
                 break
+            received = await self.wire.receive()
+            if received is not None:
+                self._reception.handle(*received, time.monotonic())
         self._decide()
         self._resend()
         await self._commit()
-        if reader_failed := self.proposals.failure:
-            raise reader_failed
+        check_scaling(self.ledger)
+        if self.proposals.failure is not None:
+            raise self.proposals.failure
 
     async def _wait(self) -> None:
-        if self._inbox.empty():
-            try:
-                await asyncio.wait_for(self._wake.wait(), TICK)
-            except TimeoutError:
-                pass
+        if not self.wire.has_messages:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
         self._wake.clear()
 
-    async def _read(self) -> None:
-        while True:
-            frames = await self._router.recv_multipart()
-            await self._inbox.put(frames)
-            self._nudge()
-
     def _over(self) -> bool:
-        if self._end is not None and not self._events:
+        if self._end is not None:
             return True
         return self.draining and not any(True for _ in self.ledger.active_attempts())
-
-    def _take(self, frames: Sequence[bytes]) -> None:
-        identity, *rest = frames
-        try:
-            message = decode(rest, FROM_WORKER)
-        except VersionMismatchError as error:
-            self.counters.refused_versions += 1
-            self.counters.last_refusal = str(error)
-            self._outgoing.add(identity, Refuse(reason=error.message, hint=error.hint))
-        except WireError as error:
-            self.counters.refused_frames += 1
-            self.counters.last_refusal = str(error)
-            log.warning("refused a frame: %s", error)
-        else:
-            self._reception.handle(identity, message, time.monotonic())
 
     # ---- deciding ------------------------------------------------------------------------
 
@@ -188,7 +168,7 @@ class Master:
         """The instant as `policy.decide` sees it."""
         return Moment(
             now=time.monotonic(),
-            epoch_began=self.epoch_began,
+            listening_since=self.listening_since,
             asking=self.proposals.busy(self.ledger),
             exhausted=self.proposals.exhausted,
             batch=self.proposals.batch,
@@ -198,27 +178,34 @@ class Master:
     def _decide(self) -> None:
         self.proposals.bootstrap(self.ledger, self.record)
         self.proposals.take_answer(self.ledger, self.record)
-        check_scaling(self.ledger)
-        decisions = decide(self.ledger, self.fleet, self.moment())
-        for decision in decisions:
-            match decision:
-                case GiveUpLease(evaluation, lease, reason):
-                    self.record(Lost(evaluation=evaluation, lease=lease, reason=reason))
-                    self._nudge()
-                case Fail(evaluation, message):
-                    self.record(EvaluationFailed(evaluation=evaluation, message=message))
-                    self._nudge()
-                case Give(evaluation, worker):
-                    self._lease(evaluation, worker)
-                case Ask(count):
-                    self.proposals.ask(self.ledger, count)
-                case Finish(reason) as end:
-                    self.record(Finished(reason=reason))
-                    self._end = end
+        for decision in decide(self.ledger, self.fleet, self.moment()):
+            self._carry_out(decision)
+
+    def _carry_out(self, decision: Decision) -> None:
+        match decision:
+            case GiveUpLease(evaluation, lease, reason):
+                self.record(Lost(evaluation=evaluation, lease=lease, reason=reason))
+                self._nudge()
+            case Dismiss(name):
+                worker = self.fleet.workers[name]
+                self.record(
+                    WorkerLeft(worker=name, boot=worker.boot, reason="unreachable", final=False)
+                )
+                self.fleet.leave(worker)
+                self._nudge()
+            case Fail(evaluation, message):
+                self.record(EvaluationFailed(evaluation=evaluation, message=message))
+                self._nudge()
+            case Give(evaluation, worker=name):
+                self._lease(evaluation, name)
+            case Ask(count):
+                self.proposals.ask(self.ledger, count)
+            case Finish(reason, failed) as end:
+                self.record(Finished(reason=reason, failed=failed))
+                self._end = end
 
     def _lease(self, evaluation_id: str, name: str) -> None:
-        evaluation, worker = self.ledger.evaluations[evaluation_id], self.fleet.workers[name]
-        number = len(evaluation.attempts) + 1
+        number = len(self.ledger.evaluations[evaluation_id].attempts) + 1
         lease = f"{evaluation_id}.{number}"
         self.record(
             Leased(
@@ -226,7 +213,7 @@ class Master:
                 attempt=number,
                 lease=lease,
                 worker=name,
-                boot=worker.boot,
+                boot=self.fleet.workers[name].boot,
             )
         )
         self._assign(lease)
@@ -242,31 +229,42 @@ class Master:
         """Send again what was not accepted; the worker treats a repetition as the same ASSIGN."""
         assert self.ledger.spec is not None
         now, interval = time.monotonic(), self.ledger.spec.timings.resend
+        leased: dict[str, float] = {}
         for _, attempt in self.ledger.active_attempts():
-            due = now - self._sent_at.get(attempt.lease, 0.0) >= interval
+            if attempt.state is not AttemptState.LEASED:
+                continue
+            leased[attempt.lease] = self._sent_at.get(attempt.lease, 0.0)
             worker = self.fleet.workers.get(attempt.worker)
             present = worker is not None and worker.boot == attempt.boot
-            if attempt.state is AttemptState.LEASED and present and due:
+            if present and now - leased[attempt.lease] >= interval:
                 self._assign(attempt.lease)
+                leased[attempt.lease] = now
+        self._sent_at = leased
 
     # ---- committing and sending ----------------------------------------------------------
 
+    def _take_events(self) -> list[Record]:
+        records, self._events = self._events, []
+        return records
+
+    async def _store(self, records: list[Record]) -> None:
+        if not records:
+            return
+        await asyncio.to_thread(self.journal.append, records)
+        self.trouble = ""
+        for record in records:
+            for watcher in self.watchers:
+                watcher(record, self.ledger)
+
     async def _commit(self) -> None:
-        records, messages = self._events[:], self._outgoing.messages[:]
-        self._events.clear()
-        self._outgoing.messages.clear()
-        if records:
-            try:
-                await asyncio.to_thread(self.journal.append, records)
-            except JournalError as error:
-                await self._back_to_journal(error)
-                return
-            self.trouble = ""
-            for record in records:
-                for watcher in self.watchers:
-                    watcher(record, self.ledger)
+        messages, self._outgoing = self._outgoing, []
+        try:
+            await self._store(self._take_events())
+        except JournalError as error:
+            await self._back_to_journal(error)
+            return
         for identity, message in messages:
-            await self._send(identity, message)
+            await self.wire.send(identity, message)
 
     async def _back_to_journal(self, error: JournalError) -> None:
         """Forget what could not be stored, and try again a little later."""
@@ -274,43 +272,14 @@ class Master:
             log.error("%s", error)
         self.trouble = str(error)
         self._end = None
-        self._load()
-        if not self.ledger.run:
-            raise error
+        self._use(await asyncio.to_thread(lambda: Ledger().replay(self.journal.records())))
+        self._sent_at.clear()
         self.proposals.forget()
-        await asyncio.sleep(1.0)
-
-    async def _send(self, identity: bytes, message: FromMaster) -> None:
-        try:
-            await self._router.send_multipart([identity, *encode(message)], flags=zmq.DONTWAIT)
-        except zmq.ZMQError as error:
-            # The peer is gone or does not read; whatever matters is sent again.
-            log.info("a %s could not be sent: %s", message.type, error)
+        await asyncio.sleep(RETRY_SECONDS)
 
     async def _say_goodbye(self) -> None:
         if self._end is None:
             return
         for worker in self.fleet.workers.values():
-            await self._send(worker.identity, Bye(run=self.ledger.run, reason=self._end.reason))
-
-
-def open_router(address: str) -> zmq.asyncio.Socket:
-    """The socket that workers connect to. Raises `UsageError` when it cannot be bound."""
-    router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
-    router.set(zmq.ROUTER_MANDATORY, 1)
-    # A worker whose connection broke comes back under its identity before the old one times out.
-    router.set(zmq.ROUTER_HANDOVER, 1)
-    router.set(zmq.MAXMSGSIZE, MAX_BYTES + 1024)
-    router.set(zmq.SNDHWM, 1000)
-    router.set(zmq.RCVHWM, 1000)
-    router.set(zmq.HEARTBEAT_IVL, 5000)
-    router.set(zmq.HEARTBEAT_TIMEOUT, 20000)
-    try:
-        router.bind(address)
-    except zmq.ZMQError as error:
-        router.close(linger=0)
-        raise UsageError(
-            f"cannot listen on {address}: {error}",
-            "is another master using the port? choose another --bind",
-        ) from error
-    return router
+            reason = self._end.reason[:4096]
+            await self.wire.send(worker.identity, Bye(run=self.ledger.run, reason=reason))

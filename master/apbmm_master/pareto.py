@@ -48,7 +48,7 @@ def hypervolume(points: npt.ArrayLike, reference_point: npt.ArrayLike) -> float:
         return float(values.max() - reference[0])
     if values.shape[1] == 2:
         return _hypervolume_2d(values, reference)
-    from pymoo.indicators.hv import HV  # noqa: PLC0415 - heavy, and rarely needed
+    from pymoo.indicators.hv import HV
 
     return float(HV(ref_point=-reference)(-values))
 

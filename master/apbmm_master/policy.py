@@ -11,18 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from apbmm_common.runfile import RunSpec
-
 from apbmm_master.fleet import Fleet, Worker
-from apbmm_master.ledger import Attempt, Evaluation, Ledger
+from apbmm_master.ledger import MEASURE, Attempt, Evaluation, Ledger
 from apbmm_master.lifecycle import (
-    AttemptState,
     EvaluationState,
     Liveness,
     liveness,
     orphan_deadline,
 )
 
-ORDER = {"measure": 0, "reference": 1, "initial": 2, "search": 3}
 VECTOR_FAULTS_ALLOWED = 1
 
 
@@ -36,6 +33,13 @@ class GiveUpLease:
 
 
 @dataclass(frozen=True)
+class Dismiss:
+    """The worker is unreachable and nothing is expected of it: it is not here any more."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
 class Fail:
     """The vector failed for its own reasons too often."""
 
@@ -45,11 +49,10 @@ class Fail:
 
 @dataclass(frozen=True)
 class Give:
-    """Lease an evaluation to an idle worker; ``fresh`` asks for a new engine."""
+    """Lease an evaluation to an idle worker."""
 
     evaluation: str
     worker: str
-    fresh: bool
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,18 @@ class Finish:
     failed: bool = False
 
 
-Decision = GiveUpLease | Fail | Give | Ask | Finish
+Decision = GiveUpLease | Dismiss | Fail | Give | Ask | Finish
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The instant a decision is made in: monotonic seconds."""
+    """The instant a decision is made in: monotonic seconds.
+
+    ``listening_since``: from when on every worker's silence is known.
+    """
 
     now: float
-    epoch_began: float
+    listening_since: float
     asking: bool
     exhausted: bool
     batch: int | None
@@ -87,6 +93,7 @@ def decide(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Decision]:
     spec = ledger.spec
     assert spec is not None
     decisions: list[Decision] = list(_lost_leases(ledger, fleet, spec, moment))
+    decisions += _unreachable(ledger, fleet, spec, moment)
     decisions += _hopeless(ledger)
     end = _end(ledger, spec, moment)
     if end is not None:
@@ -94,41 +101,45 @@ def decide(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Decision]:
     if moment.draining:
         return decisions
     idle = idle_workers(ledger, fleet, moment)
-    given = _give(ledger, fleet, idle)
+    given = _give(ledger, fleet, idle, moment)
     left = len(idle) - len(given)
     decisions += given
     ask = _ask(ledger, spec, moment, left)
     return [*decisions, ask] if ask else decisions
 
 
-def silence(worker: Worker | None, attempt: Attempt, ledger: Ledger, moment: Moment) -> float:
-    """Seconds since the attempt's worker was last heard in this epoch."""
+def silence(worker: Worker | None, attempt: Attempt, moment: Moment) -> float:
+    """Seconds since the attempt's worker was last heard by this master."""
     if worker is not None and worker.boot == attempt.boot:
         return moment.now - worker.heard
-    return moment.now - moment.epoch_began
+    return moment.now - moment.listening_since
 
 
 def idle_workers(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Worker]:
     """Workers that may work, are heard, and hold nothing, by name."""
-    assert ledger.spec is not None
-    silent = ledger.spec.timings.suspect
     busy = {attempt.worker for _, attempt in ledger.active_attempts()}
     return [
         worker
+        for worker in able_workers(ledger, fleet, moment)
+        if worker.name not in busy and not worker.held and not worker.delivering
+    ]
+
+
+def able_workers(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Worker]:
+    """Workers that may work and are heard, by name."""
+    assert ledger.spec is not None
+    silent = ledger.spec.timings.suspect
+    return [
+        worker
         for _, worker in sorted(fleet.workers.items())
-        if worker.may_work
-        and moment.now - worker.heard < silent
-        and worker.name not in busy
-        and not worker.held
-        and not worker.delivering
+        if worker.may_work and moment.now - worker.heard < silent
     ]
 
 
 def _lost_leases(
     ledger: Ledger, fleet: Fleet, spec: RunSpec, moment: Moment
 ) -> Iterator[GiveUpLease]:
-    durations = [e.seconds for e in ledger.of_state(EvaluationState.DONE)]
-    deadline = orphan_deadline(durations, spec.timings)
+    deadline = orphan_deadline(ledger.durations, spec.timings)
     for evaluation, attempt in ledger.active_attempts():
         worker = fleet.workers.get(attempt.worker)
         if worker is not None and attempt.lease in worker.delivering:
@@ -138,103 +149,113 @@ def _lost_leases(
             continue
         heard_now = worker is not None
         limit = deadline if heard_now or attempt.epoch == ledger.epoch else spec.timings.reconcile
-        if silence(worker, attempt, ledger, moment) >= limit:
+        if silence(worker, attempt, moment) >= limit:
             yield GiveUpLease(evaluation.id, attempt.lease, f"{attempt.worker} was not heard again")
 
 
-def _hopeless(ledger: Ledger) -> list[Fail]:
-    return [
-        Fail(e.id, e.attempts[-1].message)
-        for e in ledger.of_state(EvaluationState.QUEUED)
-        if e.vector_faults > VECTOR_FAULTS_ALLOWED
-    ]
+def _unreachable(ledger: Ledger, fleet: Fleet, spec: RunSpec, moment: Moment) -> Iterator[Dismiss]:
+    limit = spec.timings.unreachable
+    silent = [w for w in fleet.workers.values() if moment.now - w.heard >= limit]
+    if silent:
+        expected = {attempt.worker for _, attempt in ledger.active_attempts()}
+        yield from (Dismiss(w.name) for w in silent if w.name not in expected)
+
+
+def _hopeless(ledger: Ledger) -> Iterator[Fail]:
+    for evaluation in ledger.faulted():
+        faults = [a for a in evaluation.attempts if a.fault == "vector"]
+        if evaluation.state is EvaluationState.QUEUED and len(faults) > VECTOR_FAULTS_ALLOWED:
+            yield Fail(evaluation.id, faults[-1].message)
 
 
 def _end(ledger: Ledger, spec: RunSpec, moment: Moment) -> Finish | None:
     if ledger.finished:
         return None
-    for evaluation in ledger.of_state(EvaluationState.FAILED):
-        if not evaluation.counts:
-            return Finish(f"{evaluation.id} could not be measured: {evaluation.message}", True)
-    failures = len(ledger.counted(EvaluationState.FAILED))
-    if failures > spec.budget.failures:
-        return Finish(f"{failures} vectors failed, more than the budget allows", True)
+    failure = _failure(ledger, spec)
+    if failure is not None:
+        return failure
     if any(True for _ in ledger.active_attempts()) or not ledger.references_done:
         return None
-    done = len(ledger.counted(EvaluationState.DONE))
+    done = ledger.count(EvaluationState.DONE)
     if done >= spec.budget.evaluations:
         return Finish(f"{done} evaluations completed")
-    nothing_left = moment.exhausted and not ledger.of_state(EvaluationState.QUEUED)
-    if nothing_left and not moment.asking:
+    queued = any(True for _ in ledger.of_state(EvaluationState.QUEUED))
+    if moment.exhausted and not queued and not moment.asking:
         return Finish(f"the method has no more to try after {done} evaluations")
     return None
 
 
-def _give(ledger: Ledger, fleet: Fleet, idle: list[Worker]) -> list[Give]:
-    in_hand = {lease for worker in fleet.workers.values() for lease in worker.held}
-    queue = [
-        e
-        for e in ledger.of_state(EvaluationState.QUEUED)
-        if e.vector_faults <= VECTOR_FAULTS_ALLOWED
-        and not any(attempt.lease in in_hand for attempt in e.attempts)
-    ]
-    queue.sort(key=lambda e: ORDER[e.purpose])
+def _failure(ledger: Ledger, spec: RunSpec) -> Finish | None:
+    failures = 0
+    for evaluation in ledger.of_state(EvaluationState.FAILED):
+        if not evaluation.counts:
+            return Finish(f"{evaluation.id} could not be measured: {evaluation.message}", True)
+        failures += 1
+    if failures > spec.budget.failures:
+        return Finish(f"{failures} vectors failed, more than the budget allows", True)
+    return None
+
+
+def _give(ledger: Ledger, fleet: Fleet, idle: list[Worker], moment: Moment) -> list[Give]:
+    """Leases for the idle workers, in the order of the proposals and within the budget."""
+    assert ledger.spec is not None
     free = list(idle)
     given: list[Give] = []
-    able = sum(worker.may_work for worker in fleet.workers.values())
-    for evaluation in queue:
+    in_hand = {lease for worker in fleet.workers.values() for lease in worker.held}
+    able = able_workers(ledger, fleet, moment)
+    room = ledger.spec.budget.evaluations - ledger.count(
+        EvaluationState.DONE, EvaluationState.ACTIVE
+    )
+    for evaluation in ledger.of_state(EvaluationState.QUEUED):
         if not free:
             break
-        worker = _suited(evaluation, free, able)
-        if worker is None:
+        if evaluation.vector_faults > VECTOR_FAULTS_ALLOWED or (evaluation.counts and room <= 0):
             continue
-        free.remove(worker)
-        given.append(Give(evaluation.id, worker.name, fresh=_failed_on(evaluation, worker)))
+        if any(attempt.lease in in_hand for attempt in evaluation.attempts):
+            continue
+        worker = _suited(evaluation, free, able)
+        if worker is not None:
+            free.remove(worker)
+            given.append(Give(evaluation.id, worker.name))
+            room -= evaluation.counts
     return given
 
 
-def _suited(evaluation: Evaluation, free: list[Worker], able: int) -> Worker | None:
+def _suited(evaluation: Evaluation, free: list[Worker], able: list[Worker]) -> Worker | None:
     """A free worker that has not failed it; one that has only where no other could take it."""
-    untried = [worker for worker in free if not _failed_on(evaluation, worker)]
+    untried = [worker for worker in free if not evaluation.failed_on(worker.name)]
     if untried:
         return untried[0]
-    tried_by = {a.worker for a in evaluation.attempts if a.state is AttemptState.FAILED}
-    return free[0] if able <= len(tried_by) else None
-
-
-def _failed_on(evaluation: Evaluation, worker: Worker) -> bool:
-    return any(
-        a.worker == worker.name and a.state is AttemptState.FAILED for a in evaluation.attempts
-    )
+    return free[0] if all(evaluation.failed_on(worker.name) for worker in able) else None
 
 
 def _ask(ledger: Ledger, spec: RunSpec, moment: Moment, idle: int) -> Ask | None:
     if moment.asking or moment.exhausted or ledger.layers == 0:
         return None
-    if not idle and not (initial_missing(ledger, spec) and not ledger.asks):
+    missing = initial_missing(ledger, spec)
+    if not idle and (ledger.asks or not missing):
         return None
-    taken = len(
-        ledger.counted(EvaluationState.DONE, EvaluationState.ACTIVE, EvaluationState.QUEUED)
+    room = spec.budget.evaluations - ledger.count(
+        EvaluationState.DONE, EvaluationState.ACTIVE, EvaluationState.QUEUED
     )
-    room = spec.budget.evaluations - taken
     if room <= 0:
         return None
-    if initial_missing(ledger, spec):
-        return Ask(min(initial_missing(ledger, spec), room))
+    if missing:
+        return Ask(min(missing, room))
     if not (ledger.references_done and _measured(ledger)):
         return None
     return Ask(min(moment.batch or idle, room))
 
 
 def _measured(ledger: Ledger) -> bool:
-    measure = ledger.evaluations.get("measure")
+    measure = ledger.evaluations.get(MEASURE)
     return measure is None or measure.state is EvaluationState.DONE
 
 
 def initial_missing(ledger: Ledger, spec: RunSpec) -> int:
     """Vectors of the initial design that are still to be proposed."""
-    proposed = sum(e.purpose == "initial" for e in ledger.evaluations.values())
-    failed = sum(e.purpose == "initial" for e in ledger.of_state(EvaluationState.FAILED))
+    proposed = ledger.count(purposes=("initial",))
+    failed = ledger.count(EvaluationState.FAILED, purposes=("initial",))
     return max(0, spec.budget.initial - (proposed - failed))
 
 
@@ -242,4 +263,4 @@ def attempt_liveness(ledger: Ledger, fleet: Fleet, attempt: Attempt, moment: Mom
     """How the worker of an active attempt is judged now."""
     assert ledger.spec is not None
     worker = fleet.workers.get(attempt.worker)
-    return liveness(silence(worker, attempt, ledger, moment), ledger.spec.timings)
+    return liveness(silence(worker, attempt, moment), ledger.spec.timings)

@@ -6,12 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from apbmm_common.messages import Evaluated, Measured
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from apbmm_common.messages import Evaluated, Measured
 from apbmm_master.events import (
     AttemptFailed,
     EvaluationFailed,
@@ -23,8 +23,7 @@ from apbmm_master.events import (
     WorkerQuarantined,
 )
 from apbmm_master.ledger import Evaluation, Ledger
-from apbmm_master.lifecycle import EvaluationState
-from apbmm_master.standing import Standing, load_rate, metrics_of, stand
+from apbmm_master.standing import Standing, Tracker, load_rate, metrics_of
 
 
 class Progress:
@@ -33,7 +32,7 @@ class Progress:
     def __init__(self, ledger: Ledger, run_dir: Path, console: Console | None = None) -> None:
         self.console = console or Console(soft_wrap=True, highlight=False)
         self._run_dir = run_dir
-        self._shown: set[str] = set()
+        self._tracker = Tracker()
         self._bar = Bar(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TimeElapsedColumn(), console=self.console,
@@ -43,9 +42,9 @@ class Progress:
         self._task = self._bar.add_task(
             f"{rehearsal}{ledger.spec.name} ({ledger.spec.algorithm.name})",
             total=ledger.spec.budget.evaluations,
-            completed=len(ledger.counted(EvaluationState.DONE)),
+            completed=len(ledger.completed),
         )
-        self._shown.update(e.id for e in ledger.counted(EvaluationState.DONE))
+        self._shown = len(ledger.completed)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -82,23 +81,24 @@ class Progress:
             self.console.print(f"discrepancy measured on {evaluation.body.prompts} prompts")
         elif not evaluation.counts:
             self.console.print(f"reference {evaluation.id}: {_metrics_text(evaluation)}")
-        self._bar.update(self._task, completed=len(ledger.counted(EvaluationState.DONE)))
+        self._bar.update(self._task, completed=len(ledger.completed))
         if not ledger.references_done:
             return
-        standing = stand(ledger)
-        for scored, (volume, size) in zip(standing.scored, standing.trajectory, strict=True):
-            if scored.evaluation.id not in self._shown:
-                self._shown.add(scored.evaluation.id)
-                objectives = " ".join(f"{value:+.3f}" for value in scored.objectives)
-                self.console.print(
-                    f"{scored.evaluation.id}  [{objectives}]  {_metrics_text(scored.evaluation)}  "
-                    f"{scored.evaluation.seconds:.1f} s  HV {volume:.4f}  front {size}",
-                    markup=False,
-                )
+        standing = self._tracker.stand(ledger)
+        for scored, (volume, size) in zip(
+            standing.scored[self._shown :], standing.trajectory[self._shown :], strict=True
+        ):
+            objectives = " ".join(f"{value:+.3f}" for value in scored.objectives)
+            self.console.print(
+                f"{scored.evaluation.id}  [{objectives}]  {_metrics_text(scored.evaluation)}  "
+                f"{scored.evaluation.seconds:.1f} s  HV {volume:.4f}  front {size}",
+                markup=False,
+            )
+        self._shown = len(standing.scored)
 
     def conclude(self, ledger: Ledger) -> None:
         """Print the front, its hypervolume, the load rate and where everything is."""
-        standing = stand(ledger)
+        standing = self._tracker.stand(ledger)
         if standing.front:
             self.console.print(front_table(standing, ledger))
             self.console.print(

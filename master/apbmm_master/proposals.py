@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from apbmm_common.errors import ApbmmError
 from apbmm_common.messages import Measured
 from apbmm_common.runfile import RunSpec, canonical_hash
-
 from apbmm_master.events import AnyEvent, Proposal, Proposed, Purpose
-from apbmm_master.ledger import MEASURE, REFERENCES, Asked, Ledger
+from apbmm_master.ledger import MEASURE, REFERENCES, Asked, Call, Ledger
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import initial_missing
 from apbmm_master.prior import importance
@@ -47,6 +46,7 @@ class Proposals:
         self._nudge = nudge
         self._open: _Open | None = None
         self._fruitless = -1
+        self._calls: list[tuple[Call, Recall | Tell]] = []
         self.batch: int | None = None
         self.exhausted = False
         self.failure: ApbmmError | None = None
@@ -71,12 +71,14 @@ class Proposals:
 
     def ask(self, ledger: Ledger, count: int) -> None:
         """Start computing ``count`` vectors."""
-        assert ledger.spec is not None and self._open is None
+        assert ledger.spec is not None
+        assert self._open is None
         purpose: Purpose = "initial" if initial_missing(ledger, ledger.spec) else "search"
         in_flight = ledger.counted(EvaluationState.ACTIVE, EvaluationState.QUEUED)
+        in_flight.sort(key=lambda e: e.ordinal)
         request = Request(
             setup_of(ledger),
-            calls_of(ledger),
+            self._calls_so_far(ledger),
             tuple(e.vector for e in in_flight),
             count,
         )
@@ -85,6 +87,16 @@ class Proposals:
         self._open = _Open(
             task, purpose, len(ledger.calls), tuple(e.id for e in in_flight), ledger.seq
         )
+
+    def _calls_so_far(self, ledger: Ledger) -> tuple[Recall | Tell, ...]:
+        """As `calls_of`, translating only what has come since the last ask."""
+        known = 0
+        for (seen, _), call in zip(self._calls, ledger.calls, strict=False):
+            if seen is not call:
+                break
+            known += 1
+        self._calls[known:] = [(call, translated(ledger, call)) for call in ledger.calls[known:]]
+        return tuple(done for _, done in self._calls)
 
     def take_answer(self, ledger: Ledger, record: Recorder) -> None:
         """Journal the answer of a finished ask, if there is one."""
@@ -125,7 +137,7 @@ class Proposals:
 def proposed_event(ledger: Ledger, asked: _Open, answer: Answer) -> Proposed:
     """The event of an answer, with new evaluation ids."""
     assert ledger.spec is not None
-    number = sum(e.counts for e in ledger.evaluations.values())
+    number = ledger.count()
     return Proposed(
         purpose=asked.purpose,
         proposals=tuple(
@@ -184,17 +196,15 @@ def layer_importance(ledger: Ledger, spec: RunSpec) -> Vector | None:
 
 def calls_of(ledger: Ledger) -> tuple[Recall | Tell, ...]:
     """The ledger's calls with their vectors and objectives."""
-    calls: list[Recall | Tell] = []
-    for call in ledger.calls:
-        if isinstance(call, Asked):
-            calls.append(
-                Recall(
-                    tuple(ledger.evaluations[i].vector for i in call.evaluations),
-                    tuple(ledger.evaluations[i].vector for i in call.pending),
-                )
-            )
-        else:
-            evaluation = ledger.evaluations[call.evaluation]
-            objectives = None if call.rejected else score(ledger, evaluation)
-            calls.append(Tell(evaluation.vector, objectives))
-    return tuple(calls)
+    return tuple(translated(ledger, call) for call in ledger.calls)
+
+
+def translated(ledger: Ledger, call: Call) -> Recall | Tell:
+    """One call with its vectors and objectives instead of evaluation ids."""
+    if isinstance(call, Asked):
+        return Recall(
+            tuple(ledger.evaluations[i].vector for i in call.evaluations),
+            tuple(ledger.evaluations[i].vector for i in call.pending),
+        )
+    evaluation = ledger.evaluations[call.evaluation]
+    return Tell(evaluation.vector, None if call.rejected else score(ledger, evaluation))

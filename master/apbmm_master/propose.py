@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from apbmm_master.acquisition import MultiStart, optimise_pool, pending_aware
+from apbmm_master.acquisition import Mixture, MultiStart, optimise_pool, pending_aware
 from apbmm_master.arrays import Array, Indices
 from apbmm_master.rerank import rerank
 from apbmm_master.surrogate import Surrogate
@@ -28,15 +29,23 @@ class ProposalSettings:
     gap_weight: float = 0.25
     proximity_weight: float = 0.15
 
+    def samples_for(self, objectives: int) -> int:
+        """Monte-Carlo samples with `objectives`: halved for each one beyond three.
+
+        Cells multiply with the objectives (a proposal at n = 20 took 2, 4 and 14 s for three, four
+        and five with all samples), so something has to give.
+        """
+        return max(self.samples >> max(objectives - 3, 0), min(self.samples, 16))
+
 
 @dataclass(frozen=True)
 class ProposalReport:
     """What decided a proposal, for the journal: plain numbers, nothing that needs torch.
 
-    `fit_status` has one entry an objective ("fitted", or "initial: REASON"); `lengthscales` are
-    (m, D); `acquisition` (M,) the log acquisition value of each pool candidate given the truly
-    pending points; `scores` (chosen, M) the reranking's J at each choice; `chosen` the indices
-    taken from the pool; `seconds` of CPU time spent on fitting and on the rest.
+    `fit_status` has one entry an objective ("fitted", or "initial: REASON") and `lengthscales`
+    one row (D,), for each model that was mixed; `acquisition` (M,) the log acquisition value of
+    each pool candidate given the truly pending points; `scores` (chosen, M) the reranking's J at
+    each choice; `chosen` the indices taken from the pool; the seconds are CPU time.
     """
 
     fit_status: tuple[str, ...]
@@ -63,7 +72,7 @@ class Proposal:
 
 
 def propose(
-    surrogate: Surrogate,
+    surrogates: Sequence[Surrogate],
     observed: Array,
     pending: Array,
     count: int,
@@ -71,39 +80,23 @@ def propose(
     reference_point: Array,
     seed: int,
     settings: ProposalSettings | None = None,
-    fit_seconds: float = 0.0,
 ) -> Proposal:
-    """Choose `count` vectors given the fitted `surrogate` and what is pending.
+    """Choose `count` vectors given fitted surrogates and what is pending.
 
-    `observed` (n, m) are the completed objectives and `pending` (P, D) the vectors in flight.
-    The pool has M = max(count, ceil(kappa count)) candidates (Eq. 25), scored by Eq. 26 and
-    reranked by Eq. 27-32. Repeatable: the result depends on the arguments alone, and torch's
-    global generator is left as it was.
+    `surrogates` is one model, or several to be mixed equally; `observed` (n, m) are the completed
+    objectives and `pending` (P, D) the vectors in flight. The pool has M = max(count,
+    ceil(kappa count)) candidates (Eq. 25), scored by Eq. 26 and reranked by Eq. 27-32.
+    Repeatable: the result depends on the arguments alone, and torch's global generator is left as
+    it was.
     """
     settings = settings or ProposalSettings()
     start = time.process_time()
-    size = max(count, int(np.ceil(settings.pool_factor * count)))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        acquisition = pending_aware(
-            surrogate.model,
-            torch.as_tensor(reference_point),
-            torch.as_tensor(pending),
-            samples=settings.samples,
-            pool=size,
-            seed=seed,
-        )
-        candidates, values = optimise_pool(
-            acquisition,
-            size,
-            MultiStart(restarts=settings.restarts, raw_samples=settings.raw_samples),
-            seed=seed,
-        )
-    pool, score = candidates.numpy(), values.numpy()
+    pool, score = _scored_pool(surrogates, pending, count, reference_point, seed, settings)
+    predicted = np.mean([surrogate.mean(pool) for surrogate in surrogates], axis=0)
     reranking = rerank(
         pool,
         score,
-        surrogate.mean(pool),
+        predicted,
         observed,
         pending,
         count,
@@ -111,12 +104,44 @@ def propose(
         proximity_weight=settings.proximity_weight,
     )
     report = ProposalReport(
-        fit_status=surrogate.status,
-        lengthscales=tuple(tuple(row) for row in surrogate.lengthscales.tolist()),
+        fit_status=tuple(status for s in surrogates for status in s.status),
+        lengthscales=tuple(tuple(row) for s in surrogates for row in s.lengthscales.tolist()),
         acquisition=tuple(score.tolist()),
         scores=tuple(tuple(row) for row in reranking.scores.tolist()),
         chosen=tuple(reranking.chosen.tolist()),
-        fit_seconds=fit_seconds,
+        fit_seconds=sum(s.seconds for s in surrogates),
         search_seconds=time.process_time() - start,
     )
     return Proposal(pool, reranking.chosen, report)
+
+
+def _scored_pool(
+    surrogates: Sequence[Surrogate],
+    pending: Array,
+    count: int,
+    reference_point: Array,
+    seed: int,
+    settings: ProposalSettings,
+) -> tuple[Array, Array]:
+    """The pool C_t (M, D) and the score (M,) of each candidate alone."""
+    size = max(count, int(np.ceil(settings.pool_factor * count)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        members = [
+            pending_aware(
+                surrogate.model,
+                torch.as_tensor(reference_point),
+                torch.as_tensor(pending),
+                samples=settings.samples_for(len(reference_point)),
+                pool=size,
+                seed=seed,
+            )
+            for surrogate in surrogates
+        ]
+        pool, score = optimise_pool(
+            members[0] if len(members) == 1 else Mixture(members),
+            size,
+            MultiStart(restarts=settings.restarts, raw_samples=settings.raw_samples),
+            seed=seed,
+        )
+    return pool.numpy(), score.numpy()

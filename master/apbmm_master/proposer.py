@@ -9,6 +9,7 @@ asks by `recall`, which fits nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,12 +60,20 @@ class Tell:
 
 @dataclass(frozen=True)
 class Request:
-    """Ask for ``count`` vectors after ``calls``, while ``pending`` are in flight."""
+    """Ask for ``count`` vectors after ``calls``, while ``pending`` are in flight.
+
+    ``calls`` leaves out the first ``told``, which the session has seen.
+    """
 
     setup: Setup
     calls: tuple[Recall | Tell, ...]
     pending: tuple[Vector, ...]
     count: int
+    told: int = 0
+
+
+class ForgottenError(Exception):
+    """The session has not seen the calls that a request leaves out."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class Session:
         self._algorithm: Any = None
 
     def answer(self, request: Request) -> Answer:
-        """Bring the object up to the request's calls and ask it."""
+        """Bring the object up to the request's calls and ask it. Raises `ForgottenError`."""
         began = time.perf_counter()
         self._catch_up(request)
         algorithm = self._algorithm
@@ -108,10 +117,15 @@ class Session:
         )
 
     def _catch_up(self, request: Request) -> None:
-        from apbmm_master.algorithms import create  # noqa: PLC0415 - heavy, in this process only
+        from apbmm_master.algorithms import create
 
         seen = len(self._calls)
-        if self._setup != request.setup or tuple(self._calls) != request.calls[:seen]:
+        same = self._setup == request.setup
+        if request.told:
+            if not same or seen != request.told:
+                raise ForgottenError
+            seen = 0
+        elif not same or tuple(self._calls) != request.calls[:seen]:
             options = {
                 k: v for k, v in vars(request.setup).items() if k not in ("name", "settings")
             }
@@ -160,7 +174,7 @@ def _start(parent: int) -> None:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    import torch  # noqa: PLC0415 - heavy, in this process only
+    import torch
 
     torch.set_num_threads(1)
 
@@ -174,6 +188,8 @@ class Proposer:
 
     def __init__(self) -> None:
         self._pool = self._new_pool()
+        self._setup: Setup | None = None
+        self._told: tuple[Recall | Tell, ...] = ()
 
     @staticmethod
     def _new_pool() -> ProcessPoolExecutor:
@@ -184,8 +200,23 @@ class Proposer:
         )
 
     async def ask(self, request: Request) -> Answer:
-        """Run one request. Raises what the algorithm raises."""
+        """Run one request, telling the process only what is new to it.
+
+        Raises what the algorithm raises.
+        """
+        answer = await self._answer(request)
+        asked = (Recall(answer.vectors, request.pending),) if answer.vectors else ()
+        self._setup, self._told = request.setup, request.calls + asked
+        return answer
+
+    async def _answer(self, request: Request) -> Answer:
         loop = asyncio.get_running_loop()
+        told = len(self._told)
+        if told and self._setup == request.setup and request.calls[:told] == self._told:
+            news = replace(request, calls=request.calls[told:], told=told)
+            # A process that is new, or whose last answer was dropped, has to be told everything.
+            with contextlib.suppress(BrokenProcessPool, ForgottenError):
+                return await loop.run_in_executor(self._pool, _answer, news)
         try:
             return await loop.run_in_executor(self._pool, _answer, request)
         except BrokenProcessPool:
@@ -195,6 +226,6 @@ class Proposer:
 
     def close(self) -> None:
         """End the child process without waiting for a fit in progress."""
-        for process in list((self._pool._processes or {}).values()):  # noqa: SLF001
+        for process in list((self._pool._processes or {}).values()):
             process.kill()
         self._pool.shutdown(wait=False, cancel_futures=True)

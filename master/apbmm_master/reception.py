@@ -14,29 +14,21 @@ from apbmm_common.messages import (
     Cancel,
     Decline,
     Drain,
-    Evaluated,
-    Failed,
     FromMaster,
     FromWorker,
     Hello,
     HelloAgain,
-    Measured,
     Ready,
     Refuse,
     Result,
-    ResultAck,
     Unfit,
     Welcome,
 )
-from apbmm_common.runfile import canonical_hash
-
+from apbmm_master.deliveries import Deliveries
 from apbmm_master.events import (
     Accepted,
     AnyEvent,
-    AttemptFailed,
-    DuplicateResult,
     Lost,
-    ResultRecorded,
     SourcesVerified,
     WorkerJoined,
     WorkerLeft,
@@ -44,11 +36,9 @@ from apbmm_master.events import (
 )
 from apbmm_master.fleet import Fleet, Worker
 from apbmm_master.ledger import Attempt, Evaluation, Ledger
-from apbmm_master.lifecycle import AttemptState, EvaluationState
+from apbmm_master.lifecycle import SETTLED, AttemptState
 
 log = logging.getLogger(__name__)
-
-SETTLED = (EvaluationState.DONE, EvaluationState.FAILED)
 
 
 class Reception:
@@ -67,6 +57,7 @@ class Reception:
     ) -> None:
         self.ledger, self.fleet = ledger, fleet
         self._record, self._send = record, send
+        self._deliveries = Deliveries(ledger, fleet, record, send)
 
     def handle(self, identity: bytes, message: FromWorker, now: float) -> None:
         """Take one message in; ``now`` is the monotonic clock."""
@@ -78,46 +69,52 @@ class Reception:
             self._send(identity, HelloAgain(run=self.ledger.run))
             return
         worker.heard = now
+        if message.run == self.ledger.run or isinstance(message, Beat | Drain | Bye):
+            self._dispatch(worker, message)
+        else:
+            log.info("a %s of %s is of another run", message.type, worker.name)
+
+    def _dispatch(self, worker: Worker, message: FromWorker) -> None:
         match message:
             case Beat():
-                worker.beat = message
-                self._send(identity, BeatAck(run=self.ledger.run, epoch=self.ledger.epoch))
+                self._beat(worker, message)
             case Ready():
                 self._ready(worker, message)
             case Unfit():
                 worker.stage, worker.unfit = "unfit", message.message
                 log.warning("worker %s cannot take part: %s", worker.name, message.message)
             case Accept():
-                self._accept(worker, message)
+                self._holds(worker, message.lease)
             case Decline():
                 self._decline(worker, message)
             case Result():
-                self._result(worker, message)
+                self._deliveries.take(worker, message)
             case Drain():
                 worker.draining = True
             case Bye():
-                self._record(
-                    WorkerLeft(worker=worker.name, boot=worker.boot, reason=message.reason)
-                )
-                self.fleet.leave(worker)
+                self._bye(worker, message)
 
-    # ---- joining -------------------------------------------------------------------------
+    # ---- joining and leaving -------------------------------------------------------------
 
     def _hello(self, identity: bytes, hello: Hello, now: float) -> None:
-        joined = self.fleet.join(hello, identity, self.ledger.run, now)
-        if joined is None:
+        if hello.boot in self.ledger.attendance.gone:
             reason = f"a later process took the name {hello.worker}"
             hint = "give this one another --name"
             self._send(identity, Refuse(reason=reason, hint=hint, final=True))
             return
-        worker = joined.worker
+        known = self.fleet.workers.get(hello.worker)
+        if known is not None and known.boot == hello.boot and hello.number <= known.hello:
+            # The same HELLO twice, or one that was overtaken: what it says is known or stale.
+            if hello.number == known.hello:
+                known.heard = now
+                self._welcome(known)
+            return
+        joined = self.fleet.join(hello, identity, self.ledger.run, now)
         if joined.replaced is not None:
-            self._record(
-                WorkerLeft(worker=worker.name, boot=joined.replaced.boot, reason="superseded")
-            )
-            reason = f"a later process took the name {worker.name}"
-            self._send(joined.replaced.identity, Refuse(reason=reason, final=True))
-        if not joined.returning:
+            self._supersede(joined.replaced)
+        worker = joined.worker
+        worker.quarantined = self.ledger.attendance.quarantined.get((worker.name, worker.boot), "")
+        if not self.ledger.attendance.is_here(worker.name, worker.boot):
             self._record(
                 WorkerJoined(
                     worker=worker.name,
@@ -127,31 +124,34 @@ class Reception:
                     versions=worker.versions,
                 )
             )
+        worker.delivering = {lease for lease in worker.delivering if self._is_wanted(lease)}
         self._reconcile(worker)
+        self._welcome(worker)
+
+    def _supersede(self, old: Worker) -> None:
+        self._record(WorkerLeft(worker=old.name, boot=old.boot, reason="superseded"))
+        reason = f"a later process took the name {old.name}"
+        self._send(old.identity, Refuse(reason=reason, final=True))
+
+    def _welcome(self, worker: Worker) -> None:
+        """The run, with the leases to keep and those whose evaluation is settled without it."""
         assert self.ledger.spec is not None
-        keep, abandon = self._sort_held(worker)
+        abandon = tuple(sorted(lease for lease in worker.held if not self._is_wanted(lease)))
         worker.held -= set(abandon)
         self._send(
-            identity,
+            worker.identity,
             Welcome(
                 run=self.ledger.run,
                 epoch=self.ledger.epoch,
                 spec=self.ledger.spec.model_dump(mode="json"),
-                keep=keep,
+                keep=tuple(sorted(worker.held)),
                 abandon=abandon,
             ),
         )
 
-    def _sort_held(self, worker: Worker) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Leases the worker should keep, and those whose evaluation is settled without it."""
-        wanted = {
-            lease: found is not None and found[0].state not in SETTLED
-            for lease in sorted(worker.held)
-            for found in [self.ledger.find(lease)]
-        }
-        return tuple(k for k, v in wanted.items() if v), tuple(
-            k for k, v in wanted.items() if not v
-        )
+    def _is_wanted(self, lease: str) -> bool:
+        found = self.ledger.find(lease)
+        return found is not None and found[0].state not in SETTLED
 
     def _reconcile(self, worker: Worker) -> None:
         """A lease that this boot accepted but neither holds nor delivers is lost."""
@@ -163,8 +163,7 @@ class Reception:
                 if attempt.state is AttemptState.LEASED:
                     self._record(Accepted(evaluation=evaluation.id, lease=attempt.lease))
             elif attempt.state is AttemptState.RUNNING:
-                reason = f"{worker.name} no longer holds it"
-                self._record(Lost(evaluation=evaluation.id, lease=attempt.lease, reason=reason))
+                self._lose(evaluation, attempt, f"{worker.name} no longer holds it")
 
     def _ready(self, worker: Worker, message: Ready) -> None:
         ledger = self.ledger
@@ -174,6 +173,8 @@ class Reception:
                     worker=worker.name, layers=message.layers, digests=dict(message.digests)
                 )
             )
+        # A worker prepares with empty hands only, so it is through with other runs.
+        worker.foreign = False
         different = sorted(
             role for role in ledger.digests if message.digests.get(role) != ledger.digests[role]
         )
@@ -192,28 +193,64 @@ class Reception:
         worker.stage, worker.unfit = "ready", ""
         worker.versions = {**worker.versions, **message.versions}
 
+    def _bye(self, worker: Worker, message: Bye) -> None:
+        """A worker leaves for good; what it does not keep for its next boot is lost."""
+        kept = False
+        for evaluation, attempt in list(self.ledger.active_attempts()):
+            if (attempt.worker, attempt.boot) != (worker.name, worker.boot):
+                continue
+            if attempt.lease in message.kept or attempt.lease in worker.delivering:
+                kept = True
+            else:
+                self._lose(evaluation, attempt, f"{worker.name} left: {message.reason}")
+        if kept:
+            worker.draining = True
+            return
+        self._record(WorkerLeft(worker=worker.name, boot=worker.boot, reason=message.reason))
+        self.fleet.leave(worker)
+
     # ---- leases --------------------------------------------------------------------------
 
-    def _accept(self, worker: Worker, message: Accept) -> None:
-        found = self.ledger.find(message.lease)
-        if found is None:
+    def _beat(self, worker: Worker, beat: Beat) -> None:
+        """A BEAT says what the worker holds, which repairs whatever message was lost."""
+        worker.beat, worker.paused = beat, False
+        worker.held.clear()
+        if beat.lease and beat.run == self.ledger.run:
+            self._holds(worker, beat.lease)
+        ack = BeatAck(run=self.ledger.run, epoch=self.ledger.epoch, stage=worker.stage)
+        self._send(worker.identity, ack)
+
+    def _holds(self, worker: Worker, lease: str) -> None:
+        """The worker says that it works on a lease."""
+        found = self.ledger.find(lease)
+        if found is None or found[0].state in SETTLED:
+            self._send(worker.identity, Cancel(run=self.ledger.run, lease=lease))
             return
         evaluation, attempt = found
-        if attempt.worker != worker.name or attempt.boot != worker.boot:
+        if (attempt.worker, attempt.boot) != (worker.name, worker.boot):
             return
-        if evaluation.state in SETTLED:
-            self._send(worker.identity, Cancel(run=self.ledger.run, lease=message.lease))
-            return
-        worker.held.add(message.lease)
+        worker.held.add(lease)
+        worker.declines = 0
         if attempt.state is AttemptState.LEASED:
-            self._record(Accepted(evaluation=evaluation.id, lease=message.lease))
+            self._record(Accepted(evaluation=evaluation.id, lease=lease))
 
     def _decline(self, worker: Worker, message: Decline) -> None:
-        found = self.ledger.find(message.lease)
         worker.held.discard(message.lease)
-        if found and found[1].active and found[1].worker == worker.name:
-            reason = f"{worker.name} declined: {message.reason}"
-            self._record(Lost(evaluation=found[0].id, lease=message.lease, reason=reason))
+        found = self.ledger.find(message.lease)
+        if found is None or not found[1].active:
+            return
+        evaluation, attempt = found
+        if (attempt.worker, attempt.boot) != (worker.name, worker.boot):
+            return
+        self._lose(evaluation, attempt, f"{worker.name} declined: {message.reason}")
+        if self.fleet.declined(worker):
+            worker.quarantined = f"declines its leases: {message.reason}"
+            self._record(
+                WorkerQuarantined(worker=worker.name, boot=worker.boot, reason=worker.quarantined)
+            )
+
+    def _lose(self, evaluation: Evaluation, attempt: Attempt, reason: str) -> None:
+        self._record(Lost(evaluation=evaluation.id, lease=attempt.lease, reason=reason))
 
     def assign(self, worker: Worker, evaluation: Evaluation, attempt: Attempt) -> None:
         """Send (or send again) the ASSIGN of a committed lease."""
@@ -231,100 +268,3 @@ class Reception:
                 fresh=any(a.worker == worker.name and a.fault for a in evaluation.attempts[:-1]),
             ),
         )
-
-    # ---- results -------------------------------------------------------------------------
-
-    def _result(self, worker: Worker, message: Result) -> None:
-        found = self.ledger.find(message.lease)
-        if message.run != self.ledger.run or found is None:
-            log.warning("%s sent a result of an unknown lease %s", worker.name, message.lease)
-            return
-        if canonical_hash(message.body.model_dump(mode="json")) != message.digest:
-            log.warning("%s sent a result whose digest does not match", worker.name)
-            return
-        evaluation, attempt = found
-        fault = self._unusable(evaluation, message)
-        if fault is not None:
-            self._failed(worker, evaluation, attempt, fault)
-        elif evaluation.state in SETTLED:
-            self._late(evaluation, attempt, message)
-        elif isinstance(message.body, Evaluated | Measured):
-            worker.failures_in_row, worker.last_failure = 0, ""
-            self._record(
-                ResultRecorded(
-                    evaluation=evaluation.id,
-                    attempt=attempt.number,
-                    lease=attempt.lease,
-                    worker=attempt.worker,
-                    seconds=message.seconds,
-                    digest=message.digest,
-                    body=message.body,
-                )
-            )
-        worker.held.discard(message.lease)
-        worker.delivering.discard(message.lease)
-        self._send(worker.identity, ResultAck(run=self.ledger.run, lease=message.lease))
-
-    def _unusable(self, evaluation: Evaluation, message: Result) -> Failed | None:
-        """The failure that a result reports, or that its contents amount to."""
-        assert self.ledger.spec is not None
-        body = message.body
-        if isinstance(body, Failed):
-            return body
-        expected = "measured" if evaluation.purpose == "measure" else "evaluated"
-        text = ""
-        if body.kind != expected:
-            text = f"a {body.kind} body for a job that is to be {expected}"
-        elif isinstance(body, Measured) and len(body.parameter) != self.ledger.layers:
-            text = f"{len(body.parameter)} layers measured, the run has {self.ledger.layers}"
-        elif isinstance(body, Evaluated):
-            names = {benchmark.name for benchmark in self.ledger.spec.benchmarks}
-            if set(body.benchmarks) != names:
-                text = f"benchmarks {sorted(body.benchmarks)} instead of {sorted(names)}"
-        return Failed(fault="infrastructure", message=text) if text else None
-
-    def _late(self, evaluation: Evaluation, attempt: Attempt, message: Result) -> None:
-        """A result for a settled evaluation: the recorded one sent again, or a duplicate."""
-        if attempt.state is AttemptState.DONE or attempt.lease in self.ledger.duplicates:
-            return
-        body = message.body
-        metrics = (
-            {
-                name: {"accuracy": result.accuracy, "tokens": result.tokens}
-                for name, result in body.benchmarks.items()
-            }
-            if isinstance(body, Evaluated)
-            else {}
-        )
-        self._record(
-            DuplicateResult(
-                evaluation=evaluation.id,
-                attempt=attempt.number,
-                lease=attempt.lease,
-                worker=attempt.worker,
-                digest=message.digest,
-                metrics=metrics,
-            )
-        )
-
-    def _failed(
-        self, worker: Worker, evaluation: Evaluation, attempt: Attempt, failure: Failed
-    ) -> None:
-        if not attempt.active:
-            return
-        self._record(
-            AttemptFailed(
-                evaluation=evaluation.id,
-                attempt=attempt.number,
-                lease=attempt.lease,
-                worker=worker.name,
-                fault=failure.fault,
-                message=failure.message,
-                hint=failure.hint,
-            )
-        )
-        if self.fleet.failed(worker, evaluation.id, vector=failure.fault == "vector"):
-            worker.quarantined = failure.message or "failed twice in a row"
-            self._record(
-                WorkerQuarantined(worker=worker.name, boot=worker.boot, reason=worker.quarantined)
-            )

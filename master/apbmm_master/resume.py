@@ -8,7 +8,6 @@ from typing import Any
 
 from apbmm_common.errors import RunChangedError
 from apbmm_common.runfile import RunSpec
-
 from apbmm_master.events import AnyEvent, RunStarted, SpecChanged
 from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import EvaluationState
@@ -34,7 +33,7 @@ def begin_or_resume(ledger: Ledger, spec: RunSpec, record: Callable[[AnyEvent], 
             f"the run file differs from the one this run was begun with in {', '.join(refused)}",
             "undo the change, or start a new run with another --run-dir",
         )
-    done = len(ledger.counted(EvaluationState.DONE))
+    done = ledger.count(EvaluationState.DONE)
     if spec.budget.evaluations < min(done, ledger.spec.budget.evaluations):
         raise RunChangedError(
             f"budget.evaluations was lowered to {spec.budget.evaluations}, but {done} evaluations "

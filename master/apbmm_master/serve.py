@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
 from apbmm_common.runfile import RunSpec
-
 from apbmm_master.journal import Journal
 from apbmm_master.master import Master
 from apbmm_master.progress import Progress
@@ -17,54 +17,77 @@ from apbmm_master.status import live_snapshot
 from apbmm_master.status_socket import StatusSocket
 
 
-def serve(spec: RunSpec, run_dir: Path, bind: str, status_bind: str | None) -> int:
+def serve(
+    spec: RunSpec, run_dir: Path, bind: str, status_bind: str | None, *, summary: bool = True
+) -> int:
     """Run or resume a search in ``run_dir``; returns the exit code.
+
+    ``summary``: print the front and where it is kept at the end.
 
     Raises `UsageError`, `JournalError` and `RunChangedError` before anything is changed.
     """
     with Journal(run_dir) as journal:
-        return asyncio.run(_serve(journal, spec, run_dir, bind, status_bind))
+        return asyncio.run(_serve(journal, spec, run_dir, bind, status_bind, summary=summary))
 
 
 async def _serve(
-    journal: Journal, spec: RunSpec, run_dir: Path, bind: str, status_bind: str | None
+    journal: Journal,
+    spec: RunSpec,
+    run_dir: Path,
+    bind: str,
+    status_bind: str | None,
+    *,
+    summary: bool,
 ) -> int:
     master = Master(journal, spec, bind)
     status = StatusSocket(run_dir, lambda: live_snapshot(master), status_bind)
     progress = Progress(master.ledger, run_dir)
     master.watchers += [status.publish, progress.watch]
-    interrupted = _handle_signals(master)
+    stopped = _handle_signals(master)
     answering = asyncio.create_task(status.serve())
+    end = None
     try:
         with progress:
             end = await master.run()
+    except asyncio.CancelledError:
+        if not stopped.at_once:
+            raise
     finally:
         answering.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await answering
         status.close()
-    progress.conclude(master.ledger)
+    if summary:
+        progress.conclude(master.ledger)
     if end is not None:
         return EXIT_FAILED if end.failed else EXIT_DONE
-    return EXIT_INTERRUPTED if interrupted else EXIT_DONE
+    return EXIT_INTERRUPTED if stopped.interrupted or stopped.at_once else EXIT_DONE
 
 
-def _handle_signals(master: Master) -> list[int]:
-    """First signal drains, the second cancels; returns a list that holds SIGINT once it came."""
+@dataclass
+class _Stopped:
+    """Which signals came: ``interrupted`` by SIGINT, ``at_once`` by the second one."""
+
+    interrupted: bool = False
+    at_once: bool = False
+
+
+def _handle_signals(master: Master) -> _Stopped:
+    """First signal drains, the second cancels."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    interrupted: list[int] = []
+    stopped = _Stopped()
 
     def stop(number: int) -> None:
-        if number == signal.SIGINT:
-            interrupted.append(number)
+        stopped.interrupted |= number == signal.SIGINT
         if master.draining and task is not None:
             # Everything acknowledged is committed already.
+            stopped.at_once = True
             task.cancel()
         master.drain()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number)
-    return interrupted
+    return stopped
 
 
 def require_private(*addresses: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Where a run stands: objectives (Eq. 2), front, hypervolume and load rate, from the ledger alone."""
+"""Where a run stands: objectives (Eq. 2), front, hypervolume, load rate; from the ledger alone."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from apbmm_common.messages import Evaluated
 from apbmm_common.runfile import RunSpec
-
 from apbmm_master.ledger import REFERENCES, Attempt, Evaluation, Ledger
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.objective import Objective, check_references, objective_vector
@@ -91,25 +91,50 @@ def score(ledger: Ledger, evaluation: Evaluation) -> tuple[float, ...]:
     return tuple(float(value) for value in vector)
 
 
+class Tracker:
+    """Follows one run's standing from completion to completion.
+
+    Each completion is scored and entered into the front once, however often it is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._ledger: Ledger | None = None
+        self._scored: list[Scored] = []
+        self._trajectory: list[tuple[float, int]] = []
+        self._front: list[int] = []
+
+    def stand(self, ledger: Ledger) -> Standing:
+        """Score everything that is complete and follow front and hypervolume through it.
+
+        A ledger other than the last one (read back from the journal) is scored from its start.
+        """
+        if ledger is not self._ledger:
+            self._ledger, self._scored, self._trajectory, self._front = ledger, [], [], []
+        if ledger.spec is None or not ledger.references_done:
+            return Standing()
+        for name in ledger.completed[len(self._scored) :]:
+            self._enter(ledger, ledger.evaluations[name])
+        return Standing(
+            tuple(self._scored),
+            tuple(self._scored[i].evaluation.id for i in self._front),
+            self._trajectory[-1][0] if self._trajectory else 0.0,
+            tuple(self._trajectory),
+        )
+
+    def _enter(self, ledger: Ledger, evaluation: Evaluation) -> None:
+        assert ledger.spec is not None
+        self._scored.append(Scored(evaluation, score(ledger, evaluation)))
+        candidates = [*self._front, len(self._scored) - 1]
+        points = np.array([self._scored[i].objectives for i in candidates], dtype=np.float64)
+        kept = front(points)
+        self._front = [candidates[i] for i in kept]
+        volume = hypervolume(points[kept], ledger.spec.hypervolume_reference)
+        self._trajectory.append((volume, len(self._front)))
+
+
 def stand(ledger: Ledger) -> Standing:
-    """Score everything that is complete and follow front and hypervolume through it."""
-    if ledger.spec is None or not ledger.references_done:
-        return Standing()
-    done = sorted(ledger.counted(EvaluationState.DONE), key=lambda e: e.done_seq)
-    scored = tuple(Scored(evaluation, score(ledger, evaluation)) for evaluation in done)
-    points = np.array([s.objectives for s in scored], dtype=np.float64)
-    trajectory: list[tuple[float, int]] = []
-    best: list[int] = []
-    for i in range(len(scored)):
-        candidates = [*best, i]
-        best = [candidates[j] for j in front(points[candidates])]
-        trajectory.append((hypervolume(points[best], ledger.spec.hypervolume_reference), len(best)))
-    return Standing(
-        scored,
-        tuple(scored[i].evaluation.id for i in best),
-        trajectory[-1][0] if trajectory else 0.0,
-        tuple(trajectory),
-    )
+    """Where a run stands, scored from its start; see `Tracker` to follow one."""
+    return Tracker().stand(ledger)
 
 
 def load_rate(ledger: Ledger, now: float) -> float | None:
@@ -130,7 +155,7 @@ def load_rate(ledger: Ledger, now: float) -> float | None:
     busy = sum(_overlap(a.leased_at, _end(a, end), start, end) for _, a in attempts)
     there = sum(
         _overlap(p.joined, end if p.left is None else p.left, start, end)
-        for p in ledger.presences.values()
+        for p in ledger.attendance.stays
     )
     return min(busy / there, 1.0) if there > 0 else None
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from apbmm_common import __version__
 from apbmm_common.messages import Evaluated
-
 from apbmm_master.ledger import Attempt, Evaluation, Ledger
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import attempt_liveness
-from apbmm_master.standing import Standing, load_rate, metrics_of, references_of, stand
+from apbmm_master.standing import Standing, Tracker, load_rate, metrics_of, references_of
 
 if TYPE_CHECKING:
     from apbmm_master.fleet import Worker
@@ -25,27 +24,30 @@ SCHEMA = 1
 
 def live_snapshot(master: Master) -> dict[str, Any]:
     """Status of the run that ``master`` serves."""
-    snapshot = journal_snapshot(master.ledger)
+    snapshot = journal_snapshot(master.ledger, master.tracker)
     snapshot["master_alive"] = True
     snapshot["workers"] = [
         _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
     ]
     snapshot["wire"] = {
-        "refused_frames": master.counters.refused_frames,
-        "refused_versions": master.counters.refused_versions,
-        "last_refusal": master.counters.last_refusal,
+        "refused_frames": master.wire.refused_frames,
+        "refused_versions": master.wire.refused_versions,
+        "last_refusal": master.wire.last_refusal,
     }
     snapshot["trouble"] = master.trouble
     snapshot["draining"] = master.draining
     return snapshot
 
 
-def journal_snapshot(ledger: Ledger) -> dict[str, Any]:
-    """Status as the journal tells it; of workers only who was there last and what they held."""
+def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str, Any]:
+    """Status as the journal tells it; of workers only who was there last and what they held.
+
+    ``tracker`` follows the same run and saves scoring it anew.
+    """
     spec = ledger.spec
     if spec is None:
         return {"schema": SCHEMA, "version": __version__, "run": "", "master_alive": False}
-    standing, now = stand(ledger), time.time()
+    standing, now = (tracker or Tracker()).stand(ledger), time.time()
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -59,10 +61,10 @@ def journal_snapshot(ledger: Ledger) -> dict[str, Any]:
         "master_alive": False,
         "objectives": [objective.name for objective in spec.objectives],
         "evaluations": {
-            "done": len(ledger.counted(EvaluationState.DONE)),
-            "running": len(ledger.counted(EvaluationState.ACTIVE)),
-            "queued": len(ledger.counted(EvaluationState.QUEUED)),
-            "failed": len(ledger.counted(EvaluationState.FAILED)),
+            "done": ledger.count(EvaluationState.DONE),
+            "running": ledger.count(EvaluationState.ACTIVE),
+            "queued": ledger.count(EvaluationState.QUEUED),
+            "failed": ledger.count(EvaluationState.FAILED),
             "duplicates": len(ledger.duplicates),
         },
         "references": references_of(ledger),
@@ -106,13 +108,11 @@ def _running(evaluation: Evaluation, attempt: Attempt, now: float) -> dict[str, 
 
 
 def _present(ledger: Ledger) -> list[str]:
-    return sorted({p.worker for p in ledger.presences.values() if p.left is None})
+    return sorted({p.worker for p in ledger.attendance.stays if p.left is None})
 
 
 def _last_seen(ledger: Ledger, name: str) -> dict[str, Any]:
-    presence = max(
-        (p for p in ledger.presences.values() if p.worker == name), key=lambda p: p.joined
-    )
+    presence = max((p for p in ledger.attendance.stays if p.worker == name), key=lambda p: p.joined)
     held = [e.id for e, a in ledger.active_attempts() if a.worker == name]
     return {
         "name": name,

@@ -15,8 +15,8 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
-from apbmm_common.errors import UsageError
 
+from apbmm_common.errors import UsageError
 from apbmm_master.events import Record
 from apbmm_master.ledger import Ledger
 
@@ -39,7 +39,7 @@ class StatusSocket:
         context = zmq.asyncio.Context.instance()
         self._requests = context.socket(zmq.ROUTER)
         self._requests.set(zmq.MAXMSGSIZE, 4096)
-        self._events = zmq.Context.instance().socket(zmq.PUB)
+        self._events: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         addresses = {
             "status": f"ipc://{self._folder}/status.sock",
             "events": f"ipc://{self._folder}/events.sock",

@@ -12,6 +12,7 @@ n observations in D dimensions, m objectives (two or more).
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,12 +65,14 @@ class Surrogate:
     """A fitted model of all objectives and how the fit went.
 
     `status` has one entry an objective: "fitted", or "initial: REASON" where the likelihood could
-    not be optimised and the initial hyperparameters stand. `lengthscales` is (m, D).
+    not be optimised and the initial hyperparameters stand. `lengthscales` is (m, D); `seconds` is
+    the CPU time of the fit.
     """
 
     model: SingleTaskGP
     status: tuple[str, ...]
     lengthscales: Array = field(repr=False)
+    seconds: float = 0.0
 
     def mean(self, x: Array) -> Array:
         """Posterior mean (b, m), in the units of the observations, at `x` (b, D)."""
@@ -92,12 +95,14 @@ def fit(
     nothing but the arguments. A fit that fails keeps the initial hyperparameters and says so in
     the returned status.
     """
+    start = time.process_time()
     model = _build(torch.as_tensor(x), torch.as_tensor(y), lengthscales, hyperpriors)
     status = _optimise(model)
     model.eval()
     model.requires_grad_(False)
     fitted = model.covar_module.base_kernel.lengthscale.reshape(y.shape[1], x.shape[1])
-    return Surrogate(model, status, fitted.detach().numpy().copy())
+    seconds = time.process_time() - start
+    return Surrogate(model, status, fitted.detach().numpy().copy(), seconds)
 
 
 def _build(

@@ -22,6 +22,7 @@ from apbmm_worker.sources import VerifiedSources, verify_sources
 from tiny_checkpoints import (
     edit_config,
     load_tensors,
+    rounding_error,
     save_tensors,
     write_json,
     write_tiny_pair,
@@ -79,8 +80,7 @@ def test_each_tensor_has_its_layers_weight(pair: tuple[Path, Path]) -> None:
     one, two = (load_tensors(folder) for folder in pair)
     for name, tensor in result.items():
         weight = sum(MIXED) / 3 if name in OUTSIDE else MIXED[int(name.split(".")[2])]
-        exact = one[name].double() * weight + two[name].double() * (1 - weight)
-        assert torch.equal(tensor, exact.bfloat16()), name
+        assert rounding_error(tensor, one[name], two[name], weight).max() <= 1, name
 
 
 @pytest.mark.parametrize("follow", ["thinking", "instruct"])
@@ -101,9 +101,8 @@ def test_mixed_dtypes_are_stored_as_the_instruct_model(
     edit_config(pair[0], torch_dtype="float32")
     result, instruct = merged(pair, (weight,) * LAYERS), load_tensors(pair[1])
     for name, tensor in result.items():
-        exact = thinking[name].double() * weight + instruct[name].double() * (1 - weight)
         assert tensor.dtype == torch.bfloat16
-        assert torch.equal(tensor, exact.bfloat16())
+        assert rounding_error(tensor, thinking[name], instruct[name], weight).max() <= 1
     config = json.loads((pair[0].parent / "out" / "config.json").read_text())
     assert config["torch_dtype"] == "bfloat16"
 
@@ -132,6 +131,7 @@ def test_a_redundant_tied_head_is_left_out(pair: tuple[Path, Path]) -> None:
 def test_chunks_do_not_show(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = merged(pair)
     monkeypatch.setattr(merge_module, "CHUNK_ELEMENTS", 97)
+    monkeypatch.setattr(merge_module, "BLOCK_ELEMENTS", 10)
     small = merged(pair)
     assert all(torch.equal(whole[name], small[name]) for name in whole)
 
@@ -195,11 +195,11 @@ def test_bad_vectors_are_the_vectors_fault(
     assert caught.value.kind == "vector"
 
 
-def test_plan_is_in_file_order_and_exact() -> None:
+def test_layer_weights_are_the_vector() -> None:
     assert layer_weights([0, 1, 0.5], 3) == (0.0, 1.0, 0.5)
 
 
-def test_plan_reads_only_headers(pair: tuple[Path, Path]) -> None:
+def test_plan_is_in_file_order_and_reads_only_headers(pair: tuple[Path, Path]) -> None:
     thinking, instruct = (read_checkpoint(folder) for folder in pair)
     for folder in pair:
         (folder / "model.safetensors").unlink()

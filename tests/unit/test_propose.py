@@ -27,7 +27,7 @@ def surrogate() -> Surrogate:
 
 def run(surrogate: Surrogate, count: int, seed: int = 1) -> Proposal:
     return propose(
-        surrogate, Y, PENDING, count, reference_point=REFERENCE, seed=seed, settings=CHEAP
+        [surrogate], Y, PENDING, count, reference_point=REFERENCE, seed=seed, settings=CHEAP
     )
 
 
@@ -79,7 +79,7 @@ def test_proposals_beat_random_points_of_the_same_number() -> None:
     for step in range(6):
         y = concave(x)
         found = propose(
-            fit(x, y), y, np.empty((0, 4)), 2, reference_point=REFERENCE, seed=step, settings=CHEAP
+            [fit(x, y)], y, np.empty((0, 4)), 2, reference_point=REFERENCE, seed=step, settings=CHEAP
         )
         x = np.concatenate([x, found.vectors])
     searched = hypervolume(concave(x), REFERENCE)

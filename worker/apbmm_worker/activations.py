@@ -58,20 +58,13 @@ def pooled_states(
     pooled. The model is gone from the device at the end. Raises `SourceError` when it cannot be
     loaded or gives a state that is not finite.
     """
-    model = _load_model(folder)
     try:
-        model.to(device)
-        stack = _decoder_layers(model, folder, layers)
-        parts = [
-            _run(model, stack, encoded[begin : begin + batch], pooling, device)
-            for begin in range(0, len(encoded), batch)
-        ]
+        states = _states(folder, encoded, layers, batch, pooling, device)
     finally:
-        del model
-        gc.collect()  # modules refer to each other in cycles
+        # Only now is no module referred to; modules refer to each other in cycles.
+        gc.collect()
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
-    states = torch.cat(parts)
     finite = states.isfinite().all(dim=2).all(dim=0)
     if not bool(finite.all()):
         layer = int((~finite).nonzero()[0])
@@ -117,6 +110,21 @@ def _templated(tokenizer: Any, content: str) -> list[int]:
         messages, add_generation_prompt=True, tokenize=True, return_dict=False
     )
     return [int(token) for token in ids]
+
+
+def _states(
+    folder: Path,
+    encoded: Sequence[Sequence[int]],
+    layers: int,
+    batch: int,
+    pooling: Pooling,
+    device: str,
+) -> torch.Tensor:
+    model = _load_model(folder)
+    model.to(device)
+    stack = _decoder_layers(model, folder, layers)
+    batches = [encoded[begin : begin + batch] for begin in range(0, len(encoded), batch)]
+    return torch.cat([_run(model, stack, part, pooling, device) for part in batches])
 
 
 def _run(

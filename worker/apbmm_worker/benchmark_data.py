@@ -1,4 +1,4 @@
-"""Benchmark folders: are they there, do they hold what the adapter reads, which questions are asked.
+"""Benchmark folders: are they complete, and which of their questions are asked.
 
 The chosen questions are copied into the worker's scratch as JSON Lines, and EvalScope is given that
 copy: it goes to the hub when a path is wrong, deletes a file that it dislikes from the folder it is

@@ -26,9 +26,11 @@ class ExactMatchAdapter(DefaultDataAdapter):  # type: ignore[misc]
     """The question as it stands is the user's message; the answer must match exactly."""
 
     def load_from_disk(self, **_: Any) -> Any:
+        """Read test.jsonl of the local folder."""
         return super().load_from_disk(use_local_loader=True)
 
     def record_to_sample(self, record: dict[str, Any]) -> Sample:
+        """One line of the data file as EvalScope wants it."""
         return Sample(
             input=record["question"],
             target=str(record["answer"]).strip(),
@@ -39,7 +41,8 @@ class ExactMatchAdapter(DefaultDataAdapter):  # type: ignore[misc]
         """The answer that a generated text gives, or None for a malformed text."""
         return text.strip() or None
 
-    def extract_answer(self, prediction: str, task_state: TaskState) -> str:
+    def extract_answer(self, prediction: str, task_state: TaskState) -> str:  # noqa: ARG002
+        """What EvalScope shows as the answer; empty for a malformed text."""
         return self.answer_in(prediction) or ""
 
     def match_score(
@@ -47,8 +50,9 @@ class ExactMatchAdapter(DefaultDataAdapter):  # type: ignore[misc]
         original_prediction: str,
         filtered_prediction: str,
         reference: str,
-        task_state: TaskState,
+        task_state: TaskState,  # noqa: ARG002
     ) -> Score:
+        """1 for the right answer, else 0; a malformed text is wrong and noted as such."""
         answer = self.answer_in(original_prediction)
         right = answer is not None and answer.strip() == reference.strip()
         return Score(
@@ -64,6 +68,7 @@ class DemoAdapter(ExactMatchAdapter):
     """A family of the demo pair's problems."""
 
     def answer_in(self, text: str) -> str | None:
+        """The symbol after the marker."""
         return demo_answers.extract_answer(text)
 
 

@@ -9,10 +9,15 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from cyclopts.config import Env
 
+from apbmm_common import __version__
+from apbmm_common.logs import Level
+
 app = App(
     name="apbmm-worker",
     help="One apbmm worker: evaluates merges on one GPU (or several, or the CPU) for a master.",
     config=Env("APBMM_", command=False),
+    version=__version__,
+    help_format="plaintext",
 )
 
 
@@ -25,7 +30,7 @@ def worker(
     state: Path | None = None,
     scratch: Path | None = None,
     path: Annotated[list[str] | None, Parameter(negative=())] = None,
-    log_level: str = "INFO",
+    log_level: Level = "INFO",
 ) -> int:
     """Serve a master until stopped. It waits for masters that come later, and outlives them.
 
@@ -43,15 +48,15 @@ def worker(
     state
         Folder for results that are not delivered yet, and logs.
     scratch
-        Folder for merged checkpoints; fast and large. Default: within the state folder.
+        Folder for merged checkpoints; fast and large. Each worker uses a folder of its name
+        there. Default: within the state folder.
     path
         NAME=PATH, repeatable: where this host keeps a source, benchmark or prompt file that the
         run file names.
     log_level
-        DEBUG, INFO, WARNING or ERROR.
+        What is told on standard error.
     """
     from apbmm_common.logs import set_up_logging
-
     from apbmm_worker import options
 
     set_up_logging(log_level)
@@ -59,7 +64,8 @@ def worker(
     worker_name = name or options.default_name(card)
     folder = options.state_folder(worker_name, state)
     settings = options.Options(
-        worker_name, card, master, folder, scratch or folder / "scratch",
+        worker_name, card, master, folder,
+        scratch / worker_name if scratch else folder / "scratch",
         options.parse_paths(path or []),
     )  # fmt: skip
     return serve(settings)
@@ -69,9 +75,9 @@ def serve(settings: object) -> int:
     """Run the daemon under its signal handlers; returns the exit code."""
     import asyncio
     import signal
+    from functools import partial
 
     from apbmm_common.errors import UsageError
-
     from apbmm_worker.daemon import Daemon
     from apbmm_worker.options import Claim, Options
 
@@ -87,9 +93,7 @@ def serve(settings: object) -> int:
         daemon = Daemon(settings)
         loop = asyncio.get_running_loop()
         for number, interrupted in ((signal.SIGTERM, False), (signal.SIGINT, True)):
-            loop.add_signal_handler(
-                number, lambda interrupted=interrupted: daemon.stop(interrupted=interrupted)
-            )
+            loop.add_signal_handler(number, partial(daemon.stop, interrupted=interrupted))
         return await daemon.run()
 
     try:
@@ -100,8 +104,9 @@ def serve(settings: object) -> int:
 
 def main() -> None:
     """Entry point: errors as one line with a hint, never a traceback."""
-    from apbmm_common.command_line import run_app
+    from apbmm_common.command_line import forget_empty_settings, run_app
 
+    forget_empty_settings()
     sys.exit(run_app(app))
 
 

@@ -22,8 +22,8 @@ _FINAL_ANSWER = re.compile(r"\A[^#]*#\s*([0-9A-J])\s*\Z")
 def extract_answer(text: str) -> str | None:
     """Return the final answer of a generated text, or None when the text is malformed.
 
-    Well-formed means: exactly one marker, one symbol after it (a digit or a capital letter A-J), and
-    nothing else. A text cut off by the token limit before its answer is malformed.
+    Well-formed means: exactly one marker, one symbol after it (a digit or a capital letter A-J),
+    and nothing else. A text cut off by the token limit before its answer is malformed.
 
     Args:
         text: the generated text without special tokens.

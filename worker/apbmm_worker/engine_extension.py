@@ -7,15 +7,18 @@ because they may cross a process border.
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import safe_open as _safe_open
 
-EXTENSION_CLASS = f"{__name__}.HotLoadExtension"
-
+safe_open: Any = _safe_open  # untyped
 _PROBES = 4
 _TIED_HEAD = {"lm_head.weight": "model.embed_tokens.weight"}
 
@@ -24,6 +27,22 @@ class HotLoadExtension:
     """Mixed into vLLM's worker: ``self.model_runner`` is the worker's own."""
 
     model_runner: Any
+
+    def apbmm_end_with(self, client: int) -> None:
+        """End this engine's processes when the evaluation child (process ``client``) ends.
+
+        On a GPU the engine runs in processes of its own, which would outlive a child that is
+        killed and go on holding the card. The child leads their process group.
+        """
+        if client in (os.getpid(), 0) or os.getpgrp() != client:
+            return
+        handle = os.pidfd_open(client)
+
+        def watch() -> None:
+            select.select([handle], [], [])
+            os.killpg(client, signal.SIGKILL)
+
+        threading.Thread(target=watch, name="apbmm-end-with", daemon=True).start()
 
     def apbmm_repack_head(self) -> int:
         """Pack again what vLLM packed from weights that it keeps; return how many modules.

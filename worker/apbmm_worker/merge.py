@@ -37,7 +37,10 @@ from apbmm_worker.tensor_bytes import TORCH_DTYPES, FiniteCheck, opened, read_in
 
 __all__ = ["MergeReport", "TensorPlan", "layer_weights", "materialise", "plan"]
 
-CHUNK_ELEMENTS = 1 << 19  # 1 MB of bfloat16: the buffers of one step stay in the cache
+CHUNK_ELEMENTS = 1 << 19  # read and written at once: 1 MB of bfloat16
+# Computed at once. Torch spreads larger operations over its threads, which at this size took up to
+# ten times as long, and whose number is not ours to set in a process that an engine may share.
+BLOCK_ELEMENTS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class _Interpolation:
         size = CHUNK_ELEMENTS * max(ITEM_BYTES.values())
         self._files = files
         self._raw = [bytearray(size) for _ in range(2)]
-        self._wide = [bytearray(size) for _ in range(2)]
+        self._wide = [bytearray(BLOCK_ELEMENTS * 8) for _ in range(2)]
         self._stored = bytearray(size)
         self._is_finite = FiniteCheck(size)
 
@@ -125,30 +128,42 @@ class _Interpolation:
             data = self._read(0, source, begin, count)
             if source.dtype == tensor.dtype:
                 return data
-            return self._rounded(_values(data, source.dtype), tensor.dtype)
-        pair = (tensor.thinking, tensor.instruct)
+            return self._cast(_values(data, source.dtype), tensor.dtype)
+        return self._sum(tensor, begin, count)
+
+    def _sum(self, tensor: TensorPlan, begin: int, count: int) -> memoryview:
         one, two = (
-            _values(self._read(slot, source, begin, count), source.dtype)
-            for slot, source in enumerate(pair)
+            _values(self._read(slot, source, begin, count), source.dtype).split(BLOCK_ELEMENTS)
+            for slot, source in enumerate((tensor.thinking, tensor.instruct))
         )
+        stored = torch.frombuffer(self._stored, dtype=TORCH_DTYPES[tensor.dtype], count=count)
         wide = _sum_dtype(tensor)
-        first, second = (torch.frombuffer(b, dtype=wide, count=count) for b in self._wide)
+        first, second = (
+            torch.frombuffer(buffer, dtype=wide, count=BLOCK_ELEMENTS) for buffer in self._wide
+        )
         # Separate products and a sum, rather than lerp or a fused multiply-add: the same bits on
         # every processor, and those of mergekit in float32.
-        first.copy_(one).mul_(tensor.weight)
-        second.copy_(two).mul_(1.0 - tensor.weight)
-        return self._rounded(first.add_(second), tensor.dtype)
+        for a, b, result in zip(one, two, stored.split(BLOCK_ELEMENTS), strict=True):
+            if len(a) < len(first):
+                first, second = first[: len(a)], second[: len(a)]
+            first.copy_(a).mul_(tensor.weight)
+            second.copy_(b).mul_(1.0 - tensor.weight)
+            result.copy_(first.add_(second))
+        return memoryview(self._stored)[: count * ITEM_BYTES[tensor.dtype]]
+
+    def _cast(self, values: torch.Tensor, dtype: str) -> memoryview:
+        stored = torch.frombuffer(self._stored, dtype=TORCH_DTYPES[dtype], count=len(values))
+        for block, result in zip(
+            values.split(BLOCK_ELEMENTS), stored.split(BLOCK_ELEMENTS), strict=True
+        ):
+            result.copy_(block)
+        return memoryview(self._stored)[: len(values) * ITEM_BYTES[dtype]]
 
     def _read(self, slot: int, source: TensorHeader, begin: int, count: int) -> memoryview:
         item = ITEM_BYTES[source.dtype]
         data = memoryview(self._raw[slot])[: count * item]
         read_into(self._files[source.file], data, source.offset + begin * item, source.file)
         return data
-
-    def _rounded(self, values: torch.Tensor, dtype: str) -> memoryview:
-        count = values.numel()
-        torch.frombuffer(self._stored, dtype=TORCH_DTYPES[dtype], count=count).copy_(values)
-        return memoryview(self._stored)[: count * ITEM_BYTES[dtype]]
 
 
 def _sum_dtype(tensor: TensorPlan) -> torch.dtype:

@@ -9,23 +9,24 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
 from apbmm_common.runfile import RunSpec
-
 from apbmm_worker import environment
 from apbmm_worker.benchmark_data import check_folder
 from apbmm_worker.merge_slots import MergeSlots
+from apbmm_worker.signs_of_life import SignsOfLife
 
 if TYPE_CHECKING:
     from apbmm_worker.discrepancy import Discrepancy
     from apbmm_worker.engine import ResidentEngine
-    from apbmm_worker.evaluation import Evaluation, PreparedBenchmarks
+    from apbmm_worker.evaluation import Evaluation
+    from apbmm_worker.prepared_questions import PreparedBenchmarks
     from apbmm_worker.sources import VerifiedSources
 
 _log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Pipeline:
         places.scratch.mkdir(parents=True, exist_ok=True)
         environment.apply(places.device, places.scratch)
         self.sources = self._verify_sources()
+        self._check_engine()
         self._benchmarks = self._prepare_benchmarks()
         needed = max(source.weight_bytes for source in self.sources.checkpoints.values())
         self._slots = MergeSlots(places.scratch, needed)
@@ -105,16 +107,21 @@ class Pipeline:
         """
         stages: dict[str, float] = {}
         with self._slots.next() as slot:
-            with _Timed(stages, "merge"):
+            with _timed(stages, "merge"):
                 self._merge(vector, slot)
             engine = self._load(slot, stages)
-        with _Timed(stages, "evaluate"):
+        with _timed(stages, "evaluate"):
             result = self._ask(engine, evaluation)
         return Measurement(result, stages, engine.description())
 
-    def close(self) -> None:
-        """Stop the engine and remove temporary checkpoints."""
-        self._close_engine()
+    def close(self, *, ending: bool = False) -> None:
+        """Stop the engine and remove temporary checkpoints.
+
+        With ``ending`` this process is about to end, which frees an engine inside it sooner than
+        taking it apart would; one on a card, in processes of its own, is stopped all the same.
+        """
+        if not ending or self._places.device != environment.CPU:
+            self._close_engine()
         self._slots.remove()
 
     # ---- preparation ----
@@ -127,8 +134,15 @@ class Pipeline:
             self._places.sources, cache, lambda done, total: self._progress("verify", done, total)
         )
 
+    def _check_engine(self) -> None:
+        """Raise `RunFileError` for engine arguments that the run file may not set."""
+        from apbmm_worker.engine_arguments import engine_arguments
+
+        template = self._places.sources[self._spec.generation.template_from]
+        engine_arguments(self._spec.engine, self._spec.generation, template, self._places.device)
+
     def _prepare_benchmarks(self) -> PreparedBenchmarks:
-        from apbmm_worker.evaluation import prepare_benchmarks
+        from apbmm_worker.prepared_questions import prepare_benchmarks
 
         self._progress("read benchmarks", 0, len(self._spec.benchmarks))
         return prepare_benchmarks(
@@ -163,13 +177,13 @@ class Pipeline:
         """Bring a checkpoint into the engine, which starts with the first one."""
         if self._engine is not None:
             self._progress("load", 0, 1)
-            with _Timed(stages, "load"):
+            with _timed(stages, "load"):
                 self._engine.load(checkpoint)
             return self._engine
         from apbmm_worker.engine import ResidentEngine
 
         self._progress("start engine", 0, 1)
-        with _Timed(stages, "start engine"):
+        with _timed(stages, "start engine"):
             self._engine = ResidentEngine(
                 self._spec.engine, self._spec.generation, checkpoint, self._places.device
             )
@@ -182,7 +196,7 @@ class Pipeline:
         if not name:
             raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
         folder = self._places.scratch / "evaluations" / name
-        with _SignsOfLife(engine, self._progress) as signs:
+        with SignsOfLife(engine, lambda done, n: self._progress("evaluate", done, n)) as signs:
             return evaluate(engine, self._benchmarks, folder, signs.answered)
 
     def _close_engine(self) -> None:
@@ -212,14 +226,11 @@ def _check_paths(spec: RunSpec, places: Places) -> None:
         raise SourceError("; ".join(faults), hint)
 
 
-class _Timed(AbstractContextManager[None]):
-    """Adds the seconds of a stage that succeeded."""
-
-    def __init__(self, stages: dict[str, float], stage: str) -> None:
-        self._stages, self._stage = stages, stage
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-
-    def __exit__(self, *error: object) -> None:
-        self._stages[self._stage] = time.monotonic() - self._start
+@contextmanager
+def _timed(stages: dict[str, float], stage: str) -> Iterator[None]:
+    """Note the seconds of a stage."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        stages[stage] = time.monotonic() - start

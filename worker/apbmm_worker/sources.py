@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,4 +244,5 @@ def _store(cache: Path, stamps: tuple[Stamp, ...], contents: _Contents) -> None:
     except OSError as error:
         # Only speed is lost: the next start reads the sources again.
         _log.warning("%s: verification could not be cached: %s", cache, error.strerror)
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()

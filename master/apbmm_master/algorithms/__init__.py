@@ -23,7 +23,20 @@ __all__ = ["Search", "create", "names"]
 
 # name -> module and class of the method
 _METHODS = {
-    "ap-bmm": ("bayesian", "ApBmm"),
+    "ap-bmm": ("ap_bmm", "ApBmm"),
+    "ap-bmm-no-prior": ("ap_bmm", "ApBmmNoPrior"),
+    "ap-bmm-no-pending": ("ap_bmm", "ApBmmNoPending"),
+    "ap-bmm-synchronous": ("ap_bmm", "ApBmmSynchronous"),
+    "ap-bmm-plus": ("plus", "ApBmmPlus"),
+    "sip-bmm": ("baselines", "SipBmm"),
+    "qnehvi": ("baselines", "Qnehvi"),
+    "momm": ("baselines", "Momm"),
+    "moead-cmaes": ("evolution", "MoeadCmaes"),
+    "ta": ("grids", "TaskArithmetic"),
+    "ties": ("grids", "Ties"),
+    "dare": ("grids", "Dare"),
+    "breadcrumbs": ("grids", "Breadcrumbs"),
+    "della": ("grids", "Della"),
     "sobol": ("designs", "Sobol"),
     "uniform": ("designs", "Uniform"),
 }

@@ -73,7 +73,8 @@ def build_settings(
     """The method's settings dataclass from keyword arguments.
 
     Raises SettingError for a name that the method does not have, and for a value that is not of
-    its default's type (a whole number passes for a float) or is negative or not finite.
+    its default's type (a whole number passes for a float), is negative or not finite, or is a
+    count of less than one.
     """
     fields = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(settings) - set(fields))
@@ -92,6 +93,8 @@ def _setting(method: str, name: str, value: object, default: object) -> object:
     if type(value) is not type(default):
         expected = type(default).__name__
         raise SettingError(f"{method}: {name} must be of type {expected}, not {value!r}")
-    if isinstance(value, (int, float)) and not (np.isfinite(value) and value >= 0):
+    if isinstance(value, float) and not (np.isfinite(value) and value >= 0.0):
         raise SettingError(f"{method}: {name} is {value}, which is not a non-negative number")
+    if type(value) is int and value < 1:
+        raise SettingError(f"{method}: {name} is {value}, less than 1")
     return value

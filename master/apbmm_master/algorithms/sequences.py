@@ -11,7 +11,7 @@ from apbmm_master.arrays import Array
 
 def scrambled_sobol(dimensions: int, seed: int, block: int = 64) -> Iterator[Array]:
     """The scrambled Sobol sequence of `seed`: vectors (D,), the same for every method."""
-    from torch.quasirandom import SobolEngine  # noqa: PLC0415 - torch is heavy, grids need none
+    from torch.quasirandom import SobolEngine
 
     engine = SobolEngine(dimensions, scramble=True, seed=seed)
     while True:
@@ -19,7 +19,7 @@ def scrambled_sobol(dimensions: int, seed: int, block: int = 64) -> Iterator[Arr
 
 
 def _draw(engine: object, count: int) -> Array:
-    import torch  # noqa: PLC0415
+    import torch
 
     return np.asarray(engine.draw(count, dtype=torch.float64).numpy())  # type: ignore[attr-defined]
 

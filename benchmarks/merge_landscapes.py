@@ -1,0 +1,117 @@
+"""Synthetic merge landscapes: what a layer-wise merge of two models might score and cost.
+
+Each landscape has a capability c(x) and a verbosity v(x), both 0 at x = 0 (the instruct model)
+and 1 at x = 1 (the thinking model). Accuracy rises with capability, generated tokens
+exponentially with verbosity; objectives follow from both by Eq. 2. A benchmark has a finite
+number of questions, the same ones for every merge: a merge solves those whose difficulty it
+exceeds, give or take what is particular to this merge and question.
+
+Families:
+
+- `additive`: every layer contributes on its own, few of them much;
+- `coherent`: neighbouring layers that disagree cost capability and make the model ramble;
+- `switching`: a layer half way between the sources is worse than either, so uniform interpolation
+  is poor and choosing layers pays;
+- `rugged`: random waves over the layers that matter, strongest half way between the sources.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+FAMILIES = ("additive", "coherent", "switching", "rugged")
+INSTRUCT_ACCURACY, THINKING_ACCURACY = 0.45, 0.70
+INSTRUCT_TOKENS, TOKEN_GROWTH = 1000.0, 2.2
+BASE_SECONDS, SECONDS_PER_TOKEN = 600.0, 0.6
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluation: observed objectives (2,), noise-free ones (2,), and its duration."""
+
+    observed: Array
+    true: Array
+    seconds: float
+
+
+class Landscape:
+    """One random landscape of a family; the same for the same family and seed."""
+
+    def __init__(self, family: str, seed: int, layers: int = 36, questions: int = 130) -> None:
+        if family not in FAMILIES:
+            raise ValueError(f"no family {family!r}: {', '.join(FAMILIES)}")
+        rng = np.random.default_rng([zlib.crc32(family.encode()), seed])
+        shared = rng.dirichlet(np.full(layers, 0.35))
+        self.family, self.seed, self.layers = family, seed, layers
+        self.capability = 0.6 * rng.dirichlet(np.full(layers, 0.35)) + 0.4 * shared
+        self.verbosity = 0.6 * rng.dirichlet(np.full(layers, 0.35)) + 0.4 * shared
+        self.bend = rng.uniform(0.6, 1.8, (2, layers))
+        self.waves = rng.normal(0.0, 1.0, (2, 8, layers)) * np.sqrt(layers * shared)
+        self.phases = rng.uniform(0.0, 2.0 * np.pi, (2, 8))
+        self.difficulty = np.sort(rng.normal(0.0, 1.0, questions))
+        self._references = self._raw(np.zeros(layers)), self._raw(np.ones(layers))
+
+    def importance(self, kind: str) -> Array:
+        """Layer scores in [0, 1]: `informative`, `misleading` (their reverse) or `random`."""
+        rng = np.random.default_rng([7, self.seed])
+        truth = self.capability + self.verbosity
+        ranks = np.argsort(np.argsort(truth + 0.3 * truth.std() * rng.normal(size=self.layers)))
+        scores = ranks / (self.layers - 1)
+        if kind == "informative":
+            return scores
+        return 1.0 - scores if kind == "misleading" else rng.permutation(scores)
+
+    def measure(self, x: Array) -> Measured:
+        """Evaluate the merge `x` (layers,); repeatable, as at temperature 0."""
+        rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(x).tobytes()))
+        accuracy, tokens = self._raw(x)
+        observed_accuracy = self._answer(x, rng) if self.difficulty.size else accuracy
+        observed_tokens = tokens * float(np.exp(0.02 * rng.normal()))
+        seconds = (BASE_SECONDS + SECONDS_PER_TOKEN * tokens) * float(np.exp(0.1 * rng.normal()))
+        return Measured(
+            self._objectives(observed_accuracy, observed_tokens),
+            self._objectives(accuracy, tokens),
+            seconds,
+        )
+
+    def _answer(self, x: Array, rng: np.random.Generator) -> float:
+        """Share of the questions solved, shifted so that its mean is the true accuracy."""
+        accuracy, _ = self._raw(x)
+        threshold = float(np.quantile(self.difficulty, np.clip(accuracy, 0.0, 1.0)))
+        particular = 0.25 * rng.normal(size=len(self.difficulty))
+        return float((self.difficulty + particular <= threshold).mean())
+
+    def _raw(self, x: Array) -> tuple[float, float]:
+        """Accuracy and mean tokens without noise."""
+        c, v = self._latent(x)
+        rise = 1.0 / (1.0 + np.exp(-5.0 * (c - 0.5)))
+        low, high = 1.0 / (1.0 + np.exp(2.5)), 1.0 / (1.0 + np.exp(-2.5))
+        accuracy = INSTRUCT_ACCURACY + (THINKING_ACCURACY - INSTRUCT_ACCURACY) * (
+            (rise - low) / (high - low)
+        )
+        return float(accuracy), float(INSTRUCT_TOKENS * np.exp(TOKEN_GROWTH * v))
+
+    def _latent(self, x: Array) -> tuple[float, float]:
+        c = float(self.capability @ x ** self.bend[0])
+        v = float(self.verbosity @ x ** self.bend[1])
+        if self.family == "coherent":
+            broken = float(((x[1:] - x[:-1]) ** 2).mean())
+            c, v = c - 0.6 * broken, v + 0.3 * broken
+        if self.family == "switching":
+            half_way = 4.0 * float(self.capability @ (x * (1.0 - x)))
+            c, v = c - 0.25 * half_way, v + 0.1 * half_way
+        if self.family == "rugged":
+            between = 4.0 * float(x.mean()) * (1.0 - float(x.mean()))
+            ripple = np.cos(self.waves @ x + self.phases).mean(axis=1)
+            c, v = c + 0.35 * between * ripple[0], v + 0.2 * between * ripple[1]
+        return c, v
+
+    def _objectives(self, accuracy: float, tokens: float) -> Array:
+        """Eq. 2 with the noise-free references."""
+        (low, few), (high, many) = self._references
+        return np.array([(accuracy - low) / (high - low), (tokens - many) / (few - many)])

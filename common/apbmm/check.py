@@ -1,0 +1,281 @@
+"""`apbmm check`: a dry run that names every fault at once, or says what would run. No torch.
+
+`inspect` collects, `apbmm.check_view` prints.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from apbmm_common.checkpoint import Checkpoint, read_checkpoint, text_config
+from apbmm_common.compatibility import IDENTICAL, compatibility_faults, identical_files
+from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, RunFileError, SourceError
+from apbmm_common.runfile import (
+    Algorithm,
+    Benchmark,
+    Generation,
+    Prior,
+    RunSpec,
+    Section,
+    Sources,
+    load_run_file,
+)
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+@dataclass
+class Inspection:
+    """What a dry run found. ``spec`` is None when the run file itself is not valid."""
+
+    run_file: Path
+    spec: RunSpec | None = None
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    questions: dict[str, int | None] = field(default_factory=dict)
+    """Questions of each benchmark; None where apbmm does not know the adapter's files."""
+
+    def fault(self, error: ApbmmError, name: str = "") -> None:
+        """Add a fault; its hint goes into the same line."""
+        text = f"{name}: {error}" if name else str(error)
+        if text not in self.faults:
+            self.faults.append(text)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run file that are looked into; of an invalid one those that are sound."""
+
+    algorithm: Algorithm | None = None
+    sources: Sources | None = None
+    benchmarks: tuple[Benchmark, ...] = ()
+    prompts: str | None = None
+    generation: Generation | None = None
+
+
+def check(run_file: Path) -> int:
+    """Print every fault of a run file, numbered, or what it would run; returns the exit code."""
+    from apbmm.check_view import print_faults, print_plan
+
+    found = inspect(run_file)
+    if found.faults:
+        print_faults(found)
+        return EXIT_USAGE
+    print_plan(found)
+    return EXIT_DONE
+
+
+def inspect(run_file: Path) -> Inspection:
+    """Look at everything that a run file names, without torch and without changing anything."""
+    found = Inspection(run_file)
+    try:
+        found.spec = load_run_file(run_file)
+    except RunFileError as error:
+        found.faults += [line.strip() for line in error.message.splitlines()[1:]]
+        if not found.faults:
+            found.fault(error)
+            return found
+        parts = sound_parts(run_file)
+    else:
+        parts = parts_of(found.spec)
+    _inspect_algorithm(found, parts.algorithm)
+    _inspect_sources(found, parts)
+    _inspect_benchmarks(found, parts.benchmarks)
+    if parts.prompts is not None:
+        try:
+            count_prompts(Path(parts.prompts))
+        except SourceError as error:
+            found.fault(error, "prior.prompts")
+    return found
+
+
+# ---- the run file ------------------------------------------------------------------------------
+
+
+def parts_of(spec: RunSpec) -> Parts:
+    """What a valid run file names; a rehearsal reads no files."""
+    if spec.evaluation.kind == "rehearsal":
+        return Parts(spec.algorithm)
+    return Parts(spec.algorithm, spec.sources, spec.benchmarks, spec.prior.prompts, spec.generation)
+
+
+def sound_parts(run_file: Path) -> Parts:
+    """What can still be looked at in a run file that is not valid as a whole."""
+    table = tomllib.loads(run_file.read_text(encoding="utf-8"))
+    folder = run_file.resolve().parent
+    algorithm = _sound(Algorithm, table.get("algorithm", {}))
+    evaluation = table.get("evaluation")
+    if isinstance(evaluation, dict) and evaluation.get("kind") == "rehearsal":
+        return Parts(algorithm)
+
+    def absolute(value: str) -> str:
+        try:
+            return str((folder / Path(value).expanduser()).resolve())
+        except (RuntimeError, ValueError):
+            return value
+
+    sources = _sound(Sources, table.get("sources"))
+    if sources is not None:
+        paths = sources.model_dump(exclude_none=True)
+        sources = Sources(**{role: absolute(path) for role, path in paths.items()})
+    listed = table.get("benchmarks")
+    benchmarks = [
+        benchmark.model_copy(update={"path": absolute(benchmark.path)})
+        for item in (listed if isinstance(listed, list) else [])
+        if (benchmark := _sound(Benchmark, item)) is not None
+    ]
+    prior = _sound(Prior, table.get("prior", {}))
+    prompts = absolute(prior.prompts) if prior is not None and prior.prompts else None
+    generation = _sound(Generation, table.get("generation"))
+    return Parts(algorithm, sources, tuple(benchmarks), prompts, generation)
+
+
+def _sound(kind: type[AnySection], table: Any) -> AnySection | None:
+    try:
+        return kind.model_validate(table)
+    except ValidationError:
+        return None
+
+
+def _inspect_algorithm(found: Inspection, algorithm: Algorithm | None) -> None:
+    from importlib.util import find_spec
+
+    from apbmm_master.algorithms import names
+
+    if algorithm is not None and algorithm.name not in names():
+        found.faults.append(
+            f"algorithm.name: there is no search method {algorithm.name!r} "
+            f"(hint: methods are {', '.join(names())})"
+        )
+    if find_spec("botorch") is None:
+        found.notes.append(
+            "this host cannot run apbmm-master: pip install 'apbmm[master]' adds what it needs"
+        )
+
+
+# ---- the files that it names -------------------------------------------------------------------
+
+
+def _inspect_sources(found: Inspection, parts: Parts) -> None:
+    if parts.sources is None:
+        return
+    readable = True
+    for role, path in parts.sources.paths().items():
+        if role == "base" and parts.sources.base is None:
+            continue
+        try:
+            found.checkpoints[role] = read_checkpoint(Path(path))
+        except SourceError as error:
+            found.fault(error, f"sources.{role}")
+            readable = False
+    checkpoints = found.checkpoints
+    if parts.generation is not None:
+        _inspect_generation(found, parts.generation)
+    if not readable:
+        return
+    if identical_files(checkpoints["thinking"], checkpoints["instruct"]):
+        found.faults.append(f"sources: {IDENTICAL}")
+    else:
+        found.faults += [f"sources: {fault}" for fault in compatibility_faults(checkpoints)]
+
+
+def _inspect_generation(found: Inspection, generation: Generation) -> None:
+    source = found.checkpoints.get(generation.template_from)
+    if source is not None and not has_chat_template(source.path):
+        found.faults.append(
+            f"generation.template_from: {source.path} has no chat template "
+            "(hint: it is in tokenizer_config.json or chat_template.jinja)"
+        )
+    for role, checkpoint in found.checkpoints.items():
+        config = text_config(checkpoint.config)
+        longest = config.get("max_position_embeddings")
+        scaled = config.get("rope_scaling") or config.get("rope_parameters", {}).get("factor")
+        if role == "base" or scaled or not isinstance(longest, int):
+            continue
+        if generation.context > longest:
+            found.faults.append(
+                f"generation.context: {generation.context} tokens, but {role} has positions for "
+                f"{longest}"
+            )
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a folder's tokenizer comes with a chat template."""
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, Mapping) and bool(config.get("chat_template"))
+
+
+def _inspect_benchmarks(found: Inspection, benchmarks: tuple[Benchmark, ...]) -> None:
+    from apbmm_worker.benchmark_data import check_folder, choose_questions
+
+    known = known_adapters()
+    for benchmark in benchmarks:
+        if known and benchmark.adapter not in known and not _own(benchmark.adapter):
+            found.faults.append(
+                f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}"
+            )
+        try:
+            check_folder(benchmark, Path(benchmark.path))
+            with tempfile.TemporaryDirectory(prefix="apbmm-check-") as scratch:
+                chosen = choose_questions(benchmark, Path(benchmark.path), Path(scratch))
+        except SourceError as error:
+            found.fault(error)
+        else:
+            count = None if chosen.positions is None else len(chosen.positions)
+            found.questions[benchmark.name] = count
+
+
+def _own(adapter: str) -> bool:
+    return adapter == "apbmm_exact" or adapter.startswith("apbmm_demo_")
+
+
+def known_adapters() -> frozenset[str]:
+    """Names of EvalScope's benchmarks, read from its files: importing it takes many seconds.
+
+    Empty where EvalScope is not installed.
+    """
+    import re
+    from importlib.util import find_spec
+
+    evalscope = find_spec("evalscope")
+    if evalscope is None or evalscope.origin is None:
+        return frozenset()
+    name = re.compile(r"\bname=['\"]([^'\"]+)['\"]")
+    files = (Path(evalscope.origin).parent / "benchmarks").rglob("*.py")
+    return frozenset(n for file in files for n in name.findall(file.read_text(encoding="utf-8")))
+
+
+def count_prompts(path: Path) -> int:
+    """Number of prompts in a JSON Lines file of ``{"prompt": text}``. Raises `SourceError`."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error
+    count = 0
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise SourceError(f"{path}, line {number}: not valid JSON: {error}") from None
+        if not (isinstance(record, dict) and isinstance(record.get("prompt"), str)):
+            raise SourceError(f"{path}, line {number}: has no prompt", 'expected {"prompt": "..."}')
+        count += 1
+    if not count:
+        raise SourceError(f"{path}: holds no prompts", 'each line is {"prompt": "..."}')
+    return count

@@ -1,0 +1,158 @@
+"""`apbmm status`: one snapshot of a run, from its master or from its journal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, ApbmmError, UsageError
+
+Snapshot = dict[str, Any]
+
+RUNS = Path("runs")
+JOURNAL = "journal.sqlite"
+ANSWER_SECONDS = 3.0
+"""How long a master that accepts connections may take; a dead one is noticed at once."""
+REDRAW_SECONDS = 1.0
+
+
+class NoMasterError(ApbmmError):
+    """Nobody answers at a status address."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to ask: a run directory, or only the address of a master's status socket."""
+
+    run_dir: Path | None
+    address: str = ""
+
+    def snapshot(self) -> Snapshot:
+        """The status now. Raises `NoMasterError` or `JournalError` when there is none."""
+        if self.run_dir is None:
+            return ask(self.address)
+        address = local_address(self.run_dir)
+        if address:
+            with contextlib.suppress(NoMasterError):
+                return ask(address)
+        return from_journal(self.run_dir)
+
+
+def show_status(run: str | None, *, watch: bool, as_json: bool) -> int:
+    """Print the status of a run, once or until it is finished; returns the exit code."""
+    if watch and as_json:
+        raise UsageError(
+            "--watch and --json exclude each other", "call apbmm status --json repeatedly"
+        )
+    target = find(run)
+    if as_json:
+        json.dump(target.snapshot(), sys.stdout)
+        sys.stdout.write("\n")
+        return EXIT_DONE
+    return _watch(target) if watch else _print(target)
+
+
+def _print(target: Target) -> int:
+    from apbmm.status_view import console, render
+
+    console().print(render(target.snapshot()))
+    return EXIT_DONE
+
+
+def _watch(target: Target) -> int:
+    from rich.live import Live
+
+    from apbmm.status_view import console, render
+
+    with Live(console=console(), auto_refresh=False) as live:
+        try:
+            while True:
+                snapshot = target.snapshot()
+                live.update(render(snapshot), refresh=True)
+                if snapshot.get("finished") and not snapshot["master_alive"]:
+                    return EXIT_DONE
+                time.sleep(REDRAW_SECONDS)
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+
+
+def find(run: str | None) -> Target:
+    """What ``run`` names: an address, a run directory, or by default the latest under runs/."""
+    if run is None:
+        return Target(latest_run(RUNS))
+    if "://" in run:
+        return Target(None, run)
+    folder = Path(run)
+    if folder.is_file() and folder.name == JOURNAL:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UsageError(f"{run}: no such run directory", "or give an address: tcp://HOST:PORT")
+    return Target(folder)
+
+
+def latest_run(folder: Path) -> Path:
+    """The run under ``folder`` whose journal changed last."""
+    journals = [
+        (file.stat().st_mtime, file.parent)
+        for name in (JOURNAL, JOURNAL + "-wal")
+        for file in folder.glob(f"*/{name}")
+    ]
+    if not journals:
+        raise UsageError(f"there is no run under {folder}/", "name a run directory")
+    return max(journals)[1]
+
+
+def local_address(run_dir: Path) -> str:
+    """The status address of the master in ``run_dir``; empty when none lives there.
+
+    A master that was killed leaves its address behind, so the socket is tried.
+    """
+    try:
+        addresses = json.loads((run_dir / "status.json").read_text(encoding="utf-8"))
+        address = str(addresses["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(address.removeprefix("ipc://"))
+        except OSError:
+            return ""
+    return address
+
+
+def ask(address: str) -> Snapshot:
+    """One snapshot from a status socket. Raises `NoMasterError` or `UsageError`."""
+    with zmq.Context() as context, context.socket(zmq.REQ) as request:
+        request.set(zmq.LINGER, 0)
+        request.set(zmq.RCVTIMEO, int(ANSWER_SECONDS * 1000))
+        try:
+            request.connect(address)
+        except zmq.ZMQError as error:
+            raise UsageError(f"{address}: {error}", "as in tcp://HOST:PORT") from error
+        try:
+            request.send(b"status")
+            answer = json.loads(request.recv())
+        except (zmq.Again, ValueError):
+            raise NoMasterError(
+                f"no master answers at {address}", "does it run, with this --status-bind?"
+            ) from None
+    if not isinstance(answer, dict) or "error" in answer:
+        raise NoMasterError(f"{address} is not a master's status socket: {answer}")
+    return answer
+
+
+def from_journal(run_dir: Path) -> Snapshot:
+    """The status as the journal tells it. Raises `JournalError`."""
+    from apbmm_master.journal import read_journal
+    from apbmm_master.ledger import Ledger
+    from apbmm_master.status import journal_snapshot
+
+    return journal_snapshot(Ledger().replay(read_journal(run_dir)))

@@ -1,0 +1,97 @@
+"""Model-level grids (Experiment 2): one merge rule with one weight, and density, for all layers.
+
+The vector of these methods says weight (the paper's alpha, outside Theta) and density; the merge
+itself is the worker's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from apbmm_master.algorithms.designs import NoSettings
+from apbmm_master.algorithms.problem import Problem, build_settings
+from apbmm_master.algorithms.search import Search, SearchState, unused
+from apbmm_master.algorithms.sequences import spread_order
+from apbmm_master.arrays import Array
+
+DENSITIES = (1.0, 0.7, 0.9, 0.8)
+
+
+class Grid(Search):
+    """A fixed grid, walked in an order that covers it evenly however early the search stops.
+
+    Weights are i / n for i = 1 .. n: not 0, which is the base model whatever the rule. A point
+    that fails is not replaced. Asynchronous, without an initial design; the seed has no effect.
+    """
+
+    weights: ClassVar[int]
+    densities: ClassVar[tuple[float, ...]]
+    axes: ClassVar[tuple[str, ...]]
+
+    def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
+        super().__init__(problem.with_dimensions(len(self.axes)), settings)
+        build_settings(self.name, NoSettings, settings)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget is spent, or every point of the grid is done or has failed."""
+        tried = len(self._issued) >= self.weights * max(len(self.densities), 1)
+        return super().exhausted or (tried and not self._outstanding)
+
+    def _design_is_complete(self) -> bool:
+        return True
+
+    def _propose(self, state: SearchState, count: int) -> list[Array]:
+        return unused(self._points(), state.known, count)
+
+    def _points(self) -> Iterator[Array]:
+        for index in spread_order(self.weights):
+            weight = (index + 1) / self.weights
+            if not self.densities:
+                yield np.array([weight])
+            for density in self.densities:
+                yield np.array([weight, density])
+
+
+class TaskArithmetic(Grid):
+    """Task arithmetic (Ilharco et al., 2022): 80 weights."""
+
+    name: ClassVar[str] = "ta"
+    weights: ClassVar[int] = 80
+    densities: ClassVar[tuple[float, ...]] = ()
+    axes: ClassVar[tuple[str, ...]] = ("weight",)
+
+
+class WeightAndDensity(Grid):
+    """Densities 0.7, 0.8, 0.9 and 1.0, crossed with 20 weights."""
+
+    weights: ClassVar[int] = 20
+    densities: ClassVar[tuple[float, ...]] = DENSITIES
+    axes: ClassVar[tuple[str, ...]] = ("weight", "density")
+
+
+class Ties(WeightAndDensity):
+    """TIES (Yadav et al., 2023)."""
+
+    name: ClassVar[str] = "ties"
+
+
+class Dare(WeightAndDensity):
+    """DARE (Yu et al., 2024)."""
+
+    name: ClassVar[str] = "dare"
+
+
+class Breadcrumbs(WeightAndDensity):
+    """Model Breadcrumbs (Davari and Belilovsky, 2024)."""
+
+    name: ClassVar[str] = "breadcrumbs"
+
+
+class Della(WeightAndDensity):
+    """DELLA (Deep et al., 2024)."""
+
+    name: ClassVar[str] = "della"

@@ -1,0 +1,97 @@
+"""What the ledger keeps: evaluations, their attempts, the search method's calls, presences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from apbmm_common.messages import Evaluated, Measured
+from apbmm_master.events import Purpose
+from apbmm_master.lifecycle import ACTIVE_ATTEMPT, AttemptState, EvaluationState
+
+REFERENCES = ("thinking", "instruct")
+MEASURE = "measure"
+COUNTED: tuple[Purpose, ...] = ("initial", "search")
+"""Purposes that are part of the budget; references and the measurement are not."""
+
+
+@dataclass
+class Attempt:
+    """One lease of an evaluation. Times are wall-clock seconds, for reports only."""
+
+    number: int
+    lease: str
+    worker: str
+    boot: str
+    epoch: int
+    leased_at: float
+    state: AttemptState = AttemptState.LEASED
+    ended_at: float | None = None
+    fault: str = ""
+    message: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether the worker is still expected to deliver."""
+        return self.state in ACTIVE_ATTEMPT
+
+
+@dataclass
+class Evaluation:
+    """One vector (or the discrepancy measurement) and what became of it.
+
+    ``ordinal`` is its place among all proposals; ``body`` holds no per-question outcomes, which
+    stay in the journal.
+    """
+
+    id: str
+    purpose: Purpose
+    vector: tuple[float, ...]
+    key: str
+    proposed_seq: int
+    ordinal: int
+    state: EvaluationState = EvaluationState.QUEUED
+    attempts: list[Attempt] = field(default_factory=list)
+    body: Evaluated | Measured | None = None
+    seconds: float = 0.0
+    worker: str = ""
+    done_seq: int = 0
+    done_at: float = 0.0
+    message: str = ""
+
+    @property
+    def active_attempt(self) -> Attempt | None:
+        """The attempt in progress, if there is one."""
+        return next((attempt for attempt in reversed(self.attempts) if attempt.active), None)
+
+    @property
+    def vector_faults(self) -> int:
+        """Attempts that failed for the vector's own reasons."""
+        return sum(attempt.fault == "vector" for attempt in self.attempts)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is part of the budget (references and the measurement are not)."""
+        return self.purpose in COUNTED
+
+    def failed_on(self, worker: str) -> bool:
+        """Whether an attempt of this worker has failed."""
+        return any(a.worker == worker and a.state is AttemptState.FAILED for a in self.attempts)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An ask of the algorithm and what it answered (evaluation ids)."""
+
+    evaluations: tuple[str, ...]
+    pending: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Told:
+    """An observation told to the algorithm, or with ``rejected`` a vector given up."""
+
+    evaluation: str
+    rejected: bool = False
+
+
+Call = Asked | Told

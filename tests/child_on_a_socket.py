@@ -1,0 +1,63 @@
+"""The daemon's end of an evaluation child, for tests of the child alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class Daemon:
+    """The daemon's end of the child's socket."""
+
+    def __init__(self, log: Path, **environment: str) -> None:
+        self._socket, theirs = socket.socketpair()
+        self.log = log
+        with theirs, log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "apbmm_worker.child", "--fd", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path)), **environment},
+            )
+        self._events = self._socket.makefile("rb")
+
+    def ask(self, **command: Any) -> tuple[Event, list[Event]]:
+        """Send a command; its last event, and the progress before it."""
+        self._socket.sendall(json.dumps(command).encode() + b"\n")
+        progress: list[Event] = []
+        for line in self._events:
+            event: Event = json.loads(line)
+            if event["event"] != "progress":
+                return event, progress
+            progress.append(event)
+        raise EOFError(self.log.read_text()[-2000:])
+
+    def group(self) -> list[int]:
+        """Processes of the child's session that are alive."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                state, _, _, session = (entry / "stat").read_text().rpartition(") ")[2].split()[:4]
+                if int(session) == self.process.pid and state != "Z":
+                    found.append(int(entry.name))
+        return found
+
+    def end(self) -> None:
+        """Kill the whole group, as the daemon does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._events.close()
+        self._socket.close()

@@ -1,0 +1,272 @@
+"""Evaluations through the real EvalScope, with an oracle in the engine's place."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from apbmm_common.errors import EvaluationError, SourceError, UsageError
+from apbmm_common.runfile import Benchmark, Generation
+from apbmm_worker.engine_driver import Completion, Prompt
+from tiny_checkpoints import write_tiny_qwen3
+
+if TYPE_CHECKING:
+    from apbmm_worker.evaluation import Evaluation
+    from apbmm_worker.prepared_questions import PreparedBenchmarks
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("default"),  # EvalScope's and datasets' own
+]
+
+GENERATION = Generation(max_tokens=50, context=6000)
+
+
+class Oracle:
+    """Answers by a function of the prompt's text; the text stands in for generated tokens."""
+
+    def __init__(self, tokenizer: Any, answer: Callable[[str], str]) -> None:
+        self._tokenizer = tokenizer
+        self._answer = answer
+        self.prompts: list[Prompt] = []
+        self.aborted = False
+
+    def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
+        self.prompts += prompts
+        return [self._future(prompt) for prompt in prompts]
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def _future(self, prompt: Prompt) -> Future[Completion]:
+        future: Future[Completion] = Future()
+        try:
+            text = self._answer(self._tokenizer.decode(prompt.token_ids))
+        except EvaluationError as error:
+            future.set_exception(error)
+        else:
+            ids = tuple(range(len(text)))
+            reason: Any = "length" if len(text) >= GENERATION.max_tokens else "stop"
+            future.set_result(Completion(text, ids, len(prompt.token_ids), reason, 0.5))
+        return future
+
+
+@pytest.fixture(scope="module")
+def tokenizer_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_qwen3(tmp_path_factory.mktemp("source"), seed=1, layers=1)
+
+
+class Bench:
+    """Benchmark folders, and evaluations on them."""
+
+    def __init__(self, folder: Path, source: Path) -> None:
+        self.folder = folder
+        self.source = source
+        self.progress: list[tuple[int, int]] = []
+
+    def write(self, name: str, rows: Sequence[dict[str, Any]], file: str = "test.jsonl") -> Path:
+        target = self.folder / name / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == ".csv":
+            with target.open("w", newline="") as opened:
+                writer = csv.DictWriter(opened, rows[0].keys())
+                writer.writeheader()
+                writer.writerows(rows)
+        else:
+            target.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return target.parent
+
+    def prepare(
+        self, *benchmarks: Benchmark, generation: Generation = GENERATION
+    ) -> PreparedBenchmarks:
+        from apbmm_worker.prepared_questions import prepare_benchmarks
+
+        folders = {b.name: self.folder / b.name for b in benchmarks}
+        return prepare_benchmarks(
+            benchmarks, folders, generation, self.source, self.folder / "scratch"
+        )
+
+    def oracle(self, answer: Callable[[str], str]) -> Oracle:
+        from transformers import AutoTokenizer
+
+        return Oracle(AutoTokenizer.from_pretrained(self.source), answer)
+
+    def evaluate(
+        self, answer: Callable[[str], str], *benchmarks: Benchmark
+    ) -> tuple[Evaluation, Oracle]:
+        from apbmm_worker.evaluation import evaluate
+
+        oracle = self.oracle(answer)
+        prepared = self.prepare(*benchmarks)
+        result = evaluate(
+            oracle,
+            prepared,
+            self.folder / "out",
+            lambda done, total: self.progress.append((done, total)),
+        )
+        return result, oracle
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tokenizer_source: Path) -> Bench:
+    return Bench(tmp_path, tokenizer_source)
+
+
+def benchmark(name: str, adapter: str, **settings: Any) -> Benchmark:
+    return Benchmark(name=name, adapter=adapter, path="/not/used", **settings)
+
+
+def sums(count: int) -> list[dict[str, Any]]:
+    return [
+        {"id": f"sum-{n}", "question": f"{n} plus 1?", "answer": f" {n + 1} "} for n in range(count)
+    ]
+
+
+def add(text: str) -> str:
+    """Right for even numbers, malformed for 3, far too long for 5, else wrong."""
+    number = int(re.findall(r"(\d+) plus", text)[-1])
+    special = {3: "  ", 5: "x" * 60}
+    return special.get(number, f"{number + 1}\n" if number % 2 == 0 else "no")
+
+
+def test_two_benchmarks_with_one_adapter(bench: Bench) -> None:
+    bench.write("first", sums(8))
+    bench.write("second", sums(4))
+    result, oracle = bench.evaluate(
+        add,
+        benchmark("first", "apbmm_exact"),
+        benchmark("second", "apbmm_exact", question_ids=(2, 0)),
+    )
+    first, second = result.benchmarks["first"], result.benchmarks["second"]
+    assert (first.accuracy, first.questions, first.truncated, first.malformed) == (0.5, 8, 1, 1)
+    assert first.tokens == (2 * 4 + 2 * 2 + 2 + 60) / 8
+    assert [outcome.question for outcome in first.outcomes] == [f"sum-{n}" for n in range(8)]
+    assert [outcome.score for outcome in first.outcomes] == [1, 0, 1, 0, 1, 0, 1, 0]
+    assert [outcome.question for outcome in second.outcomes] == ["sum-2", "sum-0"]
+    assert second.accuracy == 1.0
+    assert bench.progress[-1] == (10, 10)
+    assert len(oracle.prompts) == 10
+    assert not oracle.aborted
+
+
+def test_a_second_attempt_replaces_the_first(bench: Bench) -> None:
+    bench.write("b", sums(3))
+    for _ in range(2):
+        result, _ = bench.evaluate(add, benchmark("b", "apbmm_exact"))
+        assert result.benchmarks["b"].questions == 3
+
+
+def test_demo_answers_are_taken_from_behind_the_marker(bench: Bench) -> None:
+    rows = [{"id": str(n), "question": f"{n} plus 1?", "answer": str(n + 1)} for n in range(3)]
+    bench.write("b", rows)
+    answers = ["0 + 1 # 1", "thinking ## 2", "# 9"]
+    result, _ = bench.evaluate(
+        lambda text: answers[int(re.findall(r"(\d) plus", text)[-1])],
+        benchmark("b", "apbmm_demo_sums"),
+    )
+    outcomes = result.benchmarks["b"].outcomes
+    assert [(o.score, o.well_formed) for o in outcomes] == [(1, True), (0, False), (0, True)]
+
+
+def test_the_built_in_benchmarks_on_local_files(bench: Bench) -> None:
+    """Oracles that answer a known part correctly, in the form that each benchmark asks for."""
+    aime = [{"problem": f"{n} plus 1?", "answer": str(n + 1)} for n in range(4)]
+    bench.write("aime", aime)
+    math_problems = [
+        {
+            "problem": f"{n} plus 1?",
+            "solution": "add",
+            "answer": str(n + 1),
+            "level": n % 2 + 1,
+            "unique_id": f"algebra/{n}.json",
+        }
+        for n in range(4)
+    ]
+    bench.write("math", math_problems)
+    gsm = [{"question": f"{n} plus 1?", "answer": f"add #### {n + 1}"} for n in range(4)]
+    bench.write("gsm", gsm)
+    bench.write("gsm", gsm, "train.jsonl")
+    result, _ = bench.evaluate(
+        lambda text: rf"\boxed{{{add(text).strip()}}}",
+        benchmark("aime", "aime25", questions=2),
+        benchmark("math", "math_500"),
+        benchmark("gsm", "gsm8k"),
+    )
+    found = {name: (r.accuracy, r.questions) for name, r in result.benchmarks.items()}
+    assert found == {"aime": (0.5, 2), "math": (0.5, 4), "gsm": (0.5, 4)}
+    ids = {name: {o.question for o in r.outcomes} for name, r in result.benchmarks.items()}
+    assert ids["aime"] == {"0", "1"}
+    assert ids["math"] == {f"algebra/{n}.json" for n in range(4)}
+
+
+def test_gpqa_with_chosen_questions(bench: Bench) -> None:
+    rows = [
+        {
+            "Question": f"{n} plus 1?",
+            "Correct Answer": f"it is {n + 1}",
+            **{f"Incorrect Answer {k}": f"it is {n + 10 * k}" for k in (1, 2, 3)},
+        }
+        for n in range(12)
+    ]
+    bench.write("gpqa", rows, "train.csv")
+
+    def choose(text: str) -> str:
+        number = int(re.findall(r"(\d+) plus", text)[-1])
+        letter = re.findall(rf"([A-D])\) it is {number + 1}\b", text)[-1]
+        return f"ANSWER: {letter if number != 7 else 'none'}"
+
+    result, _ = bench.evaluate(choose, benchmark("gpqa", "gpqa_diamond", question_ids=(3, 7, 11)))
+    outcomes = result.benchmarks["gpqa"].outcomes
+    assert [(o.question, o.score) for o in outcomes] == [("3", 1.0), ("7", 0.0), ("11", 1.0)]
+
+
+def test_an_error_is_never_a_wrong_answer(bench: Bench) -> None:
+    from apbmm_worker.evaluation import evaluate
+
+    bench.write("b", sums(6))
+
+    def fail(text: str) -> str:
+        if "4 plus" in text:
+            raise EvaluationError("the engine failed: out of memory", kind="infrastructure")
+        return add(text)
+
+    oracle = bench.oracle(fail)
+    prepared = bench.prepare(benchmark("b", "apbmm_exact"))
+    with pytest.raises(EvaluationError, match="out of memory") as failure:
+        evaluate(oracle, prepared, bench.folder / "out", lambda *_: None)
+    assert failure.value.kind == "infrastructure"
+    assert oracle.aborted
+
+
+def test_settings_that_do_not_fit_are_named(bench: Bench) -> None:
+    bench.write("b", [*sums(2), {"id": "long", "question": "x" * 90, "answer": "y"}])
+    with pytest.raises(UsageError, match=r"question long has a prompt of \d+ tokens.*of 150"):
+        bench.prepare(
+            benchmark("b", "apbmm_exact"), generation=Generation(max_tokens=50, context=150)
+        )
+    with pytest.raises(SourceError, match="EvalScope has no benchmark 'apbmm_typo'"):
+        bench.prepare(benchmark("b", "apbmm_typo"))
+    bench.write("twice", [*sums(2), *sums(1)])
+    with pytest.raises(SourceError, match="two questions have the same id"):
+        bench.prepare(benchmark("twice", "apbmm_exact"))
+
+
+def test_seeds_differ_by_question_and_are_the_same_each_time(bench: Bench) -> None:
+    bench.write("b", sums(3))
+    first, second = (
+        [
+            q.prompt.seed
+            for q in bench.prepare(benchmark("b", "apbmm_exact")).benchmarks[0].questions
+        ]
+        for _ in range(2)
+    )
+    assert first == second
+    assert len(set(first)) == 3

