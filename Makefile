@@ -9,8 +9,10 @@ STAMP := .venv/.installed
 install: $(STAMP)
 
 # PyTorch comes first and by itself: the plain index offers only CUDA builds of it for Linux.
+# Bytecode is compiled once for all: three processes that start together would each do it.
 $(STAMP): pyproject.toml worker/cpu-overrides.txt Makefile
-	@command -v $(PYTHON) >/dev/null || { echo "apbmm needs Python 3.11: set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "apbmm needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/python -m pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null \
@@ -20,10 +22,12 @@ $(STAMP): pyproject.toml worker/cpu-overrides.txt Makefile
 	       "https://download.pytorch.org/whl/cpu, or as a wheel in a folder named by PIP_FIND_LINKS" >&2; exit 1; }
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --override worker/cpu-overrides.txt \
 	  --editable '.[master,worker-cpu,test]'
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib >/dev/null 2>&1 || true
 	touch $@
 
+# For instance: make demo ARGS="--evaluations 30"
 demo: install
-	$(BIN)/apbmm demo
+	$(BIN)/apbmm demo $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

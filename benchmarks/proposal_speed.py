@@ -29,8 +29,9 @@ from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ZeroMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
-from apbmm_master.acquisition import MultiStart, optimise_pool, pending_aware
+from apbmm_master.acquisition import pending_aware
 from apbmm_master.algorithms import create
+from apbmm_master.pool import MultiStart, optimise_pool
 from apbmm_master.prior import initial_lengthscales
 from apbmm_master.surrogate import fit
 from merge_landscapes import Landscape

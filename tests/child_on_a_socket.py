@@ -21,6 +21,7 @@ class Daemon:
     def __init__(self, log: Path, **environment: str) -> None:
         self._socket, theirs = socket.socketpair()
         self.log = log
+        self.outputs = log.parent / "outputs"
         with theirs, log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "apbmm_worker.child", "--fd", str(theirs.fileno())],
@@ -43,6 +44,19 @@ class Daemon:
                 return event, progress
             progress.append(event)
         raise EOFError(self.log.read_text()[-2000:])
+
+    def evaluate(self, evaluation: str, vector: list[float]) -> tuple[Event, list[Event]]:
+        """Have one vector evaluated."""
+        return self.ask(**self.evaluate_command(evaluation, vector))
+
+    def evaluate_command(self, evaluation: str, vector: list[float]) -> Event:
+        """The command for it."""
+        return {
+            "op": "evaluate",
+            "evaluation": evaluation,
+            "vector": vector,
+            "outputs": str(self.outputs),
+        }
 
     def group(self) -> list[int]:
         """Processes of the child's session that are alive."""

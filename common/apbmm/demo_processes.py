@@ -52,7 +52,7 @@ def run_processes(run_dir: Path, workers: int, *, rehearsal: bool) -> int:
 def master_command(run_dir: Path, address: str) -> list[str]:
     """What an operator would type for the master; the demo prints the summary itself."""
     return [
-        sys.executable, "-m", "apbmm_master.cli", str(run_dir / "demo.toml"),
+        sys.executable, "-P", "-m", "apbmm_master.cli", str(run_dir / "demo.toml"),
         "--run-dir", str(run_dir), "--bind", address, "--no-summary",
     ]  # fmt: skip
 
@@ -60,7 +60,8 @@ def master_command(run_dir: Path, address: str) -> list[str]:
 def worker_command(run_dir: Path, address: str, number: int, *, rehearsal: bool) -> list[str]:
     """What an operator would type for one worker."""
     return [
-        sys.executable, "-m", "apbmm_worker.cli", "--gpu", "rehearsal" if rehearsal else "cpu",
+        sys.executable, "-P", "-m", "apbmm_worker.cli",
+        "--gpu", "rehearsal" if rehearsal else "cpu",
         "--master", address, "--name", f"demo-{number}",
         "--state", str(worker_folder(run_dir, number)),
     ]  # fmt: skip

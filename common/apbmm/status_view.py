@@ -131,6 +131,8 @@ def _tokens(metrics: Entry) -> str:
 
 
 def _result(status: Entry) -> str:
+    if not status["front"]:
+        return "no objectives yet: they need both references and a completed evaluation"
     parts = [f"hypervolume {status['hypervolume']:.4f}", f"{len(status['front'])} on the front"]
     if status.get("load_rate") is not None:
         parts.append(f"load rate {status['load_rate']:.1%}")

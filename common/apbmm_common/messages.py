@@ -73,7 +73,7 @@ class Ready(Message):
 
     type: Literal["ready"] = "ready"
     layers: Annotated[int, Field(ge=1, le=4096)]
-    digests: Annotated[dict[Id, Id], Field(max_length=16)]
+    digests: Annotated[dict[Id, Id], Field(max_length=256)]
     versions: Versions
 
 

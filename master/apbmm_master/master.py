@@ -19,31 +19,12 @@ from collections.abc import Callable
 from apbmm_common.errors import JournalError
 from apbmm_common.messages import Bye, FromMaster
 from apbmm_common.runfile import RunSpec
-from apbmm_master.events import (
-    AnyEvent,
-    EpochStarted,
-    EvaluationFailed,
-    Finished,
-    Leased,
-    Lost,
-    Record,
-    WorkerLeft,
-)
+from apbmm_master.dispatch import Dispatch
+from apbmm_master.events import AnyEvent, EpochStarted, Finished, Record
 from apbmm_master.fleet import Fleet
 from apbmm_master.journal import Journal
 from apbmm_master.ledger import Ledger
-from apbmm_master.lifecycle import AttemptState
-from apbmm_master.policy import (
-    Ask,
-    Decision,
-    Dismiss,
-    Fail,
-    Finish,
-    Give,
-    GiveUpLease,
-    Moment,
-    decide,
-)
+from apbmm_master.policy import Ask, Decision, Finish, Moment, decide
 from apbmm_master.proposals import Proposals
 from apbmm_master.reception import Reception
 from apbmm_master.resume import begin_or_resume
@@ -86,13 +67,13 @@ class Master:
         self.proposals = Proposals(self._nudge)
         self.wire = Wire(bind, self._nudge)
         self._wake = asyncio.Event()
-        self._sent_at: dict[str, float] = {}
 
     def _use(self, ledger: Ledger) -> None:
         """Go on from ``ledger``, with everyone's HELLO still to come."""
         self.ledger = ledger
         self.fleet.forget()
         self._reception = Reception(ledger, self.fleet, self.record, self._send_later)
+        self._dispatch = Dispatch(ledger, self.fleet, self._reception, self.record)
         self.listening_since = time.monotonic()
 
     def record(self, event: AnyEvent) -> None:
@@ -145,7 +126,7 @@ class Master:
             if received is not None:
                 self._reception.handle(*received, time.monotonic())
         self._decide()
-        self._resend()
+        self._dispatch.resend(time.monotonic())
         await self._commit()
         check_scaling(self.ledger)
         if self.proposals.failure is not None:
@@ -183,63 +164,14 @@ class Master:
 
     def _carry_out(self, decision: Decision) -> None:
         match decision:
-            case GiveUpLease(evaluation, lease, reason):
-                self.record(Lost(evaluation=evaluation, lease=lease, reason=reason))
-                self._nudge()
-            case Dismiss(name):
-                worker = self.fleet.workers[name]
-                self.record(
-                    WorkerLeft(worker=name, boot=worker.boot, reason="unreachable", final=False)
-                )
-                self.fleet.leave(worker)
-                self._nudge()
-            case Fail(evaluation, message):
-                self.record(EvaluationFailed(evaluation=evaluation, message=message))
-                self._nudge()
-            case Give(evaluation, worker=name):
-                self._lease(evaluation, name)
             case Ask(count):
                 self.proposals.ask(self.ledger, count)
             case Finish(reason, failed) as end:
                 self.record(Finished(reason=reason, failed=failed))
                 self._end = end
-
-    def _lease(self, evaluation_id: str, name: str) -> None:
-        number = len(self.ledger.evaluations[evaluation_id].attempts) + 1
-        lease = f"{evaluation_id}.{number}"
-        self.record(
-            Leased(
-                evaluation=evaluation_id,
-                attempt=number,
-                lease=lease,
-                worker=name,
-                boot=self.fleet.workers[name].boot,
-            )
-        )
-        self._assign(lease)
-
-    def _assign(self, lease: str) -> None:
-        found = self.ledger.find(lease)
-        assert found is not None
-        evaluation, attempt = found
-        self._sent_at[lease] = time.monotonic()
-        self._reception.assign(self.fleet.workers[attempt.worker], evaluation, attempt)
-
-    def _resend(self) -> None:
-        """Send again what was not accepted; the worker treats a repetition as the same ASSIGN."""
-        assert self.ledger.spec is not None
-        now, interval = time.monotonic(), self.ledger.spec.timings.resend
-        leased: dict[str, float] = {}
-        for _, attempt in self.ledger.active_attempts():
-            if attempt.state is not AttemptState.LEASED:
-                continue
-            leased[attempt.lease] = self._sent_at.get(attempt.lease, 0.0)
-            worker = self.fleet.workers.get(attempt.worker)
-            present = worker is not None and worker.boot == attempt.boot
-            if present and now - leased[attempt.lease] >= interval:
-                self._assign(attempt.lease)
-                leased[attempt.lease] = now
-        self._sent_at = leased
+            case _:
+                self._dispatch.carry_out(decision, time.monotonic())
+                self._nudge()
 
     # ---- committing and sending ----------------------------------------------------------
 
@@ -273,7 +205,6 @@ class Master:
         self.trouble = str(error)
         self._end = None
         self._use(await asyncio.to_thread(lambda: Ledger().replay(self.journal.records())))
-        self._sent_at.clear()
         self.proposals.forget()
         await asyncio.sleep(RETRY_SECONDS)
 

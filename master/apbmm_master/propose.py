@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from apbmm_master.acquisition import Mixture, MultiStart, optimise_pool, pending_aware
+from apbmm_master.acquisition import Mixture, pending_aware
 from apbmm_master.arrays import Array, Indices
+from apbmm_master.pool import MultiStart, optimise_pool
 from apbmm_master.rerank import rerank
 from apbmm_master.surrogate import Surrogate
 

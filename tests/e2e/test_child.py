@@ -15,7 +15,7 @@ import pytest
 
 from apbmm_common.messages import Evaluated, Measured
 from apbmm_worker.job import _body
-from apbmm_worker.merge_slots import MEMORY
+from apbmm_worker.merge_slots import MEMORY, owner
 from child_on_a_socket import Daemon, Event
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 
@@ -80,14 +80,17 @@ def changed(prepare: Event, **changes: Any) -> Event:
 
 
 def temporary_checkpoints(prepare: Event) -> list[Path]:
-    return [*MEMORY.glob("apbmm-*/*"), *Path(prepare["scratch"]).glob("apbmm-*/*")]
+    scratch = Path(prepare["scratch"])
+    return [f for root in (MEMORY, scratch) for f in root.glob(f"apbmm-{owner(scratch)}-*/[01]")]
 
 
 def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Event) -> None:
     prepared, _ = daemon.ask(**prepare)
     assert prepared["event"] == "prepared", prepared
     assert prepared["layers"] == LAYERS
-    assert set(prepared["digests"]) == {"thinking", "instruct", "base"}
+    roles = {"thinking", "instruct", "base"}
+    settings = {f"{role}.settings" for role in roles}
+    assert set(prepared["digests"]) == roles | settings | {"benchmark.all", "benchmark.three"}
     assert prepared["digests"]["thinking"] != prepared["digests"]["instruct"]
     assert "torch" in prepared["versions"]
 
@@ -97,7 +100,7 @@ def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Event) -> None:
     assert len(body.parameter) == LAYERS
     assert body.prompts == 6
 
-    first, progress = daemon.ask(op="evaluate", evaluation="e/1", vector=[0.0] * LAYERS)
+    first, progress = daemon.evaluate("e/1", [0.0] * LAYERS)
     stages = [event["stage"] for event in progress]
     assert stages.index("merge") < stages.index("start engine") < stages.index("evaluate")
     assert progress[-1] == {
@@ -106,11 +109,11 @@ def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Event) -> None:
     assert set(first["stages"]) == {"merge", "start engine", "evaluate"}
     check_numbers(first)
 
-    second, _ = daemon.ask(op="evaluate", evaluation="e2", vector=[0.7] * LAYERS)
-    third, _ = daemon.ask(op="evaluate", evaluation="e3", vector=[0.0] * LAYERS)
+    second, _ = daemon.evaluate("e2", [0.7] * LAYERS)
+    third, _ = daemon.evaluate("e3", [0.0] * LAYERS)
     assert set(second["stages"]) == {"merge", "load", "evaluate"}
     check_numbers(second)
-    texts = [answers(prepare, name) for name in ("e_1", "e2", "e3")]
+    texts = [answers(daemon, name) for name in ("e_1", "e2", "e3")]
     assert texts[0] == texts[2]
     assert texts[0] != texts[1]
     assert first["outcomes"] == third["outcomes"]
@@ -121,9 +124,9 @@ def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Event) -> None:
     assert daemon.group() == []
 
 
-def answers(prepare: Event, evaluation: str) -> list[str]:
+def answers(daemon: Daemon, evaluation: str) -> list[str]:
     """EvalScope's record of the answers to the first benchmark, by question."""
-    folder = Path(prepare["scratch"], "evaluations", evaluation, "all", "predictions")
+    folder = daemon.outputs / evaluation / "all" / "predictions"
     (file,) = folder.glob("*/*.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     rows.sort(key=lambda row: int(row["index"]))
@@ -164,7 +167,7 @@ def test_wrong_paths_are_named_at_once(daemon: Daemon, prepare: Event, tmp_path:
         assert name in event["message"]
     assert time.monotonic() - start < 10  # nothing heavy was imported
 
-    event, _ = daemon.ask(op="evaluate", evaluation="e", vector=[0.0])
+    event, _ = daemon.evaluate("e", [0.0])
     assert event["message"] == "no run has been prepared"
 
 
@@ -183,10 +186,10 @@ def test_a_merge_with_nan_is_the_vectors_fault(
     command["spec"] |= {"merge": {"dtype": "float16"}, "sources": sources}
     prepared, _ = daemon.ask(**command)
     assert prepared["event"] == "prepared", prepared
-    event, _ = daemon.ask(op="evaluate", evaluation="nan", vector=[0.5] * LAYERS)
+    event, _ = daemon.evaluate("nan", [0.5] * LAYERS)
     assert (event["event"], event["kind"], event["fatal"]) == ("failed", "vector", False)
     assert "model.layers.1.mlp.down_proj.weight" in event["message"]
-    event, _ = daemon.ask(op="evaluate", evaluation="out", vector=[1.5] * LAYERS)
+    event, _ = daemon.evaluate("out", [1.5] * LAYERS)
     assert (event["kind"], event["fatal"]) == ("vector", False)
     assert temporary_checkpoints(prepare) == []
 
@@ -205,7 +208,7 @@ def test_settings_that_cannot_work_are_refused_by_prepare(daemon: Daemon, prepar
     command["spec"]["engine"] = {"arguments": {"no_such_argument": 1}}
     prepared, _ = daemon.ask(**command)
     assert prepared["event"] == "prepared"
-    event, _ = daemon.ask(op="evaluate", evaluation="e", vector=[0.5] * LAYERS)
+    event, _ = daemon.evaluate("e", [0.5] * LAYERS)
     assert "no_such_argument" in event["message"]
     assert event["fatal"] is False
 
@@ -214,7 +217,7 @@ def test_a_killed_child_is_replaced(daemon: Daemon, prepare: Event, tmp_path: Pa
     """Killed in the middle of an evaluation; the next one starts on the same scratch folder."""
     daemon.ask(**prepare)
     daemon._socket.sendall(
-        json.dumps({"op": "evaluate", "evaluation": "e", "vector": [0.5] * LAYERS}).encode() + b"\n"
+        json.dumps(daemon.evaluate_command("e", [0.5] * LAYERS)).encode() + b"\n"
     )
     line = daemon._events.readline()
     assert json.loads(line)["event"] == "progress"
@@ -227,7 +230,7 @@ def test_a_killed_child_is_replaced(daemon: Daemon, prepare: Event, tmp_path: Pa
     replacement = Daemon(tmp_path / "second.log")
     try:
         assert replacement.ask(**prepare)[0]["event"] == "prepared"
-        event, _ = replacement.ask(op="evaluate", evaluation="e", vector=[0.5] * LAYERS)
+        event, _ = replacement.evaluate("e", [0.5] * LAYERS)
         check_numbers(event)
         assert temporary_checkpoints(prepare) == []
     finally:
@@ -243,7 +246,7 @@ def test_an_engine_in_its_own_processes(victim: str, prepare: Event, tmp_path: P
     )
     try:
         daemon.ask(**prepare)
-        event, _ = daemon.ask(op="evaluate", evaluation="e1", vector=[0.5] * LAYERS)
+        event, _ = daemon.evaluate("e1", [0.5] * LAYERS)
         check_numbers(event)
         others = [pid for pid in daemon.group() if pid != daemon.process.pid]
         # Process names are cut to 15 characters.
@@ -251,7 +254,7 @@ def test_an_engine_in_its_own_processes(victim: str, prepare: Event, tmp_path: P
         (core,) = [pid for pid, name in names.items() if name.endswith("EngineCor")]
         if victim == "engine":
             os.kill(core, signal.SIGKILL)
-            event, _ = daemon.ask(op="evaluate", evaluation="e2", vector=[0.6] * LAYERS)
+            event, _ = daemon.evaluate("e2", [0.6] * LAYERS)
             assert event["event"] == "failed"
             assert (event["kind"], event["fatal"]) == ("infrastructure", True)
         else:

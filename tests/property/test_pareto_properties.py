@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 import pytest
-from apbmm_master.pareto import contributions, front, hypervolume, spacing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from apbmm_master.pareto import contributions, front, hypervolume, spacing
 
 Array = npt.NDArray[np.float64]
 GRID = 5

@@ -6,19 +6,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from botorch.acquisition.multi_objective import logei
+from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
+from botorch.sampling.normal import SobolQMCNormalSampler
+
 from apbmm_master.acquisition import (
-    MultiStart,
     PendingAwareLogNEHVI,
     _LogMeanImprovement,
-    optimise_pool,
     pending_aware,
 )
 from apbmm_master.joint_samples import JointSamples, draw
 from apbmm_master.pareto import hypervolume
+from apbmm_master.pool import MultiStart, optimise_pool
 from apbmm_master.surrogate import Surrogate, fit
-from botorch.acquisition.multi_objective import logei
-from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
-from botorch.sampling.normal import SobolQMCNormalSampler
 
 Array = npt.NDArray[np.float64]
 DIMENSIONS = 4
@@ -113,6 +113,7 @@ def botorchs_formula(acquisition: PendingAwareLogNEHVI, samples: torch.Tensor) -
     return value
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 def test_value_agrees_with_botorchs_acquisition_function(monkeypatch: pytest.MonkeyPatch) -> None:
     """qLogNoisyExpectedHypervolumeImprovement with other samples: equal up to their noise."""
     monkeypatch.setattr(logei, "_load_attempted", True)  # no compiler run in a test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from apbmm_master.objective import Measurement, Objective, check_references, objective_vector
 from apbmm_master.search_errors import NotFiniteError, ReferenceScaleError, SettingError
 from paper_tables import TABLE_III

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from apbmm_master.pareto import contributions, front, hypervolume, spacing
 from apbmm_master.search_errors import NotFiniteError, WrongShapeError
 from paper_tables import AP_BMM, MOEAD, MOMM, REFERENCE_POINT, TA, TABLE_III

@@ -7,6 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
+
 from apbmm_master.prior import (
     descending_rank,
     importance,

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+
 from apbmm_master.pareto import hypervolume
 from apbmm_master.propose import Proposal, ProposalSettings, propose
 from apbmm_master.rerank import rerank
@@ -79,7 +80,13 @@ def test_proposals_beat_random_points_of_the_same_number() -> None:
     for step in range(6):
         y = concave(x)
         found = propose(
-            [fit(x, y)], y, np.empty((0, 4)), 2, reference_point=REFERENCE, seed=step, settings=CHEAP
+            [fit(x, y)],
+            y,
+            np.empty((0, 4)),
+            2,
+            reference_point=REFERENCE,
+            seed=step,
+            settings=CHEAP,
         )
         x = np.concatenate([x, found.vectors])
     searched = hypervolume(concave(x), REFERENCE)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from apbmm_master.rerank import gap_reward, proximity_penalty, rerank, rescale
 
 Array = npt.NDArray[np.float64]

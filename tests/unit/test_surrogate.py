@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from apbmm_master import surrogate
-from apbmm_master.surrogate import Hyperpriors, _build, fit, log_likelihood
 from botorch.exceptions.errors import ModelFittingError
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from linear_operator.utils.errors import NotPSDError
+
+from apbmm_master import surrogate
+from apbmm_master.surrogate import Hyperpriors, _build, fit, log_likelihood
 
 Array = npt.NDArray[np.float64]
 

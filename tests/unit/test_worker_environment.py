@@ -67,19 +67,22 @@ def test_slots_are_removed_after_use_and_orphans_at_the_start(tmp_path: Path) ->
     slots.remove()
     assert not slots.root.exists()
 
-    prefix = slots.root.name.rpartition("-")[0]
-    orphan = memory / f"{prefix}-4194305"  # above the largest process number
-    other = memory / "apbmm-000000000000-4194305"
-    orphan.mkdir()
-    other.mkdir()
-    MergeSlots(scratch, 1000, memory)
+    orphan, foreign = memory / "apbmm-0123-1", memory / "apbmm-without-a-lock"
+    (orphan / "0").mkdir(parents=True)
+    (orphan / "lock").touch()
+    foreign.mkdir()
+    alive = MergeSlots(tmp_path / "other", 1000, memory)
     assert not orphan.exists()
-    assert other.exists()
+    assert foreign.exists()
+    MergeSlots(scratch, 1000, memory).remove()
+    assert alive.root.exists()
+    alive.remove()
 
 
 def test_a_checkpoint_too_large_for_memory_goes_to_scratch(tmp_path: Path) -> None:
     slots = MergeSlots(tmp_path, 1 << 60, Path("/dev/shm"))
     assert slots.root.parent == tmp_path
+    slots.remove()
 
 
 class Stepper:

@@ -113,7 +113,7 @@ class Child:
         spec = RunSpec.model_validate(command["spec"])
         self._pipeline = Pipeline(spec, _places(command), self._reporter.progress)
         return "prepared", {
-            "digests": self._pipeline.sources.digests,
+            "digests": self._pipeline.digests,
             "layers": self._pipeline.sources.layers,
             "versions": versions(),
             "seconds": time.monotonic() - start,
@@ -130,7 +130,8 @@ class Child:
 
     def _evaluate(self, command: Fields) -> tuple[str, Fields]:
         evaluation = command["evaluation"]
-        measurement = self._prepared().evaluate(evaluation, command["vector"])
+        outputs = Path(command["outputs"])
+        measurement = self._prepared().evaluate(evaluation, command["vector"], outputs)
         return "evaluated", {"evaluation": evaluation, **_numbers(measurement)}
 
     def _prepared(self) -> Pipeline:

@@ -61,7 +61,7 @@ def worker(
 
     set_up_logging(log_level)
     card = options.parse_gpu(gpu)
-    worker_name = name or options.default_name(card)
+    worker_name = options.parse_name(name) if name else options.default_name(card)
     folder = options.state_folder(worker_name, state)
     settings = options.Options(
         worker_name, card, master, folder,

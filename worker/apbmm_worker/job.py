@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from apbmm_common.errors import EvaluationError
 from apbmm_common.messages import Assign, BenchmarkResult, Evaluated, Failed, Measured
 from apbmm_common.runfile import RunSpec
-from pydantic import ValidationError
-
 from apbmm_worker.child_process import EvaluationChild
 from apbmm_worker.options import Options
 
@@ -61,6 +61,10 @@ class Bench:
         await self._replace()
         return await self._prepare(spec)
 
+    def adopt(self, spec: RunSpec | None) -> None:
+        """Take over a spec that differs from the prepared one in budget or timings only."""
+        self._prepared = spec
+
     async def _prepare(self, spec: RunSpec) -> dict[str, Any]:
         if self._child is None or not self._child.alive:
             log_path = self._options.state / "child.log"
@@ -94,7 +98,8 @@ class Bench:
             if assign.fresh or self._child is None or not self._child.alive:
                 await self._replace()
                 await self._prepare(spec)
-            event = await self._run(_command(assign), spec.timings.stall)
+            outputs = self._options.state / "outputs" / assign.run
+            event = await self._run(_command(assign, outputs), spec.timings.stall)
             return _body(event)
         except EvaluationError as error:
             log.warning("%s failed: %s", assign.evaluation, error)
@@ -122,6 +127,7 @@ class Bench:
         finally:
             for task in (watch, talk):
                 task.cancel()
+            await asyncio.gather(watch, talk, return_exceptions=True)
         if last["event"] == "failed":
             if last.get("fatal"):
                 await self._replace()
@@ -160,10 +166,15 @@ async def _wait_for_stall(child: EvaluationChild, stall: float) -> None:
         await asyncio.sleep(min(1.0, stall / 4))
 
 
-def _command(assign: Assign) -> dict[str, Any]:
+def _command(assign: Assign, outputs: Path) -> dict[str, Any]:
     if assign.work == "measure":
         return {"op": "measure"}
-    return {"op": "evaluate", "evaluation": assign.evaluation, "vector": list(assign.vector)}
+    return {
+        "op": "evaluate",
+        "evaluation": assign.evaluation,
+        "vector": list(assign.vector),
+        "outputs": str(outputs),
+    }
 
 
 def _body(event: dict[str, Any]) -> Evaluated | Measured:
@@ -187,8 +198,3 @@ def _body(event: dict[str, Any]) -> Evaluated | Measured:
             "this is a defect of apbmm; its log has more",
             kind="infrastructure",
         ) from error
-
-
-def scratch_folder(given: Path | None, state: Path) -> Path:
-    """Where merged checkpoints go: as given, or a folder of the worker's state."""
-    return given if given is not None else state / "scratch"

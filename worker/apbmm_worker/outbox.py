@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.messages import Result
-from pydantic import ValidationError
+from apbmm_worker.results import digest_of
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +21,17 @@ class Outbox:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._results: dict[str, Result] = {}
+        for path in folder.glob("*.partial"):
+            path.unlink()  # was being written when the worker died, so it was never sent
         for path in sorted(folder.glob("*.json")):
             self._read(path)
 
     def _read(self, path: Path) -> None:
         try:
             result = Result.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+            if digest_of(result.body) != result.digest:
+                raise ValueError("its digest does not match")
+        except (OSError, ValueError) as error:
             # Kept for a person to look at, out of the way of the next start.
             log.warning("%s is not a result and is set aside: %s", path, error)
             path.rename(path.with_suffix(".damaged"))
@@ -38,25 +43,40 @@ class Outbox:
 
         Raises `EvaluationError` of kind ``infrastructure`` when the disk refuses.
         """
-        self._results[_key(result.run, result.lease)] = result
         path = self._path(result.run, result.lease)
         try:
-            with path.with_suffix(".partial").open("wb") as file:
-                file.write(result.model_dump_json().encode())
-                file.flush()
-                os.fsync(file.fileno())
-            path.with_suffix(".partial").replace(path)
-            directory = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            self._write(path, result.model_dump_json().encode())
         except OSError as error:
+            with contextlib.suppress(OSError):
+                path.with_suffix(".partial").unlink()
             raise EvaluationError(
                 f"the outbox {self._folder} could not be written: {error}",
                 "free some space; the result stays in memory and is sent all the same",
                 kind="infrastructure",
             ) from error
+        finally:
+            self._results[_key(result.run, result.lease)] = result
+
+    def _write(self, path: Path, data: bytes) -> None:
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        directory = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def set_aside(self, run: str, lease: str) -> None:
+        """Stop offering a result that its run's journal does not know; its file is kept."""
+        if self._results.pop(_key(run, lease), None) is not None:
+            path = self._path(run, lease)
+            log.warning("the master does not know %s; its result stays in %s", lease, self._folder)
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(path.with_suffix(".unknown"))
 
     def drop(self, run: str, lease: str) -> None:
         """Forget a result that the master has committed."""
@@ -65,7 +85,7 @@ class Outbox:
 
     def of_run(self, run: str) -> list[Result]:
         """Unacknowledged results of one run."""
-        return [result for result in self._results.values() if result.run == run]
+        return [result for result in self.everything() if result.run == run]
 
     def everything(self) -> list[Result]:
         """Unacknowledged results of all runs."""

@@ -100,8 +100,17 @@ class Pipeline:
         template = self._spec.generation.template_from
         return discrepancy.measure(self.sources, prompts, prior, template, device)
 
-    def evaluate(self, evaluation: str, vector: Sequence[float]) -> Measurement:
-        """Merge, load and evaluate one vector; ``evaluation`` names its output folder.
+    @property
+    def digests(self) -> dict[str, str]:
+        """What tells two workers' inputs apart: weights, settings beside them, questions."""
+        return (
+            self.sources.digests
+            | {f"{role}.settings": digest for role, digest in self.sources.settings.items()}
+            | {f"benchmark.{b.name}": b.digest for b in self._benchmarks.benchmarks}
+        )
+
+    def evaluate(self, evaluation: str, vector: Sequence[float], outputs: Path) -> Measurement:
+        """Merge, load and evaluate one vector; EvalScope's records go to ``outputs/evaluation``.
 
         Raises `EvaluationError`; `usable` tells whether the engine survived.
         """
@@ -111,7 +120,7 @@ class Pipeline:
                 self._merge(vector, slot)
             engine = self._load(slot, stages)
         with _timed(stages, "evaluate"):
-            result = self._ask(engine, evaluation)
+            result = self._ask(engine, evaluation, outputs)
         return Measurement(result, stages, engine.description())
 
     def close(self, *, ending: bool = False) -> None:
@@ -189,15 +198,14 @@ class Pipeline:
             )
         return self._engine
 
-    def _ask(self, engine: ResidentEngine, evaluation: str) -> Evaluation:
+    def _ask(self, engine: ResidentEngine, evaluation: str, outputs: Path) -> Evaluation:
         from apbmm_worker.evaluation import evaluate
 
         name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")
         if not name:
             raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
-        folder = self._places.scratch / "evaluations" / name
         with SignsOfLife(engine, lambda done, n: self._progress("evaluate", done, n)) as signs:
-            return evaluate(engine, self._benchmarks, folder, signs.answered)
+            return evaluate(engine, self._benchmarks, outputs / name, signs.answered)
 
     def _close_engine(self) -> None:
         engine, self._engine = self._engine, None

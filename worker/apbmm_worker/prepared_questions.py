@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.errors import SourceError, UsageError
-from apbmm_common.runfile import Benchmark, Generation
+from apbmm_common.runfile import Benchmark, Generation, canonical_hash
 from apbmm_worker.benchmark_data import ChosenQuestions, choose_questions
 from apbmm_worker.engine_driver import Prompt
 from apbmm_worker.logging_guard import preserved_logging
@@ -43,13 +43,14 @@ _MOST_THREADS = 64
 class Question:
     """A question as EvalScope will ask it.
 
-    ``key`` identifies its chat messages, ``text`` is the last of them.
+    ``key`` identifies its chat messages, ``text`` is the last of them, ``target`` the right answer.
     """
 
     identity: str
     place: Place
     key: str
     text: str
+    target: str
     prompt: Prompt
 
 
@@ -64,6 +65,11 @@ class PreparedBenchmark:
     def name(self) -> str:
         """The benchmark's name in the run file."""
         return self.chosen.benchmark.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what is asked and expected: prompts as token ids, and targets."""
+        return canonical_hash([[q.identity, q.prompt.token_ids, q.target] for q in self.questions])
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,8 @@ def _questions(
             prompt = Prompt(tokens, draw_seed(generation.seed, key, seen[key]))
             seen[key] += 1
             text = sample.input[-1].text
-            questions.append(Question(identity, (subset, sample.id), key, text, prompt))
+            place, target = (subset, sample.id), str(sample.target)
+            questions.append(Question(identity, place, key, text, target, prompt))
     if not questions or (chosen.positions and len(questions) < len(chosen.positions)):
         raise SourceError(
             f"benchmark {name}: EvalScope finds {len(questions)} questions in {chosen.folder}"

@@ -3,12 +3,17 @@
 It speaks the protocol of `apbmm_worker.child` and touches no model: accuracy and tokens come from
 a smooth synthetic landscape over the merge vector, latency grows with the tokens. Status, report
 and exports of a rehearsal say so.
+
+APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
+KIND:EVALUATION, KIND being ``vector`` or ``infrastructure`` and EVALUATION an id or ``*``, as in
+``vector:e0003,infrastructure:*``.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -16,7 +21,6 @@ from typing import Any
 
 from apbmm_common.messages import Share
 from apbmm_common.runfile import RunSpec, canonical_hash
-
 from apbmm_worker.child_channel import Channel, die_with_parent
 
 QUESTIONS = 100
@@ -43,7 +47,7 @@ class Landscape:
         spread = math.fsum(abs(x - c) for x, c in zip(vector, self._centre, strict=True))
         level = sum(vector) / len(vector)
         cheap, dear = TOKENS
-        return cheap + (dear - cheap) * level**1.5 * (0.8 + 0.4 * spread / len(vector))
+        return cheap + (dear - cheap) * math.pow(level, 1.5) * (0.8 + 0.4 * spread / len(vector))
 
 
 def evaluate(spec: RunSpec, vector: Sequence[float], channel: Channel) -> dict[str, Any]:
@@ -71,6 +75,15 @@ def evaluate(spec: RunSpec, vector: Sequence[float], channel: Channel) -> dict[s
     return {"benchmarks": benchmarks, "stages": stages, "engine": {"kind": "REHEARSAL"}}
 
 
+def fault(evaluation: str) -> str:
+    """How APBMM_REHEARSAL_FAULT wants an evaluation to fail; empty if it does not."""
+    for item in filter(None, os.environ.get("APBMM_REHEARSAL_FAULT", "").split(",")):
+        kind, _, name = item.partition(":")
+        if name in ("*", evaluation):
+            return kind
+    return ""
+
+
 def serve(channel: Channel) -> None:
     """Answer commands until told to stop."""
     spec: RunSpec | None = None
@@ -86,7 +99,8 @@ def serve(channel: Channel) -> None:
                     seconds=0.0,
                 )
             case "measure":
-                assert spec is not None and spec.evaluation.layers is not None
+                assert spec is not None
+                assert spec.evaluation.layers is not None
                 numbers = random.Random(spec.seed)  # noqa: S311
                 weights = [numbers.expovariate(1.0) for _ in range(spec.evaluation.layers)]
                 channel.send(
@@ -94,7 +108,11 @@ def serve(channel: Channel) -> None:
                 )
             case "evaluate":
                 assert spec is not None
-                channel.send("evaluated", **evaluate(spec, command["vector"], channel))
+                kind = fault(command["evaluation"])
+                if kind:
+                    channel.send("failed", kind=kind, message="APBMM_REHEARSAL_FAULT asks for it")
+                else:
+                    channel.send("evaluated", **evaluate(spec, command["vector"], channel))
             case "stop":
                 return
 

@@ -1,0 +1,214 @@
+"""Random histories of workers, network, crashes and full disks against the master's invariants."""
+
+from __future__ import annotations
+
+import os
+import random
+
+from apbmm_common.messages import Failed
+from apbmm_master.events import Leased, ResultRecorded
+from apbmm_master.ledger import Ledger
+from apbmm_master.lifecycle import EvaluationState
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from protocol_world import Sim, World
+
+NAMES = ("a", "b", "c")
+
+
+class ProtocolMachine(RuleBasedStateMachine):
+    """Rules are what the world may do; invariants are checked after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+
+    def _pick(self, index: int, *, holding: bool = False) -> Sim | None:
+        workers = [w for w in self.world.alive if not holding or w.held is not None]
+        return workers[index % len(workers)] if workers else None
+
+    @rule(name=st.sampled_from(NAMES))
+    def a_worker_starts_or_reboots(self, name: str) -> None:
+        self.world.join(name)
+
+    @rule(index=st.integers(0, 5))
+    def a_worker_dies(self, index: int) -> None:
+        worker = self._pick(index)
+        if worker is not None:
+            worker.alive = False
+            worker.says.clear()
+
+    @rule(index=st.integers(0, 5))
+    def a_worker_leaves(self, index: int) -> None:
+        worker = self._pick(index)
+        if worker is not None:
+            worker.bye()
+
+    @rule(index=st.integers(0, 5))
+    def a_worker_finishes(self, index: int) -> None:
+        worker = self._pick(index, holding=True)
+        if worker is not None:
+            worker.finish()
+
+    @rule(index=st.integers(0, 5), fault=st.sampled_from(["vector", "infrastructure"]))
+    def a_worker_fails(self, index: int, fault: str) -> None:
+        worker = self._pick(index, holding=True)
+        if worker is not None:
+            worker.finish(Failed.model_validate({"fault": fault, "message": "made up"}))
+
+    @rule(index=st.integers(0, 5))
+    def a_worker_beats(self, index: int) -> None:
+        worker = self._pick(index)
+        if worker is not None:
+            worker.beat()
+
+    @rule()
+    def messages_flow(self) -> None:
+        self.world.exchange()
+
+    @rule()
+    def the_master_takes_a_turn(self) -> None:
+        self.world.collect()
+        self.world.turn()
+
+    @rule()
+    def answers_arrive(self) -> None:
+        self.world.deliver()
+
+    @rule()
+    def answers_are_lost(self) -> None:
+        self.world.answers.clear()
+
+    @rule(seed=st.integers(0, 2**16))
+    def messages_are_lost(self, seed: int) -> None:
+        self.world.collect()
+        dice = random.Random(seed)
+        self.world.on_the_way = [m for m in self.world.on_the_way if dice.random() < 0.5]
+
+    @rule(seed=st.integers(0, 2**16))
+    def messages_are_repeated_and_shuffled(self, seed: int) -> None:
+        self.world.collect()
+        dice = random.Random(seed)
+        self.world.on_the_way *= 3
+        self.world.answers *= 2
+        dice.shuffle(self.world.on_the_way)
+        dice.shuffle(self.world.answers)
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 15.0, 60.0]))
+    def everyone_is_silent(self, seconds: float) -> None:
+        self.world.now += seconds
+        self.world.turn()
+
+    @rule(seconds=st.sampled_from([1.0, 6.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    @rule()
+    def a_commit_fails(self) -> None:
+        self.world.collect()
+        self.world.fails_to_commit = True
+        self.world.turn()
+        self.world.fails_to_commit = False
+
+    @precondition(lambda self: self.world.end is None)
+    @rule()
+    def the_master_is_killed(self) -> None:
+        self.world.answers.clear()
+        self.world.restart()
+
+    # ---- what must always hold -------------------------------------------------------------
+
+    @invariant()
+    def one_active_attempt_an_evaluation(self) -> None:
+        for evaluation in self.world.ledger.evaluations.values():
+            active = [a for a in evaluation.attempts if a.active]
+            assert len(active) == (evaluation.state is EvaluationState.ACTIVE)
+
+    @invariant()
+    def one_active_lease_a_worker(self) -> None:
+        holders = [attempt.worker for _, attempt in self.world.ledger.active_attempts()]
+        assert len(holders) == len(set(holders))
+
+    @invariant()
+    def the_first_valid_result_is_the_one_result(self) -> None:
+        first: dict[str, ResultRecorded] = {}
+        for record in self.world.stored:
+            if isinstance(record.event, ResultRecorded):
+                assert record.event.evaluation not in first, "counted twice"
+                first[record.event.evaluation] = record.event
+        for evaluation in self.world.ledger.evaluations.values():
+            if evaluation.state is EvaluationState.DONE:
+                event = first[evaluation.id]
+                assert (evaluation.body, evaluation.done_seq > 0) == (event.body, True)
+
+    @invariant()
+    def replay_gives_the_same_ledger(self) -> None:
+        assert Ledger().replay(self.world.stored) == self.world.ledger
+
+    @invariant()
+    def indexes_agree_with_a_count(self) -> None:
+        ledger = self.world.ledger
+        for state in EvaluationState:
+            every = [e for e in ledger.evaluations.values() if e.state is state]
+            assert list(ledger.of_state(state)) == every
+            assert ledger.count(state) == sum(e.counts for e in every)
+
+    @invariant()
+    def nothing_acknowledged_is_lost(self) -> None:
+        recorded = {
+            record.event.evaluation
+            for record in self.world.stored
+            if isinstance(record.event, ResultRecorded)
+        }
+        assert {*self.world.ledger.completed} <= recorded
+
+    def teardown(self) -> None:
+        """Whatever happened, new workers that behave finish the budget."""
+        world = self.world
+        world.turn()
+        if world.end is None:
+            for name in ("x", "y"):
+                world.join(name)
+            world.settle()
+        assert world.end is not None
+        if not world.end.failed:
+            assert world.ledger.spec is not None
+            assert len(world.ledger.completed) >= world.ledger.spec.budget.evaluations
+
+
+SCALE = int(os.environ.get("APBMM_TEST_SCALE", "1"))
+ProtocolMachine.TestCase.settings = settings(
+    max_examples=60 * SCALE,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestProtocol = ProtocolMachine.TestCase
+
+
+def test_nothing_is_leased_again_while_a_live_worker_holds_it() -> None:
+    """Lossless but reordered and repeated messages, and restarts: no evaluation has two leases."""
+    for seed in range(40):
+        dice = random.Random(seed)
+        world = World()
+        workers = [world.join(name) for name in NAMES]
+        for _ in range(120):
+            if world.end is not None:
+                break
+            world.now += 0.5
+            for worker in workers:
+                if worker.held is not None and dice.random() < 0.3:
+                    worker.finish()
+                worker.beat()
+            world.collect()
+            world.on_the_way *= 2
+            world.turn()
+            world.answers *= 2
+            if dice.random() < 0.1:
+                world.answers.clear()
+                world.restart()
+            world.deliver()
+        world.settle()
+        leases = [r.event.evaluation for r in world.stored if isinstance(r.event, Leased)]
+        assert len(leases) == len(set(leases)), f"seed {seed}"

@@ -1,0 +1,137 @@
+"""The three commands: help, settings from the environment, errors as one line."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from commands import run, write_rehearsal
+
+HELP = [
+    ("apbmm",),
+    ("apbmm", "check"),
+    ("apbmm", "status"),
+    ("apbmm", "demo"),
+    ("apbmm-master",),
+    ("apbmm-worker",),
+]
+
+
+def cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize("command", HELP, ids=" ".join)
+def test_help_takes_less_than_half_a_second_of_cpu(command: tuple[str, ...]) -> None:
+    best = float("inf")
+    for _ in range(4):
+        before = cpu_seconds()
+        shown = run(*command, "--help")
+        best = min(best, cpu_seconds() - before)
+        assert shown.returncode == 0
+        assert shown.stdout.startswith("Usage: " + " ".join(command))
+    assert best < 0.5
+
+
+@pytest.mark.parametrize("command", ["apbmm", "apbmm-master", "apbmm-worker"])
+def test_version(command: str) -> None:
+    from apbmm_common import __version__
+
+    assert run(command, "--version").stdout.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("apbmm", "nonsense"),
+        ("apbmm", "check"),
+        ("apbmm", "status", "--nonsense"),
+        ("apbmm", "demo", "--evaluations", "0"),
+        ("apbmm", "demo", "--workers", "none"),
+        ("apbmm-master",),
+        ("apbmm-master", "run.toml", "--log-level", "LOUD"),
+        ("apbmm-worker",),
+        ("apbmm-worker", "--gpu", "cpu", "--log-level", "LOUD"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2_and_no_traceback(arguments: tuple[str, ...]) -> None:
+    shown = run(*arguments)
+    assert shown.returncode == 2
+    assert "Traceback" not in shown.stderr
+    assert shown.stderr.strip()
+
+
+def test_the_master_takes_its_settings_from_the_environment(tmp_path: Path) -> None:
+    # Read far enough to refuse the address, which comes from the environment as well.
+    run_file = write_rehearsal(tmp_path / "run.toml")
+    shown = run(
+        "apbmm-master",
+        env={"APBMM_RUN_FILE": str(run_file), "APBMM_BIND": "tcp://0.0.0.0:5711"},
+        cwd=tmp_path,
+    )
+    assert shown.returncode == 2
+    assert "tcp://0.0.0.0:5711 can be reached from other hosts" in shown.stderr
+    assert "hint:" in shown.stderr
+
+
+def test_a_flag_overrides_the_environment(tmp_path: Path) -> None:
+    shown = run("apbmm-worker", "--gpu", "zero", env={"APBMM_GPU": "1"}, cwd=tmp_path)
+    assert shown.returncode == 2
+    assert "--gpu zero: not a card" in shown.stderr
+
+
+def test_the_worker_takes_its_card_from_the_environment(tmp_path: Path) -> None:
+    shown = run("apbmm-worker", env={"APBMM_GPU": "first"}, cwd=tmp_path)
+    assert "--gpu first: not a card" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "own"),
+    [
+        ("apbmm-master", {"APBMM_RUN_FILE": "missing.toml"}),
+        ("apbmm-worker", {"APBMM_GPU": "x"}),
+    ],
+)
+def test_one_environment_file_serves_both_commands(
+    command: str, own: dict[str, str], tmp_path: Path
+) -> None:
+    shared = {
+        "APBMM_MASTER": "tcp://127.0.0.1:1",
+        "APBMM_RUN_DIR": "",
+        "APBMM_BIND": "tcp://127.0.0.1:2",
+        "APBMM_SCRATCH": "",
+        "APBMM_INSECURE": "",
+        "APBMM_LOG_FORMAT": "json",
+        "APBMM_LOCK_DIR": str(tmp_path),
+        "APBMM_OF_ANOTHER_VERSION": "1",
+    }
+    shown = run(command, env={**shared, **own}, cwd=tmp_path)
+    assert shown.returncode == 2
+    expected = "no such run file" if command == "apbmm-master" else "--gpu x: not a card"
+    assert expected in shown.stderr
+
+
+def test_workers_that_share_scratch_use_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apbmm_worker import cli
+    from apbmm_worker.options import Options
+
+    seen: list[Options] = []
+
+    def serve(settings: object) -> int:
+        assert isinstance(settings, Options)
+        seen.append(settings)
+        return 0
+
+    monkeypatch.setattr(cli, "serve", serve)
+    for name in ("one", "two"):
+        cli.worker(gpu="cpu", name=name, state=tmp_path / name, scratch=tmp_path / "scratch")
+    assert [settings.scratch for settings in seen] == [
+        tmp_path / "scratch" / "one",
+        tmp_path / "scratch" / "two",
+    ]

@@ -1,0 +1,165 @@
+"""`apbmm status`: which run, which source, and what a person is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from apbmm import status
+from apbmm.status import NoMasterError, Target, ask, find, latest_run, local_address
+from apbmm.status_view import render
+from apbmm_common.errors import UsageError
+from commands import free_address
+
+METRICS = {"alpha": {"accuracy": 0.5, "tokens": 123.4, "questions": 10, "truncated": 2}}
+SNAPSHOT: dict[str, Any] = {
+    "run": "trial-1",
+    "algorithm": "ap-bmm",
+    "budget": 40,
+    "finished": "",
+    "master_alive": True,
+    "objectives": ["reasoning", "cost"],
+    "evaluations": {"done": 3, "running": 1, "queued": 2, "failed": 1},
+    "references": {"thinking": METRICS, "instruct": METRICS},
+    "front": [
+        {"id": "e0002", "objectives": [0.9, 0.1], "metrics": METRICS},
+        {"id": "e0001", "objectives": [0.2, 0.8], "metrics": METRICS},
+    ],
+    "hypervolume": 0.75,
+    "load_rate": 0.913,
+    "workers": [
+        {
+            "name": "host-gpu0",
+            "gpu": "0",
+            "host": "host",
+            "state": "busy",
+            "heartbeat_age": 31.2,
+            "evaluation": "e0003",
+            "stage": "evaluate",
+            "done": 12,
+            "total": 130,
+        },
+        {
+            "name": "[red]gpu1",
+            "gpu": "1",
+            "host": "host",
+            "state": "quarantined",
+            "reason": "two failures",
+            "evaluation": "",
+        },
+    ],
+    "failures": [{"id": "e0009", "message": "NaN in model.norm.weight"}],
+    "trouble": "no space left",
+}
+
+
+def shown(**changes: object) -> str:
+    console = Console(width=120, force_terminal=False)
+    with console.capture() as capture:
+        console.print(render({**SNAPSHOT, **changes}))
+    return capture.get()
+
+
+def test_everything_is_shown() -> None:
+    text = shown()
+    for piece in (
+        "trial-1  ap-bmm  master alive",
+        "3/40 evaluations",
+        "3 done, 1 running, 2 queued, 1 failed",
+        "12/130",
+        "31 s ago",
+        "worker [red]gpu1 is quarantined: two failures",
+        "e0009 is given up: NaN in model.norm.weight",
+        "no space left",
+        "123.4 (2 cut)",
+        "hypervolume 0.7500, 2 on the front, load rate 91.3%",
+    ):
+        assert piece in text
+    assert text.index("e0001") < text.index("e0002")
+
+
+def test_a_run_without_a_master_says_so() -> None:
+    assert "no master: this is what the journal says" in shown(master_alive=False)
+    assert "finished: 40 evaluations completed" in shown(finished="40 evaluations completed")
+    assert "draining" in shown(draining=True)
+    assert "REHEARSAL" in shown(rehearsal=True)
+
+
+def test_before_the_references_there_is_no_hypervolume() -> None:
+    text = shown(front=[], references={}, hypervolume=0.0)
+    assert "no objectives yet" in text
+    assert "hypervolume" not in text
+
+
+def test_an_empty_journal_is_shown() -> None:
+    assert "has not begun" in shown(run="")
+
+
+def test_the_latest_run_is_the_one_whose_journal_changed_last(tmp_path: Path) -> None:
+    for age, name in ((300, "old"), (200, "new")):
+        (tmp_path / name).mkdir()
+        journal = tmp_path / name / "journal.sqlite"
+        journal.touch()
+        os.utime(journal, (1e9 - age, 1e9 - age))
+    assert latest_run(tmp_path).name == "new"
+    # A living journal writes to its log only.
+    (tmp_path / "old" / "journal.sqlite-wal").touch()
+    assert latest_run(tmp_path).name == "old"
+
+
+def test_without_any_run_the_way_out_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no run under"):
+        latest_run(tmp_path)
+    with pytest.raises(UsageError, match="no such run directory"):
+        find(str(tmp_path / "none"))
+
+
+def test_what_a_target_names(tmp_path: Path) -> None:
+    assert find("tcp://host:1") == Target(None, "tcp://host:1")
+    assert find(str(tmp_path)) == Target(tmp_path)
+    (tmp_path / "journal.sqlite").touch()
+    assert find(str(tmp_path / "journal.sqlite")) == Target(tmp_path)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"status": "ipc:///nowhere/s.sock"}'])
+def test_an_address_file_without_a_master_behind_it(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "status.json").write_text(text)
+    assert local_address(tmp_path) == ""
+
+
+def test_a_socket_that_nobody_listens_on_is_no_master(tmp_path: Path) -> None:
+    path = tmp_path / "status.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    (tmp_path / "status.json").write_text(json.dumps({"status": f"ipc://{path}"}))
+    assert path.exists()
+    assert local_address(tmp_path) == ""
+
+
+def test_an_address_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "ANSWER_SECONDS", 0.2)
+    with pytest.raises(NoMasterError, match="no master answers"):
+        ask(free_address())
+    with pytest.raises(UsageError):
+        ask("nonsense://")
+
+
+def test_watch_and_json_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        status.show_status("anything", watch=True, as_json=True)
+
+
+def test_ctrl_c_ends_watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Target, "snapshot", lambda _: SNAPSHOT)
+    monkeypatch.setattr("apbmm.status.time.sleep", interrupt)
+    assert status.show_status(str(tmp_path), watch=True, as_json=False) == 130
