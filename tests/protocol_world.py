@@ -99,6 +99,7 @@ class Sim:
     outbox: dict[str, Result] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     refused: str = ""
+    run: str = RUN
     says: list[FromWorker] = field(default_factory=list)
 
     def hello(self) -> None:
@@ -118,14 +119,14 @@ class Sim:
         if not self.welcome:
             self.hello()
             return
-        self.says.append(Beat(run=RUN, lease=self.held.lease if self.held else ""))
+        self.says.append(Beat(run=self.run, lease=self.held.lease if self.held else ""))
         self.says.extend(self.outbox.values())
 
     def hear(self, message: FromMaster) -> None:
         """React as the daemon does."""
         match message:
             case Welcome():
-                self.welcome = True
+                self.welcome, self.run = True, message.run
                 if self.held is not None and self.held.lease in message.abandon:
                     self._drop()
                 self._ready()
@@ -147,7 +148,7 @@ class Sim:
                 pass
 
     def _ready(self) -> None:
-        self.says.append(Ready(run=RUN, layers=LAYERS, digests=DIGESTS, versions={}))
+        self.says.append(Ready(run=self.run, layers=LAYERS, digests=DIGESTS, versions={}))
 
     def _drop(self) -> None:
         assert self.held is not None
@@ -158,10 +159,10 @@ class Sim:
         if assign.lease in self.finished or assign.lease in self.outbox:
             return
         if self.held is not None and self.held.lease != assign.lease:
-            self.says.append(Decline(run=RUN, lease=assign.lease, reason="it holds another"))
+            self.says.append(Decline(run=self.run, lease=assign.lease, reason="it holds another"))
             return
         self.held = assign
-        self.says.append(Accept(run=RUN, lease=assign.lease))
+        self.says.append(Accept(run=self.run, lease=assign.lease))
 
     def finish(self, body: Evaluated | Measured | Failed | None = None) -> None:
         """End what is held, well unless a body says otherwise."""
@@ -173,7 +174,7 @@ class Sim:
 
     def bye(self) -> None:
         """Leave for good."""
-        self.says.append(Bye(run=RUN, reason="stopped", kept=tuple(self.outbox)))
+        self.says.append(Bye(run=self.run, reason="stopped", kept=tuple(self.outbox)))
         self.alive = False
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from apbmm_common.checkpoint import Checkpoint, read_checkpoint, text_config
 from apbmm_common.compatibility import IDENTICAL, compatibility_faults, identical_files
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, RunFileError, SourceError
+from apbmm_common.prompts import read_prompts
 from apbmm_common.runfile import (
     Algorithm,
     Benchmark,
@@ -92,7 +94,7 @@ def inspect(run_file: Path) -> Inspection:
     _inspect_benchmarks(found, parts.benchmarks)
     if parts.prompts is not None:
         try:
-            count_prompts(Path(parts.prompts))
+            read_prompts(Path(parts.prompts), sys.maxsize)
         except SourceError as error:
             found.fault(error, "prior.prompts")
     return found
@@ -149,13 +151,13 @@ def _sound(kind: type[AnySection], table: Any) -> AnySection | None:
 def _inspect_algorithm(found: Inspection, algorithm: Algorithm | None) -> None:
     from importlib.util import find_spec
 
-    from apbmm_master.algorithms import names
+    from apbmm_master.algorithms import require_runnable
 
-    if algorithm is not None and algorithm.name not in names():
-        found.faults.append(
-            f"algorithm.name: there is no search method {algorithm.name!r} "
-            f"(hint: methods are {', '.join(names())})"
-        )
+    if algorithm is not None:
+        try:
+            require_runnable(algorithm.name)
+        except ApbmmError as error:
+            found.fault(error, "algorithm.name")
     if find_spec("botorch") is None:
         found.notes.append(
             "this host cannot run apbmm-master: pip install 'apbmm[master]' adds what it needs"
@@ -257,25 +259,3 @@ def known_adapters() -> frozenset[str]:
     name = re.compile(r"\bname=['\"]([^'\"]+)['\"]")
     files = (Path(evalscope.origin).parent / "benchmarks").rglob("*.py")
     return frozenset(n for file in files for n in name.findall(file.read_text(encoding="utf-8")))
-
-
-def count_prompts(path: Path) -> int:
-    """Number of prompts in a JSON Lines file of ``{"prompt": text}``. Raises `SourceError`."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
-    count = 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise SourceError(f"{path}, line {number}: not valid JSON: {error}") from None
-        if not (isinstance(record, dict) and isinstance(record.get("prompt"), str)):
-            raise SourceError(f"{path}, line {number}: has no prompt", 'expected {"prompt": "..."}')
-        count += 1
-    if not count:
-        raise SourceError(f"{path}: holds no prompts", 'each line is {"prompt": "..."}')
-    return count

@@ -48,15 +48,21 @@ def threshold(steps: int) -> float:
 def thinking_scores(steps: int, left: int) -> dict[Move, float]:
     """Write out every step; least sure of it at the start of a long problem."""
     sure = STRENGTH * (1 - threshold(steps)) if left == steps else STRENGTH
-    return from_scores(write=0.0, skip=-sure - 1.0, finish=-sure)
+    return from_scores(write=0.0, skip=-STRENGTH - 1.0, finish=-sure)
 
 
 def instruct_scores(steps: int, left: int) -> dict[Move, float]:
-    """Answer at once; least sure of it for a short problem. What was begun is written out."""
-    sure = STRENGTH * threshold(steps)
+    """Answer at once; least sure of it for a short problem.
+
+    What was begun all the same is written out but for the last step, which is easy in the head:
+    a saving that only the instruct checkpoint knows.
+    """
     if left == steps:
-        return from_scores(write=-sure, skip=-sure - 1.0, finish=0.0)
-    return from_scores(write=0.0, skip=-1.0, finish=-0.5)
+        sure = STRENGTH * threshold(steps)
+        return from_scores(write=-sure, skip=-STRENGTH - 1.0, finish=0.0)
+    if left == 1:
+        return from_scores(write=-3.0, skip=-STRENGTH, finish=0.0)
+    return from_scores(write=0.0, skip=-STRENGTH, finish=-STRENGTH)
 
 
 def thinking_policy(rng: random.Random, problem: Problem) -> Policy:

@@ -35,7 +35,7 @@ FINE_TUNES: Final[Mapping[str, tuple[PolicyDraw, int]]] = {
 
 MAIN_SHAPE: Final = Shape(layers=12)
 MAIN_BASE: Final = Schedule(steps=3600, peak_rate=7e-3, curriculum=0.12, batch=48)
-MAIN_FINE_TUNE: Final = Schedule(steps=240, peak_rate=5e-4)
+MAIN_FINE_TUNE: Final = Schedule(steps=240, peak_rate=1e-3, warm_up=20, first_weight=10.0)
 
 TINY_SHAPE: Final = Shape(
     layers=3, hidden=32, intermediate=64, heads=2, key_value_heads=1, tied=False

@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from tasks import FAMILIES, MAX_STEPS, Policy, Problem, answer_text, draw
@@ -48,13 +49,16 @@ class Schedule:
             steps to `MAX_STEPS`; 0 for all lengths from the start. (Trails need none: short trails
             walked round and round are their easy cases.)
         batch: answers a step.
+        first_weight: weight in the loss of an answer's first token, which decides between writing
+            steps and answering at once; every other token weighs 1.
     """
 
     steps: int
     peak_rate: float
     warm_up: int = 40
     curriculum: float = 0.0
-    batch: int = 80
+    batch: int = 48
+    first_weight: float = 1.0
 
 
 def build_model(shape: Shape, vocabulary: int, pad: int, end: int) -> Qwen3ForCausalLM:
@@ -159,6 +163,23 @@ def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
+def answer_loss(logits: Tensor, labels: Tensor, first_weight: float) -> Tensor:
+    """Weighted mean cross-entropy of the answers' tokens.
+
+    Args:
+        logits: (rows, length, vocabulary).
+        labels: (rows, length), IGNORED outside the answers.
+        first_weight: weight of an answer's first token; the others weigh 1.
+    """
+    answered = labels != IGNORED
+    first = answered[:, 1:] & ~answered[:, :-1]
+    weights = answered[:, 1:] + (first_weight - 1) * first
+    losses = functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+    )
+    return (losses * weights).sum() / weights.sum()
+
+
 def train(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -172,7 +193,7 @@ def train(
     model.train()
     started = time.monotonic()
     for step, (inputs, labels) in enumerate(batches(tokenizer, policy, schedule, seed)):
-        loss = model(input_ids=inputs, labels=labels).loss
+        loss = answer_loss(model(input_ids=inputs).logits, labels, schedule.first_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

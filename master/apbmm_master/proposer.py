@@ -210,19 +210,24 @@ class Proposer:
         return answer
 
     async def _answer(self, request: Request) -> Answer:
-        loop = asyncio.get_running_loop()
         told = len(self._told)
         if told and self._setup == request.setup and request.calls[:told] == self._told:
             news = replace(request, calls=request.calls[told:], told=told)
             # A process that is new, or whose last answer was dropped, has to be told everything.
             with contextlib.suppress(BrokenProcessPool, ForgottenError):
-                return await loop.run_in_executor(self._pool, _answer, news)
+                return await self._submit(news)
         try:
-            return await loop.run_in_executor(self._pool, _answer, request)
+            return await self._submit(request)
         except BrokenProcessPool:
             self._pool.shutdown(wait=False)
             self._pool = self._new_pool()
-            return await loop.run_in_executor(self._pool, _answer, request)
+            return await self._submit(request)
+
+    async def _submit(self, request: Request) -> Answer:
+        # The first submission starts the process, which takes longer than an event loop may wait.
+        # Its parent is this thread of the loop's executor, which lives as long as the loop.
+        future = await asyncio.to_thread(self._pool.submit, _answer, request)
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """End the child process without waiting for a fit in progress."""

@@ -11,7 +11,7 @@ SearchError                  a wrong use of the search library, or data it canno
 
 from __future__ import annotations
 
-from apbmm_common.errors import ApbmmError
+from apbmm_common.errors import EXIT_USAGE, ApbmmError
 
 
 class SearchError(ApbmmError):
@@ -31,7 +31,9 @@ class OutsideBoxError(SearchError):
 
 
 class UnknownAlgorithmError(SearchError):
-    """No search method of that name exists."""
+    """No search method of that name exists, or no master can run it."""
+
+    exit_code = EXIT_USAGE
 
 
 class SettingError(SearchError):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
 from apbmm_common.runfile import RunSpec
+from apbmm_master.algorithms import require_runnable
 from apbmm_master.journal import Journal
 from apbmm_master.master import Master
 from apbmm_master.progress import Progress
@@ -26,6 +27,7 @@ def serve(
 
     Raises `UsageError`, `JournalError` and `RunChangedError` before anything is changed.
     """
+    require_runnable(spec.algorithm.name)
     with Journal(run_dir) as journal:
         return asyncio.run(_serve(journal, spec, run_dir, bind, status_bind, summary=summary))
 

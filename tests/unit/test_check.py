@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.check import Inspection, check, count_prompts, inspect, known_adapters
+from apbmm.check import Inspection, check, inspect, known_adapters
 from apbmm.check_view import plan, size
 from apbmm_common.errors import SourceError
 from commands import run, write_rehearsal
@@ -113,7 +113,7 @@ def test_every_fault_at_once(tmp_path: Path) -> None:
             f"sources.instruct: {tmp_path}/pair/instruct: no such folder",
             "EvalScope has no benchmark 'aime52'",
             f"benchmark exact: {tmp_path}/exact is not a folder",
-            f"prior.prompts: {tmp_path}/prompts.jsonl: cannot be read",
+            f"prior.prompts: {tmp_path}/prompts.jsonl: no such prompt file",
         ),
         1,
     ):
@@ -190,22 +190,6 @@ def test_more_questions_than_there_are(run_file: Path) -> None:
 def test_known_adapters_are_those_of_evalscope() -> None:
     pytest.importorskip("evalscope", reason="EvalScope is not installed here")
     assert {"aime25", "gpqa_diamond", "gsm8k", "math_500"} <= known_adapters()
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "holds no prompts"),
-        ("{", "line 1: not valid JSON"),
-        ('{"prompt": "a"}\n\n{"text": "b"}\n', "line 3: has no prompt"),
-        ('["prompt"]', "line 1: has no prompt"),
-    ],
-)
-def test_prompts_that_cannot_be_used(text: str, reason: str, tmp_path: Path) -> None:
-    file = tmp_path / "prompts.jsonl"
-    file.write_text(text)
-    with pytest.raises(SourceError, match=reason):
-        count_prompts(file)
 
 
 def test_check_prints_the_plan(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

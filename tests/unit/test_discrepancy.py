@@ -19,7 +19,7 @@ from apbmm_common.runfile import Prior
 from apbmm_worker import activations as activations_module
 from apbmm_worker import discrepancy as discrepancy_module
 from apbmm_worker.activations import cosine_discrepancy, encode_prompts, pooled_states
-from apbmm_worker.discrepancy import measure, parameter_discrepancy, read_prompts
+from apbmm_worker.discrepancy import measure, parameter_discrepancy
 from apbmm_worker.sources import VerifiedSources, verify_sources
 from tiny_checkpoints import (
     TURN_START,
@@ -242,40 +242,6 @@ def test_a_chat_template_is_needed(pair: tuple[Path, Path]) -> None:
         encode_prompts(pair[0], PROMPTS, max_tokens=256)
     with pytest.raises(SourceError, match="at least one prompt"):
         encode_prompts(pair[1], [], max_tokens=256)
-
-
-def test_read_prompts(tmp_path: Path) -> None:
-    file = tmp_path / "prompts.jsonl"
-    lines = ['{"prompt": "a"}', "", '{"prompt": "b \u00e9", "id": 3}', '{"prompt": "c"}']
-    file.write_text("\n".join(lines), encoding="utf-8")
-    assert read_prompts(file, 10) == ["a", "b \u00e9", "c"]
-    assert read_prompts(file, 2) == ["a", "b \u00e9"]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "holds no prompts"),
-        ('{"prompt": "a"}\n{"question": "b"}', 'line 2: not an object with a "prompt"'),
-        ('{"prompt": "a"}\n\n[1]', "line 3: not an object"),
-        ("hello", "line 1: not an object"),
-        ('{"prompt": 3}', "line 1: the prompt is not a text"),
-        ('{"prompt": " "}', "line 1: the prompt is not a text"),
-    ],
-)
-def test_bad_prompt_files_are_named(tmp_path: Path, text: str, words: str) -> None:
-    file = tmp_path / "prompts.jsonl"
-    file.write_text(text)
-    with pytest.raises(SourceError, match=words):
-        read_prompts(file, 10)
-
-
-def test_missing_and_unreadable_prompt_files(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no such prompt file"):
-        read_prompts(tmp_path / "none", 1)
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(SourceError, match="cannot be read"):
-        read_prompts(tmp_path / "binary", 1)
 
 
 def test_sources_that_changed_are_not_measured(pair: tuple[Path, Path]) -> None:

@@ -75,28 +75,6 @@ def measure(
     return Discrepancy(parameter, activation, len(chosen), time.monotonic() - start)
 
 
-def read_prompts(path: Path, limit: int) -> list[str]:
-    """The first ``limit`` prompts of a JSON Lines file of ``{"prompt": text}``.
-
-    Other keys are ignored and blank lines skipped. Raises `SourceError` naming file and line.
-    """
-    prompts: list[str] = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if len(prompts) == limit:
-                    break
-                if line.strip():
-                    prompts.append(_prompt(line, f"{path}, line {number}"))
-    except FileNotFoundError:
-        raise SourceError(f"{path}: no such prompt file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
-    if not prompts:
-        raise SourceError(f"{path}: holds no prompts", 'each line is {"prompt": "..."}')
-    return prompts
-
-
 def parameter_discrepancy(sources: VerifiedSources) -> tuple[float, ...]:
     """Eq. 5: mean over a layer's tensors of ``||TV1 - TV2|| / (||base|| + eps)``.
 
@@ -136,13 +114,3 @@ def _norms(
         difference += float(delta.dot(delta))
         base_squares += float(values[2].dot(values[2]))
     return math.sqrt(difference), math.sqrt(base_squares)
-
-
-def _prompt(line: str, where: str) -> str:
-    try:
-        prompt = json.loads(line)["prompt"]
-    except (ValueError, KeyError, TypeError):
-        raise SourceError(f'{where}: not an object with a "prompt"') from None
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise SourceError(f"{where}: the prompt is not a text")
-    return prompt

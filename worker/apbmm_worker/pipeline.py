@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
+from apbmm_common.prompts import read_prompts
 from apbmm_common.runfile import RunSpec
 from apbmm_worker import environment
 from apbmm_worker.benchmark_data import check_folder
@@ -87,7 +88,7 @@ class Pipeline:
 
         prior = self._spec.prior
         if self._places.prompts is not None:
-            prompts = discrepancy.read_prompts(self._places.prompts, prior.questions)
+            prompts = read_prompts(self._places.prompts, prior.questions)
         else:
             _log.warning("no prior.prompts: the prior is measured on questions scored later")
             prompts = self._questions(prior.questions)

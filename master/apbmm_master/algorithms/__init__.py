@@ -19,7 +19,7 @@ from apbmm_master.algorithms.problem import Problem
 from apbmm_master.algorithms.search import Search
 from apbmm_master.search_errors import UnknownAlgorithmError
 
-__all__ = ["Search", "create", "names"]
+__all__ = ["Search", "create", "names", "require_runnable"]
 
 # name -> module and class of the method
 _METHODS = {
@@ -41,10 +41,29 @@ _METHODS = {
     "uniform": ("designs", "Uniform"),
 }
 
+# Their vectors are weight and density of one merge rule, not a weight for each layer.
+_MODEL_LEVEL = frozenset({"ta", "ties", "dare", "breadcrumbs", "della"})
+
 
 def names() -> tuple[str, ...]:
     """The names that `create` takes."""
     return tuple(_METHODS)
+
+
+def require_runnable(name: str) -> None:
+    """Raise UnknownAlgorithmError unless a master can run the method `name`.
+
+    The model-level methods can be asked for vectors, but no worker can merge by them yet.
+    """
+    if name not in _METHODS:
+        raise UnknownAlgorithmError(
+            f"there is no search method {name!r}", f"methods are {', '.join(_METHODS)}"
+        )
+    if name in _MODEL_LEVEL:
+        raise UnknownAlgorithmError(
+            f"the method {name!r} cannot be run yet: workers merge layer by layer only",
+            "methods that can are " + ", ".join(n for n in _METHODS if n not in _MODEL_LEVEL),
+        )
 
 
 def create(  # noqa: PLR0913 - the interface of every method

@@ -1,0 +1,138 @@
+"""One end of the wire in the test itself, on real sockets, for tests of the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import zmq
+import zmq.asyncio
+from apbmm_common.codec import decode, encode
+from apbmm_common.messages import (
+    FROM_MASTER,
+    FROM_WORKER,
+    Failed,
+    FromMaster,
+    FromWorker,
+)
+from apbmm_common.runfile import RunSpec
+from apbmm_master.journal import Journal
+from apbmm_master.master import Master
+from apbmm_master.policy import Finish
+from protocol_world import Sim
+from rehearsal_runs import DEADLINE, free_port
+
+M = TypeVar("M")
+POLL_MILLISECONDS = 50
+
+
+class FakeWorker:
+    """A simulated worker on a real socket; ``work`` says how an evaluation ends (None: well)."""
+
+    def __init__(
+        self, address: str, name: str, work: Callable[[str], Failed | None] = lambda _: None
+    ) -> None:
+        self.sim = Sim(name, secrets.token_hex(4), secrets.token_bytes(8))
+        self.heard: list[FromMaster] = []
+        self.version: int | None = None
+        self._work = work
+        self._address = address
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[FakeWorker]:
+        """Join and obey until the end of the block."""
+        task = asyncio.create_task(self._serve())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _serve(self) -> None:
+        dealer = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+        try:
+            dealer.connect(self._address)
+            self.sim.hello()
+            while True:
+                for message in self.sim.says:
+                    header, body = encode(message)
+                    if self.version is not None:
+                        header = header[:-1] + bytes([self.version])
+                    await dealer.send_multipart([header, body])
+                self.sim.says.clear()
+                if not await dealer.poll(POLL_MILLISECONDS):
+                    if self.version is None:
+                        self.sim.beat()
+                    continue
+                self._hear(await dealer.recv_multipart())
+        finally:
+            dealer.close(linger=0)
+
+    def _hear(self, frames: list[bytes]) -> None:
+        message = decode(frames, FROM_MASTER)
+        self.heard.append(message)
+        self.sim.hear(message)
+        if self.sim.held is not None:
+            self.sim.finish(self._work(self.sim.held.evaluation))
+
+
+class FakeMaster:
+    """A ROUTER that says what a test tells it to."""
+
+    def __init__(self, port: int) -> None:
+        self._router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
+        self._router.bind(f"tcp://127.0.0.1:{port}")
+        self.identity = b""
+
+    def close(self) -> None:
+        """Go away without a word."""
+        self._router.close(linger=0)
+
+    async def hear(self, kind: type[M]) -> M:
+        """The next message of one kind, whatever comes before it."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                self.identity, *frames = await self._router.recv_multipart()
+                message: FromWorker = decode(frames, FROM_WORKER)
+                if isinstance(message, kind):
+                    return message
+
+    async def say(self, message: FromMaster, version: int | None = None) -> None:
+        """Send to the worker heard last."""
+        header, body = encode(message)
+        if version is not None:
+            header = header[:-1] + bytes([version])
+        await self._router.send_multipart([self.identity, header, body])
+
+
+@asynccontextmanager
+async def master_in_process(
+    spec: RunSpec, run_dir: Path
+) -> AsyncIterator[tuple[Master, str, asyncio.Task[Finish | None]]]:
+    """A real master in this event loop: the master, its address, and its end."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with Journal(run_dir) as journal:
+        master = Master(journal, spec, address)
+        task = asyncio.create_task(master.run())
+        try:
+            yield master, address, task
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def until(what: str, probe: Callable[[], object]) -> None:
+    """Poll until ``probe`` gives something true."""
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while not probe():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"waited {DEADLINE:g} s for {what}") from None

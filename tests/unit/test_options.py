@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from apbmm_common.errors import EXIT_USAGE, UsageError
+from apbmm_worker import options
+from apbmm_worker.options import Claim, Options
+
+
+@pytest.fixture(autouse=True)
+def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APBMM_LOCK_DIR", str(tmp_path / "locks"))
+
+
+def worker(name: str, gpu: str) -> Options:
+    return Options(name, gpu, "tcp://127.0.0.1:1", Path("state"), Path("scratch"))
+
+
+@pytest.mark.parametrize("text", ["0", "12", "0,1", "cpu", "rehearsal"])
+def test_cards_that_can_be(text: str) -> None:
+    assert options.parse_gpu(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "0,", "-1", "0;rm", "0,0", "1 2", "cpu,0"])
+def test_cards_that_cannot_be(text: str) -> None:
+    with pytest.raises(UsageError, match="--gpu") as caught:
+        options.parse_gpu(text)
+    assert caught.value.exit_code == EXIT_USAGE
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a/b", "../a", "-a", "x" * 65, "ü"])
+def test_names_that_cannot_travel_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--name"):
+        options.parse_name(text)
+
+
+@pytest.mark.parametrize("host", ["node-1", "-_x", "höst.local", "", "h" * 200])
+@pytest.mark.parametrize("gpu", ["0,1,2,3", "cpu"])
+def test_a_default_name_can_always_travel(
+    host: str, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    name = options.default_name(gpu)
+    assert options.parse_name(name) == name
+
+
+def test_two_workers_on_one_card_are_refused_by_name() -> None:
+    first = Claim(worker("a", "0,1"))
+    with pytest.raises(UsageError, match=rf"GPU 1 is in use .*\"pid\": {os.getpid()}") as caught:
+        Claim(worker("b", "1"))
+    assert "--gpu" in caught.value.hint
+    with pytest.raises(UsageError, match="GPU 1 "):
+        Claim(worker("b", "01"))  # the same card, written differently
+    Claim(worker("c", "2")).release()
+    first.release()
+    Claim(worker("b", "1")).release()
+
+
+def test_a_refused_claim_holds_nothing() -> None:
+    first = Claim(worker("a", "1"))
+    with pytest.raises(UsageError, match="GPU 1 "):
+        Claim(worker("b", "0,1"))
+    Claim(worker("b", "0")).release()
+    first.release()
+
+
+def test_two_workers_of_one_name_on_one_host_are_refused() -> None:
+    first = Claim(worker("a", "cpu"))
+    with pytest.raises(UsageError, match="name a is in use") as caught:
+        Claim(worker("a", "cpu"))
+    assert "--name" in caught.value.hint
+    Claim(worker("b", "cpu")).release()
+    first.release()
+
+
+def test_a_link_in_the_lock_folder_is_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("data", encoding="utf-8")
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "gpu-0.lock").symlink_to(precious)
+    with pytest.raises(UsageError, match=r"gpu-0\.lock"):
+        Claim(worker("a", "0"))
+    assert precious.read_text(encoding="utf-8") == "data"
+
+
+def test_locks_are_for_every_user_of_the_host(tmp_path: Path) -> None:
+    claim = Claim(worker("a", "0"))
+    folder = tmp_path / "locks"
+    assert folder.stat().st_mode & 0o7777 == 0o1777
+    assert (folder / "gpu-0.lock").stat().st_mode & 0o777 == 0o666
+    claim.release()
+
+
+def test_paths_must_exist_and_have_names(tmp_path: Path) -> None:
+    assert options.parse_paths([f"thinking={tmp_path}"]) == {"thinking": str(tmp_path)}
+    for item in ("thinking", "=x", "thinking=", f"thinking={tmp_path}/none"):
+        with pytest.raises(UsageError, match="--path"):
+            options.parse_paths([item])
+
+
+def test_the_state_folder_is_given_or_systemds_or_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert options.state_folder("w", tmp_path) == tmp_path
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", "/x")
+    assert options.state_folder("w", None) == Path("/x/apbmm/workers/w")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/apbmm")
+    assert options.state_folder("w", None) == Path("/var/lib/apbmm/workers/w")

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from apbmm_common.errors import EvaluationError
+from apbmm_common.messages import Assign, Failed
+from apbmm_worker.outbox import Outbox
+from apbmm_worker.results import make_result
+from protocol_world import measurement
+from small_disk import fill, small_disk
+
+
+def assign(lease: str, run: str = "r-1") -> Assign:
+    return Assign(
+        run=run, evaluation=lease.split(".")[0], attempt=1, lease=lease, work="evaluate", config="c"
+    )
+
+
+def test_a_result_survives_the_process(tmp_path: Path) -> None:
+    result = make_result(assign("e1.1"), measurement(1 / 3), 2.5)
+    Outbox(tmp_path).put(result)
+    again = Outbox(tmp_path)
+    assert again.of_run("r-1") == [result]
+    assert again.of_run("r-2") == []
+    again.drop("r-1", "e1.1")
+    assert Outbox(tmp_path).everything() == []
+
+
+def test_leases_of_one_name_in_two_runs_are_two_results(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    for run in ("r-1", "r-2"):
+        outbox.put(make_result(assign("thinking.1", run), measurement(), 1.0))
+    outbox.drop("r-1", "thinking.1")
+    assert [r.run for r in Outbox(tmp_path).everything()] == ["r-2"]
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"run": "r-1"', b"\xff\xfe"])
+def test_a_damaged_file_is_set_aside_and_the_others_are_read(
+    tmp_path: Path, damage: bytes
+) -> None:
+    outbox = Outbox(tmp_path)
+    for lease in ("e1.1", "e2.1"):
+        outbox.put(make_result(assign(lease), measurement(), 1.0))
+    path = tmp_path / "r-1.e1.1.json"
+    path.write_bytes(damage)
+    assert [r.lease for r in Outbox(tmp_path).everything()] == ["e2.1"]
+    assert path.with_suffix(".damaged").read_bytes() == damage
+
+
+def test_a_flipped_digit_is_noticed(tmp_path: Path) -> None:
+    Outbox(tmp_path).put(make_result(assign("e1.1"), measurement(0.25), 1.0))
+    path = tmp_path / "r-1.e1.1.json"
+    path.write_text(path.read_text().replace("0.25", "0.75"), encoding="utf-8")
+    assert Outbox(tmp_path).everything() == []
+    assert path.with_suffix(".damaged").is_file()
+
+
+def test_a_file_cut_short_by_a_crash_was_never_sent(tmp_path: Path) -> None:
+    (tmp_path / "r-1.e1.1.partial").write_bytes(b'{"run"')
+    assert Outbox(tmp_path).everything() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_master_does_not_know_is_kept_but_not_offered(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.put(make_result(assign("e1.1"), Failed(fault="vector", message="x"), 1.0))
+    outbox.set_aside("r-1", "e1.1")
+    outbox.set_aside("r-1", "e1.1")
+    assert outbox.everything() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["r-1.e1.1.unknown"]
+
+
+def test_a_full_disk_is_named_and_the_result_is_sent_all_the_same(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        outbox = Outbox(disk / "outbox")
+        fill(disk)
+        result = make_result(assign("e1.1"), measurement(), 1.0)
+        with pytest.raises(EvaluationError, match="could not be written") as caught:
+            outbox.put(result)
+        assert caught.value.kind == "infrastructure"
+        assert outbox.of_run("r-1") == [result]
+        assert list((disk / "outbox").iterdir()) == []
