@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import zmq
 import zmq.asyncio
+
 from apbmm_common.codec import decode, encode
 from apbmm_common.messages import (
     FROM_MASTER,
@@ -124,8 +125,7 @@ async def master_in_process(
             yield master, address, task
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def until(what: str, probe: Callable[[], object]) -> None:

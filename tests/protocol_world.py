@@ -344,4 +344,5 @@ class World:
                     worker.finish()
                 worker.beat()
             self.exchange()
-        raise AssertionError(f"not finished: {self.ledger.__dict__}")
+        active = list(self.ledger.active_attempts())
+        raise AssertionError(f"not finished: {vars(self.fleet)} {active}")

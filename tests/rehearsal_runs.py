@@ -63,11 +63,17 @@ def write_run_file(path: Path, **changes: Any) -> Path:
     lines = []
     for key, value in table.items():
         items = value.items() if isinstance(value, dict) else [("", value)]
-        lines += [f"{key}{'.' * bool(k)}{k} = {json.dumps(v)}" for k, v in items]
+        lines += [f"{key}{'.' * bool(k)}{k} = {_toml(v)}" for k, v in items]
     for benchmark in benchmarks:
-        lines += ["[[benchmarks]]", *(f"{k} = {json.dumps(v)}" for k, v in benchmark.items())]
+        lines += ["[[benchmarks]]", *(f"{k} = {_toml(v)}" for k, v in benchmark.items())]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value)
 
 
 def free_port() -> int:
@@ -77,7 +83,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(what: str, probe: Callable[[], T | None | bool], seconds: float = DEADLINE) -> T:
+def wait_for(what: str, probe: Callable[[], T | bool | None], seconds: float = DEADLINE) -> T:
     """Poll until ``probe`` gives something true, and return it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -145,7 +145,8 @@ def read_journal(run_dir: Path) -> list[Record]:
         raise JournalError(f"{path}: no such journal", "give the run directory of a run")
     db = _connect(path, read_only=True)
     try:
-        return list(_records(db, path))
+        begun = db.execute("PRAGMA user_version").fetchone()[0] > 0
+        return list(_records(db, path)) if begun else []
     finally:
         db.close()
 
@@ -210,8 +211,8 @@ def _set_up(db: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA foreign_keys=ON")
         if version == 0:
-            db.executescript(SCHEMA)
-            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            # At once, so that a reader sees a whole journal or an empty file.
+            db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
 
 def _make_directory(run_dir: Path) -> None:

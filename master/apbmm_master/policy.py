@@ -110,9 +110,14 @@ def decide(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Decision]:
 
 def silence(worker: Worker | None, attempt: Attempt, moment: Moment) -> float:
     """Seconds since the attempt's worker was last heard by this master."""
-    if worker is not None and worker.boot == attempt.boot:
+    if worker is not None and _answers_for(worker, attempt):
         return moment.now - worker.heard
     return moment.now - moment.listening_since
+
+
+def _answers_for(worker: Worker, attempt: Attempt) -> bool:
+    """Whether this boot has the attempt in hand, or its result in the outbox."""
+    return worker.boot == attempt.boot or attempt.lease in worker.delivering
 
 
 def idle_workers(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Worker]:
@@ -142,9 +147,7 @@ def _lost_leases(
     deadline = orphan_deadline(ledger.durations, spec.timings)
     for evaluation, attempt in ledger.active_attempts():
         worker = fleet.workers.get(attempt.worker)
-        if worker is not None and attempt.lease in worker.delivering:
-            continue
-        if worker is not None and worker.boot != attempt.boot:
+        if worker is not None and not _answers_for(worker, attempt):
             yield GiveUpLease(evaluation.id, attempt.lease, f"{worker.name} was started anew")
             continue
         heard_now = worker is not None

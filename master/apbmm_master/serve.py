@@ -16,6 +16,7 @@ from apbmm_master.master import Master
 from apbmm_master.progress import Progress
 from apbmm_master.status import live_snapshot
 from apbmm_master.status_socket import StatusSocket
+from apbmm_master.wire import flush
 
 
 def serve(
@@ -29,7 +30,10 @@ def serve(
     """
     require_runnable(spec.algorithm.name)
     with Journal(run_dir) as journal:
-        return asyncio.run(_serve(journal, spec, run_dir, bind, status_bind, summary=summary))
+        try:
+            return asyncio.run(_serve(journal, spec, run_dir, bind, status_bind, summary=summary))
+        finally:
+            flush()
 
 
 async def _serve(

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from apbmm_common.messages import Evaluated
 from apbmm_common.runfile import RunSpec
+from apbmm_master.arrays import Array
 from apbmm_master.ledger import REFERENCES, Attempt, Evaluation, Ledger
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.objective import Objective, check_references, objective_vector
-from apbmm_master.pareto import front, hypervolume
+from apbmm_master.pareto import hypervolume
 
 
 @dataclass(frozen=True)
@@ -122,14 +124,26 @@ class Tracker:
         )
 
     def _enter(self, ledger: Ledger, evaluation: Evaluation) -> None:
+        """Score a completion; it changes the front unless something there dominates it."""
         assert ledger.spec is not None
-        self._scored.append(Scored(evaluation, score(ledger, evaluation)))
-        candidates = [*self._front, len(self._scored) - 1]
-        points = np.array([self._scored[i].objectives for i in candidates], dtype=np.float64)
-        kept = front(points)
-        self._front = [candidates[i] for i in kept]
-        volume = hypervolume(points[kept], ledger.spec.hypervolume_reference)
+        scored = Scored(evaluation, score(ledger, evaluation))
+        self._scored.append(scored)
+        volume = self._trajectory[-1][0] if self._trajectory else 0.0
+        new = np.array(scored.objectives, dtype=np.float64)
+        points = np.array([self._scored[i].objectives for i in self._front], dtype=np.float64)
+        points = points.reshape(-1, len(new))
+        if not (_no_worse(points, new) & (points != new).any(axis=1)).any():
+            kept = ~(_no_worse(new, points) & (points != new).any(axis=1))
+            self._front = [i for i, keep in zip(self._front, kept, strict=True) if keep]
+            self._front.append(len(self._scored) - 1)
+            points = np.concatenate([points[kept], new[None]])
+            volume = hypervolume(points, ledger.spec.hypervolume_reference)
         self._trajectory.append((volume, len(self._front)))
+
+
+def _no_worse(points: Array, others: Array) -> npt.NDArray[np.bool_]:
+    """Whether each row of one is at least the other's in every objective; either may be one row."""
+    return np.asarray((points >= others).all(axis=1))
 
 
 def stand(ledger: Ledger) -> Standing:

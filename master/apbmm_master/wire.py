@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 INBOX_FRAMES = 1024
 """Messages read ahead; beyond it they wait in the sockets."""
 LINGER_MILLISECONDS = 2000
+FAREWELL_SECONDS = 0.5
+"""For workers to read the last messages: a connection that closes takes along what they have not
+read (their sockets are set to ZMQ_IMMEDIATE). Should that happen, they keep their results."""
 
 
 class Wire:
@@ -47,6 +50,7 @@ class Wire:
 
     async def close(self) -> None:
         """Stop listening; what was sent leaves within `LINGER_MILLISECONDS`."""
+        await asyncio.sleep(FAREWELL_SECONDS)
         self._reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._reader
@@ -88,6 +92,15 @@ class Wire:
             await self._router.send_multipart([identity, *encode(message)], flags=zmq.DONTWAIT)
         except zmq.ZMQError as error:
             log.info("a %s could not be sent: %s", message.type, error)
+
+
+def flush() -> None:
+    """Let what was sent leave before the process ends, for at most `LINGER_MILLISECONDS`.
+
+    Without it the last acknowledgements and BYEs are lost with the process.
+    """
+    zmq.asyncio.Context.instance().destroy(linger=LINGER_MILLISECONDS)
+    zmq.Context.instance().destroy(linger=LINGER_MILLISECONDS)
 
 
 def open_router(address: str) -> zmq.asyncio.Socket:

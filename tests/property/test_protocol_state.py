@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import random
 
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from apbmm_common.messages import Failed
 from apbmm_master.events import Leased, ResultRecorded
 from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import EvaluationState
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from protocol_world import Sim, World
 
 NAMES = ("a", "b", "c")

@@ -6,6 +6,7 @@ import asyncio
 import math
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,18 @@ import msgpack
 import pytest
 import zmq
 import zmq.asyncio
+from blockbuster import blockbuster_ctx
+
 from apbmm_common import PROTOCOL_VERSION
 from apbmm_common.codec import HEADER, encode
 from apbmm_common.errors import EXIT_FAILED, UsageError
 from apbmm_common.messages import Beat, Failed, Refuse
-from apbmm_master.ledger import Ledger
 from apbmm_master.journal import Journal, read_journal
+from apbmm_master.ledger import Ledger
 from apbmm_master.master import Master
 from apbmm_master.policy import Finish
 from apbmm_master.search_errors import ReferenceScaleError
 from apbmm_master.status import live_snapshot
-from blockbuster import blockbuster_ctx
 from fake_peers import FakeWorker, master_in_process, until
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE
@@ -70,7 +72,7 @@ def mutations(count: int, seed: int) -> list[list[bytes]]:
     dice = random.Random(seed)
     good = encode(Beat(run="r", lease="l", stage="merge"))[1]
     deep = b"\x81\xa1x" * 2000 + b"\x01"
-    kinds = [
+    kinds: list[Callable[[], list[bytes]]] = [
         lambda: [HEADER],
         lambda: [HEADER, good, good],
         lambda: [HEADER, good[: dice.randrange(len(good))]],
@@ -125,10 +127,12 @@ async def test_an_expert_that_is_worse_ends_the_run_by_name_and_keeps_everything
             {"name": "cost", "metric": "tokens", "expert": "thinking", "vanilla": "instruct"}
         ]
     )
-    async with master_in_process(swapped, tmp_path) as (_, address, task):
-        async with FakeWorker(address, "a").at_work():
-            with pytest.raises(ReferenceScaleError, match="'cost'.*expert is the worse") as caught:
-                await task
+    async with (
+        master_in_process(swapped, tmp_path) as (_, address, task),
+        FakeWorker(address, "a").at_work(),
+    ):
+        with pytest.raises(ReferenceScaleError, match=r"'cost'.*expert is the worse") as caught:
+            await task
     assert caught.value.exit_code == EXIT_FAILED
     ledger = Ledger().replay(read_journal(tmp_path))
     assert ledger.references_done
@@ -142,10 +146,12 @@ async def test_a_reference_that_cannot_be_measured_ends_the_run(tmp_path: Path) 
     def work(evaluation: str) -> Failed | None:
         return Failed(fault="vector", message="NaN") if evaluation == "thinking" else None
 
-    async with master_in_process(spec(), tmp_path) as (_, address, task):
-        async with FakeWorker(address, "a", work).at_work():
-            expected = Finish("thinking could not be measured: NaN", failed=True)
-            assert await task == expected
+    expected = Finish("thinking could not be measured: NaN", failed=True)
+    async with (
+        master_in_process(spec(), tmp_path) as (_, address, task),
+        FakeWorker(address, "a", work).at_work(),
+    ):
+        assert await task == expected
     with Journal(tmp_path) as journal:
         assert await Master(journal, spec(), "tcp://127.0.0.1:*").run() == expected
 
@@ -156,6 +162,6 @@ async def test_a_port_in_use_is_named_and_nothing_is_journaled(tmp_path: Path) -
         await until("the first master", lambda: read_journal(tmp_path / "one"))
         with Journal(tmp_path / "two") as journal:
             master = Master(journal, spec(), address)
-            with pytest.raises(UsageError, match="cannot listen on .*in use"):
+            with pytest.raises(UsageError, match=r"cannot listen on .*in use"):
                 await master.run()
             assert list(journal.records()) == []

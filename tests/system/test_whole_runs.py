@@ -1,26 +1,224 @@
-"""Runs from beginning to end, and over restarts, with real processes."""
+"""Runs from beginning to end, and over crashes and restarts, with real processes."""
 
 from __future__ import annotations
 
+import random
 import signal
+from functools import partial
 
 import pytest
 
-from rehearsal_runs import Site, wait_for
+from apbmm_master.events import (
+    AttemptFailed,
+    EvaluationFailed,
+    Leased,
+    Lost,
+    WorkerLeft,
+    WorkerQuarantined,
+)
+from rehearsal_runs import Process, Site, wait_for
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
-def test_a_run_completes_with_workers_that_were_there_first(site: Site) -> None:
+def stop(*workers: Process) -> None:
+    """SIGTERM to idle workers: they leave at once, with exit code 0."""
+    for worker in workers:
+        worker.signal(signal.SIGTERM)
+    assert [worker.end() for worker in workers] == [0] * len(workers)
+
+
+def long_lease(site: Site) -> str:
+    """Wait for the slowest evaluation of a rehearsal to be in hand: the thinking reference."""
+    return wait_for("the long lease", lambda: next((x for x in site.running() if x[0] == "t"), ""))
+
+
+def has_done(site: Site, evaluations: int) -> bool:
+    return site.done() >= evaluations
+
+
+def test_a_run_its_resumes_and_what_they_refuse(site: Site) -> None:
+    """Workers that were there first; every way of starting the same command again."""
     site.configure()
     workers = [site.worker("a"), site.worker("b")]
-    wait_for("both workers to start", lambda: all(w.output or w.children() for w in workers) or True)
+    wait_for("a worker to start", (site.folder / "locks" / "name-a.lock").exists)
     master = site.master()
+    wait_for("the run to begin", site.records)
+
+    second = site.master()
+    assert second.end() == 1
+    assert "another master is running this run" in second.output
+    assert f'"pid": {master.popen.pid}' in second.output
+    elsewhere = site.master(run_dir=site.folder / "elsewhere")
+    assert elsewhere.end() == 2
+    assert f"cannot listen on {site.address}" in elsewhere.output
+    assert "Traceback" not in second.output + elsewhere.output
+    assert len(elsewhere.output.splitlines()) <= 6
+
     assert master.end() == 0, master.output
     site.assert_whole(6)
     site.assert_nothing_was_repeated()
     assert "hypervolume" in master.output
     assert "REHEARSAL" in master.output
-    assert all(worker.popen.poll() is None for worker in workers), "a worker outlives its master"
-    for worker in workers:
-        worker.signal(signal.SIGTERM)
-    assert [worker.end() for worker in workers] == [0, 0]
+    assert all(worker.popen.poll() is None for worker in workers), "workers outlive masters"
+
+    before = site.records()
+    again = site.master()
+    assert again.end() == 0
+    assert "finished: 6 evaluations completed" in again.output
+    assert site.records() == before
+
+    site.configure(seed=4, generation={"max_tokens": 32})
+    refused = site.master()
+    assert refused.end() == 2
+    assert "differs" in refused.output
+    assert "generation.max_tokens, seed" in refused.output
+    assert site.records() == before
+
+    site.configure(budget={"evaluations": 9})
+    more = site.master()
+    assert more.end() == 0, more.output
+    site.assert_whole(9)
+    site.assert_nothing_was_repeated()
+    stop(*workers)
+
+
+def test_a_master_killed_at_random_moments_loses_and_repeats_nothing(site: Site) -> None:
+    evaluations = 24
+    site.configure(
+        budget={"evaluations": evaluations, "initial": evaluations},
+        evaluation={"rehearsal_seconds": 1.0},
+    )
+    workers = [site.worker(name) for name in ("a", "b", "c")]
+    dice = random.Random(11)
+    kills = 0
+    for _ in range(6):
+        master = site.master()
+        goal = min(evaluations - 1, site.done() + dice.randrange(1, 5))
+        wait_for(f"{goal} evaluations", partial(has_done, site, goal))
+        if kills % 2:
+            wait_for("an evaluation in hand", lambda: site.running() or site.done() >= evaluations)
+        master.kill()
+        kills += 1
+    assert site.done() < evaluations, "the run was over too soon to be tested"
+    last = site.master()
+    assert last.end() == 0, last.output
+    site.assert_whole(evaluations)
+    site.assert_nothing_was_repeated()
+    assert site.ledger().epoch == kills + 1
+    stop(*workers)
+
+
+def test_a_worker_killed_while_busy_costs_one_evaluation_begun_again(site: Site) -> None:
+    site.configure(evaluation={"rehearsal_seconds": 4.0})
+    worker = site.worker("a")
+    master = site.master()
+    lease = long_lease(site)
+    worker.kill()
+    back = site.worker("a")
+    assert master.end() == 0, master.output
+    site.assert_whole(6)
+    (loss,) = site.events(Lost)
+    assert (loss.lease, loss.reason) == (lease, "a was started anew")
+    name = lease.split(".")[0]
+    assert {k: v for k, v in site.attempts().items() if v > 1} == {name: 2}
+    stop(back)
+
+
+def test_a_worker_that_never_comes_back_is_replaced_after_its_grace(site: Site) -> None:
+    site.configure(
+        evaluation={"rehearsal_seconds": 4.0},
+        timings={"suspect": 3.0, "unreachable": 5.0, "orphan_grace": 1.0},
+    )
+    dead = site.worker("dead")
+    master = site.master()
+    lease = long_lease(site)
+    dead.kill()
+    other = site.worker("other")  # joins late
+    assert master.end() == 0, master.output
+    site.assert_whole(6)
+    name = lease.split(".")[0]
+    attempts = site.ledger().evaluations[name].attempts
+    assert (attempts[0].worker, attempts[0].state) == ("dead", "lost")
+    assert [a.worker for a in attempts if a.state == "done"] == ["other"]
+    assert any(e.worker == "dead" and e.reason == "unreachable" for e in site.events(WorkerLeft))
+    stop(other)
+
+
+def test_draining_delivers_what_is_in_hand(site: Site) -> None:
+    """SIGTERM to a busy and to an idle worker; SIGINT, SIGTERM and two signals to the master."""
+    site.configure(budget={"evaluations": 5, "initial": 5}, evaluation={"rehearsal_seconds": 3.0})
+    worker = site.worker("a")
+    master = site.master()
+    lease = long_lease(site)
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0, worker.output
+    assert site.events(WorkerLeft)[-1].reason == "stopped"
+    name = lease.split(".")[0]
+    assert site.ledger().evaluations[name].state == "done"
+
+    worker = site.worker("a")
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 0)):
+        wait_for("work in hand", site.running)
+        begun = len(site.events(Leased))
+        master.signal(number)
+        assert master.end() == code, master.output
+        assert "not finished: the same command goes on from here" in master.output
+        assert len(site.events(Leased)) == begun
+        assert not site.running()
+        master = site.master()
+    wait_for("work in hand", site.running)
+    master.signal(signal.SIGINT)
+    wait_for("draining", lambda: master.popen.poll() is None)
+    master.signal(signal.SIGINT)
+    assert master.end() == 130
+    assert "Traceback" not in master.output
+    last = site.master()
+    assert last.end() == 0, last.output
+    site.assert_whole(5)
+    site.assert_nothing_was_repeated()
+    stop(worker)
+
+
+def test_two_processes_of_one_name_the_later_stays(site: Site) -> None:
+    site.configure(evaluation={"rehearsal_seconds": 1.0})
+    earlier = site.worker("twin", locks="host-1")
+    master = site.master()
+    wait_for("work in hand", site.running)
+    later = site.worker("twin", locks="host-2")
+    assert earlier.end() == 1
+    assert "a later process took the name twin" in earlier.output
+    assert "Traceback" not in earlier.output
+    assert master.end() == 0, master.output
+    site.assert_whole(6)
+    stop(later)
+
+
+def test_a_poisonous_vector_is_tried_twice_given_up_and_replaced(site: Site) -> None:
+    site.configure(budget={"evaluations": 6, "initial": 4})
+    workers = [site.worker(name, fault="vector:e0002") for name in ("a", "b")]
+    master = site.master()
+    assert master.end() == 0, master.output
+    site.assert_whole(6)
+    (failure,) = site.events(EvaluationFailed)
+    assert (failure.evaluation, failure.message) == ("e0002", "APBMM_REHEARSAL_FAULT asks for it")
+    attempts = site.ledger().evaluations["e0002"].attempts
+    assert [a.fault for a in attempts] == ["vector", "vector"]
+    assert {a.worker for a in attempts} == {"a", "b"}
+    assert "e0002" not in site.ledger().completed
+    stop(*workers)
+
+
+def test_a_black_hole_is_quarantined_and_the_others_finish(site: Site) -> None:
+    site.configure()
+    hole = site.worker("hole", fault="infrastructure:*")
+    master = site.master()
+    (event,) = wait_for("the quarantine", lambda: site.events(WorkerQuarantined))
+    assert event.worker == "hole"
+    good = site.worker("good")
+    assert master.end() == 0, master.output
+    site.assert_whole(6)
+    assert [e.worker for e in site.events(AttemptFailed)] == ["hole", "hole"]
+    assert site.events(EvaluationFailed) == []
+    assert "worker hole is quarantined" in master.output
+    stop(hole, good)

@@ -6,8 +6,17 @@ from typing import Any
 
 import msgpack
 import pytest
+
 from apbmm_common import PROTOCOL_VERSION
-from apbmm_common.codec import HEADER, MAGIC, MAX_BYTES, VersionMismatchError, decode, encode, unpack
+from apbmm_common.codec import (
+    HEADER,
+    MAGIC,
+    MAX_BYTES,
+    VersionMismatchError,
+    decode,
+    encode,
+    unpack,
+)
 from apbmm_common.errors import WireError
 from apbmm_common.messages import (
     FROM_MASTER,
@@ -179,7 +188,9 @@ def test_what_is_no_message_is_refused_by_name(frames: list[bytes], fault: str) 
 def test_another_protocol_version_is_named_with_its_worker(offset: int) -> None:
     header = MAGIC + bytes([PROTOCOL_VERSION + offset])
     future = msgpack.packb({"type": "hello", "worker": "gpu-1", "something": "new"})
-    with pytest.raises(VersionMismatchError, match=rf"'gpu-1' speaks .* {PROTOCOL_VERSION + offset}"):
+    with pytest.raises(
+        VersionMismatchError, match=rf"'gpu-1' speaks .* {PROTOCOL_VERSION + offset}"
+    ):
         decode([header, future], FROM_WORKER)
     with pytest.raises(VersionMismatchError, match="the peer speaks"):
         decode([header, b"\xff\xff"], FROM_WORKER)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from apbmm_common.errors import JournalError
 from apbmm_common.messages import BenchmarkResult, Evaluated
 from apbmm_master import journal as journal_module
@@ -43,9 +44,7 @@ def begun() -> list[Record]:
 
 def result(seq: int, evaluation: str = "e1") -> Record:
     body = Evaluated(
-        benchmarks={
-            "sums": BenchmarkResult(accuracy=0.5, tokens=8, questions=2, outcomes=OUTCOMES)
-        }
+        benchmarks={"sums": BenchmarkResult(accuracy=0.5, tokens=8, questions=2, outcomes=OUTCOMES)}
     )
     event = ResultRecorded(
         evaluation=evaluation, attempt=1, lease="e1.1", worker="w", seconds=3.0, digest="d",
@@ -135,6 +134,13 @@ def test_a_journal_can_be_read_beside_its_master(tmp_path: Path) -> None:
         assert len(read_journal(tmp_path)) == 4
 
 
+def test_a_journal_that_is_just_being_made_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").touch()
+    assert read_journal(tmp_path) == []
+    with Journal(tmp_path) as journal:
+        assert list(journal.records()) == []
+
+
 def test_a_missing_journal_is_named_and_not_made(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"journal\.sqlite: no such journal"):
         read_journal(tmp_path)
@@ -173,7 +179,7 @@ def test_a_damaged_journal_is_named_and_kept(tmp_path: Path, damage: str) -> Non
     assert caught.value.hint
     if damage != "event":
         assert path.read_bytes()[:4096] == before[:4096]
-    with pytest.raises(JournalError, match="damaged|cannot be opened"):
+    with pytest.raises(JournalError, match=r"damaged|cannot be opened"):
         read_journal(tmp_path)
 
 
@@ -199,12 +205,11 @@ def test_a_full_disk_loses_nothing_and_recovers(tmp_path: Path) -> None:
         journal.append(begun())
         ballast = fill(disk)
         stored = 4
-        with pytest.raises(JournalError, match=r"could not be written: .*full"):
-            for _ in range(1000):
-                event = EpochStarted(epoch=2, host="h" * 5000, pid=1)
-                journal.append([Record(stored + 1, 1.0, event)])
-                stored += 1
-        assert journal.seq == stored
+        large = EpochStarted(epoch=2, host="h" * 5000, pid=1)
+        with pytest.raises(JournalError, match=r"could not be written: .*full"):  # noqa: PT012
+            for seq in range(stored + 1, 1000):
+                journal.append([Record(seq, 1.0, large)])
+        stored = journal.seq
         assert [record.seq for record in journal.records()] == list(range(1, stored + 1))
         ballast.unlink()
         journal.append([Record(stored + 1, 1.0, EpochStarted(epoch=2, host="h", pid=1))])
@@ -214,9 +219,7 @@ def test_a_full_disk_loses_nothing_and_recovers(tmp_path: Path) -> None:
         assert len(read_journal(copy)) == stored + 1
 
 
-def test_a_network_file_system_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "file_system", lambda _: "nfs4")
     with pytest.raises(JournalError, match=r"network file system \(nfs4\)") as caught:
         Journal(tmp_path / "run")

@@ -3,8 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from apbmm_common.messages import BenchmarkResult, Evaluated
 from apbmm_master.attendance import Presence
+from apbmm_master.evaluations import Asked, Told
 from apbmm_master.events import (
     Accepted,
     AnyEvent,
@@ -23,7 +25,6 @@ from apbmm_master.events import (
     WorkerJoined,
     WorkerLeft,
 )
-from apbmm_master.evaluations import Asked, Told
 from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import AttemptState, EvaluationState, InvariantError
 from protocol_world import measurement, world_spec
@@ -105,7 +106,11 @@ IMPOSSIBLE: dict[str, tuple[AnyEvent, ...]] = {
     "leased while it is leased": (proposed("e1"), leased("e1"), leased("e1", 2, "b")),
     "an attempt left out": (proposed("e1"), leased("e1", 2)),
     "two leases for one worker": (proposed("e1", "e2"), leased("e1"), leased("e2")),
-    "accepted twice": (proposed("e1"), leased("e1"), *[Accepted(evaluation="e1", lease="e1.1")] * 2),
+    "accepted twice": (
+        proposed("e1"),
+        leased("e1"),
+        *[Accepted(evaluation="e1", lease="e1.1")] * 2,
+    ),
     "an unknown lease": (proposed("e1"), lost("e1")),
     "lost after it was done": (proposed("e1"), leased("e1"), recorded("e1"), lost("e1")),
     "a second result": (proposed("e1"), leased("e1"), recorded("e1"), recorded("e1")),
@@ -138,7 +143,12 @@ def test_tells_wait_for_the_references_and_follow_the_ask_that_did_not_know_them
     # e2 completes while an ask is computed from the two calls so far.
     late = proposed("e3", purpose="search", calls=2, pending=("e2",))
     ledger = ledger_of(*before, *REFERENCES, leased("e2"), recorded("e2"), late)
-    assert ledger.calls == [Asked(("e1", "e2"), ()), Told("e1"), Asked(("e3",), ("e2",)), Told("e2")]
+    assert ledger.calls == [
+        Asked(("e1", "e2"), ()),
+        Told("e1"),
+        Asked(("e3",), ("e2",)),
+        Told("e2"),
+    ]
 
 
 def test_a_vector_given_up_is_told_as_rejected() -> None:
@@ -178,9 +188,7 @@ def test_stays_of_one_boot_over_two_masters_are_both_kept() -> None:
 def test_questions_stay_in_the_journal() -> None:
     outcomes = (("q", 1.0, 3, "stop"),)
     body = Evaluated(
-        benchmarks={
-            "sums": BenchmarkResult(accuracy=1, tokens=3, questions=1, outcomes=outcomes)
-        }
+        benchmarks={"sums": BenchmarkResult(accuracy=1, tokens=3, questions=1, outcomes=outcomes)}
     )
     ledger = ledger_of(proposed("e1"), leased("e1"), recorded("e1", body=body))
     kept = ledger.evaluations["e1"].body

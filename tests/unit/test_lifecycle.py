@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from apbmm_common.runfile import Timings
 from apbmm_master.lifecycle import (
     ATTEMPT_MOVES,
@@ -45,7 +46,14 @@ def test_what_is_settled_stays_settled() -> None:
 
 @pytest.mark.parametrize(
     ("silent", "judged"),
-    [(0, "live"), (4.9, "live"), (5, "suspect"), (9.9, "suspect"), (10, "orphaned"), (1e9, "orphaned")],
+    [
+        (0, "live"),
+        (4.9, "live"),
+        (5, "suspect"),
+        (9.9, "suspect"),
+        (10, "orphaned"),
+        (1e9, "orphaned"),
+    ],
 )
 def test_silence_is_judged_by_the_timings(silent: float, judged: str) -> None:
     assert liveness(silent, TIMINGS) is Liveness(judged)

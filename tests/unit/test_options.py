@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from apbmm_common.errors import EXIT_USAGE, UsageError
 from apbmm_worker import options
 from apbmm_worker.options import Claim, Options

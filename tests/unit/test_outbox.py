@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from apbmm_common.errors import EvaluationError
 from apbmm_common.messages import Assign, Failed
 from apbmm_worker.outbox import Outbox
@@ -13,7 +14,12 @@ from small_disk import fill, small_disk
 
 def assign(lease: str, run: str = "r-1") -> Assign:
     return Assign(
-        run=run, evaluation=lease.split(".")[0], attempt=1, lease=lease, work="evaluate", config="c"
+        run=run,
+        evaluation=lease.split(".", maxsplit=1)[0],
+        attempt=1,
+        lease=lease,
+        work="evaluate",
+        config="c",
     )
 
 
@@ -36,9 +42,7 @@ def test_leases_of_one_name_in_two_runs_are_two_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"run": "r-1"', b"\xff\xfe"])
-def test_a_damaged_file_is_set_aside_and_the_others_are_read(
-    tmp_path: Path, damage: bytes
-) -> None:
+def test_a_damaged_file_is_set_aside_and_the_others_are_read(tmp_path: Path, damage: bytes) -> None:
     outbox = Outbox(tmp_path)
     for lease in ("e1.1", "e2.1"):
         outbox.put(make_result(assign(lease), measurement(), 1.0))

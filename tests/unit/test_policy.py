@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from apbmm_common.messages import Failed
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import (
@@ -32,13 +33,13 @@ def begun(*names: str, **changes: Any) -> tuple[World, list[Sim]]:
     return world, workers
 
 
-def decisions(world: World, kind: type[Decision] = Give, **moment: Any) -> list[Decision]:  # type: ignore[assignment]
+def decisions(world: World, kind: type[Decision], **moment: Any) -> list[Decision]:
     fields = {**vars(world.moment()), **moment}
     return [d for d in decide(world.ledger, world.fleet, Moment(**fields)) if isinstance(d, kind)]
 
 
 def test_the_measurement_and_the_references_come_first() -> None:
-    world, workers = begun("a", "b", "c", "d")
+    _, workers = begun("a", "b", "c", "d")
     held = [worker.held.evaluation if worker.held else "" for worker in workers]
     assert held == ["measure", "thinking", "instruct", "e0001"]
 
@@ -101,7 +102,7 @@ def test_draining_gives_and_asks_nothing() -> None:
 
 
 def test_a_lease_outlives_silence_for_the_grace_and_not_longer() -> None:
-    world, (a,) = begun("a")
+    world, _ = begun("a")
     grace = TIMINGS["unreachable"] + TIMINGS["orphan_grace"]
     world.now += grace - 0.1
     assert decisions(world, GiveUpLease) == []
@@ -112,7 +113,7 @@ def test_a_lease_outlives_silence_for_the_grace_and_not_longer() -> None:
 
 
 def test_a_new_boot_frees_what_the_old_one_held_at_once() -> None:
-    world, (a,) = begun("a")
+    world, _ = begun("a")
     new = world.join("a")
     world.exchange()
     assert new.held is not None
@@ -169,7 +170,7 @@ def test_a_dead_worker_is_dismissed_when_nothing_is_expected_of_it() -> None:
 
 
 def test_an_evaluation_lost_with_its_worker_is_done_by_another() -> None:
-    world, (a, b) = begun("a", "b")
+    world, (a, _) = begun("a", "b")
     a.alive = False
     lost = a.held
     assert lost is not None
@@ -186,7 +187,7 @@ def test_a_failing_vector_is_tried_on_another_worker_and_given_up() -> None:
     a.finish(VECTOR)
     world.exchange()
     evaluation = world.ledger.evaluations["measure"]
-    assert evaluation.state is EvaluationState.QUEUED
+    assert [e.id for e in world.ledger.faulted()] == ["measure"]
     assert a.held is not None
     assert a.held.evaluation != "measure"
     b.finish()
@@ -287,3 +288,18 @@ def test_a_method_with_nothing_left_ends_the_run(exhausted: bool, over: bool) ->
     assert world.ledger.completed == ["e0001"]
     ends = decisions(world, Finish, exhausted=exhausted)
     assert bool(ends) is over
+
+
+def test_a_worker_that_announces_a_result_and_is_never_heard_again_is_not_waited_for() -> None:
+    world, (a,) = begun("a")
+    a.finish()
+    a.says.clear()
+    again = world.join("a")  # says that its disk holds the result, and dies
+    world.collect()
+    world.turn()
+    again.alive = False
+    assert decisions(world, GiveUpLease) == []
+    world.now += TIMINGS["unreachable"] + TIMINGS["orphan_grace"]
+    assert decisions(world, GiveUpLease) == [
+        GiveUpLease("measure", "measure.1", "a was not heard again")
+    ]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from apbmm_common.errors import EXIT_USAGE, RunChangedError
 from apbmm_common.runfile import RunSpec
 from apbmm_master.events import AnyEvent, Finished, Record, RunStarted, SpecChanged

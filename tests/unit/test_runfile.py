@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from apbmm_common.codec import decode, encode
 from apbmm_common.errors import EXIT_USAGE, RunFileError
 from apbmm_common.messages import FROM_MASTER, Welcome
@@ -49,7 +50,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
                          "vanilla": "thinking"}]}, "divides by zero"),
     "unknown benchmark": (
         {"objectives": [{"name": "a", "metric": "tokens", "expert": "thinking",
-                         "vanilla": "instruct", "benchmarks": ["x"]}]}, r"unknown benchmarks \['x'\]"),
+                         "vanilla": "instruct", "benchmarks": ["x"]}]},
+        r"unknown benchmarks \['x'\]"),
     "two objectives of one name": (
         {"objectives": [{"name": "a", "metric": m, "expert": "thinking", "vanilla": "instruct"}
                         for m in ("tokens", "accuracy")]}, "objectives have the same name"),

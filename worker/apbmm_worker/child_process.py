@@ -63,7 +63,8 @@ class EvaluationChild:
 
         Raises `EvaluationError` of kind ``infrastructure`` when the child dies meanwhile.
         """
-        assert self._reader is not None and self._writer is not None
+        assert self._reader is not None
+        assert self._writer is not None
         self._last_event = time.monotonic()
         try:
             self._writer.write(json.dumps(command).encode() + b"\n")

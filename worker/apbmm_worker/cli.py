@@ -79,6 +79,7 @@ def serve(settings: object) -> int:
 
     from apbmm_common.errors import UsageError
     from apbmm_worker.daemon import Daemon
+    from apbmm_worker.dealer import flush
     from apbmm_worker.options import Claim, Options
 
     assert isinstance(settings, Options)
@@ -99,6 +100,7 @@ def serve(settings: object) -> int:
     try:
         return asyncio.run(run())
     finally:
+        flush()
         claim.release()
 
 

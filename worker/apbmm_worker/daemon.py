@@ -41,7 +41,7 @@ from apbmm_common.messages import (
     Welcome,
 )
 from apbmm_common.runfile import RunSpec
-from apbmm_worker.dealer import open_dealer
+from apbmm_worker.dealer import LINGER_MILLISECONDS, open_dealer
 from apbmm_worker.hands import Hands
 from apbmm_worker.job import Bench
 from apbmm_worker.membership import Membership
@@ -106,7 +106,7 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._end_tasks()
-            self._socket.close(linger=1000)
+            self._socket.close(linger=LINGER_MILLISECONDS)
 
     async def _end_tasks(self) -> None:
         ending = [task for task in (self.hands.task, self.membership.task) if task is not None]

@@ -9,6 +9,13 @@ import zmq.asyncio
 
 from apbmm_common.codec import MAX_BYTES
 
+LINGER_MILLISECONDS = 1000
+
+
+def flush() -> None:
+    """Let what was sent leave before the process ends, for at most `LINGER_MILLISECONDS`."""
+    zmq.asyncio.Context.instance().destroy(linger=LINGER_MILLISECONDS)
+
 
 def open_dealer(master: str) -> zmq.asyncio.Socket:
     """The connection to a master: it may start later, go and come back."""

@@ -6,7 +6,6 @@ one after the other, on the same prompts (`apbmm_worker.activations`).
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 import torch
 
 from apbmm_common.checkpoint import ITEM_BYTES, TensorHeader, layer_of
-from apbmm_common.errors import SourceError
 from apbmm_common.runfile import Prior
 from apbmm_worker.activations import cosine_discrepancy, encode_prompts, pooled_states
 from apbmm_worker.sources import VerifiedSources

@@ -24,6 +24,7 @@ from apbmm_common.runfile import RunSpec, canonical_hash
 from apbmm_worker.child_channel import Channel, die_with_parent
 
 QUESTIONS = 100
+PROGRESS_SECONDS = 0.25
 TOKENS = (200.0, 4000.0)
 """Mean tokens of the two synthetic sources, cheap and thinking."""
 
@@ -58,7 +59,7 @@ def evaluate(spec: RunSpec, vector: Sequence[float], channel: Channel) -> dict[s
     noise = random.Random(canonical_hash(list(vector)))  # noqa: S311
     tokens = landscape.tokens(vector)
     seconds = spec.evaluation.rehearsal_seconds * tokens / TOKENS[1] * noise.uniform(0.7, 1.3)
-    steps = max(1, min(20, int(seconds / 0.1)))
+    steps = max(1, math.ceil(seconds / PROGRESS_SECONDS))
     for step in range(steps):
         channel.send("progress", stage="rehearse", done=step, total=steps)
         time.sleep(seconds / steps)

@@ -1,0 +1,47 @@
+"""The same seed and journal give the same proposals."""
+
+from __future__ import annotations
+
+import pytest
+
+from apbmm_master.events import Proposed
+from apbmm_master.ledger import Ledger
+from apbmm_master.proposals import calls_of, setup_of
+from apbmm_master.proposer import Request, Session
+from rehearsal_runs import Site, wait_for
+
+CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
+
+
+@pytest.mark.slow
+def test_every_search_proposal_follows_from_what_the_journal_says(site: Site) -> None:
+    site.configure(
+        algorithm={"name": "ap-bmm", "settings": CHEAP},
+        budget={"evaluations": 9, "initial": 4},
+        evaluation={"rehearsal_seconds": 0.5},
+    )
+    workers = [site.worker("a"), site.worker("b")]
+    first = site.master()
+    # A restart in the middle: the second master proposes from the journal alone.
+    wait_for("a search proposal", lambda: site.ledger().count(purposes=("search",)))
+    first.kill()
+    master = site.master()
+    assert master.end() == 0, master.output
+    site.assert_whole(9)
+    ledger = site.ledger()
+    asks = [event for event in site.events(Proposed) if event.purpose == "search"]
+    assert sum(len(event.proposals) for event in asks) == 5
+    calls = calls_of(ledger)
+    for event in asks:
+        known = Ledger().replay(r for r in site.records() if r.seq <= event.basis)
+        request = Request(
+            setup_of(ledger),
+            calls[: event.calls],
+            tuple(ledger.evaluations[name].vector for name in event.pending),
+            len(event.proposals),
+        )
+        assert calls_of(known) == calls[: event.calls]
+        answer = Session().answer(request)
+        assert answer.index == event.index
+        assert answer.vectors == tuple(proposal.vector for proposal in event.proposals)
+    assert all(worker.popen.poll() is None for worker in workers)

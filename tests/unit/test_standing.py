@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+
+from apbmm_master.events import WorkerJoined, WorkerLeft
+from apbmm_master.ledger import Ledger
+from apbmm_master.pareto import front, hypervolume
+from apbmm_master.standing import Tracker, load_rate, stand
+from protocol_world import World, measurement
+
+
+def finished(evaluations: int, seed: int) -> World:
+    """A run whose measurements are made up, on a grid so that some are equal."""
+    dice = random.Random(seed)
+    world = World(budget={"evaluations": evaluations, "initial": evaluations, "failures": 0})
+    worker = world.join("a")
+    while world.end is None:
+        world.exchange()
+        if worker.held is not None:
+            counted = worker.held.evaluation.startswith("e")
+            made_up = measurement(dice.randrange(11) / 10, 100.0 * dice.randrange(11))
+            worker.finish(made_up if counted else None)
+    return world
+
+
+def test_the_front_followed_is_the_front_computed() -> None:
+    world = finished(60, seed=5)
+    ledger, tracker = world.ledger, Tracker()
+    assert ledger.spec is not None
+    standing = stand(ledger)
+    points = np.array([scored.objectives for scored in standing.scored])
+    for count in range(1, len(points) + 1):
+        best = points[front(points[:count])]
+        volume, size = standing.trajectory[count - 1]
+        assert size == len(best)
+        assert np.isclose(volume, hypervolume(best, ledger.spec.hypervolume_reference), rtol=1e-12)
+    expected = [standing.scored[i].evaluation.id for i in front(points)]
+    assert list(standing.front) == expected
+    assert len(expected) < len({tuple(p) for p in points}) <= 60
+
+    # Followed step by step, and over a ledger that is read back, it is the same.
+    grown = Ledger()
+    for record in world.stored:
+        grown.apply(record)
+        tracker.stand(grown)
+    assert tracker.stand(grown) == standing
+    assert tracker.stand(Ledger().replay(world.stored)) == standing
+
+
+def test_nothing_stands_before_the_references() -> None:
+    world = World()
+    assert stand(world.ledger).trajectory == ()
+    assert load_rate(world.ledger, 0.0) is None
+
+
+def test_the_load_rate_counts_a_worker_only_while_it_is_there() -> None:
+    world = World()
+    a = world.join("a")
+    world.exchange()
+    world.now += 10.0
+    a.finish()
+    world.exchange()
+    assert load_rate(world.ledger, world.now) == 1.0
+    world.record(WorkerJoined(worker="b", boot="b", gpu="0", host="h", versions={}))
+    world.commit()
+    world.now += 10.0
+    world.record(WorkerLeft(worker="b", boot="b", reason="stopped"))
+    world.now += 10.0
+    # a was busy for 30 s, b idle for 10 s.
+    assert load_rate(world.ledger, world.now) == 30.0 / 40.0
