@@ -64,6 +64,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.seq = 0
+        self.time = 0.0
+        """Of the last event: wall-clock seconds, for reports only."""
         self.run = ""
         self.spec: RunSpec | None = None
         self.epoch = 0
@@ -163,8 +165,8 @@ class Ledger:
             case WorkerJoined() | WorkerLeft() | WorkerQuarantined() as event:
                 self.attendance.take(event, record.time)
             case event:
-                self._govern(event, record.time)
-        self.seq = record.seq
+                self._govern(event)
+        self.seq, self.time = record.seq, record.time
 
     def _dispatch(
         self, event: Proposed | Leased | Accepted | Lost | AttemptFailed, record: Record
@@ -178,9 +180,7 @@ class Ledger:
                 self._move(event, record.time)
 
     def _govern(
-        self,
-        event: RunStarted | SpecChanged | EpochStarted | SourcesVerified | Finished,
-        time: float,
+        self, event: RunStarted | SpecChanged | EpochStarted | SourcesVerified | Finished
     ) -> None:
         match event:
             case RunStarted():
@@ -190,7 +190,8 @@ class Ledger:
                 self.finished, self.failed = "", False
             case EpochStarted():
                 self.epoch = event.epoch
-                self.attendance.close(time)
+                # The pause between two masters is no worker's time.
+                self.attendance.close(self.time)
             case SourcesVerified():
                 self.layers, self.digests = event.layers, dict(event.digests)
             case Finished():

@@ -21,6 +21,7 @@ from apbmm_master.events import (
     Record,
     ResultRecorded,
     RunStarted,
+    SourcesVerified,
     SpecChanged,
     WorkerJoined,
     WorkerLeft,
@@ -175,13 +176,15 @@ def test_stays_of_one_boot_over_two_masters_are_both_kept() -> None:
     joined = WorkerJoined(worker="a", boot="b1", gpu="0", host="h", versions={})
     epoch = EpochStarted(epoch=2, host="h", pid=1)
     left = WorkerLeft(worker="a", boot="b1", reason="unreachable", final=False)
-    ledger = ledger_of(joined, epoch, joined, left)
+    verified = SourcesVerified(worker="a", layers=2, digests={})
+    ledger = ledger_of(joined, verified, epoch, joined, left)
+    # The first stay ends with the first master's last event: the pause after it is nobody's time.
     assert ledger.attendance.stays == [
         Presence("a", "b1", "0", "h", 20.0, 30.0),
-        Presence("a", "b1", "0", "h", 40.0, 50.0),
+        Presence("a", "b1", "0", "h", 50.0, 60.0),
     ]
     assert not ledger.attendance.gone
-    ledger.apply(Record(6, 60.0, WorkerLeft(worker="a", boot="b1", reason="stopped")))
+    ledger.apply(Record(7, 70.0, WorkerLeft(worker="a", boot="b1", reason="stopped")))
     assert ledger.attendance.gone == {"b1"}
 
 
