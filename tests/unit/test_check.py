@@ -13,7 +13,6 @@ import pytest
 
 from apbmm.check import Inspection, check, inspect, known_adapters
 from apbmm.check_view import plan, size
-from apbmm_common.errors import SourceError
 from commands import run, write_rehearsal
 from tiny_checkpoints import edit_config, write_tiny_pair
 

@@ -1,0 +1,107 @@
+"""The main job on real parts: master, two workers, vLLM, EvalScope, the shipped pair.
+
+The whole demo is killed in the middle and goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apbmm_master.journal import NAME, read_journal
+from apbmm_master.ledger import Ledger
+from apbmm_master.proposals import layer_importance
+from commands import processes_naming, run, started, wait_until
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+EVALUATIONS = 10
+"""Eight of the initial design, two of the search."""
+QUESTIONS = 234
+"""Of each of the two benchmarks."""
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    shown = run("apbmm", "status", run_dir, "--json")
+    return dict(json.loads(shown.stdout)) if shown.returncode == 0 else {}
+
+
+def test_the_demo_survives_kill_9_and_ends_with_a_pareto_set(tmp_path: Path) -> None:
+    run_dir, log = tmp_path / "run", tmp_path / "demo.log"
+    arguments = ("demo", "--run-dir", run_dir, "--evaluations", EVALUATIONS)
+    with started("apbmm", *arguments, log=log) as demo:
+        wait_until(lambda: (status(run_dir).get("evaluations") or {}).get("done", 0) >= 3, 300)
+        demo.send_signal(signal.SIGKILL)
+        demo.wait()
+    wait_until(lambda: not processes_naming(str(run_dir)))
+    before = Ledger().replay(read_journal(run_dir))
+    assert before.run
+    assert not before.finished
+
+    shown = run("apbmm", *arguments, timeout=600)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    lines = shown.stdout.splitlines()
+    assert lines[-1] == f"run directory: {run_dir}"
+    assert any("hypervolume" in line and "uniform interpolation reaches" in line for line in lines)
+
+    check_status(status(run_dir))
+    after = Ledger().replay(read_journal(run_dir))
+    check_nothing_was_repeated(before, after)
+    check_outcomes(run_dir)
+
+
+def check_status(found: dict[str, Any]) -> None:
+    """What stands in the status is a measurement of this pair."""
+    assert found["master_alive"] is False
+    assert found["evaluations"] == {
+        "done": EVALUATIONS, "running": 0, "queued": 0, "failed": 0, "duplicates": 0
+    }  # fmt: skip
+    references = found["references"]
+    for benchmark in ("chain", "trail"):
+        thinking, instruct = references["thinking"][benchmark], references["instruct"][benchmark]
+        assert thinking["accuracy"] >= 0.95
+        assert 0.2 < instruct["accuracy"] < 0.7
+        assert thinking["tokens"] > 6 * instruct["tokens"]
+    assert found["front"]
+    assert found["hypervolume"] > 0.5
+
+
+def check_nothing_was_repeated(before: Ledger, after: Ledger) -> None:
+    """What was paid for before the kill is there, with the same numbers, and was not done again."""
+    assert after.run == before.run
+    for name in [*before.completed, "measure", "thinking", "instruct"]:
+        if before.evaluations[name].body is not None:
+            assert after.evaluations[name] == before.evaluations[name]
+    assert len(after.completed) == len(set(after.completed)) == EVALUATIONS
+    assert after.spec is not None
+    importance = layer_importance(after, after.spec)
+    assert importance is not None
+    assert len(importance) == after.layers >= 12
+    search = [ask for ask in after.asks if ask.purpose == "search"]
+    assert sum(len(ask.proposals) for ask in search) == EVALUATIONS - 8
+    assert all(ask.diagnostics["acquisition"] for ask in search)
+
+
+def check_outcomes(run_dir: Path) -> None:
+    """Every question of every evaluation is on record, and adds up to the accuracy."""
+    ledger = Ledger().replay(read_journal(run_dir))
+    with sqlite3.connect(run_dir / NAME) as journal:
+        rows = journal.execute(
+            "SELECT evaluation, benchmark, count(*), avg(score), avg(tokens) FROM outcomes"
+            " GROUP BY 1, 2"
+        ).fetchall()
+    journal.close()
+    assert len(rows) == 2 * (EVALUATIONS + 2)
+    for name, benchmark, count, accuracy, tokens in rows:
+        body = ledger.evaluations[name].body
+        assert body is not None
+        assert body.kind == "evaluated"
+        result = body.benchmarks[benchmark]
+        assert (count, QUESTIONS) == (QUESTIONS, result.questions)
+        assert accuracy == pytest.approx(result.accuracy)
+        assert tokens == pytest.approx(result.tokens)
