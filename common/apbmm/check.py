@@ -23,6 +23,7 @@ from apbmm_common.prompts import read_prompts
 from apbmm_common.runfile import (
     Algorithm,
     Benchmark,
+    Engine,
     Generation,
     Prior,
     RunSpec,
@@ -62,6 +63,7 @@ class Parts:
     benchmarks: tuple[Benchmark, ...] = ()
     prompts: str | None = None
     generation: Generation | None = None
+    engine: Engine | None = None
 
 
 def check(run_file: Path) -> int:
@@ -92,6 +94,7 @@ def inspect(run_file: Path) -> Inspection:
     _inspect_algorithm(found, parts.algorithm)
     _inspect_sources(found, parts)
     _inspect_benchmarks(found, parts.benchmarks)
+    _inspect_engine(found, parts.engine)
     if parts.prompts is not None:
         try:
             read_prompts(Path(parts.prompts), sys.maxsize)
@@ -107,7 +110,10 @@ def parts_of(spec: RunSpec) -> Parts:
     """What a valid run file names; a rehearsal reads no files."""
     if spec.evaluation.kind == "rehearsal":
         return Parts(spec.algorithm)
-    return Parts(spec.algorithm, spec.sources, spec.benchmarks, spec.prior.prompts, spec.generation)
+    return Parts(
+        spec.algorithm, spec.sources, spec.benchmarks, spec.prior.prompts, spec.generation,
+        spec.engine,
+    )  # fmt: skip
 
 
 def sound_parts(run_file: Path) -> Parts:
@@ -138,7 +144,8 @@ def sound_parts(run_file: Path) -> Parts:
     prior = _sound(Prior, table.get("prior", {}))
     prompts = absolute(prior.prompts) if prior is not None and prior.prompts else None
     generation = _sound(Generation, table.get("generation"))
-    return Parts(algorithm, sources, tuple(benchmarks), prompts, generation)
+    engine = _sound(Engine, table.get("engine", {}))
+    return Parts(algorithm, sources, tuple(benchmarks), prompts, generation, engine)
 
 
 def _sound(kind: type[AnySection], table: Any) -> AnySection | None:
@@ -152,13 +159,20 @@ def _inspect_algorithm(found: Inspection, algorithm: Algorithm | None) -> None:
     from importlib.util import find_spec
 
     from apbmm_master.algorithms import require_runnable
+    from apbmm_master.serve import require_settings
 
+    can_search = find_spec("botorch") is not None
     if algorithm is not None:
         try:
             require_runnable(algorithm.name)
         except ApbmmError as error:
             found.fault(error, "algorithm.name")
-    if find_spec("botorch") is None:
+        else:
+            try:
+                require_settings(algorithm if can_search else Algorithm())
+            except ApbmmError as error:
+                found.fault(error, "algorithm.settings")
+    if not can_search:
         found.notes.append(
             "this host cannot run apbmm-master: pip install 'apbmm[master]' adds what it needs"
         )
@@ -239,6 +253,17 @@ def _inspect_benchmarks(found: Inspection, benchmarks: tuple[Benchmark, ...]) ->
         else:
             count = None if chosen.positions is None else len(chosen.positions)
             found.questions[benchmark.name] = count
+
+
+def _inspect_engine(found: Inspection, engine: Engine | None) -> None:
+    from apbmm_worker.engine_arguments import RESERVED
+
+    reserved = sorted(RESERVED & set(engine.arguments)) if engine is not None else []
+    if reserved:
+        found.faults.append(
+            f"engine.arguments: may not set {', '.join(reserved)} "
+            "(hint: other tables of the run file decide these, or the worker does)"
+        )
 
 
 def _own(adapter: str) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from apbmm.demo_processes import run_processes
+from apbmm.status import JOURNAL
 from apbmm.toml_text import run_as_toml
 from apbmm_common.demo_pair import RUN_FILE, demo_folder, uniform_hypervolume
 from apbmm_common.errors import EXIT_INTERRUPTED, UsageError
@@ -40,6 +41,7 @@ def run_demo(run_dir: Path | None, wishes: Wishes) -> int:
     spec = demo_run(wishes, before)
     if spec.evaluation.kind == "vllm":
         require_parts()
+    require_same_run(folder, spec)
     _write(folder / RUN_FILE, run_as_toml(spec))
     console = Console(highlight=False, soft_wrap=True)
     if spec.evaluation.kind == "vllm" and before is None:
@@ -58,6 +60,12 @@ def demo_run(wishes: Wishes, before: RunSpec | None) -> RunSpec:
     spec = load_run_file(demo_folder() / RUN_FILE)
     begun = before or spec
     evaluations = wishes.evaluations or begun.budget.evaluations
+    if before and evaluations < before.budget.initial:
+        raise UsageError(
+            f"--evaluations {evaluations}: this run was begun with {before.budget.initial} initial "
+            "evaluations",
+            "give at least as many, or begin a new run with another --run-dir",
+        )
     # A design that fits a shorter run is part of how it is begun, and stays when it is made longer.
     initial = begun.budget.initial if before else min(begun.budget.initial, evaluations)
     evaluation = begun.evaluation
@@ -68,6 +76,20 @@ def demo_run(wishes: Wishes, before: RunSpec | None) -> RunSpec:
     budget = begun.budget.model_copy(update={"evaluations": evaluations, "initial": initial})
     seed = begun.seed if wishes.seed is None else wishes.seed
     return spec.model_copy(update={"seed": seed, "budget": budget, "evaluation": evaluation})
+
+
+def require_same_run(run_dir: Path, spec: RunSpec) -> None:
+    """Refuse what the master would, before the run file there is written over.
+
+    Raises `RunChangedError` unless ``spec`` may go on with the run in ``run_dir``, if one is there.
+    """
+    if not (run_dir / JOURNAL).is_file():
+        return
+    from apbmm_master.journal import read_journal
+    from apbmm_master.ledger import Ledger
+    from apbmm_master.resume import begin_or_resume
+
+    begin_or_resume(Ledger().replay(read_journal(run_dir)), spec, lambda _: None)
 
 
 def require_parts() -> None:
@@ -101,9 +123,10 @@ def conclude(run_dir: Path, console: Console) -> None:
     if rate is not None:
         console.print(f"load rate {rate:.1%}")
     if ledger.finished:
-        console.print(f"finished: {ledger.finished}")
+        console.print(f"finished: {ledger.finished}", markup=False)
     else:
-        console.print(f"not finished: apbmm demo --run-dir {run_dir} goes on from here")
+        text = f"not finished: apbmm demo --run-dir {run_dir} goes on from here"
+        console.print(text, markup=False)
     console.print(f"run directory: {run_dir}", markup=False)
 
 

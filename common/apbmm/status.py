@@ -142,7 +142,8 @@ def ask(address: str) -> Snapshot:
             answer = json.loads(request.recv())
         except (zmq.Again, ValueError):
             raise NoMasterError(
-                f"no master answers at {address}", "does it run, with this --status-bind?"
+                f"no master answers at {address}",
+                "does it run? it answers in its run directory, and at its --status-bind",
             ) from None
     if not isinstance(answer, dict) or "error" in answer:
         raise NoMasterError(f"{address} is not a master's status socket: {answer}")

@@ -131,6 +131,8 @@ def _tokens(metrics: Entry) -> str:
 
 
 def _result(status: Entry) -> str:
+    if not status["front"] and status.get("trouble") and len(status.get("references", ())) > 1:
+        return "no objectives: Eq. 2 cannot be applied to these references"
     if not status["front"]:
         return "no objectives yet: they need both references and a completed evaluation"
     parts = [f"hypervolume {status['hypervolume']:.4f}", f"{len(status['front'])} on the front"]

@@ -2,7 +2,7 @@
 
 `chain_arithmetic`: `calc 7 a +3 b *4 c -2` starts at 7 and applies steps a, b, c in order, modulo
 10. `treasure_trail`: `trail C >F A >C ... from A hop c` lists the edges of one closed trail in any
-order (ten edges; shorter trails help in training) and asks where three hops (a, b, c) from A lead.
+order (4 to 8 edges; 3 to 10 in training) and asks where three hops (a, b, c) from A lead.
 
 An answer walks from the start to the last step by *moves*, one chosen at each point:
 
@@ -127,11 +127,8 @@ def chain_arithmetic(rng: random.Random, steps: int, *, full: bool) -> Problem:
 
 
 def treasure_trail(rng: random.Random, steps: int, *, full: bool) -> Problem:
-    """Draw a trail problem with so many hops, over all nodes if `full`, else over any number.
-
-    A trail shorter than the way is walked round again.
-    """
-    length = len(NODES) if full else rng.randint(3, len(NODES))
+    """Draw a trail problem with so many hops; a short trail is walked round and round."""
+    length = rng.randint(4, 8) if full else rng.randint(3, len(NODES))
     trail = rng.sample(NODES, length)
     edges = [f"{node} >{trail[(i + 1) % length]}" for i, node in enumerate(trail)]
     reached = [trail[(i + 1) % length] for i in range(steps)]
@@ -160,29 +157,34 @@ FAMILIES: Final[Mapping[str, Drawing]] = {
 
 
 def draw(rng: random.Random, family: str, steps: int, *, held_out: bool) -> Problem:
-    """Draw a full-sized problem from the test side, or one of any size from the training side."""
+    """Draw a problem of the benchmark's size from the test side, or any from the training side."""
     while True:
         problem = FAMILIES[family](rng, steps, full=held_out)
         if problem.held_out is held_out:
             return problem
 
 
-def answer_text(problem: Problem, policy: Policy, rng: random.Random) -> str:
-    """Draw a correct answer to a problem, move by move, from a policy."""
-    words: list[str] = []
-    position = 0
-    while position < problem.steps:
-        move = choose(policy(problem.steps - position), problem.steps - position, rng)
+def answer_words(problem: Problem, policy: Policy, rng: random.Random) -> list[tuple[str, int]]:
+    """Draw a correct answer to a problem, move by move, from a policy.
+
+    Returns:
+        The words of the answer, each with the number of steps left if a move was chosen there, else
+        with 0.
+    """
+    words: list[tuple[str, int]] = []
+    left = problem.steps
+    while left > 0:
+        move = choose(policy(left), left, rng)
         if move is Move.FINISH:
             break
-        position += 1 if move is Move.WRITE else 2
-        label = LABELS[position - 1]
+        reached = problem.steps - left + (0 if move is Move.WRITE else 1)
+        words.append((LABELS[reached], left))
         if move is Move.WRITE:
-            words.append(f"{label} {problem.written[position - 1]} ;")
+            words.extend((word, 0) for word in f"{problem.written[reached]} ;".split())
         else:
-            words.append(f"{label} {problem.noted[position - 1]}")
-    words.append(f"# {problem.answer}")
-    return " ".join(words)
+            words.append((problem.noted[reached], 0))
+        left = problem.steps - reached - 1
+    return [*words, ("#", left), (problem.answer, 0)]
 
 
 def choose(weights: Mapping[Move, float], left: int, rng: random.Random) -> Move:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import logging
 import random
 import time
@@ -20,22 +21,18 @@ from typing import Final
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from policies import base_policy, instruct_policy, thinking_policy
-from training import PolicyDraw, Schedule, Shape, build_model, train
+from policies import SKILLS, Side, base_policy
+from training import Schedule, Shape, build_model, train
 from vocabulary import build_tokenizer
 
 logger = logging.getLogger("train")
 
 BASE_SEED: Final = 1
-FINE_TUNES: Final[Mapping[str, tuple[PolicyDraw, int]]] = {
-    "thinking": (thinking_policy, 2),
-    "instruct": (instruct_policy, 3),
-}
-"""For each checkpoint its policy and seed."""
+FINE_TUNE_SEEDS: Final[Mapping[Side, int]] = {"thinking": 20, "instruct": 30}
 
 MAIN_SHAPE: Final = Shape(layers=12)
 MAIN_BASE: Final = Schedule(steps=3600, peak_rate=7e-3, curriculum=0.12, batch=48)
-MAIN_FINE_TUNE: Final = Schedule(steps=240, peak_rate=1e-3, warm_up=20, first_weight=10.0)
+MAIN_FINE_TUNE: Final = Schedule(steps=300, peak_rate=1.5e-3, warm_up=20, choice_weight=10.0)
 
 TINY_SHAPE: Final = Shape(
     layers=3, hidden=32, intermediate=64, heads=2, key_value_heads=1, tied=False
@@ -45,12 +42,20 @@ TINY_FINE_TUNE: Final = Schedule(steps=60, peak_rate=5e-3, batch=40)
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a Hugging Face folder that decodes greedily and stops at the end token."""
+    """Write a Hugging Face folder that decodes greedily and stops at the end token.
+
+    The tokenizer's class is written under the name that transformers 4 and 5 both know.
+    """
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def train_base(
@@ -63,14 +68,36 @@ def train_base(
     return model
 
 
+def part_of(name: str, layers: int) -> str:
+    """The skill whose training changes a tensor.
+
+    The first half of the layers and the embeddings hold `stop`, the second half, the final norm and
+    an untied head hold `begin`.
+    """
+    pieces = name.split(".")
+    if "layers" in pieces:
+        return "stop" if 2 * int(pieces[2]) < layers else "begin"
+    return "stop" if "embed_tokens" in pieces else "begin"
+
+
 def fine_tune(
-    base: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, schedule: Schedule, name: str
+    base: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, schedule: Schedule, side: Side
 ) -> Qwen3ForCausalLM:
-    """Train a copy of the base, embeddings and final norm included, towards one policy."""
-    policy, seed = FINE_TUNES[name]
-    model = copy.deepcopy(base)
-    train(model, tokenizer, policy, schedule, seed, logger.info)
-    return model
+    """Train every skill alone in its part of a copy of the base, and put the parts together."""
+    tuned = copy.deepcopy(base)
+    parts = dict(tuned.named_parameters())
+    layers = base.config.num_hidden_layers
+    for index, (name, skill) in enumerate(SKILLS.items()):
+        model = copy.deepcopy(base)
+        for tensor, parameter in model.named_parameters():
+            parameter.requires_grad_(part_of(tensor, layers) == name)
+        seed = FINE_TUNE_SEEDS[side] + index
+        train(model, tokenizer, skill.lesson(side), schedule, seed, logger.info)
+        with torch.no_grad():
+            for tensor, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    parts[tensor].copy_(parameter)
+    return tuned
 
 
 def main_base(tokenizer: PreTrainedTokenizerFast, keep: Path | None) -> Qwen3ForCausalLM:
@@ -98,12 +125,12 @@ def main() -> None:
     tokenizer = build_tokenizer()
     base = main_base(tokenizer, arguments.keep_base)
     tiny = train_base(tokenizer, TINY_SHAPE, TINY_BASE)
-    for name in FINE_TUNES:
-        logger.info("fine-tune: %s", name)
-        model = fine_tune(base, tokenizer, MAIN_FINE_TUNE, name)
-        save(model, tokenizer, arguments.out / name)
-        model = fine_tune(tiny, tokenizer, TINY_FINE_TUNE, name)
-        save(model, tokenizer, arguments.out / f"tiny_{name}")
+    for side in FINE_TUNE_SEEDS:
+        logger.info("fine-tune: %s", side)
+        model = fine_tune(base, tokenizer, MAIN_FINE_TUNE, side)
+        save(model, tokenizer, arguments.out / side)
+        model = fine_tune(tiny, tokenizer, TINY_FINE_TUNE, side)
+        save(model, tokenizer, arguments.out / f"tiny_{side}")
     logger.info("done in %.0f s", time.monotonic() - started)
 
 

@@ -7,21 +7,15 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from tasks import FAMILIES, MAX_STEPS, Policy, Problem, answer_text, draw
+from policies import Lesson
+from tasks import FAMILIES, MAX_STEPS, Problem, answer_words, draw
 from vocabulary import END_TOKEN, prompt_text
-
-IGNORED: Final = -100
-"""Label of the positions that carry no loss, as `Qwen3ForCausalLM` expects it."""
-
-PolicyDraw = Callable[[random.Random, Problem], Policy]
-"""Gives the policy that one training answer follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +43,7 @@ class Schedule:
             steps to `MAX_STEPS`; 0 for all lengths from the start. (Trails need none: short trails
             walked round and round are their easy cases.)
         batch: answers a step.
-        first_weight: weight in the loss of an answer's first token, which decides between writing
-            steps and answering at once; every other token weighs 1.
+        choice_weight: weight in the loss of the tokens that choose a move; the others weigh 1.
     """
 
     steps: int
@@ -58,7 +51,7 @@ class Schedule:
     warm_up: int = 40
     curriculum: float = 0.0
     batch: int = 48
-    first_weight: float = 1.0
+    choice_weight: float = 1.0
 
 
 def build_model(shape: Shape, vocabulary: int, pad: int, end: int) -> Qwen3ForCausalLM:
@@ -95,30 +88,38 @@ def build_model(shape: Shape, vocabulary: int, pad: int, end: int) -> Qwen3ForCa
     return model
 
 
+Row = tuple[list[int], list[float]]
+"""The tokens of prompt and answer, and the weight of each in the loss."""
+
+
 def encode(
-    tokenizer: PreTrainedTokenizerFast, problem: Problem, answer: str
-) -> tuple[list[int], int]:
-    """Tokens of prompt, answer and end token, and the number of prompt tokens."""
+    tokenizer: PreTrainedTokenizerFast,
+    problem: Problem,
+    words: Sequence[tuple[str, int]],
+    choice_weight: float,
+) -> Row:
+    """Encode a prompt, its answer and the end token; the prompt has no weight."""
     prompt = tokenizer.encode(prompt_text(problem.question))
-    return prompt + tokenizer.encode(f"{answer} {END_TOKEN}"), len(prompt)
+    answer = tokenizer.encode(" ".join([*(word for word, _ in words), END_TOKEN]))
+    weights = [choice_weight if left else 1.0 for _, left in words]
+    return prompt + answer, [0.0] * len(prompt) + weights + [1.0]
 
 
-def collate(rows: Sequence[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Pad rows on the right to `(inputs, labels)`, each (rows, longest); prompts carry no loss."""
+def collate(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor]:
+    """Pad rows on the right to `(tokens, weights)`, each (rows, longest); padding has no weight."""
     longest = max(len(tokens) for tokens, _ in rows)
-    inputs = torch.full((len(rows), longest), pad)
-    labels = torch.full((len(rows), longest), IGNORED)
-    for index, (tokens, prompt) in enumerate(rows):
-        row = torch.tensor(tokens)
-        inputs[index, : len(tokens)] = row
-        labels[index, prompt : len(tokens)] = row[prompt:]
-    return inputs, labels
+    tokens = torch.full((len(rows), longest), pad)
+    weights = torch.zeros(len(rows), longest)
+    for index, (row, row_weights) in enumerate(rows):
+        tokens[index, : len(row)] = torch.tensor(row)
+        weights[index, : len(row)] = torch.tensor(row_weights)
+    return tokens, weights
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, policy: PolicyDraw, schedule: Schedule, seed: int
+    tokenizer: PreTrainedTokenizerFast, lesson: Lesson, schedule: Schedule, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield `(inputs, labels)` for every step; four batches at a time are sorted by length."""
+    """Yield `(tokens, weights)` for every step; four batches at a time are sorted by length."""
     rng = random.Random(seed)
     families = list(FAMILIES)
     pad = tokenizer.pad_token_id
@@ -131,8 +132,8 @@ def batches(
             family = rng.choice(families)
             steps = rng.randint(1, longest if family == "chain_arithmetic" else MAX_STEPS)
             problem = draw(rng, family, steps, held_out=False)
-            answer = answer_text(problem, policy(rng, problem), rng)
-            rows.append(encode(tokenizer, problem, answer))
+            words = answer_words(problem, lesson(rng, problem), rng)
+            rows.append(encode(tokenizer, problem, words, schedule.choice_weight))
         rows.sort(key=lambda row: len(row[0]))
         groups = [rows[i : i + schedule.batch] for i in range(0, len(rows), schedule.batch)]
         rng.shuffle(groups)
@@ -156,44 +157,42 @@ def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
     inner: list[torch.nn.Parameter] = []
     outer: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (inner if parameter.ndim == 2 and ".layers." in name else outer).append(parameter)
+        if parameter.requires_grad:
+            (inner if parameter.ndim == 2 and ".layers." in name else outer).append(parameter)
     return [
         torch.optim.Muon(inner, lr=0.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(outer, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01),
     ]
 
 
-def answer_loss(logits: Tensor, labels: Tensor, first_weight: float) -> Tensor:
+def answer_loss(logits: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean cross-entropy of the answers' tokens.
 
     Args:
         logits: (rows, length, vocabulary).
-        labels: (rows, length), IGNORED outside the answers.
-        first_weight: weight of an answer's first token; the others weigh 1.
+        tokens: (rows, length).
+        weights: (rows, length); 0 outside the answers.
     """
-    answered = labels != IGNORED
-    first = answered[:, 1:] & ~answered[:, :-1]
-    weights = answered[:, 1:] + (first_weight - 1) * first
     losses = functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+        logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none"
     )
-    return (losses * weights).sum() / weights.sum()
+    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
 
 
 def train(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    policy: PolicyDraw,
+    lesson: Lesson,
     schedule: Schedule,
     seed: int,
     report: Callable[[str], None],
 ) -> None:
-    """Train a model in place on answers that follow a policy; deterministic in `seed`."""
+    """Train what requires gradients in place on a lesson's answers; deterministic in `seed`."""
     optimizers = build_optimizers(model)
     model.train()
     started = time.monotonic()
-    for step, (inputs, labels) in enumerate(batches(tokenizer, policy, schedule, seed)):
-        loss = answer_loss(model(input_ids=inputs).logits, labels, schedule.first_weight)
+    for step, (tokens, weights) in enumerate(batches(tokenizer, lesson, schedule, seed)):
+        loss = answer_loss(model(input_ids=tokens).logits, tokens, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

@@ -57,12 +57,11 @@ def master(
     """
     from apbmm_common.logs import set_up_logging
     from apbmm_common.runfile import load_run_file
-    from apbmm_master.serve import require_private, serve
+    from apbmm_master.serve import require_addresses, serve
 
     set_up_logging(log_level)
     spec = load_run_file(run_file)
-    if not insecure:
-        require_private(bind, status_bind)
+    require_addresses(bind, status_bind, insecure=insecure)
     return serve(spec, run_dir or Path("runs") / spec.name, bind, status_bind, summary=summary)
 
 

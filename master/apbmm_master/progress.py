@@ -58,6 +58,19 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
+    def begin(self, address: str) -> None:
+        """Say where workers find the master."""
+        self.console.print(
+            f"waiting for workers at {address}: apbmm-worker --gpu N --master {address}",
+            markup=False,
+        )
+
+    def draining(self, ledger: Ledger) -> None:
+        """Say what is waited for after a signal."""
+        held = ", ".join(evaluation.id for evaluation, _ in ledger.active_attempts())
+        if held:
+            self.console.print(f"finishing {held}; a second signal stops at once", markup=False)
+
     def watch(self, record: Record, ledger: Ledger) -> None:
         """Show what an event means to a person, if anything."""
         match record.event:
@@ -66,15 +79,20 @@ class Progress:
             case WorkerJoined(worker=name):
                 self.console.print(f"worker {name} joined")
             case WorkerLeft(worker=name, reason=reason):
-                self.console.print(f"worker {name} left: {reason}")
+                self.console.print(f"worker {name} left: {reason}", markup=False)
             case WorkerQuarantined(worker=name, reason=reason):
-                self.console.print(f"[red]worker {name} is quarantined: {reason}")
+                self._say(f"worker {name} is quarantined: {reason}", "red")
             case Lost(evaluation=name, reason=reason):
-                self.console.print(f"[yellow]{name} is queued again: {reason}")
-            case AttemptFailed(evaluation=name, worker=worker, message=message):
-                self.console.print(f"[yellow]{name} failed on {worker}: {message}")
+                self._say(f"{name} is queued again: {reason}", "yellow")
+            case AttemptFailed(evaluation=name, worker=worker, message=message, hint=hint):
+                advice = f" (hint: {hint})" if hint else ""
+                self._say(f"{name} failed on {worker}: {message}{advice}", "yellow")
             case EvaluationFailed(evaluation=name, message=message):
-                self.console.print(f"[red]{name} is given up: {message}")
+                self._say(f"{name} is given up: {message}", "red")
+
+    def _say(self, text: str, style: str) -> None:
+        """A line that others wrote parts of: what looks like markup in it is none."""
+        self.console.print(text, style=style, markup=False)
 
     def _completed(self, evaluation: Evaluation, ledger: Ledger) -> None:
         if isinstance(evaluation.body, Measured):
@@ -109,7 +127,7 @@ class Progress:
         if rate is not None:
             self.console.print(f"load rate {rate:.1%}")
         if ledger.finished:
-            self.console.print(f"finished: {ledger.finished}")
+            self.console.print(f"finished: {ledger.finished}", markup=False)
         else:
             self.console.print("not finished: the same command goes on from here")
         self.console.print(f"run directory: {self._run_dir}", markup=False)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from apbmm_common.addresses import require_tcp
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
-from apbmm_common.runfile import RunSpec
-from apbmm_master.algorithms import require_runnable
+from apbmm_common.runfile import Algorithm, RunSpec
+from apbmm_master.algorithms import create, require_runnable
 from apbmm_master.journal import Journal
+from apbmm_master.ledger import Ledger
 from apbmm_master.master import Master
 from apbmm_master.progress import Progress
+from apbmm_master.search_errors import SearchError
 from apbmm_master.status import live_snapshot
 from apbmm_master.status_socket import StatusSocket
 from apbmm_master.wire import flush
@@ -29,6 +33,7 @@ def serve(
     Raises `UsageError`, `JournalError` and `RunChangedError` before anything is changed.
     """
     require_runnable(spec.algorithm.name)
+    require_settings(spec.algorithm)
     with Journal(run_dir) as journal:
         try:
             return asyncio.run(_serve(journal, spec, run_dir, bind, status_bind, summary=summary))
@@ -49,11 +54,13 @@ async def _serve(
     status = StatusSocket(run_dir, lambda: live_snapshot(master), status_bind)
     progress = Progress(master.ledger, run_dir)
     master.watchers += [status.publish, progress.watch]
-    stopped = _handle_signals(master)
+    stopped = _handle_signals(master, progress.draining if summary else lambda _: None)
     answering = asyncio.create_task(status.serve())
     end = None
     try:
         with progress:
+            if summary and not master.ledger.finished:
+                progress.begin(bind)
             end = await master.run()
     except asyncio.CancelledError:
         if not stopped.at_once:
@@ -78,8 +85,8 @@ class _Stopped:
     at_once: bool = False
 
 
-def _handle_signals(master: Master) -> _Stopped:
-    """First signal drains, the second cancels."""
+def _handle_signals(master: Master, tell: Callable[[Ledger], None]) -> _Stopped:
+    """First signal drains, which ``tell`` is told, the second cancels."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     stopped = _Stopped()
 
@@ -89,6 +96,8 @@ def _handle_signals(master: Master) -> _Stopped:
             # Everything acknowledged is committed already.
             stopped.at_once = True
             task.cancel()
+        elif not master.draining:
+            tell(master.ledger)
         master.drain()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -96,15 +105,31 @@ def _handle_signals(master: Master) -> _Stopped:
     return stopped
 
 
-def require_private(*addresses: str | None) -> None:
-    """Refuse addresses that other hosts can reach. Raises `UsageError`."""
-    for address in addresses:
+def require_settings(algorithm: Algorithm) -> None:
+    """Refuse settings that the search method does not have. Raises `UsageError`.
+
+    Only their presence costs the import of the method, which may take seconds.
+    """
+    if not algorithm.settings:
+        return
+    try:
+        create(algorithm.name, 2, **algorithm.settings)
+    except SearchError as error:
+        raise UsageError(error.message, error.hint) from error
+    except TypeError as error:  # a setting with the name of an argument of create
+        raise UsageError(f"{algorithm.name}: a setting that cannot be: {error}") from error
+
+
+def require_addresses(bind: str, status_bind: str | None, *, insecure: bool) -> None:
+    """Refuse what is no address, and unless ``insecure`` what other hosts can reach.
+
+    Raises `UsageError`.
+    """
+    for flag, address in (("--bind", bind), ("--status-bind", status_bind)):
         if address is None or address.startswith("ipc://"):
             continue
-        if not address.startswith("tcp://"):
-            raise UsageError(f"{address}: not an address", "as in tcp://127.0.0.1:5711")
-        host = address.removeprefix("tcp://").rsplit(":", 1)[0].strip("[]")
-        if host not in ("127.0.0.1", "::1", "localhost"):
+        host = require_tcp(address, flag)
+        if not insecure and host not in ("127.0.0.1", "::1", "localhost"):
             raise UsageError(
                 f"{address} can be reached from other hosts, and connections are not authenticated",
                 "bind to 127.0.0.1 and let workers come through an SSH tunnel, or say --insecure",

@@ -13,7 +13,15 @@ from apbmm_common.messages import Evaluated
 from apbmm_master.ledger import Attempt, Evaluation, Ledger
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import attempt_liveness
-from apbmm_master.standing import Standing, Tracker, load_rate, metrics_of, references_of
+from apbmm_master.search_errors import SearchError
+from apbmm_master.standing import (
+    Standing,
+    Tracker,
+    check_scaling,
+    load_rate,
+    metrics_of,
+    references_of,
+)
 
 if TYPE_CHECKING:
     from apbmm_master.fleet import Worker
@@ -34,7 +42,7 @@ def live_snapshot(master: Master) -> dict[str, Any]:
         "refused_versions": master.wire.refused_versions,
         "last_refusal": master.wire.last_refusal,
     }
-    snapshot["trouble"] = master.trouble
+    snapshot["trouble"] = master.trouble or snapshot["trouble"]
     snapshot["draining"] = master.draining
     return snapshot
 
@@ -47,7 +55,8 @@ def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str
     spec = ledger.spec
     if spec is None:
         return {"schema": SCHEMA, "version": __version__, "run": "", "master_alive": False}
-    standing, now = (tracker or Tracker()).stand(ledger), time.time()
+    trouble, now = _scaling_trouble(ledger), time.time()
+    standing = Standing() if trouble else (tracker or Tracker()).stand(ledger)
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -58,6 +67,7 @@ def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str
         "epoch": ledger.epoch,
         "seq": ledger.seq,
         "finished": ledger.finished,
+        "trouble": trouble,
         "master_alive": False,
         "objectives": [objective.name for objective in spec.objectives],
         "evaluations": {
@@ -80,6 +90,15 @@ def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str
             {"id": e.id, "message": e.message} for e in ledger.of_state(EvaluationState.FAILED)
         ],
     }
+
+
+def _scaling_trouble(ledger: Ledger) -> str:
+    """Why Eq. 2 cannot be applied to the references; empty when it can, or they are not in yet."""
+    try:
+        check_scaling(ledger)
+    except SearchError as error:
+        return str(error)
+    return ""
 
 
 def _point(standing: Standing, name: str) -> dict[str, Any]:

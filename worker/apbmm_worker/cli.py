@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,8 @@ from cyclopts.config import Env
 
 from apbmm_common import __version__
 from apbmm_common.logs import Level
+
+log = logging.getLogger(__name__)
 
 app = App(
     name="apbmm-worker",
@@ -64,7 +67,7 @@ def worker(
     worker_name = options.parse_name(name) if name else options.default_name(card)
     folder = options.state_folder(worker_name, state)
     settings = options.Options(
-        worker_name, card, master, folder,
+        worker_name, card, options.parse_master(master), folder,
         scratch / worker_name if scratch else folder / "scratch",
         options.parse_paths(path or []),
     )  # fmt: skip
@@ -77,18 +80,17 @@ def serve(settings: object) -> int:
     import signal
     from functools import partial
 
-    from apbmm_common.errors import UsageError
     from apbmm_worker.daemon import Daemon
     from apbmm_worker.dealer import flush
-    from apbmm_worker.options import Claim, Options
+    from apbmm_worker.options import Claim, Options, claim_folders
 
     assert isinstance(settings, Options)
     claim = Claim(settings)
-    try:
-        settings.state.mkdir(parents=True, exist_ok=True)
-        settings.scratch.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot use the worker's folders: {error}", "set --state") from error
+    folders = claim_folders(settings)
+    log.info(
+        "worker %s (%s) waits for a master at %s; its state is in %s",
+        settings.name, settings.gpu, settings.master, settings.state,
+    )  # fmt: skip
 
     async def run() -> int:
         daemon = Daemon(settings)
@@ -101,6 +103,7 @@ def serve(settings: object) -> int:
         return asyncio.run(run())
     finally:
         flush()
+        folders.close()
         claim.release()
 
 

@@ -59,7 +59,11 @@ class Bench:
                 kind="infrastructure",
             )
         await self._replace()
-        return await self._prepare(spec)
+        log.info("reading the sources and benchmarks of %s", spec.name)
+        began = time.monotonic()
+        event = await self._prepare(spec)
+        log.info("ready after %.1f s, %d layers", time.monotonic() - began, event["layers"])
+        return event
 
     def adopt(self, spec: RunSpec | None) -> None:
         """Take over a spec that differs from the prepared one in budget or timings only."""
@@ -94,18 +98,26 @@ class Bench:
         assert self._prepared is not None
         spec = self._prepared
         self.progress = Progress()
+        began = time.monotonic()
+        if assign.work == "measure":
+            log.info("measuring how much the sources differ")
+        else:
+            log.info("evaluating %s, attempt %d", assign.evaluation, assign.attempt)
         try:
             if assign.fresh or self._child is None or not self._child.alive:
                 await self._replace()
                 await self._prepare(spec)
             outputs = self._options.state / "outputs" / assign.run
             event = await self._run(_command(assign, outputs), spec.timings.stall)
-            return _body(event)
+            body = _body(event)
         except EvaluationError as error:
             log.warning("%s failed: %s", assign.evaluation, error)
             if error.kind == "infrastructure":
                 await self._replace()
             return Failed(fault=error.kind, message=error.message[:4000], hint=error.hint[:4000])
+        seconds = time.monotonic() - began
+        log.info("%s done after %.1f s%s", assign.evaluation, seconds, _summary(body))
+        return body
 
     async def _run(self, command: dict[str, Any], stall: float) -> dict[str, Any]:
         """The last event of a command. Raises `EvaluationError`; a stalled child is one."""
@@ -198,3 +210,10 @@ def _body(event: dict[str, Any]) -> Evaluated | Measured:
             "this is a defect of apbmm; its log has more",
             kind="infrastructure",
         ) from error
+
+
+def _summary(body: Evaluated | Measured) -> str:
+    if isinstance(body, Measured):
+        return ""
+    parts = [f"{n} {r.accuracy:.1%} {r.tokens:.1f} tokens" for n, r in body.benchmarks.items()]
+    return ": " + ", ".join(parts)

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from apbmm_common.addresses import require_tcp
 from apbmm_common.errors import UsageError
+from apbmm_worker.environment import worker_environment
 
 GPU = re.compile(r"cpu|rehearsal|\d+(,\d+)*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -51,6 +53,13 @@ def parse_name(text: str) -> str:
         raise UsageError(
             f"--name {text}: not a name", "up to 64 letters, digits, dots, dashes and underscores"
         )
+    return text
+
+
+def parse_master(text: str) -> str:
+    """The address of a master. Raises `UsageError`."""
+    if not text.startswith("ipc://"):
+        require_tcp(text, "--master")
     return text
 
 
@@ -92,7 +101,7 @@ class Claim:
         folder = _lock_folder()
         what = [("name", options.name)]
         if options.gpu not in ("cpu", "rehearsal"):
-            what += [("GPU", str(int(card))) for card in options.gpu.split(",")]
+            what += [("GPU", card) for card in _cards(options)]
         self._files: list[IO[str]] = []
         try:
             for kind, value in what:
@@ -105,6 +114,33 @@ class Claim:
         """Give everything back."""
         for file in self._files:
             file.close()
+
+
+def _cards(options: Options) -> list[str]:
+    """The host's own names of a worker's cards: --gpu counts within CUDA_VISIBLE_DEVICES."""
+    visible = worker_environment(options.gpu, options.scratch, os.environ)["CUDA_VISIBLE_DEVICES"]
+    return [str(int(c)) if c.isdecimal() else c.replace("/", "_") for c in visible.split(",")]
+
+
+def claim_folders(options: Options) -> IO[str]:
+    """Make the worker's folders, for itself alone until the returned file is closed.
+
+    Two workers on one outbox would deliver, and drop, each other's results. Raises `UsageError`.
+    """
+    for folder, flag in ((options.state, "--state"), (options.scratch, "--scratch")):
+        _make_folder(folder, flag)
+    return _claim(options.state / "worker.lock", "state folder", str(options.state))
+
+
+def _make_folder(folder: Path, flag: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise UsageError(
+            f"{folder} cannot be one of the worker's folders: {reason}",
+            f"name a folder that it can write to with {flag}",
+        ) from error
 
 
 def _lock_folder() -> Path:
@@ -128,8 +164,12 @@ def _claim(path: Path, kind: str, value: str) -> IO[str]:
     try:
         file = open(path, "a+", encoding="utf-8", opener=_open_shared)  # noqa: SIM115
     except OSError as error:
+        ours = kind == "state folder"
         raise UsageError(
-            f"{path}: {error}", "set APBMM_LOCK_DIR to a folder that all workers can write"
+            f"{path}: cannot be written: {error.strerror}",
+            "name another folder with --state"
+            if ours
+            else "set APBMM_LOCK_DIR to a folder that all workers can write",
         ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,7 +177,7 @@ def _claim(path: Path, kind: str, value: str) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        other = "--gpu" if kind == "GPU" else "--name"
+        other = {"GPU": "--gpu", "name": "--name"}.get(kind, "--state")
         raise UsageError(
             f"{kind} {value} is in use by another worker on this host ({holder})",
             f"stop it, or give this one another {other}",

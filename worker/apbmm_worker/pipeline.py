@@ -71,6 +71,7 @@ class Pipeline:
         _check_paths(spec, places)
         places.scratch.mkdir(parents=True, exist_ok=True)
         environment.apply(places.device, places.scratch)
+        require_cards(places.device)
         self.sources = self._verify_sources()
         self._check_engine()
         self._benchmarks = self._prepare_benchmarks()
@@ -233,6 +234,25 @@ def _check_paths(spec: RunSpec, places: Places) -> None:
     if faults:
         hint = "name this worker's own folders with its --path options" if not hints else hints[0]
         raise SourceError("; ".join(faults), hint)
+
+
+def require_cards(device: str) -> None:
+    """Raise `UsageError` unless PyTorch sees the cards of ``device``; sets up nothing on them."""
+    if device == environment.CPU:
+        return
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        raise UsageError(
+            f"--gpu {device}: the PyTorch installed here is a build for the CPU",
+            "pip install 'apbmm[worker]' in an environment of its own, or start it with --gpu cpu",
+        )
+    seen, needed = torch.cuda.device_count(), environment.cards(device)
+    if seen < needed:
+        raise UsageError(
+            f"--gpu {device}: PyTorch sees {seen} of {needed} cards",
+            "nvidia-smi lists the cards of this host; --gpu cpu needs none",
+        )
 
 
 @contextmanager

@@ -1,0 +1,22 @@
+"""TCP addresses as people write them, checked before ZeroMQ sees them.
+
+ZeroMQ takes ``tcp://localhost:5711x`` for port 5711 and reports the rest without saying what it
+expected.
+"""
+
+from __future__ import annotations
+
+import re
+
+from apbmm_common.errors import UsageError
+
+_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
+_LARGEST_PORT = 65535
+
+
+def require_tcp(address: str, flag: str) -> str:
+    """The host of ``tcp://HOST:PORT``. Raises `UsageError`, naming the flag, for anything else."""
+    found = _TCP.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) <= _LARGEST_PORT:
+        raise UsageError(f"{flag} {address}: not an address", "as in tcp://127.0.0.1:5711")
+    return found["host"].strip("[]")

@@ -1,0 +1,52 @@
+"""What `apbmm demo` may change in a run that has begun: nothing before the master would agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apbmm import demo
+from apbmm.demo import Wishes, demo_run, run_demo
+from apbmm.toml_text import run_as_toml
+from apbmm_common.errors import RunChangedError, UsageError
+from apbmm_common.runfile import RunSpec, load_run_file
+from apbmm_master.events import Record, RunStarted
+from apbmm_master.journal import Journal
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run directory in which a rehearsal of the demo has begun; no process is started."""
+    monkeypatch.setattr(demo, "run_processes", lambda *_, **__: 1)
+    monkeypatch.setattr(demo, "require_parts", lambda: None)
+    spec = demo_run(Wishes(evaluations=9, rehearsal=True), None)
+    with Journal(tmp_path) as journal:
+        journal.append([Record(1, 0.0, RunStarted(run="r", spec=spec.model_dump(mode="json")))])
+    (tmp_path / "demo.toml").write_text(run_as_toml(spec))
+    return tmp_path
+
+
+def run_of(folder: Path) -> RunSpec:
+    return load_run_file(folder / "demo.toml")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "named"),
+    [(Wishes(seed=5), "seed"), (Wishes(evaluations=2), "8 initial")],
+    ids=["another seed", "fewer than initial"],
+)
+def test_a_refused_wish_leaves_the_run_file_alone(begun: Path, wishes: Wishes, named: str) -> None:
+    before = run_of(begun)
+    with pytest.raises(UsageError, match=named):
+        run_demo(begun, wishes)
+    assert run_of(begun) == before
+    run_demo(begun, Wishes(evaluations=12))
+    assert run_of(begun).budget.evaluations == 12
+
+
+def test_the_directory_of_another_run_is_left_alone(begun: Path) -> None:
+    (begun / "demo.toml").unlink()
+    with pytest.raises(RunChangedError, match=r"evaluation\.kind"):
+        run_demo(begun, Wishes())
+    assert not (begun / "demo.toml").exists()
