@@ -81,8 +81,9 @@ class Reception:
             case Ready():
                 self._ready(worker, message)
             case Unfit():
-                worker.stage, worker.unfit = "unfit", message.message
-                log.warning("worker %s cannot take part: %s", worker.name, message.message)
+                hint = f" (hint: {message.hint})" if message.hint else ""
+                worker.stage, worker.unfit = "unfit", message.message + hint
+                log.warning("worker %s cannot take part: %s", worker.name, worker.unfit)
             case Accept():
                 self._holds(worker, message.lease)
             case Decline():

@@ -39,6 +39,8 @@ class UnknownAlgorithmError(SearchError):
 class SettingError(SearchError):
     """A setting that the method does not have, or a value that it cannot take."""
 
+    exit_code = EXIT_USAGE
+
 
 class ReferenceScaleError(SearchError):
     """The two references of an objective cannot scale a benchmark (Eq. 2)."""

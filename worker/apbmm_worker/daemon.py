@@ -229,6 +229,7 @@ class Daemon:
             case Cancel():
                 await self.hands.cancel(message)
             case ResultAck(lease=lease):
+                log.info("%s is delivered", lease)
                 self.outbox.drop(message.run, lease)
             case HelloAgain():
                 self._forget_master()
