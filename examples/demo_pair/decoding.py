@@ -20,7 +20,7 @@ from tasks import Problem
 from vocabulary import prompt_text
 
 MAX_NEW_TOKENS = 96
-"""Token limit of an answer, end token included: about twice the longest proper answer."""
+"""Token limit of an answer, end token included: the longest proper answer has 57."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,8 @@ def check_line(tenths: Sequence[Score], line: Sequence[Score]) -> Json:
     """The conditions on the uniform line: its interior, and its most expensive third.
 
     The most expensive third is taken twice: from weight 0.7 to 1, and from the first point of the
-    line that needs over two thirds of the way from the fewest to the most tokens.
+    line that needs over two thirds of the way from the fewest to the most tokens. Gains are in
+    standard errors.
     """
     ends = (tenths[0], tenths[-1])
     distinct = [differs(each, ends[0]) and differs(each, ends[1]) for each in tenths[1:-1]]
@@ -103,11 +104,11 @@ def check_line(tenths: Sequence[Score], line: Sequence[Score]) -> Json:
     start = next(index for index, each in enumerate(line) if each.mean_tokens >= bound)
     return {
         "interior_points_that_differ_from_both_ends": sum(distinct),
-        "gain_from_0.7_to_1_in_standard_errors": round(accuracy_gain(ends[1], tenths[7]), 2),
-        "gain_over_last_third_of_tokens": {
+        "gain_from_0.7_to_1": round(accuracy_gain(ends[1], tenths[7]), 2),
+        "last_third": {
             "from_weight": round(start / GRID, 4),
             "from": line[start].record(),
-            "in_standard_errors": round(accuracy_gain(ends[1], line[start]), 2),
+            "gain": round(accuracy_gain(ends[1], line[start]), 2),
         },
     }
 

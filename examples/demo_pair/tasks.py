@@ -17,7 +17,6 @@ is trained towards few or many tokens without ever leaving the common language o
 from __future__ import annotations
 
 import hashlib
-import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -164,27 +163,22 @@ def draw(rng: random.Random, family: str, steps: int, *, held_out: bool) -> Prob
             return problem
 
 
-def answer_words(problem: Problem, policy: Policy, rng: random.Random) -> list[tuple[str, int]]:
-    """Draw a correct answer to a problem, move by move, from a policy.
-
-    Returns:
-        The words of the answer, each with the number of steps left if a move was chosen there, else
-        with 0.
-    """
-    words: list[tuple[str, int]] = []
+def answer_words(problem: Problem, policy: Policy, rng: random.Random) -> list[str]:
+    """Draw a correct answer to a problem, move by move, from a policy."""
+    words: list[str] = []
     left = problem.steps
     while left > 0:
         move = choose(policy(left), left, rng)
         if move is Move.FINISH:
             break
         reached = problem.steps - left + (0 if move is Move.WRITE else 1)
-        words.append((LABELS[reached], left))
+        words.append(LABELS[reached])
         if move is Move.WRITE:
-            words.extend((word, 0) for word in f"{problem.written[reached]} ;".split())
+            words.extend(f"{problem.written[reached]} ;".split())
         else:
-            words.append((problem.noted[reached], 0))
+            words.append(problem.noted[reached])
         left = problem.steps - reached - 1
-    return [*words, ("#", left), (problem.answer, 0)]
+    return [*words, "#", problem.answer]
 
 
 def choose(weights: Mapping[Move, float], left: int, rng: random.Random) -> Move:
@@ -192,10 +186,3 @@ def choose(weights: Mapping[Move, float], left: int, rng: random.Random) -> Move
     moves = list(weights)
     move = rng.choices(moves, weights=[weights[each] for each in moves])[0]
     return Move.FINISH if move is Move.SKIP and left < 2 else move
-
-
-def from_scores(write: float, skip: float, finish: float) -> dict[Move, float]:
-    """Turn log-scores of the three moves into probabilities."""
-    raw = {Move.WRITE: write, Move.SKIP: skip, Move.FINISH: finish}
-    total = sum(math.exp(score) for score in raw.values())
-    return {move: math.exp(score) / total for move, score in raw.items()}

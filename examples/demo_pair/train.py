@@ -9,30 +9,28 @@ with the same versions and the same number of threads the run can be repeated ex
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import random
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from policies import SKILLS, Side, base_policy
-from training import Schedule, Shape, build_model, train
+from fine_tuning import fine_tune
+from training import Schedule, Shape, build_model, train_base
 from vocabulary import build_tokenizer
 
 logger = logging.getLogger("train")
 
 BASE_SEED: Final = 1
-FINE_TUNE_SEEDS: Final[Mapping[Side, int]] = {"thinking": 20, "instruct": 30}
+FINE_TUNE_SEED: Final = 20
 
 MAIN_SHAPE: Final = Shape(layers=12)
 MAIN_BASE: Final = Schedule(steps=3600, peak_rate=7e-3, curriculum=0.12, batch=48)
-MAIN_FINE_TUNE: Final = Schedule(steps=300, peak_rate=1.5e-3, warm_up=20, choice_weight=10.0)
+MAIN_FINE_TUNE: Final = Schedule(steps=480, peak_rate=2e-3, warm_up=10)
 
 TINY_SHAPE: Final = Shape(
     layers=3, hidden=32, intermediate=64, heads=2, key_value_heads=1, tied=False
@@ -58,46 +56,14 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def train_base(
+def new_base(
     tokenizer: PreTrainedTokenizerFast, shape: Shape, schedule: Schedule
 ) -> Qwen3ForCausalLM:
-    """Train the base, which knows every way to answer."""
+    """Train a base, which knows every way to answer."""
     torch.manual_seed(BASE_SEED)
     model = build_model(shape, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
-    train(model, tokenizer, base_policy, schedule, BASE_SEED, logger.info)
+    train_base(model, tokenizer, schedule, BASE_SEED, logger.info)
     return model
-
-
-def part_of(name: str, layers: int) -> str:
-    """The skill whose training changes a tensor.
-
-    The first half of the layers and the embeddings hold `stop`, the second half, the final norm and
-    an untied head hold `begin`.
-    """
-    pieces = name.split(".")
-    if "layers" in pieces:
-        return "stop" if 2 * int(pieces[2]) < layers else "begin"
-    return "stop" if "embed_tokens" in pieces else "begin"
-
-
-def fine_tune(
-    base: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, schedule: Schedule, side: Side
-) -> Qwen3ForCausalLM:
-    """Train every skill alone in its part of a copy of the base, and put the parts together."""
-    tuned = copy.deepcopy(base)
-    parts = dict(tuned.named_parameters())
-    layers = base.config.num_hidden_layers
-    for index, (name, skill) in enumerate(SKILLS.items()):
-        model = copy.deepcopy(base)
-        for tensor, parameter in model.named_parameters():
-            parameter.requires_grad_(part_of(tensor, layers) == name)
-        seed = FINE_TUNE_SEEDS[side] + index
-        train(model, tokenizer, skill.lesson(side), schedule, seed, logger.info)
-        with torch.no_grad():
-            for tensor, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    parts[tensor].copy_(parameter)
-    return tuned
 
 
 def main_base(tokenizer: PreTrainedTokenizerFast, keep: Path | None) -> Qwen3ForCausalLM:
@@ -105,7 +71,7 @@ def main_base(tokenizer: PreTrainedTokenizerFast, keep: Path | None) -> Qwen3For
     if keep is not None and (keep / "model.safetensors").exists():
         logger.info("base read from %s", keep)
         return Qwen3ForCausalLM.from_pretrained(keep, dtype=torch.float32)
-    base = train_base(tokenizer, MAIN_SHAPE, MAIN_BASE)
+    base = new_base(tokenizer, MAIN_SHAPE, MAIN_BASE)
     if keep is not None:
         save(base, tokenizer, keep)
     return base
@@ -124,13 +90,11 @@ def main() -> None:
     started = time.monotonic()
     tokenizer = build_tokenizer()
     base = main_base(tokenizer, arguments.keep_base)
-    tiny = train_base(tokenizer, TINY_SHAPE, TINY_BASE)
-    for side in FINE_TUNE_SEEDS:
-        logger.info("fine-tune: %s", side)
-        model = fine_tune(base, tokenizer, MAIN_FINE_TUNE, side)
-        save(model, tokenizer, arguments.out / side)
-        model = fine_tune(tiny, tokenizer, TINY_FINE_TUNE, side)
-        save(model, tokenizer, arguments.out / f"tiny_{side}")
+    tiny = new_base(tokenizer, TINY_SHAPE, TINY_BASE)
+    for prefix, start, schedule in (("", base, MAIN_FINE_TUNE), ("tiny_", tiny, TINY_FINE_TUNE)):
+        pair = fine_tune(start, tokenizer, schedule, FINE_TUNE_SEED, logger.info)
+        for side, model in zip(("thinking", "instruct"), pair, strict=True):
+            save(model, tokenizer, arguments.out / f"{prefix}{side}")
     logger.info("done in %.0f s", time.monotonic() - started)
 
 

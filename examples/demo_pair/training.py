@@ -1,11 +1,11 @@
-"""Batches, model and optimisation loop shared by the base model and its fine-tunes."""
+"""Model, batches and optimisation loop of the base, and what the fine-tunes share with them."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from policies import Lesson
+from policies import base_policy
 from tasks import FAMILIES, MAX_STEPS, Problem, answer_words, draw
 from vocabulary import END_TOKEN, prompt_text
 
@@ -42,8 +42,7 @@ class Schedule:
         curriculum: share of the training over which the longest arithmetic problem grows from 2
             steps to `MAX_STEPS`; 0 for all lengths from the start. (Trails need none: short trails
             walked round and round are their easy cases.)
-        batch: answers a step.
-        choice_weight: weight in the loss of the tokens that choose a move; the others weigh 1.
+        batch: answers a batch.
     """
 
     steps: int
@@ -51,7 +50,6 @@ class Schedule:
     warm_up: int = 40
     curriculum: float = 0.0
     batch: int = 48
-    choice_weight: float = 1.0
 
 
 def build_model(shape: Shape, vocabulary: int, pad: int, end: int) -> Qwen3ForCausalLM:
@@ -92,17 +90,11 @@ Row = tuple[list[int], list[float]]
 """The tokens of prompt and answer, and the weight of each in the loss."""
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerFast,
-    problem: Problem,
-    words: Sequence[tuple[str, int]],
-    choice_weight: float,
-) -> Row:
+def encode(tokenizer: PreTrainedTokenizerFast, problem: Problem, words: Sequence[str]) -> Row:
     """Encode a prompt, its answer and the end token; the prompt has no weight."""
     prompt = tokenizer.encode(prompt_text(problem.question))
-    answer = tokenizer.encode(" ".join([*(word for word, _ in words), END_TOKEN]))
-    weights = [choice_weight if left else 1.0 for _, left in words]
-    return prompt + answer, [0.0] * len(prompt) + weights + [1.0]
+    answer = tokenizer.encode(" ".join([*words, END_TOKEN]))
+    return prompt + answer, [0.0] * len(prompt) + [1.0] * len(answer)
 
 
 def collate(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor]:
@@ -117,7 +109,7 @@ def collate(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor]:
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, lesson: Lesson, schedule: Schedule, seed: int
+    tokenizer: PreTrainedTokenizerFast, schedule: Schedule, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield `(tokens, weights)` for every step; four batches at a time are sorted by length."""
     rng = random.Random(seed)
@@ -132,8 +124,7 @@ def batches(
             family = rng.choice(families)
             steps = rng.randint(1, longest if family == "chain_arithmetic" else MAX_STEPS)
             problem = draw(rng, family, steps, held_out=False)
-            words = answer_words(problem, lesson(rng, problem), rng)
-            rows.append(encode(tokenizer, problem, words, schedule.choice_weight))
+            rows.append(encode(tokenizer, problem, answer_words(problem, base_policy(rng), rng)))
         rows.sort(key=lambda row: len(row[0]))
         groups = [rows[i : i + schedule.batch] for i in range(0, len(rows), schedule.batch)]
         rng.shuffle(groups)
@@ -157,8 +148,7 @@ def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
     inner: list[torch.nn.Parameter] = []
     outer: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (inner if parameter.ndim == 2 and ".layers." in name else outer).append(parameter)
+        (inner if parameter.ndim == 2 and ".layers." in name else outer).append(parameter)
     return [
         torch.optim.Muon(inner, lr=0.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(outer, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01),
@@ -179,27 +169,33 @@ def answer_loss(logits: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
 
 
-def train(
+def update(
+    model: Qwen3ForCausalLM, optimizers: Iterable[torch.optim.Optimizer], learning_rate: float
+) -> None:
+    """Take one step along the gradients, clipped to norm 1, and clear them."""
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def train_base(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    lesson: Lesson,
     schedule: Schedule,
     seed: int,
     report: Callable[[str], None],
 ) -> None:
-    """Train what requires gradients in place on a lesson's answers; deterministic in `seed`."""
+    """Train a model in place on the base's ways of answering; deterministic in `seed`."""
     optimizers = build_optimizers(model)
     model.train()
     started = time.monotonic()
-    for step, (tokens, weights) in enumerate(batches(tokenizer, lesson, schedule, seed)):
+    for step, (tokens, weights) in enumerate(batches(tokenizer, schedule, seed)):
         loss = answer_loss(model(input_ids=tokens).logits, tokens, weights)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate(schedule, step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        update(model, optimizers, rate(schedule, step))
         if step % 50 == 0 or step == schedule.steps - 1:
             seconds = time.monotonic() - started
             report(f"step {step:5d}  loss {loss.item():.4f}  {seconds:6.0f} s")
