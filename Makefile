@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 TORCH := 2.13.0
 BIN := .venv/bin
 STAMP := .venv/.installed
+FAULTS := tests/system/test_faults_*.py tests/unit/test_journal_damage.py
 
-.PHONY: install demo test test-fast lint clean
+.PHONY: install demo test test-fast test-hot-load test-faults lint clean
 
 install: $(STAMP)
 
@@ -40,6 +41,15 @@ test: lint
 
 test-fast: install
 	$(BIN)/pytest -m "not vllm and not slow"
+
+# Fifty random merges of every kind of model, each against a fresh engine: about half an hour.
+test-hot-load: install
+	APBMM_TEST_MERGES=50 $(BIN)/pytest tests/e2e/test_hot_load.py
+
+# Every fault test with its full counts, which takes about an hour; prints what was counted.
+# `make test` runs the same tests with few: APBMM_FAULT_SCALE is the share of the full counts.
+test-faults: install
+	APBMM_FAULT_SCALE=1 $(BIN)/pytest $(FAULTS)
 
 clean:
 	rm -rf .venv runs

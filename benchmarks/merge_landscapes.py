@@ -12,7 +12,10 @@ Families:
 - `coherent`: neighbouring layers that disagree cost capability and make the model ramble;
 - `switching`: a layer half way between the sources is worse than either, so uniform interpolation
   is poor and choosing layers pays;
-- `rugged`: random waves over the layers that matter, strongest half way between the sources.
+- `rugged`: random waves over the layers that matter, strongest half way between the sources;
+- `circuits`: groups of layers that work only together, so a layer's effect depends on others.
+
+`circuits` is held out: no method was tuned on it.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-FAMILIES = ("additive", "coherent", "switching", "rugged")
+FAMILIES = ("additive", "coherent", "switching", "rugged", "circuits")
+KINDS = ("informative", "misleading")
 INSTRUCT_ACCURACY, THINKING_ACCURACY = 0.45, 0.70
 INSTRUCT_TOKENS, TOKEN_GROWTH = 1000.0, 2.2
 BASE_SECONDS, SECONDS_PER_TOKEN = 600.0, 0.6
@@ -54,6 +58,9 @@ class Landscape:
         self.waves = rng.normal(0.0, 1.0, (2, 8, layers)) * np.sqrt(layers * shared)
         self.phases = rng.uniform(0.0, 2.0 * np.pi, (2, 8))
         self.difficulty = np.sort(rng.normal(0.0, 1.0, questions))
+        self.circuits = [_circuits(layers, rng) for _ in range(2)] if family == "circuits" else []
+        if self.circuits:
+            self.capability, self.verbosity = (weights.sum(axis=0) for weights in self.circuits)
         self._references = self._raw(np.zeros(layers)), self._raw(np.ones(layers))
 
     def importance(self, kind: str) -> Array:
@@ -97,6 +104,9 @@ class Landscape:
         return float(accuracy), float(INSTRUCT_TOKENS * np.exp(TOKEN_GROWTH * v))
 
     def _latent(self, x: Array) -> tuple[float, float]:
+        if self.circuits:
+            c, v = (_working(weights, x) for weights in self.circuits)
+            return c, v
         c = float(self.capability @ x ** self.bend[0])
         v = float(self.verbosity @ x ** self.bend[1])
         if self.family == "coherent":
@@ -115,3 +125,20 @@ class Landscape:
         """Eq. 2 with the noise-free references."""
         (low, few), (high, many) = self._references
         return np.array([(accuracy - low) / (high - low), (tokens - many) / (few - many)])
+
+
+def _circuits(layers: int, rng: np.random.Generator) -> Array:
+    """Weights (5, layers) of five circuits of two to six layers; they sum to 1."""
+    weights = np.zeros((5, layers))
+    for row, strength in zip(weights, rng.dirichlet(np.full(5, 1.5)), strict=True):
+        members = rng.choice(layers, rng.integers(2, 7), replace=False)
+        row[members] = strength * rng.dirichlet(np.full(len(members), 3.0))
+    return weights
+
+
+def _working(weights: Array, x: Array) -> float:
+    """How far circuits work, 0 to 1: of each, the weighted geometric mean of its layers."""
+    strengths = weights.sum(axis=1)
+    floor = 0.1
+    means = np.exp((weights / strengths[:, None]) @ np.log(floor + (1.0 - floor) * x))
+    return float(strengths @ ((means - floor) / (1.0 - floor)))

@@ -1,9 +1,11 @@
 """Materialising a merge against the fastest plain copy of the same bytes, in the same run.
 
-Two random bf16 Qwen3-shaped checkpoints (1 GB each by default) are merged; the yardstick reads both
-and writes one with no arithmetic, by the faster of two plain means. Ratios are of medians over
-interleaved repetitions. Run: python benchmarks/merge_speed.py [--gigabytes 1] [--repeat 5]
-[--folder DIR]... (default: a folder on disk and, if it has room, /dev/shm).
+Two random bf16 checkpoints of Qwen3's shapes are merged layer by layer; the yardstick reads both
+and writes one with no arithmetic, by the fastest of three plain means. Ratios are of medians over
+interleaved repetitions, of wall clock and of CPU time (which a busy machine disturbs less). With
+``--mergekit PYTHON``, an interpreter of an environment that holds mergekit, the same merge is made
+by it, in process and by its command. Run: python benchmarks/merge_speed.py [--gigabytes 1 8]
+[--repeat 5] [--folder DIR]... [--mergekit PYTHON] (default folders: one on disk, and /dev/shm).
 """
 
 from __future__ import annotations
@@ -13,62 +15,47 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
 
 from apbmm_common.runfile import Merge
 from apbmm_worker.merge import materialise
 from apbmm_worker.sources import VerifiedSources, verify_sources
+from random_qwen3 import of_size, write_random
 
-LAYERS = 28
 CHUNK = 1 << 20
+MATERIALISE = "materialise"
+MERGEKIT = """
+import sys, time, torch
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
+config = MergeConfiguration.model_validate_json(open(sys.argv[1]).read())
+start = time.perf_counter()
+run_merge(config, out_path=sys.argv[2], options=options)
+print(time.perf_counter() - start)
+"""
 
 
-def write_source(folder: Path, gigabytes: float, seed: int) -> Path:
-    """A bf16 checkpoint of about so many GB with the tensor shapes of a small Qwen3."""
-    hidden, generator = 1024, torch.Generator().manual_seed(seed)
-    layer_elements = hidden * (2048 + 1024 + 1024 + 2048 + 3 * 3072) + 2 * hidden + 2 * 128
-    rows = int((gigabytes * 1e9 / 2 - LAYERS * layer_elements) / hidden)
-    if rows < 1:
-        raise SystemExit(f"--gigabytes must be at least {LAYERS * layer_elements * 2 / 1e9:.2f}")
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of wall clock, and of processor time over all threads."""
 
-    def random(*shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
-
-    tensors = {"model.embed_tokens.weight": random(rows, hidden)}
-    for layer in range(LAYERS):
-        shapes = {
-            "input_layernorm": (hidden,),
-            "post_attention_layernorm": (hidden,),
-            "self_attn.q_norm": (128,),
-            "self_attn.k_norm": (128,),
-            "self_attn.q_proj": (2048, hidden),
-            "self_attn.k_proj": (1024, hidden),
-            "self_attn.v_proj": (1024, hidden),
-            "self_attn.o_proj": (hidden, 2048),
-            "mlp.gate_proj": (3072, hidden),
-            "mlp.up_proj": (3072, hidden),
-            "mlp.down_proj": (hidden, 3072),
-        }
-        tensors |= {
-            f"model.layers.{layer}.{name}.weight": random(*shape) for name, shape in shapes.items()
-        }
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps({"num_hidden_layers": LAYERS}))
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}}))
-    return folder
+    wall: float
+    processor: float
 
 
-def copy_positioned(first: Path, second: Path, out: Path) -> None:
-    """Read both in chunks into reused buffers, write the second."""
+def copy_positioned(first: Path, second: Path, out: Path, *, reserve: bool = False) -> None:
+    """Read both in chunks into reused buffers, write the second; ``reserve`` its blocks at once."""
     one, two = bytearray(CHUNK), bytearray(CHUNK)
     with first.open("rb", 0) as a, second.open("rb", 0) as b, out.open("wb", 0) as c:
+        if reserve:
+            os.posix_fallocate(c.fileno(), 0, second.stat().st_size)
         while (count := b.readinto(two)) > 0:
             a.readinto(one)
             c.write(memoryview(two)[:count])
@@ -85,11 +72,11 @@ def copy_in_kernel(first: Path, second: Path, out: Path) -> None:
             pass
 
 
-def timed(action: Callable[[], object]) -> float:
-    """Seconds of wall clock."""
-    start = time.perf_counter()
+def timed(action: Callable[[], object]) -> Cost:
+    """What an action of this process costs."""
+    processor, wall = time.process_time(), time.perf_counter()
     action()
-    return time.perf_counter() - start
+    return Cost(time.perf_counter() - wall, time.process_time() - processor)
 
 
 def resident(line: str) -> int:
@@ -98,61 +85,133 @@ def resident(line: str) -> int:
     return int(status.split(f"{line}:")[1].split()[0])
 
 
-def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, float]:
-    """Median seconds of each means, writing into ``folder``."""
+def vector_of(sources: VerifiedSources) -> list[float]:
+    """A weight of its own for each layer, none of them 0 or 1."""
+    return [(layer + 0.5) / sources.layers for layer in range(sources.layers)]
+
+
+def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, Cost]:
+    """Median costs of each means, writing into ``folder``."""
     first, second = (sources.checkpoints[role].files[0] for role in ("thinking", "instruct"))
-    vector = [(layer + 0.5) / LAYERS for layer in range(LAYERS)]
-    out = folder / "out"
+    vector, copy, out = vector_of(sources), folder / "copy", folder / "out"
     ways: dict[str, Callable[[], object]] = {
-        "copy, positioned": lambda: copy_positioned(first, second, folder / "copy"),
-        "copy, in kernel": lambda: copy_in_kernel(first, second, folder / "copy"),
-        "materialise": lambda: materialise(sources, vector, Merge(), "instruct", out),
+        "copy": lambda: copy_positioned(first, second, copy),
+        "copy, blocks reserved": lambda: copy_positioned(first, second, copy, reserve=True),
+        "copy, in kernel": lambda: copy_in_kernel(first, second, copy),
+        MATERIALISE: lambda: materialise(sources, vector, Merge(), "instruct", out),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
     for turn in range(repeat + 1):
         order = list(ways.items())
         for name, action in order[turn % len(order) :] + order[: turn % len(order)]:
             taken = timed(action)
             if turn > 0:  # the first turn warms the page cache
-                seconds[name].append(taken)
-            (folder / "copy").unlink(missing_ok=True)
+                costs[name].append(taken)
+            copy.unlink(missing_ok=True)
             shutil.rmtree(out, ignore_errors=True)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        name: Cost(
+            statistics.median(cost.wall for cost in taken),
+            statistics.median(cost.processor for cost in taken),
+        )
+        for name, taken in costs.items()
+    }
+
+
+def mergekit_config(sources: VerifiedSources) -> dict[str, object]:
+    """The same merge for mergekit: float32 sums, each tensor's own weight."""
+    vector = vector_of(sources)
+    mean = sum(vector) / len(vector)
+
+    def weights(of_thinking: bool) -> list[dict[str, object]]:
+        rows = [(f"model.layers.{layer}.", x) for layer, x in enumerate(vector)]
+        rows += [("embed_tokens", mean), ("model.norm", mean)]
+        return [{"filter": name, "value": x if of_thinking else 1 - x} for name, x in rows]
+
+    roles = ("thinking", "instruct")
+    models = [
+        {
+            "model": str(sources.checkpoints[role].path),
+            "parameters": {"weight": [*weights(role == "thinking"), {"value": 0.5}]},
+        }
+        for role in roles
+    ]
+    return {
+        "merge_method": "linear",
+        "base_model": str(sources.checkpoints["instruct"].path),
+        "models": models,
+        "parameters": {"normalize": False},
+        "dtype": "float32",
+        "out_dtype": "bfloat16",
+    }
+
+
+def mergekit_seconds(python: str, sources: VerifiedSources, folder: Path) -> tuple[float, float]:
+    """Wall clock of the merge in a process that has imported mergekit, and of its command."""
+    config = folder / "mergekit.json"  # JSON is YAML
+    config.write_text(json.dumps(mergekit_config(sources)))
+    command = [python, "-c", MERGEKIT, str(config), str(folder / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shutil.rmtree(folder / "out")
+    start = time.perf_counter()
+    command = [python, "-m", "mergekit.scripts.run_yaml", str(config), str(folder / "out")]
+    subprocess.run([*command, "--no-copy-tokenizer"], capture_output=True, check=True)
+    whole = time.perf_counter() - start
+    shutil.rmtree(folder / "out")
+    return float(done.stdout.split()[-1]), whole
+
+
+def report(sources: VerifiedSources, folder: Path, repeat: int, mergekit: str | None) -> None:
+    """Print costs and ratios of one folder."""
+    scratch = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        costs = compare(sources, scratch, repeat)
+        other = mergekit_seconds(mergekit, sources, scratch) if mergekit else None
+    finally:
+        shutil.rmtree(scratch)
+    ours = costs.pop(MATERIALISE)
+    parts = [f"{n} {c.wall:.2f} s ({c.processor:.2f} CPU)" for n, c in costs.items()]
+    print(
+        f"{folder}: {', '.join(parts)}; {MATERIALISE} {ours.wall:.2f} s ({ours.processor:.2f} CPU)"
+    )
+    wall = ours.wall / min(cost.wall for cost in costs.values())
+    processor = ours.processor / min(cost.processor for cost in costs.values())
+    print(f"  ratio to the fastest copy: {wall:.2f} (CPU time {processor:.2f})")
+    if other:
+        inside, command = other
+        print(
+            f"  mergekit {inside:.1f} s in process, {command:.1f} s by its command: "
+            f"{inside / ours.wall:.0f} and {command / ours.wall:.0f} times as long"
+        )
 
 
 def main() -> None:
-    """Print seconds and ratios for each folder."""
+    """Print costs and ratios for each size and folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[1.0])
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--folder", type=Path, action="append")
+    parser.add_argument("--mergekit", metavar="PYTHON")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        disk = Path(temporary)
-        folders = arguments.folder or [disk, Path("/dev/shm")]  # noqa: S108
-        paths = {
-            role: write_source(disk / role, arguments.gigabytes, seed)
-            for seed, role in enumerate(("thinking", "instruct"))
-        }
-        sources = verify_sources(paths, disk / "cache")
-        size = sources.checkpoints["instruct"].weight_bytes
-        print(f"{size / 1e9:.3f} GB each; verified in {sources.seconds:.2f} s, once")
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = resident("VmHWM")
-        for folder in folders:
-            if shutil.disk_usage(folder).free < 2.5 * size:
-                print(f"{folder}: too little room, left out")
-                continue
-            scratch = Path(tempfile.mkdtemp(dir=folder))
-            try:
-                seconds = compare(sources, scratch, arguments.repeat)
-            finally:
-                shutil.rmtree(scratch)
-            fastest = min(value for name, value in seconds.items() if name != "materialise")
-            parts = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
-            print(f"{folder}: {parts}; ratio {seconds['materialise'] / fastest:.2f}")
-        grown = resident("VmHWM") - before
-        print(f"peak resident memory grew by {grown / 1024:.0f} MB while merging")
+    for gigabytes in arguments.gigabytes:
+        with tempfile.TemporaryDirectory() as temporary:
+            disk = Path(temporary)
+            paths = {
+                role: write_random(disk / role, of_size(gigabytes), seed)
+                for seed, role in enumerate(("thinking", "instruct"))
+            }
+            sources = verify_sources(paths, disk / "cache")
+            size = sources.checkpoints["instruct"].weight_bytes
+            print(f"{size / 1e9:.3f} GB each; verified in {sources.seconds:.2f} s, once")
+            Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+            before = resident("VmHWM")
+            for folder in arguments.folder or [disk, Path("/dev/shm")]:  # noqa: S108
+                if shutil.disk_usage(folder).free < 1.5 * size:
+                    print(f"{folder}: too little room, left out")
+                    continue
+                report(sources, folder, arguments.repeat, arguments.mergekit)
+            grown = resident("VmHWM") - before
+            print(f"peak resident memory grew by {grown / 1024:.0f} MB while merging")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Compare search methods on synthetic merge landscapes, on paired seeds.
 
-    python benchmarks/search_quality.py --methods ap-bmm ap-bmm-plus qnehvi --seeds 20
+    python benchmarks/search_quality.py --out runs.jsonl --report table.md
 
 Every method gets the same landscape and seed, 4 simulated workers whose evaluations take the
-longer the more tokens a merge generates, and 8 + 32 evaluations. Printed for each method: the
-mean of each metric, and its mean difference from the first method with a 95 % interval (Student's
-t over the pairs). A method may carry settings: `ap-bmm-plus:hedge=false`.
+longer the more tokens a merge generates, and 8 + 32 evaluations. Seed i runs on family i modulo
+the number of families. Reported for each kind of importance: the mean of each metric, and its
+mean difference from the first method with a 95 % interval (Student's t over the pairs). A method
+may carry settings: `ap-bmm-plus:hedge=true`. Methods that take no notice of the importance run
+once for all its kinds. Outcomes already in `--out` are not run again.
 """
 
 from __future__ import annotations
@@ -23,26 +25,46 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student_t
 
 from apbmm_master.algorithms import Search, create
-from apbmm_master.pareto import contributions, front, hypervolume, spacing
-from merge_landscapes import FAMILIES, Landscape, Measured
+from apbmm_master.pareto import front, hypervolume, spacing
+from merge_landscapes import FAMILIES, KINDS, Landscape, Measured
+from quality_report import report
 
 Array = npt.NDArray[np.float64]
 REFERENCE = (-0.2, -0.2)
-WORKERS, INITIAL = 4, 8
+WORKERS, INITIAL, BUDGET = 4, 8, 40
+WITHOUT_IMPORTANCE = (
+    "ap-bmm-no-prior",
+    "qnehvi",
+    "momm",
+    "moead-cmaes",
+    "sobol",
+    "uniform",
+)
+METHODS = (
+    "ap-bmm",
+    "ap-bmm-plus",
+    "qnehvi",
+    "sip-bmm",
+    "momm",
+    "moead-cmaes",
+    "sobol",
+    "uniform",
+    "ap-bmm-no-prior",
+    "ap-bmm-no-pending",
+    "ap-bmm-synchronous",
+)
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """One run to make."""
+    """One run to make; `importance` is None for a method that takes no notice of it."""
 
     method: str
     family: str
-    importance: str
+    importance: str | None
     seed: int
-    budget: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +91,7 @@ def simulate(campaign: Campaign) -> Outcome:
     cpu = time.process_time() - start
     observed = np.array([m.observed for m in finished])
     true = np.array([m.true for m in finished])
-    curve = [hypervolume(observed[: k + 1], REFERENCE) for k in range(INITIAL, len(observed))]
+    curve = [hypervolume(true[: k + 1], REFERENCE) for k in range(INITIAL, len(true))]
     return Outcome(
         observed_hv=hypervolume(observed, REFERENCE),
         true_hv=hypervolume(true, REFERENCE),
@@ -79,7 +101,7 @@ def simulate(campaign: Campaign) -> Outcome:
         hours=(end - begun) / 3600.0,
         load=busy / (WORKERS * (end - begun)),
         cpu_seconds=cpu,
-        points=tuple((float(a), float(b)) for a, b in observed),
+        points=tuple((round(float(a), 5), round(float(b), 5)) for a, b in true),
     )
 
 
@@ -87,14 +109,15 @@ def build(campaign: Campaign, landscape: Landscape) -> Search:
     """The search a campaign names, with the settings after its colon."""
     name, _, settings = campaign.method.partition(":")
     pairs = dict(part.split("=") for part in settings.split(",") if part)
+    kind = campaign.importance
     return create(
         name,
         landscape.layers,
         seed=campaign.seed,
-        budget=campaign.budget,
+        budget=BUDGET,
         initial=INITIAL,
         workers=WORKERS,
-        importance=landscape.importance(campaign.importance),
+        importance=None if kind is None else landscape.importance(kind),
         **{key: json.loads(value) for key, value in pairs.items()},
     )
 
@@ -121,93 +144,63 @@ def fly(search: Search, landscape: Landscape) -> tuple[list[Measured], float, fl
     return finished, busy, begun, clock
 
 
-METRICS = ("observed_hv", "true_hv", "trajectory", "spacing", "front_size", "hours", "load")
+def planned(options: argparse.Namespace) -> list[Campaign]:
+    """Every campaign of the command line, the pairs of one seed together."""
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    found: dict[Campaign, None] = {}
+    for seed, kind, method in product(seeds, options.importance, options.methods):
+        family = options.families[seed % len(options.families)]
+        blind = method.partition(":")[0] in WITHOUT_IMPORTANCE
+        found[Campaign(method, family, None if blind else kind, seed)] = None
+    return list(found)
 
 
-def report(results: dict[Campaign, Outcome], methods: list[str]) -> str:
-    """The table: for each importance, methods by metrics, and differences from the first."""
-    lines = []
-    for kind in sorted({c.importance for c in results}):
-        chosen = {c: o for c, o in results.items() if c.importance == kind}
-        pairs = sorted({(c.family, c.seed) for c in chosen})
-        lines.append(f"\n## importance: {kind}, {len(pairs)} paired runs")
-        lines.append(f"{'method':34}" + "".join(f"{m:>13}" for m in (*METRICS, "contrib", "cpu s")))
-        table = {method: collect(chosen, method, pairs) for method in methods}
-        shares = pooled_contributions(chosen, methods, pairs)
-        for method in methods:
-            means = "".join(f"{table[method][m].mean():13.4f}" for m in METRICS)
-            cpu = table[method]["cpu_seconds"].mean()
-            lines.append(f"{method:34}{means}{shares[method]:13.2f}{cpu:13.1f}")
-        lines += differences(table, methods)
-    return "\n".join(lines)
+def completed(path: Path | None) -> dict[Campaign, Outcome]:
+    """The outcomes in the file of an earlier run."""
+    if path is None or not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {Campaign(**line["campaign"]): Outcome(**line["outcome"]) for line in lines}
 
 
-def collect(
-    results: dict[Campaign, Outcome], method: str, pairs: list[tuple[str, int]]
-) -> dict[str, Array]:
-    """Each metric of a method as an array over the pairs."""
-    by_pair = {(c.family, c.seed): o for c, o in results.items() if c.method == method}
-    names = (*METRICS, "cpu_seconds")
-    return {m: np.array([getattr(by_pair[pair], m) for pair in pairs]) for m in names}
-
-
-def pooled_contributions(
-    results: dict[Campaign, Outcome], methods: list[str], pairs: list[tuple[str, int]]
-) -> dict[str, float]:
-    """Mean share of the front pooled over the methods, by pair."""
-    shares: dict[str, list[float]] = {method: [] for method in methods}
-    for pair in pairs:
-        outcomes = {c.method: o for c, o in results.items() if (c.family, c.seed) == pair}
-        counts = contributions([np.array(outcomes[method].points) for method in methods])
-        for method, count in zip(methods, counts, strict=True):
-            shares[method].append(count / sum(counts))
-    return {method: float(np.mean(values)) for method, values in shares.items()}
-
-
-def differences(table: dict[str, dict[str, Array]], methods: list[str]) -> list[str]:
-    """Mean paired difference from the first method, with 95 % interval and wins."""
-    first = methods[0]
-    lines = [f"minus {first}:"] if len(methods) > 1 else []
-    for method in methods[1:]:
-        for metric in ("true_hv", "observed_hv", "trajectory", "hours", "load"):
-            delta = table[method][metric] - table[first][metric]
-            count = len(delta)
-            half = student_t.ppf(0.975, count - 1) * delta.std(ddof=1) / math.sqrt(count)
-            lines.append(
-                f"  {method:32} {metric:12} {delta.mean():+.4f} +- {half:.4f}   "
-                f"higher in {int((delta > 0).sum())} of {count}"
-            )
-    return lines
+def run_missing(campaigns: list[Campaign], options: argparse.Namespace) -> dict[Campaign, Outcome]:
+    """The outcome of every campaign, run unless an earlier run of the script has it."""
+    results = completed(options.out)
+    missing = [c for c in campaigns if c not in results and not options.no_run]
+    with ProcessPoolExecutor(options.processes) as pool:
+        for done, (campaign, outcome) in enumerate(
+            zip(missing, pool.map(simulate, missing), strict=True), start=1
+        ):
+            results[campaign] = outcome
+            if options.out:
+                entry = {"campaign": asdict(campaign), "outcome": asdict(outcome)}
+                with options.out.open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
+            print(f"{done}/{len(missing)} {campaign.method}", file=sys.stderr, flush=True)
+    return {campaign: results[campaign] for campaign in campaigns if campaign in results}
 
 
 def main() -> None:
-    """Run the campaigns that the command line names and print the table."""
+    """Run the campaigns that the command line names and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", nargs="+", default=["ap-bmm", "ap-bmm-plus", "qnehvi"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
-    parser.add_argument("--importance", nargs="+", default=["informative"])
+    parser.add_argument("--importance", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--budget", type=int, default=40)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, help="append every outcome as a JSON line")
+    parser.add_argument("--report", type=Path, help="write the table there instead of printing it")
+    parser.add_argument("--no-run", action="store_true", help="report what --out has, run nothing")
     options = parser.parse_args()
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    campaigns = [
-        Campaign(method, family, importance, seed, options.budget)
-        for seed, family, importance, method in product(
-            seeds, options.families, options.importance, options.methods
-        )
-    ]
-    results: dict[Campaign, Outcome] = {}
-    with ProcessPoolExecutor(options.processes) as pool:
-        for campaign, outcome in zip(campaigns, pool.map(simulate, campaigns), strict=True):
-            results[campaign] = outcome
-            if options.out:
-                with options.out.open("a") as file:
-                    file.write(json.dumps({**asdict(campaign), **asdict(outcome)}) + "\n")
-            print(f"{len(results)}/{len(campaigns)} {campaign.method}", file=sys.stderr, flush=True)
-    print(report(results, options.methods))
+    campaigns = planned(options)
+    results = run_missing(campaigns, options)
+    command = " ".join(["python", *sys.argv])
+    text = report(results, options.methods, options.importance, command)
+    if options.report:
+        options.report.write_text(text)
+    else:
+        print(text)
 
 
 if __name__ == "__main__":

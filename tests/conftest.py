@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import tempfile
+
+import pytest
 
 # On matrices this small two threads cost several times the time of one.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
+
+# Keys of whoever runs the tests are none of theirs.
+_configuration = tempfile.TemporaryDirectory(prefix="apbmm-tests-")
+atexit.register(_configuration.cleanup)
+os.environ["XDG_CONFIG_HOME"] = _configuration.name
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what fault tests counted: these are the figures that documents quote."""
+    reports = terminalreporter.getreports("passed")
+    figures = [text for r in reports for name, text in r.user_properties if name == "figures"]
+    if figures:
+        terminalreporter.section("figures")
+        for text in figures:
+            terminalreporter.line(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import zmq
 import zmq.asyncio
 
 from apbmm_common.codec import decode, encode
+from apbmm_common.curve import ClientKeys, MasterKeys
 from apbmm_common.messages import (
     FROM_MASTER,
     FROM_WORKER,
@@ -22,6 +24,7 @@ from apbmm_common.messages import (
     FromWorker,
 )
 from apbmm_common.runfile import RunSpec
+from apbmm_master.door import Door
 from apbmm_master.journal import Journal
 from apbmm_master.master import Master
 from apbmm_master.policy import Finish
@@ -36,12 +39,20 @@ class FakeWorker:
     """A simulated worker on a real socket; ``work`` says how an evaluation ends (None: well)."""
 
     def __init__(
-        self, address: str, name: str, work: Callable[[str], Failed | None] = lambda _: None
+        self,
+        address: str,
+        name: str,
+        work: Callable[[str], Failed | None] = lambda _: None,
+        keys: ClientKeys | None = None,
     ) -> None:
         self.sim = Sim(name, secrets.token_hex(4), secrets.token_bytes(8))
         self.heard: list[FromMaster] = []
         self.version: int | None = None
-        self._work = work
+        self.identity: bytes | None = None
+        """Claimed for its connection, where an honest worker leaves the choice to the master."""
+        self.repeats: random.Random | None = None
+        """Where given, says everything up to ten times and in any order."""
+        self._work, self._keys = work, keys
         self._address = address
 
     @asynccontextmanager
@@ -58,15 +69,18 @@ class FakeWorker:
     async def _serve(self) -> None:
         dealer = zmq.asyncio.Context.instance().socket(zmq.DEALER)
         try:
+            if self._keys is not None:
+                self._keys.secure(dealer)
+            if self.identity is not None:
+                dealer.set(zmq.IDENTITY, self.identity)
             dealer.connect(self._address)
             self.sim.hello()
             while True:
-                for message in self.sim.says:
+                for message in self._said():
                     header, body = encode(message)
                     if self.version is not None:
                         header = header[:-1] + bytes([self.version])
                     await dealer.send_multipart([header, body])
-                self.sim.says.clear()
                 if not await dealer.poll(POLL_MILLISECONDS):
                     if self.version is None:
                         self.sim.beat()
@@ -74,6 +88,14 @@ class FakeWorker:
                 self._hear(await dealer.recv_multipart())
         finally:
             dealer.close(linger=0)
+
+    def _said(self) -> list[FromWorker]:
+        said = list(self.sim.says)
+        self.sim.says.clear()
+        if self.repeats is not None:
+            said = [message for message in said for _ in range(self.repeats.randint(1, 10))]
+            self.repeats.shuffle(said)
+        return said
 
     def _hear(self, frames: list[bytes]) -> None:
         message = decode(frames, FROM_MASTER)
@@ -114,18 +136,21 @@ class FakeMaster:
 
 @asynccontextmanager
 async def master_in_process(
-    spec: RunSpec, run_dir: Path
+    spec: RunSpec, run_dir: Path, keys: MasterKeys | None = None
 ) -> AsyncIterator[tuple[Master, str, asyncio.Task[Finish | None]]]:
     """A real master in this event loop: the master, its address, and its end."""
     address = f"tcp://127.0.0.1:{free_port()}"
     with Journal(run_dir) as journal:
-        master = Master(journal, spec, address)
+        door = Door(keys)
+        door.open()
+        master = Master(journal, spec, address, door)
         task = asyncio.create_task(master.run())
         try:
             yield master, address, task
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await door.close()
 
 
 async def until(what: str, probe: Callable[[], object]) -> None:

@@ -100,6 +100,7 @@ class Sim:
     finished: set[str] = field(default_factory=set)
     refused: str = ""
     run: str = RUN
+    digests: dict[str, str] = field(default_factory=lambda: dict(DIGESTS))
     says: list[FromWorker] = field(default_factory=list)
 
     def hello(self) -> None:
@@ -119,7 +120,8 @@ class Sim:
         if not self.welcome:
             self.hello()
             return
-        self.says.append(Beat(run=self.run, lease=self.held.lease if self.held else ""))
+        lease = self.held.lease if self.held else ""
+        self.says.append(Beat(run=self.run, lease=lease, hello=self.hellos))
         self.says.extend(self.outbox.values())
 
     def hear(self, message: FromMaster) -> None:
@@ -148,7 +150,7 @@ class Sim:
                 pass
 
     def _ready(self) -> None:
-        self.says.append(Ready(run=self.run, layers=LAYERS, digests=DIGESTS, versions={}))
+        self.says.append(Ready(run=self.run, layers=LAYERS, digests=self.digests, versions={}))
 
     def _drop(self) -> None:
         assert self.held is not None
@@ -162,7 +164,7 @@ class Sim:
             self.says.append(Decline(run=self.run, lease=assign.lease, reason="it holds another"))
             return
         self.held = assign
-        self.says.append(Accept(run=self.run, lease=assign.lease))
+        self.says.append(Accept(run=self.run, lease=assign.lease, hello=self.hellos))
 
     def finish(self, body: Evaluated | Measured | Failed | None = None) -> None:
         """End what is held, well unless a body says otherwise."""

@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from apbmm_common.messages import Evaluated
@@ -29,6 +30,7 @@ from apbmm_master.journal import read_journal
 from apbmm_master.ledger import Ledger
 
 T = TypeVar("T")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 DEADLINE = 120.0
 """Seconds that any condition may take on a loaded machine; no test depends on it being reached."""
 
@@ -47,7 +49,7 @@ def run_table(**changes: Any) -> dict[str, Any]:
         "timings": {"beat": 0.2, "suspect": 20.0, "unreachable": 40.0, "resend": 0.5},
     }
     for key, value in changes.items():
-        table[key] = {**table[key], **value} if isinstance(value, dict) else value
+        table[key] = {**table.get(key, {}), **value} if isinstance(value, dict) else value
     return table
 
 
@@ -136,6 +138,7 @@ class Site:
     """A run directory, a port, and the processes started on them."""
 
     folder: Path
+    run_name: str = "run"
     port: int = field(default_factory=free_port)
     processes: list[Process] = field(default_factory=list)
     run_file: Path = Path()
@@ -143,7 +146,7 @@ class Site:
     @property
     def run_dir(self) -> Path:
         """The run directory."""
-        return self.folder / "run"
+        return self.folder / self.run_name
 
     @property
     def address(self) -> str:
@@ -154,22 +157,35 @@ class Site:
         """Write the run file."""
         self.run_file = write_run_file(self.folder / "run.toml", **changes)
 
-    def master(self, *arguments: str, run_dir: Path | None = None) -> Process:
+    def master(
+        self, *arguments: str, run_dir: Path | None = None, env: Mapping[str, str] = NOTHING
+    ) -> Process:
         """Start a master."""
         return self._start(
             "apbmm_master.cli", str(self.run_file), "--run-dir", str(run_dir or self.run_dir),
-            "--bind", self.address, *arguments,
+            "--bind", self.address, *arguments, env=env,
         )  # fmt: skip
 
-    def worker(self, name: str, *, fault: str = "", locks: str = "locks") -> Process:
-        """Start a rehearsal worker; ``fault`` as APBMM_REHEARSAL_FAULT."""
+    def worker(
+        self,
+        name: str,
+        *,
+        fault: str = "",
+        locks: str = "locks",
+        at: str = "",
+        gpu: str = "rehearsal",
+        env: Mapping[str, str] = NOTHING,
+    ) -> Process:
+        """Start a worker; ``fault`` as APBMM_REHEARSAL_FAULT, ``at`` another address."""
         return self._start(
-            "apbmm_worker.cli", "--gpu", "rehearsal", "--name", name, "--master", self.address,
-            "--state", str(self.folder / "state" / locks / name),
-            APBMM_REHEARSAL_FAULT=fault, APBMM_LOCK_DIR=str(self.folder / locks),
+            "apbmm_worker.cli", "--gpu", gpu, "--name", name, "--master",
+            at or self.address, "--state", str(self.folder / "state" / locks / name),
+            env={
+                "APBMM_REHEARSAL_FAULT": fault, "APBMM_LOCK_DIR": str(self.folder / locks), **env,
+            },
         )  # fmt: skip
 
-    def _start(self, module: str, *arguments: str, **environment: str) -> Process:
+    def _start(self, module: str, *arguments: str, env: Mapping[str, str]) -> Process:
         log = self.folder / f"{len(self.processes)}-{module}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
@@ -178,7 +194,7 @@ class Site:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env={**os.environ, "COLUMNS": "200", **environment},
+                env={**os.environ, "COLUMNS": "200", **env},
             )
         self.processes.append(Process(popen, log))
         return self.processes[-1]

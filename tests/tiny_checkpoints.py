@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,18 +228,26 @@ def edit_config(path: Path, **changes: object) -> None:
 def rounding_error(
     result: torch.Tensor, thinking: torch.Tensor, instruct: torch.Tensor, weight: float
 ) -> torch.Tensor:
-    """Distance of a merged tensor from the exact value, in units of half an ulp of its dtype.
+    """`rounding_error_of_sum` of the merge of two."""
+    return rounding_error_of_sum(result, (thinking, instruct), (weight, 1 - weight))
 
-    The exact value is taken in float64. For 16-bit dtypes the distance is reduced by what three
+
+def rounding_error_of_sum(
+    result: torch.Tensor, parts: Sequence[torch.Tensor], weights: Sequence[float]
+) -> torch.Tensor:
+    """Distance of a weighted sum from the exact value, in units of half an ulp of its dtype.
+
+    The exact value is taken in float64. For 16-bit dtypes the distance is reduced by what a few
     roundings in float32 may add, 2^-22 of the summands: it decides near-ties either way.
     """
-    one, two = thinking.double() * weight, instruct.double() * (1 - weight)
-    exact = one + two
+    summands = [part.double() * weight for part, weight in zip(parts, weights, strict=True)]
+    exact = torch.stack(summands).sum(dim=0)
     info = torch.finfo(result.dtype)
     exponent = torch.frexp(exact.abs().clamp_min(info.smallest_normal))[1] - 1
     half_ulp = torch.ldexp(torch.full_like(exact, info.eps / 2), exponent)
     share = 0.0 if result.dtype == torch.float32 else 2.0**-22
-    error = (result.double() - exact).abs() - share * (one.abs() + two.abs())
+    magnitude = torch.stack([summand.abs() for summand in summands]).sum(dim=0)
+    error = (result.double() - exact).abs() - share * magnitude
     return error / half_ulp
 
 

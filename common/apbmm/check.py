@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from apbmm_common.checkpoint import Checkpoint, read_checkpoint, text_config
+from apbmm.run_parts import Parts, parts_of, sound_parts
+from apbmm_common.checkpoint import Checkpoint, layer_count, read_checkpoint, text_config
 from apbmm_common.compatibility import IDENTICAL, compatibility_faults, identical_files
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, RunFileError, SourceError
 from apbmm_common.prompts import read_prompts
@@ -25,14 +23,11 @@ from apbmm_common.runfile import (
     Benchmark,
     Engine,
     Generation,
-    Prior,
+    Merge,
     RunSpec,
-    Section,
-    Sources,
     load_run_file,
 )
-
-AnySection = TypeVar("AnySection", bound=Section)
+from apbmm_common.space import block_of
 
 
 @dataclass
@@ -52,18 +47,6 @@ class Inspection:
         text = f"{name}: {error}" if name else str(error)
         if text not in self.faults:
             self.faults.append(text)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The parts of a run file that are looked into; of an invalid one those that are sound."""
-
-    algorithm: Algorithm | None = None
-    sources: Sources | None = None
-    benchmarks: tuple[Benchmark, ...] = ()
-    prompts: str | None = None
-    generation: Generation | None = None
-    engine: Engine | None = None
 
 
 def check(run_file: Path) -> int:
@@ -103,68 +86,16 @@ def inspect(run_file: Path) -> Inspection:
     return found
 
 
-# ---- the run file ------------------------------------------------------------------------------
-
-
-def parts_of(spec: RunSpec) -> Parts:
-    """What a valid run file names; a rehearsal reads no files."""
-    if spec.evaluation.kind == "rehearsal":
-        return Parts(spec.algorithm)
-    return Parts(
-        spec.algorithm, spec.sources, spec.benchmarks, spec.prior.prompts, spec.generation,
-        spec.engine,
-    )  # fmt: skip
-
-
-def sound_parts(run_file: Path) -> Parts:
-    """What can still be looked at in a run file that is not valid as a whole."""
-    table = tomllib.loads(run_file.read_text(encoding="utf-8"))
-    folder = run_file.resolve().parent
-    algorithm = _sound(Algorithm, table.get("algorithm", {}))
-    evaluation = table.get("evaluation")
-    if isinstance(evaluation, dict) and evaluation.get("kind") == "rehearsal":
-        return Parts(algorithm)
-
-    def absolute(value: str) -> str:
-        try:
-            return str((folder / Path(value).expanduser()).resolve())
-        except (RuntimeError, ValueError):
-            return value
-
-    sources = _sound(Sources, table.get("sources"))
-    if sources is not None:
-        paths = sources.model_dump(exclude_none=True)
-        sources = Sources(**{role: absolute(path) for role, path in paths.items()})
-    listed = table.get("benchmarks")
-    benchmarks = [
-        benchmark.model_copy(update={"path": absolute(benchmark.path)})
-        for item in (listed if isinstance(listed, list) else [])
-        if (benchmark := _sound(Benchmark, item)) is not None
-    ]
-    prior = _sound(Prior, table.get("prior", {}))
-    prompts = absolute(prior.prompts) if prior is not None and prior.prompts else None
-    generation = _sound(Generation, table.get("generation"))
-    engine = _sound(Engine, table.get("engine", {}))
-    return Parts(algorithm, sources, tuple(benchmarks), prompts, generation, engine)
-
-
-def _sound(kind: type[AnySection], table: Any) -> AnySection | None:
-    try:
-        return kind.model_validate(table)
-    except ValidationError:
-        return None
-
-
 def _inspect_algorithm(found: Inspection, algorithm: Algorithm | None) -> None:
     from importlib.util import find_spec
 
-    from apbmm_master.algorithms import require_runnable
+    from apbmm_master.algorithms import require_known
     from apbmm_master.serve import require_settings
 
     can_search = find_spec("botorch") is not None
     if algorithm is not None:
         try:
-            require_runnable(algorithm.name)
+            require_known(algorithm.name)
         except ApbmmError as error:
             found.fault(error, "algorithm.name")
         else:
@@ -174,7 +105,8 @@ def _inspect_algorithm(found: Inspection, algorithm: Algorithm | None) -> None:
                 found.fault(error, "algorithm.settings")
     if not can_search:
         found.notes.append(
-            "this host cannot run apbmm-master: pip install 'apbmm[master]' adds what it needs"
+            "this host cannot run apbmm-master: pip install '.[master]', in the folder of apbmm's "
+            "sources, adds what it needs"
         )
 
 
@@ -182,26 +114,35 @@ def _inspect_algorithm(found: Inspection, algorithm: Algorithm | None) -> None:
 
 
 def _inspect_sources(found: Inspection, parts: Parts) -> None:
-    if parts.sources is None:
-        return
-    readable = True
-    for role, path in parts.sources.paths().items():
-        if role == "base" and parts.sources.base is None:
-            continue
+    for role, path in parts.sources.items():
         try:
             found.checkpoints[role] = read_checkpoint(Path(path))
         except SourceError as error:
             found.fault(error, f"sources.{role}")
-            readable = False
     checkpoints = found.checkpoints
     if parts.generation is not None:
         _inspect_generation(found, parts.generation)
-    if not readable:
+    if "instruct" in checkpoints:
+        _inspect_blocks(found, parts.merge)
+    if checkpoints.keys() != parts.sources.keys() or not {"thinking", "instruct"} <= set(
+        checkpoints
+    ):
         return
     if identical_files(checkpoints["thinking"], checkpoints["instruct"]):
         found.faults.append(f"sources: {IDENTICAL}")
     else:
         found.faults += [f"sources: {fault}" for fault in compatibility_faults(checkpoints)]
+
+
+def _inspect_blocks(found: Inspection, merge: Merge | None) -> None:
+    if merge is None or merge.blocks is None:
+        return
+    with suppress(SourceError):  # layers that cannot be counted are a fault of their own
+        layers = layer_count(found.checkpoints["instruct"])
+        try:
+            block_of(layers, merge.blocks)
+        except RunFileError as error:
+            found.fault(error)
 
 
 def _inspect_generation(found: Inspection, generation: Generation) -> None:

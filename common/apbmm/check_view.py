@@ -8,7 +8,7 @@ from rich.console import Console
 
 from apbmm.check import Inspection
 from apbmm_common.checkpoint import Checkpoint, layer_count
-from apbmm_common.runfile import Benchmark, Objective, RunSpec
+from apbmm_common.runfile import LINEAR, Benchmark, Objective, RunSpec
 
 Row = tuple[str, str]
 
@@ -41,9 +41,7 @@ def plan(found: Inspection) -> list[Row]:
             ("evaluation", f"REHEARSAL: invented measurements of {spec.evaluation.layers} layers")
         )
     rows += _sources(found)
-    rows.append(
-        ("merge", f"outside the layers {spec.merge.outside_layers}, dtype {spec.merge.dtype}")
-    )
+    rows.append(("merge", _merge(spec)))
     rows += [("benchmark", _benchmark(b, found.questions.get(b.name))) for b in spec.benchmarks]
     rows += [("generation", _generation(spec)), ("prior", _prior(spec))]
     rows += [("objective", _objective(o, spec)) for o in spec.objectives]
@@ -60,7 +58,9 @@ def _sources(found: Inspection) -> list[Row]:
     assert found.spec is not None
     rows = [(role, _checkpoint(source)) for role, source in found.checkpoints.items()]
     if rows and "base" not in found.checkpoints:
-        rows.append(("base", "the instruct model"))
+        alone = found.spec.merge_method != LINEAR
+        lacks = ", so only the thinking model has a task vector" if alone else ""
+        rows.append(("base", f"the instruct model{lacks}"))
     if rows:
         largest = max(source.weight_bytes for source in found.checkpoints.values())
         rows.append(("scratch", f"{size(largest)} on each worker, for one merged checkpoint"))
@@ -73,6 +73,18 @@ def _checkpoint(source: Checkpoint) -> str:
         f"{source.path}: {layer_count(source)} layers, {len(source.tensors)} tensors, "
         f"{size(source.weight_bytes)} ({', '.join(dtypes)})"
     )
+
+
+def _merge(spec: RunSpec) -> str:
+    outside = f"outside the layers {spec.merge.outside_layers}"
+    if spec.merge_method != LINEAR:
+        how = f"{spec.merge_method} of whole models"
+        outside = "all tensors alike" if spec.merge.outside_layers == "mean" else outside
+    elif spec.merge.blocks is not None:
+        how = f"linear, {spec.merge.blocks} blocks of layers"
+    else:
+        how = "linear, layer by layer"
+    return f"{how}, {outside}, dtype {spec.merge.dtype}"
 
 
 def _benchmark(benchmark: Benchmark, questions: int | None) -> str:

@@ -53,7 +53,7 @@ def master_command(run_dir: Path, address: str) -> list[str]:
     """What an operator would type for the master; the demo prints the summary itself."""
     return [
         sys.executable, "-P", "-m", "apbmm_master.cli", str(run_dir / "demo.toml"),
-        "--run-dir", str(run_dir), "--bind", address, "--no-summary",
+        "--run-dir", str(run_dir), "--bind", address, "--keys", "none", "--no-summary",
     ]  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def worker_command(run_dir: Path, address: str, number: int, *, rehearsal: bool)
     return [
         sys.executable, "-P", "-m", "apbmm_worker.cli",
         "--gpu", "rehearsal" if rehearsal else "cpu",
-        "--master", address, "--name", f"demo-{number}",
+        "--master", address, "--keys", "none", "--name", f"demo-{number}",
         "--state", str(worker_folder(run_dir, number)),
     ]  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import zmq
 
+from apbmm_common.curve import ClientKeys, reader_keys
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, ApbmmError, UsageError
 
 Snapshot = dict[str, Any]
@@ -34,11 +35,12 @@ class Target:
 
     run_dir: Path | None
     address: str = ""
+    keys: ClientKeys | None = None
 
     def snapshot(self) -> Snapshot:
         """The status now. Raises `NoMasterError` or `JournalError` when there is none."""
         if self.run_dir is None:
-            return ask(self.address)
+            return ask(self.address, self.keys)
         address = local_address(self.run_dir)
         if address:
             with contextlib.suppress(NoMasterError):
@@ -46,13 +48,13 @@ class Target:
         return from_journal(self.run_dir)
 
 
-def show_status(run: str | None, *, watch: bool, as_json: bool) -> int:
+def show_status(run: str | None, *, watch: bool, as_json: bool, keys: str | None = None) -> int:
     """Print the status of a run, once or until it is finished; returns the exit code."""
     if watch and as_json:
         raise UsageError(
             "--watch and --json exclude each other", "call apbmm status --json repeatedly"
         )
-    target = find(run)
+    target = find(run, keys)
     if as_json:
         json.dump(target.snapshot(), sys.stdout)
         sys.stdout.write("\n")
@@ -84,18 +86,24 @@ def _watch(target: Target) -> int:
             return EXIT_INTERRUPTED
 
 
-def find(run: str | None) -> Target:
-    """What ``run`` names: an address, a run directory, or by default the latest under runs/."""
+def find(run: str | None, keys: str | None = None) -> Target:
+    """What ``run`` names: an address, a run directory, or by default the latest under runs/.
+
+    ``keys`` is the folder of keys for an address.
+    """
     if run is None:
         return Target(latest_run(RUNS))
     if "://" in run:
-        return Target(None, run)
-    folder = Path(run)
-    if folder.is_file() and folder.name == JOURNAL:
-        folder = folder.parent
+        return Target(None, run, reader_keys(keys))
+    return Target(run_directory(Path(run), "or give an address: tcp://HOST:PORT"))
+
+
+def run_directory(named: Path, hint: str = "") -> Path:
+    """The run directory that a folder or its journal names. Raises `UsageError`."""
+    folder = named.parent if named.is_file() and named.name == JOURNAL else named
     if not folder.is_dir():
-        raise UsageError(f"{run}: no such run directory", "or give an address: tcp://HOST:PORT")
-    return Target(folder)
+        raise UsageError(f"{named}: no such run directory", hint)
+    return folder
 
 
 def latest_run(folder: Path) -> Path:
@@ -128,11 +136,13 @@ def local_address(run_dir: Path) -> str:
     return address
 
 
-def ask(address: str) -> Snapshot:
+def ask(address: str, keys: ClientKeys | None = None) -> Snapshot:
     """One snapshot from a status socket. Raises `NoMasterError` or `UsageError`."""
     with zmq.Context() as context, context.socket(zmq.REQ) as request:
         request.set(zmq.LINGER, 0)
         request.set(zmq.RCVTIMEO, int(ANSWER_SECONDS * 1000))
+        if keys is not None:
+            keys.secure(request)
         try:
             request.connect(address)
         except zmq.ZMQError as error:
@@ -141,13 +151,16 @@ def ask(address: str) -> Snapshot:
             request.send(b"status")
             answer = json.loads(request.recv())
         except (zmq.Again, ValueError):
-            raise NoMasterError(
-                f"no master answers at {address}",
-                "does it run? it answers in its run directory, and at its --status-bind",
-            ) from None
+            raise NoMasterError(f"no master answers at {address}", _remedy(keys)) from None
     if not isinstance(answer, dict) or "error" in answer:
         raise NoMasterError(f"{address} is not a master's status socket: {answer}")
     return answer
+
+
+def _remedy(keys: ClientKeys | None) -> str:
+    if keys is None:
+        return "does it run, and without keys? --keys names a folder of keys"
+    return f"does it run, with these keys? they are in {keys.folder}; --keys none goes without"
 
 
 def from_journal(run_dir: Path) -> Snapshot:

@@ -10,10 +10,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from apbmm_common.stages import stage_line
+
 Entry = Mapping[str, Any]
 
 WIDTH_WITHOUT_TERMINAL = 120
 BAR_WIDTH = 40
+INSECURE = "INSECURE: other hosts reach this master, and whoever does comes in (no keys)"
 STALE_SECONDS = 20.0
 """A heartbeat older than this is shown in yellow."""
 
@@ -41,6 +44,9 @@ def render(status: Entry) -> RenderableType:
         front = sorted(status["front"], key=lambda point: tuple(point["objectives"]))
         parts.append(_points("Pareto front", front, status.get("objectives", ())))
     parts.append(Text(_result(status)))
+    stages = stage_line(status.get("stages", {}))
+    if stages:
+        parts.append(Text(stages))
     return Group(*parts)
 
 
@@ -75,12 +81,17 @@ def _counts(status: Entry) -> Text:
 
 
 def _trouble(status: Entry) -> list[str]:
-    lines = [str(status["trouble"])] if status.get("trouble") else []
+    lines = [INSECURE] if status.get("security") == "insecure" else []
+    lines += [str(status["trouble"])] if status.get("trouble") else []
     lines += [f"{f['id']} is given up: {f['message']}" for f in status.get("failures", ())]
     wire = status.get("wire", {})
-    refused = wire.get("refused_frames", 0) + wire.get("refused_versions", 0)
+    refused = [
+        f"{wire[key]} {key.removeprefix('refused_')}"
+        for key in sorted(wire)
+        if key.startswith("refused_") and wire[key]
+    ]
     if refused:
-        lines.append(f"{refused} messages refused, the last one: {wire.get('last_refusal', '')}")
+        lines.append(f"refused: {', '.join(refused)}; the last one: {wire['last_refusal']}")
     for worker in status["workers"]:
         if worker.get("reason"):
             lines.append(f"worker {worker['name']} is {worker['state']}: {worker['reason']}")

@@ -6,12 +6,14 @@ expected.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from apbmm_common.errors import UsageError
 
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 _LARGEST_PORT = 65535
+IPC = "ipc://"
 
 
 def require_tcp(address: str, flag: str) -> str:
@@ -20,3 +22,16 @@ def require_tcp(address: str, flag: str) -> str:
     if found is None or not 0 < int(found["port"]) <= _LARGEST_PORT:
         raise UsageError(f"{flag} {address}: not an address", "as in tcp://127.0.0.1:5711")
     return found["host"].strip("[]")
+
+
+def is_local(address: str, flag: str) -> bool:
+    """Whether nothing leaves this host by an address. Raises `UsageError` when it is none."""
+    if address.startswith(IPC):
+        return True
+    host = require_tcp(address, flag)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

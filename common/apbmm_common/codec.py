@@ -19,19 +19,23 @@ HEADER = MAGIC + bytes([PROTOCOL_VERSION])
 MAX_BYTES = 1 << 20
 """Longest body in bytes; the sockets refuse longer frames as well (ZMQ_MAXMSGSIZE)."""
 MAX_DEPTH = 16
+MAX_SHOWN = 400
+"""Characters that an error repeats of what a stranger may have written."""
 
 T = TypeVar("T", FromWorker, FromMaster)
 
 
 class VersionMismatchError(WireError):
-    """The peer speaks another version of the protocol; ``peer`` names it where it can be read."""
+    """The peer speaks another version of the protocol; ``worker`` is its name where it is known."""
 
-    def __init__(self, theirs: int, peer: str = "") -> None:
+    def __init__(self, theirs: int, worker: str = "") -> None:
+        peer = f"worker {worker!r}" if worker else "the peer"
         super().__init__(
-            f"{peer or 'the peer'} speaks protocol {theirs}, this end {PROTOCOL_VERSION}",
+            f"{peer} speaks protocol {theirs}, this end {PROTOCOL_VERSION}",
             "install the same version of apbmm on both hosts",
         )
         self.theirs = theirs
+        self.worker = worker
 
 
 def encode(message: FromWorker | FromMaster) -> list[bytes]:
@@ -55,13 +59,14 @@ def decode(frames: Sequence[bytes], adapter: TypeAdapter[T]) -> T:
     if len(header) != len(HEADER) or not header.startswith(MAGIC):
         raise WireError("the first frame is not a protocol header")
     if header != HEADER:
-        raise VersionMismatchError(header[-1], _peer(body))
+        raise VersionMismatchError(header[-1], _worker(body))
     try:
         return adapter.validate_python(unpack(body), strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise WireError(f"not a valid message: {where}: {fault['msg']}") from None
+        reason = _shown(where) + ": " + _shown(fault["msg"])
+        raise WireError(f"not a valid message: {reason}") from None
 
 
 def unpack(body: bytes) -> Any:
@@ -89,16 +94,21 @@ def unpack(body: bytes) -> Any:
     return value
 
 
+def _shown(text: str) -> str:
+    """Text of a stranger, fit for a terminal: no control characters, and not at any length."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:MAX_SHOWN])
+
+
 def _refuse_extension(code: int, data: bytes) -> NoReturn:
     raise ValueError(f"extension type {code} of {len(data)} bytes")
 
 
-def _peer(body: bytes) -> str:
+def _worker(body: bytes) -> str:
     """Name of the worker that sent a message of another version, "" where there is none."""
     with contextlib.suppress(WireError):
         name = unpack(body).get("worker")
         if isinstance(name, str):
-            return f"worker {name[:128]!r}"
+            return name[:128]
     return ""
 
 

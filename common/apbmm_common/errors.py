@@ -5,7 +5,8 @@ ApbmmError                 one clear line, plus a hint
 │   ├── RunFileError       the run file (all its faults at once)
 │   └── RunChangedError    the run file differs from the one the journal was begun with
 ├── SourceError            a checkpoint, benchmark folder or prompt file that cannot be used
-├── JournalError           the journal is unreadable, locked or on an unsuitable file system
+├── JournalError           the journal is unreadable, damaged or locked
+│   └── RunDirectoryError  exit code 2: the run directory cannot hold a journal
 ├── WireError              a frame that is not a valid message
 └── EvaluationError        an evaluation failed; `kind` says whose fault it was
 """
@@ -19,7 +20,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-FailureKind = Literal["infrastructure", "vector"]
+FailureKind = Literal["infrastructure", "engine", "vector"]
 
 
 class ApbmmError(Exception):
@@ -58,6 +59,12 @@ class JournalError(ApbmmError):
     """The journal cannot be opened, locked or written."""
 
 
+class RunDirectoryError(JournalError):
+    """The run directory is not writable, or on a file system that journals are not safe on."""
+
+    exit_code = EXIT_USAGE
+
+
 class WireError(ApbmmError):
     """A frame that is not a valid message of this protocol."""
 
@@ -65,8 +72,9 @@ class WireError(ApbmmError):
 class EvaluationError(ApbmmError):
     """An evaluation failed.
 
-    ``kind`` is ``infrastructure`` (worker, engine, disk: never counts against the vector) or
-    ``vector`` (the merge itself cannot be evaluated).
+    ``kind`` is ``infrastructure`` (worker, disk, network: never counts against the vector),
+    ``vector`` (the merge itself cannot be evaluated), or ``engine`` (the engine died or hung while
+    it evaluated: the master judges by what else happens).
     """
 
     def __init__(self, message: str, hint: str = "", *, kind: FailureKind = "vector") -> None:

@@ -22,7 +22,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")]
+from apbmm_common.errors import FailureKind
+
+# Ids become names of files and folders: one that is only dots would lead out of them.
+Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$")]
 Text = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -37,7 +40,7 @@ class Message(BaseModel):
     """Common to all messages: ``run`` is the run id, empty while the sender knows none."""
 
     model_config = WIRE
-    run: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._:-]*$")] = ""
+    run: Id | Literal[""] = ""
 
 
 class Lease(BaseModel):
@@ -86,10 +89,11 @@ class Unfit(Message):
 
 
 class Accept(Message):
-    """Answer to ASSIGN: the worker holds the lease."""
+    """Answer to ASSIGN: the worker holds the lease. ``hello`` as in `Beat`."""
 
     type: Literal["accept"] = "accept"
     lease: Id
+    hello: Count = 0
 
 
 class Decline(Message):
@@ -103,10 +107,12 @@ class Decline(Message):
 class Beat(Message):
     """Sign of life. ``lease`` is what the worker holds of this run, or empty.
 
-    ``quiet`` is the number of seconds since progress was last seen.
+    ``quiet`` is the number of seconds since progress was last seen, ``hello`` the number of the
+    last HELLO said before: one that this overtook is older, and its list of leases out of date.
     """
 
     type: Literal["beat"] = "beat"
+    hello: Count = 0
     lease: Annotated[str, Field(max_length=128)] = ""
     stage: Annotated[str, Field(max_length=64)] = ""
     done: Count = 0
@@ -177,11 +183,14 @@ class Measured(BaseModel):
 
 
 class Failed(BaseModel):
-    """The attempt gave no measurement; ``fault`` says whether the vector is to blame."""
+    """The attempt gave no measurement; ``fault`` says what is to blame.
+
+    ``engine``: the engine died or hung while it evaluated, which may be the vector's doing or not.
+    """
 
     model_config = WIRE
     kind: Literal["failed"] = "failed"
-    fault: Literal["infrastructure", "vector"]
+    fault: FailureKind
     message: Text
     hint: Text = ""
 
@@ -238,13 +247,17 @@ class Refuse(Message):
 
 
 class Assign(Message):
-    """One piece of work; ``fresh`` asks for a new engine before it."""
+    """One piece of work; ``fresh`` asks for a new engine before it.
+
+    ``vector`` is of the space that the run searches (`space.Space`); of a reference, which is one
+    of the sources, it holds a weight for each layer whatever that space is.
+    """
 
     type: Literal["assign"] = "assign"
     evaluation: Id
     attempt: Annotated[int, Field(ge=1, lt=10_000)]
     lease: Id
-    work: Literal["evaluate", "measure"]
+    work: Literal["evaluate", "reference", "measure"]
     vector: Vector = ()
     config: Id
     fresh: bool = False

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Integer = Annotated[int, Field(ge=-(2**53), le=2**53)]
+Integer = Annotated[int, Field(ge=-(2**53), le=2**53, strict=True)]
 """Within what every JSON and MessagePack reader keeps exact."""
-Positive = Annotated[int, Field(ge=1, le=2**53)]
+Natural = Annotated[int, Field(ge=0, le=2**53, strict=True)]
+Positive = Annotated[int, Field(ge=1, le=2**53, strict=True)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -36,14 +38,36 @@ def _portable(value: Any) -> Any:
     return value
 
 
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("must be true, false, a number or text")  # noqa: TRY004 - as all faults
+    return _portable(value)
+
+
 Table = Annotated[dict[str, Any], AfterValidator(_portable)]
-EngineValue = Annotated[bool | int | float | str, AfterValidator(_portable)]
+EngineValue = Annotated[Any, AfterValidator(_scalar)]
+"""A bool, int, float or str."""
+
+Rule = Callable[[Any], Iterator[str]]
+"""Yields what is wrong with the keys of a table together; see `run_faults`."""
 
 
 class Section(BaseModel):
-    """A table of the run file: frozen, and no key that it does not know."""
+    """A table of the run file: frozen, and no key that it does not know.
+
+    ``rules`` look at several keys together. Each asks for nothing that it does not need, because
+    a rule is held against a table in which other keys are at fault, too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        faults = [fault for rule in self.rules for fault in rule(self)]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
 
 class Sources(Section):
@@ -63,8 +87,13 @@ class Sources(Section):
 
 
 class Merge(Section):
-    """How a vector becomes a checkpoint (Eq. 4), and what happens outside the layers."""
+    """How a vector becomes a checkpoint (Eq. 4), and what happens outside the layers.
 
+    ``blocks`` cuts the layers into so many blocks of contiguous ones that share a weight; without
+    it each layer has its own.
+    """
+
+    blocks: Positive | None = None
     outside_layers: Literal["mean", "thinking", "instruct"] = "mean"
     dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
 
@@ -84,14 +113,14 @@ class Generation(Section):
     top_k: Integer = 20
     seed: Integer = 0
 
-    @model_validator(mode="after")
-    def _room_for_a_prompt(self) -> Self:
+    def _room_for_a_prompt(self) -> Iterator[str]:
         if self.max_tokens >= self.context:
-            raise ValueError(
+            yield (
                 f"max_tokens ({self.max_tokens}) leaves no room for a prompt in a context of "
                 f"{self.context}"
             )
-        return self
+
+    rules = (_room_for_a_prompt,)
 
 
 class Benchmark(Section):
@@ -106,16 +135,18 @@ class Benchmark(Section):
     adapter: str
     path: str
     questions: Positive | None = None
-    question_ids: tuple[Annotated[int, Field(ge=0, le=2**53)], ...] | None = None
+    question_ids: tuple[Natural, ...] | None = None
     arguments: Table = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _one_choice_of_questions(self) -> Self:
+    def _one_choice_of_questions(self) -> Iterator[str]:
         if self.questions is not None and self.question_ids is not None:
-            raise ValueError("give either questions or question_ids, not both")
+            yield "give either questions or question_ids, not both"
+
+    def _questions_differ(self) -> Iterator[str]:
         if self.question_ids is not None and len(set(self.question_ids)) != len(self.question_ids):
-            raise ValueError("question_ids names a question twice")
-        return self
+            yield "question_ids names a question twice"
+
+    rules = (_one_choice_of_questions, _questions_differ)
 
 
 class Objective(Section):
@@ -127,11 +158,11 @@ class Objective(Section):
     vanilla: Literal["thinking", "instruct"]
     benchmarks: tuple[Name, ...] | None = None
 
-    @model_validator(mode="after")
-    def _two_references(self) -> Self:
+    def _two_references(self) -> Iterator[str]:
         if self.expert == self.vanilla:
-            raise ValueError("expert and vanilla are the same source, so Eq. 2 divides by zero")
-        return self
+            yield "expert and vanilla are the same source, so Eq. 2 divides by zero"
+
+    rules = (_two_references,)
 
 
 PAPER_OBJECTIVES = (
@@ -151,10 +182,21 @@ class Prior(Section):
     parameter_share: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
+LINEAR = "linear"
+MODEL_LEVEL = {
+    "ta": "task_arithmetic",
+    "ties": "ties",
+    "dare": "dare",
+    "breadcrumbs": "breadcrumbs",
+    "della": "della",
+}
+"""The merge of whole models that each model-level grid searches the weight and density of."""
+
+
 class Algorithm(Section):
     """The search method by name, and settings of its own."""
 
-    name: Name = "ap-bmm"
+    name: Name = "ap-bmm-plus"
     batch: Positive = 4
     """Vectors in one batch of a synchronous method; asynchronous methods ignore it."""
     settings: Table = Field(default_factory=dict)
@@ -165,23 +207,25 @@ class Budget(Section):
 
     evaluations: Positive = 40
     initial: Positive = 8
-    failures: Annotated[int, Field(ge=0, le=2**53)] = 10
+    failures: Natural = 10
 
-    @model_validator(mode="after")
-    def _initial_within(self) -> Self:
+    def _initial_within(self) -> Iterator[str]:
         if self.initial > self.evaluations:
-            raise ValueError(
-                f"initial ({self.initial}) is larger than evaluations ({self.evaluations})"
-            )
-        return self
+            yield f"initial ({self.initial}) is larger than evaluations ({self.evaluations})"
+
+    rules = (_initial_within,)
 
 
 class Engine(Section):
-    """The resident vLLM; ``arguments`` go to vLLM's own engine arguments unchanged."""
+    """The resident vLLM; ``arguments`` go to vLLM's own engine arguments unchanged.
+
+    ``hot_load``: merge straight into the live engine (``memory``), or write a checkpoint that vLLM
+    reloads. ``auto`` takes ``memory`` on a worker where it is found equal and faster.
+    """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    hot_load: Literal["checkpoint"] = "checkpoint"
+    hot_load: Literal["auto", "memory", "checkpoint"] = "auto"
     arguments: dict[str, EngineValue] = Field(default_factory=dict)
 
 
@@ -192,11 +236,11 @@ class Evaluation(Section):
     layers: Positive | None = None
     rehearsal_seconds: Annotated[float, Field(ge=0)] = 1.0
 
-    @model_validator(mode="after")
-    def _rehearsal_needs_layers(self) -> Self:
+    def _rehearsal_needs_layers(self) -> Iterator[str]:
         if self.kind == "rehearsal" and self.layers is None:
-            raise ValueError("a rehearsal has no checkpoints to count layers in: set layers")
-        return self
+            yield "a rehearsal has no checkpoints to count layers in: set layers"
+
+    rules = (_rehearsal_needs_layers,)
 
 
 class Timings(Section):
@@ -210,8 +254,8 @@ class Timings(Section):
     resend: Seconds = 5.0
     stall: Seconds = 1800.0
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _in_order(self) -> Iterator[str]:
         if not self.beat < self.suspect < self.unreachable:
-            raise ValueError("expected beat < suspect < unreachable")
-        return self
+            yield "expected beat < suspect < unreachable"
+
+    rules = (_in_order,)

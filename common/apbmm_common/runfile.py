@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from apbmm_common.errors import RunFileError
+from apbmm_common.run_faults import Salvage
 from apbmm_common.run_sections import (
+    LINEAR,
+    MODEL_LEVEL,
     PAPER_OBJECTIVES,
     Algorithm,
     Benchmark,
@@ -34,6 +37,7 @@ from apbmm_common.run_sections import (
 )
 
 __all__ = [
+    "LINEAR",
     "PAPER_OBJECTIVES",
     "Algorithm",
     "Benchmark",
@@ -48,9 +52,11 @@ __all__ = [
     "Section",
     "Sources",
     "Timings",
+    "absolute",
     "canonical_hash",
     "load_run_file",
     "parse_run",
+    "read_table",
     "with_absolute_paths",
 ]
 
@@ -59,9 +65,9 @@ class RunSpec(Section):
     """A whole run. Travels to the workers in WELCOME."""
 
     name: Name
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     sources: Sources
-    benchmarks: Annotated[tuple[Benchmark, ...], Field(min_length=1)]
+    benchmarks: tuple[Benchmark, ...]
     generation: Generation
     objectives: tuple[Objective, ...] = PAPER_OBJECTIVES
     reference_point: tuple[float, ...] | None = None
@@ -73,31 +79,55 @@ class RunSpec(Section):
     evaluation: Evaluation = Evaluation()
     timings: Timings = Timings()
 
-    @model_validator(mode="after")
-    def _names_fit(self) -> Self:
-        names = [b.name for b in self.benchmarks]
+    def _benchmark_names(self) -> Iterator[str]:
+        names = [benchmark.name for benchmark in self.benchmarks]
+        if not names:
+            yield "benchmarks: a run needs at least one"
         if len(set(names)) != len(names):
-            raise ValueError(f"two benchmarks have the same name: {names}")
-        taken = sorted({*names} & {"thinking", "instruct", "base", "prompts"})
-        if taken:
-            raise ValueError(f"a benchmark cannot be called {taken[0]}: that names a source's path")
-        titles = [o.name for o in self.objectives]
-        if len(set(titles)) != len(titles):
-            raise ValueError(f"two objectives have the same name: {titles}")
-        if not 1 <= len(self.objectives) <= 5:
-            raise ValueError(f"between 1 and 5 objectives, not {len(self.objectives)}")
+            yield f"two benchmarks have the same name: {names}"
+        for taken in sorted({*names} & {"thinking", "instruct", "base", "prompts"}):
+            yield f"a benchmark cannot be called {taken}: that names a source's path"
+
+    def _objective_names(self) -> Iterator[str]:
+        names = [objective.name for objective in self.objectives]
+        if len(set(names)) != len(names):
+            yield f"two objectives have the same name: {names}"
+        if not 2 <= len(names) <= 5:
+            yield f"between 2 and 5 objectives, not {len(names)}"
+
+    def _objectives_name_benchmarks(self) -> Iterator[str]:
+        names = {benchmark.name for benchmark in self.benchmarks}
         for objective in self.objectives:
-            unknown = set(objective.benchmarks or ()) - set(names)
+            unknown = sorted(set(objective.benchmarks or ()) - names)
             if unknown:
-                raise ValueError(
-                    f"objective {objective.name} names unknown benchmarks {sorted(unknown)}"
-                )
+                yield f"objective {objective.name} names unknown benchmarks {unknown}"
+
+    def _reference_point_fits(self) -> Iterator[str]:
         point = self.reference_point
         if point is not None and len(point) != len(self.objectives):
-            raise ValueError(
-                f"reference_point has {len(point)} numbers for {len(self.objectives)} objectives"
+            yield f"reference_point has {len(point)} numbers for {len(self.objectives)} objectives"
+
+    def _blocks_are_of_layers(self) -> Iterator[str]:
+        if self.merge.blocks is not None and self.algorithm.name in MODEL_LEVEL:
+            yield (
+                f"merge.blocks cuts the layers into blocks, but {self.algorithm.name} gives all "
+                "layers one weight"
             )
-        return self
+
+    def _blocks_fit_a_rehearsal(self) -> Iterator[str]:
+        blocks, layers = self.merge.blocks, self.evaluation.layers
+        if self.evaluation.kind == "rehearsal" and (blocks or 0) > (layers or 0):
+            yield f"merge.blocks: {layers} layers cannot be cut into {blocks} blocks"
+
+    rules = (
+        _benchmark_names, _objective_names, _objectives_name_benchmarks, _reference_point_fits,
+        _blocks_are_of_layers, _blocks_fit_a_rehearsal,
+    )  # fmt: skip
+
+    @property
+    def merge_method(self) -> str:
+        """How sources are merged: ``linear``, or the method whose grid is searched."""
+        return MODEL_LEVEL.get(self.algorithm.name, LINEAR)
 
     @property
     def hypervolume_reference(self) -> tuple[float, ...]:
@@ -112,7 +142,7 @@ class RunSpec(Section):
         """
         whole = self.model_dump(mode="json")
         parts = ("benchmarks", "generation", "merge", "engine", "evaluation")
-        config = {part: whole[part] for part in parts}
+        config = {part: whole[part] for part in parts} | {"method": self.merge_method}
         for benchmark in config["benchmarks"]:
             del benchmark["path"]
         return canonical_hash({**config, "digests": dict(digests)})
@@ -129,19 +159,35 @@ def load_run_file(path: Path) -> RunSpec:
 
     Raises `RunFileError` naming every fault at once.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunFileError(f"{path}: no such run file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunFileError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RunFileError(f"{path}: not valid TOML: {error}") from error
-    run = parse_run(table, str(path))
+    run = parse_run(read_table(path), str(path))
     try:
         return with_absolute_paths(run, path.resolve().parent)
     except (RuntimeError, ValueError) as error:
         raise RunFileError(f"{path}: names a path that cannot be: {error}") from error
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """What a run file says, not yet validated. Raises `RunFileError`."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFileError(f"{path}: no such run file", _others_in(path.parent)) from None
+    except IsADirectoryError:
+        raise RunFileError(f"{path}: a folder, not a run file", _others_in(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFileError(f"{path}: cannot be read: {error}") from error
+    except RecursionError:
+        raise RunFileError(f"{path}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise RunFileError(f"{path}: not valid TOML: {error}") from error
+
+
+def _others_in(folder: Path) -> str:
+    """A hint at what may have been meant instead."""
+    found = sorted(folder.glob("*.toml"))[:3]
+    if not found:
+        return "name the run's .toml file; examples/ has run files to start from"
+    return f"there is {', '.join(map(str, found))}"
 
 
 def parse_run(table: dict[str, Any], origin: str) -> RunSpec:
@@ -149,41 +195,33 @@ def parse_run(table: dict[str, Any], origin: str) -> RunSpec:
     try:
         return RunSpec.model_validate(table)
     except ValidationError as error:
-        faults = [
-            f"  {'.'.join(str(part) for part in fault['loc']) or 'run file'}: {_reason(fault)}"
-            for fault in error.errors()
-        ]
-        hint = "examples/ has complete run files"
+        salvage = Salvage()
+        salvage.section(RunSpec, table)
+        faults = [f"  {fault}" for fault in salvage.faults or [str(error)]]
         raise RunFileError(
-            "\n".join([f"{origin} is not a valid run file:", *faults]), hint
+            "\n".join([f"{origin} is not a valid run file:", *faults]),
+            "examples/ has complete run files",
         ) from None
-
-
-def _reason(fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        return "unknown key"
-    if fault["type"] == "missing":
-        return "missing"
-    return str(fault["msg"]).removeprefix("Value error, ")
 
 
 def with_absolute_paths(run: RunSpec, folder: Path) -> RunSpec:
     """The same run with every relative path resolved against ``folder``."""
+    sources = {k: absolute(v, folder) for k, v in run.sources.model_dump(exclude_none=True).items()}
+    prompts = run.prior.prompts
+    return run.model_copy(
+        update={
+            "sources": run.sources.model_copy(update=sources),
+            "benchmarks": tuple(
+                benchmark.model_copy(update={"path": absolute(benchmark.path, folder)})
+                for benchmark in run.benchmarks
+            ),
+            "prior": run.prior.model_copy(
+                update={"prompts": None if prompts is None else absolute(prompts, folder)}
+            ),
+        }
+    )
 
-    def absolute(value: str) -> str:
-        return str((folder / Path(value).expanduser()).resolve())
 
-    sources = run.sources
-    update = {
-        "sources": sources.model_copy(
-            update={
-                key: absolute(value) for key, value in sources.model_dump(exclude_none=True).items()
-            }
-        ),
-        "benchmarks": tuple(
-            b.model_copy(update={"path": absolute(b.path)}) for b in run.benchmarks
-        ),
-    }
-    if run.prior.prompts is not None:
-        update["prior"] = run.prior.model_copy(update={"prompts": absolute(run.prior.prompts)})
-    return run.model_copy(update=update)
+def absolute(path: str, folder: Path) -> str:
+    """A path of a run file in ``folder``. Raises RuntimeError or ValueError if it cannot be."""
+    return str((folder / Path(path).expanduser()).resolve())

@@ -11,8 +11,6 @@ S samples, m objectives, b candidates, C cells, D dimensions.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -83,45 +81,6 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
         """The value (b,) of each of the vectors `x` (b, D) alone, without gradient."""
         with torch.no_grad():
             return torch.cat([self(part.unsqueeze(-2)) for part in x.split(CHUNK)])
-
-
-class Mixture(AcquisitionFunction):  # type: ignore[misc]
-    """An equal mixture: log of the mean improvement under several models of the same data.
-
-    The expectation of Eq. 24 over which of the models is right, each equally likely.
-    """
-
-    def __init__(self, members: Sequence[PendingAwareLogNEHVI]) -> None:
-        super().__init__(model=members[0].model)
-        self.members = tuple(members)
-
-    @property
-    def dimensions(self) -> int:
-        """Length D of a candidate."""
-        return self.members[0].dimensions
-
-    def forward(self, X: Tensor) -> Tensor:  # noqa: N803 - BoTorch's name
-        """Log of the models' mean improvement (b,) of the candidates `X` (b, 1, D)."""
-        return _log_mean([member(X) for member in self.members])
-
-    def thinned(self, samples: int) -> Mixture:
-        """The same mixture of the members' thinned selves."""
-        return Mixture([member.thinned(samples) for member in self.members])
-
-    def given(self, x: Tensor) -> Mixture:
-        """A new mixture for which `x` (1, D) is pending too."""
-        return Mixture([member.given(x) for member in self.members])
-
-    def score(self, x: Tensor) -> Tensor:
-        """The value (b,) of each of the vectors `x` (b, D) alone, without gradient."""
-        return _log_mean([member.score(x) for member in self.members])
-
-
-Acquisition = PendingAwareLogNEHVI | Mixture
-
-
-def _log_mean(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(values)).logsumexp(dim=0) - math.log(len(values))
 
 
 def pending_aware(

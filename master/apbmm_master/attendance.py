@@ -9,6 +9,8 @@ from apbmm_master.lifecycle import InvariantError
 
 Boot = tuple[str, str]
 """A worker's name and one boot of it."""
+SUSPECTS = 2
+"""Vectors that the deaths of one worker's engine are put down to before it works again."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,16 @@ class Presence:
 
 @dataclass
 class Attendance:
-    """Every stay, the boots that will never come back (``gone``), and those in quarantine."""
+    """Every stay, the boots that will never come back (``gone``), and those in quarantine.
+
+    ``deaths`` names, for each boot that has evaluated anything, the evaluations that its engine
+    died on since it last did.
+    """
 
     stays: list[Presence] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     quarantined: dict[Boot, str] = field(default_factory=dict)
+    deaths: dict[str, set[str]] = field(default_factory=dict)
     _here: dict[Boot, int] = field(default_factory=dict)
 
     def is_here(self, worker: str, boot: str) -> bool:
@@ -52,6 +59,23 @@ class Attendance:
                     self._leave(boot, time)
                 if event.final:
                     self.gone.add(event.boot)
+
+    def evaluated(self, boot: str) -> None:
+        """A boot has delivered an evaluation: its engine works."""
+        self.deaths[boot] = set()
+
+    def engine_died(self, boot: str, evaluation: str) -> None:
+        """An engine died on an evaluation that `accuses` puts it down to."""
+        self.deaths[boot].add(evaluation)
+
+    def accuses(self, boot: str, evaluation: str) -> bool:
+        """Whether an engine that dies now speaks against the vector rather than the worker.
+
+        It does where the engine has worked before, for the first `SUSPECTS` vectors in a row: after
+        those it is the likelier culprit itself.
+        """
+        deaths = self.deaths.get(boot)
+        return deaths is not None and (evaluation in deaths or len(deaths) < SUSPECTS)
 
     def close(self, time: float) -> None:
         """End every stay: a new master knows nobody yet."""

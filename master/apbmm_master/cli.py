@@ -28,6 +28,7 @@ def master(
     run_dir: Path | None = None,
     bind: str = "tcp://127.0.0.1:5711",
     status_bind: str | None = None,
+    keys: str | None = None,
     insecure: bool = False,
     summary: bool = True,
     log_level: Level = "WARNING",
@@ -48,21 +49,26 @@ def master(
         Address that workers connect to.
     status_bind
         TCP address that answers status requests, beside the socket in the run directory.
+    keys
+        Folder of keys (apbmm keys new-master): only workers with an allowed key come in. Default:
+        ~/.config/apbmm/keys if that holds a master's key; none goes without.
     insecure
-        Allow addresses that other hosts can reach, although connections are not authenticated.
+        Without keys, allow addresses that other hosts can reach: whoever reaches them comes in.
     summary
         Print the front, its hypervolume and the load rate at the end.
     log_level
         What is told on standard error.
     """
+    from apbmm_common.curve import master_keys
     from apbmm_common.logs import set_up_logging
     from apbmm_common.runfile import load_run_file
-    from apbmm_master.serve import require_addresses, serve
+    from apbmm_master.serve import open_door, serve
 
     set_up_logging(log_level)
     spec = load_run_file(run_file)
-    require_addresses(bind, status_bind, insecure=insecure)
-    return serve(spec, run_dir or Path("runs") / spec.name, bind, status_bind, summary=summary)
+    door = open_door(bind, status_bind, master_keys(keys), insecure=insecure)
+    folder = run_dir or Path("runs") / spec.name
+    return serve(spec, folder, bind, status_bind, door, summary=summary)
 
 
 def main() -> None:

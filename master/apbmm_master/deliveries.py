@@ -141,19 +141,27 @@ class Deliveries:
     ) -> None:
         if not attempt.active or attempt.worker != worker.name:
             return
+        fault = failure.fault
+        if fault == "engine" and not self._accuses(evaluation, attempt):
+            fault = "infrastructure"
         self._record(
             AttemptFailed(
                 evaluation=evaluation.id,
                 attempt=attempt.number,
                 lease=attempt.lease,
                 worker=worker.name,
-                fault=failure.fault,
+                fault=fault,
                 message=failure.message,
                 hint=failure.hint,
             )
         )
-        if self._fleet.failed(worker, evaluation.id, vector=failure.fault == "vector"):
+        if self._fleet.failed(worker, evaluation.id, fault):
             worker.quarantined = failure.message or "failed twice in a row"
             self._record(
                 WorkerQuarantined(worker=worker.name, boot=worker.boot, reason=worker.quarantined)
             )
+
+    def _accuses(self, evaluation: Evaluation, attempt: Attempt) -> bool:
+        """Whether an engine's death is held against the vector; never against the sources."""
+        accuses = self._ledger.attendance.accuses(attempt.boot, evaluation.id)
+        return evaluation.counts and accuses

@@ -12,6 +12,8 @@ REFERENCES = ("thinking", "instruct")
 MEASURE = "measure"
 COUNTED: tuple[Purpose, ...] = ("initial", "search")
 """Purposes that are part of the budget; references and the measurement are not."""
+FAULTS_ALLOWED = 1
+"""Attempts that may fail because of a vector before it is given up."""
 
 
 @dataclass
@@ -64,9 +66,19 @@ class Evaluation:
         return next((attempt for attempt in reversed(self.attempts) if attempt.active), None)
 
     @property
-    def vector_faults(self) -> int:
-        """Attempts that failed for the vector's own reasons."""
-        return sum(attempt.fault == "vector" for attempt in self.attempts)
+    def hopeless(self) -> str:
+        """Why it is not worth another attempt; empty while it is.
+
+        It failed for the vector's own reasons twice, or engines died on it in two attempts.
+        """
+        failures = [a for a in self.attempts if a.fault == "vector"]
+        if len(failures) > FAULTS_ALLOWED:
+            return failures[-1].message
+        deaths = [a for a in self.attempts if a.fault == "engine"]
+        if len(deaths) > FAULTS_ALLOWED:
+            where = ", ".join(a.worker for a in deaths)
+            return f"engines died on it {len(deaths)} times (on {where}): {deaths[-1].message}"
+        return ""
 
     @property
     def counts(self) -> bool:

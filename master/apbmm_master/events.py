@@ -7,9 +7,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from apbmm_common.errors import FailureKind
 from apbmm_common.messages import Evaluated, Measured
 
 Purpose = Literal["measure", "reference", "initial", "search"]
+
+
+def work_of(purpose: Purpose) -> Literal["measure", "reference", "evaluate"]:
+    """What a worker has to do for an evaluation of a purpose."""
+    match purpose:
+        case "measure" | "reference":
+            return purpose
+    return "evaluate"
 
 
 class Event(BaseModel):
@@ -134,20 +143,26 @@ class DuplicateResult(Event):
 
 
 class AttemptFailed(Event):
-    """An attempt ended without a measurement."""
+    """An attempt ended without a measurement.
+
+    ``engine``: its engine died, and the vector is a suspect; see `attendance.Attendance.accuses`.
+    """
 
     event: Literal["attempt_failed"] = "attempt_failed"
     evaluation: str
     attempt: int
     lease: str
     worker: str
-    fault: Literal["infrastructure", "vector"]
+    fault: FailureKind
     message: str
     hint: str = ""
 
 
 class EvaluationFailed(Event):
-    """The vector failed for its own reasons twice: not an observation, but to be avoided."""
+    """The vector failed twice, for its own reasons or by killing engines.
+
+    It is not an observation, but to be avoided.
+    """
 
     event: Literal["evaluation_failed"] = "evaluation_failed"
     evaluation: str

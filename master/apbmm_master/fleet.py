@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from apbmm_common.errors import FailureKind
 from apbmm_common.messages import Beat, Hello, Stage
 
 FAILURES_BEFORE_QUARANTINE = 2
@@ -38,6 +39,8 @@ class Worker:
     quarantined: str = ""
     draining: bool = False
     unfit: str = ""
+    key: str = ""
+    """Public key of its connection; empty where there are no keys."""
 
     @property
     def may_work(self) -> bool:
@@ -62,7 +65,7 @@ class Fleet:
     workers: dict[str, Worker] = field(default_factory=dict)
     _names: dict[bytes, str] = field(default_factory=dict)
 
-    def join(self, hello: Hello, identity: bytes, run: str, now: float) -> Joined:
+    def join(self, hello: Hello, identity: bytes, run: str, now: float, key: str = "") -> Joined:
         """Take a worker in for ``run``, anew or again."""
         old = self.workers.get(hello.worker)
         if old is not None:
@@ -70,7 +73,7 @@ class Fleet:
         worker = Worker(
             hello.worker, hello.boot, identity, hello.gpu, hello.host, dict(hello.versions), now
         )
-        worker.hello = hello.number
+        worker.hello, worker.key = hello.number, key
         same = old is not None and old.boot == hello.boot
         if old is not None and same:
             worker.draining, worker.declines = old.draining, old.declines
@@ -102,12 +105,16 @@ class Fleet:
         worker = self.workers.get(name)
         return worker.boot if worker else None
 
-    def failed(self, worker: Worker, evaluation: str, *, vector: bool) -> bool:
+    def failed(self, worker: Worker, evaluation: str, fault: FailureKind) -> bool:
         """Count a failure; True when it is one too many and the worker is to be quarantined.
 
-        A vector that fails again on the same worker says nothing new about the worker, and the
-        only worker able to work is not quarantined for what may be the vectors' fault.
+        An engine's death that is held against the vector does not count. A vector that fails
+        again on the same worker says nothing new about the worker, and the only worker able to
+        work is not quarantined for what may be the vectors' fault.
         """
+        vector = fault == "vector"
+        if fault == "engine":
+            return False
         if vector and worker.last_failure == evaluation:
             return False
         worker.last_failure = evaluation

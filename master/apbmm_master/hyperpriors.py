@@ -20,19 +20,27 @@ NOISE_LOC, NOISE_SCALE = -4.0, 1.0
 SAAS_SHRINKAGE = 0.1
 
 
-def dimension_scaled(dimensions: int, shift: Array | None = None) -> Hyperpriors:
+def dimension_scaled(
+    dimensions: int, summaries: int = 0, scale: float = LENGTHSCALE_SCALE
+) -> Hyperpriors:
     """LogNormal lengthscale priors scaled with the dimension, and LogNormal(-4, 1) noise.
 
-    `shift` (D,) is added to the log of each dimension's median lengthscale.
+    `scale` is the standard deviation of each log lengthscale. The `summaries` of a merge are
+    further dimensions, scaled with their own number.
     """
-    loc = torch.full((dimensions,), LENGTHSCALE_LOC + 0.5 * math.log(dimensions)).double()
-    if shift is not None:
-        loc = loc + torch.as_tensor(shift)
+    loc = torch.full((dimensions,), _median(dimensions)).double()
+    if summaries:
+        loc = torch.cat([loc, torch.full((summaries,), _median(summaries)).double()])
     return Hyperpriors(
-        lengthscale=LogNormalPrior(loc, torch.full_like(loc, LENGTHSCALE_SCALE)),
+        lengthscale=LogNormalPrior(loc, torch.full_like(loc, scale)),
         outputscale=LogNormalPrior(_scalar(0.0), _scalar(1.0)),
         noise=LogNormalPrior(_scalar(NOISE_LOC), _scalar(NOISE_SCALE)),
     )
+
+
+def _median(dimensions: int) -> float:
+    """Log of the median lengthscale that keeps distances in `dimensions` of one size."""
+    return LENGTHSCALE_LOC + 0.5 * math.log(dimensions)
 
 
 def sparse_axes(lengthscales: Array) -> Hyperpriors:

@@ -7,23 +7,22 @@ evaluation by a primary key, so that no code path can record two.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
-import socket
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 from urllib.parse import quote
 
-from pydantic import ValidationError
-
-from apbmm_common.errors import JournalError
+from apbmm_common.errors import JournalError, RunDirectoryError
+from apbmm_common.failpoints import reach
 from apbmm_common.messages import Evaluated
 from apbmm_master.events import EVENT, Record, ResultRecorded
+from apbmm_master.high_water import NAME as MARK
+from apbmm_master.high_water import HighWater, high_water, missing_bytes
 from apbmm_master.lifecycle import InvariantError
+from apbmm_master.run_directory import claim
 
 NAME = "journal.sqlite"
 SCHEMA_VERSION = 1
@@ -40,30 +39,25 @@ CREATE TABLE IF NOT EXISTS outcomes (
     finish_reason TEXT NOT NULL, PRIMARY KEY (evaluation, benchmark, question)
 ) STRICT;
 """
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "beegfs", "gpfs", "ceph", "9p", "afs",
-     "fuse.sshfs", "fuse.glusterfs", "ocfs2", "gfs2"}
-)  # fmt: skip
 
 
 class Journal:
     """The journal of one run directory, open for writing and locked against a second master.
 
-    Raises `JournalError` when the directory is locked, on a network file system, or holds a file
-    that is not a journal of this version.
+    Raises `RunDirectoryError` for a directory that cannot hold a journal, `JournalError` when it is
+    locked, or holds a journal that is damaged, cut off, or of another version.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / NAME
-        _make_directory(run_dir)
-        _refuse_network_file_system(run_dir)
-        self._lock = _lock(run_dir / "master.lock")
-        try:
-            self._db = _connect(self.path)
+        with contextlib.ExitStack() as closing:
+            closing.enter_context(claim(run_dir))
+            _require_whole_file(self.path)
+            self._db = closing.enter_context(contextlib.closing(_connect(self.path)))
             self._seq = self._last_seq()
-        except BaseException:
-            self._lock.close()
-            raise
+            _require_whole(self.path, self._seq, high_water(run_dir))
+            self._mark = closing.enter_context(contextlib.closing(_open_mark(run_dir)))
+            self._closing = closing.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -78,14 +72,12 @@ class Journal:
 
     def close(self) -> None:
         """Close the database and give up the lock."""
-        self._db.close()
-        self._lock.close()
+        self._closing.close()
 
     def _last_seq(self) -> int:
         try:
             row = self._db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
         except sqlite3.Error as error:
-            self._db.close()
             raise _damaged(self.path, error) from error
         return int(row[0])
 
@@ -97,25 +89,32 @@ class Journal:
     def append(self, records: Sequence[Record]) -> None:
         """Commit ``records`` in one transaction, all or none; their numbers follow `seq`.
 
-        Raises `JournalError` when the disk refuses; nothing of the transaction is then stored.
-        Raises `InvariantError` for records that do not follow, or a second result.
+        Raises `JournalError` when the disk refuses; what is then stored, all or nothing, is for
+        `records` to tell. Raises `InvariantError` for records that do not follow, or a second
+        result.
         """
         if [record.seq for record in records] != [self._seq + 1 + i for i in range(len(records))]:
             raise InvariantError("records do not follow the journal")
         try:
             with self._db:
                 for record in records:
+                    reach("journal.begin", record.event.event)
                     self._insert(record)
+                    reach("journal.insert", record.event.event)
+            for record in records:
+                reach("journal.commit", record.event.event)
         except sqlite3.IntegrityError as error:
             raise InvariantError(f"{self.path}: {error}") from error
-        except sqlite3.Error as error:
-            with contextlib.suppress(sqlite3.Error):
+        except (sqlite3.Error, OSError) as error:
+            with contextlib.suppress(sqlite3.Error, JournalError):
                 self._db.rollback()
+                self._seq = self._last_seq()
             raise JournalError(
                 f"{self.path}: could not be written: {error}",
                 "free some space; what was recorded is safe and the run goes on by itself",
             ) from error
         self._seq += len(records)
+        self._mark.rise(self._seq)
 
     def _insert(self, record: Record) -> None:
         event = record.event
@@ -143,19 +142,39 @@ def read_journal(run_dir: Path) -> list[Record]:
     path = run_dir / NAME
     if not path.is_file():
         raise JournalError(f"{path}: no such journal", "give the run directory of a run")
-    db = _connect(path, read_only=True)
-    try:
+    _require_whole_file(path)
+    mark = high_water(run_dir)  # before the journal, which may grow meanwhile
+    with contextlib.closing(_connect(path, read_only=True)) as db:
         begun = db.execute("PRAGMA user_version").fetchone()[0] > 0
-        return list(_records(db, path)) if begun else []
-    finally:
-        db.close()
+        records = list(_records(db, path)) if begun else []
+    _require_whole(path, records[-1].seq if records else 0, mark)
+    return records
+
+
+def _require_whole_file(path: Path) -> None:
+    missing = missing_bytes(path)
+    if missing:
+        raise JournalError(
+            f"{path}: damaged: its last {missing} bytes are missing", "restore the whole file"
+        )
+
+
+def _require_whole(path: Path, seq: int, mark: int) -> None:
+    if seq < mark:
+        raise JournalError(
+            f"{path}: damaged: its end is missing: {mark} events were committed, it holds {seq}",
+            f"restore the run directory whole; if it is to go on from here, delete {MARK} first",
+        )
 
 
 def _records(db: sqlite3.Connection, path: Path) -> Iterator[Record]:
     try:
-        for seq, when, body in db.execute("SELECT seq, time, body FROM events ORDER BY seq"):
+        rows = db.execute("SELECT seq, time, body FROM events ORDER BY seq")
+        for expected, (seq, when, body) in enumerate(rows, 1):
+            if seq != expected:
+                raise ValueError(f"event {expected} is missing")
             yield Record(seq, when, EVENT.validate_json(body))
-    except (sqlite3.Error, ValidationError) as error:
+    except (sqlite3.Error, ValueError) as error:
         raise _damaged(path, error) from error
 
 
@@ -179,23 +198,35 @@ def _without_outcomes(
 
 
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    mode = "ro" if read_only else "rwc"
-    with contextlib.ExitStack() as closing:
+    try:
         try:
-            db = sqlite3.connect(
-                f"file:{quote(str(path))}?mode={mode}",
-                uri=True,
-                timeout=10,
-                check_same_thread=False,
-            )
-            closing.callback(db.close)
-            _set_up(db, path, read_only=read_only)
-        except sqlite3.Error as error:
-            raise JournalError(
-                f"{path}: cannot be opened: {error}",
-                "is it a journal, and is there space on the disk?",
-            ) from error
-        closing.pop_all()
+            return _open(path, "mode=ro" if read_only else "mode=rwc", read_only=read_only)
+        except sqlite3.OperationalError:
+            log = path.with_name(f"{NAME}-wal")
+            if not read_only or (log.exists() and log.stat().st_size):
+                raise
+            # Even to read, SQLite makes files beside a database with a log, which a reader of a
+            # folder that it may not write cannot; with no log there is nothing that they are for.
+            return _open(path, "mode=ro&immutable=1", read_only=True)
+    except (sqlite3.Error, OSError) as error:
+        ours = os.access(path.parent, os.W_OK)
+        raise JournalError(
+            f"{path}: cannot be opened: {error}",
+            "is it a journal, and is there space on the disk?"
+            if ours
+            else "you may not write here: read it as the user who runs the master",
+        ) from error
+
+
+def _open(path: Path, options: str, *, read_only: bool) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        f"file:{quote(str(path))}?{options}", uri=True, timeout=10, check_same_thread=False
+    )
+    try:
+        _set_up(db, path, read_only=read_only)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
@@ -215,55 +246,10 @@ def _set_up(db: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
             db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
 
-def _make_directory(run_dir: Path) -> None:
+def _open_mark(run_dir: Path) -> HighWater:
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        return HighWater(run_dir)
     except OSError as error:
-        raise JournalError(f"{run_dir}: cannot be used as a run directory: {error}") from error
-
-
-def _lock(path: Path) -> IO[str]:
-    """Hold an exclusive lock for as long as the returned file is open."""
-    try:
-        handle = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise JournalError(f"{path}: {error}", "is the run directory writable?") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.seek(0)
-        holder = handle.read().strip() or "an unknown process"
-        handle.close()
-        raise JournalError(
-            f"{path.parent}: another master is running this run ({holder})",
-            "stop it first, or choose another --run-dir",
-        ) from None
-    handle.truncate(0)
-    handle.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-    handle.flush()
-    return handle
-
-
-def _refuse_network_file_system(run_dir: Path) -> None:
-    """SQLite's write-ahead log needs shared memory, which network file systems do not give."""
-    kind = file_system(run_dir)
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise JournalError(
-            f"{run_dir}: is on a network file system ({kind}), where the journal is not safe",
-            "put the run directory on a local disk with --run-dir and copy it afterwards",
-        )
-
-
-def file_system(path: Path) -> str:
-    """Type of the file system that holds ``path``, as Linux names it; "" when unknown."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    resolved, best = path.resolve(), ("", "")
-    for line in mounts:
-        point, kind = line.split()[1:3]
-        mount = Path(point.replace("\\040", " "))
-        if (mount == resolved or mount in resolved.parents) and len(point) >= len(best[0]):
-            best = (point, kind)
-    return best[1]
+        raise RunDirectoryError(
+            f"{run_dir / MARK}: {error}", "is the run directory writable?"
+        ) from error

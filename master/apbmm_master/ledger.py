@@ -91,6 +91,8 @@ class Ledger:
             state: [] for state in EvaluationState
         }
         self._faulted: dict[str, None] = {}
+        self._holders: dict[str, tuple[Evaluation, Attempt]] = {}
+        """What each worker holds that holds anything."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ledger) and vars(self) == vars(other)
@@ -122,14 +124,15 @@ class Ledger:
         return sum(self._tally[p, s] for p in purposes for s in states or EvaluationState)
 
     def active_attempts(self) -> Iterator[tuple[Evaluation, Attempt]]:
-        """Every evaluation in progress with its attempt."""
-        for evaluation in self.of_state(EvaluationState.ACTIVE):
-            attempt = evaluation.active_attempt
-            if attempt is not None:
-                yield evaluation, attempt
+        """Every evaluation in progress with its attempt, in the order of their leases."""
+        yield from self._holders.values()
+
+    def held_by(self, worker: str) -> tuple[Evaluation, Attempt] | None:
+        """The evaluation that a worker has in progress, with its attempt."""
+        return self._holders.get(worker)
 
     def faulted(self) -> Iterator[Evaluation]:
-        """Evaluations that are not settled and have failed for their vector's reasons."""
+        """Evaluations that are not settled and have failed, maybe for their vector's reasons."""
         return (self.evaluations[name] for name in self._faulted)
 
     def find(self, lease: str) -> tuple[Evaluation, Attempt] | None:
@@ -208,6 +211,8 @@ class Ledger:
         evaluation.state = new
         if new in SETTLED:
             self._faulted.pop(evaluation.id, None)
+        if old is EvaluationState.ACTIVE:
+            del self._holders[evaluation.attempts[-1].worker]
 
     def _propose(self, event: Proposed, seq: int) -> None:
         for proposal in event.proposals:
@@ -229,12 +234,12 @@ class Ledger:
         evaluation = self.evaluations[event.evaluation]
         if event.attempt != len(evaluation.attempts) + 1 or event.lease in self.leases:
             raise InvariantError(f"lease {event.lease} does not follow")
-        if any(a.active and a.worker == event.worker for _, a in self.active_attempts()):
+        if self.held_by(event.worker) is not None:
             raise InvariantError(f"{event.worker} holds a lease already")
         self._set_state(evaluation, EvaluationState.ACTIVE)
-        evaluation.attempts.append(
-            Attempt(event.attempt, event.lease, event.worker, event.boot, self.epoch, time)
-        )
+        attempt = Attempt(event.attempt, event.lease, event.worker, event.boot, self.epoch, time)
+        evaluation.attempts.append(attempt)
+        self._holders[event.worker] = evaluation, attempt
         self.leases[event.lease] = event.evaluation
 
     def _move(self, event: Accepted | Lost | AttemptFailed, time: float) -> None:
@@ -251,8 +256,10 @@ class Ledger:
             attempt.message = event.reason
         else:
             attempt.fault, attempt.message = event.fault, event.message
-            if event.fault == "vector":
+            if event.fault != "infrastructure":
                 self._faulted[evaluation.id] = None
+            if event.fault == "engine":
+                self.attendance.engine_died(attempt.boot, evaluation.id)
         self._set_state(evaluation, EvaluationState.QUEUED)
 
     def _finish(self, event: ResultRecorded, record: Record) -> None:
@@ -262,6 +269,8 @@ class Ledger:
             if attempt.lease == event.lease:
                 attempt.state = move_attempt(attempt.state, AttemptState.DONE)
                 attempt.ended_at = record.time
+                if isinstance(event.body, Evaluated):
+                    self.attendance.evaluated(attempt.boot)
             elif attempt.active:
                 attempt.state = move_attempt(attempt.state, AttemptState.LOST)
                 attempt.ended_at, attempt.message = record.time, "an earlier attempt delivered"

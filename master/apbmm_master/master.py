@@ -17,19 +17,22 @@ import time
 from collections.abc import Callable
 
 from apbmm_common.errors import JournalError
+from apbmm_common.failpoints import reach
 from apbmm_common.messages import Bye, FromMaster
 from apbmm_common.runfile import RunSpec
 from apbmm_master.dispatch import Dispatch
+from apbmm_master.door import Door
 from apbmm_master.events import AnyEvent, EpochStarted, Finished, Record
 from apbmm_master.fleet import Fleet
 from apbmm_master.journal import Journal
 from apbmm_master.ledger import Ledger
-from apbmm_master.policy import Ask, Decision, Finish, Moment, decide
+from apbmm_master.policy import Ask, Decision, Finish, Moment, decide, standstill
 from apbmm_master.proposals import Proposals
 from apbmm_master.reception import Reception
+from apbmm_master.refusals import NotAllowedError
 from apbmm_master.resume import begin_or_resume
 from apbmm_master.standing import Tracker, check_scaling
-from apbmm_master.wire import Wire
+from apbmm_master.wire import Received, Wire
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +47,22 @@ RETRY_SECONDS = 1.0
 class Master:
     """One run, from its journal to its end.
 
-    ``watchers`` see every committed record in order. Raises what `begin_or_resume` raises.
+    ``watchers`` see every committed record in order; ``door`` says who may come in, by default
+    everybody. Raises what `begin_or_resume` raises.
     """
 
-    def __init__(self, journal: Journal, spec: RunSpec, bind: str) -> None:
+    def __init__(
+        self, journal: Journal, spec: RunSpec, bind: str, door: Door | None = None
+    ) -> None:
         self.journal = journal
+        self.door = door or Door()
         self.fleet = Fleet()
         self.trouble = ""
+        self._standstill = ""
         self.draining = False
         self.watchers: list[Callable[[Record, Ledger], None]] = []
+        self.turned: Callable[[], None] = lambda: None
+        """Called every turn, at least once `TICK_SECONDS` and once before `run` returns."""
         self.tracker = Tracker()
         self._events: list[Record] = []
         self._outgoing: list[tuple[bytes, FromMaster]] = []
@@ -65,7 +75,8 @@ class Master:
             epoch = self.ledger.epoch + 1
             self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
         self.proposals = Proposals(self._nudge)
-        self.wire = Wire(bind, self._nudge)
+        self.wire = Wire(bind, self._nudge, self.door)
+        self._allowed = self.door.revision
         self._wake = asyncio.Event()
 
     def _use(self, ledger: Ledger) -> None:
@@ -103,6 +114,7 @@ class Master:
         method or of references that cannot be scaled; all that was measured is then stored.
         """
         if self._end is not None:
+            self.turned()
             return self._end
         self.wire.open()
         try:
@@ -118,24 +130,52 @@ class Master:
             self.proposals.close()
 
     async def _turn(self) -> None:
+        self.turned()
         await self._wait()
+        self.wire.check()
+        self.door.check()
         for _ in range(TURN_MESSAGES):
             if not self.wire.has_messages:
                 break
             received = await self.wire.receive()
+            self._expel()
             if received is not None:
-                self._reception.handle(*received, time.monotonic())
+                await self._handle(received)
+        self._expel()
         self._decide()
         self._dispatch.resend(time.monotonic())
         await self._commit()
+        self._tell_standstill()
         check_scaling(self.ledger)
         if self.proposals.failure is not None:
             raise self.proposals.failure
 
+    async def _handle(self, received: Received) -> None:
+        identity, now = received.identity, time.monotonic()
+        try:
+            self._reception.handle(identity, received.message, now, received.key)
+        except NotAllowedError as error:
+            await self.wire.refuse(identity, error)
+
+    def _expel(self) -> None:
+        """Shut out at once whoever's key was revoked, even if nothing more is heard of it."""
+        if self.door.look() != self._allowed:
+            self._allowed = self.door.revision
+            self._reception.expel(self.door.still_lets_in)
+
+    def _tell_standstill(self) -> None:
+        """Say once that only a person can get the run going again."""
+        reason = standstill(self.ledger, self.fleet)
+        if reason and reason != self._standstill:
+            log.warning("%s", reason)
+        self._standstill = reason
+
     async def _wait(self) -> None:
         if not self.wire.has_messages:
+            # Not wait_for, which before Python 3.12 can lose a cancellation that comes with a wake.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._wake.wait()
         self._wake.clear()
 
     def _over(self) -> bool:
@@ -154,6 +194,7 @@ class Master:
             exhausted=self.proposals.exhausted,
             batch=self.proposals.batch,
             draining=self.draining,
+            ask_seconds=self.proposals.seconds,
         )
 
     def _decide(self) -> None:
@@ -196,7 +237,12 @@ class Master:
             await self._back_to_journal(error)
             return
         for identity, message in messages:
-            await self.wire.send(identity, message)
+            await self._post(identity, message)
+
+    async def _post(self, identity: bytes, message: FromMaster) -> None:
+        reach("send.before", message.type)
+        await self.wire.send(identity, message)
+        reach("send.after", message.type)
 
     async def _back_to_journal(self, error: JournalError) -> None:
         """Forget what could not be stored, and try again a little later."""
@@ -213,4 +259,4 @@ class Master:
             return
         for worker in self.fleet.workers.values():
             reason = self._end.reason[:4096]
-            await self.wire.send(worker.identity, Bye(run=self.ledger.run, reason=reason))
+            await self._post(worker.identity, Bye(run=self.ledger.run, reason=reason))

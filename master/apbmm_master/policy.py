@@ -7,11 +7,12 @@ hold it is within its grace.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from apbmm_common.runfile import RunSpec
 from apbmm_master.fleet import Fleet, Worker
+from apbmm_master.foresight import ahead_of_need
 from apbmm_master.ledger import MEASURE, Attempt, Evaluation, Ledger
 from apbmm_master.lifecycle import (
     EvaluationState,
@@ -19,8 +20,6 @@ from apbmm_master.lifecycle import (
     liveness,
     orphan_deadline,
 )
-
-VECTOR_FAULTS_ALLOWED = 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,8 @@ Decision = GiveUpLease | Dismiss | Fail | Give | Ask | Finish
 class Moment:
     """The instant a decision is made in: monotonic seconds.
 
-    ``listening_since``: from when on every worker's silence is known.
+    ``listening_since``: from when on every worker's silence is known. ``ask_seconds``: how long the
+    last ask took; 0 before there was one.
     """
 
     now: float
@@ -86,6 +86,7 @@ class Moment:
     exhausted: bool
     batch: int | None
     draining: bool
+    ask_seconds: float = 0.0
 
 
 def decide(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Decision]:
@@ -102,9 +103,8 @@ def decide(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Decision]:
         return decisions
     idle = idle_workers(ledger, fleet, moment)
     given = _give(ledger, fleet, idle, moment)
-    left = len(idle) - len(given)
     decisions += given
-    ask = _ask(ledger, spec, moment, left)
+    ask = _ask(ledger, spec, moment, len(idle), len(given))
     return [*decisions, ask] if ask else decisions
 
 
@@ -122,23 +122,24 @@ def _answers_for(worker: Worker, attempt: Attempt) -> bool:
 
 def idle_workers(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Worker]:
     """Workers that may work, are heard, and hold nothing, by name."""
-    busy = {attempt.worker for _, attempt in ledger.active_attempts()}
-    return [
+    free = [
         worker
-        for worker in able_workers(ledger, fleet, moment)
-        if worker.name not in busy and not worker.held and not worker.delivering
+        for name, worker in fleet.workers.items()
+        if ledger.held_by(name) is None and not worker.held and not worker.delivering
     ]
+    return _able(free, ledger, moment)
 
 
 def able_workers(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Worker]:
     """Workers that may work and are heard, by name."""
+    return _able(fleet.workers.values(), ledger, moment)
+
+
+def _able(workers: Iterable[Worker], ledger: Ledger, moment: Moment) -> list[Worker]:
     assert ledger.spec is not None
-    silent = ledger.spec.timings.suspect
-    return [
-        worker
-        for _, worker in sorted(fleet.workers.items())
-        if worker.may_work and moment.now - worker.heard < silent
-    ]
+    heard = moment.now - ledger.spec.timings.suspect
+    able = [worker for worker in workers if worker.heard > heard and worker.may_work]
+    return sorted(able, key=lambda worker: worker.name)
 
 
 def _lost_leases(
@@ -160,15 +161,13 @@ def _unreachable(ledger: Ledger, fleet: Fleet, spec: RunSpec, moment: Moment) ->
     limit = spec.timings.unreachable
     silent = [w for w in fleet.workers.values() if moment.now - w.heard >= limit]
     if silent:
-        expected = {attempt.worker for _, attempt in ledger.active_attempts()}
-        yield from (Dismiss(w.name) for w in silent if w.name not in expected)
+        yield from (Dismiss(w.name) for w in silent if ledger.held_by(w.name) is None)
 
 
 def _hopeless(ledger: Ledger) -> Iterator[Fail]:
     for evaluation in ledger.faulted():
-        faults = [a for a in evaluation.attempts if a.fault == "vector"]
-        if evaluation.state is EvaluationState.QUEUED and len(faults) > VECTOR_FAULTS_ALLOWED:
-            yield Fail(evaluation.id, faults[-1].message)
+        if evaluation.state is EvaluationState.QUEUED and evaluation.hopeless:
+            yield Fail(evaluation.id, evaluation.hopeless)
 
 
 def _end(ledger: Ledger, spec: RunSpec, moment: Moment) -> Finish | None:
@@ -202,21 +201,24 @@ def _failure(ledger: Ledger, spec: RunSpec) -> Finish | None:
 def _give(ledger: Ledger, fleet: Fleet, idle: list[Worker], moment: Moment) -> list[Give]:
     """Leases for the idle workers, in the order of the proposals and within the budget."""
     assert ledger.spec is not None
+    if not idle:
+        return []
     free = list(idle)
     given: list[Give] = []
     in_hand = {lease for worker in fleet.workers.values() for lease in worker.held}
-    able = able_workers(ledger, fleet, moment)
     room = ledger.spec.budget.evaluations - ledger.count(
         EvaluationState.DONE, EvaluationState.ACTIVE
     )
     for evaluation in ledger.of_state(EvaluationState.QUEUED):
         if not free:
             break
-        if evaluation.vector_faults > VECTOR_FAULTS_ALLOWED or (evaluation.counts and room <= 0):
+        if evaluation.hopeless or (evaluation.counts and room <= 0):
             continue
         if any(attempt.lease in in_hand for attempt in evaluation.attempts):
             continue
-        worker = _suited(evaluation, free, able)
+        worker = _suited(evaluation, free)
+        if worker is None and _failed_on_all(evaluation, able_workers(ledger, fleet, moment)):
+            worker = free[0]
         if worker is not None:
             free.remove(worker)
             given.append(Give(evaluation.id, worker.name))
@@ -224,19 +226,26 @@ def _give(ledger: Ledger, fleet: Fleet, idle: list[Worker], moment: Moment) -> l
     return given
 
 
-def _suited(evaluation: Evaluation, free: list[Worker], able: list[Worker]) -> Worker | None:
-    """A free worker that has not failed it; one that has only where no other could take it."""
-    untried = [worker for worker in free if not evaluation.failed_on(worker.name)]
-    if untried:
-        return untried[0]
-    return free[0] if all(evaluation.failed_on(worker.name) for worker in able) else None
+def _suited(evaluation: Evaluation, free: list[Worker]) -> Worker | None:
+    """A free worker that has not failed it."""
+    return next((worker for worker in free if not evaluation.failed_on(worker.name)), None)
 
 
-def _ask(ledger: Ledger, spec: RunSpec, moment: Moment, idle: int) -> Ask | None:
+def _failed_on_all(evaluation: Evaluation, able: list[Worker]) -> bool:
+    """Whether no other worker could take it, so that one that has failed it may try again."""
+    return all(evaluation.failed_on(worker.name) for worker in able)
+
+
+def _ask(ledger: Ledger, spec: RunSpec, moment: Moment, idle: int, given: int) -> Ask | None:
+    """What to ask for when ``given`` of the ``idle`` workers get what was proposed before."""
     if moment.asking or moment.exhausted or ledger.layers == 0:
         return None
     missing = initial_missing(ledger, spec)
-    if not idle and (ledger.asks or not missing):
+    wanted = idle - given
+    if not missing and moment.batch is None:
+        ready = ledger.count(EvaluationState.QUEUED) - given
+        wanted += max(0, ahead_of_need(ledger, moment.ask_seconds, idle) - ready)
+    if not wanted and (ledger.asks or not missing):
         return None
     room = spec.budget.evaluations - ledger.count(
         EvaluationState.DONE, EvaluationState.ACTIVE, EvaluationState.QUEUED
@@ -247,7 +256,7 @@ def _ask(ledger: Ledger, spec: RunSpec, moment: Moment, idle: int) -> Ask | None
         return Ask(min(missing, room))
     if not (ledger.references_done and _measured(ledger)):
         return None
-    return Ask(min(moment.batch or idle, room))
+    return Ask(min(moment.batch or wanted, room))
 
 
 def _measured(ledger: Ledger) -> bool:
@@ -267,3 +276,19 @@ def attempt_liveness(ledger: Ledger, fleet: Fleet, attempt: Attempt, moment: Mom
     assert ledger.spec is not None
     worker = fleet.workers.get(attempt.worker)
     return liveness(silence(worker, attempt, moment), ledger.spec.timings)
+
+
+def standstill(ledger: Ledger, fleet: Fleet) -> str:
+    """Why nothing goes on although workers are there; empty while something does or can."""
+    blocked = [w for w in fleet.workers.values() if w.quarantined or w.stage == "unfit"]
+    if ledger.finished or not blocked or len(blocked) < len(fleet.workers):
+        return ""
+    if any(True for _ in ledger.active_attempts()):
+        return ""
+    blocked.sort(key=lambda worker: worker.name)
+    names = ", ".join(f"{w.name} ({'quarantined' if w.quarantined else 'unfit'})" for w in blocked)
+    return (
+        f"the run waits, for none of its workers can go on: {names} "
+        "(hint: mend what the workers complain of; restarting one ends its quarantine, others may "
+        "join at any time)"
+    )

@@ -11,7 +11,7 @@ from botorch.optim.initializers import initialize_q_batch
 from botorch.utils.sampling import draw_sobol_samples
 from torch import Tensor
 
-from apbmm_master.acquisition import Acquisition
+from apbmm_master.acquisition import PendingAwareLogNEHVI
 from apbmm_master.arrays import Array
 
 
@@ -36,18 +36,24 @@ class MultiStart:
 
 
 def optimise_pool(
-    acquisition: Acquisition, size: int, search: MultiStart, seed: int = 0
+    acquisition: PendingAwareLogNEHVI,
+    size: int,
+    search: MultiStart,
+    seed: int = 0,
+    starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The candidate pool C_t (size, D) and each candidate's own score (size,) (Eq. 25, 26).
 
     Candidates are chosen one after another by multi-start optimisation, each conditioned on those
     before it as if they were pending; the scores are of each alone, given the really pending
-    points only. The local optima found for one candidate are among the starts of the next. Uses
-    torch's global generator: fork and seed it to make the result repeatable.
+    points only. `starts` (s, D) are tried besides the Sobol points. The local optima found for one
+    candidate are among the starts of the next. Uses torch's global generator: fork and seed it to
+    make the result repeatable.
     """
     bounds = torch.zeros(2, acquisition.dimensions, dtype=torch.float64)
     bounds[1] = 1.0
-    raw = draw_sobol_samples(bounds, n=search.raw_samples, q=1, seed=seed).squeeze(-2)
+    drawn = draw_sobol_samples(bounds, n=search.raw_samples, q=1, seed=seed).squeeze(-2)
+    raw = drawn = drawn if starts is None else torch.cat([drawn, starts])
     conditioned = acquisition
     chosen: list[Tensor] = []
     for _ in range(size):
@@ -56,13 +62,13 @@ def optimise_pool(
         restarts = min(search.later_restarts, search.restarts) if chosen else search.restarts
         best, optima = _maximise(conditioned, raw, restarts, search)
         chosen.append(best)
-        raw = torch.cat([raw[: search.raw_samples], optima])
+        raw = torch.cat([drawn, optima])
     pool = torch.cat(chosen)
     return pool, acquisition.score(pool)
 
 
 def _maximise(
-    acquisition: Acquisition, raw: Tensor, restarts: int, search: MultiStart
+    acquisition: PendingAwareLogNEHVI, raw: Tensor, restarts: int, search: MultiStart
 ) -> tuple[Tensor, Tensor]:
     """The best vector (1, D) found from `raw` (r, D), and the ends (restarts, D) of all starts."""
     screened = acquisition.thinned(search.screening_samples).score(raw)
@@ -76,7 +82,7 @@ def _maximise(
 
 
 def _climb(
-    acquisition: Acquisition, starts: Tensor, iterations: int, tolerance: float
+    acquisition: PendingAwareLogNEHVI, starts: Tensor, iterations: int, tolerance: float
 ) -> tuple[Tensor, Array]:
     """BoTorch's batched L-BFGS-B in the box from `starts` (r, 1, D): ends, and values (r,)."""
     shape = starts.shape

@@ -6,6 +6,8 @@ All functions raise NotFiniteError or WrongShapeError for arrays that are not fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -67,6 +69,16 @@ def importance(
             f"{len(by_parameter)} parameter discrepancies but {len(by_activation)} of activations"
         )
     return smooth(parameter_weight * by_parameter + (1.0 - parameter_weight) * by_activation)
+
+
+def pooled(scores: npt.ArrayLike, owners: Sequence[int]) -> Array:
+    """Importance of each component of a vector (D,): the mean of its layers' scores (L,).
+
+    `owners` names the component of each layer, 0 .. D - 1, as `space.Space` does.
+    """
+    array = as_vector(scores, "importance", len(owners))
+    total = np.bincount(owners, weights=array)
+    return np.asarray(total / np.bincount(owners), dtype=np.float64)
 
 
 def descending_rank(scores: npt.ArrayLike) -> Indices:

@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from apbmm_common.messages import Evaluated, Measured
+from apbmm_common.stages import stage_line
 from apbmm_master.events import (
     AttemptFailed,
     EvaluationFailed,
@@ -23,6 +24,7 @@ from apbmm_master.events import (
     WorkerQuarantined,
 )
 from apbmm_master.ledger import Evaluation, Ledger
+from apbmm_master.stage_seconds import stage_summary
 from apbmm_master.standing import Standing, Tracker, load_rate, metrics_of
 
 
@@ -126,6 +128,9 @@ class Progress:
         rate = load_rate(ledger, 0.0)
         if rate is not None:
             self.console.print(f"load rate {rate:.1%}")
+        stages = stage_line(stage_summary(ledger))
+        if stages:
+            self.console.print(stages, markup=False)
         if ledger.finished:
             self.console.print(f"finished: {ledger.finished}", markup=False)
         else:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from apbmm_common.errors import ApbmmError
 from apbmm_common.messages import Measured
 from apbmm_common.runfile import RunSpec, canonical_hash
-from apbmm_master.events import AnyEvent, Proposal, Proposed, Purpose
+from apbmm_common.space import Space
+from apbmm_master.algorithms import PARAMETER_ONLY
+from apbmm_master.events import AnyEvent, Proposal, Proposed, Purpose, work_of
 from apbmm_master.ledger import MEASURE, REFERENCES, Asked, Call, Ledger
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import initial_missing
-from apbmm_master.prior import importance
+from apbmm_master.prior import importance, pooled
 from apbmm_master.proposer import Answer, Proposer, Recall, Request, Setup, Tell, Vector
 from apbmm_master.standing import score
 
@@ -38,7 +40,8 @@ class _Open:
 class Proposals:
     """Asks the search method in its own process, one ask at a time.
 
-    ``nudge`` wakes the loop when an answer is there.
+    ``nudge`` wakes the loop when an answer is there. ``batch``, ``exhausted`` and ``seconds`` are
+    those of the last answer.
     """
 
     def __init__(self, nudge: Callable[[], None]) -> None:
@@ -48,6 +51,7 @@ class Proposals:
         self._fruitless = -1
         self._calls: list[tuple[Call, Recall | Tell]] = []
         self.batch: int | None = None
+        self.seconds = 0.0
         self.exhausted = False
         self.failure: ApbmmError | None = None
 
@@ -117,6 +121,7 @@ class Proposals:
             self.failure.__cause__ = error
             return
         self.batch, self.exhausted = answer.batch, answer.exhausted
+        self.seconds = answer.seconds
         if not answer.vectors:
             self._fruitless = asked.calls
             return
@@ -162,35 +167,48 @@ def key_of(ledger: Ledger, vector: Vector, purpose: Purpose) -> str:
     """Content key: SHA-256 of the canonical vector and all that decides its measurement."""
     assert ledger.spec is not None
     config = ledger.spec.config_hash(ledger.digests)
-    what = "measure" if purpose == "measure" else "evaluate"
-    return canonical_hash({"work": what, "vector": list(vector), "config": config})
+    return canonical_hash({"work": work_of(purpose), "vector": list(vector), "config": config})
 
 
 def setup_of(ledger: Ledger) -> Setup:
     """Arguments of the search method as the ledger stands."""
     spec = ledger.spec
     assert spec is not None
+    space = Space.of(spec, ledger.layers)
     return Setup(
         name=spec.algorithm.name,
-        dimensions=ledger.layers,
+        dimensions=space.dimensions,
         objectives=len(spec.objectives),
         seed=spec.seed,
         budget=spec.budget.evaluations,
         initial=spec.budget.initial,
         workers=spec.algorithm.batch,
         reference_point=spec.hypervolume_reference,
-        importance=layer_importance(ledger, spec),
+        importance=_component_importance(ledger, spec, space),
         settings=dict(spec.algorithm.settings),
     )
 
 
+def _component_importance(ledger: Ledger, spec: RunSpec, space: Space) -> Vector | None:
+    """Importance of each component of a vector; None where components weigh no single layers."""
+    scores = layer_importance(ledger, spec)
+    if scores is None or not space.owners:
+        return None
+    return tuple(float(score) for score in pooled(scores, space.owners))
+
+
 def layer_importance(ledger: Ledger, spec: RunSpec) -> Vector | None:
-    """Fused importance s_l (Eq. 12), or None until the discrepancy is measured."""
+    """The method's importance s_l of each layer, fused (Eq. 12) unless it takes parameters alone.
+
+    None until the discrepancy is measured.
+    """
     measure = ledger.evaluations.get(MEASURE)
     if measure is None or not isinstance(measure.body, Measured):
         return None
     body = measure.body
-    scores = importance(body.parameter, body.activation, spec.prior.parameter_share)
+    alone = spec.algorithm.name in PARAMETER_ONLY
+    activation = None if alone else body.activation
+    scores = importance(body.parameter, activation, spec.prior.parameter_share)
     return tuple(float(s) for s in scores)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from apbmm_master.acquisition import Mixture, pending_aware
+from apbmm_master.acquisition import pending_aware
 from apbmm_master.arrays import Array, Indices
 from apbmm_master.pool import MultiStart, optimise_pool
 from apbmm_master.rerank import rerank
@@ -44,7 +43,7 @@ class ProposalReport:
     """What decided a proposal, for the journal: plain numbers, nothing that needs torch.
 
     `fit_status` has one entry an objective ("fitted", or "initial: REASON") and `lengthscales`
-    one row (D,), for each model that was mixed; `acquisition` (M,) the log acquisition value of
+    one row; `acquisition` (M,) the log acquisition value of
     each pool candidate given the truly pending points; `scores` (chosen, M) the reranking's J at
     each choice; `chosen` the indices taken from the pool; the seconds are CPU time.
     """
@@ -73,7 +72,7 @@ class Proposal:
 
 
 def propose(
-    surrogates: Sequence[Surrogate],
+    surrogate: Surrogate,
     observed: Array,
     pending: Array,
     count: int,
@@ -81,23 +80,23 @@ def propose(
     reference_point: Array,
     seed: int,
     settings: ProposalSettings | None = None,
+    starts: Array | None = None,
 ) -> Proposal:
-    """Choose `count` vectors given fitted surrogates and what is pending.
+    """Choose `count` vectors given the fitted `surrogate` and what is pending.
 
-    `surrogates` is one model, or several to be mixed equally; `observed` (n, m) are the completed
-    objectives and `pending` (P, D) the vectors in flight. The pool has M = max(count,
-    ceil(kappa count)) candidates (Eq. 25), scored by Eq. 26 and reranked by Eq. 27-32.
+    `observed` (n, m) are the completed objectives and `pending` (P, D) the vectors in flight. The
+    pool has M = max(count, ceil(kappa count)) candidates (Eq. 25), scored by Eq. 26 and reranked
+    by Eq. 27-32. The optimisation starts from Sobol points and from `starts` (s, D).
     Repeatable: the result depends on the arguments alone, and torch's global generator is left as
     it was.
     """
     settings = settings or ProposalSettings()
     start = time.process_time()
-    pool, score = _scored_pool(surrogates, pending, count, reference_point, seed, settings)
-    predicted = np.mean([surrogate.mean(pool) for surrogate in surrogates], axis=0)
+    pool, score = _scored_pool(surrogate, pending, count, reference_point, seed, settings, starts)
     reranking = rerank(
         pool,
         score,
-        predicted,
+        surrogate.mean(pool),
         observed,
         pending,
         count,
@@ -105,44 +104,43 @@ def propose(
         proximity_weight=settings.proximity_weight,
     )
     report = ProposalReport(
-        fit_status=tuple(status for s in surrogates for status in s.status),
-        lengthscales=tuple(tuple(row) for s in surrogates for row in s.lengthscales.tolist()),
+        fit_status=surrogate.status,
+        lengthscales=tuple(tuple(row) for row in surrogate.lengthscales.tolist()),
         acquisition=tuple(score.tolist()),
         scores=tuple(tuple(row) for row in reranking.scores.tolist()),
         chosen=tuple(reranking.chosen.tolist()),
-        fit_seconds=sum(s.seconds for s in surrogates),
+        fit_seconds=surrogate.seconds,
         search_seconds=time.process_time() - start,
     )
     return Proposal(pool, reranking.chosen, report)
 
 
 def _scored_pool(
-    surrogates: Sequence[Surrogate],
+    surrogate: Surrogate,
     pending: Array,
     count: int,
     reference_point: Array,
     seed: int,
     settings: ProposalSettings,
+    starts: Array | None,
 ) -> tuple[Array, Array]:
     """The pool C_t (M, D) and the score (M,) of each candidate alone."""
     size = max(count, int(np.ceil(settings.pool_factor * count)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        members = [
-            pending_aware(
-                surrogate.model,
-                torch.as_tensor(reference_point),
-                torch.as_tensor(pending),
-                samples=settings.samples_for(len(reference_point)),
-                pool=size,
-                seed=seed,
-            )
-            for surrogate in surrogates
-        ]
+        acquisition = pending_aware(
+            surrogate.model,
+            torch.as_tensor(reference_point),
+            torch.as_tensor(pending),
+            samples=settings.samples_for(len(reference_point)),
+            pool=size,
+            seed=seed,
+        )
         pool, score = optimise_pool(
-            members[0] if len(members) == 1 else Mixture(members),
+            acquisition,
             size,
             MultiStart(restarts=settings.restarts, raw_samples=settings.raw_samples),
             seed=seed,
+            starts=None if starts is None else torch.as_tensor(starts),
         )
     return pool.numpy(), score.numpy()

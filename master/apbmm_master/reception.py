@@ -33,10 +33,12 @@ from apbmm_master.events import (
     WorkerJoined,
     WorkerLeft,
     WorkerQuarantined,
+    work_of,
 )
 from apbmm_master.fleet import Fleet, Worker
 from apbmm_master.ledger import Attempt, Evaluation, Ledger
 from apbmm_master.lifecycle import SETTLED, AttemptState
+from apbmm_master.refusals import NotAllowedError
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +61,23 @@ class Reception:
         self._record, self._send = record, send
         self._deliveries = Deliveries(ledger, fleet, record, send)
 
-    def handle(self, identity: bytes, message: FromWorker, now: float) -> None:
-        """Take one message in; ``now`` is the monotonic clock."""
+    def handle(self, identity: bytes, message: FromWorker, now: float, key: str = "") -> None:
+        """Take one message in; ``now`` is the monotonic clock, ``key`` the connection's.
+
+        Raises `NotAllowedError` when the connection was another key's.
+        """
         if isinstance(message, Hello):
-            self._hello(identity, message, now)
+            self._hello(identity, message, now, key)
             return
         worker = self.fleet.of(identity)
         if worker is None:
             self._send(identity, HelloAgain(run=self.ledger.run))
             return
+        if worker.key != key:
+            raise NotAllowedError(f"the connection of worker {worker.name} is another key's")
         worker.heard = now
+        if isinstance(message, Accept | Beat):
+            worker.hello = max(worker.hello, message.hello)
         if message.run == self.ledger.run or isinstance(message, Beat | Drain | Bye):
             self._dispatch(worker, message)
         else:
@@ -97,7 +106,7 @@ class Reception:
 
     # ---- joining and leaving -------------------------------------------------------------
 
-    def _hello(self, identity: bytes, hello: Hello, now: float) -> None:
+    def _hello(self, identity: bytes, hello: Hello, now: float, key: str) -> None:
         if hello.boot in self.ledger.attendance.gone:
             reason = f"a later process took the name {hello.worker}"
             hint = "give this one another --name"
@@ -110,7 +119,7 @@ class Reception:
                 known.heard = now
                 self._welcome(known)
             return
-        joined = self.fleet.join(hello, identity, self.ledger.run, now)
+        joined = self.fleet.join(hello, identity, self.ledger.run, now, key)
         if joined.replaced is not None:
             self._supersede(joined.replaced)
         worker = joined.worker
@@ -133,6 +142,23 @@ class Reception:
         self._record(WorkerLeft(worker=old.name, boot=old.boot, reason="superseded"))
         reason = f"a later process took the name {old.name}"
         self._send(old.identity, Refuse(reason=reason, final=True))
+
+    def expel(self, lets_in: Callable[[str, str], bool]) -> None:
+        """Shut out every worker whose key and name ``lets_in`` refuses; its lease is lost.
+
+        It is told at its next message.
+        """
+        for worker in list(self.fleet.workers.values()):
+            if lets_in(worker.key, worker.name):
+                continue
+            reason = "its key was revoked"
+            for evaluation, attempt in list(self.ledger.active_attempts()):
+                if (attempt.worker, attempt.boot) == (worker.name, worker.boot):
+                    self._lose(evaluation, attempt, f"{worker.name}: {reason}")
+            left = WorkerLeft(worker=worker.name, boot=worker.boot, reason=reason, final=False)
+            self._record(left)
+            self.fleet.leave(worker)
+            log.warning("worker %s is shut out: %s", worker.name, reason)
 
     def _welcome(self, worker: Worker) -> None:
         """The run, with the leases to keep and those whose evaluation is settled without it."""
@@ -263,7 +289,7 @@ class Reception:
                 evaluation=evaluation.id,
                 attempt=attempt.number,
                 lease=attempt.lease,
-                work="measure" if evaluation.purpose == "measure" else "evaluate",
+                work=work_of(evaluation.purpose),
                 vector=evaluation.vector,
                 config=self.ledger.spec.config_hash(self.ledger.digests),
                 fresh=any(a.worker == worker.name and a.fault for a in evaluation.attempts[:-1]),

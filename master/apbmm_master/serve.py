@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from apbmm_common.addresses import require_tcp
+from apbmm_common.addresses import is_local
+from apbmm_common.curve import MasterKeys
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
 from apbmm_common.runfile import Algorithm, RunSpec
-from apbmm_master.algorithms import create, require_runnable
+from apbmm_common.supervision import Supervisor
+from apbmm_master.algorithms import create, require_known
+from apbmm_master.door import Door
 from apbmm_master.journal import Journal
 from apbmm_master.ledger import Ledger
 from apbmm_master.master import Master
@@ -22,9 +26,17 @@ from apbmm_master.status import live_snapshot
 from apbmm_master.status_socket import StatusSocket
 from apbmm_master.wire import flush
 
+MOST_OPEN_FILES = 65_536
+
 
 def serve(
-    spec: RunSpec, run_dir: Path, bind: str, status_bind: str | None, *, summary: bool = True
+    spec: RunSpec,
+    run_dir: Path,
+    bind: str,
+    status_bind: str | None,
+    door: Door,
+    *,
+    summary: bool = True,
 ) -> int:
     """Run or resume a search in ``run_dir``; returns the exit code.
 
@@ -32,13 +44,27 @@ def serve(
 
     Raises `UsageError`, `JournalError` and `RunChangedError` before anything is changed.
     """
-    require_runnable(spec.algorithm.name)
+    require_known(spec.algorithm.name)
     require_settings(spec.algorithm)
+    allow_open_files()
     with Journal(run_dir) as journal:
         try:
-            return asyncio.run(_serve(journal, spec, run_dir, bind, status_bind, summary=summary))
+            return asyncio.run(
+                _serve(journal, spec, run_dir, bind, status_bind, door, summary=summary)
+            )
         finally:
             flush()
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit of open files: each worker's connection is one.
+
+    The usual limit, 1024, is low for the sake of programs that use select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(
@@ -47,13 +73,17 @@ async def _serve(
     run_dir: Path,
     bind: str,
     status_bind: str | None,
+    door: Door,
     *,
     summary: bool,
 ) -> int:
-    master = Master(journal, spec, bind)
-    status = StatusSocket(run_dir, lambda: live_snapshot(master), status_bind)
+    master = Master(journal, spec, bind, door)
+    door.open()
+    status = StatusSocket(run_dir, lambda: live_snapshot(master), door, status_bind)
     progress = Progress(master.ledger, run_dir)
     master.watchers += [status.publish, progress.watch]
+    supervisor = Supervisor()
+    master.turned = lambda: supervisor.turn(summary_of(master), stopping=master.draining)
     stopped = _handle_signals(master, progress.draining if summary else lambda _: None)
     answering = asyncio.create_task(status.serve())
     end = None
@@ -70,11 +100,20 @@ async def _serve(
         with contextlib.suppress(asyncio.CancelledError):
             await answering
         status.close()
+        await door.close()
     if summary:
         progress.conclude(master.ledger)
     if end is not None:
         return EXIT_FAILED if end.failed else EXIT_DONE
     return EXIT_INTERRUPTED if stopped.interrupted or stopped.at_once else EXIT_DONE
+
+
+def summary_of(master: Master) -> str:
+    """One line for the service manager."""
+    ledger = master.ledger
+    budget = ledger.spec.budget.evaluations if ledger.spec else 0
+    text = f"{len(ledger.completed)}/{budget} evaluations, {len(master.fleet.workers)} workers"
+    return f"{text}; {master.trouble}" if master.trouble else text
 
 
 @dataclass
@@ -120,17 +159,19 @@ def require_settings(algorithm: Algorithm) -> None:
         raise UsageError(f"{algorithm.name}: a setting that cannot be: {error}") from error
 
 
-def require_addresses(bind: str, status_bind: str | None, *, insecure: bool) -> None:
-    """Refuse what is no address, and unless ``insecure`` what other hosts can reach.
+def open_door(
+    bind: str, status_bind: str | None, keys: MasterKeys | None, *, insecure: bool
+) -> Door:
+    """Who may come in by these addresses.
 
-    Raises `UsageError`.
+    Raises `UsageError` for what is no address and, unless ``insecure``, for what other hosts can
+    reach while there are no keys.
     """
-    for flag, address in (("--bind", bind), ("--status-bind", status_bind)):
-        if address is None or address.startswith("ipc://"):
-            continue
-        host = require_tcp(address, flag)
-        if not insecure and host not in ("127.0.0.1", "::1", "localhost"):
-            raise UsageError(
-                f"{address} can be reached from other hosts, and connections are not authenticated",
-                "bind to 127.0.0.1 and let workers come through an SSH tunnel, or say --insecure",
-            )
+    binds = [("--bind", bind), ("--status-bind", status_bind)]
+    reachable = [a for flag, a in binds if a is not None and not is_local(a, flag)]
+    if reachable and keys is None and not insecure:
+        raise UsageError(
+            f"{reachable[0]} can be reached from other hosts, and there are no keys",
+            "apbmm keys new-master makes them; --insecure goes without",
+        )
+    return Door(keys, exposed=bool(reachable))

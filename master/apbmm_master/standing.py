@@ -151,12 +151,11 @@ def stand(ledger: Ledger) -> Standing:
     return Tracker().stand(ledger)
 
 
-def load_rate(ledger: Ledger, now: float) -> float | None:
-    """Busy worker seconds over worker seconds, from the first search dispatch on, tail included.
+def search_window(ledger: Ledger, now: float) -> tuple[float, float] | None:
+    """When the search began and ended (Unix seconds): first search dispatch to last completion.
 
-    ``now`` closes the window while work is in progress (Unix seconds); afterwards the last
-    completion does. Before the search has begun, the window starts at the first lease. None when
-    nothing was leased. A worker counts for the time that it was there.
+    ``now`` is its end while work is in progress. Before the search has begun, the window starts at
+    the first lease. None when nothing was leased.
     """
     attempts = [(e, a) for e in ledger.evaluations.values() for a in e.attempts]
     search = [a for e, a in attempts if e.purpose == "search"]
@@ -165,10 +164,22 @@ def load_rate(ledger: Ledger, now: float) -> float | None:
         return None
     running = any(a.active for _, a in attempts)
     ends = [a.ended_at for _, a in attempts if a.ended_at is not None]
-    start, end = min(starts), now if running or not ends else max(ends)
-    busy = sum(_overlap(a.leased_at, _end(a, end), start, end) for _, a in attempts)
+    return min(starts), now if running or not ends else max(ends)
+
+
+def load_rate(ledger: Ledger, now: float) -> float | None:
+    """Busy worker seconds over worker seconds within `search_window`, tail included.
+
+    None when nothing was leased. A worker counts for the time that it was there.
+    """
+    window = search_window(ledger, now)
+    if window is None:
+        return None
+    start, end = window
+    attempts = [a for e in ledger.evaluations.values() for a in e.attempts]
+    busy = sum(overlap(a.leased_at, _end(a, end), start, end) for a in attempts)
     there = sum(
-        _overlap(p.joined, end if p.left is None else p.left, start, end)
+        overlap(p.joined, end if p.left is None else p.left, start, end)
         for p in ledger.attendance.stays
     )
     return min(busy / there, 1.0) if there > 0 else None
@@ -178,5 +189,6 @@ def _end(attempt: Attempt, default: float) -> float:
     return default if attempt.ended_at is None else attempt.ended_at
 
 
-def _overlap(begin: float, end: float, start: float, stop: float) -> float:
+def overlap(begin: float, end: float, start: float, stop: float) -> float:
+    """Length that two spans share."""
     return max(0.0, min(end, stop) - max(begin, start))

@@ -12,8 +12,9 @@ from apbmm_common import __version__
 from apbmm_common.messages import Evaluated
 from apbmm_master.ledger import Attempt, Evaluation, Ledger
 from apbmm_master.lifecycle import EvaluationState
-from apbmm_master.policy import attempt_liveness
+from apbmm_master.policy import attempt_liveness, standstill
 from apbmm_master.search_errors import SearchError
+from apbmm_master.stage_seconds import stage_summary
 from apbmm_master.standing import (
     Standing,
     Tracker,
@@ -37,12 +38,11 @@ def live_snapshot(master: Master) -> dict[str, Any]:
     snapshot["workers"] = [
         _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
     ]
-    snapshot["wire"] = {
-        "refused_frames": master.wire.refused_frames,
-        "refused_versions": master.wire.refused_versions,
-        "last_refusal": master.wire.last_refusal,
-    }
-    snapshot["trouble"] = master.trouble or snapshot["trouble"]
+    snapshot["wire"] = master.wire.refusals.as_status()
+    snapshot["security"] = master.door.security
+    snapshot["trouble"] = (
+        master.trouble or snapshot["trouble"] or standstill(master.ledger, master.fleet)
+    )
     snapshot["draining"] = master.draining
     return snapshot
 
@@ -82,6 +82,7 @@ def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str
         "front": [_point(standing, i) for i in standing.front],
         "hypervolume": standing.hypervolume,
         "load_rate": load_rate(ledger, now),
+        "stages": stage_summary(ledger),
         "workers": [_last_seen(ledger, name) for name in _present(ledger)],
         "running": [
             _running(evaluation, attempt, now) for evaluation, attempt in ledger.active_attempts()
@@ -132,19 +133,19 @@ def _present(ledger: Ledger) -> list[str]:
 
 def _last_seen(ledger: Ledger, name: str) -> dict[str, Any]:
     presence = max((p for p in ledger.attendance.stays if p.worker == name), key=lambda p: p.joined)
-    held = [e.id for e, a in ledger.active_attempts() if a.worker == name]
+    held = ledger.held_by(name)
     return {
         "name": name,
         "gpu": presence.gpu,
         "host": presence.host,
         "state": "unknown",
-        "evaluation": held[0] if held else "",
+        "evaluation": held[0].id if held else "",
     }
 
 
 def _worker(master: Master, worker: Worker) -> dict[str, Any]:
     moment = master.moment()
-    held = [(e, a) for e, a in master.ledger.active_attempts() if a.worker == worker.name]
+    held = master.ledger.held_by(worker.name)
     beat = worker.beat
     return {
         "name": worker.name,
@@ -153,10 +154,10 @@ def _worker(master: Master, worker: Worker) -> dict[str, Any]:
         "state": worker_state(worker, busy=bool(held)),
         "reason": worker.quarantined or worker.unfit,
         "heartbeat_age": round(moment.now - worker.heard, 3),
-        "liveness": str(attempt_liveness(master.ledger, master.fleet, held[0][1], moment))
+        "liveness": str(attempt_liveness(master.ledger, master.fleet, held[1], moment))
         if held
         else "",
-        "evaluation": held[0][0].id if held else "",
+        "evaluation": held[0].id if held else "",
         "stage": beat.stage if beat and held else "",
         "done": beat.done if beat and held else 0,
         "total": beat.total if beat and held else 0,

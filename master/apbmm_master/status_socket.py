@@ -1,11 +1,13 @@
 """The status sockets: one answers `status` with a JSON snapshot, one publishes events.
 
 Both are read-only and separate from the workers' socket. They live on ipc in the run directory;
-their addresses are in `status.json` there.
+their addresses are in `status.json` there. Requests are answered on TCP as well when asked for,
+with keys to those who may come in.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import tempfile
@@ -17,8 +19,10 @@ import zmq
 import zmq.asyncio
 
 from apbmm_common.errors import UsageError
+from apbmm_master.door import STATUS, Door
 from apbmm_master.events import Record
 from apbmm_master.ledger import Ledger
+from apbmm_master.wire import bind_hint
 
 log = logging.getLogger(__name__)
 
@@ -31,39 +35,48 @@ class StatusSocket:
     """Serves ``snapshot()`` and publishes records; ``tcp`` binds the requests to TCP as well."""
 
     def __init__(
-        self, run_dir: Path, snapshot: Callable[[], dict[str, Any]], tcp: str | None = None
+        self,
+        run_dir: Path,
+        snapshot: Callable[[], dict[str, Any]],
+        door: Door,
+        tcp: str | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._folder = _socket_folder(run_dir)
         self._address_file = run_dir / ADDRESS_FILE
-        context = zmq.asyncio.Context.instance()
-        self._requests = context.socket(zmq.ROUTER)
-        self._requests.set(zmq.MAXMSGSIZE, 4096)
+        self._requests = [_router()]
         self._events: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         addresses = {
             "status": f"ipc://{self._folder}/status.sock",
             "events": f"ipc://{self._folder}/events.sock",
         }
-        self._requests.bind(addresses["status"])
+        self._requests[0].bind(addresses["status"])
         self._events.bind(addresses["events"])
         if tcp:
-            addresses["tcp"] = self._bind_tcp(tcp)
+            addresses["tcp"] = self._bind_tcp(tcp, door)
         self._address_file.write_text(json.dumps(addresses) + "\n", encoding="utf-8")
 
-    def _bind_tcp(self, address: str) -> str:
+    def _bind_tcp(self, address: str, door: Door) -> str:
+        # A socket of its own: on the run directory's one there are no keys.
+        router = _router()
+        self._requests.append(router)
+        door.guard(router, STATUS)
         try:
-            self._requests.bind(address)
+            router.bind(address)
         except zmq.ZMQError as error:
             self.close()
             raise UsageError(
-                f"cannot serve status on {address}: {error}", "choose another --status-bind"
+                f"cannot serve status on {address}: {error}", bind_hint(error, "--status-bind")
             ) from error
-        return self._requests.get_string(zmq.LAST_ENDPOINT)
+        return router.get_string(zmq.LAST_ENDPOINT)
 
     async def serve(self) -> None:
         """Answer requests until cancelled; anything but `status` gets an error object."""
+        await asyncio.gather(*map(self._answer, self._requests))
+
+    async def _answer(self, router: zmq.asyncio.Socket) -> None:
         while True:
-            frames = await self._requests.recv_multipart()
+            frames = await router.recv_multipart()
             # REQ sends an empty delimiter frame, DEALER none.
             envelope, request = frames[:-1], frames[-1]
             answer = (
@@ -72,7 +85,7 @@ class StatusSocket:
                 else {"error": "unknown request", "hint": "the only request is: status"}
             )
             try:
-                await self._requests.send_multipart(
+                await router.send_multipart(
                     [*envelope, json.dumps(answer).encode()], flags=zmq.DONTWAIT
                 )
             except zmq.ZMQError as error:
@@ -94,10 +107,17 @@ class StatusSocket:
             log.info("a follower of events is too slow; it misses some")
 
     def close(self) -> None:
-        """Close both sockets and remove the address file."""
-        self._requests.close(linger=200)
+        """Close the sockets and remove the address file."""
+        for router in self._requests:
+            router.close(linger=200)
         self._events.close(linger=200)
         self._address_file.unlink(missing_ok=True)
+
+
+def _router() -> zmq.asyncio.Socket:
+    router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
+    router.set(zmq.MAXMSGSIZE, 4096)
+    return router
 
 
 def _socket_folder(run_dir: Path) -> Path:

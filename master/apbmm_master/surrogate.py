@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,9 @@ RELATIVE_TOLERANCE = 1e-7
 MAXIMUM_ITERATIONS = 200
 
 
+KernelMaker = Callable[..., MaternKernel]
+
+
 @dataclass(frozen=True)
 class Hyperpriors:
     """Priors over the hyperparameters, or None for each: plain likelihood, as in the paper."""
@@ -65,8 +69,8 @@ class Surrogate:
     """A fitted model of all objectives and how the fit went.
 
     `status` has one entry an objective: "fitted", or "initial: REASON" where the likelihood could
-    not be optimised and the initial hyperparameters stand. `lengthscales` is (m, D); `seconds` is
-    the CPU time of the fit.
+    not be optimised and the initial hyperparameters stand. `lengthscales` is (m, D), or as long
+    as the kernel's; `seconds` is the CPU time of the fit.
     """
 
     model: SingleTaskGP
@@ -86,33 +90,38 @@ def fit(
     y: Array,
     lengthscales: Array | None = None,
     hyperpriors: Hyperpriors | None = None,
+    kernel: KernelMaker | None = None,
 ) -> Surrogate:
     """Fit one zero-mean ARD Matern-5/2 GP per objective to standardised targets (Eq. 15-19).
 
     `x` (n, D) and `y` (n, m) are the completed evaluations, n >= 1; `lengthscales` (D,) is where
-    every objective's lengthscales start (Eq. 18), GPyTorch's default when None. The likelihood
+    every objective's lengthscales start (Eq. 18), GPyTorch's default when None; `kernel` makes
+    the kernel in place of the paper's, from keyword arguments of MaternKernel. The likelihood
     (posterior, with `hyperpriors`) is optimised from that point alone, so the result depends on
     nothing but the arguments. A fit that fails keeps the initial hyperparameters and says so in
     the returned status.
     """
     start = time.process_time()
-    model = _build(torch.as_tensor(x), torch.as_tensor(y), lengthscales, hyperpriors)
+    model = _build(torch.as_tensor(x), torch.as_tensor(y), lengthscales, hyperpriors, kernel)
     status = _optimise(model)
     model.eval()
     model.requires_grad_(False)
-    fitted = model.covar_module.base_kernel.lengthscale.reshape(y.shape[1], x.shape[1])
+    fitted = model.covar_module.base_kernel.lengthscale.reshape(y.shape[1], -1)
     seconds = time.process_time() - start
     return Surrogate(model, status, fitted.detach().numpy().copy(), seconds)
 
 
 def _build(
-    x: torch.Tensor, y: torch.Tensor, lengthscales: Array | None, priors: Hyperpriors | None
+    x: torch.Tensor,
+    y: torch.Tensor,
+    lengthscales: Array | None,
+    priors: Hyperpriors | None,
+    make_kernel: KernelMaker | None = None,
 ) -> SingleTaskGP:
     priors = priors or Hyperpriors()
     batch = torch.Size([y.shape[1]])
-    kernel = MaternKernel(
-        nu=2.5,
-        ard_num_dims=x.shape[1],
+    make_kernel = make_kernel or partial(MaternKernel, nu=2.5, ard_num_dims=x.shape[1])
+    kernel = make_kernel(
         batch_shape=batch,
         lengthscale_prior=priors.lengthscale,
         lengthscale_constraint=LogTransformedInterval(

@@ -4,39 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import zmq
 import zmq.asyncio
 
 from apbmm_common.codec import MAX_BYTES, VersionMismatchError, decode, encode
 from apbmm_common.errors import UsageError, WireError
-from apbmm_common.messages import FROM_WORKER, FromMaster, FromWorker, Refuse
+from apbmm_common.messages import FROM_WORKER, FromMaster, FromWorker, Hello, Refuse
+from apbmm_master.door import WORKERS, Door
+from apbmm_master.refusals import REMEMBERED, NotAllowedError
 
 log = logging.getLogger(__name__)
 
-INBOX_FRAMES = 1024
-"""Messages read ahead; beyond it they wait in the sockets."""
+INBOX_FRAMES = 256
+"""Messages read ahead; beyond it they wait in the sockets, which take turns: whoever sends more
+than is read delays himself."""
 LINGER_MILLISECONDS = 2000
 FAREWELL_SECONDS = 0.5
 """For workers to read the last messages: a connection that closes takes along what they have not
 read (their sockets are set to ZMQ_IMMEDIATE). Should that happen, they keep their results."""
 
 
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message with the connection it came by, and the key that this proved ("" without keys)."""
+
+    identity: bytes
+    message: FromWorker
+    key: str
+
+
 class Wire:
-    """A ROUTER that a task of its own reads ahead; ``nudge`` is called for every message.
+    """A ROUTER that a task of its own reads ahead; ``nudge`` is called for every message."""
 
-    ``refused_frames``, ``refused_versions`` and ``last_refusal`` are shown in status.
-    """
-
-    def __init__(self, address: str, nudge: Callable[[], None]) -> None:
-        self.refused_frames = 0
-        self.refused_versions = 0
-        self.last_refusal = ""
+    def __init__(self, address: str, nudge: Callable[[], None], door: Door) -> None:
+        self.refusals = door.refusals
         self._address = address
         self._nudge = nudge
-        self._inbox: asyncio.Queue[list[bytes]] = asyncio.Queue(INBOX_FRAMES)
+        self._door = door
+        self._inbox: asyncio.Queue[tuple[list[bytes], str]] = asyncio.Queue(INBOX_FRAMES)
+        self._names: OrderedDict[bytes, str] = OrderedDict()
 
     @property
     def has_messages(self) -> bool:
@@ -45,8 +57,13 @@ class Wire:
 
     def open(self) -> None:
         """Listen. Raises `UsageError` when the address cannot be bound."""
-        self._router = open_router(self._address)
+        self._router = open_router(self._address, self._door)
         self._reader = asyncio.create_task(self._read())
+
+    def check(self) -> None:
+        """Raise what ended the reading: a master that hears nobody must not go on unnoticed."""
+        if self._reader.done():
+            self._reader.result()
 
     async def close(self) -> None:
         """Stop listening; what was sent leaves within `LINGER_MILLISECONDS`."""
@@ -58,33 +75,51 @@ class Wire:
 
     async def _read(self) -> None:
         while True:
-            frames = await self._router.recv_multipart()
-            await self._inbox.put(frames)
+            frames = await self._router.recv_multipart(copy=False)
+            key = str(frames[-1].get("User-Id")) if self._door.keys else ""
+            await self._inbox.put(([frame.bytes for frame in frames], key))
             self._nudge()
 
-    async def receive(self) -> tuple[bytes, FromWorker] | None:
-        """The next message and its connection; None for one that was refused, or if none waits."""
-        if self._reader.done():
-            self._reader.result()
+    async def receive(self) -> Received | None:
+        """The next message; None for one that was refused, or if none waits."""
         if self._inbox.empty():
             return None
-        identity, *frames = self._inbox.get_nowait()
+        (identity, *frames), key = self._inbox.get_nowait()
+        name = ""
         try:
-            return identity, decode(frames, FROM_WORKER)
-        except VersionMismatchError as error:
-            self.refused_versions += 1
-            self._refused(error)
-            await self.send(identity, Refuse(reason=error.message, hint=error.hint))
+            name = self._door.require_key(key)
+            message = decode(frames, FROM_WORKER)
+            self._door.require_name(message, name)
         except WireError as error:
-            self.refused_frames += 1
-            self._refused(error)
-        return None
+            await self.refuse(identity, error, name)
+            return None
+        if isinstance(message, Hello):
+            self._remember(identity, message.worker)
+        return Received(identity, message, key)
 
-    def _refused(self, error: WireError) -> None:
-        # One line of the log for each kind of refusal, however often it comes.
-        if error.message != self.last_refusal:
-            log.warning("refused a frame: %s", error)
-        self.last_refusal = error.message
+    async def refuse(self, identity: bytes, error: WireError, name: str = "") -> None:
+        """Count a refusal under the name of its worker, and tell whoever can make use of it."""
+        known = name or self._names.get(identity, "")
+        match error:
+            case NotAllowedError():
+                self.refusals.note("keys", error.message, error.hint)
+            case VersionMismatchError():
+                if error.worker:
+                    self._remember(identity, error.worker)
+                error = VersionMismatchError(error.theirs, error.worker or known)
+                self.refusals.note("versions", error.message, error.hint)
+            case _:
+                sender = f"worker {known!r}: " if known else ""
+                self.refusals.note("frames", sender + error.message)
+                return
+        await self.send(identity, Refuse(reason=error.message, hint=error.hint))
+
+    def _remember(self, identity: bytes, name: str) -> None:
+        """Only HELLO says a name; what is refused later shall have it as well."""
+        self._names[identity] = name[:128]
+        self._names.move_to_end(identity)
+        if len(self._names) > REMEMBERED:
+            self._names.popitem(last=False)
 
     async def send(self, identity: bytes, message: FromMaster) -> None:
         """Send if the peer is there and reads; whatever matters is sent again."""
@@ -103,23 +138,36 @@ def flush() -> None:
     zmq.Context.instance().destroy(linger=LINGER_MILLISECONDS)
 
 
-def open_router(address: str) -> zmq.asyncio.Socket:
+def open_router(address: str, door: Door) -> zmq.asyncio.Socket:
     """The socket that workers connect to. Raises `UsageError` when it cannot be bound."""
     router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
     router.set(zmq.ROUTER_MANDATORY, 1)
-    # A worker whose connection broke comes back under its identity before the old one times out.
-    router.set(zmq.ROUTER_HANDOVER, 1)
+    # A connection that claims the identity of another one gets no messages: nobody can take
+    # another's route. Workers leave the choice to this socket, so that one whose connection broke
+    # comes back at once, as a new connection.
+    router.set(zmq.ROUTER_HANDOVER, 0)
     router.set(zmq.MAXMSGSIZE, MAX_BYTES + 1024)
     router.set(zmq.SNDHWM, 1000)
     router.set(zmq.RCVHWM, 1000)
     router.set(zmq.HEARTBEAT_IVL, 5000)
     router.set(zmq.HEARTBEAT_TIMEOUT, 20000)
+    door.guard(router, WORKERS)
     try:
         router.bind(address)
     except zmq.ZMQError as error:
         router.close(linger=0)
-        raise UsageError(
-            f"cannot listen on {address}: {error}",
-            "is another master using the port? choose another --bind",
-        ) from error
+        raise UsageError(f"cannot listen on {address}: {error}", bind_hint(error)) from error
     return router
+
+
+def bind_hint(error: zmq.ZMQError, flag: str = "--bind") -> str:
+    """What helps when an address cannot be bound."""
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"is another master using the port? choose another {flag}"
+        case errno.EADDRNOTAVAIL | errno.ENODEV:
+            return f"{flag} needs an address of this host; tcp://0.0.0.0:PORT is all of them"
+        case errno.EACCES:
+            return f"this user may not use it: choose another {flag}"
+        case _:
+            return f"choose another {flag}"

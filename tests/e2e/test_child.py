@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from apbmm_common.messages import Evaluated, Measured
-from apbmm_worker.job import _body
+from apbmm_common.messages import Assign, Evaluated, Failed, Measured
+from apbmm_common.runfile import RunSpec
+from apbmm_worker.job import Bench, _body
 from apbmm_worker.merge_slots import MEMORY, owner
+from apbmm_worker.options import Options
 from child_on_a_socket import Daemon, Event
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 
@@ -59,6 +61,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory, pair: tuple[Path, Path]) -
             ],
             "generation": {"max_tokens": MAX_TOKENS, "context": 128},
             "prior": {"questions": 6},
+            "engine": {"hot_load": "memory"},
         },
         "sources": {"thinking": thinking, "instruct": instruct, "base": instruct},
         "benchmarks": {"all": str(folder), "three": str(folder)},
@@ -106,14 +109,19 @@ def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Event) -> None:
     assert progress[-1] == {
         "event": "progress", "stage": "evaluate", "done": QUESTIONS + 3, "total": QUESTIONS + 3
     }  # fmt: skip
-    assert set(first["stages"]) == {"merge", "start engine", "evaluate"}
+    assert set(first["stages"]) == {
+        "merge", "start engine", "try hot-loading", "evaluate", "report"
+    }  # fmt: skip
+    assert first["engine"]["hot_load"]["way"] == "memory"
+    assert first["engine"]["versions"]["torch"]
+    assert first["engine"]["arguments"]["max_model_len"] == 128
     check_numbers(first)
 
     second, _ = daemon.evaluate("e2", [0.7] * LAYERS)
     third, _ = daemon.evaluate("e3", [0.0] * LAYERS)
-    assert set(second["stages"]) == {"merge", "load", "evaluate"}
+    assert set(second["stages"]) == {"load", "evaluate", "report"}
     check_numbers(second)
-    texts = [answers(daemon, name) for name in ("e_1", "e2", "e3")]
+    texts = [answers(daemon.outputs, name) for name in ("e_1", "e2", "e3")]
     assert texts[0] == texts[2]
     assert texts[0] != texts[1]
     assert first["outcomes"] == third["outcomes"]
@@ -124,9 +132,9 @@ def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Event) -> None:
     assert daemon.group() == []
 
 
-def answers(daemon: Daemon, evaluation: str) -> list[str]:
+def answers(outputs: Path, evaluation: str) -> list[str]:
     """EvalScope's record of the answers to the first benchmark, by question."""
-    folder = daemon.outputs / evaluation / "all" / "predictions"
+    folder = outputs / evaluation / "all" / "predictions"
     (file,) = folder.glob("*/*.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     rows.sort(key=lambda row: int(row["index"]))
@@ -206,10 +214,12 @@ def test_settings_that_cannot_work_are_refused_by_prepare(daemon: Daemon, prepar
     assert "EvalScope has no benchmark 'no_such_benchmark'" in event["message"]
     command = changed(prepare)
     command["spec"]["engine"] = {"arguments": {"no_such_argument": 1}}
-    prepared, _ = daemon.ask(**command)
-    assert prepared["event"] == "prepared"
-    event, _ = daemon.evaluate("e", [0.5] * LAYERS)
-    assert "no_such_argument" in event["message"]
+    event, _ = daemon.ask(**command)
+    assert event["event"] == "failed"
+    assert "no engine argument no_such_argument" in event["message"]
+    event, _ = daemon.ask(**changed(prepare, engine={"max_num_sequences": "4"}))
+    assert event["event"] == "failed"
+    assert "max_num_seqs" in event["hint"]
     assert event["fatal"] is False
 
 
@@ -235,6 +245,46 @@ def test_a_killed_child_is_replaced(daemon: Daemon, prepare: Event, tmp_path: Pa
         assert temporary_checkpoints(prepare) == []
     finally:
         replacement.end()
+
+
+TENSORS = 2 + 11 * LAYERS
+"""Of a merge: embedding, final norm, and eleven a layer."""
+TRIAL = 3
+"""Loads in memory with which the first evaluation tries whether that works."""
+
+
+async def test_a_load_that_fails_half_way_is_retried_on_a_new_engine(
+    prepare: Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's own hands: the second evaluation's 20th tensor cannot be read."""
+    monkeypatch.setenv("APBMM_FAILPOINTS", f"load.tensor:{TRIAL * TENSORS + 20}=eio")
+    for folder in ("state", "scratch"):
+        (tmp_path / folder).mkdir()
+    paths = {**prepare["sources"], **prepare["benchmarks"]}
+    bench = Bench(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch", paths))
+    spec = RunSpec.model_validate(prepare["spec"])
+    try:
+        await bench.prepare(spec)
+        bodies = [
+            await bench.work(
+                Assign(
+                    run="r", evaluation=name, attempt=attempt, lease=f"{name}-{attempt}",
+                    work="evaluate", vector=(weight,) * LAYERS, config="c",
+                )
+            )
+            for name, attempt, weight in (("a", 1, 0.2), ("b", 1, 0.7), ("b", 2, 0.7))
+        ]  # fmt: skip
+    finally:
+        await bench.close()
+    first, broken, again = bodies
+    assert isinstance(first, Evaluated)
+    assert isinstance(broken, Failed), broken
+    assert broken.fault != "vector"
+    assert "Input/output error" in broken.message
+    assert isinstance(again, Evaluated), again
+    assert "start engine" in again.stages
+    outputs = tmp_path / "state" / "outputs" / "r"
+    assert answers(outputs, "b") != answers(outputs, "a")
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -243,6 +245,76 @@ def test_an_error_is_never_a_wrong_answer(bench: Bench) -> None:
     with pytest.raises(EvaluationError, match="out of memory") as failure:
         evaluate(oracle, prepared, bench.folder / "out", lambda *_: None)
     assert failure.value.kind == "infrastructure"
+    assert oracle.aborted
+
+
+class HeldOracle(Oracle):
+    """Answers of the first ``held`` prompts come late, or never: they are the test's to give."""
+
+    def __init__(self, tokenizer: Any, answer: Callable[[str], str], held: int) -> None:
+        super().__init__(tokenizer, answer)
+        self.held: list[tuple[Future[Completion], Future[Completion]]] = []
+        self._left = held
+
+    def _future(self, prompt: Prompt) -> Future[Completion]:
+        ready = super()._future(prompt)
+        if self._left == 0:
+            return ready
+        self._left -= 1
+        self.held.append((Future(), ready))
+        return self.held[-1][0]
+
+    def release(self) -> None:
+        for future, ready in self.held:
+            future.set_result(ready.result())
+
+    def abort(self) -> None:
+        super().abort()
+        for future, _ in self.held:
+            future.cancel()
+
+
+def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: Bench) -> None:
+    """The first benchmark has no answer before the second one's report is written."""
+    from apbmm_worker.evaluation import evaluate
+
+    for name in ("slow", "fast"):
+        bench.write(name, sums(4))
+    oracle = HeldOracle(bench.oracle(add)._tokenizer, add, held=4)
+    prepared = bench.prepare(benchmark("slow", "apbmm_exact"), benchmark("fast", "apbmm_exact"))
+    out = bench.folder / "out"
+    seen: list[Path] = []
+
+    def release_when_reported() -> None:
+        deadline = time.monotonic() + 60
+        while not seen and time.monotonic() < deadline:
+            seen.extend((out / "fast" / "reports").glob("*/*.json"))
+            time.sleep(0.02)
+        oracle.release()
+
+    thread = threading.Thread(target=release_when_reported)
+    thread.start()
+    result = evaluate(oracle, prepared, out, lambda *_: None)
+    thread.join()
+    assert seen
+    assert {name: found.accuracy for name, found in result.benchmarks.items()} == {
+        "slow": 1.0, "fast": 1.0
+    }  # fmt: skip
+    assert result.seconds >= 0 < result.report_seconds
+
+
+def test_a_failure_does_not_wait_for_answers_that_never_come(bench: Bench) -> None:
+    from apbmm_worker.evaluation import evaluate
+
+    for name in ("held", "failing"):
+        bench.write(name, sums(3))
+    oracle = HeldOracle(bench.oracle(add)._tokenizer, add, held=3)
+    prepared = bench.prepare(benchmark("held", "apbmm_exact"), benchmark("failing", "apbmm_exact"))
+    # EvalScope itself fails on the second one: it cannot write where a file is in the way.
+    (bench.folder / "out").mkdir()
+    (bench.folder / "out" / "failing").write_text("")
+    with pytest.raises(EvaluationError, match="failed on benchmark failing"):
+        evaluate(oracle, prepared, bench.folder / "out", lambda *_: None)
     assert oracle.aborted
 
 

@@ -1,9 +1,12 @@
-"""A hot-loaded merge answers exactly as a fresh engine that loads the same checkpoint.
+"""A hot-loaded merge answers exactly as a fresh engine that loads the same merge as a checkpoint.
 
 The reference is a new `LLMEngine` for every merge: new model, new weights, empty cache. It is built
 in this process, which costs 3 s instead of the 15 s of a process of its own; one of them is built
 in its own process too, to show that this makes no difference. Negative controls take out what the
 hot-load needs and show that the comparison then fails.
+
+APBMM_TEST_MERGES is the number of random merges for each kind of model: 5, or 50 in
+``make test-hot-load``.
 """
 
 from __future__ import annotations
@@ -13,34 +16,40 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from apbmm_common import failpoints
 from apbmm_common.errors import EvaluationError
 from apbmm_common.runfile import Engine, Generation, Merge
 from apbmm_worker import environment
-from apbmm_worker.engine import ResidentEngine, _Backend
+from apbmm_worker.engine import ResidentEngine
 from apbmm_worker.engine_driver import Prompt
-from apbmm_worker.engine_extension import HotLoadExtension
-from apbmm_worker.merge import materialise
-from apbmm_worker.sources import verify_sources
+from apbmm_worker.live_weights import LiveWeights
+from apbmm_worker.merge import layer_weights, materialise, plan
+from apbmm_worker.merge_plan import TensorPlan
+from apbmm_worker.sources import VerifiedSources, verify_sources
+from apbmm_worker.vllm_backend import VllmBackend
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_qwen3
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("default"),  # vLLM's own
 ]
 
-MERGES = 20
+MERGES = int(os.environ.get("APBMM_TEST_MERGES", "5"))
 LAYERS = 4
 ROLES = ("thinking", "instruct")
 GENERATION = Generation(max_tokens=16, context=512)
 SETTINGS = Engine(arguments={"kv_cache_memory_bytes": 128 << 20, "max_num_seqs": 16})
 
 Answers = list[tuple[int, ...]]
+Plans = Sequence[TensorPlan]
 
 
 def prompts() -> list[Prompt]:
@@ -54,18 +63,22 @@ def answers(engine: ResidentEngine) -> Answers:
     return [completion.token_ids for completion in engine.generate(prompts())]
 
 
+def fresh_engine(checkpoint: Path) -> ResidentEngine:
+    return ResidentEngine(SETTINGS, GENERATION, checkpoint, environment.CPU)
+
+
 def fresh_answers(checkpoint: Path) -> Answers:
     """Answers of an engine that has never held anything else."""
-    engine = ResidentEngine(SETTINGS, GENERATION, checkpoint, environment.CPU)
+    engine = fresh_engine(checkpoint)
     try:
         return answers(engine)
     finally:
         engine.close()
 
 
-def lively_model(folder: Path, seed: int) -> Path:
-    """A tied model whose answers hang on every layer: a plain random one echoes its last token."""
-    write_tiny_qwen3(folder, seed=seed, layers=LAYERS, head_dim=32, tied=True)
+def lively_model(folder: Path, seed: int, dtype: torch.dtype, *, tied: bool) -> Path:
+    """A model whose answers hang on every layer: a plain random one echoes its last token."""
+    write_tiny_qwen3(folder, seed=seed, layers=LAYERS, head_dim=32, tied=tied, dtype=dtype)
     tensors = load_tensors(folder)
     for name, tensor in tensors.items():
         if "o_proj" in name or "down_proj" in name:
@@ -74,57 +87,88 @@ def lively_model(folder: Path, seed: int) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def merges(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Merges of two tied models that agree in nothing, embeddings included."""
-    folder = tmp_path_factory.mktemp("merges")
+def planned(sources: VerifiedSources, vector: Sequence[float]) -> Plans:
+    thinking, instruct = (sources.checkpoints[role] for role in ROLES)
+    return plan(thinking, instruct, layer_weights(vector, LAYERS), Merge())
+
+
+@dataclass
+class Merges:
+    """Merges of two models that agree in nothing, embeddings included: both ways to load them."""
+
+    folders: list[Path]
+    plans: list[Plans]
+
+
+def make_merges(folder: Path, dtype: torch.dtype, *, tied: bool, count: int) -> Merges:
     environment.apply(environment.CPU, folder)
-    sources = {role: lively_model(folder / role, seed) for seed, role in enumerate(ROLES)}
+    sources = {
+        role: lively_model(folder / role, seed, dtype, tied=tied) for seed, role in enumerate(ROLES)
+    }
     verified = verify_sources(sources, folder / "cache")
     numbers = random.Random(1)
-    found = []
-    for index in range(MERGES):
+    found = Merges([], [])
+    for index in range(count):
         vector = [numbers.random() for _ in range(LAYERS)]
         materialise(verified, vector, Merge(), "thinking", folder / f"merge-{index}")
-        found.append(folder / f"merge-{index}")
+        found.folders.append(folder / f"merge-{index}")
+        found.plans.append(planned(verified, vector))
     return found
 
 
-@pytest.fixture(scope="module")
-def expected(merges: list[Path]) -> list[Answers]:
-    return [fresh_answers(checkpoint) for checkpoint in merges]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_hot_loads_answer_as_fresh_engines(tied: bool, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Greedy, token for token, both ways, with the prefix cache warm from the merge before."""
+    merges = make_merges(tmp_path, dtype, tied=tied, count=MERGES)
+    expected = [fresh_answers(checkpoint) for checkpoint in merges.folders]
+    # Otherwise the comparison would show nothing.
+    assert len({str(answer) for answer in expected}) == MERGES
+    assert ("lm_head.weight" not in load_tensors(merges.folders[0])) == tied
+    engine = fresh_engine(merges.folders[0])
+    try:
+        for plans, answer in zip(reversed(merges.plans), reversed(expected), strict=True):
+            engine.load_merge(plans)
+            assert answers(engine) == answer
+            # Asked again, answered from the cache.
+            assert answers(engine) == answer
+        for checkpoint, answer in zip(reversed(merges.folders), reversed(expected), strict=True):
+            engine.load(checkpoint)
+            assert answers(engine) == answer
+        # After vLLM's own reload the way in memory still finds everything.
+        engine.load_merge(merges.plans[1])
+        assert answers(engine) == expected[1]
+    finally:
+        engine.close()
 
 
 @pytest.fixture(scope="module")
-def resident(merges: list[Path]) -> Iterator[ResidentEngine]:
-    engine = ResidentEngine(SETTINGS, GENERATION, merges[0], environment.CPU)
+def merges(tmp_path_factory: pytest.TempPathFactory) -> Merges:
+    folder = tmp_path_factory.mktemp("merges")
+    return make_merges(folder, torch.float32, tied=True, count=4)
+
+
+@pytest.fixture(scope="module")
+def expected(merges: Merges) -> list[Answers]:
+    return [fresh_answers(checkpoint) for checkpoint in merges.folders[:2]]
+
+
+@pytest.fixture(scope="module")
+def resident(merges: Merges) -> Iterator[ResidentEngine]:
+    engine = fresh_engine(merges.folders[0])
     yield engine
     engine.close()
 
 
-def test_the_merges_and_their_embeddings_differ(
-    merges: list[Path], expected: list[Answers]
-) -> None:
-    """Otherwise the comparison below would show nothing."""
-    embeddings = [load_tensors(m)["model.embed_tokens.weight"] for m in merges]
-    assert all(not (embeddings[0] == other).all() for other in embeddings[1:])
-    assert "lm_head.weight" not in load_tensors(merges[0])
-    assert len({str(answer) for answer in expected}) == MERGES
-
-
-def test_hot_loads_answer_as_fresh_engines(
-    merges: list[Path], expected: list[Answers], resident: ResidentEngine
-) -> None:
-    """Greedy, token for token, for 20 merges, with the prefix cache warm from the one before."""
-    for checkpoint, answer in zip(merges, expected, strict=True):
-        resident.load(checkpoint)
-        assert answers(resident) == answer, checkpoint.name
-        # Asked again, answered from the cache.
-        assert answers(resident) == answer, checkpoint.name
+def load(engine: ResidentEngine, merges: Merges, index: int, way: str) -> None:
+    if way == "memory":
+        engine.load_merge(merges.plans[index])
+    else:
+        engine.load(merges.folders[index])
 
 
 def test_a_fresh_engine_in_a_fresh_process_answers_the_same(
-    merges: list[Path], expected: list[Answers]
+    merges: Merges, expected: list[Answers]
 ) -> None:
     code = (
         "import json, sys, pathlib, test_hot_load as t\n"
@@ -134,54 +178,87 @@ def test_a_fresh_engine_in_a_fresh_process_answers_the_same(
         "print('ANSWERS', json.dumps(t.fresh_answers(folder)), flush=True)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(merges[-1])],
+        [sys.executable, "-c", code, str(merges.folders[1])],
         cwd=Path(__file__).parent,
         env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("ANSWERS ")]
     assert lines, done.stderr[-2000:]
     found = [tuple(answer) for answer in json.loads(lines[0].removeprefix("ANSWERS "))]
-    assert found == expected[-1]
+    assert found == expected[1]
 
 
+@pytest.mark.parametrize("way", ["memory", "checkpoint"])
 @pytest.mark.parametrize("missing", ["repacking of lm_head", "reset of the prefix cache"])
 def test_without_this_step_the_answers_are_wrong(
     missing: str,
-    merges: list[Path],
+    way: str,
+    merges: Merges,
     expected: list[Answers],
     resident: ResidentEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Negative controls: the comparison notices each of the two traps."""
-    resident.load(merges[0])
+    load(resident, merges, 0, way)
     assert answers(resident) == expected[0]
     with monkeypatch.context() as patch:
         if missing == "repacking of lm_head":
-            patch.setattr(HotLoadExtension, "apbmm_repack_head", lambda _: 0)
+            patch.setattr(LiveWeights, "repack", lambda _: 0)
             # The verification would notice (next test); here the answers have to.
-            patch.setattr(_Backend, "_verify", lambda *_: None)
+            patch.setattr(VllmBackend, "_require", lambda *_: None)
         else:
-            patch.setattr(_Backend, "_reset_prefix_cache", lambda _: None)
-        resident.load(merges[1])
+            patch.setattr(VllmBackend, "_reset_prefix_cache", lambda _: None)
+        load(resident, merges, 1, way)
         wrong = answers(resident)
     assert wrong != expected[1]
-    resident.load(merges[1])
+    load(resident, merges, 1, way)
     assert answers(resident) == expected[1]
 
 
+def test_verification_notices_every_tensor(merges: Merges, resident: ResidentEngine) -> None:
+    """Each tensor of the checkpoint is compared, and only those that differ are named."""
+    names = set(load_tensors(merges.folders[0]))
+
+    def compare(backend: VllmBackend) -> tuple[int, list[str]]:
+        (verdict,) = backend._rpc("apbmm_verify", str(merges.folders[3]))
+        return verdict["compared"], verdict["different"]
+
+    for way in ("memory", "checkpoint"):
+        load(resident, merges, 3, way)
+        assert resident._driver.call(compare) == (len(names), [])
+        load(resident, merges, 2, way)
+        compared, different = resident._driver.call(compare)
+        assert (compared, set(different)) == (len(names), names)
+
+
+def test_the_state_of_an_engine_tells_loads_apart(merges: Merges, resident: ResidentEngine) -> None:
+    """It is the same whichever way a merge was loaded, and differs in every merge."""
+    states = []
+    for index, way in ((0, "memory"), (0, "checkpoint"), (1, "memory"), (1, "checkpoint")):
+        load(resident, merges, index, way)
+        states.append(resident.state(merges.folders[0], prompts()[:2], 4))
+    assert states[0] == states[1] != states[2] == states[3]
+    assert states[0][0] != states[2][0]
+    assert states[0][1] != states[2][1]
+
+
+# Engines are closed below, and vLLM then takes from this process what the resident one needs.
+
+
+@pytest.mark.parametrize("way", ["memory", "checkpoint"])
 def test_verification_notices_a_missing_repacking_and_ends_the_engine(
-    merges: list[Path], monkeypatch: pytest.MonkeyPatch
+    way: str, merges: Merges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = ResidentEngine(SETTINGS, GENERATION, merges[0], environment.CPU)
+    engine = fresh_engine(merges.folders[0])
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(HotLoadExtension, "apbmm_repack_head", lambda _: 0)
+            patch.setattr(LiveWeights, "repack", lambda _: 0)
             with pytest.raises(EvaluationError, match=r"embed_tokens.weight differs") as failure:
-                engine.load(merges[1])
+                load(engine, merges, 1, way)
         assert failure.value.kind == "infrastructure"
         assert not engine.usable
         with pytest.raises(EvaluationError):
@@ -190,19 +267,23 @@ def test_verification_notices_a_missing_repacking_and_ends_the_engine(
         engine.close()
 
 
-def test_verification_notices_every_tensor(merges: list[Path], resident: ResidentEngine) -> None:
-    """Each tensor of the checkpoint is compared, and only those that differ are named."""
-    names = set(load_tensors(merges[0]))
-    found: list[tuple[int, list[str]]] = []
-
-    def compare(backend: _Backend) -> None:
-        found.extend(backend._engine.collective_rpc("apbmm_verify", args=(str(merges[3]),)))
-
-    resident.load(merges[3])
-    resident._driver.call(compare)
-    resident.load(merges[2])
-    resident._driver.call(compare)
-    (compared, same), (_, different) = found
-    assert compared == len(names)
-    assert same == []
-    assert set(different) == names
+def test_a_load_that_fails_half_way_ends_the_engine(
+    merges: Merges, expected: list[Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 20th tensor of a merge cannot be read: half a merge never answers."""
+    engine = fresh_engine(merges.folders[0])
+    try:
+        monkeypatch.setattr(failpoints, "_armed", failpoints.parse("load.tensor:20=eio"))
+        with pytest.raises(EvaluationError, match="Input/output error") as failure:
+            engine.load_merge(merges.plans[1])
+        assert failure.value.kind == "infrastructure"
+        assert not engine.usable
+        for forbidden in (
+            lambda: engine.generate(prompts()),
+            lambda: engine.load_merge(merges.plans[1]),
+        ):
+            with pytest.raises(EvaluationError):
+                forbidden()
+    finally:
+        engine.close()
+    assert fresh_answers(merges.folders[1]) == expected[1]

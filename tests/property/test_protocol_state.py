@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from apbmm_common.messages import Failed
-from apbmm_master.events import Leased, ResultRecorded
+from apbmm_common.messages import Evaluated, Failed
+from apbmm_master.attendance import SUSPECTS
+from apbmm_master.events import AttemptFailed, Leased, ResultRecorded
 from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import EvaluationState
+from apbmm_master.policy import Finish
 from protocol_world import Sim, World
 
 NAMES = ("a", "b", "c")
@@ -52,7 +55,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         if worker is not None:
             worker.finish()
 
-    @rule(index=st.integers(0, 5), fault=st.sampled_from(["vector", "infrastructure"]))
+    @rule(index=st.integers(0, 5), fault=st.sampled_from(["vector", "infrastructure", "engine"]))
     def a_worker_fails(self, index: int, fault: str) -> None:
         worker = self._pick(index, holding=True)
         if worker is not None:
@@ -144,6 +147,30 @@ class ProtocolMachine(RuleBasedStateMachine):
                 assert (evaluation.body, evaluation.done_seq > 0) == (event.body, True)
 
     @invariant()
+    def engines_die_of_a_vector_only_where_they_worked(self) -> None:
+        """A death that is held against a vector follows an evaluation by the same boot."""
+        worked: dict[str, set[str]] = {}
+        boots = {
+            a.lease: a.boot for e in self.world.ledger.evaluations.values() for a in e.attempts
+        }
+        for record in self.world.stored:
+            event = record.event
+            if isinstance(event, ResultRecorded) and isinstance(event.body, Evaluated):
+                worked[boots[event.lease]] = set()
+            elif isinstance(event, AttemptFailed) and event.fault == "engine":
+                assert event.evaluation[0] == "e", "a reference is not at fault"
+                deaths = worked[boots[event.lease]]
+                deaths.add(event.evaluation)
+                assert len(deaths) <= SUSPECTS
+
+    @invariant()
+    def what_is_given_up_failed_twice_for_one_reason(self) -> None:
+        for evaluation in self.world.ledger.evaluations.values():
+            faults = [a.fault for a in evaluation.attempts]
+            if evaluation.state is EvaluationState.FAILED:
+                assert max(faults.count("vector"), faults.count("engine")) > 1
+
+    @invariant()
     def replay_gives_the_same_ledger(self) -> None:
         assert Ledger().replay(self.world.stored) == self.world.ledger
 
@@ -186,6 +213,75 @@ ProtocolMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestProtocol = ProtocolMachine.TestCase
+
+
+def work_through(
+    world: World, workers: list[Sim], order: random.Random, dies: Callable[[Sim], bool]
+) -> None:
+    """Workers finish in a random order, with a death of the engine where ``dies`` says so."""
+    for _ in range(400):
+        if world.end is not None:
+            return
+        world.now += 1.0
+        busy = [worker for worker in workers if worker.held is not None]
+        if busy:
+            worker = order.choice(busy)
+            worker.finish(Failed(fault="engine", message="gone") if dies(worker) else None)
+        for worker in workers:
+            worker.beat()
+        world.exchange()
+
+
+BUDGET = {"evaluations": 12, "initial": 2, "failures": 4}
+
+
+@given(
+    poisonous=st.sets(st.integers(1, 12), max_size=2),
+    crew=st.integers(1, 4),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=60 * SCALE, deadline=None)
+def test_vectors_that_kill_every_engine_are_given_up_and_harm_no_worker(
+    poisonous: set[int], crew: int, order: random.Random
+) -> None:
+    world = World(budget=BUDGET)
+    workers = [world.join(f"w{number}") for number in range(crew)]
+    worked: set[str] = set()
+
+    def dies(worker: Sim) -> bool:
+        assert worker.held is not None
+        name = worker.held.evaluation
+        if name[0] == "e" and int(name[1:]) in poisonous and worker.name in worked:
+            return True
+        worked.update({worker.name} if name != "measure" else ())
+        return False
+
+    work_through(world, workers, order, dies)
+    assert world.end == Finish("12 evaluations completed")
+    assert not any(worker.quarantined for worker in world.fleet.workers.values())
+    failed = {e.id for e in world.ledger.of_state(EvaluationState.FAILED)}
+    assert failed <= {f"e{number:04d}" for number in poisonous}
+
+
+@given(good=st.integers(0, 5), order=st.randoms(use_true_random=False))
+@settings(max_examples=40 * SCALE, deadline=None)
+def test_an_engine_that_breaks_for_good_is_quarantined_and_no_vector_is_blamed(
+    good: int, order: random.Random
+) -> None:
+    world = World(budget=BUDGET)
+    broken, sound = world.join("broken"), world.join("sound")
+    finished = [0]
+
+    def dies(worker: Sim) -> bool:
+        finished[0] += worker is broken
+        return worker is broken and finished[0] > good
+
+    work_through(world, [broken, sound], order, dies)
+    assert world.end == Finish("12 evaluations completed")
+    assert list(world.ledger.of_state(EvaluationState.FAILED)) == []
+    deaths = finished[0] - good
+    assert deaths <= SUSPECTS + 2
+    assert bool(world.fleet.workers["broken"].quarantined) or deaths < SUSPECTS + 2
 
 
 def test_nothing_is_leased_again_while_a_live_worker_holds_it() -> None:

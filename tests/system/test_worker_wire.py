@@ -181,7 +181,7 @@ async def test_a_hung_or_killed_evaluation_is_seen_and_its_process_replaced(site
         result = await master.hear(Result)
         assert isinstance(result.body, Failed)
         assert (result.body.fault, result.body.message) == (
-            "infrastructure", "the evaluation showed no progress for 8 s in stage rehearse",
+            "engine", "the evaluation showed no progress for 8 s in stage rehearse",
         )  # fmt: skip
         assert not is_alive(child)
         await master.say(ResultAck(run=RUN, lease="e0001.1"))
@@ -196,7 +196,7 @@ async def test_a_hung_or_killed_evaluation_is_seen_and_its_process_replaced(site
         os.kill(second, signal.SIGKILL)
         result = await master.hear(Result)
         assert isinstance(result.body, Failed)
-        assert result.body.fault == "infrastructure"
+        assert result.body.fault == "engine"
         assert "died" in result.body.message
         await master.say(ResultAck(run=RUN, lease="e0001.2"))
     finally:

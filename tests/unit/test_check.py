@@ -126,17 +126,21 @@ def test_an_invalid_run_file_is_looked_into_all_the_same(run_file: Path) -> None
         run_file,
         {
             "context = 200": "context = 20",
-            '"sobol"': '"sobel"\nbatches = 2',
-            '"exact"\nq': '"x"\nq',
+            '"sobol"': '"sobel"\nbatches = 2\nsetings = 1',
+            '"exact"\nquestions = 2': '"x"\nquestions = 0',
+            "instruct =": "instrukt =",
         },
     )
     assert found.spec is None
     text = "\n".join(found.faults)
     for expected in (
-        "algorithm.batches: unknown key",
+        "algorithm.batches: unknown key, batch is one",
+        "algorithm.setings: unknown key, settings is one",
         "leaves no room for a prompt",
         "pair/thinking: no such folder",
+        "benchmarks.0.questions: must be at least 1",
         "/x is not a folder",
+        "sources.instruct: missing",
     ):
         assert expected in text
 
@@ -146,7 +150,30 @@ def test_what_is_no_run_file_at_all(text: str, tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(text)
     assert inspect(file).faults
-    assert inspect(tmp_path / "none.toml").faults == [f"{tmp_path}/none.toml: no such run file"]
+    assert inspect(tmp_path / "none.toml").faults == [
+        f"{tmp_path}/none.toml: no such run file (hint: there is {file})"
+    ]
+
+
+def test_blocks_are_counted_in_the_checkpoint(run_file: Path) -> None:
+    found = with_changes(run_file, {"[prior]": "[merge]\nblocks = 12\n[prior]"})
+    assert found.faults == []
+    assert dict(plan(found))["merge"].startswith("linear, 12 blocks of layers, ")
+    faults = with_changes(run_file, {"blocks = 12": "blocks = 13"}).faults
+    assert [fault.partition(" (")[0] for fault in faults] == [
+        "merge.blocks: 12 layers cannot be cut into 13 blocks"
+    ]
+
+
+def test_a_model_level_merge_says_what_its_task_vectors_start_from(run_file: Path) -> None:
+    found = with_changes(run_file, {'"sobol"': '"ties"'})
+    assert found.faults == []
+    rows = dict(plan(found))
+    assert rows["merge"].startswith("ties of whole models, ")
+    assert rows["base"] == "the instruct model, so only the thinking model has a task vector"
+    shutil.copytree(run_file.parent / "pair" / "instruct", run_file.parent / "pair" / "base")
+    found = with_changes(run_file, {"[sources]": '[sources]\nbase = "pair/base"'})
+    assert "12 layers" in dict(plan(found))["base"]
 
 
 def test_sources_that_do_not_fit_are_named(run_file: Path) -> None:

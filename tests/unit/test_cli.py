@@ -13,7 +13,10 @@ HELP = [
     ("apbmm",),
     ("apbmm", "check"),
     ("apbmm", "status"),
+    ("apbmm", "compare"),
     ("apbmm", "demo"),
+    ("apbmm", "keys"),
+    ("apbmm", "keys", "new-worker"),
     ("apbmm-master",),
     ("apbmm-worker",),
 ]

@@ -18,74 +18,8 @@ from apbmm_common.codec import (
     unpack,
 )
 from apbmm_common.errors import WireError
-from apbmm_common.messages import (
-    FROM_MASTER,
-    FROM_WORKER,
-    Accept,
-    Assign,
-    Beat,
-    BeatAck,
-    BenchmarkResult,
-    Bye,
-    Cancel,
-    Decline,
-    Drain,
-    Evaluated,
-    Failed,
-    FromMaster,
-    FromWorker,
-    Hello,
-    HelloAgain,
-    Lease,
-    Measured,
-    Ready,
-    Refuse,
-    Result,
-    ResultAck,
-    Unfit,
-    Welcome,
-)
-
-LEASE = Lease(run="r-1", evaluation="e0001", attempt=1, lease="e0001.1")
-SUMS = BenchmarkResult(
-    accuracy=0.5, tokens=12, questions=2, outcomes=(("a", 1.0, 7, "stop"), ("b", 0.0, 17, "length"))
-)
-EVALUATED = Evaluated(benchmarks={"sums": SUMS}, stages={"merge": 0.5}, engine={"dtype": ["a", 1]})
-
-
-def result(body: Evaluated | Measured | Failed) -> Result:
-    return Result(
-        run="r-1", evaluation="e0001", attempt=1, lease="e0001.1", seconds=3, digest="d", body=body
-    )
-
-
-WORKER_MESSAGES: list[FromWorker] = [
-    Hello(
-        worker="gpu-1", boot="b", number=3, gpu="0", host="h", pid=7, versions={"apbmm": "1"},
-        held=(LEASE,), unacknowledged=(LEASE,),
-    ),
-    Ready(run="r-1", layers=3, digests={"thinking": "d"}, versions={}),
-    Unfit(message="no such folder", hint="make one"),
-    Accept(lease="l"),
-    Decline(lease="l", reason="busy"),
-    Beat(lease="l", stage="merge", done=1, total=3, quiet=0.25),
-    result(EVALUATED),
-    result(Measured(parameter=(0.1, 0.2), activation=(1.0, 2.0), prompts=3)),
-    result(Failed(fault="vector", message="NaN")),
-    Drain(),
-    Bye(reason="stopped", kept=("l",)),
-]  # fmt: skip
-MASTER_MESSAGES: list[FromMaster] = [
-    Welcome(run="r-1", epoch=1, spec={"a": {"b": 1.5}}, keep=("k",), abandon=("a",)),
-    Refuse(reason="no", final=True),
-    Assign(run="r-1", evaluation="e", attempt=2, lease="l", work="evaluate", vector=(0.0, 0.5),
-           config="c", fresh=True),
-    Cancel(lease="l", unknown=True),
-    BeatAck(epoch=2, stage="ready"),
-    ResultAck(lease="l"),
-    HelloAgain(),
-    Bye(),
-]  # fmt: skip
+from apbmm_common.messages import FROM_MASTER, FROM_WORKER, FromMaster, FromWorker, Welcome
+from message_examples import EVALUATED, MASTER_MESSAGES, WORKER_MESSAGES, result
 
 
 @pytest.mark.parametrize("message", WORKER_MESSAGES, ids=lambda m: str(m.type))
@@ -158,7 +92,10 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "huge count": ([HEADER, beat(done=2**63)], "done: "),
     "number for text": ([HEADER, beat(stage=5)], "stage: .*string"),
     "long text": ([HEADER, beat(stage="x" * 65)], "stage: "),
-    "a path for a run": ([HEADER, beat(run="../../etc")], "run: .*pattern"),
+    "a path for a run": ([HEADER, beat(run="../../etc")], r"run\S*: .*pattern"),
+    "the folder above for a run": ([HEADER, beat(run="..")], r"run\S*: .*pattern"),
+    "the folder above for a lease": (
+        [HEADER, msgpack.packb({"type": "accept", "lease": ".."})], "lease: "),
     "a path for a lease": ([HEADER, msgpack.packb({"type": "accept", "lease": "../x"})], "lease: "),
     "share over one": ([HEADER, evaluated(body={
         "kind": "evaluated", "benchmarks": {"a": {"accuracy": 1.5, "tokens": 1, "questions": 1}},

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from botorch.exceptions.errors import ModelFittingError
 
+from apbmm_common.run_sections import Algorithm
 from apbmm_master import surrogate
 from apbmm_master.algorithms import Search, create, names
 from apbmm_master.search_errors import (
@@ -300,6 +301,10 @@ def test_returned_vectors_are_the_callers_own(name: str) -> None:
     x[:] = 0.123
     (pending,) = search._in_flight([])
     np.testing.assert_array_equal(pending, original)
+
+
+def test_a_run_file_without_a_method_gets_ours() -> None:
+    assert create(Algorithm().name, 3).name == "ap-bmm-plus"
 
 
 def test_create_refuses_what_cannot_be() -> None:

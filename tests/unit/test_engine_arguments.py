@@ -9,7 +9,7 @@ import pytest
 
 from apbmm_common.errors import RunFileError
 from apbmm_common.runfile import Engine, Generation
-from apbmm_worker.engine_arguments import EXTENSION_CLASS, engine_arguments
+from apbmm_worker.engine_arguments import EXTENSION_CLASS, FOREIGN, engine_arguments
 
 GENERATION = Generation(max_tokens=10, context=200, seed=3)
 
@@ -45,6 +45,13 @@ def test_the_run_file_adds_and_overrides_but_not_what_apbmm_decides(checkpoint: 
     assert (arguments["max_num_seqs"], arguments["enable_prefix_caching"]) == (8, False)
     with pytest.raises(RunFileError, match="may not set model, seed"):
         engine_arguments(Engine(arguments={"seed": 1, "model": "x"}), GENERATION, checkpoint, "cpu")
+
+
+@pytest.mark.parametrize("name", sorted(FOREIGN | {"trust_remote_code", "worker_extension_cls"}))
+def test_a_run_file_names_no_code_files_or_hosts(checkpoint: Path, name: str) -> None:
+    settings = Engine(arguments={name: True})
+    with pytest.raises(RunFileError, match=f"engine.arguments may not set {name}"):
+        engine_arguments(settings, GENERATION, checkpoint, "cpu")
 
 
 def test_the_extension_class_is_where_vllm_is_told_to_find_it() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from apbmm_common.errors import JournalError
 from apbmm_common.messages import BenchmarkResult, Evaluated
-from apbmm_master import journal as journal_module
+from apbmm_master import run_directory
 from apbmm_master.events import (
     AnyEvent,
     EpochStarted,
@@ -22,8 +22,9 @@ from apbmm_master.events import (
     ResultRecorded,
     RunStarted,
 )
-from apbmm_master.journal import Journal, file_system, read_journal
+from apbmm_master.journal import Journal, read_journal
 from apbmm_master.lifecycle import InvariantError
+from apbmm_master.run_directory import file_system
 from protocol_world import world_spec
 from small_disk import fill, small_disk
 
@@ -220,7 +221,7 @@ def test_a_full_disk_loses_nothing_and_recovers(tmp_path: Path) -> None:
 
 
 def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "file_system", lambda _: "nfs4")
+    monkeypatch.setattr(run_directory, "file_system", lambda _: "nfs4")
     with pytest.raises(JournalError, match=r"network file system \(nfs4\)") as caught:
         Journal(tmp_path / "run")
     assert "local disk" in caught.value.hint

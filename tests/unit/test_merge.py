@@ -15,9 +15,10 @@ import transformers
 from apbmm_common.checkpoint import read_checkpoint
 from apbmm_common.errors import EvaluationError
 from apbmm_common.runfile import Merge
-from apbmm_worker import merge as merge_module
+from apbmm_worker import tensor_sums
 from apbmm_worker.merge import layer_weights, materialise, plan
-from apbmm_worker.merged_folder import RECIPE_FILE
+from apbmm_worker.merge_plan import WeightedSum
+from apbmm_worker.merged_folder import PARTIAL_SUFFIX, RECIPE_FILE
 from apbmm_worker.sources import VerifiedSources, verify_sources
 from tiny_checkpoints import (
     edit_config,
@@ -130,8 +131,8 @@ def test_a_redundant_tied_head_is_left_out(pair: tuple[Path, Path]) -> None:
 
 def test_chunks_do_not_show(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = merged(pair)
-    monkeypatch.setattr(merge_module, "CHUNK_ELEMENTS", 97)
-    monkeypatch.setattr(merge_module, "BLOCK_ELEMENTS", 10)
+    monkeypatch.setattr(tensor_sums, "CHUNK_ELEMENTS", 96)
+    monkeypatch.setattr(tensor_sums, "BLOCK_ELEMENTS", 10)
     small = merged(pair)
     assert all(torch.equal(whole[name], small[name]) for name in whole)
 
@@ -205,12 +206,14 @@ def test_plan_is_in_file_order_and_reads_only_headers(pair: tuple[Path, Path]) -
         (folder / "model.safetensors").unlink()
     plans = plan(thinking, instruct, MIXED, Merge())
     assert [p.name for p in plans] == list(instruct.tensors)
-    assert {p.weight for p in plans if p.name in OUTSIDE} == {sum(MIXED) / 3}
+    assert {p.rule for p in plans if p.name in OUTSIDE} == {
+        WeightedSum((sum(MIXED) / 3, 1 - sum(MIXED) / 3))
+    }
     assert sum(p.length for p in plans) == instruct.weight_bytes
 
 
 def nothing_left(folder: Path) -> bool:
-    return not (folder / "out").exists() and not (folder / "out.partial").exists()
+    return not (folder / "out").exists() and not (folder / f"out{PARTIAL_SUFFIX}").exists()
 
 
 def test_a_nan_in_the_merge_is_named(pair: tuple[Path, Path]) -> None:
@@ -267,7 +270,7 @@ def test_an_earlier_merge_is_replaced_and_nothing_else_is(pair: tuple[Path, Path
 
 
 def test_leftovers_of_a_killed_merge_are_removed(pair: tuple[Path, Path]) -> None:
-    partial = pair[0].parent / "out.partial"
+    partial = pair[0].parent / f"out{PARTIAL_SUFFIX}"
     partial.mkdir()
     (partial / "model.safetensors").write_text("half")
     merged(pair)

@@ -10,7 +10,6 @@ from botorch.exceptions.errors import ModelFittingError
 from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
 
 from apbmm_master import surrogate
-from apbmm_master.acquisition import Mixture, pending_aware
 from apbmm_master.algorithms import Search, create
 from apbmm_master.algorithms.baselines import differential_evolution
 from apbmm_master.algorithms.bayesian import BayesianSearch
@@ -18,7 +17,6 @@ from apbmm_master.algorithms.evolution import scalarised, simplex_lattice
 from apbmm_master.algorithms.sequences import spread_order
 from apbmm_master.hyperpriors import InverseSquareHalfCauchy, dimension_scaled
 from apbmm_master.prior import initial_lengthscales
-from apbmm_master.surrogate import fit
 
 Array = npt.NDArray[np.float64]
 CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
@@ -108,23 +106,38 @@ def test_plus_starts_on_the_diagonal() -> None:
 
 def test_plus_knows_the_references_without_counting_them() -> None:
     search = started("ap-bmm-plus")
-    (model, plain) = search._surrogates(search._state([]))
-    for member in (model, plain):
-        assert member.model.train_inputs[0].shape[-2] == 6
-        ends = member.mean(np.array([[0.0] * 4, [1.0] * 4]))
-        np.testing.assert_allclose(ends, [[0.0, 1.0], [1.0, 0.0]], atol=0.2)
-    without = started("ap-bmm-plus", references=False, hedge=False)
-    (single,) = without._surrogates(without._state([]))
+    member = search._surrogate(search._state([]))
+    assert member.model.train_inputs[0].shape[-2] == 6
+    ends = member.mean(np.array([[0.0] * 4, [1.0] * 4]))
+    np.testing.assert_allclose(ends, [[0.0, 1.0], [1.0, 0.0]], atol=0.2)
+    without = started("ap-bmm-plus", references=False)
+    single = without._surrogate(without._state([]))
     assert single.model.train_inputs[0].shape[-2] == 4
 
 
-def test_dimension_scaled_priors_are_botorchs_shifted() -> None:
-    shift = np.array([-0.5, 0.0, 1.0])
-    ours = dimension_scaled(3, shift).lengthscale
-    theirs = get_covar_module_with_dim_scaled_prior(ard_num_dims=3).lengthscale_prior
+def test_plus_with_every_difference_off_is_ap_bmm() -> None:
+    off = dict.fromkeys(("references", "diagonal", "map_fit", "near_front"), False)
+    papers = {"pool_factor": 3, "gap_weight": 0.25, "proximity_weight": 0.15}
+    vectors = started("ap-bmm-plus", **off, **papers).ask(2)
+    np.testing.assert_array_equal(np.array(vectors), np.array(started("ap-bmm").ask(2)))
+
+
+@pytest.mark.parametrize("setting", ["map_fit", "summaries", "weighted", "near_front"])
+def test_each_difference_of_plus_makes_one(setting: str) -> None:
+    usual, without = started("ap-bmm-plus"), started("ap-bmm-plus", **{setting: False})
+    assert not np.array_equal(usual.ask(1), without.ask(1))
+
+
+def test_dimension_scaled_priors_are_botorchs() -> None:
+    ours = dimension_scaled(3, summaries=2).lengthscale
+    layers, further = (
+        get_covar_module_with_dim_scaled_prior(ard_num_dims=size).lengthscale_prior
+        for size in (3, 2)
+    )
     assert ours is not None
-    np.testing.assert_allclose(ours.loc.numpy(), float(theirs.loc) + shift, rtol=1e-6)
-    np.testing.assert_allclose(ours.scale.numpy(), float(theirs.scale), rtol=1e-6)
+    expected = [float(layers.loc)] * 3 + [float(further.loc)] * 2
+    np.testing.assert_allclose(ours.loc.numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(ours.scale.numpy(), float(layers.scale), rtol=1e-6)
 
 
 def test_the_sparse_prior_is_a_half_cauchy_of_the_inverse_square() -> None:
@@ -134,24 +147,6 @@ def test_the_sparse_prior_is_a_half_cauchy_of_the_inverse_square() -> None:
     expected = density.log_prob(1.0 / lengthscale**2)
     got = prior.log_prob(lengthscale)
     torch.testing.assert_close(got - got[0, 0], expected - expected[0, 0])
-
-
-def test_a_mixture_is_the_mean_improvement_of_its_members() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.random((10, 4))
-    y = np.array([evaluate(vector) for vector in x])
-    members = [
-        pending_aware(model, torch.tensor([0.2, 0.2]).double(), torch.zeros(0, 4).double(), pool=2)
-        for model in (fit(x, y).model, fit(x, y, hyperpriors=dimension_scaled(4)).model)
-    ]
-    mixture = Mixture(members)
-    points = torch.as_tensor(rng.random((5, 4)))
-    mean = torch.stack([member.score(points).exp() for member in members]).mean(dim=0)
-    torch.testing.assert_close(mixture.score(points).exp(), mean)
-    later = mixture.given(points[:1])
-    torch.testing.assert_close(
-        later.members[1].score(points), members[1].given(points[:1]).score(points)
-    )
 
 
 @pytest.mark.parametrize(("name", "size", "axes"), [("ta", 80, 1), ("dare", 80, 2)])
@@ -170,7 +165,9 @@ def test_a_grid_is_walked_once_and_evenly(name: str, size: int, axes: int) -> No
     early = np.unique(points[: size // 4, 0])
     assert np.diff(early).max() <= 0.25
     if axes == 2:
-        assert sorted(set(points[:, 1])) == [0.7, 0.8, 0.9, 1.0]
+        # Every weight once before any comes again, and densities in turn.
+        assert len(np.unique(points[:20, 0])) == 20
+        assert sorted(set(points[:4, 1])) == sorted(set(points[:, 1])) == [0.7, 0.8, 0.9, 1.0]
 
 
 def test_a_grid_with_failures_still_ends() -> None:

@@ -52,6 +52,34 @@ def test_a_damaged_file_is_set_aside_and_the_others_are_read(tmp_path: Path, dam
     assert path.with_suffix(".damaged").read_bytes() == damage
 
 
+def test_a_file_cut_off_anywhere_is_set_aside(tmp_path: Path) -> None:
+    Outbox(tmp_path / "whole").put(make_result(assign("e1.1"), measurement(1 / 3), 2.5))
+    data = (tmp_path / "whole" / "r-1.e1.1.json").read_bytes()
+    for length in range(len(data)):
+        folder = tmp_path / str(length)
+        folder.mkdir()
+        (folder / "r-1.e1.1.json").write_bytes(data[:length])
+        assert Outbox(folder).everything() == []
+        assert (folder / "r-1.e1.1.damaged").read_bytes() == data[:length]
+
+
+def test_an_acknowledged_file_that_cannot_be_deleted_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The master has the result; after a restart it is offered, and acknowledged, once more."""
+    outbox = Outbox(tmp_path)
+    outbox.put(make_result(assign("e1.1"), measurement(), 1.0))
+
+    def refuse(path: Path, *, missing_ok: bool) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    outbox.drop("r-1", "e1.1")
+    assert outbox.everything() == []
+    monkeypatch.undo()
+    assert [r.lease for r in Outbox(tmp_path).everything()] == ["e1.1"]
+
+
 def test_a_flipped_digit_is_noticed(tmp_path: Path) -> None:
     Outbox(tmp_path).put(make_result(assign("e1.1"), measurement(0.25), 1.0))
     path = tmp_path / "r-1.e1.1.json"

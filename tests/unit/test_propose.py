@@ -28,7 +28,7 @@ def surrogate() -> Surrogate:
 
 def run(surrogate: Surrogate, count: int, seed: int = 1) -> Proposal:
     return propose(
-        [surrogate], Y, PENDING, count, reference_point=REFERENCE, seed=seed, settings=CHEAP
+        surrogate, Y, PENDING, count, reference_point=REFERENCE, seed=seed, settings=CHEAP
     )
 
 
@@ -80,7 +80,7 @@ def test_proposals_beat_random_points_of_the_same_number() -> None:
     for step in range(6):
         y = concave(x)
         found = propose(
-            [fit(x, y)],
+            fit(x, y),
             y,
             np.empty((0, 4)),
             2,

@@ -419,3 +419,20 @@ def test_a_draining_worker_is_left_alone() -> None:
     a.says.append(Bye(run=RUN, reason="stopped"))
     world.exchange()
     assert list(world.fleet.workers) == []
+
+
+def test_a_hello_that_an_acceptance_overtook_takes_nothing_away() -> None:
+    """It was said with empty hands, before the lease came."""
+    world = World()
+    a = world.join("a")
+    world.exchange()
+    assert a.held is not None
+    early = Hello(
+        worker="a", boot=a.boot, number=a.hellos + 1, gpu="0", host="h", pid=1, versions={}
+    )
+    a.hellos += 1
+    tell(world, a, Beat(run=RUN, lease=a.held.lease, hello=a.hellos))
+    (answer,) = tell(world, a, early)
+    assert isinstance(answer, Welcome)
+    assert events(world, Lost) == []
+    assert world.fleet.workers["a"].held == {a.held.lease}

@@ -35,6 +35,96 @@ def test_every_fault_is_named_at_once() -> None:
     assert "twice" in named["benchmarks.0"]
 
 
+def faults_of(**changes: Any) -> list[str]:
+    with pytest.raises(RunFileError) as caught:
+        parse_run(run_table(**changes), "run.toml")
+    return [line.strip() for line in caught.value.message.splitlines()[1:]]
+
+
+def test_keys_that_do_not_fit_together_are_named_beside_keys_at_fault() -> None:
+    """Whoever mends one fault does not meet another that was there before."""
+    clash = {"name": "sums", "adapter": "a", "path": "p", "questions": 2, "question_ids": [1]}
+    faults = faults_of(
+        benchmarks=[{**clash, "colour": 1}, {**clash, "name": "base", "adapter": 3}],
+        generation={"max_tokens": 128, "top_k": "many"},
+        budget={"initial": 9, "failures": -1},
+        objectives=[
+            {"name": "a", "metric": "toks", "expert": "thinking", "vanilla": "thinking",
+             "benchmarks": ["sum"]},
+        ],
+        reference_point=[0.0, 0.0, 0.0],
+    )  # fmt: skip
+    assert sorted(faults) == sorted(
+        [
+            "benchmarks.0.colour: unknown key",
+            "benchmarks.0: give either questions or question_ids, not both",
+            "benchmarks.1.adapter: must be text, not 3",
+            "benchmarks.1: give either questions or question_ids, not both",
+            "generation.top_k: must be a whole number, not 'many'",
+            "generation: max_tokens (128) leaves no room for a prompt in a context of 128",
+            "budget.failures: must be at least 0, not -1",
+            "budget: initial (9) is larger than evaluations (6)",
+            "objectives.0.metric: must be 'accuracy' or 'tokens', not 'toks'",
+            "objectives.0: expert and vanilla are the same source, so Eq. 2 divides by zero",
+            "run file: a benchmark cannot be called base: that names a source's path",
+            "run file: objective a names unknown benchmarks ['sum']",
+            "run file: between 2 and 5 objectives, not 1",
+            "run file: reference_point has 3 numbers for 1 objectives",
+        ]
+    )
+
+
+def test_rules_know_the_defaults_of_keys_that_are_left_out() -> None:
+    table = run_table() | {"budget": {"initial": 50, "failures": -1}}
+    with pytest.raises(
+        RunFileError, match=r"budget: initial \(50\) is larger than evaluations \(40\)"
+    ):
+        parse_run(table, "run.toml")
+
+
+def test_a_rule_is_not_held_against_values_that_are_at_fault() -> None:
+    """No default stands in for them: 99 first evaluations of an unknown number may be few."""
+    assert faults_of(budget={"initial": 99, "evaluations": "many"}) == [
+        "budget.evaluations: must be a whole number, not 'many'"
+    ]
+    named = [
+        {"name": name, "metric": "tokens", "expert": "thinking", "vanilla": "instruct",
+         "benchmarks": ["x"]}
+        for name in ("a", "b")
+    ]  # fmt: skip
+    assert faults_of(benchmarks=[{"name": 3, "adapter": "a", "path": "p"}], objectives=named) == [
+        "benchmarks.0.name: must be text, not 3"
+    ]
+
+
+WORDING: dict[str, tuple[dict[str, Any], str]] = {
+    "table": ({"budget": 3}, "budget: must be a table, not 3"),
+    "tables": ({"benchmarks": 3}, "benchmarks: must be a list of tables, not 3"),
+    "list": ({"reference_point": "x"}, "reference_point: must be a list, not 'x'"),
+    "text": ({"name": ["a"]}, "name: must be text, not a list"),
+    "truth": (
+        {"generation": {"top_k": True}}, "generation.top_k: must be a whole number, not true",
+    ),
+    "share": (
+        {"prior": {"parameter_share": 2}}, "prior.parameter_share: must be at most 1.0, not 2",
+    ),
+    "argument": (
+        {"engine": {"arguments": {"a": [1]}}},
+        "engine.arguments.a: must be true, false, a number or text",
+    ),
+    "name": (
+        {"name": "-a"},
+        "name: must be 1 to 64 letters, digits, dots, dashes and underscores, a letter or digit "
+        "first, not '-a'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "line"), WORDING.values(), ids=WORDING.keys())
+def test_faults_are_worded_for_whoever_wrote_the_file(changes: dict[str, Any], line: str) -> None:
+    assert faults_of(**changes) == [line]
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no room for a prompt": ({"generation": {"max_tokens": 128}}, "no room for a prompt"),
     "more initial than budget": ({"budget": {"initial": 9}}, "larger than evaluations"),
@@ -56,6 +146,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"objectives": [{"name": "a", "metric": m, "expert": "thinking", "vanilla": "instruct"}
                         for m in ("tokens", "accuracy")]}, "objectives have the same name"),
     "reference point of another size": ({"reference_point": [0.0]}, "1 numbers for 2 objectives"),
+    "more blocks than layers": (
+        {"merge": {"blocks": 5}}, "merge.blocks: 4 layers cannot be cut into 5 blocks",
+    ),
+    "blocks of a model-level method": (
+        {"merge": {"blocks": 2}, "algorithm": {"name": "ties"}}, "ties gives all layers one weight",
+    ),
+    "one objective": (
+        {"objectives": [{"name": "a", "metric": "tokens", "expert": "thinking",
+                         "vanilla": "instruct"}]}, "between 2 and 5 objectives, not 1"),
     "no benchmarks": ({"benchmarks": []}, "benchmarks"),
     "a benchmark named like a source": (
         {"benchmarks": [{"name": "base", "adapter": "a", "path": "p"}]}, "cannot be called base"),
@@ -99,6 +198,17 @@ def test_a_file_that_cannot_be_read_is_named(
     assert str(path) in caught.value.message
 
 
+def test_what_may_have_been_meant_is_hinted_at(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError, match="a folder, not a run file") as caught:
+        load_run_file(tmp_path)
+    assert "examples/" in caught.value.hint
+    path = write_run_file(tmp_path / "run.toml")
+    for wrong in (tmp_path, tmp_path / "rum.toml"):
+        with pytest.raises(RunFileError) as caught:
+            load_run_file(wrong)
+        assert caught.value.hint == f"there is {path}"
+
+
 @pytest.mark.parametrize("value", ["~nobody-of-this-name/models", "a\0b"])
 def test_a_path_that_cannot_be_is_no_traceback(tmp_path: Path, value: str) -> None:
     path = write_run_file(tmp_path / "run.toml", sources={"thinking": value})
@@ -123,4 +233,7 @@ def test_the_configuration_hash_follows_what_is_measured_and_not_where() -> None
     assert moved.config_hash(digests) == one
     assert run_spec(budget={"evaluations": 99}).config_hash(digests) == one
     assert run_spec(generation={"max_tokens": 65}).config_hash(digests) != one
+    assert run_spec(merge={"blocks": 2}).config_hash(digests) != one
+    assert run_spec(algorithm={"name": "uniform"}).config_hash(digests) == one
+    assert run_spec(algorithm={"name": "ties"}).config_hash(digests) != one
     assert run_spec().config_hash({**digests, "thinking": "c"}) != one

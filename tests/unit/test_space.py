@@ -1,35 +1,101 @@
-"""Contiguous blocks of layers."""
+"""What a decision vector means, layer-wise, block-wise and for whole models."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
-from apbmm_master.search_errors import SettingError
-from apbmm_master.space import blocks, expand, pooled
+from apbmm_common.errors import EvaluationError, RunFileError
+from apbmm_common.messages import Measured
+from apbmm_common.run_sections import MODEL_LEVEL
+from apbmm_common.space import Space, block_of
+from apbmm_master.algorithms import create, names
+from apbmm_master.ledger import MEASURE
+from apbmm_master.prior import importance, pooled
+from apbmm_master.proposals import setup_of
+from apbmm_master.proposer import Request, Session
+from protocol_world import LAYERS, World
+from rehearsal_runs import run_spec
 
 
-@pytest.mark.parametrize(("layers", "dimensions"), [(36, 36), (36, 9), (36, 7), (8, 3), (5, 1)])
-def test_blocks_are_contiguous_and_even(layers: int, dimensions: int) -> None:
-    owner = blocks(layers, dimensions)
-    sizes = np.bincount(owner, minlength=dimensions)
-    assert (np.diff(owner) >= 0).all()
-    assert len(sizes) == dimensions
+def space(layers: int = 4, **changes: Any) -> Space:
+    return Space.of(run_spec(**changes), layers)
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [(36, 36), (36, 9), (36, 7), (8, 3), (5, 1)])
+def test_blocks_are_contiguous_and_even(layers: int, blocks: int) -> None:
+    owners = block_of(layers, blocks)
+    sizes = np.bincount(owners, minlength=blocks)
+    assert sorted(owners) == list(owners)
+    assert len(sizes) == blocks
     assert sizes.max() - sizes.min() <= 1
 
 
-def test_expanding_repeats_each_weight_over_its_block() -> None:
-    np.testing.assert_array_equal(expand([0.1, 0.9], 5), [0.1, 0.1, 0.1, 0.9, 0.9])
-    np.testing.assert_array_equal(expand([0.1, 0.9, 0.5], 3), [0.1, 0.9, 0.5])
+@pytest.mark.parametrize("blocks", [0, 5])
+def test_more_blocks_than_layers_are_refused(blocks: int) -> None:
+    with pytest.raises(RunFileError, match=f"4 layers cannot be cut into {blocks} blocks"):
+        block_of(4, blocks)
+
+
+def test_without_blocks_every_layer_has_a_weight_of_its_own() -> None:
+    found = space()
+    assert (found.method, found.dimensions) == ("linear", 4)
+    assert found.layer_weights([0.1, 0.9, 0.5, 0.0]) == (0.1, 0.9, 0.5, 0.0)
+
+
+def test_a_block_gives_its_weight_to_its_layers() -> None:
+    found = space(layers=5, merge={"blocks": 2})
+    assert found.dimensions == 2
+    assert found.layer_weights([0.1, 0.9]) == (0.1, 0.1, 0.1, 0.9, 0.9)
+
+
+@pytest.mark.parametrize(("name", "method"), MODEL_LEVEL.items())
+def test_a_grids_vectors_are_those_of_its_method(name: str, method: str) -> None:
+    found = space(algorithm={"name": name})
+    (vector,) = create(name, 4).ask(1)
+    assert found.method == method
+    assert found.dimensions == len(vector)
+    weight, density = found.weight_and_density(list(vector))
+    assert weight == vector[0]
+    assert density == (1.0 if name == "ta" else vector[1])
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_method_proposes_in_the_space_of_its_run(name: str) -> None:
+    blocks = {} if name in MODEL_LEVEL else {"merge": {"blocks": 3}}
+    world = World(algorithm={"name": name}, **blocks)
+    world.join("a")
+    world.exchange()
+    spec = world.ledger.spec
+    assert spec is not None
+    answer = Session().answer(Request(setup_of(world.ledger), (), (), 1))
+    (vector,) = answer.vectors
+    assert len(vector) == Space.of(spec, LAYERS).dimensions < LAYERS
+
+
+def test_a_vector_of_another_space_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="3 components, the run's space 4") as caught:
+        space().layer_weights([0.5] * 3)
+    assert caught.value.kind == "vector"
+    with pytest.raises(EvaluationError, match="4 components, the run's space 2"):
+        space(algorithm={"name": "ties"}).weight_and_density([0.5] * 4)
+
+
+def test_importance_is_fused_but_for_sip_bmm() -> None:
+    measured = Measured(parameter=(1.0, 2.0, 3.0, 9.0), activation=(4.0, 1.0, 0.5, 0.1), prompts=1)
+    for name, activation in (("ap-bmm", measured.activation), ("sip-bmm", None)):
+        world = World(algorithm={"name": name})
+        worker = world.join("a")
+        while MEASURE not in (worker.held.evaluation if worker.held else ""):
+            world.exchange()
+        worker.finish(measured)
+        world.exchange()
+        expected = importance(measured.parameter, activation)
+        np.testing.assert_array_equal(setup_of(world.ledger).importance, expected)
 
 
 def test_importance_is_averaged_over_a_block() -> None:
-    np.testing.assert_allclose(pooled([0.0, 0.5, 1.0, 0.2], 2), [0.25, 0.6])
-    np.testing.assert_allclose(pooled([0.3, 0.7], 2), [0.3, 0.7])
-
-
-def test_more_blocks_than_layers_are_refused() -> None:
-    with pytest.raises(SettingError, match="4 layers cannot be cut into 5 blocks"):
-        blocks(4, 5)
-    with pytest.raises(SettingError):
-        blocks(4, 0)
+    np.testing.assert_allclose(pooled([0.0, 0.5, 1.0, 0.2], block_of(4, 2)), [0.25, 0.6])
+    np.testing.assert_array_equal(pooled([0.3, 0.7, 0.1], block_of(3, 3)), [0.3, 0.7, 0.1])

@@ -163,3 +163,17 @@ def test_ctrl_c_ends_watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Target, "snapshot", lambda _: SNAPSHOT)
     monkeypatch.setattr("apbmm.status.time.sleep", interrupt)
     assert status.show_status(str(tmp_path), watch=True, as_json=False) == 130
+
+
+def test_what_was_refused_is_shown_by_kind() -> None:
+    counts = {"refused_frames": 3, "refused_versions": 0, "refused_keys": 1}
+    wire = {**counts, "refused_connections": 20, "last_refusal": "a connection without a key"}
+    text = shown(wire=wire)
+    assert "refused: 20 connections, 3 frames, 1 keys; the last one: a connection without a" in text
+    assert "refused" not in shown(wire=dict.fromkeys(counts, 0))
+
+
+def test_a_master_that_anybody_reaches_says_so() -> None:
+    assert "INSECURE" in shown(security="insecure")
+    for word in ("curve", "local"):
+        assert "INSECURE" not in shown(security=word)

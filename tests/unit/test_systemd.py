@@ -52,6 +52,8 @@ def test_services_drain_and_come_back(name: str) -> None:
     lines = (SYSTEMD / name).read_text().splitlines()
     for line in ("Restart=on-failure", "KillMode=mixed", "RestartPreventExitStatus=2"):
         assert line in lines
+    assert "Type=notify" in lines
+    assert any(line.startswith("WatchdogSec=") for line in lines)
     assert "EnvironmentFile=/etc/apbmm/apbmm.env" in lines
 
 

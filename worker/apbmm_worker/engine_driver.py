@@ -71,6 +71,7 @@ class Backend(Protocol):
 
 
 B = TypeVar("B", bound=Backend)
+T = TypeVar("T")
 Command = Callable[[], None]
 
 
@@ -113,13 +114,13 @@ class EngineDriver(Generic[B]):
         self._send(lambda: self._add(prompts, futures))
         return futures
 
-    def call(self, action: Callable[[B], None]) -> None:
-        """Run ``action`` on the engine between steps, and wait for it.
+    def call(self, action: Callable[[B], T]) -> T:
+        """Run ``action`` on the engine between steps, and wait for what it returns.
 
         Refused while requests are in flight. Any error breaks the engine: half an action (half a
         hot-load) must never be evaluated.
         """
-        done: Future[None] = Future()
+        done: Future[T] = Future()
 
         def command() -> None:
             if self._failure is not None:
@@ -129,15 +130,15 @@ class EngineDriver(Generic[B]):
                 done.set_exception(_infrastructure("the engine still has requests in flight"))
                 return
             try:
-                action(self._require_backend())
+                found = action(self._require_backend())
             except Exception as error:  # noqa: BLE001 - reaches the caller through the future
                 self._break(error)
                 done.set_exception(self._as_failure(error))
             else:
-                done.set_result(None)
+                done.set_result(found)
 
         self._send(command)
-        done.result()
+        return done.result()
 
     def abort(self) -> None:
         """Drop every request in flight; their futures are cancelled."""
@@ -258,9 +259,8 @@ class EngineDriver(Generic[B]):
 
     def _as_failure(self, error: Exception | None) -> EvaluationError:
         hint = error.hint if isinstance(error, ApbmmError) else "the worker replaces the engine"
-        failure = EvaluationError(
-            self._failure or "the engine is not usable", hint, kind="infrastructure"
-        )
+        kind = error.kind if isinstance(error, EvaluationError) else "infrastructure"
+        failure = EvaluationError(self._failure or "the engine is not usable", hint, kind=kind)
         failure.__cause__ = error
         return failure
 

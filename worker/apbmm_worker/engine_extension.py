@@ -1,8 +1,8 @@
-"""What runs inside vLLM's workers: finishing a hot-load, and checking that it took.
+"""What runs inside vLLM's workers: hot-loading merges, and checking that they took.
 
 vLLM mixes this class into its worker class (``worker_extension_cls``) and calls the methods by
 name through ``collective_rpc``, in the engine's process. Arguments and results are plain values,
-because they may cross a process border.
+because they may cross a process border; so an error that is not vLLM's own is a result as well.
 """
 
 from __future__ import annotations
@@ -18,15 +18,23 @@ from typing import Any
 import torch
 from safetensors import safe_open as _safe_open
 
+from apbmm_common.errors import EvaluationError, SourceError
+from apbmm_common.failpoints import reach
+from apbmm_worker import vllm_features
+from apbmm_worker.live_weights import Expectation, LiveWeights, Shapes, Tensors
+from apbmm_worker.merge_stream import MergeStream
+from apbmm_worker.resident_sources import ResidentSources
+
 safe_open: Any = _safe_open  # untyped
-_PROBES = 4
-_TIED_HEAD = {"lm_head.weight": "model.embed_tokens.weight"}
+Verdict = dict[str, Any]
 
 
 class HotLoadExtension:
     """Mixed into vLLM's worker: ``self.model_runner`` is the worker's own."""
 
     model_runner: Any
+    _apbmm_loads = 0
+    _apbmm_sources: ResidentSources | None = None
 
     def apbmm_end_with(self, client: int) -> None:
         """End this engine's processes when the evaluation child (process ``client``) ends.
@@ -44,54 +52,73 @@ class HotLoadExtension:
 
         threading.Thread(target=watch, name="apbmm-end-with", daemon=True).start()
 
-    def apbmm_repack_head(self) -> int:
-        """Pack again what vLLM packed from weights that it keeps; return how many modules.
+    def apbmm_load_merge(self, plans: bytes) -> Verdict:
+        """Merge straight from the sources into the live model, tensor by tensor."""
+        try:
+            stream = MergeStream(plans)
+            live = self._apbmm_live(stream.shapes)
+            expectation = self._apbmm_expectation(live)
+            tensors = _counted(expectation.watch(self._apbmm_tensors(stream)))
+            if live.writable:
+                live.write(tensors)
+                vllm_features.forget_derived(self)
+            else:
+                vllm_features.reload_from_stream(self, tensors)
+            self._apbmm_repack(live)
+        except EvaluationError as error:
+            return {"kind": error.kind, "message": error.message, "hint": error.hint}
+        except (SourceError, OSError) as error:
+            return {"kind": "infrastructure", "message": str(error), "hint": ""}
+        return _verdict(expectation)
 
-        On a CPU a matrix product runs on a packed copy of its weight. ``reload_weights`` renews
-        the copy of every module that it loads, but a tied lm_head is not loaded: it shares the
-        embedding's weight and would go on computing with the packed copy of the old one. On a GPU
-        nothing is packed and nothing is done here.
-        """
-        repacked = 0
-        for module in self.model_runner.get_model().modules():
-            weight = getattr(module, "weight", None)
-            # The packed linear layers proper hold no weight any more (numel 0): they are loaded.
-            if hasattr(module, "cpu_linear") and weight is not None and weight.numel() > 0:
-                module.quant_method.process_weights_after_loading(module)
-                repacked += 1
-        return repacked
+    def apbmm_load_folder(self, folder: str) -> Verdict:
+        """vLLM's own reload of a checkpoint folder, and what it leaves out."""
+        vllm_features.reload_from_folder(self, folder)
+        with _Folder(Path(folder)) as checkpoint:
+            self._apbmm_repack(self._apbmm_live(checkpoint.shapes))
+        return self.apbmm_verify(folder)
 
-    def apbmm_verify(self, checkpoint: str) -> tuple[int, list[str]]:
-        """Compare the live model with a checkpoint folder.
+    def apbmm_verify(self, folder: str) -> Verdict:
+        """Compare the live model with a checkpoint folder."""
+        with _Folder(Path(folder)) as checkpoint:
+            expectation = self._apbmm_expectation(self._apbmm_live(checkpoint.shapes))
+            for _ in expectation.watch(checkpoint.tensors()):
+                pass
+        return _verdict(expectation)
 
-        Returns how many of its tensors were compared, and the names of those that differ. What
-        the model holds as it was stored is compared bit for bit (after the cast to the engine's
-        dtype). A packed matrix cannot be read back, so it is asked to multiply fixed random
-        vectors, and the product is compared with the checkpoint's.
-        """
-        compared: set[str] = set()
-        different: list[str] = []
-        model = self.model_runner.get_model()
-        with _Tensors(Path(checkpoint)) as tensors, torch.inference_mode():
-            for module, name, parts in _parameters(model, tensors.names):
-                expected = torch.cat([tensors.read(part) for part in parts])
-                verdict = _agrees(module, name, expected)
-                if verdict is None:
-                    continue
-                compared.update(parts)
-                if not verdict:
-                    different += parts
-        return len(compared), sorted(set(different))
+    def apbmm_fingerprint(self, folder: str) -> str:
+        """A digest of the live model; ``folder`` has any checkpoint of the same shapes."""
+        with _Folder(Path(folder)) as checkpoint:
+            return self._apbmm_live(checkpoint.shapes).fingerprint()
+
+    def _apbmm_tensors(self, stream: MergeStream) -> Tensors:
+        """The merge, computed on the card where there is one."""
+        device = next(self.model_runner.get_model().parameters()).device
+        if device.type == "cpu":
+            return stream.tensors()
+        if self._apbmm_sources is None:
+            self._apbmm_sources = ResidentSources(device)
+        return self._apbmm_sources.tensors(stream.plans)
+
+    def _apbmm_live(self, shapes: Shapes) -> LiveWeights:
+        dtype = vllm_features.computing_dtype(self)
+        return LiveWeights(self.model_runner.get_model(), shapes, dtype)
+
+    def _apbmm_expectation(self, live: LiveWeights) -> Expectation:
+        self._apbmm_loads += 1
+        return Expectation(live, self._apbmm_loads)
+
+    def _apbmm_repack(self, live: LiveWeights) -> None:
+        live.repack()
 
 
-class _Tensors:
-    """The tensors of a checkpoint folder by name, read on demand."""
+class _Folder:
+    """The tensors of a checkpoint folder, read on demand."""
 
     def __init__(self, folder: Path) -> None:
         self._files = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
-        self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
 
-    def __enter__(self) -> _Tensors:
+    def __enter__(self) -> _Folder:
         for file in self._files:
             file.__enter__()
         return self
@@ -101,63 +128,28 @@ class _Tensors:
             file.__exit__(*error)
 
     @property
-    def names(self) -> frozenset[str]:
-        return frozenset(self._file_of)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape, by name."""
+        return {
+            name: tuple(file.get_slice(name).get_shape())
+            for file in self._files
+            for name in file.keys()  # noqa: SIM118 - no dict
+        }
 
-    def read(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._file_of[name].get_tensor(name)
-        return tensor
-
-
-def _parameters(
-    model: Any, names: frozenset[str]
-) -> Iterator[tuple[torch.nn.Module, str, list[str]]]:
-    """Each live parameter with the checkpoint tensors that it was stacked from.
-
-    vLLM stacks q, k and v (and gate and up) into one matrix; the model class says which.
-    """
-    stacked: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
-    for path, module in model.named_modules():
-        prefix, _, last = path.rpartition(".")
-        prefix = f"{prefix}." if prefix else ""
-        for name in ("weight", "bias"):
-            if getattr(module, name, None) is None:
-                continue
-            parts = [f"{prefix}{part}.{name}" for part in stacked.get(last, [last])]
-            if not names.issuperset(parts):
-                parts = [_TIED_HEAD.get(part, part) for part in parts]
-            if names.issuperset(parts):
-                yield module, name, parts
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and value of every tensor."""
+        for file in self._files:
+            for name in file.keys():  # noqa: SIM118 - no dict
+                yield name, file.get_tensor(name)
 
 
-def _agrees(module: Any, name: str, expected: torch.Tensor) -> bool | None:
-    """Whether a live parameter holds ``expected``; None where it cannot be told.
-
-    It cannot for what tensor parallelism has split over cards or quantisation has re-encoded.
-    """
-    live: torch.Tensor = getattr(module, name)
-    packed = name == "weight" and hasattr(module, "cpu_linear")
-    verdict: bool | None = None
-    if live.numel() > 0:
-        rows = live[: expected.shape[0]]  # the vocabulary is padded with rows of zeros
-        if rows.shape == expected.shape and rows.is_floating_point():
-            verdict = torch.equal(rows, expected.to(rows.device, rows.dtype))
-    if packed and verdict is not False:
-        verdict = _multiplies_like(module, expected)
-    return verdict
+def _counted(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
+    """The same tensors; any one can be made to fail by a test."""
+    for name, tensor in tensors:
+        reach("load.tensor")
+        yield name, tensor
 
 
-def _multiplies_like(module: Any, expected: torch.Tensor) -> bool | None:
-    """Whether a packed matrix gives the products of ``expected`` [out, in] with random vectors."""
-    dtype = module.weight.dtype
-    source = torch.Generator().manual_seed(0)
-    vectors = torch.randn(_PROBES, expected.shape[1], generator=source).to(dtype)
-    weight = expected.to(dtype).float()
-    product = module.quant_method.apply(module, vectors, None)[:, : expected.shape[0]].float()
-    if product.shape != (_PROBES, expected.shape[0]):
-        return None
-    wanted = vectors.float() @ weight.T
-    # Rounding: of the sums (relative to the sum of magnitudes), and of the result in its dtype.
-    magnitude = vectors.float().abs() @ weight.abs().T
-    tolerance = 1e-5 * magnitude + 2 * torch.finfo(dtype).eps * wanted.abs()
-    return bool(((product - wanted).abs() <= tolerance).all())
+def _verdict(expectation: Expectation) -> Verdict:
+    compared, different = expectation.verdict()
+    return {"compared": compared, "different": different}

@@ -1,11 +1,14 @@
 """One merge through EvalScope: accuracy, generated tokens and per-question outcomes.
 
-The only importer of evalscope (with `benchmarks`, the adapters of our own). EvalScope runs one
-benchmark after another and asks question by question; so that the engine is never half empty, the
-questions of *all* benchmarks are rendered once per run, put in flight together when an evaluation
-begins, and EvalScope's requests then collect answers that are already under way. That changes
-when an answer is computed, not what is asked or how it is scored, and makes the batches of an
-evaluation the same each time.
+EvalScope runs one benchmark after another and asks question by question; so that the engine is
+never half empty, the questions of *all* benchmarks are rendered once per run, put in flight
+together when an evaluation begins, and EvalScope's requests then collect answers that are already
+under way. That changes when an answer is computed, not what is asked or how it is scored, and makes
+the batches of an evaluation the same each time.
+
+EvalScope's evaluators run side by side while the engine computes, and score each answer when it is
+there, so that little is left to do after the last token. They are called as EvalScope's `run_task`
+does, without its HTML page and its sweep of all memory, which took longer than everything else.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import shutil
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,10 +46,14 @@ from apbmm_worker.prepared_questions import (
 )
 
 with preserved_logging():
-    from evalscope import TaskConfig, run_task
+    from evalscope.api.evaluator import Evaluator
     from evalscope.api.messages import ChatMessage, ChatMessageAssistant
     from evalscope.api.messages.perf_metrics import PerformanceMetrics
     from evalscope.api.model import ChatCompletionChoice, ModelAPI, ModelOutput, ModelUsage
+    from evalscope.api.model.lazy_model import LazyModel
+    from evalscope.api.registry import create_evaluator, get_benchmark
+    from evalscope.utils.io_utils import OutputsStructure
+    from evalscope.utils.model_utils import seed_everything
 
 Progress = Callable[[int, int], None]
 
@@ -63,10 +70,14 @@ class Answering(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: results by the benchmark's name, and what it took."""
+    """One evaluation: results by the benchmark's name, and what it took.
+
+    ``seconds`` run to the last token, ``report_seconds`` from there to the results.
+    """
 
     benchmarks: dict[str, BenchmarkResult]
     seconds: float
+    report_seconds: float
 
 
 def evaluate(
@@ -81,28 +92,56 @@ def evaluate(
     start = time.monotonic()
     everything = [q for benchmark in prepared.benchmarks for q in benchmark.questions]
     model = _AnsweringModel(engine, prepared, everything, progress)
-    results = {}
-    try:
-        for benchmark in prepared.benchmarks:
-            results[benchmark.name] = _evaluate_one(
-                benchmark, model, prepared.generation, out_dir / benchmark.name
-            )
-        model.require_all_collected()
-    except BaseException:
-        engine.abort()
-        raise
-    return Evaluation(results, time.monotonic() - start)
+    with _quietly(out_dir), ThreadPoolExecutor(len(prepared.benchmarks), "scoring") as threads:
+        try:
+            running = []
+            for benchmark in prepared.benchmarks:
+                folder = out_dir / benchmark.name
+                evaluator = _evaluator(benchmark, model, prepared.generation, folder)
+                running.append(threads.submit(evaluator.eval))
+            results = {
+                benchmark.name: _result(benchmark, report, model, out_dir / benchmark.name, start)
+                for benchmark, report in zip(prepared.benchmarks, running, strict=True)
+            }
+            model.require_all_collected()
+        except BaseException:
+            engine.abort()  # lets go of the evaluators that wait for answers
+            raise
+    return Evaluation(results, model.last_answer - start, time.monotonic() - model.last_answer)
 
 
-def _evaluate_one(
+def _evaluator(
     benchmark: PreparedBenchmark, model: _AnsweringModel, generation: Generation, out_dir: Path
-) -> BenchmarkResult:
-    start = time.monotonic()
-    adapter = benchmark.chosen.benchmark.adapter
+) -> Evaluator:
+    """EvalScope's evaluator of one benchmark, its questions loaded.
+
+    They are loaded here, one benchmark after another: adapters that draw worked examples or the
+    order of choices draw from the process's one random state.
+    """
     shutil.rmtree(out_dir, ignore_errors=True)  # EvalScope appends to what an attempt left
+    adapter = benchmark.chosen.benchmark.adapter
     task = evalscope_task(benchmark.chosen, generation, model, len(benchmark.questions), out_dir)
+    outputs = OutputsStructure(outputs_dir=str(out_dir))
     try:
-        report = _quietly(task, out_dir)[adapter]
+        seed_everything(generation.seed)
+        scored = get_benchmark(adapter, task)
+        questions = scored.load_dataset()
+        scored.load_dataset = lambda: questions
+        return create_evaluator(scored, LazyModel(task), outputs, task)
+    except Exception as error:
+        raise _failed(benchmark, error, out_dir) from error
+
+
+def _result(
+    benchmark: PreparedBenchmark,
+    running: Future[Any],
+    model: _AnsweringModel,
+    out_dir: Path,
+    start: float,
+) -> BenchmarkResult:
+    """Wait for EvalScope's report and turn what it left into a result."""
+    try:
+        report = running.result()
         score = report.score
         tokens = report.perf_metrics["summary"]["usage"]["output_tokens"]["mean"]
     except ApbmmError:
@@ -111,24 +150,30 @@ def _evaluate_one(
         # EvalScope may have met a request that was cancelled because another one had failed.
         if isinstance(model.failure, ApbmmError):
             raise model.failure from error
-        raise EvaluationError(
-            f"EvalScope failed on benchmark {benchmark.name}: {type(error).__name__}: {error}",
-            f"its output is in {out_dir}",
-            kind="infrastructure",
-        ) from error
+        raise _failed(benchmark, error, out_dir) from error
     places = {question.place: question.identity for question in benchmark.questions}
+    adapter = benchmark.chosen.benchmark.adapter
     outcomes = read_outcomes(out_dir, adapter, places)
     result = summarise(outcomes, time.monotonic() - start)
     check_against_report(adapter, result, score, tokens)
     return result
 
 
-def _quietly(task: TaskConfig, out_dir: Path) -> Any:
-    """Run EvalScope with its progress bars going to a file: it breaks when they are disabled."""
-    out_dir.mkdir(parents=True)
+def _failed(benchmark: PreparedBenchmark, error: Exception, out_dir: Path) -> EvaluationError:
+    return EvaluationError(
+        f"EvalScope failed on benchmark {benchmark.name}: {type(error).__name__}: {error}",
+        f"its output is in {out_dir}",
+        kind="infrastructure",
+    )
+
+
+@contextlib.contextmanager
+def _quietly(out_dir: Path) -> Iterator[None]:
+    """EvalScope's progress bars go to a file: it breaks when they are disabled."""
+    out_dir.mkdir(parents=True, exist_ok=True)
     console = (out_dir / "console.log").open("w", encoding="utf-8")
     with console, contextlib.redirect_stderr(console):
-        return run_task(task)
+        yield
 
 
 class _AnsweringModel(ModelAPI):  # type: ignore[misc]
@@ -143,6 +188,7 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
     ) -> None:
         super().__init__(MODEL_NAME)
         self.failure: BaseException | None = None
+        self.last_answer = time.monotonic()
         self._engine = engine
         self._prepared = prepared
         self._lock = threading.Lock()
@@ -201,6 +247,7 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
             return
         with self._lock:
             self._answered += 1
+            self.last_answer = time.monotonic()
             answered = self._answered
         self._progress(answered, self._asked)
 

@@ -10,11 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from apbmm_common.errors import EvaluationError
+from apbmm_common.errors import EvaluationError, FailureKind
 from apbmm_common.messages import Assign, BenchmarkResult, Evaluated, Failed, Measured
 from apbmm_common.runfile import RunSpec
 from apbmm_worker.child_process import EvaluationChild
+from apbmm_worker.local_paths import LocalPaths
 from apbmm_worker.options import Options
+from apbmm_worker.outputs import folder_for
 
 log = logging.getLogger(__name__)
 
@@ -79,18 +81,26 @@ class Bench:
         return event
 
     def _prepare_command(self, spec: RunSpec) -> dict[str, Any]:
-        paths = self._options.paths
-        sources = spec.sources.paths()
-        if "base" not in paths and spec.sources.base is None and "instruct" in paths:
-            sources["base"] = paths["instruct"]
+        # A rehearsal reads nothing, so that its run may name what is nowhere.
+        roots = self._options.roots if self._kind == "vllm" else None
+        paths = LocalPaths(self._options.paths, roots)
+        roles = spec.sources.paths()
+        if "base" not in paths.mapped and spec.sources.base is None:
+            del roles["base"]
+        sources = {role: paths.of(role, path) for role, path in roles.items()}
+        sources.setdefault("base", sources["instruct"])
+        prompts = spec.prior.prompts
+        if prompts is not None or "prompts" in paths.mapped:
+            prompts = paths.of("prompts", prompts or "")
         return {
             "op": "prepare",
             "spec": spec.model_dump(mode="json"),
-            "sources": {role: paths.get(role, path) for role, path in sources.items()},
-            "benchmarks": {b.name: paths.get(b.name, b.path) for b in spec.benchmarks},
-            "prompts": paths.get("prompts", spec.prior.prompts),
+            "sources": sources,
+            "benchmarks": {b.name: paths.of(b.name, b.path) for b in spec.benchmarks},
+            "prompts": prompts,
             "scratch": str(self._options.scratch),
             "device": self._options.gpu,
+            "engine": dict(self._options.engine),
         }
 
     async def work(self, assign: Assign) -> Evaluated | Measured | Failed:
@@ -98,7 +108,7 @@ class Bench:
         assert self._prepared is not None
         spec = self._prepared
         self.progress = Progress()
-        began = time.monotonic()
+        began, prepared = time.monotonic(), False
         if assign.work == "measure":
             log.info("measuring how much the sources differ")
         else:
@@ -107,14 +117,16 @@ class Bench:
             if assign.fresh or self._child is None or not self._child.alive:
                 await self._replace()
                 await self._prepare(spec)
-            outputs = self._options.state / "outputs" / assign.run
+            kept = self._options.state / "outputs"
+            outputs, prepared = await asyncio.to_thread(folder_for, kept, assign.run), True
             event = await self._run(_command(assign, outputs), spec.timings.stall)
             body = _body(event)
         except EvaluationError as error:
             log.warning("%s failed: %s", assign.evaluation, error)
-            if error.kind == "infrastructure":
+            if error.kind != "vector":
                 await self._replace()
-            return Failed(fault=error.kind, message=error.message[:4000], hint=error.hint[:4000])
+            fault = error.kind if prepared else "infrastructure"
+            return Failed(fault=fault, message=error.message[:4000], hint=error.hint[:4000])
         seconds = time.monotonic() - began
         log.info("%s done after %.1f s%s", assign.evaluation, seconds, _summary(body))
         return body
@@ -133,7 +145,7 @@ class Bench:
                     f"the evaluation showed no progress for {stall:g} s in stage "
                     f"{self.progress.stage or command['op']}",
                     "timings.stall in the run file is the limit",
-                    kind="infrastructure",
+                    kind="engine",
                 )
             last = talk.result()
         finally:
@@ -141,11 +153,11 @@ class Bench:
                 task.cancel()
             await asyncio.gather(watch, talk, return_exceptions=True)
         if last["event"] == "failed":
+            kind: FailureKind = last["kind"]
             if last.get("fatal"):
                 await self._replace()
-            raise EvaluationError(
-                str(last["message"]), str(last.get("hint", "")), kind=last["kind"]
-            )
+                kind = "engine" if kind == "infrastructure" else kind
+            raise EvaluationError(str(last["message"]), str(last.get("hint", "")), kind=kind)
         return last
 
     async def _talk(self, child: EvaluationChild, command: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +197,7 @@ def _command(assign: Assign, outputs: Path) -> dict[str, Any]:
         "op": "evaluate",
         "evaluation": assign.evaluation,
         "vector": list(assign.vector),
+        "reference": assign.work == "reference",
         "outputs": str(outputs),
     }
 

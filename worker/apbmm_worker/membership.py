@@ -95,7 +95,8 @@ class Membership:
         """Wait, but not when the run changes meanwhile."""
         if pause:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
 
 
 def _same_preparation(one: RunSpec, other: RunSpec | None) -> bool:

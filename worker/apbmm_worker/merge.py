@@ -1,46 +1,64 @@
-"""The layer-wise linear merge of two checkpoints (Eq. 4), out of core.
+"""Merges of checkpoints, out of core: written as a folder, or given tensor by tensor.
 
-``W_l = x_l * thinking_l + (1 - x_l) * instruct_l`` for every tensor of layer l. Tensors of no layer
-(embeddings, final norm, lm_head), of which the paper says nothing, get the weight mean(x), or
-follow one source (`Merge.outside_layers`). With the mean, x = 0 is the instruct model and x = 1
-the thinking model in every tensor, bit for bit.
+The layer-wise linear merge (Eq. 4) is ``W_l = x_l * thinking_l + (1 - x_l) * instruct_l`` for every
+tensor of layer l. Tensors of no layer (embeddings, final norm, lm_head), of which the paper says
+nothing, get the weight mean(x), or follow one source (`Merge.outside_layers`). With the mean, x = 0
+is the instruct model and x = 1 the thinking model in every tensor, bit for bit. Other rules come
+as plans of their own (`merge_plan`).
 
-Sums are taken in float32 (in float64 when the result is stored in float32) and rounded once, to
-nearest even. Bytes move in chunks through reused buffers, so memory stays flat whatever the size.
+Bytes move in chunks through reused buffers, by a few threads, so that memory stays flat whatever
+the size and a merge takes little longer than a copy.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from apbmm_common.checkpoint import ITEM_BYTES, TensorHeader
-from apbmm_common.errors import EvaluationError
+from apbmm_common.checkpoint import ITEM_BYTES
 from apbmm_common.runfile import Merge
-from apbmm_worker.merge_plan import TensorPlan, layer_weights, plan
+from apbmm_worker import tensor_sums
+from apbmm_worker.merge_plan import TensorPlan, WeightedSum, layer_weights, plan
 from apbmm_worker.merged_folder import (
     RECIPE_FILE,
     copy_settings,
     fresh_folder,
+    preallocated,
     stated_dtype,
+    write_at,
     write_index,
     write_json,
-    write_tensors,
 )
 from apbmm_worker.sources import VerifiedSources
-from apbmm_worker.tensor_bytes import TORCH_DTYPES, FiniteCheck, opened, read_into
+from apbmm_worker.task_vectors import TaskVectors
+from apbmm_worker.tensor_bytes import opened, stored_dtype
+from apbmm_worker.tensor_sums import Summation
+from apbmm_worker.theta import merged_chunks
 
-__all__ = ["MergeReport", "TensorPlan", "layer_weights", "materialise", "plan"]
+__all__ = [
+    "MergeReport",
+    "TensorPlan",
+    "layer_weights",
+    "materialise",
+    "merged_tensors",
+    "plan",
+    "write_merge",
+]
 
-CHUNK_ELEMENTS = 1 << 19  # read and written at once: 1 MB of bfloat16
-# Computed at once. Torch spreads larger operations over its threads, which at this size took up to
-# ten times as long, and whose number is not ours to set in a process that an engine may share.
-BLOCK_ELEMENTS = 1 << 15
+THREADS = 4  # more do not help: the work is moving bytes through memory
+_CHUNK_BYTES = tensor_sums.CHUNK_ELEMENTS * max(ITEM_BYTES.values())
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -57,120 +75,173 @@ def materialise(
     merge: Merge,
     template_from: str,
     out: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> MergeReport:
-    """Write the merge of ``vector`` (one weight in [0, 1] a layer) as a Hugging Face folder.
+    """Write the layer-wise merge of ``vector`` (one weight in [0, 1] a layer) as a folder.
 
-    Config, tokenizer, chat template and generation config come from the source ``template_from``
-    (``thinking`` or ``instruct``); whatever changes the computation was verified to be equal in
-    both. The folder ``out`` appears only when complete; an earlier merge there is replaced,
-    anything else is left alone. ``progress`` is called with (bytes written, bytes to write), and
-    what it raises ends the merge.
-
-    Raises `EvaluationError`, of kind ``vector`` for a bad vector or a tensor that comes out as
-    NaN or infinity, ``infrastructure`` for a full disk or a source that has changed.
+    Everything else is as in `write_merge`. Raises `EvaluationError`, of kind ``vector`` for a bad
+    vector or a tensor that comes out as NaN or infinity, ``infrastructure`` for a full disk or a
+    source that has changed.
     """
-    start = time.monotonic()
     weights = layer_weights(vector, sources.layers)
     thinking, instruct = (sources.checkpoints[role] for role in ("thinking", "instruct"))
     plans = plan(thinking, instruct, weights, merge)
+    recipe = {"vector": weights, "merge": merge.model_dump(mode="json")}
+    return write_merge(sources, plans, recipe, template_from, out, progress, dtype=merge.dtype)
+
+
+def write_merge(
+    sources: VerifiedSources,
+    plans: Sequence[TensorPlan],
+    recipe: Mapping[str, Any],
+    template_from: str,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    dtype: str = "source",
+) -> MergeReport:
+    """Write the tensors of ``plans`` as a Hugging Face folder.
+
+    Config, tokenizer, chat template and generation config come from the source ``template_from``;
+    whatever changes the computation was verified to be equal in all. ``recipe`` is kept beside the
+    weights; ``dtype``, unless it is ``source``, is what the config names. The folder ``out``
+    appears only when complete; an earlier merge there is replaced, anything else is left alone.
+    ``progress`` is called with (bytes written, bytes to write), and what it raises ends the merge.
+    Raises `EvaluationError` as `materialise` does.
+    """
+    start = time.monotonic()
     total, written = sum(tensor.length for tensor in plans), 0
-    recipe = {
-        "vector": weights,
-        "merge": merge.model_dump(mode="json"),
-        "template_from": template_from,
-        "digests": sources.digests,
-    }
-    dtype = stated_dtype(instruct) if merge.dtype == "source" else merge.dtype
     with fresh_folder(out) as folder:
         sources.require_unchanged()
-        with opened(thinking, instruct) as files:
-            chunks = _Interpolation(files)
-            for file, group in groupby(plans, key=lambda tensor: tensor.instruct.file):
-                for count in write_tensors(folder / file.name, tuple(group), chunks):
-                    written += count
-                    if progress is not None:
-                        progress(written, total)
-        write_index(folder, instruct, plans)
-        copy_settings(folder, sources.checkpoints[template_from], dtype)
-        write_json(folder / RECIPE_FILE, recipe)
+        with opened(*sources.checkpoints.values()) as files, preallocated(folder, plans) as places:
+            for count in _write_tensors(plans, files, places):
+                written += count
+                if progress is not None:
+                    progress(written, total)
+        write_index(folder, plans)
+        layout = next(
+            checkpoint
+            for checkpoint in sources.checkpoints.values()
+            if checkpoint.path == plans[0].layout.file.parent
+        )
+        named = stated_dtype(layout) if dtype == "source" else dtype
+        copy_settings(folder, sources.checkpoints[template_from], named)
+        more = {"template_from": template_from, "digests": sources.digests}
+        write_json(folder / RECIPE_FILE, {**recipe, **more})
     return MergeReport(time.monotonic() - start, total)
 
 
-class _Interpolation:
-    """Gives the stored bytes of one tensor after another, through buffers that are reused."""
+def merged_tensors(
+    plans: Sequence[TensorPlan], files: Mapping[Path, int]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and value of each planned tensor; a value is overwritten by those after it.
 
-    def __init__(self, files: Mapping[Path, int]) -> None:
-        size = CHUNK_ELEMENTS * max(ITEM_BYTES.values())
-        self._files = files
-        self._raw = [bytearray(size) for _ in range(2)]
-        self._wide = [bytearray(BLOCK_ELEMENTS * 8) for _ in range(2)]
-        self._stored = bytearray(size)
-        self._is_finite = FiniteCheck(size)
+    Bit for bit what `write_merge` writes. ``files``: the sources' descriptors, from
+    `tensor_bytes.opened`. Raises `EvaluationError` (``vector``) for a NaN or an infinity, and
+    `SourceError` when a source cannot be read.
+    """
+    buffer = torch.empty(max(tensor.length for tensor in plans), dtype=torch.uint8)
+    memory = memoryview(buffer.numpy())
+    sums = Summation(files)
 
-    def __call__(self, tensor: TensorPlan) -> Iterator[memoryview]:
-        """The chunks of one tensor; each is overwritten by the next."""
-        for begin in range(0, tensor.elements, CHUNK_ELEMENTS):
-            count = min(CHUNK_ELEMENTS, tensor.elements - begin)
-            data = self._chunk(tensor, begin, count)
-            if not self._is_finite(data, tensor.dtype):
-                raise EvaluationError(
-                    f"tensor {tensor.name} of the merge holds a NaN or an infinity",
-                    f"a weight is too large for {tensor.dtype}, or a source is damaged",
-                    kind="vector",
-                )
-            yield data
+    def make(piece: _Piece) -> None:
+        sums(piece.tensor, piece.rule, piece.begin, memory[piece.offset : piece.end])
 
-    def _chunk(self, tensor: TensorPlan, begin: int, count: int) -> memoryview:
-        # The ends are copied: 0 * w would turn -0.0 into 0.0.
-        if tensor.weight in (0.0, 1.0):
-            source = tensor.thinking if tensor.weight == 1.0 else tensor.instruct
-            data = self._read(0, source, begin, count)
-            if source.dtype == tensor.dtype:
-                return data
-            return self._cast(_values(data, source.dtype), tensor.dtype)
-        return self._sum(tensor, begin, count)
+    with _threads() as threads:
+        for tensor in plans:
+            if isinstance(tensor.rule, TaskVectors):
+                for offset, data in merged_chunks(tensor, tensor.rule, files):
+                    memory[offset : offset + len(data)] = data
+            else:
+                for _ in threads.map(make, _pieces(tensor, tensor.rule)):
+                    pass
+            stored = buffer[: tensor.length].view(stored_dtype(tensor.dtype))
+            yield tensor.name, stored.view(tensor.shape)
 
-    def _sum(self, tensor: TensorPlan, begin: int, count: int) -> memoryview:
-        one, two = (
-            _values(self._read(slot, source, begin, count), source.dtype).split(BLOCK_ELEMENTS)
-            for slot, source in enumerate((tensor.thinking, tensor.instruct))
+
+def _write_tensors(
+    plans: Sequence[TensorPlan], files: Mapping[Path, int], places: Mapping[str, tuple[int, int]]
+) -> Iterator[int]:
+    """Compute and write all tensors; yields the bytes of each part that has been written.
+
+    Threads read and compute, and this one writes: a file is written by one thread at a time
+    whatever their number, and those that wait for it would burn processor time. Task vectors, of
+    which a thread needs the whole, take long to compute and are written where they are made.
+    """
+    sums = Summation(files)
+
+    def make(piece: _Piece, buffer: bytearray) -> memoryview:
+        stored = memoryview(buffer)[: piece.end - piece.offset]
+        sums(piece.tensor, piece.rule, piece.begin, stored)
+        return stored
+
+    def make_and_write(tensor: TensorPlan, rule: TaskVectors) -> int:
+        descriptor, start = places[tensor.name]
+        for offset, data in merged_chunks(tensor, rule, files):
+            write_at(descriptor, data, start + offset)
+        return tensor.length
+
+    with _threads() as threads:
+        vectors = [
+            threads.submit(make_and_write, tensor, tensor.rule)
+            for tensor in plans
+            if isinstance(tensor.rule, TaskVectors)
+        ]
+        pieces = (
+            piece
+            for tensor in plans
+            if isinstance(tensor.rule, WeightedSum)
+            for piece in _pieces(tensor, tensor.rule)
         )
-        stored = torch.frombuffer(self._stored, dtype=TORCH_DTYPES[tensor.dtype], count=count)
-        wide = _sum_dtype(tensor)
-        first, second = (
-            torch.frombuffer(buffer, dtype=wide, count=BLOCK_ELEMENTS) for buffer in self._wide
-        )
-        # Separate products and a sum, rather than lerp or a fused multiply-add: the same bits on
-        # every processor, and those of mergekit in float32.
-        for a, b, result in zip(one, two, stored.split(BLOCK_ELEMENTS), strict=True):
-            if len(a) < len(first):
-                first, second = first[: len(a)], second[: len(a)]
-            first.copy_(a).mul_(tensor.weight)
-            second.copy_(b).mul_(1.0 - tensor.weight)
-            result.copy_(first.add_(second))
-        return memoryview(self._stored)[: count * ITEM_BYTES[tensor.dtype]]
-
-    def _cast(self, values: torch.Tensor, dtype: str) -> memoryview:
-        stored = torch.frombuffer(self._stored, dtype=TORCH_DTYPES[dtype], count=len(values))
-        for block, result in zip(
-            values.split(BLOCK_ELEMENTS), stored.split(BLOCK_ELEMENTS), strict=True
-        ):
-            result.copy_(block)
-        return memoryview(self._stored)[: len(values) * ITEM_BYTES[dtype]]
-
-    def _read(self, slot: int, source: TensorHeader, begin: int, count: int) -> memoryview:
-        item = ITEM_BYTES[source.dtype]
-        data = memoryview(self._raw[slot])[: count * item]
-        read_into(self._files[source.file], data, source.offset + begin * item, source.file)
-        return data
+        buffers = deque(bytearray(_CHUNK_BYTES) for _ in range(2 * THREADS))
+        waiting: deque[tuple[_Piece, bytearray, Future[memoryview]]] = deque()
+        for piece in chain(pieces, repeat(None)):
+            if piece is not None:
+                buffer = buffers.popleft()
+                waiting.append((piece, buffer, threads.submit(make, piece, buffer)))
+            if not waiting:
+                break
+            if piece is None or not buffers:
+                done, buffer, future = waiting.popleft()
+                descriptor, start = places[done.tensor.name]
+                write_at(descriptor, future.result(), start + done.offset)
+                buffers.append(buffer)
+                yield done.end - done.offset
+        for written in vectors:
+            yield written.result()
 
 
-def _sum_dtype(tensor: TensorPlan) -> torch.dtype:
-    """At least twice the precision of the stored dtype (but for float64, which has no wider)."""
-    dtypes = {tensor.dtype, tensor.thinking.dtype, tensor.instruct.dtype}
-    return torch.float64 if tensor.dtype == "F32" or "F64" in dtypes else torch.float32
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What one thread makes at a time of a sum: from element ``begin`` to before ``stop``."""
+
+    tensor: TensorPlan
+    rule: WeightedSum
+    begin: int
+    stop: int
+
+    @property
+    def offset(self) -> int:
+        """Where its bytes begin in the stored tensor."""
+        return self.begin * ITEM_BYTES[self.tensor.dtype]
+
+    @property
+    def end(self) -> int:
+        """Where its bytes end in the stored tensor."""
+        return self.stop * ITEM_BYTES[self.tensor.dtype]
 
 
-def _values(data: memoryview, dtype: str) -> torch.Tensor:
-    return torch.frombuffer(data, dtype=TORCH_DTYPES[dtype])
+def _pieces(tensor: TensorPlan, rule: WeightedSum) -> Iterator[_Piece]:
+    size = tensor_sums.CHUNK_ELEMENTS
+    for begin in range(0, tensor.elements, size):
+        yield _Piece(tensor, rule, begin, min(begin + size, tensor.elements))
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """A few threads; on an error they finish what is in hand and drop the rest."""
+    executor = ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0))), "merge")
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)

@@ -1,37 +1,65 @@
-"""What a decision vector means for every tensor of a merge; pure, reads no weights."""
+"""What becomes of every tensor of a merge; pure, reads no weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from apbmm_common.checkpoint import ITEM_BYTES, Checkpoint, TensorHeader, layer_of
 from apbmm_common.compatibility import optional_tensors
-from apbmm_common.errors import EvaluationError
 from apbmm_common.runfile import Merge
+from apbmm_worker.merge_weights import SourceWeights, layer_weights, outside_rows, pair_weights
+from apbmm_worker.task_vectors import TaskVectors
+
+__all__ = ["TensorPlan", "WeightedSum", "layer_weights", "plan", "plan_sum", "plan_task_vectors"]
 
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
-@dataclass(frozen=True)
-class TensorPlan:
-    """How one tensor is made: ``weight`` is the thinking model's, ``dtype`` the stored one."""
+@dataclass(frozen=True, slots=True)
+class WeightedSum:
+    """The rule ``sum_i weights[i] * source_i``."""
 
-    thinking: TensorHeader
-    instruct: TensorHeader
-    weight: float
+    weights: tuple[float, ...]
+
+    @property
+    def copied(self) -> int | None:
+        """Which source the sum is, when it is one of them: 0 * w would turn -0.0 into 0.0."""
+        nonzero = [index for index, weight in enumerate(self.weights) if weight]
+        if len(nonzero) == 1 and self.weights[nonzero[0]] == 1.0:
+            return nonzero[0]
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """How one tensor is made of the same tensor of several ``sources``.
+
+    ``layout`` is the source's tensor that lends name, shape and file name: the last source's, which
+    for two sources is the instruct model's. ``dtype`` is the stored one. With `TaskVectors` the
+    first source is the base.
+    """
+
+    layout: TensorHeader
+    sources: tuple[TensorHeader, ...]
+    rule: WeightedSum | TaskVectors
     dtype: str
 
     @property
     def name(self) -> str:
-        """The tensor's name, the same in both sources."""
-        return self.instruct.name
+        """The tensor's name, the same in all sources."""
+        return self.layout.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape, the same in all sources."""
+        return self.layout.shape
 
     @property
     def elements(self) -> int:
         """Number of elements."""
-        return math.prod(self.instruct.shape)
+        return math.prod(self.layout.shape)
 
     @property
     def length(self) -> int:
@@ -39,47 +67,79 @@ class TensorPlan:
         return self.elements * ITEM_BYTES[self.dtype]
 
 
-def layer_weights(vector: Sequence[float], layers: int) -> tuple[float, ...]:
-    """The thinking model's weight for each layer: the vector itself, checked.
-
-    Raises `EvaluationError` when it has not one number in [0, 1] for each layer.
-    """
-    if len(vector) != layers:
-        raise EvaluationError(
-            f"the vector has {len(vector)} components, the sources {layers} layers", kind="vector"
-        )
-    for index, value in enumerate(vector):
-        if not 0.0 <= value <= 1.0:  # also catches a NaN
-            raise EvaluationError(
-                f"component {index} of the vector is {value}, outside [0, 1]", kind="vector"
-            )
-    return tuple(float(value) for value in vector)
-
-
 def plan(
     thinking: Checkpoint, instruct: Checkpoint, weights: Sequence[float], merge: Merge
 ) -> tuple[TensorPlan, ...]:
-    """What becomes of every tensor, in the order of the instruct model's files.
+    """The layer-wise merge of two sources (Eq. 4), in the order of the instruct model's files.
 
-    ``weights``: one for each layer (`layer_weights`). A tensor of no layer gets mean(weights), or
-    1 or 0 where ``merge.outside_layers`` names a source. The stored dtype is the instruct model's
-    own for each tensor, unless ``merge.dtype`` names one. Integers and booleans, which
-    verification found equal, are copied. `optional_tensors` are left out.
+    ``weights``: the thinking model's, one for each layer (`layer_weights`). A tensor of no layer
+    gets mean(weights), or follows the source that ``merge.outside_layers`` names.
     """
-    outside = {
-        "mean": math.fsum(weights) / len(weights),
-        "thinking": 1.0,
-        "instruct": 0.0,
-    }[merge.outside_layers]
-    left_out = optional_tensors((thinking, instruct))
+    sources = {"thinking": thinking, "instruct": instruct}
+    chosen = pair_weights(weights)
+    outside = outside_rows(merge.outside_layers, tuple(sources), chosen.layers)
+    return plan_sum(sources, SourceWeights(chosen.layers, outside), merge.dtype)
+
+
+def plan_sum(
+    sources: Mapping[str, Checkpoint], weights: SourceWeights, dtype: str = "source"
+) -> tuple[TensorPlan, ...]:
+    """A weighted sum of any number of sources, in the order of the last source's files.
+
+    The stored dtype is the last source's own for each tensor, unless ``dtype`` names one. Integers
+    and booleans, which verification found equal, are copied. `optional_tensors` are left out.
+    """
+    checkpoints = tuple(sources.values())
+    return tuple(
+        TensorPlan(
+            layout,
+            tuple(checkpoint.tensors[layout.name] for checkpoint in checkpoints),
+            WeightedSum(weights.of(layout.name)),
+            _STORED.get(dtype, layout.dtype),
+        )
+        if layout.is_float
+        else _copy(layout)
+        for layout in _kept(checkpoints, checkpoints[-1])
+    )
+
+
+def plan_task_vectors(
+    sources: Mapping[str, Checkpoint],
+    base: Checkpoint,
+    rule: TaskVectors,
+    outside_layers: str = "mean",
+    dtype: str = "source",
+) -> tuple[TensorPlan, ...]:
+    """``base + weight * Theta(task vectors)`` for every tensor, in the last source's file order.
+
+    A source that is the base has a task vector of zeros and is left out. Tensors of no layer are
+    merged like any other, unless ``outside_layers`` names a source (or ``base``) to follow. Stored
+    dtypes, integers and optional tensors are as in `plan_sum`.
+    """
+    last = list(sources.values())[-1]
+    moved = tuple(c for c in sources.values() if c.path.resolve() != base.path.resolve())
+    followed = {**sources, "base": base}.get(outside_layers)
     plans = []
-    for name, tensor in instruct.tensors.items():
-        if name in left_out:
+    for layout in _kept((base, *sources.values()), last):
+        name = layout.name
+        if not layout.is_float:
+            plans.append(_copy(layout))
             continue
-        dtype, weight = tensor.dtype, 0.0
-        if tensor.is_float:
-            dtype = _STORED.get(merge.dtype, dtype)
-            layer = layer_of(name)
-            weight = outside if layer is None else weights[layer]
-        plans.append(TensorPlan(thinking.tensors[name], tensor, weight, dtype))
+        stored = _STORED.get(dtype, layout.dtype)
+        if followed is not None and layer_of(name) is None:
+            plans.append(TensorPlan(layout, (followed.tensors[name],), WeightedSum((1.0,)), stored))
+            continue
+        tensors = tuple(checkpoint.tensors[name] for checkpoint in (base, *moved))
+        copied = not moved or rule.weight == 0.0
+        chosen = WeightedSum((1.0,)) if copied else rule
+        plans.append(TensorPlan(layout, tensors[:1] if copied else tensors, chosen, stored))
     return tuple(plans)
+
+
+def _copy(layout: TensorHeader) -> TensorPlan:
+    return TensorPlan(layout, (layout,), WeightedSum((1.0,)), layout.dtype)
+
+
+def _kept(checkpoints: Sequence[Checkpoint], last: Checkpoint) -> list[TensorHeader]:
+    left_out = optional_tensors(checkpoints)
+    return [tensor for name, tensor in last.tensors.items() if name not in left_out]

@@ -10,17 +10,19 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.checkpoint import INDEX_FILE, METADATA_KEY, Checkpoint, text_config
+from apbmm_common.checkpoint import INDEX_FILE, METADATA_KEY, SINGLE_FILE, Checkpoint, text_config
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_worker.merge_plan import TensorPlan
 from apbmm_worker.sources import GENERATION_FILE, TOKENIZER_FILES
 
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
+PARTIAL_SUFFIX = ".apbmm-partial"  # nobody else's: what is found there is removed
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -32,7 +34,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     Raises `EvaluationError` (``infrastructure``) when ``out`` is anything else but empty, when
     the disk is full or cannot be written, and in place of every `SourceError`.
     """
-    partial = out.with_name(out.name + ".partial")
+    partial = out.with_name(out.name + PARTIAL_SUFFIX)
     try:
         if out.exists():
             _require_replaceable(out)
@@ -48,37 +50,59 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise EvaluationError(
             f"{error.filename or out}: the merge could not be written: {error.strerror}",
-            "free space there or name another --scratch folder" if full else "",
+            "free space there, or write to another disk (a worker's --scratch, a merge's --out)"
+            if full
+            else "",
             kind="infrastructure",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_tensors(
-    file: Path,
-    tensors: Sequence[TensorPlan],
-    chunks: Callable[[TensorPlan], Iterable[memoryview]],
-) -> Iterator[int]:
-    """Write one safetensors file; yields the bytes of each chunk as it is written.
+@contextmanager
+def preallocated(folder: Path, plans: Iterable[TensorPlan]) -> Iterator[dict[str, tuple[int, int]]]:
+    """New weight files at their full size: descriptor and offset of each tensor's bytes, by name.
 
-    ``chunks`` gives a tensor's stored bytes in order. Nothing is synced: a merge that a power
-    loss takes is made again.
+    Their blocks are reserved at once, so a full disk is noticed before anything is computed, and
+    any part may be written at any time, with less work for the kernel than growing a file takes.
+    Nothing is synced: a merge that a power loss takes is made again.
     """
-    with file.open("xb", buffering=0) as stream:
-        _write(stream.fileno(), memoryview(_header(tensors)))
-        for tensor in tensors:
-            for data in chunks(tensor):
-                _write(stream.fileno(), data)
-                yield len(data)
+    with ExitStack() as stack:
+        places: dict[str, tuple[int, int]] = {}
+        for name, group in groupby(plans, key=lambda tensor: tensor.layout.file.name):
+            tensors = tuple(group)
+            header = _header(tensors)
+            file = folder / name
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(file, flags, 0o666)
+            stack.callback(os.close, descriptor)
+            size = len(header) + sum(tensor.length for tensor in tensors)
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+            except OSError as error:
+                error.filename = str(file)
+                raise
+            write_at(descriptor, memoryview(header), 0)
+            offset = len(header)
+            for tensor in tensors:
+                places[tensor.name] = (descriptor, offset)
+                offset += tensor.length
+        yield places
 
 
-def write_index(folder: Path, instruct: Checkpoint, plans: Sequence[TensorPlan]) -> None:
-    """Write the index of a sharded merge; nothing when the instruct model is a single file."""
-    if not (instruct.path / INDEX_FILE).exists():
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all bytes at an offset; may be called from several threads."""
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def write_index(folder: Path, plans: Sequence[TensorPlan]) -> None:
+    """Write the index of a sharded merge; nothing when it is a single file."""
+    if {tensor.layout.file.name for tensor in plans} == {SINGLE_FILE}:
         return
     total = sum(tensor.length for tensor in plans)
-    weight_map = {tensor.name: tensor.instruct.file.name for tensor in plans}
+    weight_map = {tensor.name: tensor.layout.file.name for tensor in plans}
     write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
@@ -126,17 +150,12 @@ def _header(tensors: Iterable[TensorPlan]) -> bytes:
         begin, end = end, end + tensor.length
         header[tensor.name] = {
             "dtype": tensor.dtype,
-            "shape": tensor.instruct.shape,
+            "shape": tensor.shape,
             "data_offsets": (begin, end),
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
     return struct.pack("<Q", len(text)) + text
-
-
-def _write(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 def _require_replaceable(out: Path) -> None:

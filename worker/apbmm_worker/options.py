@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from apbmm_common.addresses import require_tcp
+from apbmm_common.addresses import is_local
+from apbmm_common.curve import WORKER_NAME, WORKER_NAME_HINT, ClientKeys
 from apbmm_common.errors import UsageError
 from apbmm_worker.environment import worker_environment
 
 GPU = re.compile(r"cpu|rehearsal|\d+(,\d+)*")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Options:
     """Settings of one worker process.
 
     ``paths`` maps names of the run file (``thinking``, ``instruct``, ``base``, ``prompts``, or a
-    benchmark's name) to folders of this host.
+    benchmark's name) to folders of this host; ``roots`` as in `local_paths`;
+    ``engine`` has vLLM's own arguments as text, by name.
     """
 
     name: str
@@ -35,6 +36,9 @@ class Options:
     state: Path
     scratch: Path
     paths: Mapping[str, str] = field(default_factory=dict)
+    keys: ClientKeys | None = None
+    roots: tuple[Path, ...] | None = None
+    engine: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_gpu(text: str) -> str:
@@ -49,18 +53,28 @@ def parse_gpu(text: str) -> str:
 
 def parse_name(text: str) -> str:
     """A worker's name: letters, digits, and ``._-`` within. Raises `UsageError`."""
-    if not NAME.fullmatch(text):
-        raise UsageError(
-            f"--name {text}: not a name", "up to 64 letters, digits, dots, dashes and underscores"
-        )
+    if not WORKER_NAME.fullmatch(text):
+        raise UsageError(f"--name {text}: not a name", WORKER_NAME_HINT)
     return text
 
 
 def parse_master(text: str) -> str:
     """The address of a master. Raises `UsageError`."""
-    if not text.startswith("ipc://"):
-        require_tcp(text, "--master")
+    is_local(text, "--master")
     return text
+
+
+def require_known_master(master: str, keys: ClientKeys | None, *, insecure: bool) -> None:
+    """Refuse a master on another host that cannot prove who it is, unless ``insecure``.
+
+    Raises `UsageError`.
+    """
+    if keys is None and not insecure and not is_local(master, "--master"):
+        raise UsageError(
+            f"the master at {master} is on another host, and there are no keys",
+            "bring its master.key and this worker's key to a folder and name that with --keys; "
+            "--insecure goes without",
+        )
 
 
 def parse_paths(items: Sequence[str]) -> dict[str, str]:
@@ -76,6 +90,16 @@ def parse_paths(items: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--path {item}: no such file or folder")
         paths[name] = str(Path(path).resolve())
     return paths
+
+
+def parse_roots(items: Sequence[str], master: str) -> tuple[Path, ...] | None:
+    """Folders that a run's own paths must be in; None for any. Raises `UsageError`."""
+    if not items:
+        return None if is_local(master, "--master") else ()
+    for item in items:
+        if not Path(item).is_dir():
+            raise UsageError(f"--root {item}: no such folder")
+    return tuple(Path(item).resolve() for item in items)
 
 
 def default_name(gpu: str) -> str:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from apbmm_common.errors import EvaluationError
+from apbmm_common.failpoints import reach
 from apbmm_common.messages import Result
 from apbmm_worker.results import digest_of
 
@@ -45,6 +46,7 @@ class Outbox:
         """
         path = self._path(result.run, result.lease)
         try:
+            reach("outbox.begin")
             self._write(path, result.model_dump_json().encode())
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -63,12 +65,14 @@ class Outbox:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        reach("outbox.synced")
         partial.replace(path)
         directory = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
+        reach("outbox.stored")
 
     def set_aside(self, run: str, lease: str) -> None:
         """Stop offering a result that its run's journal does not know; its file is kept."""
@@ -81,7 +85,12 @@ class Outbox:
     def drop(self, run: str, lease: str) -> None:
         """Forget a result that the master has committed."""
         if self._results.pop(_key(run, lease), None) is not None:
-            self._path(run, lease).unlink(missing_ok=True)
+            reach("ack.before")
+            try:
+                self._path(run, lease).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("%s could not be deleted, and will be sent once more: %s", lease, error)
+            reach("ack.after")
 
     def of_run(self, run: str) -> list[Result]:
         """Unacknowledged results of one run."""

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
 from apbmm_common.prompts import read_prompts
 from apbmm_common.runfile import RunSpec
+from apbmm_common.space import Space
 from apbmm_worker import environment
 from apbmm_worker.benchmark_data import check_folder
 from apbmm_worker.merge_slots import MergeSlots
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from apbmm_worker.discrepancy import Discrepancy
     from apbmm_worker.engine import ResidentEngine
     from apbmm_worker.evaluation import Evaluation
+    from apbmm_worker.hot_load import HotLoader, PlannedMerge
+    from apbmm_worker.merge_plan import TensorPlan
     from apbmm_worker.prepared_questions import PreparedBenchmarks
     from apbmm_worker.sources import VerifiedSources
 
@@ -38,13 +39,17 @@ StageProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Places:
-    """Where this worker has what the run names, and where it may write."""
+    """Where this worker has what the run names, and where it may write.
+
+    ``engine`` has vLLM's own arguments that this host sets, as text, by name.
+    """
 
     sources: Mapping[str, Path]
     benchmarks: Mapping[str, Path]
     prompts: Path | None
     scratch: Path
     device: str
+    engine: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,21 +72,22 @@ class Pipeline:
         self._spec = spec
         self._places = places
         self._progress = progress
-        self._engine: ResidentEngine | None = None
         _check_paths(spec, places)
         places.scratch.mkdir(parents=True, exist_ok=True)
         environment.apply(places.device, places.scratch)
         require_cards(places.device)
         self.sources = self._verify_sources()
-        self._check_engine()
+        Space.of(spec, self.sources.layers)  # raises where the layers are too few for it
+        self._engine_arguments = self._check_engine()
         self._benchmarks = self._prepare_benchmarks()
         needed = max(source.weight_bytes for source in self.sources.checkpoints.values())
         self._slots = MergeSlots(places.scratch, needed)
+        self._loader = self._new_loader()
 
     @property
     def usable(self) -> bool:
         """False once the engine has failed: this process must be replaced."""
-        return self._engine is None or self._engine.usable
+        return self._loader.engine is None or self._loader.engine.usable
 
     def measure(self) -> Discrepancy:
         """How much the two sources differ, layer by layer."""
@@ -96,7 +102,7 @@ class Pipeline:
         device = environment.CPU
         if self._places.device != environment.CPU:
             # The models and the engine do not fit on the card together.
-            self._close_engine()
+            self._loader.close()
             device = "cuda:0"
         self._progress("measure", 0, len(prompts))
         template = self._spec.generation.template_from
@@ -111,19 +117,21 @@ class Pipeline:
             | {f"benchmark.{b.name}": b.digest for b in self._benchmarks.benchmarks}
         )
 
-    def evaluate(self, evaluation: str, vector: Sequence[float], outputs: Path) -> Measurement:
+    def evaluate(
+        self, evaluation: str, vector: Sequence[float], outputs: Path, *, reference: bool = False
+    ) -> Measurement:
         """Merge, load and evaluate one vector; EvalScope's records go to ``outputs/evaluation``.
 
-        Raises `EvaluationError`; `usable` tells whether the engine survived.
+        The vector is of the run's space, that of a ``reference`` one weight for each layer. Raises
+        `EvaluationError`; `usable` tells whether the engine survived.
         """
         stages: dict[str, float] = {}
-        with self._slots.next() as slot:
-            with _timed(stages, "merge"):
-                self._merge(vector, slot)
-            engine = self._load(slot, stages)
-        with _timed(stages, "evaluate"):
-            result = self._ask(engine, evaluation, outputs)
-        return Measurement(result, stages, engine.description())
+        self._progress("load", 0, 1)
+        engine = self._loader.bring(self._planned(vector, reference=reference), stages)
+        result = self._ask(engine, evaluation, outputs)
+        stages |= {"evaluate": result.seconds, "report": result.report_seconds}
+        how = {**engine.description(), "hot_load": self._loader.description()}
+        return Measurement(result, stages, how)
 
     def close(self, *, ending: bool = False) -> None:
         """Stop the engine and remove temporary checkpoints.
@@ -132,7 +140,7 @@ class Pipeline:
         taking it apart would; one on a card, in processes of its own, is stopped all the same.
         """
         if not ending or self._places.device != environment.CPU:
-            self._close_engine()
+            self._loader.close()
         self._slots.remove()
 
     # ---- preparation ----
@@ -145,12 +153,26 @@ class Pipeline:
             self._places.sources, cache, lambda done, total: self._progress("verify", done, total)
         )
 
-    def _check_engine(self) -> None:
-        """Raise `RunFileError` for engine arguments that the run file may not set."""
-        from apbmm_worker.engine_arguments import engine_arguments
+    def _check_engine(self) -> dict[str, Any]:
+        """This host's own engine arguments, as values.
 
-        template = self._places.sources[self._spec.generation.template_from]
-        engine_arguments(self._spec.engine, self._spec.generation, template, self._places.device)
+        Raises `RunFileError` or `UsageError` for arguments that may not be set, or that the
+        installed vLLM does not have.
+        """
+        from apbmm_worker.engine_arguments import engine_arguments, require_known
+        from apbmm_worker.engine_values import typed_arguments
+
+        spec, own = self._spec, dict[str, Any]()
+        if spec.engine.arguments or self._places.engine:
+            # vLLM takes seconds to import, and is not needed yet otherwise.
+            from apbmm_worker.vllm_features import argument_types
+
+            known = argument_types()
+            require_known(spec.engine.arguments, known)
+            own = typed_arguments(self._places.engine, known)
+        template = self._places.sources[spec.generation.template_from]
+        engine_arguments(spec.engine, spec.generation, template, self._places.device)
+        return own
 
     def _prepare_benchmarks(self) -> PreparedBenchmarks:
         from apbmm_worker.prepared_questions import prepare_benchmarks
@@ -172,33 +194,56 @@ class Pipeline:
 
     # ---- one evaluation ----
 
-    def _merge(self, vector: Sequence[float], slot: Path) -> None:
-        from apbmm_worker.merge import materialise
+    def _planned(self, vector: Sequence[float], *, reference: bool) -> PlannedMerge:
+        """The merge that a vector asks for; raises `EvaluationError` if it cannot be."""
+        from apbmm_worker.hot_load import PlannedMerge
+        from apbmm_worker.merge import write_merge
+        from apbmm_worker.run_merges import merge_of
 
-        materialise(
-            self.sources,
-            vector,
-            self._spec.merge,
-            self._spec.generation.template_from,
-            slot,
-            lambda done, total: self._progress("merge", done, total),
+        merge = merge_of(self._spec, self.sources, vector, reference=reference)
+
+        def write(slot: Path) -> None:
+            write_merge(
+                self.sources,
+                merge.plans,
+                merge.recipe,
+                self._spec.generation.template_from,
+                slot,
+                lambda done, total: self._progress("merge", done, total),
+                dtype=self._spec.merge.dtype,
+            )
+
+        self.sources.require_unchanged()
+        return PlannedMerge(merge.plans, write)
+
+    def _other(self, plans: Sequence[TensorPlan]) -> Sequence[TensorPlan]:
+        """A merge that is not the given one: a source."""
+        from apbmm_worker.run_merges import merge_of
+
+        instruct, thinking = (
+            merge_of(self._spec, self.sources, [x] * self.sources.layers, reference=True).plans
+            for x in (0.0, 1.0)
         )
+        return instruct if instruct != plans else thinking
 
-    def _load(self, checkpoint: Path, stages: dict[str, float]) -> ResidentEngine:
-        """Bring a checkpoint into the engine, which starts with the first one."""
-        if self._engine is not None:
-            self._progress("load", 0, 1)
-            with _timed(stages, "load"):
-                self._engine.load(checkpoint)
-            return self._engine
+    def _new_loader(self) -> HotLoader[ResidentEngine]:
+        from apbmm_worker.hot_load import HotLoader
+
+        prompts = [benchmark.questions[0].prompt for benchmark in self._benchmarks.benchmarks[:4]]
+        setting = self._spec.engine.hot_load
+        return HotLoader(setting, self._start, self._slots, self._other, prompts)
+
+    def _start(self, checkpoint: Path) -> ResidentEngine:
         from apbmm_worker.engine import ResidentEngine
 
         self._progress("start engine", 0, 1)
-        with _timed(stages, "start engine"):
-            self._engine = ResidentEngine(
-                self._spec.engine, self._spec.generation, checkpoint, self._places.device
-            )
-        return self._engine
+        return ResidentEngine(
+            self._spec.engine,
+            self._spec.generation,
+            checkpoint,
+            self._places.device,
+            self._engine_arguments,
+        )
 
     def _ask(self, engine: ResidentEngine, evaluation: str, outputs: Path) -> Evaluation:
         from apbmm_worker.evaluation import evaluate
@@ -208,11 +253,6 @@ class Pipeline:
             raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
         with SignsOfLife(engine, lambda done, n: self._progress("evaluate", done, n)) as signs:
             return evaluate(engine, self._benchmarks, outputs / name, signs.answered)
-
-    def _close_engine(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
 
 
 def _check_paths(spec: RunSpec, places: Places) -> None:
@@ -245,7 +285,7 @@ def require_cards(device: str) -> None:
     if torch.version.cuda is None and torch.version.hip is None:
         raise UsageError(
             f"--gpu {device}: the PyTorch installed here is a build for the CPU",
-            "pip install 'apbmm[worker]' in an environment of its own, or start it with --gpu cpu",
+            "pip install '.[worker]' into an environment of its own, or start it with --gpu cpu",
         )
     seen, needed = torch.cuda.device_count(), environment.cards(device)
     if seen < needed:
@@ -253,13 +293,3 @@ def require_cards(device: str) -> None:
             f"--gpu {device}: PyTorch sees {seen} of {needed} cards",
             "nvidia-smi lists the cards of this host; --gpu cpu needs none",
         )
-
-
-@contextmanager
-def _timed(stages: dict[str, float], stage: str) -> Iterator[None]:
-    """Note the seconds of a stage."""
-    start = time.monotonic()
-    try:
-        yield
-    finally:
-        stages[stage] = time.monotonic() - start

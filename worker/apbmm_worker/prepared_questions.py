@@ -35,8 +35,9 @@ with preserved_logging():
 logging.getLogger("evalscope").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 MODEL_NAME = "merge"
-# EvalScope's threads only wait for answers that are in flight already.
-_MOST_THREADS = 64
+# EvalScope's threads only wait for answers that are in flight already. It scores in the order of
+# its questions, so many at a time: with all at a time, none waits for one before it.
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)

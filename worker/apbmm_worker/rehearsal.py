@@ -5,8 +5,8 @@ a smooth synthetic landscape over the merge vector, latency grows with the token
 and exports of a rehearsal say so.
 
 APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
-KIND:EVALUATION, KIND being ``vector`` or ``infrastructure`` and EVALUATION an id or ``*``, as in
-``vector:e0003,infrastructure:*``.
+KIND:EVALUATION, KIND being ``vector``, ``infrastructure`` or ``engine`` (the process dies of it)
+and EVALUATION an id or ``*``, as in ``vector:e0003,infrastructure:*``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import argparse
 import math
 import os
 import random
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apbmm_common.messages import Share
 from apbmm_common.runfile import RunSpec, canonical_hash
+from apbmm_common.space import Space
 from apbmm_worker.child_channel import Channel, die_with_parent
 
 QUESTIONS = 100
@@ -51,21 +53,38 @@ class Landscape:
         return cheap + (dear - cheap) * math.pow(level, 1.5) * (0.8 + 0.4 * spread / len(vector))
 
 
-def evaluate(spec: RunSpec, vector: Sequence[float], channel: Channel) -> dict[str, Any]:
-    """Invent the ``evaluated`` event of one vector, after its latency."""
+def prepared(spec: RunSpec) -> dict[str, Any]:
+    """The ``prepared`` event: what stands for the sources' digests is the landscape's seed."""
+    return {
+        "digests": {"rehearsal": canonical_hash([spec.seed, spec.evaluation.layers])},
+        "layers": spec.evaluation.layers,
+        "versions": {"kind": "REHEARSAL"},
+        "seconds": 0.0,
+    }
+
+
+def measured(spec: RunSpec) -> dict[str, Any]:
+    """The ``measured`` event: an invented discrepancy for each layer."""
+    assert spec.evaluation.layers is not None
+    numbers = random.Random(spec.seed)  # noqa: S311
+    weights = [numbers.expovariate(1.0) for _ in range(spec.evaluation.layers)]
+    return {"parameter": weights, "activation": weights, "prompts": 0, "seconds": 0.0}
+
+
+def evaluated(
+    spec: RunSpec, vector: Sequence[float], *, reference: bool = False
+) -> tuple[float, dict[str, Any]]:
+    """Seconds that the evaluation of a vector takes, and its ``evaluated`` event."""
     layers = spec.evaluation.layers
     assert layers is not None
     landscape = Landscape(layers, spec.seed)
     noise = random.Random(canonical_hash(list(vector)))  # noqa: S311
-    tokens = landscape.tokens(vector)
+    weights = vector if reference else layer_weights(Space.of(spec, layers), vector, layers)
+    tokens = landscape.tokens(weights)
     seconds = spec.evaluation.rehearsal_seconds * tokens / TOKENS[1] * noise.uniform(0.7, 1.3)
-    steps = max(1, math.ceil(seconds / PROGRESS_SECONDS))
-    for step in range(steps):
-        channel.send("progress", stage="rehearse", done=step, total=steps)
-        time.sleep(seconds / steps)
     benchmarks = {}
     for index, benchmark in enumerate(spec.benchmarks):
-        accuracy = landscape.accuracy(vector, index / len(spec.benchmarks))
+        accuracy = landscape.accuracy(weights, index / len(spec.benchmarks))
         right = sum(noise.random() < accuracy for _ in range(QUESTIONS))
         benchmarks[benchmark.name] = {
             "accuracy": right / QUESTIONS,
@@ -73,7 +92,25 @@ def evaluate(spec: RunSpec, vector: Sequence[float], channel: Channel) -> dict[s
             "questions": QUESTIONS,
         }
     stages = {"rehearse": seconds}
-    return {"benchmarks": benchmarks, "stages": stages, "engine": {"kind": "REHEARSAL"}}
+    return seconds, {"benchmarks": benchmarks, "stages": stages, "engine": {"kind": "REHEARSAL"}}
+
+
+def layer_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[float, ...]:
+    """The landscape is one of layers: a merge of whole models is uniform there, and thinned."""
+    if space.owners:
+        return space.layer_weights(vector)
+    weight, density = space.weight_and_density(vector)
+    return (weight * density,) * layers
+
+
+def evaluate(spec: RunSpec, command: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
+    """Invent the ``evaluated`` event of one vector, after its latency."""
+    seconds, event = evaluated(spec, command["vector"], reference=command.get("reference", False))
+    steps = max(1, math.ceil(seconds / PROGRESS_SECONDS))
+    for step in range(steps):
+        channel.send("progress", stage="rehearse", done=step, total=steps)
+        time.sleep(seconds / steps)
+    return event
 
 
 def fault(evaluation: str) -> str:
@@ -92,28 +129,19 @@ def serve(channel: Channel) -> None:
         match command["op"]:
             case "prepare":
                 spec = RunSpec.model_validate(command["spec"])
-                channel.send(
-                    "prepared",
-                    digests={"rehearsal": canonical_hash([spec.seed, spec.evaluation.layers])},
-                    layers=spec.evaluation.layers,
-                    versions={"kind": "REHEARSAL"},
-                    seconds=0.0,
-                )
+                channel.send("prepared", **prepared(spec))
             case "measure":
                 assert spec is not None
-                assert spec.evaluation.layers is not None
-                numbers = random.Random(spec.seed)  # noqa: S311
-                weights = [numbers.expovariate(1.0) for _ in range(spec.evaluation.layers)]
-                channel.send(
-                    "measured", parameter=weights, activation=weights, prompts=0, seconds=0.0
-                )
+                channel.send("measured", **measured(spec))
             case "evaluate":
                 assert spec is not None
                 kind = fault(command["evaluation"])
-                if kind:
+                if kind == "engine":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                elif kind:
                     channel.send("failed", kind=kind, message="APBMM_REHEARSAL_FAULT asks for it")
                 else:
-                    channel.send("evaluated", **evaluate(spec, command["vector"], channel))
+                    channel.send("evaluated", **evaluate(spec, command, channel))
             case "stop":
                 return
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.checkpoint import Checkpoint, TensorHeader, layer_count, read_checkpoint
-from apbmm_common.compatibility import IDENTICAL, REFERENCE_ROLE, require_compatible
+from apbmm_common.compatibility import BASE_ROLE, IDENTICAL, REFERENCE_ROLE, require_compatible
 from apbmm_common.errors import SourceError
 from apbmm_common.runfile import canonical_hash
-from apbmm_worker.tensor_bytes import FiniteCheck, opened, read_into
+from apbmm_worker.tensor_bytes import all_finite, opened, read_into
 
 CHUNK = 4 << 20
 TOKENIZER_FILES = (
@@ -89,9 +89,9 @@ def verify_sources(
 ) -> VerifiedSources:
     """Read and verify the sources; a folder given for two roles is read once.
 
-    ``paths`` maps roles (``thinking``, ``instruct``, ``base``) to folders; ``cache`` is a folder
-    for earlier outcomes; ``progress`` is called with (bytes read, bytes to read). Raises
-    `SourceError` naming every incompatibility, or the file and tensor that holds a NaN or an
+    ``paths`` maps roles (``thinking``, ``instruct``, ``base``, or any names) to folders; ``cache``
+    is a folder for earlier outcomes; ``progress`` is called with (bytes read, bytes to read).
+    Raises `SourceError` naming every incompatibility, or the file and tensor that holds a NaN or an
     infinity, or that thinking and instruct are identical.
     """
     start = time.monotonic()
@@ -158,7 +158,6 @@ def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _C
     contents = _Contents("")
     buffers = [memoryview(bytearray(CHUNK)) for _ in range(2)]
     hashed: list[Future[None] | None] = [None, None]
-    is_finite = FiniteCheck(CHUNK)
     turn = 0
     # hashlib lets go of the interpreter lock, so one chunk is hashed while the next is read.
     with opened(checkpoint) as files, ThreadPoolExecutor(1, "digest") as thread:
@@ -173,7 +172,7 @@ def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _C
                 data = buffers[turn][: min(CHUNK, tensor.length - begin)]
                 read_into(files[tensor.file], data, tensor.offset + begin, tensor.file)
                 hashed[turn] = thread.submit(_update, hashes, data)
-                if not is_finite(data, tensor.dtype):
+                if not all_finite(data, tensor.dtype):
                     raise SourceError(
                         f"{tensor.file}: tensor {name} holds a NaN or an infinity",
                         "the checkpoint is damaged or was saved from a diverged training",
@@ -197,15 +196,15 @@ def _description(tensor: TensorHeader) -> bytes:
 
 
 def _require_equal_fixed(contents: Mapping[str, _Contents]) -> None:
-    one, two = contents.get("thinking"), contents.get("instruct")
-    if one is None or two is None:
-        return
-    for name in sorted(one.fixed.keys() & two.fixed.keys()):
-        if one.fixed[name] != two.fixed[name]:
-            raise SourceError(
-                f"tensor {name} holds integers or booleans that differ between thinking and "
-                "instruct, and those cannot be interpolated"
-            )
+    first, *others = (role for role in contents if role != BASE_ROLE)
+    for other in others:
+        one, two = contents[first].fixed, contents[other].fixed
+        for name in sorted(one.keys() & two.keys()):
+            if one[name] != two[name]:
+                raise SourceError(
+                    f"tensor {name} holds integers or booleans that differ between {first} and "
+                    f"{other}, and those cannot be interpolated"
+                )
 
 
 def _stamps(checkpoint: Checkpoint) -> tuple[Stamp, ...]:

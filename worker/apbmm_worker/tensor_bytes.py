@@ -7,8 +7,8 @@ than memory maps here (see `benchmarks/merge_speed.py`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,43 @@ TORCH_DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
-# The exponent bits of each float dtype: all of them set means infinity or NaN.
-_EXPONENTS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
-    "BF16": (np.uint16, 0x7F80),
-    "F16": (np.uint16, 0x7C00),
-    "F32": (np.uint32, 0x7F80_0000),
-    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
+# Others, which a merge only copies.
+_COPIED = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+# Each float dtype's bits of positive infinity, which every NaN lies above.
+_INFINITY: dict[str, tuple[type[np.signedinteger[Any]], int]] = {
+    "BF16": (np.int16, 0x7F80),
+    "F16": (np.int16, 0x7C00),
+    "F32": (np.int32, 0x7F80_0000),
+    "F64": (np.int64, 0x7FF0_0000_0000_0000),
 }
 
 
+def opened(*checkpoints: Checkpoint) -> AbstractContextManager[dict[Path, int]]:
+    """File descriptors of all weight files, closed at the end; see `opened_files`."""
+    return opened_files({file for checkpoint in checkpoints for file in checkpoint.files})
+
+
 @contextmanager
-def opened(*checkpoints: Checkpoint) -> Iterator[dict[Path, int]]:
-    """File descriptors of all weight files, closed at the end.
+def opened_files(files: Iterable[Path]) -> Iterator[dict[Path, int]]:
+    """File descriptors of ``files``, closed at the end.
 
     Raises `SourceError` naming a file that cannot be opened.
     """
     with ExitStack() as stack:
         descriptors: dict[Path, int] = {}
-        for file in {file for checkpoint in checkpoints for file in checkpoint.files}:
+        for file in files:
             try:
                 descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
@@ -66,20 +85,23 @@ def read_into(descriptor: int, buffer: memoryview, offset: int, file: Path) -> N
         done += count
 
 
-class FiniteCheck:
-    """Tells whether bytes of a float dtype hold only finite numbers; reuses one scratch buffer."""
+def stored_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a safetensors dtype."""
+    return TORCH_DTYPES.get(name) or _COPIED[name]
 
-    def __init__(self, chunk: int) -> None:
-        """``chunk``: the most bytes that will be given at once."""
-        self._scratch = bytearray(chunk)
 
-    def __call__(self, data: memoryview, dtype: str) -> bool:
-        """True when every element of ``data`` is finite, and for every dtype that is no float."""
-        if dtype not in _EXPONENTS or not data:
-            return True
-        kind, exponent = _EXPONENTS[dtype]
-        words = np.frombuffer(data, dtype=kind)
-        bits = np.frombuffer(self._scratch, dtype=kind, count=len(words))
-        mask = kind(exponent)
-        np.bitwise_and(words, mask, out=bits)
-        return bool(bits.max() != mask)
+def all_finite(data: memoryview, dtype: str) -> bool:
+    """True when every element of ``data`` is finite, and for every dtype that is no float.
+
+    Read as integers, infinities and NaNs of either sign are the largest: as signed numbers those
+    with the sign bit clear, as unsigned ones those with it set.
+    """
+    if dtype not in _INFINITY or not data:
+        return True
+    signed, infinity = _INFINITY[dtype]
+    numbers = np.frombuffer(data, dtype=signed)
+    if int(numbers.max()) >= infinity:
+        return False
+    unsigned = numbers.view(f"u{numbers.itemsize}")
+    sign = 1 << (8 * numbers.itemsize - 1)
+    return int(unsigned.max()) < sign | infinity

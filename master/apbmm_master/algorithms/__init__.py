@@ -19,7 +19,7 @@ from apbmm_master.algorithms.problem import Problem
 from apbmm_master.algorithms.search import Search
 from apbmm_master.search_errors import UnknownAlgorithmError
 
-__all__ = ["Search", "create", "names", "require_runnable"]
+__all__ = ["PARAMETER_ONLY", "Search", "create", "names", "require_known"]
 
 # name -> module and class of the method
 _METHODS = {
@@ -41,8 +41,9 @@ _METHODS = {
     "uniform": ("designs", "Uniform"),
 }
 
-# Their vectors are weight and density of one merge rule, not a weight for each layer.
-_MODEL_LEVEL = frozenset({"ta", "ties", "dare", "breadcrumbs", "della"})
+
+PARAMETER_ONLY = frozenset({"sip-bmm"})
+"""Methods whose layer importance comes from the parameters alone, without activations."""
 
 
 def names() -> tuple[str, ...]:
@@ -50,19 +51,11 @@ def names() -> tuple[str, ...]:
     return tuple(_METHODS)
 
 
-def require_runnable(name: str) -> None:
-    """Raise UnknownAlgorithmError unless a master can run the method `name`.
-
-    The model-level methods can be asked for vectors, but no worker can merge by them yet.
-    """
+def require_known(name: str) -> None:
+    """Raise UnknownAlgorithmError unless there is a method `name`."""
     if name not in _METHODS:
         raise UnknownAlgorithmError(
             f"there is no search method {name!r}", f"methods are {', '.join(_METHODS)}"
-        )
-    if name in _MODEL_LEVEL:
-        raise UnknownAlgorithmError(
-            f"the method {name!r} cannot be run yet: workers merge layer by layer only",
-            "methods that can are " + ", ".join(n for n in _METHODS if n not in _MODEL_LEVEL),
         )
 
 
@@ -88,10 +81,7 @@ def create(  # noqa: PLR0913 - the interface of every method
     has its own (see `Search.dimensions`). Raises UnknownAlgorithmError and, for settings and
     arguments that cannot be, SettingError, WrongShapeError, NotFiniteError or OutsideBoxError.
     """
-    if name not in _METHODS:
-        raise UnknownAlgorithmError(
-            f"there is no search method {name!r}", f"methods are {', '.join(_METHODS)}"
-        )
+    require_known(name)
     problem = Problem.checked(
         dimensions=dimensions,
         objectives=objectives,

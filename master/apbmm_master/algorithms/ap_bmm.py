@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from apbmm_master.algorithms.bayesian import BayesianSearch
@@ -22,9 +21,9 @@ class ApBmm(BayesianSearch):
     name: ClassVar[str] = "ap-bmm"
     uses_importance: ClassVar[bool] = True
 
-    def _fit(self, x: Array, y: Array) -> Sequence[Surrogate]:
+    def _fit(self, x: Array, y: Array) -> Surrogate:
         scores = self.problem.importance if self.uses_importance else None
-        return [fit(x, y, None if scores is None else initial_lengthscales(scores))]
+        return fit(x, y, None if scores is None else initial_lengthscales(scores))
 
 
 class ApBmmNoPrior(ApBmm):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -44,10 +43,10 @@ class Qnehvi(BayesianSearch):
     settings_type: ClassVar[type[ProposalSettings]] = GreedySettings
     synchronous: ClassVar[bool] = True
 
-    def _fit(self, x: Array, y: Array) -> Sequence[Surrogate]:
+    def _fit(self, x: Array, y: Array) -> Surrogate:
         settings = self.proposal_settings
         stock = isinstance(settings, GreedySettings) and settings.stock_priors
-        return [fit(x, y, hyperpriors=dimension_scaled(x.shape[1]) if stock else None)]
+        return fit(x, y, hyperpriors=dimension_scaled(x.shape[1]) if stock else None)
 
 
 class SipBmm(BayesianSearch):
@@ -55,18 +54,18 @@ class SipBmm(BayesianSearch):
 
     A structural importance prior from parameter differences alone: pass it as `importance`.
     SAAS prior on the inverse squared lengthscales, wider where a layer is important, fitted by
-    MAP; batches by qLogNEHVI. Its block partitioning is a search space with D < L (see
-    `apbmm_master.space`).
+    MAP; batches by qLogNEHVI. Its block partitioning is a search space with D < L: dimensions and
+    importance are then those of the blocks.
     """
 
     name: ClassVar[str] = "sip-bmm"
     settings_type: ClassVar[type[ProposalSettings]] = GreedySettings
     synchronous: ClassVar[bool] = True
 
-    def _fit(self, x: Array, y: Array) -> Sequence[Surrogate]:
+    def _fit(self, x: Array, y: Array) -> Surrogate:
         scores = self.problem.importance
         start = np.ones(x.shape[1]) if scores is None else initial_lengthscales(scores)
-        return [fit(x, y, start, sparse_axes(start))]
+        return fit(x, y, start, sparse_axes(start))
 
 
 class Momm(BayesianSearch):
@@ -82,16 +81,16 @@ class Momm(BayesianSearch):
     synchronous: ClassVar[bool] = True
     pool_factor: ClassVar[int] = 3
 
-    def _fit(self, x: Array, y: Array) -> Sequence[Surrogate]:
-        return [fit(x, y)]
+    def _fit(self, x: Array, y: Array) -> Surrogate:
+        return fit(x, y)
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         seed = proposal_seed(self.problem.seed, state.key)
         size = self.pool_factor * count
         with one_thread():
-            surrogates = self._surrogates(state)
+            surrogate = self._surrogate(state)
             proposal = propose(
-                surrogates,
+                surrogate,
                 state.y,
                 self._avoid(state),
                 size,
@@ -102,7 +101,7 @@ class Momm(BayesianSearch):
             evolved = differential_evolution(state.x, state.y, size, np.random.default_rng(seed))
             pool = np.concatenate([proposal.pool, evolved])
             with torch.no_grad():
-                model = surrogates[0].model
+                model = surrogate.model
                 variance = model.posterior(torch.as_tensor(pool)).variance
                 scaled = variance / model.outcome_transform.stdvs.square()
         order = np.argsort(-scaled.sum(dim=-1).numpy(), kind="stable")

@@ -22,7 +22,7 @@ from apbmm_master.surrogate import Surrogate
 
 
 class BayesianSearch(Search):
-    """Fit surrogates to the completed set, propose, hand out.
+    """Fit a surrogate to the completed set, propose, hand out.
 
     Every fit starts anew and every acquisition from the proposal's key, so nothing is carried
     over. Vectors that failed for good count as pending for ever: their outcome stays unknown, and
@@ -37,28 +37,33 @@ class BayesianSearch(Search):
         super().__init__(problem, settings)
         self.proposal_settings = build_settings(self.name, self.settings_type, settings)
         self.batch = problem.workers if self.synchronous else None
-        self._fitted: tuple[int, Sequence[Surrogate]] | None = None
+        self._fitted: tuple[int, Surrogate] | None = None
 
     @abstractmethod
-    def _fit(self, x: Array, y: Array) -> Sequence[Surrogate]:
-        """The model, or the models to mix, of the observations (n, D) and (n, m)."""
+    def _fit(self, x: Array, y: Array) -> Surrogate:
+        """The model of the observations (n, D) and (n, m)."""
+
+    def _starts(self, state: SearchState) -> Array | None:  # noqa: ARG002 - for subclasses
+        """Vectors (s, D) from which to optimise the acquisition besides Sobol points, or None."""
+        return None
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         with one_thread():
             proposal = propose(
-                self._surrogates(state),
+                self._surrogate(state),
                 state.y,
                 self._avoid(state),
                 count,
                 reference_point=self.problem.reference_point,
                 seed=proposal_seed(self.problem.seed, state.key),
                 settings=self.proposal_settings,
+                starts=self._starts(state),
             )
         self.last_proposal = proposal.report
         return self._separated([proposal.pool[i] for i in _preference(proposal)], state, count)
 
-    def _surrogates(self, state: SearchState) -> Sequence[Surrogate]:
-        """The models of the completed set; fitted again only when there is news."""
+    def _surrogate(self, state: SearchState) -> Surrogate:
+        """The model of the completed set; fitted again only when there is news."""
         if self._fitted is None or self._fitted[0] != len(state.x):
             self._fitted = (len(state.x), self._fit(state.x, state.y))
         return self._fitted[1]

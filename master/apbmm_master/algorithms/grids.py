@@ -48,12 +48,15 @@ class Grid(Search):
         return unused(self._points(), state.known, count)
 
     def _points(self) -> Iterator[Array]:
-        for index in spread_order(self.weights):
-            weight = (index + 1) / self.weights
-            if not self.densities:
-                yield np.array([weight])
-            for density in self.densities:
-                yield np.array([weight, density])
+        """All weights, then all again, each time with the next density; of them in turn."""
+        for turn in range(max(len(self.densities), 1)):
+            for place, index in enumerate(spread_order(self.weights)):
+                weight = (index + 1) / self.weights
+                if self.densities:
+                    density = self.densities[(place + turn) % len(self.densities)]
+                    yield np.array([weight, density])
+                else:
+                    yield np.array([weight])
 
 
 class TaskArithmetic(Grid):

@@ -5,52 +5,63 @@ What differs from `ap-bmm`, and of which kind each difference is:
 - information: the two reference models, measured anyway, are observations of the surrogate (but
   not of the front): x = 0 is (0, 1) and x = 1 is (1, 0) by Eq. 2;
 - information: half of the initial design lies on the diagonal x = (t, ..., t), between them;
-- modelling: hyperparameters by MAP under dimension-scaled priors; the layer importance shifts the
-  median lengthscale of each layer instead of only setting where the fit starts;
-- modelling: an equal mixture with the same model without that shift, so that a misleading
-  importance costs at most half of the attention;
-- choice: sequential greedy, without oversized pool and reranking.
+- modelling: the kernel sees a merge's summaries besides its layers, and the layer importance
+  enters as the weights of one of them, which the fit is free to ignore (see `summaries`);
+- modelling: hyperparameters by MAP under dimension-scaled priors;
+- choice: the acquisition is optimised from merges near the front as well (see `starts`), and the
+  choice is sequential greedy, without oversized pool and reranking.
 
-Each can be switched off by a setting.
+Each can be switched off by a setting. `map_fit=False` with the paper's pool and reranking and
+without `near_front` is `ap-bmm` given the same information.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import ClassVar, cast
 
 import numpy as np
 
-from apbmm_master.algorithms.bayesian import BayesianSearch
+from apbmm_master.algorithms.bayesian import BayesianSearch, proposal_seed
 from apbmm_master.algorithms.search import SearchState, unused
 from apbmm_master.algorithms.sequences import scrambled_sobol
 from apbmm_master.arrays import Array
 from apbmm_master.hyperpriors import dimension_scaled
 from apbmm_master.prior import initial_lengthscales
 from apbmm_master.propose import ProposalSettings
+from apbmm_master.starts import near_front
+from apbmm_master.summaries import MergeKernel, summaries
 from apbmm_master.surrogate import Surrogate, fit
 
 
 @dataclass(frozen=True)
 class PlusSettings(ProposalSettings):
     """`references`: the reference models are observations (two objectives only, where Eq. 2
-    says what they score); `diagonal`: half of the initial design on it; `hedge`: mix with the
-    model without the layer prior; `map_fit`: MAP instead of plain likelihood.
+    says what they score); `diagonal`: half of the initial design on it; `map_fit`: MAP instead of
+    the paper's fit, with `lengthscale_spread` the standard deviation of the prior on each log
+    lengthscale; `summaries`: the kernel sees them, and `weighted` the importance among them;
+    `near_front`: `local_samples` starts of the acquisition's optimisation near the front.
     """
 
+    raw_samples: int = 128
     pool_factor: float = 1.0
     gap_weight: float = 0.0
     proximity_weight: float = 0.0
     references: bool = True
     diagonal: bool = True
-    hedge: bool = True
     map_fit: bool = True
+    lengthscale_spread: float = 1.0
+    summaries: bool = True
+    weighted: bool = True
+    near_front: bool = True
+    local_samples: int = 256
 
 
 class ApBmmPlus(BayesianSearch):
-    """Asynchronous, pending-aware, MAP, with references, diagonal design and hedged prior."""
+    """Asynchronous, pending-aware, with references, diagonal design and summaries of merges."""
 
     name: ClassVar[str] = "ap-bmm-plus"
     settings_type: ClassVar[type[ProposalSettings]] = PlusSettings
@@ -59,20 +70,25 @@ class ApBmmPlus(BayesianSearch):
     def _options(self) -> PlusSettings:
         return cast(PlusSettings, self.proposal_settings)
 
-    def _fit(self, x: Array, y: Array) -> Sequence[Surrogate]:
-        if self._options.references and self.problem.objectives == 2:
-            x = np.concatenate([x, np.zeros((1, x.shape[1])), np.ones((1, x.shape[1]))])
+    def _fit(self, x: Array, y: Array) -> Surrogate:
+        options, size, scores = self._options, x.shape[1], self.problem.importance
+        if options.references and self.problem.objectives == 2:
+            x = np.concatenate([x, np.zeros((1, size)), np.ones((1, size))])
             y = np.concatenate([y, [[0.0, 1.0], [1.0, 0.0]]])
-        scores = self.problem.importance
-        start = None if scores is None else initial_lengthscales(scores)
-        if not self._options.map_fit:
-            return [fit(x, y, start)]
-        plain = dimension_scaled(x.shape[1])
-        if start is None:
-            return [fit(x, y, hyperpriors=plain)]
-        shift = np.log(start) - np.log(start).mean()
-        shifted = fit(x, y, hyperpriors=dimension_scaled(x.shape[1], shift))
-        return [shifted, fit(x, y, hyperpriors=plain)] if self._options.hedge else [shifted]
+        if not options.map_fit:
+            return fit(x, y, None if scores is None else initial_lengthscales(scores))
+        scale = options.lengthscale_spread
+        if not options.summaries:
+            return fit(x, y, hyperpriors=dimension_scaled(size, scale=scale))
+        weights = scores if options.weighted else None
+        priors = dimension_scaled(size, summaries=summaries(weights), scale=scale)
+        return fit(x, y, hyperpriors=priors, kernel=partial(MergeKernel, size, weights))
+
+    def _starts(self, state: SearchState) -> Array | None:
+        if not self._options.near_front:
+            return None
+        seed = proposal_seed(self.problem.seed, state.key)
+        return near_front(state.x, state.y, self._options.local_samples, seed)
 
     def _design(self, state: SearchState, count: int) -> list[Array]:
         points = scrambled_sobol(self.dimensions, self.problem.seed)

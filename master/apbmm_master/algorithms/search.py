@@ -132,7 +132,7 @@ class Search(ABC):
         if variance is not None and (as_vector(variance, "variance", len(values)) < 0.0).any():
             raise SettingError("variance has a negative entry")
         self._settle(vector)
-        self._rejected = [known for known in self._rejected if not _same(known, vector)]
+        self._rejected = [known for known in self._rejected if not _same(known, vector).any()]
         self._x.append(vector)
         self._y.append(values)
 
@@ -189,14 +189,13 @@ class Search(ABC):
 
     def _settle(self, vector: Array) -> None:
         """Take `vector` out of what is outstanding, once."""
-        for index, known in enumerate(self._outstanding):
-            if _same(known, vector):
-                del self._outstanding[index]
-                return
+        found = np.flatnonzero(_same(self._rows(self._outstanding), vector))
+        if len(found):
+            del self._outstanding[int(found[0])]
 
     def _in_flight(self, pending: Sequence[npt.ArrayLike]) -> list[Array]:
-        given = [self._vector(vector) for vector in pending]
-        foreign = [v for v in given if not any(_same(v, own) for own in self._outstanding)]
+        given, own = [self._vector(vector) for vector in pending], self._rows(self._outstanding)
+        foreign = [vector for vector in given if not _same(own, vector).any()]
         return [*self._outstanding, *foreign]
 
     def _state(self, pending: Sequence[Array]) -> SearchState:
@@ -240,8 +239,12 @@ class _Batch:
 def unused(sequence: Iterable[Array], known: Array, count: int) -> list[Array]:
     """The first `count` vectors of an iterable that keep clear of `known` and of one another."""
     found: list[Array] = []
+    # A sequence mostly begins with vectors that it gave before, which need no distances.
+    given = {vector.tobytes() for vector in known}
     if count > 0:
         for vector in sequence:
+            if vector.tobytes() in given:
+                continue
             if is_clear(vector, known) and is_clear(vector, as_matrix(found, "found", len(vector))):
                 found.append(vector)
             if len(found) >= count:
@@ -256,5 +259,6 @@ def is_clear(vector: Array, known: Array) -> bool:
     return not len(known) or float(np.linalg.norm(known - vector, axis=1).min()) >= SEPARATION
 
 
-def _same(a: Array, b: Array) -> bool:
-    return bool(np.abs(a - b).max() <= SAME)
+def _same(rows: Array, vector: Array) -> npt.NDArray[np.bool_]:
+    """Which of `rows` (k, D), or of one row (D,), are `vector`."""
+    return np.asarray((np.abs(np.atleast_2d(rows) - vector) <= SAME).all(axis=1))

@@ -1,0 +1,141 @@
+"""The tables of `search_quality.py`, in Markdown."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student_t
+
+from apbmm_master.pareto import contributions
+
+if TYPE_CHECKING:
+    from search_quality import Campaign, Outcome
+
+Array = npt.NDArray[np.float64]
+Pair = tuple[str, int]
+Table = Mapping[str, "Mapping[Pair, Outcome]"]
+METRICS = {
+    "true_hv": "hypervolume",
+    "trajectory": "trajectory",
+    "observed_hv": "observed hypervolume",
+    "spacing": "Spacing",
+    "front_size": "front",
+    "hours": "hours",
+    "load": "load",
+    "cpu_seconds": "CPU seconds",
+}
+COMPARED = ("true_hv", "trajectory", "spacing", "hours", "load")
+PREAMBLE = """\
+Made by `{command}`.
+Python {python}, torch {torch}, BoTorch {botorch}, GPyTorch {gpytorch}, {date}.
+
+D = 36, 4 simulated workers, 8 + 32 evaluations. The hypervolume is that of the noise-free
+objectives of all evaluated merges at (-0.2, -0.2); the trajectory is its mean over the 32
+evaluations after the initial design. Spacing and front are those of the observed objectives.
+Contribution is the share of the front pooled over all methods of the table, by noise-free
+objectives, in the runs that all have made. Hours and load are simulated, from the first
+dispatch after the design to the last result. Methods that take no notice of the importance have
+the same runs in both tables. Model-level grids are left out: the landscapes say nothing of other
+merge rules, and task arithmetic of two models is the uniform line. Differences are from {first},
+on the same landscape and seed, with a 95 % interval (Student's t).
+"""
+
+
+def report(
+    results: Mapping[Campaign, Outcome], methods: Sequence[str], kinds: Sequence[str], command: str
+) -> str:
+    """The document: for each kind of importance, means and differences from the first method."""
+    text = PREAMBLE.format(
+        command=command,
+        python=platform.python_version(),
+        date=datetime.now(UTC).date(),
+        first=methods[0],
+        **{name: version(name) for name in ("torch", "botorch", "gpytorch")},
+    )
+    for kind in kinds:
+        table = {method: outcomes(results, method, kind) for method in methods}
+        parts = (means(table), differences(table), by_family(table))
+        text += f"\n## Importance: {kind}\n\n" + "\n".join(parts)
+    return text
+
+
+def outcomes(results: Mapping[Campaign, Outcome], method: str, kind: str) -> dict[Pair, Outcome]:
+    """The outcomes of a method by pair, those without importance included."""
+    return {
+        (campaign.family, campaign.seed): outcome
+        for campaign, outcome in results.items()
+        if campaign.method == method and campaign.importance in (kind, None)
+    }
+
+
+def means(table: Table) -> str:
+    """The mean of each metric over a method's runs, and its contribution to the pooled front."""
+    shares = pooled_contributions(table)
+    rows = [["method", "runs", *METRICS.values(), "contribution"]]
+    for method, found in table.items():
+        values = [column(found, list(found), metric).mean() for metric in METRICS]
+        cells = [f"{value:.3f}" for value in values]
+        rows.append([f"`{method}`", str(len(found)), *cells, f"{shares[method]:.2f}"])
+    return markdown(rows)
+
+
+def differences(table: Table) -> str:
+    """Mean paired difference from the first method, with 95 % interval, and wins."""
+    first, *others = table
+    rows = [[f"minus `{first}`", *(METRICS[m] for m in COMPARED), "hypervolume higher in"]]
+    for method in others:
+        pairs = [pair for pair in table[method] if pair in table[first]]
+        deltas = {
+            metric: column(table[method], pairs, metric) - column(table[first], pairs, metric)
+            for metric in COMPARED
+        }
+        cells = [f"{delta.mean():+.3f} ± {half_width(delta):.3f}" for delta in deltas.values()]
+        wins = int((deltas["true_hv"] > 0.0).sum())
+        rows.append([f"`{method}`", *cells, f"{wins} of {len(pairs)}"])
+    return markdown(rows)
+
+
+def by_family(table: Table) -> str:
+    """Mean noise-free hypervolume in each family."""
+    families = sorted({family for found in table.values() for family, _ in found})
+    rows = [["hypervolume", *families]]
+    for method, found in table.items():
+        groups = ([pair for pair in found if pair[0] == family] for family in families)
+        cells = [f"{column(found, group, 'true_hv').mean():.3f}" for group in groups]
+        rows.append([f"`{method}`", *cells])
+    return markdown(rows)
+
+
+def pooled_contributions(table: Table) -> dict[str, float]:
+    """Mean share of the front pooled over the methods, over the pairs that all have run."""
+    pairs = set.intersection(*(set(found) for found in table.values()))
+    shares: dict[str, list[float]] = {method: [] for method in table}
+    for pair in pairs:
+        counts = contributions([np.array(found[pair].points) for found in table.values()])
+        for method, count in zip(table, counts, strict=True):
+            shares[method].append(count / sum(counts))
+    return {method: float(np.mean(values)) for method, values in shares.items()}
+
+
+def column(found: Mapping[Pair, Outcome], pairs: Sequence[Pair], metric: str) -> Array:
+    """One metric as an array over the pairs."""
+    return np.array([getattr(found[pair], metric) for pair in pairs])
+
+
+def half_width(delta: Array) -> float:
+    """Half the 95 % interval of a mean."""
+    count = len(delta)
+    return float(student_t.ppf(0.975, count - 1) * delta.std(ddof=1) / math.sqrt(count))
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:], ""])

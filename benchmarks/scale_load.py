@@ -1,0 +1,166 @@
+"""The load rate of an asynchronous and of a synchronous search on the same durations.
+
+Durations are long-tailed: log-normal with a median of 12 minutes, one in a thousand over 100
+minutes. They are a function of the evaluation's number, so that both loops have the same. Time is
+compressed, evaluations and proposals alike; what the protocol takes is not, so it counts
+`compression` times as much as in a real run. How long an ask takes is measured first, on real
+AP-BMM asks with as many observations as the run will have at its end, in CPU seconds.
+
+The window begins with the first proposal of the search. Without the tail it ends when the last
+vector has been given to a worker: from then on idle workers have nothing to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+from pathlib import Path
+
+import numpy as np
+
+from apbmm_common.messages import Assign
+from apbmm_master.algorithms import create
+from real_master import LAYERS, place, rehearsal, running
+from rehearsed_fleet import Fleet, Times, worker_name
+
+MEDIAN, SIGMA = 12 * 60.0, 0.7
+"""Of the durations (seconds, and of their logarithm)."""
+PROGRAM = (sys.executable, str(Path(__file__).with_name("compressed_search.py")))
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fleet, how many evaluations of the search each worker gets, and how time is compressed."""
+
+    workers: int
+    rounds: int
+    compression: float
+
+    @property
+    def evaluations(self) -> int:
+        """Of the search and its initial design, which has one for each worker."""
+        return self.workers * (self.rounds + 1)
+
+
+CASES = {
+    c.workers: c for c in (Case(4, 10, 120), Case(16, 6, 120), Case(64, 4, 120), Case(256, 3, 60))
+}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Seconds of an ask: its first vector, and each further one."""
+
+    first: float
+    further: float
+
+
+def measure_ask(observations: int, pending: int) -> Ask:
+    """CPU seconds of AP-BMM's asks, with so many observations and vectors in flight."""
+    numbers = np.random.default_rng(1)
+    search = create("ap-bmm", LAYERS, budget=2 * observations + pending + 9, seed=1)
+    for vector in numbers.random((observations, LAYERS)):
+        share = float(vector.mean())
+        search.tell(vector, [share, 1 - share**1.5] + 0.02 * numbers.normal(size=2))
+    in_flight = list(numbers.random((pending, LAYERS)))
+    began = time.process_time()
+    search.ask(1, in_flight)
+    first = time.process_time() - began
+    # Without news the model stays fitted, so these are further vectors of the same ask.
+    search.ask(4, in_flight)
+    return Ask(first, (time.process_time() - began - first) / 4)
+
+
+def duration(evaluation: str) -> float:
+    """Real seconds of an evaluation; of references, the median."""
+    if not evaluation.startswith("e"):
+        return MEDIAN
+    return MEDIAN * exp(random.Random(evaluation).gauss(0, SIGMA))
+
+
+async def run(case: Case, method: str, ask: Ask, *, curve: bool) -> list[Times]:
+    """One whole run; what its workers saw."""
+    settings = {"first": ask.first / case.compression, "further": ask.further / case.compression}
+    algorithm = {"name": method, "batch": case.workers, "settings": settings}
+    spec = rehearsal(method, case.evaluations, case.workers, algorithm)
+
+    def compressed(assign: Assign) -> float:
+        return duration(assign.evaluation) / case.compression
+
+    with place([worker_name(n) for n in range(case.workers)], curve=curve) as where:
+        async with running(spec, where, PROGRAM) as master:
+            fleet = Fleet(where.address, case.workers, where.memory, compressed, where.keys)
+            return await fleet.serve(until=master.wait())
+
+
+def load_rate(spans: Sequence[Span], workers: int, window: Span) -> float:
+    """Busy seconds over workers x window."""
+    start, stop = window
+    busy = sum(max(0.0, min(end, stop) - max(begin, start)) for begin, end in spans)
+    return busy / (workers * (stop - start))
+
+
+def is_search(evaluation: str, workers: int) -> bool:
+    """Whether an evaluation is one of the search, and not of its initial design."""
+    return evaluation.startswith("e") and int(evaluation[1:]) > workers
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One run's load rates, without the final tail and with it, and its wall-clock seconds."""
+
+    steady: float
+    whole: float
+    seconds: float
+
+
+def seen(times: Sequence[Times], workers: int) -> Seen:
+    """What a run's times come to."""
+    spans = [span for worker in times for span in worker.spans]
+    search = [(begin, end) for name, begin, end in spans if is_search(name, workers)]
+    start, last, stop = min(search)[0], max(search)[0], max(end for _, end in search)
+    every = [(begin, end) for _, begin, end in spans]
+    return Seen(
+        load_rate(every, workers, (start, last)),
+        load_rate(every, workers, (start, stop)),
+        stop - start,
+    )
+
+
+def ideal(case: Case) -> tuple[float, float]:
+    """Compressed seconds of the search without any overhead: asynchronous, synchronous."""
+    numbers = range(case.workers + 1, case.evaluations + 1)
+    seconds = [duration(f"e{number:04d}") / case.compression for number in numbers]
+    batches = [seconds[i : i + case.workers] for i in range(0, len(seconds), case.workers)]
+    return sum(seconds) / case.workers, sum(map(max, batches))
+
+
+def load(sizes: Sequence[int], *, curve: bool) -> None:
+    """Print load rates and wall-clocks, a row for each size of fleet."""
+    warnings.simplefilter("ignore")
+    print("workers  compression  ask (first, further)  load rate: async  with tail    sync", end="")
+    print("  sync/async wall-clock  ideal")
+    for case in (CASES[size] for size in sizes):
+        ask = measure_ask(case.evaluations, case.workers - 1)
+
+        async def both(case: Case = case, ask: Ask = ask) -> list[list[Times]]:
+            methods = ("compressed-asynchronous", "compressed-synchronous")
+            return await asyncio.gather(*(run(case, m, ask, curve=curve) for m in methods))
+
+        free, bound = (seen(times, case.workers) for times in asyncio.run(both()))
+        shortest, batched = ideal(case)
+        # What the asynchronous loop would take for this work if it never ended in a tail.
+        ratio, best = bound.seconds / (shortest / free.steady), batched / shortest
+        print(
+            f"{case.workers:7}  {case.compression:10.0f}x  {ask.first:9.1f} s, {ask.further:5.1f} s"
+            f"  {free.steady:16.1%}  {free.whole:9.1%}  {bound.whole:6.1%}"
+            f"  {ratio:21.2f}  {best:5.2f} ({ratio / best - 1:+.1%})",
+            flush=True,
+        )

@@ -1,0 +1,96 @@
+"""How well each method's model predicts merges that it has not seen, near its front.
+
+    python benchmarks/surrogate_quality.py --seeds 4
+
+The data stand in for a search: the uniform line, Sobol points, then children of the front so far
+(`apbmm_master.starts`), all with the noise of `merge_landscapes`. Judged on further children, by
+their noise-free objectives. Cheap, and with far less noise than the hypervolume of whole
+campaigns, so it is the place to compare models; whether a better model finds a better front is
+for `search_quality.py` to say.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from apbmm_master.algorithms import create
+from apbmm_master.algorithms.bayesian import BayesianSearch, one_thread
+from apbmm_master.starts import near_front
+from merge_landscapes import FAMILIES, KINDS, Landscape
+from search_quality import INITIAL, Campaign, build
+
+Array = npt.NDArray[np.float64]
+UNSEEN, BATCH = 40, 4
+MODELS = (
+    "ap-bmm",
+    "ap-bmm-plus:map_fit=false",
+    "ap-bmm-plus",
+    "ap-bmm-plus:references=false",
+    "ap-bmm-plus:summaries=false",
+    "ap-bmm-plus:weighted=false",
+    "ap-bmm-plus:lengthscale_spread=1.732",
+)
+
+
+def explored(landscape: Landscape, count: int, seed: int) -> tuple[Array, Array]:
+    """`count` merges (count, D) and their observed objectives, and better ones as they go on."""
+    design = create("ap-bmm-plus", landscape.layers, seed=seed, initial=INITIAL)
+    x = np.array(design.ask(INITIAL))
+    while len(x) < count:
+        y = measured(landscape, x)
+        x = np.concatenate([x, near_front(x, y, min(BATCH, count - len(x)), seed=len(x))])
+    return x, measured(landscape, x)
+
+
+def measured(landscape: Landscape, x: Array) -> Array:
+    """Observed objectives (n, 2) of merges (n, D)."""
+    return np.array([landscape.measure(vector).observed for vector in x])
+
+
+def errors(campaign: Campaign, count: int) -> tuple[float, float]:
+    """Root mean square error and mean log density of unseen merges after `count` evaluations."""
+    landscape = Landscape(campaign.family, campaign.seed)
+    x, y = explored(landscape, count, campaign.seed)
+    unseen = near_front(x, y, UNSEEN, seed=1000 + count)
+    true = np.array([landscape.measure(vector).true for vector in unseen])
+    search = build(campaign, landscape)
+    assert isinstance(search, BayesianSearch)
+    with one_thread():
+        model = search._fit(x, y).model
+    with one_thread(), torch.no_grad():
+        posterior = model.posterior(torch.as_tensor(unseen))
+        mean, variance = posterior.mean.numpy(), posterior.variance.numpy()
+    squared = (true - mean) ** 2
+    density = -0.5 * (np.log(2.0 * np.pi * variance) + squared / variance)
+    return float(np.sqrt(squared.mean())), float(density.mean())
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[10, 20, 36])
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first-seed", type=int, default=0)
+    options = parser.parse_args()
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    print("| model | importance | " + " | ".join(f"n = {n}" for n in options.sizes) + " |")
+    print("|---|---|" + "---|" * len(options.sizes))
+    for model, kind in product(options.models, KINDS):
+        campaigns = [Campaign(model, f, kind, seed) for f, seed in product(options.families, seeds)]
+        cells = []
+        for size in options.sizes:
+            found = np.mean([errors(campaign, size) for campaign in campaigns], axis=0)
+            cells.append(f"{found[0]:.3f} ({found[1]:+.2f})")
+        print(f"| `{model}` | {kind} | " + " | ".join(cells) + " |", flush=True)
+    print("\nRoot mean square error, and mean log density in brackets.")
+
+
+if __name__ == "__main__":
+    main()

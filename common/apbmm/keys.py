@@ -1,0 +1,62 @@
+"""`apbmm keys`: make, show and revoke the keys that a master lets in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from apbmm_common import curve
+from apbmm_common.errors import EXIT_DONE, UsageError
+
+
+def make_master(folder: Path | None) -> int:
+    """Make a master's folder of keys, and say what to do with it."""
+    keys = curve.new_master(folder or curve.default_folder())
+    _say(f"the master's keys are in {keys.folder}")
+    _say(f"next, for each worker: apbmm keys new-worker NAME{_flag(keys)}")
+    return EXIT_DONE
+
+
+def make_worker(name: str, given: str | None) -> int:
+    """Make a worker's key, let it in, and say where it belongs."""
+    keys = _master(given)
+    secret = curve.new_worker(keys, name)
+    public = keys.folder / (curve.MASTER + curve.PUBLIC)
+    _say(f"worker {name} is let in; its key is {secret}")
+    _say("a worker on another host needs both files there, in a folder that is its own alone:")
+    _say("  ssh HOST mkdir -p -m 700 .config/apbmm/keys")
+    _say(f"  scp -p {secret} {public} HOST:.config/apbmm/keys/")
+    _say(f"  rm {secret}")
+    return EXIT_DONE
+
+
+def revoke(name: str, given: str | None) -> int:
+    """Shut a worker out; a living master notices by itself."""
+    curve.revoke(_master(given), name)
+    _say(f"worker {name} is let in no more")
+    return EXIT_DONE
+
+
+def show(given: str | None) -> int:
+    """Name the workers that are let in."""
+    for path in sorted(_master(given).allowed.glob("*" + curve.PUBLIC)):
+        _say(f"{path.stem}  {curve.load_public(path).decode()}")
+    return EXIT_DONE
+
+
+def _master(given: str | None) -> curve.MasterKeys:
+    keys = curve.master_keys(given)
+    if keys is None:
+        raise UsageError(
+            f"{curve.default_folder()}: there is no master's key", "apbmm keys new-master makes one"
+        )
+    return keys
+
+
+def _flag(keys: curve.MasterKeys) -> str:
+    return "" if keys.folder == curve.default_folder() else f" --keys {keys.folder}"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + os.linesep)

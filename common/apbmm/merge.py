@@ -1,0 +1,195 @@
+"""`apbmm merge`: one merge of checkpoints, by the code that the workers use."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from apbmm_common.compatibility import BASE_ROLE
+from apbmm_common.errors import EXIT_DONE, ApbmmError, EvaluationError, UsageError
+
+if TYPE_CHECKING:
+    from apbmm_common.checkpoint import Checkpoint
+    from apbmm_worker.merge_plan import TensorPlan
+    from apbmm_worker.sources import VerifiedSources
+
+LINEAR, TASK_ARITHMETIC = "linear", "task_arithmetic"
+RANDOM = ("dare", "dare_ties", "della", "della_linear")
+
+MethodName = Literal[
+    "linear",
+    "task_arithmetic",
+    "ties",
+    "dare",
+    "dare_ties",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "della",
+    "della_linear",
+]
+Definition = Literal["mergekit", "paper"]
+Dtype = Literal["source", "float32", "bfloat16", "float16"]
+
+_NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<path>.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRequest:
+    """What `apbmm merge` was asked for; None where a flag was not given."""
+
+    source: Sequence[str]
+    out: Path
+    base: Path | None = None
+    method: MethodName = "linear"
+    weight: float | None = None
+    weights: Path | None = None
+    density: float | None = None
+    seed: int | None = None
+    gamma: float | None = None
+    epsilon: float | None = None
+    definition: Definition | None = None
+    outside_layers: str | None = None
+    template_from: str | None = None
+    dtype: Dtype = "source"
+
+
+def run_merge(request: MergeRequest) -> int:
+    """Write the merge and print one line about it.
+
+    Raises `UsageError` for flags that do not belong together or an output folder that is not
+    empty, `SourceError` for sources that cannot be merged, `ApbmmError` for a full disk.
+    """
+    paths = _named_sources(request.source)
+    _check_flags(request, paths)
+    _require_empty(request.out)
+    from apbmm_worker.merge import write_merge
+    from apbmm_worker.sources import verify_sources
+
+    if request.base is not None:
+        paths[BASE_ROLE] = request.base
+    template = request.template_from or next(iter(paths))
+    sources = verify_sources(paths, _digest_cache())
+    try:
+        plans, recipe = _planned(request, sources)
+        report = write_merge(sources, plans, recipe, template, request.out, dtype=request.dtype)
+    except EvaluationError as error:
+        raise ApbmmError(error.message, error.hint) from error
+    names = ", ".join(f"{name}={path}" for name, path in paths.items())
+    print(  # noqa: T201
+        f"{request.out}: {request.method} merge of {names}; {report.bytes / 1e9:.3f} GB in "
+        f"{report.seconds:.1f} s after {sources.seconds:.1f} s of verification; tokenizer and "
+        f"templates of {template}"
+    )
+    return EXIT_DONE
+
+
+def _planned(
+    request: MergeRequest, sources: VerifiedSources
+) -> tuple[tuple[TensorPlan, ...], dict[str, Any]]:
+    """What becomes of each tensor, and the recipe to keep beside the weights."""
+    from apbmm.merge_weights import WeightsReader
+    from apbmm_worker.merge_plan import plan_sum, plan_task_vectors
+    from apbmm_worker.task_vectors import TaskVectors
+
+    merged = {role: c for role, c in sources.checkpoints.items() if role != BASE_ROLE}
+    folders = {role: str(c.path.resolve()) for role, c in sources.checkpoints.items()}
+    recipe: dict[str, Any] = {"method": request.method, "sources": folders}
+    outside = request.outside_layers or "mean"
+    if request.weights is not None or request.method == LINEAR:
+        reader = WeightsReader(sources.layers, tuple(merged), simplex=request.method == LINEAR)
+        if request.weights is not None:
+            weights = reader.file(request.weights, request.outside_layers)
+        else:
+            assert request.weight is not None
+            weights = reader.number(request.weight, outside)
+        recipe |= {"weights": asdict(weights)}
+        parts: Mapping[str, Checkpoint] = merged
+        if request.method == TASK_ARITHMETIC:
+            parts = {BASE_ROLE: sources.checkpoints[BASE_ROLE], **merged}
+            weights = weights.against_base()
+        return plan_sum(parts, weights, request.dtype), recipe
+    assert request.weight is not None
+    given = {
+        "density": request.density,
+        "seed": request.seed,
+        "gamma": request.gamma,
+        "epsilon": request.epsilon,
+        "definition": request.definition,
+    }
+    knobs: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    rule = TaskVectors(request.method, request.weight, **knobs)
+    base = sources.checkpoints[BASE_ROLE]
+    recipe |= {"task_vectors": asdict(rule), "outside_layers": outside}
+    return plan_task_vectors(merged, base, rule, outside, request.dtype), recipe
+
+
+def _named_sources(given: Sequence[str]) -> dict[str, Path]:
+    """Name -> folder, in the order given; without NAME= the names are 1, 2, ..."""
+    paths: dict[str, Path] = {}
+    for number, text in enumerate(given, start=1):
+        # A folder whose name holds = is taken as it is when it is there.
+        match = None if Path(text).exists() else _NAMED.fullmatch(text)
+        name, path = (match["name"], match["path"]) if match else (str(number), text)
+        if name in paths:
+            raise UsageError(f"--source: two sources are called {name}")
+        if name in (BASE_ROLE, "mean"):
+            raise UsageError(f"--source: a source cannot be called {name}", "choose another name")
+        paths[name] = Path(path).expanduser()
+    return paths
+
+
+def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
+    """Raise `UsageError` for what is missing, and for every knob that would do nothing."""
+    method, layerwise = request.method, request.weights is not None
+    if (request.weight is None) == (request.weights is None):
+        raise UsageError(
+            "give either --weight or --weights", "--weight is one number for all layers"
+        )
+    if method == LINEAR and len(paths) < 2:
+        raise UsageError("a linear merge needs at least two --source")
+    if method == LINEAR and request.base is not None:
+        raise UsageError(
+            "--base has no effect on a linear merge: its weights sum to 1, so the base cancels",
+            "--method task_arithmetic adds weighted task vectors to a base",
+        )
+    if method != LINEAR and request.base is None:
+        raise UsageError(f"{method} needs --base, which task vectors are taken from")
+    if layerwise and method not in (LINEAR, TASK_ARITHMETIC):
+        raise UsageError(
+            f"{method} takes one --weight for the whole model, not --weights", "see --density"
+        )
+    useless = {
+        "--density": (request.density, method in (LINEAR, TASK_ARITHMETIC)),
+        "--seed": (request.seed, method not in RANDOM),
+        "--definition": (request.definition, method not in RANDOM),
+        "--gamma": (request.gamma, not method.startswith("breadcrumbs")),
+        "--epsilon": (request.epsilon, not method.startswith("della")),
+    }
+    for flag, (value, has_no_effect) in useless.items():
+        if value is not None and has_no_effect:
+            raise UsageError(f"{flag} has no effect on {method}", "leave it out")
+    names = list(paths) + ([BASE_ROLE] if request.base is not None else [])
+    if request.template_from is not None and request.template_from not in names:
+        raise UsageError(
+            f"--template-from {request.template_from}: no such source", f"one of {', '.join(names)}"
+        )
+    followed = request.outside_layers
+    if followed is not None and followed != "mean" and followed not in names:
+        raise UsageError(
+            f"--outside-layers {followed}: no such source", f"mean, or one of {', '.join(names)}"
+        )
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out}: exists and is not an empty folder", "choose another")
+
+
+def _digest_cache() -> Path:
+    """Where earlier verifications of sources are kept, so that each is read once."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "apbmm" / "source-digests"

@@ -1,0 +1,74 @@
+"""What a decision vector means: master and worker must agree on it.
+
+A run searches [0, 1]^D. With the linear merge (Eq. 4) a vector holds the thinking model's weight
+for each layer (D = L), or for each of fewer blocks of contiguous layers. With a model-level method
+it holds the weight, and the density, of that one merge of whole models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from apbmm_common.errors import EvaluationError, RunFileError
+from apbmm_common.runfile import LINEAR, RunSpec
+
+TASK_ARITHMETIC = "task_arithmetic"
+
+
+def block_of(layers: int, blocks: int) -> tuple[int, ...]:
+    """The block (0 .. blocks - 1) of each layer; block sizes differ by one layer at most.
+
+    Raises `RunFileError` unless 1 <= blocks <= layers.
+    """
+    if not 1 <= blocks <= layers:
+        raise RunFileError(
+            f"merge.blocks: {layers} layers cannot be cut into {blocks} blocks",
+            f"a whole number from 1 to {layers}, or nothing for a weight of its own for each layer",
+        )
+    return tuple(layer * blocks // layers for layer in range(layers))
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The space that a run searches. ``method`` as in `runfile.RunSpec.merge_method`.
+
+    ``owners`` is the component that weighs each layer, of a linear merge; with a model-level
+    method, whose components weigh no single layer, it is empty.
+    """
+
+    method: str
+    dimensions: int
+    owners: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, spec: RunSpec, layers: int) -> Space:
+        """The space of a run whose sources have ``layers``. Raises `RunFileError` as `block_of`."""
+        method = spec.merge_method
+        if method == LINEAR:
+            blocks = spec.merge.blocks or layers
+            return cls(method, blocks, block_of(layers, blocks))
+        return cls(method, 1 if method == TASK_ARITHMETIC else 2)
+
+    def layer_weights(self, vector: Sequence[float]) -> tuple[float, ...]:
+        """A linear merge's weight for each layer.
+
+        Raises `EvaluationError` (``vector``) for a vector that is not of this space.
+        """
+        self._require(vector)
+        return tuple(vector[owner] for owner in self.owners)
+
+    def weight_and_density(self, vector: Sequence[float]) -> tuple[float, float]:
+        """A model-level merge's two numbers; task arithmetic keeps everything.
+
+        Raises `EvaluationError` (``vector``) for a vector that is not of this space.
+        """
+        self._require(vector)
+        return (vector[0], vector[1]) if len(vector) > 1 else (vector[0], 1.0)
+
+    def _require(self, vector: Sequence[float]) -> None:
+        if len(vector) != self.dimensions:
+            raise EvaluationError(
+                f"the vector has {len(vector)} components, the run's space {self.dimensions}",
+                kind="vector",
+            )

@@ -1,0 +1,30 @@
+"""How many vectors to propose before a worker needs them. Pure."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from apbmm_master.ledger import Ledger
+from apbmm_master.lifecycle import EvaluationState
+
+WAIT_WORTH_AVOIDING = 0.005
+"""Share of an evaluation's time that an idle worker may wait for its vector."""
+WORKERS_FOR_ONE_AHEAD = 8
+"""A vector ahead of need is chosen without the latest results; of so many workers' that is one."""
+
+
+def ahead_of_need(ledger: Ledger, ask_seconds: float, idle: int) -> int:
+    """Vectors to have ready for an asynchronous method; its last ask took ``ask_seconds``.
+
+    None, as in the paper, with few workers, or while one waits for its vector but a moment.
+    Otherwise twice as many as workers come free while an ask is computed, because the next one
+    begins only after it. ``idle`` workers are free now.
+    """
+    if not ledger.durations or ask_seconds <= 0:
+        return 0
+    typical = ledger.durations[len(ledger.durations) // 2]
+    if ask_seconds <= WAIT_WORTH_AVOIDING * typical:
+        return 0
+    workers = idle + ledger.count(EvaluationState.ACTIVE)
+    most = workers // WORKERS_FOR_ONE_AHEAD
+    return ceil(min(most, 2 * workers * ask_seconds / typical)) if typical else most

@@ -1,0 +1,84 @@
+"""The folder of a run: made, looked over, and locked against a second master."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+from apbmm_common.errors import JournalError, RunDirectoryError
+
+LOCK = "master.lock"
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "beegfs", "gpfs", "ceph", "9p", "afs",
+     "fuse.sshfs", "fuse.glusterfs", "ocfs2", "gfs2"}
+)  # fmt: skip
+
+
+def claim(run_dir: Path) -> IO[str]:
+    """Make the folder if need be; it is this process's for as long as the returned file is open.
+
+    Raises `RunDirectoryError` for a folder that cannot hold a journal, and `JournalError` naming
+    the master that has it.
+    """
+    _make_directory(run_dir)
+    _refuse_network_file_system(run_dir)
+    return _lock(run_dir / LOCK)
+
+
+def _make_directory(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{run_dir}: cannot be used as a run directory: {error}", "choose another --run-dir"
+        ) from error
+
+
+def _lock(path: Path) -> IO[str]:
+    try:
+        handle = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: {error}", "is the run directory writable?") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        holder = handle.read().strip() or "an unknown process"
+        handle.close()
+        raise JournalError(
+            f"{path.parent}: another master is running this run ({holder})",
+            "stop it first, or choose another --run-dir",
+        ) from None
+    handle.truncate(0)
+    handle.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+    handle.flush()
+    return handle
+
+
+def _refuse_network_file_system(run_dir: Path) -> None:
+    """SQLite's write-ahead log needs shared memory, which network file systems do not give."""
+    kind = file_system(run_dir)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise RunDirectoryError(
+            f"{run_dir}: is on a network file system ({kind}), where the journal is not safe",
+            "put the run directory on a local disk with --run-dir and copy it afterwards",
+        )
+
+
+def file_system(path: Path) -> str:
+    """Type of the file system that holds ``path``, as Linux names it; "" when unknown."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    resolved, best = path.resolve(), ("", "")
+    for line in mounts:
+        point, kind = line.split()[1:3]
+        mount = Path(point.replace("\\040", " "))
+        if (mount == resolved or mount in resolved.parents) and len(point) >= len(best[0]):
+            best = (point, kind)
+    return best[1]

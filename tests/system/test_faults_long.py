@@ -1,0 +1,168 @@
+"""Long lives and restless fleets. Most workers are fakes on real sockets, which answer at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from apbmm_common.codec import decode
+from apbmm_common.messages import FROM_MASTER
+from apbmm_common.runfile import load_run_file
+from apbmm_master.events import ResultRecorded, WorkerJoined
+from apbmm_master.journal import read_journal
+from apbmm_master.ledger import Ledger
+from apbmm_worker.rehearsal import prepared
+from fake_peers import FakeWorker, master_in_process, until
+from fault_accounts import scaled
+from protocol_world import world_spec
+from rehearsal_runs import DEADLINE, Process, Site, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+Recorder = Callable[[str, object], None]
+FAKES = 12
+
+
+def resident(process: Process) -> float:
+    """Megabytes of memory that a process has in use."""
+    text = Path(f"/proc/{process.popen.pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) / 1024
+
+
+async def last_resident(master: Process) -> float:
+    """Megabytes that a master had in use just before it ended well."""
+    used = 0.0
+    while master.popen.poll() is None:
+        with contextlib.suppress(OSError, IndexError):  # it may end at any moment
+            used = resident(master)
+        await asyncio.sleep(0.05)
+    assert master.popen.returncode == 0, master.output[-2000:]
+    return used
+
+
+def results(site: Site) -> int:
+    """Completed evaluations, from the master's terminal: the journal is too long to be polled."""
+    return site.processes[0].output.count(" s  HV ")
+
+
+async def test_a_long_life_needs_no_more_memory_than_a_new_one(
+    site: Site, record_property: Recorder
+) -> None:
+    """Against a master that is started on the same journal, and for a real worker its own past."""
+    evaluations = scaled(20_000, 300)
+    budget = {"evaluations": evaluations, "initial": evaluations}
+    site.configure(budget=budget, evaluation={"rehearsal_seconds": 0.0})
+    master, worker = site.master(), site.worker("real")
+    digests = prepared(load_run_file(site.run_file))["digests"]
+    await until("the real worker", lambda: site.running() or site.done() > 1)
+    async with contextlib.AsyncExitStack() as fleet:
+        for number in range(FAKES):
+            fake = FakeWorker(site.address, f"fake{number}")
+            fake.heard = Deaf()
+            fake.sim.digests = digests
+            await fleet.enter_async_context(fake.at_work())
+        await asyncio.to_thread(wait_for, "a quarter", lambda: 4 * results(site) > evaluations, 900)
+        early = resident(worker)
+        used = await last_resident(master)
+        late = resident(worker)
+    site.assert_whole(evaluations)
+
+    began = time.process_time()
+    ledger = Ledger().replay(read_journal(site.run_dir))
+    replay = time.process_time() - began
+    assert len(ledger.completed) == evaluations
+    site.configure(
+        budget={**budget, "evaluations": evaluations + 20}, evaluation={"rehearsal_seconds": 0.0}
+    )
+    new = await last_resident(site.master())
+    assert replay < 5.0
+    assert late < 1.05 * early
+    assert used < 1.05 * new
+    record_property(
+        "figures",
+        f"{evaluations} evaluations: worker {early:.1f} MB after a quarter, {late:.1f} MB at the"
+        f" end; master {used:.1f} MB at the end, {new:.1f} MB when started anew on its journal; "
+        f"replay {replay:.2f} s",
+    )
+
+
+class Deaf(list):  # type: ignore[type-arg]
+    """Remembers nothing."""
+
+    def append(self, _: object) -> None:
+        """Forget it."""
+
+
+class Guest(FakeWorker):
+    """A fake worker that takes its time, and leaves when it likes."""
+
+    def _hear(self, frames: list[bytes]) -> None:
+        before = self.sim.held
+        self.sim.hear(decode(frames, FROM_MASTER))
+        if self.sim.held is not None and self.sim.held is not before:
+            lease = self.sim.held.lease
+            asyncio.get_running_loop().call_later(random.uniform(0.2, 2.0), self._finish, lease)
+
+    def _finish(self, lease: str) -> None:
+        if self.sim.held is not None and self.sim.held.lease == lease:
+            self.sim.finish()
+
+
+async def test_a_fleet_whose_workers_join_and_leave_all_the_time(
+    tmp_path: Path, record_property: Recorder
+) -> None:
+    """Every second one comes, and one goes: with a word, without one, or to come back under its
+    name with what it had not delivered.
+    """
+    seconds = scaled(600, 6)
+    dice = random.Random(5)
+    timings = {"beat": 0.2, "suspect": 1.0, "unreachable": 2.0, "orphan_grace": 1.0, "resend": 0.5}
+    spec = world_spec(budget={"evaluations": 3 * seconds, "initial": 3 * seconds}, timings=timings)
+    async with master_in_process(spec, tmp_path) as (master, address, task):
+        present: list[tuple[Guest, contextlib.AsyncExitStack]] = []
+
+        async def arrive(name: str, old: Guest | None = None) -> None:
+            guest, stay = Guest(address, name), contextlib.AsyncExitStack()
+            if old is not None:
+                guest.sim.outbox = dict(old.sim.outbox)
+            await stay.enter_async_context(guest.at_work())
+            present.append((guest, stay))
+
+        async def depart() -> None:
+            guest, stay = present.pop(dice.randrange(len(present)))
+            manner = dice.choice(["word", "silence", "reboot"])
+            if manner == "word":
+                guest.sim.bye()
+                await until("its goodbye", lambda: not guest.sim.says)
+            await stay.aclose()
+            if manner == "reboot":
+                await arrive(guest.sim.name, guest)
+
+        for number in range(4):
+            await arrive(f"guest{number}")
+        for number in range(4, 4 + seconds):
+            if task.done():
+                break
+            await arrive(f"guest{number}")
+            await depart()
+            await asyncio.sleep(1.0)
+        async with asyncio.timeout(2 * DEADLINE):
+            end = await task
+        for _, stay in present:
+            await stay.aclose()
+        assert end is not None
+        assert not end.failed
+        assert master.ledger.finished == end.reason
+    records = read_journal(tmp_path)
+    counted = [r.event.evaluation for r in records if isinstance(r.event, ResultRecorded)]
+    assert len(counted) == len(set(counted)) == 3 * seconds + 3
+    joined = sum(isinstance(r.event, WorkerJoined) for r in records)
+    record_property(
+        "figures", f"{joined} arrivals in {seconds} s: {3 * seconds} evaluations, each counted once"
+    )

@@ -1,0 +1,165 @@
+"""`apbmm merge` as a user runs it: what it writes, what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from commands import run
+from small_disk import small_disk
+from tiny_checkpoints import (
+    load_tensors,
+    rounding_error,
+    save_tensors,
+    write_json,
+    write_related,
+    write_tiny_qwen3,
+)
+
+LAYERS = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sources a and b, fine-tunes of base; each says in its template who it is."""
+    root = tmp_path_factory.mktemp("sources")
+    write_tiny_qwen3(root / "base", seed=0, layers=LAYERS, hidden=32, dtype=torch.bfloat16)
+    for seed, name in enumerate(("a", "b"), start=1):
+        write_related(root / "base", root / name, seed=seed)
+    for name in ("base", "a", "b"):
+        (root / name / "chat_template.jinja").write_text(name)
+    return root
+
+
+def merge(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command, run beside the sources; its digests are kept there, too."""
+    cache = {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    return run("apbmm", "merge", *arguments, cwd=folder, env=cache)
+
+
+def test_a_linear_merge_by_layer(folder: Path, tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "w.json", {"layers": [0.25, 0.9], "outside": {"norm": 1, "embeddings": 0}}
+    )
+    out = tmp_path / "out"
+    out.mkdir()  # an empty folder is as good as none
+
+    shown = merge(
+        folder, "--source", "a", "--source", "second=b", "--weights", tmp_path / "w.json",
+        "--template-from", "second", "--out", out,
+    )  # fmt: skip
+
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr == ""
+    (line,) = shown.stdout.splitlines()
+    assert line.startswith(f"{out}: linear merge of 1=a, second=b; 0.000 GB in ")
+    assert line.endswith("tokenizer and templates of second")
+    one, two, result = (load_tensors(place) for place in (folder / "a", folder / "b", out))
+    for name, tensor in result.items():
+        weight = {"model.norm.weight": 1.0, "model.embed_tokens.weight": 0.0}.get(name)
+        if weight is None:
+            weight = (0.25, 0.9)[int(name.split(".")[2])]
+        assert rounding_error(tensor, one[name], two[name], weight).max() <= 1
+    assert torch.equal(result["model.norm.weight"], one["model.norm.weight"])
+    assert (out / "chat_template.jinja").read_text() == "b"
+    recipe = json.loads((out / "apbmm_merge.json").read_text())
+    assert recipe["weights"]["layers"] == [[0.25, 0.75], [0.9, 1 - 0.9]]
+    assert recipe["sources"]["second"] == str(folder / "b")
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert bool(model(torch.arange(5)[None]).logits.isfinite().all())
+
+
+def test_a_model_level_merge_with_every_knob(folder: Path, tmp_path: Path) -> None:
+    def made(name: str, *more: object) -> dict[str, torch.Tensor]:
+        shown = merge(
+            folder, "--source", "a", "--source", "b", "--base", "base", "--method", "della",
+            "--weight", 0.7, "--density", 0.6, *more, "--out", tmp_path / name,
+        )  # fmt: skip
+        assert shown.returncode == 0, shown.stderr
+        return load_tensors(tmp_path / name)
+
+    plain = made("plain")
+    knobs = made("knobs", "--seed", 3, "--epsilon", 0.3, "--definition", "paper")
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert not torch.equal(plain[name], load_tensors(folder / "base")[name])
+    assert not torch.equal(plain[name], knobs[name])
+    recipe = json.loads((tmp_path / "knobs" / "apbmm_merge.json").read_text())
+    assert recipe["task_vectors"] == {
+        "method": "della", "weight": 0.7, "density": 0.6, "seed": 3, "gamma": 0.01,
+        "epsilon": 0.3, "definition": "paper",
+    }  # fmt: skip
+    assert (tmp_path / "plain" / "chat_template.jinja").read_text() == "a"
+
+
+PAIR = ("--source", "a", "--source", "b")
+VECTORS = (*PAIR, "--base", "base", "--method")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (PAIR, "give either --weight or --weights"),
+        ((*PAIR, "--weight", 0.5, "--weights", "w.json"), "give either --weight or --weights"),
+        (("--source", "a", "--weight", 0.5), "at least two --source"),
+        ((*PAIR, "--weight", 0.5, "--base", "base"), "so the base cancels"),
+        ((*PAIR, "--weight", 0.5, "--density", 0.8), "--density has no effect on linear"),
+        ((*PAIR, "--weight", 0.5, "--seed", 1), "--seed has no effect on linear"),
+        ((*PAIR, "--weight", 0.5, "--template-from", "z"), "--template-from z: no such source"),
+        ((*PAIR, "--weight", 0.5, "--outside-layers", "z"), "--outside-layers z: no such source"),
+        (("--source", "x=a", "--source", "x=b", "--weight", 0.5), "two sources are called x"),
+        (("--source", "base=a", "--source", "b", "--weight", 0.5), "cannot be called base"),
+        ((*PAIR, "--method", "ties", "--weight", 0.5), "ties needs --base"),
+        ((*VECTORS, "ties", "--weights", "w.json"), "ties takes one --weight"),
+        ((*VECTORS, "ties", "--weight", 0.5, "--seed", 1), "--seed has no effect on ties"),
+        ((*VECTORS, "ties", "--weight", 0.5, "--gamma", 0.1), "--gamma has no effect on ties"),
+        ((*VECTORS, "dare", "--weight", 0.5, "--epsilon", 0.1), "--epsilon has no effect on dare"),
+        ((*PAIR, "--method", "slerp", "--weight", 0.5), "slerp"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_what_does_not_belong_together_is_refused_at_once(
+    folder: Path, tmp_path: Path, arguments: tuple[object, ...], words: str
+) -> None:
+    shown = merge(folder, *arguments, "--out", tmp_path / "out")
+    assert shown.returncode == 2
+    assert words in shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_anything_in_it_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "apbmm_merge.json").write_text("{}")  # not even an earlier merge
+    shown = merge(folder, *PAIR, "--weight", 0.5, "--out", tmp_path)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith(f"error: --out {tmp_path}: exists and is not an empty folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["apbmm_merge.json"]
+
+
+def test_a_nan_in_a_source_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    write_related(folder / "base", tmp_path / "bad", seed=3)
+    tensors = load_tensors(tmp_path / "bad")
+    tensors["model.norm.weight"][7] = float("nan")
+    save_tensors(tmp_path / "bad", tensors)
+    shown = merge(
+        folder, "--source", "a", "--source", tmp_path / "bad", "--weight", 0.5,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert shown.returncode == 2
+    (line, _) = shown.stderr.splitlines()
+    assert line.endswith("model.safetensors: tensor model.norm.weight holds a NaN or an infinity")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=32) as disk:
+        shown = merge(folder, *PAIR, "--weight", 0.5, "--out", disk / "out")
+        assert shown.returncode == 1
+        assert "the merge could not be written: No space left on device" in shown.stderr
+        assert "--out" in shown.stderr
+        assert "Traceback" not in shown.stderr
+        assert list(disk.iterdir()) == []

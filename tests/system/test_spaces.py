@@ -1,0 +1,67 @@
+"""Runs over spaces other than a weight for each layer, with real processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from apbmm_master.ledger import Evaluation, Ledger
+from apbmm_master.proposals import layer_importance, setup_of
+from apbmm_worker.rehearsal import Landscape
+from rehearsal_runs import Site
+
+CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
+LAYERS = 5
+
+pytestmark = pytest.mark.slow
+
+
+def tokens_of(evaluation: Evaluation) -> float:
+    assert evaluation.body is not None
+    return float(evaluation.body.model_dump()["benchmarks"]["sums"]["tokens"])
+
+
+def finished(site: Site, evaluations: int) -> tuple[Ledger, Landscape]:
+    """What is left of a run by one worker, and the landscape that it searched."""
+    site.worker("a")
+    master = site.master()
+    assert master.end() == 0, master.output
+    site.assert_whole(evaluations)
+    ledger = site.ledger()
+    assert ledger.spec is not None
+    return ledger, Landscape(LAYERS, ledger.spec.seed)
+
+
+def test_a_block_wise_run_searches_a_weight_for_each_block(site: Site) -> None:
+    site.configure(
+        merge={"blocks": 2},
+        algorithm={"name": "ap-bmm", "settings": CHEAP},
+        budget={"evaluations": 6, "initial": 4},
+        evaluation={"layers": LAYERS},
+    )
+    ledger, landscape = finished(site, 6)
+    for name in ledger.completed:
+        first, second = ledger.evaluations[name].vector
+        weights = [first] * 3 + [second] * 2
+        assert tokens_of(ledger.evaluations[name]) == landscape.tokens(weights)
+    assert ledger.evaluations["thinking"].vector == (1.0,) * LAYERS
+    assert ledger.spec is not None
+    layers, blocks = layer_importance(ledger, ledger.spec), setup_of(ledger).importance
+    assert layers is not None
+    assert blocks == pytest.approx((sum(layers[:3]) / 3, sum(layers[3:]) / 2))
+
+
+def test_a_model_level_grid_runs_from_a_run_file(site: Site) -> None:
+    site.configure(
+        algorithm={"name": "ties"},
+        budget={"evaluations": 5, "initial": 1},
+        evaluation={"layers": LAYERS},
+    )
+    ledger, landscape = finished(site, 5)
+    for name in ledger.completed:
+        weight, density = ledger.evaluations[name].vector
+        assert density in {0.7, 0.8, 0.9, 1.0}
+        expected = landscape.tokens([weight * density] * LAYERS)
+        assert tokens_of(ledger.evaluations[name]) == expected
+    # The references are the sources themselves, whatever is searched.
+    for name, value in (("thinking", 1.0), ("instruct", 0.0)):
+        assert tokens_of(ledger.evaluations[name]) == landscape.tokens([value] * LAYERS)

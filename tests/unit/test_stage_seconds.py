@@ -1,0 +1,54 @@
+"""Seconds by stage and the engines' busy share, over a run whose clock is the test's."""
+
+from __future__ import annotations
+
+import pytest
+
+from apbmm_common.stages import stage_line
+from apbmm_master.ledger import Ledger
+from apbmm_master.stage_seconds import stage_summary
+from protocol_world import World, measurement
+
+STAGES = {"load": 1.0, "evaluate": 16.0, "report": 1.0}
+
+
+def test_stages_are_averaged_and_the_engine_was_busy_while_it_evaluated() -> None:
+    """Each evaluation takes 18 s; then each is moved so that 2 s lie between two of them."""
+    world = World(budget={"evaluations": 5, "initial": 5, "failures": 0})
+    worker = world.join("a")
+    while world.end is None:
+        world.exchange()
+        if worker.held is not None:
+            world.now += 18.0
+            body = measurement(0.5, 100.0).model_copy(update={"stages": STAGES})
+            counted = worker.held.evaluation.startswith("e")
+            worker.finish(body if counted else None)
+    summary = stage_summary(world.ledger)
+    assert summary == {
+        "evaluations": 5,
+        "seconds": {"wait": 0.0, **STAGES},
+        "engine_busy": pytest.approx(16 / 18),
+    }
+    assert list(summary["seconds"]) == ["wait", "load", "evaluate", "report"]
+    assert stage_summary(Ledger().replay(world.stored)) == summary
+
+    for number, name in enumerate(world.ledger.completed):
+        (attempt,) = world.ledger.evaluations[name].attempts
+        assert attempt.ended_at is not None
+        attempt.leased_at += 2.0 * number
+        attempt.ended_at += 2.0 * number
+    summary = stage_summary(world.ledger)
+    assert summary["seconds"]["wait"] == 2.0
+    assert summary["engine_busy"] == pytest.approx(5 * 16 / (5 * 18 + 4 * 2))
+    assert stage_line(summary) == (
+        "mean seconds: wait 2.00, load 1.00, evaluate 16.00, report 1.00; engines busy 81.6%"
+    )
+
+
+def test_nothing_is_said_before_an_evaluation_is_complete() -> None:
+    world = World()
+    world.join("a")
+    world.exchange()
+    summary = stage_summary(world.ledger)
+    assert (summary["evaluations"], summary["engine_busy"]) == (0, None)
+    assert stage_line(summary) == ""

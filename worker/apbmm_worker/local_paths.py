@@ -1,0 +1,44 @@
+"""Where this host keeps what a run names: paths that come over the wire stay in folders it allows.
+
+A name that --path maps is read from there, whatever the run says. The run's own path is taken
+only within the worker's roots (--root): a master on this host may name any, one on another host
+none unless roots are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from apbmm_common.errors import EvaluationError
+
+
+@dataclass(frozen=True)
+class LocalPaths:
+    """``mapped`` paths by name, and the ``roots`` of all others; None allows any."""
+
+    mapped: Mapping[str, str]
+    roots: tuple[Path, ...] | None = None
+
+    def of(self, name: str, path: str) -> str:
+        """The path on this host of what a run calls ``name`` and has at ``path``.
+
+        Raises `EvaluationError` when this worker may not read it. Links are followed first.
+        """
+        if name in self.mapped:
+            return self.mapped[name]
+        if self.roots is None:
+            return path
+        try:
+            real = Path(path).resolve()
+        except (OSError, ValueError, RuntimeError):
+            real = Path()
+        if real.is_absolute() and any(real.is_relative_to(root) for root in self.roots):
+            return str(real)
+        roots = ", ".join(map(str, self.roots)) or "there are none"
+        raise EvaluationError(
+            f"{name}: the run's {path!r} is not in a folder that this worker may read ({roots})",
+            f"start it with --path {name}=PATH, or with --root FOLDER",
+            kind="infrastructure",
+        )

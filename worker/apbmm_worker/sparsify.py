@@ -1,0 +1,195 @@
+"""Which elements of a task vector stay, and how they are scaled: the Theta of one task vector.
+
+Every selection sees a task vector in chunks, in order, and never the whole of it, so that memory
+stays flat: the largest elements are found by counting bit patterns, and random numbers are counted
+out by position (Philox, keyed on seed, source and tensor), so that neither the order in which
+tensors are merged nor how they are cut changes a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from apbmm_worker.task_vectors import TaskVectors
+
+Stream = Callable[[], Iterator[tuple[int, torch.Tensor]]]
+"""Gives the chunks of a task vector from its start: place of the first element, and values (float,
+one row after another where the method goes by rows)."""
+
+_LOW_BITS = 15  # of the 31 bits of a float32 magnitude, so that one count has 65,536 bins
+_TINY = 1e-7  # norms below this are not scaled, as in mergekit
+_WORDS = 8  # 32-bit random numbers from one step of the counter
+
+
+class Selection(Protocol):
+    """Given the chunks of a task vector in order, gives what stays of each, scaled."""
+
+    def __call__(self, begin: int, values: torch.Tensor) -> torch.Tensor:
+        """The chunk with zeros for what goes."""
+        ...
+
+
+def selection(
+    rule: TaskVectors, stream: Stream, elements: int, row: int, identity: str
+) -> Selection:
+    """What ``rule`` keeps of one task vector of so many ``elements``.
+
+    ``row`` is the length of the tensor's last dimension; ``identity`` names source and tensor to
+    the random methods. Reads the task vector up to twice where the rule depends on all of it.
+    """
+    keeps = rule.theta.keeps
+    if keeps == "all" or rule.density >= 1.0:
+        return _everything
+    kept = int(rule.density * elements)
+    if keeps == "largest":
+        kept = max(1, kept)
+        return _Ranks(*_cuts(stream, (0, kept)))
+    if keeps == "middle":
+        # Fewer of the largest go where the density would not be kept otherwise.
+        first = min(int(rule.gamma * elements), elements - kept)
+        return _Ranks(*_cuts(stream, (first, first + kept)))
+    chances = _even(rule.density) if keeps == "random" else _by_rank(rule, row)
+    draw = _Draw(chances, _key(rule.seed, identity), by_chance=rule.definition == "paper")
+    if rule.definition == "mergekit":
+        draw.scale = _norm_ratio(stream, draw)
+    return draw
+
+
+def _everything(begin: int, values: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    return values
+
+
+# ---- by magnitude ----
+
+
+class _Cut:
+    """The so many largest elements: all above a magnitude, and the first ``ties`` equal to it."""
+
+    def __init__(self, bits: int, ties: int) -> None:
+        self._bits = bits
+        self._ties = ties
+
+    def mask(self, magnitudes: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Which elements of the next chunk are among them."""
+        inside: npt.NDArray[np.bool_] = magnitudes > self._bits
+        if self._ties:
+            equal = np.flatnonzero(magnitudes == self._bits)[: self._ties]
+            inside[equal] = True
+            self._ties -= len(equal)
+        return inside
+
+
+class _Ranks:
+    """Keeps what is among the largest of ``inner`` but not of ``outer``; equals go by position."""
+
+    def __init__(self, outer: _Cut, inner: _Cut) -> None:
+        self._outer = outer
+        self._inner = inner
+
+    def __call__(self, begin: int, values: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        magnitudes = _magnitudes(values)
+        mask = self._inner.mask(magnitudes) & ~self._outer.mask(magnitudes)
+        return values * torch.from_numpy(mask)
+
+
+def _cuts(stream: Stream, counts: Sequence[int]) -> tuple[_Cut, ...]:
+    """For each count a cut that takes exactly so many of the largest; two passes over the data."""
+    bins = np.zeros(1 << (31 - _LOW_BITS), dtype=np.int64)
+    for _, values in stream():
+        bins += np.bincount(_magnitudes(values) >> _LOW_BITS, minlength=len(bins))
+    coarse = [_rank_bin(bins, count) for count in counts]
+    fine = {high: np.zeros(1 << _LOW_BITS, dtype=np.int64) for high, _ in coarse}
+    for _, values in stream():
+        magnitudes = _magnitudes(values)
+        for high in fine:
+            inside = magnitudes[magnitudes >> _LOW_BITS == high] & ((1 << _LOW_BITS) - 1)
+            fine[high] += np.bincount(inside, minlength=1 << _LOW_BITS)
+    cuts = []
+    for count, (high, above) in zip(counts, coarse, strict=True):
+        low, above_low = _rank_bin(fine[high], count - above)
+        cuts.append(_Cut((high << _LOW_BITS) | low, count - above - above_low))
+    return tuple(cuts)
+
+
+def _rank_bin(bins: npt.NDArray[np.int64], count: int) -> tuple[int, int]:
+    """The bin of the ``count``-th largest element, and how many lie in the bins above it."""
+    from_top = np.cumsum(bins[::-1])
+    place = int(np.searchsorted(from_top, max(count, 1)))
+    return len(bins) - 1 - place, int(from_top[place] - bins[::-1][place])
+
+
+def _magnitudes(values: torch.Tensor) -> npt.NDArray[np.int32]:
+    """The bits of |values| in float32, which sort as the magnitudes do."""
+    bits: npt.NDArray[np.int32] = values.abs().float().view(torch.int32).numpy()
+    return bits
+
+
+# ---- at random ----
+
+Chances = Callable[[torch.Tensor], Any]
+"""The probability of staying of each element of a chunk: an array, or one number for all."""
+
+
+class _Draw:
+    """Keeps every element with its own probability.
+
+    What stays is multiplied by ``scale``, or divided by its probability when ``by_chance``.
+    """
+
+    def __init__(self, chances: Chances, key: npt.NDArray[np.uint64], *, by_chance: bool) -> None:
+        self._chances = chances
+        self._key = key
+        self._by_chance = by_chance
+        self.scale = 1.0
+
+    def __call__(self, begin: int, values: torch.Tensor) -> torch.Tensor:
+        chances = self._chances(values)
+        drawn = _random(self._key, begin, len(values)) * 2.0**-32
+        factors = (drawn < chances) * (1.0 / chances if self._by_chance else self.scale)
+        return values * torch.from_numpy(factors).to(values.dtype)
+
+
+def _even(density: float) -> Chances:
+    return lambda _: density
+
+
+def _by_rank(rule: TaskVectors, row: int) -> Chances:
+    """Linear in the rank of the magnitude within its row, the largest most likely to stay."""
+    lowest, width = rule.density - rule.half_range, 2 * rule.half_range
+
+    def chances(values: torch.Tensor) -> npt.NDArray[np.float64]:
+        magnitudes = _magnitudes(values).reshape(-1, row)
+        order = np.argsort(magnitudes, axis=1, kind="stable")
+        ranks = np.empty(order.shape, dtype=np.float64)
+        np.put_along_axis(ranks, order, np.arange(row, dtype=np.float64)[None], axis=1)
+        return (lowest + ranks * (width / max(row - 1, 1))).reshape(-1)
+
+    return chances
+
+
+def _norm_ratio(stream: Stream, draw: _Draw) -> float:
+    """The L1 norm before by that after the draw."""
+    before, after = 0.0, 0.0
+    for begin, values in stream():
+        before += float(values.abs().sum(dtype=torch.float64))
+        after += float(draw(begin, values).abs().sum(dtype=torch.float64))
+    return before / after if min(before, after) >= _TINY else 1.0
+
+
+def _key(seed: int, identity: str) -> npt.NDArray[np.uint64]:
+    digest = hashlib.blake2b(f"{seed}\n{identity}".encode(), digest_size=16).digest()
+    return np.frombuffer(digest, dtype="<u8")
+
+
+def _random(key: npt.NDArray[np.uint64], begin: int, count: int) -> npt.NDArray[np.uint32]:
+    """32-bit random numbers number ``begin`` to ``begin + count`` of a key's sequence."""
+    skipped = begin % _WORDS
+    generator = np.random.Philox(key=key, counter=begin // _WORDS)
+    words: npt.NDArray[np.uint32] = generator.random_raw((skipped + count + 1) // 2).view("<u4")
+    return words[skipped : skipped + count]

@@ -1,0 +1,74 @@
+"""What differs between vLLM 0.24 and 0.33, decided by what the installed one can do.
+
+Takes vLLM's own objects and gives the rest of the worker one view of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+
+def argument_types() -> dict[str, Any]:
+    """vLLM's engine arguments by name, with their types."""
+    from vllm import EngineArgs
+
+    return {
+        # A few types are only named, for type checkers.
+        field.name: Any if isinstance(field.type, str) else field.type
+        for field in dataclasses.fields(EngineArgs)
+    }
+
+
+def new_engine(arguments: dict[str, Any]) -> Any:
+    """vLLM's synchronous engine.
+
+    Arguments that this vLLM does not know are left out: what a user asked for was checked before
+    (`engine_arguments.require_known`), and of apbmm's own none changes an answer.
+    """
+    from vllm import EngineArgs, LLMEngine
+
+    known = argument_types()
+    return LLMEngine.from_engine_args(
+        EngineArgs(**{key: value for key, value in arguments.items() if key in known})
+    )
+
+
+def engine_process_died(engine: Any) -> bool | None:
+    """Whether the engine's process has died; None when the engine is in this process."""
+    resources = getattr(engine.engine_core, "resources", None)
+    return None if resources is None else bool(resources.engine_dead)
+
+
+def computing_dtype(worker: Any) -> torch.dtype:
+    """The dtype that a worker's model computes in.
+
+    Not that of its parameters: where a packed copy has replaced one, some versions leave an empty
+    tensor of another dtype behind.
+    """
+    dtype: torch.dtype = worker.model_runner.model_config.dtype
+    return dtype
+
+
+def reload_from_folder(worker: Any, folder: str) -> None:
+    """vLLM's own reload from a checkpoint folder."""
+    worker.reload_weights(weights_path=folder)
+
+
+def reload_from_stream(worker: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """vLLM's own reload from tensors in a checkpoint's format.
+
+    It keeps what it is given until a module is complete.
+    """
+    worker.reload_weights(weights_iterator=((name, value.clone()) for name, value in tensors))
+
+
+def forget_derived(worker: Any) -> None:
+    """Drop what a model runner has derived from the old weights, as vLLM's own reload does."""
+    for name in ("reset_lora_state", "reset_encoder_cache", "reset_mm_cache"):
+        reset = getattr(worker.model_runner, name, None)
+        if reset is not None:
+            reset()
