@@ -33,9 +33,6 @@ METRICS = {
 }
 COMPARED = ("true_hv", "trajectory", "spacing", "hours", "load")
 PREAMBLE = """\
-Made by `{command}`.
-Python {python}, torch {torch}, BoTorch {botorch}, GPyTorch {gpytorch}, {date}.
-
 D = 36, 4 simulated workers, 8 + 32 evaluations. The hypervolume is that of the noise-free
 objectives of all evaluated merges at (-0.2, -0.2); the trajectory is its mean over the 32
 evaluations after the initial design. Spacing and front are those of the observed objectives.
@@ -52,18 +49,19 @@ def report(
     results: Mapping[Campaign, Outcome], methods: Sequence[str], kinds: Sequence[str], command: str
 ) -> str:
     """The document: for each kind of importance, means and differences from the first method."""
-    text = PREAMBLE.format(
-        command=command,
-        python=platform.python_version(),
-        date=datetime.now(UTC).date(),
-        first=methods[0],
-        **{name: version(name) for name in ("torch", "botorch", "gpytorch")},
-    )
+    text = made_by(command) + "\n" + PREAMBLE.format(first=methods[0])
     for kind in kinds:
         table = {method: outcomes(results, method, kind) for method in methods}
         parts = (means(table), differences(table), by_family(table))
         text += f"\n## Importance: {kind}\n\n" + "\n".join(parts)
     return text
+
+
+def made_by(command: str) -> str:
+    """What a document of results begins with: the command, the versions and the date."""
+    used = ["Python " + platform.python_version()]
+    used += [f"{name} {version(name)}" for name in ("torch", "botorch", "gpytorch")]
+    return f"Made by `{command}`.\n{', '.join(used)}, {datetime.now(UTC).date()}.\n"
 
 
 def outcomes(results: Mapping[Campaign, Outcome], method: str, kind: str) -> dict[Pair, Outcome]:

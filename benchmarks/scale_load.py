@@ -62,10 +62,11 @@ class Ask:
     further: float
 
 
-def measure_ask(observations: int, pending: int) -> Ask:
-    """CPU seconds of AP-BMM's asks, with so many observations and vectors in flight."""
+def measure_ask(case: Case) -> Ask:
+    """CPU seconds of AP-BMM's asks when a run is at its end: all observations, all workers busy."""
+    observations, pending = case.evaluations, case.workers - 1
     numbers = np.random.default_rng(1)
-    search = create("ap-bmm", LAYERS, budget=2 * observations + pending + 9, seed=1)
+    search = create("ap-bmm", LAYERS, budget=2 * case.evaluations + 2 * case.workers, seed=1)
     for vector in numbers.random((observations, LAYERS)):
         share = float(vector.mean())
         search.tell(vector, [share, 1 - share**1.5] + 0.02 * numbers.normal(size=2))
@@ -73,9 +74,12 @@ def measure_ask(observations: int, pending: int) -> Ask:
     began = time.process_time()
     search.ask(1, in_flight)
     first = time.process_time() - began
-    # Without news the model stays fitted, so these are further vectors of the same ask.
-    search.ask(4, in_flight)
-    return Ask(first, (time.process_time() - began - first) / 4)
+    assert search.last_proposal is not None
+    one = search.last_proposal.search_seconds
+    # As many as a fleet of this size asks for at once; the same model, for there is no news.
+    many = max(4, case.workers // 16)
+    search.ask(many, in_flight)
+    return Ask(first, (search.last_proposal.search_seconds - one) / (many - 1))
 
 
 def duration(evaluation: str) -> float:
@@ -148,7 +152,7 @@ def load(sizes: Sequence[int], *, curve: bool) -> None:
     print("workers  compression  ask (first, further)  load rate: async  with tail    sync", end="")
     print("  sync/async wall-clock  ideal")
     for case in (CASES[size] for size in sizes):
-        ask = measure_ask(case.evaluations, case.workers - 1)
+        ask = measure_ask(case)
 
         async def both(case: Case = case, ask: Ask = ask) -> list[list[Times]]:
             methods = ("compressed-asynchronous", "compressed-synchronous")

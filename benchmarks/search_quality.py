@@ -195,7 +195,7 @@ def main() -> None:
     options = parser.parse_args()
     campaigns = planned(options)
     results = run_missing(campaigns, options)
-    command = " ".join(["python", *sys.argv])
+    command = " ".join(["python", *(word for word in sys.argv if word != "--no-run")])
     text = report(results, options.methods, options.importance, command)
     if options.report:
         options.report.write_text(text)

@@ -12,6 +12,7 @@ for `search_quality.py` to say.
 from __future__ import annotations
 
 import argparse
+import sys
 from itertools import product
 
 import numpy as np
@@ -22,6 +23,7 @@ from apbmm_master.algorithms import create
 from apbmm_master.algorithms.bayesian import BayesianSearch, one_thread
 from apbmm_master.starts import near_front
 from merge_landscapes import FAMILIES, KINDS, Landscape
+from quality_report import made_by
 from search_quality import INITIAL, Campaign, build
 
 Array = npt.NDArray[np.float64]
@@ -80,6 +82,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
+    print(made_by(" ".join(["python", *sys.argv])))
     print("| model | importance | " + " | ".join(f"n = {n}" for n in options.sizes) + " |")
     print("|---|---|" + "---|" * len(options.sizes))
     for model, kind in product(options.models, KINDS):

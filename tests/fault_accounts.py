@@ -70,6 +70,7 @@ def accounts(site: Site, run_dirs: list[Path]) -> Accounts:
         for path in (site.folder / "state").glob("*/*/outbox/*.json")
         for run, evaluation, *_ in [path.name.split(".")]
     }
+    assert committed.keys() <= done, "what the workers logged was not understood"
     return Accounts(
         lost=sorted(done - set(committed) - waiting),
         twice=sorted(key for key, count in committed.items() if count > 1),

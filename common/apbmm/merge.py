@@ -66,9 +66,12 @@ def run_merge(request: MergeRequest) -> int:
     paths = _named_sources(request.source)
     _check_flags(request, paths)
     _require_empty(request.out)
+    import torch
+
     from apbmm_worker.merge import write_merge
     from apbmm_worker.sources import verify_sources
 
+    torch.set_num_threads(1)  # the merge has threads of its own
     if request.base is not None:
         paths[BASE_ROLE] = request.base
     template = request.template_from or next(iter(paths))

@@ -43,11 +43,6 @@ async def next_event(source: zmq.asyncio.Socket) -> tuple[zmq.Event, int]:
     return zmq.Event(message["event"]), int(message["value"])
 
 
-def gave_up(event: zmq.Event) -> bool:
-    """Whether a client's libzmq tries no more after such a failure."""
-    return event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-
-
 def is_mismatch(event: zmq.Event, value: int) -> bool:
     """Whether one end uses keys and the other none."""
     return (event, value) == (

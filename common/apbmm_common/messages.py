@@ -107,8 +107,7 @@ class Decline(Message):
 class Beat(Message):
     """Sign of life. ``lease`` is what the worker holds of this run, or empty.
 
-    ``quiet`` is the number of seconds since progress was last seen, ``hello`` the number of the
-    last HELLO said before: one that this overtook is older, and its list of leases out of date.
+    ``quiet``: seconds since progress was last seen. ``hello``: number of the last HELLO before it.
     """
 
     type: Literal["beat"] = "beat"
@@ -158,10 +157,7 @@ class Evaluated(BaseModel):
 
     def without_outcomes(self) -> Evaluated:
         """The same measurements without their per-question outcomes."""
-        slim = {
-            name: benchmark.model_copy(update={"outcomes": ()})
-            for name, benchmark in self.benchmarks.items()
-        }
+        slim = {n: b.model_copy(update={"outcomes": ()}) for n, b in self.benchmarks.items()}
         return self.model_copy(update={"benchmarks": slim})
 
 
@@ -298,9 +294,6 @@ class HelloAgain(Message):
 FromWorker = Hello | Ready | Unfit | Accept | Decline | Beat | Result | Drain | Bye
 FromMaster = Welcome | Refuse | Assign | Cancel | BeatAck | ResultAck | HelloAgain | Bye
 
-FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(
-    Annotated[FromWorker, Field(discriminator="type")]
-)
-FROM_MASTER: TypeAdapter[FromMaster] = TypeAdapter(
-    Annotated[FromMaster, Field(discriminator="type")]
-)
+_BY_TYPE = Field(discriminator="type")
+FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(Annotated[FromWorker, _BY_TYPE])
+FROM_MASTER: TypeAdapter[FromMaster] = TypeAdapter(Annotated[FromMaster, _BY_TYPE])

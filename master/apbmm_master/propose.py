@@ -14,6 +14,9 @@ from apbmm_master.pool import MultiStart, optimise_pool
 from apbmm_master.rerank import rerank
 from apbmm_master.surrogate import Surrogate
 
+MOST_WITH_SURPLUS = 4
+"""Vectors of an ask up to which each adds to the surplus of the pool."""
+
 
 @dataclass(frozen=True)
 class ProposalSettings:
@@ -28,6 +31,15 @@ class ProposalSettings:
     pool_factor: float = 3.0
     gap_weight: float = 0.25
     proximity_weight: float = 0.15
+
+    def pool_for(self, count: int) -> int:
+        """Candidates in the pool for `count` vectors (Eq. 25).
+
+        The surplus stays that of the paper's four workers: an ask for many vectors is one of a
+        large fleet, which waits for it, and every candidate costs as much as a chosen one.
+        """
+        surplus = (self.pool_factor - 1.0) * min(count, MOST_WITH_SURPLUS)
+        return count + max(0, int(np.ceil(surplus)))
 
     def samples_for(self, objectives: int) -> int:
         """Monte-Carlo samples with `objectives`: halved for each one beyond three.
@@ -85,7 +97,7 @@ def propose(
     """Choose `count` vectors given the fitted `surrogate` and what is pending.
 
     `observed` (n, m) are the completed objectives and `pending` (P, D) the vectors in flight. The
-    pool has M = max(count, ceil(kappa count)) candidates (Eq. 25), scored by Eq. 26 and reranked
+    pool has M candidates (Eq. 25; see `ProposalSettings.pool_for`), scored by Eq. 26 and reranked
     by Eq. 27-32. The optimisation starts from Sobol points and from `starts` (s, D).
     Repeatable: the result depends on the arguments alone, and torch's global generator is left as
     it was.
@@ -125,7 +137,7 @@ def _scored_pool(
     starts: Array | None,
 ) -> tuple[Array, Array]:
     """The pool C_t (M, D) and the score (M,) of each candidate alone."""
-    size = max(count, int(np.ceil(settings.pool_factor * count)))
+    size = settings.pool_for(count)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         acquisition = pending_aware(

@@ -77,6 +77,7 @@ class Reception:
             raise NotAllowedError(f"the connection of worker {worker.name} is another key's")
         worker.heard = now
         if isinstance(message, Accept | Beat):
+            # A HELLO that this one overtook is older, and its list of leases out of date.
             worker.hello = max(worker.hello, message.hello)
         if message.run == self.ledger.run or isinstance(message, Beat | Drain | Bye):
             self._dispatch(worker, message)

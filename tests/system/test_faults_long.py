@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -21,12 +22,12 @@ from apbmm_worker.rehearsal import prepared
 from fake_peers import FakeWorker, master_in_process, until
 from fault_accounts import scaled
 from protocol_world import world_spec
-from rehearsal_runs import DEADLINE, Process, Site, wait_for
+from rehearsal_runs import Process, Site, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 Recorder = Callable[[str, object], None]
-FAKES = 12
+FAKES, CROWD = 12, 4
 
 
 def resident(process: Process) -> float:
@@ -56,8 +57,11 @@ async def test_a_long_life_needs_no_more_memory_than_a_new_one(
 ) -> None:
     """Against a master that is started on the same journal, and for a real worker its own past."""
     evaluations = scaled(20_000, 300)
-    budget = {"evaluations": evaluations, "initial": evaluations}
-    site.configure(budget=budget, evaluation={"rehearsal_seconds": 0.0})
+    rest = 20
+    site.configure(
+        budget={"evaluations": evaluations + rest, "initial": evaluations + rest},
+        evaluation={"rehearsal_seconds": 0.0},
+    )
     master, worker = site.master(), site.worker("real")
     digests = prepared(load_run_file(site.run_file))["digests"]
     await until("the real worker", lambda: site.running() or site.done() > 1)
@@ -69,18 +73,16 @@ async def test_a_long_life_needs_no_more_memory_than_a_new_one(
             await fleet.enter_async_context(fake.at_work())
         await asyncio.to_thread(wait_for, "a quarter", lambda: 4 * results(site) > evaluations, 900)
         early = resident(worker)
-        used = await last_resident(master)
-        late = resident(worker)
-    site.assert_whole(evaluations)
+        await asyncio.to_thread(wait_for, "most", lambda: results(site) >= evaluations, 1800)
+        used, late = resident(master), resident(worker)
+    master.kill()
 
     began = time.process_time()
     ledger = Ledger().replay(read_journal(site.run_dir))
     replay = time.process_time() - began
-    assert len(ledger.completed) == evaluations
-    site.configure(
-        budget={**budget, "evaluations": evaluations + 20}, evaluation={"rehearsal_seconds": 0.0}
-    )
+    assert len(ledger.completed) >= evaluations
     new = await last_resident(site.master())
+    site.assert_whole(evaluations + rest)
     assert replay < 5.0
     assert late < 1.05 * early
     assert used < 1.05 * new
@@ -120,10 +122,10 @@ async def test_a_fleet_whose_workers_join_and_leave_all_the_time(
     """Every second one comes, and one goes: with a word, without one, or to come back under its
     name with what it had not delivered.
     """
-    seconds = scaled(600, 6)
+    evaluations = scaled(1800, 12)  # of which such a crowd gets about three a second done
     dice = random.Random(5)
     timings = {"beat": 0.2, "suspect": 1.0, "unreachable": 2.0, "orphan_grace": 1.0, "resend": 0.5}
-    spec = world_spec(budget={"evaluations": 3 * seconds, "initial": 3 * seconds}, timings=timings)
+    spec = world_spec(budget={"evaluations": evaluations, "initial": evaluations}, timings=timings)
     async with master_in_process(spec, tmp_path) as (master, address, task):
         present: list[tuple[Guest, contextlib.AsyncExitStack]] = []
 
@@ -144,16 +146,15 @@ async def test_a_fleet_whose_workers_join_and_leave_all_the_time(
             if manner == "reboot":
                 await arrive(guest.sim.name, guest)
 
-        for number in range(4):
-            await arrive(f"guest{number}")
-        for number in range(4, 4 + seconds):
+        began = time.monotonic()
+        for number in itertools.count():
             if task.done():
                 break
             await arrive(f"guest{number}")
-            await depart()
+            while len(present) > CROWD:
+                await depart()
             await asyncio.sleep(1.0)
-        async with asyncio.timeout(2 * DEADLINE):
-            end = await task
+        end, lasted = await task, time.monotonic() - began
         for _, stay in present:
             await stay.aclose()
         assert end is not None
@@ -161,8 +162,9 @@ async def test_a_fleet_whose_workers_join_and_leave_all_the_time(
         assert master.ledger.finished == end.reason
     records = read_journal(tmp_path)
     counted = [r.event.evaluation for r in records if isinstance(r.event, ResultRecorded)]
-    assert len(counted) == len(set(counted)) == 3 * seconds + 3
+    assert len(counted) == len(set(counted)) == evaluations + 3
     joined = sum(isinstance(r.event, WorkerJoined) for r in records)
     record_property(
-        "figures", f"{joined} arrivals in {seconds} s: {3 * seconds} evaluations, each counted once"
+        "figures",
+        f"{joined} arrivals in {lasted:.0f} s: {evaluations} evaluations, each counted once",
     )

@@ -102,7 +102,13 @@ async def test_an_expert_that_is_worse_ends_the_run_by_name_and_keeps_everything
 ) -> None:
     swapped = spec(
         objectives=[
-            {"name": "cost", "metric": "tokens", "expert": "thinking", "vanilla": "instruct"}
+            {
+                "name": "reasoning",
+                "metric": "accuracy",
+                "expert": "thinking",
+                "vanilla": "instruct",
+            },
+            {"name": "cost", "metric": "tokens", "expert": "thinking", "vanilla": "instruct"},
         ]
     )
     async with (

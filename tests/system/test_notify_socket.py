@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from apbmm_master.events import Finished, Record, RunStarted
+from apbmm_master.journal import Journal
+from apbmm_master.master import Master
+from apbmm_master.policy import Finish
+from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, Process, Site, wait_for
 
 pytestmark = pytest.mark.slow
@@ -73,6 +78,22 @@ def test_systemd_hears_of_readiness_life_and_a_long_end(site: Site, ears: tuple[
         assert int(granted.partition("=")[2]) > 2 * WATCHDOG * 1e6
         assert "STOPPING=1" not in ear.until("EXTEND_TIMEOUT_USEC="), "said once"
     assert (master.end(), worker.end()) == (0, 0), master.output + worker.output
+
+
+async def test_a_run_that_is_over_is_ready_before_it_ends(tmp_path: Path) -> None:
+    """systemd takes a service that ends well, but never was ready, for a failed one."""
+    spec, turns = world_spec(), [0]
+    begun = RunStarted(run="r", spec=spec.model_dump(mode="json"))
+    with Journal(tmp_path) as journal:
+        journal.append([Record(1, 1.0, begun), Record(2, 2.0, Finished(reason="done"))])
+        master = Master(journal, spec, "tcp://127.0.0.1:*")
+
+        def turned() -> None:
+            turns[0] += 1
+
+        master.turned = turned
+        assert await master.run() == Finish("done")
+    assert turns == [1]
 
 
 @pytest.mark.parametrize("role", ["master", "worker"])

@@ -15,6 +15,7 @@ HELP = [
     ("apbmm", "status"),
     ("apbmm", "compare"),
     ("apbmm", "demo"),
+    ("apbmm", "merge"),
     ("apbmm", "keys"),
     ("apbmm", "keys", "new-worker"),
     ("apbmm-master",),
@@ -90,6 +91,13 @@ def test_a_flag_overrides_the_environment(tmp_path: Path) -> None:
 def test_the_worker_takes_its_card_from_the_environment(tmp_path: Path) -> None:
     shown = run("apbmm-worker", env={"APBMM_GPU": "first"}, cwd=tmp_path)
     assert "--gpu first: not a card" in shown.stderr
+
+
+def test_engine_arguments_come_from_the_environment_as_well(tmp_path: Path) -> None:
+    settings = {"APBMM_ENGINE_ARG": "max_num_seqs=8 model=/x"}
+    shown = run("apbmm-worker", "--gpu", "cpu", env=settings, cwd=tmp_path)
+    assert shown.returncode == 2
+    assert "--engine-arg model: apbmm sets this itself" in shown.stderr
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,6 @@ def test_an_infinity_is_the_vectors_fault(tmp_path: Path) -> None:
         save_tensors(folder, tensors)
     thinking, instruct = map(read_checkpoint, folders)
     plans = plan(thinking, instruct, (0.5,) * LAYERS, Merge(dtype="float16"))
-    with pytest.raises(EvaluationError, match="model.norm.weight") as failure:
+    with pytest.raises(EvaluationError, match=r"model\.norm\.weight") as failure:
         list(ResidentSources(torch.device("cpu")).tensors(plans))
     assert failure.value.kind == "vector"

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 LINGER_MILLISECONDS = 1000
 RETRY_SECONDS = (1.0, 30.0)
-"""First and longest pause after a handshake that failed for good."""
+"""First and longest pause after a handshake that failed."""
 
 
 def flush() -> None:
@@ -71,12 +71,12 @@ class Dealer:
                 pause = RETRY_SECONDS[0]
                 continue
             self._tell(*self._why(event, value))
-            if handshakes.gave_up(event):
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_SECONDS[1])
-                with contextlib.suppress(zmq.ZMQError):
-                    self._socket.disconnect(self._master)
-                self._socket.connect(self._master)
+            # By itself libzmq would either try three times a second or, refused, never again.
+            with contextlib.suppress(zmq.ZMQError):
+                self._socket.disconnect(self._master)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_SECONDS[1])
+            self._socket.connect(self._master)
 
     def _tell(self, reason: str, hint: str) -> None:
         if reason not in self._told:
@@ -102,7 +102,7 @@ class Dealer:
         if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             return handshakes.name_of(event, value), "is that the address of an apbmm master?"
         if self._keys is None:
-            return "it closed the connection at once", "does the master demand a key? give it --keys"
+            return "it closed the connection at once", "does it demand a key? --keys gives it one"
         return (
             "it closed the connection before it had proved who it is: another master?",
             f"copy the master's master.key to {self._keys.folder} again",

@@ -13,13 +13,12 @@ the size and a merge takes little longer than a copy.
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ import torch
 from apbmm_common.checkpoint import ITEM_BYTES
 from apbmm_common.runfile import Merge
 from apbmm_worker import tensor_sums
-from apbmm_worker.merge_plan import TensorPlan, WeightedSum, layer_weights, plan
+from apbmm_worker.merge_plan import TensorPlan, layer_weights, plan
 from apbmm_worker.merged_folder import (
     RECIPE_FILE,
     copy_settings,
@@ -56,7 +55,6 @@ __all__ = [
 ]
 
 THREADS = 4  # more do not help: the work is moving bytes through memory
-_CHUNK_BYTES = tensor_sums.CHUNK_ELEMENTS * max(ITEM_BYTES.values())
 
 Progress = Callable[[int, int], None]
 
@@ -145,16 +143,16 @@ def merged_tensors(
     sums = Summation(files)
 
     def make(piece: _Piece) -> None:
-        sums(piece.tensor, piece.rule, piece.begin, memory[piece.offset : piece.end])
+        if isinstance(piece.tensor.rule, TaskVectors):
+            for offset, data in merged_chunks(piece.tensor, piece.tensor.rule, files):
+                memory[offset : offset + len(data)] = data
+        else:
+            sums(piece.tensor, piece.tensor.rule, piece.begin, memory[piece.offset : piece.end])
 
     with _threads() as threads:
         for tensor in plans:
-            if isinstance(tensor.rule, TaskVectors):
-                for offset, data in merged_chunks(tensor, tensor.rule, files):
-                    memory[offset : offset + len(data)] = data
-            else:
-                for _ in threads.map(make, _pieces(tensor, tensor.rule)):
-                    pass
+            for _ in threads.map(make, _pieces(tensor)):
+                pass
             stored = buffer[: tensor.length].view(stored_dtype(tensor.dtype))
             yield tensor.name, stored.view(tensor.shape)
 
@@ -162,61 +160,38 @@ def merged_tensors(
 def _write_tensors(
     plans: Sequence[TensorPlan], files: Mapping[Path, int], places: Mapping[str, tuple[int, int]]
 ) -> Iterator[int]:
-    """Compute and write all tensors; yields the bytes of each part that has been written.
+    """Compute and write all tensors; yields the bytes of each piece that has been written."""
+    sums, chunk = Summation(files), _Chunk()
 
-    Threads read and compute, and this one writes: a file is written by one thread at a time
-    whatever their number, and those that wait for it would burn processor time. Task vectors, of
-    which a thread needs the whole, take long to compute and are written where they are made.
-    """
-    sums = Summation(files)
-
-    def make(piece: _Piece, buffer: bytearray) -> memoryview:
-        stored = memoryview(buffer)[: piece.end - piece.offset]
-        sums(piece.tensor, piece.rule, piece.begin, stored)
-        return stored
-
-    def make_and_write(tensor: TensorPlan, rule: TaskVectors) -> int:
+    def write(piece: _Piece) -> int:
+        tensor = piece.tensor
         descriptor, start = places[tensor.name]
-        for offset, data in merged_chunks(tensor, rule, files):
-            write_at(descriptor, data, start + offset)
-        return tensor.length
+        if isinstance(tensor.rule, TaskVectors):
+            for offset, data in merged_chunks(tensor, tensor.rule, files):
+                write_at(descriptor, data, start + offset)
+        else:
+            stored = chunk.memory[: piece.end - piece.offset]
+            sums(tensor, tensor.rule, piece.begin, stored)
+            write_at(descriptor, stored, start + piece.offset)
+        return piece.end - piece.offset
 
     with _threads() as threads:
-        vectors = [
-            threads.submit(make_and_write, tensor, tensor.rule)
-            for tensor in plans
-            if isinstance(tensor.rule, TaskVectors)
-        ]
-        pieces = (
-            piece
-            for tensor in plans
-            if isinstance(tensor.rule, WeightedSum)
-            for piece in _pieces(tensor, tensor.rule)
-        )
-        buffers = deque(bytearray(_CHUNK_BYTES) for _ in range(2 * THREADS))
-        waiting: deque[tuple[_Piece, bytearray, Future[memoryview]]] = deque()
-        for piece in chain(pieces, repeat(None)):
-            if piece is not None:
-                buffer = buffers.popleft()
-                waiting.append((piece, buffer, threads.submit(make, piece, buffer)))
-            if not waiting:
-                break
-            if piece is None or not buffers:
-                done, buffer, future = waiting.popleft()
-                descriptor, start = places[done.tensor.name]
-                write_at(descriptor, future.result(), start + done.offset)
-                buffers.append(buffer)
-                yield done.end - done.offset
-        for written in vectors:
-            yield written.result()
+        yield from threads.map(write, [p for tensor in plans for p in _pieces(tensor)])
+
+
+class _Chunk(threading.local):
+    """Room for a piece of a sum; each thread has its own."""
+
+    def __init__(self) -> None:
+        item = max(ITEM_BYTES.values())
+        self.memory = memoryview(bytearray(tensor_sums.CHUNK_ELEMENTS * item))
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What one thread makes at a time of a sum: from element ``begin`` to before ``stop``."""
+    """What one thread makes at a time: a tensor's elements from ``begin`` to before ``stop``."""
 
     tensor: TensorPlan
-    rule: WeightedSum
     begin: int
     stop: int
 
@@ -231,10 +206,13 @@ class _Piece:
         return self.stop * ITEM_BYTES[self.tensor.dtype]
 
 
-def _pieces(tensor: TensorPlan, rule: WeightedSum) -> Iterator[_Piece]:
+def _pieces(tensor: TensorPlan) -> Iterator[_Piece]:
+    """Chunks of a sum; the whole of a tensor made from task vectors, where all of it matters."""
     size = tensor_sums.CHUNK_ELEMENTS
+    if isinstance(tensor.rule, TaskVectors):
+        size = max(tensor.elements, 1)
     for begin in range(0, tensor.elements, size):
-        yield _Piece(tensor, rule, begin, min(begin + size, tensor.elements))
+        yield _Piece(tensor, begin, min(begin + size, tensor.elements))
 
 
 @contextmanager

@@ -61,14 +61,14 @@ class ResidentSources:
         if self.device.type != "cuda":
             return True
         free, _ = torch.cuda.mem_get_info(self.device)
-        return sum(lengths.values()) + _RESERVE <= free
+        return bool(sum(lengths.values()) + _RESERVE <= free)
 
     def _read(self, sources: dict[Key, TensorHeader], descriptors: dict[Path, int]) -> None:
         """Read what is not kept yet."""
         for key, source in sources.items():
             if key in self._kept:
                 continue
-            pinned = self.device.type == "cuda"
+            pinned = self.device.type == "cuda" and not self.on_card
             raw = torch.empty(source.length, dtype=torch.uint8, pin_memory=pinned)
             if source.length:
                 memory = memoryview(raw.numpy())
@@ -98,7 +98,8 @@ class ResidentSources:
     def _on_copies(self) -> contextlib.AbstractContextManager[object]:
         if self._copies is None:
             return contextlib.nullcontext()
-        return torch.cuda.stream(self._copies)
+        stream: contextlib.AbstractContextManager[object] = torch.cuda.stream(self._copies)
+        return stream
 
 
 def _key(source: TensorHeader) -> Key:

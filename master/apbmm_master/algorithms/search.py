@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from apbmm_master.algorithms.problem import Problem
 from apbmm_master.algorithms.sequences import scrambled_sobol
-from apbmm_master.arrays import Array, as_matrix, as_vector
+from apbmm_master.arrays import Array, as_vector
 from apbmm_master.search_errors import OutsideBoxError, SettingError, WrongShapeError
 
 if TYPE_CHECKING:
@@ -239,13 +239,16 @@ class _Batch:
 def unused(sequence: Iterable[Array], known: Array, count: int) -> list[Array]:
     """The first `count` vectors of an iterable that keep clear of `known` and of one another."""
     found: list[Array] = []
+    taken = np.concatenate([known, np.empty((max(count, 0), known.shape[1]))])
     # A sequence mostly begins with vectors that it gave before, which need no distances.
     given = {vector.tobytes() for vector in known}
     if count > 0:
         for vector in sequence:
             if vector.tobytes() in given:
                 continue
-            if is_clear(vector, known) and is_clear(vector, as_matrix(found, "found", len(vector))):
+            end = len(known) + len(found)
+            if is_clear(vector, taken[:end]):
+                taken[end] = vector
                 found.append(vector)
             if len(found) >= count:
                 break
