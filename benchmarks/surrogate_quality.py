@@ -2,8 +2,8 @@
 
     python benchmarks/surrogate_quality.py --seeds 4
 
-The data stand in for a search: the uniform line, Sobol points, then children of the front so far
-(`apbmm_master.starts`), all with the noise of `merge_landscapes`. Judged on further children, by
+The data stand in for a search: the uniform line, Sobol points, then children of the front so far,
+all with the noise of `merge_landscapes`. Judged on further children, by
 their noise-free objectives. Cheap, and with far less noise than the hypervolume of whole
 campaigns, so it is the place to compare models; whether a better model finds a better front is
 for `search_quality.py` to say.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -21,13 +22,18 @@ import torch
 
 from apbmm_master.algorithms import create
 from apbmm_master.algorithms.bayesian import BayesianSearch, one_thread
-from apbmm_master.starts import near_front
+from apbmm_master.pareto import front
 from merge_landscapes import FAMILIES, KINDS, Landscape
 from quality_report import made_by
 from search_quality import INITIAL, Campaign, build
 
 Array = npt.NDArray[np.float64]
+Move = Callable[[Array, Array, np.random.Generator], Array]
 UNSEEN, BATCH = 40, 4
+JITTER, JUMP = 0.1, 0.3  # standard deviations, in units of a layer's weight
+JUMPING = 0.1  # share of the layers that a jump moves
+BEYOND = 0.3  # how far a line through two merges goes on, in their distance
+ALONG_THE_LINE = 0.2  # largest standard deviation around the uniform interpolation
 MODELS = (
     "ap-bmm",
     "ap-bmm-plus:map_fit=false",
@@ -70,6 +76,57 @@ def errors(campaign: Campaign, count: int) -> tuple[float, float]:
     squared = (true - mean) ** 2
     density = -0.5 * (np.log(2.0 * np.pi * variance) + squared / variance)
     return float(np.sqrt(squared.mean())), float(density.mean())
+
+
+def near_front(x: Array, y: Array, count: int, seed: int) -> Array:
+    """`count` vectors (count, D) near the best of the completed (n, D) and (n, m).
+
+    Each is made by the next of `MOVES` from two random parents, which are front members or one
+    of the source models (all zeros, all ones).
+    """
+    rng = np.random.default_rng(seed)
+    best = x[front(y)]
+    ends = np.stack([np.zeros(x.shape[1]), np.ones(x.shape[1])])
+    partners = np.concatenate([best, ends])
+    made = [
+        MOVES[index % len(MOVES)](
+            best[rng.integers(len(best))], partners[rng.integers(len(partners))], rng
+        )
+        for index in range(count)
+    ]
+    return np.clip(np.array(made).reshape(count, x.shape[1]), 0.0, 1.0)
+
+
+def jump(parent: Array, _: Array, rng: np.random.Generator) -> Array:
+    """A few layers far away."""
+    moved = rng.random(len(parent)) < max(JUMPING, 3.0 / len(parent))
+    return np.where(moved, parent + JUMP * rng.normal(size=len(parent)), parent)
+
+
+def jitter(parent: Array, _: Array, rng: np.random.Generator) -> Array:
+    """Every layer a little away."""
+    return parent + JITTER * rng.normal(size=len(parent))
+
+
+def line(parent: Array, partner: Array, rng: np.random.Generator) -> Array:
+    """On the line through both, between them or a little beyond."""
+    return parent + rng.uniform(-BEYOND, 1.0 + BEYOND) * (partner - parent)
+
+
+def block(parent: Array, partner: Array, rng: np.random.Generator) -> Array:
+    """A run of neighbouring layers from the other."""
+    first, last = np.sort(rng.integers(0, len(parent) + 1, size=2))
+    child = parent.copy()
+    child[first:last] = partner[first:last]
+    return child
+
+
+def uniform(parent: Array, _: Array, rng: np.random.Generator) -> Array:
+    """Near the uniform interpolation."""
+    return rng.random() + rng.uniform(0.0, ALONG_THE_LINE) * rng.normal(size=len(parent))
+
+
+MOVES: tuple[Move, ...] = (jump, jitter, line, block, uniform)
 
 
 def main() -> None:

@@ -65,6 +65,7 @@ def run_merge(request: MergeRequest) -> int:
     """
     paths = _named_sources(request.source)
     _check_flags(request, paths)
+    _check_names(request, paths)
     _require_empty(request.out)
     import torch
 
@@ -154,6 +155,11 @@ def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
         )
     if method == LINEAR and len(paths) < 2:
         raise UsageError("a linear merge needs at least two --source")
+    if method == LINEAR and len(paths) > 2 and not layerwise:
+        raise UsageError(
+            f"--weight is the first source's, of two: {len(paths)} sources need --weights",
+            "a JSON list with a list of weights, one for each source, for each layer",
+        )
     if method == LINEAR and request.base is not None:
         raise UsageError(
             "--base has no effect on a linear merge: its weights sum to 1, so the base cancels",
@@ -175,6 +181,10 @@ def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
     for flag, (value, has_no_effect) in useless.items():
         if value is not None and has_no_effect:
             raise UsageError(f"{flag} has no effect on {method}", "leave it out")
+
+
+def _check_names(request: MergeRequest, paths: Mapping[str, Path]) -> None:
+    """Raise `UsageError` for a flag that names a source which is not there."""
     names = list(paths) + ([BASE_ROLE] if request.base is not None else [])
     if request.template_from is not None and request.template_from not in names:
         raise UsageError(

@@ -9,8 +9,9 @@ from apbmm_master.lifecycle import EvaluationState
 
 WAIT_WORTH_AVOIDING = 0.005
 """Share of an evaluation's time that an idle worker may wait for its vector."""
-WORKERS_FOR_ONE_AHEAD = 8
-"""A vector ahead of need is chosen without the latest results; of so many workers' that is one."""
+PAPER_WORKERS = 4
+"""A vector ahead of need is chosen without the latest results. For a fleet as small as the paper's
+there are none; for so many workers more, there may be one."""
 
 
 def ahead_of_need(ledger: Ledger, ask_seconds: float, idle: int) -> int:
@@ -26,5 +27,5 @@ def ahead_of_need(ledger: Ledger, ask_seconds: float, idle: int) -> int:
     if ask_seconds <= WAIT_WORTH_AVOIDING * typical:
         return 0
     workers = idle + ledger.count(EvaluationState.ACTIVE)
-    most = workers // WORKERS_FOR_ONE_AHEAD
+    most = max(0, workers // PAPER_WORKERS - 1)
     return ceil(min(most, 2 * workers * ask_seconds / typical)) if typical else most

@@ -36,24 +36,18 @@ class MultiStart:
 
 
 def optimise_pool(
-    acquisition: PendingAwareLogNEHVI,
-    size: int,
-    search: MultiStart,
-    seed: int = 0,
-    starts: Tensor | None = None,
+    acquisition: PendingAwareLogNEHVI, size: int, search: MultiStart, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """The candidate pool C_t (size, D) and each candidate's own score (size,) (Eq. 25, 26).
 
     Candidates are chosen one after another by multi-start optimisation, each conditioned on those
     before it as if they were pending; the scores are of each alone, given the really pending
-    points only. `starts` (s, D) are tried besides the Sobol points. The local optima found for one
-    candidate are among the starts of the next. Uses torch's global generator: fork and seed it to
-    make the result repeatable.
+    points only. The local optima found for one candidate are among the starts of the next. Uses
+    torch's global generator: fork and seed it to make the result repeatable.
     """
     bounds = torch.zeros(2, acquisition.dimensions, dtype=torch.float64)
     bounds[1] = 1.0
-    drawn = draw_sobol_samples(bounds, n=search.raw_samples, q=1, seed=seed).squeeze(-2)
-    raw = drawn = drawn if starts is None else torch.cat([drawn, starts])
+    raw = draw_sobol_samples(bounds, n=search.raw_samples, q=1, seed=seed).squeeze(-2)
     conditioned = acquisition
     chosen: list[Tensor] = []
     for _ in range(size):
@@ -62,7 +56,7 @@ def optimise_pool(
         restarts = min(search.later_restarts, search.restarts) if chosen else search.restarts
         best, optima = _maximise(conditioned, raw, restarts, search)
         chosen.append(best)
-        raw = torch.cat([drawn, optima])
+        raw = torch.cat([raw[: search.raw_samples], optima])
     pool = torch.cat(chosen)
     return pool, acquisition.score(pool)
 

@@ -92,19 +92,18 @@ def propose(
     reference_point: Array,
     seed: int,
     settings: ProposalSettings | None = None,
-    starts: Array | None = None,
 ) -> Proposal:
     """Choose `count` vectors given the fitted `surrogate` and what is pending.
 
     `observed` (n, m) are the completed objectives and `pending` (P, D) the vectors in flight. The
     pool has M candidates (Eq. 25; see `ProposalSettings.pool_for`), scored by Eq. 26 and reranked
-    by Eq. 27-32. The optimisation starts from Sobol points and from `starts` (s, D).
+    by Eq. 27-32.
     Repeatable: the result depends on the arguments alone, and torch's global generator is left as
     it was.
     """
     settings = settings or ProposalSettings()
     start = time.process_time()
-    pool, score = _scored_pool(surrogate, pending, count, reference_point, seed, settings, starts)
+    pool, score = _scored_pool(surrogate, pending, count, reference_point, seed, settings)
     reranking = rerank(
         pool,
         score,
@@ -134,7 +133,6 @@ def _scored_pool(
     reference_point: Array,
     seed: int,
     settings: ProposalSettings,
-    starts: Array | None,
 ) -> tuple[Array, Array]:
     """The pool C_t (M, D) and the score (M,) of each candidate alone."""
     size = settings.pool_for(count)
@@ -153,6 +151,5 @@ def _scored_pool(
             size,
             MultiStart(restarts=settings.restarts, raw_samples=settings.raw_samples),
             seed=seed,
-            starts=None if starts is None else torch.as_tensor(starts),
         )
     return pool.numpy(), score.numpy()

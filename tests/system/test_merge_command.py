@@ -106,6 +106,7 @@ VECTORS = (*PAIR, "--base", "base", "--method")
         (PAIR, "give either --weight or --weights"),
         ((*PAIR, "--weight", 0.5, "--weights", "w.json"), "give either --weight or --weights"),
         (("--source", "a", "--weight", 0.5), "at least two --source"),
+        ((*PAIR, "--source", "base", "--weight", 0.5), "3 sources need --weights"),
         ((*PAIR, "--weight", 0.5, "--base", "base"), "so the base cancels"),
         ((*PAIR, "--weight", 0.5, "--density", 0.8), "--density has no effect on linear"),
         ((*PAIR, "--weight", 0.5, "--seed", 1), "--seed has no effect on linear"),

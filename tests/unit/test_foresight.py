@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from apbmm_master.events import Proposal, Proposed
-from apbmm_master.foresight import WAIT_WORTH_AVOIDING, WORKERS_FOR_ONE_AHEAD, ahead_of_need
+from apbmm_master.foresight import WAIT_WORTH_AVOIDING, ahead_of_need
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import Ask, Moment, decide
 from protocol_world import LAYERS, Sim, World
@@ -46,7 +46,7 @@ def asked(world: World, **moment: Any) -> int:
     return sum(asks)
 
 
-@pytest.mark.parametrize("workers", [1, 4, WORKERS_FOR_ONE_AHEAD - 1])
+@pytest.mark.parametrize("workers", [1, 4, 7])
 def test_a_small_fleet_gets_what_the_latest_results_say(workers: int) -> None:
     world = searching(workers)
     assert ahead_of_need(world.ledger, ask_seconds=10 * SECONDS, idle=0) == 0
@@ -69,13 +69,13 @@ def test_as_many_are_ready_as_two_asks_need(many: World) -> None:
 
 
 def test_no_more_are_ready_than_the_fleet_allows(many: World) -> None:
-    assert asked(many, ask_seconds=SECONDS) == 32 // WORKERS_FOR_ONE_AHEAD
+    assert asked(many, ask_seconds=SECONDS) == 7
 
 
 def test_evaluations_without_duration_are_no_division_by_zero(many: World) -> None:
     durations = list(many.ledger.durations)
     many.ledger.durations[:] = [0.0] * len(durations)
-    assert asked(many, ask_seconds=1.0) == 32 // WORKERS_FOR_ONE_AHEAD
+    assert asked(many, ask_seconds=1.0) == 7
     many.ledger.durations[:] = durations
 
 
@@ -96,7 +96,7 @@ def test_what_waits_already_counts() -> None:
     )
     world.record(Proposed(purpose="search", proposals=proposals))
     world.commit()
-    assert asked(world, ask_seconds=SECONDS) == 1
+    assert asked(world, ask_seconds=SECONDS) == 7 - 3
 
 
 def test_the_budget_is_not_exceeded() -> None:

@@ -228,9 +228,9 @@ def test_what_is_the_base_stays_the_base(trio: Path) -> None:
     nothing = merged(trio, TaskVectors("ties", 0.0, 0.5))
     alone = merged(trio, TaskVectors("ties", 1.0, 0.5), ["base"])
     assert all(torch.equal(nothing[n], t) and torch.equal(alone[n], t) for n, t in base.items())
-    # A source that is the base has no task vector and no part in a mean.
-    one = merged(trio, TaskVectors("ties", 1.0, 0.5), ["a"])
-    two = merged(trio, TaskVectors("ties", 1.0, 0.5), ["a", "base"])
+    # A source that is the base has no task vector, and draws nothing.
+    one = merged(trio, TaskVectors("dare", 1.0, 0.5), ["a"])
+    two = merged(trio, TaskVectors("dare", 1.0, 0.5), ["base", "a"])
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 

@@ -116,13 +116,13 @@ def test_plus_knows_the_references_without_counting_them() -> None:
 
 
 def test_plus_with_every_difference_off_is_ap_bmm() -> None:
-    off = dict.fromkeys(("references", "diagonal", "map_fit", "near_front"), False)
+    off = dict.fromkeys(("references", "diagonal", "map_fit"), False)
     papers = {"pool_factor": 3, "gap_weight": 0.25, "proximity_weight": 0.15}
     vectors = started("ap-bmm-plus", **off, **papers).ask(2)
     np.testing.assert_array_equal(np.array(vectors), np.array(started("ap-bmm").ask(2)))
 
 
-@pytest.mark.parametrize("setting", ["map_fit", "summaries", "weighted", "near_front"])
+@pytest.mark.parametrize("setting", ["map_fit", "summaries", "weighted"])
 def test_each_difference_of_plus_makes_one(setting: str) -> None:
     usual, without = started("ap-bmm-plus"), started("ap-bmm-plus", **{setting: False})
     assert not np.array_equal(usual.ask(1), without.ask(1))

@@ -40,6 +40,17 @@ def test_bit_for_bit_as_from_files(tmp_path: Path, dtype: torch.dtype, stored: s
             assert torch.equal(value.view(torch.uint8), found[name].view(torch.uint8)), name
 
 
+def test_whole_numbers_are_copied(tmp_path: Path) -> None:
+    """One that no float32 holds."""
+    numbers = torch.tensor([2**60 + 1, -3])
+    for folder in write_tiny_pair(tmp_path, seed=3, layers=LAYERS):
+        save_tensors(folder, {**load_tensors(folder), "model.places": numbers})
+    thinking, instruct = (read_checkpoint(tmp_path / role) for role in ("thinking", "instruct"))
+    plans = plan(thinking, instruct, (0.3,) * LAYERS, Merge())
+    found = dict(ResidentSources(torch.device("cpu")).tensors(plans))
+    assert torch.equal(found["model.places"], numbers)
+
+
 def test_sources_are_read_once(tmp_path: Path) -> None:
     thinking, instruct = map(read_checkpoint, write_tiny_pair(tmp_path, seed=3, layers=LAYERS))
     sources = ResidentSources(torch.device("cpu"))

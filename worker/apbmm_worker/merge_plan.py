@@ -131,7 +131,10 @@ def plan_task_vectors(
             continue
         tensors = tuple(checkpoint.tensors[name] for checkpoint in (base, *moved))
         copied = not moved or rule.weight == 0.0
-        chosen = WeightedSum((1.0,)) if copied else rule
+        chosen: WeightedSum | TaskVectors = WeightedSum((1.0,)) if copied else rule
+        if not copied and rule.theta.keeps == "all":  # the same sum, and cheaper
+            own = (rule.weight,) * len(moved)
+            chosen = WeightedSum((1.0 - math.fsum(own), *own))
         plans.append(TensorPlan(layout, tensors[:1] if copied else tensors, chosen, stored))
     return tuple(plans)
 

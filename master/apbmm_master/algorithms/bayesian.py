@@ -43,10 +43,6 @@ class BayesianSearch(Search):
     def _fit(self, x: Array, y: Array) -> Surrogate:
         """The model of the observations (n, D) and (n, m)."""
 
-    def _starts(self, state: SearchState) -> Array | None:  # noqa: ARG002 - for subclasses
-        """Vectors (s, D) from which to optimise the acquisition besides Sobol points, or None."""
-        return None
-
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         with one_thread():
             proposal = propose(
@@ -57,7 +53,6 @@ class BayesianSearch(Search):
                 reference_point=self.problem.reference_point,
                 seed=proposal_seed(self.problem.seed, state.key),
                 settings=self.proposal_settings,
-                starts=self._starts(state),
             )
         self.last_proposal = proposal.report
         return self._separated([proposal.pool[i] for i in _preference(proposal)], state, count)

@@ -8,11 +8,10 @@ What differs from `ap-bmm`, and of which kind each difference is:
 - modelling: the kernel sees a merge's summaries besides its layers, and the layer importance
   enters as the weights of one of them, which the fit is free to ignore (see `summaries`);
 - modelling: hyperparameters by MAP under dimension-scaled priors;
-- choice: the acquisition is optimised from merges near the front as well (see `starts`), and the
-  choice is sequential greedy, without oversized pool and reranking.
+- choice: sequential greedy, without oversized pool and reranking.
 
-Each can be switched off by a setting. `map_fit=False` with the paper's pool and reranking and
-without `near_front` is `ap-bmm` given the same information.
+Each can be switched off by a setting. `map_fit=False` with the paper's pool and reranking is
+`ap-bmm` given the same information.
 """
 
 from __future__ import annotations
@@ -25,14 +24,13 @@ from typing import ClassVar, cast
 
 import numpy as np
 
-from apbmm_master.algorithms.bayesian import BayesianSearch, proposal_seed
+from apbmm_master.algorithms.bayesian import BayesianSearch
 from apbmm_master.algorithms.search import SearchState, unused
 from apbmm_master.algorithms.sequences import scrambled_sobol
 from apbmm_master.arrays import Array
 from apbmm_master.hyperpriors import dimension_scaled
 from apbmm_master.prior import initial_lengthscales
 from apbmm_master.propose import ProposalSettings
-from apbmm_master.starts import near_front
 from apbmm_master.summaries import MergeKernel, summaries
 from apbmm_master.surrogate import Surrogate, fit
 
@@ -42,8 +40,7 @@ class PlusSettings(ProposalSettings):
     """`references`: the reference models are observations (two objectives only, where Eq. 2
     says what they score); `diagonal`: half of the initial design on it; `map_fit`: MAP instead of
     the paper's fit, with `lengthscale_spread` the standard deviation of the prior on each log
-    lengthscale; `summaries`: the kernel sees them, and `weighted` the importance among them;
-    `near_front`: `local_samples` starts of the acquisition's optimisation near the front.
+    lengthscale; `summaries`: the kernel sees them, and `weighted` the importance among them.
     """
 
     raw_samples: int = 128
@@ -56,8 +53,6 @@ class PlusSettings(ProposalSettings):
     lengthscale_spread: float = 1.0
     summaries: bool = True
     weighted: bool = True
-    near_front: bool = True
-    local_samples: int = 256
 
 
 class ApBmmPlus(BayesianSearch):
@@ -83,12 +78,6 @@ class ApBmmPlus(BayesianSearch):
         weights = scores if options.weighted else None
         priors = dimension_scaled(size, summaries=summaries(weights), scale=scale)
         return fit(x, y, hyperpriors=priors, kernel=partial(MergeKernel, size, weights))
-
-    def _starts(self, state: SearchState) -> Array | None:
-        if not self._options.near_front:
-            return None
-        seed = proposal_seed(self.problem.seed, state.key)
-        return near_front(state.x, state.y, self._options.local_samples, seed)
 
     def _design(self, state: SearchState, count: int) -> list[Array]:
         points = scrambled_sobol(self.dimensions, self.problem.seed)

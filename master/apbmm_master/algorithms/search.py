@@ -188,10 +188,11 @@ class Search(ABC):
             self._batch.served += len(vectors)
 
     def _settle(self, vector: Array) -> None:
-        """Take `vector` out of what is outstanding, once."""
-        found = np.flatnonzero(_same(self._rows(self._outstanding), vector))
-        if len(found):
-            del self._outstanding[int(found[0])]
+        """Take `vector` out of what is outstanding, once. It mostly is among the first."""
+        for index, known in enumerate(self._outstanding):
+            if _same(known, vector).any():
+                del self._outstanding[index]
+                return
 
     def _in_flight(self, pending: Sequence[npt.ArrayLike]) -> list[Array]:
         given, own = [self._vector(vector) for vector in pending], self._rows(self._outstanding)
