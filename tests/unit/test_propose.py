@@ -33,7 +33,9 @@ def run(surrogate: Surrogate, count: int, seed: int = 1) -> Proposal:
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 3), (4, 12), (6, 14)])
-def test_the_pool_is_kappa_times_the_count_for_few_vectors(surrogate: Surrogate, count: int, size: int) -> None:
+def test_the_pool_is_kappa_times_the_count_for_few_vectors(
+    surrogate: Surrogate, count: int, size: int
+) -> None:
     proposal = run(surrogate, count)
     assert proposal.pool.shape == (size, 4)
     assert len(proposal.vectors) == len(set(proposal.chosen.tolist())) == count
