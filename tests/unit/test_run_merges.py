@@ -67,7 +67,9 @@ def test_a_block_gives_its_layers_one_weight(folder: Path) -> None:
 def test_a_model_level_vector_is_weight_and_density_of_its_method(folder: Path, name: str) -> None:
     vector = [0.4] if name == "ta" else [0.4, DENSITY]
     merge = merge_of(spec(name, seed=5), verified(folder, "base"), vector)
-    rule = TaskVectors(MODEL_LEVEL[name], 0.4, 1.0 if name == "ta" else DENSITY, 5)
+    rule: TaskVectors | WeightedSum = TaskVectors(MODEL_LEVEL[name], 0.4, DENSITY, 5)
+    if name == "ta":  # base + 0.4 * (both task vectors), as one sum
+        rule = WeightedSum((1 - 0.8, 0.4, 0.4))
     for tensor in merge.plans:
         assert tensor.rule == rule
         assert [source.file.parent.name for source in tensor.sources] == [
