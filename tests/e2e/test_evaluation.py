@@ -126,9 +126,10 @@ def benchmark(name: str, adapter: str, **settings: Any) -> Benchmark:
     return Benchmark(name=name, adapter=adapter, path="/not/used", **settings)
 
 
-def sums(count: int) -> list[dict[str, Any]]:
+def sums(count: int, first: int = 0, step: int = 1) -> list[dict[str, Any]]:
     return [
-        {"id": f"sum-{n}", "question": f"{n} plus 1?", "answer": f" {n + 1} "} for n in range(count)
+        {"id": f"sum-{n}", "question": f"{n} plus 1?", "answer": f" {n + 1} "}
+        for n in range(first, first + count * step, step)
     ]
 
 
@@ -278,8 +279,8 @@ def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: Bench) -> 
     """The first benchmark has no answer before the second one's report is written."""
     from apbmm_worker.evaluation import evaluate
 
-    for name in ("slow", "fast"):
-        bench.write(name, sums(4))
+    bench.write("slow", sums(4, step=2))
+    bench.write("fast", sums(4, first=8, step=2))
     oracle = HeldOracle(bench.oracle(add)._tokenizer, add, held=4)
     prepared = bench.prepare(benchmark("slow", "apbmm_exact"), benchmark("fast", "apbmm_exact"))
     out = bench.folder / "out"
@@ -306,8 +307,8 @@ def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: Bench) -> 
 def test_a_failure_does_not_wait_for_answers_that_never_come(bench: Bench) -> None:
     from apbmm_worker.evaluation import evaluate
 
-    for name in ("held", "failing"):
-        bench.write(name, sums(3))
+    bench.write("held", sums(3))
+    bench.write("failing", sums(3, first=8))
     oracle = HeldOracle(bench.oracle(add)._tokenizer, add, held=3)
     prepared = bench.prepare(benchmark("held", "apbmm_exact"), benchmark("failing", "apbmm_exact"))
     # EvalScope itself fails on the second one: it cannot write where a file is in the way.

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,9 +99,10 @@ def evaluate(
                 folder = out_dir / benchmark.name
                 evaluator = _evaluator(benchmark, model, prepared.generation, folder)
                 running.append(threads.submit(evaluator.eval))
+            wait(running, return_when=FIRST_EXCEPTION)
             results = {
                 benchmark.name: _result(benchmark, report, model, out_dir / benchmark.name, start)
-                for benchmark, report in zip(prepared.benchmarks, running, strict=True)
+                for benchmark, report in _failed_first(prepared.benchmarks, running)
             }
             model.require_all_collected()
         except BaseException:
@@ -157,6 +158,14 @@ def _result(
     result = summarise(outcomes, time.monotonic() - start)
     check_against_report(adapter, result, score, tokens)
     return result
+
+
+def _failed_first(
+    benchmarks: Sequence[PreparedBenchmark], running: Sequence[Future[Any]]
+) -> list[tuple[PreparedBenchmark, Future[Any]]]:
+    """A failure comes first: the answers that another benchmark waits for may never come."""
+    pairs = zip(benchmarks, running, strict=True)
+    return sorted(pairs, key=lambda pair: not (pair[1].done() and pair[1].exception()))
 
 
 def _failed(benchmark: PreparedBenchmark, error: Exception, out_dir: Path) -> EvaluationError:
