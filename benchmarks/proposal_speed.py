@@ -13,8 +13,12 @@ qLogNEHVI with 1024 samples on our model.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 import warnings
+
+os.environ["OMP_NUM_THREADS"] = "1"  # one core for NumPy's and SciPy's parts as well
+
 
 import numpy as np
 import numpy.typing as npt
