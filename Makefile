@@ -5,7 +5,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/unit/test_journal_damage.py tests/property/test_protocol_state.py \
-  tests/property/test_poisonous_vectors.py
+  tests/property/test_poisonous_vectors.py tests/property/test_repetition.py \
+  tests/property/test_hostile_input.py
 
 .PHONY: install demo test test-fast test-hot-load test-faults lint clean
 

@@ -4,7 +4,8 @@ Each landscape has a capability c(x) and a verbosity v(x), both 0 at x = 0 (the 
 and 1 at x = 1 (the thinking model). Accuracy rises with capability, generated tokens
 exponentially with verbosity; objectives follow from both by Eq. 2. A benchmark has a finite
 number of questions, the same ones for every merge: a merge solves those whose difficulty it
-exceeds, give or take what is particular to this merge and question.
+exceeds, give or take what is particular to this merge and question. With `fresh` questions every
+merge is asked others, so that the whole sampling error of a benchmark differs between merges.
 
 Families:
 
@@ -25,33 +26,58 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
 
 Array = npt.NDArray[np.float64]
 FAMILIES = ("additive", "coherent", "switching", "rugged", "circuits")
 KINDS = ("informative", "misleading")
 INSTRUCT_ACCURACY, THINKING_ACCURACY = 0.45, 0.70
 INSTRUCT_TOKENS, TOKEN_GROWTH = 1000.0, 2.2
+QUESTIONS = 130
 BASE_SECONDS, SECONDS_PER_TOKEN = 600.0, 0.6
+# Standard deviations: of what is particular to a merge and question, in difficulties; of the mean
+# tokens of a merge, as a share; of the tokens of single answers, as a share of their mean.
+PARTICULAR, TOKEN_NOISE, ANSWER_SPREAD = 0.25, 0.02, 0.6
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One evaluation: observed objectives (2,), noise-free ones (2,), and its duration."""
+    """One evaluation: observed objectives (2,), noise-free ones (2,), and its duration.
+
+    `exact` (2,) is the variance of `observed` around `true`; `binomial` (2,) what the answers
+    themselves suggest, taking their questions for a sample of this evaluation's own: the smoothed
+    binomial variance of the accuracy and the sample variance of the mean tokens.
+    """
 
     observed: Array
     true: Array
     seconds: float
+    exact: Array
+    binomial: Array
+
+    @property
+    def told(self) -> Array:
+        """What the master tells a search: the binomial variance of the accuracy alone."""
+        return self.binomial * [1.0, 0.0]
 
 
 class Landscape:
     """One random landscape of a family; the same for the same family and seed."""
 
-    def __init__(self, family: str, seed: int, layers: int = 36, questions: int = 130) -> None:
+    def __init__(
+        self,
+        family: str,
+        seed: int,
+        layers: int = 36,
+        questions: int = QUESTIONS,
+        *,
+        fresh: bool = False,
+    ) -> None:
         if family not in FAMILIES:
             raise ValueError(f"no family {family!r}: {', '.join(FAMILIES)}")
         rng = np.random.default_rng([zlib.crc32(family.encode()), seed])
         shared = rng.dirichlet(np.full(layers, 0.35))
-        self.family, self.seed, self.layers = family, seed, layers
+        self.family, self.seed, self.layers, self.fresh = family, seed, layers, fresh
         self.capability = 0.6 * rng.dirichlet(np.full(layers, 0.35)) + 0.4 * shared
         self.verbosity = 0.6 * rng.dirichlet(np.full(layers, 0.35)) + 0.4 * shared
         self.bend = rng.uniform(0.6, 1.8, (2, layers))
@@ -77,21 +103,44 @@ class Landscape:
         """Evaluate the merge `x` (layers,); repeatable, as at temperature 0."""
         rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(x).tobytes()))
         accuracy, tokens = self._raw(x)
-        observed_accuracy = self._answer(x, rng) if self.difficulty.size else accuracy
-        observed_tokens = tokens * float(np.exp(0.02 * rng.normal()))
+        solved = self._answer(accuracy, rng) if self.difficulty.size else accuracy
+        spread = self._of_mean(ANSWER_SPREAD**2)
+        share = np.sqrt(spread) if self.fresh else TOKEN_NOISE
+        generated = tokens * float(np.exp(share * rng.normal()))
         seconds = (BASE_SECONDS + SECONDS_PER_TOKEN * tokens) * float(np.exp(0.1 * rng.normal()))
+        chances = self._chances(accuracy)
+        smoothed = (solved * len(chances) + 1.0) / (len(chances) + 2.0)
         return Measured(
-            self._objectives(observed_accuracy, observed_tokens),
+            self._objectives(solved, generated),
             self._objectives(accuracy, tokens),
             seconds,
+            exact=self._scaled(self._of_mean(chances * (1.0 - chances)), (share * tokens) ** 2),
+            binomial=self._scaled(
+                self._of_mean(smoothed * (1.0 - smoothed)), spread * generated**2
+            ),
         )
 
-    def _answer(self, x: Array, rng: np.random.Generator) -> float:
+    def _answer(self, accuracy: float, rng: np.random.Generator) -> float:
         """Share of the questions solved, shifted so that its mean is the true accuracy."""
-        accuracy, _ = self._raw(x)
-        threshold = float(np.quantile(self.difficulty, np.clip(accuracy, 0.0, 1.0)))
-        particular = 0.25 * rng.normal(size=len(self.difficulty))
-        return float((self.difficulty + particular <= threshold).mean())
+        if self.fresh:
+            return float((rng.random(len(self.difficulty)) < accuracy).mean())
+        particular = PARTICULAR * rng.normal(size=len(self.difficulty))
+        return float((self.difficulty + particular <= self._threshold(accuracy)).mean())
+
+    def _threshold(self, accuracy: float) -> float:
+        """The difficulty up to which a merge of this accuracy solves questions."""
+        return float(np.quantile(self.difficulty, np.clip(accuracy, 0.0, 1.0)))
+
+    def _chances(self, accuracy: float) -> Array:
+        """How likely a merge of this accuracy is to solve each question."""
+        if self.fresh or not self.difficulty.size:
+            return np.full(len(self.difficulty), accuracy)
+        return np.asarray(norm.cdf((self._threshold(accuracy) - self.difficulty) / PARTICULAR))
+
+    def _of_mean(self, variances: Array | float) -> float:
+        """Variance of a mean over the questions, given that of one or of each; 0 with none."""
+        size = len(self.difficulty)
+        return float(np.mean(variances)) / size if size else 0.0
 
     def _raw(self, x: Array) -> tuple[float, float]:
         """Accuracy and mean tokens without noise."""
@@ -125,6 +174,11 @@ class Landscape:
         """Eq. 2 with the noise-free references."""
         (low, few), (high, many) = self._references
         return np.array([(accuracy - low) / (high - low), (tokens - many) / (few - many)])
+
+    def _scaled(self, accuracy: float, tokens: float) -> Array:
+        """Variances (2,) of the objectives from those of accuracy and mean tokens."""
+        (low, few), (high, many) = self._references
+        return np.array([accuracy / (high - low) ** 2, tokens / (few - many) ** 2])
 
 
 def _circuits(layers: int, rng: np.random.Generator) -> Array:

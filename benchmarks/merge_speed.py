@@ -4,8 +4,9 @@ Two random bf16 checkpoints of Qwen3's shapes are merged layer by layer; the yar
 and writes one with no arithmetic, by the fastest of three plain means. Ratios are of medians over
 interleaved repetitions, of wall clock and of CPU time (which a busy machine disturbs less). With
 ``--mergekit PYTHON``, an interpreter of an environment that holds mergekit, the same merge is made
-by it, in process and by its command. Run: python benchmarks/merge_speed.py [--gigabytes 1 8]
-[--repeat 5] [--folder DIR]... [--mergekit PYTHON] (default folders: one on disk, and /dev/shm).
+by it, in process and by its command. With ``--methods`` every model-level method merges the two as
+task vectors of a third. Run: python benchmarks/merge_speed.py [--gigabytes 1 8] [--repeat 5]
+[--folder DIR]... [--mergekit PYTHON] [--methods] (default folders: one on disk, and /dev/shm).
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apbmm_common.runfile import Merge
-from apbmm_worker.merge import materialise
+from apbmm_worker.merge import materialise, write_merge
+from apbmm_worker.merge_plan import plan_task_vectors
 from apbmm_worker.sources import VerifiedSources, verify_sources
+from apbmm_worker.task_vectors import METHODS, TaskVectors
 from random_qwen3 import of_size, write_random
 
 CHUNK = 1 << 20
@@ -185,6 +188,25 @@ def report(sources: VerifiedSources, folder: Path, repeat: int, mergekit: str | 
         )
 
 
+def report_methods(paths: dict[str, Path], folder: Path) -> None:
+    """Print what each model-level method costs, two task vectors at density 0.6."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        scratch = Path(temporary)
+        sources = verify_sources(paths, scratch / "cache")
+        tuned = {role: sources.checkpoints[role] for role in ("thinking", "instruct")}
+        for method in METHODS:
+            rule = TaskVectors(method, 0.5, 0.6)
+            plans = plan_task_vectors(tuned, sources.checkpoints["base"], rule)
+            taken = timed(
+                lambda p=plans: write_merge(sources, p, {}, "instruct", scratch / "out")  # type: ignore[misc]
+            )
+            size = sum(tensor.length for tensor in plans) / 1e9
+            print(
+                f"{method:>18} {taken.processor / size:6.1f} CPU s per GB written"
+                f" ({taken.wall / size:.1f} s on the clock)"
+            )
+
+
 def main() -> None:
     """Print costs and ratios for each size and folder."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -192,6 +214,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--folder", type=Path, action="append")
     parser.add_argument("--mergekit", metavar="PYTHON")
+    parser.add_argument("--methods", action="store_true")
     arguments = parser.parse_args()
     for gigabytes in arguments.gigabytes:
         with tempfile.TemporaryDirectory() as temporary:
@@ -212,6 +235,9 @@ def main() -> None:
                 report(sources, folder, arguments.repeat, arguments.mergekit)
             grown = resident("VmHWM") - before
             print(f"peak resident memory grew by {grown / 1024:.0f} MB while merging")
+            if arguments.methods:
+                paths["base"] = write_random(disk / "base", of_size(gigabytes), len(paths))
+                report_methods(paths, disk)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ METRICS = {
 }
 COMPARED = ("true_hv", "trajectory", "spacing", "hours", "load")
 PREAMBLE = """\
-D = 36, 4 simulated workers, 8 + 32 evaluations. The hypervolume is that of the noise-free
-objectives of all evaluated merges at (-0.2, -0.2); the trajectory is its mean over the 32
+D = 36, 4 simulated workers, 8 + {searched} evaluations. The hypervolume is that of the noise-free
+objectives of all evaluated merges at (-0.2, -0.2); the trajectory is its mean over the {searched}
 evaluations after the initial design. Spacing and front are those of the observed objectives.
 Contribution is the share of the front pooled over all methods of the table, by noise-free
 objectives, in the runs that all have made. Hours and load are simulated, from the first
@@ -46,10 +46,17 @@ on the same landscape and seed, with a 95 % interval (Student's t).
 
 
 def report(
-    results: Mapping[Campaign, Outcome], methods: Sequence[str], kinds: Sequence[str], command: str
+    results: Mapping[Campaign, Outcome],
+    methods: Sequence[str],
+    kinds: Sequence[str],
+    command: str,
+    searched: int,
 ) -> str:
-    """The document: for each kind of importance, means and differences from the first method."""
-    text = made_by(command) + "\n" + PREAMBLE.format(first=methods[0])
+    """The document: for each kind of importance, means and differences from the first method.
+
+    `searched` counts the evaluations after the initial design.
+    """
+    text = made_by(command) + "\n" + PREAMBLE.format(first=methods[0], searched=searched)
     for kind in kinds:
         table = {method: outcomes(results, method, kind) for method in methods}
         parts = (means(table), differences(table), by_family(table))

@@ -4,10 +4,11 @@
 
 Every method gets the same landscape and seed, 4 simulated workers whose evaluations take the
 longer the more tokens a merge generates, and 8 + 32 evaluations. Seed i runs on family i modulo
-the number of families. Reported for each kind of importance: the mean of each metric, and its
-mean difference from the first method with a 95 % interval (Student's t over the pairs). A method
-may carry settings: `ap-bmm-plus:hedge=true`. Methods that take no notice of the importance run
-once for all its kinds. Outcomes already in `--out` are not run again.
+the number of families. Reported for each kind of importance: the mean of each metric, and its mean
+difference from the first method with a 95 % interval (Student's t over the pairs). A method may
+carry settings: `ap-bmm-plus:diagonal=false`, and after those the noise that it is told of:
+`ap-bmm-plus@told` (see `merge_landscapes.Measured`). Methods that take no notice of the
+importance run once for all its kinds. Outcomes already in `--out` are not run again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy.typing as npt
 
 from apbmm_master.algorithms import Search, create
 from apbmm_master.pareto import front, hypervolume, spacing
-from merge_landscapes import FAMILIES, KINDS, Landscape, Measured
+from merge_landscapes import FAMILIES, KINDS, QUESTIONS, Landscape, Measured
 from quality_report import report
 
 Array = npt.NDArray[np.float64]
@@ -59,12 +60,19 @@ METHODS = (
 
 @dataclass(frozen=True)
 class Campaign:
-    """One run to make; `importance` is None for a method that takes no notice of it."""
+    """One run to make; `importance` is None for a method that takes no notice of it.
+
+    `budget` counts evaluations, `questions` those of the benchmark; `fresh`: every merge is asked
+    others.
+    """
 
     method: str
     family: str
     importance: str | None
     seed: int
+    fresh: bool = False
+    budget: int = BUDGET
+    questions: int = QUESTIONS
 
 
 @dataclass(frozen=True)
@@ -84,10 +92,10 @@ class Outcome:
 
 def simulate(campaign: Campaign) -> Outcome:
     """Run one campaign with simulated workers."""
-    landscape = Landscape(campaign.family, campaign.seed)
+    landscape = landscape_of(campaign)
     search = build(campaign, landscape)
     start = time.process_time()
-    finished, busy, begun, end = fly(search, landscape)
+    finished, busy, begun, end = fly(search, landscape, campaign.method.partition("@")[2])
     cpu = time.process_time() - start
     observed = np.array([m.observed for m in finished])
     true = np.array([m.true for m in finished])
@@ -105,16 +113,23 @@ def simulate(campaign: Campaign) -> Outcome:
     )
 
 
+def landscape_of(campaign: Campaign) -> Landscape:
+    """The landscape that a campaign searches."""
+    return Landscape(
+        campaign.family, campaign.seed, questions=campaign.questions, fresh=campaign.fresh
+    )
+
+
 def build(campaign: Campaign, landscape: Landscape) -> Search:
     """The search a campaign names, with the settings after its colon."""
-    name, _, settings = campaign.method.partition(":")
+    name, _, settings = campaign.method.partition("@")[0].partition(":")
     pairs = dict(part.split("=") for part in settings.split(",") if part)
     kind = campaign.importance
     return create(
         name,
         landscape.layers,
         seed=campaign.seed,
-        budget=BUDGET,
+        budget=campaign.budget,
         initial=INITIAL,
         workers=WORKERS,
         importance=None if kind is None else landscape.importance(kind),
@@ -122,10 +137,13 @@ def build(campaign: Campaign, landscape: Landscape) -> Search:
     )
 
 
-def fly(search: Search, landscape: Landscape) -> tuple[list[Measured], float, float, float]:
+def fly(
+    search: Search, landscape: Landscape, told: str = ""
+) -> tuple[list[Measured], float, float, float]:
     """Drive the search to its end: results in order, busy seconds, first and last moment.
 
-    The window for load and hours runs from the first dispatch after the initial design.
+    The window for load and hours runs from the first dispatch after the initial design. `told`
+    names the variance of `Measured` that the search is told, if any.
     """
     clock, begun, busy, number = 0.0, math.nan, 0.0, 0
     flying: list[tuple[float, int, Array, Measured]] = []
@@ -139,7 +157,7 @@ def fly(search: Search, landscape: Landscape) -> tuple[list[Measured], float, fl
             heapq.heappush(flying, (clock + measured.seconds, number, x, measured))
             number += 1
         clock, _, x, measured = heapq.heappop(flying)
-        search.tell(x, measured.observed)
+        search.tell(x, measured.observed, getattr(measured, told) if told else None)
         finished.append(measured)
     return finished, busy, begun, clock
 
@@ -151,7 +169,9 @@ def planned(options: argparse.Namespace) -> list[Campaign]:
     for seed, kind, method in product(seeds, options.importance, options.methods):
         family = options.families[seed % len(options.families)]
         blind = method.partition(":")[0] in WITHOUT_IMPORTANCE
-        found[Campaign(method, family, None if blind else kind, seed)] = None
+        seen = None if blind else kind
+        settings = (options.fresh, options.budget, options.questions)
+        found[Campaign(method, family, seen, seed, *settings)] = None
     return list(found)
 
 
@@ -188,6 +208,9 @@ def main() -> None:
     parser.add_argument("--importance", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--budget", type=int, default=BUDGET)
+    parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--fresh", action="store_true", help="other questions for every merge")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, help="append every outcome as a JSON line")
     parser.add_argument("--report", type=Path, help="write the table there instead of printing it")
@@ -196,7 +219,7 @@ def main() -> None:
     campaigns = planned(options)
     results = run_missing(campaigns, options)
     command = " ".join(["python", *(word for word in sys.argv if word != "--no-run")])
-    text = report(results, options.methods, options.importance, command)
+    text = report(results, options.methods, options.importance, command, options.budget - INITIAL)
     if options.report:
         options.report.write_text(text)
     else:

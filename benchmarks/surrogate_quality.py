@@ -23,9 +23,9 @@ import torch
 from apbmm_master.algorithms import create
 from apbmm_master.algorithms.bayesian import BayesianSearch, one_thread
 from apbmm_master.pareto import front
-from merge_landscapes import FAMILIES, KINDS, Landscape
+from merge_landscapes import FAMILIES, KINDS, QUESTIONS, Landscape
 from quality_report import made_by
-from search_quality import INITIAL, Campaign, build
+from search_quality import INITIAL, Campaign, build, landscape_of
 
 Array = npt.NDArray[np.float64]
 Move = Callable[[Array, Array, np.random.Generator], Array]
@@ -62,14 +62,18 @@ def measured(landscape: Landscape, x: Array) -> Array:
 
 def errors(campaign: Campaign, count: int) -> tuple[float, float]:
     """Root mean square error and mean log density of unseen merges after `count` evaluations."""
-    landscape = Landscape(campaign.family, campaign.seed)
+    landscape = landscape_of(campaign)
     x, y = explored(landscape, count, campaign.seed)
     unseen = near_front(x, y, UNSEEN, seed=1000 + count)
     true = np.array([landscape.measure(vector).true for vector in unseen])
     search = build(campaign, landscape)
     assert isinstance(search, BayesianSearch)
+    told = campaign.method.partition("@")[2]
+    for vector in x:
+        result = landscape.measure(vector)
+        search.tell(vector, result.observed, getattr(result, told) if told else None)
     with one_thread():
-        model = search._fit(x, y).model
+        model = search._fit(search._state(())).model
     with one_thread(), torch.no_grad():
         posterior = model.posterior(torch.as_tensor(unseen))
         mean, variance = posterior.mean.numpy(), posterior.variance.numpy()
@@ -134,16 +138,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--importance", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--sizes", nargs="+", type=int, default=[10, 20, 36])
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--fresh", action="store_true", help="other questions for every merge")
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     print(made_by(" ".join(["python", *sys.argv])))
     print("| model | importance | " + " | ".join(f"n = {n}" for n in options.sizes) + " |")
     print("|---|---|" + "---|" * len(options.sizes))
-    for model, kind in product(options.models, KINDS):
-        campaigns = [Campaign(model, f, kind, seed) for f, seed in product(options.families, seeds)]
+    for model, kind in product(options.models, options.importance):
+        campaigns = [
+            Campaign(model, f, kind, seed, questions=options.questions, fresh=options.fresh)
+            for f, seed in product(options.families, seeds)
+        ]
         cells = []
         for size in options.sizes:
             found = np.mean([errors(campaign, size) for campaign in campaigns], axis=0)

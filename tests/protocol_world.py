@@ -100,6 +100,7 @@ class Sim:
     finished: set[str] = field(default_factory=set)
     refused: str = ""
     run: str = RUN
+    outside: tuple[str, ...] = ()
     digests: dict[str, str] = field(default_factory=lambda: dict(DIGESTS))
     says: list[FromWorker] = field(default_factory=list)
 
@@ -150,7 +151,8 @@ class Sim:
                 pass
 
     def _ready(self) -> None:
-        self.says.append(Ready(run=self.run, layers=LAYERS, digests=self.digests, versions={}))
+        found = {"layers": LAYERS, "outside": self.outside, "digests": self.digests}
+        self.says.append(Ready.model_validate({"run": self.run, **found, "versions": {}}))
 
     def _drop(self) -> None:
         assert self.held is not None
@@ -283,11 +285,12 @@ class World:
 
     # ---- the workers and the network -----------------------------------------------------
 
-    def join(self, name: str) -> Sim:
+    def join(self, name: str, outside: tuple[str, ...] = ()) -> Sim:
         """Start a worker process; the outbox of the name's last one is on its disk."""
         self._boots += 1
         old = next((w for w in reversed(self.workers) if w.name == name), None)
-        worker = Sim(name, f"boot{self._boots}", f"id{self._boots}".encode())
+        boot = self._boots
+        worker = Sim(name, f"boot{boot}", f"id{boot}".encode(), outside=outside)
         if old is not None:
             old.alive = False
             worker.outbox = dict(old.outbox)

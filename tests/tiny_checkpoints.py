@@ -238,7 +238,8 @@ def rounding_error_of_sum(
     """Distance of a weighted sum from the exact value, in units of half an ulp of its dtype.
 
     The exact value is taken in float64. For 16-bit dtypes the distance is reduced by what a few
-    roundings in float32 may add, 2^-22 of the summands: it decides near-ties either way.
+    roundings in float32 may add, 2^-22 of the parts (not of the summands: weights are rounded,
+    too): it decides near-ties either way.
     """
     summands = [part.double() * weight for part, weight in zip(parts, weights, strict=True)]
     exact = torch.stack(summands).sum(dim=0)
@@ -246,7 +247,7 @@ def rounding_error_of_sum(
     exponent = torch.frexp(exact.abs().clamp_min(info.smallest_normal))[1] - 1
     half_ulp = torch.ldexp(torch.full_like(exact, info.eps / 2), exponent)
     share = 0.0 if result.dtype == torch.float32 else 2.0**-22
-    magnitude = torch.stack([summand.abs() for summand in summands]).sum(dim=0)
+    magnitude = torch.stack([part.double().abs() for part in parts]).sum(dim=0)
     error = (result.double() - exact).abs() - share * magnitude
     return error / half_ulp
 

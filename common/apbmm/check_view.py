@@ -8,6 +8,7 @@ from rich.console import Console
 
 from apbmm.check import Inspection
 from apbmm_common.checkpoint import Checkpoint, layer_count
+from apbmm_common.outside_layers import outside_groups
 from apbmm_common.runfile import LINEAR, Benchmark, Objective, RunSpec
 
 Row = tuple[str, str]
@@ -41,7 +42,7 @@ def plan(found: Inspection) -> list[Row]:
             ("evaluation", f"REHEARSAL: invented measurements of {spec.evaluation.layers} layers")
         )
     rows += _sources(found)
-    rows.append(("merge", _merge(spec)))
+    rows.append(("merge", _merge(found, spec)))
     rows += [("benchmark", _benchmark(b, found.questions.get(b.name))) for b in spec.benchmarks]
     rows += [("generation", _generation(spec)), ("prior", _prior(spec))]
     rows += [("objective", _objective(o, spec)) for o in spec.objectives]
@@ -75,8 +76,12 @@ def _checkpoint(source: Checkpoint) -> str:
     )
 
 
-def _merge(spec: RunSpec) -> str:
+def _merge(found: Inspection, spec: RunSpec) -> str:
     outside = f"outside the layers {spec.merge.outside_layers}"
+    if spec.merge.outside_layers == "own":
+        merged = [found.checkpoints[role] for role in ("thinking", "instruct") if found.checkpoints]
+        groups = ", ".join(outside_groups(merged)) if merged else "each group of tensors"
+        outside = f"outside the layers weights of their own for {groups}"
     if spec.merge_method != LINEAR:
         how = f"{spec.merge_method} of whole models"
         outside = "all tensors alike" if spec.merge.outside_layers == "mean" else outside

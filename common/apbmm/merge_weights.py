@@ -22,9 +22,9 @@ from typing import Any
 
 from apbmm_common.compatibility import BASE_ROLE
 from apbmm_common.errors import EvaluationError, UsageError
+from apbmm_common.outside_layers import OUTSIDE_GROUPS
 from apbmm_common.space import block_of
 from apbmm_worker.merge_weights import (
-    OUTSIDE_GROUPS,
     Row,
     SourceWeights,
     outside_rows,

@@ -84,6 +84,7 @@ def _trouble(status: Entry) -> list[str]:
     lines = [INSECURE] if status.get("security") == "insecure" else []
     lines += [str(status["trouble"])] if status.get("trouble") else []
     lines += [f"{f['id']} is given up: {f['message']}" for f in status.get("failures", ())]
+    lines += [f"{e['id']} is set aside: {e['message']}" for e in status.get("set_aside", ())]
     wire = status.get("wire", {})
     refused = [
         f"{wire[key]} {key.removeprefix('refused_')}"

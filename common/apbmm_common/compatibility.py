@@ -87,13 +87,19 @@ def optional_tensors(checkpoints: Iterable[Checkpoint]) -> frozenset[str]:
     names = [set(checkpoint.tensors) for checkpoint in checkpoints]
     everywhere = names[0].intersection(*names) if names else set()
     somewhere = everywhere.union(*names) - everywhere
-    tied = all(_is_tied(checkpoint.config) for checkpoint in checkpoints)
+    tied = all(is_tied(checkpoint.config) for checkpoint in checkpoints)
     return frozenset(
         name
         for name in somewhere
         if name.endswith("rotary_emb.inv_freq")
         or (tied and (name == "lm_head.weight" or name.endswith(".lm_head.weight")))
     )
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether a config says that the output head is the embeddings."""
+    tied = config.get("tie_word_embeddings", text_config(config).get("tie_word_embeddings"))
+    return tied is True
 
 
 def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
@@ -251,11 +257,6 @@ def _same_bytes(first: Path, second: Path) -> bool:
             if block != two.read(_BLOCK):
                 return False
     return True
-
-
-def _is_tied(config: Mapping[str, Any]) -> bool:
-    tied = config.get("tie_word_embeddings", text_config(config).get("tie_word_embeddings"))
-    return tied is True
 
 
 def _some(names: list[str]) -> str:

@@ -19,7 +19,7 @@ FAILURES = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-WATCHED = FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED
+WATCHED = FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
 
 _PROTOCOL_ERRORS = {
@@ -30,11 +30,21 @@ _PROTOCOL_ERRORS = {
 
 
 def monitor(socket: zmq.asyncio.Socket) -> zmq.asyncio.Socket:
-    """Where `next_event` hears of a socket's handshakes.
+    """Where `next_event` hears of a socket's handshakes and lost connections.
 
     To be opened before the socket binds or connects.
     """
     return socket.get_monitor_socket(WATCHED)
+
+
+def close(socket: zmq.asyncio.Socket, linger: int) -> None:
+    """Close a socket that may have a `monitor`, which is to be closed after it.
+
+    libzmq's I/O thread, which all sockets of the process share, tells a monitor of everything, and
+    waits forever for one that is gone.
+    """
+    socket.disable_monitor()
+    socket.close(linger=linger)
 
 
 async def next_event(source: zmq.asyncio.Socket) -> tuple[zmq.Event, int]:

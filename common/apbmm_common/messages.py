@@ -54,9 +54,8 @@ class Lease(BaseModel):
 
 
 class Hello(Message):
-    """First message of a boot, and the answer to HELLO_AGAIN.
-
-    ``number`` counts the HELLOs of a boot, so that one that comes late or twice is recognised.
+    """First message of a boot, and the answer to HELLO_AGAIN. ``number`` counts the HELLOs of a
+    boot, so that one that comes late or twice is recognised.
     """
 
     type: Literal["hello"] = "hello"
@@ -72,10 +71,11 @@ class Hello(Message):
 
 
 class Ready(Message):
-    """Sources read and found whole; ``digests`` identify their contents."""
+    """Sources found whole: ``digests`` of their contents, groups of tensors ``outside`` layers."""
 
     type: Literal["ready"] = "ready"
     layers: Annotated[int, Field(ge=1, le=4096)]
+    outside: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
     digests: Annotated[dict[Id, Id], Field(max_length=256)]
     versions: Versions
 
@@ -162,12 +162,13 @@ class Evaluated(BaseModel):
 
 
 class Measured(BaseModel):
-    """The discrepancy of every layer (Eq. 5 and 8), before any rescaling."""
+    """Discrepancies of each layer (Eq. 5 and 8), of groups ``outside`` layers (Eq. 5), raw."""
 
     model_config = WIRE
     kind: Literal["measured"] = "measured"
     parameter: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=4096)]
     activation: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=4096)]
+    outside: Annotated[dict[Id, Finite], Field(max_length=16)] = {}
     prompts: Count
     seconds: Annotated[float, Field(ge=0)] = 0.0
 
@@ -261,7 +262,6 @@ class Assign(Message):
 
 class Cancel(Message):
     """Drop the lease: its result is not wanted any more. Sent again while a BEAT names it.
-
     ``unknown``: the run's journal knows no such lease, so a result of it is of no use either.
     """
 

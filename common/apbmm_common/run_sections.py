@@ -90,11 +90,12 @@ class Merge(Section):
     """How a vector becomes a checkpoint (Eq. 4), and what happens outside the layers.
 
     ``blocks`` cuts the layers into so many blocks of contiguous ones that share a weight; without
-    it each layer has its own.
+    it each layer has its own. Outside the layers there is the mean of their weights, one source to
+    follow, or (``own``) a weight for each group of tensors, searched with those of the layers.
     """
 
     blocks: Positive | None = None
-    outside_layers: Literal["mean", "thinking", "instruct"] = "mean"
+    outside_layers: Literal["mean", "own", "thinking", "instruct"] = "mean"
     dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
 
 
@@ -221,11 +222,14 @@ class Engine(Section):
 
     ``hot_load``: merge straight into the live engine (``memory``), or write a checkpoint that vLLM
     reloads. ``auto`` takes ``memory`` on a worker where it is found equal and faster.
+    ``remote_code``: the architecture is Python code in the checkpoints' folders, to be run by
+    workers that allow it (``--allow-remote-code``); the others take no part.
     """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     hot_load: Literal["auto", "memory", "checkpoint"] = "auto"
+    remote_code: bool = False
     arguments: dict[str, EngineValue] = Field(default_factory=dict)
 
 

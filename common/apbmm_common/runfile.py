@@ -114,6 +114,13 @@ class RunSpec(Section):
                 "layers one weight"
             )
 
+    def _own_weights_are_of_a_linear_merge(self) -> Iterator[str]:
+        if self.merge.outside_layers == "own" and self.algorithm.name in MODEL_LEVEL:
+            yield (
+                "merge.outside_layers = own weighs what is outside the layers, but "
+                f"{self.algorithm.name} gives all tensors one weight"
+            )
+
     def _blocks_fit_a_rehearsal(self) -> Iterator[str]:
         blocks, layers = self.merge.blocks, self.evaluation.layers
         if self.evaluation.kind == "rehearsal" and (blocks or 0) > (layers or 0):
@@ -121,7 +128,7 @@ class RunSpec(Section):
 
     rules = (
         _benchmark_names, _objective_names, _objectives_name_benchmarks, _reference_point_fits,
-        _blocks_are_of_layers, _blocks_fit_a_rehearsal,
+        _blocks_are_of_layers, _own_weights_are_of_a_linear_merge, _blocks_fit_a_rehearsal,
     )  # fmt: skip
 
     @property

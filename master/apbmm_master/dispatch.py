@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from apbmm_master.events import AnyEvent, EvaluationFailed, Leased, Lost, WorkerLeft
@@ -10,6 +11,9 @@ from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import AttemptState
 from apbmm_master.policy import Dismiss, Fail, Give, GiveUpLease
 from apbmm_master.reception import Reception
+from apbmm_master.vanishings import VANISHED, set_aside, warning
+
+log = logging.getLogger(__name__)
 
 
 class Dispatch:
@@ -30,7 +34,7 @@ class Dispatch:
         """Do what one decision says."""
         match decision:
             case GiveUpLease(evaluation, lease, reason):
-                self._record(Lost(evaluation=evaluation, lease=lease, reason=reason))
+                self._lose(evaluation, lease, reason)
             case Dismiss(name):
                 worker = self._fleet.workers[name]
                 self._record(
@@ -41,6 +45,13 @@ class Dispatch:
                 self._record(EvaluationFailed(evaluation=evaluation, message=message))
             case Give(evaluation, worker=name):
                 self._lease(evaluation, name, now)
+
+    def _lose(self, name: str, lease: str, reason: str) -> None:
+        """The worker of a lease has vanished."""
+        self._record(Lost(evaluation=name, lease=lease, reason=reason, vanished=True))
+        evaluation = self._ledger.evaluations[name]
+        if evaluation.vanishings == VANISHED and evaluation in set_aside(self._ledger):
+            log.warning("%s is set aside: %s", name, warning(evaluation))
 
     def _lease(self, evaluation: str, name: str, now: float) -> None:
         number = len(self._ledger.evaluations[evaluation].attempts) + 1

@@ -18,7 +18,10 @@ FAULTS_ALLOWED = 1
 
 @dataclass
 class Attempt:
-    """One lease of an evaluation. Times are wall-clock seconds, for reports only."""
+    """One lease of an evaluation. Times are wall-clock seconds, for reports only.
+
+    ``vanished``: its worker did, while it worked on it.
+    """
 
     number: int
     lease: str
@@ -30,6 +33,7 @@ class Attempt:
     ended_at: float | None = None
     fault: str = ""
     message: str = ""
+    vanished: bool = False
 
     @property
     def active(self) -> bool:
@@ -79,6 +83,11 @@ class Evaluation:
             where = ", ".join(a.worker for a in deaths)
             return f"engines died on it {len(deaths)} times (on {where}): {deaths[-1].message}"
         return ""
+
+    @property
+    def vanishings(self) -> int:
+        """How many workers vanished while they worked on it."""
+        return sum(attempt.vanished for attempt in self.attempts)
 
     @property
     def counts(self) -> bool:

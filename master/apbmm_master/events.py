@@ -58,6 +58,7 @@ class SourcesVerified(Event):
     event: Literal["sources_verified"] = "sources_verified"
     worker: str
     layers: int
+    outside: tuple[str, ...] = ()
     digests: dict[str, str]
 
 
@@ -109,12 +110,16 @@ class Accepted(Event):
 
 
 class Lost(Event):
-    """The lease's worker is gone; the evaluation is queued again."""
+    """The lease's worker is gone; the evaluation is queued again.
+
+    ``vanished``: without a word, its boot was not heard again.
+    """
 
     event: Literal["lost"] = "lost"
     evaluation: str
     lease: str
     reason: str
+    vanished: bool = False
 
 
 class ResultRecorded(Event):

@@ -54,9 +54,7 @@ from apbmm_master.lifecycle import (
     move_evaluation,
 )
 
-__all__ = [
-    "MEASURE", "REFERENCES", "Asked", "Attempt", "Call", "Evaluation", "Ledger", "Told",
-]  # fmt: skip
+__all__ = ["MEASURE", "REFERENCES", "Asked", "Attempt", "Call", "Evaluation", "Ledger", "Told"]
 
 
 class Ledger:
@@ -70,6 +68,7 @@ class Ledger:
         self.spec: RunSpec | None = None
         self.epoch = 0
         self.layers = 0
+        self.outside: tuple[str, ...] = ()
         self.digests: dict[str, str] = {}
         self.evaluations: dict[str, Evaluation] = {}
         self.leases: dict[str, str] = {}
@@ -87,10 +86,8 @@ class Ledger:
         """Whether the run finished without spending its budget."""
         self._untold: list[Told] = []
         self._tally: Counter[tuple[Purpose, EvaluationState]] = Counter()
-        self._states: dict[EvaluationState, list[tuple[int, str]]] = {
-            state: [] for state in EvaluationState
-        }
-        self._faulted: dict[str, None] = {}
+        self._states = {state: list[tuple[int, str]]() for state in EvaluationState}
+        self._troubled: dict[str, None] = {}
         self._holders: dict[str, tuple[Evaluation, Attempt]] = {}
         """What each worker holds that holds anything."""
 
@@ -131,9 +128,9 @@ class Ledger:
         """The evaluation that a worker has in progress, with its attempt."""
         return self._holders.get(worker)
 
-    def faulted(self) -> Iterator[Evaluation]:
-        """Evaluations that are not settled and have failed, maybe for their vector's reasons."""
-        return (self.evaluations[name] for name in self._faulted)
+    def troubled(self) -> Iterator[Evaluation]:
+        """Those not settled that failed, maybe for their vector's reasons, or lost a worker."""
+        return (self.evaluations[name] for name in self._troubled)
 
     def find(self, lease: str) -> tuple[Evaluation, Attempt] | None:
         """The attempt that a lease names."""
@@ -196,7 +193,8 @@ class Ledger:
                 # The pause between two masters is no worker's time.
                 self.attendance.close(self.time)
             case SourcesVerified():
-                self.layers, self.digests = event.layers, dict(event.digests)
+                self.layers, self.outside = event.layers, event.outside
+                self.digests = dict(event.digests)
             case Finished():
                 self.finished, self.failed = event.reason, event.failed
 
@@ -210,7 +208,7 @@ class Ledger:
         self._tally[evaluation.purpose, new] += 1
         evaluation.state = new
         if new in SETTLED:
-            self._faulted.pop(evaluation.id, None)
+            self._troubled.pop(evaluation.id, None)
         if old is EvaluationState.ACTIVE:
             del self._holders[evaluation.attempts[-1].worker]
 
@@ -243,23 +241,24 @@ class Ledger:
         self.leases[event.lease] = event.evaluation
 
     def _move(self, event: Accepted | Lost | AttemptFailed, time: float) -> None:
-        found = self.find(event.lease)
-        if found is None:
+        if (found := self.find(event.lease)) is None:
             raise InvariantError(f"unknown lease {event.lease}")
         evaluation, attempt = found
+        old = attempt.state
         if isinstance(event, Accepted):
-            attempt.state = move_attempt(attempt.state, AttemptState.RUNNING)
+            attempt.state = move_attempt(old, AttemptState.RUNNING)
             return
         ending = AttemptState.LOST if isinstance(event, Lost) else AttemptState.FAILED
-        attempt.state, attempt.ended_at = move_attempt(attempt.state, ending), time
+        attempt.state, attempt.ended_at = move_attempt(old, ending), time
         if isinstance(event, Lost):
             attempt.message = event.reason
+            attempt.vanished = event.vanished and old is AttemptState.RUNNING
         else:
             attempt.fault, attempt.message = event.fault, event.message
-            if event.fault != "infrastructure":
-                self._faulted[evaluation.id] = None
             if event.fault == "engine":
                 self.attendance.engine_died(attempt.boot, evaluation.id)
+        if attempt.vanished or attempt.fault in {"vector", "engine"}:
+            self._troubled[evaluation.id] = None
         self._set_state(evaluation, EvaluationState.QUEUED)
 
     def _finish(self, event: ResultRecorded, record: Record) -> None:

@@ -19,7 +19,10 @@ from apbmm_master.search_errors import NotFiniteError, ReferenceScaleError, Sett
 
 Metric = Literal["accuracy", "tokens"]
 Measurement = Mapping[str, Mapping[str, float]]
-"""What one model scored: benchmark -> {"accuracy": share correct, "tokens": mean generated}."""
+"""What one model scored: benchmark -> {"accuracy": share correct, "tokens": mean generated}.
+
+`objective_variance` reads "questions" besides, how many were asked.
+"""
 
 # Which way a metric is better: the sign of expert minus vanilla.
 _BETTER: dict[str, float] = {"accuracy": 1.0, "tokens": -1.0}
@@ -63,6 +66,31 @@ def objective_vector(
     return np.array([_scaled_mean(o, measured, references) for o in objectives], dtype=np.float64)
 
 
+def objective_variance(
+    objectives: Sequence[Objective],
+    measured: Measurement,
+    references: Mapping[str, Measurement],
+) -> Array:
+    """Variance (m,) of `objective_vector` over the questions that might have been asked.
+
+    Of an accuracy it is the binomial variance p (1 - p) / n of each benchmark of n "questions",
+    with p the smoothed share (correct + 1) / (n + 2), scaled by Eq. 2 with the references taken as
+    exact. Of tokens it is 0, "not known": how much they vary between questions is mostly the
+    questions' doing, the same for every merge.
+
+    All merges answer the same questions, with the same draws where decoding is random, so part of
+    this moves them all alike, and as the noise between merges it is an upper bound. Even so the
+    search is told it. Its users want the front of the true scores, and without it a model of few
+    evaluations takes what is particular to a merge and a question for a property of the layers:
+    on simulated landscapes, models told the binomial variance predict true scores about as well
+    as models told the exact one, and much better than models told none
+    (benchmarks/results/search_design.md).
+
+    Raises what `objective_vector` raises.
+    """
+    return np.array([_variance(o, measured, references) for o in objectives], dtype=np.float64)
+
+
 def check_references(
     objectives: Sequence[Objective], references: Mapping[str, Measurement]
 ) -> None:
@@ -86,6 +114,23 @@ def _scaled_mean(
         value = _metric(measured, benchmark, objective.metric, "the evaluated model")
         scaled.append((value - vanilla) / span)
     return math.fsum(scaled) / len(scaled)
+
+
+def _variance(
+    objective: Objective, measured: Measurement, references: Mapping[str, Measurement]
+) -> float:
+    if objective.metric != "accuracy":
+        return 0.0
+    scaled = []
+    for benchmark in objective.benchmarks:
+        _, span = _span(objective, benchmark, references)
+        share, count = (
+            _metric(measured, benchmark, name, "the evaluated model")
+            for name in (objective.metric, "questions")
+        )
+        smoothed = (share * count + 1.0) / (count + 2.0)
+        scaled.append(smoothed * (1.0 - smoothed) / count / span**2)
+    return math.fsum(scaled) / len(scaled) ** 2
 
 
 def _span(

@@ -20,6 +20,7 @@ from apbmm_master.lifecycle import (
     liveness,
     orphan_deadline,
 )
+from apbmm_master.vanishings import in_turn, waiting
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _unreachable(ledger: Ledger, fleet: Fleet, spec: RunSpec, moment: Moment) ->
 
 
 def _hopeless(ledger: Ledger) -> Iterator[Fail]:
-    for evaluation in ledger.faulted():
+    for evaluation in ledger.troubled():
         if evaluation.state is EvaluationState.QUEUED and evaluation.hopeless:
             yield Fail(evaluation.id, evaluation.hopeless)
 
@@ -199,7 +200,7 @@ def _failure(ledger: Ledger, spec: RunSpec) -> Finish | None:
 
 
 def _give(ledger: Ledger, fleet: Fleet, idle: list[Worker], moment: Moment) -> list[Give]:
-    """Leases for the idle workers, in the order of the proposals and within the budget."""
+    """Leases for the idle workers, in their turn and within the budget."""
     assert ledger.spec is not None
     if not idle:
         return []
@@ -209,7 +210,7 @@ def _give(ledger: Ledger, fleet: Fleet, idle: list[Worker], moment: Moment) -> l
     room = ledger.spec.budget.evaluations - ledger.count(
         EvaluationState.DONE, EvaluationState.ACTIVE
     )
-    for evaluation in ledger.of_state(EvaluationState.QUEUED):
+    for evaluation in in_turn(ledger):
         if not free:
             break
         if evaluation.hopeless or (evaluation.counts and room <= 0):
@@ -243,13 +244,14 @@ def _ask(ledger: Ledger, spec: RunSpec, moment: Moment, idle: int, given: int) -
     missing = initial_missing(ledger, spec)
     wanted = idle - given
     if not missing and moment.batch is None:
-        ready = ledger.count(EvaluationState.QUEUED) - given
+        ready = ledger.count(EvaluationState.QUEUED) - waiting(ledger) - given
         wanted += max(0, ahead_of_need(ledger, moment.ask_seconds, idle) - ready)
     if not wanted and (ledger.asks or not missing):
         return None
     room = spec.budget.evaluations - ledger.count(
         EvaluationState.DONE, EvaluationState.ACTIVE, EvaluationState.QUEUED
     )
+    room += waiting(ledger)
     if room <= 0:
         return None
     if missing:

@@ -22,16 +22,19 @@ LENGTHSCALE_STEPS = ((0.15, 0.5), (0.40, 1.0), (0.70, 2.0))
 LEAST_IMPORTANT = 5.0
 
 
-def rescale(values: npt.ArrayLike) -> Array:
-    """The robust rescaling N of Eq. 6 and 9: (L,) to (0, 1).
+def rescale(values: npt.ArrayLike, layers: npt.ArrayLike | None = None) -> Array:
+    """The robust rescaling N of Eq. 6 and 9: (n,) to (0, 1).
 
-    sigmoid((v - median) / (1.4826 MAD)); 0.5 everywhere when the MAD is 0.
+    sigmoid((v - median) / (1.4826 MAD)); 0.5 everywhere when the MAD is 0. Median and MAD are those
+    of `layers` (L,), or of the values themselves.
     """
     array = as_vector(values, "discrepancy")
     if not len(array):
         return array
-    centred = array - np.median(array)
-    deviation = MAD_SCALE * float(np.median(np.abs(centred)))
+    spread = array if layers is None else as_vector(layers, "discrepancy")
+    middle = np.median(spread)
+    centred = array - middle
+    deviation = MAD_SCALE * float(np.median(np.abs(spread - middle)))
     if deviation == 0.0:
         return np.full_like(array, 0.5)
     # tanh form of the sigmoid: an outlier of any size neither overflows nor warns.
@@ -69,6 +72,16 @@ def importance(
             f"{len(by_parameter)} parameter discrepancies but {len(by_activation)} of activations"
         )
     return smooth(parameter_weight * by_parameter + (1.0 - parameter_weight) * by_activation)
+
+
+def outside_importance(parameter: npt.ArrayLike, layers: npt.ArrayLike) -> Array:
+    """Importance (k,) of groups of tensors outside the layers, in [0, 1].
+
+    From their parameter discrepancies (k,), rescaled as those of the layers (L,) are (Eq. 6), whose
+    scores stay what they are. The parameter branch stands alone, as in SIP-BMM, because activations
+    are those of layers; and nothing is smoothed, because groups have no neighbours.
+    """
+    return rescale(parameter, layers)
 
 
 def pooled(scores: npt.ArrayLike, owners: Sequence[int]) -> Array:

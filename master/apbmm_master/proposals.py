@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,9 +16,9 @@ from apbmm_master.events import AnyEvent, Proposal, Proposed, Purpose, work_of
 from apbmm_master.ledger import MEASURE, REFERENCES, Asked, Call, Ledger
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import initial_missing
-from apbmm_master.prior import importance, pooled
+from apbmm_master.prior import importance, outside_importance, pooled
 from apbmm_master.proposer import Answer, Proposer, Recall, Request, Setup, Tell, Vector
-from apbmm_master.standing import score
+from apbmm_master.standing import known_noise, score
 
 Recorder = Callable[[AnyEvent], None]
 
@@ -174,7 +175,7 @@ def setup_of(ledger: Ledger) -> Setup:
     """Arguments of the search method as the ledger stands."""
     spec = ledger.spec
     assert spec is not None
-    space = Space.of(spec, ledger.layers)
+    space = Space.of(spec, ledger.layers, ledger.outside)
     return Setup(
         name=spec.algorithm.name,
         dimensions=space.dimensions,
@@ -190,11 +191,20 @@ def setup_of(ledger: Ledger) -> Setup:
 
 
 def _component_importance(ledger: Ledger, spec: RunSpec, space: Space) -> Vector | None:
-    """Importance of each component of a vector; None where components weigh no single layers."""
-    scores = layer_importance(ledger, spec)
-    if scores is None or not space.owners:
+    """Importance of each component of a vector; None where components weigh no single layers.
+
+    A group outside the layers that was not measured gets the mean of the layers' scores.
+    """
+    scores, body = layer_importance(ledger, spec), _measured(ledger)
+    if scores is None or body is None or not space.owners:
         return None
-    return tuple(float(score) for score in pooled(scores, space.owners))
+    found = [*pooled(scores, space.owners)]
+    for group in space.outside:
+        if group in body.outside:
+            found += [*outside_importance([body.outside[group]], body.parameter)]
+        else:
+            found.append(math.fsum(scores) / len(scores))
+    return tuple(float(score) for score in found)
 
 
 def layer_importance(ledger: Ledger, spec: RunSpec) -> Vector | None:
@@ -202,14 +212,20 @@ def layer_importance(ledger: Ledger, spec: RunSpec) -> Vector | None:
 
     None until the discrepancy is measured.
     """
-    measure = ledger.evaluations.get(MEASURE)
-    if measure is None or not isinstance(measure.body, Measured):
+    body = _measured(ledger)
+    if body is None:
         return None
-    body = measure.body
     alone = spec.algorithm.name in PARAMETER_ONLY
     activation = None if alone else body.activation
     scores = importance(body.parameter, activation, spec.prior.parameter_share)
     return tuple(float(s) for s in scores)
+
+
+def _measured(ledger: Ledger) -> Measured | None:
+    """The discrepancy measurement; None until it is done."""
+    measure = ledger.evaluations.get(MEASURE)
+    found = measure.body if measure is not None else None
+    return found if isinstance(found, Measured) else None
 
 
 def calls_of(ledger: Ledger) -> tuple[Recall | Tell, ...]:
@@ -218,11 +234,16 @@ def calls_of(ledger: Ledger) -> tuple[Recall | Tell, ...]:
 
 
 def translated(ledger: Ledger, call: Call) -> Recall | Tell:
-    """One call with its vectors and objectives instead of evaluation ids."""
+    """One call with its vectors, objectives and known noise instead of evaluation ids.
+
+    All of it follows from the journal, so a run that is resumed tells what it told before.
+    """
     if isinstance(call, Asked):
         return Recall(
             tuple(ledger.evaluations[i].vector for i in call.evaluations),
             tuple(ledger.evaluations[i].vector for i in call.pending),
         )
     evaluation = ledger.evaluations[call.evaluation]
-    return Tell(evaluation.vector, None if call.rejected else score(ledger, evaluation))
+    if call.rejected:
+        return Tell(evaluation.vector, None)
+    return Tell(evaluation.vector, score(ledger, evaluation), known_noise(ledger, evaluation))

@@ -52,10 +52,14 @@ class Recall:
 
 @dataclass(frozen=True)
 class Tell:
-    """An observation: vector and objectives; ``objectives`` None for a rejected vector."""
+    """An observation: vector and objectives; ``objectives`` None for a rejected vector.
+
+    ``variance``: the known noise of the objectives.
+    """
 
     vector: Vector
     objectives: Vector | None
+    variance: Vector | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class Session:
         elif call.objectives is None:
             self._algorithm.reject(np.array(call.vector))
         else:
-            self._algorithm.tell(np.array(call.vector), np.array(call.objectives))
+            self._algorithm.tell(np.array(call.vector), np.array(call.objectives), call.variance)
 
 
 def plain(value: Any) -> Any:

@@ -196,10 +196,9 @@ class Reception:
     def _ready(self, worker: Worker, message: Ready) -> None:
         ledger = self.ledger
         if not ledger.digests:
+            layers, outside, digests = message.layers, message.outside, dict(message.digests)
             self._record(
-                SourcesVerified(
-                    worker=worker.name, layers=message.layers, digests=dict(message.digests)
-                )
+                SourcesVerified(worker=worker.name, layers=layers, outside=outside, digests=digests)
             )
         # A worker prepares with empty hands only, so it is through with other runs.
         worker.foreign = False

@@ -13,7 +13,12 @@ from apbmm_common.runfile import RunSpec
 from apbmm_master.arrays import Array
 from apbmm_master.ledger import REFERENCES, Attempt, Evaluation, Ledger
 from apbmm_master.lifecycle import EvaluationState
-from apbmm_master.objective import Objective, check_references, objective_vector
+from apbmm_master.objective import (
+    Objective,
+    check_references,
+    objective_variance,
+    objective_vector,
+)
 from apbmm_master.pareto import hypervolume
 
 
@@ -91,6 +96,15 @@ def score(ledger: Ledger, evaluation: Evaluation) -> tuple[float, ...]:
         objectives_of(ledger.spec), metrics_of(evaluation), references_of(ledger)
     )
     return tuple(float(value) for value in vector)
+
+
+def known_noise(ledger: Ledger, evaluation: Evaluation) -> tuple[float, ...]:
+    """Variance of `score` that the search is told; see `objective.objective_variance`."""
+    assert ledger.spec is not None
+    variance = objective_variance(
+        objectives_of(ledger.spec), metrics_of(evaluation), references_of(ledger)
+    )
+    return tuple(float(value) for value in variance)
 
 
 class Tracker:

@@ -23,6 +23,7 @@ from apbmm_master.standing import (
     metrics_of,
     references_of,
 )
+from apbmm_master.vanishings import set_aside, warning
 
 if TYPE_CHECKING:
     from apbmm_master.fleet import Worker
@@ -87,6 +88,7 @@ def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str
         "running": [
             _running(evaluation, attempt, now) for evaluation, attempt in ledger.active_attempts()
         ],
+        "set_aside": [{"id": e.id, "message": warning(e)} for e in set_aside(ledger)],
         "failures": [
             {"id": e.id, "message": e.message} for e in ledger.of_state(EvaluationState.FAILED)
         ],

@@ -18,6 +18,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from apbmm_common import handshakes
 from apbmm_common.errors import UsageError
 from apbmm_master.door import STATUS, Door
 from apbmm_master.events import Record
@@ -109,7 +110,7 @@ class StatusSocket:
     def close(self) -> None:
         """Close the sockets and remove the address file."""
         for router in self._requests:
-            router.close(linger=200)
+            handshakes.close(router, 200)
         self._events.close(linger=200)
         self._address_file.unlink(missing_ok=True)
 

@@ -31,10 +31,11 @@ from botorch.optim.utils import get_parameters_and_bounds
 from botorch.optim.utils.numpy_utils import get_per_element_bounds
 from botorch.utils.constraints import LogTransformedInterval
 from gpytorch.kernels import MaternKernel, ScaleKernel
-from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
 from gpytorch.means import ZeroMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import Prior
+from gpytorch.settings import min_fixed_noise
 from linear_operator.utils.errors import NanError, NotPSDError
 
 from apbmm_master.arrays import Array
@@ -91,18 +92,23 @@ def fit(
     lengthscales: Array | None = None,
     hyperpriors: Hyperpriors | None = None,
     kernel: KernelMaker | None = None,
+    variance: Array | None = None,
 ) -> Surrogate:
     """Fit one zero-mean ARD Matern-5/2 GP per objective to standardised targets (Eq. 15-19).
 
     `x` (n, D) and `y` (n, m) are the completed evaluations, n >= 1; `lengthscales` (D,) is where
     every objective's lengthscales start (Eq. 18), GPyTorch's default when None; `kernel` makes
-    the kernel in place of the paper's, from keyword arguments of MaternKernel. The likelihood
-    (posterior, with `hyperpriors`) is optimised from that point alone, so the result depends on
-    nothing but the arguments. A fit that fails keeps the initial hyperparameters and says so in
-    the returned status.
+    the kernel in place of the paper's, from keyword arguments of MaternKernel; `variance` (n, m)
+    is the noise known of each observation, in squared units of `y`, to which the fit adds what it
+    learns: one noise for all observations, known or not. The likelihood (posterior, with
+    `hyperpriors`) is optimised from that point alone, so the result depends on nothing but the
+    arguments. A fit that fails keeps the initial hyperparameters and says so in the returned
+    status.
     """
     start = time.process_time()
-    model = _build(torch.as_tensor(x), torch.as_tensor(y), lengthscales, hyperpriors, kernel)
+    known = None if variance is None or not variance.any() else torch.as_tensor(variance)
+    data = torch.as_tensor(x), torch.as_tensor(y)
+    model = _build(*data, lengthscales, hyperpriors, kernel, known)
     status = _optimise(model)
     model.eval()
     model.requires_grad_(False)
@@ -117,6 +123,7 @@ def _build(
     lengthscales: Array | None,
     priors: Hyperpriors | None,
     make_kernel: KernelMaker | None = None,
+    variance: torch.Tensor | None = None,
 ) -> SingleTaskGP:
     priors = priors or Hyperpriors()
     batch = torch.Size([y.shape[1]])
@@ -134,22 +141,35 @@ def _build(
         outputscale_prior=priors.outputscale,
         outputscale_constraint=LogTransformedInterval(*OUTPUTSCALE_BOUNDS, initial_value=1.0),
     )
-    likelihood = GaussianLikelihood(
-        batch_shape=batch,
-        noise_prior=priors.noise,
-        noise_constraint=LogTransformedInterval(*NOISE_BOUNDS, initial_value=INITIAL_NOISE),
-    )
+    scaling = Standardize(m=y.shape[1])
     model = SingleTaskGP(
         x,
         y,
-        likelihood=likelihood,
+        likelihood=_likelihood(scaling, y, variance, priors),
         mean_module=ZeroMean(batch_shape=batch),
         covar_module=covariance,
-        outcome_transform=Standardize(m=y.shape[1]),
+        outcome_transform=scaling,
     ).to(x)
     if lengthscales is not None:
         kernel.lengthscale = torch.as_tensor(lengthscales).expand_as(kernel.lengthscale)
     return model
+
+
+def _likelihood(
+    scaling: Standardize, y: torch.Tensor, variance: torch.Tensor | None, priors: Hyperpriors
+) -> GaussianLikelihood | FixedNoiseGaussianLikelihood:
+    """One learned noise for all observations, on top of the known `variance` (n, m) of each."""
+    learned: dict[str, Any] = {
+        "batch_shape": torch.Size([y.shape[1]]),
+        "noise_prior": priors.noise,
+        "noise_constraint": LogTransformedInterval(*NOISE_BOUNDS, initial_value=INITIAL_NOISE),
+    }
+    if variance is None:
+        return GaussianLikelihood(**learned)
+    _, known = scaling(y, variance)
+    # GPyTorch would raise smaller values itself, with a warning; the learned noise covers them.
+    known = known.mT.clamp_min(min_fixed_noise.value(known.dtype))
+    return FixedNoiseGaussianLikelihood(known, learn_additional_noise=True, **learned)
 
 
 def _optimise(model: SingleTaskGP) -> tuple[str, ...]:

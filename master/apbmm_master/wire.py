@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import zmq
 import zmq.asyncio
 
+from apbmm_common import handshakes
 from apbmm_common.codec import MAX_BYTES, VersionMismatchError, decode, encode
 from apbmm_common.errors import UsageError, WireError
 from apbmm_common.messages import FROM_WORKER, FromMaster, FromWorker, Hello, Refuse
@@ -71,7 +72,7 @@ class Wire:
         self._reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._reader
-        self._router.close(linger=LINGER_MILLISECONDS)
+        handshakes.close(self._router, LINGER_MILLISECONDS)
 
     async def _read(self) -> None:
         while True:
@@ -155,7 +156,7 @@ def open_router(address: str, door: Door) -> zmq.asyncio.Socket:
     try:
         router.bind(address)
     except zmq.ZMQError as error:
-        router.close(linger=0)
+        handshakes.close(router, 0)
         raise UsageError(f"cannot listen on {address}: {error}", bind_hint(error)) from error
     return router
 

@@ -26,10 +26,9 @@ import torch
 from apbmm_common import failpoints
 from apbmm_common.errors import EvaluationError
 from apbmm_common.runfile import Engine, Generation, Merge
-from apbmm_worker import environment
+from apbmm_worker import environment, packing
 from apbmm_worker.engine import ResidentEngine
 from apbmm_worker.engine_driver import Prompt
-from apbmm_worker.live_weights import LiveWeights
 from apbmm_worker.merge import layer_weights, materialise, plan
 from apbmm_worker.merge_plan import TensorPlan
 from apbmm_worker.sources import VerifiedSources, verify_sources
@@ -208,7 +207,7 @@ def test_without_this_step_the_answers_are_wrong(
     assert answers(resident) == expected[0]
     with monkeypatch.context() as patch:
         if missing == "repacking of lm_head":
-            patch.setattr(LiveWeights, "repack", lambda _: 0)
+            patch.setattr(packing, "pack_kept", lambda _: None)
             # The verification would notice (next test); here the answers have to.
             patch.setattr(VllmBackend, "_require", lambda *_: None)
         else:
@@ -257,7 +256,7 @@ def test_verification_notices_a_missing_repacking_and_ends_the_engine(
     engine = fresh_engine(merges.folders[0])
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(LiveWeights, "repack", lambda _: 0)
+            patch.setattr(packing, "pack_kept", lambda _: None)
             with pytest.raises(EvaluationError, match=r"embed_tokens.weight differs") as failure:
                 load(engine, merges, 1, way)
         assert failure.value.kind == "infrastructure"

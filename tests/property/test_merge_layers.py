@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apbmm_common.runfile import Merge
-from apbmm_worker.merge import materialise
+from apbmm_worker.merge import materialise, write_merge
+from apbmm_worker.run_merges import merge_of
 from apbmm_worker.sources import VerifiedSources, verify_sources
+from rehearsal_runs import run_spec
 from tiny_checkpoints import (
     load_tensors,
     rounding_error,
@@ -99,13 +101,41 @@ def test_a_component_moves_its_own_layer_and_no_other(
 
 
 @FEW
+@given(
+    vector=st.lists(WEIGHTS, min_size=LAYERS + 3, max_size=LAYERS + 3),
+    component=st.integers(0, LAYERS + 2),
+)
+def test_with_weights_of_their_own_a_component_moves_its_layer_or_group_and_no_other(
+    pair: Pair, out: Path, vector: list[float], component: int
+) -> None:
+    run = run_spec(merge={"outside_layers": "own"})
+    moved = [*vector]
+    moved[component] = vector[component] + (0.5 if vector[component] < 0.5 else -0.5)
+    results = []
+    for each in (vector, moved):
+        merge = merge_of(run, pair.sources, each)
+        write_merge(pair.sources, merge.plans, merge.recipe, "thinking", out)
+        results.append(load_tensors(out))
+    before, after = results
+
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    groups = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
+    if component < LAYERS:
+        assert changed == {n for n in before if n.startswith(f"model.layers.{component}.")}
+        assert len(changed) == 11
+    else:
+        assert changed == {groups[component - LAYERS]}
+
+
+@FEW
 @given(vector=st.lists(WEIGHTS, min_size=LAYERS, max_size=LAYERS))
 def test_every_tensor_is_within_half_an_ulp(pair: Pair, out: Path, vector: list[float]) -> None:
     thinking, instruct = pair.thinking, pair.instruct
     for name, tensor in merged(pair.sources, vector, out).items():
         weight = sum(vector) / LAYERS if is_outside(name) else vector[int(name.split(".")[2])]
         # The mean itself is taken exactly and rounded once; sum() is within a few float64 ulps.
-        assert rounding_error(tensor, thinking[name], instruct[name], weight).max() <= 1 + 1e-6
+        worst = rounding_error(tensor, thinking[name], instruct[name], weight).max()
+        assert worst <= 1 + 1e-6
 
 
 @FEW

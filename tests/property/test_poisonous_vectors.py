@@ -1,9 +1,9 @@
-"""Vectors that kill engines, and engines that are broken, in any order of events."""
+"""Vectors that kill engines or whole hosts, and what is broken without them, in any order."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +12,7 @@ from apbmm_common.messages import Failed
 from apbmm_master.attendance import SUSPECTS
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import Finish
+from apbmm_master.vanishings import VANISHED, set_aside
 from fault_accounts import scaled
 from protocol_world import Sim, World
 
@@ -83,3 +84,80 @@ def test_an_engine_that_breaks_for_good_is_quarantined_and_no_vector_is_blamed(
     deaths = finished[0] - good
     assert deaths <= SUSPECTS + 2
     assert bool(world.fleet.workers["broken"].quarantined) or deaths < SUSPECTS + 2
+
+
+def vanish_and_come_back(world: World, worker: Sim) -> Sim:
+    """The host goes down in the middle of an evaluation, and starts its worker anew."""
+    worker.alive = False
+    worker.says.clear()
+    return world.join(worker.name)
+
+
+def until_the_end(
+    world: World, order: random.Random, vanishes: Callable[[Sim], bool]
+) -> Iterator[None]:
+    """Workers finish in a random order, or vanish where ``vanishes`` says so; a turn a step."""
+    for _ in range(2000):
+        if world.end is not None:
+            return
+        world.now += 1.0
+        busy = [worker for worker in world.alive if worker.held is not None]
+        if busy:
+            worker = order.choice(busy)
+            if vanishes(worker):
+                vanish_and_come_back(world, worker)
+            else:
+                worker.finish()
+        for worker in world.alive:
+            worker.beat()
+        world.exchange()
+        yield
+
+
+@given(
+    poisonous=st.sets(st.integers(1, 12), max_size=2),
+    crew=st.integers(1, 4),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=scaled(1200, 60), deadline=None)
+def test_vectors_that_take_hosts_down_are_set_aside_and_the_run_ends_without_them(
+    poisonous: set[int], crew: int, order: random.Random
+) -> None:
+    world = World(budget=BUDGET)
+    for number in range(crew):
+        world.join(f"w{number}")
+    names = {f"e{number:04d}" for number in poisonous}
+
+    def vanishes(worker: Sim) -> bool:
+        return worker.held is not None and worker.held.evaluation in names
+
+    for _ in until_the_end(world, order, vanishes):
+        aside = set_aside(world.ledger)
+        assert sum(e.state is EvaluationState.ACTIVE for e in aside) <= 1, "more than one at a time"
+    assert world.end == Finish("12 evaluations completed")
+    evaluations = world.ledger.evaluations
+    assert not world.ledger.count(EvaluationState.FAILED)
+    tried = [evaluations[name] for name in names if name in evaluations]
+    assert {e.id for e in set_aside(world.ledger)} == {e.id for e in tried if e.attempts}
+    # Once set aside, about a host for each evaluation that was completed.
+    most = VANISHED * len(tried) + len(world.ledger.durations) + crew
+    assert sum(e.vanishings for e in tried) <= most
+
+
+@given(share=st.floats(0.0, 0.7), crew=st.integers(1, 4), order=st.randoms(use_true_random=False))
+@settings(max_examples=scaled(1200, 60), deadline=None)
+def test_workers_that_are_preempted_cost_no_vector_its_place(
+    share: float, crew: int, order: random.Random
+) -> None:
+    """However often that happens: whatever was leased is measured, or still waits at the end."""
+    world = World(budget=BUDGET)
+    for number in range(crew):
+        world.join(f"w{number}")
+
+    for _ in until_the_end(world, order, lambda _: order.random() < share):
+        pass
+    assert world.end == Finish("12 evaluations completed")
+    assert not world.ledger.count(EvaluationState.FAILED)
+    leased = [e for e in world.ledger.counted() if e.attempts]
+    left = [e for e in leased if e.state is not EvaluationState.DONE]
+    assert all(e.vanishings >= VANISHED for e in left)

@@ -121,7 +121,7 @@ async def test_a_fleet_whose_workers_join_and_leave_all_the_time(
     """Every second one comes, and one goes: with a word, without one, or to come back under its
     name with what it had not delivered.
     """
-    evaluations = scaled(1800, 12)  # of which such a crowd gets about three a second done
+    evaluations = scaled(2000, 12)  # of which such a crowd gets about three a second done
     dice = random.Random(5)
     timings = {"beat": 0.2, "suspect": 1.0, "unreachable": 2.0, "orphan_grace": 1.0, "resend": 0.5}
     spec = world_spec(budget={"evaluations": evaluations, "initial": evaluations}, timings=timings)

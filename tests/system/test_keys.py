@@ -97,6 +97,25 @@ def test_a_run_with_keys_from_the_first_to_the_last(site: Site) -> None:
     assert_no_secret_left(site)
 
 
+def test_of_two_workers_with_one_key_the_later_boot_wins(site: Site) -> None:
+    """As when a host is replaced by its copy: the earlier one is fenced off, and ends."""
+    keys(site, "new-master")
+    keys(site, "new-worker", "a")
+    site.configure(budget={"evaluations": 3, "initial": 3}, evaluation={"rehearsal_seconds": 2.0})
+    with_keys = {"APBMM_KEYS": str(folder(site))}
+    master = site.master(env=with_keys)
+    earlier = worker(site, "a")
+    wait_for("work in hand", site.running)
+    site.worker("a", locks="copy", env={"APBMM_KEYS": str(site.folder / "keys-of-a")})
+    assert earlier.end() == 1
+    assert "a later process took the name a" in earlier.output
+    assert master.end() == 0, master.output
+    site.assert_whole(3)
+    (left,) = [e for e in site.events(WorkerLeft) if e.reason == "superseded"]
+    assert (left.worker, left.final) == ("a", True)
+    assert {e.reason for e in site.events(Lost)} <= {"a was started anew"}
+
+
 def is_busy(site: Site, name: str) -> bool:
     return any(attempt.worker == name for _, attempt in site.ledger().active_attempts())
 

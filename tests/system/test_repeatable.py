@@ -7,7 +7,7 @@ import pytest
 from apbmm_master.events import Proposed
 from apbmm_master.ledger import Ledger
 from apbmm_master.proposals import calls_of, setup_of
-from apbmm_master.proposer import Request, Session
+from apbmm_master.proposer import Request, Session, Tell
 from rehearsal_runs import Site, wait_for
 
 CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
@@ -16,7 +16,7 @@ CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
 @pytest.mark.slow
 def test_every_search_proposal_follows_from_what_the_journal_says(site: Site) -> None:
     site.configure(
-        algorithm={"name": "ap-bmm", "settings": CHEAP},
+        algorithm={"name": "ap-bmm-plus", "settings": CHEAP},
         budget={"evaluations": 9, "initial": 4},
         evaluation={"rehearsal_seconds": 0.5},
     )
@@ -32,6 +32,7 @@ def test_every_search_proposal_follows_from_what_the_journal_says(site: Site) ->
     asks = [event for event in site.events(Proposed) if event.purpose == "search"]
     assert sum(len(event.proposals) for event in asks) == 5
     calls = calls_of(ledger)
+    assert all(max(call.variance or (0.0,)) > 0.0 for call in calls if isinstance(call, Tell))
     for event in asks:
         known = Ledger().replay(r for r in site.records() if r.seq <= event.basis)
         request = Request(

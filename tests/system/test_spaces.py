@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from apbmm_common.messages import Measured
 from apbmm_master.ledger import Evaluation, Ledger
+from apbmm_master.prior import outside_importance
 from apbmm_master.proposals import layer_importance, setup_of
 from apbmm_worker.rehearsal import Landscape
 from rehearsal_runs import Site
@@ -48,6 +50,31 @@ def test_a_block_wise_run_searches_a_weight_for_each_block(site: Site) -> None:
     layers, blocks = layer_importance(ledger, ledger.spec), setup_of(ledger).importance
     assert layers is not None
     assert blocks == pytest.approx((sum(layers[:3]) / 3, sum(layers[3:]) / 2))
+
+
+def test_a_run_with_weights_outside_the_layers_searches_them_and_resumes(site: Site) -> None:
+    run = {"merge": {"outside_layers": "own"}, "evaluation": {"layers": LAYERS}}
+    site.configure(**run, budget={"evaluations": 3, "initial": 3})
+    finished(site, 3)
+    site.configure(**run, budget={"evaluations": 5, "initial": 3})
+    master = site.master()
+    assert master.end() == 0, master.output
+    site.assert_whole(5)
+    site.assert_nothing_was_repeated()
+    ledger = site.ledger()
+    assert ledger.spec is not None
+    assert ledger.outside == ("embeddings", "norm", "head")
+    landscape = Landscape(LAYERS + 3, ledger.spec.seed)
+    for name in ledger.completed:
+        vector = ledger.evaluations[name].vector
+        assert len(vector) == LAYERS + 3
+        assert tokens_of(ledger.evaluations[name]) == landscape.tokens(vector)
+    assert tokens_of(ledger.evaluations["thinking"]) == landscape.tokens([1.0] * (LAYERS + 3))
+    importance, measure = setup_of(ledger).importance, ledger.evaluations["measure"].body
+    assert importance is not None
+    assert isinstance(measure, Measured)
+    groups = outside_importance(list(measure.outside.values()), measure.parameter)
+    assert importance[LAYERS:] == pytest.approx(tuple(groups))
 
 
 def test_a_model_level_grid_runs_from_a_run_file(site: Site) -> None:

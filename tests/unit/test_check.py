@@ -155,6 +155,12 @@ def test_what_is_no_run_file_at_all(text: str, tmp_path: Path) -> None:
     ]
 
 
+def test_groups_outside_the_layers_are_those_of_the_checkpoints(run_file: Path) -> None:
+    found = with_changes(run_file, {"[prior]": '[merge]\noutside_layers = "own"\n[prior]'})
+    own = "linear, layer by layer, outside the layers weights of their own for "
+    assert dict(plan(found))["merge"] == f"{own}embeddings, norm, dtype source"  # the head is tied
+
+
 def test_blocks_are_counted_in_the_checkpoint(run_file: Path) -> None:
     found = with_changes(run_file, {"[prior]": "[merge]\nblocks = 12\n[prior]"})
     assert found.faults == []

@@ -132,7 +132,7 @@ def test_recall_restores_a_search_at_any_point_of_its_run(name: str) -> None:
             search.reject(done)
             journal.append(("reject", [done], []))
         else:
-            search.tell(done, evaluate(done))
+            search.tell(done, evaluate(done), noise_of(done))
             journal.append(("tell", [done], []))
     asks = [i for i, entry in enumerate(journal) if entry[0] == "ask"]
     for cut in (asks[1], asks[len(asks) // 2], asks[-1]):
@@ -144,11 +144,16 @@ def test_recall_restores_a_search_at_any_point_of_its_run(name: str) -> None:
         np.testing.assert_array_equal(np.array(again), np.array(expected))
 
 
+def noise_of(x: Array) -> list[float] | None:
+    """The variance told of a vector: of one objective, and only of some vectors."""
+    return [0.02 * float(x[0]), 0.0] if x[0] < 0.7 else None
+
+
 def replay(search: Search, kind: str, vectors: list[Array], pending: list[Array]) -> None:
     if kind == "ask":
         search.recall(vectors, pending)
     elif kind == "tell":
-        search.tell(vectors[0], evaluate(vectors[0]))
+        search.tell(vectors[0], evaluate(vectors[0]), noise_of(vectors[0]))
     else:
         search.reject(vectors[0])
 

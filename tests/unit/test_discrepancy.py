@@ -70,7 +70,7 @@ def test_parameter_discrepancy_is_eq_5(
     base = write_related(pair[1], tmp_path / "base", seed=7) if own_base else pair[1]
     monkeypatch.setattr(discrepancy_module, "CHUNK_ELEMENTS", 1000)
 
-    measured = parameter_discrepancy(verify(pair, base))
+    measured, outside = parameter_discrepancy(verify(pair, base))
 
     one, two, zero = (load_tensors(folder) for folder in (*pair, base))
     for layer in range(LAYERS):
@@ -81,6 +81,13 @@ def test_parameter_discrepancy_is_eq_5(
         ]
         assert len(names) == 11
         assert measured[layer] == pytest.approx(float(torch.stack(ratios).mean()), rel=1e-12)
+    groups = {"embeddings": "model.embed_tokens.weight", "norm": "model.norm.weight"}
+    assert outside == {
+        group: pytest.approx(
+            float((one[n].double() - two[n].double()).norm() / zero[n].double().norm())
+        )
+        for group, n in groups.items()
+    }
 
 
 def test_equal_layers_have_no_discrepancy(pair: tuple[Path, Path]) -> None:
@@ -145,7 +152,7 @@ def test_measure(pair: tuple[Path, Path]) -> None:
     measured = measure(sources, PROMPTS, prior, "thinking")
     assert measured.prompts == 3
     assert measured.seconds > 0
-    assert measured.parameter == parameter_discrepancy(sources)
+    assert (measured.parameter, measured.outside) == parameter_discrepancy(sources)
     encoded = encode_prompts(pair[0], PROMPTS[:3], max_tokens=256)
     one, two = (
         pooled_states(folder, encoded, layers=LAYERS, batch=2, pooling="last", device="cpu")
@@ -163,9 +170,9 @@ def test_one_model_at_a_time_is_in_memory(
     seen: list[weakref.ref[Any]] = []
     load_model = activations_module._load_model
 
-    def watched(folder: Path) -> Any:
+    def watched(folder: Path, remote_code: bool) -> Any:
         assert all(model() is None for model in seen)
-        model = load_model(folder)
+        model = load_model(folder, remote_code)
         seen.append(weakref.ref(model))
         return model
 

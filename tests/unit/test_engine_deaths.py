@@ -61,7 +61,7 @@ def test_an_engine_that_never_worked_speaks_against_its_worker() -> None:
         a.finish(DIED)
         world.exchange()
     assert world.fleet.workers["a"].quarantined == "the process died"
-    assert list(world.ledger.faulted()) == []
+    assert list(world.ledger.troubled()) == []
     world.restart()
     a.beat()
     b.beat()

@@ -124,38 +124,42 @@ def test_a_journal_cut_off_anywhere_is_whole_or_refused_by_name(
     record_property: Callable[[str, object], None],
 ) -> None:
     image = crashed[-1 if end == "clean" else -2]
-    everything, refused = flat(history()), 0
+    everything, refused = flat(history()), list[int]()
     tried = lengths((image / name).stat().st_size)
     for length in tried:
         with cut(image, name, length, tmp_path) as copy:
             found: object = opened(copy)
             if isinstance(found, JournalError):
-                refused += 1
+                refused.append(length)
                 with pytest.raises(JournalError):
                     read_journal(copy)
                 found = str(copy / NAME) in found.message
             assert found in (everything, True), f"{name} cut to {length}"
-    # The log of a crash holds all there is, so that the file below it is not needed.
-    assert refused == (len(tried) if (end, name) != ("crash", NAME) else 1)
+    # The log of a crash holds all there is, so that the file below it is not needed; but of one
+    # of less than two bytes SQLite believes that it is new, and drops the log.
+    assert refused == (tried if (end, name) != ("crash", NAME) else [n for n in tried if n < 2])
     record_property(
         "figures",
-        f"{name} after a {end} end cut at {len(tried)} places: {refused} refused by name, "
-        f"{len(tried) - refused} complete",
+        f"{name} after a {end} end cut at {len(tried)} places: {len(refused)} refused by "
+        f"name, {len(tried) - len(refused)} complete",
     )
 
 
-def test_a_commit_cut_off_by_a_crash_was_never_made(crashed: list[Path], tmp_path: Path) -> None:
+def test_a_commit_cut_off_by_a_crash_was_never_made(
+    crashed: list[Path], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """The log of the third commit cut within what that commit wrote, the mark still before it."""
     before, after = crashed[1], crashed[2]
     start, end = ((image / LOG).stat().st_size for image in (before, after))
-    stored = flat(history()[:2])
-    for length in lengths(end, start):
+    stored, tried = flat(history()[:2]), lengths(end, start)
+    for length in tried:
         with cut(after, LOG, length, tmp_path) as copy:
             shutil.copy(before / MARK, copy / MARK)
             with Journal(copy) as journal:
                 assert list(journal.records()) == stored
                 journal.append(history()[2])
             assert read_journal(copy) == flat(history())
+    record_property("figures", f"a commit cut at {len(tried)} places: never made, no other harmed")
 
 
 def test_an_event_that_is_missing_in_the_middle_is_named(tmp_path: Path) -> None:

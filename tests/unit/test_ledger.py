@@ -158,10 +158,10 @@ def test_a_vector_given_up_is_told_as_rejected() -> None:
         failed("e1", "vector", 2),
     )  # fmt: skip
     ledger = ledger_of(*events)
-    assert [e.id for e in ledger.faulted()] == ["e1"]
+    assert [e.id for e in ledger.troubled()] == ["e1"]
     ledger = ledger_of(*events, EvaluationFailed(evaluation="e1", message="NaN"))
     assert ledger.calls[-1] == Told("e1", rejected=True)
-    assert list(ledger.faulted()) == []
+    assert list(ledger.troubled()) == []
     assert (ledger.count(EvaluationState.FAILED), ledger.completed) == (1, [])
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from apbmm_common.checkpoint import read_checkpoint
 from apbmm_common.errors import EvaluationError
-from apbmm_worker import theta
+from apbmm_worker import sparsify, theta
 from apbmm_worker.merge import merged_tensors
 from apbmm_worker.merge_plan import plan_task_vectors
 from apbmm_worker.sparsify import selection
@@ -211,6 +212,29 @@ def test_draws_depend_on_nothing_but_seed_source_and_tensor(
     write(trio / "b", load_tensors(trio / "a"))
     one, both = delta(trio, rule, "a")[MATRIX], delta(trio, rule, "ab")[MATRIX]
     assert ((both != 0) & (one == 0)).any()
+
+
+@pytest.mark.parametrize("method", RANDOM)
+def test_a_draw_that_is_remembered_is_the_one_that_is_not(
+    trio: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it saves half of the random numbers."""
+    counts: list[int] = []
+    draw = sparsify._random
+
+    def counted(*args: Any) -> Any:
+        counts[-1] += 1
+        return draw(*args)
+
+    monkeypatch.setattr(sparsify, "_random", counted)
+    monkeypatch.setattr(theta, "BLOCK_ELEMENTS", 7 * 70)
+    rule, found = TaskVectors(method, 1.0, 0.5), []
+    for limit in (sparsify._REMEMBERED, 0):
+        monkeypatch.setattr(sparsify, "_REMEMBERED", limit)
+        counts.append(0)
+        found.append(merged(trio, rule, "ab"))
+    assert all(torch.equal(found[0][name], t) for name, t in found[1].items())
+    assert 2 * counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("method", ["ties", "breadcrumbs"])

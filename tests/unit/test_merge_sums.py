@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from apbmm_common.checkpoint import Checkpoint, read_checkpoint
-from apbmm_worker import tensor_sums
+from apbmm_common.errors import EvaluationError
+from apbmm_worker import merge, tensor_sums
 from apbmm_worker.merge import merged_tensors, write_merge
 from apbmm_worker.merge_plan import TensorPlan, plan_sum, plan_task_vectors
 from apbmm_worker.merge_weights import Row, SourceWeights, outside_rows
@@ -162,3 +163,49 @@ def test_files_are_reserved_at_once_and_in_full(trio: dict[str, Path]) -> None:
     write_merge(sources, plans, {}, "a", trio["a"].parent / "out", look)
     final = sum(file.stat().st_size for file in (partial.parent / "out").glob("*.safetensors"))
     assert set(sizes) == {final}
+
+
+def test_tensors_are_made_where_they_are_wanted(trio: dict[str, Path]) -> None:
+    """Every other one in memory of the caller's; none is overwritten by those after it."""
+    sources = verify_sources(trio, trio["a"].parent / "cache").checkpoints
+    plans = plan_sum(sources, weights_of())
+    expected = made(plans, sources)
+    places = {tensor.name: torch.empty(tensor.shape, dtype=torch.bfloat16) for tensor in plans[::2]}
+    with opened(*sources.values()) as files:
+        found = dict(merged_tensors(plans, files, lambda tensor: places.get(tensor.name)))
+    assert list(found) == [tensor.name for tensor in plans]
+    assert all(found[name] is place for name, place in places.items())
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_an_error_comes_in_its_turn(trio: dict[str, Path]) -> None:
+    """Although tensors are made ahead: those before it are given."""
+    tensors = load_tensors(trio["a"])
+    last = "model.layers.2.self_attn.k_norm.weight"
+    save_tensors(trio["a"], {**tensors, last: torch.full_like(tensors[last], torch.inf)})
+    sources = {name: read_checkpoint(path) for name, path in trio.items()}
+    plans = plan_sum(sources, weights_of())
+    names, given = [tensor.name for tensor in plans], list[str]()
+    with opened(*sources.values()) as files:
+        stream = merged_tensors(plans, files)
+        with pytest.raises(EvaluationError, match=last) as failure:
+            given.extend(name for name, _ in stream)
+    assert failure.value.kind == "vector"
+    assert given == names[: names.index(last)] != []
+
+
+def test_what_is_made_ahead_is_limited(
+    trio: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By bytes, so that memory stays flat: here one tensor, besides the one that is given."""
+    sources = {name: read_checkpoint(path) for name, path in trio.items()}
+    plans = plan_sum(sources, weights_of())
+    monkeypatch.setattr(merge, "AHEAD", 0)
+    begun: list[str] = []
+
+    def place(tensor: TensorPlan) -> None:
+        begun.append(tensor.name)
+
+    with opened(*sources.values()) as files:
+        for given, _ in enumerate(merged_tensors(plans, files, place), start=1):
+            assert len(begun) == min(given + 1, len(plans))

@@ -13,8 +13,8 @@ from apbmm.merge_weights import WeightsReader
 from apbmm_common.errors import EvaluationError, UsageError
 from apbmm_worker.merge_weights import (
     SourceWeights,
-    outside_group,
     outside_rows,
+    own_rows,
     pair_weights,
     simplex_row,
     stick_breaking,
@@ -23,25 +23,6 @@ from apbmm_worker.merge_weights import (
 PAIR = WeightsReader(4, ("a", "b"), simplex=True)
 TRIO = WeightsReader(2, ("a", "b", "c"), simplex=True)
 VECTORS = WeightsReader(2, ("a", "b"), simplex=False)
-
-
-@pytest.mark.parametrize(
-    ("name", "group"),
-    [
-        ("model.embed_tokens.weight", "embeddings"),
-        ("model.language_model.embed_tokens.weight", "embeddings"),
-        ("transformer.wte.weight", "embeddings"),
-        ("gpt_neox.embed_in.weight", "embeddings"),
-        ("model.tok_embeddings.weight", "embeddings"),
-        ("model.norm.weight", "norm"),
-        ("transformer.ln_f.bias", "norm"),
-        ("lm_head.weight", "head"),
-        ("embed_out.weight", "head"),
-        ("output.weight", "head"),
-    ],
-)
-def test_tensors_of_no_layer_are_in_a_group(name: str, group: str) -> None:
-    assert outside_group(name) == group
 
 
 def test_a_tensor_has_its_layers_weights() -> None:
@@ -89,6 +70,21 @@ def test_bad_sticks_are_refused(vector: list[float]) -> None:
 def test_what_is_no_point_of_a_simplex_is_refused(row: tuple[float, ...]) -> None:
     with pytest.raises(EvaluationError, match="layer 3"):
         simplex_row(row, "layer 3")
+
+
+def test_a_weight_for_each_group_outside() -> None:
+    assert own_rows({"embeddings": 0.25, "norm": 1, "head": 0.5}) == {
+        "embeddings": (0.25, 0.75), "norm": (1, 0), "head": (0.5, 0.5),
+    }  # fmt: skip
+    tied = own_rows({"embeddings": 0.25, "norm": 1})
+    assert tied["head"] == tied["embeddings"]
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
+def test_a_weight_of_a_group_is_in_the_unit_interval(weight: float) -> None:
+    with pytest.raises(EvaluationError, match=f"the weight of the norm is {weight}") as caught:
+        own_rows({"embeddings": 0.5, "norm": weight})
+    assert caught.value.kind == "vector"
 
 
 def test_outside_rules() -> None:

@@ -36,8 +36,10 @@ def offences(tree: ast.AST) -> Iterator[str]:
                 yield ast.unparse(function)
             case ast.keyword(arg="shell", value=value) if ast.unparse(value) != "False":
                 yield "shell"
-            case ast.keyword(arg="trust_remote_code", value=value) if ast.unparse(value) != "False":
-                yield "trust_remote_code"
+            # Known by its name: false unless run file and worker ask for it (test_remote_code).
+            case ast.keyword(arg="trust_remote_code", value=value):
+                if ast.unparse(value) not in {"False", "remote_code"}:
+                    yield "trust_remote_code"
 
 
 def test_nothing_runs_data_as_code() -> None:
@@ -53,7 +55,8 @@ def test_nothing_runs_data_as_code() -> None:
 @pytest.mark.parametrize(
     "code",
     ["import pickle", "from pickle import loads", "eval('1')", "os.system('x')", "torch.load(p)",
-     "run(x, shell=True)", "f(trust_remote_code=flag)", "import yaml.loader", "exec(text)"],
+     "run(x, shell=True)", "f(trust_remote_code=flag)", "f(trust_remote_code=True)",
+     "import yaml.loader", "exec(text)"],
 )  # fmt: skip
 def test_the_search_finds_what_it_looks_for(code: str) -> None:
     assert list(offences(ast.parse(code)))

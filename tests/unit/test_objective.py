@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apbmm_master.objective import Measurement, Objective, check_references, objective_vector
+from apbmm_master.objective import (
+    Measurement,
+    Objective,
+    check_references,
+    objective_variance,
+    objective_vector,
+)
 from apbmm_master.search_errors import NotFiniteError, ReferenceScaleError, SettingError
 from paper_tables import TABLE_III
 
@@ -38,6 +44,36 @@ def test_the_mean_over_benchmarks_worked_by_hand() -> None:
     merged = measured((0.50, 0.75), (5000.0, 5000.0))
     value = objective_vector((REASONING, COST), merged, REFERENCES)
     np.testing.assert_allclose(value, [(0.5 + 1.0) / 2, (0.5 + 1.0) / 2])
+
+
+def test_the_variance_of_a_mean_over_benchmarks_worked_by_hand() -> None:
+    merged = {
+        "gpqa": {"accuracy": 0.5, "tokens": 5000.0, "questions": 198.0},
+        "aime": {"accuracy": 1.0, "tokens": 5000.0, "questions": 30.0},
+    }
+    gpqa = 0.5 * 0.5 / 198 / 0.2**2
+    aime = (31 / 32) * (1 / 32) / 30 / 0.3**2
+    variance = objective_variance((REASONING, COST), merged, REFERENCES)
+    np.testing.assert_allclose(variance, [(gpqa + aime) / 4, 0.0])
+
+
+def test_the_variance_is_that_of_the_objective_over_sets_of_questions() -> None:
+    """Against scores of simulated sets, at a share where smoothing hardly matters."""
+    rng = np.random.default_rng(3)
+    objective = Objective("reasoning", "accuracy", ("gpqa",), "thinking", "instruct")
+    shares = rng.binomial(198, 0.55, size=4000) / 198
+    values = [
+        objective_vector((objective,), {"gpqa": {"accuracy": share}}, REFERENCES)[0]
+        for share in shares
+    ]
+    merged = {"gpqa": {"accuracy": 0.55, "questions": 198.0}}
+    (variance,) = objective_variance((objective,), merged, REFERENCES)
+    assert variance == pytest.approx(np.var(values), rel=0.1)
+
+
+def test_no_number_of_questions_is_an_error_by_name() -> None:
+    with pytest.raises(ReferenceScaleError, match="has no questions"):
+        objective_variance((REASONING,), measured((0.5, 0.5), (1.0, 1.0)), REFERENCES)
 
 
 def test_the_papers_table_iii_to_its_rounding() -> None:

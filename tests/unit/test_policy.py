@@ -188,7 +188,7 @@ def test_a_failing_vector_is_tried_on_another_worker_and_given_up() -> None:
     a.finish(VECTOR)
     world.exchange()
     evaluation = world.ledger.evaluations["measure"]
-    assert [e.id for e in world.ledger.faulted()] == ["measure"]
+    assert [e.id for e in world.ledger.troubled()] == ["measure"]
     assert a.held is not None
     assert a.held.evaluation != "measure"
     b.finish()
@@ -236,7 +236,7 @@ def test_engines_that_die_never_count_against_the_vector() -> None:
                 worker.finish()
                 world.exchange()
     assert world.ledger.evaluations["measure"].state is not EvaluationState.FAILED
-    assert list(world.ledger.faulted()) == []
+    assert list(world.ledger.troubled()) == []
 
 
 def test_two_failures_in_a_row_put_a_worker_in_quarantine_over_restarts_too() -> None:

@@ -63,6 +63,22 @@ def test_a_block_gives_its_layers_one_weight(folder: Path) -> None:
         torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
 
 
+def test_each_group_outside_the_layers_gets_its_own_weight(folder: Path) -> None:
+    run = spec(merge={"blocks": 2, "outside_layers": "own"})
+    found = written(folder, verified(folder), run, [0.25, 0.75, 0.1, 0.9])
+    thinking, instruct = (load_tensors(folder / name) for name in ("thinking", "instruct"))
+    for name, tensor in found.items():
+        layer = layer_of(name)
+        own = {"model.embed_tokens.weight": 0.1, "model.norm.weight": 0.9}
+        weight = own[name] if layer is None else (0.25, 0.25, 0.75)[layer]
+        expected = thinking[name].double() * weight + instruct[name].double() * (1 - weight)
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
+    recipe = json.loads((folder / "out" / RECIPE_FILE).read_text())
+    assert recipe["vector"] == [0.25, 0.25, 0.75]
+    assert recipe["outside"] == {"embeddings": 0.1, "norm": 0.9}
+    assert recipe["merge"]["outside_layers"] == "own"
+
+
 @pytest.mark.parametrize("name", MODEL_LEVEL)
 def test_a_model_level_vector_is_weight_and_density_of_its_method(folder: Path, name: str) -> None:
     vector = [0.4] if name == "ta" else [0.4, DENSITY]
@@ -102,12 +118,23 @@ def test_weight_density_and_base_all_reach_the_tensors(folder: Path) -> None:
         assert not any(torch.equal(one, other) for other in variants[:index])
 
 
-@pytest.mark.parametrize("name", ["sobol", "ties", "ta"])
+@pytest.mark.parametrize(
+    ("name", "outside"),
+    [
+        ("sobol", "mean"),
+        ("sobol", "own"),
+        ("sobol", "thinking"),
+        ("sobol", "instruct"),
+        ("ties", "mean"),
+        ("ta", "thinking"),
+    ],
+)
 @pytest.mark.parametrize(("value", "role"), [(1.0, "thinking"), (0.0, "instruct")])
 def test_a_reference_is_its_source_whatever_the_run_searches(
-    folder: Path, name: str, value: float, role: str
+    folder: Path, name: str, outside: str, value: float, role: str
 ) -> None:
-    merge = merge_of(spec(name), verified(folder, "base"), [value] * LAYERS, reference=True)
+    run = spec(name, merge={"outside_layers": outside})
+    merge = merge_of(run, verified(folder, "base"), [value] * LAYERS, reference=True)
     for tensor in merge.plans:
         assert isinstance(tensor.rule, WeightedSum)
         assert tensor.rule.copied is not None

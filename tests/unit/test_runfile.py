@@ -152,6 +152,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "blocks of a model-level method": (
         {"merge": {"blocks": 2}, "algorithm": {"name": "ties"}}, "ties gives all layers one weight",
     ),
+    "own weights outside the layers of a model-level method": (
+        {"merge": {"outside_layers": "own"}, "algorithm": {"name": "ta"}},
+        "ta gives all tensors one weight",
+    ),
     "one objective": (
         {"objectives": [{"name": "a", "metric": "tokens", "expert": "thinking",
                          "vanilla": "instruct"}]}, "between 2 and 5 objectives, not 1"),
@@ -234,6 +238,7 @@ def test_the_configuration_hash_follows_what_is_measured_and_not_where() -> None
     assert run_spec(budget={"evaluations": 99}).config_hash(digests) == one
     assert run_spec(generation={"max_tokens": 65}).config_hash(digests) != one
     assert run_spec(merge={"blocks": 2}).config_hash(digests) != one
+    assert run_spec(merge={"outside_layers": "own"}).config_hash(digests) != one
     assert run_spec(algorithm={"name": "uniform"}).config_hash(digests) == one
     assert run_spec(algorithm={"name": "ties"}).config_hash(digests) != one
     assert run_spec().config_hash({**digests, "thinking": "c"}) != one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from apbmm_common.errors import EvaluationError, RunFileError
 from apbmm_common.messages import Measured
+from apbmm_common.outside_layers import OUTSIDE_GROUPS
 from apbmm_common.run_sections import MODEL_LEVEL
 from apbmm_common.space import Space, block_of
 from apbmm_master.algorithms import create, names
@@ -21,7 +23,7 @@ from rehearsal_runs import run_spec
 
 
 def space(layers: int = 4, **changes: Any) -> Space:
-    return Space.of(run_spec(**changes), layers)
+    return Space.of(run_spec(**changes), layers, OUTSIDE_GROUPS)
 
 
 @pytest.mark.parametrize(("layers", "blocks"), [(36, 36), (36, 9), (36, 7), (8, 3), (5, 1)])
@@ -51,6 +53,23 @@ def test_a_block_gives_its_weight_to_its_layers() -> None:
     assert found.layer_weights([0.1, 0.9]) == (0.1, 0.1, 0.1, 0.9, 0.9)
 
 
+def test_groups_outside_the_layers_come_last() -> None:
+    found = space(layers=5, merge={"blocks": 2, "outside_layers": "own"})
+    vector = [0.1, 0.9, 0.2, 0.3, 0.4]
+    assert found.dimensions == len(vector)
+    assert found.layer_weights(vector) == (0.1, 0.1, 0.1, 0.9, 0.9)
+    assert found.outside_weights(vector) == {"embeddings": 0.2, "norm": 0.3, "head": 0.4}
+    with pytest.raises(EvaluationError, match="2 components, the run's space 5"):
+        found.outside_weights(vector[:2])
+
+
+@pytest.mark.parametrize("rule", ["mean", "thinking", "instruct"])
+def test_other_rules_add_no_dimension(rule: str) -> None:
+    found = space(merge={"outside_layers": rule})
+    assert found.dimensions == 4
+    assert found.outside_weights([0.5] * 4) == {}
+
+
 @pytest.mark.parametrize(("name", "method"), MODEL_LEVEL.items())
 def test_a_grids_vectors_are_those_of_its_method(name: str, method: str) -> None:
     found = space(algorithm={"name": name})
@@ -63,16 +82,17 @@ def test_a_grids_vectors_are_those_of_its_method(name: str, method: str) -> None
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_method_proposes_in_the_space_of_its_run(name: str) -> None:
-    blocks = {} if name in MODEL_LEVEL else {"merge": {"blocks": 3}}
-    world = World(algorithm={"name": name}, **blocks)
-    world.join("a")
+@pytest.mark.parametrize("outside", ["mean", "own"])
+def test_every_method_proposes_in_the_space_of_its_run(name: str, outside: str) -> None:
+    merge = {} if name in MODEL_LEVEL else {"blocks": 2, "outside_layers": outside}
+    world = World(algorithm={"name": name}, merge=merge)
+    world.join("a", outside=("norm",))
     world.exchange()
     spec = world.ledger.spec
     assert spec is not None
     answer = Session().answer(Request(setup_of(world.ledger), (), (), 1))
     (vector,) = answer.vectors
-    assert len(vector) == Space.of(spec, LAYERS).dimensions < LAYERS
+    assert len(vector) == Space.of(spec, LAYERS, ("norm",)).dimensions < LAYERS
 
 
 def test_a_vector_of_another_space_is_refused() -> None:
@@ -94,6 +114,26 @@ def test_importance_is_fused_but_for_sip_bmm() -> None:
         world.exchange()
         expected = importance(measured.parameter, activation)
         np.testing.assert_array_equal(setup_of(world.ledger).importance, expected)
+
+
+def test_groups_outside_the_layers_are_scored_beside_them() -> None:
+    """One that was measured by Eq. 6 among the layers, one that was not by their mean."""
+    measured = Measured(
+        parameter=(1.0, 2.0, 3.0, 9.0), activation=(4.0, 1.0, 0.5, 0.1), prompts=1,
+        outside={"embeddings": 2.5 + 1.4826},
+    )  # fmt: skip
+    world = World(algorithm={"name": "ap-bmm"}, merge={"outside_layers": "own"})
+    worker = world.join("a", outside=("embeddings", "norm"))
+    while MEASURE not in (worker.held.evaluation if worker.held else ""):
+        world.exchange()
+    worker.finish(measured)
+    world.exchange()
+    layers = importance(measured.parameter, measured.activation)
+    # Median 2.5 and MAD 1: one robust standard deviation above the layers.
+    expected = [*layers, 1 / (1 + math.exp(-1)), layers.mean()]
+    found = setup_of(world.ledger).importance
+    assert found is not None
+    np.testing.assert_allclose(found, expected)
 
 
 def test_importance_is_averaged_over_a_block() -> None:

@@ -7,7 +7,9 @@ import numpy as np
 from apbmm_master.events import WorkerJoined, WorkerLeft
 from apbmm_master.ledger import Ledger
 from apbmm_master.pareto import front, hypervolume
-from apbmm_master.standing import Tracker, load_rate, stand
+from apbmm_master.proposals import calls_of
+from apbmm_master.proposer import Tell
+from apbmm_master.standing import Tracker, known_noise, load_rate, stand
 from protocol_world import World, measurement
 
 
@@ -23,6 +25,20 @@ def finished(evaluations: int, seed: int) -> World:
             made_up = measurement(dice.randrange(11) / 10, 100.0 * dice.randrange(11))
             worker.finish(made_up if counted else None)
     return world
+
+
+def test_the_search_is_told_the_noise_that_follows_from_the_journal() -> None:
+    world = finished(12, seed=2)
+    replayed = Ledger().replay(world.stored)
+    tells = [call for call in calls_of(replayed) if isinstance(call, Tell)]
+    assert len(tells) == 12
+    by_vector = {scored.evaluation.vector: scored for scored in stand(world.ledger).scored}
+    for tell in tells:
+        scored = by_vector[tell.vector]
+        assert tell.objectives == scored.objectives
+        assert tell.variance == known_noise(world.ledger, scored.evaluation)
+        assert tell.variance[0] > 0.0
+        assert tell.variance[1] == 0.0
 
 
 def test_the_front_followed_is_the_front_computed() -> None:

@@ -21,7 +21,7 @@ Pooling = Literal["last", "mean"]
 
 
 def encode_prompts(
-    template_folder: Path, prompts: Sequence[str], *, max_tokens: int
+    template_folder: Path, prompts: Sequence[str], *, max_tokens: int, remote_code: bool = False
 ) -> list[list[int]]:
     """Token ids of each prompt as a user's turn, ready for the answer; at most ``max_tokens``.
 
@@ -33,7 +33,7 @@ def encode_prompts(
     """
     if not prompts:
         raise SourceError("the discrepancy needs at least one prompt")
-    tokenizer = _load_tokenizer(template_folder)
+    tokenizer = _load_tokenizer(template_folder, remote_code)
     if not tokenizer.chat_template:
         raise SourceError(
             f"{template_folder}: its tokenizer has no chat template",
@@ -50,16 +50,18 @@ def pooled_states(
     batch: int,
     pooling: Pooling,
     device: str,
+    remote_code: bool = False,
 ) -> torch.Tensor:
     """Run one model on the prompts; float32 states of shape (prompts, layers, hidden) on the CPU.
 
     The state of layer l is that layer's own output at the prompt's last token, or its mean over
     the prompt's tokens. Padding is on the right, where causal attention never looks, and never
-    pooled. The model is gone from the device at the end. Raises `SourceError` when it cannot be
-    loaded or gives a state that is not finite.
+    pooled. The model is gone from the device at the end. ``remote_code``: run the code that
+    comes with it. Raises `SourceError` when it cannot be loaded or gives a state that is not
+    finite.
     """
     try:
-        states = _states(folder, encoded, layers, batch, pooling, device)
+        states = _states(folder, encoded, layers, batch, pooling, device, remote_code)
     finally:
         # Only now is no module referred to; modules refer to each other in cycles.
         gc.collect()
@@ -119,8 +121,9 @@ def _states(
     batch: int,
     pooling: Pooling,
     device: str,
+    remote_code: bool,
 ) -> torch.Tensor:
-    model = _load_model(folder)
+    model = _load_model(folder, remote_code)
     model.to(device)
     stack = _decoder_layers(model, folder, layers)
     batches = [encoded[begin : begin + batch] for begin in range(0, len(encoded), batch)]
@@ -180,13 +183,13 @@ def _decoder_layers(model: Any, folder: Path, layers: int) -> list[Any]:
     return [found[index] for index in range(layers)]
 
 
-def _load_model(folder: Path) -> Any:
+def _load_model(folder: Path, remote_code: bool) -> Any:
     transformers.utils.logging.disable_progress_bar()
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=remote_code,
             use_safetensors=True,
             dtype="auto",
             output_loading_info=True,
@@ -200,10 +203,10 @@ def _load_model(folder: Path) -> Any:
     return model.eval()
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path, remote_code: bool) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+            folder, local_files_only=True, trust_remote_code=remote_code
         )
     except Exception as error:
         raise SourceError(f"{folder}: transformers cannot load the tokenizer: {error}") from error

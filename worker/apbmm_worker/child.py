@@ -115,6 +115,7 @@ class Child:
         return "prepared", {
             "digests": self._pipeline.digests,
             "layers": self._pipeline.sources.layers,
+            "outside": self._pipeline.sources.outside,
             "versions": versions(),
             "seconds": time.monotonic() - start,
         }
@@ -124,6 +125,7 @@ class Child:
         return "measured", {
             "parameter": found.parameter,
             "activation": found.activation,
+            "outside": found.outside,
             "prompts": found.prompts,
             "seconds": found.seconds,
         }

@@ -37,6 +37,7 @@ def worker(  # noqa: PLR0913 - one argument a flag
     engine_arg: Annotated[list[str] | None, Parameter(negative=())] = None,
     keys: str | None = None,
     insecure: bool = False,
+    allow_remote_code: bool = False,
     log_level: Level = "INFO",
 ) -> int:
     """Serve a master until stopped. It waits for masters that come later, and outlives them.
@@ -71,6 +72,9 @@ def worker(  # noqa: PLR0913 - one argument a flag
         Default: ~/.config/apbmm/keys if that holds this worker's key; none goes without.
     insecure
         Without keys, serve a master on another host all the same, whoever it is.
+    allow_remote_code
+        Run Python code that comes with checkpoints, where a run file asks for it as well
+        (remote_code in its table engine). Only for checkpoints whose code you have read.
     log_level
         What is told on standard error.
     """
@@ -90,7 +94,7 @@ def worker(  # noqa: PLR0913 - one argument a flag
         worker_name, card, address, folder,
         scratch / worker_name if scratch else folder / "scratch",
         options.parse_paths(path or []), certificates, options.parse_roots(root or [], address),
-        parse_engine_arguments(engine_arg or []),
+        parse_engine_arguments(engine_arg or []), allow_remote_code,
     )  # fmt: skip
     return serve(settings)
 

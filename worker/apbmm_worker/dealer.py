@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 LINGER_MILLISECONDS = 1000
 RETRY_SECONDS = (1.0, 30.0)
 """First and longest pause after a handshake that failed."""
+BROKEN_OFF = 3
+"""Connections in a row that the other end closes before a word: fewer, and a master that is just
+ending or starting may have done it.
+"""
 
 
 def flush() -> None:
@@ -35,6 +39,7 @@ class Dealer:
     def __init__(self, master: str, keys: ClientKeys | None = None) -> None:
         self._master, self._keys = master, keys
         self._told: set[str] = set()
+        self._connected = self._was_away = False
         # Without an identity of its own: the master's socket gives each connection one that no
         # other connection can claim.
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
@@ -63,20 +68,35 @@ class Dealer:
 
     async def watch(self) -> None:
         """Say why there is no connection, once for each reason, and try again; until cancelled."""
-        pause = RETRY_SECONDS[0]
+        pause, broken_off = RETRY_SECONDS[0], 0
         while True:
             event, value = await handshakes.next_event(self._events)
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._told.clear()
-                pause = RETRY_SECONDS[0]
+            if not event & handshakes.FAILURES:
+                self._note(connected=event == zmq.EVENT_HANDSHAKE_SUCCEEDED)
+                if self._connected:
+                    pause, broken_off = RETRY_SECONDS[0], 0
                 continue
-            self._tell(*self._why(event, value))
+            closed = event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            broken_off = broken_off + 1 if closed else 0
+            if not closed or broken_off >= BROKEN_OFF:
+                self._tell(*self._why(event, value))
             # By itself libzmq would either try three times a second or, refused, never again.
             with contextlib.suppress(zmq.ZMQError):
                 self._socket.disconnect(self._master)
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_SECONDS[1])
             self._socket.connect(self._master)
+
+    def _note(self, *, connected: bool) -> None:
+        """A connection came about or was lost (or one that never came about was closed)."""
+        if connected:
+            self._told.clear()
+            if self._was_away:
+                log.info("the master at %s is back", self._master)
+        elif self._connected:
+            log.info("the master at %s is away: waiting for it", self._master)
+        self._was_away = not connected and (self._connected or self._was_away)
+        self._connected = connected
 
     def _tell(self, reason: str, hint: str) -> None:
         if reason not in self._told:
@@ -102,13 +122,16 @@ class Dealer:
         if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             return handshakes.name_of(event, value), "is that the address of an apbmm master?"
         if self._keys is None:
-            return "it closed the connection at once", "does it demand a key? --keys gives it one"
+            return (
+                "it closes every connection at once",
+                "is that the address of an apbmm master, and does it demand a key (--keys)?",
+            )
         return (
-            "it closed the connection before it had proved who it is: another master?",
+            "it closes every connection before it has proved who it is: another master?",
             f"copy the master's master.key to {self._keys.folder} again",
         )
 
     def close(self) -> None:
         """Close; what was sent leaves within `LINGER_MILLISECONDS`."""
+        handshakes.close(self._socket, LINGER_MILLISECONDS)
         self._events.close(linger=0)
-        self._socket.close(linger=LINGER_MILLISECONDS)

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 
 from apbmm_common.checkpoint import ITEM_BYTES, TensorHeader, layer_of
+from apbmm_common.compatibility import optional_tensors
+from apbmm_common.outside_layers import outside_group
 from apbmm_common.runfile import Prior
 from apbmm_worker.activations import cosine_discrepancy, encode_prompts, pooled_states
 from apbmm_worker.sources import VerifiedSources
@@ -28,11 +30,13 @@ CHUNK_ELEMENTS = 1 << 15  # small enough that torch does not spread it over thre
 class Discrepancy:
     """One number >= 0 for each layer: ``parameter`` (Eq. 5) and ``activation`` (Eq. 7-8).
 
-    ``prompts`` is how many prompts were run, ``seconds`` what the measurement took.
+    ``outside``: the first of the two for each group of tensors outside the layers. ``prompts`` is
+    how many prompts were run, ``seconds`` what the measurement took.
     """
 
     parameter: tuple[float, ...]
     activation: tuple[float, ...]
+    outside: dict[str, float]
     prompts: int
     seconds: float
 
@@ -43,20 +47,25 @@ def measure(
     prior: Prior,
     template_from: str,
     device: str = "cpu",
+    *,
+    remote_code: bool = False,
 ) -> Discrepancy:
     """Both discrepancies of the thinking and the instruct model.
 
     The first ``prior.questions`` prompts are run, through the chat template of the source
     ``template_from`` for both models. ``device`` is ``cpu`` or ``cuda:N``; one model at a time is
-    on it. Raises `SourceError` for unusable prompts, or a model that cannot be loaded or that
-    gives activations that are not finite.
+    on it. ``remote_code``: run the code that comes with them. Raises `SourceError` for unusable
+    prompts, or a model that cannot be loaded or that gives activations that are not finite.
     """
     start = time.monotonic()
     sources.require_unchanged()
-    parameter = parameter_discrepancy(sources)
+    parameter, outside = parameter_discrepancy(sources)
     chosen = list(prompts[: prior.questions])
     encoded = encode_prompts(
-        sources.checkpoints[template_from].path, chosen, max_tokens=prior.max_tokens
+        sources.checkpoints[template_from].path,
+        chosen,
+        max_tokens=prior.max_tokens,
+        remote_code=remote_code,
     )
     thinking, instruct = (
         pooled_states(
@@ -66,31 +75,40 @@ def measure(
             batch=prior.batch,
             pooling=prior.pooling,
             device=device,
+            remote_code=remote_code,
         )
         for role in ("thinking", "instruct")
     )
     activation = cosine_discrepancy(thinking, instruct, prior.batch)
-    return Discrepancy(parameter, activation, len(chosen), time.monotonic() - start)
+    return Discrepancy(parameter, activation, outside, len(chosen), time.monotonic() - start)
 
 
-def parameter_discrepancy(sources: VerifiedSources) -> tuple[float, ...]:
+def parameter_discrepancy(
+    sources: VerifiedSources,
+) -> tuple[tuple[float, ...], dict[str, float]]:
     """Eq. 5: mean over a layer's tensors of ``||TV1 - TV2|| / (||base|| + eps)``.
 
     The base cancels in ``TV1 - TV2``, which is thinking minus instruct. Squares are summed in
-    float64. Integer and boolean tensors do not count. Returns one number for each layer.
+    float64. Integer and boolean tensors do not count. Returns one number for each layer, and the
+    same for each group of tensors outside the layers.
     """
     thinking, instruct = (sources.checkpoints[role] for role in ("thinking", "instruct"))
     base = sources.checkpoints.get("base", instruct)
-    ratios: list[list[float]] = [[] for _ in range(sources.layers)]
+    groups = sources.outside
+    left_out = optional_tensors((thinking, instruct, base))
+    keys: list[int | str] = [*range(sources.layers), *groups]
+    ratios: dict[int | str, list[float]] = {key: [] for key in keys}
     with opened(thinking, instruct, base) as files:
         for name, tensor in instruct.tensors.items():
             layer = layer_of(name)
-            if layer is None or not tensor.is_float:
+            key = outside_group(name) if layer is None else layer
+            if key not in ratios or name in left_out or not tensor.is_float:
                 continue
             trio = (thinking.tensors[name], tensor, base.tensors[name])
             difference, norm = _norms(trio, files)
-            ratios[layer].append(difference / (norm + EPSILON))
-    return tuple(math.fsum(layer) / len(layer) for layer in ratios)
+            ratios[key].append(difference / (norm + EPSILON))
+    means = {key: math.fsum(found) / len(found) for key, found in ratios.items()}
+    return tuple(means[layer] for layer in range(sources.layers)), {g: means[g] for g in groups}
 
 
 def _norms(

@@ -63,7 +63,11 @@ def require_known(arguments: Iterable[str], known: Collection[str]) -> None:
 def engine_arguments(
     settings: EngineSettings, generation: Generation, checkpoint: Path, device: str
 ) -> dict[str, Any]:
-    """Arguments for vLLM. Raises `RunFileError` if the run file sets one that apbmm decides."""
+    """Arguments for vLLM. Raises `RunFileError` if the run file sets one that apbmm decides.
+
+    A run whose settings ask for the checkpoints' own code comes here only where that is allowed:
+    see `job.Bench.prepare`.
+    """
     reserved = sorted(RESERVED & set(settings.arguments))
     if reserved:
         raise RunFileError(
@@ -84,6 +88,7 @@ def engine_arguments(
         "worker_extension_cls": EXTENSION_CLASS,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
+        "trust_remote_code": settings.remote_code,
     }
     if device == CPU:
         arguments |= {

@@ -22,6 +22,7 @@ from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.failpoints import reach
 from apbmm_worker import vllm_features
 from apbmm_worker.live_weights import Expectation, LiveWeights, Shapes, Tensors
+from apbmm_worker.merge import Place, nowhere
 from apbmm_worker.merge_stream import MergeStream
 from apbmm_worker.resident_sources import ResidentSources
 
@@ -58,13 +59,16 @@ class HotLoadExtension:
             stream = MergeStream(plans)
             live = self._apbmm_live(stream.shapes)
             expectation = self._apbmm_expectation(live)
-            tensors = _counted(expectation.watch(self._apbmm_tensors(stream)))
+
+            def made(place: Place) -> Tensors:
+                return _counted(expectation.watch(self._apbmm_tensors(stream, place)))
+
             if live.writable:
-                live.write(tensors)
+                live.write(made)
                 vllm_features.forget_derived(self)
             else:
-                vllm_features.reload_from_stream(self, tensors)
-            self._apbmm_repack(live)
+                vllm_features.reload_from_stream(self, made(nowhere))
+                live.repack()
         except EvaluationError as error:
             return {"kind": error.kind, "message": error.message, "hint": error.hint}
         except (SourceError, OSError) as error:
@@ -75,7 +79,7 @@ class HotLoadExtension:
         """vLLM's own reload of a checkpoint folder, and what it leaves out."""
         vllm_features.reload_from_folder(self, folder)
         with _Folder(Path(folder)) as checkpoint:
-            self._apbmm_repack(self._apbmm_live(checkpoint.shapes))
+            self._apbmm_live(checkpoint.shapes).repack()
         return self.apbmm_verify(folder)
 
     def apbmm_verify(self, folder: str) -> Verdict:
@@ -91,11 +95,11 @@ class HotLoadExtension:
         with _Folder(Path(folder)) as checkpoint:
             return self._apbmm_live(checkpoint.shapes).fingerprint()
 
-    def _apbmm_tensors(self, stream: MergeStream) -> Tensors:
-        """The merge, computed on the card where there is one."""
+    def _apbmm_tensors(self, stream: MergeStream, place: Place) -> Tensors:
+        """The merge, computed on the card where there is one, else where ``place`` says."""
         device = next(self.model_runner.get_model().parameters()).device
         if device.type == "cpu":
-            return stream.tensors()
+            return stream.tensors(place)
         if self._apbmm_sources is None:
             self._apbmm_sources = ResidentSources(device)
         return self._apbmm_sources.tensors(stream.plans)
@@ -107,9 +111,6 @@ class HotLoadExtension:
     def _apbmm_expectation(self, live: LiveWeights) -> Expectation:
         self._apbmm_loads += 1
         return Expectation(live, self._apbmm_loads)
-
-    def _apbmm_repack(self, live: LiveWeights) -> None:
-        live.repack()
 
 
 class _Folder:

@@ -60,6 +60,13 @@ class Bench:
                 "start it with --gpu rehearsal for a rehearsal, with a card or cpu otherwise",
                 kind="infrastructure",
             )
+        if spec.engine.remote_code and not self._options.allow_remote_code:
+            raise EvaluationError(
+                "the run asks for the checkpoints' own code to be run, which this worker does not "
+                "allow",
+                "--allow-remote-code does; or take remote_code out of the run file's [engine]",
+                kind="infrastructure",
+            )
         await self._replace()
         log.info("reading the sources and benchmarks of %s", spec.name)
         began = time.monotonic()
@@ -206,7 +213,7 @@ def _body(event: dict[str, Any]) -> Evaluated | Measured:
     """The child's last event as a result body; one that is not sound is an infrastructure fault."""
     try:
         if event["event"] == "measured":
-            keys = ("parameter", "activation", "prompts", "seconds")
+            keys = ("parameter", "activation", "outside", "prompts", "seconds")
             return Measured.model_validate({key: event[key] for key in keys})
         benchmarks = {
             name: BenchmarkResult.model_validate(

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from apbmm_worker import packing
 from apbmm_worker.checksum import checksum
-from apbmm_worker.packing import Matrix, Packer
+from apbmm_worker.merge import Place
+from apbmm_worker.merge_plan import TensorPlan
+from apbmm_worker.shards import WHOLE, Part, part_of
+from apbmm_worker.tensor_bytes import stored_dtype
 
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Iterable[tuple[str, torch.Tensor]]
@@ -33,8 +37,8 @@ _PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMeth
 class Home:
     """Where a checkpoint's tensor lives: the rows from ``first`` on of a module's parameter.
 
-    ``stacked`` is the number of rows of all tensors that share it. ``packed``: the module
-    multiplies by a packed copy.
+    ``shape`` is that of the ``part`` that lives in this process, and ``stacked`` the number of rows
+    of all that share the parameter. ``packed``: the module multiplies by a packed copy.
     """
 
     module: Any
@@ -43,6 +47,7 @@ class Home:
     shape: tuple[int, ...]
     stacked: int
     packed: bool
+    part: Part = WHOLE
 
     @property
     def parameter(self) -> torch.Tensor:
@@ -50,10 +55,16 @@ class Home:
         value: torch.Tensor = getattr(self.module, self.attribute)
         return value
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Tells its rows from others: the same only where storage is shared."""
+        live = self.live()
+        return (id(self.module), self.first) if live is None else (0, live.data_ptr())
+
     def live(self) -> torch.Tensor | None:
         """The live rows; None where there are none to read or they are laid out otherwise."""
         parameter = self.parameter
-        if not _whole(self.module) or parameter.shape[1:] != self.shape[1:]:
+        if parameter.shape[1:] != self.shape[1:]:
             return None
         if len(parameter) < self.stacked or not parameter.is_floating_point():
             return None
@@ -78,43 +89,53 @@ class LiveWeights:
     def writable(self) -> bool:
         """Whether every parameter can be written where it is.
 
-        It can when each tensor of the checkpoint has a place, each parameter of the model is made
-        of such tensors, nothing is quantised and nothing is split over cards.
+        It can when each tensor of the checkpoint has a place that no other has, each parameter of
+        the model is made of such tensors, nothing is quantised and what is split over processes is
+        split as `shards` knows.
         """
         homes = [home for homes in self.homes.values() for home in homes]
         made = {id(home.parameter) for home in homes}
+        places = {(home.place, name) for name, homes in self.homes.items() for home in homes}
         return (
             all(self.homes.values())
+            and len(places) == len({place for place, _ in places})
             and all(_plain(home) for home in homes)
             and all(id(parameter) in made for parameter in self.model.parameters())
         )
 
-    def write(self, tensors: Tensors) -> None:
-        """Write every tensor where it lives; `repack` comes after.
+    def write(self, made: Callable[[Place], Tensors]) -> None:
+        """Write every tensor of ``made`` where it lives; it may make them there at once.
 
         Storage that can be read is written in place, so whatever refers to it stays valid. Matrices
-        are packed on a thread of its own while the next tensors are made.
+        are packed on a thread of their own while the next tensors are made.
         """
-        waiting: dict[int, Matrix] = {}
-        with Packer(self.dtype) as packer, torch.no_grad():
-            for name, tensor in tensors:
-                written = set()
+        with packing.Packer(self.dtype) as packer, torch.no_grad():
+
+            def rows(home: Home) -> torch.Tensor:
+                live = home.live()
+                return packer.rows(home) if live is None else live
+
+            def place(tensor: TensorPlan) -> torch.Tensor | None:
+                home = self.homes[tensor.name][0]
+                there = rows(home)
+                fits = there.is_contiguous() and there.device.type == "cpu" and home.part == WHOLE
+                return there if fits and there.dtype == stored_dtype(tensor.dtype) else None
+
+            for name, tensor in made(place):
+                written = {tensor.data_ptr()}
                 for home in self.homes[name]:
-                    live = home.live()
-                    if live is None:
-                        key = id(home.module)
-                        if key not in waiting:
-                            waiting[key] = packer.matrix(home)
-                        if waiting[key].add(home, tensor):
-                            packer.pack(waiting.pop(key))
-                    elif live.data_ptr() not in written:
-                        written.add(live.data_ptr())
-                        live.copy_(tensor)
-        if waiting:
-            raise ValueError(f"{len(waiting)} matrices were only written in part")
+                    there = rows(home)
+                    if there.data_ptr() not in written:
+                        written.add(there.data_ptr())
+                        there.copy_(home.part.of(tensor))
+                for home in self.homes[name]:
+                    if home.packed:
+                        packer.written(home)
 
     def repack(self) -> int:
-        """Pack again what is packed from weights that are kept; returns how many modules.
+        """After a reload of vLLM's own, pack what is packed from weights that are kept.
+
+        Returns how many modules.
 
         vLLM's own reload renews the packed copy of every module that it loads, but a tied head is
         not loaded: it shares the embedding's weight, and would go on multiplying by the packed
@@ -123,7 +144,7 @@ class LiveWeights:
         modules = {id(h.module): h.module for hs in self.homes.values() for h in hs if h.packed}
         kept = [module for module in modules.values() if module.weight.numel() > 0]
         for module in kept:
-            module.quant_method.process_weights_after_loading(module)
+            packing.pack_kept(module)
         return len(kept)
 
     def columns(self, home: Home, picked: list[int]) -> torch.Tensor:
@@ -164,18 +185,19 @@ class Expectation:
             for home in homes
             if (rows := home.live()) is not None
         }
-        self._sums: dict[str, int] = {}
-        self._columns: dict[str, torch.Tensor] = {}
+        self._sums: dict[tuple[str, Part], int] = {}
+        self._columns: dict[tuple[str, Part], torch.Tensor] = {}
 
     def watch(self, tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
         """The same tensors, each noted as it goes by."""
         for name, tensor in tensors:
-            if name in self._readable:
-                self._sums[name] = checksum(tensor.to(self._readable[name]))
             for home in self._live.homes.get(name, ()):
+                key, held = (name, home.part), home.part.of(tensor)
+                if name in self._readable and key not in self._sums:
+                    self._sums[key] = checksum(held.to(self._readable[name]))
                 if home.packed:
-                    picked = tensor[:, self._picked(home)]
-                    self._columns[name] = picked.T.to(self._live.dtype)
+                    picked = torch.stack([held[:, column] for column in self._picked(home)])
+                    self._columns[key] = picked.to(self._live.dtype)
             yield name, tensor
 
     def verdict(self) -> tuple[int, list[str]]:
@@ -184,18 +206,18 @@ class Expectation:
         products: dict[int, torch.Tensor] = {}
         for name, homes in self._live.homes.items():
             for home in homes:
-                live = home.live()
-                if live is not None and name in self._sums:
+                live, noted = home.live(), (name, home.part)
+                if live is not None and noted in self._sums:
                     compared.add(name)
-                    if checksum(live) != self._sums[name]:
+                    if checksum(live) != self._sums[noted]:
                         different.add(name)
-                if home.packed and name in self._columns:
+                if home.packed and noted in self._columns:
                     compared.add(name)
                     key = id(home.module)
                     if key not in products:
                         products[key] = self._live.columns(home, self._picked(home))
                     rows = products[key][:, home.first : home.first + home.shape[0]]
-                    if not torch.equal(rows, self._columns[name]):
+                    if not torch.equal(rows, self._columns[noted]):
                         different.add(name)
         return len(compared), sorted(different)
 
@@ -222,25 +244,35 @@ def _homes(model: Any, shapes: Shapes) -> Iterator[tuple[str, Home]]:
                 parts = [_TIED_HEAD.get(part, part) for part in parts]
             if not shapes.keys() >= set(parts) or not all(shapes[part] for part in parts):
                 continue
-            stacked, first = sum(shapes[part][0] for part in parts), 0
+            held = _held(module, attribute, [shapes[part] for part in parts])
             packed = attribute == "weight" and _multiplies_packed(module, heads)
-            for part in parts:
-                yield part, Home(module, attribute, first, shapes[part], stacked, packed)
-                first += shapes[part][0]
+            stacked, first = sum(shape[0] for _, shape in held), 0
+            for name, (part, shape) in zip(parts, held, strict=False):
+                yield name, Home(module, attribute, first, shape, stacked, packed, part)
+                first += shape[0]
+
+
+def _held(
+    module: Any, attribute: str, shapes: list[tuple[int, ...]]
+) -> list[tuple[Part, tuple[int, ...]]]:
+    """What this process holds of each tensor of a module; nothing where that is not known."""
+    found = []
+    for position, shape in enumerate(shapes):
+        part = part_of(module, attribute, shape, position, len(shapes))
+        if part is None:
+            return []
+        found.append((part, part.shape(shape)))
+    return found
 
 
 def _multiplies_packed(module: Any, heads: set[int]) -> bool:
-    """Whether a module multiplies by a packed copy of a weight that is not split over cards.
+    """Whether a module multiplies by a packed copy of its weight.
 
     vLLM packs an embedding as well, which multiplies only where it is the head itself.
     """
-    if not hasattr(module, "cpu_linear") or not _whole(module):
+    if not hasattr(module, "cpu_linear"):
         return False
     return type(module).__name__ != "VocabParallelEmbedding" or id(module) in heads
-
-
-def _whole(module: Any) -> bool:
-    return getattr(module, "tp_size", 1) == 1
 
 
 def _plain(home: Home) -> bool:

@@ -87,7 +87,11 @@ class Membership:
             pause = 0.0
         self._bench.adopt(self.spec)
         self.ready = Ready(
-            run=run, layers=event["layers"], digests=event["digests"], versions=event["versions"]
+            run=run,
+            layers=event["layers"],
+            outside=tuple(event["outside"]),
+            digests=event["digests"],
+            versions=event["versions"],
         )
         await self._send(self.ready)
 

@@ -6,8 +6,9 @@ nothing, get the weight mean(x), or follow one source (`Merge.outside_layers`). 
 is the instruct model and x = 1 the thinking model in every tensor, bit for bit. Other rules come
 as plans of their own (`merge_plan`).
 
-Bytes move in chunks through reused buffers, by a few threads, so that memory stays flat whatever
-the size and a merge takes little longer than a copy.
+Bytes move in chunks through reused buffers, by a few threads that do not wait for one another
+between tensors, so that memory stays flat whatever the size and a merge takes little longer than a
+copy.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,17 +48,24 @@ from apbmm_worker.theta import merged_chunks
 
 __all__ = [
     "MergeReport",
+    "Place",
     "TensorPlan",
     "layer_weights",
     "materialise",
     "merged_tensors",
+    "nowhere",
     "plan",
     "write_merge",
 ]
 
 THREADS = 4  # more do not help: the work is moving bytes through memory
 
+# Bytes of tensors that are made ahead: enough to keep all threads busy while one is used.
+AHEAD = 1 << 25
+
 Progress = Callable[[int, int], None]
+Place = Callable[[TensorPlan], torch.Tensor | None]
+"""Where to make a tensor: contiguous, of its shape and stored dtype; None for memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -129,20 +138,22 @@ def write_merge(
     return MergeReport(time.monotonic() - start, total)
 
 
+def nowhere(tensor: TensorPlan) -> None:
+    """No place: memory of its own."""
+
+
 def merged_tensors(
-    plans: Sequence[TensorPlan], files: Mapping[Path, int]
+    plans: Sequence[TensorPlan], files: Mapping[Path, int], place: Place = nowhere
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of each planned tensor; a value is overwritten by those after it.
+    """Name and value of each planned tensor, made where ``place`` says, ahead of their turn.
 
     Bit for bit what `write_merge` writes. ``files``: the sources' descriptors, from
     `tensor_bytes.opened`. Raises `EvaluationError` (``vector``) for a NaN or an infinity, and
     `SourceError` when a source cannot be read.
     """
-    buffer = torch.empty(max(tensor.length for tensor in plans), dtype=torch.uint8)
-    memory = memoryview(buffer.numpy())
     sums = Summation(files)
 
-    def make(piece: _Piece) -> None:
+    def make(piece: _Piece, memory: memoryview) -> None:
         if isinstance(piece.tensor.rule, TaskVectors):
             for offset, data in merged_chunks(piece.tensor, piece.tensor.rule, files):
                 memory[offset : offset + len(data)] = data
@@ -150,11 +161,36 @@ def merged_tensors(
             sums(piece.tensor, piece.tensor.rule, piece.begin, memory[piece.offset : piece.end])
 
     with _threads() as threads:
+        making: deque[_Making] = deque()
+        length = 0
         for tensor in plans:
-            for _ in threads.map(make, _pieces(tensor)):
-                pass
-            stored = buffer[: tensor.length].view(stored_dtype(tensor.dtype))
-            yield tensor.name, stored.view(tensor.shape)
+            value = place(tensor)
+            if value is None:
+                value = torch.empty(tensor.shape, dtype=stored_dtype(tensor.dtype))
+            memory = memoryview(value.view(-1).view(torch.uint8).numpy())
+            pieces = [threads.submit(make, piece, memory) for piece in _pieces(tensor)]
+            making.append(_Making(tensor, value, pieces))
+            length += tensor.length
+            while length > AHEAD + making[0].tensor.length:
+                length -= making[0].tensor.length
+                yield making.popleft().made()
+        while making:
+            yield making.popleft().made()
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """A tensor in the hands of the threads."""
+
+    tensor: TensorPlan
+    value: torch.Tensor
+    pieces: list[Future[None]]
+
+    def made(self) -> tuple[str, torch.Tensor]:
+        """Its name and value, when all of it is there."""
+        for piece in self.pieces:
+            piece.result()
+        return self.tensor.name, self.value
 
 
 def _write_tensors(

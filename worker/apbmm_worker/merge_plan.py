@@ -5,15 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from apbmm_common.checkpoint import ITEM_BYTES, Checkpoint, TensorHeader, layer_of
 from apbmm_common.compatibility import optional_tensors
 from apbmm_common.runfile import Merge
-from apbmm_worker.merge_weights import SourceWeights, layer_weights, outside_rows, pair_weights
+from apbmm_worker.merge_weights import (
+    Row,
+    SourceWeights,
+    layer_weights,
+    outside_rows,
+    own_rows,
+    pair_weights,
+)
 from apbmm_worker.task_vectors import TaskVectors
 
 __all__ = ["TensorPlan", "WeightedSum", "layer_weights", "plan", "plan_sum", "plan_task_vectors"]
 
+NOTHING: Mapping[str, float] = MappingProxyType({})
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -68,16 +77,24 @@ class TensorPlan:
 
 
 def plan(
-    thinking: Checkpoint, instruct: Checkpoint, weights: Sequence[float], merge: Merge
+    thinking: Checkpoint,
+    instruct: Checkpoint,
+    weights: Sequence[float],
+    merge: Merge,
+    own: Mapping[str, float] = NOTHING,
 ) -> tuple[TensorPlan, ...]:
     """The layer-wise merge of two sources (Eq. 4), in the order of the instruct model's files.
 
     ``weights``: the thinking model's, one for each layer (`layer_weights`). A tensor of no layer
-    gets mean(weights), or follows the source that ``merge.outside_layers`` names.
+    gets mean(weights), or follows the source that ``merge.outside_layers`` names, or gets the
+    weight of its group in ``own`` (`outside_layers.outside_group`) if that says ``own``.
     """
     sources = {"thinking": thinking, "instruct": instruct}
     chosen = pair_weights(weights)
-    outside = outside_rows(merge.outside_layers, tuple(sources), chosen.layers)
+    rule: str | Mapping[str, Row] = merge.outside_layers
+    if rule == "own":
+        rule = own_rows(own)
+    outside = outside_rows(rule, tuple(sources), chosen.layers)
     return plan_sum(sources, SourceWeights(chosen.layers, outside), merge.dtype)
 
 

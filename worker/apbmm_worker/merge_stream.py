@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from pydantic import TypeAdapter
 
-from apbmm_worker.merge import merged_tensors
+from apbmm_worker.merge import Place, merged_tensors, nowhere
 from apbmm_worker.merge_plan import TensorPlan
 from apbmm_worker.tensor_bytes import opened_files
 
@@ -45,12 +45,12 @@ class MergeStream:
         """Every tensor's shape, by name."""
         return {tensor.name: tuple(tensor.shape) for tensor in self._plans}
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and value; a value is overwritten by those after it.
+    def tensors(self, place: Place = nowhere) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and value of each in turn, made where ``place`` says.
 
         Raises `EvaluationError` (``vector``) for a NaN or an infinity, and `SourceError` when a
         source cannot be read.
         """
         files = {source.file for tensor in self._plans for source in tensor.sources}
         with opened_files(files) as descriptors:
-            yield from merged_tensors(self._plans, descriptors)
+            yield from merged_tensors(self._plans, descriptors, place)

@@ -8,19 +8,16 @@ output head), of which the paper says nothing, get the mean over the layers unle
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from apbmm_common.checkpoint import layer_of
 from apbmm_common.errors import EvaluationError
+from apbmm_common.outside_layers import OUTSIDE_GROUPS, outside_group
 
 Row = tuple[float, ...]
 """One weight for each source."""
 
-OUTSIDE_GROUPS = ("embeddings", "norm", "head")
-_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.")
-_EMBEDDINGS = re.compile(r"(^|\.)(embed_\w+|\w+_embeddings?|wte|wpe)\.")
 _TOLERANCE = 1e-6
 
 
@@ -48,13 +45,6 @@ def _with_rest(row: Row) -> Row:
     return (1.0 - math.fsum(row), *row)
 
 
-def outside_group(tensor_name: str) -> str:
-    """Which of `OUTSIDE_GROUPS` a tensor of no layer is in; what is neither other is ``norm``."""
-    if _HEAD.search(tensor_name):
-        return "head"
-    return "embeddings" if _EMBEDDINGS.search(tensor_name) else "norm"
-
-
 def layer_weights(vector: Sequence[float], layers: int) -> tuple[float, ...]:
     """The first (thinking) source's weight for each layer: the vector itself, checked.
 
@@ -71,6 +61,25 @@ def pair_weights(weights: Iterable[float]) -> SourceWeights:
     """Two sources: weight x for the first and 1 - x for the second; mean(x) outside the layers."""
     layers = tuple((float(x), 1.0 - float(x)) for x in weights)
     return SourceWeights(layers, outside_rows("mean", (), layers))
+
+
+def own_rows(weights: Mapping[str, float]) -> dict[str, Row]:
+    """Two sources: a row for each group outside the layers, of the first source's weights.
+
+    A head that is tied to the embeddings has no weight of its own, and goes with them. Raises
+    `EvaluationError` (``vector``) for a weight outside [0, 1].
+    """
+    for group, weight in weights.items():
+        if not 0.0 <= weight <= 1.0:  # also catches a NaN
+            raise EvaluationError(
+                f"the weight of the {group} is {weight}, outside [0, 1]", kind="vector"
+            )
+    rows: dict[str, Row] = {
+        group: (float(weight), 1.0 - weight) for group, weight in weights.items()
+    }
+    if "embeddings" in rows:
+        rows.setdefault("head", rows["embeddings"])
+    return rows
 
 
 def simplex_row(weights: Sequence[float], where: str) -> Row:

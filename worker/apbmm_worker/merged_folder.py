@@ -19,7 +19,7 @@ from typing import Any
 from apbmm_common.checkpoint import INDEX_FILE, METADATA_KEY, SINGLE_FILE, Checkpoint, text_config
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_worker.merge_plan import TensorPlan
-from apbmm_worker.sources import GENERATION_FILE, TOKENIZER_FILES
+from apbmm_worker.sources import GENERATION_FILE, TOKENIZER_FILES, code_files
 
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
 PARTIAL_SUFFIX = ".apbmm-partial"  # nobody else's: what is found there is removed
@@ -107,12 +107,12 @@ def write_index(folder: Path, plans: Sequence[TensorPlan]) -> None:
 
 
 def copy_settings(folder: Path, template: Checkpoint, dtype: str | None) -> None:
-    """Copy tokenizer, chat template and generation config, and write the config.
+    """Copy tokenizer, template, generation config and own code, and write the config.
 
     All come from ``template``, so that token ids, end tokens and limits belong together. The
     config names ``dtype``, the stored one, unless it is None.
     """
-    for name in (*TOKENIZER_FILES, GENERATION_FILE, *PROCESSOR_FILES):
+    for name in (*TOKENIZER_FILES, GENERATION_FILE, *PROCESSOR_FILES, *code_files(template)):
         if (template.path / name).is_file():
             shutil.copyfile(template.path / name, folder / name)
     config = _with_dtype(template.config, dtype)

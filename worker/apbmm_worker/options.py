@@ -27,7 +27,8 @@ class Options:
 
     ``paths`` maps names of the run file (``thinking``, ``instruct``, ``base``, ``prompts``, or a
     benchmark's name) to folders of this host; ``roots`` as in `local_paths`;
-    ``engine`` has vLLM's own arguments as text, by name.
+    ``engine`` has vLLM's own arguments as text, by name. ``allow_remote_code``: a run may have
+    the code run that comes with its checkpoints.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Options:
     keys: ClientKeys | None = None
     roots: tuple[Path, ...] | None = None
     engine: Mapping[str, str] = field(default_factory=dict)
+    allow_remote_code: bool = False
 
 
 def parse_gpu(text: str) -> str:

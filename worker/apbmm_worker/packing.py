@@ -1,9 +1,9 @@
-"""Matrices that vLLM replaces by packed copies: gathered in a buffer, packed by vLLM's own code."""
+"""Matrices that vLLM multiplies by in packed copies: gathered, then packed by vLLM's own code."""
 
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -33,19 +33,9 @@ class Rows(Protocol):
         """Rows of the whole matrix."""
 
 
-class Matrix:
-    """One module's matrix on its way: rows come in tensor by tensor."""
-
-    def __init__(self, module: Any, buffer: torch.Tensor) -> None:
-        self.module = module
-        self.buffer = buffer
-        self._rows = 0
-
-    def add(self, rows: Rows, tensor: torch.Tensor) -> bool:
-        """Take one tensor in; True when it was the last."""
-        self.buffer[rows.first : rows.first + rows.shape[0]].copy_(tensor)
-        self._rows += rows.shape[0]
-        return self._rows == len(self.buffer)
+def pack_kept(module: Any) -> None:
+    """Have vLLM pack a weight that the module keeps beside its packed copy."""
+    module.quant_method.process_weights_after_loading(module)
 
 
 class Packer:
@@ -56,6 +46,8 @@ class Packer:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
+        self._gathered: dict[int, torch.Tensor] = {}
+        self._written = Counter[int]()
         self._spare = defaultdict[tuple[int, ...], list[torch.Tensor]](list)
         self._room = threading.Semaphore(_IN_FLIGHT)
         self._thread = ThreadPoolExecutor(1, "pack")
@@ -74,26 +66,40 @@ class Packer:
         if error is None:
             for packed in self._packing:
                 packed.result()
+            if self._written:
+                raise ValueError(f"{len(self._written)} matrices were only written in part")
 
-    def matrix(self, rows: Rows) -> Matrix:
-        """A matrix to fill."""
-        shape = (rows.stacked, *rows.shape[1:])
-        spare = self._spare[shape]
-        buffer = spare.pop() if spare else torch.empty(shape, dtype=self._dtype)
-        return Matrix(rows.module, buffer)
+    def rows(self, home: Rows) -> torch.Tensor:
+        """Where to write rows of a weight that the module does not keep."""
+        matrix = self._gathered.get(id(home.module))
+        if matrix is None:
+            shape = (home.stacked, *home.shape[1:])
+            spare = self._spare[shape]
+            matrix = spare.pop() if spare else torch.empty(shape, dtype=self._dtype)
+            self._gathered[id(home.module)] = matrix
+        return matrix[home.first : home.first + home.shape[0]]
 
-    def pack(self, matrix: Matrix) -> None:
-        """Have a complete matrix packed, soon."""
+    def written(self, home: Rows) -> None:
+        """Have a matrix packed, soon, when these rows of it were the last."""
+        key = id(home.module)
+        self._written[key] += home.shape[0]
+        if self._written[key] < home.stacked:
+            return
+        del self._written[key]
         self._room.acquire()
-        self._packing.append(self._thread.submit(self._pack, matrix))
+        self._packing.append(
+            self._thread.submit(self._pack, home.module, self._gathered.pop(key, None))
+        )
 
-    def _pack(self, matrix: Matrix) -> None:
+    def _pack(self, module: Any, gathered: torch.Tensor | None) -> None:
         try:
-            module = matrix.module
+            if gathered is None:
+                pack_kept(module)
+                return
             with torch.no_grad():
-                module.weight = torch.nn.Parameter(matrix.buffer, requires_grad=False)
+                module.weight = torch.nn.Parameter(gathered, requires_grad=False)
                 module.quant_method.process_weights_after_loading(module)
             if module.weight.numel() == 0:  # the packed copy has replaced it
-                self._spare[tuple(matrix.buffer.shape)].append(matrix.buffer)
+                self._spare[tuple(gathered.shape)].append(gathered)
         finally:
             self._room.release()

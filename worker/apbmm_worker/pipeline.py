@@ -77,7 +77,8 @@ class Pipeline:
         environment.apply(places.device, places.scratch)
         require_cards(places.device)
         self.sources = self._verify_sources()
-        Space.of(spec, self.sources.layers)  # raises where the layers are too few for it
+        # Raises where the layers are too few for it.
+        Space.of(spec, self.sources.layers, self.sources.outside)
         self._engine_arguments = self._check_engine()
         self._benchmarks = self._prepare_benchmarks()
         needed = max(source.weight_bytes for source in self.sources.checkpoints.values())
@@ -105,8 +106,8 @@ class Pipeline:
             self._loader.close()
             device = "cuda:0"
         self._progress("measure", 0, len(prompts))
-        template = self._spec.generation.template_from
-        return discrepancy.measure(self.sources, prompts, prior, template, device)
+        template, own = self._spec.generation.template_from, self._spec.engine.remote_code
+        return discrepancy.measure(self.sources, prompts, prior, template, device, remote_code=own)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -184,6 +185,7 @@ class Pipeline:
             self._spec.generation,
             self._places.sources[self._spec.generation.template_from],
             self._places.scratch / "questions",
+            remote_code=self._spec.engine.remote_code,
         )
 
     def _questions(self, limit: int) -> list[str]:

@@ -85,8 +85,10 @@ class PreparedBenchmarks:
 class Renderer:
     """Chat messages to token ids, with the tokenizer and template that the run file chose."""
 
-    def __init__(self, source: Path) -> None:
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(source), local_files_only=True)
+    def __init__(self, source: Path, *, remote_code: bool = False) -> None:
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(source), local_files_only=True, trust_remote_code=remote_code
+        )
         if not self._tokenizer.chat_template:
             raise SourceError(
                 f"{source} has no chat template",
@@ -110,16 +112,19 @@ def prepare_benchmarks(
     generation: Generation,
     template_source: Path,
     scratch: Path,
+    *,
+    remote_code: bool = False,
 ) -> PreparedBenchmarks:
     """Choose, read and render all questions.
 
     ``folders`` maps benchmark names to folders on this worker; ``template_source`` is the source
-    checkpoint whose tokenizer and chat template are used; ``scratch`` takes copies of the chosen
-    questions. Raises `SourceError` for data that cannot be used, `UsageError` if a prompt and
-    ``max_tokens`` do not fit the context: vLLM would silently allow fewer tokens for that
-    question, or refuse it, so the run's settings are at fault, not any merge.
+    checkpoint whose tokenizer (with ``remote_code``, one of its own code) and chat template are
+    used; ``scratch`` takes copies of the chosen questions. Raises `SourceError` for data that
+    cannot be used, `UsageError` if a prompt and ``max_tokens`` do not fit the context: vLLM would
+    silently allow fewer tokens for that question, or refuse it, so the run's settings are at fault,
+    not any merge.
     """
-    renderer = Renderer(template_source)
+    renderer = Renderer(template_source, remote_code=remote_code)
     prepared = []
     for benchmark in benchmarks:
         if not own_benchmarks.ensure_registered(benchmark.adapter):

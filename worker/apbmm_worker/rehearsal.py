@@ -26,6 +26,8 @@ from apbmm_common.space import Space
 from apbmm_worker.child_channel import Channel, die_with_parent
 
 QUESTIONS = 100
+OUTSIDE = ("embeddings", "norm", "head")
+"""Groups outside the layers: those of models whose head is not tied."""
 PROGRESS_SECONDS = 0.25
 TOKENS = (200.0, 4000.0)
 """Mean tokens of the two synthetic sources, cheap and thinking."""
@@ -58,17 +60,20 @@ def prepared(spec: RunSpec) -> dict[str, Any]:
     return {
         "digests": {"rehearsal": canonical_hash([spec.seed, spec.evaluation.layers])},
         "layers": spec.evaluation.layers,
+        "outside": OUTSIDE,
         "versions": {"kind": "REHEARSAL"},
         "seconds": 0.0,
     }
 
 
 def measured(spec: RunSpec) -> dict[str, Any]:
-    """The ``measured`` event: an invented discrepancy for each layer."""
+    """The ``measured`` event: an invented discrepancy for each layer and group outside."""
     assert spec.evaluation.layers is not None
     numbers = random.Random(spec.seed)  # noqa: S311
     weights = [numbers.expovariate(1.0) for _ in range(spec.evaluation.layers)]
-    return {"parameter": weights, "activation": weights, "prompts": 0, "seconds": 0.0}
+    outside = {group: numbers.expovariate(1.0) for group in OUTSIDE}
+    found = {"parameter": weights, "activation": weights, "outside": outside}
+    return {**found, "prompts": 0, "seconds": 0.0}
 
 
 def evaluated(
@@ -77,9 +82,13 @@ def evaluated(
     """Seconds that the evaluation of a vector takes, and its ``evaluated`` event."""
     layers = spec.evaluation.layers
     assert layers is not None
-    landscape = Landscape(layers, spec.seed)
+    space = Space.of(spec, layers, OUTSIDE)
+    landscape = Landscape(layers + len(space.outside), spec.seed)
     noise = random.Random(canonical_hash(list(vector)))  # noqa: S311
-    weights = vector if reference else layer_weights(Space.of(spec, layers), vector, layers)
+    if reference:
+        weights = (*vector, *[vector[0]] * len(space.outside))
+    else:
+        weights = part_weights(space, vector, layers)
     tokens = landscape.tokens(weights)
     seconds = spec.evaluation.rehearsal_seconds * tokens / TOKENS[1] * noise.uniform(0.7, 1.3)
     benchmarks = {}
@@ -95,10 +104,13 @@ def evaluated(
     return seconds, {"benchmarks": benchmarks, "stages": stages, "engine": {"kind": "REHEARSAL"}}
 
 
-def layer_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[float, ...]:
-    """The landscape is one of layers: a merge of whole models is uniform there, and thinned."""
+def part_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[float, ...]:
+    """A weight for each layer, and for each group outside that has one of its own.
+
+    A merge of whole models is uniform in this landscape, and thinned.
+    """
     if space.owners:
-        return space.layer_weights(vector)
+        return (*space.layer_weights(vector), *space.outside_weights(vector).values())
     weight, density = space.weight_and_density(vector)
     return (weight * density,) * layers
 

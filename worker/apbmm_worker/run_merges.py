@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from apbmm_common.runfile import LINEAR, RunSpec
+from apbmm_common.runfile import LINEAR, Merge, RunSpec
 from apbmm_common.space import Space
 from apbmm_worker.merge_plan import TensorPlan, layer_weights, plan, plan_task_vectors
 from apbmm_worker.sources import VerifiedSources
@@ -32,10 +32,13 @@ def merge_of(
     run searches. Model-level methods that draw at random draw by the run's seed. Raises
     `EvaluationError` (``vector``) for a vector that asks for no merge.
     """
-    space = Space.of(spec, sources.layers)
-    if reference or space.method == LINEAR:
-        weights = vector if reference else space.layer_weights(vector)
-        return _linear(spec, sources, layer_weights(weights, sources.layers))
+    if reference:
+        # Whole, whatever the others follow outside their layers: Eq. 2 measures by the sources.
+        return _linear(Merge(dtype=spec.merge.dtype), sources, vector, {})
+    space = Space.of(spec, sources.layers, sources.outside)
+    if space.method == LINEAR:
+        layers, own = space.layer_weights(vector), space.outside_weights(vector)
+        return _linear(spec.merge, sources, layers, own)
     weight, density = space.weight_and_density(vector)
     rule = TaskVectors(space.method, weight, density, spec.seed)
     plans = plan_task_vectors(
@@ -45,14 +48,19 @@ def merge_of(
         spec.merge.outside_layers,
         spec.merge.dtype,
     )
-    return RunMerge(plans, {"task_vectors": asdict(rule), "merge": _settings(spec)})
+    return RunMerge(plans, {"task_vectors": asdict(rule), "merge": _settings(spec.merge)})
 
 
-def _linear(spec: RunSpec, sources: VerifiedSources, weights: tuple[float, ...]) -> RunMerge:
+def _linear(
+    merge: Merge, sources: VerifiedSources, vector: Sequence[float], own: Mapping[str, float]
+) -> RunMerge:
     thinking, instruct = (sources.checkpoints[role] for role in MERGED)
-    plans = plan(thinking, instruct, weights, spec.merge)
-    return RunMerge(plans, {"vector": weights, "merge": _settings(spec)})
+    weights = layer_weights(vector, sources.layers)
+    recipe: dict[str, Any] = {"vector": weights, "merge": _settings(merge)}
+    if own:
+        recipe["outside"] = dict(own)
+    return RunMerge(plan(thinking, instruct, weights, merge, own), recipe)
 
 
-def _settings(spec: RunSpec) -> dict[str, Any]:
-    return spec.merge.model_dump(mode="json")
+def _settings(merge: Merge) -> dict[str, Any]:
+    return merge.model_dump(mode="json")

@@ -23,6 +23,7 @@ from typing import Any
 from apbmm_common.checkpoint import Checkpoint, TensorHeader, layer_count, read_checkpoint
 from apbmm_common.compatibility import BASE_ROLE, IDENTICAL, REFERENCE_ROLE, require_compatible
 from apbmm_common.errors import SourceError
+from apbmm_common.outside_layers import outside_groups
 from apbmm_common.runfile import canonical_hash
 from apbmm_worker.tensor_bytes import all_finite, opened, read_into
 
@@ -65,6 +66,11 @@ class VerifiedSources:
     layers: int
     seconds: float
     stamps: dict[str, tuple[Stamp, ...]]
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """The groups of tensors outside the layers, of what is merged."""
+        return outside_groups([c for role, c in self.checkpoints.items() if role != BASE_ROLE])
 
     def require_unchanged(self) -> None:
         """Raise `SourceError` if a weight file has changed since the verification."""
@@ -141,11 +147,16 @@ def verify_sources(
     )
 
 
+def code_files(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Names of the Python files of a checkpoint: its architecture, where transformers has none."""
+    return tuple(sorted(file.name for file in checkpoint.path.glob("*.py")))
+
+
 def settings_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 (hex) of what surrounds the weights: tokenizer, templates and configs."""
+    """SHA-256 (hex) of what surrounds the weights: tokenizer, templates, configs and code."""
     config = {k: v for k, v in checkpoint.config.items() if k not in _WRITER_KEYS}
     parts: dict[str, Any] = {"config": config}
-    for name in (*TOKENIZER_FILES, GENERATION_FILE):
+    for name in (*TOKENIZER_FILES, GENERATION_FILE, *code_files(checkpoint)):
         file = checkpoint.path / name
         if file.is_file():
             parts[name] = hashlib.sha256(file.read_bytes()).hexdigest()

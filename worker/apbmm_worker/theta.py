@@ -53,15 +53,21 @@ def together(task_vectors: Sequence[torch.Tensor], method: Method) -> torch.Tens
 
     The elected sign of an element is that of the sum, + for a tie. Zeros agree with neither.
     """
-    stack = torch.stack(tuple(task_vectors))
-    voters = torch.full(stack.shape[1:], len(stack), dtype=stack.dtype)
-    if method.elect:
-        elected = torch.where(stack.sum(dim=0) >= 0, 1.0, -1.0)
-        agrees = stack.sign() == elected
-        stack = stack * agrees
-        voters = agrees.sum(dim=0).clamp(min=1)
-    total = stack.sum(dim=0)
-    return total / voters if method.mean else total
+    if not method.elect:
+        total = _sum(task_vectors)
+        return total / len(task_vectors) if method.mean else total
+    # Arithmetic with signs, because comparisons of floats take several times as long.
+    elected = torch.ones(()).copysign(_sum(task_vectors) + 0.0)  # -0.0 + 0.0 is 0.0
+    agreeing = [(task_vector * elected).relu_() for task_vector in task_vectors]
+    total = elected * _sum(agreeing)
+    return total / _sum([part.sign() for part in agreeing]).clamp_(min=1) if method.mean else total
+
+
+def _sum(terms: Sequence[torch.Tensor]) -> torch.Tensor:
+    total = terms[0].clone()
+    for term in terms[1:]:
+        total += term
+    return total
 
 
 class _Parts:

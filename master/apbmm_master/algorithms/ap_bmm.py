@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from apbmm_master.algorithms.bayesian import BayesianSearch
-from apbmm_master.arrays import Array
+from apbmm_master.algorithms.search import SearchState
 from apbmm_master.prior import initial_lengthscales
 from apbmm_master.surrogate import Surrogate, fit
 
@@ -21,9 +21,9 @@ class ApBmm(BayesianSearch):
     name: ClassVar[str] = "ap-bmm"
     uses_importance: ClassVar[bool] = True
 
-    def _fit(self, x: Array, y: Array) -> Surrogate:
+    def _fit(self, state: SearchState) -> Surrogate:
         scores = self.problem.importance if self.uses_importance else None
-        return fit(x, y, None if scores is None else initial_lengthscales(scores))
+        return fit(state.x, state.y, None if scores is None else initial_lengthscales(scores))
 
 
 class ApBmmNoPrior(ApBmm):

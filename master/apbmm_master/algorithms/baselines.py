@@ -43,10 +43,11 @@ class Qnehvi(BayesianSearch):
     settings_type: ClassVar[type[ProposalSettings]] = GreedySettings
     synchronous: ClassVar[bool] = True
 
-    def _fit(self, x: Array, y: Array) -> Surrogate:
+    def _fit(self, state: SearchState) -> Surrogate:
         settings = self.proposal_settings
         stock = isinstance(settings, GreedySettings) and settings.stock_priors
-        return fit(x, y, hyperpriors=dimension_scaled(x.shape[1]) if stock else None)
+        priors = dimension_scaled(self.dimensions) if stock else None
+        return fit(state.x, state.y, hyperpriors=priors)
 
 
 class SipBmm(BayesianSearch):
@@ -62,10 +63,10 @@ class SipBmm(BayesianSearch):
     settings_type: ClassVar[type[ProposalSettings]] = GreedySettings
     synchronous: ClassVar[bool] = True
 
-    def _fit(self, x: Array, y: Array) -> Surrogate:
+    def _fit(self, state: SearchState) -> Surrogate:
         scores = self.problem.importance
-        start = np.ones(x.shape[1]) if scores is None else initial_lengthscales(scores)
-        return fit(x, y, start, sparse_axes(start))
+        start = np.ones(self.dimensions) if scores is None else initial_lengthscales(scores)
+        return fit(state.x, state.y, start, sparse_axes(start))
 
 
 class Momm(BayesianSearch):
@@ -81,8 +82,8 @@ class Momm(BayesianSearch):
     synchronous: ClassVar[bool] = True
     pool_factor: ClassVar[int] = 3
 
-    def _fit(self, x: Array, y: Array) -> Surrogate:
-        return fit(x, y)
+    def _fit(self, state: SearchState) -> Surrogate:
+        return fit(state.x, state.y)
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         seed = proposal_seed(self.problem.seed, state.key)

@@ -40,8 +40,8 @@ class BayesianSearch(Search):
         self._fitted: tuple[int, Surrogate] | None = None
 
     @abstractmethod
-    def _fit(self, x: Array, y: Array) -> Surrogate:
-        """The model of the observations (n, D) and (n, m)."""
+    def _fit(self, state: SearchState) -> Surrogate:
+        """The model of the completed evaluations of `state`, at least one."""
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         with one_thread():
@@ -60,7 +60,7 @@ class BayesianSearch(Search):
     def _surrogate(self, state: SearchState) -> Surrogate:
         """The model of the completed set; fitted again only when there is news."""
         if self._fitted is None or self._fitted[0] != len(state.x):
-            self._fitted = (len(state.x), self._fit(state.x, state.y))
+            self._fitted = (len(state.x), self._fit(state))
         return self._fitted[1]
 
     def _avoid(self, state: SearchState) -> Array:

@@ -4,6 +4,8 @@ What differs from `ap-bmm`, and of which kind each difference is:
 
 - information: the two reference models, measured anyway, are observations of the surrogate (but
   not of the front): x = 0 is (0, 1) and x = 1 is (1, 0) by Eq. 2;
+- information: noise that is told of an observation is part of the likelihood, on top of what the
+  fit learns (see `objective.objective_variance` for what a run tells);
 - information: half of the initial design lies on the diagonal x = (t, ..., t), between them;
 - modelling: the kernel sees a merge's summaries besides its layers, and the layer importance
   enters as the weights of one of them, which the fit is free to ignore (see `summaries`);
@@ -65,19 +67,24 @@ class ApBmmPlus(BayesianSearch):
     def _options(self) -> PlusSettings:
         return cast(PlusSettings, self.proposal_settings)
 
-    def _fit(self, x: Array, y: Array) -> Surrogate:
-        options, size, scores = self._options, x.shape[1], self.problem.importance
+    def _fit(self, state: SearchState) -> Surrogate:
+        options, size, scores = self._options, self.dimensions, self.problem.importance
+        x, y, variance = state.x, state.y, state.variance
         if options.references and self.problem.objectives == 2:
             x = np.concatenate([x, np.zeros((1, size)), np.ones((1, size))])
             y = np.concatenate([y, [[0.0, 1.0], [1.0, 0.0]]])
+            variance = np.concatenate([variance, np.zeros((2, 2))])
         if not options.map_fit:
-            return fit(x, y, None if scores is None else initial_lengthscales(scores))
+            start = None if scores is None else initial_lengthscales(scores)
+            return fit(x, y, start, variance=variance)
         scale = options.lengthscale_spread
         if not options.summaries:
-            return fit(x, y, hyperpriors=dimension_scaled(size, scale=scale))
+            priors = dimension_scaled(size, scale=scale)
+            return fit(x, y, hyperpriors=priors, variance=variance)
         weights = scores if options.weighted else None
         priors = dimension_scaled(size, summaries=summaries(weights), scale=scale)
-        return fit(x, y, hyperpriors=priors, kernel=partial(MergeKernel, size, weights))
+        kernel = partial(MergeKernel, size, weights)
+        return fit(x, y, hyperpriors=priors, kernel=kernel, variance=variance)
 
     def _design(self, state: SearchState, count: int) -> list[Array]:
         points = scrambled_sobol(self.dimensions, self.problem.seed)

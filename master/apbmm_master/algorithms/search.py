@@ -36,13 +36,15 @@ SAME = 1e-9
 class SearchState:
     """All that a proposal may depend on.
 
-    `x` (n, D) and `y` (n, m) are the completed evaluations in the order told, `rejected` (r, D)
-    the vectors that failed for good, `pending` (P, D) those in flight, `issued` (i, D) all that
-    were handed out, in order. `key` is the index of the next proposal, i at the time of asking.
+    `x` (n, D) and `y` (n, m) are the completed evaluations in the order told, with the known
+    noise `variance` (n, m), 0 where none was told; `rejected` (r, D) the vectors that failed for
+    good, `pending` (P, D) those in flight, `issued` (i, D) all that were handed out, in order.
+    `key` is the index of the next proposal, i at the time of asking.
     """
 
     x: Array
     y: Array
+    variance: Array
     rejected: Array
     pending: Array
     issued: Array
@@ -74,6 +76,7 @@ class Search(ABC):
         self.last_proposal: ProposalReport | None = None
         self._x: list[Array] = []
         self._y: list[Array] = []
+        self._variance: list[Array] = []
         self._rejected: list[Array] = []
         self._issued: list[Array] = []
         self._outstanding: list[Array] = []
@@ -123,18 +126,22 @@ class Search(ABC):
     ) -> None:
         """Add a completed evaluation: objectives `y` (m,) at `x` (D,), asked for or not.
 
-        `variance` (m,) is the known observation noise, checked but used only where a method says
-        so: at temperature 0 a benchmark's sampling error is shared by all merges and is no noise
-        between them.
+        `variance` (m,) is the part of this observation's noise that is known, in squared units of
+        `y`; None and 0 both say that nothing is. `ap-bmm-plus` adds it to the noise that it learns;
+        the methods of the papers, which have no place for it, only check it.
         """
         vector = self._vector(x)
         values = as_vector(y, "y", self.problem.objectives)
-        if variance is not None and (as_vector(variance, "variance", len(values)) < 0.0).any():
+        noise = np.zeros(len(values))
+        if variance is not None:
+            noise = as_vector(variance, "variance", len(values)).copy()
+        if (noise < 0.0).any():
             raise SettingError("variance has a negative entry")
         self._settle(vector)
         self._rejected = [known for known in self._rejected if not _same(known, vector).any()]
         self._x.append(vector)
         self._y.append(values)
+        self._variance.append(noise)
 
     def reject(self, x: npt.ArrayLike) -> None:
         """Give up on `x` (D,): it failed for good. No observation, but it is kept clear of."""
@@ -204,6 +211,7 @@ class Search(ABC):
         return SearchState(
             x=rows(self._x),
             y=np.array(self._y).reshape(-1, columns),
+            variance=np.array(self._variance).reshape(-1, columns),
             rejected=rows(self._rejected),
             pending=rows(pending),
             issued=rows(self._issued),

@@ -1,0 +1,128 @@
+"""What a worker says of its connection to a master: an error only where somebody has to act."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from apbmm_common import curve
+from apbmm_common.codec import encode
+from apbmm_common.curve import ClientKeys
+from apbmm_common.messages import Bye
+from apbmm_worker import dealer
+from apbmm_worker.dealer import BROKEN_OFF, Dealer
+from fake_peers import FakeMaster, until
+from rehearsal_runs import free_port
+
+LOGGER = "apbmm_worker.dealer"
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, LOGGER)
+    return caplog
+
+
+def lines(said: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(r.levelname, r.getMessage()) for r in said.records if r.name == LOGGER]
+
+
+@asynccontextmanager
+async def connected(port: int, keys: ClientKeys | None = None) -> AsyncIterator[Dealer]:
+    """A worker's socket, with the task that says why it is not connected."""
+    opened = Dealer(f"tcp://127.0.0.1:{port}", keys)
+    watching = asyncio.create_task(opened.watch())
+    try:
+        yield opened
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        opened.close()
+
+
+@asynccontextmanager
+async def closing_at_once(port: int, most: int = 0) -> AsyncIterator[list[int]]:
+    """Closes every connection, and is gone after ``most`` of them; the list grows with each."""
+    closed: list[int] = []
+
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        closed.append(1)
+        writer.close()
+        if len(closed) == most:
+            server.close()
+
+    server = await asyncio.start_server(close, "127.0.0.1", port)
+    try:
+        yield closed
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_master_that_goes_away_and_comes_back_is_no_error(
+    said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one whose host still took a connection, or two, while it ended."""
+    monkeypatch.setattr(dealer, "RETRY_SECONDS", (0.05, 0.1))
+    port = free_port()
+    away = ("INFO", f"the master at tcp://127.0.0.1:{port} is away: waiting for it")
+    back = ("INFO", f"the master at tcp://127.0.0.1:{port} is back")
+    async with connected(port) as worker:
+        with closing(FakeMaster(port)) as master:
+            hearing = asyncio.create_task(master.hear(Bye))
+            while not hearing.done():
+                await worker.send(encode(Bye()))
+                await asyncio.sleep(0.05)
+        await until("its end", lambda: lines(said) == [away])
+        async with closing_at_once(port, BROKEN_OFF - 1) as closed:
+            await until("its last breath", lambda: len(closed) == BROKEN_OFF - 1)
+        with closing(FakeMaster(port)):
+            await until("its return", lambda: len(lines(said)) > 1)
+    assert lines(said) == [away, back]
+
+
+@pytest.mark.parametrize(
+    ("keyed", "reason", "hint"),
+    [
+        (False, "it closes every connection at once", "does it demand a key"),
+        (True, "before it has proved who it is: another master?", "master.key to"),
+    ],
+)
+async def test_who_closes_every_connection_is_named_once(
+    said: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    keyed: bool,
+    reason: str,
+    hint: str,
+) -> None:
+    monkeypatch.setattr(dealer, "RETRY_SECONDS", (0.05, 0.1))
+    port, keys = free_port(), None
+    if keyed:
+        master = curve.new_master(tmp_path / "keys")
+        curve.new_worker(master, "a")
+        keys = curve.worker_keys(str(master.folder), "a")
+    async with closing_at_once(port) as closed, connected(port, keys):
+        await until("more than enough", lambda: len(closed) > 2 * BROKEN_OFF)
+    ((level, text),) = lines(said)
+    assert level == "ERROR"
+    assert reason in text
+    assert hint in text
+
+
+async def test_sockets_that_close_while_they_connect_stop_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """libzmq's one I/O thread waits forever for a monitor that is gone before its socket."""
+    monkeypatch.setattr(dealer, "RETRY_SECONDS", (0.001, 0.001))
+    port = free_port()
+    async with closing_at_once(port) as closed:
+        for _ in range(60):
+            seen = len(closed)
+            async with connected(port):
+                await until("a connection", lambda n=seen: len(closed) > n)  # type: ignore[misc]
