@@ -4,7 +4,8 @@ Durations are long-tailed: log-normal with a median of 12 minutes, one in a thou
 minutes. They are a function of the evaluation's number, so that both loops have the same. Time is
 compressed, evaluations and proposals alike; what the protocol takes is not, so it counts
 `compression` times as much as in a real run. How long an ask takes is measured first, on real
-AP-BMM asks with as many observations as the run will have at its end, in CPU seconds.
+AP-BMM asks with as many observations as the run will have at its end, in CPU seconds of one thread,
+which is what the master's own process for them has.
 
 The window begins with the first proposal of the search. Without the tail it ends when the last
 vector has been given to a worker: from then on idle workers have nothing to do.
@@ -23,6 +24,7 @@ from math import exp
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from apbmm_common.messages import Assign
 from apbmm_master.algorithms import create
@@ -64,6 +66,8 @@ class Ask:
 
 def measure_ask(case: Case) -> Ask:
     """CPU seconds of AP-BMM's asks when a run is at its end: all observations, all workers busy."""
+    # As in `apbmm_master.proposer`; of two threads, CPU seconds would be the sum.
+    torch.set_num_threads(1)
     observations, pending = case.evaluations, case.workers - 1
     numbers = np.random.default_rng(1)
     search = create("ap-bmm", LAYERS, budget=2 * case.evaluations + 2 * case.workers, seed=1)

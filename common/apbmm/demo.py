@@ -106,7 +106,14 @@ def require_parts() -> None:
 
 
 def conclude(run_dir: Path, console: Console) -> None:
-    """Print the front, its hypervolume and that of uniform interpolation, and the run directory."""
+    """Print the front, its hypervolume and that of uniform interpolation, and the run directory.
+
+    Of a run that was interrupted before it began there is nothing to print but how to begin it.
+    """
+    if not (run_dir / JOURNAL).is_file():
+        text = f"interrupted before the run began: apbmm demo --run-dir {run_dir} begins it"
+        console.print(text, markup=False)
+        return
     from apbmm_master.journal import read_journal
     from apbmm_master.ledger import Ledger
     from apbmm_master.progress import front_table
@@ -148,6 +155,7 @@ def _write(file: Path, text: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise UsageError(
-            f"{file.parent}: cannot be used as a run directory: {error.strerror}", "set --run-dir"
+            f"{file.parent}: cannot be used as a run directory: {reason}", "set --run-dir"
         ) from error

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from apbmm.status import NoMasterError, ask, local_address
+from apbmm.status import JOURNAL, NoMasterError, ask, local_address
 from apbmm_common.errors import EXIT_FAILED, EXIT_INTERRUPTED, ApbmmError
 
 PR_SET_PDEATHSIG = 1
@@ -140,7 +140,7 @@ def _supervise(
         time.sleep(POLL_SECONDS)
         if len(interrupts) > handed_on:
             handed_on = len(interrupts)
-            if handed_on > 1:
+            if handed_on > 1 or not (run_dir / JOURNAL).is_file():  # nothing is in hand yet
                 return EXIT_INTERRUPTED
             print("finishing the evaluations in hand; Ctrl-C again stops at once", file=sys.stderr)  # noqa: T201
             master.send_signal(signal.SIGINT)

@@ -74,16 +74,37 @@ def _watch(target: Target) -> int:
 
     from apbmm.status_view import console, render
 
-    with Live(console=console(), auto_refresh=False) as live:
-        try:
-            while True:
-                snapshot = target.snapshot()
-                live.update(render(snapshot), refresh=True)
-                if snapshot.get("finished") and not snapshot["master_alive"]:
-                    return EXIT_DONE
+    screen, last, code = console(), target.snapshot(), EXIT_DONE
+    try:
+        with Live(render(last), console=screen, auto_refresh=False) as live:
+            while not _over(target, last):
                 time.sleep(REDRAW_SECONDS)
-        except KeyboardInterrupt:
-            return EXIT_INTERRUPTED
+                last = target.snapshot()
+                live.update(render(last), refresh=True)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except NoMasterError:
+        _require_end(target, last)
+    finally:
+        if not screen.is_terminal:  # where there is one, the last frame ends its line itself
+            screen.line()
+    return code
+
+
+def _over(target: Target, last: Snapshot) -> bool:
+    """Whether nothing can change any more; of a run directory the master's leaving, too."""
+    return bool(last["finished"]) and not (target.run_dir and last["master_alive"])
+
+
+def _require_end(target: Target, last: Snapshot) -> None:
+    """Raise `NoMasterError` unless a master that has gone had come to an end by ``last``."""
+    counts = last["evaluations"]
+    if not (last.get("draining") or counts["done"] + counts["failed"] >= last["budget"]):
+        raise NoMasterError(
+            f"the master at {target.address} has gone, and its run was not finished",
+            "the same apbmm-master command goes on with it",
+        )
+    sys.stderr.write(f"the master at {target.address} has ended\n")
 
 
 def find(run: str | None, keys: str | None = None) -> Target:
@@ -100,9 +121,20 @@ def find(run: str | None, keys: str | None = None) -> Target:
 
 def run_directory(named: Path, hint: str = "") -> Path:
     """The run directory that a folder or its journal names. Raises `UsageError`."""
-    folder = named.parent if named.is_file() and named.name == JOURNAL else named
-    if not folder.is_dir():
-        raise UsageError(f"{named}: no such run directory", hint)
+    try:
+        if named.is_file() and named.name != JOURNAL:
+            raise UsageError(f"{named}: a file, and not a run directory", hint)
+        folder = named.parent if named.is_file() else named
+        if not folder.is_dir():
+            raise UsageError(f"{named}: no such run directory", hint)
+        if not (folder / JOURNAL).is_file():
+            runs = sorted(str(file.parent) for file in folder.glob(f"*/{JOURNAL}"))
+            raise UsageError(
+                f"{named}: not a run directory: it holds no {JOURNAL}",
+                f"name a run in it: {', '.join(runs)}" if runs else hint,
+            )
+    except OSError as error:
+        raise UsageError(f"{named}: {error.strerror}", hint) from error
     return folder
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from apbmm_common.errors import SourceError
 
+AGAIN = "download it again"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 METADATA_KEY = "__metadata__"
@@ -106,12 +107,13 @@ def layer_count(checkpoint: Checkpoint) -> int:
         )
     missing = sorted(set(range(max(found) + 1)) - found)
     if missing:
-        raise SourceError(f"{checkpoint.path}: no tensors of layer {missing[0]}")
+        raise SourceError(f"{checkpoint.path}: no tensors of layer {missing[0]}", AGAIN)
     config = text_config(checkpoint.config)
     stated = next((config[k] for k in ("num_hidden_layers", "n_layer") if k in config), None)
     if stated is not None and stated != len(found):
         raise SourceError(
-            f"{checkpoint.path}: config.json says {stated} layers, the tensors are of {len(found)}"
+            f"{checkpoint.path}: config.json says {stated} layers, the tensors are of {len(found)}",
+            "config.json or a weight file belongs to another model: download it again",
         )
     return len(found)
 
@@ -140,7 +142,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             )
         tensors = _read_shards(path, _weight_map(index))
     if not tensors:
-        raise SourceError(f"{path}: its weight files hold no tensors")
+        raise SourceError(f"{path}: its weight files hold no tensors", AGAIN)
     return Checkpoint(path, config, tensors)
 
 
@@ -167,7 +169,7 @@ def read_headers(file: Path) -> dict[str, TensorHeader]:
         if end > size:
             raise SourceError(
                 f"{file}: truncated: tensor {tensor.name} ends at byte {end}, the file at {size}",
-                "download it again",
+                AGAIN,
             )
     if end != size:
         raise _damaged(file, f"{size - end} bytes after the last tensor")
@@ -189,7 +191,9 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
     except FileNotFoundError:
         raise SourceError(f"{file}: no such file", "the index names it: download it") from None
     except OSError as error:
-        raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
+        raise SourceError(
+            f"{file}: cannot be read: {error.strerror}", "may this user read it?"
+        ) from error
     try:
         header = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
@@ -229,13 +233,17 @@ def _tensor(file: Path, name: str, entry: Any, data_start: int) -> TensorHeader:
 def _weight_map(index: Path) -> dict[str, str]:
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise SourceError(f"{index}: has no weight_map", "download it again")
+        raise SourceError(f"{index}: has no weight_map", AGAIN)
     for name, file in weight_map.items():
         # A name with a separator could point outside the folder.
         if not isinstance(file, str) or Path(file).name != file:
-            raise SourceError(f"{index}: tensor {name} is said to be in {file!r}, not a file name")
+            what = f"{index}: tensor {name} is said to be in {file!r}, not a file name"
+            raise SourceError(what, AGAIN)
         if not file.endswith(".safetensors"):
-            raise SourceError(f"{index}: tensor {name} is in {file}; only safetensors are read")
+            raise SourceError(
+                f"{index}: tensor {name} is in {file}; only safetensors are read",
+                "download the checkpoint's safetensors, or save it anew with transformers",
+            )
     return weight_map
 
 
@@ -246,13 +254,17 @@ def _read_shards(path: Path, weight_map: dict[str, str]) -> dict[str, TensorHead
             if weight_map.get(name) != file:
                 where = weight_map.get(name, "nowhere")
                 raise SourceError(
-                    f"{path / file}: holds tensor {name}, which the index places {where}"
+                    f"{path / file}: holds tensor {name}, which the index places {where}",
+                    "index and shards are of different downloads: download all again",
                 )
             tensors[name] = tensor
     missing = next((name for name in weight_map if name not in tensors), None)
     if missing is not None:
         file = weight_map[missing]
-        raise SourceError(f"{path / file}: lacks tensor {missing}, which the index places there")
+        raise SourceError(
+            f"{path / file}: lacks tensor {missing}, which the index places there",
+            "index and shards are of different downloads: download all again",
+        )
     return tensors
 
 
@@ -264,16 +276,18 @@ def _read_json(file: Path) -> dict[str, Any]:
             f"{file}: no such file", "a source is a folder in Hugging Face layout"
         ) from None
     except OSError as error:
-        raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
+        raise SourceError(
+            f"{file}: cannot be read: {error.strerror}", "may this user read it?"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: not valid JSON: {error}") from error
+        raise SourceError(f"{file}: not valid JSON: {error}", AGAIN) from error
     if not isinstance(value, dict):
-        raise SourceError(f"{file}: not a JSON object")
+        raise SourceError(f"{file}: not a JSON object", AGAIN)
     return value
 
 
 def _damaged(file: Path, what: str) -> SourceError:
-    return SourceError(f"{file}: damaged: {what}", "download it again")
+    return SourceError(f"{file}: damaged: {what}", AGAIN)
 
 
 def _no_weights(path: Path) -> SourceError:

@@ -1,15 +1,55 @@
-"""How every command ends: exit codes, and errors as one line with a hint."""
+"""How every command begins and ends: signals, exit codes, errors as one line with a hint."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
 
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, ApbmmError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from cyclopts import App
+
+INTERRUPTED = "interrupted"
+
+
+def run_command(module: str) -> NoReturn:
+    """Run the ``app`` of a module, which is imported here, and exit with its code."""
+    with leaving_at_once():
+        app = import_module(module).app
+        import_module("cyclopts.exceptions")
+    forget_empty_settings()
+    sys.exit(run_app(app))
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Take SIGINT as the end of the process, while there is nothing to tidy up.
+
+    For imports that take long: a KeyboardInterrupt may come out of them as any other error, or be
+    lost in a callback that prints its traceback. SIGTERM ends the process by default.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored by whoever started us, for one
+        yield
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(EXIT_INTERRUPTED)
 
 
 def forget_empty_settings() -> None:
@@ -30,7 +70,7 @@ def run_app(app: App) -> int:
         report(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
+        print(INTERRUPTED, file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,82 +1,13 @@
-"""The `apbmm-master` command. Heavy imports come after the arguments are parsed."""
+"""Entry point of the `apbmm-master` command, which imports nothing that takes long."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-from cyclopts import App
-from cyclopts.config import Env
-
-from apbmm_common import __version__
-from apbmm_common.logs import Level
-
-app = App(
-    name="apbmm-master",
-    help="Run, or go on with, the search that a run file describes.",
-    config=Env("APBMM_", command=False),
-    version=__version__,
-    help_format="plaintext",
-)
-
-
-@app.default
-def master(
-    run_file: Path,
-    /,
-    *,
-    run_dir: Path | None = None,
-    bind: str = "tcp://127.0.0.1:5711",
-    status_bind: str | None = None,
-    keys: str | None = None,
-    insecure: bool = False,
-    summary: bool = True,
-    log_level: Level = "WARNING",
-) -> int:
-    """Serve workers until the run's budget is spent.
-
-    The same command on the same run directory goes on where it stopped, also after a crash.
-    SIGTERM or Ctrl-C lets the evaluations in hand finish and exits; a second one exits at once,
-    and the workers keep what they have.
-
-    Parameters
-    ----------
-    run_file
-        RUN.toml (APBMM_RUN_FILE).
-    run_dir
-        Folder that holds everything about the run. Default: runs/NAME.
-    bind
-        Address that workers connect to.
-    status_bind
-        TCP address that answers status requests, beside the socket in the run directory.
-    keys
-        Folder of keys (apbmm keys new-master): only workers with an allowed key come in. Default:
-        ~/.config/apbmm/keys if that holds a master's key; none goes without.
-    insecure
-        Without keys, allow addresses that other hosts can reach: whoever reaches them comes in.
-    summary
-        Print the front, its hypervolume and the load rate at the end.
-    log_level
-        What is told on standard error.
-    """
-    from apbmm_common.curve import master_keys
-    from apbmm_common.logs import set_up_logging
-    from apbmm_common.runfile import load_run_file
-    from apbmm_master.serve import open_door, serve
-
-    set_up_logging(log_level)
-    spec = load_run_file(run_file)
-    door = open_door(bind, status_bind, master_keys(keys), insecure=insecure)
-    folder = run_dir or Path("runs") / spec.name
-    return serve(spec, folder, bind, status_bind, door, summary=summary)
+from apbmm_common.command_line import run_command
 
 
 def main() -> None:
-    """Entry point: errors as one line with a hint, never a traceback."""
-    from apbmm_common.command_line import forget_empty_settings, run_app
-
-    forget_empty_settings()
-    sys.exit(run_app(app))
+    """Run the command: errors as one line with a hint, never a traceback."""
+    run_command("apbmm_master.app")
 
 
 if __name__ == "__main__":

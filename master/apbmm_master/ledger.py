@@ -188,9 +188,10 @@ class Ledger:
             case SpecChanged():
                 self.spec = RunSpec.model_validate(event.spec)
                 self.finished, self.failed = "", False
+                self.attendance.close(self.time)
             case EpochStarted():
                 self.epoch = event.epoch
-                # The pause between two masters is no worker's time.
+                # The pause between two masters, ended by either event, is no worker's time.
                 self.attendance.close(self.time)
             case SourcesVerified():
                 self.layers, self.outside = event.layers, event.outside

@@ -76,6 +76,7 @@ class Master:
             self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
         self.proposals = Proposals(self._nudge)
         self.wire = Wire(bind, self._nudge, self.door)
+        self._listening = False
         self._allowed = self.door.revision
         self._wake = asyncio.Event()
 
@@ -106,17 +107,26 @@ class Master:
 
     # ---- the loop ------------------------------------------------------------------------
 
+    def listen(self) -> None:
+        """Bind the workers' address, unless the run is over; `run` does it if nobody did before.
+
+        Raises `UsageError` when the address is in use. Needs a running event loop.
+        """
+        if self._end is None and not self._listening:
+            self.wire.open()
+            self._listening = True
+
     async def run(self) -> Finish | None:
         """Serve until the run is over or drained; returns how it ended, None when drained.
 
-        A run that is over already ends at once. Raises `UsageError` when the address is in use,
+        A run that is over already ends at once. Raises what `listen` does,
         `JournalError` when not even the beginning can be stored, and the named errors of a search
         method or of references that cannot be scaled; all that was measured is then stored.
         """
         if self._end is not None:
             self.turned()
             return self._end
-        self.wire.open()
+        self.listen()
         try:
             self.listening_since = time.monotonic()
             await self._store(self._take_events())

@@ -1,8 +1,8 @@
 """Pareto fronts and the metrics the paper reports on them.
 
 All objectives are maximised. Points are (n, m) arrays, one row an evaluation, one column an
-objective; every function refuses NaN and infinity with NotFiniteError and a wrong shape with
-WrongShapeError. This is the one copy of these metrics; it imports numpy alone, so that showing
+objective; every function refuses NaN and infinity with NotFiniteError, what is no real number with
+NotNumericError, and a wrong shape with WrongShapeError. This is the one copy of these metrics; it imports numpy alone, so that showing
 the state of a run stays fast.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apbmm_master.arrays import Array, Indices, as_matrix, as_vector
+from apbmm_master.search_errors import WrongShapeError
 
 
 def front(points: npt.ArrayLike) -> Indices:
@@ -35,10 +36,13 @@ def _is_dominated(point: Array, values: Array) -> bool:
 def hypervolume(points: npt.ArrayLike, reference_point: npt.ArrayLike) -> float:
     """Volume that `points` (n, m) dominate above `reference_point` (m,); exact.
 
-    Points that do not exceed the reference point in every objective add nothing. Two objectives
+    WrongShapeError where the two have no objective, or not as many. Points that do not exceed the
+    reference point in every objective add nothing. Two objectives
     are swept here; more go to pymoo (imported only then), which computes them exactly too.
     """
     reference = as_vector(reference_point, "reference_point")
+    if not len(reference):
+        raise WrongShapeError("reference_point is empty: there are no objectives")
     values = as_matrix(points, "points", columns=len(reference))
     values = values[(values > reference).all(axis=1)]
     if not len(values):
@@ -65,10 +69,12 @@ def spacing(points: npt.ArrayLike) -> float:
     """Schott's Spacing of the front of `points` (n, m); lower is more even.
 
     The standard deviation (ddof 1) of each front point's L1 distance to its nearest neighbour on
-    the front; 0 when the front has two points or fewer. J. R. Schott, 1995.
+    the front; 0 when the front has two points or fewer. J. R. Schott, 1995. The front is a set of
+    objective vectors: one that several evaluations reached is one point, which otherwise would be
+    its own neighbour at distance 0 and make an even front look uneven.
     """
     values = as_matrix(points, "points")
-    values = values[front(values)]
+    values = np.unique(values[front(values)], axis=0)
     if len(values) <= 2:
         return 0.0
     distances = np.abs(values[:, None, :] - values[None, :, :]).sum(axis=-1)
@@ -83,9 +89,14 @@ def contributions(groups: Sequence[npt.ArrayLike]) -> list[int]:
     methods share counts for both.
     """
     values = [as_matrix(group, "points") for group in groups]
+    objectives = sorted({group.shape[1] for group in values if group.shape[1]})
+    if len(objectives) > 1:
+        raise WrongShapeError(
+            f"groups of {objectives[0]} and of {objectives[1]} objectives do not mix"
+        )
     filled = [group for group in values if len(group)]
     if not filled:
         return [0] * len(values)
-    pooled = np.concatenate([as_matrix(g, "points", columns=filled[0].shape[1]) for g in filled])
+    pooled = np.concatenate(filled)
     owner = np.repeat(np.arange(len(values)), [len(group) for group in values])
     return [int(n) for n in np.bincount(owner[front(pooled)], minlength=len(values))]

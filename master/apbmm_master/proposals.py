@@ -6,12 +6,13 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from apbmm_common.errors import ApbmmError
 from apbmm_common.messages import Measured
 from apbmm_common.runfile import RunSpec, canonical_hash
 from apbmm_common.space import Space
-from apbmm_master.algorithms import PARAMETER_ONLY
+from apbmm_master.algorithms import PARAMETER_ONLY, TAKES_ENDS
 from apbmm_master.events import AnyEvent, Proposal, Proposed, Purpose, work_of
 from apbmm_master.ledger import MEASURE, REFERENCES, Asked, Call, Ledger
 from apbmm_master.lifecycle import EvaluationState
@@ -186,8 +187,26 @@ def setup_of(ledger: Ledger) -> Setup:
         workers=spec.algorithm.batch,
         reference_point=spec.hypervolume_reference,
         importance=_component_importance(ledger, spec, space),
-        settings=dict(spec.algorithm.settings),
+        settings={**_ends(spec), **spec.algorithm.settings},
     )
+
+
+def _ends(spec: RunSpec) -> dict[str, Any]:
+    """What x = 0 (instruct) and x = 1 (thinking) score by Eq. 2, for a method that takes it.
+
+    Nothing where they are not the sources, because one of these is followed outside the layers.
+    """
+    if spec.algorithm.name not in TAKES_ENDS:
+        return {}
+    if spec.merge.outside_layers in {"thinking", "instruct"}:
+        return {"references": False}
+    experts = [objective.expert for objective in spec.objectives]
+    return {
+        "ends": tuple(
+            tuple(float(expert == source) for expert in experts)
+            for source in ("instruct", "thinking")
+        )
+    }
 
 
 def _component_importance(ledger: Ledger, spec: RunSpec, space: Space) -> Vector | None:

@@ -14,6 +14,8 @@ from apbmm_master.lifecycle import EvaluationState
 
 MAY_CHANGE = ("budget.evaluations", "budget.failures", "timings.", "sources.", "prior.prompts")
 """Sources may move: their contents are compared by digest when a worker has read them."""
+UNTIL_SEARCHED = ("objectives",)
+"""May change as long as nothing was proposed from objectives: Eq. 2 is applied at replay."""
 
 
 def begin_or_resume(ledger: Ledger, spec: RunSpec, record: Callable[[AnyEvent], None]) -> None:
@@ -27,7 +29,8 @@ def begin_or_resume(ledger: Ledger, spec: RunSpec, record: Callable[[AnyEvent], 
         record(RunStarted(run=run, spec=new))
         return
     keys = sorted(changed(ledger.spec.model_dump(mode="json"), new))
-    refused = [key for key in keys if not may_change(key)]
+    searched = any(ask.purpose == "search" for ask in ledger.asks)
+    refused = [key for key in keys if not may_change(key, searched=searched)]
     if refused:
         raise RunChangedError(
             f"the run file differs from the one this run was begun with in {', '.join(refused)}",
@@ -44,8 +47,10 @@ def begin_or_resume(ledger: Ledger, spec: RunSpec, record: Callable[[AnyEvent], 
         record(SpecChanged(spec=new, keys=tuple(keys)))
 
 
-def may_change(key: str) -> bool:
+def may_change(key: str, *, searched: bool) -> bool:
     """Whether a resumed run may differ in a key from its beginning."""
+    if key.partition(".")[0] in UNTIL_SEARCHED and not searched:
+        return True
     if key.startswith("benchmarks.") and key.endswith(".path"):
         return True
     return any(key == free or (free[-1] == "." and key.startswith(free)) for free in MAY_CHANGE)

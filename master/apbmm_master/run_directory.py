@@ -33,8 +33,9 @@ def _make_directory(run_dir: Path) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise RunDirectoryError(
-            f"{run_dir}: cannot be used as a run directory: {error}", "choose another --run-dir"
+            f"{run_dir}: cannot be used as a run directory: {reason}", "choose another --run-dir"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 SearchError                  a wrong use of the search library, or data it cannot work with
 ├── NotFiniteError           NaN or infinity where a number is needed
+├── NotNumericError          text, a complex number or an object where a number is needed
 ├── WrongShapeError          an array of the wrong length or number of dimensions
 ├── OutsideBoxError          a vector that leaves [0, 1]^D
 ├── UnknownAlgorithmError    a method name that does not exist
@@ -20,6 +21,10 @@ class SearchError(ApbmmError):
 
 class NotFiniteError(SearchError):
     """NaN or infinity where a finite number is needed."""
+
+
+class NotNumericError(SearchError):
+    """Text, a complex number or another object where a real number is needed."""
 
 
 class WrongShapeError(SearchError):

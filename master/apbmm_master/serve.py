@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import zmq
+
 from apbmm_common.addresses import is_local
 from apbmm_common.curve import MasterKeys
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
@@ -17,6 +19,7 @@ from apbmm_common.runfile import Algorithm, RunSpec
 from apbmm_common.supervision import Supervisor
 from apbmm_master.algorithms import create, require_known
 from apbmm_master.door import Door
+from apbmm_master.journal import NAME as JOURNAL
 from apbmm_master.journal import Journal
 from apbmm_master.ledger import Ledger
 from apbmm_master.master import Master
@@ -24,7 +27,7 @@ from apbmm_master.progress import Progress
 from apbmm_master.search_errors import SearchError
 from apbmm_master.status import live_snapshot
 from apbmm_master.status_socket import StatusSocket
-from apbmm_master.wire import flush
+from apbmm_master.wire import bind_hint, flush
 
 MOST_OPEN_FILES = 65_536
 
@@ -47,6 +50,8 @@ def serve(
     require_known(spec.algorithm.name)
     require_settings(spec.algorithm)
     allow_open_files()
+    if not (run_dir / JOURNAL).exists():  # leave nothing behind that looks like a run
+        require_free(bind, status_bind)
     with Journal(run_dir) as journal:
         try:
             return asyncio.run(
@@ -54,6 +59,23 @@ def serve(
             )
         finally:
             flush()
+
+
+def require_free(bind: str, status_bind: str | None) -> None:
+    """Raise `UsageError` for an address that cannot be bound now."""
+    wanted = [("--bind", bind), ("--status-bind", status_bind)]
+    with zmq.Context() as context:
+        for flag, address in wanted:
+            # To bind a Unix socket would take it from whoever listens there.
+            if address is None or not address.startswith("tcp://"):
+                continue
+            with context.socket(zmq.ROUTER) as probe:
+                try:
+                    probe.bind(address)
+                except zmq.ZMQError as error:
+                    raise UsageError(
+                        f"cannot listen on {address}: {error}", bind_hint(error, flag)
+                    ) from error
 
 
 def allow_open_files() -> None:
@@ -88,10 +110,12 @@ async def _serve(
     answering = asyncio.create_task(status.serve())
     end = None
     try:
+        master.listen()  # before anybody is told to come
         with progress:
             if summary and not master.ledger.finished:
                 progress.begin(bind)
             end = await master.run()
+        await status.farewell()
     except asyncio.CancelledError:
         if not stopped.at_once:
             raise

@@ -7,15 +7,20 @@ of a worker to its next lease, in which the proposal is made.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 from apbmm_common.messages import Evaluated
 from apbmm_common.stages import in_order
+from apbmm_master.attendance import Presence
 from apbmm_master.evaluations import Attempt, Evaluation
 from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import AttemptState
+
+Work = tuple[Evaluation, Attempt]
 
 
 def stage_summary(ledger: Ledger) -> dict[str, Any]:
@@ -24,7 +29,7 @@ def stage_summary(ledger: Ledger) -> dict[str, Any]:
     Over the search (before it has begun, over all that counts): ``seconds`` by stage, in the order
     in which they come, over those evaluations that have it; ``evaluations``, their number;
     ``engine_busy``, seconds of ``evaluate`` over those from each worker's first lease to its last
-    result, None when nothing is complete.
+    result while the same master lived, None when nothing is complete.
     """
     found = defaultdict[str, list[float]](list)
     done = _done(ledger)
@@ -35,11 +40,11 @@ def stage_summary(ledger: Ledger) -> dict[str, Any]:
     for ask in ledger.asks:
         if ask.purpose == "search" and ask.proposals and ask.seconds > 0:
             found["propose"].append(ask.seconds / len(ask.proposals))
-    span = 0.0
-    for attempts in _by_worker(done).values():
-        found["wait"] += [max(0.0, b.leased_at - _ended(a)) for a, b in pairwise(attempts)]
-        span += _ended(attempts[-1]) - attempts[0].leased_at
-    busy = sum(found["evaluate"])
+    span = busy = 0.0
+    for stay, work in _by_stay(ledger, done):
+        found["wait"] += [max(0.0, b.leased_at - _ended(a)) for (_, a), (_, b) in pairwise(work)]
+        span += _ended(work[-1][1]) - max(stay.joined, work[0][1].leased_at)
+        busy += sum(_evaluating(evaluation, attempt, stay) for evaluation, attempt in work)
     return {
         "evaluations": len(done),
         "seconds": {
@@ -51,7 +56,7 @@ def stage_summary(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _done(ledger: Ledger) -> list[tuple[Evaluation, Attempt]]:
+def _done(ledger: Ledger) -> list[Work]:
     """Completed evaluations of the search, with the attempt that brought the result."""
     counted = [ledger.evaluations[name] for name in ledger.completed]
     search = [e for e in counted if e.purpose == "search"] or counted
@@ -63,14 +68,27 @@ def _done(ledger: Ledger) -> list[tuple[Evaluation, Attempt]]:
     ]
 
 
-def _by_worker(done: list[tuple[Evaluation, Attempt]]) -> dict[str, list[Attempt]]:
-    """Attempts of each worker, in the order in which they ended."""
-    found = defaultdict[str, list[Attempt]](list)
-    for _, attempt in done:
-        found[attempt.worker].append(attempt)
-    for attempts in found.values():
-        attempts.sort(key=_ended)
-    return found
+def _by_stay(ledger: Ledger, done: list[Work]) -> Iterator[tuple[Presence, list[Work]]]:
+    """Each stay of a worker with what it delivered there, in the order in which it ended.
+
+    A master that is started anew begins new stays, so the pause before it is no worker's wait.
+    """
+    found = defaultdict[str, list[Work]](list)
+    for evaluation, attempt in done:
+        found[attempt.worker].append((evaluation, attempt))
+    for stay in ledger.attendance.stays:
+        left = math.inf if stay.left is None else stay.left
+        work = [w for w in found[stay.worker] if stay.joined <= _ended(w[1]) <= left]
+        if work:
+            yield stay, sorted(work, key=lambda w: _ended(w[1]))
+
+
+def _evaluating(evaluation: Evaluation, attempt: Attempt, stay: Presence) -> float:
+    """Seconds of ``evaluate``, but for the share of an attempt that was before the stay."""
+    assert isinstance(evaluation.body, Evaluated)
+    whole = _ended(attempt) - attempt.leased_at
+    share = (_ended(attempt) - max(stay.joined, attempt.leased_at)) / whole if whole > 0 else 1.0
+    return share * evaluation.body.stages.get("evaluate", 0.0)
 
 
 def _ended(attempt: Attempt) -> float:

@@ -184,19 +184,24 @@ def search_window(ledger: Ledger, now: float) -> tuple[float, float] | None:
 def load_rate(ledger: Ledger, now: float) -> float | None:
     """Busy worker seconds over worker seconds within `search_window`, tail included.
 
-    None when nothing was leased. A worker counts for the time that it was there.
+    None when nothing was leased. A worker counts, busy or not, for the time that it was there.
     """
     window = search_window(ledger, now)
     if window is None:
         return None
     start, end = window
-    attempts = [a for e in ledger.evaluations.values() for a in e.attempts]
-    busy = sum(overlap(a.leased_at, _end(a, end), start, end) for a in attempts)
-    there = sum(
-        overlap(p.joined, end if p.left is None else p.left, start, end)
-        for p in ledger.attendance.stays
+    stays: dict[str, list[tuple[float, float]]] = {}
+    for stay in ledger.attendance.stays:
+        left = end if stay.left is None else stay.left
+        stays.setdefault(stay.worker, []).append((max(stay.joined, start), min(left, end)))
+    busy = sum(
+        overlap(attempt.leased_at, _end(attempt, end), *stay)
+        for evaluation in ledger.evaluations.values()
+        for attempt in evaluation.attempts
+        for stay in stays.get(attempt.worker, ())
     )
-    return min(busy / there, 1.0) if there > 0 else None
+    there = sum(max(0.0, left - joined) for spans in stays.values() for joined, left in spans)
+    return busy / there if there > 0 else None
 
 
 def _end(attempt: Attempt, default: float) -> float:

@@ -51,26 +51,25 @@ def live_snapshot(master: Master) -> dict[str, Any]:
 def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str, Any]:
     """Status as the journal tells it; of workers only who was there last and what they held.
 
-    ``tracker`` follows the same run and saves scoring it anew.
+    ``tracker`` follows the same run and saves scoring it anew. Every key is there before the run
+    has begun, too: ``run`` is then empty.
     """
     spec = ledger.spec
-    if spec is None:
-        return {"schema": SCHEMA, "version": __version__, "run": "", "master_alive": False}
     trouble, now = _scaling_trouble(ledger), time.time()
     standing = Standing() if trouble else (tracker or Tracker()).stand(ledger)
     return {
         "schema": SCHEMA,
         "version": __version__,
         "run": ledger.run,
-        "rehearsal": spec.evaluation.kind == "rehearsal",
-        "algorithm": spec.algorithm.name,
-        "budget": spec.budget.evaluations,
+        "rehearsal": spec is not None and spec.evaluation.kind == "rehearsal",
+        "algorithm": spec.algorithm.name if spec else "",
+        "budget": spec.budget.evaluations if spec else 0,
         "epoch": ledger.epoch,
         "seq": ledger.seq,
         "finished": ledger.finished,
         "trouble": trouble,
         "master_alive": False,
-        "objectives": [objective.name for objective in spec.objectives],
+        "objectives": [objective.name for objective in spec.objectives] if spec else [],
         "evaluations": {
             "done": ledger.count(EvaluationState.DONE),
             "running": ledger.count(EvaluationState.ACTIVE),
@@ -88,7 +87,9 @@ def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str
         "running": [
             _running(evaluation, attempt, now) for evaluation, attempt in ledger.active_attempts()
         ],
-        "set_aside": [{"id": e.id, "message": warning(e)} for e in set_aside(ledger)],
+        "set_aside": [{"id": e.id, "message": warning(e)} for e in set_aside(ledger)]
+        if spec
+        else [],
         "failures": [
             {"id": e.id, "message": e.message} for e in ledger.of_state(EvaluationState.FAILED)
         ],

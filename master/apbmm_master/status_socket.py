@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from apbmm_master.wire import bind_hint
 
 log = logging.getLogger(__name__)
 
+FAREWELL_SECONDS = 2.0
+"""Whoever watches asks at least this often; see `StatusSocket.farewell`."""
 ADDRESS_FILE = "status.json"
 LONGEST_IPC_PATH = 100
 """Unix sockets have 108 bytes for their path, ZeroMQ's prefix not counted."""
@@ -46,6 +50,7 @@ class StatusSocket:
         self._folder = _socket_folder(run_dir)
         self._address_file = run_dir / ADDRESS_FILE
         self._requests = [_router()]
+        self._asked_from_afar = -math.inf
         self._events: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         addresses = {
             "status": f"ipc://{self._folder}/status.sock",
@@ -78,6 +83,8 @@ class StatusSocket:
     async def _answer(self, router: zmq.asyncio.Socket) -> None:
         while True:
             frames = await router.recv_multipart()
+            if router is not self._requests[0]:
+                self._asked_from_afar = time.monotonic()
             # REQ sends an empty delimiter frame, DEALER none.
             envelope, request = frames[:-1], frames[-1]
             answer = (
@@ -91,6 +98,14 @@ class StatusSocket:
                 )
             except zmq.ZMQError as error:
                 log.info("a status request was not waited for: %s", error)
+
+    async def farewell(self) -> None:
+        """Go on answering a little, if somebody watches over TCP.
+
+        In the run directory the journal tells how a run ended; elsewhere only the master can.
+        """
+        if time.monotonic() - self._asked_from_afar < FAREWELL_SECONDS:
+            await asyncio.sleep(FAREWELL_SECONDS)
 
     def publish(self, record: Record, ledger: Ledger) -> None:
         """Publish one committed event: topic (the event's name), then JSON."""

@@ -85,6 +85,25 @@ class Surrogate:
             mean = self.model.posterior(torch.as_tensor(x)).mean
         return np.asarray(mean.numpy(), dtype=np.float64)
 
+    def log_density(self, x: Array, y: Array, *, prior: bool = False) -> Array:
+        """Log density (m,) of observing `y` (b, m) at `x` (b, D), jointly over the b rows.
+
+        Under the posterior, or with `prior` under what the fitted hyperparameters alone say. The
+        noise is the learned one; all in standardised units.
+        """
+        points, scaling = torch.as_tensor(x), self.model.outcome_transform
+        with torch.no_grad():
+            targets = scaling(torch.as_tensor(y))[0].mT
+            covariance = self.model.covar_module.forward(points, points)
+            mean = torch.zeros_like(targets)
+            if not prior:
+                posterior = self.model(points)
+                mean, covariance = posterior.mean, posterior.covariance_matrix
+            noise = getattr(self.model.likelihood, "second_noise", self.model.likelihood.noise)
+            noisy = covariance + noise.unsqueeze(-1) * torch.eye(len(points), dtype=targets.dtype)
+            density = _GaussianLogDensity.apply(noisy, targets - mean)
+        return np.asarray(density.numpy(), dtype=np.float64)
+
 
 def fit(
     x: Array,

@@ -27,7 +27,7 @@ def write_lines(file: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.read_text().split("\n") if line]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,9 @@ def test_too_few_questions(settings: dict[str, Any], message: str) -> None:
 
 def test_gpqa_is_read_from_csv_and_keeps_every_cell(tmp_path: Path) -> None:
     columns = ["Question", "Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3))]
-    rows = [[f'a "quoted", question\nof two lines {n}', "1", "2.50", "", "x"] for n in range(3)]
+    text = 'a "quoted", question\nof two lines'
+    # A line separator ends a line for str.splitlines, but no row of a table.
+    rows = [[f"{text} {n}", "1\u2028", "2.50", "", "x"] for n in range(3)]
     with (tmp_path / "train.csv").open("w", newline="") as file:
         csv.writer(file).writerows([columns, *rows])
     chosen = choose_questions(

@@ -83,7 +83,7 @@ def test_a_sound_run_has_no_faults_and_a_plan(run_file: Path) -> None:
 
 def test_no_torch_is_imported(run_file: Path) -> None:
     code = (
-        "import sys, pathlib; from apbmm.cli import check;"
+        "import sys, pathlib; from apbmm.app import check;"
         f"check(pathlib.Path({str(run_file)!r})); print('torch' in sys.modules)"
     )
     shown = subprocess.run(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import resource
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from commands import run, write_rehearsal
+from commands import command_line, environment, run, write_rehearsal
 
 HELP = [
     ("apbmm",),
@@ -67,6 +69,51 @@ def test_wrong_usage_ends_with_2_and_no_traceback(arguments: tuple[str, ...]) ->
     assert shown.returncode == 2
     assert "Traceback" not in shown.stderr
     assert shown.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (("apbmm", "status"), "cyclopts"),
+        (("apbmm-master", "run.toml"), "cyclopts"),
+        (("apbmm-master", "run.toml"), "zmq"),
+        (("apbmm-worker", "--gpu", "cpu"), "cyclopts"),
+        (("apbmm-worker", "--gpu", "cpu"), "zmq"),
+    ],
+    ids=str,
+)
+def test_ctrl_c_while_a_command_starts(
+    arguments: tuple[str, ...], module: str, tmp_path: Path
+) -> None:
+    # Imported in place of the real one, and like some it makes another error of what interrupts it.
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    signal.pause()\n"
+        "except KeyboardInterrupt as error:\n    raise ImportError('interrupted') from error\n"
+    )
+    shown = run(*arguments, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_while_a_command_works(tmp_path: Path) -> None:
+    (tmp_path / "zmq.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n"
+    )
+    shown = run("apbmm", "status", env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_command_that_ignores_ctrl_c_from_its_start_goes_on_ignoring_it(tmp_path: Path) -> None:
+    # As what a shell starts in the background.
+    (tmp_path / "cyclopts.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('on')\nos._exit(0)\n"
+    )
+    line = f"trap '' INT; exec {shlex.join(command_line('apbmm', 'status'))}"
+    shown = subprocess.run(
+        ["sh", "-c", line], env=environment({"PYTHONPATH": str(tmp_path)}), cwd=tmp_path,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (shown.returncode, shown.stderr) == (0, "")
 
 
 def test_the_master_takes_its_settings_from_the_environment(tmp_path: Path) -> None:
@@ -129,7 +176,7 @@ def test_one_environment_file_serves_both_commands(
 def test_workers_that_share_scratch_use_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from apbmm_worker import cli
+    from apbmm_worker import app
     from apbmm_worker.options import Options
 
     seen: list[Options] = []
@@ -139,9 +186,9 @@ def test_workers_that_share_scratch_use_folders_of_their_own(
         seen.append(settings)
         return 0
 
-    monkeypatch.setattr(cli, "serve", serve)
+    monkeypatch.setattr(app, "serve", serve)
     for name in ("one", "two"):
-        cli.worker(gpu="cpu", name=name, state=tmp_path / name, scratch=tmp_path / "scratch")
+        app.worker(gpu="cpu", name=name, state=tmp_path / name, scratch=tmp_path / "scratch")
     assert [settings.scratch for settings in seen] == [
         tmp_path / "scratch" / "one",
         tmp_path / "scratch" / "two",

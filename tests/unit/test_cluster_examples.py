@@ -14,8 +14,8 @@ import yaml  # type: ignore[import-untyped]
 
 from apbmm_common.curve import master_keys, new_master, new_worker, worker_keys
 from apbmm_master.allow_list import AllowList
-from apbmm_master.cli import master
-from apbmm_worker.cli import worker
+from apbmm_master.app import master
+from apbmm_worker.app import worker
 from commands import REPOSITORY, environment
 
 VERSION = "1.33"

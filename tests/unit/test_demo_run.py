@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from apbmm import demo
+from apbmm import demo, demo_processes
 from apbmm.demo import Wishes, demo_run, run_demo
 from apbmm.toml_text import run_as_toml
 from apbmm_common.errors import RunChangedError, UsageError
@@ -50,3 +53,30 @@ def test_the_directory_of_another_run_is_left_alone(begun: Path) -> None:
     with pytest.raises(RunChangedError, match=r"evaluation\.kind"):
         run_demo(begun, Wishes())
     assert not (begun / "demo.toml").exists()
+
+
+def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").touch()
+    with pytest.raises(UsageError, match="cannot be used as a run directory: it is a file"):
+        run_demo(tmp_path / "base.toml", Wishes(rehearsal=True))
+
+
+def test_interrupted_before_the_master_made_a_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    still_starting = [sys.executable, "-c", "import signal; signal.pause()"]
+    for command in ("master_command", "worker_command"):
+        monkeypatch.setattr(demo_processes, command, lambda *_, **__: still_starting)
+    sleep, signals = time.sleep, [signal.SIGINT]
+
+    def interrupt_once(seconds: float) -> None:
+        if signals:
+            signal.raise_signal(signals.pop())
+        sleep(seconds)
+
+    monkeypatch.setattr("apbmm.demo_processes.time.sleep", interrupt_once)
+    assert run_demo(tmp_path / "run", Wishes(rehearsal=True, workers=1)) == 130
+    shown = capfd.readouterr()
+    begins = f"apbmm demo --run-dir {tmp_path / 'run'} begins it"
+    assert shown.out == f"interrupted before the run began: {begins}\n"
+    assert shown.err == ""

@@ -11,10 +11,17 @@ from rich.console import Console
 from apbmm_common.errors import EXIT_USAGE, UsageError
 from apbmm_common.runfile import Algorithm
 from apbmm_master.events import AttemptFailed, EvaluationFailed, Lost, Record, WorkerQuarantined
+from apbmm_master.ledger import Ledger
 from apbmm_master.progress import Progress
 from apbmm_master.serve import require_settings
 from apbmm_master.status import journal_snapshot
 from protocol_world import World, measurement
+
+FIXED = frozenset(
+    {"run", "algorithm", "budget", "evaluations", "workers", "front", "hypervolume", "load_rate"}
+    | {"master_alive"}
+)
+"""What whoever reads a status may count on."""
 
 
 def test_messages_of_workers_are_no_markup() -> None:
@@ -50,6 +57,23 @@ def test_after_a_signal_what_is_waited_for_is_named() -> None:
     held = [evaluation.id for evaluation, _ in world.ledger.active_attempts()]
     progress.draining(world.ledger)
     assert f"finishing {', '.join(held)};" in out.getvalue()
+
+
+def test_status_of_a_journal_that_has_not_begun_has_every_key() -> None:
+    empty, begun = journal_snapshot(Ledger()), journal_snapshot(World().ledger)
+    assert list(empty) == list(begun)
+    assert {key: value for key, value in empty.items() if key in FIXED} == {
+        "run": "",
+        "algorithm": "",
+        "budget": 0,
+        "evaluations": dict.fromkeys(begun["evaluations"], 0),
+        "workers": [],
+        "front": [],
+        "hypervolume": 0.0,
+        "load_rate": None,
+        "master_alive": False,
+    }
+    assert begun["evaluations"].keys() >= {"done", "running", "queued", "failed"}
 
 
 def test_status_tells_of_references_that_cannot_be_scaled() -> None:

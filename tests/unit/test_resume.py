@@ -73,6 +73,23 @@ def test_every_forbidden_change_is_named_at_once() -> None:
     ]  # fmt: skip
 
 
+def test_objectives_may_be_mended_until_the_search_has_used_them() -> None:
+    """An expert that is the worse of the two ends a run before that; nothing measured is lost."""
+    swapped = world_spec().model_dump(mode="json")
+    one, two = swapped["objectives"][0]["expert"], swapped["objectives"][0]["vanilla"]
+    swapped["objectives"][0] |= {"expert": two, "vanilla": one}
+    mended = RunSpec.model_validate(swapped)
+    (event,) = resumed(mended)
+    assert isinstance(event, SpecChanged)
+    assert event.keys == ("objectives.0.expert", "objectives.0.vanilla")
+    world = World()
+    world.join("a")
+    world.settle()
+    assert any(ask.purpose == "search" for ask in world.ledger.asks)
+    with pytest.raises(RunChangedError, match=r"in objectives\.0\.expert"):
+        resumed(mended, world.ledger)
+
+
 def test_a_benchmark_more_is_refused() -> None:
     more = [{"name": n, "adapter": "sums", "path": "/none/sums"} for n in ("sums", "more")]
     with pytest.raises(RunChangedError, match="in benchmarks"):

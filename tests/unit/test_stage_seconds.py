@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from apbmm_common.stages import stage_line
@@ -43,6 +45,25 @@ def test_stages_are_averaged_and_the_engine_was_busy_while_it_evaluated() -> Non
     assert stage_line(summary) == (
         "mean seconds: wait 2.00, load 1.00, evaluate 16.00, report 1.00; engines busy 81.6%"
     )
+
+
+def test_the_pause_before_a_new_master_is_no_wait_and_not_busy() -> None:
+    """Two evaluations of 18 s, in the first half of the second there was no master."""
+    world = World(budget={"evaluations": 2, "initial": 2, "failures": 0})
+    worker = world.join("a")
+    while world.end is None:
+        world.exchange()
+        if worker.held is not None:
+            world.now += 18.0
+            body = measurement(0.5, 100.0).model_copy(update={"stages": STAGES})
+            worker.finish(body if worker.held.evaluation.startswith("e") else None)
+    (stay,) = world.ledger.attendance.stays
+    leased = world.ledger.evaluations["e0002"].attempts[0].leased_at
+    stays = [replace(stay, left=leased), replace(stay, joined=leased + 9.0, left=None)]
+    world.ledger.attendance.stays[:] = stays
+    summary = stage_summary(world.ledger)
+    assert "wait" not in summary["seconds"]
+    assert summary["engine_busy"] == pytest.approx((16 + 8) / (18 + 9))
 
 
 def test_nothing_is_said_before_an_evaluation_is_complete() -> None:

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from apbmm_master.events import WorkerJoined, WorkerLeft
+from apbmm_master.events import EpochStarted, SpecChanged, WorkerJoined, WorkerLeft
 from apbmm_master.ledger import Ledger
 from apbmm_master.pareto import front, hypervolume
 from apbmm_master.proposals import calls_of
@@ -86,3 +86,27 @@ def test_the_load_rate_counts_a_worker_only_while_it_is_there() -> None:
     world.now += 10.0
     # a was busy for 30 s, b idle for 10 s.
     assert load_rate(world.ledger, world.now) == 30.0 / 40.0
+
+
+def test_the_pause_between_two_masters_is_nobodys_time() -> None:
+    """Killed with work in hand, started again later, once with a changed budget."""
+    world = World(budget={"evaluations": 5, "initial": 5, "failures": 0})
+    world.join("a")
+    world.exchange()
+    assert world.ledger.spec is not None
+    spec = world.ledger.spec.model_dump(mode="json")
+    for epoch, changed in ((2, False), (3, True), (0, False)):
+        world.now += 10.0
+        # The last that this master commits.
+        world.record(WorkerJoined(worker="b", boot=f"b{epoch}", gpu="0", host="h", versions={}))
+        world.record(WorkerLeft(worker="b", boot=f"b{epoch}", reason="stopped"))
+        if not epoch:
+            break
+        world.now += 1000.0
+        if changed:
+            world.record(SpecChanged(spec=spec, keys=("budget.evaluations",)))
+        world.record(EpochStarted(epoch=epoch, host="h", pid=1))
+        world.record(WorkerJoined(worker="a", boot="boot1", gpu="0", host="h", versions={}))
+    stays = [stay for stay in world.ledger.attendance.stays if stay.worker == "a"]
+    assert [(stay.left or world.now) - stay.joined for stay in stays] == [10.0, 10.0, 10.0]
+    assert load_rate(world.ledger, world.now) == 1.0

@@ -116,14 +116,30 @@ def test_the_latest_run_is_the_one_whose_journal_changed_last(tmp_path: Path) ->
 def test_without_any_run_the_way_out_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no run under"):
         latest_run(tmp_path)
-    with pytest.raises(UsageError, match="no such run directory"):
-        find(str(tmp_path / "none"))
+
+
+def test_what_holds_no_run_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "run.toml").touch()
+    for named, fault in (
+        ("none", "no such run directory"),
+        ("run.toml", "a file, and not a run directory"),
+        ("runs", "not a run directory: it holds no journal.sqlite"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            find(str(tmp_path / named))
+        assert caught.value.message == f"{tmp_path / named}: {fault}"
+        assert "tcp://HOST:PORT" in caught.value.hint
+    (tmp_path / "runs" / "a" / "journal.sqlite").touch()
+    with pytest.raises(UsageError) as caught:
+        find(str(tmp_path / "runs"))
+    assert caught.value.hint == f"name a run in it: {tmp_path / 'runs' / 'a'}"
 
 
 def test_what_a_target_names(tmp_path: Path) -> None:
     assert find("tcp://host:1") == Target(None, "tcp://host:1")
-    assert find(str(tmp_path)) == Target(tmp_path)
     (tmp_path / "journal.sqlite").touch()
+    assert find(str(tmp_path)) == Target(tmp_path)
     assert find(str(tmp_path / "journal.sqlite")) == Target(tmp_path)
 
 
@@ -160,9 +176,60 @@ def test_ctrl_c_ends_watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
+    (tmp_path / "journal.sqlite").touch()
     monkeypatch.setattr(Target, "snapshot", lambda _: SNAPSHOT)
     monkeypatch.setattr("apbmm.status.time.sleep", interrupt)
     assert status.show_status(str(tmp_path), watch=True, as_json=False) == 130
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, *answers: dict[str, Any]) -> int:
+    """Watch a master on another host that answers so and then is there no more."""
+    left = [{**SNAPSHOT, **answer} for answer in answers]
+
+    def answer(target: Target) -> dict[str, Any]:
+        if not left:
+            raise NoMasterError(f"no master answers at {target.address}")
+        return left.pop(0)
+
+    monkeypatch.setattr(Target, "snapshot", answer)
+    monkeypatch.setattr("apbmm.status.time.sleep", lambda _: None)
+    return status.show_status("tcp://127.0.0.1:1", watch=True, as_json=False)
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ({"finished": "40 evaluations completed"}, ""),
+        ({"draining": True}, "the master at tcp://127.0.0.1:1 has ended\n"),
+        (
+            {"evaluations": {"done": 38, "running": 0, "queued": 0, "failed": 2}},
+            "the master at tcp://127.0.0.1:1 has ended\n",
+        ),
+    ],
+    ids=["finished", "draining", "all done"],
+)
+def test_a_master_that_goes_after_its_run_ends_watching(
+    last: dict[str, Any],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert watched(monkeypatch, {"load_rate": 0.5}, last) == 0
+    out, err = capsys.readouterr()
+    assert out.count("trial-1") == 1
+    assert out.endswith("hypervolume 0.7500, 2 on the front, load rate 91.3%\n")
+    assert err == said
+
+
+def test_a_master_that_goes_in_the_midst_of_its_run_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(NoMasterError, match="has gone, and its run was not finished"):
+        watched(monkeypatch, {}, {})
+    assert capsys.readouterr().out.endswith("load rate 91.3%\n")
+    with pytest.raises(NoMasterError, match="no master answers"):
+        watched(monkeypatch)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_was_refused_is_shown_by_kind() -> None:

@@ -70,8 +70,8 @@ def test_what_cuda_needs_is_left_alone() -> None:
 
 
 def test_the_example_environment_names_settings_that_exist() -> None:
-    from apbmm_master.cli import master
-    from apbmm_worker.cli import worker
+    from apbmm_master.app import master
+    from apbmm_worker.app import worker
 
     known = {f"APBMM_{name.upper()}" for f in (master, worker) for name in f.__annotations__}
     known |= {"APBMM_LOG_FORMAT", "APBMM_LOCK_DIR"}

@@ -9,6 +9,7 @@ needed here, so a wrong path is reported at once.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -181,7 +182,7 @@ def _read(file: Path) -> list[Record]:
         return rows
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".csv":
-        return [dict(row) for row in csv.DictReader(text.splitlines(keepends=True))]
+        return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
     if file.suffix == ".json":
         values = json.loads(text)
     else:

@@ -19,7 +19,7 @@ from apbmm_master.algorithms.problem import Problem
 from apbmm_master.algorithms.search import Search
 from apbmm_master.search_errors import UnknownAlgorithmError
 
-__all__ = ["PARAMETER_ONLY", "Search", "create", "names", "require_known"]
+__all__ = ["PARAMETER_ONLY", "TAKES_ENDS", "Search", "create", "names", "require_known"]
 
 # name -> module and class of the method
 _METHODS = {
@@ -44,6 +44,8 @@ _METHODS = {
 
 PARAMETER_ONLY = frozenset({"sip-bmm"})
 """Methods whose layer importance comes from the parameters alone, without activations."""
+TAKES_ENDS = frozenset({"ap-bmm-plus"})
+"""Methods with the settings `references` and `ends`: what the source models score."""
 
 
 def names() -> tuple[str, ...]:
@@ -53,7 +55,7 @@ def names() -> tuple[str, ...]:
 
 def require_known(name: str) -> None:
     """Raise UnknownAlgorithmError unless there is a method `name`."""
-    if name not in _METHODS:
+    if not isinstance(name, str) or name not in _METHODS:
         raise UnknownAlgorithmError(
             f"there is no search method {name!r}", f"methods are {', '.join(_METHODS)}"
         )
@@ -79,7 +81,8 @@ def create(  # noqa: PLR0913 - the interface of every method
     defaults to -0.2 for each objective; `importance` (dimensions,) is the layer score s_l in
     [0, 1], or None; `settings` are the method's own. A model-level grid ignores `dimensions` and
     has its own (see `Search.dimensions`). Raises UnknownAlgorithmError and, for settings and
-    arguments that cannot be, SettingError, WrongShapeError, NotFiniteError or OutsideBoxError.
+    arguments that cannot be, SettingError, WrongShapeError, NotNumericError, NotFiniteError or
+    OutsideBoxError.
     """
     require_known(name)
     problem = Problem.checked(

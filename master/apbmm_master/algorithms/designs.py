@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -38,14 +39,8 @@ class Sobol(Search):
         return unused(scrambled_sobol(self.dimensions, self.problem.seed), state.known, count)
 
 
-class Uniform(Search):
-    """Uniform interpolation: x = (t, ..., t) at `budget` evenly spaced t inside (0, 1).
-
-    Without the ends, which are the two reference models. No initial design: every point is on
-    the line, in an order that covers it evenly however early the search stops.
-    """
-
-    name: ClassVar[str] = "uniform"
+class FixedPoints(Search):
+    """A method whose points are fixed: asynchronous, without initial design or use of results."""
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         super().__init__(problem, settings)
@@ -53,17 +48,32 @@ class Uniform(Search):
 
     @property
     def exhausted(self) -> bool:
-        """Whether the budget is spent, or every point of the line is done or has failed."""
-        tried = len(self._issued) >= self.problem.budget and not self._outstanding
-        return super().exhausted or tried
+        """Whether the budget is spent, or no point is left to ask for and none outstanding."""
+        if super().exhausted or self._outstanding:
+            return super().exhausted
+        return not unused(self._points(), self._state([]).known, 1)
 
     def _design_is_complete(self) -> bool:
         return True
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
-        return unused(self._line(), state.known, count)
+        return unused(self._points(), state.known, count)
 
-    def _line(self) -> Iterator[Array]:
+    @abstractmethod
+    def _points(self) -> Iterator[Array]:
+        """All points (D,), in the order of asking."""
+
+
+class Uniform(FixedPoints):
+    """Uniform interpolation: x = (t, ..., t) at `budget` evenly spaced t inside (0, 1).
+
+    Without the ends, which are the two reference models; in an order that covers the line evenly
+    however early the search stops.
+    """
+
+    name: ClassVar[str] = "uniform"
+
+    def _points(self) -> Iterator[Array]:
         size = self.problem.budget
         for index in spread_order(size):
             yield np.full(self.dimensions, (index + 1) / (size + 1))

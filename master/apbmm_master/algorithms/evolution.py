@@ -44,8 +44,8 @@ class MoeadCmaes(Search):
         self._turns = np.random.default_rng(problem.seed).permutation(len(self._weights))
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
-        bred = _Bred(state, self._design_size(state), self._turns)
-        slots = [state.key - bred.first + offset for offset in range(count)]
+        bred = _Bred(state, self._turns)
+        slots = [state.key - state.designed + offset for offset in range(count)]
         offspring: list[Array] = []
         for subproblem in dict.fromkeys(bred.subproblem(slot) for slot in slots):
             size = sum(bred.subproblem(slot) == subproblem for slot in slots)
@@ -92,14 +92,6 @@ class MoeadCmaes(Search):
         }
         return CMAEvolutionStrategy(start, SIGMA, options)
 
-    def _design_size(self, state: SearchState) -> int:
-        """How many of the issued vectors are the initial design: the sequence's beginning."""
-        pairs = zip(state.issued, scrambled_sobol(self.dimensions, self.problem.seed), strict=False)
-        for index, (issued, point) in enumerate(pairs):
-            if not np.array_equal(issued, point):
-                return index
-        return len(state.issued)
-
     def _spare(self, state: SearchState) -> Any:
         return scrambled_sobol(self.dimensions, self.problem.seed + state.key + 1)
 
@@ -108,14 +100,15 @@ class _Bred:
     """Which completed vector was bred for which subproblem, and when.
 
     Offspring are numbered in the order they were issued, from 0 after the initial design; each
-    two successive numbers are one turn. A completed vector that was not bred has number -1.
+    two successive numbers are one turn. A completed vector that was not bred has number -1, and
+    so has an offspring that is told again.
     """
 
-    def __init__(self, state: SearchState, first: int, turns: Indices) -> None:
-        self.first = first
+    def __init__(self, state: SearchState, turns: Indices) -> None:
         self.turns = turns
-        index = {vector.tobytes(): i - first for i, vector in enumerate(state.issued)}
-        self.slot_of_row = [max(index.get(vector.tobytes(), -1), -1) for vector in state.x]
+        # A search observes what it issued exactly as issued, however it was told.
+        slots = {x.tobytes(): slot for slot, x in enumerate(state.issued[state.designed :])}
+        self.slot_of_row = [slots.pop(x.tobytes(), -1) for x in state.x]
 
     def subproblem(self, slot: int) -> int:
         """The subproblem whose turn offspring number `slot` belongs to."""

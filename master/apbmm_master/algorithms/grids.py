@@ -11,20 +11,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from apbmm_master.algorithms.designs import NoSettings
-from apbmm_master.algorithms.problem import Problem, build_settings
-from apbmm_master.algorithms.search import Search, SearchState, unused
+from apbmm_master.algorithms.designs import FixedPoints
+from apbmm_master.algorithms.problem import Problem
 from apbmm_master.algorithms.sequences import spread_order
 from apbmm_master.arrays import Array
 
 DENSITIES = (1.0, 0.7, 0.9, 0.8)
 
 
-class Grid(Search):
+class Grid(FixedPoints):
     """A fixed grid, walked in an order that covers it evenly however early the search stops.
 
     Weights are i / n for i = 1 .. n: not 0, which is the base model whatever the rule. A point
-    that fails is not replaced. Asynchronous, without an initial design; the seed has no effect.
+    that fails is not replaced. The seed has no effect.
     """
 
     weights: ClassVar[int]
@@ -33,19 +32,6 @@ class Grid(Search):
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         super().__init__(problem.with_dimensions(len(self.axes)), settings)
-        build_settings(self.name, NoSettings, settings)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the budget is spent, or every point of the grid is done or has failed."""
-        tried = len(self._issued) >= self.weights * max(len(self.densities), 1)
-        return super().exhausted or (tried and not self._outstanding)
-
-    def _design_is_complete(self) -> bool:
-        return True
-
-    def _propose(self, state: SearchState, count: int) -> list[Array]:
-        return unused(self._points(), state.known, count)
 
     def _points(self) -> Iterator[Array]:
         """All weights, then all again, each time with the next density; of them in turn."""

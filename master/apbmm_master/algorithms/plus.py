@@ -2,8 +2,9 @@
 
 What differs from `ap-bmm`, and of which kind each difference is:
 
-- information: the two reference models, measured anyway, are observations of the surrogate (but
-  not of the front): x = 0 is (0, 1) and x = 1 is (1, 0) by Eq. 2;
+- information: the two reference models, measured anyway, are observations of the surrogate: by
+  Eq. 2 x = 0 is (0, 1) and x = 1 is (1, 0). They are left out of a fit for as long as the other
+  observations speak against them (see `ends_agree`);
 - information: noise that is told of an observation is part of the likelihood, on top of what the
   fit learns (see `objective.objective_variance` for what a run tells);
 - information: half of the initial design lies on the diagonal x = (t, ..., t), between them;
@@ -18,7 +19,8 @@ Each can be switched off by a setting. `map_fit=False` with the paper's pool and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -27,22 +29,28 @@ from typing import ClassVar, cast
 import numpy as np
 
 from apbmm_master.algorithms.bayesian import BayesianSearch
+from apbmm_master.algorithms.problem import Problem
 from apbmm_master.algorithms.search import SearchState, unused
 from apbmm_master.algorithms.sequences import scrambled_sobol
 from apbmm_master.arrays import Array
 from apbmm_master.hyperpriors import dimension_scaled
 from apbmm_master.prior import initial_lengthscales
 from apbmm_master.propose import ProposalSettings
+from apbmm_master.search_errors import SettingError
 from apbmm_master.summaries import MergeKernel, summaries
 from apbmm_master.surrogate import Surrogate, fit
+
+DOUBT = 1e-4
+"""On the benchmark's landscapes true ends had factors above 1e-3, exchanged ones below 1e-20."""
 
 
 @dataclass(frozen=True)
 class PlusSettings(ProposalSettings):
-    """`references`: the reference models are observations (two objectives only, where Eq. 2
-    says what they score); `diagonal`: half of the initial design on it; `map_fit`: MAP instead of
-    the paper's fit, with `lengthscale_spread` the standard deviation of the prior on each log
-    lengthscale; `summaries`: the kernel sees them, and `weighted` the importance among them.
+    """`references`: the reference models are observations; `ends`: what x = 0 and x = 1 score, by
+    default what Eq. 2 says for the paper's two objectives (not used where there are more);
+    `diagonal`: half of the initial design on it; `map_fit`: MAP instead of the paper's fit, with
+    `lengthscale_spread` the standard deviation of the prior on each log lengthscale; `summaries`:
+    the kernel sees them, and `weighted` the importance among them.
     """
 
     raw_samples: int = 128
@@ -50,6 +58,7 @@ class PlusSettings(ProposalSettings):
     gap_weight: float = 0.0
     proximity_weight: float = 0.0
     references: bool = True
+    ends: tuple[tuple[float, ...], ...] = ((0.0, 1.0), (1.0, 0.0))
     diagonal: bool = True
     map_fit: bool = True
     lengthscale_spread: float = 1.0
@@ -63,17 +72,33 @@ class ApBmmPlus(BayesianSearch):
     name: ClassVar[str] = "ap-bmm-plus"
     settings_type: ClassVar[type[ProposalSettings]] = PlusSettings
 
+    def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
+        super().__init__(problem, settings)
+        try:
+            self._ends = np.array(self._options.ends, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"ap-bmm-plus: ends must be two rows of numbers: {error}") from error
+        if self._ends.ndim != 2 or not np.isfinite(self._ends).all():
+            raise SettingError("ap-bmm-plus: ends must be two rows of finite numbers")
+
     @property
     def _options(self) -> PlusSettings:
         return cast(PlusSettings, self.proposal_settings)
 
     def _fit(self, state: SearchState) -> Surrogate:
+        data = (state.x, state.y, state.variance)
+        alone = self._fitted_to(*data)
+        ends = self._ends
+        if not self._options.references or ends.shape != (2, self.problem.objectives):
+            return alone
+        corners = np.stack([np.zeros(self.dimensions), np.ones(self.dimensions)])
+        if not ends_agree(alone, corners, ends):
+            return alone
+        more = (corners, ends, np.zeros_like(ends))
+        return self._fitted_to(*(np.concatenate(pair) for pair in zip(data, more, strict=True)))
+
+    def _fitted_to(self, x: Array, y: Array, variance: Array) -> Surrogate:
         options, size, scores = self._options, self.dimensions, self.problem.importance
-        x, y, variance = state.x, state.y, state.variance
-        if options.references and self.problem.objectives == 2:
-            x = np.concatenate([x, np.zeros((1, size)), np.ones((1, size))])
-            y = np.concatenate([y, [[0.0, 1.0], [1.0, 0.0]]])
-            variance = np.concatenate([variance, np.zeros((2, 2))])
         if not options.map_fit:
             start = None if scores is None else initial_lengthscales(scores)
             return fit(x, y, start, variance=variance)
@@ -96,3 +121,14 @@ class ApBmmPlus(BayesianSearch):
         size = self.problem.initial // 2
         for step in range(1, size + 1):
             yield np.full(self.dimensions, step / (size + 1))
+
+
+def ends_agree(model: Surrogate, corners: Array, ends: Array) -> bool:
+    """Whether a model fitted without them can believe `ends` (2, m) at `corners` (2, D).
+
+    The posterior density of the ends over their prior density is a Bayes factor: how much
+    likelier the observations are with these ends than without. Ends that Eq. 2 vouches for are
+    given up when it falls below `DOUBT`.
+    """
+    gained = model.log_density(corners, ends) - model.log_density(corners, ends, prior=True)
+    return bool(gained.sum() >= math.log(DOUBT))

@@ -14,6 +14,7 @@ from apbmm_master.arrays import Array, as_vector
 from apbmm_master.search_errors import OutsideBoxError, SettingError
 
 DEFAULT_REFERENCE = -0.2
+SEEDS = 2**63  # torch's generators take no more, nor do run files
 SettingsType = TypeVar("SettingsType")
 
 
@@ -43,11 +44,9 @@ class Problem:
     ) -> Problem:
         """Build it; raises SettingError for a count out of range, or as `as_vector` does."""
         smallest = {"objectives": 2, "seed": 0}
-        for name, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise SettingError(f"{name} must be a whole number, not {value!r}")
-            if value < smallest.get(name, 1):
-                raise SettingError(f"{name} is {value}, less than {smallest.get(name, 1)}")
+        numbers = {n: whole_number(v, n, smallest.get(n, 1)) for n, v in numbers.items()}
+        if numbers["seed"] >= SEEDS:
+            raise SettingError(f"seed is {numbers['seed']}, not less than 2**63")
         objectives, dimensions = numbers["objectives"], numbers["dimensions"]
         if reference_point is None:
             reference_point = np.full(objectives, DEFAULT_REFERENCE)
@@ -59,12 +58,21 @@ class Problem:
         return cls(
             reference_point=as_vector(reference_point, "reference_point", objectives),
             importance=scores,
-            **{name: int(value) for name, value in numbers.items()},
+            **numbers,
         )
 
     def with_dimensions(self, dimensions: int) -> Problem:
         """The same problem over a space of another size, without layer importance."""
         return dataclasses.replace(self, dimensions=dimensions, importance=None)
+
+
+def whole_number(value: object, name: str, smallest: int) -> int:
+    """`value` as an int; raises SettingError unless it is whole and at least `smallest`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise SettingError(f"{name} must be a whole number, not {value!r}")
+    if value < smallest:
+        raise SettingError(f"{name} is {value}, less than {smallest}")
+    return int(value)
 
 
 def build_settings(
@@ -73,8 +81,8 @@ def build_settings(
     """The method's settings dataclass from keyword arguments.
 
     Raises SettingError for a name that the method does not have, and for a value that is not of
-    its default's type (a whole number passes for a float), is negative or not finite, or is a
-    count of less than one.
+    its default's type (a whole number passes for a float, and NumPy's types for Python's), is
+    negative or not finite, or is a count of less than one.
     """
     fields = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(settings) - set(fields))
@@ -88,6 +96,8 @@ def build_settings(
 
 
 def _setting(method: str, name: str, value: object, default: object) -> object:
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
+        value = value.item()
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(default):

@@ -18,8 +18,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from apbmm_master.algorithms.problem import Problem
-from apbmm_master.algorithms.sequences import scrambled_sobol
+from apbmm_master.algorithms.problem import Problem, whole_number
+from apbmm_master.algorithms.sequences import (
+    require_sobol,
+    scrambled_sobol,
+    torch_as_it_comes,
+)
 from apbmm_master.arrays import Array, as_vector
 from apbmm_master.search_errors import OutsideBoxError, SettingError, WrongShapeError
 
@@ -28,8 +32,8 @@ if TYPE_CHECKING:
 
 # No two proposals, nor a proposal and a known vector, are closer than this.
 SEPARATION = 1e-5
-# Components this far apart are still the same vector, should a caller have rounded it.
-SAME = 1e-9
+# Components this far apart are still the same vector, rounded by a caller; the nearest counts.
+SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class SearchState:
     `x` (n, D) and `y` (n, m) are the completed evaluations in the order told, with the known
     noise `variance` (n, m), 0 where none was told; `rejected` (r, D) the vectors that failed for
     good, `pending` (P, D) those in flight, `issued` (i, D) all that were handed out, in order.
-    `key` is the index of the next proposal, i at the time of asking.
+    The first `designed` of those were the initial design's. `key` is the index of the next
+    proposal, i at the time of asking.
     """
 
     x: Array
@@ -48,6 +53,7 @@ class SearchState:
     rejected: Array
     pending: Array
     issued: Array
+    designed: int
 
     @property
     def key(self) -> int:
@@ -71,6 +77,7 @@ class Search(ABC):
     batch: int | None = None
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
+        require_sobol(problem.dimensions)
         self.problem = problem
         self.settings = settings
         self.last_proposal: ProposalReport | None = None
@@ -80,6 +87,7 @@ class Search(ABC):
         self._rejected: list[Array] = []
         self._issued: list[Array] = []
         self._outstanding: list[Array] = []
+        self._designed = 0
         self._batch: _Batch | None = None
 
     @property
@@ -99,11 +107,11 @@ class Search(ABC):
         counts as in flight too. Fewer vectors, or none, come back when the method has to wait for
         results (its initial design or its batch) or the budget is spent or in flight.
         """
-        if count < 0:
-            raise SettingError(f"count is {count}, a negative number")
+        count = whole_number(count, "count", smallest=0)
         state = self._state(self._in_flight(pending))
         room = min(count, self._room(state))
-        vectors = self._next(state, room) if room > 0 else []
+        with torch_as_it_comes():
+            vectors = self._next(state, room) if room > 0 else []
         self._record(vectors)
         return [vector.copy() for vector in vectors]
 
@@ -115,7 +123,7 @@ class Search(ABC):
         Leaves the search as that ask left it, so that a journal's asks, tells and rejects can be
         replayed in order and the search goes on with the vectors it would have proposed.
         """
-        recalled = [self._vector(vector) for vector in vectors]
+        recalled = self._vectors(vectors, "vectors")
         state = self._state(self._in_flight(pending))
         if recalled and self.batch is not None and self._design_is_complete():
             self._open_batch(state)
@@ -125,6 +133,9 @@ class Search(ABC):
         self, x: npt.ArrayLike, y: npt.ArrayLike, variance: npt.ArrayLike | None = None
     ) -> None:
         """Add a completed evaluation: objectives `y` (m,) at `x` (D,), asked for or not.
+
+        An `x` that was asked for may come back rounded, to six decimals or float32: it counts as
+        the vector that was asked for, so rounding changes nothing.
 
         `variance` (m,) is the part of this observation's noise that is known, in squared units of
         `y`; None and 0 both say that nothing is. `ap-bmm-plus` adds it to the noise that it learns;
@@ -137,17 +148,21 @@ class Search(ABC):
             noise = as_vector(variance, "variance", len(values)).copy()
         if (noise < 0.0).any():
             raise SettingError("variance has a negative entry")
-        self._settle(vector)
-        self._rejected = [known for known in self._rejected if not _same(known, vector).any()]
+        vector = self._settled(vector)
+        if (again := nearest(self._rows(self._rejected), vector)) is not None:
+            del self._rejected[again]
         self._x.append(vector)
         self._y.append(values)
         self._variance.append(noise)
 
     def reject(self, x: npt.ArrayLike) -> None:
-        """Give up on `x` (D,): it failed for good. No observation, but it is kept clear of."""
-        vector = self._vector(x)
-        self._settle(vector)
-        self._rejected.append(vector)
+        """Give up on `x` (D,): it failed for good. No observation, but it is kept clear of.
+
+        Once is enough: a vector that was rejected or told before is left as it is.
+        """
+        vector = self._settled(self._vector(x))
+        if nearest(self._rows([*self._x, *self._rejected]), vector) is None:
+            self._rejected.append(vector)
 
     @abstractmethod
     def _propose(self, state: SearchState, count: int) -> list[Array]:
@@ -189,21 +204,27 @@ class Search(ABC):
         return self._batch
 
     def _record(self, vectors: Sequence[Array]) -> None:
+        if not self._design_is_complete():
+            self._designed += len(vectors)
         self._issued.extend(vectors)
         self._outstanding.extend(vectors)
         if self._batch is not None:
             self._batch.served += len(vectors)
 
-    def _settle(self, vector: Array) -> None:
-        """Take `vector` out of what is outstanding, once. It mostly is among the first."""
-        for index, known in enumerate(self._outstanding):
-            if _same(known, vector).any():
-                del self._outstanding[index]
-                return
+    def _settled(self, vector: Array) -> Array:
+        """Take `vector` out of what is outstanding, once; as it was issued, if it ever was."""
+        # The vector itself, mostly among the first, is found without comparing with all.
+        exact = (i for i, known in enumerate(self._outstanding) if (known == vector).all())
+        if (index := next(exact, None)) is None:
+            index = nearest(self._rows(self._outstanding), vector)
+        if index is not None:
+            return self._outstanding.pop(index)
+        index = nearest(self._rows(self._issued), vector)
+        return vector if index is None else self._issued[index]
 
     def _in_flight(self, pending: Sequence[npt.ArrayLike]) -> list[Array]:
-        given, own = [self._vector(vector) for vector in pending], self._rows(self._outstanding)
-        foreign = [vector for vector in given if not _same(own, vector).any()]
+        given, own = self._vectors(pending, "pending"), self._rows(self._outstanding)
+        foreign = [vector for vector in given if nearest(own, vector) is None]
         return [*self._outstanding, *foreign]
 
     def _state(self, pending: Sequence[Array]) -> SearchState:
@@ -215,10 +236,16 @@ class Search(ABC):
             rejected=rows(self._rejected),
             pending=rows(pending),
             issued=rows(self._issued),
+            designed=self._designed,
         )
 
     def _rows(self, vectors: Sequence[Array]) -> Array:
         return np.array(vectors, dtype=np.float64).reshape(-1, self.dimensions)
+
+    def _vectors(self, values: Sequence[npt.ArrayLike], what: str) -> list[Array]:
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise WrongShapeError(f"{what} must be a sequence of vectors, not {values!r}")
+        return [self._vector(vector) for vector in values]
 
     def _vector(self, x: npt.ArrayLike) -> Array:
         vector = as_vector(x, "a decision vector", self.dimensions).copy()
@@ -271,6 +298,8 @@ def is_clear(vector: Array, known: Array) -> bool:
     return not len(known) or float(np.linalg.norm(known - vector, axis=1).min()) >= SEPARATION
 
 
-def _same(rows: Array, vector: Array) -> npt.NDArray[np.bool_]:
-    """Which of `rows` (k, D), or of one row (D,), are `vector`."""
-    return np.asarray((np.abs(np.atleast_2d(rows) - vector) <= SAME).all(axis=1))
+def nearest(rows: Array, vector: Array) -> int | None:
+    """Index of the one of `rows` (k, D) that `vector` (D,) is, but for rounding; None for none."""
+    apart = np.abs(rows - vector)
+    same = np.flatnonzero((apart <= SAME).all(axis=1))
+    return int(same[apart[same].sum(axis=1).argmin()]) if len(same) else None

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from apbmm_master.arrays import Array
+from apbmm_master.search_errors import SettingError
+
+MOST_DIMENSIONS = 21201
+"""Longest vectors of torch's Sobol sequence: as many dimensions as have direction numbers."""
+
+
+def require_sobol(dimensions: int) -> None:
+    """Raise SettingError for more dimensions than a Sobol sequence can have."""
+    if dimensions > MOST_DIMENSIONS:
+        raise SettingError(f"dimensions is {dimensions}, more than {MOST_DIMENSIONS}")
+
+
+@contextmanager
+def torch_as_it_comes() -> Iterator[None]:
+    """Let the caller's settings of torch (default precision, gradient mode) decide nothing.
+
+    SobolEngine computes its first point, and GPyTorch its initial parameters, in the default
+    precision, which neither takes as an argument. Like torch's own setting, it is for all threads.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:  # nobody has set anything, and some methods never need it
+        yield
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def scrambled_sobol(dimensions: int, seed: int, block: int = 64) -> Iterator[Array]:

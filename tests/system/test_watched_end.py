@@ -1,0 +1,39 @@
+"""Who watches a master from another host sees how its run ends, though it ends the master."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from apbmm.status import NoMasterError, ask
+from apbmm_master import status_socket
+from apbmm_master.door import Door
+from apbmm_master.status_socket import StatusSocket
+from commands import free_address
+
+
+async def test_the_end_is_told_to_whoever_watches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_socket, "FAREWELL_SECONDS", 600.0)
+    address, snapshot, door = free_address(), {"finished": ""}, Door()
+    status = StatusSocket(tmp_path, lambda: snapshot, door, address)
+    answering = asyncio.create_task(status.serve())
+    try:
+        await status.farewell()  # at once: nobody watches
+        assert await asyncio.to_thread(ask, address) == {"finished": ""}
+        snapshot["finished"] = "40 evaluations completed"
+        leaving = asyncio.create_task(status.farewell())
+        assert await asyncio.to_thread(ask, address) == snapshot
+        assert not leaving.done()
+        leaving.cancel()
+    finally:
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+        status.close()
+        await door.close()
+    monkeypatch.setattr("apbmm.status.ANSWER_SECONDS", 0.2)
+    with pytest.raises(NoMasterError):
+        await asyncio.to_thread(ask, address)

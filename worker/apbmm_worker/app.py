@@ -1,0 +1,138 @@
+"""What the `apbmm-worker` command takes. Heavy imports come after the arguments are parsed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from cyclopts.config import Env
+
+from apbmm_common import __version__
+from apbmm_common.logs import Level
+
+log = logging.getLogger(__name__)
+
+app = App(
+    name="apbmm-worker",
+    help="One apbmm worker: evaluates merges on one GPU (or several, or the CPU) for a master.",
+    config=Env("APBMM_", command=False),
+    version=__version__,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+
+
+@app.default
+def worker(  # noqa: PLR0913 - one argument a flag
+    *,
+    gpu: str,
+    master: str = "tcp://127.0.0.1:5711",
+    name: str | None = None,
+    state: Path | None = None,
+    scratch: Path | None = None,
+    path: Annotated[list[str] | None, Parameter(negative=())] = None,
+    root: Annotated[list[str] | None, Parameter(negative=())] = None,
+    engine_arg: Annotated[list[str] | None, Parameter(negative=())] = None,
+    keys: str | None = None,
+    insecure: bool = False,
+    allow_remote_code: bool = False,
+    log_level: Level = "INFO",
+) -> int:
+    """Serve a master until stopped. It waits for masters that come later, and outlives them.
+
+    SIGTERM or Ctrl-C finishes the evaluation in hand and leaves; a second one drops it.
+
+    Parameters
+    ----------
+    gpu
+        Card number; several as 0,1 for one tensor-parallel worker; cpu for the CPU build of
+        vLLM; rehearsal for invented measurements.
+    master
+        Address of the master.
+    name
+        This worker's name, unique in the fleet. Default: host and card.
+    state
+        Folder for results that are not delivered yet, and logs.
+    scratch
+        Folder for merged checkpoints; fast and large. Each worker uses a folder of its name
+        there. Default: within the state folder.
+    path
+        NAME=PATH, repeatable: where this host keeps a source, benchmark or prompt file that the
+        run file names.
+    root
+        Folder, repeatable: paths of the run file that no --path replaces must be in one. Default:
+        any will do for a master on this host, none for one on another.
+    engine_arg
+        KEY=VALUE, repeatable: an argument of vLLM's own for the engine of this host, over what the
+        run file says, as in max_num_seqs=64.
+    keys
+        Folder with this worker's key (NAME.key_secret) and the master's public one (master.key).
+        Default: ~/.config/apbmm/keys if that holds this worker's key; none goes without.
+    insecure
+        Without keys, serve a master on another host all the same, whoever it is.
+    allow_remote_code
+        Run Python code that comes with checkpoints, where a run file asks for it as well
+        (remote_code in its table engine). Only for checkpoints whose code you have read.
+    log_level
+        What is told on standard error.
+    """
+    from apbmm_common.command_line import leaving_at_once
+
+    with leaving_at_once():
+        from apbmm_common.curve import worker_keys
+        from apbmm_common.logs import set_up_logging
+        from apbmm_worker import options
+        from apbmm_worker.engine_values import parse_engine_arguments
+
+    set_up_logging(log_level)
+    card = options.parse_gpu(gpu)
+    worker_name = options.parse_name(name) if name else options.default_name(card)
+    folder = options.state_folder(worker_name, state)
+    certificates = worker_keys(keys, worker_name)
+    address = options.parse_master(master)
+    options.require_known_master(address, certificates, insecure=insecure)
+    settings = options.Options(
+        worker_name, card, address, folder,
+        scratch / worker_name if scratch else folder / "scratch",
+        options.parse_paths(path or []), certificates, options.parse_roots(root or [], address),
+        parse_engine_arguments(engine_arg or []), allow_remote_code,
+    )  # fmt: skip
+    return serve(settings)
+
+
+def serve(settings: object) -> int:
+    """Run the daemon under its signal handlers; returns the exit code."""
+    import asyncio
+    import signal
+    from functools import partial
+
+    from apbmm_common.command_line import leaving_at_once
+
+    with leaving_at_once():
+        from apbmm_worker.daemon import Daemon
+        from apbmm_worker.dealer import flush
+        from apbmm_worker.options import Claim, Options, claim_folders
+
+    assert isinstance(settings, Options)
+    claim = Claim(settings)
+    folders = claim_folders(settings)
+    log.info(
+        "worker %s (%s) waits for a master at %s; its state is in %s",
+        settings.name, settings.gpu, settings.master, settings.state,
+    )  # fmt: skip
+
+    async def run() -> int:
+        daemon = Daemon(settings)
+        loop = asyncio.get_running_loop()
+        for number, interrupted in ((signal.SIGTERM, False), (signal.SIGINT, True)):
+            loop.add_signal_handler(number, partial(daemon.stop, interrupted=interrupted))
+        return await daemon.run()
+
+    try:
+        return asyncio.run(run())
+    finally:
+        flush()
+        folders.close()
+        claim.release()
