@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from apbmm.run_parts import Parts, parts_of, sound_parts
@@ -19,15 +20,17 @@ from apbmm_common.compatibility import IDENTICAL, compatibility_faults, identica
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, RunFileError, SourceError
 from apbmm_common.prompts import read_prompts
 from apbmm_common.runfile import (
-    Algorithm,
     Benchmark,
-    Engine,
     Generation,
     Merge,
     RunSpec,
-    load_run_file,
 )
 from apbmm_common.space import block_of
+
+NO_SEARCH = (
+    "this host cannot run apbmm-master: pip install '.[master]', in the folder of apbmm's sources, "
+    "adds what it needs"
+)
 
 
 @dataclass
@@ -63,9 +66,11 @@ def check(run_file: Path) -> int:
 
 def inspect(run_file: Path) -> Inspection:
     """Look at everything that a run file names, without torch and without changing anything."""
+    from apbmm_master.run_file import load_run
+
     found = Inspection(run_file)
     try:
-        found.spec = load_run_file(run_file)
+        found.spec = load_run(run_file)
     except RunFileError as error:
         found.faults += [line.strip() for line in error.message.splitlines()[1:]]
         if not found.faults:
@@ -74,40 +79,16 @@ def inspect(run_file: Path) -> Inspection:
         parts = sound_parts(run_file)
     else:
         parts = parts_of(found.spec)
-    _inspect_algorithm(found, parts.algorithm)
+    if find_spec("botorch") is None:
+        found.notes.append(NO_SEARCH)
     _inspect_sources(found, parts)
     _inspect_benchmarks(found, parts.benchmarks)
-    _inspect_engine(found, parts.engine)
     if parts.prompts is not None:
         try:
             read_prompts(Path(parts.prompts), sys.maxsize)
         except SourceError as error:
             found.fault(error, "prior.prompts")
     return found
-
-
-def _inspect_algorithm(found: Inspection, algorithm: Algorithm | None) -> None:
-    from importlib.util import find_spec
-
-    from apbmm_master.algorithms import require_known
-    from apbmm_master.serve import require_settings
-
-    can_search = find_spec("botorch") is not None
-    if algorithm is not None:
-        try:
-            require_known(algorithm.name)
-        except ApbmmError as error:
-            found.fault(error, "algorithm.name")
-        else:
-            try:
-                require_settings(algorithm if can_search else Algorithm())
-            except ApbmmError as error:
-                found.fault(error, "algorithm.settings")
-    if not can_search:
-        found.notes.append(
-            "this host cannot run apbmm-master: pip install '.[master]', in the folder of apbmm's "
-            "sources, adds what it needs"
-        )
 
 
 # ---- the files that it names -------------------------------------------------------------------
@@ -196,17 +177,6 @@ def _inspect_benchmarks(found: Inspection, benchmarks: tuple[Benchmark, ...]) ->
             found.questions[benchmark.name] = count
 
 
-def _inspect_engine(found: Inspection, engine: Engine | None) -> None:
-    from apbmm_worker.engine_arguments import RESERVED
-
-    reserved = sorted(RESERVED & set(engine.arguments)) if engine is not None else []
-    if reserved:
-        found.faults.append(
-            f"engine.arguments: may not set {', '.join(reserved)} "
-            "(hint: other tables of the run file decide these, or the worker does)"
-        )
-
-
 def _own(adapter: str) -> bool:
     return adapter == "apbmm_exact" or adapter.startswith("apbmm_demo_")
 
@@ -217,7 +187,6 @@ def known_adapters() -> frozenset[str]:
     Empty where EvalScope is not installed.
     """
     import re
-    from importlib.util import find_spec
 
     evalscope = find_spec("evalscope")
     if evalscope is None or evalscope.origin is None:

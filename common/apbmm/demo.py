@@ -147,7 +147,10 @@ def _uniform(spec: RunSpec | None, evaluations: int) -> str:
 
 
 def _begun(run_file: Path) -> RunSpec | None:
-    return load_run_file(run_file) if run_file.is_file() else None
+    try:
+        return load_run_file(run_file) if run_file.is_file() else None
+    except OSError as error:
+        raise _unusable(run_file.parent, error) from error
 
 
 def _write(file: Path, text: str) -> None:
@@ -155,7 +158,9 @@ def _write(file: Path, text: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise UsageError(
-            f"{file.parent}: cannot be used as a run directory: {reason}", "set --run-dir"
-        ) from error
+        raise _unusable(file.parent, error) from error
+
+
+def _unusable(run_dir: Path, error: OSError) -> UsageError:
+    reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+    return UsageError(f"{run_dir}: cannot be used as a run directory: {reason}", "set --run-dir")

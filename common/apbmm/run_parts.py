@@ -9,9 +9,7 @@ from typing import Any, TypeVar
 
 from apbmm_common.run_faults import Salvage
 from apbmm_common.runfile import (
-    Algorithm,
     Benchmark,
-    Engine,
     Generation,
     Merge,
     RunSpec,
@@ -28,37 +26,33 @@ AnySection = TypeVar("AnySection", bound=Section)
 class Parts:
     """The parts that are looked into; ``sources`` are the folders that are named, by role."""
 
-    algorithm: Algorithm | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     merge: Merge | None = None
     benchmarks: tuple[Benchmark, ...] = ()
     prompts: str | None = None
     generation: Generation | None = None
-    engine: Engine | None = None
 
 
 def parts_of(spec: RunSpec) -> Parts:
     """What a valid run file names; a rehearsal reads no files."""
     if spec.evaluation.kind == "rehearsal":
-        return Parts(spec.algorithm)
+        return Parts()
     return Parts(
-        spec.algorithm, spec.sources.model_dump(exclude_none=True), spec.merge, spec.benchmarks,
-        spec.prior.prompts, spec.generation, spec.engine,
+        spec.sources.model_dump(exclude_none=True), spec.merge, spec.benchmarks,
+        spec.prior.prompts, spec.generation,
     )  # fmt: skip
 
 
 def sound_parts(run_file: Path) -> Parts:
     """What can still be looked at in a run file that is not valid as a whole."""
     part = Salvage().section(RunSpec, read_table(run_file))
-    algorithm = _whole(Algorithm, getattr(part, "algorithm", None))
     if getattr(getattr(part, "evaluation", None), "kind", "") == "rehearsal":
-        return Parts(algorithm)
+        return Parts()
     folder = run_file.resolve().parent
     sources = _values(getattr(part, "sources", None), Sources.model_fields)
     listed = (_values(b, ("name", "adapter", "path")) for b in getattr(part, "benchmarks", ()))
     prompts = getattr(getattr(part, "prior", None), "prompts", None)
     return Parts(
-        algorithm,
         {role: _absolute(path, folder) for role, path in sources.items()},
         _whole(Merge, getattr(part, "merge", None)),
         tuple(
@@ -68,7 +62,6 @@ def sound_parts(run_file: Path) -> Parts:
         ),
         None if prompts is None else _absolute(prompts, folder),
         _whole(Generation, getattr(part, "generation", None)),
-        _whole(Engine, getattr(part, "engine", None)),
     )
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
-from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, ApbmmError
+from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ApbmmError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -24,7 +24,7 @@ def run_command(module: str) -> NoReturn:
     """Run the ``app`` of a module, which is imported here, and exit with its code."""
     with leaving_at_once():
         app = import_module(module).app
-        import_module("cyclopts.exceptions")
+        import_module("apbmm_common.wrong_usage")
     forget_empty_settings()
     sys.exit(run_app(app))
 
@@ -62,10 +62,16 @@ def run_app(app: App) -> int:
     """Run a command and return its exit code; no error of a user shows a traceback."""
     from cyclopts.exceptions import CycloptsError
 
+    from apbmm_common.wrong_usage import usage_error
+
     try:
-        result = app(exit_on_error=False, print_error=True, result_action="return_value")
-    except CycloptsError:
-        return EXIT_USAGE
+        result = app(
+            sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        wrong = usage_error(error, app)
+        report(wrong)
+        return wrong.exit_code
     except ApbmmError as error:
         report(error)
         return error.exit_code

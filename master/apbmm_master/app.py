@@ -64,11 +64,11 @@ def master(
     with leaving_at_once():
         from apbmm_common.curve import master_keys
         from apbmm_common.logs import set_up_logging
-        from apbmm_common.runfile import load_run_file
+        from apbmm_master.run_file import load_run
         from apbmm_master.serve import open_door, serve
 
     set_up_logging(log_level)
-    spec = load_run_file(run_file)
+    spec = load_run(run_file)
     door = open_door(bind, status_bind, master_keys(keys), insecure=insecure)
     folder = run_dir or Path("runs") / spec.name
     return serve(spec, folder, bind, status_bind, door, summary=summary)

@@ -54,11 +54,12 @@ def _real(values: Any, what: str) -> Array:
     except (TypeError, ValueError, RuntimeError) as error:
         raise WrongShapeError(f"{what} is not an array: {_first_line(error)}") from error
     if array.dtype.kind not in "biufO":
-        raise NotNumericError(f"{what} holds {array.dtype.name} values where real numbers belong")
+        kind = {"U": "text", "S": "bytes", "c": "complex numbers"}.get(array.dtype.kind)
+        raise NotNumericError(f"{what} holds {kind or array.dtype.name} instead of real numbers")
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise NotNumericError(f"{what} holds no real numbers: {_first_line(error)}") from error
+        raise NotNumericError(f"{what} holds no real number: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

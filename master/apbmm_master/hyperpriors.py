@@ -28,9 +28,10 @@ def dimension_scaled(
     `scale` is the standard deviation of each log lengthscale. The `summaries` of a merge are
     further dimensions, scaled with their own number.
     """
-    loc = torch.full((dimensions,), _median(dimensions)).double()
+    loc = torch.full((dimensions,), _median(dimensions), dtype=torch.float64)
     if summaries:
-        loc = torch.cat([loc, torch.full((summaries,), _median(summaries)).double()])
+        further = torch.full((summaries,), _median(summaries), dtype=torch.float64)
+        loc = torch.cat([loc, further])
     return Hyperpriors(
         lengthscale=LogNormalPrior(loc, torch.full_like(loc, scale)),
         outputscale=LogNormalPrior(_scalar(0.0), _scalar(1.0)),

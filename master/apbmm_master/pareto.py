@@ -2,8 +2,8 @@
 
 All objectives are maximised. Points are (n, m) arrays, one row an evaluation, one column an
 objective; every function refuses NaN and infinity with NotFiniteError, what is no real number with
-NotNumericError, and a wrong shape with WrongShapeError. This is the one copy of these metrics; it imports numpy alone, so that showing
-the state of a run stays fast.
+NotNumericError, and a wrong shape with WrongShapeError. This is the one copy of these metrics; it
+imports numpy alone, so that showing the state of a run stays fast.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def hypervolume(points: npt.ArrayLike, reference_point: npt.ArrayLike) -> float:
     """Volume that `points` (n, m) dominate above `reference_point` (m,); exact.
 
     WrongShapeError where the two have no objective, or not as many. Points that do not exceed the
-    reference point in every objective add nothing. Two objectives
-    are swept here; more go to pymoo (imported only then), which computes them exactly too.
+    reference point in every objective add nothing. Two objectives are swept here; more go to pymoo
+    (imported only then), which computes them exactly too.
     """
     reference = as_vector(reference_point, "reference_point")
     if not len(reference):

@@ -15,16 +15,14 @@ import zmq
 from apbmm_common.addresses import is_local
 from apbmm_common.curve import MasterKeys
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
-from apbmm_common.runfile import Algorithm, RunSpec
+from apbmm_common.runfile import RunSpec
 from apbmm_common.supervision import Supervisor
-from apbmm_master.algorithms import create, require_known
 from apbmm_master.door import Door
 from apbmm_master.journal import NAME as JOURNAL
 from apbmm_master.journal import Journal
 from apbmm_master.ledger import Ledger
 from apbmm_master.master import Master
 from apbmm_master.progress import Progress
-from apbmm_master.search_errors import SearchError
 from apbmm_master.status import live_snapshot
 from apbmm_master.status_socket import StatusSocket
 from apbmm_master.wire import bind_hint, flush
@@ -47,10 +45,8 @@ def serve(
 
     Raises `UsageError`, `JournalError` and `RunChangedError` before anything is changed.
     """
-    require_known(spec.algorithm.name)
-    require_settings(spec.algorithm)
     allow_open_files()
-    if not (run_dir / JOURNAL).exists():  # leave nothing behind that looks like a run
+    if not _has_begun(run_dir):  # leave nothing behind that looks like a run
         require_free(bind, status_bind)
     with Journal(run_dir) as journal:
         try:
@@ -59,6 +55,13 @@ def serve(
             )
         finally:
             flush()
+
+
+def _has_begun(run_dir: Path) -> bool:
+    try:
+        return (run_dir / JOURNAL).exists()
+    except OSError:  # no folder that could be: the journal says why
+        return False
 
 
 def require_free(bind: str, status_bind: str | None) -> None:
@@ -166,21 +169,6 @@ def _handle_signals(master: Master, tell: Callable[[Ledger], None]) -> _Stopped:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number)
     return stopped
-
-
-def require_settings(algorithm: Algorithm) -> None:
-    """Refuse settings that the search method does not have. Raises `UsageError`.
-
-    Only their presence costs the import of the method, which may take seconds.
-    """
-    if not algorithm.settings:
-        return
-    try:
-        create(algorithm.name, 2, **algorithm.settings)
-    except SearchError as error:
-        raise UsageError(error.message, error.hint) from error
-    except TypeError as error:  # a setting with the name of an argument of create
-        raise UsageError(f"{algorithm.name}: a setting that cannot be: {error}") from error
 
 
 def open_door(

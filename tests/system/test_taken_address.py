@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.errors import UsageError
+from apbmm_common.errors import RunDirectoryError, UsageError
 from apbmm_common.runfile import load_run_file
 from apbmm_master.door import Door
 from apbmm_master.journal import Journal
@@ -22,6 +22,12 @@ def taken() -> Iterator[str]:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         yield f"tcp://127.0.0.1:{holder.getsockname()[1]}"
+
+
+def test_a_run_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
+    run = load_run_file(write_rehearsal(tmp_path / "run.toml"))
+    with pytest.raises(RunDirectoryError, match="File name too long"):
+        serve(run, tmp_path / ("x" * 300), free_address(), None, Door())
 
 
 @pytest.mark.parametrize("flag", ["--bind", "--status-bind"])

@@ -13,6 +13,8 @@ import pytest
 
 from apbmm.check import Inspection, check, inspect, known_adapters
 from apbmm.check_view import plan, size
+from apbmm_common.errors import RunFileError
+from apbmm_master.app import master
 from commands import run, write_rehearsal
 from tiny_checkpoints import edit_config, write_tiny_pair
 
@@ -118,6 +120,26 @@ def test_every_fault_at_once(tmp_path: Path) -> None:
     ):
         assert lines[number].startswith(f"  {number}. ")
         assert expected in lines[number]
+
+
+def test_the_master_names_all_that_is_wrong_with_a_run_file_as_check_does(tmp_path: Path) -> None:
+    wrong = '"sobel"\n[engine.arguments]\nmodel = "x"\nhf_token = "y"\n'
+    for name, more, first in (
+        ("unfit", "", []),
+        ("invalid", "[engine]\nhot_lode = 1\n", ["engine.hot_lode: unknown key, hot_load is one"]),
+    ):
+        file = tmp_path / f"{name}.toml"
+        file.write_text(RUN.replace('"sobol"', wrong + more))
+        with pytest.raises(RunFileError, match="is not a valid run file") as caught:
+            master(file)
+        told = [line.strip() for line in caught.value.message.splitlines()[1:]]
+        assert [fault.partition(" (hint: ")[0] for fault in told] == [
+            *first,
+            "algorithm.name: there is no search method 'sobel'",
+            "engine.arguments may not set model",
+            "engine.arguments may not set hf_token",
+        ]
+        assert inspect(file).faults[: len(told)] == told
 
 
 def test_an_invalid_run_file_is_looked_into_all_the_same(run_file: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import resource
 import shlex
 import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from commands import command_line, environment, run, write_rehearsal
+from apbmm_common.command_line import run_app
+from commands import MODULES, command_line, environment, run, write_rehearsal
 
 HELP = [
     ("apbmm",),
@@ -49,26 +52,63 @@ def test_version(command: str) -> None:
     assert run(command, "--version").stdout.strip() == __version__
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("apbmm", "nonsense"),
-        ("apbmm", "check"),
-        ("apbmm", "status", "--nonsense"),
-        ("apbmm", "demo", "--evaluations", "0"),
-        ("apbmm", "demo", "--workers", "none"),
-        ("apbmm-master",),
-        ("apbmm-master", "run.toml", "--log-level", "LOUD"),
-        ("apbmm-worker",),
-        ("apbmm-worker", "--gpu", "cpu", "--log-level", "LOUD"),
-    ],
-    ids=" ".join,
-)
-def test_wrong_usage_ends_with_2_and_no_traceback(arguments: tuple[str, ...]) -> None:
-    shown = run(*arguments)
+MORE = "--help says what it takes"
+WRONG = [
+    ("apbmm nonsense", 'unknown command "nonsense"', "available commands: keys, check, status, "),
+    ("apbmm chek x", 'unknown command "chek"', 'did you mean "check"? available commands: '),
+    ("apbmm check", "RUN_FILE is missing", f"apbmm check {MORE}"),
+    ("apbmm check a b", "'b' is one argument too many", f"apbmm check {MORE}"),
+    ("apbmm status --watc", "unknown option: --watc", "did you mean --watch?"),
+    ("apbmm status --nonsense", "unknown option: --nonsense", f"apbmm status {MORE}"),
+    (
+        "apbmm demo --evaluations 0",
+        'invalid value "0" for --evaluations: must be >= 1',
+        f"apbmm demo {MORE}",
+    ),
+    (
+        "apbmm demo --workers none",
+        'invalid value for --workers: unable to convert "none" into int',
+        f"apbmm demo {MORE}",
+    ),
+    ("apbmm demo --workers", "--workers needs a value", f"apbmm demo {MORE}"),
+    ("apbmm keys new-worker", "NAME is missing", f"apbmm keys new-worker {MORE}"),
+    (
+        "apbmm-master",
+        "RUN_FILE is missing",
+        f"give it, or set APBMM_RUN_FILE; apbmm-master {MORE}",
+    ),
+    (
+        "apbmm-master run.toml --log-level LOUD",
+        'invalid value "LOUD" for --log-level',
+        'choose from: "DEBUG", "INFO", "WARNING", "ERROR"',
+    ),
+    ("apbmm-worker", "--gpu is missing", f"give it, or set APBMM_GPU; apbmm-worker {MORE}"),
+    ("apbmm-worker --gpu", "--gpu needs a value", f"apbmm-worker {MORE}"),
+]
+
+
+@pytest.mark.parametrize(("line", "error", "hint"), WRONG, ids=[line for line, *_ in WRONG])
+def test_wrong_usage_is_one_line_and_a_hint(
+    line: str,
+    error: str,
+    hint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command, *arguments = line.split()
+    monkeypatch.setattr(sys, "argv", [command, *arguments])
+    app = import_module(MODULES[command].replace("cli", "app")).app
+    assert run_app(app) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {error}\nhint: {hint}")
+    assert err.count("\n") == 2
+
+
+def test_wrong_usage_ends_a_command_with_2() -> None:
+    shown = run("apbmm-master")
     assert shown.returncode == 2
-    assert "Traceback" not in shown.stderr
-    assert shown.stderr.strip()
+    assert shown.stderr.startswith("error: RUN_FILE is missing\nhint: ")
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,12 @@ def test_the_directory_of_another_run_is_left_alone(begun: Path) -> None:
     assert not (begun / "demo.toml").exists()
 
 
-def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+def test_what_cannot_be_a_run_directory(tmp_path: Path) -> None:
     (tmp_path / "base.toml").touch()
     with pytest.raises(UsageError, match="cannot be used as a run directory: it is a file"):
         run_demo(tmp_path / "base.toml", Wishes(rehearsal=True))
+    with pytest.raises(UsageError, match="cannot be used as a run directory: File name too long"):
+        run_demo(tmp_path / ("x" * 300), Wishes(rehearsal=True))
 
 
 def test_interrupted_before_the_master_made_a_journal(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from apbmm_common.engine_limits import FOREIGN
 from apbmm_common.errors import RunFileError
 from apbmm_common.runfile import Engine, Generation
-from apbmm_worker.engine_arguments import EXTENSION_CLASS, FOREIGN, engine_arguments
+from apbmm_worker.engine_arguments import EXTENSION_CLASS, engine_arguments
 
 GENERATION = Generation(max_tokens=10, context=200, seed=3)
 

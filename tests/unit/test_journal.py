@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.errors import JournalError
+from apbmm_common.errors import JournalError, RunDirectoryError
 from apbmm_common.messages import BenchmarkResult, Evaluated
 from apbmm_master import run_directory
 from apbmm_master.events import (
@@ -114,6 +114,12 @@ def test_every_commit_is_synced(tmp_path: Path) -> None:
             for name in ("journal_mode", "synchronous")
         ]
     assert values == ["wal", 2]
+
+
+def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").touch()
+    with pytest.raises(RunDirectoryError, match="cannot be used as a run directory: it is a file"):
+        Journal(tmp_path / "base.toml")
 
 
 def test_a_second_master_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 from apbmm_master.pareto import contributions, front, hypervolume, spacing
-from apbmm_master.search_errors import NotFiniteError, WrongShapeError
+from apbmm_master.search_errors import NotFiniteError, NotNumericError, WrongShapeError
 from paper_tables import AP_BMM, MOEAD, MOMM, REFERENCE_POINT, TA, TABLE_III
 
 
@@ -49,6 +50,13 @@ def test_spacing_is_schotts() -> None:
     assert spacing([]) == 0.0
 
 
+def test_spacing_takes_a_point_reached_twice_for_one() -> None:
+    even = [[0.0, 4.0], [1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]
+    assert spacing(even) == 0.0
+    assert spacing([*even, even[1]]) == 0.0
+    assert spacing([[0.0, 4.0]] * 3) == 0.0
+
+
 def test_points_that_are_no_numbers_are_refused() -> None:
     bad = [[0.0, np.nan], [1.0, 0.0]]
     with pytest.raises(NotFiniteError):
@@ -72,6 +80,24 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         hypervolume([[1.0, 2.0]], [0.0, 0.0, 0.0])
     with pytest.raises(WrongShapeError):
         contributions([[[1.0, 2.0]], [[1.0, 2.0, 3.0]]])
+    with pytest.raises(WrongShapeError, match="2 and of 3 objectives"):
+        contributions([[[1.0, 2.0]], np.empty((0, 3))])
+    with pytest.raises(WrongShapeError, match="not an array"):
+        front([[1.0, 2.0], [1.0]])
+    for no_objectives in (front, spacing):
+        with pytest.raises(WrongShapeError, match="rows without a number"):
+            no_objectives([[]])
+    with pytest.raises(WrongShapeError):
+        hypervolume([[]], [])
+    with pytest.raises(WrongShapeError):
+        hypervolume([], [])
+
+
+def test_what_is_no_real_number_is_refused() -> None:
+    no_numbers: tuple[Any, ...] = ([["a", "b"]], [[1.0, 2.0j]], [[{}, None]])
+    for wrong in no_numbers:
+        with pytest.raises(NotNumericError):
+            front(wrong)
 
 
 def test_the_light_modules_import_neither_torch_nor_scipy() -> None:

@@ -13,7 +13,7 @@ from apbmm_common.runfile import Algorithm
 from apbmm_master.events import AttemptFailed, EvaluationFailed, Lost, Record, WorkerQuarantined
 from apbmm_master.ledger import Ledger
 from apbmm_master.progress import Progress
-from apbmm_master.serve import require_settings
+from apbmm_master.run_file import require_settings
 from apbmm_master.status import journal_snapshot
 from protocol_world import World, measurement
 

@@ -124,6 +124,7 @@ def test_what_holds_no_run_is_wrong_usage(tmp_path: Path) -> None:
     for named, fault in (
         ("none", "no such run directory"),
         ("run.toml", "a file, and not a run directory"),
+        ("x" * 300, "File name too long"),
         ("runs", "not a run directory: it holds no journal.sqlite"),
     ):
         with pytest.raises(UsageError) as caught:

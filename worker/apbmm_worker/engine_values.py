@@ -12,8 +12,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
+from apbmm_common.engine_limits import RESERVED
 from apbmm_common.errors import UsageError
-from apbmm_worker.engine_arguments import RESERVED
 
 # The run file has a value for every worker; a host may know better about its own card.
 _OF_THE_HOST = frozenset({"gpu_memory_utilization"})

@@ -13,8 +13,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from apbmm_master.algorithms.distinct import unused
 from apbmm_master.algorithms.problem import Problem, build_settings
-from apbmm_master.algorithms.search import Search, SearchState, unused
+from apbmm_master.algorithms.search import Search, SearchState
 from apbmm_master.algorithms.sequences import scrambled_sobol
 from apbmm_master.arrays import Array, Indices
 from apbmm_master.propose import Proposal, ProposalSettings, propose

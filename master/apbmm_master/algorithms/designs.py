@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from apbmm_master.algorithms.distinct import unused
 from apbmm_master.algorithms.problem import Problem, build_settings
-from apbmm_master.algorithms.search import Search, SearchState, unused
+from apbmm_master.algorithms.search import Search, SearchState
 from apbmm_master.algorithms.sequences import scrambled_sobol, spread_order
 from apbmm_master.arrays import Array
 

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from apbmm_master.algorithms.designs import NoSettings
+from apbmm_master.algorithms.distinct import unused
 from apbmm_master.algorithms.problem import Problem, build_settings
-from apbmm_master.algorithms.search import Search, SearchState, unused
+from apbmm_master.algorithms.search import Search, SearchState
 from apbmm_master.algorithms.sequences import scrambled_sobol
 from apbmm_master.arrays import Array, Indices
 
@@ -120,8 +121,8 @@ class _Bred:
         for row, slot in enumerate(self.slot_of_row):
             if slot >= 0 and self.subproblem(slot) == subproblem:
                 turns.setdefault(slot // OFFSPRING, []).append(row)
-        whole = {turn: rows for turn, rows in turns.items() if len(rows) >= OFFSPRING}
-        return [(rows[:OFFSPRING], turn * OFFSPRING) for turn, rows in sorted(whole.items())]
+        whole = {turn: rows for turn, rows in turns.items() if len(rows) == OFFSPRING}
+        return [(rows, turn * OFFSPRING) for turn, rows in sorted(whole.items())]
 
 
 def scalarised(y: Array, weight: Array) -> Array:

@@ -29,8 +29,9 @@ from typing import ClassVar, cast
 import numpy as np
 
 from apbmm_master.algorithms.bayesian import BayesianSearch
+from apbmm_master.algorithms.distinct import unused
 from apbmm_master.algorithms.problem import Problem
-from apbmm_master.algorithms.search import SearchState, unused
+from apbmm_master.algorithms.search import SearchState
 from apbmm_master.algorithms.sequences import scrambled_sobol
 from apbmm_master.arrays import Array
 from apbmm_master.hyperpriors import dimension_scaled

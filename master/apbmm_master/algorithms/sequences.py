@@ -18,7 +18,10 @@ MOST_DIMENSIONS = 21201
 def require_sobol(dimensions: int) -> None:
     """Raise SettingError for more dimensions than a Sobol sequence can have."""
     if dimensions > MOST_DIMENSIONS:
-        raise SettingError(f"dimensions is {dimensions}, more than {MOST_DIMENSIONS}")
+        raise SettingError(
+            f"dimensions is {dimensions}, more than {MOST_DIMENSIONS}",
+            "torch's Sobol sequence has no more; let several layers share a component",
+        )
 
 
 @contextmanager

@@ -1,0 +1,33 @@
+"""Which of vLLM's own arguments a run file may not give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from apbmm_common.errors import RunFileError
+
+# The run file decides these elsewhere, or apbmm does.
+RESERVED = frozenset(
+    {"model", "tokenizer", "dtype", "max_model_len", "tensor_parallel_size", "seed"}
+    | {"worker_extension_cls", "gpu_memory_utilization", "trust_remote_code"}
+)
+# These name code, files or hosts; a run file comes from another machine.
+FOREIGN = frozenset(
+    {"worker_cls", "scheduler_cls", "logits_processors", "distributed_executor_backend"}
+    | {"io_processor_plugin", "reasoning_parser_plugin"}
+    | {"load_format", "config_format", "tokenizer_mode", "code_revision", "hf_token"}
+    | {"model_weights", "hf_config_path", "download_dir", "allowed_local_media_path"}
+    | {"log_config_file", "spec_model", "otlp_traces_endpoint", "master_addr"}
+    | {"data_parallel_address"}
+)
+
+
+def forbidden(arguments: Iterable[str]) -> Iterator[RunFileError]:
+    """What is wrong with the names in a run file's ``engine.arguments``."""
+    for names, reason in (
+        (RESERVED, "other tables of the run file decide these, or the worker does"),
+        (FOREIGN, "what names code, files or hosts is not for a run file to say"),
+    ):
+        found = sorted(names & set(arguments))
+        if found:
+            yield RunFileError(f"engine.arguments may not set {', '.join(found)}", reason)

@@ -1,0 +1,49 @@
+"""What cyclopts says of a command line that does not fit, in our own form: a line and a hint."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from cyclopts.config import Env
+from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnusedCliTokensError
+
+from apbmm_common.errors import UsageError
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+_SENTENCE = re.compile(r"(?<=[.?]) (?=(?:Must be|Did you mean|Choose from|Available commands)\b)")
+
+
+def usage_error(error: CycloptsError, app: App) -> UsageError:
+    """The error of a command line for ``app`` as every other error looks."""
+    command = " ".join((app.name[0], *(error.command_chain or ())))
+    more = f"{command} --help says what it takes"
+    match error:
+        case MissingArgumentError(argument=argument) if argument is not None:
+            name = argument.name
+            if name in (error.root_input_tokens or ()):
+                return UsageError(f"{name} needs a value", more)
+            setting = _setting(app, name)
+            return UsageError(
+                f"{name} is missing", f"give it, or set {setting}; {more}" if setting else more
+            )
+        case UnusedCliTokensError(unused_tokens=[token, *_]):
+            return UsageError(f"{token!r} is one argument too many", more)
+    first, *rest = map(_clause, _SENTENCE.split(" ".join(str(error).split())))
+    limits = [clause for clause in rest if clause.startswith("must")]
+    hints = [clause for clause in rest if clause not in limits]
+    return UsageError(": ".join([first, *limits]), "; ".join(hints).replace("?;", "?") or more)
+
+
+def _clause(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
+
+
+def _setting(app: App, name: str) -> str:
+    """The environment variable of a flag or argument, if the command takes its settings there."""
+    for source in app.config or ():
+        if isinstance(source, Env):
+            return source.prefix + name.lstrip("-").replace("-", "_").upper()
+    return ""

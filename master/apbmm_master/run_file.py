@@ -1,0 +1,70 @@
+"""A run file that a search can start from: what its tables say, and what the search makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from apbmm_common.engine_limits import forbidden
+from apbmm_common.errors import ApbmmError, RunFileError, UsageError
+from apbmm_common.run_faults import Salvage
+from apbmm_common.runfile import Algorithm, RunSpec, load_run_file, read_table
+from apbmm_master.algorithms import create, require_known
+from apbmm_master.search_errors import SearchError
+
+
+def load_run(run_file: Path) -> RunSpec:
+    """Read and validate a run file. Raises `RunFileError` naming every fault at once.
+
+    Faults are of its tables, of the search method with its settings, and of the engine's
+    arguments; of a file that is not valid as a whole, too.
+    """
+    faults: list[str] = []
+    spec: RunSpec | None = None
+    part: object
+    try:
+        part = spec = load_run_file(run_file)
+    except RunFileError as error:
+        faults += [line.strip() for line in error.message.splitlines()[1:]]
+        if not faults:  # it could not be read at all
+            raise
+        part = Salvage().section(RunSpec, read_table(run_file))
+    faults += _method_faults(getattr(part, "algorithm", None))
+    arguments = getattr(getattr(part, "engine", None), "arguments", ())
+    faults += map(str, forbidden(arguments))
+    if faults or spec is None:
+        raise RunFileError(
+            "\n".join([f"{run_file} is not a valid run file:", *(f"  {f}" for f in faults)]),
+            "examples/ has complete run files",
+        )
+    return spec
+
+
+def _method_faults(algorithm: object) -> Iterator[str]:
+    """What the search says of the run file's table; of one that is not sound, of its name alone."""
+    name, place = getattr(algorithm, "name", None), "algorithm.name"
+    try:
+        if name is not None:
+            require_known(name)
+        place = "algorithm.settings"
+        # A host that only looks at runs need not have what the methods are made of.
+        if isinstance(algorithm, Algorithm) and find_spec("botorch") is not None:
+            require_settings(algorithm)
+    except ApbmmError as error:
+        yield f"{place}: {error}"
+
+
+def require_settings(algorithm: Algorithm) -> None:
+    """Refuse settings that the search method does not have. Raises `UsageError`.
+
+    Only their presence costs the import of the method, which may take seconds.
+    """
+    if not algorithm.settings:
+        return
+    try:
+        create(algorithm.name, 2, **algorithm.settings)
+    except SearchError as error:
+        raise UsageError(error.message, error.hint) from error
+    except TypeError as error:  # a setting with the name of an argument of create
+        raise UsageError(f"{algorithm.name}: a setting that cannot be: {error}") from error
