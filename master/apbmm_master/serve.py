@@ -53,6 +53,8 @@ def serve(
             return asyncio.run(
                 _serve(journal, spec, run_dir, bind, status_bind, door, summary=summary)
             )
+        except asyncio.CancelledError:  # by a second signal while everything was being closed
+            return EXIT_INTERRUPTED
         finally:
             flush()
 
@@ -159,9 +161,10 @@ def _handle_signals(master: Master, tell: Callable[[Ledger], None]) -> _Stopped:
     def stop(number: int) -> None:
         stopped.interrupted |= number == signal.SIGINT
         if master.draining and task is not None:
-            # Everything acknowledged is committed already.
+            # Everything acknowledged is committed already. More signals leave the closing alone.
+            if not stopped.at_once:
+                task.cancel()
             stopped.at_once = True
-            task.cancel()
         elif not master.draining:
             tell(master.ledger)
         master.drain()

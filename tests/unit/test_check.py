@@ -131,7 +131,7 @@ def test_the_master_names_all_that_is_wrong_with_a_run_file_as_check_does(tmp_pa
         file = tmp_path / f"{name}.toml"
         file.write_text(RUN.replace('"sobol"', wrong + more))
         with pytest.raises(RunFileError, match="is not a valid run file") as caught:
-            master(file)
+            master(file, bind="tcp://0.0.0.0:5711")  # which would be refused next
         told = [line.strip() for line in caught.value.message.splitlines()[1:]]
         assert [fault.partition(" (hint: ")[0] for fault in told] == [
             *first,
