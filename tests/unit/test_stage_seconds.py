@@ -14,17 +14,22 @@ from protocol_world import World, measurement
 STAGES = {"load": 1.0, "evaluate": 16.0, "report": 1.0}
 
 
-def test_stages_are_averaged_and_the_engine_was_busy_while_it_evaluated() -> None:
-    """Each evaluation takes 18 s; then each is moved so that 2 s lie between two of them."""
-    world = World(budget={"evaluations": 5, "initial": 5, "failures": 0})
+def finished(evaluations: int) -> World:
+    """A run whose evaluations took 18 s each."""
+    world = World(budget={"evaluations": evaluations, "initial": evaluations, "failures": 0})
     worker = world.join("a")
     while world.end is None:
         world.exchange()
         if worker.held is not None:
             world.now += 18.0
             body = measurement(0.5, 100.0).model_copy(update={"stages": STAGES})
-            counted = worker.held.evaluation.startswith("e")
-            worker.finish(body if counted else None)
+            worker.finish(body if worker.held.evaluation.startswith("e") else None)
+    return world
+
+
+def test_stages_are_averaged_and_the_engine_was_busy_while_it_evaluated() -> None:
+    """Each evaluation takes 18 s; then each is moved so that 2 s lie between two of them."""
+    world = finished(5)
     summary = stage_summary(world.ledger)
     assert summary == {
         "evaluations": 5,
@@ -49,14 +54,7 @@ def test_stages_are_averaged_and_the_engine_was_busy_while_it_evaluated() -> Non
 
 def test_the_pause_before_a_new_master_is_no_wait_and_not_busy() -> None:
     """Two evaluations of 18 s, in the first half of the second there was no master."""
-    world = World(budget={"evaluations": 2, "initial": 2, "failures": 0})
-    worker = world.join("a")
-    while world.end is None:
-        world.exchange()
-        if worker.held is not None:
-            world.now += 18.0
-            body = measurement(0.5, 100.0).model_copy(update={"stages": STAGES})
-            worker.finish(body if worker.held.evaluation.startswith("e") else None)
+    world = finished(2)
     (stay,) = world.ledger.attendance.stays
     leased = world.ledger.evaluations["e0002"].attempts[0].leased_at
     stays = [replace(stay, left=leased), replace(stay, joined=leased + 9.0, left=None)]
