@@ -8,7 +8,7 @@ FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/property/test_poisonous_vectors.py tests/property/test_repetition.py \
   tests/property/test_hostile_input.py
 
-.PHONY: install demo test test-fast test-hot-load test-faults lint clean
+.PHONY: install demo test test-vllm test-others test-fast test-hot-load test-faults lint clean
 
 install: $(STAMP)
 
@@ -39,8 +39,15 @@ lint: install
 	$(BIN)/mypy common master worker tests benchmarks examples
 	$(BIN)/lint-imports
 
+# The tests with the real vLLM compute, the others mostly wait: they run side by side.
 test: lint
-	$(BIN)/pytest
+	+@$(MAKE) --jobs=2 --keep-going --output-sync=target --no-print-directory test-vllm test-others
+
+test-vllm: install
+	$(BIN)/pytest -m vllm
+
+test-others: install
+	$(BIN)/pytest -m "not vllm"
 
 test-fast: install
 	$(BIN)/pytest -m "not vllm and not slow"
