@@ -116,10 +116,12 @@ def find(run: str | None, keys: str | None = None) -> Target:
         return Target(latest_run(RUNS))
     if "://" in run:
         return Target(None, run, reader_keys(keys))
-    return Target(run_directory(Path(run), "or give an address: tcp://HOST:PORT"))
+    return Target(
+        run_directory(Path(run), "give the run directory of a run, or an address: tcp://HOST:PORT")
+    )
 
 
-def run_directory(named: Path, hint: str = "") -> Path:
+def run_directory(named: Path, hint: str = "give the run directory of a run") -> Path:
     """The run directory that a folder or its journal names. Raises `UsageError`."""
     try:
         if named.is_file() and named.name != JOURNAL:

@@ -206,7 +206,7 @@ def test_folders_without_a_run_are_named_at_once(tmp_path: Path) -> None:
     shown = run("apbmm", "compare", whole, empty, tmp_path / "none", whole)
     assert shown.returncode == 2
     assert shown.stderr.splitlines() == [
-        f"error: {empty}/journal.sqlite: no such journal",
+        f"error: {empty}: not a run directory: it holds no journal.sqlite",
         f"{tmp_path}/none: no such run directory",
         f"{whole}: named twice",
         "hint: give the run directory of a run",
