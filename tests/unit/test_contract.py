@@ -15,6 +15,8 @@ from apbmm_master import surrogate
 from apbmm_master.algorithms import Search, create, names
 from cheap_searches import BUDGET, WITHOUT_DESIGN, WITHOUT_MODEL, evaluate, make
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[np.float64]
 
 

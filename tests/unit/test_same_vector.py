@@ -14,6 +14,8 @@ from apbmm_master.algorithms import Search, names
 from apbmm_master.algorithms.evolution import MoeadCmaes, _Bred
 from cheap_searches import WITHOUT_DESIGN, WITHOUT_MODEL, evaluate, make
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[np.float64]
 Rounding = Callable[[Array], npt.ArrayLike]
 SHORT = 6
