@@ -131,7 +131,7 @@ def test_a_redundant_tied_head_is_left_out(pair: tuple[Path, Path]) -> None:
 
 def test_chunks_do_not_show(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = merged(pair)
-    monkeypatch.setattr(tensor_sums, "CHUNK_ELEMENTS", 96)
+    monkeypatch.setattr(tensor_sums, "CHUNK_BYTES", 384)
     monkeypatch.setattr(tensor_sums, "BLOCK_ELEMENTS", 10)
     small = merged(pair)
     assert all(torch.equal(whole[name], small[name]) for name in whole)

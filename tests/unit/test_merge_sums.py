@@ -133,7 +133,7 @@ def test_a_difference_that_overflows_is_summed_another_way(tmp_path: Path) -> No
 def test_a_folder_and_tensors_are_the_same_merge(
     trio: dict[str, Path], method: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensor_sums, "CHUNK_ELEMENTS", 1000)  # tensors of several chunks
+    monkeypatch.setattr(tensor_sums, "CHUNK_BYTES", 2000)  # tensors of several chunks
     sources = verify_sources(trio, trio["a"].parent / "cache")
     plans = plan_sum(sources.checkpoints, weights_of())
     if method is not None:

@@ -13,13 +13,11 @@ copy.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ import torch
 from apbmm_common.checkpoint import ITEM_BYTES
 from apbmm_common.runfile import Merge
 from apbmm_worker import tensor_sums
+from apbmm_worker.merge_pieces import Piece, Write, pieces, shares, threads, writes
 from apbmm_worker.merge_plan import TensorPlan, layer_weights, plan
 from apbmm_worker.merged_folder import (
     RECIPE_FILE,
@@ -57,8 +56,6 @@ __all__ = [
     "plan",
     "write_merge",
 ]
-
-THREADS = 4  # more do not help: the work is moving bytes through memory
 
 # Bytes of tensors that are made ahead: enough to keep all threads busy while one is used.
 AHEAD = 1 << 25
@@ -153,14 +150,15 @@ def merged_tensors(
     """
     sums = Summation(files)
 
-    def make(piece: _Piece, memory: memoryview) -> None:
-        if isinstance(piece.tensor.rule, TaskVectors):
-            for offset, data in merged_chunks(piece.tensor, piece.tensor.rule, files):
-                memory[offset : offset + len(data)] = data
-        else:
-            sums(piece.tensor, piece.tensor.rule, piece.begin, memory[piece.offset : piece.end])
+    def make(share: Sequence[Piece], memory: memoryview) -> None:
+        for piece in share:
+            if isinstance(piece.tensor.rule, TaskVectors):
+                for offset, data in merged_chunks(piece.tensor, piece.tensor.rule, files):
+                    memory[offset : offset + len(data)] = data
+            else:
+                sums(piece.tensor, piece.tensor.rule, piece.begin, memory[piece.offset : piece.end])
 
-    with _threads() as threads:
+    with threads() as executor:
         making: deque[_Making] = deque()
         length = 0
         for tensor in plans:
@@ -168,8 +166,8 @@ def merged_tensors(
             if value is None:
                 value = torch.empty(tensor.shape, dtype=stored_dtype(tensor.dtype))
             memory = memoryview(value.view(-1).view(torch.uint8).numpy())
-            pieces = [threads.submit(make, piece, memory) for piece in _pieces(tensor)]
-            making.append(_Making(tensor, value, pieces))
+            parts = [executor.submit(make, share, memory) for share in shares(pieces(tensor))]
+            making.append(_Making(tensor, value, parts))
             length += tensor.length
             while length > AHEAD + making[0].tensor.length:
                 length -= making[0].tensor.length
@@ -184,78 +182,42 @@ class _Making:
 
     tensor: TensorPlan
     value: torch.Tensor
-    pieces: list[Future[None]]
+    parts: list[Future[None]]
 
     def made(self) -> tuple[str, torch.Tensor]:
         """Its name and value, when all of it is there."""
-        for piece in self.pieces:
-            piece.result()
+        for part in self.parts:
+            part.result()
         return self.tensor.name, self.value
 
 
 def _write_tensors(
     plans: Sequence[TensorPlan], files: Mapping[Path, int], places: Mapping[str, tuple[int, int]]
 ) -> Iterator[int]:
-    """Compute and write all tensors; yields the bytes of each piece that has been written."""
-    sums, chunk = Summation(files), _Chunk()
+    """Compute and write all tensors; yields the bytes of each share that has been written."""
+    sums, room = Summation(files), _Room()
 
-    def write(piece: _Piece) -> int:
-        tensor = piece.tensor
-        descriptor, start = places[tensor.name]
-        if isinstance(tensor.rule, TaskVectors):
-            for offset, data in merged_chunks(tensor, tensor.rule, files):
-                write_at(descriptor, data, start + offset)
-        else:
-            stored = chunk.memory[: piece.end - piece.offset]
-            sums(tensor, tensor.rule, piece.begin, stored)
-            write_at(descriptor, stored, start + piece.offset)
-        return piece.end - piece.offset
+    def write(share: Sequence[Write]) -> int:
+        for adjacent in share:
+            end = 0
+            for piece in adjacent.pieces:
+                tensor, rule = piece.tensor, piece.tensor.rule
+                if isinstance(rule, TaskVectors):
+                    for offset, data in merged_chunks(tensor, rule, files):
+                        write_at(adjacent.descriptor, data, adjacent.offset + offset)
+                else:
+                    begin, end = end, end + piece.length
+                    sums(tensor, rule, piece.begin, room.memory[begin:end])
+            write_at(adjacent.descriptor, room.memory[:end], adjacent.offset)
+        return sum(adjacent.length for adjacent in share)
 
-    with _threads() as threads:
-        yield from threads.map(write, [p for tensor in plans for p in _pieces(tensor)])
+    with threads() as executor:
+        yield from executor.map(write, shares(writes(plans, places)))
 
 
-class _Chunk(threading.local):
-    """Room for a piece of a sum; each thread has its own."""
+class _Room(threading.local):
+    """Memory for what is written at once; each thread has its own."""
 
     def __init__(self) -> None:
-        item = max(ITEM_BYTES.values())
-        self.memory = memoryview(bytearray(tensor_sums.CHUNK_ELEMENTS * item))
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """What one thread makes at a time: a tensor's elements from ``begin`` to before ``stop``."""
-
-    tensor: TensorPlan
-    begin: int
-    stop: int
-
-    @property
-    def offset(self) -> int:
-        """Where its bytes begin in the stored tensor."""
-        return self.begin * ITEM_BYTES[self.tensor.dtype]
-
-    @property
-    def end(self) -> int:
-        """Where its bytes end in the stored tensor."""
-        return self.stop * ITEM_BYTES[self.tensor.dtype]
-
-
-def _pieces(tensor: TensorPlan) -> Iterator[_Piece]:
-    """Chunks of a sum; the whole of a tensor made from task vectors, where all of it matters."""
-    size = tensor_sums.CHUNK_ELEMENTS
-    if isinstance(tensor.rule, TaskVectors):
-        size = max(tensor.elements, 1)
-    for begin in range(0, tensor.elements, size):
-        yield _Piece(tensor, begin, min(begin + size, tensor.elements))
-
-
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """A few threads; on an error they finish what is in hand and drop the rest."""
-    executor = ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0))), "merge")
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
+        # One element may reach beyond the chunk in which it begins.
+        self.memory = memoryview(bytearray(tensor_sums.CHUNK_BYTES + max(ITEM_BYTES.values())))

@@ -18,7 +18,7 @@ from apbmm_common.errors import EvaluationError
 from apbmm_worker.merge_plan import TensorPlan, WeightedSum
 from apbmm_worker.tensor_bytes import all_finite, read_into, stored_dtype
 
-CHUNK_ELEMENTS = 1 << 19  # read and written at once: 1 MB of bfloat16
+CHUNK_BYTES = 1 << 20  # of the result, made and written at once
 # Computed at once: torch spreads larger operations over its threads, which at this size took up to
 # ten times as long, and whose number is not ours to set in a process that an engine may share.
 BLOCK_ELEMENTS = 1 << 15
@@ -40,7 +40,7 @@ class Summation(threading.local):
     def __call__(
         self, tensor: TensorPlan, rule: WeightedSum, begin: int, stored: memoryview
     ) -> None:
-        """Fill ``stored`` (at most `CHUNK_ELEMENTS`) with the tensor's elements from ``begin``.
+        """Fill ``stored`` with the tensor's elements from ``begin``.
 
         Raises `SourceError` when a source cannot be read, and `EvaluationError` (``vector``) when
         the result holds a NaN or an infinity.
@@ -88,10 +88,11 @@ class Summation(threading.local):
             result.copy_(total)
 
     def _buffer(self, slot: int, source: TensorHeader, count: int) -> memoryview:
+        length = count * ITEM_BYTES[source.dtype]
         buffer = self._buffers.get(slot)
-        if buffer is None:
-            buffer = self._buffers[slot] = bytearray(CHUNK_ELEMENTS * max(ITEM_BYTES.values()))
-        return memoryview(buffer)[: count * ITEM_BYTES[source.dtype]]
+        if buffer is None or len(buffer) < length:
+            buffer = self._buffers[slot] = bytearray(length)
+        return memoryview(buffer)[:length]
 
     def _read(self, source: TensorHeader, begin: int, into: memoryview) -> torch.Tensor:
         offset = source.offset + begin * ITEM_BYTES[source.dtype]
