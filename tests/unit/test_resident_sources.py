@@ -15,6 +15,7 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.runfile import Merge
 from apbmm_worker.merge import layer_weights, merged_tensors, plan
 from apbmm_worker.resident_sources import ResidentSources
+from apbmm_worker.shards import Part
 from apbmm_worker.tensor_bytes import opened
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 
@@ -60,6 +61,20 @@ def test_sources_are_read_once(tmp_path: Path) -> None:
         for file in checkpoint.files:
             file.write_bytes(b"\0" * file.stat().st_size)
     assert all(torch.equal(before[name], value) for name, value in sources.tensors(plans))
+
+
+def test_only_the_part_that_is_wanted_is_kept(tmp_path: Path) -> None:
+    """As a card of several keeps its share."""
+    thinking, instruct = map(read_checkpoint, write_tiny_pair(tmp_path, seed=3, layers=LAYERS))
+    plans = plan(thinking, instruct, (0.3, 0.9, 0.5), Merge())
+    parts = {p.name: Part(dim, 1, p.shape[dim] // 2) for p in plans for dim in (len(p.shape) - 1,)}
+    parts |= {p.name: Part(0, 1, p.shape[0] // 2) for p in plans if "q_proj" in p.name}
+    whole = dict(ResidentSources(torch.device("cpu")).tensors(plans))
+    sources = ResidentSources(torch.device("cpu"))
+    for name, value in sources.tensors(plans, parts):
+        assert torch.equal(value, parts[name].of(whole[name])), name
+    kept = sum(value.untyped_storage().nbytes() for value in sources._kept.values())
+    assert kept == sum(source.length for plan in plans for source in plan.sources) // 2
 
 
 def test_an_infinity_is_the_vectors_fault(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from apbmm_worker.live_weights import Expectation, LiveWeights, Shapes, Tensors
 from apbmm_worker.merge import Place, nowhere
 from apbmm_worker.merge_stream import MergeStream
 from apbmm_worker.resident_sources import ResidentSources
+from apbmm_worker.shards import EVERYTHING, Parts
 
 safe_open: Any = _safe_open  # untyped
 Verdict = dict[str, Any]
@@ -58,13 +59,15 @@ class HotLoadExtension:
         try:
             stream = MergeStream(plans)
             live = self._apbmm_live(stream.shapes)
-            expectation = self._apbmm_expectation(live)
+            # vLLM's own loader takes nothing but whole tensors.
+            parts = live.parts if live.writable else EVERYTHING
+            expectation = self._apbmm_expectation(live, parts)
 
             def made(place: Place) -> Tensors:
-                return _counted(expectation.watch(self._apbmm_tensors(stream, place)))
+                return _counted(expectation.watch(self._apbmm_tensors(stream, place, parts)))
 
             if live.writable:
-                live.write(made)
+                live.write(made, parts)
                 vllm_features.forget_derived(self)
             else:
                 vllm_features.reload_from_stream(self, made(nowhere))
@@ -95,22 +98,22 @@ class HotLoadExtension:
         with _Folder(Path(folder)) as checkpoint:
             return self._apbmm_live(checkpoint.shapes).fingerprint()
 
-    def _apbmm_tensors(self, stream: MergeStream, place: Place) -> Tensors:
-        """The merge, computed on the card where there is one, else where ``place`` says."""
+    def _apbmm_tensors(self, stream: MergeStream, place: Place, parts: Parts) -> Tensors:
+        """What is wanted of the merge, made on the card if there is one, else as ``place`` says."""
         device = next(self.model_runner.get_model().parameters()).device
         if device.type == "cpu":
-            return stream.tensors(place)
+            return stream.tensors(place, parts)
         if self._apbmm_sources is None:
             self._apbmm_sources = ResidentSources(device)
-        return self._apbmm_sources.tensors(stream.plans)
+        return self._apbmm_sources.tensors(stream.plans, parts)
 
     def _apbmm_live(self, shapes: Shapes) -> LiveWeights:
         dtype = vllm_features.computing_dtype(self)
         return LiveWeights(self.model_runner.get_model(), shapes, dtype)
 
-    def _apbmm_expectation(self, live: LiveWeights) -> Expectation:
+    def _apbmm_expectation(self, live: LiveWeights, parts: Parts = EVERYTHING) -> Expectation:
         self._apbmm_loads += 1
-        return Expectation(live, self._apbmm_loads)
+        return Expectation(live, self._apbmm_loads, parts)
 
 
 class _Folder:

@@ -22,7 +22,7 @@ from apbmm_worker import packing
 from apbmm_worker.checksum import checksum
 from apbmm_worker.merge import Place
 from apbmm_worker.merge_plan import TensorPlan
-from apbmm_worker.shards import WHOLE, Part, part_of
+from apbmm_worker.shards import EVERYTHING, WHOLE, Part, Parts, part_of
 from apbmm_worker.tensor_bytes import stored_dtype
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -71,6 +71,10 @@ class Home:
         # More rows than that: the vocabulary is padded at its end.
         return parameter.data[self.first : self.first + self.shape[0]]
 
+    def of(self, tensor: torch.Tensor, given: Part) -> torch.Tensor:
+        """Its part of a tensor, of which there is either all or just that part."""
+        return tensor if given == self.part else self.part.of(tensor)
+
 
 class LiveWeights:
     """Where the tensors of a checkpoint with these ``shapes`` live in ``model``.
@@ -103,8 +107,14 @@ class LiveWeights:
             and all(id(parameter) in made for parameter in self.model.parameters())
         )
 
-    def write(self, made: Callable[[Place], Tensors]) -> None:
-        """Write every tensor of ``made`` where it lives; it may make them there at once.
+    @property
+    def parts(self) -> Parts:
+        """What this process holds of each tensor, if that is one part."""
+        held = {name: {home.part for home in homes} for name, homes in self.homes.items()}
+        return {name: parts.pop() for name, parts in held.items() if len(parts) == 1}
+
+    def write(self, made: Callable[[Place], Tensors], parts: Parts = EVERYTHING) -> None:
+        """Write ``parts`` of every tensor, of ``made``, where they live; they may be made there.
 
         Storage that can be read is written in place, so whatever refers to it stays valid. Matrices
         are packed on a thread of their own while the next tensors are made.
@@ -118,16 +128,17 @@ class LiveWeights:
             def place(tensor: TensorPlan) -> torch.Tensor | None:
                 home = self.homes[tensor.name][0]
                 there = rows(home)
-                fits = there.is_contiguous() and there.device.type == "cpu" and home.part == WHOLE
-                return there if fits and there.dtype == stored_dtype(tensor.dtype) else None
+                fits = there.is_contiguous() and there.device.type == "cpu"
+                same = there.shape == tensor.shape and there.dtype == stored_dtype(tensor.dtype)
+                return there if fits and same else None
 
             for name, tensor in made(place):
-                written = {tensor.data_ptr()}
+                written, given = {tensor.data_ptr()}, parts.get(name, WHOLE)
                 for home in self.homes[name]:
                     there = rows(home)
                     if there.data_ptr() not in written:
                         written.add(there.data_ptr())
-                        there.copy_(home.part.of(tensor))
+                        there.copy_(home.of(tensor, given))
                 for home in self.homes[name]:
                     if home.packed:
                         packer.written(home)
@@ -172,11 +183,12 @@ class LiveWeights:
 class Expectation:
     """What a model ought to hold: noted while the tensors go by, compared when all are in.
 
-    ``number`` decides which columns of packed matrices are compared.
+    ``number`` decides which columns of packed matrices are compared; ``parts`` of tensors go by.
     """
 
-    def __init__(self, live: LiveWeights, number: int) -> None:
+    def __init__(self, live: LiveWeights, number: int, parts: Parts = EVERYTHING) -> None:
         self._live = live
+        self._parts = parts
         self._number = number
         # Asked now: a reload of vLLM's own takes the parameters away while it runs.
         self._readable = {
@@ -192,7 +204,7 @@ class Expectation:
         """The same tensors, each noted as it goes by."""
         for name, tensor in tensors:
             for home in self._live.homes.get(name, ()):
-                key, held = (name, home.part), home.part.of(tensor)
+                key, held = (name, home.part), home.of(tensor, self._parts.get(name, WHOLE))
                 if name in self._readable and key not in self._sums:
                     self._sums[key] = checksum(held.to(self._readable[name]))
                 if home.packed:

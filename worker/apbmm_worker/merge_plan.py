@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from apbmm_common.checkpoint import ITEM_BYTES, Checkpoint, TensorHeader, layer_of
@@ -74,6 +74,11 @@ class TensorPlan:
     def length(self) -> int:
         """Bytes of the stored tensor."""
         return self.elements * ITEM_BYTES[self.dtype]
+
+    def rows(self, begin: int, count: int) -> TensorPlan:
+        """The plan of these rows alone; for a sum, where none depends on others."""
+        sources = tuple(_rows(source, begin, count) for source in self.sources)
+        return replace(self, layout=_rows(self.layout, begin, count), sources=sources)
 
 
 def plan(
@@ -163,3 +168,13 @@ def _copy(layout: TensorHeader) -> TensorPlan:
 def _kept(checkpoints: Sequence[Checkpoint], last: Checkpoint) -> list[TensorHeader]:
     left_out = optional_tensors(checkpoints)
     return [tensor for name, tensor in last.tensors.items() if name not in left_out]
+
+
+def _rows(header: TensorHeader, begin: int, count: int) -> TensorHeader:
+    row = header.length // max(header.shape[0], 1)
+    return replace(
+        header,
+        shape=(count, *header.shape[1:]),
+        offset=header.offset + begin * row,
+        length=count * row,
+    )

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from apbmm_worker.merge import Place, merged_tensors, nowhere
 from apbmm_worker.merge_plan import TensorPlan
+from apbmm_worker.shards import EVERYTHING, WHOLE, Parts, cut
 from apbmm_worker.tensor_bytes import opened_files
 
 Plans = tuple[TensorPlan, ...]
@@ -45,12 +46,17 @@ class MergeStream:
         """Every tensor's shape, by name."""
         return {tensor.name: tuple(tensor.shape) for tensor in self._plans}
 
-    def tensors(self, place: Place = nowhere) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and value of each in turn, made where ``place`` says.
+    def tensors(
+        self, place: Place = nowhere, parts: Parts = EVERYTHING
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and value of each in turn, or of the part that is wanted, made where ``place`` says.
 
         Raises `EvaluationError` (``vector``) for a NaN or an infinity, and `SourceError` when a
         source cannot be read.
         """
         files = {source.file for tensor in self._plans for source in tensor.sources}
+        cuts = [cut(tensor, parts.get(tensor.name, WHOLE)) for tensor in self._plans]
+        left = {tensor.name: part for tensor, part in cuts}
         with opened_files(files) as descriptors:
-            yield from merged_tensors(self._plans, descriptors, place)
+            for name, value in merged_tensors([tensor for tensor, _ in cuts], descriptors, place):
+                yield name, left[name].of(value)

@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 
 import torch
 
-from apbmm_common.checkpoint import TensorHeader
+from apbmm_common.checkpoint import ITEM_BYTES, TensorHeader
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.merge import merged_tensors
 from apbmm_worker.merge_plan import TensorPlan, WeightedSum
+from apbmm_worker.shards import EVERYTHING, WHOLE, Part, Parts, cut
 from apbmm_worker.tensor_bytes import opened_files, read_into, stored_dtype
 from apbmm_worker.tensor_sums import fits_lerp, sum_dtype
 
 # Left free beside the sources: sums in float32 of one tensor, and what the allocator rounds up.
 _RESERVE = 2 << 30
 
-Key = tuple[Path, int]
+Key = tuple[Path, int, Part]
+Cut = tuple[TensorPlan, Part]
 
 
 class ResidentSources:
-    """The source tensors of merges, each read once, for one card."""
+    """The source tensors of merges, or what one card needs of them, each read once."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -35,52 +38,63 @@ class ResidentSources:
         self._kept: dict[Key, torch.Tensor] = {}
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def tensors(self, plans: Sequence[TensorPlan]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and value on the card of each planned tensor, in turn.
+    def tensors(
+        self, plans: Sequence[TensorPlan], parts: Parts = EVERYTHING
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and value on the card of each planned tensor, or of the part wanted, in turn.
 
         The same sums as `merge.merged_tensors` takes; whether a card rounds them alike is for the
         trial at the engine's start to find out. Rules other than sums are computed there.
         """
-        sums = [plan for plan in plans if isinstance(plan.rule, WeightedSum)]
+        cuts = [cut(plan, parts.get(plan.name, WHOLE)) for plan in plans]
+        sums = [(plan, part) for plan, part in cuts if isinstance(plan.rule, WeightedSum)]
+        sources = {_key(s, part): s for plan, part in sums for s in plan.sources}
         if self.on_card is None:
-            self.on_card = self._fits({_key(s): s.length for plan in sums for s in plan.sources})
-        files = {source.file for plan in plans for source in plan.sources}
-        with opened_files(files) as descriptors:
-            self._read({_key(s): s for plan in sums for s in plan.sources}, descriptors)
-            ahead = self._fetch(plans[0]) if plans else []
-            for number, plan in enumerate(plans):
+            self.on_card = self._fits(sources)
+        with opened_files({source.file for plan in plans for source in plan.sources}) as files:
+            self._read(sources, files)
+            ahead = self._fetch(cuts[0]) if cuts else []
+            for number, (plan, part) in enumerate(cuts):
                 values = self._arrived(ahead)
-                ahead = self._fetch(plans[number + 1]) if number + 1 < len(plans) else []
+                ahead = self._fetch(cuts[number + 1]) if number + 1 < len(cuts) else []
                 if isinstance(plan.rule, WeightedSum):
                     yield plan.name, _finite(plan, _sum(plan, plan.rule, values))
                 else:
-                    for name, value in merged_tensors((plan,), descriptors):
-                        yield name, value.to(self.device)
+                    for name, value in merged_tensors((plan,), files):
+                        yield name, part.of(value).to(self.device)
 
-    def _fits(self, lengths: dict[Key, int]) -> bool:
+    def _fits(self, sources: dict[Key, TensorHeader]) -> bool:
         if self.device.type != "cuda":
             return True
         free, _ = torch.cuda.mem_get_info(self.device)
-        return bool(sum(lengths.values()) + _RESERVE <= free)
+        needed = sum(
+            prod(part.shape(source.shape)) * ITEM_BYTES[source.dtype]
+            for (_, _, part), source in sources.items()
+        )
+        return bool(needed + _RESERVE <= free)
 
     def _read(self, sources: dict[Key, TensorHeader], descriptors: dict[Path, int]) -> None:
         """Read what is not kept yet."""
         for key, source in sources.items():
             if key in self._kept:
                 continue
+            part = key[2]
             pinned = self.device.type == "cuda" and not self.on_card
-            raw = torch.empty(source.length, dtype=torch.uint8, pin_memory=pinned)
+            raw = torch.empty(source.length, dtype=torch.uint8, pin_memory=pinned and part == WHOLE)
             if source.length:
                 memory = memoryview(raw.numpy())
                 read_into(descriptors[source.file], memory, source.offset, source.file)
-            value = raw.view(stored_dtype(source.dtype)).view(source.shape)
+            value = part.of(raw.view(stored_dtype(source.dtype)).view(source.shape))
+            if part != WHOLE:  # without the rest of it
+                value = torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned).copy_(value)
             self._kept[key] = value.to(self.device) if self.on_card else value
 
-    def _fetch(self, plan: TensorPlan) -> list[torch.Tensor]:
+    def _fetch(self, wanted: Cut) -> list[torch.Tensor]:
         """Start to bring a plan's sources onto the card."""
+        plan, part = wanted
         if not isinstance(plan.rule, WeightedSum):
             return []
-        kept = [self._kept[_key(source)] for source in plan.sources]
+        kept = [self._kept[_key(source, part)] for source in plan.sources]
         if self.on_card:
             return kept
         with self._on_copies():
@@ -102,8 +116,8 @@ class ResidentSources:
         return stream
 
 
-def _key(source: TensorHeader) -> Key:
-    return source.file, source.offset
+def _key(source: TensorHeader, part: Part) -> Key:
+    return source.file, source.offset, part
 
 
 def _sum(plan: TensorPlan, rule: WeightedSum, values: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -7,10 +7,14 @@ processes are held by several. Knows vLLM's modules by what they have, and impor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
+
+from apbmm_worker.merge_plan import TensorPlan, WeightedSum
 
 _QKV = 3
 
@@ -35,6 +39,21 @@ class Part:
 
 
 WHOLE = Part()
+
+Parts = Mapping[str, Part]
+"""What is wanted of each tensor, by name; of one that is not named, all."""
+EVERYTHING: Parts = MappingProxyType({})
+
+
+def cut(tensor: TensorPlan, part: Part) -> tuple[TensorPlan, Part]:
+    """The plan of no more than it takes to make ``part``, and what of its result that is.
+
+    Rows lie together in a file and are planned alone. Columns do not, and task vectors are made of
+    whole tensors.
+    """
+    if part.count is None or part.dim > 0 or not isinstance(tensor.rule, WeightedSum):
+        return tensor, part
+    return tensor.rows(part.begin, part.count), WHOLE
 
 
 def part_of(
