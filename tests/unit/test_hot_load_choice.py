@@ -17,7 +17,7 @@ Setting = Literal["auto", "memory", "checkpoint"]
 
 
 class FaultyEngine:
-    """Holds the name of a merge. ``fault``: what its loads in memory do wrong."""
+    """Holds the name of a merge. ``fault``: what its loads in memory do wrong, or all others."""
 
     def __init__(self, checkpoint: Path, fault: str) -> None:
         self.usable = True
@@ -27,15 +27,15 @@ class FaultyEngine:
 
     def load(self, checkpoint: Path) -> None:
         self.loads.append("checkpoint")
-        self.holds = checkpoint.read_text()
+        self.holds = checkpoint.read_text() + ("!" if "reload" in self.fault else "")
 
     def load_merge(self, plans: Sequence[TensorPlan]) -> None:
         self.loads.append("memory")
-        if self.fault == "dies":
+        if self.fault == "dies" or (self.fault == "dies late" and len(self.loads) > 2):
             self.usable = False
             raise EvaluationError("out of memory", kind="infrastructure")
         if self.fault != "ignores":
-            self.holds = str(plans) + ("?" if self.fault == "garbles" else "")
+            self.holds = str(plans) + ("?" if "garbles" in self.fault else "")
 
     def state(self, *_: object) -> tuple[Any, ...]:
         return (self.holds,)
@@ -77,7 +77,7 @@ def test_memory_is_chosen_after_a_trial_and_writes_nothing(tmp_path: Path) -> No
     world = World(tmp_path, "memory")
     assert world.bring("a") == ("('a',)", {"merge", "start engine", "try hot-loading"})
     (engine,) = world.engines
-    assert engine.loads == ["memory", "checkpoint", "memory", "memory"]
+    assert engine.loads == ["memory", "memory", "memory", "checkpoint"]
     assert world.bring("b") == ("('b',)", {"load"})
     assert engine.loads[4:] == ["memory"]
     described = world.loader.description()
@@ -105,7 +105,7 @@ def test_auto_takes_the_faster_way(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert world.engines[0].loads[-1] == expected
 
 
-@pytest.mark.parametrize("fault", ["dies", "garbles", "ignores"])
+@pytest.mark.parametrize("fault", ["dies", "dies late", "garbles", "ignores"])
 def test_auto_falls_back_to_checkpoints_on_a_fresh_engine(tmp_path: Path, fault: str) -> None:
     world = World(tmp_path, "auto", fault)
     assert world.bring("a")[0] == "('a',)"
@@ -123,6 +123,28 @@ def test_memory_that_is_asked_for_and_unequal_is_an_error(tmp_path: Path, fault:
     with pytest.raises(EvaluationError) as failure:
         world.bring("a")
     assert failure.value.kind == "infrastructure"
+
+
+@pytest.mark.parametrize("setting", ["auto", "memory"])
+def test_a_reload_that_is_not_equal_is_not_chosen(tmp_path: Path, setting: Setting) -> None:
+    world = World(tmp_path, setting, "reload")
+    assert world.bring("a")[0] == "('a',)"
+    assert len(world.engines) == 2
+    assert world.loader.choice.way == "memory"
+    assert set(world.loader.choice.seconds) == {"memory"}
+    assert world.bring("b") == ("('b',)", {"load"})
+
+
+def test_where_neither_is_equal_every_merge_gets_a_fresh_engine(tmp_path: Path) -> None:
+    world = World(tmp_path, "auto", "garbles, reload")
+    assert world.bring("a")[0] == "('a',)"
+    assert world.loader.choice.way == "fresh engine"
+    assert "memory" in world.loader.choice.reason
+    assert "checkpoint" in world.loader.choice.reason
+    for number, name in enumerate("bc", start=3):
+        assert world.bring(name) == (f"('{name}',)", {"merge", "start engine"})
+        assert len(world.engines) == number
+        assert [engine.usable for engine in world.engines] == [False] * (number - 1) + [True]
 
 
 def test_checkpoint_that_is_asked_for_is_not_tried(tmp_path: Path) -> None:

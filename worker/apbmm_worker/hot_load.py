@@ -3,7 +3,8 @@
 ``memory`` merges from the sources straight into the live engine. It is trusted only after a trial
 on this worker: when the engine has started from its first merge as a checkpoint, another merge and
 then the first again are loaded in memory, and the engine must hold, multiply by and answer exactly
-what it did when it was fresh. The same is asked of ``checkpoint``, and both are timed.
+what it did when it was fresh. The same is asked of ``checkpoint``, and both are timed. Where
+neither is equal, every merge gets a fresh engine.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from apbmm_worker.merge_plan import TensorPlan
 from apbmm_worker.merge_slots import MergeSlots
 from apbmm_worker.stage_times import timed
 
-Way = Literal["memory", "checkpoint"]
+Way = Literal["memory", "checkpoint", "fresh engine"]
 
 _TOKENS = 8
 _log = logging.getLogger(__name__)
@@ -67,6 +68,14 @@ class Choice:
     seconds: dict[Way, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """Seconds of a load each way that equals a fresh engine, and what is wrong with the others."""
+
+    seconds: dict[Way, float] = field(default_factory=dict)
+    faults: dict[Way, EvaluationError] = field(default_factory=dict)
+
+
 class HotLoader(Generic[E]):
     """Keeps one engine, started with the first merge, and brings the others into it.
 
@@ -100,6 +109,8 @@ class HotLoader(Generic[E]):
             with timed(stages, "load"):
                 self.engine.load_merge(merge.plans)
             return self.engine
+        if self.choice.way == "fresh engine":
+            self.close()
         with self._slots.next() as slot:
             with timed(stages, "merge"):
                 merge.write(slot)
@@ -123,58 +134,71 @@ class HotLoader(Generic[E]):
 
     def _first(self, engine: E, merge: PlannedMerge, slot: Path, stages: dict[str, float]) -> E:
         """Decide on the way, with an engine that has just started from ``slot``."""
+        if self.choice.way == "fresh engine":
+            return engine
         if self._setting == "checkpoint":
             self.choice = Choice("checkpoint", "the run file asks for it")
             return engine
-        try:
-            with timed(stages, "try hot-loading"):
-                seconds = self._try(engine, merge, slot, stages["merge"])
-        except EvaluationError as error:
-            if self._setting == "memory":
-                raise
-            _log.warning("merges are loaded as checkpoints: %s", error)
-            self.choice = Choice("checkpoint", error.message)
-            with timed(stages, "start engine"):
-                engine.close()
-                self.engine = self._start(slot)
-            return self.engine
-        self.choice = self._chosen(seconds)
-        _log.info("hot-loading by %s: %s", self.choice.way, self.choice.reason)
-        return engine
+        with timed(stages, "try hot-loading"):
+            trial = self._try(engine, merge, slot, stages["merge"])
+        self.choice = self._chosen(trial)
+        if not trial.faults:
+            _log.info("hot-loading by %s: %s", self.choice.way, self.choice.reason)
+            return engine
+        _log.warning("hot-loading by %s: %s", self.choice.way, self.choice.reason)
+        with timed(stages, "start engine"):
+            engine.close()
+            self.engine = self._start(slot)
+        return self.engine
 
-    def _chosen(self, seconds: dict[Way, float]) -> Choice:
+    def _chosen(self, trial: _Trial) -> Choice:
+        """Raises `EvaluationError` when memory is asked for and not equal."""
+        seconds, faults = trial.seconds, trial.faults
         if self._setting == "memory":
+            if "memory" in faults:
+                raise faults["memory"]
             return Choice("memory", "the run file asks for it, and it is equal here", seconds)
-        way: Way = "memory" if seconds["memory"] <= seconds["checkpoint"] else "checkpoint"
-        return Choice(way, "equal here, and the faster one", seconds)
+        if not faults:
+            return Choice(min(seconds, key=seconds.__getitem__), "equal here, and faster", seconds)
+        reason = "; ".join(fault.message for fault in faults.values())
+        if seconds:
+            return Choice(next(iter(seconds)), reason, seconds)
+        # Without a trial, because memory failed first, checkpoints are as good as their comparison
+        # with the merge after each load.
+        return Choice("fresh engine" if "checkpoint" in faults else "checkpoint", reason)
 
-    def _try(self, engine: E, merge: PlannedMerge, slot: Path, writing: float) -> dict[Way, float]:
-        """Seconds of a load each way; the engine ends with ``merge``.
-
-        Raises `EvaluationError` when either is not equal to the fresh engine.
-        """
+    def _try(self, engine: E, merge: PlannedMerge, slot: Path, writing: float) -> _Trial:
+        """A load of ``merge`` each way; without faults the engine ends with it."""
 
         def state() -> tuple[Any, ...]:
             return engine.state(slot, self._prompts, _TOKENS)
 
-        fresh, other = state(), self._other(merge.plans)
-        seconds: dict[Way, float] = {}
+        fresh, other, trial = state(), self._other(merge.plans), _Trial()
         ways: tuple[tuple[Way, Callable[[], None]], ...] = (
-            ("checkpoint", lambda: engine.load(slot)),
             ("memory", lambda: engine.load_merge(merge.plans)),
+            ("checkpoint", lambda: engine.load(slot)),
         )
         for way, load in ways:
-            engine.load_merge(other)
-            if state() == fresh:
-                raise EvaluationError("a load in memory changed nothing", kind="infrastructure")
-            start = time.monotonic()
-            load()
-            seconds[way] = time.monotonic() - start
-            if state() != fresh:
-                raise EvaluationError(
-                    f"after a hot-load by {way} the engine is not what a fresh one is",
-                    'set hot_load = "checkpoint" in [engine] if this happened in memory',
-                    kind="infrastructure",
-                )
-        seconds["checkpoint"] += writing
-        return seconds
+            tried: Way = "memory"
+            try:
+                engine.load_merge(other)
+                if state() == fresh:
+                    raise _fault("a load in memory changed nothing")
+                tried, start = way, time.monotonic()
+                load()
+                trial.seconds[way] = time.monotonic() - start
+                if state() != fresh:
+                    raise _fault(f"after a hot-load by {way} the engine is not what a fresh one is")
+            except EvaluationError as error:
+                trial.seconds.pop(tried, None)
+                trial.faults[tried] = error
+                if not engine.usable:
+                    break
+        if "checkpoint" in trial.seconds:
+            trial.seconds["checkpoint"] += writing
+        return trial
+
+
+def _fault(message: str) -> EvaluationError:
+    hint = 'set hot_load = "checkpoint" in [engine] if this happened in memory'
+    return EvaluationError(message, hint, kind="infrastructure")
