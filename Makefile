@@ -54,7 +54,7 @@ test-fast: install
 
 # Fifty random merges of every kind of model, each against a fresh engine: about half an hour.
 test-hot-load: install
-	APBMM_TEST_MERGES=50 $(BIN)/pytest tests/e2e/test_hot_load.py
+	APBMM_TEST_MERGES=50 $(BIN)/pytest tests/e2e/test_hot_load.py tests/e2e/test_hot_load_families.py
 
 # Every fault test with its full counts, which takes about an hour; prints what was counted.
 # `make test` runs the same tests with few: APBMM_FAULT_SCALE is the share of the full counts.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -44,14 +46,20 @@ def write_family(
     layers: int = 11,
     dtype: torch.dtype = torch.bfloat16,
     max_shard_size: str = "1GB",
+    noise: float = 0.02,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Write a random model of a family as its ``save_pretrained`` does; returns the folder."""
-    name, options = FAMILIES[family]
-    config = getattr(transformers, name)(**_COMMON, **options, num_hidden_layers=layers)
+    """Write a random model of a family as its ``save_pretrained`` does; returns the folder.
+
+    ``options`` go over those of the family's small configuration.
+    """
+    name, own = FAMILIES[family]
+    settings = {**_COMMON, **own, **options, "num_hidden_layers": layers}
+    config = getattr(transformers, name)(**settings)
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     with torch.no_grad():
         for parameter in model.parameters():  # fresh norms are all ones, biases all zero
-            parameter.add_(0.02 * torch.randn(parameter.shape).to(dtype))
+            parameter.add_(noise * torch.randn(parameter.shape).to(dtype))
     model.save_pretrained(path, max_shard_size=max_shard_size)
     return path

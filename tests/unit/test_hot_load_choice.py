@@ -21,17 +21,25 @@ class FaultyEngine:
 
     def __init__(self, checkpoint: Path, fault: str) -> None:
         self.usable = True
+        self.compared_all = "hides" not in fault
         self.fault = fault
         self.holds = checkpoint.read_text()
         self.loads: list[str] = []
 
     def load(self, checkpoint: Path) -> None:
         self.loads.append("checkpoint")
+        if "reload dies" in self.fault:
+            self.usable = False
+            raise EvaluationError("a size does not fit", kind="infrastructure")
         self.holds = checkpoint.read_text() + ("!" if "reload" in self.fault else "")
 
     def load_merge(self, plans: Sequence[TensorPlan]) -> None:
         self.loads.append("memory")
-        if self.fault == "dies" or (self.fault == "dies late" and len(self.loads) > 2):
+        if (
+            self.fault.startswith("dies,")
+            or self.fault == "dies"
+            or (self.fault == "dies late" and len(self.loads) > 2)
+        ):
             self.usable = False
             raise EvaluationError("out of memory", kind="infrastructure")
         if self.fault != "ignores":
@@ -114,7 +122,7 @@ def test_auto_falls_back_to_checkpoints_on_a_fresh_engine(tmp_path: Path, fault:
     assert world.loader.choice.way == "checkpoint"
     assert world.loader.choice.reason
     assert world.bring("b") == ("('b',)", {"merge", "load"})
-    assert world.engines[1].loads == ["checkpoint"]
+    assert world.engines[1].loads[-1] == "checkpoint"
 
 
 @pytest.mark.parametrize("fault", ["dies", "garbles", "ignores"])
@@ -135,20 +143,36 @@ def test_a_reload_that_is_not_equal_is_not_chosen(tmp_path: Path, setting: Setti
     assert world.bring("b") == ("('b',)", {"load"})
 
 
-def test_where_neither_is_equal_every_merge_gets_a_fresh_engine(tmp_path: Path) -> None:
-    world = World(tmp_path, "auto", "garbles, reload")
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ("auto", "garbles, reload"),
+        ("auto", "dies, reload"),
+        ("auto", "dies, hides"),
+        ("auto", "dies, reload dies"),
+        ("checkpoint", "reload"),
+        ("checkpoint", "hides"),
+        ("checkpoint", "reload dies"),
+    ],
+)
+def test_where_no_way_is_equal_every_merge_gets_a_fresh_engine(
+    tmp_path: Path, setting: Setting, fault: str
+) -> None:
+    """``hides``: not all that it holds can be compared, and nothing else vouches for a reload."""
+    world = World(tmp_path, setting, fault)
     assert world.bring("a")[0] == "('a',)"
     assert world.loader.choice.way == "fresh engine"
-    assert "memory" in world.loader.choice.reason
-    assert "checkpoint" in world.loader.choice.reason
-    for number, name in enumerate("bc", start=3):
+    assert world.loader.choice.reason
+    begun = len(world.engines)
+    assert world.engines[-1].loads == []
+    for number, name in enumerate("bc", start=1):
         assert world.bring(name) == (f"('{name}',)", {"merge", "start engine"})
-        assert len(world.engines) == number
-        assert [engine.usable for engine in world.engines] == [False] * (number - 1) + [True]
+        assert len(world.engines) == begun + number
+        assert [engine.usable for engine in world.engines].count(True) == 1
 
 
-def test_checkpoint_that_is_asked_for_is_not_tried(tmp_path: Path) -> None:
+def test_checkpoint_that_is_asked_for_is_tried_without_memory(tmp_path: Path) -> None:
     world = World(tmp_path, "checkpoint", "dies")
-    assert world.bring("a") == ("('a',)", {"merge", "start engine"})
+    assert world.bring("a") == ("('a',)", {"merge", "start engine", "try hot-loading"})
     assert world.bring("b") == ("('b',)", {"merge", "load"})
-    assert world.engines[0].loads == ["checkpoint"]
+    assert world.engines[0].loads == ["checkpoint", "checkpoint"]

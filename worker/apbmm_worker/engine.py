@@ -63,6 +63,11 @@ class ResidentEngine:
         """Steps computed so far; grows while the engine is alive and has work."""
         return self._driver.steps
 
+    @property
+    def compared_all(self) -> bool:
+        """Whether every tensor of the last load could be compared with what is live."""
+        return self._driver.call(lambda backend: backend.compared_all)
+
     def load(self, checkpoint: Path) -> None:
         """Hot-load a complete, finite checkpoint of the same architecture, and prove it.
 

@@ -155,5 +155,5 @@ def _counted(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _verdict(expectation: Expectation) -> Verdict:
-    compared, different = expectation.verdict()
-    return {"compared": compared, "different": different}
+    compared, tensors, different = expectation.verdict()
+    return {"compared": compared, "tensors": tensors, "different": different}

@@ -3,8 +3,10 @@
 ``memory`` merges from the sources straight into the live engine. It is trusted only after a trial
 on this worker: when the engine has started from its first merge as a checkpoint, another merge and
 then the first again are loaded in memory, and the engine must hold, multiply by and answer exactly
-what it did when it was fresh. The same is asked of ``checkpoint``, and both are timed. Where
-neither is equal, every merge gets a fresh engine.
+what it did when it was fresh. The same is asked of ``checkpoint``, and both are timed. Where memory
+cannot be had, a checkpoint's reload must at least change nothing in an engine that has just started
+from it, and its tensors must all be comparable after a load. Where neither is equal, every merge
+gets a fresh engine: vLLM's reload of experts, for one, may leave them in the wrong layout.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ class Loading(Protocol):
     @property
     def usable(self) -> bool:
         """False once a load has failed."""
+
+    @property
+    def compared_all(self) -> bool:
+        """Whether every tensor of the last load could be compared with what is live."""
 
     def load(self, checkpoint: Path) -> None:
         """Have vLLM reload a checkpoint."""
@@ -120,7 +126,7 @@ class HotLoader(Generic[E]):
                 return self.engine
             with timed(stages, "start engine"):
                 self.engine = self._start(slot)
-            return self._first(self.engine, merge, slot, stages)
+            return self._first(merge, slot, stages)
 
     def close(self) -> None:
         """Stop the engine; the next merge starts another."""
@@ -132,48 +138,51 @@ class HotLoader(Generic[E]):
         """The way that is taken and why, for the journal."""
         return asdict(self.choice)
 
-    def _first(self, engine: E, merge: PlannedMerge, slot: Path, stages: dict[str, float]) -> E:
-        """Decide on the way, with an engine that has just started from ``slot``."""
+    def _first(self, merge: PlannedMerge, slot: Path, stages: dict[str, float]) -> E:
+        """The engine that has just started from ``slot``, or another, once the way is decided."""
+        assert self.engine is not None
         if self.choice.way == "fresh engine":
-            return engine
-        if self._setting == "checkpoint":
-            self.choice = Choice("checkpoint", "the run file asks for it")
-            return engine
+            return self.engine
+        trial = _Trial()
         with timed(stages, "try hot-loading"):
-            trial = self._try(engine, merge, slot, stages["merge"])
+            if self._setting != "checkpoint":
+                self._try(self.engine, merge, slot, trial)
+            if self._setting == "memory" and "memory" in trial.faults:
+                raise trial.faults["memory"]
+            if trial.faults:
+                self._start_anew(slot)
+            if not trial.seconds and "checkpoint" not in trial.faults:
+                self._try_checkpoint(self.engine, slot, trial)
+                if "checkpoint" in trial.faults:
+                    self._start_anew(slot)
+        if "checkpoint" in trial.seconds:
+            trial.seconds["checkpoint"] += stages["merge"]
         self.choice = self._chosen(trial)
-        if not trial.faults:
-            _log.info("hot-loading by %s: %s", self.choice.way, self.choice.reason)
-            return engine
-        _log.warning("hot-loading by %s: %s", self.choice.way, self.choice.reason)
-        with timed(stages, "start engine"):
-            engine.close()
-            self.engine = self._start(slot)
+        level = logging.WARNING if trial.faults else logging.INFO
+        _log.log(level, "hot-loading by %s: %s", self.choice.way, self.choice.reason)
         return self.engine
 
-    def _chosen(self, trial: _Trial) -> Choice:
-        """Raises `EvaluationError` when memory is asked for and not equal."""
-        seconds, faults = trial.seconds, trial.faults
-        if self._setting == "memory":
-            if "memory" in faults:
-                raise faults["memory"]
-            return Choice("memory", "the run file asks for it, and it is equal here", seconds)
-        if not faults:
-            return Choice(min(seconds, key=seconds.__getitem__), "equal here, and faster", seconds)
-        reason = "; ".join(fault.message for fault in faults.values())
-        if seconds:
-            return Choice(next(iter(seconds)), reason, seconds)
-        # Without a trial, because memory failed first, checkpoints are as good as their comparison
-        # with the merge after each load.
-        return Choice("fresh engine" if "checkpoint" in faults else "checkpoint", reason)
+    def _start_anew(self, slot: Path) -> None:
+        self.close()
+        self.engine = self._start(slot)
 
-    def _try(self, engine: E, merge: PlannedMerge, slot: Path, writing: float) -> _Trial:
+    def _chosen(self, trial: _Trial) -> Choice:
+        reason = "; ".join(fault.message for fault in trial.faults.values())
+        if not trial.seconds:
+            return Choice("fresh engine", reason)
+        if self._setting != "auto":
+            reason = reason or "the run file asks for it, and it is equal here"
+            return Choice(self._setting, reason, trial.seconds)
+        way = min(trial.seconds, key=trial.seconds.__getitem__)
+        return Choice(way, reason or "equal here, and the faster one", trial.seconds)
+
+    def _try(self, engine: E, merge: PlannedMerge, slot: Path, trial: _Trial) -> None:
         """A load of ``merge`` each way; without faults the engine ends with it."""
 
         def state() -> tuple[Any, ...]:
             return engine.state(slot, self._prompts, _TOKENS)
 
-        fresh, other, trial = state(), self._other(merge.plans), _Trial()
+        fresh, other = state(), self._other(merge.plans)
         ways: tuple[tuple[Way, Callable[[], None]], ...] = (
             ("memory", lambda: engine.load_merge(merge.plans)),
             ("checkpoint", lambda: engine.load(slot)),
@@ -194,9 +203,20 @@ class HotLoader(Generic[E]):
                 trial.faults[tried] = error
                 if not engine.usable:
                     break
-        if "checkpoint" in trial.seconds:
-            trial.seconds["checkpoint"] += writing
-        return trial
+
+    def _try_checkpoint(self, engine: E, slot: Path, trial: _Trial) -> None:
+        """A reload of what the engine has just started from."""
+        try:
+            fresh, start = engine.state(slot, self._prompts, _TOKENS), time.monotonic()
+            engine.load(slot)
+            trial.seconds["checkpoint"] = time.monotonic() - start
+            if engine.state(slot, self._prompts, _TOKENS) != fresh:
+                raise _fault("a reload of the same checkpoint changed the engine")
+            if not engine.compared_all:
+                raise _fault("not every weight could be compared after a reload")
+        except EvaluationError as error:
+            trial.seconds.pop("checkpoint", None)
+            trial.faults["checkpoint"] = error
 
 
 def _fault(message: str) -> EvaluationError:

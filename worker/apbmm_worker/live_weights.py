@@ -212,8 +212,8 @@ class Expectation:
                     self._columns[key] = picked.to(self._live.dtype)
             yield name, tensor
 
-    def verdict(self) -> tuple[int, list[str]]:
-        """How many tensors were compared, and the names of those that differ."""
+    def verdict(self) -> tuple[int, int, list[str]]:
+        """How many tensors were compared, of how many, and the names of those that differ."""
         compared, different = set(), set()
         products: dict[int, torch.Tensor] = {}
         for name, homes in self._live.homes.items():
@@ -231,7 +231,7 @@ class Expectation:
                     rows = products[key][:, home.first : home.first + home.shape[0]]
                     if not torch.equal(rows, self._columns[noted]):
                         different.add(name)
-        return len(compared), sorted(different)
+        return len(compared), len(self._live.homes), sorted(different)
 
     def _picked(self, home: Home) -> list[int]:
         source = random.Random(self._number * 1_000_003 + home.shape[1])  # noqa: S311

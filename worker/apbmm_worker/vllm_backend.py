@@ -31,6 +31,8 @@ class VllmBackend:
         self._rpc("apbmm_end_with", os.getpid())
         self._generation = generation
         self._submitted: dict[str, float] = {}
+        self.compared_all = False
+        """Whether the last load's tensors could all be compared with what is live."""
         self._verify(first)
 
     def add(self, key: str, prompt: Prompt) -> None:
@@ -107,6 +109,7 @@ class VllmBackend:
 
     def _require(self, verdicts: Sequence[dict[str, Any]], wanted: str) -> None:
         """Raise unless the live weights are the wanted ones, on every card."""
+        self.compared_all = True
         for verdict in verdicts:
             if "message" in verdict:
                 raise EvaluationError(verdict["message"], verdict["hint"], kind=verdict["kind"])
@@ -118,6 +121,7 @@ class VllmBackend:
                     "the engine is replaced; if it happens again, vLLM's reload does not work here",
                     kind="infrastructure",
                 )
+            self.compared_all = self.compared_all and compared == verdict["tensors"]
             if not compared:
                 raise EvaluationError(
                     f"no live weight could be compared with {wanted}",

@@ -1,0 +1,95 @@
+"""Every merge that reaches the engine is answered as by a fresh one, whatever the family.
+
+Where neither way of hot-loading is equal (vLLM's reload of experts on a CPU), that takes a fresh
+engine for each merge. The dense families run with `make test-hot-load`.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apbmm_common.runfile import Merge
+from apbmm_worker import environment
+from apbmm_worker.engine import ResidentEngine
+from apbmm_worker.hot_load import HotLoader, PlannedMerge
+from apbmm_worker.merge import layer_weights, materialise, plan
+from apbmm_worker.merge_slots import MergeSlots
+from apbmm_worker.sources import VerifiedSources, verify_sources
+from e2e.test_hot_load import GENERATION, MERGES, SETTINGS, answers, fresh_answers, prompts
+from tiny_checkpoints import write_tokenizer
+from tiny_families import FAMILIES, write_family
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("default"),  # vLLM's own
+]
+
+LAYERS = 3
+VECTORS = ([0.2, 0.9, 0.5], [0.8, 0.1, 0.6])
+ALL = sorted(FAMILIES) if MERGES >= 50 else ["qwen3-moe"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VerifiedSources]:
+    """Two random models of each family, as wide and long as vLLM on a CPU needs them.
+
+    All before the first engine: vLLM changes some of the classes that write them.
+    """
+    return {family: sources_of(family, tmp_path_factory.mktemp(family)) for family in ALL}
+
+
+def sources_of(family: str, folder: Path) -> VerifiedSources:
+    options: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 64, "head_dim": 32}
+    options["max_position_embeddings"] = GENERATION.context
+    if "moe_intermediate_size" in FAMILIES[family][1]:
+        options["moe_intermediate_size"] = 32
+    paths = {}
+    for seed, role in enumerate(("thinking", "instruct")):
+        paths[role] = write_family(
+            folder / role, family, seed=seed, layers=LAYERS, noise=0.1, options=options
+        )
+        write_tokenizer(paths[role])
+    return verify_sources(paths, folder / "cache")
+
+
+@pytest.mark.parametrize("setting", ["auto", "checkpoint"])
+@pytest.mark.parametrize("family", ALL)
+def test_as_a_fresh_engine_answers(
+    tmp_path: Path, family: str, setting: Any, written: dict[str, VerifiedSources]
+) -> None:
+    environment.apply(environment.CPU, tmp_path)
+    sources = written[family]
+    thinking, instruct = (sources.checkpoints[role] for role in ("thinking", "instruct"))
+
+    def plans(vector: list[float]) -> Any:
+        return plan(thinking, instruct, layer_weights(vector, LAYERS), Merge())
+
+    def merge(vector: list[float]) -> PlannedMerge:
+        def write(slot: Path) -> None:
+            materialise(sources, vector, Merge(), "thinking", slot)
+
+        return PlannedMerge(plans(vector), write)
+
+    for number, vector in enumerate(VECTORS):
+        merge(vector).write(tmp_path / str(number))
+    expected = [fresh_answers(tmp_path / str(number)) for number in range(len(VECTORS))]
+    assert expected[0] != expected[1]
+    other = plans([random.Random(1).random() for _ in range(LAYERS)])
+    loader = HotLoader(
+        setting,
+        lambda slot: ResidentEngine(SETTINGS, GENERATION, slot, environment.CPU),
+        MergeSlots(tmp_path / "scratch", 0),
+        lambda _: other,
+        prompts()[:2],
+    )
+    try:
+        for number in (0, 1, 0):
+            engine = loader.bring(merge(VECTORS[number]), {})
+            assert answers(engine) == expected[number], loader.choice
+    finally:
+        loader.close()
