@@ -28,6 +28,7 @@ from apbmm_master.door import Door
 from apbmm_master.journal import Journal
 from apbmm_master.master import Master
 from apbmm_master.policy import Finish
+from apbmm_worker.dealer import Dealer
 from protocol_world import Sim
 from rehearsal_runs import DEADLINE, free_port
 
@@ -103,6 +104,19 @@ class FakeWorker:
         self.sim.hear(message)
         if self.sim.held is not None:
             self.sim.finish(self._work(self.sim.held.evaluation))
+
+
+@asynccontextmanager
+async def worker_socket(address: str, keys: ClientKeys | None = None) -> AsyncIterator[Dealer]:
+    """A worker's own socket, no fake, with the task that says why it is not connected."""
+    opened = Dealer(address, keys)
+    watching = asyncio.create_task(opened.watch())
+    try:
+        yield opened
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        opened.close()
 
 
 class FakeMaster:

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import zmq
+
 from apbmm_common.messages import Evaluated
 from apbmm_common.runfile import RunSpec, parse_run
 from apbmm_master.events import (
@@ -121,6 +123,11 @@ class Process:
         """Wait for it to exit by itself; its exit code."""
         return self.popen.wait(seconds)
 
+    def dies_at(self, step: str) -> None:
+        """Wait for the death that was arranged; a step that is never reached is an error."""
+        code = self.end()
+        assert code == -signal.SIGKILL, f"{step} was not reached: {code}\n{self.output[-3000:]}"
+
     def children(self) -> list[int]:
         """Process ids of its children."""
         folder = Path(f"/proc/{self.popen.pid}/task")
@@ -206,6 +213,19 @@ class Site:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
             process.kill()
+
+    def status(self) -> dict[str, Any]:
+        """What the living master answers."""
+        address = json.loads((self.run_dir / "status.json").read_text(encoding="utf-8"))["status"]
+        asking: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
+        try:
+            asking.set(zmq.RCVTIMEO, round(1000 * DEADLINE))
+            asking.connect(address)
+            asking.send(b"status")
+            answer: dict[str, Any] = json.loads(asking.recv())
+            return answer
+        finally:
+            asking.close(linger=0)
 
     # ---- what the journal says -----------------------------------------------------------
 

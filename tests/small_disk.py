@@ -25,9 +25,12 @@ def small_disk(point: Path, kilobytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Write until the file system of ``folder`` is full; returns the file to delete."""
+    """Write until the file system of ``folder`` is full; returns the file to delete.
+
+    Again, it fills what was freed since.
+    """
     path = folder / "ballast"
-    with path.open("wb", buffering=0) as file:
+    with path.open("ab", buffering=0) as file:
         try:
             while True:
                 file.write(b"\0" * 4096)

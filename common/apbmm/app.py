@@ -8,14 +8,11 @@ from typing import Annotated
 from cyclopts import App, Parameter, validators
 
 from apbmm.merge import Definition, Dtype, MethodName
-from apbmm_common import __version__
+from apbmm_common.command_line import command_app
 
-app = App(
-    name="apbmm",
-    help="Look at runs and try them out. The search itself is apbmm-master with apbmm-worker.",
-    version=__version__,
-    help_format="plaintext",
-    suppress_keyboard_interrupt=False,
+app = command_app(
+    "apbmm",
+    "Look at runs and try them out. The search itself is apbmm-master with apbmm-worker.",
 )
 
 keys_app = App(name="keys", help="Make, list and revoke the keys of a master and its workers.")
@@ -92,17 +89,19 @@ def compare(
 
 
 @keys_app.command(name="new-master")
-def new_master(folder: Annotated[Path | None, Parameter(env_var="APBMM_KEYS")] = None, /) -> int:
+def new_master(folder: str | None = None, /, *, keys: Keys = None) -> int:
     """Make a master's folder of keys. With it a master lets in only workers that have a key.
 
     Parameters
     ----------
     folder
-        Default: ~/.config/apbmm/keys, where master and workers look by themselves.
+        The same as --keys.
+    keys
+        The folder. Default: ~/.config/apbmm/keys, where master and workers look by themselves.
     """
     from apbmm.keys import make_master
 
-    return make_master(folder)
+    return make_master(folder, keys)
 
 
 @keys_app.command(name="new-worker")
@@ -162,8 +161,9 @@ def demo(
 ) -> int:
     """Search merges of the shipped pair of small models, on the CPU: a master and its workers.
 
-    The same command with the same --run-dir goes on where it stopped. Ctrl-C lets the evaluations
-    in hand finish; a second one stops at once, and nothing recorded is lost.
+    The same command with the same --run-dir goes on where it stopped. Ctrl-C or
+    SIGTERM lets the evaluations in hand finish; a second one stops at once, and nothing recorded
+    is lost.
 
     Parameters
     ----------

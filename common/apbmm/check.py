@@ -18,9 +18,11 @@ from apbmm.run_parts import Parts, parts_of, sound_parts
 from apbmm_common.checkpoint import Checkpoint, layer_count, read_checkpoint, text_config
 from apbmm_common.compatibility import IDENTICAL, compatibility_faults, identical_files
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, RunFileError, SourceError
+from apbmm_common.own_code import own_code, require_code
 from apbmm_common.prompts import read_prompts
 from apbmm_common.runfile import (
     Benchmark,
+    Engine,
     Generation,
     Merge,
     RunSpec,
@@ -42,6 +44,8 @@ class Inspection:
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    code: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Python files that come with a checkpoint, by role; only where there are any."""
     questions: dict[str, int | None] = field(default_factory=dict)
     """Questions of each benchmark; None where apbmm does not know the adapter's files."""
 
@@ -101,6 +105,7 @@ def _inspect_sources(found: Inspection, parts: Parts) -> None:
         except SourceError as error:
             found.fault(error, f"sources.{role}")
     checkpoints = found.checkpoints
+    _inspect_code(found, parts.engine)
     if parts.generation is not None:
         _inspect_generation(found, parts.generation)
     if "instruct" in checkpoints:
@@ -113,6 +118,17 @@ def _inspect_sources(found: Inspection, parts: Parts) -> None:
         found.faults.append(f"sources: {IDENTICAL}")
     else:
         found.faults += [f"sources: {fault}" for fault in compatibility_faults(checkpoints)]
+
+
+def _inspect_code(found: Inspection, engine: Engine | None) -> None:
+    for role, checkpoint in found.checkpoints.items():
+        code = own_code(checkpoint.path)
+        if code and engine is not None:
+            found.code[role] = code
+            try:
+                require_code(checkpoint.path, remote_code=engine.remote_code)
+            except SourceError as error:
+                found.fault(error, f"sources.{role}")
 
 
 def _inspect_blocks(found: Inspection, merge: Merge | None) -> None:

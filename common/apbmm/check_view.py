@@ -41,7 +41,7 @@ def plan(found: Inspection) -> list[Row]:
         rows.append(
             ("evaluation", f"REHEARSAL: invented measurements of {spec.evaluation.layers} layers")
         )
-    rows += _sources(found)
+    rows += [*_sources(found), *_code(found, spec)]
     rows.append(("merge", _merge(found, spec)))
     rows += [("benchmark", _benchmark(b, found.questions.get(b.name))) for b in spec.benchmarks]
     rows += [("generation", _generation(spec)), ("prior", _prior(spec))]
@@ -66,6 +66,18 @@ def _sources(found: Inspection) -> list[Row]:
         largest = max(source.weight_bytes for source in found.checkpoints.values())
         rows.append(("scratch", f"{size(largest)} on each worker, for one merged checkpoint"))
     return rows
+
+
+def _code(found: Inspection, spec: RunSpec) -> list[Row]:
+    """Whether Python code that comes with the checkpoints is run, and by whom."""
+    files = ", ".join(sorted({name for code in found.code.values() for name in code}))
+    if spec.engine.remote_code:
+        what = f"{files} of {', '.join(found.code)}" if files else "none comes with the sources"
+        return [("own code", f"{what}: workers take part only with --allow-remote-code")]
+    if not files:
+        return []
+    instead = "what vLLM and transformers have for these models is taken instead"
+    return [("own code", f"{files} of {', '.join(found.code)}: not run, {instead}")]
 
 
 def _checkpoint(source: Checkpoint) -> str:

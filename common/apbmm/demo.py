@@ -17,8 +17,9 @@ from apbmm.demo_processes import run_processes
 from apbmm.status import JOURNAL
 from apbmm.toml_text import run_as_toml
 from apbmm_common.demo_pair import RUN_FILE, demo_folder, uniform_hypervolume
-from apbmm_common.errors import EXIT_INTERRUPTED, UsageError
+from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.runfile import Evaluation, RunSpec, load_run_file
+from apbmm_master.run_directory import unusable
 
 REHEARSAL_LAYERS = 12
 REHEARSAL_SECONDS = 0.5
@@ -50,7 +51,7 @@ def run_demo(run_dir: Path | None, wishes: Wishes) -> int:
             "the first result takes about a minute"
         )
     code = run_processes(folder, wishes.workers, rehearsal=spec.evaluation.kind == "rehearsal")
-    if code in (0, EXIT_INTERRUPTED):
+    if code in (EXIT_DONE, EXIT_INTERRUPTED):
         conclude(folder, console)
     return code
 
@@ -150,7 +151,7 @@ def _begun(run_file: Path) -> RunSpec | None:
     try:
         return load_run_file(run_file) if run_file.is_file() else None
     except OSError as error:
-        raise _unusable(run_file.parent, error) from error
+        raise UsageError(unusable(run_file.parent, error), "set --run-dir") from error
 
 
 def _write(file: Path, text: str) -> None:
@@ -158,9 +159,4 @@ def _write(file: Path, text: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise _unusable(file.parent, error) from error
-
-
-def _unusable(run_dir: Path, error: OSError) -> UsageError:
-    reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-    return UsageError(f"{run_dir}: cannot be used as a run directory: {reason}", "set --run-dir")
+        raise UsageError(unusable(file.parent, error), "set --run-dir") from error

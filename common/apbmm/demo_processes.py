@@ -19,13 +19,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from apbmm.status import JOURNAL, NoMasterError, ask, local_address
-from apbmm_common.errors import EXIT_FAILED, EXIT_INTERRUPTED, ApbmmError
+from apbmm_common.command_line import SAME_REQUEST_SECONDS, STOPS, StopRequests
+from apbmm_common.errors import EXIT_FAILED, ApbmmError
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.2
 HEALTH_SECONDS = 5.0
 LEAVE_SECONDS = 20.0
-DROP_SECONDS = 0.5
+DROP_SECONDS = 1.5 * SAME_REQUEST_SECONDS
 """How long a process may take to leave, or to begin with it, before it is told again."""
 
 
@@ -37,16 +38,15 @@ def run_processes(run_dir: Path, workers: int, *, rehearsal: bool) -> int:
     """Run ``run_dir/demo.toml`` to its end with so many workers; returns the exit code."""
     address = f"tcp://127.0.0.1:{free_port()}"
     with ExitStack() as stack:
-        interrupts = stack.enter_context(_counted_signals())
+        stops = stack.enter_context(_stop_requests())
         fleet: list[subprocess.Popen[bytes]] = []
-        stack.callback(lambda: dismiss(fleet, drop=len(interrupts) > 1))
+        stack.callback(lambda: dismiss(fleet, drop=stops.at_once))
         master = _start(master_command(run_dir, address))
         stack.callback(lambda: dismiss([master], drop=True))
         for number in range(1, workers + 1):
             command = worker_command(run_dir, address, number, rehearsal=rehearsal)
             fleet.append(_start(command, worker_folder(run_dir, number) / "worker.log"))
-        code = _supervise(run_dir, master, fleet, interrupts)
-        return EXIT_INTERRUPTED if interrupts else code
+        return _supervise(run_dir, master, fleet, stops)
 
 
 def master_command(run_dir: Path, address: str) -> list[str]:
@@ -116,15 +116,14 @@ def _die_with_parent(parent: int) -> Callable[[], None]:
 
 
 @contextmanager
-def _counted_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them."""
-    seen: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda n, _: seen.append(n)) for number in numbers]
+def _stop_requests() -> Iterator[StopRequests]:
+    """Count SIGINT and SIGTERM instead of dying of them."""
+    stops = StopRequests()
+    before = [signal.signal(number, lambda n, _: stops.come(n)) for number in STOPS]
     try:
-        yield seen
+        yield stops
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(STOPS, before, strict=True):
             signal.signal(number, handler)
 
 
@@ -132,18 +131,20 @@ def _supervise(
     run_dir: Path,
     master: subprocess.Popen[bytes],
     fleet: Sequence[subprocess.Popen[bytes]],
-    interrupts: Sequence[int],
+    stops: StopRequests,
 ) -> int:
-    """Wait for the master, hand interrupts on, and notice workers that cannot work."""
-    handed_on, looked = 0, time.monotonic()
+    """Wait for the master, hand signals on, and notice workers that cannot work."""
+    handed_on, looked = False, time.monotonic()
     while master.poll() is None:
         time.sleep(POLL_SECONDS)
-        if len(interrupts) > handed_on:
-            handed_on = len(interrupts)
-            if handed_on > 1 or not (run_dir / JOURNAL).is_file():  # nothing is in hand yet
-                return EXIT_INTERRUPTED
+        if stops.at_once:
+            return stops.exit_code
+        if stops.numbers and not handed_on:
+            handed_on = True
+            if not (run_dir / JOURNAL).is_file():  # nothing is in hand yet
+                return stops.exit_code
             print("finishing the evaluations in hand; Ctrl-C again stops at once", file=sys.stderr)  # noqa: T201
-            master.send_signal(signal.SIGINT)
+            master.send_signal(stops.numbers[0])
         if all(worker.poll() is not None for worker in fleet):
             raise WorkersLostError(
                 f"every worker has ended: {last_line(worker_folder(run_dir, 1) / 'worker.log')}",

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from apbmm_common import curve
 from apbmm_common.errors import EXIT_DONE, UsageError
 
 
-def make_master(folder: Path | None) -> int:
-    """Make a master's folder of keys, and say what to do with it."""
-    keys = curve.new_master(folder or curve.default_folder())
+def make_master(folder: str | None, given: str | None = None) -> int:
+    """Make a master's folder of keys, and say what to do with it.
+
+    ``folder`` as an argument, ``given`` by --keys or the environment. Raises `UsageError`.
+    """
+    if folder and given not in (None, folder, os.environ.get("APBMM_KEYS")):
+        raise UsageError(f"two folders: {folder} and --keys {given}", "name one")
+    named = folder or given
+    _require_keys(named)
+    keys = curve.new_master(curve.named_folder(named) if named else curve.default_folder())
     _say(f"the master's keys are in {keys.folder}")
     _say(f"next, for each worker: apbmm keys new-worker NAME{_flag(keys)}")
     return EXIT_DONE
@@ -45,7 +51,16 @@ def show(given: str | None) -> int:
     return EXIT_DONE
 
 
+def _require_keys(given: str | None) -> None:
+    if given == curve.NO_KEYS:
+        raise UsageError(
+            f"{given} goes without keys (--keys, APBMM_KEYS), and this command is about keys",
+            f"name a folder; ./{given} is one of that name",
+        )
+
+
 def _master(given: str | None) -> curve.MasterKeys:
+    _require_keys(given)
     keys = curve.master_keys(given)
     if keys is None:
         raise UsageError(

@@ -7,15 +7,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+from apbmm_common.command_line import tidied_up_when_ended
 from apbmm_common.compatibility import BASE_ROLE
 from apbmm_common.errors import EXIT_DONE, ApbmmError, EvaluationError, UsageError
 
 if TYPE_CHECKING:
     from apbmm_common.checkpoint import Checkpoint
     from apbmm_worker.merge_plan import TensorPlan
+    from apbmm_worker.merge_weights import SourceWeights
     from apbmm_worker.sources import VerifiedSources
+    from apbmm_worker.task_vectors import TaskVectors
 
 LINEAR, TASK_ARITHMETIC = "linear", "task_arithmetic"
 RANDOM = ("dare", "dare_ties", "della", "della_linear")
@@ -60,13 +64,15 @@ class MergeRequest:
 def run_merge(request: MergeRequest) -> int:
     """Write the merge and print one line about it.
 
-    Raises `UsageError` for flags that do not belong together or an output folder that is not
-    empty, `SourceError` for sources that cannot be merged, `ApbmmError` for a full disk.
+    Raises `UsageError` for flags or weights that cannot be and for an output folder that cannot be
+    used, before the sources are read; `SourceError` for sources that cannot be merged,
+    `ApbmmError` for a full disk.
     """
     paths = _named_sources(request.source)
     _check_flags(request, paths)
     _check_names(request, paths)
-    _require_empty(request.out)
+    out = _output_folder(request.out)
+    rule = _rule(request, paths)
     import torch
 
     from apbmm_worker.merge import write_merge
@@ -74,61 +80,77 @@ def run_merge(request: MergeRequest) -> int:
 
     torch.set_num_threads(1)  # the merge has threads of its own
     if request.base is not None:
-        paths[BASE_ROLE] = request.base
+        paths[BASE_ROLE] = _expanded(request.base, "--base")
     template = request.template_from or next(iter(paths))
     sources = verify_sources(paths, _digest_cache())
     try:
-        plans, recipe = _planned(request, sources)
-        report = write_merge(sources, plans, recipe, template, request.out, dtype=request.dtype)
+        plans, recipe = _planned(request, rule, sources)
+        with tidied_up_when_ended():
+            report = write_merge(sources, plans, recipe, template, out, dtype=request.dtype)
     except EvaluationError as error:
         raise ApbmmError(error.message, error.hint) from error
     names = ", ".join(f"{name}={path}" for name, path in paths.items())
     print(  # noqa: T201
-        f"{request.out}: {request.method} merge of {names}; {report.bytes / 1e9:.3f} GB in "
+        f"{out}: {request.method} merge of {names}; {report.bytes / 1e9:.3f} GB in "
         f"{report.seconds:.1f} s after {sources.seconds:.1f} s of verification; tokenizer and "
         f"templates of {template}"
     )
     return EXIT_DONE
 
 
+def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | TaskVectors:
+    """What is done with the sources; ``paths`` are theirs without the base's.
+
+    Reads the headers of the first for its layers. Raises `UsageError`, naming the flag or the file
+    of weights, for numbers that cannot be.
+    """
+    from apbmm.merge_weights import WeightsReader
+    from apbmm_common.checkpoint import layer_count, read_checkpoint
+    from apbmm_worker.task_vectors import TaskVectors
+
+    if request.weights is None and request.method != LINEAR:
+        assert request.weight is not None
+        given = {
+            "density": request.density,
+            "seed": request.seed,
+            "gamma": request.gamma,
+            "epsilon": request.epsilon,
+            "definition": request.definition,
+        }
+        knobs: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        try:
+            return TaskVectors(request.method, request.weight, **knobs)
+        except EvaluationError as error:  # it begins with the name of the setting
+            raise UsageError(f"--{error.message}", error.hint) from error
+    layers = layer_count(read_checkpoint(next(iter(paths.values()))))
+    reader = WeightsReader(layers, tuple(paths), simplex=request.method == LINEAR)
+    if request.weights is not None:
+        return reader.file(_expanded(request.weights, "--weights"), request.outside_layers)
+    assert request.weight is not None
+    return reader.number(request.weight, request.outside_layers or "mean")
+
+
 def _planned(
-    request: MergeRequest, sources: VerifiedSources
+    request: MergeRequest, rule: SourceWeights | TaskVectors, sources: VerifiedSources
 ) -> tuple[tuple[TensorPlan, ...], dict[str, Any]]:
     """What becomes of each tensor, and the recipe to keep beside the weights."""
-    from apbmm.merge_weights import WeightsReader
     from apbmm_worker.merge_plan import plan_sum, plan_task_vectors
     from apbmm_worker.task_vectors import TaskVectors
 
     merged = {role: c for role, c in sources.checkpoints.items() if role != BASE_ROLE}
     folders = {role: str(c.path.resolve()) for role, c in sources.checkpoints.items()}
     recipe: dict[str, Any] = {"method": request.method, "sources": folders}
-    outside = request.outside_layers or "mean"
-    if request.weights is not None or request.method == LINEAR:
-        reader = WeightsReader(sources.layers, tuple(merged), simplex=request.method == LINEAR)
-        if request.weights is not None:
-            weights = reader.file(request.weights, request.outside_layers)
-        else:
-            assert request.weight is not None
-            weights = reader.number(request.weight, outside)
-        recipe |= {"weights": asdict(weights)}
-        parts: Mapping[str, Checkpoint] = merged
-        if request.method == TASK_ARITHMETIC:
-            parts = {BASE_ROLE: sources.checkpoints[BASE_ROLE], **merged}
-            weights = weights.against_base()
-        return plan_sum(parts, weights, request.dtype), recipe
-    assert request.weight is not None
-    given = {
-        "density": request.density,
-        "seed": request.seed,
-        "gamma": request.gamma,
-        "epsilon": request.epsilon,
-        "definition": request.definition,
-    }
-    knobs: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    rule = TaskVectors(request.method, request.weight, **knobs)
-    base = sources.checkpoints[BASE_ROLE]
-    recipe |= {"task_vectors": asdict(rule), "outside_layers": outside}
-    return plan_task_vectors(merged, base, rule, outside, request.dtype), recipe
+    if isinstance(rule, TaskVectors):
+        outside = request.outside_layers or "mean"
+        recipe |= {"task_vectors": asdict(rule), "outside_layers": outside}
+        base = sources.checkpoints[BASE_ROLE]
+        return plan_task_vectors(merged, base, rule, outside, request.dtype), recipe
+    recipe |= {"weights": asdict(rule)}
+    parts: Mapping[str, Checkpoint] = merged
+    if request.method == TASK_ARITHMETIC:
+        parts = {BASE_ROLE: sources.checkpoints[BASE_ROLE], **merged}
+        rule = rule.against_base()
+    return plan_sum(parts, rule, request.dtype), recipe
 
 
 def _named_sources(given: Sequence[str]) -> dict[str, Path]:
@@ -142,8 +164,16 @@ def _named_sources(given: Sequence[str]) -> dict[str, Path]:
             raise UsageError(f"--source: two sources are called {name}")
         if name in (BASE_ROLE, "mean"):
             raise UsageError(f"--source: a source cannot be called {name}", "choose another name")
-        paths[name] = Path(path).expanduser()
+        paths[name] = _expanded(path, "--source")
     return paths
+
+
+def _expanded(path: str | Path, flag: str) -> Path:
+    """A path with its ~ spelt out, which the shell leaves where it is quoted or follows a =."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{flag} {path}: there is no such home folder") from None
 
 
 def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
@@ -197,9 +227,24 @@ def _check_names(request: MergeRequest, paths: Mapping[str, Path]) -> None:
         )
 
 
-def _require_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out}: exists and is not an empty folder", "choose another")
+def _output_folder(given: Path) -> Path:
+    """Where to write, links followed. Raises `UsageError` for what is no place for a merge."""
+    try:
+        out = _expanded(given, "--out").resolve()
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"--out {given}: exists and is not an empty folder", "choose another")
+        if out.is_mount():
+            raise UsageError(f"--out {given}: a file system's root", "name a folder within it")
+        # The merge is made in a folder beside it, whose name is no longer than this one.
+        near = next(folder for folder in out.parents if folder.exists())
+        with TemporaryDirectory(prefix=f"{out.name}.apbmm-", dir=near):
+            pass
+    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise UsageError(
+            f"--out {given}: no folder can be made there: {reason}", "choose another"
+        ) from error
+    return out
 
 
 def _digest_cache() -> Path:

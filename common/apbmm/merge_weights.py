@@ -14,7 +14,7 @@ or of the only one), or a list with a weight for each source. An object says mor
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,8 @@ class WeightsReader:
     simplex: bool
 
     def number(self, weight: float, outside: str) -> SourceWeights:
-        """One number for all layers."""
+        """One number for all layers. Raises `UsageError`."""
+        self._row(weight, "--weight")
         return self._weights([weight] * self.layers, outside, "--weight")
 
     def file(self, path: Path, outside: str | None) -> SourceWeights:
@@ -124,6 +125,8 @@ class WeightsReader:
 
     def _row(self, entry: Any, where: str) -> Row:
         free = len(self.names) - 1 if self.simplex else len(self.names)
+        if self.simplex and isinstance(entry, int | float) and not 0 <= entry <= 1:
+            raise UsageError(f"{where}: {entry} is not a number in [0, 1]")
         if _is_number(entry):
             if free != 1:
                 raise UsageError(
@@ -144,7 +147,9 @@ class WeightsReader:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # also false for a NaN, and whole numbers of any size
 
 
 def _read_json(path: Path) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from apbmm_common.run_faults import Salvage
 from apbmm_common.runfile import (
     Benchmark,
+    Engine,
     Generation,
     Merge,
     RunSpec,
@@ -31,6 +32,7 @@ class Parts:
     benchmarks: tuple[Benchmark, ...] = ()
     prompts: str | None = None
     generation: Generation | None = None
+    engine: Engine | None = None
 
 
 def parts_of(spec: RunSpec) -> Parts:
@@ -39,7 +41,7 @@ def parts_of(spec: RunSpec) -> Parts:
         return Parts()
     return Parts(
         spec.sources.model_dump(exclude_none=True), spec.merge, spec.benchmarks,
-        spec.prior.prompts, spec.generation,
+        spec.prior.prompts, spec.generation, spec.engine,
     )  # fmt: skip
 
 
@@ -62,6 +64,7 @@ def sound_parts(run_file: Path) -> Parts:
         ),
         None if prompts is None else _absolute(prompts, folder),
         _whole(Generation, getattr(part, "generation", None)),
+        _whole(Engine, getattr(part, "engine", None)),
     )
 
 

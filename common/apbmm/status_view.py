@@ -96,6 +96,8 @@ def _trouble(status: Entry) -> list[str]:
     for worker in status["workers"]:
         if worker.get("reason"):
             lines.append(f"worker {worker['name']} is {worker['state']}: {worker['reason']}")
+        if worker.get("trouble"):
+            lines.append(f"worker {worker['name']}: {worker['trouble']}")
     return lines
 
 

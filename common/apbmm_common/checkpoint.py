@@ -18,6 +18,8 @@ from typing import Any
 from apbmm_common.errors import SourceError
 
 AGAIN = "download it again"
+MIXED = "index and shards are of different downloads: download all again"
+LAYOUT = "a source is a folder in Hugging Face layout"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 METADATA_KEY = "__metadata__"
@@ -126,7 +128,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "no such folder"
-        raise SourceError(f"{path}: {what}", "a source is a folder in Hugging Face layout")
+        raise SourceError(f"{path}: {what}", LAYOUT)
     config = _read_json(path / "config.json")
     tensors: dict[str, TensorHeader] = {}
     index = path / INDEX_FILE
@@ -191,9 +193,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
     except FileNotFoundError:
         raise SourceError(f"{file}: no such file", "the index names it: download it") from None
     except OSError as error:
-        raise SourceError(
-            f"{file}: cannot be read: {error.strerror}", "may this user read it?"
-        ) from error
+        raise _unreadable(file, error) from error
     try:
         header = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
@@ -253,18 +253,14 @@ def _read_shards(path: Path, weight_map: dict[str, str]) -> dict[str, TensorHead
         for name, tensor in read_headers(path / file).items():
             if weight_map.get(name) != file:
                 where = weight_map.get(name, "nowhere")
-                raise SourceError(
-                    f"{path / file}: holds tensor {name}, which the index places {where}",
-                    "index and shards are of different downloads: download all again",
-                )
+                what = f"{path / file}: holds tensor {name}, which the index places {where}"
+                raise SourceError(what, MIXED)
             tensors[name] = tensor
     missing = next((name for name in weight_map if name not in tensors), None)
     if missing is not None:
         file = weight_map[missing]
-        raise SourceError(
-            f"{path / file}: lacks tensor {missing}, which the index places there",
-            "index and shards are of different downloads: download all again",
-        )
+        what = f"{path / file}: lacks tensor {missing}, which the index places there"
+        raise SourceError(what, MIXED)
     return tensors
 
 
@@ -272,18 +268,18 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SourceError(
-            f"{file}: no such file", "a source is a folder in Hugging Face layout"
-        ) from None
+        raise SourceError(f"{file}: no such file", LAYOUT) from None
     except OSError as error:
-        raise SourceError(
-            f"{file}: cannot be read: {error.strerror}", "may this user read it?"
-        ) from error
+        raise _unreadable(file, error) from error
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{file}: not valid JSON: {error}", AGAIN) from error
     if not isinstance(value, dict):
         raise SourceError(f"{file}: not a JSON object", AGAIN)
     return value
+
+
+def _unreadable(file: Path, error: OSError) -> SourceError:
+    return SourceError(f"{file}: cannot be read: {error.strerror}", "may this user read it?")
 
 
 def _damaged(file: Path, what: str) -> SourceError:

@@ -99,8 +99,10 @@ def master_keys(given: str | None) -> MasterKeys | None:
     Raises `UsageError` when they cannot be used.
     """
     folder = _chosen(given, MASTER + SECRET)
-    if folder is None:
-        return None
+    return None if folder is None else _master(folder)
+
+
+def _master(folder: Path) -> MasterKeys:
     require_private(folder)
     return MasterKeys(folder, load_pair(folder / (MASTER + SECRET), "apbmm keys new-master"))
 
@@ -110,7 +112,19 @@ def worker_keys(given: str | None, name: str) -> ClientKeys | None:
     folder = _chosen(given, name + SECRET)
     if folder is None:
         return None
-    return _client(folder, folder / (name + SECRET), f"apbmm keys new-worker {name}")
+    return _client(folder, folder / (name + SECRET), name)
+
+
+def passed_over(given: str | None, name: str) -> Path | None:
+    """The default folder where it holds keys, but not the one that the worker ``name`` looks for.
+
+    Then `worker_keys` finds none, which may not be what is meant.
+    """
+    folder = default_folder()
+    if given is not None or (folder / (name + SECRET)).exists():
+        return None
+    others = any(folder.glob("*" + SECRET)) or (folder / (MASTER + PUBLIC)).exists()
+    return folder if others else None
 
 
 def reader_keys(given: str | None) -> ClientKeys | None:
@@ -120,21 +134,34 @@ def reader_keys(given: str | None) -> ClientKeys | None:
         return None
     secrets = sorted(folder.glob("*" + SECRET), key=lambda path: path.stem != MASTER)
     secret = secrets[0] if secrets else folder / (MASTER + SECRET)
-    return _client(folder, secret, "apbmm keys new-worker NAME")
+    return _client(folder, secret, "NAME")
 
 
 def _chosen(given: str | None, pattern: str) -> Path | None:
     if given == NO_KEYS:
         return None
     if given is not None:
-        return Path(given).expanduser().resolve()
+        return named_folder(given)
     folder = default_folder()
     return folder if any(folder.glob(pattern)) else None
 
 
-def _client(folder: Path, secret: Path, remedy: str) -> ClientKeys:
-    require_private(folder)
-    pair = load_pair(secret, f"on the master's host {remedy} makes one")
+def named_folder(given: str) -> Path:
+    """The folder of keys that is named so; ~ stands for a home. Raises `UsageError`."""
+    try:
+        return Path(given).expanduser().resolve()
+    except (OSError, RuntimeError):
+        raise UsageError(f"{given}: cannot be a folder of keys") from None
+
+
+def remedy_for(name: str) -> str:
+    """How the worker ``name`` comes by its key, wherever it is."""
+    return f"on the master's host apbmm keys new-worker {name} makes one and says what to copy"
+
+
+def _client(folder: Path, secret: Path, name: str) -> ClientKeys:
+    require_private(folder, remedy_for(name))
+    pair = load_pair(secret, remedy_for(name))
     public, _ = _load(folder / (MASTER + PUBLIC), "copy it from the master's folder of keys")
     return ClientKeys(folder, pair, public)
 
@@ -176,9 +203,12 @@ def _is_key(text: bytes) -> bool:
         return False
 
 
-def require_private(folder: Path) -> None:
-    """Refuse a folder of keys that others can enter. Raises `UsageError`."""
-    _require_owner_only(folder, "700", "apbmm keys new-master makes one")
+def require_private(folder: Path, remedy: str = "apbmm keys new-master makes one") -> None:
+    """Refuse a folder of keys that others can enter. Raises `UsageError`.
+
+    ``remedy`` is the hint where there is none.
+    """
+    _require_owner_only(folder, "700", remedy)
 
 
 def _require_owner_only(path: Path, mode: str, remedy: str) -> None:
@@ -206,9 +236,7 @@ def new_master(folder: Path) -> MasterKeys:
         (folder / ALLOWED).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written: {error.strerror}") from error
-    keys = master_keys(str(folder))
-    assert keys is not None
-    return keys
+    return _master(folder)
 
 
 def new_worker(keys: MasterKeys, name: str) -> Path:

@@ -13,6 +13,7 @@ ApbmmError                 one clear line, plus a hint
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 EXIT_DONE = 0
@@ -44,7 +45,14 @@ class UsageError(ApbmmError):
 
 
 class RunFileError(UsageError):
-    """The run file is not valid; the message names every fault at once."""
+    """The run file is not valid; the message names every fault at once.
+
+    ``faults``: of a file that could be read, one line each; the message then ends with them.
+    """
+
+    def __init__(self, message: str, hint: str = "", faults: Iterable[str] = ()) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n  ".join([message, *self.faults]), hint)
 
 
 class RunChangedError(UsageError):

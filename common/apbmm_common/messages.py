@@ -11,9 +11,8 @@ RESULT  measurements, or the failure      HELLO_AGAIN I do not know you: say HEL
 DRAIN   no more work, please              BYE        the run is over
 BYE     I leave
 
-Whatever matters is acknowledged and sent again until it is (ASSIGN by ACCEPT, RESULT by
-RESULT_ACK), and every receiver treats a repetition as the same message. On the wire a message is
-two frames: `codec.HEADER` with the protocol version, and one MessagePack map.
+Whatever matters is sent again until it is acknowledged (ASSIGN by ACCEPT, RESULT by RESULT_ACK);
+a repetition is the same message. Two frames: `codec.HEADER` with the version, a MessagePack map.
 """
 
 from __future__ import annotations
@@ -54,14 +53,13 @@ class Lease(BaseModel):
 
 
 class Hello(Message):
-    """First message of a boot, and the answer to HELLO_AGAIN. ``number`` counts the HELLOs of a
-    boot, so that one that comes late or twice is recognised.
-    """
+    """First message of a boot, and the answer to HELLO_AGAIN."""
 
     type: Literal["hello"] = "hello"
     worker: Id
     boot: Id
     number: Annotated[int, Field(ge=1, lt=2**53)] = 1
+    """Counts the HELLOs of a boot, so that one that comes late or twice is recognised."""
     gpu: Text
     host: Text
     pid: Count
@@ -71,11 +69,12 @@ class Hello(Message):
 
 
 class Ready(Message):
-    """Sources found whole: ``digests`` of their contents, groups of tensors ``outside`` layers."""
+    """Sources read and found whole; ``digests`` identify their contents."""
 
     type: Literal["ready"] = "ready"
     layers: Annotated[int, Field(ge=1, le=4096)]
     outside: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
+    """The groups of tensors that belong to no layer."""
     digests: Annotated[dict[Id, Id], Field(max_length=256)]
     versions: Versions
 
@@ -105,7 +104,7 @@ class Decline(Message):
 
 
 class Beat(Message):
-    """Sign of life. ``lease`` is what the worker holds of this run, or empty.
+    """Sign of life. ``lease`` is what it holds of this run, ``trouble`` what its disk refuses.
 
     ``quiet``: seconds since progress was last seen. ``hello``: number of the last HELLO before it.
     """
@@ -117,6 +116,7 @@ class Beat(Message):
     done: Count = 0
     total: Count = 0
     quiet: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    trouble: Text = ""
 
 
 Outcome = tuple[Text, Finite, Count, Annotated[str, Field(max_length=32)]]
@@ -162,13 +162,14 @@ class Evaluated(BaseModel):
 
 
 class Measured(BaseModel):
-    """Discrepancies of each layer (Eq. 5 and 8), of groups ``outside`` layers (Eq. 5), raw."""
+    """The discrepancy of every layer (Eq. 5 and 8), before any rescaling."""
 
     model_config = WIRE
     kind: Literal["measured"] = "measured"
     parameter: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=4096)]
     activation: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=4096)]
     outside: Annotated[dict[Id, Finite], Field(max_length=16)] = {}
+    """That of the parameters (Eq. 5), for each group of tensors that belong to no layer."""
     prompts: Count
     seconds: Annotated[float, Field(ge=0)] = 0.0
 
@@ -261,13 +262,12 @@ class Assign(Message):
 
 
 class Cancel(Message):
-    """Drop the lease: its result is not wanted any more. Sent again while a BEAT names it.
-    ``unknown``: the run's journal knows no such lease, so a result of it is of no use either.
-    """
+    """Drop the lease: its result is not wanted any more. Sent again while a BEAT names it."""
 
     type: Literal["cancel"] = "cancel"
     lease: Id
     unknown: bool = False
+    """The run's journal knows no such lease, so a result of it is of no use either."""
 
 
 class BeatAck(Message):

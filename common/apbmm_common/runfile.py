@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +55,7 @@ __all__ = [
     "absolute",
     "canonical_hash",
     "load_run_file",
+    "not_valid",
     "parse_run",
     "read_table",
     "with_absolute_paths",
@@ -204,11 +205,13 @@ def parse_run(table: dict[str, Any], origin: str) -> RunSpec:
     except ValidationError as error:
         salvage = Salvage()
         salvage.section(RunSpec, table)
-        faults = [f"  {fault}" for fault in salvage.faults or [str(error)]]
-        raise RunFileError(
-            "\n".join([f"{origin} is not a valid run file:", *faults]),
-            "examples/ has complete run files",
-        ) from None
+        raise not_valid(origin, salvage.faults or str(error).splitlines()) from None
+
+
+def not_valid(origin: str, faults: Iterable[str]) -> RunFileError:
+    """The error of a run file with all its ``faults``; ``origin`` names the file."""
+    what = f"{origin} is not a valid run file:"
+    return RunFileError(what, "examples/ has complete run files", faults)
 
 
 def with_absolute_paths(run: RunSpec, folder: Path) -> RunSpec:

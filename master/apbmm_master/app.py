@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cyclopts import App
-from cyclopts.config import Env
-
-from apbmm_common import __version__
+from apbmm_common.command_line import command_app, leaving_at_once
 from apbmm_common.logs import Level
 
-app = App(
-    name="apbmm-master",
-    help="Run, or go on with, the search that a run file describes.",
-    config=Env("APBMM_", command=False),
-    version=__version__,
-    help_format="plaintext",
-    suppress_keyboard_interrupt=False,
+app = command_app(
+    "apbmm-master",
+    "Run, or go on with, the search that a run file describes.",
+    from_environment=True,
 )
 
 
@@ -59,8 +53,6 @@ def master(
     log_level
         What is told on standard error.
     """
-    from apbmm_common.command_line import leaving_at_once
-
     with leaving_at_once():
         from apbmm_common.curve import master_keys
         from apbmm_common.logs import set_up_logging

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from apbmm_master.evaluations import VANISHED
 from apbmm_master.events import AnyEvent, EvaluationFailed, Leased, Lost, WorkerLeft
 from apbmm_master.fleet import Fleet
 from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import AttemptState
 from apbmm_master.policy import Dismiss, Fail, Give, GiveUpLease
 from apbmm_master.reception import Reception
-from apbmm_master.vanishings import VANISHED, set_aside, warning
+from apbmm_master.vanishings import set_aside, warning
 
 log = logging.getLogger(__name__)
 

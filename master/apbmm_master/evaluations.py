@@ -14,6 +14,8 @@ COUNTED: tuple[Purpose, ...] = ("initial", "search")
 """Purposes that are part of the budget; references and the measurement are not."""
 FAULTS_ALLOWED = 1
 """Attempts that may fail because of a vector before it is given up."""
+VANISHED = 5
+"""Workers, each time another boot, that vanish on an evaluation before it is set aside."""
 
 
 @dataclass
@@ -90,6 +92,11 @@ class Evaluation:
         return sum(attempt.vanished for attempt in self.attempts)
 
     @property
+    def avoided(self) -> bool:
+        """Whether so many did that the search method was told to keep clear of it."""
+        return self.vanishings >= VANISHED
+
+    @property
     def counts(self) -> bool:
         """Whether it is part of the budget (references and the measurement are not)."""
         return self.purpose in COUNTED
@@ -109,7 +116,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Told:
-    """An observation told to the algorithm, or with ``rejected`` a vector given up."""
+    """An observation told to the algorithm, or with ``rejected`` a vector given up or set aside.
+
+    One that was set aside is told like any other if it is done in the end.
+    """
 
     evaluation: str
     rejected: bool = False

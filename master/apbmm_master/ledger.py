@@ -2,8 +2,7 @@
 
 The ledger knows nothing of sockets, clocks or workers' liveness. `Ledger.apply` is the only way
 to change it, and it refuses what the state machines of `lifecycle` do not allow. Two ledgers are
-equal when the same events made them. What is asked every turn is kept up to date, not searched
-for, so that a run of many thousand evaluations costs no more a turn than a short one.
+equal when the same events made them. What a turn asks for is kept up to date, not searched for.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from apbmm_master.evaluations import (
     COUNTED,
     MEASURE,
     REFERENCES,
+    VANISHED,
     Asked,
     Attempt,
     Call,
@@ -261,6 +261,8 @@ class Ledger:
         if attempt.vanished or attempt.fault in {"vector", "engine"}:
             self._troubled[evaluation.id] = None
         self._set_state(evaluation, EvaluationState.QUEUED)
+        if attempt.vanished and evaluation.vanishings == VANISHED:
+            self._tell(evaluation, rejected=True)
 
     def _finish(self, event: ResultRecorded, record: Record) -> None:
         evaluation = self.evaluations[event.evaluation]
@@ -281,19 +283,18 @@ class Ledger:
         insort(self.durations, event.seconds)
         if evaluation.counts:
             self.completed.append(evaluation.id)
-            self._untold.append(Told(evaluation.id))
-        self._tell()
+        self._tell(evaluation)
 
     def _give_up(self, event: EvaluationFailed) -> None:
         evaluation = self.evaluations[event.evaluation]
         self._set_state(evaluation, EvaluationState.FAILED)
         evaluation.message = event.message
-        if evaluation.counts:
-            self._untold.append(Told(event.evaluation, rejected=True))
-        self._tell()
+        self._tell(evaluation, rejected=True)
 
-    def _tell(self) -> None:
-        """Release the tells; without references there are no objectives, so they wait for them."""
+    def _tell(self, evaluation: Evaluation, *, rejected: bool = False) -> None:
+        """Tell of it as soon as there are references: without them there are no objectives."""
+        if evaluation.counts:
+            self._untold.append(Told(evaluation.id, rejected))
         if self.references_done:
             self.calls.extend(self._untold)
             self._untold.clear()

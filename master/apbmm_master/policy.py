@@ -20,7 +20,7 @@ from apbmm_master.lifecycle import (
     liveness,
     orphan_deadline,
 )
-from apbmm_master.vanishings import in_turn, waiting
+from apbmm_master.vanishings import in_turn, set_aside, waiting, worth_waiting_for
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def decide(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Decision]:
     idle = idle_workers(ledger, fleet, moment)
     given = _give(ledger, fleet, idle, moment)
     decisions += given
-    ask = _ask(ledger, spec, moment, len(idle), len(given))
+    aside = {evaluation.id for evaluation in set_aside(ledger)}
+    ask = _ask(ledger, spec, moment, len(idle), sum(g.evaluation not in aside for g in given))
     return [*decisions, ask] if ask else decisions
 
 
@@ -182,8 +183,8 @@ def _end(ledger: Ledger, spec: RunSpec, moment: Moment) -> Finish | None:
     done = ledger.count(EvaluationState.DONE)
     if done >= spec.budget.evaluations:
         return Finish(f"{done} evaluations completed")
-    queued = any(True for _ in ledger.of_state(EvaluationState.QUEUED))
-    if moment.exhausted and not queued and not moment.asking:
+    waited_for = any(worth_waiting_for(e) for e in ledger.of_state(EvaluationState.QUEUED))
+    if moment.exhausted and not waited_for and not moment.asking:
         return Finish(f"the method has no more to try after {done} evaluations")
     return None
 
@@ -238,7 +239,7 @@ def _failed_on_all(evaluation: Evaluation, able: list[Worker]) -> bool:
 
 
 def _ask(ledger: Ledger, spec: RunSpec, moment: Moment, idle: int, given: int) -> Ask | None:
-    """What to ask for when ``given`` of the ``idle`` workers get what was proposed before."""
+    """What to ask for when ``given`` of the ``idle`` workers get what the search counts on."""
     if moment.asking or moment.exhausted or ledger.layers == 0:
         return None
     missing = initial_missing(ledger, spec)
@@ -270,7 +271,8 @@ def initial_missing(ledger: Ledger, spec: RunSpec) -> int:
     """Vectors of the initial design that are still to be proposed."""
     proposed = ledger.count(purposes=("initial",))
     failed = ledger.count(EvaluationState.FAILED, purposes=("initial",))
-    return max(0, spec.budget.initial - (proposed - failed))
+    aside = sum(evaluation.purpose == "initial" for evaluation in set_aside(ledger))
+    return max(0, spec.budget.initial - (proposed - failed - aside))
 
 
 def attempt_liveness(ledger: Ledger, fleet: Fleet, attempt: Attempt, moment: Moment) -> Liveness:

@@ -14,7 +14,7 @@ from apbmm_common.runfile import RunSpec, canonical_hash
 from apbmm_common.space import Space
 from apbmm_master.algorithms import PARAMETER_ONLY, TAKES_ENDS
 from apbmm_master.events import AnyEvent, Proposal, Proposed, Purpose, work_of
-from apbmm_master.ledger import MEASURE, REFERENCES, Asked, Call, Ledger
+from apbmm_master.ledger import MEASURE, REFERENCES, Asked, Call, Evaluation, Ledger
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import initial_missing
 from apbmm_master.prior import importance, outside_importance, pooled
@@ -58,8 +58,12 @@ class Proposals:
         self.failure: ApbmmError | None = None
 
     def busy(self, ledger: Ledger) -> bool:
-        """Whether an ask is in progress, or the last one had to wait and nothing has come since."""
-        return self._open is not None or self._fruitless == len(ledger.calls)
+        """Whether an ask is in progress, or the last one had to wait and nothing has come since.
+
+        A method that has no more to propose waits for nothing.
+        """
+        waits = self._fruitless == len(ledger.calls) and not self.exhausted
+        return self._open is not None or waits
 
     def bootstrap(self, ledger: Ledger, record: Recorder) -> None:
         """Queue the discrepancy measurement and the references once the layers are known."""
@@ -80,18 +84,17 @@ class Proposals:
         assert ledger.spec is not None
         assert self._open is None
         purpose: Purpose = "initial" if initial_missing(ledger, ledger.spec) else "search"
-        in_flight = ledger.counted(EvaluationState.ACTIVE, EvaluationState.QUEUED)
-        in_flight.sort(key=lambda e: e.ordinal)
+        pending = in_flight(ledger)
         request = Request(
             setup_of(ledger),
             self._calls_so_far(ledger),
-            tuple(e.vector for e in in_flight),
+            tuple(e.vector for e in pending),
             count,
         )
         task = asyncio.create_task(self._proposer.ask(request))
         task.add_done_callback(lambda _: self._nudge())
         self._open = _Open(
-            task, purpose, len(ledger.calls), tuple(e.id for e in in_flight), ledger.seq
+            task, purpose, len(ledger.calls), tuple(e.id for e in pending), ledger.seq
         )
 
     def _calls_so_far(self, ledger: Ledger) -> tuple[Recall | Tell, ...]:
@@ -139,6 +142,15 @@ class Proposals:
         """End the process."""
         self.forget()
         self._proposer.close()
+
+
+def in_flight(ledger: Ledger) -> list[Evaluation]:
+    """What a search method counts on, in the order of the proposals.
+
+    Not the evaluations that are set aside, which it was told to keep clear of.
+    """
+    unsettled = ledger.counted(EvaluationState.ACTIVE, EvaluationState.QUEUED)
+    return sorted((e for e in unsettled if not e.avoided), key=lambda e: e.ordinal)
 
 
 def proposed_event(ledger: Ledger, asked: _Open, answer: Answer) -> Proposed:
@@ -194,7 +206,8 @@ def setup_of(ledger: Ledger) -> Setup:
 def _ends(spec: RunSpec) -> dict[str, Any]:
     """What x = 0 (instruct) and x = 1 (thinking) score by Eq. 2, for a method that takes it.
 
-    Nothing where they are not the sources, because one of these is followed outside the layers.
+    They are not the sources where one of these is followed outside the layers; the method is then
+    told to do without.
     """
     if spec.algorithm.name not in TAKES_ENDS:
         return {}
@@ -214,9 +227,10 @@ def _component_importance(ledger: Ledger, spec: RunSpec, space: Space) -> Vector
 
     A group outside the layers that was not measured gets the mean of the layers' scores.
     """
-    scores, body = layer_importance(ledger, spec), _measured(ledger)
-    if scores is None or body is None or not space.owners:
+    body = _measured(ledger)
+    if body is None or not space.owners:
         return None
+    scores = _fused(body, spec)
     found = [*pooled(scores, space.owners)]
     for group in space.outside:
         if group in body.outside:
@@ -232,8 +246,10 @@ def layer_importance(ledger: Ledger, spec: RunSpec) -> Vector | None:
     None until the discrepancy is measured.
     """
     body = _measured(ledger)
-    if body is None:
-        return None
+    return None if body is None else _fused(body, spec)
+
+
+def _fused(body: Measured, spec: RunSpec) -> Vector:
     alone = spec.algorithm.name in PARAMETER_ONLY
     activation = None if alone else body.activation
     scores = importance(body.parameter, activation, spec.prior.parameter_share)

@@ -33,10 +33,13 @@ def _make_directory(run_dir: Path) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise RunDirectoryError(
-            f"{run_dir}: cannot be used as a run directory: {reason}", "choose another --run-dir"
-        ) from error
+        raise RunDirectoryError(unusable(run_dir, error), "choose another --run-dir") from error
+
+
+def unusable(run_dir: Path, error: OSError) -> str:
+    """Why a folder cannot be made, read or written to as a run directory."""
+    reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+    return f"{run_dir}: cannot be used as a run directory: {reason}"
 
 
 def _lock(path: Path) -> IO[str]:

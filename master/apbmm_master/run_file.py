@@ -9,7 +9,7 @@ from pathlib import Path
 from apbmm_common.engine_limits import forbidden
 from apbmm_common.errors import ApbmmError, RunFileError, UsageError
 from apbmm_common.run_faults import Salvage
-from apbmm_common.runfile import Algorithm, RunSpec, load_run_file, read_table
+from apbmm_common.runfile import Algorithm, RunSpec, load_run_file, not_valid, read_table
 from apbmm_master.algorithms import create, require_known
 from apbmm_master.search_errors import SearchError
 
@@ -26,18 +26,15 @@ def load_run(run_file: Path) -> RunSpec:
     try:
         part = spec = load_run_file(run_file)
     except RunFileError as error:
-        faults += [line.strip() for line in error.message.splitlines()[1:]]
-        if not faults:  # it could not be read at all
+        if not error.faults:  # it could not be read at all
             raise
+        faults += error.faults
         part = Salvage().section(RunSpec, read_table(run_file))
     faults += _method_faults(getattr(part, "algorithm", None))
     arguments = getattr(getattr(part, "engine", None), "arguments", ())
     faults += map(str, forbidden(arguments))
     if faults or spec is None:
-        raise RunFileError(
-            "\n".join([f"{run_file} is not a valid run file:", *(f"  {f}" for f in faults)]),
-            "examples/ has complete run files",
-        )
+        raise not_valid(str(run_file), faults)
     return spec
 
 

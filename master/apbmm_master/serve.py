@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
 from apbmm_common.addresses import is_local
+from apbmm_common.command_line import StopRequests
 from apbmm_common.curve import MasterKeys
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
 from apbmm_common.runfile import RunSpec
@@ -111,7 +110,7 @@ async def _serve(
     master.watchers += [status.publish, progress.watch]
     supervisor = Supervisor()
     master.turned = lambda: supervisor.turn(summary_of(master), stopping=master.draining)
-    stopped = _handle_signals(master, progress.draining if summary else lambda _: None)
+    stops = _handle_signals(master, progress.draining if summary else lambda _: None)
     answering = asyncio.create_task(status.serve())
     end = None
     try:
@@ -122,7 +121,7 @@ async def _serve(
             end = await master.run()
         await status.farewell()
     except asyncio.CancelledError:
-        if not stopped.at_once:
+        if not stops.at_once:
             raise
     finally:
         answering.cancel()
@@ -130,11 +129,12 @@ async def _serve(
             await answering
         status.close()
         await door.close()
+        stops.ignore_more()
     if summary:
         progress.conclude(master.ledger)
     if end is not None:
         return EXIT_FAILED if end.failed else EXIT_DONE
-    return EXIT_INTERRUPTED if stopped.interrupted or stopped.at_once else EXIT_DONE
+    return stops.exit_code
 
 
 def summary_of(master: Master) -> str:
@@ -145,33 +145,20 @@ def summary_of(master: Master) -> str:
     return f"{text}; {master.trouble}" if master.trouble else text
 
 
-@dataclass
-class _Stopped:
-    """Which signals came: ``interrupted`` by SIGINT, ``at_once`` by the second one."""
+def _handle_signals(master: Master, tell: Callable[[Ledger], None]) -> StopRequests:
+    """First request drains, which ``tell`` is told, the second cancels."""
+    stops, task = StopRequests(), asyncio.current_task()
 
-    interrupted: bool = False
-    at_once: bool = False
-
-
-def _handle_signals(master: Master, tell: Callable[[Ledger], None]) -> _Stopped:
-    """First signal drains, which ``tell`` is told, the second cancels."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    stopped = _Stopped()
-
-    def stop(number: int) -> None:
-        stopped.interrupted |= number == signal.SIGINT
-        if master.draining and task is not None:
-            # Everything acknowledged is committed already. More signals leave the closing alone.
-            if not stopped.at_once:
-                task.cancel()
-            stopped.at_once = True
-        elif not master.draining:
+    def stop(_: int) -> None:
+        if not stops.at_once:
             tell(master.ledger)
-        master.drain()
+            master.drain()
+        elif len(stops.numbers) == 2 and task is not None:
+            # Everything acknowledged is committed already. More signals leave the closing alone.
+            task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
-    return stopped
+    stops.listen(stop)
+    return stops
 
 
 def open_door(

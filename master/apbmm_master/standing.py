@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ from apbmm_master.arrays import Array
 from apbmm_master.ledger import REFERENCES, Attempt, Evaluation, Ledger
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.objective import (
+    Measurement,
     Objective,
     check_references,
     objective_variance,
@@ -91,20 +92,23 @@ def check_scaling(ledger: Ledger) -> None:
 
 def score(ledger: Ledger, evaluation: Evaluation) -> tuple[float, ...]:
     """Objective vector of one completed evaluation; both references must be measured."""
-    assert ledger.spec is not None
-    vector = objective_vector(
-        objectives_of(ledger.spec), metrics_of(evaluation), references_of(ledger)
-    )
-    return tuple(float(value) for value in vector)
+    return _by_eq_2(objective_vector, ledger, evaluation)
 
 
 def known_noise(ledger: Ledger, evaluation: Evaluation) -> tuple[float, ...]:
     """Variance of `score` that the search is told; see `objective.objective_variance`."""
+    return _by_eq_2(objective_variance, ledger, evaluation)
+
+
+def _by_eq_2(
+    rule: Callable[[Sequence[Objective], Measurement, Mapping[str, Measurement]], Array],
+    ledger: Ledger,
+    evaluation: Evaluation,
+) -> tuple[float, ...]:
+    """One number for each objective of the run, from what was measured of model and references."""
     assert ledger.spec is not None
-    variance = objective_variance(
-        objectives_of(ledger.spec), metrics_of(evaluation), references_of(ledger)
-    )
-    return tuple(float(value) for value in variance)
+    found = rule(objectives_of(ledger.spec), metrics_of(evaluation), references_of(ledger))
+    return tuple(float(value) for value in found)
 
 
 class Tracker:

@@ -61,7 +61,7 @@ def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str
         "schema": SCHEMA,
         "version": __version__,
         "run": ledger.run,
-        "rehearsal": spec is not None and spec.evaluation.kind == "rehearsal",
+        "rehearsal": is_rehearsal(ledger),
         "algorithm": spec.algorithm.name if spec else "",
         "budget": spec.budget.evaluations if spec else 0,
         "epoch": ledger.epoch,
@@ -87,13 +87,16 @@ def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str
         "running": [
             _running(evaluation, attempt, now) for evaluation, attempt in ledger.active_attempts()
         ],
-        "set_aside": [{"id": e.id, "message": warning(e)} for e in set_aside(ledger)]
-        if spec
-        else [],
+        "set_aside": [{"id": e.id, "message": warning(e)} for e in set_aside(ledger)],
         "failures": [
             {"id": e.id, "message": e.message} for e in ledger.of_state(EvaluationState.FAILED)
         ],
     }
+
+
+def is_rehearsal(ledger: Ledger) -> bool:
+    """Whether the run's measurements are invented."""
+    return ledger.spec is not None and ledger.spec.evaluation.kind == "rehearsal"
 
 
 def _scaling_trouble(ledger: Ledger) -> str:
@@ -156,6 +159,7 @@ def _worker(master: Master, worker: Worker) -> dict[str, Any]:
         "host": worker.host,
         "state": worker_state(worker, busy=bool(held)),
         "reason": worker.quarantined or worker.unfit,
+        "trouble": beat.trouble if beat else "",
         "heartbeat_age": round(moment.now - worker.heard, 3),
         "liveness": str(attempt_liveness(master.ledger, master.fleet, held[1], moment))
         if held

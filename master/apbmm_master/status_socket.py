@@ -25,6 +25,7 @@ from apbmm_common.errors import UsageError
 from apbmm_master.door import STATUS, Door
 from apbmm_master.events import Record
 from apbmm_master.ledger import Ledger
+from apbmm_master.status import is_rehearsal
 from apbmm_master.wire import bind_hint
 
 log = logging.getLogger(__name__)
@@ -108,9 +109,13 @@ class StatusSocket:
             await asyncio.sleep(FAREWELL_SECONDS)
 
     def publish(self, record: Record, ledger: Ledger) -> None:
-        """Publish one committed event: topic (the event's name), then JSON."""
+        """Publish one committed event: topic (the event's name), then JSON.
+
+        ``rehearsal`` is true in every event of a rehearsal, as it is in its status.
+        """
         body = {
             "run": ledger.run,
+            "rehearsal": is_rehearsal(ledger),
             "seq": record.seq,
             "time": record.time,
             **record.event.model_dump(mode="json"),

@@ -94,9 +94,10 @@ class Surrogate:
         points, scaling = torch.as_tensor(x), self.model.outcome_transform
         with torch.no_grad():
             targets = scaling(torch.as_tensor(y))[0].mT
-            covariance = self.model.covar_module.forward(points, points)
-            mean = torch.zeros_like(targets)
-            if not prior:
+            if prior:
+                mean = torch.zeros_like(targets)
+                covariance = self.model.covar_module.forward(points, points)
+            else:
                 posterior = self.model(points)
                 mean, covariance = posterior.mean, posterior.covariance_matrix
             noise = getattr(self.model.likelihood, "second_noise", self.model.likelihood.noise)
@@ -126,8 +127,7 @@ def fit(
     """
     start = time.process_time()
     known = None if variance is None or not variance.any() else torch.as_tensor(variance)
-    data = torch.as_tensor(x), torch.as_tensor(y)
-    model = _build(*data, lengthscales, hyperpriors, kernel, known)
+    model = _build(torch.as_tensor(x), torch.as_tensor(y), lengthscales, hyperpriors, kernel, known)
     status = _optimise(model)
     model.eval()
     model.requires_grad_(False)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from apbmm_common.messages import Failed
 from apbmm_master.attendance import SUSPECTS
+from apbmm_master.evaluations import VANISHED
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import Finish
-from apbmm_master.vanishings import VANISHED, set_aside
+from apbmm_master.vanishings import set_aside
 from fault_accounts import scaled
 from protocol_world import Sim, World
 
@@ -34,15 +35,15 @@ def work_through(
         world.exchange()
 
 
+POISONOUS = st.sets(st.integers(1, 12), max_size=2)
+CREW = st.integers(1, 4)
+ORDER = st.randoms(use_true_random=False)
+OFTEN = settings(max_examples=scaled(1200, 60), deadline=None)
 BUDGET = {"evaluations": 12, "initial": 2, "failures": 4}
 
 
-@given(
-    poisonous=st.sets(st.integers(1, 12), max_size=2),
-    crew=st.integers(1, 4),
-    order=st.randoms(use_true_random=False),
-)
-@settings(max_examples=scaled(1200, 60), deadline=None)
+@given(poisonous=POISONOUS, crew=CREW, order=ORDER)
+@OFTEN
 def test_vectors_that_kill_every_engine_are_given_up_and_harm_no_worker(
     poisonous: set[int], crew: int, order: random.Random
 ) -> None:
@@ -65,7 +66,7 @@ def test_vectors_that_kill_every_engine_are_given_up_and_harm_no_worker(
     assert failed <= {f"e{number:04d}" for number in poisonous}
 
 
-@given(good=st.integers(0, 5), order=st.randoms(use_true_random=False))
+@given(good=st.integers(0, 5), order=ORDER)
 @settings(max_examples=scaled(800, 40), deadline=None)
 def test_an_engine_that_breaks_for_good_is_quarantined_and_no_vector_is_blamed(
     good: int, order: random.Random
@@ -114,12 +115,8 @@ def until_the_end(
         yield
 
 
-@given(
-    poisonous=st.sets(st.integers(1, 12), max_size=2),
-    crew=st.integers(1, 4),
-    order=st.randoms(use_true_random=False),
-)
-@settings(max_examples=scaled(1200, 60), deadline=None)
+@given(poisonous=POISONOUS, crew=CREW, order=ORDER)
+@OFTEN
 def test_vectors_that_take_hosts_down_are_set_aside_and_the_run_ends_without_them(
     poisonous: set[int], crew: int, order: random.Random
 ) -> None:
@@ -144,8 +141,8 @@ def test_vectors_that_take_hosts_down_are_set_aside_and_the_run_ends_without_the
     assert sum(e.vanishings for e in tried) <= most
 
 
-@given(share=st.floats(0.0, 0.7), crew=st.integers(1, 4), order=st.randoms(use_true_random=False))
-@settings(max_examples=scaled(1200, 60), deadline=None)
+@given(share=st.floats(0.0, 0.7), crew=CREW, order=ORDER)
+@OFTEN
 def test_workers_that_are_preempted_cost_no_vector_its_place(
     share: float, crew: int, order: random.Random
 ) -> None:

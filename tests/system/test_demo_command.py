@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from apbmm.demo import Wishes, demo_run, require_parts
 from apbmm.demo_processes import WorkersLostError, last_line, run_processes
 from apbmm.toml_text import run_as_toml
+from apbmm_common.command_line import SAME_REQUEST_SECONDS
 from apbmm_common.errors import UsageError
 from commands import processes_naming, run, started, wait_until
 
@@ -72,11 +74,12 @@ def test_the_demo_ends_with_the_front_and_goes_on_when_asked(tmp_path: Path) -> 
     assert "Traceback" not in changed.stderr
 
 
-def test_ctrl_c_drains_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_drains_and_leaves_no_process(tmp_path: Path, number: int, code: int) -> None:
     log = tmp_path / "demo.log"
     with busy_demo(tmp_path / "run", log) as demo:
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(60) == 130
+        demo.send_signal(number)
+        assert demo.wait(60) == code
     text = log.read_text()
     assert "finishing the evaluations in hand" in text
     assert "goes on from here" in text
@@ -94,6 +97,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     with busy_demo(tmp_path / "run", log) as demo:
         demo.send_signal(signal.SIGINT)
         wait_until(lambda: "finishing" in log.read_text())
+        time.sleep(SAME_REQUEST_SECONDS)
         demo.send_signal(signal.SIGINT)
         assert demo.wait(30) == 130
     assert "Traceback" not in log.read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -40,12 +39,6 @@ UNDONE = {"outbox.begin", "outbox.synced"}
 """Steps of a worker at which what it measured is nowhere but in its memory."""
 
 
-def killed(process: Process, where: str) -> None:
-    """Wait for the death that was arranged; a step that is never reached is an error."""
-    code = process.end()
-    assert code == -signal.SIGKILL, f"{where} was not reached: {code}\n{process.output[-3000:]}"
-
-
 def are_busy(site: Site, crew: int) -> bool:
     return len(site.running()) == crew
 
@@ -67,7 +60,7 @@ def test_a_master_killed_at_every_step_loses_and_repeats_nothing(
     workers = [site.worker(name) for name in ("a", "b", "c")]
     steps = [*first, *often, *LAST]
     for step in steps:
-        killed(site.master(env={"APBMM_FAILPOINTS": f"{step}=kill"}), step)
+        site.master(env={"APBMM_FAILPOINTS": f"{step}=kill"}).dies_at(step)
     last = site.master()
     assert last.end() == 0, last.output
     site.assert_whole(evaluations)
@@ -133,7 +126,7 @@ def test_a_worker_killed_at_every_step_costs_at_most_one_evaluation_begun_again(
     )
     master = site.master()
     for step in steps:
-        killed(site.worker("a", env={"APBMM_FAILPOINTS": f"{step}=kill"}), step)
+        site.worker("a", env={"APBMM_FAILPOINTS": f"{step}=kill"}).dies_at(step)
     site.worker("a")
     assert master.end() == 0, master.output
     site.assert_whole(evaluations)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,7 @@ from apbmm_master.ledger import Ledger
 from apbmm_master.master import Master
 from apbmm_master.status import live_snapshot
 from apbmm_master.status_socket import StatusSocket
-from apbmm_worker.dealer import Dealer
-from fake_peers import FakeWorker, master_in_process, until
+from fake_peers import FakeWorker, master_in_process, until, worker_socket
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, free_port
 
@@ -51,19 +48,6 @@ def spec(**changes: Any) -> Any:
 def wire(master: Master) -> dict[str, Any]:
     counts: dict[str, Any] = live_snapshot(master)["wire"]
     return counts
-
-
-@asynccontextmanager
-async def dealer(address: str, keys: ClientKeys | None) -> AsyncIterator[Dealer]:
-    """The worker's own socket, with the task that says why it is not connected."""
-    opened = Dealer(address, keys)
-    watching = asyncio.create_task(opened.watch())
-    try:
-        yield opened
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-        opened.close()
 
 
 async def test_workers_with_keys_come_in(tmp_path: Path, keys: MasterKeys) -> None:
@@ -94,7 +78,7 @@ async def shut_out(
     """
     right = key_of(keys, "right")
     async with master_in_process(spec(), tmp_path, keys) as (master, address, _):
-        async with dealer(address, wrong) as stranger:
+        async with worker_socket(address, wrong) as stranger:
             await until("a refusal", lambda: wire(master)["refused_connections"])
             reason = str(wire(master)["last_refusal"])
             await until("its reason at the worker", lambda: "not connected to" in caplog.text)
@@ -156,7 +140,7 @@ async def test_a_key_meets_a_master_without(
 ) -> None:
     async with (
         master_in_process(spec(), tmp_path) as (master, address, _),
-        dealer(address, key_of(keys, "a")),
+        worker_socket(address, key_of(keys, "a")),
     ):
         await until("both reasons", lambda: wire(master)["refused_connections"])
         await until("the reason at the worker", lambda: "not connected to" in caplog.text)
@@ -169,7 +153,7 @@ async def test_a_key_that_is_let_in_later_comes_in(tmp_path: Path, keys: MasterK
     aside = certificate.rename(tmp_path / "aside")
     async with (
         master_in_process(spec(), tmp_path, keys) as (master, address, _),
-        dealer(address, late) as worker,
+        worker_socket(address, late) as worker,
     ):
         await until("a refusal", lambda: wire(master)["refused_connections"])
         aside.rename(certificate)

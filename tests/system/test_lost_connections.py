@@ -12,11 +12,10 @@ import pytest
 
 from apbmm_common import curve
 from apbmm_common.codec import encode
-from apbmm_common.curve import ClientKeys
 from apbmm_common.messages import Bye
 from apbmm_worker import dealer
-from apbmm_worker.dealer import BROKEN_OFF, Dealer
-from fake_peers import FakeMaster, until
+from apbmm_worker.dealer import BROKEN_OFF
+from fake_peers import FakeMaster, until, worker_socket
 from rehearsal_runs import free_port
 
 LOGGER = "apbmm_worker.dealer"
@@ -32,17 +31,8 @@ def lines(said: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(r.levelname, r.getMessage()) for r in said.records if r.name == LOGGER]
 
 
-@asynccontextmanager
-async def connected(port: int, keys: ClientKeys | None = None) -> AsyncIterator[Dealer]:
-    """A worker's socket, with the task that says why it is not connected."""
-    opened = Dealer(f"tcp://127.0.0.1:{port}", keys)
-    watching = asyncio.create_task(opened.watch())
-    try:
-        yield opened
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-        opened.close()
+def local(port: int) -> str:
+    return f"tcp://127.0.0.1:{port}"
 
 
 @asynccontextmanager
@@ -70,9 +60,9 @@ async def test_a_master_that_goes_away_and_comes_back_is_no_error(
     """Nor one whose host still took a connection, or two, while it ended."""
     monkeypatch.setattr(dealer, "RETRY_SECONDS", (0.05, 0.1))
     port = free_port()
-    away = ("INFO", f"the master at tcp://127.0.0.1:{port} is away: waiting for it")
-    back = ("INFO", f"the master at tcp://127.0.0.1:{port} is back")
-    async with connected(port) as worker:
+    away = ("INFO", f"the master at {local(port)} is away: waiting for it")
+    back = ("INFO", f"the master at {local(port)} is back")
+    async with worker_socket(local(port)) as worker:
         with closing(FakeMaster(port)) as master:
             hearing = asyncio.create_task(master.hear(Bye))
             while not hearing.done():
@@ -107,7 +97,7 @@ async def test_who_closes_every_connection_is_named_once(
         master = curve.new_master(tmp_path / "keys")
         curve.new_worker(master, "a")
         keys = curve.worker_keys(str(master.folder), "a")
-    async with closing_at_once(port) as closed, connected(port, keys):
+    async with closing_at_once(port) as closed, worker_socket(local(port), keys):
         await until("more than enough", lambda: len(closed) > 2 * BROKEN_OFF)
     ((level, text),) = lines(said)
     assert level == "ERROR"
@@ -124,5 +114,5 @@ async def test_sockets_that_close_while_they_connect_stop_no_other(
     async with closing_at_once(port) as closed:
         for _ in range(60):
             seen = len(closed)
-            async with connected(port):
+            async with worker_socket(local(port)):
                 await until("a connection", lambda n=seen: len(closed) > n)  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_related(root / "base", root / name, seed=seed)
     for name in ("base", "a", "b"):
         (root / name / "chat_template.jinja").write_text(name)
+    write_json(root / "short.json", [0.5])
+    write_json(root / "beyond.json", [0.5, 1.5])
     return root
 
 
@@ -120,6 +123,17 @@ VECTORS = (*PAIR, "--base", "base", "--method")
         ((*VECTORS, "ties", "--weight", 0.5, "--gamma", 0.1), "--gamma has no effect on ties"),
         ((*VECTORS, "dare", "--weight", 0.5, "--epsilon", 0.1), "--epsilon has no effect on dare"),
         ((*PAIR, "--method", "slerp", "--weight", 0.5), "slerp"),
+        ((*PAIR, "--weight", "nan"), "--weight: nan is not a number in [0, 1]"),
+        ((*PAIR, "--weight", 1.5), "--weight: 1.5 is not a number in [0, 1]"),
+        ((*PAIR, "--weights", "none.json"), "none.json: no such file of weights"),
+        ((*PAIR, "--weights", "short.json"), "short.json: 1 entries, the sources have 2 layers"),
+        ((*PAIR, "--weights", "beyond.json"), "layer 1: 1.5 is not a number in [0, 1]"),
+        ((*VECTORS, "ties", "--weight", "inf"), "--weight is inf, not a finite number"),
+        ((*VECTORS, "ties", "--weight", 1, "--density", 0), "--density is 0.0, outside (0, 1]"),
+        ((*VECTORS, "ties", "--weight", 1, "--density", 1.5), "--density is 1.5, outside"),
+        ((*VECTORS, "della", "--weight", 1, "--epsilon", 3), "--epsilon is 3.0, outside [0, 1]"),
+        ((*VECTORS, "breadcrumbs", "--weight", 1, "--gamma", 1), "--gamma is 1.0, outside [0, 1)"),
+        (("--source", "~nobody-at-all/a", "--source", "b", "--weight", 0.5), "no such home folder"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
@@ -139,6 +153,73 @@ def test_a_folder_with_anything_in_it_is_left_alone(folder: Path, tmp_path: Path
     assert shown.returncode == 2
     assert shown.stderr.startswith(f"error: --out {tmp_path}: exists and is not an empty folder")
     assert [path.name for path in tmp_path.iterdir()] == ["apbmm_merge.json"]
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("apbmm_merge.json/out", "no folder can be made there: Not a directory"),
+        ("o" * 250, "no folder can be made there: File name too long"),
+        ("circle", "no folder can be made there"),
+        ("~nobody-at-all/x", "no such home folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_the_sources_are_read(
+    folder: Path, tmp_path: Path, out: str, words: str
+) -> None:
+    (tmp_path / "apbmm_merge.json").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    cache = tmp_path / "cache"
+    arguments = ("--source", folder / "a", "--source", folder / "b", "--weight", 0.5, "--out", out)
+    shown = run("apbmm", "merge", *arguments, cwd=tmp_path, env={"XDG_CACHE_HOME": str(cache)})
+    assert shown.returncode == 2, shown.stderr
+    assert shown.stderr.startswith(f"error: --out {out}: ")
+    assert words in shown.stderr
+    assert shown.stderr.count("\n") <= 2
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("out", [".", "link", "~/x/y"])
+def test_an_output_is_written_where_its_path_leads(folder: Path, tmp_path: Path, out: str) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    before = here.stat().st_ino
+    (tmp_path / "link").symlink_to(here)
+    shown = run(
+        "apbmm", "merge", "--source", folder / "a", "--source", folder / "b", "--weight", 0.5,
+        "--out", out, cwd=here if out == "." else tmp_path,
+        env={"XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    written = tmp_path / "x" / "y" if out == "~/x/y" else here
+    assert shown.stdout.startswith(f"{written}: linear merge")
+    assert {"config.json", "model.safetensors"} <= {path.name for path in written.iterdir()}
+    # Whoever stands in the folder sees what was written.
+    assert here.stat().st_ino == before
+    assert {path.name for path in tmp_path.iterdir()} <= {"here", "link", "x"}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, -15), (signal.SIGHUP, -1), (signal.SIGINT, 130)]
+)
+def test_a_merge_that_is_ended_leaves_nothing_behind(
+    folder: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "def allocate(*_):\n"
+        f"    open({str(tmp_path / 'begun')!r}, 'w').close()\n"
+        f"    signal.raise_signal({int(number)})\n"
+        "os.posix_fallocate = allocate\n"
+    )
+    shown = run(
+        "apbmm", "merge", *PAIR, "--weight", 0.5, "--out", tmp_path / "out", cwd=folder,
+        env={"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(tmp_path / "python")},
+    )  # fmt: skip
+    assert shown.returncode == code
+    assert "Traceback" not in shown.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"python", "begun"}
 
 
 def test_a_nan_in_a_source_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
@@ -164,3 +245,6 @@ def test_a_full_disk_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None
         assert "--out" in shown.stderr
         assert "Traceback" not in shown.stderr
         assert list(disk.iterdir()) == []
+        itself = merge(folder, *PAIR, "--weight", 0.5, "--out", disk)
+        assert itself.returncode == 2
+        assert itself.stderr.startswith(f"error: --out {disk}: a file system's root")

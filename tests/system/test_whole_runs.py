@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -115,7 +116,7 @@ def test_a_worker_that_never_comes_back_is_replaced_after_its_grace(site: Site) 
 
 
 def test_draining_delivers_what_is_in_hand(site: Site) -> None:
-    """SIGTERM to a busy and to an idle worker; SIGINT, SIGTERM and two signals to the master."""
+    """SIGTERM to a busy and to an idle worker; SIGINT and SIGTERM to the master."""
     site.configure(budget={"evaluations": 5, "initial": 5}, evaluation={"rehearsal_seconds": 3.0})
     worker = site.worker("a")
     master = site.master()
@@ -136,17 +137,50 @@ def test_draining_delivers_what_is_in_hand(site: Site) -> None:
         assert len(site.events(Leased)) == begun
         assert not site.running()
         master = site.master()
-    wait_for("work in hand", site.running)
-    master.signal(signal.SIGINT)
-    wait_for("draining", lambda: master.popen.poll() is None)
-    master.signal(signal.SIGINT)
-    assert master.end() == 130
-    assert "Traceback" not in master.output
-    last = site.master()
-    assert last.end() == 0, last.output
+    assert master.end() == 0, master.output
     site.assert_whole(5)
     site.assert_nothing_was_repeated()
     stop(worker)
+
+
+def test_a_second_signal_stops_at_once_but_two_together_are_one(site: Site) -> None:
+    """To a busy master, a busy worker, and a master with nothing in hand."""
+    site.configure(evaluation={"rehearsal_seconds": 600.0})
+    master, worker = site.master(), site.worker("a")
+    long_lease(site)
+    together(master)
+    wait_for("its drain", lambda: "finishing" in master.output)
+    assert press(master) == 130, master.output
+    assert len(site.running()) == 1
+    together(worker)
+    wait_for("its drain", lambda: "stop again to drop it" in worker.output)
+    assert press(worker) == 130, worker.output
+    site.run_name = "idle"
+    idle = site.master()
+    wait_for("its life", (site.run_dir / "status.json").exists)
+    assert site.status()["running"] == []
+    together(idle)
+    assert idle.end() == 0, idle.output
+    for process in (master, worker, idle):
+        assert "Traceback" not in process.output
+
+
+def together(process: Process) -> None:
+    """SIGTERM as `timeout` sends it: to the process, and then to its group."""
+    process.signal(signal.SIGTERM)
+    time.sleep(0.02)
+    process.signal(signal.SIGTERM)
+
+
+def press(process: Process) -> int:
+    """SIGTERM again and again until the process ends; its exit code."""
+
+    def ended() -> bool:
+        process.signal(signal.SIGTERM)
+        return process.popen.poll() is not None
+
+    wait_for("its end", ended)
+    return process.end()
 
 
 def test_two_processes_of_one_name_the_later_stays(site: Site) -> None:
@@ -183,6 +217,18 @@ def test_a_poisonous_vector_is_tried_twice_given_up_and_replaced(site: Site, fau
     assert "e0002" not in site.ledger().completed
     assert site.events(WorkerQuarantined) == []
     stop(*workers)
+
+
+def test_a_method_of_few_points_ends_without_one_that_was_given_up(site: Site) -> None:
+    site.configure(algorithm={"name": "uniform"}, budget={"evaluations": 3, "initial": 3})
+    worker = site.worker("a", fault="vector:e0002")
+    master = site.master()
+    assert master.end() == 0, master.output
+    assert "finished: the method has no more to try after 2 evaluations" in master.output
+    assert sorted(site.ledger().completed) == ["e0001", "e0003"]
+    (failure,) = site.events(EvaluationFailed)
+    assert failure.evaluation == "e0002"
+    stop(worker)
 
 
 def _joined_before(site: Site, lease: str) -> set[str]:

@@ -95,8 +95,8 @@ def test_a_local_master_needs_no_keys() -> None:
 def test_a_worker_of_a_master_elsewhere_needs_keys_or_a_word(tmp_path: Path) -> None:
     keys = ClientKeys(tmp_path, Pair(b"p" * 40, b"s" * 40), b"m" * 40)
     with pytest.raises(UsageError, match="on another host, and there are no keys") as caught:
-        require_known_master("tcp://hostA:5711", None, insecure=False)
+        require_known_master("w", "tcp://hostA:5711", None, None, insecure=False)
     assert "--keys" in caught.value.hint
-    require_known_master("tcp://hostA:5711", None, insecure=True)
-    require_known_master("tcp://hostA:5711", keys, insecure=False)
-    require_known_master("tcp://127.0.0.1:5711", None, insecure=False)
+    require_known_master("w", "tcp://hostA:5711", None, None, insecure=True)
+    require_known_master("w", "tcp://hostA:5711", None, keys, insecure=False)
+    require_known_master("w", "tcp://127.0.0.1:5711", None, None, insecure=False)

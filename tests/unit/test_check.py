@@ -15,6 +15,7 @@ from apbmm.check import Inspection, check, inspect, known_adapters
 from apbmm.check_view import plan, size
 from apbmm_common.errors import RunFileError
 from apbmm_master.app import master
+from code_of_its_own import FILES, give_own_code
 from commands import run, write_rehearsal
 from tiny_checkpoints import edit_config, write_tiny_pair
 
@@ -234,6 +235,41 @@ def test_a_context_beyond_the_model_is_refused(run_file: Path) -> None:
     found = with_changes(run_file, {"context = 200": "context = 2000"})
     assert len(found.faults) == 2
     assert "generation.context: 2000 tokens, but thinking has positions for" in found.faults[0]
+
+
+@pytest.mark.parametrize("remote_code", [False, True])
+def test_code_that_comes_with_a_source_is_named(run_file: Path, remote_code: bool) -> None:
+    """transformers and vLLM know a Qwen3 without."""
+    assert "own code" not in dict(plan(inspect(run_file)))
+    give_own_code(run_file.parent / "pair" / "thinking", run_file.parent / "marks", known=True)
+    asked = f"[engine]\nremote_code = {str(remote_code).lower()}\n[prior]"
+    found = with_changes(run_file, {"[prior]": asked})
+    row = dict(plan(found))["own code"]
+    assert row.startswith(f"{', '.join(sorted(FILES))} of thinking: ")
+    assert row.endswith("only with --allow-remote-code") is remote_code
+    assert (": not run, what vLLM and transformers have" in row) is not remote_code
+
+
+def test_a_run_that_asks_for_code_where_there_is_none_needs_leave_all_the_same(
+    run_file: Path,
+) -> None:
+    found = with_changes(run_file, {"[prior]": "[engine]\nremote_code = true\n[prior]"})
+    assert dict(plan(found))["own code"].startswith("none comes with the sources: workers take")
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_a_model_that_only_its_own_code_knows_is_a_fault_unless_that_is_run(
+    run_file: Path, valid: bool
+) -> None:
+    for role in ("thinking", "instruct"):
+        give_own_code(run_file.parent / "pair" / role, run_file.parent / "marks")
+    if not valid:
+        run_file.write_text(run_file.read_text().replace("sobol", "sobel"))
+    faults = [fault for fault in inspect(run_file).faults if "own code" in fault]
+    assert [fault.partition(":")[0] for fault in faults] == ["sources.thinking", "sources.instruct"]
+    assert all("'own_architecture'" in f and "--allow-remote-code" in f for f in faults)
+    found = with_changes(run_file, {"[prior]": "[engine]\nremote_code = true\n[prior]"})
+    assert not [fault for fault in found.faults if "sources" in fault]
 
 
 def test_more_questions_than_there_are(run_file: Path) -> None:

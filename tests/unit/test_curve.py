@@ -144,6 +144,21 @@ def test_keys_are_given_or_in_the_default_folder_or_none(
     assert curve.default_folder() == Path("/home/someone/.config/apbmm/keys")
 
 
+def test_a_worker_that_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    folder = curve.default_folder()
+    assert curve.passed_over(None, "a") is None
+    own = curve.new_master(folder)
+    assert curve.passed_over(None, "a") == folder
+    curve.new_worker(own, "a")
+    assert curve.passed_over(None, "a") is None
+    assert curve.passed_over(curve.NO_KEYS, "b") is None
+    assert curve.passed_over(str(folder), "b") is None
+    for name in ("master.key", "master.key_secret"):  # as on a host with another worker's key
+        (folder / name).unlink()
+    assert curve.passed_over(None, "b") == folder
+
+
 def test_a_reader_takes_the_masters_key_or_any(keys: MasterKeys) -> None:
     curve.new_worker(keys, "a")
     reader = curve.reader_keys(str(keys.folder))
@@ -155,8 +170,14 @@ def test_a_reader_takes_the_masters_key_or_any(keys: MasterKeys) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path, keys: MasterKeys) -> None:
-    with pytest.raises(UsageError, match=r"none: no such folder"):
+    with pytest.raises(UsageError, match=r"none: no such folder") as caught:
         curve.master_keys(str(tmp_path / "none"))
+    assert caught.value.hint == "apbmm keys new-master makes one"
+    with pytest.raises(UsageError, match=r"none: no such folder") as caught:
+        curve.worker_keys(str(tmp_path / "none"), "a")
+    assert caught.value.hint.startswith("on the master's host apbmm keys new-worker a makes one")
+    with pytest.raises(UsageError, match="cannot be a folder of keys"):
+        curve.worker_keys("~nobody-at-all/keys", "a")
     with pytest.raises(UsageError, match=r"a\.key_secret: no such key") as caught:
         curve.worker_keys(str(keys.folder), "a")
     assert "apbmm keys new-worker a" in caught.value.hint

@@ -51,8 +51,14 @@ def test_ends_of_another_number_of_objectives_are_not_used() -> None:
     assert np.array_equal(asked(ends=ends), asked(references=False))
 
 
-@pytest.mark.parametrize("ends", [((0.0,), (1.0, 0.0)), (("a", "b"), (0.0, 1.0)), (float("nan"),)])
-def test_ends_that_are_no_numbers_are_refused(ends: object) -> None:
+@pytest.mark.parametrize(
+    "ends",
+    [
+        ((0.0,), (1.0, 0.0)), (("a", "b"), (0.0, 1.0)), (float("nan"),),
+        (), ((0.0, 1.0),), ((0.0, 1.0), (1.0, 0.0), (0.5, 0.5)), ((0.0, float("inf")), (1.0, 0.0)),
+    ],
+)  # fmt: skip
+def test_ends_that_are_not_two_rows_of_numbers_are_refused(ends: object) -> None:
     with pytest.raises(SettingError, match="ends"):
         create("ap-bmm-plus", 4, ends=ends)
 

@@ -51,7 +51,7 @@ def test_no_command_prints_a_secret(folder: Path, capsys: pytest.CaptureFixture[
 def test_another_folder_is_named_in_what_comes_next(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys.make_master(tmp_path / "elsewhere")
+    keys.make_master(str(tmp_path / "elsewhere"))
     assert f"new-worker NAME --keys {tmp_path}/elsewhere" in capsys.readouterr().out
 
 
@@ -60,6 +60,38 @@ def test_without_a_master_the_first_step_is_named() -> None:
     with pytest.raises(UsageError, match="there is no master's key") as caught:
         keys.make_worker("a", None)
     assert caught.value.hint == "apbmm keys new-master makes one"
+
+
+def test_the_folder_of_a_master_is_an_argument_or_a_flag(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "APBMM_KEYS": str(tmp_path / "by-variable")}
+    for arguments, made in (
+        (("by-argument",), "by-argument"),
+        (("--keys", "by-flag"), "by-flag"),
+        (("~/home",), "home"),
+        (("./none",), "none"),
+        ((), "by-variable"),
+    ):
+        done = run("apbmm", "keys", "new-master", *arguments, env=home, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"the master's keys are in {tmp_path / made}\n")
+        assert (tmp_path / made / "master.key_secret").exists()
+    twice = run("apbmm", "keys", "new-master", "one", "--keys", "two", env=home, cwd=tmp_path)
+    assert (twice.returncode, twice.stderr) == (
+        2,
+        "error: two folders: one and --keys two\nhint: name one\n",
+    )
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
+@pytest.mark.parametrize("command", ["new-master", "new-worker a", "revoke a", "list"])
+def test_no_keys_are_no_folder(tmp_path: Path, command: str, by_variable: bool) -> None:
+    flag = () if by_variable else ("--keys", "none")
+    settings = {"APBMM_KEYS": "none"} if by_variable else {}
+    done = run("apbmm", "keys", *command.split(), *flag, env=settings, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none goes without keys (--keys, APBMM_KEYS), and this")
+    assert done.stderr.count("\n") == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_environment_names_the_folder(tmp_path: Path) -> None:

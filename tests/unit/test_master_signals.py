@@ -1,4 +1,7 @@
-"""The first signal drains, the second cancels, and later ones leave the closing alone."""
+"""The first signal drains, the second cancels, and later ones leave the closing alone.
+
+Signals that come together are one.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import asyncio
 import signal
 from pathlib import Path
 
+import pytest
+
+from apbmm_common.command_line import StopRequests
 from apbmm_master.journal import Journal
 from apbmm_master.master import Master
 from apbmm_master.serve import _handle_signals
@@ -20,15 +26,46 @@ async def come(number: int) -> None:
     await handled.wait()
 
 
-async def test_only_the_second_signal_cancels(tmp_path: Path) -> None:
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        patch.setattr("time.monotonic", lambda: self.now)
+
+
+def test_signals_that_come_together_are_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, stops = Clock(monkeypatch), StopRequests()
+    assert stops.come(signal.SIGTERM)
+    for _ in range(3):
+        clock.now += 0.3
+        assert not stops.come(signal.SIGTERM)
+    assert (stops.at_once, stops.exit_code) == (False, 0)
+    clock.now += 0.2
+    assert stops.come(signal.SIGTERM)
+    assert (stops.at_once, stops.exit_code) == (True, 130)
+    # A third in a hurry is a third one, whatever it is good for.
+    assert stops.come(signal.SIGTERM)
+
+
+def test_ctrl_c_is_no_gentle_end() -> None:
+    stops = StopRequests()
+    assert stops.come(signal.SIGINT)
+    assert (stops.at_once, stops.exit_code) == (False, 130)
+
+
+async def test_only_the_second_signal_cancels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[object] = []
+    monkeypatch.setattr("apbmm_common.command_line.SAME_REQUEST_SECONDS", 0.0)
     with Journal(tmp_path) as journal:
         master = Master(journal, world_spec(), "tcp://127.0.0.1:*")
 
         async def served() -> str:
-            stopped = _handle_signals(master, told.append)
+            stops = _handle_signals(master, told.append)
             await come(signal.SIGTERM)
-            assert (master.draining, stopped.at_once, len(told)) == (True, False, 1)
+            assert (master.draining, stops.at_once, len(told)) == (True, False, 1)
             try:
                 await come(signal.SIGTERM)
             except asyncio.CancelledError:

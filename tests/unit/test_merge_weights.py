@@ -140,7 +140,7 @@ def test_a_file_says_what_happens_outside_and_the_flag_overrules(tmp_path: Path)
         (PAIR, [0.5] * 3, "3 entries, the sources have 4 layers"),
         (PAIR, [0.5, 0.5, "x", 0.5], "layer 2: neither a number nor"),
         (PAIR, [0.5, 0.5, 0.5, True], "layer 3: neither a number nor"),
-        (PAIR, [0.5, 0.5, 0.5, 1.5], "layer 3: weights"),
+        (PAIR, [0.5, 0.5, 0.5, 1.5], "layer 3: 1.5 is not a number in [0, 1]"),
         (PAIR, [[0.5, 0.4], 0, 0, 0], "layer 0: the weights sum to 0.9"),
         (PAIR, [[0.5, 0.3, 0.2], 0, 0, 0], "layer 0: 3 weights for 2 sources"),
         (TRIO, [0.5, 0.5], "layer 0: one number for 3 sources"),
@@ -148,13 +148,15 @@ def test_a_file_says_what_happens_outside_and_the_flag_overrules(tmp_path: Path)
         (PAIR, {"blocks": []}, "4 layers cannot be cut into 0 blocks"),
         (PAIR, {"sticks": [0.5]}, "the vector has 1 components; 4 layers of 2 sources take 4"),
         (VECTORS, {"sticks": [0.5] * 2}, "for a linear merge"),
+        (VECTORS, [[10**400, 0], [0, 0]], "layer 0: neither a number nor"),
+        (PAIR, [0.5, 0.5, 0.5, math.nan], "layer 3: nan is not a number in [0, 1]"),
         (PAIR, {"layer": []}, "unknown key layer"),
         (PAIR, {"layers": [0] * 4, "blocks": [0]}, "no list of weights"),
         (PAIR, {"layers": 0.5}, "layers: not a list"),
         (PAIR, {"layers": [0] * 4, "outside": "z"}, "no source is called z"),
         (PAIR, {"layers": [0] * 4, "outside": "base"}, "no source is called base"),
         (PAIR, {"layers": [0] * 4, "outside": {"tail": 1}}, '"outside" is neither'),
-        (PAIR, {"layers": [0] * 4, "outside": {"head": 2}}, "head: weights"),
+        (PAIR, {"layers": [0] * 4, "outside": {"head": 2}}, "head: 2 is not a number in [0, 1]"),
         (PAIR, 0.5, "layers: not a list"),
     ],
 )
@@ -174,5 +176,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("[0.5,")
     with pytest.raises(UsageError, match=r"bad.json: not valid JSON"):
         PAIR.file(tmp_path / "bad.json", None)
-    with pytest.raises(UsageError, match="--weight: layer 0: weights"):
+    with pytest.raises(UsageError, match=r"--weight: -0\.1 is not a number in"):
         PAIR.number(-0.1, "mean")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from apbmm_common import curve
 from apbmm_common.errors import EXIT_USAGE, UsageError
 from apbmm_worker import options
 from apbmm_worker.options import Claim, Options
@@ -110,3 +111,31 @@ def test_the_state_folder_is_given_or_systemds_or_the_users(
     assert options.state_folder("w", None) == Path("/x/apbmm/workers/w")
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/apbmm")
     assert options.state_folder("w", None) == Path("/var/lib/apbmm/workers/w")
+
+
+def test_a_worker_without_a_key_among_others_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(master: str, given: str | None, *, insecure: bool = False) -> list[str]:
+        caplog.clear()
+        found = curve.worker_keys(given, "w9")
+        options.require_known_master("w9", master, given, found, insecure=insecure)
+        return caplog.messages
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    near, far = "tcp://127.0.0.1:5711", "tcp://hostA:5711"
+    assert start(near, None) == []
+    keys = curve.new_master(curve.default_folder())
+    curve.new_worker(keys, "gpu-1")
+    lacks = f"{keys.folder} has keys, but none for worker w9"
+    with pytest.raises(UsageError, match=f"on another host, and {lacks}") as caught:
+        start(far, None)
+    assert "apbmm keys new-worker w9" in caught.value.hint
+    # A master of this host may do without keys, so that one goes on.
+    for told in (start(near, None), start("ipc:///tmp/m", None), start(far, None, insecure=True)):
+        (line,) = told
+        assert line.startswith(f"{lacks}, so it goes without")
+        assert "apbmm keys new-worker w9 makes one" in line
+    assert start(near, curve.NO_KEYS) == []
+    curve.new_worker(keys, "w9")
+    assert start(near, None) == start(far, None) == []

@@ -113,3 +113,23 @@ def test_a_full_disk_is_named_and_the_result_is_sent_all_the_same(tmp_path: Path
         assert caught.value.kind == "infrastructure"
         assert outbox.of_run("r-1") == [result]
         assert list((disk / "outbox").iterdir()) == []
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_what_a_full_disk_refused_is_stored_when_there_is_space(
+    tmp_path: Path, *, delivered: bool
+) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        outbox = Outbox(disk / "outbox")
+        ballast = fill(disk)
+        result = make_result(assign("e1.1"), measurement(), 1.0)
+        with pytest.raises(EvaluationError):
+            outbox.put(result)
+        if delivered:
+            outbox.drop("r-1", "e1.1")
+        outbox.store_again()
+        assert "No space left" in outbox.trouble
+        ballast.unlink()
+        outbox.store_again()
+        assert outbox.trouble == ""
+        assert Outbox(disk / "outbox").everything() == ([] if delivered else [result])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from apbmm_common.checkpoint import read_checkpoint
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.messages import Unfit
+from apbmm_common.own_code import known_model_types, own_code, require_code
 from apbmm_common.runfile import Engine, Generation, RunSpec
 from apbmm_worker.engine_arguments import engine_arguments
 from apbmm_worker.job import Bench
@@ -19,30 +21,9 @@ from apbmm_worker.membership import Membership
 from apbmm_worker.merged_folder import copy_settings
 from apbmm_worker.options import Options
 from apbmm_worker.sources import settings_digest
+from code_of_its_own import CODE, FILES, give_own_code, that_ran
 from rehearsal_runs import run_spec
-from tiny_checkpoints import edit_config, write_tiny_qwen3
-
-CONFIGURATION = """
-from transformers import Qwen3Config
-
-
-class OwnConfig(Qwen3Config):
-    model_type = "own_architecture"
-"""
-MODELING = """
-import os
-from pathlib import Path
-
-from transformers import Qwen3ForCausalLM
-
-from .configuration_own import OwnConfig
-
-Path(os.environ["CODE_THAT_RAN"]).touch()
-
-
-class OwnForCausalLM(Qwen3ForCausalLM):
-    config_class = OwnConfig
-"""
+from tiny_checkpoints import write_tiny_qwen3
 
 
 class RecordingBench(Bench):
@@ -121,22 +102,11 @@ def test_transformers_runs_it_only_then(tmp_path: Path, monkeypatch: pytest.Monk
 
     from apbmm_worker.activations import encode_prompts, pooled_states
 
-    ran = tmp_path / "ran"
-    monkeypatch.setenv("CODE_THAT_RAN", str(ran))
+    marks = tmp_path / "marks"
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     folder = write_tiny_qwen3(tmp_path / "own", seed=1, layers=4)
-    (folder / "configuration_own.py").write_text(CONFIGURATION)
-    (folder / "modeling_own.py").write_text(MODELING)
-    edit_config(
-        folder,
-        model_type="own_architecture",
-        architectures=["OwnForCausalLM"],
-        auto_map={
-            "AutoConfig": "configuration_own.OwnConfig",
-            "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
-        },
-    )
+    give_own_code(folder, marks)
 
     def states(*, remote_code: bool) -> tuple[int, ...]:
         encoded = encode_prompts(folder, ["ab"], max_tokens=64, remote_code=remote_code)
@@ -145,18 +115,49 @@ def test_transformers_runs_it_only_then(tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(SourceError, match="cannot load"):
         states(remote_code=False)
-    assert not ran.exists()
+    assert that_ran(marks) == set()
     assert states(remote_code=True) == (1, 4, 64)
-    assert ran.exists()
+    assert that_ran(marks) == FILES
 
 
 def test_it_goes_with_a_merge_and_into_the_digest(tmp_path: Path) -> None:
     """A worker with other code than the run's has other sources."""
     folder = write_tiny_qwen3(tmp_path / "own", seed=1, layers=4)
     without = settings_digest(read_checkpoint(folder))
-    (folder / "modeling_own.py").write_text(MODELING)
+    (folder / "modeling_own.py").write_text(CODE["modeling_own"])
     template = read_checkpoint(folder)
     (tmp_path / "merge").mkdir()
     copy_settings(tmp_path / "merge", template, None)
-    assert (tmp_path / "merge" / "modeling_own.py").read_text() == MODELING
+    assert (tmp_path / "merge" / "modeling_own.py").read_text() == CODE["modeling_own"]
     assert settings_digest(template) != without
+
+
+def test_what_needs_its_code_is_refused_unless_that_runs(tmp_path: Path) -> None:
+    known, own = (write_tiny_qwen3(tmp_path / n, seed=1, layers=4) for n in ("known", "own"))
+    give_own_code(known, tmp_path / "marks", known=True)
+    give_own_code(own, tmp_path / "marks")
+    assert set(own_code(known)) == set(own_code(own)) == FILES
+    require_code(known, remote_code=False)
+    with pytest.raises(SourceError, match="knows models of type 'own_architecture'") as caught:
+        require_code(own, remote_code=False)
+    assert "--allow-remote-code" in caught.value.hint
+    require_code(own, remote_code=True)
+    for folder in (known, own):
+        (folder / "modeling_own.py").unlink()
+        with pytest.raises(SourceError, match=r"lacks modeling_own\.py, which its auto_map"):
+            require_code(folder, remote_code=True)
+    require_code(known, remote_code=False)
+
+
+def test_model_types_are_those_of_transformers() -> None:
+    assert {"qwen3", "llama", "gpt2", "mistral", "gemma3"} <= known_model_types()
+    assert "own_architecture" not in known_model_types()
+
+
+def test_code_of_another_repository_is_named_as_there(tmp_path: Path) -> None:
+    references = {"AutoConfig": "someone/model--configuration_x.XConfig", "AutoModel": None}
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": references}))
+    (tmp_path / "tokenizer_config.json").write_text('{"auto_map": ["tok.Slow", null]}')
+    assert own_code(tmp_path) == ("someone/model--configuration_x.py", "tok.py")
+    with pytest.raises(SourceError, match=r"lacks tok\.py, which"):
+        require_code(tmp_path, remote_code=True)

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from apbmm.status_view import console, render
+from apbmm_master.evaluations import VANISHED
+from apbmm_master.events import Lost
+from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import EvaluationState
+from apbmm_master.policy import Moment, initial_missing
+from apbmm_master.proposals import calls_of, in_flight, setup_of
+from apbmm_master.proposer import Request, Session
 from apbmm_master.status import journal_snapshot
-from apbmm_master.vanishings import VANISHED, set_aside, waiting
-from protocol_world import Sim, World
+from apbmm_master.vanishings import set_aside, waiting
+from protocol_world import Sim, World, world_spec
 
 BUDGET = {"evaluations": 6, "initial": 2, "failures": 2}
 
 
-def at_work() -> tuple[World, Sim]:
-    """A world with one worker, through with references and measurement, that has begun e0001."""
-    world = World(budget=BUDGET)
+def at_work(on: str = "e0001", **changes: Any) -> tuple[World, Sim]:
+    """A world with one worker, through with all before ``on``, that has begun it."""
+    world = World(budget=BUDGET, **changes)
     worker = world.join("a")
     for _ in range(40):
         worker.beat()
         world.exchange()
-        if worker.held is not None and worker.held.evaluation == "e0001":
+        if worker.held is not None and worker.held.evaluation == on:
             return world, worker
         if worker.held is not None:
             worker.finish()
-    raise AssertionError("e0001 was not begun")
+    raise AssertionError(f"{on} was not begun")
 
 
 def goes_down(world: World, worker: Sim) -> Sim:
@@ -55,6 +64,81 @@ def test_what_takes_hosts_down_is_set_aside_and_named(caplog: pytest.LogCaptureF
     assert "e0001 is set aside: 5 workers vanished" in shown.get()
 
 
+@pytest.mark.parametrize("method", ["ap-bmm", "sobol"])
+def test_the_method_counts_on_it_no_more_and_replaces_it(method: str) -> None:
+    """Its place in the design would block the search, and its place in the budget the end."""
+    world, worker = at_work(algorithm={"name": method})
+    for _ in range(VANISHED):
+        worker = goes_down(world, worker)
+    last = max(i for i, r in enumerate(world.stored) if isinstance(r.event, Lost))
+    ledger = Ledger().replay(world.stored[: last + 1])
+    assert [e.id for e in in_flight(ledger)] == ["e0002"]
+    assert initial_missing(ledger, world_spec(budget=BUDGET)) == 1
+    pending = tuple(e.vector for e in in_flight(ledger))
+    wanted = BUDGET["evaluations"] - 1 if method == "sobol" else 1
+    request = Request(setup_of(ledger), calls_of(ledger), pending, BUDGET["evaluations"])
+    answer = Session().answer(request)
+    assert len(answer.vectors) == wanted, "all but what is in flight; of a design what it lacks"
+    assert not {e.vector for e in ledger.evaluations.values()} & set(answer.vectors)
+
+
+class InBatches(World):
+    """A run of a method that proposes two vectors at a time."""
+
+    def moment(self) -> Moment:
+        return replace(super().moment(), batch=2)
+
+
+@pytest.mark.parametrize("kind", [World, InBatches])
+def test_one_worker_alone_goes_on_with_the_search(kind: type[World]) -> None:
+    """Whatever it tries in vain, something new is proposed meanwhile."""
+    world = kind(budget=BUDGET)
+    worker = world.join("a")
+    for _ in range(40 * VANISHED):
+        if world.end is not None:
+            break
+        if worker.held is not None and worker.held.evaluation == "e0004":
+            worker = goes_down(world, worker)
+        elif worker.held is not None:
+            worker.finish()
+        worker.beat()
+        world.exchange()
+    assert world.end is not None
+    assert world.end.reason == f"{BUDGET['evaluations']} evaluations completed"
+    assert [e.id for e in set_aside(world.ledger)] == ["e0004"]
+
+
+class WithoutMore(World):
+    """A run of a method with no more points than its budget, as a grid has."""
+
+    def moment(self) -> Moment:
+        asked = self.ledger.count()
+        return replace(super().moment(), exhausted=asked >= BUDGET["evaluations"])
+
+
+@pytest.mark.parametrize("deaths", [2 * VANISHED - 1, 2 * VANISHED])
+def test_where_nothing_else_is_left_it_is_tried_as_often_again(deaths: int) -> None:
+    world, left = WithoutMore(budget=BUDGET), deaths
+    worker = world.join("a")
+    for _ in range(40 * VANISHED):
+        if world.end is not None:
+            break
+        if worker.held is not None and worker.held.evaluation == "e0004" and left:
+            left -= 1
+            worker = goes_down(world, worker)
+        elif worker.held is not None:
+            worker.finish()
+        worker.beat()
+        world.exchange()
+    assert world.end is not None
+    if deaths < 2 * VANISHED:
+        assert world.end.reason == "6 evaluations completed"
+        assert "e0004" in world.ledger.completed
+    else:
+        assert world.end.reason == "the method has no more to try after 5 evaluations"
+        assert "e0004" not in world.ledger.completed
+
+
 def test_it_comes_back_into_the_budget_with_its_result() -> None:
     world, worker = at_work()
     for _ in range(VANISHED):
@@ -78,19 +162,11 @@ def test_workers_that_say_goodbye_have_not_vanished() -> None:
 
 
 def test_references_are_never_set_aside() -> None:
-    world = World(budget=BUDGET)
-    worker = world.join("a")
-    for _ in range(200):
-        worker.beat()
-        world.exchange()
-        if worker.held is not None and worker.held.evaluation == "thinking":
-            worker = goes_down(world, worker)
-        elif worker.held is not None:
-            worker.finish()
-        if world.ledger.evaluations.get("thinking") is None:
-            continue
-        if world.ledger.evaluations["thinking"].vanishings > VANISHED:
-            break
+    world, worker = at_work(on="thinking")
+    for _ in range(VANISHED + 1):
+        assert worker.held is not None
+        assert worker.held.evaluation == "thinking"
+        worker = goes_down(world, worker)
     assert world.ledger.evaluations["thinking"].vanishings > VANISHED
     assert not set_aside(world.ledger)
 

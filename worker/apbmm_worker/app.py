@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App, Parameter
-from cyclopts.config import Env
+from cyclopts import Parameter
 
-from apbmm_common import __version__
+from apbmm_common.command_line import StopRequests, command_app, leaving_at_once
 from apbmm_common.logs import Level
+
+if TYPE_CHECKING:
+    from apbmm_worker.options import Options
 
 log = logging.getLogger(__name__)
 
-app = App(
-    name="apbmm-worker",
-    help="One apbmm worker: evaluates merges on one GPU (or several, or the CPU) for a master.",
-    config=Env("APBMM_", command=False),
-    version=__version__,
-    help_format="plaintext",
-    suppress_keyboard_interrupt=False,
+app = command_app(
+    "apbmm-worker",
+    "One apbmm worker: evaluates merges on one GPU (or several, or the CPU) for a master.",
+    from_environment=True,
 )
 
 
@@ -78,8 +77,6 @@ def worker(  # noqa: PLR0913 - one argument a flag
     log_level
         What is told on standard error.
     """
-    from apbmm_common.command_line import leaving_at_once
-
     with leaving_at_once():
         from apbmm_common.curve import worker_keys
         from apbmm_common.logs import set_up_logging
@@ -92,7 +89,7 @@ def worker(  # noqa: PLR0913 - one argument a flag
     folder = options.state_folder(worker_name, state)
     certificates = worker_keys(keys, worker_name)
     address = options.parse_master(master)
-    options.require_known_master(address, certificates, insecure=insecure)
+    options.require_known_master(worker_name, address, keys, certificates, insecure=insecure)
     settings = options.Options(
         worker_name, card, address, folder,
         scratch / worker_name if scratch else folder / "scratch",
@@ -102,20 +99,16 @@ def worker(  # noqa: PLR0913 - one argument a flag
     return serve(settings)
 
 
-def serve(settings: object) -> int:
+def serve(settings: Options) -> int:
     """Run the daemon under its signal handlers; returns the exit code."""
     import asyncio
     import signal
-    from functools import partial
-
-    from apbmm_common.command_line import leaving_at_once
 
     with leaving_at_once():
         from apbmm_worker.daemon import Daemon
         from apbmm_worker.dealer import flush
-        from apbmm_worker.options import Claim, Options, claim_folders
+        from apbmm_worker.options import Claim, claim_folders
 
-    assert isinstance(settings, Options)
     claim = Claim(settings)
     folders = claim_folders(settings)
     log.info(
@@ -124,11 +117,12 @@ def serve(settings: object) -> int:
     )  # fmt: skip
 
     async def run() -> int:
-        daemon = Daemon(settings)
-        loop = asyncio.get_running_loop()
-        for number, interrupted in ((signal.SIGTERM, False), (signal.SIGINT, True)):
-            loop.add_signal_handler(number, partial(daemon.stop, interrupted=interrupted))
-        return await daemon.run()
+        daemon, stops = Daemon(settings), StopRequests()
+        stops.listen(lambda number: daemon.stop(interrupted=number == signal.SIGINT))
+        try:
+            return await daemon.run()
+        finally:
+            stops.ignore_more()
 
     try:
         return asyncio.run(run())

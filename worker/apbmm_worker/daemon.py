@@ -44,7 +44,7 @@ from apbmm_common.runfile import RunSpec
 from apbmm_common.supervision import Supervisor
 from apbmm_worker.dealer import Dealer
 from apbmm_worker.hands import Hands
-from apbmm_worker.job import Bench
+from apbmm_worker.job import MOST_TEXT, Bench
 from apbmm_worker.membership import Membership
 from apbmm_worker.options import Options
 from apbmm_worker.outbox import Outbox
@@ -90,7 +90,7 @@ class Daemon:
     async def run(self) -> int:
         """Serve until stopped; returns the exit code."""
         self._dealer = Dealer(self.options.master, self.options.keys)
-        loops = (self._receive, self._beat, self._greet, self._dealer.watch)
+        loops = (self._receive, self._beat, self._greet, self._dealer.watch, self.outbox.watch)
         tasks = [asyncio.create_task(loop()) for loop in loops]
         try:
             while self.exit_code is None:
@@ -200,11 +200,13 @@ class Daemon:
             await self._send(self._sign_of_life())
 
     def _sign_of_life(self) -> Beat:
+        trouble = self.outbox.trouble[:MOST_TEXT]
         if self.hands.held is None:
-            return Beat(run=self.run_id)
+            return Beat(run=self.run_id, trouble=trouble)
         progress = self.bench.progress
         return Beat(
             run=self.run_id,
+            trouble=trouble,
             lease=self.hands.held.lease if self.hands.held.run == self.run_id else "",
             stage=progress.stage[:64],
             done=progress.done,
@@ -263,7 +265,7 @@ class Daemon:
             fault = str(error).splitlines()[0]
             log.error("cannot read the run at %s: %s", self.options.master, fault)
             hint = "install the same version of apbmm on both hosts"
-            await self._send(Unfit(run=message.run, message=fault[:4000], hint=hint))
+            await self._send(Unfit(run=message.run, message=fault[:MOST_TEXT], hint=hint))
             self._hello_pause = HELLO_SECONDS[1]
             return
         if not self._welcome or self.run_id != message.run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import json
 from collections.abc import Collection, Iterable
@@ -13,6 +12,7 @@ from apbmm_common.engine_limits import forbidden
 from apbmm_common.errors import RunFileError
 from apbmm_common.runfile import Engine as EngineSettings
 from apbmm_common.runfile import Generation
+from apbmm_worker.engine_values import meant_instead
 from apbmm_worker.environment import CPU, cards
 
 GIB = 1 << 30
@@ -40,11 +40,8 @@ def require_known(arguments: Iterable[str], known: Collection[str]) -> None:
     """Raise `RunFileError` for a run file's arguments that the installed vLLM does not have."""
     unknown = sorted(set(arguments) - set(known))
     if unknown:
-        close = difflib.get_close_matches(unknown[0], known, n=3)
-        raise RunFileError(
-            f"{_vllm()} has no engine argument {', '.join(unknown)}",
-            f"close to it: {', '.join(close)}" if close else "vllm serve --help lists them",
-        )
+        what = f"{_vllm()} has no engine argument {', '.join(unknown)}"
+        raise RunFileError(what, meant_instead(unknown[0], known))
 
 
 def engine_arguments(

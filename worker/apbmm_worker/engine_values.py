@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from apbmm_common.engine_limits import RESERVED
@@ -50,13 +50,18 @@ def typed_arguments(arguments: Mapping[str, str], known: Mapping[str, Any]) -> d
     values = {}
     for name, text in arguments.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
             raise UsageError(
                 f"--engine-arg {name}: the installed vLLM has no such engine argument",
-                f"close to it: {', '.join(close)}" if close else "vllm serve --help lists them",
+                meant_instead(name, known),
             )
         values[name] = _value(name, text, known[name])
     return values
+
+
+def meant_instead(name: str, known: Collection[str]) -> str:
+    """A hint at those of vLLM's arguments that are spelled much like ``name``."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"close to it: {', '.join(close)}" if close else "vllm serve --help lists them"
 
 
 def _value(name: str, text: str, wanted: Any) -> Any:

@@ -42,6 +42,7 @@ from apbmm_worker.prepared_questions import (
     chat_key,
     draw_seed,
     evalscope_task,
+    load_questions,
     require_room,
 )
 
@@ -51,9 +52,8 @@ with preserved_logging():
     from evalscope.api.messages.perf_metrics import PerformanceMetrics
     from evalscope.api.model import ChatCompletionChoice, ModelAPI, ModelOutput, ModelUsage
     from evalscope.api.model.lazy_model import LazyModel
-    from evalscope.api.registry import create_evaluator, get_benchmark
+    from evalscope.api.registry import create_evaluator
     from evalscope.utils.io_utils import OutputsStructure
-    from evalscope.utils.model_utils import seed_everything
 
 Progress = Callable[[int, int], None]
 
@@ -116,17 +116,15 @@ def _evaluator(
 ) -> Evaluator:
     """EvalScope's evaluator of one benchmark, its questions loaded.
 
-    They are loaded here, one benchmark after another: adapters that draw worked examples or the
-    order of choices draw from the process's one random state.
+    They are loaded here, one benchmark after another, because adapters may draw from the process's
+    one random state.
     """
     shutil.rmtree(out_dir, ignore_errors=True)  # EvalScope appends to what an attempt left
     adapter = benchmark.chosen.benchmark.adapter
     task = evalscope_task(benchmark.chosen, generation, model, len(benchmark.questions), out_dir)
     outputs = OutputsStructure(outputs_dir=str(out_dir))
     try:
-        seed_everything(generation.seed)
-        scored = get_benchmark(adapter, task)
-        questions = scored.load_dataset()
+        scored, questions = load_questions(adapter, task, generation.seed)
         scored.load_dataset = lambda: questions
         return create_evaluator(scored, LazyModel(task), outputs, task)
     except Exception as error:

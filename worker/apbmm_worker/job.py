@@ -20,6 +20,9 @@ from apbmm_worker.outputs import folder_for
 
 log = logging.getLogger(__name__)
 
+MOST_TEXT = 4000
+"""Characters of a message to people that travel; see `messages.Text`."""
+
 
 class Progress:
     """Where a job stands, for heartbeats."""
@@ -133,7 +136,9 @@ class Bench:
             if error.kind != "vector":
                 await self._replace()
             fault = error.kind if prepared else "infrastructure"
-            return Failed(fault=fault, message=error.message[:4000], hint=error.hint[:4000])
+            return Failed(
+                fault=fault, message=error.message[:MOST_TEXT], hint=error.hint[:MOST_TEXT]
+            )
         seconds = time.monotonic() - began
         log.info("%s done after %.1f s%s", assign.evaluation, seconds, _summary(body))
         return body

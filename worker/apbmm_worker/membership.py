@@ -10,14 +10,12 @@ from collections.abc import Awaitable, Callable
 from apbmm_common.errors import EvaluationError
 from apbmm_common.messages import FromWorker, Ready, Unfit
 from apbmm_common.runfile import RunSpec
-from apbmm_worker.job import Bench
+from apbmm_worker.job import MOST_TEXT, Bench
 
 log = logging.getLogger(__name__)
 
 UNFIT_SECONDS = 30.0
 """Until a host that does not fit is looked at again: someone may have copied what was missing."""
-TEXT = 4000
-"""Characters of a message that travel."""
 POLL_SECONDS = 0.2
 
 
@@ -78,7 +76,7 @@ class Membership:
                 event = await self._bench.prepare(spec)
             except EvaluationError as error:
                 log.error("cannot take part in %s: %s", run, error)
-                message, hint = error.message[:TEXT], error.hint[:TEXT]
+                message, hint = error.message[:MOST_TEXT], error.hint[:MOST_TEXT]
                 await self._send(Unfit(run=run, message=message, hint=hint))
                 pause = UNFIT_SECONDS
                 continue

@@ -21,6 +21,7 @@ from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_worker.merge_plan import TensorPlan
 from apbmm_worker.sources import GENERATION_FILE, TOKENIZER_FILES, code_files
 
+CONFIG_FILE = "config.json"
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
 PARTIAL_SUFFIX = ".apbmm-partial"  # nobody else's: what is found there is removed
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -30,20 +31,23 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 def fresh_folder(out: Path) -> Iterator[Path]:
     """A new folder beside ``out`` that takes its name at the end, or is removed on any error.
 
-    An earlier merge at ``out`` is removed first, because scratch may not have room for two.
+    An earlier merge at ``out`` is removed first, because scratch may not have room for two; an
+    empty folder stays and is filled, because someone may stand in it. Links are followed.
     Raises `EvaluationError` (``infrastructure``) when ``out`` is anything else but empty, when
     the disk is full or cannot be written, and in place of every `SourceError`.
     """
+    out = out.resolve()
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
     try:
         if out.exists():
             _require_replaceable(out)
-            shutil.rmtree(out)
+            if any(out.iterdir()):
+                shutil.rmtree(out)
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
         yield partial
-        partial.rename(out)
+        _give_name(partial, out)
     except SourceError as error:
         raise EvaluationError(error.message, error.hint, kind="infrastructure") from error
     except OSError as error:
@@ -57,6 +61,15 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _give_name(partial: Path, out: Path) -> None:
+    if not out.exists():
+        partial.rename(out)
+        return
+    # Without its config nobody takes a folder for a model.
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == CONFIG_FILE):
+        file.rename(out / file.name)
 
 
 @contextmanager
@@ -118,7 +131,7 @@ def copy_settings(folder: Path, template: Checkpoint, dtype: str | None) -> None
     config = _with_dtype(template.config, dtype)
     if "text_config" in config:
         config["text_config"] = _with_dtype(config["text_config"], dtype)
-    write_json(folder / "config.json", config)
+    write_json(folder / CONFIG_FILE, config)
 
 
 def stated_dtype(checkpoint: Checkpoint) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import socket
@@ -14,9 +15,17 @@ from pathlib import Path
 from typing import IO
 
 from apbmm_common.addresses import is_local
-from apbmm_common.curve import WORKER_NAME, WORKER_NAME_HINT, ClientKeys
+from apbmm_common.curve import (
+    WORKER_NAME,
+    WORKER_NAME_HINT,
+    ClientKeys,
+    passed_over,
+    remedy_for,
+)
 from apbmm_common.errors import UsageError
 from apbmm_worker.environment import worker_environment
+
+log = logging.getLogger(__name__)
 
 GPU = re.compile(r"cpu|rehearsal|\d+(,\d+)*")
 
@@ -66,17 +75,29 @@ def parse_master(text: str) -> str:
     return text
 
 
-def require_known_master(master: str, keys: ClientKeys | None, *, insecure: bool) -> None:
+def require_known_master(
+    name: str, master: str, given: str | None, keys: ClientKeys | None, *, insecure: bool
+) -> None:
     """Refuse a master on another host that cannot prove who it is, unless ``insecure``.
 
-    Raises `UsageError`.
+    ``given``: what the worker ``name`` was told of its ``keys``. That it goes without them although
+    there are some, for other names, is told as a warning. Raises `UsageError`.
     """
-    if keys is None and not insecure and not is_local(master, "--master"):
+    if keys is not None:
+        return
+    folder = passed_over(given, name)
+    missing = f"{folder} has keys, but none for worker {name}" if folder else "there are no keys"
+    if not insecure and not is_local(master, "--master"):
         raise UsageError(
-            f"the master at {master} is on another host, and there are no keys",
-            "bring its master.key and this worker's key to a folder and name that with --keys; "
-            "--insecure goes without",
+            f"the master at {master} is on another host, and {missing}",
+            f"{remedy_for(name)}, and --keys names its folder; --insecure goes without",
         )
+    if folder is not None:
+        log.warning(
+            "%s, so it goes without: a master with keys will not let it in (%s; --keys none, if "
+            "none is meant)",
+            missing, remedy_for(name),
+        )  # fmt: skip
 
 
 def parse_paths(items: Sequence[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -14,6 +15,9 @@ from apbmm_worker.results import digest_of
 
 log = logging.getLogger(__name__)
 
+STORE_AGAIN_SECONDS = 1.0
+"""Between two attempts to store what the disk refused."""
+
 
 class Outbox:
     """One file for each result that is not acknowledged; survives crashes of the worker."""
@@ -22,6 +26,8 @@ class Outbox:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._results: dict[str, Result] = {}
+        self._refused: dict[str, Result] = {}
+        self._refusal = ""
         for path in folder.glob("*.partial"):
             path.unlink()  # was being written when the worker died, so it was never sent
         for path in sorted(folder.glob("*.json")):
@@ -39,28 +45,65 @@ class Outbox:
             return
         self._results[_key(result.run, result.lease)] = result
 
+    @property
+    def trouble(self) -> str:
+        """What the disk said when it refused a result; empty once it has taken it."""
+        return self._refusal if self._refused else ""
+
     def put(self, result: Result) -> None:
         """Store a result durably: it is on disk when this returns.
 
-        Raises `EvaluationError` of kind ``infrastructure`` when the disk refuses.
+        Raises `EvaluationError` of kind ``infrastructure`` when the disk refuses; see `watch`.
         """
-        path = self._path(result.run, result.lease)
+        key = _key(result.run, result.lease)
         try:
             reach("outbox.begin")
-            self._write(path, result.model_dump_json().encode())
+            self._write(result)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                path.with_suffix(".partial").unlink()
+            self._refusal = f"the outbox {self._folder} could not be written: {error}"
+            self._refused[key] = result
             raise EvaluationError(
-                f"the outbox {self._folder} could not be written: {error}",
+                self._refusal,
                 "free some space; the result stays in memory and is sent all the same",
                 kind="infrastructure",
             ) from error
         finally:
-            self._results[_key(result.run, result.lease)] = result
+            self._results[key] = result
 
-    def _write(self, path: Path, data: bytes) -> None:
+    async def watch(self) -> None:
+        """Store what the disk refused as soon as it takes it, until cancelled."""
+        while True:
+            await asyncio.sleep(STORE_AGAIN_SECONDS)
+            if self._refused:
+                await asyncio.to_thread(self.store_again)
+
+    def store_again(self) -> None:
+        """Try to store what the disk refused.
+
+        That includes results which were delivered from memory meanwhile: whether the disk takes
+        them tells whether it would take the next. They leave no file behind.
+        """
+        for key, result in list(self._refused.items()):
+            try:
+                self._write(result)
+                if key not in self._results:
+                    self._path(result.run, result.lease).unlink(missing_ok=True)
+            except OSError:
+                return
+            del self._refused[key]
+        log.info("the outbox %s can be written again", self._folder)
+
+    def _write(self, result: Result) -> None:
+        path = self._path(result.run, result.lease)
         partial = path.with_suffix(".partial")
+        try:
+            self._write_durably(partial, path, result.model_dump_json().encode())
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
+
+    def _write_durably(self, partial: Path, path: Path, data: bytes) -> None:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
+from apbmm_common.own_code import require_code
 from apbmm_common.prompts import read_prompts
 from apbmm_common.runfile import RunSpec
 from apbmm_common.space import Space
@@ -149,6 +150,8 @@ class Pipeline:
     def _verify_sources(self) -> VerifiedSources:
         from apbmm_worker.sources import verify_sources
 
+        for folder in self._places.sources.values():
+            require_code(folder, remote_code=self._spec.engine.remote_code)
         cache = self._places.scratch / "source-digests"
         return verify_sources(
             self._places.sources, cache, lambda done, total: self._progress("verify", done, total)

@@ -165,16 +165,25 @@ def evalscope_task(
     )
 
 
+def load_questions(adapter: str, task: TaskConfig, seed: int) -> tuple[Any, Any]:
+    """EvalScope's object for a benchmark, and its questions by subset: the same each time.
+
+    As in EvalScope's own runs the random state of the process is set before, from which adapters
+    draw worked examples or the order of choices.
+    """
+    seed_everything(seed)
+    benchmark = get_benchmark(adapter, task)
+    return benchmark, benchmark.load_dataset()
+
+
 def _questions(
     chosen: ChosenQuestions, generation: Generation, renderer: Renderer
 ) -> tuple[Question, ...]:
     """The questions that EvalScope will ask, in its order, with their ids."""
     name, adapter = chosen.benchmark.name, chosen.benchmark.adapter
     task = evalscope_task(chosen, generation, None, 0, chosen.folder)
-    # As EvalScope does before it asks, for adapters that draw (worked examples, orders of choices).
-    seed_everything(generation.seed)
     try:
-        subsets = get_benchmark(adapter, task).load_dataset()
+        _, subsets = load_questions(adapter, task, generation.seed)
     except Exception as error:
         raise SourceError(
             f"benchmark {name}: EvalScope cannot read {chosen.folder} as {adapter}: {error}"

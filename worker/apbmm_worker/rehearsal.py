@@ -5,8 +5,8 @@ a smooth synthetic landscape over the merge vector, latency grows with the token
 and exports of a rehearsal say so.
 
 APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
-KIND:EVALUATION, KIND being ``vector``, ``infrastructure`` or ``engine`` (the process dies of it)
-and EVALUATION an id or ``*``, as in ``vector:e0003,infrastructure:*``.
+KIND:EVALUATION, KIND being ``vector``, ``infrastructure``, ``engine`` (the process dies of it) or
+``hang`` (it never ends), and EVALUATION an id or ``*``, as in ``vector:e0003,infrastructure:*``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apbmm_common.messages import Share
+from apbmm_common.outside_layers import OUTSIDE_GROUPS
 from apbmm_common.runfile import RunSpec, canonical_hash
 from apbmm_common.space import Space
 from apbmm_worker.child_channel import Channel, die_with_parent
 
 QUESTIONS = 100
-OUTSIDE = ("embeddings", "norm", "head")
-"""Groups outside the layers: those of models whose head is not tied."""
 PROGRESS_SECONDS = 0.25
 TOKENS = (200.0, 4000.0)
 """Mean tokens of the two synthetic sources, cheap and thinking."""
@@ -60,7 +59,7 @@ def prepared(spec: RunSpec) -> dict[str, Any]:
     return {
         "digests": {"rehearsal": canonical_hash([spec.seed, spec.evaluation.layers])},
         "layers": spec.evaluation.layers,
-        "outside": OUTSIDE,
+        "outside": OUTSIDE_GROUPS,
         "versions": {"kind": "REHEARSAL"},
         "seconds": 0.0,
     }
@@ -71,7 +70,7 @@ def measured(spec: RunSpec) -> dict[str, Any]:
     assert spec.evaluation.layers is not None
     numbers = random.Random(spec.seed)  # noqa: S311
     weights = [numbers.expovariate(1.0) for _ in range(spec.evaluation.layers)]
-    outside = {group: numbers.expovariate(1.0) for group in OUTSIDE}
+    outside = {group: numbers.expovariate(1.0) for group in OUTSIDE_GROUPS}
     found = {"parameter": weights, "activation": weights, "outside": outside}
     return {**found, "prompts": 0, "seconds": 0.0}
 
@@ -82,7 +81,7 @@ def evaluated(
     """Seconds that the evaluation of a vector takes, and its ``evaluated`` event."""
     layers = spec.evaluation.layers
     assert layers is not None
-    space = Space.of(spec, layers, OUTSIDE)
+    space = Space.of(spec, layers, OUTSIDE_GROUPS)
     landscape = Landscape(layers + len(space.outside), spec.seed)
     noise = random.Random(canonical_hash(list(vector)))  # noqa: S311
     if reference:
@@ -134,6 +133,15 @@ def fault(evaluation: str) -> str:
     return ""
 
 
+def suffer(kind: str, channel: Channel) -> None:
+    """Fail as a fault of this kind does."""
+    if kind == "hang":
+        signal.pause()
+    elif kind == "engine":
+        os.kill(os.getpid(), signal.SIGKILL)
+    channel.send("failed", kind=kind, message="APBMM_REHEARSAL_FAULT asks for it")
+
+
 def serve(channel: Channel) -> None:
     """Answer commands until told to stop."""
     spec: RunSpec | None = None
@@ -147,11 +155,8 @@ def serve(channel: Channel) -> None:
                 channel.send("measured", **measured(spec))
             case "evaluate":
                 assert spec is not None
-                kind = fault(command["evaluation"])
-                if kind == "engine":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                elif kind:
-                    channel.send("failed", kind=kind, message="APBMM_REHEARSAL_FAULT asks for it")
+                if kind := fault(command["evaluation"]):
+                    suffer(kind, channel)
                 else:
                     channel.send("evaluated", **evaluate(spec, command, channel))
             case "stop":

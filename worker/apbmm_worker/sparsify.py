@@ -59,7 +59,7 @@ def selection(
     chances = _even(rule.density) if keeps == "random" else _by_rank(rule, row)
     key = _key(rule.seed, identity)
     if rule.definition == "paper":
-        return _Draw(chances, key, by_chance=True)
+        return _by_chance(chances, key)
     draw = _Draw(chances, key, remember=elements <= _REMEMBERED)
     draw.scale = _norm_ratio(stream, draw)
     return draw
@@ -147,48 +147,48 @@ Chances = Callable[[torch.Tensor], Any]
 """The probability of staying of each element of a chunk: an array, or one number for all."""
 
 
-class _Draw:
-    """Keeps every element with its own probability.
+def _by_chance(chances: Chances, key: npt.NDArray[np.uint64]) -> Selection:
+    """Keeps every element with its own probability, and divides by it what stays."""
 
-    What stays is multiplied by ``scale``, or divided by its probability when ``by_chance``. What is
-    drawn in a first pass is used again in the second when ``remember`` is set.
+    def keep(begin: int, values: torch.Tensor) -> torch.Tensor:
+        own = chances(values)
+        factors = _drawn(key, begin, len(values), own) / own
+        return values * torch.from_numpy(factors).to(values.dtype)
+
+    return keep
+
+
+class _Draw:
+    """Keeps every element with its own probability, and multiplies by ``scale`` what stays.
+
+    What is drawn in a first pass is used again in the second when ``remember`` is set.
     """
 
-    def __init__(
-        self,
-        chances: Chances,
-        key: npt.NDArray[np.uint64],
-        *,
-        by_chance: bool = False,
-        remember: bool = False,
-    ) -> None:
+    def __init__(self, chances: Chances, key: npt.NDArray[np.uint64], *, remember: bool) -> None:
         self._chances = chances
         self._key = key
-        self._by_chance = by_chance
         self._remember = remember
-        self._drawn: dict[int, npt.NDArray[np.uint8]] = {}
+        self._remembered: dict[int, npt.NDArray[np.uint8]] = {}
         self.scale = 1.0
 
     def __call__(self, begin: int, values: torch.Tensor) -> torch.Tensor:
-        if not self._by_chance:
-            return _masked(values, self.mask(begin, values)).mul_(self.scale)
-        chances = self._chances(values)
-        factors = self._draw(begin, len(values), chances) / chances
-        return values * torch.from_numpy(factors).to(values.dtype)
+        return _masked(values, self._mask(begin, values)).mul_(self.scale)
 
-    def mask(self, begin: int, values: torch.Tensor) -> npt.NDArray[np.bool_]:
-        """Which elements of a chunk stay."""
-        if begin in self._drawn:
-            return np.unpackbits(self._drawn[begin], count=len(values)).view(np.bool_)
-        drawn = self._draw(begin, len(values), self._chances(values))
+    def _mask(self, begin: int, values: torch.Tensor) -> npt.NDArray[np.bool_]:
+        if begin in self._remembered:
+            return np.unpackbits(self._remembered[begin], count=len(values)).view(np.bool_)
+        mask = _drawn(self._key, begin, len(values), self._chances(values))
         if self._remember:
-            self._drawn[begin] = np.packbits(drawn)
-        return drawn
+            self._remembered[begin] = np.packbits(mask)
+        return mask
 
-    def _draw(self, begin: int, count: int, chances: Any) -> npt.NDArray[np.bool_]:
-        drawn: npt.NDArray[np.bool_]
-        drawn = _random(self._key, begin, count) < chances * _ALL_NUMBERS
-        return drawn
+
+def _drawn(
+    key: npt.NDArray[np.uint64], begin: int, count: int, chances: Any
+) -> npt.NDArray[np.bool_]:
+    """Which of the elements ``begin`` to ``begin + count`` stay."""
+    stay: npt.NDArray[np.bool_] = _random(key, begin, count) < chances * _ALL_NUMBERS
+    return stay
 
 
 def _even(density: float) -> Chances:

@@ -50,9 +50,9 @@ class FixedPoints(Search):
     @property
     def exhausted(self) -> bool:
         """Whether the budget is spent, or no point is left to ask for and none outstanding."""
-        if super().exhausted or self._outstanding:
-            return super().exhausted
-        return not unused(self._points(), self._state([]).known, 1)
+        if super().exhausted:
+            return True
+        return not (self._outstanding or unused(self._points(), self._state([]).known, 1))
 
     def _design_is_complete(self) -> bool:
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -93,7 +93,7 @@ class MoeadCmaes(Search):
         }
         return CMAEvolutionStrategy(start, SIGMA, options)
 
-    def _spare(self, state: SearchState) -> Any:
+    def _spare(self, state: SearchState) -> Iterator[Array]:
         return scrambled_sobol(self.dimensions, self.problem.seed + state.key + 1)
 
 

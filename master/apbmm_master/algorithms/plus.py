@@ -33,11 +33,11 @@ from apbmm_master.algorithms.distinct import unused
 from apbmm_master.algorithms.problem import Problem
 from apbmm_master.algorithms.search import SearchState
 from apbmm_master.algorithms.sequences import scrambled_sobol
-from apbmm_master.arrays import Array
+from apbmm_master.arrays import Array, as_matrix
 from apbmm_master.hyperpriors import dimension_scaled
 from apbmm_master.prior import initial_lengthscales
 from apbmm_master.propose import ProposalSettings
-from apbmm_master.search_errors import SettingError
+from apbmm_master.search_errors import SearchError, SettingError
 from apbmm_master.summaries import MergeKernel, summaries
 from apbmm_master.surrogate import Surrogate, fit
 
@@ -76,11 +76,11 @@ class ApBmmPlus(BayesianSearch):
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         super().__init__(problem, settings)
         try:
-            self._ends = np.array(self._options.ends, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+            self._ends = as_matrix(self._options.ends, "ends")
+        except SearchError as error:
             raise SettingError(f"ap-bmm-plus: ends must be two rows of numbers: {error}") from error
-        if self._ends.ndim != 2 or not np.isfinite(self._ends).all():
-            raise SettingError("ap-bmm-plus: ends must be two rows of finite numbers")
+        if len(self._ends) != 2:
+            raise SettingError(f"ap-bmm-plus: ends must be two rows, not {len(self._ends)}")
 
     @property
     def _options(self) -> PlusSettings:
@@ -90,7 +90,7 @@ class ApBmmPlus(BayesianSearch):
         data = (state.x, state.y, state.variance)
         alone = self._fitted_to(*data)
         ends = self._ends
-        if not self._options.references or ends.shape != (2, self.problem.objectives):
+        if not self._options.references or ends.shape[1] != self.problem.objectives:
             return alone
         corners = np.stack([np.zeros(self.dimensions), np.ones(self.dimensions)])
         if not ends_agree(alone, corners, ends):

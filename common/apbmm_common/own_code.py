@@ -1,0 +1,76 @@
+"""Python code that comes with checkpoints: which files, and whether one can do without them.
+
+Without leave transformers and vLLM run none of it. Models of a type that they know are then theirs;
+of any other type they can make nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.errors import SourceError
+
+
+def own_code(folder: Path) -> tuple[str, ...]:
+    """Files that a checkpoint's configuration and tokenizer name in ``auto_map``, sorted.
+
+    One of another repository is named as there: ``OWNER/NAME--FILE.py``.
+    """
+    settings = (_settings(folder / name) for name in ("config.json", "tokenizer_config.json"))
+    classes = (name for found in settings for name in _names(found.get("auto_map")))
+    return tuple(sorted({name.rpartition(".")[0] + ".py" for name in classes}))
+
+
+def require_code(folder: Path, *, remote_code: bool) -> None:
+    """Raise `SourceError` where a checkpoint's own code is needed, but not run or not there."""
+    code = own_code(folder)
+    missing = [name for name in code if "--" not in name and not (folder / name).is_file()]
+    if remote_code and missing:
+        raise SourceError(
+            f"{folder} lacks {', '.join(missing)}, which its auto_map names",
+            "such files are published beside the weights",
+        )
+    kind, known = _settings(folder / "config.json").get("model_type"), known_model_types()
+    if code and not remote_code and known and kind not in known:
+        raise SourceError(
+            f"{folder}: nothing installed here but its own code ({', '.join(code)}) knows models "
+            f"of type {kind!r}, and that is not run",
+            "once you have read it: remote_code = true in [engine], workers with "
+            "--allow-remote-code",
+        )
+
+
+def known_model_types() -> frozenset[str]:
+    """What ``model_type`` may be without code of its own: read from the files of transformers.
+
+    Importing it takes seconds. Empty where it is not installed.
+    """
+    transformers = find_spec("transformers")
+    if transformers is None or transformers.origin is None:
+        return frozenset()
+    entry = re.compile(r'\(\s*"([^"]+)",\s*"\w+Config"\s*\)')
+    files = (Path(transformers.origin).parent / "models" / "auto").glob("*.py")
+    return frozenset(n for file in files for n in entry.findall(file.read_text(encoding="utf-8")))
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _names(references: Any) -> Iterator[str]:
+    """Every ``FILE.CLASS`` in an ``auto_map``, whose values may be lists with gaps."""
+    if isinstance(references, dict | list):
+        for value in references.values() if isinstance(references, dict) else references:
+            yield from _names(value)
+    elif isinstance(references, str) and "." in references:
+        yield references
