@@ -221,7 +221,7 @@ class Engine(Section):
     """The resident vLLM; ``arguments`` go to vLLM's own engine arguments unchanged.
 
     ``hot_load``: merge straight into the live engine (``memory``), or write a checkpoint that vLLM
-    reloads. ``auto`` takes ``memory`` on a worker where it is found equal and faster.
+    reloads. ``auto`` takes the faster of those that a worker finds equal to a fresh engine.
     ``remote_code``: the architecture is Python code in the checkpoints' folders, to be run by
     workers that allow it (``--allow-remote-code``); the others take no part.
     """

@@ -38,7 +38,8 @@ def master(
     run_file
         RUN.toml (APBMM_RUN_FILE).
     run_dir
-        Folder that holds everything about the run. Default: runs/NAME.
+        Folder that holds everything about the run: its own, a new or an empty one. Default:
+        runs/NAME.
     bind
         Address that workers connect to.
     status_bind
@@ -56,6 +57,7 @@ def master(
     with leaving_at_once():
         from apbmm_common.curve import master_keys
         from apbmm_common.logs import set_up_logging
+        from apbmm_master.run_directory import require_for_runs
         from apbmm_master.run_file import load_run
         from apbmm_master.serve import open_door, serve
 
@@ -63,4 +65,5 @@ def master(
     spec = load_run(run_file)
     door = open_door(bind, status_bind, master_keys(keys), insecure=insecure)
     folder = run_dir or Path("runs") / spec.name
+    require_for_runs(folder, run_file)
     return serve(spec, folder, bind, status_bind, door, summary=summary)

@@ -1,8 +1,9 @@
-"""The folder of a run: made, looked over, and locked against a second master."""
+"""The folder of a run: looked over, made, and locked against a second master."""
 
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import json
 import os
 import socket
@@ -12,10 +13,36 @@ from typing import IO
 from apbmm_common.errors import JournalError, RunDirectoryError
 
 LOCK = "master.lock"
+BEGUN = "journal.sqlite"
+BEFOREHAND = (
+    LOCK, "journal.*", "status.json", "workers", "keys", "*.log", "*.out", "*.err", ".*",
+    "lost+found",
+)  # fmt: skip
+"""What may be in a run directory before there is a journal: left by an earlier start or laid there
+by what starts the master. The folder of a file system has the last."""
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "beegfs", "gpfs", "ceph", "9p", "afs",
      "fuse.sshfs", "fuse.glusterfs", "ocfs2", "gfs2"}
 )  # fmt: skip
+
+
+def require_for_runs(run_dir: Path, run_file: Path) -> None:
+    """Refuse a folder of something else, as of a checkpoint. Raises `RunDirectoryError`.
+
+    A folder with a journal is a run's, and so is the one that its run file is in.
+    """
+    try:
+        names = sorted(path.name for path in run_dir.iterdir())
+        if BEGUN in names or run_file.resolve().parent == run_dir.resolve():
+            return
+    except OSError:  # it is not there, or `claim` says what is wrong with it
+        return
+    for name in names:
+        if not any(fnmatch.fnmatchcase(name, known) for known in BEFOREHAND):
+            raise RunDirectoryError(
+                f"{run_dir}: is not a run's folder: it holds {name}, and no {BEGUN}",
+                "name a new or an empty folder with --run-dir",
+            )
 
 
 def claim(run_dir: Path) -> IO[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -74,12 +76,36 @@ def test_only_the_ablation_ignores_what_is_pending() -> None:
     assert not np.array_equal(aware.ask(1, pending=pending), started("ap-bmm").ask(1))
 
 
-def test_rejected_vectors_are_kept_clear_of_by_the_acquisition() -> None:
-    search = started("ap-bmm")
-    (first,) = search.ask(1)
-    search.reject(first)
-    (second,) = search.ask(1)
-    assert float(np.linalg.norm(second - first)) > 1e-2
+def closest_of_those_rejected(name: str, size: int, known: int, *, kept: bool) -> float:
+    """Four vectors are proposed at a peak and fail: how near two of them are, in max norm.
+
+    Unless ``kept``, the search forgets at once what it was told to keep clear of.
+    """
+    peak = np.random.default_rng(0).uniform(0.2, 0.8, size)
+    numbers: dict[str, int] = {"samples": 64, "restarts": 4, "raw_samples": 64}
+    importance = np.linspace(0.1, 1.0, size)
+    search = create(
+        name, size, seed=1, initial=known, budget=2 * known, importance=importance, **numbers
+    )
+    for x in search.ask(known):
+        search.tell(x, np.full(2, 1.0 - float(((x - peak) ** 2).mean())))
+    proposed: list[Array] = []
+    for _ in range(4):
+        (x,) = search.ask(1)
+        search.reject(x)
+        if not kept:
+            search._rejected.clear()
+        proposed.append(x)
+    return min(float(np.abs(a - b).max()) for a, b in combinations(proposed, 2))
+
+
+@pytest.mark.parametrize(("name", "size", "known"), [("ap-bmm", 6, 30), ("ap-bmm-plus", 12, 12)])
+def test_the_neighbourhood_of_rejected_vectors_is_not_proposed_again(
+    name: str, size: int, known: int
+) -> None:
+    """A tenth of a part's weight makes another merge; both would try the same one otherwise."""
+    assert closest_of_those_rejected(name, size, known, kept=True) > 0.1
+    assert closest_of_those_rejected(name, size, known, kept=False) < 0.01
 
 
 def test_the_synchronous_methods_have_one_vector_a_worker() -> None:
