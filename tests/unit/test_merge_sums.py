@@ -12,6 +12,7 @@ from apbmm_common.checkpoint import Checkpoint, read_checkpoint
 from apbmm_common.errors import EvaluationError
 from apbmm_worker import merge, tensor_sums
 from apbmm_worker.merge import merged_tensors, write_merge
+from apbmm_worker.merge_pieces import threads
 from apbmm_worker.merge_plan import TensorPlan, plan_sum, plan_task_vectors
 from apbmm_worker.merge_weights import Row, SourceWeights, outside_rows
 from apbmm_worker.sources import verify_sources
@@ -209,3 +210,14 @@ def test_what_is_made_ahead_is_limited(
     with opened(*sources.values()) as files:
         for given, _ in enumerate(merged_tensors(plans, files, place), start=1):
             assert len(begun) == min(given + 1, len(plans))
+
+
+def test_the_threads_compute_alone_and_leave_others_theirs() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with threads() as executor:
+            assert {executor.submit(torch.get_num_threads).result() for _ in range(8)} == {1}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

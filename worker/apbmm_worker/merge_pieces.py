@@ -15,6 +15,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TypeVar
 
+import torch
+from threadpoolctl import threadpool_limits
+
 from apbmm_common.checkpoint import ITEM_BYTES
 from apbmm_worker import tensor_sums
 from apbmm_worker.merge_plan import TensorPlan
@@ -119,10 +122,21 @@ def shares(parts: Iterable[Part]) -> Iterator[list[Part]]:
         yield share
 
 
+def _compute_alone() -> None:
+    """Keep torch from spreading what this thread computes over threads of its own.
+
+    Every other thread's number of them stays, an engine's in the same process for one.
+    """
+    torch.get_num_threads()  # which settles this thread's number the first time that it is asked
+    threadpool_limits(1, "openmp")
+
+
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
     """A few threads; on an error they finish what is in hand and drop the rest."""
-    executor = ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0))), "merge")
+    executor = ThreadPoolExecutor(
+        min(THREADS, len(os.sched_getaffinity(0))), "merge", initializer=_compute_alone
+    )
     try:
         yield executor
     finally:
