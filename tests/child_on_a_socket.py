@@ -15,6 +15,24 @@ from typing import Any
 Event = dict[str, Any]
 
 
+def in_session(leader: int) -> list[int]:
+    """Processes of a session that are alive."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            state, _, _, session = (entry / "stat").read_text().rpartition(") ")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def engine_core(leader: int) -> int:
+    """The process of a session that vLLM runs its engine in. Names are cut to 15 characters."""
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in in_session(leader)}
+    (core,) = (pid for pid, name in names.items() if name.endswith("EngineCor"))
+    return core
+
+
 class Daemon:
     """The daemon's end of the child's socket."""
 
@@ -60,13 +78,7 @@ class Daemon:
 
     def group(self) -> list[int]:
         """Processes of the child's session that are alive."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                state, _, _, session = (entry / "stat").read_text().rpartition(") ")[2].split()[:4]
-                if int(session) == self.process.pid and state != "Z":
-                    found.append(int(entry.name))
-        return found
+        return in_session(self.process.pid)
 
     def end(self) -> None:
         """Kill the whole group, as the daemon does."""

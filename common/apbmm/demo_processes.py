@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from apbmm.status import JOURNAL, NoMasterError, ask, local_address
-from apbmm_common.command_line import SAME_REQUEST_SECONDS, STOPS, StopRequests
+from apbmm_common.command_line import SAME_REQUEST_SECONDS, STOPS, StopRequests, own_signals
 from apbmm_common.errors import EXIT_FAILED, ApbmmError
 
 PR_SET_PDEATHSIG = 1
@@ -119,12 +119,10 @@ def _die_with_parent(parent: int) -> Callable[[], None]:
 def _stop_requests() -> Iterator[StopRequests]:
     """Count SIGINT and SIGTERM instead of dying of them."""
     stops = StopRequests()
-    before = [signal.signal(number, lambda n, _: stops.come(n)) for number in STOPS]
-    try:
+    with own_signals():
+        for number in STOPS:
+            signal.signal(number, lambda n, _: stops.come(n))
         yield stops
-    finally:
-        for number, handler in zip(STOPS, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _supervise(

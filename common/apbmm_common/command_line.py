@@ -50,7 +50,10 @@ def run_command(module: str) -> NoReturn:
         app = import_module(module).app
         import_module("apbmm_common.wrong_usage")
     forget_empty_settings()
-    sys.exit(run_app(app))
+    code = run_app(app)
+    for number in STOPS:  # the code is settled, and no signal is to change it
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 @contextmanager
@@ -101,7 +104,7 @@ class StopRequests:
             loop.add_signal_handler(number, heard, number)
 
     def ignore_more(self) -> None:
-        """End what `listen` began: the exit code is settled, and no signal is to change it."""
+        """End what `listen` began, within `own_signals`: what is left is to exit."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -131,6 +134,17 @@ class StopRequests:
         """Of a process that stopped because of them: only one that was asked gently is done."""
         gently = self.numbers == [signal.SIGTERM]
         return EXIT_DONE if gently else EXIT_INTERRUPTED
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """At the end give the signals to stop back to whoever had them."""
+    before = [(number, signal.getsignal(number)) for number in STOPS]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 class _EndedError(BaseException):

@@ -22,9 +22,9 @@ from apbmm_master.events import EVENT, Record, ResultRecorded
 from apbmm_master.high_water import NAME as MARK
 from apbmm_master.high_water import HighWater, high_water, missing_bytes
 from apbmm_master.lifecycle import InvariantError
-from apbmm_master.run_directory import claim
+from apbmm_master.run_directory import BEGUN, claim
 
-NAME = "journal.sqlite"
+NAME = BEGUN
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (

@@ -18,7 +18,7 @@ from apbmm_common.runfile import RunSpec
 from apbmm_worker.job import Bench, _body
 from apbmm_worker.merge_slots import MEMORY, owner
 from apbmm_worker.options import Options
-from child_on_a_socket import Daemon, Event
+from child_on_a_socket import Daemon, Event, engine_core
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -298,10 +298,7 @@ def test_an_engine_in_its_own_processes(victim: str, prepare: Event, tmp_path: P
         daemon.ask(**prepare)
         event, _ = daemon.evaluate("e1", [0.5] * LAYERS)
         check_numbers(event)
-        others = [pid for pid in daemon.group() if pid != daemon.process.pid]
-        # Process names are cut to 15 characters.
-        names = {pid: Path("/proc", str(pid), "comm").read_text().strip() for pid in others}
-        (core,) = [pid for pid, name in names.items() if name.endswith("EngineCor")]
+        core = engine_core(daemon.process.pid)
         if victim == "engine":
             os.kill(core, signal.SIGKILL)
             event, _ = daemon.evaluate("e2", [0.6] * LAYERS)

@@ -1,4 +1,4 @@
-"""kill -9 of the process that a real vLLM runs in, in the middle of an evaluation."""
+"""The process that a real vLLM runs in dies, or stands still, in the middle of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import pytest
 
 from apbmm.toml_text import run_as_toml
 from apbmm_common.demo_pair import RUN_FILE, demo_folder
-from apbmm_common.runfile import load_run_file
+from apbmm_common.messages import Assign, Evaluated, Failed
+from apbmm_common.runfile import RunSpec, load_run_file
 from apbmm_master.events import AttemptFailed, EvaluationFailed, WorkerQuarantined
 from apbmm_master.status import journal_snapshot
+from apbmm_worker.job import Bench
+from apbmm_worker.options import Options
+from child_on_a_socket import engine_core, in_session
 from rehearsal_runs import Site, site_in, wait_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 EVALUATIONS = 2
+STALL_SECONDS = 3.0
 
 
 @pytest.fixture
@@ -26,14 +31,13 @@ def site(tmp_path: Path) -> Iterator[Site]:
     yield from site_in(tmp_path)
 
 
-def configure(site: Site) -> None:
+def spec_of_the_pair(**timings: float) -> RunSpec:
     """The shipped pair with few questions, by a method that proposes at once."""
     spec = load_run_file(demo_folder() / RUN_FILE)
     few = tuple(
         b.model_copy(update={"questions": 40, "question_ids": None}) for b in spec.benchmarks
     )
-    site.run_file = site.folder / "run.toml"
-    changed = spec.model_copy(
+    return spec.model_copy(
         update={
             "benchmarks": few,
             "algorithm": spec.algorithm.model_copy(update={"name": "sobol", "settings": {}}),
@@ -41,10 +45,15 @@ def configure(site: Site) -> None:
                 update={"evaluations": EVALUATIONS, "initial": EVALUATIONS}
             ),
             "prior": spec.prior.model_copy(update={"questions": 4}),
-            "timings": spec.timings.model_copy(update={"beat": 0.2}),
+            "timings": spec.timings.model_copy(update={"beat": 0.2, **timings}),
         }
     )
-    site.run_file.write_text(run_as_toml(changed), encoding="utf-8")
+
+
+def configure(site: Site) -> None:
+    """Write the run file."""
+    site.run_file = site.folder / "run.toml"
+    site.run_file.write_text(run_as_toml(spec_of_the_pair()), encoding="utf-8")
 
 
 def test_a_killed_vllm_is_replaced_and_its_evaluation_done_again(site: Site) -> None:
@@ -68,3 +77,54 @@ def test_a_killed_vllm_is_replaced_and_its_evaluation_done_again(site: Site) -> 
         os.killpg(group, 0)
     front = journal_snapshot(site.ledger())["front"]
     assert front, "what the replacement measured counts"
+
+
+def pid_of_child(bench: Bench) -> int:
+    assert bench._child is not None
+    assert bench._child._process is not None
+    return bench._child._process.pid
+
+
+@pytest.mark.slow
+async def test_a_vllm_that_stands_still_is_named_and_replaced_with_its_whole_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's own hands, and the engine in a process of its own, as on a GPU: it is stopped.
+
+    The limit is short only once the engine is up, which takes long without a word.
+    """
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0")
+    patient = spec_of_the_pair(stall=600.0)
+    hasty = spec_of_the_pair(stall=STALL_SECONDS)
+    for folder in ("state", "scratch"):
+        (tmp_path / folder).mkdir()
+    bench = Bench(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch"))
+
+    def assign(name: str, attempt: int) -> Assign:
+        return Assign(
+            run="r", evaluation=name, attempt=attempt, lease=f"{name}-{attempt}", work="evaluate",
+            vector=(0.3,) * layers, config="c", fresh=attempt > 1,
+        )  # fmt: skip
+
+    try:
+        layers = (await bench.prepare(patient))["layers"]
+        first = await bench.work(assign("a", 1))
+        assert isinstance(first, Evaluated), first
+        child = pid_of_child(bench)
+        group, core = in_session(child), engine_core(child)
+        assert {child, core} <= set(group)
+        os.kill(core, signal.SIGSTOP)
+        bench.adopt(hasty)
+        broken = await bench.work(assign("b", 1))
+        assert isinstance(broken, Failed), broken
+        assert broken.fault == "engine"
+        assert f"no progress for {STALL_SECONDS:g} s in stage " in broken.message
+        wait_for("the end of the whole group", lambda: not in_session(child), 20)
+        bench.adopt(patient)
+        again = await bench.work(assign("b", 2))
+        assert isinstance(again, Evaluated), again
+        assert "start engine" in again.stages
+        assert pid_of_child(bench) != child
+    finally:
+        await bench.close()

@@ -38,9 +38,9 @@ def status(run_dir: Path) -> dict[str, object]:
 
 
 @contextmanager
-def busy_demo(run_dir: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A demo with evaluations in hand."""
-    begin(run_dir, 20)
+def busy_demo(run_dir: Path, log: Path, seconds: float = 20) -> Iterator[subprocess.Popen[bytes]]:
+    """A demo with evaluations in hand, which take so long."""
+    begin(run_dir, seconds)
     with started("apbmm", "demo", "--run-dir", run_dir, log=log) as demo:
         wait_until(lambda: status(run_dir).get("running"))
         yield demo
@@ -77,7 +77,7 @@ def test_the_demo_ends_with_the_front_and_goes_on_when_asked(tmp_path: Path) -> 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_drains_and_leaves_no_process(tmp_path: Path, number: int, code: int) -> None:
     log = tmp_path / "demo.log"
-    with busy_demo(tmp_path / "run", log) as demo:
+    with busy_demo(tmp_path / "run", log, seconds=6) as demo:
         demo.send_signal(number)
         assert demo.wait(60) == code
     text = log.read_text()

@@ -61,7 +61,7 @@ def test_status_tells_of_a_workers_full_disk_and_what_it_refused_is_stored_when_
         wait_for("a result", site.done)
         assert trouble() == ""
         # What is delivered meanwhile is deleted, which frees some space.
-        told = wait_for("status to tell", lambda: fill(disk) and trouble())
+        told = str(wait_for("status to tell", lambda: fill(disk) and trouble()))
         assert f"the outbox {outbox} could not be written: " in told
         assert "No space left" in told
         done = site.done()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ def all_counted(master: Master, flood: Flood) -> bool:
     return flood.over.is_set() and refused(master) == flood.sent
 
 
+def has_come_on(master: Master, flood: Flood, before: int) -> bool:
+    return refused(master) > before or all_counted(master, flood)
+
+
 async def seconds_to_register(master: Master, address: str, name: str) -> float:
     """From a fresh worker's first attempt to connect to its WELCOME."""
     began = time.monotonic()
@@ -100,10 +105,9 @@ async def test_malformed_frames_are_counted_and_disturb_nobody(
             busy = await seconds_to_register(master, address, "busy")
             flood.enough.set()
             while not all_counted(master, flood):
-                before = refused(master)
                 await until(
                     "further refusals",
-                    lambda n=before: refused(master) > n or all_counted(master, flood),
+                    partial(has_come_on, master, flood, refused(master)),
                 )
         finally:
             flood.enough.set()

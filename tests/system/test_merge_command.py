@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from small_disk import small_disk
 from tiny_checkpoints import (
     load_tensors,
     rounding_error,
+    rounding_error_of_sum,
     save_tensors,
     write_json,
     write_related,
@@ -27,12 +29,12 @@ LAYERS = 2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sources a and b, fine-tunes of base; each says in its template who it is."""
+    """Sources a, b and c, fine-tunes of base; each says in its template who it is."""
     root = tmp_path_factory.mktemp("sources")
     write_tiny_qwen3(root / "base", seed=0, layers=LAYERS, hidden=32, dtype=torch.bfloat16)
-    for seed, name in enumerate(("a", "b"), start=1):
+    for seed, name in enumerate(("a", "b", "c"), start=1):
         write_related(root / "base", root / name, seed=seed)
-    for name in ("base", "a", "b"):
+    for name in ("base", "a", "b", "c"):
         (root / name / "chat_template.jinja").write_text(name)
     write_json(root / "short.json", [0.5])
     write_json(root / "beyond.json", [0.5, 1.5])
@@ -97,6 +99,45 @@ def test_a_model_level_merge_with_every_knob(folder: Path, tmp_path: Path) -> No
         "epsilon": 0.3, "definition": "paper",
     }  # fmt: skip
     assert (tmp_path / "plain" / "chat_template.jinja").read_text() == "a"
+
+
+TRIO = ("--source", "a", "--source", "b", "--source", "c=c")
+# By layer, then outside the layers: the mean unless the file says otherwise.
+ROWS = [[0.2, 0.3, 0.5], [0.6, 0.0, 0.4], [0.4, 0.15, 0.45]]
+STICKS = [[0.19, 0.25], [0.75, 1.0]]  # shares 1 - sqrt(1 - v), and then the number itself
+BROKEN = [[0.1, 0.225, 0.675], [0.5, 0.5, 0.0], [0.3, 0.3625, 0.3375]]
+
+
+@pytest.mark.parametrize(
+    ("more", "value", "rows"),
+    [
+        (TRIO, ROWS[:2], ROWS),
+        (TRIO, {"blocks": [ROWS[0]], "outside": "c"}, [ROWS[0], ROWS[0], [0.0, 0.0, 1.0]]),
+        (TRIO, {"sticks": [*STICKS[0], *STICKS[1]]}, BROKEN),
+        (
+            (*TRIO, "--base", "base", "--method", "task_arithmetic"),
+            {"layers": [[1.5, -0.5, 0.25], [0, 1, 2]], "outside": {"norm": [0.5, 0.5, 0.5]}},
+            [[1.5, -0.5, 0.25], [0, 1, 2], [0.75, 0.25, 1.125]],
+        ),
+    ],
+    ids=["layers", "blocks", "sticks", "task_arithmetic"],
+)
+def test_three_sources_have_the_numbers_that_torch_has(
+    folder: Path, tmp_path: Path, more: tuple[str, ...], value: object, rows: list[list[float]]
+) -> None:
+    write_json(tmp_path / "w.json", value)
+    shown = merge(folder, *more, "--weights", tmp_path / "w.json", "--out", tmp_path / "out")
+    assert shown.returncode == 0, shown.stderr
+    sources = [load_tensors(folder / name) for name in ("base", "a", "b", "c")]
+    result = load_tensors(tmp_path / "out")
+    for name, tensor in result.items():
+        parts = name.split(".")
+        row = rows[int(parts[2])] if parts[1] == "layers" else rows[2]
+        if name == "model.norm.weight" and "--base" in more:
+            row = [0.5, 0.5, 0.5]
+        weights = (1.0 - math.fsum(row), *row)
+        tensors = [source[name] for source in sources]
+        assert rounding_error_of_sum(tensor, tensors, weights).max() <= 1, name
 
 
 PAIR = ("--source", "a", "--source", "b")

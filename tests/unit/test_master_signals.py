@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.command_line import StopRequests
+from apbmm_common.command_line import StopRequests, own_signals
 from apbmm_master.journal import Journal
 from apbmm_master.master import Master
 from apbmm_master.serve import _handle_signals
@@ -52,6 +52,23 @@ def test_ctrl_c_is_no_gentle_end() -> None:
     stops = StopRequests()
     assert stops.come(signal.SIGINT)
     assert (stops.at_once, stops.exit_code) == (False, 130)
+
+
+def test_signals_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    async def listen() -> None:
+        stops, seen = StopRequests(), list[int]()
+        stops.listen(seen.append)
+        await come(signal.SIGTERM)
+        assert seen == [signal.SIGTERM]
+        stops.ignore_more()
+        await come(signal.SIGTERM)
+
+    with own_signals():
+        asyncio.run(listen())
+        signal.raise_signal(signal.SIGTERM)  # the loop is closed, and it still does no harm
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 async def test_only_the_second_signal_cancels(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from apbmm_common.command_line import StopRequests, command_app, leaving_at_once
+from apbmm_common.command_line import StopRequests, command_app, leaving_at_once, own_signals
 from apbmm_common.logs import Level
 
 if TYPE_CHECKING:
@@ -124,9 +124,10 @@ def serve(settings: Options) -> int:
         finally:
             stops.ignore_more()
 
-    try:
-        return asyncio.run(run())
-    finally:
-        flush()
-        folders.close()
-        claim.release()
+    with own_signals():
+        try:
+            return asyncio.run(run())
+        finally:
+            flush()
+            folders.close()
+            claim.release()
