@@ -125,7 +125,7 @@ def test_a_worker_that_is_heard_but_hears_nothing_delivers_what_it_has(
         wait_for("a first result", lambda: results_of(site, "far"))
         held = wait_for("work in its hand", lambda: held_by(site, "far"))
         link.cut("down")
-        seconds = 2 * (TIMINGS["unreachable"] + GRACE)
+        seconds = (2 if SCALE >= 1 else 1) * (TIMINGS["unreachable"] + GRACE)
         mend_at = time.monotonic() + seconds
         wait_for("its result", lambda: site.ledger().evaluations[held].state == "done")
         near = results_of(site, "near")
