@@ -82,6 +82,9 @@ done
 for unit in apbmm-master apbmm-worker@; do
     cat "$share/timings.conf" >> "$root/etc/systemd/system/$unit.service.d/trial.conf"
 done
+# An installation in /tmp would be hidden by the one, emptied by the other.
+ln -s /dev/null "$root/etc/systemd/system/tmp.mount"
+mkdir -p "$root/etc/tmpfiles.d" && ln -sf /dev/null "$root/etc/tmpfiles.d/tmp.conf"
 rm -f "$root"/etc/systemd/system/*.wants/*
 mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
 cat > "$root/etc/systemd/system/trial.service" <<'UNIT'

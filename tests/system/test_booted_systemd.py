@@ -48,6 +48,7 @@ is() { [ "$(of "$1" "$2")" = "$3" ]; }
 
 systemctl start $M $W
 echo started="$(of $M ActiveState) $(of $W ActiveState)"
+is $M ActiveState active || { journalctl --no-pager -o cat -u $M -u $W; echo finished=yes; exit; }
 until_true at_work
 fed=$(of $M WatchdogTimestampMonotonic)
 sleep 9
