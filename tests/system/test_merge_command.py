@@ -24,6 +24,8 @@ from tiny_checkpoints import (
     write_tiny_qwen3,
 )
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 2
 
 
