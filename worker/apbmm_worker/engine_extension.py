@@ -60,13 +60,14 @@ class HotLoadExtension:
             stream = MergeStream(plans)
             live = self._apbmm_live(stream.shapes)
             # vLLM's own loader takes nothing but whole tensors.
-            parts = live.parts if live.writable else EVERYTHING
+            writable = live.writable
+            parts = live.parts if writable else EVERYTHING
             expectation = self._apbmm_expectation(live, parts)
 
             def made(place: Place) -> Tensors:
                 return _counted(expectation.watch(self._apbmm_tensors(stream, place, parts)))
 
-            if live.writable:
+            if writable:
                 live.write(made, parts)
                 vllm_features.forget_derived(self)
             else:

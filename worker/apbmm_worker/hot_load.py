@@ -195,11 +195,12 @@ class HotLoader(Generic[E]):
                     raise _fault("a load in memory changed nothing")
                 tried, start = way, time.monotonic()
                 load()
-                trial.seconds[way] = time.monotonic() - start
+                seconds = time.monotonic() - start
                 if state() != fresh:
                     raise _fault(f"after a hot-load by {way} the engine is not what a fresh one is")
+                trial.seconds[way] = seconds
             except EvaluationError as error:
-                trial.seconds.pop(tried, None)
+                trial.seconds.pop(tried, None)  # memory may fail in the other way's turn
                 trial.faults[tried] = error
                 if not engine.usable:
                     break
@@ -209,13 +210,13 @@ class HotLoader(Generic[E]):
         try:
             fresh, start = engine.state(slot, self._prompts, _TOKENS), time.monotonic()
             engine.load(slot)
-            trial.seconds["checkpoint"] = time.monotonic() - start
+            seconds = time.monotonic() - start
             if engine.state(slot, self._prompts, _TOKENS) != fresh:
                 raise _fault("a reload of the same checkpoint changed the engine")
             if not engine.compared_all:
                 raise _fault("not every weight could be compared after a reload")
+            trial.seconds["checkpoint"] = seconds
         except EvaluationError as error:
-            trial.seconds.pop("checkpoint", None)
             trial.faults["checkpoint"] = error
 
 
