@@ -19,18 +19,15 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from apbmm_common.messages import Assign
-from apbmm_master.algorithms import create
+from apbmm_master.proposer import Proposer, Recall, Request, Setup, Tell
 from real_master import LAYERS, place, rehearsal, running
 from rehearsed_fleet import Fleet, Times, worker_name
 
@@ -67,26 +64,41 @@ class Ask:
     further: float
 
 
-def measure_ask(case: Case) -> Ask:
-    """CPU seconds of AP-BMM's asks when a run is at its end: all observations, all workers busy."""
-    # As in `apbmm_master.proposer`; of two threads, CPU seconds would be the sum.
-    torch.set_num_threads(1)
+async def measure_ask(case: Case) -> Ask:
+    """CPU seconds of AP-BMM's asks when a run is at its end: all observations, all workers busy.
+
+    Asked as a master asks. Every observation lies close to the front, which makes asks as dear as
+    they can be.
+    """
     observations, pending = case.evaluations, case.workers - 1
     numbers = np.random.default_rng(1)
-    search = create("ap-bmm", LAYERS, budget=2 * case.evaluations + 2 * case.workers, seed=1)
+    calls: list[Recall | Tell] = []
     for vector in numbers.random((observations, LAYERS)):
         share = float(vector.mean())
-        search.tell(vector, [share, 1 - share**1.5] + 0.02 * numbers.normal(size=2))
-    in_flight = list(numbers.random((pending, LAYERS)))
-    began = time.process_time()
-    search.ask(1, in_flight)
-    first = time.process_time() - began
-    assert search.last_proposal is not None
-    one = search.last_proposal.search_seconds
-    # As many as a fleet of this size asks for at once; the same model, for there is no news.
-    many = max(4, case.workers // 16)
-    search.ask(many, in_flight)
-    return Ask(first, (search.last_proposal.search_seconds - one) / (many - 1))
+        objectives = [share, 1 - share**1.5] + 0.02 * numbers.normal(size=2)
+        calls.append(Tell(tuple(vector), tuple(objectives)))
+    in_flight = tuple(map(tuple, numbers.random((pending, LAYERS))))
+    setup = Setup(
+        name="ap-bmm",
+        dimensions=LAYERS,
+        objectives=2,
+        seed=1,
+        budget=2 * case.evaluations + 2 * case.workers,
+        initial=case.workers,
+        workers=case.workers,
+        reference_point=(-0.2, -0.2),
+    )
+    proposer = Proposer()
+    try:
+        one = await proposer.ask(Request(setup, tuple(calls), in_flight, 1))
+        # As many as a fleet of this size asks for at once; the same model, for there is no news.
+        many = max(4, case.workers // 16)
+        calls.append(Recall(one.vectors, in_flight))
+        more = await proposer.ask(Request(setup, tuple(calls), in_flight, many))
+    finally:
+        proposer.close()
+    first, whole = (answer.diagnostics["search_seconds"] for answer in (one, more))
+    return Ask(one.diagnostics["fit_seconds"] + first, (whole - first) / (many - 1))
 
 
 def duration(evaluation: str) -> float:
@@ -155,11 +167,10 @@ def ideal(case: Case) -> tuple[float, float]:
 
 def load(sizes: Sequence[int], *, curve: bool) -> None:
     """Print load rates and wall-clocks, a row for each size of fleet."""
-    warnings.simplefilter("ignore")
     print("workers  compression  ask (first, further)  load rate: async  with tail    sync", end="")
     print("  sync/async wall-clock  ideal")
     for case in (CASES[size] for size in sizes):
-        ask = measure_ask(case)
+        ask = asyncio.run(measure_ask(case))
 
         async def both(case: Case = case, ask: Ask = ask) -> list[list[Times]]:
             loops = (("compressed-asynchronous", ask), ("compressed-synchronous", Ask(0.0, 0.0)))

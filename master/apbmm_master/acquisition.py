@@ -45,11 +45,12 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
     optimisers expect.
     """
 
-    def __init__(self, joint: JointSamples, reference_point: Tensor) -> None:
+    def __init__(self, joint: JointSamples, outcomes: Tensor, reference_point: Tensor) -> None:
+        """`outcomes` (S, k, m): of the samples of `joint`, all that can be on a sampled front."""
         super().__init__(model=joint.model)
         self.joint = joint
         self.reference_point = reference_point
-        self.lower, sides = _cells(joint.values, reference_point)
+        self._fronts, self.lower, sides = _partition(outcomes, reference_point)
         self.log_sides = sides.log().clamp_min(LOG_ZERO)
 
     @property
@@ -67,13 +68,17 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
     def given(self, x: Tensor) -> PendingAwareLogNEHVI:
         """A new acquisition function for which `x` (1, D) is pending too."""
         with torch.no_grad():
-            return PendingAwareLogNEHVI(self.joint.extended(x), self.reference_point)
+            joint = self.joint.extended(x)
+            # What was off its sample's front stays off it, whatever is added.
+            outcomes = torch.cat([self._fronts, joint.values[:, -1:]], dim=1)
+            return PendingAwareLogNEHVI(joint, outcomes, self.reference_point)
 
     def thinned(self, samples: int) -> PendingAwareLogNEHVI:
         """The same function estimated from the first `samples` of the Monte-Carlo samples."""
         # A shallow copy: the fronts of the samples that stay need no new decomposition.
         thin = copy(self)
         thin.joint = self.joint.thinned(samples)
+        thin._fronts = self._fronts[:samples]
         thin.lower, thin.log_sides = self.lower[:samples], self.log_sides[:samples]
         return thin
 
@@ -102,20 +107,29 @@ def pending_aware(
         joint = draw(model, torch.cat([observed, pending]), samples, spare=pool, seed=seed)
         better = (joint.values > reference_point).all(dim=-1)
         on_front = (is_non_dominated(joint.values, deduplicate=False) & better).any(dim=0)
-        return PendingAwareLogNEHVI(keep_fronts(joint, on_front), reference_point)
+        kept = keep_fronts(joint, on_front)
+        return PendingAwareLogNEHVI(kept, kept.values, reference_point)
 
 
-def _cells(values: Tensor, reference_point: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower corners and sides (S, C, m) of the cells above each sampled front (S, B, m)."""
+def _partition(values: Tensor, reference_point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sampled fronts (S, F, m) of `values` (S, k, m), and lower corners and sides (S, C, m) of
+    the cells above each. A front with fewer points than others is filled up with some that change
+    nothing.
+    """
     if len(reference_point) == 2:
         boxes = FastNondominatedPartitioning(ref_point=reference_point, Y=values)
+        fronts = boxes.pareto_Y
     else:
         # BoTorch batches the decomposition for two objectives only.
         boxes = BoxDecompositionList(
             *[FastNondominatedPartitioning(ref_point=reference_point, Y=v) for v in values]
         )
+        most = max(len(front) for front in boxes.pareto_Y)
+        fronts = reference_point.expand(len(values), most, -1).clone()
+        for front, found in zip(fronts, boxes.pareto_Y, strict=True):
+            front[: len(found)] = found
     lower, upper = boxes.get_hypercell_bounds()
-    return lower, upper.clamp_max(LARGEST_SIDE) - lower
+    return fronts, lower, upper.clamp_max(LARGEST_SIDE) - lower
 
 
 class _LogMeanImprovement(torch.autograd.Function):  # type: ignore[misc]

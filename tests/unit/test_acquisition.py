@@ -79,6 +79,18 @@ def test_dropping_points_off_every_sampled_front_changes_no_front(objectives: in
         assert hypervolume(few, reference) == pytest.approx(hypervolume(all_points, reference))
 
 
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_the_fronts_carried_along_are_those_of_all_points(objectives: int) -> None:
+    surrogate, pending, reference = problem(objectives)
+    carried = build(surrogate, pending, reference, pool=5)
+    x = torch.as_tensor(np.random.default_rng(5).random((8, DIMENSIONS)))
+    for vector in x[:4]:
+        carried = carried.given(vector.unsqueeze(0))
+    anew = PendingAwareLogNEHVI(carried.joint, carried.joint.values, carried.reference_point)
+    torch.testing.assert_close(carried.score(x), anew.score(x), rtol=1e-12, atol=1e-12)
+    assert float(anew.score(x).max()) > -20.0
+
+
 def test_formula_and_gradient_are_botorchs() -> None:
     """The lean improvement against qLogEHVI's own code on the same samples and cells."""
     surrogate, pending, reference = problem()
