@@ -19,8 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from apbmm.status import JOURNAL, NoMasterError, ask, local_address
-from apbmm_common.command_line import SAME_REQUEST_SECONDS, STOPS, StopRequests, own_signals
 from apbmm_common.errors import EXIT_FAILED, ApbmmError
+from apbmm_common.stop_signals import SAME_REQUEST_SECONDS, STOPS, StopRequests, own_signals
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.2

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from apbmm_common.command_line import tidied_up_when_ended
 from apbmm_common.compatibility import BASE_ROLE
 from apbmm_common.errors import EXIT_DONE, ApbmmError, EvaluationError, UsageError
+from apbmm_common.stop_signals import tidied_up_when_ended
 
 if TYPE_CHECKING:
     from apbmm_common.checkpoint import Checkpoint

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apbmm_common.command_line import command_app, leaving_at_once
+from apbmm_common.command_line import command_app
 from apbmm_common.logs import Level
+from apbmm_common.stop_signals import leaving_at_once
 
 app = command_app(
     "apbmm-master",

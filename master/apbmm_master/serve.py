@@ -11,10 +11,10 @@ from pathlib import Path
 import zmq
 
 from apbmm_common.addresses import is_local
-from apbmm_common.command_line import StopRequests, own_signals
 from apbmm_common.curve import MasterKeys
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
 from apbmm_common.runfile import RunSpec
+from apbmm_common.stop_signals import StopRequests, own_signals
 from apbmm_common.supervision import Supervisor
 from apbmm_master.door import Door
 from apbmm_master.journal import NAME as JOURNAL

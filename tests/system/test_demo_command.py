@@ -15,8 +15,8 @@ import pytest
 from apbmm.demo import Wishes, demo_run, require_parts
 from apbmm.demo_processes import WorkersLostError, last_line, run_processes
 from apbmm.toml_text import run_as_toml
-from apbmm_common.command_line import SAME_REQUEST_SECONDS
 from apbmm_common.errors import UsageError
+from apbmm_common.stop_signals import SAME_REQUEST_SECONDS
 from commands import processes_naming, run, started, wait_until
 
 pytestmark = pytest.mark.slow

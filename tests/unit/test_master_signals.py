@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.command_line import StopRequests, own_signals
+from apbmm_common.stop_signals import StopRequests, own_signals
 from apbmm_master.journal import Journal
 from apbmm_master.master import Master
 from apbmm_master.serve import _handle_signals
@@ -75,7 +75,7 @@ async def test_only_the_second_signal_cancels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
-    monkeypatch.setattr("apbmm_common.command_line.SAME_REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr("apbmm_common.stop_signals.SAME_REQUEST_SECONDS", 0.0)
     with Journal(tmp_path) as journal:
         master = Master(journal, world_spec(), "tcp://127.0.0.1:*")
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from apbmm_common.command_line import StopRequests, command_app, leaving_at_once, own_signals
+from apbmm_common.command_line import command_app
 from apbmm_common.logs import Level
+from apbmm_common.stop_signals import StopRequests, leaving_at_once, own_signals
 
 if TYPE_CHECKING:
     from apbmm_worker.options import Options
