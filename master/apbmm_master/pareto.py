@@ -47,18 +47,17 @@ def hypervolume(points: npt.ArrayLike, reference_point: npt.ArrayLike) -> float:
     values = values[(values > reference).all(axis=1)]
     if not len(values):
         return 0.0
-    values = values[front(values)]
     if values.shape[1] == 1:
         return float(values.max() - reference[0])
     if values.shape[1] == 2:
         return _hypervolume_2d(values, reference)
     from pymoo.indicators.hv import HV
 
-    return float(HV(ref_point=-reference)(-values))
+    return float(HV(ref_point=-reference)(-values[front(values)]))
 
 
 def _hypervolume_2d(values: Array, reference: Array) -> float:
-    """Sum of the strips of a front, swept from the best first objective to the worst."""
+    """Sum of strips, swept from the best first objective to the worst; dominated ones are empty."""
     descending = values[np.argsort(-values[:, 0], kind="stable")]
     floors = np.concatenate([[reference[1]], np.maximum.accumulate(descending[:, 1])[:-1]])
     heights = np.clip(descending[:, 1] - floors, 0.0, None)

@@ -122,6 +122,7 @@ class Tracker:
         self._scored: list[Scored] = []
         self._trajectory: list[tuple[float, int]] = []
         self._front: list[int] = []
+        self._points: Array = np.empty(0)
 
     def stand(self, ledger: Ledger) -> Standing:
         """Score everything that is complete and follow front and hypervolume through it.
@@ -130,6 +131,7 @@ class Tracker:
         """
         if ledger is not self._ledger:
             self._ledger, self._scored, self._trajectory, self._front = ledger, [], [], []
+            self._points = np.empty(0)
         if ledger.spec is None or not ledger.references_done:
             return Standing()
         for name in ledger.completed[len(self._scored) :]:
@@ -148,14 +150,13 @@ class Tracker:
         self._scored.append(scored)
         volume = self._trajectory[-1][0] if self._trajectory else 0.0
         new = np.array(scored.objectives, dtype=np.float64)
-        points = np.array([self._scored[i].objectives for i in self._front], dtype=np.float64)
-        points = points.reshape(-1, len(new))
+        points = self._points.reshape(-1, len(new))
         if not (_no_worse(points, new) & (points != new).any(axis=1)).any():
             kept = ~(_no_worse(new, points) & (points != new).any(axis=1))
             self._front = [i for i, keep in zip(self._front, kept, strict=True) if keep]
             self._front.append(len(self._scored) - 1)
-            points = np.concatenate([points[kept], new[None]])
-            volume = hypervolume(points, ledger.spec.hypervolume_reference)
+            self._points = np.concatenate([points[kept], new[None]])
+            volume = hypervolume(self._points, ledger.spec.hypervolume_reference)
         self._trajectory.append((volume, len(self._front)))
 
 
