@@ -28,6 +28,7 @@ from apbmm_worker.merge import materialise, write_merge
 from apbmm_worker.merge_plan import plan_task_vectors
 from apbmm_worker.sources import VerifiedSources, verify_sources
 from apbmm_worker.task_vectors import METHODS, TaskVectors
+from apbmm_worker.whole_trim import trimmed
 from random_qwen3 import of_size, write_random
 
 CHUNK = 1 << 20
@@ -194,15 +195,16 @@ def report_methods(paths: dict[str, Path], folder: Path) -> None:
         scratch = Path(temporary)
         sources = verify_sources(paths, scratch / "cache")
         tuned = {role: sources.checkpoints[role] for role in ("thinking", "instruct")}
-        for method in METHODS:
-            rule = TaskVectors(method, 0.5, 0.6)
+        rules = {method: TaskVectors(method, 0.5, 0.6) for method in METHODS}
+        rules["ties by its paper"] = TaskVectors("ties", 0.5, 0.6, definition="paper")
+        for name, rule in rules.items():
             plans = plan_task_vectors(tuned, sources.checkpoints["base"], rule)
             taken = timed(
-                lambda p=plans: write_merge(sources, p, {}, "instruct", scratch / "out")  # type: ignore[misc]
+                lambda p=plans: write_merge(sources, trimmed(p), {}, "instruct", scratch / "out")  # type: ignore[misc]
             )
             size = sum(tensor.length for tensor in plans) / 1e9
             print(
-                f"{method:>18} {taken.processor / size:6.1f} CPU s per GB written"
+                f"{name:>18} {taken.processor / size:6.1f} CPU s per GB written"
                 f" ({taken.wall / size:.1f} s on the clock)"
             )
 

@@ -42,14 +42,17 @@ class Daemon:
         self.outputs = log.parent / "outputs"
         with theirs, log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "apbmm_worker.child", "--fd", str(theirs.fileno())],
+                [
+                    sys.executable, "-m", "apbmm_worker.child",
+                    "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
+                ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path)), **environment},
-            )
+            )  # fmt: skip
         self._events = self._socket.makefile("rb")
 
     def ask(self, **command: Any) -> tuple[Event, list[Event]]:

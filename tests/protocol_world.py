@@ -34,10 +34,12 @@ from apbmm_master.dispatch import Dispatch
 from apbmm_master.events import (
     AnyEvent,
     EpochStarted,
+    EvaluationFailed,
     Finished,
     Proposal,
     Proposed,
     Record,
+    ResultRecorded,
     RunStarted,
 )
 from apbmm_master.fleet import Fleet
@@ -160,10 +162,13 @@ class Sim:
         self.held = None
 
     def _assigned(self, assign: Assign) -> None:
-        if assign.lease in self.finished or assign.lease in self.outbox:
+        if assign.lease in self.outbox:
             return
         if self.held is not None and self.held.lease != assign.lease:
             self.says.append(Decline(run=self.run, lease=assign.lease, reason="it holds another"))
+            return
+        if assign.lease in self.finished:
+            self.says.append(Decline(run=self.run, lease=assign.lease, reason="it is done with it"))
             return
         self.held = assign
         self.says.append(Accept(run=self.run, lease=assign.lease, hello=self.hellos))
@@ -187,7 +192,10 @@ def _lease(work: Assign | Result) -> Lease:
 
 
 class World:
-    """One run. Time moves only by `pass_time`, messages only by `deliver` and `turn`."""
+    """One run. Time moves only by `pass_time`, messages only by `deliver` and `turn`.
+
+    `deliver` fails where a worker is told to forget a result that the journal does not have.
+    """
 
     def __init__(self, **changes: Any) -> None:
         self.now = 1000.0
@@ -309,8 +317,19 @@ class World:
         for identity, message in answers:
             for worker in self.workers:
                 if worker.identity == identity and worker.alive:
+                    if isinstance(message, ResultAck) and message.lease in worker.outbox:
+                        self._may_be_forgotten(worker.outbox[message.lease])
                     worker.hear(message)
         self.collect()
+
+    def _may_be_forgotten(self, result: Result) -> None:
+        """An acknowledged result is in the journal, or was not needed any more."""
+        settled = {
+            record.event.evaluation
+            for record in self.stored
+            if isinstance(record.event, ResultRecorded | EvaluationFailed)
+        }
+        assert isinstance(result.body, Failed) or result.evaluation in settled, "paid for and lost"
 
     def collect(self) -> None:
         """Put what the workers say on its way."""

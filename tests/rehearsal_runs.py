@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -140,6 +140,17 @@ class Process:
         return []
 
 
+def press(process: Process) -> int:
+    """SIGTERM again and again until the process ends; its exit code."""
+
+    def ended() -> bool:
+        process.signal(signal.SIGTERM)
+        return process.popen.poll() is not None
+
+    wait_for("its end", ended)
+    return process.end()
+
+
 @dataclass
 class Site:
     """A run directory, a port, and the processes started on them."""
@@ -182,21 +193,28 @@ class Site:
         at: str = "",
         gpu: str = "rehearsal",
         env: Mapping[str, str] = NOTHING,
+        within: Sequence[str] = (),
     ) -> Process:
-        """Start a worker; ``fault`` as APBMM_REHEARSAL_FAULT, ``at`` another address."""
+        """Start a worker; ``fault`` as APBMM_REHEARSAL_FAULT, ``at`` another address.
+
+        ``within``: a command that runs it, as `unshare` does.
+        """
         return self._start(
             "apbmm_worker.cli", "--gpu", gpu, "--name", name, "--master",
             at or self.address, "--state", str(self.folder / "state" / locks / name),
             env={
                 "APBMM_REHEARSAL_FAULT": fault, "APBMM_LOCK_DIR": str(self.folder / locks), **env,
             },
+            within=within,
         )  # fmt: skip
 
-    def _start(self, module: str, *arguments: str, env: Mapping[str, str]) -> Process:
+    def _start(
+        self, module: str, *arguments: str, env: Mapping[str, str], within: Sequence[str] = ()
+    ) -> Process:
         log = self.folder / f"{len(self.processes)}-{module}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*within, sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -233,7 +233,8 @@ def merge(  # noqa: PLR0913 - one for each flag
     epsilon
         Della: how far the probability to stay varies. Default: 0.15.
     definition
-        Dare and della: scaled as in mergekit (the default) or as in their papers.
+        Dare and della: scaled as in mergekit (the default) or as in their papers. Ties: the largest
+        of each tensor as in mergekit (the default), or of the whole task vector as in its paper.
     outside_layers
         For embeddings, final norm and output head: mean (of the layers' weights, the default), or
         the name of a source to follow.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,16 +84,18 @@ def run_merge(request: MergeRequest) -> int:
         paths[BASE_ROLE] = _expanded(request.base, "--base")
     template = request.template_from or next(iter(paths))
     sources = verify_sources(paths, _digest_cache())
+    started = time.monotonic()
     try:
         plans, recipe = _planned(request, rule, sources)
         with tidied_up_when_ended():
             report = write_merge(sources, plans, recipe, template, out, dtype=request.dtype)
     except EvaluationError as error:
         raise ApbmmError(error.message, error.hint) from error
+    seconds = time.monotonic() - started
     names = ", ".join(f"{name}={path}" for name, path in paths.items())
     print(  # noqa: T201
         f"{out}: {request.method} merge of {names}; {report.bytes / 1e9:.3f} GB in "
-        f"{report.seconds:.1f} s after {sources.seconds:.1f} s of verification; tokenizer and "
+        f"{seconds:.1f} s after {sources.seconds:.1f} s of verification; tokenizer and "
         f"templates of {template}"
     )
     return EXIT_DONE
@@ -133,9 +136,14 @@ def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | T
 def _planned(
     request: MergeRequest, rule: SourceWeights | TaskVectors, sources: VerifiedSources
 ) -> tuple[tuple[TensorPlan, ...], dict[str, Any]]:
-    """What becomes of each tensor, and the recipe to keep beside the weights."""
+    """What becomes of each tensor, and the recipe to keep beside the weights.
+
+    Reads the sources where what stays of one tensor depends on all. Raises `SourceError` when one
+    cannot be read.
+    """
     from apbmm_worker.merge_plan import plan_sum, plan_task_vectors
     from apbmm_worker.task_vectors import TaskVectors
+    from apbmm_worker.whole_trim import trimmed
 
     merged = {role: c for role, c in sources.checkpoints.items() if role != BASE_ROLE}
     folders = {role: str(c.path.resolve()) for role, c in sources.checkpoints.items()}
@@ -144,7 +152,7 @@ def _planned(
         outside = request.outside_layers or "mean"
         recipe |= {"task_vectors": asdict(rule), "outside_layers": outside}
         base = sources.checkpoints[BASE_ROLE]
-        return plan_task_vectors(merged, base, rule, outside, request.dtype), recipe
+        return trimmed(plan_task_vectors(merged, base, rule, outside, request.dtype)), recipe
     recipe |= {"weights": asdict(rule)}
     parts: Mapping[str, Checkpoint] = merged
     if request.method == TASK_ARITHMETIC:
@@ -157,8 +165,10 @@ def _named_sources(given: Sequence[str]) -> dict[str, Path]:
     """Name -> folder, in the order given; without NAME= the names are 1, 2, ..."""
     paths: dict[str, Path] = {}
     for number, text in enumerate(given, start=1):
+        match = _NAMED.fullmatch(text)
         # A folder whose name holds = is taken as it is when it is there.
-        match = None if Path(text).exists() else _NAMED.fullmatch(text)
+        if match and Path(text).exists():
+            match = None
         name, path = (match["name"], match["path"]) if match else (str(number), text)
         if name in paths:
             raise UsageError(f"--source: two sources are called {name}")
@@ -204,7 +214,7 @@ def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
     useless = {
         "--density": (request.density, method in (LINEAR, TASK_ARITHMETIC)),
         "--seed": (request.seed, method not in RANDOM),
-        "--definition": (request.definition, method not in RANDOM),
+        "--definition": (request.definition, method not in (*RANDOM, "ties")),
         "--gamma": (request.gamma, not method.startswith("breadcrumbs")),
         "--epsilon": (request.epsilon, not method.startswith("della")),
     }
@@ -247,7 +257,13 @@ def _output_folder(given: Path) -> Path:
     return out
 
 
-def _digest_cache() -> Path:
-    """Where earlier verifications of sources are kept, so that each is read once."""
+def _digest_cache() -> Path | None:
+    """Where earlier verifications of sources are kept, so that each is read once.
+
+    None for a user who has no home, as in a container that runs as any number.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "apbmm" / "source-digests"
+    try:
+        return Path(root).expanduser() / "apbmm" / "source-digests"
+    except RuntimeError:
+        return None

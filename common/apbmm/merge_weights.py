@@ -111,7 +111,10 @@ class WeightsReader:
                 f'{origin}: "outside" is neither "mean", the name of a source nor an object',
                 f"the object's keys are {', '.join(OUTSIDE_GROUPS)}",
             )
-        return SourceWeights(rows, outside_rows(rule, self.names, rows))
+        try:
+            return SourceWeights(rows, outside_rows(rule, self.names, rows))
+        except EvaluationError as error:
+            raise UsageError(f"{origin}: {error.message}", error.hint) from None
 
     def _followed(self, rule: str, origin: str) -> str:
         # A base is followed by giving no task vector any weight.

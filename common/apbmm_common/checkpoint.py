@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.errors import SourceError
+from apbmm_common.errors import SourceError, unreadable
 
 AGAIN = "download it again"
 MIXED = "index and shards are of different downloads: download all again"
@@ -126,9 +126,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises `SourceError` naming the file, and the tensor where there is one, for anything missing,
     damaged, truncated or inconsistent.
     """
-    if not path.is_dir():
-        what = "is not a folder" if path.exists() else "no such folder"
-        raise SourceError(f"{path}: {what}", LAYOUT)
+    try:
+        if not path.is_dir():
+            what = "is not a folder" if path.exists() else "no such folder"
+            raise SourceError(f"{path}: {what}", LAYOUT)
+    except OSError as error:  # a folder above it may not be entered
+        raise unreadable(path, error) from error
     config = _read_json(path / "config.json")
     tensors: dict[str, TensorHeader] = {}
     index = path / INDEX_FILE
@@ -193,7 +196,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
     except FileNotFoundError:
         raise SourceError(f"{file}: no such file", "the index names it: download it") from None
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     try:
         header = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
@@ -236,7 +239,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise SourceError(f"{index}: has no weight_map", AGAIN)
     for name, file in weight_map.items():
         # A name with a separator could point outside the folder.
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or Path(file).name != file or "\0" in file:
             what = f"{index}: tensor {name} is said to be in {file!r}, not a file name"
             raise SourceError(what, AGAIN)
         if not file.endswith(".safetensors"):
@@ -270,16 +273,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SourceError(f"{file}: no such file", LAYOUT) from None
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{file}: not valid JSON: {error}", AGAIN) from error
     if not isinstance(value, dict):
         raise SourceError(f"{file}: not a JSON object", AGAIN)
     return value
-
-
-def _unreadable(file: Path, error: OSError) -> SourceError:
-    return SourceError(f"{file}: cannot be read: {error.strerror}", "may this user read it?")
 
 
 def _damaged(file: Path, what: str) -> SourceError:

@@ -7,12 +7,13 @@ Only what headers, configs and tokenizers show. That two sources hold the same n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.checkpoint import Checkpoint, layer_count, text_config
-from apbmm_common.errors import SourceError
+from apbmm_common.checkpoint import AGAIN, Checkpoint, layer_count, text_config
+from apbmm_common.errors import SourceError, unreadable
+from apbmm_common.outside_layers import heads, optional_tensors, stated_tie
 
 REFERENCE_ROLE = "instruct"
 BASE_ROLE = "base"
@@ -33,7 +34,8 @@ _FREE_KEYS = frozenset({
     "max_position_embeddings", "num_hidden_layers", "n_layer",
     "text_config", "vision_config", "audio_config",
 })  # fmt: skip
-_ROPE_KEYS = frozenset({"rope_theta", "rope_scaling", "rope_parameters"})
+_ROPE_TABLES = ("rope_parameters", "rope_scaling")
+_ROPE_KEYS = frozenset({"rope_theta", *_ROPE_TABLES})
 _SLIDING_KEYS = frozenset({"sliding_window", "max_window_layers"})
 _OTHER_VOCABULARIES = ("vocab.json", "tokenizer.model", "tekken.json", "vocab.txt")
 _SHOWN = 5
@@ -77,31 +79,6 @@ def compatibility_faults(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     return faults
 
 
-def optional_tensors(checkpoints: Iterable[Checkpoint]) -> frozenset[str]:
-    """Tensors that some checkpoints hold and others need not; a merge leaves them out.
-
-    These are lm_head.weight where every config ties it to the embeddings (loaders ignore it then)
-    and rotary frequencies (computed from the config).
-    """
-    checkpoints = list(checkpoints)
-    names = [set(checkpoint.tensors) for checkpoint in checkpoints]
-    everywhere = names[0].intersection(*names) if names else set()
-    somewhere = everywhere.union(*names) - everywhere
-    tied = all(is_tied(checkpoint.config) for checkpoint in checkpoints)
-    return frozenset(
-        name
-        for name in somewhere
-        if name.endswith("rotary_emb.inv_freq")
-        or (tied and (name == "lm_head.weight" or name.endswith(".lm_head.weight")))
-    )
-
-
-def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether a config says that the output head is the embeddings."""
-    tied = config.get("tie_word_embeddings", text_config(config).get("tie_word_embeddings"))
-    return tied is True
-
-
 def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
     """Whether two checkpoints have the same folder or byte-identical weight files.
 
@@ -119,7 +96,7 @@ def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
 def vocabulary(path: Path) -> dict[str, int] | None:
     """Token -> id of a folder's tokenizer.json, added tokens included; None without the file.
 
-    Raises `SourceError` when the file is damaged.
+    Raises `SourceError` when the file is damaged or cannot be read.
     """
     file = path / "tokenizer.json"
     if not file.exists():
@@ -134,8 +111,12 @@ def vocabulary(path: Path) -> dict[str, int] | None:
             else {token: index for index, (token, _) in enumerate(vocab)}
         )
         tokens |= {added["content"]: added["id"] for added in table.get("added_tokens") or []}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{file}: not a readable tokenizer: {error!r}") from error
+        if not all(isinstance(t, str) and isinstance(index, int) for t, index in tokens.items()):
+            raise TypeError("a token is no text or its id no number")
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{file}: not a readable tokenizer: {error!r}", AGAIN) from error
     return tokens
 
 
@@ -145,6 +126,12 @@ def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
         layer_count(checkpoint)
     except SourceError as error:
         faults.append(f"{role}: {error.message}")
+    config = {**checkpoint.config, **text_config(checkpoint.config)}
+    faults += [
+        f"{role}: {key} is {value!r}, not an object"
+        for key in _ROPE_TABLES
+        if not isinstance(value := config.get(key), dict | None)
+    ]
     if "quantization_config" in checkpoint.config:
         faults.append(f"{role}: {checkpoint.path} is quantised, and quantised weights do not mix")
     eight_bit = [t.name for t in checkpoint.tensors.values() if t.dtype.startswith("F8")]
@@ -179,7 +166,8 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Rotary settings in one form: transformers 4 wrote two keys, transformers 5 writes one."""
     if not config.keys() & _ROPE_KEYS:
         return None
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    tables = [config.get(key) for key in _ROPE_TABLES]
+    rope = dict(next((table for table in tables if table and isinstance(table, dict)), {}))
     if not any(isinstance(value, dict) for value in rope.values()):
         rope.setdefault("rope_theta", config.get("rope_theta"))
         rope["rope_type"] = rope.pop("type", rope.get("rope_type", "default"))
@@ -206,9 +194,23 @@ def _tensor_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) 
         if one.dtype != two.dtype and not (one.is_float and two.is_float):
             dtypes.append(f"{name} ({one.dtype} and {two.dtype})")
     both = f"in {roles[0]} and {roles[1]}"
+    faults += _tie_faults(roles, pair)
     faults += [f"shapes differ {both}: tensor {_some(shapes)}"] if shapes else []
     faults += [f"dtypes do not mix {both}: tensor {_some(dtypes)}"] if dtypes else []
     return faults
+
+
+def _tie_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
+    """Both hold a head, which one ties to the embeddings: what of the other that does not say?"""
+    ties = [stated_tie(checkpoint.config) for checkpoint in pair]
+    stored = sorted(heads(pair[0]) & heads(pair[1]))
+    if not stored or set(ties) != {True, None}:
+        return []
+    tied, silent = (roles[0], roles[1]) if ties[0] else (roles[1], roles[0])
+    return [
+        f"tie_word_embeddings: {tied} has True, {silent} does not say, and both hold tensor "
+        f"{_some(stored)}: write true or false into both config.json"
+    ]
 
 
 def _vocabulary_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
@@ -217,10 +219,10 @@ def _vocabulary_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoin
         if all(file.exists() for file in files) and _same_bytes(files[0], files[1]):
             return []
         first, second = (vocabulary(checkpoint.path) for checkpoint in pair)
+        if first is None and second is None:
+            return _other_vocabulary_faults(roles, pair)
     except SourceError as error:
-        return [error.message]
-    if first is None and second is None:
-        return _other_vocabulary_faults(roles, pair)
+        return [f"{error.message} ({error.hint})" if error.hint else error.message]
     if first is None or second is None:
         index = 0 if first is None else 1
         return [f"vocabulary: {roles[index]} has no tokenizer.json in {pair[index].path}"]
@@ -250,12 +252,16 @@ def _other_vocabulary_faults(
 
 
 def _same_bytes(first: Path, second: Path) -> bool:
-    if first.stat().st_size != second.stat().st_size:
-        return False
-    with first.open("rb") as one, second.open("rb") as two:
-        while block := one.read(_BLOCK):
-            if block != two.read(_BLOCK):
-                return False
+    """Raises `SourceError` for a file that cannot be read."""
+    try:
+        if first.stat().st_size != second.stat().st_size:
+            return False
+        with first.open("rb") as one, second.open("rb") as two:
+            while block := one.read(_BLOCK):
+                if block != two.read(_BLOCK):
+                    return False
+    except OSError as error:
+        raise unreadable(Path(error.filename or first), error) from error
     return True
 
 

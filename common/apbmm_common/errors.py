@@ -14,6 +14,7 @@ ApbmmError                 one clear line, plus a hint
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 EXIT_DONE = 0
@@ -61,6 +62,11 @@ class RunChangedError(UsageError):
 
 class SourceError(UsageError):
     """A checkpoint, benchmark folder or prompt file is missing, damaged or does not fit."""
+
+
+def unreadable(file: Path, error: OSError) -> SourceError:
+    """What to raise for a file or folder of a source that the system does not let us read."""
+    return SourceError(f"{file}: cannot be read: {error.strerror}", "may this user read it?")
 
 
 class JournalError(ApbmmError):

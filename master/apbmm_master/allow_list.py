@@ -23,8 +23,9 @@ _Stamp = tuple[int, int, int]
 class AllowList:
     """Names by their public keys, as the folder says now. ``revision`` counts its changes.
 
-    Asking costs one ``stat`` while nothing changes. A certificate that cannot be read lets nobody
-    in, and is logged.
+    Asking costs one ``stat`` while nothing changes. Only a certificate that is gone, or holds
+    another key, shuts somebody out: one that cannot be read, for it is half written or this
+    process has no files left, stays what it was last. It is logged once, and read again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +33,8 @@ class AllowList:
         self._folder = folder
         self._names: dict[bytes, str] = {}
         self._former: dict[bytes, str] = {}
-        self._files: dict[str, tuple[_Stamp, bytes]] = {}
+        self._files: dict[str, tuple[_Stamp | None, bytes]] = {}
+        self._unread: set[str] = set()
         self._folder_time = -1
         self._looked = 0.0
         self.look()
@@ -65,18 +67,21 @@ class AllowList:
 
     def _read(self) -> None:
         """Read what is new or has changed, and forget what is gone."""
-        files: dict[str, tuple[_Stamp, bytes]] = {}
-        for entry in self._certificates():
+        try:
+            entries = self._certificates()
+        except (FileNotFoundError, NotADirectoryError):
+            entries = []
+        except OSError as error:
+            self._folder_time = -1  # look again at the next question
+            self._warn("", f"{self._folder}: cannot be listed: {error.strerror}", kept=True)
+            return
+        self._unread.discard("")
+        files: dict[str, tuple[_Stamp | None, bytes]] = {}
+        for entry in entries:
             name = entry.name.removesuffix(PUBLIC)
             try:
-                status = entry.stat()
-                stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-                known = self._files.get(name)
-                if known is not None and known[0] == stamp:
-                    files[name] = known
-                else:
-                    files[name] = (stamp, self._key(Path(entry.path)))
-            except OSError:  # it went between the two
+                files[name] = self._file(entry, *self._files.get(name, (None, b"")))
+            except FileNotFoundError:  # it went between the two, or is a link to nothing
                 continue
         self._files = files
         names = {key: name for name, (_, key) in files.items() if key}
@@ -87,17 +92,28 @@ class AllowList:
 
     def _certificates(self) -> list[os.DirEntry[str]]:
         # Paths would cost ten times as much, and a thousand workers' are looked at every second.
-        try:
-            with os.scandir(self._folder) as entries:
-                found = [entry for entry in entries if entry.name.endswith(PUBLIC)]
-        except OSError:
-            return []
+        with os.scandir(self._folder) as entries:
+            found = [entry for entry in entries if entry.name.endswith(PUBLIC)]
         return sorted(found, key=lambda entry: entry.name)
 
-    @staticmethod
-    def _key(path: Path) -> bytes:
+    def _file(
+        self, entry: os.DirEntry[str], known: _Stamp | None, key: bytes
+    ) -> tuple[_Stamp | None, bytes]:
+        """A certificate as it is now, given what it was; without a stamp it is read again."""
         try:
-            return load_public(path)
-        except UsageError as error:
-            log.warning("%s", error)
-            return b""
+            status = entry.stat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if stamp != known:
+                key = load_public(Path(entry.path))
+        except FileNotFoundError:
+            raise
+        except (OSError, UsageError) as error:
+            self._warn(entry.name, str(error), kept=bool(key))
+            return None, key
+        self._unread.discard(entry.name)
+        return stamp, key
+
+    def _warn(self, name: str, reason: str, *, kept: bool) -> None:
+        if name not in self._unread:
+            self._unread.add(name)
+            log.warning("%s%s", reason, "; whom it let in stays let in" if kept else "")

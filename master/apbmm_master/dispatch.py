@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 
 from apbmm_master.evaluations import VANISHED
@@ -56,7 +57,8 @@ class Dispatch:
 
     def _lease(self, evaluation: str, name: str, now: float) -> None:
         number = len(self._ledger.evaluations[evaluation].attempts) + 1
-        lease = f"{evaluation}.{number}"
+        # Where an older copy of the journal goes on, no lease may be taken for one it has forgotten.
+        lease = f"{evaluation}.{number}.{secrets.token_hex(4)}"
         boot = self._fleet.workers[name].boot
         self._record(
             Leased(evaluation=evaluation, attempt=number, lease=lease, worker=name, boot=boot)

@@ -107,6 +107,11 @@ class Door:
             raise NotAllowedError(*(revoked(former) if former else unknown(key)))
         return name
 
+    def require_reader(self, key: str) -> None:
+        """Refuse a question about the status by whoever may not ask. Raises `NotAllowedError`."""
+        if self._allowed is not None and not self.lets_in(STATUS, key.encode()):
+            self.require_key(key)
+
     def require_name(self, message: FromWorker, name: str) -> None:
         """Refuse a HELLO under another name than its key's. Raises `NotAllowedError`."""
         if name and isinstance(message, Hello) and message.worker != name:

@@ -238,7 +238,7 @@ EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminat
 
 @dataclass(frozen=True)
 class Record:
-    """An event in its place: journal sequence number and wall-clock time (Unix seconds)."""
+    """An event in its place: journal sequence number and time (Unix seconds, `RunClock`)."""
 
     seq: int
     time: float

@@ -31,6 +31,7 @@ from apbmm_master.proposals import Proposals
 from apbmm_master.reception import Reception
 from apbmm_master.refusals import NotAllowedError
 from apbmm_master.resume import begin_or_resume
+from apbmm_master.run_clock import RunClock
 from apbmm_master.standing import Tracker, check_scaling
 from apbmm_master.wire import Received, Wire
 
@@ -67,6 +68,7 @@ class Master:
         self._events: list[Record] = []
         self._outgoing: list[tuple[bytes, FromMaster]] = []
         self._use(Ledger().replay(journal.records()))
+        self.clock = RunClock(self.ledger.time)
         begin_or_resume(self.ledger, spec, self.record)
         self._end: Finish | None = None
         if self.ledger.finished:
@@ -90,7 +92,7 @@ class Master:
 
     def record(self, event: AnyEvent) -> None:
         """Apply an event now and commit it with the turn."""
-        record = Record(self.ledger.seq + 1, time.time(), event)
+        record = Record(self.ledger.seq + 1, self.clock.now(), event)
         self.ledger.apply(record)
         self._events.append(record)
 

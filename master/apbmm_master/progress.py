@@ -26,13 +26,14 @@ from apbmm_master.events import (
 from apbmm_master.ledger import Evaluation, Ledger
 from apbmm_master.stage_seconds import stage_summary
 from apbmm_master.standing import Standing, Tracker, load_rate, metrics_of
+from apbmm_master.terminal import standard_output
 
 
 class Progress:
     """Draws to the terminal; `watch` follows committed events."""
 
     def __init__(self, ledger: Ledger, run_dir: Path, console: Console | None = None) -> None:
-        self.console = console or Console(soft_wrap=True, highlight=False)
+        self.console = console or Console(file=standard_output(), soft_wrap=True, highlight=False)
         self._run_dir = run_dir
         self._tracker = Tracker()
         self._bar = Bar(

@@ -34,7 +34,7 @@ SCHEMA = 1
 
 def live_snapshot(master: Master) -> dict[str, Any]:
     """Status of the run that ``master`` serves."""
-    snapshot = journal_snapshot(master.ledger, master.tracker)
+    snapshot = journal_snapshot(master.ledger, master.tracker, master.clock.now())
     snapshot["master_alive"] = True
     snapshot["workers"] = [
         _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
@@ -48,14 +48,18 @@ def live_snapshot(master: Master) -> dict[str, Any]:
     return snapshot
 
 
-def journal_snapshot(ledger: Ledger, tracker: Tracker | None = None) -> dict[str, Any]:
+def journal_snapshot(
+    ledger: Ledger, tracker: Tracker | None = None, now: float | None = None
+) -> dict[str, Any]:
     """Status as the journal tells it; of workers only who was there last and what they held.
 
-    ``tracker`` follows the same run and saves scoring it anew. Every key is there before the run
-    has begun, too: ``run`` is then empty.
+    ``tracker`` follows the same run and saves scoring it anew; ``now`` is its `RunClock`'s, by
+    default as one that started now would have it. Every key is there before the run has begun,
+    too: ``run`` is then empty.
     """
     spec = ledger.spec
-    trouble, now = _scaling_trouble(ledger), time.time()
+    trouble = _scaling_trouble(ledger)
+    now = max(time.time(), ledger.time) if now is None else now
     standing = Standing() if trouble else (tracker or Tracker()).stand(ledger)
     return {
         "schema": SCHEMA,

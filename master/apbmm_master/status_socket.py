@@ -25,11 +25,18 @@ from apbmm_common.errors import UsageError
 from apbmm_master.door import STATUS, Door
 from apbmm_master.events import Record
 from apbmm_master.ledger import Ledger
+from apbmm_master.refusals import NotAllowedError
 from apbmm_master.status import is_rehearsal
 from apbmm_master.wire import bind_hint
 
 log = logging.getLogger(__name__)
 
+FRESH_SECONDS = 0.2
+"""Whoever asks again within this time gets the same snapshot."""
+SNAPSHOT_SHARE = 0.1
+"""Of the master's time at most, that snapshots take where they take long."""
+PAUSE_SECONDS = 0.001
+"""After each answer: however many ask, the run has the loop for most of the time."""
 FAREWELL_SECONDS = 2.0
 """Whoever watches asks at least this often; see `StatusSocket.farewell`."""
 ADDRESS_FILE = "status.json"
@@ -48,8 +55,11 @@ class StatusSocket:
         tcp: str | None = None,
     ) -> None:
         self._snapshot = snapshot
+        self._answer_kept = b""
+        self._keep_until = -math.inf
         self._folder = _socket_folder(run_dir)
         self._address_file = run_dir / ADDRESS_FILE
+        self._door = door
         self._requests = [_router()]
         self._asked_from_afar = -math.inf
         self._events: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
@@ -60,14 +70,14 @@ class StatusSocket:
         self._requests[0].bind(addresses["status"])
         self._events.bind(addresses["events"])
         if tcp:
-            addresses["tcp"] = self._bind_tcp(tcp, door)
+            addresses["tcp"] = self._bind_tcp(tcp)
         self._address_file.write_text(json.dumps(addresses) + "\n", encoding="utf-8")
 
-    def _bind_tcp(self, address: str, door: Door) -> str:
+    def _bind_tcp(self, address: str) -> str:
         # A socket of its own: on the run directory's one there are no keys.
         router = _router()
         self._requests.append(router)
-        door.guard(router, STATUS)
+        self._door.guard(router, STATUS)
         try:
             router.bind(address)
         except zmq.ZMQError as error:
@@ -79,32 +89,49 @@ class StatusSocket:
 
     async def serve(self) -> None:
         """Answer requests until cancelled; anything but `status` gets an error object."""
-        await asyncio.gather(*map(self._answer, self._requests))
+        await asyncio.gather(*map(self._serve, self._requests))
 
-    async def _answer(self, router: zmq.asyncio.Socket) -> None:
+    async def _serve(self, router: zmq.asyncio.Socket) -> None:
         while True:
-            frames = await router.recv_multipart()
-            if router is not self._requests[0]:
-                self._asked_from_afar = time.monotonic()
+            frames = await router.recv_multipart(copy=False)
             # REQ sends an empty delimiter frame, DEALER none.
-            envelope, request = frames[:-1], frames[-1]
-            answer = (
-                self._snapshot()
-                if request == b"status"
-                else {"error": "unknown request", "hint": "the only request is: status"}
-            )
+            envelope, request = [frame.bytes for frame in frames[:-1]], frames[-1]
+            afar = router is not self._requests[0]
+            answer = self._answer_afar(request) if afar else self._answer(request.bytes)
             try:
-                await router.send_multipart(
-                    [*envelope, json.dumps(answer).encode()], flags=zmq.DONTWAIT
-                )
+                await router.send_multipart([*envelope, answer], flags=zmq.DONTWAIT)
             except zmq.ZMQError as error:
                 log.info("a status request was not waited for: %s", error)
+            # To receive from a socket that has more does not give the loop its turn.
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    def _answer_afar(self, request: zmq.Frame) -> bytes:
+        """Over TCP only to whom the allow-list lets in now, as the workers' messages are taken."""
+        if self._door.keys is not None:
+            try:
+                self._door.require_reader(str(request.get("User-Id")))
+            except NotAllowedError as error:
+                self._door.refusals.note("keys", error.message, error.hint)
+                return _error(error.message, error.hint)
+        self._asked_from_afar = time.monotonic()
+        return self._answer(request.bytes)
+
+    def _answer(self, request: bytes) -> bytes:
+        if request != b"status":
+            return _error("unknown request", "the only request is: status")
+        began = time.monotonic()
+        if began >= self._keep_until:
+            self._answer_kept = json.dumps(self._snapshot()).encode()
+            ended = time.monotonic()
+            self._keep_until = ended + max(FRESH_SECONDS, (ended - began) / SNAPSHOT_SHARE)
+        return self._answer_kept
 
     async def farewell(self) -> None:
         """Go on answering a little, if somebody watches over TCP.
 
         In the run directory the journal tells how a run ended; elsewhere only the master can.
         """
+        self._keep_until = -math.inf  # what it says of the run is no longer true
         if time.monotonic() - self._asked_from_afar < FAREWELL_SECONDS:
             await asyncio.sleep(FAREWELL_SECONDS)
 
@@ -139,6 +166,10 @@ def _router() -> zmq.asyncio.Socket:
     router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
     router.set(zmq.MAXMSGSIZE, 4096)
     return router
+
+
+def _error(reason: str, hint: str) -> bytes:
+    return json.dumps({"error": reason, "hint": hint}).encode()
 
 
 def _socket_folder(run_dir: Path) -> Path:

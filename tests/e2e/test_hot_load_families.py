@@ -83,7 +83,7 @@ def test_as_a_fresh_engine_answers(
     loader = HotLoader(
         setting,
         lambda slot: ResidentEngine(SETTINGS, GENERATION, slot, environment.CPU),
-        MergeSlots(tmp_path / "scratch", 0),
+        MergeSlots(tmp_path / "scratch"),
         lambda _: other,
         prompts()[:2],
     )

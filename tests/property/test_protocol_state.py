@@ -184,15 +184,6 @@ class ProtocolMachine(RuleBasedStateMachine):
             assert list(ledger.of_state(state)) == every
             assert ledger.count(state) == sum(e.counts for e in every)
 
-    @invariant()
-    def nothing_acknowledged_is_lost(self) -> None:
-        recorded = {
-            record.event.evaluation
-            for record in self.world.stored
-            if isinstance(record.event, ResultRecorded)
-        }
-        assert {*self.world.ledger.completed} <= recorded
-
     def teardown(self) -> None:
         """Whatever happened, new workers that behave finish the budget."""
         world = self.world

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import closing
+
 import pytest
 
+from apbmm_common.messages import Assign, Bye, Hello, Ready, Result, ResultAck, Welcome
+from apbmm_master.events import ResultRecorded
 from apbmm_master.journal import read_journal
 from apbmm_master.ledger import Ledger
+from fake_peers import FakeMaster
 from fault_accounts import Accounts, accounts
-from rehearsal_runs import Site, wait_for
+from rehearsal_runs import Site, press, run_spec, wait_for
 from small_disk import fill, small_disk
 
 
@@ -88,3 +94,61 @@ def test_status_tells_of_a_workers_full_disk_and_what_it_refused_is_stored_when_
         site.assert_nothing_was_repeated()
         assert accounts(site, [site.run_dir]) == Accounts([], [], [])
         site.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way_out", ["space", "master", "signal"])
+async def test_a_worker_does_not_leave_with_a_result_that_is_nowhere_else(
+    site: Site, way_out: str
+) -> None:
+    """Until there is space, the master has taken it, or a second signal says to lose it."""
+    outbox = site.folder / "state" / "locks" / "a" / "outbox"
+    with small_disk(outbox, 64) as disk, closing(FakeMaster(site.port)) as master:
+        worker = site.worker("a")
+        await master.hear(Hello)
+        run = run_spec(evaluation={"rehearsal_seconds": 0.0})
+        await master.say(Welcome(run="fake-1", epoch=1, spec=run.model_dump(mode="json")))
+        ready = await master.hear(Ready)
+        ballast = fill(disk)
+        await master.say(
+            Assign(
+                run="fake-1", evaluation="e0001", attempt=1, lease="e0001.1", work="evaluate",
+                vector=(1.0,) * 4, config=run.config_hash(ready.digests),
+            )
+        )  # fmt: skip
+        await master.hear(Result)
+        worker.signal(signal.SIGTERM)
+        what = "cannot leave before the result of e0001.1 (fake-1) is stored or delivered"
+        wait_for("its reason to stay", lambda: what in worker.output)
+        assert "No space left" in worker.output
+        if way_out == "space":
+            ballast.unlink()
+        elif way_out == "master":
+            await master.say(ResultAck(run="fake-1", lease="e0001.1"))
+        code = press(worker) if way_out == "signal" else worker.end()
+        assert code == (130 if way_out == "signal" else 0)
+        stored = ("e0001.1",) if way_out == "space" else ()
+        assert (await master.hear(Bye)).kept == stored
+        assert [path.name for path in disk.glob("*.json")] == [f"fake-1.{n}.json" for n in stored]
+        told = "lost, neither stored nor delivered: the result of e0001.1" in worker.output
+        assert told == (way_out == "signal")
+
+
+@pytest.mark.slow
+def test_a_worker_starts_on_a_full_disk_and_delivers_what_it_had_stored(site: Site) -> None:
+    with small_disk(site.folder / "state", 2048) as disk:
+        site.configure(evaluation={"rehearsal_seconds": 3.0})
+        worker, master = site.worker("a"), site.master()
+        wait_for("work in hand", site.running)
+        master.kill()
+        outbox = disk / "locks" / "a" / "outbox"
+        wait_for("a result", lambda: list(outbox.glob("*.json")))
+        worker.kill()
+        ballast = fill(disk)
+        again, master = site.worker("a"), site.master()
+        wait_for("its delivery", lambda: len(site.events(ResultRecorded)) >= 1)
+        ballast.unlink()
+        assert master.end() == 0, master.output
+        site.assert_whole(6)
+        site.assert_nothing_was_repeated()
+        assert "Traceback" not in again.output

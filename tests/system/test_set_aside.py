@@ -24,6 +24,11 @@ FAULT = ",".join(f"hang:{name}" for name in DEADLY)
 """An evaluation that hangs is in hand for as long as it takes to kill its worker."""
 
 
+def attempts_in_hand(site: Site) -> set[str]:
+    """NAME.NUMBER of each attempt that a worker works on."""
+    return {lease.rpartition(".")[0] for lease in site.running()}
+
+
 def status(site: Site) -> dict[str, Any]:
     shown = run("apbmm", "status", site.run_dir, "--json")
     assert shown.returncode == 0, shown.stderr
@@ -77,13 +82,13 @@ def test_what_takes_workers_down_is_tried_last_by_one_and_the_run_ends(site: Sit
 
     for number in range(1, VANISHED + 1):
         both = {f"{name}.{number}" for name in DEADLY}
-        wait_for(f"{both} in hand", lambda both=both: both == set(site.running()))  # type: ignore[misc]
+        wait_for(f"{both} in hand", lambda both=both: both == attempts_in_hand(site))  # type: ignore[misc]
         assert not set_aside(site.ledger())
         for name in crew:
             replace(name, FAULT)
 
     again = {f"{name}.{VANISHED + 1}" for name in DEADLY}
-    wait_for("another attempt", lambda: again & set(site.running()))
+    wait_for("another attempt", lambda: again & attempts_in_hand(site))
     assert_in_turn(site)
     assert {e.id for e in set_aside(site.ledger())} == set(DEADLY)
     # Neither holds a place in the budget: what was proposed instead is evaluated beside it.

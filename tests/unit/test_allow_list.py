@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,74 @@ def test_without_its_folder_nobody_comes_in(keys: MasterKeys, tmp_path: Path) ->
     assert listed.name_of(a) == ""
     (tmp_path / "gone").rename(keys.allowed)
     assert listed.name_of(a) == "a"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Time that stands still; whoever calls it lets the files be looked at again."""
+    now = 1000.0
+
+    def tick() -> None:
+        nonlocal now
+        now += allow_list.LOOK_SECONDS
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    return tick
+
+
+def test_a_certificate_that_is_being_written_stays_what_it_was(
+    keys: MasterKeys, clock: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    a, other = let_in(keys, "a"), let_in(curve.new_master(keys.folder / "elsewhere"), "a")
+    listed, certificate = AllowList(keys.allowed), keys.allowed / "a.key"
+    new = (keys.folder / "elsewhere" / "allowed" / "a.key").read_bytes()
+    for length in (0, 10, len(new) - 5):
+        certificate.write_bytes(new[:length])
+        clock()
+        assert listed.is_allowed(a, "a")
+    assert caplog.text.count("stays let in") == 1
+    certificate.write_bytes(new)
+    clock()
+    assert (listed.name_of(a), listed.name_of(other)) == ("", "a")
+    certificate.write_bytes(b"")
+    clock()
+    assert listed.name_of(other) == "a"
+    assert caplog.text.count("stays let in") == 2
+    certificate.unlink()
+    assert listed.name_of(other) == ""
+
+
+def test_without_files_to_open_nobody_is_shut_out(
+    keys: MasterKeys,
+    clock: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As when a stranger's connections take all that this process may have."""
+    a, b = let_in(keys, "a"), let_in(keys, "b")
+    listed = AllowList(keys.allowed)
+    with monkeypatch.context() as patch:
+
+        def refuse(_: Path) -> Iterator[os.DirEntry[str]]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        patch.setattr(os, "scandir", refuse)
+        for _ in range(3):
+            clock()
+            assert listed.name_of(a) == "a"
+        curve.revoke(keys, "b")
+    assert listed.name_of(b) == ""  # at the next question, and not a second later
+    assert listed.name_of(a) == "a"
+    assert listed.revision == 2
+    assert caplog.text.count("Too many open files") == 1
+
+
+def test_a_link_to_nothing_lets_nobody_in(keys: MasterKeys, clock: Callable[[], None]) -> None:
+    a = let_in(keys, "a")
+    target = (keys.allowed / "a.key").rename(keys.folder / "kept-elsewhere")
+    (keys.allowed / "a.key").symlink_to(target)
+    listed = AllowList(keys.allowed)
+    assert listed.name_of(a) == "a"
+    target.unlink()
+    clock()
+    assert listed.name_of(a) == ""

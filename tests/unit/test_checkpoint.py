@@ -20,6 +20,7 @@ from apbmm_common.checkpoint import (
     read_headers,
 )
 from apbmm_common.errors import SourceError
+from denied_files import deny
 from tiny_checkpoints import edit_config, load_tensors, write_json, write_tiny_qwen3
 
 
@@ -149,6 +150,16 @@ def test_missing_folder_file_and_config(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
 
 
+def test_a_checkpoint_below_a_folder_that_may_not_be_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deny(monkeypatch, tmp_path)
+    with pytest.raises(SourceError) as caught:
+        read_checkpoint(tmp_path / "m")
+    assert caught.value.message == f"{tmp_path / 'm'}: cannot be read: Permission denied"
+    assert caught.value.hint == "may this user read it?"
+
+
 def test_pickle_only_folder_is_refused_by_name(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {})
     (tmp_path / "pytorch_model.bin").touch()
@@ -181,7 +192,9 @@ def test_index_and_shards_must_agree(tmp_path: Path) -> None:
         read_checkpoint(folder)
 
 
-@pytest.mark.parametrize("file", ["../other.safetensors", "/etc/passwd", "model.bin", 3])
+@pytest.mark.parametrize(
+    "file", ["../other.safetensors", "/etc/passwd", "model.bin", "a\0.safetensors", 3]
+)
 def test_index_may_not_name_other_files(tmp_path: Path, file: object) -> None:
     folder, index = sharded(tmp_path)
     index["weight_map"]["model.norm.weight"] = file

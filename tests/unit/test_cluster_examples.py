@@ -12,11 +12,17 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from apbmm_common.addresses import is_local
 from apbmm_common.curve import master_keys, new_master, new_worker, worker_keys
+from apbmm_common.errors import EvaluationError
 from apbmm_master.allow_list import AllowList
 from apbmm_master.app import master
+from apbmm_worker.app import app as worker_app
 from apbmm_worker.app import worker
+from apbmm_worker.local_paths import LocalPaths
+from apbmm_worker.options import parse_roots
 from commands import REPOSITORY, environment
+from rehearsal_runs import run_spec
 
 VERSION = "1.33"
 """Of Kubernetes, whose schema the manifests are to fit."""
@@ -36,6 +42,22 @@ def check(*arguments: object) -> str:
         [*map(str, arguments)], capture_output=True, text=True, env=environment(), check=False
     )
     return f"{ran.returncode}\n{ran.stdout}{ran.stderr}".strip()
+
+
+def reads(variables: dict[str, str], path: Path) -> bool:
+    """Whether a worker with these settings reads a source that a run file has at ``path``."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in {"APBMM_GPU", "APBMM_MASTER", "APBMM_ROOT"} & variables.keys():
+            patch.setenv(name, variables[name])
+        _, told, _ = worker_app.parse_args([], print_error=False)
+    address = told.arguments["master"]
+    assert not is_local(address, "--master")
+    paths = LocalPaths({}, parse_roots(told.arguments.get("root", []), address))
+    spec = run_spec(evaluation={"kind": "vllm"}, sources={"thinking": str(path)})
+    try:
+        return paths.of("thinking", spec.sources.thinking) == str(path)
+    except EvaluationError:
+        return False
 
 
 # ---- Slurm ---------------------------------------------------------------------------------
@@ -69,6 +91,26 @@ def test_the_batch_script_names_settings_and_commands_that_exist() -> None:
     flags = set(re.findall(r"apbmm-master .*", text)[0].split()) - {"&"}
     assert {flag for flag in flags if flag.startswith("--")} == {"--run-dir", "--bind"}
     assert settings(master) >= {"APBMM_RUN_DIR", "APBMM_BIND"}
+
+
+def batch_settings(folder: Path, **given: str) -> dict[str, str]:
+    """What the batch script exports to its workers, in a job whose folders are in ``folder``."""
+    beginning, _, _ = SBATCH.read_text().partition("\nworker() {")
+    (folder / "run.toml").touch()
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(folder), "TMPDIR": str(folder)}
+    ran = subprocess.run(
+        ["bash", "-c", f"{beginning}\nenv -0", "apbmm.sbatch", str(folder / "run.toml")],
+        env=environment({**slurm, **given}), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return dict(line.split("=", 1) for line in ran.stdout.split("\0") if line)
+
+
+def test_a_jobs_workers_read_what_its_run_file_names(tmp_path: Path) -> None:
+    found = batch_settings(tmp_path)
+    assert reads(found, tmp_path / "thinking")
+    narrowed = batch_settings(tmp_path, APBMM_ROOT=str(tmp_path))
+    assert reads(narrowed, tmp_path / "thinking")
+    assert not reads(narrowed, Path("/etc"))
 
 
 # ---- Kubernetes ----------------------------------------------------------------------------
@@ -115,7 +157,7 @@ def test_there_is_one_master_and_its_workers_find_it() -> None:
 @pytest.mark.parametrize(("name", "command"), [("apbmm-master", master), ("apbmm-worker", worker)])
 def test_a_pod_names_settings_and_volumes_that_exist(name: str, command: Any) -> None:
     named = {variable["name"] for variable in container(name)["env"]}
-    assert named <= settings(command) | {"APBMM_LOG_FORMAT"}
+    assert named <= settings(command) | {"APBMM_LOG_FORMAT", "HOME"}
     assert container(name)["command"] == [name]
     sets = next(d for d in documents() if d["metadata"]["name"] == name and d["kind"] != "Service")
     claims = {c["metadata"]["name"] for c in sets["spec"]["volumeClaimTemplates"]}
@@ -126,6 +168,16 @@ def test_a_pod_names_settings_and_volumes_that_exist(name: str, command: Any) ->
         for mount in part["volumeMounts"]
     }
     assert mounted == volumes
+
+
+def test_a_pods_worker_reads_the_models_and_writes_its_home(tmp_path: Path) -> None:
+    told = {e["name"]: e.get("value", "") for e in container("apbmm-worker")["env"]}
+    mounts = {mount["mountPath"]: mount for mount in container("apbmm-worker")["volumeMounts"]}
+    assert mounts[told["APBMM_ROOT"]]["name"] == "models"
+    assert not mounts[told["HOME"]].get("readOnly", False)
+    here = {**told, "APBMM_ROOT": str(tmp_path)}
+    assert reads(here, tmp_path / "thinking")
+    assert not reads(here, Path("/etc"))
 
 
 def prepare(name: str, mounts: Path, **variables: str) -> Path:

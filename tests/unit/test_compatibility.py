@@ -14,10 +14,11 @@ from apbmm_common.checkpoint import read_checkpoint
 from apbmm_common.compatibility import (
     compatibility_faults,
     identical_files,
-    optional_tensors,
     require_compatible,
 )
 from apbmm_common.errors import SourceError
+from apbmm_common.outside_layers import optional_tensors
+from denied_files import deny
 from tiny_checkpoints import (
     VOCABULARY,
     edit_config,
@@ -30,6 +31,7 @@ from tiny_checkpoints import (
 )
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @pytest.fixture
@@ -120,6 +122,17 @@ def test_the_order_in_a_tokenizer_file_does_not_matter(pair: tuple[Path, Path]) 
     assert faults(*pair) == []
 
 
+@pytest.mark.parametrize(
+    "vocabulary", [{"a": 0, "b": "1"}, {"a": 0, "b": None}, [["a", 0], [2, 0]]]
+)
+def test_a_vocabulary_that_is_not_of_text_and_numbers(
+    pair: tuple[Path, Path], vocabulary: object
+) -> None:
+    write_json(pair[0] / "tokenizer.json", {"model": {"vocab": vocabulary}})
+    (found,) = faults(*pair)
+    assert found.startswith(f"{pair[0] / 'tokenizer.json'}: not a readable tokenizer: ")
+
+
 def test_unigram_vocabularies_are_lists(pair: tuple[Path, Path]) -> None:
     write_json(pair[0] / "tokenizer.json", {"model": {"vocab": [["a", 0.0], ["b", -1.0]]}})
     write_json(pair[1] / "tokenizer.json", {"model": {"vocab": [["a", 0.5], ["c", -1.0]]}})
@@ -141,6 +154,27 @@ def test_missing_and_damaged_tokenizers(pair: tuple[Path, Path]) -> None:
     assert faults(*pair) == ["vocabulary: tokenizer.model differs in thinking and instruct"]
     (instruct / "tokenizer.model").write_bytes(b"1")
     assert faults(*pair) == []
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
+@pytest.mark.parametrize("denied", [0, 1])
+def test_a_tokenizer_that_may_not_be_read(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, denied: int, name: str
+) -> None:
+    for folder in pair:
+        (folder / "tokenizer.json").rename(folder / name)
+    deny(monkeypatch, pair[denied] / name)
+    assert faults(*pair) == [
+        f"{pair[denied] / name}: cannot be read: Permission denied (may this user read it?)"
+    ]
+
+
+def test_a_folder_in_the_place_of_a_tokenizer(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer.json").mkdir()
+    (found,) = faults(*pair)
+    assert "tokenizer.json: cannot be read: Is a directory" in found
 
 
 def test_the_base_needs_no_tokenizer_but_the_same_tensors(
@@ -184,16 +218,60 @@ def test_both_ways_to_write_rope_are_one(pair: tuple[Path, Path]) -> None:
     assert len(faults(*pair)) == 1
 
 
-def test_redundant_head_of_a_tied_model_is_left_out(pair: tuple[Path, Path]) -> None:
-    embedding = "model.embed_tokens.weight"
-    change_tensors(pair[0], lambda t: t.update({"lm_head.weight": t[embedding].clone()}))
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("value", ["linear", ["linear"], 2.0])
+def test_rope_that_is_no_object_is_named(pair: tuple[Path, Path], key: str, value: object) -> None:
+    edit_config(pair[0], **{key: value})
+    assert faults(*pair) == [f"thinking: {key} is {value!r}, not an object"]
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_redundant_head_of_a_tied_model_is_left_out(pair: tuple[Path, Path], holders: int) -> None:
+    for folder in pair[:holders]:
+        change_tensors(folder, lambda t: t.update({HEAD: t[EMBEDDING].clone()}))
     assert faults(*pair) == []
-    checkpoints = [read_checkpoint(path) for path in pair]
-    assert optional_tensors(checkpoints) == {"lm_head.weight"}
+    assert optional_tensors(read_checkpoint(path) for path in pair) == {HEAD}
     for folder in pair:
         edit_config(folder, tie_word_embeddings=False)
-    assert faults(*pair) == ["tensor lm_head.weight only in thinking"]
+    assert faults(*pair) == ([f"tensor {HEAD} only in thinking"] if holders == 1 else [])
     assert optional_tensors(read_checkpoint(path) for path in pair) == frozenset()
+
+
+def test_a_head_that_is_stored_in_place_of_the_embeddings_is_kept(
+    pair: tuple[Path, Path],
+) -> None:
+    """Tools that store shared tensors once may keep either name."""
+    for folder in pair:
+        change_tensors(folder, lambda t: t.update({HEAD: t.pop(EMBEDDING)}))
+    assert optional_tensors(read_checkpoint(path) for path in pair) == frozenset()
+
+
+def test_a_bias_of_a_tied_head_is_kept(pair: tuple[Path, Path]) -> None:
+    bias = "lm_head.bias"
+    for folder in pair:
+        change_tensors(folder, lambda t: t.update({bias: torch.ones(t[EMBEDDING].shape[0])}))
+    assert optional_tensors(read_checkpoint(path) for path in pair) == frozenset()
+    edit_config(pair[0], tie_word_embeddings=None)
+    assert faults(*pair) == []
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_two_heads_of_which_one_may_be_tied_do_not_fit(
+    pair: tuple[Path, Path], silent: int
+) -> None:
+    """Where a config says nothing, its architecture decides: loaders might drop a head or not."""
+    edit_config(pair[silent], tie_word_embeddings=None)
+    assert faults(*pair) == []
+    for folder in pair:
+        change_tensors(folder, lambda t: t.update({HEAD: t[EMBEDDING] + 1}))
+    roles = ("thinking", "instruct")
+    (found,) = faults(*pair)
+    assert found.startswith(
+        f"tie_word_embeddings: {roles[1 - silent]} has True, {roles[silent]} does not say"
+    )
+    assert HEAD in found
+    edit_config(pair[silent], tie_word_embeddings=True)
+    assert faults(*pair) == []
 
 
 def test_one_tied_one_untied_do_not_fit(tmp_path: Path) -> None:

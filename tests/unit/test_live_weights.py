@@ -5,6 +5,7 @@ What vLLM packs is tested with vLLM itself (tests/e2e/test_hot_load.py).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -65,11 +66,45 @@ def test_a_tensor_is_made_in_the_live_rows_where_its_dtype_is_theirs(
     assert torch.equal(model.lm_head.weight.data, wanted)
 
 
+class Packing:
+    """Packs as vLLM does on a CPU: the copy replaces the weight. Notes the threads it runs on."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def process_weights_after_loading(self, module: torch.nn.Module) -> None:
+        self.threads.add(threading.get_ident())
+        module.copy = module.weight.data.clone()
+        module.weight = torch.nn.Parameter(torch.empty(0, dtype=torch.bfloat16))
+
+
+def test_matrices_are_packed_on_this_thread_out_of_one_buffer() -> None:
+    """Each by the time that its last rows are written, so that the next can be gathered there.
+
+    Another thread's allocator would have to find new pages for what vLLM packed on this one.
+    """
+    packing, packer, buffers = Packing(), Packer(torch.bfloat16), set()
+    for _ in range(3):
+        module = torch.nn.Linear(4, 6, bias=False, dtype=torch.bfloat16)
+        module.quant_method = packing
+        wanted = torch.randn(6, 4).to(torch.bfloat16)
+        for first in (0, 2):
+            home = Home(module, "weight", first, (2 if first == 0 else 4, 4), 6, packed=True)
+            rows = packer.rows(home)
+            buffers.add(rows.data_ptr() - first * 4 * 2)
+            rows.copy_(wanted[first : first + len(rows)])
+            packer.written(home)
+            assert hasattr(module, "copy") == (first > 0)
+        assert torch.equal(module.copy, wanted)
+    packer.require_all()
+    assert packing.threads == {threading.get_ident()}
+    assert len(buffers) == 1
+
+
 def test_a_matrix_that_is_written_in_part_is_an_error() -> None:
     module = torch.nn.Linear(4, 6, bias=False)
     home = Home(module, "weight", first=0, shape=(2, 4), stacked=6, packed=True)
-    with (
-        pytest.raises(ValueError, match="1 matrices were only written in part"),
-        Packer(torch.float32) as packer,
-    ):
-        packer.written(home)
+    packer = Packer(torch.float32)
+    packer.written(home)
+    with pytest.raises(ValueError, match="1 matrices were only written in part"):
+        packer.require_all()

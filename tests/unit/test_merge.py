@@ -123,10 +123,14 @@ def test_integers_are_copied(pair: tuple[Path, Path]) -> None:
     assert torch.equal(merged(pair)["model.layers.0.steps"], steps)
 
 
-def test_a_redundant_tied_head_is_left_out(pair: tuple[Path, Path]) -> None:
-    tensors = load_tensors(pair[1])
-    save_tensors(pair[1], tensors | {"lm_head.weight": tensors[EMBEDDING].clone()})
+@pytest.mark.parametrize("holders", [1, 2])
+def test_a_redundant_tied_head_is_left_out(pair: tuple[Path, Path], holders: int) -> None:
+    for folder in pair[-holders:]:
+        tensors = load_tensors(folder)
+        save_tensors(folder, tensors | {"lm_head.weight": tensors[EMBEDDING].clone()})
     assert "lm_head.weight" not in merged(pair)
+    model = transformers.AutoModelForCausalLM.from_pretrained(pair[0].parent / "out")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
 def test_chunks_do_not_show(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +164,16 @@ def test_settings_come_from_the_named_source(pair: tuple[Path, Path], template: 
     assert json.loads((out / "config.json").read_text()) == json.loads(
         (source / "config.json").read_text()
     )
+
+
+def test_a_text_config_that_is_null_stays_so(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        config = json.loads((folder / "config.json").read_text())
+        write_json(folder / "config.json", config | {"text_config": None})
+    merged(pair)
+    written = json.loads((pair[0].parent / "out" / "config.json").read_text())
+    assert written["text_config"] is None
+    assert written["torch_dtype"] == "bfloat16"
 
 
 def test_report_recipe_and_progress(pair: tuple[Path, Path]) -> None:

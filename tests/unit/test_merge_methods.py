@@ -135,24 +135,25 @@ def test_dare_keeps_a_share_and_scales_it(trio: Path, definition: str) -> None:
     assert_close(vector[kept], 0.5 * ratio * full[kept])
 
 
+@pytest.mark.parametrize("density", [0.6, 0.1])  # at 0.1 the smallest of a row never stays
 @pytest.mark.parametrize("definition", ["mergekit", "paper"])
-def test_della_keeps_by_rank_within_rows(trio: Path, definition: str) -> None:
+def test_della_keeps_by_rank_within_rows(trio: Path, definition: str, density: float) -> None:
     full = task_vector(trio, "a")[MATRIX]
     flat, draws = full.flatten(), 300  # many, so that the chance of each element shows
     count = torch.zeros_like(flat)
     for seed in range(draws):
-        rule = TaskVectors("della", 0.5, 0.6, seed, epsilon=0.3, definition=definition)  # type: ignore[arg-type]
+        rule = TaskVectors("della", 0.5, density, seed, epsilon=0.3, definition=definition)  # type: ignore[arg-type]
         keep = selection(rule, lambda: iter([(0, flat)]), len(flat), full.shape[1], "a")
         kept = keep(0, flat)
         count += kept != 0
-    half = 0.3 if definition == "mergekit" else 0.15
+    half = min(0.3 if definition == "mergekit" else 0.15, density)
     rank = full.abs().argsort(dim=1).argsort(dim=1).double().flatten()
-    chance = 0.6 - half + 2 * half * rank / (full.shape[1] - 1)
+    chance = density - half + 2 * half * rank / (full.shape[1] - 1)
     spread = (chance * (1 - chance) * draws).sqrt() + 1e-9
     assert ((count - draws * chance).abs() < 6 * spread).all()
     mask = kept != 0
     ratio = flat.abs().sum() / flat[mask].abs().sum() if definition == "mergekit" else 1 / chance
-    assert_close(kept, flat * mask * ratio)
+    assert_close(kept[mask], (flat * ratio)[mask])
 
 
 def test_epsilon_is_cut_to_what_the_density_allows() -> None:
@@ -168,6 +169,18 @@ def test_election_drops_who_disagrees(trio: Path) -> None:
     assert not torch.equal(plain, elected)
     assert (elected.abs() >= plain.abs() - 1e-6).all()
     assert ((elected == 0) == (plain == 0)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(0, 7), (7, 0), (0,)])
+def test_a_tensor_without_elements_comes_out_as_it_is(
+    tmp_path: Path, method: str, shape: tuple[int, ...]
+) -> None:
+    for seed, name in enumerate(("base", "a", "b")):
+        write(tmp_path / name, random(seed) | {"model.layers.0.none": torch.zeros(shape)})
+    result = merged(tmp_path, TaskVectors(method, 1.0, 0.5), "ab")
+    assert result["model.layers.0.none"].shape == shape
+    assert result[MATRIX].abs().max() > 0
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -152,6 +152,14 @@ def test_a_folder_and_tensors_are_the_same_merge(
     assert (out / "model.safetensors.index.json").exists() == (method is None)
 
 
+def test_a_weight_that_no_sum_can_hold_is_the_vectors_fault(trio: dict[str, Path]) -> None:
+    checkpoints = {name: read_checkpoint(path) for name, path in trio.items()}
+    base = checkpoints.pop("a")
+    with pytest.raises(EvaluationError, match="too large to be summed") as caught:
+        plan_task_vectors(checkpoints, base, TaskVectors("task_arithmetic", 1e308))
+    assert caught.value.kind == "vector"
+
+
 def test_files_are_reserved_at_once_and_in_full(trio: dict[str, Path]) -> None:
     sources = verify_sources(trio, trio["a"].parent / "cache")
     plans = plan_sum(sources.checkpoints, weights_of())

@@ -37,6 +37,12 @@ def test_task_vectors_leave_the_rest_to_the_base() -> None:
     assert weights.outside == {"head": (0.75, 0.25, 0.0)}
 
 
+def test_weights_whose_sum_is_no_number_are_the_vectors_fault() -> None:
+    with pytest.raises(EvaluationError, match="too large to be summed") as caught:
+        SourceWeights(((1e308, 1e308),), {}).against_base()
+    assert caught.value.kind == "vector"
+
+
 def test_two_sources_break_the_stick_at_the_number_itself() -> None:
     assert stick_breaking([0.3, 1.0, 0.0], 3, 2) == ((0.3, 0.7), (1.0, 0.0), (0.0, 1.0))
 
@@ -158,6 +164,7 @@ def test_a_file_says_what_happens_outside_and_the_flag_overrules(tmp_path: Path)
         (PAIR, {"layers": [0] * 4, "outside": {"tail": 1}}, '"outside" is neither'),
         (PAIR, {"layers": [0] * 4, "outside": {"head": 2}}, "head: 2 is not a number in [0, 1]"),
         (PAIR, 0.5, "layers: not a list"),
+        (VECTORS, [[1e308, 1]] * 2, "too large to be summed"),
     ],
 )
 def test_bad_files_are_refused_by_entry(

@@ -9,6 +9,7 @@ from apbmm_common import curve
 from apbmm_common.errors import EXIT_USAGE, UsageError
 from apbmm_worker import options
 from apbmm_worker.options import Claim, Options
+from small_disk import fill, small_disk
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,22 @@ def test_a_link_in_the_lock_folder_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gpu-0\.lock"):
         Claim(worker("a", "0"))
     assert precious.read_text(encoding="utf-8") == "data"
+
+
+def test_a_full_disk_keeps_nobody_from_a_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        monkeypatch.setenv("APBMM_LOCK_DIR", str(disk / "locks"))
+        Claim(worker("a", "0")).release()
+        (disk / "locks" / "gpu-0.lock").write_text("")
+        (disk / "locks" / "name-a.lock").write_text("")
+        fill(disk)
+        first = Claim(worker("a", "0"))
+        with pytest.raises(UsageError, match="GPU 0 is in use"):
+            Claim(worker("b", "0"))
+        first.release()
+        Claim(worker("b", "0")).release()
 
 
 def test_locks_are_for_every_user_of_the_host(tmp_path: Path) -> None:

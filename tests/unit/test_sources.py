@@ -14,6 +14,7 @@ from apbmm_common.checkpoint import read_checkpoint
 from apbmm_common.errors import SourceError
 from apbmm_worker import sources as sources_module
 from apbmm_worker.sources import VerifiedSources, settings_digest, verify_sources
+from denied_files import deny
 from tiny_checkpoints import (
     edit_config,
     load_tensors,
@@ -151,6 +152,16 @@ def test_unwritable_cache_is_only_slow(
     assert "could not be cached" in caplog.text
 
 
+def test_no_cache_is_only_slow(pair: tuple[Path, Path]) -> None:
+    seen: list[tuple[int, int]] = []
+    for _ in range(2):
+        seen.clear()
+        roles = {"thinking": pair[0], "instruct": pair[1]}
+        verified = verify_sources(roles, None, lambda done, total: seen.append((done, total)))
+        assert seen
+        assert verified.digests == verify_sources(roles, pair[0].parent / "cache").digests
+
+
 def test_integers_must_be_equal(pair: tuple[Path, Path]) -> None:
     for folder, number in zip(pair, (1, 2), strict=True):
         tensors = load_tensors(folder)
@@ -173,6 +184,17 @@ def test_a_source_that_changes_later_is_noticed(pair: tuple[Path, Path]) -> None
     file.unlink()
     with pytest.raises(SourceError, match="cannot be read"):
         verified.require_unchanged()
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json"])
+def test_settings_that_may_not_be_read_are_named(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    deny(monkeypatch, pair[0] / name)
+    with pytest.raises(SourceError) as caught:
+        verify(pair)
+    assert caught.value.message == f"{pair[0] / name}: cannot be read: Permission denied"
+    assert caught.value.hint == "may this user read it?"
 
 
 def test_settings_digest_is_of_tokenizer_and_configs(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Environment, scratch slots and signs of life of the evaluation child."""
+"""Environment and signs of life of the evaluation child."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from apbmm_common.errors import UsageError
 from apbmm_worker.environment import cards, worker_environment
 from apbmm_worker.logging_guard import preserved_logging
-from apbmm_worker.merge_slots import MergeSlots
 from apbmm_worker.signs_of_life import SignsOfLife
 
 
@@ -49,40 +48,6 @@ def test_a_cpu_engine_is_one_process_and_one_thread(tmp_path: Path) -> None:
     assert values["OMP_NUM_THREADS"] == "4"  # set on purpose by whoever started it
     assert values["HF_HUB_OFFLINE"] == "1"
     assert cards("cpu") == 0
-
-
-def test_slots_are_removed_after_use_and_orphans_at_the_start(tmp_path: Path) -> None:
-    scratch, memory = tmp_path / "scratch", tmp_path / "memory"
-    scratch.mkdir()
-    memory.mkdir()
-    slots = MergeSlots(scratch, 1000, memory)
-    assert slots.root.parent == memory
-    seen = set()
-    for _ in range(3):
-        with slots.next() as slot:
-            slot.mkdir()
-            seen.add(slot)
-        assert not slot.exists()
-    assert len(seen) == 2
-    slots.remove()
-    assert not slots.root.exists()
-
-    orphan, foreign = memory / "apbmm-0123-1", memory / "apbmm-without-a-lock"
-    (orphan / "0").mkdir(parents=True)
-    (orphan / "lock").touch()
-    foreign.mkdir()
-    alive = MergeSlots(tmp_path / "other", 1000, memory)
-    assert not orphan.exists()
-    assert foreign.exists()
-    MergeSlots(scratch, 1000, memory).remove()
-    assert alive.root.exists()
-    alive.remove()
-
-
-def test_a_checkpoint_too_large_for_memory_goes_to_scratch(tmp_path: Path) -> None:
-    slots = MergeSlots(tmp_path, 1 << 60, Path("/dev/shm"))
-    assert slots.root.parent == tmp_path
-    slots.remove()
 
 
 class Stepper:

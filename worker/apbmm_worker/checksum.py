@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 # Words are summed in so many columns: a prime, so that a swap of rows or blocks changes the sums.
 _COLUMNS = 1021
-_WRAP = 1 << 64
-_FACTORS = [(2 * column + 1) * 0x9E3779B97F4A7C15 % _WRAP for column in range(_COLUMNS)]
+_WRAP = 1 << 64  # which arrays of unsigned numbers are taken modulo anyway
+_FACTORS = np.arange(1, 2 * _COLUMNS, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -20,11 +21,10 @@ def checksum(tensor: torch.Tensor) -> int:
     flat = tensor.detach().contiguous().view(-1)
     words = _words(flat)
     whole = len(words) // _COLUMNS * _COLUMNS
-    sums = _column_sums(words[:whole].view(-1, _COLUMNS))
-    rest = words[whole:].tolist()
-    total: int = sum(factor * value for factor, value in zip(_FACTORS, sums, strict=True))
-    total += sum((factor ^ 1) * value for factor, value in zip(_FACTORS, rest, strict=False))
-    return (total + len(words)) % _WRAP
+    sums = _column_sums(words[:whole].view(-1, _COLUMNS)).view(np.uint64)
+    rest = words[whole:].to(torch.int64).cpu().numpy().view(np.uint64)
+    factors = _FACTORS[: len(rest)] ^ np.uint64(1)
+    return (len(words) + int((_FACTORS * sums).sum()) + int((factors * rest).sum())) % _WRAP
 
 
 def _words(flat: torch.Tensor) -> torch.Tensor:
@@ -37,7 +37,10 @@ def _words(flat: torch.Tensor) -> torch.Tensor:
     return flat.view(_WORDS[size])
 
 
-def _column_sums(words: torch.Tensor) -> list[int]:
+def _column_sums(words: torch.Tensor) -> npt.NDArray[np.int64]:
+    sums: npt.NDArray[np.int64]
     if words.device.type == "cpu":  # numpy is twice as fast here
-        return [int(value) for value in np.add.reduce(words.numpy(), axis=0, dtype=np.int64)]
-    return [int(value) for value in words.sum(0, dtype=torch.int64).tolist()]
+        sums = np.add.reduce(words.numpy(), axis=0, dtype=np.int64)
+    else:
+        sums = words.sum(0, dtype=torch.int64).cpu().numpy()
+    return sums

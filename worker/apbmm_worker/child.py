@@ -1,4 +1,4 @@
-"""The evaluation child: ``python -m apbmm_worker.child --fd N``, started by the daemon.
+"""The evaluation child: ``python -m apbmm_worker.child --fd N --parent PID``, of the daemon.
 
 Holds the engine, so that the daemon's heartbeats never wait for it. Commands and events are JSON
 lines over the inherited socket N; standard output and error are its log. One command at a time.
@@ -12,7 +12,6 @@ any failure -> failed {kind, message, hint, fatal}; after a fatal one the child 
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
 import logging
 import os
@@ -26,7 +25,7 @@ from typing import Any
 from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.logs import set_up_logging
 from apbmm_common.runfile import RunSpec
-from apbmm_worker.child_channel import Channel, die_with_parent
+from apbmm_worker.child_channel import Channel, channel_to_daemon
 from apbmm_worker.engine_arguments import versions
 from apbmm_worker.pipeline import Measurement, Pipeline, Places
 
@@ -184,13 +183,9 @@ def _numbers(measurement: Measurement) -> Fields:
 
 def main() -> None:
     """Entry point of the child process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fd", type=int, required=True)
-    arguments = parser.parse_args()
-    die_with_parent()
+    channel = channel_to_daemon(__doc__)
     faulthandler.enable()
     set_up_logging()
-    channel = Channel(arguments.fd)
     child = Child(Reporter(channel))
     for command in channel.commands():
         if not child.obey(command):

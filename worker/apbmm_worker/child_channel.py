@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
@@ -31,9 +32,24 @@ class Channel:
         self._socket.sendall(text.encode() + b"\n")
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies; exit if it is dead already."""
-    parent = os.getppid()
+def channel_to_daemon(text: str) -> Channel:
+    """What a child begins with: ``--fd``, its socket, and ``--parent``, whom it dies with.
+
+    ``text`` is the description of the command.
+    """
+    parser = argparse.ArgumentParser(description=text)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    arguments = parser.parse_args()
+    die_with(arguments.parent)
+    return Channel(arguments.fd)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies; exit if it is dead already.
+
+    The parent tells its own id: in a container it is 1, as is whoever inherits an orphan.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
+    if os.getppid() != parent:
         os._exit(1)

@@ -50,7 +50,8 @@ class EvaluationChild:
         ours, theirs = socket.socketpair()
         with theirs, self._log_path.open("ab") as log_file:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", self._module, "--fd", str(theirs.fileno()),
+                sys.executable, "-m", self._module,
+                "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log_file, stderr=log_file,
                 pass_fds=(theirs.fileno(),), start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from apbmm_common import __version__
 from apbmm_common.codec import VersionMismatchError, decode, encode
-from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, WireError
+from apbmm_common.errors import EXIT_USAGE, WireError
 from apbmm_common.failpoints import reach
 from apbmm_common.messages import (
     FROM_MASTER,
@@ -45,6 +45,7 @@ from apbmm_common.supervision import Supervisor
 from apbmm_worker.dealer import Dealer
 from apbmm_worker.hands import Hands
 from apbmm_worker.job import MOST_TEXT, Bench
+from apbmm_worker.leaving import Leaving
 from apbmm_worker.membership import Membership
 from apbmm_worker.options import Options
 from apbmm_worker.outbox import Outbox
@@ -54,8 +55,6 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS = (1.0, 30.0)
 """First and longest pause between HELLOs."""
-GOODBYE_SECONDS = 10.0
-"""How long a draining worker waits for the acknowledgement of what is safe in its outbox."""
 POLL_SECONDS = 0.2
 
 
@@ -69,15 +68,12 @@ class Daemon:
         self.bench = bench or Bench(options)
         self.membership = Membership(self.bench, lambda: self.hands.busy, self._send)
         self.hands = Hands(self.bench, self.outbox, self.membership, self._send)
+        self.leaving = Leaving(self.hands, self.outbox)
         self.supervisor = Supervisor()
-        self.draining = False
-        self.exit_code: int | None = None
         self._welcome = False
         self._heard = 0.0
         self._hellos = 0
         self._hello_pause = HELLO_SECONDS[0]
-        self._drain_began = 0.0
-        self._stop_code = EXIT_DONE
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -93,18 +89,18 @@ class Daemon:
         loops = (self._receive, self._beat, self._greet, self._dealer.watch, self.outbox.watch)
         tasks = [asyncio.create_task(loop()) for loop in loops]
         try:
-            while self.exit_code is None:
+            while self.leaving.exit_code is None:
                 await asyncio.wait(tasks, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 for task in (*tasks, self.hands.task, self.membership.task):
                     if task is not None and task.done() and not task.cancelled():
                         task.result()
                 if self._welcome:
                     await self.hands.resend()
-                self._check_drained()
-                self.supervisor.turn(self._doing(), stopping=self.draining)
-            kept = tuple(result.lease for result in self.outbox.of_run(self.run_id))
-            await self._send(Bye(run=self.run_id, reason="stopped", kept=kept[:1024]))
-            return self.exit_code
+                self.leaving.turn(self.run_id if self._welcome else None)
+                self.supervisor.turn(self._doing(), stopping=self.leaving.asked)
+            kept = self.leaving.kept(self.run_id)
+            await self._send(Bye(run=self.run_id, reason="stopped", kept=kept))
+            return self.leaving.exit_code
         finally:
             for task in tasks:
                 task.cancel()
@@ -116,6 +112,8 @@ class Daemon:
         """One line for the service manager."""
         if self.hands.held is not None:
             return f"{self.hands.held.evaluation}: {self.bench.progress.stage or 'begins'}"
+        if self.leaving.asked and self.outbox.unsaved:
+            return self.outbox.trouble
         return f"waits for work of {self.run_id}" if self._welcome else "waits for a master"
 
     async def _end_tasks(self) -> None:
@@ -127,25 +125,9 @@ class Daemon:
 
     def stop(self, *, interrupted: bool) -> None:
         """First call: finish what is in hand and leave. Second: leave at once."""
-        if self.draining:
-            self.exit_code = EXIT_INTERRUPTED
-            return
-        self.draining = self.hands.leaving = True
-        self._drain_began = time.monotonic()
-        self._stop_code = EXIT_INTERRUPTED if interrupted else EXIT_DONE
-        if self.hands.held is not None:
-            log.info(
-                "finishing %s before leaving; stop again to drop it", self.hands.held.evaluation
-            )
-        self._soon(self._send(Drain(run=self.run_id)))
-
-    def _check_drained(self) -> None:
-        if not self.draining or self.hands.held is not None:
-            self._drain_began = time.monotonic()
-            return
-        waiting = self.outbox.of_run(self.run_id) if self._welcome else []
-        if not waiting or time.monotonic() - self._drain_began > GOODBYE_SECONDS:
-            self.exit_code = self._stop_code if self.exit_code is None else self.exit_code
+        self.leaving.ask(interrupted=interrupted)
+        if self.leaving.exit_code is None:
+            self._soon(self._send(Drain(run=self.run_id)))
 
     def _soon(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -278,7 +260,7 @@ class Daemon:
             await self.hands.drop(message.run, lease)
         self.hands.send_all_again()
         await self.membership.enter(message.run, spec)
-        if self.draining:
+        if self.leaving.asked:
             await self._send(Drain(run=self.run_id))
 
     async def _refused(self, message: Refuse) -> None:
@@ -288,7 +270,7 @@ class Daemon:
         self._hello_pause = HELLO_SECONDS[1]
         if message.final:
             await self.bench.abort()
-            self.exit_code = EXIT_FAILED
+            self.leaving.exit_code = EXIT_USAGE
         elif not message.run:
             self._forget_master()  # this worker, not what it has for a run
             self._hello_pause = HELLO_SECONDS[1]

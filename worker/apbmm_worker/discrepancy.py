@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from apbmm_common.checkpoint import ITEM_BYTES, TensorHeader, layer_of
-from apbmm_common.compatibility import optional_tensors
-from apbmm_common.outside_layers import outside_group
+from apbmm_common.outside_layers import optional_tensors, outside_group
 from apbmm_common.runfile import Prior
 from apbmm_worker.activations import cosine_discrepancy, encode_prompts, pooled_states
 from apbmm_worker.sources import VerifiedSources

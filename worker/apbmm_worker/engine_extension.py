@@ -21,7 +21,8 @@ from safetensors import safe_open as _safe_open
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.failpoints import reach
 from apbmm_worker import vllm_features
-from apbmm_worker.live_weights import Expectation, LiveWeights, Shapes, Tensors
+from apbmm_worker.expectation import Expectation
+from apbmm_worker.live_weights import LiveWeights, Shapes, Tensors
 from apbmm_worker.merge import Place, nowhere
 from apbmm_worker.merge_stream import MergeStream
 from apbmm_worker.resident_sources import ResidentSources

@@ -49,8 +49,7 @@ class Hands:
         """Answer an ASSIGN, and begin unless it is a repetition."""
         lease = (assign.run, assign.lease)
         waiting = {(result.run, result.lease) for result in self._outbox.everything()}
-        if lease in self._finished or lease in waiting:
-            # A late repetition; a result that is not acknowledged is due again.
+        if lease in waiting:  # the result is due again
             self._sent_at.pop(assign.lease, None)
             return
         reason = self._objection(assign)
@@ -67,6 +66,9 @@ class Hands:
         if self.held is not None:
             same = (self.held.run, self.held.lease) == (assign.run, assign.lease)
             return "" if same else f"it holds {self.held.lease} of {self.held.run}"
+        if (assign.run, assign.lease) in self._finished:
+            # Late, which the master ignores; or it has forgotten what it acknowledged.
+            return "it is done with that lease"
         ready, spec = self._membership.ready, self._membership.spec
         if self.leaving:
             return "it is leaving"

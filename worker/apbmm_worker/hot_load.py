@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -63,6 +64,11 @@ class PlannedMerge:
 
     plans: Sequence[TensorPlan]
     write: Callable[[Path], None]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors as they are written."""
+        return sum(tensor.length for tensor in self.plans)
 
 
 @dataclass(frozen=True)
@@ -117,9 +123,9 @@ class HotLoader(Generic[E]):
             return self.engine
         if self.choice.way == "fresh engine":
             self.close()
-        with self._slots.next() as slot:
+        with ExitStack() as held:
             with timed(stages, "merge"):
-                merge.write(slot)
+                slot = held.enter_context(self._slots.holding(merge.write, merge.size))
             if self.engine is not None:
                 with timed(stages, "load"):
                     self.engine.load(slot)

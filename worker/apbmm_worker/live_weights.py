@@ -1,9 +1,7 @@
-"""The weights of a live vLLM model under their checkpoint's names: comparing and writing them.
+"""The weights of a live vLLM model under their checkpoint's names: finding and writing them.
 
 vLLM stacks q, k and v (and gate and up) into one matrix, pads the vocabulary, shares the embedding
-with a tied head, and on a CPU multiplies by packed copies, most of which replace the matrix. So
-what can be read is compared by checksum, bit for bit, and what is packed has to multiply unit
-vectors, which must give back columns of the checkpoint's matrix, bit for bit as well.
+with a tied head, and on a CPU multiplies by packed copies, most of which replace the matrix.
 
 Knows vLLM's modules by what they have, and imports nothing of it.
 """
@@ -11,7 +9,6 @@ Knows vLLM's modules by what they have, and imports nothing of it.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +26,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Iterable[tuple[str, torch.Tensor]]
 
 _TIED_HEAD = {"lm_head.weight": "model.embed_tokens.weight"}
-_COLUMNS = 4
 _PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"})
 
 
@@ -117,21 +113,22 @@ class LiveWeights:
         """Write ``parts`` of every tensor, of ``made``, where they live; they may be made there.
 
         Storage that can be read is written in place, so whatever refers to it stays valid. Matrices
-        are packed on a thread of their own while the next tensors are made.
+        are packed on this thread while others make the next tensors.
         """
-        with packing.Packer(self.dtype) as packer, torch.no_grad():
+        packer = packing.Packer(self.dtype)
 
-            def rows(home: Home) -> torch.Tensor:
-                live = home.live()
-                return packer.rows(home) if live is None else live
+        def rows(home: Home) -> torch.Tensor:
+            live = home.live()
+            return packer.rows(home) if live is None else live
 
-            def place(tensor: TensorPlan) -> torch.Tensor | None:
-                home = self.homes[tensor.name][0]
-                there = rows(home)
-                fits = there.is_contiguous() and there.device.type == "cpu"
-                same = there.shape == tensor.shape and there.dtype == stored_dtype(tensor.dtype)
-                return there if fits and same else None
+        def place(tensor: TensorPlan) -> torch.Tensor | None:
+            home = self.homes[tensor.name][0]
+            there = rows(home)
+            fits = there.is_contiguous() and there.device.type == "cpu"
+            same = there.shape == tensor.shape and there.dtype == stored_dtype(tensor.dtype)
+            return there if fits and same else None
 
+        with torch.no_grad():
             for name, tensor in made(place):
                 written, given = {tensor.data_ptr()}, parts.get(name, WHOLE)
                 for home in self.homes[name]:
@@ -142,6 +139,7 @@ class LiveWeights:
                 for home in self.homes[name]:
                     if home.packed:
                         packer.written(home)
+        packer.require_all()
 
     def repack(self) -> int:
         """After a reload of vLLM's own, pack what is packed from weights that are kept.
@@ -178,64 +176,6 @@ class LiveWeights:
                     product = checksum(_product(home, vector.to(self.dtype)))
                     found.update(f"{name} {product}\n".encode())
         return found.hexdigest()
-
-
-class Expectation:
-    """What a model ought to hold: noted while the tensors go by, compared when all are in.
-
-    ``number`` decides which columns of packed matrices are compared; ``parts`` of tensors go by.
-    """
-
-    def __init__(self, live: LiveWeights, number: int, parts: Parts = EVERYTHING) -> None:
-        self._live = live
-        self._parts = parts
-        self._number = number
-        # Asked now: a reload of vLLM's own takes the parameters away while it runs.
-        self._readable = {
-            name: rows.dtype
-            for name, homes in live.homes.items()
-            for home in homes
-            if (rows := home.live()) is not None
-        }
-        self._sums: dict[tuple[str, Part], int] = {}
-        self._columns: dict[tuple[str, Part], torch.Tensor] = {}
-
-    def watch(self, tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
-        """The same tensors, each noted as it goes by."""
-        for name, tensor in tensors:
-            for home in self._live.homes.get(name, ()):
-                key, held = (name, home.part), home.of(tensor, self._parts.get(name, WHOLE))
-                if name in self._readable and key not in self._sums:
-                    self._sums[key] = checksum(held.to(self._readable[name]))
-                if home.packed:
-                    picked = torch.stack([held[:, column] for column in self._picked(home)])
-                    self._columns[key] = picked.to(self._live.dtype)
-            yield name, tensor
-
-    def verdict(self) -> tuple[int, int, list[str]]:
-        """How many tensors were compared, of how many, and the names of those that differ."""
-        compared, different = set(), set()
-        products: dict[int, torch.Tensor] = {}
-        for name, homes in self._live.homes.items():
-            for home in homes:
-                live, noted = home.live(), (name, home.part)
-                if live is not None and noted in self._sums:
-                    compared.add(name)
-                    if checksum(live) != self._sums[noted]:
-                        different.add(name)
-                if home.packed and noted in self._columns:
-                    compared.add(name)
-                    key = id(home.module)
-                    if key not in products:
-                        products[key] = self._live.columns(home, self._picked(home))
-                    rows = products[key][:, home.first : home.first + home.shape[0]]
-                    if not torch.equal(rows, self._columns[noted]):
-                        different.add(name)
-        return len(compared), len(self._live.homes), sorted(different)
-
-    def _picked(self, home: Home) -> list[int]:
-        source = random.Random(self._number * 1_000_003 + home.shape[1])  # noqa: S311
-        return [source.randrange(home.shape[1]) for _ in range(_COLUMNS)]
 
 
 def _homes(model: Any, shapes: Shapes) -> Iterator[tuple[str, Home]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from apbmm_common.checkpoint import ITEM_BYTES, Checkpoint, TensorHeader, layer_of
-from apbmm_common.compatibility import optional_tensors
+from apbmm_common.outside_layers import optional_tensors
 from apbmm_common.runfile import Merge
 from apbmm_worker.merge_weights import (
     Row,
@@ -17,8 +17,9 @@ from apbmm_worker.merge_weights import (
     outside_rows,
     own_rows,
     pair_weights,
+    total,
 )
-from apbmm_worker.task_vectors import TaskVectors
+from apbmm_worker.task_vectors import Cut, TaskVectors
 
 __all__ = ["TensorPlan", "WeightedSum", "layer_weights", "plan", "plan_sum", "plan_task_vectors"]
 
@@ -47,13 +48,15 @@ class TensorPlan:
 
     ``layout`` is the source's tensor that lends name, shape and file name: the last source's, which
     for two sources is the instruct model's. ``dtype`` is the stored one. With `TaskVectors` the
-    first source is the base.
+    first source is the base, and a rule that trims whole task vectors has ``cuts``, one for each
+    other source (`whole_trim.trimmed`).
     """
 
     layout: TensorHeader
     sources: tuple[TensorHeader, ...]
     rule: WeightedSum | TaskVectors
     dtype: str
+    cuts: tuple[Cut, ...] = ()
 
     @property
     def name(self) -> str:
@@ -136,7 +139,9 @@ def plan_task_vectors(
 
     A source that is the base has a task vector of zeros and is left out. Tensors of no layer are
     merged like any other, unless ``outside_layers`` names a source (or ``base``) to follow. Stored
-    dtypes, integers and optional tensors are as in `plan_sum`.
+    dtypes, integers and optional tensors are as in `plan_sum`. Where the rule trims whole task
+    vectors, the plans want `whole_trim.trimmed`, which reads them. Raises `EvaluationError` for
+    weights that cannot be summed.
     """
     last = list(sources.values())[-1]
     moved = tuple(c for c in sources.values() if c.path.resolve() != base.path.resolve())
@@ -156,7 +161,7 @@ def plan_task_vectors(
         chosen: WeightedSum | TaskVectors = WeightedSum((1.0,)) if copied else rule
         if not copied and rule.theta.keeps == "all":  # the same sum, and cheaper
             own = (rule.weight,) * len(moved)
-            chosen = WeightedSum((1.0 - math.fsum(own), *own))
+            chosen = WeightedSum((1.0 - total(own), *own))
         plans.append(TensorPlan(layout, tensors[:1] if copied else tensors, chosen, stored))
     return tuple(plans)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from apbmm_common.errors import EvaluationError
+from apbmm_worker.available_memory import available_memory
+
+_log = logging.getLogger(__name__)
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - it is chosen for being memory
 _PREFIX = "apbmm-"
@@ -19,33 +26,60 @@ _HEADROOM = 1.1
 class MergeSlots:
     """Two folders, used in turn; each is removed as soon as its checkpoint is no longer needed.
 
-    ``needed`` is the size of a checkpoint in bytes. The folders are in one that is named after the
-    scratch folder and the process and holds a lock while the process lives, so two workers never
-    share one, and what a killed process left is found and removed by the next to start.
+    They are in one, in memory or in scratch, that is named after the scratch folder and the process
+    and holds a lock while the process lives, so two workers never share one, and what a killed
+    process left is found and removed by the next to start.
     """
 
-    def __init__(self, scratch: Path, needed: int, memory: Path = MEMORY) -> None:
+    def __init__(self, scratch: Path, memory: Path = MEMORY) -> None:
         for folder in (scratch, memory):
             _remove_orphans(folder)
-        root = memory if _fits(memory, needed) else scratch
-        self.root = root / f"{_PREFIX}{owner(scratch)}-{os.getpid()}"
-        self._lock = _locked(self.root)
+        name = f"{_PREFIX}{owner(scratch)}-{os.getpid()}"
+        self._memory = memory
+        # Another user's memory, or none, is not used; that of scratch has to be.
+        places = [memory] if memory != scratch and os.access(memory, os.W_OK) else []
+        self.folders = [place / name for place in (*places, scratch)]
+        self._locks = [_locked(folder) for folder in self.folders]
         self._turn = 0
 
     @contextmanager
-    def next(self) -> Iterator[Path]:
-        """A path at which a checkpoint can be written; whatever is there is removed afterwards."""
+    def holding(self, write: Callable[[Path], None], size: int) -> Iterator[Path]:
+        """A checkpoint of ``size`` bytes that ``write`` writes at a path; it is removed afterwards.
+
+        Others may fill the memory while it is being written: then it is written to scratch. Raises
+        what ``write`` raises, and on a full disk an `EvaluationError` caused by an OSError.
+        """
         self._turn += 1
-        slot = self.root / str(self._turn % 2)
+        in_memory, slots = fits(self._memory, size), [f / str(self._turn % 2) for f in self.folders]
         try:
-            yield slot
+            yield self._written(write, slots if in_memory else slots[-1:])
         finally:
-            shutil.rmtree(slot, ignore_errors=True)
+            for slot in slots:
+                shutil.rmtree(slot, ignore_errors=True)
+
+    def _written(self, write: Callable[[Path], None], slots: list[Path]) -> Path:
+        for slot in slots[:-1]:
+            try:
+                write(slot)
+            except EvaluationError as error:
+                if not _is_full(error.__cause__):
+                    raise
+                _log.info("%s is full: this merge goes to %s", slot, slots[-1])
+                shutil.rmtree(slot, ignore_errors=True)
+            else:
+                return slot
+        write(slots[-1])
+        return slots[-1]
 
     def remove(self) -> None:
         """Remove everything."""
-        shutil.rmtree(self.root, ignore_errors=True)
-        os.close(self._lock)
+        for folder, lock in zip(self.folders, self._locks, strict=True):
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def owner(scratch: Path) -> str:
@@ -78,15 +112,11 @@ def _remove_orphans(folder: Path) -> None:
                 os.close(descriptor)
 
 
-def _fits(memory: Path, needed: int) -> bool:
-    """Whether the memory file system has room and the machine has twice the memory to spare."""
+def fits(memory: Path, size: int) -> bool:
+    """Whether the memory file system has room and the process may use twice that much memory."""
     try:
         status = os.statvfs(memory)
-        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        room = min(status.f_bavail * status.f_frsize, available_memory() // 2)
     except OSError:
         return False
-    available = next(
-        (int(line.split()[1]) << 10 for line in meminfo.splitlines() if "MemAvailable" in line), 0
-    )
-    room = min(status.f_bavail * status.f_frsize, available // 2)
-    return os.access(memory, os.W_OK) and room >= _HEADROOM * needed
+    return os.access(memory, os.W_OK) and room >= _HEADROOM * size

@@ -42,7 +42,20 @@ class SourceWeights:
 
 
 def _with_rest(row: Row) -> Row:
-    return (1.0 - math.fsum(row), *row)
+    return (1.0 - total(row), *row)
+
+
+def total(weights: Sequence[float]) -> float:
+    """Their sum. Raises `EvaluationError` (``vector``) where no number can hold it."""
+    try:
+        return math.fsum(weights)
+    except OverflowError:
+        raise EvaluationError(
+            f"the weights {', '.join(f'{weight:g}' for weight in weights)} are too large to be "
+            "summed",
+            "1 adds the whole of a task vector",
+            kind="vector",
+        ) from None
 
 
 def layer_weights(vector: Sequence[float], layers: int) -> tuple[float, ...]:
@@ -133,9 +146,10 @@ def outside_rows(
     """The weights of each group outside the layers.
 
     ``rule``: ``mean`` of the layers, the name of a source (one of ``names``) to follow, or a row
-    for each group, where a group that is left out gets the mean.
+    for each group, where a group that is left out gets the mean. Raises `EvaluationError` for
+    weights that have no mean.
     """
-    mean = tuple(math.fsum(column) / len(column) for column in zip(*layers, strict=True))
+    mean = tuple(total(column) / len(column) for column in zip(*layers, strict=True))
     if rule == "mean":
         return dict.fromkeys(OUTSIDE_GROUPS, mean)
     if isinstance(rule, str):

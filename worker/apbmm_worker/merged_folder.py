@@ -6,12 +6,13 @@ The folder appears under its name only when it is complete, and nothing half-wri
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from apbmm_worker.sources import GENERATION_FILE, TOKENIZER_FILES, code_files
 
 CONFIG_FILE = "config.json"
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
-PARTIAL_SUFFIX = ".apbmm-partial"  # nobody else's: what is found there is removed
+PARTIAL_SUFFIX = ".apbmm-partial"  # nobody else's: what a killed merge left is removed
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -34,20 +35,19 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     An earlier merge at ``out`` is removed first, because scratch may not have room for two; an
     empty folder stays and is filled, because someone may stand in it. Links are followed.
     Raises `EvaluationError` (``infrastructure``) when ``out`` is anything else but empty, when
-    the disk is full or cannot be written, and in place of every `SourceError`.
+    another merge is writing to it, when the disk is full or cannot be written, and in place of
+    every `SourceError`.
     """
     out = out.resolve()
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
     try:
-        if out.exists():
-            _require_replaceable(out)
-            if any(out.iterdir()):
-                shutil.rmtree(out)
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        yield partial
-        _give_name(partial, out)
+        with _held(partial, out):
+            if out.exists():
+                _require_replaceable(out)
+                if any(out.iterdir()):
+                    shutil.rmtree(out)
+            yield partial
+            _give_name(partial, out)
     except SourceError as error:
         raise EvaluationError(error.message, error.hint, kind="infrastructure") from error
     except OSError as error:
@@ -59,8 +59,66 @@ def fresh_folder(out: Path) -> Iterator[Path]:
             else "",
             kind="infrastructure",
         ) from error
+
+
+@contextmanager
+def _held(partial: Path, out: Path) -> Iterator[None]:
+    """The empty folder ``partial``, this merge's alone; at the end it is removed if still there.
+
+    The lock is the folder's own, so that it goes with a process that is killed, and what that one
+    left is removed. Raises `EvaluationError` when another merge has it or it is no folder.
+    """
+    descriptor = _locked(partial, out)
+    try:
+        for left in partial.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        # Under another name it is complete, and the next merge may have taken this one.
+        if _is_at(descriptor, partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked(partial: Path, out: Path) -> int:
+    """A descriptor that holds the lock of the folder at ``partial``, which is made if need be."""
+    while True:
+        with suppress(FileExistsError):
+            partial.mkdir(parents=True)
+        try:
+            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:  # a merge that had it has just ended
+            continue
+        except NotADirectoryError:
+            raise EvaluationError(
+                f"{partial}: is not a folder, and a merge is made there",
+                "remove it, or choose another folder for the merge",
+                kind="infrastructure",
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise EvaluationError(
+                f"another merge is writing to {out}",
+                "let it end, or choose another folder",
+                kind="infrastructure",
+            ) from None
+        except OSError:  # some network file systems have no locks: nobody is kept out there
+            pass
+        if _is_at(descriptor, partial):
+            return descriptor
+        os.close(descriptor)  # it got its final name, or was removed, before it was locked
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _give_name(partial: Path, out: Path) -> None:
@@ -129,7 +187,7 @@ def copy_settings(folder: Path, template: Checkpoint, dtype: str | None) -> None
         if (template.path / name).is_file():
             shutil.copyfile(template.path / name, folder / name)
     config = _with_dtype(template.config, dtype)
-    if "text_config" in config:
+    if isinstance(config.get("text_config"), dict):
         config["text_config"] = _with_dtype(config["text_config"], dtype)
     write_json(folder / CONFIG_FILE, config)
 

@@ -229,7 +229,7 @@ def _claim(path: Path, kind: str, value: str) -> IO[str]:
             f"{kind} {value} is in use by another worker on this host ({holder})",
             f"stop it, or give this one another {other}",
         ) from None
-    file.truncate(0)
-    file.write(json.dumps({"pid": os.getpid()}))
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without its holder's name
+        os.truncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps({"pid": os.getpid()}).encode())
     return file

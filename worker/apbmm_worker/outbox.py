@@ -50,6 +50,12 @@ class Outbox:
         """What the disk said when it refused a result; empty once it has taken it."""
         return self._refusal if self._refused else ""
 
+    @property
+    def unsaved(self) -> list[Result]:
+        """Unacknowledged results that the disk refused: they are in memory alone."""
+        refused = list(self._refused.items())  # which other threads change
+        return [result for key, result in refused if key in self._results]
+
     def put(self, result: Result) -> None:
         """Store a result durably: it is on disk when this returns.
 

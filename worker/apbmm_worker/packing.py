@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
-
-_IN_FLIGHT = 2
 
 
 class Rows(Protocol):
@@ -39,9 +34,12 @@ def pack_kept(module: Any) -> None:
 
 
 class Packer:
-    """Packs complete matrices on a thread; at its end all are packed, or the first error is raised.
+    """Packs each matrix as soon as all of its rows are written.
 
-    Fresh memory costs more than what is done with it, so layers of one shape share buffers.
+    On the thread that asks for it, which has to be the engine's own: vLLM packs there too, and the
+    allocator gives the memory of what a packed copy replaces to the next one. Another thread's
+    would have to find new pages, which takes half as long as packing does. For the same reason
+    layers of one shape share the buffers in which their rows are gathered.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -49,25 +47,6 @@ class Packer:
         self._gathered: dict[int, torch.Tensor] = {}
         self._written = Counter[int]()
         self._spare = defaultdict[tuple[int, ...], list[torch.Tensor]](list)
-        self._room = threading.Semaphore(_IN_FLIGHT)
-        self._thread = ThreadPoolExecutor(1, "pack")
-        self._packing: list[Future[None]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._thread.shutdown()
-        if error is None:
-            for packed in self._packing:
-                packed.result()
-            if self._written:
-                raise ValueError(f"{len(self._written)} matrices were only written in part")
 
     def rows(self, home: Rows) -> torch.Tensor:
         """Where to write rows of a weight that the module does not keep."""
@@ -80,26 +59,25 @@ class Packer:
         return matrix[home.first : home.first + home.shape[0]]
 
     def written(self, home: Rows) -> None:
-        """Have a matrix packed, soon, when these rows of it were the last."""
+        """Pack a matrix when these rows of it were the last."""
         key = id(home.module)
         self._written[key] += home.shape[0]
         if self._written[key] < home.stacked:
             return
         del self._written[key]
-        self._room.acquire()
-        self._packing.append(
-            self._thread.submit(self._pack, home.module, self._gathered.pop(key, None))
-        )
+        self._pack(home.module, self._gathered.pop(key, None))
+
+    def require_all(self) -> None:
+        """Raise `ValueError` when rows of a matrix were written, but not all of them."""
+        if self._written:
+            raise ValueError(f"{len(self._written)} matrices were only written in part")
 
     def _pack(self, module: Any, gathered: torch.Tensor | None) -> None:
-        try:
-            if gathered is None:
-                pack_kept(module)
-                return
-            with torch.no_grad():
-                module.weight = torch.nn.Parameter(gathered, requires_grad=False)
-                module.quant_method.process_weights_after_loading(module)
-            if module.weight.numel() == 0:  # the packed copy has replaced it
-                self._spare[tuple(gathered.shape)].append(gathered)
-        finally:
-            self._room.release()
+        if gathered is None:
+            pack_kept(module)
+            return
+        with torch.no_grad():
+            module.weight = torch.nn.Parameter(gathered, requires_grad=False)
+            module.quant_method.process_weights_after_loading(module)
+        if module.weight.numel() == 0:  # the packed copy has replaced it
+            self._spare[tuple(gathered.shape)].append(gathered)

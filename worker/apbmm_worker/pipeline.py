@@ -82,8 +82,7 @@ class Pipeline:
         Space.of(spec, self.sources.layers, self.sources.outside)
         self._engine_arguments = self._check_engine()
         self._benchmarks = self._prepare_benchmarks()
-        needed = max(source.weight_bytes for source in self.sources.checkpoints.values())
-        self._slots = MergeSlots(places.scratch, needed)
+        self._slots = MergeSlots(places.scratch)
         self._loader = self._new_loader()
 
     @property

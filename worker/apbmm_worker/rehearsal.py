@@ -11,7 +11,6 @@ KIND:EVALUATION, KIND being ``vector``, ``infrastructure``, ``engine`` (the proc
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import random
@@ -24,7 +23,7 @@ from apbmm_common.messages import Share
 from apbmm_common.outside_layers import OUTSIDE_GROUPS
 from apbmm_common.runfile import RunSpec, canonical_hash
 from apbmm_common.space import Space
-from apbmm_worker.child_channel import Channel, die_with_parent
+from apbmm_worker.child_channel import Channel, channel_to_daemon
 
 QUESTIONS = 100
 PROGRESS_SECONDS = 0.25
@@ -165,10 +164,7 @@ def serve(channel: Channel) -> None:
 
 def main() -> None:
     """Entry point of the child process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fd", type=int, required=True)
-    die_with_parent()
-    serve(Channel(parser.parse_args().fd))
+    serve(channel_to_daemon(__doc__))
 
 
 if __name__ == "__main__":

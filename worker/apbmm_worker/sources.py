@@ -22,7 +22,7 @@ from typing import Any
 
 from apbmm_common.checkpoint import Checkpoint, TensorHeader, layer_count, read_checkpoint
 from apbmm_common.compatibility import BASE_ROLE, IDENTICAL, REFERENCE_ROLE, require_compatible
-from apbmm_common.errors import SourceError
+from apbmm_common.errors import SourceError, unreadable
 from apbmm_common.outside_layers import outside_groups
 from apbmm_common.runfile import canonical_hash
 from apbmm_worker.tensor_bytes import all_finite, opened, read_into
@@ -91,14 +91,14 @@ class _Contents:
 
 
 def verify_sources(
-    paths: Mapping[str, Path], cache: Path, progress: Progress | None = None
+    paths: Mapping[str, Path], cache: Path | None, progress: Progress | None = None
 ) -> VerifiedSources:
     """Read and verify the sources; a folder given for two roles is read once.
 
     ``paths`` maps roles (``thinking``, ``instruct``, ``base``, or any names) to folders; ``cache``
-    is a folder for earlier outcomes; ``progress`` is called with (bytes read, bytes to read).
-    Raises `SourceError` naming every incompatibility, or the file and tensor that holds a NaN or an
-    infinity, or that thinking and instruct are identical.
+    is a folder for earlier outcomes, None to keep none; ``progress`` is called with (bytes read,
+    bytes to read). Raises `SourceError` naming every incompatibility, or the file and tensor that
+    holds a NaN or an infinity, or that thinking and instruct are identical.
     """
     start = time.monotonic()
     checkpoints = {role: read_checkpoint(Path(path)) for role, path in paths.items()}
@@ -108,7 +108,7 @@ def verify_sources(
     found: dict[tuple[Stamp, ...], _Contents] = {}
     to_read: dict[tuple[Stamp, ...], Checkpoint] = {}
     for role, checkpoint in checkpoints.items():
-        cached = _load(cache, stamps[role])
+        cached = None if cache is None else _load(cache, stamps[role])
         if cached is None:
             to_read[stamps[role]] = checkpoint
         else:
@@ -126,7 +126,8 @@ def verify_sources(
         found[stamp] = _read_contents(checkpoint, advance)
         if _stamps(checkpoint) != stamp:
             raise SourceError(f"{checkpoint.path}: changed while it was being verified")
-        _store(cache, stamp, found[stamp])
+        if cache is not None:
+            _store(cache, stamp, found[stamp])
 
     contents = {role: found[stamps[role]] for role in checkpoints}
     _require_equal_fixed(contents)
@@ -153,13 +154,19 @@ def code_files(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def settings_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 (hex) of what surrounds the weights: tokenizer, templates, configs and code."""
+    """SHA-256 (hex) of what surrounds the weights: tokenizer, templates, configs and code.
+
+    Raises `SourceError` for a file that cannot be read.
+    """
     config = {k: v for k, v in checkpoint.config.items() if k not in _WRITER_KEYS}
     parts: dict[str, Any] = {"config": config}
     for name in (*TOKENIZER_FILES, GENERATION_FILE, *code_files(checkpoint)):
         file = checkpoint.path / name
-        if file.is_file():
-            parts[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        try:
+            if file.is_file():
+                parts[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise unreadable(file, error) from error
     return canonical_hash(parts)
 
 
@@ -224,7 +231,7 @@ def _stamps(checkpoint: Checkpoint) -> tuple[Stamp, ...]:
         try:
             status = file.stat()
         except OSError as error:
-            raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
+            raise unreadable(file, error) from error
         stamps.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
     return tuple(stamps)
 

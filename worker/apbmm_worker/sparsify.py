@@ -1,28 +1,28 @@
 """Which elements of a task vector stay, and how they are scaled: the Theta of one task vector.
 
 Every selection sees a task vector in chunks, in order, and never the whole of it, so that memory
-stays flat: the largest elements are found by counting bit patterns, and random numbers are counted
-out by position (Philox, keyed on seed, source and tensor), so that neither the order in which
-tensors are merged nor how they are cut changes a result.
+stays flat: the largest elements are found by counting (`magnitudes`), and random numbers are
+counted out by position (Philox, keyed on seed, source and tensor), so that neither the order in
+which tensors are merged nor how they are cut changes a result.
+
+TIES trims the whole task vector at once where its paper's definition is asked for, which takes
+cuts that were found beforehand (`whole_trim`). Breadcrumbs mask each tensor by itself, as their
+paper does.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from apbmm_worker.task_vectors import TaskVectors
+from apbmm_worker.magnitudes import Ranks, Stream, bits_of, cuts, masked
+from apbmm_worker.task_vectors import Cut, TaskVectors
 
-Stream = Callable[[], Iterator[tuple[int, torch.Tensor]]]
-"""Gives the chunks of a task vector from its start: place of the first element, and values (float,
-one row after another where the method goes by rows)."""
-
-_LOW_BITS = 15  # of the 31 bits of a float32 magnitude, so that one count has 65,536 bins
 _TINY = 1e-7  # norms below this are not scaled, as in mergekit
 _WORDS = 8  # 32-bit random numbers from one step of the counter
 _ALL_NUMBERS = 1 << 32
@@ -38,24 +38,33 @@ class Selection(Protocol):
 
 
 def selection(
-    rule: TaskVectors, stream: Stream, elements: int, row: int, identity: str
+    rule: TaskVectors,
+    stream: Stream,
+    elements: int,
+    row: int,
+    identity: str,
+    cut: Cut | None = None,
 ) -> Selection:
-    """What ``rule`` keeps of one task vector of so many ``elements``.
+    """What ``rule`` keeps of one tensor's task vector of so many ``elements``.
 
     ``row`` is the length of the tensor's last dimension; ``identity`` names source and tensor to
-    the random methods. Reads the task vector up to twice where the rule depends on all of it.
+    the random methods; ``cut`` is where a rule that trims whole task vectors cuts this tensor's.
+    Reads the task vector up to twice where the rule depends on all of it.
     """
     keeps = rule.theta.keeps
-    if keeps == "all" or rule.density >= 1.0:
+    if keeps == "all" or rule.density >= 1.0 or not elements:
         return _everything
+    if rule.trims_whole:
+        assert cut is not None, "whole_trim.trimmed was not asked for the plans' cuts"
+        return Ranks(cut)
     kept = int(rule.density * elements)
     if keeps == "largest":
         kept = max(1, kept)
-        return _Ranks(*_cuts(stream, (kept,)))
+        return Ranks(*cuts(stream, (kept,)))
     if keeps == "middle":
         # Fewer of the largest go where the density would not be kept otherwise.
         first = min(int(rule.gamma * elements), elements - kept)
-        return _Ranks(*_cuts(stream, (first + kept, first)))
+        return Ranks(*cuts(stream, (first + kept, first)))
     chances = _even(rule.density) if keeps == "random" else _by_rank(rule, row)
     key = _key(rule.seed, identity)
     if rule.definition == "paper":
@@ -69,78 +78,6 @@ def _everything(begin: int, values: torch.Tensor) -> torch.Tensor:  # noqa: ARG0
     return values
 
 
-# ---- by magnitude ----
-
-
-class _Cut:
-    """The so many largest elements: all above a magnitude, and the first ``ties`` equal to it."""
-
-    def __init__(self, bits: int, ties: int) -> None:
-        self._bits = bits
-        self._ties = ties
-
-    def mask(self, magnitudes: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        """Which elements of the next chunk are among them."""
-        inside: npt.NDArray[np.bool_] = magnitudes > self._bits
-        if self._ties:
-            equal = np.flatnonzero(magnitudes == self._bits)[: self._ties]
-            inside[equal] = True
-            self._ties -= len(equal)
-        return inside
-
-
-class _Ranks:
-    """Keeps what is among the largest of ``inner`` but not of ``outer``; equals go by position."""
-
-    def __init__(self, inner: _Cut, outer: _Cut | None = None) -> None:
-        self._inner = inner
-        self._outer = outer
-
-    def __call__(self, begin: int, values: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        magnitudes = _magnitudes(values)
-        mask = self._inner.mask(magnitudes)
-        if self._outer is not None:
-            mask &= ~self._outer.mask(magnitudes)
-        return _masked(values, mask)
-
-
-def _masked(values: torch.Tensor, mask: npt.NDArray[np.bool_]) -> torch.Tensor:
-    """The values with zeros where the mask is False; torch takes three times as long."""
-    return torch.from_numpy(values.numpy() * mask)
-
-
-def _cuts(stream: Stream, counts: Sequence[int]) -> tuple[_Cut, ...]:
-    """For each count a cut that takes exactly so many of the largest; two passes over the data."""
-    bins = np.zeros(1 << (31 - _LOW_BITS), dtype=np.int64)
-    for _, values in stream():
-        bins += np.bincount(_magnitudes(values) >> _LOW_BITS, minlength=len(bins))
-    coarse = [_rank_bin(bins, count) for count in counts]
-    fine = {high: np.zeros(1 << _LOW_BITS, dtype=np.int64) for high, _ in coarse}
-    for _, values in stream():
-        magnitudes = _magnitudes(values)
-        for high in fine:
-            inside = magnitudes[magnitudes >> _LOW_BITS == high] & ((1 << _LOW_BITS) - 1)
-            fine[high] += np.bincount(inside, minlength=1 << _LOW_BITS)
-    cuts = []
-    for count, (high, above) in zip(counts, coarse, strict=True):
-        low, above_low = _rank_bin(fine[high], count - above)
-        cuts.append(_Cut((high << _LOW_BITS) | low, count - above - above_low))
-    return tuple(cuts)
-
-
-def _rank_bin(bins: npt.NDArray[np.int64], count: int) -> tuple[int, int]:
-    """The bin of the ``count``-th largest element, and how many lie in the bins above it."""
-    from_top = np.cumsum(bins[::-1])
-    place = int(np.searchsorted(from_top, max(count, 1)))
-    return len(bins) - 1 - place, int(from_top[place] - bins[::-1][place])
-
-
-def _magnitudes(values: torch.Tensor) -> npt.NDArray[np.int32]:
-    """The bits of |values| in float32, which sort as the magnitudes do."""
-    bits: npt.NDArray[np.int32] = values.abs().float().view(torch.int32).numpy()
-    return bits
-
-
 # ---- at random ----
 
 Chances = Callable[[torch.Tensor], Any]
@@ -151,8 +88,10 @@ def _by_chance(chances: Chances, key: npt.NDArray[np.uint64]) -> Selection:
     """Keeps every element with its own probability, and divides by it what stays."""
 
     def keep(begin: int, values: torch.Tensor) -> torch.Tensor:
-        own = chances(values)
-        factors = _drawn(key, begin, len(values), own) / own
+        own = np.asarray(chances(values))
+        stay = _drawn(key, begin, len(values), own)
+        # What has no chance at all (della's smallest, at a low density) never stays.
+        factors = np.divide(stay, own, out=np.zeros(len(values)), where=own > 0)
         return values * torch.from_numpy(factors).to(values.dtype)
 
     return keep
@@ -172,7 +111,7 @@ class _Draw:
         self.scale = 1.0
 
     def __call__(self, begin: int, values: torch.Tensor) -> torch.Tensor:
-        return _masked(values, self._mask(begin, values)).mul_(self.scale)
+        return masked(values, self._mask(begin, values)).mul_(self.scale)
 
     def _mask(self, begin: int, values: torch.Tensor) -> npt.NDArray[np.bool_]:
         if begin in self._remembered:
@@ -202,7 +141,7 @@ def _by_rank(rule: TaskVectors, row: int) -> Chances:
 
     def chances(values: torch.Tensor) -> npt.NDArray[np.float64]:
         # Sorting magnitudes with their places is faster than sorting places by magnitudes.
-        order = _magnitudes(values).reshape(-1, row).astype(np.int64)
+        order = bits_of(values).reshape(-1, row).astype(np.int64)
         order <<= 32
         order |= np.arange(row)
         order.sort(axis=1)

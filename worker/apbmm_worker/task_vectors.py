@@ -42,6 +42,18 @@ METHODS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The largest elements of one tensor: all whose magnitude is above one, and some equal to it.
+
+    ``bits`` are that magnitude's in float32, where equality is judged as well; the first ``equals``
+    of those equal to it are among the largest.
+    """
+
+    bits: int
+    equals: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskVectors:
     """One model-level merge.
 
@@ -50,10 +62,19 @@ class TaskVectors:
     ``gamma`` (breadcrumbs) is the share of largest elements that goes, ``epsilon`` (della) how far
     the probability of staying may lie from the density: at most as far as 0 and 1 allow.
 
-    ``definition`` tells two readings apart: after random dropping, ``mergekit`` scales by the ratio
-    of L1 norms before and after, ``paper`` (those of DARE and DELLA) by one over each element's
-    probability of staying; and DELLA's own epsilon is the whole range of probabilities, mergekit's
-    half of it. Raises `EvaluationError` for a setting that cannot be.
+    ``definition`` tells two readings apart, ``mergekit`` and ``paper`` (the method's own):
+
+    - TIES: mergekit keeps the largest elements of each tensor, the paper those of the whole task
+      vector (all tensors that are merged as task vectors). Either keeps exactly its share of them:
+      of equal ones the first, by the order of the tensors and the place in each.
+    - After random dropping mergekit scales by the ratio of L1 norms before and after, the papers of
+      DARE and DELLA by one over each element's probability of staying.
+    - DELLA's own epsilon is the whole range of probabilities, mergekit's half of it.
+    - Where task vectors cancel exactly, mergekit elects +, the papers' formula (``sgn``) no sign,
+      so nothing is added. (TIES' published code elects the sign that most elements have.)
+
+    Breadcrumbs are the same by both: their paper masks each tensor by itself. Raises
+    `EvaluationError` for a setting that cannot be.
     """
 
     method: str
@@ -82,6 +103,12 @@ class TaskVectors:
     def theta(self) -> Method:
         """What Theta is made of."""
         return METHODS[self.method]
+
+    @property
+    def trims_whole(self) -> bool:
+        """Whether what stays of one tensor depends on all the others."""
+        largest = self.theta.keeps == "largest"
+        return largest and self.definition == "paper" and self.density < 1.0
 
     @property
     def half_range(self) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from apbmm_common.checkpoint import Checkpoint
-from apbmm_common.errors import SourceError
+from apbmm_common.errors import SourceError, unreadable
 
 TORCH_DTYPES = {
     "F16": torch.float16,
@@ -64,7 +64,7 @@ def opened_files(files: Iterable[Path]) -> Iterator[dict[Path, int]]:
             try:
                 descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
+                raise unreadable(file, error) from error
             stack.callback(os.close, descriptors[file])
         yield descriptors
 
@@ -79,7 +79,7 @@ def read_into(descriptor: int, buffer: memoryview, offset: int, file: Path) -> N
         try:
             count = os.preadv(descriptor, [buffer[done:]], offset + done)
         except OSError as error:
-            raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
+            raise unreadable(file, error) from error
         if count == 0:
             raise SourceError(f"{file}: has become shorter since its header was read")
         done += count

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from apbmm_common.checkpoint import ITEM_BYTES
+from apbmm_worker.magnitudes import Stream
 from apbmm_worker.merge_plan import TensorPlan
-from apbmm_worker.sparsify import Stream, selection
-from apbmm_worker.task_vectors import Method, TaskVectors
+from apbmm_worker.sparsify import selection
+from apbmm_worker.task_vectors import TaskVectors
 from apbmm_worker.tensor_bytes import TORCH_DTYPES, read_into
 from apbmm_worker.tensor_sums import BLOCK_ELEMENTS, require_finite, sum_dtype
 
@@ -28,9 +29,16 @@ def merged_chunks(
     The plan's first source is the base. Raises `EvaluationError` (``vector``) for a NaN or an
     infinity, and `SourceError` when a source cannot be read.
     """
-    parts = _Parts(tensor, files)
+    parts = Parts(tensor, files)
     selections = [
-        selection(rule, parts.stream(index), tensor.elements, parts.row, f"{index}\n{tensor.name}")
+        selection(
+            rule,
+            parts.stream(index),
+            tensor.elements,
+            parts.row,
+            f"{index}\n{tensor.name}",
+            tensor.cuts[index - 1] if tensor.cuts else None,
+        )
         for index in range(1, len(tensor.sources))
     ]
     item = ITEM_BYTES[tensor.dtype]
@@ -41,26 +49,30 @@ def merged_chunks(
                 keep(begin, parts.read(index, begin, count) - base)
                 for index, keep in enumerate(selections, start=1)
             ]
-            base += rule.weight * together(kept, rule.theta)
+            base += rule.weight * together(kept, rule)
         stored = base.to(TORCH_DTYPES[tensor.dtype])
         data = memoryview(stored.view(torch.uint8).numpy())
         require_finite(data, tensor)
         yield begin * item, data
 
 
-def together(task_vectors: Sequence[torch.Tensor], method: Method) -> torch.Tensor:
-    """One task vector of several: their sum, or mean, of those that agree with the elected sign.
+def together(task_vectors: Sequence[torch.Tensor], rule: TaskVectors) -> torch.Tensor:
+    """One task vector of several: their sum, or the sum or mean of those that agree with a sign.
 
-    The elected sign of an element is that of the sum, + for a tie. Zeros agree with neither.
+    The elected sign of an element is that of the sum; for a sum of 0 it is + by mergekit's
+    definition, and none by the papers'. Zeros agree with neither.
     """
-    if not method.elect:
-        total = _sum(task_vectors)
-        return total / len(task_vectors) if method.mean else total
+    total = _sum(task_vectors)
+    if not rule.theta.elect:
+        return total
     # Arithmetic with signs, because comparisons of floats take several times as long.
-    elected = torch.ones(()).copysign(_sum(task_vectors) + 0.0)  # -0.0 + 0.0 is 0.0
+    plus = torch.ones(()).copysign  # of a sum of 0 as well: -0.0 + 0.0 is 0.0
+    elected = total.sign_() if rule.definition == "paper" else plus(total + 0.0)
     agreeing = [(task_vector * elected).relu_() for task_vector in task_vectors]
-    total = elected * _sum(agreeing)
-    return total / _sum([part.sign() for part in agreeing]).clamp_(min=1) if method.mean else total
+    merged = elected * _sum(agreeing)
+    if not rule.theta.mean:
+        return merged
+    return merged / _sum([part.sign() for part in agreeing]).clamp_(min=1)
 
 
 def _sum(terms: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -70,7 +82,7 @@ def _sum(terms: Sequence[torch.Tensor]) -> torch.Tensor:
     return total
 
 
-class _Parts:
+class Parts:
     """Reads the same part of a tensor from any of its sources."""
 
     def __init__(self, tensor: TensorPlan, files: Mapping[Path, int]) -> None:

@@ -1,0 +1,135 @@
+"""Questions about the status: however many, the run goes on; only who may ask gets an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from apbmm.status import ask
+from apbmm_common import curve
+from apbmm_master import status_socket
+from apbmm_master.door import Door
+from apbmm_master.status import live_snapshot
+from apbmm_master.status_socket import StatusSocket
+from fake_peers import FakeWorker, master_in_process, until
+from protocol_world import world_spec
+from rehearsal_runs import DEADLINE, free_port
+
+MOST_REQUESTS = 20_000
+TIMINGS = {"beat": 0.2, "suspect": 20.0, "unreachable": 40.0, "resend": 0.5}
+
+
+class Flood(threading.Thread):
+    """Asks for the status as fast as it can, until told or `MOST_REQUESTS` were sent."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(daemon=True)
+        self.enough, self.over = threading.Event(), threading.Event()
+        self._address = address
+
+    def run(self) -> None:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            dealer.set(zmq.LINGER, 0)
+            dealer.set(zmq.SNDTIMEO, 20)
+            dealer.connect(self._address)
+            sent = 0
+            while sent < MOST_REQUESTS and not self.enough.is_set():
+                try:
+                    dealer.send(b"status")
+                    sent += 1
+                except zmq.Again:  # the master takes its time
+                    continue
+        self.over.set()
+
+
+async def test_a_flood_of_requests_does_not_hold_up_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apbmm.status.ANSWER_SECONDS", DEADLINE)
+    spec: Any = world_spec(timings=TIMINGS)
+    async with master_in_process(spec, tmp_path) as (master, address, _):
+        status = StatusSocket(tmp_path, lambda: live_snapshot(master), master.door)
+        answering = asyncio.create_task(status.serve())
+        local = json.loads((tmp_path / "status.json").read_text())["status"]
+        flood = Flood(local)
+        try:
+            flood.start()
+            async with FakeWorker(address, "a").at_work():
+                await until("the references", lambda: master.ledger.references_done)
+            snapshot = await asyncio.to_thread(ask, local)
+            assert snapshot["run"] == master.ledger.run
+            assert not flood.over.is_set()
+        finally:
+            flood.enough.set()
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+            status.close()
+            await asyncio.to_thread(flood.join)
+
+
+async def test_who_asks_soon_after_another_gets_the_same_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_socket, "FRESH_SECONDS", 600.0)
+    door, taken = Door(), itertools.count()
+    status = StatusSocket(tmp_path, lambda: {"snapshot": next(taken)}, door)
+    answering = asyncio.create_task(status.serve())
+    local = json.loads((tmp_path / "status.json").read_text())["status"]
+    try:
+        for _ in range(3):
+            assert await asyncio.to_thread(ask, local) == {"snapshot": 0}
+        await status.farewell()  # the end is told to whoever asks from here on
+        assert await asyncio.to_thread(ask, local) == {"snapshot": 1}
+    finally:
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+        status.close()
+
+
+async def answer_of(asker: zmq.asyncio.Socket) -> dict[str, Any]:
+    await asker.send(b"status")
+    *_, answer = await asyncio.wait_for(asker.recv_multipart(), DEADLINE)
+    told: dict[str, Any] = json.loads(answer)
+    return told
+
+
+async def test_revoking_cuts_off_who_asks_for_the_status(tmp_path: Path) -> None:
+    """Its connection lives on: every question of it is judged by what the folder says then."""
+    keys = curve.new_master(tmp_path / "keys")
+    curve.new_worker(keys, "a")
+    folder = str(keys.folder)
+    a, own = curve.worker_keys(folder, "a"), curve.reader_keys(folder)
+    assert a is not None
+    assert own is not None
+    door = Door(keys)
+    door.open()
+    address = f"tcp://127.0.0.1:{free_port()}"
+    status = StatusSocket(tmp_path, lambda: {"run": "r"}, door, address)
+    answering = asyncio.create_task(status.serve())
+    context = zmq.asyncio.Context.instance()
+    try:
+        with context.socket(zmq.DEALER) as revoked, context.socket(zmq.DEALER) as other:
+            for asker, key in ((revoked, a), (other, own)):
+                asker.set(zmq.LINGER, 0)
+                key.secure(asker)
+                asker.connect(address)
+                assert await answer_of(asker) == {"run": "r"}
+            curve.revoke(keys, "a")
+            refusal = await answer_of(revoked)
+            assert refusal["error"] == "the key of worker a was revoked"
+            assert "apbmm keys new-worker a" in refusal["hint"]
+            assert door.refusals.counts == {"keys": 1}
+            assert await answer_of(other) == {"run": "r"}
+    finally:
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+        status.close()
+        await door.close()
