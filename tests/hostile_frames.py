@@ -25,7 +25,7 @@ Frames = list[bytes]
 REAL = [encode(message) for message in WORKER_MESSAGES]
 TABLES = [message.model_dump(mode="json") for message in WORKER_MESSAGES]
 PICKLES = [pickle.dumps(table, protocol) for table in TABLES for protocol in range(6)]
-OVERSIZE = b"\xc0" * (MAX_BYTES + 1)
+OVERSIZE = b"\xc0" * (2 * MAX_BYTES)
 VALUES: list[Any] = [
     None, True, False, -1, 0, 2**53, 2**63, -(2**63), 2**64 - 1, 1.5, math.nan, math.inf,
     -math.inf, "", "..", "../../etc/passwd", "a\0b", "\x1b[2J", "x" * 5000, "1", b"bytes", [], {},
@@ -34,7 +34,7 @@ VALUES: list[Any] = [
 
 
 def mutations(count: int, seed: int) -> Iterator[Frames]:
-    """So many frames; one in two thousand is over the limit of what sockets take."""
+    """So many frames; one in two thousand is over the limit of a message."""
     dice = random.Random(seed)
     kinds: list[Callable[[random.Random], Frames]] = [
         _bytes_changed, _bytes_changed, _value_changed, _value_changed, _truncated, _arity, _header,
@@ -48,10 +48,10 @@ def mutations(count: int, seed: int) -> Iterator[Frames]:
 
 
 def hostile(count: int, seed: int) -> Iterator[Frames]:
-    """So many of the mutations that are no messages, and that a socket takes."""
+    """So many of the mutations that are no messages."""
     while count:
         for frames in mutations(count, seed):
-            if frames and frames[-1] is not OVERSIZE and not _is_message(frames):
+            if frames and not _is_message(frames):
                 count -= 1
                 yield frames
         seed += 1

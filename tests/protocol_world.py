@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,12 @@ def body_of(assign: Assign) -> Evaluated | Measured:
     """What an honest worker measures: more of the first source is better and dearer."""
     if assign.work == "measure":
         return Measured(parameter=(1.0,) * LAYERS, activation=(1.0,) * LAYERS, prompts=1)
-    share = sum(assign.vector) / LAYERS
+    return measured_of(assign.vector)
+
+
+def measured_of(vector: Sequence[float]) -> Evaluated:
+    """What a vector gives."""
+    share = sum(vector) / LAYERS
     return measurement(0.2 + 0.6 * share, 100 + 900 * share)
 
 
@@ -205,6 +210,8 @@ class World:
         self.answers: list[tuple[bytes, FromMaster]] = []
         self.end: Finish | None = None
         self.fails_to_commit = False
+        self.search = 0
+        """Another number, other vectors."""
         self._boots = 0
         self._use(Ledger())
         self.record(RunStarted(run=RUN, spec=world_spec(**changes).model_dump(mode="json")))
@@ -284,7 +291,9 @@ class World:
         purpose: Any = "initial" if initial_missing(self.ledger, self.ledger.spec) else "search"
         proposals = tuple(
             Proposal(
-                evaluation=f"e{number:04d}", vector=((number % 97) / 97,) * LAYERS, key=f"{number}"
+                evaluation=f"e{number:04d}",
+                vector=(((number + self.search) % 97) / 97,) * LAYERS,
+                key=f"{number}",
             )
             for number in range(first, first + count)
         )

@@ -38,6 +38,17 @@ _ROPE_TABLES = ("rope_parameters", "rope_scaling")
 _ROPE_KEYS = frozenset({"rope_theta", *_ROPE_TABLES})
 _SLIDING_KEYS = frozenset({"sliding_window", "max_window_layers"})
 _OTHER_VOCABULARIES = ("vocab.json", "tokenizer.model", "tekken.json", "vocab.txt")
+# What goes with a checkpoint into a merge, beside its weights and config.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    *_OTHER_VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 _SHOWN = 5
 _BLOCK = 4 << 20
 

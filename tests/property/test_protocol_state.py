@@ -14,7 +14,7 @@ from apbmm_master.events import AttemptFailed, Leased, ResultRecorded
 from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import EvaluationState
 from fault_accounts import scaled
-from protocol_world import Sim, World
+from protocol_world import Sim, World, measured_of
 
 NAMES = ("a", "b", "c")
 CROWD = 200
@@ -232,3 +232,38 @@ def test_nothing_is_leased_again_while_a_live_worker_holds_it() -> None:
         world.settle()
         leases = [r.event.evaluation for r in world.stored if isinstance(r.event, Leased)]
         assert len(leases) == len(set(leases)), f"seed {seed}"
+
+
+def test_where_an_older_copy_of_the_journal_goes_on_results_belong_to_their_vectors() -> None:
+    """The search takes another course then, and workers hold, or are done with, what it forgot."""
+    told_to_forget = 0
+    for seed in range(60):
+        dice = random.Random(seed)
+        world = World(budget={"evaluations": 20, "initial": 4})
+        workers = [world.join(name) for name in NAMES]
+        copied = dice.randrange(4, 12)
+        for step in range(copied + dice.randrange(1, 8)):
+            if step == copied:
+                copy = list(world.stored)
+            for worker in workers:
+                if worker.held is not None and dice.random() < 0.5:
+                    worker.finish()
+                worker.beat()
+            world.now += 0.5
+            world.exchange(1)
+        gone = {r.event.lease for r in world.stored[len(copy) :] if isinstance(r.event, Leased)}
+        world.stored, world.search, world.end = copy, 31, None
+        world.answers.clear()
+        world.restart()
+        late = [] if dice.random() < 0.5 else workers
+        for name in ("x", "y") if late else ():
+            world.join(name)
+        world.pass_time(dice.randrange(1, 5), silent=late)
+        told_to_forget += len(gone)
+        world.settle()
+        for evaluation in world.ledger.evaluations.values():
+            if evaluation.purpose in ("initial", "search"):
+                body = evaluation.body
+                assert isinstance(body, Evaluated), f"seed {seed}"
+                assert body == measured_of(evaluation.vector), f"seed {seed}"
+    assert told_to_forget > 60

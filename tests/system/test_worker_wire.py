@@ -93,6 +93,9 @@ async def test_a_result_outlives_kill_9_until_it_is_acknowledged(site: Site) -> 
         assert await master.hear(Result) == result
         await master.say(ResultAck(run=RUN, lease="e0001.1"))
         wait_for("an empty outbox", lambda: not outbox(site))
+        # A master that goes on with an older journal has forgotten what it acknowledged.
+        await master.say(assignment(run, ready))
+        assert "done with that lease" in (await master.hear(Decline)).reason
         await master.say(assignment(run, ready, "e0002.1"))
         assert (await master.hear(Accept)).lease == "e0002.1"
         assert (await master.hear(Result)).lease == "e0002.1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum, IntEnum
 from typing import Any, Literal
 
 import pytest
@@ -9,7 +10,25 @@ import pytest
 from apbmm_common.errors import UsageError
 from apbmm_worker.engine_values import parse_engine_arguments, typed_arguments
 
+
+class Backend(Enum):
+    """As vLLM's own: values of which nobody is to know."""
+
+    FLASH_ATTN = "some.module.FlashAttention"
+    CPU_ATTN = "some.module.CpuAttention"
+
+
+class Level(IntEnum):
+    """Numbers with names."""
+
+    O0 = 0
+    O2 = 2
+
+
 KNOWN: dict[str, Any] = {
+    "attention_backend": Backend | None,
+    "encoder_backend": Backend | str | None,
+    "optimization_level": Level,
     "max_num_seqs": int | None,
     "enforce_eager": bool,
     "swap_space": float,
@@ -36,6 +55,14 @@ def test_values_take_the_types_that_vllm_gives_them() -> None:
         "tokenizer_revision": "0", "block_size": 32, "limit_mm_per_prompt": {"image": 2},
         "compilation_config": [1, 2], "quantization": None,
     }  # fmt: skip
+    assert read("attention_backend=FLASH_ATTN", "encoder_backend=cpu_attn") == {
+        "attention_backend": "FLASH_ATTN", "encoder_backend": "CPU_ATTN"
+    }  # fmt: skip
+    assert read("attention_backend=none", "encoder_backend=own") == {
+        "attention_backend": None, "encoder_backend": "own"
+    }  # fmt: skip
+    for text in ("2", "O2", "o2"):
+        assert read(f"optimization_level={text}") == {"optimization_level": 2}
     assert read("max_num_seqs=none", "quantization=a=b") == {
         "max_num_seqs": None, "quantization": "a=b"
     }  # fmt: skip
@@ -48,7 +75,13 @@ def test_values_take_the_types_that_vllm_gives_them() -> None:
         ("max_num_seqs=1.5", "is not an integer"),
         ("enforce_eager=1", "is not true or false"),
         ("kv_cache_dtype=fp9", "is not 'auto' or 'fp8'"),
-        ("limit_mm_per_prompt={", "is not JSON"),
+        ("limit_mm_per_prompt={", "is not JSON .*hint: vllm serve --help says what"),
+        ("attention_backend=FLASH", "'FLASH' is not one of FLASH_ATTN, CPU_ATTN or none"),
+        ("attention_backend=some.module.CpuAttention", "not one of FLASH_ATTN, CPU_ATTN or none"),
+        ("optimization_level=1", "'1' is not one of O0, O2, 0, 2"),
+        ("attention_backend=flash_atn", "hint: close to it: FLASH_ATTN"),
+        ("kv_cache_dtype=fp9", "hint: close to it: fp8"),
+        ("max_num_seqs=many", "hint: vllm serve --help says what it takes"),
         ("max_num_seq=1", "no such engine argument.*max_num_seqs"),
         ("nothing_like_it=1", "no such engine argument.*--help"),
         ("max_num_seqs", "expected KEY=VALUE"),
@@ -87,5 +120,8 @@ def test_vllms_own_arguments_have_types() -> None:
     }  # fmt: skip
     with pytest.raises(UsageError, match="max_num_seqs"):
         typed_arguments({"max_num_sequences": "1"}, known)
+    if "attention_backend" in known:  # older versions take it from the environment
+        chosen = typed_arguments({"attention_backend": "flash_attn"}, known)
+        assert chosen == {"attention_backend": "FLASH_ATTN"}
     with pytest.raises(UsageError, match="is not an integer"):
         typed_arguments({"max_num_seqs": "many"}, known)

@@ -166,6 +166,20 @@ def test_settings_come_from_the_named_source(pair: tuple[Path, Path], template: 
     )
 
 
+@pytest.mark.parametrize("name", ["tekken.json", "vocab.txt", "tokenizer.model", "vocab.json"])
+def test_a_tokenizer_of_another_format_is_copied_and_counts(
+    pair: tuple[Path, Path], name: str
+) -> None:
+    for folder in pair:
+        (folder / "tokenizer.json").rename(folder / name)
+    before = verify(pair).settings
+    merged(pair)
+    assert (pair[0].parent / "out" / name).read_bytes() == (pair[0] / name).read_bytes()
+    for folder in pair:
+        (folder / name).write_text("{}")
+    assert all(verify(pair).settings[role] != before[role] for role in before)
+
+
 def test_a_text_config_that_is_null_stays_so(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         config = json.loads((folder / "config.json").read_text())

@@ -60,7 +60,7 @@ async def test_a_clock_that_is_set_between_two_masters_makes_no_figures(
     tmp_path: Path, wall: Clock, jump: float
 ) -> None:
     """The second master's events follow the first one's, and its status is of its own time."""
-    spec: Any = world_spec(timings=TIMINGS)
+    spec: Any = world_spec(timings=TIMINGS, budget={"evaluations": 400, "initial": 400})
     for done in (3, 7):
         async with master_in_process(spec, tmp_path) as (master, address, _):
             async with FakeWorker(address, "a").at_work():

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.errors import EXIT_USAGE, UsageError
+from apbmm_common.errors import EXIT_USAGE, EvaluationError, UsageError
+from apbmm_worker.child_process import EvaluationChild
 from apbmm_worker.options import Claim, Options, claim_folders
 from apbmm_worker.pipeline import require_cards
 
@@ -26,15 +27,26 @@ def test_two_workers_never_share_an_outbox(tmp_path: Path) -> None:
     claim_folders(worker(tmp_path, name="b")).close()
 
 
-@pytest.mark.parametrize(("name", "flag"), [("state", "--state"), ("scratch", "--scratch")])
+@pytest.mark.parametrize(
+    ("name", "flag"), [("state", "--state"), ("outbox", "--state"), ("scratch", "--scratch")]
+)
 def test_a_folder_that_cannot_be_is_named_with_its_flag(
     name: str, flag: str, tmp_path: Path
 ) -> None:
-    (tmp_path / name).touch()
+    path = worker(tmp_path).outbox if name == "outbox" else tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
     with pytest.raises(UsageError, match=f"{name} cannot be .*not a folder") as caught:
         claim_folders(worker(tmp_path))
     assert flag in caught.value.hint
     assert caught.value.exit_code == EXIT_USAGE
+
+
+async def test_an_evaluation_process_that_cannot_be_started_is_named(tmp_path: Path) -> None:
+    child = EvaluationChild("rehearsal", tmp_path / "gone" / "child.log")
+    with pytest.raises(EvaluationError, match=r"cannot be started: .*child\.log") as caught:
+        await child.start()
+    assert caught.value.kind == "infrastructure"
 
 
 def test_cards_are_claimed_by_their_names_on_the_host(

@@ -46,9 +46,24 @@ class EvaluationChild:
         return time.monotonic() - self._last_event
 
     async def start(self) -> None:
-        """Start the process in a session of its own, with nothing but its socket inherited."""
-        ours, theirs = socket.socketpair()
-        with theirs, self._log_path.open("ab") as log_file:
+        """Start the process in a session of its own, with nothing but its socket inherited.
+
+        Raises `EvaluationError` of kind ``infrastructure`` when this host lets none be started.
+        """
+        try:
+            ours = await self._start()
+        except OSError as error:
+            raise EvaluationError(
+                f"the evaluation process cannot be started: {error}", kind="infrastructure"
+            ) from error
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
+        self._last_event = time.monotonic()
+
+    async def _start(self) -> socket.socket:
+        """Start it; our end of its socket."""
+        with contextlib.ExitStack() as ends:
+            log_file = ends.enter_context(self._log_path.open("ab"))
+            ours, theirs = map(ends.enter_context, socket.socketpair())
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", self._module,
                 "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
@@ -56,8 +71,7 @@ class EvaluationChild:
                 pass_fds=(theirs.fileno(),), start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
             )  # fmt: skip
-        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
-        self._last_event = time.monotonic()
+            return ours.dup()
 
     async def events(self, command: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Send one command and yield its events, the last of which is not ``progress``.

@@ -64,7 +64,7 @@ class Daemon:
     def __init__(self, options: Options, bench: Bench | None = None) -> None:
         self.options = options
         self.boot = secrets.token_hex(8)
-        self.outbox = Outbox(options.state / "outbox")
+        self.outbox = Outbox(options.outbox)
         self.bench = bench or Bench(options)
         self.membership = Membership(self.bench, lambda: self.hands.busy, self._send)
         self.hands = Hands(self.bench, self.outbox, self.membership, self._send)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
 from apbmm_common.engine_limits import RESERVED
@@ -58,10 +59,13 @@ def typed_arguments(arguments: Mapping[str, str], known: Mapping[str, Any]) -> d
     return values
 
 
-def meant_instead(name: str, known: Collection[str]) -> str:
-    """A hint at those of vLLM's arguments that are spelled much like ``name``."""
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"close to it: {', '.join(close)}" if close else "vllm serve --help lists them"
+def meant_instead(
+    text: str, known: Iterable[str], otherwise: str = "vllm serve --help lists them"
+) -> str:
+    """A hint at those of ``known`` (vLLM's arguments) that are spelled much like ``text``."""
+    spelled = {one.lower(): one for one in known}
+    close = [spelled[one] for one in difflib.get_close_matches(text.lower(), spelled, n=3)]
+    return f"close to it: {', '.join(close)}" if close else otherwise
 
 
 def _value(name: str, text: str, wanted: Any) -> Any:
@@ -71,7 +75,11 @@ def _value(name: str, text: str, wanted: Any) -> Any:
             return _read(text, option)
         except ValueError:
             continue
-    raise UsageError(f"--engine-arg {name}: {text!r} is not {' or '.join(map(_name, options))}")
+    choices = [spelled for option in options for spelled in _spellings(option)]
+    raise UsageError(
+        f"--engine-arg {name}: {text!r} is not {' or '.join(map(_name, options))}",
+        meant_instead(text, choices, "vllm serve --help says what it takes"),
+    )
 
 
 def _options(wanted: Any) -> list[Any]:
@@ -86,10 +94,10 @@ def _options(wanted: Any) -> list[Any]:
 
 def _read(text: str, wanted: Any) -> Any:
     """``text`` as one type. Raises ValueError."""
-    if get_origin(wanted) is Literal:
-        (choice,) = get_args(wanted)
-        if text == str(choice):
-            return choice
+    if spellings := _spellings(wanted):
+        for spelled in (text, text.upper()):  # the names in vLLM's enumerations are in capitals
+            if spelled in spellings:
+                return spellings[spelled]
         raise ValueError(text)
     if wanted is types.NoneType:
         if text.lower() == "none":
@@ -107,8 +115,22 @@ def _read(text: str, wanted: Any) -> Any:
     return json.loads(text)
 
 
+def _spellings(wanted: Any) -> dict[str, Any]:
+    """The values of a type that has a few, by how they are written; empty for other types."""
+    if get_origin(wanted) is Literal:
+        return {str(choice): choice for choice in get_args(wanted)}
+    if not (isinstance(wanted, type) and issubclass(wanted, Enum)):
+        return {}
+    # vLLM itself makes members of names; those of numbers may be given as such, too.
+    members = wanted.__members__.items()
+    values = {name: member.value if issubclass(wanted, int) else name for name, member in members}
+    return values | {str(value): value for value in values.values()}
+
+
 def _name(wanted: Any) -> str:
     if get_origin(wanted) is Literal:
         return repr(get_args(wanted)[0])
+    if spellings := _spellings(wanted):
+        return f"one of {', '.join(spellings)}"
     names = {types.NoneType: "none", bool: "true or false", int: "an integer", float: "a number"}
     return names.get(wanted, "JSON") if wanted is not str else "text"

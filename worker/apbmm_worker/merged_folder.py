@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.checkpoint import INDEX_FILE, METADATA_KEY, SINGLE_FILE, Checkpoint, text_config
+from apbmm_common.compatibility import TOKENIZER_FILES
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_worker.merge_plan import TensorPlan
-from apbmm_worker.sources import GENERATION_FILE, TOKENIZER_FILES, code_files
+from apbmm_worker.sources import GENERATION_FILE, code_files
 
 CONFIG_FILE = "config.json"
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace

@@ -51,6 +51,11 @@ class Options:
     engine: Mapping[str, str] = field(default_factory=dict)
     allow_remote_code: bool = False
 
+    @property
+    def outbox(self) -> Path:
+        """Folder of the results that are not delivered yet."""
+        return self.state / "outbox"
+
 
 def parse_gpu(text: str) -> str:
     """``cpu``, ``rehearsal``, a card's number, or several for tensor parallelism: ``0,1``."""
@@ -174,8 +179,9 @@ def claim_folders(options: Options) -> IO[str]:
 
     Two workers on one outbox would deliver, and drop, each other's results. Raises `UsageError`.
     """
-    for folder, flag in ((options.state, "--state"), (options.scratch, "--scratch")):
-        _make_folder(folder, flag)
+    for folder in (options.state, options.outbox):
+        _make_folder(folder, "--state")
+    _make_folder(options.scratch, "--scratch")
     return _claim(options.state / "worker.lock", "state folder", str(options.state))
 
 

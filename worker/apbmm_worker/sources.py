@@ -21,24 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.checkpoint import Checkpoint, TensorHeader, layer_count, read_checkpoint
-from apbmm_common.compatibility import BASE_ROLE, IDENTICAL, REFERENCE_ROLE, require_compatible
+from apbmm_common.compatibility import (
+    BASE_ROLE,
+    IDENTICAL,
+    REFERENCE_ROLE,
+    TOKENIZER_FILES,
+    require_compatible,
+)
 from apbmm_common.errors import SourceError, unreadable
 from apbmm_common.outside_layers import outside_groups
 from apbmm_common.runfile import canonical_hash
 from apbmm_worker.tensor_bytes import all_finite, opened, read_into
 
 CHUNK = 4 << 20
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 GENERATION_FILE = "generation_config.json"
 _CACHE_VERSION = 1
 # Config keys that tell how a folder was written, not what the model is.
