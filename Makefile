@@ -1,6 +1,7 @@
 # Everything runs in .venv, which `make install` creates: the CPU build of every part.
 PYTHON ?= python3.11
 TORCH := 2.13.0
+MERGEKIT := 0.1.5
 BIN := .venv/bin
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
@@ -9,22 +10,27 @@ FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/property/test_poisonous_vectors.py tests/property/test_repetition.py \
   tests/property/test_hostile_input.py
 
-.PHONY: install demo test test-vllm test-others test-fast test-hot-load test-faults lint clean
+.PHONY: install demo test test-vllm test-others test-fast test-hot-load test-mergekit test-faults \
+  lint clean
 
 install: $(STAMP)
 
 # PyTorch comes first and by itself: the plain index offers only CUDA builds of it for Linux.
+define install-torch
+	$(1) -m pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || $(1) -m pip install --quiet "torch==$(TORCH)+cpu" \
+	       --index-url https://download.pytorch.org/whl/cpu \
+	  || { echo "the CPU build of torch $(TORCH) could not be installed: it is needed from" \
+	       "https://download.pytorch.org/whl/cpu, or as a wheel in a folder named by PIP_FIND_LINKS" >&2; exit 1; }
+endef
+
 # Bytecode is compiled once for all: three processes that start together would each do it.
 $(STAMP): pyproject.toml worker/cpu-overrides.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	  || { echo "apbmm needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/python -m pip install --quiet "torch==$(TORCH)+cpu" 2>/dev/null \
-	  || $(BIN)/python -m pip install --quiet "torch==$(TORCH)+cpu" \
-	       --index-url https://download.pytorch.org/whl/cpu \
-	  || { echo "the CPU build of torch $(TORCH) could not be installed: it is needed from" \
-	       "https://download.pytorch.org/whl/cpu, or as a wheel in a folder named by PIP_FIND_LINKS" >&2; exit 1; }
+	$(call install-torch,$(BIN)/python)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --override worker/cpu-overrides.txt \
 	  --editable '.[master,worker-cpu,test]'
 	@$(BIN)/python -m compileall -qq -j 0 .venv/lib >/dev/null 2>&1 || true
@@ -56,6 +62,18 @@ test-fast: install
 # Fifty random merges of every kind of model, each against a fresh engine: about half an hour.
 test-hot-load: install
 	APBMM_TEST_MERGES=50 $(BIN)/pytest tests/e2e/test_hot_load.py tests/e2e/test_hot_load_families.py
+
+# Merges beside those of the real mergekit, in an environment of its own: its pins are not ours.
+test-mergekit: .venv/mergekit/.installed
+	APBMM_MERGEKIT_PYTHON=$(CURDIR)/.venv/mergekit/bin/python \
+	  $(BIN)/pytest tests/unit/test_merge_mergekit.py
+
+.venv/mergekit/.installed: $(STAMP)
+	$(PYTHON) -m venv --clear .venv/mergekit
+	$(call install-torch,.venv/mergekit/bin/python)
+	$(BIN)/uv pip install --quiet --python .venv/mergekit/bin/python \
+	  --override worker/cpu-overrides.txt mergekit==$(MERGEKIT)
+	touch $@
 
 # Every fault test with its full counts, which takes about an hour; prints what was counted.
 # `make test` runs the same tests with few: APBMM_FAULT_SCALE is the share of the full counts.

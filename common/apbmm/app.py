@@ -222,8 +222,12 @@ def merge(  # noqa: PLR0913 - one for each flag
         Linear: the first source's weight, of two. Other methods: the factor of the merged task
         vectors (mergekit's lambda).
     weights
-        JSON file of weights for each layer (linear, task_arithmetic): a list with a number, or a
-        list with a number for each source, for each layer.
+        JSON file of weights (linear, task_arithmetic). A list has an entry for each layer: the
+        first source's weight of two (or the only one's), or a list with a weight for each source.
+        {"layers": [...]} is the same, {"blocks": [...]} has an entry for each of so many runs of
+        layers, {"sticks": [...]} numbers in [0, 1] by stick-breaking (linear), one fewer a layer
+        than sources. Beside them "outside" says what --outside-layers does, or has entries for
+        "embeddings", "norm" and "head".
     density
         Share of each task vector that stays. Default: 1.
     seed

@@ -33,6 +33,8 @@ from apbmm_worker.merge_weights import (
 )
 
 _KINDS = ("layers", "blocks", "sticks")
+_FORMS = "as in [0.2, 0.9] for two sources of 2 layers, or [[0.2, 0.3, 0.5], [0, 0, 1]] for three"
+_BEYOND = "a linear merge's weights are in [0, 1] and sum to 1; task_arithmetic takes any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,9 @@ class WeightsReader:
             )
         entries = table[kinds[0]]
         if not isinstance(entries, list):
-            raise UsageError(f"{path}: {kinds[0]}: not a list")
+            raise UsageError(
+                f"{path}: {kinds[0]}: not a list", f"--weight takes one number; {_FORMS}"
+            )
         rule = outside if outside is not None else table.get("outside", "mean")
         return self._weights(self._spread(kinds[0], entries, path), rule, str(path))
 
@@ -77,16 +81,24 @@ class WeightsReader:
         if kind == "blocks":
             if not 1 <= len(entries) <= self.layers:
                 raise UsageError(
-                    f"{path}: {self.layers} layers cannot be cut into {len(entries)} blocks"
+                    f"{path}: {self.layers} layers cannot be cut into {len(entries)} blocks",
+                    f"give 1 to {self.layers} entries",
                 )
             return [entries[block] for block in block_of(self.layers, len(entries))]
         if kind == "sticks":
             if not self.simplex or not all(_is_number(entry) for entry in entries):
-                raise UsageError(f"{path}: sticks are numbers, and for a linear merge")
+                raise UsageError(
+                    f"{path}: sticks are numbers, and for a linear merge",
+                    f"other methods take layers or blocks: {_FORMS}",
+                )
             try:
                 rows = stick_breaking(entries, self.layers, len(self.names))
             except EvaluationError as error:
-                raise UsageError(f"{path}: {error.message}") from None
+                fewer = max(len(self.names) - 1, 1)
+                raise UsageError(
+                    f"{path}: {error.message}",
+                    f"{fewer} in [0, 1] for each layer, one after another",
+                ) from None
             return [list(row) for row in rows]
         if len(entries) != self.layers:
             raise UsageError(
@@ -129,7 +141,7 @@ class WeightsReader:
     def _row(self, entry: Any, where: str) -> Row:
         free = len(self.names) - 1 if self.simplex else len(self.names)
         if self.simplex and isinstance(entry, int | float) and not 0 <= entry <= 1:
-            raise UsageError(f"{where}: {entry} is not a number in [0, 1]")
+            raise UsageError(f"{where}: {entry} is not a number in [0, 1]", _BEYOND)
         if _is_number(entry):
             if free != 1:
                 raise UsageError(
@@ -138,15 +150,18 @@ class WeightsReader:
                 )
             entry = [entry, 1.0 - entry] if self.simplex else [entry]
         if not isinstance(entry, list) or not all(_is_number(weight) for weight in entry):
-            raise UsageError(f"{where}: neither a number nor a list of numbers")
+            raise UsageError(f"{where}: neither a number nor a list of numbers", _FORMS)
         if len(entry) != len(self.names):
-            raise UsageError(f"{where}: {len(entry)} weights for {len(self.names)} sources")
+            raise UsageError(
+                f"{where}: {len(entry)} weights for {len(self.names)} sources",
+                f"one for each, in this order: {', '.join(self.names)}",
+            )
         if not self.simplex:
             return tuple(float(weight) for weight in entry)
         try:
             return simplex_row(entry, where)
         except EvaluationError as error:
-            raise UsageError(error.message) from None
+            raise UsageError(error.message, _BEYOND) from None
 
 
 def _is_number(value: Any) -> bool:
@@ -159,8 +174,10 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file of weights") from None
+        raise UsageError(f"{path}: no such file of weights", "--weight takes a number") from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UsageError(
+            f"{path}: cannot be read: {error.strerror}", "may this user read it?"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not valid JSON: {error}") from None
+        raise UsageError(f"{path}: not valid JSON: {error}", _FORMS) from None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.errors import SourceError, unreadable
+from apbmm_common.other_weights import no_weights
 
 AGAIN = "download it again"
 MIXED = "index and shards are of different downloads: download all again"
@@ -137,7 +138,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     index = path / INDEX_FILE
     if not index.exists():
         if not (path / SINGLE_FILE).exists():
-            raise _no_weights(path)
+            raise no_weights(path, f"neither {SINGLE_FILE} nor {INDEX_FILE}")
         tensors = read_headers(path / SINGLE_FILE)
     else:
         if (path / SINGLE_FILE).exists():
@@ -221,7 +222,10 @@ def _tensor(file: Path, name: str, entry: Any, data_start: int) -> TensorHeader:
     except (TypeError, KeyError, ValueError):
         raise _damaged(file, f"tensor {name} has no dtype, shape and data_offsets") from None
     if dtype not in ITEM_BYTES:
-        raise SourceError(f"{file}: tensor {name} has the unknown dtype {dtype}")
+        raise SourceError(
+            f"{file}: tensor {name} has the unknown dtype {dtype}",
+            f"save it anew with one of {', '.join(sorted(FLOAT_DTYPES))}",
+        )
     numbers = (*shape, begin, end)
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
         raise _damaged(file, f"tensor {name}: shape and offsets must be whole numbers >= 0")
@@ -283,13 +287,3 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _damaged(file: Path, what: str) -> SourceError:
     return SourceError(f"{file}: damaged: {what}", AGAIN)
-
-
-def _no_weights(path: Path) -> SourceError:
-    pickles = sorted(p.name for s in ("*.bin", "*.pt", "*.pth") for p in path.glob(s))
-    if pickles:
-        return SourceError(
-            f"{path}: holds only pickle weights ({pickles[0]}), which can run code when opened",
-            "convert them: save_pretrained writes safetensors",
-        )
-    return SourceError(f"{path}: holds neither {SINGLE_FILE} nor {INDEX_FILE}")

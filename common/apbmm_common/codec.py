@@ -17,7 +17,7 @@ from apbmm_common.messages import FromMaster, FromWorker
 MAGIC = b"APBMM"
 HEADER = MAGIC + bytes([PROTOCOL_VERSION])
 MAX_BYTES = 1 << 20
-"""Longest body in bytes; the sockets refuse longer frames as well (ZMQ_MAXMSGSIZE)."""
+"""Longest body in bytes."""
 MAX_DEPTH = 16
 MAX_SHOWN = 400
 """Characters that an error repeats of what a stranger may have written."""
@@ -39,8 +39,14 @@ class VersionMismatchError(WireError):
 
 
 def encode(message: FromWorker | FromMaster) -> list[bytes]:
-    """Frames of a message. Raises `WireError` when it is longer than `MAX_BYTES`."""
-    body: bytes = msgpack.packb(message.model_dump(mode="json"), use_bin_type=True)
+    """Frames of a message.
+
+    Raises `WireError` when it is longer than `MAX_BYTES`, or holds what MessagePack does not have.
+    """
+    try:
+        body: bytes = msgpack.packb(message.model_dump(mode="json"), use_bin_type=True)
+    except (OverflowError, ValueError) as error:
+        raise WireError(f"a {message.type} message cannot be written: {error}") from None
     if len(body) > MAX_BYTES:
         raise WireError(f"a {message.type} message of {len(body)} bytes is over the limit")
     return [HEADER, body]

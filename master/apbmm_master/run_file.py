@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from apbmm_common.codec import MAX_BYTES, decode, encode
 from apbmm_common.engine_limits import forbidden
-from apbmm_common.errors import ApbmmError, RunFileError, UsageError
+from apbmm_common.errors import ApbmmError, RunFileError, UsageError, WireError
+from apbmm_common.messages import FROM_MASTER, Welcome
 from apbmm_common.run_faults import Salvage
 from apbmm_common.runfile import Algorithm, RunSpec, load_run_file, not_valid, read_table
 from apbmm_master.algorithms import create, require_known
@@ -17,8 +20,8 @@ from apbmm_master.search_errors import SearchError
 def load_run(run_file: Path) -> RunSpec:
     """Read and validate a run file. Raises `RunFileError` naming every fault at once.
 
-    Faults are of its tables, of the search method with its settings, and of the engine's
-    arguments; of a file that is not valid as a whole, too.
+    Faults are of its tables, of the search method with its settings, of the engine's arguments,
+    and of what does not go into a message; of a file that is not valid as a whole, too.
     """
     faults: list[str] = []
     spec: RunSpec | None = None
@@ -33,6 +36,8 @@ def load_run(run_file: Path) -> RunSpec:
     faults += _method_faults(getattr(part, "algorithm", None))
     arguments = getattr(getattr(part, "engine", None), "arguments", ())
     faults += map(str, forbidden(arguments))
+    if spec is not None:
+        faults += _message_faults(spec.model_dump(mode="json"))
     if faults or spec is None:
         raise not_valid(str(run_file), faults)
     return spec
@@ -50,6 +55,28 @@ def _method_faults(algorithm: object) -> Iterator[str]:
             require_settings(algorithm)
     except ApbmmError as error:
         yield f"{place}: {error}"
+
+
+def _message_faults(spec: dict[str, Any]) -> Iterator[str]:
+    """Workers are told the whole of it in one message: names what it is that does not go in."""
+    fault = _untold(spec)
+    if fault:
+        guilty = [name for name, part in spec.items() if _untold({name: part})]
+        hint = (
+            f"all of a run file is at most {MAX_BYTES >> 20} MiB of plain values, none nested deep"
+        )
+        yield f"{', '.join(guilty) or 'all together'}: workers cannot be told: {fault} (hint: {hint})"
+
+
+def _untold(spec: dict[str, Any]) -> str:
+    """Why a WELCOME with this, and with all that one may hold besides, cannot be sent or read."""
+    leases = ("x" * 128,) * 16
+    try:
+        welcome = Welcome(run="x" * 128, epoch=2**31, spec=spec, keep=leases, abandon=leases)
+        decode(encode(welcome), FROM_MASTER)
+    except WireError as error:
+        return error.message
+    return ""
 
 
 def require_settings(algorithm: Algorithm) -> None:

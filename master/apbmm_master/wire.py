@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 INBOX_FRAMES = 256
 """Messages read ahead; beyond it they wait in the sockets, which take turns: whoever sends more
 than is read delays himself."""
+MAX_FRAME_BYTES = 4 * MAX_BYTES
+"""Up to it a frame that is too long is refused, and counted, as any that is no message. Whoever
+sends a longer one is cut off by libzmq, which gives no reason (ZMQ_MAXMSGSIZE)."""
+WAITING_MESSAGES = 250
+"""Of one connection, in its socket: a gigabyte, were all frames that long."""
 LINGER_MILLISECONDS = 2000
 FAREWELL_SECONDS = 0.5
 """For workers to read the last messages: a connection that closes takes along what they have not
@@ -147,9 +152,9 @@ def open_router(address: str, door: Door) -> zmq.asyncio.Socket:
     # another's route. Workers leave the choice to this socket, so that one whose connection broke
     # comes back at once, as a new connection.
     router.set(zmq.ROUTER_HANDOVER, 0)
-    router.set(zmq.MAXMSGSIZE, MAX_BYTES + 1024)
+    router.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     router.set(zmq.SNDHWM, 1000)
-    router.set(zmq.RCVHWM, 1000)
+    router.set(zmq.RCVHWM, WAITING_MESSAGES)
     router.set(zmq.HEARTBEAT_IVL, 5000)
     router.set(zmq.HEARTBEAT_TIMEOUT, 20000)
     door.guard(router, WORKERS)

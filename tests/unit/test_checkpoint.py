@@ -117,6 +117,7 @@ def test_lies_in_a_header_are_named(
         read_headers(file)
     assert words in caught.value.message
     assert str(file) in caught.value.message
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("keep", [0, 5, 8, 100])
@@ -148,6 +149,32 @@ def test_missing_folder_file_and_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SourceError, match=r"holds neither model.safetensors nor"):
         read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["consolidated.safetensors"], "Mistral's own layout"),
+        (["consolidated-00001-of-00002.safetensors"], "Mistral's own layout"),
+        (["adapter_model.safetensors"], "merge it into its base"),
+        (["model-00001-of-00002.safetensors"], f"download {INDEX_FILE}"),
+        (["weights.safetensors"], "save_pretrained"),
+        (["model.Q4_K_M.gguf"], "GGUF"),
+        (["tokenizer.json"], "download the weights"),
+    ],
+)
+def test_a_folder_without_the_wanted_weights_says_what_to_do(
+    tmp_path: Path, names: list[str], words: str
+) -> None:
+    write_json(tmp_path / "config.json", {})
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(SourceError) as caught:
+        read_checkpoint(tmp_path)
+    lacks = f"{tmp_path}: holds neither {SINGLE_FILE} nor {INDEX_FILE}"
+    found = "" if "tokenizer" in names[0] else f", but {names[0]}"
+    assert caught.value.message == lacks + found
+    assert words in caught.value.hint
 
 
 def test_a_checkpoint_below_a_folder_that_may_not_be_entered(

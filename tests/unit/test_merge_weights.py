@@ -175,13 +175,19 @@ def test_bad_files_are_refused_by_entry(
         reader.file(file, None)
     assert words in caught.value.message
     assert str(file) in caught.value.message
+    assert caught.value.hint
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"gone.json: no such file"):
-        PAIR.file(tmp_path / "gone.json", None)
     (tmp_path / "bad.json").write_text("[0.5,")
-    with pytest.raises(UsageError, match=r"bad.json: not valid JSON"):
-        PAIR.file(tmp_path / "bad.json", None)
+    (tmp_path / "folder.json").mkdir()
+    for name, what in (
+        ("gone.json", "no such file"),
+        ("bad.json", "not valid JSON"),
+        ("folder.json", "cannot be read: Is a directory"),
+    ):
+        with pytest.raises(UsageError, match=f"{name}: {what}") as caught:
+            PAIR.file(tmp_path / name, None)
+        assert caught.value.hint
     with pytest.raises(UsageError, match=r"--weight: -0\.1 is not a number in"):
         PAIR.number(-0.1, "mean")

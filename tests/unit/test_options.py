@@ -26,7 +26,14 @@ def test_cards_that_can_be(text: str) -> None:
     assert options.parse_gpu(text) == text
 
 
-@pytest.mark.parametrize("text", ["", "gpu", "0,", "-1", "0;rm", "0,0", "1 2", "cpu,0"])
+def test_a_card_has_one_name() -> None:
+    """Its lock is called after it."""
+    assert options.parse_gpu("00,010") == "0,10"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "gpu", "0,", "-1", "0;rm", "0,0", "1 2", "cpu,0", "00,0", "٣", "9" * 5000]
+)
 def test_cards_that_cannot_be(text: str) -> None:
     with pytest.raises(UsageError, match="--gpu") as caught:
         options.parse_gpu(text)

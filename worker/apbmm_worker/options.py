@@ -27,7 +27,7 @@ from apbmm_worker.environment import worker_environment
 
 log = logging.getLogger(__name__)
 
-GPU = re.compile(r"cpu|rehearsal|\d+(,\d+)*")
+GPU = re.compile(r"cpu|rehearsal|[0-9]{1,4}(,[0-9]{1,4})*")
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,17 @@ class Options:
 
 
 def parse_gpu(text: str) -> str:
-    """``cpu``, ``rehearsal``, a card's number, or several for tensor parallelism: ``0,1``."""
+    """``cpu``, ``rehearsal``, a card's number, or several for tensor parallelism: ``0,1``.
+
+    Numbers come back in their shortest form, so that a card has one name on a host. Raises
+    `UsageError`.
+    """
     if not GPU.fullmatch(text):
         raise UsageError(f"--gpu {text}: not a card", "give a number, several as 0,1, or cpu")
-    cards = text.split(",")
+    cards = [str(int(card)) if card.isdigit() else card for card in text.split(",")]
     if len(set(cards)) != len(cards):
-        raise UsageError(f"--gpu {text} names a card twice")
-    return text
+        raise UsageError(f"--gpu {text} names a card twice", "give each number once")
+    return ",".join(cards)
 
 
 def parse_name(text: str) -> str:

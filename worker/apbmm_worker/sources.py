@@ -216,7 +216,8 @@ def _require_equal_fixed(contents: Mapping[str, _Contents]) -> None:
             if one[name] != two[name]:
                 raise SourceError(
                     f"tensor {name} holds integers or booleans that differ between {first} and "
-                    f"{other}, and those cannot be interpolated"
+                    f"{other}, and those cannot be interpolated",
+                    "it must be the same in both, as in fine-tunes of one model",
                 )
 
 

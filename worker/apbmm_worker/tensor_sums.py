@@ -2,7 +2,8 @@
 
 Sums are taken in float32 (in float64 when the result is stored in float32) and rounded once, to
 nearest even, so that a result is within half a unit in the last place of the exact value, but for
-what a few roundings in float32 decide when that value is next to a tie.
+what a few roundings in float32 decide when that value is next to a tie, or when the parts nearly
+cancel, where it is within 2^-22 of their sizes.
 """
 
 from __future__ import annotations
