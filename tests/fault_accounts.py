@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from apbmm_master.events import ResultRecorded
+from apbmm_master.events import DuplicateResult, ResultRecorded
 from apbmm_master.journal import read_journal
 from rehearsal_runs import Process, Site
 
@@ -34,7 +34,8 @@ def scaled(full: int, least: int) -> int:
 class Accounts:
     """Evaluations as (run, id): a run that nothing was taken from has three empty lists.
 
-    ``lost``: a worker measured it, but its result is neither in the journal nor in an outbox.
+    ``lost``: a worker measured it, but its result is neither in the journal, if only as one that
+    came after the evaluation was settled, nor in an outbox.
     ``twice``: two results are committed. ``again``: work on it was begun another time (named as
     often as that happened).
     """
@@ -59,12 +60,15 @@ def accounts(site: Site, run_dirs: list[Path]) -> Accounts:
         begun.update(began)
         done.update(ended)
     committed: Counter[tuple[str, str]] = Counter()
+    late: set[tuple[str, str]] = set()
     for folder in run_dirs:
         records = read_journal(folder)
         run = getattr(records[0].event, "run", "")
-        committed.update(
-            (run, r.event.evaluation) for r in records if isinstance(r.event, ResultRecorded)
-        )
+        for event in (record.event for record in records):
+            if isinstance(event, ResultRecorded):
+                committed[run, event.evaluation] += 1
+            elif isinstance(event, DuplicateResult):
+                late.add((run, event.evaluation))
     waiting = {
         (run, evaluation)
         for path in (site.folder / "state").glob("*/*/outbox/*.json")
@@ -72,7 +76,7 @@ def accounts(site: Site, run_dirs: list[Path]) -> Accounts:
     }
     assert committed.keys() <= done, "what the workers logged was not understood"
     return Accounts(
-        lost=sorted(done - set(committed) - waiting),
+        lost=sorted(done - set(committed) - late - waiting),
         twice=sorted(key for key, count in committed.items() if count > 1),
         again=sorted((begun - Counter(set(begun))).elements()),
     )

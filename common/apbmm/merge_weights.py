@@ -33,7 +33,7 @@ from apbmm_worker.merge_weights import (
 )
 
 _KINDS = ("layers", "blocks", "sticks")
-_FORMS = "as in [0.2, 0.9] for two sources of 2 layers, or [[0.2, 0.3, 0.5], [0, 0, 1]] for three"
+_FORMS = "[0.2, 0.9] is a list for two sources of 2 layers, [[0.2, 0.3, 0.5], [0, 0, 1]] for three"
 _BEYOND = "a linear merge's weights are in [0, 1] and sum to 1; task_arithmetic takes any"
 
 
@@ -89,7 +89,7 @@ class WeightsReader:
             if not self.simplex or not all(_is_number(entry) for entry in entries):
                 raise UsageError(
                     f"{path}: sticks are numbers, and for a linear merge",
-                    f"other methods take layers or blocks: {_FORMS}",
+                    "other methods take layers or blocks, with a weight for each source",
                 )
             try:
                 rows = stick_breaking(entries, self.layers, len(self.names))

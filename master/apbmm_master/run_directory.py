@@ -22,8 +22,14 @@ BEFOREHAND = (
 by what starts the master. The folder of a file system has the last."""
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "beegfs", "gpfs", "ceph", "9p", "afs",
-     "fuse.sshfs", "fuse.glusterfs", "ocfs2", "gfs2"}
+     "ocfs2", "gfs2", "wekafs", "panfs", "pvfs2"}
 )  # fmt: skip
+LOCAL_FUSE = frozenset(
+    {"bindfs", "cryfs", "encfs", "fuse-overlayfs", "gocryptfs", "mergerfs", "ntfs-3g", "unionfs",
+     "zfs-fuse"}
+)  # fmt: skip
+"""Programs that serve a file system on this host's disks; most others (sshfs, ceph-fuse, juicefs,
+s3fs, gcsfuse, rclone...) bring one from the network."""
 
 
 def require_for_runs(run_dir: Path, run_file: Path) -> None:
@@ -76,6 +82,8 @@ def _lock(path: Path) -> IO[str]:
         raise RunDirectoryError(f"{path}: {error}", "is the run directory writable?") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle.truncate(0)
+        os.write(handle.fileno(), json.dumps(_holder()).encode())
     except BlockingIOError:
         handle.seek(0)
         holder = handle.read().strip() or "an unknown process"
@@ -84,18 +92,27 @@ def _lock(path: Path) -> IO[str]:
             f"{path.parent}: another master is running this run ({holder})",
             "stop it first, or choose another --run-dir",
         ) from None
-    handle.truncate(0)
-    handle.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-    handle.flush()
+    except OSError as error:
+        handle.close()
+        raise RunDirectoryError(
+            f"{path}: cannot be locked: {error.strerror}", "is there space on the disk?"
+        ) from error
     return handle
+
+
+def _holder() -> dict[str, str | int]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 def _refuse_network_file_system(run_dir: Path) -> None:
     """SQLite's write-ahead log needs shared memory, which network file systems do not give."""
     kind = file_system(run_dir)
-    if kind in NETWORK_FILE_SYSTEMS:
+    fuse, _, program = kind.partition(".")
+    foreign = fuse == "fuse" and program not in LOCAL_FUSE
+    if foreign or kind in NETWORK_FILE_SYSTEMS:
+        what = "a FUSE file system, as of a network" if foreign else "a network file system"
         raise RunDirectoryError(
-            f"{run_dir}: is on a network file system ({kind}), where the journal is not safe",
+            f"{run_dir}: is on {what} ({kind}), where the journal is not safe",
             "put the run directory on a local disk with --run-dir and copy it afterwards",
         )
 

@@ -58,14 +58,12 @@ def _method_faults(algorithm: object) -> Iterator[str]:
 
 
 def _message_faults(spec: dict[str, Any]) -> Iterator[str]:
-    """Workers are told the whole of it in one message: names what it is that does not go in."""
+    """Workers are told all of it in one message: names the tables that do not go in."""
     fault = _untold(spec)
     if fault:
-        guilty = [name for name, part in spec.items() if _untold({name: part})]
-        hint = (
-            f"all of a run file is at most {MAX_BYTES >> 20} MiB of plain values, none nested deep"
-        )
-        yield f"{', '.join(guilty) or 'all together'}: workers cannot be told: {fault} (hint: {hint})"
+        guilty = ", ".join(name for name, part in spec.items() if _untold({name: part}))
+        hint = f"altogether at most {MAX_BYTES >> 20} MiB of plain values, none nested deeply"
+        yield f"{guilty or 'all tables'}: workers cannot be told: {fault} (hint: {hint})"
 
 
 def _untold(spec: dict[str, Any]) -> str:

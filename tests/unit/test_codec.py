@@ -140,3 +140,8 @@ def test_a_message_over_the_limit_is_not_sent() -> None:
 
 def test_a_body_at_the_limits_is_read() -> None:
     assert unpack(bytes(msgpack.packb(nested(15)))) == nested(15)
+
+
+def test_what_messagepack_does_not_have_is_not_sent() -> None:
+    with pytest.raises(WireError, match="a welcome message cannot be written"):
+        encode(Welcome(run="r", epoch=1, spec={"seed": 2**64}))

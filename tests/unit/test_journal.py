@@ -226,12 +226,36 @@ def test_a_full_disk_loses_nothing_and_recovers(tmp_path: Path) -> None:
         assert len(read_journal(copy)) == stored + 1
 
 
-def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_directory, "file_system", lambda _: "nfs4")
-    with pytest.raises(JournalError, match=r"network file system \(nfs4\)") as caught:
+@pytest.mark.parametrize(
+    "kind",
+    ["nfs4", "fuse.sshfs", "fuse.ceph-fuse", "fuse.juicefs", "fuse.s3fs", "fuse.gcsfuse", "fuse"],
+)
+def test_a_network_file_system_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(run_directory, "file_system", lambda _: kind)
+    with pytest.raises(JournalError, match=rf"network.* \({kind}\)") as caught:
         Journal(tmp_path / "run")
     assert "local disk" in caught.value.hint
     assert not (tmp_path / "run" / "journal.sqlite").exists()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "fuseblk", "fuse.fuse-overlayfs", ""])
+def test_a_file_system_of_this_host_is_good_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(run_directory, "file_system", lambda _: kind)
+    with Journal(tmp_path) as journal:
+        journal.append(begun())
+
+
+def test_a_disk_that_is_full_already_is_named(tmp_path: Path) -> None:
+    """Too full to say who holds the lock."""
+    with small_disk(tmp_path / "disk", 64) as disk:
+        fill(disk)
+        with pytest.raises(RunDirectoryError, match=r"master\.lock: .*No space left") as caught:
+            Journal(disk)
+        assert "space" in caught.value.hint
 
 
 def test_the_file_system_of_a_folder_is_known(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,13 @@ from apbmm.check import inspect
 from apbmm.demo import Wishes, demo_run
 from apbmm.toml_text import run_as_toml
 from apbmm_common.demo_pair import demo_folder, uniform_hypervolume
+from apbmm_common.errors import RunFileError
 from apbmm_common.runfile import RunSpec, load_run_file
+from apbmm_master.run_file import load_run
 from commands import REPOSITORY
+from rehearsal_runs import write_run_file
 
+BENCHMARK = {"name": "sums", "adapter": "sums", "path": "/none/sums"}
 SHIPPED = sorted((REPOSITORY / "examples").rglob("*.toml"))
 
 
@@ -105,3 +110,32 @@ def test_the_uniform_hypervolume_is_the_better_of_both_placements(
     assert uniform_hypervolume(24) == 1.1
     assert uniform_hypervolume(25) == 1.2
     assert uniform_hypervolume(26) is None
+
+
+def nested(levels: int) -> object:
+    return {"x": nested(levels - 1)} if levels else 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "guilty", "reason"),
+    [
+        ({"engine": {"arguments": {"x": "y" * 1_045_000}}}, "engine", "bytes is over the limit"),
+        ({"benchmarks": [{**BENCHMARK, "arguments": {"x": nested(16)}}]}, "benchmarks", "nested"),
+        (
+            {
+                "engine": {"arguments": {"x": "y" * 600_000}},
+                "prior": {"prompts": "z" * 600_000},
+            },
+            "all tables",
+            "bytes is over the limit",
+        ),
+    ],
+)
+def test_a_run_that_workers_cannot_be_told_of_is_refused(
+    tmp_path: Path, changes: dict[str, Any], guilty: str, reason: str
+) -> None:
+    """Not only when the first worker has come."""
+    run_file = write_run_file(tmp_path / "run.toml", **changes)
+    with pytest.raises(RunFileError, match=f"  {guilty}: workers cannot be told: .*{reason}"):
+        load_run(run_file)
+    assert any(fault.startswith(f"{guilty}: ") for fault in inspect(run_file).faults)
