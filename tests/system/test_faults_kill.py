@@ -132,7 +132,8 @@ def test_a_worker_killed_at_every_step_costs_at_most_one_evaluation_begun_again(
     site.assert_whole(evaluations)
     found = accounts(site, [site.run_dir])
     assert (found.lost, found.twice) == ([], [])
-    busy = {step for step in steps if step.startswith("send.after/beat")}
+    # It beats while it works; and the next ASSIGN may be there before an acknowledgement is.
+    busy = {step for step in steps if step.startswith(("send.after/beat", "ack."))}
     assert len(UNDONE) <= len(found.again) <= len(UNDONE | busy)
     lost = site.events(Lost)
     assert len(lost) <= len(steps)

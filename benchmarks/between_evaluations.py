@@ -1,0 +1,42 @@
+"""All that lies between two evaluations: materialising, hot-loading, the gap. One after another.
+
+    python benchmarks/between_evaluations.py [--gigabytes 1 8] [--mergekit PYTHON] [--device cpu]
+
+Runs the three scripts that measure it, each with its own yardsticks. Takes about a quarter of an
+hour on two cores, because the engine's busy share needs evaluations of a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def measure(script: str, *arguments: object) -> None:
+    """Run a script of this folder; what it prints is headed by its command."""
+    words = [script, *map(str, arguments)]
+    print("$ python benchmarks/" + " ".join(words), flush=True)
+    subprocess.run([sys.executable, HERE / words[0], *words[1:]], check=True)
+    print(flush=True)
+
+
+def main() -> None:
+    """Measure everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--mergekit", metavar="PYTHON")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda:N")
+    arguments = parser.parse_args()
+    mergekit = ("--mergekit", arguments.mergekit) if arguments.mergekit else ()
+    measure("merge_speed.py", "--gigabytes", *arguments.gigabytes, "--repeat", 7, *mergekit)
+    measure("hot_load.py", "--repeat", 7, "--device", arguments.device)
+    measure("evaluation_gap.py")
+    measure("evaluation_gap.py", "--evaluations", 4, "--initial", 2, "--repeat", 48)
+
+
+if __name__ == "__main__":
+    main()
