@@ -162,7 +162,7 @@ class Fleet:
         async def end() -> None:
             await until
             for daemon in daemons:
-                daemon.exit_code = EXIT_DONE
+                daemon.leaving.exit_code = EXIT_DONE
 
         async with asyncio.TaskGroup() as group:
             for daemon in daemons:

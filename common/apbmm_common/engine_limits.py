@@ -18,7 +18,8 @@ FOREIGN = frozenset(
     | {"load_format", "config_format", "tokenizer_mode", "code_revision", "hf_token"}
     | {"model_weights", "hf_config_path", "download_dir", "allowed_local_media_path"}
     | {"log_config_file", "spec_model", "otlp_traces_endpoint", "master_addr"}
-    | {"data_parallel_address"}
+    | {"data_parallel_address", "generation_config"}
+    | {"mm_encoder_fp8_scale_path", "mm_encoder_fp8_scale_save_path"}
 )
 
 

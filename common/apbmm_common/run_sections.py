@@ -13,6 +13,8 @@ Integer = Annotated[int, Field(ge=-(2**53), le=2**53, strict=True)]
 """Within what every JSON and MessagePack reader keeps exact."""
 Natural = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 Positive = Annotated[int, Field(ge=1, le=2**53, strict=True)]
+Layers = Annotated[int, Field(ge=1, le=4000, strict=True)]
+"""Their weights, and those of what is outside them, fit into one message."""
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -237,7 +239,7 @@ class Evaluation(Section):
     """``vllm`` evaluates models; ``rehearsal`` a synthetic landscape, to try a cluster out."""
 
     kind: Literal["vllm", "rehearsal"] = "vllm"
-    layers: Positive | None = None
+    layers: Layers | None = None
     rehearsal_seconds: Annotated[float, Field(ge=0)] = 1.0
 
     def _rehearsal_needs_layers(self) -> Iterator[str]:

@@ -57,7 +57,7 @@ class Dispatch:
 
     def _lease(self, evaluation: str, name: str, now: float) -> None:
         number = len(self._ledger.evaluations[evaluation].attempts) + 1
-        # Where an older copy of the journal goes on, no lease may be taken for one it has forgotten.
+        # Where an older copy of the journal goes on, no lease may be taken for a forgotten one.
         lease = f"{evaluation}.{number}.{secrets.token_hex(4)}"
         boot = self._fleet.workers[name].boot
         self._record(

@@ -139,14 +139,18 @@ def test_a_worker_starts_on_a_full_disk_and_delivers_what_it_had_stored(site: Si
     with small_disk(site.folder / "state", 2048) as disk:
         site.configure(evaluation={"rehearsal_seconds": 3.0})
         worker, master = site.worker("a"), site.master()
-        wait_for("work in hand", site.running)
+        first = "thinking.1"
+        wait_for("work in hand", lambda: any(x.startswith(first) for x in site.running()))
         master.kill()
         outbox = disk / "locks" / "a" / "outbox"
-        wait_for("a result", lambda: list(outbox.glob("*.json")))
+        wait_for("a result", lambda: list(outbox.glob(f"*.{first}.*json")))
         worker.kill()
         ballast = fill(disk)
         again, master = site.worker("a"), site.master()
-        wait_for("its delivery", lambda: len(site.events(ResultRecorded)) >= 1)
+        wait_for(
+            "its delivery",
+            lambda: any(e.lease.startswith(first) for e in site.events(ResultRecorded)),
+        )
         ballast.unlink()
         assert master.end() == 0, master.output
         site.assert_whole(6)

@@ -55,9 +55,14 @@ class Cluster:
     daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
+    def commands(self) -> Path:
+        """Folder of commands that come before all others."""
+        return self.folder / "bin"
+
+    @property
     def environment(self) -> dict[str, str]:
         """For Slurm's commands, and so for the jobs."""
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{self.commands}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         configuration = f"{self.folder}/slurm.conf"
         return environment({"SLURM_CONF": configuration, "PATH": path, "TMPDIR": str(self.folder)})
 
@@ -95,6 +100,14 @@ class Cluster:
             command, capture_output=True, text=True, env=self.environment, cwd=cwd, check=False
         )
         return ran.stdout
+
+    def submit(self, folder: Path) -> str:
+        """Submit the run file of a folder, for four rehearsing workers; the job's number."""
+        return self.run(
+            "sbatch", "--parsable", "--gpus-per-task=0", "--nodes=2", "--ntasks-per-node=2",
+            "--cpus-per-task=1", "--export=ALL,APBMM_GPU=rehearsal", str(SBATCH), "run.toml",
+            cwd=folder,
+        ).strip()  # fmt: skip
 
     def state(self, job: str) -> str:
         """State of a job."""
@@ -146,14 +159,7 @@ def test_a_cancelled_job_goes_on_when_it_is_submitted_again(
     kept = tmp_path / "apbmm-runs" / "run"
     journal, results = kept / "run", ResultRecorded
 
-    def submit() -> str:
-        return cluster.run(
-            "sbatch", "--parsable", "--gpus-per-task=0", "--nodes=2", "--ntasks-per-node=2",
-            "--cpus-per-task=1", "--export=ALL,APBMM_GPU=rehearsal", str(SBATCH), "run.toml",
-            cwd=tmp_path,
-        ).strip()  # fmt: skip
-
-    job = submit()
+    job = cluster.submit(tmp_path)
     log = tmp_path / f"apbmm-{job}.log"
     wait_for("results", lambda: log.exists() and log.read_text().count(" HV ") >= 2)
     # To the batch script alone, as before the end of the job's time.
@@ -161,15 +167,34 @@ def test_a_cancelled_job_goes_on_when_it_is_submitted_again(
     wait_for("the end of the job", lambda: cluster.state(job) == "COMPLETED")
     before = [r.event for r in read_journal(journal)]
     assert 2 <= sum(isinstance(event, results) for event in before) < 13
-    again = submit()
+    again = cluster.submit(tmp_path)
     wait_for("the end of the run", lambda: cluster.state(again) == "COMPLETED")
     after = [r.event for r in read_journal(journal)]
     ledger = Ledger().replay(read_journal(journal))
     assert ledger.finished == "10 evaluations completed"
     assert {p.worker for p in ledger.attendance.stays} == {f"task-{n}" for n in range(4)}
     assert [e.epoch for e in after if isinstance(e, EpochStarted)] == [1, 2]
+    assert f"the run directory that is kept: {journal}" in log.read_text()
     # Nothing that was delivered before is evaluated again.
     had = {event.evaluation for event in before if isinstance(event, results)}
     new = [event.evaluation for event in after[len(before) :] if isinstance(event, Leased)]
     assert not had & set(new)
     assert after[: len(before)] == before
+
+
+@pytest.mark.slow
+def test_a_master_that_ends_before_its_workers_are_started_ends_the_job(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Its cards would be held until the job's time is over."""
+    (tmp_path / "run.toml").write_text("nonsense = 1\n", encoding="utf-8")
+    cluster.commands.mkdir()
+    late = cluster.commands / "srun"
+    late.write_text(f'#!/bin/bash\nsleep 5\nexec {shutil.which("srun")} "$@"\n', encoding="utf-8")
+    late.chmod(0o755)
+    job = cluster.submit(tmp_path)
+    ended = ("FAILED", "COMPLETED", "TIMEOUT", "CANCELLED")
+    state = wait_for("its end", lambda: s if (s := cluster.state(job)) in ended else None)
+    log = (tmp_path / f"apbmm-{job}.log").read_text()
+    assert "nonsense" in log
+    assert state == "FAILED", log

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from apbmm_common.engine_limits import FOREIGN
+from apbmm_common.engine_limits import FOREIGN, RESERVED
 from apbmm_common.errors import RunFileError
 from apbmm_common.runfile import Engine, Generation
 from apbmm_worker.engine_arguments import EXTENSION_CLASS, engine_arguments
@@ -53,6 +54,16 @@ def test_a_run_file_names_no_code_files_or_hosts(checkpoint: Path, name: str) ->
     settings = Engine(arguments={name: True})
     with pytest.raises(RunFileError, match=f"engine.arguments may not set {name}"):
         engine_arguments(settings, GENERATION, checkpoint, "cpu")
+
+
+@pytest.mark.vllm
+def test_no_argument_of_vllms_that_is_a_path_or_a_class_is_for_a_run_file_to_give() -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    ending = ("_path", "_dir", "_file", "_cls")
+    found = {f.name for f in fields(EngineArgs) if f.name.endswith(ending)} | {"generation_config"}
+    assert "download_dir" in found
+    assert found <= FOREIGN | RESERVED
 
 
 def test_the_extension_class_is_where_vllm_is_told_to_find_it() -> None:

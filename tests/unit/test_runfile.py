@@ -7,8 +7,10 @@ import pytest
 
 from apbmm_common.codec import decode, encode
 from apbmm_common.errors import EXIT_USAGE, RunFileError
-from apbmm_common.messages import FROM_MASTER, Welcome
+from apbmm_common.messages import FROM_MASTER, Assign, Welcome
+from apbmm_common.outside_layers import OUTSIDE_GROUPS
 from apbmm_common.runfile import RunSpec, load_run_file, parse_run
+from apbmm_common.space import Space
 from rehearsal_runs import run_spec, run_table, write_run_file
 
 
@@ -129,6 +131,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no room for a prompt": ({"generation": {"max_tokens": 128}}, "no room for a prompt"),
     "more initial than budget": ({"budget": {"initial": 9}}, "larger than evaluations"),
     "rehearsal without layers": ({"evaluation": {"layers": None}}, "set layers"),
+    "more layers than can travel": ({"evaluation": {"layers": 5000}}, "at most 4000, not 5000"),
     "timings out of order": ({"timings": {"suspect": 99.0}}, "beat < suspect < unreachable"),
     "an infinite time-out": ({"timings": {"stall": float("inf")}}, "timings.stall.*finite"),
     "a NaN": ({"generation": {"temperature": float("nan")}}, "temperature"),
@@ -166,6 +169,17 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"benchmarks": [{"name": "a", "adapter": "a", "path": "p"}] * 2}, "the same name"),
     "a name with a slash": ({"name": "a/b"}, "name: "),
 }  # fmt: skip
+
+
+def test_a_rehearsal_of_the_most_layers_fits_into_the_messages() -> None:
+    spec = run_spec(evaluation={"layers": 4000}, merge={"outside_layers": "own"})
+    assert spec.evaluation.layers is not None
+    space = Space.of(spec, spec.evaluation.layers, OUTSIDE_GROUPS)
+    assign = Assign(
+        run="r", evaluation="e1", attempt=1, lease="e1.1", work="evaluate", config="c",
+        vector=(0.5,) * space.dimensions,
+    )  # fmt: skip
+    assert decode(encode(assign), FROM_MASTER) == assign
 
 
 @pytest.mark.parametrize(("changes", "fault"), WRONG.values(), ids=WRONG.keys())

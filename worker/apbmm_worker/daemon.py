@@ -227,7 +227,7 @@ class Daemon:
                 await self.hands.cancel(message)
             case ResultAck(lease=lease):
                 log.info("%s is delivered", lease)
-                self.outbox.drop(message.run, lease)
+                self.hands.delivered(message.run, lease)
             case HelloAgain():
                 self._forget_master()
                 await self._send(self._hello())

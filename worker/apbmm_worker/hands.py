@@ -110,6 +110,12 @@ class Hands:
         self.held = None
         self._finished.append((run, lease))
 
+    def delivered(self, run: str, lease: str) -> None:
+        """The master has a result; its lease is done with, by whichever process of this worker."""
+        self._outbox.drop(run, lease)
+        if (run, lease) not in self._finished:
+            self._finished.append((run, lease))
+
     def send_all_again(self) -> None:
         """Have every unacknowledged result sent at the next `resend`."""
         self._sent_at.clear()
