@@ -28,6 +28,7 @@ from zmq.auth import create_certificates, load_certificate
 from zmq.utils import z85
 
 from apbmm_common.errors import UsageError
+from apbmm_common.home import home
 
 WORKER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 WORKER_NAME_HINT = "up to 64 letters, digits, dots, dashes and underscores"
@@ -90,7 +91,7 @@ class ClientKeys:
 def default_folder() -> Path:
     """``$XDG_CONFIG_HOME/apbmm/keys``, by default ``~/.config/apbmm/keys``."""
     base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "apbmm" / "keys"
+    return (Path(base) if base else home() / ".config") / "apbmm" / "keys"
 
 
 def master_keys(given: str | None) -> MasterKeys | None:

@@ -23,6 +23,7 @@ from apbmm_common.curve import (
     remedy_for,
 )
 from apbmm_common.errors import UsageError
+from apbmm_common.home import home
 from apbmm_worker.environment import worker_environment
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def state_folder(name: str, given: Path | None) -> Path:
     if given is not None:
         return given
     base = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
-    root = Path(base) if base else Path.home() / ".local" / "state"
+    root = Path(base) if base else home() / ".local" / "state"
     return root / ("apbmm" if "STATE_DIRECTORY" not in os.environ else "") / "workers" / name
 
 
