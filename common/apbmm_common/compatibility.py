@@ -126,7 +126,7 @@ def vocabulary(path: Path) -> dict[str, int] | None:
             raise TypeError("a token is no text or its id no number")
     except OSError as error:
         raise unreadable(file, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(f"{file}: not a readable tokenizer: {error!r}", AGAIN) from error
     return tokens
 

@@ -19,6 +19,7 @@ import shutil
 import stat
 import struct
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,8 @@ def passed_over(given: str | None, name: str) -> Path | None:
 
     Then `worker_keys` finds none, which may not be what is meant.
     """
-    folder = default_folder()
-    if given is not None or (folder / (name + SECRET)).exists():
+    folder = _default_if_any()
+    if given is not None or folder is None or (folder / (name + SECRET)).exists():
         return None
     others = any(folder.glob("*" + SECRET)) or (folder / (MASTER + PUBLIC)).exists()
     return folder if others else None
@@ -143,8 +144,15 @@ def _chosen(given: str | None, pattern: str) -> Path | None:
         return None
     if given is not None:
         return named_folder(given)
-    folder = default_folder()
-    return folder if any(folder.glob(pattern)) else None
+    folder = _default_if_any()
+    return folder if folder is not None and any(folder.glob(pattern)) else None
+
+
+def _default_if_any() -> Path | None:
+    """The default folder; None for a user without a home."""
+    with suppress(UsageError):
+        return default_folder()
+    return None
 
 
 def named_folder(given: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.events import EpochStarted, Record
+from apbmm_master.events import AnyEvent, EpochStarted, Record, WorkerLeft
 from apbmm_master.high_water import high_water
 from apbmm_master.journal import Journal, read_journal
 from commands import REPOSITORY, environment
@@ -69,13 +69,16 @@ def job(tmp_path: Path) -> Iterator[Job]:
     job.end()
 
 
-def write_journal(place: Path, events: int) -> None:
+def write_journal(place: Path, events: int, masters: int = 1) -> None:
+    """As so many events of so many masters."""
     with Journal(place / "run") as journal:
         began = journal.seq
+        starts = [EpochStarted(epoch=n, host="h", pid=1) for n in range(began + 1, masters + 1)]
+        left = [WorkerLeft(worker="w", boot="b", reason="r")] * events
+        every: list[AnyEvent] = [*starts, *left]
         journal.append(
-            [Record(n, 1.0, EpochStarted(epoch=n, host="h", pid=1))
-             for n in range(began + 1, events + 1)]
-        )  # fmt: skip
+            [Record(began + n, 1.0, event) for n, event in enumerate(every[: events - began], 1)]
+        )
 
 
 def test_of_two_journals_the_one_with_more_events_is_gone_on_with(job: Job) -> None:
@@ -92,6 +95,14 @@ def test_of_two_journals_the_one_with_more_events_is_gone_on_with(job: Job) -> N
         path.unlink()
     write_journal(job.disk, 4)
     os.utime(job.home / JOURNAL, (1e9, 1e9))
+    job.run("restore")
+    assert job.events(job.disk) == 5
+
+
+def test_what_a_master_wrote_that_the_run_did_not_go_on_from_is_left(job: Job) -> None:
+    """Its node died before a copy was made; the job went on elsewhere, and has come back."""
+    write_journal(job.disk, 7)
+    write_journal(job.home, 5, masters=2)
     job.run("restore")
     assert job.events(job.disk) == 5
 

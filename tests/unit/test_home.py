@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.curve import default_folder
+from apbmm_common.curve import default_folder, passed_over, worker_keys
 from apbmm_common.errors import UsageError
 from apbmm_worker.options import state_folder
 
@@ -29,3 +29,9 @@ def test_keys_and_state_need_a_home_or_a_name(tmp_path: Path) -> None:
             needs()
         assert "HOME" in told.value.hint
     assert state_folder("a", tmp_path).is_relative_to(tmp_path)
+
+
+def test_keys_are_not_asked_for_where_none_are_named() -> None:
+    assert worker_keys(None, "a") is None
+    assert passed_over(None, "a") is None
+    assert passed_over("none", "a") is None

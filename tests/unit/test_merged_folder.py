@@ -93,8 +93,17 @@ def test_a_file_system_without_locks_is_good_enough(
     monkeypatch.setattr(fcntl, "flock", no_flock)
     with fresh_folder(out) as folder:
         (folder / "mine").touch()
+        with fresh_folder(out) as second:
+            (second / "complete").touch()
+        assert [file.name for file in out.iterdir()] == ["complete"]
+        (out / "complete").unlink()
     assert [file.name for file in out.iterdir()] == ["mine"]
-    assert not partial.exists()
+    third = fresh_folder(out.with_name("new"))
+    third.__enter__()
+    (out.with_name("new") / "theirs").mkdir(parents=True)
+    with pytest.raises(EvaluationError, match="somebody"):
+        third.__exit__(None, None, None)
+    assert list(out.parent.glob(f"{partial.name}*")) == []
 
 
 def test_all_that_a_killed_merge_left_is_removed(out: Path, partial: Path) -> None:

@@ -115,6 +115,21 @@ def test_a_full_disk_is_named_and_the_result_is_sent_all_the_same(tmp_path: Path
         assert list((disk / "outbox").iterdir()) == []
 
 
+def test_what_a_full_disk_refused_and_no_master_knows_is_kept_when_there_is_space(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        outbox = Outbox(disk / "outbox")
+        ballast = fill(disk)
+        with pytest.raises(EvaluationError):
+            outbox.put(make_result(assign("e1.1"), measurement(), 1.0))
+        outbox.set_aside("r-1", "e1.1")
+        ballast.unlink()
+        outbox.store_again()
+        assert outbox.everything() == []
+        assert [path.name for path in (disk / "outbox").iterdir()] == ["r-1.e1.1.unknown"]
+
+
 @pytest.mark.parametrize("delivered", [False, True])
 def test_what_a_full_disk_refused_is_stored_when_there_is_space(
     tmp_path: Path, *, delivered: bool

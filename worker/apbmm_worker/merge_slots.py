@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,7 +35,8 @@ class MergeSlots:
     def __init__(self, scratch: Path, memory: Path = MEMORY) -> None:
         for folder in (scratch, memory):
             _remove_orphans(folder)
-        name = f"{_PREFIX}{owner(scratch)}-{os.getpid()}"
+        # Two containers may share memory, and number processes alike.
+        name = f"{_PREFIX}{owner(scratch)}-{os.getpid()}-{secrets.token_hex(4)}"
         self._memory = memory
         # Another user's memory, or none, is not used; that of scratch has to be.
         places = [memory] if memory != scratch and os.access(memory, os.W_OK) else []
@@ -79,7 +81,7 @@ class MergeSlots:
 
 
 def _is_full(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 
 def owner(scratch: Path) -> str:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import struct
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
@@ -42,7 +43,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     out = out.resolve()
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
     try:
-        with _held(partial, out):
+        with _held(partial, out) as partial:
             if out.exists():
                 _require_replaceable(out)
                 if any(out.iterdir()):
@@ -63,25 +64,36 @@ def fresh_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _held(partial: Path, out: Path) -> Iterator[None]:
+def _held(partial: Path, out: Path) -> Iterator[Path]:
     """The empty folder ``partial``, this merge's alone; at the end it is removed if still there.
 
     The lock is the folder's own, so that it goes with a process that is killed, and what that one
-    left is removed. Raises `EvaluationError` when another merge has it or it is no folder.
+    left is removed. Where a file system has no locks it is a folder with another name for each
+    merge. Raises `EvaluationError` when another merge has it or it is no folder.
     """
-    descriptor = _locked(partial, out)
+    try:
+        descriptor = _locked(partial, out)
+    except _NoLocksError:
+        with suppress(OSError):  # which was made to be locked
+            partial.rmdir()
+        partial = Path(tempfile.mkdtemp(prefix=f"{partial.name}-", dir=partial.parent))
+        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for left in partial.iterdir():
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)
             else:
                 left.unlink()
-        yield
+        yield partial
     finally:
         # Under another name it is complete, and the next merge may have taken this one.
         if _is_at(descriptor, partial):
             shutil.rmtree(partial, ignore_errors=True)
         os.close(descriptor)
+
+
+class _NoLocksError(Exception):
+    """A file system does not lock folders."""
 
 
 def _locked(partial: Path, out: Path) -> int:
@@ -108,8 +120,9 @@ def _locked(partial: Path, out: Path) -> int:
                 "let it end, or choose another folder",
                 kind="infrastructure",
             ) from None
-        except OSError:  # some network file systems have no locks: nobody is kept out there
-            pass
+        except OSError:  # as on some network file systems
+            os.close(descriptor)
+            raise _NoLocksError from None
         if _is_at(descriptor, partial):
             return descriptor
         os.close(descriptor)  # it got its final name, or was removed, before it was locked
@@ -126,6 +139,12 @@ def _give_name(partial: Path, out: Path) -> None:
     if not out.exists():
         partial.rename(out)
         return
+    if any(out.iterdir()):
+        raise EvaluationError(
+            f"{out}: somebody has written there while this merge was made",
+            "choose another folder",
+            kind="infrastructure",
+        )
     # Without its config nobody takes a folder for a model.
     for file in sorted(partial.iterdir(), key=lambda file: file.name == CONFIG_FILE):
         file.rename(out / file.name)

@@ -212,7 +212,12 @@ def _lock_folder() -> Path:
 
 def _open_shared(path: str, flags: int) -> int:
     """Open for whoever else claims it, and never through a link that someone laid there."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    flags |= os.O_NOFOLLOW
+    try:
+        # Linux may refuse to "create" somebody else's file in a folder such as /tmp.
+        descriptor = os.open(path, flags & ~os.O_CREAT)
+    except FileNotFoundError:
+        descriptor = os.open(path, flags, 0o666)
     with contextlib.suppress(PermissionError):  # someone else's file, who opened it to all
         os.fchmod(descriptor, 0o666)
     return descriptor

@@ -27,6 +27,7 @@ class Outbox:
         folder.mkdir(parents=True, exist_ok=True)
         self._results: dict[str, Result] = {}
         self._refused: dict[str, Result] = {}
+        self._unknown: set[str] = set()
         self._refusal = ""
         for path in folder.glob("*.partial"):
             path.unlink()  # was being written when the worker died, so it was never sent
@@ -87,16 +88,21 @@ class Outbox:
         """Try to store what the disk refused.
 
         That includes results which were delivered from memory meanwhile: whether the disk takes
-        them tells whether it would take the next. They leave no file behind.
+        them tells whether it would take the next. They leave no file behind, unless they were set
+        aside.
         """
         for key, result in list(self._refused.items()):
             try:
                 self._write(result)
-                if key not in self._results:
-                    self._path(result.run, result.lease).unlink(missing_ok=True)
+                path = self._path(result.run, result.lease)
+                if key in self._unknown:
+                    path.rename(path.with_suffix(".unknown"))
+                elif key not in self._results:
+                    path.unlink(missing_ok=True)
             except OSError:
                 return
             del self._refused[key]
+            self._unknown.discard(key)
         log.info("the outbox %s can be written again", self._folder)
 
     def _write(self, result: Result) -> None:
@@ -128,8 +134,12 @@ class Outbox:
         if self._results.pop(_key(run, lease), None) is not None:
             path = self._path(run, lease)
             log.warning("the master does not know %s; its result stays in %s", lease, self._folder)
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 path.rename(path.with_suffix(".unknown"))
+            except FileNotFoundError:  # the disk has refused it
+                self._unknown.add(_key(run, lease))
+            except OSError as error:
+                log.warning("%s could not be renamed, and will be sent once more: %s", path, error)
 
     def drop(self, run: str, lease: str) -> None:
         """Forget a result that the master has committed."""
