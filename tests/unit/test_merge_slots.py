@@ -124,3 +124,15 @@ def test_a_control_group_limits_what_is_available(
     (groups / "job/memory.stat").write_text("anon 2000000\ninactive_file 1000000\n")
     assert available_memory(proc, groups) == expected
     assert available_memory() > 1 << 20
+
+
+def test_older_control_groups_limit_it_too(tmp_path: Path) -> None:
+    proc, job = tmp_path / "proc", tmp_path / "cgroup/memory/job"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemAvailable: 8192 kB\n")
+    (proc / "self/cgroup").write_text("4:memory:/job/step\n0::/\n")
+    (job / "step").mkdir(parents=True)
+    (job / "memory.limit_in_bytes").write_text("5000000\n")
+    (job / "memory.usage_in_bytes").write_text("3000000\n")
+    (job / "memory.stat").write_text("total_active_file 400000\ntotal_inactive_file 600000\n")
+    assert available_memory(proc, tmp_path / "cgroup") == 3_000_000

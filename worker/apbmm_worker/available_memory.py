@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+
+class _Names(NamedTuple):
+    """Files of a control group, and the fields of what would be freed."""
+
+    limit: str
+    used: str
+    cached: tuple[str, ...]
+
+
+_VERSION_1 = _Names(
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_active_file", "total_inactive_file"),
+)
+_VERSION_2 = _Names("memory.max", "memory.current", ("active_file", "inactive_file"))
 PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -13,26 +30,27 @@ def available_memory(proc: Path = PROC, groups: Path = GROUPS) -> int:
 
     Raises OSError where there is no ``/proc``.
     """
-    machine = _fields(proc / "meminfo").get("MemAvailable:", 0) << 10
-    limits = [machine]
-    with suppress(OSError, StopIteration):
-        lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
-        # Control groups of version 2 have the one line 0::PATH.
-        path = next(line[3:] for line in lines if line.startswith("0::"))
-        group = groups / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(groups):
-                limits += _left_of(folder)
+    limits = [_fields(proc / "meminfo").get("MemAvailable:", 0) << 10]
+    with suppress(OSError):
+        for line in (proc / "self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                limits += _limits(groups, path, _VERSION_2)
+            elif "memory" in controllers.split(","):
+                limits += _limits(groups / "memory", path, _VERSION_1)
     return max(0, min(limits))
 
 
-def _left_of(group: Path) -> list[int]:
-    """What a control group's own limit leaves; nothing where it has none."""
-    with suppress(OSError, ValueError):
-        limit = int((group / "memory.max").read_text(encoding="ascii"))  # "max": none
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        return [limit - used + _fields(group / "memory.stat").get("inactive_file", 0)]
-    return []
+def _limits(root: Path, path: str, names: _Names) -> Iterator[int]:
+    """What each control group from ``root`` to ``path`` leaves that has a limit of its own."""
+    group = root / path.lstrip("/")
+    for folder in (group, *group.parents):
+        if folder.is_relative_to(root):
+            with suppress(OSError, ValueError):
+                limit = int((folder / names.limit).read_text(encoding="ascii"))  # "max": none
+                used = int((folder / names.used).read_text(encoding="ascii"))
+                cached = _fields(folder / "memory.stat")
+                yield limit - used + sum(cached.get(name, 0) for name in names.cached)
 
 
 def _fields(file: Path) -> dict[str, int]:
