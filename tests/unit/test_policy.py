@@ -103,13 +103,14 @@ def test_draining_gives_and_asks_nothing() -> None:
 
 
 def test_a_lease_outlives_silence_for_the_grace_and_not_longer() -> None:
-    world, _ = begun("a")
+    world, (a,) = begun("a")
+    assert a.held is not None
     grace = TIMINGS["unreachable"] + TIMINGS["orphan_grace"]
     world.now += grace - 0.1
     assert decisions(world, GiveUpLease) == []
     world.now += 0.1
     assert decisions(world, GiveUpLease) == [
-        GiveUpLease("measure", "measure.1", "a was not heard again")
+        GiveUpLease("measure", a.held.lease, "a was not heard again")
     ]
 
 
@@ -118,9 +119,8 @@ def test_a_new_boot_frees_what_the_old_one_held_at_once() -> None:
     new = world.join("a")
     world.exchange()
     assert new.held is not None
-    assert (new.held.lease, world.ledger.evaluations["measure"].attempts[0].state) == (
-        "measure.2", "lost",
-    )  # fmt: skip
+    assert (new.held.evaluation, new.held.attempt) == ("measure", 2)
+    assert world.ledger.evaluations["measure"].attempts[0].state == "lost"
 
 
 def test_a_new_boot_that_brings_the_result_frees_nothing() -> None:
@@ -194,7 +194,7 @@ def test_a_failing_vector_is_tried_on_another_worker_and_given_up() -> None:
     b.finish()
     world.exchange()
     assert b.held is not None
-    assert b.held.lease == "measure.2"
+    assert (b.held.evaluation, b.held.attempt) == ("measure", 2)
     assert not b.held.fresh
     b.finish(VECTOR)
     world.exchange()
@@ -207,7 +207,7 @@ def test_the_only_worker_tries_again_on_a_fresh_engine() -> None:
     a.finish(VECTOR)
     world.exchange()
     assert a.held is not None
-    assert (a.held.lease, a.held.fresh) == ("measure.2", True)
+    assert (a.held.evaluation, a.held.attempt, a.held.fresh) == ("measure", 2, True)
 
 
 def test_a_dead_worker_does_not_keep_the_others_from_trying_again() -> None:
@@ -217,7 +217,7 @@ def test_a_dead_worker_does_not_keep_the_others_from_trying_again() -> None:
     world.exchange()
     world.pass_time(TIMINGS["suspect"] + 1, silent=[b])
     assert decisions(world, Fail) == []
-    while a.held is not None and a.held.lease != "measure.2":
+    while a.held is not None and (a.held.evaluation, a.held.attempt) != ("measure", 2):
         a.finish()
         world.exchange()
     assert a.held is not None
@@ -293,6 +293,8 @@ def test_a_method_with_nothing_left_ends_the_run(exhausted: bool, over: bool) ->
 
 def test_a_worker_that_announces_a_result_and_is_never_heard_again_is_not_waited_for() -> None:
     world, (a,) = begun("a")
+    assert a.held is not None
+    lease = a.held.lease
     a.finish()
     a.says.clear()
     again = world.join("a")  # says that its disk holds the result, and dies
@@ -301,9 +303,7 @@ def test_a_worker_that_announces_a_result_and_is_never_heard_again_is_not_waited
     again.alive = False
     assert decisions(world, GiveUpLease) == []
     world.now += TIMINGS["unreachable"] + TIMINGS["orphan_grace"]
-    assert decisions(world, GiveUpLease) == [
-        GiveUpLease("measure", "measure.1", "a was not heard again")
-    ]
+    assert decisions(world, GiveUpLease) == [GiveUpLease("measure", lease, "a was not heard again")]
 
 
 def test_a_run_that_nobody_can_go_on_with_says_so_and_how_to_go_on() -> None:

@@ -61,10 +61,11 @@ async def test_a_clock_that_is_set_between_two_masters_makes_no_figures(
 ) -> None:
     """The second master's events follow the first one's, and its status is of its own time."""
     spec: Any = world_spec(timings=TIMINGS, budget={"evaluations": 400, "initial": 400})
-    for done in (3, 7):
+    for _ in range(2):
         async with master_in_process(spec, tmp_path) as (master, address, _):
+            done = len(master.ledger.completed)  # by the master before
             async with FakeWorker(address, "a").at_work():
-                await until("a result", lambda n=done: len(master.ledger.completed) > n)  # type: ignore[misc]
+                await until("results", lambda n=done: len(master.ledger.completed) > n + 3)  # type: ignore[misc]
             for snapshot in (live_snapshot(master), journal_snapshot(master.ledger)):
                 assert 0.0 < snapshot["load_rate"] <= 1.0
                 assert snapshot["stages"]["seconds"]["wait"] < DAY / 2
