@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,6 +142,7 @@ def test_vectors_that_take_hosts_down_are_set_aside_and_the_run_ends_without_the
     assert sum(e.vanishings for e in tried) <= most
 
 
+@pytest.mark.slow
 @given(share=st.floats(0.0, 0.7), crew=CREW, order=ORDER)
 @OFTEN
 def test_workers_that_are_preempted_cost_no_vector_its_place(

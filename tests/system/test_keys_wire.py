@@ -25,6 +25,8 @@ from fake_peers import FakeWorker, master_in_process, until, worker_socket
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, free_port
 
+pytestmark = pytest.mark.slow
+
 TIMINGS = {"beat": 0.2, "suspect": 20.0, "unreachable": 40.0, "resend": 0.5}
 
 

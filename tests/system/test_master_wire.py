@@ -43,6 +43,7 @@ async def test_a_run_goes_through_without_blocking_the_event_loop(tmp_path: Path
     assert Ledger().replay(read_journal(tmp_path)) == master.ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1])
 async def test_another_protocol_version_is_refused_by_name_and_nobody_else_notices(
     tmp_path: Path, version: int
@@ -80,6 +81,7 @@ async def run_of(folder: Path, repeats: random.Random | None) -> dict[str, Any]:
     return {e.id: (e.vector, e.state, e.body, len(e.attempts)) for e in evaluations.values()}
 
 
+@pytest.mark.slow
 async def test_repeated_and_shuffled_messages_give_the_same_result(tmp_path: Path) -> None:
     expected = await run_of(tmp_path / "once", None)
     assert await run_of(tmp_path / "often", random.Random(4)) == expected

@@ -15,6 +15,8 @@ from apbmm_master.journal import Journal
 from apbmm_master.serve import serve
 from commands import free_address, run, write_rehearsal
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def taken() -> Iterator[str]:

@@ -12,6 +12,8 @@ from apbmm_master.journal import read_journal
 from apbmm_master.ledger import Ledger
 from commands import command_line, environment, free_address, started, write_rehearsal
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("output", ["a full disk", "a closed pipe"])
 def test_a_run_does_not_end_because_its_output_cannot_be_written(

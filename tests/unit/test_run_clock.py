@@ -55,6 +55,7 @@ def test_a_journals_times_go_on_from_its_last_event(
     assert ("behind the run's last event" in caplog.text) == (behind == DAY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [DAY, -DAY])
 async def test_a_clock_that_is_set_between_two_masters_makes_no_figures(
     tmp_path: Path, wall: Clock, jump: float
