@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def spec(**changes: Any) -> Any:
 
 
 async def test_a_run_goes_through_without_blocking_the_event_loop(tmp_path: Path) -> None:
+    gc.collect()  # what earlier tests left, which blocks when it is collected
     async with master_in_process(spec(), tmp_path) as (master, address, task):
         with blockbuster_ctx("apbmm_master"):
             async with FakeWorker(address, "a").at_work(), FakeWorker(address, "b").at_work():
