@@ -7,22 +7,22 @@ moment: what a master recorded is on disk.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from apbmm.status import JOURNAL, NoMasterError, ask, local_address
 from apbmm_common.errors import EXIT_FAILED, ApbmmError
+from apbmm_common.parent import die_with
 from apbmm_common.stop_signals import SAME_REQUEST_SECONDS, STOPS, StopRequests, own_signals
 
-PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.2
 HEALTH_SECONDS = 5.0
 LEAVE_SECONDS = 20.0
@@ -100,19 +100,8 @@ def _start(command: Sequence[str], log: Path | None = None) -> subprocess.Popen[
             stderr=output,
             env=environment,
             process_group=0,
-            preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 - there are no threads yet
+            preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - there are no threads yet
         )
-
-
-def _die_with_parent(parent: int) -> Callable[[], None]:
-    library = ctypes.CDLL(None)
-
-    def arrange() -> None:
-        library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return arrange
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def hypervolume(points: npt.ArrayLike, reference_point: npt.ArrayLike) -> float:
         return _hypervolume_2d(values, reference)
     from pymoo.indicators.hv import HV
 
-    return float(HV(ref_point=-reference)(-values[front(values)]))
+    return float(HV(ref_point=-reference)(-values))
 
 
 def _hypervolume_2d(values: Array, reference: Array) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -22,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from apbmm_common.parent import die_with
+
 Vector = tuple[float, ...]
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,7 @@ _session = Session()
 
 def _start(parent: int) -> None:
     """Set the child process up: one thread, dies with its parent, leaves Ctrl-C to the parent."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     import torch

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import os
-import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
+from apbmm_common.parent import die_with
 
 
 class Channel:
@@ -43,13 +40,3 @@ def channel_to_daemon(text: str) -> Channel:
     arguments = parser.parse_args()
     die_with(arguments.parent)
     return Channel(arguments.fd)
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies; exit if it is dead already.
-
-    The parent tells its own id: in a container it is 1, as is whoever inherits an orphan.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

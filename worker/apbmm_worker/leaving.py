@@ -21,19 +21,23 @@ class Leaving:
     """A worker's end; ``asked`` once it was told to stop, ``exit_code`` once it is to end."""
 
     def __init__(self, hands: Hands, outbox: Outbox) -> None:
-        self.asked = False
         self.exit_code: int | None = None
         self._hands, self._outbox = hands, outbox
         self._code = EXIT_DONE
         self._began = 0.0
         self._told = False
 
+    @property
+    def asked(self) -> bool:
+        """Whether it was told to stop."""
+        return self._hands.leaving
+
     def ask(self, *, interrupted: bool) -> None:
         """First call: finish what is in hand and leave. Second: leave at once."""
         if self.asked:
             self.exit_code = EXIT_INTERRUPTED
             return
-        self.asked = self._hands.leaving = True
+        self._hands.leaving = True
         self._began = time.monotonic()
         self._code = EXIT_INTERRUPTED if interrupted else EXIT_DONE
         if self._hands.held is not None:
