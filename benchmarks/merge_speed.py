@@ -1,7 +1,7 @@
 """Materialising a merge against the fastest plain copy of the same bytes, in the same run.
 
 Two random bf16 checkpoints of Qwen3's shapes are merged layer by layer; the yardstick reads both
-and writes one with no arithmetic, by the fastest of three plain means. Ratios are of medians over
+and writes one with no arithmetic, by the fastest of some plain means. Ratios are of medians over
 interleaved repetitions, of wall clock and of CPU time (which a busy machine disturbs less). With
 ``--mergekit PYTHON``, an interpreter of an environment that holds mergekit, the same merge is made
 by it, in process and by its command. With ``--methods`` every model-level method merges the two as
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from apbmm_common.runfile import Merge
@@ -31,7 +32,7 @@ from apbmm_worker.task_vectors import METHODS, TaskVectors
 from apbmm_worker.whole_trim import trimmed
 from random_qwen3 import of_size, write_random
 
-CHUNK = 1 << 20
+CHUNKS = (1 << 18, 1 << 19, 1 << 20)
 MATERIALISE = "materialise"
 MERGEKIT = """
 import sys, time, torch
@@ -54,9 +55,9 @@ class Cost:
     processor: float
 
 
-def copy_positioned(first: Path, second: Path, out: Path, *, reserve: bool = False) -> None:
+def copy_positioned(first: Path, second: Path, out: Path, chunk: int, *, reserve: bool) -> None:
     """Read both in chunks into reused buffers, write the second; ``reserve`` its blocks at once."""
-    one, two = bytearray(CHUNK), bytearray(CHUNK)
+    one, two = bytearray(chunk), bytearray(chunk)
     with first.open("rb", 0) as a, second.open("rb", 0) as b, out.open("wb", 0) as c:
         if reserve:
             os.posix_fallocate(c.fileno(), 0, second.stat().st_size)
@@ -67,7 +68,7 @@ def copy_positioned(first: Path, second: Path, out: Path, *, reserve: bool = Fal
 
 def copy_in_kernel(first: Path, second: Path, out: Path) -> None:
     """Read the first in chunks, have the kernel copy the second."""
-    one = bytearray(CHUNK)
+    one = bytearray(max(CHUNKS))
     with first.open("rb", 0) as a:
         while a.readinto(one) > 0:
             pass
@@ -99,11 +100,13 @@ def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, Co
     first, second = (sources.checkpoints[role].files[0] for role in ("thinking", "instruct"))
     vector, copy, out = vector_of(sources), folder / "copy", folder / "out"
     ways: dict[str, Callable[[], object]] = {
-        "copy": lambda: copy_positioned(first, second, copy),
-        "copy, blocks reserved": lambda: copy_positioned(first, second, copy, reserve=True),
-        "copy, in kernel": lambda: copy_in_kernel(first, second, copy),
         MATERIALISE: lambda: materialise(sources, vector, Merge(), "instruct", out),
+        "in kernel": lambda: copy_in_kernel(first, second, copy),
     }
+    for chunk in CHUNKS:
+        for reserve in (False, True):
+            name = f"{chunk >> 10} KiB{', blocks reserved' if reserve else ''}"
+            ways[name] = partial(copy_positioned, first, second, copy, chunk, reserve=reserve)
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
     for turn in range(repeat + 1):
         order = list(ways.items())
@@ -175,9 +178,8 @@ def report(sources: VerifiedSources, folder: Path, repeat: int, mergekit: str | 
         shutil.rmtree(scratch)
     ours = costs.pop(MATERIALISE)
     parts = [f"{n} {c.wall:.2f} s ({c.processor:.2f} CPU)" for n, c in costs.items()]
-    print(
-        f"{folder}: {', '.join(parts)}; {MATERIALISE} {ours.wall:.2f} s ({ours.processor:.2f} CPU)"
-    )
+    print(f"{folder}: {MATERIALISE} {ours.wall:.2f} s ({ours.processor:.2f} CPU)")
+    print(f"  copies: {'; '.join(parts)}")
     wall = ours.wall / min(cost.wall for cost in costs.values())
     processor = ours.processor / min(cost.processor for cost in costs.values())
     print(f"  ratio to the fastest copy: {wall:.2f} (CPU time {processor:.2f})")

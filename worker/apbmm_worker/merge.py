@@ -41,7 +41,7 @@ from apbmm_worker.merged_folder import (
 )
 from apbmm_worker.sources import VerifiedSources
 from apbmm_worker.task_vectors import TaskVectors
-from apbmm_worker.tensor_bytes import opened, stored_dtype
+from apbmm_worker.tensor_bytes import FileBuffer, opened, stored_dtype
 from apbmm_worker.tensor_sums import Summation
 from apbmm_worker.theta import merged_chunks
 
@@ -195,11 +195,13 @@ def _write_tensors(
     plans: Sequence[TensorPlan], files: Mapping[Path, int], places: Mapping[str, tuple[int, int]]
 ) -> Iterator[int]:
     """Compute and write all tensors; yields the bytes of each share that has been written."""
-    sums, room = Summation(files), _Room()
+    sums, made = Summation(files), _Made()
+    # One element may reach beyond the chunk in which it begins.
+    longest = tensor_sums.CHUNK_BYTES + max(ITEM_BYTES.values())
 
     def write(share: Sequence[Write]) -> int:
         for adjacent in share:
-            end = 0
+            memory, end = made.buffer.at(adjacent.offset, longest), 0
             for piece in adjacent.pieces:
                 tensor, rule = piece.tensor, piece.tensor.rule
                 if isinstance(rule, TaskVectors):
@@ -207,17 +209,16 @@ def _write_tensors(
                         write_at(adjacent.descriptor, data, adjacent.offset + offset)
                 else:
                     begin, end = end, end + piece.length
-                    sums(tensor, rule, piece.begin, room.memory[begin:end])
-            write_at(adjacent.descriptor, room.memory[:end], adjacent.offset)
+                    sums(tensor, rule, piece.begin, memory[begin:end])
+            write_at(adjacent.descriptor, memory[:end], adjacent.offset)
         return sum(adjacent.length for adjacent in share)
 
     with threads() as executor:
         yield from executor.map(write, shares(writes(plans, places)))
 
 
-class _Room(threading.local):
-    """Memory for what is written at once; each thread has its own."""
+class _Made(threading.local):
+    """What is written at once; each thread has its own memory for it."""
 
     def __init__(self) -> None:
-        # One element may reach beyond the chunk in which it begins.
-        self.memory = memoryview(bytearray(tensor_sums.CHUNK_BYTES + max(ITEM_BYTES.values())))
+        self.buffer = FileBuffer()

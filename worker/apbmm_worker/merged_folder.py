@@ -28,6 +28,9 @@ CONFIG_FILE = "config.json"
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
 PARTIAL_SUFFIX = ".apbmm-partial"  # nobody else's: what a killed merge left is removed
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+# The kernel looks for free memory in runs as long as a write. In a virtual machine the longest
+# are those that the host has taken back, and having them again costs seven times the write.
+WRITE_BYTES = 1 << 19
 
 
 @contextmanager
@@ -184,7 +187,7 @@ def preallocated(folder: Path, plans: Iterable[TensorPlan]) -> Iterator[dict[str
 def write_at(descriptor: int, data: memoryview, offset: int) -> None:
     """Write all bytes at an offset; may be called from several threads."""
     while data:
-        count = os.pwrite(descriptor, data, offset)
+        count = os.pwrite(descriptor, data[:WRITE_BYTES], offset)
         data, offset = data[count:], offset + count
 
 

@@ -31,7 +31,7 @@ from apbmm_common.compatibility import (
 from apbmm_common.errors import SourceError, unreadable
 from apbmm_common.outside_layers import outside_groups
 from apbmm_common.runfile import canonical_hash
-from apbmm_worker.tensor_bytes import all_finite, opened, read_into
+from apbmm_worker.tensor_bytes import FileBuffer, all_finite, opened, read_into
 
 CHUNK = 4 << 20
 GENERATION_FILE = "generation_config.json"
@@ -169,7 +169,7 @@ def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _C
     """One pass: tensors in the order of their names, so that sharding does not matter."""
     whole = hashlib.sha256()
     contents = _Contents("")
-    buffers = [memoryview(bytearray(CHUNK)) for _ in range(2)]
+    buffers = [FileBuffer() for _ in range(2)]
     hashed: list[Future[None] | None] = [None, None]
     turn = 0
     # hashlib lets go of the interpreter lock, so one chunk is hashed while the next is read.
@@ -182,8 +182,9 @@ def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _C
                 previous = hashed[turn]
                 if previous is not None:
                     previous.result()
-                data = buffers[turn][: min(CHUNK, tensor.length - begin)]
-                read_into(files[tensor.file], data, tensor.offset + begin, tensor.file)
+                offset = tensor.offset + begin
+                data = buffers[turn].at(offset, min(CHUNK, tensor.length - begin))
+                read_into(files[tensor.file], data, offset, tensor.file)
                 hashed[turn] = thread.submit(_update, hashes, data)
                 if not all_finite(data, tensor.dtype):
                     raise SourceError(

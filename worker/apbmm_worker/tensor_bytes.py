@@ -6,6 +6,7 @@ than memory maps here (see `benchmarks/merge_speed.py`).
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -38,6 +39,7 @@ _COPIED = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+ALIGNMENT = 8  # bytes, of data in a safetensors file
 # Each float dtype's bits of positive infinity, which every NaN lies above.
 _INFINITY: dict[str, tuple[type[np.signedinteger[Any]], int]] = {
     "BF16": (np.int16, 0x7F80),
@@ -67,6 +69,25 @@ def opened_files(files: Iterable[Path]) -> Iterator[dict[Path, int]]:
                 raise unreadable(file, error) from error
             stack.callback(os.close, descriptors[file])
         yield descriptors
+
+
+class FileBuffer:
+    """Memory that is used again for parts of files, and grows when it has to."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def at(self, offset: int, length: int) -> memoryview:
+        """``length`` bytes that lie in their pages as those from ``offset`` of a file do.
+
+        Some processors copy five times as slowly to an address that lies a few bytes further on in
+        its page, which looks like an overlap to them (`benchmarks/copy_alignment.py`).
+        """
+        # Aligned for numbers even where the file is not.
+        begin = offset % mmap.PAGESIZE & -ALIGNMENT
+        if begin + length > len(self._memory):
+            self._memory = mmap.mmap(-1, mmap.PAGESIZE + length)
+        return memoryview(self._memory)[begin : begin + length]
 
 
 def read_into(descriptor: int, buffer: memoryview, offset: int, file: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from apbmm_common.checkpoint import ITEM_BYTES, TensorHeader
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.merge_plan import TensorPlan, WeightedSum
-from apbmm_worker.tensor_bytes import all_finite, read_into, stored_dtype
+from apbmm_worker.tensor_bytes import FileBuffer, all_finite, read_into, stored_dtype
 
 CHUNK_BYTES = 1 << 20  # of the result, made and written at once
 # Computed at once where it takes wider numbers than the stored ones: they stay in a core's cache.
@@ -34,7 +34,7 @@ class Summation(threading.local):
     def __init__(self, files: Mapping[Path, int]) -> None:
         """``files``: descriptors of all weight files, as `tensor_bytes.opened` gives them."""
         self._files = files
-        self._buffers: dict[int, bytearray] = {}
+        self._buffers: list[FileBuffer] = []
         self._wide = [bytearray(BLOCK_ELEMENTS * 8) for _ in range(2)]
 
     def __call__(
@@ -64,7 +64,7 @@ class Summation(threading.local):
             self._read(source, begin, stored)
             return
         count = len(stored) // ITEM_BYTES[tensor.dtype]
-        values = self._read(source, begin, self._buffer(0, source, count))
+        values = self._buffered(0, source, begin, count)
         for block, result in _blocks(values, _values(stored, tensor.dtype)):
             result.copy_(block)
 
@@ -72,7 +72,7 @@ class Summation(threading.local):
         """Values and weight of every source that takes part."""
         weighted = [pair for pair in zip(tensor.sources, rule.weights, strict=True) if pair[1]]
         return [
-            (self._read(source, begin, self._buffer(slot, source, count)), weight)
+            (self._buffered(slot, source, begin, count), weight)
             for slot, (source, weight) in enumerate(weighted)
         ]
 
@@ -87,12 +87,13 @@ class Summation(threading.local):
                 total.add_(term.copy_(block).mul_(weight))
             result.copy_(total)
 
-    def _buffer(self, slot: int, source: TensorHeader, count: int) -> memoryview:
-        length = count * ITEM_BYTES[source.dtype]
-        buffer = self._buffers.get(slot)
-        if buffer is None or len(buffer) < length:
-            buffer = self._buffers[slot] = bytearray(length)
-        return memoryview(buffer)[:length]
+    def _buffered(self, slot: int, source: TensorHeader, begin: int, count: int) -> torch.Tensor:
+        """``count`` elements from ``begin``, in the memory of that ``slot``."""
+        while slot >= len(self._buffers):
+            self._buffers.append(FileBuffer())
+        item = ITEM_BYTES[source.dtype]
+        into = self._buffers[slot].at(source.offset + begin * item, count * item)
+        return self._read(source, begin, into)
 
     def _read(self, source: TensorHeader, begin: int, into: memoryview) -> torch.Tensor:
         offset = source.offset + begin * ITEM_BYTES[source.dtype]
