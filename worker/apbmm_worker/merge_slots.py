@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import logging
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.available_memory import available_memory
+from apbmm_worker.merged_folder import is_full
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class MergeSlots:
             try:
                 write(slot)
             except EvaluationError as error:
-                if not _is_full(error.__cause__):
+                if not (isinstance(error.__cause__, OSError) and is_full(error.__cause__)):
                     raise
                 _log.info("%s is full: this merge goes to %s", slot, slots[-1])
                 shutil.rmtree(slot, ignore_errors=True)
@@ -78,10 +78,6 @@ class MergeSlots:
         for folder, lock in zip(self.folders, self._locks, strict=True):
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
-
-
-def _is_full(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 
 def owner(scratch: Path) -> str:

@@ -56,14 +56,18 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     except SourceError as error:
         raise EvaluationError(error.message, error.hint, kind="infrastructure") from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise EvaluationError(
             f"{error.filename or out}: the merge could not be written: {error.strerror}",
             "free space there, or write to another disk (a worker's --scratch, a merge's --out)"
-            if full
+            if is_full(error)
             else "",
             kind="infrastructure",
         ) from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no room for what was written, in memory where a folder lies there."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 
 @contextmanager
