@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ def computing_dtype(worker: Any) -> torch.dtype:
 
 def reload_from_folder(worker: Any, folder: str) -> None:
     """vLLM's own reload from a checkpoint folder."""
-    worker.reload_weights(weights_path=folder)
+    with _configured(worker):
+        worker.reload_weights(weights_path=folder)
 
 
 def reload_from_stream(worker: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -63,7 +65,8 @@ def reload_from_stream(worker: Any, tensors: Iterable[tuple[str, torch.Tensor]])
 
     It keeps what it is given until a module is complete.
     """
-    worker.reload_weights(weights_iterator=((name, value.clone()) for name, value in tensors))
+    with _configured(worker):
+        worker.reload_weights(weights_iterator=((name, value.clone()) for name, value in tensors))
 
 
 def forget_derived(worker: Any) -> None:
@@ -72,3 +75,15 @@ def forget_derived(worker: Any) -> None:
         reset = getattr(worker.model_runner, name, None)
         if reset is not None:
             reset()
+
+
+def _configured(worker: Any) -> AbstractContextManager[None]:
+    """Make the worker's configuration the current one, as it is when vLLM first loads a model.
+
+    Some kernels (of quantised experts) ask for it when their weights have come, and a reload fails
+    without it. That of 0.24 to 0.26 does not set it: https://github.com/vllm-project/vllm/pull/45989
+    """
+    from vllm.config import set_current_vllm_config
+
+    current: AbstractContextManager[None] = set_current_vllm_config(worker.vllm_config)
+    return current
