@@ -70,9 +70,7 @@ def gaps(ledger: Ledger) -> list[Gap]:
     Of one worker: every proposal is made while it waits.
     """
     proposals = {
-        proposal.evaluation: ask.seconds / len(ask.proposals)
-        for ask in ledger.asks
-        for proposal in ask.proposals
+        name: ask.seconds / len(ask.evaluations) for ask in ledger.asks for name in ask.evaluations
     }
     done = [ledger.evaluations[name] for name in ledger.completed]
     return [

@@ -119,6 +119,20 @@ async def worker_socket(address: str, keys: ClientKeys | None = None) -> AsyncIt
         opened.close()
 
 
+def send_too_long(address: str, size: int, keys: ClientKeys | None = None) -> None:
+    """Send a frame that is over a socket's limit, and see that the other end hangs up."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.set(zmq.LINGER, 0)
+        dealer.set(zmq.RECONNECT_IVL, -1)
+        if keys is not None:
+            keys.secure(dealer)
+        with dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED) as events:
+            dealer.connect(address)
+            dealer.send(b"x" * size)
+            assert events.poll(int(DEADLINE * 1000)), "the frame was taken"
+            dealer.disable_monitor()
+
+
 class FakeMaster:
     """A ROUTER that says what a test tells it to."""
 

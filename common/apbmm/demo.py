@@ -125,8 +125,8 @@ def conclude(run_dir: Path, console: Console) -> None:
     if standing.front:
         console.print(front_table(standing, ledger))
         console.print(
-            f"hypervolume {standing.hypervolume:.4f} with {len(standing.scored)} evaluations, "
-            f"{len(standing.front)} on the front; {_uniform(ledger.spec, len(standing.scored))}"
+            f"hypervolume {standing.hypervolume:.4f} with {standing.completed} evaluations, "
+            f"{len(standing.front)} on the front; {_uniform(ledger.spec, standing.completed)}"
         )
     if rate is not None:
         console.print(f"load rate {rate:.1%}")

@@ -20,6 +20,7 @@ from apbmm_common import handshakes
 from apbmm_common.curve import MasterKeys
 from apbmm_common.messages import FromWorker, Hello
 from apbmm_master.allow_list import AllowList
+from apbmm_master.endings import Endings
 from apbmm_master.refusals import NotAllowedError, Refusals
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Door:
         self._exposed = exposed
         self._allowed = AllowList(keys.allowed) if keys else None
         self._tasks: list[asyncio.Task[None]] = []
+        self._endings: list[Endings] = []
         self._zap: _Zap | None = None
 
     @property
@@ -81,11 +83,28 @@ class Door:
             if task.done() and not task.cancelled():
                 task.result()
 
-    def guard(self, server: zmq.asyncio.Socket, domain: str) -> None:
-        """Demand keys of whoever connects to a socket that is not bound yet, and watch it."""
+    def guard(self, server: zmq.asyncio.Socket, domain: str) -> Endings:
+        """Demand keys of whoever connects to a socket that is not bound yet, and `watch` it."""
         if self.keys is not None:
             self.keys.secure(server, domain)
-        self._tasks.append(asyncio.create_task(self._watch(handshakes.monitor(server))))
+        return self.watch(server)
+
+    def watch(self, server: zmq.asyncio.Socket, *, probed: bool = False) -> Endings:
+        """Count what becomes of the connections to a socket that is not bound yet.
+
+        What is returned is to be told of those that may end. ``probed``: a connection that never
+        came about is nothing to count, for programs connect only to see whether the master lives.
+        """
+        endings = Endings()
+        self._endings.append(endings)
+        watching = self._watch(handshakes.monitor(server), endings, probed=probed)
+        self._tasks.append(asyncio.create_task(watching))
+        return endings
+
+    @property
+    def cut_off(self) -> int:
+        """Connections that ended without a word, or for a frame over their socket's limit."""
+        return sum(endings.cut_off for endings in self._endings)
 
     # ---- keys ----------------------------------------------------------------------------
 
@@ -126,13 +145,14 @@ class Door:
 
     # ---- connections that do not come about ----------------------------------------------
 
-    async def _watch(self, source: zmq.asyncio.Socket) -> None:
+    async def _watch(self, source: zmq.asyncio.Socket, endings: Endings, *, probed: bool) -> None:
         with contextlib.closing(source):
             while True:
                 event, value = await handshakes.next_event(source)
+                endings.hear(event)
                 # A key that is not allowed was counted, and named, when ZAP asked about it.
                 denied = event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
-                if event & handshakes.FAILURES and not denied:
+                if event & handshakes.FAILURES and not denied and not probed:
                     self.refusals.note("connections", *self._why(event, value))
 
     def _why(self, event: zmq.Event, value: int) -> tuple[str, str]:

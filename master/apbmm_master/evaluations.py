@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from apbmm_common.messages import Evaluated, Measured
+from apbmm_master import findings
 from apbmm_master.events import Purpose
 from apbmm_master.lifecycle import ACTIVE_ATTEMPT, AttemptState, EvaluationState
 
@@ -18,7 +19,7 @@ VANISHED = 5
 """Workers, each time another boot, that vanish on an evaluation before it is set aside."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Attempt:
     """One lease of an evaluation. Times are wall-clock seconds, for reports only.
 
@@ -43,28 +44,31 @@ class Attempt:
         return self.state in ACTIVE_ATTEMPT
 
 
-@dataclass
+@dataclass(slots=True)
 class Evaluation:
     """One vector (or the discrepancy measurement) and what became of it.
 
-    ``ordinal`` is its place among all proposals; ``body`` holds no per-question outcomes, which
-    stay in the journal.
+    ``ordinal`` is its place among all proposals; ``found`` is its `body`, packed.
     """
 
     id: str
     purpose: Purpose
     vector: tuple[float, ...]
-    key: str
     proposed_seq: int
     ordinal: int
     state: EvaluationState = EvaluationState.QUEUED
     attempts: list[Attempt] = field(default_factory=list)
-    body: Evaluated | Measured | None = None
+    found: bytes = b""
     seconds: float = 0.0
     worker: str = ""
     done_seq: int = 0
     done_at: float = 0.0
     message: str = ""
+
+    @property
+    def body(self) -> Evaluated | Measured | None:
+        """What was measured; None until it is done. Per-question outcomes stay in the journal."""
+        return findings.unpack(self.found) if self.found else None
 
     @property
     def active_attempt(self) -> Attempt | None:
@@ -106,15 +110,17 @@ class Evaluation:
         return any(a.worker == worker and a.state is AttemptState.FAILED for a in self.attempts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
-    """An ask of the algorithm and what it answered (evaluation ids)."""
+    """An ask of the algorithm and what it answered (evaluation ids) in how many seconds."""
 
     evaluations: tuple[str, ...]
     pending: tuple[str, ...]
+    purpose: Purpose
+    seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Told:
     """An observation told to the algorithm, or with ``rejected`` a vector given up or set aside.
 

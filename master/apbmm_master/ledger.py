@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from apbmm_common.messages import Evaluated
 from apbmm_common.runfile import RunSpec
+from apbmm_master import findings
 from apbmm_master.attendance import Attendance
 from apbmm_master.evaluations import (
     COUNTED,
@@ -53,6 +54,7 @@ from apbmm_master.lifecycle import (
     move_attempt,
     move_evaluation,
 )
+from apbmm_master.packed import Evaluations
 
 __all__ = ["MEASURE", "REFERENCES", "Asked", "Attempt", "Call", "Evaluation", "Ledger", "Told"]
 
@@ -70,10 +72,10 @@ class Ledger:
         self.layers = 0
         self.outside: tuple[str, ...] = ()
         self.digests: dict[str, str] = {}
-        self.evaluations: dict[str, Evaluation] = {}
+        self.evaluations = Evaluations()
         self.leases: dict[str, str] = {}
         self.calls: list[Call] = []
-        self.asks: list[Proposed] = []
+        self.asks: list[Asked] = []
         self.completed: list[str] = []
         """Ids of the budget's completed evaluations in the order of their completion."""
         self.durations: list[float] = []
@@ -218,16 +220,14 @@ class Ledger:
             name, ordinal = proposal.evaluation, len(self.evaluations)
             if name in self.evaluations:
                 raise InvariantError(f"{name} proposed twice")
-            self.evaluations[name] = Evaluation(
-                name, event.purpose, proposal.vector, proposal.key, seq, ordinal
-            )
+            self.evaluations.add(Evaluation(name, event.purpose, proposal.vector, seq, ordinal))
             self._states[EvaluationState.QUEUED].append((ordinal, name))
             self._tally[event.purpose, EvaluationState.QUEUED] += 1
         if event.purpose in COUNTED:
-            self.asks.append(event)
-            asked = Asked(tuple(p.evaluation for p in event.proposals), event.pending)
+            named = tuple(proposal.evaluation for proposal in event.proposals)
+            self.asks.append(Asked(named, event.pending, event.purpose, event.seconds))
             # Tells that arrived while the ask was being computed come after it.
-            self.calls.insert(event.calls, asked)
+            self.calls.insert(event.calls, self.asks[-1])
 
     def _lease(self, event: Leased, time: float) -> None:
         evaluation = self.evaluations[event.evaluation]
@@ -239,7 +239,7 @@ class Ledger:
         attempt = Attempt(event.attempt, event.lease, event.worker, event.boot, self.epoch, time)
         evaluation.attempts.append(attempt)
         self._holders[event.worker] = evaluation, attempt
-        self.leases[event.lease] = event.evaluation
+        self.leases[event.lease] = evaluation.id
 
     def _move(self, event: Accepted | Lost | AttemptFailed, time: float) -> None:
         if (found := self.find(event.lease)) is None:
@@ -276,13 +276,13 @@ class Ledger:
             elif attempt.active:
                 attempt.state = move_attempt(attempt.state, AttemptState.LOST)
                 attempt.ended_at, attempt.message = record.time, "an earlier attempt delivered"
-        body = event.body
-        evaluation.body = body.without_outcomes() if isinstance(body, Evaluated) else body
+        evaluation.found = findings.pack(event.body)
         evaluation.seconds, evaluation.worker = event.seconds, event.worker
         evaluation.done_seq, evaluation.done_at = record.seq, record.time
         insort(self.durations, event.seconds)
         if evaluation.counts:
             self.completed.append(evaluation.id)
+            self.evaluations.pack(evaluation)
         self._tell(evaluation)
 
     def _give_up(self, event: EvaluationFailed) -> None:

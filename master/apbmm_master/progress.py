@@ -106,16 +106,14 @@ class Progress:
         if not ledger.references_done:
             return
         standing = self._tracker.stand(ledger)
-        for scored, (volume, size) in zip(
-            standing.scored[self._shown :], standing.trajectory[self._shown :], strict=True
-        ):
-            objectives = " ".join(f"{value:+.3f}" for value in scored.objectives)
+        for done in self._tracker.history(self._shown):
+            objectives = " ".join(f"{value:+.3f}" for value in done.objectives)
             self.console.print(
-                f"{scored.evaluation.id}  [{objectives}]  {_metrics_text(scored.evaluation)}  "
-                f"{scored.evaluation.seconds:.1f} s  HV {volume:.4f}  front {size}",
+                f"{done.evaluation.id}  [{objectives}]  {_metrics_text(done.evaluation)}  "
+                f"{done.evaluation.seconds:.1f} s  HV {done.hypervolume:.4f}  front {done.front}",
                 markup=False,
             )
-        self._shown = len(standing.scored)
+        self._shown = standing.completed
 
     def conclude(self, ledger: Ledger) -> None:
         """Print the front, its hypervolume, the load rate and where everything is."""
@@ -124,7 +122,7 @@ class Progress:
             self.console.print(front_table(standing, ledger))
             self.console.print(
                 f"hypervolume {standing.hypervolume:.4f}, {len(standing.front)} on the front, "
-                f"{len(standing.scored)} evaluations"
+                f"{standing.completed} evaluations"
             )
         rate = load_rate(ledger, 0.0)
         if rate is not None:
@@ -149,10 +147,9 @@ def front_table(standing: Standing, ledger: Ledger) -> Table:
     for benchmark in ledger.spec.benchmarks:
         table.add_column(f"{benchmark.name}\naccuracy", justify="right")
         table.add_column(f"{benchmark.name}\ntokens", justify="right")
-    points = sorted((standing.by_id[i] for i in standing.front), key=lambda s: s.objectives)
-    for scored in points:
-        row = [scored.evaluation.id, *(f"{value:.3f}" for value in scored.objectives)]
-        metrics = metrics_of(scored.evaluation)
+    for name, objectives in sorted(standing.front.items(), key=lambda point: point[1]):
+        row = [name, *(f"{value:.3f}" for value in objectives)]
+        metrics = metrics_of(ledger.evaluations[name])
         for benchmark in ledger.spec.benchmarks:
             row += [
                 f"{metrics[benchmark.name]['accuracy']:.1%}",

@@ -51,7 +51,8 @@ class Proposals:
         self._nudge = nudge
         self._open: _Open | None = None
         self._fruitless = -1
-        self._calls: list[tuple[Call, Recall | Tell]] = []
+        self._seen: list[Call] = []
+        self._translated: list[Recall | Tell] = []
         self.batch: int | None = None
         self.seconds = 0.0
         self.exhausted = False
@@ -100,12 +101,14 @@ class Proposals:
     def _calls_so_far(self, ledger: Ledger) -> tuple[Recall | Tell, ...]:
         """As `calls_of`, translating only what has come since the last ask."""
         known = 0
-        for (seen, _), call in zip(self._calls, ledger.calls, strict=False):
+        for seen, call in zip(self._seen, ledger.calls, strict=False):
             if seen is not call:
                 break
             known += 1
-        self._calls[known:] = [(call, translated(ledger, call)) for call in ledger.calls[known:]]
-        return tuple(done for _, done in self._calls)
+        new = ledger.calls[known:]
+        self._seen[known:] = new
+        self._translated[known:] = [translated(ledger, call) for call in new]
+        return tuple(self._translated)
 
     def take_answer(self, ledger: Ledger, record: Recorder) -> None:
         """Journal the answer of a finished ask, if there is one."""

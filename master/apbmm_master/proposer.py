@@ -42,7 +42,7 @@ class Setup:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recall:
     """An earlier ask and the vectors that it gave."""
 
@@ -50,7 +50,7 @@ class Recall:
     pending: tuple[Vector, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tell:
     """An observation: vector and objectives; ``objectives`` None for a rejected vector.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 from apbmm_common.messages import Evaluated
@@ -18,9 +18,36 @@ from apbmm_common.stages import in_order
 from apbmm_master.attendance import Presence
 from apbmm_master.evaluations import Attempt, Evaluation
 from apbmm_master.ledger import Ledger
-from apbmm_master.lifecycle import AttemptState
+from apbmm_master.lifecycle import AttemptState, EvaluationState
 
-Work = tuple[Evaluation, Attempt]
+
+@dataclass(slots=True)
+class _Mean:
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, seconds: float) -> None:
+        self.total += seconds
+        self.count += 1
+
+
+@dataclass(slots=True)
+class _Spell:
+    """A stay of a worker, from when it had something to do there and to when it delivered last."""
+
+    stay: Presence
+    begin: float = math.inf
+    end: float = -math.inf
+
+    def covers(self, attempt: Attempt) -> bool:
+        """Whether it ended during the stay."""
+        left = math.inf if self.stay.left is None else self.stay.left
+        return self.stay.joined <= _ended(attempt) <= left
+
+    @property
+    def span(self) -> float:
+        """Seconds; 0 where nothing was delivered."""
+        return max(0.0, self.end - self.begin)
 
 
 def stage_summary(ledger: Ledger) -> dict[str, Any]:
@@ -31,64 +58,67 @@ def stage_summary(ledger: Ledger) -> dict[str, Any]:
     ``engine_busy``, seconds of ``evaluate`` over those from each worker's first lease to its last
     result while the same master lived, None when nothing is complete.
     """
-    found = defaultdict[str, list[float]](list)
-    done = _done(ledger)
-    for evaluation, _ in done:
-        assert isinstance(evaluation.body, Evaluated)
-        for stage, seconds in evaluation.body.stages.items():
-            found[stage].append(seconds)
+    means = defaultdict[str, _Mean](_Mean)
     for ask in ledger.asks:
-        if ask.purpose == "search" and ask.proposals and ask.seconds > 0:
-            found["propose"].append(ask.seconds / len(ask.proposals))
-    span = busy = 0.0
-    for stay, work in _by_stay(ledger, done):
-        found["wait"] += [max(0.0, b.leased_at - _ended(a)) for (_, a), (_, b) in pairwise(work)]
-        span += _ended(work[-1][1]) - max(stay.joined, work[0][1].leased_at)
-        busy += sum(_evaluating(evaluation, attempt, stay) for evaluation, attempt in work)
+        if ask.purpose == "search" and ask.evaluations and ask.seconds > 0:
+            means["propose"].add(ask.seconds / len(ask.evaluations))
+    spells = defaultdict[str, list[_Spell]](list)
+    for stay in ledger.attendance.stays:
+        spells[stay.worker].append(_Spell(stay))
+    number, busy = 0, 0.0
+    for evaluation, attempt in _done(ledger):
+        body = evaluation.body
+        assert isinstance(body, Evaluated)
+        number += 1
+        for stage, seconds in body.stages.items():
+            means[stage].add(seconds)
+        for spell in spells[attempt.worker]:
+            if spell.covers(attempt):
+                busy += _evaluating(body, attempt, spell.stay)
+                _extend(spell, attempt, means["wait"])
+    span = sum(spell.span for of_worker in spells.values() for spell in of_worker)
     return {
-        "evaluations": len(done),
+        "evaluations": number,
         "seconds": {
-            stage: sum(found[stage]) / len(found[stage])
-            for stage in in_order(found)
-            if found[stage]
+            stage: means[stage].total / means[stage].count
+            for stage in in_order(means)
+            if means[stage].count
         },
         "engine_busy": min(busy / span, 1.0) if span > 0 else None,
     }
 
 
-def _done(ledger: Ledger) -> list[Work]:
-    """Completed evaluations of the search, with the attempt that brought the result."""
-    counted = [ledger.evaluations[name] for name in ledger.completed]
-    search = [e for e in counted if e.purpose == "search"] or counted
-    return [
-        (evaluation, attempt)
-        for evaluation in search
-        for attempt in evaluation.attempts
-        if attempt.state is AttemptState.DONE and isinstance(evaluation.body, Evaluated)
-    ]
+def _done(ledger: Ledger) -> Iterator[tuple[Evaluation, Attempt]]:
+    """Completed evaluations of the search with the attempt that brought the result, in order.
+
+    One at a time: all of them at once would take as much memory as the rest of the run.
+    """
+    searched = ledger.count(EvaluationState.DONE, purposes=("search",)) > 0
+    for name in ledger.completed:
+        evaluation = ledger.evaluations[name]
+        if evaluation.purpose == "search" or not searched:
+            for attempt in evaluation.attempts:
+                if attempt.state is AttemptState.DONE:
+                    yield evaluation, attempt
 
 
-def _by_stay(ledger: Ledger, done: list[Work]) -> Iterator[tuple[Presence, list[Work]]]:
-    """Each stay of a worker with what it delivered there, in the order in which it ended.
+def _extend(spell: _Spell, attempt: Attempt, wait: _Mean) -> None:
+    """Let it last until this attempt's end.
 
     A master that is started anew begins new stays, so the pause before it is no worker's wait.
     """
-    found = defaultdict[str, list[Work]](list)
-    for evaluation, attempt in done:
-        found[attempt.worker].append((evaluation, attempt))
-    for stay in ledger.attendance.stays:
-        left = math.inf if stay.left is None else stay.left
-        work = [w for w in found[stay.worker] if stay.joined <= _ended(w[1]) <= left]
-        if work:
-            yield stay, sorted(work, key=lambda w: _ended(w[1]))
+    if spell.end == -math.inf:
+        spell.begin = max(spell.stay.joined, attempt.leased_at)
+    else:
+        wait.add(max(0.0, attempt.leased_at - spell.end))
+    spell.end = _ended(attempt)
 
 
-def _evaluating(evaluation: Evaluation, attempt: Attempt, stay: Presence) -> float:
+def _evaluating(body: Evaluated, attempt: Attempt, stay: Presence) -> float:
     """Seconds of ``evaluate``, but for the share of an attempt that was before the stay."""
-    assert isinstance(evaluation.body, Evaluated)
     whole = _ended(attempt) - attempt.leased_at
     share = (_ended(attempt) - max(stay.joined, attempt.leased_at)) / whole if whole > 0 else 1.0
-    return share * evaluation.body.stages.get("evaluate", 0.0)
+    return share * body.stages.get("evaluate", 0.0)
 
 
 def _ended(attempt: Attempt) -> float:

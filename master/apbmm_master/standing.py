@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,30 +26,26 @@ from apbmm_master.pareto import hypervolume
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A completed evaluation with its objective vector, in order of completion."""
+class Completion:
+    """A completed evaluation with its objective vector, hypervolume and front size after it."""
 
     evaluation: Evaluation
     objectives: tuple[float, ...]
+    hypervolume: float
+    front: int
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Front and hypervolume after the last completion, and their history before it.
+    """Front and hypervolume after the last of ``completed`` evaluations.
 
-    ``front`` holds evaluation ids; ``trajectory`` the hypervolume and front size after each of
-    ``scored``. All empty until both references are measured.
+    ``front``: objective vectors by evaluation id, in the order of completion. All empty until both
+    references are measured.
     """
 
-    scored: tuple[Scored, ...] = ()
-    front: tuple[str, ...] = ()
+    completed: int = 0
+    front: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     hypervolume: float = 0.0
-    trajectory: tuple[tuple[float, int], ...] = field(default=(), repr=False)
-
-    @property
-    def by_id(self) -> dict[str, Scored]:
-        """Scored evaluations by their id."""
-        return {scored.evaluation.id: scored for scored in self.scored}
 
 
 def objectives_of(spec: RunSpec) -> tuple[Objective, ...]:
@@ -114,14 +112,17 @@ def _by_eq_2(
 class Tracker:
     """Follows one run's standing from completion to completion.
 
-    Each completion is scored and entered into the front once, however often it is asked for.
+    Each completion is scored and entered into the front once, however often it is asked for. Of
+    those that are not on the front a few numbers are kept.
     """
 
     def __init__(self) -> None:
-        self._ledger: Ledger | None = None
-        self._scored: list[Scored] = []
-        self._trajectory: list[tuple[float, int]] = []
-        self._front: list[int] = []
+        self._begin(None)
+
+    def _begin(self, ledger: Ledger | None) -> None:
+        self._ledger = ledger
+        self._objectives, self._volumes, self._sizes = array("d"), array("d"), array("l")
+        self._front: dict[str, tuple[float, ...]] = {}
         self._points: Array = np.empty(0)
 
     def stand(self, ledger: Ledger) -> Standing:
@@ -130,34 +131,50 @@ class Tracker:
         A ledger other than the last one (read back from the journal) is scored from its start.
         """
         if ledger is not self._ledger:
-            self._ledger, self._scored, self._trajectory, self._front = ledger, [], [], []
-            self._points = np.empty(0)
+            self._begin(ledger)
         if ledger.spec is None or not ledger.references_done:
             return Standing()
-        for name in ledger.completed[len(self._scored) :]:
+        for name in ledger.completed[len(self._volumes) :]:
             self._enter(ledger, ledger.evaluations[name])
-        return Standing(
-            tuple(self._scored),
-            tuple(self._scored[i].evaluation.id for i in self._front),
-            self._trajectory[-1][0] if self._trajectory else 0.0,
-            tuple(self._trajectory),
-        )
+        return Standing(len(self._volumes), dict(self._front), self._volume)
+
+    def history(self, begin: int = 0) -> Iterator[Completion]:
+        """What the last `stand` stood on, in the order of completion, without the first ones."""
+        if self._ledger is None:
+            return
+        names = self._ledger.completed
+        for number in range(begin, len(self._volumes)):
+            yield Completion(
+                self._ledger.evaluations[names[number]],
+                self._objectives_of(number),
+                self._volumes[number],
+                self._sizes[number],
+            )
+
+    @property
+    def _volume(self) -> float:
+        return self._volumes[-1] if self._volumes else 0.0
+
+    def _objectives_of(self, number: int) -> tuple[float, ...]:
+        width = len(self._objectives) // len(self._volumes)
+        return tuple(self._objectives[number * width : (number + 1) * width])
 
     def _enter(self, ledger: Ledger, evaluation: Evaluation) -> None:
         """Score a completion; it changes the front unless something there dominates it."""
         assert ledger.spec is not None
-        scored = Scored(evaluation, score(ledger, evaluation))
-        self._scored.append(scored)
-        volume = self._trajectory[-1][0] if self._trajectory else 0.0
-        new = np.array(scored.objectives, dtype=np.float64)
+        objectives, volume = score(ledger, evaluation), self._volume
+        new = np.array(objectives, dtype=np.float64)
         points = self._points.reshape(-1, len(new))
         if not (_no_worse(points, new) & (points != new).any(axis=1)).any():
             kept = ~(_no_worse(new, points) & (points != new).any(axis=1))
-            self._front = [i for i, keep in zip(self._front, kept, strict=True) if keep]
-            self._front.append(len(self._scored) - 1)
+            for name in [n for n, keep in zip(self._front, kept, strict=True) if not keep]:
+                del self._front[name]
+            self._front[evaluation.id] = objectives
             self._points = np.concatenate([points[kept], new[None]])
             volume = hypervolume(self._points, ledger.spec.hypervolume_reference)
-        self._trajectory.append((volume, len(self._front)))
+        self._objectives.extend(objectives)
+        self._volumes.append(volume)
+        self._sizes.append(len(self._front))
 
 
 def _no_worse(points: Array, others: Array) -> npt.NDArray[np.bool_]:
@@ -176,14 +193,19 @@ def search_window(ledger: Ledger, now: float) -> tuple[float, float] | None:
     ``now`` is its end while work is in progress. Before the search has begun, the window starts at
     the first lease. None when nothing was leased.
     """
-    attempts = [(e, a) for e in ledger.evaluations.values() for a in e.attempts]
-    search = [a for e, a in attempts if e.purpose == "search"]
-    starts = [a.leased_at for a in search] or [a.leased_at for _, a in attempts]
-    if not starts:
+    first = search = math.inf
+    last, running = -math.inf, False
+    for evaluation in ledger.evaluations.values():
+        for attempt in evaluation.attempts:
+            first = min(first, attempt.leased_at)
+            if evaluation.purpose == "search":
+                search = min(search, attempt.leased_at)
+            last = max(last, _end(attempt, last))
+            running |= attempt.active
+    if first == math.inf:
         return None
-    running = any(a.active for _, a in attempts)
-    ends = [a.ended_at for _, a in attempts if a.ended_at is not None]
-    return min(starts), now if running or not ends else max(ends)
+    start = first if search == math.inf else search
+    return start, now if running or last == -math.inf else last
 
 
 def load_rate(ledger: Ledger, now: float) -> float | None:

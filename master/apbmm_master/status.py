@@ -39,7 +39,7 @@ def live_snapshot(master: Master) -> dict[str, Any]:
     snapshot["workers"] = [
         _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
     ]
-    snapshot["wire"] = master.wire.refusals.as_status()
+    snapshot["wire"] = {**master.wire.refusals.as_status(), "cut_off": master.door.cut_off}
     snapshot["security"] = master.door.security
     snapshot["trouble"] = (
         master.trouble or snapshot["trouble"] or standstill(master.ledger, master.fleet)
@@ -83,7 +83,7 @@ def journal_snapshot(
         },
         "references": references_of(ledger),
         "measured": _measured(ledger),
-        "front": [_point(standing, i) for i in standing.front],
+        "front": [_point(ledger, *point) for point in standing.front.items()],
         "hypervolume": standing.hypervolume,
         "load_rate": load_rate(ledger, now),
         "stages": stage_summary(ledger),
@@ -112,13 +112,13 @@ def _scaling_trouble(ledger: Ledger) -> str:
     return ""
 
 
-def _point(standing: Standing, name: str) -> dict[str, Any]:
-    scored = standing.by_id[name]
+def _point(ledger: Ledger, name: str, objectives: tuple[float, ...]) -> dict[str, Any]:
+    evaluation = ledger.evaluations[name]
     return {
         "id": name,
-        "objectives": list(scored.objectives),
-        "metrics": metrics_of(scored.evaluation),
-        "vector": list(scored.evaluation.vector),
+        "objectives": list(objectives),
+        "metrics": metrics_of(evaluation),
+        "vector": list(evaluation.vector),
     }
 
 

@@ -14,6 +14,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import zmq.asyncio
 from apbmm_common import handshakes
 from apbmm_common.errors import UsageError
 from apbmm_master.door import STATUS, Door
+from apbmm_master.endings import Endings
 from apbmm_master.events import Record
 from apbmm_master.ledger import Ledger
 from apbmm_master.refusals import NotAllowedError
@@ -39,6 +41,8 @@ PAUSE_SECONDS = 0.001
 """After each answer: however many ask, the run has the loop for most of the time."""
 FAREWELL_SECONDS = 2.0
 """Whoever watches asks at least this often; see `StatusSocket.farewell`."""
+MAX_REQUEST_BYTES = 4096
+"""Whoever sends more is cut off by libzmq, and counted if it had not asked before."""
 ADDRESS_FILE = "status.json"
 LONGEST_IPC_PATH = 100
 """Unix sockets have 108 bytes for their path, ZeroMQ's prefix not counted."""
@@ -60,14 +64,15 @@ class StatusSocket:
         self._folder = _socket_folder(run_dir)
         self._address_file = run_dir / ADDRESS_FILE
         self._door = door
-        self._requests = [_router()]
+        local = _router()
+        self._requests = [(local, door.watch(local, probed=True))]
         self._asked_from_afar = -math.inf
         self._events: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         addresses = {
             "status": f"ipc://{self._folder}/status.sock",
             "events": f"ipc://{self._folder}/events.sock",
         }
-        self._requests[0].bind(addresses["status"])
+        local.bind(addresses["status"])
         self._events.bind(addresses["events"])
         if tcp:
             addresses["tcp"] = self._bind_tcp(tcp)
@@ -76,8 +81,7 @@ class StatusSocket:
     def _bind_tcp(self, address: str) -> str:
         # A socket of its own: on the run directory's one there are no keys.
         router = _router()
-        self._requests.append(router)
-        self._door.guard(router, STATUS)
+        self._requests.append((router, self._door.guard(router, STATUS)))
         try:
             router.bind(address)
         except zmq.ZMQError as error:
@@ -89,14 +93,15 @@ class StatusSocket:
 
     async def serve(self) -> None:
         """Answer requests until cancelled; anything but `status` gets an error object."""
-        await asyncio.gather(*map(self._serve, self._requests))
+        await asyncio.gather(*starmap(self._serve, self._requests))
 
-    async def _serve(self, router: zmq.asyncio.Socket) -> None:
+    async def _serve(self, router: zmq.asyncio.Socket, endings: Endings) -> None:
         while True:
             frames = await router.recv_multipart(copy=False)
             # REQ sends an empty delimiter frame, DEALER none.
             envelope, request = [frame.bytes for frame in frames[:-1]], frames[-1]
-            afar = router is not self._requests[0]
+            endings.expect(envelope[0])  # whoever has asked owes no goodbye
+            afar = router is not self._requests[0][0]
             answer = self._answer_afar(request) if afar else self._answer(request.bytes)
             try:
                 await router.send_multipart([*envelope, answer], flags=zmq.DONTWAIT)
@@ -156,7 +161,7 @@ class StatusSocket:
 
     def close(self) -> None:
         """Close the sockets and remove the address file."""
-        for router in self._requests:
+        for router, _ in self._requests:
             handshakes.close(router, 200)
         self._events.close(linger=200)
         self._address_file.unlink(missing_ok=True)
@@ -164,7 +169,7 @@ class StatusSocket:
 
 def _router() -> zmq.asyncio.Socket:
     router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
-    router.set(zmq.MAXMSGSIZE, 4096)
+    router.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
     return router
 
 

@@ -16,8 +16,9 @@ import zmq.asyncio
 from apbmm_common import handshakes
 from apbmm_common.codec import MAX_BYTES, VersionMismatchError, decode, encode
 from apbmm_common.errors import UsageError, WireError
-from apbmm_common.messages import FROM_WORKER, FromMaster, FromWorker, Hello, Refuse
+from apbmm_common.messages import FROM_WORKER, Bye, FromMaster, FromWorker, Hello, Refuse
 from apbmm_master.door import WORKERS, Door
+from apbmm_master.endings import Endings
 from apbmm_master.refusals import REMEMBERED, NotAllowedError
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ INBOX_FRAMES = 256
 than is read delays himself."""
 MAX_FRAME_BYTES = 4 * MAX_BYTES
 """Up to it a frame that is too long is refused, and counted, as any that is no message. Whoever
-sends a longer one is cut off by libzmq, which gives no reason (ZMQ_MAXMSGSIZE)."""
+sends a longer one is cut off by libzmq (ZMQ_MAXMSGSIZE), and counted as `Endings` say."""
 WAITING_MESSAGES = 250
 """Of one connection, in its socket: a gigabyte, were all frames that long."""
 LINGER_MILLISECONDS = 2000
@@ -63,7 +64,7 @@ class Wire:
 
     def open(self) -> None:
         """Listen. Raises `UsageError` when the address cannot be bound."""
-        self._router = open_router(self._address, self._door)
+        self._router, self._endings = open_router(self._address, self._door)
         self._reader = asyncio.create_task(self._read())
 
     def check(self) -> None:
@@ -101,6 +102,8 @@ class Wire:
             return None
         if isinstance(message, Hello):
             self._remember(identity, message.worker)
+        if isinstance(message, Bye):
+            self._endings.expect(identity)
         return Received(identity, message, key)
 
     async def refuse(self, identity: bytes, error: WireError, name: str = "") -> None:
@@ -144,8 +147,8 @@ def flush() -> None:
     zmq.Context.instance().destroy(linger=LINGER_MILLISECONDS)
 
 
-def open_router(address: str, door: Door) -> zmq.asyncio.Socket:
-    """The socket that workers connect to. Raises `UsageError` when it cannot be bound."""
+def open_router(address: str, door: Door) -> tuple[zmq.asyncio.Socket, Endings]:
+    """The workers' socket with its endings. Raises `UsageError` when it cannot be bound."""
     router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
     router.set(zmq.ROUTER_MANDATORY, 1)
     # A connection that claims the identity of another one gets no messages: nobody can take
@@ -157,13 +160,13 @@ def open_router(address: str, door: Door) -> zmq.asyncio.Socket:
     router.set(zmq.RCVHWM, WAITING_MESSAGES)
     router.set(zmq.HEARTBEAT_IVL, 5000)
     router.set(zmq.HEARTBEAT_TIMEOUT, 20000)
-    door.guard(router, WORKERS)
+    endings = door.guard(router, WORKERS)
     try:
         router.bind(address)
     except zmq.ZMQError as error:
         handshakes.close(router, 0)
         raise UsageError(f"cannot listen on {address}: {error}", bind_hint(error)) from error
-    return router
+    return router, endings
 
 
 def bind_hint(error: zmq.ZMQError, flag: str = "--bind") -> str:

@@ -21,6 +21,7 @@ from tiny_checkpoints import write_tiny_qwen3
 
 if TYPE_CHECKING:
     from apbmm_worker.evaluation import Evaluation
+    from apbmm_worker.outcomes import Outcome
     from apbmm_worker.prepared_questions import PreparedBenchmarks
 
 pytestmark = [
@@ -122,6 +123,25 @@ def bench(tmp_path: Path, tokenizer_source: Path) -> Bench:
     return Bench(tmp_path, tokenizer_source)
 
 
+def outcomes_on_disk(bench: Bench, chosen: Benchmark) -> tuple[Outcome, ...]:
+    """What a reader of EvalScope's files would take from them."""
+    from apbmm_worker.outcomes import outcomes_of
+    from apbmm_worker.written_rows import Row, WrittenRows
+
+    def rows(kind: str) -> list[tuple[str, Row]]:
+        files = (bench.folder / "out" / chosen.name / kind / "merge").iterdir()
+        return [
+            (file.stem.removeprefix(f"{chosen.adapter}_"), json.loads(line))
+            for file in files
+            for line in file.read_text(encoding="utf-8").splitlines()
+        ]
+
+    questions = bench.prepare(chosen).benchmarks[0].questions
+    places = {question.place: question.identity for question in questions}
+    written = WrittenRows(rows("predictions"), rows("reviews"))
+    return tuple(outcomes_of(written, chosen.adapter, places))
+
+
 def benchmark(name: str, adapter: str, **settings: Any) -> Benchmark:
     return Benchmark(name=name, adapter=adapter, path="/not/used", **settings)
 
@@ -177,6 +197,34 @@ def test_demo_answers_are_taken_from_behind_the_marker(bench: Bench) -> None:
     )
     outcomes = result.benchmarks["b"].outcomes
     assert [(o.score, o.well_formed) for o in outcomes] == [(1, True), (0, False), (0, True)]
+    assert outcomes == outcomes_on_disk(bench, benchmark("b", "apbmm_demo_sums"))
+
+
+def test_a_benchmark_that_evalscope_scores_in_batches(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evalscope.api.metric import Score
+    from evalscope.api.registry import BENCHMARK_REGISTRY
+
+    from apbmm_worker.benchmarks import EXACT, ExactMatchAdapter, ensure_registered
+
+    class InBatches(ExactMatchAdapter):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self.use_batch_scoring = True
+
+        def batch_match_score(self, filtered_predictions: list[str], **_: Any) -> list[Score]:
+            return [Score(value={"acc": float(text == "1")}) for text in filtered_predictions]
+
+    ensure_registered(EXACT)
+    monkeypatch.setattr(BENCHMARK_REGISTRY[EXACT], "data_adapter", InBatches)
+    bench.write("b", sums(4))
+    chosen = benchmark("b", "apbmm_exact")
+    result, _ = bench.evaluate(add, chosen)
+    outcomes = result.benchmarks["b"].outcomes
+    # Its own scores have the place of those of single answers, where 2 is right as well.
+    assert [outcome.score for outcome in outcomes] == [1, 0, 0, 0]
+    assert outcomes == outcomes_on_disk(bench, chosen)
 
 
 def test_the_built_in_benchmarks_on_local_files(bench: Bench) -> None:
@@ -197,17 +245,19 @@ def test_the_built_in_benchmarks_on_local_files(bench: Bench) -> None:
     gsm = [{"question": f"{n} plus 1?", "answer": f"add #### {n + 1}"} for n in range(4)]
     bench.write("gsm", gsm)
     bench.write("gsm", gsm, "train.jsonl")
-    result, _ = bench.evaluate(
-        lambda text: rf"\boxed{{{add(text).strip()}}}",
+    chosen = (
         benchmark("aime", "aime25", questions=2),
         benchmark("math", "math_500"),
         benchmark("gsm", "gsm8k"),
     )
+    result, _ = bench.evaluate(lambda text: rf"\boxed{{{add(text).strip()}}}", *chosen)
     found = {name: (r.accuracy, r.questions) for name, r in result.benchmarks.items()}
     assert found == {"aime": (0.5, 2), "math": (0.5, 4), "gsm": (0.5, 4)}
     ids = {name: {o.question for o in r.outcomes} for name, r in result.benchmarks.items()}
     assert ids["aime"] == {"0", "1"}
     assert ids["math"] == {f"algebra/{n}.json" for n in range(4)}
+    for one in chosen:
+        assert result.benchmarks[one.name].outcomes == outcomes_on_disk(bench, one)
 
 
 def test_gpqa_with_chosen_questions(bench: Bench) -> None:

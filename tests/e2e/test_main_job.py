@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from apbmm_master.events import Proposed
 from apbmm_master.journal import NAME, read_journal
 from apbmm_master.ledger import Ledger
 from apbmm_master.proposals import layer_importance
@@ -52,6 +53,7 @@ def test_the_demo_survives_kill_9_and_ends_with_a_pareto_set(tmp_path: Path) -> 
     check_status(status(run_dir))
     after = Ledger().replay(read_journal(run_dir))
     check_nothing_was_repeated(before, after)
+    check_diagnostics(run_dir)
     check_outcomes(run_dir)
 
 
@@ -83,8 +85,13 @@ def check_nothing_was_repeated(before: Ledger, after: Ledger) -> None:
     assert importance is not None
     assert len(importance) == after.layers >= 12
     search = [ask for ask in after.asks if ask.purpose == "search"]
-    assert sum(len(ask.proposals) for ask in search) == EVALUATIONS - 8
-    assert all(ask.diagnostics["acquisition"] for ask in search)
+    assert sum(len(ask.evaluations) for ask in search) == EVALUATIONS - 8
+
+
+def check_diagnostics(run_dir: Path) -> None:
+    """What the acquisition thought of each vector of the search is on record."""
+    asks = [r.event for r in read_journal(run_dir) if isinstance(r.event, Proposed)]
+    assert all(ask.diagnostics["acquisition"] for ask in asks if ask.purpose == "search")
 
 
 def check_outcomes(run_dir: Path) -> None:

@@ -19,12 +19,14 @@ import zmq
 
 from apbmm_master.master import Master
 from apbmm_master.status import live_snapshot
-from fake_peers import FakeWorker, master_in_process, until
+from apbmm_master.wire import MAX_FRAME_BYTES
+from fake_peers import FakeWorker, master_in_process, send_too_long, until
 from fault_accounts import scaled
 from hostile_frames import hostile
 from protocol_world import world_spec
 
 FRAMES = scaled(1_000_000, 4_000)
+TOO_LONG = scaled(100, 3)
 CONNECTIONS = scaled(5_000, 200)
 REGISTERED_SECONDS = 1.0
 TIMINGS = {"beat": 0.2, "suspect": 20.0, "unreachable": 40.0, "resend": 0.5}
@@ -103,6 +105,10 @@ async def test_malformed_frames_are_counted_and_disturb_nobody(
         try:
             await until("the flood", lambda: wire(master)["refused_frames"] > 1000)
             busy = await seconds_to_register(master, address, "busy")
+            for _ in range(TOO_LONG):
+                await asyncio.to_thread(send_too_long, address, MAX_FRAME_BYTES + 1)
+            # With them the two workers, who left without a goodbye.
+            await until("what was cut off", lambda: wire(master)["cut_off"] == TOO_LONG + 2)
             flood.enough.set()
             while not all_counted(master, flood):
                 await until(
@@ -117,8 +123,8 @@ async def test_malformed_frames_are_counted_and_disturb_nobody(
         assert sorted(master.fleet.workers) == ["busy", "calm"]
         record_property(
             "figures",
-            f"{flood.sent} malformed frames, each counted; a fresh worker registers among them in "
-            f"{busy:.2f} s ({calm:.2f} s without)",
+            f"{flood.sent} malformed frames, and {TOO_LONG} over {MAX_FRAME_BYTES >> 20} MiB, each "
+            f"counted; a fresh worker registers among them in {busy:.2f} s ({calm:.2f} s without)",
         )
         # On a machine that is slow without a flood as well, the flood alone is not to blame.
         assert busy < max(REGISTERED_SECONDS, 10 * calm)

@@ -27,7 +27,7 @@ def follower() -> Iterator[zmq.Socket[bytes]]:
 
 
 @pytest.mark.parametrize("kind", ["rehearsal", "vllm"])
-def test_events_of_a_rehearsal_say_so(
+async def test_events_of_a_rehearsal_say_so(
     tmp_path: Path, follower: zmq.Socket[bytes], kind: str
 ) -> None:
     spec: RunSpec = run_spec()

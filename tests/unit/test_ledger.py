@@ -138,16 +138,16 @@ def test_records_come_in_order_and_begin_with_the_run() -> None:
 
 def test_tells_wait_for_the_references_and_follow_the_ask_that_did_not_know_them() -> None:
     before = (proposed("e1", "e2"), leased("e1"), recorded("e1"))
-    assert ledger_of(*before).calls == [Asked(("e1", "e2"), ())]
+    assert ledger_of(*before).calls == [Asked(("e1", "e2"), (), "initial", 0.0)]
     ledger = ledger_of(*before, *REFERENCES)
-    assert ledger.calls == [Asked(("e1", "e2"), ()), Told("e1")]
+    assert ledger.calls == [Asked(("e1", "e2"), (), "initial", 0.0), Told("e1")]
     # e2 completes while an ask is computed from the two calls so far.
-    late = proposed("e3", purpose="search", calls=2, pending=("e2",))
+    late = proposed("e3", purpose="search", calls=2, pending=("e2",), seconds=2.5)
     ledger = ledger_of(*before, *REFERENCES, leased("e2"), recorded("e2"), late)
     assert ledger.calls == [
-        Asked(("e1", "e2"), ()),
+        Asked(("e1", "e2"), (), "initial", 0.0),
         Told("e1"),
-        Asked(("e3",), ("e2",)),
+        Asked(("e3",), ("e2",), "search", 2.5),
         Told("e2"),
     ]
 

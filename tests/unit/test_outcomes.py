@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from enum import Enum
 
 import pytest
 
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.outcomes import check_against_report, read_outcomes, summarise
+from apbmm_worker.outcomes import check_against_report, outcomes_of, summarise
+from apbmm_worker.written_rows import Row, WrittenRows
 
 ADAPTER = "apbmm_exact"
 QUESTIONS = {("test", n): f"q{n}" for n in range(3)}
-Row = dict[str, Any]
+
+
+class Status(str, Enum):  # noqa: UP042 - which prints itself otherwise
+    """As EvalScope's own."""
+
+    FAILED = "parse_error"
 
 
 def prediction(index: int, tokens: int = 5, stop: str = "stop") -> Row:
@@ -32,21 +36,16 @@ def review(index: int, value: float = 1.0, status: str = "success") -> Row:
     return {"index": index, "sample_score": {"score": score}}
 
 
-def write(folder: Path, predictions: list[Row], reviews: list[Row]) -> Path:
-    for kind, rows in (("predictions", predictions), ("reviews", reviews)):
-        file = folder / kind / "merge" / f"{ADAPTER}_test.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+def written(predictions: list[Row], reviews: list[Row], subset: str = "test") -> WrittenRows:
+    return WrittenRows([(subset, row) for row in predictions], [(subset, row) for row in reviews])
 
 
-def test_outcomes_come_in_the_order_of_the_questions(tmp_path: Path) -> None:
-    write(
-        tmp_path,
+def test_outcomes_come_in_the_order_of_the_questions() -> None:
+    rows = written(
         [prediction(2, 7), prediction(0, 4), prediction(1, 9, "max_tokens")],
         [review(1, 0.0), review(2), review(0)],
     )
-    outcomes = read_outcomes(tmp_path, ADAPTER, QUESTIONS)
+    outcomes = outcomes_of(rows, ADAPTER, QUESTIONS)
     assert [(o.question, o.score, o.tokens, o.finish_reason) for o in outcomes] == [
         ("q0", 1.0, 4, "stop"),
         ("q1", 0.0, 9, "length"),
@@ -60,15 +59,12 @@ def test_outcomes_come_in_the_order_of_the_questions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("score", "tokens"), [(0.6, 6.666667), (0.6667, 6.6), (None, 6.666667)])
-def test_a_report_that_says_otherwise_is_an_error(
-    tmp_path: Path, score: float | None, tokens: float
-) -> None:
-    write(
-        tmp_path,
+def test_a_report_that_says_otherwise_is_an_error(score: float | None, tokens: float) -> None:
+    rows = written(
         [prediction(0, 4), prediction(1, 9), prediction(2, 7)],
         [review(0), review(1, 0.0), review(2)],
     )
-    result = summarise(read_outcomes(tmp_path, ADAPTER, QUESTIONS), 1.0)
+    result = summarise(outcomes_of(rows, ADAPTER, QUESTIONS), 1.0)
     with pytest.raises(EvaluationError, match="in EvalScope's report"):
         check_against_report(ADAPTER, result, score, tokens)
 
@@ -105,6 +101,11 @@ FAULTS: dict[str, tuple[Callable[[], list[Row]], Callable[[], list[Row]], str]] 
         lambda: [review(0), review(1), review(2, status="parse_error")],
         "question q2: parse_error",
     ),
+    "not scored, as EvalScope has it in memory": (
+        lambda: [prediction(n) for n in ALL],
+        lambda: [review(0), review(1), review(2, status=Status.FAILED)],
+        "question q2: parse_error",
+    ),
     "no token count": (
         lambda: [prediction(0), _without_usage(prediction(1)), prediction(2)],
         lambda: [review(n) for n in ALL],
@@ -119,9 +120,14 @@ FAULTS: dict[str, tuple[Callable[[], list[Row]], Callable[[], list[Row]], str]] 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_nothing_missing_or_odd_becomes_a_number(tmp_path: Path, fault: str) -> None:
+def test_nothing_missing_or_odd_becomes_a_number(fault: str) -> None:
     predictions, reviews, message = FAULTS[fault]
-    write(tmp_path, predictions(), reviews())
     with pytest.raises(EvaluationError, match=message) as failure:
-        read_outcomes(tmp_path, ADAPTER, QUESTIONS)
+        outcomes_of(written(predictions(), reviews()), ADAPTER, QUESTIONS)
     assert failure.value.kind == "infrastructure"
+
+
+def test_questions_of_another_subset_are_not_taken_for_these() -> None:
+    every = ([prediction(n) for n in ALL], [review(n) for n in ALL])
+    with pytest.raises(EvaluationError, match="3 of 3 questions have a answer; missing"):
+        outcomes_of(written(*every, subset="train"), ADAPTER, QUESTIONS)

@@ -9,7 +9,14 @@ from apbmm_master.ledger import Ledger
 from apbmm_master.pareto import front, hypervolume
 from apbmm_master.proposals import calls_of
 from apbmm_master.proposer import Tell
-from apbmm_master.standing import Tracker, known_noise, load_rate, stand
+from apbmm_master.standing import (
+    Completion,
+    Standing,
+    Tracker,
+    known_noise,
+    load_rate,
+    stand,
+)
 from protocol_world import World, measurement
 
 
@@ -27,16 +34,22 @@ def finished(evaluations: int, seed: int) -> World:
     return world
 
 
+def history(ledger: Ledger) -> list[Completion]:
+    tracker = Tracker()
+    tracker.stand(ledger)
+    return [*tracker.history()]
+
+
 def test_the_search_is_told_the_noise_that_follows_from_the_journal() -> None:
     world = finished(12, seed=2)
     replayed = Ledger().replay(world.stored)
     tells = [call for call in calls_of(replayed) if isinstance(call, Tell)]
     assert len(tells) == 12
-    by_vector = {scored.evaluation.vector: scored for scored in stand(world.ledger).scored}
+    by_vector = {done.evaluation.vector: done for done in history(world.ledger)}
     for tell in tells:
-        scored = by_vector[tell.vector]
-        assert tell.objectives == scored.objectives
-        assert tell.variance == known_noise(world.ledger, scored.evaluation)
+        done = by_vector[tell.vector]
+        assert tell.objectives == done.objectives
+        assert tell.variance == known_noise(world.ledger, done.evaluation)
         assert tell.variance[0] > 0.0
         assert tell.variance[1] == 0.0
 
@@ -45,15 +58,19 @@ def test_the_front_followed_is_the_front_computed() -> None:
     world = finished(60, seed=5)
     ledger, tracker = world.ledger, Tracker()
     assert ledger.spec is not None
-    standing = stand(ledger)
-    points = np.array([scored.objectives for scored in standing.scored])
+    standing, completions = stand(ledger), history(ledger)
+    assert [c.evaluation.id for c in completions] == ledger.completed
+    points = np.array([completion.objectives for completion in completions])
     for count in range(1, len(points) + 1):
         best = points[front(points[:count])]
-        volume, size = standing.trajectory[count - 1]
-        assert size == len(best)
-        assert np.isclose(volume, hypervolume(best, ledger.spec.hypervolume_reference), rtol=1e-12)
-    expected = [standing.scored[i].evaluation.id for i in front(points)]
+        last = completions[count - 1]
+        assert last.front == len(best)
+        volume = hypervolume(best, ledger.spec.hypervolume_reference)
+        assert np.isclose(last.hypervolume, volume, rtol=1e-12)
+    assert (standing.completed, standing.hypervolume) == (len(points), last.hypervolume)
+    expected = [ledger.completed[i] for i in front(points)]
     assert list(standing.front) == expected
+    assert [*standing.front.values()] == [tuple(points[i]) for i in front(points)]
     assert len(expected) < len({tuple(p) for p in points}) <= 60
 
     # Followed step by step, and over a ledger that is read back, it is the same.
@@ -62,12 +79,15 @@ def test_the_front_followed_is_the_front_computed() -> None:
         grown.apply(record)
         tracker.stand(grown)
     assert tracker.stand(grown) == standing
+    assert [*tracker.history(58)] == completions[58:]
     assert tracker.stand(Ledger().replay(world.stored)) == standing
+    assert [*tracker.history()] == completions
 
 
 def test_nothing_stands_before_the_references() -> None:
     world = World()
-    assert stand(world.ledger).trajectory == ()
+    assert stand(world.ledger) == Standing()
+    assert history(world.ledger) == []
     assert load_rate(world.ledger, 0.0) is None
 
 

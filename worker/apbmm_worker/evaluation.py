@@ -7,8 +7,9 @@ under way. That changes when an answer is computed, not what is asked or how it 
 the batches of an evaluation the same each time.
 
 EvalScope's evaluators run side by side while the engine computes, and score each answer when it is
-there, so that little is left to do after the last token. They are called as EvalScope's `run_task`
-does, without its HTML page and its sweep of all memory, which took longer than everything else.
+there; what they write is noted meanwhile, not read back. So little is left to do after the last
+token. They are called as EvalScope's `run_task` does, without its HTML page and its sweep of all
+memory, which took longer than everything else.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from apbmm_worker.logging_guard import preserved_logging
 from apbmm_worker.outcomes import (
     BenchmarkResult,
     check_against_report,
-    read_outcomes,
+    outcomes_of,
     summarise,
 )
 from apbmm_worker.prepared_questions import (
@@ -45,6 +46,7 @@ from apbmm_worker.prepared_questions import (
     load_questions,
     require_room,
 )
+from apbmm_worker.written_rows import WrittenRows, note_rows
 
 with preserved_logging():
     from evalscope.api.evaluator import Evaluator
@@ -98,12 +100,12 @@ def evaluate(
             for benchmark in prepared.benchmarks:
                 folder = out_dir / benchmark.name
                 evaluator = _evaluator(benchmark, model, prepared.generation, folder)
-                running.append(threads.submit(evaluator.eval))
-            wait(running, return_when=FIRST_EXCEPTION)
-            results = {
-                benchmark.name: _result(benchmark, report, model, out_dir / benchmark.name, start)
-                for benchmark, report in _failed_first(prepared.benchmarks, running)
-            }
+                written = note_rows(evaluator.cache_manager)
+                running.append(_Scoring(benchmark, threads.submit(evaluator.eval), written, folder))
+            wait([scoring.report for scoring in running], return_when=FIRST_EXCEPTION)
+            # A failure comes first: the answers that another one waits for may never come.
+            running.sort(key=lambda scoring: not scoring.has_failed)
+            results = {s.benchmark.name: _result(s, model, start) for s in running}
             model.require_all_collected()
         except BaseException:
             engine.abort()  # lets go of the evaluators that wait for answers
@@ -131,16 +133,25 @@ def _evaluator(
         raise _failed(benchmark, error, out_dir) from error
 
 
-def _result(
-    benchmark: PreparedBenchmark,
-    running: Future[Any],
-    model: _AnsweringModel,
-    out_dir: Path,
-    start: float,
-) -> BenchmarkResult:
-    """Wait for EvalScope's report and turn what it left into a result."""
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """One benchmark under way: EvalScope's report to come, what it writes, and where."""
+
+    benchmark: PreparedBenchmark
+    report: Future[Any]
+    written: WrittenRows
+    folder: Path
+
+    @property
+    def has_failed(self) -> bool:
+        return self.report.done() and self.report.exception() is not None
+
+
+def _result(scoring: _Scoring, model: _AnsweringModel, start: float) -> BenchmarkResult:
+    """Wait for EvalScope's report and turn what it wrote into a result."""
+    benchmark = scoring.benchmark
     try:
-        report = running.result()
+        report = scoring.report.result()
         score = report.score
         tokens = report.perf_metrics["summary"]["usage"]["output_tokens"]["mean"]
     except ApbmmError:
@@ -149,21 +160,13 @@ def _result(
         # EvalScope may have met a request that was cancelled because another one had failed.
         if isinstance(model.failure, ApbmmError):
             raise model.failure from error
-        raise _failed(benchmark, error, out_dir) from error
+        raise _failed(benchmark, error, scoring.folder) from error
     places = {question.place: question.identity for question in benchmark.questions}
     adapter = benchmark.chosen.benchmark.adapter
-    outcomes = read_outcomes(out_dir, adapter, places)
+    outcomes = outcomes_of(scoring.written, adapter, places)
     result = summarise(outcomes, time.monotonic() - start)
     check_against_report(adapter, result, score, tokens)
     return result
-
-
-def _failed_first(
-    benchmarks: Sequence[PreparedBenchmark], running: Sequence[Future[Any]]
-) -> list[tuple[PreparedBenchmark, Future[Any]]]:
-    """A failure comes first: the answers that another benchmark waits for may never come."""
-    pairs = zip(benchmarks, running, strict=True)
-    return sorted(pairs, key=lambda pair: not (pair[1].done() and pair[1].exception()))
 
 
 def _failed(benchmark: PreparedBenchmark, error: Exception, out_dir: Path) -> EvaluationError:

@@ -1,4 +1,4 @@
-"""What EvalScope left on disk, turned into numbers that have been checked.
+"""What EvalScope wrote, turned into numbers that have been checked.
 
 EvalScope leaves out what it could not score, and rounds. So every question that was to be asked
 must have one prediction and one usable score, and the means must agree with EvalScope's report.
@@ -6,14 +6,13 @@ must have one prediction and one usable score, and the means must agree with Eva
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from apbmm_common.errors import EvaluationError
+from apbmm_worker.written_rows import Row, WrittenRows
 
 # EvalScope's report rounds scores to 4 digits and token means to 6.
 _SCORE_ROUNDING = 1e-4
@@ -65,14 +64,16 @@ def summarise(outcomes: Sequence[Outcome], seconds: float) -> BenchmarkResult:
     )
 
 
-def read_outcomes(folder: Path, adapter: str, questions: Mapping[Place, str]) -> list[Outcome]:
-    """Outcomes of all ``questions``, in their order, from EvalScope's output ``folder``.
+def outcomes_of(
+    written: WrittenRows, adapter: str, questions: Mapping[Place, str]
+) -> list[Outcome]:
+    """Outcomes of all ``questions``, in their order, from what EvalScope has written.
 
     ``questions`` maps (subset, index in the subset) to the question's id. Raises
     `EvaluationError` (infrastructure) unless there is exactly one usable outcome for each.
     """
-    predictions = _rows(folder / "predictions", adapter)
-    reviews = _rows(folder / "reviews", adapter)
+    predictions = _by_place(written.predictions, adapter)
+    reviews = _by_place(written.reviews, adapter)
     for kind, rows in (("answer", predictions), ("score", reviews)):
         if rows.keys() != questions.keys():
             missing = [questions[place] for place in questions.keys() - rows.keys()]
@@ -100,25 +101,18 @@ def check_against_report(
             raise _unusable(adapter, f"{name} is {ours} here, but {theirs} in EvalScope's report")
 
 
-def _rows(folder: Path, adapter: str) -> dict[Place, dict[str, Any]]:
-    """EvalScope's JSON Lines by (subset, index); the subset stands in the file's name."""
-    rows: dict[Place, dict[str, Any]] = {}
-    for file in sorted(folder.glob(f"*/{adapter}_*.jsonl")):
-        subset = file.stem.removeprefix(f"{adapter}_")
-        for line in file.read_text(encoding="utf-8").split("\n"):
-            if not line:
-                continue
-            row: dict[str, Any] = json.loads(line)
-            place = (subset, int(row["index"]))
-            if place in rows:
-                raise _unusable(adapter, f"question {place} was answered twice")
-            rows[place] = row
-    return rows
+def _by_place(rows: Iterable[tuple[str, Row]], adapter: str) -> dict[Place, Row]:
+    """Rows by (subset, index)."""
+    found: dict[Place, Row] = {}
+    for subset, row in rows:
+        place = (subset, int(row["index"]))
+        if place in found:
+            raise _unusable(adapter, f"question {place} was answered twice")
+        found[place] = row
+    return found
 
 
-def _outcome(
-    adapter: str, question: str, prediction: dict[str, Any], review: dict[str, Any]
-) -> Outcome:
+def _outcome(adapter: str, question: str, prediction: Row, review: Row) -> Outcome:
     try:
         output = prediction["model_output"]
         tokens = int(output["usage"]["output_tokens"])
@@ -126,7 +120,7 @@ def _outcome(
         score = review["sample_score"]["score"]
         values = score["value"]
         value = float(values[score["main_score_name"] or next(iter(values))])
-        status = score["status"]
+        status = str(getattr(score["status"], "value", score["status"]))  # may be an Enum's
     except (KeyError, TypeError, IndexError, ValueError, StopIteration) as error:
         raise _unusable(adapter, f"question {question} has no usable score: {error!r}") from error
     if status != _USABLE or output.get("error"):
