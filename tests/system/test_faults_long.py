@@ -20,7 +20,7 @@ from apbmm_master.journal import read_journal
 from apbmm_master.ledger import Ledger
 from apbmm_worker.rehearsal import prepared
 from fake_peers import FakeWorker, master_in_process, until
-from fault_accounts import scaled
+from fault_accounts import SCALE, scaled
 from protocol_world import world_spec
 from rehearsal_runs import Process, Site, wait_for
 
@@ -128,7 +128,7 @@ async def test_a_fleet_whose_workers_join_and_leave_all_the_time(
     """Every second one comes, and one goes: with a word, without one, or to come back under its
     name with what it had not delivered.
     """
-    evaluations = scaled(2000, 12)  # of which such a crowd gets about three a second done
+    evaluations = scaled(2200, 12)  # of which such a crowd gets about three a second done
     dice = random.Random(5)
     timings = {"beat": 0.2, "suspect": 1.0, "unreachable": 2.0, "orphan_grace": 1.0, "resend": 0.5}
     spec = world_spec(budget={"evaluations": evaluations, "initial": evaluations}, timings=timings)
@@ -170,6 +170,9 @@ async def test_a_fleet_whose_workers_join_and_leave_all_the_time(
     counted = [r.event.evaluation for r in records if isinstance(r.event, ResultRecorded)]
     assert len(counted) == len(set(counted)) == evaluations + 3
     joined = sum(isinstance(r.event, WorkerJoined) for r in records)
+    if SCALE >= 1.0:
+        assert lasted >= 600.0
+        assert joined >= 600
     record_property(
         "figures",
         f"{joined} arrivals in {lasted:.0f} s: {evaluations} evaluations, each counted once",
