@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -110,7 +111,9 @@ def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, Co
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
     for turn in range(repeat + 1):
         order = list(ways.items())
-        for name, action in order[turn % len(order) :] + order[: turn % len(order)]:
+        # One finds the memory that another has just freed, so none always follows the same.
+        random.Random(turn).shuffle(order)
+        for name, action in order:
             taken = timed(action)
             if turn > 0:  # the first turn warms the page cache
                 costs[name].append(taken)
