@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from apbmm_common.checkpoint import read_checkpoint
+from apbmm_common.checkpoint import SINGLE_FILE, read_checkpoint
 from apbmm_common.errors import EvaluationError
 from apbmm_common.runfile import Merge
 from apbmm_worker import tensor_sums
@@ -240,6 +240,23 @@ def test_plan_is_in_file_order_and_reads_only_headers(pair: tuple[Path, Path]) -
         assert isinstance(rule, WeightedSum)
         assert rule.weights == pytest.approx((sum(MIXED) / 3, 1 - sum(MIXED) / 3), rel=1e-15)
     assert sum(p.length for p in plans) == instruct.weight_bytes
+
+
+@pytest.mark.parametrize("more", range(0, 72, 8))
+def test_data_lie_in_their_cache_lines_as_in_the_source(pair: tuple[Path, Path], more: int) -> None:
+    for path in pair:
+        file = path / SINGLE_FILE
+        text = file.read_bytes()
+        length = int.from_bytes(text[:8], "little")
+        padded = (length + more).to_bytes(8, "little")
+        file.write_bytes(padded + text[8 : 8 + length] + b" " * more + text[8 + length :])
+    merged(pair)
+    begins = [
+        min(tensor.offset for tensor in read_checkpoint(path).tensors.values())
+        for path in (pair[1], pair[0].parent / "out")
+    ]
+    assert begins[0] % 64 == begins[1] % 64
+    assert begins[1] % 8 == 0
 
 
 def nothing_left(folder: Path) -> bool:

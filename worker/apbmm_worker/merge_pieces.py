@@ -24,7 +24,7 @@ from apbmm_worker.merge_plan import TensorPlan
 from apbmm_worker.task_vectors import TaskVectors
 
 THREADS = 4  # more do not help: the work is moving bytes through memory
-SHARE_BYTES = 1 << 23  # what a thread is handed at once
+SHARE_BYTES = 1 << 24  # what a thread is handed at once
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from apbmm_common.compatibility import TOKENIZER_FILES
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_worker.merge_plan import TensorPlan
 from apbmm_worker.sources import GENERATION_FILE, code_files
+from apbmm_worker.tensor_bytes import ALIGNMENT
 
 CONFIG_FILE = "config.json"
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
@@ -31,6 +32,8 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # The kernel looks for free memory in runs as long as a write. In a virtual machine the longest
 # are those that the host has taken back, and having them again costs seven times the write.
 WRITE_BYTES = 1 << 19
+_LENGTH = struct.Struct("<Q")  # of the header, before it
+_CACHE_LINE = 64
 
 
 @contextmanager
@@ -241,7 +244,12 @@ def _with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
     return changed
 
 
-def _header(tensors: Iterable[TensorPlan]) -> bytes:
+def _header(tensors: Sequence[TensorPlan]) -> bytes:
+    """What comes before the data.
+
+    Padded as the format asks for, and further, so that the data lie in their cache lines as those
+    of the layout's file do, from which they are read into place (see `FileBuffer`).
+    """
     header: dict[str, Any] = {METADATA_KEY: {"format": "pt"}}
     end = 0
     for tensor in tensors:
@@ -252,8 +260,10 @@ def _header(tensors: Iterable[TensorPlan]) -> bytes:
             "data_offsets": (begin, end),
         }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
-    return struct.pack("<Q", len(text)) + text
+    text += b" " * (-len(text) % ALIGNMENT)
+    wanted = tensors[0].layout.offset & -ALIGNMENT
+    text += b" " * ((wanted - _LENGTH.size - len(text)) % _CACHE_LINE)
+    return _LENGTH.pack(len(text)) + text
 
 
 def _require_replaceable(out: Path) -> None:

@@ -48,12 +48,12 @@ class Summation(threading.local):
         if rule.copied is not None:
             self._copy(tensor, tensor.sources[rule.copied], begin, stored)
         else:
-            parts = self._parts(tensor, rule, begin, len(stored) // ITEM_BYTES[tensor.dtype])
             if fits_lerp(tensor, rule):
-                _lerp(parts, _values(stored, tensor.dtype))
+                self._lerp(tensor, rule, begin, stored)
                 # It takes a difference, which overflows beyond half of the largest number.
                 if all_finite(stored, tensor.dtype):
                     return
+            parts = self._parts(tensor, rule, begin, len(stored) // ITEM_BYTES[tensor.dtype])
             self._sum(tensor, parts, _values(stored, tensor.dtype))
         require_finite(stored, tensor)
 
@@ -67,6 +67,13 @@ class Summation(threading.local):
         values = self._buffered(0, source, begin, count)
         for block, result in _blocks(values, _values(stored, tensor.dtype)):
             result.copy_(block)
+
+    def _lerp(self, tensor: TensorPlan, rule: WeightedSum, begin: int, stored: memoryview) -> None:
+        """The sum of two whose weights sum to 1: one operation, on the second where it is read."""
+        one, two = tensor.sources
+        count = len(stored) // ITEM_BYTES[tensor.dtype]
+        values = self._read(two, begin, stored)
+        torch.lerp(values, self._buffered(0, one, begin, count), rule.weights[0], out=values)
 
     def _parts(self, tensor: TensorPlan, rule: WeightedSum, begin: int, count: int) -> Parts:
         """Values and weight of every source that takes part."""
@@ -99,12 +106,6 @@ class Summation(threading.local):
         offset = source.offset + begin * ITEM_BYTES[source.dtype]
         read_into(self._files[source.file], into, offset, source.file)
         return _values(into, source.dtype)
-
-
-def _lerp(parts: Parts, stored: torch.Tensor) -> None:
-    """The sum of two whose weights sum to 1, in one operation."""
-    (one, weight), (two, _) = parts
-    torch.lerp(two, one, weight, out=stored)
 
 
 def require_finite(data: memoryview, tensor: TensorPlan) -> None:
