@@ -21,6 +21,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import exp
 from pathlib import Path
 
@@ -88,13 +89,13 @@ async def measure_ask(case: Case) -> Ask:
         workers=case.workers,
         reference_point=(-0.2, -0.2),
     )
-    proposer = Proposer()
+    proposer, everything = Proposer(), partial(tuple, calls)
     try:
-        one = await proposer.ask(Request(setup, tuple(calls), in_flight, 1))
+        one = await proposer.ask(Request(setup, tuple(calls), in_flight, 1), everything)
         # As many as a fleet of this size asks for at once; the same model, for there is no news.
         many = max(4, case.workers // 16)
         calls.append(Recall(one.vectors, in_flight))
-        more = await proposer.ask(Request(setup, tuple(calls), in_flight, many))
+        more = await proposer.ask(Request(setup, tuple(calls), in_flight, many), everything)
     finally:
         proposer.close()
     first, whole = (answer.diagnostics["search_seconds"] for answer in (one, more))

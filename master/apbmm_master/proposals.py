@@ -6,6 +6,8 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from operator import is_
 from typing import Any
 
 from apbmm_common.errors import ApbmmError
@@ -18,7 +20,7 @@ from apbmm_master.ledger import MEASURE, REFERENCES, Asked, Call, Evaluation, Le
 from apbmm_master.lifecycle import EvaluationState
 from apbmm_master.policy import initial_missing
 from apbmm_master.prior import importance, outside_importance, pooled
-from apbmm_master.proposer import Answer, Proposer, Recall, Request, Setup, Tell, Vector
+from apbmm_master.proposer import Answer, Calls, Proposer, Recall, Request, Setup, Tell, Vector
 from apbmm_master.standing import known_noise, score
 
 Recorder = Callable[[AnyEvent], None]
@@ -51,8 +53,9 @@ class Proposals:
         self._nudge = nudge
         self._open: _Open | None = None
         self._fruitless = -1
-        self._seen: list[Call] = []
-        self._translated: list[Recall | Tell] = []
+        self._told: list[Call] = []
+        """What the process has seen of the ledger's calls; they are translated again only for a
+        process that has not."""
         self.batch: int | None = None
         self.seconds = 0.0
         self.exhausted = False
@@ -86,29 +89,23 @@ class Proposals:
         assert self._open is None
         purpose: Purpose = "initial" if initial_missing(ledger, ledger.spec) else "search"
         pending = in_flight(ledger)
+        known, so_far = self._known(ledger), len(ledger.calls)
         request = Request(
             setup_of(ledger),
-            self._calls_so_far(ledger),
+            calls_of(ledger, known, so_far),
             tuple(e.vector for e in pending),
             count,
+            known,
         )
-        task = asyncio.create_task(self._proposer.ask(request))
+        everything = partial(calls_of, ledger, 0, so_far)
+        task = asyncio.create_task(self._proposer.ask(request, everything))
         task.add_done_callback(lambda _: self._nudge())
-        self._open = _Open(
-            task, purpose, len(ledger.calls), tuple(e.id for e in pending), ledger.seq
-        )
+        self._open = _Open(task, purpose, so_far, tuple(e.id for e in pending), ledger.seq)
 
-    def _calls_so_far(self, ledger: Ledger) -> tuple[Recall | Tell, ...]:
-        """As `calls_of`, translating only what has come since the last ask."""
-        known = 0
-        for seen, call in zip(self._seen, ledger.calls, strict=False):
-            if seen is not call:
-                break
-            known += 1
-        new = ledger.calls[known:]
-        self._seen[known:] = new
-        self._translated[known:] = [translated(ledger, call) for call in new]
-        return tuple(self._translated)
+    def _known(self, ledger: Ledger) -> int:
+        """How many of the ledger's calls the process has seen; 0 where it has seen others."""
+        same = len(self._told) <= len(ledger.calls) and all(map(is_, self._told, ledger.calls))
+        return len(self._told) if same else 0
 
     def take_answer(self, ledger: Ledger, record: Recorder) -> None:
         """Journal the answer of a finished ask, if there is one."""
@@ -132,8 +129,12 @@ class Proposals:
         self.seconds = answer.seconds
         if not answer.vectors:
             self._fruitless = asked.calls
+            self._told = ledger.calls[: asked.calls]
             return
         record(proposed_event(ledger, asked, answer))
+        # Unless it was recorded, the process has seen an ask more than is told here, and says so.
+        recorded = any(isinstance(call, Asked) for call in ledger.calls[asked.calls :][:1])
+        self._told = ledger.calls[: asked.calls + recorded]
 
     def forget(self) -> None:
         """Drop an ask in progress: the ledger it was computed from is no longer the ledger."""
@@ -266,9 +267,9 @@ def _measured(ledger: Ledger) -> Measured | None:
     return found if isinstance(found, Measured) else None
 
 
-def calls_of(ledger: Ledger) -> tuple[Recall | Tell, ...]:
-    """The ledger's calls with their vectors and objectives."""
-    return tuple(translated(ledger, call) for call in ledger.calls)
+def calls_of(ledger: Ledger, begin: int = 0, stop: int | None = None) -> Calls:
+    """The ledger's calls from ``begin`` to before ``stop``, with vectors and objectives."""
+    return tuple(translated(ledger, call) for call in ledger.calls[begin:stop])
 
 
 def translated(ledger: Ledger, call: Call) -> Recall | Tell:

@@ -1,9 +1,8 @@
 """The search method in a process of its own, so that a fit never holds up a heartbeat.
 
-The process keeps the algorithm object between asks. A request names all calls so far; what the
-object has seen already is not repeated, and when it does not fit (a new process, a resumed run,
-a prior that has just been measured) the object is built anew and the calls are replayed, past
-asks by `recall`, which fits nothing.
+The process keeps the algorithm object between asks. A request brings the calls that are new to it;
+when they do not fit (a new process, a resumed run, a prior that has just been measured) it gets all
+of them, the object is built anew and they are replayed, past asks by `recall`, which fits nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -62,6 +62,9 @@ class Tell:
     variance: Vector | None = None
 
 
+Calls = tuple[Recall | Tell, ...]
+
+
 @dataclass(frozen=True)
 class Request:
     """Ask for ``count`` vectors after ``calls``, while ``pending`` are in flight.
@@ -70,7 +73,7 @@ class Request:
     """
 
     setup: Setup
-    calls: tuple[Recall | Tell, ...]
+    calls: Calls
     pending: tuple[Vector, ...]
     count: int
     told: int = 0
@@ -190,8 +193,6 @@ class Proposer:
 
     def __init__(self) -> None:
         self._pool = self._new_pool()
-        self._setup: Setup | None = None
-        self._told: tuple[Recall | Tell, ...] = ()
 
     @staticmethod
     def _new_pool() -> ProcessPoolExecutor:
@@ -201,23 +202,17 @@ class Proposer:
             1, multiprocessing.get_context("spawn"), initializer=_start, initargs=(os.getpid(),)
         )
 
-    async def ask(self, request: Request) -> Answer:
-        """Run one request, telling the process only what is new to it.
+    async def ask(self, request: Request, everything: Callable[[], Calls]) -> Answer:
+        """Run one request.
 
-        Raises what the algorithm raises.
+        ``everything`` gives all calls, for a process that has not seen those that the request
+        leaves out. Raises what the algorithm raises.
         """
-        answer = await self._answer(request)
-        asked = (Recall(answer.vectors, request.pending),) if answer.vectors else ()
-        self._setup, self._told = request.setup, request.calls + asked
-        return answer
-
-    async def _answer(self, request: Request) -> Answer:
-        told = len(self._told)
-        if told and self._setup == request.setup and request.calls[:told] == self._told:
-            news = replace(request, calls=request.calls[told:], told=told)
+        if request.told:
             # A process that is new, or whose last answer was dropped, has to be told everything.
             with contextlib.suppress(BrokenProcessPool, ForgottenError):
-                return await self._submit(news)
+                return await self._submit(request)
+            request = replace(request, calls=everything(), told=0)
         try:
             return await self._submit(request)
         except BrokenProcessPool:

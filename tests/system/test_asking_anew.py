@@ -1,0 +1,115 @@
+"""What the search method's process is told: only what it has not seen, or everything."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import pytest
+import pytest_asyncio
+
+from apbmm_master.ledger import Asked
+from apbmm_master.proposals import Proposals, calls_of, in_flight, setup_of
+from apbmm_master.proposer import Answer, Calls, Request, Session
+from protocol_world import Sim, World
+
+
+class Watched(Proposals):
+    """Keeps what is submitted."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None)
+        self.submitted: list[Request] = []
+        submit = self._proposer._submit
+
+        async def watched(request: Request) -> Answer:
+            self.submitted.append(request)
+            return await submit(request)
+
+        self._proposer._submit = watched  # type: ignore[method-assign]
+
+    async def one_more(self, world: World) -> Request:
+        """Ask for a vector and record it; what a session that knows nothing needs for the same."""
+        ledger = world.ledger
+        pending = tuple(e.vector for e in in_flight(ledger))
+        whole = Request(setup_of(ledger), calls_of(ledger), pending, 1)
+        self.submitted.clear()
+        self.ask(ledger, 1)
+        assert self._open is not None
+        await self._open.task
+        self.take_answer(ledger, world.record)
+        asked = ledger.asks[-1]
+        vectors = tuple(ledger.evaluations[name].vector for name in asked.evaluations)
+        assert vectors == Session().answer(whole).vectors
+        assert len(vectors) == 1
+        return whole
+
+    def kill(self) -> None:
+        for process in (self._proposer._pool._processes or {}).values():
+            process.kill()
+
+
+@pytest_asyncio.fixture
+async def proposals() -> AsyncIterator[Watched]:
+    watched = Watched()
+    yield watched
+    watched.close()
+
+
+@pytest.fixture
+def world() -> World:
+    """A run that has measured its references and some vectors, and asks a simple method."""
+    world = World(budget={"evaluations": 40, "initial": 3}, algorithm={"name": "sobol"})
+    work(world, world.join("a"), 5)
+    return world
+
+
+def work(world: World, worker: Sim, evaluations: int) -> None:
+    """Complete so many, the references included."""
+    done = 0
+    while done < evaluations:
+        worker.beat()
+        world.exchange()
+        if worker.held is not None:
+            worker.finish()
+            done += 1
+    world.exchange()
+
+
+@contextmanager
+def more_calls(world: World) -> Iterator[None]:
+    before = len(world.ledger.calls)
+    yield
+    assert len(world.ledger.calls) > before
+
+
+async def test_a_process_is_told_what_is_new(proposals: Watched, world: World) -> None:
+    first = await proposals.one_more(world)
+    assert [r.calls for r in proposals.submitted] == [first.calls]
+    for _ in range(2):
+        seen = len(world.ledger.calls)
+        with more_calls(world):
+            work(world, world.alive[0], 1)
+        whole = await proposals.one_more(world)
+        (told,) = proposals.submitted
+        assert (told.told, told.calls) == (seen, whole.calls[seen:])
+
+
+async def test_a_new_process_is_told_everything(proposals: Watched, world: World) -> None:
+    await proposals.one_more(world)
+    proposals.kill()
+    whole = await proposals.one_more(world)
+    assert proposals.submitted[0].told > 0
+    assert (proposals.submitted[-1].told, proposals.submitted[-1].calls) == (0, whole.calls)
+
+
+async def test_and_so_is_one_whose_answer_was_dropped(proposals: Watched, world: World) -> None:
+    await proposals.one_more(world)
+    proposals.ask(world.ledger, 1)
+    assert proposals._open is not None
+    await proposals._open.task
+    proposals.forget()
+    whole = await proposals.one_more(world)
+    calls: list[Calls] = [request.calls for request in proposals.submitted]
+    assert calls == [(), whole.calls]
+    assert isinstance(world.ledger.calls[-1], Asked)
