@@ -17,7 +17,8 @@ from apbmm_common import handshakes
 
 REMEMBERED = 1000
 """Connections whose end is expected. libzmq gives no two of a socket the same identity; who claims
-one, as no program of ours does, and comes again with it counts as cut off the second time."""
+one, as no program of ours does, and comes again with it counts as cut off the second time. Of more
+status readers than this at a time some are expected twice, and hide as many that are cut off."""
 
 
 class Endings:

@@ -29,3 +29,9 @@ def unpack(found: bytes) -> Evaluated | Measured:
     figures, stages, engine = parts
     benchmarks = {name: dict(zip(_FIGURES, row, strict=True)) for name, row in figures.items()}
     return Evaluated.model_validate({"benchmarks": benchmarks, "stages": stages, "engine": engine})
+
+
+def stages_of(found: bytes) -> dict[str, float]:
+    """The seconds of each stage of a packed `Evaluated`, a tenth of the work of `unpack`."""
+    _, stages, _ = msgpack.unpackb(found, strict_map_key=False)
+    return dict(stages)

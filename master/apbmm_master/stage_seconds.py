@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from apbmm_common.messages import Evaluated
 from apbmm_common.stages import in_order
 from apbmm_master.attendance import Presence
 from apbmm_master.evaluations import Attempt, Evaluation
+from apbmm_master.findings import stages_of
 from apbmm_master.ledger import Ledger
 from apbmm_master.lifecycle import AttemptState, EvaluationState
 
@@ -67,14 +67,13 @@ def stage_summary(ledger: Ledger) -> dict[str, Any]:
         spells[stay.worker].append(_Spell(stay))
     number, busy = 0, 0.0
     for evaluation, attempt in _done(ledger):
-        body = evaluation.body
-        assert isinstance(body, Evaluated)
+        stages = stages_of(evaluation.found)
         number += 1
-        for stage, seconds in body.stages.items():
+        for stage, seconds in stages.items():
             means[stage].add(seconds)
         for spell in spells[attempt.worker]:
             if spell.covers(attempt):
-                busy += _evaluating(body, attempt, spell.stay)
+                busy += _evaluating(stages, attempt, spell.stay)
                 _extend(spell, attempt, means["wait"])
     span = sum(spell.span for of_worker in spells.values() for spell in of_worker)
     return {
@@ -114,11 +113,11 @@ def _extend(spell: _Spell, attempt: Attempt, wait: _Mean) -> None:
     spell.end = _ended(attempt)
 
 
-def _evaluating(body: Evaluated, attempt: Attempt, stay: Presence) -> float:
+def _evaluating(stages: Mapping[str, float], attempt: Attempt, stay: Presence) -> float:
     """Seconds of ``evaluate``, but for the share of an attempt that was before the stay."""
     whole = _ended(attempt) - attempt.leased_at
     share = (_ended(attempt) - max(stay.joined, attempt.leased_at)) / whole if whole > 0 else 1.0
-    return share * body.stages.get("evaluate", 0.0)
+    return share * stages.get("evaluate", 0.0)
 
 
 def _ended(attempt: Attempt) -> float:

@@ -71,6 +71,8 @@ done = st.builds(
 @given(bodies)
 def test_findings_are_kept_whole(body: Evaluated | Measured) -> None:
     assert findings.unpack(findings.pack(body)) == body
+    if isinstance(body, Evaluated):
+        assert findings.stages_of(findings.pack(body)) == body.stages
 
 
 @given(st.lists(done, max_size=3, unique_by=lambda e: e.id))
