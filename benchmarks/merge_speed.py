@@ -1,8 +1,11 @@
 """Materialising a merge against the fastest plain copy of the same bytes, in the same run.
 
 Two random bf16 checkpoints of Qwen3's shapes are merged layer by layer; the yardstick reads both
-and writes one with no arithmetic, by the fastest of some plain means. Ratios are of medians over
-interleaved repetitions, of wall clock and of CPU time (which a busy machine disturbs less). With
+and writes one with no arithmetic, by the fastest of some plain means. Ratios are of medians and of
+the least over interleaved repetitions, of wall clock and of CPU time (which a busy machine disturbs
+less). Where a virtual machine's host takes free memory back, a file that is written again meets
+memory which must be given anew, at random and by whatever means it is written, which takes up to
+ten times as long: then the least says what the programs themselves take. With
 ``--mergekit PYTHON``, an interpreter of an environment that holds mergekit, the same merge is made
 by it, in process and by its command. With ``--methods`` every model-level method merges the two as
 task vectors of a third. Run: python benchmarks/merge_speed.py [--gigabytes 1 8] [--repeat 5]
@@ -20,7 +23,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,8 +99,8 @@ def vector_of(sources: VerifiedSources) -> list[float]:
     return [(layer + 0.5) / sources.layers for layer in range(sources.layers)]
 
 
-def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, Cost]:
-    """Median costs of each means, writing into ``folder``."""
+def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, list[Cost]]:
+    """What each means cost each time, writing into ``folder``."""
     first, second = (sources.checkpoints[role].files[0] for role in ("thinking", "instruct"))
     vector, copy, out = vector_of(sources), folder / "copy", folder / "out"
     ways: dict[str, Callable[[], object]] = {
@@ -119,13 +122,23 @@ def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, Co
                 costs[name].append(taken)
             copy.unlink(missing_ok=True)
             shutil.rmtree(out, ignore_errors=True)
-    return {
-        name: Cost(
-            statistics.median(cost.wall for cost in taken),
-            statistics.median(cost.processor for cost in taken),
-        )
+    return costs
+
+
+def summary(costs: dict[str, list[Cost]], of: Callable[[Iterable[float]], float]) -> None:
+    """Print one statistic of the costs of each means, and the ratio to the fastest copy."""
+    each = {
+        name: Cost(of(cost.wall for cost in taken), of(cost.processor for cost in taken))
         for name, taken in costs.items()
     }
+    ours = each.pop(MATERIALISE)
+    parts = [f"{n} {c.wall:.2f} s ({c.processor:.2f} CPU)" for n, c in each.items()]
+    wall = ours.wall / min(cost.wall for cost in each.values())
+    processor = ours.processor / min(cost.processor for cost in each.values())
+    print(
+        f"  {of.__name__}: {ours.wall:.2f} s ({ours.processor:.2f} CPU); copies: {'; '.join(parts)}"
+    )
+    print(f"    ratio to the fastest copy: {wall:.2f} (CPU time {processor:.2f})")
 
 
 def mergekit_config(sources: VerifiedSources) -> dict[str, object]:
@@ -179,18 +192,15 @@ def report(sources: VerifiedSources, folder: Path, repeat: int, mergekit: str | 
         other = mergekit_seconds(mergekit, sources, scratch) if mergekit else None
     finally:
         shutil.rmtree(scratch)
-    ours = costs.pop(MATERIALISE)
-    parts = [f"{n} {c.wall:.2f} s ({c.processor:.2f} CPU)" for n, c in costs.items()]
-    print(f"{folder}: {MATERIALISE} {ours.wall:.2f} s ({ours.processor:.2f} CPU)")
-    print(f"  copies: {'; '.join(parts)}")
-    wall = ours.wall / min(cost.wall for cost in costs.values())
-    processor = ours.processor / min(cost.processor for cost in costs.values())
-    print(f"  ratio to the fastest copy: {wall:.2f} (CPU time {processor:.2f})")
+    print(f"{folder}: {MATERIALISE}, {repeat} times")
+    summary(costs, statistics.median)
+    summary(costs, min)
     if other:
         inside, command = other
+        ours = statistics.median(cost.wall for cost in costs[MATERIALISE])
         print(
             f"  mergekit {inside:.1f} s in process, {command:.1f} s by its command: "
-            f"{inside / ours.wall:.0f} and {command / ours.wall:.0f} times as long"
+            f"{inside / ours:.0f} and {command / ours:.0f} times as long"
         )
 
 

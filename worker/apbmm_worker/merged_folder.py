@@ -30,8 +30,9 @@ RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may r
 PARTIAL_SUFFIX = ".apbmm-partial"  # nobody else's: what a killed merge left is removed
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # The kernel looks for free memory in runs as long as a write. In a virtual machine the longest
-# are those that the host has taken back, and having them again costs seven times the write.
-WRITE_BYTES = 1 << 19
+# are those that the host has taken back, and having them again costs seven times the write; runs
+# as short as this one are seldom missing.
+WRITE_BYTES = 1 << 18
 _LENGTH = struct.Struct("<Q")  # of the header, before it
 _CACHE_LINE = 64
 

@@ -19,7 +19,7 @@ from apbmm_common.errors import EvaluationError
 from apbmm_worker.merge_plan import TensorPlan, WeightedSum
 from apbmm_worker.tensor_bytes import FileBuffer, all_finite, read_into, stored_dtype
 
-CHUNK_BYTES = 1 << 20  # of the result, made and written at once
+CHUNK_BYTES = 1 << 21  # of the result, made and written at once
 # Computed at once where it takes wider numbers than the stored ones: they stay in a core's cache.
 BLOCK_ELEMENTS = 1 << 15
 
