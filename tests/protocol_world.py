@@ -263,8 +263,9 @@ class World:
     def commit(self) -> None:
         """Store the turn, or with ``fails_to_commit`` go back to what is stored."""
         if self.fails_to_commit and self._pending:
-            self.end = None
             self._use(Ledger().replay(self.stored))
+            if not self.ledger.finished:
+                self.end = None
             return
         self.stored += self._pending
         self.answers += self._outgoing

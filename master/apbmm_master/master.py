@@ -70,10 +70,8 @@ class Master:
         self._use(Ledger().replay(journal.records()))
         self.clock = RunClock(self.ledger.time)
         begin_or_resume(self.ledger, spec, self.record)
-        self._end: Finish | None = None
-        if self.ledger.finished:
-            self._end = Finish(self.ledger.finished, self.ledger.failed)
-        else:
+        self._end = self._recorded_end()
+        if self._end is None:
             epoch = self.ledger.epoch + 1
             self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
         self.proposals = Proposals(self._nudge)
@@ -190,6 +188,12 @@ class Master:
                     await self._wake.wait()
         self._wake.clear()
 
+    def _recorded_end(self) -> Finish | None:
+        """How the run ended, if the ledger tells of it."""
+        if not self.ledger.finished:
+            return None
+        return Finish(self.ledger.finished, self.ledger.failed)
+
     def _over(self) -> bool:
         if self._end is not None:
             return True
@@ -261,8 +265,9 @@ class Master:
         if not self.trouble:
             log.error("%s", error)
         self.trouble = str(error)
-        self._end = None
         self._use(await asyncio.to_thread(lambda: Ledger().replay(self.journal.records())))
+        # A commit of which the disk reports an error may be there all the same.
+        self._end = self._recorded_end()
         self.proposals.forget()
         await asyncio.sleep(RETRY_SECONDS)
 

@@ -15,8 +15,9 @@ from blockbuster import blockbuster_ctx
 
 from apbmm_common import PROTOCOL_VERSION
 from apbmm_common.codec import HEADER
-from apbmm_common.errors import EXIT_FAILED, UsageError
+from apbmm_common.errors import EXIT_FAILED, JournalError, UsageError
 from apbmm_common.messages import Beat, Failed, Refuse
+from apbmm_master.events import Finished, Record
 from apbmm_master.journal import Journal, read_journal
 from apbmm_master.ledger import Ledger
 from apbmm_master.master import Master
@@ -42,6 +43,32 @@ async def test_a_run_goes_through_without_blocking_the_event_loop(tmp_path: Path
                 async with asyncio.timeout(DEADLINE):
                     assert await task == Finish("4 evaluations completed")
         assert live_snapshot(master)["evaluations"]["done"] == 4
+    assert Ledger().replay(read_journal(tmp_path)) == master.ledger
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_an_end_whose_commit_fails_comes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    """Whether or not the disk has ``stored`` what it reports an error for."""
+    append, failures = Journal.append, 0
+
+    def failing_once(journal: Journal, records: list[Record]) -> None:
+        nonlocal failures
+        last = failures == 0 and any(isinstance(record.event, Finished) for record in records)
+        if stored or not last:
+            append(journal, records)
+        if last:
+            failures += 1
+            raise JournalError("made up")
+
+    monkeypatch.setattr(Journal, "append", failing_once)
+    async with master_in_process(spec(), tmp_path) as (master, address, task):
+        async with FakeWorker(address, "a").at_work(), asyncio.timeout(DEADLINE):
+            assert await task == Finish("4 evaluations completed")
+        assert failures == 1
+    ends = [record for record in read_journal(tmp_path) if isinstance(record.event, Finished)]
+    assert len(ends) == 1
     assert Ledger().replay(read_journal(tmp_path)) == master.ledger
 
 
