@@ -208,7 +208,6 @@ class World:
         self.workers: list[Sim] = []
         self.on_the_way: list[tuple[bytes, FromWorker]] = []
         self.answers: list[tuple[bytes, FromMaster]] = []
-        self.end: Finish | None = None
         self.fails_to_commit = False
         self.search = 0
         """Another number, other vectors."""
@@ -241,6 +240,11 @@ class World:
         """The instant that policy sees."""
         return Moment(self.now, self.listening_since, False, False, None, False)
 
+    @property
+    def end(self) -> Finish | None:
+        """How the run ended; None while it goes on."""
+        return Finish(self.ledger.finished, self.ledger.failed) if self.ledger.finished else None
+
     def turn(self, messages: Iterable[tuple[bytes, FromWorker]] | None = None) -> None:
         """One turn of the master with ``messages`` (all that are on the way by default)."""
         if messages is None:
@@ -254,7 +258,6 @@ class World:
                     self._propose(count)
                 case Finish(reason, failed):
                     self.record(Finished(reason=reason, failed=failed))
-                    self.end = decision
                 case _:
                     self.dispatch.carry_out(decision, self.now)
         self.dispatch.resend(self.now)
@@ -264,8 +267,6 @@ class World:
         """Store the turn, or with ``fails_to_commit`` go back to what is stored."""
         if self.fails_to_commit and self._pending:
             self._use(Ledger().replay(self.stored))
-            if not self.ledger.finished:
-                self.end = None
             return
         self.stored += self._pending
         self.answers += self._outgoing

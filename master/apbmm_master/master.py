@@ -70,7 +70,6 @@ class Master:
         self._use(Ledger().replay(journal.records()))
         self.clock = RunClock(self.ledger.time)
         begin_or_resume(self.ledger, spec, self.record)
-        self._end = self._recorded_end()
         if self._end is None:
             epoch = self.ledger.epoch + 1
             self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
@@ -188,11 +187,10 @@ class Master:
                     await self._wake.wait()
         self._wake.clear()
 
-    def _recorded_end(self) -> Finish | None:
-        """How the run ended, if the ledger tells of it."""
-        if not self.ledger.finished:
-            return None
-        return Finish(self.ledger.finished, self.ledger.failed)
+    @property
+    def _end(self) -> Finish | None:
+        """How the run ended; None while it goes on."""
+        return Finish(self.ledger.finished, self.ledger.failed) if self.ledger.finished else None
 
     def _over(self) -> bool:
         if self._end is not None:
@@ -223,9 +221,8 @@ class Master:
         match decision:
             case Ask(count):
                 self.proposals.ask(self.ledger, count)
-            case Finish(reason, failed) as end:
+            case Finish(reason, failed):
                 self.record(Finished(reason=reason, failed=failed))
-                self._end = end
             case _:
                 self._dispatch.carry_out(decision, time.monotonic())
                 self._nudge()
@@ -266,8 +263,6 @@ class Master:
             log.error("%s", error)
         self.trouble = str(error)
         self._use(await asyncio.to_thread(lambda: Ledger().replay(self.journal.records())))
-        # A commit of which the disk reports an error may be there all the same.
-        self._end = self._recorded_end()
         self.proposals.forget()
         await asyncio.sleep(RETRY_SECONDS)
 

@@ -127,14 +127,11 @@ class Proposals:
             return
         self.batch, self.exhausted = answer.batch, answer.exhausted
         self.seconds = answer.seconds
-        if not answer.vectors:
+        if answer.vectors:
+            record(proposed_event(ledger, asked, answer))  # which puts the ask among the calls
+        else:
             self._fruitless = asked.calls
-            self._told = ledger.calls[: asked.calls]
-            return
-        record(proposed_event(ledger, asked, answer))
-        # Unless it was recorded, the process has seen an ask more than is told here, and says so.
-        recorded = any(isinstance(call, Asked) for call in ledger.calls[asked.calls :][:1])
-        self._told = ledger.calls[: asked.calls + recorded]
+        self._told = ledger.calls[: asked.calls + bool(answer.vectors)]
 
     def forget(self) -> None:
         """Drop an ask in progress: the ledger it was computed from is no longer the ledger."""

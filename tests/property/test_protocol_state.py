@@ -252,7 +252,7 @@ def test_where_an_older_copy_of_the_journal_goes_on_results_belong_to_their_vect
             world.now += 0.5
             world.exchange(1)
         gone = {r.event.lease for r in world.stored[len(copy) :] if isinstance(r.event, Leased)}
-        world.stored, world.search, world.end = copy, 31, None
+        world.stored, world.search = copy, 31
         world.answers.clear()
         world.restart()
         late = [] if dice.random() < 0.5 else workers

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -57,24 +57,17 @@ def results(site: Site) -> int:
     return site.processes[0].output.count(" s  HV ")
 
 
-async def test_a_long_life_needs_no_more_memory_than_a_young_one(
+async def test_a_long_life_needs_no_more_memory_than_a_new_one(
     site: Site, record_property: Recorder
 ) -> None:
-    """Of a master and of a real worker, each against its own past."""
+    """Each against its own past, a master also against one that is started on the same journal."""
     evaluations = scaled(20_000, 300)
-    site.configure(
-        budget={"evaluations": evaluations, "initial": evaluations},
-        evaluation={"rehearsal_seconds": 0.0},
-    )
+    budget = {"evaluations": evaluations, "initial": evaluations}
+    site.configure(budget=budget, evaluation={"rehearsal_seconds": 0.0})
     master, worker = site.master(), site.worker("real")
     digests = prepared(load_run_file(site.run_file))["digests"]
     await until("the real worker", lambda: site.running() or site.done() > 1)
-    async with contextlib.AsyncExitStack() as fleet:
-        for number in range(FAKES):
-            fake = FakeWorker(site.address, f"fake{number}")
-            fake.heard = Deaf()
-            fake.sim.digests = digests
-            await fleet.enter_async_context(fake.at_work())
+    async with fleet(site, digests):
         await asyncio.to_thread(wait_for, "some", lambda: results(site) >= YOUNG, 60)
         young = resident(master)
         await asyncio.to_thread(wait_for, "a quarter", lambda: 4 * results(site) > evaluations, 900)
@@ -87,18 +80,37 @@ async def test_a_long_life_needs_no_more_memory_than_a_young_one(
     ledger = Ledger().replay(read_journal(site.run_dir))
     replay = time.process_time() - began
     assert len(ledger.completed) == evaluations
+    site.configure(
+        budget={**budget, "evaluations": evaluations + 20}, evaluation={"rehearsal_seconds": 0.0}
+    )
+    async with fleet(site, digests):
+        new = await most_resident(site.master())
     assert replay < 5.0
     assert late < 1.05 * early
     since = evaluations - counted
     assert used - quarter < min(ONCE_MB + EACH_KB * since / 1024, 0.05 * quarter)
     assert used < 1.05 * young
+    assert used < 1.05 * new
     record_property(
         "figures",
         f"{evaluations} evaluations: worker {early:.1f} MB after a quarter, {late:.1f} MB at the"
         f" end; master {quarter:.1f} MB after a quarter, {used:.1f} MB at most from there to the"
         f" end, which is {1024 * (used - quarter) / since:.2f} kB an evaluation, {young:.1f} MB"
-        f" after {YOUNG} evaluations; replay {replay:.2f} s",
+        f" after {YOUNG} evaluations, {new:.1f} MB when started anew on its journal; replay"
+        f" {replay:.2f} s",
     )
+
+
+@contextlib.asynccontextmanager
+async def fleet(site: Site, digests: dict[str, str]) -> AsyncIterator[None]:
+    """Fake workers that remember nothing of what they hear."""
+    async with contextlib.AsyncExitStack() as at_work:
+        for number in range(FAKES):
+            fake = FakeWorker(site.address, f"fake{number}")
+            fake.heard = Deaf()
+            fake.sim.digests = digests
+            await at_work.enter_async_context(fake.at_work())
+        yield
 
 
 class Deaf(list):  # type: ignore[type-arg]
