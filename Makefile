@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/system/test_full_disk.py tests/system/test_set_aside.py \
-  tests/unit/test_journal_damage.py tests/property/test_protocol_state.py \
+  tests/unit/master/journal/test_journal_damage.py tests/property/test_protocol_state.py \
   tests/property/test_poisonous_vectors.py tests/property/test_repetition.py \
   tests/property/test_hostile_input.py
 
@@ -43,7 +43,7 @@ demo: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy common master worker tests benchmarks examples
+	$(BIN)/mypy cli common master worker tests benchmarks examples
 	$(BIN)/lint-imports
 
 # The tests with the real vLLM compute, the others mostly wait: they run side by side.
@@ -66,7 +66,7 @@ test-hot-load: install
 # Merges beside those of the real mergekit, in an environment of its own: its pins are not ours.
 test-mergekit: .venv/mergekit/.installed
 	APBMM_MERGEKIT_PYTHON=$(CURDIR)/.venv/mergekit/bin/python \
-	  $(BIN)/pytest tests/unit/test_merge_mergekit.py
+	  $(BIN)/pytest tests/unit/worker/merging/test_merge_mergekit.py
 
 .venv/mergekit/.installed: $(STAMP)
 	$(PYTHON) -m venv --clear .venv/mergekit

@@ -27,16 +27,16 @@ from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 
-from apbmm.demo import Wishes, demo_run
-from apbmm_worker.engine_driver import Completion, Prompt
-from apbmm_worker.evaluation import Evaluation, evaluate
-from apbmm_worker.outcomes import Outcome, outcomes_of
-from apbmm_worker.prepared_questions import (
+from apbmm.demo.run import Wishes, demo_run
+from apbmm_worker.engine.driver import Completion, Prompt
+from apbmm_worker.evaluation.evaluate import Evaluation, evaluate
+from apbmm_worker.evaluation.outcomes import Outcome, outcomes_of
+from apbmm_worker.evaluation.questions import (
     PreparedBenchmark,
     PreparedBenchmarks,
     prepare_benchmarks,
 )
-from apbmm_worker.written_rows import Row, WrittenRows
+from apbmm_worker.evaluation.recorded_rows import Row, WrittenRows
 from evaluation_gap import repeated
 
 SYMBOLS = "0123456789ABCDEFGHIJ"

@@ -17,10 +17,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from apbmm_master import algorithms
-from apbmm_master.algorithms.problem import Problem, build_settings
-from apbmm_master.algorithms.search import Search, SearchState
-from apbmm_master.arrays import Array
+from apbmm_master.search import methods
+from apbmm_master.search.arrays import Array
+from apbmm_master.search.methods.base import Search, SearchState
+from apbmm_master.search.methods.problem import Problem, build_settings
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Synchronous(Asynchronous):
 
 # Also run in the search's own process, which imports this file under another name.
 _MODULE = "compressed_search"
-sys.modules[f"{algorithms.__name__}.{_MODULE}"] = sys.modules[__name__]
-algorithms._METHODS |= {
+sys.modules[f"{methods.__name__}.{_MODULE}"] = sys.modules[__name__]
+methods._METHODS |= {
     method.name: (_MODULE, method.__name__) for method in (Asynchronous, Synchronous)
 }
 

@@ -28,15 +28,15 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
-from apbmm.demo import Wishes, demo_run
-from apbmm.demo_processes import run_processes
-from apbmm.toml_text import run_as_toml
-from apbmm_common.demo_pair import RUN_FILE
-from apbmm_common.messages import Evaluated
-from apbmm_common.runfile import RunSpec
-from apbmm_master.journal import read_journal
-from apbmm_master.ledger import Ledger
-from apbmm_master.stage_seconds import stage_summary
+from apbmm.demo.processes import run_processes
+from apbmm.demo.run import Wishes, demo_run
+from apbmm.demo.toml_text import run_as_toml
+from apbmm_common.datasets.demo_pair import RUN_FILE
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.run_file.load import RunSpec
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.store import read_journal
+from apbmm_master.status.stage_seconds import stage_summary
 
 EVALUATE = "evaluate"
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.runfile import Engine, Generation, Merge
+from apbmm_common.run_file.load import Engine, Generation, Merge
 from apbmm_worker import environment
 
 CHUNK = 1 << 20
@@ -77,8 +77,8 @@ class ReadyMerge:
     def __init__(self, backend: Any, plans: Sequence[Any]) -> None:
         import torch
 
-        from apbmm_worker.live_weights import LiveWeights
-        from apbmm_worker.merge_stream import MergeStream, to_bytes
+        from apbmm_worker.engine.vllm.live_weights import LiveWeights
+        from apbmm_worker.merging.stream import MergeStream, to_bytes
 
         stream = MergeStream(to_bytes(plans))
         model = backend._engine.model_executor.driver_worker.worker.model_runner.get_model()
@@ -113,9 +113,9 @@ class ReadyMerge:
 
 def build(folder: Path, scratch: Path, gigabytes: float, device: str) -> tuple[Bench, float]:
     """Sources, engine and merges; and the seconds that the engine took to start."""
-    from apbmm_worker.engine import ResidentEngine
-    from apbmm_worker.merge import layer_weights, materialise, plan
-    from apbmm_worker.sources import verify_sources
+    from apbmm_worker.engine.resident import ResidentEngine
+    from apbmm_worker.merging.merge import layer_weights, materialise, plan
+    from apbmm_worker.merging.sources import verify_sources
     from random_qwen3 import QWEN3_4B, of_size, write_random
 
     shape = of_size(gigabytes) if device == environment.CPU else QWEN3_4B

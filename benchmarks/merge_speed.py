@@ -28,12 +28,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from apbmm_common.runfile import Merge
-from apbmm_worker.merge import materialise, write_merge
-from apbmm_worker.merge_plan import plan_task_vectors
-from apbmm_worker.sources import VerifiedSources, verify_sources
-from apbmm_worker.task_vectors import METHODS, TaskVectors
-from apbmm_worker.whole_trim import trimmed
+from apbmm_common.run_file.load import Merge
+from apbmm_worker.merging.merge import materialise, write_merge
+from apbmm_worker.merging.methods import METHODS, TaskVectors
+from apbmm_worker.merging.plan import plan_task_vectors
+from apbmm_worker.merging.sources import VerifiedSources, verify_sources
+from apbmm_worker.merging.whole_trim import trimmed
 from random_qwen3 import of_size, write_random
 
 CHUNKS = (1 << 18, 1 << 19, 1 << 20)

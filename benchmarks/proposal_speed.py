@@ -33,11 +33,11 @@ from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ZeroMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
-from apbmm_master.acquisition import pending_aware
-from apbmm_master.algorithms import create
-from apbmm_master.pool import MultiStart, optimise_pool
-from apbmm_master.prior import initial_lengthscales
-from apbmm_master.surrogate import fit
+from apbmm_master.search.acquisition import pending_aware
+from apbmm_master.search.candidate_pool import MultiStart, optimise_pool
+from apbmm_master.search.methods import create
+from apbmm_master.search.prior import initial_lengthscales
+from apbmm_master.search.surrogate import fit
 from merge_landscapes import Landscape
 
 Array = npt.NDArray[np.float64]

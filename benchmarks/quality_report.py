@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student_t
 
-from apbmm_master.pareto import contributions
+from apbmm_master.search.pareto import contributions
 
 if TYPE_CHECKING:
     from search_quality import Campaign, Outcome

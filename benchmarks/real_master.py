@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from apbmm.toml_text import run_as_toml
-from apbmm_common.curve import NO_KEYS, new_master, new_worker
-from apbmm_common.runfile import RunSpec, parse_run
-from apbmm_master.events import Record
-from apbmm_master.journal import read_journal
+from apbmm.demo.toml_text import run_as_toml
+from apbmm_common.protocol.curve_keys import NO_KEYS, new_master, new_worker
+from apbmm_common.run_file.load import RunSpec, parse_run
+from apbmm_master.journal.events import Record
+from apbmm_master.journal.store import read_journal
 
 LAYERS = 36
 """Of the paper's models."""

@@ -17,9 +17,9 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from apbmm_common.curve import NO_KEYS, worker_keys
 from apbmm_common.errors import EXIT_DONE
-from apbmm_common.messages import (
+from apbmm_common.protocol.curve_keys import NO_KEYS, worker_keys
+from apbmm_common.protocol.messages import (
     Assign,
     Evaluated,
     Failed,
@@ -32,12 +32,12 @@ from apbmm_common.messages import (
     ResultAck,
     Welcome,
 )
-from apbmm_common.runfile import RunSpec
+from apbmm_common.run_file.load import RunSpec
 from apbmm_master.serve import allow_open_files
-from apbmm_worker import rehearsal
-from apbmm_worker.daemon import Daemon
-from apbmm_worker.job import Bench
-from apbmm_worker.options import Options
+from apbmm_worker.child import rehearsal
+from apbmm_worker.daemon.daemon import Daemon
+from apbmm_worker.daemon.evaluation_job import Bench
+from apbmm_worker.daemon.options import Options
 
 MAX_SOCKETS = 16_384
 """A worker has three: its own and those that watch it. Fixed when the first one is made."""

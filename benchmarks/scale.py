@@ -16,8 +16,8 @@ import random
 import time
 from collections.abc import Sequence
 
-from apbmm_common.messages import Assign
-from apbmm_master.events import Proposed, Record
+from apbmm_common.protocol.messages import Assign
+from apbmm_master.journal.events import Proposed, Record
 from real_master import place, rehearsal, running
 from rehearsed_fleet import Fleet, Times, percentile, worker_name
 from scale_load import CASES, load

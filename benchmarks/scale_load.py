@@ -27,8 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from apbmm_common.messages import Assign
-from apbmm_master.proposer import Proposer, Recall, Request, Setup, Tell
+from apbmm_common.protocol.messages import Assign
+from apbmm_master.optimiser.process import Proposer, Recall, Request, Setup, Tell
 from real_master import LAYERS, place, rehearsal, running
 from rehearsed_fleet import Fleet, Times, worker_name
 

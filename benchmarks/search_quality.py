@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from apbmm_master.algorithms import Search, create
-from apbmm_master.pareto import front, hypervolume, spacing
+from apbmm_master.search.methods import Search, create
+from apbmm_master.search.pareto import front, hypervolume, spacing
 from merge_landscapes import FAMILIES, KINDS, QUESTIONS, Landscape, Measured
 from quality_report import report
 

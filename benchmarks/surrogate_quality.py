@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from apbmm_master.algorithms import create
-from apbmm_master.algorithms.bayesian import BayesianSearch, one_thread
-from apbmm_master.pareto import front
+from apbmm_master.search.methods import create
+from apbmm_master.search.methods.bayesian import BayesianSearch, one_thread
+from apbmm_master.search.pareto import front
 from merge_landscapes import FAMILIES, KINDS, QUESTIONS, Landscape
 from quality_report import made_by
 from search_quality import INITIAL, Campaign, build, landscape_of

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from apbmm_worker.demo_answers import extract_answer
+from apbmm_worker.evaluation.demo_answers import extract_answer
 from tasks import Problem
 from vocabulary import prompt_text
 

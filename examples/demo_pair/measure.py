@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from apbmm_master.pareto import hypervolume
+from apbmm_master.search.pareto import hypervolume
 from decoding import evaluate, merge
 from make_problems import draw_set, scored_problems
 from scores import Json, Score, accuracy_gain, differs, dominates, objectives, score, token_gain

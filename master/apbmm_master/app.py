@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apbmm_common.command_line import command_app
-from apbmm_common.logs import Level
-from apbmm_common.stop_signals import leaving_at_once
+from apbmm_common.process.command_line import command_app
+from apbmm_common.process.logs import Level
+from apbmm_common.process.signals import leaving_at_once
 
 app = command_app(
     "apbmm-master",
@@ -56,10 +56,10 @@ def master(
         What is told on standard error.
     """
     with leaving_at_once():
-        from apbmm_common.curve import master_keys
-        from apbmm_common.logs import set_up_logging
-        from apbmm_master.run_directory import require_for_runs
-        from apbmm_master.run_file import load_run
+        from apbmm_common.process.logs import set_up_logging
+        from apbmm_common.protocol.curve_keys import master_keys
+        from apbmm_master.journal.run_directory import require_for_runs
+        from apbmm_master.run_checks import load_run
         from apbmm_master.serve import open_door, serve
 
     set_up_logging(log_level)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apbmm_common.command_line import run_command
+from apbmm_common.process.command_line import run_command
 
 
 def main() -> None:

@@ -17,23 +17,23 @@ import time
 from collections.abc import Callable
 
 from apbmm_common.errors import JournalError
-from apbmm_common.failpoints import reach
-from apbmm_common.messages import Bye, FromMaster
-from apbmm_common.runfile import RunSpec
-from apbmm_master.dispatch import Dispatch
-from apbmm_master.door import Door
-from apbmm_master.events import AnyEvent, EpochStarted, Finished, Record
-from apbmm_master.fleet import Fleet
-from apbmm_master.journal import Journal
-from apbmm_master.ledger import Ledger
-from apbmm_master.policy import Ask, Decision, Finish, Moment, decide, standstill
-from apbmm_master.proposals import Proposals
-from apbmm_master.reception import Reception
-from apbmm_master.refusals import NotAllowedError
-from apbmm_master.resume import begin_or_resume
-from apbmm_master.run_clock import RunClock
-from apbmm_master.standing import Tracker, check_scaling
-from apbmm_master.wire import Received, Wire
+from apbmm_common.process.failpoints import reach
+from apbmm_common.protocol.messages import Bye, FromMaster
+from apbmm_common.run_file.load import RunSpec
+from apbmm_master.journal.clock import RunClock
+from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, Record
+from apbmm_master.journal.resume import begin_or_resume
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.scores import Tracker, check_scaling
+from apbmm_master.journal.store import Journal
+from apbmm_master.optimiser.client import Proposals
+from apbmm_master.scheduling.fleet import Fleet
+from apbmm_master.scheduling.leases import Dispatch
+from apbmm_master.scheduling.message_handlers import Reception
+from apbmm_master.scheduling.policy import Ask, Decision, Finish, Moment, decide, standstill
+from apbmm_master.wire.authentication import Door
+from apbmm_master.wire.refusals import NotAllowedError
+from apbmm_master.wire.router import Received, Wire
 
 log = logging.getLogger(__name__)
 

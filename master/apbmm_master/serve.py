@@ -10,21 +10,21 @@ from pathlib import Path
 
 import zmq
 
-from apbmm_common.addresses import is_local
-from apbmm_common.curve import MasterKeys
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
-from apbmm_common.runfile import RunSpec
-from apbmm_common.stop_signals import StopRequests, own_signals
-from apbmm_common.supervision import Supervisor
-from apbmm_master.door import Door
-from apbmm_master.journal import NAME as JOURNAL
-from apbmm_master.journal import Journal
-from apbmm_master.ledger import Ledger
+from apbmm_common.process.signals import StopRequests, own_signals
+from apbmm_common.process.systemd import Supervisor
+from apbmm_common.protocol.addresses import is_local
+from apbmm_common.protocol.curve_keys import MasterKeys
+from apbmm_common.run_file.load import RunSpec
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.store import NAME as JOURNAL
+from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
-from apbmm_master.progress import Progress
-from apbmm_master.status import live_snapshot
-from apbmm_master.status_socket import StatusSocket
-from apbmm_master.wire import bind_hint, flush
+from apbmm_master.status.console import Progress
+from apbmm_master.status.snapshot import live_snapshot
+from apbmm_master.status.sockets import StatusSocket
+from apbmm_master.wire.authentication import Door
+from apbmm_master.wire.router import bind_hint, flush
 
 MOST_OPEN_FILES = 65_536
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from apbmm_common.messages import Assign, Evaluated, Failed, Measured
-from apbmm_common.runfile import RunSpec
-from apbmm_worker.job import Bench, _body
-from apbmm_worker.merge_slots import MEMORY, owner
-from apbmm_worker.options import Options
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
+from apbmm_common.run_file.load import RunSpec
+from apbmm_worker.daemon.evaluation_job import Bench, _body
+from apbmm_worker.daemon.options import Options
+from apbmm_worker.merging.slots import MEMORY, owner
 from child_on_a_socket import Daemon, Event, engine_core
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 

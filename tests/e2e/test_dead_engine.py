@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.toml_text import run_as_toml
-from apbmm_common.demo_pair import RUN_FILE, demo_folder
-from apbmm_common.messages import Assign, Evaluated, Failed
-from apbmm_common.runfile import RunSpec, load_run_file
-from apbmm_master.events import AttemptFailed, EvaluationFailed, WorkerQuarantined
-from apbmm_master.status import journal_snapshot
-from apbmm_worker.job import Bench
-from apbmm_worker.options import Options
+from apbmm.demo.toml_text import run_as_toml
+from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed
+from apbmm_common.run_file.load import RunSpec, load_run_file
+from apbmm_master.journal.events import AttemptFailed, EvaluationFailed, WorkerQuarantined
+from apbmm_master.status.snapshot import journal_snapshot
+from apbmm_worker.daemon.evaluation_job import Bench
+from apbmm_worker.daemon.options import Options
 from child_on_a_socket import engine_core, in_session
 from rehearsal_runs import Site, site_in, wait_for
 

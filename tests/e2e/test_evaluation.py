@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
-from apbmm_common.runfile import Benchmark, Generation
-from apbmm_worker.engine_driver import Completion, Prompt
+from apbmm_common.run_file.load import Benchmark, Generation
+from apbmm_worker.engine.driver import Completion, Prompt
 from tiny_checkpoints import write_tiny_qwen3
 
 if TYPE_CHECKING:
-    from apbmm_worker.evaluation import Evaluation
-    from apbmm_worker.outcomes import Outcome
-    from apbmm_worker.prepared_questions import PreparedBenchmarks
+    from apbmm_worker.evaluation.evaluate import Evaluation
+    from apbmm_worker.evaluation.outcomes import Outcome
+    from apbmm_worker.evaluation.questions import PreparedBenchmarks
 
 pytestmark = [
     pytest.mark.slow,
@@ -90,7 +90,7 @@ class Bench:
     def prepare(
         self, *benchmarks: Benchmark, generation: Generation = GENERATION
     ) -> PreparedBenchmarks:
-        from apbmm_worker.prepared_questions import prepare_benchmarks
+        from apbmm_worker.evaluation.questions import prepare_benchmarks
 
         folders = {b.name: self.folder / b.name for b in benchmarks}
         return prepare_benchmarks(
@@ -105,7 +105,7 @@ class Bench:
     def evaluate(
         self, answer: Callable[[str], str], *benchmarks: Benchmark
     ) -> tuple[Evaluation, Oracle]:
-        from apbmm_worker.evaluation import evaluate
+        from apbmm_worker.evaluation.evaluate import evaluate
 
         oracle = self.oracle(answer)
         prepared = self.prepare(*benchmarks)
@@ -125,8 +125,8 @@ def bench(tmp_path: Path, tokenizer_source: Path) -> Bench:
 
 def outcomes_on_disk(bench: Bench, chosen: Benchmark) -> tuple[Outcome, ...]:
     """What a reader of EvalScope's files would take from them."""
-    from apbmm_worker.outcomes import outcomes_of
-    from apbmm_worker.written_rows import Row, WrittenRows
+    from apbmm_worker.evaluation.outcomes import outcomes_of
+    from apbmm_worker.evaluation.recorded_rows import Row, WrittenRows
 
     def rows(kind: str) -> list[tuple[str, Row]]:
         files = (bench.folder / "out" / chosen.name / kind / "merge").iterdir()
@@ -206,7 +206,7 @@ def test_a_benchmark_that_evalscope_scores_in_batches(
     from evalscope.api.metric import Score
     from evalscope.api.registry import BENCHMARK_REGISTRY
 
-    from apbmm_worker.benchmarks import EXACT, ExactMatchAdapter, ensure_registered
+    from apbmm_worker.evaluation.adapters import EXACT, ExactMatchAdapter, ensure_registered
 
     class InBatches(ExactMatchAdapter):
         def __init__(self, **arguments: Any) -> None:
@@ -282,7 +282,7 @@ def test_gpqa_with_chosen_questions(bench: Bench) -> None:
 
 
 def test_an_error_is_never_a_wrong_answer(bench: Bench) -> None:
-    from apbmm_worker.evaluation import evaluate
+    from apbmm_worker.evaluation.evaluate import evaluate
 
     bench.write("b", sums(6))
 
@@ -327,7 +327,7 @@ class HeldOracle(Oracle):
 
 def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: Bench) -> None:
     """The first benchmark has no answer before the second one's report is written."""
-    from apbmm_worker.evaluation import evaluate
+    from apbmm_worker.evaluation.evaluate import evaluate
 
     bench.write("slow", sums(4, step=2))
     bench.write("fast", sums(4, first=8, step=2))
@@ -355,7 +355,7 @@ def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: Bench) -> 
 
 
 def test_a_failure_does_not_wait_for_answers_that_never_come(bench: Bench) -> None:
-    from apbmm_worker.evaluation import evaluate
+    from apbmm_worker.evaluation.evaluate import evaluate
 
     bench.write("held", sums(3))
     bench.write("failing", sums(3, first=8))

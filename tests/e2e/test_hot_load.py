@@ -24,16 +24,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from apbmm_common import failpoints
 from apbmm_common.errors import EvaluationError
-from apbmm_common.runfile import Engine, Generation, Merge
-from apbmm_worker import environment, packing
-from apbmm_worker.engine import ResidentEngine
-from apbmm_worker.engine_driver import Prompt
-from apbmm_worker.merge import layer_weights, materialise, plan
-from apbmm_worker.merge_plan import TensorPlan
-from apbmm_worker.sources import VerifiedSources, verify_sources
-from apbmm_worker.vllm_backend import VllmBackend
+from apbmm_common.process import failpoints
+from apbmm_common.run_file.load import Engine, Generation, Merge
+from apbmm_worker import environment
+from apbmm_worker.engine.driver import Prompt
+from apbmm_worker.engine.resident import ResidentEngine
+from apbmm_worker.engine.vllm import packing
+from apbmm_worker.engine.vllm.backend import VllmBackend
+from apbmm_worker.merging.merge import layer_weights, materialise, plan
+from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_qwen3
 
 pytestmark = [

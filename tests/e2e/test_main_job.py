@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from apbmm_master.events import Proposed
-from apbmm_master.journal import NAME, read_journal
-from apbmm_master.ledger import Ledger
-from apbmm_master.proposals import layer_importance
+from apbmm_master.journal.events import Proposed
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.store import NAME, read_journal
+from apbmm_master.optimiser.client import layer_importance
 from commands import processes_naming, run, started, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.demo_pair import demo_folder
-from apbmm_common.messages import Evaluated
-from apbmm_master.journal import read_journal
-from apbmm_master.ledger import Ledger
+from apbmm_common.datasets.demo_pair import demo_folder
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.store import read_journal
 from commands import free_address, started
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]

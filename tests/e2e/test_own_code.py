@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from apbmm_common.errors import EvaluationError
-from apbmm_common.messages import Assign, Evaluated, Failed, Measured
-from apbmm_common.runfile import RunSpec, parse_run
-from apbmm_worker.job import Bench
-from apbmm_worker.options import Options
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
+from apbmm_common.run_file.load import RunSpec, parse_run
+from apbmm_worker.daemon.evaluation_job import Bench
+from apbmm_worker.daemon.options import Options
 from code_of_its_own import FILES, give_own_code, that_ran
 from tiny_checkpoints import write_related, write_tiny_qwen3
 

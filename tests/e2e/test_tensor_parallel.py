@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from apbmm_worker import environment
-from apbmm_worker.engine import ResidentEngine
+from apbmm_worker.engine.resident import ResidentEngine
 from e2e.test_hot_load import GENERATION, SETTINGS, answers, load, make_merges
 from tiny_checkpoints import load_tensors
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apbmm_common.runfile import Merge
-from apbmm_worker.merge import materialise, write_merge
-from apbmm_worker.run_merges import merge_of
-from apbmm_worker.sources import VerifiedSources, verify_sources
+from apbmm_common.run_file.load import Merge
+from apbmm_worker.merging.merge import materialise, write_merge
+from apbmm_worker.merging.run_merges import merge_of
+from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from rehearsal_runs import run_spec
 from tiny_checkpoints import (
     load_tensors,

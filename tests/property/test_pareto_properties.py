@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apbmm_master.pareto import contributions, front, hypervolume, spacing
+from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
 
 Array = npt.NDArray[np.float64]
 GRID = 5

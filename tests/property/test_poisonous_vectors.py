@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apbmm_common.messages import Failed
-from apbmm_master.attendance import SUSPECTS
-from apbmm_master.evaluations import VANISHED
-from apbmm_master.lifecycle import EvaluationState
-from apbmm_master.policy import Finish
-from apbmm_master.vanishings import set_aside
+from apbmm_common.protocol.messages import Failed
+from apbmm_master.journal.evaluations import VANISHED
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.worker_sessions import SUSPECTS
+from apbmm_master.scheduling.lost_workers import set_aside
+from apbmm_master.scheduling.policy import Finish
 from fault_accounts import scaled
 from protocol_world import Sim, World
 

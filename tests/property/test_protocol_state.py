@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from apbmm_common.messages import Evaluated, Failed
-from apbmm_master.attendance import SUSPECTS
-from apbmm_master.events import AttemptFailed, Leased, ResultRecorded
-from apbmm_master.ledger import Ledger
-from apbmm_master.lifecycle import EvaluationState
+from apbmm_common.protocol.messages import Evaluated, Failed
+from apbmm_master.journal.events import AttemptFailed, Leased, ResultRecorded
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.worker_sessions import SUSPECTS
 from fault_accounts import scaled
 from protocol_world import Sim, World, measured_of
 

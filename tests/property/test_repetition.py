@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from apbmm_master.events import DuplicateResult, Lost
-from apbmm_master.ledger import Ledger
+from apbmm_master.journal.events import DuplicateResult, Lost
+from apbmm_master.journal.run_state import Ledger
 from fault_accounts import scaled
 from protocol_world import Sim, World
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import pytest
 import pytest_asyncio
 
-from apbmm_master.ledger import Asked
-from apbmm_master.proposals import Proposals, calls_of, in_flight, setup_of
-from apbmm_master.proposer import Answer, Calls, Request, Session
+from apbmm_master.journal.run_state import Asked
+from apbmm_master.optimiser.client import Proposals, calls_of, in_flight, setup_of
+from apbmm_master.optimiser.process import Answer, Calls, Request, Session
 from protocol_world import Sim, World
 
 

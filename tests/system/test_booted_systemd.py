@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.events import Lost, ResultRecorded
-from apbmm_master.journal import read_journal
+from apbmm_master.journal.events import Lost, ResultRecorded
+from apbmm_master.journal.store import read_journal
 from rehearsal_runs import wait_for, write_run_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -110,7 +110,14 @@ def share(tmp_path: Path) -> Iterator[Path]:
     readable = {Path(sys.prefix), Path(sys.base_prefix), TESTS.parent}
     with (folder / "boot.log").open("wb") as log:
         machine = subprocess.Popen(
-            ["bash", TESTS / "boot_systemd.sh", folder, UNITS, sys.prefix, *sorted(readable)],
+            [
+                "bash",
+                TESTS / "support" / "boot_systemd.sh",
+                folder,
+                UNITS,
+                sys.prefix,
+                *sorted(readable),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

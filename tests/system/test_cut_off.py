@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from apbmm.status import ask, local_address
-from apbmm_common import curve
-from apbmm_common.codec import encode
-from apbmm_common.curve import ClientKeys, MasterKeys
-from apbmm_common.messages import Bye
+from apbmm.status.query import ask, local_address
+from apbmm_common.protocol import curve_keys
+from apbmm_common.protocol.codec import encode
+from apbmm_common.protocol.curve_keys import ClientKeys, MasterKeys
+from apbmm_common.protocol.messages import Bye
 from apbmm_master.master import Master
-from apbmm_master.status import live_snapshot
-from apbmm_master.status_socket import MAX_REQUEST_BYTES, StatusSocket
-from apbmm_master.wire import MAX_FRAME_BYTES
-from apbmm_worker.dealer import Dealer
+from apbmm_master.status.snapshot import live_snapshot
+from apbmm_master.status.sockets import MAX_REQUEST_BYTES, StatusSocket
+from apbmm_master.wire.router import MAX_FRAME_BYTES
+from apbmm_worker.daemon.master_link import Dealer
 from fake_peers import FakeWorker, master_in_process, send_too_long, until, worker_socket
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, free_port
@@ -28,14 +28,14 @@ TIMINGS = {"beat": 0.2, "suspect": 20.0, "unreachable": 40.0, "resend": 0.5}
 
 @pytest.fixture(params=["keys", "no keys"])
 def keys(request: pytest.FixtureRequest, tmp_path: Path) -> MasterKeys | None:
-    return curve.new_master(tmp_path / "keys") if request.param == "keys" else None
+    return curve_keys.new_master(tmp_path / "keys") if request.param == "keys" else None
 
 
 def key_of(keys: MasterKeys | None, name: str) -> ClientKeys | None:
     if keys is None:
         return None
-    curve.new_worker(keys, name)
-    return curve.worker_keys(str(keys.folder), name)
+    curve_keys.new_worker(keys, name)
+    return curve_keys.worker_keys(str(keys.folder), name)
 
 
 def spec() -> Any:
@@ -108,7 +108,7 @@ def say_too_much(address: str) -> None:
 async def test_a_stranger_that_sends_too_much_before_it_proves_a_key_is_counted(
     tmp_path: Path,
 ) -> None:
-    keys = curve.new_master(tmp_path / "keys")
+    keys = curve_keys.new_master(tmp_path / "keys")
     async with (
         master_in_process(spec(), tmp_path, keys) as (master, address, _),
         FakeWorker(address, "a", keys=key_of(keys, "a")).at_work(),

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.demo import Wishes, demo_run, require_parts
-from apbmm.demo_processes import WorkersLostError, last_line, run_processes
-from apbmm.toml_text import run_as_toml
+from apbmm.demo.processes import WorkersLostError, last_line, run_processes
+from apbmm.demo.run import Wishes, demo_run, require_parts
+from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.errors import UsageError
-from apbmm_common.stop_signals import SAME_REQUEST_SECONDS
+from apbmm_common.process.signals import SAME_REQUEST_SECONDS
 from commands import processes_naming, run, started, wait_until
 
 pytestmark = pytest.mark.slow
@@ -134,7 +134,9 @@ def test_a_run_directory_that_cannot_be(tmp_path: Path) -> None:
 def test_a_missing_vllm_is_named_with_the_way_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("apbmm.demo.find_spec", lambda name: None if name == "vllm" else object())
+    monkeypatch.setattr(
+        "apbmm.demo.run.find_spec", lambda name: None if name == "vllm" else object()
+    )
     with pytest.raises(UsageError, match="vllm is not installed") as caught:
         require_parts()
     assert "make demo" in caught.value.hint

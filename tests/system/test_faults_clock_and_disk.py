@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.events import Lost, ResultRecorded, WorkerLeft
+from apbmm_master.journal.events import Lost, ResultRecorded, WorkerLeft
 from fault_accounts import Accounts, accounts
 from rehearsal_runs import Site, wait_for
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.events import Lost
+from apbmm_master.journal.events import Lost
 from fault_accounts import Accounts, accounts, scaled
 from rehearsal_runs import Process, Site, wait_for
 

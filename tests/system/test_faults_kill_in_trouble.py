@@ -7,11 +7,17 @@ from collections.abc import Callable
 
 import pytest
 
-from apbmm_common.messages import Assign
-from apbmm_master.events import AttemptFailed, DuplicateResult, EvaluationFailed, Lost, WorkerJoined
-from apbmm_master.lifecycle import SETTLED
-from apbmm_worker.outbox import Outbox
-from apbmm_worker.results import make_result
+from apbmm_common.protocol.messages import Assign
+from apbmm_master.journal.events import (
+    AttemptFailed,
+    DuplicateResult,
+    EvaluationFailed,
+    Lost,
+    WorkerJoined,
+)
+from apbmm_master.journal.lifecycle import SETTLED
+from apbmm_worker.daemon.outbox import Outbox
+from apbmm_worker.daemon.results import make_result
 from fault_accounts import SCALE, accounts
 from protocol_world import measurement
 from rehearsal_runs import Process, Site, wait_for

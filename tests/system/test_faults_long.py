@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.codec import decode
-from apbmm_common.messages import FROM_MASTER
-from apbmm_common.runfile import load_run_file
-from apbmm_master.events import ResultRecorded, WorkerJoined
-from apbmm_master.journal import read_journal
-from apbmm_master.ledger import Ledger
-from apbmm_worker.rehearsal import prepared
+from apbmm_common.protocol.codec import decode
+from apbmm_common.protocol.messages import FROM_MASTER
+from apbmm_common.run_file.load import load_run_file
+from apbmm_master.journal.events import ResultRecorded, WorkerJoined
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.store import read_journal
+from apbmm_worker.child.rehearsal import prepared
 from fake_peers import FakeWorker, master_in_process, until
 from fault_accounts import SCALE, scaled
 from protocol_world import world_spec

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from apbmm_master.events import DuplicateResult, Lost, ResultRecorded
+from apbmm_master.journal.events import DuplicateResult, Lost, ResultRecorded
 from fault_accounts import SCALE, Accounts, accounts
 from faulty_link import Direction, FaultyLink
 from rehearsal_runs import Site, wait_for

@@ -7,10 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from apbmm_common.messages import Assign, Bye, Hello, Ready, Result, ResultAck, Welcome
-from apbmm_master.events import ResultRecorded
-from apbmm_master.journal import read_journal
-from apbmm_master.ledger import Ledger
+from apbmm_common.protocol.messages import Assign, Bye, Hello, Ready, Result, ResultAck, Welcome
+from apbmm_master.journal.events import ResultRecorded
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.store import read_journal
 from fake_peers import FakeMaster
 from fault_accounts import Accounts, accounts
 from rehearsal_runs import Site, press, run_spec, wait_for

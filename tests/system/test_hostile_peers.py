@@ -18,8 +18,8 @@ import pytest
 import zmq
 
 from apbmm_master.master import Master
-from apbmm_master.status import live_snapshot
-from apbmm_master.wire import MAX_FRAME_BYTES
+from apbmm_master.status.snapshot import live_snapshot
+from apbmm_master.wire.router import MAX_FRAME_BYTES
 from fake_peers import FakeWorker, master_in_process, send_too_long, until
 from fault_accounts import scaled
 from hostile_frames import hostile

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from zmq.utils import z85
 
-from apbmm_master.events import Lost, WorkerJoined, WorkerLeft
+from apbmm_master.journal.events import Lost, WorkerJoined, WorkerLeft
 from commands import run
 from rehearsal_runs import Process, Site, wait_for
 

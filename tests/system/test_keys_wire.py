@@ -11,16 +11,16 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from apbmm.status import NoMasterError, ask
-from apbmm_common import curve
-from apbmm_common.codec import encode
-from apbmm_common.curve import ClientKeys, MasterKeys
-from apbmm_common.messages import BeatAck, Bye, Refuse, Welcome
-from apbmm_master.journal import read_journal
-from apbmm_master.ledger import Ledger
+from apbmm.status.query import NoMasterError, ask
+from apbmm_common.protocol import curve_keys
+from apbmm_common.protocol.codec import encode
+from apbmm_common.protocol.curve_keys import ClientKeys, MasterKeys
+from apbmm_common.protocol.messages import BeatAck, Bye, Refuse, Welcome
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.store import read_journal
 from apbmm_master.master import Master
-from apbmm_master.status import live_snapshot
-from apbmm_master.status_socket import StatusSocket
+from apbmm_master.status.snapshot import live_snapshot
+from apbmm_master.status.sockets import StatusSocket
 from fake_peers import FakeWorker, master_in_process, until, worker_socket
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, free_port
@@ -32,13 +32,13 @@ TIMINGS = {"beat": 0.2, "suspect": 20.0, "unreachable": 40.0, "resend": 0.5}
 
 @pytest.fixture
 def keys(tmp_path: Path) -> MasterKeys:
-    return curve.new_master(tmp_path / "keys")
+    return curve_keys.new_master(tmp_path / "keys")
 
 
 def key_of(keys: MasterKeys, name: str) -> ClientKeys:
     """Let a worker in, and its key."""
-    curve.new_worker(keys, name)
-    found = curve.worker_keys(str(keys.folder), name)
+    curve_keys.new_worker(keys, name)
+    found = curve_keys.worker_keys(str(keys.folder), name)
     assert found is not None
     return found
 
@@ -107,7 +107,7 @@ async def test_a_worker_without_a_key_is_shut_out(
 async def test_a_strangers_key_is_shut_out(
     tmp_path: Path, keys: MasterKeys, caplog: pytest.LogCaptureFixture
 ) -> None:
-    elsewhere = curve.new_master(tmp_path / "elsewhere")
+    elsewhere = curve_keys.new_master(tmp_path / "elsewhere")
     stranger = key_of(elsewhere, "right")
     wrong = ClientKeys(stranger.folder, stranger.pair, keys.pair.public)
     reason = await shut_out(tmp_path, keys, wrong, caplog)
@@ -119,7 +119,7 @@ async def test_a_strangers_key_is_shut_out(
 async def test_a_worker_of_another_master_is_shut_out(
     tmp_path: Path, keys: MasterKeys, caplog: pytest.LogCaptureFixture
 ) -> None:
-    elsewhere = curve.new_master(tmp_path / "elsewhere")
+    elsewhere = curve_keys.new_master(tmp_path / "elsewhere")
     known = key_of(keys, "known")
     wrong = ClientKeys(known.folder, known.pair, elsewhere.pair.public)
     reason = await shut_out(tmp_path, keys, wrong, caplog)
@@ -130,7 +130,7 @@ async def test_a_worker_of_another_master_is_shut_out(
 async def test_the_masters_own_key_is_no_workers(
     tmp_path: Path, keys: MasterKeys, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = curve.reader_keys(str(keys.folder))
+    own = curve_keys.reader_keys(str(keys.folder))
     assert own is not None
     assert own.pair == keys.pair
     reason = await shut_out(tmp_path, keys, own, caplog)
@@ -207,7 +207,7 @@ async def test_revoking_cuts_off_the_next_message(tmp_path: Path, keys: MasterKe
 
     def work(evaluation: str) -> None:
         if evaluation == "thinking":
-            curve.revoke(keys, "a")
+            curve_keys.revoke(keys, "a")
 
     async with master_in_process(spec(), tmp_path, keys) as (master, address, _):
         revoked = FakeWorker(address, "a", work, keys=mine["a"])
@@ -228,7 +228,7 @@ async def test_revoking_cuts_off_the_next_message(tmp_path: Path, keys: MasterKe
 
 async def test_a_key_that_is_replaced_is_worth_nothing(tmp_path: Path, keys: MasterKeys) -> None:
     """Another key under the same name, written over the first: the file's folder stays as it is."""
-    old, other = key_of(keys, "a"), key_of(curve.new_master(tmp_path / "elsewhere"), "a")
+    old, other = key_of(keys, "a"), key_of(curve_keys.new_master(tmp_path / "elsewhere"), "a")
     new = ClientKeys(keys.folder, other.pair, keys.pair.public)
     async with master_in_process(spec(), tmp_path, keys) as (master, address, _):
         worker = FakeWorker(address, "a", keys=old)
@@ -267,14 +267,14 @@ async def test_the_status_is_for_whoever_has_a_key(
         status = StatusSocket(tmp_path, lambda: live_snapshot(master), master.door, address)
         answering = asyncio.create_task(status.serve())
         try:
-            own = curve.reader_keys(str(keys.folder))
+            own = curve_keys.reader_keys(str(keys.folder))
             for reader in (a, own):
                 assert (await asyncio.to_thread(ask, address, reader))["security"] == "curve"
             local = json.loads((tmp_path / "status.json").read_text())["status"]
             assert (await asyncio.to_thread(ask, local))["run"] == master.ledger.run
             await nothing_but_status(address, a, master)
-            stranger = key_of(curve.new_master(tmp_path / "elsewhere"), "a")
-            monkeypatch.setattr("apbmm.status.ANSWER_SECONDS", 0.5)
+            stranger = key_of(curve_keys.new_master(tmp_path / "elsewhere"), "a")
+            monkeypatch.setattr("apbmm.status.query.ANSWER_SECONDS", 0.5)
             for reader in (None, ClientKeys(keys.folder, stranger.pair, keys.pair.public)):
                 with pytest.raises(NoMasterError, match="no master answers") as caught:
                     await asyncio.to_thread(ask, address, reader)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common import curve
-from apbmm_common.codec import encode
-from apbmm_common.messages import Bye
-from apbmm_worker import dealer
-from apbmm_worker.dealer import BROKEN_OFF
+from apbmm_common.protocol import curve_keys
+from apbmm_common.protocol.codec import encode
+from apbmm_common.protocol.messages import Bye
+from apbmm_worker.daemon import master_link
+from apbmm_worker.daemon.master_link import BROKEN_OFF
 from fake_peers import FakeMaster, until, worker_socket
 from rehearsal_runs import free_port
 
-LOGGER = "apbmm_worker.dealer"
+LOGGER = "apbmm_worker.daemon.master_link"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def test_a_master_that_goes_away_and_comes_back_is_no_error(
     said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor one whose host still took a connection, or two, while it ended."""
-    monkeypatch.setattr(dealer, "RETRY_SECONDS", (0.05, 0.1))
+    monkeypatch.setattr(master_link, "RETRY_SECONDS", (0.05, 0.1))
     port = free_port()
     away = ("INFO", f"the master at {local(port)} is away: waiting for it")
     back = ("INFO", f"the master at {local(port)} is back")
@@ -91,12 +91,12 @@ async def test_who_closes_every_connection_is_named_once(
     reason: str,
     hint: str,
 ) -> None:
-    monkeypatch.setattr(dealer, "RETRY_SECONDS", (0.05, 0.1))
+    monkeypatch.setattr(master_link, "RETRY_SECONDS", (0.05, 0.1))
     port, keys = free_port(), None
     if keyed:
-        master = curve.new_master(tmp_path / "keys")
-        curve.new_worker(master, "a")
-        keys = curve.worker_keys(str(master.folder), "a")
+        master = curve_keys.new_master(tmp_path / "keys")
+        curve_keys.new_worker(master, "a")
+        keys = curve_keys.worker_keys(str(master.folder), "a")
     async with closing_at_once(port) as closed, worker_socket(local(port), keys):
         await until("more than enough", lambda: len(closed) > 2 * BROKEN_OFF)
     ((level, text),) = lines(said)
@@ -109,7 +109,7 @@ async def test_sockets_that_close_while_they_connect_stop_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """libzmq's one I/O thread waits forever for a monitor that is gone before its socket."""
-    monkeypatch.setattr(dealer, "RETRY_SECONDS", (0.001, 0.001))
+    monkeypatch.setattr(master_link, "RETRY_SECONDS", (0.001, 0.001))
     port = free_port()
     async with closing_at_once(port) as closed:
         for _ in range(60):

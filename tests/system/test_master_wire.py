@@ -14,16 +14,16 @@ import zmq.asyncio
 from blockbuster import blockbuster_ctx
 
 from apbmm_common import PROTOCOL_VERSION
-from apbmm_common.codec import HEADER
 from apbmm_common.errors import EXIT_FAILED, JournalError, UsageError
-from apbmm_common.messages import Beat, Failed, Refuse
-from apbmm_master.events import Finished, Record
-from apbmm_master.journal import Journal, read_journal
-from apbmm_master.ledger import Ledger
+from apbmm_common.protocol.codec import HEADER
+from apbmm_common.protocol.messages import Beat, Failed, Refuse
+from apbmm_master.journal.events import Finished, Record
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.store import Journal, read_journal
 from apbmm_master.master import Master
-from apbmm_master.policy import Finish
-from apbmm_master.search_errors import ReferenceScaleError
-from apbmm_master.status import live_snapshot
+from apbmm_master.scheduling.policy import Finish
+from apbmm_master.search.errors import ReferenceScaleError
+from apbmm_master.status.snapshot import live_snapshot
 from fake_peers import FakeWorker, master_in_process, until
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE

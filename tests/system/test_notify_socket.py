@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.events import Finished, Record, RunStarted
-from apbmm_master.journal import Journal
+from apbmm_master.journal.events import Finished, Record, RunStarted
+from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
-from apbmm_master.policy import Finish
+from apbmm_master.scheduling.policy import Finish
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, Process, Site, wait_for
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import zmq
 
-from apbmm_common.runfile import RunSpec
-from apbmm_master.door import Door
-from apbmm_master.events import Record, RunStarted
-from apbmm_master.ledger import Ledger
-from apbmm_master.status_socket import StatusSocket
+from apbmm_common.run_file.load import RunSpec
+from apbmm_master.journal.events import Record, RunStarted
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.status.sockets import StatusSocket
+from apbmm_master.wire.authentication import Door
 from rehearsal_runs import run_spec, wait_for
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from apbmm_master.events import Proposed
-from apbmm_master.ledger import Ledger
-from apbmm_master.proposals import calls_of, setup_of
-from apbmm_master.proposer import Request, Session, Tell
+from apbmm_master.journal.events import Proposed
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.optimiser.client import calls_of, setup_of
+from apbmm_master.optimiser.process import Request, Session, Tell
 from rehearsal_runs import Site, wait_for
 
 CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from apbmm_master.evaluations import VANISHED
-from apbmm_master.events import Leased, Lost
-from apbmm_master.ledger import Ledger
-from apbmm_master.lifecycle import EvaluationState
-from apbmm_master.vanishings import set_aside
+from apbmm_master.journal.evaluations import VANISHED
+from apbmm_master.journal.events import Leased, Lost
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.scheduling.lost_workers import set_aside
 from commands import run
 from fault_accounts import accounts
 from rehearsal_runs import Process, Site, wait_for

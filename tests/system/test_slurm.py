@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.events import EpochStarted, Leased, ResultRecorded
-from apbmm_master.journal import read_journal
-from apbmm_master.ledger import Ledger
+from apbmm_master.journal.events import EpochStarted, Leased, ResultRecorded
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.store import read_journal
 from commands import REPOSITORY, environment
 from rehearsal_runs import free_port, wait_for, write_run_file
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from apbmm_common.messages import Measured
-from apbmm_master.ledger import Evaluation, Ledger
-from apbmm_master.prior import outside_importance
-from apbmm_master.proposals import layer_importance, setup_of
-from apbmm_worker.rehearsal import Landscape
+from apbmm_common.protocol.messages import Measured
+from apbmm_master.journal.run_state import Evaluation, Ledger
+from apbmm_master.optimiser.client import layer_importance, setup_of
+from apbmm_master.search.prior import outside_importance
+from apbmm_worker.child.rehearsal import Landscape
 from rehearsal_runs import Site
 
 CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}

@@ -13,12 +13,12 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from apbmm.status import ask
-from apbmm_common import curve
-from apbmm_master import status_socket
-from apbmm_master.door import Door
-from apbmm_master.status import live_snapshot
-from apbmm_master.status_socket import StatusSocket
+from apbmm.status.query import ask
+from apbmm_common.protocol import curve_keys
+from apbmm_master.status import sockets
+from apbmm_master.status.snapshot import live_snapshot
+from apbmm_master.status.sockets import StatusSocket
+from apbmm_master.wire.authentication import Door
 from fake_peers import FakeWorker, master_in_process, until
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, free_port
@@ -53,7 +53,7 @@ class Flood(threading.Thread):
 async def test_a_flood_of_requests_does_not_hold_up_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apbmm.status.ANSWER_SECONDS", DEADLINE)
+    monkeypatch.setattr("apbmm.status.query.ANSWER_SECONDS", DEADLINE)
     spec: Any = world_spec(timings=TIMINGS)
     async with master_in_process(spec, tmp_path) as (master, address, _):
         status = StatusSocket(tmp_path, lambda: live_snapshot(master), master.door)
@@ -78,7 +78,7 @@ async def test_a_flood_of_requests_does_not_hold_up_the_run(
 async def test_who_asks_soon_after_another_gets_the_same_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_socket, "FRESH_SECONDS", 600.0)
+    monkeypatch.setattr(sockets, "FRESH_SECONDS", 600.0)
     door, taken = Door(), itertools.count()
     status = StatusSocket(tmp_path, lambda: {"snapshot": next(taken)}, door)
     answering = asyncio.create_task(status.serve())
@@ -103,10 +103,10 @@ async def answer_of(asker: zmq.asyncio.Socket) -> dict[str, Any]:
 
 async def test_revoking_cuts_off_who_asks_for_the_status(tmp_path: Path) -> None:
     """Its connection lives on: every question of it is judged by what the folder says then."""
-    keys = curve.new_master(tmp_path / "keys")
-    curve.new_worker(keys, "a")
+    keys = curve_keys.new_master(tmp_path / "keys")
+    curve_keys.new_worker(keys, "a")
     folder = str(keys.folder)
-    a, own = curve.worker_keys(folder, "a"), curve.reader_keys(folder)
+    a, own = curve_keys.worker_keys(folder, "a"), curve_keys.reader_keys(folder)
     assert a is not None
     assert own is not None
     door = Door(keys)
@@ -122,7 +122,7 @@ async def test_revoking_cuts_off_who_asks_for_the_status(tmp_path: Path) -> None
                 key.secure(asker)
                 asker.connect(address)
                 assert await answer_of(asker) == {"run": "r"}
-            curve.revoke(keys, "a")
+            curve_keys.revoke(keys, "a")
             refusal = await answer_of(revoked)
             assert refusal["error"] == "the key of worker a was revoked"
             assert "apbmm keys new-worker a" in refusal["hint"]

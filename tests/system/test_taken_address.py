@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from apbmm_common.errors import RunDirectoryError, UsageError
-from apbmm_common.runfile import load_run_file
-from apbmm_master.door import Door
-from apbmm_master.journal import Journal
+from apbmm_common.run_file.load import load_run_file
+from apbmm_master.journal.store import Journal
 from apbmm_master.serve import serve
+from apbmm_master.wire.authentication import Door
 from commands import free_address, run, write_rehearsal
 
 pytestmark = pytest.mark.slow

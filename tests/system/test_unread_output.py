@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.journal import read_journal
-from apbmm_master.ledger import Ledger
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.store import read_journal
 from commands import command_line, environment, free_address, started, write_rehearsal
 
 pytestmark = pytest.mark.slow

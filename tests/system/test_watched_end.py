@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.status import NoMasterError, ask
-from apbmm_master import status_socket
-from apbmm_master.door import Door
-from apbmm_master.status_socket import StatusSocket
+from apbmm.status.query import NoMasterError, ask
+from apbmm_master.status import sockets
+from apbmm_master.status.sockets import StatusSocket
+from apbmm_master.wire.authentication import Door
 from commands import free_address
 
 
 async def test_the_end_is_told_to_whoever_watches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_socket, "FAREWELL_SECONDS", 600.0)
+    monkeypatch.setattr(sockets, "FAREWELL_SECONDS", 600.0)
     address, snapshot, door = free_address(), {"finished": ""}, Door()
     status = StatusSocket(tmp_path, lambda: snapshot, door, address)
     answering = asyncio.create_task(status.serve())
@@ -34,6 +34,6 @@ async def test_the_end_is_told_to_whoever_watches(
         await asyncio.gather(answering, return_exceptions=True)
         status.close()
         await door.close()
-    monkeypatch.setattr("apbmm.status.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("apbmm.status.query.ANSWER_SECONDS", 0.2)
     with pytest.raises(NoMasterError):
         await asyncio.to_thread(ask, address)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from apbmm_master.events import (
+from apbmm_master.journal.events import (
     AttemptFailed,
     EvaluationFailed,
     Leased,

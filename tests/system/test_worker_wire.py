@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_common import PROTOCOL_VERSION
-from apbmm_common.messages import (
+from apbmm_common.protocol.messages import (
     Accept,
     Assign,
     Beat,
@@ -28,7 +28,7 @@ from apbmm_common.messages import (
     ResultAck,
     Welcome,
 )
-from apbmm_common.runfile import RunSpec
+from apbmm_common.run_file.load import RunSpec
 from fake_peers import FakeMaster
 from rehearsal_runs import Process, Site, run_spec, wait_for
 

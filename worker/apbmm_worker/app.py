@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from apbmm_common.command_line import command_app
-from apbmm_common.logs import Level
-from apbmm_common.stop_signals import StopRequests, leaving_at_once, own_signals
+from apbmm_common.process.command_line import command_app
+from apbmm_common.process.logs import Level
+from apbmm_common.process.signals import StopRequests, leaving_at_once, own_signals
 
 if TYPE_CHECKING:
-    from apbmm_worker.options import Options
+    from apbmm_worker.daemon.options import Options
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +79,10 @@ def worker(  # noqa: PLR0913 - one argument a flag
         What is told on standard error.
     """
     with leaving_at_once():
-        from apbmm_common.curve import worker_keys
-        from apbmm_common.logs import set_up_logging
-        from apbmm_worker import options
-        from apbmm_worker.engine_values import parse_engine_arguments
+        from apbmm_common.process.logs import set_up_logging
+        from apbmm_common.protocol.curve_keys import worker_keys
+        from apbmm_worker.daemon import options
+        from apbmm_worker.engine_options import parse_engine_arguments
 
     set_up_logging(log_level)
     card = options.parse_gpu(gpu)
@@ -106,9 +106,9 @@ def serve(settings: Options) -> int:
     import signal
 
     with leaving_at_once():
-        from apbmm_worker.daemon import Daemon
-        from apbmm_worker.dealer import flush
-        from apbmm_worker.options import Claim, claim_folders
+        from apbmm_worker.daemon.daemon import Daemon
+        from apbmm_worker.daemon.master_link import flush
+        from apbmm_worker.daemon.options import Claim, claim_folders
 
     claim = Claim(settings)
     folders = claim_folders(settings)

@@ -1,0 +1,270 @@
+"""What the `apbmm` command takes. Heavy imports come after the arguments are parsed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter, validators
+
+from apbmm.merge.command import Definition, Dtype, MethodName
+from apbmm_common.process.command_line import command_app
+
+app = command_app(
+    "apbmm",
+    "Look at runs and try them out. The search itself is apbmm-master with apbmm-worker.",
+)
+
+keys_app = App(name="keys", help="Make, list and revoke the keys of a master and its workers.")
+app.command(keys_app)
+
+Keys = Annotated[str | None, Parameter(env_var="APBMM_KEYS")]
+AtLeastOne = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
+
+
+@app.command
+def check(run_file: Path, /) -> int:
+    """Dry run: name every error of a run file at once, or print what would run.
+
+    Reads the headers of the checkpoints, the benchmark folders and the prompts; starts nothing.
+
+    Parameters
+    ----------
+    run_file
+        RUN.toml.
+    """
+    from apbmm.check.inspect import check as run_check
+
+    return run_check(run_file)
+
+
+@app.command
+def status(
+    run: str | None = None,
+    /,
+    *,
+    watch: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    keys: Keys = None,
+) -> int:
+    """Show where a run stands: from its master, or from its journal when no master lives.
+
+    Parameters
+    ----------
+    run
+        Run directory, or the address of a status socket (tcp://HOST:PORT). Default: the most
+        recently changed run under runs/.
+    watch
+        Draw again every second until the run is finished, or Ctrl-C.
+    json
+        Print one JSON object instead.
+    keys
+        Folder of keys, for an address: the master's, or a worker's. Default:
+        ~/.config/apbmm/keys if there are keys in it; none goes without.
+    """
+    from apbmm.status.query import show_status
+
+    return show_status(run, watch=watch, as_json=json, keys=keys)
+
+
+@app.command
+def compare(
+    *run_dirs: Path,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Put runs side by side: hypervolume, Spacing, contribution to the pooled front, load, time.
+
+    Runs whose objectives do not mean the same (other sources, benchmarks or settings) are refused.
+
+    Parameters
+    ----------
+    run_dirs
+        Run directories, finished or not.
+    json
+        Print one JSON object instead.
+    """
+    from apbmm.compare.runs import show_comparison
+
+    return show_comparison(run_dirs, as_json=json)
+
+
+@keys_app.command(name="new-master")
+def new_master(folder: str | None = None, /, *, keys: Keys = None) -> int:
+    """Make a master's folder of keys. With it a master lets in only workers that have a key.
+
+    Parameters
+    ----------
+    folder
+        The same as --keys.
+    keys
+        The folder. Default: ~/.config/apbmm/keys, where master and workers look by themselves.
+    """
+    from apbmm.keys import make_master
+
+    return make_master(folder, keys)
+
+
+@keys_app.command(name="new-worker")
+def new_worker(name: str, /, *, keys: Keys = None) -> int:
+    """Make a key for one worker and let it in, without a restart of the master.
+
+    Parameters
+    ----------
+    name
+        The worker's --name. The key is good for no other.
+    keys
+        The master's folder of keys. Default: ~/.config/apbmm/keys.
+    """
+    from apbmm.keys import make_worker
+
+    return make_worker(name, keys)
+
+
+@keys_app.command(name="revoke")
+def revoke(name: str, /, *, keys: Keys = None) -> int:
+    """Shut a worker out at its next message; what it holds is given to another.
+
+    Parameters
+    ----------
+    name
+        The worker's name.
+    keys
+        The master's folder of keys. Default: ~/.config/apbmm/keys.
+    """
+    from apbmm.keys import revoke as revoke_key
+
+    return revoke_key(name, keys)
+
+
+@keys_app.command(name="list")
+def list_keys(*, keys: Keys = None) -> int:
+    """Name the workers that are let in, and their public keys.
+
+    Parameters
+    ----------
+    keys
+        The master's folder of keys. Default: ~/.config/apbmm/keys.
+    """
+    from apbmm.keys import show
+
+    return show(keys)
+
+
+@app.command
+def demo(
+    *,
+    run_dir: Path | None = None,
+    evaluations: AtLeastOne = None,
+    workers: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 2,
+    seed: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
+    rehearsal: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Search merges of the shipped pair of small models, on the CPU: a master and its workers.
+
+    The same command with the same --run-dir goes on where it stopped. Ctrl-C or
+    SIGTERM lets the evaluations in hand finish; a second one stops at once, and nothing recorded
+    is lost.
+
+    Parameters
+    ----------
+    run_dir
+        Folder that holds everything about the run. Default: a new one under runs/.
+    evaluations
+        Merges to evaluate, beside the two references. Default: 40, or as the run was begun.
+    workers
+        CPU workers, each with a vLLM of its own.
+    seed
+        Seed of the search. Default: 0, or as the run was begun.
+    rehearsal
+        Invent the measurements instead of running the models: tries only the machinery.
+    """
+    from apbmm.demo.run import Wishes, run_demo
+
+    return run_demo(run_dir, Wishes(evaluations, workers, seed, rehearsal))
+
+
+@app.command
+def merge(  # noqa: PLR0913 - one for each flag
+    *,
+    source: Annotated[list[str], Parameter(negative=())],
+    out: Path,
+    base: Path | None = None,
+    method: MethodName = "linear",
+    weight: float | None = None,
+    weights: Path | None = None,
+    density: float | None = None,
+    seed: int | None = None,
+    gamma: float | None = None,
+    epsilon: float | None = None,
+    definition: Definition | None = None,
+    outside_layers: str | None = None,
+    template_from: str | None = None,
+    dtype: Dtype = "source",
+) -> int:
+    """Merge checkpoints into one, as the workers do.
+
+    Linear: the weighted sum of the sources, layer by layer. The other methods add what is left of
+    the task vectors (source minus base), times the weight, to the base. Tensors are laid out and
+    stored as in the last source.
+
+    Parameters
+    ----------
+    source
+        A checkpoint folder, or NAME=FOLDER. Give it once for each source. Without a name they are
+        called 1, 2, ...
+    out
+        Folder for the merge: new or empty.
+    base
+        The checkpoint that task vectors are taken from.
+    method
+        How to merge.
+    weight
+        Linear: the first source's weight, of two. Other methods: the factor of the merged task
+        vectors (mergekit's lambda).
+    weights
+        JSON file of weights (linear, task_arithmetic). A list has an entry for each layer: the
+        first source's weight of two (or the only one's), or a list with a weight for each source.
+        {"layers": [...]} is the same, {"blocks": [...]} has an entry for each of so many runs of
+        layers, {"sticks": [...]} numbers in [0, 1] by stick-breaking (linear), one fewer a layer
+        than sources. Beside them "outside" says what --outside-layers does, or has entries for
+        "embeddings", "norm" and "head".
+    density
+        Share of each task vector that stays. Default: 1.
+    seed
+        What the random methods (dare, della) draw by. Default: 0.
+    gamma
+        Breadcrumbs: share of the largest elements that goes. Default: 0.01.
+    epsilon
+        Della: how far the probability to stay varies. Default: 0.15.
+    definition
+        Dare and della: scaled as in mergekit (the default) or as in their papers. Ties: the largest
+        of each tensor as in mergekit (the default), or of the whole task vector as in its paper.
+    outside_layers
+        For embeddings, final norm and output head: mean (of the layers' weights, the default), or
+        the name of a source to follow.
+    template_from
+        The source that config, tokenizer, chat template and generation config are copied from.
+        Default: the first.
+    dtype
+        Stored dtype. Default: each tensor's own in the last source.
+    """
+    from apbmm.merge.command import MergeRequest, run_merge
+
+    return run_merge(
+        MergeRequest(
+            source=source,
+            out=out,
+            base=base,
+            method=method,
+            weight=weight,
+            weights=weights,
+            density=density,
+            seed=seed,
+            gamma=gamma,
+            epsilon=epsilon,
+            definition=definition,
+            outside_layers=outside_layers,
+            template_from=template_from,
+            dtype=dtype,
+        )
+    )

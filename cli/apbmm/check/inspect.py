@@ -1,0 +1,212 @@
+"""`apbmm check`: a dry run that names every fault at once, or says what would run. No torch.
+
+`inspect` collects, `apbmm.check.view` prints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from apbmm.check.parts import Parts, parts_of, sound_parts
+from apbmm_common.checkpoint.compatibility import IDENTICAL, compatibility_faults, identical_files
+from apbmm_common.checkpoint.headers import Checkpoint, layer_count, read_checkpoint, text_config
+from apbmm_common.checkpoint.remote_code import own_code, require_code
+from apbmm_common.datasets.prompts import read_prompts
+from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, RunFileError, SourceError
+from apbmm_common.run_file.load import (
+    Benchmark,
+    Engine,
+    Generation,
+    Merge,
+    RunSpec,
+)
+from apbmm_common.run_file.space import block_of
+
+NO_SEARCH = (
+    "this host cannot run apbmm-master: pip install '.[master]', in the folder of apbmm's sources, "
+    "adds what it needs"
+)
+
+
+@dataclass
+class Inspection:
+    """What a dry run found. ``spec`` is None when the run file itself is not valid."""
+
+    run_file: Path
+    spec: RunSpec | None = None
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    code: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Python files that come with a checkpoint, by role; only where there are any."""
+    questions: dict[str, int | None] = field(default_factory=dict)
+    """Questions of each benchmark; None where apbmm does not know the adapter's files."""
+
+    def fault(self, error: ApbmmError, name: str = "") -> None:
+        """Add a fault; its hint goes into the same line."""
+        text = f"{name}: {error}" if name else str(error)
+        if text not in self.faults:
+            self.faults.append(text)
+
+
+def check(run_file: Path) -> int:
+    """Print every fault of a run file, numbered, or what it would run; returns the exit code."""
+    from apbmm.check.view import print_faults, print_plan
+
+    found = inspect(run_file)
+    if found.faults:
+        print_faults(found)
+        return EXIT_USAGE
+    print_plan(found)
+    return EXIT_DONE
+
+
+def inspect(run_file: Path) -> Inspection:
+    """Look at everything that a run file names, without torch and without changing anything."""
+    from apbmm_master.run_checks import load_run
+
+    found = Inspection(run_file)
+    try:
+        found.spec = load_run(run_file)
+    except RunFileError as error:
+        found.faults += [line.strip() for line in error.message.splitlines()[1:]]
+        if not found.faults:
+            found.fault(error)
+            return found
+        parts = sound_parts(run_file)
+    else:
+        parts = parts_of(found.spec)
+    if find_spec("botorch") is None:
+        found.notes.append(NO_SEARCH)
+    _inspect_sources(found, parts)
+    _inspect_benchmarks(found, parts.benchmarks)
+    if parts.prompts is not None:
+        try:
+            read_prompts(Path(parts.prompts), sys.maxsize)
+        except SourceError as error:
+            found.fault(error, "prior.prompts")
+    return found
+
+
+# ---- the files that it names -------------------------------------------------------------------
+
+
+def _inspect_sources(found: Inspection, parts: Parts) -> None:
+    for role, path in parts.sources.items():
+        try:
+            found.checkpoints[role] = read_checkpoint(Path(path))
+        except SourceError as error:
+            found.fault(error, f"sources.{role}")
+    checkpoints = found.checkpoints
+    _inspect_code(found, parts.engine)
+    if parts.generation is not None:
+        _inspect_generation(found, parts.generation)
+    if "instruct" in checkpoints:
+        _inspect_blocks(found, parts.merge)
+    if checkpoints.keys() != parts.sources.keys() or not {"thinking", "instruct"} <= set(
+        checkpoints
+    ):
+        return
+    if identical_files(checkpoints["thinking"], checkpoints["instruct"]):
+        found.faults.append(f"sources: {IDENTICAL}")
+    else:
+        found.faults += [f"sources: {fault}" for fault in compatibility_faults(checkpoints)]
+
+
+def _inspect_code(found: Inspection, engine: Engine | None) -> None:
+    for role, checkpoint in found.checkpoints.items():
+        code = own_code(checkpoint.path)
+        if code and engine is not None:
+            found.code[role] = code
+            try:
+                require_code(checkpoint.path, remote_code=engine.remote_code)
+            except SourceError as error:
+                found.fault(error, f"sources.{role}")
+
+
+def _inspect_blocks(found: Inspection, merge: Merge | None) -> None:
+    if merge is None or merge.blocks is None:
+        return
+    with suppress(SourceError):  # layers that cannot be counted are a fault of their own
+        layers = layer_count(found.checkpoints["instruct"])
+        try:
+            block_of(layers, merge.blocks)
+        except RunFileError as error:
+            found.fault(error)
+
+
+def _inspect_generation(found: Inspection, generation: Generation) -> None:
+    source = found.checkpoints.get(generation.template_from)
+    if source is not None and not has_chat_template(source.path):
+        found.faults.append(
+            f"generation.template_from: {source.path} has no chat template "
+            "(hint: it is in tokenizer_config.json or chat_template.jinja)"
+        )
+    for role, checkpoint in found.checkpoints.items():
+        config = text_config(checkpoint.config)
+        longest = config.get("max_position_embeddings")
+        scaled = config.get("rope_scaling") or config.get("rope_parameters", {}).get("factor")
+        if role == "base" or scaled or not isinstance(longest, int):
+            continue
+        if generation.context > longest:
+            found.faults.append(
+                f"generation.context: {generation.context} tokens, but {role} has positions for "
+                f"{longest}"
+            )
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a folder's tokenizer comes with a chat template."""
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, Mapping) and bool(config.get("chat_template"))
+
+
+def _inspect_benchmarks(found: Inspection, benchmarks: tuple[Benchmark, ...]) -> None:
+    from apbmm_common.datasets.benchmark_folders import check_folder, choose_questions
+
+    known = known_adapters()
+    for benchmark in benchmarks:
+        if known and benchmark.adapter not in known and not _own(benchmark.adapter):
+            found.faults.append(
+                f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}"
+            )
+        try:
+            check_folder(benchmark, Path(benchmark.path))
+            with tempfile.TemporaryDirectory(prefix="apbmm-check-") as scratch:
+                chosen = choose_questions(benchmark, Path(benchmark.path), Path(scratch))
+        except SourceError as error:
+            found.fault(error)
+        else:
+            count = None if chosen.positions is None else len(chosen.positions)
+            found.questions[benchmark.name] = count
+
+
+def _own(adapter: str) -> bool:
+    return adapter == "apbmm_exact" or adapter.startswith("apbmm_demo_")
+
+
+def known_adapters() -> frozenset[str]:
+    """Names of EvalScope's benchmarks, read from its files: importing it takes many seconds.
+
+    Empty where EvalScope is not installed.
+    """
+    import re
+
+    evalscope = find_spec("evalscope")
+    if evalscope is None or evalscope.origin is None:
+        return frozenset()
+    name = re.compile(r"\bname=['\"]([^'\"]+)['\"]")
+    files = (Path(evalscope.origin).parent / "benchmarks").rglob("*.py")
+    return frozenset(n for file in files for n in name.findall(file.read_text(encoding="utf-8")))

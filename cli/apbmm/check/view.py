@@ -1,0 +1,158 @@
+"""What `apbmm check` prints."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from apbmm.check.inspect import Inspection
+from apbmm_common.checkpoint.headers import Checkpoint, layer_count
+from apbmm_common.checkpoint.tensor_groups import outside_groups
+from apbmm_common.run_file.load import LINEAR, Benchmark, Objective, RunSpec
+
+Row = tuple[str, str]
+
+
+def print_faults(found: Inspection) -> None:
+    """Every fault on a numbered line of standard error."""
+    count = len(found.faults)
+    lines = [f"{found.run_file}: {count} {'error' if count == 1 else 'errors'}"]
+    lines += [f"  {number}. {fault}" for number, fault in enumerate(found.faults, 1)]
+    print("\n".join(lines), file=sys.stderr)  # noqa: T201
+
+
+def print_plan(found: Inspection) -> None:
+    """What the run would do, one line a fact."""
+    console = Console(highlight=False, soft_wrap=True)
+    for name, text in plan(found):
+        console.print(f"{name:<12} {text}", markup=False)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print(f"{found.run_file}: no errors", markup=False)
+
+
+def plan(found: Inspection) -> list[Row]:
+    """What a valid run would do, as (name, text) rows."""
+    spec = found.spec
+    assert spec is not None
+    rows: list[Row] = [("run", f"{spec.name}, seed {spec.seed}")]
+    if spec.evaluation.kind == "rehearsal":
+        rows.append(
+            ("evaluation", f"REHEARSAL: invented measurements of {spec.evaluation.layers} layers")
+        )
+    rows += [*_sources(found), *_code(found, spec)]
+    rows.append(("merge", _merge(found, spec)))
+    rows += [("benchmark", _benchmark(b, found.questions.get(b.name))) for b in spec.benchmarks]
+    rows += [("generation", _generation(spec)), ("prior", _prior(spec))]
+    rows += [("objective", _objective(o, spec)) for o in spec.objectives]
+    point = ", ".join(f"{value:g}" for value in spec.hypervolume_reference)
+    rows += [
+        ("hypervolume", f"above ({point})"),
+        ("algorithm", _algorithm(spec)),
+        ("budget", _budget(found, spec)),
+    ]
+    return rows
+
+
+def _sources(found: Inspection) -> list[Row]:
+    assert found.spec is not None
+    rows = [(role, _checkpoint(source)) for role, source in found.checkpoints.items()]
+    if rows and "base" not in found.checkpoints:
+        alone = found.spec.merge_method != LINEAR
+        lacks = ", so only the thinking model has a task vector" if alone else ""
+        rows.append(("base", f"the instruct model{lacks}"))
+    if rows:
+        largest = max(source.weight_bytes for source in found.checkpoints.values())
+        rows.append(("scratch", f"{size(largest)} on each worker, for one merged checkpoint"))
+    return rows
+
+
+def _code(found: Inspection, spec: RunSpec) -> list[Row]:
+    """Whether Python code that comes with the checkpoints is run, and by whom."""
+    files = ", ".join(sorted({name for code in found.code.values() for name in code}))
+    if spec.engine.remote_code:
+        what = f"{files} of {', '.join(found.code)}" if files else "none comes with the sources"
+        return [("own code", f"{what}: workers take part only with --allow-remote-code")]
+    if not files:
+        return []
+    instead = "what vLLM and transformers have for these models is taken instead"
+    return [("own code", f"{files} of {', '.join(found.code)}: not run, {instead}")]
+
+
+def _checkpoint(source: Checkpoint) -> str:
+    dtypes = sorted({tensor.dtype for tensor in source.tensors.values()})
+    return (
+        f"{source.path}: {layer_count(source)} layers, {len(source.tensors)} tensors, "
+        f"{size(source.weight_bytes)} ({', '.join(dtypes)})"
+    )
+
+
+def _merge(found: Inspection, spec: RunSpec) -> str:
+    outside = f"outside the layers {spec.merge.outside_layers}"
+    if spec.merge.outside_layers == "own":
+        merged = [found.checkpoints[role] for role in ("thinking", "instruct") if found.checkpoints]
+        groups = ", ".join(outside_groups(merged)) if merged else "each group of tensors"
+        outside = f"outside the layers weights of their own for {groups}"
+    if spec.merge_method != LINEAR:
+        how = f"{spec.merge_method} of whole models"
+        outside = "all tensors alike" if spec.merge.outside_layers == "mean" else outside
+    elif spec.merge.blocks is not None:
+        how = f"linear, {spec.merge.blocks} blocks of layers"
+    else:
+        how = "linear, layer by layer"
+    return f"{how}, {outside}, dtype {spec.merge.dtype}"
+
+
+def _benchmark(benchmark: Benchmark, questions: int | None) -> str:
+    count = "all questions" if questions is None else f"{questions} questions"
+    return f"{benchmark.name}: {benchmark.adapter}, {count} from {benchmark.path}"
+
+
+def _generation(spec: RunSpec) -> str:
+    g = spec.generation
+    return (
+        f"chat template and tokenizer of {g.template_from}, at most {g.max_tokens} tokens in a "
+        f"context of {g.context}, temperature {g.temperature:g}, top_p {g.top_p:g}, "
+        f"top_k {g.top_k}, seed {g.seed}"
+    )
+
+
+def _prior(spec: RunSpec) -> str:
+    where = spec.prior.prompts or "the first benchmark questions (they are scored as well)"
+    return f"up to {spec.prior.questions} prompts from {where}"
+
+
+def _objective(objective: Objective, spec: RunSpec) -> str:
+    names = objective.benchmarks or tuple(b.name for b in spec.benchmarks)
+    return (
+        f"{objective.name}: {objective.metric} on {', '.join(names)}, 0 = {objective.vanilla}, "
+        f"1 = {objective.expert}"
+    )
+
+
+def _algorithm(spec: RunSpec) -> str:
+    settings = ", ".join(f"{key} = {value}" for key, value in spec.algorithm.settings.items())
+    return spec.algorithm.name + (f" with {settings}" if settings else "")
+
+
+def _budget(found: Inspection, spec: RunSpec) -> str:
+    budget = spec.budget
+    text = (
+        f"{budget.evaluations} evaluations ({budget.initial} of them initial) and 2 references, "
+        f"at most {budget.failures} failures"
+    )
+    counts = list(found.questions.values())
+    known = [count for count in counts if count is not None]
+    if known and len(known) == len(counts):
+        text += f": {(budget.evaluations + 2) * sum(known):,} answers"
+    return text
+
+
+def size(count: float) -> str:
+    """Bytes for people, in decimal units."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

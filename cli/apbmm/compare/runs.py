@@ -1,0 +1,275 @@
+"""`apbmm compare`: runs side by side, as in the paper's Table II.
+
+Objectives are scaled by references (Eq. 2), so those of two runs mean the same only when both asked
+merges of the same sources the same questions in the same way. Runs for which that does not hold are
+refused, and every difference is named. What changes no question is told in a note. All runs are
+scaled by one measurement of the references, the first one, so that two measurements that differ
+(another card, another engine) do not shift one run against the other.
+
+`compare` collects, `apbmm.compare.view` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from apbmm.status.query import run_directory
+from apbmm_common.errors import EXIT_DONE, ApbmmError, UsageError
+from apbmm_common.run_file.load import RunSpec
+from apbmm_master.journal.events import EpochStarted, Record
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.resume import changed
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.scores import (
+    check_scaling,
+    load_rate,
+    metrics_of,
+    objectives_of,
+    overlap,
+    references_of,
+    search_window,
+)
+from apbmm_master.journal.store import read_journal
+from apbmm_master.search.errors import SearchError
+from apbmm_master.search.objective import objective_vector
+from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
+
+Points = list[tuple[float, ...]]
+SCALING = ("accuracy", "tokens")
+"""The metrics that Eq. 2 takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as its journal tells it; ``pauses``: spans without a master (Unix seconds)."""
+
+    name: str
+    ledger: Ledger
+    spec: RunSpec
+    pauses: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run's line of Table II.
+
+    The first four numbers are None while there are no objectives, ``load_rate`` and ``seconds``
+    (wall clock of the search after its initial design) before anything was leased. ``state`` is
+    ``finished``, ``unfinished`` or ``failed``.
+    """
+
+    run: str
+    method: str
+    hypervolume: float | None
+    spacing: float | None
+    contribution: int | None
+    front: int | None
+    load_rate: float | None
+    seconds: float | None
+    done: int
+    failed: int
+    budget: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Rows in the order in which the runs were named, and what all of them share."""
+
+    rows: tuple[Row, ...]
+    objectives: tuple[str, ...]
+    reference_point: tuple[float, ...]
+    rehearsal: bool
+    pooled_front: int
+    notes: tuple[str, ...]
+
+
+def show_comparison(run_dirs: Sequence[Path], *, as_json: bool) -> int:
+    """Print the comparison of runs; returns the exit code."""
+    from apbmm.compare.view import print_json, print_table
+
+    found = compare(read_runs(run_dirs))
+    (print_json if as_json else print_table)(found)
+    return EXIT_DONE
+
+
+def read_runs(run_dirs: Sequence[Path]) -> list[Run]:
+    """The runs kept in ``run_dirs``. Raises `UsageError` naming every folder that holds none."""
+    if not run_dirs:
+        raise UsageError("no run to compare", "name the run directories: apbmm compare runs/a ...")
+    runs: list[Run] = []
+    faults: list[ApbmmError] = []
+    seen: set[Path] = set()
+    for named in run_dirs:
+        try:
+            folder = run_directory(named)
+            if folder.resolve() in seen:
+                raise UsageError(f"{named}: named twice")
+            seen.add(folder.resolve())
+            runs.append(_read(str(named), folder))
+        except ApbmmError as error:
+            faults.append(error)
+    if faults:
+        hints = dict.fromkeys(fault.hint for fault in faults if fault.hint)
+        raise UsageError("\n".join(fault.message for fault in faults), "; ".join(hints))
+    return runs
+
+
+def _read(name: str, folder: Path) -> Run:
+    records = read_journal(folder)
+    ledger = Ledger().replay(records)
+    if ledger.spec is None:
+        raise UsageError(f"{name}: the journal is empty: the run has not begun")
+    return Run(name, ledger, ledger.spec, tuple(_pauses(records)))
+
+
+def _pauses(records: Sequence[Record]) -> Iterator[tuple[float, float]]:
+    """From the last event of one master to the first of the next."""
+    for before, after in pairwise(records):
+        if isinstance(after.event, EpochStarted):
+            yield before.time, after.time
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Measure the runs against one another. Raises `UsageError` when they cannot be compared."""
+    require_comparable(runs)
+    first = runs[0].spec
+    point = first.hypervolume_reference
+    scale = next((run for run in runs if _can_scale(run)), None)
+    scored = [_points(run, scale) for run in runs]
+    shares = contributions([points or [] for points in scored])
+    return Comparison(
+        rows=tuple(
+            _row(run, points, share, point)
+            for run, points, share in zip(runs, scored, shares, strict=True)
+        ),
+        objectives=tuple(objective.name for objective in first.objectives),
+        reference_point=point,
+        rehearsal=first.evaluation.kind == "rehearsal",
+        pooled_front=sum(shares),
+        notes=tuple(_notes(runs, scale)),
+    )
+
+
+def _can_scale(run: Run) -> bool:
+    """Whether Eq. 2 can be applied to the run's own references."""
+    try:
+        check_scaling(run.ledger)
+    except SearchError:
+        return False
+    return run.ledger.references_done
+
+
+def _points(run: Run, scale: Run | None) -> Points | None:
+    """Objectives of the completed evaluations by the references of ``scale``; None without."""
+    if scale is None:
+        return None
+    objectives, references = objectives_of(run.spec), references_of(scale.ledger)
+    measured = (metrics_of(run.ledger.evaluations[name]) for name in run.ledger.completed)
+    return [tuple(objective_vector(objectives, metrics, references)) for metrics in measured]
+
+
+def _row(run: Run, points: Points | None, share: int, point: tuple[float, ...]) -> Row:
+    ledger = run.ledger
+    return Row(
+        run=run.name,
+        method=run.spec.algorithm.name,
+        hypervolume=hypervolume(points, point) if points else None,
+        spacing=spacing(points) if points else None,
+        contribution=share if points else None,
+        front=len(front(points)) if points else None,
+        load_rate=load_rate(ledger, ledger.time),
+        seconds=_search_seconds(run),
+        done=len(ledger.completed),
+        failed=ledger.count(EvaluationState.FAILED),
+        budget=run.spec.budget.evaluations,
+        state="failed" if ledger.failed else "finished" if ledger.finished else "unfinished",
+    )
+
+
+def _search_seconds(run: Run) -> float | None:
+    """Wall clock of the search, without the time in which no master ran."""
+    window = search_window(run.ledger, run.ledger.time)
+    if window is None:
+        return None
+    begin, end = window
+    return end - begin - sum(overlap(*pause, begin, end) for pause in run.pauses)
+
+
+# ---- what must be the same, and what is told ---------------------------------------------------
+
+
+def require_comparable(runs: Sequence[Run]) -> None:
+    """Raise `UsageError` naming everything that makes the objectives of two runs differ."""
+    first, faults = runs[0], []
+    for other in runs[1:]:
+        ours, theirs = _meaning(first), _meaning(other)
+        if not (first.ledger.digests and other.ledger.digests):  # no worker has read them yet
+            ours, theirs = ({**meaning, "contents": {}} for meaning in (ours, theirs))
+        keys = sorted(changed(ours, theirs))
+        if keys:
+            faults.append(f"{other.name} differs from {first.name} in {', '.join(keys)}")
+    if faults:
+        raise UsageError(
+            "objectives of these runs do not mean the same:\n" + "\n".join(faults),
+            "compare runs of the same sources, benchmarks, generation and objectives",
+        )
+
+
+def _meaning(run: Run) -> dict[str, Any]:
+    """All that decides what an objective value of a run means.
+
+    ``contents`` are digests of sources, their settings and questions, without the base: every
+    method merges the same two sources, and only some need a base beside them.
+    """
+    spec, digests = run.spec.model_dump(mode="json"), run.ledger.digests
+    for benchmark in spec["benchmarks"]:
+        del benchmark["path"]
+    return {
+        "evaluation": {"kind": run.spec.evaluation.kind},
+        "benchmarks": {benchmark["name"]: benchmark for benchmark in spec["benchmarks"]},
+        "generation": spec["generation"],
+        "objectives": {objective["name"]: objective for objective in spec["objectives"]},
+        "reference_point": list(run.spec.hypervolume_reference),
+        "contents": {role: digests[role] for role in digests.keys() - {"base", "base.settings"}},
+    }
+
+
+def _notes(runs: Sequence[Run], scale: Run | None) -> Iterator[str]:
+    """What differs and is no obstacle, one line each."""
+    first = runs[0]
+    if scale is None:
+        yield "no objectives: of no run are both references measured so that Eq. 2 can be applied"
+    for other in runs[1:]:
+        ours, theirs = _circumstances(first), _circumstances(other)
+        keys = sorted(changed(ours, theirs))
+        if keys:
+            yield f"{other.name} differs from {first.name} in {', '.join(keys)}"
+    for run in runs:
+        drift = _drift(run, scale) if scale is not None else ""
+        if scale is not None and drift:
+            yield f"{run.name} is scaled by the references of {scale.name}, its own have {drift}"
+
+
+def _circumstances(run: Run) -> dict[str, Any]:
+    """What may change a measurement, but not what it means."""
+    spec = run.spec.model_dump(mode="json")
+    digests = run.ledger.digests
+    base = {"base": digests["base"]} if "base" in digests else {}
+    return {"engine": spec["engine"], "merge": spec["merge"], "contents": base}
+
+
+def _drift(run: Run, scale: Run) -> str:
+    """The numbers in which a run's own references differ from those that scale it."""
+    own, common = references_of(run.ledger), references_of(scale.ledger)
+    return ", ".join(
+        f"{name} {benchmark} {metric} {metrics[metric]:g} for {common[name][benchmark][metric]:g}"
+        for name, reference in own.items()
+        for benchmark, metrics in reference.items()
+        for metric in SCALING
+        if metrics[metric] != common[name][benchmark][metric]
+    )

@@ -1,0 +1,186 @@
+"""The processes of `apbmm demo`: one master and its workers, which never outlive it.
+
+Every child leads a process group of its own, so that Ctrl-C reaches only this process, which
+then drains them in order; and the kernel kills a child whose parent died. Both are safe at any
+moment: what a master recorded is on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+from apbmm.status.query import JOURNAL, NoMasterError, ask, local_address
+from apbmm_common.errors import EXIT_FAILED, ApbmmError
+from apbmm_common.process.parent_death import die_with
+from apbmm_common.process.signals import SAME_REQUEST_SECONDS, STOPS, StopRequests, own_signals
+
+POLL_SECONDS = 0.2
+HEALTH_SECONDS = 5.0
+LEAVE_SECONDS = 20.0
+DROP_SECONDS = 1.5 * SAME_REQUEST_SECONDS
+"""How long a process may take to leave, or to begin with it, before it is told again."""
+
+
+class WorkersLostError(ApbmmError):
+    """No worker is left that could do the run's work."""
+
+
+def run_processes(run_dir: Path, workers: int, *, rehearsal: bool) -> int:
+    """Run ``run_dir/demo.toml`` to its end with so many workers; returns the exit code."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with ExitStack() as stack:
+        stops = stack.enter_context(_stop_requests())
+        fleet: list[subprocess.Popen[bytes]] = []
+        stack.callback(lambda: dismiss(fleet, drop=stops.at_once))
+        master = _start(master_command(run_dir, address))
+        stack.callback(lambda: dismiss([master], drop=True))
+        for number in range(1, workers + 1):
+            command = worker_command(run_dir, address, number, rehearsal=rehearsal)
+            fleet.append(_start(command, worker_folder(run_dir, number) / "worker.log"))
+        return _supervise(run_dir, master, fleet, stops)
+
+
+def master_command(run_dir: Path, address: str) -> list[str]:
+    """What an operator would type for the master; the demo prints the summary itself."""
+    return [
+        sys.executable, "-P", "-m", "apbmm_master.cli", str(run_dir / "demo.toml"),
+        "--run-dir", str(run_dir), "--bind", address, "--keys", "none", "--no-summary",
+    ]  # fmt: skip
+
+
+def worker_command(run_dir: Path, address: str, number: int, *, rehearsal: bool) -> list[str]:
+    """What an operator would type for one worker."""
+    return [
+        sys.executable, "-P", "-m", "apbmm_worker.cli",
+        "--gpu", "rehearsal" if rehearsal else "cpu",
+        "--master", address, "--keys", "none", "--name", f"demo-{number}",
+        "--state", str(worker_folder(run_dir, number)),
+    ]  # fmt: skip
+
+
+def worker_folder(run_dir: Path, number: int) -> Path:
+    """Log and state of one worker."""
+    return run_dir / "workers" / f"demo-{number}"
+
+
+def free_port() -> int:
+    """A loopback port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(command: Sequence[str], log: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start a command; its output goes to ``log``, or where ours goes."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("APBMM_") or key == "APBMM_LOG_FORMAT"
+    }
+    with ExitStack() as stack:
+        output = None
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            # Names are claimed within the run, so that several demos can run on one machine.
+            environment["APBMM_LOCK_DIR"] = str(log.parent.parent / "locks")
+            output = stack.enter_context(log.open("ab"))
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            process_group=0,
+            preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - there are no threads yet
+        )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[StopRequests]:
+    """Count SIGINT and SIGTERM instead of dying of them."""
+    stops = StopRequests()
+    with own_signals():
+        for number in STOPS:
+            signal.signal(number, lambda n, _: stops.come(n))
+        yield stops
+
+
+def _supervise(
+    run_dir: Path,
+    master: subprocess.Popen[bytes],
+    fleet: Sequence[subprocess.Popen[bytes]],
+    stops: StopRequests,
+) -> int:
+    """Wait for the master, hand signals on, and notice workers that cannot work."""
+    handed_on, looked = False, time.monotonic()
+    while master.poll() is None:
+        time.sleep(POLL_SECONDS)
+        if stops.at_once:
+            return stops.exit_code
+        if stops.numbers and not handed_on:
+            handed_on = True
+            if not (run_dir / JOURNAL).is_file():  # nothing is in hand yet
+                return stops.exit_code
+            print("finishing the evaluations in hand; Ctrl-C again stops at once", file=sys.stderr)  # noqa: T201
+            master.send_signal(stops.numbers[0])
+        if all(worker.poll() is not None for worker in fleet):
+            raise WorkersLostError(
+                f"every worker has ended: {last_line(worker_folder(run_dir, 1) / 'worker.log')}",
+                f"their logs are in {run_dir / 'workers'}; the same command goes on from here",
+            )
+        if time.monotonic() - looked > HEALTH_SECONDS:
+            looked = time.monotonic()
+            _require_fit_workers(run_dir)
+    return EXIT_FAILED if master.returncode < 0 else master.returncode
+
+
+def _require_fit_workers(run_dir: Path) -> None:
+    """Raise `WorkersLostError` when every worker says that it cannot take part."""
+    address = local_address(run_dir)
+    if not address:
+        return
+    try:
+        workers = ask(address)["workers"]
+    except (NoMasterError, KeyError):
+        return
+    unfit = [worker for worker in workers if worker["state"] in ("unfit", "quarantined")]
+    if workers and len(unfit) == len(workers):
+        raise WorkersLostError(
+            f"no worker can take part: {unfit[0]['reason']}",
+            f"their logs are in {run_dir / 'workers'}",
+        )
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "it left no log"
+    said = [line for line in lines if line.strip() and not line.startswith("hint:")]
+    return said[-1].strip() if said else "it left no log"
+
+
+def dismiss(processes: Sequence[subprocess.Popen[bytes]], *, drop: bool) -> None:
+    """End processes: politely, then firmly. With ``drop`` they need not finish what they hold."""
+    steps = (
+        (signal.SIGTERM, DROP_SECONDS if drop else LEAVE_SECONDS),
+        (signal.SIGTERM, LEAVE_SECONDS),
+        (signal.SIGKILL, LEAVE_SECONDS),
+    )
+    for number, patience in steps:
+        alive = [process for process in processes if process.poll() is None]
+        for process in alive:
+            process.send_signal(number)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and any(p.poll() is None for p in alive):
+            time.sleep(POLL_SECONDS / 4)

@@ -1,0 +1,162 @@
+"""`apbmm demo`: a whole search on this machine, with the pair of small models that is shipped.
+
+Nothing here is special to the demo but its run file: it starts the same commands as an operator
+would, and reads the result from the journal.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+
+from apbmm.demo.processes import run_processes
+from apbmm.demo.toml_text import run_as_toml
+from apbmm.status.query import JOURNAL
+from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder, uniform_hypervolume
+from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from apbmm_common.run_file.load import Evaluation, RunSpec, load_run_file
+from apbmm_master.journal.run_directory import unusable
+
+REHEARSAL_LAYERS = 12
+REHEARSAL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks for; None leaves it as the run was begun."""
+
+    evaluations: int | None = None
+    workers: int = 2
+    seed: int | None = None
+    rehearsal: bool = False
+
+
+def run_demo(run_dir: Path | None, wishes: Wishes) -> int:
+    """Run, or go on with, the demo; returns the exit code."""
+    folder = run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    before = _begun(folder / RUN_FILE)
+    spec = demo_run(wishes, before)
+    if spec.evaluation.kind == "vllm":
+        require_parts()
+    require_same_run(folder, spec)
+    _write(folder / RUN_FILE, run_as_toml(spec))
+    console = Console(highlight=False, soft_wrap=True)
+    if spec.evaluation.kind == "vllm" and before is None:
+        console.print(
+            f"{wishes.workers} workers start a vLLM each and read the models: "
+            "the first result takes about a minute"
+        )
+    code = run_processes(folder, wishes.workers, rehearsal=spec.evaluation.kind == "rehearsal")
+    if code in (EXIT_DONE, EXIT_INTERRUPTED):
+        conclude(folder, console)
+    return code
+
+
+def demo_run(wishes: Wishes, before: RunSpec | None) -> RunSpec:
+    """The shipped run file with what the command line, or the run's beginning, says otherwise."""
+    spec = load_run_file(demo_folder() / RUN_FILE)
+    begun = before or spec
+    evaluations = wishes.evaluations or begun.budget.evaluations
+    if before and evaluations < before.budget.initial:
+        raise UsageError(
+            f"--evaluations {evaluations}: this run was begun with {before.budget.initial} initial "
+            "evaluations",
+            "give at least as many, or begin a new run with another --run-dir",
+        )
+    # A design that fits a shorter run is part of how it is begun, and stays when it is made longer.
+    initial = begun.budget.initial if before else min(begun.budget.initial, evaluations)
+    evaluation = begun.evaluation
+    if wishes.rehearsal:
+        evaluation = Evaluation(
+            kind="rehearsal", layers=REHEARSAL_LAYERS, rehearsal_seconds=REHEARSAL_SECONDS
+        )
+    budget = begun.budget.model_copy(update={"evaluations": evaluations, "initial": initial})
+    seed = begun.seed if wishes.seed is None else wishes.seed
+    return spec.model_copy(update={"seed": seed, "budget": budget, "evaluation": evaluation})
+
+
+def require_same_run(run_dir: Path, spec: RunSpec) -> None:
+    """Refuse what the master would, before the run file there is written over.
+
+    Raises `RunChangedError` unless ``spec`` may go on with the run in ``run_dir``, if one is there.
+    """
+    if not (run_dir / JOURNAL).is_file():
+        return
+    from apbmm_master.journal.resume import begin_or_resume
+    from apbmm_master.journal.run_state import Ledger
+    from apbmm_master.journal.store import read_journal
+
+    begin_or_resume(Ledger().replay(read_journal(run_dir)), spec, lambda _: None)
+
+
+def require_parts() -> None:
+    """Raise `UsageError` unless everything that the demo runs is installed."""
+    missing = [
+        name for name in ("botorch", "torch", "vllm", "evalscope") if find_spec(name) is None
+    ]
+    if missing:
+        raise UsageError(
+            f"the demo runs models on the CPU, but {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not installed",
+            "in a checkout `make demo` installs everything; the README says how to with pip",
+        )
+
+
+def conclude(run_dir: Path, console: Console) -> None:
+    """Print the front, its hypervolume and that of uniform interpolation, and the run directory.
+
+    Of a run that was interrupted before it began there is nothing to print but how to begin it.
+    """
+    if not (run_dir / JOURNAL).is_file():
+        text = f"interrupted before the run began: apbmm demo --run-dir {run_dir} begins it"
+        console.print(text, markup=False)
+        return
+    from apbmm_master.journal.run_state import Ledger
+    from apbmm_master.journal.scores import load_rate, stand
+    from apbmm_master.journal.store import read_journal
+    from apbmm_master.status.console import front_table
+
+    ledger = Ledger().replay(read_journal(run_dir))
+    standing, rate = stand(ledger), load_rate(ledger, 0.0)
+    if standing.front:
+        console.print(front_table(standing, ledger))
+        console.print(
+            f"hypervolume {standing.hypervolume:.4f} with {standing.completed} evaluations, "
+            f"{len(standing.front)} on the front; {_uniform(ledger.spec, standing.completed)}"
+        )
+    if rate is not None:
+        console.print(f"load rate {rate:.1%}")
+    if ledger.finished:
+        console.print(f"finished: {ledger.finished}", markup=False)
+    else:
+        text = f"not finished: apbmm demo --run-dir {run_dir} goes on from here"
+        console.print(text, markup=False)
+    console.print(f"run directory: {run_dir}", markup=False)
+
+
+def _uniform(spec: RunSpec | None, evaluations: int) -> str:
+    if spec is not None and spec.evaluation.kind == "rehearsal":
+        return "REHEARSAL: the measurements are invented"
+    volume = uniform_hypervolume(evaluations)
+    if volume is None:
+        return f"uniform interpolation was not measured with {evaluations}"
+    return f"uniform interpolation reaches {volume:.4f} with as many"
+
+
+def _begun(run_file: Path) -> RunSpec | None:
+    try:
+        return load_run_file(run_file) if run_file.is_file() else None
+    except OSError as error:
+        raise UsageError(unusable(run_file.parent, error), "set --run-dir") from error
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(unusable(file.parent, error), "set --run-dir") from error

@@ -1,0 +1,269 @@
+"""`apbmm merge`: one merge of checkpoints, by the code that the workers use."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+from apbmm_common.checkpoint.compatibility import BASE_ROLE
+from apbmm_common.errors import EXIT_DONE, ApbmmError, EvaluationError, UsageError
+from apbmm_common.process.signals import tidied_up_when_ended
+
+if TYPE_CHECKING:
+    from apbmm_common.checkpoint.headers import Checkpoint
+    from apbmm_worker.merging.methods import TaskVectors
+    from apbmm_worker.merging.plan import TensorPlan
+    from apbmm_worker.merging.source_weights import SourceWeights
+    from apbmm_worker.merging.sources import VerifiedSources
+
+LINEAR, TASK_ARITHMETIC = "linear", "task_arithmetic"
+RANDOM = ("dare", "dare_ties", "della", "della_linear")
+
+MethodName = Literal[
+    "linear",
+    "task_arithmetic",
+    "ties",
+    "dare",
+    "dare_ties",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "della",
+    "della_linear",
+]
+Definition = Literal["mergekit", "paper"]
+Dtype = Literal["source", "float32", "bfloat16", "float16"]
+
+_NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<path>.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRequest:
+    """What `apbmm merge` was asked for; None where a flag was not given."""
+
+    source: Sequence[str]
+    out: Path
+    base: Path | None = None
+    method: MethodName = "linear"
+    weight: float | None = None
+    weights: Path | None = None
+    density: float | None = None
+    seed: int | None = None
+    gamma: float | None = None
+    epsilon: float | None = None
+    definition: Definition | None = None
+    outside_layers: str | None = None
+    template_from: str | None = None
+    dtype: Dtype = "source"
+
+
+def run_merge(request: MergeRequest) -> int:
+    """Write the merge and print one line about it.
+
+    Raises `UsageError` for flags or weights that cannot be and for an output folder that cannot be
+    used, before the sources are read; `SourceError` for sources that cannot be merged,
+    `ApbmmError` for a full disk.
+    """
+    paths = _named_sources(request.source)
+    _check_flags(request, paths)
+    _check_names(request, paths)
+    out = _output_folder(request.out)
+    rule = _rule(request, paths)
+    import torch
+
+    from apbmm_worker.merging.merge import write_merge
+    from apbmm_worker.merging.sources import verify_sources
+
+    torch.set_num_threads(1)  # the merge has threads of its own
+    if request.base is not None:
+        paths[BASE_ROLE] = _expanded(request.base, "--base")
+    template = request.template_from or next(iter(paths))
+    sources = verify_sources(paths, _digest_cache())
+    started = time.monotonic()
+    try:
+        plans, recipe = _planned(request, rule, sources)
+        with tidied_up_when_ended():
+            report = write_merge(sources, plans, recipe, template, out, dtype=request.dtype)
+    except EvaluationError as error:
+        raise ApbmmError(error.message, error.hint) from error
+    seconds = time.monotonic() - started
+    names = ", ".join(f"{name}={path}" for name, path in paths.items())
+    print(  # noqa: T201
+        f"{out}: {request.method} merge of {names}; {report.bytes / 1e9:.3f} GB in "
+        f"{seconds:.1f} s after {sources.seconds:.1f} s of verification; tokenizer and "
+        f"templates of {template}"
+    )
+    return EXIT_DONE
+
+
+def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | TaskVectors:
+    """What is done with the sources; ``paths`` are theirs without the base's.
+
+    Reads the headers of the first for its layers. Raises `UsageError`, naming the flag or the file
+    of weights, for numbers that cannot be.
+    """
+    from apbmm.merge.weights import WeightsReader
+    from apbmm_common.checkpoint.headers import layer_count, read_checkpoint
+    from apbmm_worker.merging.methods import TaskVectors
+
+    if request.weights is None and request.method != LINEAR:
+        assert request.weight is not None
+        given = {
+            "density": request.density,
+            "seed": request.seed,
+            "gamma": request.gamma,
+            "epsilon": request.epsilon,
+            "definition": request.definition,
+        }
+        knobs: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        try:
+            return TaskVectors(request.method, request.weight, **knobs)
+        except EvaluationError as error:  # it begins with the name of the setting
+            raise UsageError(f"--{error.message}", error.hint) from error
+    layers = layer_count(read_checkpoint(next(iter(paths.values()))))
+    reader = WeightsReader(layers, tuple(paths), simplex=request.method == LINEAR)
+    if request.weights is not None:
+        return reader.file(_expanded(request.weights, "--weights"), request.outside_layers)
+    assert request.weight is not None
+    return reader.number(request.weight, request.outside_layers or "mean")
+
+
+def _planned(
+    request: MergeRequest, rule: SourceWeights | TaskVectors, sources: VerifiedSources
+) -> tuple[tuple[TensorPlan, ...], dict[str, Any]]:
+    """What becomes of each tensor, and the recipe to keep beside the weights.
+
+    Reads the sources where what stays of one tensor depends on all. Raises `SourceError` when one
+    cannot be read.
+    """
+    from apbmm_worker.merging.methods import TaskVectors
+    from apbmm_worker.merging.plan import plan_sum, plan_task_vectors
+    from apbmm_worker.merging.whole_trim import trimmed
+
+    merged = {role: c for role, c in sources.checkpoints.items() if role != BASE_ROLE}
+    folders = {role: str(c.path.resolve()) for role, c in sources.checkpoints.items()}
+    recipe: dict[str, Any] = {"method": request.method, "sources": folders}
+    if isinstance(rule, TaskVectors):
+        outside = request.outside_layers or "mean"
+        recipe |= {"task_vectors": asdict(rule), "outside_layers": outside}
+        base = sources.checkpoints[BASE_ROLE]
+        return trimmed(plan_task_vectors(merged, base, rule, outside, request.dtype)), recipe
+    recipe |= {"weights": asdict(rule)}
+    parts: Mapping[str, Checkpoint] = merged
+    if request.method == TASK_ARITHMETIC:
+        parts = {BASE_ROLE: sources.checkpoints[BASE_ROLE], **merged}
+        rule = rule.against_base()
+    return plan_sum(parts, rule, request.dtype), recipe
+
+
+def _named_sources(given: Sequence[str]) -> dict[str, Path]:
+    """Name -> folder, in the order given; without NAME= the names are 1, 2, ..."""
+    paths: dict[str, Path] = {}
+    for number, text in enumerate(given, start=1):
+        match = _NAMED.fullmatch(text)
+        # A folder whose name holds = is taken as it is when it is there.
+        if match and Path(text).exists():
+            match = None
+        name, path = (match["name"], match["path"]) if match else (str(number), text)
+        if name in paths:
+            raise UsageError(f"--source: two sources are called {name}")
+        if name in (BASE_ROLE, "mean"):
+            raise UsageError(f"--source: a source cannot be called {name}", "choose another name")
+        paths[name] = _expanded(path, "--source")
+    return paths
+
+
+def _expanded(path: str | Path, flag: str) -> Path:
+    """A path with its ~ spelt out, which the shell leaves where it is quoted or follows a =."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{flag} {path}: there is no such home folder") from None
+
+
+def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
+    """Raise `UsageError` for what is missing, and for every knob that would do nothing."""
+    method, layerwise = request.method, request.weights is not None
+    if (request.weight is None) == (request.weights is None):
+        raise UsageError(
+            "give either --weight or --weights", "--weight is one number for all layers"
+        )
+    if method == LINEAR and len(paths) < 2:
+        raise UsageError("a linear merge needs at least two --source")
+    if method == LINEAR and len(paths) > 2 and not layerwise:
+        raise UsageError(
+            f"--weight is the first source's, of two: {len(paths)} sources need --weights",
+            "a JSON list with a list of weights, one for each source, for each layer",
+        )
+    if method == LINEAR and request.base is not None:
+        raise UsageError(
+            "--base has no effect on a linear merge: its weights sum to 1, so the base cancels",
+            "--method task_arithmetic adds weighted task vectors to a base",
+        )
+    if method != LINEAR and request.base is None:
+        raise UsageError(f"{method} needs --base, which task vectors are taken from")
+    if layerwise and method not in (LINEAR, TASK_ARITHMETIC):
+        raise UsageError(
+            f"{method} takes one --weight for the whole model, not --weights", "see --density"
+        )
+    useless = {
+        "--density": (request.density, method in (LINEAR, TASK_ARITHMETIC)),
+        "--seed": (request.seed, method not in RANDOM),
+        "--definition": (request.definition, method not in (*RANDOM, "ties")),
+        "--gamma": (request.gamma, not method.startswith("breadcrumbs")),
+        "--epsilon": (request.epsilon, not method.startswith("della")),
+    }
+    for flag, (value, has_no_effect) in useless.items():
+        if value is not None and has_no_effect:
+            raise UsageError(f"{flag} has no effect on {method}", "leave it out")
+
+
+def _check_names(request: MergeRequest, paths: Mapping[str, Path]) -> None:
+    """Raise `UsageError` for a flag that names a source which is not there."""
+    names = list(paths) + ([BASE_ROLE] if request.base is not None else [])
+    if request.template_from is not None and request.template_from not in names:
+        raise UsageError(
+            f"--template-from {request.template_from}: no such source", f"one of {', '.join(names)}"
+        )
+    followed = request.outside_layers
+    if followed is not None and followed != "mean" and followed not in names:
+        raise UsageError(
+            f"--outside-layers {followed}: no such source", f"mean, or one of {', '.join(names)}"
+        )
+
+
+def _output_folder(given: Path) -> Path:
+    """Where to write, links followed. Raises `UsageError` for what is no place for a merge."""
+    try:
+        out = _expanded(given, "--out").resolve()
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"--out {given}: exists and is not an empty folder", "choose another")
+        if out.is_mount():
+            raise UsageError(f"--out {given}: a file system's root", "name a folder within it")
+        # The merge is made in a folder beside it, whose name is no longer than this one.
+        near = next(folder for folder in out.parents if folder.exists())
+        with TemporaryDirectory(prefix=f"{out.name}.apbmm-", dir=near):
+            pass
+    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise UsageError(
+            f"--out {given}: no folder can be made there: {reason}", "choose another"
+        ) from error
+    return out
+
+
+def _digest_cache() -> Path | None:
+    """Where earlier verifications of sources are kept, so that each is read once.
+
+    None for a user who has no home, as in a container that runs as any number.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return Path(root).expanduser() / "apbmm" / "source-digests"
+    except RuntimeError:
+        return None

@@ -1,0 +1,1 @@
+"""apbmm.status.query."""

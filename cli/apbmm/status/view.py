@@ -1,0 +1,158 @@
+"""A status snapshot as a person wants to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from apbmm_common.protocol.stages import stage_line
+
+Entry = Mapping[str, Any]
+
+WIDTH_WITHOUT_TERMINAL = 120
+BAR_WIDTH = 40
+INSECURE = "INSECURE: other hosts reach this master, and whoever does comes in (no keys)"
+CUT_OFF = "a link was lost, a process killed, or a frame of more than 4 MiB sent"
+STALE_SECONDS = 20.0
+"""A heartbeat older than this is shown in yellow."""
+
+
+def console() -> Console:
+    """Standard output, wide enough for the tables when it is not a terminal."""
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+
+
+def render(status: Entry) -> RenderableType:
+    """The whole snapshot."""
+    if not status.get("run"):
+        return Text("the journal is empty: the run has not begun")
+    parts: list[RenderableType] = [_head(status), _budget(status), _counts(status)]
+    parts += [Text(line, style="yellow") for line in _trouble(status)]
+    if status["workers"]:
+        parts.append(_workers(status["workers"]))
+    references = status.get("references", {})
+    if references:
+        parts.append(
+            _points("References", [{"id": k, "metrics": references[k]} for k in references])
+        )
+    if status["front"]:
+        front = sorted(status["front"], key=lambda point: tuple(point["objectives"]))
+        parts.append(_points("Pareto front", front, status.get("objectives", ())))
+    parts.append(Text(_result(status)))
+    stages = stage_line(status.get("stages", {}))
+    if stages:
+        parts.append(Text(stages))
+    return Group(*parts)
+
+
+def _head(status: Entry) -> Text:
+    text = Text()
+    if status.get("rehearsal"):
+        text.append("REHEARSAL ", style="bold magenta")
+    text.append(str(status["run"]), style="bold")
+    text.append(f"  {status['algorithm']}  ")
+    if status.get("finished"):
+        text.append(f"finished: {status['finished']}", style="green")
+    elif not status["master_alive"]:
+        text.append("no master: this is what the journal says", style="yellow")
+    elif status.get("draining"):
+        text.append("draining: starts nothing new", style="yellow")
+    else:
+        text.append("master alive", style="green")
+    return text
+
+
+def _budget(status: Entry) -> RenderableType:
+    done, total = status["evaluations"]["done"], status["budget"]
+    row = Table.grid(padding=(0, 1))
+    row.add_row(ProgressBar(total, done, width=BAR_WIDTH), f"{done}/{total} evaluations")
+    return row
+
+
+def _counts(status: Entry) -> Text:
+    counts = status["evaluations"]
+    names = ("done", "running", "queued", "failed")
+    return Text(", ".join(f"{counts[name]} {name}" for name in names))
+
+
+def _trouble(status: Entry) -> list[str]:
+    lines = [INSECURE] if status.get("security") == "insecure" else []
+    lines += [str(status["trouble"])] if status.get("trouble") else []
+    lines += [f"{f['id']} is given up: {f['message']}" for f in status.get("failures", ())]
+    lines += [f"{e['id']} is set aside: {e['message']}" for e in status.get("set_aside", ())]
+    wire = status.get("wire", {})
+    refused = [
+        f"{wire[key]} {key.removeprefix('refused_')}"
+        for key in sorted(wire)
+        if key.startswith("refused_") and wire[key]
+    ]
+    if refused:
+        lines.append(f"refused: {', '.join(refused)}; the last one: {wire['last_refusal']}")
+    if wire.get("cut_off"):
+        lines.append(f"connections that ended without a goodbye: {wire['cut_off']} ({CUT_OFF})")
+    for worker in status["workers"]:
+        if worker.get("reason"):
+            lines.append(f"worker {worker['name']} is {worker['state']}: {worker['reason']}")
+        if worker.get("trouble"):
+            lines.append(f"worker {worker['name']}: {worker['trouble']}")
+    return lines
+
+
+def _workers(workers: Sequence[Entry]) -> Table:
+    table = Table(title="Workers")
+    for name in ("worker", "gpu", "state", "evaluation", "stage"):
+        table.add_column(name)
+    table.add_column("progress", justify="right")
+    table.add_column("heartbeat", justify="right")
+    for worker in workers:
+        age = worker.get("heartbeat_age")
+        total = worker.get("total", 0)
+        table.add_row(
+            Text(worker["name"]),
+            Text(worker["gpu"]),
+            Text(worker["state"]),
+            Text(worker["evaluation"]),
+            Text(worker.get("stage", "")),
+            f"{worker['done']}/{total}" if total else "",
+            Text("" if age is None else f"{age:.0f} s ago",
+                 style="yellow" if age is not None and age > STALE_SECONDS else ""),
+        )  # fmt: skip
+    return table
+
+
+def _points(title: str, points: Sequence[Entry], objectives: Sequence[str] = ()) -> Table:
+    table = Table(title=title)
+    table.add_column("id")
+    for name in objectives:
+        table.add_column(name, justify="right")
+    for benchmark in points[0]["metrics"]:
+        table.add_column(f"{benchmark}\naccuracy", justify="right")
+        table.add_column(f"{benchmark}\ntokens", justify="right")
+    for point in points:
+        row = [point["id"], *(f"{value:+.3f}" for value in point.get("objectives", ()))]
+        for metrics in point["metrics"].values():
+            row += [f"{metrics['accuracy']:.1%}", _tokens(metrics)]
+        table.add_row(*row)
+    return table
+
+
+def _tokens(metrics: Entry) -> str:
+    cut = metrics.get("truncated", 0)
+    return f"{metrics['tokens']:.1f}" + (f" ({cut:.0f} cut)" if cut else "")
+
+
+def _result(status: Entry) -> str:
+    if not status["front"] and status.get("trouble") and len(status.get("references", ())) > 1:
+        return "no objectives: Eq. 2 cannot be applied to these references"
+    if not status["front"]:
+        return "no objectives yet: they need both references and a completed evaluation"
+    parts = [f"hypervolume {status['hypervolume']:.4f}", f"{len(status['front'])} on the front"]
+    if status.get("load_rate") is not None:
+        parts.append(f"load rate {status['load_rate']:.1%}")
+    return ", ".join(parts)

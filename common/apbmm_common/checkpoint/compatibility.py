@@ -1,0 +1,282 @@
+"""Whether checkpoints can be merged: every fault found, one clear line each. No torch.
+
+Only what headers, configs and tokenizers show. That two sources hold the same numbers is seen by
+`identical_files` when their files are the same, and otherwise by the worker's content digests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.checkpoint.headers import AGAIN, Checkpoint, layer_count, text_config
+from apbmm_common.checkpoint.tensor_groups import heads, optional_tensors, stated_tie
+from apbmm_common.errors import SourceError, unreadable
+
+REFERENCE_ROLE = "instruct"
+BASE_ROLE = "base"
+IDENTICAL = (
+    "thinking and instruct are the same checkpoint, so both denominators of Eq. 2 "
+    "(expert minus vanilla) vanish"
+)
+
+# Keys that may differ: how the file was written, training-only settings, and what the run file or
+# the generation config decides. Any other key changes what the layers compute, and then x = 1
+# would not be the thinking model.
+_FREE_KEYS = frozenset({
+    "_name_or_path", "transformers_version", "tokenizer_class", "auto_map",
+    "torch_dtype", "dtype", "use_cache", "attn_implementation", "_attn_implementation",
+    "initializer_range", "attention_dropout", "router_aux_loss_coef", "output_router_logits",
+    "output_attentions", "output_hidden_states", "return_dict", "pretraining_tp",
+    "id2label", "label2id", "bos_token_id", "eos_token_id", "pad_token_id",
+    "max_position_embeddings", "num_hidden_layers", "n_layer",
+    "text_config", "vision_config", "audio_config",
+})  # fmt: skip
+_ROPE_TABLES = ("rope_parameters", "rope_scaling")
+_ROPE_KEYS = frozenset({"rope_theta", *_ROPE_TABLES})
+_SLIDING_KEYS = frozenset({"sliding_window", "max_window_layers"})
+_OTHER_VOCABULARIES = ("vocab.json", "tokenizer.model", "tekken.json", "vocab.txt")
+# What goes with a checkpoint into a merge, beside its weights and config.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    *_OTHER_VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_SHOWN = 5
+_BLOCK = 4 << 20
+
+
+def require_compatible(checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Raise one `SourceError` with every fault of `compatibility_faults`."""
+    faults = compatibility_faults(checkpoints)
+    if faults:
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise SourceError(
+            f"the sources cannot be merged:\n{lines}",
+            "sources must be fine-tunes of one model",
+        )
+
+
+def compatibility_faults(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
+    """Compare every role with the instruct model (or the first role); one line for each fault.
+
+    ``checkpoints`` maps roles (``thinking``, ``instruct``, ``base``) to what `read_checkpoint`
+    returned. Compared: architecture, layer count, tensor names, shapes, dtypes (two float dtypes
+    may differ, anything else may not), config, and the tokenizer's vocabulary, except the base's,
+    which tokenizes nothing.
+    """
+    faults: list[str] = []
+    for role, checkpoint in checkpoints.items():
+        faults += _own_faults(role, checkpoint)
+    if not checkpoints:
+        return faults
+    reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints))
+    for role, checkpoint in checkpoints.items():
+        if checkpoint.path.resolve() == checkpoints[reference].path.resolve():
+            continue
+        roles = (role, reference)
+        pair = (checkpoint, checkpoints[reference])
+        faults += _config_faults(roles, pair)
+        faults += _tensor_faults(roles, pair)
+        if role != BASE_ROLE:
+            faults += _vocabulary_faults(roles, pair)
+    return faults
+
+
+def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
+    """Whether two checkpoints have the same folder or byte-identical weight files.
+
+    Two fine-tunes differ early, so this reads little unless they are in fact identical. Equal
+    weights in different sharding are only seen by the content digest.
+    """
+    if first.path.resolve() == second.path.resolve():
+        return True
+    files = (first.files, second.files)
+    if [f.stat().st_size for f in files[0]] != [f.stat().st_size for f in files[1]]:
+        return False
+    return all(_same_bytes(a, b) for a, b in zip(*files, strict=True))
+
+
+def vocabulary(path: Path) -> dict[str, int] | None:
+    """Token -> id of a folder's tokenizer.json, added tokens included; None without the file.
+
+    Raises `SourceError` when the file is damaged or cannot be read.
+    """
+    file = path / "tokenizer.json"
+    if not file.exists():
+        return None
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        vocab = table["model"]["vocab"]
+        # Unigram models list [token, score] pairs: the id is the position.
+        tokens = (
+            dict(vocab)
+            if isinstance(vocab, dict)
+            else {token: index for index, (token, _) in enumerate(vocab)}
+        )
+        tokens |= {added["content"]: added["id"] for added in table.get("added_tokens") or []}
+        if not all(isinstance(t, str) and isinstance(index, int) for t, index in tokens.items()):
+            raise TypeError("a token is no text or its id no number")
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SourceError(f"{file}: not a readable tokenizer: {error!r}", AGAIN) from error
+    return tokens
+
+
+def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
+    faults = []
+    try:
+        layer_count(checkpoint)
+    except SourceError as error:
+        faults.append(f"{role}: {error.message}")
+    config = {**checkpoint.config, **text_config(checkpoint.config)}
+    faults += [
+        f"{role}: {key} is {value!r}, not an object"
+        for key in _ROPE_TABLES
+        if not isinstance(value := config.get(key), dict | None)
+    ]
+    if "quantization_config" in checkpoint.config:
+        faults.append(f"{role}: {checkpoint.path} is quantised, and quantised weights do not mix")
+    eight_bit = [t.name for t in checkpoint.tensors.values() if t.dtype.startswith("F8")]
+    if eight_bit:
+        faults.append(f"{role}: tensor {_some(eight_bit)} of an 8-bit float dtype do not mix")
+    return faults
+
+
+def _config_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
+    configs = (pair[0].config, pair[1].config)
+    texts = (text_config(configs[0]), text_config(configs[1]))
+    faults = []
+    layers = [c.get("num_hidden_layers", c.get("n_layer")) for c in texts]
+    if layers[0] != layers[1]:
+        faults.append(f"layer count: {roles[0]} has {layers[0]}, {roles[1]} has {layers[1]}")
+    skipped = set(_FREE_KEYS | _ROPE_KEYS)
+    if not any(text.get("use_sliding_window", True) for text in texts):
+        skipped |= _SLIDING_KEYS
+    values = [{**config, **text} for config, text in zip(configs, texts, strict=True)]
+    faults += [
+        f"{key}: {roles[0]} has {values[0][key]}, {roles[1]} has {values[1][key]}"
+        for key in sorted((values[0].keys() & values[1].keys()) - skipped)
+        if values[0][key] != values[1][key]
+    ]
+    ropes = (_rope(values[0]), _rope(values[1]))
+    if None not in ropes and ropes[0] != ropes[1]:
+        faults.append(f"rope: {roles[0]} has {ropes[0]}, {roles[1]} has {ropes[1]}")
+    return faults
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Rotary settings in one form: transformers 4 wrote two keys, transformers 5 writes one."""
+    if not config.keys() & _ROPE_KEYS:
+        return None
+    tables = [config.get(key) for key in _ROPE_TABLES]
+    rope = dict(next((table for table in tables if table and isinstance(table, dict)), {}))
+    if not any(isinstance(value, dict) for value in rope.values()):
+        rope.setdefault("rope_theta", config.get("rope_theta"))
+        rope["rope_type"] = rope.pop("type", rope.get("rope_type", "default"))
+    return {key: rope[key] for key in sorted(rope) if rope[key] is not None}
+
+
+def _tensor_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
+    first, second = pair[0].tensors, pair[1].tensors
+    optional = optional_tensors(pair)
+    faults = [
+        f"tensor {_some(names)} only in {role}"
+        for role, names in (
+            (roles[0], [name for name in first if name not in second and name not in optional]),
+            (roles[1], [name for name in second if name not in first and name not in optional]),
+        )
+        if names
+    ]
+    shapes: list[str] = []
+    dtypes: list[str] = []
+    for name in (name for name in first if name in second):
+        one, two = first[name], second[name]
+        if one.shape != two.shape:
+            shapes.append(f"{name} ({list(one.shape)} and {list(two.shape)})")
+        if one.dtype != two.dtype and not (one.is_float and two.is_float):
+            dtypes.append(f"{name} ({one.dtype} and {two.dtype})")
+    both = f"in {roles[0]} and {roles[1]}"
+    faults += _tie_faults(roles, pair)
+    faults += [f"shapes differ {both}: tensor {_some(shapes)}"] if shapes else []
+    faults += [f"dtypes do not mix {both}: tensor {_some(dtypes)}"] if dtypes else []
+    return faults
+
+
+def _tie_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
+    """Both hold a head, which one ties to the embeddings: what of the other that does not say?"""
+    ties = [stated_tie(checkpoint.config) for checkpoint in pair]
+    stored = sorted(heads(pair[0]) & heads(pair[1]))
+    if not stored or set(ties) != {True, None}:
+        return []
+    tied, silent = (roles[0], roles[1]) if ties[0] else (roles[1], roles[0])
+    return [
+        f"tie_word_embeddings: {tied} has True, {silent} does not say, and both hold tensor "
+        f"{_some(stored)}: write true or false into both config.json"
+    ]
+
+
+def _vocabulary_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
+    files = [checkpoint.path / "tokenizer.json" for checkpoint in pair]
+    try:
+        if all(file.exists() for file in files) and _same_bytes(files[0], files[1]):
+            return []
+        first, second = (vocabulary(checkpoint.path) for checkpoint in pair)
+        if first is None and second is None:
+            return _other_vocabulary_faults(roles, pair)
+    except SourceError as error:
+        return [f"{error.message} ({error.hint})" if error.hint else error.message]
+    if first is None or second is None:
+        index = 0 if first is None else 1
+        return [f"vocabulary: {roles[index]} has no tokenizer.json in {pair[index].path}"]
+    different = [t for t in first.keys() | second.keys() if first.get(t) != second.get(t)]
+    if not different:
+        return []
+    # The lowest id differs first; the order of a set would change from run to run.
+    token = min(different, key=lambda t: (min(first.get(t, 1 << 62), second.get(t, 1 << 62)), t))
+    ids = [vocab.get(token, "absent") for vocab in (first, second)]
+    return [
+        f"vocabulary: {len(different)} tokens differ; {token!r} is {ids[0]} in {roles[0]} "
+        f"and {ids[1]} in {roles[1]}"
+    ]
+
+
+def _other_vocabulary_faults(
+    roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]
+) -> list[str]:
+    """Without any tokenizer.json: older formats, of which only the bytes are compared."""
+    for name in _OTHER_VOCABULARIES:
+        files = [checkpoint.path / name for checkpoint in pair]
+        if any(file.exists() for file in files):
+            if all(file.exists() for file in files) and _same_bytes(files[0], files[1]):
+                return []
+            return [f"vocabulary: {name} differs in {roles[0]} and {roles[1]}"]
+    return [f"vocabulary: neither {roles[0]} nor {roles[1]} has a tokenizer"]
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    """Raises `SourceError` for a file that cannot be read."""
+    try:
+        if first.stat().st_size != second.stat().st_size:
+            return False
+        with first.open("rb") as one, second.open("rb") as two:
+            while block := one.read(_BLOCK):
+                if block != two.read(_BLOCK):
+                    return False
+    except OSError as error:
+        raise unreadable(Path(error.filename or first), error) from error
+    return True
+
+
+def _some(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,289 @@
+"""A Hugging Face checkpoint folder, read without torch: `config.json` and safetensors headers.
+
+Only headers are read, so a folder of any size takes milliseconds. Pickle files are never opened.
+Whether two checkpoints can be merged is decided in `apbmm_common.checkpoint.compatibility`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.checkpoint.other_formats import no_weights
+from apbmm_common.errors import SourceError, unreadable
+
+AGAIN = "download it again"
+MIXED = "index and shards are of different downloads: download all again"
+LAYOUT = "a source is a folder in Hugging Face layout"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+METADATA_KEY = "__metadata__"
+MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
+
+ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
+
+# Every component before the layer stack must be one of these, so that the layers of a vision or
+# audio tower (`vision_tower.encoder.layers.0`) are not taken for the language model's.
+_LAYER = re.compile(
+    r"(?:(?:model|language_model|text_model|transformer|decoder|gpt_neox|backbone)\.)*"
+    r"(?:layers|h|blocks)\.(?P<index>[0-9]+)\."
+)
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """Where one tensor lies: ``length`` bytes at ``offset`` (absolute) of ``file``."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    length: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the tensor can be interpolated (8-bit floats come with scales: they cannot)."""
+        return self.dtype in FLOAT_DTYPES
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder's configuration and tensors, the tensors in the order they have in their files."""
+
+    path: Path
+    config: dict[str, Any]
+    tensors: dict[str, TensorHeader]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files, in the order of their names."""
+        return tuple(sorted({tensor.file for tensor in self.tensors.values()}))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(tensor.length for tensor in self.tensors.values())
+
+
+def layer_of(tensor_name: str) -> int | None:
+    """The Transformer layer a tensor belongs to, or None if it belongs to none.
+
+    The rule: wrappers (`model.`, `language_model.`, `transformer.`, ...), then the stack
+    (`layers`, `h` or `blocks`), then the number between two dots. The whole number is compared, so
+    layer 1 is not layer 10, and experts within a layer (`model.layers.3.mlp.experts.11.`) stay
+    with their layer.
+    """
+    match = _LAYER.match(tensor_name)
+    return int(match["index"]) if match else None
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's part of a config (multimodal folders nest it in ``text_config``)."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else config
+
+
+def layer_count(checkpoint: Checkpoint) -> int:
+    """The number L of layers found in the tensor names.
+
+    Raises `SourceError` when there are none, when one is missing in 0..L-1, or when the config's
+    ``num_hidden_layers`` says otherwise.
+    """
+    found = {layer for name in checkpoint.tensors if (layer := layer_of(name)) is not None}
+    if not found:
+        raise SourceError(
+            f"{checkpoint.path}: no tensor name holds a layer number",
+            "expected names like model.layers.0.self_attn.q_proj.weight",
+        )
+    missing = sorted(set(range(max(found) + 1)) - found)
+    if missing:
+        raise SourceError(f"{checkpoint.path}: no tensors of layer {missing[0]}", AGAIN)
+    config = text_config(checkpoint.config)
+    stated = next((config[k] for k in ("num_hidden_layers", "n_layer") if k in config), None)
+    if stated is not None and stated != len(found):
+        raise SourceError(
+            f"{checkpoint.path}: config.json says {stated} layers, the tensors are of {len(found)}",
+            "config.json or a weight file belongs to another model: download it again",
+        )
+    return len(found)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read config and tensor headers of a folder.
+
+    Raises `SourceError` naming the file, and the tensor where there is one, for anything missing,
+    damaged, truncated or inconsistent.
+    """
+    try:
+        if not path.is_dir():
+            what = "is not a folder" if path.exists() else "no such folder"
+            raise SourceError(f"{path}: {what}", LAYOUT)
+    except OSError as error:  # a folder above it may not be entered
+        raise unreadable(path, error) from error
+    config = _read_json(path / "config.json")
+    tensors: dict[str, TensorHeader] = {}
+    index = path / INDEX_FILE
+    if not index.exists():
+        if not (path / SINGLE_FILE).exists():
+            raise no_weights(path, f"neither {SINGLE_FILE} nor {INDEX_FILE}")
+        tensors = read_headers(path / SINGLE_FILE)
+    else:
+        if (path / SINGLE_FILE).exists():
+            raise SourceError(
+                f"{path}: holds both {SINGLE_FILE} and {INDEX_FILE}, so its weights are ambiguous",
+                "remove the one that is not meant",
+            )
+        tensors = _read_shards(path, _weight_map(index))
+    if not tensors:
+        raise SourceError(f"{path}: its weight files hold no tensors", AGAIN)
+    return Checkpoint(path, config, tensors)
+
+
+def read_headers(file: Path) -> dict[str, TensorHeader]:
+    """The tensors of one safetensors file, in file order.
+
+    The header is held to the format's own rules: every tensor's bytes are as many as its shape and
+    dtype need, and all tensors together fill the file with neither hole nor overlap.
+    """
+    header, data_start, size = _read_header(file)
+    tensors = [
+        _tensor(file, name, entry, data_start)
+        for name, entry in header.items()
+        if name != METADATA_KEY
+    ]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.length))
+    end = data_start
+    for tensor in tensors:
+        if tensor.offset < end:
+            raise _damaged(file, f"tensor {tensor.name} overlaps the one before it")
+        if tensor.offset > end:
+            raise _damaged(file, f"unused bytes before tensor {tensor.name}")
+        end = tensor.offset + tensor.length
+        if end > size:
+            raise SourceError(
+                f"{file}: truncated: tensor {tensor.name} ends at byte {end}, the file at {size}",
+                AGAIN,
+            )
+    if end != size:
+        raise _damaged(file, f"{size - end} bytes after the last tensor")
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
+    """The header's JSON object, where the data begin, and the file's size (bytes)."""
+    try:
+        with file.open("rb") as stream:
+            size = file.stat().st_size
+            prefix = stream.read(8)
+            if len(prefix) < 8:
+                raise _damaged(file, "shorter than a safetensors header")
+            (length,) = struct.unpack("<Q", prefix)
+            if length > MAX_HEADER or 8 + length > size:
+                raise _damaged(file, f"a header of {length} bytes in a file of {size}")
+            text = stream.read(length)
+    except FileNotFoundError:
+        raise SourceError(f"{file}: no such file", "the index names it: download it") from None
+    except OSError as error:
+        raise unreadable(file, error) from error
+    try:
+        header = json.loads(text, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, f"its header is not valid JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _damaged(file, "its header is not a JSON object")
+    return header, 8 + length, size
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} appears twice")
+    return result
+
+
+def _tensor(file: Path, name: str, entry: Any, data_start: int) -> TensorHeader:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise _damaged(file, f"tensor {name} has no dtype, shape and data_offsets") from None
+    if dtype not in ITEM_BYTES:
+        raise SourceError(
+            f"{file}: tensor {name} has the unknown dtype {dtype}",
+            f"save it anew with one of {', '.join(sorted(FLOAT_DTYPES))}",
+        )
+    numbers = (*shape, begin, end)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise _damaged(file, f"tensor {name}: shape and offsets must be whole numbers >= 0")
+    needed = math.prod(shape) * ITEM_BYTES[dtype]
+    if end - begin != needed:
+        raise _damaged(
+            file, f"tensor {name} has {end - begin} bytes, its shape and dtype need {needed}"
+        )
+    return TensorHeader(name, dtype, shape, file, data_start + begin, needed)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SourceError(f"{index}: has no weight_map", AGAIN)
+    for name, file in weight_map.items():
+        # A name with a separator could point outside the folder.
+        if not isinstance(file, str) or Path(file).name != file or "\0" in file:
+            what = f"{index}: tensor {name} is said to be in {file!r}, not a file name"
+            raise SourceError(what, AGAIN)
+        if not file.endswith(".safetensors"):
+            raise SourceError(
+                f"{index}: tensor {name} is in {file}; only safetensors are read",
+                "download the checkpoint's safetensors, or save it anew with transformers",
+            )
+    return weight_map
+
+
+def _read_shards(path: Path, weight_map: dict[str, str]) -> dict[str, TensorHeader]:
+    tensors: dict[str, TensorHeader] = {}
+    for file in sorted(set(weight_map.values())):
+        for name, tensor in read_headers(path / file).items():
+            if weight_map.get(name) != file:
+                where = weight_map.get(name, "nowhere")
+                what = f"{path / file}: holds tensor {name}, which the index places {where}"
+                raise SourceError(what, MIXED)
+            tensors[name] = tensor
+    missing = next((name for name in weight_map if name not in tensors), None)
+    if missing is not None:
+        file = weight_map[missing]
+        what = f"{path / file}: lacks tensor {missing}, which the index places there"
+        raise SourceError(what, MIXED)
+    return tensors
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SourceError(f"{file}: no such file", LAYOUT) from None
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{file}: not valid JSON: {error}", AGAIN) from error
+    if not isinstance(value, dict):
+        raise SourceError(f"{file}: not a JSON object", AGAIN)
+    return value
+
+
+def _damaged(file: Path, what: str) -> SourceError:
+    return SourceError(f"{file}: damaged: {what}", AGAIN)

@@ -1,0 +1,1 @@
+"""apbmm_common.process."""

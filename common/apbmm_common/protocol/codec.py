@@ -1,0 +1,144 @@
+"""Messages to frames and back: a version header and one MessagePack map. No pickle anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
+
+import msgpack
+from pydantic import TypeAdapter, ValidationError
+
+from apbmm_common import PROTOCOL_VERSION
+from apbmm_common.errors import WireError
+from apbmm_common.protocol.messages import FromMaster, FromWorker
+
+MAGIC = b"APBMM"
+HEADER = MAGIC + bytes([PROTOCOL_VERSION])
+MAX_BYTES = 1 << 20
+"""Longest body in bytes."""
+MAX_DEPTH = 16
+MAX_SHOWN = 400
+"""Characters that an error repeats of what a stranger may have written."""
+
+T = TypeVar("T", FromWorker, FromMaster)
+
+
+class VersionMismatchError(WireError):
+    """The peer speaks another version of the protocol; ``worker`` is its name where it is known."""
+
+    def __init__(self, theirs: int, worker: str = "") -> None:
+        peer = f"worker {worker!r}" if worker else "the peer"
+        super().__init__(
+            f"{peer} speaks protocol {theirs}, this end {PROTOCOL_VERSION}",
+            "install the same version of apbmm on both hosts",
+        )
+        self.theirs = theirs
+        self.worker = worker
+
+
+def encode(message: FromWorker | FromMaster) -> list[bytes]:
+    """Frames of a message.
+
+    Raises `WireError` when it is longer than `MAX_BYTES`, or holds what MessagePack does not have.
+    """
+    try:
+        body: bytes = msgpack.packb(message.model_dump(mode="json"), use_bin_type=True)
+    except (OverflowError, ValueError) as error:
+        raise WireError(f"a {message.type} message cannot be written: {error}") from None
+    if len(body) > MAX_BYTES:
+        raise WireError(f"a {message.type} message of {len(body)} bytes is over the limit")
+    return [HEADER, body]
+
+
+def decode(frames: Sequence[bytes], adapter: TypeAdapter[T]) -> T:
+    """The message in ``frames`` (without the routing frame).
+
+    Raises `VersionMismatchError` for another protocol version, `WireError` for anything else
+    that is not a message: hostile bytes never raise another exception. Nothing is coerced: a
+    number sent as text is refused.
+    """
+    if len(frames) != 2:
+        raise WireError(f"expected 2 frames, got {len(frames)}")
+    header, body = frames
+    if len(header) != len(HEADER) or not header.startswith(MAGIC):
+        raise WireError("the first frame is not a protocol header")
+    if header != HEADER:
+        raise VersionMismatchError(header[-1], _worker(body))
+    try:
+        return adapter.validate_python(unpack(body), strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        reason = _shown(where) + ": " + _shown(fault["msg"])
+        raise WireError(f"not a valid message: {reason}") from None
+
+
+def unpack(body: bytes) -> Any:
+    """Decode one MessagePack map under strict limits. Raises `WireError`."""
+    if len(body) > MAX_BYTES:
+        raise WireError(f"a body of {len(body)} bytes is over the limit")
+    try:
+        value = msgpack.unpackb(
+            body,
+            raw=False,
+            strict_map_key=True,
+            max_ext_len=0,
+            max_bin_len=0,
+            ext_hook=_refuse_extension,
+            use_list=False,
+        )
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise WireError(f"not MessagePack: {type(error).__name__}") from None
+    if not isinstance(value, dict):
+        raise WireError("the body is not a map")
+    if _depth(value) > MAX_DEPTH:
+        raise WireError("the body is nested too deeply")
+    if not _is_finite(value):
+        raise WireError("the body holds NaN or infinity")
+    return value
+
+
+def _shown(text: str) -> str:
+    """Text of a stranger, fit for a terminal: no control characters, and not at any length."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:MAX_SHOWN])
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code} of {len(data)} bytes")
+
+
+def _worker(body: bytes) -> str:
+    """Name of the worker that sent a message of another version, "" where there is none."""
+    with contextlib.suppress(WireError):
+        name = unpack(body).get("worker")
+        if isinstance(name, str):
+            return name[:128]
+    return ""
+
+
+def _depth(value: object) -> int:
+    level, front = 0, [value]
+    while front and level <= MAX_DEPTH:
+        level += 1
+        front = [
+            item
+            for container in front
+            if isinstance(container, dict | tuple)
+            for item in (container.values() if isinstance(container, dict) else container)
+        ]
+    return level
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a decoded MessagePack value holds no NaN or infinity anywhere."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(_is_finite(item) for item in value.values())
+        case tuple():
+            return all(_is_finite(item) for item in value)
+        case _:
+            return True

@@ -1,0 +1,245 @@
+"""What the journal records. Everything else (ledger, front, status, report) is derived from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from apbmm_common.errors import FailureKind
+from apbmm_common.protocol.messages import Evaluated, Measured
+
+Purpose = Literal["measure", "reference", "initial", "search"]
+
+
+def work_of(purpose: Purpose) -> Literal["measure", "reference", "evaluate"]:
+    """What a worker has to do for an evaluation of a purpose."""
+    match purpose:
+        case "measure" | "reference":
+            return purpose
+    return "evaluate"
+
+
+class Event(BaseModel):
+    """Base of all events: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunStarted(Event):
+    """First event of a journal."""
+
+    event: Literal["run_started"] = "run_started"
+    run: str
+    spec: dict[str, Any]
+
+
+class SpecChanged(Event):
+    """A resume with an edited run file; only what may change has changed."""
+
+    event: Literal["spec_changed"] = "spec_changed"
+    spec: dict[str, Any]
+    keys: tuple[str, ...]
+
+
+class EpochStarted(Event):
+    """A master took over the run."""
+
+    event: Literal["epoch_started"] = "epoch_started"
+    epoch: int
+    host: str
+    pid: int
+
+
+class SourcesVerified(Event):
+    """The first worker's digests: from here on they are what the run's sources contain."""
+
+    event: Literal["sources_verified"] = "sources_verified"
+    worker: str
+    layers: int
+    outside: tuple[str, ...] = ()
+    digests: dict[str, str]
+
+
+class Proposal(Event):
+    """One vector to evaluate; ``key`` is the content key of the evaluation."""
+
+    evaluation: str
+    vector: tuple[float, ...]
+    key: str
+
+
+class Proposed(Event):
+    """Vectors that one ask gave, and what it was computed from.
+
+    ``calls`` is the number of algorithm calls that came before the ask, ``pending`` the
+    evaluations that were in flight, ``basis`` the journal sequence number it saw, ``seed`` and
+    ``index`` the random key (index of the first vector).
+    """
+
+    event: Literal["proposed"] = "proposed"
+    purpose: Purpose
+    proposals: tuple[Proposal, ...]
+    calls: int = 0
+    pending: tuple[str, ...] = ()
+    basis: int = 0
+    seed: int = 0
+    index: int = 0
+    seconds: float = 0.0
+    diagnostics: dict[str, Any] = Field(default_factory=dict)
+
+
+class Leased(Event):
+    """Committed before ASSIGN is sent."""
+
+    event: Literal["leased"] = "leased"
+    evaluation: str
+    attempt: int
+    lease: str
+    worker: str
+    boot: str
+
+
+class Accepted(Event):
+    """The worker holds the lease."""
+
+    event: Literal["accepted"] = "accepted"
+    evaluation: str
+    lease: str
+
+
+class Lost(Event):
+    """The lease's worker is gone; the evaluation is queued again.
+
+    ``vanished``: without a word, its boot was not heard again.
+    """
+
+    event: Literal["lost"] = "lost"
+    evaluation: str
+    lease: str
+    reason: str
+    vanished: bool = False
+
+
+class ResultRecorded(Event):
+    """The one result of an evaluation; per-question outcomes are kept beside it."""
+
+    event: Literal["result"] = "result"
+    evaluation: str
+    attempt: int
+    lease: str
+    worker: str
+    seconds: float
+    digest: str
+    body: Annotated[Evaluated | Measured, Field(discriminator="kind")]
+
+
+class DuplicateResult(Event):
+    """A valid result for an evaluation that is settled already: logged, not counted."""
+
+    event: Literal["duplicate"] = "duplicate"
+    evaluation: str
+    attempt: int
+    lease: str
+    worker: str
+    digest: str
+    metrics: dict[str, Any] = Field(default_factory=dict)
+
+
+class AttemptFailed(Event):
+    """An attempt ended without a measurement.
+
+    ``engine``: its engine died, and the vector is a suspect; see `attendance.Attendance.accuses`.
+    """
+
+    event: Literal["attempt_failed"] = "attempt_failed"
+    evaluation: str
+    attempt: int
+    lease: str
+    worker: str
+    fault: FailureKind
+    message: str
+    hint: str = ""
+
+
+class EvaluationFailed(Event):
+    """The vector failed twice, for its own reasons or by killing engines.
+
+    It is not an observation, but to be avoided.
+    """
+
+    event: Literal["evaluation_failed"] = "evaluation_failed"
+    evaluation: str
+    message: str
+
+
+class WorkerJoined(Event):
+    """A boot of a worker was welcomed."""
+
+    event: Literal["worker_joined"] = "worker_joined"
+    worker: str
+    boot: str
+    gpu: str
+    host: str
+    versions: dict[str, str]
+
+
+class WorkerLeft(Event):
+    """A worker said BYE, was superseded or became unreachable.
+
+    ``final`` when that boot never comes back, as after all but the last.
+    """
+
+    event: Literal["worker_left"] = "worker_left"
+    worker: str
+    boot: str
+    reason: str
+    final: bool = True
+
+
+class WorkerQuarantined(Event):
+    """A worker failed twice in a row and gets no more work in this boot."""
+
+    event: Literal["worker_quarantined"] = "worker_quarantined"
+    worker: str
+    boot: str
+    reason: str
+
+
+class Finished(Event):
+    """The run is over: its budget is spent, or, with ``failed``, too much of it failed."""
+
+    event: Literal["finished"] = "finished"
+    reason: str
+    failed: bool = False
+
+
+AnyEvent = (
+    RunStarted
+    | SpecChanged
+    | EpochStarted
+    | SourcesVerified
+    | Proposed
+    | Leased
+    | Accepted
+    | Lost
+    | ResultRecorded
+    | DuplicateResult
+    | AttemptFailed
+    | EvaluationFailed
+    | WorkerJoined
+    | WorkerLeft
+    | WorkerQuarantined
+    | Finished
+)
+EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
+
+
+@dataclass(frozen=True)
+class Record:
+    """An event in its place: journal sequence number and time (Unix seconds, `RunClock`)."""
+
+    seq: int
+    time: float
+    event: AnyEvent

@@ -1,0 +1,109 @@
+"""The two state machines of an evaluation, and how silence is read. Pure.
+
+Evaluation:  QUEUED -> ACTIVE -> DONE | FAILED,  ACTIVE -> QUEUED when its attempt ended without a
+             result, FAILED -> FAILED only (a late success is a duplicate).
+Attempt:     LEASED -> RUNNING -> DONE | FAILED | LOST; LEASED may end the same ways, and a LOST
+             or FAILED attempt may still become DONE (a message sent twice can make a worker do it
+             again): the first valid result wins, whichever attempt it is.
+
+The liveness of an attempt's worker (LIVE, SUSPECT, ORPHANED) is derived from how long the worker
+has been silent on the monotonic clock; it is never stored, so no clock can leave it stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from apbmm_common.run_file.load import Timings
+
+
+class EvaluationState(StrEnum):
+    """Where an evaluation stands."""
+
+    QUEUED = "queued"
+    ACTIVE = "active"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class AttemptState(StrEnum):
+    """Where one attempt stands."""
+
+    LEASED = "leased"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    LOST = "lost"
+
+
+class Liveness(StrEnum):
+    """How an active attempt's worker is judged."""
+
+    LIVE = "live"
+    SUSPECT = "suspect"
+    ORPHANED = "orphaned"
+
+
+EVALUATION_MOVES: dict[EvaluationState, frozenset[EvaluationState]] = {
+    EvaluationState.QUEUED: frozenset(
+        {EvaluationState.ACTIVE, EvaluationState.DONE, EvaluationState.FAILED}
+    ),
+    EvaluationState.ACTIVE: frozenset(
+        {EvaluationState.QUEUED, EvaluationState.DONE, EvaluationState.FAILED}
+    ),
+    EvaluationState.DONE: frozenset(),
+    EvaluationState.FAILED: frozenset(),
+}
+"""QUEUED -> DONE: a lost attempt's result arrived before the next attempt was leased."""
+
+ATTEMPT_MOVES: dict[AttemptState, frozenset[AttemptState]] = {
+    AttemptState.LEASED: frozenset(
+        {AttemptState.RUNNING, AttemptState.DONE, AttemptState.FAILED, AttemptState.LOST}
+    ),
+    AttemptState.RUNNING: frozenset({AttemptState.DONE, AttemptState.FAILED, AttemptState.LOST}),
+    AttemptState.LOST: frozenset({AttemptState.DONE}),
+    AttemptState.DONE: frozenset(),
+    AttemptState.FAILED: frozenset({AttemptState.DONE}),
+}
+
+ACTIVE_ATTEMPT = frozenset({AttemptState.LEASED, AttemptState.RUNNING})
+SETTLED = frozenset({EvaluationState.DONE, EvaluationState.FAILED})
+
+
+class InvariantError(AssertionError):
+    """A transition that no sequence of events may cause: a defect of apbmm, never of the user."""
+
+
+def move_evaluation(old: EvaluationState, new: EvaluationState) -> EvaluationState:
+    """``new`` if the table allows it. Raises `InvariantError` otherwise."""
+    if new not in EVALUATION_MOVES[old]:
+        raise InvariantError(f"evaluation: {old} -> {new}")
+    return new
+
+
+def move_attempt(old: AttemptState, new: AttemptState) -> AttemptState:
+    """``new`` if the table allows it. Raises `InvariantError` otherwise."""
+    if new not in ATTEMPT_MOVES[old]:
+        raise InvariantError(f"attempt: {old} -> {new}")
+    return new
+
+
+def liveness(silent: float, timings: Timings) -> Liveness:
+    """Judge a worker that has been silent for ``silent`` seconds."""
+    if silent < timings.suspect:
+        return Liveness.LIVE
+    return Liveness.SUSPECT if silent < timings.unreachable else Liveness.ORPHANED
+
+
+def orphan_deadline(durations: Sequence[float], timings: Timings) -> float:
+    """Seconds of silence after which a lease is given up; ``durations`` in increasing order.
+
+    Unreachable plus a grace of twice the 95th percentile of the durations so far, at least
+    ``timings.orphan_grace``: a worker behind a broken network goes on evaluating, and its result
+    is worth waiting for about as long as evaluating anew takes.
+    """
+    grace = timings.orphan_grace
+    if durations:
+        grace = max(grace, 2 * durations[min(len(durations) - 1, int(0.95 * len(durations)))])
+    return timings.unreachable + grace

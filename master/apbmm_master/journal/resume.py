@@ -1,0 +1,68 @@
+"""Begin a run, or go on with one: the run file against the one the journal was begun with."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from apbmm_common.errors import RunChangedError
+from apbmm_common.run_file.load import RunSpec
+from apbmm_master.journal.events import AnyEvent, RunStarted, SpecChanged
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.run_state import Ledger
+
+MAY_CHANGE = ("budget.evaluations", "budget.failures", "timings.", "sources.", "prior.prompts")
+"""Sources may move: their contents are compared by digest when a worker has read them."""
+UNTIL_SEARCHED = ("objectives",)
+"""May change as long as nothing was proposed from objectives: Eq. 2 is applied at replay."""
+
+
+def begin_or_resume(ledger: Ledger, spec: RunSpec, record: Callable[[AnyEvent], None]) -> None:
+    """Record the beginning of a run, or what an edited run file changes in it.
+
+    Raises `RunChangedError` naming every key that may not change.
+    """
+    new = spec.model_dump(mode="json")
+    if ledger.spec is None:
+        run = f"{spec.name}-{secrets.token_hex(4)}"
+        record(RunStarted(run=run, spec=new))
+        return
+    keys = sorted(changed(ledger.spec.model_dump(mode="json"), new))
+    searched = any(ask.purpose == "search" for ask in ledger.asks)
+    refused = [key for key in keys if not may_change(key, searched=searched)]
+    if refused:
+        raise RunChangedError(
+            f"the run file differs from the one this run was begun with in {', '.join(refused)}",
+            "undo the change, or start a new run with another --run-dir",
+        )
+    done = ledger.count(EvaluationState.DONE)
+    if spec.budget.evaluations < min(done, ledger.spec.budget.evaluations):
+        raise RunChangedError(
+            f"budget.evaluations was lowered to {spec.budget.evaluations}, but {done} evaluations "
+            "are done",
+            f"set it to {done} or more",
+        )
+    if keys:
+        record(SpecChanged(spec=new, keys=tuple(keys)))
+
+
+def may_change(key: str, *, searched: bool) -> bool:
+    """Whether a resumed run may differ in a key from its beginning."""
+    if key.partition(".")[0] in UNTIL_SEARCHED and not searched:
+        return True
+    if key.startswith("benchmarks.") and key.endswith(".path"):
+        return True
+    return any(key == free or (free[-1] == "." and key.startswith(free)) for free in MAY_CHANGE)
+
+
+def changed(old: Any, new: Any, prefix: str = "") -> set[str]:
+    """Dotted keys in which two JSON values differ."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return set() if old == new else {prefix}
+    keys: set[str] = set()
+    for key in old.keys() | new.keys():
+        keys |= changed(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+    return keys

@@ -1,0 +1,300 @@
+"""The run as its journal tells it: a fold over events, with one mutator.
+
+The ledger knows nothing of sockets, clocks or workers' liveness. `Ledger.apply` is the only way
+to change it, and it refuses what the state machines of `lifecycle` do not allow. Two ledgers are
+equal when the same events made them. What a turn asks for is kept up to date, not searched for.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.run_file.load import RunSpec
+from apbmm_master.journal import findings
+from apbmm_master.journal.evaluations import (
+    COUNTED,
+    MEASURE,
+    REFERENCES,
+    VANISHED,
+    Asked,
+    Attempt,
+    Call,
+    Evaluation,
+    Told,
+)
+from apbmm_master.journal.events import (
+    Accepted,
+    AttemptFailed,
+    DuplicateResult,
+    EpochStarted,
+    EvaluationFailed,
+    Finished,
+    Leased,
+    Lost,
+    Proposed,
+    Purpose,
+    Record,
+    ResultRecorded,
+    RunStarted,
+    SourcesVerified,
+    SpecChanged,
+    WorkerJoined,
+    WorkerLeft,
+    WorkerQuarantined,
+)
+from apbmm_master.journal.lifecycle import (
+    SETTLED,
+    AttemptState,
+    EvaluationState,
+    InvariantError,
+    move_attempt,
+    move_evaluation,
+)
+from apbmm_master.journal.packed import Evaluations
+from apbmm_master.journal.worker_sessions import Attendance
+
+__all__ = ["MEASURE", "REFERENCES", "Asked", "Attempt", "Call", "Evaluation", "Ledger", "Told"]
+
+
+class Ledger:
+    """All that the events so far imply."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.time = 0.0
+        """Of the last event: wall-clock seconds, for reports only."""
+        self.run = ""
+        self.spec: RunSpec | None = None
+        self.epoch = 0
+        self.layers = 0
+        self.outside: tuple[str, ...] = ()
+        self.digests: dict[str, str] = {}
+        self.evaluations = Evaluations()
+        self.leases: dict[str, str] = {}
+        self.calls: list[Call] = []
+        self.asks: list[Asked] = []
+        self.completed: list[str] = []
+        """Ids of the budget's completed evaluations in the order of their completion."""
+        self.durations: list[float] = []
+        """Seconds of everything that is done, in increasing order."""
+        self.attendance = Attendance()
+        self.duplicates: set[str] = set()
+        """Leases whose results came when their evaluation was settled."""
+        self.finished = ""
+        self.failed = False
+        """Whether the run finished without spending its budget."""
+        self._untold: list[Told] = []
+        self._tally: Counter[tuple[Purpose, EvaluationState]] = Counter()
+        self._states = {state: list[tuple[int, str]]() for state in EvaluationState}
+        self._troubled: dict[str, None] = {}
+        self._holders: dict[str, tuple[Evaluation, Attempt]] = {}
+        """What each worker holds that holds anything."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ledger) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # ---- reading -------------------------------------------------------------------------
+
+    @property
+    def references_done(self) -> bool:
+        """Whether both references are measured, so that Eq. 2 can be applied."""
+        return all(
+            name in self.evaluations and self.evaluations[name].state is EvaluationState.DONE
+            for name in REFERENCES
+        )
+
+    def of_state(self, *states: EvaluationState) -> Iterator[Evaluation]:
+        """Evaluations of each of ``states`` in turn, in the order of their proposals."""
+        for state in states:
+            for _, name in self._states[state]:
+                yield self.evaluations[name]
+
+    def counted(self, *states: EvaluationState) -> list[Evaluation]:
+        """Those of `of_state` that are part of the budget."""
+        return [e for e in self.of_state(*states) if e.counts]
+
+    def count(self, *states: EvaluationState, purposes: Iterable[Purpose] = COUNTED) -> int:
+        """How many evaluations of ``purposes`` are in any of ``states``, or in any at all."""
+        return sum(self._tally[p, s] for p in purposes for s in states or EvaluationState)
+
+    def active_attempts(self) -> Iterator[tuple[Evaluation, Attempt]]:
+        """Every evaluation in progress with its attempt, in the order of their leases."""
+        yield from self._holders.values()
+
+    def held_by(self, worker: str) -> tuple[Evaluation, Attempt] | None:
+        """The evaluation that a worker has in progress, with its attempt."""
+        return self._holders.get(worker)
+
+    def troubled(self) -> Iterator[Evaluation]:
+        """Those not settled that failed, maybe for their vector's reasons, or lost a worker."""
+        return (self.evaluations[name] for name in self._troubled)
+
+    def find(self, lease: str) -> tuple[Evaluation, Attempt] | None:
+        """The attempt that a lease names."""
+        evaluation = self.evaluations.get(self.leases.get(lease, ""))
+        if evaluation is None:
+            return None
+        return evaluation, next(a for a in evaluation.attempts if a.lease == lease)
+
+    # ---- the one mutator -----------------------------------------------------------------
+
+    def replay(self, records: Iterable[Record]) -> Ledger:
+        """Apply all records in order; returns itself."""
+        for record in records:
+            self.apply(record)
+        return self
+
+    def apply(self, record: Record) -> None:
+        """Take one event in. Raises `InvariantError` when it cannot follow from the state."""
+        if record.seq <= self.seq:
+            raise InvariantError(f"event {record.seq} after {self.seq}")
+        if self.spec is None and not isinstance(record.event, RunStarted):
+            raise InvariantError("the journal does not begin with run_started")
+        match record.event:
+            case Proposed() | Leased() | Accepted() | Lost() | AttemptFailed() as event:
+                self._dispatch(event, record)
+            case ResultRecorded() as event:
+                self._finish(event, record)
+            case DuplicateResult() as event:
+                self.duplicates.add(event.lease)
+            case EvaluationFailed() as event:
+                self._give_up(event)
+            case WorkerJoined() | WorkerLeft() | WorkerQuarantined() as event:
+                self.attendance.take(event, record.time)
+            case event:
+                self._govern(event)
+        self.seq, self.time = record.seq, record.time
+
+    def _dispatch(
+        self, event: Proposed | Leased | Accepted | Lost | AttemptFailed, record: Record
+    ) -> None:
+        match event:
+            case Proposed():
+                self._propose(event, record.seq)
+            case Leased():
+                self._lease(event, record.time)
+            case _:
+                self._move(event, record.time)
+
+    def _govern(
+        self, event: RunStarted | SpecChanged | EpochStarted | SourcesVerified | Finished
+    ) -> None:
+        match event:
+            case RunStarted():
+                self.run, self.spec = event.run, RunSpec.model_validate(event.spec)
+            case SpecChanged():
+                self.spec = RunSpec.model_validate(event.spec)
+                self.finished, self.failed = "", False
+                self.attendance.close(self.time)
+            case EpochStarted():
+                self.epoch = event.epoch
+                # The pause between two masters, ended by either event, is no worker's time.
+                self.attendance.close(self.time)
+            case SourcesVerified():
+                self.layers, self.outside = event.layers, event.outside
+                self.digests = dict(event.digests)
+            case Finished():
+                self.finished, self.failed = event.reason, event.failed
+
+    def _set_state(self, evaluation: Evaluation, state: EvaluationState) -> None:
+        """Move an evaluation, and it in the indexes."""
+        old, new = evaluation.state, move_evaluation(evaluation.state, state)
+        entry = (evaluation.ordinal, evaluation.id)
+        del self._states[old][bisect_left(self._states[old], entry)]
+        insort(self._states[new], entry)
+        self._tally[evaluation.purpose, old] -= 1
+        self._tally[evaluation.purpose, new] += 1
+        evaluation.state = new
+        if new in SETTLED:
+            self._troubled.pop(evaluation.id, None)
+        if old is EvaluationState.ACTIVE:
+            del self._holders[evaluation.attempts[-1].worker]
+
+    def _propose(self, event: Proposed, seq: int) -> None:
+        for proposal in event.proposals:
+            name, ordinal = proposal.evaluation, len(self.evaluations)
+            if name in self.evaluations:
+                raise InvariantError(f"{name} proposed twice")
+            self.evaluations.add(Evaluation(name, event.purpose, proposal.vector, seq, ordinal))
+            self._states[EvaluationState.QUEUED].append((ordinal, name))
+            self._tally[event.purpose, EvaluationState.QUEUED] += 1
+        if event.purpose in COUNTED:
+            named = tuple(proposal.evaluation for proposal in event.proposals)
+            self.asks.append(Asked(named, event.pending, event.purpose, event.seconds))
+            # Tells that arrived while the ask was being computed come after it.
+            self.calls.insert(event.calls, self.asks[-1])
+
+    def _lease(self, event: Leased, time: float) -> None:
+        evaluation = self.evaluations[event.evaluation]
+        if event.attempt != len(evaluation.attempts) + 1 or event.lease in self.leases:
+            raise InvariantError(f"lease {event.lease} does not follow")
+        if self.held_by(event.worker) is not None:
+            raise InvariantError(f"{event.worker} holds a lease already")
+        self._set_state(evaluation, EvaluationState.ACTIVE)
+        attempt = Attempt(event.attempt, event.lease, event.worker, event.boot, self.epoch, time)
+        evaluation.attempts.append(attempt)
+        self._holders[event.worker] = evaluation, attempt
+        self.leases[event.lease] = evaluation.id
+
+    def _move(self, event: Accepted | Lost | AttemptFailed, time: float) -> None:
+        if (found := self.find(event.lease)) is None:
+            raise InvariantError(f"unknown lease {event.lease}")
+        evaluation, attempt = found
+        old = attempt.state
+        if isinstance(event, Accepted):
+            attempt.state = move_attempt(old, AttemptState.RUNNING)
+            return
+        ending = AttemptState.LOST if isinstance(event, Lost) else AttemptState.FAILED
+        attempt.state, attempt.ended_at = move_attempt(old, ending), time
+        if isinstance(event, Lost):
+            attempt.message = event.reason
+            attempt.vanished = event.vanished and old is AttemptState.RUNNING
+        else:
+            attempt.fault, attempt.message = event.fault, event.message
+            if event.fault == "engine":
+                self.attendance.engine_died(attempt.boot, evaluation.id)
+        if attempt.vanished or attempt.fault in {"vector", "engine"}:
+            self._troubled[evaluation.id] = None
+        self._set_state(evaluation, EvaluationState.QUEUED)
+        if attempt.vanished and evaluation.vanishings == VANISHED:
+            self._tell(evaluation, rejected=True)
+
+    def _finish(self, event: ResultRecorded, record: Record) -> None:
+        evaluation = self.evaluations[event.evaluation]
+        self._set_state(evaluation, EvaluationState.DONE)
+        for attempt in evaluation.attempts:
+            if attempt.lease == event.lease:
+                attempt.state = move_attempt(attempt.state, AttemptState.DONE)
+                attempt.ended_at = record.time
+                if isinstance(event.body, Evaluated):
+                    self.attendance.evaluated(attempt.boot)
+            elif attempt.active:
+                attempt.state = move_attempt(attempt.state, AttemptState.LOST)
+                attempt.ended_at, attempt.message = record.time, "an earlier attempt delivered"
+        evaluation.found = findings.pack(event.body)
+        evaluation.seconds, evaluation.worker = event.seconds, event.worker
+        evaluation.done_seq, evaluation.done_at = record.seq, record.time
+        insort(self.durations, event.seconds)
+        if evaluation.counts:
+            self.completed.append(evaluation.id)
+            self.evaluations.pack(evaluation)
+        self._tell(evaluation)
+
+    def _give_up(self, event: EvaluationFailed) -> None:
+        evaluation = self.evaluations[event.evaluation]
+        self._set_state(evaluation, EvaluationState.FAILED)
+        evaluation.message = event.message
+        self._tell(evaluation, rejected=True)
+
+    def _tell(self, evaluation: Evaluation, *, rejected: bool = False) -> None:
+        """Tell of it as soon as there are references: without them there are no objectives."""
+        if evaluation.counts:
+            self._untold.append(Told(evaluation.id, rejected))
+        if self.references_done:
+            self.calls.extend(self._untold)
+            self._untold.clear()

@@ -1,0 +1,240 @@
+"""Where a run stands: objectives (Eq. 2), front, hypervolume, load rate; from the ledger alone."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.run_file.load import RunSpec
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.run_state import REFERENCES, Attempt, Evaluation, Ledger
+from apbmm_master.search.arrays import Array
+from apbmm_master.search.objective import (
+    Measurement,
+    Objective,
+    check_references,
+    objective_variance,
+    objective_vector,
+)
+from apbmm_master.search.pareto import hypervolume
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completed evaluation with its objective vector, hypervolume and front size after it."""
+
+    evaluation: Evaluation
+    objectives: tuple[float, ...]
+    hypervolume: float
+    front: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Front and hypervolume after the last of ``completed`` evaluations.
+
+    ``front``: objective vectors by evaluation id, in the order of completion. All empty until both
+    references are measured.
+    """
+
+    completed: int = 0
+    front: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    hypervolume: float = 0.0
+
+
+def objectives_of(spec: RunSpec) -> tuple[Objective, ...]:
+    """The run's objectives, with the benchmarks each one averages over."""
+    every = tuple(benchmark.name for benchmark in spec.benchmarks)
+    return tuple(
+        Objective(o.name, o.metric, o.benchmarks or every, o.expert, o.vanilla)
+        for o in spec.objectives
+    )
+
+
+def metrics_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Raw metrics of a completed evaluation: benchmark -> accuracy, tokens, counts."""
+    if not isinstance(evaluation.body, Evaluated):
+        return {}
+    return {
+        name: {
+            "accuracy": result.accuracy,
+            "tokens": result.tokens,
+            "questions": result.questions,
+            "truncated": result.truncated,
+            "malformed": result.malformed,
+        }
+        for name, result in evaluation.body.benchmarks.items()
+    }
+
+
+def references_of(ledger: Ledger) -> dict[str, Mapping[str, Mapping[str, float]]]:
+    """Raw metrics of the references that are measured."""
+    return {
+        name: metrics_of(ledger.evaluations[name])
+        for name in REFERENCES
+        if name in ledger.evaluations and ledger.evaluations[name].state is EvaluationState.DONE
+    }
+
+
+def check_scaling(ledger: Ledger) -> None:
+    """Raise the named error of `objective.check_references` if Eq. 2 cannot be applied."""
+    if ledger.spec is not None and ledger.references_done:
+        check_references(objectives_of(ledger.spec), references_of(ledger))
+
+
+def score(ledger: Ledger, evaluation: Evaluation) -> tuple[float, ...]:
+    """Objective vector of one completed evaluation; both references must be measured."""
+    return _by_eq_2(objective_vector, ledger, evaluation)
+
+
+def known_noise(ledger: Ledger, evaluation: Evaluation) -> tuple[float, ...]:
+    """Variance of `score` that the search is told; see `objective.objective_variance`."""
+    return _by_eq_2(objective_variance, ledger, evaluation)
+
+
+def _by_eq_2(
+    rule: Callable[[Sequence[Objective], Measurement, Mapping[str, Measurement]], Array],
+    ledger: Ledger,
+    evaluation: Evaluation,
+) -> tuple[float, ...]:
+    """One number for each objective of the run, from what was measured of model and references."""
+    assert ledger.spec is not None
+    found = rule(objectives_of(ledger.spec), metrics_of(evaluation), references_of(ledger))
+    return tuple(float(value) for value in found)
+
+
+class Tracker:
+    """Follows one run's standing from completion to completion.
+
+    Each completion is scored and entered into the front once, however often it is asked for. Of
+    those that are not on the front a few numbers are kept.
+    """
+
+    def __init__(self) -> None:
+        self._begin(None)
+
+    def _begin(self, ledger: Ledger | None) -> None:
+        self._ledger = ledger
+        self._objectives, self._volumes, self._sizes = array("d"), array("d"), array("l")
+        self._front: dict[str, tuple[float, ...]] = {}
+        self._points: Array = np.empty(0)
+
+    def stand(self, ledger: Ledger) -> Standing:
+        """Score everything that is complete and follow front and hypervolume through it.
+
+        A ledger other than the last one (read back from the journal) is scored from its start.
+        """
+        if ledger is not self._ledger:
+            self._begin(ledger)
+        if ledger.spec is None or not ledger.references_done:
+            return Standing()
+        for name in ledger.completed[len(self._volumes) :]:
+            self._enter(ledger, ledger.evaluations[name])
+        return Standing(len(self._volumes), dict(self._front), self._volume)
+
+    def history(self, begin: int = 0) -> Iterator[Completion]:
+        """What the last `stand` stood on, in the order of completion, without the first ones."""
+        if self._ledger is None:
+            return
+        names = self._ledger.completed
+        for number in range(begin, len(self._volumes)):
+            yield Completion(
+                self._ledger.evaluations[names[number]],
+                self._objectives_of(number),
+                self._volumes[number],
+                self._sizes[number],
+            )
+
+    @property
+    def _volume(self) -> float:
+        return self._volumes[-1] if self._volumes else 0.0
+
+    def _objectives_of(self, number: int) -> tuple[float, ...]:
+        width = len(self._objectives) // len(self._volumes)
+        return tuple(self._objectives[number * width : (number + 1) * width])
+
+    def _enter(self, ledger: Ledger, evaluation: Evaluation) -> None:
+        """Score a completion; it changes the front unless something there dominates it."""
+        assert ledger.spec is not None
+        objectives, volume = score(ledger, evaluation), self._volume
+        new = np.array(objectives, dtype=np.float64)
+        points = self._points.reshape(-1, len(new))
+        if not (_no_worse(points, new) & (points != new).any(axis=1)).any():
+            kept = ~(_no_worse(new, points) & (points != new).any(axis=1))
+            for name in [n for n, keep in zip(self._front, kept, strict=True) if not keep]:
+                del self._front[name]
+            self._front[evaluation.id] = objectives
+            self._points = np.concatenate([points[kept], new[None]])
+            volume = hypervolume(self._points, ledger.spec.hypervolume_reference)
+        self._objectives.extend(objectives)
+        self._volumes.append(volume)
+        self._sizes.append(len(self._front))
+
+
+def _no_worse(points: Array, others: Array) -> npt.NDArray[np.bool_]:
+    """Whether each row of one is at least the other's in every objective; either may be one row."""
+    return np.asarray((points >= others).all(axis=1))
+
+
+def stand(ledger: Ledger) -> Standing:
+    """Where a run stands, scored from its start; see `Tracker` to follow one."""
+    return Tracker().stand(ledger)
+
+
+def search_window(ledger: Ledger, now: float) -> tuple[float, float] | None:
+    """When the search began and ended (Unix seconds): first search dispatch to last completion.
+
+    ``now`` is its end while work is in progress. Before the search has begun, the window starts at
+    the first lease. None when nothing was leased.
+    """
+    first = search = math.inf
+    last, running = -math.inf, False
+    for evaluation in ledger.evaluations.values():
+        for attempt in evaluation.attempts:
+            first = min(first, attempt.leased_at)
+            if evaluation.purpose == "search":
+                search = min(search, attempt.leased_at)
+            last = max(last, _end(attempt, last))
+            running |= attempt.active
+    if first == math.inf:
+        return None
+    start = first if search == math.inf else search
+    return start, now if running or last == -math.inf else last
+
+
+def load_rate(ledger: Ledger, now: float) -> float | None:
+    """Busy worker seconds over worker seconds within `search_window`, tail included.
+
+    None when nothing was leased. A worker counts, busy or not, for the time that it was there.
+    """
+    window = search_window(ledger, now)
+    if window is None:
+        return None
+    start, end = window
+    stays: dict[str, list[tuple[float, float]]] = {}
+    for stay in ledger.attendance.stays:
+        left = end if stay.left is None else stay.left
+        stays.setdefault(stay.worker, []).append((max(stay.joined, start), min(left, end)))
+    busy = sum(
+        overlap(attempt.leased_at, _end(attempt, end), *stay)
+        for evaluation in ledger.evaluations.values()
+        for attempt in evaluation.attempts
+        for stay in stays.get(attempt.worker, ())
+    )
+    there = sum(max(0.0, left - joined) for spans in stays.values() for joined, left in spans)
+    return busy / there if there > 0 else None
+
+
+def _end(attempt: Attempt, default: float) -> float:
+    return default if attempt.ended_at is None else attempt.ended_at
+
+
+def overlap(begin: float, end: float, start: float, stop: float) -> float:
+    """Length that two spans share."""
+    return max(0.0, min(end, stop) - max(begin, start))

@@ -1,0 +1,255 @@
+"""The run's memory on disk: append-only events in SQLite, one master at a time.
+
+Every commit is durable before it returns (WAL, synchronous=FULL). A result is unique for its
+evaluation by a primary key, so that no code path can record two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from apbmm_common.errors import JournalError, RunDirectoryError
+from apbmm_common.process.failpoints import reach
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_master.journal.end_mark import NAME as MARK
+from apbmm_master.journal.end_mark import HighWater, high_water, missing_bytes
+from apbmm_master.journal.events import EVENT, Record, ResultRecorded
+from apbmm_master.journal.lifecycle import InvariantError
+from apbmm_master.journal.run_directory import BEGUN, claim
+
+NAME = BEGUN
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY, time REAL NOT NULL, event TEXT NOT NULL, body TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS results (
+    evaluation TEXT PRIMARY KEY, seq INTEGER NOT NULL UNIQUE REFERENCES events (seq)
+) STRICT;
+CREATE TABLE IF NOT EXISTS outcomes (
+    evaluation TEXT NOT NULL REFERENCES results (evaluation), benchmark TEXT NOT NULL,
+    question TEXT NOT NULL, score REAL NOT NULL, tokens INTEGER NOT NULL,
+    finish_reason TEXT NOT NULL, PRIMARY KEY (evaluation, benchmark, question)
+) STRICT;
+"""
+
+
+class Journal:
+    """The journal of one run directory, open for writing and locked against a second master.
+
+    Raises `RunDirectoryError` for a directory that cannot hold a journal, `JournalError` when it is
+    locked, or holds a journal that is damaged, cut off, or of another version.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / NAME
+        with contextlib.ExitStack() as closing:
+            closing.enter_context(claim(run_dir))
+            _require_whole_file(self.path)
+            self._db = closing.enter_context(contextlib.closing(_connect(self.path)))
+            self._seq = self._last_seq()
+            _require_whole(self.path, self._seq, high_water(run_dir))
+            self._mark = closing.enter_context(contextlib.closing(_open_mark(run_dir)))
+            self._closing = closing.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database and give up the lock."""
+        self._closing.close()
+
+    def _last_seq(self) -> int:
+        try:
+            row = self._db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
+        except sqlite3.Error as error:
+            raise _damaged(self.path, error) from error
+        return int(row[0])
+
+    @property
+    def seq(self) -> int:
+        """Sequence number of the last committed event; 0 for an empty journal."""
+        return self._seq
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Commit ``records`` in one transaction, all or none; their numbers follow `seq`.
+
+        Raises `JournalError` when the disk refuses; what is then stored, all or nothing, is for
+        `records` to tell. Raises `InvariantError` for records that do not follow, or a second
+        result.
+        """
+        if [record.seq for record in records] != [self._seq + 1 + i for i in range(len(records))]:
+            raise InvariantError("records do not follow the journal")
+        try:
+            with self._db:
+                for record in records:
+                    reach("journal.begin", record.event.event)
+                    self._insert(record)
+                    reach("journal.insert", record.event.event)
+            for record in records:
+                reach("journal.commit", record.event.event)
+        except sqlite3.IntegrityError as error:
+            raise InvariantError(f"{self.path}: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            with contextlib.suppress(sqlite3.Error, JournalError):
+                self._db.rollback()
+                self._seq = self._last_seq()
+            raise JournalError(
+                f"{self.path}: could not be written: {error}",
+                "free some space; what was recorded is safe and the run goes on by itself",
+            ) from error
+        self._seq += len(records)
+        self._mark.rise(self._seq)
+
+    def _insert(self, record: Record) -> None:
+        event = record.event
+        outcomes: list[tuple[str, str, str, float, int, str]] = []
+        if isinstance(event, ResultRecorded) and isinstance(event.body, Evaluated):
+            event, outcomes = _without_outcomes(event, event.body)
+        self._db.execute(
+            "INSERT INTO events VALUES (?, ?, ?, ?)",
+            (record.seq, record.time, event.event, event.model_dump_json()),
+        )
+        if isinstance(event, ResultRecorded):
+            self._db.execute("INSERT INTO results VALUES (?, ?)", (event.evaluation, record.seq))
+            self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", outcomes)
+
+    def records(self) -> Iterator[Record]:
+        """Every committed event in order."""
+        return _records(self._db, self.path)
+
+
+def read_journal(run_dir: Path) -> list[Record]:
+    """Every event of a run directory, without locking it: safe beside a living master.
+
+    Raises `JournalError` when there is no journal or it cannot be read.
+    """
+    path = run_dir / NAME
+    if not path.is_file():
+        raise JournalError(f"{path}: no such journal", "give the run directory of a run")
+    _require_whole_file(path)
+    mark = high_water(run_dir)  # before the journal, which may grow meanwhile
+    with contextlib.closing(_connect(path, read_only=True)) as db:
+        begun = db.execute("PRAGMA user_version").fetchone()[0] > 0
+        records = list(_records(db, path)) if begun else []
+    _require_whole(path, records[-1].seq if records else 0, mark)
+    return records
+
+
+def _require_whole_file(path: Path) -> None:
+    missing = missing_bytes(path)
+    if missing:
+        raise JournalError(
+            f"{path}: damaged: its last {missing} bytes are missing", "restore the whole file"
+        )
+
+
+def _require_whole(path: Path, seq: int, mark: int) -> None:
+    if seq < mark:
+        raise JournalError(
+            f"{path}: damaged: its end is missing: {mark} events were committed, it holds {seq}",
+            f"restore the run directory whole; if it is to go on from here, delete {MARK} first",
+        )
+
+
+def _records(db: sqlite3.Connection, path: Path) -> Iterator[Record]:
+    try:
+        rows = db.execute("SELECT seq, time, body FROM events ORDER BY seq")
+        for expected, (seq, when, body) in enumerate(rows, 1):
+            if seq != expected:
+                raise ValueError(f"event {expected} is missing")
+            yield Record(seq, when, EVENT.validate_json(body))
+    except (sqlite3.Error, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> JournalError:
+    return JournalError(
+        f"{path}: damaged: {str(error).splitlines()[0]}",
+        "keep the file; `sqlite3 journal.sqlite .recover` may save what is readable",
+    )
+
+
+def _without_outcomes(
+    event: ResultRecorded, body: Evaluated
+) -> tuple[ResultRecorded, list[tuple[str, str, str, float, int, str]]]:
+    """Split the per-question outcomes off: replay does not need them, analyses do."""
+    rows = [
+        (event.evaluation, name, question, score, tokens, reason)
+        for name, result in body.benchmarks.items()
+        for question, score, tokens, reason in result.outcomes
+    ]
+    return event.model_copy(update={"body": body.without_outcomes()}), rows
+
+
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    try:
+        try:
+            return _open(path, "mode=ro" if read_only else "mode=rwc", read_only=read_only)
+        except sqlite3.OperationalError:
+            log = path.with_name(f"{NAME}-wal")
+            if not read_only or (log.exists() and log.stat().st_size):
+                raise
+            # Even to read, SQLite makes files beside a database with a log, which a reader of a
+            # folder that it may not write cannot; with no log there is nothing that they are for.
+            return _open(path, "mode=ro&immutable=1", read_only=True)
+    except (sqlite3.Error, OSError) as error:
+        ours = os.access(path.parent, os.W_OK)
+        raise JournalError(
+            f"{path}: cannot be opened: {error}",
+            "is it a journal, and is there space on the disk?"
+            if ours
+            else "you may not write here: read it as the user who runs the master",
+        ) from error
+
+
+def _open(path: Path, options: str, *, read_only: bool) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        f"file:{quote(str(path))}?{options}", uri=True, timeout=10, check_same_thread=False
+    )
+    try:
+        _set_up(db, path, read_only=read_only)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _set_up(db: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, SCHEMA_VERSION):
+        raise JournalError(
+            f"{path}: written by another version of apbmm (schema {version})",
+            "use the version that began the run",
+        )
+    if not read_only:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA foreign_keys=ON")
+        if version == 0:
+            # At once, so that a reader sees a whole journal or an empty file.
+            db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+
+
+def _open_mark(run_dir: Path) -> HighWater:
+    try:
+        return HighWater(run_dir)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{run_dir / MARK}: {error}", "is the run directory writable?"
+        ) from error

@@ -1,0 +1,297 @@
+"""What the master does with each message of a worker: records events, queues answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from apbmm_common.protocol.messages import (
+    Accept,
+    Assign,
+    Beat,
+    BeatAck,
+    Bye,
+    Cancel,
+    Decline,
+    Drain,
+    FromMaster,
+    FromWorker,
+    Hello,
+    HelloAgain,
+    Ready,
+    Refuse,
+    Result,
+    Unfit,
+    Welcome,
+)
+from apbmm_master.journal.events import (
+    Accepted,
+    AnyEvent,
+    Lost,
+    SourcesVerified,
+    WorkerJoined,
+    WorkerLeft,
+    WorkerQuarantined,
+    work_of,
+)
+from apbmm_master.journal.lifecycle import SETTLED, AttemptState
+from apbmm_master.journal.run_state import Attempt, Evaluation, Ledger
+from apbmm_master.scheduling.fleet import Fleet, Worker
+from apbmm_master.scheduling.results import Deliveries
+from apbmm_master.wire.refusals import NotAllowedError
+
+log = logging.getLogger(__name__)
+
+
+class Reception:
+    """Handles messages one at a time.
+
+    ``record`` applies an event to the ledger and puts it in the next commit; ``send`` queues an
+    answer that leaves only after that commit.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        fleet: Fleet,
+        record: Callable[[AnyEvent], None],
+        send: Callable[[bytes, FromMaster], None],
+    ) -> None:
+        self.ledger, self.fleet = ledger, fleet
+        self._record, self._send = record, send
+        self._deliveries = Deliveries(ledger, fleet, record, send)
+
+    def handle(self, identity: bytes, message: FromWorker, now: float, key: str = "") -> None:
+        """Take one message in; ``now`` is the monotonic clock, ``key`` the connection's.
+
+        Raises `NotAllowedError` when the connection was another key's.
+        """
+        if isinstance(message, Hello):
+            self._hello(identity, message, now, key)
+            return
+        worker = self.fleet.of(identity)
+        if worker is None:
+            self._send(identity, HelloAgain(run=self.ledger.run))
+            return
+        if worker.key != key:
+            raise NotAllowedError(f"the connection of worker {worker.name} is another key's")
+        worker.heard = now
+        if isinstance(message, Accept | Beat):
+            # A HELLO that this one overtook is older, and its list of leases out of date.
+            worker.hello = max(worker.hello, message.hello)
+        if message.run == self.ledger.run or isinstance(message, Beat | Drain | Bye):
+            self._dispatch(worker, message)
+        else:
+            log.info("a %s of %s is of another run", message.type, worker.name)
+
+    def _dispatch(self, worker: Worker, message: FromWorker) -> None:
+        match message:
+            case Beat():
+                self._beat(worker, message)
+            case Ready():
+                self._ready(worker, message)
+            case Unfit():
+                hint = f" (hint: {message.hint})" if message.hint else ""
+                worker.stage, worker.unfit = "unfit", message.message + hint
+                log.warning("worker %s cannot take part: %s", worker.name, worker.unfit)
+            case Accept():
+                self._holds(worker, message.lease)
+            case Decline():
+                self._decline(worker, message)
+            case Result():
+                self._deliveries.take(worker, message)
+            case Drain():
+                worker.draining = True
+            case Bye():
+                self._bye(worker, message)
+
+    # ---- joining and leaving -------------------------------------------------------------
+
+    def _hello(self, identity: bytes, hello: Hello, now: float, key: str) -> None:
+        if hello.boot in self.ledger.attendance.gone:
+            reason = f"a later process took the name {hello.worker}"
+            hint = "give this one another --name"
+            self._send(identity, Refuse(reason=reason, hint=hint, final=True))
+            return
+        known = self.fleet.workers.get(hello.worker)
+        if known is not None and known.boot == hello.boot and hello.number <= known.hello:
+            # The same HELLO twice, or one that was overtaken: what it says is known or stale.
+            if hello.number == known.hello:
+                known.heard = now
+                self._welcome(known)
+            return
+        joined = self.fleet.join(hello, identity, self.ledger.run, now, key)
+        if joined.replaced is not None:
+            self._supersede(joined.replaced)
+        worker = joined.worker
+        worker.quarantined = self.ledger.attendance.quarantined.get((worker.name, worker.boot), "")
+        if not self.ledger.attendance.is_here(worker.name, worker.boot):
+            self._record(
+                WorkerJoined(
+                    worker=worker.name,
+                    boot=worker.boot,
+                    gpu=worker.gpu,
+                    host=worker.host,
+                    versions=worker.versions,
+                )
+            )
+        worker.delivering = {lease for lease in worker.delivering if self._is_wanted(lease)}
+        self._reconcile(worker)
+        self._welcome(worker)
+
+    def _supersede(self, old: Worker) -> None:
+        self._record(WorkerLeft(worker=old.name, boot=old.boot, reason="superseded"))
+        reason = f"a later process took the name {old.name}"
+        self._send(old.identity, Refuse(reason=reason, final=True))
+
+    def expel(self, lets_in: Callable[[str, str], bool]) -> None:
+        """Shut out every worker whose key and name ``lets_in`` refuses; its lease is lost.
+
+        It is told at its next message.
+        """
+        for worker in list(self.fleet.workers.values()):
+            if lets_in(worker.key, worker.name):
+                continue
+            reason = "its key was revoked"
+            for evaluation, attempt in list(self.ledger.active_attempts()):
+                if (attempt.worker, attempt.boot) == (worker.name, worker.boot):
+                    self._lose(evaluation, attempt, f"{worker.name}: {reason}")
+            left = WorkerLeft(worker=worker.name, boot=worker.boot, reason=reason, final=False)
+            self._record(left)
+            self.fleet.leave(worker)
+            log.warning("worker %s is shut out: %s", worker.name, reason)
+
+    def _welcome(self, worker: Worker) -> None:
+        """The run, with the leases to keep and those whose evaluation is settled without it."""
+        assert self.ledger.spec is not None
+        abandon = tuple(sorted(lease for lease in worker.held if not self._is_wanted(lease)))
+        worker.held -= set(abandon)
+        self._send(
+            worker.identity,
+            Welcome(
+                run=self.ledger.run,
+                epoch=self.ledger.epoch,
+                spec=self.ledger.spec.model_dump(mode="json"),
+                keep=tuple(sorted(worker.held)),
+                abandon=abandon,
+            ),
+        )
+
+    def _is_wanted(self, lease: str) -> bool:
+        found = self.ledger.find(lease)
+        return found is not None and found[0].state not in SETTLED
+
+    def _reconcile(self, worker: Worker) -> None:
+        """A lease that this boot accepted but neither holds nor delivers is lost."""
+        for evaluation, attempt in list(self.ledger.active_attempts()):
+            mine = attempt.worker == worker.name and attempt.boot == worker.boot
+            if not mine or attempt.lease in worker.delivering:
+                continue
+            if attempt.lease in worker.held:
+                if attempt.state is AttemptState.LEASED:
+                    self._record(Accepted(evaluation=evaluation.id, lease=attempt.lease))
+            elif attempt.state is AttemptState.RUNNING:
+                self._lose(evaluation, attempt, f"{worker.name} no longer holds it")
+
+    def _ready(self, worker: Worker, message: Ready) -> None:
+        ledger = self.ledger
+        if not ledger.digests:
+            layers, outside, digests = message.layers, message.outside, dict(message.digests)
+            self._record(
+                SourcesVerified(worker=worker.name, layers=layers, outside=outside, digests=digests)
+            )
+        # A worker prepares with empty hands only, so it is through with other runs.
+        worker.foreign = False
+        different = sorted(
+            role for role in ledger.digests if message.digests.get(role) != ledger.digests[role]
+        )
+        if different or message.layers != ledger.layers:
+            worker.stage = "unfit"
+            worker.unfit = f"its {', '.join(different) or 'sources'} differ from the run's"
+            self._send(
+                worker.identity,
+                Refuse(
+                    run=ledger.run,
+                    reason=f"{worker.unfit}: other contents than the first worker verified",
+                    hint="copy the checkpoints again, or start a new run with these",
+                ),
+            )
+            return
+        worker.stage, worker.unfit = "ready", ""
+        worker.versions = {**worker.versions, **message.versions}
+
+    def _bye(self, worker: Worker, message: Bye) -> None:
+        """A worker leaves for good; what it does not keep for its next boot is lost."""
+        kept = False
+        for evaluation, attempt in list(self.ledger.active_attempts()):
+            if (attempt.worker, attempt.boot) != (worker.name, worker.boot):
+                continue
+            if attempt.lease in message.kept or attempt.lease in worker.delivering:
+                kept = True
+            else:
+                self._lose(evaluation, attempt, f"{worker.name} left: {message.reason}")
+        if kept:
+            worker.draining = True
+            return
+        self._record(WorkerLeft(worker=worker.name, boot=worker.boot, reason=message.reason))
+        self.fleet.leave(worker)
+
+    # ---- leases --------------------------------------------------------------------------
+
+    def _beat(self, worker: Worker, beat: Beat) -> None:
+        """A BEAT says what the worker holds, which repairs whatever message was lost."""
+        worker.beat, worker.paused = beat, False
+        worker.held.clear()
+        if beat.lease and beat.run == self.ledger.run:
+            self._holds(worker, beat.lease)
+        ack = BeatAck(run=self.ledger.run, epoch=self.ledger.epoch, stage=worker.stage)
+        self._send(worker.identity, ack)
+
+    def _holds(self, worker: Worker, lease: str) -> None:
+        """The worker says that it works on a lease."""
+        found = self.ledger.find(lease)
+        if found is None or found[0].state in SETTLED:
+            self._send(worker.identity, Cancel(run=self.ledger.run, lease=lease))
+            return
+        evaluation, attempt = found
+        if (attempt.worker, attempt.boot) != (worker.name, worker.boot):
+            return
+        worker.held.add(lease)
+        worker.declines = 0
+        if attempt.state is AttemptState.LEASED:
+            self._record(Accepted(evaluation=evaluation.id, lease=lease))
+
+    def _decline(self, worker: Worker, message: Decline) -> None:
+        worker.held.discard(message.lease)
+        found = self.ledger.find(message.lease)
+        if found is None or not found[1].active:
+            return
+        evaluation, attempt = found
+        if (attempt.worker, attempt.boot) != (worker.name, worker.boot):
+            return
+        self._lose(evaluation, attempt, f"{worker.name} declined: {message.reason}")
+        if self.fleet.declined(worker):
+            worker.quarantined = f"declines its leases: {message.reason}"
+            self._record(
+                WorkerQuarantined(worker=worker.name, boot=worker.boot, reason=worker.quarantined)
+            )
+
+    def _lose(self, evaluation: Evaluation, attempt: Attempt, reason: str) -> None:
+        self._record(Lost(evaluation=evaluation.id, lease=attempt.lease, reason=reason))
+
+    def assign(self, worker: Worker, evaluation: Evaluation, attempt: Attempt) -> None:
+        """Send (or send again) the ASSIGN of a committed lease."""
+        assert self.ledger.spec is not None
+        self._send(
+            worker.identity,
+            Assign(
+                run=self.ledger.run,
+                evaluation=evaluation.id,
+                attempt=attempt.number,
+                lease=attempt.lease,
+                work=work_of(evaluation.purpose),
+                vector=evaluation.vector,
+                config=self.ledger.spec.config_hash(self.ledger.digests),
+                fresh=any(a.worker == worker.name and a.fault for a in evaluation.attempts[:-1]),
+            ),
+        )

@@ -1,0 +1,298 @@
+"""What to do next, decided from ledger and fleet. Pure: no clock, socket or file of its own.
+
+Invariants: a lease is committed before it is sent; a worker holds at most one lease; an
+evaluation has at most one active attempt; nothing is leased again while a worker that may still
+hold it is within its grace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from apbmm_common.run_file.load import RunSpec
+from apbmm_master.journal.lifecycle import (
+    EvaluationState,
+    Liveness,
+    liveness,
+    orphan_deadline,
+)
+from apbmm_master.journal.run_state import MEASURE, Attempt, Evaluation, Ledger
+from apbmm_master.scheduling.fleet import Fleet, Worker
+from apbmm_master.scheduling.lost_workers import in_turn, set_aside, waiting, worth_waiting_for
+from apbmm_master.scheduling.prefetching import ahead_of_need
+
+
+@dataclass(frozen=True)
+class GiveUpLease:
+    """The lease's worker will not deliver: queue the evaluation again."""
+
+    evaluation: str
+    lease: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dismiss:
+    """The worker is unreachable and nothing is expected of it: it is not here any more."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The vector failed for its own reasons too often."""
+
+    evaluation: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Give:
+    """Lease an evaluation to an idle worker."""
+
+    evaluation: str
+    worker: str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask the algorithm for this many vectors."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The run is over. ``failed`` when it ended without spending its budget."""
+
+    reason: str
+    failed: bool = False
+
+
+Decision = GiveUpLease | Dismiss | Fail | Give | Ask | Finish
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The instant a decision is made in: monotonic seconds.
+
+    ``listening_since``: from when on every worker's silence is known. ``ask_seconds``: how long the
+    last ask took; 0 before there was one.
+    """
+
+    now: float
+    listening_since: float
+    asking: bool
+    exhausted: bool
+    batch: int | None
+    draining: bool
+    ask_seconds: float = 0.0
+
+
+def decide(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Decision]:
+    """Every decision that is due now, the most urgent first."""
+    spec = ledger.spec
+    assert spec is not None
+    decisions: list[Decision] = list(_lost_leases(ledger, fleet, spec, moment))
+    decisions += _unreachable(ledger, fleet, spec, moment)
+    decisions += _hopeless(ledger)
+    end = _end(ledger, spec, moment)
+    if end is not None:
+        return [*decisions, end]
+    if moment.draining:
+        return decisions
+    idle = idle_workers(ledger, fleet, moment)
+    given = _give(ledger, fleet, idle, moment)
+    decisions += given
+    aside = {evaluation.id for evaluation in set_aside(ledger)}
+    ask = _ask(ledger, spec, moment, len(idle), sum(g.evaluation not in aside for g in given))
+    return [*decisions, ask] if ask else decisions
+
+
+def silence(worker: Worker | None, attempt: Attempt, moment: Moment) -> float:
+    """Seconds since the attempt's worker was last heard by this master."""
+    if worker is not None and _answers_for(worker, attempt):
+        return moment.now - worker.heard
+    return moment.now - moment.listening_since
+
+
+def _answers_for(worker: Worker, attempt: Attempt) -> bool:
+    """Whether this boot has the attempt in hand, or its result in the outbox."""
+    return worker.boot == attempt.boot or attempt.lease in worker.delivering
+
+
+def idle_workers(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Worker]:
+    """Workers that may work, are heard, and hold nothing, by name."""
+    free = [
+        worker
+        for name, worker in fleet.workers.items()
+        if ledger.held_by(name) is None and not worker.held and not worker.delivering
+    ]
+    return _able(free, ledger, moment)
+
+
+def able_workers(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Worker]:
+    """Workers that may work and are heard, by name."""
+    return _able(fleet.workers.values(), ledger, moment)
+
+
+def _able(workers: Iterable[Worker], ledger: Ledger, moment: Moment) -> list[Worker]:
+    assert ledger.spec is not None
+    heard = moment.now - ledger.spec.timings.suspect
+    able = [worker for worker in workers if worker.heard > heard and worker.may_work]
+    return sorted(able, key=lambda worker: worker.name)
+
+
+def _lost_leases(
+    ledger: Ledger, fleet: Fleet, spec: RunSpec, moment: Moment
+) -> Iterator[GiveUpLease]:
+    deadline = orphan_deadline(ledger.durations, spec.timings)
+    for evaluation, attempt in ledger.active_attempts():
+        worker = fleet.workers.get(attempt.worker)
+        if worker is not None and not _answers_for(worker, attempt):
+            yield GiveUpLease(evaluation.id, attempt.lease, f"{worker.name} was started anew")
+            continue
+        heard_now = worker is not None
+        limit = deadline if heard_now or attempt.epoch == ledger.epoch else spec.timings.reconcile
+        if silence(worker, attempt, moment) >= limit:
+            yield GiveUpLease(evaluation.id, attempt.lease, f"{attempt.worker} was not heard again")
+
+
+def _unreachable(ledger: Ledger, fleet: Fleet, spec: RunSpec, moment: Moment) -> Iterator[Dismiss]:
+    limit = spec.timings.unreachable
+    silent = [w for w in fleet.workers.values() if moment.now - w.heard >= limit]
+    if silent:
+        yield from (Dismiss(w.name) for w in silent if ledger.held_by(w.name) is None)
+
+
+def _hopeless(ledger: Ledger) -> Iterator[Fail]:
+    for evaluation in ledger.troubled():
+        if evaluation.state is EvaluationState.QUEUED and evaluation.hopeless:
+            yield Fail(evaluation.id, evaluation.hopeless)
+
+
+def _end(ledger: Ledger, spec: RunSpec, moment: Moment) -> Finish | None:
+    if ledger.finished:
+        return None
+    failure = _failure(ledger, spec)
+    if failure is not None:
+        return failure
+    if any(True for _ in ledger.active_attempts()) or not ledger.references_done:
+        return None
+    done = ledger.count(EvaluationState.DONE)
+    if done >= spec.budget.evaluations:
+        return Finish(f"{done} evaluations completed")
+    waited_for = any(worth_waiting_for(e) for e in ledger.of_state(EvaluationState.QUEUED))
+    if moment.exhausted and not waited_for and not moment.asking:
+        return Finish(f"the method has no more to try after {done} evaluations")
+    return None
+
+
+def _failure(ledger: Ledger, spec: RunSpec) -> Finish | None:
+    failures = 0
+    for evaluation in ledger.of_state(EvaluationState.FAILED):
+        if not evaluation.counts:
+            return Finish(f"{evaluation.id} could not be measured: {evaluation.message}", True)
+        failures += 1
+    if failures > spec.budget.failures:
+        return Finish(f"{failures} vectors failed, more than the budget allows", True)
+    return None
+
+
+def _give(ledger: Ledger, fleet: Fleet, idle: list[Worker], moment: Moment) -> list[Give]:
+    """Leases for the idle workers, in their turn and within the budget."""
+    assert ledger.spec is not None
+    if not idle:
+        return []
+    free = list(idle)
+    given: list[Give] = []
+    in_hand = {lease for worker in fleet.workers.values() for lease in worker.held}
+    room = ledger.spec.budget.evaluations - ledger.count(
+        EvaluationState.DONE, EvaluationState.ACTIVE
+    )
+    for evaluation in in_turn(ledger):
+        if not free:
+            break
+        if evaluation.hopeless or (evaluation.counts and room <= 0):
+            continue
+        if any(attempt.lease in in_hand for attempt in evaluation.attempts):
+            continue
+        worker = _suited(evaluation, free)
+        if worker is None and _failed_on_all(evaluation, able_workers(ledger, fleet, moment)):
+            worker = free[0]
+        if worker is not None:
+            free.remove(worker)
+            given.append(Give(evaluation.id, worker.name))
+            room -= evaluation.counts
+    return given
+
+
+def _suited(evaluation: Evaluation, free: list[Worker]) -> Worker | None:
+    """A free worker that has not failed it."""
+    return next((worker for worker in free if not evaluation.failed_on(worker.name)), None)
+
+
+def _failed_on_all(evaluation: Evaluation, able: list[Worker]) -> bool:
+    """Whether no other worker could take it, so that one that has failed it may try again."""
+    return all(evaluation.failed_on(worker.name) for worker in able)
+
+
+def _ask(ledger: Ledger, spec: RunSpec, moment: Moment, idle: int, given: int) -> Ask | None:
+    """What to ask for when ``given`` of the ``idle`` workers get what the search counts on."""
+    if moment.asking or moment.exhausted or ledger.layers == 0:
+        return None
+    missing = initial_missing(ledger, spec)
+    wanted = idle - given
+    if not missing and moment.batch is None:
+        ready = ledger.count(EvaluationState.QUEUED) - waiting(ledger) - given
+        wanted += max(0, ahead_of_need(ledger, moment.ask_seconds, idle) - ready)
+    if not wanted and (ledger.asks or not missing):
+        return None
+    room = spec.budget.evaluations - ledger.count(
+        EvaluationState.DONE, EvaluationState.ACTIVE, EvaluationState.QUEUED
+    )
+    room += waiting(ledger)
+    if room <= 0:
+        return None
+    if missing:
+        return Ask(min(missing, room))
+    if not (ledger.references_done and _measured(ledger)):
+        return None
+    return Ask(min(moment.batch or wanted, room))
+
+
+def _measured(ledger: Ledger) -> bool:
+    measure = ledger.evaluations.get(MEASURE)
+    return measure is None or measure.state is EvaluationState.DONE
+
+
+def initial_missing(ledger: Ledger, spec: RunSpec) -> int:
+    """Vectors of the initial design that are still to be proposed."""
+    proposed = ledger.count(purposes=("initial",))
+    failed = ledger.count(EvaluationState.FAILED, purposes=("initial",))
+    aside = sum(evaluation.purpose == "initial" for evaluation in set_aside(ledger))
+    return max(0, spec.budget.initial - (proposed - failed - aside))
+
+
+def attempt_liveness(ledger: Ledger, fleet: Fleet, attempt: Attempt, moment: Moment) -> Liveness:
+    """How the worker of an active attempt is judged now."""
+    assert ledger.spec is not None
+    worker = fleet.workers.get(attempt.worker)
+    return liveness(silence(worker, attempt, moment), ledger.spec.timings)
+
+
+def standstill(ledger: Ledger, fleet: Fleet) -> str:
+    """Why nothing goes on although workers are there; empty while something does or can."""
+    blocked = [w for w in fleet.workers.values() if w.quarantined or w.stage == "unfit"]
+    if ledger.finished or not blocked or len(blocked) < len(fleet.workers):
+        return ""
+    if any(True for _ in ledger.active_attempts()):
+        return ""
+    blocked.sort(key=lambda worker: worker.name)
+    names = ", ".join(f"{w.name} ({'quarantined' if w.quarantined else 'unfit'})" for w in blocked)
+    return (
+        f"the run waits, for none of its workers can go on: {names} "
+        "(hint: mend what the workers complain of; restarting one ends its quarantine, others may "
+        "join at any time)"
+    )

@@ -1,0 +1,268 @@
+"""The interface of every search method, and the bookkeeping that they share.
+
+A method says only what to evaluate next given a `SearchState`, a plain value; when to wait, the
+initial design, batches, budget, replay and distinctness are the same for all and live here.
+
+Repeatable: what a method proposes is a function of the state alone, whose `key` is the index of
+the proposal. No method carries fitted hyperparameters or generators from one proposal to the
+next, which is what lets `recall` restore a search without redoing its work.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from apbmm_master.search.arrays import Array, as_vector
+from apbmm_master.search.errors import OutsideBoxError, SettingError, WrongShapeError
+from apbmm_master.search.methods.distinct import nearest, unused
+from apbmm_master.search.methods.problem import Problem, whole_number
+from apbmm_master.search.methods.sequences import (
+    require_sobol,
+    scrambled_sobol,
+    torch_as_it_comes,
+)
+
+if TYPE_CHECKING:
+    from apbmm_master.search.proposal import ProposalReport
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """All that a proposal may depend on.
+
+    `x` (n, D) and `y` (n, m) are the completed evaluations in the order told, with the known
+    noise `variance` (n, m), 0 where none was told; `rejected` (r, D) the vectors that failed for
+    good, `pending` (P, D) those in flight, `issued` (i, D) all that were handed out, in order.
+    The first `designed` of those were the initial design's. `key` is the index of the next
+    proposal, i at the time of asking.
+    """
+
+    x: Array
+    y: Array
+    variance: Array
+    rejected: Array
+    pending: Array
+    issued: Array
+    designed: int
+
+    @property
+    def key(self) -> int:
+        """Index of the next proposal: with the seed, its random key."""
+        return len(self.issued)
+
+    @property
+    def known(self) -> Array:
+        """Every vector (k, D) that a proposal must keep clear of."""
+        return np.concatenate([self.x, self.rejected, self.pending, self.issued])
+
+
+class Search(ABC):
+    """A search method: asks for vectors in [0, 1]^D, is told their objectives.
+
+    Objectives are maximised. `batch` is None for an asynchronous method, else the size of its
+    synchronous batch. `last_proposal` says what decided the last `ask` that ran a model, if any.
+    """
+
+    name: ClassVar[str]
+    batch: int | None = None
+
+    def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
+        require_sobol(problem.dimensions)
+        self.problem = problem
+        self.settings = settings
+        self.last_proposal: ProposalReport | None = None
+        self._x: list[Array] = []
+        self._y: list[Array] = []
+        self._variance: list[Array] = []
+        self._rejected: list[Array] = []
+        self._issued: list[Array] = []
+        self._outstanding: list[Array] = []
+        self._designed = 0
+        self._batch: _Batch | None = None
+
+    @property
+    def dimensions(self) -> int:
+        """Length D of the vectors that this search asks for and is told about."""
+        return self.problem.dimensions
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget of completed evaluations is spent: nothing more will be asked."""
+        return len(self._x) >= self.problem.budget
+
+    def ask(self, count: int, pending: Sequence[npt.ArrayLike] = ()) -> list[Array]:
+        """Up to `count` vectors (D,) to evaluate now.
+
+        `pending` are the vectors in flight; what was asked for and neither told nor rejected
+        counts as in flight too. Fewer vectors, or none, come back when the method has to wait for
+        results (its initial design or its batch) or the budget is spent or in flight.
+        """
+        count = whole_number(count, "count", smallest=0)
+        state = self._state(self._in_flight(pending))
+        room = min(count, self._room(state))
+        with torch_as_it_comes():
+            vectors = self._next(state, room) if room > 0 else []
+        self._record(vectors)
+        return [vector.copy() for vector in vectors]
+
+    def recall(
+        self, vectors: Sequence[npt.ArrayLike], pending: Sequence[npt.ArrayLike] = ()
+    ) -> None:
+        """Restore an `ask` of an earlier process that returned `vectors`, without its work.
+
+        Leaves the search as that ask left it, so that a journal's asks, tells and rejects can be
+        replayed in order and the search goes on with the vectors it would have proposed.
+        """
+        recalled = self._vectors(vectors, "vectors")
+        state = self._state(self._in_flight(pending))
+        if recalled and self.batch is not None and self._design_is_complete():
+            self._open_batch(state)
+        self._record(recalled)
+
+    def tell(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, variance: npt.ArrayLike | None = None
+    ) -> None:
+        """Add a completed evaluation: objectives `y` (m,) at `x` (D,), asked for or not.
+
+        An `x` that was asked for may come back rounded, to six decimals or float32: it counts as
+        the vector that was asked for, so rounding changes nothing.
+
+        `variance` (m,) is the part of this observation's noise that is known, in squared units of
+        `y`; None and 0 both say that nothing is. `ap-bmm-plus` adds it to the noise that it learns;
+        the methods of the papers, which have no place for it, only check it.
+        """
+        vector = self._vector(x)
+        values = as_vector(y, "y", self.problem.objectives)
+        noise = np.zeros(len(values))
+        if variance is not None:
+            noise = as_vector(variance, "variance", len(values)).copy()
+        if (noise < 0.0).any():
+            raise SettingError("variance has a negative entry")
+        vector = self._settled(vector)
+        if (again := nearest(self._rows(self._rejected), vector)) is not None:
+            del self._rejected[again]
+        self._x.append(vector)
+        self._y.append(values)
+        self._variance.append(noise)
+
+    def reject(self, x: npt.ArrayLike) -> None:
+        """Give up on `x` (D,): it failed for good. No observation, but it is kept clear of.
+
+        Once is enough: a vector that was rejected or told before is left as it is.
+        """
+        vector = self._settled(self._vector(x))
+        if nearest(self._rows([*self._x, *self._rejected]), vector) is None:
+            self._rejected.append(vector)
+
+    @abstractmethod
+    def _propose(self, state: SearchState, count: int) -> list[Array]:
+        """Up to `count` vectors once the initial design is complete; a function of `state`."""
+
+    def _next(self, state: SearchState, room: int) -> list[Array]:
+        if not self._design_is_complete():
+            missing = self.problem.initial - len(self._x) - len(self._outstanding)
+            return self._design(state, min(room, missing))
+        if self.batch is not None:
+            return self._from_batch(state, room)
+        return self._propose(state, room)
+
+    def _design(self, state: SearchState, count: int) -> list[Array]:
+        """The next points of the initial design; a rejected one is replaced by a further one."""
+        return unused(scrambled_sobol(self.dimensions, self.problem.seed), state.known, count)
+
+    def _design_is_complete(self) -> bool:
+        return len(self._x) >= self.problem.initial
+
+    def _room(self, state: SearchState) -> int:
+        return self.problem.budget - len(self._x) - len(state.pending)
+
+    def _from_batch(self, state: SearchState, room: int) -> list[Array]:
+        """Serve the open batch, or open the next when everything of the last one is back."""
+        if (self._batch is None or self._batch.is_served) and len(state.pending):
+            return []
+        batch = self._open_batch(state)
+        if batch.vectors is None:
+            batch.vectors = self._propose(batch.state, batch.size)
+            batch.size = len(batch.vectors)
+        return batch.vectors[batch.served : batch.served + room]
+
+    def _open_batch(self, state: SearchState) -> _Batch:
+        """The batch in progress, or a new one of what fits in the budget."""
+        if self._batch is None or self._batch.is_served:
+            size = min(self.batch or 1, self.problem.budget - len(self._x))
+            self._batch = _Batch(state, size)
+        return self._batch
+
+    def _record(self, vectors: Sequence[Array]) -> None:
+        if not self._design_is_complete():
+            self._designed += len(vectors)
+        self._issued.extend(vectors)
+        self._outstanding.extend(vectors)
+        if self._batch is not None:
+            self._batch.served += len(vectors)
+
+    def _settled(self, vector: Array) -> Array:
+        """Take `vector` out of what is outstanding, once; as it was issued, if it ever was."""
+        # The vector itself, mostly among the first, is found without comparing with all.
+        exact = (i for i, known in enumerate(self._outstanding) if (known == vector).all())
+        if (index := next(exact, None)) is None:
+            index = nearest(self._rows(self._outstanding), vector)
+        if index is not None:
+            return self._outstanding.pop(index)
+        index = nearest(self._rows(self._issued), vector)
+        return vector if index is None else self._issued[index]
+
+    def _in_flight(self, pending: Sequence[npt.ArrayLike]) -> list[Array]:
+        given, own = self._vectors(pending, "pending"), self._rows(self._outstanding)
+        foreign = [vector for vector in given if nearest(own, vector) is None]
+        return [*self._outstanding, *foreign]
+
+    def _state(self, pending: Sequence[Array]) -> SearchState:
+        rows, columns = self._rows, self.problem.objectives
+        return SearchState(
+            x=rows(self._x),
+            y=np.array(self._y).reshape(-1, columns),
+            variance=np.array(self._variance).reshape(-1, columns),
+            rejected=rows(self._rejected),
+            pending=rows(pending),
+            issued=rows(self._issued),
+            designed=self._designed,
+        )
+
+    def _rows(self, vectors: Sequence[Array]) -> Array:
+        return np.array(vectors, dtype=np.float64).reshape(-1, self.dimensions)
+
+    def _vectors(self, values: Sequence[npt.ArrayLike], what: str) -> list[Array]:
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise WrongShapeError(f"{what} must be a sequence of vectors, not {values!r}")
+        return [self._vector(vector) for vector in values]
+
+    def _vector(self, x: npt.ArrayLike) -> Array:
+        vector = as_vector(x, "a decision vector", self.dimensions).copy()
+        if ((vector < 0.0) | (vector > 1.0)).any():
+            raise OutsideBoxError("a decision vector has a component outside [0, 1]")
+        return vector
+
+
+@dataclass
+class _Batch:
+    """A synchronous batch: the state it was opened in, its vectors, how many were served.
+
+    After a `recall` the vectors are unknown; they are computed again from the state if the rest
+    of the batch is asked for.
+    """
+
+    state: SearchState
+    size: int
+    served: int = 0
+    vectors: list[Array] | None = None
+
+    @property
+    def is_served(self) -> bool:
+        return self.served >= self.size

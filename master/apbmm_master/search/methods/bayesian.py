@@ -1,0 +1,103 @@
+"""What the Bayesian methods share: fit, propose, keep clear of what is known.
+
+A method is this class with other models, another view of what is pending, or other settings.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from apbmm_master.search.arrays import Array, Indices
+from apbmm_master.search.methods.base import Search, SearchState
+from apbmm_master.search.methods.distinct import unused
+from apbmm_master.search.methods.problem import Problem, build_settings
+from apbmm_master.search.methods.sequences import scrambled_sobol
+from apbmm_master.search.proposal import Proposal, ProposalSettings, propose
+from apbmm_master.search.surrogate import Surrogate
+
+
+class BayesianSearch(Search):
+    """Fit a surrogate to the completed set, propose, hand out.
+
+    Every fit starts anew and every acquisition from the proposal's key, so nothing is carried
+    over. Vectors that failed for good count as pending for ever: their outcome stays unknown, and
+    the acquisition keeps away from what it already counts on.
+    """
+
+    settings_type: ClassVar[type[ProposalSettings]] = ProposalSettings
+    synchronous: ClassVar[bool] = False
+    sees_pending: ClassVar[bool] = True
+
+    def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
+        super().__init__(problem, settings)
+        self.proposal_settings = build_settings(self.name, self.settings_type, settings)
+        self.batch = problem.workers if self.synchronous else None
+        self._fitted: tuple[int, Surrogate] | None = None
+
+    @abstractmethod
+    def _fit(self, state: SearchState) -> Surrogate:
+        """The model of the completed evaluations of `state`, at least one."""
+
+    def _propose(self, state: SearchState, count: int) -> list[Array]:
+        with one_thread():
+            proposal = propose(
+                self._surrogate(state),
+                state.y,
+                self._avoid(state),
+                count,
+                reference_point=self.problem.reference_point,
+                seed=proposal_seed(self.problem.seed, state.key),
+                settings=self.proposal_settings,
+            )
+        self.last_proposal = proposal.report
+        return self._separated([proposal.pool[i] for i in _preference(proposal)], state, count)
+
+    def _surrogate(self, state: SearchState) -> Surrogate:
+        """The model of the completed set; fitted again only when there is news."""
+        if self._fitted is None or self._fitted[0] != len(state.x):
+            self._fitted = (len(state.x), self._fit(state))
+        return self._fitted[1]
+
+    def _avoid(self, state: SearchState) -> Array:
+        """The vectors (a, D) that acquisition and reranking treat as pending."""
+        if not self.sees_pending:
+            return state.rejected
+        return np.concatenate([state.pending, state.rejected])
+
+    def _separated(self, preferred: Sequence[Array], state: SearchState, count: int) -> list[Array]:
+        """The first `count` of `preferred` that repeat no known vector; Sobol points after."""
+        vectors = unused(preferred, state.known, count)
+        if len(vectors) < count:
+            known = np.concatenate([state.known, self._rows(vectors)])
+            spare = scrambled_sobol(self.dimensions, proposal_seed(self.problem.seed, state.key))
+            vectors += unused(spare, known, count - len(vectors))
+        return vectors
+
+
+def _preference(proposal: Proposal) -> Indices:
+    """Pool indices: those chosen, in order, then the rest by acquisition value."""
+    rest = np.argsort(-np.array(proposal.report.acquisition), kind="stable")
+    others = rest[~np.isin(rest, proposal.chosen)]
+    return np.concatenate([proposal.chosen, others])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch in one thread: at these matrix sizes more cost several times the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def proposal_seed(seed: int, key: int) -> int:
+    """One 31-bit seed from a search's seed and the index of the proposal."""
+    return int(np.random.SeedSequence([seed, key]).generate_state(1)[0] >> 1)

@@ -1,0 +1,110 @@
+"""What every search method is told about the problem, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from apbmm_master.search.arrays import Array, as_vector
+from apbmm_master.search.errors import OutsideBoxError, SettingError
+
+DEFAULT_REFERENCE = -0.2
+SEEDS = 2**63  # torch's generators take no more, nor do run files
+SettingsType = TypeVar("SettingsType")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The arguments of `create`, checked; D dimensions, m objectives.
+
+    `reference_point` is (m,) and `importance` (D,) or None.
+    """
+
+    dimensions: int
+    objectives: int
+    seed: int
+    budget: int
+    initial: int
+    workers: int
+    reference_point: Array
+    importance: Array | None
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        reference_point: npt.ArrayLike | None,
+        importance: npt.ArrayLike | None,
+        **numbers: int,
+    ) -> Problem:
+        """Build it; raises SettingError for a count out of range, or as `as_vector` does."""
+        smallest = {"objectives": 2, "seed": 0}
+        numbers = {n: whole_number(v, n, smallest.get(n, 1)) for n, v in numbers.items()}
+        if numbers["seed"] >= SEEDS:
+            raise SettingError(f"seed is {numbers['seed']}, not less than 2**63")
+        objectives, dimensions = numbers["objectives"], numbers["dimensions"]
+        if reference_point is None:
+            reference_point = np.full(objectives, DEFAULT_REFERENCE)
+        scores = None
+        if importance is not None:
+            scores = as_vector(importance, "importance", dimensions)
+            if ((scores < 0.0) | (scores > 1.0)).any():
+                raise OutsideBoxError("importance has scores outside [0, 1]")
+        return cls(
+            reference_point=as_vector(reference_point, "reference_point", objectives),
+            importance=scores,
+            **numbers,
+        )
+
+    def with_dimensions(self, dimensions: int) -> Problem:
+        """The same problem over a space of another size, without layer importance."""
+        return dataclasses.replace(self, dimensions=dimensions, importance=None)
+
+
+def whole_number(value: object, name: str, smallest: int) -> int:
+    """`value` as an int; raises SettingError unless it is whole and at least `smallest`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise SettingError(f"{name} must be a whole number, not {value!r}")
+    if value < smallest:
+        raise SettingError(f"{name} is {value}, less than {smallest}")
+    return int(value)
+
+
+def build_settings(
+    method: str, kind: type[SettingsType], settings: Mapping[str, object]
+) -> SettingsType:
+    """The method's settings dataclass from keyword arguments.
+
+    Raises SettingError for a name that the method does not have, and for a value that is not of
+    its default's type (a whole number passes for a float, and NumPy's types for Python's), is
+    negative or not finite, or is a count of less than one.
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(settings) - set(fields))
+    if unknown:
+        known = ", ".join(fields) or "none"
+        raise SettingError(f"{method} has no setting {unknown[0]!r}", f"its settings: {known}")
+    checked: dict[str, Any] = {
+        name: _setting(method, name, value, fields[name]) for name, value in settings.items()
+    }
+    return kind(**checked)
+
+
+def _setting(method: str, name: str, value: object, default: object) -> object:
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
+        value = value.item()
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(default):
+        expected = type(default).__name__
+        raise SettingError(f"{method}: {name} must be of type {expected}, not {value!r}")
+    if isinstance(value, float) and not (np.isfinite(value) and value >= 0.0):
+        raise SettingError(f"{method}: {name} is {value}, which is not a non-negative number")
+    if type(value) is int and value < 1:
+        raise SettingError(f"{method}: {name} is {value}, less than 1")
+    return value

@@ -1,0 +1,178 @@
+"""Raw metrics to objective vectors: the reference scaling of Eq. 2.
+
+Every objective is maximised and close to 0 at its vanilla reference and 1 at its expert; a cost
+is turned round by naming the cheap model as its expert. Eq. 2 is affine in the raw metrics, so
+raw metrics can be stored and the objectives derived from them at any later time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from apbmm_master.search.arrays import Array
+from apbmm_master.search.errors import NotFiniteError, ReferenceScaleError, SettingError
+
+Metric = Literal["accuracy", "tokens"]
+Measurement = Mapping[str, Mapping[str, float]]
+"""What one model scored: benchmark -> {"accuracy": share correct, "tokens": mean generated}.
+
+`objective_variance` reads "questions" besides, how many were asked.
+"""
+
+# Which way a metric is better: the sign of expert minus vanilla.
+_BETTER: dict[str, float] = {"accuracy": 1.0, "tokens": -1.0}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One objective of Eq. 2: the mean over `benchmarks` of one reference-scaled metric.
+
+    `expert` and `vanilla` are keys of the references: the model that should score 1 and the one
+    that should score 0.
+    """
+
+    name: str
+    metric: Metric
+    benchmarks: tuple[str, ...]
+    expert: str
+    vanilla: str
+
+    def __post_init__(self) -> None:
+        if self.metric not in _BETTER:
+            raise SettingError(
+                f"objective {self.name!r} has an unknown metric {self.metric!r}",
+                f"metrics are {', '.join(_BETTER)}",
+            )
+        if not self.benchmarks:
+            raise SettingError(f"objective {self.name!r} names no benchmark")
+
+
+def objective_vector(
+    objectives: Sequence[Objective],
+    measured: Measurement,
+    references: Mapping[str, Measurement],
+) -> Array:
+    """Eq. 2 for one model: its objective vector (m,), one entry for each of `objectives`.
+
+    `measured` holds the model's raw metrics and `references` those of each reference model, by
+    name, from the same pipeline. Raises ReferenceScaleError as `check_references` does, and
+    NotFiniteError or ReferenceScaleError for a metric that is missing or not a finite number.
+    """
+    return np.array([_scaled_mean(o, measured, references) for o in objectives], dtype=np.float64)
+
+
+def objective_variance(
+    objectives: Sequence[Objective],
+    measured: Measurement,
+    references: Mapping[str, Measurement],
+) -> Array:
+    """Variance (m,) of `objective_vector` over the questions that might have been asked.
+
+    Of an accuracy it is the binomial variance p (1 - p) / n of each benchmark of n "questions",
+    with p the smoothed share (correct + 1) / (n + 2), scaled by Eq. 2 with the references taken as
+    exact. Of tokens it is 0, "not known": how much they vary between questions is mostly the
+    questions' doing, the same for every merge.
+
+    All merges answer the same questions, with the same draws where decoding is random, so part of
+    this moves them all alike, and as the noise between merges it is an upper bound. Even so the
+    search is told it. Its users want the front of the true scores, and without it a model of few
+    evaluations takes what is particular to a merge and a question for a property of the layers:
+    on simulated landscapes, models told the binomial variance predict true scores about as well
+    as models told the exact one, and much better than models told none
+    (benchmarks/results/search_design.md).
+
+    Raises what `objective_vector` raises.
+    """
+    return np.array([_variance(o, measured, references) for o in objectives], dtype=np.float64)
+
+
+def check_references(
+    objectives: Sequence[Objective], references: Mapping[str, Measurement]
+) -> None:
+    """Raise ReferenceScaleError unless every benchmark of every objective can be scaled.
+
+    The expert must differ from the vanilla reference on each benchmark, or Eq. 2 divides by
+    zero, and must be the better one (higher accuracy, fewer tokens), or it would reward getting
+    worse. The message names the objective, the benchmark and both values.
+    """
+    for objective in objectives:
+        for benchmark in objective.benchmarks:
+            _span(objective, benchmark, references)
+
+
+def _scaled_mean(
+    objective: Objective, measured: Measurement, references: Mapping[str, Measurement]
+) -> float:
+    scaled = []
+    for benchmark in objective.benchmarks:
+        vanilla, span = _span(objective, benchmark, references)
+        value = _metric(measured, benchmark, objective.metric, "the evaluated model")
+        scaled.append((value - vanilla) / span)
+    return math.fsum(scaled) / len(scaled)
+
+
+def _variance(
+    objective: Objective, measured: Measurement, references: Mapping[str, Measurement]
+) -> float:
+    if objective.metric != "accuracy":
+        return 0.0
+    scaled = []
+    for benchmark in objective.benchmarks:
+        _, span = _span(objective, benchmark, references)
+        share, count = (
+            _metric(measured, benchmark, name, "the evaluated model")
+            for name in (objective.metric, "questions")
+        )
+        smoothed = (share * count + 1.0) / (count + 2.0)
+        scaled.append(smoothed * (1.0 - smoothed) / count / span**2)
+    return math.fsum(scaled) / len(scaled) ** 2
+
+
+def _span(
+    objective: Objective, benchmark: str, references: Mapping[str, Measurement]
+) -> tuple[float, float]:
+    """The vanilla reference's metric and the signed distance from it to the expert's."""
+    expert = _reference(objective, objective.expert, benchmark, references)
+    vanilla = _reference(objective, objective.vanilla, benchmark, references)
+    span = expert - vanilla
+    where = f"objective {objective.name!r}, benchmark {benchmark!r}"
+    scores = (
+        f"expert {objective.expert!r} has {objective.metric} {expert:g} and "
+        f"vanilla {objective.vanilla!r} {vanilla:g}"
+    )
+    if abs(span) <= 1e-9 * max(abs(expert), abs(vanilla)):
+        raise ReferenceScaleError(
+            f"{where}: the references cannot be told apart ({scores})",
+            "ask more questions, or leave this benchmark out of the objective",
+        )
+    if span * _BETTER[objective.metric] < 0:
+        raise ReferenceScaleError(
+            f"{where}: the expert is the worse of the two ({scores}), so Eq. 2 would reward "
+            "getting worse",
+            "swap expert and vanilla, or leave this benchmark out of the objective",
+        )
+    return vanilla, span
+
+
+def _reference(
+    objective: Objective, model: str, benchmark: str, references: Mapping[str, Measurement]
+) -> float:
+    if model not in references:
+        raise ReferenceScaleError(
+            f"objective {objective.name!r} needs the reference {model!r}, which was not measured"
+        )
+    return _metric(references[model], benchmark, objective.metric, f"reference {model!r}")
+
+
+def _metric(measured: Measurement, benchmark: str, metric: str, whose: str) -> float:
+    if benchmark not in measured or metric not in measured[benchmark]:
+        raise ReferenceScaleError(f"benchmark {benchmark!r}: {whose} has no {metric}")
+    value = float(measured[benchmark][metric])
+    if not math.isfinite(value):
+        raise NotFiniteError(f"benchmark {benchmark!r}: the {metric} of {whose} is {value}")
+    return value

@@ -1,0 +1,171 @@
+"""What the terminal shows while a run goes on: a bar for the budget, a line a completion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from apbmm_common.protocol.messages import Evaluated, Measured
+from apbmm_common.protocol.stages import stage_line
+from apbmm_master.journal.events import (
+    AttemptFailed,
+    EvaluationFailed,
+    Lost,
+    Record,
+    ResultRecorded,
+    WorkerJoined,
+    WorkerLeft,
+    WorkerQuarantined,
+)
+from apbmm_master.journal.run_state import Evaluation, Ledger
+from apbmm_master.journal.scores import Standing, Tracker, load_rate, metrics_of
+from apbmm_master.status.lenient_output import standard_output
+from apbmm_master.status.stage_seconds import stage_summary
+
+
+class Progress:
+    """Draws to the terminal; `watch` follows committed events."""
+
+    def __init__(self, ledger: Ledger, run_dir: Path, console: Console | None = None) -> None:
+        self.console = console or Console(file=standard_output(), soft_wrap=True, highlight=False)
+        self._run_dir = run_dir
+        self._tracker = Tracker()
+        self._bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), console=self.console,
+        )  # fmt: skip
+        assert ledger.spec is not None
+        rehearsal = "REHEARSAL " if ledger.spec.evaluation.kind == "rehearsal" else ""
+        self._task = self._bar.add_task(
+            f"{rehearsal}{ledger.spec.name} ({ledger.spec.algorithm.name})",
+            total=ledger.spec.budget.evaluations,
+            completed=len(ledger.completed),
+        )
+        self._shown = len(ledger.completed)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, address: str) -> None:
+        """Say where workers find the master."""
+        self.console.print(
+            f"waiting for workers at {address}: apbmm-worker --gpu N --master {address}",
+            markup=False,
+        )
+
+    def draining(self, ledger: Ledger) -> None:
+        """Say what is waited for after a signal."""
+        held = ", ".join(evaluation.id for evaluation, _ in ledger.active_attempts())
+        if held:
+            self.console.print(f"finishing {held}; a second signal stops at once", markup=False)
+
+    def watch(self, record: Record, ledger: Ledger) -> None:
+        """Show what an event means to a person, if anything."""
+        match record.event:
+            case ResultRecorded(evaluation=name):
+                self._completed(ledger.evaluations[name], ledger)
+            case WorkerJoined(worker=name):
+                self.console.print(f"worker {name} joined")
+            case WorkerLeft(worker=name, reason=reason):
+                self.console.print(f"worker {name} left: {reason}", markup=False)
+            case WorkerQuarantined(worker=name, reason=reason):
+                self._say(f"worker {name} is quarantined: {reason}", "red")
+            case Lost(evaluation=name, reason=reason):
+                self._say(f"{name} is queued again: {reason}", "yellow")
+            case AttemptFailed(evaluation=name, worker=worker, message=message, hint=hint):
+                advice = f" (hint: {hint})" if hint else ""
+                self._say(f"{name} failed on {worker}: {message}{advice}", "yellow")
+            case EvaluationFailed(evaluation=name, message=message):
+                self._say(f"{name} is given up: {message}", "red")
+
+    def _say(self, text: str, style: str) -> None:
+        """A line that others wrote parts of: what looks like markup in it is none."""
+        self.console.print(text, style=style, markup=False)
+
+    def _completed(self, evaluation: Evaluation, ledger: Ledger) -> None:
+        if isinstance(evaluation.body, Measured):
+            self.console.print(f"discrepancy measured on {evaluation.body.prompts} prompts")
+        elif not evaluation.counts:
+            self.console.print(f"reference {evaluation.id}: {_metrics_text(evaluation)}")
+        self._bar.update(self._task, completed=len(ledger.completed))
+        if not ledger.references_done:
+            return
+        standing = self._tracker.stand(ledger)
+        for done in self._tracker.history(self._shown):
+            objectives = " ".join(f"{value:+.3f}" for value in done.objectives)
+            self.console.print(
+                f"{done.evaluation.id}  [{objectives}]  {_metrics_text(done.evaluation)}  "
+                f"{done.evaluation.seconds:.1f} s  HV {done.hypervolume:.4f}  front {done.front}",
+                markup=False,
+            )
+        self._shown = standing.completed
+
+    def conclude(self, ledger: Ledger) -> None:
+        """Print the front, its hypervolume, the load rate and where everything is."""
+        standing = self._tracker.stand(ledger)
+        if standing.front:
+            self.console.print(front_table(standing, ledger))
+            self.console.print(
+                f"hypervolume {standing.hypervolume:.4f}, {len(standing.front)} on the front, "
+                f"{standing.completed} evaluations"
+            )
+        rate = load_rate(ledger, 0.0)
+        if rate is not None:
+            self.console.print(f"load rate {rate:.1%}")
+        stages = stage_line(stage_summary(ledger))
+        if stages:
+            self.console.print(stages, markup=False)
+        if ledger.finished:
+            self.console.print(f"finished: {ledger.finished}", markup=False)
+        else:
+            self.console.print("not finished: the same command goes on from here")
+        self.console.print(f"run directory: {self._run_dir}", markup=False)
+
+
+def front_table(standing: Standing, ledger: Ledger) -> Table:
+    """The front as a table, by the first objective."""
+    assert ledger.spec is not None
+    table = Table(title="Pareto front")
+    table.add_column("id")
+    for objective in ledger.spec.objectives:
+        table.add_column(objective.name, justify="right")
+    for benchmark in ledger.spec.benchmarks:
+        table.add_column(f"{benchmark.name}\naccuracy", justify="right")
+        table.add_column(f"{benchmark.name}\ntokens", justify="right")
+    for name, objectives in sorted(standing.front.items(), key=lambda point: point[1]):
+        row = [name, *(f"{value:.3f}" for value in objectives)]
+        metrics = metrics_of(ledger.evaluations[name])
+        for benchmark in ledger.spec.benchmarks:
+            row += [
+                f"{metrics[benchmark.name]['accuracy']:.1%}",
+                f"{metrics[benchmark.name]['tokens']:.1f}",
+            ]
+        table.add_row(*row)
+    return table
+
+
+def _metrics_text(evaluation: Evaluation) -> str:
+    if not isinstance(evaluation.body, Evaluated):
+        return ""
+    parts = []
+    for name, result in evaluation.body.benchmarks.items():
+        notes = [f"{result.truncated} truncated"] if result.truncated else []
+        notes += [f"{result.malformed} malformed"] if result.malformed else []
+        note = f" ({', '.join(notes)})" if notes else ""
+        parts.append(f"{name} {result.accuracy:.1%} {result.tokens:.1f} tokens{note}")
+    return ", ".join(parts)

@@ -1,0 +1,199 @@
+"""The status snapshot: one JSON object, from a living master or from the journal alone.
+
+`SCHEMA` counts the versions of its layout. Keys are only ever added within a version.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from apbmm_common import __version__
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.run_state import Attempt, Evaluation, Ledger
+from apbmm_master.journal.scores import (
+    Standing,
+    Tracker,
+    check_scaling,
+    load_rate,
+    metrics_of,
+    references_of,
+)
+from apbmm_master.scheduling.lost_workers import set_aside, warning
+from apbmm_master.scheduling.policy import attempt_liveness, standstill
+from apbmm_master.search.errors import SearchError
+from apbmm_master.status.stage_seconds import stage_summary
+
+if TYPE_CHECKING:
+    from apbmm_master.master import Master
+    from apbmm_master.scheduling.fleet import Worker
+
+SCHEMA = 1
+
+
+def live_snapshot(master: Master) -> dict[str, Any]:
+    """Status of the run that ``master`` serves."""
+    snapshot = journal_snapshot(master.ledger, master.tracker, master.clock.now())
+    snapshot["master_alive"] = True
+    snapshot["workers"] = [
+        _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
+    ]
+    snapshot["wire"] = {**master.wire.refusals.as_status(), "cut_off": master.door.cut_off}
+    snapshot["security"] = master.door.security
+    snapshot["trouble"] = (
+        master.trouble or snapshot["trouble"] or standstill(master.ledger, master.fleet)
+    )
+    snapshot["draining"] = master.draining
+    return snapshot
+
+
+def journal_snapshot(
+    ledger: Ledger, tracker: Tracker | None = None, now: float | None = None
+) -> dict[str, Any]:
+    """Status as the journal tells it; of workers only who was there last and what they held.
+
+    ``tracker`` follows the same run and saves scoring it anew; ``now`` is its `RunClock`'s, by
+    default as one that started now would have it. Every key is there before the run has begun,
+    too: ``run`` is then empty.
+    """
+    spec = ledger.spec
+    trouble = _scaling_trouble(ledger)
+    now = max(time.time(), ledger.time) if now is None else now
+    standing = Standing() if trouble else (tracker or Tracker()).stand(ledger)
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "run": ledger.run,
+        "rehearsal": is_rehearsal(ledger),
+        "algorithm": spec.algorithm.name if spec else "",
+        "budget": spec.budget.evaluations if spec else 0,
+        "epoch": ledger.epoch,
+        "seq": ledger.seq,
+        "finished": ledger.finished,
+        "trouble": trouble,
+        "master_alive": False,
+        "objectives": [objective.name for objective in spec.objectives] if spec else [],
+        "evaluations": {
+            "done": ledger.count(EvaluationState.DONE),
+            "running": ledger.count(EvaluationState.ACTIVE),
+            "queued": ledger.count(EvaluationState.QUEUED),
+            "failed": ledger.count(EvaluationState.FAILED),
+            "duplicates": len(ledger.duplicates),
+        },
+        "references": references_of(ledger),
+        "measured": _measured(ledger),
+        "front": [_point(ledger, *point) for point in standing.front.items()],
+        "hypervolume": standing.hypervolume,
+        "load_rate": load_rate(ledger, now),
+        "stages": stage_summary(ledger),
+        "workers": [_last_seen(ledger, name) for name in _present(ledger)],
+        "running": [
+            _running(evaluation, attempt, now) for evaluation, attempt in ledger.active_attempts()
+        ],
+        "set_aside": [{"id": e.id, "message": warning(e)} for e in set_aside(ledger)],
+        "failures": [
+            {"id": e.id, "message": e.message} for e in ledger.of_state(EvaluationState.FAILED)
+        ],
+    }
+
+
+def is_rehearsal(ledger: Ledger) -> bool:
+    """Whether the run's measurements are invented."""
+    return ledger.spec is not None and ledger.spec.evaluation.kind == "rehearsal"
+
+
+def _scaling_trouble(ledger: Ledger) -> str:
+    """Why Eq. 2 cannot be applied to the references; empty when it can, or they are not in yet."""
+    try:
+        check_scaling(ledger)
+    except SearchError as error:
+        return str(error)
+    return ""
+
+
+def _point(ledger: Ledger, name: str, objectives: tuple[float, ...]) -> dict[str, Any]:
+    evaluation = ledger.evaluations[name]
+    return {
+        "id": name,
+        "objectives": list(objectives),
+        "metrics": metrics_of(evaluation),
+        "vector": list(evaluation.vector),
+    }
+
+
+def _measured(ledger: Ledger) -> bool:
+    measure = ledger.evaluations.get("measure")
+    return measure is not None and measure.state is EvaluationState.DONE
+
+
+def _running(evaluation: Evaluation, attempt: Attempt, now: float) -> dict[str, Any]:
+    return {
+        "id": evaluation.id,
+        "attempt": attempt.number,
+        "worker": attempt.worker,
+        "state": str(attempt.state),
+        "seconds": max(0.0, now - attempt.leased_at),
+    }
+
+
+def _present(ledger: Ledger) -> list[str]:
+    return sorted({p.worker for p in ledger.attendance.stays if p.left is None})
+
+
+def _last_seen(ledger: Ledger, name: str) -> dict[str, Any]:
+    presence = max((p for p in ledger.attendance.stays if p.worker == name), key=lambda p: p.joined)
+    held = ledger.held_by(name)
+    return {
+        "name": name,
+        "gpu": presence.gpu,
+        "host": presence.host,
+        "state": "unknown",
+        "evaluation": held[0].id if held else "",
+    }
+
+
+def _worker(master: Master, worker: Worker) -> dict[str, Any]:
+    moment = master.moment()
+    held = master.ledger.held_by(worker.name)
+    beat = worker.beat
+    return {
+        "name": worker.name,
+        "gpu": worker.gpu,
+        "host": worker.host,
+        "state": worker_state(worker, busy=bool(held)),
+        "reason": worker.quarantined or worker.unfit,
+        "trouble": beat.trouble if beat else "",
+        "heartbeat_age": round(moment.now - worker.heard, 3),
+        "liveness": str(attempt_liveness(master.ledger, master.fleet, held[1], moment))
+        if held
+        else "",
+        "evaluation": held[0].id if held else "",
+        "stage": beat.stage if beat and held else "",
+        "done": beat.done if beat and held else 0,
+        "total": beat.total if beat and held else 0,
+        "quiet": beat.quiet if beat and held else 0.0,
+        "versions": worker.versions,
+    }
+
+
+def worker_state(worker: Worker, *, busy: bool) -> str:
+    """One word for what a worker is doing."""
+    if worker.quarantined:
+        return "quarantined"
+    if worker.stage != "ready":
+        return worker.stage
+    if worker.draining:
+        return "draining"
+    if worker.foreign:
+        return "busy elsewhere"
+    return "busy" if busy else "idle"
+
+
+def tokens_and_accuracy(evaluation: Evaluation) -> tuple[float, float]:
+    """Means over the benchmarks of generated tokens and accuracy."""
+    if not isinstance(evaluation.body, Evaluated):
+        return 0.0, 0.0
+    results = list(evaluation.body.benchmarks.values())
+    count = len(results)
+    return sum(r.tokens for r in results) / count, sum(r.accuracy for r in results) / count

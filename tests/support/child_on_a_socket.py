@@ -1,0 +1,92 @@
+"""The daemon's end of an evaluation child, for tests of the child alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+def in_session(leader: int) -> list[int]:
+    """Processes of a session that are alive."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            state, _, _, session = (entry / "stat").read_text().rpartition(") ")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def engine_core(leader: int) -> int:
+    """The process of a session that vLLM runs its engine in. Names are cut to 15 characters."""
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in in_session(leader)}
+    (core,) = (pid for pid, name in names.items() if name.endswith("EngineCor"))
+    return core
+
+
+class Daemon:
+    """The daemon's end of the child's socket."""
+
+    def __init__(self, log: Path, **environment: str) -> None:
+        self._socket, theirs = socket.socketpair()
+        self.log = log
+        self.outputs = log.parent / "outputs"
+        with theirs, log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "apbmm_worker.child.main",
+                    "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
+                ],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path)), **environment},
+            )  # fmt: skip
+        self._events = self._socket.makefile("rb")
+
+    def ask(self, **command: Any) -> tuple[Event, list[Event]]:
+        """Send a command; its last event, and the progress before it."""
+        self._socket.sendall(json.dumps(command).encode() + b"\n")
+        progress: list[Event] = []
+        for line in self._events:
+            event: Event = json.loads(line)
+            if event["event"] != "progress":
+                return event, progress
+            progress.append(event)
+        raise EOFError(self.log.read_text()[-2000:])
+
+    def evaluate(self, evaluation: str, vector: list[float]) -> tuple[Event, list[Event]]:
+        """Have one vector evaluated."""
+        return self.ask(**self.evaluate_command(evaluation, vector))
+
+    def evaluate_command(self, evaluation: str, vector: list[float]) -> Event:
+        """The command for it."""
+        return {
+            "op": "evaluate",
+            "evaluation": evaluation,
+            "vector": vector,
+            "outputs": str(self.outputs),
+        }
+
+    def group(self) -> list[int]:
+        """Processes of the child's session that are alive."""
+        return in_session(self.process.pid)
+
+    def end(self) -> None:
+        """Kill the whole group, as the daemon does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._events.close()
+        self._socket.close()

@@ -1,0 +1,135 @@
+"""Run the commands as an operator would, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+MODULES = {
+    "apbmm": "apbmm.cli",
+    "apbmm-master": "apbmm_master.cli",
+    "apbmm-worker": "apbmm_worker.cli",
+}
+
+REHEARSAL = """
+name = "trial"
+{extra}
+[sources]
+thinking = "thinking"
+instruct = "instruct"
+[[benchmarks]]
+name = "alpha"
+adapter = "aime25"
+path = "alpha"
+[[benchmarks]]
+name = "beta"
+adapter = "gpqa_diamond"
+path = "beta"
+[generation]
+max_tokens = 100
+context = 200
+[algorithm]
+name = "sobol"
+[budget]
+evaluations = {evaluations}
+initial = {initial}
+[evaluation]
+kind = "rehearsal"
+layers = 12
+rehearsal_seconds = {seconds}
+"""
+
+
+def command_line(command: str, *arguments: object) -> list[str]:
+    """A command by its name, run by this interpreter."""
+    return [sys.executable, "-m", MODULES[command], *map(str, arguments)]
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Ours, without settings of apbmm, with bytecode caches, plus ``extra``."""
+    ours = {key: value for key, value in os.environ.items() if not key.startswith("APBMM_")}
+    ours.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**ours, **(extra or {})}
+
+
+def run(
+    command: str,
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 60,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        command_line(command, *arguments),
+        capture_output=True,
+        text=True,
+        env=environment(env),
+        cwd=cwd,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@contextmanager
+def started(
+    command: str, *arguments: object, log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running command, killed at the end if it is still there; its output goes to ``log``."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command_line(command, *arguments), stdout=output, stderr=output, env=environment(env)
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def write_rehearsal(
+    path: Path, *, evaluations: int = 6, seconds: float = 0.3, initial: int = 4, extra: str = ""
+) -> Path:
+    """A run file that invents its measurements."""
+    text = REHEARSAL.format(evaluations=evaluations, seconds=seconds, initial=initial, extra=extra)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def free_address() -> str:
+    """A loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Poll until ``condition`` is true; fails the test when it never is."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.05)
+
+
+def processes_naming(text: str) -> list[int]:
+    """Processes whose command line holds ``text``, except this one."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if text in line:
+            found.append(int(entry.name))
+    return found

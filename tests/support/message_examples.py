@@ -1,0 +1,71 @@
+"""One message of each type, and each body of a RESULT."""
+
+from __future__ import annotations
+
+from apbmm_common.protocol.messages import (
+    Accept,
+    Assign,
+    Beat,
+    BeatAck,
+    BenchmarkResult,
+    Bye,
+    Cancel,
+    Decline,
+    Drain,
+    Evaluated,
+    Failed,
+    FromMaster,
+    FromWorker,
+    Hello,
+    HelloAgain,
+    Lease,
+    Measured,
+    Ready,
+    Refuse,
+    Result,
+    ResultAck,
+    Unfit,
+    Welcome,
+)
+
+LEASE = Lease(run="r-1", evaluation="e0001", attempt=1, lease="e0001.1")
+SUMS = BenchmarkResult(
+    accuracy=0.5, tokens=12, questions=2, outcomes=(("a", 1.0, 7, "stop"), ("b", 0.0, 17, "length"))
+)
+EVALUATED = Evaluated(benchmarks={"sums": SUMS}, stages={"merge": 0.5}, engine={"dtype": ["a", 1]})
+
+
+def result(body: Evaluated | Measured | Failed) -> Result:
+    """A RESULT with a body."""
+    return Result(
+        run="r-1", evaluation="e0001", attempt=1, lease="e0001.1", seconds=3, digest="d", body=body
+    )
+
+
+WORKER_MESSAGES: list[FromWorker] = [
+    Hello(
+        worker="gpu-1", boot="b", number=3, gpu="0", host="h", pid=7, versions={"apbmm": "1"},
+        held=(LEASE,), unacknowledged=(LEASE,),
+    ),
+    Ready(run="r-1", layers=3, outside=("norm",), digests={"thinking": "d"}, versions={}),
+    Unfit(message="no such folder", hint="make one"),
+    Accept(lease="l"),
+    Decline(lease="l", reason="busy"),
+    Beat(lease="l", stage="merge", done=1, total=3, quiet=0.25),
+    result(EVALUATED),
+    result(Measured(parameter=(0.1, 0.2), activation=(1.0, 2.0), outside={"norm": 0.5}, prompts=3)),
+    result(Failed(fault="vector", message="NaN")),
+    Drain(),
+    Bye(reason="stopped", kept=("l",)),
+]  # fmt: skip
+MASTER_MESSAGES: list[FromMaster] = [
+    Welcome(run="r-1", epoch=1, spec={"a": {"b": 1.5}}, keep=("k",), abandon=("a",)),
+    Refuse(reason="no", final=True),
+    Assign(run="r-1", evaluation="e", attempt=2, lease="l", work="evaluate", vector=(0.0, 0.5),
+           config="c", fresh=True),
+    Cancel(lease="l", unknown=True),
+    BeatAck(epoch=2, stage="ready"),
+    ResultAck(lease="l"),
+    HelloAgain(),
+    Bye(),
+]  # fmt: skip

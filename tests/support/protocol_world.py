@@ -1,0 +1,383 @@
+"""A master's ledger, fleet, reception and policy with workers and a network made up in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from apbmm_common.protocol.messages import (
+    Accept,
+    Assign,
+    Beat,
+    BeatAck,
+    BenchmarkResult,
+    Bye,
+    Cancel,
+    Decline,
+    Evaluated,
+    Failed,
+    FromMaster,
+    FromWorker,
+    Hello,
+    HelloAgain,
+    Lease,
+    Measured,
+    Ready,
+    Refuse,
+    Result,
+    ResultAck,
+    Welcome,
+)
+from apbmm_common.run_file.load import RunSpec, canonical_hash
+from apbmm_master.journal.events import (
+    AnyEvent,
+    EpochStarted,
+    EvaluationFailed,
+    Finished,
+    Proposal,
+    Proposed,
+    Record,
+    ResultRecorded,
+    RunStarted,
+)
+from apbmm_master.journal.run_state import MEASURE, Ledger
+from apbmm_master.scheduling.fleet import Fleet
+from apbmm_master.scheduling.leases import Dispatch
+from apbmm_master.scheduling.message_handlers import Reception
+from apbmm_master.scheduling.policy import Ask, Finish, Moment, decide, initial_missing
+from rehearsal_runs import run_spec
+
+RUN = "world-1"
+LAYERS = 4
+DIGESTS = {"rehearsal": "d"}
+TIMINGS = {
+    "beat": 1.0, "suspect": 5.0, "unreachable": 10.0, "reconcile": 20.0, "orphan_grace": 30.0,
+    "resend": 2.0,
+}  # fmt: skip
+
+
+def world_spec(**changes: Any) -> RunSpec:
+    """A small rehearsal with round timings."""
+    changes.setdefault("budget", {"evaluations": 4, "initial": 2, "failures": 3})
+    changes.setdefault("timings", TIMINGS)
+    return run_spec(**changes)
+
+
+def measurement(accuracy: float = 0.5, tokens: float = 100.0) -> Evaluated:
+    """A body with one benchmark, as `run_spec` names it."""
+    return Evaluated(
+        benchmarks={"sums": BenchmarkResult(accuracy=accuracy, tokens=tokens, questions=10)}
+    )
+
+
+def body_of(assign: Assign) -> Evaluated | Measured:
+    """What an honest worker measures: more of the first source is better and dearer."""
+    if assign.work == "measure":
+        return Measured(parameter=(1.0,) * LAYERS, activation=(1.0,) * LAYERS, prompts=1)
+    return measured_of(assign.vector)
+
+
+def measured_of(vector: Sequence[float]) -> Evaluated:
+    """What a vector gives."""
+    share = sum(vector) / LAYERS
+    return measurement(0.2 + 0.6 * share, 100 + 900 * share)
+
+
+def result_of(assign: Assign, body: Evaluated | Measured | Failed, seconds: float = 1.0) -> Result:
+    """The RESULT of an assignment."""
+    return Result(
+        run=assign.run, evaluation=assign.evaluation, attempt=assign.attempt, lease=assign.lease,
+        seconds=seconds, digest=canonical_hash(body.model_dump(mode="json")), body=body,
+    )  # fmt: skip
+
+
+@dataclass
+class Sim:
+    """A worker as the protocol sees it; what it wants to say is in ``says``."""
+
+    name: str
+    boot: str
+    identity: bytes
+    alive: bool = True
+    welcome: bool = False
+    hellos: int = 0
+    held: Assign | None = None
+    outbox: dict[str, Result] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+    refused: str = ""
+    run: str = RUN
+    outside: tuple[str, ...] = ()
+    digests: dict[str, str] = field(default_factory=lambda: dict(DIGESTS))
+    says: list[FromWorker] = field(default_factory=list)
+
+    def hello(self) -> None:
+        """Say HELLO."""
+        self.hellos += 1
+        held = () if self.held is None else (_lease(self.held),)
+        self.says.append(
+            Hello(
+                worker=self.name, boot=self.boot, number=self.hellos, gpu="0", host="h", pid=1,
+                versions={}, held=held,
+                unacknowledged=tuple(_lease(r) for r in self.outbox.values()),
+            )
+        )  # fmt: skip
+
+    def beat(self) -> None:
+        """Say what is held, and send again what is not acknowledged."""
+        if not self.welcome:
+            self.hello()
+            return
+        lease = self.held.lease if self.held else ""
+        self.says.append(Beat(run=self.run, lease=lease, hello=self.hellos))
+        self.says.extend(self.outbox.values())
+
+    def hear(self, message: FromMaster) -> None:
+        """React as the daemon does."""
+        match message:
+            case Welcome():
+                self.welcome, self.run = True, message.run
+                if self.held is not None and self.held.lease in message.abandon:
+                    self._drop()
+                self._ready()
+            case HelloAgain():
+                self.welcome = False
+                self.hello()
+            case Assign():
+                self._assigned(message)
+            case ResultAck():
+                self.outbox.pop(message.lease, None)
+            case Cancel():
+                if self.held is not None and self.held.lease == message.lease:
+                    self._drop()
+            case Refuse(final=True):
+                self.alive, self.refused = False, message.reason
+            case BeatAck(stage="preparing"):
+                self._ready()
+            case _:
+                pass
+
+    def _ready(self) -> None:
+        found = {"layers": LAYERS, "outside": self.outside, "digests": self.digests}
+        self.says.append(Ready.model_validate({"run": self.run, **found, "versions": {}}))
+
+    def _drop(self) -> None:
+        assert self.held is not None
+        self.finished.add(self.held.lease)
+        self.held = None
+
+    def _assigned(self, assign: Assign) -> None:
+        if assign.lease in self.outbox:
+            return
+        if self.held is not None and self.held.lease != assign.lease:
+            self.says.append(Decline(run=self.run, lease=assign.lease, reason="it holds another"))
+            return
+        if assign.lease in self.finished:
+            self.says.append(Decline(run=self.run, lease=assign.lease, reason="it is done with it"))
+            return
+        self.held = assign
+        self.says.append(Accept(run=self.run, lease=assign.lease, hello=self.hellos))
+
+    def finish(self, body: Evaluated | Measured | Failed | None = None) -> None:
+        """End what is held, well unless a body says otherwise."""
+        assert self.held is not None
+        result = result_of(self.held, body or body_of(self.held))
+        self._drop()
+        self.outbox[result.lease] = result
+        self.says.append(result)
+
+    def bye(self) -> None:
+        """Leave for good."""
+        self.says.append(Bye(run=self.run, reason="stopped", kept=tuple(self.outbox)))
+        self.alive = False
+
+
+def _lease(work: Assign | Result) -> Lease:
+    return Lease(run=work.run, evaluation=work.evaluation, attempt=work.attempt, lease=work.lease)
+
+
+class World:
+    """One run. Time moves only by `pass_time`, messages only by `deliver` and `turn`.
+
+    `deliver` fails where a worker is told to forget a result that the journal does not have.
+    """
+
+    def __init__(self, **changes: Any) -> None:
+        self.now = 1000.0
+        self.stored: list[Record] = []
+        self.workers: list[Sim] = []
+        self.on_the_way: list[tuple[bytes, FromWorker]] = []
+        self.answers: list[tuple[bytes, FromMaster]] = []
+        self.fails_to_commit = False
+        self.search = 0
+        """Another number, other vectors."""
+        self._boots = 0
+        self._use(Ledger())
+        self.record(RunStarted(run=RUN, spec=world_spec(**changes).model_dump(mode="json")))
+        self.record(EpochStarted(epoch=1, host="h", pid=1))
+        self.commit()
+
+    def _use(self, ledger: Ledger) -> None:
+        self.ledger, self.fleet = ledger, Fleet()
+        self._pending: list[Record] = []
+        self._outgoing: list[tuple[bytes, FromMaster]] = []
+        self.reception = Reception(ledger, self.fleet, self.record, self._send)
+        self.dispatch = Dispatch(ledger, self.fleet, self.reception, self.record)
+        self.listening_since = self.now
+
+    def record(self, event: AnyEvent) -> None:
+        """Apply an event and keep it for the commit."""
+        record = Record(self.ledger.seq + 1, self.now, event)
+        self.ledger.apply(record)
+        self._pending.append(record)
+
+    def _send(self, identity: bytes, message: FromMaster) -> None:
+        self._outgoing.append((identity, message))
+
+    # ---- the master ----------------------------------------------------------------------
+
+    def moment(self) -> Moment:
+        """The instant that policy sees."""
+        return Moment(self.now, self.listening_since, False, False, None, False)
+
+    @property
+    def end(self) -> Finish | None:
+        """How the run ended; None while it goes on."""
+        return Finish(self.ledger.finished, self.ledger.failed) if self.ledger.finished else None
+
+    def turn(self, messages: Iterable[tuple[bytes, FromWorker]] | None = None) -> None:
+        """One turn of the master with ``messages`` (all that are on the way by default)."""
+        if messages is None:
+            messages, self.on_the_way = self.on_the_way, []
+        for identity, message in messages:
+            self.reception.handle(identity, message, self.now)
+        self._bootstrap()
+        for decision in decide(self.ledger, self.fleet, self.moment()):
+            match decision:
+                case Ask(count):
+                    self._propose(count)
+                case Finish(reason, failed):
+                    self.record(Finished(reason=reason, failed=failed))
+                case _:
+                    self.dispatch.carry_out(decision, self.now)
+        self.dispatch.resend(self.now)
+        self.commit()
+
+    def commit(self) -> None:
+        """Store the turn, or with ``fails_to_commit`` go back to what is stored."""
+        if self.fails_to_commit and self._pending:
+            self._use(Ledger().replay(self.stored))
+            return
+        self.stored += self._pending
+        self.answers += self._outgoing
+        self._pending, self._outgoing = [], []
+
+    def restart(self) -> None:
+        """kill -9 of the master, and another one."""
+        self._use(Ledger().replay(self.stored))
+        self.record(EpochStarted(epoch=self.ledger.epoch + 1, host="h", pid=1))
+        self.commit()
+
+    def _bootstrap(self) -> None:
+        if self.ledger.layers and "thinking" not in self.ledger.evaluations:
+            for name, vector in (
+                (MEASURE, ()), ("thinking", (1.0,) * LAYERS), ("instruct", (0.0,) * LAYERS)
+            ):  # fmt: skip
+                purpose: Any = "measure" if name == MEASURE else "reference"
+                proposal = Proposal(evaluation=name, vector=vector, key=name)
+                self.record(Proposed(purpose=purpose, proposals=(proposal,)))
+
+    def _propose(self, count: int) -> None:
+        assert self.ledger.spec is not None
+        first = self.ledger.count() + 1
+        purpose: Any = "initial" if initial_missing(self.ledger, self.ledger.spec) else "search"
+        proposals = tuple(
+            Proposal(
+                evaluation=f"e{number:04d}",
+                vector=(((number + self.search) % 97) / 97,) * LAYERS,
+                key=f"{number}",
+            )
+            for number in range(first, first + count)
+        )
+        calls = len(self.ledger.calls)
+        self.record(Proposed(purpose=purpose, proposals=proposals, calls=calls))
+
+    # ---- the workers and the network -----------------------------------------------------
+
+    def join(self, name: str, outside: tuple[str, ...] = ()) -> Sim:
+        """Start a worker process; the outbox of the name's last one is on its disk."""
+        self._boots += 1
+        old = next((w for w in reversed(self.workers) if w.name == name), None)
+        boot = self._boots
+        worker = Sim(name, f"boot{boot}", f"id{boot}".encode(), outside=outside)
+        if old is not None:
+            old.alive = False
+            worker.outbox = dict(old.outbox)
+        self.workers.append(worker)
+        worker.hello()
+        return worker
+
+    @property
+    def alive(self) -> list[Sim]:
+        """Workers that run."""
+        return [worker for worker in self.workers if worker.alive]
+
+    def deliver(self) -> None:
+        """Bring every answer to its worker, and what the workers say on its way."""
+        answers, self.answers = self.answers, []
+        for identity, message in answers:
+            for worker in self.workers:
+                if worker.identity == identity and worker.alive:
+                    if isinstance(message, ResultAck) and message.lease in worker.outbox:
+                        self._may_be_forgotten(worker.outbox[message.lease])
+                    worker.hear(message)
+        self.collect()
+
+    def _may_be_forgotten(self, result: Result) -> None:
+        """An acknowledged result is in the journal, or was not needed any more."""
+        settled = {
+            record.event.evaluation
+            for record in self.stored
+            if isinstance(record.event, ResultRecorded | EvaluationFailed)
+        }
+        assert isinstance(result.body, Failed) or result.evaluation in settled, "paid for and lost"
+
+    def collect(self) -> None:
+        """Put what the workers say on its way."""
+        for worker in self.workers:
+            self.on_the_way += [(worker.identity, message) for message in worker.says]
+            worker.says.clear()
+
+    def exchange(self, rounds: int = 4) -> None:
+        """Let messages flow until both sides are quiet, or ``rounds`` are over."""
+        for _ in range(rounds):
+            self.collect()
+            self.turn()
+            self.deliver()
+            if not (self.on_the_way or self.answers):
+                break
+
+    def pass_time(self, seconds: float, *, silent: Iterable[Sim] = ()) -> None:
+        """Move the clock on in steps of a beat, in which all but ``silent`` workers beat."""
+        quiet = {id(worker) for worker in silent}
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + 1.0)
+            for worker in self.alive:
+                if id(worker) not in quiet:
+                    worker.beat()
+            self.exchange()
+
+    def settle(self, most: int = 400) -> None:
+        """Workers behave from here on: they beat, evaluate honestly and deliver."""
+        for _ in range(most):
+            if self.end is not None:
+                return
+            self.now += 1.0
+            for worker in self.alive:
+                if worker.held is not None:
+                    worker.finish()
+                worker.beat()
+            self.exchange()
+        active = list(self.ledger.active_attempts())
+        raise AssertionError(f"not finished: {vars(self.fleet)} {active}")

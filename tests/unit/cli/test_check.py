@@ -1,0 +1,297 @@
+"""`apbmm check`: every fault at once, and what would run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from apbmm.check.inspect import Inspection, check, inspect, known_adapters
+from apbmm.check.view import plan, size
+from apbmm_common.errors import RunFileError
+from apbmm_master.app import master
+from code_of_its_own import FILES, give_own_code
+from commands import run, write_rehearsal
+from tiny_checkpoints import edit_config, write_tiny_pair
+
+RUN = """
+name = "trial"
+[sources]
+thinking = "pair/thinking"
+instruct = "pair/instruct"
+[[benchmarks]]
+name = "exact"
+adapter = "apbmm_exact"
+path = "exact"
+questions = 2
+[generation]
+max_tokens = 100
+context = 200
+[prior]
+prompts = "prompts.jsonl"
+[algorithm]
+name = "sobol"
+"""
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def run_file(tmp_path: Path, pair: tuple[Path, Path]) -> Path:
+    """A run file with everything it needs beside it."""
+    for name, source in zip(("thinking", "instruct"), pair, strict=True):
+        shutil.copytree(source, tmp_path / "pair" / name)
+    (tmp_path / "exact").mkdir()
+    questions = [{"id": str(i), "question": f"{i}+1", "answer": str(i + 1)} for i in range(3)]
+    write_lines(tmp_path / "exact" / "test.jsonl", questions)
+    write_lines(tmp_path / "prompts.jsonl", [{"prompt": "one"}, {"prompt": "two"}])
+    file = tmp_path / "run.toml"
+    file.write_text(RUN)
+    return file
+
+
+def write_lines(file: Path, records: list[dict[str, str]]) -> None:
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def with_changes(file: Path, changes: Mapping[str, str]) -> Inspection:
+    """Inspect the run file with pieces of its text replaced."""
+    text = file.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+    return inspect(file)
+
+
+def test_a_sound_run_has_no_faults_and_a_plan(run_file: Path) -> None:
+    found = inspect(run_file)
+    assert found.faults == []
+    rows = dict(plan(found))
+    assert "12 layers" in rows["thinking"]
+    assert rows["base"] == "the instruct model"
+    assert "2 questions" in rows["benchmark"]
+    assert "40 evaluations (8 of them initial) and 2 references" in rows["budget"]
+    assert "84 answers" in rows["budget"]
+    assert rows["algorithm"] == "sobol"
+
+
+def test_no_torch_is_imported(run_file: Path) -> None:
+    code = (
+        "import sys, pathlib; from apbmm.app import check;"
+        f"check(pathlib.Path({str(run_file)!r})); print('torch' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert shown.stdout.splitlines()[-1] == "False"
+
+
+def test_a_rehearsal_says_so_and_reads_no_files(tmp_path: Path) -> None:
+    found = inspect(write_rehearsal(tmp_path / "run.toml"))
+    assert found.faults == []
+    assert "REHEARSAL" in dict(plan(found))["evaluation"]
+
+
+def test_every_fault_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(RUN.replace("sobol", "sobel").replace('"apbmm_exact"', '"aime52"'))
+    shown = run("apbmm", "check", file)
+    assert shown.returncode == 2
+    lines = shown.stderr.splitlines()
+    assert lines[0] == f"{file}: {len(lines) - 1} errors"
+    for number, expected in enumerate(
+        (
+            "there is no search method 'sobel'",
+            f"sources.thinking: {tmp_path}/pair/thinking: no such folder",
+            f"sources.instruct: {tmp_path}/pair/instruct: no such folder",
+            "EvalScope has no benchmark 'aime52'",
+            f"benchmark exact: {tmp_path}/exact is not a folder",
+            f"prior.prompts: {tmp_path}/prompts.jsonl: no such prompt file",
+        ),
+        1,
+    ):
+        assert lines[number].startswith(f"  {number}. ")
+        assert expected in lines[number]
+
+
+def test_the_master_names_all_that_is_wrong_with_a_run_file_as_check_does(tmp_path: Path) -> None:
+    wrong = '"sobel"\n[engine.arguments]\nmodel = "x"\nhf_token = "y"\n'
+    for name, more, first in (
+        ("unfit", "", []),
+        ("invalid", "[engine]\nhot_lode = 1\n", ["engine.hot_lode: unknown key, hot_load is one"]),
+    ):
+        file = tmp_path / f"{name}.toml"
+        file.write_text(RUN.replace('"sobol"', wrong + more))
+        with pytest.raises(RunFileError, match="is not a valid run file") as caught:
+            master(file, bind="tcp://0.0.0.0:5711")  # which would be refused next
+        told = [line.strip() for line in caught.value.message.splitlines()[1:]]
+        assert [fault.partition(" (hint: ")[0] for fault in told] == [
+            *first,
+            "algorithm.name: there is no search method 'sobel'",
+            "engine.arguments may not set model",
+            "engine.arguments may not set hf_token",
+        ]
+        assert inspect(file).faults[: len(told)] == told
+
+
+def test_an_invalid_run_file_is_looked_into_all_the_same(run_file: Path) -> None:
+    shutil.rmtree(run_file.parent / "pair" / "thinking")
+    found = with_changes(
+        run_file,
+        {
+            "context = 200": "context = 20",
+            '"sobol"': '"sobel"\nbatches = 2\nsetings = 1',
+            '"exact"\nquestions = 2': '"x"\nquestions = 0',
+            "instruct =": "instrukt =",
+        },
+    )
+    assert found.spec is None
+    text = "\n".join(found.faults)
+    for expected in (
+        "algorithm.batches: unknown key, batch is one",
+        "algorithm.setings: unknown key, settings is one",
+        "leaves no room for a prompt",
+        "pair/thinking: no such folder",
+        "benchmarks.0.questions: must be at least 1",
+        "/x is not a folder",
+        "sources.instruct: missing",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize("text", ["name = ", "name = 3\n[sources]", ""])
+def test_what_is_no_run_file_at_all(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    assert inspect(file).faults
+    assert inspect(tmp_path / "none.toml").faults == [
+        f"{tmp_path}/none.toml: no such run file (hint: there is {file})"
+    ]
+
+
+def test_groups_outside_the_layers_are_those_of_the_checkpoints(run_file: Path) -> None:
+    found = with_changes(run_file, {"[prior]": '[merge]\noutside_layers = "own"\n[prior]'})
+    own = "linear, layer by layer, outside the layers weights of their own for "
+    assert dict(plan(found))["merge"] == f"{own}embeddings, norm, dtype source"  # the head is tied
+
+
+def test_blocks_are_counted_in_the_checkpoint(run_file: Path) -> None:
+    found = with_changes(run_file, {"[prior]": "[merge]\nblocks = 12\n[prior]"})
+    assert found.faults == []
+    assert dict(plan(found))["merge"].startswith("linear, 12 blocks of layers, ")
+    faults = with_changes(run_file, {"blocks = 12": "blocks = 13"}).faults
+    assert [fault.partition(" (")[0] for fault in faults] == [
+        "merge.blocks: 12 layers cannot be cut into 13 blocks"
+    ]
+
+
+def test_a_model_level_merge_says_what_its_task_vectors_start_from(run_file: Path) -> None:
+    found = with_changes(run_file, {'"sobol"': '"ties"'})
+    assert found.faults == []
+    rows = dict(plan(found))
+    assert rows["merge"].startswith("ties of whole models, ")
+    assert rows["base"] == "the instruct model, so only the thinking model has a task vector"
+    shutil.copytree(run_file.parent / "pair" / "instruct", run_file.parent / "pair" / "base")
+    found = with_changes(run_file, {"[sources]": '[sources]\nbase = "pair/base"'})
+    assert "12 layers" in dict(plan(found))["base"]
+
+
+def test_sources_that_do_not_fit_are_named(run_file: Path) -> None:
+    edit_config(run_file.parent / "pair" / "thinking", rope_theta=1.0)
+    found = inspect(run_file)
+    assert any(fault.startswith("sources: ") and "rope" in fault for fault in found.faults)
+
+
+def test_identical_sources_are_refused(run_file: Path) -> None:
+    found = with_changes(run_file, {"pair/thinking": "pair/instruct"})
+    assert any("Eq. 2" in fault for fault in found.faults)
+
+
+def test_a_base_of_its_own_is_read_too(run_file: Path) -> None:
+    found = with_changes(run_file, {"[sources]": '[sources]\nbase = "pair/nowhere"'})
+    assert [fault.partition(":")[0] for fault in found.faults] == ["sources.base"]
+
+
+def test_a_source_without_chat_template_cannot_lend_it(run_file: Path) -> None:
+    folder = run_file.parent / "pair" / "thinking"
+    for name in ("chat_template.jinja", "chat_template.json"):
+        (folder / name).unlink(missing_ok=True)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert any("no chat template" in fault for fault in inspect(run_file).faults)
+
+
+def test_a_context_beyond_the_model_is_refused(run_file: Path) -> None:
+    found = with_changes(run_file, {"context = 200": "context = 2000"})
+    assert len(found.faults) == 2
+    assert "generation.context: 2000 tokens, but thinking has positions for" in found.faults[0]
+
+
+@pytest.mark.parametrize("remote_code", [False, True])
+def test_code_that_comes_with_a_source_is_named(run_file: Path, remote_code: bool) -> None:
+    """transformers and vLLM know a Qwen3 without."""
+    assert "own code" not in dict(plan(inspect(run_file)))
+    give_own_code(run_file.parent / "pair" / "thinking", run_file.parent / "marks", known=True)
+    asked = f"[engine]\nremote_code = {str(remote_code).lower()}\n[prior]"
+    found = with_changes(run_file, {"[prior]": asked})
+    row = dict(plan(found))["own code"]
+    assert row.startswith(f"{', '.join(sorted(FILES))} of thinking: ")
+    assert row.endswith("only with --allow-remote-code") is remote_code
+    assert (": not run, what vLLM and transformers have" in row) is not remote_code
+
+
+def test_a_run_that_asks_for_code_where_there_is_none_needs_leave_all_the_same(
+    run_file: Path,
+) -> None:
+    found = with_changes(run_file, {"[prior]": "[engine]\nremote_code = true\n[prior]"})
+    assert dict(plan(found))["own code"].startswith("none comes with the sources: workers take")
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_a_model_that_only_its_own_code_knows_is_a_fault_unless_that_is_run(
+    run_file: Path, valid: bool
+) -> None:
+    for role in ("thinking", "instruct"):
+        give_own_code(run_file.parent / "pair" / role, run_file.parent / "marks")
+    if not valid:
+        run_file.write_text(run_file.read_text().replace("sobol", "sobel"))
+    faults = [fault for fault in inspect(run_file).faults if "own code" in fault]
+    assert [fault.partition(":")[0] for fault in faults] == ["sources.thinking", "sources.instruct"]
+    assert all("'own_architecture'" in f and "--allow-remote-code" in f for f in faults)
+    found = with_changes(run_file, {"[prior]": "[engine]\nremote_code = true\n[prior]"})
+    assert not [fault for fault in found.faults if "sources" in fault]
+
+
+def test_more_questions_than_there_are(run_file: Path) -> None:
+    found = with_changes(run_file, {"questions = 2": "questions = 4"})
+    assert any("4 questions wanted" in fault for fault in found.faults)
+
+
+def test_known_adapters_are_those_of_evalscope() -> None:
+    pytest.importorskip("evalscope", reason="EvalScope is not installed here")
+    assert {"aime25", "gpqa_diamond", "gsm8k", "math_500"} <= known_adapters()
+
+
+def test_check_prints_the_plan(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(run_file) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == f"{run_file}: no errors"
+    assert "[" not in shown.replace(str(run_file), "")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (2.5e6, "2.5 MB"), (8e9, "8.00 GB")],
+)
+def test_sizes(count: float, text: str) -> None:
+    assert size(count) == text

@@ -1,0 +1,254 @@
+"""`apbmm status`: which run, which source, and what a person is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from apbmm.status import query
+from apbmm.status.query import NoMasterError, Target, ask, find, latest_run, local_address
+from apbmm.status.view import render
+from apbmm_common.errors import UsageError
+from commands import free_address
+
+METRICS = {"alpha": {"accuracy": 0.5, "tokens": 123.4, "questions": 10, "truncated": 2}}
+SNAPSHOT: dict[str, Any] = {
+    "run": "trial-1",
+    "algorithm": "ap-bmm",
+    "budget": 40,
+    "finished": "",
+    "master_alive": True,
+    "objectives": ["reasoning", "cost"],
+    "evaluations": {"done": 3, "running": 1, "queued": 2, "failed": 1},
+    "references": {"thinking": METRICS, "instruct": METRICS},
+    "front": [
+        {"id": "e0002", "objectives": [0.9, 0.1], "metrics": METRICS},
+        {"id": "e0001", "objectives": [0.2, 0.8], "metrics": METRICS},
+    ],
+    "hypervolume": 0.75,
+    "load_rate": 0.913,
+    "workers": [
+        {
+            "name": "host-gpu0",
+            "gpu": "0",
+            "host": "host",
+            "state": "busy",
+            "heartbeat_age": 31.2,
+            "evaluation": "e0003",
+            "stage": "evaluate",
+            "done": 12,
+            "total": 130,
+        },
+        {
+            "name": "[red]gpu1",
+            "gpu": "1",
+            "host": "host",
+            "state": "quarantined",
+            "reason": "two failures",
+            "trouble": "the outbox could not be written",
+            "evaluation": "",
+        },
+    ],
+    "failures": [{"id": "e0009", "message": "NaN in model.norm.weight"}],
+    "trouble": "no space left",
+}
+
+
+def shown(**changes: object) -> str:
+    console = Console(width=120, force_terminal=False)
+    with console.capture() as capture:
+        console.print(render({**SNAPSHOT, **changes}))
+    return capture.get()
+
+
+def test_everything_is_shown() -> None:
+    text = shown()
+    for piece in (
+        "trial-1  ap-bmm  master alive",
+        "3/40 evaluations",
+        "3 done, 1 running, 2 queued, 1 failed",
+        "12/130",
+        "31 s ago",
+        "worker [red]gpu1 is quarantined: two failures",
+        "worker [red]gpu1: the outbox could not be written",
+        "e0009 is given up: NaN in model.norm.weight",
+        "no space left",
+        "123.4 (2 cut)",
+        "hypervolume 0.7500, 2 on the front, load rate 91.3%",
+    ):
+        assert piece in text
+    assert text.index("e0001") < text.index("e0002")
+
+
+def test_a_run_without_a_master_says_so() -> None:
+    assert "no master: this is what the journal says" in shown(master_alive=False)
+    assert "finished: 40 evaluations completed" in shown(finished="40 evaluations completed")
+    assert "draining" in shown(draining=True)
+    assert "REHEARSAL" in shown(rehearsal=True)
+
+
+def test_before_the_references_there_is_no_hypervolume() -> None:
+    text = shown(front=[], references={}, hypervolume=0.0)
+    assert "no objectives yet" in text
+    assert "hypervolume" not in text
+
+
+def test_an_empty_journal_is_shown() -> None:
+    assert "has not begun" in shown(run="")
+
+
+def test_the_latest_run_is_the_one_whose_journal_changed_last(tmp_path: Path) -> None:
+    for age, name in ((300, "old"), (200, "new")):
+        (tmp_path / name).mkdir()
+        journal = tmp_path / name / "journal.sqlite"
+        journal.touch()
+        os.utime(journal, (1e9 - age, 1e9 - age))
+    assert latest_run(tmp_path).name == "new"
+    # A living journal writes to its log only.
+    (tmp_path / "old" / "journal.sqlite-wal").touch()
+    assert latest_run(tmp_path).name == "old"
+
+
+def test_without_any_run_the_way_out_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no run under"):
+        latest_run(tmp_path)
+
+
+def test_what_holds_no_run_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "run.toml").touch()
+    for named, fault in (
+        ("none", "no such run directory"),
+        ("run.toml", "a file, and not a run directory"),
+        ("x" * 300, "File name too long"),
+        ("runs", "not a run directory: it holds no journal.sqlite"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            find(str(tmp_path / named))
+        assert caught.value.message == f"{tmp_path / named}: {fault}"
+        assert "tcp://HOST:PORT" in caught.value.hint
+    (tmp_path / "runs" / "a" / "journal.sqlite").touch()
+    with pytest.raises(UsageError) as caught:
+        find(str(tmp_path / "runs"))
+    assert caught.value.hint == f"name a run in it: {tmp_path / 'runs' / 'a'}"
+
+
+def test_what_a_target_names(tmp_path: Path) -> None:
+    assert find("tcp://host:1") == Target(None, "tcp://host:1")
+    (tmp_path / "journal.sqlite").touch()
+    assert find(str(tmp_path)) == Target(tmp_path)
+    assert find(str(tmp_path / "journal.sqlite")) == Target(tmp_path)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"status": "ipc:///nowhere/s.sock"}'])
+def test_an_address_file_without_a_master_behind_it(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "query.json").write_text(text)
+    assert local_address(tmp_path) == ""
+
+
+def test_a_socket_that_nobody_listens_on_is_no_master(tmp_path: Path) -> None:
+    path = tmp_path / "query.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    (tmp_path / "query.json").write_text(json.dumps({"status": f"ipc://{path}"}))
+    assert path.exists()
+    assert local_address(tmp_path) == ""
+
+
+def test_an_address_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "ANSWER_SECONDS", 0.2)
+    with pytest.raises(NoMasterError, match="no master answers"):
+        ask(free_address())
+    with pytest.raises(UsageError):
+        ask("nonsense://")
+
+
+def test_watch_and_json_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        query.show_status("anything", watch=True, as_json=True)
+
+
+def test_ctrl_c_ends_watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "journal.sqlite").touch()
+    monkeypatch.setattr(Target, "snapshot", lambda _: SNAPSHOT)
+    monkeypatch.setattr("apbmm.status.query.time.sleep", interrupt)
+    assert query.show_status(str(tmp_path), watch=True, as_json=False) == 130
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, *answers: dict[str, Any]) -> int:
+    """Watch a master on another host that answers so and then is there no more."""
+    left = [{**SNAPSHOT, **answer} for answer in answers]
+
+    def answer(target: Target) -> dict[str, Any]:
+        if not left:
+            raise NoMasterError(f"no master answers at {target.address}")
+        return left.pop(0)
+
+    monkeypatch.setattr(Target, "snapshot", answer)
+    monkeypatch.setattr("apbmm.status.query.time.sleep", lambda _: None)
+    return query.show_status("tcp://127.0.0.1:1", watch=True, as_json=False)
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ({"finished": "40 evaluations completed"}, ""),
+        ({"draining": True}, "the master at tcp://127.0.0.1:1 has ended\n"),
+        (
+            {"evaluations": {"done": 38, "running": 0, "queued": 0, "failed": 2}},
+            "the master at tcp://127.0.0.1:1 has ended\n",
+        ),
+    ],
+    ids=["finished", "draining", "all done"],
+)
+def test_a_master_that_goes_after_its_run_ends_watching(
+    last: dict[str, Any],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert watched(monkeypatch, {"load_rate": 0.5}, last) == 0
+    out, err = capsys.readouterr()
+    assert out.count("trial-1") == 1
+    assert out.endswith("hypervolume 0.7500, 2 on the front, load rate 91.3%\n")
+    assert err == said
+
+
+def test_a_master_that_goes_in_the_midst_of_its_run_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(NoMasterError, match="has gone, and its run was not finished"):
+        watched(monkeypatch, {}, {})
+    assert capsys.readouterr().out.endswith("load rate 91.3%\n")
+    with pytest.raises(NoMasterError, match="no master answers"):
+        watched(monkeypatch)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_was_refused_is_shown_by_kind() -> None:
+    counts = {"refused_frames": 3, "refused_versions": 0, "refused_keys": 1}
+    wire = {**counts, "refused_connections": 20, "last_refusal": "a connection without a key"}
+    text = shown(wire=wire)
+    assert "refused: 20 connections, 3 frames, 1 keys; the last one: a connection without a" in text
+    assert "refused" not in shown(wire=dict.fromkeys(counts, 0))
+
+
+def test_connections_that_were_cut_off_are_shown() -> None:
+    assert "connections that ended without a goodbye: 3 (a link" in shown(wire={"cut_off": 3})
+    assert "goodbye" not in shown(wire={"cut_off": 0})
+
+
+def test_a_master_that_anybody_reaches_says_so() -> None:
+    assert "INSECURE" in shown(security="insecure")
+    for word in ("curve", "local"):
+        assert "INSECURE" not in shown(security=word)

@@ -1,0 +1,298 @@
+"""Which pairs may be merged: every fault is found, all at once, by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from apbmm_common.checkpoint.compatibility import (
+    compatibility_faults,
+    identical_files,
+    require_compatible,
+)
+from apbmm_common.checkpoint.headers import read_checkpoint
+from apbmm_common.checkpoint.tensor_groups import optional_tensors
+from apbmm_common.errors import SourceError
+from denied_files import deny
+from tiny_checkpoints import (
+    VOCABULARY,
+    edit_config,
+    load_tensors,
+    save_tensors,
+    write_json,
+    write_tiny_pair,
+    write_tiny_qwen3,
+    write_tokenizer,
+)
+
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    return write_tiny_pair(tmp_path, layers=2)
+
+
+def faults(thinking: Path, instruct: Path, base: Path | None = None) -> list[str]:
+    roles = {"thinking": thinking, "instruct": instruct, "base": base or instruct}
+    return compatibility_faults({role: read_checkpoint(path) for role, path in roles.items()})
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_tensors(folder)
+    change(tensors)
+    save_tensors(folder, tensors)
+
+
+def test_a_pair_of_fine_tunes_fits(pair: tuple[Path, Path]) -> None:
+    assert faults(*pair) == []
+
+
+def test_two_float_dtypes_fit(pair: tuple[Path, Path]) -> None:
+    change_tensors(pair[0], lambda t: t.update({k: v.bfloat16() for k, v in t.items()}))
+    edit_config(pair[0], torch_dtype="bfloat16")
+    assert faults(*pair) == []
+
+
+def test_every_fault_is_reported_at_once(pair: tuple[Path, Path]) -> None:
+    thinking, instruct = pair
+    edit_config(thinking, architectures=["LlamaForCausalLM"], num_attention_heads=8)
+    edit_config(thinking, rope_theta=5e6)
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[Q_PROJ] = tensors[Q_PROJ][:-1].clone()
+        tensors["model.layers.0.input_layernorm.weight"] = torch.ones(64, dtype=torch.int32)
+        tensors["model.extra.weight"] = tensors.pop("model.norm.weight")
+
+    change_tensors(thinking, change)
+    write_tokenizer(thinking, VOCABULARY | {"a": VOCABULARY["b"], "b": VOCABULARY["a"]})
+
+    checkpoints = {"thinking": read_checkpoint(thinking), "instruct": read_checkpoint(instruct)}
+    with pytest.raises(SourceError) as caught:
+        require_compatible(checkpoints)
+
+    lines = caught.value.message.splitlines()[1:]
+    assert len(lines) == 8
+    for words in (
+        "architectures: thinking has ['LlamaForCausalLM'], instruct has ['Qwen3ForCausalLM']",
+        "num_attention_heads: thinking has 8, instruct has 4",
+        "rope: ",
+        "tensor model.extra.weight only in thinking",
+        "tensor model.norm.weight only in instruct",
+        f"shapes differ in thinking and instruct: tensor {Q_PROJ} ([63, 64] and [64, 64])",
+        "dtypes do not mix in thinking and instruct: tensor model.layers.0.input_layernorm.weight",
+        "vocabulary: 2 tokens differ; 'a' is",
+    ):
+        assert sum(words in line for line in lines) == 1, words
+
+
+def test_layer_counts_differ(tmp_path: Path) -> None:
+    found = faults(
+        write_tiny_qwen3(tmp_path / "a", seed=0, layers=3),
+        write_tiny_qwen3(tmp_path / "b", seed=1, layers=2),
+    )
+    assert "layer count: thinking has 3, instruct has 2" in found
+    assert any("model.layers.2.input_layernorm.weight" in line for line in found)
+    assert any("and 6 more only in thinking" in line for line in found)
+
+
+def test_vocabulary_size_differs(pair: tuple[Path, Path]) -> None:
+    edit_config(pair[0], vocab_size=95)
+    assert faults(*pair) == ["vocab_size: thinking has 95, instruct has 96"]
+
+
+def test_an_added_token_differs(pair: tuple[Path, Path]) -> None:
+    file = pair[0] / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["added_tokens"].append({"content": "<think>", "id": 95})
+    write_json(file, tokenizer)
+    assert faults(*pair) == [
+        "vocabulary: 1 tokens differ; '<think>' is 95 in thinking and absent in instruct"
+    ]
+
+
+def test_the_order_in_a_tokenizer_file_does_not_matter(pair: tuple[Path, Path]) -> None:
+    write_tokenizer(pair[0], dict(reversed(VOCABULARY.items())))
+    assert faults(*pair) == []
+
+
+@pytest.mark.parametrize(
+    "vocabulary", [{"a": 0, "b": "1"}, {"a": 0, "b": None}, [["a", 0], [2, 0]]]
+)
+def test_a_vocabulary_that_is_not_of_text_and_numbers(
+    pair: tuple[Path, Path], vocabulary: object
+) -> None:
+    write_json(pair[0] / "tokenizer.json", {"model": {"vocab": vocabulary}})
+    (found,) = faults(*pair)
+    assert found.startswith(f"{pair[0] / 'tokenizer.json'}: not a readable tokenizer: ")
+
+
+def test_unigram_vocabularies_are_lists(pair: tuple[Path, Path]) -> None:
+    write_json(pair[0] / "tokenizer.json", {"model": {"vocab": [["a", 0.0], ["b", -1.0]]}})
+    write_json(pair[1] / "tokenizer.json", {"model": {"vocab": [["a", 0.5], ["c", -1.0]]}})
+    assert faults(*pair) == [
+        "vocabulary: 2 tokens differ; 'b' is 1 in thinking and absent in instruct"
+    ]
+
+
+def test_missing_and_damaged_tokenizers(pair: tuple[Path, Path]) -> None:
+    thinking, instruct = pair
+    (thinking / "tokenizer.json").write_text("[]")
+    assert "not a readable tokenizer" in faults(*pair)[0]
+    (thinking / "tokenizer.json").unlink()
+    assert faults(*pair) == [f"vocabulary: thinking has no tokenizer.json in {thinking}"]
+    (instruct / "tokenizer.json").unlink()
+    assert faults(*pair) == ["vocabulary: neither thinking nor instruct has a tokenizer"]
+    (thinking / "tokenizer.model").write_bytes(b"1")
+    (instruct / "tokenizer.model").write_bytes(b"2")
+    assert faults(*pair) == ["vocabulary: tokenizer.model differs in thinking and instruct"]
+    (instruct / "tokenizer.model").write_bytes(b"1")
+    assert faults(*pair) == []
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
+@pytest.mark.parametrize("denied", [0, 1])
+def test_a_tokenizer_that_may_not_be_read(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, denied: int, name: str
+) -> None:
+    for folder in pair:
+        (folder / "tokenizer.json").rename(folder / name)
+    deny(monkeypatch, pair[denied] / name)
+    assert faults(*pair) == [
+        f"{pair[denied] / name}: cannot be read: Permission denied (may this user read it?)"
+    ]
+
+
+def test_a_folder_in_the_place_of_a_tokenizer(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer.json").mkdir()
+    (found,) = faults(*pair)
+    assert "tokenizer.json: cannot be read: Is a directory" in found
+
+
+def test_the_base_needs_no_tokenizer_but_the_same_tensors(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base = write_tiny_qwen3(tmp_path / "base", seed=9, layers=2, with_tokenizer=False)
+    assert faults(*pair, base) == []
+    change_tensors(base, lambda t: t.pop(Q_PROJ))
+    assert faults(*pair, base) == [f"tensor {Q_PROJ} only in instruct"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"max_position_embeddings": 4096, "eos_token_id": 0, "transformers_version": "1"}, 0),
+        ({"rms_norm_eps": 1e-5}, 1),
+        ({"hidden_act": "gelu"}, 1),
+        ({"sliding_window": 7}, 0),  # the other config does not mention it
+        ({"quantization_config": {"quant_method": "fp8"}}, 1),
+    ],
+)
+def test_config_keys(pair: tuple[Path, Path], change: dict[str, object], expected: int) -> None:
+    edit_config(pair[0], **change)
+    assert len(faults(*pair)) == expected
+
+
+def test_sliding_window_counts_only_where_it_is_used(pair: tuple[Path, Path]) -> None:
+    for folder, window in zip(pair, (4096, 131072), strict=True):
+        edit_config(folder, use_sliding_window=False, sliding_window=window)
+    assert faults(*pair) == []
+    for folder in pair:
+        edit_config(folder, use_sliding_window=True)
+    assert faults(*pair) == ["sliding_window: thinking has 4096, instruct has 131072"]
+
+
+def test_both_ways_to_write_rope_are_one(pair: tuple[Path, Path]) -> None:
+    edit_config(pair[0], rope_theta=None)
+    edit_config(pair[0], rope_parameters={"rope_theta": 10000.0, "rope_type": "default"})
+    assert faults(*pair) == []
+    edit_config(pair[0], rope_parameters={"rope_theta": 500.0, "rope_type": "default"})
+    assert len(faults(*pair)) == 1
+
+
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("value", ["linear", ["linear"], 2.0])
+def test_rope_that_is_no_object_is_named(pair: tuple[Path, Path], key: str, value: object) -> None:
+    edit_config(pair[0], **{key: value})
+    assert faults(*pair) == [f"thinking: {key} is {value!r}, not an object"]
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_redundant_head_of_a_tied_model_is_left_out(pair: tuple[Path, Path], holders: int) -> None:
+    for folder in pair[:holders]:
+        change_tensors(folder, lambda t: t.update({HEAD: t[EMBEDDING].clone()}))
+    assert faults(*pair) == []
+    assert optional_tensors(read_checkpoint(path) for path in pair) == {HEAD}
+    for folder in pair:
+        edit_config(folder, tie_word_embeddings=False)
+    assert faults(*pair) == ([f"tensor {HEAD} only in thinking"] if holders == 1 else [])
+    assert optional_tensors(read_checkpoint(path) for path in pair) == frozenset()
+
+
+def test_a_head_that_is_stored_in_place_of_the_embeddings_is_kept(
+    pair: tuple[Path, Path],
+) -> None:
+    """Tools that store shared tensors once may keep either name."""
+    for folder in pair:
+        change_tensors(folder, lambda t: t.update({HEAD: t.pop(EMBEDDING)}))
+    assert optional_tensors(read_checkpoint(path) for path in pair) == frozenset()
+
+
+def test_a_bias_of_a_tied_head_is_kept(pair: tuple[Path, Path]) -> None:
+    bias = "lm_head.bias"
+    for folder in pair:
+        change_tensors(folder, lambda t: t.update({bias: torch.ones(t[EMBEDDING].shape[0])}))
+    assert optional_tensors(read_checkpoint(path) for path in pair) == frozenset()
+    edit_config(pair[0], tie_word_embeddings=None)
+    assert faults(*pair) == []
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_two_heads_of_which_one_may_be_tied_do_not_fit(
+    pair: tuple[Path, Path], silent: int
+) -> None:
+    """Where a config says nothing, its architecture decides: loaders might drop a head or not."""
+    edit_config(pair[silent], tie_word_embeddings=None)
+    assert faults(*pair) == []
+    for folder in pair:
+        change_tensors(folder, lambda t: t.update({HEAD: t[EMBEDDING] + 1}))
+    roles = ("thinking", "instruct")
+    (found,) = faults(*pair)
+    assert found.startswith(
+        f"tie_word_embeddings: {roles[1 - silent]} has True, {roles[silent]} does not say"
+    )
+    assert HEAD in found
+    edit_config(pair[silent], tie_word_embeddings=True)
+    assert faults(*pair) == []
+
+
+def test_one_tied_one_untied_do_not_fit(tmp_path: Path) -> None:
+    found = faults(
+        write_tiny_qwen3(tmp_path / "a", seed=0, layers=1, tied=False),
+        write_tiny_qwen3(tmp_path / "b", seed=1, layers=1, tied=True),
+    )
+    assert found == [
+        "tie_word_embeddings: thinking has False, instruct has True",
+        "tensor lm_head.weight only in thinking",
+    ]
+
+
+def test_identical_files(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    thinking, instruct = (read_checkpoint(path) for path in pair)
+    link, copy = tmp_path / "link", tmp_path / "copy"
+    link.symlink_to(pair[0])
+    shutil.copytree(pair[0], copy)
+    assert not identical_files(thinking, instruct)
+    assert identical_files(thinking, read_checkpoint(link))
+    assert identical_files(thinking, read_checkpoint(copy))
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    assert not identical_files(thinking, read_checkpoint(copy))

@@ -1,0 +1,258 @@
+"""Reading checkpoint folders: what is accepted, and what every damage is called."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from apbmm_common.checkpoint.headers import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    layer_count,
+    layer_of,
+    read_checkpoint,
+    read_headers,
+)
+from apbmm_common.errors import SourceError
+from denied_files import deny
+from tiny_checkpoints import edit_config, load_tensors, write_json, write_tiny_qwen3
+
+
+def write_raw(file: Path, header: object, data: bytes = b"") -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return file
+
+
+def entry(begin: int, end: int, shape: Any = (2,), dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("model.layers.1.self_attn.q_proj.weight", 1),
+        ("model.layers.10.self_attn.q_proj.weight", 10),
+        ("model.layers.3.mlp.experts.11.up_proj.weight", 3),
+        ("transformer.h.7.attn.c_attn.bias", 7),
+        ("h.0.ln_1.weight", 0),
+        ("language_model.model.layers.4.mlp.down_proj.weight", 4),
+        ("model.language_model.layers.25.input_layernorm.weight", 25),
+        ("gpt_neox.layers.2.attention.dense.weight", 2),
+        ("model.decoder.layers.5.fc1.weight", 5),
+        ("transformer.blocks.9.norm_1.weight", 9),
+        ("model.embed_tokens.weight", None),
+        ("model.norm.weight", None),
+        ("lm_head.weight", None),
+        ("vision_tower.vision_model.encoder.layers.2.mlp.fc1.weight", None),
+        ("model.vision_tower.layers.2.weight", None),
+        ("visual.blocks.2.attn.qkv.weight", None),
+        ("model.layers.weight", None),
+        ("model.layers.1x.weight", None),
+        ("model.sublayers.1.weight", None),
+    ],
+)
+def test_layer_of(name: str, layer: int | None) -> None:
+    assert layer_of(name) == layer
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_reads_what_safetensors_wrote(tmp_path: Path, shards: int) -> None:
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, dtype=torch.bfloat16, shards=shards)
+
+    checkpoint = read_checkpoint(folder)
+
+    expected = load_tensors(folder)
+    assert checkpoint.tensors.keys() == expected.keys()
+    for name, header in checkpoint.tensors.items():
+        assert header.shape == tuple(expected[name].shape)
+        assert header.dtype == "BF16"
+        with header.file.open("rb") as stream:
+            stream.seek(header.offset)
+            data = stream.read(header.length)
+        assert data == expected[name].view(torch.uint8).numpy().tobytes()
+    assert layer_count(checkpoint) == 12
+    assert len(checkpoint.files) == shards
+    assert checkpoint.weight_bytes == sum(2 * t.numel() for t in expected.values())
+
+
+def test_tensors_without_elements_and_without_dimensions(tmp_path: Path) -> None:
+    header = {"empty": entry(0, 0, [0, 3]), "scalar": entry(0, 4, [])}
+    tensors = read_headers(write_raw(tmp_path / "x.safetensors", header, b"1234"))
+    assert tensors["empty"].length == 0
+    assert tensors["scalar"].shape == ()
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "words"),
+    [
+        (b"\xff\xfe", b"", "not valid JSON"),
+        (b"[" * 50_000, b"", "not valid JSON"),
+        ([], b"", "not a JSON object"),
+        (b'{"a": 1, "a": 1}', b"", "a appears twice"),
+        ({"a": {"dtype": "F32", "shape": [2]}}, b"8" * 8, "tensor a has no dtype, shape"),
+        ({"a": entry(0, 8, dtype="F4_X")}, b"8" * 8, "tensor a has the unknown dtype F4_X"),
+        ({"a": entry(0, 8, [-2])}, b"8" * 8, "tensor a: shape and offsets"),
+        ({"a": entry(0, 8, [2.0])}, b"8" * 8, "tensor a: shape and offsets"),
+        ({"a": entry(-4, 4)}, b"8" * 8, "tensor a: shape and offsets"),
+        ({"a": entry(0, 4)}, b"4" * 4, "tensor a has 4 bytes, its shape and dtype need 8"),
+        ({"a": entry(0, 8)}, b"4" * 4, "truncated: tensor a ends"),
+        ({"a": entry(0, 8), "b": entry(4, 12)}, b"x" * 12, "tensor b overlaps"),
+        ({"a": entry(0, 8), "b": entry(0, 8)}, b"x" * 8, "overlaps"),
+        ({"a": entry(0, 8), "b": entry(12, 20)}, b"x" * 20, "unused bytes before tensor b"),
+        ({"a": entry(0, 8)}, b"x" * 11, "3 bytes after the last tensor"),
+    ],
+)
+def test_lies_in_a_header_are_named(
+    tmp_path: Path, header: object, data: bytes, words: str
+) -> None:
+    file = write_raw(tmp_path / "x.safetensors", header, data)
+    with pytest.raises(SourceError) as caught:
+        read_headers(file)
+    assert words in caught.value.message
+    assert str(file) in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("keep", [0, 5, 8, 100])
+def test_file_cut_within_its_header(tmp_path: Path, keep: int) -> None:
+    file = write_tiny_qwen3(tmp_path / "m", seed=0, layers=1) / SINGLE_FILE
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(SourceError, match=r"model.safetensors: damaged"):
+        read_headers(file)
+
+
+def test_huge_header_length_is_not_believed(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
+    with pytest.raises(SourceError, match="a header of"):
+        read_headers(file)
+
+
+def test_missing_folder_file_and_config(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such folder"):
+        read_checkpoint(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match="is not a folder"):
+        read_checkpoint(tmp_path / "file")
+    with pytest.raises(SourceError, match=r"config.json: no such file"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(SourceError, match=r"config.json: not valid JSON"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SourceError, match=r"holds neither model.safetensors nor"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["consolidated.safetensors"], "Mistral's own layout"),
+        (["consolidated-00001-of-00002.safetensors"], "Mistral's own layout"),
+        (["adapter_model.safetensors"], "merge it into its base"),
+        (["model-00001-of-00002.safetensors"], f"download {INDEX_FILE}"),
+        (["weights.safetensors"], "save_pretrained"),
+        (["model.Q4_K_M.gguf"], "GGUF"),
+        (["tokenizer.json"], "download the weights"),
+    ],
+)
+def test_a_folder_without_the_wanted_weights_says_what_to_do(
+    tmp_path: Path, names: list[str], words: str
+) -> None:
+    write_json(tmp_path / "config.json", {})
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(SourceError) as caught:
+        read_checkpoint(tmp_path)
+    lacks = f"{tmp_path}: holds neither {SINGLE_FILE} nor {INDEX_FILE}"
+    found = "" if "tokenizer" in names[0] else f", but {names[0]}"
+    assert caught.value.message == lacks + found
+    assert words in caught.value.hint
+
+
+def test_a_checkpoint_below_a_folder_that_may_not_be_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deny(monkeypatch, tmp_path)
+    with pytest.raises(SourceError) as caught:
+        read_checkpoint(tmp_path / "m")
+    assert caught.value.message == f"{tmp_path / 'm'}: cannot be read: Permission denied"
+    assert caught.value.hint == "may this user read it?"
+
+
+def test_pickle_only_folder_is_refused_by_name(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {})
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(SourceError, match=r"only pickle weights \(pytorch_model.bin\)"):
+        read_checkpoint(tmp_path)
+
+
+def sharded(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=2, shards=2)
+    return folder, json.loads((folder / INDEX_FILE).read_text())
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    folder, _ = sharded(tmp_path)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(SourceError, match=r"model-00002-of-00002.safetensors: no such file"):
+        read_checkpoint(folder)
+
+
+def test_index_and_shards_must_agree(tmp_path: Path) -> None:
+    folder, index = sharded(tmp_path)
+    name = "model.norm.weight"
+    file = index["weight_map"].pop(name)
+    write_json(folder / INDEX_FILE, index)
+    with pytest.raises(SourceError, match=rf"{file}: holds tensor {name}.*nowhere"):
+        read_checkpoint(folder)
+    index["weight_map"] |= {name: file, "model.extra.weight": file}
+    write_json(folder / INDEX_FILE, index)
+    with pytest.raises(SourceError, match=rf"{file}: lacks tensor model.extra.weight"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "file", ["../other.safetensors", "/etc/passwd", "model.bin", "a\0.safetensors", 3]
+)
+def test_index_may_not_name_other_files(tmp_path: Path, file: object) -> None:
+    folder, index = sharded(tmp_path)
+    index["weight_map"]["model.norm.weight"] = file
+    write_json(folder / INDEX_FILE, index)
+    with pytest.raises(SourceError, match=r"tensor model.norm.weight"):
+        read_checkpoint(folder)
+
+
+def test_single_file_beside_an_index_is_ambiguous(tmp_path: Path) -> None:
+    folder, _ = sharded(tmp_path)
+    shutil.copy(folder / "model-00001-of-00002.safetensors", folder / SINGLE_FILE)
+    with pytest.raises(SourceError, match="ambiguous"):
+        read_checkpoint(folder)
+
+
+def test_layer_count_must_match_the_config(tmp_path: Path) -> None:
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=3)
+    edit_config(folder, num_hidden_layers=4)
+    with pytest.raises(SourceError, match="says 4 layers, the tensors are of 3"):
+        layer_count(read_checkpoint(folder))
+
+
+def test_layer_count_needs_every_layer(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {})
+    header = {
+        f"model.layers.{layer}.w": entry(8 * place, 8 * place + 8)
+        for place, layer in enumerate((0, 2))
+    }
+    write_raw(tmp_path / SINGLE_FILE, header, b"x" * 16)
+    with pytest.raises(SourceError, match="no tensors of layer 1"):
+        layer_count(read_checkpoint(tmp_path))
+    write_raw(tmp_path / SINGLE_FILE, {"model.norm.weight": entry(0, 8)}, b"x" * 8)
+    with pytest.raises(SourceError, match="no tensor name holds a layer number"):
+        layer_count(read_checkpoint(tmp_path))

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
+from apbmm_common.errors import EXIT_USAGE, RunFileError
+from apbmm_common.protocol.codec import decode, encode
+from apbmm_common.protocol.messages import FROM_MASTER, Assign, Welcome
+from apbmm_common.run_file.load import RunSpec, load_run_file, parse_run
+from apbmm_common.run_file.space import Space
+from rehearsal_runs import run_spec, run_table, write_run_file
+
+
+def test_every_fault_is_named_at_once() -> None:
+    table = run_table(
+        budget={"evaluations": 0}, evaluation={"kind": "dream"}, colour="red", seed=-1
+    )
+    del table["generation"]["context"]
+    table["timings"]["beats"] = 3
+    table["benchmarks"][0]["question_ids"] = [1, 1]
+    with pytest.raises(RunFileError) as caught:
+        parse_run(table, "some.toml")
+    assert caught.value.exit_code == EXIT_USAGE
+    lines = caught.value.message.splitlines()
+    assert lines[0] == "some.toml is not a valid run file:"
+    named = {line.split(":")[0].strip(): line for line in lines[1:]}
+    assert set(named) >= {
+        "budget.evaluations", "evaluation.kind", "colour", "seed", "generation.context",
+        "timings.beats", "benchmarks.0",
+    }  # fmt: skip
+    assert "unknown key" in named["colour"]
+    assert "unknown key" in named["timings.beats"]
+    assert "missing" in named["generation.context"]
+    assert "twice" in named["benchmarks.0"]
+
+
+def faults_of(**changes: Any) -> list[str]:
+    with pytest.raises(RunFileError) as caught:
+        parse_run(run_table(**changes), "run.toml")
+    return [line.strip() for line in caught.value.message.splitlines()[1:]]
+
+
+def test_keys_that_do_not_fit_together_are_named_beside_keys_at_fault() -> None:
+    """Whoever mends one fault does not meet another that was there before."""
+    clash = {"name": "sums", "adapter": "a", "path": "p", "questions": 2, "question_ids": [1]}
+    faults = faults_of(
+        benchmarks=[{**clash, "colour": 1}, {**clash, "name": "base", "adapter": 3}],
+        generation={"max_tokens": 128, "top_k": "many"},
+        budget={"initial": 9, "failures": -1},
+        objectives=[
+            {"name": "a", "metric": "toks", "expert": "thinking", "vanilla": "thinking",
+             "benchmarks": ["sum"]},
+        ],
+        reference_point=[0.0, 0.0, 0.0],
+    )  # fmt: skip
+    assert sorted(faults) == sorted(
+        [
+            "benchmarks.0.colour: unknown key",
+            "benchmarks.0: give either questions or question_ids, not both",
+            "benchmarks.1.adapter: must be text, not 3",
+            "benchmarks.1: give either questions or question_ids, not both",
+            "generation.top_k: must be a whole number, not 'many'",
+            "generation: max_tokens (128) leaves no room for a prompt in a context of 128",
+            "budget.failures: must be at least 0, not -1",
+            "budget: initial (9) is larger than evaluations (6)",
+            "objectives.0.metric: must be 'accuracy' or 'tokens', not 'toks'",
+            "objectives.0: expert and vanilla are the same source, so Eq. 2 divides by zero",
+            "run file: a benchmark cannot be called base: that names a source's path",
+            "run file: objective a names unknown benchmarks ['sum']",
+            "run file: between 2 and 5 objectives, not 1",
+            "run file: reference_point has 3 numbers for 1 objectives",
+        ]
+    )
+
+
+def test_rules_know_the_defaults_of_keys_that_are_left_out() -> None:
+    table = run_table() | {"budget": {"initial": 50, "failures": -1}}
+    with pytest.raises(
+        RunFileError, match=r"budget: initial \(50\) is larger than evaluations \(40\)"
+    ):
+        parse_run(table, "run.toml")
+
+
+def test_a_rule_is_not_held_against_values_that_are_at_fault() -> None:
+    """No default stands in for them: 99 first evaluations of an unknown number may be few."""
+    assert faults_of(budget={"initial": 99, "evaluations": "many"}) == [
+        "budget.evaluations: must be a whole number, not 'many'"
+    ]
+    named = [
+        {"name": name, "metric": "tokens", "expert": "thinking", "vanilla": "instruct",
+         "benchmarks": ["x"]}
+        for name in ("a", "b")
+    ]  # fmt: skip
+    assert faults_of(benchmarks=[{"name": 3, "adapter": "a", "path": "p"}], objectives=named) == [
+        "benchmarks.0.name: must be text, not 3"
+    ]
+
+
+WORDING: dict[str, tuple[dict[str, Any], str]] = {
+    "table": ({"budget": 3}, "budget: must be a table, not 3"),
+    "tables": ({"benchmarks": 3}, "benchmarks: must be a list of tables, not 3"),
+    "list": ({"reference_point": "x"}, "reference_point: must be a list, not 'x'"),
+    "text": ({"name": ["a"]}, "name: must be text, not a list"),
+    "truth": (
+        {"generation": {"top_k": True}}, "generation.top_k: must be a whole number, not true",
+    ),
+    "share": (
+        {"prior": {"parameter_share": 2}}, "prior.parameter_share: must be at most 1.0, not 2",
+    ),
+    "argument": (
+        {"engine": {"arguments": {"a": [1]}}},
+        "engine.arguments.a: must be true, false, a number or text",
+    ),
+    "name": (
+        {"name": "-a"},
+        "name: must be 1 to 64 letters, digits, dots, dashes and underscores, a letter or digit "
+        "first, not '-a'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "line"), WORDING.values(), ids=WORDING.keys())
+def test_faults_are_worded_for_whoever_wrote_the_file(changes: dict[str, Any], line: str) -> None:
+    assert faults_of(**changes) == [line]
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no room for a prompt": ({"generation": {"max_tokens": 128}}, "no room for a prompt"),
+    "more initial than budget": ({"budget": {"initial": 9}}, "larger than evaluations"),
+    "rehearsal without layers": ({"evaluation": {"layers": None}}, "set layers"),
+    "more layers than can travel": ({"evaluation": {"layers": 5000}}, "at most 4000, not 5000"),
+    "timings out of order": ({"timings": {"suspect": 99.0}}, "beat < suspect < unreachable"),
+    "an infinite time-out": ({"timings": {"stall": float("inf")}}, "timings.stall.*finite"),
+    "a NaN": ({"generation": {"temperature": float("nan")}}, "temperature"),
+    "an infinite setting": ({"algorithm": {"settings": {"a": [float("inf")]}}}, "finite"),
+    "a huge setting": ({"algorithm": {"settings": {"a": 2**70}}}, r"over 2\^53"),
+    "a huge integer": ({"generation": {"top_k": 2**70}}, "top_k"),
+    "expert is vanilla": (
+        {"objectives": [{"name": "a", "metric": "tokens", "expert": "thinking",
+                         "vanilla": "thinking"}]}, "divides by zero"),
+    "unknown benchmark": (
+        {"objectives": [{"name": "a", "metric": "tokens", "expert": "thinking",
+                         "vanilla": "instruct", "benchmarks": ["x"]}]},
+        r"unknown benchmarks \['x'\]"),
+    "two objectives of one name": (
+        {"objectives": [{"name": "a", "metric": m, "expert": "thinking", "vanilla": "instruct"}
+                        for m in ("tokens", "accuracy")]}, "objectives have the same name"),
+    "reference point of another size": ({"reference_point": [0.0]}, "1 numbers for 2 objectives"),
+    "more blocks than layers": (
+        {"merge": {"blocks": 5}}, "merge.blocks: 4 layers cannot be cut into 5 blocks",
+    ),
+    "blocks of a model-level method": (
+        {"merge": {"blocks": 2}, "algorithm": {"name": "ties"}}, "ties gives all layers one weight",
+    ),
+    "own weights outside the layers of a model-level method": (
+        {"merge": {"outside_layers": "own"}, "algorithm": {"name": "ta"}},
+        "ta gives all tensors one weight",
+    ),
+    "one objective": (
+        {"objectives": [{"name": "a", "metric": "tokens", "expert": "thinking",
+                         "vanilla": "instruct"}]}, "between 2 and 5 objectives, not 1"),
+    "no benchmarks": ({"benchmarks": []}, "benchmarks"),
+    "a benchmark named like a source": (
+        {"benchmarks": [{"name": "base", "adapter": "a", "path": "p"}]}, "cannot be called base"),
+    "two benchmarks of one name": (
+        {"benchmarks": [{"name": "a", "adapter": "a", "path": "p"}] * 2}, "the same name"),
+    "a name with a slash": ({"name": "a/b"}, "name: "),
+}  # fmt: skip
+
+
+def test_a_rehearsal_of_the_most_layers_fits_into_the_messages() -> None:
+    spec = run_spec(evaluation={"layers": 4000}, merge={"outside_layers": "own"})
+    assert spec.evaluation.layers is not None
+    space = Space.of(spec, spec.evaluation.layers, OUTSIDE_GROUPS)
+    assign = Assign(
+        run="r", evaluation="e1", attempt=1, lease="e1.1", work="evaluate", config="c",
+        vector=(0.5,) * space.dimensions,
+    )  # fmt: skip
+    assert decode(encode(assign), FROM_MASTER) == assign
+
+
+@pytest.mark.parametrize(("changes", "fault"), WRONG.values(), ids=WRONG.keys())
+def test_what_cannot_be_run_is_refused(changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(RunFileError, match=fault):
+        parse_run(run_table(**changes), "run.toml")
+
+
+def test_relative_paths_start_at_the_run_file(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    path = write_run_file(
+        tmp_path / "deep" / "run.toml",
+        sources={"thinking": "../models/t", "instruct": "i"},
+        benchmarks=[{"name": "sums", "adapter": "sums", "path": "data/sums"}],
+    )
+    run = load_run_file(path)
+    assert run.sources.thinking == str(tmp_path / "models" / "t")
+    assert run.sources.paths()["base"] == run.sources.instruct == str(tmp_path / "deep" / "i")
+    assert run.benchmarks[0].path == str(tmp_path / "deep" / "data" / "sums")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [(None, "no such run file"), (b"a = ", "not valid TOML"), (b"\xff\xfe", "cannot be read")],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, content: bytes | None, fault: str
+) -> None:
+    path = tmp_path / "run.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunFileError, match=fault) as caught:
+        load_run_file(path)
+    assert str(path) in caught.value.message
+
+
+def test_what_may_have_been_meant_is_hinted_at(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError, match="a folder, not a run file") as caught:
+        load_run_file(tmp_path)
+    assert "examples/" in caught.value.hint
+    path = write_run_file(tmp_path / "run.toml")
+    for wrong in (tmp_path, tmp_path / "rum.toml"):
+        with pytest.raises(RunFileError) as caught:
+            load_run_file(wrong)
+        assert caught.value.hint == f"there is {path}"
+
+
+@pytest.mark.parametrize("value", ["~nobody-of-this-name/models", "a\0b"])
+def test_a_path_that_cannot_be_is_no_traceback(tmp_path: Path, value: str) -> None:
+    path = write_run_file(tmp_path / "run.toml", sources={"thinking": value})
+    with pytest.raises(RunFileError, match="path that cannot be"):
+        load_run_file(path)
+
+
+def test_a_run_survives_the_wire() -> None:
+    spec = run_spec(algorithm={"settings": {"a": [1, 2.5, {"b": "c"}]}})
+    welcome = Welcome(epoch=1, spec=spec.model_dump(mode="json"))
+    received = decode(encode(welcome), FROM_MASTER)
+    assert isinstance(received, Welcome)
+    assert RunSpec.model_validate(received.spec).model_dump(mode="json") == spec.model_dump(
+        mode="json"
+    )
+
+
+def test_the_configuration_hash_follows_what_is_measured_and_not_where() -> None:
+    digests = {"thinking": "a", "instruct": "b"}
+    one = run_spec().config_hash(digests)
+    moved = run_spec(sources={"thinking": "/elsewhere"})
+    assert moved.config_hash(digests) == one
+    assert run_spec(budget={"evaluations": 99}).config_hash(digests) == one
+    assert run_spec(generation={"max_tokens": 65}).config_hash(digests) != one
+    assert run_spec(merge={"blocks": 2}).config_hash(digests) != one
+    assert run_spec(merge={"outside_layers": "own"}).config_hash(digests) != one
+    assert run_spec(algorithm={"name": "uniform"}).config_hash(digests) == one
+    assert run_spec(algorithm={"name": "ties"}).config_hash(digests) != one
+    assert run_spec().config_hash({**digests, "thinking": "c"}) != one

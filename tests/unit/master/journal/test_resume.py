@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from apbmm_common.errors import EXIT_USAGE, RunChangedError
+from apbmm_common.run_file.load import RunSpec
+from apbmm_master.journal.events import AnyEvent, Finished, Record, RunStarted, SpecChanged
+from apbmm_master.journal.resume import begin_or_resume
+from apbmm_master.journal.run_state import Ledger
+from protocol_world import World, world_spec
+
+
+def resumed(new: RunSpec, ledger: Ledger | None = None) -> list[AnyEvent]:
+    if ledger is None:
+        spec = world_spec().model_dump(mode="json")
+        ledger = Ledger().replay([Record(1, 0.0, RunStarted(run="r", spec=spec))])
+    events: list[AnyEvent] = []
+    begin_or_resume(ledger, new, events.append)
+    return events
+
+
+def test_a_new_journal_begins_with_the_run() -> None:
+    (event,) = resumed(world_spec(), Ledger())
+    assert isinstance(event, RunStarted)
+    assert event.run.startswith("rehearsed-")
+    assert RunSpec.model_validate(event.spec) == world_spec()
+
+
+def test_the_same_run_file_records_nothing() -> None:
+    assert resumed(world_spec()) == []
+
+
+ALLOWED: dict[str, dict[str, Any]] = {
+    "budget.evaluations": {"budget": {"evaluations": 50, "initial": 2, "failures": 3}},
+    "budget.failures": {"budget": {"evaluations": 4, "initial": 2, "failures": 9}},
+    "timings.stall": {"timings": {"stall": 5.0}},
+    "sources.thinking": {"sources": {"thinking": "/moved"}},
+    "benchmarks.0.path": {"benchmarks": [{"name": "sums", "adapter": "sums", "path": "/moved"}]},
+}
+
+
+@pytest.mark.parametrize(("key", "changes"), ALLOWED.items(), ids=ALLOWED.keys())
+def test_what_may_change_is_recorded(key: str, changes: dict[str, Any]) -> None:
+    base = world_spec()
+    section = next(iter(changes))
+    new = world_spec()
+    if section == "timings":
+        new = base.model_copy(update={"timings": base.timings.model_copy(update={"stall": 5.0})})
+    else:
+        new = world_spec(**changes)
+    (event,) = resumed(new)
+    assert isinstance(event, SpecChanged)
+    assert event.keys == (key,)
+    assert RunSpec.model_validate(event.spec) == new
+
+
+def test_every_forbidden_change_is_named_at_once() -> None:
+    new = world_spec(
+        seed=4,
+        generation={"max_tokens": 32},
+        budget={"evaluations": 4, "initial": 3, "failures": 3},
+        algorithm={"name": "uniform"},
+        benchmarks=[{"name": "sums", "adapter": "other", "path": "/none/sums"}],
+    )
+    with pytest.raises(RunChangedError) as caught:
+        resumed(new)
+    assert caught.value.exit_code == EXIT_USAGE
+    named = caught.value.message.rsplit(" in ", 1)[1].split(", ")
+    assert named == [
+        "algorithm.name", "benchmarks.0.adapter", "budget.initial", "generation.max_tokens", "seed",
+    ]  # fmt: skip
+
+
+def test_objectives_may_be_mended_until_the_search_has_used_them() -> None:
+    """An expert that is the worse of the two ends a run before that; nothing measured is lost."""
+    swapped = world_spec().model_dump(mode="json")
+    one, two = swapped["objectives"][0]["expert"], swapped["objectives"][0]["vanilla"]
+    swapped["objectives"][0] |= {"expert": two, "vanilla": one}
+    mended = RunSpec.model_validate(swapped)
+    (event,) = resumed(mended)
+    assert isinstance(event, SpecChanged)
+    assert event.keys == ("objectives.0.expert", "objectives.0.vanilla")
+    world = World()
+    world.join("a")
+    world.settle()
+    assert any(ask.purpose == "search" for ask in world.ledger.asks)
+    with pytest.raises(RunChangedError, match=r"in objectives\.0\.expert"):
+        resumed(mended, world.ledger)
+
+
+def test_a_benchmark_more_is_refused() -> None:
+    more = [{"name": n, "adapter": "sums", "path": "/none/sums"} for n in ("sums", "more")]
+    with pytest.raises(RunChangedError, match="in benchmarks"):
+        resumed(world_spec(benchmarks=more))
+
+
+def test_the_budget_cannot_go_below_what_is_done() -> None:
+    world = World()
+    world.join("a")
+    world.settle()
+    assert isinstance(world.stored[-1].event, Finished)
+    lower = world_spec(budget={"evaluations": 3, "initial": 2, "failures": 3})
+    with pytest.raises(RunChangedError, match="lowered to 3, but 4 evaluations"):
+        resumed(lower, world.ledger)

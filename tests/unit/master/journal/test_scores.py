@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+
+from apbmm_master.journal.events import EpochStarted, SpecChanged, WorkerJoined, WorkerLeft
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.scores import (
+    Completion,
+    Standing,
+    Tracker,
+    known_noise,
+    load_rate,
+    stand,
+)
+from apbmm_master.optimiser.client import calls_of
+from apbmm_master.optimiser.process import Tell
+from apbmm_master.search.pareto import front, hypervolume
+from protocol_world import World, measurement
+
+
+def finished(evaluations: int, seed: int) -> World:
+    """A run whose measurements are made up, on a grid so that some are equal."""
+    dice = random.Random(seed)
+    world = World(budget={"evaluations": evaluations, "initial": evaluations, "failures": 0})
+    worker = world.join("a")
+    while world.end is None:
+        world.exchange()
+        if worker.held is not None:
+            counted = worker.held.evaluation.startswith("e")
+            made_up = measurement(dice.randrange(11) / 10, 100.0 * dice.randrange(11))
+            worker.finish(made_up if counted else None)
+    return world
+
+
+def history(ledger: Ledger) -> list[Completion]:
+    tracker = Tracker()
+    tracker.stand(ledger)
+    return [*tracker.history()]
+
+
+def test_the_search_is_told_the_noise_that_follows_from_the_journal() -> None:
+    world = finished(12, seed=2)
+    replayed = Ledger().replay(world.stored)
+    tells = [call for call in calls_of(replayed) if isinstance(call, Tell)]
+    assert len(tells) == 12
+    by_vector = {done.evaluation.vector: done for done in history(world.ledger)}
+    for tell in tells:
+        done = by_vector[tell.vector]
+        assert tell.objectives == done.objectives
+        assert tell.variance == known_noise(world.ledger, done.evaluation)
+        assert tell.variance[0] > 0.0
+        assert tell.variance[1] == 0.0
+
+
+def test_the_front_followed_is_the_front_computed() -> None:
+    world = finished(60, seed=5)
+    ledger, tracker = world.ledger, Tracker()
+    assert ledger.spec is not None
+    standing, completions = stand(ledger), history(ledger)
+    assert [c.evaluation.id for c in completions] == ledger.completed
+    points = np.array([completion.objectives for completion in completions])
+    for count in range(1, len(points) + 1):
+        best = points[front(points[:count])]
+        last = completions[count - 1]
+        assert last.front == len(best)
+        volume = hypervolume(best, ledger.spec.hypervolume_reference)
+        assert np.isclose(last.hypervolume, volume, rtol=1e-12)
+    assert (standing.completed, standing.hypervolume) == (len(points), last.hypervolume)
+    expected = [ledger.completed[i] for i in front(points)]
+    assert list(standing.front) == expected
+    assert [*standing.front.values()] == [tuple(points[i]) for i in front(points)]
+    assert len(expected) < len({tuple(p) for p in points}) <= 60
+
+    # Followed step by step, and over a ledger that is read back, it is the same.
+    grown = Ledger()
+    for record in world.stored:
+        grown.apply(record)
+        tracker.stand(grown)
+    assert tracker.stand(grown) == standing
+    assert [*tracker.history(58)] == completions[58:]
+    assert tracker.stand(Ledger().replay(world.stored)) == standing
+    assert [*tracker.history()] == completions
+
+
+def test_nothing_stands_before_the_references() -> None:
+    world = World()
+    assert stand(world.ledger) == Standing()
+    assert history(world.ledger) == []
+    assert load_rate(world.ledger, 0.0) is None
+
+
+def test_the_load_rate_counts_a_worker_only_while_it_is_there() -> None:
+    world = World()
+    a = world.join("a")
+    world.exchange()
+    world.now += 10.0
+    a.finish()
+    world.exchange()
+    assert load_rate(world.ledger, world.now) == 1.0
+    world.record(WorkerJoined(worker="b", boot="b", gpu="0", host="h", versions={}))
+    world.commit()
+    world.now += 10.0
+    world.record(WorkerLeft(worker="b", boot="b", reason="stopped"))
+    world.now += 10.0
+    # a was busy for 30 s, b idle for 10 s.
+    assert load_rate(world.ledger, world.now) == 30.0 / 40.0
+
+
+def test_the_pause_between_two_masters_is_nobodys_time() -> None:
+    """Killed with work in hand, started again later, once with a changed budget."""
+    world = World(budget={"evaluations": 5, "initial": 5, "failures": 0})
+    world.join("a")
+    world.exchange()
+    assert world.ledger.spec is not None
+    spec = world.ledger.spec.model_dump(mode="json")
+    for epoch, changed in ((2, False), (3, True), (0, False)):
+        world.now += 10.0
+        # The last that this master commits.
+        world.record(WorkerJoined(worker="b", boot=f"b{epoch}", gpu="0", host="h", versions={}))
+        world.record(WorkerLeft(worker="b", boot=f"b{epoch}", reason="stopped"))
+        if not epoch:
+            break
+        world.now += 1000.0
+        if changed:
+            world.record(SpecChanged(spec=spec, keys=("budget.evaluations",)))
+        world.record(EpochStarted(epoch=epoch, host="h", pid=1))
+        world.record(WorkerJoined(worker="a", boot="boot1", gpu="0", host="h", versions={}))
+    stays = [stay for stay in world.ledger.attendance.stays if stay.worker == "a"]
+    assert [(stay.left or world.now) - stay.joined for stay in stays] == [10.0, 10.0, 10.0]
+    assert load_rate(world.ledger, world.now) == 1.0

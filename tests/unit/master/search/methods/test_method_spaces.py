@@ -1,0 +1,141 @@
+"""What a decision vector means, layer-wise, block-wise and for whole models."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
+from apbmm_common.errors import EvaluationError, RunFileError
+from apbmm_common.protocol.messages import Measured
+from apbmm_common.run_file.schema import MODEL_LEVEL
+from apbmm_common.run_file.space import Space, block_of
+from apbmm_master.journal.run_state import MEASURE
+from apbmm_master.optimiser.client import setup_of
+from apbmm_master.optimiser.process import Request, Session
+from apbmm_master.search.methods import create, names
+from apbmm_master.search.prior import importance, pooled
+from protocol_world import LAYERS, World
+from rehearsal_runs import run_spec
+
+
+def space(layers: int = 4, **changes: Any) -> Space:
+    return Space.of(run_spec(**changes), layers, OUTSIDE_GROUPS)
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [(36, 36), (36, 9), (36, 7), (8, 3), (5, 1)])
+def test_blocks_are_contiguous_and_even(layers: int, blocks: int) -> None:
+    owners = block_of(layers, blocks)
+    sizes = np.bincount(owners, minlength=blocks)
+    assert sorted(owners) == list(owners)
+    assert len(sizes) == blocks
+    assert sizes.max() - sizes.min() <= 1
+
+
+@pytest.mark.parametrize("blocks", [0, 5])
+def test_more_blocks_than_layers_are_refused(blocks: int) -> None:
+    with pytest.raises(RunFileError, match=f"4 layers cannot be cut into {blocks} blocks"):
+        block_of(4, blocks)
+
+
+def test_without_blocks_every_layer_has_a_weight_of_its_own() -> None:
+    found = space()
+    assert (found.method, found.dimensions) == ("linear", 4)
+    assert found.layer_weights([0.1, 0.9, 0.5, 0.0]) == (0.1, 0.9, 0.5, 0.0)
+
+
+def test_a_block_gives_its_weight_to_its_layers() -> None:
+    found = space(layers=5, merge={"blocks": 2})
+    assert found.dimensions == 2
+    assert found.layer_weights([0.1, 0.9]) == (0.1, 0.1, 0.1, 0.9, 0.9)
+
+
+def test_groups_outside_the_layers_come_last() -> None:
+    found = space(layers=5, merge={"blocks": 2, "outside_layers": "own"})
+    vector = [0.1, 0.9, 0.2, 0.3, 0.4]
+    assert found.dimensions == len(vector)
+    assert found.layer_weights(vector) == (0.1, 0.1, 0.1, 0.9, 0.9)
+    assert found.outside_weights(vector) == {"embeddings": 0.2, "norm": 0.3, "head": 0.4}
+    with pytest.raises(EvaluationError, match="2 components, the run's space 5"):
+        found.outside_weights(vector[:2])
+
+
+@pytest.mark.parametrize("rule", ["mean", "thinking", "instruct"])
+def test_other_rules_add_no_dimension(rule: str) -> None:
+    found = space(merge={"outside_layers": rule})
+    assert found.dimensions == 4
+    assert found.outside_weights([0.5] * 4) == {}
+
+
+@pytest.mark.parametrize(("name", "method"), MODEL_LEVEL.items())
+def test_a_grids_vectors_are_those_of_its_method(name: str, method: str) -> None:
+    found = space(algorithm={"name": name})
+    (vector,) = create(name, 4).ask(1)
+    assert found.method == method
+    assert found.dimensions == len(vector)
+    weight, density = found.weight_and_density(list(vector))
+    assert weight == vector[0]
+    assert density == (1.0 if name == "ta" else vector[1])
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("outside", ["mean", "own"])
+def test_every_method_proposes_in_the_space_of_its_run(name: str, outside: str) -> None:
+    merge = {} if name in MODEL_LEVEL else {"blocks": 2, "outside_layers": outside}
+    world = World(algorithm={"name": name}, merge=merge)
+    world.join("a", outside=("norm",))
+    world.exchange()
+    spec = world.ledger.spec
+    assert spec is not None
+    answer = Session().answer(Request(setup_of(world.ledger), (), (), 1))
+    (vector,) = answer.vectors
+    assert len(vector) == Space.of(spec, LAYERS, ("norm",)).dimensions < LAYERS
+
+
+def test_a_vector_of_another_space_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="3 components, the run's space 4") as caught:
+        space().layer_weights([0.5] * 3)
+    assert caught.value.kind == "vector"
+    with pytest.raises(EvaluationError, match="4 components, the run's space 2"):
+        space(algorithm={"name": "ties"}).weight_and_density([0.5] * 4)
+
+
+def test_importance_is_fused_but_for_sip_bmm() -> None:
+    measured = Measured(parameter=(1.0, 2.0, 3.0, 9.0), activation=(4.0, 1.0, 0.5, 0.1), prompts=1)
+    for name, activation in (("ap-bmm", measured.activation), ("sip-bmm", None)):
+        world = World(algorithm={"name": name})
+        worker = world.join("a")
+        while MEASURE not in (worker.held.evaluation if worker.held else ""):
+            world.exchange()
+        worker.finish(measured)
+        world.exchange()
+        expected = importance(measured.parameter, activation)
+        np.testing.assert_array_equal(setup_of(world.ledger).importance, expected)
+
+
+def test_groups_outside_the_layers_are_scored_beside_them() -> None:
+    """One that was measured by Eq. 6 among the layers, one that was not by their mean."""
+    measured = Measured(
+        parameter=(1.0, 2.0, 3.0, 9.0), activation=(4.0, 1.0, 0.5, 0.1), prompts=1,
+        outside={"embeddings": 2.5 + 1.4826},
+    )  # fmt: skip
+    world = World(algorithm={"name": "ap-bmm"}, merge={"outside_layers": "own"})
+    worker = world.join("a", outside=("embeddings", "norm"))
+    while MEASURE not in (worker.held.evaluation if worker.held else ""):
+        world.exchange()
+    worker.finish(measured)
+    world.exchange()
+    layers = importance(measured.parameter, measured.activation)
+    # Median 2.5 and MAD 1: one robust standard deviation above the layers.
+    expected = [*layers, 1 / (1 + math.exp(-1)), layers.mean()]
+    found = setup_of(world.ledger).importance
+    assert found is not None
+    np.testing.assert_allclose(found, expected)
+
+
+def test_importance_is_averaged_over_a_block() -> None:
+    np.testing.assert_allclose(pooled([0.0, 0.5, 1.0, 0.2], block_of(4, 2)), [0.25, 0.6])
+    np.testing.assert_array_equal(pooled([0.3, 0.7, 0.1], block_of(3, 3)), [0.3, 0.7, 0.1])

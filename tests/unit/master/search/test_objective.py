@@ -1,0 +1,134 @@
+"""Eq. 2: against the paper's Table III, and the references it cannot work with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from apbmm_master.search.errors import NotFiniteError, ReferenceScaleError, SettingError
+from apbmm_master.search.objective import (
+    Measurement,
+    Objective,
+    check_references,
+    objective_variance,
+    objective_vector,
+)
+from paper_tables import TABLE_III
+
+REASONING = Objective("reasoning", "accuracy", ("gpqa", "aime"), "thinking", "instruct")
+COST = Objective("cost", "tokens", ("gpqa", "aime"), "instruct", "thinking")
+
+
+def measured(accuracy: tuple[float, float], tokens: tuple[float, float]) -> Measurement:
+    return {
+        "gpqa": {"accuracy": accuracy[0], "tokens": tokens[0]},
+        "aime": {"accuracy": accuracy[1], "tokens": tokens[1]},
+    }
+
+
+REFERENCES = {
+    "instruct": measured((0.40, 0.45), (1000.0, 5000.0)),
+    "thinking": measured((0.60, 0.75), (9000.0, 15000.0)),
+}
+
+
+def test_the_references_score_zero_and_one() -> None:
+    objectives = (REASONING, COST)
+    thinking = objective_vector(objectives, REFERENCES["thinking"], REFERENCES)
+    instruct = objective_vector(objectives, REFERENCES["instruct"], REFERENCES)
+    np.testing.assert_allclose(thinking, [1.0, 0.0], atol=1e-15)
+    np.testing.assert_allclose(instruct, [0.0, 1.0], atol=1e-15)
+
+
+def test_the_mean_over_benchmarks_worked_by_hand() -> None:
+    merged = measured((0.50, 0.75), (5000.0, 5000.0))
+    value = objective_vector((REASONING, COST), merged, REFERENCES)
+    np.testing.assert_allclose(value, [(0.5 + 1.0) / 2, (0.5 + 1.0) / 2])
+
+
+def test_the_variance_of_a_mean_over_benchmarks_worked_by_hand() -> None:
+    merged = {
+        "gpqa": {"accuracy": 0.5, "tokens": 5000.0, "questions": 198.0},
+        "aime": {"accuracy": 1.0, "tokens": 5000.0, "questions": 30.0},
+    }
+    gpqa = 0.5 * 0.5 / 198 / 0.2**2
+    aime = (31 / 32) * (1 / 32) / 30 / 0.3**2
+    variance = objective_variance((REASONING, COST), merged, REFERENCES)
+    np.testing.assert_allclose(variance, [(gpqa + aime) / 4, 0.0])
+
+
+def test_the_variance_is_that_of_the_objective_over_sets_of_questions() -> None:
+    """Against scores of simulated sets, at a share where smoothing hardly matters."""
+    rng = np.random.default_rng(3)
+    objective = Objective("reasoning", "accuracy", ("gpqa",), "thinking", "instruct")
+    shares = rng.binomial(198, 0.55, size=4000) / 198
+    values = [
+        objective_vector((objective,), {"gpqa": {"accuracy": share}}, REFERENCES)[0]
+        for share in shares
+    ]
+    merged = {"gpqa": {"accuracy": 0.55, "questions": 198.0}}
+    (variance,) = objective_variance((objective,), merged, REFERENCES)
+    assert variance == pytest.approx(np.var(values), rel=0.1)
+
+
+def test_no_number_of_questions_is_an_error_by_name() -> None:
+    with pytest.raises(ReferenceScaleError, match="has no questions"):
+        objective_variance((REASONING,), measured((0.5, 0.5), (1.0, 1.0)), REFERENCES)
+
+
+def test_the_papers_table_iii_to_its_rounding() -> None:
+    """A fit of Eq. 2 to Table III: each benchmark's coefficient is 1 / (2 x the references' span).
+
+    Only the spans and the two constant terms are identified, so one vanilla metric of each
+    objective is free; the other takes up the constant.
+    """
+    gpqa_span, aime_span = 0.5 / 2.27270, 0.5 / 1.50032
+    gpqa_tokens, aime_tokens = 0.5 / 5.98503e-5, 0.5 / 4.24009e-5
+    assert gpqa_span == pytest.approx(0.2200, abs=5e-5)
+    assert aime_span == pytest.approx(1 / 3, abs=1e-4)
+    aime_accuracy, aime_long = 0.5, 20000.0
+    gpqa_accuracy = (2 * 1.69106 - aime_accuracy / aime_span) * gpqa_span
+    gpqa_long = (2 * 1.458365 - aime_long / aime_tokens) * gpqa_tokens
+    references = {
+        "instruct": measured(
+            (gpqa_accuracy, aime_accuracy), (gpqa_long - gpqa_tokens, aime_long - aime_tokens)
+        ),
+        "thinking": measured(
+            (gpqa_accuracy + gpqa_span, aime_accuracy + aime_span), (gpqa_long, aime_long)
+        ),
+    }
+    for f1, f2, gpqa, gpqa_count, aime, aime_count in TABLE_III:
+        merged = measured((gpqa, aime), (gpqa_count, aime_count))
+        value = objective_vector((REASONING, COST), merged, references)
+        np.testing.assert_allclose(value, [f1, f2], rtol=0.0, atol=6.5e-5)
+
+
+def test_references_that_agree_are_refused_by_benchmark() -> None:
+    same = {**REFERENCES, "thinking": measured((0.60, 0.45), (9000.0, 15000.0))}
+    with pytest.raises(ReferenceScaleError, match=r"'aime'.*cannot be told apart"):
+        check_references((REASONING,), same)
+    check_references((COST,), same)
+
+
+def test_an_expert_on_the_wrong_side_is_refused_by_benchmark() -> None:
+    worse = {**REFERENCES, "thinking": measured((0.30, 0.75), (9000.0, 4000.0))}
+    with pytest.raises(ReferenceScaleError, match=r"'reasoning', benchmark 'gpqa'.*worse"):
+        objective_vector((REASONING,), REFERENCES["instruct"], worse)
+    with pytest.raises(ReferenceScaleError, match=r"'cost', benchmark 'aime'.*worse"):
+        check_references((COST,), worse)
+
+
+def test_what_was_not_measured_is_refused() -> None:
+    with pytest.raises(ReferenceScaleError, match="'instruct', which was not measured"):
+        check_references((REASONING,), {"thinking": REFERENCES["thinking"]})
+    with pytest.raises(ReferenceScaleError, match="'aime': the evaluated model has no accuracy"):
+        objective_vector((REASONING,), {"gpqa": {"accuracy": 0.5}}, REFERENCES)
+    with pytest.raises(NotFiniteError, match="'gpqa'"):
+        objective_vector((REASONING,), measured((np.nan, 0.5), (1.0, 1.0)), REFERENCES)
+
+
+def test_an_objective_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(SettingError, match="latency"):
+        Objective("speed", "latency", ("gpqa",), "a", "b")  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="names no benchmark"):
+        Objective("speed", "tokens", (), "a", "b")

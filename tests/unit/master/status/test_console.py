@@ -1,0 +1,108 @@
+"""What the master's terminal shows, and what status says of references that cannot be scaled."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from apbmm_common.errors import EXIT_USAGE, UsageError
+from apbmm_common.run_file.load import Algorithm
+from apbmm_master.journal.events import (
+    AttemptFailed,
+    EvaluationFailed,
+    Lost,
+    Record,
+    WorkerQuarantined,
+)
+from apbmm_master.journal.run_state import Ledger
+from apbmm_master.run_checks import require_settings
+from apbmm_master.status.console import Progress
+from apbmm_master.status.snapshot import journal_snapshot
+from protocol_world import World, measurement
+
+FIXED = frozenset(
+    {"run", "algorithm", "budget", "evaluations", "workers", "front", "hypervolume", "load_rate"}
+    | {"master_alive"}
+)
+"""What whoever reads a status may count on."""
+
+
+def test_messages_of_workers_are_no_markup() -> None:
+    world, out = World(), io.StringIO()
+    progress = Progress(world.ledger, Path("run"), Console(file=out, width=200, soft_wrap=True))
+    text = "lost [/tmp/x] and [bold]more"
+    for event in (
+        AttemptFailed(
+            evaluation="e0001", attempt=1, lease="l", worker="w", fault="vector", message=text
+        ),
+        EvaluationFailed(evaluation="e0001", message=text),
+        Lost(evaluation="e0001", lease="l", reason=text),
+        WorkerQuarantined(worker="w", boot="b", reason=text),
+    ):
+        progress.watch(Record(1, 0.0, event), world.ledger)
+    assert out.getvalue().count(text) == 4
+
+
+def test_the_beginning_says_how_to_start_a_worker() -> None:
+    out = io.StringIO()
+    progress = Progress(World().ledger, Path("run"), Console(file=out, width=200))
+    progress.begin("tcp://127.0.0.1:5799")
+    assert "apbmm-worker --gpu N --master tcp://127.0.0.1:5799" in out.getvalue()
+
+
+def test_after_a_signal_what_is_waited_for_is_named() -> None:
+    world, out = World(), io.StringIO()
+    progress = Progress(world.ledger, Path("run"), Console(file=out, width=200))
+    progress.draining(world.ledger)
+    assert out.getvalue() == ""
+    world.join("a")
+    world.exchange()
+    held = [evaluation.id for evaluation, _ in world.ledger.active_attempts()]
+    progress.draining(world.ledger)
+    assert f"finishing {', '.join(held)};" in out.getvalue()
+
+
+def test_status_of_a_journal_that_has_not_begun_has_every_key() -> None:
+    empty, begun = journal_snapshot(Ledger()), journal_snapshot(World().ledger)
+    assert list(empty) == list(begun)
+    assert {key: value for key, value in empty.items() if key in FIXED} == {
+        "run": "",
+        "algorithm": "",
+        "budget": 0,
+        "evaluations": dict.fromkeys(begun["evaluations"], 0),
+        "workers": [],
+        "front": [],
+        "hypervolume": 0.0,
+        "load_rate": None,
+        "master_alive": False,
+    }
+    assert begun["evaluations"].keys() >= {"done", "running", "queued", "failed"}
+
+
+def test_status_tells_of_references_that_cannot_be_scaled() -> None:
+    world = World()
+    assert journal_snapshot(world.ledger)["trouble"] == ""
+    worker = world.join("a")
+    for _ in range(20):
+        world.exchange()
+        if worker.held is not None:
+            # Both references alike: the denominators of Eq. 2 vanish.
+            measures = worker.held.evaluation == "measure"
+            worker.finish(None if measures else measurement(0.5, 100.0))
+    snapshot = journal_snapshot(world.ledger)
+    assert len(snapshot["references"]) == 2
+    assert "objective 'reasoning'" in snapshot["trouble"]
+    assert snapshot["front"] == []
+
+
+@pytest.mark.parametrize("name", ["ap-bmm", "sobol"])
+def test_unknown_settings_of_a_method_are_refused_at_the_start(name: str) -> None:
+    require_settings(Algorithm(name=name))
+    with pytest.raises(UsageError, match=f"{name} has no setting 'nonsense'") as caught:
+        require_settings(Algorithm(name=name, settings={"nonsense": 3}))
+    assert caught.value.exit_code == EXIT_USAGE
+    with pytest.raises(UsageError, match="a setting that cannot be"):
+        require_settings(Algorithm(name=name, settings={"dimensions": 3}))

@@ -1,0 +1,93 @@
+"""The first signal drains, the second cancels, and later ones leave the closing alone.
+
+Signals that come together are one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from apbmm_common.process.signals import StopRequests, own_signals
+from apbmm_master.journal.store import Journal
+from apbmm_master.master import Master
+from apbmm_master.serve import _handle_signals
+from protocol_world import world_spec
+
+
+async def come(number: int) -> None:
+    """Send a signal to this process and let the loop handle it."""
+    handled = asyncio.Event()
+    signal.raise_signal(number)
+    asyncio.get_running_loop().call_later(0.05, handled.set)
+    await handled.wait()
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        patch.setattr("time.monotonic", lambda: self.now)
+
+
+def test_signals_that_come_together_are_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, stops = Clock(monkeypatch), StopRequests()
+    assert stops.come(signal.SIGTERM)
+    for _ in range(3):
+        clock.now += 0.3
+        assert not stops.come(signal.SIGTERM)
+    assert (stops.at_once, stops.exit_code) == (False, 0)
+    clock.now += 0.2
+    assert stops.come(signal.SIGTERM)
+    assert (stops.at_once, stops.exit_code) == (True, 130)
+    # A third in a hurry is a third one, whatever it is good for.
+    assert stops.come(signal.SIGTERM)
+
+
+def test_ctrl_c_is_no_gentle_end() -> None:
+    stops = StopRequests()
+    assert stops.come(signal.SIGINT)
+    assert (stops.at_once, stops.exit_code) == (False, 130)
+
+
+def test_signals_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    async def listen() -> None:
+        stops, seen = StopRequests(), list[int]()
+        stops.listen(seen.append)
+        await come(signal.SIGTERM)
+        assert seen == [signal.SIGTERM]
+        stops.ignore_more()
+        await come(signal.SIGTERM)
+
+    with own_signals():
+        asyncio.run(listen())
+        signal.raise_signal(signal.SIGTERM)  # the loop is closed, and it still does no harm
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+async def test_only_the_second_signal_cancels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr("apbmm_common.process.signals.SAME_REQUEST_SECONDS", 0.0)
+    with Journal(tmp_path) as journal:
+        master = Master(journal, world_spec(), "tcp://127.0.0.1:*")
+
+        async def served() -> str:
+            stops = _handle_signals(master, told.append)
+            await come(signal.SIGTERM)
+            assert (master.draining, stops.at_once, len(told)) == (True, False, 1)
+            try:
+                await come(signal.SIGTERM)
+            except asyncio.CancelledError:
+                await come(signal.SIGTERM)
+                return "closed"
+            return "not cancelled"
+
+        assert await asyncio.create_task(served()) == "closed"

@@ -1,0 +1,184 @@
+"""The driver's promises, with a scripted engine in vLLM's place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+
+import pytest
+
+from apbmm_common.errors import EvaluationError
+from apbmm_worker.engine.driver import Completion, EngineDriver, Prompt
+
+
+class ScriptedEngine:
+    """Answers each prompt with its own first token, one request a step; 666 breaks it."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.waiting: dict[str, Prompt] = {}
+        self.most_waiting = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.loads = 0
+        self.closed = False
+
+    def add(self, key: str, prompt: Prompt) -> None:
+        assert threading.get_ident() == self.thread
+        if not prompt.token_ids:
+            raise ValueError("an empty prompt")
+        self.waiting[key] = prompt
+        self.most_waiting = max(self.most_waiting, len(self.waiting))
+
+    def step(self) -> list[tuple[str, Completion]]:
+        assert threading.get_ident() == self.thread
+        self.gate.wait()
+        key, prompt = self.waiting.popitem()
+        if prompt.token_ids[0] == 666:
+            raise RuntimeError("out of memory")
+        first = prompt.token_ids[:1]
+        return [(key, Completion("", first, len(prompt.token_ids), "stop", 0.0))]
+
+    def busy(self) -> bool:
+        return bool(self.waiting)
+
+    def abort(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.waiting.pop(key, None)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def driver(engine: ScriptedEngine) -> Iterator[EngineDriver[ScriptedEngine]]:
+    def build() -> ScriptedEngine:
+        engine.thread = threading.get_ident()
+        return engine
+
+    driver = EngineDriver(build)
+    yield driver
+    engine.gate.set()
+    driver.close()
+    assert engine.closed
+
+
+def test_answers_come_in_the_order_of_the_prompts(
+    driver: EngineDriver[ScriptedEngine], engine: ScriptedEngine
+) -> None:
+    futures = driver.submit([Prompt((n, 0)) for n in range(50)])
+    assert [future.result(5).token_ids for future in futures] == [(n,) for n in range(50)]
+    assert engine.most_waiting == 50
+    assert driver.steps == 50
+
+
+def test_requests_are_added_while_it_runs(
+    driver: EngineDriver[ScriptedEngine], engine: ScriptedEngine
+) -> None:
+    engine.gate.clear()
+    first = driver.submit([Prompt((1,)), Prompt((2,))])
+    second = driver.submit([Prompt((3,))])
+    engine.gate.set()
+    assert [future.result(5).token_ids for future in (*first, *second)] == [(1,), (2,), (3,)]
+
+
+def test_a_refused_prompt_harms_nobody_else(driver: EngineDriver[ScriptedEngine]) -> None:
+    refused, answered = driver.submit([Prompt(()), Prompt((4,))])
+    with pytest.raises(EvaluationError, match="refused a prompt") as failure:
+        refused.result(5)
+    assert failure.value.kind == "infrastructure"
+    assert answered.result(5).tokens == 1
+    assert driver.usable
+
+
+def test_a_broken_engine_fails_everything_and_stays_broken(
+    driver: EngineDriver[ScriptedEngine],
+) -> None:
+    futures = driver.submit([Prompt((1,)), Prompt((666,)), Prompt((2,))])
+    futures[2].result(5)  # answered before
+    for future in futures[:2]:
+        with pytest.raises(EvaluationError, match="out of memory") as failure:
+            future.result(5)
+        assert failure.value.kind == "infrastructure"
+    assert not driver.usable
+    with pytest.raises(EvaluationError, match="out of memory"):
+        driver.submit([Prompt((1,))])
+    with pytest.raises(EvaluationError, match="out of memory"):
+        driver.call(lambda _: None)
+
+
+def test_a_failed_action_breaks_the_engine(driver: EngineDriver[ScriptedEngine]) -> None:
+    def load(engine: ScriptedEngine) -> None:
+        engine.loads += 1
+        raise OSError("half a file")
+
+    with pytest.raises(EvaluationError, match="half a file"):
+        driver.call(load)
+    assert not driver.usable
+
+
+def test_no_action_while_requests_are_in_flight(
+    driver: EngineDriver[ScriptedEngine], engine: ScriptedEngine
+) -> None:
+    engine.gate.clear()
+    (future,) = driver.submit([Prompt((1,))])
+    called = threading.Thread(target=engine.gate.set)
+
+    def load(engine: ScriptedEngine) -> None:
+        engine.loads += 1
+
+    # The command is queued behind the request, which the gate holds back until it is queued.
+    engine.gate.set()
+    future.result(5)
+    driver.call(load)
+    assert engine.loads == 1
+    called.start()
+    called.join()
+
+
+def test_abort_cancels_what_is_in_flight(
+    driver: EngineDriver[ScriptedEngine], engine: ScriptedEngine
+) -> None:
+    engine.gate.clear()
+    futures = driver.submit([Prompt((n,)) for n in range(5)])
+    aborting = threading.Thread(target=driver.abort)
+    aborting.start()
+    engine.gate.set()
+    aborting.join(5)
+    outcomes = [future.cancelled() or future.result(5).token_ids for future in futures]
+    assert True in outcomes
+    assert engine.waiting == {}
+    assert driver.usable
+    assert driver.submit([Prompt((9,))])[0].result(5).token_ids == (9,)
+
+
+def test_a_build_that_fails_is_reported() -> None:
+    def build() -> ScriptedEngine:
+        raise ValueError("no such card")
+
+    with pytest.raises(ValueError, match="no such card"):
+        EngineDriver(build)
+
+
+def test_closing_fails_what_is_left(
+    driver: EngineDriver[ScriptedEngine], engine: ScriptedEngine
+) -> None:
+    engine.gate.clear()
+    futures = driver.submit([Prompt((n,)) for n in range(3)])
+    closing = threading.Thread(target=driver.close)
+    closing.start()
+    engine.gate.set()
+    closing.join(5)
+    for future in futures:
+        try:
+            future.result(5)
+        except (EvaluationError, CancelledError):
+            continue
+    with pytest.raises(EvaluationError, match="closed"):
+        driver.submit([Prompt((1,))])

@@ -1,0 +1,133 @@
+"""EvalScope's output is believed only when it is complete and consistent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+import pytest
+
+from apbmm_common.errors import EvaluationError
+from apbmm_worker.evaluation.outcomes import check_against_report, outcomes_of, summarise
+from apbmm_worker.evaluation.recorded_rows import Row, WrittenRows
+
+ADAPTER = "apbmm_exact"
+QUESTIONS = {("test", n): f"q{n}" for n in range(3)}
+
+
+class Status(str, Enum):  # noqa: UP042 - which prints itself otherwise
+    """As EvalScope's own."""
+
+    FAILED = "parse_error"
+
+
+def prediction(index: int, tokens: int = 5, stop: str = "stop") -> Row:
+    output = {"choices": [{"stop_reason": stop}], "usage": {"output_tokens": tokens}}
+    return {"index": index, "model_output": output}
+
+
+def review(index: int, value: float = 1.0, status: str = "success") -> Row:
+    score = {
+        "value": {"acc": value},
+        "status": status,
+        "main_score_name": "acc",
+        "metadata": {"well_formed": index != 1},
+    }
+    return {"index": index, "sample_score": {"score": score}}
+
+
+def written(predictions: list[Row], reviews: list[Row], subset: str = "test") -> WrittenRows:
+    return WrittenRows([(subset, row) for row in predictions], [(subset, row) for row in reviews])
+
+
+def test_outcomes_come_in_the_order_of_the_questions() -> None:
+    rows = written(
+        [prediction(2, 7), prediction(0, 4), prediction(1, 9, "max_tokens")],
+        [review(1, 0.0), review(2), review(0)],
+    )
+    outcomes = outcomes_of(rows, ADAPTER, QUESTIONS)
+    assert [(o.question, o.score, o.tokens, o.finish_reason) for o in outcomes] == [
+        ("q0", 1.0, 4, "stop"),
+        ("q1", 0.0, 9, "length"),
+        ("q2", 1.0, 7, "stop"),
+    ]
+    result = summarise(outcomes, 1.0)
+    assert (result.questions, result.truncated, result.malformed) == (3, 1, 1)
+    assert result.accuracy == pytest.approx(2 / 3)
+    assert result.tokens == pytest.approx(20 / 3)
+    check_against_report(ADAPTER, result, 0.6667, 6.666667)
+
+
+@pytest.mark.parametrize(("score", "tokens"), [(0.6, 6.666667), (0.6667, 6.6), (None, 6.666667)])
+def test_a_report_that_says_otherwise_is_an_error(score: float | None, tokens: float) -> None:
+    rows = written(
+        [prediction(0, 4), prediction(1, 9), prediction(2, 7)],
+        [review(0), review(1, 0.0), review(2)],
+    )
+    result = summarise(outcomes_of(rows, ADAPTER, QUESTIONS), 1.0)
+    with pytest.raises(EvaluationError, match="in EvalScope's report"):
+        check_against_report(ADAPTER, result, score, tokens)
+
+
+def _without_usage(row: Row) -> Row:
+    row["model_output"]["usage"] = None
+    return row
+
+
+ALL = range(3)
+FAULTS: dict[str, tuple[Callable[[], list[Row]], Callable[[], list[Row]], str]] = {
+    "no answer": (
+        lambda: [prediction(0), prediction(1)],
+        lambda: [review(n) for n in ALL],
+        r"2 of 3 questions have a answer; missing: \['q2'\]",
+    ),
+    "no score": (
+        lambda: [prediction(n) for n in ALL],
+        lambda: [review(0)],
+        "1 of 3 questions have a score",
+    ),
+    "twice": (
+        lambda: [prediction(n) for n in (0, 1, 1, 2)],
+        lambda: [review(n) for n in ALL],
+        "answered twice",
+    ),
+    "not a number": (
+        lambda: [prediction(n) for n in ALL],
+        lambda: [review(0), review(1, float("nan")), review(2)],
+        "question q1 has score nan",
+    ),
+    "not scored": (
+        lambda: [prediction(n) for n in ALL],
+        lambda: [review(0), review(1), review(2, status="parse_error")],
+        "question q2: parse_error",
+    ),
+    "not scored, as EvalScope has it in memory": (
+        lambda: [prediction(n) for n in ALL],
+        lambda: [review(0), review(1), review(2, status=Status.FAILED)],
+        "question q2: parse_error",
+    ),
+    "no token count": (
+        lambda: [prediction(0), _without_usage(prediction(1)), prediction(2)],
+        lambda: [review(n) for n in ALL],
+        "question q1 has no usable score",
+    ),
+    "refused": (
+        lambda: [prediction(0), prediction(1, stop="content_filter"), prediction(2)],
+        lambda: [review(n) for n in ALL],
+        "question q1 ended with 'content_filter'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nothing_missing_or_odd_becomes_a_number(fault: str) -> None:
+    predictions, reviews, message = FAULTS[fault]
+    with pytest.raises(EvaluationError, match=message) as failure:
+        outcomes_of(written(predictions(), reviews()), ADAPTER, QUESTIONS)
+    assert failure.value.kind == "infrastructure"
+
+
+def test_questions_of_another_subset_are_not_taken_for_these() -> None:
+    every = ([prediction(n) for n in ALL], [review(n) for n in ALL])
+    with pytest.raises(EvaluationError, match="3 of 3 questions have a answer; missing"):
+        outcomes_of(written(*every, subset="train"), ADAPTER, QUESTIONS)

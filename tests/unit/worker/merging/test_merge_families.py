@@ -1,0 +1,113 @@
+"""Merging models of the families users bring, as transformers itself writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from apbmm_common.errors import SourceError
+from apbmm_common.run_file.load import Merge
+from apbmm_worker.merging.merge import materialise
+from apbmm_worker.merging.sources import VerifiedSources, verify_sources
+from tiny_checkpoints import load_tensors, rounding_error, save_tensors, write_tokenizer
+from tiny_families import FAMILIES, write_family
+
+LAYERS = 11  # so that layer 1 and layer 10 both exist
+
+
+def write_pair(folder: Path, family: str) -> VerifiedSources:
+    paths = {}
+    for seed, role in enumerate(("thinking", "instruct")):
+        # One sharded and one single file: sources need not agree on that.
+        size = "60KB" if role == "instruct" else "1GB"
+        paths[role] = write_family(
+            folder / role, family, seed=seed, layers=LAYERS, max_shard_size=size
+        )
+        write_tokenizer(paths[role])
+    return verify_sources(paths, folder / "cache")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_merges_layer_by_layer(tmp_path: Path, family: str) -> None:
+    sources = write_pair(tmp_path, family)
+    assert sources.layers == LAYERS
+    vector = [0.1 + 0.08 * layer for layer in range(LAYERS)]
+    out = tmp_path / "out"
+
+    materialise(sources, vector, Merge(), "thinking", out)
+
+    thinking, instruct = load_tensors(tmp_path / "thinking"), load_tensors(tmp_path / "instruct")
+    result = load_tensors(out)
+    assert result.keys() == thinking.keys() == instruct.keys()
+    layered = 0
+    for name, tensor in result.items():
+        parts = name.split(".")
+        in_layer = parts[:2] == ["model", "layers"]
+        weight = vector[int(parts[2])] if in_layer else sum(vector) / LAYERS
+        layered += in_layer
+        assert rounding_error(tensor, thinking[name], instruct[name], weight).max() <= 1 + 1e-6
+    assert layered >= 5 * LAYERS
+
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    with torch.inference_mode():
+        assert bool(model(torch.arange(5)[None]).logits.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("thinking", "instruct"),
+    [
+        (torch.float16, torch.float16),
+        (torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float16),
+    ],
+)
+@pytest.mark.parametrize("family", ["llama", "gemma3"])  # an untied head, and a tied one
+def test_dtypes_may_differ_and_the_instruct_models_is_stored(
+    tmp_path: Path, family: str, thinking: torch.dtype, instruct: torch.dtype
+) -> None:
+    paths = {
+        role: write_family(tmp_path / role, family, seed=seed, layers=2, dtype=dtype)
+        for seed, (role, dtype) in enumerate((("thinking", thinking), ("instruct", instruct)))
+    }
+    for path in paths.values():
+        write_tokenizer(path)
+    sources = verify_sources(paths, tmp_path / "cache")
+
+    materialise(sources, (0.3, 0.8), Merge(), "thinking", tmp_path / "out")
+
+    one, two = (load_tensors(path) for path in paths.values())
+    assert ("lm_head.weight" in one) == (family == "llama")
+    for name, tensor in load_tensors(tmp_path / "out").items():
+        layer = name.split(".")[2] if name.startswith("model.layers.") else None
+        weight = {"0": 0.3, "1": 0.8, None: 0.55}[layer]
+        assert tensor.dtype == two[name].dtype == instruct
+        assert rounding_error(tensor, one[name], two[name], weight).max() <= 1 + 1e-6
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert loaded.dtype == instruct
+
+
+def test_a_tensor_that_only_one_source_has_is_named(tmp_path: Path) -> None:
+    paths = {
+        role: write_family(tmp_path / role, "qwen2", seed=seed, layers=1)
+        for seed, role in enumerate(("thinking", "instruct"))
+    }
+    for path in paths.values():
+        write_tokenizer(path)
+    extra = load_tensors(paths["thinking"]) | {"model.value_head.weight": torch.ones(3)}
+    save_tensors(paths["thinking"], extra)
+    with pytest.raises(SourceError, match=r"tensor model.value_head.weight only in thinking"):
+        verify_sources(paths, tmp_path / "cache")
+
+
+def test_two_families_do_not_merge(tmp_path: Path) -> None:
+    for role, family in (("thinking", "llama"), ("instruct", "mistral")):
+        write_tokenizer(write_family(tmp_path / role, family, seed=0, layers=1))
+    paths = {role: tmp_path / role for role in ("thinking", "instruct")}
+    with pytest.raises(Exception, match=r"architectures: thinking has \['LlamaForCausalLM'\]"):
+        verify_sources(paths, tmp_path / "cache")

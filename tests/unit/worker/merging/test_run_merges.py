@@ -1,0 +1,154 @@
+"""What a vector of a run asks of the merge, and that it is what gets written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from apbmm_common.checkpoint.headers import layer_of
+from apbmm_common.errors import EvaluationError
+from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file.schema import MODEL_LEVEL
+from apbmm_worker.merging.folder import RECIPE_FILE
+from apbmm_worker.merging.merge import write_merge
+from apbmm_worker.merging.methods import TaskVectors
+from apbmm_worker.merging.plan import WeightedSum
+from apbmm_worker.merging.run_merges import merge_of
+from apbmm_worker.merging.sources import VerifiedSources, verify_sources
+from rehearsal_runs import run_spec
+from tiny_checkpoints import load_tensors, write_related, write_tiny_pair
+
+LAYERS = 3
+DENSITY = 0.7
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sources, and a base of their own."""
+    folder = tmp_path_factory.mktemp("sources")
+    _, instruct = write_tiny_pair(folder, layers=LAYERS)
+    write_related(instruct, folder / "base", seed=8)
+    return folder
+
+
+def verified(folder: Path, base: str = "instruct") -> VerifiedSources:
+    roles = {"thinking": "thinking", "instruct": "instruct", "base": base}
+    return verify_sources({role: folder / name for role, name in roles.items()}, folder / "cache")
+
+
+def spec(name: str = "sobol", **changes: Any) -> RunSpec:
+    return run_spec(algorithm={"name": name}, **changes)
+
+
+def written(
+    folder: Path, sources: VerifiedSources, run: RunSpec, vector: Sequence[float]
+) -> dict[str, torch.Tensor]:
+    merge = merge_of(run, sources, vector)
+    write_merge(sources, merge.plans, merge.recipe, "thinking", folder / "out")
+    return load_tensors(folder / "out")
+
+
+def test_a_block_gives_its_layers_one_weight(folder: Path) -> None:
+    found = written(folder, verified(folder), spec(merge={"blocks": 2}), [0.25, 0.75])
+    thinking, instruct = (load_tensors(folder / name) for name in ("thinking", "instruct"))
+    for name, tensor in found.items():
+        layer = layer_of(name)
+        weight = (0.25, 0.25, 0.75)[layer] if layer is not None else (0.25 + 0.25 + 0.75) / 3
+        expected = thinking[name].double() * weight + instruct[name].double() * (1 - weight)
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_each_group_outside_the_layers_gets_its_own_weight(folder: Path) -> None:
+    run = spec(merge={"blocks": 2, "outside_layers": "own"})
+    found = written(folder, verified(folder), run, [0.25, 0.75, 0.1, 0.9])
+    thinking, instruct = (load_tensors(folder / name) for name in ("thinking", "instruct"))
+    for name, tensor in found.items():
+        layer = layer_of(name)
+        own = {"model.embed_tokens.weight": 0.1, "model.norm.weight": 0.9}
+        weight = own[name] if layer is None else (0.25, 0.25, 0.75)[layer]
+        expected = thinking[name].double() * weight + instruct[name].double() * (1 - weight)
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
+    recipe = json.loads((folder / "out" / RECIPE_FILE).read_text())
+    assert recipe["vector"] == [0.25, 0.25, 0.75]
+    assert recipe["outside"] == {"embeddings": 0.1, "norm": 0.9}
+    assert recipe["merge"]["outside_layers"] == "own"
+
+
+@pytest.mark.parametrize("name", MODEL_LEVEL)
+def test_a_model_level_vector_is_weight_and_density_of_its_method(folder: Path, name: str) -> None:
+    vector = [0.4] if name == "ta" else [0.4, DENSITY]
+    merge = merge_of(spec(name, seed=5), verified(folder, "base"), vector)
+    rule: TaskVectors | WeightedSum = TaskVectors(MODEL_LEVEL[name], 0.4, DENSITY, 5)
+    if name == "ta":  # base + 0.4 * (both task vectors), as one sum
+        rule = WeightedSum((1 - 0.8, 0.4, 0.4))
+    for tensor in merge.plans:
+        assert tensor.rule == rule
+        assert [source.file.parent.name for source in tensor.sources] == [
+            "base", "thinking", "instruct",
+        ]  # fmt: skip
+
+
+def test_without_a_base_of_its_own_the_thinking_model_moves_the_instruct_model(
+    folder: Path,
+) -> None:
+    """Task arithmetic is then Eq. 4 with one weight for all layers."""
+    sources = verified(folder)
+    ta = written(folder, sources, spec("ta"), [0.3])
+    linear = written(folder, sources, spec(), [0.3] * LAYERS)
+    assert ta.keys() == linear.keys()
+    for name in ta:
+        torch.testing.assert_close(ta[name], linear[name], rtol=1e-5, atol=1e-7)
+
+
+def test_weight_density_and_base_all_reach_the_tensors(folder: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    variants = [
+        written(folder, verified(folder, base), spec("ties"), vector)[name]
+        for base, vector in (
+            ("base", [0.5, 1.0]), ("base", [0.6, 1.0]), ("base", [0.5, DENSITY]),
+            ("instruct", [0.5, 1.0]),
+        )
+    ]  # fmt: skip
+    for index, one in enumerate(variants):
+        assert not any(torch.equal(one, other) for other in variants[:index])
+
+
+@pytest.mark.parametrize(
+    ("name", "outside"),
+    [
+        ("sobol", "mean"),
+        ("sobol", "own"),
+        ("sobol", "thinking"),
+        ("sobol", "instruct"),
+        ("ties", "mean"),
+        ("ta", "thinking"),
+    ],
+)
+@pytest.mark.parametrize(("value", "role"), [(1.0, "thinking"), (0.0, "instruct")])
+def test_a_reference_is_its_source_whatever_the_run_searches(
+    folder: Path, name: str, outside: str, value: float, role: str
+) -> None:
+    run = spec(name, merge={"outside_layers": outside})
+    merge = merge_of(run, verified(folder, "base"), [value] * LAYERS, reference=True)
+    for tensor in merge.plans:
+        assert isinstance(tensor.rule, WeightedSum)
+        assert tensor.rule.copied is not None
+        assert tensor.sources[tensor.rule.copied].file.parent.name == role
+
+
+def test_the_recipe_says_how_it_was_made(folder: Path) -> None:
+    written(folder, verified(folder, "base"), spec("dare", seed=5), [0.5, DENSITY])
+    recipe = json.loads((folder / "out" / RECIPE_FILE).read_text())
+    wanted = {"method": "dare", "weight": 0.5, "density": DENSITY, "seed": 5}
+    assert {key: recipe["task_vectors"][key] for key in wanted} == wanted
+
+
+def test_a_vector_of_another_space_is_the_vectors_fault(folder: Path) -> None:
+    with pytest.raises(EvaluationError, match="2 components, the run's space 3") as caught:
+        merge_of(spec(), verified(folder), [0.5, 0.5])
+    assert caught.value.kind == "vector"

@@ -1,0 +1,299 @@
+"""From a merge vector to its measurements: merge, hot-load, evaluate.
+
+Lives in the evaluation child. Heavy libraries are imported where they are first needed, so that a
+wrong path in the run file is reported at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apbmm_common.checkpoint.remote_code import require_code
+from apbmm_common.datasets.benchmark_folders import check_folder
+from apbmm_common.datasets.prompts import read_prompts
+from apbmm_common.errors import EvaluationError, SourceError, UsageError
+from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file.space import Space
+from apbmm_worker import environment
+from apbmm_worker.engine.token_progress import SignsOfLife
+from apbmm_worker.merging.slots import MergeSlots
+
+if TYPE_CHECKING:
+    from apbmm_worker.discrepancy.measure import Discrepancy
+    from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
+    from apbmm_worker.engine.resident import ResidentEngine
+    from apbmm_worker.evaluation.evaluate import Evaluation
+    from apbmm_worker.evaluation.questions import PreparedBenchmarks
+    from apbmm_worker.merging.plan import TensorPlan
+    from apbmm_worker.merging.sources import VerifiedSources
+
+_log = logging.getLogger(__name__)
+
+StageProgress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); may be called from another thread."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where this worker has what the run names, and where it may write.
+
+    ``engine`` has vLLM's own arguments that this host sets, as text, by name.
+    """
+
+    sources: Mapping[str, Path]
+    benchmarks: Mapping[str, Path]
+    prompts: Path | None
+    scratch: Path
+    device: str
+    engine: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One merge, measured. ``stages``: seconds by stage; ``engine``: versions and arguments."""
+
+    evaluation: Evaluation
+    stages: dict[str, float]
+    engine: dict[str, Any]
+
+
+class Pipeline:
+    """One run on one device. The engine starts with the first merge and stays.
+
+    The constructor checks every path before anything heavy is imported, then verifies the sources
+    and renders the benchmarks. Raises `SourceError` or `UsageError` naming what is wrong.
+    """
+
+    def __init__(self, spec: RunSpec, places: Places, progress: StageProgress) -> None:
+        self._spec = spec
+        self._places = places
+        self._progress = progress
+        _check_paths(spec, places)
+        places.scratch.mkdir(parents=True, exist_ok=True)
+        environment.apply(places.device, places.scratch)
+        require_cards(places.device)
+        self.sources = self._verify_sources()
+        # Raises where the layers are too few for it.
+        Space.of(spec, self.sources.layers, self.sources.outside)
+        self._engine_arguments = self._check_engine()
+        self._benchmarks = self._prepare_benchmarks()
+        self._slots = MergeSlots(places.scratch)
+        self._loader = self._new_loader()
+
+    @property
+    def usable(self) -> bool:
+        """False once the engine has failed: this process must be replaced."""
+        return self._loader.engine is None or self._loader.engine.usable
+
+    def measure(self) -> Discrepancy:
+        """How much the two sources differ, layer by layer."""
+        from apbmm_worker.discrepancy import measure
+
+        prior = self._spec.prior
+        if self._places.prompts is not None:
+            prompts = read_prompts(self._places.prompts, prior.questions)
+        else:
+            _log.warning("no prior.prompts: the prior is measured on questions scored later")
+            prompts = self._questions(prior.questions)
+        device = environment.CPU
+        if self._places.device != environment.CPU:
+            # The models and the engine do not fit on the card together.
+            self._loader.close()
+            device = "cuda:0"
+        self._progress("measure", 0, len(prompts))
+        template, own = self._spec.generation.template_from, self._spec.engine.remote_code
+        return measure.measure(self.sources, prompts, prior, template, device, remote_code=own)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What tells two workers' inputs apart: weights, settings beside them, questions."""
+        return (
+            self.sources.digests
+            | {f"{role}.settings": digest for role, digest in self.sources.settings.items()}
+            | {f"benchmark.{b.name}": b.digest for b in self._benchmarks.benchmarks}
+        )
+
+    def evaluate(
+        self, evaluation: str, vector: Sequence[float], outputs: Path, *, reference: bool = False
+    ) -> Measurement:
+        """Merge, load and evaluate one vector; EvalScope's records go to ``outputs/evaluation``.
+
+        The vector is of the run's space, that of a ``reference`` one weight for each layer. Raises
+        `EvaluationError`; `usable` tells whether the engine survived.
+        """
+        stages: dict[str, float] = {}
+        self._progress("load", 0, 1)
+        engine = self._loader.bring(self._planned(vector, reference=reference), stages)
+        result = self._ask(engine, evaluation, outputs)
+        stages |= {"evaluate": result.seconds, "report": result.report_seconds}
+        how = {**engine.description(), "hot_load": self._loader.description()}
+        return Measurement(result, stages, how)
+
+    def close(self, *, ending: bool = False) -> None:
+        """Stop the engine and remove temporary checkpoints.
+
+        With ``ending`` this process is about to end, which frees an engine inside it sooner than
+        taking it apart would; one on a card, in processes of its own, is stopped all the same.
+        """
+        if not ending or self._places.device != environment.CPU:
+            self._loader.close()
+        self._slots.remove()
+
+    # ---- preparation ----
+
+    def _verify_sources(self) -> VerifiedSources:
+        from apbmm_worker.merging.sources import verify_sources
+
+        for folder in self._places.sources.values():
+            require_code(folder, remote_code=self._spec.engine.remote_code)
+        cache = self._places.scratch / "source-digests"
+        return verify_sources(
+            self._places.sources, cache, lambda done, total: self._progress("verify", done, total)
+        )
+
+    def _check_engine(self) -> dict[str, Any]:
+        """This host's own engine arguments, as values.
+
+        Raises `RunFileError` or `UsageError` for arguments that may not be set, or that the
+        installed vLLM does not have.
+        """
+        from apbmm_worker.engine.vllm.arguments import engine_arguments, require_known
+        from apbmm_worker.engine_options import typed_arguments
+
+        spec, own = self._spec, dict[str, Any]()
+        if spec.engine.arguments or self._places.engine:
+            # vLLM takes seconds to import, and is not needed yet otherwise.
+            from apbmm_worker.engine.vllm.features import argument_types
+
+            known = argument_types()
+            require_known(spec.engine.arguments, known)
+            own = typed_arguments(self._places.engine, known)
+        template = self._places.sources[spec.generation.template_from]
+        engine_arguments(spec.engine, spec.generation, template, self._places.device)
+        return own
+
+    def _prepare_benchmarks(self) -> PreparedBenchmarks:
+        from apbmm_worker.evaluation.questions import prepare_benchmarks
+
+        self._progress("read benchmarks", 0, len(self._spec.benchmarks))
+        return prepare_benchmarks(
+            self._spec.benchmarks,
+            self._places.benchmarks,
+            self._spec.generation,
+            self._places.sources[self._spec.generation.template_from],
+            self._places.scratch / "questions",
+            remote_code=self._spec.engine.remote_code,
+        )
+
+    def _questions(self, limit: int) -> list[str]:
+        """Questions of all benchmarks in turn, so that each is represented."""
+        texts = [[q.text for q in b.questions[:limit]] for b in self._benchmarks.benchmarks]
+        longest = max(len(column) for column in texts)
+        return [c[row] for row in range(longest) for c in texts if row < len(c)][:limit]
+
+    # ---- one evaluation ----
+
+    def _planned(self, vector: Sequence[float], *, reference: bool) -> PlannedMerge:
+        """The merge that a vector asks for; raises `EvaluationError` if it cannot be."""
+        from apbmm_worker.engine.hot_load import PlannedMerge
+        from apbmm_worker.merging.merge import write_merge
+        from apbmm_worker.merging.run_merges import merge_of
+
+        merge = merge_of(self._spec, self.sources, vector, reference=reference)
+
+        def write(slot: Path) -> None:
+            write_merge(
+                self.sources,
+                merge.plans,
+                merge.recipe,
+                self._spec.generation.template_from,
+                slot,
+                lambda done, total: self._progress("merge", done, total),
+                dtype=self._spec.merge.dtype,
+            )
+
+        self.sources.require_unchanged()
+        return PlannedMerge(merge.plans, write)
+
+    def _other(self, plans: Sequence[TensorPlan]) -> Sequence[TensorPlan]:
+        """A merge that is not the given one: a source."""
+        from apbmm_worker.merging.run_merges import merge_of
+
+        instruct, thinking = (
+            merge_of(self._spec, self.sources, [x] * self.sources.layers, reference=True).plans
+            for x in (0.0, 1.0)
+        )
+        return instruct if instruct != plans else thinking
+
+    def _new_loader(self) -> HotLoader[ResidentEngine]:
+        from apbmm_worker.engine.hot_load import HotLoader
+
+        prompts = [benchmark.questions[0].prompt for benchmark in self._benchmarks.benchmarks[:4]]
+        setting = self._spec.engine.hot_load
+        return HotLoader(setting, self._start, self._slots, self._other, prompts)
+
+    def _start(self, checkpoint: Path) -> ResidentEngine:
+        from apbmm_worker.engine.resident import ResidentEngine
+
+        self._progress("start engine", 0, 1)
+        return ResidentEngine(
+            self._spec.engine,
+            self._spec.generation,
+            checkpoint,
+            self._places.device,
+            self._engine_arguments,
+        )
+
+    def _ask(self, engine: ResidentEngine, evaluation: str, outputs: Path) -> Evaluation:
+        from apbmm_worker.evaluation.evaluate import evaluate
+
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")
+        if not name:
+            raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
+        with SignsOfLife(engine, lambda done, n: self._progress("evaluate", done, n)) as signs:
+            return evaluate(engine, self._benchmarks, outputs / name, signs.answered)
+
+
+def _check_paths(spec: RunSpec, places: Places) -> None:
+    """Every missing folder at once, before anything heavy is imported."""
+    faults = [
+        f"{role}: {folder} is not a folder"
+        for role, folder in places.sources.items()
+        if not folder.is_dir()
+    ]
+    if places.prompts is not None and not places.prompts.is_file():
+        faults.append(f"prompts: {places.prompts} is not a file")
+    hints = []
+    for benchmark in spec.benchmarks:
+        try:
+            check_folder(benchmark, places.benchmarks[benchmark.name])
+        except UsageError as error:
+            faults.append(error.message)
+            hints.append(error.hint)
+    if faults:
+        hint = "name this worker's own folders with its --path options" if not hints else hints[0]
+        raise SourceError("; ".join(faults), hint)
+
+
+def require_cards(device: str) -> None:
+    """Raise `UsageError` unless PyTorch sees the cards of ``device``; sets up nothing on them."""
+    if device == environment.CPU:
+        return
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        raise UsageError(
+            f"--gpu {device}: the PyTorch installed here is a build for the CPU",
+            "pip install '.[worker]' into an environment of its own, or start it with --gpu cpu",
+        )
+    seen, needed = torch.cuda.device_count(), environment.cards(device)
+    if seen < needed:
+        raise UsageError(
+            f"--gpu {device}: PyTorch sees {seen} of {needed} cards",
+            "nvidia-smi lists the cards of this host; --gpu cpu needs none",
+        )

@@ -1,0 +1,171 @@
+"""REHEARSAL: an evaluation child that invents its measurements, to try a cluster out.
+
+It speaks the protocol of `apbmm_worker.child.main` and touches no model: accuracy and tokens come from
+a smooth synthetic landscape over the merge vector, latency grows with the tokens. Status, report
+and exports of a rehearsal say so.
+
+APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
+KIND:EVALUATION, KIND being ``vector``, ``infrastructure``, ``engine`` (the process dies of it) or
+``hang`` (it never ends), and EVALUATION an id or ``*``, as in ``vector:e0003,infrastructure:*``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
+from apbmm_common.protocol.messages import Share
+from apbmm_common.run_file.load import RunSpec, canonical_hash
+from apbmm_common.run_file.space import Space
+from apbmm_worker.child.channel import Channel, channel_to_daemon
+
+QUESTIONS = 100
+PROGRESS_SECONDS = 0.25
+TOKENS = (200.0, 4000.0)
+"""Mean tokens of the two synthetic sources, cheap and thinking."""
+
+
+class Landscape:
+    """Accuracy and mean tokens of a merge vector, the same on every host for a run's seed."""
+
+    def __init__(self, layers: int, seed: int) -> None:
+        random_numbers = random.Random(seed)  # noqa: S311 - a landscape, not a secret
+        raw = [random_numbers.expovariate(1.0) for _ in range(layers)]
+        self._weights = [weight / sum(raw) for weight in raw]
+        self._centre = [random_numbers.uniform(0.3, 0.7) for _ in range(layers)]
+
+    def accuracy(self, vector: Sequence[Share], difficulty: float) -> float:
+        """Share of questions answered: rises with the important layers' weights."""
+        level = math.fsum(w * x for w, x in zip(self._weights, vector, strict=True))
+        return 0.35 + 0.6 / (1.0 + math.exp(-8.0 * (level - 0.35 - 0.2 * difficulty)))
+
+    def tokens(self, vector: Sequence[Share]) -> float:
+        """Mean generated tokens: rises with the weights, least so along a hidden direction."""
+        spread = math.fsum(abs(x - c) for x, c in zip(vector, self._centre, strict=True))
+        level = sum(vector) / len(vector)
+        cheap, dear = TOKENS
+        return cheap + (dear - cheap) * math.pow(level, 1.5) * (0.8 + 0.4 * spread / len(vector))
+
+
+def prepared(spec: RunSpec) -> dict[str, Any]:
+    """The ``prepared`` event: what stands for the sources' digests is the landscape's seed."""
+    return {
+        "digests": {"rehearsal": canonical_hash([spec.seed, spec.evaluation.layers])},
+        "layers": spec.evaluation.layers,
+        "outside": OUTSIDE_GROUPS,
+        "versions": {"kind": "REHEARSAL"},
+        "seconds": 0.0,
+    }
+
+
+def measured(spec: RunSpec) -> dict[str, Any]:
+    """The ``measured`` event: an invented discrepancy for each layer and group outside."""
+    assert spec.evaluation.layers is not None
+    numbers = random.Random(spec.seed)  # noqa: S311
+    weights = [numbers.expovariate(1.0) for _ in range(spec.evaluation.layers)]
+    outside = {group: numbers.expovariate(1.0) for group in OUTSIDE_GROUPS}
+    found = {"parameter": weights, "activation": weights, "outside": outside}
+    return {**found, "prompts": 0, "seconds": 0.0}
+
+
+def evaluated(
+    spec: RunSpec, vector: Sequence[float], *, reference: bool = False
+) -> tuple[float, dict[str, Any]]:
+    """Seconds that the evaluation of a vector takes, and its ``evaluated`` event."""
+    layers = spec.evaluation.layers
+    assert layers is not None
+    space = Space.of(spec, layers, OUTSIDE_GROUPS)
+    landscape = Landscape(layers + len(space.outside), spec.seed)
+    noise = random.Random(canonical_hash(list(vector)))  # noqa: S311
+    if reference:
+        weights = (*vector, *[vector[0]] * len(space.outside))
+    else:
+        weights = part_weights(space, vector, layers)
+    tokens = landscape.tokens(weights)
+    seconds = spec.evaluation.rehearsal_seconds * tokens / TOKENS[1] * noise.uniform(0.7, 1.3)
+    benchmarks = {}
+    for index, benchmark in enumerate(spec.benchmarks):
+        accuracy = landscape.accuracy(weights, index / len(spec.benchmarks))
+        right = sum(noise.random() < accuracy for _ in range(QUESTIONS))
+        benchmarks[benchmark.name] = {
+            "accuracy": right / QUESTIONS,
+            "tokens": tokens * (1 + 0.1 * index),
+            "questions": QUESTIONS,
+        }
+    stages = {"rehearse": seconds}
+    return seconds, {"benchmarks": benchmarks, "stages": stages, "engine": {"kind": "REHEARSAL"}}
+
+
+def part_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[float, ...]:
+    """A weight for each layer, and for each group outside that has one of its own.
+
+    A merge of whole models is uniform in this landscape, and thinned.
+    """
+    if space.owners:
+        return (*space.layer_weights(vector), *space.outside_weights(vector).values())
+    weight, density = space.weight_and_density(vector)
+    return (weight * density,) * layers
+
+
+def evaluate(spec: RunSpec, command: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
+    """Invent the ``evaluated`` event of one vector, after its latency."""
+    seconds, event = evaluated(spec, command["vector"], reference=command.get("reference", False))
+    steps = max(1, math.ceil(seconds / PROGRESS_SECONDS))
+    for step in range(steps):
+        channel.send("progress", stage="rehearse", done=step, total=steps)
+        time.sleep(seconds / steps)
+    return event
+
+
+def fault(evaluation: str) -> str:
+    """How APBMM_REHEARSAL_FAULT wants an evaluation to fail; empty if it does not."""
+    for item in filter(None, os.environ.get("APBMM_REHEARSAL_FAULT", "").split(",")):
+        kind, _, name = item.partition(":")
+        if name in ("*", evaluation):
+            return kind
+    return ""
+
+
+def suffer(kind: str, channel: Channel) -> None:
+    """Fail as a fault of this kind does."""
+    if kind == "hang":
+        signal.pause()
+    elif kind == "engine":
+        os.kill(os.getpid(), signal.SIGKILL)
+    channel.send("failed", kind=kind, message="APBMM_REHEARSAL_FAULT asks for it")
+
+
+def serve(channel: Channel) -> None:
+    """Answer commands until told to stop."""
+    spec: RunSpec | None = None
+    for command in channel.commands():
+        match command["op"]:
+            case "prepare":
+                spec = RunSpec.model_validate(command["spec"])
+                channel.send("prepared", **prepared(spec))
+            case "measure":
+                assert spec is not None
+                channel.send("measured", **measured(spec))
+            case "evaluate":
+                assert spec is not None
+                if kind := fault(command["evaluation"]):
+                    suffer(kind, channel)
+                else:
+                    channel.send("evaluated", **evaluate(spec, command, channel))
+            case "stop":
+                return
+
+
+def main() -> None:
+    """Entry point of the child process."""
+    serve(channel_to_daemon(__doc__))
+
+
+if __name__ == "__main__":
+    main()

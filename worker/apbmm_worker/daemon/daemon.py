@@ -1,0 +1,278 @@
+"""The worker's loop: one connection to a master, one piece of work at a time.
+
+What it holds outlives every master: it goes on evaluating when the master is gone, keeps the
+result in its outbox, and delivers it when the run's master is back. It never exits because a
+master did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Coroutine
+
+from pydantic import ValidationError
+
+from apbmm_common import __version__
+from apbmm_common.errors import EXIT_USAGE, WireError
+from apbmm_common.process.failpoints import reach
+from apbmm_common.process.systemd import Supervisor
+from apbmm_common.protocol.codec import VersionMismatchError, decode, encode
+from apbmm_common.protocol.messages import (
+    FROM_MASTER,
+    Accept,
+    Assign,
+    Beat,
+    BeatAck,
+    Bye,
+    Cancel,
+    Drain,
+    FromMaster,
+    FromWorker,
+    Hello,
+    HelloAgain,
+    Refuse,
+    ResultAck,
+    Unfit,
+    Welcome,
+)
+from apbmm_common.run_file.load import RunSpec
+from apbmm_worker.daemon.evaluation_job import MOST_TEXT, Bench
+from apbmm_worker.daemon.lease_runner import Hands
+from apbmm_worker.daemon.master_link import Dealer
+from apbmm_worker.daemon.membership import Membership
+from apbmm_worker.daemon.options import Options
+from apbmm_worker.daemon.outbox import Outbox
+from apbmm_worker.daemon.results import lease_of
+from apbmm_worker.daemon.shutdown import Leaving
+
+log = logging.getLogger(__name__)
+
+HELLO_SECONDS = (1.0, 30.0)
+"""First and longest pause between HELLOs."""
+POLL_SECONDS = 0.2
+
+
+class Daemon:
+    """One worker; ``bench`` does its work, by default in a child process."""
+
+    def __init__(self, options: Options, bench: Bench | None = None) -> None:
+        self.options = options
+        self.boot = secrets.token_hex(8)
+        self.outbox = Outbox(options.outbox)
+        self.bench = bench or Bench(options)
+        self.membership = Membership(self.bench, lambda: self.hands.busy, self._send)
+        self.hands = Hands(self.bench, self.outbox, self.membership, self._send)
+        self.leaving = Leaving(self.hands, self.outbox)
+        self.supervisor = Supervisor()
+        self._welcome = False
+        self._heard = 0.0
+        self._hellos = 0
+        self._hello_pause = HELLO_SECONDS[0]
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def run_id(self) -> str:
+        """The run of the latest WELCOME."""
+        return self.membership.run
+
+    # ---- life ----------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Serve until stopped; returns the exit code."""
+        self._dealer = Dealer(self.options.master, self.options.keys)
+        loops = (self._receive, self._beat, self._greet, self._dealer.watch, self.outbox.watch)
+        tasks = [asyncio.create_task(loop()) for loop in loops]
+        try:
+            while self.leaving.exit_code is None:
+                await asyncio.wait(tasks, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                for task in (*tasks, self.hands.task, self.membership.task):
+                    if task is not None and task.done() and not task.cancelled():
+                        task.result()
+                if self._welcome:
+                    await self.hands.resend()
+                self.leaving.turn(self.run_id if self._welcome else None)
+                self.supervisor.turn(self._doing(), stopping=self.leaving.asked)
+            kept = self.leaving.kept(self.run_id)
+            await self._send(Bye(run=self.run_id, reason="stopped", kept=kept))
+            return self.leaving.exit_code
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._end_tasks()
+            self._dealer.close()
+
+    def _doing(self) -> str:
+        """One line for the service manager."""
+        if self.hands.held is not None:
+            return f"{self.hands.held.evaluation}: {self.bench.progress.stage or 'begins'}"
+        if self.leaving.asked and self.outbox.unsaved:
+            return self.outbox.trouble
+        return f"waits for work of {self.run_id}" if self._welcome else "waits for a master"
+
+    async def _end_tasks(self) -> None:
+        ending = [task for task in (self.hands.task, self.membership.task) if task is not None]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        await self.bench.close()
+
+    def stop(self, *, interrupted: bool) -> None:
+        """First call: finish what is in hand and leave. Second: leave at once."""
+        self.leaving.ask(interrupted=interrupted)
+        if self.leaving.exit_code is None:
+            self._soon(self._send(Drain(run=self.run_id)))
+
+    def _soon(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # ---- talking -------------------------------------------------------------------------
+
+    async def _send(self, message: FromWorker) -> None:
+        reach("send.before", message.type)
+        if isinstance(message, Accept | Beat):
+            message = message.model_copy(update={"hello": self._hellos})
+        await self._dealer.send(encode(message))
+        reach("send.after", message.type)
+
+    async def _greet(self) -> None:
+        """Say HELLO until welcome, at growing intervals."""
+        while True:
+            if not self._welcome:
+                await self._send(self._hello())
+                pause = self._hello_pause * random.uniform(0.8, 1.2)  # noqa: S311 - only jitter
+                self._hello_pause = min(self._hello_pause * 1.5, HELLO_SECONDS[1])
+                await asyncio.sleep(pause)
+            else:
+                await asyncio.sleep(POLL_SECONDS)
+
+    def _hello(self) -> Hello:
+        self._hellos += 1
+        return Hello(
+            run=self.run_id,
+            worker=self.options.name,
+            boot=self.boot,
+            number=self._hellos,
+            gpu=self.options.gpu,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            versions={"apbmm": __version__},
+            held=() if self.hands.held is None else (lease_of(self.hands.held),),
+            unacknowledged=tuple(lease_of(r) for r in self.outbox.everything()[:1024]),
+        )
+
+    async def _beat(self) -> None:
+        while True:
+            spec = self.membership.spec
+            await asyncio.sleep(spec.timings.beat if spec else 1.0)
+            if not self._welcome or spec is None:
+                continue
+            if time.monotonic() - self._heard > spec.timings.unreachable:
+                log.warning("the master has been silent for %g s", spec.timings.unreachable)
+                self._forget_master()
+                continue
+            await self._send(self._sign_of_life())
+
+    def _sign_of_life(self) -> Beat:
+        trouble = self.outbox.trouble[:MOST_TEXT]
+        if self.hands.held is None:
+            return Beat(run=self.run_id, trouble=trouble)
+        progress = self.bench.progress
+        return Beat(
+            run=self.run_id,
+            trouble=trouble,
+            lease=self.hands.held.lease if self.hands.held.run == self.run_id else "",
+            stage=progress.stage[:64],
+            done=progress.done,
+            total=progress.total,
+            quiet=time.monotonic() - progress.moved,
+        )
+
+    def _forget_master(self) -> None:
+        self._welcome = False
+        self._hello_pause = HELLO_SECONDS[0]
+
+    async def _receive(self) -> None:
+        while True:
+            frames = await self._dealer.receive()
+            try:
+                message = decode(frames, FROM_MASTER)
+            except VersionMismatchError as error:
+                log.error("refused by %s: %s", self.options.master, error)
+                self._hello_pause = HELLO_SECONDS[1]
+                continue
+            except WireError as error:
+                log.warning("dropped a frame: %s", error)
+                continue
+            self._heard = time.monotonic()
+            await self._handle(message)
+
+    async def _handle(self, message: FromMaster) -> None:
+        match message:
+            case Welcome():
+                await self._welcomed(message)
+            case Refuse():
+                await self._refused(message)
+            case Assign():
+                await self.hands.take(message)
+            case Cancel():
+                await self.hands.cancel(message)
+            case ResultAck(lease=lease):
+                log.info("%s is delivered", lease)
+                self.hands.delivered(message.run, lease)
+            case HelloAgain():
+                self._forget_master()
+                await self._send(self._hello())
+            case Bye() if message.run == self.run_id:
+                log.info("the run is over (%s); waiting for the next", message.reason)
+                self._forget_master()
+                self._hello_pause = HELLO_SECONDS[1] / 10
+            case BeatAck(stage="preparing"):
+                await self.membership.repeat()
+
+    # ---- joining -------------------------------------------------------------------------
+
+    async def _welcomed(self, message: Welcome) -> None:
+        try:
+            spec = RunSpec.model_validate(message.spec)
+        except ValidationError as error:
+            fault = str(error).splitlines()[0]
+            log.error("cannot read the run at %s: %s", self.options.master, fault)
+            hint = "install the same version of apbmm on both hosts"
+            await self._send(Unfit(run=message.run, message=fault[:MOST_TEXT], hint=hint))
+            self._hello_pause = HELLO_SECONDS[1]
+            return
+        if not self._welcome or self.run_id != message.run:
+            log.info("joined run %s at %s", message.run, self.options.master)
+        if self.hands.held is not None and self.hands.held.run != message.run:
+            log.info("finishing %s first", self.hands.held.run)
+        self._welcome = True
+        self._hello_pause = HELLO_SECONDS[0]
+        for lease in message.abandon:
+            await self.hands.drop(message.run, lease)
+        self.hands.send_all_again()
+        await self.membership.enter(message.run, spec)
+        if self.leaving.asked:
+            await self._send(Drain(run=self.run_id))
+
+    async def _refused(self, message: Refuse) -> None:
+        log.error("refused by %s: %s", self.options.master, message.reason)
+        if message.hint:
+            log.error("hint: %s", message.hint)
+        self._hello_pause = HELLO_SECONDS[1]
+        if message.final:
+            await self.bench.abort()
+            self.leaving.exit_code = EXIT_USAGE
+        elif not message.run:
+            self._forget_master()  # this worker, not what it has for a run
+            self._hello_pause = HELLO_SECONDS[1]
+        elif message.run == self.run_id:
+            self.membership.reconsider()

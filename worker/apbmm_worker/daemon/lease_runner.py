@@ -1,0 +1,132 @@
+"""The work that a worker holds: one lease at a time, from its ASSIGN until its result is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from apbmm_common.errors import EvaluationError
+from apbmm_common.protocol.messages import Accept, Assign, Cancel, Decline, FromWorker
+from apbmm_worker.daemon.evaluation_job import Bench
+from apbmm_worker.daemon.membership import Membership
+from apbmm_worker.daemon.outbox import Outbox
+from apbmm_worker.daemon.results import make_result
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_LEASES = 1000
+
+
+class Hands:
+    """Takes leases and works on them; ``leaving`` takes no more.
+
+    A finished lease is remembered, so that an ASSIGN that comes late is not worked on again.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        outbox: Outbox,
+        membership: Membership,
+        send: Callable[[FromWorker], Awaitable[None]],
+    ) -> None:
+        self.held: Assign | None = None
+        self.leaving = False
+        self.task: asyncio.Task[None] | None = None
+        self._bench, self._outbox, self._membership, self._send = bench, outbox, membership, send
+        self._sent_at: dict[str, float] = {}
+        self._finished: deque[tuple[str, str]] = deque(maxlen=REMEMBERED_LEASES)
+
+    @property
+    def busy(self) -> bool:
+        """Whether work is in hand."""
+        return self.held is not None
+
+    async def take(self, assign: Assign) -> None:
+        """Answer an ASSIGN, and begin unless it is a repetition."""
+        lease = (assign.run, assign.lease)
+        waiting = {(result.run, result.lease) for result in self._outbox.everything()}
+        if lease in waiting:  # the result is due again
+            self._sent_at.pop(assign.lease, None)
+            return
+        reason = self._objection(assign)
+        if reason:
+            await self._send(Decline(run=assign.run, lease=assign.lease, reason=reason))
+            return
+        await self._send(Accept(run=assign.run, lease=assign.lease))
+        if self.held is None:
+            self.held = assign
+            self.task = asyncio.create_task(self._work(assign))
+
+    def _objection(self, assign: Assign) -> str:
+        """Why an assignment cannot be taken; empty when it can, or is in hand already."""
+        if self.held is not None:
+            same = (self.held.run, self.held.lease) == (assign.run, assign.lease)
+            return "" if same else f"it holds {self.held.lease} of {self.held.run}"
+        if (assign.run, assign.lease) in self._finished:
+            # Late, which the master ignores; or it has forgotten what it acknowledged.
+            return "it is done with that lease"
+        ready, spec = self._membership.ready, self._membership.spec
+        if self.leaving:
+            return "it is leaving"
+        if ready is None or spec is None or assign.run != self._membership.run:
+            return "it is not prepared for this run"
+        if assign.config != spec.config_hash(ready.digests):
+            return "its sources or settings are not those of the run"
+        return ""
+
+    async def _work(self, assign: Assign) -> None:
+        began = time.monotonic()
+        body = await self._bench.work(assign)
+        result = make_result(assign, body, time.monotonic() - began)
+        try:
+            await asyncio.to_thread(self._outbox.put, result)
+        except EvaluationError as error:
+            log.error("%s", error)
+        self.held = None
+        self._finished.append((assign.run, assign.lease))
+        if assign.run == self._membership.run:
+            self._sent_at[result.lease] = time.monotonic()
+            await self._send(result)
+
+    async def cancel(self, message: Cancel) -> None:
+        """Obey a CANCEL."""
+        if message.unknown:
+            self._outbox.set_aside(message.run, message.lease)
+        await self.drop(message.run, message.lease)
+
+    async def drop(self, run: str, lease: str) -> None:
+        """Stop working on a lease, if it is in hand."""
+        held = self.held
+        if held is None or self.task is None or (held.run, held.lease) != (run, lease):
+            return
+        log.info("%s is not wanted any more", lease)
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self._bench.abort()
+        self.held = None
+        self._finished.append((run, lease))
+
+    def delivered(self, run: str, lease: str) -> None:
+        """The master has a result; its lease is done with, by whichever process of this worker."""
+        self._outbox.drop(run, lease)
+        if (run, lease) not in self._finished:
+            self._finished.append((run, lease))
+
+    def send_all_again(self) -> None:
+        """Have every unacknowledged result sent at the next `resend`."""
+        self._sent_at.clear()
+
+    async def resend(self) -> None:
+        """Send unacknowledged results of this run again, at intervals."""
+        spec = self._membership.spec
+        if spec is None:
+            return
+        now = time.monotonic()
+        for result in self._outbox.of_run(self._membership.run):
+            if now - self._sent_at.get(result.lease, 0.0) >= spec.timings.resend:
+                self._sent_at[result.lease] = now
+                await self._send(result)

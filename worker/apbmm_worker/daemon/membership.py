@@ -1,0 +1,108 @@
+"""Which run a worker belongs to, and whether it is prepared for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from apbmm_common.errors import EvaluationError
+from apbmm_common.protocol.messages import FromWorker, Ready, Unfit
+from apbmm_common.run_file.load import RunSpec
+from apbmm_worker.daemon.evaluation_job import MOST_TEXT, Bench
+
+log = logging.getLogger(__name__)
+
+UNFIT_SECONDS = 30.0
+"""Until a host that does not fit is looked at again: someone may have copied what was missing."""
+POLL_SECONDS = 0.2
+
+
+class Membership:
+    """Prepares the bench for the run of the latest WELCOME, and says READY or UNFIT.
+
+    ``ready`` is what was last said, None while it does not hold.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        is_busy: Callable[[], bool],
+        send: Callable[[FromWorker], Awaitable[None]],
+    ) -> None:
+        self.run = ""
+        self.spec: RunSpec | None = None
+        self.ready: Ready | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._bench, self._is_busy, self._send = bench, is_busy, send
+        self._changed = asyncio.Event()
+
+    async def enter(self, run: str, spec: RunSpec) -> None:
+        """Belong to a run from here on; what is prepared for it already is not prepared again."""
+        prepared = run == self.run and self.spec is not None and _same_preparation(spec, self.spec)
+        self.run, self.spec = run, spec
+        self._changed.set()
+        if prepared and self.ready is not None:
+            self._bench.adopt(spec)
+            await self._send(self.ready)
+        elif self.task is None or self.task.done():
+            self._start(0.0)
+
+    async def repeat(self) -> None:
+        """Say READY again: the master has not heard it."""
+        if self.ready is not None:
+            await self._send(self.ready)
+
+    def reconsider(self) -> None:
+        """The master refused what this host has: look again a little later."""
+        if self.ready is not None:
+            self._start(UNFIT_SECONDS)
+
+    def _start(self, pause: float) -> None:
+        self.ready = None
+        self.task = asyncio.create_task(self._prepare(pause))
+
+    async def _prepare(self, pause: float) -> None:
+        """Verify the sources, once the hands are empty; try again while they do not fit."""
+        while True:
+            await self._rest(pause)
+            while self._is_busy():
+                await asyncio.sleep(POLL_SECONDS)
+            self._changed.clear()
+            spec, run = self.spec, self.run
+            assert spec is not None
+            try:
+                event = await self._bench.prepare(spec)
+            except EvaluationError as error:
+                log.error("cannot take part in %s: %s", run, error)
+                message, hint = error.message[:MOST_TEXT], error.hint[:MOST_TEXT]
+                await self._send(Unfit(run=run, message=message, hint=hint))
+                pause = UNFIT_SECONDS
+                continue
+            if run == self.run and _same_preparation(spec, self.spec):
+                break
+            pause = 0.0
+        self._bench.adopt(self.spec)
+        self.ready = Ready(
+            run=run,
+            layers=event["layers"],
+            outside=tuple(event["outside"]),
+            digests=event["digests"],
+            versions=event["versions"],
+        )
+        await self._send(self.ready)
+
+    async def _rest(self, pause: float) -> None:
+        """Wait, but not when the run changes meanwhile."""
+        if pause:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+
+
+def _same_preparation(one: RunSpec, other: RunSpec | None) -> bool:
+    """Whether two specs differ in nothing that a bench is prepared for."""
+    return other is not None and other == one.model_copy(
+        update={"budget": other.budget, "timings": other.timings}
+    )

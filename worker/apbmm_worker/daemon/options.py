@@ -1,0 +1,251 @@
+"""What a worker is told on its command line or in its environment."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from apbmm_common.errors import UsageError
+from apbmm_common.process.home import home
+from apbmm_common.protocol.addresses import is_local
+from apbmm_common.protocol.curve_keys import (
+    WORKER_NAME,
+    WORKER_NAME_HINT,
+    ClientKeys,
+    passed_over,
+    remedy_for,
+)
+from apbmm_worker.environment import worker_environment
+
+log = logging.getLogger(__name__)
+
+GPU = re.compile(r"cpu|rehearsal|[0-9]{1,4}(,[0-9]{1,4})*")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of one worker process.
+
+    ``paths`` maps names of the run file (``thinking``, ``instruct``, ``base``, ``prompts``, or a
+    benchmark's name) to folders of this host; ``roots`` as in `local_paths`;
+    ``engine`` has vLLM's own arguments as text, by name. ``allow_remote_code``: a run may have
+    the code run that comes with its checkpoints.
+    """
+
+    name: str
+    gpu: str
+    master: str
+    state: Path
+    scratch: Path
+    paths: Mapping[str, str] = field(default_factory=dict)
+    keys: ClientKeys | None = None
+    roots: tuple[Path, ...] | None = None
+    engine: Mapping[str, str] = field(default_factory=dict)
+    allow_remote_code: bool = False
+
+    @property
+    def outbox(self) -> Path:
+        """Folder of the results that are not delivered yet."""
+        return self.state / "outbox"
+
+
+def parse_gpu(text: str) -> str:
+    """``cpu``, ``rehearsal``, a card's number, or several for tensor parallelism: ``0,1``.
+
+    Numbers come back in their shortest form, so that a card has one name on a host. Raises
+    `UsageError`.
+    """
+    if not GPU.fullmatch(text):
+        raise UsageError(f"--gpu {text}: not a card", "give a number, several as 0,1, or cpu")
+    cards = [str(int(card)) if card.isdigit() else card for card in text.split(",")]
+    if len(set(cards)) != len(cards):
+        raise UsageError(f"--gpu {text} names a card twice", "give each number once")
+    return ",".join(cards)
+
+
+def parse_name(text: str) -> str:
+    """A worker's name: letters, digits, and ``._-`` within. Raises `UsageError`."""
+    if not WORKER_NAME.fullmatch(text):
+        raise UsageError(f"--name {text}: not a name", WORKER_NAME_HINT)
+    return text
+
+
+def parse_master(text: str) -> str:
+    """The address of a master. Raises `UsageError`."""
+    is_local(text, "--master")
+    return text
+
+
+def require_known_master(
+    name: str, master: str, given: str | None, keys: ClientKeys | None, *, insecure: bool
+) -> None:
+    """Refuse a master on another host that cannot prove who it is, unless ``insecure``.
+
+    ``given``: what the worker ``name`` was told of its ``keys``. That it goes without them although
+    there are some, for other names, is told as a warning. Raises `UsageError`.
+    """
+    if keys is not None:
+        return
+    folder = passed_over(given, name)
+    missing = f"{folder} has keys, but none for worker {name}" if folder else "there are no keys"
+    if not insecure and not is_local(master, "--master"):
+        raise UsageError(
+            f"the master at {master} is on another host, and {missing}",
+            f"{remedy_for(name)}, and --keys names its folder; --insecure goes without",
+        )
+    if folder is not None:
+        log.warning(
+            "%s, so it goes without: a master with keys will not let it in (%s; --keys none, if "
+            "none is meant)",
+            missing, remedy_for(name),
+        )  # fmt: skip
+
+
+def parse_paths(items: Sequence[str]) -> dict[str, str]:
+    """``NAME=PATH`` items. Raises `UsageError` for anything else or a missing path."""
+    paths: dict[str, str] = {}
+    for item in items:
+        name, separator, path = item.partition("=")
+        if not (name and separator and path):
+            raise UsageError(
+                f"--path {item}: expected NAME=PATH", "as in thinking=/models/thinking"
+            )
+        if not Path(path).exists():
+            raise UsageError(f"--path {item}: no such file or folder")
+        paths[name] = str(Path(path).resolve())
+    return paths
+
+
+def parse_roots(items: Sequence[str], master: str) -> tuple[Path, ...] | None:
+    """Folders that a run's own paths must be in; None for any. Raises `UsageError`."""
+    if not items:
+        return None if is_local(master, "--master") else ()
+    for item in items:
+        if not Path(item).is_dir():
+            raise UsageError(f"--root {item}: no such folder")
+    return tuple(Path(item).resolve() for item in items)
+
+
+def default_name(gpu: str) -> str:
+    """Host and card, fit for the wire."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")[:40] or "host"
+    card = gpu if gpu in ("cpu", "rehearsal") else f"gpu{gpu.replace(',', '-')}"
+    return f"{host}-{card}"[:64]
+
+
+def state_folder(name: str, given: Path | None) -> Path:
+    """Where the worker keeps its outbox and log: given, systemd's, or the user's state folder."""
+    if given is not None:
+        return given
+    base = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
+    root = Path(base) if base else home() / ".local" / "state"
+    return root / ("apbmm" if "STATE_DIRECTORY" not in os.environ else "") / "workers" / name
+
+
+class Claim:
+    """Exclusive use of this worker's cards and name on this host, for as long as it is held."""
+
+    def __init__(self, options: Options) -> None:
+        folder = _lock_folder()
+        what = [("name", options.name)]
+        if options.gpu not in ("cpu", "rehearsal"):
+            what += [("GPU", card) for card in _cards(options)]
+        self._files: list[IO[str]] = []
+        try:
+            for kind, value in what:
+                self._files.append(_claim(folder / f"{kind.lower()}-{value}.lock", kind, value))
+        except UsageError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give everything back."""
+        for file in self._files:
+            file.close()
+
+
+def _cards(options: Options) -> list[str]:
+    """The host's own names of a worker's cards: --gpu counts within CUDA_VISIBLE_DEVICES."""
+    visible = worker_environment(options.gpu, options.scratch, os.environ)["CUDA_VISIBLE_DEVICES"]
+    return [str(int(c)) if c.isdecimal() else c.replace("/", "_") for c in visible.split(",")]
+
+
+def claim_folders(options: Options) -> IO[str]:
+    """Make the worker's folders, for itself alone until the returned file is closed.
+
+    Two workers on one outbox would deliver, and drop, each other's results. Raises `UsageError`.
+    """
+    for folder in (options.state, options.outbox):
+        _make_folder(folder, "--state")
+    _make_folder(options.scratch, "--scratch")
+    return _claim(options.state / "worker.lock", "state folder", str(options.state))
+
+
+def _make_folder(folder: Path, flag: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise UsageError(
+            f"{folder} cannot be one of the worker's folders: {reason}",
+            f"name a folder that it can write to with {flag}",
+        ) from error
+
+
+def _lock_folder() -> Path:
+    """A folder that the workers of every user of this host share."""
+    folder = Path(os.environ.get("APBMM_LOCK_DIR", "/tmp/apbmm-locks"))  # noqa: S108
+    with contextlib.suppress(OSError):  # what cannot be used is named when a lock is opened
+        folder.mkdir(parents=True)
+        folder.chmod(0o1777)
+    return folder
+
+
+def _open_shared(path: str, flags: int) -> int:
+    """Open for whoever else claims it, and never through a link that someone laid there."""
+    flags |= os.O_NOFOLLOW
+    try:
+        # Linux may refuse to "create" somebody else's file in a folder such as /tmp.
+        descriptor = os.open(path, flags & ~os.O_CREAT)
+    except FileNotFoundError:
+        descriptor = os.open(path, flags, 0o666)
+    with contextlib.suppress(PermissionError):  # someone else's file, who opened it to all
+        os.fchmod(descriptor, 0o666)
+    return descriptor
+
+
+def _claim(path: Path, kind: str, value: str) -> IO[str]:
+    try:
+        file = open(path, "a+", encoding="utf-8", opener=_open_shared)  # noqa: SIM115
+    except OSError as error:
+        ours = kind == "state folder"
+        raise UsageError(
+            f"{path}: cannot be written: {error.strerror}",
+            "name another folder with --state"
+            if ours
+            else "set APBMM_LOCK_DIR to a folder that all workers can write",
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        other = {"GPU": "--gpu", "name": "--name"}.get(kind, "--state")
+        raise UsageError(
+            f"{kind} {value} is in use by another worker on this host ({holder})",
+            f"stop it, or give this one another {other}",
+        ) from None
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without its holder's name
+        os.truncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps({"pid": os.getpid()}).encode())
+    return file

@@ -1,0 +1,48 @@
+"""From the work of a lease to its RESULT."""
+
+from __future__ import annotations
+
+import logging
+
+from apbmm_common.errors import WireError
+from apbmm_common.protocol.codec import encode
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Lease, Measured, Result
+from apbmm_common.run_file.load import canonical_hash
+
+log = logging.getLogger(__name__)
+
+Body = Evaluated | Measured | Failed
+
+
+def make_result(assign: Assign, body: Body, seconds: float) -> Result:
+    """The RESULT of a lease; per-question outcomes are left out if it would be too long to send."""
+    result = _result(assign, body, seconds)
+    if isinstance(body, Evaluated):
+        try:
+            encode(result)
+        except WireError:
+            log.warning("%s: too many questions to send their outcomes", assign.evaluation)
+            return _result(assign, body.without_outcomes(), seconds)
+    return result
+
+
+def _result(assign: Assign, body: Body, seconds: float) -> Result:
+    return Result(
+        run=assign.run,
+        evaluation=assign.evaluation,
+        attempt=assign.attempt,
+        lease=assign.lease,
+        seconds=seconds,
+        digest=digest_of(body),
+        body=body,
+    )
+
+
+def digest_of(body: Body) -> str:
+    """SHA-256 of a body in canonical JSON, which both ends compute."""
+    return canonical_hash(body.model_dump(mode="json"))
+
+
+def lease_of(work: Assign | Result) -> Lease:
+    """The lease that an assignment gives, or that a result settles."""
+    return Lease(run=work.run, evaluation=work.evaluation, attempt=work.attempt, lease=work.lease)

@@ -1,0 +1,80 @@
+"""When a worker that was told to stop may end: not before what it was paid for is safe."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED
+from apbmm_common.protocol.messages import Result
+from apbmm_worker.daemon.lease_runner import Hands
+from apbmm_worker.daemon.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+GOODBYE_SECONDS = 10.0
+"""How long a draining worker waits for the acknowledgement of what is safe in its outbox."""
+
+
+class Leaving:
+    """A worker's end; ``asked`` once it was told to stop, ``exit_code`` once it is to end."""
+
+    def __init__(self, hands: Hands, outbox: Outbox) -> None:
+        self.exit_code: int | None = None
+        self._hands, self._outbox = hands, outbox
+        self._code = EXIT_DONE
+        self._began = 0.0
+        self._told = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was told to stop."""
+        return self._hands.leaving
+
+    def ask(self, *, interrupted: bool) -> None:
+        """First call: finish what is in hand and leave. Second: leave at once."""
+        if self.asked:
+            self.exit_code = EXIT_INTERRUPTED
+            return
+        self._hands.leaving = True
+        self._began = time.monotonic()
+        self._code = EXIT_INTERRUPTED if interrupted else EXIT_DONE
+        if self._hands.held is not None:
+            log.info(
+                "finishing %s before leaving; stop again to drop it", self._hands.held.evaluation
+            )
+
+    def turn(self, run: str | None) -> None:
+        """See whether nothing is left to do; ``run`` is that of the master, if there is one.
+
+        What the disk refused is in memory alone, and waited for until it is stored or delivered.
+        """
+        if not self.asked or self._hands.held is not None:
+            self._began = time.monotonic()
+            return
+        if unsaved := self._outbox.unsaved:
+            if not self._told:
+                log.error(
+                    "cannot leave before the result of %s is stored or delivered: %s; stop again "
+                    "to lose it", _names(unsaved), self._outbox.trouble,
+                )  # fmt: skip
+            self._told = True
+            return
+        waiting = self._outbox.of_run(run) if run is not None else []
+        if not waiting or time.monotonic() - self._began > GOODBYE_SECONDS:
+            self.exit_code = self._code if self.exit_code is None else self.exit_code
+
+    def kept(self, run: str) -> tuple[str, ...]:
+        """Leases of a run whose results are on disk and will be delivered by the next process.
+
+        The others are lost with this one, which is told as an error.
+        """
+        unsaved = self._outbox.unsaved
+        if unsaved:
+            log.error("lost, neither stored nor delivered: the result of %s", _names(unsaved))
+        return tuple(r.lease for r in self._outbox.of_run(run) if r not in unsaved)[:1024]
+
+
+def _names(results: Iterable[Result]) -> str:
+    return ", ".join(f"{result.lease} ({result.run})" for result in results)

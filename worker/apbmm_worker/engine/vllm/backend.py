@@ -1,0 +1,192 @@
+"""vLLM's synchronous engine as `engine_driver` wants it; lives on the driver's thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+from apbmm_common.errors import EvaluationError
+from apbmm_common.run_file.load import Generation
+from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
+from apbmm_worker.engine.vllm import features
+from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.stream import to_bytes
+
+T = TypeVar("T")
+
+
+class VllmBackend:
+    """One engine that holds the checkpoint ``first``, and later other merges.
+
+    Raises `EvaluationError` (infrastructure) if it does not hold its weights.
+    """
+
+    def __init__(self, arguments: dict[str, Any], generation: Generation, first: Path) -> None:
+        self._engine = features.new_engine(arguments)
+        self._rpc("apbmm_end_with", os.getpid())
+        self._generation = generation
+        self._submitted: dict[str, float] = {}
+        self.compared_all = False
+        """Whether the last load's tensors could all be compared with what is live."""
+        self._verify(first)
+
+    def add(self, key: str, prompt: Prompt) -> None:
+        """Take a request in."""
+        self._engine.add_request(
+            key, {"prompt_token_ids": list(prompt.token_ids)}, self._sampling(prompt)
+        )
+        self._submitted[key] = time.monotonic()
+
+    def step(self) -> list[tuple[str, Completion]]:
+        """Compute one step; the requests that it finished."""
+        return [
+            (output.request_id, self._completion(output))
+            for output in self._engine.step()
+            if output.finished
+        ]
+
+    def busy(self) -> bool:
+        """Whether requests are unfinished."""
+        return bool(self._engine.has_unfinished_requests())
+
+    def abort(self, keys: Sequence[str]) -> None:
+        """Drop requests."""
+        self._engine.abort_request(list(keys))
+        self._submitted.clear()
+
+    def close(self) -> None:
+        """End the engine and its processes."""
+        self._engine.engine_core.shutdown()
+
+    def load(self, checkpoint: Path) -> None:
+        """Have vLLM reload its weights from a checkpoint folder."""
+        self._require(self._rpc("apbmm_load_folder", str(checkpoint)), f"those of {checkpoint}")
+        self._reset_prefix_cache()
+
+    def load_merge(self, plans: Sequence[TensorPlan]) -> None:
+        """Merge from the sources into the live model."""
+        self._require(self._rpc("apbmm_load_merge", to_bytes(plans)), "those of the merge")
+        self._reset_prefix_cache()
+
+    def state(self, checkpoint: Path, prompts: Sequence[Prompt], tokens: int) -> tuple[Any, ...]:
+        """All that the model holds, as digests, and its first ``tokens`` greedy tokens.
+
+        ``checkpoint`` is any folder of the same shapes. Two states are equal where two loads of
+        one merge were.
+        """
+        return (*self._rpc("apbmm_fingerprint", str(checkpoint)), self._greedy(prompts, tokens))
+
+    def _greedy(self, prompts: Sequence[Prompt], tokens: int) -> tuple[tuple[int, ...], ...]:
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+        for number, prompt in enumerate(prompts):
+            request = {"prompt_token_ids": list(prompt.token_ids)}
+            self._engine.add_request(f"state-{number}", request, sampling)
+        answers = {}
+        while self._engine.has_unfinished_requests():
+            for output in self._engine.step():
+                if output.finished:
+                    answers[output.request_id] = tuple(output.outputs[0].token_ids)
+        self._reset_prefix_cache()
+        return tuple(answers[f"state-{number}"] for number in range(len(prompts)))
+
+    def _reset_prefix_cache(self) -> None:
+        # The cache is keyed by tokens alone: it would answer from the previous merge's weights.
+        if self._watched(self._engine.reset_prefix_cache) is False:
+            raise EvaluationError(
+                "vLLM could not drop its prefix cache, which belongs to the previous merge",
+                kind="infrastructure",
+            )
+
+    def _verify(self, checkpoint: Path) -> None:
+        self._require(self._rpc("apbmm_verify", str(checkpoint)), f"those of {checkpoint}")
+
+    def _require(self, verdicts: Sequence[dict[str, Any]], wanted: str) -> None:
+        """Raise unless the live weights are the wanted ones, on every card."""
+        self.compared_all = True
+        for verdict in verdicts:
+            if "message" in verdict:
+                raise EvaluationError(verdict["message"], verdict["hint"], kind=verdict["kind"])
+            compared, different = verdict["compared"], verdict["different"]
+            if different:
+                raise EvaluationError(
+                    f"vLLM's weights are not {wanted}: {different[0]} differs, "
+                    f"with {len(different) - 1} more of {compared} compared",
+                    "the engine is replaced; if it happens again, vLLM's reload does not work here",
+                    kind="infrastructure",
+                )
+            self.compared_all = self.compared_all and compared == verdict["tensors"]
+            if not compared:
+                raise EvaluationError(
+                    f"no live weight could be compared with {wanted}",
+                    "hot-loading cannot be trusted with this architecture or quantisation",
+                    kind="infrastructure",
+                )
+
+    def _rpc(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call a method of vLLM's worker, or of our extension, on every card."""
+        return self._watched(
+            lambda: list(self._engine.collective_rpc(method, args=args, kwargs=kwargs))
+        )
+
+    def _watched(self, call: Callable[[], T]) -> T:
+        """Run ``call``, but do not wait for an engine that has died.
+
+        vLLM notices the death of its engine process, but leaves whoever waits for the answer to
+        such a call waiting.
+        """
+        if features.engine_process_died(self._engine) is None:
+            return call()
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(call())
+            except Exception as error:  # noqa: BLE001 - raised below
+                answer.set_exception(error)
+
+        threading.Thread(target=run, name="engine-call", daemon=True).start()
+        while not wait([answer], timeout=0.5).done:
+            if features.engine_process_died(self._engine):
+                raise EvaluationError("vLLM's engine process died", kind="infrastructure")
+        return answer.result()
+
+    def _sampling(self, prompt: Prompt) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        generation = self._generation
+        return SamplingParams(
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            top_k=generation.top_k,
+            max_tokens=generation.max_tokens,
+            # Greedy decoding draws nothing, and seeded requests are slower.
+            seed=prompt.seed if generation.temperature > 0 else None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _completion(self, output: Any) -> Completion:
+        answer = output.outputs[0]
+        reason: FinishReason
+        match answer.finish_reason:
+            case "stop" | "length" as reason:
+                pass
+            case other:
+                raise EvaluationError(
+                    f"vLLM ended a request with {other!r}, which is no answer",
+                    kind="infrastructure",
+                )
+        return Completion(
+            text=answer.text,
+            token_ids=tuple(answer.token_ids),
+            prompt_tokens=len(output.prompt_token_ids),
+            finish_reason=reason,
+            seconds=time.monotonic() - self._submitted.pop(output.request_id),
+        )

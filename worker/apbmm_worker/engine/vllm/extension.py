@@ -1,0 +1,161 @@
+"""What runs inside vLLM's workers: hot-loading merges, and checking that they took.
+
+vLLM mixes this class into its worker class (``worker_extension_cls``) and calls the methods by
+name through ``collective_rpc``, in the engine's process. Arguments and results are plain values,
+because they may cross a process border; so an error that is not vLLM's own is a result as well.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open as _safe_open
+
+from apbmm_common.errors import EvaluationError, SourceError
+from apbmm_common.process.failpoints import reach
+from apbmm_worker.engine.resident_sources import ResidentSources
+from apbmm_worker.engine.shards import EVERYTHING, Parts
+from apbmm_worker.engine.vllm import features
+from apbmm_worker.engine.vllm.live_weights import LiveWeights, Shapes, Tensors
+from apbmm_worker.engine.weight_verification import Expectation
+from apbmm_worker.merging.merge import Place, nowhere
+from apbmm_worker.merging.stream import MergeStream
+
+safe_open: Any = _safe_open  # untyped
+Verdict = dict[str, Any]
+
+
+class HotLoadExtension:
+    """Mixed into vLLM's worker: ``self.model_runner`` is the worker's own."""
+
+    model_runner: Any
+    _apbmm_loads = 0
+    _apbmm_sources: ResidentSources | None = None
+
+    def apbmm_end_with(self, client: int) -> None:
+        """End this engine's processes when the evaluation child (process ``client``) ends.
+
+        On a GPU the engine runs in processes of its own, which would outlive a child that is
+        killed and go on holding the card. The child leads their process group.
+        """
+        if client in (os.getpid(), 0) or os.getpgrp() != client:
+            return
+        handle = os.pidfd_open(client)
+
+        def watch() -> None:
+            select.select([handle], [], [])
+            os.killpg(client, signal.SIGKILL)
+
+        threading.Thread(target=watch, name="apbmm-end-with", daemon=True).start()
+
+    def apbmm_load_merge(self, plans: bytes) -> Verdict:
+        """Merge straight from the sources into the live model, tensor by tensor."""
+        try:
+            stream = MergeStream(plans)
+            live = self._apbmm_live(stream.shapes)
+            # vLLM's own loader takes nothing but whole tensors.
+            writable = live.writable
+            parts = live.parts if writable else EVERYTHING
+            expectation = self._apbmm_expectation(live, parts)
+
+            def made(place: Place) -> Tensors:
+                return _counted(expectation.watch(self._apbmm_tensors(stream, place, parts)))
+
+            if writable:
+                live.write(made, parts)
+                features.forget_derived(self)
+            else:
+                features.reload_from_stream(self, made(nowhere))
+                live.repack()
+        except EvaluationError as error:
+            return {"kind": error.kind, "message": error.message, "hint": error.hint}
+        except (SourceError, OSError) as error:
+            return {"kind": "infrastructure", "message": str(error), "hint": ""}
+        return _verdict(expectation)
+
+    def apbmm_load_folder(self, folder: str) -> Verdict:
+        """vLLM's own reload of a checkpoint folder, and what it leaves out."""
+        features.reload_from_folder(self, folder)
+        with _Folder(Path(folder)) as checkpoint:
+            self._apbmm_live(checkpoint.shapes).repack()
+        return self.apbmm_verify(folder)
+
+    def apbmm_verify(self, folder: str) -> Verdict:
+        """Compare the live model with a checkpoint folder."""
+        with _Folder(Path(folder)) as checkpoint:
+            expectation = self._apbmm_expectation(self._apbmm_live(checkpoint.shapes))
+            for _ in expectation.watch(checkpoint.tensors()):
+                pass
+        return _verdict(expectation)
+
+    def apbmm_fingerprint(self, folder: str) -> str:
+        """A digest of the live model; ``folder`` has any checkpoint of the same shapes."""
+        with _Folder(Path(folder)) as checkpoint:
+            return self._apbmm_live(checkpoint.shapes).fingerprint()
+
+    def _apbmm_tensors(self, stream: MergeStream, place: Place, parts: Parts) -> Tensors:
+        """What is wanted of the merge, made on the card if there is one, else as ``place`` says."""
+        device = next(self.model_runner.get_model().parameters()).device
+        if device.type == "cpu":
+            return stream.tensors(place, parts)
+        if self._apbmm_sources is None:
+            self._apbmm_sources = ResidentSources(device)
+        return self._apbmm_sources.tensors(stream.plans, parts)
+
+    def _apbmm_live(self, shapes: Shapes) -> LiveWeights:
+        dtype = features.computing_dtype(self)
+        return LiveWeights(self.model_runner.get_model(), shapes, dtype)
+
+    def _apbmm_expectation(self, live: LiveWeights, parts: Parts = EVERYTHING) -> Expectation:
+        self._apbmm_loads += 1
+        return Expectation(live, self._apbmm_loads, parts)
+
+
+class _Folder:
+    """The tensors of a checkpoint folder, read on demand."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
+
+    def __enter__(self) -> _Folder:
+        for file in self._files:
+            file.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files:
+            file.__exit__(*error)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape, by name."""
+        return {
+            name: tuple(file.get_slice(name).get_shape())
+            for file in self._files
+            for name in file.keys()  # noqa: SIM118 - no dict
+        }
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and value of every tensor."""
+        for file in self._files:
+            for name in file.keys():  # noqa: SIM118 - no dict
+                yield name, file.get_tensor(name)
+
+
+def _counted(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
+    """The same tensors; any one can be made to fail by a test."""
+    for name, tensor in tensors:
+        reach("load.tensor")
+        yield name, tensor
+
+
+def _verdict(expectation: Expectation) -> Verdict:
+    compared, tensors, different = expectation.verdict()
+    return {"compared": compared, "tensors": tensors, "different": different}

@@ -1,0 +1,239 @@
+"""The weights of a live vLLM model under their checkpoint's names: finding and writing them.
+
+vLLM stacks q, k and v (and gate and up) into one matrix, pads the vocabulary, shares the embedding
+with a tied head, and on a CPU multiplies by packed copies, most of which replace the matrix.
+
+Knows vLLM's modules by what they have, and imports nothing of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from apbmm_worker.engine.checksum import checksum
+from apbmm_worker.engine.shards import EVERYTHING, WHOLE, Part, Parts, part_of
+from apbmm_worker.engine.vllm import packing
+from apbmm_worker.merging.merge import Place
+from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.tensor_bytes import stored_dtype
+
+Shapes = Mapping[str, tuple[int, ...]]
+Tensors = Iterable[tuple[str, torch.Tensor]]
+
+_TIED_HEAD = {"lm_head.weight": "model.embed_tokens.weight"}
+_PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"})
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a checkpoint's tensor lives: the rows from ``first`` on of a module's parameter.
+
+    ``shape`` is that of the ``part`` that lives in this process, and ``stacked`` the number of rows
+    of all that share the parameter. ``packed``: the module multiplies by a packed copy.
+    """
+
+    module: Any
+    attribute: str
+    first: int
+    shape: tuple[int, ...]
+    stacked: int
+    packed: bool
+    part: Part = WHOLE
+
+    @property
+    def parameter(self) -> torch.Tensor:
+        """The whole parameter, empty where the packed copy has replaced it."""
+        value: torch.Tensor = getattr(self.module, self.attribute)
+        return value
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Tells its rows from others: the same only where storage is shared."""
+        live = self.live()
+        return (id(self.module), self.first) if live is None else (0, live.data_ptr())
+
+    def live(self) -> torch.Tensor | None:
+        """The live rows; None where there are none to read or they are laid out otherwise."""
+        parameter = self.parameter
+        if parameter.shape[1:] != self.shape[1:]:
+            return None
+        if len(parameter) < self.stacked or not parameter.is_floating_point():
+            return None
+        # More rows than that: the vocabulary is padded at its end.
+        return parameter.data[self.first : self.first + self.shape[0]]
+
+    def of(self, tensor: torch.Tensor, given: Part) -> torch.Tensor:
+        """Its part of a tensor, of which there is either all or just that part."""
+        return tensor if given == self.part else self.part.of(tensor)
+
+
+class LiveWeights:
+    """Where the tensors of a checkpoint with these ``shapes`` live in ``model``.
+
+    ``dtype`` is the one that the model computes in.
+    """
+
+    def __init__(self, model: Any, shapes: Shapes, dtype: torch.dtype) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.homes: dict[str, list[Home]] = {name: [] for name in shapes}
+        for name, home in _homes(model, shapes):
+            self.homes[name].append(home)
+
+    @property
+    def writable(self) -> bool:
+        """Whether every parameter can be written where it is.
+
+        It can when each tensor of the checkpoint has a place that no other has, each parameter of
+        the model is made of such tensors, nothing is quantised and what is split over processes is
+        split as `shards` knows.
+        """
+        homes = [home for homes in self.homes.values() for home in homes]
+        made = {id(home.parameter) for home in homes}
+        places = {(home.place, name) for name, homes in self.homes.items() for home in homes}
+        return (
+            all(self.homes.values())
+            and len(places) == len({place for place, _ in places})
+            and all(_plain(home) for home in homes)
+            and all(id(parameter) in made for parameter in self.model.parameters())
+        )
+
+    @property
+    def parts(self) -> Parts:
+        """What this process holds of each tensor, if that is one part."""
+        held = {name: {home.part for home in homes} for name, homes in self.homes.items()}
+        return {name: parts.pop() for name, parts in held.items() if len(parts) == 1}
+
+    def write(self, made: Callable[[Place], Tensors], parts: Parts = EVERYTHING) -> None:
+        """Write ``parts`` of every tensor, of ``made``, where they live; they may be made there.
+
+        Storage that can be read is written in place, so whatever refers to it stays valid. Matrices
+        are packed on this thread while others make the next tensors.
+        """
+        packer = packing.Packer(self.dtype)
+
+        def rows(home: Home) -> torch.Tensor:
+            live = home.live()
+            return packer.rows(home) if live is None else live
+
+        def place(tensor: TensorPlan) -> torch.Tensor | None:
+            home = self.homes[tensor.name][0]
+            there = rows(home)
+            fits = there.is_contiguous() and there.device.type == "cpu"
+            same = there.shape == tensor.shape and there.dtype == stored_dtype(tensor.dtype)
+            return there if fits and same else None
+
+        with torch.no_grad():
+            for name, tensor in made(place):
+                written, given = {tensor.data_ptr()}, parts.get(name, WHOLE)
+                for home in self.homes[name]:
+                    there = rows(home)
+                    if there.data_ptr() not in written:
+                        written.add(there.data_ptr())
+                        there.copy_(home.of(tensor, given))
+                for home in self.homes[name]:
+                    if home.packed:
+                        packer.written(home)
+        packer.require_all()
+
+    def repack(self) -> int:
+        """After a reload of vLLM's own, pack what is packed from weights that are kept.
+
+        Returns how many modules.
+
+        vLLM's own reload renews the packed copy of every module that it loads, but a tied head is
+        not loaded: it shares the embedding's weight, and would go on multiplying by the packed
+        copy of the old one. On a GPU nothing is packed and nothing is done here.
+        """
+        modules = {id(h.module): h.module for hs in self.homes.values() for h in hs if h.packed}
+        kept = [module for module in modules.values() if module.weight.numel() > 0]
+        for module in kept:
+            packing.pack_kept(module)
+        return len(kept)
+
+    def columns(self, home: Home, picked: list[int]) -> torch.Tensor:
+        """What a packed matrix has in these columns, as rows [picked, out]."""
+        vectors = torch.zeros(len(picked), home.shape[1], dtype=self.dtype)
+        vectors[range(len(picked)), picked] = 1.0
+        return _product(home, vectors)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that the model holds and multiplies by."""
+        found = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            if parameter.numel() > 0:
+                found.update(f"{name} {checksum(parameter.data)}\n".encode())
+        for name, homes in self.homes.items():
+            for home in homes:
+                if home.packed and home.first == 0:
+                    source = torch.Generator().manual_seed(0)
+                    vector = torch.randn(1, home.shape[1], generator=source)
+                    product = checksum(_product(home, vector.to(self.dtype)))
+                    found.update(f"{name} {product}\n".encode())
+        return found.hexdigest()
+
+
+def _homes(model: Any, shapes: Shapes) -> Iterator[tuple[str, Home]]:
+    """The home of every tensor that has one; a tied embedding has two.
+
+    The model class says which tensors vLLM stacks into which module.
+    """
+    stacks: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+    heads = {id(getattr(module, "lm_head", None)) for module in model.modules()}
+    for path, module in model.named_modules():
+        prefix, _, last = path.rpartition(".")
+        prefix = f"{prefix}." if prefix else ""
+        for attribute in ("weight", "bias"):
+            if getattr(module, attribute, None) is None:
+                continue
+            parts = [f"{prefix}{part}.{attribute}" for part in stacks.get(last, [last])]
+            if not shapes.keys() >= set(parts):
+                parts = [_TIED_HEAD.get(part, part) for part in parts]
+            if not shapes.keys() >= set(parts) or not all(shapes[part] for part in parts):
+                continue
+            held = _held(module, attribute, [shapes[part] for part in parts])
+            packed = attribute == "weight" and _multiplies_packed(module, heads)
+            stacked, first = sum(shape[0] for _, shape in held), 0
+            for name, (part, shape) in zip(parts, held, strict=False):
+                yield name, Home(module, attribute, first, shape, stacked, packed, part)
+                first += shape[0]
+
+
+def _held(
+    module: Any, attribute: str, shapes: list[tuple[int, ...]]
+) -> list[tuple[Part, tuple[int, ...]]]:
+    """What this process holds of each tensor of a module; nothing where that is not known."""
+    found = []
+    for position, shape in enumerate(shapes):
+        part = part_of(module, attribute, shape, position, len(shapes))
+        if part is None:
+            return []
+        found.append((part, part.shape(shape)))
+    return found
+
+
+def _multiplies_packed(module: Any, heads: set[int]) -> bool:
+    """Whether a module multiplies by a packed copy of its weight.
+
+    vLLM packs an embedding as well, which multiplies only where it is the head itself.
+    """
+    if not hasattr(module, "cpu_linear"):
+        return False
+    return type(module).__name__ != "VocabParallelEmbedding" or id(module) in heads
+
+
+def _plain(home: Home) -> bool:
+    method = getattr(home.module, "quant_method", None)
+    known = method is None or type(method).__name__ in _PLAIN_METHODS
+    return known and (home.packed or home.live() is not None)
+
+
+def _product(home: Home, vectors: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        product: torch.Tensor = home.module.quant_method.apply(home.module, vectors, None)
+    return product

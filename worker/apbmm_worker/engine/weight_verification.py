@@ -1,0 +1,76 @@
+"""Whether a live model holds the tensors that it was given: compared after every load.
+
+What can be read is compared by checksum, bit for bit, and what is packed has to multiply unit
+vectors, which must give back columns of the checkpoint's matrix, bit for bit as well.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import torch
+
+from apbmm_worker.engine.checksum import checksum
+from apbmm_worker.engine.shards import EVERYTHING, WHOLE, Part, Parts
+from apbmm_worker.engine.vllm.live_weights import Home, LiveWeights, Tensors
+
+_COLUMNS = 4
+
+
+class Expectation:
+    """What a model ought to hold: noted while the tensors go by, compared when all are in.
+
+    ``number`` decides which columns of packed matrices are compared; ``parts`` of tensors go by.
+    """
+
+    def __init__(self, live: LiveWeights, number: int, parts: Parts = EVERYTHING) -> None:
+        self._live = live
+        self._parts = parts
+        self._number = number
+        # Asked now: a reload of vLLM's own takes the parameters away while it runs.
+        self._readable = {
+            name: rows.dtype
+            for name, homes in live.homes.items()
+            for home in homes
+            if (rows := home.live()) is not None
+        }
+        self._sums: dict[tuple[str, Part], int] = {}
+        self._columns: dict[tuple[str, Part], torch.Tensor] = {}
+
+    def watch(self, tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
+        """The same tensors, each noted as it goes by."""
+        for name, tensor in tensors:
+            for home in self._live.homes.get(name, ()):
+                key, held = (name, home.part), home.of(tensor, self._parts.get(name, WHOLE))
+                if name in self._readable and key not in self._sums:
+                    self._sums[key] = checksum(held.to(self._readable[name]))
+                if home.packed:
+                    picked = torch.stack([held[:, column] for column in self._picked(home)])
+                    self._columns[key] = picked.to(self._live.dtype)
+            yield name, tensor
+
+    def verdict(self) -> tuple[int, int, list[str]]:
+        """How many tensors were compared, of how many, and the names of those that differ."""
+        compared, different = set(), set()
+        products: dict[int, torch.Tensor] = {}
+        for name, homes in self._live.homes.items():
+            for home in homes:
+                live, noted = home.live(), (name, home.part)
+                if live is not None and noted in self._sums:
+                    compared.add(name)
+                    if checksum(live) != self._sums[noted]:
+                        different.add(name)
+                if home.packed and noted in self._columns:
+                    compared.add(name)
+                    key = id(home.module)
+                    if key not in products:
+                        products[key] = self._live.columns(home, self._picked(home))
+                    rows = products[key][:, home.first : home.first + home.shape[0]]
+                    if not torch.equal(rows, self._columns[noted]):
+                        different.add(name)
+        return len(compared), len(self._live.homes), sorted(different)
+
+    def _picked(self, home: Home) -> list[int]:
+        source = random.Random(self._number * 1_000_003 + home.shape[1])  # noqa: S311
+        return [source.randrange(home.shape[1]) for _ in range(_COLUMNS)]

@@ -1,0 +1,284 @@
+"""One merge through EvalScope: accuracy, generated tokens and per-question outcomes.
+
+EvalScope runs one benchmark after another and asks question by question; so that the engine is
+never half empty, the questions of *all* benchmarks are rendered once per run, put in flight
+together when an evaluation begins, and EvalScope's requests then collect answers that are already
+under way. That changes when an answer is computed, not what is asked or how it is scored, and makes
+the batches of an evaluation the same each time.
+
+EvalScope's evaluators run side by side while the engine computes, and score each answer when it is
+there; what they write is noted meanwhile, not read back. So little is left to do after the last
+token. They are called as EvalScope's `run_task` does, without its HTML page and its sweep of all
+memory, which took longer than everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from apbmm_common.errors import ApbmmError, EvaluationError
+from apbmm_common.run_file.load import Generation
+from apbmm_worker.engine.driver import Completion, Prompt
+from apbmm_worker.evaluation.logging_guard import preserved_logging
+from apbmm_worker.evaluation.outcomes import (
+    BenchmarkResult,
+    check_against_report,
+    outcomes_of,
+    summarise,
+)
+from apbmm_worker.evaluation.questions import (
+    MODEL_NAME,
+    PreparedBenchmark,
+    PreparedBenchmarks,
+    Question,
+    chat_key,
+    draw_seed,
+    evalscope_task,
+    load_questions,
+    require_room,
+)
+from apbmm_worker.evaluation.recorded_rows import WrittenRows, note_rows
+
+with preserved_logging():
+    from evalscope.api.evaluator import Evaluator
+    from evalscope.api.messages import ChatMessage, ChatMessageAssistant
+    from evalscope.api.messages.perf_metrics import PerformanceMetrics
+    from evalscope.api.model import ChatCompletionChoice, ModelAPI, ModelOutput, ModelUsage
+    from evalscope.api.model.lazy_model import LazyModel
+    from evalscope.api.registry import create_evaluator
+    from evalscope.utils.io_utils import OutputsStructure
+
+Progress = Callable[[int, int], None]
+
+
+class Answering(Protocol):
+    """What an evaluation needs of an engine (`engine.ResidentEngine`)."""
+
+    def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
+        """Put all prompts in flight."""
+
+    def abort(self) -> None:
+        """Drop all requests in flight."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: results by the benchmark's name, and what it took.
+
+    ``seconds`` run to the last token, ``report_seconds`` from there to the results.
+    """
+
+    benchmarks: dict[str, BenchmarkResult]
+    seconds: float
+    report_seconds: float
+
+
+def evaluate(
+    engine: Answering, prepared: PreparedBenchmarks, out_dir: Path, progress: Progress
+) -> Evaluation:
+    """Ask every question and score the answers.
+
+    EvalScope's own output goes to ``out_dir/NAME`` (replaced if it is there). ``progress`` is
+    called with (answered, asked) from another thread. Raises `EvaluationError`: no number is ever
+    derived from an error, a missing answer or an unusable score.
+    """
+    start = time.monotonic()
+    everything = [q for benchmark in prepared.benchmarks for q in benchmark.questions]
+    model = _AnsweringModel(engine, prepared, everything, progress)
+    with _quietly(out_dir), ThreadPoolExecutor(len(prepared.benchmarks), "scoring") as threads:
+        try:
+            running = []
+            for benchmark in prepared.benchmarks:
+                folder = out_dir / benchmark.name
+                evaluator = _evaluator(benchmark, model, prepared.generation, folder)
+                written = note_rows(evaluator.cache_manager)
+                running.append(_Scoring(benchmark, threads.submit(evaluator.eval), written, folder))
+            wait([scoring.report for scoring in running], return_when=FIRST_EXCEPTION)
+            # A failure comes first: the answers that another one waits for may never come.
+            running.sort(key=lambda scoring: not scoring.has_failed)
+            results = {s.benchmark.name: _result(s, model, start) for s in running}
+            model.require_all_collected()
+        except BaseException:
+            engine.abort()  # lets go of the evaluators that wait for answers
+            raise
+    return Evaluation(results, model.last_answer - start, time.monotonic() - model.last_answer)
+
+
+def _evaluator(
+    benchmark: PreparedBenchmark, model: _AnsweringModel, generation: Generation, out_dir: Path
+) -> Evaluator:
+    """EvalScope's evaluator of one benchmark, its questions loaded.
+
+    They are loaded here, one benchmark after another, because adapters may draw from the process's
+    one random state.
+    """
+    shutil.rmtree(out_dir, ignore_errors=True)  # EvalScope appends to what an attempt left
+    adapter = benchmark.chosen.benchmark.adapter
+    task = evalscope_task(benchmark.chosen, generation, model, len(benchmark.questions), out_dir)
+    outputs = OutputsStructure(outputs_dir=str(out_dir))
+    try:
+        scored, questions = load_questions(adapter, task, generation.seed)
+        scored.load_dataset = lambda: questions
+        return create_evaluator(scored, LazyModel(task), outputs, task)
+    except Exception as error:
+        raise _failed(benchmark, error, out_dir) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """One benchmark under way: EvalScope's report to come, what it writes, and where."""
+
+    benchmark: PreparedBenchmark
+    report: Future[Any]
+    written: WrittenRows
+    folder: Path
+
+    @property
+    def has_failed(self) -> bool:
+        return self.report.done() and self.report.exception() is not None
+
+
+def _result(scoring: _Scoring, model: _AnsweringModel, start: float) -> BenchmarkResult:
+    """Wait for EvalScope's report and turn what it wrote into a result."""
+    benchmark = scoring.benchmark
+    try:
+        report = scoring.report.result()
+        score = report.score
+        tokens = report.perf_metrics["summary"]["usage"]["output_tokens"]["mean"]
+    except ApbmmError:
+        raise
+    except Exception as error:
+        # EvalScope may have met a request that was cancelled because another one had failed.
+        if isinstance(model.failure, ApbmmError):
+            raise model.failure from error
+        raise _failed(benchmark, error, scoring.folder) from error
+    places = {question.place: question.identity for question in benchmark.questions}
+    adapter = benchmark.chosen.benchmark.adapter
+    outcomes = outcomes_of(scoring.written, adapter, places)
+    result = summarise(outcomes, time.monotonic() - start)
+    check_against_report(adapter, result, score, tokens)
+    return result
+
+
+def _failed(benchmark: PreparedBenchmark, error: Exception, out_dir: Path) -> EvaluationError:
+    return EvaluationError(
+        f"EvalScope failed on benchmark {benchmark.name}: {type(error).__name__}: {error}",
+        f"its output is in {out_dir}",
+        kind="infrastructure",
+    )
+
+
+@contextlib.contextmanager
+def _quietly(out_dir: Path) -> Iterator[None]:
+    """EvalScope's progress bars go to a file: it breaks when they are disabled."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    console = (out_dir / "console.log").open("w", encoding="utf-8")
+    with console, contextlib.redirect_stderr(console):
+        yield
+
+
+class _AnsweringModel(ModelAPI):  # type: ignore[misc]
+    """The merge as EvalScope sees it: hands out the answers that are already under way."""
+
+    def __init__(
+        self,
+        engine: Answering,
+        prepared: PreparedBenchmarks,
+        questions: Sequence[Question],
+        progress: Progress,
+    ) -> None:
+        super().__init__(MODEL_NAME)
+        self.failure: BaseException | None = None
+        self.last_answer = time.monotonic()
+        self._engine = engine
+        self._prepared = prepared
+        self._lock = threading.Lock()
+        self._answered = 0
+        self._asked = len(questions)
+        self._progress = progress
+        self._underway: defaultdict[str, deque[Future[Completion]]] = defaultdict(deque)
+        futures = engine.submit([question.prompt for question in questions])
+        for question, future in zip(questions, futures, strict=True):
+            self._underway[question.key].append(future)
+            future.add_done_callback(self._count)
+
+    def generate(
+        self,
+        input: list[ChatMessage],  # noqa: A002 - EvalScope's name
+        tools: Any,  # noqa: ARG002
+        tool_choice: Any,  # noqa: ARG002
+        config: Any,  # noqa: ARG002 - the engine decodes as the run file says
+    ) -> ModelOutput:
+        """The answer to one request of EvalScope's. Called in EvalScope's threads."""
+        try:
+            completion = self._collect(input).result()
+        except BaseException as error:
+            # EvalScope waits for its other threads before it gives up: let them go at once.
+            with self._lock:
+                first = self.failure is None
+                self.failure = self.failure or error
+            if first:
+                self._engine.abort()
+            raise
+        return _as_output(completion)
+
+    def require_all_collected(self) -> None:
+        """Raise if EvalScope did not ask what was prepared."""
+        left = sum(len(waiting) for waiting in self._underway.values())
+        if left:
+            raise EvaluationError(
+                f"EvalScope never asked {left} of {self._asked} prepared questions",
+                kind="infrastructure",
+            )
+
+    def _collect(self, messages: list[ChatMessage]) -> Future[Completion]:
+        key = chat_key(messages)
+        with self._lock:
+            waiting = self._underway.get(key)
+            if waiting:
+                return waiting.popleft()
+        # A turn that could not be foreseen: an adapter that asks back.
+        generation = self._prepared.generation
+        tokens = self._prepared.renderer.tokens(messages)
+        require_room("of several turns", key[:80], len(tokens), generation)
+        return self._engine.submit([Prompt(tokens, draw_seed(generation.seed, key, 0))])[0]
+
+    def _count(self, future: Future[Completion]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        with self._lock:
+            self._answered += 1
+            self.last_answer = time.monotonic()
+            answered = self._answered
+        self._progress(answered, self._asked)
+
+
+def _as_output(completion: Completion) -> ModelOutput:
+    """An answer in EvalScope's form. Without perf_metrics its token summary would be missing."""
+    message = ChatMessageAssistant(
+        content=completion.text,
+        model=MODEL_NAME,
+        source="generate",
+        perf_metrics=PerformanceMetrics(
+            latency=completion.seconds,
+            input_tokens=completion.prompt_tokens,
+            output_tokens=completion.tokens,
+        ),
+    )
+    usage = ModelUsage(
+        input_tokens=completion.prompt_tokens,
+        output_tokens=completion.tokens,
+        total_tokens=completion.prompt_tokens + completion.tokens,
+    )
+    stop_reason = "max_tokens" if completion.finish_reason == "length" else "stop"
+    choice = ChatCompletionChoice(message=message, stop_reason=stop_reason)
+    return ModelOutput(model=MODEL_NAME, choices=[choice], usage=usage, time=completion.seconds)

@@ -1,0 +1,241 @@
+"""A run's questions as EvalScope will ask them: chosen, rendered, and known to fit the context.
+
+Done once per run, in the order in which EvalScope asks; `evaluation` then puts them in flight for
+every merge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.datasets.benchmark_folders import ChosenQuestions, choose_questions
+from apbmm_common.errors import SourceError, UsageError
+from apbmm_common.run_file.load import Benchmark, Generation, canonical_hash
+from apbmm_worker.engine.driver import Prompt
+from apbmm_worker.evaluation.logging_guard import preserved_logging
+from apbmm_worker.evaluation.outcomes import Place
+
+with preserved_logging():
+    from evalscope import TaskConfig
+    from evalscope.api.messages import ChatMessage
+    from evalscope.api.registry import get_benchmark
+    from evalscope.utils.model_utils import seed_everything
+    from transformers import AutoTokenizer
+
+    from apbmm_worker.evaluation import adapters as own_benchmarks
+
+# EvalScope reports its whole configuration and every stage; warnings are enough for our log.
+logging.getLogger("evalscope").addFilter(lambda record: record.levelno >= logging.WARNING)
+
+MODEL_NAME = "merge"
+# EvalScope's threads only wait for answers that are in flight already. It scores in the order of
+# its questions, so many at a time: with all at a time, none waits for one before it.
+_MOST_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as EvalScope will ask it.
+
+    ``key`` identifies its chat messages, ``text`` is the last of them, ``target`` the right answer.
+    """
+
+    identity: str
+    place: Place
+    key: str
+    text: str
+    target: str
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class PreparedBenchmark:
+    """A benchmark whose questions are chosen, rendered and known to fit the context."""
+
+    chosen: ChosenQuestions
+    questions: tuple[Question, ...]
+
+    @property
+    def name(self) -> str:
+        """The benchmark's name in the run file."""
+        return self.chosen.benchmark.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what is asked and expected: prompts as token ids, and targets."""
+        return canonical_hash([[q.identity, q.prompt.token_ids, q.target] for q in self.questions])
+
+
+@dataclass(frozen=True)
+class PreparedBenchmarks:
+    """Everything of an evaluation that is the same for every merge of a run."""
+
+    benchmarks: tuple[PreparedBenchmark, ...]
+    generation: Generation
+    renderer: Renderer
+
+
+class Renderer:
+    """Chat messages to token ids, with the tokenizer and template that the run file chose."""
+
+    def __init__(self, source: Path, *, remote_code: bool = False) -> None:
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(source), local_files_only=True, trust_remote_code=remote_code
+        )
+        if not self._tokenizer.chat_template:
+            raise SourceError(
+                f"{source} has no chat template",
+                "name the other source in generation.template_from",
+            )
+
+    def tokens(self, messages: Iterable[ChatMessage]) -> tuple[int, ...]:
+        """Token ids of a chat, up to where the assistant's answer begins."""
+        ids: list[int] = self._tokenizer.apply_chat_template(
+            [{"role": message.role, "content": message.text} for message in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        return tuple(ids)
+
+
+def prepare_benchmarks(
+    benchmarks: Sequence[Benchmark],
+    folders: Mapping[str, Path],
+    generation: Generation,
+    template_source: Path,
+    scratch: Path,
+    *,
+    remote_code: bool = False,
+) -> PreparedBenchmarks:
+    """Choose, read and render all questions.
+
+    ``folders`` maps benchmark names to folders on this worker; ``template_source`` is the source
+    checkpoint whose tokenizer (with ``remote_code``, one of its own code) and chat template are
+    used; ``scratch`` takes copies of the chosen questions. Raises `SourceError` for data that
+    cannot be used, `UsageError` if a prompt and ``max_tokens`` do not fit the context: vLLM would
+    silently allow fewer tokens for that question, or refuse it, so the run's settings are at fault,
+    not any merge.
+    """
+    renderer = Renderer(template_source, remote_code=remote_code)
+    prepared = []
+    for benchmark in benchmarks:
+        if not own_benchmarks.ensure_registered(benchmark.adapter):
+            raise SourceError(
+                f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}",
+                "evalscope benchmark-info --list names them",
+            )
+        chosen = choose_questions(benchmark, folders[benchmark.name], scratch)
+        prepared.append(PreparedBenchmark(chosen, _questions(chosen, generation, renderer)))
+    return PreparedBenchmarks(tuple(prepared), generation, renderer)
+
+
+def evalscope_task(
+    chosen: ChosenQuestions, generation: Generation, model: Any, questions: int, out_dir: Path
+) -> TaskConfig:
+    """EvalScope's configuration for one benchmark on local files, with its output in one folder."""
+    adapter = chosen.benchmark.adapter
+    return TaskConfig(
+        model=model,
+        model_id=MODEL_NAME,
+        datasets=[adapter],
+        dataset_args={adapter: {**chosen.arguments, "local_path": str(chosen.folder)}},
+        dataset_hub="local",
+        # For EvalScope's records only: the engine decodes with the run's settings itself.
+        generation_config={
+            "temperature": generation.temperature,
+            "top_p": generation.top_p,
+            "top_k": generation.top_k,
+            "max_tokens": generation.max_tokens,
+        },
+        judge={"strategy": "rule"},
+        eval_batch_size=min(max(questions, 1), _MOST_THREADS),
+        ignore_errors=False,
+        collect_perf=True,
+        seed=generation.seed,
+        work_dir=str(out_dir),
+        no_timestamp=True,
+    )
+
+
+def load_questions(adapter: str, task: TaskConfig, seed: int) -> tuple[Any, Any]:
+    """EvalScope's object for a benchmark, and its questions by subset: the same each time.
+
+    As in EvalScope's own runs the random state of the process is set before, from which adapters
+    draw worked examples or the order of choices.
+    """
+    seed_everything(seed)
+    benchmark = get_benchmark(adapter, task)
+    return benchmark, benchmark.load_dataset()
+
+
+def _questions(
+    chosen: ChosenQuestions, generation: Generation, renderer: Renderer
+) -> tuple[Question, ...]:
+    """The questions that EvalScope will ask, in its order, with their ids."""
+    name, adapter = chosen.benchmark.name, chosen.benchmark.adapter
+    task = evalscope_task(chosen, generation, None, 0, chosen.folder)
+    try:
+        _, subsets = load_questions(adapter, task, generation.seed)
+    except Exception as error:
+        raise SourceError(
+            f"benchmark {name}: EvalScope cannot read {chosen.folder} as {adapter}: {error}"
+        ) from error
+    seen: Counter[str] = Counter()
+    questions = []
+    for subset, samples in subsets.items():
+        for sample in samples:
+            key = chat_key(sample.input)
+            tokens = renderer.tokens(sample.input)
+            identity = _identity(chosen, subset, sample, len(subsets))
+            require_room(name, identity, len(tokens), generation)
+            prompt = Prompt(tokens, draw_seed(generation.seed, key, seen[key]))
+            seen[key] += 1
+            text = sample.input[-1].text
+            place, target = (subset, sample.id), str(sample.target)
+            questions.append(Question(identity, place, key, text, target, prompt))
+    if not questions or (chosen.positions and len(questions) < len(chosen.positions)):
+        raise SourceError(
+            f"benchmark {name}: EvalScope finds {len(questions)} questions in {chosen.folder}"
+        )
+    if len({question.identity for question in questions}) != len(questions):
+        raise SourceError(f"benchmark {name}: two questions have the same id")
+    return tuple(questions)
+
+
+def _identity(chosen: ChosenQuestions, subset: str, sample: Any, subsets: int) -> str:
+    """A question's id: the data's own if it has one, else its position in the data file."""
+    own = (sample.metadata or {}).get("question_id")
+    if own is not None:
+        return str(own)
+    if chosen.positions is not None and subsets == 1 and sample.id < len(chosen.positions):
+        return str(chosen.positions[sample.id])
+    return f"{subset}/{sample.id}"
+
+
+def require_room(name: str, question: str, tokens: int, generation: Generation) -> None:
+    """Raise `UsageError` unless a prompt and a whole answer fit the context."""
+    if tokens + generation.max_tokens > generation.context:
+        raise UsageError(
+            f"benchmark {name}: question {question} has a prompt of {tokens} tokens, which with "
+            f"max_tokens {generation.max_tokens} does not fit a context of {generation.context}",
+            "raise generation.context, lower max_tokens, or leave that question out",
+        )
+
+
+def chat_key(messages: Iterable[ChatMessage]) -> str:
+    """Text that is the same for the same chat."""
+    return json.dumps([(message.role, message.text) for message in messages])
+
+
+def draw_seed(seed: int, key: str, occurrence: int) -> int:
+    """Seed of one answer's draws: repeats of a question differ, evaluations do not."""
+    digest = hashlib.sha256(f"{seed}:{occurrence}:{key}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")

@@ -1,0 +1,283 @@
+"""A merge's Hugging Face folder: safetensors files, index, config, tokenizer and recipe.
+
+The folder appears under its name only when it is complete, and nothing half-written stays behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.checkpoint.compatibility import TOKENIZER_FILES
+from apbmm_common.checkpoint.headers import (
+    INDEX_FILE,
+    METADATA_KEY,
+    SINGLE_FILE,
+    Checkpoint,
+    text_config,
+)
+from apbmm_common.errors import EvaluationError, SourceError
+from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.sources import GENERATION_FILE, code_files
+from apbmm_worker.merging.tensor_bytes import ALIGNMENT
+
+CONFIG_FILE = "config.json"
+RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
+PARTIAL_SUFFIX = ".apbmm-partial"  # nobody else's: what a killed merge left is removed
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+# The kernel looks for free memory in runs as long as a write. In a virtual machine the longest
+# are those that the host has taken back, and having them again costs seven times the write; runs
+# as short as this one are seldom missing.
+WRITE_BYTES = 1 << 18
+_LENGTH = struct.Struct("<Q")  # of the header, before it
+_CACHE_LINE = 64
+
+
+@contextmanager
+def fresh_folder(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out`` that takes its name at the end, or is removed on any error.
+
+    An earlier merge at ``out`` is removed first, because scratch may not have room for two; an
+    empty folder stays and is filled, because someone may stand in it. Links are followed.
+    Raises `EvaluationError` (``infrastructure``) when ``out`` is anything else but empty, when
+    another merge is writing to it, when the disk is full or cannot be written, and in place of
+    every `SourceError`.
+    """
+    out = out.resolve()
+    partial = out.with_name(out.name + PARTIAL_SUFFIX)
+    try:
+        with _held(partial, out) as partial:
+            if out.exists():
+                _require_replaceable(out)
+                if any(out.iterdir()):
+                    shutil.rmtree(out)
+            yield partial
+            _give_name(partial, out)
+    except SourceError as error:
+        raise EvaluationError(error.message, error.hint, kind="infrastructure") from error
+    except OSError as error:
+        raise EvaluationError(
+            f"{error.filename or out}: the merge could not be written: {error.strerror}",
+            "free space there, or write to another disk (a worker's --scratch, a merge's --out)"
+            if is_full(error)
+            else "",
+            kind="infrastructure",
+        ) from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no room for what was written, in memory where a folder lies there."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+
+
+@contextmanager
+def _held(partial: Path, out: Path) -> Iterator[Path]:
+    """The empty folder ``partial``, this merge's alone; at the end it is removed if still there.
+
+    The lock is the folder's own, so that it goes with a process that is killed, and what that one
+    left is removed. Where a file system has no locks it is a folder with another name for each
+    merge. Raises `EvaluationError` when another merge has it or it is no folder.
+    """
+    try:
+        descriptor = _locked(partial, out)
+    except _NoLocksError:
+        with suppress(OSError):  # which was made to be locked
+            partial.rmdir()
+        partial = Path(tempfile.mkdtemp(prefix=f"{partial.name}-", dir=partial.parent))
+        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for left in partial.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+        yield partial
+    finally:
+        # Under another name it is complete, and the next merge may have taken this one.
+        if _is_at(descriptor, partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
+
+
+class _NoLocksError(Exception):
+    """A file system does not lock folders."""
+
+
+def _locked(partial: Path, out: Path) -> int:
+    """A descriptor that holds the lock of the folder at ``partial``, which is made if need be."""
+    while True:
+        with suppress(FileExistsError):
+            partial.mkdir(parents=True)
+        try:
+            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:  # a merge that had it has just ended
+            continue
+        except NotADirectoryError:
+            raise EvaluationError(
+                f"{partial}: is not a folder, and a merge is made there",
+                "remove it, or choose another folder for the merge",
+                kind="infrastructure",
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise EvaluationError(
+                f"another merge is writing to {out}",
+                "let it end, or choose another folder",
+                kind="infrastructure",
+            ) from None
+        except OSError:  # as on some network file systems
+            os.close(descriptor)
+            raise _NoLocksError from None
+        if _is_at(descriptor, partial):
+            return descriptor
+        os.close(descriptor)  # it got its final name, or was removed, before it was locked
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _give_name(partial: Path, out: Path) -> None:
+    if not out.exists():
+        partial.rename(out)
+        return
+    if any(out.iterdir()):
+        raise EvaluationError(
+            f"{out}: somebody has written there while this merge was made",
+            "choose another folder",
+            kind="infrastructure",
+        )
+    # Without its config nobody takes a folder for a model.
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == CONFIG_FILE):
+        file.rename(out / file.name)
+
+
+@contextmanager
+def preallocated(folder: Path, plans: Iterable[TensorPlan]) -> Iterator[dict[str, tuple[int, int]]]:
+    """New weight files at their full size: descriptor and offset of each tensor's bytes, by name.
+
+    Their blocks are reserved at once, so a full disk is noticed before anything is computed, and
+    any part may be written at any time, with less work for the kernel than growing a file takes.
+    Nothing is synced: a merge that a power loss takes is made again.
+    """
+    with ExitStack() as stack:
+        places: dict[str, tuple[int, int]] = {}
+        for name, group in groupby(plans, key=lambda tensor: tensor.layout.file.name):
+            tensors = tuple(group)
+            header = _header(tensors)
+            file = folder / name
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(file, flags, 0o666)
+            stack.callback(os.close, descriptor)
+            size = len(header) + sum(tensor.length for tensor in tensors)
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+            except OSError as error:
+                error.filename = str(file)
+                raise
+            write_at(descriptor, memoryview(header), 0)
+            offset = len(header)
+            for tensor in tensors:
+                places[tensor.name] = (descriptor, offset)
+                offset += tensor.length
+        yield places
+
+
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all bytes at an offset; may be called from several threads."""
+    while data:
+        count = os.pwrite(descriptor, data[:WRITE_BYTES], offset)
+        data, offset = data[count:], offset + count
+
+
+def write_index(folder: Path, plans: Sequence[TensorPlan]) -> None:
+    """Write the index of a sharded merge; nothing when it is a single file."""
+    if {tensor.layout.file.name for tensor in plans} == {SINGLE_FILE}:
+        return
+    total = sum(tensor.length for tensor in plans)
+    weight_map = {tensor.name: tensor.layout.file.name for tensor in plans}
+    write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def copy_settings(folder: Path, template: Checkpoint, dtype: str | None) -> None:
+    """Copy tokenizer, template, generation config and own code, and write the config.
+
+    All come from ``template``, so that token ids, end tokens and limits belong together. The
+    config names ``dtype``, the stored one, unless it is None.
+    """
+    for name in (*TOKENIZER_FILES, GENERATION_FILE, *PROCESSOR_FILES, *code_files(template)):
+        if (template.path / name).is_file():
+            shutil.copyfile(template.path / name, folder / name)
+    config = _with_dtype(template.config, dtype)
+    if isinstance(config.get("text_config"), dict):
+        config["text_config"] = _with_dtype(config["text_config"], dtype)
+    write_json(folder / CONFIG_FILE, config)
+
+
+def stated_dtype(checkpoint: Checkpoint) -> str | None:
+    """The dtype that a config names, which is the one loaders compute in; None if it names none."""
+    for config in (checkpoint.config, text_config(checkpoint.config)):
+        for key in ("dtype", "torch_dtype"):
+            if config.get(key) is not None:
+                return str(config[key])
+    return None
+
+
+def write_json(file: Path, value: object) -> None:
+    """Write a JSON value, indented, with a newline at the end."""
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
+    changed = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    if dtype is not None:
+        # transformers 4 knows only this key, transformers 5 reads both.
+        changed["torch_dtype"] = dtype
+    return changed
+
+
+def _header(tensors: Sequence[TensorPlan]) -> bytes:
+    """What comes before the data.
+
+    Padded as the format asks for, and further, so that the data lie in their cache lines as those
+    of the layout's file do, from which they are read into place (see `FileBuffer`).
+    """
+    header: dict[str, Any] = {METADATA_KEY: {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + tensor.length
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": tensor.shape,
+            "data_offsets": (begin, end),
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    wanted = tensors[0].layout.offset & -ALIGNMENT
+    text += b" " * ((wanted - _LENGTH.size - len(text)) % _CACHE_LINE)
+    return _LENGTH.pack(len(text)) + text
+
+
+def _require_replaceable(out: Path) -> None:
+    ours = out.is_dir() and ((out / RECIPE_FILE).exists() or not any(out.iterdir()))
+    if not ours:
+        raise EvaluationError(
+            f"{out}: exists and is not a merge of apbmm",
+            "choose another folder",
+            kind="infrastructure",
+        )

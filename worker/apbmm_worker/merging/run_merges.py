@@ -1,0 +1,66 @@
+"""From a vector of a run to the tensors of its merge; pure, reads no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from apbmm_common.run_file.load import LINEAR, Merge, RunSpec
+from apbmm_common.run_file.space import Space
+from apbmm_worker.merging.methods import TaskVectors
+from apbmm_worker.merging.plan import TensorPlan, layer_weights, plan, plan_task_vectors
+from apbmm_worker.merging.sources import VerifiedSources
+
+MERGED = ("thinking", "instruct")
+
+
+@dataclass(frozen=True, slots=True)
+class RunMerge:
+    """One merge: what becomes of each tensor, and the recipe that is kept beside the weights."""
+
+    plans: tuple[TensorPlan, ...]
+    recipe: dict[str, Any]
+
+
+def merge_of(
+    spec: RunSpec, sources: VerifiedSources, vector: Sequence[float], *, reference: bool = False
+) -> RunMerge:
+    """The merge that a vector of the run's space asks for.
+
+    A ``reference`` is one of the sources, so its vector has one weight for each layer whatever the
+    run searches. Model-level methods that draw at random draw by the run's seed. Raises
+    `EvaluationError` (``vector``) for a vector that asks for no merge.
+    """
+    if reference:
+        # Whole, whatever the others follow outside their layers: Eq. 2 measures by the sources.
+        return _linear(Merge(dtype=spec.merge.dtype), sources, vector, {})
+    space = Space.of(spec, sources.layers, sources.outside)
+    if space.method == LINEAR:
+        layers, own = space.layer_weights(vector), space.outside_weights(vector)
+        return _linear(spec.merge, sources, layers, own)
+    weight, density = space.weight_and_density(vector)
+    rule = TaskVectors(space.method, weight, density, spec.seed)
+    plans = plan_task_vectors(
+        {role: sources.checkpoints[role] for role in MERGED},
+        sources.checkpoints["base"],
+        rule,
+        spec.merge.outside_layers,
+        spec.merge.dtype,
+    )
+    return RunMerge(plans, {"task_vectors": asdict(rule), "merge": _settings(spec.merge)})
+
+
+def _linear(
+    merge: Merge, sources: VerifiedSources, vector: Sequence[float], own: Mapping[str, float]
+) -> RunMerge:
+    thinking, instruct = (sources.checkpoints[role] for role in MERGED)
+    weights = layer_weights(vector, sources.layers)
+    recipe: dict[str, Any] = {"vector": weights, "merge": _settings(merge)}
+    if own:
+        recipe["outside"] = dict(own)
+    return RunMerge(plan(thinking, instruct, weights, merge, own), recipe)
+
+
+def _settings(merge: Merge) -> dict[str, Any]:
+    return merge.model_dump(mode="json")

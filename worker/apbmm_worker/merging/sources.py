@@ -1,0 +1,262 @@
+"""Verification of the source checkpoints: once, in one pass over their bytes.
+
+Headers are compared first (`apbmm_common.checkpoint.compatibility`), then every byte is read once: each float
+must be finite, and a content digest is taken, which tells two fine-tunes of one model apart and is
+what the master compares between workers. Outcomes are cached, so that a worker which starts again
+does not read gigabytes again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.checkpoint.compatibility import (
+    BASE_ROLE,
+    IDENTICAL,
+    REFERENCE_ROLE,
+    TOKENIZER_FILES,
+    require_compatible,
+)
+from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, layer_count, read_checkpoint
+from apbmm_common.checkpoint.tensor_groups import outside_groups
+from apbmm_common.errors import SourceError, unreadable
+from apbmm_common.run_file.load import canonical_hash
+from apbmm_worker.merging.tensor_bytes import FileBuffer, all_finite, opened, read_into
+
+CHUNK = 4 << 20
+GENERATION_FILE = "generation_config.json"
+_CACHE_VERSION = 1
+# Config keys that tell how a folder was written, not what the model is.
+_WRITER_KEYS = frozenset({"_name_or_path", "transformers_version"})
+
+Progress = Callable[[int, int], None]
+Stamp = tuple[str, int, int]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VerifiedSources:
+    """Sources known to fit together and to be finite.
+
+    All mappings have the roles as keys. ``digests`` are SHA-256 (hex) of names, dtypes, shapes and
+    bytes of all tensors, whatever the sharding; ``settings`` of tokenizer, chat template,
+    generation config and config. ``stamps`` are (real path, size, mtime in ns) of the weight
+    files, to notice a source that changes later. ``seconds`` is what verification took.
+    """
+
+    checkpoints: dict[str, Checkpoint]
+    digests: dict[str, str]
+    settings: dict[str, str]
+    layers: int
+    seconds: float
+    stamps: dict[str, tuple[Stamp, ...]]
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """The groups of tensors outside the layers, of what is merged."""
+        return outside_groups([c for role, c in self.checkpoints.items() if role != BASE_ROLE])
+
+    def require_unchanged(self) -> None:
+        """Raise `SourceError` if a weight file has changed since the verification."""
+        for role, checkpoint in self.checkpoints.items():
+            if _stamps(checkpoint) != self.stamps[role]:
+                raise SourceError(
+                    f"{checkpoint.path}: the {role} weights have changed since they were verified",
+                    "restart the worker, and begin a new run if the change was meant",
+                )
+
+
+@dataclass
+class _Contents:
+    """What one pass over a checkpoint finds. ``fixed``: digests of tensors that are no floats."""
+
+    weights: str
+    fixed: dict[str, str] = field(default_factory=dict)
+
+
+def verify_sources(
+    paths: Mapping[str, Path], cache: Path | None, progress: Progress | None = None
+) -> VerifiedSources:
+    """Read and verify the sources; a folder given for two roles is read once.
+
+    ``paths`` maps roles (``thinking``, ``instruct``, ``base``, or any names) to folders; ``cache``
+    is a folder for earlier outcomes, None to keep none; ``progress`` is called with (bytes read,
+    bytes to read). Raises `SourceError` naming every incompatibility, or the file and tensor that
+    holds a NaN or an infinity, or that thinking and instruct are identical.
+    """
+    start = time.monotonic()
+    checkpoints = {role: read_checkpoint(Path(path)) for role, path in paths.items()}
+    require_compatible(checkpoints)
+    stamps = {role: _stamps(checkpoint) for role, checkpoint in checkpoints.items()}
+
+    found: dict[tuple[Stamp, ...], _Contents] = {}
+    to_read: dict[tuple[Stamp, ...], Checkpoint] = {}
+    for role, checkpoint in checkpoints.items():
+        cached = None if cache is None else _load(cache, stamps[role])
+        if cached is None:
+            to_read[stamps[role]] = checkpoint
+        else:
+            found[stamps[role]] = cached
+    total = sum(checkpoint.weight_bytes for checkpoint in to_read.values())
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    for stamp, checkpoint in to_read.items():
+        found[stamp] = _read_contents(checkpoint, advance)
+        if _stamps(checkpoint) != stamp:
+            raise SourceError(f"{checkpoint.path}: changed while it was being verified")
+        if cache is not None:
+            _store(cache, stamp, found[stamp])
+
+    contents = {role: found[stamps[role]] for role in checkpoints}
+    _require_equal_fixed(contents)
+    digests = {role: content.weights for role, content in contents.items()}
+    if "thinking" in digests and digests["thinking"] == digests.get("instruct"):
+        raise SourceError(
+            f"{IDENTICAL}: {paths['thinking']} and {paths['instruct']} hold the same tensors",
+            "name two different checkpoints",
+        )
+    reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints))
+    return VerifiedSources(
+        checkpoints=checkpoints,
+        digests=digests,
+        settings={role: settings_digest(c) for role, c in checkpoints.items()},
+        layers=layer_count(checkpoints[reference]),
+        seconds=time.monotonic() - start,
+        stamps=stamps,
+    )
+
+
+def code_files(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Names of the Python files of a checkpoint: its architecture, where transformers has none."""
+    return tuple(sorted(file.name for file in checkpoint.path.glob("*.py")))
+
+
+def settings_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 (hex) of what surrounds the weights: tokenizer, templates, configs and code.
+
+    Raises `SourceError` for a file that cannot be read.
+    """
+    config = {k: v for k, v in checkpoint.config.items() if k not in _WRITER_KEYS}
+    parts: dict[str, Any] = {"config": config}
+    for name in (*TOKENIZER_FILES, GENERATION_FILE, *code_files(checkpoint)):
+        file = checkpoint.path / name
+        try:
+            if file.is_file():
+                parts[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise unreadable(file, error) from error
+    return canonical_hash(parts)
+
+
+def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _Contents:
+    """One pass: tensors in the order of their names, so that sharding does not matter."""
+    whole = hashlib.sha256()
+    contents = _Contents("")
+    buffers = [FileBuffer() for _ in range(2)]
+    hashed: list[Future[None] | None] = [None, None]
+    turn = 0
+    # hashlib lets go of the interpreter lock, so one chunk is hashed while the next is read.
+    with opened(checkpoint) as files, ThreadPoolExecutor(1, "digest") as thread:
+        for name in sorted(checkpoint.tensors):
+            tensor = checkpoint.tensors[name]
+            hashes = [whole] if tensor.is_float else [whole, hashlib.sha256()]
+            thread.submit(whole.update, _description(tensor)).result()
+            for begin in range(0, tensor.length, CHUNK):
+                previous = hashed[turn]
+                if previous is not None:
+                    previous.result()
+                offset = tensor.offset + begin
+                data = buffers[turn].at(offset, min(CHUNK, tensor.length - begin))
+                read_into(files[tensor.file], data, offset, tensor.file)
+                hashed[turn] = thread.submit(_update, hashes, data)
+                if not all_finite(data, tensor.dtype):
+                    raise SourceError(
+                        f"{tensor.file}: tensor {name} holds a NaN or an infinity",
+                        "the checkpoint is damaged or was saved from a diverged training",
+                    )
+                advance(len(data))
+                turn = 1 - turn
+            if not tensor.is_float:
+                thread.submit(int).result()  # the thread takes its work in order
+                contents.fixed[name] = hashes[1].hexdigest()
+    contents.weights = whole.hexdigest()
+    return contents
+
+
+def _update(hashes: list[Any], data: memoryview) -> None:
+    for one in hashes:
+        one.update(data)
+
+
+def _description(tensor: TensorHeader) -> bytes:
+    return json.dumps([tensor.name, tensor.dtype, list(tensor.shape)]).encode()
+
+
+def _require_equal_fixed(contents: Mapping[str, _Contents]) -> None:
+    first, *others = (role for role in contents if role != BASE_ROLE)
+    for other in others:
+        one, two = contents[first].fixed, contents[other].fixed
+        for name in sorted(one.keys() & two.keys()):
+            if one[name] != two[name]:
+                raise SourceError(
+                    f"tensor {name} holds integers or booleans that differ between {first} and "
+                    f"{other}, and those cannot be interpolated",
+                    "it must be the same in both, as in fine-tunes of one model",
+                )
+
+
+def _stamps(checkpoint: Checkpoint) -> tuple[Stamp, ...]:
+    stamps = []
+    for file in checkpoint.files:
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise unreadable(file, error) from error
+        stamps.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
+    return tuple(stamps)
+
+
+def _entry(cache: Path, stamps: tuple[Stamp, ...]) -> Path:
+    return cache / f"{canonical_hash([_CACHE_VERSION, stamps])}.json"
+
+
+def _load(cache: Path, stamps: tuple[Stamp, ...]) -> _Contents | None:
+    """An earlier outcome; None when there is none or its file is damaged."""
+    try:
+        value = json.loads(_entry(cache, stamps).read_text(encoding="utf-8"))
+        return _Contents(str(value["weights"]), dict(value["fixed"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _store(cache: Path, stamps: tuple[Stamp, ...], contents: _Contents) -> None:
+    """Write to a name of its own, then rename: another worker never sees half an entry."""
+    entry = _entry(cache, stamps)
+    partial = entry.with_suffix(f".{os.getpid()}.partial")
+    value = {"files": stamps, "weights": contents.weights, "fixed": contents.fixed}
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
+        partial.replace(entry)
+    except OSError as error:
+        # Only speed is lost: the next start reads the sources again.
+        _log.warning("%s: verification could not be cached: %s", cache, error.strerror)
+        with suppress(OSError):
+            partial.unlink()

@@ -1,0 +1,128 @@
+"""Tensor bytes from safetensors files by positioned reads, and a check that floats are finite.
+
+Positioned reads into reused buffers keep memory flat whatever a checkpoint's size, and were faster
+than memory maps here (see `benchmarks/merge_speed.py`).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from apbmm_common.checkpoint.headers import Checkpoint
+from apbmm_common.errors import SourceError, unreadable
+
+TORCH_DTYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+# Others, which a merge only copies.
+_COPIED = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+ALIGNMENT = 8  # bytes, of data in a safetensors file
+# Each float dtype's bits of positive infinity, which every NaN lies above.
+_INFINITY: dict[str, tuple[type[np.signedinteger[Any]], int]] = {
+    "BF16": (np.int16, 0x7F80),
+    "F16": (np.int16, 0x7C00),
+    "F32": (np.int32, 0x7F80_0000),
+    "F64": (np.int64, 0x7FF0_0000_0000_0000),
+}
+
+
+def opened(*checkpoints: Checkpoint) -> AbstractContextManager[dict[Path, int]]:
+    """File descriptors of all weight files, closed at the end; see `opened_files`."""
+    return opened_files({file for checkpoint in checkpoints for file in checkpoint.files})
+
+
+@contextmanager
+def opened_files(files: Iterable[Path]) -> Iterator[dict[Path, int]]:
+    """File descriptors of ``files``, closed at the end.
+
+    Raises `SourceError` naming a file that cannot be opened.
+    """
+    with ExitStack() as stack:
+        descriptors: dict[Path, int] = {}
+        for file in files:
+            try:
+                descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise unreadable(file, error) from error
+            stack.callback(os.close, descriptors[file])
+        yield descriptors
+
+
+class FileBuffer:
+    """Memory that is used again for parts of files, and grows when it has to."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def at(self, offset: int, length: int) -> memoryview:
+        """``length`` bytes that lie in their pages as those from ``offset`` of a file do.
+
+        Some processors copy five times as slowly to an address that lies a few bytes further on in
+        its page, which looks like an overlap to them (`benchmarks/copy_alignment.py`).
+        """
+        # Aligned for numbers even where the file is not.
+        begin = offset % mmap.PAGESIZE & -ALIGNMENT
+        if begin + length > len(self._memory):
+            self._memory = mmap.mmap(-1, mmap.PAGESIZE + length)
+        return memoryview(self._memory)[begin : begin + length]
+
+
+def read_into(descriptor: int, buffer: memoryview, offset: int, file: Path) -> None:
+    """Fill ``buffer`` (bytes) from ``offset`` of the file.
+
+    Raises `SourceError` when the file ends before, or cannot be read.
+    """
+    done = 0
+    while done < len(buffer):
+        try:
+            count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        except OSError as error:
+            raise unreadable(file, error) from error
+        if count == 0:
+            raise SourceError(f"{file}: has become shorter since its header was read")
+        done += count
+
+
+def stored_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a safetensors dtype."""
+    return TORCH_DTYPES.get(name) or _COPIED[name]
+
+
+def all_finite(data: memoryview, dtype: str) -> bool:
+    """True when every element of ``data`` is finite, and for every dtype that is no float.
+
+    Read as integers, infinities and NaNs of either sign are the largest: as signed numbers those
+    with the sign bit clear, as unsigned ones those with it set.
+    """
+    if dtype not in _INFINITY or not data:
+        return True
+    signed, infinity = _INFINITY[dtype]
+    numbers = np.frombuffer(data, dtype=signed)
+    if int(numbers.max()) >= infinity:
+        return False
+    unsigned = numbers.view(f"u{numbers.itemsize}")
+    sign = 1 << (8 * numbers.itemsize - 1)
+    return int(unsigned.max()) < sign | infinity

@@ -1,0 +1,142 @@
+"""Weighted sums of stored tensors, chunk by chunk, through buffers that are reused.
+
+Sums are taken in float32 (in float64 when the result is stored in float32) and rounded once, to
+nearest even, so that a result is within half a unit in the last place of the exact value, but for
+what a few roundings in float32 decide when that value is next to a tie, or when the parts nearly
+cancel, where it is within 2^-22 of their sizes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader
+from apbmm_common.errors import EvaluationError
+from apbmm_worker.merging.plan import TensorPlan, WeightedSum
+from apbmm_worker.merging.tensor_bytes import FileBuffer, all_finite, read_into, stored_dtype
+
+CHUNK_BYTES = 1 << 21  # of the result, made and written at once
+# Computed at once where it takes wider numbers than the stored ones: they stay in a core's cache.
+BLOCK_ELEMENTS = 1 << 15
+
+_ONE_ULP = 2.0**-52
+
+Parts = list[tuple[torch.Tensor, float]]
+
+
+class Summation(threading.local):
+    """Computes stored bytes of weighted sums; every thread that calls it has its own buffers."""
+
+    def __init__(self, files: Mapping[Path, int]) -> None:
+        """``files``: descriptors of all weight files, as `tensor_bytes.opened` gives them."""
+        self._files = files
+        self._buffers: list[FileBuffer] = []
+        self._wide = [bytearray(BLOCK_ELEMENTS * 8) for _ in range(2)]
+
+    def __call__(
+        self, tensor: TensorPlan, rule: WeightedSum, begin: int, stored: memoryview
+    ) -> None:
+        """Fill ``stored`` with the tensor's elements from ``begin``.
+
+        Raises `SourceError` when a source cannot be read, and `EvaluationError` (``vector``) when
+        the result holds a NaN or an infinity.
+        """
+        if rule.copied is not None:
+            self._copy(tensor, tensor.sources[rule.copied], begin, stored)
+        else:
+            if fits_lerp(tensor, rule):
+                self._lerp(tensor, rule, begin, stored)
+                # It takes a difference, which overflows beyond half of the largest number.
+                if all_finite(stored, tensor.dtype):
+                    return
+            parts = self._parts(tensor, rule, begin, len(stored) // ITEM_BYTES[tensor.dtype])
+            self._sum(tensor, parts, _values(stored, tensor.dtype))
+        require_finite(stored, tensor)
+
+    def _copy(
+        self, tensor: TensorPlan, source: TensorHeader, begin: int, stored: memoryview
+    ) -> None:
+        if source.dtype == tensor.dtype:
+            self._read(source, begin, stored)
+            return
+        count = len(stored) // ITEM_BYTES[tensor.dtype]
+        values = self._buffered(0, source, begin, count)
+        for block, result in _blocks(values, _values(stored, tensor.dtype)):
+            result.copy_(block)
+
+    def _lerp(self, tensor: TensorPlan, rule: WeightedSum, begin: int, stored: memoryview) -> None:
+        """The sum of two whose weights sum to 1: one operation, on the second where it is read."""
+        one, two = tensor.sources
+        count = len(stored) // ITEM_BYTES[tensor.dtype]
+        values = self._read(two, begin, stored)
+        torch.lerp(values, self._buffered(0, one, begin, count), rule.weights[0], out=values)
+
+    def _parts(self, tensor: TensorPlan, rule: WeightedSum, begin: int, count: int) -> Parts:
+        """Values and weight of every source that takes part."""
+        weighted = [pair for pair in zip(tensor.sources, rule.weights, strict=True) if pair[1]]
+        return [
+            (self._buffered(slot, source, begin, count), weight)
+            for slot, (source, weight) in enumerate(weighted)
+        ]
+
+    def _sum(self, tensor: TensorPlan, parts: Parts, stored: torch.Tensor) -> None:
+        dtype = sum_dtype(tensor)
+        for *blocks, result in _blocks(*(values for values, _ in parts), stored):
+            total, term = (
+                torch.frombuffer(wide, dtype=dtype, count=len(result)) for wide in self._wide
+            )
+            total.copy_(blocks[0]).mul_(parts[0][1])
+            for block, (_, weight) in zip(blocks[1:], parts[1:], strict=True):
+                total.add_(term.copy_(block).mul_(weight))
+            result.copy_(total)
+
+    def _buffered(self, slot: int, source: TensorHeader, begin: int, count: int) -> torch.Tensor:
+        """``count`` elements from ``begin``, in the memory of that ``slot``."""
+        while slot >= len(self._buffers):
+            self._buffers.append(FileBuffer())
+        item = ITEM_BYTES[source.dtype]
+        into = self._buffers[slot].at(source.offset + begin * item, count * item)
+        return self._read(source, begin, into)
+
+    def _read(self, source: TensorHeader, begin: int, into: memoryview) -> torch.Tensor:
+        offset = source.offset + begin * ITEM_BYTES[source.dtype]
+        read_into(self._files[source.file], into, offset, source.file)
+        return _values(into, source.dtype)
+
+
+def require_finite(data: memoryview, tensor: TensorPlan) -> None:
+    """Raise `EvaluationError` when stored bytes of a tensor hold a NaN or an infinity."""
+    if not all_finite(data, tensor.dtype):
+        raise EvaluationError(
+            f"tensor {tensor.name} of the merge holds a NaN or an infinity",
+            f"a weight is too large for {tensor.dtype}, or a source is damaged",
+            kind="vector",
+        )
+
+
+def sum_dtype(tensor: TensorPlan) -> torch.dtype:
+    """At least twice the precision of the stored dtype (but for float64, which has no wider)."""
+    dtypes = {tensor.dtype, *(source.dtype for source in tensor.sources)}
+    return torch.float64 if tensor.dtype == "F32" or "F64" in dtypes else torch.float32
+
+
+def fits_lerp(tensor: TensorPlan, rule: WeightedSum) -> bool:
+    """Whether one operation does it: it computes in float32 and rounds once, for 16-bit dtypes."""
+    return (
+        len(rule.weights) == 2
+        and all(rule.weights)
+        and abs(sum(rule.weights) - 1.0) <= _ONE_ULP
+        and {tensor.dtype, *(source.dtype for source in tensor.sources)} in ({"BF16"}, {"F16"})
+    )
+
+
+def _values(data: memoryview, dtype: str) -> torch.Tensor:
+    return torch.frombuffer(data, dtype=stored_dtype(dtype))
+
+
+def _blocks(*tensors: torch.Tensor) -> Iterator[Sequence[torch.Tensor]]:
+    return zip(*(tensor.split(BLOCK_ELEMENTS) for tensor in tensors), strict=True)
