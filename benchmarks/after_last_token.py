@@ -27,7 +27,7 @@ from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 
-from apbmm.demo.run import Wishes, demo_run
+from apbmm.demo.run import DemoOptions, demo_run
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.evaluate import Evaluation, evaluate
 from apbmm_worker.evaluation.outcomes import Outcome, outcomes_of
@@ -36,7 +36,7 @@ from apbmm_worker.evaluation.questions import (
     PreparedBenchmarks,
     prepare_benchmarks,
 )
-from apbmm_worker.evaluation.recorded_rows import Row, WrittenRows
+from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 from evaluation_gap import repeated
 
 SYMBOLS = "0123456789ABCDEFGHIJ"
@@ -68,7 +68,7 @@ class PacedAnswers:
 
 def prepared_demo(questions: int, folder: Path) -> PreparedBenchmarks:
     """The demo pair's benchmarks with about so many questions in all."""
-    spec = demo_run(Wishes(), None)
+    spec = demo_run(DemoOptions(), None)
     files = [Path(b.path) / "test.jsonl" for b in spec.benchmarks]
     once = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
     spec = repeated(spec, max(1, round(questions / once)), folder)
@@ -90,7 +90,7 @@ def read_back(benchmark: PreparedBenchmark, folder: Path) -> tuple[Outcome, ...]
         ]
 
     places = {question.place: question.identity for question in benchmark.questions}
-    written = WrittenRows(rows("predictions"), rows("reviews"))
+    written = RecordedRows(rows("predictions"), rows("reviews"))
     return tuple(outcomes_of(written, adapter, places))
 
 

@@ -29,12 +29,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from apbmm.demo.processes import run_processes
-from apbmm.demo.run import Wishes, demo_run
+from apbmm.demo.run import DemoOptions, demo_run
 from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file.load import RunSpec
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from apbmm_master.status.stage_seconds import stage_summary
 
@@ -64,15 +64,17 @@ class Gap:
         return {**known, "the rest": self.beyond - sum(known.values())}
 
 
-def gaps(ledger: Ledger) -> list[Gap]:
+def gaps(run_state: RunState) -> list[Gap]:
     """Every gap before an evaluation of the search.
 
     Of one worker: every proposal is made while it waits.
     """
     proposals = {
-        name: ask.seconds / len(ask.evaluations) for ask in ledger.asks for name in ask.evaluations
+        name: ask.seconds / len(ask.evaluations)
+        for ask in run_state.asks
+        for name in ask.evaluations
     }
-    done = [ledger.evaluations[name] for name in ledger.completed]
+    done = [run_state.evaluations[name] for name in run_state.completed]
     return [
         Gap(after.done_at - before.done_at, proposals[after.id], after.body.stages)
         for before, after in pairwise(done)
@@ -82,7 +84,7 @@ def gaps(ledger: Ledger) -> list[Gap]:
 
 def run_demo(run_dir: Path, wishes: argparse.Namespace) -> None:
     """Run the demo with one worker and ``wishes.repeat`` times its questions."""
-    spec = demo_run(Wishes(evaluations=wishes.evaluations), None)
+    spec = demo_run(DemoOptions(evaluations=wishes.evaluations), None)
     budget = spec.budget.model_copy(update={"initial": min(wishes.initial, wishes.evaluations)})
     spec = spec.model_copy(update={"budget": budget})
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -123,9 +125,9 @@ def repeated(spec: RunSpec, times: int, folder: Path) -> RunSpec:
     return spec.model_copy(update={"benchmarks": tuple(benchmarks)})
 
 
-def report(ledger: Ledger) -> list[str]:
+def report(run_state: RunState) -> list[str]:
     """Lines of a Markdown table, and the busy share below it."""
-    found = gaps(ledger)
+    found = gaps(run_state)
     if not found:
         raise SystemExit("no evaluation of the search has a result")
     columns: dict[str, list[float]] = {
@@ -140,7 +142,7 @@ def report(ledger: Ledger) -> list[str]:
         f"| {name} | {statistics.median(values):.2f} s | {max(values):.2f} s |"
         for name, values in columns.items()
     ]
-    busy = stage_summary(ledger)["engine_busy"]
+    busy = stage_summary(run_state)["engine_busy"]
     return [*lines, "", f"The engine was busy {busy:.1%} of the search."]
 
 
@@ -156,7 +158,7 @@ def main() -> None:
         run_dir = arguments.run_dir or Path(temporary) / "run"
         if not run_dir.exists():
             run_demo(run_dir, arguments)
-        lines = report(Ledger().replay(read_journal(run_dir)))
+        lines = report(RunState().replay(read_journal(run_dir)))
     command = " ".join(["python benchmarks/evaluation_gap.py", *sys.argv[1:]])
     print(f"Made by `{command}`.")
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "evalscope"))

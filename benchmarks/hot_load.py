@@ -34,7 +34,7 @@ GENERATION = Generation(max_tokens=16, context=512)
 
 
 @dataclass
-class Bench:
+class EvaluationJob:
     """A started engine and the two merges that are loaded in turn."""
 
     engine: Any
@@ -111,7 +111,9 @@ class ReadyMerge:
         self._live.repack()
 
 
-def build(folder: Path, scratch: Path, gigabytes: float, device: str) -> tuple[Bench, float]:
+def build(
+    folder: Path, scratch: Path, gigabytes: float, device: str
+) -> tuple[EvaluationJob, float]:
     """Sources, engine and merges; and the seconds that the engine took to start."""
     from apbmm_worker.engine.resident import ResidentEngine
     from apbmm_worker.merging.merge import layer_weights, materialise, plan
@@ -136,10 +138,10 @@ def build(folder: Path, scratch: Path, gigabytes: float, device: str) -> tuple[B
     settings = Engine(arguments=small if device == environment.CPU else {})
     start = time.perf_counter()
     engine = ResidentEngine(settings, GENERATION, scratch / "merge", device)
-    return Bench(engine, plans, scratch / "merge", write), time.perf_counter() - start
+    return EvaluationJob(engine, plans, scratch / "merge", write), time.perf_counter() - start
 
 
-def on_a_cpu(bench: Bench, paths: Sequence[Path], repeat: int, start: float) -> None:
+def on_a_cpu(bench: EvaluationJob, paths: Sequence[Path], repeat: int, start: float) -> None:
     """Print the comparison on a CPU."""
     ready = bench.engine._driver.call(lambda backend: ReadyMerge(backend, bench.plans[0]))
 
@@ -163,7 +165,7 @@ def on_a_cpu(bench: Bench, paths: Sequence[Path], repeat: int, start: float) -> 
     show(found, "read once, write once")
 
 
-def on_a_gpu(bench: Bench, bandwidth: float, repeat: int, start: float) -> None:
+def on_a_gpu(bench: EvaluationJob, bandwidth: float, repeat: int, start: float) -> None:
     """Print the comparison on a GPU; ``bandwidth`` in bytes read plus bytes written a second."""
 
     def checkpoint(turn: int) -> None:

@@ -36,7 +36,7 @@ from apbmm_common.run_file.load import RunSpec
 from apbmm_master.serve import allow_open_files
 from apbmm_worker.child import rehearsal
 from apbmm_worker.daemon.daemon import Daemon
-from apbmm_worker.daemon.evaluation_job import Bench
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 
 MAX_SOCKETS = 16_384
@@ -86,7 +86,7 @@ class Times:
                 self._sent[lease] = 0.0
 
 
-class RehearsedBench(Bench):
+class RehearsedBench(EvaluationJob):
     """Sleeps for ``duration`` where a bench would evaluate."""
 
     def __init__(self, options: Options, duration: Duration, times: Times) -> None:
@@ -114,7 +114,7 @@ class RehearsedBench(Bench):
 class TimedDaemon(Daemon):
     """The daemon, with a clock at its socket."""
 
-    def __init__(self, options: Options, bench: Bench, times: Times) -> None:
+    def __init__(self, options: Options, bench: EvaluationJob, times: Times) -> None:
         super().__init__(options, bench)
         self._times = times
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from apbmm_common.protocol.messages import Assign
-from apbmm_master.optimiser.process import Proposer, Recall, Request, Setup, Tell
+from apbmm_master.optimiser.process import OptimiserProcess, Recall, Request, Setup, Tell
 from real_master import LAYERS, place, rehearsal, running
 from rehearsed_fleet import Fleet, Times, worker_name
 
@@ -89,7 +89,7 @@ async def measure_ask(case: Case) -> Ask:
         workers=case.workers,
         reference_point=(-0.2, -0.2),
     )
-    proposer, everything = Proposer(), partial(tuple, calls)
+    proposer, everything = OptimiserProcess(), partial(tuple, calls)
     try:
         one = await proposer.ask(Request(setup, tuple(calls), in_flight, 1), everything)
         # As many as a fleet of this size asks for at once; the same model, for there is no news.

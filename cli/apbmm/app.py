@@ -178,9 +178,9 @@ def demo(
     rehearsal
         Invent the measurements instead of running the models: tries only the machinery.
     """
-    from apbmm.demo.run import Wishes, run_demo
+    from apbmm.demo.run import DemoOptions, run_demo
 
-    return run_demo(run_dir, Wishes(evaluations, workers, seed, rehearsal))
+    return run_demo(run_dir, DemoOptions(evaluations, workers, seed, rehearsal))
 
 
 @app.command

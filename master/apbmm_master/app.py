@@ -60,11 +60,11 @@ def master(
         from apbmm_common.protocol.curve_keys import master_keys
         from apbmm_master.journal.run_directory import require_for_runs
         from apbmm_master.run_checks import load_run
-        from apbmm_master.serve import open_door, serve
+        from apbmm_master.serve import open_authenticator, serve
 
     set_up_logging(log_level)
     spec = load_run(run_file)
-    door = open_door(bind, status_bind, master_keys(keys), insecure=insecure)
+    authenticator = open_authenticator(bind, status_bind, master_keys(keys), insecure=insecure)
     folder = run_dir or Path("runs") / spec.name
     require_for_runs(folder, run_file)
-    return serve(spec, folder, bind, status_bind, door, summary=summary)
+    return serve(spec, folder, bind, status_bind, authenticator, summary=summary)

@@ -1,8 +1,8 @@
 """The master's loop: take messages in, decide, commit, and only then send.
 
-One task changes the ledger. Within a turn events are applied to the ledger and collected, the
+One task changes the run state. Within a turn events are applied to the run state and collected, the
 turn's events are committed in one transaction, and its messages leave after that commit. When
-the commit fails (a full disk), the messages are dropped and the ledger is read back from the
+the commit fails (a full disk), the messages are dropped and the run state is read back from the
 journal: nothing was promised that is not stored, and the workers send again.
 """
 
@@ -23,15 +23,15 @@ from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, Record
 from apbmm_master.journal.resume import begin_or_resume
-from apbmm_master.journal.run_state import Ledger
-from apbmm_master.journal.scores import Tracker, check_scaling
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import ScoreTracker, check_scaling
 from apbmm_master.journal.store import Journal
-from apbmm_master.optimiser.client import Proposals
+from apbmm_master.optimiser.client import OptimiserClient
 from apbmm_master.scheduling.fleet import Fleet
-from apbmm_master.scheduling.leases import Dispatch
-from apbmm_master.scheduling.message_handlers import Reception
+from apbmm_master.scheduling.leases import LeaseDispatch
+from apbmm_master.scheduling.message_handlers import MessageHandlers
 from apbmm_master.scheduling.policy import Ask, Decision, Finish, Moment, decide, standstill
-from apbmm_master.wire.authentication import Door
+from apbmm_master.wire.authentication import Authenticator
 from apbmm_master.wire.refusals import NotAllowedError
 from apbmm_master.wire.router import Received, Wire
 
@@ -48,49 +48,49 @@ RETRY_SECONDS = 1.0
 class Master:
     """One run, from its journal to its end.
 
-    ``watchers`` see every committed record in order; ``door`` says who may come in, by default
-    everybody. Raises what `begin_or_resume` raises.
+    ``watchers`` see every committed record in order; ``authenticator`` says who may come in, by
+    default everybody. Raises what `begin_or_resume` raises.
     """
 
     def __init__(
-        self, journal: Journal, spec: RunSpec, bind: str, door: Door | None = None
+        self, journal: Journal, spec: RunSpec, bind: str, authenticator: Authenticator | None = None
     ) -> None:
         self.journal = journal
-        self.door = door or Door()
+        self.authenticator = authenticator or Authenticator()
         self.fleet = Fleet()
         self.trouble = ""
         self._standstill = ""
         self.draining = False
-        self.watchers: list[Callable[[Record, Ledger], None]] = []
+        self.watchers: list[Callable[[Record, RunState], None]] = []
         self.turned: Callable[[], None] = lambda: None
         """Called every turn, at least once `TICK_SECONDS` and once before `run` returns."""
-        self.tracker = Tracker()
+        self.tracker = ScoreTracker()
         self._events: list[Record] = []
         self._outgoing: list[tuple[bytes, FromMaster]] = []
-        self._use(Ledger().replay(journal.records()))
-        self.clock = RunClock(self.ledger.time)
-        begin_or_resume(self.ledger, spec, self.record)
+        self._use(RunState().replay(journal.records()))
+        self.clock = RunClock(self.run_state.time)
+        begin_or_resume(self.run_state, spec, self.record)
         if self._end is None:
-            epoch = self.ledger.epoch + 1
+            epoch = self.run_state.epoch + 1
             self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
-        self.proposals = Proposals(self._nudge)
-        self.wire = Wire(bind, self._nudge, self.door)
+        self.proposals = OptimiserClient(self._nudge)
+        self.wire = Wire(bind, self._nudge, self.authenticator)
         self._listening = False
-        self._allowed = self.door.revision
+        self._allowed = self.authenticator.revision
         self._wake = asyncio.Event()
 
-    def _use(self, ledger: Ledger) -> None:
-        """Go on from ``ledger``, with everyone's HELLO still to come."""
-        self.ledger = ledger
+    def _use(self, run_state: RunState) -> None:
+        """Go on from ``run_state``, with everyone's HELLO still to come."""
+        self.run_state = run_state
         self.fleet.forget()
-        self._reception = Reception(ledger, self.fleet, self.record, self._send_later)
-        self._dispatch = Dispatch(ledger, self.fleet, self._reception, self.record)
+        self._handlers = MessageHandlers(run_state, self.fleet, self.record, self._send_later)
+        self._dispatch = LeaseDispatch(run_state, self.fleet, self._handlers, self.record)
         self.listening_since = time.monotonic()
 
     def record(self, event: AnyEvent) -> None:
         """Apply an event now and commit it with the turn."""
-        record = Record(self.ledger.seq + 1, self.clock.now(), event)
-        self.ledger.apply(record)
+        record = Record(self.run_state.seq + 1, self.clock.now(), event)
+        self.run_state.apply(record)
         self._events.append(record)
 
     def _send_later(self, identity: bytes, message: FromMaster) -> None:
@@ -129,7 +129,7 @@ class Master:
         try:
             self.listening_since = time.monotonic()
             await self._store(self._take_events())
-            check_scaling(self.ledger)
+            check_scaling(self.run_state)
             while not self._over():
                 await self._turn()
             await self._say_goodbye()
@@ -142,7 +142,7 @@ class Master:
         self.turned()
         await self._wait()
         self.wire.check()
-        self.door.check()
+        self.authenticator.check()
         for _ in range(TURN_MESSAGES):
             if not self.wire.has_messages:
                 break
@@ -155,26 +155,26 @@ class Master:
         self._dispatch.resend(time.monotonic())
         await self._commit()
         self._tell_standstill()
-        check_scaling(self.ledger)
+        check_scaling(self.run_state)
         if self.proposals.failure is not None:
             raise self.proposals.failure
 
     async def _handle(self, received: Received) -> None:
         identity, now = received.identity, time.monotonic()
         try:
-            self._reception.handle(identity, received.message, now, received.key)
+            self._handlers.handle(identity, received.message, now, received.key)
         except NotAllowedError as error:
             await self.wire.refuse(identity, error)
 
     def _expel(self) -> None:
         """Shut out at once whoever's key was revoked, even if nothing more is heard of it."""
-        if self.door.look() != self._allowed:
-            self._allowed = self.door.revision
-            self._reception.expel(self.door.still_lets_in)
+        if self.authenticator.look() != self._allowed:
+            self._allowed = self.authenticator.revision
+            self._handlers.expel(self.authenticator.still_lets_in)
 
     def _tell_standstill(self) -> None:
         """Say once that only a person can get the run going again."""
-        reason = standstill(self.ledger, self.fleet)
+        reason = standstill(self.run_state, self.fleet)
         if reason and reason != self._standstill:
             log.warning("%s", reason)
         self._standstill = reason
@@ -190,12 +190,16 @@ class Master:
     @property
     def _end(self) -> Finish | None:
         """How the run ended; None while it goes on."""
-        return Finish(self.ledger.finished, self.ledger.failed) if self.ledger.finished else None
+        return (
+            Finish(self.run_state.finished, self.run_state.failed)
+            if self.run_state.finished
+            else None
+        )
 
     def _over(self) -> bool:
         if self._end is not None:
             return True
-        return self.draining and not any(True for _ in self.ledger.active_attempts())
+        return self.draining and not any(True for _ in self.run_state.active_attempts())
 
     # ---- deciding ------------------------------------------------------------------------
 
@@ -204,7 +208,7 @@ class Master:
         return Moment(
             now=time.monotonic(),
             listening_since=self.listening_since,
-            asking=self.proposals.busy(self.ledger),
+            asking=self.proposals.busy(self.run_state),
             exhausted=self.proposals.exhausted,
             batch=self.proposals.batch,
             draining=self.draining,
@@ -212,15 +216,15 @@ class Master:
         )
 
     def _decide(self) -> None:
-        self.proposals.bootstrap(self.ledger, self.record)
-        self.proposals.take_answer(self.ledger, self.record)
-        for decision in decide(self.ledger, self.fleet, self.moment()):
+        self.proposals.bootstrap(self.run_state, self.record)
+        self.proposals.take_answer(self.run_state, self.record)
+        for decision in decide(self.run_state, self.fleet, self.moment()):
             self._carry_out(decision)
 
     def _carry_out(self, decision: Decision) -> None:
         match decision:
             case Ask(count):
-                self.proposals.ask(self.ledger, count)
+                self.proposals.ask(self.run_state, count)
             case Finish(reason, failed):
                 self.record(Finished(reason=reason, failed=failed))
             case _:
@@ -240,7 +244,7 @@ class Master:
         self.trouble = ""
         for record in records:
             for watcher in self.watchers:
-                watcher(record, self.ledger)
+                watcher(record, self.run_state)
 
     async def _commit(self) -> None:
         messages, self._outgoing = self._outgoing, []
@@ -262,7 +266,7 @@ class Master:
         if not self.trouble:
             log.error("%s", error)
         self.trouble = str(error)
-        self._use(await asyncio.to_thread(lambda: Ledger().replay(self.journal.records())))
+        self._use(await asyncio.to_thread(lambda: RunState().replay(self.journal.records())))
         self.proposals.forget()
         await asyncio.sleep(RETRY_SECONDS)
 
@@ -271,4 +275,4 @@ class Master:
             return
         for worker in self.fleet.workers.values():
             reason = self._end.reason[:4096]
-            await self._post(worker.identity, Bye(run=self.ledger.run, reason=reason))
+            await self._post(worker.identity, Bye(run=self.run_state.run, reason=reason))

@@ -16,14 +16,14 @@ from apbmm_common.process.systemd import Supervisor
 from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import MasterKeys
 from apbmm_common.run_file.load import RunSpec
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import NAME as JOURNAL
 from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.status.console import Progress
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket
-from apbmm_master.wire.authentication import Door
+from apbmm_master.wire.authentication import Authenticator
 from apbmm_master.wire.router import bind_hint, flush
 
 MOST_OPEN_FILES = 65_536
@@ -34,7 +34,7 @@ def serve(
     run_dir: Path,
     bind: str,
     status_bind: str | None,
-    door: Door,
+    authenticator: Authenticator,
     *,
     summary: bool = True,
 ) -> int:
@@ -50,7 +50,7 @@ def serve(
     with own_signals(), Journal(run_dir) as journal:
         try:
             return asyncio.run(
-                _serve(journal, spec, run_dir, bind, status_bind, door, summary=summary)
+                _serve(journal, spec, run_dir, bind, status_bind, authenticator, summary=summary)
             )
         except asyncio.CancelledError:  # by a second signal while everything was being closed
             return EXIT_INTERRUPTED
@@ -99,14 +99,14 @@ async def _serve(
     run_dir: Path,
     bind: str,
     status_bind: str | None,
-    door: Door,
+    authenticator: Authenticator,
     *,
     summary: bool,
 ) -> int:
-    master = Master(journal, spec, bind, door)
-    door.open()
-    status = StatusSocket(run_dir, lambda: live_snapshot(master), door, status_bind)
-    progress = Progress(master.ledger, run_dir)
+    master = Master(journal, spec, bind, authenticator)
+    authenticator.open()
+    status = StatusSocket(run_dir, lambda: live_snapshot(master), authenticator, status_bind)
+    progress = Progress(master.run_state, run_dir)
     master.watchers += [status.publish, progress.watch]
     supervisor = Supervisor()
     master.turned = lambda: supervisor.turn(summary_of(master), stopping=master.draining)
@@ -116,7 +116,7 @@ async def _serve(
     try:
         master.listen()  # before anybody is told to come
         with progress:
-            if summary and not master.ledger.finished:
+            if summary and not master.run_state.finished:
                 progress.begin(bind)
             end = await master.run()
         await status.farewell()
@@ -128,10 +128,10 @@ async def _serve(
         with contextlib.suppress(asyncio.CancelledError):
             await answering
         status.close()
-        await door.close()
+        await authenticator.close()
         stops.ignore_more()
     if summary:
-        progress.conclude(master.ledger)
+        progress.conclude(master.run_state)
     if end is not None:
         return EXIT_FAILED if end.failed else EXIT_DONE
     return stops.exit_code
@@ -139,19 +139,19 @@ async def _serve(
 
 def summary_of(master: Master) -> str:
     """One line for the service manager."""
-    ledger = master.ledger
-    budget = ledger.spec.budget.evaluations if ledger.spec else 0
-    text = f"{len(ledger.completed)}/{budget} evaluations, {len(master.fleet.workers)} workers"
+    run_state = master.run_state
+    budget = run_state.spec.budget.evaluations if run_state.spec else 0
+    text = f"{len(run_state.completed)}/{budget} evaluations, {len(master.fleet.workers)} workers"
     return f"{text}; {master.trouble}" if master.trouble else text
 
 
-def _handle_signals(master: Master, tell: Callable[[Ledger], None]) -> StopRequests:
+def _handle_signals(master: Master, tell: Callable[[RunState], None]) -> StopRequests:
     """First request drains, which ``tell`` is told, the second cancels."""
     stops, task = StopRequests(), asyncio.current_task()
 
     def stop(_: int) -> None:
         if not stops.at_once:
-            tell(master.ledger)
+            tell(master.run_state)
             master.drain()
         elif len(stops.numbers) == 2 and task is not None:
             # Everything acknowledged is committed already. More signals leave the closing alone.
@@ -161,9 +161,9 @@ def _handle_signals(master: Master, tell: Callable[[Ledger], None]) -> StopReque
     return stops
 
 
-def open_door(
+def open_authenticator(
     bind: str, status_bind: str | None, keys: MasterKeys | None, *, insecure: bool
-) -> Door:
+) -> Authenticator:
     """Who may come in by these addresses.
 
     Raises `UsageError` for what is no address and, unless ``insecure``, for what other hosts can
@@ -176,4 +176,4 @@ def open_door(
             f"{reachable[0]} can be reached from other hosts, and there are no keys",
             "apbmm keys new-master makes them; --insecure goes without",
         )
-    return Door(keys, exposed=bool(reachable))
+    return Authenticator(keys, exposed=bool(reachable))

@@ -15,7 +15,7 @@ import pytest
 
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
 from apbmm_common.run_file.load import RunSpec
-from apbmm_worker.daemon.evaluation_job import Bench, _body
+from apbmm_worker.daemon.evaluation_job import EvaluationJob, _body
 from apbmm_worker.daemon.options import Options
 from apbmm_worker.merging.slots import MEMORY, owner
 from child_on_a_socket import Daemon, Event, engine_core
@@ -261,7 +261,7 @@ async def test_a_load_that_fails_half_way_is_retried_on_a_new_engine(
     for folder in ("state", "scratch"):
         (tmp_path / folder).mkdir()
     paths = {**prepare["sources"], **prepare["benchmarks"]}
-    bench = Bench(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch", paths))
+    bench = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch", paths))
     spec = RunSpec.model_validate(prepare["spec"])
     try:
         await bench.prepare(spec)

@@ -15,7 +15,7 @@ from apbmm_common.protocol.messages import Assign, Evaluated, Failed
 from apbmm_common.run_file.load import RunSpec, load_run_file
 from apbmm_master.journal.events import AttemptFailed, EvaluationFailed, WorkerQuarantined
 from apbmm_master.status.snapshot import journal_snapshot
-from apbmm_worker.daemon.evaluation_job import Bench
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 from child_on_a_socket import engine_core, in_session
 from rehearsal_runs import Site, site_in, wait_for
@@ -75,11 +75,11 @@ def test_a_killed_vllm_is_replaced_and_its_evaluation_done_again(site: Site) -> 
     assert replacement != engine
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
-    front = journal_snapshot(site.ledger())["front"]
+    front = journal_snapshot(site.run_state())["front"]
     assert front, "what the replacement measured counts"
 
 
-def pid_of_child(bench: Bench) -> int:
+def pid_of_child(bench: EvaluationJob) -> int:
     assert bench._child is not None
     assert bench._child._process is not None
     return bench._child._process.pid
@@ -99,7 +99,7 @@ async def test_a_vllm_that_stands_still_is_named_and_replaced_with_its_whole_gro
     hasty = spec_of_the_pair(stall=STALL_SECONDS)
     for folder in ("state", "scratch"):
         (tmp_path / folder).mkdir()
-    bench = Bench(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch"))
+    bench = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch"))
 
     def assign(name: str, attempt: int) -> Assign:
         return Assign(

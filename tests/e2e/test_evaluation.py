@@ -67,7 +67,7 @@ def tokenizer_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_qwen3(tmp_path_factory.mktemp("source"), seed=1, layers=1)
 
 
-class Bench:
+class EvaluationJob:
     """Benchmark folders, and evaluations on them."""
 
     def __init__(self, folder: Path, source: Path) -> None:
@@ -119,14 +119,14 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, tokenizer_source: Path) -> Bench:
-    return Bench(tmp_path, tokenizer_source)
+def bench(tmp_path: Path, tokenizer_source: Path) -> EvaluationJob:
+    return EvaluationJob(tmp_path, tokenizer_source)
 
 
-def outcomes_on_disk(bench: Bench, chosen: Benchmark) -> tuple[Outcome, ...]:
+def outcomes_on_disk(bench: EvaluationJob, chosen: Benchmark) -> tuple[Outcome, ...]:
     """What a reader of EvalScope's files would take from them."""
     from apbmm_worker.evaluation.outcomes import outcomes_of
-    from apbmm_worker.evaluation.recorded_rows import Row, WrittenRows
+    from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 
     def rows(kind: str) -> list[tuple[str, Row]]:
         files = (bench.folder / "out" / chosen.name / kind / "merge").iterdir()
@@ -138,7 +138,7 @@ def outcomes_on_disk(bench: Bench, chosen: Benchmark) -> tuple[Outcome, ...]:
 
     questions = bench.prepare(chosen).benchmarks[0].questions
     places = {question.place: question.identity for question in questions}
-    written = WrittenRows(rows("predictions"), rows("reviews"))
+    written = RecordedRows(rows("predictions"), rows("reviews"))
     return tuple(outcomes_of(written, chosen.adapter, places))
 
 
@@ -160,7 +160,7 @@ def add(text: str) -> str:
     return special.get(number, f"{number + 1}\n" if number % 2 == 0 else "no")
 
 
-def test_two_benchmarks_with_one_adapter(bench: Bench) -> None:
+def test_two_benchmarks_with_one_adapter(bench: EvaluationJob) -> None:
     bench.write("first", sums(8))
     bench.write("second", sums(4))
     result, oracle = bench.evaluate(
@@ -180,14 +180,14 @@ def test_two_benchmarks_with_one_adapter(bench: Bench) -> None:
     assert not oracle.aborted
 
 
-def test_a_second_attempt_replaces_the_first(bench: Bench) -> None:
+def test_a_second_attempt_replaces_the_first(bench: EvaluationJob) -> None:
     bench.write("b", sums(3))
     for _ in range(2):
         result, _ = bench.evaluate(add, benchmark("b", "apbmm_exact"))
         assert result.benchmarks["b"].questions == 3
 
 
-def test_demo_answers_are_taken_from_behind_the_marker(bench: Bench) -> None:
+def test_demo_answers_are_taken_from_behind_the_marker(bench: EvaluationJob) -> None:
     rows = [{"id": str(n), "question": f"{n} plus 1?", "answer": str(n + 1)} for n in range(3)]
     bench.write("b", rows)
     answers = ["0 + 1 # 1", "thinking ## 2", "# 9"]
@@ -201,7 +201,7 @@ def test_demo_answers_are_taken_from_behind_the_marker(bench: Bench) -> None:
 
 
 def test_a_benchmark_that_evalscope_scores_in_batches(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: EvaluationJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from evalscope.api.metric import Score
     from evalscope.api.registry import BENCHMARK_REGISTRY
@@ -227,7 +227,7 @@ def test_a_benchmark_that_evalscope_scores_in_batches(
     assert outcomes == outcomes_on_disk(bench, chosen)
 
 
-def test_the_built_in_benchmarks_on_local_files(bench: Bench) -> None:
+def test_the_built_in_benchmarks_on_local_files(bench: EvaluationJob) -> None:
     """Oracles that answer a known part correctly, in the form that each benchmark asks for."""
     aime = [{"problem": f"{n} plus 1?", "answer": str(n + 1)} for n in range(4)]
     bench.write("aime", aime)
@@ -260,7 +260,7 @@ def test_the_built_in_benchmarks_on_local_files(bench: Bench) -> None:
         assert result.benchmarks[one.name].outcomes == outcomes_on_disk(bench, one)
 
 
-def test_gpqa_with_chosen_questions(bench: Bench) -> None:
+def test_gpqa_with_chosen_questions(bench: EvaluationJob) -> None:
     rows = [
         {
             "Question": f"{n} plus 1?",
@@ -281,7 +281,7 @@ def test_gpqa_with_chosen_questions(bench: Bench) -> None:
     assert [(o.question, o.score) for o in outcomes] == [("3", 1.0), ("7", 0.0), ("11", 1.0)]
 
 
-def test_an_error_is_never_a_wrong_answer(bench: Bench) -> None:
+def test_an_error_is_never_a_wrong_answer(bench: EvaluationJob) -> None:
     from apbmm_worker.evaluation.evaluate import evaluate
 
     bench.write("b", sums(6))
@@ -325,7 +325,7 @@ class HeldOracle(Oracle):
             future.cancel()
 
 
-def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: Bench) -> None:
+def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: EvaluationJob) -> None:
     """The first benchmark has no answer before the second one's report is written."""
     from apbmm_worker.evaluation.evaluate import evaluate
 
@@ -354,7 +354,7 @@ def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: Bench) -> 
     assert result.seconds >= 0 < result.report_seconds
 
 
-def test_a_failure_does_not_wait_for_answers_that_never_come(bench: Bench) -> None:
+def test_a_failure_does_not_wait_for_answers_that_never_come(bench: EvaluationJob) -> None:
     from apbmm_worker.evaluation.evaluate import evaluate
 
     bench.write("held", sums(3))
@@ -369,7 +369,7 @@ def test_a_failure_does_not_wait_for_answers_that_never_come(bench: Bench) -> No
     assert oracle.aborted
 
 
-def test_settings_that_do_not_fit_are_named(bench: Bench) -> None:
+def test_settings_that_do_not_fit_are_named(bench: EvaluationJob) -> None:
     bench.write("b", [*sums(2), {"id": "long", "question": "x" * 90, "answer": "y"}])
     with pytest.raises(UsageError, match=r"question long has a prompt of \d+ tokens.*of 150"):
         bench.prepare(
@@ -382,7 +382,7 @@ def test_settings_that_do_not_fit_are_named(bench: Bench) -> None:
         bench.prepare(benchmark("twice", "apbmm_exact"))
 
 
-def test_seeds_differ_by_question_and_are_the_same_each_time(bench: Bench) -> None:
+def test_seeds_differ_by_question_and_are_the_same_each_time(bench: EvaluationJob) -> None:
     bench.write("b", sums(3))
     first, second = (
         [

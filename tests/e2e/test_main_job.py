@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from apbmm_master.journal.events import Proposed
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import NAME, read_journal
 from apbmm_master.optimiser.client import layer_importance
 from commands import processes_naming, run, started, wait_until
@@ -40,7 +40,7 @@ def test_the_demo_survives_kill_9_and_ends_with_a_pareto_set(tmp_path: Path) -> 
         demo.send_signal(signal.SIGKILL)
         demo.wait()
     wait_until(lambda: not processes_naming(str(run_dir)))
-    before = Ledger().replay(read_journal(run_dir))
+    before = RunState().replay(read_journal(run_dir))
     assert before.run
     assert not before.finished
 
@@ -51,7 +51,7 @@ def test_the_demo_survives_kill_9_and_ends_with_a_pareto_set(tmp_path: Path) -> 
     assert any("hypervolume" in line and "uniform interpolation reaches" in line for line in lines)
 
     check_status(status(run_dir))
-    after = Ledger().replay(read_journal(run_dir))
+    after = RunState().replay(read_journal(run_dir))
     check_nothing_was_repeated(before, after)
     check_diagnostics(run_dir)
     check_outcomes(run_dir)
@@ -73,7 +73,7 @@ def check_status(found: dict[str, Any]) -> None:
     assert found["hypervolume"] > 0.5
 
 
-def check_nothing_was_repeated(before: Ledger, after: Ledger) -> None:
+def check_nothing_was_repeated(before: RunState, after: RunState) -> None:
     """What was paid for before the kill is there, with the same numbers, and was not done again."""
     assert after.run == before.run
     for name in [*before.completed, "measure", "thinking", "instruct"]:
@@ -96,7 +96,7 @@ def check_diagnostics(run_dir: Path) -> None:
 
 def check_outcomes(run_dir: Path) -> None:
     """Every question of every evaluation is on record, and adds up to the accuracy."""
-    ledger = Ledger().replay(read_journal(run_dir))
+    run_state = RunState().replay(read_journal(run_dir))
     with sqlite3.connect(run_dir / NAME) as journal:
         rows = journal.execute(
             "SELECT evaluation, benchmark, count(*), avg(score), avg(tokens) FROM outcomes"
@@ -105,7 +105,7 @@ def check_outcomes(run_dir: Path) -> None:
     journal.close()
     assert len(rows) == 2 * (EVALUATIONS + 2)
     for name, benchmark, count, accuracy, tokens in rows:
-        body = ledger.evaluations[name].body
+        body = run_state.evaluations[name].body
         assert body is not None
         assert body.kind == "evaluated"
         result = body.benchmarks[benchmark]

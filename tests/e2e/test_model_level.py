@@ -8,7 +8,7 @@ import pytest
 
 from apbmm_common.datasets.demo_pair import demo_folder
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import free_address, started
 
@@ -55,15 +55,18 @@ def test_a_grid_of_ties_merges_is_evaluated(tmp_path: Path) -> None:
         ),
     ):  # fmt: skip
         assert master.wait(500) == 0, master_log.read_text() + worker_log.read_text()
-    ledger = Ledger().replay(read_journal(run_dir))
-    assert len(ledger.completed) == 3
-    assert ledger.digests["base"] not in (ledger.digests["thinking"], ledger.digests["instruct"])
+    run_state = RunState().replay(read_journal(run_dir))
+    assert len(run_state.completed) == 3
+    assert run_state.digests["base"] not in (
+        run_state.digests["thinking"],
+        run_state.digests["instruct"],
+    )
     tokens = {}
-    for name in ("thinking", "instruct", *ledger.completed):
-        body = ledger.evaluations[name].body
+    for name in ("thinking", "instruct", *run_state.completed):
+        body = run_state.evaluations[name].body
         assert isinstance(body, Evaluated)
         tokens[name] = body.benchmarks["chain"].tokens
-    vectors = {name: ledger.evaluations[name].vector for name in ledger.completed}
+    vectors = {name: run_state.evaluations[name].vector for name in run_state.completed}
     assert vectors["e0001"] == (0.05, 1.0)
     assert len(set(vectors.values())) == 3
     # A small step from the base, which is neither of the sources, and a long one.

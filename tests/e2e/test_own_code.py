@@ -12,7 +12,7 @@ import pytest
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
 from apbmm_common.run_file.load import RunSpec, parse_run
-from apbmm_worker.daemon.evaluation_job import Bench
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 from code_of_its_own import FILES, give_own_code, that_ran
 from tiny_checkpoints import write_related, write_tiny_qwen3
@@ -50,7 +50,7 @@ def spec_of(folder: Path, *, remote_code: bool, known: bool = False) -> RunSpec:
 @asynccontextmanager
 async def bench_in(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, allowed: bool
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[EvaluationJob]:
     """What a worker's daemon works with, its child a process of its own."""
     monkeypatch.setenv("HF_MODULES_CACHE", str(folder / "modules"))  # transformers copies code
     for name in ("state", "scratch"):
@@ -58,14 +58,14 @@ async def bench_in(
     options = Options(
         "w", "cpu", "", folder / "state", folder / "scratch", allow_remote_code=allowed
     )
-    bench = Bench(options)
+    bench = EvaluationJob(options)
     try:
         yield bench
     finally:
         await bench.close()
 
 
-async def evaluate(bench: Bench, weight: float) -> Evaluated | Measured | Failed:
+async def evaluate(bench: EvaluationJob, weight: float) -> Evaluated | Measured | Failed:
     """One uniform merge."""
     name, vector = f"w{weight}", (weight,) * LAYERS
     return await bench.work(
@@ -76,7 +76,7 @@ async def evaluate(bench: Bench, weight: float) -> Evaluated | Measured | Failed
     )  # fmt: skip
 
 
-async def measure(bench: Bench) -> Evaluated | Measured | Failed:
+async def measure(bench: EvaluationJob) -> Evaluated | Measured | Failed:
     return await bench.work(
         Assign(
             run="r", evaluation="measure", attempt=1, lease="measure.1", work="measure", vector=(),

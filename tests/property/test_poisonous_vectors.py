@@ -63,7 +63,7 @@ def test_vectors_that_kill_every_engine_are_given_up_and_harm_no_worker(
     work_through(world, workers, order, dies)
     assert world.end == Finish("12 evaluations completed")
     assert not any(worker.quarantined for worker in world.fleet.workers.values())
-    failed = {e.id for e in world.ledger.of_state(EvaluationState.FAILED)}
+    failed = {e.id for e in world.run_state.of_state(EvaluationState.FAILED)}
     assert failed <= {f"e{number:04d}" for number in poisonous}
 
 
@@ -82,7 +82,7 @@ def test_an_engine_that_breaks_for_good_is_quarantined_and_no_vector_is_blamed(
 
     work_through(world, [broken, sound], order, dies)
     assert world.end == Finish("12 evaluations completed")
-    assert list(world.ledger.of_state(EvaluationState.FAILED)) == []
+    assert list(world.run_state.of_state(EvaluationState.FAILED)) == []
     deaths = finished[0] - good
     assert deaths <= SUSPECTS + 2
     assert bool(world.fleet.workers["broken"].quarantined) or deaths < SUSPECTS + 2
@@ -130,15 +130,15 @@ def test_vectors_that_take_hosts_down_are_set_aside_and_the_run_ends_without_the
         return worker.held is not None and worker.held.evaluation in names
 
     for _ in until_the_end(world, order, vanishes):
-        aside = set_aside(world.ledger)
+        aside = set_aside(world.run_state)
         assert sum(e.state is EvaluationState.ACTIVE for e in aside) <= 1, "more than one at a time"
     assert world.end == Finish("12 evaluations completed")
-    evaluations = world.ledger.evaluations
-    assert not world.ledger.count(EvaluationState.FAILED)
+    evaluations = world.run_state.evaluations
+    assert not world.run_state.count(EvaluationState.FAILED)
     tried = [evaluations[name] for name in names if name in evaluations]
-    assert {e.id for e in set_aside(world.ledger)} == {e.id for e in tried if e.attempts}
+    assert {e.id for e in set_aside(world.run_state)} == {e.id for e in tried if e.attempts}
     # Once set aside, about a host for each evaluation that was completed.
-    most = VANISHED * len(tried) + len(world.ledger.durations) + crew
+    most = VANISHED * len(tried) + len(world.run_state.durations) + crew
     assert sum(e.vanishings for e in tried) <= most
 
 
@@ -156,7 +156,7 @@ def test_workers_that_are_preempted_cost_no_vector_its_place(
     for _ in until_the_end(world, order, lambda _: order.random() < share):
         pass
     assert world.end == Finish("12 evaluations completed")
-    assert not world.ledger.count(EvaluationState.FAILED)
-    leased = [e for e in world.ledger.counted() if e.attempts]
+    assert not world.run_state.count(EvaluationState.FAILED)
+    leased = [e for e in world.run_state.counted() if e.attempts]
     left = [e for e in leased if e.state is not EvaluationState.DONE]
     assert all(e.vanishings >= VANISHED for e in left)

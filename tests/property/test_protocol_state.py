@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from apbmm_common.protocol.messages import Evaluated, Failed
 from apbmm_master.journal.events import AttemptFailed, Leased, ResultRecorded
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.worker_sessions import SUSPECTS
 from fault_accounts import scaled
 from protocol_world import Sim, World, measured_of
@@ -127,13 +127,13 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     @invariant()
     def one_active_attempt_an_evaluation(self) -> None:
-        for evaluation in self.world.ledger.evaluations.values():
+        for evaluation in self.world.run_state.evaluations.values():
             active = [a for a in evaluation.attempts if a.active]
             assert len(active) == (evaluation.state is EvaluationState.ACTIVE)
 
     @invariant()
     def one_active_lease_a_worker(self) -> None:
-        holders = [attempt.worker for _, attempt in self.world.ledger.active_attempts()]
+        holders = [attempt.worker for _, attempt in self.world.run_state.active_attempts()]
         assert len(holders) == len(set(holders))
 
     @invariant()
@@ -143,7 +143,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             if isinstance(record.event, ResultRecorded):
                 assert record.event.evaluation not in first, "counted twice"
                 first[record.event.evaluation] = record.event
-        for evaluation in self.world.ledger.evaluations.values():
+        for evaluation in self.world.run_state.evaluations.values():
             if evaluation.state is EvaluationState.DONE:
                 event = first[evaluation.id]
                 assert (evaluation.body, evaluation.done_seq > 0) == (event.body, True)
@@ -153,7 +153,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         """A death that is held against a vector follows an evaluation by the same boot."""
         worked: dict[str, set[str]] = {}
         boots = {
-            a.lease: a.boot for e in self.world.ledger.evaluations.values() for a in e.attempts
+            a.lease: a.boot for e in self.world.run_state.evaluations.values() for a in e.attempts
         }
         for record in self.world.stored:
             event = record.event
@@ -167,22 +167,22 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_given_up_failed_twice_for_one_reason(self) -> None:
-        for evaluation in self.world.ledger.evaluations.values():
+        for evaluation in self.world.run_state.evaluations.values():
             faults = [a.fault for a in evaluation.attempts]
             if evaluation.state is EvaluationState.FAILED:
                 assert max(faults.count("vector"), faults.count("engine")) > 1
 
     @invariant()
     def replay_gives_the_same_ledger(self) -> None:
-        assert Ledger().replay(self.world.stored) == self.world.ledger
+        assert RunState().replay(self.world.stored) == self.world.run_state
 
     @invariant()
     def indexes_agree_with_a_count(self) -> None:
-        ledger = self.world.ledger
+        run_state = self.world.run_state
         for state in EvaluationState:
-            every = [e for e in ledger.evaluations.values() if e.state is state]
-            assert list(ledger.of_state(state)) == every
-            assert ledger.count(state) == sum(e.counts for e in every)
+            every = [e for e in run_state.evaluations.values() if e.state is state]
+            assert list(run_state.of_state(state)) == every
+            assert run_state.count(state) == sum(e.counts for e in every)
 
     def teardown(self) -> None:
         """Whatever happened, new workers that behave finish the budget."""
@@ -194,8 +194,8 @@ class ProtocolMachine(RuleBasedStateMachine):
             world.settle()
         assert world.end is not None
         if not world.end.failed:
-            assert world.ledger.spec is not None
-            assert len(world.ledger.completed) >= world.ledger.spec.budget.evaluations
+            assert world.run_state.spec is not None
+            assert len(world.run_state.completed) >= world.run_state.spec.budget.evaluations
 
 
 ProtocolMachine.TestCase.settings = settings(
@@ -261,7 +261,7 @@ def test_where_an_older_copy_of_the_journal_goes_on_results_belong_to_their_vect
         world.pass_time(dice.randrange(1, 5), silent=late)
         told_to_forget += len(gone)
         world.settle()
-        for evaluation in world.ledger.evaluations.values():
+        for evaluation in world.run_state.evaluations.values():
             if evaluation.purpose in ("initial", "search"):
                 body = evaluation.body
                 assert isinstance(body, Evaluated), f"seed {seed}"

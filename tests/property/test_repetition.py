@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from apbmm_master.journal.events import DuplicateResult, Lost
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from fault_accounts import scaled
 from protocol_world import Sim, World
 
@@ -41,15 +41,16 @@ class Network:
         return due
 
 
-def state(ledger: Ledger) -> dict[str, Any]:
+def state(run_state: RunState) -> dict[str, Any]:
     """What a run has come to, whoever did it and when."""
     return {
         "evaluations": {
-            e.id: (e.vector, e.state, e.body, len(e.attempts)) for e in ledger.evaluations.values()
+            e.id: (e.vector, e.state, e.body, len(e.attempts))
+            for e in run_state.evaluations.values()
         },
-        "completed": sorted(ledger.completed),
-        "duplicates": ledger.duplicates,
-        "finished": ledger.finished,
+        "completed": sorted(run_state.completed),
+        "duplicates": run_state.duplicates,
+        "finished": run_state.finished,
     }
 
 
@@ -58,7 +59,7 @@ def undisturbed() -> dict[str, Any]:
     for name in ("a", "b", "c"):
         world.join(name)
     world.settle()
-    return state(world.ledger)
+    return state(world.run_state)
 
 
 def work(workers: list[Sim], dice: random.Random) -> None:
@@ -100,10 +101,10 @@ def test_repeated_and_reordered_messages_change_nothing(
     assert expected["completed"]
     for seed in range(HISTORIES):
         world = repeated(seed)
-        assert state(world.ledger) == expected, f"seed {seed}"
+        assert state(world.run_state) == expected, f"seed {seed}"
         for record in world.stored:
             assert not isinstance(record.event, Lost | DuplicateResult), f"seed {seed}: {record}"
-        assert Ledger().replay(world.stored) == world.ledger
+        assert RunState().replay(world.stored) == world.run_state
     record_property(
         "figures", f"{HISTORIES} runs with each message up to {COPIES} times, shuffled: one result"
     )

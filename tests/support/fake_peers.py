@@ -27,8 +27,8 @@ from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.scheduling.policy import Finish
-from apbmm_master.wire.authentication import Door
-from apbmm_worker.daemon.master_link import Dealer
+from apbmm_master.wire.authentication import Authenticator
+from apbmm_worker.daemon.master_link import MasterLink
 from protocol_world import Sim
 from rehearsal_runs import DEADLINE, free_port
 
@@ -107,9 +107,9 @@ class FakeWorker:
 
 
 @asynccontextmanager
-async def worker_socket(address: str, keys: ClientKeys | None = None) -> AsyncIterator[Dealer]:
+async def worker_socket(address: str, keys: ClientKeys | None = None) -> AsyncIterator[MasterLink]:
     """A worker's own socket, no fake, with the task that says why it is not connected."""
-    opened = Dealer(address, keys)
+    opened = MasterLink(address, keys)
     watching = asyncio.create_task(opened.watch())
     try:
         yield opened
@@ -169,16 +169,16 @@ async def master_in_process(
     """A real master in this event loop: the master, its address, and its end."""
     address = f"tcp://127.0.0.1:{free_port()}"
     with Journal(run_dir) as journal:
-        door = Door(keys)
-        door.open()
-        master = Master(journal, spec, address, door)
+        authenticator = Authenticator(keys)
+        authenticator.open()
+        master = Master(journal, spec, address, authenticator)
         task = asyncio.create_task(master.run())
         try:
             yield master, address, task
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await door.close()
+            await authenticator.close()
 
 
 async def until(what: str, probe: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""A master's ledger, fleet, reception and policy with workers and a network made up in memory."""
+"""A master's run state, fleet, message handlers and policy; workers and network are simulated."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     RunStarted,
 )
-from apbmm_master.journal.run_state import MEASURE, Ledger
+from apbmm_master.journal.run_state import MEASURE, RunState
 from apbmm_master.scheduling.fleet import Fleet
-from apbmm_master.scheduling.leases import Dispatch
-from apbmm_master.scheduling.message_handlers import Reception
+from apbmm_master.scheduling.leases import LeaseDispatch
+from apbmm_master.scheduling.message_handlers import MessageHandlers
 from apbmm_master.scheduling.policy import Ask, Finish, Moment, decide, initial_missing
 from rehearsal_runs import run_spec
 
@@ -212,23 +212,23 @@ class World:
         self.search = 0
         """Another number, other vectors."""
         self._boots = 0
-        self._use(Ledger())
+        self._use(RunState())
         self.record(RunStarted(run=RUN, spec=world_spec(**changes).model_dump(mode="json")))
         self.record(EpochStarted(epoch=1, host="h", pid=1))
         self.commit()
 
-    def _use(self, ledger: Ledger) -> None:
-        self.ledger, self.fleet = ledger, Fleet()
+    def _use(self, run_state: RunState) -> None:
+        self.run_state, self.fleet = run_state, Fleet()
         self._pending: list[Record] = []
         self._outgoing: list[tuple[bytes, FromMaster]] = []
-        self.reception = Reception(ledger, self.fleet, self.record, self._send)
-        self.dispatch = Dispatch(ledger, self.fleet, self.reception, self.record)
+        self.handlers = MessageHandlers(run_state, self.fleet, self.record, self._send)
+        self.dispatch = LeaseDispatch(run_state, self.fleet, self.handlers, self.record)
         self.listening_since = self.now
 
     def record(self, event: AnyEvent) -> None:
         """Apply an event and keep it for the commit."""
-        record = Record(self.ledger.seq + 1, self.now, event)
-        self.ledger.apply(record)
+        record = Record(self.run_state.seq + 1, self.now, event)
+        self.run_state.apply(record)
         self._pending.append(record)
 
     def _send(self, identity: bytes, message: FromMaster) -> None:
@@ -243,16 +243,20 @@ class World:
     @property
     def end(self) -> Finish | None:
         """How the run ended; None while it goes on."""
-        return Finish(self.ledger.finished, self.ledger.failed) if self.ledger.finished else None
+        return (
+            Finish(self.run_state.finished, self.run_state.failed)
+            if self.run_state.finished
+            else None
+        )
 
     def turn(self, messages: Iterable[tuple[bytes, FromWorker]] | None = None) -> None:
         """One turn of the master with ``messages`` (all that are on the way by default)."""
         if messages is None:
             messages, self.on_the_way = self.on_the_way, []
         for identity, message in messages:
-            self.reception.handle(identity, message, self.now)
+            self.handlers.handle(identity, message, self.now)
         self._bootstrap()
-        for decision in decide(self.ledger, self.fleet, self.moment()):
+        for decision in decide(self.run_state, self.fleet, self.moment()):
             match decision:
                 case Ask(count):
                     self._propose(count)
@@ -266,7 +270,7 @@ class World:
     def commit(self) -> None:
         """Store the turn, or with ``fails_to_commit`` go back to what is stored."""
         if self.fails_to_commit and self._pending:
-            self._use(Ledger().replay(self.stored))
+            self._use(RunState().replay(self.stored))
             return
         self.stored += self._pending
         self.answers += self._outgoing
@@ -274,12 +278,12 @@ class World:
 
     def restart(self) -> None:
         """kill -9 of the master, and another one."""
-        self._use(Ledger().replay(self.stored))
-        self.record(EpochStarted(epoch=self.ledger.epoch + 1, host="h", pid=1))
+        self._use(RunState().replay(self.stored))
+        self.record(EpochStarted(epoch=self.run_state.epoch + 1, host="h", pid=1))
         self.commit()
 
     def _bootstrap(self) -> None:
-        if self.ledger.layers and "thinking" not in self.ledger.evaluations:
+        if self.run_state.layers and "thinking" not in self.run_state.evaluations:
             for name, vector in (
                 (MEASURE, ()), ("thinking", (1.0,) * LAYERS), ("instruct", (0.0,) * LAYERS)
             ):  # fmt: skip
@@ -288,9 +292,11 @@ class World:
                 self.record(Proposed(purpose=purpose, proposals=(proposal,)))
 
     def _propose(self, count: int) -> None:
-        assert self.ledger.spec is not None
-        first = self.ledger.count() + 1
-        purpose: Any = "initial" if initial_missing(self.ledger, self.ledger.spec) else "search"
+        assert self.run_state.spec is not None
+        first = self.run_state.count() + 1
+        purpose: Any = (
+            "initial" if initial_missing(self.run_state, self.run_state.spec) else "search"
+        )
         proposals = tuple(
             Proposal(
                 evaluation=f"e{number:04d}",
@@ -299,7 +305,7 @@ class World:
             )
             for number in range(first, first + count)
         )
-        calls = len(self.ledger.calls)
+        calls = len(self.run_state.calls)
         self.record(Proposed(purpose=purpose, proposals=proposals, calls=calls))
 
     # ---- the workers and the network -----------------------------------------------------
@@ -379,5 +385,5 @@ class World:
                     worker.finish()
                 worker.beat()
             self.exchange()
-        active = list(self.ledger.active_attempts())
+        active = list(self.run_state.active_attempts())
         raise AssertionError(f"not finished: {vars(self.fleet)} {active}")

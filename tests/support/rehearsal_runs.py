@@ -28,7 +28,7 @@ from apbmm_master.journal.events import (
     Record,
     ResultRecorded,
 )
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 
 T = TypeVar("T")
@@ -253,17 +253,17 @@ class Site:
             return []
         return read_journal(self.run_dir)
 
-    def ledger(self) -> Ledger:
+    def run_state(self) -> RunState:
         """The run as the journal tells it."""
-        return Ledger().replay(self.records())
+        return RunState().replay(self.records())
 
     def done(self) -> int:
         """Completed evaluations of the budget."""
-        return len(self.ledger().completed)
+        return len(self.run_state().completed)
 
     def running(self) -> list[str]:
         """Leases that a worker has accepted and not delivered."""
-        return [a.lease for _, a in self.ledger().active_attempts() if a.state == "running"]
+        return [a.lease for _, a in self.run_state().active_attempts() if a.state == "running"]
 
     def attempts(self) -> dict[str, int]:
         """How often each evaluation was leased."""
@@ -278,12 +278,14 @@ class Site:
 
     def assert_whole(self, evaluations: int) -> None:
         """The budget is complete, and every evaluation has exactly one result."""
-        ledger = self.ledger()
+        run_state = self.run_state()
         results = [event.evaluation for event in self.events(ResultRecorded)]
         assert sorted(results) == sorted(set(results))
-        assert len(ledger.completed) == evaluations
-        assert not ledger.failed, ledger.finished
-        assert all(isinstance(ledger.evaluations[i].body, Evaluated) for i in ledger.completed)
+        assert len(run_state.completed) == evaluations
+        assert not run_state.failed, run_state.finished
+        assert all(
+            isinstance(run_state.evaluations[i].body, Evaluated) for i in run_state.completed
+        )
 
     def assert_nothing_was_repeated(self) -> None:
         """No evaluation was leased twice."""

@@ -9,12 +9,12 @@ import pytest
 import pytest_asyncio
 
 from apbmm_master.journal.run_state import Asked
-from apbmm_master.optimiser.client import Proposals, calls_of, in_flight, setup_of
-from apbmm_master.optimiser.process import Answer, Calls, Request, Session
+from apbmm_master.optimiser.client import OptimiserClient, calls_of, in_flight, setup_of
+from apbmm_master.optimiser.process import Answer, Calls, OptimiserSession, Request
 from protocol_world import Sim, World
 
 
-class Watched(Proposals):
+class Watched(OptimiserClient):
     """Keeps what is submitted."""
 
     def __init__(self) -> None:
@@ -30,17 +30,17 @@ class Watched(Proposals):
 
     async def one_more(self, world: World) -> Request:
         """Ask for a vector and record it; what a session that knows nothing needs for the same."""
-        ledger = world.ledger
-        pending = tuple(e.vector for e in in_flight(ledger))
-        whole = Request(setup_of(ledger), calls_of(ledger), pending, 1)
+        run_state = world.run_state
+        pending = tuple(e.vector for e in in_flight(run_state))
+        whole = Request(setup_of(run_state), calls_of(run_state), pending, 1)
         self.submitted.clear()
-        self.ask(ledger, 1)
+        self.ask(run_state, 1)
         assert self._open is not None
         await self._open.task
-        self.take_answer(ledger, world.record)
-        asked = ledger.asks[-1]
-        vectors = tuple(ledger.evaluations[name].vector for name in asked.evaluations)
-        assert vectors == Session().answer(whole).vectors
+        self.take_answer(run_state, world.record)
+        asked = run_state.asks[-1]
+        vectors = tuple(run_state.evaluations[name].vector for name in asked.evaluations)
+        assert vectors == OptimiserSession().answer(whole).vectors
         assert len(vectors) == 1
         return whole
 
@@ -78,16 +78,16 @@ def work(world: World, worker: Sim, evaluations: int) -> None:
 
 @contextmanager
 def more_calls(world: World) -> Iterator[None]:
-    before = len(world.ledger.calls)
+    before = len(world.run_state.calls)
     yield
-    assert len(world.ledger.calls) > before
+    assert len(world.run_state.calls) > before
 
 
 async def test_a_process_is_told_what_is_new(proposals: Watched, world: World) -> None:
     first = await proposals.one_more(world)
     assert [r.calls for r in proposals.submitted] == [first.calls]
     for _ in range(2):
-        seen = len(world.ledger.calls)
+        seen = len(world.run_state.calls)
         with more_calls(world):
             work(world, world.alive[0], 1)
         whole = await proposals.one_more(world)
@@ -105,11 +105,11 @@ async def test_a_new_process_is_told_everything(proposals: Watched, world: World
 
 async def test_and_so_is_one_whose_answer_was_dropped(proposals: Watched, world: World) -> None:
     await proposals.one_more(world)
-    proposals.ask(world.ledger, 1)
+    proposals.ask(world.run_state, 1)
     assert proposals._open is not None
     await proposals._open.task
     proposals.forget()
     whole = await proposals.one_more(world)
     calls: list[Calls] = [request.calls for request in proposals.submitted]
     assert calls == [(), whole.calls]
-    assert isinstance(world.ledger.calls[-1], Asked)
+    assert isinstance(world.run_state.calls[-1], Asked)

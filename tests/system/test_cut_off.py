@@ -18,7 +18,7 @@ from apbmm_master.master import Master
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import MAX_REQUEST_BYTES, StatusSocket
 from apbmm_master.wire.router import MAX_FRAME_BYTES
-from apbmm_worker.daemon.master_link import Dealer
+from apbmm_worker.daemon.master_link import MasterLink
 from fake_peers import FakeWorker, master_in_process, send_too_long, until, worker_socket
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, free_port
@@ -47,7 +47,7 @@ def counts(master: Master) -> tuple[int, int]:
     return master.wire._endings.ended, live_snapshot(master)["wire"]["cut_off"]
 
 
-async def register(master: Master, worker: Dealer, fake: FakeWorker) -> None:
+async def register(master: Master, worker: MasterLink, fake: FakeWorker) -> None:
     """Say HELLO until the master knows the worker by a new connection."""
     fake.sim.hello()
     hello = encode(fake.sim.says[-1])
@@ -73,7 +73,7 @@ async def test_a_goodbye_is_told_from_a_link_that_is_lost(
             async with worker_socket(address, a) as worker:
                 await register(master, worker, FakeWorker(address, "a"))
                 if leaves:
-                    await worker.send(encode(Bye(run=master.ledger.run, reason="stopped")))
+                    await worker.send(encode(Bye(run=master.run_state.run, reason="stopped")))
         await until("both ends", lambda: counts(master) == (2, 1))
 
 
@@ -117,7 +117,7 @@ async def test_a_stranger_that_sends_too_much_before_it_proves_a_key_is_counted(
         await asyncio.to_thread(say_too_much, address)
         await until("the count", lambda: counts(master) == (1, 1))
         assert live_snapshot(master)["wire"]["refused_connections"] == 0
-        await until("its work", lambda: master.ledger.references_done)
+        await until("its work", lambda: master.run_state.references_done)
 
 
 async def test_who_asks_for_the_status_owes_no_goodbye(
@@ -126,13 +126,13 @@ async def test_who_asks_for_the_status_owes_no_goodbye(
     a = key_of(keys, "a")
     afar = f"tcp://127.0.0.1:{free_port()}"
     async with master_in_process(spec(), tmp_path, keys) as (master, _, _task):
-        status = StatusSocket(tmp_path, lambda: live_snapshot(master), master.door, afar)
+        status = StatusSocket(tmp_path, lambda: live_snapshot(master), master.authenticator, afar)
         answering = asyncio.create_task(status.serve())
         local = local_address(tmp_path)  # which tries the socket
         ended = [endings for _, endings in status._requests]
         try:
             for address, key in ((local, None), (afar, a)):
-                assert (await asyncio.to_thread(ask, address, key))["run"] == master.ledger.run
+                assert (await asyncio.to_thread(ask, address, key))["run"] == master.run_state.run
                 await asyncio.to_thread(send_too_long, address, MAX_REQUEST_BYTES + 1, key)
             await until("all ends", lambda: [each.ended for each in ended] == [2, 2])
             assert live_snapshot(master)["wire"]["cut_off"] == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from apbmm.demo.processes import WorkersLostError, last_line, run_processes
-from apbmm.demo.run import Wishes, demo_run, require_parts
+from apbmm.demo.run import DemoOptions, demo_run, require_parts
 from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.errors import UsageError
 from apbmm_common.process.signals import SAME_REQUEST_SECONDS
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 def begin(run_dir: Path, seconds: float) -> None:
     """Begin a demo whose evaluations take so long."""
-    spec = demo_run(Wishes(evaluations=30, rehearsal=True), None)
+    spec = demo_run(DemoOptions(evaluations=30, rehearsal=True), None)
     slow = spec.evaluation.model_copy(update={"rehearsal_seconds": seconds})
     run_dir.mkdir()
     sobol = spec.algorithm.model_copy(update={"name": "sobol"})

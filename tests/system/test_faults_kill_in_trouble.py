@@ -56,9 +56,9 @@ class Troubles:
     def _far_works(self) -> bool:
         joined = self._site.events(WorkerJoined)
         boots = list(dict.fromkeys(e.boot for e in joined if e.worker == "far"))
-        active = [a for _, a in self._site.ledger().active_attempts() if a.state == "running"]
+        active = [a for _, a in self._site.run_state().active_attempts() if a.state == "running"]
         holds = len(boots) == len(self._far) and boots[-1] in {a.boot for a in active}
-        # The ledger remembers it; this master must have heard it, too.
+        # The run state remembers it; this master must have heard it, too.
         return holds and "far" in {worker["name"] for worker in self._site.status()["workers"]}
 
     def far_returns(self, fault: str) -> None:
@@ -78,13 +78,15 @@ class Troubles:
         late.dies_at(step)
         (path,) = (self._site.folder / "state/locks/late/outbox").glob("*.json")
         held = path.name.split(".")[1]
-        wait_for("others' results", lambda: self._site.ledger().evaluations[held].state in SETTLED)
+        wait_for(
+            "others' results", lambda: self._site.run_state().evaluations[held].state in SETTLED
+        )
         self._site.worker("late")
 
     def delivers_what_is_unknown(self) -> None:
         """A worker has a result whose lease the journal does not know."""
         outbox = Outbox(self._site.folder / "state" / "locks" / "strange" / "outbox")
-        run = self._site.ledger().run
+        run = self._site.run_state().run
         assign = Assign(
             run=run, evaluation="e0001", attempt=9, lease="unknown", work="evaluate", config="c"
         )

@@ -16,7 +16,7 @@ from apbmm_common.protocol.codec import decode
 from apbmm_common.protocol.messages import FROM_MASTER
 from apbmm_common.run_file.load import load_run_file
 from apbmm_master.journal.events import ResultRecorded, WorkerJoined
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from apbmm_worker.child.rehearsal import prepared
 from fake_peers import FakeWorker, master_in_process, until
@@ -77,9 +77,9 @@ async def test_a_long_life_needs_no_more_memory_than_a_new_one(
     site.assert_whole(evaluations)
 
     began = time.process_time()
-    ledger = Ledger().replay(read_journal(site.run_dir))
+    run_state = RunState().replay(read_journal(site.run_dir))
     replay = time.process_time() - began
-    assert len(ledger.completed) == evaluations
+    assert len(run_state.completed) == evaluations
     site.configure(
         budget={**budget, "evaluations": evaluations + 20}, evaluation={"rehearsal_seconds": 0.0}
     )
@@ -178,7 +178,7 @@ async def test_a_fleet_whose_workers_join_and_leave_all_the_time(
             await stay.aclose()
         assert end is not None
         assert not end.failed
-        assert master.ledger.finished == end.reason
+        assert master.run_state.finished == end.reason
     records = read_journal(tmp_path)
     counted = [r.event.evaluation for r in records if isinstance(r.event, ResultRecorded)]
     assert len(counted) == len(set(counted)) == evaluations + 3

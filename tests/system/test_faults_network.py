@@ -59,7 +59,7 @@ def test_a_link_that_is_down_for_less_than_the_grace_costs_nothing(
 
 def held_by(site: Site, worker: str) -> str:
     """The evaluation that a worker is known to work on."""
-    active = [(e.id, a) for e, a in site.ledger().active_attempts() if a.state == "running"]
+    active = [(e.id, a) for e, a in site.run_state().active_attempts() if a.state == "running"]
     return next((name for name, attempt in active if attempt.worker == worker), "")
 
 
@@ -86,7 +86,7 @@ def test_after_the_grace_another_worker_begins_and_the_later_result_is_logged(
         (loss, *_) = wait_for("the end of the grace", lambda: site.events(Lost))
         noticed = time.monotonic() - cut_at
         assert (loss.evaluation, loss.reason) == (held, "far was not heard again")
-        wait_for("the other's result", lambda: site.ledger().evaluations[held].state == "done")
+        wait_for("the other's result", lambda: site.run_state().evaluations[held].state == "done")
         near = results_of(site, "near")
         time.sleep(max(0.0, cut_at + 2 * noticed - time.monotonic()))
         wait_for("the near worker", lambda: results_of(site, "near") > near)
@@ -127,7 +127,7 @@ def test_a_worker_that_is_heard_but_hears_nothing_delivers_what_it_has(
         link.cut("down")
         seconds = (2 if SCALE >= 1 else 1) * (TIMINGS["unreachable"] + GRACE)
         mend_at = time.monotonic() + seconds
-        wait_for("its result", lambda: site.ledger().evaluations[held].state == "done")
+        wait_for("its result", lambda: site.run_state().evaluations[held].state == "done")
         near = results_of(site, "near")
         time.sleep(max(0.0, mend_at - time.monotonic()))
         wait_for("the near worker", lambda: results_of(site, "near") > near)

@@ -9,7 +9,7 @@ import pytest
 
 from apbmm_common.protocol.messages import Assign, Bye, Hello, Ready, Result, ResultAck, Welcome
 from apbmm_master.journal.events import ResultRecorded
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from fake_peers import FakeMaster
 from fault_accounts import Accounts, accounts
@@ -31,18 +31,18 @@ def test_nothing_is_acknowledged_that_is_not_stored_and_the_run_recovers(site: S
         status = wait_for("status to tell", lambda: s if (s := site.status())["trouble"] else None)
         assert "could not be written" in status["trouble"]
         assert "full" in status["trouble"]
-        stored = Ledger().replay(read_journal(disk))
+        stored = RunState().replay(read_journal(disk))
         # What the worker delivers meanwhile stays in its outbox, and nothing is promised.
         held = {path.name.split(".")[1] for path in outbox.iterdir()}
         assert held.isdisjoint(stored.completed)
-        assert len(Ledger().replay(read_journal(disk)).completed) == len(stored.completed)
+        assert len(RunState().replay(read_journal(disk)).completed) == len(stored.completed)
         ballast.unlink()
         assert master.end() == 0, master.output
         site.assert_whole(12)
         site.assert_nothing_was_repeated()
         # The last acknowledgement may get lost with the connection; what it was for is stored.
         kept = {path.name.split(".")[1] for path in outbox.iterdir()}
-        assert kept <= set(site.ledger().completed)
+        assert kept <= set(site.run_state().completed)
         assert worker.popen.poll() is None
         site.close()
 

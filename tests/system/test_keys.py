@@ -117,7 +117,7 @@ def test_of_two_workers_with_one_key_the_later_boot_wins(site: Site) -> None:
 
 
 def is_busy(site: Site, name: str) -> bool:
-    return any(attempt.worker == name for _, attempt in site.ledger().active_attempts())
+    return any(attempt.worker == name for _, attempt in site.run_state().active_attempts())
 
 
 def assert_no_secret_left(site: Site) -> None:

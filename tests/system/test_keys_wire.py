@@ -16,7 +16,7 @@ from apbmm_common.protocol import curve_keys
 from apbmm_common.protocol.codec import encode
 from apbmm_common.protocol.curve_keys import ClientKeys, MasterKeys
 from apbmm_common.protocol.messages import BeatAck, Bye, Refuse, Welcome
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from apbmm_master.master import Master
 from apbmm_master.status.snapshot import live_snapshot
@@ -64,7 +64,7 @@ async def test_workers_with_keys_come_in(tmp_path: Path, keys: MasterKeys) -> No
 
 async def measured(master: Master) -> None:
     """Wait until work has been done: both references."""
-    await until("the references", lambda: master.ledger.references_done)
+    await until("the references", lambda: master.run_state.references_done)
 
 
 async def shut_out(
@@ -221,7 +221,7 @@ async def test_revoking_cuts_off_the_next_message(tmp_path: Path, keys: MasterKe
             await until("its absence", lambda: not master.fleet.workers)
             async with FakeWorker(address, "b", keys=mine["b"]).at_work():
                 await measured(master)
-    first, second = Ledger().replay(read_journal(tmp_path)).evaluations["thinking"].attempts
+    first, second = RunState().replay(read_journal(tmp_path)).evaluations["thinking"].attempts
     assert (first.worker, first.state, first.message) == ("a", "lost", "a: its key was revoked")
     assert (second.worker, second.state) == ("b", "done")
 
@@ -244,7 +244,7 @@ async def test_a_key_that_is_replaced_is_worth_nothing(tmp_path: Path, keys: Mas
 
 async def nothing_but_status(address: str, keys: ClientKeys, master: Master) -> None:
     """The status socket reads: whatever else is asked changes nothing, and gets an error."""
-    before = master.ledger.seq
+    before = master.run_state.seq
     with zmq.asyncio.Context.instance().socket(zmq.DEALER) as asker:
         asker.set(zmq.LINGER, 0)
         keys.secure(asker)
@@ -254,8 +254,8 @@ async def nothing_but_status(address: str, keys: ClientKeys, master: Master) -> 
             *_, answer = await asyncio.wait_for(asker.recv_multipart(), DEADLINE)
             assert json.loads(answer)["error"] == "unknown request"
         await asker.send(b"x" * 5000)  # more than it takes: the connection is cut
-        assert (await asyncio.to_thread(ask, address, keys))["run"] == master.ledger.run
-    assert (master.ledger.seq, master.draining) == (before, False)
+        assert (await asyncio.to_thread(ask, address, keys))["run"] == master.run_state.run
+    assert (master.run_state.seq, master.draining) == (before, False)
 
 
 async def test_the_status_is_for_whoever_has_a_key(
@@ -264,14 +264,16 @@ async def test_the_status_is_for_whoever_has_a_key(
     a = key_of(keys, "a")
     address = f"tcp://127.0.0.1:{free_port()}"
     async with master_in_process(spec(), tmp_path, keys) as (master, _, _task):
-        status = StatusSocket(tmp_path, lambda: live_snapshot(master), master.door, address)
+        status = StatusSocket(
+            tmp_path, lambda: live_snapshot(master), master.authenticator, address
+        )
         answering = asyncio.create_task(status.serve())
         try:
             own = curve_keys.reader_keys(str(keys.folder))
             for reader in (a, own):
                 assert (await asyncio.to_thread(ask, address, reader))["security"] == "curve"
             local = json.loads((tmp_path / "status.json").read_text())["status"]
-            assert (await asyncio.to_thread(ask, local))["run"] == master.ledger.run
+            assert (await asyncio.to_thread(ask, local))["run"] == master.run_state.run
             await nothing_but_status(address, a, master)
             stranger = key_of(curve_keys.new_master(tmp_path / "elsewhere"), "a")
             monkeypatch.setattr("apbmm.status.query.ANSWER_SECONDS", 0.5)

@@ -18,7 +18,7 @@ from apbmm_common.errors import EXIT_FAILED, JournalError, UsageError
 from apbmm_common.protocol.codec import HEADER
 from apbmm_common.protocol.messages import Beat, Failed, Refuse
 from apbmm_master.journal.events import Finished, Record
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import Journal, read_journal
 from apbmm_master.master import Master
 from apbmm_master.scheduling.policy import Finish
@@ -43,7 +43,7 @@ async def test_a_run_goes_through_without_blocking_the_event_loop(tmp_path: Path
                 async with asyncio.timeout(DEADLINE):
                     assert await task == Finish("4 evaluations completed")
         assert live_snapshot(master)["evaluations"]["done"] == 4
-    assert Ledger().replay(read_journal(tmp_path)) == master.ledger
+    assert RunState().replay(read_journal(tmp_path)) == master.run_state
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -69,7 +69,7 @@ async def test_an_end_whose_commit_fails_comes_all_the_same(
         assert failures == 1
     ends = [record for record in read_journal(tmp_path) if isinstance(record.event, Finished)]
     assert len(ends) == 1
-    assert Ledger().replay(read_journal(tmp_path)) == master.ledger
+    assert RunState().replay(read_journal(tmp_path)) == master.run_state
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ async def test_another_protocol_version_is_refused_by_name_and_nobody_else_notic
             assert wire["last_refusal"] == expected
             async with FakeWorker(address, "a").at_work():
                 assert (await task) == Finish("4 evaluations completed")
-    assert {a.worker for e in master.ledger.evaluations.values() for a in e.attempts} == {"a"}
+    assert {a.worker for e in master.run_state.evaluations.values() for a in e.attempts} == {"a"}
 
 
 async def run_of(folder: Path, repeats: random.Random | None) -> dict[str, Any]:
@@ -106,7 +106,7 @@ async def run_of(folder: Path, repeats: random.Random | None) -> dict[str, Any]:
             worker.repeats = repeats
         async with workers[0].at_work(), workers[1].at_work():
             assert await task == Finish("4 evaluations completed")
-    evaluations = Ledger().replay(read_journal(folder)).evaluations
+    evaluations = RunState().replay(read_journal(folder)).evaluations
     return {e.id: (e.vector, e.state, e.body, len(e.attempts)) for e in evaluations.values()}
 
 
@@ -149,8 +149,8 @@ async def test_an_expert_that_is_worse_ends_the_run_by_name_and_keeps_everything
         with pytest.raises(ReferenceScaleError, match=r"'cost'.*expert is the worse") as caught:
             await task
     assert caught.value.exit_code == EXIT_FAILED
-    ledger = Ledger().replay(read_journal(tmp_path))
-    assert ledger.references_done
+    run_state = RunState().replay(read_journal(tmp_path))
+    assert run_state.references_done
     with Journal(tmp_path) as journal:
         again = Master(journal, swapped, "tcp://127.0.0.1:*")
         with pytest.raises(ReferenceScaleError):  # at once, without waiting for a worker

@@ -12,9 +12,9 @@ import zmq
 
 from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.events import Record, RunStarted
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.status.sockets import StatusSocket
-from apbmm_master.wire.authentication import Door
+from apbmm_master.wire.authentication import Authenticator
 from rehearsal_runs import run_spec, wait_for
 
 
@@ -35,14 +35,14 @@ async def test_events_of_a_rehearsal_say_so(
     spec = spec.model_copy(update={"evaluation": evaluation})
     event = RunStarted(run="r-1", spec=spec.model_dump(mode="json"))
     record = Record(1, 2.5, event)
-    ledger = Ledger().replay([record])
-    status = StatusSocket(tmp_path, dict, Door(None))
+    run_state = RunState().replay([record])
+    status = StatusSocket(tmp_path, dict, Authenticator(None))
     try:
         addresses = json.loads((tmp_path / "status.json").read_text(encoding="utf-8"))
         follower.connect(addresses["events"])
 
         def heard() -> list[bytes] | None:
-            status.publish(record, ledger)  # until the subscription has arrived
+            status.publish(record, run_state)  # until the subscription has arrived
             return follower.recv_multipart() if follower.poll(20) else None
 
         topic, body = wait_for("an event", heard)

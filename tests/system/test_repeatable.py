@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from apbmm_master.journal.events import Proposed
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.optimiser.client import calls_of, setup_of
-from apbmm_master.optimiser.process import Request, Session, Tell
+from apbmm_master.optimiser.process import OptimiserSession, Request, Tell
 from rehearsal_runs import Site, wait_for
 
 CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
@@ -23,26 +23,26 @@ def test_every_search_proposal_follows_from_what_the_journal_says(site: Site) ->
     workers = [site.worker("a"), site.worker("b")]
     first = site.master()
     # A restart in the middle: the second master proposes from the journal alone.
-    wait_for("a search proposal", lambda: site.ledger().count(purposes=("search",)))
+    wait_for("a search proposal", lambda: site.run_state().count(purposes=("search",)))
     first.kill()
     master = site.master()
     assert master.end() == 0, master.output
     site.assert_whole(9)
-    ledger = site.ledger()
+    run_state = site.run_state()
     asks = [event for event in site.events(Proposed) if event.purpose == "search"]
     assert sum(len(event.proposals) for event in asks) == 5
-    calls = calls_of(ledger)
+    calls = calls_of(run_state)
     assert all(max(call.variance or (0.0,)) > 0.0 for call in calls if isinstance(call, Tell))
     for event in asks:
-        known = Ledger().replay(r for r in site.records() if r.seq <= event.basis)
+        known = RunState().replay(r for r in site.records() if r.seq <= event.basis)
         request = Request(
-            setup_of(ledger),
+            setup_of(run_state),
             calls[: event.calls],
-            tuple(ledger.evaluations[name].vector for name in event.pending),
+            tuple(run_state.evaluations[name].vector for name in event.pending),
             len(event.proposals),
         )
         assert calls_of(known) == calls[: event.calls]
-        answer = Session().answer(request)
+        answer = OptimiserSession().answer(request)
         assert answer.index == event.index
         assert answer.vectors == tuple(proposal.vector for proposal in event.proposals)
     assert all(worker.popen.poll() is None for worker in workers)

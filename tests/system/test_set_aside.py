@@ -10,7 +10,7 @@ import pytest
 from apbmm_master.journal.evaluations import VANISHED
 from apbmm_master.journal.events import Leased, Lost
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.scheduling.lost_workers import set_aside
 from commands import run
 from fault_accounts import accounts
@@ -53,7 +53,7 @@ def assert_in_turn(site: Site) -> None:
 
     Read from the journal: what it said just before the lease.
     """
-    before, late = Ledger(), 0
+    before, late = RunState(), 0
     for record in site.records():
         event = record.event
         if isinstance(event, Leased) and event.attempt > VANISHED:
@@ -83,12 +83,12 @@ def test_what_takes_workers_down_is_tried_last_by_one_and_the_run_ends(site: Sit
     for number in range(1, VANISHED + 1):
         both = {f"{name}.{number}" for name in DEADLY}
         wait_for(f"{both} in hand", lambda both=both: both == attempts_in_hand(site))  # type: ignore[misc]
-        assert not set_aside(site.ledger())
+        assert not set_aside(site.run_state())
         for name in crew:
             replace(name, FAULT)
 
     # The master may notice one worker's end some time after the other's.
-    wait_for("both set aside", lambda: {e.id for e in set_aside(site.ledger())} == set(DEADLY))
+    wait_for("both set aside", lambda: {e.id for e in set_aside(site.run_state())} == set(DEADLY))
     again = {f"{name}.{VANISHED + 1}" for name in DEADLY}
     wait_for("another attempt", lambda: again & attempts_in_hand(site))
     assert_in_turn(site)
@@ -111,10 +111,10 @@ def test_what_takes_workers_down_is_tried_last_by_one_and_the_run_ends(site: Sit
     assert f"finished: {BUDGET} evaluations completed" in master.output
     site.assert_whole(BUDGET)
     assert_in_turn(site)
-    evaluations = site.ledger().evaluations
+    evaluations = site.run_state().evaluations
     states = sorted(str(evaluations[name].state) for name in DEADLY)
     assert states == ["done", "queued"], "one was evaluated in the end, the other left out"
-    assert len(set(site.ledger().completed) & set(DEADLY)) == 1
+    assert len(set(site.run_state().completed) & set(DEADLY)) == 1
     assert sum(evaluations[name].vanishings for name in DEADLY) == 2 * VANISHED + 1
     assert len(site.events(Lost)) == 2 * VANISHED + 1
     assert {name for name, count in site.attempts().items() if count > 1} == set(DEADLY)

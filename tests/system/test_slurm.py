@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_master.journal.events import EpochStarted, Leased, ResultRecorded
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import REPOSITORY, environment
 from rehearsal_runs import free_port, wait_for, write_run_file
@@ -170,9 +170,9 @@ def test_a_cancelled_job_goes_on_when_it_is_submitted_again(
     again = cluster.submit(tmp_path)
     wait_for("the end of the run", lambda: cluster.state(again) == "COMPLETED")
     after = [r.event for r in read_journal(journal)]
-    ledger = Ledger().replay(read_journal(journal))
-    assert ledger.finished == "10 evaluations completed"
-    assert {p.worker for p in ledger.attendance.stays} == {f"task-{n}" for n in range(4)}
+    run_state = RunState().replay(read_journal(journal))
+    assert run_state.finished == "10 evaluations completed"
+    assert {p.worker for p in run_state.sessions.stays} == {f"task-{n}" for n in range(4)}
     assert [e.epoch for e in after if isinstance(e, EpochStarted)] == [1, 2]
     assert f"the run directory that is kept: {journal}" in log.read_text()
     # Nothing that was delivered before is evaluated again.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apbmm_common.protocol.messages import Measured
-from apbmm_master.journal.run_state import Evaluation, Ledger
+from apbmm_master.journal.run_state import Evaluation, RunState
 from apbmm_master.optimiser.client import layer_importance, setup_of
 from apbmm_master.search.prior import outside_importance
 from apbmm_worker.child.rehearsal import Landscape
@@ -22,15 +22,15 @@ def tokens_of(evaluation: Evaluation) -> float:
     return float(evaluation.body.model_dump()["benchmarks"]["sums"]["tokens"])
 
 
-def finished(site: Site, evaluations: int) -> tuple[Ledger, Landscape]:
+def finished(site: Site, evaluations: int) -> tuple[RunState, Landscape]:
     """What is left of a run by one worker, and the landscape that it searched."""
     site.worker("a")
     master = site.master()
     assert master.end() == 0, master.output
     site.assert_whole(evaluations)
-    ledger = site.ledger()
-    assert ledger.spec is not None
-    return ledger, Landscape(LAYERS, ledger.spec.seed)
+    run_state = site.run_state()
+    assert run_state.spec is not None
+    return run_state, Landscape(LAYERS, run_state.spec.seed)
 
 
 def test_a_block_wise_run_searches_a_weight_for_each_block(site: Site) -> None:
@@ -40,14 +40,14 @@ def test_a_block_wise_run_searches_a_weight_for_each_block(site: Site) -> None:
         budget={"evaluations": 6, "initial": 4},
         evaluation={"layers": LAYERS},
     )
-    ledger, landscape = finished(site, 6)
-    for name in ledger.completed:
-        first, second = ledger.evaluations[name].vector
+    run_state, landscape = finished(site, 6)
+    for name in run_state.completed:
+        first, second = run_state.evaluations[name].vector
         weights = [first] * 3 + [second] * 2
-        assert tokens_of(ledger.evaluations[name]) == landscape.tokens(weights)
-    assert ledger.evaluations["thinking"].vector == (1.0,) * LAYERS
-    assert ledger.spec is not None
-    layers, blocks = layer_importance(ledger, ledger.spec), setup_of(ledger).importance
+        assert tokens_of(run_state.evaluations[name]) == landscape.tokens(weights)
+    assert run_state.evaluations["thinking"].vector == (1.0,) * LAYERS
+    assert run_state.spec is not None
+    layers, blocks = layer_importance(run_state, run_state.spec), setup_of(run_state).importance
     assert layers is not None
     assert blocks == pytest.approx((sum(layers[:3]) / 3, sum(layers[3:]) / 2))
 
@@ -61,16 +61,16 @@ def test_a_run_with_weights_outside_the_layers_searches_them_and_resumes(site: S
     assert master.end() == 0, master.output
     site.assert_whole(5)
     site.assert_nothing_was_repeated()
-    ledger = site.ledger()
-    assert ledger.spec is not None
-    assert ledger.outside == ("embeddings", "norm", "head")
-    landscape = Landscape(LAYERS + 3, ledger.spec.seed)
-    for name in ledger.completed:
-        vector = ledger.evaluations[name].vector
+    run_state = site.run_state()
+    assert run_state.spec is not None
+    assert run_state.outside == ("embeddings", "norm", "head")
+    landscape = Landscape(LAYERS + 3, run_state.spec.seed)
+    for name in run_state.completed:
+        vector = run_state.evaluations[name].vector
         assert len(vector) == LAYERS + 3
-        assert tokens_of(ledger.evaluations[name]) == landscape.tokens(vector)
-    assert tokens_of(ledger.evaluations["thinking"]) == landscape.tokens([1.0] * (LAYERS + 3))
-    importance, measure = setup_of(ledger).importance, ledger.evaluations["measure"].body
+        assert tokens_of(run_state.evaluations[name]) == landscape.tokens(vector)
+    assert tokens_of(run_state.evaluations["thinking"]) == landscape.tokens([1.0] * (LAYERS + 3))
+    importance, measure = setup_of(run_state).importance, run_state.evaluations["measure"].body
     assert importance is not None
     assert isinstance(measure, Measured)
     groups = outside_importance(list(measure.outside.values()), measure.parameter)
@@ -83,12 +83,12 @@ def test_a_model_level_grid_runs_from_a_run_file(site: Site) -> None:
         budget={"evaluations": 5, "initial": 1},
         evaluation={"layers": LAYERS},
     )
-    ledger, landscape = finished(site, 5)
-    for name in ledger.completed:
-        weight, density = ledger.evaluations[name].vector
+    run_state, landscape = finished(site, 5)
+    for name in run_state.completed:
+        weight, density = run_state.evaluations[name].vector
         assert density in {0.7, 0.8, 0.9, 1.0}
         expected = landscape.tokens([weight * density] * LAYERS)
-        assert tokens_of(ledger.evaluations[name]) == expected
+        assert tokens_of(run_state.evaluations[name]) == expected
     # The references are the sources themselves, whatever is searched.
     for name, value in (("thinking", 1.0), ("instruct", 0.0)):
-        assert tokens_of(ledger.evaluations[name]) == landscape.tokens([value] * LAYERS)
+        assert tokens_of(run_state.evaluations[name]) == landscape.tokens([value] * LAYERS)

@@ -18,7 +18,7 @@ from apbmm_common.protocol import curve_keys
 from apbmm_master.status import sockets
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket
-from apbmm_master.wire.authentication import Door
+from apbmm_master.wire.authentication import Authenticator
 from fake_peers import FakeWorker, master_in_process, until
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, free_port
@@ -56,16 +56,16 @@ async def test_a_flood_of_requests_does_not_hold_up_the_run(
     monkeypatch.setattr("apbmm.status.query.ANSWER_SECONDS", DEADLINE)
     spec: Any = world_spec(timings=TIMINGS)
     async with master_in_process(spec, tmp_path) as (master, address, _):
-        status = StatusSocket(tmp_path, lambda: live_snapshot(master), master.door)
+        status = StatusSocket(tmp_path, lambda: live_snapshot(master), master.authenticator)
         answering = asyncio.create_task(status.serve())
         local = json.loads((tmp_path / "status.json").read_text())["status"]
         flood = Flood(local)
         try:
             flood.start()
             async with FakeWorker(address, "a").at_work():
-                await until("the references", lambda: master.ledger.references_done)
+                await until("the references", lambda: master.run_state.references_done)
             snapshot = await asyncio.to_thread(ask, local)
-            assert snapshot["run"] == master.ledger.run
+            assert snapshot["run"] == master.run_state.run
             assert not flood.over.is_set()
         finally:
             flood.enough.set()
@@ -79,8 +79,8 @@ async def test_who_asks_soon_after_another_gets_the_same_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sockets, "FRESH_SECONDS", 600.0)
-    door, taken = Door(), itertools.count()
-    status = StatusSocket(tmp_path, lambda: {"snapshot": next(taken)}, door)
+    authenticator, taken = Authenticator(), itertools.count()
+    status = StatusSocket(tmp_path, lambda: {"snapshot": next(taken)}, authenticator)
     answering = asyncio.create_task(status.serve())
     local = json.loads((tmp_path / "status.json").read_text())["status"]
     try:
@@ -109,10 +109,10 @@ async def test_revoking_cuts_off_who_asks_for_the_status(tmp_path: Path) -> None
     a, own = curve_keys.worker_keys(folder, "a"), curve_keys.reader_keys(folder)
     assert a is not None
     assert own is not None
-    door = Door(keys)
-    door.open()
+    authenticator = Authenticator(keys)
+    authenticator.open()
     address = f"tcp://127.0.0.1:{free_port()}"
-    status = StatusSocket(tmp_path, lambda: {"run": "r"}, door, address)
+    status = StatusSocket(tmp_path, lambda: {"run": "r"}, authenticator, address)
     answering = asyncio.create_task(status.serve())
     context = zmq.asyncio.Context.instance()
     try:
@@ -126,10 +126,10 @@ async def test_revoking_cuts_off_who_asks_for_the_status(tmp_path: Path) -> None
             refusal = await answer_of(revoked)
             assert refusal["error"] == "the key of worker a was revoked"
             assert "apbmm keys new-worker a" in refusal["hint"]
-            assert door.refusals.counts == {"keys": 1}
+            assert authenticator.refusals.counts == {"keys": 1}
             assert await answer_of(other) == {"run": "r"}
     finally:
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
         status.close()
-        await door.close()
+        await authenticator.close()

@@ -12,7 +12,7 @@ from apbmm_common.errors import RunDirectoryError, UsageError
 from apbmm_common.run_file.load import load_run_file
 from apbmm_master.journal.store import Journal
 from apbmm_master.serve import serve
-from apbmm_master.wire.authentication import Door
+from apbmm_master.wire.authentication import Authenticator
 from commands import free_address, run, write_rehearsal
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def taken() -> Iterator[str]:
 def test_a_run_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
     spec = load_run_file(write_rehearsal(tmp_path / "run.toml"))
     with pytest.raises(RunDirectoryError, match="File name too long"):
-        serve(spec, tmp_path / ("x" * 300), free_address(), None, Door())
+        serve(spec, tmp_path / ("x" * 300), free_address(), None, Authenticator())
 
 
 def test_a_folder_of_something_else_is_left_alone(taken: str, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_nothing_is_left_behind(
     spec = load_run_file(write_rehearsal(tmp_path / "run.toml"))
     bind, status_bind = (taken, None) if flag == "--bind" else (free_address(), taken)
     with pytest.raises(UsageError, match=r"cannot listen on .*in use") as caught:
-        serve(spec, tmp_path / "run", bind, status_bind, Door())
+        serve(spec, tmp_path / "run", bind, status_bind, Authenticator())
     assert caught.value.hint == f"is another master using the port? choose another {flag}"
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr().out == ""
@@ -78,6 +78,6 @@ def test_a_run_that_goes_on_says_nothing_before_it_listens(
     with Journal(tmp_path / "run"):
         pass
     with pytest.raises(UsageError, match=r"cannot listen on .*in use"):
-        serve(spec, tmp_path / "run", taken, None, Door())
+        serve(spec, tmp_path / "run", taken, None, Authenticator())
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "run" / "status.json").exists()

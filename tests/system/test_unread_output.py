@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import command_line, environment, free_address, started, write_rehearsal
 
@@ -43,6 +43,6 @@ def test_a_run_does_not_end_because_its_output_cannot_be_written(
     finally:
         os.close(unread)
     assert ran.returncode == 0, ran.stderr
-    assert len(Ledger().replay(read_journal(run_dir)).completed) == 3
+    assert len(RunState().replay(read_journal(run_dir)).completed) == 3
     assert ran.stderr.count("standard output cannot be written") == 1
     assert "Traceback" not in ran.stderr

@@ -10,7 +10,7 @@ import pytest
 from apbmm.status.query import NoMasterError, ask
 from apbmm_master.status import sockets
 from apbmm_master.status.sockets import StatusSocket
-from apbmm_master.wire.authentication import Door
+from apbmm_master.wire.authentication import Authenticator
 from commands import free_address
 
 
@@ -18,8 +18,8 @@ async def test_the_end_is_told_to_whoever_watches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sockets, "FAREWELL_SECONDS", 600.0)
-    address, snapshot, door = free_address(), {"finished": ""}, Door()
-    status = StatusSocket(tmp_path, lambda: snapshot, door, address)
+    address, snapshot, authenticator = free_address(), {"finished": ""}, Authenticator()
+    status = StatusSocket(tmp_path, lambda: snapshot, authenticator, address)
     answering = asyncio.create_task(status.serve())
     try:
         await status.farewell()  # at once: nobody watches
@@ -33,7 +33,7 @@ async def test_the_end_is_told_to_whoever_watches(
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
         status.close()
-        await door.close()
+        await authenticator.close()
     monkeypatch.setattr("apbmm.status.query.ANSWER_SECONDS", 0.2)
     with pytest.raises(NoMasterError):
         await asyncio.to_thread(ask, address)

@@ -107,7 +107,7 @@ def test_a_worker_that_never_comes_back_is_replaced_after_its_grace(site: Site) 
     assert master.end() == 0, master.output
     site.assert_whole(6)
     name = lease.split(".")[0]
-    attempts = site.ledger().evaluations[name].attempts
+    attempts = site.run_state().evaluations[name].attempts
     assert (attempts[0].worker, attempts[0].state) == ("dead", "lost")
     assert [a.worker for a in attempts if a.state == "done"] == ["other"]
     assert any(e.worker == "dead" and e.reason == "unreachable" for e in site.events(WorkerLeft))
@@ -124,7 +124,7 @@ def test_draining_delivers_what_is_in_hand(site: Site) -> None:
     assert worker.end() == 0, worker.output
     assert site.events(WorkerLeft)[-1].reason == "stopped"
     name = lease.split(".")[0]
-    assert site.ledger().evaluations[name].state == "done"
+    assert site.run_state().evaluations[name].state == "done"
 
     worker = site.worker("a")
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 0)):
@@ -199,11 +199,11 @@ def test_a_poisonous_vector_is_tried_twice_given_up_and_replaced(site: Site, fau
     reason = "APBMM_REHEARSAL_FAULT asks for it" if fault == "vector" else "engines died on it 2"
     assert failure.evaluation == "e0002"
     assert failure.message.startswith(reason)
-    attempts = site.ledger().evaluations["e0002"].attempts
+    attempts = site.run_state().evaluations["e0002"].attempts
     # The death of an engine that has done nothing before accuses nobody.
     assert len([a for a in attempts if a.fault == fault]) == 2
     assert {a.worker for a in attempts} >= _at_work_before(site, attempts[-1].lease)
-    assert "e0002" not in site.ledger().completed
+    assert "e0002" not in site.run_state().completed
     assert site.events(WorkerQuarantined) == []
     stop(*workers)
 
@@ -214,7 +214,7 @@ def test_a_method_of_few_points_ends_without_one_that_was_given_up(site: Site) -
     master = site.master()
     assert master.end() == 0, master.output
     assert "finished: the method has no more to try after 2 evaluations" in master.output
-    assert sorted(site.ledger().completed) == ["e0001", "e0003"]
+    assert sorted(site.run_state().completed) == ["e0001", "e0003"]
     (failure,) = site.events(EvaluationFailed)
     assert failure.evaluation == "e0002"
     stop(worker)

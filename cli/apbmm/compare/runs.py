@@ -23,7 +23,7 @@ from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.events import EpochStarted, Record
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.resume import changed
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
     check_scaling,
     load_rate,
@@ -48,7 +48,7 @@ class Run:
     """One run as its journal tells it; ``pauses``: spans without a master (Unix seconds)."""
 
     name: str
-    ledger: Ledger
+    run_state: RunState
     spec: RunSpec
     pauses: tuple[tuple[float, float], ...]
 
@@ -121,10 +121,10 @@ def read_runs(run_dirs: Sequence[Path]) -> list[Run]:
 
 def _read(name: str, folder: Path) -> Run:
     records = read_journal(folder)
-    ledger = Ledger().replay(records)
-    if ledger.spec is None:
+    run_state = RunState().replay(records)
+    if run_state.spec is None:
         raise UsageError(f"{name}: the journal is empty: the run has not begun")
-    return Run(name, ledger, ledger.spec, tuple(_pauses(records)))
+    return Run(name, run_state, run_state.spec, tuple(_pauses(records)))
 
 
 def _pauses(records: Sequence[Record]) -> Iterator[tuple[float, float]]:
@@ -158,23 +158,23 @@ def compare(runs: Sequence[Run]) -> Comparison:
 def _can_scale(run: Run) -> bool:
     """Whether Eq. 2 can be applied to the run's own references."""
     try:
-        check_scaling(run.ledger)
+        check_scaling(run.run_state)
     except SearchError:
         return False
-    return run.ledger.references_done
+    return run.run_state.references_done
 
 
 def _points(run: Run, scale: Run | None) -> Points | None:
     """Objectives of the completed evaluations by the references of ``scale``; None without."""
     if scale is None:
         return None
-    objectives, references = objectives_of(run.spec), references_of(scale.ledger)
-    measured = (metrics_of(run.ledger.evaluations[name]) for name in run.ledger.completed)
+    objectives, references = objectives_of(run.spec), references_of(scale.run_state)
+    measured = (metrics_of(run.run_state.evaluations[name]) for name in run.run_state.completed)
     return [tuple(objective_vector(objectives, metrics, references)) for metrics in measured]
 
 
 def _row(run: Run, points: Points | None, share: int, point: tuple[float, ...]) -> Row:
-    ledger = run.ledger
+    run_state = run.run_state
     return Row(
         run=run.name,
         method=run.spec.algorithm.name,
@@ -182,18 +182,18 @@ def _row(run: Run, points: Points | None, share: int, point: tuple[float, ...]) 
         spacing=spacing(points) if points else None,
         contribution=share if points else None,
         front=len(front(points)) if points else None,
-        load_rate=load_rate(ledger, ledger.time),
+        load_rate=load_rate(run_state, run_state.time),
         seconds=_search_seconds(run),
-        done=len(ledger.completed),
-        failed=ledger.count(EvaluationState.FAILED),
+        done=len(run_state.completed),
+        failed=run_state.count(EvaluationState.FAILED),
         budget=run.spec.budget.evaluations,
-        state="failed" if ledger.failed else "finished" if ledger.finished else "unfinished",
+        state="failed" if run_state.failed else "finished" if run_state.finished else "unfinished",
     )
 
 
 def _search_seconds(run: Run) -> float | None:
     """Wall clock of the search, without the time in which no master ran."""
-    window = search_window(run.ledger, run.ledger.time)
+    window = search_window(run.run_state, run.run_state.time)
     if window is None:
         return None
     begin, end = window
@@ -208,7 +208,7 @@ def require_comparable(runs: Sequence[Run]) -> None:
     first, faults = runs[0], []
     for other in runs[1:]:
         ours, theirs = _meaning(first), _meaning(other)
-        if not (first.ledger.digests and other.ledger.digests):  # no worker has read them yet
+        if not (first.run_state.digests and other.run_state.digests):  # no worker has read them yet
             ours, theirs = ({**meaning, "contents": {}} for meaning in (ours, theirs))
         keys = sorted(changed(ours, theirs))
         if keys:
@@ -226,7 +226,7 @@ def _meaning(run: Run) -> dict[str, Any]:
     ``contents`` are digests of sources, their settings and questions, without the base: every
     method merges the same two sources, and only some need a base beside them.
     """
-    spec, digests = run.spec.model_dump(mode="json"), run.ledger.digests
+    spec, digests = run.spec.model_dump(mode="json"), run.run_state.digests
     for benchmark in spec["benchmarks"]:
         del benchmark["path"]
     return {
@@ -258,14 +258,14 @@ def _notes(runs: Sequence[Run], scale: Run | None) -> Iterator[str]:
 def _circumstances(run: Run) -> dict[str, Any]:
     """What may change a measurement, but not what it means."""
     spec = run.spec.model_dump(mode="json")
-    digests = run.ledger.digests
+    digests = run.run_state.digests
     base = {"base": digests["base"]} if "base" in digests else {}
     return {"engine": spec["engine"], "merge": spec["merge"], "contents": base}
 
 
 def _drift(run: Run, scale: Run) -> str:
     """The numbers in which a run's own references differ from those that scale it."""
-    own, common = references_of(run.ledger), references_of(scale.ledger)
+    own, common = references_of(run.run_state), references_of(scale.run_state)
     return ", ".join(
         f"{name} {benchmark} {metric} {metrics[metric]:g} for {common[name][benchmark][metric]:g}"
         for name, reference in own.items()

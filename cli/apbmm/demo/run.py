@@ -26,7 +26,7 @@ REHEARSAL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Wishes:
+class DemoOptions:
     """What the command line asks for; None leaves it as the run was begun."""
 
     evaluations: int | None = None
@@ -35,7 +35,7 @@ class Wishes:
     rehearsal: bool = False
 
 
-def run_demo(run_dir: Path | None, wishes: Wishes) -> int:
+def run_demo(run_dir: Path | None, wishes: DemoOptions) -> int:
     """Run, or go on with, the demo; returns the exit code."""
     folder = run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     before = _begun(folder / RUN_FILE)
@@ -56,7 +56,7 @@ def run_demo(run_dir: Path | None, wishes: Wishes) -> int:
     return code
 
 
-def demo_run(wishes: Wishes, before: RunSpec | None) -> RunSpec:
+def demo_run(wishes: DemoOptions, before: RunSpec | None) -> RunSpec:
     """The shipped run file with what the command line, or the run's beginning, says otherwise."""
     spec = load_run_file(demo_folder() / RUN_FILE)
     begun = before or spec
@@ -87,10 +87,10 @@ def require_same_run(run_dir: Path, spec: RunSpec) -> None:
     if not (run_dir / JOURNAL).is_file():
         return
     from apbmm_master.journal.resume import begin_or_resume
-    from apbmm_master.journal.run_state import Ledger
+    from apbmm_master.journal.run_state import RunState
     from apbmm_master.journal.store import read_journal
 
-    begin_or_resume(Ledger().replay(read_journal(run_dir)), spec, lambda _: None)
+    begin_or_resume(RunState().replay(read_journal(run_dir)), spec, lambda _: None)
 
 
 def require_parts() -> None:
@@ -115,23 +115,23 @@ def conclude(run_dir: Path, console: Console) -> None:
         text = f"interrupted before the run began: apbmm demo --run-dir {run_dir} begins it"
         console.print(text, markup=False)
         return
-    from apbmm_master.journal.run_state import Ledger
+    from apbmm_master.journal.run_state import RunState
     from apbmm_master.journal.scores import load_rate, stand
     from apbmm_master.journal.store import read_journal
     from apbmm_master.status.console import front_table
 
-    ledger = Ledger().replay(read_journal(run_dir))
-    standing, rate = stand(ledger), load_rate(ledger, 0.0)
+    run_state = RunState().replay(read_journal(run_dir))
+    standing, rate = stand(run_state), load_rate(run_state, 0.0)
     if standing.front:
-        console.print(front_table(standing, ledger))
+        console.print(front_table(standing, run_state))
         console.print(
             f"hypervolume {standing.hypervolume:.4f} with {standing.completed} evaluations, "
-            f"{len(standing.front)} on the front; {_uniform(ledger.spec, standing.completed)}"
+            f"{len(standing.front)} on the front; {_uniform(run_state.spec, standing.completed)}"
         )
     if rate is not None:
         console.print(f"load rate {rate:.1%}")
-    if ledger.finished:
-        console.print(f"finished: {ledger.finished}", markup=False)
+    if run_state.finished:
+        console.print(f"finished: {run_state.finished}", markup=False)
     else:
         text = f"not finished: apbmm demo --run-dir {run_dir} goes on from here"
         console.print(text, markup=False)

@@ -1,4 +1,4 @@
-"""Write a run as TOML that `apbmm_common.run_file.load.load_run_file` reads back to the same run."""
+"""Write a run as TOML that `load_run_file` reads back to the same run."""
 
 from __future__ import annotations
 

@@ -199,8 +199,8 @@ def _remedy(keys: ClientKeys | None) -> str:
 
 def from_journal(run_dir: Path) -> Snapshot:
     """The status as the journal tells it. Raises `JournalError`."""
-    from apbmm_master.journal.run_state import Ledger
+    from apbmm_master.journal.run_state import RunState
     from apbmm_master.journal.store import read_journal
     from apbmm_master.status.snapshot import journal_snapshot
 
-    return journal_snapshot(Ledger().replay(read_journal(run_dir)))
+    return journal_snapshot(RunState().replay(read_journal(run_dir)))

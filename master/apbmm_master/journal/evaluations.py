@@ -1,4 +1,4 @@
-"""What the ledger keeps: evaluations, their attempts, the search method's calls, presences."""
+"""What the run state keeps: evaluations, their attempts, the search method's calls, presences."""
 
 from __future__ import annotations
 

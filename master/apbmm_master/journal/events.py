@@ -1,4 +1,4 @@
-"""What the journal records. Everything else (ledger, front, status, report) is derived from it."""
+"""What the journal records. Run state, front, status and report are derived from it."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class DuplicateResult(Event):
 class AttemptFailed(Event):
     """An attempt ended without a measurement.
 
-    ``engine``: its engine died, and the vector is a suspect; see `attendance.Attendance.accuses`.
+    ``engine``: its engine died, and the vector is a suspect; see `sessions.WorkerSessions.accuses`.
     """
 
     event: Literal["attempt_failed"] = "attempt_failed"

@@ -1,4 +1,4 @@
-"""What a worker measured, as the ledger keeps it: in few bytes, without per-question outcomes."""
+"""What a worker measured, as the run state keeps it: packed, without per-question outcomes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from apbmm_common.errors import RunChangedError
 from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.events import AnyEvent, RunStarted, SpecChanged
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 
 MAY_CHANGE = ("budget.evaluations", "budget.failures", "timings.", "sources.", "prior.prompts")
 """Sources may move: their contents are compared by digest when a worker has read them."""
@@ -18,26 +18,26 @@ UNTIL_SEARCHED = ("objectives",)
 """May change as long as nothing was proposed from objectives: Eq. 2 is applied at replay."""
 
 
-def begin_or_resume(ledger: Ledger, spec: RunSpec, record: Callable[[AnyEvent], None]) -> None:
+def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEvent], None]) -> None:
     """Record the beginning of a run, or what an edited run file changes in it.
 
     Raises `RunChangedError` naming every key that may not change.
     """
     new = spec.model_dump(mode="json")
-    if ledger.spec is None:
+    if run_state.spec is None:
         run = f"{spec.name}-{secrets.token_hex(4)}"
         record(RunStarted(run=run, spec=new))
         return
-    keys = sorted(changed(ledger.spec.model_dump(mode="json"), new))
-    searched = any(ask.purpose == "search" for ask in ledger.asks)
+    keys = sorted(changed(run_state.spec.model_dump(mode="json"), new))
+    searched = any(ask.purpose == "search" for ask in run_state.asks)
     refused = [key for key in keys if not may_change(key, searched=searched)]
     if refused:
         raise RunChangedError(
             f"the run file differs from the one this run was begun with in {', '.join(refused)}",
             "undo the change, or start a new run with another --run-dir",
         )
-    done = ledger.count(EvaluationState.DONE)
-    if spec.budget.evaluations < min(done, ledger.spec.budget.evaluations):
+    done = run_state.count(EvaluationState.DONE)
+    if spec.budget.evaluations < min(done, run_state.spec.budget.evaluations):
         raise RunChangedError(
             f"budget.evaluations was lowered to {spec.budget.evaluations}, but {done} evaluations "
             "are done",

@@ -1,7 +1,7 @@
 """The run as its journal tells it: a fold over events, with one mutator.
 
-The ledger knows nothing of sockets, clocks or workers' liveness. `Ledger.apply` is the only way
-to change it, and it refuses what the state machines of `lifecycle` do not allow. Two ledgers are
+It knows nothing of sockets, clocks or workers' liveness. `RunState.apply` is the only way to
+change it, and it refuses what the state machines of `lifecycle` do not allow. Two run states are
 equal when the same events made them. What a turn asks for is kept up to date, not searched for.
 """
 
@@ -54,12 +54,12 @@ from apbmm_master.journal.lifecycle import (
     move_evaluation,
 )
 from apbmm_master.journal.packed import Evaluations
-from apbmm_master.journal.worker_sessions import Attendance
+from apbmm_master.journal.worker_sessions import WorkerSessions
 
-__all__ = ["MEASURE", "REFERENCES", "Asked", "Attempt", "Call", "Evaluation", "Ledger", "Told"]
+__all__ = ["MEASURE", "REFERENCES", "Asked", "Attempt", "Call", "Evaluation", "RunState", "Told"]
 
 
-class Ledger:
+class RunState:
     """All that the events so far imply."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Ledger:
         """Ids of the budget's completed evaluations in the order of their completion."""
         self.durations: list[float] = []
         """Seconds of everything that is done, in increasing order."""
-        self.attendance = Attendance()
+        self.sessions = WorkerSessions()
         self.duplicates: set[str] = set()
         """Leases whose results came when their evaluation was settled."""
         self.finished = ""
@@ -94,7 +94,7 @@ class Ledger:
         """What each worker holds that holds anything."""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ledger) and vars(self) == vars(other)
+        return isinstance(other, RunState) and vars(self) == vars(other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -143,7 +143,7 @@ class Ledger:
 
     # ---- the one mutator -----------------------------------------------------------------
 
-    def replay(self, records: Iterable[Record]) -> Ledger:
+    def replay(self, records: Iterable[Record]) -> RunState:
         """Apply all records in order; returns itself."""
         for record in records:
             self.apply(record)
@@ -165,7 +165,7 @@ class Ledger:
             case EvaluationFailed() as event:
                 self._give_up(event)
             case WorkerJoined() | WorkerLeft() | WorkerQuarantined() as event:
-                self.attendance.take(event, record.time)
+                self.sessions.take(event, record.time)
             case event:
                 self._govern(event)
         self.seq, self.time = record.seq, record.time
@@ -190,11 +190,11 @@ class Ledger:
             case SpecChanged():
                 self.spec = RunSpec.model_validate(event.spec)
                 self.finished, self.failed = "", False
-                self.attendance.close(self.time)
+                self.sessions.close(self.time)
             case EpochStarted():
                 self.epoch = event.epoch
                 # The pause between two masters, ended by either event, is no worker's time.
-                self.attendance.close(self.time)
+                self.sessions.close(self.time)
             case SourcesVerified():
                 self.layers, self.outside = event.layers, event.outside
                 self.digests = dict(event.digests)
@@ -257,7 +257,7 @@ class Ledger:
         else:
             attempt.fault, attempt.message = event.fault, event.message
             if event.fault == "engine":
-                self.attendance.engine_died(attempt.boot, evaluation.id)
+                self.sessions.engine_died(attempt.boot, evaluation.id)
         if attempt.vanished or attempt.fault in {"vector", "engine"}:
             self._troubled[evaluation.id] = None
         self._set_state(evaluation, EvaluationState.QUEUED)
@@ -272,7 +272,7 @@ class Ledger:
                 attempt.state = move_attempt(attempt.state, AttemptState.DONE)
                 attempt.ended_at = record.time
                 if isinstance(event.body, Evaluated):
-                    self.attendance.evaluated(attempt.boot)
+                    self.sessions.evaluated(attempt.boot)
             elif attempt.active:
                 attempt.state = move_attempt(attempt.state, AttemptState.LOST)
                 attempt.ended_at, attempt.message = record.time, "an earlier attempt delivered"

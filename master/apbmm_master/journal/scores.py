@@ -1,4 +1,4 @@
-"""Where a run stands: objectives (Eq. 2), front, hypervolume, load rate; from the ledger alone."""
+"""Objectives (Eq. 2), front, hypervolume and load rate of a run, from its run state alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import REFERENCES, Attempt, Evaluation, Ledger
+from apbmm_master.journal.run_state import REFERENCES, Attempt, Evaluation, RunState
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.objective import (
     Measurement,
@@ -36,7 +36,7 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Scores:
     """Front and hypervolume after the last of ``completed`` evaluations.
 
     ``front``: objective vectors by evaluation id, in the order of completion. All empty until both
@@ -73,43 +73,44 @@ def metrics_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     }
 
 
-def references_of(ledger: Ledger) -> dict[str, Mapping[str, Mapping[str, float]]]:
+def references_of(run_state: RunState) -> dict[str, Mapping[str, Mapping[str, float]]]:
     """Raw metrics of the references that are measured."""
     return {
-        name: metrics_of(ledger.evaluations[name])
+        name: metrics_of(run_state.evaluations[name])
         for name in REFERENCES
-        if name in ledger.evaluations and ledger.evaluations[name].state is EvaluationState.DONE
+        if name in run_state.evaluations
+        and run_state.evaluations[name].state is EvaluationState.DONE
     }
 
 
-def check_scaling(ledger: Ledger) -> None:
+def check_scaling(run_state: RunState) -> None:
     """Raise the named error of `objective.check_references` if Eq. 2 cannot be applied."""
-    if ledger.spec is not None and ledger.references_done:
-        check_references(objectives_of(ledger.spec), references_of(ledger))
+    if run_state.spec is not None and run_state.references_done:
+        check_references(objectives_of(run_state.spec), references_of(run_state))
 
 
-def score(ledger: Ledger, evaluation: Evaluation) -> tuple[float, ...]:
+def score(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
     """Objective vector of one completed evaluation; both references must be measured."""
-    return _by_eq_2(objective_vector, ledger, evaluation)
+    return _by_eq_2(objective_vector, run_state, evaluation)
 
 
-def known_noise(ledger: Ledger, evaluation: Evaluation) -> tuple[float, ...]:
+def known_noise(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
     """Variance of `score` that the search is told; see `objective.objective_variance`."""
-    return _by_eq_2(objective_variance, ledger, evaluation)
+    return _by_eq_2(objective_variance, run_state, evaluation)
 
 
 def _by_eq_2(
     rule: Callable[[Sequence[Objective], Measurement, Mapping[str, Measurement]], Array],
-    ledger: Ledger,
+    run_state: RunState,
     evaluation: Evaluation,
 ) -> tuple[float, ...]:
     """One number for each objective of the run, from what was measured of model and references."""
-    assert ledger.spec is not None
-    found = rule(objectives_of(ledger.spec), metrics_of(evaluation), references_of(ledger))
+    assert run_state.spec is not None
+    found = rule(objectives_of(run_state.spec), metrics_of(evaluation), references_of(run_state))
     return tuple(float(value) for value in found)
 
 
-class Tracker:
+class ScoreTracker:
     """Follows one run's standing from completion to completion.
 
     Each completion is scored and entered into the front once, however often it is asked for. Of
@@ -119,24 +120,24 @@ class Tracker:
     def __init__(self) -> None:
         self._begin(None)
 
-    def _begin(self, ledger: Ledger | None) -> None:
-        self._ledger = ledger
+    def _begin(self, run_state: RunState | None) -> None:
+        self._ledger = run_state
         self._objectives, self._volumes, self._sizes = array("d"), array("d"), array("l")
         self._front: dict[str, tuple[float, ...]] = {}
         self._points: Array = np.empty(0)
 
-    def stand(self, ledger: Ledger) -> Standing:
+    def stand(self, run_state: RunState) -> Scores:
         """Score everything that is complete and follow front and hypervolume through it.
 
-        A ledger other than the last one (read back from the journal) is scored from its start.
+        A run state other than the last one (read back from the journal) is scored from its start.
         """
-        if ledger is not self._ledger:
-            self._begin(ledger)
-        if ledger.spec is None or not ledger.references_done:
-            return Standing()
-        for name in ledger.completed[len(self._volumes) :]:
-            self._enter(ledger, ledger.evaluations[name])
-        return Standing(len(self._volumes), dict(self._front), self._volume)
+        if run_state is not self._ledger:
+            self._begin(run_state)
+        if run_state.spec is None or not run_state.references_done:
+            return Scores()
+        for name in run_state.completed[len(self._volumes) :]:
+            self._enter(run_state, run_state.evaluations[name])
+        return Scores(len(self._volumes), dict(self._front), self._volume)
 
     def history(self, begin: int = 0) -> Iterator[Completion]:
         """What the last `stand` stood on, in the order of completion, without the first ones."""
@@ -159,10 +160,10 @@ class Tracker:
         width = len(self._objectives) // len(self._volumes)
         return tuple(self._objectives[number * width : (number + 1) * width])
 
-    def _enter(self, ledger: Ledger, evaluation: Evaluation) -> None:
+    def _enter(self, run_state: RunState, evaluation: Evaluation) -> None:
         """Score a completion; it changes the front unless something there dominates it."""
-        assert ledger.spec is not None
-        objectives, volume = score(ledger, evaluation), self._volume
+        assert run_state.spec is not None
+        objectives, volume = score(run_state, evaluation), self._volume
         new = np.array(objectives, dtype=np.float64)
         points = self._points.reshape(-1, len(new))
         if not (_no_worse(points, new) & (points != new).any(axis=1)).any():
@@ -171,7 +172,7 @@ class Tracker:
                 del self._front[name]
             self._front[evaluation.id] = objectives
             self._points = np.concatenate([points[kept], new[None]])
-            volume = hypervolume(self._points, ledger.spec.hypervolume_reference)
+            volume = hypervolume(self._points, run_state.spec.hypervolume_reference)
         self._objectives.extend(objectives)
         self._volumes.append(volume)
         self._sizes.append(len(self._front))
@@ -182,12 +183,12 @@ def _no_worse(points: Array, others: Array) -> npt.NDArray[np.bool_]:
     return np.asarray((points >= others).all(axis=1))
 
 
-def stand(ledger: Ledger) -> Standing:
-    """Where a run stands, scored from its start; see `Tracker` to follow one."""
-    return Tracker().stand(ledger)
+def stand(run_state: RunState) -> Scores:
+    """Where a run stands, scored from its start; see `ScoreTracker` to follow one."""
+    return ScoreTracker().stand(run_state)
 
 
-def search_window(ledger: Ledger, now: float) -> tuple[float, float] | None:
+def search_window(run_state: RunState, now: float) -> tuple[float, float] | None:
     """When the search began and ended (Unix seconds): first search dispatch to last completion.
 
     ``now`` is its end while work is in progress. Before the search has begun, the window starts at
@@ -195,7 +196,7 @@ def search_window(ledger: Ledger, now: float) -> tuple[float, float] | None:
     """
     first = search = math.inf
     last, running = -math.inf, False
-    for evaluation in ledger.evaluations.values():
+    for evaluation in run_state.evaluations.values():
         for attempt in evaluation.attempts:
             first = min(first, attempt.leased_at)
             if evaluation.purpose == "search":
@@ -208,22 +209,22 @@ def search_window(ledger: Ledger, now: float) -> tuple[float, float] | None:
     return start, now if running or last == -math.inf else last
 
 
-def load_rate(ledger: Ledger, now: float) -> float | None:
+def load_rate(run_state: RunState, now: float) -> float | None:
     """Busy worker seconds over worker seconds within `search_window`, tail included.
 
     None when nothing was leased. A worker counts, busy or not, for the time that it was there.
     """
-    window = search_window(ledger, now)
+    window = search_window(run_state, now)
     if window is None:
         return None
     start, end = window
     stays: dict[str, list[tuple[float, float]]] = {}
-    for stay in ledger.attendance.stays:
+    for stay in run_state.sessions.stays:
         left = end if stay.left is None else stay.left
         stays.setdefault(stay.worker, []).append((max(stay.joined, start), min(left, end)))
     busy = sum(
         overlap(attempt.leased_at, _end(attempt, end), *stay)
-        for evaluation in ledger.evaluations.values()
+        for evaluation in run_state.evaluations.values()
         for attempt in evaluation.attempts
         for stay in stays.get(attempt.worker, ())
     )

@@ -14,7 +14,7 @@ SUSPECTS = 2
 
 
 @dataclass(frozen=True)
-class Presence:
+class WorkerSession:
     """One stay of a worker's boot (wall clock; ``left`` None while it lasts)."""
 
     worker: str
@@ -26,14 +26,14 @@ class Presence:
 
 
 @dataclass
-class Attendance:
+class WorkerSessions:
     """Every stay, the boots that will never come back (``gone``), and those in quarantine.
 
     ``deaths`` names, for each boot that has evaluated anything, the evaluations that its engine
     died on since it last did.
     """
 
-    stays: list[Presence] = field(default_factory=list)
+    stays: list[WorkerSession] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     quarantined: dict[Boot, str] = field(default_factory=dict)
     deaths: dict[str, set[str]] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Attendance:
                 if boot in self._here:
                     raise InvariantError(f"{event.worker} joined twice")
                 self._here[boot] = len(self.stays)
-                self.stays.append(Presence(*boot, event.gpu, event.host, time))
+                self.stays.append(WorkerSession(*boot, event.gpu, event.host, time))
             case WorkerQuarantined():
                 self.quarantined[boot] = event.reason
             case WorkerLeft():

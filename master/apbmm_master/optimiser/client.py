@@ -1,4 +1,4 @@
-"""From ledger to search method and back: what to ask with, and how answers are journaled."""
+"""From run state to search method and back: what to ask with, and how answers are journaled."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from apbmm_common.run_file.load import RunSpec, canonical_hash
 from apbmm_common.run_file.space import Space
 from apbmm_master.journal.events import AnyEvent, Proposal, Proposed, Purpose, work_of
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import MEASURE, REFERENCES, Asked, Call, Evaluation, Ledger
+from apbmm_master.journal.run_state import MEASURE, REFERENCES, Asked, Call, Evaluation, RunState
 from apbmm_master.journal.scores import known_noise, score
 from apbmm_master.optimiser.process import (
     Answer,
     Calls,
-    Proposer,
+    OptimiserProcess,
     Recall,
     Request,
     Setup,
@@ -50,7 +50,7 @@ class _Open:
     basis: int
 
 
-class Proposals:
+class OptimiserClient:
     """Asks the search method in its own process, one ask at a time.
 
     ``nudge`` wakes the loop when an answer is there. ``batch``, ``exhausted`` and ``seconds`` are
@@ -58,65 +58,69 @@ class Proposals:
     """
 
     def __init__(self, nudge: Callable[[], None]) -> None:
-        self._proposer = Proposer()
+        self._proposer = OptimiserProcess()
         self._nudge = nudge
         self._open: _Open | None = None
         self._fruitless = -1
         self._told: list[Call] = []
-        """What the process has seen of the ledger's calls; they are translated again only for a
+        """What the process has seen of the run state's calls; they are translated again only for a
         process that has not."""
         self.batch: int | None = None
         self.seconds = 0.0
         self.exhausted = False
         self.failure: ApbmmError | None = None
 
-    def busy(self, ledger: Ledger) -> bool:
+    def busy(self, run_state: RunState) -> bool:
         """Whether an ask is in progress, or the last one had to wait and nothing has come since.
 
         A method that has no more to propose waits for nothing.
         """
-        waits = self._fruitless == len(ledger.calls) and not self.exhausted
+        waits = self._fruitless == len(run_state.calls) and not self.exhausted
         return self._open is not None or waits
 
-    def bootstrap(self, ledger: Ledger, record: Recorder) -> None:
+    def bootstrap(self, run_state: RunState, record: Recorder) -> None:
         """Queue the discrepancy measurement and the references once the layers are known."""
-        if ledger.layers == 0 or REFERENCES[0] in ledger.evaluations:
+        if run_state.layers == 0 or REFERENCES[0] in run_state.evaluations:
             return
-        assert ledger.spec is not None
+        assert run_state.spec is not None
         jobs: list[tuple[str, Purpose, Vector]] = [
             (MEASURE, "measure", ()),
-            ("thinking", "reference", (1.0,) * ledger.layers),
-            ("instruct", "reference", (0.0,) * ledger.layers),
+            ("thinking", "reference", (1.0,) * run_state.layers),
+            ("instruct", "reference", (0.0,) * run_state.layers),
         ]
         for name, purpose, vector in jobs:
-            proposal = Proposal(evaluation=name, vector=vector, key=key_of(ledger, vector, purpose))
-            record(Proposed(purpose=purpose, proposals=(proposal,), basis=ledger.seq))
+            proposal = Proposal(
+                evaluation=name, vector=vector, key=key_of(run_state, vector, purpose)
+            )
+            record(Proposed(purpose=purpose, proposals=(proposal,), basis=run_state.seq))
 
-    def ask(self, ledger: Ledger, count: int) -> None:
+    def ask(self, run_state: RunState, count: int) -> None:
         """Start computing ``count`` vectors."""
-        assert ledger.spec is not None
+        assert run_state.spec is not None
         assert self._open is None
-        purpose: Purpose = "initial" if initial_missing(ledger, ledger.spec) else "search"
-        pending = in_flight(ledger)
-        known, so_far = self._known(ledger), len(ledger.calls)
+        purpose: Purpose = "initial" if initial_missing(run_state, run_state.spec) else "search"
+        pending = in_flight(run_state)
+        known, so_far = self._known(run_state), len(run_state.calls)
         request = Request(
-            setup_of(ledger),
-            calls_of(ledger, known, so_far),
+            setup_of(run_state),
+            calls_of(run_state, known, so_far),
             tuple(e.vector for e in pending),
             count,
             known,
         )
-        everything = partial(calls_of, ledger, 0, so_far)
+        everything = partial(calls_of, run_state, 0, so_far)
         task = asyncio.create_task(self._proposer.ask(request, everything))
         task.add_done_callback(lambda _: self._nudge())
-        self._open = _Open(task, purpose, so_far, tuple(e.id for e in pending), ledger.seq)
+        self._open = _Open(task, purpose, so_far, tuple(e.id for e in pending), run_state.seq)
 
-    def _known(self, ledger: Ledger) -> int:
-        """How many of the ledger's calls the process has seen; 0 where it has seen others."""
-        same = len(self._told) <= len(ledger.calls) and all(map(is_, self._told, ledger.calls))
+    def _known(self, run_state: RunState) -> int:
+        """How many of the run state's calls the process has seen; 0 where it has seen others."""
+        same = len(self._told) <= len(run_state.calls) and all(
+            map(is_, self._told, run_state.calls)
+        )
         return len(self._told) if same else 0
 
-    def take_answer(self, ledger: Ledger, record: Recorder) -> None:
+    def take_answer(self, run_state: RunState, record: Recorder) -> None:
         """Journal the answer of a finished ask, if there is one."""
         asked = self._open
         if asked is None or not asked.task.done():
@@ -137,13 +141,13 @@ class Proposals:
         self.batch, self.exhausted = answer.batch, answer.exhausted
         self.seconds = answer.seconds
         if answer.vectors:
-            record(proposed_event(ledger, asked, answer))  # which puts the ask among the calls
+            record(proposed_event(run_state, asked, answer))  # which puts the ask among the calls
         else:
             self._fruitless = asked.calls
-        self._told = ledger.calls[: asked.calls + bool(answer.vectors)]
+        self._told = run_state.calls[: asked.calls + bool(answer.vectors)]
 
     def forget(self) -> None:
-        """Drop an ask in progress: the ledger it was computed from is no longer the ledger."""
+        """Drop an ask in progress: the run state it was computed from is outdated."""
         if self._open is not None:
             self._open.task.cancel()
         self._open, self._fruitless = None, -1
@@ -154,51 +158,51 @@ class Proposals:
         self._proposer.close()
 
 
-def in_flight(ledger: Ledger) -> list[Evaluation]:
+def in_flight(run_state: RunState) -> list[Evaluation]:
     """What a search method counts on, in the order of the proposals.
 
     Not the evaluations that are set aside, which it was told to keep clear of.
     """
-    unsettled = ledger.counted(EvaluationState.ACTIVE, EvaluationState.QUEUED)
+    unsettled = run_state.counted(EvaluationState.ACTIVE, EvaluationState.QUEUED)
     return sorted((e for e in unsettled if not e.avoided), key=lambda e: e.ordinal)
 
 
-def proposed_event(ledger: Ledger, asked: _Open, answer: Answer) -> Proposed:
+def proposed_event(run_state: RunState, asked: _Open, answer: Answer) -> Proposed:
     """The event of an answer, with new evaluation ids."""
-    assert ledger.spec is not None
-    number = ledger.count()
+    assert run_state.spec is not None
+    number = run_state.count()
     return Proposed(
         purpose=asked.purpose,
         proposals=tuple(
             Proposal(
                 evaluation=f"e{number + 1 + i:04d}",
                 vector=vector,
-                key=key_of(ledger, vector, asked.purpose),
+                key=key_of(run_state, vector, asked.purpose),
             )
             for i, vector in enumerate(answer.vectors)
         ),
         calls=asked.calls,
         pending=asked.pending,
         basis=asked.basis,
-        seed=ledger.spec.seed,
+        seed=run_state.spec.seed,
         index=answer.index,
         seconds=answer.seconds,
         diagnostics=answer.diagnostics,
     )
 
 
-def key_of(ledger: Ledger, vector: Vector, purpose: Purpose) -> str:
+def key_of(run_state: RunState, vector: Vector, purpose: Purpose) -> str:
     """Content key: SHA-256 of the canonical vector and all that decides its measurement."""
-    assert ledger.spec is not None
-    config = ledger.spec.config_hash(ledger.digests)
+    assert run_state.spec is not None
+    config = run_state.spec.config_hash(run_state.digests)
     return canonical_hash({"work": work_of(purpose), "vector": list(vector), "config": config})
 
 
-def setup_of(ledger: Ledger) -> Setup:
-    """Arguments of the search method as the ledger stands."""
-    spec = ledger.spec
+def setup_of(run_state: RunState) -> Setup:
+    """Arguments of the search method as the run state stands."""
+    spec = run_state.spec
     assert spec is not None
-    space = Space.of(spec, ledger.layers, ledger.outside)
+    space = Space.of(spec, run_state.layers, run_state.outside)
     return Setup(
         name=spec.algorithm.name,
         dimensions=space.dimensions,
@@ -208,7 +212,7 @@ def setup_of(ledger: Ledger) -> Setup:
         initial=spec.budget.initial,
         workers=spec.algorithm.batch,
         reference_point=spec.hypervolume_reference,
-        importance=_component_importance(ledger, spec, space),
+        importance=_component_importance(run_state, spec, space),
         settings={**_ends(spec), **spec.algorithm.settings},
     )
 
@@ -232,12 +236,12 @@ def _ends(spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def _component_importance(ledger: Ledger, spec: RunSpec, space: Space) -> Vector | None:
+def _component_importance(run_state: RunState, spec: RunSpec, space: Space) -> Vector | None:
     """Importance of each component of a vector; None where components weigh no single layers.
 
     A group outside the layers that was not measured gets the mean of the layers' scores.
     """
-    body = _measured(ledger)
+    body = _measured(run_state)
     if body is None or not space.owners:
         return None
     scores = _fused(body, spec)
@@ -250,12 +254,12 @@ def _component_importance(ledger: Ledger, spec: RunSpec, space: Space) -> Vector
     return tuple(float(score) for score in found)
 
 
-def layer_importance(ledger: Ledger, spec: RunSpec) -> Vector | None:
+def layer_importance(run_state: RunState, spec: RunSpec) -> Vector | None:
     """The method's importance s_l of each layer, fused (Eq. 12) unless it takes parameters alone.
 
     None until the discrepancy is measured.
     """
-    body = _measured(ledger)
+    body = _measured(run_state)
     return None if body is None else _fused(body, spec)
 
 
@@ -266,29 +270,29 @@ def _fused(body: Measured, spec: RunSpec) -> Vector:
     return tuple(float(s) for s in scores)
 
 
-def _measured(ledger: Ledger) -> Measured | None:
+def _measured(run_state: RunState) -> Measured | None:
     """The discrepancy measurement; None until it is done."""
-    measure = ledger.evaluations.get(MEASURE)
+    measure = run_state.evaluations.get(MEASURE)
     found = measure.body if measure is not None else None
     return found if isinstance(found, Measured) else None
 
 
-def calls_of(ledger: Ledger, begin: int = 0, stop: int | None = None) -> Calls:
-    """The ledger's calls from ``begin`` to before ``stop``, with vectors and objectives."""
-    return tuple(translated(ledger, call) for call in ledger.calls[begin:stop])
+def calls_of(run_state: RunState, begin: int = 0, stop: int | None = None) -> Calls:
+    """The run state's calls from ``begin`` to before ``stop``, with vectors and objectives."""
+    return tuple(translated(run_state, call) for call in run_state.calls[begin:stop])
 
 
-def translated(ledger: Ledger, call: Call) -> Recall | Tell:
+def translated(run_state: RunState, call: Call) -> Recall | Tell:
     """One call with its vectors, objectives and known noise instead of evaluation ids.
 
     All of it follows from the journal, so a run that is resumed tells what it told before.
     """
     if isinstance(call, Asked):
         return Recall(
-            tuple(ledger.evaluations[i].vector for i in call.evaluations),
-            tuple(ledger.evaluations[i].vector for i in call.pending),
+            tuple(run_state.evaluations[i].vector for i in call.evaluations),
+            tuple(run_state.evaluations[i].vector for i in call.pending),
         )
-    evaluation = ledger.evaluations[call.evaluation]
+    evaluation = run_state.evaluations[call.evaluation]
     if call.rejected:
         return Tell(evaluation.vector, None)
-    return Tell(evaluation.vector, score(ledger, evaluation), known_noise(ledger, evaluation))
+    return Tell(evaluation.vector, score(run_state, evaluation), known_noise(run_state, evaluation))

@@ -95,7 +95,7 @@ class Answer:
     diagnostics: dict[str, Any]
 
 
-class Session:
+class OptimiserSession:
     """An algorithm object and the calls it has seen."""
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ def plain(value: Any) -> Any:
             return value
 
 
-_session = Session()
+_session = OptimiserSession()
 
 
 def _start(parent: int) -> None:
@@ -188,7 +188,7 @@ def _answer(request: Request) -> Answer:
     return _session.answer(request)
 
 
-class Proposer:
+class OptimiserProcess:
     """Handle of the child process; a dead child is replaced and the request repeated once."""
 
     def __init__(self) -> None:

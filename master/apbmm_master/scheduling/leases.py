@@ -9,26 +9,26 @@ from collections.abc import Callable
 from apbmm_master.journal.evaluations import VANISHED
 from apbmm_master.journal.events import AnyEvent, EvaluationFailed, Leased, Lost, WorkerLeft
 from apbmm_master.journal.lifecycle import AttemptState
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.lost_workers import set_aside, warning
-from apbmm_master.scheduling.message_handlers import Reception
+from apbmm_master.scheduling.message_handlers import MessageHandlers
 from apbmm_master.scheduling.policy import Dismiss, Fail, Give, GiveUpLease
 
 log = logging.getLogger(__name__)
 
 
-class Dispatch:
+class LeaseDispatch:
     """Leases by name and their ASSIGNs; ``now`` is the monotonic clock throughout."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        run_state: RunState,
         fleet: Fleet,
-        reception: Reception,
+        handlers: MessageHandlers,
         record: Callable[[AnyEvent], None],
     ) -> None:
-        self._ledger, self._fleet, self._reception = ledger, fleet, reception
+        self._ledger, self._fleet, self._handlers = run_state, fleet, handlers
         self._record = record
         self._sent_at: dict[str, float] = {}
 
@@ -70,7 +70,7 @@ class Dispatch:
         assert found is not None
         evaluation, attempt = found
         self._sent_at[lease] = now
-        self._reception.assign(self._fleet.workers[attempt.worker], evaluation, attempt)
+        self._handlers.assign(self._fleet.workers[attempt.worker], evaluation, attempt)
 
     def resend(self, now: float) -> None:
         """Send again what was not accepted; the worker treats a repetition as the same ASSIGN."""

@@ -19,19 +19,19 @@ from collections.abc import Iterator
 
 from apbmm_master.journal.evaluations import VANISHED, Evaluation
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 
 
-def set_aside(ledger: Ledger) -> list[Evaluation]:
+def set_aside(run_state: RunState) -> list[Evaluation]:
     """Evaluations of the budget that are set aside, at work or waiting."""
-    found = [e for e in ledger.troubled() if e.counts and e.avoided]
-    allowed = ledger.spec.budget.failures if ledger.spec else 0
+    found = [e for e in run_state.troubled() if e.counts and e.avoided]
+    allowed = run_state.spec.budget.failures if run_state.spec else 0
     return found if len(found) <= allowed else []
 
 
-def waiting(ledger: Ledger) -> int:
+def waiting(run_state: RunState) -> int:
     """How many of `set_aside` are in no worker's hands."""
-    return sum(e.state is EvaluationState.QUEUED for e in set_aside(ledger))
+    return sum(e.state is EvaluationState.QUEUED for e in set_aside(run_state))
 
 
 def worth_waiting_for(evaluation: Evaluation) -> bool:
@@ -42,10 +42,10 @@ def worth_waiting_for(evaluation: Evaluation) -> bool:
     return not evaluation.counts or evaluation.vanishings < 2 * VANISHED
 
 
-def in_turn(ledger: Ledger) -> Iterator[Evaluation]:
+def in_turn(run_state: RunState) -> Iterator[Evaluation]:
     """What is queued in the order of the proposals, then one that is set aside, if none is out."""
-    aside = set_aside(ledger)
-    yield from (e for e in ledger.of_state(EvaluationState.QUEUED) if e not in aside)
+    aside = set_aside(run_state)
+    yield from (e for e in run_state.of_state(EvaluationState.QUEUED) if e not in aside)
     if not any(evaluation.state is EvaluationState.ACTIVE for evaluation in aside):
         yield from aside[:1]
 

@@ -35,7 +35,7 @@ from apbmm_master.journal.events import (
     work_of,
 )
 from apbmm_master.journal.lifecycle import SETTLED, AttemptState
-from apbmm_master.journal.run_state import Attempt, Evaluation, Ledger
+from apbmm_master.journal.run_state import Attempt, Evaluation, RunState
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.results import Deliveries
 from apbmm_master.wire.refusals import NotAllowedError
@@ -43,23 +43,23 @@ from apbmm_master.wire.refusals import NotAllowedError
 log = logging.getLogger(__name__)
 
 
-class Reception:
+class MessageHandlers:
     """Handles messages one at a time.
 
-    ``record`` applies an event to the ledger and puts it in the next commit; ``send`` queues an
+    ``record`` applies an event to the run state and puts it in the next commit; ``send`` queues an
     answer that leaves only after that commit.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
+        run_state: RunState,
         fleet: Fleet,
         record: Callable[[AnyEvent], None],
         send: Callable[[bytes, FromMaster], None],
     ) -> None:
-        self.ledger, self.fleet = ledger, fleet
+        self.run_state, self.fleet = run_state, fleet
         self._record, self._send = record, send
-        self._deliveries = Deliveries(ledger, fleet, record, send)
+        self._deliveries = Deliveries(run_state, fleet, record, send)
 
     def handle(self, identity: bytes, message: FromWorker, now: float, key: str = "") -> None:
         """Take one message in; ``now`` is the monotonic clock, ``key`` the connection's.
@@ -71,7 +71,7 @@ class Reception:
             return
         worker = self.fleet.of(identity)
         if worker is None:
-            self._send(identity, HelloAgain(run=self.ledger.run))
+            self._send(identity, HelloAgain(run=self.run_state.run))
             return
         if worker.key != key:
             raise NotAllowedError(f"the connection of worker {worker.name} is another key's")
@@ -79,7 +79,7 @@ class Reception:
         if isinstance(message, Accept | Beat):
             # A HELLO that this one overtook is older, and its list of leases out of date.
             worker.hello = max(worker.hello, message.hello)
-        if message.run == self.ledger.run or isinstance(message, Beat | Drain | Bye):
+        if message.run == self.run_state.run or isinstance(message, Beat | Drain | Bye):
             self._dispatch(worker, message)
         else:
             log.info("a %s of %s is of another run", message.type, worker.name)
@@ -108,7 +108,7 @@ class Reception:
     # ---- joining and leaving -------------------------------------------------------------
 
     def _hello(self, identity: bytes, hello: Hello, now: float, key: str) -> None:
-        if hello.boot in self.ledger.attendance.gone:
+        if hello.boot in self.run_state.sessions.gone:
             reason = f"a later process took the name {hello.worker}"
             hint = "give this one another --name"
             self._send(identity, Refuse(reason=reason, hint=hint, final=True))
@@ -120,12 +120,12 @@ class Reception:
                 known.heard = now
                 self._welcome(known)
             return
-        joined = self.fleet.join(hello, identity, self.ledger.run, now, key)
+        joined = self.fleet.join(hello, identity, self.run_state.run, now, key)
         if joined.replaced is not None:
             self._supersede(joined.replaced)
         worker = joined.worker
-        worker.quarantined = self.ledger.attendance.quarantined.get((worker.name, worker.boot), "")
-        if not self.ledger.attendance.is_here(worker.name, worker.boot):
+        worker.quarantined = self.run_state.sessions.quarantined.get((worker.name, worker.boot), "")
+        if not self.run_state.sessions.is_here(worker.name, worker.boot):
             self._record(
                 WorkerJoined(
                     worker=worker.name,
@@ -153,7 +153,7 @@ class Reception:
             if lets_in(worker.key, worker.name):
                 continue
             reason = "its key was revoked"
-            for evaluation, attempt in list(self.ledger.active_attempts()):
+            for evaluation, attempt in list(self.run_state.active_attempts()):
                 if (attempt.worker, attempt.boot) == (worker.name, worker.boot):
                     self._lose(evaluation, attempt, f"{worker.name}: {reason}")
             left = WorkerLeft(worker=worker.name, boot=worker.boot, reason=reason, final=False)
@@ -163,27 +163,27 @@ class Reception:
 
     def _welcome(self, worker: Worker) -> None:
         """The run, with the leases to keep and those whose evaluation is settled without it."""
-        assert self.ledger.spec is not None
+        assert self.run_state.spec is not None
         abandon = tuple(sorted(lease for lease in worker.held if not self._is_wanted(lease)))
         worker.held -= set(abandon)
         self._send(
             worker.identity,
             Welcome(
-                run=self.ledger.run,
-                epoch=self.ledger.epoch,
-                spec=self.ledger.spec.model_dump(mode="json"),
+                run=self.run_state.run,
+                epoch=self.run_state.epoch,
+                spec=self.run_state.spec.model_dump(mode="json"),
                 keep=tuple(sorted(worker.held)),
                 abandon=abandon,
             ),
         )
 
     def _is_wanted(self, lease: str) -> bool:
-        found = self.ledger.find(lease)
+        found = self.run_state.find(lease)
         return found is not None and found[0].state not in SETTLED
 
     def _reconcile(self, worker: Worker) -> None:
         """A lease that this boot accepted but neither holds nor delivers is lost."""
-        for evaluation, attempt in list(self.ledger.active_attempts()):
+        for evaluation, attempt in list(self.run_state.active_attempts()):
             mine = attempt.worker == worker.name and attempt.boot == worker.boot
             if not mine or attempt.lease in worker.delivering:
                 continue
@@ -194,8 +194,8 @@ class Reception:
                 self._lose(evaluation, attempt, f"{worker.name} no longer holds it")
 
     def _ready(self, worker: Worker, message: Ready) -> None:
-        ledger = self.ledger
-        if not ledger.digests:
+        run_state = self.run_state
+        if not run_state.digests:
             layers, outside, digests = message.layers, message.outside, dict(message.digests)
             self._record(
                 SourcesVerified(worker=worker.name, layers=layers, outside=outside, digests=digests)
@@ -203,15 +203,17 @@ class Reception:
         # A worker prepares with empty hands only, so it is through with other runs.
         worker.foreign = False
         different = sorted(
-            role for role in ledger.digests if message.digests.get(role) != ledger.digests[role]
+            role
+            for role in run_state.digests
+            if message.digests.get(role) != run_state.digests[role]
         )
-        if different or message.layers != ledger.layers:
+        if different or message.layers != run_state.layers:
             worker.stage = "unfit"
             worker.unfit = f"its {', '.join(different) or 'sources'} differ from the run's"
             self._send(
                 worker.identity,
                 Refuse(
-                    run=ledger.run,
+                    run=run_state.run,
                     reason=f"{worker.unfit}: other contents than the first worker verified",
                     hint="copy the checkpoints again, or start a new run with these",
                 ),
@@ -223,7 +225,7 @@ class Reception:
     def _bye(self, worker: Worker, message: Bye) -> None:
         """A worker leaves for good; what it does not keep for its next boot is lost."""
         kept = False
-        for evaluation, attempt in list(self.ledger.active_attempts()):
+        for evaluation, attempt in list(self.run_state.active_attempts()):
             if (attempt.worker, attempt.boot) != (worker.name, worker.boot):
                 continue
             if attempt.lease in message.kept or attempt.lease in worker.delivering:
@@ -242,16 +244,16 @@ class Reception:
         """A BEAT says what the worker holds, which repairs whatever message was lost."""
         worker.beat, worker.paused = beat, False
         worker.held.clear()
-        if beat.lease and beat.run == self.ledger.run:
+        if beat.lease and beat.run == self.run_state.run:
             self._holds(worker, beat.lease)
-        ack = BeatAck(run=self.ledger.run, epoch=self.ledger.epoch, stage=worker.stage)
+        ack = BeatAck(run=self.run_state.run, epoch=self.run_state.epoch, stage=worker.stage)
         self._send(worker.identity, ack)
 
     def _holds(self, worker: Worker, lease: str) -> None:
         """The worker says that it works on a lease."""
-        found = self.ledger.find(lease)
+        found = self.run_state.find(lease)
         if found is None or found[0].state in SETTLED:
-            self._send(worker.identity, Cancel(run=self.ledger.run, lease=lease))
+            self._send(worker.identity, Cancel(run=self.run_state.run, lease=lease))
             return
         evaluation, attempt = found
         if (attempt.worker, attempt.boot) != (worker.name, worker.boot):
@@ -263,7 +265,7 @@ class Reception:
 
     def _decline(self, worker: Worker, message: Decline) -> None:
         worker.held.discard(message.lease)
-        found = self.ledger.find(message.lease)
+        found = self.run_state.find(message.lease)
         if found is None or not found[1].active:
             return
         evaluation, attempt = found
@@ -281,17 +283,17 @@ class Reception:
 
     def assign(self, worker: Worker, evaluation: Evaluation, attempt: Attempt) -> None:
         """Send (or send again) the ASSIGN of a committed lease."""
-        assert self.ledger.spec is not None
+        assert self.run_state.spec is not None
         self._send(
             worker.identity,
             Assign(
-                run=self.ledger.run,
+                run=self.run_state.run,
                 evaluation=evaluation.id,
                 attempt=attempt.number,
                 lease=attempt.lease,
                 work=work_of(evaluation.purpose),
                 vector=evaluation.vector,
-                config=self.ledger.spec.config_hash(self.ledger.digests),
+                config=self.run_state.spec.config_hash(self.run_state.digests),
                 fresh=any(a.worker == worker.name and a.fault for a in evaluation.attempts[:-1]),
             ),
         )

@@ -1,4 +1,4 @@
-"""What to do next, decided from ledger and fleet. Pure: no clock, socket or file of its own.
+"""What to do next, decided from run state and fleet. Pure: no clock, socket or file of its own.
 
 Invariants: a lease is committed before it is sent; a worker holds at most one lease; an
 evaluation has at most one active attempt; nothing is leased again while a worker that may still
@@ -17,7 +17,7 @@ from apbmm_master.journal.lifecycle import (
     liveness,
     orphan_deadline,
 )
-from apbmm_master.journal.run_state import MEASURE, Attempt, Evaluation, Ledger
+from apbmm_master.journal.run_state import MEASURE, Attempt, Evaluation, RunState
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.lost_workers import in_turn, set_aside, waiting, worth_waiting_for
 from apbmm_master.scheduling.prefetching import ahead_of_need
@@ -90,23 +90,23 @@ class Moment:
     ask_seconds: float = 0.0
 
 
-def decide(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Decision]:
+def decide(run_state: RunState, fleet: Fleet, moment: Moment) -> list[Decision]:
     """Every decision that is due now, the most urgent first."""
-    spec = ledger.spec
+    spec = run_state.spec
     assert spec is not None
-    decisions: list[Decision] = list(_lost_leases(ledger, fleet, spec, moment))
-    decisions += _unreachable(ledger, fleet, spec, moment)
-    decisions += _hopeless(ledger)
-    end = _end(ledger, spec, moment)
+    decisions: list[Decision] = list(_lost_leases(run_state, fleet, spec, moment))
+    decisions += _unreachable(run_state, fleet, spec, moment)
+    decisions += _hopeless(run_state)
+    end = _end(run_state, spec, moment)
     if end is not None:
         return [*decisions, end]
     if moment.draining:
         return decisions
-    idle = idle_workers(ledger, fleet, moment)
-    given = _give(ledger, fleet, idle, moment)
+    idle = idle_workers(run_state, fleet, moment)
+    given = _give(run_state, fleet, idle, moment)
     decisions += given
-    aside = {evaluation.id for evaluation in set_aside(ledger)}
-    ask = _ask(ledger, spec, moment, len(idle), sum(g.evaluation not in aside for g in given))
+    aside = {evaluation.id for evaluation in set_aside(run_state)}
+    ask = _ask(run_state, spec, moment, len(idle), sum(g.evaluation not in aside for g in given))
     return [*decisions, ask] if ask else decisions
 
 
@@ -122,76 +122,80 @@ def _answers_for(worker: Worker, attempt: Attempt) -> bool:
     return worker.boot == attempt.boot or attempt.lease in worker.delivering
 
 
-def idle_workers(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Worker]:
+def idle_workers(run_state: RunState, fleet: Fleet, moment: Moment) -> list[Worker]:
     """Workers that may work, are heard, and hold nothing, by name."""
     free = [
         worker
         for name, worker in fleet.workers.items()
-        if ledger.held_by(name) is None and not worker.held and not worker.delivering
+        if run_state.held_by(name) is None and not worker.held and not worker.delivering
     ]
-    return _able(free, ledger, moment)
+    return _able(free, run_state, moment)
 
 
-def able_workers(ledger: Ledger, fleet: Fleet, moment: Moment) -> list[Worker]:
+def able_workers(run_state: RunState, fleet: Fleet, moment: Moment) -> list[Worker]:
     """Workers that may work and are heard, by name."""
-    return _able(fleet.workers.values(), ledger, moment)
+    return _able(fleet.workers.values(), run_state, moment)
 
 
-def _able(workers: Iterable[Worker], ledger: Ledger, moment: Moment) -> list[Worker]:
-    assert ledger.spec is not None
-    heard = moment.now - ledger.spec.timings.suspect
+def _able(workers: Iterable[Worker], run_state: RunState, moment: Moment) -> list[Worker]:
+    assert run_state.spec is not None
+    heard = moment.now - run_state.spec.timings.suspect
     able = [worker for worker in workers if worker.heard > heard and worker.may_work]
     return sorted(able, key=lambda worker: worker.name)
 
 
 def _lost_leases(
-    ledger: Ledger, fleet: Fleet, spec: RunSpec, moment: Moment
+    run_state: RunState, fleet: Fleet, spec: RunSpec, moment: Moment
 ) -> Iterator[GiveUpLease]:
-    deadline = orphan_deadline(ledger.durations, spec.timings)
-    for evaluation, attempt in ledger.active_attempts():
+    deadline = orphan_deadline(run_state.durations, spec.timings)
+    for evaluation, attempt in run_state.active_attempts():
         worker = fleet.workers.get(attempt.worker)
         if worker is not None and not _answers_for(worker, attempt):
             yield GiveUpLease(evaluation.id, attempt.lease, f"{worker.name} was started anew")
             continue
         heard_now = worker is not None
-        limit = deadline if heard_now or attempt.epoch == ledger.epoch else spec.timings.reconcile
+        limit = (
+            deadline if heard_now or attempt.epoch == run_state.epoch else spec.timings.reconcile
+        )
         if silence(worker, attempt, moment) >= limit:
             yield GiveUpLease(evaluation.id, attempt.lease, f"{attempt.worker} was not heard again")
 
 
-def _unreachable(ledger: Ledger, fleet: Fleet, spec: RunSpec, moment: Moment) -> Iterator[Dismiss]:
+def _unreachable(
+    run_state: RunState, fleet: Fleet, spec: RunSpec, moment: Moment
+) -> Iterator[Dismiss]:
     limit = spec.timings.unreachable
     silent = [w for w in fleet.workers.values() if moment.now - w.heard >= limit]
     if silent:
-        yield from (Dismiss(w.name) for w in silent if ledger.held_by(w.name) is None)
+        yield from (Dismiss(w.name) for w in silent if run_state.held_by(w.name) is None)
 
 
-def _hopeless(ledger: Ledger) -> Iterator[Fail]:
-    for evaluation in ledger.troubled():
+def _hopeless(run_state: RunState) -> Iterator[Fail]:
+    for evaluation in run_state.troubled():
         if evaluation.state is EvaluationState.QUEUED and evaluation.hopeless:
             yield Fail(evaluation.id, evaluation.hopeless)
 
 
-def _end(ledger: Ledger, spec: RunSpec, moment: Moment) -> Finish | None:
-    if ledger.finished:
+def _end(run_state: RunState, spec: RunSpec, moment: Moment) -> Finish | None:
+    if run_state.finished:
         return None
-    failure = _failure(ledger, spec)
+    failure = _failure(run_state, spec)
     if failure is not None:
         return failure
-    if any(True for _ in ledger.active_attempts()) or not ledger.references_done:
+    if any(True for _ in run_state.active_attempts()) or not run_state.references_done:
         return None
-    done = ledger.count(EvaluationState.DONE)
+    done = run_state.count(EvaluationState.DONE)
     if done >= spec.budget.evaluations:
         return Finish(f"{done} evaluations completed")
-    waited_for = any(worth_waiting_for(e) for e in ledger.of_state(EvaluationState.QUEUED))
+    waited_for = any(worth_waiting_for(e) for e in run_state.of_state(EvaluationState.QUEUED))
     if moment.exhausted and not waited_for and not moment.asking:
         return Finish(f"the method has no more to try after {done} evaluations")
     return None
 
 
-def _failure(ledger: Ledger, spec: RunSpec) -> Finish | None:
+def _failure(run_state: RunState, spec: RunSpec) -> Finish | None:
     failures = 0
-    for evaluation in ledger.of_state(EvaluationState.FAILED):
+    for evaluation in run_state.of_state(EvaluationState.FAILED):
         if not evaluation.counts:
             return Finish(f"{evaluation.id} could not be measured: {evaluation.message}", True)
         failures += 1
@@ -200,18 +204,18 @@ def _failure(ledger: Ledger, spec: RunSpec) -> Finish | None:
     return None
 
 
-def _give(ledger: Ledger, fleet: Fleet, idle: list[Worker], moment: Moment) -> list[Give]:
+def _give(run_state: RunState, fleet: Fleet, idle: list[Worker], moment: Moment) -> list[Give]:
     """Leases for the idle workers, in their turn and within the budget."""
-    assert ledger.spec is not None
+    assert run_state.spec is not None
     if not idle:
         return []
     free = list(idle)
     given: list[Give] = []
     in_hand = {lease for worker in fleet.workers.values() for lease in worker.held}
-    room = ledger.spec.budget.evaluations - ledger.count(
+    room = run_state.spec.budget.evaluations - run_state.count(
         EvaluationState.DONE, EvaluationState.ACTIVE
     )
-    for evaluation in in_turn(ledger):
+    for evaluation in in_turn(run_state):
         if not free:
             break
         if evaluation.hopeless or (evaluation.counts and room <= 0):
@@ -219,7 +223,7 @@ def _give(ledger: Ledger, fleet: Fleet, idle: list[Worker], moment: Moment) -> l
         if any(attempt.lease in in_hand for attempt in evaluation.attempts):
             continue
         worker = _suited(evaluation, free)
-        if worker is None and _failed_on_all(evaluation, able_workers(ledger, fleet, moment)):
+        if worker is None and _failed_on_all(evaluation, able_workers(run_state, fleet, moment)):
             worker = free[0]
         if worker is not None:
             free.remove(worker)
@@ -238,56 +242,58 @@ def _failed_on_all(evaluation: Evaluation, able: list[Worker]) -> bool:
     return all(evaluation.failed_on(worker.name) for worker in able)
 
 
-def _ask(ledger: Ledger, spec: RunSpec, moment: Moment, idle: int, given: int) -> Ask | None:
+def _ask(run_state: RunState, spec: RunSpec, moment: Moment, idle: int, given: int) -> Ask | None:
     """What to ask for when ``given`` of the ``idle`` workers get what the search counts on."""
-    if moment.asking or moment.exhausted or ledger.layers == 0:
+    if moment.asking or moment.exhausted or run_state.layers == 0:
         return None
-    missing = initial_missing(ledger, spec)
+    missing = initial_missing(run_state, spec)
     wanted = idle - given
     if not missing and moment.batch is None:
-        ready = ledger.count(EvaluationState.QUEUED) - waiting(ledger) - given
-        wanted += max(0, ahead_of_need(ledger, moment.ask_seconds, idle) - ready)
-    if not wanted and (ledger.asks or not missing):
+        ready = run_state.count(EvaluationState.QUEUED) - waiting(run_state) - given
+        wanted += max(0, ahead_of_need(run_state, moment.ask_seconds, idle) - ready)
+    if not wanted and (run_state.asks or not missing):
         return None
-    room = spec.budget.evaluations - ledger.count(
+    room = spec.budget.evaluations - run_state.count(
         EvaluationState.DONE, EvaluationState.ACTIVE, EvaluationState.QUEUED
     )
-    room += waiting(ledger)
+    room += waiting(run_state)
     if room <= 0:
         return None
     if missing:
         return Ask(min(missing, room))
-    if not (ledger.references_done and _measured(ledger)):
+    if not (run_state.references_done and _measured(run_state)):
         return None
     return Ask(min(moment.batch or wanted, room))
 
 
-def _measured(ledger: Ledger) -> bool:
-    measure = ledger.evaluations.get(MEASURE)
+def _measured(run_state: RunState) -> bool:
+    measure = run_state.evaluations.get(MEASURE)
     return measure is None or measure.state is EvaluationState.DONE
 
 
-def initial_missing(ledger: Ledger, spec: RunSpec) -> int:
+def initial_missing(run_state: RunState, spec: RunSpec) -> int:
     """Vectors of the initial design that are still to be proposed."""
-    proposed = ledger.count(purposes=("initial",))
-    failed = ledger.count(EvaluationState.FAILED, purposes=("initial",))
-    aside = sum(evaluation.purpose == "initial" for evaluation in set_aside(ledger))
+    proposed = run_state.count(purposes=("initial",))
+    failed = run_state.count(EvaluationState.FAILED, purposes=("initial",))
+    aside = sum(evaluation.purpose == "initial" for evaluation in set_aside(run_state))
     return max(0, spec.budget.initial - (proposed - failed - aside))
 
 
-def attempt_liveness(ledger: Ledger, fleet: Fleet, attempt: Attempt, moment: Moment) -> Liveness:
+def attempt_liveness(
+    run_state: RunState, fleet: Fleet, attempt: Attempt, moment: Moment
+) -> Liveness:
     """How the worker of an active attempt is judged now."""
-    assert ledger.spec is not None
+    assert run_state.spec is not None
     worker = fleet.workers.get(attempt.worker)
-    return liveness(silence(worker, attempt, moment), ledger.spec.timings)
+    return liveness(silence(worker, attempt, moment), run_state.spec.timings)
 
 
-def standstill(ledger: Ledger, fleet: Fleet) -> str:
+def standstill(run_state: RunState, fleet: Fleet) -> str:
     """Why nothing goes on although workers are there; empty while something does or can."""
     blocked = [w for w in fleet.workers.values() if w.quarantined or w.stage == "unfit"]
-    if ledger.finished or not blocked or len(blocked) < len(fleet.workers):
+    if run_state.finished or not blocked or len(blocked) < len(fleet.workers):
         return ""
-    if any(True for _ in ledger.active_attempts()):
+    if any(True for _ in run_state.active_attempts()):
         return ""
     blocked.sort(key=lambda worker: worker.name)
     names = ", ".join(f"{w.name} ({'quarantined' if w.quarantined else 'unfit'})" for w in blocked)

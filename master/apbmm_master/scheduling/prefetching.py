@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 
 WAIT_WORTH_AVOIDING = 0.005
 """Share of an evaluation's time that an idle worker may wait for its vector."""
@@ -14,18 +14,18 @@ PAPER_WORKERS = 4
 there are none; for so many workers more, there may be one."""
 
 
-def ahead_of_need(ledger: Ledger, ask_seconds: float, idle: int) -> int:
+def ahead_of_need(run_state: RunState, ask_seconds: float, idle: int) -> int:
     """Vectors to have ready for an asynchronous method; its last ask took ``ask_seconds``.
 
     None, as in the paper, with few workers, or while one waits for its vector but a moment.
     Otherwise twice as many as workers come free while an ask is computed, because the next one
     begins only after it. ``idle`` workers are free now.
     """
-    if not ledger.durations or ask_seconds <= 0:
+    if not run_state.durations or ask_seconds <= 0:
         return 0
-    typical = ledger.durations[len(ledger.durations) // 2]
+    typical = run_state.durations[len(run_state.durations) // 2]
     if ask_seconds <= WAIT_WORTH_AVOIDING * typical:
         return 0
-    workers = idle + ledger.count(EvaluationState.ACTIVE)
+    workers = idle + run_state.count(EvaluationState.ACTIVE)
     most = max(0, workers // PAPER_WORKERS - 1)
     return ceil(min(most, 2 * workers * ask_seconds / typical)) if typical else most

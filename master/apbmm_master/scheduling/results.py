@@ -24,14 +24,14 @@ from apbmm_master.journal.events import (
     WorkerQuarantined,
 )
 from apbmm_master.journal.lifecycle import SETTLED, AttemptState
-from apbmm_master.journal.run_state import Attempt, Evaluation, Ledger
+from apbmm_master.journal.run_state import Attempt, Evaluation, RunState
 from apbmm_master.scheduling.fleet import Fleet, Worker
 
 log = logging.getLogger(__name__)
 
 
 class Deliveries:
-    """Takes RESULT messages; ``record`` and ``send`` as in `reception.Reception`.
+    """Takes RESULT messages; ``record`` and ``send`` as in `handlers.MessageHandlers`.
 
     The first valid result of an evaluation wins, whichever attempt it came from; a rival attempt
     still in progress is cancelled, and what comes later is logged as a duplicate.
@@ -39,12 +39,12 @@ class Deliveries:
 
     def __init__(
         self,
-        ledger: Ledger,
+        run_state: RunState,
         fleet: Fleet,
         record: Callable[[AnyEvent], None],
         send: Callable[[bytes, FromMaster], None],
     ) -> None:
-        self._ledger, self._fleet = ledger, fleet
+        self._ledger, self._fleet = run_state, fleet
         self._record, self._send = record, send
 
     def take(self, worker: Worker, message: Result) -> None:
@@ -163,5 +163,5 @@ class Deliveries:
 
     def _accuses(self, evaluation: Evaluation, attempt: Attempt) -> bool:
         """Whether an engine's death is held against the vector; never against the sources."""
-        accuses = self._ledger.attendance.accuses(attempt.boot, evaluation.id)
+        accuses = self._ledger.sessions.accuses(attempt.boot, evaluation.id)
         return evaluation.counts and accuses

@@ -4,7 +4,7 @@ The score of a candidate x is the log of the Monte-Carlo mean of
 HV(sampled front of D + P + x) - HV(sampled front of D + P), with BoTorch's smoothing of the
 logarithm (Ament et al., 2023) and BoTorch's box decompositions. An acquisition object never
 changes: conditioning on one more pending point gives a new object, and the one that knows the
-truly pending points alone stays at hand to score the pool (see `apbmm_master.search.candidate_pool`).
+truly pending points alone stays at hand to score the pool (see `candidate_pool`).
 
 S samples, m objectives, b candidates, C cells, D dimensions.
 """

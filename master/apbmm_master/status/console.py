@@ -23,8 +23,8 @@ from apbmm_master.journal.events import (
     WorkerLeft,
     WorkerQuarantined,
 )
-from apbmm_master.journal.run_state import Evaluation, Ledger
-from apbmm_master.journal.scores import Standing, Tracker, load_rate, metrics_of
+from apbmm_master.journal.run_state import Evaluation, RunState
+from apbmm_master.journal.scores import Scores, ScoreTracker, load_rate, metrics_of
 from apbmm_master.status.lenient_output import standard_output
 from apbmm_master.status.stage_seconds import stage_summary
 
@@ -32,22 +32,22 @@ from apbmm_master.status.stage_seconds import stage_summary
 class Progress:
     """Draws to the terminal; `watch` follows committed events."""
 
-    def __init__(self, ledger: Ledger, run_dir: Path, console: Console | None = None) -> None:
+    def __init__(self, run_state: RunState, run_dir: Path, console: Console | None = None) -> None:
         self.console = console or Console(file=standard_output(), soft_wrap=True, highlight=False)
         self._run_dir = run_dir
-        self._tracker = Tracker()
+        self._tracker = ScoreTracker()
         self._bar = Bar(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TimeElapsedColumn(), console=self.console,
         )  # fmt: skip
-        assert ledger.spec is not None
-        rehearsal = "REHEARSAL " if ledger.spec.evaluation.kind == "rehearsal" else ""
+        assert run_state.spec is not None
+        rehearsal = "REHEARSAL " if run_state.spec.evaluation.kind == "rehearsal" else ""
         self._task = self._bar.add_task(
-            f"{rehearsal}{ledger.spec.name} ({ledger.spec.algorithm.name})",
-            total=ledger.spec.budget.evaluations,
-            completed=len(ledger.completed),
+            f"{rehearsal}{run_state.spec.name} ({run_state.spec.algorithm.name})",
+            total=run_state.spec.budget.evaluations,
+            completed=len(run_state.completed),
         )
-        self._shown = len(ledger.completed)
+        self._shown = len(run_state.completed)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -68,17 +68,17 @@ class Progress:
             markup=False,
         )
 
-    def draining(self, ledger: Ledger) -> None:
+    def draining(self, run_state: RunState) -> None:
         """Say what is waited for after a signal."""
-        held = ", ".join(evaluation.id for evaluation, _ in ledger.active_attempts())
+        held = ", ".join(evaluation.id for evaluation, _ in run_state.active_attempts())
         if held:
             self.console.print(f"finishing {held}; a second signal stops at once", markup=False)
 
-    def watch(self, record: Record, ledger: Ledger) -> None:
+    def watch(self, record: Record, run_state: RunState) -> None:
         """Show what an event means to a person, if anything."""
         match record.event:
             case ResultRecorded(evaluation=name):
-                self._completed(ledger.evaluations[name], ledger)
+                self._completed(run_state.evaluations[name], run_state)
             case WorkerJoined(worker=name):
                 self.console.print(f"worker {name} joined")
             case WorkerLeft(worker=name, reason=reason):
@@ -97,15 +97,15 @@ class Progress:
         """A line that others wrote parts of: what looks like markup in it is none."""
         self.console.print(text, style=style, markup=False)
 
-    def _completed(self, evaluation: Evaluation, ledger: Ledger) -> None:
+    def _completed(self, evaluation: Evaluation, run_state: RunState) -> None:
         if isinstance(evaluation.body, Measured):
             self.console.print(f"discrepancy measured on {evaluation.body.prompts} prompts")
         elif not evaluation.counts:
             self.console.print(f"reference {evaluation.id}: {_metrics_text(evaluation)}")
-        self._bar.update(self._task, completed=len(ledger.completed))
-        if not ledger.references_done:
+        self._bar.update(self._task, completed=len(run_state.completed))
+        if not run_state.references_done:
             return
-        standing = self._tracker.stand(ledger)
+        standing = self._tracker.stand(run_state)
         for done in self._tracker.history(self._shown):
             objectives = " ".join(f"{value:+.3f}" for value in done.objectives)
             self.console.print(
@@ -115,42 +115,42 @@ class Progress:
             )
         self._shown = standing.completed
 
-    def conclude(self, ledger: Ledger) -> None:
+    def conclude(self, run_state: RunState) -> None:
         """Print the front, its hypervolume, the load rate and where everything is."""
-        standing = self._tracker.stand(ledger)
+        standing = self._tracker.stand(run_state)
         if standing.front:
-            self.console.print(front_table(standing, ledger))
+            self.console.print(front_table(standing, run_state))
             self.console.print(
                 f"hypervolume {standing.hypervolume:.4f}, {len(standing.front)} on the front, "
                 f"{standing.completed} evaluations"
             )
-        rate = load_rate(ledger, 0.0)
+        rate = load_rate(run_state, 0.0)
         if rate is not None:
             self.console.print(f"load rate {rate:.1%}")
-        stages = stage_line(stage_summary(ledger))
+        stages = stage_line(stage_summary(run_state))
         if stages:
             self.console.print(stages, markup=False)
-        if ledger.finished:
-            self.console.print(f"finished: {ledger.finished}", markup=False)
+        if run_state.finished:
+            self.console.print(f"finished: {run_state.finished}", markup=False)
         else:
             self.console.print("not finished: the same command goes on from here")
         self.console.print(f"run directory: {self._run_dir}", markup=False)
 
 
-def front_table(standing: Standing, ledger: Ledger) -> Table:
+def front_table(standing: Scores, run_state: RunState) -> Table:
     """The front as a table, by the first objective."""
-    assert ledger.spec is not None
+    assert run_state.spec is not None
     table = Table(title="Pareto front")
     table.add_column("id")
-    for objective in ledger.spec.objectives:
+    for objective in run_state.spec.objectives:
         table.add_column(objective.name, justify="right")
-    for benchmark in ledger.spec.benchmarks:
+    for benchmark in run_state.spec.benchmarks:
         table.add_column(f"{benchmark.name}\naccuracy", justify="right")
         table.add_column(f"{benchmark.name}\ntokens", justify="right")
     for name, objectives in sorted(standing.front.items(), key=lambda point: point[1]):
         row = [name, *(f"{value:.3f}" for value in objectives)]
-        metrics = metrics_of(ledger.evaluations[name])
-        for benchmark in ledger.spec.benchmarks:
+        metrics = metrics_of(run_state.evaluations[name])
+        for benchmark in run_state.spec.benchmarks:
             row += [
                 f"{metrics[benchmark.name]['accuracy']:.1%}",
                 f"{metrics[benchmark.name]['tokens']:.1f}",

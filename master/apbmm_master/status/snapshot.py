@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from apbmm_common import __version__
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import Attempt, Evaluation, Ledger
+from apbmm_master.journal.run_state import Attempt, Evaluation, RunState
 from apbmm_master.journal.scores import (
-    Standing,
-    Tracker,
+    Scores,
+    ScoreTracker,
     check_scaling,
     load_rate,
     metrics_of,
@@ -34,22 +34,22 @@ SCHEMA = 1
 
 def live_snapshot(master: Master) -> dict[str, Any]:
     """Status of the run that ``master`` serves."""
-    snapshot = journal_snapshot(master.ledger, master.tracker, master.clock.now())
+    snapshot = journal_snapshot(master.run_state, master.tracker, master.clock.now())
     snapshot["master_alive"] = True
     snapshot["workers"] = [
         _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
     ]
-    snapshot["wire"] = {**master.wire.refusals.as_status(), "cut_off": master.door.cut_off}
-    snapshot["security"] = master.door.security
+    snapshot["wire"] = {**master.wire.refusals.as_status(), "cut_off": master.authenticator.cut_off}
+    snapshot["security"] = master.authenticator.security
     snapshot["trouble"] = (
-        master.trouble or snapshot["trouble"] or standstill(master.ledger, master.fleet)
+        master.trouble or snapshot["trouble"] or standstill(master.run_state, master.fleet)
     )
     snapshot["draining"] = master.draining
     return snapshot
 
 
 def journal_snapshot(
-    ledger: Ledger, tracker: Tracker | None = None, now: float | None = None
+    run_state: RunState, tracker: ScoreTracker | None = None, now: float | None = None
 ) -> dict[str, Any]:
     """Status as the journal tells it; of workers only who was there last and what they held.
 
@@ -57,63 +57,64 @@ def journal_snapshot(
     default as one that started now would have it. Every key is there before the run has begun,
     too: ``run`` is then empty.
     """
-    spec = ledger.spec
-    trouble = _scaling_trouble(ledger)
-    now = max(time.time(), ledger.time) if now is None else now
-    standing = Standing() if trouble else (tracker or Tracker()).stand(ledger)
+    spec = run_state.spec
+    trouble = _scaling_trouble(run_state)
+    now = max(time.time(), run_state.time) if now is None else now
+    standing = Scores() if trouble else (tracker or ScoreTracker()).stand(run_state)
     return {
         "schema": SCHEMA,
         "version": __version__,
-        "run": ledger.run,
-        "rehearsal": is_rehearsal(ledger),
+        "run": run_state.run,
+        "rehearsal": is_rehearsal(run_state),
         "algorithm": spec.algorithm.name if spec else "",
         "budget": spec.budget.evaluations if spec else 0,
-        "epoch": ledger.epoch,
-        "seq": ledger.seq,
-        "finished": ledger.finished,
+        "epoch": run_state.epoch,
+        "seq": run_state.seq,
+        "finished": run_state.finished,
         "trouble": trouble,
         "master_alive": False,
         "objectives": [objective.name for objective in spec.objectives] if spec else [],
         "evaluations": {
-            "done": ledger.count(EvaluationState.DONE),
-            "running": ledger.count(EvaluationState.ACTIVE),
-            "queued": ledger.count(EvaluationState.QUEUED),
-            "failed": ledger.count(EvaluationState.FAILED),
-            "duplicates": len(ledger.duplicates),
+            "done": run_state.count(EvaluationState.DONE),
+            "running": run_state.count(EvaluationState.ACTIVE),
+            "queued": run_state.count(EvaluationState.QUEUED),
+            "failed": run_state.count(EvaluationState.FAILED),
+            "duplicates": len(run_state.duplicates),
         },
-        "references": references_of(ledger),
-        "measured": _measured(ledger),
-        "front": [_point(ledger, *point) for point in standing.front.items()],
+        "references": references_of(run_state),
+        "measured": _measured(run_state),
+        "front": [_point(run_state, *point) for point in standing.front.items()],
         "hypervolume": standing.hypervolume,
-        "load_rate": load_rate(ledger, now),
-        "stages": stage_summary(ledger),
-        "workers": [_last_seen(ledger, name) for name in _present(ledger)],
+        "load_rate": load_rate(run_state, now),
+        "stages": stage_summary(run_state),
+        "workers": [_last_seen(run_state, name) for name in _present(run_state)],
         "running": [
-            _running(evaluation, attempt, now) for evaluation, attempt in ledger.active_attempts()
+            _running(evaluation, attempt, now)
+            for evaluation, attempt in run_state.active_attempts()
         ],
-        "set_aside": [{"id": e.id, "message": warning(e)} for e in set_aside(ledger)],
+        "set_aside": [{"id": e.id, "message": warning(e)} for e in set_aside(run_state)],
         "failures": [
-            {"id": e.id, "message": e.message} for e in ledger.of_state(EvaluationState.FAILED)
+            {"id": e.id, "message": e.message} for e in run_state.of_state(EvaluationState.FAILED)
         ],
     }
 
 
-def is_rehearsal(ledger: Ledger) -> bool:
+def is_rehearsal(run_state: RunState) -> bool:
     """Whether the run's measurements are invented."""
-    return ledger.spec is not None and ledger.spec.evaluation.kind == "rehearsal"
+    return run_state.spec is not None and run_state.spec.evaluation.kind == "rehearsal"
 
 
-def _scaling_trouble(ledger: Ledger) -> str:
+def _scaling_trouble(run_state: RunState) -> str:
     """Why Eq. 2 cannot be applied to the references; empty when it can, or they are not in yet."""
     try:
-        check_scaling(ledger)
+        check_scaling(run_state)
     except SearchError as error:
         return str(error)
     return ""
 
 
-def _point(ledger: Ledger, name: str, objectives: tuple[float, ...]) -> dict[str, Any]:
-    evaluation = ledger.evaluations[name]
+def _point(run_state: RunState, name: str, objectives: tuple[float, ...]) -> dict[str, Any]:
+    evaluation = run_state.evaluations[name]
     return {
         "id": name,
         "objectives": list(objectives),
@@ -122,8 +123,8 @@ def _point(ledger: Ledger, name: str, objectives: tuple[float, ...]) -> dict[str
     }
 
 
-def _measured(ledger: Ledger) -> bool:
-    measure = ledger.evaluations.get("measure")
+def _measured(run_state: RunState) -> bool:
+    measure = run_state.evaluations.get("measure")
     return measure is not None and measure.state is EvaluationState.DONE
 
 
@@ -137,13 +138,15 @@ def _running(evaluation: Evaluation, attempt: Attempt, now: float) -> dict[str, 
     }
 
 
-def _present(ledger: Ledger) -> list[str]:
-    return sorted({p.worker for p in ledger.attendance.stays if p.left is None})
+def _present(run_state: RunState) -> list[str]:
+    return sorted({p.worker for p in run_state.sessions.stays if p.left is None})
 
 
-def _last_seen(ledger: Ledger, name: str) -> dict[str, Any]:
-    presence = max((p for p in ledger.attendance.stays if p.worker == name), key=lambda p: p.joined)
-    held = ledger.held_by(name)
+def _last_seen(run_state: RunState, name: str) -> dict[str, Any]:
+    presence = max(
+        (p for p in run_state.sessions.stays if p.worker == name), key=lambda p: p.joined
+    )
+    held = run_state.held_by(name)
     return {
         "name": name,
         "gpu": presence.gpu,
@@ -155,7 +158,7 @@ def _last_seen(ledger: Ledger, name: str) -> dict[str, Any]:
 
 def _worker(master: Master, worker: Worker) -> dict[str, Any]:
     moment = master.moment()
-    held = master.ledger.held_by(worker.name)
+    held = master.run_state.held_by(worker.name)
     beat = worker.beat
     return {
         "name": worker.name,
@@ -165,7 +168,7 @@ def _worker(master: Master, worker: Worker) -> dict[str, Any]:
         "reason": worker.quarantined or worker.unfit,
         "trouble": beat.trouble if beat else "",
         "heartbeat_age": round(moment.now - worker.heard, 3),
-        "liveness": str(attempt_liveness(master.ledger, master.fleet, held[1], moment))
+        "liveness": str(attempt_liveness(master.run_state, master.fleet, held[1], moment))
         if held
         else "",
         "evaluation": held[0].id if held else "",

@@ -24,9 +24,9 @@ import zmq.asyncio
 from apbmm_common.errors import UsageError
 from apbmm_common.protocol import socket_monitor
 from apbmm_master.journal.events import Record
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.status.snapshot import is_rehearsal
-from apbmm_master.wire.authentication import STATUS, Door
+from apbmm_master.wire.authentication import STATUS, Authenticator
 from apbmm_master.wire.endings import Endings
 from apbmm_master.wire.refusals import NotAllowedError
 from apbmm_master.wire.router import bind_hint
@@ -55,7 +55,7 @@ class StatusSocket:
         self,
         run_dir: Path,
         snapshot: Callable[[], dict[str, Any]],
-        door: Door,
+        authenticator: Authenticator,
         tcp: str | None = None,
     ) -> None:
         self._snapshot = snapshot
@@ -63,9 +63,9 @@ class StatusSocket:
         self._keep_until = -math.inf
         self._folder = _socket_folder(run_dir)
         self._address_file = run_dir / ADDRESS_FILE
-        self._door = door
+        self._authenticator = authenticator
         local = _router()
-        self._requests = [(local, door.watch(local, probed=True))]
+        self._requests = [(local, authenticator.watch(local, probed=True))]
         self._asked_from_afar = -math.inf
         self._events: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         addresses = {
@@ -81,7 +81,7 @@ class StatusSocket:
     def _bind_tcp(self, address: str) -> str:
         # A socket of its own: on the run directory's one there are no keys.
         router = _router()
-        self._requests.append((router, self._door.guard(router, STATUS)))
+        self._requests.append((router, self._authenticator.guard(router, STATUS)))
         try:
             router.bind(address)
         except zmq.ZMQError as error:
@@ -112,11 +112,11 @@ class StatusSocket:
 
     def _answer_afar(self, request: zmq.Frame) -> bytes:
         """Over TCP only to whom the allow-list lets in now, as the workers' messages are taken."""
-        if self._door.keys is not None:
+        if self._authenticator.keys is not None:
             try:
-                self._door.require_reader(str(request.get("User-Id")))
+                self._authenticator.require_reader(str(request.get("User-Id")))
             except NotAllowedError as error:
-                self._door.refusals.note("keys", error.message, error.hint)
+                self._authenticator.refusals.note("keys", error.message, error.hint)
                 return _error(error.message, error.hint)
         self._asked_from_afar = time.monotonic()
         return self._answer(request.bytes)
@@ -140,14 +140,14 @@ class StatusSocket:
         if time.monotonic() - self._asked_from_afar < FAREWELL_SECONDS:
             await asyncio.sleep(FAREWELL_SECONDS)
 
-    def publish(self, record: Record, ledger: Ledger) -> None:
+    def publish(self, record: Record, run_state: RunState) -> None:
         """Publish one committed event: topic (the event's name), then JSON.
 
         ``rehearsal`` is true in every event of a rehearsal, as it is in its status.
         """
         body = {
-            "run": ledger.run,
-            "rehearsal": is_rehearsal(ledger),
+            "run": run_state.run,
+            "rehearsal": is_rehearsal(run_state),
             "seq": record.seq,
             "time": record.time,
             **record.event.model_dump(mode="json"),

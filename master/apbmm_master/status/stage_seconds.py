@@ -17,8 +17,8 @@ from apbmm_common.protocol.stages import in_order
 from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.findings import stages_of
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
-from apbmm_master.journal.run_state import Ledger
-from apbmm_master.journal.worker_sessions import Presence
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.worker_sessions import WorkerSession
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class _Mean:
 class _Spell:
     """A stay of a worker, from when it had something to do there and to when it delivered last."""
 
-    stay: Presence
+    stay: WorkerSession
     begin: float = math.inf
     end: float = -math.inf
 
@@ -50,7 +50,7 @@ class _Spell:
         return max(0.0, self.end - self.begin)
 
 
-def stage_summary(ledger: Ledger) -> dict[str, Any]:
+def stage_summary(run_state: RunState) -> dict[str, Any]:
     """Mean seconds of each stage, and the share of the workers' time that engines computed.
 
     Over the search (before it has begun, over all that counts): ``seconds`` by stage, in the order
@@ -59,14 +59,14 @@ def stage_summary(ledger: Ledger) -> dict[str, Any]:
     result while the same master lived, None when nothing is complete.
     """
     means = defaultdict[str, _Mean](_Mean)
-    for ask in ledger.asks:
+    for ask in run_state.asks:
         if ask.purpose == "search" and ask.evaluations and ask.seconds > 0:
             means["propose"].add(ask.seconds / len(ask.evaluations))
     spells = defaultdict[str, list[_Spell]](list)
-    for stay in ledger.attendance.stays:
+    for stay in run_state.sessions.stays:
         spells[stay.worker].append(_Spell(stay))
     number, busy = 0, 0.0
-    for evaluation, attempt in _done(ledger):
+    for evaluation, attempt in _done(run_state):
         stages = stages_of(evaluation.found)
         number += 1
         for stage, seconds in stages.items():
@@ -87,14 +87,14 @@ def stage_summary(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _done(ledger: Ledger) -> Iterator[tuple[Evaluation, Attempt]]:
+def _done(run_state: RunState) -> Iterator[tuple[Evaluation, Attempt]]:
     """Completed evaluations of the search with the attempt that brought the result, in order.
 
     One at a time: all of them at once would take as much memory as the rest of the run.
     """
-    searched = ledger.count(EvaluationState.DONE, purposes=("search",)) > 0
-    for name in ledger.completed:
-        evaluation = ledger.evaluations[name]
+    searched = run_state.count(EvaluationState.DONE, purposes=("search",)) > 0
+    for name in run_state.completed:
+        evaluation = run_state.evaluations[name]
         if evaluation.purpose == "search" or not searched:
             for attempt in evaluation.attempts:
                 if attempt.state is AttemptState.DONE:
@@ -113,7 +113,7 @@ def _extend(spell: _Spell, attempt: Attempt, wait: _Mean) -> None:
     spell.end = _ended(attempt)
 
 
-def _evaluating(stages: Mapping[str, float], attempt: Attempt, stay: Presence) -> float:
+def _evaluating(stages: Mapping[str, float], attempt: Attempt, stay: WorkerSession) -> float:
     """Seconds of ``evaluate``, but for the share of an attempt that was before the stay."""
     whole = _ended(attempt) - attempt.leased_at
     share = (_ended(attempt) - max(stay.joined, attempt.leased_at)) / whole if whole > 0 else 1.0

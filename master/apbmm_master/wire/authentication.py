@@ -1,8 +1,8 @@
 """Who comes in: handshakes are answered, and every frame's key is looked up again.
 
-With keys, libzmq asks `Door` over ZAP about each new connection, and marks each frame of it with
-the key that it proved (its User-Id). A key that is revoked later is noticed at its next frame.
-Without keys everybody comes in, so that the master may only be reached from its own host.
+With keys, libzmq asks `Authenticator` over ZAP about each new connection, and marks each frame of
+it with the key that it proved (its User-Id). A key that is revoked later is noticed at its next
+frame. Without keys everybody comes in, so that the master may only be reached from its own host.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 import zmq
 import zmq.asyncio
-from zmq.auth.base import Authenticator
+from zmq.auth.base import Authenticator as ZapAuthenticator
 
 from apbmm_common.protocol import socket_monitor
 from apbmm_common.protocol.curve_keys import MasterKeys
@@ -29,7 +29,7 @@ WORKERS, STATUS = "workers", "status"
 """ZAP domains: the master's own key may ask for the status, but is no worker's."""
 
 
-class Door:
+class Authenticator:
     """Keeps the allow-list of one master; one in a process, for libzmq has one ZAP handler.
 
     ``exposed``: other hosts reach the master; somebody said that this is wanted without keys.
@@ -170,15 +170,15 @@ class Door:
         return f"a connection: {socket_monitor.name_of(event, value)}", ""
 
 
-class _Zap(Authenticator):
+class _Zap(ZapAuthenticator):
     """pyzmq's ZAP handler with the door's allow-list, and a loop that survives what comes."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, authenticator: Authenticator) -> None:
         # Its debug messages hold keys of whoever tries.
         quiet = logging.getLogger("zmq.auth")
         quiet.setLevel(logging.ERROR)
         super().__init__(zmq.asyncio.Context.instance(), log=quiet)
-        self._door = door
+        self._authenticator = authenticator
         self._address = ""
         for domain in (WORKERS, STATUS):
             self.configure_curve_callback(domain, self)
@@ -186,13 +186,13 @@ class _Zap(Authenticator):
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether to let a key in; counts and names the one that is not."""
-        if self._door.lets_in(domain, key):
+        if self._authenticator.lets_in(domain, key):
             return True
         try:
-            self._door.require_key(key.decode())
+            self._authenticator.require_key(key.decode())
         except NotAllowedError as error:
             reason = f"a connection from {self._address}: {error.message}"
-            self._door.refusals.note("connections", reason, error.hint)
+            self._authenticator.refusals.note("connections", reason, error.hint)
         return False
 
     async def answer(self) -> None:

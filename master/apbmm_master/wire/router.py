@@ -17,7 +17,7 @@ from apbmm_common.errors import UsageError, WireError
 from apbmm_common.protocol import socket_monitor
 from apbmm_common.protocol.codec import MAX_BYTES, VersionMismatchError, decode, encode
 from apbmm_common.protocol.messages import FROM_WORKER, Bye, FromMaster, FromWorker, Hello, Refuse
-from apbmm_master.wire.authentication import WORKERS, Door
+from apbmm_master.wire.authentication import WORKERS, Authenticator
 from apbmm_master.wire.endings import Endings
 from apbmm_master.wire.refusals import REMEMBERED, NotAllowedError
 
@@ -49,11 +49,13 @@ class Received:
 class Wire:
     """A ROUTER that a task of its own reads ahead; ``nudge`` is called for every message."""
 
-    def __init__(self, address: str, nudge: Callable[[], None], door: Door) -> None:
-        self.refusals = door.refusals
+    def __init__(
+        self, address: str, nudge: Callable[[], None], authenticator: Authenticator
+    ) -> None:
+        self.refusals = authenticator.refusals
         self._address = address
         self._nudge = nudge
-        self._door = door
+        self._authenticator = authenticator
         self._inbox: asyncio.Queue[tuple[list[bytes], str]] = asyncio.Queue(INBOX_FRAMES)
         self._names: OrderedDict[bytes, str] = OrderedDict()
 
@@ -64,7 +66,7 @@ class Wire:
 
     def open(self) -> None:
         """Listen. Raises `UsageError` when the address cannot be bound."""
-        self._router, self._endings = open_router(self._address, self._door)
+        self._router, self._endings = open_router(self._address, self._authenticator)
         self._reader = asyncio.create_task(self._read())
 
     def check(self) -> None:
@@ -83,7 +85,7 @@ class Wire:
     async def _read(self) -> None:
         while True:
             frames = await self._router.recv_multipart(copy=False)
-            key = str(frames[-1].get("User-Id")) if self._door.keys else ""
+            key = str(frames[-1].get("User-Id")) if self._authenticator.keys else ""
             await self._inbox.put(([frame.bytes for frame in frames], key))
             self._nudge()
 
@@ -94,9 +96,9 @@ class Wire:
         (identity, *frames), key = self._inbox.get_nowait()
         name = ""
         try:
-            name = self._door.require_key(key)
+            name = self._authenticator.require_key(key)
             message = decode(frames, FROM_WORKER)
-            self._door.require_name(message, name)
+            self._authenticator.require_name(message, name)
         except WireError as error:
             await self.refuse(identity, error, name)
             return None
@@ -147,7 +149,7 @@ def flush() -> None:
     zmq.Context.instance().destroy(linger=LINGER_MILLISECONDS)
 
 
-def open_router(address: str, door: Door) -> tuple[zmq.asyncio.Socket, Endings]:
+def open_router(address: str, authenticator: Authenticator) -> tuple[zmq.asyncio.Socket, Endings]:
     """The workers' socket with its endings. Raises `UsageError` when it cannot be bound."""
     router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
     router.set(zmq.ROUTER_MANDATORY, 1)
@@ -160,7 +162,7 @@ def open_router(address: str, door: Door) -> tuple[zmq.asyncio.Socket, Endings]:
     router.set(zmq.RCVHWM, WAITING_MESSAGES)
     router.set(zmq.HEARTBEAT_IVL, 5000)
     router.set(zmq.HEARTBEAT_TIMEOUT, 20000)
-    endings = door.guard(router, WORKERS)
+    endings = authenticator.guard(router, WORKERS)
     try:
         router.bind(address)
     except zmq.ZMQError as error:

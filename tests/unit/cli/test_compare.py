@@ -155,7 +155,7 @@ def test_runs_that_measure_something_else_are_refused(
 
 
 def with_digests(found: Run, digests: dict[str, str]) -> Run:
-    found.ledger.digests = digests
+    found.run_state.digests = digests
     return found
 
 
@@ -164,9 +164,9 @@ def test_other_contents_are_refused_and_another_base_is_told(tmp_path: Path) -> 
     contents = {"thinking": "t", "instruct": "i", "base": "i", "benchmark.sums": "q"}
     runs = [with_digests(r, dict(contents)) for r in read_runs([one, two])]
     assert compare(runs).notes == ()
-    runs[1].ledger.digests["base"] = "b"
+    runs[1].run_state.digests["base"] = "b"
     assert compare(runs).notes == (f"{two} differs from {one} in contents.base",)
-    runs[1].ledger.digests |= {"thinking": "x", "benchmark.sums": "y"}
+    runs[1].run_state.digests |= {"thinking": "x", "benchmark.sums": "y"}
     with pytest.raises(UsageError, match=r"in contents\.benchmark\.sums, contents\.thinking "):
         compare(runs)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apbmm.demo import processes, run
-from apbmm.demo.run import Wishes, demo_run, run_demo
+from apbmm.demo.run import DemoOptions, demo_run, run_demo
 from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.run_file.load import RunSpec, load_run_file
@@ -23,7 +23,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run directory in which a rehearsal of the demo has begun; no process is started."""
     monkeypatch.setattr(run, "run_processes", lambda *_, **__: 1)
     monkeypatch.setattr(run, "require_parts", lambda: None)
-    spec = demo_run(Wishes(evaluations=9, rehearsal=True), None)
+    spec = demo_run(DemoOptions(evaluations=9, rehearsal=True), None)
     with Journal(tmp_path) as journal:
         journal.append([Record(1, 0.0, RunStarted(run="r", spec=spec.model_dump(mode="json")))])
     (tmp_path / "run.toml").write_text(run_as_toml(spec))
@@ -36,31 +36,33 @@ def run_of(folder: Path) -> RunSpec:
 
 @pytest.mark.parametrize(
     ("wishes", "named"),
-    [(Wishes(seed=5), "seed"), (Wishes(evaluations=2), "8 initial")],
+    [(DemoOptions(seed=5), "seed"), (DemoOptions(evaluations=2), "8 initial")],
     ids=["another seed", "fewer than initial"],
 )
-def test_a_refused_wish_leaves_the_run_file_alone(begun: Path, wishes: Wishes, named: str) -> None:
+def test_a_refused_wish_leaves_the_run_file_alone(
+    begun: Path, wishes: DemoOptions, named: str
+) -> None:
     before = run_of(begun)
     with pytest.raises(UsageError, match=named):
         run_demo(begun, wishes)
     assert run_of(begun) == before
-    run_demo(begun, Wishes(evaluations=12))
+    run_demo(begun, DemoOptions(evaluations=12))
     assert run_of(begun).budget.evaluations == 12
 
 
 def test_the_directory_of_another_run_is_left_alone(begun: Path) -> None:
     (begun / "run.toml").unlink()
     with pytest.raises(RunChangedError, match=r"evaluation\.kind"):
-        run_demo(begun, Wishes())
+        run_demo(begun, DemoOptions())
     assert not (begun / "run.toml").exists()
 
 
 def test_what_cannot_be_a_run_directory(tmp_path: Path) -> None:
     (tmp_path / "base.toml").touch()
     with pytest.raises(UsageError, match="cannot be used as a run directory: it is a file"):
-        run_demo(tmp_path / "base.toml", Wishes(rehearsal=True))
+        run_demo(tmp_path / "base.toml", DemoOptions(rehearsal=True))
     with pytest.raises(UsageError, match="cannot be used as a run directory: File name too long"):
-        run_demo(tmp_path / ("x" * 300), Wishes(rehearsal=True))
+        run_demo(tmp_path / ("x" * 300), DemoOptions(rehearsal=True))
 
 
 def test_interrupted_before_the_master_made_a_journal(
@@ -77,7 +79,7 @@ def test_interrupted_before_the_master_made_a_journal(
         sleep(seconds)
 
     monkeypatch.setattr("apbmm.demo.processes.time.sleep", interrupt_once)
-    assert run_demo(tmp_path / "run", Wishes(rehearsal=True, workers=1)) == 130
+    assert run_demo(tmp_path / "run", DemoOptions(rehearsal=True, workers=1)) == 130
     shown = capfd.readouterr()
     begins = f"apbmm demo --run-dir {tmp_path / 'run'} begins it"
     assert shown.out == f"interrupted before the run began: {begins}\n"

@@ -20,7 +20,7 @@ from apbmm_common.errors import EvaluationError, SourceError, UsageError
 from apbmm_common.run_file.load import RunSpec
 from apbmm_common.run_file.space import Space
 from apbmm_worker import environment
-from apbmm_worker.engine.token_progress import SignsOfLife
+from apbmm_worker.engine.token_progress import TokenProgress
 from apbmm_worker.merging.slots import MergeSlots
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ class Pipeline:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")
         if not name:
             raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
-        with SignsOfLife(engine, lambda done, n: self._progress("evaluate", done, n)) as signs:
+        with TokenProgress(engine, lambda done, n: self._progress("evaluate", done, n)) as signs:
             return evaluate(engine, self._benchmarks, outputs / name, signs.answered)
 
 

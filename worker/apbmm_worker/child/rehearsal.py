@@ -1,8 +1,8 @@
 """REHEARSAL: an evaluation child that invents its measurements, to try a cluster out.
 
-It speaks the protocol of `apbmm_worker.child.main` and touches no model: accuracy and tokens come from
-a smooth synthetic landscape over the merge vector, latency grows with the tokens. Status, report
-and exports of a rehearsal say so.
+It speaks the protocol of `apbmm_worker.child.main` and touches no model: accuracy and tokens come
+from a smooth synthetic landscape over the merge vector, latency grows with the tokens. Status,
+report and exports of a rehearsal say so.
 
 APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
 KIND:EVALUATION, KIND being ``vector``, ``infrastructure``, ``engine`` (the process dies of it) or

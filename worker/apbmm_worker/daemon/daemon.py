@@ -42,14 +42,14 @@ from apbmm_common.protocol.messages import (
     Welcome,
 )
 from apbmm_common.run_file.load import RunSpec
-from apbmm_worker.daemon.evaluation_job import MOST_TEXT, Bench
-from apbmm_worker.daemon.lease_runner import Hands
-from apbmm_worker.daemon.master_link import Dealer
+from apbmm_worker.daemon.evaluation_job import MOST_TEXT, EvaluationJob
+from apbmm_worker.daemon.lease_runner import LeaseRunner
+from apbmm_worker.daemon.master_link import MasterLink
 from apbmm_worker.daemon.membership import Membership
 from apbmm_worker.daemon.options import Options
 from apbmm_worker.daemon.outbox import Outbox
 from apbmm_worker.daemon.results import lease_of
-from apbmm_worker.daemon.shutdown import Leaving
+from apbmm_worker.daemon.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +61,14 @@ POLL_SECONDS = 0.2
 class Daemon:
     """One worker; ``bench`` does its work, by default in a child process."""
 
-    def __init__(self, options: Options, bench: Bench | None = None) -> None:
+    def __init__(self, options: Options, bench: EvaluationJob | None = None) -> None:
         self.options = options
         self.boot = secrets.token_hex(8)
         self.outbox = Outbox(options.outbox)
-        self.bench = bench or Bench(options)
+        self.bench = bench or EvaluationJob(options)
         self.membership = Membership(self.bench, lambda: self.hands.busy, self._send)
-        self.hands = Hands(self.bench, self.outbox, self.membership, self._send)
-        self.leaving = Leaving(self.hands, self.outbox)
+        self.hands = LeaseRunner(self.bench, self.outbox, self.membership, self._send)
+        self.leaving = Shutdown(self.hands, self.outbox)
         self.supervisor = Supervisor()
         self._welcome = False
         self._heard = 0.0
@@ -85,7 +85,7 @@ class Daemon:
 
     async def run(self) -> int:
         """Serve until stopped; returns the exit code."""
-        self._dealer = Dealer(self.options.master, self.options.keys)
+        self._dealer = MasterLink(self.options.master, self.options.keys)
         loops = (self._receive, self._beat, self._greet, self._dealer.watch, self.outbox.watch)
         tasks = [asyncio.create_task(loop()) for loop in loops]
         try:

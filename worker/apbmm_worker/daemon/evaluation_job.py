@@ -39,7 +39,7 @@ class Progress:
         self.stage, self.done, self.total = now
 
 
-class Bench:
+class EvaluationJob:
     """The child and what it is prepared for; replaces a child that died or must not be reused."""
 
     def __init__(self, options: Options) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.messages import Accept, Assign, Cancel, Decline, FromWorker
-from apbmm_worker.daemon.evaluation_job import Bench
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.membership import Membership
 from apbmm_worker.daemon.outbox import Outbox
 from apbmm_worker.daemon.results import make_result
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 REMEMBERED_LEASES = 1000
 
 
-class Hands:
+class LeaseRunner:
     """Takes leases and works on them; ``leaving`` takes no more.
 
     A finished lease is remembered, so that an ASSIGN that comes late is not worked on again.
@@ -28,7 +28,7 @@ class Hands:
 
     def __init__(
         self,
-        bench: Bench,
+        bench: EvaluationJob,
         outbox: Outbox,
         membership: Membership,
         send: Callable[[FromWorker], Awaitable[None]],

@@ -30,7 +30,7 @@ def flush() -> None:
     zmq.asyncio.Context.instance().destroy(linger=LINGER_MILLISECONDS)
 
 
-class Dealer:
+class MasterLink:
     """The connection to a master: it may start later, go and come back.
 
     A master that lets this worker in only later is tried again, though libzmq would not.

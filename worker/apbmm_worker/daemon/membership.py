@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.messages import FromWorker, Ready, Unfit
 from apbmm_common.run_file.load import RunSpec
-from apbmm_worker.daemon.evaluation_job import MOST_TEXT, Bench
+from apbmm_worker.daemon.evaluation_job import MOST_TEXT, EvaluationJob
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Membership:
 
     def __init__(
         self,
-        bench: Bench,
+        bench: EvaluationJob,
         is_busy: Callable[[], bool],
         send: Callable[[FromWorker], Awaitable[None]],
     ) -> None:

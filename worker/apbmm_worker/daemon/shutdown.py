@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED
 from apbmm_common.protocol.messages import Result
-from apbmm_worker.daemon.lease_runner import Hands
+from apbmm_worker.daemon.lease_runner import LeaseRunner
 from apbmm_worker.daemon.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -17,10 +17,10 @@ GOODBYE_SECONDS = 10.0
 """How long a draining worker waits for the acknowledgement of what is safe in its outbox."""
 
 
-class Leaving:
+class Shutdown:
     """A worker's end; ``asked`` once it was told to stop, ``exit_code`` once it is to end."""
 
-    def __init__(self, hands: Hands, outbox: Outbox) -> None:
+    def __init__(self, hands: LeaseRunner, outbox: Outbox) -> None:
         self.exit_code: int | None = None
         self._hands, self._outbox = hands, outbox
         self._code = EXIT_DONE

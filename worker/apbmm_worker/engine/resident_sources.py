@@ -16,9 +16,9 @@ import torch
 
 from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.engine.shards import EVERYTHING, WHOLE, Part, Parts, cut
 from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import TensorPlan, WeightedSum
+from apbmm_worker.merging.shards import EVERYTHING, WHOLE, Part, Parts, cut
 from apbmm_worker.merging.tensor_bytes import opened_files, read_into, stored_dtype
 from apbmm_worker.merging.tensor_sums import fits_lerp, sum_dtype
 

@@ -23,7 +23,7 @@ class Stepping(Protocol):
         """Steps so far."""
 
 
-class SignsOfLife:
+class TokenProgress:
     """Reports (answered, asked) on every answer, and on advancing steps every ``interval`` s."""
 
     def __init__(
@@ -39,7 +39,7 @@ class SignsOfLife:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="signs-of-life", daemon=True)
 
-    def __enter__(self) -> SignsOfLife:
+    def __enter__(self) -> TokenProgress:
         self._thread.start()
         return self
 

@@ -46,7 +46,7 @@ from apbmm_worker.evaluation.questions import (
     load_questions,
     require_room,
 )
-from apbmm_worker.evaluation.recorded_rows import WrittenRows, note_rows
+from apbmm_worker.evaluation.recorded_rows import RecordedRows, note_rows
 
 with preserved_logging():
     from evalscope.api.evaluator import Evaluator
@@ -139,7 +139,7 @@ class _Scoring:
 
     benchmark: PreparedBenchmark
     report: Future[Any]
-    written: WrittenRows
+    written: RecordedRows
     folder: Path
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.evaluation.recorded_rows import Row, WrittenRows
+from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 
 # EvalScope's report rounds scores to 4 digits and token means to 6.
 _SCORE_ROUNDING = 1e-4
@@ -65,7 +65,7 @@ def summarise(outcomes: Sequence[Outcome], seconds: float) -> BenchmarkResult:
 
 
 def outcomes_of(
-    written: WrittenRows, adapter: str, questions: Mapping[Place, str]
+    written: RecordedRows, adapter: str, questions: Mapping[Place, str]
 ) -> list[Outcome]:
     """Outcomes of all ``questions``, in their order, from what EvalScope has written.
 

@@ -36,19 +36,19 @@ _OF_REVIEW = {
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenRows:
+class RecordedRows:
     """Rows of one benchmark in the form and order of EvalScope's files, each with its subset."""
 
     predictions: list[tuple[str, Row]] = field(default_factory=list)
     reviews: list[tuple[str, Row]] = field(default_factory=list)
 
 
-def note_rows(cache: Any) -> WrittenRows:
+def note_rows(cache: Any) -> RecordedRows:
     """The rows that ``cache``, EvalScope's `CacheManager` of one evaluator, writes from now on.
 
     All of them come through its two methods, also where EvalScope scores in batches.
     """
-    rows = WrittenRows()
+    rows = RecordedRows()
     cache.save_prediction_cache = _noting(
         cache.save_prediction_cache, rows.predictions, _OF_PREDICTION
     )

@@ -1,7 +1,7 @@
 """The model-level merge methods by name, and their settings (Experiment 2 of the paper); pure.
 
 ``W = base + weight * Theta(TV_1, .., TV_S; density)``, tensor by tensor, with TV_i = source_i -
-base. What Theta does to task vectors is in `apbmm_worker.merging.sparsify` and `apbmm_worker.merging.task_vectors`.
+base. What Theta does to task vectors is in `sparsify` and `task_vectors`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _LOW_BITS = 15
 _LOW = (1 << _LOW_BITS) - 1
 
 
-class Ranks:
+class OrderStatistics:
     """Keeps what is among the largest of ``inner`` but not of ``outer``; equals go by position.
 
     For the chunks of one tensor, in order.

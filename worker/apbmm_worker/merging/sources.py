@@ -1,9 +1,9 @@
 """Verification of the source checkpoints: once, in one pass over their bytes.
 
-Headers are compared first (`apbmm_common.checkpoint.compatibility`), then every byte is read once: each float
-must be finite, and a content digest is taken, which tells two fine-tunes of one model apart and is
-what the master compares between workers. Outcomes are cached, so that a worker which starts again
-does not read gigabytes again.
+Headers are compared first (`apbmm_common.checkpoint.compatibility`), then every byte is read once:
+each float must be finite, and a content digest is taken, which tells two fine-tunes of one model
+apart and is what the master compares between workers. Outcomes are cached, so that a worker which
+starts again does not read gigabytes again.
 """
 
 from __future__ import annotations

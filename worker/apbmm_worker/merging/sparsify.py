@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from apbmm_worker.merging.methods import Cut, TaskVectors
-from apbmm_worker.merging.order_statistics import Ranks, Stream, bits_of, cuts, masked
+from apbmm_worker.merging.order_statistics import OrderStatistics, Stream, bits_of, cuts, masked
 
 _TINY = 1e-7  # norms below this are not scaled, as in mergekit
 _WORDS = 8  # 32-bit random numbers from one step of the counter
@@ -56,15 +56,15 @@ def selection(
         return _everything
     if rule.trims_whole:
         assert cut is not None, "whole_trim.trimmed was not asked for the plans' cuts"
-        return Ranks(cut)
+        return OrderStatistics(cut)
     kept = int(rule.density * elements)
     if keeps == "largest":
         kept = max(1, kept)
-        return Ranks(*cuts(stream, (kept,)))
+        return OrderStatistics(*cuts(stream, (kept,)))
     if keeps == "middle":
         # Fewer of the largest go where the density would not be kept otherwise.
         first = min(int(rule.gamma * elements), elements - kept)
-        return Ranks(*cuts(stream, (first + kept, first)))
+        return OrderStatistics(*cuts(stream, (first + kept, first)))
     chances = _even(rule.density) if keeps == "random" else _by_rank(rule, row)
     key = _key(rule.seed, identity)
     if rule.definition == "paper":

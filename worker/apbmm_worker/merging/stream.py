@@ -12,9 +12,9 @@ from functools import cache
 import torch
 from pydantic import TypeAdapter
 
-from apbmm_worker.engine.shards import EVERYTHING, WHOLE, Parts, cut
 from apbmm_worker.merging.merge import Place, merged_tensors, nowhere
 from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.shards import EVERYTHING, WHOLE, Parts, cut
 from apbmm_worker.merging.tensor_bytes import opened_files
 
 Plans = tuple[TensorPlan, ...]

@@ -2,7 +2,7 @@
 
 Task vectors are source minus base, in float32 (float64 when the result is stored in float32), read
 in chunks from the files as often as the method needs: once for task arithmetic, up to three times
-for the others. Only `apbmm_worker.merging.sparsify` knows what stays of one; here they are put together.
+for the others. Only `sparsify` knows what stays of one; here they are put together.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import pytest
 from apbmm_common.errors import EXIT_USAGE, UsageError
 from apbmm_common.protocol.addresses import is_local, require_tcp
 from apbmm_common.protocol.curve_keys import ClientKeys, MasterKeys, Pair
-from apbmm_master.serve import open_door
+from apbmm_master.serve import open_authenticator
 from apbmm_worker.daemon.options import parse_master, require_known_master
 
 
@@ -44,8 +44,11 @@ WRONG = [
 def test_what_is_no_address_is_refused_with_the_flag(address: str) -> None:
     for flag, parse in (
         ("--master", parse_master),
-        ("--bind", lambda text: open_door(text, None, None, insecure=True)),
-        ("--status-bind", lambda text: open_door("tcp://[::1]:1", text, None, insecure=False)),
+        ("--bind", lambda text: open_authenticator(text, None, None, insecure=True)),
+        (
+            "--status-bind",
+            lambda text: open_authenticator("tcp://[::1]:1", text, None, insecure=False),
+        ),
     ):
         with pytest.raises(UsageError, match=f"^{flag} ") as caught:
             parse(address)
@@ -79,17 +82,17 @@ def test_what_other_hosts_can_reach_needs_keys_or_a_word(
     bind: str, status: str | None, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="can be reached from other hosts") as caught:
-        open_door(bind, status, None, insecure=False)
+        open_authenticator(bind, status, None, insecure=False)
     assert "apbmm keys new-master" in caught.value.hint
-    assert open_door(bind, status, None, insecure=True).security == "insecure"
+    assert open_authenticator(bind, status, None, insecure=True).security == "insecure"
     keys = MasterKeys(tmp_path, Pair(b"p" * 40, b"s" * 40))
-    assert open_door(bind, status, keys, insecure=False).security == "curve"
-    assert open_door(bind, status, keys, insecure=True).security == "curve"
+    assert open_authenticator(bind, status, keys, insecure=False).security == "curve"
+    assert open_authenticator(bind, status, keys, insecure=True).security == "curve"
 
 
 def test_a_local_master_needs_no_keys() -> None:
     for bind, status in (("tcp://127.0.0.1:1", "tcp://[::1]:2"), ("ipc:///run/apbmm.sock", None)):
-        assert open_door(bind, status, None, insecure=False).security == "local"
+        assert open_authenticator(bind, status, None, insecure=False).security == "local"
 
 
 def test_a_worker_of_a_master_elsewhere_needs_keys_or_a_word(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from apbmm.check.inspect import inspect
-from apbmm.demo.run import Wishes, demo_run
+from apbmm.demo.run import DemoOptions, demo_run
 from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.datasets.demo_pair import demo_folder, uniform_hypervolume
 from apbmm_common.errors import RunFileError
@@ -81,15 +81,15 @@ def test_the_papers_run_lacks_nothing_but_the_folders(tmp_path: Path) -> None:
 
 
 def test_the_demo_run_takes_what_the_command_line_says() -> None:
-    run = demo_run(Wishes(evaluations=6, seed=3), None)
+    run = demo_run(DemoOptions(evaluations=6, seed=3), None)
     assert (run.seed, run.budget.evaluations, run.budget.initial) == (3, 6, 6)
     assert run.evaluation.kind == "vllm"
 
 
 def test_a_resumed_demo_keeps_what_it_was_begun_with() -> None:
-    begun = demo_run(Wishes(evaluations=6, seed=3, rehearsal=True), None)
-    assert demo_run(Wishes(), begun) == begun
-    longer = demo_run(Wishes(evaluations=30), begun)
+    begun = demo_run(DemoOptions(evaluations=6, seed=3, rehearsal=True), None)
+    assert demo_run(DemoOptions(), begun) == begun
+    longer = demo_run(DemoOptions(evaluations=30), begun)
     assert (longer.seed, longer.budget.evaluations, longer.budget.initial) == (3, 30, 6)
     assert longer.evaluation.kind == "rehearsal"
 

@@ -64,10 +64,10 @@ async def test_a_clock_that_is_set_between_two_masters_makes_no_figures(
     spec: Any = world_spec(timings=TIMINGS, budget={"evaluations": 400, "initial": 400})
     for _ in range(2):
         async with master_in_process(spec, tmp_path) as (master, address, _):
-            done = len(master.ledger.completed)  # by the master before
+            done = len(master.run_state.completed)  # by the master before
             async with FakeWorker(address, "a").at_work():
-                await until("results", lambda n=done: len(master.ledger.completed) > n + 3)  # type: ignore[misc]
-            for snapshot in (live_snapshot(master), journal_snapshot(master.ledger)):
+                await until("results", lambda n=done: len(master.run_state.completed) > n + 3)  # type: ignore[misc]
+            for snapshot in (live_snapshot(master), journal_snapshot(master.run_state)):
                 assert 0.0 < snapshot["load_rate"] <= 1.0
                 assert snapshot["stages"]["seconds"]["wait"] < DAY / 2
                 assert all(running["seconds"] < DAY / 2 for running in snapshot["running"])

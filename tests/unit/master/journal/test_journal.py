@@ -95,7 +95,8 @@ def test_records_must_follow_the_journal(tmp_path: Path) -> None:
 def test_a_commit_survives_kill_9(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from apbmm_master.journal.events import *; from apbmm_master.journal.store import Journal\n"
+        "from apbmm_master.journal.events import *\n"
+        "from apbmm_master.journal.store import Journal\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "journal.append([Record(1, 1.0, EpochStarted(epoch=7, host='h', pid=1))])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -1,4 +1,4 @@
-"""What the ledger keeps of evaluations that are done: all of it, in few bytes."""
+"""What the run state keeps of evaluations that are done: all of it, in few bytes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from apbmm_master.journal.events import (
 )
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
 from apbmm_master.journal.packed import Evaluations
-from apbmm_master.journal.run_state import Ledger
-from apbmm_master.journal.scores import Tracker
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import ScoreTracker
 from protocol_world import measurement, world_spec
 
 COUNT = 400
@@ -130,8 +130,8 @@ def records(count: int) -> list[Record]:
 
 
 def test_an_evaluation_that_is_done_is_kept_in_few_bytes() -> None:
-    """In the ledger and by who follows the front, with what the events themselves hold let go."""
-    ledger, tracker, journal = Ledger(), Tracker(), records(2 * COUNT)
+    """In the run state and by the score tracker, without what the events themselves hold."""
+    run_state, tracker, journal = RunState(), ScoreTracker(), records(2 * COUNT)
     half = len(journal) - 3 * COUNT
     texts = [(r.seq, r.time, r.event.model_dump_json(), type(r.event)) for r in journal]
     del journal
@@ -140,10 +140,10 @@ def test_an_evaluation_that_is_done_is_kept_in_few_bytes() -> None:
     try:
         for part in (texts[:half], texts[half:]):
             for seq, time, text, kind in part:
-                ledger.apply(Record(seq, time, kind.model_validate_json(text)))
-                tracker.stand(ledger)
+                run_state.apply(Record(seq, time, kind.model_validate_json(text)))
+                tracker.stand(run_state)
             used.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert len(ledger.completed) == 2 * COUNT
+    assert len(run_state.completed) == 2 * COUNT
     assert (used[1] - used[0]) / COUNT < MOST_BYTES

@@ -8,21 +8,21 @@ from apbmm_common.errors import EXIT_USAGE, RunChangedError
 from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.events import AnyEvent, Finished, Record, RunStarted, SpecChanged
 from apbmm_master.journal.resume import begin_or_resume
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from protocol_world import World, world_spec
 
 
-def resumed(new: RunSpec, ledger: Ledger | None = None) -> list[AnyEvent]:
-    if ledger is None:
+def resumed(new: RunSpec, run_state: RunState | None = None) -> list[AnyEvent]:
+    if run_state is None:
         spec = world_spec().model_dump(mode="json")
-        ledger = Ledger().replay([Record(1, 0.0, RunStarted(run="r", spec=spec))])
+        run_state = RunState().replay([Record(1, 0.0, RunStarted(run="r", spec=spec))])
     events: list[AnyEvent] = []
-    begin_or_resume(ledger, new, events.append)
+    begin_or_resume(run_state, new, events.append)
     return events
 
 
 def test_a_new_journal_begins_with_the_run() -> None:
-    (event,) = resumed(world_spec(), Ledger())
+    (event,) = resumed(world_spec(), RunState())
     assert isinstance(event, RunStarted)
     assert event.run.startswith("rehearsed-")
     assert RunSpec.model_validate(event.spec) == world_spec()
@@ -85,9 +85,9 @@ def test_objectives_may_be_mended_until_the_search_has_used_them() -> None:
     world = World()
     world.join("a")
     world.settle()
-    assert any(ask.purpose == "search" for ask in world.ledger.asks)
+    assert any(ask.purpose == "search" for ask in world.run_state.asks)
     with pytest.raises(RunChangedError, match=r"in objectives\.0\.expert"):
-        resumed(mended, world.ledger)
+        resumed(mended, world.run_state)
 
 
 def test_a_benchmark_more_is_refused() -> None:
@@ -103,4 +103,4 @@ def test_the_budget_cannot_go_below_what_is_done() -> None:
     assert isinstance(world.stored[-1].event, Finished)
     lower = world_spec(budget={"evaluations": 3, "initial": 2, "failures": 3})
     with pytest.raises(RunChangedError, match="lowered to 3, but 4 evaluations"):
-        resumed(lower, world.ledger)
+        resumed(lower, world.run_state)

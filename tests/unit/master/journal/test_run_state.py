@@ -26,17 +26,17 @@ from apbmm_master.journal.events import (
     WorkerLeft,
 )
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState, InvariantError
-from apbmm_master.journal.run_state import Ledger
-from apbmm_master.journal.worker_sessions import Presence
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.worker_sessions import WorkerSession
 from protocol_world import measurement, world_spec
 
 SPEC = world_spec().model_dump(mode="json")
 
 
-def ledger_of(*events: AnyEvent) -> Ledger:
+def run_state_of(*events: AnyEvent) -> RunState:
     started: list[AnyEvent] = [RunStarted(run="r", spec=SPEC)]
     every = [*started, *events]
-    return Ledger().replay(Record(i, 10.0 * i, event) for i, event in enumerate(every, 1))
+    return RunState().replay(Record(i, 10.0 * i, event) for i, event in enumerate(every, 1))
 
 
 def proposed(*names: str, purpose: Any = "initial", **fields: Any) -> Proposed:
@@ -75,29 +75,29 @@ REFERENCES = (
 
 
 def test_an_evaluation_goes_from_proposal_to_result() -> None:
-    ledger = ledger_of(proposed("e1"), leased("e1"), Accepted(evaluation="e1", lease="e1.1"))
-    evaluation = ledger.evaluations["e1"]
+    run_state = run_state_of(proposed("e1"), leased("e1"), Accepted(evaluation="e1", lease="e1.1"))
+    evaluation = run_state.evaluations["e1"]
     assert evaluation.state is EvaluationState.ACTIVE
     assert evaluation.active_attempt is not None
     assert evaluation.active_attempt.state is AttemptState.RUNNING
-    ledger.apply(Record(5, 99.0, recorded("e1", seconds=4.0)))
+    run_state.apply(Record(5, 99.0, recorded("e1", seconds=4.0)))
     assert (evaluation.state, evaluation.seconds, evaluation.done_at) == ("done", 4.0, 99.0)
-    assert ledger.completed == ["e1"]
-    assert ledger.count(EvaluationState.DONE) == 1
-    assert ledger.durations == [4.0]
+    assert run_state.completed == ["e1"]
+    assert run_state.count(EvaluationState.DONE) == 1
+    assert run_state.durations == [4.0]
 
 
 def test_a_lost_attempt_queues_the_evaluation_in_its_old_place() -> None:
-    ledger = ledger_of(proposed("e1", "e2", "e3"), leased("e1"), lost("e1"))
-    assert [e.id for e in ledger.of_state(EvaluationState.QUEUED)] == ["e1", "e2", "e3"]
-    assert ledger.evaluations["e1"].attempts[0].message == "gone"
+    run_state = run_state_of(proposed("e1", "e2", "e3"), leased("e1"), lost("e1"))
+    assert [e.id for e in run_state.of_state(EvaluationState.QUEUED)] == ["e1", "e2", "e3"]
+    assert run_state.evaluations["e1"].attempts[0].message == "gone"
 
 
 def test_the_first_valid_result_ends_the_other_attempt() -> None:
-    ledger = ledger_of(
+    run_state = run_state_of(
         proposed("e1"), leased("e1"), lost("e1"), leased("e1", 2, "b"), recorded("e1", 1)
     )
-    first, second = ledger.evaluations["e1"].attempts
+    first, second = run_state.evaluations["e1"].attempts
     assert (first.state, second.state) == (AttemptState.DONE, AttemptState.LOST)
     assert "earlier attempt" in second.message
 
@@ -124,27 +124,27 @@ IMPOSSIBLE: dict[str, tuple[AnyEvent, ...]] = {
 
 @pytest.mark.parametrize("events", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
 def test_what_cannot_follow_is_refused(events: tuple[AnyEvent, ...]) -> None:
-    ledger_of(*events[:-1])
+    run_state_of(*events[:-1])
     with pytest.raises(InvariantError):
-        ledger_of(*events)
+        run_state_of(*events)
 
 
 def test_records_come_in_order_and_begin_with_the_run() -> None:
     with pytest.raises(InvariantError, match="run_started"):
-        Ledger().apply(Record(1, 0.0, proposed("e1")))
+        RunState().apply(Record(1, 0.0, proposed("e1")))
     with pytest.raises(InvariantError, match="event 1 after 1"):
-        ledger_of().apply(Record(1, 0.0, Finished(reason="x")))
+        run_state_of().apply(Record(1, 0.0, Finished(reason="x")))
 
 
 def test_tells_wait_for_the_references_and_follow_the_ask_that_did_not_know_them() -> None:
     before = (proposed("e1", "e2"), leased("e1"), recorded("e1"))
-    assert ledger_of(*before).calls == [Asked(("e1", "e2"), (), "initial", 0.0)]
-    ledger = ledger_of(*before, *REFERENCES)
-    assert ledger.calls == [Asked(("e1", "e2"), (), "initial", 0.0), Told("e1")]
+    assert run_state_of(*before).calls == [Asked(("e1", "e2"), (), "initial", 0.0)]
+    run_state = run_state_of(*before, *REFERENCES)
+    assert run_state.calls == [Asked(("e1", "e2"), (), "initial", 0.0), Told("e1")]
     # e2 completes while an ask is computed from the two calls so far.
     late = proposed("e3", purpose="search", calls=2, pending=("e2",), seconds=2.5)
-    ledger = ledger_of(*before, *REFERENCES, leased("e2"), recorded("e2"), late)
-    assert ledger.calls == [
+    run_state = run_state_of(*before, *REFERENCES, leased("e2"), recorded("e2"), late)
+    assert run_state.calls == [
         Asked(("e1", "e2"), (), "initial", 0.0),
         Told("e1"),
         Asked(("e3",), ("e2",), "search", 2.5),
@@ -157,19 +157,19 @@ def test_a_vector_given_up_is_told_as_rejected() -> None:
         *REFERENCES, proposed("e1"), leased("e1"), failed("e1", "vector"), leased("e1", 2),
         failed("e1", "vector", 2),
     )  # fmt: skip
-    ledger = ledger_of(*events)
-    assert [e.id for e in ledger.troubled()] == ["e1"]
-    ledger = ledger_of(*events, EvaluationFailed(evaluation="e1", message="NaN"))
-    assert ledger.calls[-1] == Told("e1", rejected=True)
-    assert list(ledger.troubled()) == []
-    assert (ledger.count(EvaluationState.FAILED), ledger.completed) == (1, [])
+    run_state = run_state_of(*events)
+    assert [e.id for e in run_state.troubled()] == ["e1"]
+    run_state = run_state_of(*events, EvaluationFailed(evaluation="e1", message="NaN"))
+    assert run_state.calls[-1] == Told("e1", rejected=True)
+    assert list(run_state.troubled()) == []
+    assert (run_state.count(EvaluationState.FAILED), run_state.completed) == (1, [])
 
 
 def test_a_resumed_run_is_not_finished_any_more() -> None:
     ended = Finished(reason="too many failed", failed=True)
-    assert ledger_of(ended).failed
-    ledger = ledger_of(ended, SpecChanged(spec=SPEC, keys=("budget.failures",)))
-    assert (ledger.finished, ledger.failed) == ("", False)
+    assert run_state_of(ended).failed
+    run_state = run_state_of(ended, SpecChanged(spec=SPEC, keys=("budget.failures",)))
+    assert (run_state.finished, run_state.failed) == ("", False)
 
 
 def test_stays_of_one_boot_over_two_masters_are_both_kept() -> None:
@@ -177,15 +177,15 @@ def test_stays_of_one_boot_over_two_masters_are_both_kept() -> None:
     epoch = EpochStarted(epoch=2, host="h", pid=1)
     left = WorkerLeft(worker="a", boot="b1", reason="unreachable", final=False)
     verified = SourcesVerified(worker="a", layers=2, digests={})
-    ledger = ledger_of(joined, verified, epoch, joined, left)
+    run_state = run_state_of(joined, verified, epoch, joined, left)
     # The first stay ends with the first master's last event: the pause after it is nobody's time.
-    assert ledger.attendance.stays == [
-        Presence("a", "b1", "0", "h", 20.0, 30.0),
-        Presence("a", "b1", "0", "h", 50.0, 60.0),
+    assert run_state.sessions.stays == [
+        WorkerSession("a", "b1", "0", "h", 20.0, 30.0),
+        WorkerSession("a", "b1", "0", "h", 50.0, 60.0),
     ]
-    assert not ledger.attendance.gone
-    ledger.apply(Record(7, 70.0, WorkerLeft(worker="a", boot="b1", reason="stopped")))
-    assert ledger.attendance.gone == {"b1"}
+    assert not run_state.sessions.gone
+    run_state.apply(Record(7, 70.0, WorkerLeft(worker="a", boot="b1", reason="stopped")))
+    assert run_state.sessions.gone == {"b1"}
 
 
 def test_questions_stay_in_the_journal() -> None:
@@ -193,14 +193,14 @@ def test_questions_stay_in_the_journal() -> None:
     body = Evaluated(
         benchmarks={"sums": BenchmarkResult(accuracy=1, tokens=3, questions=1, outcomes=outcomes)}
     )
-    ledger = ledger_of(proposed("e1"), leased("e1"), recorded("e1", body=body))
-    kept = ledger.evaluations["e1"].body
+    run_state = run_state_of(proposed("e1"), leased("e1"), recorded("e1", body=body))
+    kept = run_state.evaluations["e1"].body
     assert isinstance(kept, Evaluated)
     assert kept.benchmarks["sums"].outcomes == ()
     assert kept.benchmarks["sums"].accuracy == 1
 
 
 def test_ledgers_are_equal_when_their_events_are() -> None:
-    assert ledger_of(proposed("e1")) == ledger_of(proposed("e1"))
-    assert ledger_of(proposed("e1")) != ledger_of(proposed("e2"))
-    assert ledger_of(proposed("e1"), leased("e1")) != ledger_of(proposed("e1"))
+    assert run_state_of(proposed("e1")) == run_state_of(proposed("e1"))
+    assert run_state_of(proposed("e1")) != run_state_of(proposed("e2"))
+    assert run_state_of(proposed("e1"), leased("e1")) != run_state_of(proposed("e1"))

@@ -5,11 +5,11 @@ import random
 import numpy as np
 
 from apbmm_master.journal.events import EpochStarted, SpecChanged, WorkerJoined, WorkerLeft
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
     Completion,
-    Standing,
-    Tracker,
+    Scores,
+    ScoreTracker,
     known_noise,
     load_rate,
     stand,
@@ -34,61 +34,61 @@ def finished(evaluations: int, seed: int) -> World:
     return world
 
 
-def history(ledger: Ledger) -> list[Completion]:
-    tracker = Tracker()
-    tracker.stand(ledger)
+def history(run_state: RunState) -> list[Completion]:
+    tracker = ScoreTracker()
+    tracker.stand(run_state)
     return [*tracker.history()]
 
 
 def test_the_search_is_told_the_noise_that_follows_from_the_journal() -> None:
     world = finished(12, seed=2)
-    replayed = Ledger().replay(world.stored)
+    replayed = RunState().replay(world.stored)
     tells = [call for call in calls_of(replayed) if isinstance(call, Tell)]
     assert len(tells) == 12
-    by_vector = {done.evaluation.vector: done for done in history(world.ledger)}
+    by_vector = {done.evaluation.vector: done for done in history(world.run_state)}
     for tell in tells:
         done = by_vector[tell.vector]
         assert tell.objectives == done.objectives
-        assert tell.variance == known_noise(world.ledger, done.evaluation)
+        assert tell.variance == known_noise(world.run_state, done.evaluation)
         assert tell.variance[0] > 0.0
         assert tell.variance[1] == 0.0
 
 
 def test_the_front_followed_is_the_front_computed() -> None:
     world = finished(60, seed=5)
-    ledger, tracker = world.ledger, Tracker()
-    assert ledger.spec is not None
-    standing, completions = stand(ledger), history(ledger)
-    assert [c.evaluation.id for c in completions] == ledger.completed
+    run_state, tracker = world.run_state, ScoreTracker()
+    assert run_state.spec is not None
+    standing, completions = stand(run_state), history(run_state)
+    assert [c.evaluation.id for c in completions] == run_state.completed
     points = np.array([completion.objectives for completion in completions])
     for count in range(1, len(points) + 1):
         best = points[front(points[:count])]
         last = completions[count - 1]
         assert last.front == len(best)
-        volume = hypervolume(best, ledger.spec.hypervolume_reference)
+        volume = hypervolume(best, run_state.spec.hypervolume_reference)
         assert np.isclose(last.hypervolume, volume, rtol=1e-12)
     assert (standing.completed, standing.hypervolume) == (len(points), last.hypervolume)
-    expected = [ledger.completed[i] for i in front(points)]
+    expected = [run_state.completed[i] for i in front(points)]
     assert list(standing.front) == expected
     assert [*standing.front.values()] == [tuple(points[i]) for i in front(points)]
     assert len(expected) < len({tuple(p) for p in points}) <= 60
 
-    # Followed step by step, and over a ledger that is read back, it is the same.
-    grown = Ledger()
+    # Followed step by step, and over a run state that is read back, it is the same.
+    grown = RunState()
     for record in world.stored:
         grown.apply(record)
         tracker.stand(grown)
     assert tracker.stand(grown) == standing
     assert [*tracker.history(58)] == completions[58:]
-    assert tracker.stand(Ledger().replay(world.stored)) == standing
+    assert tracker.stand(RunState().replay(world.stored)) == standing
     assert [*tracker.history()] == completions
 
 
 def test_nothing_stands_before_the_references() -> None:
     world = World()
-    assert stand(world.ledger) == Standing()
-    assert history(world.ledger) == []
-    assert load_rate(world.ledger, 0.0) is None
+    assert stand(world.run_state) == Scores()
+    assert history(world.run_state) == []
+    assert load_rate(world.run_state, 0.0) is None
 
 
 def test_the_load_rate_counts_a_worker_only_while_it_is_there() -> None:
@@ -98,14 +98,14 @@ def test_the_load_rate_counts_a_worker_only_while_it_is_there() -> None:
     world.now += 10.0
     a.finish()
     world.exchange()
-    assert load_rate(world.ledger, world.now) == 1.0
+    assert load_rate(world.run_state, world.now) == 1.0
     world.record(WorkerJoined(worker="b", boot="b", gpu="0", host="h", versions={}))
     world.commit()
     world.now += 10.0
     world.record(WorkerLeft(worker="b", boot="b", reason="stopped"))
     world.now += 10.0
     # a was busy for 30 s, b idle for 10 s.
-    assert load_rate(world.ledger, world.now) == 30.0 / 40.0
+    assert load_rate(world.run_state, world.now) == 30.0 / 40.0
 
 
 def test_the_pause_between_two_masters_is_nobodys_time() -> None:
@@ -113,8 +113,8 @@ def test_the_pause_between_two_masters_is_nobodys_time() -> None:
     world = World(budget={"evaluations": 5, "initial": 5, "failures": 0})
     world.join("a")
     world.exchange()
-    assert world.ledger.spec is not None
-    spec = world.ledger.spec.model_dump(mode="json")
+    assert world.run_state.spec is not None
+    spec = world.run_state.spec.model_dump(mode="json")
     for epoch, changed in ((2, False), (3, True), (0, False)):
         world.now += 10.0
         # The last that this master commits.
@@ -127,6 +127,6 @@ def test_the_pause_between_two_masters_is_nobodys_time() -> None:
             world.record(SpecChanged(spec=spec, keys=("budget.evaluations",)))
         world.record(EpochStarted(epoch=epoch, host="h", pid=1))
         world.record(WorkerJoined(worker="a", boot="boot1", gpu="0", host="h", versions={}))
-    stays = [stay for stay in world.ledger.attendance.stays if stay.worker == "a"]
+    stays = [stay for stay in world.run_state.sessions.stays if stay.worker == "a"]
     assert [(stay.left or world.now) - stay.joined for stay in stays] == [10.0, 10.0, 10.0]
-    assert load_rate(world.ledger, world.now) == 1.0
+    assert load_rate(world.run_state, world.now) == 1.0

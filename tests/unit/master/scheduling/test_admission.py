@@ -18,7 +18,7 @@ def joined(world: World, name: str, key: str) -> Sim:
     worker = world.join(name)
     (hello,) = worker.says
     worker.says.clear()
-    world.reception.handle(worker.identity, hello, world.now, key)
+    world.handlers.handle(worker.identity, hello, world.now, key)
     world.commit()
     world.answers.clear()
     return worker
@@ -35,10 +35,10 @@ def test_no_key_speaks_on_anothers_connection(message: Any) -> None:
     heard = world.fleet.workers["a"].heard
     for key in ("key of b", ""):
         with pytest.raises(NotAllowedError, match="the connection of worker a is another key's"):
-            world.reception.handle(worker.identity, message, world.now + 5, key)
+            world.handlers.handle(worker.identity, message, world.now + 5, key)
     assert world.fleet.workers["a"].heard == heard
     assert not world.fleet.workers["a"].draining
-    world.reception.handle(worker.identity, message, world.now + 5, "key of a")
+    world.handlers.handle(worker.identity, message, world.now + 5, "key of a")
 
 
 def test_whoever_is_shut_out_leaves_and_its_lease_is_queued_again() -> None:
@@ -47,14 +47,14 @@ def test_whoever_is_shut_out_leaves_and_its_lease_is_queued_again() -> None:
     world.exchange()
     held = {w.name: w.held for w in workers}
     assert isinstance(held["a"], Assign)
-    world.reception.expel(lambda _, name: name != "a")
+    world.handlers.expel(lambda _, name: name != "a")
     world.commit()
     assert list(world.fleet.workers) == ["b"]
     (left,) = events(world, WorkerLeft)
     assert (left.worker, left.reason, left.final) == ("a", "its key was revoked", False)
     (lost,) = events(world, Lost)
     assert lost.lease == held["a"].lease
-    assert world.ledger.evaluations[held["a"].evaluation].state is EvaluationState.QUEUED
+    assert world.run_state.evaluations[held["a"].evaluation].state is EvaluationState.QUEUED
 
 
 def test_who_may_stay_is_asked_by_key_and_name() -> None:
@@ -66,7 +66,7 @@ def test_who_may_stay_is_asked_by_key_and_name() -> None:
         asked.append((key, name))
         return True
 
-    world.reception.expel(stays)
+    world.handlers.expel(stays)
     assert asked == [("key of a", "a")]
     assert list(world.fleet.workers) == ["a"]
 
@@ -74,12 +74,12 @@ def test_who_may_stay_is_asked_by_key_and_name() -> None:
 def test_a_worker_that_is_let_in_again_comes_back_as_it_was() -> None:
     world = World()
     worker = joined(world, "a", "key")
-    world.reception.expel(lambda *_: False)
+    world.handlers.expel(lambda *_: False)
     world.commit()
     worker.hello()
     hello = worker.says[-1]
     assert isinstance(hello, Hello)
-    world.reception.handle(worker.identity, hello, world.now, "key")
+    world.handlers.handle(worker.identity, hello, world.now, "key")
     world.commit()
     assert world.fleet.workers["a"].boot == worker.boot
     assert [e.worker for e in events(world, WorkerJoined)] == ["a", "a"]

@@ -45,7 +45,7 @@ def test_a_vector_that_kills_engines_in_two_attempts_is_given_up_and_blames_no_w
                 worker.finish(DIED if worker.held.evaluation == held else None)
             worker.beat()
             world.exchange()
-    evaluation = world.ledger.evaluations[held]
+    evaluation = world.run_state.evaluations[held]
     assert evaluation.state is EvaluationState.FAILED
     assert [a.fault for a in evaluation.attempts] == ["engine", "engine"]
     assert {a.worker for a in evaluation.attempts} == {*names}
@@ -61,7 +61,7 @@ def test_an_engine_that_never_worked_speaks_against_its_worker() -> None:
         a.finish(DIED)
         world.exchange()
     assert world.fleet.workers["a"].quarantined == "the process died"
-    assert list(world.ledger.troubled()) == []
+    assert list(world.run_state.troubled()) == []
     world.restart()
     a.beat()
     b.beat()
@@ -79,7 +79,7 @@ def test_the_sources_are_never_blamed_for_an_engine() -> None:
     assert a.held.evaluation == "instruct"
     a.finish(DIED)
     world.exchange()
-    (attempt,) = [x for x in world.ledger.evaluations["instruct"].attempts if x.fault]
+    (attempt,) = [x for x in world.run_state.evaluations["instruct"].attempts if x.fault]
     assert attempt.fault == "infrastructure"
 
 
@@ -96,4 +96,4 @@ def test_what_is_known_of_an_engine_outlives_the_master() -> None:
     assert a.held.evaluation == first
     a.finish(DIED)
     world.exchange()
-    assert world.ledger.evaluations[first].state is EvaluationState.FAILED
+    assert world.run_state.evaluations[first].state is EvaluationState.FAILED

@@ -11,9 +11,9 @@ from apbmm.status.view import console, render
 from apbmm_master.journal.evaluations import VANISHED
 from apbmm_master.journal.events import Lost
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.optimiser.client import calls_of, in_flight, setup_of
-from apbmm_master.optimiser.process import Request, Session
+from apbmm_master.optimiser.process import OptimiserSession, Request
 from apbmm_master.scheduling.lost_workers import set_aside, waiting
 from apbmm_master.scheduling.policy import Finish, Moment, initial_missing
 from apbmm_master.status.snapshot import journal_snapshot
@@ -48,19 +48,19 @@ def goes_down(world: World, worker: Sim) -> Sim:
 def test_what_takes_hosts_down_is_set_aside_and_named(caplog: pytest.LogCaptureFixture) -> None:
     world, worker = at_work()
     for number in range(VANISHED):
-        assert not set_aside(world.ledger), number
+        assert not set_aside(world.run_state), number
         assert worker.held is not None
         assert worker.held.evaluation == "e0001"
         worker = goes_down(world, worker)
-    assert [e.id for e in set_aside(world.ledger)] == ["e0001"]
-    assert (waiting(world.ledger), worker.held is not None) == (1, True)
+    assert [e.id for e in set_aside(world.run_state)] == ["e0001"]
+    assert (waiting(world.run_state), worker.held is not None) == (1, True)
     assert worker.held is not None
     assert worker.held.evaluation == "e0002", "something else comes first"
     (line,) = [r.getMessage() for r in caplog.records if "is set aside" in r.getMessage()]
     assert line.startswith("e0001 is set aside: 5 workers vanished while they evaluated it (a): ")
     shown_by = console()
     with shown_by.capture() as shown:
-        shown_by.print(render(journal_snapshot(world.ledger)))
+        shown_by.print(render(journal_snapshot(world.run_state)))
     assert "e0001 is set aside: 5 workers vanished" in shown.get()
 
 
@@ -71,15 +71,15 @@ def test_the_method_counts_on_it_no_more_and_replaces_it(method: str) -> None:
     for _ in range(VANISHED):
         worker = goes_down(world, worker)
     last = max(i for i, r in enumerate(world.stored) if isinstance(r.event, Lost))
-    ledger = Ledger().replay(world.stored[: last + 1])
-    assert [e.id for e in in_flight(ledger)] == ["e0002"]
-    assert initial_missing(ledger, world_spec(budget=BUDGET)) == 1
-    pending = tuple(e.vector for e in in_flight(ledger))
+    run_state = RunState().replay(world.stored[: last + 1])
+    assert [e.id for e in in_flight(run_state)] == ["e0002"]
+    assert initial_missing(run_state, world_spec(budget=BUDGET)) == 1
+    pending = tuple(e.vector for e in in_flight(run_state))
     wanted = BUDGET["evaluations"] - 1 if method == "sobol" else 1
-    request = Request(setup_of(ledger), calls_of(ledger), pending, BUDGET["evaluations"])
-    answer = Session().answer(request)
+    request = Request(setup_of(run_state), calls_of(run_state), pending, BUDGET["evaluations"])
+    answer = OptimiserSession().answer(request)
     assert len(answer.vectors) == wanted, "all but what is in flight; of a design what it lacks"
-    assert not {e.vector for e in ledger.evaluations.values()} & set(answer.vectors)
+    assert not {e.vector for e in run_state.evaluations.values()} & set(answer.vectors)
 
 
 class InBatches(World):
@@ -112,14 +112,14 @@ def test_one_worker_alone_goes_on_with_the_search(kind: type[World]) -> None:
     world = kind(budget=BUDGET)
     end = end_with_one_worker(world, 40 * VANISHED)
     assert end.reason == f"{BUDGET['evaluations']} evaluations completed"
-    assert [e.id for e in set_aside(world.ledger)] == ["e0004"]
+    assert [e.id for e in set_aside(world.run_state)] == ["e0004"]
 
 
 class WithoutMore(World):
     """A run of a method with no more points than its budget, as a grid has."""
 
     def moment(self) -> Moment:
-        asked = self.ledger.count()
+        asked = self.run_state.count()
         return replace(super().moment(), exhausted=asked >= BUDGET["evaluations"])
 
 
@@ -129,10 +129,10 @@ def test_where_nothing_else_is_left_it_is_tried_as_often_again(deaths: int) -> N
     end = end_with_one_worker(world, deaths)
     if deaths < 2 * VANISHED:
         assert end.reason == "6 evaluations completed"
-        assert "e0004" in world.ledger.completed
+        assert "e0004" in world.run_state.completed
     else:
         assert end.reason == "the method has no more to try after 5 evaluations"
-        assert "e0004" not in world.ledger.completed
+        assert "e0004" not in world.run_state.completed
 
 
 def test_it_comes_back_into_the_budget_with_its_result() -> None:
@@ -140,10 +140,10 @@ def test_it_comes_back_into_the_budget_with_its_result() -> None:
     for _ in range(VANISHED):
         worker = goes_down(world, worker)
     world.settle()
-    done = {e.id for e in world.ledger.of_state(EvaluationState.DONE)}
+    done = {e.id for e in world.run_state.of_state(EvaluationState.DONE)}
     assert "e0001" in done
-    assert not set_aside(world.ledger)
-    assert len(world.ledger.completed) == BUDGET["evaluations"]
+    assert not set_aside(world.run_state)
+    assert len(world.run_state.completed) == BUDGET["evaluations"]
 
 
 def test_workers_that_say_goodbye_have_not_vanished() -> None:
@@ -153,8 +153,8 @@ def test_workers_that_say_goodbye_have_not_vanished() -> None:
         worker.bye()
         world.exchange()
         worker = goes_down(world, worker)
-    assert world.ledger.evaluations["e0001"].vanishings == 0
-    assert len(world.ledger.evaluations["e0001"].attempts) > VANISHED
+    assert world.run_state.evaluations["e0001"].vanishings == 0
+    assert len(world.run_state.evaluations["e0001"].attempts) > VANISHED
 
 
 def test_references_are_never_set_aside() -> None:
@@ -163,8 +163,8 @@ def test_references_are_never_set_aside() -> None:
         assert worker.held is not None
         assert worker.held.evaluation == "thinking"
         worker = goes_down(world, worker)
-    assert world.ledger.evaluations["thinking"].vanishings > VANISHED
-    assert not set_aside(world.ledger)
+    assert world.run_state.evaluations["thinking"].vanishings > VANISHED
+    assert not set_aside(world.run_state)
 
 
 def test_where_all_vanish_the_fleet_is_the_culprit_and_nothing_is_set_aside() -> None:
@@ -172,11 +172,11 @@ def test_where_all_vanish_the_fleet_is_the_culprit_and_nothing_is_set_aside() ->
     seen = 0
     for _ in range(60 * VANISHED):
         worker = goes_down(world, worker)
-        unlucky = [e for e in world.ledger.troubled() if e.vanishings >= VANISHED]
+        unlucky = [e for e in world.run_state.troubled() if e.vanishings >= VANISHED]
         seen = max(seen, len(unlucky))
-        assert len(set_aside(world.ledger)) == (len(unlucky) if len(unlucky) <= 2 else 0)
+        assert len(set_aside(world.run_state)) == (len(unlucky) if len(unlucky) <= 2 else 0)
         if seen > 2:
             break
     assert seen > BUDGET["failures"]
     world.settle()
-    assert len(world.ledger.completed) >= BUDGET["evaluations"]
+    assert len(world.run_state.completed) >= BUDGET["evaluations"]

@@ -101,7 +101,7 @@ def test_assign_lost() -> None:
     world.answers.clear()
     world.pass_time(TIMINGS["resend"] + 1)
     assert a.held is not None
-    assert world.ledger.evaluations["measure"].attempts[0].state == "running"
+    assert world.run_state.evaluations["measure"].attempts[0].state == "running"
 
 
 def test_accept_lost() -> None:
@@ -114,10 +114,10 @@ def test_accept_lost() -> None:
         world.deliver()
     world.on_the_way = [m for m in world.on_the_way if not isinstance(m[1], Accept)]
     assert a.held is not None
-    assert world.ledger.evaluations["measure"].attempts[0].state == "leased"
+    assert world.run_state.evaluations["measure"].attempts[0].state == "leased"
     a.beat()  # which names the lease
     world.exchange()
-    assert [x.state for x in world.ledger.evaluations["measure"].attempts] == ["running"]
+    assert [x.state for x in world.run_state.evaluations["measure"].attempts] == ["running"]
 
 
 def test_acknowledgement_lost() -> None:
@@ -141,14 +141,14 @@ def test_bye_lost() -> None:
     world.turn()
     world.turn()
     assert list(world.fleet.workers) == []
-    assert world.ledger.evaluations["measure"].state is EvaluationState.QUEUED
+    assert world.run_state.evaluations["measure"].state is EvaluationState.QUEUED
 
 
 def test_bye_frees_what_the_worker_held_at_once() -> None:
     world, (a, b) = begun("a", "b")
     a.bye()
     world.exchange()
-    assert world.ledger.evaluations["measure"].state is EvaluationState.QUEUED
+    assert world.run_state.evaluations["measure"].state is EvaluationState.QUEUED
     b.finish()
     world.exchange()
     assert b.held is not None
@@ -161,10 +161,10 @@ def test_a_worker_that_leaves_with_a_result_in_its_outbox_is_waited_for() -> Non
     a.says.clear()
     a.bye()
     world.exchange()
-    assert world.ledger.evaluations["measure"].state is EvaluationState.ACTIVE
+    assert world.run_state.evaluations["measure"].state is EvaluationState.ACTIVE
     world.join("a")
     world.settle()
-    assert [x.state for x in world.ledger.evaluations["measure"].attempts] == ["done"]
+    assert [x.state for x in world.run_state.evaluations["measure"].attempts] == ["done"]
 
 
 def test_hello_twice_and_overtaken() -> None:
@@ -179,7 +179,7 @@ def test_hello_twice_and_overtaken() -> None:
     a.hello()
     world.exchange()
     assert tell(world, a, late) == []
-    assert [x.state for x in world.ledger.evaluations["measure"].attempts] == ["running"]
+    assert [x.state for x in world.run_state.evaluations["measure"].attempts] == ["running"]
 
 
 def test_a_lease_that_its_worker_no_longer_holds_is_queued_again() -> None:
@@ -233,7 +233,7 @@ def test_a_late_result_of_a_lost_attempt_wins_and_the_rival_is_cancelled() -> No
     world.exchange()
     a.finish()
     world.exchange()
-    states = [x.state for x in world.ledger.evaluations["measure"].attempts]
+    states = [x.state for x in world.run_state.evaluations["measure"].attempts]
     assert states == ["done", "lost"]
     assert b.held is None or b.held.lease != rival.lease, "b is spared the rest"
     # Had b finished in the meantime, its result would be logged.
@@ -268,7 +268,7 @@ def test_a_lost_lease_is_not_leased_again_while_its_worker_is_back_with_it() -> 
     world, (a,) = begun("a")
     world.now += TIMINGS["unreachable"] + TIMINGS["orphan_grace"]
     world.turn()
-    assert world.ledger.evaluations["measure"].state is EvaluationState.QUEUED
+    assert world.run_state.evaluations["measure"].state is EvaluationState.QUEUED
     world.pass_time(3)
     b = world.join("b")
     world.pass_time(3)
@@ -276,7 +276,7 @@ def test_a_lost_lease_is_not_leased_again_while_its_worker_is_back_with_it() -> 
     assert b.held.evaluation != "measure"
     a.finish()
     world.exchange()
-    assert [x.state for x in world.ledger.evaluations["measure"].attempts] == ["done"]
+    assert [x.state for x in world.run_state.evaluations["measure"].attempts] == ["done"]
 
 
 def test_a_success_after_the_vector_was_given_up_is_logged() -> None:
@@ -297,7 +297,7 @@ def test_a_success_after_the_vector_was_given_up_is_logged() -> None:
                 again = worker.held.evaluation == "e0001"
                 worker.finish(Failed(fault="vector", message="y") if again else None)
                 world.exchange()
-    assert world.ledger.evaluations["e0001"].state is EvaluationState.FAILED
+    assert world.run_state.evaluations["e0001"].state is EvaluationState.FAILED
     tell(world, a, result_of(first, measurement()))
     assert [event.evaluation for event in events(world, DuplicateResult)] == ["e0001"]
 
@@ -315,7 +315,7 @@ def test_a_result_that_cannot_be_right_is_the_workers_fault(body: Any) -> None:
     lease = a.held.lease
     answers = tell(world, a, result_of(a.held, body))
     assert ResultAck(run=RUN, lease=lease) in answers
-    (attempt, *_) = world.ledger.evaluations["measure"].attempts
+    (attempt, *_) = world.run_state.evaluations["measure"].attempts
     assert (attempt.state, attempt.fault) == ("failed", "infrastructure")
 
 
@@ -325,7 +325,7 @@ def test_a_result_with_a_wrong_digest_is_not_recorded() -> None:
     good = result_of(a.held, body_of(a.held))
     tell(world, a, good.model_copy(update={"digest": "0" * 64}))
     assert events(world, ResultRecorded) == []
-    assert "digest" in world.ledger.evaluations["measure"].attempts[0].message
+    assert "digest" in world.run_state.evaluations["measure"].attempts[0].message
 
 
 def test_a_result_of_an_unknown_lease_blocks_nobody() -> None:
@@ -341,7 +341,7 @@ def test_a_result_of_an_unknown_lease_blocks_nobody() -> None:
                   unacknowledged=(lease,))  # fmt: skip
     tell(world, b, hello)
     tell(world, b, Ready(run=RUN, layers=LAYERS, digests=DIGESTS, versions={}))
-    assert any(name == "b" for _, x in world.ledger.active_attempts() for name in [x.worker])
+    assert any(name == "b" for _, x in world.run_state.active_attempts() for name in [x.worker])
 
 
 def test_messages_of_another_run_change_nothing() -> None:
@@ -350,8 +350,8 @@ def test_messages_of_another_run_change_nothing() -> None:
     world.collect()
     world.turn()
     tell(world, a, Ready(run="other-1", layers=9, digests={"x": "y"}, versions={}))
-    assert world.ledger.digests == {}
-    assert world.ledger.layers == 0
+    assert world.run_state.digests == {}
+    assert world.run_state.layers == 0
 
 
 def test_a_worker_that_comes_from_another_run_works_once_it_is_ready() -> None:

@@ -36,7 +36,9 @@ def begun(*names: str, **changes: Any) -> tuple[World, list[Sim]]:
 
 def decisions(world: World, kind: type[Decision], **moment: Any) -> list[Decision]:
     fields = {**vars(world.moment()), **moment}
-    return [d for d in decide(world.ledger, world.fleet, Moment(**fields)) if isinstance(d, kind)]
+    return [
+        d for d in decide(world.run_state, world.fleet, Moment(**fields)) if isinstance(d, kind)
+    ]
 
 
 def test_the_measurement_and_the_references_come_first() -> None:
@@ -48,7 +50,7 @@ def test_the_measurement_and_the_references_come_first() -> None:
 def test_a_worker_with_full_hands_gets_nothing() -> None:
     world, _ = begun("a")
     assert decisions(world, Give) == []
-    assert not idle_workers(world.ledger, world.fleet, world.moment())
+    assert not idle_workers(world.run_state, world.fleet, world.moment())
 
 
 def test_a_silent_worker_gets_nothing() -> None:
@@ -67,21 +69,21 @@ def test_nothing_is_asked_for_before_the_sources_are_known() -> None:
 
 def test_search_waits_for_references_and_measurement() -> None:
     world, workers = begun("a", "b", budget={"evaluations": 4, "initial": 1})
-    assert [e.id for e in world.ledger.evaluations.values()][-1] == "e0001"
+    assert [e.id for e in world.run_state.evaluations.values()][-1] == "e0001"
     workers[0].finish()
     world.exchange()
     workers[0].finish()  # measure and instruct are done, thinking still runs
     world.collect()
-    assert world.ledger.count(purposes=("search",)) == 0
+    assert world.run_state.count(purposes=("search",)) == 0
     world.settle()
-    assert world.ledger.count(purposes=("search",)) == 3
+    assert world.run_state.count(purposes=("search",)) == 3
 
 
 def test_the_budget_is_not_overspent_when_it_is_lowered() -> None:
     world, (a,) = begun("a", budget={"evaluations": 4, "initial": 4})
-    assert world.ledger.spec is not None
-    budget = world.ledger.spec.budget.model_copy(update={"evaluations": 1})
-    world.ledger.spec = world.ledger.spec.model_copy(update={"budget": budget})
+    assert world.run_state.spec is not None
+    budget = world.run_state.spec.budget.model_copy(update={"evaluations": 1})
+    world.run_state.spec = world.run_state.spec.model_copy(update={"budget": budget})
     for _ in range(3):
         a.finish()
         world.exchange()
@@ -97,9 +99,11 @@ def test_draining_gives_and_asks_nothing() -> None:
     a.finish()
     world.collect()
     for identity, message in world.on_the_way:
-        world.reception.handle(identity, message, world.now)
+        world.handlers.handle(identity, message, world.now)
     assert decisions(world, Give) != []
-    assert decide(world.ledger, world.fleet, Moment(world.now, 0.0, False, False, None, True)) == []
+    assert (
+        decide(world.run_state, world.fleet, Moment(world.now, 0.0, False, False, None, True)) == []
+    )
 
 
 def test_a_lease_outlives_silence_for_the_grace_and_not_longer() -> None:
@@ -120,7 +124,7 @@ def test_a_new_boot_frees_what_the_old_one_held_at_once() -> None:
     world.exchange()
     assert new.held is not None
     assert (new.held.evaluation, new.held.attempt) == ("measure", 2)
-    assert world.ledger.evaluations["measure"].attempts[0].state == "lost"
+    assert world.run_state.evaluations["measure"].attempts[0].state == "lost"
 
 
 def test_a_new_boot_that_brings_the_result_frees_nothing() -> None:
@@ -131,7 +135,7 @@ def test_a_new_boot_that_brings_the_result_frees_nothing() -> None:
     world.exchange()
     new.beat()
     world.exchange()
-    attempts = world.ledger.evaluations["measure"].attempts
+    attempts = world.run_state.evaluations["measure"].attempts
     assert [attempt.state for attempt in attempts] == ["done"]
 
 
@@ -151,7 +155,7 @@ def test_a_restarted_master_takes_back_who_still_holds_its_lease() -> None:
     a.beat()
     world.exchange()
     world.pass_time(2 * TIMINGS["reconcile"])
-    assert [x.state for x in world.ledger.evaluations["measure"].attempts] == ["running"]
+    assert [x.state for x in world.run_state.evaluations["measure"].attempts] == ["running"]
 
 
 def test_a_dead_worker_is_dismissed_when_nothing_is_expected_of_it() -> None:
@@ -166,7 +170,7 @@ def test_a_dead_worker_is_dismissed_when_nothing_is_expected_of_it() -> None:
     assert decisions(world, Dismiss) == []
     world.pass_time(TIMINGS["orphan_grace"] + 2)
     assert list(world.fleet.workers) == ["b"]
-    stay = next(p for p in world.ledger.attendance.stays if p.worker == "a")
+    stay = next(p for p in world.run_state.sessions.stays if p.worker == "a")
     assert stay.left is not None
 
 
@@ -179,7 +183,7 @@ def test_an_evaluation_lost_with_its_worker_is_done_by_another() -> None:
     world.settle()
     assert world.end is not None
     assert not world.end.failed
-    attempts = world.ledger.evaluations[lost.evaluation].attempts
+    attempts = world.run_state.evaluations[lost.evaluation].attempts
     assert [(x.worker, x.state) for x in attempts] == [("a", "lost"), ("b", "done")]
 
 
@@ -187,8 +191,8 @@ def test_a_failing_vector_is_tried_on_another_worker_and_given_up() -> None:
     world, (a, b) = begun("a", "b")
     a.finish(VECTOR)
     world.exchange()
-    evaluation = world.ledger.evaluations["measure"]
-    assert [e.id for e in world.ledger.troubled()] == ["measure"]
+    evaluation = world.run_state.evaluations["measure"]
+    assert [e.id for e in world.run_state.troubled()] == ["measure"]
     assert a.held is not None
     assert a.held.evaluation != "measure"
     b.finish()
@@ -235,8 +239,8 @@ def test_engines_that_die_never_count_against_the_vector() -> None:
             elif worker.held is not None:
                 worker.finish()
                 world.exchange()
-    assert world.ledger.evaluations["measure"].state is not EvaluationState.FAILED
-    assert list(world.ledger.troubled()) == []
+    assert world.run_state.evaluations["measure"].state is not EvaluationState.FAILED
+    assert list(world.run_state.troubled()) == []
 
 
 def test_two_failures_in_a_row_put_a_worker_in_quarantine_over_restarts_too() -> None:
@@ -280,13 +284,13 @@ def test_a_method_with_nothing_left_ends_the_run(exhausted: bool, over: bool) ->
         a.finish()
         world.collect()
         for identity, message in world.on_the_way:
-            world.reception.handle(identity, message, world.now)
+            world.handlers.handle(identity, message, world.now)
         world.on_the_way.clear()
-        if world.ledger.completed:
+        if world.run_state.completed:
             break
         world.turn()
         world.deliver()
-    assert world.ledger.completed == ["e0001"]
+    assert world.run_state.completed == ["e0001"]
     ends = decisions(world, Finish, exhausted=exhausted)
     assert bool(ends) is over
 
@@ -308,15 +312,15 @@ def test_a_worker_that_announces_a_result_and_is_never_heard_again_is_not_waited
 
 def test_a_run_that_nobody_can_go_on_with_says_so_and_how_to_go_on() -> None:
     world, (a, b) = begun("a", "b")
-    assert standstill(world.ledger, world.fleet) == ""
+    assert standstill(world.run_state, world.fleet) == ""
     for worker in (a, b, a, b):
         if worker.held is not None:
             worker.finish(ENGINE)
             world.exchange()
-    reason = standstill(world.ledger, world.fleet)
+    reason = standstill(world.run_state, world.fleet)
     assert "a (quarantined), b (quarantined)" in reason
     assert "restarting one ends its quarantine" in reason
     again = world.join("a")
     world.exchange()
     assert again.held is not None
-    assert standstill(world.ledger, world.fleet) == ""
+    assert standstill(world.run_state, world.fleet) == ""

@@ -28,28 +28,28 @@ def searching(workers: int) -> World:
                 worker.finish()
         world.exchange()
     assert all(searches(world, worker) for worker in world.workers)
-    assert world.ledger.count(EvaluationState.QUEUED) == 0
-    world.ledger.durations[:] = [SECONDS] * len(world.ledger.durations)
+    assert world.run_state.count(EvaluationState.QUEUED) == 0
+    world.run_state.durations[:] = [SECONDS] * len(world.run_state.durations)
     return world
 
 
 def searches(world: World, worker: Sim) -> bool:
     """Whether a worker holds a vector of the search proper."""
     held = worker.held
-    return held is not None and world.ledger.evaluations[held.evaluation].purpose == "search"
+    return held is not None and world.run_state.evaluations[held.evaluation].purpose == "search"
 
 
 def asked(world: World, **moment: Any) -> int:
     """How many vectors the policy asks for."""
     now = Moment(**{**vars(world.moment()), **moment})
-    asks = [d.count for d in decide(world.ledger, world.fleet, now) if isinstance(d, Ask)]
+    asks = [d.count for d in decide(world.run_state, world.fleet, now) if isinstance(d, Ask)]
     return sum(asks)
 
 
 @pytest.mark.parametrize("workers", [1, 4, 7])
 def test_a_small_fleet_gets_what_the_latest_results_say(workers: int) -> None:
     world = searching(workers)
-    assert ahead_of_need(world.ledger, ask_seconds=10 * SECONDS, idle=0) == 0
+    assert ahead_of_need(world.run_state, ask_seconds=10 * SECONDS, idle=0) == 0
     assert asked(world, ask_seconds=10 * SECONDS) == 0
 
 
@@ -73,10 +73,10 @@ def test_no_more_are_ready_than_the_fleet_allows(many: World) -> None:
 
 
 def test_evaluations_without_duration_are_no_division_by_zero(many: World) -> None:
-    durations = list(many.ledger.durations)
-    many.ledger.durations[:] = [0.0] * len(durations)
+    durations = list(many.run_state.durations)
+    many.run_state.durations[:] = [0.0] * len(durations)
     assert asked(many, ask_seconds=1.0) == 7
-    many.ledger.durations[:] = durations
+    many.run_state.durations[:] = durations
 
 
 def test_a_batch_is_never_proposed_ahead(many: World) -> None:
@@ -89,7 +89,7 @@ def test_nothing_is_proposed_ahead_before_anything_was_asked(many: World) -> Non
 
 def test_what_waits_already_counts() -> None:
     world = searching(32)
-    first = world.ledger.count() + 1
+    first = world.run_state.count() + 1
     proposals = tuple(
         Proposal(evaluation=f"e{number:04d}", vector=(0.5,) * LAYERS, key=f"{number}")
         for number in range(first, first + 3)
@@ -101,8 +101,8 @@ def test_what_waits_already_counts() -> None:
 
 def test_the_budget_is_not_exceeded() -> None:
     world = searching(32)
-    assert world.ledger.spec is not None
-    spent = world.ledger.count()
-    budget = world.ledger.spec.budget.model_copy(update={"evaluations": spent + 2})
-    world.ledger.spec = world.ledger.spec.model_copy(update={"budget": budget})
+    assert world.run_state.spec is not None
+    spent = world.run_state.count()
+    budget = world.run_state.spec.budget.model_copy(update={"evaluations": spent + 2})
+    world.run_state.spec = world.run_state.spec.model_copy(update={"budget": budget})
     assert asked(world, ask_seconds=SECONDS) == 2

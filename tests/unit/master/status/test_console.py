@@ -17,7 +17,7 @@ from apbmm_master.journal.events import (
     Record,
     WorkerQuarantined,
 )
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.run_checks import require_settings
 from apbmm_master.status.console import Progress
 from apbmm_master.status.snapshot import journal_snapshot
@@ -32,7 +32,7 @@ FIXED = frozenset(
 
 def test_messages_of_workers_are_no_markup() -> None:
     world, out = World(), io.StringIO()
-    progress = Progress(world.ledger, Path("run"), Console(file=out, width=200, soft_wrap=True))
+    progress = Progress(world.run_state, Path("run"), Console(file=out, width=200, soft_wrap=True))
     text = "lost [/tmp/x] and [bold]more"
     for event in (
         AttemptFailed(
@@ -42,31 +42,31 @@ def test_messages_of_workers_are_no_markup() -> None:
         Lost(evaluation="e0001", lease="l", reason=text),
         WorkerQuarantined(worker="w", boot="b", reason=text),
     ):
-        progress.watch(Record(1, 0.0, event), world.ledger)
+        progress.watch(Record(1, 0.0, event), world.run_state)
     assert out.getvalue().count(text) == 4
 
 
 def test_the_beginning_says_how_to_start_a_worker() -> None:
     out = io.StringIO()
-    progress = Progress(World().ledger, Path("run"), Console(file=out, width=200))
+    progress = Progress(World().run_state, Path("run"), Console(file=out, width=200))
     progress.begin("tcp://127.0.0.1:5799")
     assert "apbmm-worker --gpu N --master tcp://127.0.0.1:5799" in out.getvalue()
 
 
 def test_after_a_signal_what_is_waited_for_is_named() -> None:
     world, out = World(), io.StringIO()
-    progress = Progress(world.ledger, Path("run"), Console(file=out, width=200))
-    progress.draining(world.ledger)
+    progress = Progress(world.run_state, Path("run"), Console(file=out, width=200))
+    progress.draining(world.run_state)
     assert out.getvalue() == ""
     world.join("a")
     world.exchange()
-    held = [evaluation.id for evaluation, _ in world.ledger.active_attempts()]
-    progress.draining(world.ledger)
+    held = [evaluation.id for evaluation, _ in world.run_state.active_attempts()]
+    progress.draining(world.run_state)
     assert f"finishing {', '.join(held)};" in out.getvalue()
 
 
 def test_status_of_a_journal_that_has_not_begun_has_every_key() -> None:
-    empty, begun = journal_snapshot(Ledger()), journal_snapshot(World().ledger)
+    empty, begun = journal_snapshot(RunState()), journal_snapshot(World().run_state)
     assert list(empty) == list(begun)
     assert {key: value for key, value in empty.items() if key in FIXED} == {
         "run": "",
@@ -84,7 +84,7 @@ def test_status_of_a_journal_that_has_not_begun_has_every_key() -> None:
 
 def test_status_tells_of_references_that_cannot_be_scaled() -> None:
     world = World()
-    assert journal_snapshot(world.ledger)["trouble"] == ""
+    assert journal_snapshot(world.run_state)["trouble"] == ""
     worker = world.join("a")
     for _ in range(20):
         world.exchange()
@@ -92,7 +92,7 @@ def test_status_tells_of_references_that_cannot_be_scaled() -> None:
             # Both references alike: the denominators of Eq. 2 vanish.
             measures = worker.held.evaluation == "measure"
             worker.finish(None if measures else measurement(0.5, 100.0))
-    snapshot = journal_snapshot(world.ledger)
+    snapshot = journal_snapshot(world.run_state)
     assert len(snapshot["references"]) == 2
     assert "objective 'reasoning'" in snapshot["trouble"]
     assert snapshot["front"] == []

@@ -37,7 +37,7 @@ def test_without_standard_output_a_run_is_followed_all_the_same(
     """As when the shell closed it: >&-"""
     monkeypatch.setattr("sys.stdout", None)
     world = World()
-    progress = Progress(world.ledger, Path("run"))
+    progress = Progress(world.run_state, Path("run"))
     with progress:
         progress.begin("tcp://127.0.0.1:5799")
-    progress.conclude(world.ledger)
+    progress.conclude(world.run_state)

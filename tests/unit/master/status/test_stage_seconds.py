@@ -8,7 +8,7 @@ import pytest
 
 from apbmm_common.protocol.stages import stage_line
 from apbmm_master.journal.events import ResultRecorded
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.status.stage_seconds import stage_summary
 from protocol_world import World, measurement
 
@@ -31,21 +31,21 @@ def finished(evaluations: int) -> World:
 def test_stages_are_averaged_and_the_engine_was_busy_while_it_evaluated() -> None:
     """Each evaluation takes 18 s; then each is moved so that 2 s lie between two of them."""
     world = finished(5)
-    summary = stage_summary(world.ledger)
+    summary = stage_summary(world.run_state)
     assert summary == {
         "evaluations": 5,
         "seconds": {"wait": 0.0, **STAGES},
         "engine_busy": pytest.approx(16 / 18),
     }
     assert list(summary["seconds"]) == ["wait", "load", "evaluate", "report"]
-    assert stage_summary(Ledger().replay(world.stored)) == summary
+    assert stage_summary(RunState().replay(world.stored)) == summary
 
     apart, done = [], 0
     for record in world.stored:
         apart.append(replace(record, time=record.time + 2.0 * done))
         event = record.event
         done += isinstance(event, ResultRecorded) and event.evaluation.startswith("e")
-    summary = stage_summary(Ledger().replay(apart))
+    summary = stage_summary(RunState().replay(apart))
     assert summary["seconds"]["wait"] == 2.0
     assert summary["engine_busy"] == pytest.approx(5 * 16 / (5 * 18 + 4 * 2))
     assert stage_line(summary) == (
@@ -56,11 +56,11 @@ def test_stages_are_averaged_and_the_engine_was_busy_while_it_evaluated() -> Non
 def test_the_pause_before_a_new_master_is_no_wait_and_not_busy() -> None:
     """Two evaluations of 18 s, in the first half of the second there was no master."""
     world = finished(2)
-    (stay,) = world.ledger.attendance.stays
-    leased = world.ledger.evaluations["e0002"].attempts[0].leased_at
+    (stay,) = world.run_state.sessions.stays
+    leased = world.run_state.evaluations["e0002"].attempts[0].leased_at
     stays = [replace(stay, left=leased), replace(stay, joined=leased + 9.0, left=None)]
-    world.ledger.attendance.stays[:] = stays
-    summary = stage_summary(world.ledger)
+    world.run_state.sessions.stays[:] = stays
+    summary = stage_summary(world.run_state)
     assert "wait" not in summary["seconds"]
     assert summary["engine_busy"] == pytest.approx((16 + 8) / (18 + 9))
 
@@ -69,6 +69,6 @@ def test_nothing_is_said_before_an_evaluation_is_complete() -> None:
     world = World()
     world.join("a")
     world.exchange()
-    summary = stage_summary(world.ledger)
+    summary = stage_summary(world.run_state)
     assert (summary["evaluations"], summary["engine_busy"]) == (0, None)
     assert stage_line(summary) == ""

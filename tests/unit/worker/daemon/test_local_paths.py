@@ -9,7 +9,7 @@ import pytest
 
 from apbmm_common.errors import EvaluationError, UsageError
 from apbmm_common.run_file.load import RunSpec
-from apbmm_worker.daemon.evaluation_job import Bench
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.local_paths import LocalPaths
 from apbmm_worker.daemon.options import Options, parse_roots
 from rehearsal_runs import run_spec
@@ -61,7 +61,7 @@ def test_without_roots_a_master_of_this_host_may_name_any_and_another_none(tmp_p
 
 def prepared(spec: RunSpec, gpu: str = "0", **settings: Any) -> dict[str, Any]:
     options = Options("a", gpu, "tcp://hostA:5711", Path("state"), Path("scratch"), **settings)
-    return Bench(options)._prepare_command(spec)
+    return EvaluationJob(options)._prepare_command(spec)
 
 
 def real_run(models: Path) -> RunSpec:

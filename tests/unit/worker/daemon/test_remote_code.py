@@ -15,7 +15,7 @@ from apbmm_common.checkpoint.remote_code import known_model_types, own_code, req
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.protocol.messages import Unfit
 from apbmm_common.run_file.load import Engine, Generation, RunSpec
-from apbmm_worker.daemon.evaluation_job import Bench
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.membership import Membership
 from apbmm_worker.daemon.options import Options
 from apbmm_worker.engine.vllm.arguments import engine_arguments
@@ -26,7 +26,7 @@ from rehearsal_runs import run_spec
 from tiny_checkpoints import write_tiny_qwen3
 
 
-class RecordingBench(Bench):
+class RecordingBench(EvaluationJob):
     """Starts no child: what the child would be told is kept."""
 
     told: dict[str, Any] | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_common.errors import UsageError
-from apbmm_worker.engine.token_progress import SignsOfLife
+from apbmm_worker.engine.token_progress import TokenProgress
 from apbmm_worker.environment import cards, worker_environment
 from apbmm_worker.evaluation.logging_guard import preserved_logging
 
@@ -63,7 +63,7 @@ def test_advancing_steps_are_a_sign_of_life() -> None:
             enough.set()
         engine.steps += 1
 
-    with SignsOfLife(engine, report, interval=0.01) as signs:
+    with TokenProgress(engine, report, interval=0.01) as signs:
         signs.answered(1, 9)
         assert enough.wait(5)
     assert set(reported) == {(1, 9)}
@@ -71,7 +71,7 @@ def test_advancing_steps_are_a_sign_of_life() -> None:
 
 def test_a_hanging_engine_gives_none() -> None:
     engine, reported = Stepper(), list[tuple[int, int]]()
-    with SignsOfLife(engine, lambda done, total: reported.append((done, total)), 0.01):
+    with TokenProgress(engine, lambda done, total: reported.append((done, total)), 0.01):
         threading.Event().wait(0.1)
     assert reported == []
 

@@ -9,7 +9,7 @@ import pytest
 
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.evaluation.outcomes import check_against_report, outcomes_of, summarise
-from apbmm_worker.evaluation.recorded_rows import Row, WrittenRows
+from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 
 ADAPTER = "apbmm_exact"
 QUESTIONS = {("test", n): f"q{n}" for n in range(3)}
@@ -36,8 +36,8 @@ def review(index: int, value: float = 1.0, status: str = "success") -> Row:
     return {"index": index, "sample_score": {"score": score}}
 
 
-def written(predictions: list[Row], reviews: list[Row], subset: str = "test") -> WrittenRows:
-    return WrittenRows([(subset, row) for row in predictions], [(subset, row) for row in reviews])
+def written(predictions: list[Row], reviews: list[Row], subset: str = "test") -> RecordedRows:
+    return RecordedRows([(subset, row) for row in predictions], [(subset, row) for row in reviews])
 
 
 def test_outcomes_come_in_the_order_of_the_questions() -> None:

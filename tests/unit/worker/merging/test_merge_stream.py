@@ -9,11 +9,11 @@ import torch
 
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.run_file.load import Merge
-from apbmm_worker.engine.shards import WHOLE, Part, cut
 from apbmm_worker.merging import tensor_sums
 from apbmm_worker.merging.merge import merged_tensors, plan
 from apbmm_worker.merging.methods import TaskVectors
 from apbmm_worker.merging.plan import TensorPlan, plan_task_vectors
+from apbmm_worker.merging.shards import WHOLE, Part, cut
 from apbmm_worker.merging.stream import MergeStream, to_bytes
 from apbmm_worker.merging.tensor_bytes import opened, read_into
 from tiny_checkpoints import write_tiny_pair

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from apbmm_common.checkpoint.headers import read_checkpoint
-from apbmm_worker.engine.shards import Part
 from apbmm_worker.merging import task_vectors, whole_trim
 from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.methods import TaskVectors
 from apbmm_worker.merging.plan import TensorPlan, plan_task_vectors
+from apbmm_worker.merging.shards import Part
 from apbmm_worker.merging.stream import MergeStream, to_bytes
 from apbmm_worker.merging.tensor_bytes import opened_files, read_into
 from apbmm_worker.merging.whole_trim import trimmed

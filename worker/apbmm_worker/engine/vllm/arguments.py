@@ -50,7 +50,7 @@ def engine_arguments(
     """Arguments for vLLM. Raises `RunFileError` for what a run file may not set.
 
     A run whose settings ask for the checkpoints' own code comes here only where that is allowed:
-    see `job.Bench.prepare`.
+    see `job.EvaluationJob.prepare`.
     """
     for error in forbidden(settings.arguments):
         raise error

@@ -21,11 +21,11 @@ from safetensors import safe_open as _safe_open
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.process.failpoints import reach
 from apbmm_worker.engine.resident_sources import ResidentSources
-from apbmm_worker.engine.shards import EVERYTHING, Parts
 from apbmm_worker.engine.vllm import features
 from apbmm_worker.engine.vllm.live_weights import LiveWeights, Shapes, Tensors
-from apbmm_worker.engine.weight_verification import Expectation
+from apbmm_worker.engine.vllm.weight_verification import WeightVerification
 from apbmm_worker.merging.merge import Place, nowhere
+from apbmm_worker.merging.shards import EVERYTHING, Parts
 from apbmm_worker.merging.stream import MergeStream
 
 safe_open: Any = _safe_open  # untyped
@@ -113,9 +113,11 @@ class HotLoadExtension:
         dtype = features.computing_dtype(self)
         return LiveWeights(self.model_runner.get_model(), shapes, dtype)
 
-    def _apbmm_expectation(self, live: LiveWeights, parts: Parts = EVERYTHING) -> Expectation:
+    def _apbmm_expectation(
+        self, live: LiveWeights, parts: Parts = EVERYTHING
+    ) -> WeightVerification:
         self._apbmm_loads += 1
-        return Expectation(live, self._apbmm_loads, parts)
+        return WeightVerification(live, self._apbmm_loads, parts)
 
 
 class _Folder:
@@ -156,6 +158,6 @@ def _counted(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, tensor
 
 
-def _verdict(expectation: Expectation) -> Verdict:
+def _verdict(expectation: WeightVerification) -> Verdict:
     compared, tensors, different = expectation.verdict()
     return {"compared": compared, "tensors": tensors, "different": different}

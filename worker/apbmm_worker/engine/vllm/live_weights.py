@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from apbmm_worker.engine.checksum import checksum
-from apbmm_worker.engine.shards import EVERYTHING, WHOLE, Part, Parts, part_of
 from apbmm_worker.engine.vllm import packing
 from apbmm_worker.merging.merge import Place
 from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.shards import EVERYTHING, WHOLE, Part, Parts, part_of
 from apbmm_worker.merging.tensor_bytes import stored_dtype
 
 Shapes = Mapping[str, tuple[int, ...]]

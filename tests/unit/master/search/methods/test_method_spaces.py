@@ -15,7 +15,7 @@ from apbmm_common.run_file.schema import MODEL_LEVEL
 from apbmm_common.run_file.space import Space, block_of
 from apbmm_master.journal.run_state import MEASURE
 from apbmm_master.optimiser.client import setup_of
-from apbmm_master.optimiser.process import Request, Session
+from apbmm_master.optimiser.process import OptimiserSession, Request
 from apbmm_master.search.methods import create, names
 from apbmm_master.search.prior import importance, pooled
 from protocol_world import LAYERS, World
@@ -88,9 +88,9 @@ def test_every_method_proposes_in_the_space_of_its_run(name: str, outside: str) 
     world = World(algorithm={"name": name}, merge=merge)
     world.join("a", outside=("norm",))
     world.exchange()
-    spec = world.ledger.spec
+    spec = world.run_state.spec
     assert spec is not None
-    answer = Session().answer(Request(setup_of(world.ledger), (), (), 1))
+    answer = OptimiserSession().answer(Request(setup_of(world.run_state), (), (), 1))
     (vector,) = answer.vectors
     assert len(vector) == Space.of(spec, LAYERS, ("norm",)).dimensions < LAYERS
 
@@ -113,7 +113,7 @@ def test_importance_is_fused_but_for_sip_bmm() -> None:
         worker.finish(measured)
         world.exchange()
         expected = importance(measured.parameter, activation)
-        np.testing.assert_array_equal(setup_of(world.ledger).importance, expected)
+        np.testing.assert_array_equal(setup_of(world.run_state).importance, expected)
 
 
 def test_groups_outside_the_layers_are_scored_beside_them() -> None:
@@ -131,7 +131,7 @@ def test_groups_outside_the_layers_are_scored_beside_them() -> None:
     layers = importance(measured.parameter, measured.activation)
     # Median 2.5 and MAD 1: one robust standard deviation above the layers.
     expected = [*layers, 1 / (1 + math.exp(-1)), layers.mean()]
-    found = setup_of(world.ledger).importance
+    found = setup_of(world.run_state).importance
     assert found is not None
     np.testing.assert_allclose(found, expected)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from apbmm_common.run_file.load import RunSpec
-from apbmm_master.journal.run_state import Ledger
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.optimiser.client import setup_of
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SettingError
@@ -70,9 +70,9 @@ def spec_of(**changes: object) -> RunSpec:
 
 
 def settings_of(spec: RunSpec) -> dict[str, object]:
-    ledger: Ledger = World().ledger
-    ledger.spec, ledger.layers = spec, 4
-    return setup_of(ledger).settings
+    run_state: RunState = World().run_state
+    run_state.spec, run_state.layers = spec, 4
+    return setup_of(run_state).settings
 
 
 def test_a_run_says_what_its_references_score_in_the_order_of_its_objectives() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from apbmm_worker.engine.shards import WHOLE, Part, part_of
+from apbmm_worker.merging.shards import WHOLE, Part, part_of
 
 SHAPE = (8, 6)
 TENSOR = torch.arange(48).view(SHAPE)

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import torch
 
 from apbmm_worker.engine.checksum import checksum
-from apbmm_worker.engine.shards import EVERYTHING, WHOLE, Part, Parts
 from apbmm_worker.engine.vllm.live_weights import Home, LiveWeights, Tensors
+from apbmm_worker.merging.shards import EVERYTHING, WHOLE, Part, Parts
 
 _COLUMNS = 4
 
 
-class Expectation:
+class WeightVerification:
     """What a model ought to hold: noted while the tensors go by, compared when all are in.
 
     ``number`` decides which columns of packed matrices are compared; ``parts`` of tensors go by.
