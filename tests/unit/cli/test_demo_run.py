@@ -26,12 +26,12 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spec = demo_run(DemoOptions(evaluations=9, rehearsal=True), None)
     with Journal(tmp_path) as journal:
         journal.append([Record(1, 0.0, RunStarted(run="r", spec=spec.model_dump(mode="json")))])
-    (tmp_path / "run.toml").write_text(run_as_toml(spec))
+    (tmp_path / "demo.toml").write_text(run_as_toml(spec))
     return tmp_path
 
 
 def run_of(folder: Path) -> RunSpec:
-    return load_run_file(folder / "run.toml")
+    return load_run_file(folder / "demo.toml")
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ def test_a_refused_wish_leaves_the_run_file_alone(
 
 
 def test_the_directory_of_another_run_is_left_alone(begun: Path) -> None:
-    (begun / "run.toml").unlink()
+    (begun / "demo.toml").unlink()
     with pytest.raises(RunChangedError, match=r"evaluation\.kind"):
         run_demo(begun, DemoOptions())
-    assert not (begun / "run.toml").exists()
+    assert not (begun / "demo.toml").exists()
 
 
 def test_what_cannot_be_a_run_directory(tmp_path: Path) -> None:

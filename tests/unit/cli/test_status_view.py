@@ -149,15 +149,15 @@ def test_what_a_target_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"status": "ipc:///nowhere/s.sock"}'])
 def test_an_address_file_without_a_master_behind_it(text: str | None, tmp_path: Path) -> None:
     if text is not None:
-        (tmp_path / "query.json").write_text(text)
+        (tmp_path / "status.json").write_text(text)
     assert local_address(tmp_path) == ""
 
 
 def test_a_socket_that_nobody_listens_on_is_no_master(tmp_path: Path) -> None:
-    path = tmp_path / "query.sock"
+    path = tmp_path / "status.sock"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
-    (tmp_path / "query.json").write_text(json.dumps({"status": f"ipc://{path}"}))
+    (tmp_path / "status.json").write_text(json.dumps({"status": f"ipc://{path}"}))
     assert path.exists()
     assert local_address(tmp_path) == ""
 

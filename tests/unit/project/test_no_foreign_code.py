@@ -12,7 +12,7 @@ from commands import REPOSITORY
 
 MODULES = sorted(
     path
-    for folder in ("common", "master", "worker")
+    for folder in ("cli", "common", "master", "worker")
     for path in (REPOSITORY / folder).rglob("*.py")
 )
 LOADERS = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml"}
@@ -68,4 +68,4 @@ def test_the_search_takes_no_offence_at_the_rest(code: str) -> None:
 
 
 def test_modules_are_found_where_they_are() -> None:
-    assert Path(REPOSITORY / "worker" / "apbmm_worker" / "child.py") in MODULES
+    assert Path(REPOSITORY / "worker" / "apbmm_worker" / "child" / "main.py") in MODULES

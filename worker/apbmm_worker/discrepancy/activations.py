@@ -83,9 +83,11 @@ def cosine_discrepancy(first: torch.Tensor, second: torch.Tensor, batch: int) ->
     Both arguments have shape (prompts, layers, hidden). A shorter last batch counts as much as
     the others, as in the paper. Values are in [0, 2].
     """
-    cosine = torch.cosine_similarity(first.double(), second.double(), dim=2)
-    # Rounding can take the cosine of equal states a little above 1.
-    distance = (1 - cosine).clamp_min(0)
+    directions = [
+        torch.nn.functional.normalize(states.double(), dim=2) for states in (first, second)
+    ]
+    # 1 - cos(a, b) = ||a/|a| - b/|b|||^2 / 2, which is exactly 0 for equal states.
+    distance = (directions[0] - directions[1]).square().sum(dim=2) / 2
     means = torch.stack([part.mean(dim=0) for part in distance.split(batch)])
     return tuple(means.mean(dim=0).tolist())
 

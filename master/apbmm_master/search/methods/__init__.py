@@ -27,7 +27,7 @@ _METHODS = {
     "ap-bmm-no-prior": ("ap_bmm", "ApBmmNoPrior"),
     "ap-bmm-no-pending": ("ap_bmm", "ApBmmNoPending"),
     "ap-bmm-synchronous": ("ap_bmm", "ApBmmSynchronous"),
-    "ap-bmm-plus": ("plus", "ApBmmPlus"),
+    "ap-bmm-plus": ("ap_bmm_plus", "ApBmmPlus"),
     "sip-bmm": ("baselines", "SipBmm"),
     "qnehvi": ("baselines", "Qnehvi"),
     "momm": ("baselines", "Momm"),
