@@ -7,20 +7,17 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student_t
 
 from apbmm_master.search.pareto import contributions
-
-if TYPE_CHECKING:
-    from search_quality import Campaign, Outcome
+from campaigns import Campaign, Outcome
 
 Array = npt.NDArray[np.float64]
 Pair = tuple[str, int]
-Table = Mapping[str, "Mapping[Pair, Outcome]"]
+Table = Mapping[str, Mapping[Pair, Outcome]]
 METRICS = {
     "true_hv": "hypervolume",
     "trajectory": "trajectory",

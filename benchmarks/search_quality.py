@@ -14,27 +14,17 @@ importance run once for all its kinds. Outcomes already in `--out` are not run a
 from __future__ import annotations
 
 import argparse
-import heapq
 import json
-import math
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from apbmm_master.search.methods import Search, create
-from apbmm_master.search.pareto import front, hypervolume, spacing
-from merge_landscapes import FAMILIES, KINDS, QUESTIONS, Landscape, Measured
+from campaigns import BUDGET, INITIAL, Campaign, Outcome, simulate
+from merge_landscapes import FAMILIES, KINDS, QUESTIONS
 from quality_report import report
 
-Array = npt.NDArray[np.float64]
-REFERENCE = (-0.2, -0.2)
-WORKERS, INITIAL, BUDGET = 4, 8, 40
 WITHOUT_IMPORTANCE = (
     "ap-bmm-no-prior",
     "qnehvi",
@@ -56,110 +46,6 @@ METHODS = (
     "ap-bmm-no-pending",
     "ap-bmm-synchronous",
 )
-
-
-@dataclass(frozen=True)
-class Campaign:
-    """One run to make; `importance` is None for a method that takes no notice of it.
-
-    `budget` counts evaluations, `questions` those of the benchmark; `fresh`: every merge is asked
-    others.
-    """
-
-    method: str
-    family: str
-    importance: str | None
-    seed: int
-    fresh: bool = False
-    budget: int = BUDGET
-    questions: int = QUESTIONS
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one run reached. Hypervolumes at (-0.2, -0.2); times in simulated hours."""
-
-    observed_hv: float
-    true_hv: float
-    trajectory: float
-    spacing: float
-    front_size: float
-    hours: float
-    load: float
-    cpu_seconds: float
-    points: tuple[tuple[float, float], ...]
-
-
-def simulate(campaign: Campaign) -> Outcome:
-    """Run one campaign with simulated workers."""
-    landscape = landscape_of(campaign)
-    search = build(campaign, landscape)
-    start = time.process_time()
-    finished, busy, begun, end = fly(search, landscape, campaign.method.partition("@")[2])
-    cpu = time.process_time() - start
-    observed = np.array([m.observed for m in finished])
-    true = np.array([m.true for m in finished])
-    curve = [hypervolume(true[: k + 1], REFERENCE) for k in range(INITIAL, len(true))]
-    return Outcome(
-        observed_hv=hypervolume(observed, REFERENCE),
-        true_hv=hypervolume(true, REFERENCE),
-        trajectory=float(np.mean(curve)),
-        spacing=spacing(observed),
-        front_size=float(len(front(observed))),
-        hours=(end - begun) / 3600.0,
-        load=busy / (WORKERS * (end - begun)),
-        cpu_seconds=cpu,
-        points=tuple((round(float(a), 5), round(float(b), 5)) for a, b in true),
-    )
-
-
-def landscape_of(campaign: Campaign) -> Landscape:
-    """The landscape that a campaign searches."""
-    return Landscape(
-        campaign.family, campaign.seed, questions=campaign.questions, fresh=campaign.fresh
-    )
-
-
-def build(campaign: Campaign, landscape: Landscape) -> Search:
-    """The search a campaign names, with the settings after its colon."""
-    name, _, settings = campaign.method.partition("@")[0].partition(":")
-    pairs = dict(part.split("=") for part in settings.split(",") if part)
-    kind = campaign.importance
-    return create(
-        name,
-        landscape.layers,
-        seed=campaign.seed,
-        budget=campaign.budget,
-        initial=INITIAL,
-        workers=WORKERS,
-        importance=None if kind is None else landscape.importance(kind),
-        **{key: json.loads(value) for key, value in pairs.items()},
-    )
-
-
-def fly(
-    search: Search, landscape: Landscape, told: str = ""
-) -> tuple[list[Measured], float, float, float]:
-    """Drive the search to its end: results in order, busy seconds, first and last moment.
-
-    The window for load and hours runs from the first dispatch after the initial design. `told`
-    names the variance of `Measured` that the search is told, if any.
-    """
-    clock, begun, busy, number = 0.0, math.nan, 0.0, 0
-    flying: list[tuple[float, int, Array, Measured]] = []
-    finished: list[Measured] = []
-    while not search.exhausted:
-        for x in search.ask(WORKERS - len(flying), pending=[entry[2] for entry in flying]):
-            measured = landscape.measure(x)
-            if number >= INITIAL:
-                begun = clock if math.isnan(begun) else begun
-                busy += measured.seconds
-            heapq.heappush(flying, (clock + measured.seconds, number, x, measured))
-            number += 1
-        clock, _, x, measured = heapq.heappop(flying)
-        search.tell(x, measured.observed, getattr(measured, told) if told else None)
-        finished.append(measured)
-    return finished, busy, begun, clock
 
 
 def planned(options: argparse.Namespace) -> list[Campaign]:

@@ -23,9 +23,9 @@ import torch
 from apbmm_master.search.methods import create
 from apbmm_master.search.methods.bayesian import BayesianSearch, one_thread
 from apbmm_master.search.pareto import front
+from campaigns import INITIAL, Campaign, build, landscape_of
 from merge_landscapes import FAMILIES, KINDS, QUESTIONS, Landscape
 from quality_report import made_by
-from search_quality import INITIAL, Campaign, build, landscape_of
 
 Array = npt.NDArray[np.float64]
 Move = Callable[[Array, Array, np.random.Generator], Array]
