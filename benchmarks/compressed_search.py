@@ -9,18 +9,15 @@ settings ``first`` and ``further``, in seconds, for the first vector of an ask a
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from apbmm_master.search import methods
 from apbmm_master.search.arrays import Array
+from apbmm_master.search.methods import register
 from apbmm_master.search.methods.base import Search, SearchState
-from apbmm_master.search.methods.problem import Problem, build_settings
 
 
 @dataclass(frozen=True)
@@ -31,41 +28,31 @@ class Waits:
     further: float = 0.0
 
 
+@register
 class Asynchronous(Search):
     """One vector at a time, without waiting for results."""
 
     name: ClassVar[str] = "compressed-asynchronous"
-
-    def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
-        super().__init__(problem, settings)
-        self._waits = build_settings(self.name, Waits, settings)
+    settings_type: ClassVar[type[Waits]] = Waits
 
     def _design_is_complete(self) -> bool:
         return True
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
-        time.sleep(self._waits.first + self._waits.further * (count - 1))
-        numbers = np.random.default_rng([self.problem.seed, state.key])
+        time.sleep(self.settings.first + self.settings.further * (count - 1))
+        numbers = np.random.default_rng([self.problem.seed, state.index])
         return list(numbers.random((count, self.dimensions)))
 
 
+@register
 class Synchronous(Asynchronous):
     """In batches of a vector for each worker."""
 
     name: ClassVar[str] = "compressed-synchronous"
-
-    def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
-        super().__init__(problem, settings)
-        self.batch = problem.workers
+    synchronous: ClassVar[bool] = True
 
 
-# Also run in the search's own process, which imports this file under another name.
-_MODULE = "compressed_search"
-sys.modules[f"{methods.__name__}.{_MODULE}"] = sys.modules[__name__]
-methods._METHODS |= {
-    method.name: (_MODULE, method.__name__) for method in (Asynchronous, Synchronous)
-}
-
+# The search's own process imports this file, too, and so knows the two methods.
 if __name__ == "__main__":
     from apbmm_master.cli import main
 

@@ -28,7 +28,13 @@ from pathlib import Path
 import numpy as np
 
 from apbmm_common.protocol.messages import Assign
-from apbmm_master.optimiser.process import OptimiserProcess, Recall, Request, Setup, Tell
+from apbmm_master.optimiser.process import (
+    AskRequest,
+    OptimiserProcess,
+    PastAsk,
+    PastTell,
+    SearchArguments,
+)
 from real_master import LAYERS, place, rehearsal, running
 from rehearsed_fleet import Fleet, Times, worker_name
 
@@ -73,13 +79,13 @@ async def measure_ask(case: Case) -> Ask:
     """
     observations, pending = case.evaluations, case.workers - 1
     numbers = np.random.default_rng(1)
-    calls: list[Recall | Tell] = []
+    calls: list[PastAsk | PastTell] = []
     for vector in numbers.random((observations, LAYERS)):
         share = float(vector.mean())
         objectives = [share, 1 - share**1.5] + 0.02 * numbers.normal(size=2)
-        calls.append(Tell(tuple(vector), tuple(objectives)))
+        calls.append(PastTell(tuple(vector), tuple(objectives)))
     in_flight = tuple(map(tuple, numbers.random((pending, LAYERS))))
-    setup = Setup(
+    setup = SearchArguments(
         name="ap-bmm",
         dimensions=LAYERS,
         objectives=2,
@@ -91,11 +97,11 @@ async def measure_ask(case: Case) -> Ask:
     )
     proposer, everything = OptimiserProcess(), partial(tuple, calls)
     try:
-        one = await proposer.ask(Request(setup, tuple(calls), in_flight, 1), everything)
+        one = await proposer.ask(AskRequest(setup, tuple(calls), in_flight, 1), everything)
         # As many as a fleet of this size asks for at once; the same model, for there is no news.
         many = max(4, case.workers // 16)
-        calls.append(Recall(one.vectors, in_flight))
-        more = await proposer.ask(Request(setup, tuple(calls), in_flight, many), everything)
+        calls.append(PastAsk(one.vectors, in_flight))
+        more = await proposer.ask(AskRequest(setup, tuple(calls), in_flight, many), everything)
     finally:
         proposer.close()
     first, whole = (answer.diagnostics["search_seconds"] for answer in (one, more))

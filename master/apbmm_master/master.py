@@ -73,7 +73,7 @@ class Master:
         if self._end is None:
             epoch = self.run_state.epoch + 1
             self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
-        self.proposals = OptimiserClient(self._nudge)
+        self.optimiser = OptimiserClient(self._nudge)
         self.wire = Wire(bind, self._nudge, self.authenticator)
         self._listening = False
         self._allowed = self.authenticator.revision
@@ -136,7 +136,7 @@ class Master:
             return self._end
         finally:
             await self.wire.close()
-            self.proposals.close()
+            self.optimiser.close()
 
     async def _turn(self) -> None:
         self.turned()
@@ -156,8 +156,8 @@ class Master:
         await self._commit()
         self._tell_standstill()
         check_scaling(self.run_state)
-        if self.proposals.failure is not None:
-            raise self.proposals.failure
+        if self.optimiser.failure is not None:
+            raise self.optimiser.failure
 
     async def _handle(self, received: Received) -> None:
         identity, now = received.identity, time.monotonic()
@@ -208,23 +208,23 @@ class Master:
         return Moment(
             now=time.monotonic(),
             listening_since=self.listening_since,
-            asking=self.proposals.busy(self.run_state),
-            exhausted=self.proposals.exhausted,
-            batch=self.proposals.batch,
+            asking=self.optimiser.busy(self.run_state),
+            exhausted=self.optimiser.exhausted,
+            batch=self.optimiser.batch,
             draining=self.draining,
-            ask_seconds=self.proposals.seconds,
+            ask_seconds=self.optimiser.seconds,
         )
 
     def _decide(self) -> None:
-        self.proposals.bootstrap(self.run_state, self.record)
-        self.proposals.take_answer(self.run_state, self.record)
+        self.optimiser.propose_references(self.run_state, self.record)
+        self.optimiser.take_reply(self.run_state, self.record)
         for decision in decide(self.run_state, self.fleet, self.moment()):
             self._carry_out(decision)
 
     def _carry_out(self, decision: Decision) -> None:
         match decision:
             case Ask(count):
-                self.proposals.ask(self.run_state, count)
+                self.optimiser.ask(self.run_state, count)
             case Finish(reason, failed):
                 self.record(Finished(reason=reason, failed=failed))
             case _:
@@ -267,7 +267,7 @@ class Master:
             log.error("%s", error)
         self.trouble = str(error)
         self._use(await asyncio.to_thread(lambda: RunState().replay(self.journal.records())))
-        self.proposals.forget()
+        self.optimiser.forget()
         await asyncio.sleep(RETRY_SECONDS)
 
     async def _say_goodbye(self) -> None:

@@ -16,7 +16,7 @@ import pytest
 from apbmm_master.journal.events import Proposed
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import NAME, read_journal
-from apbmm_master.optimiser.client import layer_importance
+from apbmm_master.optimiser.client import search_arguments
 from commands import processes_naming, run, started, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -81,9 +81,9 @@ def check_nothing_was_repeated(before: RunState, after: RunState) -> None:
             assert after.evaluations[name] == before.evaluations[name]
     assert len(after.completed) == len(set(after.completed)) == EVALUATIONS
     assert after.spec is not None
-    importance = layer_importance(after, after.spec)
-    assert importance is not None
-    assert len(importance) == after.layers >= 12
+    discrepancies = search_arguments(after).discrepancies
+    assert discrepancies is not None
+    assert len(discrepancies.parameter) == after.layers >= 12
     search = [ask for ask in after.asks if ask.purpose == "search"]
     assert sum(len(ask.evaluations) for ask in search) == EVALUATIONS - 8
 

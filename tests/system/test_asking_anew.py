@@ -9,8 +9,13 @@ import pytest
 import pytest_asyncio
 
 from apbmm_master.journal.run_state import Asked
-from apbmm_master.optimiser.client import OptimiserClient, calls_of, in_flight, setup_of
-from apbmm_master.optimiser.process import Answer, Calls, OptimiserSession, Request
+from apbmm_master.optimiser.client import (
+    OptimiserClient,
+    history_of,
+    pending_evaluations,
+    search_arguments,
+)
+from apbmm_master.optimiser.process import AskReply, AskRequest, History, OptimiserSession
 from protocol_world import Sim, World
 
 
@@ -19,33 +24,33 @@ class Watched(OptimiserClient):
 
     def __init__(self) -> None:
         super().__init__(lambda: None)
-        self.submitted: list[Request] = []
-        submit = self._proposer._submit
+        self.submitted: list[AskRequest] = []
+        submit = self._process._submit
 
-        async def watched(request: Request) -> Answer:
+        async def watched(request: AskRequest) -> AskReply:
             self.submitted.append(request)
             return await submit(request)
 
-        self._proposer._submit = watched  # type: ignore[method-assign]
+        self._process._submit = watched  # type: ignore[method-assign]
 
-    async def one_more(self, world: World) -> Request:
+    async def one_more(self, world: World) -> AskRequest:
         """Ask for a vector and record it; what a session that knows nothing needs for the same."""
         run_state = world.run_state
-        pending = tuple(e.vector for e in in_flight(run_state))
-        whole = Request(setup_of(run_state), calls_of(run_state), pending, 1)
+        pending = tuple(e.vector for e in pending_evaluations(run_state))
+        whole = AskRequest(search_arguments(run_state), history_of(run_state), pending, 1)
         self.submitted.clear()
         self.ask(run_state, 1)
         assert self._open is not None
         await self._open.task
-        self.take_answer(run_state, world.record)
+        self.take_reply(run_state, world.record)
         asked = run_state.asks[-1]
         vectors = tuple(run_state.evaluations[name].vector for name in asked.evaluations)
-        assert vectors == OptimiserSession().answer(whole).vectors
+        assert vectors == OptimiserSession().reply(whole).vectors
         assert len(vectors) == 1
         return whole
 
     def kill(self) -> None:
-        for process in (self._proposer._pool._processes or {}).values():
+        for process in (self._process._pool._processes or {}).values():
             process.kill()
 
 
@@ -85,22 +90,22 @@ def more_calls(world: World) -> Iterator[None]:
 
 async def test_a_process_is_told_what_is_new(proposals: Watched, world: World) -> None:
     first = await proposals.one_more(world)
-    assert [r.calls for r in proposals.submitted] == [first.calls]
+    assert [r.history for r in proposals.submitted] == [first.history]
     for _ in range(2):
         seen = len(world.run_state.calls)
         with more_calls(world):
             work(world, world.alive[0], 1)
         whole = await proposals.one_more(world)
         (told,) = proposals.submitted
-        assert (told.told, told.calls) == (seen, whole.calls[seen:])
+        assert (told.seen, told.history) == (seen, whole.history[seen:])
 
 
 async def test_a_new_process_is_told_everything(proposals: Watched, world: World) -> None:
     await proposals.one_more(world)
     proposals.kill()
     whole = await proposals.one_more(world)
-    assert proposals.submitted[0].told > 0
-    assert (proposals.submitted[-1].told, proposals.submitted[-1].calls) == (0, whole.calls)
+    assert proposals.submitted[0].seen > 0
+    assert (proposals.submitted[-1].seen, proposals.submitted[-1].history) == (0, whole.history)
 
 
 async def test_and_so_is_one_whose_answer_was_dropped(proposals: Watched, world: World) -> None:
@@ -110,6 +115,6 @@ async def test_and_so_is_one_whose_answer_was_dropped(proposals: Watched, world:
     await proposals._open.task
     proposals.forget()
     whole = await proposals.one_more(world)
-    calls: list[Calls] = [request.calls for request in proposals.submitted]
-    assert calls == [(), whole.calls]
+    calls: list[History] = [request.history for request in proposals.submitted]
+    assert calls == [(), whole.history]
     assert isinstance(world.run_state.calls[-1], Asked)

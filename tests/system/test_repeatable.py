@@ -6,8 +6,8 @@ import pytest
 
 from apbmm_master.journal.events import Proposed
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.optimiser.client import calls_of, setup_of
-from apbmm_master.optimiser.process import OptimiserSession, Request, Tell
+from apbmm_master.optimiser.client import history_of, search_arguments
+from apbmm_master.optimiser.process import AskRequest, OptimiserSession, PastTell
 from rehearsal_runs import Site, wait_for
 
 CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
@@ -31,18 +31,18 @@ def test_every_search_proposal_follows_from_what_the_journal_says(site: Site) ->
     run_state = site.run_state()
     asks = [event for event in site.events(Proposed) if event.purpose == "search"]
     assert sum(len(event.proposals) for event in asks) == 5
-    calls = calls_of(run_state)
-    assert all(max(call.variance or (0.0,)) > 0.0 for call in calls if isinstance(call, Tell))
+    calls = history_of(run_state)
+    assert all(max(call.variance or (0.0,)) > 0.0 for call in calls if isinstance(call, PastTell))
     for event in asks:
         known = RunState().replay(r for r in site.records() if r.seq <= event.basis)
-        request = Request(
-            setup_of(run_state),
+        request = AskRequest(
+            search_arguments(run_state),
             calls[: event.calls],
             tuple(run_state.evaluations[name].vector for name in event.pending),
             len(event.proposals),
         )
-        assert calls_of(known) == calls[: event.calls]
-        answer = OptimiserSession().answer(request)
+        assert history_of(known) == calls[: event.calls]
+        answer = OptimiserSession().reply(request)
         assert answer.index == event.index
         assert answer.vectors == tuple(proposal.vector for proposal in event.proposals)
     assert all(worker.popen.poll() is None for worker in workers)

@@ -6,8 +6,9 @@ import pytest
 
 from apbmm_common.protocol.messages import Measured
 from apbmm_master.journal.run_state import Evaluation, RunState
-from apbmm_master.optimiser.client import layer_importance, setup_of
-from apbmm_master.search.prior import outside_importance
+from apbmm_master.optimiser.client import search_arguments
+from apbmm_master.optimiser.process import new_search
+from apbmm_master.search.prior import layer_importance, rescale
 from apbmm_worker.child.rehearsal import Landscape
 from rehearsal_runs import Site
 
@@ -47,8 +48,10 @@ def test_a_block_wise_run_searches_a_weight_for_each_block(site: Site) -> None:
         assert tokens_of(run_state.evaluations[name]) == landscape.tokens(weights)
     assert run_state.evaluations["thinking"].vector == (1.0,) * LAYERS
     assert run_state.spec is not None
-    layers, blocks = layer_importance(run_state, run_state.spec), setup_of(run_state).importance
-    assert layers is not None
+    measure = run_state.evaluations["measure"].body
+    assert isinstance(measure, Measured)
+    layers = layer_importance(measure.parameter, measure.activation)
+    blocks = new_search(search_arguments(run_state)).problem.importance
     assert blocks == pytest.approx((sum(layers[:3]) / 3, sum(layers[3:]) / 2))
 
 
@@ -70,10 +73,11 @@ def test_a_run_with_weights_outside_the_layers_searches_them_and_resumes(site: S
         assert len(vector) == LAYERS + 3
         assert tokens_of(run_state.evaluations[name]) == landscape.tokens(vector)
     assert tokens_of(run_state.evaluations["thinking"]) == landscape.tokens([1.0] * (LAYERS + 3))
-    importance, measure = setup_of(run_state).importance, run_state.evaluations["measure"].body
+    importance = new_search(search_arguments(run_state)).problem.importance
+    measure = run_state.evaluations["measure"].body
     assert importance is not None
     assert isinstance(measure, Measured)
-    groups = outside_importance(list(measure.outside.values()), measure.parameter)
+    groups = rescale(list(measure.outside.values()), measure.parameter)
     assert importance[LAYERS:] == pytest.approx(tuple(groups))
 
 

@@ -35,8 +35,8 @@ from apbmm_master.journal.scores import (
 )
 from apbmm_master.journal.store import read_journal
 from apbmm_master.search.errors import SearchError
-from apbmm_master.search.objective import objective_vector
 from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
+from apbmm_master.search.reference_scaling import objective_vector
 
 Points = list[tuple[float, ...]]
 SCALING = ("accuracy", "tokens")

@@ -15,14 +15,14 @@ from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import REFERENCES, Attempt, Evaluation, RunState
 from apbmm_master.search.arrays import Array
-from apbmm_master.search.objective import (
+from apbmm_master.search.pareto import hypervolume
+from apbmm_master.search.reference_scaling import (
     Measurement,
-    Objective,
+    ScaledObjective,
     check_references,
     objective_variance,
     objective_vector,
 )
-from apbmm_master.search.pareto import hypervolume
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Scores:
     hypervolume: float = 0.0
 
 
-def objectives_of(spec: RunSpec) -> tuple[Objective, ...]:
+def objectives_of(spec: RunSpec) -> tuple[ScaledObjective, ...]:
     """The run's objectives, with the benchmarks each one averages over."""
     every = tuple(benchmark.name for benchmark in spec.benchmarks)
     return tuple(
-        Objective(o.name, o.metric, o.benchmarks or every, o.expert, o.vanilla)
+        ScaledObjective(o.name, o.metric, o.benchmarks or every, o.expert, o.vanilla)
         for o in spec.objectives
     )
 
@@ -100,7 +100,7 @@ def known_noise(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...
 
 
 def _by_eq_2(
-    rule: Callable[[Sequence[Objective], Measurement, Mapping[str, Measurement]], Array],
+    rule: Callable[[Sequence[ScaledObjective], Measurement, Mapping[str, Measurement]], Array],
     run_state: RunState,
     evaluation: Evaluation,
 ) -> tuple[float, ...]:

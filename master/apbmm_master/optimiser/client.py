@@ -1,14 +1,12 @@
-"""From run state to search method and back: what to ask with, and how answers are journaled."""
+"""From the run state to the search method and back: what it is asked, and what is journaled."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from operator import is_
-from typing import Any
 
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Measured
@@ -19,18 +17,17 @@ from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import MEASURE, REFERENCES, Asked, Call, Evaluation, RunState
 from apbmm_master.journal.scores import known_noise, score
 from apbmm_master.optimiser.process import (
-    Answer,
-    Calls,
+    AskReply,
+    AskRequest,
+    History,
     OptimiserProcess,
-    Recall,
-    Request,
-    Setup,
-    Tell,
+    PastAsk,
+    PastTell,
+    SearchArguments,
     Vector,
 )
 from apbmm_master.scheduling.policy import initial_missing
-from apbmm_master.search.methods import PARAMETER_ONLY, TAKES_ENDS
-from apbmm_master.search.prior import importance, outside_importance, pooled
+from apbmm_master.search.prior import Discrepancies
 
 Recorder = Callable[[AnyEvent], None]
 
@@ -40,10 +37,14 @@ class SearchFailedError(ApbmmError):
 
 
 @dataclass(frozen=True)
-class _Open:
-    """An ask in progress: what it was computed from."""
+class _OpenAsk:
+    """An ask in progress, and what it was computed from.
 
-    task: asyncio.Task[Answer]
+    ``calls``: how many calls of the run state came before it. ``pending``: ids of the evaluations
+    in flight. ``basis``: the run state's sequence number.
+    """
+
+    task: asyncio.Task[AskReply]
     purpose: Purpose
     calls: int
     pending: tuple[str, ...]
@@ -53,32 +54,33 @@ class _Open:
 class OptimiserClient:
     """Asks the search method in its own process, one ask at a time.
 
-    ``nudge`` wakes the loop when an answer is there. ``batch``, ``exhausted`` and ``seconds`` are
-    those of the last answer.
+    ``wake`` is called when a reply has come. ``batch``, ``exhausted`` and ``seconds`` are those of
+    the last reply. ``failure`` is the error that ended the search, if one did.
     """
 
-    def __init__(self, nudge: Callable[[], None]) -> None:
-        self._proposer = OptimiserProcess()
-        self._nudge = nudge
-        self._open: _Open | None = None
-        self._fruitless = -1
-        self._told: list[Call] = []
-        """What the process has seen of the run state's calls; they are translated again only for a
-        process that has not."""
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._process = OptimiserProcess()
+        self._wake = wake
+        self._open: _OpenAsk | None = None
+        self._empty_after = -1
+        """How many calls came before the last ask that gave no vectors; -1 where none did."""
+        self._sent: list[Call] = []
+        """The calls of the run state that the process has seen; only others are sent to it."""
         self.batch: int | None = None
         self.seconds = 0.0
         self.exhausted = False
         self.failure: ApbmmError | None = None
 
     def busy(self, run_state: RunState) -> bool:
-        """Whether an ask is in progress, or the last one had to wait and nothing has come since.
+        """Whether to wait before asking again.
 
-        A method that has no more to propose waits for nothing.
+        That is so while an ask is in progress, and after a reply without vectors until the next
+        result comes; but not when the method has proposed all that it ever will.
         """
-        waits = self._fruitless == len(run_state.calls) and not self.exhausted
+        waits = self._empty_after == len(run_state.calls) and not self.exhausted
         return self._open is not None or waits
 
-    def bootstrap(self, run_state: RunState, record: Recorder) -> None:
+    def propose_references(self, run_state: RunState, record: Recorder) -> None:
         """Queue the discrepancy measurement and the references once the layers are known."""
         if run_state.layers == 0 or REFERENCES[0] in run_state.evaluations:
             return
@@ -89,9 +91,8 @@ class OptimiserClient:
             ("instruct", "reference", (0.0,) * run_state.layers),
         ]
         for name, purpose, vector in jobs:
-            proposal = Proposal(
-                evaluation=name, vector=vector, key=key_of(run_state, vector, purpose)
-            )
+            content = content_key(run_state, vector, purpose)
+            proposal = Proposal(evaluation=name, vector=vector, key=content)
             record(Proposed(purpose=purpose, proposals=(proposal,), basis=run_state.seq))
 
     def ask(self, run_state: RunState, count: int) -> None:
@@ -99,76 +100,79 @@ class OptimiserClient:
         assert run_state.spec is not None
         assert self._open is None
         purpose: Purpose = "initial" if initial_missing(run_state, run_state.spec) else "search"
-        pending = in_flight(run_state)
-        known, so_far = self._known(run_state), len(run_state.calls)
-        request = Request(
-            setup_of(run_state),
-            calls_of(run_state, known, so_far),
+        pending = pending_evaluations(run_state)
+        seen = self._seen(run_state)
+        calls = len(run_state.calls)
+        request = AskRequest(
+            search_arguments(run_state),
+            history_of(run_state, seen, calls),
             tuple(e.vector for e in pending),
             count,
-            known,
+            seen,
         )
-        everything = partial(calls_of, run_state, 0, so_far)
-        task = asyncio.create_task(self._proposer.ask(request, everything))
-        task.add_done_callback(lambda _: self._nudge())
-        self._open = _Open(task, purpose, so_far, tuple(e.id for e in pending), run_state.seq)
+        whole_history = partial(history_of, run_state, 0, calls)
+        task = asyncio.create_task(self._process.ask(request, whole_history))
+        task.add_done_callback(lambda _: self._wake())
+        self._open = _OpenAsk(task, purpose, calls, tuple(e.id for e in pending), run_state.seq)
 
-    def _known(self, run_state: RunState) -> int:
+    def _seen(self, run_state: RunState) -> int:
         """How many of the run state's calls the process has seen; 0 where it has seen others."""
-        same = len(self._told) <= len(run_state.calls) and all(
-            map(is_, self._told, run_state.calls)
+        same = len(self._sent) <= len(run_state.calls) and all(
+            map(is_, self._sent, run_state.calls)
         )
-        return len(self._told) if same else 0
+        return len(self._sent) if same else 0
 
-    def take_answer(self, run_state: RunState, record: Recorder) -> None:
-        """Journal the answer of a finished ask, if there is one."""
+    def take_reply(self, run_state: RunState, record: Recorder) -> None:
+        """Journal the reply to a finished ask, if there is one."""
         asked = self._open
         if asked is None or not asked.task.done():
             return
         self._open = None
         try:
-            answer = asked.task.result()
+            reply = asked.task.result()
         except ApbmmError as error:
             self.failure = error
             return
-        except Exception as error:  # noqa: BLE001 - whatever a fit raises ends the run by name
+        except Exception as error:  # noqa: BLE001 - an error of a fit ends the run by name
             self.failure = SearchFailedError(
                 f"the search method failed: {type(error).__name__}: {error}",
                 "everything measured is recorded; the same command goes on from here",
             )
             self.failure.__cause__ = error
             return
-        self.batch, self.exhausted = answer.batch, answer.exhausted
-        self.seconds = answer.seconds
-        if answer.vectors:
-            record(proposed_event(run_state, asked, answer))  # which puts the ask among the calls
+        self.batch = reply.batch
+        self.exhausted = reply.exhausted
+        self.seconds = reply.seconds
+        if reply.vectors:
+            record(proposed_event(run_state, asked, reply))  # adds the ask to the calls
         else:
-            self._fruitless = asked.calls
-        self._told = run_state.calls[: asked.calls + bool(answer.vectors)]
+            self._empty_after = asked.calls
+        self._sent = run_state.calls[: asked.calls + bool(reply.vectors)]
 
     def forget(self) -> None:
         """Drop an ask in progress: the run state it was computed from is outdated."""
         if self._open is not None:
             self._open.task.cancel()
-        self._open, self._fruitless = None, -1
+        self._open = None
+        self._empty_after = -1
 
     def close(self) -> None:
         """End the process."""
         self.forget()
-        self._proposer.close()
+        self._process.close()
 
 
-def in_flight(run_state: RunState) -> list[Evaluation]:
-    """What a search method counts on, in the order of the proposals.
+def pending_evaluations(run_state: RunState) -> list[Evaluation]:
+    """The evaluations in flight that the search method expects results of, as proposed.
 
-    Not the evaluations that are set aside, which it was told to keep clear of.
+    Evaluations that are set aside are left out: the method was told to avoid their vectors.
     """
     unsettled = run_state.counted(EvaluationState.ACTIVE, EvaluationState.QUEUED)
     return sorted((e for e in unsettled if not e.avoided), key=lambda e: e.ordinal)
 
 
-def proposed_event(run_state: RunState, asked: _Open, answer: Answer) -> Proposed:
-    """The event of an answer, with new evaluation ids."""
+def proposed_event(run_state: RunState, asked: _OpenAsk, reply: AskReply) -> Proposed:
+    """The journal event of a reply, with new evaluation ids."""
     assert run_state.spec is not None
     number = run_state.count()
     return Proposed(
@@ -177,33 +181,33 @@ def proposed_event(run_state: RunState, asked: _Open, answer: Answer) -> Propose
             Proposal(
                 evaluation=f"e{number + 1 + i:04d}",
                 vector=vector,
-                key=key_of(run_state, vector, asked.purpose),
+                key=content_key(run_state, vector, asked.purpose),
             )
-            for i, vector in enumerate(answer.vectors)
+            for i, vector in enumerate(reply.vectors)
         ),
         calls=asked.calls,
         pending=asked.pending,
         basis=asked.basis,
         seed=run_state.spec.seed,
-        index=answer.index,
-        seconds=answer.seconds,
-        diagnostics=answer.diagnostics,
+        index=reply.index,
+        seconds=reply.seconds,
+        diagnostics=reply.diagnostics,
     )
 
 
-def key_of(run_state: RunState, vector: Vector, purpose: Purpose) -> str:
-    """Content key: SHA-256 of the canonical vector and all that decides its measurement."""
+def content_key(run_state: RunState, vector: Vector, purpose: Purpose) -> str:
+    """SHA-256 of the canonical vector and of all else that decides its measurement."""
     assert run_state.spec is not None
     config = run_state.spec.config_hash(run_state.digests)
     return canonical_hash({"work": work_of(purpose), "vector": list(vector), "config": config})
 
 
-def setup_of(run_state: RunState) -> Setup:
-    """Arguments of the search method as the run state stands."""
+def search_arguments(run_state: RunState) -> SearchArguments:
+    """What the run's search is created with, as the run state stands."""
     spec = run_state.spec
     assert spec is not None
     space = Space.of(spec, run_state.layers, run_state.outside)
-    return Setup(
+    return SearchArguments(
         name=spec.algorithm.name,
         dimensions=space.dimensions,
         objectives=len(spec.objectives),
@@ -212,87 +216,62 @@ def setup_of(run_state: RunState) -> Setup:
         initial=spec.budget.initial,
         workers=spec.algorithm.batch,
         reference_point=spec.hypervolume_reference,
-        importance=_component_importance(run_state, spec, space),
-        settings={**_ends(spec), **spec.algorithm.settings},
+        discrepancies=_discrepancies(run_state, spec, space),
+        ends=_ends(spec),
+        settings=spec.algorithm.settings,
     )
 
 
-def _ends(spec: RunSpec) -> dict[str, Any]:
-    """What x = 0 (instruct) and x = 1 (thinking) score by Eq. 2, for a method that takes it.
+def _ends(spec: RunSpec) -> tuple[Vector, Vector] | None:
+    """What x = 0 (instruct) and x = 1 (thinking) score by Eq. 2: 1 for an expert, else 0.
 
-    They are not the sources where one of these is followed outside the layers; the method is then
-    told to do without.
+    None where a merge follows one source outside the layers: x = 0 and x = 1 are then not the
+    sources themselves.
     """
-    if spec.algorithm.name not in TAKES_ENDS:
-        return {}
     if spec.merge.outside_layers in {"thinking", "instruct"}:
-        return {"references": False}
-    experts = [objective.expert for objective in spec.objectives]
-    return {
-        "ends": tuple(
-            tuple(float(expert == source) for expert in experts)
-            for source in ("instruct", "thinking")
-        )
-    }
-
-
-def _component_importance(run_state: RunState, spec: RunSpec, space: Space) -> Vector | None:
-    """Importance of each component of a vector; None where components weigh no single layers.
-
-    A group outside the layers that was not measured gets the mean of the layers' scores.
-    """
-    body = _measured(run_state)
-    if body is None or not space.owners:
         return None
-    scores = _fused(body, spec)
-    found = [*pooled(scores, space.owners)]
-    for group in space.outside:
-        if group in body.outside:
-            found += [*outside_importance([body.outside[group]], body.parameter)]
-        else:
-            found.append(math.fsum(scores) / len(scores))
-    return tuple(float(score) for score in found)
+    experts = [objective.expert for objective in spec.objectives]
+    instruct, thinking = (
+        tuple(float(expert == source) for expert in experts) for source in ("instruct", "thinking")
+    )
+    return instruct, thinking
 
 
-def layer_importance(run_state: RunState, spec: RunSpec) -> Vector | None:
-    """The method's importance s_l of each layer, fused (Eq. 12) unless it takes parameters alone.
+def _discrepancies(run_state: RunState, spec: RunSpec, space: Space) -> Discrepancies | None:
+    """What the importance is computed from.
 
-    None until the discrepancy is measured.
+    None until it is measured, and for a model-level method, whose components weigh no layers.
     """
-    body = _measured(run_state)
-    return None if body is None else _fused(body, spec)
-
-
-def _fused(body: Measured, spec: RunSpec) -> Vector:
-    alone = spec.algorithm.name in PARAMETER_ONLY
-    activation = None if alone else body.activation
-    scores = importance(body.parameter, activation, spec.prior.parameter_share)
-    return tuple(float(s) for s in scores)
-
-
-def _measured(run_state: RunState) -> Measured | None:
-    """The discrepancy measurement; None until it is done."""
     measure = run_state.evaluations.get(MEASURE)
     found = measure.body if measure is not None else None
-    return found if isinstance(found, Measured) else None
+    if not isinstance(found, Measured) or not space.owners:
+        return None
+    return Discrepancies(
+        parameter=found.parameter,
+        activation=found.activation,
+        components=space.owners,
+        outside=tuple(found.outside.get(group) for group in space.outside),
+        parameter_weight=spec.prior.parameter_share,
+    )
 
 
-def calls_of(run_state: RunState, begin: int = 0, stop: int | None = None) -> Calls:
+def history_of(run_state: RunState, begin: int = 0, stop: int | None = None) -> History:
     """The run state's calls from ``begin`` to before ``stop``, with vectors and objectives."""
-    return tuple(translated(run_state, call) for call in run_state.calls[begin:stop])
+    return tuple(_with_vectors(run_state, call) for call in run_state.calls[begin:stop])
 
 
-def translated(run_state: RunState, call: Call) -> Recall | Tell:
+def _with_vectors(run_state: RunState, call: Call) -> PastAsk | PastTell:
     """One call with its vectors, objectives and known noise instead of evaluation ids.
 
-    All of it follows from the journal, so a run that is resumed tells what it told before.
+    All of it follows from the journal, so that a resumed run tells the method what it told before.
     """
     if isinstance(call, Asked):
-        return Recall(
+        return PastAsk(
             tuple(run_state.evaluations[i].vector for i in call.evaluations),
             tuple(run_state.evaluations[i].vector for i in call.pending),
         )
     evaluation = run_state.evaluations[call.evaluation]
     if call.rejected:
-        return Tell(evaluation.vector, None)
-    return Tell(evaluation.vector, score(run_state, evaluation), known_noise(run_state, evaluation))
+        return PastTell(evaluation.vector, None)
+    objectives = score(run_state, evaluation)
+    return PastTell(evaluation.vector, objectives, known_noise(run_state, evaluation))

@@ -1,8 +1,9 @@
-"""The search method in a process of its own, so that a fit never holds up a heartbeat.
+"""The search method in a process of its own, so that fitting a model never delays a heartbeat.
 
-The process keeps the algorithm object between asks. A request brings the calls that are new to it;
-when they do not fit (a new process, a resumed run, a prior that has just been measured) it gets all
-of them, the object is built anew and they are replayed, past asks by `recall`, which fits nothing.
+The process keeps the search object between asks. A request brings the calls that the object has not
+seen. When they do not follow those that it has seen (the process is new, the run was resumed, the
+discrepancies have just been measured), the request is sent again with all calls: the search is
+created anew and its history replayed, earlier asks by `Search.recall`, which fits nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ from typing import Any
 import numpy as np
 
 from apbmm_common.process.parent_death import die_with
+from apbmm_master.search.methods import Search, create, method_class
+from apbmm_master.search.prior import Discrepancies, component_importance
 
 Vector = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Setup:
-    """Arguments of `algorithms.create`."""
+class SearchArguments:
+    """What a search is created with; see `new_search`.
+
+    ``ends``: what the source models score at x = 0 and x = 1, None where these are not the sources.
+    """
 
     name: str
     dimensions: int
@@ -38,21 +44,22 @@ class Setup:
     initial: int
     workers: int
     reference_point: Vector
-    importance: Vector | None = None
+    discrepancies: Discrepancies | None = None
+    ends: tuple[Vector, Vector] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
-    """An earlier ask and the vectors that it gave."""
+class PastAsk:
+    """An earlier ask: the vectors that it gave, and those that were in flight."""
 
     vectors: tuple[Vector, ...]
     pending: tuple[Vector, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """An observation: vector and objectives; ``objectives`` None for a rejected vector.
+class PastTell:
+    """An evaluated vector, or with ``objectives`` None a rejected one.
 
     ``variance``: the known noise of the objectives.
     """
@@ -62,30 +69,30 @@ class Tell:
     variance: Vector | None = None
 
 
-Calls = tuple[Recall | Tell, ...]
+History = tuple[PastAsk | PastTell, ...]
+"""The calls of a search object, in order."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """Ask for ``count`` vectors after ``calls``, while ``pending`` are in flight.
+class AskRequest:
+    """Ask for ``count`` vectors after the calls of ``history``, while ``pending`` are in flight.
 
-    ``calls`` leaves out the first ``told``, which the session has seen.
+    ``history`` leaves out the first ``seen`` calls, which the process has seen.
     """
 
-    setup: Setup
-    calls: Calls
+    arguments: SearchArguments
+    history: History
     pending: tuple[Vector, ...]
     count: int
-    told: int = 0
-
-
-class ForgottenError(Exception):
-    """The session has not seen the calls that a request leaves out."""
+    seen: int = 0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Proposed vectors; ``index`` counts the proposals that came before (the random key)."""
+class AskReply:
+    """The proposed vectors. ``index``: how many vectors were proposed before them.
+
+    ``batch``: size of a synchronous method's batch. ``diagnostics``: the method's report, as JSON.
+    """
 
     vectors: tuple[Vector, ...]
     index: int
@@ -95,74 +102,106 @@ class Answer:
     diagnostics: dict[str, Any]
 
 
+class HistoryMismatchError(Exception):
+    """The session has not seen the calls that a request leaves out."""
+
+
+def new_search(arguments: SearchArguments) -> Search:
+    """Create the search that a run asks for, with what its method says that it uses."""
+    method = method_class(arguments.name)
+    settings = dict(arguments.settings)
+    if method.uses_references and arguments.ends is None:
+        settings = {"references": False} | settings
+    elif method.uses_references:
+        settings = {"ends": arguments.ends} | settings
+    importance = None
+    if method.uses_importance and arguments.discrepancies is not None:
+        importance = component_importance(
+            arguments.discrepancies, use_activations=method.uses_activations
+        )
+    return create(
+        arguments.name,
+        arguments.dimensions,
+        arguments.objectives,
+        seed=arguments.seed,
+        budget=arguments.budget,
+        initial=arguments.initial,
+        workers=arguments.workers,
+        reference_point=arguments.reference_point,
+        importance=importance,
+        **settings,
+    )
+
+
 class OptimiserSession:
-    """An algorithm object and the calls it has seen."""
+    """A search object and the calls that it has seen."""
 
     def __init__(self) -> None:
-        self._setup: Setup | None = None
-        self._calls: list[Recall | Tell] = []
-        self._algorithm: Any = None
+        self._arguments: SearchArguments | None = None
+        self._history: list[PastAsk | PastTell] = []
+        self._search: Search | None = None
 
-    def answer(self, request: Request) -> Answer:
-        """Bring the object up to the request's calls and ask it. Raises `ForgottenError`."""
+    def reply(self, request: AskRequest) -> AskReply:
+        """Bring the search up to the request's history and ask it.
+
+        Raises `HistoryMismatchError`, and what the search method raises.
+        """
         began = time.perf_counter()
-        self._catch_up(request)
-        algorithm = self._algorithm
-        index = sum(len(c.vectors) for c in self._calls if isinstance(c, Recall))
-        pending = [np.array(v) for v in request.pending]
-        vectors = tuple(tuple(map(float, v)) for v in algorithm.ask(request.count, pending))
+        search = self._up_to_date(request)
+        index = sum(len(call.vectors) for call in self._history if isinstance(call, PastAsk))
+        pending = [np.array(vector) for vector in request.pending]
+        vectors = tuple(tuple(map(float, v)) for v in search.ask(request.count, pending))
         if vectors:
-            self._calls.append(Recall(vectors, request.pending))
-        proposal = getattr(algorithm, "last_proposal", None) if vectors else None
-        return Answer(
+            self._history.append(PastAsk(vectors, request.pending))
+        report = search.last_selection if vectors else None
+        return AskReply(
             vectors,
             index,
-            algorithm.batch,
-            bool(algorithm.exhausted),
+            search.batch,
+            bool(search.exhausted),
             time.perf_counter() - began,
-            plain(asdict(proposal)) if proposal is not None else {},
+            json_value(asdict(report)) if report is not None else {},
         )
 
-    def _catch_up(self, request: Request) -> None:
-        from apbmm_master.search.methods import create
-
-        seen = len(self._calls)
-        same = self._setup == request.setup
-        if request.told:
-            if not same or seen != request.told:
-                raise ForgottenError
-            seen = 0
-        elif not same or tuple(self._calls) != request.calls[:seen]:
-            options = {
-                k: v for k, v in vars(request.setup).items() if k not in ("name", "settings")
-            }
-            if options["importance"] is not None:
-                options["importance"] = np.array(options["importance"])
-            self._algorithm = create(request.setup.name, **options, **request.setup.settings)
-            self._setup, self._calls, seen = request.setup, [], 0
-        for call in request.calls[seen:]:
-            self._repeat(call)
-            self._calls.append(call)
-
-    def _repeat(self, call: Recall | Tell) -> None:
-        if isinstance(call, Recall):
-            vectors, pending = ([np.array(v) for v in vs] for vs in (call.vectors, call.pending))
-            self._algorithm.recall(vectors, pending)
-        elif call.objectives is None:
-            self._algorithm.reject(np.array(call.vector))
+    def _up_to_date(self, request: AskRequest) -> Search:
+        """The search after all calls of the request's history."""
+        known = len(self._history)
+        same = self._arguments == request.arguments
+        new = request.history
+        if request.seen:
+            if not same or known != request.seen:
+                raise HistoryMismatchError
+        elif same and tuple(self._history) == request.history[:known]:
+            new = request.history[known:]
         else:
-            self._algorithm.tell(np.array(call.vector), np.array(call.objectives), call.variance)
+            self._search = new_search(request.arguments)
+            self._arguments = request.arguments
+            self._history = []
+        assert self._search is not None
+        for call in new:
+            _replay(self._search, call)
+            self._history.append(call)
+        return self._search
 
 
-def plain(value: Any) -> Any:
+def _replay(search: Search, call: PastAsk | PastTell) -> None:
+    if isinstance(call, PastAsk):
+        search.recall([np.array(v) for v in call.vectors], [np.array(v) for v in call.pending])
+    elif call.objectives is None:
+        search.reject(np.array(call.vector))
+    else:
+        search.tell(np.array(call.vector), np.array(call.objectives), call.variance)
+
+
+def json_value(value: Any) -> Any:
     """``value`` with arrays and tuples as lists and non-finite numbers as None, for JSON."""
     match value:
         case np.ndarray():
-            return plain(value.tolist())
+            return json_value(value.tolist())
         case dict():
-            return {str(key): plain(item) for key, item in value.items()}
+            return {str(key): json_value(item) for key, item in value.items()}
         case list() | tuple():
-            return [plain(item) for item in value]
+            return [json_value(item) for item in value]
         case float() | np.floating():
             return float(value) if np.isfinite(value) else None
         case np.integer():
@@ -172,10 +211,11 @@ def plain(value: Any) -> Any:
 
 
 _session = OptimiserSession()
+"""The session of this process, where it is an optimiser process."""
 
 
 def _start(parent: int) -> None:
-    """Set the child process up: one thread, dies with its parent, leaves Ctrl-C to the parent."""
+    """Set the child process up: one thread, ends with its parent, leaves Ctrl-C to the parent."""
     die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -184,35 +224,35 @@ def _start(parent: int) -> None:
     torch.set_num_threads(1)
 
 
-def _answer(request: Request) -> Answer:
-    return _session.answer(request)
+def _reply(request: AskRequest) -> AskReply:
+    return _session.reply(request)
 
 
 class OptimiserProcess:
-    """Handle of the child process; a dead child is replaced and the request repeated once."""
+    """Handle of the child process. One that died is replaced, and the request repeated once."""
 
     def __init__(self) -> None:
         self._pool = self._new_pool()
 
     @staticmethod
     def _new_pool() -> ProcessPoolExecutor:
-        # Two threads on small matrices cost several times the time of one.
+        # Two threads on small matrices take several times as long as one.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         return ProcessPoolExecutor(
             1, multiprocessing.get_context("spawn"), initializer=_start, initargs=(os.getpid(),)
         )
 
-    async def ask(self, request: Request, everything: Callable[[], Calls]) -> Answer:
+    async def ask(self, request: AskRequest, whole_history: Callable[[], History]) -> AskReply:
         """Run one request.
 
-        ``everything`` gives all calls, for a process that has not seen those that the request
-        leaves out. Raises what the algorithm raises.
+        ``whole_history`` gives all calls, for a process that has not seen those that the request
+        leaves out. Raises what the search method raises.
         """
-        if request.told:
-            # A process that is new, or whose last answer was dropped, has to be told everything.
-            with contextlib.suppress(BrokenProcessPool, ForgottenError):
+        if request.seen:
+            # A process that is new, or whose last reply was dropped, has to be told all calls.
+            with contextlib.suppress(BrokenProcessPool, HistoryMismatchError):
                 return await self._submit(request)
-            request = replace(request, calls=everything(), told=0)
+            request = replace(request, history=whole_history(), seen=0)
         try:
             return await self._submit(request)
         except BrokenProcessPool:
@@ -220,10 +260,11 @@ class OptimiserProcess:
             self._pool = self._new_pool()
             return await self._submit(request)
 
-    async def _submit(self, request: Request) -> Answer:
+    async def _submit(self, request: AskRequest) -> AskReply:
         # The first submission starts the process, which takes longer than an event loop may wait.
-        # Its parent is this thread of the loop's executor, which lives as long as the loop.
-        future = await asyncio.to_thread(self._pool.submit, _answer, request)
+        # The process ends with the thread that started it: one of the loop's executor, whose
+        # threads live as long as the loop.
+        future = await asyncio.to_thread(self._pool.submit, _reply, request)
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:

@@ -28,26 +28,26 @@ class MergeKernel(MaternKernel):  # type: ignore[misc]
     """ARD Matern-5/2 over the D weights of a merge followed by its summaries.
 
     `importance` (D,) is the layer score in [0, 1] or None; `lengthscale` has D entries for the
-    weights and `summaries(importance)` more. Keyword arguments are MaternKernel's, without
+    weights and `summary_count(importance)` more. Keyword arguments are MaternKernel's, without
     `ard_num_dims`.
     """
 
     def __init__(self, dimensions: int, importance: Array | None, **settings: Any) -> None:
-        size = dimensions + summaries(importance)
+        size = dimensions + summary_count(importance)
         super().__init__(nu=2.5, ard_num_dims=size, **settings)
         self.register_buffer("weights", _mean_weights(dimensions, importance))
 
     def forward(self, x1: Tensor, x2: Tensor, **options: Any) -> Tensor:
         """The kernel matrix (..., a, b) of merges `x1` (..., a, D) and `x2` (..., b, D)."""
-        return super().forward(self.described(x1), self.described(x2), **options)
+        return super().forward(self.with_summaries(x1), self.with_summaries(x2), **options)
 
-    def described(self, x: Tensor) -> Tensor:
+    def with_summaries(self, x: Tensor) -> Tensor:
         """Merges (..., D) with their summaries appended."""
         mixing = 4.0 * (x * (1.0 - x)).mean(dim=-1, keepdim=True)
         return torch.cat([x, x @ self.weights, mixing], dim=-1)
 
 
-def summaries(importance: Array | None) -> int:
+def summary_count(importance: Array | None) -> int:
     """How many summaries a kernel with this importance appends."""
     return 2 if importance is None else 3
 

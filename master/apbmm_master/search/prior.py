@@ -1,45 +1,61 @@
-"""The discrepancy prior: from two layer-wise differences to initial lengthscales (Eq. 6-14).
+"""The layer importance prior: from two layer-wise discrepancies to initial lengthscales (Eq. 6-14).
 
-The differences themselves (Eq. 5, 7, 8) are measured by a worker. `L` is the number of layers.
-All functions raise NotFiniteError or WrongShapeError for arrays that are not finite (L,).
+A worker measures the discrepancies themselves (Eq. 5, 7, 8). L is the number of layers. The
+functions raise NotFiniteError or WrongShapeError for arrays that are not finite or not (L,).
+
+Deviations from the paper, both for layers that are alike (as with LoRA adapters on some layers, or
+frozen layers):
+
+- Eq. 6 and 9 divide by the median absolute deviation (MAD). Where more than half of the layers have
+  the same discrepancy it is 0, and the paper's rescaling is not defined. `rescale` then divides by
+  the range instead, so that the other layers still stand out.
+- Eq. 13 ranks the layers and does not say how ties are broken. Breaking them by the layer index
+  would give the first of several equal layers shorter lengthscales. Here tied layers share the mean
+  of their ranks, and so get the same lengthscale.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from apbmm_master.search.arrays import Array, Indices, as_vector
+from apbmm_master.search.arrays import Array, as_vector
 from apbmm_master.search.errors import SettingError, WrongShapeError
 
-# Normal consistency of the median absolute deviation; the authors' code has it, the paper not.
+# Makes the MAD of a normal sample its standard deviation; in the authors' code, not in the paper.
 MAD_SCALE = 1.4826
 
 # Eq. 14: (largest scaled rank, initial lengthscale); ranks beyond the last get LEAST_IMPORTANT.
 LENGTHSCALE_STEPS = ((0.15, 0.5), (0.40, 1.0), (0.70, 2.0))
 LEAST_IMPORTANT = 5.0
 
+# Scores that are equal to so many decimals are tied: the smoothing rounds equal scores differently.
+TIE_DECIMALS = 12
+
 
 def rescale(values: npt.ArrayLike, layers: npt.ArrayLike | None = None) -> Array:
-    """The robust rescaling N of Eq. 6 and 9: (n,) to (0, 1).
+    """The robust rescaling N of Eq. 6 and 9: (n,) to [0, 1].
 
-    sigmoid((v - median) / (1.4826 MAD)); 0.5 everywhere when the MAD is 0. Median and MAD are those
-    of `layers` (L,), or of the values themselves.
+    sigmoid((v - median) / (1.4826 MAD)). Where the MAD is 0 the divisor is the range (largest minus
+    smallest value), and where that is 0 too every score is 0.5. Median, MAD and range are those of
+    `layers` (L,), by default of the values themselves.
     """
     array = as_vector(values, "discrepancy")
-    if not len(array):
-        return array
     spread = array if layers is None else as_vector(layers, "discrepancy")
-    middle = np.median(spread)
-    centred = array - middle
-    deviation = MAD_SCALE * float(np.median(np.abs(spread - middle)))
-    if deviation == 0.0:
+    if not len(array) or not len(spread):
         return np.full_like(array, 0.5)
-    # tanh form of the sigmoid: an outlier of any size neither overflows nor warns.
+    middle = np.median(spread)
+    # An outlier of any size neither overflows nor warns; the tanh is another form of the sigmoid.
     with np.errstate(over="ignore"):
-        return 0.5 * (1.0 + np.tanh(0.5 * (centred / deviation)))
+        deviation = MAD_SCALE * float(np.median(np.abs(spread - middle)))
+        deviation = deviation or float(np.ptp(spread))
+        if deviation == 0.0:
+            return np.full_like(array, 0.5)
+        return 0.5 * (1.0 + np.tanh(0.5 * ((array - middle) / deviation)))
 
 
 def smooth(values: npt.ArrayLike) -> Array:
@@ -51,7 +67,7 @@ def smooth(values: npt.ArrayLike) -> Array:
     return smoothed
 
 
-def importance(
+def layer_importance(
     parameter: npt.ArrayLike,
     activation: npt.ArrayLike | None,
     parameter_weight: float = 0.5,
@@ -74,33 +90,57 @@ def importance(
     return smooth(parameter_weight * by_parameter + (1.0 - parameter_weight) * by_activation)
 
 
-def outside_importance(parameter: npt.ArrayLike, layers: npt.ArrayLike) -> Array:
-    """Importance (k,) of groups of tensors outside the layers, in [0, 1].
+@dataclass(frozen=True)
+class Discrepancies:
+    """What the importance of a run's components is computed from: plain numbers.
 
-    From their parameter discrepancies (k,), rescaled as those of the layers (L,) are (Eq. 6), whose
-    scores stay what they are. The parameter branch stands alone, as in SIP-BMM, because activations
-    are those of layers; and nothing is smoothed, because groups have no neighbours.
+    `parameter` (Eq. 5) and `activation` (Eq. 8) have one number for each of the L layers.
+    `components` names the component of the vector that weighs each layer, None for a layer that is
+    not searched. `outside` has the parameter discrepancy of each searched group of tensors outside
+    the layers, None for a group that was not measured. `parameter_weight` is k1 of Eq. 10.
     """
-    return rescale(parameter, layers)
+
+    parameter: tuple[float, ...]
+    activation: tuple[float, ...]
+    components: tuple[int | None, ...]
+    outside: tuple[float | None, ...] = ()
+    parameter_weight: float = 0.5
 
 
-def pooled(scores: npt.ArrayLike, owners: Sequence[int]) -> Array:
-    """Importance of each component of a vector (D,): the mean of its layers' scores (L,).
+def component_importance(found: Discrepancies, *, use_activations: bool = True) -> Array:
+    """Importance (D,) in [0, 1] of each component of a vector.
 
-    `owners` names the component of each layer, 0 .. D - 1, as `space.Space` does.
+    A component that weighs several layers gets the mean of their scores s_l. Layers that are not
+    searched take no part: Eq. 6-12 are those of a model without them. The components of the groups
+    outside the layers follow. Such a group is scored by its parameter discrepancy, rescaled as
+    those of the layers are (Eq. 6). Activations are those of layers, and groups have no neighbours
+    to be smoothed with. A group that was not measured gets the mean of the layers' scores.
     """
+    layers = [layer for layer, owner in enumerate(found.components) if owner is not None]
+    owners = [owner for owner in found.components if owner is not None]
+    parameter = as_vector(found.parameter, "discrepancy", len(found.components))[layers]
+    activation = None
+    if use_activations:
+        activation = as_vector(found.activation, "discrepancy", len(found.components))[layers]
+    scores = layer_importance(parameter, activation, found.parameter_weight)
+    mean = math.fsum(scores) / len(scores) if len(scores) else 0.5
+    groups = [mean if g is None else rescale([g], parameter)[0] for g in found.outside]
+    return np.concatenate([component_means(scores, owners), groups])
+
+
+def component_means(scores: npt.ArrayLike, owners: Sequence[int]) -> Array:
+    """The mean score of each component (D,) over the layers (L,) that `owners` says it weighs."""
     array = as_vector(scores, "importance", len(owners))
     total = np.bincount(owners, weights=array)
     return np.asarray(total / np.bincount(owners), dtype=np.float64)
 
 
-def descending_rank(scores: npt.ArrayLike) -> Indices:
-    """Rank of each layer's score (L,), 0 the largest; ties go to the lower layer index."""
-    array = as_vector(scores, "importance")
-    order = np.argsort(-array, kind="stable")
-    ranks = np.empty(len(array), dtype=np.intp)
-    ranks[order] = np.arange(len(array))
-    return ranks
+def descending_rank(scores: npt.ArrayLike) -> Array:
+    """Rank of each score (L,), 0 for the largest; tied scores share the mean of their ranks."""
+    array = as_vector(scores, "importance").round(TIE_DECIMALS)
+    _, group, sizes = np.unique(-array, return_inverse=True, return_counts=True)
+    before = np.cumsum(sizes) - sizes
+    return np.asarray((before + 0.5 * (sizes - 1))[group], dtype=np.float64)
 
 
 def initial_lengthscales(scores: npt.ArrayLike) -> Array:

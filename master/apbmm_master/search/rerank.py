@@ -46,12 +46,12 @@ def rerank(
     vectors. Each term is rescaled over the pool; the proximity term is recomputed after each
     choice. Ties go to the lower index.
     """
-    value = rescale(acquisition)
-    gap = rescale(gap_reward(predicted, observed[front(observed)]))
+    value = min_max(acquisition)
+    gap = min_max(gap_reward(predicted, observed[front(observed)]))
     chosen: list[int] = []
     scores = []
     for _ in range(min(count, len(candidates))):
-        near = rescale(proximity_penalty(candidates, np.concatenate([avoid, candidates[chosen]])))
+        near = min_max(proximity_penalty(candidates, np.concatenate([avoid, candidates[chosen]])))
         score = value + gap_weight * gap - proximity_weight * near
         score[chosen] = -np.inf
         scores.append(score)
@@ -103,7 +103,7 @@ def proximity_penalty(candidates: Array, avoid: Array) -> Array:
     return np.asarray(np.exp(DECAY * distances.min(axis=1)), dtype=np.float64)
 
 
-def rescale(values: Array) -> Array:
+def min_max(values: Array) -> Array:
     """Min-max rescaling to [0, 1]; a constant array gives 0."""
     low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
     return (values - low) / (high - low) if high > low else np.zeros_like(values)

@@ -1,51 +1,56 @@
-"""Every search method behind one interface.
+"""The search methods, each a subclass of `Search` in a module of this package.
 
-    search = create("ap-bmm", dimensions=36, importance=scores, seed=1)
-    while not search.exhausted:
-        for x in search.ask(1, pending=in_flight):
-            search.tell(x, evaluate(x))
-
-`create` returns a `Search` (see `apbmm_master.search.methods.base`). Methods are imported when they
-are created, so naming them costs nothing.
+Adding a method takes one file: a subclass of `apbmm_master.search.methods.base.Search` (its
+docstring says what a method must have), decorated with `register`. A method of this package has an
+entry in the table `_METHODS` instead, so that its module, and PyTorch with it, is imported only
+when the method is created.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TypeVar
 
 import numpy.typing as npt
 
-from apbmm_master.search.errors import UnknownAlgorithmError
+from apbmm_master.search.errors import SettingError, UnknownAlgorithmError
 from apbmm_master.search.methods.base import Search
 from apbmm_master.search.methods.problem import Problem
 
-__all__ = ["PARAMETER_ONLY", "TAKES_ENDS", "Search", "create", "names", "require_known"]
+__all__ = ["Search", "create", "method_class", "names", "register", "require_known"]
 
-# name -> module and class of the method
-_METHODS = {
-    "ap-bmm": ("ap_bmm", "ApBmm"),
-    "ap-bmm-no-prior": ("ap_bmm", "ApBmmNoPrior"),
-    "ap-bmm-no-pending": ("ap_bmm", "ApBmmNoPending"),
-    "ap-bmm-synchronous": ("ap_bmm", "ApBmmSynchronous"),
-    "ap-bmm-plus": ("ap_bmm_plus", "ApBmmPlus"),
-    "sip-bmm": ("baselines", "SipBmm"),
-    "qnehvi": ("baselines", "Qnehvi"),
-    "momm": ("baselines", "Momm"),
-    "moead-cmaes": ("evolution", "MoeadCmaes"),
-    "ta": ("grids", "TaskArithmetic"),
-    "ties": ("grids", "Ties"),
-    "dare": ("grids", "Dare"),
-    "breadcrumbs": ("grids", "Breadcrumbs"),
-    "della": ("grids", "Della"),
-    "sobol": ("designs", "Sobol"),
-    "uniform": ("designs", "Uniform"),
+_METHODS: dict[str, str | type[Search]] = {
+    "ap-bmm": "ap_bmm:ApBmm",
+    "ap-bmm-no-prior": "ap_bmm:ApBmmNoPrior",
+    "ap-bmm-no-pending": "ap_bmm:ApBmmNoPending",
+    "ap-bmm-synchronous": "ap_bmm:ApBmmSynchronous",
+    "ap-bmm-plus": "ap_bmm_plus:ApBmmPlus",
+    "sip-bmm": "baselines:SipBmm",
+    "qnehvi": "baselines:Qnehvi",
+    "momm": "baselines:Momm",
+    "moead-cmaes": "evolution:MoeadCmaes",
+    "ta": "grids:TaskArithmetic",
+    "ties": "grids:Ties",
+    "dare": "grids:Dare",
+    "breadcrumbs": "grids:Breadcrumbs",
+    "della": "grids:Della",
+    "sobol": "designs:Sobol",
+    "uniform": "designs:Uniform",
 }
+"""Name -> the method's class, or where it is: "module:class" in this package."""
+
+Method = TypeVar("Method", bound=type[Search])
 
 
-PARAMETER_ONLY = frozenset({"sip-bmm"})
-"""Methods whose layer importance comes from the parameters alone, without activations."""
-TAKES_ENDS = frozenset({"ap-bmm-plus"})
-"""Methods with the settings `references` and `ends`: what the source models score."""
+def register(method: Method) -> Method:
+    """Class decorator: make a search method known by its `name`.
+
+    Raises SettingError when another class has that name.
+    """
+    known = _METHODS.setdefault(method.name, method)
+    if known is not method:
+        raise SettingError(f"there is already a search method {method.name!r}")
+    return method
 
 
 def names() -> tuple[str, ...]:
@@ -59,6 +64,17 @@ def require_known(name: str) -> None:
         raise UnknownAlgorithmError(
             f"there is no search method {name!r}", f"methods are {', '.join(_METHODS)}"
         )
+
+
+def method_class(name: str) -> type[Search]:
+    """The class of the method `name`, imported on demand. Raises UnknownAlgorithmError."""
+    require_known(name)
+    method = _METHODS[name]
+    if isinstance(method, str):
+        module, _, cls = method.partition(":")
+        method = getattr(import_module(f"{__name__}.{module}"), cls)
+    assert not isinstance(method, str)
+    return method
 
 
 def create(  # noqa: PLR0913 - the interface of every method
@@ -76,15 +92,21 @@ def create(  # noqa: PLR0913 - the interface of every method
 ) -> Search:
     """Create the search method `name` for vectors in [0, 1]^dimensions.
 
-    `budget` completed evaluations in all, the `initial` ones a scrambled-Sobol design shared by
-    the methods; `workers` sizes the batches of synchronous methods; `reference_point` (m,)
-    defaults to -0.2 for each objective; `importance` (dimensions,) is the layer score s_l in
-    [0, 1], or None; `settings` are the method's own. A model-level grid ignores `dimensions` and
-    has its own (see `Search.dimensions`). Raises UnknownAlgorithmError and, for settings and
-    arguments that cannot be, SettingError, WrongShapeError, NotNumericError, NotFiniteError or
-    OutsideBoxError.
+    - `budget`: completed evaluations in all;
+    - `initial`: how many of them are the initial design, a scrambled Sobol sequence that most
+      methods share;
+    - `workers`: vectors in one batch of a synchronous method; asynchronous methods ignore it;
+    - `reference_point` (m,): of the hypervolume; -0.2 for each objective by default;
+    - `importance` (dimensions,): the importance of each component in [0, 1], or None;
+    - `settings`: the method's own.
+
+    A model-level grid ignores `dimensions` and has its own number (see `Search.dimensions`).
+
+    Raises UnknownAlgorithmError for an unknown name, and SettingError, WrongShapeError,
+    NotNumericError, NotFiniteError or OutsideBoxError for settings and arguments that are not
+    valid.
     """
-    require_known(name)
+    method = method_class(name)
     problem = Problem.checked(
         dimensions=dimensions,
         objectives=objectives,
@@ -95,6 +117,4 @@ def create(  # noqa: PLR0913 - the interface of every method
         reference_point=reference_point,
         importance=importance,
     )
-    module, cls = _METHODS[name]
-    method: type[Search] = getattr(import_module(f"{__name__}.{module}"), cls)
     return method(problem, settings)

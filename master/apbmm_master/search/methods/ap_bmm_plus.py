@@ -4,7 +4,7 @@ What differs from `ap-bmm`, and of which kind each difference is:
 
 - information: the two reference models, measured anyway, are observations of the surrogate: by
   Eq. 2 x = 0 is (0, 1) and x = 1 is (1, 0). They are left out of a fit for as long as the other
-  observations speak against them (see `ends_agree`);
+  observations speak against them (see `ends_are_plausible`);
 - information: noise that is told of an observation is part of the likelihood, on top of what the
   fit learns (see `objective.objective_variance` for what a run tells);
 - information: half of the initial design lies on the diagonal x = (t, ..., t), between them;
@@ -24,21 +24,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 
 from apbmm_master.search.arrays import Array, as_matrix
 from apbmm_master.search.errors import SearchError, SettingError
 from apbmm_master.search.hyperpriors import dimension_scaled
-from apbmm_master.search.merge_kernel import MergeKernel, summaries
+from apbmm_master.search.merge_kernel import MergeKernel, summary_count
 from apbmm_master.search.methods.base import SearchState
 from apbmm_master.search.methods.bayesian import BayesianSearch
-from apbmm_master.search.methods.distinct import unused
+from apbmm_master.search.methods.deduplication import first_distinct
 from apbmm_master.search.methods.problem import Problem
 from apbmm_master.search.methods.sequences import scrambled_sobol
 from apbmm_master.search.prior import initial_lengthscales
-from apbmm_master.search.proposal import ProposalSettings
+from apbmm_master.search.selection import SelectionSettings
 from apbmm_master.search.surrogate import Surrogate, fit
 
 DOUBT = 1e-4
@@ -46,7 +46,7 @@ DOUBT = 1e-4
 
 
 @dataclass(frozen=True)
-class PlusSettings(ProposalSettings):
+class ApBmmPlusSettings(SelectionSettings):
     """`references`: the reference models are observations; `ends`: what x = 0 and x = 1 score, by
     default what Eq. 2 says for the paper's two objectives (not used where there are more);
     `diagonal`: half of the initial design on it; `map_fit`: MAP instead of the paper's fit, with
@@ -71,35 +71,33 @@ class ApBmmPlus(BayesianSearch):
     """Asynchronous, pending-aware, with references, diagonal design and summaries of merges."""
 
     name: ClassVar[str] = "ap-bmm-plus"
-    settings_type: ClassVar[type[ProposalSettings]] = PlusSettings
+    settings_type: ClassVar[type[SelectionSettings]] = ApBmmPlusSettings
+    uses_importance: ClassVar[bool] = True
+    uses_references: ClassVar[bool] = True
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         super().__init__(problem, settings)
         try:
-            self._ends = as_matrix(self._options.ends, "ends")
+            self._ends = as_matrix(self.settings.ends, "ends")
         except SearchError as error:
             raise SettingError(f"ap-bmm-plus: ends must be two rows of numbers: {error}") from error
         if len(self._ends) != 2:
             raise SettingError(f"ap-bmm-plus: ends must be two rows, not {len(self._ends)}")
 
-    @property
-    def _options(self) -> PlusSettings:
-        return cast(PlusSettings, self.proposal_settings)
-
     def _fit(self, state: SearchState) -> Surrogate:
         data = (state.x, state.y, state.variance)
         alone = self._fitted_to(*data)
         ends = self._ends
-        if not self._options.references or ends.shape[1] != self.problem.objectives:
+        if not self.settings.references or ends.shape[1] != self.problem.objectives:
             return alone
         corners = np.stack([np.zeros(self.dimensions), np.ones(self.dimensions)])
-        if not ends_agree(alone, corners, ends):
+        if not ends_are_plausible(alone, corners, ends):
             return alone
         more = (corners, ends, np.zeros_like(ends))
         return self._fitted_to(*(np.concatenate(pair) for pair in zip(data, more, strict=True)))
 
     def _fitted_to(self, x: Array, y: Array, variance: Array) -> Surrogate:
-        options, size, scores = self._options, self.dimensions, self.problem.importance
+        options, size, scores = self.settings, self.dimensions, self.problem.importance
         if not options.map_fit:
             start = None if scores is None else initial_lengthscales(scores)
             return fit(x, y, start, variance=variance)
@@ -108,15 +106,15 @@ class ApBmmPlus(BayesianSearch):
             priors = dimension_scaled(size, scale=scale)
             return fit(x, y, hyperpriors=priors, variance=variance)
         weights = scores if options.weighted else None
-        priors = dimension_scaled(size, summaries=summaries(weights), scale=scale)
+        priors = dimension_scaled(size, summaries=summary_count(weights), scale=scale)
         kernel = partial(MergeKernel, size, weights)
         return fit(x, y, hyperpriors=priors, kernel=kernel, variance=variance)
 
     def _design(self, state: SearchState, count: int) -> list[Array]:
         points = scrambled_sobol(self.dimensions, self.problem.seed)
-        if self._options.diagonal:
+        if self.settings.diagonal:
             points = chain(self._diagonal(), points)
-        return unused(points, state.known, count)
+        return first_distinct(points, state.known, count)
 
     def _diagonal(self) -> Iterator[Array]:
         size = self.problem.initial // 2
@@ -124,7 +122,7 @@ class ApBmmPlus(BayesianSearch):
             yield np.full(self.dimensions, step / (size + 1))
 
 
-def ends_agree(model: Surrogate, corners: Array, ends: Array) -> bool:
+def ends_are_plausible(model: Surrogate, corners: Array, ends: Array) -> bool:
     """Whether a model fitted without them can believe `ends` (2, m) at `corners` (2, D).
 
     The posterior density of the ends over their prior density is a Bayes factor: how much

@@ -1,11 +1,12 @@
-"""The interface of every search method, and the bookkeeping that they share.
+"""The base class of every search method: the ask-and-tell interface and its bookkeeping.
 
-A method says only what to evaluate next given a `SearchState`, a plain value; when to wait, the
-initial design, batches, budget, replay and distinctness are the same for all and live here.
+A method implements `Search._propose`: which vectors to evaluate next, given a `SearchState`. The
+base class does the rest: the initial design, synchronous batches, the budget, replay, and that no
+vector is proposed twice.
 
-Repeatable: what a method proposes is a function of the state alone, whose `key` is the index of
-the proposal. No method carries fitted hyperparameters or generators from one proposal to the
-next, which is what lets `recall` restore a search without redoing its work.
+A method must be repeatable: what it proposes depends on its `SearchState` alone. It carries no
+fitted hyperparameters and no random generator from one proposal to the next. So `recall` can
+restore a search from a journal without repeating its computations.
 """
 
 from __future__ import annotations
@@ -13,34 +14,40 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from apbmm_master.search.arrays import Array, as_vector
 from apbmm_master.search.errors import OutsideBoxError, SettingError, WrongShapeError
-from apbmm_master.search.methods.distinct import nearest, unused
-from apbmm_master.search.methods.problem import Problem, whole_number
+from apbmm_master.search.methods.deduplication import find_same, first_distinct
+from apbmm_master.search.methods.problem import (
+    NoSettings,
+    Problem,
+    build_settings,
+    whole_number,
+)
 from apbmm_master.search.methods.sequences import (
     require_sobol,
     scrambled_sobol,
-    torch_as_it_comes,
+    torch_defaults,
 )
 
 if TYPE_CHECKING:
-    from apbmm_master.search.proposal import ProposalReport
+    from apbmm_master.search.selection import SelectionReport
 
 
 @dataclass(frozen=True)
 class SearchState:
     """All that a proposal may depend on.
 
-    `x` (n, D) and `y` (n, m) are the completed evaluations in the order told, with the known
-    noise `variance` (n, m), 0 where none was told; `rejected` (r, D) the vectors that failed for
-    good, `pending` (P, D) those in flight, `issued` (i, D) all that were handed out, in order.
-    The first `designed` of those were the initial design's. `key` is the index of the next
-    proposal, i at the time of asking.
+    - `x` (n, D) and `y` (n, m): the completed evaluations, in the order in which they were told;
+    - `variance` (n, m): the known noise of `y`; 0 where none is known;
+    - `rejected` (r, D): the vectors whose evaluation failed for good;
+    - `pending` (P, D): the vectors in flight;
+    - `issued` (i, D): all vectors that `ask` returned, in order. The first `designed` of them
+      belong to the initial design.
     """
 
     x: Array
@@ -52,31 +59,49 @@ class SearchState:
     designed: int
 
     @property
-    def key(self) -> int:
-        """Index of the next proposal: with the seed, its random key."""
+    def index(self) -> int:
+        """Index of the next proposal. With the search's seed it seeds that proposal."""
         return len(self.issued)
 
     @property
     def known(self) -> Array:
-        """Every vector (k, D) that a proposal must keep clear of."""
+        """Every vector (k, D) that must not be proposed again."""
         return np.concatenate([self.x, self.rejected, self.pending, self.issued])
 
 
 class Search(ABC):
-    """A search method: asks for vectors in [0, 1]^D, is told their objectives.
+    """A search method: `ask` returns vectors in [0, 1]^D, `tell` takes their objectives.
 
     Objectives are maximised. `batch` is None for an asynchronous method, else the size of its
-    synchronous batch. `last_proposal` says what decided the last `ask` that ran a model, if any.
+    synchronous batch. `last_selection` reports the last `ask` that used a surrogate; None before.
+
+    A method is a subclass with a `name`, a `_propose`, and these class attributes where they differ
+    from the defaults here:
+
+    - `settings_type`: the dataclass of its own settings. `settings` is an instance of it;
+    - `synchronous`: it proposes batches of one vector for each worker, and waits for each batch;
+    - `uses_importance`: a run passes it the importance of each component (Eq. 6-12);
+    - `uses_activations`: that importance includes the activation branch (Eq. 7-9); without it the
+      parameter branch (Eq. 5, 6) stands alone;
+    - `uses_references`: it has the settings `references` and `ends`, and a run passes it as `ends`
+      what the source models score at x = 0 and x = 1.
+
+    `apbmm_master.search.methods.register` makes a method known by its name.
     """
 
     name: ClassVar[str]
-    batch: int | None = None
+    settings_type: ClassVar[type[Any]] = NoSettings
+    synchronous: ClassVar[bool] = False
+    uses_importance: ClassVar[bool] = False
+    uses_activations: ClassVar[bool] = True
+    uses_references: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         require_sobol(problem.dimensions)
         self.problem = problem
-        self.settings = settings
-        self.last_proposal: ProposalReport | None = None
+        self.settings: Any = build_settings(self.name, self.settings_type, settings)
+        self.batch = problem.workers if self.synchronous else None
+        self.last_selection: SelectionReport | None = None
         self._x: list[Array] = []
         self._y: list[Array] = []
         self._variance: list[Array] = []
@@ -106,7 +131,7 @@ class Search(ABC):
         count = whole_number(count, "count", smallest=0)
         state = self._state(self._in_flight(pending))
         room = min(count, self._room(state))
-        with torch_as_it_comes():
+        with torch_defaults():
             vectors = self._next(state, room) if room > 0 else []
         self._record(vectors)
         return [vector.copy() for vector in vectors]
@@ -145,7 +170,7 @@ class Search(ABC):
         if (noise < 0.0).any():
             raise SettingError("variance has a negative entry")
         vector = self._settled(vector)
-        if (again := nearest(self._rows(self._rejected), vector)) is not None:
+        if (again := find_same(self._rows(self._rejected), vector)) is not None:
             del self._rejected[again]
         self._x.append(vector)
         self._y.append(values)
@@ -157,7 +182,7 @@ class Search(ABC):
         Once is enough: a vector that was rejected or told before is left as it is.
         """
         vector = self._settled(self._vector(x))
-        if nearest(self._rows([*self._x, *self._rejected]), vector) is None:
+        if find_same(self._rows([*self._x, *self._rejected]), vector) is None:
             self._rejected.append(vector)
 
     @abstractmethod
@@ -174,7 +199,9 @@ class Search(ABC):
 
     def _design(self, state: SearchState, count: int) -> list[Array]:
         """The next points of the initial design; a rejected one is replaced by a further one."""
-        return unused(scrambled_sobol(self.dimensions, self.problem.seed), state.known, count)
+        return first_distinct(
+            scrambled_sobol(self.dimensions, self.problem.seed), state.known, count
+        )
 
     def _design_is_complete(self) -> bool:
         return len(self._x) >= self.problem.initial
@@ -212,15 +239,15 @@ class Search(ABC):
         # The vector itself, mostly among the first, is found without comparing with all.
         exact = (i for i, known in enumerate(self._outstanding) if (known == vector).all())
         if (index := next(exact, None)) is None:
-            index = nearest(self._rows(self._outstanding), vector)
+            index = find_same(self._rows(self._outstanding), vector)
         if index is not None:
             return self._outstanding.pop(index)
-        index = nearest(self._rows(self._issued), vector)
+        index = find_same(self._rows(self._issued), vector)
         return vector if index is None else self._issued[index]
 
     def _in_flight(self, pending: Sequence[npt.ArrayLike]) -> list[Array]:
         given, own = self._vectors(pending, "pending"), self._rows(self._outstanding)
-        foreign = [vector for vector in given if nearest(own, vector) is None]
+        foreign = [vector for vector in given if find_same(own, vector) is None]
         return [*self._outstanding, *foreign]
 
     def _state(self, pending: Sequence[Array]) -> SearchState:

@@ -14,12 +14,12 @@ from apbmm_master.search.methods.base import SearchState
 from apbmm_master.search.methods.bayesian import BayesianSearch, one_thread, proposal_seed
 from apbmm_master.search.pareto import front
 from apbmm_master.search.prior import initial_lengthscales
-from apbmm_master.search.proposal import ProposalSettings, propose
+from apbmm_master.search.selection import SelectionSettings, select
 from apbmm_master.search.surrogate import Surrogate, fit
 
 
 @dataclass(frozen=True)
-class GreedySettings(ProposalSettings):
+class GreedySettings(SelectionSettings):
     """Sequential greedy choice: no oversized pool, no reranking.
 
     `stock_priors` gives the model BoTorch's hyperpriors (MAP) instead of the paper's plain
@@ -40,13 +40,11 @@ class Qnehvi(BayesianSearch):
     """
 
     name: ClassVar[str] = "qnehvi"
-    settings_type: ClassVar[type[ProposalSettings]] = GreedySettings
+    settings_type: ClassVar[type[SelectionSettings]] = GreedySettings
     synchronous: ClassVar[bool] = True
 
     def _fit(self, state: SearchState) -> Surrogate:
-        settings = self.proposal_settings
-        stock = isinstance(settings, GreedySettings) and settings.stock_priors
-        priors = dimension_scaled(self.dimensions) if stock else None
+        priors = dimension_scaled(self.dimensions) if self.settings.stock_priors else None
         return fit(state.x, state.y, hyperpriors=priors)
 
 
@@ -60,8 +58,10 @@ class SipBmm(BayesianSearch):
     """
 
     name: ClassVar[str] = "sip-bmm"
-    settings_type: ClassVar[type[ProposalSettings]] = GreedySettings
+    settings_type: ClassVar[type[SelectionSettings]] = GreedySettings
     synchronous: ClassVar[bool] = True
+    uses_importance: ClassVar[bool] = True
+    uses_activations: ClassVar[bool] = False
 
     def _fit(self, state: SearchState) -> Surrogate:
         scores = self.problem.importance
@@ -78,7 +78,7 @@ class Momm(BayesianSearch):
     """
 
     name: ClassVar[str] = "momm"
-    settings_type: ClassVar[type[ProposalSettings]] = GreedySettings
+    settings_type: ClassVar[type[SelectionSettings]] = GreedySettings
     synchronous: ClassVar[bool] = True
     pool_factor: ClassVar[int] = 3
 
@@ -86,27 +86,27 @@ class Momm(BayesianSearch):
         return fit(state.x, state.y)
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
-        seed = proposal_seed(self.problem.seed, state.key)
+        seed = proposal_seed(self.problem.seed, state.index)
         size = self.pool_factor * count
         with one_thread():
             surrogate = self._surrogate(state)
-            proposal = propose(
+            selection = select(
                 surrogate,
                 state.y,
                 self._avoid(state),
                 size,
                 reference_point=self.problem.reference_point,
                 seed=seed,
-                settings=self.proposal_settings,
+                settings=self.settings,
             )
             evolved = differential_evolution(state.x, state.y, size, np.random.default_rng(seed))
-            pool = np.concatenate([proposal.pool, evolved])
+            pool = np.concatenate([selection.pool, evolved])
             with torch.no_grad():
                 model = surrogate.model
                 variance = model.posterior(torch.as_tensor(pool)).variance
                 scaled = variance / model.outcome_transform.stdvs.square()
         order = np.argsort(-scaled.sum(dim=-1).numpy(), kind="stable")
-        self.last_proposal = replace(proposal.report, chosen=tuple(order[:count].tolist()))
+        self.last_selection = replace(selection.report, chosen=tuple(order[:count].tolist()))
         return self._separated([pool[i] for i in order], state, count)
 
 

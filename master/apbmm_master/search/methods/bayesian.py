@@ -1,4 +1,4 @@
-"""What the Bayesian methods share: fit, propose, keep clear of what is known.
+"""What the Bayesian methods share: fit a surrogate, select vectors, avoid known vectors.
 
 A method is this class with other models, another view of what is pending, or other settings.
 """
@@ -15,29 +15,26 @@ import torch
 
 from apbmm_master.search.arrays import Array, Indices
 from apbmm_master.search.methods.base import Search, SearchState
-from apbmm_master.search.methods.distinct import unused
-from apbmm_master.search.methods.problem import Problem, build_settings
+from apbmm_master.search.methods.deduplication import first_distinct
+from apbmm_master.search.methods.problem import Problem
 from apbmm_master.search.methods.sequences import scrambled_sobol
-from apbmm_master.search.proposal import Proposal, ProposalSettings, propose
+from apbmm_master.search.selection import Selection, SelectionSettings, select
 from apbmm_master.search.surrogate import Surrogate
 
 
 class BayesianSearch(Search):
-    """Fit a surrogate to the completed set, propose, hand out.
+    """Fits a surrogate to the completed evaluations and selects vectors with it.
 
     Every fit starts anew and every acquisition from the proposal's key, so nothing is carried
     over. Vectors that failed for good count as pending for ever: their outcome stays unknown, and
     the acquisition keeps away from what it already counts on.
     """
 
-    settings_type: ClassVar[type[ProposalSettings]] = ProposalSettings
-    synchronous: ClassVar[bool] = False
+    settings_type: ClassVar[type[SelectionSettings]] = SelectionSettings
     sees_pending: ClassVar[bool] = True
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         super().__init__(problem, settings)
-        self.proposal_settings = build_settings(self.name, self.settings_type, settings)
-        self.batch = problem.workers if self.synchronous else None
         self._fitted: tuple[int, Surrogate] | None = None
 
     @abstractmethod
@@ -46,17 +43,17 @@ class BayesianSearch(Search):
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         with one_thread():
-            proposal = propose(
+            selection = select(
                 self._surrogate(state),
                 state.y,
                 self._avoid(state),
                 count,
                 reference_point=self.problem.reference_point,
-                seed=proposal_seed(self.problem.seed, state.key),
-                settings=self.proposal_settings,
+                seed=proposal_seed(self.problem.seed, state.index),
+                settings=self.settings,
             )
-        self.last_proposal = proposal.report
-        return self._separated([proposal.pool[i] for i in _preference(proposal)], state, count)
+        self.last_selection = selection.report
+        return self._separated([selection.pool[i] for i in _preference(selection)], state, count)
 
     def _surrogate(self, state: SearchState) -> Surrogate:
         """The model of the completed set; fitted again only when there is news."""
@@ -72,19 +69,19 @@ class BayesianSearch(Search):
 
     def _separated(self, preferred: Sequence[Array], state: SearchState, count: int) -> list[Array]:
         """The first `count` of `preferred` that repeat no known vector; Sobol points after."""
-        vectors = unused(preferred, state.known, count)
+        vectors = first_distinct(preferred, state.known, count)
         if len(vectors) < count:
             known = np.concatenate([state.known, self._rows(vectors)])
-            spare = scrambled_sobol(self.dimensions, proposal_seed(self.problem.seed, state.key))
-            vectors += unused(spare, known, count - len(vectors))
+            spare = scrambled_sobol(self.dimensions, proposal_seed(self.problem.seed, state.index))
+            vectors += first_distinct(spare, known, count - len(vectors))
         return vectors
 
 
-def _preference(proposal: Proposal) -> Indices:
+def _preference(selection: Selection) -> Indices:
     """Pool indices: those chosen, in order, then the rest by acquisition value."""
-    rest = np.argsort(-np.array(proposal.report.acquisition), kind="stable")
-    others = rest[~np.isin(rest, proposal.chosen)]
-    return np.concatenate([proposal.chosen, others])
+    rest = np.argsort(-np.array(selection.report.acquisition), kind="stable")
+    others = rest[~np.isin(rest, selection.chosen)]
+    return np.concatenate([selection.chosen, others])
 
 
 @contextmanager

@@ -9,9 +9,8 @@ import numpy as np
 
 from apbmm_master.search.arrays import Array, Indices
 from apbmm_master.search.methods.base import Search, SearchState
-from apbmm_master.search.methods.designs import NoSettings
-from apbmm_master.search.methods.distinct import unused
-from apbmm_master.search.methods.problem import Problem, build_settings
+from apbmm_master.search.methods.deduplication import first_distinct
+from apbmm_master.search.methods.problem import Problem
 from apbmm_master.search.methods.sequences import scrambled_sobol
 
 SUBPROBLEMS = 16
@@ -34,11 +33,10 @@ class MoeadCmaes(Search):
     """
 
     name: ClassVar[str] = "moead-cmaes"
+    synchronous: ClassVar[bool] = True
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         super().__init__(problem, settings)
-        build_settings(self.name, NoSettings, settings)
-        self.batch = problem.workers
         self._weights = simplex_lattice(problem.objectives, SUBPROBLEMS)
         apart = np.linalg.norm(self._weights[:, None] - self._weights[None], axis=-1)
         self._neighbours = np.argsort(apart, axis=1, kind="stable")[:, :NEIGHBOURS]
@@ -46,7 +44,7 @@ class MoeadCmaes(Search):
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         bred = _Bred(state, self._turns)
-        slots = [state.key - state.designed + offset for offset in range(count)]
+        slots = [state.index - state.designed + offset for offset in range(count)]
         offspring: list[Array] = []
         for subproblem in dict.fromkeys(bred.subproblem(slot) for slot in slots):
             size = sum(bred.subproblem(slot) == subproblem for slot in slots)
@@ -54,7 +52,9 @@ class MoeadCmaes(Search):
         vectors: list[Array] = []
         for vector in offspring:
             known = np.concatenate([state.known, self._rows(vectors)])
-            vectors += unused([vector], known, 1) or unused(self._spare(state), known, 1)
+            vectors += first_distinct([vector], known, 1) or first_distinct(
+                self._spare(state), known, 1
+            )
         return vectors
 
     def _breed(self, subproblem: int, size: int, bred: _Bred, state: SearchState) -> list[Array]:
@@ -72,12 +72,12 @@ class MoeadCmaes(Search):
             ]
             best = sorted(exchanged, key=lambda row: losses[row])[:EXCHANGED]
             if strategy is None:
-                strategy = self._strategy(state.x[best[0]], subproblem, state.key)
+                strategy = self._strategy(state.x[best[0]], subproblem, state.index)
             rows = own + best
             strategy.ask()  # opens a generation, which is then told other vectors than these
             strategy.tell([state.x[row] for row in rows], [float(losses[row]) for row in rows])
         if strategy is None:
-            strategy = self._strategy(state.x[int(np.argmin(losses))], subproblem, state.key)
+            strategy = self._strategy(state.x[int(np.argmin(losses))], subproblem, state.index)
         return [np.clip(x, 0.0, 1.0) for x in strategy.ask(size)]
 
     def _strategy(self, start: Array, subproblem: int, key: int) -> Any:
@@ -94,7 +94,7 @@ class MoeadCmaes(Search):
         return CMAEvolutionStrategy(start, SIGMA, options)
 
     def _spare(self, state: SearchState) -> Iterator[Array]:
-        return scrambled_sobol(self.dimensions, self.problem.seed + state.key + 1)
+        return scrambled_sobol(self.dimensions, self.problem.seed + state.index + 1)
 
 
 class _Bred:

@@ -19,6 +19,11 @@ SettingsType = TypeVar("SettingsType")
 
 
 @dataclass(frozen=True)
+class NoSettings:
+    """A method without settings of its own."""
+
+
+@dataclass(frozen=True)
 class Problem:
     """The arguments of `create`, checked; D dimensions, m objectives.
 

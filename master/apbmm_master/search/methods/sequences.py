@@ -25,7 +25,7 @@ def require_sobol(dimensions: int) -> None:
 
 
 @contextmanager
-def torch_as_it_comes() -> Iterator[None]:
+def torch_defaults() -> Iterator[None]:
     """Let the caller's settings of torch (default precision, gradient mode) decide nothing.
 
     SobolEngine computes its first point, and GPyTorch its initial parameters, in the default

@@ -14,8 +14,8 @@ from apbmm_master.journal.scores import (
     load_rate,
     stand,
 )
-from apbmm_master.optimiser.client import calls_of
-from apbmm_master.optimiser.process import Tell
+from apbmm_master.optimiser.client import history_of
+from apbmm_master.optimiser.process import PastTell
 from apbmm_master.search.pareto import front, hypervolume
 from protocol_world import World, measurement
 
@@ -43,7 +43,7 @@ def history(run_state: RunState) -> list[Completion]:
 def test_the_search_is_told_the_noise_that_follows_from_the_journal() -> None:
     world = finished(12, seed=2)
     replayed = RunState().replay(world.stored)
-    tells = [call for call in calls_of(replayed) if isinstance(call, Tell)]
+    tells = [call for call in history_of(replayed) if isinstance(call, PastTell)]
     assert len(tells) == 12
     by_vector = {done.evaluation.vector: done for done in history(world.run_state)}
     for tell in tells:

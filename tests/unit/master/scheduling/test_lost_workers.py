@@ -12,8 +12,8 @@ from apbmm_master.journal.evaluations import VANISHED
 from apbmm_master.journal.events import Lost
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.optimiser.client import calls_of, in_flight, setup_of
-from apbmm_master.optimiser.process import OptimiserSession, Request
+from apbmm_master.optimiser.client import history_of, pending_evaluations, search_arguments
+from apbmm_master.optimiser.process import AskRequest, OptimiserSession
 from apbmm_master.scheduling.lost_workers import set_aside, waiting
 from apbmm_master.scheduling.policy import Finish, Moment, initial_missing
 from apbmm_master.status.snapshot import journal_snapshot
@@ -72,12 +72,14 @@ def test_the_method_counts_on_it_no_more_and_replaces_it(method: str) -> None:
         worker = goes_down(world, worker)
     last = max(i for i, r in enumerate(world.stored) if isinstance(r.event, Lost))
     run_state = RunState().replay(world.stored[: last + 1])
-    assert [e.id for e in in_flight(run_state)] == ["e0002"]
+    assert [e.id for e in pending_evaluations(run_state)] == ["e0002"]
     assert initial_missing(run_state, world_spec(budget=BUDGET)) == 1
-    pending = tuple(e.vector for e in in_flight(run_state))
+    pending = tuple(e.vector for e in pending_evaluations(run_state))
     wanted = BUDGET["evaluations"] - 1 if method == "sobol" else 1
-    request = Request(setup_of(run_state), calls_of(run_state), pending, BUDGET["evaluations"])
-    answer = OptimiserSession().answer(request)
+    request = AskRequest(
+        search_arguments(run_state), history_of(run_state), pending, BUDGET["evaluations"]
+    )
+    answer = OptimiserSession().reply(request)
     assert len(answer.vectors) == wanted, "all but what is in flight; of a design what it lacks"
     assert not {e.vector for e in run_state.evaluations.values()} & set(answer.vectors)
 

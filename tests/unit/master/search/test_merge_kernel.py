@@ -12,7 +12,7 @@ import torch
 
 from apbmm_master.search.acquisition import pending_aware
 from apbmm_master.search.hyperpriors import dimension_scaled
-from apbmm_master.search.merge_kernel import IMPORTANCE_FLOOR, MergeKernel, summaries
+from apbmm_master.search.merge_kernel import IMPORTANCE_FLOOR, MergeKernel, summary_count
 from apbmm_master.search.surrogate import Surrogate, fit
 
 Array = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ def test_the_kernel_is_matern_over_weights_and_summaries(importance: Array | Non
     rng = np.random.default_rng(0)
     x, other = rng.random((5, 4)), rng.random((3, 4))
     kernel = MergeKernel(4, importance).double()
-    size = 4 + summaries(importance)
+    size = 4 + summary_count(importance)
     scales = rng.uniform(0.3, 2.0, size)
     kernel.lengthscale = torch.as_tensor(scales)
     with torch.no_grad():
@@ -47,8 +47,14 @@ def test_the_kernel_is_matern_over_weights_and_summaries(importance: Array | Non
 
 
 def test_an_importance_of_zeros_is_the_plain_mean() -> None:
-    described = MergeKernel(4, np.zeros(4)).described(torch.tensor([[0.2, 0.4, 0.9, 0.1]]).double())
-    assert float(described[0, 4]) == pytest.approx(float(described[0, 5])) == pytest.approx(0.4)
+    with_summaries = MergeKernel(4, np.zeros(4)).with_summaries(
+        torch.tensor([[0.2, 0.4, 0.9, 0.1]]).double()
+    )
+    assert (
+        float(with_summaries[0, 4])
+        == pytest.approx(float(with_summaries[0, 5]))
+        == pytest.approx(0.4)
+    )
 
 
 def merges(count: int, dimensions: int, seed: int) -> Array:
@@ -60,7 +66,7 @@ def merges(count: int, dimensions: int, seed: int) -> Array:
 
 def model_of(x: Array, y: Array, importance: Array | None, *, seen: bool) -> Surrogate:
     size = x.shape[1]
-    priors = dimension_scaled(size, summaries=summaries(importance) if seen else 0, scale=1.0)
+    priors = dimension_scaled(size, summaries=summary_count(importance) if seen else 0, scale=1.0)
     kernel = partial(MergeKernel, size, importance) if seen else None
     return fit(x, y, hyperpriors=priors, kernel=kernel)
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from apbmm_master.search.rerank import gap_reward, proximity_penalty, rerank, rescale
+from apbmm_master.search.rerank import gap_reward, min_max, proximity_penalty, rerank
 
 Array = npt.NDArray[np.float64]
 
@@ -144,5 +144,5 @@ def test_nothing_to_avoid_is_no_penalty() -> None:
 
 
 def test_a_constant_term_rescales_to_zero() -> None:
-    np.testing.assert_array_equal(rescale(np.array([2.0, 2.0])), [0.0, 0.0])
-    np.testing.assert_array_equal(rescale(np.array([1.0, 3.0, 2.0])), [0.0, 1.0, 0.5])
+    np.testing.assert_array_equal(min_max(np.array([2.0, 2.0])), [0.0, 0.0])
+    np.testing.assert_array_equal(min_max(np.array([1.0, 3.0, 2.0])), [0.0, 1.0, 0.5])

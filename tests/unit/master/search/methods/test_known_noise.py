@@ -11,7 +11,7 @@ import pytest
 import torch
 from gpytorch.priors import LogNormalPrior
 
-from apbmm_master.optimiser.process import OptimiserSession, Request, Setup, Tell
+from apbmm_master.optimiser.process import AskRequest, OptimiserSession, PastTell, SearchArguments
 from apbmm_master.search.acquisition import pending_aware
 from apbmm_master.search.hyperpriors import dimension_scaled
 from apbmm_master.search.methods import Search, create
@@ -115,12 +115,12 @@ def test_the_variance_of_an_observation_decides_what_is_proposed() -> None:
 
 
 def test_the_search_process_passes_on_the_variance() -> None:
-    setup = Setup("ap-bmm-plus", 3, 2, 2, 20, 4, 4, (-0.2, -0.2), settings=CHEAP)
+    setup = SearchArguments("ap-bmm-plus", 3, 2, 2, 20, 4, 4, (-0.2, -0.2), settings=CHEAP)
     tells = [
-        Tell(tuple(x), tuple(y), (0.5, 0.5) if i == 7 else None)
+        PastTell(tuple(x), tuple(y), (0.5, 0.5) if i == 7 else None)
         for i, (x, y) in enumerate(zip(X[:8].tolist(), Y[:8].tolist(), strict=True))
     ]
-    answer = OptimiserSession().answer(Request(setup, tuple(tells), (), 1))
+    answer = OptimiserSession().reply(AskRequest(setup, tuple(tells), (), 1))
     known: list[Array | None] = [*[None] * 7, np.array([0.5, 0.5])]
     np.testing.assert_array_equal(answer.vectors[0], next_vector(known))
 

@@ -201,7 +201,7 @@ def test_all_evaluations_rejected_is_survived(name: str) -> None:
             seen.append(x)
     assert len(seen) >= BUDGET
     assert smallest_distance(seen) >= 1e-6
-    assert search.last_proposal is None
+    assert search.last_selection is None
 
 
 def test_a_failing_likelihood_fit_is_survived(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +216,9 @@ def test_a_failing_likelihood_fit_is_survived(name: str, monkeypatch: pytest.Mon
     for x in search.ask(4):
         search.tell(x, evaluate(x))
     assert len(search.ask(1)) == 1
-    assert search.last_proposal is not None
+    assert search.last_selection is not None
     expected = "initial: All attempts to fit the model have failed."
-    assert set(search.last_proposal.fit_status) == {expected}
+    assert set(search.last_selection.fit_status) == {expected}
 
 
 def test_a_synchronous_batch_is_fixed_and_a_barrier(name: str) -> None:

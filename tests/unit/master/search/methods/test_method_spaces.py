@@ -14,10 +14,10 @@ from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file.schema import MODEL_LEVEL
 from apbmm_common.run_file.space import Space, block_of
 from apbmm_master.journal.run_state import MEASURE
-from apbmm_master.optimiser.client import setup_of
-from apbmm_master.optimiser.process import OptimiserSession, Request
+from apbmm_master.optimiser.client import search_arguments
+from apbmm_master.optimiser.process import AskRequest, OptimiserSession, new_search
 from apbmm_master.search.methods import create, names
-from apbmm_master.search.prior import importance, pooled
+from apbmm_master.search.prior import component_means, layer_importance
 from protocol_world import LAYERS, World
 from rehearsal_runs import run_spec
 
@@ -90,7 +90,7 @@ def test_every_method_proposes_in_the_space_of_its_run(name: str, outside: str) 
     world.exchange()
     spec = world.run_state.spec
     assert spec is not None
-    answer = OptimiserSession().answer(Request(setup_of(world.run_state), (), (), 1))
+    answer = OptimiserSession().reply(AskRequest(search_arguments(world.run_state), (), (), 1))
     (vector,) = answer.vectors
     assert len(vector) == Space.of(spec, LAYERS, ("norm",)).dimensions < LAYERS
 
@@ -112,8 +112,10 @@ def test_importance_is_fused_but_for_sip_bmm() -> None:
             world.exchange()
         worker.finish(measured)
         world.exchange()
-        expected = importance(measured.parameter, activation)
-        np.testing.assert_array_equal(setup_of(world.run_state).importance, expected)
+        expected = layer_importance(measured.parameter, activation)
+        np.testing.assert_array_equal(
+            new_search(search_arguments(world.run_state)).problem.importance, expected
+        )
 
 
 def test_groups_outside_the_layers_are_scored_beside_them() -> None:
@@ -128,14 +130,14 @@ def test_groups_outside_the_layers_are_scored_beside_them() -> None:
         world.exchange()
     worker.finish(measured)
     world.exchange()
-    layers = importance(measured.parameter, measured.activation)
+    layers = layer_importance(measured.parameter, measured.activation)
     # Median 2.5 and MAD 1: one robust standard deviation above the layers.
     expected = [*layers, 1 / (1 + math.exp(-1)), layers.mean()]
-    found = setup_of(world.run_state).importance
+    found = new_search(search_arguments(world.run_state)).problem.importance
     assert found is not None
     np.testing.assert_allclose(found, expected)
 
 
 def test_importance_is_averaged_over_a_block() -> None:
-    np.testing.assert_allclose(pooled([0.0, 0.5, 1.0, 0.2], block_of(4, 2)), [0.25, 0.6])
-    np.testing.assert_array_equal(pooled([0.3, 0.7, 0.1], block_of(3, 3)), [0.3, 0.7, 0.1])
+    np.testing.assert_allclose(component_means([0.0, 0.5, 1.0, 0.2], block_of(4, 2)), [0.25, 0.6])
+    np.testing.assert_array_equal(component_means([0.3, 0.7, 0.1], block_of(3, 3)), [0.3, 0.7, 0.1])

@@ -93,12 +93,12 @@ def test_numpys_numbers_are_settings_and_counts() -> None:
     plain = make("ap-bmm", samples=16, pool_factor=3.0, seed=3)
     assert isinstance(search, BayesianSearch)
     assert isinstance(plain, BayesianSearch)
-    assert search.proposal_settings == plain.proposal_settings
-    assert type(search.proposal_settings.samples) is int
+    assert search.settings == plain.settings
+    assert type(search.settings.samples) is int
     np.testing.assert_array_equal(search.ask(np.int64(2)), plain.ask(2))  # type: ignore[arg-type]
     flag = make("ap-bmm-plus", map_fit=np.bool_(False))
     assert isinstance(flag, BayesianSearch)
-    assert flag.proposal_settings.map_fit is False  # type: ignore[attr-defined]
+    assert flag.settings.map_fit is False
 
 
 def test_the_longest_vectors_are_those_of_torchs_sobol_sequence() -> None:

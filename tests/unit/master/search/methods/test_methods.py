@@ -52,8 +52,8 @@ def starting_lengthscales(search: BayesianSearch, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(surrogate, "fit_gpytorch_mll", fail)
     search.ask(1)
-    assert search.last_proposal is not None
-    return np.array(search.last_proposal.lengthscales)
+    assert search.last_selection is not None
+    return np.array(search.last_selection.lengthscales)
 
 
 def test_ap_bmm_starts_every_fit_from_the_layer_prior(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_the_synchronous_methods_have_one_vector_a_worker() -> None:
 def test_paper_settings_are_the_defaults() -> None:
     search = create("ap-bmm", 4)
     assert isinstance(search, BayesianSearch)
-    settings = search.proposal_settings
+    settings = search.settings
     assert (settings.samples, settings.restarts, settings.raw_samples) == (128, 10, 512)
     assert (settings.pool_factor, settings.gap_weight, settings.proximity_weight) == (3, 0.25, 0.15)
 

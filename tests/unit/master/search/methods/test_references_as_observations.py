@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 
 from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.optimiser.client import setup_of
+from apbmm_master.optimiser.client import search_arguments
+from apbmm_master.optimiser.process import new_search
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SettingError
 from apbmm_master.search.methods import create
@@ -72,7 +75,8 @@ def spec_of(**changes: object) -> RunSpec:
 def settings_of(spec: RunSpec) -> dict[str, object]:
     run_state: RunState = World().run_state
     run_state.spec, run_state.layers = spec, 4
-    return setup_of(run_state).settings
+    settings: dict[str, object] = asdict(new_search(search_arguments(run_state)).settings)
+    return settings
 
 
 def test_a_run_says_what_its_references_score_in_the_order_of_its_objectives() -> None:
@@ -84,9 +88,16 @@ def test_a_run_says_what_its_references_score_in_the_order_of_its_objectives() -
 
 
 def test_where_one_source_is_followed_outside_the_layers_the_ends_are_not_the_sources() -> None:
-    assert settings_of(spec_of(merge={"outside_layers": "thinking"})) == {"references": False}
+    settings = settings_of(spec_of(merge={"outside_layers": "thinking"}))
+    assert settings["references"] is False
 
 
 def test_other_methods_are_told_nothing_of_it() -> None:
     spec = spec_of(algorithm={"name": "ap-bmm"})
-    assert settings_of(spec) == {}
+    assert not {"ends", "references"} & settings_of(spec).keys()
+
+
+def test_a_run_files_own_settings_come_first() -> None:
+    algorithm = {"name": "ap-bmm-plus", "settings": {"references": False, "ends": [[0, 0], [1, 1]]}}
+    settings = settings_of(spec_of(algorithm=algorithm))
+    assert (settings["references"], settings["ends"]) == (False, [[0, 0], [1, 1]])

@@ -15,7 +15,7 @@ SEPARATION = 1e-5
 SAME = 1e-6
 
 
-def unused(sequence: Iterable[Array], known: Array, count: int) -> list[Array]:
+def first_distinct(sequence: Iterable[Array], known: Array, count: int) -> list[Array]:
     """The first `count` vectors of an iterable that keep clear of `known` and of one another."""
     found: list[Array] = []
     taken = np.concatenate([known, np.empty((max(count, 0), known.shape[1]))])
@@ -26,7 +26,7 @@ def unused(sequence: Iterable[Array], known: Array, count: int) -> list[Array]:
             if vector.tobytes() in given:
                 continue
             end = len(known) + len(found)
-            if is_clear(vector, taken[:end]):
+            if is_distinct(vector, taken[:end]):
                 taken[end] = vector
                 found.append(vector)
             if len(found) >= count:
@@ -34,14 +34,14 @@ def unused(sequence: Iterable[Array], known: Array, count: int) -> list[Array]:
     return found
 
 
-def is_clear(vector: Array, known: Array) -> bool:
+def is_distinct(vector: Array, known: Array) -> bool:
     """Whether `vector` (D,) is at least SEPARATION away from every one of `known` (k, D)."""
     if known.shape[1] != len(vector):
         raise WrongShapeError(f"vectors of length {known.shape[1]} and {len(vector)} do not mix")
     return not len(known) or float(np.linalg.norm(known - vector, axis=1).min()) >= SEPARATION
 
 
-def nearest(rows: Array, vector: Array) -> int | None:
+def find_same(rows: Array, vector: Array) -> int | None:
     """Index of the one of `rows` (k, D) that `vector` (D,) is, but for rounding; None for none."""
     apart = np.abs(rows - vector)
     same = np.flatnonzero((apart <= SAME).all(axis=1))

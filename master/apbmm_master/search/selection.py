@@ -19,7 +19,7 @@ MOST_WITH_SURPLUS = 4
 
 
 @dataclass(frozen=True)
-class ProposalSettings:
+class SelectionSettings:
     """The paper's settings of one dispatch event (sections III-D and IV-C).
 
     `pool_factor` is kappa of Eq. 25; the two weights are lambda_gap and lambda_prox of Eq. 31.
@@ -51,7 +51,7 @@ class ProposalSettings:
 
 
 @dataclass(frozen=True)
-class ProposalReport:
+class SelectionReport:
     """What decided a proposal, for the journal: plain numbers, nothing that needs torch.
 
     `fit_status` has one entry an objective ("fitted", or "initial: REASON") and `lengthscales`
@@ -70,12 +70,12 @@ class ProposalReport:
 
 
 @dataclass(frozen=True)
-class Proposal:
+class Selection:
     """The pool (M, D), which of it was `chosen`, in order, and the report."""
 
     pool: Array
     chosen: Indices
-    report: ProposalReport
+    report: SelectionReport
 
     @property
     def vectors(self) -> list[Array]:
@@ -83,7 +83,7 @@ class Proposal:
         return [self.pool[i] for i in self.chosen]
 
 
-def propose(
+def select(
     surrogate: Surrogate,
     observed: Array,
     pending: Array,
@@ -91,17 +91,17 @@ def propose(
     *,
     reference_point: Array,
     seed: int,
-    settings: ProposalSettings | None = None,
-) -> Proposal:
+    settings: SelectionSettings | None = None,
+) -> Selection:
     """Choose `count` vectors given the fitted `surrogate` and what is pending.
 
     `observed` (n, m) are the completed objectives and `pending` (P, D) the vectors in flight. The
-    pool has M candidates (Eq. 25; see `ProposalSettings.pool_for`), scored by Eq. 26 and reranked
+    pool has M candidates (Eq. 25; see `SelectionSettings.pool_for`), scored by Eq. 26 and reranked
     by Eq. 27-32.
     Repeatable: the result depends on the arguments alone, and torch's global generator is left as
     it was.
     """
-    settings = settings or ProposalSettings()
+    settings = settings or SelectionSettings()
     start = time.process_time()
     pool, score = _scored_pool(surrogate, pending, count, reference_point, seed, settings)
     reranking = rerank(
@@ -114,7 +114,7 @@ def propose(
         gap_weight=settings.gap_weight,
         proximity_weight=settings.proximity_weight,
     )
-    report = ProposalReport(
+    report = SelectionReport(
         fit_status=surrogate.status,
         lengthscales=tuple(tuple(row) for row in surrogate.lengthscales.tolist()),
         acquisition=tuple(score.tolist()),
@@ -123,7 +123,7 @@ def propose(
         fit_seconds=surrogate.seconds,
         search_seconds=time.process_time() - start,
     )
-    return Proposal(pool, reranking.chosen, report)
+    return Selection(pool, reranking.chosen, report)
 
 
 def _scored_pool(
@@ -132,7 +132,7 @@ def _scored_pool(
     count: int,
     reference_point: Array,
     seed: int,
-    settings: ProposalSettings,
+    settings: SelectionSettings,
 ) -> tuple[Array, Array]:
     """The pool C_t (M, D) and the score (M,) of each candidate alone."""
     size = settings.pool_for(count)

@@ -29,7 +29,7 @@ _BETTER: dict[str, float] = {"accuracy": 1.0, "tokens": -1.0}
 
 
 @dataclass(frozen=True)
-class Objective:
+class ScaledObjective:
     """One objective of Eq. 2: the mean over `benchmarks` of one reference-scaled metric.
 
     `expert` and `vanilla` are keys of the references: the model that should score 1 and the one
@@ -53,7 +53,7 @@ class Objective:
 
 
 def objective_vector(
-    objectives: Sequence[Objective],
+    objectives: Sequence[ScaledObjective],
     measured: Measurement,
     references: Mapping[str, Measurement],
 ) -> Array:
@@ -67,7 +67,7 @@ def objective_vector(
 
 
 def objective_variance(
-    objectives: Sequence[Objective],
+    objectives: Sequence[ScaledObjective],
     measured: Measurement,
     references: Mapping[str, Measurement],
 ) -> Array:
@@ -92,7 +92,7 @@ def objective_variance(
 
 
 def check_references(
-    objectives: Sequence[Objective], references: Mapping[str, Measurement]
+    objectives: Sequence[ScaledObjective], references: Mapping[str, Measurement]
 ) -> None:
     """Raise ReferenceScaleError unless every benchmark of every objective can be scaled.
 
@@ -106,7 +106,7 @@ def check_references(
 
 
 def _scaled_mean(
-    objective: Objective, measured: Measurement, references: Mapping[str, Measurement]
+    objective: ScaledObjective, measured: Measurement, references: Mapping[str, Measurement]
 ) -> float:
     scaled = []
     for benchmark in objective.benchmarks:
@@ -117,7 +117,7 @@ def _scaled_mean(
 
 
 def _variance(
-    objective: Objective, measured: Measurement, references: Mapping[str, Measurement]
+    objective: ScaledObjective, measured: Measurement, references: Mapping[str, Measurement]
 ) -> float:
     if objective.metric != "accuracy":
         return 0.0
@@ -134,7 +134,7 @@ def _variance(
 
 
 def _span(
-    objective: Objective, benchmark: str, references: Mapping[str, Measurement]
+    objective: ScaledObjective, benchmark: str, references: Mapping[str, Measurement]
 ) -> tuple[float, float]:
     """The vanilla reference's metric and the signed distance from it to the expert's."""
     expert = _reference(objective, objective.expert, benchmark, references)
@@ -160,7 +160,7 @@ def _span(
 
 
 def _reference(
-    objective: Objective, model: str, benchmark: str, references: Mapping[str, Measurement]
+    objective: ScaledObjective, model: str, benchmark: str, references: Mapping[str, Measurement]
 ) -> float:
     if model not in references:
         raise ReferenceScaleError(

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from apbmm_master.search.errors import NotFiniteError, ReferenceScaleError, SettingError
-from apbmm_master.search.objective import (
+from apbmm_master.search.reference_scaling import (
     Measurement,
-    Objective,
+    ScaledObjective,
     check_references,
     objective_variance,
     objective_vector,
 )
 from paper_tables import TABLE_III
 
-REASONING = Objective("reasoning", "accuracy", ("gpqa", "aime"), "thinking", "instruct")
-COST = Objective("cost", "tokens", ("gpqa", "aime"), "instruct", "thinking")
+REASONING = ScaledObjective("reasoning", "accuracy", ("gpqa", "aime"), "thinking", "instruct")
+COST = ScaledObjective("cost", "tokens", ("gpqa", "aime"), "instruct", "thinking")
 
 
 def measured(accuracy: tuple[float, float], tokens: tuple[float, float]) -> Measurement:
@@ -60,7 +60,7 @@ def test_the_variance_of_a_mean_over_benchmarks_worked_by_hand() -> None:
 def test_the_variance_is_that_of_the_objective_over_sets_of_questions() -> None:
     """Against scores of simulated sets, at a share where smoothing hardly matters."""
     rng = np.random.default_rng(3)
-    objective = Objective("reasoning", "accuracy", ("gpqa",), "thinking", "instruct")
+    objective = ScaledObjective("reasoning", "accuracy", ("gpqa",), "thinking", "instruct")
     shares = rng.binomial(198, 0.55, size=4000) / 198
     values = [
         objective_vector((objective,), {"gpqa": {"accuracy": share}}, REFERENCES)[0]
@@ -129,6 +129,6 @@ def test_what_was_not_measured_is_refused() -> None:
 
 def test_an_objective_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(SettingError, match="latency"):
-        Objective("speed", "latency", ("gpqa",), "a", "b")  # type: ignore[arg-type]
+        ScaledObjective("speed", "latency", ("gpqa",), "a", "b")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="names no benchmark"):
-        Objective("speed", "tokens", (), "a", "b")
+        ScaledObjective("speed", "tokens", (), "a", "b")

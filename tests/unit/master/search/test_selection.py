@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from apbmm_master.search.pareto import hypervolume
-from apbmm_master.search.proposal import Proposal, ProposalSettings, propose
 from apbmm_master.search.rerank import rerank
+from apbmm_master.search.selection import Selection, SelectionSettings, select
 from apbmm_master.search.surrogate import Surrogate, fit
 
 Array = npt.NDArray[np.float64]
 REFERENCE = np.array([-0.2, -0.2])
-CHEAP = ProposalSettings(samples=32, restarts=3, raw_samples=64)
+CHEAP = SelectionSettings(samples=32, restarts=3, raw_samples=64)
 RNG = np.random.default_rng(4)
 X = RNG.random((14, 4))
 Y = np.stack([X.mean(axis=1), 1.0 - X.mean(axis=1) ** 2], axis=1)
@@ -26,8 +26,8 @@ def surrogate() -> Surrogate:
     return fit(X, Y)
 
 
-def run(surrogate: Surrogate, count: int, seed: int = 1) -> Proposal:
-    return propose(
+def run(surrogate: Surrogate, count: int, seed: int = 1) -> Selection:
+    return select(
         surrogate, Y, PENDING, count, reference_point=REFERENCE, seed=seed, settings=CHEAP
     )
 
@@ -81,7 +81,7 @@ def test_proposals_beat_random_points_of_the_same_number() -> None:
     x = np.random.default_rng(0).random((6, 4))
     for step in range(6):
         y = concave(x)
-        found = propose(
+        found = select(
             fit(x, y),
             y,
             np.empty((0, 4)),
