@@ -79,13 +79,13 @@ async def measure_ask(case: Case) -> Ask:
     """
     observations, pending = case.evaluations, case.workers - 1
     numbers = np.random.default_rng(1)
-    calls: list[PastAsk | PastTell] = []
+    history: list[PastAsk | PastTell] = []
     for vector in numbers.random((observations, LAYERS)):
         share = float(vector.mean())
         objectives = [share, 1 - share**1.5] + 0.02 * numbers.normal(size=2)
-        calls.append(PastTell(tuple(vector), tuple(objectives)))
+        history.append(PastTell(tuple(vector), tuple(objectives)))
     in_flight = tuple(map(tuple, numbers.random((pending, LAYERS))))
-    setup = SearchArguments(
+    arguments = SearchArguments(
         name="ap-bmm",
         dimensions=LAYERS,
         objectives=2,
@@ -95,13 +95,15 @@ async def measure_ask(case: Case) -> Ask:
         workers=case.workers,
         reference_point=(-0.2, -0.2),
     )
-    proposer, everything = OptimiserProcess(), partial(tuple, calls)
+    proposer, everything = OptimiserProcess(), partial(tuple, history)
     try:
-        one = await proposer.ask(AskRequest(setup, tuple(calls), in_flight, 1), everything)
+        one = await proposer.ask(AskRequest(arguments, tuple(history), in_flight, 1), everything)
         # As many as a fleet of this size asks for at once; the same model, for there is no news.
         many = max(4, case.workers // 16)
-        calls.append(PastAsk(one.vectors, in_flight))
-        more = await proposer.ask(AskRequest(setup, tuple(calls), in_flight, many), everything)
+        history.append(PastAsk(one.vectors, in_flight))
+        more = await proposer.ask(
+            AskRequest(arguments, tuple(history), in_flight, many), everything
+        )
     finally:
         proposer.close()
     first, whole = (answer.diagnostics["search_seconds"] for answer in (one, more))

@@ -23,6 +23,8 @@ from apbmm_master.search.prior import (
 def literal_rescale(values: list[float]) -> list[float]:
     middle = statistics.median(values)
     mad = statistics.median([abs(v - middle) for v in values])
+    if max(values) == min(values):
+        return [0.5] * len(values)
     return [1 / (1 + math.exp(-(v - middle) / (1.4826 * mad))) for v in values]
 
 
