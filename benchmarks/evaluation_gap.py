@@ -36,7 +36,7 @@ from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
-from apbmm_master.status.stage_seconds import stage_summary
+from apbmm_master.status.stages import stage_summary
 
 EVALUATE = "evaluate"
 

@@ -33,7 +33,7 @@ from apbmm_master.scheduling.message_handlers import MessageHandlers
 from apbmm_master.scheduling.policy import Ask, Decision, Finish, Moment, decide, standstill
 from apbmm_master.wire.authentication import Authenticator
 from apbmm_master.wire.refusals import NotAllowedError
-from apbmm_master.wire.router import Received, Wire
+from apbmm_master.wire.router import Received, Router
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Master:
             epoch = self.run_state.epoch + 1
             self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
         self.optimiser = OptimiserClient(self._nudge)
-        self.wire = Wire(bind, self._nudge, self.authenticator)
+        self.router = Router(bind, self._nudge, self.authenticator)
         self._listening = False
         self._allowed = self.authenticator.revision
         self._wake = asyncio.Event()
@@ -112,7 +112,7 @@ class Master:
         Raises `UsageError` when the address is in use. Needs a running event loop.
         """
         if self._end is None and not self._listening:
-            self.wire.open()
+            self.router.open()
             self._listening = True
 
     async def run(self) -> Finish | None:
@@ -135,18 +135,18 @@ class Master:
             await self._say_goodbye()
             return self._end
         finally:
-            await self.wire.close()
+            await self.router.close()
             self.optimiser.close()
 
     async def _turn(self) -> None:
         self.turned()
         await self._wait()
-        self.wire.check()
+        self.router.check()
         self.authenticator.check()
         for _ in range(TURN_MESSAGES):
-            if not self.wire.has_messages:
+            if not self.router.has_messages:
                 break
-            received = await self.wire.receive()
+            received = await self.router.receive()
             self._expel()
             if received is not None:
                 await self._handle(received)
@@ -164,7 +164,7 @@ class Master:
         try:
             self._handlers.handle(identity, received.message, now, received.key)
         except NotAllowedError as error:
-            await self.wire.refuse(identity, error)
+            await self.router.refuse(identity, error)
 
     def _expel(self) -> None:
         """Shut out at once whoever's key was revoked, even if nothing more is heard of it."""
@@ -180,7 +180,7 @@ class Master:
         self._standstill = reason
 
     async def _wait(self) -> None:
-        if not self.wire.has_messages:
+        if not self.router.has_messages:
             # Not wait_for, which before Python 3.12 can lose a cancellation that comes with a wake.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
@@ -258,7 +258,7 @@ class Master:
 
     async def _post(self, identity: bytes, message: FromMaster) -> None:
         reach("send.before", message.type)
-        await self.wire.send(identity, message)
+        await self.router.send(identity, message)
         reach("send.after", message.type)
 
     async def _back_to_journal(self, error: JournalError) -> None:

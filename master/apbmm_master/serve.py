@@ -20,7 +20,7 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import NAME as JOURNAL
 from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
-from apbmm_master.status.console import Progress
+from apbmm_master.status.console import RunConsole
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket
 from apbmm_master.wire.authentication import Authenticator
@@ -106,7 +106,7 @@ async def _serve(
     master = Master(journal, spec, bind, authenticator)
     authenticator.open()
     status = StatusSocket(run_dir, lambda: live_snapshot(master), authenticator, status_bind)
-    progress = Progress(master.run_state, run_dir)
+    progress = RunConsole(master.run_state, run_dir)
     master.watchers += [status.publish, progress.watch]
     supervisor = Supervisor()
     master.turned = lambda: supervisor.turn(summary_of(master), stopping=master.draining)

@@ -10,14 +10,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from apbmm_common.protocol.stages import stage_line
+from apbmm_master.status.stages import stage_line
 
 Entry = Mapping[str, Any]
 
 WIDTH_WITHOUT_TERMINAL = 120
 BAR_WIDTH = 40
 INSECURE = "INSECURE: other hosts reach this master, and whoever does comes in (no keys)"
-CUT_OFF = "a link was lost, a process killed, or a frame of more than 4 MiB sent"
 STALE_SECONDS = 20.0
 """A heartbeat older than this is shown in yellow."""
 
@@ -94,8 +93,6 @@ def _trouble(status: Entry) -> list[str]:
     ]
     if refused:
         lines.append(f"refused: {', '.join(refused)}; the last one: {wire['last_refusal']}")
-    if wire.get("cut_off"):
-        lines.append(f"connections that ended without a goodbye: {wire['cut_off']} ({CUT_OFF})")
     for worker in status["workers"]:
         if worker.get("reason"):
             lines.append(f"worker {worker['name']} is {worker['state']}: {worker['reason']}")

@@ -1,18 +1,26 @@
-"""What the terminal shows while a run goes on: a bar for the budget, a line a completion."""
+"""The master's terminal: a progress bar for the budget, and a line for every result and trouble."""
 
 from __future__ import annotations
 
+import io
+import logging
+import os
+import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, TextIO, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from apbmm_common.protocol.messages import Evaluated, Measured
-from apbmm_common.protocol.stages import stage_line
 from apbmm_master.journal.events import (
     AttemptFailed,
     EvaluationFailed,
@@ -25,21 +33,25 @@ from apbmm_master.journal.events import (
 )
 from apbmm_master.journal.run_state import Evaluation, RunState
 from apbmm_master.journal.scores import Scores, ScoreTracker, load_rate, metrics_of
-from apbmm_master.status.lenient_output import standard_output
-from apbmm_master.status.stage_seconds import stage_summary
+from apbmm_master.status.stages import stage_line, stage_summary
+
+log = logging.getLogger(__name__)
 
 
-class Progress:
-    """Draws to the terminal; `watch` follows committed events."""
+class RunConsole:
+    """Prints the progress of a run; `watch` is called with every committed event."""
 
     def __init__(self, run_state: RunState, run_dir: Path, console: Console | None = None) -> None:
         self.console = console or Console(file=standard_output(), soft_wrap=True, highlight=False)
         self._run_dir = run_dir
         self._tracker = ScoreTracker()
-        self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), console=self.console,
-        )  # fmt: skip
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
         assert run_state.spec is not None
         rehearsal = "REHEARSAL " if run_state.spec.evaluation.kind == "rehearsal" else ""
         self._task = self._bar.add_task(
@@ -62,20 +74,20 @@ class Progress:
         self._bar.stop()
 
     def begin(self, address: str) -> None:
-        """Say where workers find the master."""
+        """Print the address for workers."""
         self.console.print(
             f"waiting for workers at {address}: apbmm-worker --gpu N --master {address}",
             markup=False,
         )
 
     def draining(self, run_state: RunState) -> None:
-        """Say what is waited for after a signal."""
+        """Print which evaluations a stopping master waits for."""
         held = ", ".join(evaluation.id for evaluation, _ in run_state.active_attempts())
         if held:
             self.console.print(f"finishing {held}; a second signal stops at once", markup=False)
 
     def watch(self, record: Record, run_state: RunState) -> None:
-        """Show what an event means to a person, if anything."""
+        """Print an event that matters to a person."""
         match record.event:
             case ResultRecorded(evaluation=name):
                 self._completed(run_state.evaluations[name], run_state)
@@ -94,7 +106,7 @@ class Progress:
                 self._say(f"{name} is given up: {message}", "red")
 
     def _say(self, text: str, style: str) -> None:
-        """A line that others wrote parts of: what looks like markup in it is none."""
+        """Print text that may come from elsewhere, so brackets in it are not markup."""
         self.console.print(text, style=style, markup=False)
 
     def _completed(self, evaluation: Evaluation, run_state: RunState) -> None:
@@ -105,7 +117,7 @@ class Progress:
         self._bar.update(self._task, completed=len(run_state.completed))
         if not run_state.references_done:
             return
-        standing = self._tracker.stand(run_state)
+        scores = self._tracker.stand(run_state)
         for done in self._tracker.history(self._shown):
             objectives = " ".join(f"{value:+.3f}" for value in done.objectives)
             self.console.print(
@@ -113,16 +125,16 @@ class Progress:
                 f"{done.evaluation.seconds:.1f} s  HV {done.hypervolume:.4f}  front {done.front}",
                 markup=False,
             )
-        self._shown = standing.completed
+        self._shown = scores.completed
 
     def conclude(self, run_state: RunState) -> None:
-        """Print the front, its hypervolume, the load rate and where everything is."""
-        standing = self._tracker.stand(run_state)
-        if standing.front:
-            self.console.print(front_table(standing, run_state))
+        """Print the front, its hypervolume, the load rate and the run directory."""
+        scores = self._tracker.stand(run_state)
+        if scores.front:
+            self.console.print(front_table(scores, run_state))
             self.console.print(
-                f"hypervolume {standing.hypervolume:.4f}, {len(standing.front)} on the front, "
-                f"{standing.completed} evaluations"
+                f"hypervolume {scores.hypervolume:.4f}, {len(scores.front)} on the front, "
+                f"{scores.completed} evaluations"
             )
         rate = load_rate(run_state, 0.0)
         if rate is not None:
@@ -137,8 +149,8 @@ class Progress:
         self.console.print(f"run directory: {self._run_dir}", markup=False)
 
 
-def front_table(standing: Scores, run_state: RunState) -> Table:
-    """The front as a table, by the first objective."""
+def front_table(scores: Scores, run_state: RunState) -> Table:
+    """The front as a table, sorted by the first objective."""
     assert run_state.spec is not None
     table = Table(title="Pareto front")
     table.add_column("id")
@@ -147,7 +159,7 @@ def front_table(standing: Scores, run_state: RunState) -> Table:
     for benchmark in run_state.spec.benchmarks:
         table.add_column(f"{benchmark.name}\naccuracy", justify="right")
         table.add_column(f"{benchmark.name}\ntokens", justify="right")
-    for name, objectives in sorted(standing.front.items(), key=lambda point: point[1]):
+    for name, objectives in sorted(scores.front.items(), key=lambda point: point[1]):
         row = [name, *(f"{value:.3f}" for value in objectives)]
         metrics = metrics_of(run_state.evaluations[name])
         for benchmark in run_state.spec.benchmarks:
@@ -169,3 +181,54 @@ def _metrics_text(evaluation: Evaluation) -> str:
         note = f" ({', '.join(notes)})" if notes else ""
         parts.append(f"{name} {result.accuracy:.1%} {result.tokens:.1f} tokens{note}")
     return ", ".join(parts)
+
+
+def standard_output() -> IO[str] | None:
+    """Standard output as a `LenientOutput`; None if it has no file."""
+    try:
+        return cast("IO[str]", LenientOutput(sys.stdout))
+    except (AttributeError, OSError):
+        return None
+
+
+class LenientOutput(io.TextIOBase):
+    """Writes to the file of ``stream`` and drops what cannot be written, so that the run goes on.
+
+    The first error (a full disk, a closed pipe) is logged. Nothing is buffered: Python would try to
+    write a buffer again at the end of the process, and fail again. Raises `OSError` for a stream
+    without a file.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._descriptor = stream.fileno()
+        self._logged = False
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The stream's encoding."""
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The stream's file descriptor."""
+        return self._descriptor
+
+    def write(self, text: str) -> int:
+        """Write as much of ``text`` as possible; returns the length of all of it."""
+        data = text.encode(self.encoding, errors="replace")
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            if not self._logged:
+                self._logged = True
+                log.warning(
+                    "standard output cannot be written: %s; the run goes on, and apbmm status "
+                    "shows how it goes",
+                    error.strerror,
+                )
+        return len(text)

@@ -1,15 +1,15 @@
 """The status snapshot: one JSON object, from a living master or from the journal alone.
 
-`SCHEMA` counts the versions of its layout. Keys are only ever added within a version.
+Keys are only added to a snapshot; to remove one or change its meaning takes a new `SCHEMA`.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from apbmm_common import __version__
-from apbmm_common.protocol.messages import Evaluated
+from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import Attempt, Evaluation, RunState
 from apbmm_master.journal.scores import (
@@ -20,26 +20,40 @@ from apbmm_master.journal.scores import (
     metrics_of,
     references_of,
 )
+from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.lost_workers import set_aside, warning
-from apbmm_master.scheduling.policy import attempt_liveness, standstill
+from apbmm_master.scheduling.policy import Moment, attempt_liveness, standstill
 from apbmm_master.search.errors import SearchError
-from apbmm_master.status.stage_seconds import stage_summary
+from apbmm_master.status.stages import stage_summary
+from apbmm_master.wire.authentication import Authenticator
 
-if TYPE_CHECKING:
-    from apbmm_master.master import Master
-    from apbmm_master.scheduling.fleet import Worker
-
-SCHEMA = 1
+SCHEMA = 2
 
 
-def live_snapshot(master: Master) -> dict[str, Any]:
+class LiveRun(Protocol):
+    """The parts of a living master that its status shows."""
+
+    run_state: RunState
+    fleet: Fleet
+    tracker: ScoreTracker
+    clock: RunClock
+    authenticator: Authenticator
+    trouble: str
+    draining: bool
+
+    def moment(self) -> Moment:
+        """The present instant, as the scheduling policy sees it."""
+        ...
+
+
+def live_snapshot(master: LiveRun) -> dict[str, Any]:
     """Status of the run that ``master`` serves."""
     snapshot = journal_snapshot(master.run_state, master.tracker, master.clock.now())
     snapshot["master_alive"] = True
     snapshot["workers"] = [
         _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
     ]
-    snapshot["wire"] = {**master.wire.refusals.as_status(), "cut_off": master.authenticator.cut_off}
+    snapshot["wire"] = master.authenticator.refusals.as_status()
     snapshot["security"] = master.authenticator.security
     snapshot["trouble"] = (
         master.trouble or snapshot["trouble"] or standstill(master.run_state, master.fleet)
@@ -51,16 +65,16 @@ def live_snapshot(master: Master) -> dict[str, Any]:
 def journal_snapshot(
     run_state: RunState, tracker: ScoreTracker | None = None, now: float | None = None
 ) -> dict[str, Any]:
-    """Status as the journal tells it; of workers only who was there last and what they held.
+    """Status from the journal alone, with the workers that were last present and their work.
 
-    ``tracker`` follows the same run and saves scoring it anew; ``now`` is its `RunClock`'s, by
-    default as one that started now would have it. Every key is there before the run has begun,
-    too: ``run`` is then empty.
+    ``tracker`` follows the same run, and saves scoring it again. ``now`` is the time of the run's
+    `RunClock`, by default that of a clock started now. A run that has not begun has every key too;
+    its ``run`` is empty.
     """
     spec = run_state.spec
     trouble = _scaling_trouble(run_state)
     now = max(time.time(), run_state.time) if now is None else now
-    standing = Scores() if trouble else (tracker or ScoreTracker()).stand(run_state)
+    scores = Scores() if trouble else (tracker or ScoreTracker()).stand(run_state)
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -83,8 +97,8 @@ def journal_snapshot(
         },
         "references": references_of(run_state),
         "measured": _measured(run_state),
-        "front": [_point(run_state, *point) for point in standing.front.items()],
-        "hypervolume": standing.hypervolume,
+        "front": [_point(run_state, *point) for point in scores.front.items()],
+        "hypervolume": scores.hypervolume,
         "load_rate": load_rate(run_state, now),
         "stages": stage_summary(run_state),
         "workers": [_last_seen(run_state, name) for name in _present(run_state)],
@@ -105,7 +119,7 @@ def is_rehearsal(run_state: RunState) -> bool:
 
 
 def _scaling_trouble(run_state: RunState) -> str:
-    """Why Eq. 2 cannot be applied to the references; empty when it can, or they are not in yet."""
+    """Why Eq. 2 cannot be applied to the references; "" if it can, or they are not measured yet."""
     try:
         check_scaling(run_state)
     except SearchError as error:
@@ -156,7 +170,7 @@ def _last_seen(run_state: RunState, name: str) -> dict[str, Any]:
     }
 
 
-def _worker(master: Master, worker: Worker) -> dict[str, Any]:
+def _worker(master: LiveRun, worker: Worker) -> dict[str, Any]:
     moment = master.moment()
     held = master.run_state.held_by(worker.name)
     beat = worker.beat
@@ -164,7 +178,7 @@ def _worker(master: Master, worker: Worker) -> dict[str, Any]:
         "name": worker.name,
         "gpu": worker.gpu,
         "host": worker.host,
-        "state": worker_state(worker, busy=bool(held)),
+        "state": _worker_state(worker, busy=bool(held)),
         "reason": worker.quarantined or worker.unfit,
         "trouble": beat.trouble if beat else "",
         "heartbeat_age": round(moment.now - worker.heard, 3),
@@ -180,7 +194,7 @@ def _worker(master: Master, worker: Worker) -> dict[str, Any]:
     }
 
 
-def worker_state(worker: Worker, *, busy: bool) -> str:
+def _worker_state(worker: Worker, *, busy: bool) -> str:
     """One word for what a worker is doing."""
     if worker.quarantined:
         return "quarantined"
@@ -191,12 +205,3 @@ def worker_state(worker: Worker, *, busy: bool) -> str:
     if worker.foreign:
         return "busy elsewhere"
     return "busy" if busy else "idle"
-
-
-def tokens_and_accuracy(evaluation: Evaluation) -> tuple[float, float]:
-    """Means over the benchmarks of generated tokens and accuracy."""
-    if not isinstance(evaluation.body, Evaluated):
-        return 0.0, 0.0
-    results = list(evaluation.body.benchmarks.values())
-    count = len(results)
-    return sum(r.tokens for r in results) / count, sum(r.accuracy for r in results) / count

@@ -1,8 +1,8 @@
-"""The status sockets: one answers `status` with a JSON snapshot, one publishes events.
+"""The status sockets: one answers `status` with a JSON snapshot, one publishes committed events.
 
-Both are read-only and separate from the workers' socket. They live on ipc in the run directory;
-their addresses are in `status.json` there. Requests are answered on TCP as well when asked for,
-with keys to those who may come in.
+Both are read-only and apart from the workers' socket. They are Unix sockets in the run directory,
+whose addresses are in its `status.json`. With ``--status-bind`` a TCP socket answers requests too;
+it demands keys if the master has them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +26,28 @@ from apbmm_master.journal.events import Record
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.status.snapshot import is_rehearsal
 from apbmm_master.wire.authentication import STATUS, Authenticator
-from apbmm_master.wire.endings import Endings
 from apbmm_master.wire.refusals import NotAllowedError
 from apbmm_master.wire.router import bind_hint
 
 log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 0.2
-"""Whoever asks again within this time gets the same snapshot."""
+"""Requests within this time of a snapshot are answered with the same one."""
 SNAPSHOT_SHARE = 0.1
-"""Of the master's time at most, that snapshots take where they take long."""
+"""Largest share of the master's time that making snapshots may take."""
 PAUSE_SECONDS = 0.001
-"""After each answer: however many ask, the run has the loop for most of the time."""
+"""Pause after each answer, so that many requests leave the event loop to the run."""
 FAREWELL_SECONDS = 2.0
-"""Whoever watches asks at least this often; see `StatusSocket.farewell`."""
+"""`apbmm status --watch` asks at least this often; see `StatusSocket.farewell`."""
 MAX_REQUEST_BYTES = 4096
-"""Whoever sends more is cut off by libzmq, and counted if it had not asked before."""
+"""libzmq closes the connection of a longer request."""
 ADDRESS_FILE = "status.json"
 LONGEST_IPC_PATH = 100
-"""Unix sockets have 108 bytes for their path, ZeroMQ's prefix not counted."""
+"""Bytes. The path of a Unix socket has at most 108."""
 
 
 class StatusSocket:
-    """Serves ``snapshot()`` and publishes records; ``tcp`` binds the requests to TCP as well."""
+    """Answers requests with ``snapshot()`` and publishes records; ``tcp`` is a further address."""
 
     def __init__(
         self,
@@ -64,61 +62,63 @@ class StatusSocket:
         self._folder = _socket_folder(run_dir)
         self._address_file = run_dir / ADDRESS_FILE
         self._authenticator = authenticator
-        local = _router()
-        self._requests = [(local, authenticator.watch(local, probed=True))]
-        self._asked_from_afar = -math.inf
+        self._local = _router()
+        self._remote: zmq.asyncio.Socket | None = None
+        self._remote_asked = -math.inf
         self._events: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         addresses = {
             "status": f"ipc://{self._folder}/status.sock",
             "events": f"ipc://{self._folder}/events.sock",
         }
-        local.bind(addresses["status"])
+        self._local.bind(addresses["status"])
         self._events.bind(addresses["events"])
         if tcp:
             addresses["tcp"] = self._bind_tcp(tcp)
         self._address_file.write_text(json.dumps(addresses) + "\n", encoding="utf-8")
 
     def _bind_tcp(self, address: str) -> str:
-        # A socket of its own: on the run directory's one there are no keys.
-        router = _router()
-        self._requests.append((router, self._authenticator.guard(router, STATUS)))
+        # Not the local socket: that one has no keys.
+        self._remote = _router()
+        self._authenticator.guard(self._remote, STATUS)
         try:
-            router.bind(address)
+            self._remote.bind(address)
         except zmq.ZMQError as error:
             self.close()
             raise UsageError(
                 f"cannot serve status on {address}: {error}", bind_hint(error, "--status-bind")
             ) from error
-        return router.get_string(zmq.LAST_ENDPOINT)
+        return self._remote.get_string(zmq.LAST_ENDPOINT)
 
     async def serve(self) -> None:
-        """Answer requests until cancelled; anything but `status` gets an error object."""
-        await asyncio.gather(*starmap(self._serve, self._requests))
+        """Answer requests until cancelled; a request other than `status` gets an error object."""
+        serving = [self._serve(self._local, lambda request: self._answer(request.bytes))]
+        if self._remote is not None:
+            serving.append(self._serve(self._remote, self._answer_remote))
+        await asyncio.gather(*serving)
 
-    async def _serve(self, router: zmq.asyncio.Socket, endings: Endings) -> None:
+    async def _serve(
+        self, router: zmq.asyncio.Socket, answer: Callable[[zmq.Frame], bytes]
+    ) -> None:
         while True:
-            frames = await router.recv_multipart(copy=False)
-            # REQ sends an empty delimiter frame, DEALER none.
-            envelope, request = [frame.bytes for frame in frames[:-1]], frames[-1]
-            endings.expect(envelope[0])  # whoever has asked owes no goodbye
-            afar = router is not self._requests[0][0]
-            answer = self._answer_afar(request) if afar else self._answer(request.bytes)
+            *envelope, request = await router.recv_multipart(copy=False)
+            # A REQ socket puts an empty delimiter frame into the envelope, a DEALER none.
+            reply = [*(frame.bytes for frame in envelope), answer(request)]
             try:
-                await router.send_multipart([*envelope, answer], flags=zmq.DONTWAIT)
+                await router.send_multipart(reply, flags=zmq.DONTWAIT)
             except zmq.ZMQError as error:
-                log.info("a status request was not waited for: %s", error)
-            # To receive from a socket that has more does not give the loop its turn.
+                log.info("the sender of a status request has gone: %s", error)
+            # Receiving from a socket that has more messages does not yield to the event loop.
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _answer_afar(self, request: zmq.Frame) -> bytes:
-        """Over TCP only to whom the allow-list lets in now, as the workers' messages are taken."""
+    def _answer_remote(self, request: zmq.Frame) -> bytes:
+        """The answer over TCP, if the allow-list has the sender's key now."""
         if self._authenticator.keys is not None:
             try:
                 self._authenticator.require_reader(str(request.get("User-Id")))
             except NotAllowedError as error:
                 self._authenticator.refusals.note("keys", error.message, error.hint)
                 return _error(error.message, error.hint)
-        self._asked_from_afar = time.monotonic()
+        self._remote_asked = time.monotonic()
         return self._answer(request.bytes)
 
     def _answer(self, request: bytes) -> bytes:
@@ -132,18 +132,18 @@ class StatusSocket:
         return self._answer_kept
 
     async def farewell(self) -> None:
-        """Go on answering a little, if somebody watches over TCP.
+        """Answer for `FAREWELL_SECONDS` longer if a reader watches over TCP.
 
-        In the run directory the journal tells how a run ended; elsewhere only the master can.
+        Only the master can tell that reader how the run ended; a local one reads the journal.
         """
-        self._keep_until = -math.inf  # what it says of the run is no longer true
-        if time.monotonic() - self._asked_from_afar < FAREWELL_SECONDS:
+        self._keep_until = -math.inf  # the kept snapshot is older than the end
+        if time.monotonic() - self._remote_asked < FAREWELL_SECONDS:
             await asyncio.sleep(FAREWELL_SECONDS)
 
     def publish(self, record: Record, run_state: RunState) -> None:
         """Publish one committed event: topic (the event's name), then JSON.
 
-        ``rehearsal`` is true in every event of a rehearsal, as it is in its status.
+        As in the status, ``rehearsal`` is true if the run's measurements are invented.
         """
         body = {
             "run": run_state.run,
@@ -157,12 +157,13 @@ class StatusSocket:
                 [record.event.event.encode(), json.dumps(body).encode()], flags=zmq.DONTWAIT
             )
         except zmq.Again:
-            log.info("a follower of events is too slow; it misses some")
+            log.info("a subscriber is too slow and misses events")
 
     def close(self) -> None:
         """Close the sockets and remove the address file."""
-        for router, _ in self._requests:
-            socket_monitor.close(router, 200)
+        self._local.close(linger=200)
+        if self._remote is not None:
+            socket_monitor.close(self._remote, 200)
         self._events.close(linger=200)
         self._address_file.unlink(missing_ok=True)
 

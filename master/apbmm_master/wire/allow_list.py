@@ -1,4 +1,4 @@
-"""Whom the master lets in: a folder of public certificates, looked at again for every frame."""
+"""The workers that a master accepts: a folder of public certificates, checked for every frame."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from apbmm_common.protocol.curve_keys import PUBLIC, load_public
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""Between looks at the files themselves; files that come or go are noticed at once."""
+"""How often the files themselves are checked. New and deleted files are noticed at once, by the
+folder's modification time."""
 _UNSETTLED_NANOSECONDS = 50_000_000
-"""A file system's clock ticks this often at the most: a younger folder may have changed again."""
+"""Coarsest tick of a file system's clock. Within it a folder may change twice and keep one
+modification time, so a folder that changed more recently is read again."""
 
 _Stamp = tuple[int, int, int]
 
 
 class AllowList:
-    """Names by their public keys, as the folder says now. ``revision`` counts its changes.
+    """Worker names by public key, as the folder holds them now; ``revision`` counts the changes.
 
-    Asking costs one ``stat`` while nothing changes. Only a certificate that is gone, or holds
-    another key, shuts somebody out: one that cannot be read, for it is half written or this
-    process has no files left, stays what it was last. It is logged once, and read again.
+    A look-up costs one ``stat`` while nothing changes. A key is revoked when its certificate is
+    deleted or holds another key. A certificate that cannot be read (half written, or this process
+    has no file descriptors left) keeps its last key, is logged once, and is read again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,20 +42,20 @@ class AllowList:
         self.look()
 
     def name_of(self, key: bytes) -> str:
-        """The worker that a key belongs to; empty when it is not let in."""
+        """The worker that a key belongs to; "" for a key that is not allowed."""
         self.look()
         return self._names.get(key, "")
 
     def former_name_of(self, key: bytes) -> str:
-        """The worker that a key belonged to before it was revoked; empty for a stranger's."""
+        """The worker that a revoked key belonged to; "" for a key that was never allowed."""
         return self._former.get(key, "")
 
     def is_allowed(self, key: bytes, name: str) -> bool:
-        """Whether a key is let in under this name."""
+        """Whether a key is allowed, and belongs to this worker."""
         return self.name_of(key) == name
 
     def look(self) -> None:
-        """See what has changed in the folder."""
+        """Read the folder again if it may have changed."""
         try:
             changed = self._folder.stat().st_mtime_ns
         except OSError:
@@ -66,7 +68,7 @@ class AllowList:
         self._read()
 
     def _read(self) -> None:
-        """Read what is new or has changed, and forget what is gone."""
+        """Read new and changed certificates, and drop those that are gone."""
         try:
             entries = self._certificates()
         except (FileNotFoundError, NotADirectoryError):
@@ -81,7 +83,7 @@ class AllowList:
             name = entry.name.removesuffix(PUBLIC)
             try:
                 files[name] = self._file(entry, *self._files.get(name, (None, b"")))
-            except FileNotFoundError:  # it went between the two, or is a link to nothing
+            except FileNotFoundError:  # deleted since the listing, or a dangling link
                 continue
         self._files = files
         names = {key: name for name, (_, key) in files.items() if key}
@@ -91,7 +93,7 @@ class AllowList:
             self._names = names
 
     def _certificates(self) -> list[os.DirEntry[str]]:
-        # Paths would cost ten times as much, and a thousand workers' are looked at every second.
+        # `Path.glob` takes ten times as long; a thousand workers' files are listed every second.
         with os.scandir(self._folder) as entries:
             found = [entry for entry in entries if entry.name.endswith(PUBLIC)]
         return sorted(found, key=lambda entry: entry.name)
@@ -99,7 +101,10 @@ class AllowList:
     def _file(
         self, entry: os.DirEntry[str], known: _Stamp | None, key: bytes
     ) -> tuple[_Stamp | None, bytes]:
-        """A certificate as it is now, given what it was; without a stamp it is read again."""
+        """Stamp and key of a certificate, read only when its stamp is not ``known``.
+
+        A certificate that cannot be read keeps its ``key`` and gets no stamp.
+        """
         try:
             status = entry.stat()
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
@@ -116,4 +121,4 @@ class AllowList:
     def _warn(self, name: str, reason: str, *, kept: bool) -> None:
         if name not in self._unread:
             self._unread.add(name)
-            log.warning("%s%s", reason, "; whom it let in stays let in" if kept else "")
+            log.warning("%s%s", reason, "; its last key stays allowed" if kept else "")

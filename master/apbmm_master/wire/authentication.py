@@ -1,8 +1,9 @@
-"""Who comes in: handshakes are answered, and every frame's key is looked up again.
+"""Decides who may talk to the master: at the handshake, and again for every frame.
 
-With keys, libzmq asks `Authenticator` over ZAP about each new connection, and marks each frame of
-it with the key that it proved (its User-Id). A key that is revoked later is noticed at its next
-frame. Without keys everybody comes in, so that the master may only be reached from its own host.
+With keys, libzmq asks about each new connection over ZAP (its authentication protocol, RFC 27) and
+marks every frame with the public key that the connection proved (the frame's User-Id). Looking that
+key up again for each frame makes revocation take effect at the next one. Without keys every
+connection is accepted, so the master should be reachable from its own host only.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from typing import Literal
 
 import zmq
 import zmq.asyncio
-from zmq.auth.base import Authenticator as ZapAuthenticator
+from zmq.auth.asyncio import AsyncioAuthenticator
 
 from apbmm_common.protocol import socket_monitor
 from apbmm_common.protocol.curve_keys import MasterKeys
 from apbmm_common.protocol.messages import FromWorker, Hello
 from apbmm_master.wire.allow_list import AllowList
-from apbmm_master.wire.endings import Endings
 from apbmm_master.wire.refusals import NotAllowedError, Refusals
 
 log = logging.getLogger(__name__)
 
 WORKERS, STATUS = "workers", "status"
-"""ZAP domains: the master's own key may ask for the status, but is no worker's."""
+"""The two ZAP domains. The master's own key may ask for the status, but may not act as a worker."""
 
 
 class Authenticator:
-    """Keeps the allow-list of one master; one in a process, for libzmq has one ZAP handler.
+    """The allow-list of one master and its enforcement.
 
-    ``exposed``: other hosts reach the master; somebody said that this is wanted without keys.
+    A process can have only one that is open, because libzmq has one ZAP handler. ``exposed`` says
+    that other hosts can reach the master although it has no keys (``--insecure``).
     """
 
     def __init__(self, keys: MasterKeys | None = None, *, exposed: bool = False) -> None:
@@ -40,76 +41,61 @@ class Authenticator:
         self.refusals = Refusals()
         self._exposed = exposed
         self._allowed = AllowList(keys.allowed) if keys else None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._endings: list[Endings] = []
-        self._zap: _Zap | None = None
+        self._watchers: list[asyncio.Task[None]] = []
+        self._handshakes: _Handshakes | None = None
 
     @property
     def security(self) -> Literal["curve", "local", "insecure"]:
-        """What keeps strangers out: keys, that only this host reaches the master, or nothing."""
+        """What protects the master: keys, being reachable from this host only, or nothing."""
         if self.keys is not None:
             return "curve"
         return "insecure" if self._exposed else "local"
 
     @property
     def revision(self) -> int:
-        """Changes whenever somebody was let in or shut out."""
+        """Grows with every change of the allow-list."""
         return self._allowed.revision if self._allowed else 0
 
     def look(self) -> int:
-        """See what has changed in the allow-list; its `revision`."""
+        """Read the allow-list's changes; returns its `revision`."""
         if self._allowed is not None:
             self._allowed.look()
         return self.revision
 
     def open(self) -> None:
-        """Begin to answer handshakes; needs a running event loop."""
+        """Begin to answer handshakes. Needs a running event loop."""
         if self.keys is not None:
-            self._zap = _Zap(self)
-            self._tasks.append(asyncio.create_task(self._zap.answer()))
+            self._handshakes = _Handshakes(self)
+            self._handshakes.start()
 
     async def close(self) -> None:
-        """Stop answering, after the sockets are closed."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
-        if self._zap is not None:
-            self._zap.stop()
+        """Stop answering handshakes. To be called after the guarded sockets are closed."""
+        if self._handshakes is not None:
+            self._handshakes.stop()
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        self._watchers.clear()
 
     def check(self) -> None:
-        """Raise what ended a task: a master that answers no handshake must not go on unnoticed."""
-        for task in self._tasks:
-            if task.done() and not task.cancelled():
-                task.result()
+        """Raise the error that ended a task here, so that the master does not go on deaf."""
+        if self._handshakes is not None and self._handshakes.failure is not None:
+            raise self._handshakes.failure
+        for watcher in self._watchers:
+            if watcher.done() and not watcher.cancelled():
+                watcher.result()
 
-    def guard(self, server: zmq.asyncio.Socket, domain: str) -> Endings:
-        """Demand keys of whoever connects to a socket that is not bound yet, and `watch` it."""
+    def guard(self, server: zmq.asyncio.Socket, domain: str) -> None:
+        """Demand keys on a socket that is not bound yet, and count its failed handshakes."""
         if self.keys is not None:
             self.keys.secure(server, domain)
-        return self.watch(server)
-
-    def watch(self, server: zmq.asyncio.Socket, *, probed: bool = False) -> Endings:
-        """Count what becomes of the connections to a socket that is not bound yet.
-
-        What is returned is to be told of those that may end. ``probed``: a connection that never
-        came about is nothing to count, for programs connect only to see whether the master lives.
-        """
-        endings = Endings()
-        self._endings.append(endings)
-        watching = self._watch(socket_monitor.monitor(server), endings, probed=probed)
-        self._tasks.append(asyncio.create_task(watching))
-        return endings
-
-    @property
-    def cut_off(self) -> int:
-        """Connections that ended without a word, or for a frame over their socket's limit."""
-        return sum(endings.cut_off for endings in self._endings)
+        watching = self._count_failures(socket_monitor.monitor(server))
+        self._watchers.append(asyncio.create_task(watching))
 
     # ---- keys ----------------------------------------------------------------------------
 
     def lets_in(self, domain: str, key: bytes) -> bool:
-        """Whether a key may connect to a socket of a domain."""
+        """Whether the allow-list lets a key connect to the sockets of a domain."""
         assert self._allowed is not None
         assert self.keys is not None
         if self._allowed.name_of(key):
@@ -117,7 +103,7 @@ class Authenticator:
         return domain == STATUS and key == self.keys.pair.public
 
     def require_key(self, key: str) -> str:
-        """The worker that a key belongs to; empty without keys. Raises `NotAllowedError`."""
+        """Name of the worker that a key belongs to; "" without keys. Raises `NotAllowedError`."""
         if self._allowed is None:
             return ""
         name = self._allowed.name_of(key.encode())
@@ -127,12 +113,12 @@ class Authenticator:
         return name
 
     def require_reader(self, key: str) -> None:
-        """Refuse a question about the status by whoever may not ask. Raises `NotAllowedError`."""
+        """Raise `NotAllowedError` unless a key may ask for the status."""
         if self._allowed is not None and not self.lets_in(STATUS, key.encode()):
             self.require_key(key)
 
     def require_name(self, message: FromWorker, name: str) -> None:
-        """Refuse a HELLO under another name than its key's. Raises `NotAllowedError`."""
+        """Raise `NotAllowedError` for a HELLO that claims another name than that of its key."""
         if name and isinstance(message, Hello) and message.worker != name:
             raise NotAllowedError(
                 f"the key is worker {name}'s, and not {message.worker}'s",
@@ -140,19 +126,17 @@ class Authenticator:
             )
 
     def still_lets_in(self, key: str, name: str) -> bool:
-        """Whether a worker that is in may stay."""
+        """Whether a registered worker's key still belongs to its name."""
         return self._allowed is None or self._allowed.is_allowed(key.encode(), name)
 
-    # ---- connections that do not come about ----------------------------------------------
+    # ---- failed handshakes ---------------------------------------------------------------
 
-    async def _watch(self, source: zmq.asyncio.Socket, endings: Endings, *, probed: bool) -> None:
+    async def _count_failures(self, source: zmq.asyncio.Socket) -> None:
         with contextlib.closing(source):
             while True:
                 event, value = await socket_monitor.next_event(source)
-                endings.hear(event)
-                # A key that is not allowed was counted, and named, when ZAP asked about it.
-                denied = event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
-                if event & socket_monitor.FAILURES and not denied and not probed:
+                # `_Handshakes` has counted and named a key that is not allowed.
+                if event & socket_monitor.FAILURES and event != zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                     self.refusals.note("connections", *self._why(event, value))
 
     def _why(self, event: zmq.Event, value: int) -> tuple[str, str]:
@@ -170,22 +154,22 @@ class Authenticator:
         return f"a connection: {socket_monitor.name_of(event, value)}", ""
 
 
-class _Zap(ZapAuthenticator):
-    """pyzmq's ZAP handler with the door's allow-list, and a loop that survives what comes."""
+class _Handshakes(AsyncioAuthenticator):
+    """pyzmq's ZAP handler, asking the allow-list of an `Authenticator`."""
 
     def __init__(self, authenticator: Authenticator) -> None:
-        # Its debug messages hold keys of whoever tries.
-        quiet = logging.getLogger("zmq.auth")
-        quiet.setLevel(logging.ERROR)
-        super().__init__(zmq.asyncio.Context.instance(), log=quiet)
+        # pyzmq's debug messages hold the keys of rejected connections.
+        log_errors_only = logging.getLogger("zmq.auth")
+        log_errors_only.setLevel(logging.ERROR)
+        super().__init__(zmq.asyncio.Context.instance(), log=log_errors_only)
+        self.failure: Exception | None = None
         self._authenticator = authenticator
         self._address = ""
         for domain in (WORKERS, STATUS):
             self.configure_curve_callback(domain, self)
-        self.start()
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Whether to let a key in; counts and names the one that is not."""
+        """Whether to accept a key; counts a refusal and names its reason."""
         if self._authenticator.lets_in(domain, key):
             return True
         try:
@@ -195,25 +179,18 @@ class _Zap(ZapAuthenticator):
             self._authenticator.refusals.note("connections", reason, error.hint)
         return False
 
-    async def answer(self) -> None:
-        """Answer until cancelled."""
-        poller = zmq.asyncio.Poller()
-        poller.register(self.zap_socket, zmq.POLLIN)
-        while True:
-            await poller.poll()
-            request = self.zap_socket.recv_multipart()
-            self._address = request[3].decode(errors="replace") if len(request) > 3 else "?"
-            try:
-                await self.handle_zap_message(request)
-            except (ValueError, zmq.ZMQError) as error:
-                # REP wants its answer, or the next request is never read.
-                log.error("a handshake could not be judged: %s", error)
-                with contextlib.suppress(zmq.ZMQError, IndexError):
-                    self._send_zap_reply(request[1], b"500", b"no verdict")
+    async def handle_zap_message(self, msg: list[bytes]) -> None:
+        """Answer one handshake."""
+        self._address = msg[3].decode(errors="replace") if len(msg) > 3 else "?"
+        try:
+            await super().handle_zap_message(msg)
+        except Exception as error:
+            self.failure = error  # pyzmq's task would end unnoticed; `Authenticator.check` raises
+            raise
 
 
 def unknown(key: str) -> tuple[str, str]:
-    """Reason and hint for a key that was never let in. Public keys are no secrets."""
+    """Reason and hint for a key that was never allowed. (Public keys are not secret.)"""
     return (
         f"the key {key[:8]}... is not allowed",
         "apbmm keys new-worker NAME on the master's host lets a worker in",
@@ -221,5 +198,5 @@ def unknown(key: str) -> tuple[str, str]:
 
 
 def revoked(name: str) -> tuple[str, str]:
-    """Reason and hint for a key that was let in once."""
+    """Reason and hint for a key that was allowed before."""
     return f"the key of worker {name} was revoked", f"apbmm keys new-worker {name} makes a new one"

@@ -1,4 +1,4 @@
-"""What a master refused, and why: counted for status, logged once for each reason."""
+"""Counts what a master refused, for its status, and logs each reason once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["frames", "versions", "keys", "connections"]
 KINDS: tuple[Kind, ...] = ("frames", "versions", "keys", "connections")
-"""No message; another protocol; a key that is not allowed (as that); no connection came about."""
+"""``frames``: not a valid message. ``versions``: another protocol version. ``keys``: a message
+whose key is not allowed (any more, or under that name). ``connections``: a failed handshake."""
 REMEMBERED = 1000
-"""Different reasons that are logged, and connections whose worker's name is kept."""
+"""At most so many different reasons are logged, and so many connections' worker names kept."""
 
 
 class NotAllowedError(WireError):
@@ -22,7 +23,7 @@ class NotAllowedError(WireError):
 
 
 class Refusals:
-    """Counts by kind; ``last`` is the latest reason. A flood of refusals is not a flood of logs."""
+    """Counts by kind; ``last`` is the latest reason. Repeated reasons are not logged again."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -30,7 +31,7 @@ class Refusals:
         self._logged: set[str] = set()
 
     def note(self, kind: Kind, reason: str, hint: str = "") -> None:
-        """Count one."""
+        """Count one refusal."""
         self.counts[kind] += 1
         self.last = reason
         if reason not in self._logged and len(self._logged) < REMEMBERED:
@@ -38,6 +39,6 @@ class Refusals:
             log.warning("refused: %s%s", reason, f" (hint: {hint})" if hint else "")
 
     def as_status(self) -> dict[str, Any]:
-        """Part of the status snapshot."""
+        """The counts as the status snapshot has them."""
         counts = {f"refused_{kind}": self.counts[kind] for kind in KINDS}
         return {**counts, "last_refusal": self.last}

@@ -1,4 +1,4 @@
-"""The workers' socket: frames come in and are decoded or refused, messages go out."""
+"""The workers' socket: decodes or refuses the frames that come in, and sends messages."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ import zmq.asyncio
 from apbmm_common.errors import UsageError, WireError
 from apbmm_common.protocol import socket_monitor
 from apbmm_common.protocol.codec import MAX_BYTES, VersionMismatchError, decode, encode
-from apbmm_common.protocol.messages import FROM_WORKER, Bye, FromMaster, FromWorker, Hello, Refuse
+from apbmm_common.protocol.messages import FROM_WORKER, FromMaster, FromWorker, Hello, Refuse
 from apbmm_master.wire.authentication import WORKERS, Authenticator
-from apbmm_master.wire.endings import Endings
 from apbmm_master.wire.refusals import REMEMBERED, NotAllowedError
 
 log = logging.getLogger(__name__)
 
 INBOX_FRAMES = 256
-"""Messages read ahead; beyond it they wait in the sockets, which take turns: whoever sends more
-than is read delays himself."""
+"""Messages read ahead. Further ones wait in libzmq's queues, one for each connection. libzmq reads
+these queues in turn, so a worker that sends too much delays only itself."""
 MAX_FRAME_BYTES = 4 * MAX_BYTES
-"""Up to it a frame that is too long is refused, and counted, as any that is no message. Whoever
-sends a longer one is cut off by libzmq (ZMQ_MAXMSGSIZE), and counted as `Endings` say."""
+"""A frame over `MAX_BYTES` is refused and counted, like any other frame that is not a message. For
+a frame over this limit libzmq closes the connection (ZMQ_MAXMSGSIZE). The master hears of it only
+as of any connection that ends, so such frames are not counted."""
 WAITING_MESSAGES = 250
-"""Of one connection, in its socket: a gigabyte, were all frames that long."""
+"""Length of one connection's queue: at most a gigabyte, if all frames have the greatest length."""
 LINGER_MILLISECONDS = 2000
 FAREWELL_SECONDS = 0.5
-"""For workers to read the last messages: a connection that closes takes along what they have not
-read (their sockets are set to ZMQ_IMMEDIATE). Should that happen, they keep their results."""
+"""Time for workers to read the last messages before the socket closes. Closing a connection
+discards what the worker has not read, because workers set ZMQ_IMMEDIATE. A worker that misses a
+RESULT_ACK keeps its result, so nothing is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message with the connection it came by, and the key that this proved ("" without keys)."""
+    """A message, its connection, and the public key that this proved ("" without keys)."""
 
     identity: bytes
     message: FromWorker
     key: str
 
 
-class Wire:
-    """A ROUTER that a task of its own reads ahead; ``nudge`` is called for every message."""
+class Router:
+    """A ROUTER socket with a task that reads ahead and calls ``nudge`` for every message."""
 
     def __init__(
         self, address: str, nudge: Callable[[], None], authenticator: Authenticator
@@ -61,36 +62,36 @@ class Wire:
 
     @property
     def has_messages(self) -> bool:
-        """Whether anything waits to be received."""
+        """Whether `receive` would find a message."""
         return not self._inbox.empty()
 
     def open(self) -> None:
         """Listen. Raises `UsageError` when the address cannot be bound."""
-        self._router, self._endings = open_router(self._address, self._authenticator)
+        self._socket = _open_socket(self._address, self._authenticator)
         self._reader = asyncio.create_task(self._read())
 
     def check(self) -> None:
-        """Raise what ended the reading: a master that hears nobody must not go on unnoticed."""
+        """Raise the error that ended the reading task, so that the master does not go on deaf."""
         if self._reader.done():
             self._reader.result()
 
     async def close(self) -> None:
-        """Stop listening; what was sent leaves within `LINGER_MILLISECONDS`."""
+        """Stop listening. Sent messages have `LINGER_MILLISECONDS` to leave."""
         await asyncio.sleep(FAREWELL_SECONDS)
         self._reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._reader
-        socket_monitor.close(self._router, LINGER_MILLISECONDS)
+        socket_monitor.close(self._socket, LINGER_MILLISECONDS)
 
     async def _read(self) -> None:
         while True:
-            frames = await self._router.recv_multipart(copy=False)
+            frames = await self._socket.recv_multipart(copy=False)
             key = str(frames[-1].get("User-Id")) if self._authenticator.keys else ""
             await self._inbox.put(([frame.bytes for frame in frames], key))
             self._nudge()
 
     async def receive(self) -> Received | None:
-        """The next message; None for one that was refused, or if none waits."""
+        """The next message; None if it was refused or if there is none."""
         if self._inbox.empty():
             return None
         (identity, *frames), key = self._inbox.get_nowait()
@@ -104,12 +105,10 @@ class Wire:
             return None
         if isinstance(message, Hello):
             self._remember(identity, message.worker)
-        if isinstance(message, Bye):
-            self._endings.expect(identity)
         return Received(identity, message, key)
 
     async def refuse(self, identity: bytes, error: WireError, name: str = "") -> None:
-        """Count a refusal under the name of its worker, and tell whoever can make use of it."""
+        """Count a refusal with its worker's name. Answer REFUSE where the sender can act on it."""
         known = name or self._names.get(identity, "")
         match error:
             case NotAllowedError():
@@ -126,53 +125,53 @@ class Wire:
         await self.send(identity, Refuse(reason=error.message, hint=error.hint))
 
     def _remember(self, identity: bytes, name: str) -> None:
-        """Only HELLO says a name; what is refused later shall have it as well."""
+        """Keep a connection's worker name: only HELLO tells it, and later refusals quote it."""
         self._names[identity] = name[:128]
         self._names.move_to_end(identity)
         if len(self._names) > REMEMBERED:
             self._names.popitem(last=False)
 
     async def send(self, identity: bytes, message: FromMaster) -> None:
-        """Send if the peer is there and reads; whatever matters is sent again."""
+        """Send unless the worker is gone or does not read; important messages are sent again."""
         try:
-            await self._router.send_multipart([identity, *encode(message)], flags=zmq.DONTWAIT)
+            await self._socket.send_multipart([identity, *encode(message)], flags=zmq.DONTWAIT)
         except zmq.ZMQError as error:
             log.info("a %s could not be sent: %s", message.type, error)
 
 
 def flush() -> None:
-    """Let what was sent leave before the process ends, for at most `LINGER_MILLISECONDS`.
+    """Wait at most `LINGER_MILLISECONDS` for sent messages to leave, before the process ends.
 
-    Without it the last acknowledgements and BYEs are lost with the process.
+    Otherwise the last acknowledgements and BYEs are lost with the process.
     """
     zmq.asyncio.Context.instance().destroy(linger=LINGER_MILLISECONDS)
     zmq.Context.instance().destroy(linger=LINGER_MILLISECONDS)
 
 
-def open_router(address: str, authenticator: Authenticator) -> tuple[zmq.asyncio.Socket, Endings]:
-    """The workers' socket with its endings. Raises `UsageError` when it cannot be bound."""
+def _open_socket(address: str, authenticator: Authenticator) -> zmq.asyncio.Socket:
+    """The workers' socket, bound. Raises `UsageError` when it cannot be."""
     router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
     router.set(zmq.ROUTER_MANDATORY, 1)
-    # A connection that claims the identity of another one gets no messages: nobody can take
-    # another's route. Workers leave the choice to this socket, so that one whose connection broke
-    # comes back at once, as a new connection.
+    # A second connection with the identity of a living one gets no messages, so nobody can divert
+    # another worker's. Workers let this socket choose their identity: after a broken connection a
+    # worker returns at once under a new one.
     router.set(zmq.ROUTER_HANDOVER, 0)
     router.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     router.set(zmq.SNDHWM, 1000)
     router.set(zmq.RCVHWM, WAITING_MESSAGES)
     router.set(zmq.HEARTBEAT_IVL, 5000)
     router.set(zmq.HEARTBEAT_TIMEOUT, 20000)
-    endings = authenticator.guard(router, WORKERS)
+    authenticator.guard(router, WORKERS)
     try:
         router.bind(address)
     except zmq.ZMQError as error:
         socket_monitor.close(router, 0)
         raise UsageError(f"cannot listen on {address}: {error}", bind_hint(error)) from error
-    return router, endings
+    return router
 
 
 def bind_hint(error: zmq.ZMQError, flag: str = "--bind") -> str:
-    """What helps when an address cannot be bound."""
+    """The hint for an address that cannot be bound; ``flag`` is the option that gave it."""
     match error.errno:
         case errno.EADDRINUSE:
             return f"is another master using the port? choose another {flag}"

@@ -243,11 +243,6 @@ def test_what_was_refused_is_shown_by_kind() -> None:
     assert "refused" not in shown(wire=dict.fromkeys(counts, 0))
 
 
-def test_connections_that_were_cut_off_are_shown() -> None:
-    assert "connections that ended without a goodbye: 3 (a link" in shown(wire={"cut_off": 3})
-    assert "goodbye" not in shown(wire={"cut_off": 0})
-
-
 def test_a_master_that_anybody_reaches_says_so() -> None:
     assert "INSECURE" in shown(security="insecure")
     for word in ("curve", "local"):

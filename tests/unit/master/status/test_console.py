@@ -19,7 +19,7 @@ from apbmm_master.journal.events import (
 )
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.run_checks import require_settings
-from apbmm_master.status.console import Progress
+from apbmm_master.status.console import RunConsole
 from apbmm_master.status.snapshot import journal_snapshot
 from protocol_world import World, measurement
 
@@ -32,7 +32,9 @@ FIXED = frozenset(
 
 def test_messages_of_workers_are_no_markup() -> None:
     world, out = World(), io.StringIO()
-    progress = Progress(world.run_state, Path("run"), Console(file=out, width=200, soft_wrap=True))
+    progress = RunConsole(
+        world.run_state, Path("run"), Console(file=out, width=200, soft_wrap=True)
+    )
     text = "lost [/tmp/x] and [bold]more"
     for event in (
         AttemptFailed(
@@ -48,14 +50,14 @@ def test_messages_of_workers_are_no_markup() -> None:
 
 def test_the_beginning_says_how_to_start_a_worker() -> None:
     out = io.StringIO()
-    progress = Progress(World().run_state, Path("run"), Console(file=out, width=200))
+    progress = RunConsole(World().run_state, Path("run"), Console(file=out, width=200))
     progress.begin("tcp://127.0.0.1:5799")
     assert "apbmm-worker --gpu N --master tcp://127.0.0.1:5799" in out.getvalue()
 
 
 def test_after_a_signal_what_is_waited_for_is_named() -> None:
     world, out = World(), io.StringIO()
-    progress = Progress(world.run_state, Path("run"), Console(file=out, width=200))
+    progress = RunConsole(world.run_state, Path("run"), Console(file=out, width=200))
     progress.draining(world.run_state)
     assert out.getvalue() == ""
     world.join("a")

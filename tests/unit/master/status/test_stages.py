@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from apbmm_common.protocol.stages import stage_line
 from apbmm_master.journal.events import ResultRecorded
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.status.stage_seconds import stage_summary
+from apbmm_master.status.stages import stage_line, stage_summary
 from protocol_world import World, measurement
 
 STAGES = {"load": 1.0, "evaluate": 16.0, "report": 1.0}

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from apbmm_master.status.console import Progress
-from apbmm_master.status.lenient_output import LenientOutput
+from apbmm_master.status.console import LenientOutput, RunConsole
 from protocol_world import World
 
 
@@ -37,7 +36,7 @@ def test_without_standard_output_a_run_is_followed_all_the_same(
     """As when the shell closed it: >&-"""
     monkeypatch.setattr("sys.stdout", None)
     world = World()
-    progress = Progress(world.run_state, Path("run"))
+    progress = RunConsole(world.run_state, Path("run"))
     with progress:
         progress.begin("tcp://127.0.0.1:5799")
     progress.conclude(world.run_state)
