@@ -33,7 +33,7 @@ def check(run_file: Path, /) -> int:
     run_file
         RUN.toml.
     """
-    from apbmm.check.inspect import check as run_check
+    from apbmm.check.command import check as run_check
 
     return run_check(run_file)
 
@@ -83,7 +83,7 @@ def compare(
     json
         Print one JSON object instead.
     """
-    from apbmm.compare.runs import show_comparison
+    from apbmm.compare.command import show_comparison
 
     return show_comparison(run_dirs, as_json=json)
 

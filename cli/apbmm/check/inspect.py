@@ -1,7 +1,4 @@
-"""`apbmm check`: a dry run that names every fault at once, or says what would run. No torch.
-
-`inspect` collects, `apbmm.check.view` prints.
-"""
+"""What `apbmm check` finds out about a run: every fault at once, and what would run. No torch."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from apbmm_common.checkpoint.compatibility import IDENTICAL, compatibility_fault
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count, read_checkpoint, text_config
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.datasets.prompts import read_prompts
-from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, RunFileError, SourceError
+from apbmm_common.errors import ApbmmError, RunFileError, SourceError
 from apbmm_common.run_file.load import (
     Benchmark,
     Engine,
@@ -54,18 +51,6 @@ class Inspection:
         text = f"{name}: {error}" if name else str(error)
         if text not in self.faults:
             self.faults.append(text)
-
-
-def check(run_file: Path) -> int:
-    """Print every fault of a run file, numbered, or what it would run; returns the exit code."""
-    from apbmm.check.view import print_faults, print_plan
-
-    found = inspect(run_file)
-    if found.faults:
-        print_faults(found)
-        return EXIT_USAGE
-    print_plan(found)
-    return EXIT_DONE
 
 
 def inspect(run_file: Path) -> Inspection:

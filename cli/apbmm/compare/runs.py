@@ -5,8 +5,6 @@ merges of the same sources the same questions in the same way. Runs for which th
 refused, and every difference is named. What changes no question is told in a note. All runs are
 scaled by one measurement of the references, the first one, so that two measurements that differ
 (another card, another engine) do not shift one run against the other.
-
-`compare` collects, `apbmm.compare.view` prints.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apbmm.status.query import run_directory
-from apbmm_common.errors import EXIT_DONE, ApbmmError, UsageError
+from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.events import EpochStarted, Record
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -86,15 +84,6 @@ class Comparison:
     rehearsal: bool
     pooled_front: int
     notes: tuple[str, ...]
-
-
-def show_comparison(run_dirs: Sequence[Path], *, as_json: bool) -> int:
-    """Print the comparison of runs; returns the exit code."""
-    from apbmm.compare.view import print_json, print_table
-
-    found = compare(read_runs(run_dirs))
-    (print_json if as_json else print_table)(found)
-    return EXIT_DONE
 
 
 def read_runs(run_dirs: Sequence[Path]) -> list[Run]:

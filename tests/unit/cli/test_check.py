@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.check.inspect import Inspection, check, inspect, known_adapters
+from apbmm.check.command import check
+from apbmm.check.inspect import Inspection, inspect, known_adapters
 from apbmm.check.view import plan, size
 from apbmm_common.errors import RunFileError
 from apbmm_master.app import master
