@@ -14,7 +14,9 @@ from pathlib import Path
 from apbmm.check.parts import Parts, parts_of, sound_parts
 from apbmm_common.checkpoint.compatibility import IDENTICAL, compatibility_faults, identical_files
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count, read_checkpoint, text_config
+from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.remote_code import own_code, require_code
+from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import ApbmmError, RunFileError, SourceError
 from apbmm_common.run_file.load import (
@@ -24,7 +26,7 @@ from apbmm_common.run_file.load import (
     Merge,
     RunSpec,
 )
-from apbmm_common.run_file.space import block_of
+from apbmm_common.run_file.space import Space, block_of
 
 NO_SEARCH = (
     "this host cannot run apbmm-master: pip install '.[master]', in the folder of apbmm's sources, "
@@ -41,6 +43,8 @@ class Inspection:
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    identical_layers: tuple[int, ...] = ()
+    """Layers that are not searched: their tensors are the same in all sources."""
     code: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Python files that come with a checkpoint, by role; only where there are any."""
     questions: dict[str, int | None] = field(default_factory=dict)
@@ -101,8 +105,10 @@ def _inspect_sources(found: Inspection, parts: Parts) -> None:
         return
     if identical_files(checkpoints["thinking"], checkpoints["instruct"]):
         found.faults.append(f"sources: {IDENTICAL}")
+    elif faults := compatibility_faults(checkpoints):
+        found.faults += [f"sources: {fault}" for fault in faults]
     else:
-        found.faults += [f"sources: {fault}" for fault in compatibility_faults(checkpoints)]
+        _inspect_layers(found)
 
 
 def _inspect_code(found: Inspection, engine: Engine | None) -> None:
@@ -125,6 +131,18 @@ def _inspect_blocks(found: Inspection, merge: Merge | None) -> None:
             block_of(layers, merge.blocks)
         except RunFileError as error:
             found.fault(error)
+
+
+def _inspect_layers(found: Inspection) -> None:
+    """Find the layers that are not searched; a fault where none is left to search."""
+    pair = [found.checkpoints[role] for role in ("thinking", "instruct")]
+    try:
+        found.identical_layers = identical_layers(pair)
+        if found.spec is not None:
+            groups = outside_groups(pair)
+            Space.of(found.spec, layer_count(pair[-1]), groups, found.identical_layers)
+    except (SourceError, RunFileError) as error:
+        found.fault(error)
 
 
 def _inspect_generation(found: Inspection, generation: Generation) -> None:

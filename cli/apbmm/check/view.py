@@ -8,6 +8,7 @@ from rich.console import Console
 
 from apbmm.check.inspect import Inspection
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count
+from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.run_file.load import LINEAR, Benchmark, Objective, RunSpec
 
@@ -43,6 +44,8 @@ def plan(found: Inspection) -> list[Row]:
         )
     rows += [*_sources(found), *_code(found, spec)]
     rows.append(("merge", _merge(found, spec)))
+    if found.identical_layers and spec.merge_method == LINEAR:
+        rows.append(("layers", not_searched(found.identical_layers)))
     rows += [("benchmark", _benchmark(b, found.questions.get(b.name))) for b in spec.benchmarks]
     rows += [("generation", _generation(spec)), ("prior", _prior(spec))]
     rows += [("objective", _objective(o, spec)) for o in spec.objectives]

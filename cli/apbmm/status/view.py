@@ -83,6 +83,8 @@ def _counts(status: Entry) -> Text:
 def _trouble(status: Entry) -> list[str]:
     lines = [INSECURE] if status.get("security") == "insecure" else []
     lines += [str(status["trouble"])] if status.get("trouble") else []
+    if layers := status.get("identical_layers"):
+        lines.append(not_searched(layers))
     lines += [f"{f['id']} is given up: {f['message']}" for f in status.get("failures", ())]
     lines += [f"{e['id']} is set aside: {e['message']}" for e in status.get("set_aside", ())]
     wire = status.get("wire", {})

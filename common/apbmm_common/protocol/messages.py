@@ -75,6 +75,8 @@ class Ready(Message):
     layers: Annotated[int, Field(ge=1, le=4096)]
     outside: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
     """The groups of tensors that belong to no layer."""
+    identical_layers: Annotated[tuple[Count, ...], Field(max_length=4096)] = ()
+    """The layers whose tensors are the same in all sources; they are not searched."""
     digests: Annotated[dict[Id, Id], Field(max_length=256)]
     versions: Versions
 

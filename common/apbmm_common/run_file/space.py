@@ -1,14 +1,19 @@
 """What a decision vector means: master and worker must agree on it.
 
 A run searches [0, 1]^D. With the linear merge (Eq. 4) a vector holds the thinking model's weight
-for each layer (D = L), or for each of fewer blocks of contiguous layers; if the run file asks for
-them, the weights of what belongs to no layer follow, one for each group (`outside_layers`). With a
-model-level method it holds the weight, and the density, of that one merge of whole models.
+for each layer (D = L), or for each of fewer blocks of contiguous layers. If the run file asks for
+them, the weights of the tensors outside the layers follow, one for each group
+(``merge.outside_layers``). With a model-level method a vector holds the weight, and the density, of
+that one merge of whole models.
+
+Layers whose tensors are identical in all sources are not searched: their weight changes nothing. A
+block that consists of such layers alone is not searched either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from apbmm_common.errors import EvaluationError, RunFileError
@@ -32,38 +37,58 @@ def block_of(layers: int, blocks: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The space that a run searches. ``method`` as in `runfile.RunSpec.merge_method`.
+    """The space that a run searches. ``method`` as in `RunSpec.merge_method`.
 
-    ``owners`` is the component that weighs each layer, of a linear merge; with a model-level
-    method, whose components weigh no single layer, it is empty. ``outside`` are the groups that
-    the last components weigh.
+    ``owners``: for a linear merge, the component of a vector that weighs each layer, None for a
+    layer that is not searched. Empty for a model-level method, whose components weigh no single
+    layer. ``outside``: the groups of tensors that the last components weigh.
     """
 
     method: str
     dimensions: int
-    owners: tuple[int, ...] = ()
+    owners: tuple[int | None, ...] = ()
     outside: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spec: RunSpec, layers: int, groups: Sequence[str]) -> Space:
+    def of(
+        cls,
+        spec: RunSpec,
+        layers: int,
+        groups: Sequence[str],
+        identical: Collection[int] = (),
+    ) -> Space:
         """The space of a run whose sources have ``layers``, and ``groups`` outside them.
 
-        Raises `RunFileError` as `block_of` does.
+        ``identical``: the layers whose tensors are the same in all sources. Raises `RunFileError`
+        when that is all of them, and as `block_of` does.
         """
         method = spec.merge_method
-        if method == LINEAR:
-            blocks = spec.merge.blocks or layers
-            own = tuple(groups) if spec.merge.outside_layers == "own" else ()
-            return cls(method, blocks + len(own), block_of(layers, blocks), own)
-        return cls(method, 1 if method == TASK_ARITHMETIC else 2)
+        if method != LINEAR:
+            return cls(method, 1 if method == TASK_ARITHMETIC else 2)
+        block = block_of(layers, spec.merge.blocks or layers)
+        searched = sorted({block[layer] for layer in range(layers) if layer not in identical})
+        if not searched:
+            raise RunFileError(
+                "sources: the tensors of all layers are identical in thinking and instruct, so "
+                "there are no layer weights to search",
+                "name two checkpoints whose layers differ",
+            )
+        component = {number: index for index, number in enumerate(searched)}
+        own = tuple(groups) if spec.merge.outside_layers == "own" else ()
+        owners = tuple(component.get(number) for number in block)
+        return cls(method, len(searched) + len(own), owners, own)
 
     def layer_weights(self, vector: Sequence[float]) -> tuple[float, ...]:
         """A linear merge's weight for each layer.
 
-        Raises `EvaluationError` (``vector``) for a vector that is not of this space.
+        A layer that is not searched gets the mean of the others, which leaves the mean over all
+        layers as it is. Raises `EvaluationError` (``vector``) for a vector that is not of this
+        space.
         """
         self._require(vector)
-        return tuple(vector[owner] for owner in self.owners)
+        searched = [vector[owner] for owner in self.owners if owner is not None]
+        mean = math.fsum(searched) / len(searched)
+        return tuple(mean if owner is None else vector[owner] for owner in self.owners)
 
     def outside_weights(self, vector: Sequence[float]) -> dict[str, float]:
         """A linear merge's weight for each group of `outside`.
@@ -74,7 +99,7 @@ class Space:
         return dict(zip(self.outside, vector[len(vector) - len(self.outside) :], strict=True))
 
     def weight_and_density(self, vector: Sequence[float]) -> tuple[float, float]:
-        """A model-level merge's two numbers; task arithmetic keeps everything.
+        """A model-level merge's weight and density; task arithmetic keeps everything (1).
 
         Raises `EvaluationError` (``vector``) for a vector that is not of this space.
         """

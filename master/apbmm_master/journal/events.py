@@ -59,6 +59,8 @@ class SourcesVerified(Event):
     worker: str
     layers: int
     outside: tuple[str, ...] = ()
+    identical_layers: tuple[int, ...] = ()
+    """Not searched; none in runs that began before such layers left the search space."""
     digests: dict[str, str]
 
 

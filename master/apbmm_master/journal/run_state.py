@@ -71,6 +71,8 @@ class RunState:
         self.epoch = 0
         self.layers = 0
         self.outside: tuple[str, ...] = ()
+        self.identical_layers: tuple[int, ...] = ()
+        """Layers that are not searched: their tensors are the same in all sources."""
         self.digests: dict[str, str] = {}
         self.evaluations = Evaluations()
         self.leases: dict[str, str] = {}
@@ -197,6 +199,7 @@ class RunState:
                 self.sessions.close(self.time)
             case SourcesVerified():
                 self.layers, self.outside = event.layers, event.outside
+                self.identical_layers = event.identical_layers
                 self.digests = dict(event.digests)
             case Finished():
                 self.finished, self.failed = event.reason, event.failed

@@ -196,9 +196,14 @@ class MessageHandlers:
     def _ready(self, worker: Worker, message: Ready) -> None:
         run_state = self.run_state
         if not run_state.digests:
-            layers, outside, digests = message.layers, message.outside, dict(message.digests)
             self._record(
-                SourcesVerified(worker=worker.name, layers=layers, outside=outside, digests=digests)
+                SourcesVerified(
+                    worker=worker.name,
+                    layers=message.layers,
+                    outside=message.outside,
+                    identical_layers=message.identical_layers,
+                    digests=dict(message.digests),
+                )
             )
         # A worker prepares with empty hands only, so it is through with other runs.
         worker.foreign = False

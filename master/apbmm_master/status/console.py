@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_master.journal.events import (
     AttemptFailed,
@@ -27,6 +28,7 @@ from apbmm_master.journal.events import (
     Lost,
     Record,
     ResultRecorded,
+    SourcesVerified,
     WorkerJoined,
     WorkerLeft,
     WorkerQuarantined,
@@ -93,6 +95,8 @@ class RunConsole:
                 self._completed(run_state.evaluations[name], run_state)
             case WorkerJoined(worker=name):
                 self.console.print(f"worker {name} joined")
+            case SourcesVerified(identical_layers=layers) if layers:
+                self.console.print(not_searched(layers), markup=False)
             case WorkerLeft(worker=name, reason=reason):
                 self.console.print(f"worker {name} left: {reason}", markup=False)
             case WorkerQuarantined(worker=name, reason=reason):

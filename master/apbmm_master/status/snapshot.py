@@ -97,6 +97,7 @@ def journal_snapshot(
         },
         "references": references_of(run_state),
         "measured": _measured(run_state),
+        "identical_layers": list(run_state.identical_layers),
         "front": [_point(run_state, *point) for point in scores.front.items()],
         "hypervolume": scores.hypervolume,
         "load_rate": load_rate(run_state, now),

@@ -115,6 +115,7 @@ class Child:
             "digests": self._pipeline.digests,
             "layers": self._pipeline.sources.layers,
             "outside": self._pipeline.sources.outside,
+            "identical_layers": self._pipeline.sources.identical_layers,
             "versions": versions(),
             "seconds": time.monotonic() - start,
         }

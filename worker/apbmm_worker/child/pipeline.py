@@ -78,8 +78,8 @@ class Pipeline:
         environment.apply(places.device, places.scratch)
         require_cards(places.device)
         self.sources = self._verify_sources()
-        # Raises where the layers are too few for it.
-        Space.of(spec, self.sources.layers, self.sources.outside)
+        # Raises where there are too few layers to search.
+        Space.of(spec, self.sources.layers, self.sources.outside, self.sources.identical_layers)
         self._engine_arguments = self._check_engine()
         self._benchmarks = self._prepare_benchmarks()
         self._slots = MergeSlots(places.scratch)

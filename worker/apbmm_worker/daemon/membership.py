@@ -88,6 +88,7 @@ class Membership:
             run=run,
             layers=event["layers"],
             outside=tuple(event["outside"]),
+            identical_layers=tuple(event.get("identical_layers", ())),
             digests=event["digests"],
             versions=event["versions"],
         )

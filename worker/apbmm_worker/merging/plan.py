@@ -166,6 +166,11 @@ def plan_task_vectors(
     return tuple(plans)
 
 
+def copied(tensor: TensorPlan) -> TensorPlan:
+    """The plan that takes a tensor from the last source alone; its stored dtype stays."""
+    return replace(tensor, sources=(tensor.layout,), rule=WeightedSum((1.0,)), cuts=())
+
+
 def _copy(layout: TensorHeader) -> TensorPlan:
     return TensorPlan(layout, (layout,), WeightedSum((1.0,)), layout.dtype)
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.run_file.load import LINEAR, Merge, RunSpec
 from apbmm_common.run_file.space import Space
 from apbmm_worker.merging.methods import TaskVectors
-from apbmm_worker.merging.plan import TensorPlan, layer_weights, plan, plan_task_vectors
+from apbmm_worker.merging.plan import TensorPlan, copied, layer_weights, plan, plan_task_vectors
 from apbmm_worker.merging.sources import VerifiedSources
 
 MERGED = ("thinking", "instruct")
@@ -35,7 +36,7 @@ def merge_of(
     if reference:
         # Whole, whatever the others follow outside their layers: Eq. 2 measures by the sources.
         return _linear(Merge(dtype=spec.merge.dtype), sources, vector, {})
-    space = Space.of(spec, sources.layers, sources.outside)
+    space = _space(spec, sources, len(vector))
     if space.method == LINEAR:
         layers, own = space.layer_weights(vector), space.outside_weights(vector)
         return _linear(spec.merge, sources, layers, own)
@@ -59,7 +60,25 @@ def _linear(
     recipe: dict[str, Any] = {"vector": weights, "merge": _settings(merge)}
     if own:
         recipe["outside"] = dict(own)
-    return RunMerge(plan(thinking, instruct, weights, merge, own), recipe)
+    plans = plan(thinking, instruct, weights, merge, own)
+    if sources.identical_layers:
+        recipe["identical_layers"] = sources.identical_layers
+        plans = tuple(
+            copied(tensor) if layer_of(tensor.name) in sources.identical_layers else tensor
+            for tensor in plans
+        )
+    return RunMerge(plans, recipe)
+
+
+def _space(spec: RunSpec, sources: VerifiedSources, components: int) -> Space:
+    """The space that a run's vectors are of.
+
+    Runs that began before identical layers left the search space have a component for each.
+    """
+    whole = Space.of(spec, sources.layers, sources.outside)
+    if components == whole.dimensions:
+        return whole
+    return Space.of(spec, sources.layers, sources.outside, sources.identical_layers)
 
 
 def _settings(merge: Merge) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from apbmm_common.checkpoint.compatibility import (
     require_compatible,
 )
 from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, layer_count, read_checkpoint
+from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.errors import SourceError, unreadable
 from apbmm_common.run_file.load import canonical_hash
@@ -53,6 +54,7 @@ class VerifiedSources:
     bytes of all tensors, whatever the sharding; ``settings`` of tokenizer, chat template,
     generation config and config. ``stamps`` are (real path, size, mtime in ns) of the weight
     files, to notice a source that changes later. ``seconds`` is what verification took.
+    ``identical_layers``: layers whose tensors are the same in all sources but the base.
     """
 
     checkpoints: dict[str, Checkpoint]
@@ -61,6 +63,7 @@ class VerifiedSources:
     layers: int
     seconds: float
     stamps: dict[str, tuple[Stamp, ...]]
+    identical_layers: tuple[int, ...]
 
     @property
     def outside(self) -> tuple[str, ...]:
@@ -140,6 +143,9 @@ def verify_sources(
         layers=layer_count(checkpoints[reference]),
         seconds=time.monotonic() - start,
         stamps=stamps,
+        identical_layers=identical_layers(
+            [checkpoint for role, checkpoint in checkpoints.items() if role != BASE_ROLE]
+        ),
     )
 
 
