@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_master.status.stages import stage_line
 
 Entry = Mapping[str, Any]

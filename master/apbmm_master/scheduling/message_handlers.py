@@ -24,6 +24,7 @@ from apbmm_common.protocol.messages import (
     Unfit,
     Welcome,
 )
+from apbmm_common.run_file.load import LINEAR
 from apbmm_master.journal.events import (
     Accepted,
     AnyEvent,
@@ -201,7 +202,7 @@ class MessageHandlers:
                     worker=worker.name,
                     layers=message.layers,
                     outside=message.outside,
-                    identical_layers=message.identical_layers,
+                    identical_layers=self._not_searched(message),
                     digests=dict(message.digests),
                 )
             )
@@ -226,6 +227,12 @@ class MessageHandlers:
             return
         worker.stage, worker.unfit = "ready", ""
         worker.versions = {**worker.versions, **message.versions}
+
+    def _not_searched(self, message: Ready) -> tuple[int, ...]:
+        """The layers that leave the search space; a model-level method weighs no single layer."""
+        spec = self.run_state.spec
+        linear = spec is not None and spec.merge_method == LINEAR
+        return message.identical_layers if linear else ()
 
     def _bye(self, worker: Worker, message: Bye) -> None:
         """A worker leaves for good; what it does not keep for its next boot is lost."""
