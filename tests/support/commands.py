@@ -13,6 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+SIGINT_BY_DEFAULT = ("env", "--default-signal=INT")
+"""What a test puts before a command that it may send SIGINT.
+
+A process that ignores SIGINT hands this on to its children. Shells start background jobs so, and
+some CI runners start everything so. The commands keep what they inherit, and would ignore the test.
+"""
 MODULES = {
     "apbmm": "apbmm.cli",
     "apbmm-master": "apbmm_master.cli",
@@ -69,7 +75,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        command_line(command, *arguments),
+        [*SIGINT_BY_DEFAULT, *command_line(command, *arguments)],
         capture_output=True,
         text=True,
         env=environment(env),
@@ -86,7 +92,10 @@ def started(
     """A running command, killed at the end if it is still there; its output goes to ``log``."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command_line(command, *arguments), stdout=output, stderr=output, env=environment(env)
+            [*SIGINT_BY_DEFAULT, *command_line(command, *arguments)],
+            stdout=output,
+            stderr=output,
+            env=environment(env),
         )
     try:
         yield process

@@ -1,7 +1,7 @@
-"""`apbmm demo`: a whole search on this machine, with the pair of small models that is shipped.
+"""`apbmm demo`: a whole search on this machine, with the shipped pair of small models.
 
-Nothing here is special to the demo but its run file: it starts the same commands as an operator
-would, and reads the result from the journal.
+Only the run file is special to the demo. It starts the commands that an operator would start, and
+reads the result from the journal.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from apbmm_master.journal.run_directory import unusable
 
 REHEARSAL_LAYERS = 12
 REHEARSAL_SECONDS = 0.5
+MADE_TO_WIN = (
+    "the pair was made so that layer-wise weights win; a real pair may gain less, or nothing"
+)
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the command line asks for; None leaves it as the run was begun."""
+    """The options of the command; None keeps what the run was begun with."""
 
     evaluations: int | None = None
     workers: int = 2
@@ -35,54 +38,65 @@ class DemoOptions:
     rehearsal: bool = False
 
 
-def run_demo(run_dir: Path | None, wishes: DemoOptions) -> int:
-    """Run, or go on with, the demo; returns the exit code."""
+def run_demo(run_dir: Path | None, options: DemoOptions) -> int:
+    """Begin or resume the demo; returns the exit code."""
     folder = run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
-    before = _begun(folder / RUN_FILE)
-    spec = demo_run(wishes, before)
+    before = _existing(folder / RUN_FILE)
+    spec = demo_run(options, before)
     if spec.evaluation.kind == "vllm":
-        require_parts()
+        require_packages()
     require_same_run(folder, spec)
     _write(folder / RUN_FILE, run_as_toml(spec))
     console = Console(highlight=False, soft_wrap=True)
     if spec.evaluation.kind == "vllm" and before is None:
         console.print(
-            f"{wishes.workers} workers start a vLLM each and read the models: "
+            f"{options.workers} workers start a vLLM each and read the models: "
             "the first result takes about a minute"
         )
-    code = run_processes(folder, wishes.workers, rehearsal=spec.evaluation.kind == "rehearsal")
+    code = run_processes(folder, options.workers, rehearsal=spec.evaluation.kind == "rehearsal")
     if code in (EXIT_DONE, EXIT_INTERRUPTED):
         conclude(folder, console)
     return code
 
 
-def demo_run(wishes: DemoOptions, before: RunSpec | None) -> RunSpec:
-    """The shipped run file with what the command line, or the run's beginning, says otherwise."""
+def demo_run(options: DemoOptions, before: RunSpec | None) -> RunSpec:
+    """The shipped run file, changed by the options and by the existing run ``before``, if any.
+
+    An existing run keeps its search method, budget, seed and measurements. Only the paths are taken
+    from the shipped file again, because apbmm may be installed elsewhere by now.
+    """
     spec = load_run_file(demo_folder() / RUN_FILE)
     begun = before or spec
-    evaluations = wishes.evaluations or begun.budget.evaluations
+    evaluations = options.evaluations or begun.budget.evaluations
     if before and evaluations < before.budget.initial:
         raise UsageError(
             f"--evaluations {evaluations}: this run was begun with {before.budget.initial} initial "
             "evaluations",
             "give at least as many, or begin a new run with another --run-dir",
         )
-    # A design that fits a shorter run is part of how it is begun, and stays when it is made longer.
+    # A short run begins with a short initial design, which stays when the run is extended.
     initial = begun.budget.initial if before else min(begun.budget.initial, evaluations)
     evaluation = begun.evaluation
-    if wishes.rehearsal:
+    if options.rehearsal:
         evaluation = Evaluation(
             kind="rehearsal", layers=REHEARSAL_LAYERS, rehearsal_seconds=REHEARSAL_SECONDS
         )
     budget = begun.budget.model_copy(update={"evaluations": evaluations, "initial": initial})
-    seed = begun.seed if wishes.seed is None else wishes.seed
-    return spec.model_copy(update={"seed": seed, "budget": budget, "evaluation": evaluation})
+    seed = begun.seed if options.seed is None else options.seed
+    return spec.model_copy(
+        update={
+            "seed": seed,
+            "algorithm": begun.algorithm,
+            "budget": budget,
+            "evaluation": evaluation,
+        }
+    )
 
 
 def require_same_run(run_dir: Path, spec: RunSpec) -> None:
-    """Refuse what the master would, before the run file there is written over.
+    """Raise `RunChangedError` unless ``spec`` can resume the run in ``run_dir``, if there is one.
 
-    Raises `RunChangedError` unless ``spec`` may go on with the run in ``run_dir``, if one is there.
+    The master would refuse too, but only after the run file there had been overwritten.
     """
     if not (run_dir / JOURNAL).is_file():
         return
@@ -93,8 +107,8 @@ def require_same_run(run_dir: Path, spec: RunSpec) -> None:
     begin_or_resume(RunState().replay(read_journal(run_dir)), spec, lambda _: None)
 
 
-def require_parts() -> None:
-    """Raise `UsageError` unless everything that the demo runs is installed."""
+def require_packages() -> None:
+    """Raise `UsageError` unless the packages that the demo needs are installed."""
     missing = [
         name for name in ("botorch", "torch", "vllm", "evalscope") if find_spec(name) is None
     ]
@@ -107,9 +121,9 @@ def require_parts() -> None:
 
 
 def conclude(run_dir: Path, console: Console) -> None:
-    """Print the front, its hypervolume and that of uniform interpolation, and the run directory.
+    """Print the front, its hypervolume, that of uniform interpolation, and the run directory.
 
-    Of a run that was interrupted before it began there is nothing to print but how to begin it.
+    For a run that was interrupted before it began, print only how to begin it.
     """
     if not (run_dir / JOURNAL).is_file():
         text = f"interrupted before the run began: apbmm demo --run-dir {run_dir} begins it"
@@ -119,15 +133,18 @@ def conclude(run_dir: Path, console: Console) -> None:
     from apbmm_master.journal.scores import load_rate, stand
     from apbmm_master.journal.store import read_journal
     from apbmm_master.status.console import front_table
+    from apbmm_master.status.snapshot import is_rehearsal
 
     run_state = RunState().replay(read_journal(run_dir))
-    standing, rate = stand(run_state), load_rate(run_state, 0.0)
-    if standing.front:
-        console.print(front_table(standing, run_state))
+    scores, rate = stand(run_state), load_rate(run_state, 0.0)
+    if scores.front:
+        console.print(front_table(scores, run_state))
         console.print(
-            f"hypervolume {standing.hypervolume:.4f} with {standing.completed} evaluations, "
-            f"{len(standing.front)} on the front; {_uniform(run_state.spec, standing.completed)}"
+            f"hypervolume {scores.hypervolume:.4f} with {scores.completed} evaluations, "
+            f"{len(scores.front)} on the front; {_uniform(run_state.spec, scores.completed)}"
         )
+        if not is_rehearsal(run_state):
+            console.print(MADE_TO_WIN)
     if rate is not None:
         console.print(f"load rate {rate:.1%}")
     if run_state.finished:
@@ -147,7 +164,7 @@ def _uniform(spec: RunSpec | None, evaluations: int) -> str:
     return f"uniform interpolation reaches {volume:.4f} with as many"
 
 
-def _begun(run_file: Path) -> RunSpec | None:
+def _existing(run_file: Path) -> RunSpec | None:
     try:
         return load_run_file(run_file) if run_file.is_file() else None
     except OSError as error:

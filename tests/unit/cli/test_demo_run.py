@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from apbmm.demo import processes, run
 from apbmm.demo.run import DemoOptions, demo_run, run_demo
@@ -16,13 +17,14 @@ from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.run_file.load import RunSpec, load_run_file
 from apbmm_master.journal.events import Record, RunStarted
 from apbmm_master.journal.store import Journal
+from protocol_world import World
 
 
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run directory in which a rehearsal of the demo has begun; no process is started."""
     monkeypatch.setattr(run, "run_processes", lambda *_, **__: 1)
-    monkeypatch.setattr(run, "require_parts", lambda: None)
+    monkeypatch.setattr(run, "require_packages", lambda: None)
     spec = demo_run(DemoOptions(evaluations=9, rehearsal=True), None)
     with Journal(tmp_path) as journal:
         journal.append([Record(1, 0.0, RunStarted(run="r", spec=spec.model_dump(mode="json")))])
@@ -63,6 +65,20 @@ def test_what_cannot_be_a_run_directory(tmp_path: Path) -> None:
         run_demo(tmp_path / "base.toml", DemoOptions(rehearsal=True))
     with pytest.raises(UsageError, match="cannot be used as a run directory: File name too long"):
         run_demo(tmp_path / ("x" * 300), DemoOptions(rehearsal=True))
+
+
+def test_the_end_says_that_the_pair_was_made_for_this(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(evaluation={"kind": "vllm"})
+    world.join("a")
+    world.settle()
+    with Journal(tmp_path) as journal:
+        journal.append(world.stored)
+    run.conclude(tmp_path, Console(soft_wrap=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert "hypervolume" in lines[lines.index(run.MADE_TO_WIN) - 1]
+    assert lines[-1] == f"run directory: {tmp_path}"
 
 
 def test_interrupted_before_the_master_made_a_journal(

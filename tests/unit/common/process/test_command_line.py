@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -140,6 +141,20 @@ def test_ctrl_c_while_a_command_works(tmp_path: Path) -> None:
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n"
     )
     shown = run("apbmm", "status", env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_test_can_interrupt_a_command_although_it_inherited_sigint_as_ignored(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "zmq.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n"
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        shown = run("apbmm", "status", env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (shown.returncode, shown.stdout, shown.stderr) == (130, "", "interrupted\n")
 
 
