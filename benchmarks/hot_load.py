@@ -116,7 +116,9 @@ def build(
 ) -> tuple[EvaluationJob, float]:
     """Sources, engine and merges; and the seconds that the engine took to start."""
     from apbmm_worker.engine.resident import ResidentEngine
-    from apbmm_worker.merging.merge import layer_weights, materialise, plan
+    from apbmm_worker.merging.merge import materialise
+    from apbmm_worker.merging.plan import plan
+    from apbmm_worker.merging.source_weights import layer_weights
     from apbmm_worker.merging.sources import verify_sources
     from random_qwen3 import QWEN3_4B, of_size, write_random
 

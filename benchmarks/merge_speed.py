@@ -28,12 +28,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from apbmm_common.merge_methods import METHODS
 from apbmm_common.run_file.load import Merge
 from apbmm_worker.merging.merge import materialise, write_merge
-from apbmm_worker.merging.methods import METHODS, TaskVectors
-from apbmm_worker.merging.plan import plan_task_vectors
+from apbmm_worker.merging.plan import ModelLevelMerge, plan_task_vectors
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
-from apbmm_worker.merging.whole_trim import trimmed
 from random_qwen3 import of_size, write_random
 
 CHUNKS = (1 << 18, 1 << 19, 1 << 20)
@@ -210,12 +209,12 @@ def report_methods(paths: dict[str, Path], folder: Path) -> None:
         scratch = Path(temporary)
         sources = verify_sources(paths, scratch / "cache")
         tuned = {role: sources.checkpoints[role] for role in ("thinking", "instruct")}
-        rules = {method: TaskVectors(method, 0.5, 0.6) for method in METHODS}
-        rules["ties by its paper"] = TaskVectors("ties", 0.5, 0.6, definition="paper")
-        for name, rule in rules.items():
+        for name, method in METHODS.items():
+            parameters = {"density": 0.6} if method.parameters else {}
+            rule = ModelLevelMerge(name, 0.5, parameters)
             plans = plan_task_vectors(tuned, sources.checkpoints["base"], rule)
             taken = timed(
-                lambda p=plans: write_merge(sources, trimmed(p), {}, "instruct", scratch / "out")  # type: ignore[misc]
+                lambda p=plans: write_merge(sources, p, {}, "instruct", scratch / "out")  # type: ignore[misc]
             )
             size = sum(tensor.length for tensor in plans) / 1e9
             print(

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
-from apbmm.merge.command import Definition, Dtype, MethodName
+from apbmm.merge.command import Dtype
+from apbmm.merge.flags import NONE_GIVEN, MethodName, MethodParameters, given
 from apbmm_common.process.command_line import command_app
 
 app = command_app(
@@ -192,11 +193,8 @@ def merge(  # noqa: PLR0913 - one for each flag
     method: MethodName = "linear",
     weight: float | None = None,
     weights: Path | None = None,
-    density: float | None = None,
+    parameters: Annotated[MethodParameters, Parameter(name="*")] = NONE_GIVEN,
     seed: int | None = None,
-    gamma: float | None = None,
-    epsilon: float | None = None,
-    definition: Definition | None = None,
     outside_layers: str | None = None,
     template_from: str | None = None,
     dtype: Dtype = "source",
@@ -228,17 +226,8 @@ def merge(  # noqa: PLR0913 - one for each flag
         layers, {"sticks": [...]} numbers in [0, 1] by stick-breaking (linear), one fewer a layer
         than sources. Beside them "outside" says what --outside-layers does, or has entries for
         "embeddings", "norm" and "head".
-    density
-        Share of each task vector that stays. Default: 1.
     seed
-        What the random methods (dare, della) draw by. Default: 0.
-    gamma
-        Breadcrumbs: share of the largest elements that goes. Default: 0.01.
-    epsilon
-        Della: how far the probability to stay varies. Default: 0.15.
-    definition
-        Dare and della: scaled as in mergekit (the default) or as in their papers. Ties: the largest
-        of each tensor as in mergekit (the default), or of the whole task vector as in its paper.
+        Decides what the random methods (dare, della) drop. Default: 0.
     outside_layers
         For embeddings, final norm and output head: mean (of the layers' weights, the default), or
         the name of a source to follow.
@@ -258,11 +247,8 @@ def merge(  # noqa: PLR0913 - one for each flag
             method=method,
             weight=weight,
             weights=weights,
-            density=density,
+            parameters=given(parameters),
             seed=seed,
-            gamma=gamma,
-            epsilon=epsilon,
-            definition=definition,
             outside_layers=outside_layers,
             template_from=template_from,
             dtype=dtype,

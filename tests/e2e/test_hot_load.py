@@ -32,8 +32,9 @@ from apbmm_worker.engine.driver import Prompt
 from apbmm_worker.engine.resident import ResidentEngine
 from apbmm_worker.engine.vllm import packing
 from apbmm_worker.engine.vllm.backend import VllmBackend
-from apbmm_worker.merging.merge import layer_weights, materialise, plan
-from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.merge import materialise
+from apbmm_worker.merging.plan import TensorPlan, plan
+from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_qwen3
 

@@ -16,8 +16,10 @@ from apbmm_common.run_file.load import Merge
 from apbmm_worker import environment
 from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
 from apbmm_worker.engine.resident import ResidentEngine
-from apbmm_worker.merging.merge import layer_weights, materialise, plan
+from apbmm_worker.merging.merge import materialise
+from apbmm_worker.merging.plan import plan
 from apbmm_worker.merging.slots import MergeSlots
+from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from e2e.test_hot_load import GENERATION, MERGES, SETTINGS, answers, fresh_answers, prompts
 from tiny_checkpoints import write_tokenizer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from apbmm_common.merge_methods import METHODS
 from apbmm_master.search.methods import Search, create
 
 Array = npt.NDArray[np.float64]
@@ -12,7 +13,7 @@ DIMENSIONS = 5
 BUDGET = 10
 # Far fewer samples and restarts than the paper's: the tests are of behaviour, not of quality.
 CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 8}
-GRIDS = ("ta", "ties", "dare", "breadcrumbs", "della")
+GRIDS = tuple(method.search_name for method in METHODS.values())
 WITHOUT_DESIGN = ("uniform", *GRIDS)
 WITHOUT_MODEL = ("sobol", "moead-cmaes", *WITHOUT_DESIGN)
 

@@ -91,32 +91,15 @@ def test_a_model_level_merge_with_every_knob(folder: Path, tmp_path: Path) -> No
         return load_tensors(tmp_path / name)
 
     plain = made("plain")
-    knobs = made("knobs", "--seed", 3, "--epsilon", 0.3, "--definition", "paper")
+    knobs = made("knobs", "--seed", 3, "--epsilon", 0.3)
     name = "model.layers.1.mlp.up_proj.weight"
     assert not torch.equal(plain[name], load_tensors(folder / "base")[name])
     assert not torch.equal(plain[name], knobs[name])
     recipe = json.loads((tmp_path / "knobs" / "apbmm_merge.json").read_text())
     assert recipe["task_vectors"] == {
-        "method": "della", "weight": 0.7, "density": 0.6, "seed": 3, "gamma": 0.01,
-        "epsilon": 0.3, "definition": "paper",
+        "method": "della", "weight": 0.7, "density": 0.6, "epsilon": 0.3, "seed": 3,
     }  # fmt: skip
     assert (tmp_path / "plain" / "chat_template.jinja").read_text() == "a"
-
-
-def test_ties_trims_the_whole_task_vector_by_its_papers_definition(
-    folder: Path, tmp_path: Path
-) -> None:
-    shown = merge(
-        folder, "--source", "a", "--base", "base", "--method", "ties", "--weight", 1,
-        "--density", 0.3, "--definition", "paper", "--dtype", "float32", "--out", tmp_path / "out",
-    )  # fmt: skip
-    assert shown.returncode == 0, shown.stderr
-    base, result = load_tensors(folder / "base"), load_tensors(tmp_path / "out")
-    moved = {name: int((tensor != base[name].float()).sum()) for name, tensor in result.items()}
-    assert sum(moved.values()) == int(0.3 * sum(tensor.numel() for tensor in base.values()))
-    assert moved != {name: int(0.3 * tensor.numel()) for name, tensor in base.items()}
-    recipe = json.loads((tmp_path / "out" / "apbmm_merge.json").read_text())
-    assert recipe["task_vectors"]["definition"] == "paper"
 
 
 TRIO = ("--source", "a", "--source", "b", "--source", "c=c")
@@ -180,10 +163,6 @@ VECTORS = (*PAIR, "--base", "base", "--method")
         ((*VECTORS, "ties", "--weights", "w.json"), "ties takes one --weight"),
         ((*VECTORS, "ties", "--weight", 0.5, "--seed", 1), "--seed has no effect on ties"),
         ((*VECTORS, "ties", "--weight", 0.5, "--gamma", 0.1), "--gamma has no effect on ties"),
-        (
-            (*VECTORS, "breadcrumbs", "--weight", 0.5, "--definition", "paper"),
-            "--definition has no effect on breadcrumbs",
-        ),
         ((*VECTORS, "dare", "--weight", 0.5, "--epsilon", 0.1), "--epsilon has no effect on dare"),
         ((*PAIR, "--method", "slerp", "--weight", 0.5), "slerp"),
         ((*PAIR, "--weight", "nan"), "--weight: nan is not a number in [0, 1]"),

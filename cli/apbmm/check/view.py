@@ -10,7 +10,8 @@ from apbmm.check.inspect import Inspection
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.checkpoint.tensor_groups import outside_groups
-from apbmm_common.run_file.load import LINEAR, Benchmark, Objective, RunSpec
+from apbmm_common.merge_methods import LINEAR, METHODS
+from apbmm_common.run_file.load import Benchmark, Objective, RunSpec
 
 Row = tuple[str, str]
 
@@ -98,7 +99,10 @@ def _merge(found: Inspection, spec: RunSpec) -> str:
         groups = ", ".join(outside_groups(merged)) if merged else "each group of tensors"
         outside = f"outside the layers weights of their own for {groups}"
     if spec.merge_method != LINEAR:
-        how = f"{spec.merge_method} of whole models"
+        method = METHODS[spec.merge_method]
+        values = {**method.complete({}), **spec.merge.parameters}
+        fixed = [f"{p.name} {values[p.name]:g}" for p in method.parameters if not p.grid]
+        how = ", ".join((f"{method.name} of whole models", *fixed))
         outside = "all tensors alike" if spec.merge.outside_layers == "mean" else outside
     elif spec.merge.blocks is not None:
         how = f"linear, {spec.merge.blocks} blocks of layers"

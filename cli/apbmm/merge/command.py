@@ -6,37 +6,22 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from apbmm_common.checkpoint.compatibility import BASE_ROLE
 from apbmm_common.errors import EXIT_DONE, ApbmmError, EvaluationError, UsageError
+from apbmm_common.merge_methods import LINEAR, METHODS
 from apbmm_common.process.signals import tidied_up_when_ended
 
 if TYPE_CHECKING:
     from apbmm_common.checkpoint.headers import Checkpoint
-    from apbmm_worker.merging.methods import TaskVectors
-    from apbmm_worker.merging.plan import TensorPlan
+    from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan
     from apbmm_worker.merging.source_weights import SourceWeights
     from apbmm_worker.merging.sources import VerifiedSources
 
-LINEAR, TASK_ARITHMETIC = "linear", "task_arithmetic"
-RANDOM = ("dare", "dare_ties", "della", "della_linear")
-
-MethodName = Literal[
-    "linear",
-    "task_arithmetic",
-    "ties",
-    "dare",
-    "dare_ties",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "della",
-    "della_linear",
-]
-Definition = Literal["mergekit", "paper"]
 Dtype = Literal["source", "float32", "bfloat16", "float16"]
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<path>.+)", re.DOTALL)
@@ -49,14 +34,11 @@ class MergeRequest:
     source: Sequence[str]
     out: Path
     base: Path | None = None
-    method: MethodName = "linear"
+    method: str = LINEAR
     weight: float | None = None
     weights: Path | None = None
-    density: float | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = None
-    gamma: float | None = None
-    epsilon: float | None = None
-    definition: Definition | None = None
     outside_layers: str | None = None
     template_from: str | None = None
     dtype: Dtype = "source"
@@ -101,28 +83,22 @@ def run_merge(request: MergeRequest) -> int:
     return EXIT_DONE
 
 
-def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | TaskVectors:
-    """What is done with the sources; ``paths`` are theirs without the base's.
+def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | ModelLevelMerge:
+    """How the sources are merged; ``paths`` are their folders, without the base's.
 
-    Reads the headers of the first for its layers. Raises `UsageError`, naming the flag or the file
-    of weights, for numbers that cannot be.
+    Reads the headers of the first source to count its layers. Raises `UsageError`, naming the flag
+    or the file of weights, for numbers that cannot be.
     """
     from apbmm.merge.weights import WeightsReader
     from apbmm_common.checkpoint.headers import layer_count, read_checkpoint
-    from apbmm_worker.merging.methods import TaskVectors
+    from apbmm_worker.merging.plan import ModelLevelMerge
 
     if request.weights is None and request.method != LINEAR:
         assert request.weight is not None
-        given = {
-            "density": request.density,
-            "seed": request.seed,
-            "gamma": request.gamma,
-            "epsilon": request.epsilon,
-            "definition": request.definition,
-        }
-        knobs: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         try:
-            return TaskVectors(request.method, request.weight, **knobs)
+            return ModelLevelMerge(
+                request.method, request.weight, request.parameters, request.seed or 0
+            )
         except EvaluationError as error:  # it begins with the name of the setting
             raise UsageError(f"--{error.message}", error.hint) from error
     layers = layer_count(read_checkpoint(next(iter(paths.values()))))
@@ -134,28 +110,22 @@ def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | T
 
 
 def _planned(
-    request: MergeRequest, rule: SourceWeights | TaskVectors, sources: VerifiedSources
+    request: MergeRequest, rule: SourceWeights | ModelLevelMerge, sources: VerifiedSources
 ) -> tuple[tuple[TensorPlan, ...], dict[str, Any]]:
-    """What becomes of each tensor, and the recipe to keep beside the weights.
-
-    Reads the sources where what stays of one tensor depends on all. Raises `SourceError` when one
-    cannot be read.
-    """
-    from apbmm_worker.merging.methods import TaskVectors
-    from apbmm_worker.merging.plan import plan_sum, plan_task_vectors
-    from apbmm_worker.merging.whole_trim import trimmed
+    """The plan of each tensor, and the recipe to keep beside the weights."""
+    from apbmm_worker.merging.plan import ModelLevelMerge, plan_sum, plan_task_vectors
 
     merged = {role: c for role, c in sources.checkpoints.items() if role != BASE_ROLE}
     folders = {role: str(c.path.resolve()) for role, c in sources.checkpoints.items()}
     recipe: dict[str, Any] = {"method": request.method, "sources": folders}
-    if isinstance(rule, TaskVectors):
+    if isinstance(rule, ModelLevelMerge):
         outside = request.outside_layers or "mean"
-        recipe |= {"task_vectors": asdict(rule), "outside_layers": outside}
+        recipe |= {"task_vectors": rule.recipe, "outside_layers": outside}
         base = sources.checkpoints[BASE_ROLE]
-        return trimmed(plan_task_vectors(merged, base, rule, outside, request.dtype)), recipe
+        return plan_task_vectors(merged, base, rule, outside, request.dtype), recipe
     recipe |= {"weights": asdict(rule)}
     parts: Mapping[str, Checkpoint] = merged
-    if request.method == TASK_ARITHMETIC:
+    if request.method != LINEAR:
         parts = {BASE_ROLE: sources.checkpoints[BASE_ROLE], **merged}
         rule = rule.against_base()
     return plan_sum(parts, rule, request.dtype), recipe
@@ -187,8 +157,9 @@ def _expanded(path: str | Path, flag: str) -> Path:
 
 
 def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
-    """Raise `UsageError` for what is missing, and for every knob that would do nothing."""
+    """Raise `UsageError` for a flag that is missing, and for a flag that would do nothing."""
     method, layerwise = request.method, request.weights is not None
+    model_level = METHODS.get(method)
     if (request.weight is None) == (request.weights is None):
         raise UsageError(
             "give either --weight or --weights", "--weight is one number for all layers"
@@ -207,20 +178,14 @@ def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
         )
     if method != LINEAR and request.base is None:
         raise UsageError(f"{method} needs --base, which task vectors are taken from")
-    if layerwise and method not in (LINEAR, TASK_ARITHMETIC):
-        raise UsageError(
-            f"{method} takes one --weight for the whole model, not --weights", "see --density"
-        )
-    useless = {
-        "--density": (request.density, method in (LINEAR, TASK_ARITHMETIC)),
-        "--seed": (request.seed, method not in RANDOM),
-        "--definition": (request.definition, method not in (*RANDOM, "ties")),
-        "--gamma": (request.gamma, not method.startswith("breadcrumbs")),
-        "--epsilon": (request.epsilon, not method.startswith("della")),
-    }
-    for flag, (value, has_no_effect) in useless.items():
-        if value is not None and has_no_effect:
-            raise UsageError(f"{flag} has no effect on {method}", "leave it out")
+    if layerwise and model_level is not None and model_level.merge is not None:
+        raise UsageError(f"{method} takes one --weight for the whole model, not --weights")
+    takes = {parameter.name for parameter in model_level.parameters} if model_level else set()
+    useless = [name for name in request.parameters if name not in takes]
+    if request.seed is not None and not (model_level and model_level.random):
+        useless.append("seed")
+    for name in useless:
+        raise UsageError(f"--{name} has no effect on {method}", "leave it out")
 
 
 def _check_names(request: MergeRequest, paths: Mapping[str, Path]) -> None:

@@ -16,10 +16,9 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from apbmm_common.errors import RunFileError
+from apbmm_common.merge_methods import LINEAR, searched_as
 from apbmm_common.run_file.diagnostics import Salvage
 from apbmm_common.run_file.schema import (
-    LINEAR,
-    MODEL_LEVEL,
     PAPER_OBJECTIVES,
     Algorithm,
     Benchmark,
@@ -37,7 +36,6 @@ from apbmm_common.run_file.schema import (
 )
 
 __all__ = [
-    "LINEAR",
     "PAPER_OBJECTIVES",
     "Algorithm",
     "Benchmark",
@@ -109,18 +107,29 @@ class RunSpec(Section):
             yield f"reference_point has {len(point)} numbers for {len(self.objectives)} objectives"
 
     def _blocks_are_of_layers(self) -> Iterator[str]:
-        if self.merge.blocks is not None and self.algorithm.name in MODEL_LEVEL:
+        if self.merge.blocks is not None and searched_as(self.algorithm.name):
             yield (
                 f"merge.blocks cuts the layers into blocks, but {self.algorithm.name} gives all "
                 "layers one weight"
             )
 
     def _own_weights_are_of_a_linear_merge(self) -> Iterator[str]:
-        if self.merge.outside_layers == "own" and self.algorithm.name in MODEL_LEVEL:
+        if self.merge.outside_layers == "own" and searched_as(self.algorithm.name):
             yield (
                 "merge.outside_layers = own weighs what is outside the layers, but "
                 f"{self.algorithm.name} gives all tensors one weight"
             )
+
+    def _parameters_are_of_the_merge_method(self) -> Iterator[str]:
+        method, given = searched_as(self.algorithm.name), self.merge.parameters
+        if method is None:
+            for name in given:
+                yield f"merge.parameters: {name} has no effect on a linear merge"
+            return
+        yield from (f"merge.parameters: {fault}" for fault in method.faults(given))
+        for parameter in method.searched:
+            if parameter.name in given:
+                yield f"merge.parameters: {parameter.name} is searched by {method.search_name}"
 
     def _blocks_fit_a_rehearsal(self) -> Iterator[str]:
         blocks, layers = self.merge.blocks, self.evaluation.layers
@@ -129,13 +138,15 @@ class RunSpec(Section):
 
     rules = (
         _benchmark_names, _objective_names, _objectives_name_benchmarks, _reference_point_fits,
-        _blocks_are_of_layers, _own_weights_are_of_a_linear_merge, _blocks_fit_a_rehearsal,
+        _blocks_are_of_layers, _own_weights_are_of_a_linear_merge,
+        _parameters_are_of_the_merge_method, _blocks_fit_a_rehearsal,
     )  # fmt: skip
 
     @property
     def merge_method(self) -> str:
         """How sources are merged: ``linear``, or the method whose grid is searched."""
-        return MODEL_LEVEL.get(self.algorithm.name, LINEAR)
+        method = searched_as(self.algorithm.name)
+        return LINEAR if method is None else method.name
 
     @property
     def hypervolume_reference(self) -> tuple[float, ...]:
@@ -153,6 +164,8 @@ class RunSpec(Section):
         config = {part: whole[part] for part in parts} | {"method": self.merge_method}
         for benchmark in config["benchmarks"]:
             del benchmark["path"]
+        if not config["merge"]["parameters"]:  # as in runs that were begun before the key was there
+            del config["merge"]["parameters"]
         return canonical_hash({**config, "digests": dict(digests)})
 
 

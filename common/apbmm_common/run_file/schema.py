@@ -94,11 +94,14 @@ class Merge(Section):
     ``blocks`` cuts the layers into so many blocks of contiguous ones that share a weight; without
     it each layer has its own. Outside the layers there is the mean of their weights, one source to
     follow, or (``own``) a weight for each group of tensors, searched with those of the layers.
+    ``parameters`` sets parameters of a model-level method that its grid does not vary, as ``gamma``
+    of breadcrumbs.
     """
 
     blocks: Positive | None = None
     outside_layers: Literal["mean", "own", "thinking", "instruct"] = "mean"
     dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
+    parameters: dict[str, float] = Field(default_factory=dict)
 
 
 class Generation(Section):
@@ -183,17 +186,6 @@ class Prior(Section):
     batch: Positive = 8
     pooling: Literal["last", "mean"] = "last"
     parameter_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-
-
-LINEAR = "linear"
-MODEL_LEVEL = {
-    "ta": "task_arithmetic",
-    "ties": "ties",
-    "dare": "dare",
-    "breadcrumbs": "breadcrumbs",
-    "della": "della",
-}
-"""The merge of whole models that each model-level grid searches the weight and density of."""
 
 
 class Algorithm(Section):

@@ -3,8 +3,8 @@
 A run searches [0, 1]^D. With the linear merge (Eq. 4) a vector holds the thinking model's weight
 for each layer (D = L), or for each of fewer blocks of contiguous layers. If the run file asks for
 them, the weights of the tensors outside the layers follow, one for each group
-(``merge.outside_layers``). With a model-level method a vector holds the weight, and the density, of
-that one merge of whole models.
+(``merge.outside_layers``). With a model-level method a vector holds the weight of that one merge of
+whole models, and the parameters of the method that its grid varies.
 
 Layers whose tensors are identical in all sources are not searched: their weight changes nothing. A
 block that consists of such layers alone is not searched either.
@@ -17,9 +17,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from apbmm_common.errors import EvaluationError, RunFileError
-from apbmm_common.run_file.load import LINEAR, RunSpec
-
-TASK_ARITHMETIC = "task_arithmetic"
+from apbmm_common.merge_methods import LINEAR, METHODS
+from apbmm_common.run_file.load import RunSpec
 
 
 def block_of(layers: int, blocks: int) -> tuple[int, ...]:
@@ -64,7 +63,7 @@ class Space:
         """
         method = spec.merge_method
         if method != LINEAR:
-            return cls(method, 1 if method == TASK_ARITHMETIC else 2)
+            return cls(method, 1 + len(METHODS[method].searched))
         block = block_of(layers, spec.merge.blocks or layers)
         searched = sorted({block[layer] for layer in range(layers) if layer not in identical})
         if not searched:
@@ -98,13 +97,14 @@ class Space:
         self._require(vector)
         return dict(zip(self.outside, vector[len(vector) - len(self.outside) :], strict=True))
 
-    def weight_and_density(self, vector: Sequence[float]) -> tuple[float, float]:
-        """A model-level merge's weight and density; task arithmetic keeps everything (1).
+    def weight_and_parameters(self, vector: Sequence[float]) -> tuple[float, dict[str, float]]:
+        """A model-level merge's weight, and the parameters that the grid varies, by name.
 
         Raises `EvaluationError` (``vector``) for a vector that is not of this space.
         """
         self._require(vector)
-        return (vector[0], vector[1]) if len(vector) > 1 else (vector[0], 1.0)
+        searched = METHODS[self.method].searched
+        return vector[0], {p.name: x for p, x in zip(searched, vector[1:], strict=True)}
 
     def _require(self, vector: Sequence[float]) -> None:
         if len(vector) != self.dimensions:

@@ -105,12 +105,13 @@ def evaluated(
 def part_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[float, ...]:
     """A weight for each layer, and for each group outside that has one of its own.
 
-    A merge of whole models is uniform in this landscape, and thinned.
+    A merge of whole models has one weight in all layers of this landscape: the product of its
+    numbers.
     """
     if space.owners:
         return (*space.layer_weights(vector), *space.outside_weights(vector).values())
-    weight, density = space.weight_and_density(vector)
-    return (weight * density,) * layers
+    weight, parameters = space.weight_and_parameters(vector)
+    return (weight * math.prod(parameters.values()),) * layers
 
 
 def evaluate(spec: RunSpec, command: Mapping[str, Any], channel: Channel) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import TensorPlan, WeightedSum
 from apbmm_worker.merging.shards import EVERYTHING, WHOLE, Part, Parts, cut
 from apbmm_worker.merging.tensor_bytes import opened_files, read_into, stored_dtype
-from apbmm_worker.merging.tensor_sums import fits_lerp, sum_dtype
+from apbmm_worker.merging.weighted_sum import fits_lerp, sum_dtype
 
 # Left free beside the sources: sums in float32 of one tensor, and what the allocator rounds up.
 _RESERVE = 2 << 30

@@ -1,32 +1,33 @@
 """Merges of checkpoints, out of core: written as a folder, or given tensor by tensor.
 
-The layer-wise linear merge (Eq. 4) is ``W_l = x_l * thinking_l + (1 - x_l) * instruct_l`` for every
-tensor of layer l. Tensors of no layer (embeddings, final norm, lm_head), of which the paper says
-nothing, get the weight mean(x), or follow one source (`Merge.outside_layers`). With the mean, x = 0
-is the instruct model and x = 1 the thinking model in every tensor, bit for bit. Other rules come
-as plans of their own (`merge_plan`).
-
-Bytes move in chunks through reused buffers, by a few threads that do not wait for one another
-between tensors, so that memory stays flat whatever the size and a merge takes little longer than a
-copy.
+What each tensor is made of is planned beforehand (`plan`). Its bytes are computed by
+`weighted_sum` or `task_vectors`, in chunks through reused buffers, by a few threads that do not
+wait for one another between tensors: memory stays flat whatever the size of the checkpoints, and a
+merge takes little longer than a copy. A thread is handed many chunks at a time, because each
+handing-over costs about as much as moving a hundred kilobytes does.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from apbmm_common.checkpoint.headers import ITEM_BYTES
-from apbmm_common.run_file.load import Merge
-from apbmm_worker.merging import tensor_sums
+from apbmm_common.run_file.schema import Merge
+from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.folder import (
     RECIPE_FILE,
     copy_settings,
@@ -37,28 +38,16 @@ from apbmm_worker.merging.folder import (
     write_index,
     write_json,
 )
-from apbmm_worker.merging.methods import TaskVectors
-from apbmm_worker.merging.pieces import Piece, Write, pieces, shares, threads, writes
-from apbmm_worker.merging.plan import TensorPlan, layer_weights, plan
+from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan
+from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources
-from apbmm_worker.merging.task_vectors import merged_chunks
+from apbmm_worker.merging.task_vectors import merged_parts
 from apbmm_worker.merging.tensor_bytes import FileBuffer, opened, stored_dtype
-from apbmm_worker.merging.tensor_sums import Summation
+from apbmm_worker.merging.weighted_sum import Summation
 
-__all__ = [
-    "MergeReport",
-    "Place",
-    "TensorPlan",
-    "layer_weights",
-    "materialise",
-    "merged_tensors",
-    "nowhere",
-    "plan",
-    "write_merge",
-]
-
-# Bytes of tensors that are made ahead: enough to keep all threads busy while one is used.
-AHEAD = 1 << 25
+THREADS = 4  # more do not help: the work is moving bytes through memory
+BATCH_BYTES = 1 << 24  # what a thread is handed at once
+AHEAD_BYTES = 1 << 25  # of tensors made ahead: enough to keep all threads busy while one is used
 
 Progress = Callable[[int, int], None]
 Place = Callable[[TensorPlan], torch.Tensor | None]
@@ -150,75 +139,200 @@ def merged_tensors(
     """
     sums = Summation(files)
 
-    def make(share: Sequence[Piece], memory: memoryview) -> None:
-        for piece in share:
-            if isinstance(piece.tensor.rule, TaskVectors):
-                for offset, data in merged_chunks(piece.tensor, piece.tensor.rule, files):
+    def compute(chunks: Sequence[Chunk], memory: memoryview) -> None:
+        for chunk in chunks:
+            tensor, rule = chunk.tensor, chunk.tensor.rule
+            if isinstance(rule, ModelLevelMerge):
+                for offset, data in merged_parts(tensor, rule, files):
                     memory[offset : offset + len(data)] = data
             else:
-                sums(piece.tensor, piece.tensor.rule, piece.begin, memory[piece.offset : piece.end])
+                sums(tensor, rule, chunk.begin, memory[chunk.offset : chunk.end])
 
     with threads() as executor:
-        making: deque[_Making] = deque()
+        pending: deque[_PendingTensor] = deque()
         length = 0
         for tensor in plans:
             value = place(tensor)
             if value is None:
                 value = torch.empty(tensor.shape, dtype=stored_dtype(tensor.dtype))
             memory = memoryview(value.view(-1).view(torch.uint8).numpy())
-            parts = [executor.submit(make, share, memory) for share in shares(pieces(tensor))]
-            making.append(_Making(tensor, value, parts))
+            work = [
+                executor.submit(compute, batch, memory) for batch in _batches(chunks_of(tensor))
+            ]
+            pending.append(_PendingTensor(tensor, value, work))
             length += tensor.length
-            while length > AHEAD + making[0].tensor.length:
-                length -= making[0].tensor.length
-                yield making.popleft().made()
-        while making:
-            yield making.popleft().made()
+            while length > AHEAD_BYTES + pending[0].tensor.length:
+                length -= pending[0].tensor.length
+                yield pending.popleft().finished()
+        while pending:
+            yield pending.popleft().finished()
 
 
 @dataclass(frozen=True, slots=True)
-class _Making:
-    """A tensor in the hands of the threads."""
+class _PendingTensor:
+    """A tensor that threads are computing into ``value``."""
 
     tensor: TensorPlan
     value: torch.Tensor
-    parts: list[Future[None]]
+    work: list[Future[None]]
 
-    def made(self) -> tuple[str, torch.Tensor]:
-        """Its name and value, when all of it is there."""
-        for part in self.parts:
-            part.result()
+    def finished(self) -> tuple[str, torch.Tensor]:
+        """Wait until all of it is computed; its name and value."""
+        for future in self.work:
+            future.result()
         return self.tensor.name, self.value
 
 
 def _write_tensors(
     plans: Sequence[TensorPlan], files: Mapping[Path, int], places: Mapping[str, tuple[int, int]]
 ) -> Iterator[int]:
-    """Compute and write all tensors; yields the bytes of each share that has been written."""
-    sums, made = Summation(files), _Made()
+    """Compute and write all tensors; yields the bytes of each batch that has been written."""
+    sums, own = Summation(files), _ThreadBuffer()
     # One element may reach beyond the chunk in which it begins.
-    longest = tensor_sums.CHUNK_BYTES + max(ITEM_BYTES.values())
+    longest = weighted_sum.CHUNK_BYTES + max(ITEM_BYTES.values())
 
-    def write(share: Sequence[Write]) -> int:
-        for adjacent in share:
-            memory, end = made.buffer.at(adjacent.offset, longest), 0
-            for piece in adjacent.pieces:
-                tensor, rule = piece.tensor, piece.tensor.rule
-                if isinstance(rule, TaskVectors):
-                    for offset, data in merged_chunks(tensor, rule, files):
+    def write(batch: Sequence[FileChunks]) -> int:
+        for adjacent in batch:
+            memory, end = own.buffer.at(adjacent.offset, longest), 0
+            for chunk in adjacent.chunks:
+                tensor, rule = chunk.tensor, chunk.tensor.rule
+                if isinstance(rule, ModelLevelMerge):
+                    for offset, data in merged_parts(tensor, rule, files):
                         write_at(adjacent.descriptor, data, adjacent.offset + offset)
                 else:
-                    begin, end = end, end + piece.length
-                    sums(tensor, rule, piece.begin, memory[begin:end])
+                    begin, end = end, end + chunk.length
+                    sums(tensor, rule, chunk.begin, memory[begin:end])
             write_at(adjacent.descriptor, memory[:end], adjacent.offset)
-        return sum(adjacent.length for adjacent in share)
+        return sum(adjacent.length for adjacent in batch)
 
     with threads() as executor:
-        yield from executor.map(write, shares(writes(plans, places)))
+        yield from executor.map(write, _batches(_file_chunks(plans, places)))
 
 
-class _Made(threading.local):
-    """What is written at once; each thread has its own memory for it."""
+class _ThreadBuffer(threading.local):
+    """Memory for what is written at once; each thread has its own."""
 
     def __init__(self) -> None:
         self.buffer = FileBuffer()
+
+
+# ---- work for threads ----
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A tensor's elements from ``begin`` to before ``stop``, computed at once."""
+
+    tensor: TensorPlan
+    begin: int
+    stop: int
+
+    @property
+    def offset(self) -> int:
+        """Where its bytes begin in the stored tensor."""
+        return self.begin * ITEM_BYTES[self.tensor.dtype]
+
+    @property
+    def end(self) -> int:
+        """Where its bytes end in the stored tensor."""
+        return self.stop * ITEM_BYTES[self.tensor.dtype]
+
+    @property
+    def length(self) -> int:
+        """Number of its bytes in the stored tensor."""
+        return self.end - self.offset
+
+
+@dataclass(frozen=True, slots=True)
+class FileChunks:
+    """Adjacent ``chunks`` of the file with this ``descriptor``, the first of them at ``offset``.
+
+    They are computed into one buffer and written at once. A tensor made from task vectors is alone
+    in one, and is written in parts.
+    """
+
+    descriptor: int
+    offset: int
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def length(self) -> int:
+        """Number of bytes of all chunks."""
+        return sum(chunk.length for chunk in self.chunks)
+
+
+Work = TypeVar("Work", Chunk, FileChunks)
+
+
+def chunks_of(tensor: TensorPlan, place: int = 0) -> Iterator[Chunk]:
+    """The chunks of a weighted sum; the whole of a tensor made from task vectors.
+
+    Chunks end where the file, in which the tensor begins at ``place``, has whole multiples of
+    `weighted_sum.CHUNK_BYTES`: the kernel keeps what is written so in large blocks, with less work.
+    """
+    if isinstance(tensor.rule, ModelLevelMerge):
+        yield Chunk(tensor, 0, tensor.elements)
+        return
+    item, size = ITEM_BYTES[tensor.dtype], weighted_sum.CHUNK_BYTES
+    begin = 0
+    while begin < tensor.elements:
+        room = size - (place + begin * item) % size
+        stop = min(begin + max(room // item, 1), tensor.elements)
+        yield Chunk(tensor, begin, stop)
+        begin = stop
+
+
+def _file_chunks(
+    plans: Iterable[TensorPlan], places: Mapping[str, tuple[int, int]]
+) -> Iterator[FileChunks]:
+    """All chunks, in order; ``places``: descriptor and offset of each tensor, by name."""
+    for (descriptor, _, _), group in groupby(_placed(plans, places), key=itemgetter(0)):
+        placed = tuple(group)
+        yield FileChunks(descriptor, placed[0][1], tuple(chunk for _, _, chunk in placed))
+
+
+def _placed(
+    plans: Iterable[TensorPlan], places: Mapping[str, tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int, str], int, Chunk]]:
+    """What chunks of one write have in common, the chunk's offset in the file, and the chunk."""
+    for tensor in plans:
+        descriptor, place = places[tensor.name]
+        alone = tensor.name if isinstance(tensor.rule, ModelLevelMerge) else ""
+        for chunk in chunks_of(tensor, place):
+            offset = place + chunk.offset
+            yield (descriptor, offset // weighted_sum.CHUNK_BYTES, alone), offset, chunk
+
+
+def _batches(work: Iterable[Work]) -> Iterator[list[Work]]:
+    """Lists of about `BATCH_BYTES`, one for each turn of a thread."""
+    batch: list[Work] = []
+    length = 0
+    for item in work:
+        batch.append(item)
+        length += item.length
+        if length >= BATCH_BYTES:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch
+
+
+def _compute_alone() -> None:
+    """Keep torch from spreading what this thread computes over threads of its own.
+
+    The number of threads that other threads use, such as an engine's in this process, stays.
+    """
+    torch.get_num_threads()  # which settles this thread's number the first time that it is asked
+    threadpool_limits(1, "openmp")
+
+
+@contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """A few threads; on an error they finish the batch in hand and drop the rest."""
+    executor = ThreadPoolExecutor(
+        min(THREADS, len(os.sched_getaffinity(0))), "merge", initializer=_compute_alone
+    )
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)

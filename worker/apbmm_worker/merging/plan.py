@@ -1,27 +1,30 @@
-"""What becomes of every tensor of a merge; pure, reads no weights."""
+"""How every tensor of a merge is made of the sources' tensors; pure, reads no weights.
+
+A plan has one `TensorPlan` for each tensor, with one of two rules: a `WeightedSum` of the sources,
+which the layer-wise merge is (Eq. 4), or a `ModelLevelMerge` of task vectors (Experiment 2).
+`weighted_sum` and `task_vectors` compute them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from apbmm_common.checkpoint.headers import ITEM_BYTES, Checkpoint, TensorHeader, layer_of
 from apbmm_common.checkpoint.tensor_groups import optional_tensors
-from apbmm_common.run_file.load import Merge
-from apbmm_worker.merging.methods import Cut, TaskVectors
+from apbmm_common.errors import EvaluationError
+from apbmm_common.merge_methods import METHODS
+from apbmm_common.run_file.schema import Merge
 from apbmm_worker.merging.source_weights import (
     Row,
     SourceWeights,
-    layer_weights,
     outside_rows,
     own_rows,
     pair_weights,
     total,
 )
-
-__all__ = ["TensorPlan", "WeightedSum", "layer_weights", "plan", "plan_sum", "plan_task_vectors"]
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -43,20 +46,58 @@ class WeightedSum:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelLevelMerge:
+    """The rule ``base + weight * merge(task vectors)`` of a method in `merge_methods`.
+
+    ``weight`` is the paper's alpha (mergekit's ``lambda``); ``parameters`` has the value of every
+    parameter of the method, and may be given without those that keep their defaults; ``seed``
+    decides what the random methods draw. Raises `EvaluationError` (``vector``) for a method or a
+    value that cannot be; the text begins with the setting's name.
+    """
+
+    method: str
+    weight: float
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        method = METHODS.get(self.method)
+        if method is None:
+            raise EvaluationError(
+                f"{self.method} is no model-level method",
+                f"one of {', '.join(METHODS)}",
+                kind="vector",
+            )
+        if not math.isfinite(self.weight):
+            raise EvaluationError(f"weight is {self.weight}, not a finite number", kind="vector")
+        for fault in method.faults(self.parameters):
+            raise EvaluationError(fault, kind="vector")
+        object.__setattr__(self, "parameters", method.complete(self.parameters))
+
+    @property
+    def recipe(self) -> dict[str, float | str]:
+        """What to keep beside the weights."""
+        return {
+            "method": self.method,
+            "weight": self.weight,
+            **self.parameters,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class TensorPlan:
     """How one tensor is made of the same tensor of several ``sources``.
 
-    ``layout`` is the source's tensor that lends name, shape and file name: the last source's, which
-    for two sources is the instruct model's. ``dtype`` is the stored one. With `TaskVectors` the
-    first source is the base, and a rule that trims whole task vectors has ``cuts``, one for each
-    other source (`whole_trim.trimmed`).
+    ``layout`` is the tensor whose name, shape and file name the result gets: the last source's,
+    which of two sources is the instruct model's. ``dtype`` is the stored one. With a
+    `ModelLevelMerge` the first source is the base.
     """
 
     layout: TensorHeader
     sources: tuple[TensorHeader, ...]
-    rule: WeightedSum | TaskVectors
+    rule: WeightedSum | ModelLevelMerge
     dtype: str
-    cuts: tuple[Cut, ...] = ()
 
     @property
     def name(self) -> str:
@@ -131,17 +172,16 @@ def plan_sum(
 def plan_task_vectors(
     sources: Mapping[str, Checkpoint],
     base: Checkpoint,
-    rule: TaskVectors,
+    rule: ModelLevelMerge,
     outside_layers: str = "mean",
     dtype: str = "source",
 ) -> tuple[TensorPlan, ...]:
-    """``base + weight * Theta(task vectors)`` for every tensor, in the last source's file order.
+    """A model-level merge, for every tensor in the order of the last source's files.
 
     A source that is the base has a task vector of zeros and is left out. Tensors of no layer are
     merged like any other, unless ``outside_layers`` names a source (or ``base``) to follow. Stored
-    dtypes, integers and optional tensors are as in `plan_sum`. Where the rule trims whole task
-    vectors, the plans want `whole_trim.trimmed`, which reads them. Raises `EvaluationError` for
-    weights that cannot be summed.
+    dtypes, integers and optional tensors are as in `plan_sum`. Raises `EvaluationError`
+    (``vector``) for weights that cannot be summed.
     """
     last = list(sources.values())[-1]
     moved = tuple(c for c in sources.values() if c.path.resolve() != base.path.resolve())
@@ -158,8 +198,8 @@ def plan_task_vectors(
             continue
         tensors = tuple(checkpoint.tensors[name] for checkpoint in (base, *moved))
         copied = not moved or rule.weight == 0.0
-        chosen: WeightedSum | TaskVectors = WeightedSum((1.0,)) if copied else rule
-        if not copied and rule.theta.keeps == "all":  # the same sum, and cheaper
+        chosen: WeightedSum | ModelLevelMerge = WeightedSum((1.0,)) if copied else rule
+        if not copied and METHODS[rule.method].merge is None:
             own = (rule.weight,) * len(moved)
             chosen = WeightedSum((1.0 - total(own), *own))
         plans.append(TensorPlan(layout, tensors[:1] if copied else tensors, chosen, stored))

@@ -1,16 +1,23 @@
-"""From a vector of a run to the tensors of its merge; pure, reads no weights."""
+"""The merge that a vector of a run stands for; pure, reads no weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from apbmm_common.checkpoint.headers import layer_of
-from apbmm_common.run_file.load import LINEAR, Merge, RunSpec
+from apbmm_common.merge_methods import LINEAR
+from apbmm_common.run_file.load import Merge, RunSpec
 from apbmm_common.run_file.space import Space
-from apbmm_worker.merging.methods import TaskVectors
-from apbmm_worker.merging.plan import TensorPlan, copied, layer_weights, plan, plan_task_vectors
+from apbmm_worker.merging.plan import (
+    ModelLevelMerge,
+    TensorPlan,
+    copied,
+    plan,
+    plan_task_vectors,
+)
+from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources
 
 MERGED = ("thinking", "instruct")
@@ -18,7 +25,7 @@ MERGED = ("thinking", "instruct")
 
 @dataclass(frozen=True, slots=True)
 class RunMerge:
-    """One merge: what becomes of each tensor, and the recipe that is kept beside the weights."""
+    """One merge: the plan of each tensor, and the recipe that is kept beside the weights."""
 
     plans: tuple[TensorPlan, ...]
     recipe: dict[str, Any]
@@ -27,21 +34,22 @@ class RunMerge:
 def merge_of(
     spec: RunSpec, sources: VerifiedSources, vector: Sequence[float], *, reference: bool = False
 ) -> RunMerge:
-    """The merge that a vector of the run's space asks for.
+    """The merge that a vector of the run's space stands for.
 
-    A ``reference`` is one of the sources, so its vector has one weight for each layer whatever the
-    run searches. Model-level methods that draw at random draw by the run's seed. Raises
-    `EvaluationError` (``vector``) for a vector that asks for no merge.
+    A ``reference`` is one of the sources: its vector has one weight for each layer, whatever the
+    run searches. Random methods draw by the run's seed. Raises `EvaluationError` (``vector``) for a
+    vector that is not of the space.
     """
     if reference:
-        # Whole, whatever the others follow outside their layers: Eq. 2 measures by the sources.
+        # The whole source, outside the layers too: Eq. 2 measures all merges by the sources.
         return _linear(Merge(dtype=spec.merge.dtype), sources, vector, {})
     space = _space(spec, sources, len(vector))
     if space.method == LINEAR:
         layers, own = space.layer_weights(vector), space.outside_weights(vector)
         return _linear(spec.merge, sources, layers, own)
-    weight, density = space.weight_and_density(vector)
-    rule = TaskVectors(space.method, weight, density, spec.seed)
+    weight, searched = space.weight_and_parameters(vector)
+    parameters = {**spec.merge.parameters, **searched}
+    rule = ModelLevelMerge(space.method, weight, parameters, spec.seed)
     plans = plan_task_vectors(
         {role: sources.checkpoints[role] for role in MERGED},
         sources.checkpoints["base"],
@@ -49,7 +57,7 @@ def merge_of(
         spec.merge.outside_layers,
         spec.merge.dtype,
     )
-    return RunMerge(plans, {"task_vectors": asdict(rule), "merge": _settings(spec.merge)})
+    return RunMerge(plans, {"task_vectors": rule.recipe, "merge": _settings(spec.merge)})
 
 
 def _linear(

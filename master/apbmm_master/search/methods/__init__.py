@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import numpy.typing as npt
 
+from apbmm_common.merge_methods import METHODS as MERGE_METHODS
+from apbmm_common.merge_methods import searched_as
 from apbmm_master.search.errors import SettingError, UnknownAlgorithmError
 from apbmm_master.search.methods.base import Search
 from apbmm_master.search.methods.problem import Problem
@@ -29,15 +31,12 @@ _METHODS: dict[str, str | type[Search]] = {
     "qnehvi": "baselines:Qnehvi",
     "momm": "baselines:Momm",
     "moead-cmaes": "evolution:MoeadCmaes",
-    "ta": "grids:TaskArithmetic",
-    "ties": "grids:Ties",
-    "dare": "grids:Dare",
-    "breadcrumbs": "grids:Breadcrumbs",
-    "della": "grids:Della",
     "sobol": "designs:Sobol",
     "uniform": "designs:Uniform",
 }
-"""Name -> the method's class, or where it is: "module:class" in this package."""
+"""Name -> the method's class, or where it is: "module:class" in this package.
+
+The grid searches are not here: they follow from the merge methods (`grids`)."""
 
 Method = TypeVar("Method", bound=type[Search])
 
@@ -55,20 +54,24 @@ def register(method: Method) -> Method:
 
 def names() -> tuple[str, ...]:
     """The names that `create` takes."""
-    return tuple(_METHODS)
+    return (*_METHODS, *(method.search_name for method in MERGE_METHODS.values()))
 
 
 def require_known(name: str) -> None:
     """Raise UnknownAlgorithmError unless there is a method `name`."""
-    if not isinstance(name, str) or name not in _METHODS:
+    if not isinstance(name, str) or name not in names():
         raise UnknownAlgorithmError(
-            f"there is no search method {name!r}", f"methods are {', '.join(_METHODS)}"
+            f"there is no search method {name!r}", f"methods are {', '.join(names())}"
         )
 
 
 def method_class(name: str) -> type[Search]:
     """The class of the method `name`, imported on demand. Raises UnknownAlgorithmError."""
     require_known(name)
+    if merge_method := searched_as(name):
+        from apbmm_master.search.methods.grids import grid_of
+
+        return grid_of(merge_method)
     method = _METHODS[name]
     if isinstance(method, str):
         module, _, cls = method.partition(":")

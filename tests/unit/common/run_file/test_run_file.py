@@ -159,6 +159,22 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"merge": {"outside_layers": "own"}, "algorithm": {"name": "ta"}},
         "ta gives all tensors one weight",
     ),
+    "a parameter of a linear merge": (
+        {"merge": {"parameters": {"gamma": 0.1}}},
+        "merge.parameters: gamma has no effect on a linear merge",
+    ),
+    "a parameter of another method": (
+        {"merge": {"parameters": {"gamma": 0.1}}, "algorithm": {"name": "ties"}},
+        "merge.parameters: gamma has no effect on ties",
+    ),
+    "a parameter that the grid varies": (
+        {"merge": {"parameters": {"density": 0.1}}, "algorithm": {"name": "ties"}},
+        "merge.parameters: density is searched by ties",
+    ),
+    "a parameter beyond its interval": (
+        {"merge": {"parameters": {"epsilon": 2}}, "algorithm": {"name": "della"}},
+        r"merge.parameters: epsilon is 2.0, outside \[0, 1\]",
+    ),
     "one objective": (
         {"objectives": [{"name": "a", "metric": "tokens", "expert": "thinking",
                          "vanilla": "instruct"}]}, "between 2 and 5 objectives, not 1"),

@@ -14,8 +14,10 @@ from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file.load import Merge
 from apbmm_worker.engine.resident_sources import ResidentSources
-from apbmm_worker.merging.merge import layer_weights, merged_tensors, plan
+from apbmm_worker.merging.merge import merged_tensors
+from apbmm_worker.merging.plan import plan
 from apbmm_worker.merging.shards import Part
+from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.tensor_bytes import opened
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 

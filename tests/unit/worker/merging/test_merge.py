@@ -15,10 +15,11 @@ import transformers
 from apbmm_common.checkpoint.headers import SINGLE_FILE, read_checkpoint
 from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file.load import Merge
-from apbmm_worker.merging import tensor_sums
+from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.folder import PARTIAL_SUFFIX, RECIPE_FILE
-from apbmm_worker.merging.merge import layer_weights, materialise, plan
-from apbmm_worker.merging.plan import WeightedSum
+from apbmm_worker.merging.merge import materialise
+from apbmm_worker.merging.plan import WeightedSum, plan
+from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from tiny_checkpoints import (
     edit_config,
@@ -135,8 +136,8 @@ def test_a_redundant_tied_head_is_left_out(pair: tuple[Path, Path], holders: int
 
 def test_chunks_do_not_show(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = merged(pair)
-    monkeypatch.setattr(tensor_sums, "CHUNK_BYTES", 384)
-    monkeypatch.setattr(tensor_sums, "BLOCK_ELEMENTS", 10)
+    monkeypatch.setattr(weighted_sum, "CHUNK_BYTES", 384)
+    monkeypatch.setattr(weighted_sum, "BLOCK_ELEMENTS", 10)
     small = merged(pair)
     assert all(torch.equal(whole[name], small[name]) for name in whole)
 

@@ -15,8 +15,7 @@ import torch
 
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_worker.merging.merge import merged_tensors
-from apbmm_worker.merging.methods import TaskVectors
-from apbmm_worker.merging.plan import plan_sum, plan_task_vectors
+from apbmm_worker.merging.plan import ModelLevelMerge, plan_sum, plan_task_vectors
 from apbmm_worker.merging.source_weights import pair_weights
 from apbmm_worker.merging.tensor_bytes import opened
 from mergekit_references import (
@@ -40,7 +39,7 @@ def merged(folder: Path, case: Case) -> Tensors:
     if case.method == "linear":
         plans = plan_sum(sources, pair_weights([case.weight]))
     else:
-        rule = TaskVectors(case.method, case.weight, **dict(case.settings))  # type: ignore[arg-type]
+        rule = ModelLevelMerge(case.method, case.weight, case.settings)
         plans = plan_task_vectors(sources, base, rule)
     with opened(base, *sources.values()) as files:
         return {name: tensor.clone() for name, tensor in merged_tensors(plans, files)}

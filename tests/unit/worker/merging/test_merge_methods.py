@@ -1,4 +1,4 @@
-"""Model-level methods: each against a literal transcription, and each knob seen to act."""
+"""Model-level methods: each against a literal transcription, and each parameter seen to act."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.merging import sparsify, task_vectors
+from apbmm_common.merge_methods import METHODS
+from apbmm_worker.merging import random_draws, task_vectors
 from apbmm_worker.merging.merge import merged_tensors
-from apbmm_worker.merging.methods import METHODS, TaskVectors
-from apbmm_worker.merging.plan import plan_task_vectors
-from apbmm_worker.merging.sparsify import selection
+from apbmm_worker.merging.plan import ModelLevelMerge, plan_task_vectors
 from apbmm_worker.merging.tensor_bytes import opened
 from tiny_checkpoints import load_tensors, save_tensors, write_json
 
@@ -44,7 +43,17 @@ def trio(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def merged(folder: Path, rule: TaskVectors, names: Sequence[str] = "a", **options: str) -> Tensors:
+def made(
+    method: str, weight: float = 1.0, density: float = 1.0, seed: int = 0, **more: float
+) -> ModelLevelMerge:
+    """A rule; methods without a density get none."""
+    parameters = {"density": density, **more} if METHODS[method].parameters else more
+    return ModelLevelMerge(method, weight, parameters, seed)
+
+
+def merged(
+    folder: Path, rule: ModelLevelMerge, names: Sequence[str] = "a", **options: str
+) -> Tensors:
     base = read_checkpoint(folder / "base")
     sources = {name: read_checkpoint(folder / name) for name in names}
     plans = plan_task_vectors(sources, base, rule, **options)
@@ -52,7 +61,7 @@ def merged(folder: Path, rule: TaskVectors, names: Sequence[str] = "a", **option
         return {name: tensor.clone() for name, tensor in merged_tensors(plans, files)}
 
 
-def delta(folder: Path, rule: TaskVectors, names: Sequence[str] = "a") -> Tensors:
+def delta(folder: Path, rule: ModelLevelMerge, names: Sequence[str] = "a") -> Tensors:
     """What is added to the base."""
     base = load_tensors(folder / "base")
     return {n: t.double() - base[n].double() for n, t in merged(folder, rule, names).items()}
@@ -77,14 +86,14 @@ def assert_close(one: torch.Tensor, two: torch.Tensor) -> None:
 
 
 def test_task_arithmetic_adds_weighted_task_vectors(trio: Path) -> None:
-    result = delta(trio, TaskVectors("task_arithmetic", 0.3), "ab")
+    result = delta(trio, made("task_arithmetic", 0.3), "ab")
     for name, vector in result.items():
         assert_close(vector, 0.3 * (task_vector(trio, "a")[name] + task_vector(trio, "b")[name]))
 
 
 @pytest.mark.parametrize("density", [0.7, 0.25, 1.0, 1e-9])
 def test_ties_by_its_paper(trio: Path, density: float) -> None:
-    result = delta(trio, TaskVectors("ties", 0.6, density), "ab")
+    result = delta(trio, made("ties", 0.6, density), "ab")
     for name, vector in result.items():
         kept = max(1, int(density * vector.numel()))
         trimmed = torch.stack([largest(task_vector(trio, s)[name], 0, kept) for s in "ab"])
@@ -96,7 +105,7 @@ def test_ties_by_its_paper(trio: Path, density: float) -> None:
 
 @pytest.mark.parametrize(("density", "gamma"), [(0.7, 0.01), (0.7, 0.2), (0.95, 0.2), (0.5, 0.0)])
 def test_breadcrumbs_by_its_paper(trio: Path, density: float, gamma: float) -> None:
-    result = delta(trio, TaskVectors("breadcrumbs", 0.6, density, gamma=gamma))
+    result = delta(trio, made("breadcrumbs", 0.6, density, gamma=gamma))
     for name, vector in result.items():
         count = vector.numel()
         kept = int(density * count)
@@ -112,8 +121,8 @@ def test_equal_magnitudes_are_cut_exactly(tmp_path: Path) -> None:
     step = {n: (t.float() * (1 + torch.randint(0, 3, t.shape) / 128)) for n, t in base.items()}
     write(tmp_path / "a", {n: t.to(torch.bfloat16) for n, t in step.items()})
     for first, rule in (
-        (0, TaskVectors("ties", 1.0, 0.3)),
-        (42, TaskVectors("breadcrumbs", 1.0, 0.3)),
+        (0, made("ties", 1.0, 0.3)),
+        (42, made("breadcrumbs", 1.0, 0.3)),
     ):
         vector = task_vector(tmp_path, "a")[MATRIX]
         expected = largest(vector, first, first + int(0.3 * vector.numel()))
@@ -122,50 +131,48 @@ def test_equal_magnitudes_are_cut_exactly(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("definition", ["mergekit", "paper"])
-def test_dare_keeps_a_share_and_scales_it(trio: Path, definition: str) -> None:
-    rule = TaskVectors("dare", 0.5, 0.7, definition=definition)  # type: ignore[arg-type]
-    vector, full = delta(trio, rule)[MATRIX], task_vector(trio, "a")[MATRIX]
+def test_dare_keeps_a_share_and_the_norm(trio: Path) -> None:
+    vector, full = delta(trio, made("dare", 0.5, 0.7))[MATRIX], task_vector(trio, "a")[MATRIX]
     kept = vector != 0
     assert kept.double().mean() == pytest.approx(0.7, abs=5 * (0.21 / 4200) ** 0.5)
-    ratio = 1 / 0.7
-    if definition == "mergekit":
-        ratio = float(full.abs().sum() / full[kept].abs().sum())
-        assert ratio != pytest.approx(1 / 0.7, rel=1e-4)
+    ratio = float(full.abs().sum() / full[kept].abs().sum())
+    assert ratio != pytest.approx(1 / 0.7, rel=1e-4)
     assert_close(vector[kept], 0.5 * ratio * full[kept])
 
 
 @pytest.mark.parametrize("density", [0.6, 0.1])  # at 0.1 the smallest of a row never stays
-@pytest.mark.parametrize("definition", ["mergekit", "paper"])
-def test_della_keeps_by_rank_within_rows(trio: Path, definition: str, density: float) -> None:
+def test_della_keeps_by_rank_within_rows(trio: Path, density: float) -> None:
     full = task_vector(trio, "a")[MATRIX]
-    flat, draws = full.flatten(), 300  # many, so that the chance of each element shows
-    count = torch.zeros_like(flat)
+    draws = 300  # many, so that the chance of each element shows
+    count = torch.zeros_like(full)
     for seed in range(draws):
-        rule = TaskVectors("della", 0.5, density, seed, epsilon=0.3, definition=definition)  # type: ignore[arg-type]
-        keep = selection(rule, lambda: iter([(0, flat)]), len(flat), full.shape[1], "a")
-        kept = keep(0, flat)
+        kept = delta(trio, made("della", 0.5, density, seed, epsilon=0.3))[MATRIX]
         count += kept != 0
-    half = min(0.3 if definition == "mergekit" else 0.15, density)
-    rank = full.abs().argsort(dim=1).argsort(dim=1).double().flatten()
+    half = min(0.3, density)
+    rank = full.abs().argsort(dim=1).argsort(dim=1).double()
     chance = density - half + 2 * half * rank / (full.shape[1] - 1)
     spread = (chance * (1 - chance) * draws).sqrt() + 1e-9
     assert ((count - draws * chance).abs() < 6 * spread).all()
     mask = kept != 0
-    ratio = flat.abs().sum() / flat[mask].abs().sum() if definition == "mergekit" else 1 / chance
-    assert_close(kept[mask], (flat * ratio)[mask])
+    ratio = full.abs().sum() / full[mask].abs().sum()
+    assert_close(kept[mask], (0.5 * full * ratio)[mask])
 
 
-def test_epsilon_is_cut_to_what_the_density_allows() -> None:
-    assert TaskVectors("della", 1.0, 0.9).half_range == pytest.approx(0.1)
-    assert TaskVectors("della", 1.0, 0.1).half_range == pytest.approx(0.1)
-    assert TaskVectors("della", 1.0, 0.5).half_range == 0.15
-    assert TaskVectors("della", 1.0, 0.5, definition="paper").half_range == 0.075
+@pytest.mark.parametrize(("density", "spread"), [(0.9, 0.1), (0.1, 0.1), (0.5, 0.15)])
+def test_epsilon_is_cut_to_what_the_density_allows(
+    trio: Path, density: float, spread: float
+) -> None:
+    wide = merged(trio, made("della", density=density))
+    narrow = merged(trio, made("della", density=density, epsilon=spread))
+    other = merged(trio, made("della", density=density, epsilon=spread / 2))
+    as_wide = torch.isclose(wide[MATRIX], narrow[MATRIX]).double().mean()
+    assert as_wide > 0.99  # 1 - 0.9 is not exactly 0.1
+    assert torch.isclose(wide[MATRIX], other[MATRIX]).double().mean() < as_wide
 
 
 def test_election_drops_who_disagrees(trio: Path) -> None:
-    plain = delta(trio, TaskVectors("dare", 1.0, 0.5), "ab")[MATRIX]
-    elected = delta(trio, TaskVectors("dare_ties", 1.0, 0.5), "ab")[MATRIX]
+    plain = delta(trio, made("dare", 1.0, 0.5), "ab")[MATRIX]
+    elected = delta(trio, made("dare_ties", 1.0, 0.5), "ab")[MATRIX]
     assert not torch.equal(plain, elected)
     assert (elected.abs() >= plain.abs() - 1e-6).all()
     assert ((elected == 0) == (plain == 0)).all()
@@ -178,7 +185,7 @@ def test_a_tensor_without_elements_comes_out_as_it_is(
 ) -> None:
     for seed, name in enumerate(("base", "a", "b")):
         write(tmp_path / name, random(seed) | {"model.layers.0.none": torch.zeros(shape)})
-    result = merged(tmp_path, TaskVectors(method, 1.0, 0.5), "ab")
+    result = merged(tmp_path, made(method, 1.0, 0.5), "ab")
     assert result["model.layers.0.none"].shape == shape
     assert result[MATRIX].abs().max() > 0
 
@@ -186,7 +193,7 @@ def test_a_tensor_without_elements_comes_out_as_it_is(
 @pytest.mark.parametrize("method", METHODS)
 def test_the_weight_stands_outside_theta(trio: Path, method: str) -> None:
     density = 1.0 if method == "task_arithmetic" else 0.7
-    half, whole = (delta(trio, TaskVectors(method, w, density), "ab") for w in (0.4, 0.8))
+    half, whole = (delta(trio, made(method, w, density), "ab") for w in (0.4, 0.8))
     for name in whole:
         assert_close(2 * half[name], whole[name])
         assert whole[name].abs().max() > 0.1
@@ -195,7 +202,7 @@ def test_the_weight_stands_outside_theta(trio: Path, method: str) -> None:
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "task_arithmetic"])
 def test_the_density_says_how_much_stays(trio: Path, method: str) -> None:
     share = [
-        float((delta(trio, TaskVectors(method, 1.0, d))[MATRIX] != 0).double().mean())
+        float((delta(trio, made(method, 1.0, d))[MATRIX] != 0).double().mean())
         for d in (0.3, 0.6, 1.0)
     ]
     assert share == pytest.approx([0.3, 0.6, 1.0], abs=0.04)
@@ -204,9 +211,9 @@ def test_the_density_says_how_much_stays(trio: Path, method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_seed_moves_the_random_methods_only(trio: Path, method: str) -> None:
     density = 1.0 if method == "task_arithmetic" else 0.7
-    one, again, two = (merged(trio, TaskVectors(method, 1.0, density, s)) for s in (0, 0, 1))
+    one, again, two = (merged(trio, made(method, 1.0, density, s)) for s in (0, 0, 1))
     assert all(torch.equal(one[name], again[name]) for name in one)
-    random = METHODS[method].keeps in ("random", "ranked")
+    random = METHODS[method].random
     assert torch.equal(one[MATRIX], two[MATRIX]) != random
 
 
@@ -214,7 +221,7 @@ def test_the_seed_moves_the_random_methods_only(trio: Path, method: str) -> None
 def test_draws_depend_on_nothing_but_seed_source_and_tensor(
     trio: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rule = TaskVectors(method, 1.0, 0.5)
+    rule = made(method, 1.0, 0.5)
     whole = merged(trio, rule, "ab")
     monkeypatch.setattr(task_vectors, "BLOCK_ELEMENTS", 7 * 70)
     assert all(torch.equal(whole[name], t) for name, t in merged(trio, rule, "ab").items())
@@ -233,17 +240,17 @@ def test_a_draw_that_is_remembered_is_the_one_that_is_not(
 ) -> None:
     """And it saves half of the random numbers."""
     counts: list[int] = []
-    draw = sparsify._random
+    draw = random_draws._random
 
     def counted(*args: Any) -> Any:
         counts[-1] += 1
         return draw(*args)
 
-    monkeypatch.setattr(sparsify, "_random", counted)
+    monkeypatch.setattr(random_draws, "_random", counted)
     monkeypatch.setattr(task_vectors, "BLOCK_ELEMENTS", 7 * 70)
-    rule, found = TaskVectors(method, 1.0, 0.5), []
-    for limit in (sparsify._REMEMBERED, 0):
-        monkeypatch.setattr(sparsify, "_REMEMBERED", limit)
+    rule, found = made(method, 1.0, 0.5), []
+    for limit in (random_draws._REMEMBERED, 0):
+        monkeypatch.setattr(random_draws, "_REMEMBERED", limit)
         counts.append(0)
         found.append(merged(trio, rule, "ab"))
     assert all(torch.equal(found[0][name], t) for name, t in found[1].items())
@@ -254,7 +261,7 @@ def test_a_draw_that_is_remembered_is_the_one_that_is_not(
 def test_cuts_do_not_depend_on_chunks(
     trio: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rule = TaskVectors(method, 1.0, 0.5)
+    rule = made(method, 1.0, 0.5)
     whole = merged(trio, rule, "ab")
     monkeypatch.setattr(task_vectors, "BLOCK_ELEMENTS", 1)
     assert all(torch.equal(whole[name], t) for name, t in merged(trio, rule, "ab").items())
@@ -262,17 +269,17 @@ def test_cuts_do_not_depend_on_chunks(
 
 def test_what_is_the_base_stays_the_base(trio: Path) -> None:
     base = load_tensors(trio / "base")
-    nothing = merged(trio, TaskVectors("ties", 0.0, 0.5))
-    alone = merged(trio, TaskVectors("ties", 1.0, 0.5), ["base"])
+    nothing = merged(trio, made("ties", 0.0, 0.5))
+    alone = merged(trio, made("ties", 1.0, 0.5), ["base"])
     assert all(torch.equal(nothing[n], t) and torch.equal(alone[n], t) for n, t in base.items())
     # A source that is the base has no task vector, and draws nothing.
-    one = merged(trio, TaskVectors("dare", 1.0, 0.5), ["a"])
-    two = merged(trio, TaskVectors("dare", 1.0, 0.5), ["base", "a"])
+    one = merged(trio, made("dare", 1.0, 0.5), ["a"])
+    two = merged(trio, made("dare", 1.0, 0.5), ["base", "a"])
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_tensors_of_no_layer_can_follow_a_source(trio: Path) -> None:
-    rule = TaskVectors("ties", 1.0, 0.5)
+    rule = made("ties", 1.0, 0.5)
     result = merged(trio, rule, "ab", outside_layers="b")
     assert torch.equal(result[HEAD], load_tensors(trio / "b")[HEAD])
     assert torch.equal(result[MATRIX], merged(trio, rule, "ab")[MATRIX])
@@ -282,21 +289,25 @@ def test_tensors_of_no_layer_can_follow_a_source(trio: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("method", "weight", "parameters", "words"),
     [
-        ({"method": "slerp"}, "slerp is no model-level method"),
-        ({"weight": float("nan")}, "weight is nan"),
-        ({"density": 0.0}, "density is 0.0"),
-        ({"density": 1.1}, "density is 1.1"),
-        ({"gamma": 1.0}, "gamma is 1.0"),
-        ({"epsilon": -0.1}, "epsilon is -0.1"),
+        ("slerp", 1.0, {}, "slerp is no model-level method"),
+        ("ties", float("nan"), {}, "weight is nan"),
+        ("ties", 1.0, {"density": 0.0}, r"density is 0.0, outside \(0, 1\]"),
+        ("ties", 1.0, {"density": 1.1}, "density is 1.1"),
+        ("ties", 1.0, {"gamma": 0.1}, "gamma has no effect on ties"),
+        ("breadcrumbs", 1.0, {"gamma": 1.0}, r"gamma is 1.0, outside \[0, 1\)"),
+        ("della", 1.0, {"epsilon": -0.1}, "epsilon is -0.1"),
+        ("della", 1.0, {"epsilon": float("nan")}, "epsilon is nan"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings: dict[str, object], words: str) -> None:
+def test_settings_that_cannot_be_are_refused(
+    method: str, weight: float, parameters: dict[str, float], words: str
+) -> None:
     with pytest.raises(EvaluationError, match=words):
-        TaskVectors(**({"method": "ties", "weight": 1.0} | settings))  # type: ignore[arg-type]
+        ModelLevelMerge(method, weight, parameters)
 
 
 def test_what_overflows_is_named(trio: Path) -> None:
     with pytest.raises(EvaluationError, match="holds a NaN or an infinity"):
-        merged(trio, TaskVectors("task_arithmetic", 1e300))
+        merged(trio, made("task_arithmetic", 1e300))

@@ -9,10 +9,9 @@ import torch
 
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.run_file.load import Merge
-from apbmm_worker.merging import tensor_sums
-from apbmm_worker.merging.merge import merged_tensors, plan
-from apbmm_worker.merging.methods import TaskVectors
-from apbmm_worker.merging.plan import TensorPlan, plan_task_vectors
+from apbmm_worker.merging import weighted_sum
+from apbmm_worker.merging.merge import merged_tensors
+from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan, plan_task_vectors
 from apbmm_worker.merging.shards import WHOLE, Part, cut
 from apbmm_worker.merging.stream import MergeStream, to_bytes
 from apbmm_worker.merging.tensor_bytes import opened, read_into
@@ -24,7 +23,7 @@ LAYERS = 3
 def all_plans(folder: Path) -> list[tuple[TensorPlan, ...]]:
     """A layer-wise merge with weights that no decimal number is, and a model-level one."""
     thinking, instruct = map(read_checkpoint, write_tiny_pair(folder, seed=3, layers=LAYERS))
-    rule = TaskVectors("della", 1 / 3, 0.7, seed=5)
+    rule = ModelLevelMerge("della", 1 / 3, {"density": 0.7}, seed=5)
     return [
         plan(thinking, instruct, (1 / 3, 0.1, 2 / 7), Merge()),
         plan(thinking, instruct, (0.0, 1.0, 0.5), Merge(dtype="bfloat16")),
@@ -66,7 +65,7 @@ def test_of_a_tensor_only_the_part_that_is_wanted(
         reads[current] = reads.get(current, 0) + len(buffer)
         read_into(descriptor, buffer, offset, file)
 
-    monkeypatch.setattr(tensor_sums, "read_into", counted)
+    monkeypatch.setattr(weighted_sum, "read_into", counted)
     merges = all_plans(tmp_path)
     for number, plans in enumerate(merges):
         stream = MergeStream(to_bytes(plans))

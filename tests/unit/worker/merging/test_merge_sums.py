@@ -10,11 +10,9 @@ import torch
 
 from apbmm_common.checkpoint.headers import Checkpoint, read_checkpoint
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.merging import merge, tensor_sums
-from apbmm_worker.merging.merge import merged_tensors, write_merge
-from apbmm_worker.merging.methods import TaskVectors
-from apbmm_worker.merging.pieces import threads
-from apbmm_worker.merging.plan import TensorPlan, plan_sum, plan_task_vectors
+from apbmm_worker.merging import merge, weighted_sum
+from apbmm_worker.merging.merge import merged_tensors, threads, write_merge
+from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan_sum, plan_task_vectors
 from apbmm_worker.merging.source_weights import Row, SourceWeights, outside_rows
 from apbmm_worker.merging.sources import verify_sources
 from apbmm_worker.merging.tensor_bytes import opened
@@ -134,11 +132,11 @@ def test_a_difference_that_overflows_is_summed_another_way(tmp_path: Path) -> No
 def test_a_folder_and_tensors_are_the_same_merge(
     trio: dict[str, Path], method: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensor_sums, "CHUNK_BYTES", 2000)  # tensors of several chunks
+    monkeypatch.setattr(weighted_sum, "CHUNK_BYTES", 2000)  # tensors of several chunks
     sources = verify_sources(trio, trio["a"].parent / "cache")
     plans = plan_sum(sources.checkpoints, weights_of())
     if method is not None:
-        rule = TaskVectors(method, 0.7, 0.5)
+        rule = ModelLevelMerge(method, 0.7, {"density": 0.5})
         base = sources.checkpoints["a"]
         plans = plan_task_vectors({"b": sources.checkpoints["b"]}, base, rule)
     out = trio["a"].parent / "out"
@@ -156,7 +154,7 @@ def test_a_weight_that_no_sum_can_hold_is_the_vectors_fault(trio: dict[str, Path
     checkpoints = {name: read_checkpoint(path) for name, path in trio.items()}
     base = checkpoints.pop("a")
     with pytest.raises(EvaluationError, match="too large to be summed") as caught:
-        plan_task_vectors(checkpoints, base, TaskVectors("task_arithmetic", 1e308))
+        plan_task_vectors(checkpoints, base, ModelLevelMerge("task_arithmetic", 1e308))
     assert caught.value.kind == "vector"
 
 
@@ -209,7 +207,7 @@ def test_what_is_made_ahead_is_limited(
     """By bytes, so that memory stays flat: here one tensor, besides the one that is given."""
     sources = {name: read_checkpoint(path) for name, path in trio.items()}
     plans = plan_sum(sources, weights_of())
-    monkeypatch.setattr(merge, "AHEAD", 0)
+    monkeypatch.setattr(merge, "AHEAD_BYTES", 0)
     begun: list[str] = []
 
     def place(tensor: TensorPlan) -> None:

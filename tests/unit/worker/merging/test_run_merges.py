@@ -12,12 +12,11 @@ import torch
 
 from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.errors import EvaluationError
+from apbmm_common.merge_methods import METHODS
 from apbmm_common.run_file.load import RunSpec
-from apbmm_common.run_file.schema import MODEL_LEVEL
 from apbmm_worker.merging.folder import RECIPE_FILE
 from apbmm_worker.merging.merge import write_merge
-from apbmm_worker.merging.methods import TaskVectors
-from apbmm_worker.merging.plan import WeightedSum
+from apbmm_worker.merging.plan import ModelLevelMerge, WeightedSum
 from apbmm_worker.merging.run_merges import merge_of
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from rehearsal_runs import run_spec
@@ -79,13 +78,17 @@ def test_each_group_outside_the_layers_gets_its_own_weight(folder: Path) -> None
     assert recipe["merge"]["outside_layers"] == "own"
 
 
-@pytest.mark.parametrize("name", MODEL_LEVEL)
-def test_a_model_level_vector_is_weight_and_density_of_its_method(folder: Path, name: str) -> None:
-    vector = [0.4] if name == "ta" else [0.4, DENSITY]
-    merge = merge_of(spec(name, seed=5), verified(folder, "base"), vector)
-    rule: TaskVectors | WeightedSum = TaskVectors(MODEL_LEVEL[name], 0.4, DENSITY, 5)
-    if name == "ta":  # base + 0.4 * (both task vectors), as one sum
-        rule = WeightedSum((1 - 0.8, 0.4, 0.4))
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_level_vector_is_weight_and_density_of_its_method(
+    folder: Path, method: str
+) -> None:
+    rule: ModelLevelMerge | WeightedSum
+    if method == "task_arithmetic":  # base + 0.4 * (both task vectors), as one sum
+        vector, rule = [0.4], WeightedSum((1 - 0.8, 0.4, 0.4))
+    else:
+        vector, rule = [0.4, DENSITY], ModelLevelMerge(method, 0.4, {"density": DENSITY}, 5)
+    run = spec(METHODS[method].search_name, seed=5)
+    merge = merge_of(run, verified(folder, "base"), vector)
     for tensor in merge.plans:
         assert tensor.rule == rule
         assert [source.file.parent.name for source in tensor.sources] == [
@@ -139,6 +142,13 @@ def test_a_reference_is_its_source_whatever_the_run_searches(
         assert isinstance(tensor.rule, WeightedSum)
         assert tensor.rule.copied is not None
         assert tensor.sources[tensor.rule.copied].file.parent.name == role
+
+
+def test_parameters_of_the_run_file_reach_the_merge(folder: Path) -> None:
+    run = spec("breadcrumbs", merge={"parameters": {"gamma": 0.2}})
+    merge = merge_of(run, verified(folder, "base"), [0.4, DENSITY])
+    rule = ModelLevelMerge("breadcrumbs", 0.4, {"density": DENSITY, "gamma": 0.2}, run.seed)
+    assert all(tensor.rule == rule for tensor in merge.plans)
 
 
 def test_the_recipe_says_how_it_was_made(folder: Path) -> None:

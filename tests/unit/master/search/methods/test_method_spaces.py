@@ -10,8 +10,8 @@ import pytest
 
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.errors import EvaluationError, RunFileError
+from apbmm_common.merge_methods import METHODS, MergeMethod, searched_as
 from apbmm_common.protocol.messages import Measured
-from apbmm_common.run_file.schema import MODEL_LEVEL
 from apbmm_common.run_file.space import Space, block_of
 from apbmm_master.journal.run_state import MEASURE
 from apbmm_master.optimiser.client import search_arguments
@@ -70,21 +70,21 @@ def test_other_rules_add_no_dimension(rule: str) -> None:
     assert found.outside_weights([0.5] * 4) == {}
 
 
-@pytest.mark.parametrize(("name", "method"), MODEL_LEVEL.items())
-def test_a_grids_vectors_are_those_of_its_method(name: str, method: str) -> None:
-    found = space(algorithm={"name": name})
-    (vector,) = create(name, 4).ask(1)
-    assert found.method == method
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_grids_vectors_are_those_of_its_method(method: MergeMethod) -> None:
+    found = space(algorithm={"name": method.search_name})
+    (vector,) = create(method.search_name, 4).ask(1)
+    assert found.method == method.name
     assert found.dimensions == len(vector)
-    weight, density = found.weight_and_density(list(vector))
+    weight, parameters = found.weight_and_parameters(list(vector))
     assert weight == vector[0]
-    assert density == (1.0 if name == "ta" else vector[1])
+    assert parameters == ({} if method.name == "task_arithmetic" else {"density": vector[1]})
 
 
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("outside", ["mean", "own"])
 def test_every_method_proposes_in_the_space_of_its_run(name: str, outside: str) -> None:
-    merge = {} if name in MODEL_LEVEL else {"blocks": 2, "outside_layers": outside}
+    merge = {} if searched_as(name) else {"blocks": 2, "outside_layers": outside}
     world = World(algorithm={"name": name}, merge=merge)
     world.join("a", outside=("norm",))
     world.exchange()
@@ -100,7 +100,7 @@ def test_a_vector_of_another_space_is_refused() -> None:
         space().layer_weights([0.5] * 3)
     assert caught.value.kind == "vector"
     with pytest.raises(EvaluationError, match="4 components, the run's space 2"):
-        space(algorithm={"name": "ties"}).weight_and_density([0.5] * 4)
+        space(algorithm={"name": "ties"}).weight_and_parameters([0.5] * 4)
 
 
 def test_importance_is_fused_but_for_sip_bmm() -> None:
