@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from apbmm_common.merge_methods import LINEAR
 from apbmm_common.protocol.messages import (
     Accept,
     Assign,

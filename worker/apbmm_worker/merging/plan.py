@@ -208,7 +208,7 @@ def plan_task_vectors(
 
 def copied(tensor: TensorPlan) -> TensorPlan:
     """The plan that takes a tensor from the last source alone; its stored dtype stays."""
-    return replace(tensor, sources=(tensor.layout,), rule=WeightedSum((1.0,)), cuts=())
+    return replace(tensor, sources=(tensor.layout,), rule=WeightedSum((1.0,)))
 
 
 def _copy(layout: TensorHeader) -> TensorPlan:
