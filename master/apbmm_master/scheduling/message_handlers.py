@@ -25,7 +25,6 @@ from apbmm_common.protocol.messages import (
     Unfit,
     Welcome,
 )
-from apbmm_common.run_file.load import LINEAR
 from apbmm_master.journal.events import (
     Accepted,
     AnyEvent,
