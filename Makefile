@@ -11,7 +11,7 @@ FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/property/test_hostile_input.py
 
 .PHONY: install demo test test-vllm test-others test-fast test-hot-load test-mergekit test-faults \
-  lint clean
+  lint docs clean
 
 install: $(STAMP)
 
@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml worker/cpu-overrides.txt Makefile
 	$(BIN)/python -m pip install --quiet uv
 	$(call install-torch,$(BIN)/python)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --override worker/cpu-overrides.txt \
-	  --editable '.[master,worker-cpu,test]'
+	  --editable '.[master,worker-cpu,test,docs]'
 	@$(BIN)/python -m compileall -qq -j 0 .venv/lib >/dev/null 2>&1 || true
 	touch $@
 
@@ -46,8 +46,12 @@ lint: install
 	$(BIN)/mypy cli common master worker tests benchmarks examples
 	$(BIN)/lint-imports
 
+# Warnings are errors; the run-file reference is rendered from the schema.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
+
 # The tests with the real vLLM compute, the others mostly wait: they run side by side.
-test: lint
+test: lint docs
 	+@$(MAKE) --jobs=2 --keep-going --output-sync=target --no-print-directory test-vllm test-others
 
 test-vllm: install
@@ -81,4 +85,4 @@ test-faults: install
 	APBMM_FAULT_SCALE=1 $(BIN)/pytest $(FAULTS)
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -1,0 +1,74 @@
+"""What README, CONTRIBUTING and docs say that can be checked without building the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from apbmm_master.search.methods import names
+from commands import REPOSITORY
+
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
+GENERATED = {"run-file.md", "overview.svg"}
+"""Made when the documentation is built: `docs/hooks.py`."""
+FOLDERS = ("benchmarks", "cli", "common", "docs", "examples", "master", "systemd", "tests", "worker")
+SOURCE = re.compile(r"`([\w./-]+/[\w.-]+|[\w-]+\.py)`")
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its fenced blocks."""
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def methods_named(page: Path) -> set[str]:
+    """The backticked names in the first column of the page's table of methods."""
+    table = page.read_text(encoding="utf-8").split("| name | method |")[1].split("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return set(re.findall(r"`([^`]+)`", " ".join(cells)))
+
+
+def test_the_readme_fits_a_reading() -> None:
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) < 200
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+def test_the_tables_of_methods_are_complete(page: str) -> None:
+    assert methods_named(REPOSITORY / page) == set(names())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        if page.parent.name == "docs" and name in GENERATED:
+            continue
+        linked = page.parent / name if name else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_source_files_that_are_named_exist(page: Path) -> None:
+    """A named path is one from the top, or the end of one, as in `search/prior.py`."""
+    tree = [
+        path.relative_to(REPOSITORY).as_posix()
+        for folder in FOLDERS
+        for path in (REPOSITORY / folder).rglob("*")
+    ]
+    for name in SOURCE.findall(prose(page)):
+        known = any(f"/{path}".endswith(f"/{name.strip('/')}") for path in [*tree, *FOLDERS])
+        assert known or not re.search(r"\.(py|toml|md|yaml|sbatch)$|^(master|worker|common|cli)/", name), name
