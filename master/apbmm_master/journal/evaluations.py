@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from apbmm_common.protocol.messages import Evaluated, Measured
-from apbmm_master.journal import findings
 from apbmm_master.journal.events import Purpose
 from apbmm_master.journal.lifecycle import ACTIVE_ATTEMPT, AttemptState, EvaluationState
 
@@ -48,7 +47,8 @@ class Attempt:
 class Evaluation:
     """One vector (or the discrepancy measurement) and what became of it.
 
-    ``ordinal`` is its place among all proposals; ``found`` is its `body`, packed.
+    ``ordinal`` is its place among all proposals; ``body`` what was measured, without per-question
+    outcomes, which stay in the journal; None until it is done.
     """
 
     id: str
@@ -58,17 +58,12 @@ class Evaluation:
     ordinal: int
     state: EvaluationState = EvaluationState.QUEUED
     attempts: list[Attempt] = field(default_factory=list)
-    found: bytes = b""
+    body: Evaluated | Measured | None = None
     seconds: float = 0.0
     worker: str = ""
     done_seq: int = 0
     done_at: float = 0.0
     message: str = ""
-
-    @property
-    def body(self) -> Evaluated | Measured | None:
-        """What was measured; None until it is done. Per-question outcomes stay in the journal."""
-        return findings.unpack(self.found) if self.found else None
 
     @property
     def active_attempt(self) -> Attempt | None:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file.load import RunSpec
-from apbmm_master.journal import findings
 from apbmm_master.journal.evaluations import (
     COUNTED,
     MEASURE,
@@ -53,7 +52,6 @@ from apbmm_master.journal.lifecycle import (
     move_attempt,
     move_evaluation,
 )
-from apbmm_master.journal.packed import Evaluations
 from apbmm_master.journal.worker_sessions import WorkerSessions
 
 __all__ = ["MEASURE", "REFERENCES", "Asked", "Attempt", "Call", "Evaluation", "RunState", "Told"]
@@ -74,7 +72,7 @@ class RunState:
         self.identical_layers: tuple[int, ...] = ()
         """Layers that are not searched: their tensors are the same in all sources."""
         self.digests: dict[str, str] = {}
-        self.evaluations = Evaluations()
+        self.evaluations: dict[str, Evaluation] = {}
         self.leases: dict[str, str] = {}
         self.calls: list[Call] = []
         self.asks: list[Asked] = []
@@ -223,7 +221,7 @@ class RunState:
             name, ordinal = proposal.evaluation, len(self.evaluations)
             if name in self.evaluations:
                 raise InvariantError(f"{name} proposed twice")
-            self.evaluations.add(Evaluation(name, event.purpose, proposal.vector, seq, ordinal))
+            self.evaluations[name] = Evaluation(name, event.purpose, proposal.vector, seq, ordinal)
             self._states[EvaluationState.QUEUED].append((ordinal, name))
             self._tally[event.purpose, EvaluationState.QUEUED] += 1
         if event.purpose in COUNTED:
@@ -279,13 +277,13 @@ class RunState:
             elif attempt.active:
                 attempt.state = move_attempt(attempt.state, AttemptState.LOST)
                 attempt.ended_at, attempt.message = record.time, "an earlier attempt delivered"
-        evaluation.found = findings.pack(event.body)
+        body = event.body
+        evaluation.body = body.without_outcomes() if isinstance(body, Evaluated) else body
         evaluation.seconds, evaluation.worker = event.seconds, event.worker
         evaluation.done_seq, evaluation.done_at = record.seq, record.time
         insort(self.durations, event.seconds)
         if evaluation.counts:
             self.completed.append(evaluation.id)
-            self.evaluations.pack(evaluation)
         self._tell(evaluation)
 
     def _give_up(self, event: EvaluationFailed) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.evaluations import Attempt, Evaluation
-from apbmm_master.journal.findings import stages_of
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.worker_sessions import WorkerSession
@@ -81,7 +81,8 @@ def stage_summary(run_state: RunState) -> dict[str, Any]:
     evaluations = 0
     busy = 0.0
     for evaluation, attempt in _done(run_state):
-        stages = stages_of(evaluation.found)
+        assert isinstance(evaluation.body, Evaluated)
+        stages = evaluation.body.stages
         evaluations += 1
         for stage, seconds in stages.items():
             means[stage].add(seconds)

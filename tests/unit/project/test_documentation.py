@@ -17,7 +17,17 @@ PAGES = [
 ]
 GENERATED = {"run-file.md", "overview.svg"}
 """Made when the documentation is built: `docs/hooks.py`."""
-FOLDERS = ("benchmarks", "cli", "common", "docs", "examples", "master", "systemd", "tests", "worker")
+FOLDERS = (
+    "benchmarks",
+    "cli",
+    "common",
+    "docs",
+    "examples",
+    "master",
+    "systemd",
+    "tests",
+    "worker",
+)
 SOURCE = re.compile(r"`([\w./-]+/[\w.-]+|[\w-]+\.py)`")
 
 
@@ -29,7 +39,9 @@ def prose(page: Path) -> str:
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and mkdocs make them."""
     headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
 
 
 def methods_named(page: Path) -> set[str]:
@@ -71,4 +83,6 @@ def test_source_files_that_are_named_exist(page: Path) -> None:
     ]
     for name in SOURCE.findall(prose(page)):
         known = any(f"/{path}".endswith(f"/{name.strip('/')}") for path in [*tree, *FOLDERS])
-        assert known or not re.search(r"\.(py|toml|md|yaml|sbatch)$|^(master|worker|common|cli)/", name), name
+        assert known or not re.search(
+            r"\.(py|toml|md|yaml|sbatch)$|^(master|worker|common|cli)/", name
+        ), name

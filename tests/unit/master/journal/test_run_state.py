@@ -200,7 +200,7 @@ def test_questions_stay_in_the_journal() -> None:
     assert kept.benchmarks["sums"].accuracy == 1
 
 
-def test_ledgers_are_equal_when_their_events_are() -> None:
+def test_run_states_are_equal_when_their_events_are() -> None:
     assert run_state_of(proposed("e1")) == run_state_of(proposed("e1"))
     assert run_state_of(proposed("e1")) != run_state_of(proposed("e2"))
     assert run_state_of(proposed("e1"), leased("e1")) != run_state_of(proposed("e1"))
