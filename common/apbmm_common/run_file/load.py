@@ -64,12 +64,18 @@ class RunSpec(Section):
     """A whole run. Travels to the workers in WELCOME."""
 
     name: Name
+    """Name of the run, which its id in messages begins with. Without `--run-dir` the run directory
+    is `runs/NAME`."""
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
+    """Seed of the search: of its initial design and its proposals, and of the random merge methods.
+    Runs with another seed are repetitions of an experiment."""
     sources: Sources
     benchmarks: tuple[Benchmark, ...]
     generation: Generation
     objectives: tuple[Objective, ...] = PAPER_OBJECTIVES
     reference_point: tuple[float, ...] | None = None
+    """Point above which the hypervolume is measured: one number for each objective, in their order.
+    Without it -0.2 each. Hypervolumes of runs with different points cannot be compared."""
     merge: Merge = Merge()
     prior: Prior = Prior()
     algorithm: Algorithm = Algorithm()

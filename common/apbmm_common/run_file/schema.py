@@ -1,21 +1,35 @@
-"""The tables of RUN.toml, and what their values may be. `runfile` puts them together."""
+"""The tables of a run file, and what their values may be. `RunSpec` puts them together.
+
+The docstring below each key is its description in the run-file reference: what the key means, and
+when to change it. `reference` renders it; types, ranges and defaults come from the annotations.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+
+@dataclass(frozen=True)
+class Unit:
+    """Marks the unit of a number, for the run-file reference."""
+
+    name: str
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Integer = Annotated[int, Field(ge=-(2**53), le=2**53, strict=True)]
-"""Within what every JSON and MessagePack reader keeps exact."""
+"""Every reader of JSON and MessagePack keeps integers of this range exact."""
 Natural = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 Positive = Annotated[int, Field(ge=1, le=2**53, strict=True)]
+Tokens = Annotated[Positive, Unit("tokens")]
 Layers = Annotated[int, Field(ge=1, le=4000, strict=True)]
-"""Their weights, and those of what is outside them, fit into one message."""
-Seconds = Annotated[float, Field(gt=0)]
+"""The weights of so many layers, and of the tensors outside them, fit into one message."""
+Seconds = Annotated[float, Field(gt=0), Unit("seconds")]
 
 
 def _portable(value: Any) -> Any:
@@ -51,7 +65,7 @@ EngineValue = Annotated[Any, AfterValidator(_scalar)]
 """A bool, int, float or str."""
 
 Rule = Callable[[Any], Iterator[str]]
-"""Yields what is wrong with the keys of a table together; see `run_faults`."""
+"""Yields what is wrong with the keys of a table together."""
 
 
 class Section(BaseModel):
@@ -61,7 +75,9 @@ class Section(BaseModel):
     a rule is held against a table in which other keys are at fault, too.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     @model_validator(mode="after")
@@ -73,11 +89,20 @@ class Section(BaseModel):
 
 
 class Sources(Section):
-    """The checkpoints: folders in Hugging Face layout. ``base`` defaults to the instruct model."""
+    """The checkpoints that are merged: folders in Hugging Face layout, with safetensors weights.
+
+    All must be fine-tunes of one model: the same architecture, tensor names, shapes and vocabulary.
+    Nothing is downloaded.
+    """
 
     thinking: str
+    """Folder of the thinking model: the merge at x = 1."""
     instruct: str
+    """Folder of the instruct model: the merge at x = 0."""
     base: str | None = None
+    """Folder of the base model, which task vectors are taken from. Without it the instruct model
+    is the base, as in the paper. Set it for the model-level methods (`ties`, `dare`, ...), so that
+    both models have a task vector; the linear merge does not use it."""
 
     def paths(self) -> dict[str, str]:
         """Folder of each role; ``base`` is always present."""
@@ -89,35 +114,50 @@ class Sources(Section):
 
 
 class Merge(Section):
-    """How a vector becomes a checkpoint (Eq. 4), and what happens outside the layers.
-
-    ``blocks`` cuts the layers into so many blocks of contiguous ones that share a weight; without
-    it each layer has its own. Outside the layers there is the mean of their weights, one source to
-    follow, or (``own``) a weight for each group of tensors, searched with those of the layers.
-    ``parameters`` sets parameters of a model-level method that its grid does not vary, as ``gamma``
-    of breadcrumbs.
-    """
+    """How a vector becomes a checkpoint (Eq. 4), and what happens outside the layers."""
 
     blocks: Positive | None = None
+    """Number of blocks of contiguous layers that share one weight. Without it each layer has a
+    weight of its own. Set it to search fewer dimensions. Only for layer-wise methods; at most the
+    number of layers."""
     outside_layers: Literal["mean", "own", "thinking", "instruct"] = "mean"
+    """Weights of the tensors that belong to no layer (embeddings, final norm, output head): `mean`
+    gives them the mean of the layers' weights, `own` searches one more weight for each of these
+    groups (layer-wise methods only), `thinking` and `instruct` copy them from that source. With
+    `mean` and `own` the merges at x = 0 and x = 1 are the sources in every tensor."""
     dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
+    """Dtype that merged tensors are stored in: `source` is each tensor's own in the instruct model.
+    Sums are computed in float32 and rounded once in any case."""
     parameters: dict[str, float] = Field(default_factory=dict)
+    """Parameters of a model-level merge method that its grid does not vary, by name (`gamma` of
+    `breadcrumbs`, say). The merge methods and their parameters are listed below."""
 
 
 class Generation(Section):
-    """Decoding, one choice for every evaluation, references included.
-
-    ``template_from`` names the source whose tokenizer, chat template and generation config all
-    evaluations use. ``max_tokens`` and ``context`` are in tokens.
-    """
+    """How answers are decoded. One choice serves every evaluation, references included."""
 
     template_from: Literal["thinking", "instruct"] = "thinking"
-    max_tokens: Positive
-    context: Positive
+    """Source whose tokenizer, chat template and generation config all evaluations use. The other
+    source is then asked with a template that is not its own."""
+    max_tokens: Tokens
+    """Most tokens of one answer. A longer answer is cut off and counts as truncated. Choose it so
+    that few answers of the thinking model are cut."""
+    context: Tokens
+    """Length of vLLM's context: prompt and answer together. It must be larger than `max_tokens` by
+    the longest prompt, and no larger than the models' position limit."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
+    """Sampling temperature. 0 is greedy decoding, which gives the same answers each time on one
+    kind of device."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Nucleus sampling: only the most probable tokens with this total probability are drawn. Of no
+    effect at temperature 0."""
     top_k: Integer = 20
+    """Only so many of the most probable tokens are drawn; -1 draws from all. Of no effect at
+    temperature 0."""
     seed: Integer = 0
+    """Seed of everything that an evaluation draws: sampling at a temperature above 0, and the
+    worked examples or orders of choices that a benchmark draws. It is apart from the seed of the
+    search, so that every merge is asked the same."""
 
     def _room_for_a_prompt(self) -> Iterator[str]:
         if self.max_tokens >= self.context:
@@ -130,19 +170,27 @@ class Generation(Section):
 
 
 class Benchmark(Section):
-    """One EvalScope benchmark on local files.
-
-    ``adapter`` is EvalScope's name of the benchmark (or one of apbmm's own); ``path`` its folder.
-    ``questions`` keeps the first so many questions, ``question_ids`` exactly those (0-based
-    positions in the data file).
-    """
+    """One benchmark on local files. A run has one or more of these tables."""
 
     name: Name
+    """Name in results, in objectives and for a worker's `--path NAME=FOLDER`. Not `thinking`,
+    `instruct`, `base` or `prompts`, which name other paths there."""
     adapter: str
+    """EvalScope's name of the benchmark (`aime25`, `gpqa_diamond`, ...), or apbmm's own
+    `apbmm_exact`, which compares answers to `{"id", "question", "answer"}` objects exactly."""
     path: str
+    """Folder of the benchmark's data: a data file for each split that the adapter reads
+    (`test.jsonl`, say; also JSON, CSV and Parquet)."""
     questions: Positive | None = None
+    """Asks only the first so many questions of the data file. Without it all are asked. Lower it to
+    make evaluations cheaper, at the price of noisier accuracies. Needs an adapter whose files apbmm
+    knows."""
     question_ids: tuple[Natural, ...] | None = None
+    """Asks exactly these questions, by their positions in the data file, from 0. Instead of
+    `questions`, to leave single questions out."""
     arguments: Table = Field(default_factory=dict)
+    """Further arguments of the adapter, handed to EvalScope's `dataset_args` as they are
+    (`few_shot_num`, say)."""
 
     def _one_choice_of_questions(self) -> Iterator[str]:
         if self.questions is not None and self.question_ids is not None:
@@ -156,13 +204,22 @@ class Benchmark(Section):
 
 
 class Objective(Section):
-    """One objective of Eq. 2: a metric averaged over benchmarks, scaled by two references."""
+    """One objective of Eq. 2: a metric averaged over benchmarks, scaled by two references.
+
+    A run has two to five of these tables. Without any, the paper's two objectives are searched:
+    `reasoning` (`accuracy`, expert `thinking`) and `cost` (`tokens`, expert `instruct`).
+    """
 
     name: Name
+    """Name of the objective wherever results are shown."""
     metric: Literal["accuracy", "tokens"]
+    """What is measured on each question and averaged."""
     expert: Literal["thinking", "instruct"]
+    """The source that scores 1: the one that is good at it."""
     vanilla: Literal["thinking", "instruct"]
+    """The source that scores 0. Not the same as `expert`."""
     benchmarks: tuple[Name, ...] | None = None
+    """Names of the benchmarks that are averaged. Without it all are."""
 
     def _two_references(self) -> Iterator[str]:
         if self.expert == self.vanilla:
@@ -178,31 +235,54 @@ PAPER_OBJECTIVES = (
 
 
 class Prior(Section):
-    """The discrepancy measurement (Eq. 5-14). ``prompts`` is a JSON Lines file of {"prompt"}."""
+    """How the layers' importance is measured (Eq. 5-14): once, by one worker, before the search.
+
+    Methods that take no importance ignore this table.
+    """
 
     prompts: str | None = None
+    """JSON Lines file of `{"prompt": "..."}` objects that the activation discrepancy is measured
+    on. Without it the benchmarks' own questions are taken, which are scored later: name prompts
+    that are not scored where the result is to be reported."""
     questions: Positive = 64
-    max_tokens: Positive = 256
+    """Most prompts that are run. More make the measurement slower and steadier."""
+    max_tokens: Tokens = 256
+    """A prompt is cut to so many tokens, its chat template included."""
     batch: Positive = 8
+    """Prompts that go through a model at once; also the mini-batch of Eq. 7. Lower it where the
+    device runs out of memory."""
     pooling: Literal["last", "mean"] = "last"
+    """How the activations of a prompt's tokens become one vector for each layer: that of the last
+    token, or the mean over all tokens."""
     parameter_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Weight of the parameter discrepancy in the importance (Eq. 11); the rest is the weight of the
+    activation discrepancy."""
 
 
 class Algorithm(Section):
-    """The search method by name, and settings of its own."""
+    """The search method, and settings of its own."""
 
     name: Name = "ap-bmm-plus"
+    """Name of the search method."""
     batch: Positive = 4
-    """Vectors in one batch of a synchronous method; asynchronous methods ignore it."""
+    """Vectors in one batch of a synchronous method, which waits for a whole batch before it
+    proposes the next. Set it to the number of workers. Asynchronous methods ignore it."""
     settings: Table = Field(default_factory=dict)
+    """Settings of the search method, by name. Those of each method are listed with it."""
 
 
 class Budget(Section):
-    """Completed evaluations (references are outside it), and how many may fail."""
+    """When the search ends. The two references are measured beside it and do not count."""
 
     evaluations: Positive = 40
+    """Completed evaluations after which the run is finished. It may be raised when a run is
+    resumed, and lowered to what is done."""
     initial: Positive = 8
+    """How many of these evaluations are the initial design, before the first proposal of a model.
+    At most `evaluations`."""
     failures: Natural = 10
+    """How many vectors may fail for good before the run ends as failed. It may be changed when a
+    run is resumed."""
 
     def _initial_within(self) -> Iterator[str]:
         if self.initial > self.evaluations:
@@ -212,27 +292,40 @@ class Budget(Section):
 
 
 class Engine(Section):
-    """The resident vLLM; ``arguments`` go to vLLM's own engine arguments unchanged.
-
-    ``hot_load``: merge straight into the live engine (``memory``), or write a checkpoint that vLLM
-    reloads. ``auto`` takes the faster of those that a worker finds equal to a fresh engine.
-    ``remote_code``: the architecture is Python code in the checkpoints' folders, to be run by
-    workers that allow it (``--allow-remote-code``); the others take no part.
-    """
+    """The engine that stays resident on each worker and evaluates one merge after the other."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype that the engine computes in. `auto` is the one that the merge's config.json names."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a card's memory that vLLM takes. Lower it where something else needs memory of the
+    same card. Of no effect on a CPU."""
     hot_load: Literal["auto", "memory", "checkpoint"] = "auto"
+    """How a merge reaches the engine: `memory` merges straight into the live engine, `checkpoint`
+    writes a checkpoint that vLLM reloads. `auto` takes the faster of those that a worker has found
+    equal to a fresh engine. Where the way that is chosen is not equal to a fresh engine, every
+    merge gets a fresh engine."""
     remote_code: bool = False
+    """The architecture is Python code in the checkpoints' folders, to be run by workers that were
+    started with `--allow-remote-code`; other workers take no part. Set it once the code has been
+    read. Without it none of that code is run."""
     arguments: dict[str, EngineValue] = Field(default_factory=dict)
+    """vLLM's own engine arguments, by name (`max_num_seqs = 64`, say). Arguments that other keys
+    decide, and arguments that name code, files or hosts, are refused. `apbmm-worker --engine-arg`
+    sets one for a single worker, over these."""
 
 
 class Evaluation(Section):
-    """``vllm`` evaluates models; ``rehearsal`` a synthetic landscape, to try a cluster out."""
+    """Whether models are evaluated, or measurements invented to try a cluster out."""
 
     kind: Literal["vllm", "rehearsal"] = "vllm"
+    """`vllm` evaluates models. `rehearsal` invents measurements on a synthetic landscape, with
+    workers started by `--gpu rehearsal`, and reads neither checkpoints nor benchmarks."""
     layers: Layers | None = None
-    rehearsal_seconds: Annotated[float, Field(ge=0)] = 1.0
+    """Number of layers of a rehearsal's invented models. Required for a rehearsal, unused
+    otherwise."""
+    rehearsal_seconds: Annotated[float, Field(ge=0), Unit("seconds")] = 1.0
+    """How long a rehearsal's evaluation of the thinking model takes, on average; merges with fewer
+    tokens take less."""
 
     def _rehearsal_needs_layers(self) -> Iterator[str]:
         if self.kind == "rehearsal" and self.layers is None:
@@ -242,15 +335,32 @@ class Evaluation(Section):
 
 
 class Timings(Section):
-    """Timeouts of the protocol, in seconds; see `apbmm_master.journal.lifecycle`."""
+    """Time-outs of the protocol. The defaults suit evaluations of minutes to hours.
+
+    All may be changed when a run is resumed.
+    """
 
     beat: Seconds = 5.0
+    """How often a worker tells the master that it is alive."""
     suspect: Seconds = 20.0
+    """A worker that has been silent for so long is shown as suspect and gets no new work. More
+    than `beat`."""
     unreachable: Seconds = 60.0
+    """A worker without work that has been silent for so long is taken off the list; one with work
+    is shown as orphaned. A worker whose master has been silent for so long looks for it anew. More
+    than `suspect`. Raise it on networks that fail for minutes."""
     reconcile: Seconds = 120.0
+    """How long a restarted master waits for the workers that held work of its predecessor, before
+    it gives that work to others."""
     orphan_grace: Seconds = 900.0
+    """How long beyond `unreachable` the master keeps work for a silent worker, which goes on
+    evaluating and delivers later; at least twice the 95th percentile of the evaluations' durations
+    so far. After that another worker evaluates it anew."""
     resend: Seconds = 5.0
+    """How often an assignment or a result is sent again until it is acknowledged."""
     stall: Seconds = 1800.0
+    """A worker whose evaluation shows no progress for so long ends it as failed and starts a new
+    engine. Raise it where single answers or the start of the engine take longer."""
 
     def _in_order(self) -> Iterator[str]:
         if not self.beat < self.suspect < self.unreachable:

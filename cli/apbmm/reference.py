@@ -1,0 +1,178 @@
+"""The run-file reference as Markdown, made from the schema and the registries.
+
+Everything in it comes from where it is defined: keys, types, ranges, defaults and descriptions from
+`apbmm_common.run_file`, the search methods and their settings from `apbmm_master.search`. So a new
+key, method or setting is in the reference as soon as it exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterable, Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file.schema import Section, Unit
+from apbmm_master.search.methods import method_class, names
+
+_COMPARISONS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
+_LARGEST_EXACT = 2**53
+
+
+def run_file_reference() -> str:
+    """The whole reference. Imports the search methods, and PyTorch with them."""
+    tables = [(key, info) for key, info in RunSpec.model_fields.items() if _section(info)]
+    parts = ["## Top of the file", *_table(RunSpec)]
+    for key, info in tables:
+        kind = _section(info)
+        assert kind is not None
+        heading = f"[[{key}]]" if get_origin(info.annotation) is tuple else f"[{key}]"
+        needed = " (required)" if info.is_required() else ""
+        parts += [f"## `{heading}`{needed}", inspect.getdoc(kind) or "", *_table(kind)]
+        if key == "algorithm":
+            parts += _methods()
+    return "\n\n".join(parts) + "\n"
+
+
+def keys(kind: type[Section] = RunSpec, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of the run file that is not a table, by its dotted name."""
+    for key, info in kind.model_fields.items():
+        inner = _section(info)
+        if inner is None:
+            yield prefix + key, info
+        else:
+            yield from keys(inner, f"{prefix}{key}.")
+
+
+def _section(info: FieldInfo) -> type[Section] | None:
+    """The section that a key holds, alone or in a list."""
+    kind = info.annotation
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _table(kind: type[Section]) -> Iterator[str]:
+    """One row for each key of a section that is not a table itself."""
+    hints = get_type_hints(kind, include_extras=True)
+    rows = [
+        (f"`{key}`", _type(hints[key]), _default(info), info.description or "")
+        for key, info in kind.model_fields.items()
+        if _section(info) is None
+    ]
+    yield _markdown(("key", "type", "default", "meaning"), rows)
+
+
+def _methods() -> Iterator[str]:
+    """The search methods, each with its settings."""
+    yield "### Search methods"
+    yield _markdown(
+        ("`name`", "method"),
+        [(f"`{name}`", _first_sentence(method_class(name))) for name in names()],
+    )
+    yield "### Settings of the search methods"
+    yield "Keys of `[algorithm.settings]`. Methods that are not listed have none."
+    for settings, of in _settings_types().items():
+        yield "#### " + ", ".join(f"`{name}`" for name in of)
+        yield inspect.getdoc(settings) or ""
+        hints = get_type_hints(settings, include_extras=True)
+        rows = [
+            (f"`{field.name}`", _type(hints[field.name]), _value(field.default))
+            for field in dataclasses.fields(settings)
+        ]
+        yield _markdown(("setting", "type", "default"), rows)
+
+
+def _settings_types() -> dict[type[Any], list[str]]:
+    """The names of the methods that share each class of settings, without empty ones."""
+    found: dict[type[Any], list[str]] = {}
+    for name in names():
+        settings = method_class(name).settings_type
+        if dataclasses.fields(settings):
+            found.setdefault(settings, []).append(name)
+    return found
+
+
+def _first_sentence(kind: type[Any]) -> str:
+    return (inspect.getdoc(kind) or "").split("\n\n", maxsplit=1)[0].replace("\n", " ")
+
+
+def _markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *map(list, rows)]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# ---- types and defaults in words ---------------------------------------------------------------
+
+
+def _type(hint: Any) -> str:  # noqa: PLR0911 - one for each kind of type
+    """An annotation in words: ``whole number ≥ 1, in tokens``."""
+    marks: list[Any] = []
+    while get_origin(hint) is Annotated:
+        hint, *inner = get_args(hint)
+        marks = [*inner, *marks]
+    if get_origin(hint) in {Union, UnionType}:
+        kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+        return " or ".join(_type(Annotated[(kind, *marks)] if marks else kind) for kind in kinds)
+    if get_origin(hint) is Literal:
+        return _alternatives([f"`{_value_text(value)}`" for value in get_args(hint)])
+    if get_origin(hint) is tuple:
+        return f"list of: {_type(get_args(hint)[0])}"
+    if get_origin(hint) is dict or hint is dict:
+        return "table"
+    if hint is bool:
+        return "`true` or `false`"
+    if hint in {int, float}:
+        number = "whole number" if hint is int else "number"
+        return number + _range(marks) + _unit(marks)
+    return "text"
+
+
+def _range(marks: Iterable[Any]) -> str:
+    found = [item for mark in marks for item in getattr(mark, "metadata", [mark])]
+    bounds = [
+        f"{sign} {getattr(mark, name)}"
+        for kind, name, sign in _COMPARISONS
+        for mark in found
+        if isinstance(mark, kind) and abs(getattr(mark, name)) < _LARGEST_EXACT
+    ]
+    return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _unit(marks: Iterable[Any]) -> str:
+    return "".join(f", in {mark.name}" for mark in marks if isinstance(mark, Unit))
+
+
+def _alternatives(values: list[str]) -> str:
+    return " or ".join([*([", ".join(values[:-1])] if values[:-1] else []), values[-1]])
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    return _value(info.get_default(call_default_factory=True))
+
+
+def _value(value: object) -> str:
+    """A default as it would be written in the run file."""
+    return "none" if value is None or value in ({}, ()) else f"`{_value_text(value)}`"
+
+
+def _value_text(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple() | list():
+            return f"[{', '.join(map(_value_text, value))}]"
+    return str(value)
