@@ -1,8 +1,9 @@
 """The run-file reference as Markdown, made from the schema and the registries.
 
 Everything in it comes from where it is defined: keys, types, ranges, defaults and descriptions from
-`apbmm_common.run_file`, the search methods and their settings from `apbmm_master.search`. So a new
-key, method or setting is in the reference as soon as it exists.
+`apbmm_common.run_file`, merge methods from `apbmm_common.merge_methods`, search methods and their
+settings from `apbmm_master.search`. So a new key, method or setting is in the reference as soon as
+it exists.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from apbmm_common.merge_methods import METHODS
 from apbmm_common.run_file.load import RunSpec
 from apbmm_common.run_file.schema import Section, Unit
 from apbmm_master.search.methods import method_class, names
@@ -34,8 +36,10 @@ def run_file_reference() -> str:
         heading = f"[[{key}]]" if get_origin(info.annotation) is tuple else f"[{key}]"
         needed = " (required)" if info.is_required() else ""
         parts += [f"## `{heading}`{needed}", inspect.getdoc(kind) or "", *_table(kind)]
+        if key == "merge":
+            parts += _merge_methods()
         if key == "algorithm":
-            parts += _methods()
+            parts += _search_methods()
     return "\n\n".join(parts) + "\n"
 
 
@@ -68,7 +72,30 @@ def _table(kind: type[Section]) -> Iterator[str]:
     yield _markdown(("key", "type", "default", "meaning"), rows)
 
 
-def _methods() -> Iterator[str]:
+def _merge_methods() -> Iterator[str]:
+    """The model-level merge methods, each with its parameters."""
+    yield "### Merge methods"
+    yield (
+        "The layer-wise methods merge by the weighted sum of Eq. 4. Every other method has a "
+        "grid search, which `name` in `[algorithm]` chooses; `[merge.parameters]` sets parameters "
+        "that the grid does not vary."
+    )
+    rows = [
+        (
+            f"`{method.search_name}`",
+            method.citation,
+            f"`{parameter.name}`",
+            parameter.interval,
+            f"{parameter.default:g}" + (", varied by the grid" if parameter.grid else ""),
+            parameter.meaning,
+        )
+        for method in METHODS.values()
+        for parameter in method.parameters
+    ]
+    yield _markdown(("`name`", "source", "parameter", "range", "default", "meaning"), rows)
+
+
+def _search_methods() -> Iterator[str]:
     """The search methods, each with its settings."""
     yield "### Search methods"
     yield _markdown(

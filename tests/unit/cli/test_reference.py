@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from apbmm.reference import keys, run_file_reference
+from apbmm_common.merge_methods import METHODS
 from apbmm_common.run_file.load import RunSpec
 from apbmm_master.search.methods import method_class, names
 
@@ -63,3 +64,11 @@ def test_every_search_method_and_setting_is_named(text: str) -> None:
     for name in names():
         for field in dataclasses.fields(method_class(name).settings_type):
             assert f"| `{field.name}` |" in text
+
+
+def test_every_parameter_of_a_merge_method_is_named(text: str) -> None:
+    assert "### Merge methods" in text
+    for method in METHODS.values():
+        for parameter in method.parameters:
+            row = f"| `{method.search_name}` | {method.citation} | `{parameter.name}` |"
+            assert f"{row} {parameter.interval} |" in text
