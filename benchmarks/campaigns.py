@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import re
 import time
 from dataclasses import dataclass
 
@@ -89,7 +90,8 @@ def landscape_of(campaign: Campaign) -> Landscape:
 def build(campaign: Campaign, landscape: Landscape) -> Search:
     """The search a campaign names, with the settings after its colon."""
     name, _, settings = campaign.method.partition("@")[0].partition(":")
-    pairs = dict(part.split("=") for part in settings.split(",") if part)
+    parts = re.split(r",(?=\w+=)", settings) if settings else []
+    pairs = dict(part.split("=") for part in parts)
     kind = campaign.importance
     return create(
         name,

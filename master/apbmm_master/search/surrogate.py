@@ -42,7 +42,7 @@ from apbmm_master.search.arrays import Array
 
 # GPyTorch's own starting point, softplus(0): what a kernel has when no layer prior sets it.
 DEFAULT_LENGTHSCALE = math.log(2.0)
-# Wide enough never to bind on standardised targets; they keep the factorisation well-posed.
+# Wide enough never to bind on standardised targets. They keep the factorisation well-posed.
 LENGTHSCALE_BOUNDS = (1e-2, 1e3)
 OUTPUTSCALE_BOUNDS = (1e-3, 1e3)
 NOISE_BOUNDS = (1e-4, 2.0)
@@ -113,6 +113,7 @@ def fit(
     hyperpriors: Hyperpriors | None = None,
     kernel: KernelMaker | None = None,
     variance: Array | None = None,
+    lengthscale_bounds: tuple[float, float] = LENGTHSCALE_BOUNDS,
 ) -> Surrogate:
     """Fit one zero-mean ARD Matern-5/2 GP per objective to standardised targets (Eq. 15-19).
 
@@ -120,14 +121,16 @@ def fit(
     every objective's lengthscales start (Eq. 18), GPyTorch's default when None; `kernel` makes
     the kernel in place of the paper's, from keyword arguments of MaternKernel; `variance` (n, m)
     is the noise known of each observation, in squared units of `y`, to which the fit adds what it
-    learns: one noise for all observations, known or not. The likelihood (posterior, with
+    learns: one noise for all observations, known or not; `lengthscale_bounds` are the smallest and
+    the largest lengthscale that the fit may choose. The likelihood (posterior, with
     `hyperpriors`) is optimised from that point alone, so the result depends on nothing but the
     arguments. A fit that fails keeps the initial hyperparameters and says so in the returned
     status.
     """
     start = time.process_time()
     known = None if variance is None or not variance.any() else torch.as_tensor(variance)
-    model = _build(torch.as_tensor(x), torch.as_tensor(y), lengthscales, hyperpriors, kernel, known)
+    data = (torch.as_tensor(x), torch.as_tensor(y))
+    model = _build(*data, lengthscales, hyperpriors, kernel, known, lengthscale_bounds)
     status = _optimise(model)
     model.eval()
     model.requires_grad_(False)
@@ -143,6 +146,7 @@ def _build(
     priors: Hyperpriors | None,
     make_kernel: KernelMaker | None = None,
     variance: torch.Tensor | None = None,
+    lengthscale_bounds: tuple[float, float] = LENGTHSCALE_BOUNDS,
 ) -> SingleTaskGP:
     priors = priors or Hyperpriors()
     batch = torch.Size([y.shape[1]])
@@ -151,7 +155,7 @@ def _build(
         batch_shape=batch,
         lengthscale_prior=priors.lengthscale,
         lengthscale_constraint=LogTransformedInterval(
-            *LENGTHSCALE_BOUNDS, initial_value=DEFAULT_LENGTHSCALE
+            *lengthscale_bounds, initial_value=DEFAULT_LENGTHSCALE
         ),
     )
     covariance = ScaleKernel(

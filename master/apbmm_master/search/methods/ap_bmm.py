@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
+from apbmm_master.search.errors import SettingError
 from apbmm_master.search.methods.base import SearchState
 from apbmm_master.search.methods.bayesian import BayesianSearch
-from apbmm_master.search.prior import initial_lengthscales
-from apbmm_master.search.surrogate import Surrogate, fit
+from apbmm_master.search.methods.problem import Problem
+from apbmm_master.search.prior import LEAST_IMPORTANT, LENGTHSCALE_STEPS, initial_lengthscales
+from apbmm_master.search.selection import SelectionSettings
+from apbmm_master.search.surrogate import LENGTHSCALE_BOUNDS, Surrogate, fit
+
+
+@dataclass(frozen=True)
+class ApBmmSettings(SelectionSettings):
+    """`lengthscale_bounds`: the smallest and the largest lengthscale that a fit may choose.
+
+    The paper has no bounds; the default is too wide ever to matter. The authors' code has
+    (0.005, 10).
+    """
+
+    lengthscale_bounds: tuple[float, ...] = LENGTHSCALE_BOUNDS
 
 
 class ApBmm(BayesianSearch):
@@ -19,11 +35,17 @@ class ApBmm(BayesianSearch):
     """
 
     name: ClassVar[str] = "ap-bmm"
+    settings_type: ClassVar[type[SelectionSettings]] = ApBmmSettings
     uses_importance: ClassVar[bool] = True
+
+    def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
+        super().__init__(problem, settings)
+        self._bounds = _checked_bounds(self.name, self.settings.lengthscale_bounds)
 
     def _fit(self, state: SearchState) -> Surrogate:
         scores = self.problem.importance if self.uses_importance else None
-        return fit(state.x, state.y, None if scores is None else initial_lengthscales(scores))
+        start = None if scores is None else initial_lengthscales(scores)
+        return fit(state.x, state.y, start, lengthscale_bounds=self._bounds)
 
 
 class ApBmmNoPrior(ApBmm):
@@ -48,3 +70,15 @@ class ApBmmSynchronous(ApBmm):
     name: ClassVar[str] = "ap-bmm-synchronous"
     synchronous: ClassVar[bool] = True
     sees_pending: ClassVar[bool] = False
+
+
+def _checked_bounds(method: str, bounds: tuple[float, ...]) -> tuple[float, float]:
+    """The two bounds. Raises SettingError unless every initial lengthscale is between them."""
+    shortest = min(lengthscale for _, lengthscale in LENGTHSCALE_STEPS)
+    if len(bounds) == 2 and 0.0 < bounds[0] < shortest and bounds[1] > LEAST_IMPORTANT:
+        return bounds[0], bounds[1]
+    raise SettingError(
+        f"{method}: lengthscale_bounds is {list(bounds)}",
+        f"it takes two numbers, the first above 0 and below {shortest}, the second above "
+        f"{LEAST_IMPORTANT}: the initial lengthscales (Eq. 14) lie between them",
+    )

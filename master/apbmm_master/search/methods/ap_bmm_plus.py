@@ -8,6 +8,9 @@ What differs from `ap-bmm`, and of which kind each difference is:
 - information: noise that is told of an observation is part of the likelihood, on top of what the
   fit learns (see `objective.objective_variance` for what a run tells);
 - information: half of the initial design lies on the diagonal x = (t, ..., t), between them;
+- waiting: idle workers do not wait for the last points of the initial design. Once all of them
+  are out, vectors are proposed as soon as a model can be fitted: at once with the references as
+  observations, else after `FEWEST_RESULTS` results;
 - modelling: the kernel sees a merge's summaries besides its layers, and the layer importance
   enters as the weights of one of them, which the fit is free to ignore (see `summaries`);
 - modelling: hyperparameters by MAP under dimension-scaled priors;
@@ -41,6 +44,8 @@ from apbmm_master.search.prior import initial_lengthscales
 from apbmm_master.search.selection import SelectionSettings
 from apbmm_master.search.surrogate import Surrogate, fit
 
+FEWEST_RESULTS = 2
+"""Targets are standardised, which takes two of them to say anything."""
 DOUBT = 1e-4
 """On the benchmark's landscapes true ends had factors above 1e-3, exchanged ones below 1e-20."""
 
@@ -84,15 +89,24 @@ class ApBmmPlus(BayesianSearch):
         if len(self._ends) != 2:
             raise SettingError(f"ap-bmm-plus: ends must be two rows, not {len(self._ends)}")
 
+    @property
+    def _has_ends(self) -> bool:
+        return bool(self.settings.references) and self._ends.shape[1] == self.problem.objectives
+
+    def _can_propose(self) -> bool:
+        fittable = self._has_ends or len(self._x) >= FEWEST_RESULTS
+        return fittable or super()._can_propose()
+
     def _fit(self, state: SearchState) -> Surrogate:
         data = (state.x, state.y, state.variance)
-        alone = self._fitted_to(*data)
+        if not self._has_ends:
+            return self._fitted_to(*data)
         ends = self._ends
-        if not self.settings.references or ends.shape[1] != self.problem.objectives:
-            return alone
         corners = np.stack([np.zeros(self.dimensions), np.ones(self.dimensions)])
-        if not ends_are_plausible(alone, corners, ends):
-            return alone
+        if len(state.x):
+            alone = self._fitted_to(*data)
+            if not ends_are_plausible(alone, corners, ends):
+                return alone
         more = (corners, ends, np.zeros_like(ends))
         return self._fitted_to(*(np.concatenate(pair) for pair in zip(data, more, strict=True)))
 

@@ -79,6 +79,7 @@ class Search(ABC):
     from the defaults here:
 
     - `settings_type`: the dataclass of its own settings. `settings` is an instance of it;
+    - `has_design`: it begins with an initial design of `problem.initial` points;
     - `synchronous`: it proposes batches of one vector for each worker, and waits for each batch;
     - `uses_importance`: a run passes it the importance of each component (Eq. 6-12);
     - `uses_activations`: that importance includes the activation branch (Eq. 7-9); without it the
@@ -91,6 +92,7 @@ class Search(ABC):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[Any]] = NoSettings
+    has_design: ClassVar[bool] = True
     synchronous: ClassVar[bool] = False
     uses_importance: ClassVar[bool] = False
     uses_activations: ClassVar[bool] = True
@@ -126,7 +128,9 @@ class Search(ABC):
 
         `pending` are the vectors in flight; what was asked for and neither told nor rejected
         counts as in flight too. Fewer vectors, or none, come back when the method has to wait for
-        results (its initial design or its batch) or the budget is spent or in flight.
+        results (its initial design or its batch) or the budget is spent or in flight. The points of
+        the initial design come back alone: an ask that wants more gets them, and the next ask what
+        the method proposes beyond them, if it does not have to wait.
         """
         count = whole_number(count, "count", smallest=0)
         state = self._state(self._in_flight(pending))
@@ -146,7 +150,7 @@ class Search(ABC):
         """
         recalled = self._vectors(vectors, "vectors")
         state = self._state(self._in_flight(pending))
-        if recalled and self.batch is not None and self._design_is_complete():
+        if recalled and self.batch is not None and self._can_propose():
             self._open_batch(state)
         self._record(recalled)
 
@@ -187,12 +191,14 @@ class Search(ABC):
 
     @abstractmethod
     def _propose(self, state: SearchState, count: int) -> list[Array]:
-        """Up to `count` vectors once the initial design is complete; a function of `state`."""
+        """Up to `count` vectors once `_can_propose` holds; a function of `state`."""
 
     def _next(self, state: SearchState, room: int) -> list[Array]:
-        if not self._design_is_complete():
-            missing = self.problem.initial - len(self._x) - len(self._outstanding)
+        missing = self._design_missing()
+        if missing:
             return self._design(state, min(room, missing))
+        if not self._can_propose():
+            return []
         if self.batch is not None:
             return self._from_batch(state, room)
         return self._propose(state, room)
@@ -203,8 +209,18 @@ class Search(ABC):
             scrambled_sobol(self.dimensions, self.problem.seed), state.known, count
         )
 
-    def _design_is_complete(self) -> bool:
-        return len(self._x) >= self.problem.initial
+    def _design_missing(self) -> int:
+        """How many points of the initial design are still to be asked for."""
+        if not self.has_design:
+            return 0
+        return max(0, self.problem.initial - len(self._x) - len(self._outstanding))
+
+    def _can_propose(self) -> bool:
+        """Whether the results that `_propose` needs are there.
+
+        By default those of the whole initial design, as in Algorithm 1 of the paper.
+        """
+        return not self.has_design or len(self._x) >= self.problem.initial
 
     def _room(self, state: SearchState) -> int:
         return self.problem.budget - len(self._x) - len(state.pending)
@@ -227,8 +243,7 @@ class Search(ABC):
         return self._batch
 
     def _record(self, vectors: Sequence[Array]) -> None:
-        if not self._design_is_complete():
-            self._designed += len(vectors)
+        self._designed += min(len(vectors), self._design_missing())
         self._issued.extend(vectors)
         self._outstanding.extend(vectors)
         if self._batch is not None:

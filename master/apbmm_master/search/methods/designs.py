@@ -1,4 +1,4 @@
-"""Methods without a model: the Sobol sequence and the uniform interpolation line."""
+"""Methods without a model: the scrambled Sobol sequence and uniform interpolation."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from apbmm_master.search.methods.sequences import scrambled_sobol, spread_order
 
 
 class Sobol(Search):
-    """The scrambled Sobol sequence from its first point: the initial design, continued.
+    """The scrambled Sobol sequence, from the first point of the other methods' initial design on.
 
-    Asynchronous, and nothing ever waits: no point depends on a result.
+    Asynchronous. It never waits, because no point depends on a result.
     """
 
     name: ClassVar[str] = "sobol"
-
-    def _design_is_complete(self) -> bool:
-        return True
+    has_design: ClassVar[bool] = False
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         return first_distinct(
@@ -32,17 +30,16 @@ class Sobol(Search):
 
 
 class FixedPoints(Search):
-    """A method whose points are fixed: asynchronous, without initial design or use of results."""
+    """A method whose points are fixed from the start. Asynchronous, without an initial design."""
+
+    has_design: ClassVar[bool] = False
 
     @property
     def exhausted(self) -> bool:
-        """Whether the budget is spent, or no point is left to ask for and none outstanding."""
+        """Whether the budget is spent, or every point has been asked for and come back."""
         if super().exhausted:
             return True
         return not (self._outstanding or first_distinct(self._points(), self._state([]).known, 1))
-
-    def _design_is_complete(self) -> bool:
-        return True
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         return first_distinct(self._points(), state.known, count)
@@ -53,10 +50,10 @@ class FixedPoints(Search):
 
 
 class Uniform(FixedPoints):
-    """Uniform interpolation: x = (t, ..., t) at `budget` evenly spaced t inside (0, 1).
+    """Uniform interpolation: x = (t, ..., t) at `budget` evenly spaced values of t in (0, 1).
 
-    Without the ends, which are the two reference models; in an order that covers the line evenly
-    however early the search stops.
+    t = 0 and t = 1 are left out: they are the reference models, which are measured anyway. The
+    order of the points covers the line evenly, wherever the search stops.
     """
 
     name: ClassVar[str] = "uniform"

@@ -1,7 +1,8 @@
 """The grid searches of the model-level merge methods (Experiment 2), one for each method.
 
 A grid follows from the method's entry in `apbmm_common.merge_methods`. Its vectors hold the weight
-(the paper's alpha) and the parameters that the method has a grid of; the merge is the worker's.
+(the paper's alpha, which stands outside Theta) and the parameters that the method has a grid of.
+The worker carries out the merge.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from apbmm_master.search.methods.sequences import spread_order
 
 
 class Grid(FixedPoints):
-    """A fixed grid, walked in an order that covers it evenly however early the search stops.
+    """A fixed grid, in an order that covers it evenly wherever the search stops.
 
-    Weights are i / n for i = 1 .. n: not 0, which gives the base model with any method. A point
-    that fails is not replaced. The seed has no effect.
+    The weights are i / n for i = 1 .. n. Weight 0 is left out: it gives the base model with any
+    method. A point that fails is not replaced. The seed has no effect.
     """
 
     merge_method: ClassVar[MergeMethod]

@@ -86,8 +86,9 @@ def build_settings(
     """The method's settings dataclass from keyword arguments.
 
     Raises SettingError for a name that the method does not have, and for a value that is not of
-    its default's type (a whole number passes for a float, and NumPy's types for Python's), is
-    negative or not finite, or is a count of less than one.
+    its default's type (a whole number passes for a float, NumPy's types for Python's, and a list
+    for a tuple), is negative or not finite, or is a count of less than one. Of a tuple of floats,
+    every entry is checked in this way.
     """
     fields = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(settings) - set(fields))
@@ -103,11 +104,15 @@ def build_settings(
 def _setting(method: str, name: str, value: object, default: object) -> object:
     if isinstance(value, (np.integer, np.floating, np.bool_)):
         value = value.item()
+    if isinstance(default, tuple) and isinstance(value, list):
+        value = tuple(value)  # a run file has lists only
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(default):
         expected = type(default).__name__
         raise SettingError(f"{method}: {name} must be of type {expected}, not {value!r}")
+    if isinstance(value, tuple) and isinstance(default, tuple) and isinstance(default[0], float):
+        return tuple(_setting(method, name, entry, default[0]) for entry in value)
     if isinstance(value, float) and not (np.isfinite(value) and value >= 0.0):
         raise SettingError(f"{method}: {name} is {value}, which is not a non-negative number")
     if type(value) is int and value < 1:

@@ -1,4 +1,4 @@
-"""Deterministic point sequences in [0, 1]^D that search methods start from or consist of."""
+"""Deterministic sequences of points in [0, 1]^D, used as initial designs and as whole methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SettingError
 
 MOST_DIMENSIONS = 21201
-"""Longest vectors of torch's Sobol sequence: as many dimensions as have direction numbers."""
+"""The most dimensions of torch's Sobol sequence: it has direction numbers for no more."""
 
 
 def require_sobol(dimensions: int) -> None:
@@ -26,13 +26,14 @@ def require_sobol(dimensions: int) -> None:
 
 @contextmanager
 def torch_defaults() -> Iterator[None]:
-    """Let the caller's settings of torch (default precision, gradient mode) decide nothing.
+    """Use torch's own default precision and gradient mode, whatever the caller has set.
 
-    SobolEngine computes its first point, and GPyTorch its initial parameters, in the default
-    precision, which neither takes as an argument. Like torch's own setting, it is for all threads.
+    SobolEngine computes its first point in the default precision, and GPyTorch its initial
+    parameters. Neither takes the precision as an argument. Like torch's setting itself, this one
+    holds for all threads.
     """
     torch = sys.modules.get("torch")
-    if torch is None:  # nobody has set anything, and some methods never need it
+    if torch is None:  # not imported, so nothing is set; some methods never need torch
         yield
         return
     before = torch.get_default_dtype()
@@ -60,10 +61,9 @@ def _draw(engine: object, count: int) -> Array:
 
 
 def spread_order(count: int) -> list[int]:
-    """0 .. count - 1 in an order of which every beginning is spread over the whole range.
+    """0 .. count - 1 in an order whose every prefix is spread over the whole range.
 
-    Bit-reversed counting (van der Corput), so a grid that is stopped early has still been
-    covered evenly.
+    The order is that of bit-reversed counting (van der Corput).
     """
     bits = max(count - 1, 1).bit_length()
     reversed_bits = (int(format(i, f"0{bits}b")[::-1], 2) for i in range(2**bits))

@@ -79,6 +79,25 @@ def test_search_waits_for_references_and_measurement() -> None:
     assert world.run_state.count(purposes=("search",)) == 3
 
 
+def test_the_last_point_of_the_initial_design_keeps_no_worker_idle() -> None:
+    """64 workers, of which one has a design point that takes long; the search does not wait."""
+    world = World(budget={"evaluations": 400, "initial": 8})
+    workers = [world.join(f"w{number:02d}") for number in range(64)]
+    world.exchange()
+    slow = next(w for w in workers if w.held is not None and w.held.evaluation == "e0008")
+    for _ in range(2):  # the measurement, the references and the other design points come back
+        for worker in workers:
+            if worker.held is not None and worker is not slow:
+                worker.finish()
+        world.exchange()
+    assert slow.held is not None
+    assert slow.held.evaluation == "e0008"
+    others = [w.held.evaluation for w in workers if w.held is not None and w is not slow]
+    assert len(set(others)) == 63
+    assert {world.run_state.evaluations[name].purpose for name in others} == {"search"}
+    assert idle_workers(world.run_state, world.fleet, world.moment()) == []
+
+
 def test_the_budget_is_not_overspent_when_it_is_lowered() -> None:
     world, (a,) = begun("a", budget={"evaluations": 4, "initial": 4})
     assert world.run_state.spec is not None

@@ -12,6 +12,7 @@ from botorch.exceptions.errors import ModelFittingError
 from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
 
 from apbmm_master.search import surrogate
+from apbmm_master.search.errors import SettingError
 from apbmm_master.search.hyperpriors import InverseSquareHalfCauchy, dimension_scaled
 from apbmm_master.search.methods import Search, create
 from apbmm_master.search.methods.baselines import differential_evolution
@@ -128,6 +129,78 @@ def test_plus_starts_on_the_diagonal() -> None:
     np.testing.assert_allclose(design[:4], np.array([[0.2], [0.4], [0.6], [0.8]]) * np.ones(6))
     sobol = np.array(create("sobol", 6).ask(4))
     np.testing.assert_array_equal(design[4:], sobol)
+
+
+def with_one_design_point_out(name: str, told: int = 7, **settings: object) -> Search:
+    """A search of 64 workers that has asked for its design of 8 and been told ``told`` of them."""
+    search = create(name, 4, seed=1, budget=200, initial=8, **CHEAP, **settings)  # type: ignore[arg-type]
+    for x in search.ask(64)[:told]:
+        search.tell(x, evaluate(x))
+    return search
+
+
+def test_plus_leaves_no_worker_idle_while_its_design_is_out() -> None:
+    search = with_one_design_point_out("ap-bmm-plus")
+    vectors = search.ask(63)
+    assert len(vectors) == 63
+    assert len(np.unique(np.array(vectors), axis=0)) == 63
+    assert len(with_one_design_point_out("ap-bmm-plus", told=0).ask(5)) == 5
+
+
+@pytest.mark.parametrize("name", ["ap-bmm", "ap-bmm-no-pending", "qnehvi", "moead-cmaes"])
+def test_the_methods_of_the_paper_wait_for_the_whole_design(name: str) -> None:
+    settings = {} if name == "moead-cmaes" else CHEAP
+    search = create(name, 4, budget=200, initial=8, **settings)  # type: ignore[arg-type]
+    *most, last = search.ask(64)
+    for x in most:
+        search.tell(x, evaluate(x))
+    assert search.ask(63) == []
+    search.tell(last, evaluate(last))
+    assert len(search.ask(1)) == 1
+
+
+@pytest.mark.parametrize(("told", "asked"), [(0, 0), (1, 0), (2, 3)])
+def test_plus_without_references_waits_for_what_a_fit_takes(told: int, asked: int) -> None:
+    search = with_one_design_point_out("ap-bmm-plus", told, references=False)
+    assert len(search.ask(3)) == asked
+
+
+def test_plus_replaces_a_failed_design_point_only_while_few_results_are_expected() -> None:
+    search = create("ap-bmm-plus", 4, budget=200, initial=4, **CHEAP)  # type: ignore[arg-type]
+    design = search.ask(4)
+    search.reject(design[0])
+    (instead,) = search.ask(1)
+    assert search.last_selection is None
+    sobol = np.array(create("sobol", 4).ask(3))
+    assert any(np.array_equal(instead, point) for point in sobol)
+    search.ask(2)
+    assert search.last_selection is not None
+    search.reject(design[1])
+    assert len(search.ask(1)) == 1
+
+
+def test_ap_bmm_has_no_lengthscale_bounds_that_matter_unless_told() -> None:
+    fitted = longest_lengthscale("ap-bmm")
+    assert fitted > 10.0
+    assert longest_lengthscale("ap-bmm", lengthscale_bounds=[0.005, 10.0]) <= 10.0 + 1e-9
+    bounds = (0.005, 20)
+    assert longest_lengthscale("ap-bmm-no-prior", lengthscale_bounds=bounds) <= 20.0 + 1e-9
+
+
+def longest_lengthscale(name: str, **settings: object) -> float:
+    """Of a fit to objectives that do not depend on two of four components."""
+    search = create(name, 4, seed=1, initial=12, **(CHEAP | settings))  # type: ignore[arg-type]
+    for x in search.ask(12):
+        search.tell(x, [float(x[0]), 1.0 - float(x[1])])
+    search.ask(1)
+    assert search.last_selection is not None
+    return float(np.max(search.last_selection.lengthscales))
+
+
+@pytest.mark.parametrize("bounds", [[], [1.0], [0.0, 10.0], [0.6, 10.0], [0.1, 4.0], [0.1, "x"], 3])
+def test_lengthscale_bounds_hold_the_initial_lengthscales(bounds: object) -> None:
+    with pytest.raises(SettingError, match="lengthscale_bounds"):
+        create("ap-bmm", 4, lengthscale_bounds=bounds)
 
 
 def test_plus_knows_the_references_without_counting_them() -> None:
