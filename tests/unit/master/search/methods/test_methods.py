@@ -150,7 +150,7 @@ def test_plus_leaves_no_worker_idle_while_its_design_is_out() -> None:
 @pytest.mark.parametrize("name", ["ap-bmm", "ap-bmm-no-pending", "qnehvi", "moead-cmaes"])
 def test_the_methods_of_the_paper_wait_for_the_whole_design(name: str) -> None:
     settings = {} if name == "moead-cmaes" else CHEAP
-    search = create(name, 4, budget=200, initial=8, **settings)  # type: ignore[arg-type]
+    search = create(name, 4, budget=200, initial=8, **settings)
     *most, last = search.ask(64)
     for x in most:
         search.tell(x, evaluate(x))
@@ -166,7 +166,7 @@ def test_plus_without_references_waits_for_what_a_fit_takes(told: int, asked: in
 
 
 def test_plus_replaces_a_failed_design_point_only_while_few_results_are_expected() -> None:
-    search = create("ap-bmm-plus", 4, budget=200, initial=4, **CHEAP)  # type: ignore[arg-type]
+    search = create("ap-bmm-plus", 4, budget=200, initial=4, **CHEAP)
     design = search.ask(4)
     search.reject(design[0])
     (instead,) = search.ask(1)
