@@ -108,6 +108,7 @@ class Sim:
     refused: str = ""
     run: str = RUN
     outside: tuple[str, ...] = ()
+    identical_layers: tuple[int, ...] = ()
     digests: dict[str, str] = field(default_factory=lambda: dict(DIGESTS))
     says: list[FromWorker] = field(default_factory=list)
 
@@ -158,7 +159,10 @@ class Sim:
                 pass
 
     def _ready(self) -> None:
-        found = {"layers": LAYERS, "outside": self.outside, "digests": self.digests}
+        found = {
+            "layers": LAYERS, "outside": self.outside, "digests": self.digests,
+            "identical_layers": self.identical_layers,
+        }  # fmt: skip
         self.says.append(Ready.model_validate({"run": self.run, **found, "versions": {}}))
 
     def _drop(self) -> None:
@@ -310,12 +314,17 @@ class World:
 
     # ---- the workers and the network -----------------------------------------------------
 
-    def join(self, name: str, outside: tuple[str, ...] = ()) -> Sim:
+    def join(
+        self, name: str, outside: tuple[str, ...] = (), identical_layers: tuple[int, ...] = ()
+    ) -> Sim:
         """Start a worker process; the outbox of the name's last one is on its disk."""
         self._boots += 1
         old = next((w for w in reversed(self.workers) if w.name == name), None)
         boot = self._boots
-        worker = Sim(name, f"boot{boot}", f"id{boot}".encode(), outside=outside)
+        worker = Sim(
+            name, f"boot{boot}", f"id{boot}".encode(),
+            outside=outside, identical_layers=identical_layers,
+        )  # fmt: skip
         if old is not None:
             old.alive = False
             worker.outbox = dict(old.outbox)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,13 @@ def write_tiny_pair(folder: Path, *, seed: int = 0, **options: Any) -> tuple[Pat
         instruct, folder / "thinking", seed=seed + 1, shards=options.get("shards", 1)
     )
     return thinking, instruct
+
+
+def with_identical_layers(path: Path, like: Path, layers: Iterable[int]) -> None:
+    """Give a checkpoint the tensors of another in some layers, as a frozen layer has them."""
+    prefixes = tuple(f"model.layers.{layer}." for layer in layers)
+    same = {n: t for n, t in load_tensors(like).items() if n.startswith(prefixes)}
+    save_tensors(path, load_tensors(path) | same, len([*path.glob("*.safetensors")]))
 
 
 def write_tokenizer(path: Path, vocabulary: Mapping[str, int] = VOCABULARY) -> None:

@@ -18,7 +18,7 @@ from apbmm_common.errors import RunFileError
 from apbmm_master.app import master
 from code_of_its_own import FILES, give_own_code
 from commands import run, write_rehearsal
-from tiny_checkpoints import edit_config, write_tiny_pair
+from tiny_checkpoints import edit_config, with_identical_layers, write_tiny_pair
 
 RUN = """
 name = "trial"
@@ -296,3 +296,21 @@ def test_check_prints_the_plan(run_file: Path, capsys: pytest.CaptureFixture[str
 )
 def test_sizes(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_layers_that_are_not_searched_are_named(run_file: Path) -> None:
+    thinking, instruct = (run_file.parent / "pair" / name for name in ("thinking", "instruct"))
+    with_identical_layers(thinking, instruct, (0, 1, 5))
+    found = inspect(run_file)
+    assert not found.faults
+    text = "layers 0-1, 5 are not searched: their tensors are identical in all sources"
+    assert ("layers", text) in plan(found)
+    run_file.write_text(run_file.read_text().replace('"sobol"', '"ta"'))
+    assert "layers" not in dict(plan(inspect(run_file))), "of a merge of whole models"
+
+
+def test_a_pair_with_nothing_to_search_is_a_fault(run_file: Path) -> None:
+    thinking, instruct = (run_file.parent / "pair" / name for name in ("thinking", "instruct"))
+    with_identical_layers(thinking, instruct, range(12))
+    (fault,) = inspect(run_file).faults
+    assert fault.startswith("sources: the tensors of all layers are identical")

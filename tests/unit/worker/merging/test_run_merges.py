@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from apbmm_common.checkpoint.headers import layer_of
-from apbmm_common.errors import EvaluationError
+from apbmm_common.errors import EvaluationError, RunFileError
 from apbmm_common.merge_methods import METHODS
 from apbmm_common.run_file.load import RunSpec
 from apbmm_worker.merging.folder import RECIPE_FILE
@@ -20,9 +20,15 @@ from apbmm_worker.merging.plan import ModelLevelMerge, WeightedSum
 from apbmm_worker.merging.run_merges import merge_of
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from rehearsal_runs import run_spec
-from tiny_checkpoints import load_tensors, write_related, write_tiny_pair
+from tiny_checkpoints import (
+    load_tensors,
+    with_identical_layers,
+    write_related,
+    write_tiny_pair,
+)
 
 LAYERS = 3
+ROLES = ("thinking", "instruct")
 DENSITY = 0.7
 
 
@@ -162,3 +168,61 @@ def test_a_vector_of_another_space_is_the_vectors_fault(folder: Path) -> None:
     with pytest.raises(EvaluationError, match="2 components, the run's space 3") as caught:
         merge_of(spec(), verified(folder), [0.5, 0.5])
     assert caught.value.kind == "vector"
+
+
+@pytest.fixture(scope="module")
+def partly_identical(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pair in bfloat16 whose layer 1 is the same in both."""
+    folder = tmp_path_factory.mktemp("partly-identical")
+    pair = write_tiny_pair(folder, layers=LAYERS, dtype=torch.bfloat16)
+    with_identical_layers(*pair, (1,))
+    return folder
+
+
+def test_identical_layers_are_copied_and_have_no_component(partly_identical: Path) -> None:
+    sources = verified(partly_identical)
+    assert sources.identical_layers == (1,)
+    found = written(partly_identical, sources, spec(), [0.25, 0.65])
+    thinking, instruct = (load_tensors(sources.checkpoints[r].path) for r in ROLES)
+    weights = (0.25, None, 0.65)
+    for name, tensor in found.items():
+        layer = layer_of(name)
+        # The mean over the layers that are searched.
+        weight = (0.25 + 0.65) / 2 if layer is None else weights[layer]
+        if weight is None:
+            assert torch.equal(tensor, instruct[name])
+        else:
+            expected = thinking[name].double() * weight + instruct[name].double() * (1 - weight)
+            torch.testing.assert_close(tensor.double(), expected, rtol=2**-8, atol=1e-7)
+    recipe = json.loads((partly_identical / "out" / RECIPE_FILE).read_text())
+    assert recipe["vector"] == pytest.approx([0.25, 0.45, 0.65])
+    assert recipe["identical_layers"] == [1]
+
+
+def test_the_ends_are_the_sources_bit_for_bit(partly_identical: Path) -> None:
+    sources = verified(partly_identical)
+    for end, role in ((1.0, "thinking"), (0.0, "instruct")):
+        found = written(partly_identical, sources, spec(), [end] * 2)
+        source = load_tensors(sources.checkpoints[role].path)
+        assert found.keys() == source.keys()
+        assert all(torch.equal(found[name], source[name]) for name in source)
+
+
+def test_a_run_from_before_has_a_component_for_each_layer(partly_identical: Path) -> None:
+    """Its journal does not say which layers are identical, so its vectors are of all layers."""
+    sources = verified(partly_identical)
+    before = merge_of(spec(), sources, [0.25, 0.9, 0.65])
+    assert before.recipe["vector"] == (0.25, 0.9, 0.65)
+    run = spec(merge={"blocks": 3})
+    assert merge_of(run, sources, [0.25, 0.65]).recipe["vector"] == pytest.approx(
+        (0.25, 0.45, 0.65)
+    )
+
+
+def test_a_pair_whose_layers_are_all_identical_is_refused(tmp_path: Path) -> None:
+    """Its embeddings differ, so that it is not one checkpoint under two names."""
+    pair = write_tiny_pair(tmp_path, layers=LAYERS)
+    with_identical_layers(*pair, range(LAYERS))
+    sources = verified(tmp_path)
+    with pytest.raises(RunFileError, match="tensors of all layers are identical"):
+        merge_of(spec(), sources, [0.5])

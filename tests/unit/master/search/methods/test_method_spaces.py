@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
-from apbmm_common.errors import EvaluationError, RunFileError
 from apbmm_common.merge_methods import METHODS, MergeMethod, searched_as
 from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file.space import Space, block_of
@@ -24,50 +23,6 @@ from rehearsal_runs import run_spec
 
 def space(layers: int = 4, **changes: Any) -> Space:
     return Space.of(run_spec(**changes), layers, OUTSIDE_GROUPS)
-
-
-@pytest.mark.parametrize(("layers", "blocks"), [(36, 36), (36, 9), (36, 7), (8, 3), (5, 1)])
-def test_blocks_are_contiguous_and_even(layers: int, blocks: int) -> None:
-    owners = block_of(layers, blocks)
-    sizes = np.bincount(owners, minlength=blocks)
-    assert sorted(owners) == list(owners)
-    assert len(sizes) == blocks
-    assert sizes.max() - sizes.min() <= 1
-
-
-@pytest.mark.parametrize("blocks", [0, 5])
-def test_more_blocks_than_layers_are_refused(blocks: int) -> None:
-    with pytest.raises(RunFileError, match=f"4 layers cannot be cut into {blocks} blocks"):
-        block_of(4, blocks)
-
-
-def test_without_blocks_every_layer_has_a_weight_of_its_own() -> None:
-    found = space()
-    assert (found.method, found.dimensions) == ("linear", 4)
-    assert found.layer_weights([0.1, 0.9, 0.5, 0.0]) == (0.1, 0.9, 0.5, 0.0)
-
-
-def test_a_block_gives_its_weight_to_its_layers() -> None:
-    found = space(layers=5, merge={"blocks": 2})
-    assert found.dimensions == 2
-    assert found.layer_weights([0.1, 0.9]) == (0.1, 0.1, 0.1, 0.9, 0.9)
-
-
-def test_groups_outside_the_layers_come_last() -> None:
-    found = space(layers=5, merge={"blocks": 2, "outside_layers": "own"})
-    vector = [0.1, 0.9, 0.2, 0.3, 0.4]
-    assert found.dimensions == len(vector)
-    assert found.layer_weights(vector) == (0.1, 0.1, 0.1, 0.9, 0.9)
-    assert found.outside_weights(vector) == {"embeddings": 0.2, "norm": 0.3, "head": 0.4}
-    with pytest.raises(EvaluationError, match="2 components, the run's space 5"):
-        found.outside_weights(vector[:2])
-
-
-@pytest.mark.parametrize("rule", ["mean", "thinking", "instruct"])
-def test_other_rules_add_no_dimension(rule: str) -> None:
-    found = space(merge={"outside_layers": rule})
-    assert found.dimensions == 4
-    assert found.outside_weights([0.5] * 4) == {}
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -93,14 +48,6 @@ def test_every_method_proposes_in_the_space_of_its_run(name: str, outside: str) 
     answer = OptimiserSession().reply(AskRequest(search_arguments(world.run_state), (), (), 1))
     (vector,) = answer.vectors
     assert len(vector) == Space.of(spec, LAYERS, ("norm",)).dimensions < LAYERS
-
-
-def test_a_vector_of_another_space_is_refused() -> None:
-    with pytest.raises(EvaluationError, match="3 components, the run's space 4") as caught:
-        space().layer_weights([0.5] * 3)
-    assert caught.value.kind == "vector"
-    with pytest.raises(EvaluationError, match="4 components, the run's space 2"):
-        space(algorithm={"name": "ties"}).weight_and_parameters([0.5] * 4)
 
 
 def test_importance_is_fused_but_for_sip_bmm() -> None:

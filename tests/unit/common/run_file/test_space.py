@@ -1,0 +1,103 @@
+"""What a decision vector means, layer-wise, block-wise and for whole models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
+from apbmm_common.errors import EvaluationError, RunFileError
+from apbmm_common.run_file.space import Space, block_of
+from rehearsal_runs import run_spec
+
+
+def space(layers: int = 4, identical: tuple[int, ...] = (), **changes: Any) -> Space:
+    return Space.of(run_spec(**changes), layers, OUTSIDE_GROUPS, identical)
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [(36, 36), (36, 9), (36, 7), (8, 3), (5, 1)])
+def test_blocks_are_contiguous_and_even(layers: int, blocks: int) -> None:
+    owners = block_of(layers, blocks)
+    sizes = np.bincount(owners, minlength=blocks)
+    assert sorted(owners) == list(owners)
+    assert len(sizes) == blocks
+    assert sizes.max() - sizes.min() <= 1
+
+
+@pytest.mark.parametrize("blocks", [0, 5])
+def test_more_blocks_than_layers_are_refused(blocks: int) -> None:
+    with pytest.raises(RunFileError, match=f"4 layers cannot be cut into {blocks} blocks"):
+        block_of(4, blocks)
+
+
+def test_without_blocks_every_layer_has_a_weight_of_its_own() -> None:
+    found = space()
+    assert (found.method, found.dimensions) == ("linear", 4)
+    assert found.layer_weights([0.1, 0.9, 0.5, 0.0]) == (0.1, 0.9, 0.5, 0.0)
+
+
+def test_a_block_gives_its_weight_to_its_layers() -> None:
+    found = space(layers=5, merge={"blocks": 2})
+    assert found.dimensions == 2
+    assert found.layer_weights([0.1, 0.9]) == (0.1, 0.1, 0.1, 0.9, 0.9)
+
+
+def test_groups_outside_the_layers_come_last() -> None:
+    found = space(layers=5, merge={"blocks": 2, "outside_layers": "own"})
+    vector = [0.1, 0.9, 0.2, 0.3, 0.4]
+    assert found.dimensions == len(vector)
+    assert found.layer_weights(vector) == (0.1, 0.1, 0.1, 0.9, 0.9)
+    assert found.outside_weights(vector) == {"embeddings": 0.2, "norm": 0.3, "head": 0.4}
+    with pytest.raises(EvaluationError, match="2 components, the run's space 5"):
+        found.outside_weights(vector[:2])
+
+
+@pytest.mark.parametrize("rule", ["mean", "thinking", "instruct"])
+def test_other_rules_add_no_dimension(rule: str) -> None:
+    found = space(merge={"outside_layers": rule})
+    assert found.dimensions == 4
+    assert found.outside_weights([0.5] * 4) == {}
+
+
+def test_a_vector_of_another_space_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="3 components, the run's space 4") as caught:
+        space().layer_weights([0.5] * 3)
+    assert caught.value.kind == "vector"
+    with pytest.raises(EvaluationError, match="4 components, the run's space 2"):
+        space(algorithm={"name": "ties"}).weight_and_parameters([0.5] * 4)
+
+
+# ---- layers whose tensors are identical in all sources -----------------------------------
+
+
+def test_an_identical_layer_has_no_component_and_gets_the_mean_of_the_others() -> None:
+    found = space(layers=5, identical=(0, 3))
+    assert (found.dimensions, found.owners) == (3, (None, 0, 1, None, 2))
+    assert found.layer_weights([0.1, 0.4, 1.0]) == (0.5, 0.1, 0.4, 0.5, 1.0)
+    # The two sources stay what they are, bit for bit.
+    for end in (0.0, 1.0):
+        assert found.layer_weights([end] * 3) == (end,) * 5
+    with pytest.raises(EvaluationError, match="5 components, the run's space 3"):
+        found.layer_weights([0.5] * 5)
+
+
+def test_only_a_block_of_identical_layers_alone_leaves() -> None:
+    merge = {"blocks": 3, "outside_layers": "own"}
+    found = space(layers=6, identical=(1, 2, 3), merge=merge)
+    assert found.owners == (0, 0, None, None, 1, 1)
+    assert found.dimensions == 2 + len(OUTSIDE_GROUPS)
+    vector = [0.2, 0.8, 0.3, 0.4, 0.5]
+    assert found.layer_weights(vector) == (0.2, 0.2, 0.5, 0.5, 0.8, 0.8)
+    assert found.outside_weights(vector) == {"embeddings": 0.3, "norm": 0.4, "head": 0.5}
+
+
+@pytest.mark.parametrize("outside", ["mean", "own"])
+def test_nothing_but_identical_layers_is_refused(outside: str) -> None:
+    with pytest.raises(RunFileError, match="tensors of all layers are identical"):
+        space(layers=3, identical=(0, 1, 2), merge={"outside_layers": outside})
+
+
+def test_a_merge_of_whole_models_weighs_no_single_layer() -> None:
+    assert space(identical=(0, 1, 2, 3), algorithm={"name": "ties"}).dimensions == 2
