@@ -1,4 +1,4 @@
-"""How every command begins and ends: settings, exit codes, errors as one line with a hint."""
+"""What all commands share: environment settings, exit codes, errors as one line with a hint."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 SETTINGS = "APBMM_"
-"""How the environment variables begin that set what a command line does not."""
+"""Prefix of the environment variables that replace options of a command line."""
 
 
 def command_app(name: str, text: str, *, from_environment: bool = False) -> App:
-    """An empty command with what all of them share; ``text`` is the first line of its help.
+    """A command without options yet; ``text`` is the first line of its help.
 
-    ``from_environment``: every flag and argument may be set by a variable instead.
+    With ``from_environment`` a variable can replace every option and argument.
     """
     from cyclopts import App
     from cyclopts.config import Env
@@ -38,25 +38,25 @@ def command_app(name: str, text: str, *, from_environment: bool = False) -> App:
 
 
 def run_command(module: str) -> NoReturn:
-    """Run the ``app`` of a module, which is imported here, and exit with its code."""
+    """Import a module, run its ``app``, and exit with its code."""
     with leaving_at_once():
         app = import_module(module).app
         import_module("apbmm_common.process.usage_errors")
     forget_empty_settings()
     code = run_app(app)
-    for number in STOPS:  # the code is settled, and no signal is to change it
+    for number in STOPS:  # no signal may change the exit code any more
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
 def forget_empty_settings() -> None:
-    """Take ``APBMM_X=`` of an environment file as not set."""
+    """Unset variables that are empty: ``APBMM_X=`` in an environment file sets nothing."""
     for name in [n for n, value in os.environ.items() if n.startswith(SETTINGS) and not value]:
         del os.environ[name]
 
 
 def run_app(app: App) -> int:
-    """Run a command and return its exit code; no error of a user shows a traceback."""
+    """Run a command and return its exit code. A user's error is reported without a traceback."""
     from cyclopts.exceptions import CycloptsError
 
     from apbmm_common.process.usage_errors import usage_error

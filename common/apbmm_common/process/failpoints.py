@@ -1,14 +1,14 @@
-"""Faults on demand, for tests only: a named step of the code at which the process dies or fails.
+"""Fault injection for tests: named steps of the code at which the process dies or fails.
 
-APBMM_FAILPOINTS is a list of ``POINT:N=ACTION`` (``:N`` may be left out), as in
-``journal.commit/result:3=kill``: the third time that the step ``journal.commit`` is reached with a
-``result``, the action happens, once. Without ``/DETAIL`` every detail counts. Unless the variable
-is set, a step costs one comparison. Actions:
+APBMM_FAILPOINTS is a comma-separated list of ``POINT[/DETAIL][:N]=ACTION``. For example, with
+``journal.commit/result:3=kill`` the action happens once, when the step ``journal.commit`` is
+reached with a ``result`` for the third time. Without ``/DETAIL`` every detail counts, without
+``:N`` the first time. Unless the variable is set, a step costs one comparison. Actions:
 
-kill      SIGKILL, as an unkind operator or the kernel would do it
-eio       OSError EIO, as a dying disk raises it
-enospc    OSError ENOSPC, as a full one does
-sleep S   block for S seconds, the event loop included
+kill      SIGKILL to this process
+eio       OSError EIO, as from a failing disk
+enospc    OSError ENOSPC, as from a full disk
+sleep S   block the thread, and with it the event loop, for S seconds
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ VARIABLE = "APBMM_FAILPOINTS"
 POINTS = {
     "journal.begin": "an event is about to be written",
     "journal.insert": "one event is written, but not committed",
-    "journal.commit": "the turn's events are committed, and nobody knows",
+    "journal.commit": "the turn's events are committed, but no message has been sent",
     "send.before": "a message is about to be sent",
     "send.after": "a message is sent",
-    "outbox.begin": "a result is measured, and nowhere else than in memory",
-    "outbox.synced": "its file is on the disk under another name",
+    "outbox.begin": "a result is measured, and is in memory only",
+    "outbox.synced": "its file is on the disk under a temporary name",
     "outbox.stored": "its file is in place",
-    "ack.before": "an acknowledgement is there, and the file is still in place",
+    "ack.before": "an acknowledgement has arrived, and the file is still in place",
     "ack.after": "an acknowledged file is deleted",
-    "load.tensor": "one more tensor of a merge is about to be written into the live engine",
+    "load.tensor": "a tensor of a merge is about to be written into the living engine",
 }
-"""Every step that can be made to fail, and where the process stands when it is reached."""
+"""Every step that can be made to fail, and the state of the process when it is reached."""
 _ITEM = re.compile(
     r"(?P<point>[a-z.]+)(/(?P<detail>[a-z_]+))?(:(?P<count>[1-9][0-9]*))?"
     r"=(?P<action>kill|eio|enospc|sleep (?P<seconds>[0-9]+(\.[0-9]+)?))"
@@ -45,7 +45,7 @@ _ITEM = re.compile(
 
 @dataclass
 class Failpoint:
-    """One fault to come: at the ``left``-th time from now that its step is reached."""
+    """One fault: it happens when its step has been reached ``left`` more times."""
 
     point: str
     detail: str
@@ -54,7 +54,7 @@ class Failpoint:
     seconds: float = 0.0
 
     def reached(self, point: str, detail: str) -> None:
-        """Count the step if it is the one, and act when it is time."""
+        """Count down if ``point`` is this fault's step, and act at zero."""
         if point != self.point or (self.detail and detail != self.detail):
             return
         self.left -= 1
@@ -74,7 +74,7 @@ class Failpoint:
 
 
 def parse(text: str) -> list[Failpoint]:
-    """The failpoints that a list names. Raises `UsageError` for one that does not exist."""
+    """The failpoints in a list. Raises `UsageError` for an item that is not one."""
     found = []
     for item in filter(None, (part.strip() for part in text.split(","))):
         match = _ITEM.fullmatch(item)
@@ -94,7 +94,7 @@ _armed = parse(os.environ.get(VARIABLE, ""))
 
 
 def reach(point: str, detail: str = "") -> None:
-    """Say that the process is at a step; ``detail`` is the kind of event or message."""
+    """Mark a step of the code; ``detail`` is the kind of event or message there."""
     if _armed:
         for failpoint in _armed:
             failpoint.reached(point, detail)

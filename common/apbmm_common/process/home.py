@@ -8,10 +8,7 @@ from apbmm_common.errors import UsageError
 
 
 def home() -> Path:
-    """The home folder; raises `UsageError` for a user without one.
-
-    As in a container that runs as any number.
-    """
+    """The home folder. Raises `UsageError` for a user without one, as in some containers."""
     try:
         return Path.home()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Logging set-up: plain lines for people, one JSON object a line for machines."""
+"""Logging to standard error: plain lines for people, or one JSON object a line for programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record: time (UTC), level, logger, message, and the traceback if any."""
+    """Formats a record as a JSON object: time (UTC), level, logger, message, any traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""
@@ -29,7 +29,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: Level = "INFO") -> None:
-    """Log to standard error, as JSON when APBMM_LOG_FORMAT=json."""
+    """Log to standard error, as JSON if APBMM_LOG_FORMAT is ``json``."""
     handler = logging.StreamHandler(sys.stderr)
     if os.environ.get("APBMM_LOG_FORMAT") == "json":
         handler.setFormatter(JsonFormatter())

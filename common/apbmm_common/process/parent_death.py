@@ -1,4 +1,4 @@
-"""A process that is not to outlive the one that started it."""
+"""Ends a child process when its parent dies."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
-# Loaded here, for `die_with` may be called between a fork and an exec.
+# Loaded at import, because `die_with` may be called between a fork and an exec.
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies; exit if it is dead already.
+    """Have the kernel kill this process when its parent dies. Exit at once if that has happened.
 
-    The parent tells its own id: in a container it is 1, as is whoever inherits an orphan.
+    ``parent`` is the parent's process id, as the parent knows it. Testing for 1, the id of the
+    process that inherits orphans, would be wrong in a container, where the parent may be 1 itself.
     """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

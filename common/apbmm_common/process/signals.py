@@ -1,4 +1,4 @@
-"""Signals that end a process: at once, after what is in hand, or once it has tidied up."""
+"""Signals that end a process: at once, after its current work, or after cleaning up."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SAME_REQUEST_SECONDS = 1.0
 
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """Take SIGINT as the end of the process, while there is nothing to tidy up.
+    """Let SIGINT end the process at once, as SIGTERM does by default.
 
-    For imports that take long: a KeyboardInterrupt may come out of them as any other error, or be
-    lost in a callback that prints its traceback. SIGTERM ends the process by default.
+    For slow imports at the start, when there is nothing to clean up. There a KeyboardInterrupt can
+    surface as an ImportError, or be lost in a callback that prints its traceback.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored by whoever started us, for one
+    if before is not signal.default_int_handler:  # ignored, for example: inherited from a shell
         yield
         return
     signal.signal(signal.SIGINT, _leave)
@@ -43,10 +43,10 @@ def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a ha
 
 
 class StopRequests:
-    """Signals to stop, as whoever sent them meant them.
+    """Counts SIGINT and SIGTERM as requests to stop.
 
-    What comes within `SAME_REQUEST_SECONDS` of the first is the same request: ``timeout``, and
-    whoever signals a group of processes, sends two.
+    Signals within `SAME_REQUEST_SECONDS` of the first belong to the same request, because
+    ``timeout`` sends two, and so does a signal to a process and to its group.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class StopRequests:
         self._first = 0.0
 
     def listen(self, act: Callable[[int], None]) -> None:
-        """In the running event loop, call ``act`` with the signal of each request."""
+        """Call ``act`` in the running event loop with the signal of each request."""
         import asyncio
 
         def heard(number: int) -> None:
@@ -67,18 +67,18 @@ class StopRequests:
             loop.add_signal_handler(number, heard, number)
 
     def ignore_more(self) -> None:
-        """End what `listen` began, within `own_signals`: what is left is to exit."""
+        """Ignore further signals while the process exits; for use within `own_signals`."""
         import asyncio
 
         loop = asyncio.get_running_loop()
         held_back = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         for number in STOPS:
-            loop.remove_signal_handler(number)  # which lets the signal end the process
+            loop.remove_signal_handler(number)  # now the signal would end the process
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
 
     def come(self, number: int) -> bool:
-        """A signal has come; whether it is a request of its own."""
+        """Count a signal; returns whether it is a request of its own."""
         now = time.monotonic()
         if self.numbers and now - self._first < SAME_REQUEST_SECONDS:
             return False
@@ -89,19 +89,19 @@ class StopRequests:
 
     @property
     def at_once(self) -> bool:
-        """Whether to leave without finishing what is in hand."""
+        """Whether a second request asks to leave the current work unfinished."""
         return len(self.numbers) > 1
 
     @property
     def exit_code(self) -> int:
-        """Of a process that stopped because of them: only one that was asked gently is done."""
+        """Exit code after the requests: that of success only after a single SIGTERM."""
         gently = self.numbers == [signal.SIGTERM]
         return EXIT_DONE if gently else EXIT_INTERRUPTED
 
 
 @contextmanager
 def own_signals() -> Iterator[None]:
-    """At the end give the signals to stop back to whoever had them."""
+    """Restore the handlers of SIGINT and SIGTERM at the end."""
     before = [(number, signal.getsignal(number)) for number in STOPS]
     try:
         yield
@@ -111,14 +111,14 @@ def own_signals() -> Iterator[None]:
 
 
 class _EndedError(BaseException):
-    """A signal that ends the process, on its way out."""
+    """Unwinds the stack after a signal that ends the process."""
 
 
 @contextmanager
 def tidied_up_when_ended() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, before they end the process.
 
-    For work that leaves something behind when it is cut off.
+    For work that must clean up (temporary files) when it is cut off.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
@@ -126,7 +126,7 @@ def tidied_up_when_ended() -> Iterator[None]:
 
     def unwind(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         came.append(number)
-        if len(came) == 1:  # a second one leaves the tidying up alone
+        if len(came) == 1:  # a second signal does not disturb the cleaning up
             raise _EndedError
 
     for number in ours:

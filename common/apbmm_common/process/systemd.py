@@ -1,7 +1,7 @@
-"""What a service tells systemd: ready, alive, busy ending; after sd_notify(3).
+"""Notifies systemd that a service is ready, alive or stopping (sd_notify(3)).
 
-The protocol is one datagram of lines to the socket that NOTIFY_SOCKET names, which needs no
-library. Without the variable nothing is sent.
+A notification is one datagram of lines to the socket named by NOTIFY_SOCKET. Without the variable
+nothing is sent.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import time
 from collections.abc import MutableMapping
 
 EVERY_SECONDS = 5.0
-"""Between two reports, unless the watchdog wants them sooner."""
+"""Time between two notifications, unless the watchdog's interval asks for less."""
 PATIENCE = 12
-"""How many reports in a row may be late before systemd may give up on an end that takes long."""
+"""How many notifications of a slow stop may be missing before systemd kills the service."""
 
 
 class Supervisor:
-    """The service manager's ear. Everything is sent from the caller's own thread.
+    """Sends the notifications of this process to systemd, from the caller's thread.
 
-    `turn` is to be called from the loop whose life is to be watched, many times a second: when it
-    is called no more, the watchdog is not fed. The variables are taken out of ``environment``, so
-    that no child speaks for this process.
+    The loop to be watched calls `turn` several times a second; when the loop hangs, systemd's
+    watchdog is no longer fed. The variables are removed from ``environment``, so that no child
+    process notifies in this one's name.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -31,17 +31,17 @@ class Supervisor:
         watchdog = float(environment.pop("WATCHDOG_USEC", "") or 0) / 1e6
         if environment.pop("WATCHDOG_PID", "") not in ("", str(os.getpid())):
             watchdog = 0.0
-        # systemd asks for half the interval at least; a third leaves room for one late turn.
+        # systemd asks for at least two notifications in an interval; a third allows a late turn.
         self._pause = min(EVERY_SECONDS, watchdog / 3) if watchdog else EVERY_SECONDS
         self._watched = watchdog > 0
         self._next: float | None = None
         self._stopping = False
 
     def turn(self, status: str, *, stopping: bool = False) -> None:
-        """The loop has come round, for the first time when the service is up.
+        """Notify systemd if it is time. The first call means that the service is ready.
 
-        ``stopping`` once nothing new is started. An end that takes long is granted more time with
-        every report.
+        ``status`` is a line for ``systemctl status``. ``stopping`` says that the service is about
+        to end; each notification then asks for more time.
         """
         now = time.monotonic()
         if self._next is not None and now < self._next and stopping == self._stopping:
@@ -61,11 +61,11 @@ class Supervisor:
     def _send(self, *lines: str) -> None:
         if not self._address:
             return
-        # An abstract socket's name begins with a zero byte, written as @.
+        # The name of an abstract socket begins with a zero byte, written as @.
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         text = "\n".join(line.replace("\n", " ") for line in lines)
         with (
-            contextlib.suppress(OSError),  # a manager that went away is no reason to stop
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ear,
+            contextlib.suppress(OSError),  # the run goes on without a service manager
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notified,
         ):
-            ear.sendto(text.encode(), address)
+            notified.sendto(text.encode(), address)

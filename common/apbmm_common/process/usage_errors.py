@@ -1,4 +1,4 @@
-"""What cyclopts says of a command line that does not fit, in our own form: a line and a hint."""
+"""Turns cyclopts' errors about a command line into the usual form: one line and a hint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SENTENCE = re.compile(r"(?<=[.?]) (?=(?:Must be|Did you mean|Choose from|Availa
 
 
 def usage_error(error: CycloptsError, app: App) -> UsageError:
-    """The error of a command line for ``app`` as every other error looks."""
+    """The `UsageError` for an error that cyclopts found in the command line of ``app``."""
     command = " ".join((app.name[0], *(error.command_chain or ())))
     more = f"{command} --help says what it takes"
     match error:
@@ -42,7 +42,7 @@ def _clause(sentence: str) -> str:
 
 
 def _setting(app: App, name: str) -> str:
-    """The environment variable of a flag or argument, if the command takes its settings there."""
+    """The environment variable that replaces an option, if the command reads its environment."""
     for source in app.config or ():
         if isinstance(source, Env):
             return source.prefix + name.lstrip("-").replace("-", "_").upper()

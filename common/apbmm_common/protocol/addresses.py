@@ -1,7 +1,6 @@
-"""TCP addresses as people write them, checked before ZeroMQ sees them.
+"""Checks TCP addresses from the command line before ZeroMQ sees them.
 
-ZeroMQ takes ``tcp://localhost:5711x`` for port 5711 and reports the rest without saying what it
-expected.
+ZeroMQ reads ``tcp://localhost:5711x`` as port 5711, and its errors do not say what it expected.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ IPC = "ipc://"
 
 
 def require_tcp(address: str, flag: str) -> str:
-    """The host of ``tcp://HOST:PORT``. Raises `UsageError`, naming the flag, for anything else."""
+    """The host in ``tcp://HOST:PORT``. Raises `UsageError`, naming ``flag``, for any other text."""
     found = _TCP.fullmatch(address)
     if found is None or not 0 < int(found["port"]) <= _LARGEST_PORT:
         raise UsageError(f"{flag} {address}: not an address", "as in tcp://127.0.0.1:5711")
@@ -25,7 +24,7 @@ def require_tcp(address: str, flag: str) -> str:
 
 
 def is_local(address: str, flag: str) -> bool:
-    """Whether nothing leaves this host by an address. Raises `UsageError` when it is none."""
+    """Whether only this host can reach an address. Raises `UsageError` if it is not an address."""
     if address.startswith(IPC):
         return True
     host = require_tcp(address, flag)

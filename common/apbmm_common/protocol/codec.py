@@ -1,4 +1,8 @@
-"""Messages to frames and back: a version header and one MessagePack map. No pickle anywhere."""
+"""Encodes messages as frames, and decodes frames under strict limits.
+
+A message is two frames: a header with the protocol version, and one MessagePack map. Nothing here
+uses pickle, and no sender can make `decode` raise anything but `WireError`.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +21,17 @@ from apbmm_common.protocol.messages import FromMaster, FromWorker
 MAGIC = b"APBMM"
 HEADER = MAGIC + bytes([PROTOCOL_VERSION])
 MAX_BYTES = 1 << 20
-"""Longest body in bytes."""
+"""Longest body, in bytes."""
 MAX_DEPTH = 16
+"""Deepest nesting of maps and arrays in a body."""
 MAX_SHOWN = 400
-"""Characters that an error repeats of what a stranger may have written."""
+"""Most characters of a received text that an error message repeats."""
 
 T = TypeVar("T", FromWorker, FromMaster)
 
 
 class VersionMismatchError(WireError):
-    """The peer speaks another version of the protocol; ``worker`` is its name where it is known."""
+    """The peer speaks another protocol version; ``worker`` is its name, or "" if unknown."""
 
     def __init__(self, theirs: int, worker: str = "") -> None:
         peer = f"worker {worker!r}" if worker else "the peer"
@@ -39,9 +44,9 @@ class VersionMismatchError(WireError):
 
 
 def encode(message: FromWorker | FromMaster) -> list[bytes]:
-    """Frames of a message.
+    """The two frames of a message.
 
-    Raises `WireError` when it is longer than `MAX_BYTES`, or holds what MessagePack does not have.
+    Raises `WireError` for a body over `MAX_BYTES`, or a value that MessagePack cannot represent.
     """
     try:
         body: bytes = msgpack.packb(message.model_dump(mode="json"), use_bin_type=True)
@@ -53,11 +58,11 @@ def encode(message: FromWorker | FromMaster) -> list[bytes]:
 
 
 def decode(frames: Sequence[bytes], adapter: TypeAdapter[T]) -> T:
-    """The message in ``frames`` (without the routing frame).
+    """The message in ``frames``, which exclude the routing frame.
 
-    Raises `VersionMismatchError` for another protocol version, `WireError` for anything else
-    that is not a message: hostile bytes never raise another exception. Nothing is coerced: a
-    number sent as text is refused.
+    ``adapter`` is `messages.FROM_WORKER` or `messages.FROM_MASTER`. Raises `VersionMismatchError`
+    for another protocol version, and `WireError` for anything else that is not a message. No value
+    is converted: a number sent as text is refused.
     """
     if len(frames) != 2:
         raise WireError(f"expected 2 frames, got {len(frames)}")
@@ -76,7 +81,7 @@ def decode(frames: Sequence[bytes], adapter: TypeAdapter[T]) -> T:
 
 
 def unpack(body: bytes) -> Any:
-    """Decode one MessagePack map under strict limits. Raises `WireError`."""
+    """The MessagePack map in ``body``. Raises `WireError` beyond any limit of this module."""
     if len(body) > MAX_BYTES:
         raise WireError(f"a body of {len(body)} bytes is over the limit")
     try:
@@ -101,7 +106,7 @@ def unpack(body: bytes) -> Any:
 
 
 def _shown(text: str) -> str:
-    """Text of a stranger, fit for a terminal: no control characters, and not at any length."""
+    """Received text, safe to print: shortened, and with control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:MAX_SHOWN])
 
 
@@ -110,7 +115,7 @@ def _refuse_extension(code: int, data: bytes) -> NoReturn:
 
 
 def _worker(body: bytes) -> str:
-    """Name of the worker that sent a message of another version, "" where there is none."""
+    """The worker's name in a message of another protocol version, or ""."""
     with contextlib.suppress(WireError):
         name = unpack(body).get("worker")
         if isinstance(name, str):

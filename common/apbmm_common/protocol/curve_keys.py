@@ -1,14 +1,14 @@
 """CURVE keys on disk, and sockets that use them.
 
-A folder of keys is for its owner alone (0700, files 0600; anything else is refused):
+A folder of keys must be accessible to its owner only (mode 0700, files 0600). It holds:
 
-    master.key           the master's public key: every worker's host has a copy
-    master.key_secret    stays with the master
-    NAME.key_secret      the key of worker NAME: moved to its host
-    allowed/NAME.key     public: whom the master lets in; deleting the file shuts NAME out
+    master.key           the master's public key, copied to every worker's host
+    master.key_secret    the master's secret key, which stays with the master
+    NAME.key_secret      the secret key of worker NAME, which is moved to its host
+    allowed/NAME.key     the public key of worker NAME; deleting the file revokes it
 
-The certificates are pyzmq's (`zmq.auth.certs`). Secrets live in `Pair` and in libzmq only: they
-are in no message, no log and no ``repr``.
+The certificates are in pyzmq's format (`zmq.auth.certs`). Secret keys exist in a `Pair` and inside
+libzmq only: never in a message, a log or a ``repr``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MASTER = "master"
 ALLOWED = "allowed"
 PUBLIC, SECRET = ".key", ".key_secret"
 NO_KEYS = "none"
-"""``--keys none`` goes without keys although there is a default folder."""
+"""``--keys none`` means no keys, even if the default folder has some."""
 _Z85_LENGTH, _KEY_BYTES = 40, 32
 
 
@@ -51,42 +51,42 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class MasterKeys:
-    """What a master needs: its own pair, and the folder of those it lets in."""
+    """A master's keys: its own pair, and the folder of the workers' public keys."""
 
     folder: Path
     pair: Pair
 
     @property
     def allowed(self) -> Path:
-        """The folder of public certificates, one a worker."""
+        """The folder of public certificates, one for each allowed worker."""
         return self.folder / ALLOWED
 
     def secure(self, server: zmq.Socket[Any], domain: str) -> None:
-        """Make a socket that is not bound yet demand keys, which ZAP checks in ``domain``."""
+        """Make an unbound socket demand keys, which are checked over ZAP under ``domain``."""
         server.set(zmq.CURVE_SERVER, 1)
         server.set(zmq.CURVE_SECRETKEY, self.pair.secret)
         server.set(zmq.ZAP_DOMAIN, domain.encode())
-        # Without a handler libzmq would let every key in.
+        # Otherwise libzmq accepts every key while no ZAP handler runs.
         server.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientKeys:
-    """What a worker, or someone who asks for the status, needs."""
+    """The keys of a worker, or of a reader of the status."""
 
     folder: Path
     pair: Pair
     master: bytes
-    """Public key of the master."""
+    """The master's public key."""
 
     def secure(self, client: zmq.Socket[Any]) -> None:
-        """Make a socket that is not connected yet prove who it is, to this master only."""
+        """Make an unconnected socket prove its key, and accept this master only."""
         client.set(zmq.CURVE_SERVERKEY, self.master)
         client.set(zmq.CURVE_PUBLICKEY, self.pair.public)
         client.set(zmq.CURVE_SECRETKEY, self.pair.secret)
 
 
-# ---- where they are ------------------------------------------------------------------------
+# ---- finding keys --------------------------------------------------------------------------
 
 
 def default_folder() -> Path:
@@ -96,9 +96,9 @@ def default_folder() -> Path:
 
 
 def master_keys(given: str | None) -> MasterKeys | None:
-    """The keys of a master: of the folder ``given``, else of the default folder if it has any.
+    """The master's keys in the folder ``given``, by default in the default folder; None if none.
 
-    Raises `UsageError` when they cannot be used.
+    Raises `UsageError` for keys that cannot be used.
     """
     folder = _chosen(given, MASTER + SECRET)
     return None if folder is None else _master(folder)
@@ -110,7 +110,7 @@ def _master(folder: Path) -> MasterKeys:
 
 
 def worker_keys(given: str | None, name: str) -> ClientKeys | None:
-    """The keys of the worker ``name``, found as `master_keys` finds them. Raises `UsageError`."""
+    """The keys of the worker ``name``, found as by `master_keys`. Raises `UsageError`."""
     folder = _chosen(given, name + SECRET)
     if folder is None:
         return None
@@ -118,9 +118,9 @@ def worker_keys(given: str | None, name: str) -> ClientKeys | None:
 
 
 def passed_over(given: str | None, name: str) -> Path | None:
-    """The default folder where it holds keys, but not the one that the worker ``name`` looks for.
+    """The default folder, if it holds keys but none for the worker ``name``; else None.
 
-    Then `worker_keys` finds none, which may not be what is meant.
+    `worker_keys` then finds no keys, and the operator may have expected some.
     """
     folder = _default_if_any()
     if given is not None or folder is None or (folder / (name + SECRET)).exists():
@@ -130,7 +130,7 @@ def passed_over(given: str | None, name: str) -> Path | None:
 
 
 def reader_keys(given: str | None) -> ClientKeys | None:
-    """Keys to ask for the status with: the master's own, else any worker's of the folder."""
+    """Keys for reading the status: the master's own, or else any worker's in the folder."""
     folder = _chosen(given, "*" + SECRET)
     if folder is None:
         return None
@@ -149,14 +149,14 @@ def _chosen(given: str | None, pattern: str) -> Path | None:
 
 
 def _default_if_any() -> Path | None:
-    """The default folder; None for a user without a home."""
+    """The default folder; None for a user without a home folder."""
     with suppress(UsageError):
         return default_folder()
     return None
 
 
 def named_folder(given: str) -> Path:
-    """The folder of keys that is named so; ~ stands for a home. Raises `UsageError`."""
+    """The folder ``given``, absolute and with ~ expanded. Raises `UsageError`."""
     try:
         return Path(given).expanduser().resolve()
     except (OSError, RuntimeError):
@@ -164,7 +164,7 @@ def named_folder(given: str) -> Path:
 
 
 def remedy_for(name: str) -> str:
-    """How the worker ``name`` comes by its key, wherever it is."""
+    """The hint for a worker without a key."""
     return f"on the master's host apbmm keys new-worker {name} makes one and says what to copy"
 
 
@@ -175,11 +175,11 @@ def _client(folder: Path, secret: Path, name: str) -> ClientKeys:
     return ClientKeys(folder, pair, public)
 
 
-# ---- reading -------------------------------------------------------------------------------
+# ---- reading keys --------------------------------------------------------------------------
 
 
 def load_pair(path: Path, remedy: str) -> Pair:
-    """A secret certificate, which nobody else may read. Raises `UsageError`."""
+    """The pair in a secret certificate. Raises `UsageError`, also if others can read the file."""
     _require_owner_only(path, "600", remedy)
     public, secret = _load(path, remedy)
     if secret is None:
@@ -188,7 +188,7 @@ def load_pair(path: Path, remedy: str) -> Pair:
 
 
 def load_public(path: Path) -> bytes:
-    """The public key of a certificate. Raises `UsageError`."""
+    """The public key in a certificate. Raises `UsageError`."""
     return _load(path, "apbmm keys new-worker NAME makes one")[0]
 
 
@@ -213,9 +213,9 @@ def _is_key(text: bytes) -> bool:
 
 
 def require_private(folder: Path, remedy: str = "apbmm keys new-master makes one") -> None:
-    """Refuse a folder of keys that others can enter. Raises `UsageError`.
+    """Raise `UsageError` if others than the owner can enter a folder of keys.
 
-    ``remedy`` is the hint where there is none.
+    ``remedy`` is the hint if the folder does not exist.
     """
     _require_owner_only(folder, "700", remedy)
 
@@ -233,11 +233,11 @@ def _require_owner_only(path: Path, mode: str, remedy: str) -> None:
         raise UsageError(f"{path}: others than its owner have access to it", f"chmod {mode} {path}")
 
 
-# ---- making --------------------------------------------------------------------------------
+# ---- making and revoking keys --------------------------------------------------------------
 
 
 def new_master(folder: Path) -> MasterKeys:
-    """Make a master's folder of keys. Raises `UsageError` when there is one, or it cannot be."""
+    """Make a master's folder of keys. Raises `UsageError` if it has keys or cannot be written."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_private(folder)
@@ -249,7 +249,7 @@ def new_master(folder: Path) -> MasterKeys:
 
 
 def new_worker(keys: MasterKeys, name: str) -> Path:
-    """Make a key for the worker ``name`` and let it in; the path of its secret.
+    """Make and allow a key for the worker ``name``; returns the path of its secret certificate.
 
     Raises `UsageError`.
     """
@@ -265,7 +265,7 @@ def new_worker(keys: MasterKeys, name: str) -> Path:
 
 
 def revoke(keys: MasterKeys, name: str) -> None:
-    """Shut the worker ``name`` out. Raises `UsageError` when it is not let in."""
+    """Delete the public key of the worker ``name``. Raises `UsageError` if there is none."""
     try:
         (keys.allowed / (Path(name).name + PUBLIC)).unlink()
     except FileNotFoundError:
@@ -276,7 +276,10 @@ def revoke(keys: MasterKeys, name: str) -> None:
 
 
 def _create(folder: Path, name: str, public: Path) -> Path:
-    """Write a new pair's files whole or not at all, never over others; the secret one's path."""
+    """Write both certificates of a new pair, or none; returns the path of the secret one.
+
+    Raises `UsageError` rather than replace a file.
+    """
     target, certificate = folder / (name + SECRET), public / (name + PUBLIC)
     for path in (target, certificate):
         if path.exists():
@@ -286,7 +289,7 @@ def _create(folder: Path, name: str, public: Path) -> Path:
         made = [Path(path) for path in create_certificates(work, name)]
         for path in made:
             path.chmod(0o600)
-        # The secret first: a key that is let in but was never kept would be of no use.
+        # The secret first: an allowed key without its secret is useless.
         made[1].rename(target)
         made[0].rename(certificate)
     finally:

@@ -1,18 +1,32 @@
 """The whole wire format: every message that master and worker exchange.
 
-worker -> master                          master -> worker
-HELLO   who I am, what I still hold       WELCOME    the run, and which leases to keep
-READY   sources verified, digests         REFUSE     why this worker may not join
-UNFIT   this host cannot run the run      ASSIGN     one piece of work under a lease
-ACCEPT  the lease is mine                 CANCEL     drop the lease
-DECLINE the lease is not mine             BEAT_ACK   the master lives, in this epoch
-BEAT    stage and progress                RESULT_ACK committed: forget it
-RESULT  measurements, or the failure      HELLO_AGAIN I do not know you: say HELLO
-DRAIN   no more work, please              BYE        the run is over
-BYE     I leave
+    worker -> master                              master -> worker
+    HELLO    name, GPU, and the leases I hold     WELCOME      the run, and which leases to keep
+    READY    sources are read, their digests      REFUSE       why this worker may not join
+    UNFIT    this host cannot take part           ASSIGN       one piece of work under a lease
+    ACCEPT   I hold the lease                     CANCEL       drop the lease
+    DECLINE  I do not take the lease              BEAT_ACK     the master lives, in this epoch
+    BEAT     I live; stage and progress           RESULT_ACK   stored: forget the result
+    RESULT   the measurements, or the failure     HELLO_AGAIN  I do not know you: send HELLO
+    DRAIN    give me no more work                 BYE          the run is over
+    BYE      I leave
 
-Whatever matters is sent again until it is acknowledged (ASSIGN by ACCEPT, RESULT by RESULT_ACK);
-a repetition is the same message. Two frames: `codec.HEADER` with the version, a MessagePack map.
+One evaluation, from joining to the stored result (worker -> and <- master):
+
+    HELLO ->  <- WELCOME                            the worker learns the run
+    READY ->                                        its sources are read and verified
+              <- ASSIGN                             the lease is in the journal already
+    ACCEPT ->
+    BEAT ->   <- BEAT_ACK                           all the while, whatever else is sent
+    RESULT -> <- RESULT_ACK                         the result is in the journal
+
+A connection may lose any message. A sender repeats ASSIGN until ACCEPT or DECLINE, and RESULT until
+RESULT_ACK; a repetition is the same message, and receivers ignore what they know already. A worker
+that the master does not know (after a restart of the master, say) is asked to send HELLO again.
+
+A *lease* is one attempt at one evaluation, given to one worker. A *boot* is one life of a worker
+process, an *epoch* one life of a master process. A message is two frames: `codec.HEADER` with the
+protocol version, and a MessagePack map of the fields below.
 """
 
 from __future__ import annotations
@@ -23,7 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from apbmm_common.errors import FailureKind
 
-# Ids become names of files and folders: one that is only dots would lead out of them.
+# Ids become names of files and folders, so they cannot begin with a dot: ".." would lead out.
 Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$")]
 Text = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -36,7 +50,7 @@ WIRE = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Message(BaseModel):
-    """Common to all messages: ``run`` is the run id, empty while the sender knows none."""
+    """What all messages have: ``run``, the run's id ("" while the sender knows of none)."""
 
     model_config = WIRE
     run: Id | Literal[""] = ""
@@ -53,13 +67,17 @@ class Lease(BaseModel):
 
 
 class Hello(Message):
-    """First message of a boot, and the answer to HELLO_AGAIN."""
+    """The first message of a boot, and the answer to HELLO_AGAIN.
+
+    ``held``: leases whose work the worker is doing. ``unacknowledged``: leases whose results it
+    still has to deliver.
+    """
 
     type: Literal["hello"] = "hello"
     worker: Id
     boot: Id
     number: Annotated[int, Field(ge=1, lt=2**53)] = 1
-    """Counts the HELLOs of a boot, so that one that comes late or twice is recognised."""
+    """Counts the HELLOs of a boot, so that the master recognises a late or repeated one."""
     gpu: Text
     host: Text
     pid: Count
@@ -69,12 +87,12 @@ class Hello(Message):
 
 
 class Ready(Message):
-    """Sources read and found whole; ``digests`` identify their contents."""
+    """The worker has read and verified the sources; ``digests`` identify their contents."""
 
     type: Literal["ready"] = "ready"
     layers: Annotated[int, Field(ge=1, le=4096)]
     outside: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
-    """The groups of tensors that belong to no layer."""
+    """Groups of tensors that belong to no layer (embeddings, final norm, head)."""
     identical_layers: Annotated[tuple[Count, ...], Field(max_length=4096)] = ()
     """The layers whose tensors are the same in all sources; they are not searched."""
     digests: Annotated[dict[Id, Id], Field(max_length=256)]
@@ -82,7 +100,7 @@ class Ready(Message):
 
 
 class Unfit(Message):
-    """This host cannot take part in the run; the worker waits and tries again."""
+    """This host cannot take part in the run, and why. The worker waits and tries again."""
 
     type: Literal["unfit"] = "unfit"
     message: Text
@@ -90,7 +108,7 @@ class Unfit(Message):
 
 
 class Accept(Message):
-    """Answer to ASSIGN: the worker holds the lease. ``hello`` as in `Beat`."""
+    """Answer to ASSIGN: the worker holds the lease. ``hello`` is as in `Beat`."""
 
     type: Literal["accept"] = "accept"
     lease: Id
@@ -98,7 +116,7 @@ class Accept(Message):
 
 
 class Decline(Message):
-    """Answer to ASSIGN: the worker does not take the lease, and why."""
+    """Answer to ASSIGN: the worker does not take the lease, for a reason."""
 
     type: Literal["decline"] = "decline"
     lease: Id
@@ -106,9 +124,13 @@ class Decline(Message):
 
 
 class Beat(Message):
-    """Sign of life. ``lease`` is what it holds of this run, ``trouble`` what its disk refuses.
+    """The worker's heartbeat.
 
-    ``quiet``: seconds since progress was last seen. ``hello``: number of the last HELLO before it.
+    - ``hello``: number of the last HELLO sent before it.
+    - ``lease``: the lease of this run that the worker holds, or "".
+    - ``stage``, ``done``, ``total``: what the evaluation does now, and its progress there.
+    - ``quiet``: seconds without progress.
+    - ``trouble``: why the worker cannot store a result, or "".
     """
 
     type: Literal["beat"] = "beat"
@@ -183,10 +205,7 @@ class Measured(BaseModel):
 
 
 class Failed(BaseModel):
-    """The attempt gave no measurement; ``fault`` says what is to blame.
-
-    ``engine``: the engine died or hung while it evaluated, which may be the vector's doing or not.
-    """
+    """The attempt gave no measurement. ``fault`` is the cause, as `EvaluationError` defines it."""
 
     model_config = WIRE
     kind: Literal["failed"] = "failed"
@@ -199,7 +218,10 @@ Body = Annotated[Evaluated | Measured | Failed, Field(discriminator="kind")]
 
 
 class Result(Message):
-    """The outcome of a lease. ``digest`` is the SHA-256 of the body in canonical JSON."""
+    """The result of a lease, after ``seconds`` of work.
+
+    ``digest`` is the SHA-256 of the body in canonical JSON; the master checks the body with it.
+    """
 
     type: Literal["result"] = "result"
     evaluation: Id
@@ -211,15 +233,15 @@ class Result(Message):
 
 
 class Drain(Message):
-    """The worker finishes what it holds and takes nothing more."""
+    """The worker finishes the work it holds and takes no more."""
 
     type: Literal["drain"] = "drain"
 
 
 class Bye(Message):
-    """The sender leaves: a worker for good, a master because its run is over.
+    """The sender leaves: a worker because it stops, a master because its run is over.
 
-    ``kept``: leases of the run whose results a worker keeps for its next boot to deliver.
+    ``kept``: leases of the run whose results the worker keeps on disk for its next boot.
     """
 
     type: Literal["bye"] = "bye"
@@ -228,7 +250,10 @@ class Bye(Message):
 
 
 class Welcome(Message):
-    """The run, and which of the leases named in HELLO are still wanted."""
+    """Answer to HELLO: the run, and which of the leases that HELLO names to keep or abandon.
+
+    ``spec`` is the run file as JSON.
+    """
 
     type: Literal["welcome"] = "welcome"
     epoch: Annotated[int, Field(ge=1)]
@@ -238,7 +263,7 @@ class Welcome(Message):
 
 
 class Refuse(Message):
-    """This worker may not join, and why; when ``final``, asking again is of no use."""
+    """This worker may not join, for a reason. After a ``final`` refusal it does not try again."""
 
     type: Literal["refuse"] = "refuse"
     reason: Text
@@ -247,10 +272,11 @@ class Refuse(Message):
 
 
 class Assign(Message):
-    """One piece of work; ``fresh`` asks for a new engine before it.
+    """One piece of work under a lease; ``fresh`` asks for a new engine first.
 
-    ``vector`` is of the space that the run searches (`space.Space`); of a reference, which is one
-    of the sources, it holds a weight for each layer whatever that space is.
+    ``vector`` lies in the space that the run searches (`apbmm_common.run_file.space`). That of a
+    reference, which is one of the sources, has one weight for each layer in every space.
+    ``config`` identifies the settings that the result is measured under.
     """
 
     type: Literal["assign"] = "assign"
@@ -264,16 +290,19 @@ class Assign(Message):
 
 
 class Cancel(Message):
-    """Drop the lease: its result is not wanted any more. Sent again while a BEAT names it."""
+    """Drop the lease: its result is not wanted. Sent again for every BEAT that still names it."""
 
     type: Literal["cancel"] = "cancel"
     lease: Id
     unknown: bool = False
-    """The run's journal knows no such lease, so a result of it is of no use either."""
+    """The journal has no such lease, so a result that the worker keeps for it is of no use."""
 
 
 class BeatAck(Message):
-    """The master lives, in this epoch, and waits for READY while ``stage`` is ``preparing``."""
+    """The master lives, in this epoch. ``stage`` is the worker's as the master knows it.
+
+    A worker that is ready but hears ``preparing`` sends READY again.
+    """
 
     type: Literal["beat_ack"] = "beat_ack"
     epoch: Annotated[int, Field(ge=1)]
@@ -281,14 +310,14 @@ class BeatAck(Message):
 
 
 class ResultAck(Message):
-    """The result is committed (or known already): the worker may forget it."""
+    """The result is in the journal, or is not needed: the worker may delete it."""
 
     type: Literal["result_ack"] = "result_ack"
     lease: Id
 
 
 class HelloAgain(Message):
-    """The master does not know this connection."""
+    """The master does not know this connection, and asks for HELLO."""
 
     type: Literal["hello_again"] = "hello_again"
 

@@ -1,8 +1,8 @@
-"""Why a connection did not come about, in words, from the events of a socket's monitor.
+"""Reads the events of a ZeroMQ socket's monitor: why a handshake failed, and when a link is lost.
 
-libzmq tells each side something else: a key that is not allowed is a status code on both, a
-missing key a mechanism that differs on both; but a client that expects another server's key sees
-only that the connection closes.
+What libzmq reports of a failed handshake depends on the side. A key that is not allowed is a status
+code on both sides, a missing key a mechanism mismatch on both. But if a client expects the key of
+another server, the server sees a cryptographic error and the client only a closed connection.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ _PROTOCOL_ERRORS = {
 
 
 def monitor(socket: zmq.asyncio.Socket) -> zmq.asyncio.Socket:
-    """Where `next_event` hears of a socket's handshakes and lost connections.
+    """A socket for `next_event`, with the handshakes and lost connections of ``socket``.
 
-    To be opened before the socket binds or connects.
+    To be called before ``socket`` binds or connects.
     """
     return socket.get_monitor_socket(WATCHED)
 
 
 def close(socket: zmq.asyncio.Socket, linger: int) -> None:
-    """Close a socket that may have a `monitor`, which is to be closed after it.
+    """Close a socket that may have a `monitor`; the monitor is to be closed after it.
 
-    libzmq's I/O thread, which all sockets of the process share, tells a monitor of everything, and
-    waits forever for one that is gone.
+    All sockets of a process share libzmq's I/O thread, which blocks without end when it writes an
+    event to a monitor that is closed.
     """
     socket.disable_monitor()
     socket.close(linger=linger)
 
 
 async def next_event(source: zmq.asyncio.Socket) -> tuple[zmq.Event, int]:
-    """The next event, and its value: an error code for a failure."""
+    """The next event and its value, which is an error code for a failure."""
     message: Any = await recv_monitor_message(source)
     return zmq.Event(message["event"]), int(message["value"])
 
 
 def is_mismatch(event: zmq.Event, value: int) -> bool:
-    """Whether one end uses keys and the other none."""
+    """Whether the handshake failed because one side uses keys and the other does not."""
     return (event, value) == (
         zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
         zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH,
@@ -62,7 +62,7 @@ def is_mismatch(event: zmq.Event, value: int) -> bool:
 
 
 def is_cryptographic(event: zmq.Event, value: int) -> bool:
-    """Whether a server could not open what a client encrypted for another key."""
+    """Whether the handshake failed because the client used another server's public key."""
     return (event, value) == (
         zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
         zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC,
@@ -70,7 +70,7 @@ def is_cryptographic(event: zmq.Event, value: int) -> bool:
 
 
 def name_of(event: zmq.Event, value: int) -> str:
-    """libzmq's own name of a failure, for those that have no words of ours."""
+    """libzmq's own name of a failure."""
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value in _PROTOCOL_ERRORS:
         return _PROTOCOL_ERRORS[value]
     if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
