@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apbmm_common.process.command_line import command_app
 from apbmm_common.process.logs import Level
-from apbmm_common.process.signals import leaving_at_once
+from apbmm_common.process.signals import sigint_exits_at_once
 
 app = command_app(
     "apbmm-master",
@@ -55,7 +55,7 @@ def master(
     log_level
         What is told on standard error.
     """
-    with leaving_at_once():
+    with sigint_exits_at_once():
         from apbmm_common.process.logs import set_up_logging
         from apbmm_common.protocol.curve_keys import master_keys
         from apbmm_master.journal.run_directory import require_for_runs

@@ -162,7 +162,7 @@ class Master:
     async def _handle(self, received: Received) -> None:
         identity, now = received.identity, time.monotonic()
         try:
-            self._handlers.handle(identity, received.message, now, received.key)
+            self._handlers.handle(identity, received.message, now, received.public_key)
         except NotAllowedError as error:
             await self.router.refuse(identity, error)
 

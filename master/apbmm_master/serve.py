@@ -11,7 +11,7 @@ from pathlib import Path
 import zmq
 
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
-from apbmm_common.process.signals import StopRequests, own_signals
+from apbmm_common.process.signals import StopRequests, handlers_restored
 from apbmm_common.process.systemd import Supervisor
 from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import MasterKeys
@@ -47,7 +47,7 @@ def serve(
     allow_open_files()
     if not _has_begun(run_dir):  # leave nothing behind that looks like a run
         require_free(bind, status_bind)
-    with own_signals(), Journal(run_dir) as journal:
+    with handlers_restored(), Journal(run_dir) as journal:
         try:
             return asyncio.run(
                 _serve(journal, spec, run_dir, bind, status_bind, authenticator, summary=summary)

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from apbmm_common.process.command_line import command_app
 from apbmm_common.process.logs import Level
-from apbmm_common.process.signals import StopRequests, leaving_at_once, own_signals
+from apbmm_common.process.signals import StopRequests, handlers_restored, sigint_exits_at_once
 
 if TYPE_CHECKING:
     from apbmm_worker.daemon.options import Options
@@ -78,7 +78,7 @@ def worker(  # noqa: PLR0913 - one argument a flag
     log_level
         What is told on standard error.
     """
-    with leaving_at_once():
+    with sigint_exits_at_once():
         from apbmm_common.process.logs import set_up_logging
         from apbmm_common.protocol.curve_keys import worker_keys
         from apbmm_worker.daemon import options
@@ -105,7 +105,7 @@ def serve(settings: Options) -> int:
     import asyncio
     import signal
 
-    with leaving_at_once():
+    with sigint_exits_at_once():
         from apbmm_worker.daemon.daemon import Daemon
         from apbmm_worker.daemon.master_link import flush
         from apbmm_worker.daemon.options import Claim, claim_folders
@@ -125,7 +125,7 @@ def serve(settings: Options) -> int:
         finally:
             stops.ignore_more()
 
-    with own_signals():
+    with handlers_restored():
         try:
             return asyncio.run(run())
         finally:

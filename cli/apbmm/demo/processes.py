@@ -21,7 +21,12 @@ from pathlib import Path
 from apbmm.status.query import JOURNAL, NoMasterError, ask, local_address
 from apbmm_common.errors import EXIT_FAILED, ApbmmError
 from apbmm_common.process.parent_death import die_with
-from apbmm_common.process.signals import SAME_REQUEST_SECONDS, STOPS, StopRequests, own_signals
+from apbmm_common.process.signals import (
+    SAME_REQUEST_SECONDS,
+    STOPS,
+    StopRequests,
+    handlers_restored,
+)
 
 POLL_SECONDS = 0.2
 HEALTH_SECONDS = 5.0
@@ -108,9 +113,9 @@ def _start(command: Sequence[str], log: Path | None = None) -> subprocess.Popen[
 def _stop_requests() -> Iterator[StopRequests]:
     """Count SIGINT and SIGTERM instead of dying of them."""
     stops = StopRequests()
-    with own_signals():
+    with handlers_restored():
         for number in STOPS:
-            signal.signal(number, lambda n, _: stops.come(n))
+            signal.signal(number, lambda n, _: stops.receive(n))
         yield stops
 
 

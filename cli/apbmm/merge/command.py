@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from apbmm_common.checkpoint.compatibility import BASE_ROLE
 from apbmm_common.errors import EXIT_DONE, ApbmmError, EvaluationError, UsageError
 from apbmm_common.merge_methods import LINEAR, METHODS
-from apbmm_common.process.signals import tidied_up_when_ended
+from apbmm_common.process.signals import stack_unwound_by_signals
 
 if TYPE_CHECKING:
     from apbmm_common.checkpoint.headers import Checkpoint
@@ -69,7 +69,7 @@ def run_merge(request: MergeRequest) -> int:
     started = time.monotonic()
     try:
         plans, recipe = _planned(request, rule, sources)
-        with tidied_up_when_ended():
+        with stack_unwound_by_signals():
             report = write_merge(sources, plans, recipe, template, out, dtype=request.dtype)
     except EvaluationError as error:
         raise ApbmmError(error.message, error.hint) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from apbmm_common import __version__
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ApbmmError
-from apbmm_common.process.signals import INTERRUPTED, STOPS, leaving_at_once
+from apbmm_common.process.signals import INTERRUPTED, STOPS, sigint_exits_at_once
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -39,7 +39,7 @@ def command_app(name: str, text: str, *, from_environment: bool = False) -> App:
 
 def run_command(module: str) -> NoReturn:
     """Import a module, run its ``app``, and exit with its code."""
-    with leaving_at_once():
+    with sigint_exits_at_once():
         app = import_module(module).app
         import_module("apbmm_common.process.usage_errors")
     forget_empty_settings()

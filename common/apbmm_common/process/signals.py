@@ -20,7 +20,7 @@ SAME_REQUEST_SECONDS = 1.0
 
 
 @contextmanager
-def leaving_at_once() -> Iterator[None]:
+def sigint_exits_at_once() -> Iterator[None]:
     """Let SIGINT end the process at once, as SIGTERM does by default.
 
     For slow imports at the start, when there is nothing to clean up. There a KeyboardInterrupt can
@@ -30,14 +30,14 @@ def leaving_at_once() -> Iterator[None]:
     if before is not signal.default_int_handler:  # ignored, for example: inherited from a shell
         yield
         return
-    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGINT, _exit_interrupted)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+def _exit_interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
     os.write(2, f"{INTERRUPTED}\n".encode())
     os._exit(EXIT_INTERRUPTED)
 
@@ -58,16 +58,16 @@ class StopRequests:
         """Call ``act`` in the running event loop with the signal of each request."""
         import asyncio
 
-        def heard(number: int) -> None:
-            if self.come(number):
+        def handle(number: int) -> None:
+            if self.receive(number):
                 act(number)
 
         loop = asyncio.get_running_loop()
         for number in STOPS:
-            loop.add_signal_handler(number, heard, number)
+            loop.add_signal_handler(number, handle, number)
 
     def ignore_more(self) -> None:
-        """Ignore further signals while the process exits; for use within `own_signals`."""
+        """Ignore further signals while the process exits; for use within `handlers_restored`."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -77,7 +77,7 @@ class StopRequests:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
 
-    def come(self, number: int) -> bool:
+    def receive(self, number: int) -> bool:
         """Count a signal; returns whether it is a request of its own."""
         now = time.monotonic()
         if self.numbers and now - self._first < SAME_REQUEST_SECONDS:
@@ -100,7 +100,7 @@ class StopRequests:
 
 
 @contextmanager
-def own_signals() -> Iterator[None]:
+def handlers_restored() -> Iterator[None]:
     """Restore the handlers of SIGINT and SIGTERM at the end."""
     before = [(number, signal.getsignal(number)) for number in STOPS]
     try:
@@ -110,24 +110,24 @@ def own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _EndedError(BaseException):
+class _SignalError(BaseException):
     """Unwinds the stack after a signal that ends the process."""
 
 
 @contextmanager
-def tidied_up_when_ended() -> Iterator[None]:
+def stack_unwound_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, before they end the process.
 
     For work that must clean up (temporary files) when it is cut off.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
-    came: list[int] = []
+    received: list[int] = []
 
     def unwind(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        came.append(number)
-        if len(came) == 1:  # a second signal does not disturb the cleaning up
-            raise _EndedError
+        received.append(number)
+        if len(received) == 1:  # a second signal does not disturb the cleaning up
+            raise _SignalError
 
     for number in ours:
         signal.signal(number, unwind)
@@ -136,5 +136,5 @@ def tidied_up_when_ended() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
-        if came:
-            os.kill(os.getpid(), came[0])
+        if received:
+            os.kill(os.getpid(), received[0])

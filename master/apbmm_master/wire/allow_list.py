@@ -41,18 +41,18 @@ class AllowList:
         self._looked = 0.0
         self.look()
 
-    def name_of(self, key: bytes) -> str:
+    def name_of(self, public_key: bytes) -> str:
         """The worker that a key belongs to; "" for a key that is not allowed."""
         self.look()
-        return self._names.get(key, "")
+        return self._names.get(public_key, "")
 
-    def former_name_of(self, key: bytes) -> str:
+    def former_name_of(self, public_key: bytes) -> str:
         """The worker that a revoked key belonged to; "" for a key that was never allowed."""
-        return self._former.get(key, "")
+        return self._former.get(public_key, "")
 
-    def is_allowed(self, key: bytes, name: str) -> bool:
+    def is_allowed(self, public_key: bytes, name: str) -> bool:
         """Whether a key is allowed, and belongs to this worker."""
-        return self.name_of(key) == name
+        return self.name_of(public_key) == name
 
     def look(self) -> None:
         """Read the folder again if it may have changed."""
@@ -86,7 +86,7 @@ class AllowList:
             except FileNotFoundError:  # deleted since the listing, or a dangling link
                 continue
         self._files = files
-        names = {key: name for name, (_, key) in files.items() if key}
+        names = {public_key: name for name, (_, public_key) in files.items() if public_key}
         if names != self._names:
             self.revision += 1
             self._former |= {k: n for k, n in self._names.items() if k not in names}
@@ -99,24 +99,24 @@ class AllowList:
         return sorted(found, key=lambda entry: entry.name)
 
     def _file(
-        self, entry: os.DirEntry[str], known: _Stamp | None, key: bytes
+        self, entry: os.DirEntry[str], known: _Stamp | None, public_key: bytes
     ) -> tuple[_Stamp | None, bytes]:
         """Stamp and key of a certificate, read only when its stamp is not ``known``.
 
-        A certificate that cannot be read keeps its ``key`` and gets no stamp.
+        A certificate that cannot be read keeps its ``public_key`` and gets no stamp.
         """
         try:
             status = entry.stat()
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
             if stamp != known:
-                key = load_public(Path(entry.path))
+                public_key = load_public(Path(entry.path))
         except FileNotFoundError:
             raise
         except (OSError, UsageError) as error:
-            self._warn(entry.name, str(error), kept=bool(key))
-            return None, key
+            self._warn(entry.name, str(error), kept=bool(public_key))
+            return None, public_key
         self._unread.discard(entry.name)
-        return stamp, key
+        return stamp, public_key
 
     def _warn(self, name: str, reason: str, *, kept: bool) -> None:
         if name not in self._unread:

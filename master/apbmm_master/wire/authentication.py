@@ -94,28 +94,28 @@ class Authenticator:
 
     # ---- keys ----------------------------------------------------------------------------
 
-    def lets_in(self, domain: str, key: bytes) -> bool:
+    def lets_in(self, domain: str, public_key: bytes) -> bool:
         """Whether the allow-list lets a key connect to the sockets of a domain."""
         assert self._allowed is not None
         assert self.keys is not None
-        if self._allowed.name_of(key):
+        if self._allowed.name_of(public_key):
             return True
-        return domain == STATUS and key == self.keys.pair.public
+        return domain == STATUS and public_key == self.keys.pair.public
 
-    def require_key(self, key: str) -> str:
+    def require_key(self, public_key: str) -> str:
         """Name of the worker that a key belongs to; "" without keys. Raises `NotAllowedError`."""
         if self._allowed is None:
             return ""
-        name = self._allowed.name_of(key.encode())
+        name = self._allowed.name_of(public_key.encode())
         if not name:
-            former = self._allowed.former_name_of(key.encode())
-            raise NotAllowedError(*(revoked(former) if former else unknown(key)))
+            former = self._allowed.former_name_of(public_key.encode())
+            raise NotAllowedError(*(revoked(former) if former else unknown(public_key)))
         return name
 
-    def require_reader(self, key: str) -> None:
+    def require_reader(self, public_key: str) -> None:
         """Raise `NotAllowedError` unless a key may ask for the status."""
-        if self._allowed is not None and not self.lets_in(STATUS, key.encode()):
-            self.require_key(key)
+        if self._allowed is not None and not self.lets_in(STATUS, public_key.encode()):
+            self.require_key(public_key)
 
     def require_name(self, message: FromWorker, name: str) -> None:
         """Raise `NotAllowedError` for a HELLO that claims another name than that of its key."""
@@ -125,9 +125,9 @@ class Authenticator:
                 f"start it with --name {name}, or give it a key of its own",
             )
 
-    def still_lets_in(self, key: str, name: str) -> bool:
+    def still_lets_in(self, public_key: str, name: str) -> bool:
         """Whether a registered worker's key still belongs to its name."""
-        return self._allowed is None or self._allowed.is_allowed(key.encode(), name)
+        return self._allowed is None or self._allowed.is_allowed(public_key.encode(), name)
 
     # ---- failed handshakes ---------------------------------------------------------------
 
@@ -168,12 +168,12 @@ class _Handshakes(AsyncioAuthenticator):
         for domain in (WORKERS, STATUS):
             self.configure_curve_callback(domain, self)
 
-    def callback(self, domain: str, key: bytes) -> bool:
+    def callback(self, domain: str, public_key: bytes) -> bool:
         """Whether to accept a key; counts a refusal and names its reason."""
-        if self._authenticator.lets_in(domain, key):
+        if self._authenticator.lets_in(domain, public_key):
             return True
         try:
-            self._authenticator.require_key(key.decode())
+            self._authenticator.require_key(public_key.decode())
         except NotAllowedError as error:
             reason = f"a connection from {self._address}: {error.message}"
             self._authenticator.refusals.note("connections", reason, error.hint)
@@ -189,10 +189,10 @@ class _Handshakes(AsyncioAuthenticator):
             raise
 
 
-def unknown(key: str) -> tuple[str, str]:
+def unknown(public_key: str) -> tuple[str, str]:
     """Reason and hint for a key that was never allowed. (Public keys are not secret.)"""
     return (
-        f"the key {key[:8]}... is not allowed",
+        f"the key {public_key[:8]}... is not allowed",
         "apbmm keys new-worker NAME on the master's host lets a worker in",
     )
 

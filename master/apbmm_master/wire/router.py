@@ -44,7 +44,7 @@ class Received:
 
     identity: bytes
     message: FromWorker
-    key: str
+    public_key: str
 
 
 class Router:
@@ -86,18 +86,18 @@ class Router:
     async def _read(self) -> None:
         while True:
             frames = await self._socket.recv_multipart(copy=False)
-            key = str(frames[-1].get("User-Id")) if self._authenticator.keys else ""
-            await self._inbox.put(([frame.bytes for frame in frames], key))
+            public_key = str(frames[-1].get("User-Id")) if self._authenticator.keys else ""
+            await self._inbox.put(([frame.bytes for frame in frames], public_key))
             self._nudge()
 
     async def receive(self) -> Received | None:
         """The next message; None if it was refused or if there is none."""
         if self._inbox.empty():
             return None
-        (identity, *frames), key = self._inbox.get_nowait()
+        (identity, *frames), public_key = self._inbox.get_nowait()
         name = ""
         try:
-            name = self._authenticator.require_key(key)
+            name = self._authenticator.require_key(public_key)
             message = decode(frames, FROM_WORKER)
             self._authenticator.require_name(message, name)
         except WireError as error:
@@ -105,7 +105,7 @@ class Router:
             return None
         if isinstance(message, Hello):
             self._remember(identity, message.worker)
-        return Received(identity, message, key)
+        return Received(identity, message, public_key)
 
     async def refuse(self, identity: bytes, error: WireError, name: str = "") -> None:
         """Count a refusal with its worker's name. Answer REFUSE where the sender can act on it."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.process.signals import StopRequests, own_signals
+from apbmm_common.process.signals import StopRequests, handlers_restored
 from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.serve import _handle_signals
@@ -36,21 +36,21 @@ class Clock:
 
 def test_signals_that_come_together_are_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, stops = Clock(monkeypatch), StopRequests()
-    assert stops.come(signal.SIGTERM)
+    assert stops.receive(signal.SIGTERM)
     for _ in range(3):
         clock.now += 0.3
-        assert not stops.come(signal.SIGTERM)
+        assert not stops.receive(signal.SIGTERM)
     assert (stops.at_once, stops.exit_code) == (False, 0)
     clock.now += 0.2
-    assert stops.come(signal.SIGTERM)
+    assert stops.receive(signal.SIGTERM)
     assert (stops.at_once, stops.exit_code) == (True, 130)
     # A third in a hurry is a third one, whatever it is good for.
-    assert stops.come(signal.SIGTERM)
+    assert stops.receive(signal.SIGTERM)
 
 
 def test_ctrl_c_is_no_gentle_end() -> None:
     stops = StopRequests()
-    assert stops.come(signal.SIGINT)
+    assert stops.receive(signal.SIGINT)
     assert (stops.at_once, stops.exit_code) == (False, 130)
 
 
@@ -65,7 +65,7 @@ def test_signals_are_given_back() -> None:
         stops.ignore_more()
         await come(signal.SIGTERM)
 
-    with own_signals():
+    with handlers_restored():
         asyncio.run(listen())
         signal.raise_signal(signal.SIGTERM)  # the loop is closed, and it still does no harm
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
