@@ -28,9 +28,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from apbmm.demo.run import DemoOptions, demo_run
+from apbmm_common.protocol.messages import OutcomeRow
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.evaluate import Evaluation, evaluate
-from apbmm_worker.evaluation.outcomes import Outcome, outcomes_of
+from apbmm_worker.evaluation.evaluate import EvaluationResult, evaluate, mean_name
+from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
 from apbmm_worker.evaluation.questions import (
     PreparedBenchmark,
     PreparedBenchmarks,
@@ -77,7 +78,7 @@ def prepared_demo(questions: int, folder: Path) -> PreparedBenchmarks:
     return prepare_benchmarks(spec.benchmarks, folders, spec.generation, source, folder / "scratch")
 
 
-def read_back(benchmark: PreparedBenchmark, folder: Path) -> tuple[Outcome, ...]:
+def read_back(benchmark: PreparedBenchmark, folder: Path) -> tuple[OutcomeRow, ...]:
     """The outcomes as EvalScope's files have them."""
     adapter = benchmark.chosen.benchmark.adapter
 
@@ -90,11 +91,12 @@ def read_back(benchmark: PreparedBenchmark, folder: Path) -> tuple[Outcome, ...]
         ]
 
     places = {question.place: question.identity for question in benchmark.questions}
-    written = RecordedRows(rows("predictions"), rows("reviews"))
-    return tuple(outcomes_of(written, adapter, places))
+    recorded = RecordedRows(rows("predictions"), rows("reviews"))
+    outcomes = outcomes_of(recorded, adapter, places, mean_name)
+    return benchmark_result(outcomes).outcomes
 
 
-def measure(prepared: PreparedBenchmarks, rate: float, out: Path) -> tuple[Evaluation, float]:
+def measure(prepared: PreparedBenchmarks, rate: float, out: Path) -> tuple[EvaluationResult, float]:
     """One evaluation, and the seconds that reading its files back takes."""
     found = evaluate(PacedAnswers(rate), prepared, out, lambda *_: None)
     start = time.monotonic()

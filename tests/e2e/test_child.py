@@ -144,17 +144,19 @@ def answers(outputs: Path, evaluation: str) -> list[str]:
 def check_numbers(event: Event) -> None:
     """The summary is what the outcomes say, and cut-off answers are counted as such."""
     assert isinstance(_body(event), Evaluated), event
-    assert [outcome[0] for outcome in event["outcomes"]["three"]] == ["q7", "q2", "q5"]
-    assert [outcome[0] for outcome in event["outcomes"]["all"]] == [
-        f"q{n}" for n in range(QUESTIONS)
-    ]
-    for name, result in event["benchmarks"].items():
-        outcomes = event["outcomes"][name]
+    asked = {
+        name: [o[0] for o in result["outcomes"]] for name, result in event["benchmarks"].items()
+    }
+    assert asked == {"three": ["q7", "q2", "q5"], "all": [f"q{n}" for n in range(QUESTIONS)]}
+    for result in event["benchmarks"].values():
+        outcomes, metrics = result["outcomes"], result["metrics"]
         assert result["questions"] == len(outcomes)
-        assert result["accuracy"] == sum(o[1] for o in outcomes) / len(outcomes)
-        assert result["tokens"] == pytest.approx(sum(o[2] for o in outcomes) / len(outcomes))
+        assert metrics["accuracy"] == sum(o[1] for o in outcomes) / len(outcomes)
+        assert metrics["tokens"] == pytest.approx(sum(o[2] for o in outcomes) / len(outcomes))
         cut_off = [outcome for outcome in outcomes if outcome[3] == "length"]
         assert result["truncated"] == len(cut_off) > 0
+        assert metrics["truncated"] == len(cut_off) / len(outcomes)
+        assert metrics["seconds"] > 0
         assert all(outcome[2] == MAX_TOKENS for outcome in cut_off)
 
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
+from apbmm_common.protocol.messages import OutcomeRow
 from apbmm_common.run_file.load import Benchmark, Generation
+from apbmm_common.run_file.schema import EXACT_ADAPTER
 from apbmm_worker.engine.driver import Completion, Prompt
 from tiny_checkpoints import write_tiny_qwen3
 
 if TYPE_CHECKING:
-    from apbmm_worker.evaluation.evaluate import Evaluation
-    from apbmm_worker.evaluation.outcomes import Outcome
+    from apbmm_worker.evaluation.evaluate import EvaluationResult
     from apbmm_worker.evaluation.questions import PreparedBenchmarks
 
 pytestmark = [
@@ -104,7 +105,7 @@ class EvaluationJob:
 
     def evaluate(
         self, answer: Callable[[str], str], *benchmarks: Benchmark
-    ) -> tuple[Evaluation, Oracle]:
+    ) -> tuple[EvaluationResult, Oracle]:
         from apbmm_worker.evaluation.evaluate import evaluate
 
         oracle = self.oracle(answer)
@@ -123,9 +124,10 @@ def bench(tmp_path: Path, tokenizer_source: Path) -> EvaluationJob:
     return EvaluationJob(tmp_path, tokenizer_source)
 
 
-def outcomes_on_disk(bench: EvaluationJob, chosen: Benchmark) -> tuple[Outcome, ...]:
+def outcomes_on_disk(bench: EvaluationJob, chosen: Benchmark) -> tuple[OutcomeRow, ...]:
     """What a reader of EvalScope's files would take from them."""
-    from apbmm_worker.evaluation.outcomes import outcomes_of
+    from apbmm_worker.evaluation.evaluate import mean_name
+    from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
     from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 
     def rows(kind: str) -> list[tuple[str, Row]]:
@@ -138,8 +140,8 @@ def outcomes_on_disk(bench: EvaluationJob, chosen: Benchmark) -> tuple[Outcome, 
 
     questions = bench.prepare(chosen).benchmarks[0].questions
     places = {question.place: question.identity for question in questions}
-    written = RecordedRows(rows("predictions"), rows("reviews"))
-    return tuple(outcomes_of(written, chosen.adapter, places))
+    recorded = RecordedRows(rows("predictions"), rows("reviews"))
+    return benchmark_result(outcomes_of(recorded, chosen.adapter, places, mean_name)).outcomes
 
 
 def benchmark(name: str, adapter: str, **settings: Any) -> Benchmark:
@@ -169,12 +171,17 @@ def test_two_benchmarks_with_one_adapter(bench: EvaluationJob) -> None:
         benchmark("second", "apbmm_exact", question_ids=(2, 0)),
     )
     first, second = result.benchmarks["first"], result.benchmarks["second"]
-    assert (first.accuracy, first.questions, first.truncated, first.malformed) == (0.5, 8, 1, 1)
-    assert first.tokens == (2 * 4 + 2 * 2 + 2 + 60) / 8
-    assert [outcome.question for outcome in first.outcomes] == [f"sum-{n}" for n in range(8)]
-    assert [outcome.score for outcome in first.outcomes] == [1, 0, 1, 0, 1, 0, 1, 0]
-    assert [outcome.question for outcome in second.outcomes] == ["sum-2", "sum-0"]
-    assert second.accuracy == 1.0
+    assert (first.questions, first.truncated, first.malformed) == (8, 1, 1)
+    assert first.metrics == {
+        "accuracy": 0.5,
+        "tokens": (2 * 4 + 2 * 2 + 2 + 60) / 8,
+        "seconds": 0.5,
+        "truncated": 1 / 8,
+    }
+    assert [question for question, *_ in first.outcomes] == [f"sum-{n}" for n in range(8)]
+    assert [score for _, score, *_ in first.outcomes] == [1, 0, 1, 0, 1, 0, 1, 0]
+    assert [question for question, *_ in second.outcomes] == ["sum-2", "sum-0"]
+    assert second.metrics["accuracy"] == 1.0
     assert bench.progress[-1] == (10, 10)
     assert len(oracle.prompts) == 10
     assert not oracle.aborted
@@ -196,7 +203,8 @@ def test_demo_answers_are_taken_from_behind_the_marker(bench: EvaluationJob) -> 
         benchmark("b", "apbmm_demo_sums"),
     )
     outcomes = result.benchmarks["b"].outcomes
-    assert [(o.score, o.well_formed) for o in outcomes] == [(1, True), (0, False), (0, True)]
+    assert [score for _, score, *_ in outcomes] == [1, 0, 0]
+    assert result.benchmarks["b"].malformed == 1
     assert outcomes == outcomes_on_disk(bench, benchmark("b", "apbmm_demo_sums"))
 
 
@@ -206,7 +214,7 @@ def test_a_benchmark_that_evalscope_scores_in_batches(
     from evalscope.api.metric import Score
     from evalscope.api.registry import BENCHMARK_REGISTRY
 
-    from apbmm_worker.evaluation.adapters import EXACT, ExactMatchAdapter, ensure_registered
+    from apbmm_worker.evaluation.adapters import ExactMatchAdapter, ensure_registered
 
     class InBatches(ExactMatchAdapter):
         def __init__(self, **arguments: Any) -> None:
@@ -216,14 +224,14 @@ def test_a_benchmark_that_evalscope_scores_in_batches(
         def batch_match_score(self, filtered_predictions: list[str], **_: Any) -> list[Score]:
             return [Score(value={"acc": float(text == "1")}) for text in filtered_predictions]
 
-    ensure_registered(EXACT)
-    monkeypatch.setattr(BENCHMARK_REGISTRY[EXACT], "data_adapter", InBatches)
+    ensure_registered(EXACT_ADAPTER)
+    monkeypatch.setattr(BENCHMARK_REGISTRY[EXACT_ADAPTER], "data_adapter", InBatches)
     bench.write("b", sums(4))
     chosen = benchmark("b", "apbmm_exact")
     result, _ = bench.evaluate(add, chosen)
     outcomes = result.benchmarks["b"].outcomes
     # Its own scores have the place of those of single answers, where 2 is right as well.
-    assert [outcome.score for outcome in outcomes] == [1, 0, 0, 0]
+    assert [score for _, score, *_ in outcomes] == [1, 0, 0, 0]
     assert outcomes == outcomes_on_disk(bench, chosen)
 
 
@@ -251,9 +259,9 @@ def test_the_built_in_benchmarks_on_local_files(bench: EvaluationJob) -> None:
         benchmark("gsm", "gsm8k"),
     )
     result, _ = bench.evaluate(lambda text: rf"\boxed{{{add(text).strip()}}}", *chosen)
-    found = {name: (r.accuracy, r.questions) for name, r in result.benchmarks.items()}
+    found = {name: (r.metrics["accuracy"], r.questions) for name, r in result.benchmarks.items()}
     assert found == {"aime": (0.5, 2), "math": (0.5, 4), "gsm": (0.5, 4)}
-    ids = {name: {o.question for o in r.outcomes} for name, r in result.benchmarks.items()}
+    ids = {name: {row[0] for row in r.outcomes} for name, r in result.benchmarks.items()}
     assert ids["aime"] == {"0", "1"}
     assert ids["math"] == {f"algebra/{n}.json" for n in range(4)}
     for one in chosen:
@@ -278,7 +286,7 @@ def test_gpqa_with_chosen_questions(bench: EvaluationJob) -> None:
 
     result, _ = bench.evaluate(choose, benchmark("gpqa", "gpqa_diamond", question_ids=(3, 7, 11)))
     outcomes = result.benchmarks["gpqa"].outcomes
-    assert [(o.question, o.score) for o in outcomes] == [("3", 1.0), ("7", 0.0), ("11", 1.0)]
+    assert [row[:2] for row in outcomes] == [("3", 1.0), ("7", 0.0), ("11", 1.0)]
 
 
 def test_an_error_is_never_a_wrong_answer(bench: EvaluationJob) -> None:
@@ -348,7 +356,7 @@ def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: Evaluation
     result = evaluate(oracle, prepared, out, lambda *_: None)
     thread.join()
     assert seen
-    assert {name: found.accuracy for name, found in result.benchmarks.items()} == {
+    assert {name: found.metrics["accuracy"] for name, found in result.benchmarks.items()} == {
         "slow": 1.0, "fast": 1.0
     }  # fmt: skip
     assert result.seconds >= 0 < result.report_seconds

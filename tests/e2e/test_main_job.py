@@ -110,5 +110,5 @@ def check_outcomes(run_dir: Path) -> None:
         assert body.kind == "evaluated"
         result = body.benchmarks[benchmark]
         assert (count, QUESTIONS) == (QUESTIONS, result.questions)
-        assert accuracy == pytest.approx(result.accuracy)
-        assert tokens == pytest.approx(result.tokens)
+        assert accuracy == pytest.approx(result.metrics["accuracy"])
+        assert tokens == pytest.approx(result.metrics["tokens"])

@@ -65,7 +65,7 @@ def test_a_grid_of_ties_merges_is_evaluated(tmp_path: Path) -> None:
     for name in ("thinking", "instruct", *run_state.completed):
         body = run_state.evaluations[name].body
         assert isinstance(body, Evaluated)
-        tokens[name] = body.benchmarks["chain"].tokens
+        tokens[name] = body.benchmarks["chain"].metrics["tokens"]
     vectors = {name: run_state.evaluations[name].vector for name in run_state.completed}
     assert vectors["e0001"] == (0.05, 1.0)
     assert len(set(vectors.values())) == 3

@@ -125,5 +125,5 @@ async def test_with_leave_vllm_runs_the_model_of_the_checkpoint(
     for body in bodies:
         assert isinstance(body, Evaluated), body
         assert body.benchmarks["all"].questions == QUESTIONS
-        assert body.benchmarks["all"].tokens > 0
+        assert body.benchmarks["all"].metrics["tokens"] > 0
     assert that_ran(tmp_path / "marks") == FILES

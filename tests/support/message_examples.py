@@ -30,7 +30,9 @@ from apbmm_common.protocol.messages import (
 
 LEASE = Lease(run="r-1", evaluation="e0001", attempt=1, lease="e0001.1")
 SUMS = BenchmarkResult(
-    accuracy=0.5, tokens=12, questions=2, outcomes=(("a", 1.0, 7, "stop"), ("b", 0.0, 17, "length"))
+    metrics={"accuracy": 0.5, "tokens": 12.0},
+    questions=2,
+    outcomes=(("a", 1.0, 7, "stop"), ("b", 0.0, 17, "length")),
 )
 EVALUATED = Evaluated(benchmarks={"sums": SUMS}, stages={"merge": 0.5}, engine={"dtype": ["a", 1]})
 

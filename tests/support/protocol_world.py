@@ -67,7 +67,9 @@ def world_spec(**changes: Any) -> RunSpec:
 def measurement(accuracy: float = 0.5, tokens: float = 100.0) -> Evaluated:
     """A body with one benchmark, as `run_spec` names it."""
     return Evaluated(
-        benchmarks={"sums": BenchmarkResult(accuracy=accuracy, tokens=tokens, questions=10)}
+        benchmarks={
+            "sums": BenchmarkResult(metrics={"accuracy": accuracy, "tokens": tokens}, questions=10)
+        }
     )
 
 

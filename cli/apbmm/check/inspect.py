@@ -17,8 +17,10 @@ from apbmm_common.checkpoint.headers import Checkpoint, layer_count, read_checkp
 from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.checkpoint.tensor_groups import outside_groups
+from apbmm_common.datasets.benchmark_folders import check_folder, choose_questions, layout_of
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import ApbmmError, RunFileError, SourceError
+from apbmm_common.metrics import METRICS
 from apbmm_common.run_file.load import (
     Benchmark,
     Engine,
@@ -76,6 +78,8 @@ def inspect(run_file: Path) -> Inspection:
         found.notes.append(NO_SEARCH)
     _inspect_sources(found, parts)
     _inspect_benchmarks(found, parts.benchmarks)
+    if found.spec is not None:
+        _inspect_objectives(found, found.spec)
     if parts.prompts is not None:
         try:
             read_prompts(Path(parts.prompts), sys.maxsize)
@@ -177,11 +181,8 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def _inspect_benchmarks(found: Inspection, benchmarks: tuple[Benchmark, ...]) -> None:
-    from apbmm_common.datasets.benchmark_folders import check_folder, choose_questions
-
-    known = known_adapters()
     for benchmark in benchmarks:
-        if known and benchmark.adapter not in known and not _own(benchmark.adapter):
+        if not is_known_adapter(benchmark.adapter):
             found.faults.append(
                 f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}"
             )
@@ -196,20 +197,24 @@ def _inspect_benchmarks(found: Inspection, benchmarks: tuple[Benchmark, ...]) ->
             found.questions[benchmark.name] = count
 
 
-def _own(adapter: str) -> bool:
-    return adapter == "apbmm_exact" or adapter.startswith("apbmm_demo_")
+def _inspect_objectives(found: Inspection, spec: RunSpec) -> None:
+    """Notes which metrics only EvalScope can report: whether it does is not known yet."""
+    for objective in spec.objectives:
+        if objective.metric not in METRICS:
+            found.notes.append(
+                f"objective {objective.name}: {objective.metric} is not {' or '.join(METRICS)}, so "
+                "EvalScope must report it: known when the references are measured"
+            )
 
 
-def known_adapters() -> frozenset[str]:
-    """Names of EvalScope's benchmarks, read from its files: importing it takes many seconds.
+def is_known_adapter(adapter: str) -> bool:
+    """Whether there is a benchmark adapter of that name; True where EvalScope is not installed.
 
-    Empty where EvalScope is not installed.
+    EvalScope takes seconds to import, so it is asked only about an adapter whose files apbmm does
+    not know.
     """
-    import re
+    if layout_of(adapter) is not None or find_spec("evalscope") is None:
+        return True
+    from apbmm_worker.evaluation.adapters import ensure_registered
 
-    evalscope = find_spec("evalscope")
-    if evalscope is None or evalscope.origin is None:
-        return frozenset()
-    name = re.compile(r"\bname=['\"]([^'\"]+)['\"]")
-    files = (Path(evalscope.origin).parent / "benchmarks").rglob("*.py")
-    return frozenset(n for file in files for n in name.findall(file.read_text(encoding="utf-8")))
+    return ensure_registered(adapter)

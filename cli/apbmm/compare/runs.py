@@ -9,6 +9,7 @@ scaled by one measurement of the references, the first one, so that two measurem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +26,7 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
     check_scaling,
     load_rate,
-    metrics_of,
+    measurement_of,
     objectives_of,
     overlap,
     references_of,
@@ -37,8 +38,6 @@ from apbmm_master.search.pareto import contributions, front, hypervolume, spacin
 from apbmm_master.search.reference_scaling import objective_vector
 
 Points = list[tuple[float, ...]]
-SCALING = ("accuracy", "tokens")
-"""The metrics that Eq. 2 takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +157,7 @@ def _points(run: Run, scale: Run | None) -> Points | None:
     if scale is None:
         return None
     objectives, references = objectives_of(run.spec), references_of(scale.run_state)
-    measured = (metrics_of(run.run_state.evaluations[name]) for name in run.run_state.completed)
+    measured = (measurement_of(run.run_state.evaluations[name]) for name in run.run_state.completed)
     return [tuple(objective_vector(objectives, metrics, references)) for metrics in measured]
 
 
@@ -255,10 +254,11 @@ def _circumstances(run: Run) -> dict[str, Any]:
 def _drift(run: Run, scale: Run) -> str:
     """The numbers in which a run's own references differ from those that scale it."""
     own, common = references_of(run.run_state), references_of(scale.run_state)
+    objectives = objectives_of(run.spec)
     return ", ".join(
-        f"{name} {benchmark} {metric} {metrics[metric]:g} for {common[name][benchmark][metric]:g}"
+        f"{name} {benchmark} {metric} {ours:g} for {theirs:g}"
         for name, reference in own.items()
         for benchmark, metrics in reference.items()
-        for metric in SCALING
-        if metrics[metric] != common[name][benchmark][metric]
+        for metric in dict.fromkeys(o.metric for o in objectives if benchmark in o.benchmarks)
+        if (ours := metrics.get(metric, math.nan)) != (theirs := common[name][benchmark][metric])
     )

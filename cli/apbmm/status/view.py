@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apbmm_common.checkpoint.identical_layers import not_searched
+from apbmm_common.metrics import metric, shown_metrics
 from apbmm_master.status.stages import stage_line
 
 Entry = Mapping[str, Any]
@@ -39,11 +40,12 @@ def render(status: Entry) -> RenderableType:
     references = status.get("references", {})
     if references:
         parts.append(
-            _points("References", [{"id": k, "metrics": references[k]} for k in references])
+            _points("References", [{"id": k, "metrics": references[k]} for k in references], status)
         )
     if status["front"]:
         front = sorted(status["front"], key=lambda point: tuple(point["objectives"]))
-        parts.append(_points("Pareto front", front, status.get("objectives", ())))
+        objectives = status.get("objectives", ())
+        parts.append(_points("Pareto front", front, status, objectives))
     parts.append(Text(_result(status)))
     stages = stage_line(status.get("stages", {}))
     if stages:
@@ -126,25 +128,31 @@ def _workers(workers: Sequence[Entry]) -> Table:
     return table
 
 
-def _points(title: str, points: Sequence[Entry], objectives: Sequence[str] = ()) -> Table:
+def _points(
+    title: str, points: Sequence[Entry], status: Entry, objectives: Sequence[str] = ()
+) -> Table:
     table = Table(title=title)
     table.add_column("id")
     for name in objectives:
         table.add_column(name, justify="right")
+    shown = status.get("metrics") or shown_metrics(())
     for benchmark in points[0]["metrics"]:
-        table.add_column(f"{benchmark}\naccuracy", justify="right")
-        table.add_column(f"{benchmark}\ntokens", justify="right")
+        for name in shown:
+            table.add_column(f"{benchmark}\n{name}", justify="right")
     for point in points:
         row = [point["id"], *(f"{value:+.3f}" for value in point.get("objectives", ()))]
-        for metrics in point["metrics"].values():
-            row += [f"{metrics['accuracy']:.1%}", _tokens(metrics)]
+        row += [_cell(values, name) for values in point["metrics"].values() for name in shown]
         table.add_row(*row)
     return table
 
 
-def _tokens(metrics: Entry) -> str:
-    cut = metrics.get("truncated", 0)
-    return f"{metrics['tokens']:.1f}" + (f" ({cut:.0f} cut)" if cut else "")
+def _cell(values: Entry, name: str) -> str:
+    """One metric of a benchmark; beside the tokens, how many answers the limit of tokens cut."""
+    truncated = values.get("truncated", 0)
+    if name == "truncated":
+        return metric(name).text(truncated / values["questions"])
+    cut = f" ({truncated:.0f} cut)" if name == "tokens" and truncated else ""
+    return metric(name).text(values.get(name)) + cut
 
 
 def _result(status: Entry) -> str:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.errors import SourceError
-from apbmm_common.run_file.load import Benchmark
+from apbmm_common.run_file.schema import Benchmark, is_own_adapter
 
-OWN_PREFIX = "apbmm_"
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 Record = dict[str, Any]
@@ -68,7 +67,7 @@ class ChosenQuestions:
 
 def layout_of(adapter: str) -> Layout | None:
     """The layout of an adapter's files, or None if apbmm does not know it."""
-    return OWN_LAYOUT if adapter.startswith(OWN_PREFIX) else LAYOUTS.get(adapter)
+    return OWN_LAYOUT if is_own_adapter(adapter) else LAYOUTS.get(adapter)
 
 
 def check_folder(benchmark: Benchmark, folder: Path) -> None:

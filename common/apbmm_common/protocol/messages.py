@@ -36,6 +36,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from apbmm_common.errors import FailureKind
+from apbmm_common.metrics import LONGEST_METRIC_NAME, metric
 
 # Ids become names of files and folders, so they cannot begin with a dot: ".." would lead out.
 Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$")]
@@ -143,21 +144,32 @@ class Beat(Message):
     trouble: Text = ""
 
 
-Outcome = tuple[Text, Finite, Count, Annotated[str, Field(max_length=32)]]
+OutcomeRow = tuple[Text, Finite, Count, Annotated[str, Field(max_length=32)]]
+MetricName = Annotated[str, Field(min_length=1, max_length=LONGEST_METRIC_NAME)]
 
 
 class BenchmarkResult(BaseModel):
-    """What one benchmark measured. ``tokens`` is the mean number of generated tokens."""
+    """What one benchmark measured: its metrics (see `apbmm_common.metrics`), and counts of answers.
+
+    ``questions``, ``truncated`` and ``malformed`` count answers: all of them, those cut off by the
+    token limit, and those that gave no answer in the form asked for.
+    """
 
     model_config = WIRE
-    accuracy: Share
-    tokens: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    metrics: Annotated[dict[MetricName, Finite], Field(min_length=1, max_length=1024)]
     questions: Annotated[int, Field(ge=1)]
     truncated: Count = 0
     malformed: Count = 0
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    outcomes: Annotated[tuple[Outcome, ...], Field(max_length=200_000)] = ()
+    outcomes: Annotated[tuple[OutcomeRow, ...], Field(max_length=200_000)] = ()
     """Per question: id, score, generated tokens, finish reason."""
+
+    @model_validator(mode="after")
+    def _metrics_are_within_their_limits(self) -> Self:
+        for name, value in self.metrics.items():
+            known = metric(name)
+            if not known.least <= value <= known.most:
+                raise ValueError(f"{name} cannot be {value:g}")
+        return self
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
@@ -168,6 +180,28 @@ class BenchmarkResult(BaseModel):
         if len({question for question, *_ in self.outcomes}) != len(self.outcomes):
             raise ValueError("two outcomes for one question")
         return self
+
+
+def with_metrics(body: Any) -> Any:
+    """The JSON of a result's body in today's form, in which each benchmark has ``metrics``.
+
+    Journals and outboxes that protocol 2 wrote have accuracy and tokens in fields of their own.
+    Everything else comes back as it is.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("benchmarks"), dict):
+        return body
+    return {**body, "benchmarks": {n: _with_metrics(b) for n, b in body["benchmarks"].items()}}
+
+
+def _with_metrics(benchmark: Any) -> Any:
+    try:
+        rest = dict(benchmark)
+        metrics = {"accuracy": rest.pop("accuracy"), "tokens": rest.pop("tokens")}
+        metrics["truncated"] = rest.get("truncated", 0) / rest["questions"]
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return benchmark  # of today's form, or of none
+    rest.pop("seconds", None)
+    return {**rest, "metrics": metrics}
 
 
 class Evaluated(BaseModel):

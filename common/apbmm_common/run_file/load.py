@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from apbmm_common.errors import RunFileError
 from apbmm_common.merge_methods import LINEAR, searched_as
+from apbmm_common.metrics import METRICS
 from apbmm_common.run_file.diagnostics import Salvage
 from apbmm_common.run_file.schema import (
     PAPER_OBJECTIVES,
@@ -33,6 +34,7 @@ from apbmm_common.run_file.schema import (
     Section,
     Sources,
     Timings,
+    is_own_adapter,
 )
 
 __all__ = [
@@ -107,6 +109,16 @@ class RunSpec(Section):
             if unknown:
                 yield f"objective {objective.name} names unknown benchmarks {unknown}"
 
+    def _objectives_name_metrics(self) -> Iterator[str]:
+        for objective in self.objectives:
+            for benchmark in self.benchmarks:
+                used = objective.benchmarks is None or benchmark.name in objective.benchmarks
+                if used and not may_report(benchmark.adapter, objective.metric):
+                    yield (
+                        f"objective {objective.name}: benchmark {benchmark.name} reports no "
+                        f"{objective.metric}, only {', '.join(METRICS)}"
+                    )
+
     def _reference_point_fits(self) -> Iterator[str]:
         point = self.reference_point
         if point is not None and len(point) != len(self.objectives):
@@ -143,8 +155,8 @@ class RunSpec(Section):
             yield f"merge.blocks: {layers} layers cannot be cut into {blocks} blocks"
 
     rules = (
-        _benchmark_names, _objective_names, _objectives_name_benchmarks, _reference_point_fits,
-        _blocks_are_of_layers, _own_weights_are_of_a_linear_merge,
+        _benchmark_names, _objective_names, _objectives_name_benchmarks, _objectives_name_metrics,
+        _reference_point_fits, _blocks_are_of_layers, _own_weights_are_of_a_linear_merge,
         _parameters_are_of_the_merge_method, _blocks_fit_a_rehearsal,
     )  # fmt: skip
 
@@ -173,6 +185,15 @@ class RunSpec(Section):
         if not config["merge"]["parameters"]:  # as in runs that were begun before the key was there
             del config["merge"]["parameters"]
         return canonical_hash({**config, "digests": dict(digests)})
+
+
+def may_report(adapter: str, metric: str) -> bool:
+    """Whether results of an adapter may have a metric.
+
+    Every result has the registered metrics, and apbmm's own adapters have no others. The scores of
+    EvalScope's adapters are known only when it has reported on the references.
+    """
+    return metric in METRICS or not is_own_adapter(adapter)
 
 
 def canonical_hash(value: object) -> str:

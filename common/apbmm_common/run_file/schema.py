@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from apbmm_common.metrics import LONGEST_METRIC_NAME
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -169,6 +171,16 @@ class Generation(Section):
     rules = (_room_for_a_prompt,)
 
 
+EXACT_ADAPTER = "apbmm_exact"
+DEMO_ADAPTERS = "apbmm_demo_"
+"""What the names of the adapters of the demo pair's benchmarks begin with."""
+
+
+def is_own_adapter(adapter: str) -> bool:
+    """Whether a benchmark adapter is apbmm's own and not EvalScope's."""
+    return adapter == EXACT_ADAPTER or adapter.startswith(DEMO_ADAPTERS)
+
+
 class Benchmark(Section):
     """One benchmark on local files. A run has one or more of these tables."""
 
@@ -212,8 +224,12 @@ class Objective(Section):
 
     name: Name
     """Name of the objective wherever results are shown."""
-    metric: Literal["accuracy", "tokens"]
-    """What is measured on each question and averaged."""
+    metric: Annotated[str, Field(min_length=1, max_length=LONGEST_METRIC_NAME)]
+    """The number that is measured on each question and averaged: `accuracy`, `tokens`, `seconds`
+    (from when the engine is given the question to the last token), `truncated` (whether the limit
+    of tokens cut the answer off), or a score that EvalScope reports on each of the benchmarks, by
+    its name in that report (`f1`; `accuracy:pass_at_k[k=4]` for one that is not a mean over the
+    questions)."""
     expert: Literal["thinking", "instruct"]
     """The source that scores 1: the one that is good at it."""
     vanilla: Literal["thinking", "instruct"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from apbmm_common.errors import FailureKind
-from apbmm_common.protocol.messages import Evaluated, Measured
+from apbmm_common.protocol.messages import Evaluated, Measured, with_metrics
 
 Purpose = Literal["measure", "reference", "initial", "search"]
 
@@ -19,6 +19,9 @@ def work_of(purpose: Purpose) -> Literal["measure", "reference", "evaluate"]:
         case "measure" | "reference":
             return purpose
     return "evaluate"
+
+
+Measurements = Annotated[Evaluated | Measured, Field(discriminator="kind")]
 
 
 class Event(BaseModel):
@@ -125,7 +128,10 @@ class Lost(Event):
 
 
 class ResultRecorded(Event):
-    """The one result of an evaluation; per-question outcomes are kept beside it."""
+    """The one result of an evaluation; per-question outcomes are kept beside it.
+
+    The body of an event that an earlier version wrote is read in today's form.
+    """
 
     event: Literal["result"] = "result"
     evaluation: str
@@ -134,7 +140,7 @@ class ResultRecorded(Event):
     worker: str
     seconds: float
     digest: str
-    body: Annotated[Evaluated | Measured, Field(discriminator="kind")]
+    body: Annotated[Measurements, BeforeValidator(with_metrics)]
 
 
 class DuplicateResult(Event):

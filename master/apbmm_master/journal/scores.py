@@ -57,30 +57,36 @@ def objectives_of(spec: RunSpec) -> tuple[ScaledObjective, ...]:
     )
 
 
-def metrics_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Raw metrics of a completed evaluation: benchmark -> accuracy, tokens, counts."""
+def measurement_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Raw metrics of a completed evaluation for Eq. 2: benchmark -> metrics, and "questions"."""
     if not isinstance(evaluation.body, Evaluated):
         return {}
     return {
-        name: {
-            "accuracy": result.accuracy,
-            "tokens": result.tokens,
-            "questions": result.questions,
-            "truncated": result.truncated,
-            "malformed": result.malformed,
-        }
+        name: {**result.metrics, "questions": result.questions}
         for name, result in evaluation.body.benchmarks.items()
     }
 
 
-def references_of(run_state: RunState) -> dict[str, Mapping[str, Mapping[str, float]]]:
-    """Raw metrics of the references that are measured."""
-    return {
-        name: metrics_of(run_state.evaluations[name])
-        for name in REFERENCES
-        if name in run_state.evaluations
-        and run_state.evaluations[name].state is EvaluationState.DONE
+def missing_metrics(spec: RunSpec, body: Evaluated) -> str:
+    """Says which metrics of the run's objectives a result lacks; empty when it has them all."""
+    missing = {
+        f"benchmark {benchmark} has no {objective.metric}"
+        for objective in objectives_of(spec)
+        for benchmark in objective.benchmarks
+        if objective.metric not in body.benchmarks[benchmark].metrics
     }
+    return "; ".join(sorted(missing))
+
+
+def references_of(run_state: RunState) -> dict[str, Measurement]:
+    """Raw metrics of the references that are measured."""
+    return {e.id: measurement_of(e) for e in measured_references(run_state)}
+
+
+def measured_references(run_state: RunState) -> list[Evaluation]:
+    """The reference evaluations that are complete."""
+    found = (run_state.evaluations.get(name) for name in REFERENCES)
+    return [e for e in found if e is not None and e.state is EvaluationState.DONE]
 
 
 def check_scaling(run_state: RunState) -> None:
@@ -106,7 +112,9 @@ def _by_eq_2(
 ) -> tuple[float, ...]:
     """One number for each objective of the run, from what was measured of model and references."""
     assert run_state.spec is not None
-    found = rule(objectives_of(run_state.spec), metrics_of(evaluation), references_of(run_state))
+    found = rule(
+        objectives_of(run_state.spec), measurement_of(evaluation), references_of(run_state)
+    )
     return tuple(float(value) for value in found)
 
 

@@ -25,6 +25,7 @@ from apbmm_master.journal.events import (
 )
 from apbmm_master.journal.lifecycle import SETTLED, AttemptState
 from apbmm_master.journal.run_state import Attempt, Evaluation, RunState
+from apbmm_master.journal.scores import missing_metrics
 from apbmm_master.scheduling.fleet import Fleet, Worker
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class Deliveries:
             names = {benchmark.name for benchmark in self._ledger.spec.benchmarks}
             if set(body.benchmarks) != names:
                 text = f"benchmarks {sorted(body.benchmarks)} instead of {sorted(names)}"
+            elif evaluation.purpose != "reference":  # those are judged before the search begins
+                text = missing_metrics(self._ledger.spec, body)
         return Failed(fault="infrastructure", message=text[:4096]) if text else None
 
     def _succeed(
@@ -121,10 +124,7 @@ class Deliveries:
             return
         metrics: dict[str, Any] = {}
         if isinstance(message.body, Evaluated):
-            metrics = {
-                name: {"accuracy": result.accuracy, "tokens": result.tokens}
-                for name, result in message.body.benchmarks.items()
-            }
+            metrics = {name: b.metrics for name, b in message.body.benchmarks.items()}
         self._record(
             DuplicateResult(
                 evaluation=evaluation.id,

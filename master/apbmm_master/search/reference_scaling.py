@@ -10,22 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from apbmm_common.metrics import metric
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import NotFiniteError, ReferenceScaleError, SettingError
 
-Metric = Literal["accuracy", "tokens"]
 Measurement = Mapping[str, Mapping[str, float]]
-"""What one model scored: benchmark -> {"accuracy": share correct, "tokens": mean generated}.
+"""Raw metrics of one model: benchmark -> metric -> value (see `apbmm_common.metrics`).
 
-`objective_variance` reads "questions" besides, how many were asked.
+`objective_variance` also reads "questions", the number of questions that were asked.
 """
-
-# Which way a metric is better: the sign of expert minus vanilla.
-_BETTER: dict[str, float] = {"accuracy": 1.0, "tokens": -1.0}
 
 
 @dataclass(frozen=True)
@@ -37,17 +33,12 @@ class ScaledObjective:
     """
 
     name: str
-    metric: Metric
+    metric: str
     benchmarks: tuple[str, ...]
     expert: str
     vanilla: str
 
     def __post_init__(self) -> None:
-        if self.metric not in _BETTER:
-            raise SettingError(
-                f"objective {self.name!r} has an unknown metric {self.metric!r}",
-                f"metrics are {', '.join(_BETTER)}",
-            )
         if not self.benchmarks:
             raise SettingError(f"objective {self.name!r} names no benchmark")
 
@@ -73,10 +64,9 @@ def objective_variance(
 ) -> Array:
     """Variance (m,) of `objective_vector` over the questions that might have been asked.
 
-    Of an accuracy it is the binomial variance p (1 - p) / n of each benchmark of n "questions",
-    with p the smoothed share (correct + 1) / (n + 2), scaled by Eq. 2 with the references taken as
-    exact. Of tokens it is 0, "not known": how much they vary between questions is mostly the
-    questions' doing, the same for every merge.
+    It is the metric's own variance of each benchmark's mean over n "questions", scaled by Eq. 2
+    with the references taken as exact. Shares such as accuracy have the binomial variance. For
+    metrics whose variance is not known, such as tokens, it is 0.
 
     All merges answer the same questions, with the same draws where decoding is random, so part of
     this moves them all alike, and as the noise between merges it is an upper bound. Even so the
@@ -97,8 +87,9 @@ def check_references(
     """Raise ReferenceScaleError unless every benchmark of every objective can be scaled.
 
     The expert must differ from the vanilla reference on each benchmark, or Eq. 2 divides by
-    zero, and must be the better one (higher accuracy, fewer tokens), or it would reward getting
-    worse. The message names the objective, the benchmark and both values.
+    zero, and must be the better one by the metric's own direction, or it would reward getting
+    worse. Both references must have the metric. The message names the objective, the benchmark and
+    both values.
     """
     for objective in objectives:
         for benchmark in objective.benchmarks:
@@ -119,17 +110,17 @@ def _scaled_mean(
 def _variance(
     objective: ScaledObjective, measured: Measurement, references: Mapping[str, Measurement]
 ) -> float:
-    if objective.metric != "accuracy":
+    variance = metric(objective.metric).variance
+    if variance is None:
         return 0.0
     scaled = []
     for benchmark in objective.benchmarks:
         _, span = _span(objective, benchmark, references)
-        share, count = (
+        mean, questions = (
             _metric(measured, benchmark, name, "the evaluated model")
             for name in (objective.metric, "questions")
         )
-        smoothed = (share * count + 1.0) / (count + 2.0)
-        scaled.append(smoothed * (1.0 - smoothed) / count / span**2)
+        scaled.append(variance(mean, int(questions)) / span**2)
     return math.fsum(scaled) / len(scaled) ** 2
 
 
@@ -150,10 +141,11 @@ def _span(
             f"{where}: the references cannot be told apart ({scores})",
             "ask more questions, or leave this benchmark out of the objective",
         )
-    if span * _BETTER[objective.metric] < 0:
+    better = metric(objective.metric).better
+    if (span < 0) is (better == "higher"):
         raise ReferenceScaleError(
-            f"{where}: the expert is the worse of the two ({scores}), so Eq. 2 would reward "
-            "getting worse",
+            f"{where}: the expert is the worse of the two ({scores}; {better} is better), so Eq. 2 "
+            "would reward getting worse",
             "swap expert and vanilla, or leave this benchmark out of the objective",
         )
     return vanilla, span
@@ -169,10 +161,15 @@ def _reference(
     return _metric(references[model], benchmark, objective.metric, f"reference {model!r}")
 
 
-def _metric(measured: Measurement, benchmark: str, metric: str, whose: str) -> float:
-    if benchmark not in measured or metric not in measured[benchmark]:
-        raise ReferenceScaleError(f"benchmark {benchmark!r}: {whose} has no {metric}")
-    value = float(measured[benchmark][metric])
+def _metric(measured: Measurement, benchmark: str, name: str, whose: str) -> float:
+    values = measured.get(benchmark, {})
+    if name not in values:
+        others = ", ".join(sorted(values.keys() - {"questions"}))
+        raise ReferenceScaleError(
+            f"benchmark {benchmark!r}: {whose} has no {name}",
+            f"it has {others}" if others else "",
+        )
+    value = float(values[name])
     if not math.isfinite(value):
-        raise NotFiniteError(f"benchmark {benchmark!r}: the {metric} of {whose} is {value}")
+        raise NotFiniteError(f"benchmark {benchmark!r}: the {name} of {whose} is {value}")
     return value

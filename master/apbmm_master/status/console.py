@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from apbmm_common.checkpoint.identical_layers import not_searched
+from apbmm_common.metrics import in_words, metric, shown_metrics
 from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_master.journal.events import (
     AttemptFailed,
@@ -34,7 +35,7 @@ from apbmm_master.journal.events import (
     WorkerQuarantined,
 )
 from apbmm_master.journal.run_state import Evaluation, RunState
-from apbmm_master.journal.scores import Scores, ScoreTracker, load_rate, metrics_of
+from apbmm_master.journal.scores import Scores, ScoreTracker, load_rate, measurement_of
 from apbmm_master.status.stages import stage_line, stage_summary
 
 log = logging.getLogger(__name__)
@@ -117,15 +118,16 @@ class RunConsole:
         if isinstance(evaluation.body, Measured):
             self.console.print(f"discrepancy measured on {evaluation.body.prompts} prompts")
         elif not evaluation.counts:
-            self.console.print(f"reference {evaluation.id}: {_metrics_text(evaluation)}")
+            self.console.print(f"reference {evaluation.id}: {_metrics_text(evaluation, run_state)}")
         self._bar.update(self._task, completed=len(run_state.completed))
         if not run_state.references_done:
             return
         scores = self._tracker.stand(run_state)
         for done in self._tracker.history(self._shown):
             objectives = " ".join(f"{value:+.3f}" for value in done.objectives)
+            metrics = _metrics_text(done.evaluation, run_state)
             self.console.print(
-                f"{done.evaluation.id}  [{objectives}]  {_metrics_text(done.evaluation)}  "
+                f"{done.evaluation.id}  [{objectives}]  {metrics}  "
                 f"{done.evaluation.seconds:.1f} s  HV {done.hypervolume:.4f}  front {done.front}",
                 markup=False,
             )
@@ -160,22 +162,25 @@ def front_table(scores: Scores, run_state: RunState) -> Table:
     table.add_column("id")
     for objective in run_state.spec.objectives:
         table.add_column(objective.name, justify="right")
+    shown = _shown(run_state)
     for benchmark in run_state.spec.benchmarks:
-        table.add_column(f"{benchmark.name}\naccuracy", justify="right")
-        table.add_column(f"{benchmark.name}\ntokens", justify="right")
+        for name in shown:
+            table.add_column(f"{benchmark.name}\n{name}", justify="right")
     for name, objectives in sorted(scores.front.items(), key=lambda point: point[1]):
         row = [name, *(f"{value:.3f}" for value in objectives)]
-        metrics = metrics_of(run_state.evaluations[name])
+        measured = measurement_of(run_state.evaluations[name])
         for benchmark in run_state.spec.benchmarks:
-            row += [
-                f"{metrics[benchmark.name]['accuracy']:.1%}",
-                f"{metrics[benchmark.name]['tokens']:.1f}",
-            ]
+            row += [metric(m).text(measured[benchmark.name].get(m)) for m in shown]
         table.add_row(*row)
     return table
 
 
-def _metrics_text(evaluation: Evaluation) -> str:
+def _shown(run_state: RunState) -> tuple[str, ...]:
+    assert run_state.spec is not None
+    return shown_metrics(objective.metric for objective in run_state.spec.objectives)
+
+
+def _metrics_text(evaluation: Evaluation, run_state: RunState) -> str:
     if not isinstance(evaluation.body, Evaluated):
         return ""
     parts = []
@@ -183,7 +188,7 @@ def _metrics_text(evaluation: Evaluation) -> str:
         notes = [f"{result.truncated} truncated"] if result.truncated else []
         notes += [f"{result.malformed} malformed"] if result.malformed else []
         note = f" ({', '.join(notes)})" if notes else ""
-        parts.append(f"{name} {result.accuracy:.1%} {result.tokens:.1f} tokens{note}")
+        parts.append(f"{name} {in_words(result.metrics, _shown(run_state))}{note}")
     return ", ".join(parts)
 
 

@@ -9,6 +9,8 @@ import time
 from typing import Any, Protocol
 
 from apbmm_common import __version__
+from apbmm_common.metrics import shown_metrics
+from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import Attempt, Evaluation, RunState
@@ -17,8 +19,7 @@ from apbmm_master.journal.scores import (
     ScoreTracker,
     check_scaling,
     load_rate,
-    metrics_of,
-    references_of,
+    measured_references,
 )
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.lost_workers import set_aside, warning
@@ -95,7 +96,8 @@ def journal_snapshot(
             "failed": run_state.count(EvaluationState.FAILED),
             "duplicates": len(run_state.duplicates),
         },
-        "references": references_of(run_state),
+        "metrics": list(shown_metrics(o.metric for o in spec.objectives)) if spec else [],
+        "references": {e.id: _metrics(e) for e in measured_references(run_state)},
         "measured": _measured(run_state),
         "identical_layers": list(run_state.identical_layers),
         "front": [_point(run_state, *point) for point in scores.front.items()],
@@ -133,8 +135,26 @@ def _point(run_state: RunState, name: str, objectives: tuple[float, ...]) -> dic
     return {
         "id": name,
         "objectives": list(objectives),
-        "metrics": metrics_of(evaluation),
+        "metrics": _metrics(evaluation),
         "vector": list(evaluation.vector),
+    }
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Benchmark -> its metrics, and ``questions``, ``truncated`` and ``malformed``, which count.
+
+    The metric ``truncated`` is a share: the count of truncated answers over the questions.
+    """
+    if not isinstance(evaluation.body, Evaluated):
+        return {}
+    return {
+        name: {
+            **result.metrics,
+            "questions": result.questions,
+            "truncated": result.truncated,
+            "malformed": result.malformed,
+        }
+        for name, result in evaluation.body.benchmarks.items()
     }
 
 

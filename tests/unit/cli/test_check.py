@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from apbmm.check.command import check
-from apbmm.check.inspect import Inspection, inspect, known_adapters
+from apbmm.check.inspect import Inspection, inspect, is_known_adapter
 from apbmm.check.view import plan, size
 from apbmm_common.errors import RunFileError
 from apbmm_master.app import master
@@ -280,7 +280,17 @@ def test_more_questions_than_there_are(run_file: Path) -> None:
 
 def test_known_adapters_are_those_of_evalscope() -> None:
     pytest.importorskip("evalscope", reason="EvalScope is not installed here")
-    assert {"aime25", "gpqa_diamond", "gsm8k", "math_500"} <= known_adapters()
+    known = (
+        "aime25",
+        "gpqa_diamond",
+        "gsm8k",
+        "math_500",
+        "apbmm_exact",
+        "apbmm_demo_sums",
+        "drop",
+    )
+    assert all(map(is_known_adapter, known))
+    assert not is_known_adapter("apbmm_typo")
 
 
 def test_check_prints_the_plan(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,7 +122,7 @@ def test_runs_are_scaled_by_one_measurement_of_the_references(tmp_path: Path) ->
     drifted = {"thinking": (0.8, 1100.0), "instruct": INSTRUCT}
     one = write_run(tmp_path / "one", [[0.5, 0.5]])
     body = measured([0.5, 0.5]).benchmarks["sums"]
-    own = (1100.0 - body.tokens) / (1100.0 - 100.0)
+    own = (1100.0 - body.metrics["tokens"]) / (1100.0 - 100.0)
     two = write_run(tmp_path / "two", [[0.5, own]], ends=drifted)
     found = compared(one, two)
     assert found.rows[0].hypervolume == pytest.approx(found.rows[1].hypervolume)

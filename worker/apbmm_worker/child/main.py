@@ -160,22 +160,10 @@ def _places(command: Fields) -> Places:
 
 def _numbers(measurement: Measurement) -> Fields:
     """The fields of ``evaluated``."""
-    results = measurement.evaluation.benchmarks
     return {
         "benchmarks": {
-            name: {
-                "accuracy": result.accuracy,
-                "tokens": result.tokens,
-                "questions": result.questions,
-                "truncated": result.truncated,
-                "malformed": result.malformed or 0,
-                "seconds": result.seconds,
-            }
-            for name, result in results.items()
-        },
-        "outcomes": {
-            name: [[o.question, o.score, o.tokens, o.finish_reason] for o in result.outcomes]
-            for name, result in results.items()
+            name: result.model_dump(mode="json")
+            for name, result in measurement.evaluation.benchmarks.items()
         },
         "stages": measurement.stages,
         "engine": measurement.engine,

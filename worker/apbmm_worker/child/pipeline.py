@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from apbmm_worker.discrepancy.measure import Discrepancy
     from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
     from apbmm_worker.engine.resident import ResidentEngine
-    from apbmm_worker.evaluation.evaluate import Evaluation
+    from apbmm_worker.evaluation.evaluate import EvaluationResult
     from apbmm_worker.evaluation.questions import PreparedBenchmarks
     from apbmm_worker.merging.plan import TensorPlan
     from apbmm_worker.merging.sources import VerifiedSources
@@ -57,7 +57,7 @@ class Places:
 class Measurement:
     """One merge, measured. ``stages``: seconds by stage; ``engine``: versions and arguments."""
 
-    evaluation: Evaluation
+    evaluation: EvaluationResult
     stages: dict[str, float]
     engine: dict[str, Any]
 
@@ -249,7 +249,7 @@ class Pipeline:
             self._engine_arguments,
         )
 
-    def _ask(self, engine: ResidentEngine, evaluation: str, outputs: Path) -> Evaluation:
+    def _ask(self, engine: ResidentEngine, evaluation: str, outputs: Path) -> EvaluationResult:
         from apbmm_worker.evaluation.evaluate import evaluate
 
         name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")

@@ -1,8 +1,10 @@
 """REHEARSAL: an evaluation child that invents its measurements, to try a cluster out.
 
-It speaks the protocol of `apbmm_worker.child.main` and touches no model: accuracy and tokens come
-from a smooth synthetic landscape over the merge vector, latency grows with the tokens. Status,
-report and exports of a rehearsal say so.
+It speaks the protocol of `apbmm_worker.child.main` and touches no model. Scores and tokens come
+from a smooth synthetic landscape over the merge vector. The time that an evaluation takes, the time
+to each answer and the number of truncated answers grow with the tokens. All metrics are taken from
+these invented answers as they are from real ones. Status, report and exports of a rehearsal say
+that it is one.
 
 APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
 KIND:EVALUATION, KIND being ``vector``, ``infrastructure``, ``engine`` (the process dies of it) or
@@ -16,19 +18,24 @@ import os
 import random
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
+from apbmm_common.metrics import METRICS, Outcome
 from apbmm_common.protocol.messages import Share
 from apbmm_common.run_file.load import RunSpec, canonical_hash
 from apbmm_common.run_file.space import Space
 from apbmm_worker.child.channel import Channel, channel_to_daemon
+from apbmm_worker.evaluation.outcomes import benchmark_result
 
 QUESTIONS = 100
 PROGRESS_SECONDS = 0.25
 TOKENS = (200.0, 4000.0)
 """Mean tokens of the two synthetic sources, cheap and thinking."""
+SECONDS_A_TOKEN = 0.01
+TRUNCATED = 0.05
+"""Share of truncated answers at the tokens of the thinking source."""
 
 
 class Landscape:
@@ -89,17 +96,34 @@ def evaluated(
         weights = part_weights(space, vector, layers)
     tokens = landscape.tokens(weights)
     seconds = spec.evaluation.rehearsal_seconds * tokens / TOKENS[1] * noise.uniform(0.7, 1.3)
+    scores = {objective.metric for objective in spec.objectives} - METRICS.keys()
     benchmarks = {}
     for index, benchmark in enumerate(spec.benchmarks):
         accuracy = landscape.accuracy(weights, index / len(spec.benchmarks))
         right = sum(noise.random() < accuracy for _ in range(QUESTIONS))
-        benchmarks[benchmark.name] = {
-            "accuracy": right / QUESTIONS,
-            "tokens": tokens * (1 + 0.1 * index),
-            "questions": QUESTIONS,
-        }
+        result = benchmark_result(invented_outcomes(right, tokens * (1 + 0.1 * index), scores))
+        benchmarks[benchmark.name] = result.model_dump(mode="json", exclude={"outcomes"})
     stages = {"rehearse": seconds}
     return seconds, {"benchmarks": benchmarks, "stages": stages, "engine": {"kind": "REHEARSAL"}}
+
+
+def invented_outcomes(right: int, tokens: float, scores: Iterable[str]) -> list[Outcome]:
+    """Outcomes of `QUESTIONS` questions, so many ``right``, of so many mean ``tokens``.
+
+    Each has every score that an objective names, equal to the primary one.
+    """
+    truncated = round(QUESTIONS * TRUNCATED * tokens / TOKENS[1])
+    return [
+        Outcome(
+            question=str(number),
+            score=float(number < right),
+            tokens=tokens,
+            seconds=tokens * SECONDS_A_TOKEN,
+            finish_reason="stop" if number < QUESTIONS - truncated else "length",
+            scores=dict.fromkeys(scores, float(number < right)),
+        )
+        for number in range(QUESTIONS)
+    ]
 
 
 def part_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[float, ...]:

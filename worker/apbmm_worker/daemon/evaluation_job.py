@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from apbmm_common.errors import EvaluationError, FailureKind
+from apbmm_common.metrics import in_words, shown_metrics
 from apbmm_common.protocol.messages import Assign, BenchmarkResult, Evaluated, Failed, Measured
 from apbmm_common.run_file.load import RunSpec
 from apbmm_worker.daemon.answer_texts import folder_for
@@ -140,7 +141,7 @@ class EvaluationJob:
                 fault=fault, message=error.message[:MOST_TEXT], hint=error.hint[:MOST_TEXT]
             )
         seconds = time.monotonic() - began
-        log.info("%s done after %.1f s%s", assign.evaluation, seconds, _summary(body))
+        log.info("%s done after %.1f s%s", assign.evaluation, seconds, _summary(body, spec))
         return body
 
     async def _run(self, command: dict[str, Any], stall: float) -> dict[str, Any]:
@@ -221,9 +222,7 @@ def _body(event: dict[str, Any]) -> Evaluated | Measured:
             keys = ("parameter", "activation", "outside", "prompts", "seconds")
             return Measured.model_validate({key: event[key] for key in keys})
         benchmarks = {
-            name: BenchmarkResult.model_validate(
-                {**result, "outcomes": event.get("outcomes", {}).get(name, ())}
-            )
+            name: BenchmarkResult.model_validate(result)
             for name, result in event["benchmarks"].items()
         }
         return Evaluated(
@@ -237,8 +236,9 @@ def _body(event: dict[str, Any]) -> Evaluated | Measured:
         ) from error
 
 
-def _summary(body: Evaluated | Measured) -> str:
+def _summary(body: Evaluated | Measured, spec: RunSpec) -> str:
     if isinstance(body, Measured):
         return ""
-    parts = [f"{n} {r.accuracy:.1%} {r.tokens:.1f} tokens" for n, r in body.benchmarks.items()]
+    shown = shown_metrics(objective.metric for objective in spec.objectives)
+    parts = [f"{name} {in_words(r.metrics, shown)}" for name, r in body.benchmarks.items()]
     return ": " + ", ".join(parts)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.process.failpoints import reach
-from apbmm_common.protocol.messages import Result
+from apbmm_common.protocol.messages import Result, with_metrics
+from apbmm_common.run_file.load import canonical_hash
 from apbmm_worker.daemon.results import digest_of
 
 log = logging.getLogger(__name__)
@@ -36,10 +39,8 @@ class Outbox:
 
     def _read(self, path: Path) -> None:
         try:
-            result = Result.model_validate_json(path.read_bytes())
-            if digest_of(result.body) != result.digest:
-                raise ValueError("its digest does not match")
-        except (OSError, ValueError) as error:
+            result = _stored(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             # Kept for a person to look at, out of the way of the next start.
             log.warning("%s is not a result and is set aside: %s", path, error)
             path.rename(path.with_suffix(".damaged"))
@@ -161,6 +162,17 @@ class Outbox:
 
     def _path(self, run: str, lease: str) -> Path:
         return self._folder / f"{_key(run, lease)}.json"
+
+
+def _stored(table: Any) -> Result:
+    """The result in a file, which an earlier version may have written.
+
+    Raises ValueError, TypeError or KeyError for anything else.
+    """
+    if canonical_hash(table["body"]) != table["digest"]:
+        raise ValueError("its digest does not match")
+    result = Result.model_validate({**table, "body": with_metrics(table["body"])})
+    return result.model_copy(update={"digest": digest_of(result.body)})
 
 
 def _key(run: str, lease: str) -> str:

@@ -1,29 +1,30 @@
-"""apbmm's own EvalScope benchmarks: JSON Lines of id, question, answer, scored by exact match.
+"""EvalScope's benchmark adapters, and apbmm's own: JSON Lines of id, question and answer.
 
-``apbmm_exact`` compares the whole answer; ``apbmm_demo_<family>`` the symbol after the marker, as
-the demo pair writes it. Imported by `evaluation` only, which guards EvalScope's import.
+apbmm's own are scored by exact match. ``apbmm_exact`` compares the whole answer, and
+``apbmm_demo_<family>`` the symbol after the marker, which is how the demo pair writes its answers.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from evalscope.api.benchmark import BenchmarkMeta, DefaultDataAdapter
-from evalscope.api.dataset import Sample
-from evalscope.api.evaluator import TaskState
-from evalscope.api.metric import Score
-from evalscope.api.registry import BENCHMARK_REGISTRY, register_benchmark
-
-from apbmm_common.datasets.benchmark_folders import OWN_PREFIX
+from apbmm_common.run_file.schema import EXACT_ADAPTER, is_own_adapter
 from apbmm_worker.evaluation import demo_answers
+from apbmm_worker.evaluation.logging_guard import preserved_logging
 
-EXACT = "apbmm_exact"
-DEMO_PREFIX = "apbmm_demo_"
+with preserved_logging():
+    import evalscope.benchmarks  # noqa: F401 - with which EvalScope's registry knows them
+    from evalscope.api.benchmark import BenchmarkMeta, DefaultDataAdapter
+    from evalscope.api.dataset import Sample
+    from evalscope.api.evaluator import TaskState
+    from evalscope.api.metric import Score
+    from evalscope.api.registry import BENCHMARK_REGISTRY, register_benchmark
+
 WELL_FORMED = "well_formed"
 
 
 class ExactMatchAdapter(DefaultDataAdapter):  # type: ignore[misc]
-    """The question as it stands is the user's message; the answer must match exactly."""
+    """Sends the question, unchanged, as the user's message; the answer must match exactly."""
 
     def load_from_disk(self, **_: Any) -> Any:
         """Read test.jsonl of the local folder."""
@@ -52,7 +53,7 @@ class ExactMatchAdapter(DefaultDataAdapter):  # type: ignore[misc]
         reference: str,
         task_state: TaskState,  # noqa: ARG002
     ) -> Score:
-        """1 for the right answer, else 0; a malformed text is wrong and noted as such."""
+        """1 for the right answer, else 0. A malformed text is wrong and marked as malformed."""
         answer = self.answer_in(original_prediction)
         right = answer is not None and answer.strip() == reference.strip()
         return Score(
@@ -73,21 +74,19 @@ class DemoAdapter(ExactMatchAdapter):
 
 
 def ensure_registered(adapter: str) -> bool:
-    """Make ``adapter`` known to EvalScope if it is one of ours; return whether it is known."""
+    """Register ``adapter`` with EvalScope if it is one of apbmm's own.
+
+    Returns whether EvalScope's registry then has it.
+    """
     if adapter in BENCHMARK_REGISTRY:
         return True
-    if not adapter.startswith(OWN_PREFIX):
+    if not is_own_adapter(adapter):
         return False
-    if adapter == EXACT:
-        kind: type[ExactMatchAdapter] = ExactMatchAdapter
-    elif adapter.startswith(DEMO_PREFIX):
-        kind = DemoAdapter
-    else:
-        return False
+    kind = ExactMatchAdapter if adapter == EXACT_ADAPTER else DemoAdapter
     register_benchmark(
         BenchmarkMeta(
             name=adapter,
-            # Never looked up: a local path always replaces it.
+            # EvalScope never looks this up: a local path always replaces it.
             dataset_id=adapter,
             pretty_name=adapter,
             description="JSON Lines of id, question and answer, scored by exact match.",
@@ -99,8 +98,3 @@ def ensure_registered(adapter: str) -> bool:
         )
     )(kind)
     return True
-
-
-def known_adapters() -> list[str]:
-    """Names that EvalScope knows."""
-    return sorted(BENCHMARK_REGISTRY)

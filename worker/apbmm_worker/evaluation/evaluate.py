@@ -1,14 +1,14 @@
-"""One merge through EvalScope: accuracy, generated tokens and per-question outcomes.
+"""One merge through EvalScope: the metrics of every benchmark and the outcome of every question.
 
-EvalScope runs one benchmark after another and asks question by question; so that the engine is
-never half empty, the questions of *all* benchmarks are rendered once per run, put in flight
-together when an evaluation begins, and EvalScope's requests then collect answers that are already
-under way. That changes when an answer is computed, not what is asked or how it is scored, and makes
-the batches of an evaluation the same each time.
+EvalScope runs one benchmark after another and asks question by question, which would leave the
+engine half empty. So the questions of all benchmarks are rendered once per run and are put in
+flight together when an evaluation begins. EvalScope's requests then collect answers that are
+already under way. This changes when an answer is computed, not what is asked or how it is scored.
+It also makes the batches of an evaluation the same each time.
 
-EvalScope's evaluators run side by side while the engine computes, and score each answer when it is
-there; what they write is noted meanwhile, not read back. So little is left to do after the last
-token. They are called as EvalScope's `run_task` does, without its HTML page and its sweep of all
+EvalScope's evaluators run side by side while the engine computes. They score each answer when it
+arrives, and their rows are recorded at the same time, so little is left to do after the last token.
+They are called as EvalScope's `run_task` calls them, but without its HTML page and its sweep of all
 memory, which took longer than everything else.
 """
 
@@ -26,42 +26,42 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from apbmm_common.errors import ApbmmError, EvaluationError
+from apbmm_common.metrics import LONGEST_METRIC_NAME
+from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_common.run_file.load import Generation
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.logging_guard import preserved_logging
-from apbmm_worker.evaluation.outcomes import (
-    BenchmarkResult,
-    check_against_report,
-    outcomes_of,
-    summarise,
-)
+from apbmm_worker.evaluation.outcomes import Report, checked_result, outcomes_of
 from apbmm_worker.evaluation.questions import (
     MODEL_NAME,
     PreparedBenchmark,
     PreparedBenchmarks,
     Question,
-    chat_key,
+    chat_text,
     draw_seed,
     evalscope_task,
     load_questions,
     require_room,
 )
-from apbmm_worker.evaluation.recorded_rows import RecordedRows, note_rows
+from apbmm_worker.evaluation.recorded_rows import RecordedRows, record_rows
 
 with preserved_logging():
     from evalscope.api.evaluator import Evaluator
     from evalscope.api.messages import ChatMessage, ChatMessageAssistant
     from evalscope.api.messages.perf_metrics import PerformanceMetrics
+    from evalscope.api.metric.semantics import MetricIdentity
     from evalscope.api.model import ChatCompletionChoice, ModelAPI, ModelOutput, ModelUsage
     from evalscope.api.model.lazy_model import LazyModel
     from evalscope.api.registry import create_evaluator
+    from evalscope.metrics.semantics.naming import canonicalize_producer_identity
     from evalscope.utils.io_utils import OutputsStructure
 
-Progress = Callable[[int, int], None]
+AnswerProgress = Callable[[int, int], None]
+"""Called with the numbers of answered and of all questions; may be called from any thread."""
 
 
 class Answering(Protocol):
-    """What an evaluation needs of an engine (`engine.ResidentEngine`)."""
+    """The part of an engine that an evaluation uses; `engine.resident.ResidentEngine` has it."""
 
     def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
         """Put all prompts in flight."""
@@ -71,10 +71,11 @@ class Answering(Protocol):
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One evaluation: results by the benchmark's name, and what it took.
+class EvaluationResult:
+    """Results by the benchmark's name.
 
-    ``seconds`` run to the last token, ``report_seconds`` from there to the results.
+    ``seconds`` is the time to the last token, ``report_seconds`` the time from there to the
+    results.
     """
 
     benchmarks: dict[str, BenchmarkResult]
@@ -83,34 +84,36 @@ class Evaluation:
 
 
 def evaluate(
-    engine: Answering, prepared: PreparedBenchmarks, out_dir: Path, progress: Progress
-) -> Evaluation:
+    engine: Answering, prepared: PreparedBenchmarks, out_dir: Path, progress: AnswerProgress
+) -> EvaluationResult:
     """Ask every question and score the answers.
 
-    EvalScope's own output goes to ``out_dir/NAME`` (replaced if it is there). ``progress`` is
-    called with (answered, asked) from another thread. Raises `EvaluationError`: no number is ever
-    derived from an error, a missing answer or an unusable score.
+    EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists. Raises
+    `EvaluationError`: no number is ever derived from an error, a missing answer or an unusable
+    score.
     """
     start = time.monotonic()
-    everything = [q for benchmark in prepared.benchmarks for q in benchmark.questions]
-    model = _AnsweringModel(engine, prepared, everything, progress)
+    questions = [q for benchmark in prepared.benchmarks for q in benchmark.questions]
+    model = _AnsweringModel(engine, prepared, questions, progress)
     with _quietly(out_dir), ThreadPoolExecutor(len(prepared.benchmarks), "scoring") as threads:
         try:
             running = []
             for benchmark in prepared.benchmarks:
                 folder = out_dir / benchmark.name
                 evaluator = _evaluator(benchmark, model, prepared.generation, folder)
-                written = note_rows(evaluator.cache_manager)
-                running.append(_Scoring(benchmark, threads.submit(evaluator.eval), written, folder))
+                rows = record_rows(evaluator.cache_manager)
+                running.append(_Scoring(benchmark, threads.submit(evaluator.eval), rows, folder))
             wait([scoring.report for scoring in running], return_when=FIRST_EXCEPTION)
-            # A failure comes first: the answers that another one waits for may never come.
+            # A failed benchmark comes first: answers that the others wait for may never arrive.
             running.sort(key=lambda scoring: not scoring.has_failed)
-            results = {s.benchmark.name: _result(s, model, start) for s in running}
+            results = {s.benchmark.name: _result(s, model) for s in running}
             model.require_all_collected()
         except BaseException:
-            engine.abort()  # lets go of the evaluators that wait for answers
+            engine.abort()  # ends the evaluators that wait for answers
             raise
-    return Evaluation(results, model.last_answer - start, time.monotonic() - model.last_answer)
+    return EvaluationResult(
+        results, model.last_answer - start, time.monotonic() - model.last_answer
+    )
 
 
 def _evaluator(
@@ -118,8 +121,8 @@ def _evaluator(
 ) -> Evaluator:
     """EvalScope's evaluator of one benchmark, its questions loaded.
 
-    They are loaded here, one benchmark after another, because adapters may draw from the process's
-    one random state.
+    The questions are loaded here, one benchmark after another, because adapters may draw from the
+    process's one random state.
     """
     shutil.rmtree(out_dir, ignore_errors=True)  # EvalScope appends to what an attempt left
     adapter = benchmark.chosen.benchmark.adapter
@@ -135,11 +138,11 @@ def _evaluator(
 
 @dataclass(frozen=True, slots=True)
 class _Scoring:
-    """One benchmark under way: EvalScope's report to come, what it writes, and where."""
+    """One benchmark under way: EvalScope's report to come, the rows it writes, and its folder."""
 
     benchmark: PreparedBenchmark
     report: Future[Any]
-    written: RecordedRows
+    rows: RecordedRows
     folder: Path
 
     @property
@@ -147,13 +150,11 @@ class _Scoring:
         return self.report.done() and self.report.exception() is not None
 
 
-def _result(scoring: _Scoring, model: _AnsweringModel, start: float) -> BenchmarkResult:
-    """Wait for EvalScope's report and turn what it wrote into a result."""
+def _result(scoring: _Scoring, model: _AnsweringModel) -> BenchmarkResult:
+    """Wait for EvalScope's report and turn its rows into a result."""
     benchmark = scoring.benchmark
     try:
-        report = scoring.report.result()
-        score = report.score
-        tokens = report.perf_metrics["summary"]["usage"]["output_tokens"]["mean"]
+        report = _report(scoring.report.result())
     except ApbmmError:
         raise
     except Exception as error:
@@ -163,10 +164,30 @@ def _result(scoring: _Scoring, model: _AnsweringModel, start: float) -> Benchmar
         raise _failed(benchmark, error, scoring.folder) from error
     places = {question.place: question.identity for question in benchmark.questions}
     adapter = benchmark.chosen.benchmark.adapter
-    outcomes = outcomes_of(scoring.written, adapter, places)
-    result = summarise(outcomes, time.monotonic() - start)
-    check_against_report(adapter, result, score, tokens)
-    return result
+    return checked_result(adapter, outcomes_of(scoring.rows, adapter, places, mean_name), report)
+
+
+def _report(report: Any) -> Report:
+    """The numbers of EvalScope's `Report`. Raises an error of any kind where they are missing."""
+    means: dict[str, float] = {}
+    others: dict[str, float] = {}
+    for metric in report.metrics:
+        name = _metric_name(metric.identity)
+        if len(name) <= LONGEST_METRIC_NAME:
+            (means if metric.identity.aggregation == "mean" else others)[name] = metric.score
+    tokens = report.perf_metrics["summary"]["usage"]["output_tokens"]["mean"]
+    return Report(report.score, tokens, means, others)
+
+
+def _metric_name(identity: MetricIdentity) -> str:
+    """Our name of a metric in EvalScope's report."""
+    is_plain_mean = identity.aggregation == "mean" and not identity.dimensions
+    return str(identity.name if is_plain_mean else identity.key)
+
+
+def mean_name(score: str) -> str:
+    """Our name of the mean of a score, given the name that an adapter gives to the score."""
+    return _metric_name(canonicalize_producer_identity(score, "mean"))
 
 
 def _failed(benchmark: PreparedBenchmark, error: Exception, out_dir: Path) -> EvaluationError:
@@ -179,7 +200,7 @@ def _failed(benchmark: PreparedBenchmark, error: Exception, out_dir: Path) -> Ev
 
 @contextlib.contextmanager
 def _quietly(out_dir: Path) -> Iterator[None]:
-    """EvalScope's progress bars go to a file: it breaks when they are disabled."""
+    """Send EvalScope's progress bars to a file, because EvalScope breaks when they are disabled."""
     out_dir.mkdir(parents=True, exist_ok=True)
     console = (out_dir / "console.log").open("w", encoding="utf-8")
     with console, contextlib.redirect_stderr(console):
@@ -187,14 +208,14 @@ def _quietly(out_dir: Path) -> Iterator[None]:
 
 
 class _AnsweringModel(ModelAPI):  # type: ignore[misc]
-    """The merge as EvalScope sees it: hands out the answers that are already under way."""
+    """The merge as EvalScope sees it: a model that returns the answers already under way."""
 
     def __init__(
         self,
         engine: Answering,
         prepared: PreparedBenchmarks,
         questions: Sequence[Question],
-        progress: Progress,
+        progress: AnswerProgress,
     ) -> None:
         super().__init__(MODEL_NAME)
         self.failure: BaseException | None = None
@@ -208,7 +229,7 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
         self._underway: defaultdict[str, deque[Future[Completion]]] = defaultdict(deque)
         futures = engine.submit([question.prompt for question in questions])
         for question, future in zip(questions, futures, strict=True):
-            self._underway[question.key].append(future)
+            self._underway[question.chat].append(future)
             future.add_done_callback(self._count)
 
     def generate(
@@ -222,7 +243,7 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
         try:
             completion = self._collect(input).result()
         except BaseException as error:
-            # EvalScope waits for its other threads before it gives up: let them go at once.
+            # EvalScope waits for its other threads before it gives up: end their requests at once.
             with self._lock:
                 first = self.failure is None
                 self.failure = self.failure or error
@@ -241,16 +262,16 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
             )
 
     def _collect(self, messages: list[ChatMessage]) -> Future[Completion]:
-        key = chat_key(messages)
+        chat = chat_text(messages)
         with self._lock:
-            waiting = self._underway.get(key)
+            waiting = self._underway.get(chat)
             if waiting:
                 return waiting.popleft()
-        # A turn that could not be foreseen: an adapter that asks back.
+        # An adapter that asks back: this turn could not be prepared.
         generation = self._prepared.generation
         tokens = self._prepared.renderer.tokens(messages)
-        require_room("of several turns", key[:80], len(tokens), generation)
-        return self._engine.submit([Prompt(tokens, draw_seed(generation.seed, key, 0))])[0]
+        require_room("of several turns", chat[:80], len(tokens), generation)
+        return self._engine.submit([Prompt(tokens, draw_seed(generation.seed, chat, 0))])[0]
 
     def _count(self, future: Future[Completion]) -> None:
         if future.cancelled() or future.exception() is not None:
@@ -263,7 +284,7 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
 
 
 def _as_output(completion: Completion) -> ModelOutput:
-    """An answer in EvalScope's form. Without perf_metrics its token summary would be missing."""
+    """An answer in EvalScope's form. Without perf_metrics its report has no token summary."""
     message = ChatMessageAssistant(
         content=completion.text,
         model=MODEL_NAME,

@@ -1,4 +1,4 @@
-"""Keeps the process's logging as it was while a library that rearranges it is imported."""
+"""Keeps the process's logging unchanged while a library is imported that would change it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def preserved_logging() -> Iterator[None]:
-    """Detach the root logger's handlers meanwhile, and put them back with the level.
+    """Detach the root logger's handlers, and put them back afterwards, with the level.
 
-    They are detached because `logging.basicConfig(force=True)` closes the handlers it finds.
+    They are detached because `logging.basicConfig(force=True)`, which EvalScope calls when it is
+    imported, closes the handlers that it finds.
     """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

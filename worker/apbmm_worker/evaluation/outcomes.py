@@ -1,4 +1,4 @@
-"""What EvalScope wrote, turned into numbers that have been checked.
+"""EvalScope's output, turned into results that have been checked. EvalScope is not imported here.
 
 EvalScope leaves out what it could not score, and rounds. So every question that was to be asked
 must have one prediction and one usable score, and the means must agree with EvalScope's report.
@@ -6,13 +6,18 @@ must have one prediction and one usable score, and the means must agree with Eva
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from apbmm_common.errors import EvaluationError
+from apbmm_common.metrics import METRICS, Outcome, means
+from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
+
+log = logging.getLogger(__name__)
 
 # EvalScope's report rounds scores to 4 digits and token means to 6.
 _SCORE_ROUNDING = 1e-4
@@ -20,60 +25,92 @@ _TOKEN_ROUNDING = 1e-5
 _USABLE = "success"
 
 Place = tuple[str, int]
+"""Where EvalScope has a question: its subset, and its index in the subset."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One question: its score (0 to 1), generated tokens, and how the answer ended.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What EvalScope's report of one benchmark says.
 
-    ``well_formed`` is None for benchmarks that do not say.
+    Attributes:
+        score: its primary metric.
+        tokens: mean number of generated tokens.
+        means: its other means over the questions, by name.
+        others: its metrics that are not means over the questions, by name.
     """
 
-    question: str
-    score: float
-    tokens: int
-    finish_reason: Literal["stop", "length"]
-    well_formed: bool | None = None
+    score: Any
+    tokens: Any
+    means: Mapping[str, float]
+    others: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """One benchmark of one evaluation. ``malformed`` is None where well-formedness is unknown."""
-
-    accuracy: float
-    tokens: float
-    questions: int
-    truncated: int
-    malformed: int | None
-    seconds: float
-    outcomes: tuple[Outcome, ...]
-
-
-def summarise(outcomes: Sequence[Outcome], seconds: float) -> BenchmarkResult:
-    """Means and counts over a benchmark's outcomes."""
-    count = len(outcomes)
+def benchmark_result(
+    outcomes: Sequence[Outcome], others: Mapping[str, float] | None = None
+) -> BenchmarkResult:
+    """The result of a benchmark: every metric of its outcomes, and ``others`` beside them."""
     verdicts = [o.well_formed for o in outcomes if o.well_formed is not None]
     return BenchmarkResult(
-        accuracy=math.fsum(outcome.score for outcome in outcomes) / count,
-        tokens=sum(outcome.tokens for outcome in outcomes) / count,
-        questions=count,
+        metrics={**(others or {}), **means(outcomes)},
+        questions=len(outcomes),
         truncated=sum(outcome.finish_reason == "length" for outcome in outcomes),
-        malformed=verdicts.count(False) if verdicts else None,
-        seconds=seconds,
-        outcomes=tuple(outcomes),
+        malformed=verdicts.count(False),
+        outcomes=tuple((o.question, o.score, round(o.tokens), o.finish_reason) for o in outcomes),
     )
 
 
-def outcomes_of(
-    written: RecordedRows, adapter: str, questions: Mapping[Place, str]
-) -> list[Outcome]:
-    """Outcomes of all ``questions``, in their order, from what EvalScope has written.
+def checked_result(adapter: str, outcomes: Sequence[Outcome], report: Report) -> BenchmarkResult:
+    """The result of a benchmark that EvalScope has reported on.
 
-    ``questions`` maps (subset, index in the subset) to the question's id. Raises
-    `EvaluationError` (infrastructure) unless there is exactly one usable outcome for each.
+    Raises `EvaluationError` (infrastructure) unless accuracy and tokens are those of the report, to
+    its rounding. Another score that differs from the report's, or is not in it, is left out.
     """
-    predictions = _by_place(written.predictions, adapter)
-    reviews = _by_place(written.reviews, adapter)
+    others = {name: value for name, value in report.others.items() if _is_number(value)}
+    result = benchmark_result(outcomes, others)
+    for name, theirs, rounding in (
+        ("accuracy", report.score, _SCORE_ROUNDING),
+        ("tokens", report.tokens, _TOKEN_ROUNDING),
+    ):
+        if not _agree(result.metrics[name], theirs, rounding):
+            raise _unusable(
+                adapter,
+                f"{name} is {result.metrics[name]} here, but {theirs} in EvalScope's report",
+            )
+    metrics = dict(result.metrics)
+    for name in metrics.keys() - METRICS.keys() - others.keys():
+        theirs = report.means.get(name)
+        if _agree(metrics[name], theirs, _SCORE_ROUNDING):
+            continue
+        ours = metrics.pop(name)
+        if theirs is not None:
+            log.warning(
+                "%s: %s is left out: it is %s here, but EvalScope reports %s",
+                adapter,
+                name,
+                ours,
+                theirs,
+            )
+    return result.model_copy(update={"metrics": metrics})
+
+
+def _agree(ours: float, theirs: Any, rounding: float) -> bool:
+    return isinstance(theirs, int | float) and abs(ours - theirs) <= rounding
+
+
+def outcomes_of(
+    recorded: RecordedRows,
+    adapter: str,
+    questions: Mapping[Place, str],
+    metric_name: Callable[[str], str],
+) -> list[Outcome]:
+    """Outcomes of all ``questions``, in their order, from the rows that EvalScope has written.
+
+    ``questions`` maps places to the questions' ids, ``metric_name`` a score's name in the rows to
+    the name of the metric that is its mean. Raises `EvaluationError` (infrastructure) unless there
+    is exactly one usable outcome for each question.
+    """
+    predictions = _by_place(recorded.predictions, adapter)
+    reviews = _by_place(recorded.reviews, adapter)
     for kind, rows in (("answer", predictions), ("score", reviews)):
         if rows.keys() != questions.keys():
             missing = [questions[place] for place in questions.keys() - rows.keys()]
@@ -83,26 +120,13 @@ def outcomes_of(
                 f"missing: {sorted(missing)[:5]}",
             )
     return [
-        _outcome(adapter, question, predictions[place], reviews[place])
+        _outcome(adapter, question, predictions[place], reviews[place], metric_name)
         for place, question in questions.items()
     ]
 
 
-def check_against_report(
-    adapter: str, result: BenchmarkResult, score: Any, mean_tokens: Any
-) -> None:
-    """Raise `EvaluationError` unless our means are those of EvalScope's report, to its rounding."""
-    pairs = (
-        ("accuracy", result.accuracy, score, _SCORE_ROUNDING),
-        ("mean tokens", result.tokens, mean_tokens, _TOKEN_ROUNDING),
-    )
-    for name, ours, theirs, rounding in pairs:
-        if not isinstance(theirs, int | float) or not abs(ours - theirs) <= rounding:
-            raise _unusable(adapter, f"{name} is {ours} here, but {theirs} in EvalScope's report")
-
-
 def _by_place(rows: Iterable[tuple[str, Row]], adapter: str) -> dict[Place, Row]:
-    """Rows by (subset, index)."""
+    """Rows by their question's place."""
     found: dict[Place, Row] = {}
     for subset, row in rows:
         place = (subset, int(row["index"]))
@@ -112,30 +136,39 @@ def _by_place(rows: Iterable[tuple[str, Row]], adapter: str) -> dict[Place, Row]
     return found
 
 
-def _outcome(adapter: str, question: str, prediction: Row, review: Row) -> Outcome:
+def _outcome(
+    adapter: str, question: str, prediction: Row, review: Row, metric_name: Callable[[str], str]
+) -> Outcome:
     try:
         output = prediction["model_output"]
         tokens = int(output["usage"]["output_tokens"])
+        seconds = float(output["time"])
         stop_reason = output["choices"][0]["stop_reason"]
         score = review["sample_score"]["score"]
         values = score["value"]
-        value = float(values[score["main_score_name"] or next(iter(values))])
+        primary = float(values[score["main_score_name"] or next(iter(values))])
         status = str(getattr(score["status"], "value", score["status"]))  # may be an Enum's
     except (KeyError, TypeError, IndexError, ValueError, StopIteration) as error:
         raise _unusable(adapter, f"question {question} has no usable score: {error!r}") from error
     if status != _USABLE or output.get("error"):
         raise _unusable(adapter, f"question {question}: {status}, {output.get('error')}")
-    if not 0.0 <= value <= 1.0:  # false for NaN too
-        raise _unusable(adapter, f"question {question} has score {value}")
+    if not 0.0 <= primary <= 1.0:  # false for NaN too
+        raise _unusable(adapter, f"question {question} has score {primary}")
     if stop_reason not in ("stop", "max_tokens"):
         raise _unusable(adapter, f"question {question} ended with {stop_reason!r}")
     return Outcome(
         question=question,
-        score=value,
+        score=primary,
         tokens=tokens,
+        seconds=seconds,
         finish_reason="stop" if stop_reason == "stop" else "length",
         well_formed=(score.get("metadata") or {}).get("well_formed"),
+        scores={metric_name(n): float(value) for n, value in values.items() if _is_number(value)},
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _unusable(adapter: str, reason: str) -> EvaluationError:

@@ -1,7 +1,7 @@
 """A run's questions as EvalScope will ask them: chosen, rendered, and known to fit the context.
 
-Done once per run, in the order in which EvalScope asks; `evaluation` then puts them in flight for
-every merge.
+They are prepared once per run, in the order in which EvalScope asks them. `evaluate` then puts them
+in flight for every merge.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ with preserved_logging():
     from evalscope.utils.model_utils import seed_everything
     from transformers import AutoTokenizer
 
-    from apbmm_worker.evaluation import adapters as own_benchmarks
+    from apbmm_worker.evaluation.adapters import ensure_registered
 
-# EvalScope reports its whole configuration and every stage; warnings are enough for our log.
+# EvalScope logs its whole configuration and every stage; its warnings are enough for our log.
 logging.getLogger("evalscope").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 MODEL_NAME = "merge"
-# EvalScope's threads only wait for answers that are in flight already. It scores in the order of
-# its questions, so many at a time: with all at a time, none waits for one before it.
+# EvalScope's threads only wait for answers that are in flight already. With one thread for each
+# question, no score waits for the answer to an earlier question.
 _MOST_THREADS = 1024
 
 
@@ -44,12 +44,18 @@ _MOST_THREADS = 1024
 class Question:
     """A question as EvalScope will ask it.
 
-    ``key`` identifies its chat messages, ``text`` is the last of them, ``target`` the right answer.
+    Attributes:
+        identity: its id in results.
+        place: where EvalScope has it.
+        chat: its messages as `chat_text` writes them.
+        text: the text of its last message.
+        target: the right answer.
+        prompt: its messages as token ids, and the seed of the answer's draws.
     """
 
     identity: str
     place: Place
-    key: str
+    chat: str
     text: str
     target: str
     prompt: Prompt
@@ -75,7 +81,7 @@ class PreparedBenchmark:
 
 @dataclass(frozen=True)
 class PreparedBenchmarks:
-    """Everything of an evaluation that is the same for every merge of a run."""
+    """The part of an evaluation that is the same for every merge of a run."""
 
     benchmarks: tuple[PreparedBenchmark, ...]
     generation: Generation
@@ -83,7 +89,11 @@ class PreparedBenchmarks:
 
 
 class Renderer:
-    """Chat messages to token ids, with the tokenizer and template that the run file chose."""
+    """Turns chat messages into token ids, with the tokenizer and template of one source.
+
+    With ``remote_code``, a tokenizer of the source's own code. Raises `SourceError` for a source
+    without a chat template.
+    """
 
     def __init__(self, source: Path, *, remote_code: bool = False) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(
@@ -117,17 +127,22 @@ def prepare_benchmarks(
 ) -> PreparedBenchmarks:
     """Choose, read and render all questions.
 
-    ``folders`` maps benchmark names to folders on this worker; ``template_source`` is the source
-    checkpoint whose tokenizer (with ``remote_code``, one of its own code) and chat template are
-    used; ``scratch`` takes copies of the chosen questions. Raises `SourceError` for data that
-    cannot be used, `UsageError` if a prompt and ``max_tokens`` do not fit the context: vLLM would
-    silently allow fewer tokens for that question, or refuse it, so the run's settings are at fault,
-    not any merge.
+    Args:
+        benchmarks: the run's benchmarks.
+        folders: their folders on this worker, by name.
+        generation: the run's settings for decoding.
+        template_source: the source whose tokenizer and chat template are used.
+        scratch: the folder that takes copies of the chosen questions.
+        remote_code: whether the tokenizer may be of the source's own code.
+
+    Raises `SourceError` for data that cannot be used, and `UsageError` if a prompt and
+    ``max_tokens`` do not fit the context. vLLM would silently allow fewer tokens for that question,
+    or refuse it, so the run's settings are at fault and not a merge.
     """
     renderer = Renderer(template_source, remote_code=remote_code)
     prepared = []
     for benchmark in benchmarks:
-        if not own_benchmarks.ensure_registered(benchmark.adapter):
+        if not ensure_registered(benchmark.adapter):
             raise SourceError(
                 f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}",
                 "evalscope benchmark-info --list names them",
@@ -166,10 +181,10 @@ def evalscope_task(
 
 
 def load_questions(adapter: str, task: TaskConfig, seed: int) -> tuple[Any, Any]:
-    """EvalScope's object for a benchmark, and its questions by subset: the same each time.
+    """EvalScope's adapter object of a benchmark, and its questions by subset: the same each time.
 
-    As in EvalScope's own runs the random state of the process is set before, from which adapters
-    draw worked examples or the order of choices.
+    Adapters draw worked examples or the order of choices from the process's random state, which is
+    therefore set first, as in EvalScope's own runs.
     """
     seed_everything(seed)
     benchmark = get_benchmark(adapter, task)
@@ -192,15 +207,22 @@ def _questions(
     questions = []
     for subset, samples in subsets.items():
         for sample in samples:
-            key = chat_key(sample.input)
+            chat = chat_text(sample.input)
             tokens = renderer.tokens(sample.input)
             identity = _identity(chosen, subset, sample, len(subsets))
             require_room(name, identity, len(tokens), generation)
-            prompt = Prompt(tokens, draw_seed(generation.seed, key, seen[key]))
-            seen[key] += 1
-            text = sample.input[-1].text
-            place, target = (subset, sample.id), str(sample.target)
-            questions.append(Question(identity, place, key, text, target, prompt))
+            prompt = Prompt(tokens, draw_seed(generation.seed, chat, seen[chat]))
+            seen[chat] += 1
+            questions.append(
+                Question(
+                    identity=identity,
+                    place=(subset, sample.id),
+                    chat=chat,
+                    text=sample.input[-1].text,
+                    target=str(sample.target),
+                    prompt=prompt,
+                )
+            )
     if not questions or (chosen.positions and len(questions) < len(chosen.positions)):
         raise SourceError(
             f"benchmark {name}: EvalScope finds {len(questions)} questions in {chosen.folder}"
@@ -230,12 +252,12 @@ def require_room(name: str, question: str, tokens: int, generation: Generation) 
         )
 
 
-def chat_key(messages: Iterable[ChatMessage]) -> str:
-    """Text that is the same for the same chat."""
+def chat_text(messages: Iterable[ChatMessage]) -> str:
+    """A chat as JSON text: equal chats have equal texts."""
     return json.dumps([(message.role, message.text) for message in messages])
 
 
-def draw_seed(seed: int, key: str, occurrence: int) -> int:
+def draw_seed(seed: int, chat: str, occurrence: int) -> int:
     """Seed of one answer's draws: repeats of a question differ, evaluations do not."""
-    digest = hashlib.sha256(f"{seed}:{occurrence}:{key}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{occurrence}:{chat}".encode()).digest()
     return int.from_bytes(digest[:4], "big")

@@ -1,8 +1,8 @@
-"""What EvalScope writes about its questions, noted while it writes.
+"""The rows that EvalScope writes about its questions, recorded while it writes them.
 
-It writes one row for an answer and one for its score into JSON Lines. Reading these back took most
-of the time after an evaluation's last token, so that what is needed of a row is noted when it is
-written: from the very object that goes to the file, and once it is there.
+EvalScope writes one row for an answer and one for its score into JSON Lines. Reading these files
+back took most of the time after an evaluation's last token. So the parts of a row that are needed
+are recorded when the row is written, from the same object, after it is in the file.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 Row = dict[str, Any]
 
-# What `outcomes` needs, as pydantic's ``include``.
+# What `outcomes` needs, in the form of pydantic's ``include``.
 _OF_PREDICTION = {
     "index": True,
     "model_output": {
         "usage": {"output_tokens"},
         "choices": {"__all__": {"stop_reason"}},
+        "time": True,
         "error": True,
     },
 }
@@ -37,31 +38,31 @@ _OF_REVIEW = {
 
 @dataclass(frozen=True, slots=True)
 class RecordedRows:
-    """Rows of one benchmark in the form and order of EvalScope's files, each with its subset."""
+    """The rows of one benchmark in the form and order of EvalScope's files, with their subsets."""
 
     predictions: list[tuple[str, Row]] = field(default_factory=list)
     reviews: list[tuple[str, Row]] = field(default_factory=list)
 
 
-def note_rows(cache: Any) -> RecordedRows:
-    """The rows that ``cache``, EvalScope's `CacheManager` of one evaluator, writes from now on.
+def record_rows(cache: Any) -> RecordedRows:
+    """Begin to record the rows that ``cache``, the `CacheManager` of one evaluator, writes.
 
-    All of them come through its two methods, also where EvalScope scores in batches.
+    EvalScope writes every row through these two methods, also where it scores in batches.
     """
     rows = RecordedRows()
-    cache.save_prediction_cache = _noting(
+    cache.save_prediction_cache = _recording(
         cache.save_prediction_cache, rows.predictions, _OF_PREDICTION
     )
-    cache.save_review_cache = _noting(cache.save_review_cache, rows.reviews, _OF_REVIEW)
+    cache.save_review_cache = _recording(cache.save_review_cache, rows.reviews, _OF_REVIEW)
     return rows
 
 
-def _noting(
+def _recording(
     save: Callable[..., Any], rows: list[tuple[str, Row]], needed: Row
 ) -> Callable[..., Any]:
-    def saved(subset: str, *arguments: Any, **named: Any) -> Any:
+    def save_and_record(subset: str, *arguments: Any, **named: Any) -> Any:
         written = save(subset, *arguments, **named)
         rows.append((subset, written.model_dump(include=needed)))
         return written
 
-    return saved
+    return save_and_record

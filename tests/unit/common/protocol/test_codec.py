@@ -98,13 +98,13 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
         [HEADER, msgpack.packb({"type": "accept", "lease": ".."})], "lease: "),
     "a path for a lease": ([HEADER, msgpack.packb({"type": "accept", "lease": "../x"})], "lease: "),
     "share over one": ([HEADER, evaluated(body={
-        "kind": "evaluated", "benchmarks": {"a": {"accuracy": 1.5, "tokens": 1, "questions": 1}},
-        })], "accuracy: "),
+        "kind": "evaluated", "benchmarks": {"a": {"metrics": {"accuracy": 1.5}, "questions": 1}},
+        })], "accuracy cannot be 1.5"),
     "two outcomes for a question": ([HEADER, evaluated(body={
-        "kind": "evaluated", "benchmarks": {"a": {"accuracy": 0.5, "tokens": 1, "questions": 2,
+        "kind": "evaluated", "benchmarks": {"a": {"metrics": {"accuracy": 0.5}, "questions": 2,
         "outcomes": [["q", 1, 1, "stop"], ["q", 0, 1, "stop"]]}}})], "two outcomes for one"),
     "fewer outcomes than questions": ([HEADER, evaluated(body={
-        "kind": "evaluated", "benchmarks": {"a": {"accuracy": 0.5, "tokens": 1, "questions": 2,
+        "kind": "evaluated", "benchmarks": {"a": {"metrics": {"accuracy": 0.5}, "questions": 2,
         "outcomes": [["q", 1, 1, "stop"]]}}})], "1 outcomes for 2 questions"),
     "unequal layers": ([HEADER, evaluated(body={
         "kind": "measured", "parameter": [1.0], "activation": [1.0, 2.0], "prompts": 1})],

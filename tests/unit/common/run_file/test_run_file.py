@@ -51,7 +51,7 @@ def test_keys_that_do_not_fit_together_are_named_beside_keys_at_fault() -> None:
         generation={"max_tokens": 128, "top_k": "many"},
         budget={"initial": 9, "failures": -1},
         objectives=[
-            {"name": "a", "metric": "toks", "expert": "thinking", "vanilla": "thinking",
+            {"name": "a", "metric": 3, "expert": "thinking", "vanilla": "thinking",
              "benchmarks": ["sum"]},
         ],
         reference_point=[0.0, 0.0, 0.0],
@@ -66,7 +66,7 @@ def test_keys_that_do_not_fit_together_are_named_beside_keys_at_fault() -> None:
             "generation: max_tokens (128) leaves no room for a prompt in a context of 128",
             "budget.failures: must be at least 0, not -1",
             "budget: initial (9) is larger than evaluations (6)",
-            "objectives.0.metric: must be 'accuracy' or 'tokens', not 'toks'",
+            "objectives.0.metric: must be text, not 3",
             "objectives.0: expert and vanilla are the same source, so Eq. 2 divides by zero",
             "run file: a benchmark cannot be called base: that names a source's path",
             "run file: objective a names unknown benchmarks ['sum']",

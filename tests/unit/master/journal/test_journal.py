@@ -29,6 +29,7 @@ from protocol_world import world_spec
 from small_disk import fill, small_disk
 
 SPEC = world_spec().model_dump(mode="json")
+METRICS = {"accuracy": 0.5, "tokens": 8.0, "f1": 0.25}
 OUTCOMES = (("q1", 1.0, 7, "stop"), ("q2", 0.0, 9, "length"))
 
 
@@ -45,7 +46,7 @@ def begun() -> list[Record]:
 
 def result(seq: int, evaluation: str = "e1") -> Record:
     body = Evaluated(
-        benchmarks={"sums": BenchmarkResult(accuracy=0.5, tokens=8, questions=2, outcomes=OUTCOMES)}
+        benchmarks={"sums": BenchmarkResult(metrics=METRICS, questions=2, outcomes=OUTCOMES)}
     )
     event = ResultRecorded(
         evaluation=evaluation, attempt=1, lease="e1.1", worker="w", seconds=3.0, digest="d",

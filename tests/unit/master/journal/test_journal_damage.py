@@ -38,7 +38,7 @@ def history() -> list[list[Record]]:
     body = Evaluated(
         benchmarks={
             "sums": BenchmarkResult(
-                accuracy=0.5, tokens=8, questions=2,
+                metrics={"accuracy": 0.5, "tokens": 8}, questions=2,
                 outcomes=(("q1", 1.0, 7, "stop"), ("q2", 0.0, 9, "length")),
             )
         }

@@ -190,14 +190,13 @@ def test_stays_of_one_boot_over_two_masters_are_both_kept() -> None:
 
 def test_questions_stay_in_the_journal() -> None:
     outcomes = (("q", 1.0, 3, "stop"),)
-    body = Evaluated(
-        benchmarks={"sums": BenchmarkResult(accuracy=1, tokens=3, questions=1, outcomes=outcomes)}
-    )
+    sums = BenchmarkResult(metrics={"accuracy": 1}, questions=1, outcomes=outcomes)
+    body = Evaluated(benchmarks={"sums": sums})
     run_state = run_state_of(proposed("e1"), leased("e1"), recorded("e1", body=body))
     kept = run_state.evaluations["e1"].body
     assert isinstance(kept, Evaluated)
     assert kept.benchmarks["sums"].outcomes == ()
-    assert kept.benchmarks["sums"].accuracy == 1
+    assert kept.benchmarks["sums"].metrics == {"accuracy": 1}
 
 
 def test_run_states_are_equal_when_their_events_are() -> None:

@@ -8,10 +8,11 @@ from enum import Enum
 import pytest
 
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.evaluation.outcomes import check_against_report, outcomes_of, summarise
+from apbmm_worker.evaluation.outcomes import Report, benchmark_result, checked_result, outcomes_of
 from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 
 ADAPTER = "apbmm_exact"
+ALL = range(3)
 QUESTIONS = {("test", n): f"q{n}" for n in range(3)}
 
 
@@ -22,18 +23,26 @@ class Status(str, Enum):  # noqa: UP042 - which prints itself otherwise
 
 
 def prediction(index: int, tokens: int = 5, stop: str = "stop") -> Row:
-    output = {"choices": [{"stop_reason": stop}], "usage": {"output_tokens": tokens}}
+    output = {
+        "choices": [{"stop_reason": stop}],
+        "usage": {"output_tokens": tokens},
+        "time": tokens / 10,
+    }
     return {"index": index, "model_output": output}
 
 
 def review(index: int, value: float = 1.0, status: str = "success") -> Row:
     score = {
-        "value": {"acc": value},
+        "value": {"acc": value, "F1": value / 2, "length": None},
         "status": status,
         "main_score_name": "acc",
         "metadata": {"well_formed": index != 1},
     }
     return {"index": index, "sample_score": {"score": score}}
+
+
+def report(score: object = 2 / 3, tokens: object = 20 / 3, **scores: float) -> Report:
+    return Report(score, tokens, means=scores, others={"accuracy:pass_at_k[k=1]": 0.6667})
 
 
 def written(predictions: list[Row], reviews: list[Row], subset: str = "test") -> RecordedRows:
@@ -45,17 +54,37 @@ def test_outcomes_come_in_the_order_of_the_questions() -> None:
         [prediction(2, 7), prediction(0, 4), prediction(1, 9, "max_tokens")],
         [review(1, 0.0), review(2), review(0)],
     )
-    outcomes = outcomes_of(rows, ADAPTER, QUESTIONS)
+    outcomes = outcomes_of(rows, ADAPTER, QUESTIONS, str.lower)
     assert [(o.question, o.score, o.tokens, o.finish_reason) for o in outcomes] == [
         ("q0", 1.0, 4, "stop"),
         ("q1", 0.0, 9, "length"),
         ("q2", 1.0, 7, "stop"),
     ]
-    result = summarise(outcomes, 1.0)
+    result = benchmark_result(outcomes)
     assert (result.questions, result.truncated, result.malformed) == (3, 1, 1)
-    assert result.accuracy == pytest.approx(2 / 3)
-    assert result.tokens == pytest.approx(20 / 3)
-    check_against_report(ADAPTER, result, 0.6667, 6.666667)
+    assert result.metrics == pytest.approx(
+        {
+            "accuracy": 2 / 3, "tokens": 20 / 3, "seconds": 2 / 3, "truncated": 1 / 3,
+            "acc": 2 / 3, "f1": 1 / 3,
+        }
+    )  # fmt: skip
+    assert result.outcomes == (
+        ("q0", 1.0, 4, "stop"),
+        ("q1", 0.0, 9, "length"),
+        ("q2", 1.0, 7, "stop"),
+    )
+
+
+def test_scores_are_kept_when_the_report_has_them(caplog: pytest.LogCaptureFixture) -> None:
+    rows = written([prediction(n) for n in ALL], [review(n, float(n != 1)) for n in ALL])
+    outcomes = outcomes_of(rows, ADAPTER, QUESTIONS, str.lower)
+    metrics = checked_result(ADAPTER, outcomes, report(0.6667, 5, f1=0.3333, acc=0.6)).metrics
+    assert metrics.keys() == {
+        "accuracy", "tokens", "seconds", "truncated", "f1", "accuracy:pass_at_k[k=1]",
+    }  # fmt: skip
+    assert metrics["f1"] == 1 / 3
+    assert "acc is left out" in caplog.text
+    assert "length" not in caplog.text
 
 
 @pytest.mark.parametrize(("score", "tokens"), [(0.6, 6.666667), (0.6667, 6.6), (None, 6.666667)])
@@ -64,9 +93,9 @@ def test_a_report_that_says_otherwise_is_an_error(score: float | None, tokens: f
         [prediction(0, 4), prediction(1, 9), prediction(2, 7)],
         [review(0), review(1, 0.0), review(2)],
     )
-    result = summarise(outcomes_of(rows, ADAPTER, QUESTIONS), 1.0)
+    outcomes = outcomes_of(rows, ADAPTER, QUESTIONS, str.lower)
     with pytest.raises(EvaluationError, match="in EvalScope's report"):
-        check_against_report(ADAPTER, result, score, tokens)
+        checked_result(ADAPTER, outcomes, report(score, tokens))
 
 
 def _without_usage(row: Row) -> Row:
@@ -74,7 +103,6 @@ def _without_usage(row: Row) -> Row:
     return row
 
 
-ALL = range(3)
 FAULTS: dict[str, tuple[Callable[[], list[Row]], Callable[[], list[Row]], str]] = {
     "no answer": (
         lambda: [prediction(0), prediction(1)],
@@ -123,11 +151,11 @@ FAULTS: dict[str, tuple[Callable[[], list[Row]], Callable[[], list[Row]], str]] 
 def test_nothing_missing_or_odd_becomes_a_number(fault: str) -> None:
     predictions, reviews, message = FAULTS[fault]
     with pytest.raises(EvaluationError, match=message) as failure:
-        outcomes_of(written(predictions(), reviews()), ADAPTER, QUESTIONS)
+        outcomes_of(written(predictions(), reviews()), ADAPTER, QUESTIONS, str.lower)
     assert failure.value.kind == "infrastructure"
 
 
 def test_questions_of_another_subset_are_not_taken_for_these() -> None:
     every = ([prediction(n) for n in ALL], [review(n) for n in ALL])
     with pytest.raises(EvaluationError, match="3 of 3 questions have a answer; missing"):
-        outcomes_of(written(*every, subset="train"), ADAPTER, QUESTIONS)
+        outcomes_of(written(*every, subset="train"), ADAPTER, QUESTIONS, str.lower)

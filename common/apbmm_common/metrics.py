@@ -1,0 +1,198 @@
+"""The metrics: what a benchmark's result says about a merge, one number a metric.
+
+A registered metric is the mean over a benchmark's questions of one number for each question. To add
+one, `register` a `Metric`: the workers then measure it, rehearsals invent it, and run files,
+objectives (Eq. 2), the search's noise, status and `apbmm compare` know it by its name.
+
+Every score that an EvalScope adapter reports is a metric as well, under the name that EvalScope's
+report gives it (``f1``; ``accuracy:pass_at_k[k=4]`` for anything but a mean over the questions).
+Such a score needs no entry here: `metric` describes it as one of which more is better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = [
+    "LONGEST_METRIC_NAME",
+    "METRICS",
+    "Metric",
+    "Outcome",
+    "binomial_variance",
+    "in_words",
+    "means",
+    "metric",
+    "register",
+    "shown_metrics",
+]
+
+
+LONGEST_METRIC_NAME = 128
+"""Characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One question of an evaluation, answered and scored.
+
+    Attributes:
+        question: the question's id.
+        score: the benchmark's primary score of the answer, 0 to 1.
+        tokens: number of generated tokens (a mean, in a rehearsal).
+        seconds: from when the engine was given the question to the answer's last token. All
+            questions are given to it at once, so this includes the wait for a place in its batch.
+        finish_reason: ``length`` for an answer that was cut off by the token limit.
+        well_formed: whether the answer has the form that was asked for; None where the benchmark
+            does not say.
+        scores: every score of the answer, by the name of the metric that is its mean.
+    """
+
+    question: str
+    score: float
+    tokens: float
+    seconds: float
+    finish_reason: Literal["stop", "length"]
+    well_formed: bool | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+def binomial_variance(share: float, questions: int) -> float:
+    """Variance p (1 - p) / n of a share of n questions, p = (share n + 1) / (n + 2).
+
+    The smoothing keeps the variance above 0 where all or none of the questions count.
+    """
+    smoothed = (share * questions + 1.0) / (questions + 2.0)
+    return smoothed * (1.0 - smoothed) / questions
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of a benchmark's result.
+
+    Attributes:
+        name: what run files, results and status call it.
+        better: whether higher or lower values are better.
+        of: the number of one question whose mean over the questions is the metric; None for a score
+            that EvalScope reports.
+        unit: what follows a value in running text; empty for a share shown in per cent.
+        form: format specification of a value for people.
+        least: the lowest value that a result may have.
+        most: the highest one.
+        variance: variance of a benchmark's mean, given that mean and the number of questions; None
+            where it is not known.
+        always_shown: whether terminals show it in every run; others are shown where an objective
+            uses them.
+    """
+
+    name: str
+    better: Literal["higher", "lower"]
+    of: Callable[[Outcome], float] | None
+    unit: str = ""
+    form: str = ".4g"
+    least: float = -math.inf
+    most: float = math.inf
+    variance: Callable[[float, int], float] | None = None
+    always_shown: bool = False
+
+    def text(self, value: float | None) -> str:
+        """A value for people, without its unit; a dash for a missing one."""
+        return "-" if value is None else format(value, self.form)
+
+    def text_with_unit(self, value: float | None) -> str:
+        """A value for people, with its unit."""
+        return f"{self.text(value)} {self.unit}".rstrip()
+
+
+METRICS: dict[str, Metric] = {}
+"""The registered metrics by name. A metric that is not here can only be a score of EvalScope's."""
+
+
+def register(new: Metric) -> Metric:
+    """Make a metric known. Raises ValueError for a name that is taken."""
+    if new.name in METRICS:
+        raise ValueError(f"two metrics are called {new.name}")
+    METRICS[new.name] = new
+    return new
+
+
+def metric(name: str) -> Metric:
+    """The metric of a name; the description of an EvalScope score for one not registered."""
+    return METRICS.get(name) or Metric(name, better="higher", of=None, unit=name)
+
+
+def means(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Every metric of a benchmark's outcomes: the registered ones, and scores that all have."""
+    count = len(outcomes)
+    found = {
+        each.name: math.fsum(each.of(outcome) for outcome in outcomes) / count
+        for each in METRICS.values()
+        if each.of is not None
+    }
+    for name in outcomes[0].scores:
+        values = [outcome.scores.get(name) for outcome in outcomes]
+        if name not in found and None not in values:
+            found[name] = math.fsum(value for value in values if value is not None) / count
+    return found
+
+
+def shown_metrics(of_objectives: Iterable[str]) -> tuple[str, ...]:
+    """Names of the metrics that terminals show of a run with these metrics in its objectives."""
+    always = (each.name for each in METRICS.values() if each.always_shown)
+    return tuple(dict.fromkeys([*always, *of_objectives]))
+
+
+def in_words(values: Mapping[str, float], names: Iterable[str]) -> str:
+    """The named metrics in running text, without those that are missing."""
+    return " ".join(metric(name).text_with_unit(values[name]) for name in names if name in values)
+
+
+register(
+    Metric(
+        "accuracy",
+        better="higher",
+        of=lambda outcome: outcome.score,
+        form=".1%",
+        least=0.0,
+        most=1.0,
+        variance=binomial_variance,
+        always_shown=True,
+    )
+)
+register(
+    # How much token counts vary between questions is mostly the questions' doing, the same for
+    # every merge, so their variance would not be the noise of a comparison of merges.
+    Metric(
+        "tokens",
+        better="lower",
+        of=lambda outcome: outcome.tokens,
+        unit="tokens",
+        form=".1f",
+        least=0.0,
+        always_shown=True,
+    )
+)
+register(
+    Metric(
+        "seconds",
+        better="lower",
+        of=lambda outcome: outcome.seconds,
+        unit="s",
+        form=".2f",
+        least=0.0,
+    )
+)
+register(
+    Metric(
+        "truncated",
+        better="lower",
+        of=lambda outcome: float(outcome.finish_reason == "length"),
+        unit="truncated",
+        form=".1%",
+        least=0.0,
+        most=1.0,
+        variance=binomial_variance,
+    )
+)
