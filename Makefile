@@ -5,7 +5,7 @@ MERGEKIT := 0.1.5
 BIN := .venv/bin
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
-  tests/system/test_full_disk.py tests/system/test_set_aside.py \
+  tests/system/test_full_disk.py \
   tests/unit/master/journal/test_journal_damage.py tests/property/test_protocol_state.py \
   tests/property/test_poisonous_vectors.py tests/property/test_repetition.py \
   tests/property/test_hostile_input.py

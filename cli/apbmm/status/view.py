@@ -89,7 +89,6 @@ def _trouble(status: Entry) -> list[str]:
     if layers := status.get("identical_layers"):
         lines.append(not_searched(layers))
     lines += [f"{f['id']} is given up: {f['message']}" for f in status.get("failures", ())]
-    lines += [f"{e['id']} is set aside: {e['message']}" for e in status.get("set_aside", ())]
     wire = status.get("wire", {})
     refused = [
         f"{wire[key]} {key.removeprefix('refused_')}"

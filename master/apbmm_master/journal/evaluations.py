@@ -14,15 +14,19 @@ COUNTED: tuple[Purpose, ...] = ("initial", "search")
 """Purposes that are part of the budget; references and the measurement are not."""
 FAULTS_ALLOWED = 1
 """Attempts that may fail because of a vector before it is given up."""
-VANISHED = 5
-"""Workers, each time another boot, that vanish on an evaluation before it is set aside."""
+LOST_WORKERS_LIMIT = 5
+"""An evaluation of the budget fails when so many workers were lost while they worked on it.
+
+Each of them is another boot. A worker is lost when its process, its host or its connection ends
+without a word.
+"""
 
 
 @dataclass(slots=True)
 class Attempt:
     """One lease of an evaluation. Times are wall-clock seconds, for reports only.
 
-    ``vanished``: its worker did, while it worked on it.
+    ``worker_lost``: its worker had begun the evaluation and was not heard again.
     """
 
     number: int
@@ -35,7 +39,7 @@ class Attempt:
     ended_at: float | None = None
     fault: str = ""
     message: str = ""
-    vanished: bool = False
+    worker_lost: bool = False
 
     @property
     def active(self) -> bool:
@@ -71,10 +75,10 @@ class Evaluation:
         return next((attempt for attempt in reversed(self.attempts) if attempt.active), None)
 
     @property
-    def hopeless(self) -> str:
-        """Why it is not worth another attempt; empty while it is.
+    def vector_failure(self) -> str:
+        """What is wrong with its vector; empty while nothing is known.
 
-        It failed for the vector's own reasons twice, or engines died on it in two attempts.
+        Two attempts failed for the vector's own reasons, or engines died in two attempts.
         """
         failures = [a for a in self.attempts if a.fault == "vector"]
         if len(failures) > FAULTS_ALLOWED:
@@ -86,14 +90,38 @@ class Evaluation:
         return ""
 
     @property
-    def vanishings(self) -> int:
-        """How many workers vanished while they worked on it."""
-        return sum(attempt.vanished for attempt in self.attempts)
+    def lost_workers(self) -> int:
+        """How many workers were lost while they worked on it."""
+        return sum(attempt.worker_lost for attempt in self.attempts)
 
     @property
-    def avoided(self) -> bool:
-        """Whether so many did that the search method was told to keep clear of it."""
-        return self.vanishings >= VANISHED
+    def reached_lost_workers_limit(self) -> bool:
+        """Whether so many workers were lost that it gets no further attempt.
+
+        The measurement and the references have no limit: the run cannot go on without them.
+        """
+        return self.counts and self.lost_workers >= LOST_WORKERS_LIMIT
+
+    @property
+    def failed_by_lost_workers(self) -> bool:
+        """Whether it failed for its lost workers alone, so that nothing speaks against its vector.
+
+        Such a failure does not count towards ``budget.failures``; see `policy`.
+        """
+        failed = self.state is EvaluationState.FAILED
+        return failed and self.reached_lost_workers_limit and not self.vector_failure
+
+    @property
+    def reason_to_give_up(self) -> str:
+        """Why it gets no further attempt; empty while it may have one."""
+        if self.vector_failure or not self.reached_lost_workers_limit:
+            return self.vector_failure
+        names = ", ".join(sorted({a.worker for a in self.attempts if a.worker_lost}))
+        return (
+            f"{self.lost_workers} workers were lost while they evaluated it ({names}): the merge "
+            "may have taken their hosts down, or they were preempted (hint: look at the logs of "
+            "those hosts; no measurement was made, and the search goes on without it)"
+        )
 
     @property
     def counts(self) -> bool:
@@ -117,9 +145,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An observation told to the algorithm, or with ``rejected`` a vector given up or set aside.
+    """An observation told to the algorithm, or with ``rejected`` a vector that has none.
 
-    One that was set aside is told like any other if it is done in the end.
+    In journals of earlier versions an evaluation may be rejected, for the workers lost on it, and
+    be done later; its observation is then told as well.
     """
 
     evaluation: str

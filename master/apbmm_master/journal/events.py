@@ -172,9 +172,9 @@ class AttemptFailed(Event):
 
 
 class EvaluationFailed(Event):
-    """The vector failed twice, for its own reasons or by killing engines.
+    """The evaluation gets no further attempt; see `Evaluation.reason_to_give_up`.
 
-    It is not an observation, but to be avoided.
+    It is no observation. The search method is told to avoid the vector.
     """
 
     event: Literal["evaluation_failed"] = "evaluation_failed"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import fnmatch
+import json
+import os
+import socket
 from pathlib import Path
+from typing import IO
 
 from apbmm_common.errors import JournalError, RunDirectoryError
-from apbmm_common.process.locks import (
-    FileLock,
-    LockHeldError,
-    LocksUnsupportedError,
-    lock_file,
-)
 
 LOCK = "master.lock"
 BEGUN = "journal.sqlite"
@@ -52,8 +51,8 @@ def require_for_runs(run_dir: Path, run_file: Path) -> None:
             )
 
 
-def claim(run_dir: Path) -> FileLock:
-    """Make the folder if need be, and lock it for this process until the lock is released.
+def claim(run_dir: Path) -> IO[str]:
+    """Make the folder if need be; it is this process's for as long as the returned file is open.
 
     Raises `RunDirectoryError` for a folder that cannot hold a journal, and `JournalError` naming
     the master that has it.
@@ -76,20 +75,33 @@ def unusable(run_dir: Path, error: OSError) -> str:
     return f"{run_dir}: cannot be used as a run directory: {reason}"
 
 
-def _lock(path: Path) -> FileLock:
+def _lock(path: Path) -> IO[str]:
     try:
-        return lock_file(path)
-    except LockHeldError as error:
-        raise JournalError(
-            f"{path.parent}: another master is running this run ({error.holder})",
-            "stop it first, or choose another --run-dir",
-        ) from None
-    except LocksUnsupportedError as error:
-        raise RunDirectoryError(
-            f"{path}: cannot be locked: {error.strerror}", "is it on a local disk?"
-        ) from error
+        handle = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise RunDirectoryError(f"{path}: {error}", "is the run directory writable?") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle.truncate(0)
+        os.write(handle.fileno(), json.dumps(_holder()).encode())
+    except BlockingIOError:
+        handle.seek(0)
+        holder = handle.read().strip() or "an unknown process"
+        handle.close()
+        raise JournalError(
+            f"{path.parent}: another master is running this run ({holder})",
+            "stop it first, or choose another --run-dir",
+        ) from None
+    except OSError as error:
+        handle.close()
+        raise RunDirectoryError(
+            f"{path}: cannot be locked: {error.strerror}", "is there space on the disk?"
+        ) from error
+    return handle
+
+
+def _holder() -> dict[str, str | int]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 def _refuse_network_file_system(run_dir: Path) -> None:

@@ -15,9 +15,9 @@ from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.evaluations import (
     COUNTED,
+    LOST_WORKERS_LIMIT,
     MEASURE,
     REFERENCES,
-    VANISHED,
     Asked,
     Attempt,
     Call,
@@ -254,15 +254,17 @@ class RunState:
         attempt.state, attempt.ended_at = move_attempt(old, ending), time
         if isinstance(event, Lost):
             attempt.message = event.reason
-            attempt.vanished = event.vanished and old is AttemptState.RUNNING
+            attempt.worker_lost = event.vanished and old is AttemptState.RUNNING
         else:
             attempt.fault, attempt.message = event.fault, event.message
             if event.fault == "engine":
                 self.sessions.engine_died(attempt.boot, evaluation.id)
-        if attempt.vanished or attempt.fault in {"vector", "engine"}:
+        if attempt.worker_lost or attempt.fault in {"vector", "engine"}:
             self._troubled[evaluation.id] = None
         self._set_state(evaluation, EvaluationState.QUEUED)
-        if attempt.vanished and evaluation.vanishings == VANISHED:
+        if attempt.worker_lost and evaluation.lost_workers == LOST_WORKERS_LIMIT:
+            # Told now and not with the EvaluationFailed that follows: earlier versions wrote none
+            # and went on, and an ask of theirs names its place among the calls by a number.
             self._tell(evaluation, rejected=True)
 
     def _finish(self, event: ResultRecorded, record: Record) -> None:
@@ -290,7 +292,8 @@ class RunState:
         evaluation = self.evaluations[event.evaluation]
         self._set_state(evaluation, EvaluationState.FAILED)
         evaluation.message = event.message
-        self._tell(evaluation, rejected=True)
+        if not evaluation.failed_by_lost_workers:  # else it was told with the last lost worker
+            self._tell(evaluation, rejected=True)
 
     def _tell(self, evaluation: Evaluation, *, rejected: bool = False) -> None:
         """Tell of it as soon as there are references: without them there are no objectives."""

@@ -165,10 +165,12 @@ class OptimiserClient:
 def pending_evaluations(run_state: RunState) -> list[Evaluation]:
     """The evaluations in flight that the search method expects results of, as proposed.
 
-    Evaluations that are set aside are left out: the method was told to avoid their vectors.
+    Evaluations that lost too many workers are left out: the method was told to avoid their vectors.
     """
     unsettled = run_state.counted(EvaluationState.ACTIVE, EvaluationState.QUEUED)
-    return sorted((e for e in unsettled if not e.avoided), key=lambda e: e.ordinal)
+    return sorted(
+        (e for e in unsettled if not e.reached_lost_workers_limit), key=lambda e: e.ordinal
+    )
 
 
 def proposed_event(run_state: RunState, asked: _OpenAsk, reply: AskReply) -> Proposed:

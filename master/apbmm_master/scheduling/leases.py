@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable
 
-from apbmm_master.journal.evaluations import VANISHED
 from apbmm_master.journal.events import AnyEvent, EvaluationFailed, Leased, Lost, WorkerLeft
 from apbmm_master.journal.lifecycle import AttemptState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.scheduling.fleet import Fleet
-from apbmm_master.scheduling.lost_workers import set_aside, warning
 from apbmm_master.scheduling.message_handlers import MessageHandlers
 from apbmm_master.scheduling.policy import Dismiss, Fail, Give, GiveUpLease
-
-log = logging.getLogger(__name__)
 
 
 class LeaseDispatch:
@@ -36,7 +31,7 @@ class LeaseDispatch:
         """Do what one decision says."""
         match decision:
             case GiveUpLease(evaluation, lease, reason):
-                self._lose(evaluation, lease, reason)
+                self._record(Lost(evaluation=evaluation, lease=lease, reason=reason, vanished=True))
             case Dismiss(name):
                 worker = self._fleet.workers[name]
                 self._record(
@@ -47,13 +42,6 @@ class LeaseDispatch:
                 self._record(EvaluationFailed(evaluation=evaluation, message=message))
             case Give(evaluation, worker=name):
                 self._lease(evaluation, name, now)
-
-    def _lose(self, name: str, lease: str, reason: str) -> None:
-        """The worker of a lease has vanished."""
-        self._record(Lost(evaluation=name, lease=lease, reason=reason, vanished=True))
-        evaluation = self._ledger.evaluations[name]
-        if evaluation.vanishings == VANISHED and evaluation in set_aside(self._ledger):
-            log.warning("%s is set aside: %s", name, warning(evaluation))
 
     def _lease(self, evaluation: str, name: str, now: float) -> None:
         number = len(self._ledger.evaluations[evaluation].attempts) + 1

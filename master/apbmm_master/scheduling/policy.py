@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import ceil
 
 from apbmm_common.run_file.load import RunSpec
 from apbmm_master.journal.lifecycle import (
@@ -19,8 +20,12 @@ from apbmm_master.journal.lifecycle import (
 )
 from apbmm_master.journal.run_state import MEASURE, Attempt, Evaluation, RunState
 from apbmm_master.scheduling.fleet import Fleet, Worker
-from apbmm_master.scheduling.lost_workers import in_turn, set_aside, waiting, worth_waiting_for
-from apbmm_master.scheduling.prefetching import ahead_of_need
+
+WAIT_WORTH_AVOIDING = 0.005
+"""Share of an evaluation's time that an idle worker may wait for its vector."""
+PAPER_WORKERS = 4
+"""A vector ahead of need is chosen without the latest results. For a fleet as small as the paper's
+there are none; for so many workers more, there may be one."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Dismiss:
 
 @dataclass(frozen=True)
 class Fail:
-    """The vector failed for its own reasons too often."""
+    """The evaluation gets no further attempt, for its vector's reasons or lost workers."""
 
     evaluation: str
     message: str
@@ -105,8 +110,7 @@ def decide(run_state: RunState, fleet: Fleet, moment: Moment) -> list[Decision]:
     idle = idle_workers(run_state, fleet, moment)
     given = _give(run_state, fleet, idle, moment)
     decisions += given
-    aside = {evaluation.id for evaluation in set_aside(run_state)}
-    ask = _ask(run_state, spec, moment, len(idle), sum(g.evaluation not in aside for g in given))
+    ask = _ask(run_state, spec, moment, len(idle), len(given))
     return [*decisions, ask] if ask else decisions
 
 
@@ -172,8 +176,8 @@ def _unreachable(
 
 def _hopeless(run_state: RunState) -> Iterator[Fail]:
     for evaluation in run_state.troubled():
-        if evaluation.state is EvaluationState.QUEUED and evaluation.hopeless:
-            yield Fail(evaluation.id, evaluation.hopeless)
+        if evaluation.state is EvaluationState.QUEUED and evaluation.reason_to_give_up:
+            yield Fail(evaluation.id, evaluation.reason_to_give_up)
 
 
 def _end(run_state: RunState, spec: RunSpec, moment: Moment) -> Finish | None:
@@ -187,18 +191,24 @@ def _end(run_state: RunState, spec: RunSpec, moment: Moment) -> Finish | None:
     done = run_state.count(EvaluationState.DONE)
     if done >= spec.budget.evaluations:
         return Finish(f"{done} evaluations completed")
-    waited_for = any(worth_waiting_for(e) for e in run_state.of_state(EvaluationState.QUEUED))
-    if moment.exhausted and not waited_for and not moment.asking:
+    queued = any(True for _ in run_state.of_state(EvaluationState.QUEUED))
+    if moment.exhausted and not queued and not moment.asking:
         return Finish(f"the method has no more to try after {done} evaluations")
     return None
 
 
 def _failure(run_state: RunState, spec: RunSpec) -> Finish | None:
+    """The end of a run with a failed reference, or with more failures than its budget allows.
+
+    An evaluation that failed because its workers were lost is left out of the count: the master
+    cannot tell a merge that takes hosts down from a fleet that is preempted often, and preemption
+    must not end a run. The budget's place of such an evaluation goes to another vector.
+    """
     failures = 0
     for evaluation in run_state.of_state(EvaluationState.FAILED):
         if not evaluation.counts:
             return Finish(f"{evaluation.id} could not be measured: {evaluation.message}", True)
-        failures += 1
+        failures += not evaluation.failed_by_lost_workers
     if failures > spec.budget.failures:
         return Finish(f"{failures} vectors failed, more than the budget allows", True)
     return None
@@ -215,10 +225,10 @@ def _give(run_state: RunState, fleet: Fleet, idle: list[Worker], moment: Moment)
     room = run_state.spec.budget.evaluations - run_state.count(
         EvaluationState.DONE, EvaluationState.ACTIVE
     )
-    for evaluation in in_turn(run_state):
+    for evaluation in run_state.of_state(EvaluationState.QUEUED):
         if not free:
             break
-        if evaluation.hopeless or (evaluation.counts and room <= 0):
+        if evaluation.reason_to_give_up or (evaluation.counts and room <= 0):
             continue
         if any(attempt.lease in in_hand for attempt in evaluation.attempts):
             continue
@@ -243,20 +253,19 @@ def _failed_on_all(evaluation: Evaluation, able: list[Worker]) -> bool:
 
 
 def _ask(run_state: RunState, spec: RunSpec, moment: Moment, idle: int, given: int) -> Ask | None:
-    """What to ask for when ``given`` of the ``idle`` workers get what the search counts on."""
+    """What to ask for when ``given`` of the ``idle`` workers get a vector that is queued."""
     if moment.asking or moment.exhausted or run_state.layers == 0:
         return None
     missing = initial_missing(run_state, spec)
     wanted = idle - given
     if not missing and moment.batch is None:
-        ready = run_state.count(EvaluationState.QUEUED) - waiting(run_state) - given
+        ready = run_state.count(EvaluationState.QUEUED) - given
         wanted += max(0, ahead_of_need(run_state, moment.ask_seconds, idle) - ready)
     if not wanted and (run_state.asks or not missing):
         return None
     room = spec.budget.evaluations - run_state.count(
         EvaluationState.DONE, EvaluationState.ACTIVE, EvaluationState.QUEUED
     )
-    room += waiting(run_state)
     if room <= 0:
         return None
     if missing:
@@ -264,6 +273,23 @@ def _ask(run_state: RunState, spec: RunSpec, moment: Moment, idle: int, given: i
     if not (run_state.references_done and _measured(run_state)):
         return None
     return Ask(min(moment.batch or wanted, room))
+
+
+def ahead_of_need(run_state: RunState, ask_seconds: float, idle: int) -> int:
+    """Vectors to have ready for an asynchronous method; its last ask took ``ask_seconds``.
+
+    None, as in the paper, with few workers, or while one waits for its vector but a moment.
+    Otherwise twice as many as workers come free while an ask is computed, because the next one
+    begins only after it. ``idle`` workers are free now.
+    """
+    if not run_state.durations or ask_seconds <= 0:
+        return 0
+    typical = run_state.durations[len(run_state.durations) // 2]
+    if ask_seconds <= WAIT_WORTH_AVOIDING * typical:
+        return 0
+    workers = idle + run_state.count(EvaluationState.ACTIVE)
+    most = max(0, workers // PAPER_WORKERS - 1)
+    return ceil(min(most, 2 * workers * ask_seconds / typical)) if typical else most
 
 
 def _measured(run_state: RunState) -> bool:
@@ -275,8 +301,7 @@ def initial_missing(run_state: RunState, spec: RunSpec) -> int:
     """Vectors of the initial design that are still to be proposed."""
     proposed = run_state.count(purposes=("initial",))
     failed = run_state.count(EvaluationState.FAILED, purposes=("initial",))
-    aside = sum(evaluation.purpose == "initial" for evaluation in set_aside(run_state))
-    return max(0, spec.budget.initial - (proposed - failed - aside))
+    return max(0, spec.budget.initial - (proposed - failed))
 
 
 def attempt_liveness(

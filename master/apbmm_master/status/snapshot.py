@@ -22,7 +22,6 @@ from apbmm_master.journal.scores import (
     measured_references,
 )
 from apbmm_master.scheduling.fleet import Fleet, Worker
-from apbmm_master.scheduling.lost_workers import set_aside, warning
 from apbmm_master.scheduling.policy import Moment, attempt_liveness, standstill
 from apbmm_master.search.errors import SearchError
 from apbmm_master.status.stages import stage_summary
@@ -109,7 +108,7 @@ def journal_snapshot(
             _running(evaluation, attempt, now)
             for evaluation, attempt in run_state.active_attempts()
         ],
-        "set_aside": [{"id": e.id, "message": warning(e)} for e in set_aside(run_state)],
+        "set_aside": [],  # always empty: earlier versions named evaluations here that now fail
         "failures": [
             {"id": e.id, "message": e.message} for e in run_state.of_state(EvaluationState.FAILED)
         ],

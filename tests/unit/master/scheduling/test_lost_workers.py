@@ -1,20 +1,18 @@
-"""Evaluations that workers vanish on, again and again: what is said of them, and what is not."""
+"""Evaluations on which one worker after another is lost: they fail, and the run goes on."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from apbmm.status.view import console, render
-from apbmm_master.journal.evaluations import VANISHED
-from apbmm_master.journal.events import Lost
+from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT, Evaluation, Told
+from apbmm_master.journal.events import EvaluationFailed, Leased, Lost
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.optimiser.client import history_of, pending_evaluations, search_arguments
 from apbmm_master.optimiser.process import AskRequest, OptimiserSession
-from apbmm_master.scheduling.lost_workers import set_aside, waiting
 from apbmm_master.scheduling.policy import Finish, Moment, initial_missing
 from apbmm_master.status.snapshot import journal_snapshot
 from protocol_world import Sim, World, world_spec
@@ -22,8 +20,8 @@ from protocol_world import Sim, World, world_spec
 BUDGET = {"evaluations": 6, "initial": 2, "failures": 2}
 
 
-def at_work(on: str = "e0001", **changes: Any) -> tuple[World, Sim]:
-    """A world with one worker, through with all before ``on``, that has begun it."""
+def at_work(on: str = "e0001", **changes: object) -> tuple[World, Sim]:
+    """A world with one worker that has finished everything before ``on`` and has begun it."""
     world = World(budget=BUDGET, **changes)
     worker = world.join("a")
     for _ in range(40):
@@ -37,6 +35,7 @@ def at_work(on: str = "e0001", **changes: Any) -> tuple[World, Sim]:
 
 
 def goes_down(world: World, worker: Sim) -> Sim:
+    """The worker's host goes down and starts its worker anew."""
     worker.alive = False
     again = world.join(worker.name)
     for _ in range(4):
@@ -45,32 +44,42 @@ def goes_down(world: World, worker: Sim) -> Sim:
     return again
 
 
-def test_what_takes_hosts_down_is_set_aside_and_named(caplog: pytest.LogCaptureFixture) -> None:
-    world, worker = at_work()
-    for number in range(VANISHED):
-        assert not set_aside(world.run_state), number
+def lose_workers(world: World, worker: Sim, count: int = LOST_WORKERS_LIMIT) -> Sim:
+    """One worker after another goes down with e0001."""
+    for number in range(count):
+        assert not failed(world.run_state), number
         assert worker.held is not None
         assert worker.held.evaluation == "e0001"
         worker = goes_down(world, worker)
-    assert [e.id for e in set_aside(world.run_state)] == ["e0001"]
-    assert (waiting(world.run_state), worker.held is not None) == (1, True)
+    return worker
+
+
+def failed(run_state: RunState) -> list[Evaluation]:
+    return list(run_state.of_state(EvaluationState.FAILED))
+
+
+def test_an_evaluation_fails_with_its_fifth_lost_worker_and_is_named() -> None:
+    world, worker = at_work()
+    worker = lose_workers(world, worker)
+    (evaluation,) = failed(world.run_state)
+    assert evaluation.id == "e0001"
+    assert evaluation.message.startswith("5 workers were lost while they evaluated it (a): ")
+    assert evaluation.failed_by_lost_workers
+    assert world.run_state.calls.count(Told("e0001", rejected=True)) == 1
     assert worker.held is not None
-    assert worker.held.evaluation == "e0002", "something else comes first"
-    (line,) = [r.getMessage() for r in caplog.records if "is set aside" in r.getMessage()]
-    assert line.startswith("e0001 is set aside: 5 workers vanished while they evaluated it (a): ")
+    assert worker.held.evaluation == "e0002", "the worker goes on with another"
     shown_by = console()
     with shown_by.capture() as shown:
         shown_by.print(render(journal_snapshot(world.run_state)))
-    assert "e0001 is set aside: 5 workers vanished" in shown.get()
+    assert "e0001 is given up: 5 workers were lost" in shown.get()
 
 
 @pytest.mark.parametrize("method", ["ap-bmm", "sobol"])
-def test_the_method_counts_on_it_no_more_and_replaces_it(method: str) -> None:
+def test_the_method_avoids_it_and_replaces_it(method: str) -> None:
     """Its place in the design would block the search, and its place in the budget the end."""
     world, worker = at_work(algorithm={"name": method})
-    for _ in range(VANISHED):
-        worker = goes_down(world, worker)
-    last = max(i for i, r in enumerate(world.stored) if isinstance(r.event, Lost))
+    lose_workers(world, worker)
+    last = max(i for i, r in enumerate(world.stored) if isinstance(r.event, EvaluationFailed))
     run_state = RunState().replay(world.stored[: last + 1])
     assert [e.id for e in pending_evaluations(run_state)] == ["e0002"]
     assert initial_missing(run_state, world_spec(budget=BUDGET)) == 1
@@ -84,37 +93,22 @@ def test_the_method_counts_on_it_no_more_and_replaces_it(method: str) -> None:
     assert not {e.vector for e in run_state.evaluations.values()} & set(answer.vectors)
 
 
+def test_between_the_last_loss_and_the_failure_it_is_neither_pending_nor_leased() -> None:
+    world, worker = at_work()
+    lose_workers(world, worker)
+    last = max(i for i, r in enumerate(world.stored) if isinstance(r.event, Lost))
+    run_state = RunState().replay(world.stored[: last + 1])
+    assert run_state.evaluations["e0001"].state is EvaluationState.QUEUED
+    assert "e0001" not in {e.id for e in pending_evaluations(run_state)}
+    leases = [r.event for r in world.stored if isinstance(r.event, Leased)]
+    assert sum(lease.evaluation == "e0001" for lease in leases) == LOST_WORKERS_LIMIT
+
+
 class InBatches(World):
     """A run of a method that proposes two vectors at a time."""
 
     def moment(self) -> Moment:
         return replace(super().moment(), batch=2)
-
-
-def end_with_one_worker(world: World, deaths: int) -> Finish:
-    """How a run ends whose only worker goes down with e0004 so many times, if it comes to that."""
-    worker = world.join("a")
-    for _ in range(40 * VANISHED):
-        if world.end is not None:
-            break
-        if worker.held is not None and worker.held.evaluation == "e0004" and deaths:
-            deaths -= 1
-            worker = goes_down(world, worker)
-        elif worker.held is not None:
-            worker.finish()
-        worker.beat()
-        world.exchange()
-    assert world.end is not None
-    return world.end
-
-
-@pytest.mark.parametrize("kind", [World, InBatches])
-def test_one_worker_alone_goes_on_with_the_search(kind: type[World]) -> None:
-    """Whatever it tries in vain, something new is proposed meanwhile."""
-    world = kind(budget=BUDGET)
-    end = end_with_one_worker(world, 40 * VANISHED)
-    assert end.reason == f"{BUDGET['evaluations']} evaluations completed"
-    assert [e.id for e in set_aside(world.run_state)] == ["e0004"]
 
 
 class WithoutMore(World):
@@ -125,60 +119,97 @@ class WithoutMore(World):
         return replace(super().moment(), exhausted=asked >= BUDGET["evaluations"])
 
 
-@pytest.mark.parametrize("deaths", [2 * VANISHED - 1, 2 * VANISHED])
-def test_where_nothing_else_is_left_it_is_tried_as_often_again(deaths: int) -> None:
+def end_with_one_worker(world: World) -> Finish:
+    """How a run ends whose only worker goes down with e0004 as often as it gets it."""
+    worker = world.join("a")
+    for _ in range(40 * LOST_WORKERS_LIMIT):
+        if world.end is not None:
+            break
+        if worker.held is not None and worker.held.evaluation == "e0004":
+            worker = goes_down(world, worker)
+        elif worker.held is not None:
+            worker.finish()
+        worker.beat()
+        world.exchange()
+    assert world.end is not None
+    return world.end
+
+
+@pytest.mark.parametrize("kind", [World, InBatches])
+def test_the_search_goes_on_with_one_worker_and_another_vector(kind: type[World]) -> None:
+    world = kind(budget=BUDGET)
+    end = end_with_one_worker(world)
+    assert end == Finish(f"{BUDGET['evaluations']} evaluations completed")
+    assert [e.id for e in failed(world.run_state)] == ["e0004"]
+
+
+def test_a_method_without_more_points_ends_without_it() -> None:
     world = WithoutMore(budget=BUDGET)
-    end = end_with_one_worker(world, deaths)
-    if deaths < 2 * VANISHED:
-        assert end.reason == "6 evaluations completed"
-        assert "e0004" in world.run_state.completed
-    else:
-        assert end.reason == "the method has no more to try after 5 evaluations"
-        assert "e0004" not in world.run_state.completed
+    end = end_with_one_worker(world)
+    assert end == Finish("the method has no more to try after 5 evaluations")
 
 
-def test_it_comes_back_into_the_budget_with_its_result() -> None:
+def test_a_worker_lost_less_often_costs_nothing() -> None:
     world, worker = at_work()
-    for _ in range(VANISHED):
-        worker = goes_down(world, worker)
+    lose_workers(world, worker, LOST_WORKERS_LIMIT - 1)
     world.settle()
-    done = {e.id for e in world.run_state.of_state(EvaluationState.DONE)}
-    assert "e0001" in done
-    assert not set_aside(world.run_state)
+    assert "e0001" in world.run_state.completed
     assert len(world.run_state.completed) == BUDGET["evaluations"]
 
 
-def test_workers_that_say_goodbye_have_not_vanished() -> None:
+def test_workers_that_say_goodbye_are_not_lost() -> None:
     world, worker = at_work()
-    for _ in range(2 * VANISHED):
+    for _ in range(2 * LOST_WORKERS_LIMIT):
         assert worker.held is not None
         worker.bye()
         world.exchange()
         worker = goes_down(world, worker)
-    assert world.run_state.evaluations["e0001"].vanishings == 0
-    assert len(world.run_state.evaluations["e0001"].attempts) > VANISHED
+    assert world.run_state.evaluations["e0001"].lost_workers == 0
+    assert len(world.run_state.evaluations["e0001"].attempts) > LOST_WORKERS_LIMIT
 
 
-def test_references_are_never_set_aside() -> None:
+def test_references_never_fail_for_lost_workers() -> None:
     world, worker = at_work(on="thinking")
-    for _ in range(VANISHED + 1):
+    for _ in range(LOST_WORKERS_LIMIT + 1):
         assert worker.held is not None
         assert worker.held.evaluation == "thinking"
         worker = goes_down(world, worker)
-    assert world.run_state.evaluations["thinking"].vanishings > VANISHED
-    assert not set_aside(world.run_state)
+    assert world.run_state.evaluations["thinking"].lost_workers > LOST_WORKERS_LIMIT
+    assert not failed(world.run_state)
 
 
-def test_where_all_vanish_the_fleet_is_the_culprit_and_nothing_is_set_aside() -> None:
+def test_a_run_does_not_end_because_all_workers_are_preempted() -> None:
+    """More evaluations fail than ``budget.failures`` allows, and none of them counts."""
     world, worker = at_work()
-    seen = 0
-    for _ in range(60 * VANISHED):
+    for _ in range(60 * LOST_WORKERS_LIMIT):
         worker = goes_down(world, worker)
-        unlucky = [e for e in world.run_state.troubled() if e.vanishings >= VANISHED]
-        seen = max(seen, len(unlucky))
-        assert len(set_aside(world.run_state)) == (len(unlucky) if len(unlucky) <= 2 else 0)
-        if seen > 2:
+        if len(failed(world.run_state)) > BUDGET["failures"]:
             break
-    assert seen > BUDGET["failures"]
+    assert len(failed(world.run_state)) > BUDGET["failures"]
+    assert all(e.failed_by_lost_workers for e in failed(world.run_state))
+    assert world.end is None
     world.settle()
-    assert len(world.run_state.completed) >= BUDGET["evaluations"]
+    assert world.end == Finish(f"{BUDGET['evaluations']} evaluations completed")
+
+
+def test_a_journal_in_which_an_evaluation_was_set_aside_goes_on() -> None:
+    """Versions before wrote no failure, leased it again, and might get a result."""
+    world, worker = at_work()
+    lose_workers(world, worker)
+    last = max(i for i, r in enumerate(world.stored) if isinstance(r.event, Lost))
+    old = world.stored[: last + 1]
+    world.stored = [*old]
+    world.restart()
+    world.record(
+        Leased(evaluation="e0001", attempt=6, lease="e0001.6.x", worker="gone", boot="gone")
+    )
+    world.commit()
+    calls = len(world.run_state.calls)
+    world.restart()
+    assert len(world.run_state.calls) == calls
+    assert "e0001" not in {e.id for e in pending_evaluations(world.run_state)}
+    world.join("b")
+    world.settle()
+    assert world.end == Finish(f"{BUDGET['evaluations']} evaluations completed")
+    assert [e.id for e in failed(world.run_state)] == ["e0001"]
+    assert world.run_state.calls.count(Told("e0001", rejected=True)) == 1

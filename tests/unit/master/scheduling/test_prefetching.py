@@ -8,8 +8,13 @@ import pytest
 
 from apbmm_master.journal.events import Proposal, Proposed
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.scheduling.policy import Ask, Moment, decide
-from apbmm_master.scheduling.prefetching import WAIT_WORTH_AVOIDING, ahead_of_need
+from apbmm_master.scheduling.policy import (
+    WAIT_WORTH_AVOIDING,
+    Ask,
+    Moment,
+    ahead_of_need,
+    decide,
+)
 from protocol_world import LAYERS, Sim, World
 
 SECONDS = 100.0

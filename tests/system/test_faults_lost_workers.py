@@ -1,0 +1,90 @@
+"""Merges that take down every worker that evaluates them: they fail, and the run ends well."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT
+from apbmm_master.journal.events import EvaluationFailed, Lost
+from apbmm_master.journal.lifecycle import EvaluationState
+from commands import run
+from fault_accounts import accounts
+from rehearsal_runs import Process, Site, wait_for
+
+pytestmark = pytest.mark.slow
+
+BUDGET, INITIAL = 8, 4
+DEADLY = ("e0002", "e0003")
+FAULT = ",".join(f"hang:{name}" for name in DEADLY)
+"""An evaluation that hangs is in progress for as long as it takes to kill its worker."""
+
+
+def attempts_in_progress(site: Site) -> set[str]:
+    """NAME.NUMBER of each attempt that a worker works on."""
+    return {lease.rpartition(".")[0] for lease in site.running()}
+
+
+def failed(site: Site) -> set[str]:
+    return {e.id for e in site.run_state().of_state(EvaluationState.FAILED)}
+
+
+def assert_named_in_status(site: Site, *, alive: bool) -> None:
+    shown = run("apbmm", "status", site.run_dir, "--json")
+    assert shown.returncode == 0, shown.stderr
+    found: dict[str, Any] = json.loads(shown.stdout)
+    assert found["master_alive"] == alive
+    assert sorted(item["id"] for item in found["failures"]) == sorted(DEADLY)
+    for item in found["failures"]:
+        assert item["message"].startswith(f"{LOST_WORKERS_LIMIT} workers were lost while they ")
+    assert found["evaluations"]["failed"] == len(DEADLY)
+
+
+def test_merges_that_take_workers_down_fail_and_the_run_ends_without_them(site: Site) -> None:
+    """The budget allows no failure: these do not count towards it."""
+    site.configure(
+        budget={"evaluations": BUDGET, "initial": INITIAL, "failures": 0},
+        evaluation={"rehearsal_seconds": 0.2},
+    )
+    master = site.master()
+    crew = {name: site.worker(name, fault=FAULT) for name in ("a", "b")}
+
+    def replace(name: str) -> Process:
+        """kill -9 of a worker, and another in its place."""
+        crew[name].kill()
+        crew[name] = site.worker(name, fault=FAULT)
+        return crew[name]
+
+    for number in range(1, LOST_WORKERS_LIMIT + 1):
+        both = {f"{name}.{number}" for name in DEADLY}
+        wait_for(f"{both} in progress", lambda both=both: both == attempts_in_progress(site))  # type: ignore[misc]
+        assert not failed(site)
+        if number < LOST_WORKERS_LIMIT:
+            for name in crew:
+                replace(name)
+
+    # One master notices the last losses, another one ends the run.
+    for worker in crew.values():
+        worker.kill()
+    wait_for("both failed", lambda: failed(site) == set(DEADLY))
+    assert_named_in_status(site, alive=True)
+    master.kill()
+    assert_named_in_status(site, alive=False)
+    assert master.output.count("is given up: 5 workers were lost") == len(DEADLY)
+
+    master = site.master()
+    for name in ("a", "b"):
+        site.worker(name, fault=FAULT)
+    assert master.end() == 0, master.output
+    assert f"finished: {BUDGET} evaluations completed" in master.output
+    site.assert_whole(BUDGET)
+    evaluations = site.run_state().evaluations
+    assert [evaluations[name].lost_workers for name in DEADLY] == [LOST_WORKERS_LIMIT] * 2
+    assert len(site.events(Lost)) == len(DEADLY) * LOST_WORKERS_LIMIT
+    assert len(site.events(EvaluationFailed)) == len(DEADLY)
+    assert {name for name, count in site.attempts().items() if count > 1} == set(DEADLY)
+    found = accounts(site, [site.run_dir])
+    assert (found.lost, found.twice) == ([], [])
+    assert {evaluation for _, evaluation in found.again} == set(DEADLY)
