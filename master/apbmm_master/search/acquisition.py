@@ -2,11 +2,12 @@
 
 The score of a candidate x is the log of the Monte-Carlo mean of
 HV(sampled front of D + P + x) - HV(sampled front of D + P), with BoTorch's smoothing of the
-logarithm (Ament et al., 2023) and BoTorch's box decompositions. An acquisition object never
-changes: conditioning on one more pending point gives a new object, and the one that knows the
-truly pending points alone stays at hand to score the pool (see `candidate_pool`).
+logarithm (Ament et al., 2023) and BoTorch's box decompositions. An acquisition object is immutable:
+conditioning on one more pending point gives a new object. The object that is conditioned on the
+really pending points alone remains, and scores the candidate pool (see `candidate_pool`).
 
-S samples, m objectives, b candidates, C cells, D dimensions.
+D are the completed and P the pending evaluations. Shapes: S samples, m objectives, b candidates,
+C cells, D dimensions.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from apbmm_master.search.joint_samples import JointSamples, draw, keep_fronts
 
 # BoTorch's temperature of the smoothed minimum in qLogNEHVI.
 TAU_MIN = 1e-3
-# Stands in for the log of a side of length 0 (padding cells) and bounds that of an open cell.
+# The log of a side of length 0 (of padding cells), and the length of an unbounded side.
 LOG_ZERO, LARGEST_SIDE = -700.0, 1e10
-# Candidates evaluated at once where there are many: keeps the intermediate arrays in cache.
+# Candidates that are evaluated together: few enough for the intermediate arrays to stay in cache.
 CHUNK = 64
 # |x| beyond which softplus(x) and relu(x) agree to the last bit of a float64.
 SOFTPLUS_REACH = 40.0
@@ -46,7 +47,7 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
     """
 
     def __init__(self, joint: JointSamples, outcomes: Tensor, reference_point: Tensor) -> None:
-        """`outcomes` (S, k, m): of the samples of `joint`, all that can be on a sampled front."""
+        """`outcomes` (S, k, m): the sampled outcomes of `joint` that can be on a sampled front."""
         super().__init__(model=joint.model)
         self.joint = joint
         self.reference_point = reference_point
@@ -69,7 +70,7 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
         """A new acquisition function for which `x` (1, D) is pending too."""
         with torch.no_grad():
             joint = self.joint.extended(x)
-            # What was off its sample's front stays off it, whatever is added.
+            # A point that is not on its sample's front is not on it after an addition either.
             outcomes = torch.cat([self._fronts, joint.values[:, -1:]], dim=1)
             return PendingAwareLogNEHVI(joint, outcomes, self.reference_point)
 
@@ -97,10 +98,10 @@ def pending_aware(
     pool: int = 1,
     seed: int = 0,
 ) -> PendingAwareLogNEHVI:
-    """The acquisition function given what `model` was fitted to (D) and `pending` (P, D) vectors.
+    """The acquisition function given the observations of `model` and `pending` (P, D) vectors.
 
-    `samples` scrambled-Sobol normal samples from `seed`; `pool` is how many candidates will be
-    chosen one after another.
+    It uses `samples` scrambled-Sobol normal samples from `seed`. `pool` is how many candidates will
+    be chosen one after another.
     """
     observed = model.train_inputs[0][0]
     with torch.no_grad():
@@ -112,9 +113,10 @@ def pending_aware(
 
 
 def _partition(values: Tensor, reference_point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sampled fronts (S, F, m) of `values` (S, k, m), and lower corners and sides (S, C, m) of
-    the cells above each. A front with fewer points than others is filled up with some that change
-    nothing.
+    """Sampled fronts (S, F, m) of `values` (S, k, m), and lower corners and sides (S, C, m) of the
+    cells above each front.
+
+    Shorter fronts are padded with points that change no hypervolume.
     """
     if len(reference_point) == 2:
         boxes = FastNondominatedPartitioning(ref_point=reference_point, Y=values)
@@ -135,9 +137,10 @@ def _partition(values: Tensor, reference_point: Tensor) -> tuple[Tensor, Tensor,
 class _LogMeanImprovement(torch.autograd.Function):  # type: ignore[misc]
     """BoTorch's smoothed log hypervolume improvement of one new point, with its gradient.
 
-    The improvement in a cell is the product over objectives of min(side, relu(y - lower)); relu
-    and min are BoTorch's `fatplus` and `fatmin`. Equal to its `_compute_log_qehvi` for q = 1, in
-    a fraction of the operations. Takes samples (S, b, m), returns (b,).
+    The improvement in a cell is the product over objectives of min(side, relu(y - lower)), with
+    BoTorch's smooth `fatplus` and `fatmin` for relu and min. The value is that of BoTorch's
+    `_compute_log_qehvi` for q = 1, in a fraction of the operations. Takes samples (S, b, m),
+    returns (b,).
     """
 
     @staticmethod
@@ -182,7 +185,7 @@ def _log_side(y: Tensor, lower: Tensor, log_side: Tensor) -> tuple[Tensor, Tenso
 
 
 def _correct_near_zero(scaled: Tensor, plus: Tensor, slope: Tensor) -> None:
-    """Make relu into softplus, in place, where the two differ: next to 0, so hardly anywhere."""
+    """Replace relu by softplus, in place, where the two differ: close to 0, so for few numbers."""
     near = scaled.abs() < SOFTPLUS_REACH
     if bool(near.any()):
         distance = -scaled[near].abs()

@@ -1,4 +1,4 @@
-"""Checked conversion of what callers pass into float64 arrays, in one place."""
+"""Conversion of arguments into checked float64 arrays."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Indices = npt.NDArray[np.intp]
 def as_matrix(values: npt.ArrayLike, what: str, columns: int | None = None) -> Array:
     """Return `values` as a finite (n, columns) float64 array.
 
-    Raises WrongShapeError unless it has two dimensions (and `columns` columns, where given, else
-    any), NotNumericError for what is no real number and NotFiniteError for NaN or infinity. `what`
-    names the argument in the message.
+    Raises WrongShapeError unless it has two dimensions (and `columns` columns, where given),
+    NotNumericError for values that are not real numbers, and NotFiniteError for NaN or infinity.
+    `what` names the argument in the message.
     """
     array = _real(values, what)
     if array.size == 0 and array.ndim < 2:
@@ -46,7 +46,7 @@ def as_vector(values: npt.ArrayLike, what: str, length: int | None = None) -> Ar
 
 
 def _real(values: Any, what: str) -> Array:
-    """`values` as a float64 array of any shape; a torch tensor comes without its gradient."""
+    """`values` as a float64 array of any shape; the gradient of a torch tensor is dropped."""
     if hasattr(values, "detach"):
         values = values.detach().tolist()  # whatever its precision and device
     try:

@@ -17,12 +17,14 @@ from apbmm_master.search.arrays import Array
 
 @dataclass(frozen=True)
 class MultiStart:
-    """How the acquisition function is optimised: from `raw_samples` Sobol points, `restarts`.
+    """How the acquisition function is optimised.
 
-    All restarts run for `coarse_iterations`; the best `finalists` of them go on to convergence.
-    (Most restarts end in the optimum that they have visibly begun to climb by then.) Points are
-    ranked as starts with `screening_samples` of the Monte-Carlo samples. The second and later
-    candidates of a pool start among the optima found before, so `later_restarts` do for them.
+    - `raw_samples` Sobol points are scored with `screening_samples` of the Monte-Carlo samples;
+    - of these, `restarts` are chosen as starts, and climb for `coarse_iterations`;
+    - the best `finalists` of them climb on to convergence (`tolerance`, at most `iterations`). By
+      then most restarts have come close to the optimum that they will end in;
+    - `later_restarts` suffice for the second and later candidates of a pool, which can start from
+      the optima found before.
     """
 
     restarts: int = 10
@@ -40,9 +42,9 @@ def optimise_pool(
 ) -> tuple[Tensor, Tensor]:
     """The candidate pool C_t (size, D) and each candidate's own score (size,) (Eq. 25, 26).
 
-    Candidates are chosen one after another by multi-start optimisation, each conditioned on those
-    before it as if they were pending; the scores are of each alone, given the really pending
-    points only. The local optima found for one candidate are among the starts of the next. Uses
+    Candidates are chosen one after another by multi-start optimisation, each as if those before it
+    were pending. The scores are of each candidate alone, given the really pending points only. The
+    local optima found for one candidate are among the possible starts of the next. This uses
     torch's global generator: fork and seed it to make the result repeatable.
     """
     bounds = torch.zeros(2, acquisition.dimensions, dtype=torch.float64)

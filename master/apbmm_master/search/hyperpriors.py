@@ -25,8 +25,9 @@ def dimension_scaled(
 ) -> Hyperpriors:
     """LogNormal lengthscale priors scaled with the dimension, and LogNormal(-4, 1) noise.
 
-    `scale` is the standard deviation of each log lengthscale. The `summaries` of a merge are
-    further dimensions, scaled with their own number.
+    `scale` is the standard deviation of each log lengthscale. The kernel may append `summaries`
+    summary statistics to the `dimensions` weights (`merge_kernel`); their priors are scaled with
+    their own number.
     """
     loc = torch.full((dimensions,), _median(dimensions), dtype=torch.float64)
     if summaries:
@@ -40,15 +41,15 @@ def dimension_scaled(
 
 
 def _median(dimensions: int) -> float:
-    """Log of the median lengthscale that keeps distances in `dimensions` of one size."""
+    """Log of the median lengthscale: it grows with sqrt(`dimensions`), as distances do."""
     return LENGTHSCALE_LOC + 0.5 * math.log(dimensions)
 
 
 def sparse_axes(lengthscales: Array) -> Hyperpriors:
     """A SAAS prior on inverse squared lengthscales, for MAP.
 
-    Half-Cauchy with scale 0.1 / l^2 for each dimension's given `lengthscales` (D,), so that all
-    dimensions are presumed irrelevant and those with a short lengthscale the least so.
+    Half-Cauchy with scale 0.1 / l^2 for each of the given `lengthscales` l (D,). It presumes that
+    all dimensions are irrelevant, and dimensions with a short lengthscale less so.
     """
     scale = SAAS_SHRINKAGE / torch.as_tensor(lengthscales).square()
     return Hyperpriors(
@@ -61,7 +62,7 @@ def sparse_axes(lengthscales: Array) -> Hyperpriors:
 class InverseSquareHalfCauchy(Prior):  # type: ignore[misc]
     """Half-Cauchy density of 1 / l^2, up to a constant, as a prior on a lengthscale l.
 
-    The density is in 1 / l^2 itself, as in SAAS; no Jacobian is applied.
+    It is the density of 1 / l^2, as in SAAS, without the Jacobian of the change to l.
     """
 
     def __init__(self, scale: torch.Tensor) -> None:

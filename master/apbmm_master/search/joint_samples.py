@@ -2,13 +2,13 @@
 
 The noisy hypervolume improvement of Eq. 23 and 24 needs, in every Monte-Carlo sample, the
 outcomes at all baseline points (completed and pending) and at a candidate *jointly*. BoTorch's
-qLogNEHVI recomputes the posterior over the whole baseline for every candidate; here the
-factorisation is kept, so a candidate costs one kernel row and one triangular solve. The numbers
-are those of the exact joint posterior.
+qLogNEHVI computes the posterior over the whole baseline again for every candidate. Here the
+factorisation is kept, so that a candidate costs one kernel row and one triangular solve. The
+samples are those of the exact joint posterior.
 
-n observations, B baseline points, S samples, m objectives, b candidates, D dimensions. Everything
-inside is on the scale of the standardised targets; `values` and `at` return the scale of the
-observations.
+Shapes: n observations, B baseline points, S samples, m objectives, b candidates, D dimensions. The
+computation is on the scale of the standardised targets; `values` and the result of `at` are on the
+scale of the observations.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ JITTERS = (1e-8, 1e-6, 1e-4, 1e-2)
 class JointSamples:
     """S joint samples of the posterior at a baseline, ready to be conditioned on.
 
-    `support` (n + B, D) stacks the observed vectors and the baseline; `root` (m, n + B, n + B) is
-    the Cholesky factor of the joint covariance of (noisy observations, baseline outcomes);
-    `whitened` (m, n + B, S) are the observations and the sampled outcomes in the coordinates of
-    that factor; `values` (S, B, m) are the sampled outcomes; `normals` (S, k, m) are standard
-    normals for candidates still to come, the first of which is used by `at`.
+    - `support` (n + B, D): the observed vectors, then the baseline;
+    - `root` (m, n + B, n + B): Cholesky factor of the joint covariance of the noisy observations
+      and the baseline outcomes;
+    - `whitened` (m, n + B, S): the observations and the sampled outcomes, multiplied by the inverse
+      of `root`;
+    - `values` (S, B, m): the sampled outcomes;
+    - `normals` (S, k, m): standard normals for k further points; `at` uses the first.
     """
 
     model: SingleTaskGP
@@ -88,8 +90,8 @@ def draw(
 ) -> JointSamples:
     """Draw scrambled-Sobol normal samples of the posterior at `baseline` (B, D).
 
-    `spare` is how many further points can be sampled: one to evaluate candidates, and one more
-    for each later `extended`.
+    `spare` is how many further points can be sampled: one for candidates, and one for each later
+    call of `extended`.
     """
     observed, targets = _training_data(model)
     count, objectives = len(baseline), len(targets)
@@ -104,8 +106,8 @@ def draw(
 def keep_fronts(joint: JointSamples, keep: Tensor) -> JointSamples:
     """Marginalise out the baseline points that `keep` (B,) excludes.
 
-    A point that lies on no sampled front changes no cell of the sampled hypervolumes, so dropping
-    it leaves the improvement's distribution as it is and makes every candidate cheaper.
+    Dropping a point that lies on no sampled front leaves the distribution of the improvement as it
+    is, and makes every candidate cheaper.
     """
     observed, targets = _training_data(joint.model)
     baseline = joint.support[len(observed) :][keep]

@@ -1,16 +1,16 @@
-"""A merge in three numbers: what the surrogate sees besides the weight of each layer.
+"""A kernel over a merge's weights and a few summary statistics of them.
 
-Forty evaluations cannot tell 36 lengthscales apart, and a stationary kernel over the layers alone
-takes all of them to find out what every merge has in common: that scores follow, before anything
-else, how much of each source there is and how thoroughly the two are mixed. A `MergeKernel`
-measures the distance between two merges over the D weights *and* over
+Forty evaluations cannot determine 36 lengthscales. What scores depend on first of all is how much
+of each source there is in a merge, and how thoroughly the two are mixed; a stationary kernel over
+the layers alone needs all the evaluations to find that out. A `MergeKernel` measures the distance
+between two merges over the D weights *and* over these summary statistics:
 
-- their mean;
-- their mean weighted by the layer importance, where one is known;
-- the mean of 4 x (1 - x), which is 0 for a merge that takes each layer whole from one source and
-  1 for one that averages everything.
+- the mean of the weights;
+- their mean weighted by the layer importance, where that is known;
+- the mean of 4 x (1 - x): 0 for a merge that takes each layer from one source, 1 for a merge that
+  averages the sources in every layer.
 
-An importance that misleads costs one feature, whose lengthscale the fit makes long.
+A misleading importance does little harm: the fit gives that one statistic a long lengthscale.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from torch import Tensor
 
 from apbmm_master.search.arrays import Array
 
+# Keeps every layer in the weighted mean, and the weights finite.
+IMPORTANCE_FLOOR = 0.1
+
 
 class MergeKernel(MaternKernel):  # type: ignore[misc]
-    """ARD Matern-5/2 over the D weights of a merge followed by its summaries.
+    """ARD Matern-5/2 over the D weights of a merge, followed by its summary statistics.
 
-    `importance` (D,) is the layer score in [0, 1] or None; `lengthscale` has D entries for the
-    weights and `summary_count(importance)` more. Keyword arguments are MaternKernel's, without
-    `ard_num_dims`.
+    `importance` (D,) has the score of each component in [0, 1], or is None. `lengthscale` has D
+    entries for the weights and `summary_count(importance)` more. Keyword arguments are those of
+    MaternKernel, without `ard_num_dims`.
     """
 
     def __init__(self, dimensions: int, importance: Array | None, **settings: Any) -> None:
@@ -42,25 +45,21 @@ class MergeKernel(MaternKernel):  # type: ignore[misc]
         return super().forward(self.with_summaries(x1), self.with_summaries(x2), **options)
 
     def with_summaries(self, x: Tensor) -> Tensor:
-        """Merges (..., D) with their summaries appended."""
+        """Merges (..., D) with their summary statistics appended: (..., D + 2) or (..., D + 3)."""
         mixing = 4.0 * (x * (1.0 - x)).mean(dim=-1, keepdim=True)
         return torch.cat([x, x @ self.weights, mixing], dim=-1)
 
 
 def summary_count(importance: Array | None) -> int:
-    """How many summaries a kernel with this importance appends."""
+    """How many summary statistics a kernel with this importance appends."""
     return 2 if importance is None else 3
 
 
 def _mean_weights(dimensions: int, importance: Array | None) -> Tensor:
-    """Columns (D, 1 or 2) that take the plain mean and the weighted one."""
+    """Weights (D, 1 or 2) of the plain mean and of the mean weighted by the importance."""
     columns = [torch.ones(dimensions, dtype=torch.float64)]
     if importance is not None:
-        # An all-zero importance says nothing: the floor makes it the plain mean.
+        # With the floor, an importance that is 0 everywhere gives the plain mean.
         columns.append(torch.as_tensor(importance) + IMPORTANCE_FLOOR)
     stacked = torch.stack(columns, dim=-1)
     return stacked / stacked.sum(dim=0)
-
-
-# Keeps every layer in the weighted mean, and the weights finite.
-IMPORTANCE_FLOOR = 0.1

@@ -2,8 +2,8 @@
 
 All objectives are maximised. Points are (n, m) arrays, one row an evaluation, one column an
 objective; every function refuses NaN and infinity with NotFiniteError, what is no real number with
-NotNumericError, and a wrong shape with WrongShapeError. This is the one copy of these metrics; it
-imports numpy alone, so that showing the state of a run stays fast.
+NotNumericError, and a wrong shape with WrongShapeError. The module imports NumPy alone, so that
+showing the state of a run stays fast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reranking of the candidate pool (Eq. 27-32): gap reward, proximity penalty, greedy choice.
 
-Shapes: M candidates in D dimensions with m objectives; F points on the current front; A points
-to avoid. Objectives are maximised.
+Shapes: M candidates in D dimensions with m objectives, F points on the current front, A points to
+avoid. Objectives are maximised.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ DECAY = -4.0  # k of Eq. 30
 
 @dataclass(frozen=True)
 class Reranking:
-    """The candidates chosen, in the order of choice, and what decided it.
+    """The chosen candidates, and the scores that decided.
 
-    `chosen` are indices into the pool and `scores` (chosen, M) the J of Eq. 31 of the whole pool
-    at each choice (minus infinity for those taken already).
+    `chosen` are indices into the pool, in the order of choice. Each row of `scores` (chosen, M) is
+    J of Eq. 31 for the whole pool at one choice, minus infinity for candidates chosen before.
     """
 
     chosen: Indices
@@ -41,10 +41,10 @@ def rerank(
 ) -> Reranking:
     """Choose `count` of the pool greedily by J (Eq. 31, 32).
 
-    candidates (M, D), their log acquisition values (M,) and posterior means `predicted` (M, m);
-    `observed` (n, m) are the completed evaluations' objectives, `avoid` (A, D) the pending
-    vectors. Each term is rescaled over the pool; the proximity term is recomputed after each
-    choice. Ties go to the lower index.
+    `candidates` (M, D) have the log acquisition values `acquisition` (M,) and the posterior means
+    `predicted` (M, m). `observed` (n, m) are the objectives of the completed evaluations, `avoid`
+    (A, D) the pending vectors. Each term is rescaled over the pool, and the proximity term is
+    computed again after each choice. Ties go to the lower index.
     """
     value = min_max(acquisition)
     gap = min_max(gap_reward(predicted, observed[front(observed)]))
@@ -80,9 +80,10 @@ def gap_reward(predicted: Array, points: Array) -> Array:
 def _adjacent(points: Array) -> tuple[Indices, Indices]:
     """The neighbouring pairs of a front, as two arrays of indices.
 
-    Two objectives: consecutive points by the first objective, as in the paper. With more there is
-    no order along the front, so neighbours are the Gabriel graph: pairs whose midpoint has no
-    other front point closer to it than the pair itself, which is what a gap is.
+    With two objectives they are consecutive points by the first objective, as in the paper. With
+    more objectives a front has no order. Neighbours are then the edges of the Gabriel graph: pairs
+    whose midpoint is closer to the two points than to any other point of the front, so that there
+    is a gap between them.
     """
     if points.shape[1] == 2:
         order = np.argsort(points[:, 0], kind="stable")

@@ -1,4 +1,4 @@
-"""One proposal: surrogate, acquisition and reranking joined, and what each of them said."""
+"""One dispatch event (Algorithm 1): candidate pool, reranking, and the vectors to evaluate next."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from apbmm_master.search.rerank import rerank
 from apbmm_master.search.surrogate import Surrogate
 
 MOST_WITH_SURPLUS = 4
-"""Vectors of an ask up to which each adds to the surplus of the pool."""
+"""The surplus of the pool grows with the number of vectors asked for up to this number."""
 
 
 @dataclass(frozen=True)
 class SelectionSettings:
     """The paper's settings of one dispatch event (sections III-D and IV-C).
 
-    `pool_factor` is kappa of Eq. 25; the two weights are lambda_gap and lambda_prox of Eq. 31.
+    `samples` are the Monte-Carlo samples of the acquisition function; `restarts` and `raw_samples`
+    are those of its optimisation (`MultiStart`). `pool_factor` is kappa of Eq. 25; the two weights
+    are lambda_gap and lambda_prox of Eq. 31.
     """
 
     samples: int = 128
@@ -35,29 +37,31 @@ class SelectionSettings:
     def pool_for(self, count: int) -> int:
         """Candidates in the pool for `count` vectors (Eq. 25).
 
-        The surplus stays that of the paper's four workers: an ask for many vectors is one of a
-        large fleet, which waits for it, and every candidate costs as much as a chosen one.
+        The surplus stops growing at that of the paper's four workers. Many vectors are asked for by
+        a large fleet, which waits for them, and a surplus candidate costs as much as a chosen one.
         """
         surplus = (self.pool_factor - 1.0) * min(count, MOST_WITH_SURPLUS)
         return count + max(0, int(np.ceil(surplus)))
 
     def samples_for(self, objectives: int) -> int:
-        """Monte-Carlo samples with `objectives`: halved for each one beyond three.
+        """Monte-Carlo samples with so many `objectives`: halved for each one beyond three.
 
-        Cells multiply with the objectives (a proposal at n = 20 took 2, 4 and 14 s for three, four
-        and five with all samples), so something has to give.
+        The number of cells grows fast with the objectives: with all samples a proposal after 20
+        evaluations took 2, 4 and 14 s for three, four and five objectives.
         """
         return max(self.samples >> max(objectives - 3, 0), min(self.samples, 16))
 
 
 @dataclass(frozen=True)
 class SelectionReport:
-    """What decided a proposal, for the journal: plain numbers, nothing that needs torch.
+    """What decided a selection, as plain numbers for the journal.
 
-    `fit_status` has one entry an objective ("fitted", or "initial: REASON") and `lengthscales`
-    one row; `acquisition` (M,) the log acquisition value of
-    each pool candidate given the truly pending points; `scores` (chosen, M) the reranking's J at
-    each choice; `chosen` the indices taken from the pool; the seconds are CPU time.
+    - `fit_status`: "fitted" or "initial: REASON" for each objective;
+    - `lengthscales`: a row for each objective;
+    - `acquisition` (M,): log acquisition value of each candidate given the pending points;
+    - `scores` (chosen, M): J of Eq. 31 at each choice;
+    - `chosen`: indices of the chosen candidates in the pool;
+    - `fit_seconds`, `search_seconds`: CPU time of the fit, and of all else.
     """
 
     fit_status: tuple[str, ...]
@@ -71,16 +75,11 @@ class SelectionReport:
 
 @dataclass(frozen=True)
 class Selection:
-    """The pool (M, D), which of it was `chosen`, in order, and the report."""
+    """The candidate pool (M, D), indices of the `chosen` candidates, best first, and a report."""
 
     pool: Array
     chosen: Indices
     report: SelectionReport
-
-    @property
-    def vectors(self) -> list[Array]:
-        """The chosen vectors, best first."""
-        return [self.pool[i] for i in self.chosen]
 
 
 def select(
@@ -93,13 +92,12 @@ def select(
     seed: int,
     settings: SelectionSettings | None = None,
 ) -> Selection:
-    """Choose `count` vectors given the fitted `surrogate` and what is pending.
+    """Choose `count` vectors given the fitted `surrogate` and the pending vectors.
 
-    `observed` (n, m) are the completed objectives and `pending` (P, D) the vectors in flight. The
-    pool has M candidates (Eq. 25; see `SelectionSettings.pool_for`), scored by Eq. 26 and reranked
-    by Eq. 27-32.
-    Repeatable: the result depends on the arguments alone, and torch's global generator is left as
-    it was.
+    `observed` (n, m) are the objectives of the completed evaluations and `pending` (P, D) the
+    vectors in flight. The pool has M candidates (Eq. 25; see `SelectionSettings.pool_for`), scored
+    by Eq. 26 and reranked by Eq. 27-32. The result depends on the arguments alone, and torch's
+    global generator stays as it was.
     """
     settings = settings or SelectionSettings()
     start = time.process_time()

@@ -1,12 +1,12 @@
 """The surrogate of Eq. 15-22: one exact Gaussian process per objective.
 
-BoTorch's batched SingleTaskGP holds the models and answers for the posterior; GPyTorch holds the
-kernel. What is written here is only a leaner way to evaluate the likelihood that BoTorch
-optimises: GPyTorch's kernel matrix, one Cholesky, and the textbook gradient of the log
-likelihood with respect to that matrix, instead of lazy tensors and automatic differentiation
-through the factorisation. All in float64.
+The models are one batched SingleTaskGP of BoTorch, which also computes the posterior, with a
+kernel of GPyTorch. Only the evaluation of the likelihood that BoTorch optimises is written here,
+because that is much faster: GPyTorch's kernel matrix, one Cholesky factorisation, and the
+closed-form gradient of the log likelihood with respect to that matrix, instead of lazy tensors and
+automatic differentiation through the factorisation. All numbers are float64.
 
-n observations in D dimensions, m objectives (two or more).
+Shapes: n observations in D dimensions, m objectives (two or more).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from linear_operator.utils.errors import NanError, NotPSDError
 
 from apbmm_master.search.arrays import Array
 
-# GPyTorch's own starting point, softplus(0): what a kernel has when no layer prior sets it.
+# Where lengthscales start without a layer prior: GPyTorch's own default, softplus(0).
 DEFAULT_LENGTHSCALE = math.log(2.0)
 # Wide enough never to bind on standardised targets. They keep the factorisation well-posed.
 LENGTHSCALE_BOUNDS = (1e-2, 1e3)
@@ -58,7 +58,7 @@ KernelMaker = Callable[..., MaternKernel]
 
 @dataclass(frozen=True)
 class Hyperpriors:
-    """Priors over the hyperparameters, or None for each: plain likelihood, as in the paper."""
+    """Priors over the hyperparameters; None for no prior, as in the paper."""
 
     lengthscale: Prior | None = None
     outputscale: Prior | None = None
@@ -67,11 +67,12 @@ class Hyperpriors:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A fitted model of all objectives and how the fit went.
+    """A fitted model of all objectives.
 
-    `status` has one entry an objective: "fitted", or "initial: REASON" where the likelihood could
-    not be optimised and the initial hyperparameters stand. `lengthscales` is (m, D), or as long
-    as the kernel's; `seconds` is the CPU time of the fit.
+    `status` has an entry for each objective: "fitted", or "initial: REASON" where the likelihood
+    could not be optimised and the hyperparameters are the initial ones. `lengthscales` has a row
+    for each objective, with as many entries as the kernel has lengthscales (D with the paper's
+    kernel). `seconds` is the CPU time of the fit.
     """
 
     model: SingleTaskGP
@@ -88,8 +89,8 @@ class Surrogate:
     def log_density(self, x: Array, y: Array, *, prior: bool = False) -> Array:
         """Log density (m,) of observing `y` (b, m) at `x` (b, D), jointly over the b rows.
 
-        Under the posterior, or with `prior` under what the fitted hyperparameters alone say. The
-        noise is the learned one; all in standardised units.
+        The density is that of the posterior, or with `prior` that of the prior process with the
+        fitted hyperparameters. The noise is the learned noise. Units are standardised.
         """
         points, scaling = torch.as_tensor(x), self.model.outcome_transform
         with torch.no_grad():

@@ -44,10 +44,9 @@ Method = TypeVar("Method", bound=type[Search])
 def register(method: Method) -> Method:
     """Class decorator: make a search method known by its `name`.
 
-    Raises SettingError when another class has that name.
+    Raises SettingError when another method has that name.
     """
-    known = _METHODS.setdefault(method.name, method)
-    if known is not method:
+    if searched_as(method.name) or _METHODS.setdefault(method.name, method) is not method:
         raise SettingError(f"there is already a search method {method.name!r}")
     return method
 

@@ -29,9 +29,9 @@ class ApBmmSettings(SelectionSettings):
 class ApBmm(BayesianSearch):
     """Asynchronous prior-guided Bayesian model merging (Algorithm 1).
 
-    The layer importance sets the initial lengthscales of every fit (Eq. 14, 18), the acquisition
-    knows the pending vectors (Eq. 24), and the pool is reranked (Eq. 31). Without importance the
-    lengthscales start where GPyTorch starts them.
+    The layer importance sets the lengthscales from which every fit starts (Eq. 14, 18), the
+    acquisition function takes the pending vectors into account (Eq. 24), and the candidate pool is
+    reranked (Eq. 31). Without importance every fit starts from GPyTorch's default lengthscale.
     """
 
     name: ClassVar[str] = "ap-bmm"
@@ -56,8 +56,8 @@ class ApBmmNoPrior(ApBmm):
 
 
 class ApBmmNoPending(ApBmm):
-    """AP-BMM that dispatches asynchronously but ignores what is in flight, in scoring and in
-    reranking alike.
+    """AP-BMM that proposes asynchronously but ignores the pending vectors, in the acquisition
+    function and in the reranking.
     """
 
     name: ClassVar[str] = "ap-bmm-no-pending"
@@ -65,7 +65,7 @@ class ApBmmNoPending(ApBmm):
 
 
 class ApBmmSynchronous(ApBmm):
-    """AP-BMM without asynchrony and pending vectors: batches of one vector a worker."""
+    """AP-BMM in synchronous batches of one vector for each worker, without pending vectors."""
 
     name: ClassVar[str] = "ap-bmm-synchronous"
     synchronous: ClassVar[bool] = True

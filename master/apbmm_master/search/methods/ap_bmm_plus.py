@@ -2,22 +2,27 @@
 
 What differs from `ap-bmm`, and of which kind each difference is:
 
-- information: the two reference models, measured anyway, are observations of the surrogate: by
-  Eq. 2 x = 0 is (0, 1) and x = 1 is (1, 0). They are left out of a fit for as long as the other
-  observations speak against them (see `ends_are_plausible`);
-- information: noise that is told of an observation is part of the likelihood, on top of what the
-  fit learns (see `objective.objective_variance` for what a run tells);
-- information: half of the initial design lies on the diagonal x = (t, ..., t), between them;
+- information: the two reference models, which every run measures, are observations of the
+  surrogate. By Eq. 2, x = 0 scores (0, 1) and x = 1 scores (1, 0). A fit leaves them out while the
+  other observations contradict them (see `ends_are_plausible`);
+- information: the known noise of an observation is part of the likelihood, in addition to the noise
+  that the fit learns (see `reference_scaling.objective_variance` for what a run tells);
+- information: half of the initial design lies on the diagonal x = (t, ..., t) between the two;
 - waiting: idle workers do not wait for the last points of the initial design. Once all of them
   are out, vectors are proposed as soon as a model can be fitted: at once with the references as
   observations, else after `FEWEST_RESULTS` results;
-- modelling: the kernel sees a merge's summaries besides its layers, and the layer importance
-  enters as the weights of one of them, which the fit is free to ignore (see `summaries`);
-- modelling: hyperparameters by MAP under dimension-scaled priors;
-- choice: sequential greedy, without oversized pool and reranking.
+- modelling: the kernel also sees summary statistics of a merge (see `merge_kernel`). The layer
+  importance enters here alone: it weights one of these statistics, and the fit is free to ignore
+  that statistic. The lengthscales do not start from the importance, as those of `ap-bmm` do by
+  Eq. 14: they start from GPyTorch's default;
+- modelling: the hyperparameters are the MAP under dimension-scaled priors, not the maximum
+  likelihood;
+- choice: vectors are chosen one after another (sequential greedy), without an oversized pool and
+  without reranking.
 
-Each can be switched off by a setting. `map_fit=False` with the paper's pool and reranking is
-`ap-bmm` given the same information.
+Each can be switched off by a setting. With `map_fit=False` the lengthscales start from the
+importance (Eq. 14); with the paper's pool and reranking besides, the method is `ap-bmm` given the
+same information.
 """
 
 from __future__ import annotations
@@ -46,17 +51,22 @@ from apbmm_master.search.surrogate import Surrogate, fit
 
 FEWEST_RESULTS = 2
 """Targets are standardised, which takes two of them to say anything."""
-DOUBT = 1e-4
+SMALLEST_BAYES_FACTOR = 1e-4
 """On the benchmark's landscapes true ends had factors above 1e-3, exchanged ones below 1e-20."""
 
 
 @dataclass(frozen=True)
 class ApBmmPlusSettings(SelectionSettings):
-    """`references`: the reference models are observations; `ends`: what x = 0 and x = 1 score, by
-    default what Eq. 2 says for the paper's two objectives (not used where there are more);
-    `diagonal`: half of the initial design on it; `map_fit`: MAP instead of the paper's fit, with
-    `lengthscale_spread` the standard deviation of the prior on each log lengthscale; `summaries`:
-    the kernel sees them, and `weighted` the importance among them.
+    """The settings of `ap-bmm-plus`.
+
+    - `references`: the reference models are observations;
+    - `ends` (2, m): what x = 0 and x = 1 score. The default is what Eq. 2 says of the paper's two
+      objectives. It is not used with another number of objectives;
+    - `diagonal`: half of the initial design lies on the diagonal;
+    - `map_fit`: MAP instead of the paper's maximum likelihood;
+    - `lengthscale_spread`: standard deviation of the MAP's prior on each log lengthscale;
+    - `summaries`: the kernel sees summary statistics of a merge;
+    - `weighted`: one of these statistics is the mean weighted by the importance.
     """
 
     raw_samples: int = 128
@@ -91,6 +101,7 @@ class ApBmmPlus(BayesianSearch):
 
     @property
     def _has_ends(self) -> bool:
+        """Whether the reference models are observations of this search."""
         return bool(self.settings.references) and self._ends.shape[1] == self.problem.objectives
 
     def _can_propose(self) -> bool:
@@ -111,7 +122,9 @@ class ApBmmPlus(BayesianSearch):
         return self._fitted_to(*(np.concatenate(pair) for pair in zip(data, more, strict=True)))
 
     def _fitted_to(self, x: Array, y: Array, variance: Array) -> Surrogate:
-        options, size, scores = self.settings, self.dimensions, self.problem.importance
+        options = self.settings
+        size = self.dimensions
+        scores = self.problem.importance
         if not options.map_fit:
             start = None if scores is None else initial_lengthscales(scores)
             return fit(x, y, start, variance=variance)
@@ -139,9 +152,9 @@ class ApBmmPlus(BayesianSearch):
 def ends_are_plausible(model: Surrogate, corners: Array, ends: Array) -> bool:
     """Whether a model fitted without them can believe `ends` (2, m) at `corners` (2, D).
 
-    The posterior density of the ends over their prior density is a Bayes factor: how much
-    likelier the observations are with these ends than without. Ends that Eq. 2 vouches for are
-    given up when it falls below `DOUBT`.
+    The posterior density of the ends divided by their prior density is a Bayes factor: how much
+    likelier the observations are with these ends than without. It must be at least
+    `SMALLEST_BAYES_FACTOR`; the bound is low because the ends follow from Eq. 2.
     """
     gained = model.log_density(corners, ends) - model.log_density(corners, ends, prior=True)
-    return bool(gained.sum() >= math.log(DOUBT))
+    return bool(gained.sum() >= math.log(SMALLEST_BAYES_FACTOR))

@@ -1,4 +1,4 @@
-"""The Bayesian baselines of Table II, synchronous with a batch of one vector a worker."""
+"""The Bayesian baselines of Table II, in synchronous batches of one vector for each worker."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class GreedySettings(SelectionSettings):
 class Qnehvi(BayesianSearch):
     """Synchronous batch qLogNEHVI, the batch chosen by sequential greedy optimisation.
 
-    The same model as AP-BMM's without its prior, so that a comparison is one of search, not of
-    models; `stock_priors` gives it BoTorch's.
+    The model is that of AP-BMM without its prior, so that the two methods differ in the search
+    alone; with `stock_priors` it has BoTorch's hyperpriors.
     """
 
     name: ClassVar[str] = "qnehvi"
@@ -51,10 +51,10 @@ class Qnehvi(BayesianSearch):
 class SipBmm(BayesianSearch):
     """SIP-BMM, reconstructed from its abstract and fragments of its text (arXiv v4).
 
-    A structural importance prior from parameter differences alone: pass it as `importance`.
-    SAAS prior on the inverse squared lengthscales, wider where a layer is important, fitted by
-    MAP; batches by qLogNEHVI. Its block partitioning is a search space with D < L: dimensions and
-    importance are then those of the blocks.
+    `importance` is from parameter differences alone. The prior on the inverse squared lengthscales
+    is SAAS, wider where a layer is important, and the fit is by MAP; qLogNEHVI chooses the batches.
+    The method's block partitioning is a search space with D < L: dimensions and importance are then
+    those of the blocks.
     """
 
     name: ClassVar[str] = "sip-bmm"
@@ -72,9 +72,9 @@ class SipBmm(BayesianSearch):
 class Momm(BayesianSearch):
     """MOMM (arXiv 2407.00487) as the AP-BMM authors compare with it.
 
-    A pool of three times the batch from qLogNEHVI and as many from differential evolution of the
-    completed vectors; the batch is those with the largest predictive variance. In its reports,
-    `chosen` counts the evolved vectors on from the acquisition's pool.
+    The candidates are a pool of three times the batch from qLogNEHVI, and as many from differential
+    evolution of the completed vectors. Those with the largest predictive variance are the batch. In
+    its reports `chosen` indexes the acquisition's pool followed by the evolved vectors.
     """
 
     name: ClassVar[str] = "momm"
@@ -119,10 +119,11 @@ def differential_evolution(
     weight: float = 0.5,
     crossover: float = 0.9,
 ) -> Array:
-    """`count` trial vectors (count, D): rand/1/bin, target on the front, clipped to the box.
+    """`count` trial vectors (count, D) by rand/1/bin, clipped to the box.
 
-    The target is a random front point of the completed (n, D) and (n, m), the three parents any
-    distinct completed vectors (with repeats when there are fewer than three).
+    `x` (n, D) and `y` (n, m) are the completed evaluations. The target of each trial is a random
+    vector on their front; its three parents are random distinct vectors of `x` (with repeats when
+    there are fewer than three).
     """
     best = front(y)
     trials = np.empty((count, x.shape[1]))

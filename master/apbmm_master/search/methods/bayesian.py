@@ -1,6 +1,7 @@
 """What the Bayesian methods share: fit a surrogate, select vectors, avoid known vectors.
 
-A method is this class with other models, another view of what is pending, or other settings.
+The methods differ in the model, in whether they take the pending vectors into account, and in their
+settings.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from apbmm_master.search.surrogate import Surrogate
 class BayesianSearch(Search):
     """Fits a surrogate to the completed evaluations and selects vectors with it.
 
-    Every fit starts anew and every acquisition from the proposal's key, so nothing is carried
-    over. Vectors that failed for good count as pending for ever: their outcome stays unknown, and
-    the acquisition keeps away from what it already counts on.
+    Every fit starts anew, and the random numbers of a proposal follow from its index, so that
+    nothing is carried from one proposal to the next. Vectors that failed for good stay pending to
+    the acquisition function: it then expects no further improvement near them.
+
+    `sees_pending`: acquisition and reranking take the pending vectors into account.
     """
 
     settings_type: ClassVar[type[SelectionSettings]] = SelectionSettings
@@ -56,7 +59,7 @@ class BayesianSearch(Search):
         return self._separated([selection.pool[i] for i in _preference(selection)], state, count)
 
     def _surrogate(self, state: SearchState) -> Surrogate:
-        """The model of the completed set; fitted again only when there is news."""
+        """The model of the completed evaluations, fitted again when their number has changed."""
         if self._fitted is None or self._fitted[0] != len(state.x):
             self._fitted = (len(state.x), self._fit(state))
         return self._fitted[1]
@@ -68,7 +71,7 @@ class BayesianSearch(Search):
         return np.concatenate([state.pending, state.rejected])
 
     def _separated(self, preferred: Sequence[Array], state: SearchState, count: int) -> list[Array]:
-        """The first `count` of `preferred` that repeat no known vector; Sobol points after."""
+        """The first `count` of `preferred` that repeat no known vector, then Sobol points."""
         vectors = first_distinct(preferred, state.known, count)
         if len(vectors) < count:
             known = np.concatenate([state.known, self._rows(vectors)])
@@ -86,7 +89,7 @@ def _preference(selection: Selection) -> Indices:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch in one thread: at these matrix sizes more cost several times the time."""
+    """Run torch in one thread: with these small matrices more threads take several times longer."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -95,6 +98,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def proposal_seed(seed: int, key: int) -> int:
-    """One 31-bit seed from a search's seed and the index of the proposal."""
-    return int(np.random.SeedSequence([seed, key]).generate_state(1)[0] >> 1)
+def proposal_seed(seed: int, index: int) -> int:
+    """A 31-bit seed from the search's seed and the index of a proposal."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] >> 1)

@@ -1,4 +1,4 @@
-"""What every search method is told about the problem, checked once."""
+"""The arguments that every search method has, and its own settings, checked."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class NoSettings:
 
 @dataclass(frozen=True)
 class Problem:
-    """The arguments of `create`, checked; D dimensions, m objectives.
+    """The checked arguments of `create`, for D dimensions and m objectives.
 
-    `reference_point` is (m,) and `importance` (D,) or None.
+    `reference_point` is (m,), and `importance` is (D,) or None.
     """
 
     dimensions: int
@@ -47,7 +47,9 @@ class Problem:
         importance: npt.ArrayLike | None,
         **numbers: int,
     ) -> Problem:
-        """Build it; raises SettingError for a count out of range, or as `as_vector` does."""
+        """The problem. Raises SettingError for a count out of range, OutsideBoxError for an
+        importance outside [0, 1], and what `as_vector` raises.
+        """
         smallest = {"objectives": 2, "seed": 0}
         numbers = {n: whole_number(v, n, smallest.get(n, 1)) for n, v in numbers.items()}
         if numbers["seed"] >= SEEDS:

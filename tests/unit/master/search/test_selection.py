@@ -38,7 +38,7 @@ def test_the_pool_is_kappa_times_the_count_for_few_vectors(
 ) -> None:
     proposal = run(surrogate, count)
     assert proposal.pool.shape == (size, 4)
-    assert len(proposal.vectors) == len(set(proposal.chosen.tolist())) == count
+    assert len(proposal.pool[proposal.chosen]) == len(set(proposal.chosen.tolist())) == count
 
 
 def test_the_choice_is_the_reranking_of_the_reported_scores(surrogate: Surrogate) -> None:
@@ -90,7 +90,7 @@ def test_proposals_beat_random_points_of_the_same_number() -> None:
             seed=step,
             settings=CHEAP,
         )
-        x = np.concatenate([x, found.vectors])
+        x = np.concatenate([x, found.pool[found.chosen]])
     searched = hypervolume(concave(x), REFERENCE)
     random = [
         hypervolume(concave(np.random.default_rng(seed).random((18, 4))), REFERENCE)
