@@ -264,6 +264,32 @@ def test_a_merge_that_is_ended_leaves_nothing_behind(
     assert {path.name for path in tmp_path.iterdir()} == {"python", "begun"}
 
 
+def test_sources_without_a_tokenizer_are_merged_with_a_warning(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("bare", "bare2"):
+        write_related(folder / "base", tmp_path / name, seed=4)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (tmp_path / name / file).unlink()
+    bare = tmp_path / "bare"
+    shown = merge(
+        folder, "--source", bare, "--source", "a", "--template-from", 2, "--weight", 0.5,
+        "--out", tmp_path / "one",
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    warning = f"warning: {bare}: no tokenizer, so the vocabulary of 1 was not compared"
+    assert shown.stderr.splitlines() == [warning]
+    assert (tmp_path / "one" / "tokenizer.json").exists()
+    shown = merge(
+        folder, "--source", bare, "--source", tmp_path / "bare2", "--weight", 0.5,
+        "--out", tmp_path / "two",
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr.splitlines()[0] == warning
+    assert "the merge gets no tokenizer: 1 has none" in shown.stderr.splitlines()[2]
+    assert load_tensors(tmp_path / "two").keys() == load_tensors(tmp_path / "one").keys()
+
+
 def test_a_nan_in_a_source_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
     write_related(folder / "base", tmp_path / "bad", seed=3)
     tensors = load_tensors(tmp_path / "bad")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -65,7 +66,8 @@ def run_merge(request: MergeRequest) -> int:
     if request.base is not None:
         paths[BASE_ROLE] = _expanded(request.base, "--base")
     template = request.template_from or next(iter(paths))
-    sources = verify_sources(paths, _digest_cache())
+    sources = verify_sources(paths, _digest_cache(), without_tokenizers=True)
+    _warn_of_missing_tokenizers(sources, template)
     started = time.monotonic()
     try:
         plans, recipe = _planned(request, rule, sources)
@@ -81,6 +83,23 @@ def run_merge(request: MergeRequest) -> int:
         f"templates of {template}"
     )
     return EXIT_DONE
+
+
+def _warn_of_missing_tokenizers(sources: VerifiedSources, template: str) -> None:
+    """Name the sources whose vocabularies could not be compared, and a merge without tokenizer."""
+    from apbmm_common.checkpoint.compatibility import has_tokenizer
+
+    missing = [role for role, c in sources.checkpoints.items() if not has_tokenizer(c)]
+    for role in missing:
+        if role != BASE_ROLE:
+            where = sources.checkpoints[role].path
+            _warn(f"{where}: no tokenizer, so the vocabulary of {role} was not compared")
+    if template in missing:
+        _warn(f"the merge gets no tokenizer: {template} has none (--template-from names another)")
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)  # noqa: T201
 
 
 def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | ModelLevelMerge:

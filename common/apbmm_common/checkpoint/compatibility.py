@@ -53,9 +53,11 @@ _SHOWN = 5
 _BLOCK = 4 << 20
 
 
-def require_compatible(checkpoints: Mapping[str, Checkpoint]) -> None:
+def require_compatible(
+    checkpoints: Mapping[str, Checkpoint], *, without_tokenizers: bool = False
+) -> None:
     """Raise one `SourceError` with every fault of `compatibility_faults`."""
-    faults = compatibility_faults(checkpoints)
+    faults = compatibility_faults(checkpoints, without_tokenizers=without_tokenizers)
     if faults:
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise SourceError(
@@ -64,13 +66,15 @@ def require_compatible(checkpoints: Mapping[str, Checkpoint]) -> None:
         )
 
 
-def compatibility_faults(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
+def compatibility_faults(
+    checkpoints: Mapping[str, Checkpoint], *, without_tokenizers: bool = False
+) -> list[str]:
     """Compare every role with the instruct model (or the first role); one line for each fault.
 
     ``checkpoints`` maps roles (``thinking``, ``instruct``, ``base``) to what `read_checkpoint`
     returned. Compared: architecture, layer count, tensor names, shapes, dtypes (two float dtypes
     may differ, anything else may not), config, and the tokenizer's vocabulary, except the base's,
-    which tokenizes nothing.
+    which tokenizes nothing. ``without_tokenizers`` lets checkpoints pass that have no tokenizer.
     """
     faults: list[str] = []
     for role, checkpoint in checkpoints.items():
@@ -85,9 +89,16 @@ def compatibility_faults(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
         pair = (checkpoint, checkpoints[reference])
         faults += _config_faults(roles, pair)
         faults += _tensor_faults(roles, pair)
-        if role != BASE_ROLE:
-            faults += _vocabulary_faults(roles, pair)
+        if role == BASE_ROLE or (without_tokenizers and not all(map(has_tokenizer, pair))):
+            continue
+        faults += _vocabulary_faults(roles, pair)
     return faults
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether a vocabulary lies in the checkpoint's folder."""
+    names = ("tokenizer.json", *_OTHER_VOCABULARIES)
+    return any((checkpoint.path / name).exists() for name in names)
 
 
 def identical_files(first: Checkpoint, second: Checkpoint) -> bool:

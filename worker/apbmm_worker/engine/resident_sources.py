@@ -18,15 +18,15 @@ from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import TensorPlan, WeightedSum
-from apbmm_worker.merging.shards import EVERYTHING, WHOLE, Part, Parts, cut
+from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards, plan_of_shard
 from apbmm_worker.merging.tensor_bytes import opened_files, read_into, stored_dtype
 from apbmm_worker.merging.weighted_sum import fits_lerp, sum_dtype
 
 # Left free beside the sources: sums in float32 of one tensor, and what the allocator rounds up.
 _RESERVE = 2 << 30
 
-Key = tuple[Path, int, Part]
-Cut = tuple[TensorPlan, Part]
+Key = tuple[Path, int, Shard]
+ShardPlan = tuple[TensorPlan, Shard]
 
 
 class ResidentSources:
@@ -39,37 +39,37 @@ class ResidentSources:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def tensors(
-        self, plans: Sequence[TensorPlan], parts: Parts = EVERYTHING
+        self, plans: Sequence[TensorPlan], shards: Shards = UNSHARDED
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and value on the card of each planned tensor, or of the part wanted, in turn.
+        """Name and value on the card of each planned tensor, or of the shard wanted, in turn.
 
         The same sums as `merge.merged_tensors` takes; whether a card rounds them alike is for the
         trial at the engine's start to find out. Rules other than sums are computed there.
         """
-        cuts = [cut(plan, parts.get(plan.name, WHOLE)) for plan in plans]
-        sums = [(plan, part) for plan, part in cuts if isinstance(plan.rule, WeightedSum)]
-        sources = {_key(s, part): s for plan, part in sums for s in plan.sources}
+        planned = [plan_of_shard(plan, shards.get(plan.name, WHOLE)) for plan in plans]
+        sums = [(plan, shard) for plan, shard in planned if isinstance(plan.rule, WeightedSum)]
+        sources = {_key(s, shard): s for plan, shard in sums for s in plan.sources}
         if self.on_card is None:
             self.on_card = self._fits(sources)
         with opened_files({source.file for plan in plans for source in plan.sources}) as files:
             self._read(sources, files)
-            ahead = self._fetch(cuts[0]) if cuts else []
-            for number, (plan, part) in enumerate(cuts):
+            ahead = self._fetch(planned[0]) if planned else []
+            for number, (plan, shard) in enumerate(planned):
                 values = self._arrived(ahead)
-                ahead = self._fetch(cuts[number + 1]) if number + 1 < len(cuts) else []
+                ahead = self._fetch(planned[number + 1]) if number + 1 < len(planned) else []
                 if isinstance(plan.rule, WeightedSum):
                     yield plan.name, _finite(plan, _sum(plan, plan.rule, values))
                 else:
                     for name, value in merged_tensors((plan,), files):
-                        yield name, part.of(value).to(self.device)
+                        yield name, shard.of(value).to(self.device)
 
     def _fits(self, sources: dict[Key, TensorHeader]) -> bool:
         if self.device.type != "cuda":
             return True
         free, _ = torch.cuda.mem_get_info(self.device)
         needed = sum(
-            prod(part.shape(source.shape)) * ITEM_BYTES[source.dtype]
-            for (_, _, part), source in sources.items()
+            prod(shard.shape(source.shape)) * ITEM_BYTES[source.dtype]
+            for (_, _, shard), source in sources.items()
         )
         return bool(needed + _RESERVE <= free)
 
@@ -78,23 +78,25 @@ class ResidentSources:
         for key, source in sources.items():
             if key in self._kept:
                 continue
-            part = key[2]
+            shard = key[2]
             pinned = self.device.type == "cuda" and not self.on_card
-            raw = torch.empty(source.length, dtype=torch.uint8, pin_memory=pinned and part == WHOLE)
+            raw = torch.empty(
+                source.length, dtype=torch.uint8, pin_memory=pinned and shard == WHOLE
+            )
             if source.length:
                 memory = memoryview(raw.numpy())
                 read_into(descriptors[source.file], memory, source.offset, source.file)
-            value = part.of(raw.view(stored_dtype(source.dtype)).view(source.shape))
-            if part != WHOLE:  # without the rest of it
+            value = shard.of(raw.view(stored_dtype(source.dtype)).view(source.shape))
+            if shard != WHOLE:  # without the rest of it
                 value = torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned).copy_(value)
             self._kept[key] = value.to(self.device) if self.on_card else value
 
-    def _fetch(self, wanted: Cut) -> list[torch.Tensor]:
+    def _fetch(self, wanted: ShardPlan) -> list[torch.Tensor]:
         """Start to bring a plan's sources onto the card."""
-        plan, part = wanted
+        plan, shard = wanted
         if not isinstance(plan.rule, WeightedSum):
             return []
-        kept = [self._kept[_key(source, part)] for source in plan.sources]
+        kept = [self._kept[_key(source, shard)] for source in plan.sources]
         if self.on_card:
             return kept
         with self._on_copies():
@@ -116,24 +118,24 @@ class ResidentSources:
         return stream
 
 
-def _key(source: TensorHeader, part: Part) -> Key:
-    return source.file, source.offset, part
+def _key(source: TensorHeader, shard: Shard) -> Key:
+    return source.file, source.offset, shard
 
 
 def _sum(plan: TensorPlan, rule: WeightedSum, values: Sequence[torch.Tensor]) -> torch.Tensor:
     dtype = stored_dtype(plan.dtype)
     if rule.copied is not None:
         return values[rule.copied].to(dtype)
-    parts = [(v, w) for v, w in zip(values, rule.weights, strict=True) if w]
+    weighted = [(v, w) for v, w in zip(values, rule.weights, strict=True) if w]
     if fits_lerp(plan, rule):
-        (one, weight), (two, _) = parts
+        (one, weight), (two, _) = weighted
         result = torch.lerp(two, one, weight)
         # It takes a difference, which overflows beyond half of the largest number.
         if bool(torch.isfinite(result).all()):
             return result
     wide = sum_dtype(plan)
-    total = parts[0][0].to(wide) * parts[0][1]
-    for value, weight in parts[1:]:
+    total = weighted[0][0].to(wide) * weighted[0][1]
+    for value, weight in weighted[1:]:
         total += value.to(wide) * weight
     return total.to(dtype)
 

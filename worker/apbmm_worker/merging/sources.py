@@ -89,18 +89,23 @@ class _Contents:
 
 
 def verify_sources(
-    paths: Mapping[str, Path], cache: Path | None, progress: Progress | None = None
+    paths: Mapping[str, Path],
+    cache: Path | None,
+    progress: Progress | None = None,
+    *,
+    without_tokenizers: bool = False,
 ) -> VerifiedSources:
     """Read and verify the sources; a folder given for two roles is read once.
 
     ``paths`` maps roles (``thinking``, ``instruct``, ``base``, or any names) to folders; ``cache``
     is a folder for earlier outcomes, None to keep none; ``progress`` is called with (bytes read,
-    bytes to read). Raises `SourceError` naming every incompatibility, or the file and tensor that
-    holds a NaN or an infinity, or that thinking and instruct are identical.
+    bytes to read); ``without_tokenizers`` accepts sources that have none. Raises `SourceError`
+    naming every incompatibility, or the file and tensor that holds a NaN or an infinity, or that
+    thinking and instruct are identical.
     """
     start = time.monotonic()
     checkpoints = {role: read_checkpoint(Path(path)) for role, path in paths.items()}
-    require_compatible(checkpoints)
+    require_compatible(checkpoints, without_tokenizers=without_tokenizers)
     stamps = {role: _stamps(checkpoint) for role, checkpoint in checkpoints.items()}
 
     found: dict[tuple[Stamp, ...], _Contents] = {}

@@ -1,7 +1,7 @@
-"""One merge as a stream of tensors, in place of a folder: what a live engine is loaded from.
+"""A merge as a stream of tensors, which a live engine is loaded from without a folder.
 
-The plans of its tensors cross a process border as bytes; each of an engine's processes opens the
-sources itself, in the page cache that they share.
+The plan of the merge crosses to the engine's processes as bytes. Each process opens the sources
+itself; they share the page cache.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from apbmm_worker.merging.merge import Place, merged_tensors, nowhere
 from apbmm_worker.merging.plan import TensorPlan
-from apbmm_worker.merging.shards import EVERYTHING, WHOLE, Parts, cut
+from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shards, plan_of_shard
 from apbmm_worker.merging.tensor_bytes import opened_files
 
 Plans = tuple[TensorPlan, ...]
@@ -38,25 +38,26 @@ class MergeStream:
 
     @property
     def plans(self) -> Plans:
-        """The plans of its tensors."""
+        """The plans of the tensors."""
         return self._plans
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape, by name."""
+        """The shape of every tensor, by name."""
         return {tensor.name: tuple(tensor.shape) for tensor in self._plans}
 
     def tensors(
-        self, place: Place = nowhere, parts: Parts = EVERYTHING
+        self, place: Place = nowhere, shards: Shards = UNSHARDED
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and value of each in turn, or of the part that is wanted, made where ``place`` says.
+        """Name and value of each tensor in turn, or of the shard that is wanted of it.
 
-        Raises `EvaluationError` (``vector``) for a NaN or an infinity, and `SourceError` when a
-        source cannot be read.
+        Values are made where ``place`` says. Raises `EvaluationError` (``vector``) for a NaN or an
+        infinity, and `SourceError` when a source cannot be read.
         """
         files = {source.file for tensor in self._plans for source in tensor.sources}
-        cuts = [cut(tensor, parts.get(tensor.name, WHOLE)) for tensor in self._plans]
-        left = {tensor.name: part for tensor, part in cuts}
+        planned = [plan_of_shard(tensor, shards.get(tensor.name, WHOLE)) for tensor in self._plans]
+        left = {tensor.name: shard for tensor, shard in planned}
+        plans = [tensor for tensor, _ in planned]
         with opened_files(files) as descriptors:
-            for name, value in merged_tensors([tensor for tensor, _ in cuts], descriptors, place):
+            for name, value in merged_tensors(plans, descriptors, place):
                 yield name, left[name].of(value)

@@ -16,7 +16,7 @@ from apbmm_common.run_file.load import Merge
 from apbmm_worker.engine.resident_sources import ResidentSources
 from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import plan
-from apbmm_worker.merging.shards import Part
+from apbmm_worker.merging.shards import Shard
 from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.tensor_bytes import opened
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
@@ -69,12 +69,14 @@ def test_only_the_part_that_is_wanted_is_kept(tmp_path: Path) -> None:
     """As a card of several keeps its share."""
     thinking, instruct = map(read_checkpoint, write_tiny_pair(tmp_path, seed=3, layers=LAYERS))
     plans = plan(thinking, instruct, (0.3, 0.9, 0.5), Merge())
-    parts = {p.name: Part(dim, 1, p.shape[dim] // 2) for p in plans for dim in (len(p.shape) - 1,)}
-    parts |= {p.name: Part(0, 1, p.shape[0] // 2) for p in plans if "q_proj" in p.name}
+    shards = {
+        p.name: Shard(dim, 1, p.shape[dim] // 2) for p in plans for dim in (len(p.shape) - 1,)
+    }
+    shards |= {p.name: Shard(0, 1, p.shape[0] // 2) for p in plans if "q_proj" in p.name}
     whole = dict(ResidentSources(torch.device("cpu")).tensors(plans))
     sources = ResidentSources(torch.device("cpu"))
-    for name, value in sources.tensors(plans, parts):
-        assert torch.equal(value, parts[name].of(whole[name])), name
+    for name, value in sources.tensors(plans, shards):
+        assert torch.equal(value, shards[name].of(whole[name])), name
     kept = sum(value.untyped_storage().nbytes() for value in sources._kept.values())
     assert kept == sum(source.length for plan in plans for source in plan.sources) // 2
 

@@ -12,7 +12,7 @@ from apbmm_common.run_file.load import Merge
 from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan, plan_task_vectors
-from apbmm_worker.merging.shards import WHOLE, Part, cut
+from apbmm_worker.merging.shards import WHOLE, Shard, plan_of_shard
 from apbmm_worker.merging.stream import MergeStream, to_bytes
 from apbmm_worker.merging.tensor_bytes import opened, read_into
 from tiny_checkpoints import write_tiny_pair
@@ -48,10 +48,10 @@ def test_the_stream_is_the_merge(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-PARTS = {
-    "model.layers.1.self_attn.q_proj.weight": Part(0, 16, 16),
-    "model.layers.1.self_attn.o_proj.weight": Part(1, 16, 16),
-    "model.embed_tokens.weight": Part(0, 5, 7),
+SHARDS = {
+    "model.layers.1.self_attn.q_proj.weight": Shard(0, 16, 16),
+    "model.layers.1.self_attn.o_proj.weight": Shard(1, 16, 16),
+    "model.embed_tokens.weight": Shard(0, 5, 7),
 }
 
 
@@ -71,15 +71,15 @@ def test_of_a_tensor_only_the_part_that_is_wanted(
         stream = MergeStream(to_bytes(plans))
         current = f"whole {number}"
         whole = {name: value.clone() for name, value in stream.tensors()}
-        current = f"parts {number}"
-        parts = {name: value.clone() for name, value in stream.tensors(parts=PARTS)}
-        assert parts.keys() == whole.keys()
-        for name, value in parts.items():
-            assert torch.equal(value, PARTS.get(name, WHOLE).of(whole[name])), name
+        current = f"shards {number}"
+        shards = {name: value.clone() for name, value in stream.tensors(shards=SHARDS)}
+        assert shards.keys() == whole.keys()
+        for name, value in shards.items():
+            assert torch.equal(value, SHARDS.get(name, WHOLE).of(whole[name])), name
     not_read = [
-        source.length - cut(plan, PARTS[plan.name])[0].length
+        source.length - plan_of_shard(plan, SHARDS[plan.name])[0].length
         for plan in merges[0]
         for source in plan.sources
-        if plan.name in PARTS
+        if plan.name in SHARDS
     ]
-    assert reads["whole 0"] - reads["parts 0"] == sum(not_read) > 0
+    assert reads["whole 0"] - reads["shards 0"] == sum(not_read) > 0

@@ -25,7 +25,7 @@ from apbmm_worker.engine.vllm import features
 from apbmm_worker.engine.vllm.live_weights import LiveWeights, Shapes, Tensors
 from apbmm_worker.engine.vllm.weight_verification import WeightVerification
 from apbmm_worker.merging.merge import Place, nowhere
-from apbmm_worker.merging.shards import EVERYTHING, Parts
+from apbmm_worker.merging.shards import UNSHARDED, Shards
 from apbmm_worker.merging.stream import MergeStream
 
 safe_open: Any = _safe_open  # untyped
@@ -62,14 +62,14 @@ class HotLoadExtension:
             live = self._apbmm_live(stream.shapes)
             # vLLM's own loader takes nothing but whole tensors.
             writable = live.writable
-            parts = live.parts if writable else EVERYTHING
-            expectation = self._apbmm_expectation(live, parts)
+            shards = live.shards if writable else UNSHARDED
+            expectation = self._apbmm_expectation(live, shards)
 
             def made(place: Place) -> Tensors:
-                return _counted(expectation.watch(self._apbmm_tensors(stream, place, parts)))
+                return _counted(expectation.watch(self._apbmm_tensors(stream, place, shards)))
 
             if writable:
-                live.write(made, parts)
+                live.write(made, shards)
                 features.forget_derived(self)
             else:
                 features.reload_from_stream(self, made(nowhere))
@@ -100,24 +100,24 @@ class HotLoadExtension:
         with _Folder(Path(folder)) as checkpoint:
             return self._apbmm_live(checkpoint.shapes).fingerprint()
 
-    def _apbmm_tensors(self, stream: MergeStream, place: Place, parts: Parts) -> Tensors:
+    def _apbmm_tensors(self, stream: MergeStream, place: Place, shards: Shards) -> Tensors:
         """What is wanted of the merge, made on the card if there is one, else as ``place`` says."""
         device = next(self.model_runner.get_model().parameters()).device
         if device.type == "cpu":
-            return stream.tensors(place, parts)
+            return stream.tensors(place, shards)
         if self._apbmm_sources is None:
             self._apbmm_sources = ResidentSources(device)
-        return self._apbmm_sources.tensors(stream.plans, parts)
+        return self._apbmm_sources.tensors(stream.plans, shards)
 
     def _apbmm_live(self, shapes: Shapes) -> LiveWeights:
         dtype = features.computing_dtype(self)
         return LiveWeights(self.model_runner.get_model(), shapes, dtype)
 
     def _apbmm_expectation(
-        self, live: LiveWeights, parts: Parts = EVERYTHING
+        self, live: LiveWeights, shards: Shards = UNSHARDED
     ) -> WeightVerification:
         self._apbmm_loads += 1
-        return WeightVerification(live, self._apbmm_loads, parts)
+        return WeightVerification(live, self._apbmm_loads, shards)
 
 
 class _Folder:

@@ -19,7 +19,7 @@ from apbmm_worker.engine.checksum import checksum
 from apbmm_worker.engine.vllm import packing
 from apbmm_worker.merging.merge import Place
 from apbmm_worker.merging.plan import TensorPlan
-from apbmm_worker.merging.shards import EVERYTHING, WHOLE, Part, Parts, part_of
+from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards, shard_of
 from apbmm_worker.merging.tensor_bytes import stored_dtype
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -33,8 +33,8 @@ _PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMeth
 class Home:
     """Where a checkpoint's tensor lives: the rows from ``first`` on of a module's parameter.
 
-    ``shape`` is that of the ``part`` that lives in this process, and ``stacked`` the number of rows
-    of all that share the parameter. ``packed``: the module multiplies by a packed copy.
+    ``shape`` is that of the ``shard`` in this process, and ``stacked`` the number of rows of all
+    tensors that share the parameter. ``packed``: the module multiplies by a packed copy.
     """
 
     module: Any
@@ -43,7 +43,7 @@ class Home:
     shape: tuple[int, ...]
     stacked: int
     packed: bool
-    part: Part = WHOLE
+    shard: Shard = WHOLE
 
     @property
     def parameter(self) -> torch.Tensor:
@@ -67,9 +67,9 @@ class Home:
         # More rows than that: the vocabulary is padded at its end.
         return parameter.data[self.first : self.first + self.shape[0]]
 
-    def of(self, tensor: torch.Tensor, given: Part) -> torch.Tensor:
-        """Its part of a tensor, of which there is either all or just that part."""
-        return tensor if given == self.part else self.part.of(tensor)
+    def of(self, tensor: torch.Tensor, given: Shard) -> torch.Tensor:
+        """Its shard of a tensor, of which there is either all or just that shard."""
+        return tensor if given == self.shard else self.shard.of(tensor)
 
 
 class LiveWeights:
@@ -104,13 +104,13 @@ class LiveWeights:
         )
 
     @property
-    def parts(self) -> Parts:
-        """What this process holds of each tensor, if that is one part."""
-        held = {name: {home.part for home in homes} for name, homes in self.homes.items()}
-        return {name: parts.pop() for name, parts in held.items() if len(parts) == 1}
+    def shards(self) -> Shards:
+        """What this process holds of each tensor, if that is one shard."""
+        held = {name: {home.shard for home in homes} for name, homes in self.homes.items()}
+        return {name: shards.pop() for name, shards in held.items() if len(shards) == 1}
 
-    def write(self, made: Callable[[Place], Tensors], parts: Parts = EVERYTHING) -> None:
-        """Write ``parts`` of every tensor, of ``made``, where they live; they may be made there.
+    def write(self, made: Callable[[Place], Tensors], shards: Shards = UNSHARDED) -> None:
+        """Write ``shards`` of every tensor, of ``made``, where they live; they may be made there.
 
         Storage that can be read is written in place, so whatever refers to it stays valid. Matrices
         are packed on this thread while others make the next tensors.
@@ -130,7 +130,7 @@ class LiveWeights:
 
         with torch.no_grad():
             for name, tensor in made(place):
-                written, given = {tensor.data_ptr()}, parts.get(name, WHOLE)
+                written, given = {tensor.data_ptr()}, shards.get(name, WHOLE)
                 for home in self.homes[name]:
                     there = rows(home)
                     if there.data_ptr() not in written:
@@ -191,29 +191,29 @@ def _homes(model: Any, shapes: Shapes) -> Iterator[tuple[str, Home]]:
         for attribute in ("weight", "bias"):
             if getattr(module, attribute, None) is None:
                 continue
-            parts = [f"{prefix}{part}.{attribute}" for part in stacks.get(last, [last])]
-            if not shapes.keys() >= set(parts):
-                parts = [_TIED_HEAD.get(part, part) for part in parts]
-            if not shapes.keys() >= set(parts) or not all(shapes[part] for part in parts):
+            names = [f"{prefix}{name}.{attribute}" for name in stacks.get(last, [last])]
+            if not shapes.keys() >= set(names):
+                names = [_TIED_HEAD.get(name, name) for name in names]
+            if not shapes.keys() >= set(names) or not all(shapes[name] for name in names):
                 continue
-            held = _held(module, attribute, [shapes[part] for part in parts])
+            held = _held(module, attribute, [shapes[name] for name in names])
             packed = attribute == "weight" and _multiplies_packed(module, heads)
             stacked, first = sum(shape[0] for _, shape in held), 0
-            for name, (part, shape) in zip(parts, held, strict=False):
-                yield name, Home(module, attribute, first, shape, stacked, packed, part)
+            for name, (shard, shape) in zip(names, held, strict=False):
+                yield name, Home(module, attribute, first, shape, stacked, packed, shard)
                 first += shape[0]
 
 
 def _held(
     module: Any, attribute: str, shapes: list[tuple[int, ...]]
-) -> list[tuple[Part, tuple[int, ...]]]:
+) -> list[tuple[Shard, tuple[int, ...]]]:
     """What this process holds of each tensor of a module; nothing where that is not known."""
     found = []
     for position, shape in enumerate(shapes):
-        part = part_of(module, attribute, shape, position, len(shapes))
-        if part is None:
+        shard = shard_of(module, attribute, shape, position, len(shapes))
+        if shard is None:
             return []
-        found.append((part, part.shape(shape)))
+        found.append((shard, shard.shape(shape)))
     return found
 
 

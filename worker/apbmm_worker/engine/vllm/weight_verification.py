@@ -13,7 +13,7 @@ import torch
 
 from apbmm_worker.engine.checksum import checksum
 from apbmm_worker.engine.vllm.live_weights import Home, LiveWeights, Tensors
-from apbmm_worker.merging.shards import EVERYTHING, WHOLE, Part, Parts
+from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards
 
 _COLUMNS = 4
 
@@ -21,12 +21,12 @@ _COLUMNS = 4
 class WeightVerification:
     """What a model ought to hold: noted while the tensors go by, compared when all are in.
 
-    ``number`` decides which columns of packed matrices are compared; ``parts`` of tensors go by.
+    ``number`` decides which columns of packed matrices are compared; ``shards`` of tensors go by.
     """
 
-    def __init__(self, live: LiveWeights, number: int, parts: Parts = EVERYTHING) -> None:
+    def __init__(self, live: LiveWeights, number: int, shards: Shards = UNSHARDED) -> None:
         self._live = live
-        self._parts = parts
+        self._shards = shards
         self._number = number
         # Asked now: a reload of vLLM's own takes the parameters away while it runs.
         self._readable = {
@@ -35,14 +35,14 @@ class WeightVerification:
             for home in homes
             if (rows := home.live()) is not None
         }
-        self._sums: dict[tuple[str, Part], int] = {}
-        self._columns: dict[tuple[str, Part], torch.Tensor] = {}
+        self._sums: dict[tuple[str, Shard], int] = {}
+        self._columns: dict[tuple[str, Shard], torch.Tensor] = {}
 
     def watch(self, tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
         """The same tensors, each noted as it goes by."""
         for name, tensor in tensors:
             for home in self._live.homes.get(name, ()):
-                key, held = (name, home.part), home.of(tensor, self._parts.get(name, WHOLE))
+                key, held = (name, home.shard), home.of(tensor, self._shards.get(name, WHOLE))
                 if name in self._readable and key not in self._sums:
                     self._sums[key] = checksum(held.to(self._readable[name]))
                 if home.packed:
@@ -56,7 +56,7 @@ class WeightVerification:
         products: dict[int, torch.Tensor] = {}
         for name, homes in self._live.homes.items():
             for home in homes:
-                live, noted = home.live(), (name, home.part)
+                live, noted = home.live(), (name, home.shard)
                 if live is not None and noted in self._sums:
                     compared.add(name)
                     if checksum(live) != self._sums[noted]:
