@@ -28,8 +28,8 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
+from apbmm.demo.command import DemoOptions, demo_run
 from apbmm.demo.processes import run_processes
-from apbmm.demo.run import DemoOptions, demo_run
 from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.protocol.messages import Evaluated

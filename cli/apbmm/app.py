@@ -63,7 +63,7 @@ def status(
         Folder of keys, for an address: the master's, or a worker's. Default:
         ~/.config/apbmm/keys if there are keys in it; none goes without.
     """
-    from apbmm.status.query import show_status
+    from apbmm.status.command import show_status
 
     return show_status(run, watch=watch, as_json=json, keys=keys)
 
@@ -179,7 +179,7 @@ def demo(
     rehearsal
         Invent the measurements instead of running the models: tries only the machinery.
     """
-    from apbmm.demo.run import DemoOptions, run_demo
+    from apbmm.demo.command import DemoOptions, run_demo
 
     return run_demo(run_dir, DemoOptions(evaluations, workers, seed, rehearsal))
 

@@ -1,4 +1,4 @@
-"""`apbmm keys`: make, show and revoke the keys that a master lets in."""
+"""`apbmm keys`: makes, lists and revokes the keys of a master and its workers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from apbmm_common.protocol import curve_keys
 
 
 def make_master(folder: str | None, given: str | None = None) -> int:
-    """Make a master's folder of keys, and say what to do with it.
+    """Make a master's folder of keys, and print the next step.
 
-    ``folder`` as an argument, ``given`` by --keys or the environment. Raises `UsageError`.
+    ``folder`` comes from the argument, ``given`` from --keys or the environment. Raises
+    `UsageError`.
     """
     if folder and given not in (None, folder, os.environ.get("APBMM_KEYS")):
         raise UsageError(f"two folders: {folder} and --keys {given}", "name one")
@@ -27,7 +28,7 @@ def make_master(folder: str | None, given: str | None = None) -> int:
 
 
 def make_worker(name: str, given: str | None) -> int:
-    """Make a worker's key, let it in, and say where it belongs."""
+    """Make and allow a worker's key, and print how to copy it to the worker's host."""
     keys = _master(given)
     secret = curve_keys.new_worker(keys, name)
     public = keys.folder / (curve_keys.MASTER + curve_keys.PUBLIC)
@@ -40,14 +41,14 @@ def make_worker(name: str, given: str | None) -> int:
 
 
 def revoke(name: str, given: str | None) -> int:
-    """Shut a worker out; a living master notices by itself."""
+    """Revoke a worker's key; a living master notices by itself."""
     curve_keys.revoke(_master(given), name)
     _say(f"worker {name} is let in no more")
     return EXIT_DONE
 
 
 def show(given: str | None) -> int:
-    """Name the workers that are let in."""
+    """Print the allowed workers and their public keys."""
     for path in sorted(_master(given).allowed.glob("*" + curve_keys.PUBLIC)):
         _say(f"{path.stem}  {curve_keys.load_public(path).decode()}")
     return EXIT_DONE

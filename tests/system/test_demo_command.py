@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from apbmm.demo.command import DemoOptions, demo_run, require_packages
 from apbmm.demo.processes import WorkersLostError, last_line, run_processes
-from apbmm.demo.run import DemoOptions, demo_run, require_packages
 from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.errors import UsageError
 from apbmm_common.process.signals import SAME_REQUEST_SECONDS
@@ -135,7 +135,7 @@ def test_a_missing_vllm_is_named_with_the_way_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "apbmm.demo.run.find_spec", lambda name: None if name == "vllm" else object()
+        "apbmm.demo.command.find_spec", lambda name: None if name == "vllm" else object()
     )
     with pytest.raises(UsageError, match="vllm is not installed") as caught:
         require_packages()

@@ -1,8 +1,8 @@
-"""The processes of `apbmm demo`: one master and its workers, which never outlive it.
+"""The processes of `apbmm demo`: one master and its workers, which never outlive the demo.
 
-Every child leads a process group of its own, so that Ctrl-C reaches only this process, which
-then drains them in order; and the kernel kills a child whose parent died. Both are safe at any
-moment: what a master recorded is on disk.
+Every child leads its own process group, so Ctrl-C reaches only this process, which then stops the
+children in order. If this process dies, the kernel kills them. Both are safe at any moment, because
+the master's records are on disk.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ POLL_SECONDS = 0.2
 HEALTH_SECONDS = 5.0
 LEAVE_SECONDS = 20.0
 DROP_SECONDS = 1.5 * SAME_REQUEST_SECONDS
-"""How long a process may take to leave, or to begin with it, before it is told again."""
+"""How long a process may take to end (or, when dropped, to begin ending) before the next signal."""
 
 
 class WorkersLostError(ApbmmError):
-    """No worker is left that could do the run's work."""
+    """No worker can do the run's work any more."""
 
 
 def run_processes(run_dir: Path, workers: int, *, rehearsal: bool) -> int:
-    """Run ``run_dir/demo.toml`` to its end with so many workers; returns the exit code."""
+    """Run ``run_dir/demo.toml`` to its end with ``workers`` workers; returns the exit code."""
     address = f"tcp://127.0.0.1:{free_port()}"
     with ExitStack() as stack:
         stops = stack.enter_context(_stop_requests())
@@ -55,7 +55,7 @@ def run_processes(run_dir: Path, workers: int, *, rehearsal: bool) -> int:
 
 
 def master_command(run_dir: Path, address: str) -> list[str]:
-    """What an operator would type for the master; the demo prints the summary itself."""
+    """The master's command line. The demo prints the summary itself."""
     return [
         sys.executable, "-P", "-m", "apbmm_master.cli", str(run_dir / "demo.toml"),
         "--run-dir", str(run_dir), "--bind", address, "--keys", "none", "--no-summary",
@@ -63,7 +63,7 @@ def master_command(run_dir: Path, address: str) -> list[str]:
 
 
 def worker_command(run_dir: Path, address: str, number: int, *, rehearsal: bool) -> list[str]:
-    """What an operator would type for one worker."""
+    """The command line of one worker."""
     return [
         sys.executable, "-P", "-m", "apbmm_worker.cli",
         "--gpu", "rehearsal" if rehearsal else "cpu",
@@ -73,19 +73,19 @@ def worker_command(run_dir: Path, address: str, number: int, *, rehearsal: bool)
 
 
 def worker_folder(run_dir: Path, number: int) -> Path:
-    """Log and state of one worker."""
+    """The folder with the log and the state of one worker."""
     return run_dir / "workers" / f"demo-{number}"
 
 
 def free_port() -> int:
-    """A loopback port that nobody uses now."""
+    """A loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _start(command: Sequence[str], log: Path | None = None) -> subprocess.Popen[bytes]:
-    """Start a command; its output goes to ``log``, or where ours goes."""
+    """Start a command; its output goes to ``log``, by default to where this process's goes."""
     environment = {
         key: value
         for key, value in os.environ.items()
@@ -95,7 +95,7 @@ def _start(command: Sequence[str], log: Path | None = None) -> subprocess.Popen[
         output = None
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
-            # Names are claimed within the run, so that several demos can run on one machine.
+            # Workers lock their names in the run directory, so several demos can run on one host.
             environment["APBMM_LOCK_DIR"] = str(log.parent.parent / "locks")
             output = stack.enter_context(log.open("ab"))
         return subprocess.Popen(
@@ -111,7 +111,7 @@ def _start(command: Sequence[str], log: Path | None = None) -> subprocess.Popen[
 
 @contextmanager
 def _stop_requests() -> Iterator[StopRequests]:
-    """Count SIGINT and SIGTERM instead of dying of them."""
+    """Count SIGINT and SIGTERM, which would end the process."""
     stops = StopRequests()
     with handlers_restored():
         for number in STOPS:
@@ -125,15 +125,16 @@ def _supervise(
     fleet: Sequence[subprocess.Popen[bytes]],
     stops: StopRequests,
 ) -> int:
-    """Wait for the master, hand signals on, and notice workers that cannot work."""
-    handed_on, looked = False, time.monotonic()
+    """Wait for the master's end; meanwhile forward signals and watch the workers."""
+    forwarded = False
+    checked = time.monotonic()
     while master.poll() is None:
         time.sleep(POLL_SECONDS)
         if stops.at_once:
             return stops.exit_code
-        if stops.numbers and not handed_on:
-            handed_on = True
-            if not (run_dir / JOURNAL).is_file():  # nothing is in hand yet
+        if stops.numbers and not forwarded:
+            forwarded = True
+            if not (run_dir / JOURNAL).is_file():  # no evaluation has begun
                 return stops.exit_code
             print("finishing the evaluations in hand; Ctrl-C again stops at once", file=sys.stderr)  # noqa: T201
             master.send_signal(stops.numbers[0])
@@ -142,14 +143,14 @@ def _supervise(
                 f"every worker has ended: {last_line(worker_folder(run_dir, 1) / 'worker.log')}",
                 f"their logs are in {run_dir / 'workers'}; the same command goes on from here",
             )
-        if time.monotonic() - looked > HEALTH_SECONDS:
-            looked = time.monotonic()
+        if time.monotonic() - checked > HEALTH_SECONDS:
+            checked = time.monotonic()
             _require_fit_workers(run_dir)
     return EXIT_FAILED if master.returncode < 0 else master.returncode
 
 
 def _require_fit_workers(run_dir: Path) -> None:
-    """Raise `WorkersLostError` when every worker says that it cannot take part."""
+    """Raise `WorkersLostError` if every worker is unfit or quarantined."""
     address = local_address(run_dir)
     if not address:
         return
@@ -166,7 +167,7 @@ def _require_fit_workers(run_dir: Path) -> None:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that is neither empty nor a hint."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -176,7 +177,7 @@ def last_line(log: Path) -> str:
 
 
 def dismiss(processes: Sequence[subprocess.Popen[bytes]], *, drop: bool) -> None:
-    """End processes: politely, then firmly. With ``drop`` they need not finish what they hold."""
+    """End processes by signals; with ``drop`` they need not finish their work."""
     steps = (
         (signal.SIGTERM, DROP_SECONDS if drop else LEAVE_SECONDS),
         (signal.SIGTERM, LEAVE_SECONDS),

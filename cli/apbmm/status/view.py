@@ -1,4 +1,4 @@
-"""A status snapshot as a person wants to see it."""
+"""Prints a status snapshot for a person."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STALE_SECONDS = 20.0
 
 
 def console() -> Console:
-    """Standard output, wide enough for the tables when it is not a terminal."""
+    """Standard output; if that is not a terminal, wide enough for the tables."""
     plain = Console(highlight=False)
     return plain if plain.is_terminal else Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
 

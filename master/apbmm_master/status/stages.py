@@ -3,6 +3,9 @@
 Workers report the stages of each result (``merge``, ``load``, ``evaluate``, ``report``, and those
 of an engine's start). ``propose`` comes from the journal. ``wait`` is the time from a worker's
 result to its next lease, which includes the proposal.
+
+`apbmm status` imports this module for `stage_line` alone, so what takes long to import is imported
+by the functions that use it.
 """
 
 from __future__ import annotations
@@ -11,13 +14,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.evaluations import Attempt, Evaluation
-from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.worker_sessions import WorkerSession
+if TYPE_CHECKING:
+    from apbmm_master.journal.evaluations import Attempt, Evaluation
+    from apbmm_master.journal.run_state import RunState
+    from apbmm_master.journal.worker_sessions import WorkerSession
 
 ORDER = (
     "propose",
@@ -71,6 +73,8 @@ def stage_summary(run_state: RunState) -> dict[str, Any]:
     - ``engine_busy``: seconds of ``evaluate``, divided by the seconds from each worker's first
       lease to its last result under one master process; None while no evaluation is complete.
     """
+    from apbmm_common.protocol.messages import Evaluated
+
     means = defaultdict[str, _Mean](_Mean)
     for ask in run_state.asks:
         if ask.purpose == "search" and ask.evaluations and ask.seconds > 0:
@@ -121,6 +125,8 @@ def _in_order(stages: Iterable[str]) -> list[str]:
 
 def _done(run_state: RunState) -> Iterator[tuple[Evaluation, Attempt]]:
     """Completed evaluations of the search, in order, with the attempt that gave the result."""
+    from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
+
     searched = run_state.count(EvaluationState.DONE, purposes=("search",)) > 0
     for name in run_state.completed:
         evaluation = run_state.evaluations[name]

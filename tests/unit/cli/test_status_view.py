@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from apbmm.status import query
+from apbmm.status import command, query
 from apbmm.status.query import NoMasterError, Target, ask, find, latest_run, local_address
 from apbmm.status.view import render
 from apbmm_common.errors import UsageError
@@ -172,7 +172,7 @@ def test_an_address_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_watch_and_json_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
-        query.show_status("anything", watch=True, as_json=True)
+        command.show_status("anything", watch=True, as_json=True)
 
 
 def test_ctrl_c_ends_watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +181,8 @@ def test_ctrl_c_ends_watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     (tmp_path / "journal.sqlite").touch()
     monkeypatch.setattr(Target, "snapshot", lambda _: SNAPSHOT)
-    monkeypatch.setattr("apbmm.status.query.time.sleep", interrupt)
-    assert query.show_status(str(tmp_path), watch=True, as_json=False) == 130
+    monkeypatch.setattr("apbmm.status.command.time.sleep", interrupt)
+    assert command.show_status(str(tmp_path), watch=True, as_json=False) == 130
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, *answers: dict[str, Any]) -> int:
@@ -195,8 +195,8 @@ def watched(monkeypatch: pytest.MonkeyPatch, *answers: dict[str, Any]) -> int:
         return left.pop(0)
 
     monkeypatch.setattr(Target, "snapshot", answer)
-    monkeypatch.setattr("apbmm.status.query.time.sleep", lambda _: None)
-    return query.show_status("tcp://127.0.0.1:1", watch=True, as_json=False)
+    monkeypatch.setattr("apbmm.status.command.time.sleep", lambda _: None)
+    return command.show_status("tcp://127.0.0.1:1", watch=True, as_json=False)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from apbmm.check.inspect import inspect
-from apbmm.demo.run import DemoOptions, demo_run
+from apbmm.demo.command import DemoOptions, demo_run
 from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.datasets.demo_pair import demo_folder, uniform_hypervolume
 from apbmm_common.errors import RunFileError

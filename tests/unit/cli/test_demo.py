@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from apbmm.demo import processes, run
-from apbmm.demo.run import DemoOptions, demo_run, run_demo
+from apbmm.demo import command, processes
+from apbmm.demo.command import DemoOptions, demo_run, run_demo
 from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.run_file.load import RunSpec, load_run_file
@@ -23,8 +23,8 @@ from protocol_world import World
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run directory in which a rehearsal of the demo has begun; no process is started."""
-    monkeypatch.setattr(run, "run_processes", lambda *_, **__: 1)
-    monkeypatch.setattr(run, "require_packages", lambda: None)
+    monkeypatch.setattr(command, "run_processes", lambda *_, **__: 1)
+    monkeypatch.setattr(command, "require_packages", lambda: None)
     spec = demo_run(DemoOptions(evaluations=9, rehearsal=True), None)
     with Journal(tmp_path) as journal:
         journal.append([Record(1, 0.0, RunStarted(run="r", spec=spec.model_dump(mode="json")))])
@@ -75,9 +75,9 @@ def test_the_end_says_that_the_pair_was_made_for_this(
     world.settle()
     with Journal(tmp_path) as journal:
         journal.append(world.stored)
-    run.conclude(tmp_path, Console(soft_wrap=True))
+    command.conclude(tmp_path, Console(soft_wrap=True))
     lines = capsys.readouterr().out.splitlines()
-    assert "hypervolume" in lines[lines.index(run.MADE_TO_WIN) - 1]
+    assert "hypervolume" in lines[lines.index(command.MADE_TO_WIN) - 1]
     assert lines[-1] == f"run directory: {tmp_path}"
 
 
@@ -85,8 +85,8 @@ def test_interrupted_before_the_master_made_a_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     still_starting = [sys.executable, "-c", "import signal; signal.pause()"]
-    for command in ("master_command", "worker_command"):
-        monkeypatch.setattr(processes, command, lambda *_, **__: still_starting)
+    for named in ("master_command", "worker_command"):
+        monkeypatch.setattr(processes, named, lambda *_, **__: still_starting)
     sleep, signals = time.sleep, [signal.SIGINT]
 
     def interrupt_once(seconds: float) -> None:

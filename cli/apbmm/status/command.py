@@ -1,0 +1,71 @@
+"""`apbmm status`: prints the status of a run, once or until the run is finished."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from apbmm.status.query import NoMasterError, Snapshot, Target, find
+from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+
+REDRAW_SECONDS = 1.0
+
+
+def show_status(run: str | None, *, watch: bool, as_json: bool, keys: str | None = None) -> int:
+    """Print the status of a run, once or until it is finished; returns the exit code."""
+    if watch and as_json:
+        raise UsageError(
+            "--watch and --json exclude each other", "call apbmm status --json repeatedly"
+        )
+    target = find(run, keys)
+    if as_json:
+        json.dump(target.snapshot(), sys.stdout)
+        sys.stdout.write("\n")
+        return EXIT_DONE
+    return _watch(target) if watch else _print(target)
+
+
+def _print(target: Target) -> int:
+    from apbmm.status.view import console, render
+
+    console().print(render(target.snapshot()))
+    return EXIT_DONE
+
+
+def _watch(target: Target) -> int:
+    from rich.live import Live
+
+    from apbmm.status.view import console, render
+
+    screen, last, code = console(), target.snapshot(), EXIT_DONE
+    try:
+        with Live(render(last), console=screen, auto_refresh=False) as live:
+            while not _over(target, last):
+                time.sleep(REDRAW_SECONDS)
+                last = target.snapshot()
+                live.update(render(last), refresh=True)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except NoMasterError:
+        _require_end(target, last)
+    finally:
+        if not screen.is_terminal:  # on a terminal rich ends the line of the last frame itself
+            screen.line()
+    return code
+
+
+def _over(target: Target, last: Snapshot) -> bool:
+    """Whether the status is final. In a run directory the master must have left, too."""
+    return bool(last["finished"]) and not (target.run_dir and last["master_alive"])
+
+
+def _require_end(target: Target, last: Snapshot) -> None:
+    """Raise `NoMasterError` unless ``last`` shows that the master, now gone, was about to end."""
+    counts = last["evaluations"]
+    if not (last.get("draining") or counts["done"] + counts["failed"] >= last["budget"]):
+        raise NoMasterError(
+            f"the master at {target.address} has gone, and its run was not finished",
+            "the same apbmm-master command goes on with it",
+        )
+    sys.stderr.write(f"the master at {target.address} has ended\n")
