@@ -27,8 +27,8 @@ from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 
-from apbmm_common.protocol.messages import OutcomeRow
 from apbmm.demo.command import DemoOptions, demo_run
+from apbmm_common.protocol.messages import OutcomeRow
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.evaluate import EvaluationResult, evaluate, mean_name
 from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
