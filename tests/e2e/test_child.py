@@ -17,7 +17,7 @@ from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
 from apbmm_common.run_file.load import RunSpec
 from apbmm_worker.daemon.evaluation_job import EvaluationJob, _body
 from apbmm_worker.daemon.options import Options
-from apbmm_worker.merging.slots import MEMORY, owner
+from apbmm_worker.merging.temporary_checkpoints import MEMORY, owner
 from child_on_a_socket import Daemon, Event, engine_core
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 

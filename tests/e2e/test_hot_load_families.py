@@ -18,9 +18,9 @@ from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
 from apbmm_worker.engine.resident import ResidentEngine
 from apbmm_worker.merging.merge import materialise
 from apbmm_worker.merging.plan import plan
-from apbmm_worker.merging.slots import MergeSlots
 from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
+from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 from e2e.test_hot_load import GENERATION, MERGES, SETTINGS, answers, fresh_answers, prompts
 from tiny_checkpoints import write_tokenizer
 from tiny_families import FAMILIES, write_family
@@ -85,7 +85,7 @@ def test_as_a_fresh_engine_answers(
     loader = HotLoader(
         setting,
         lambda slot: ResidentEngine(SETTINGS, GENERATION, slot, environment.CPU),
-        MergeSlots(tmp_path / "scratch"),
+        TemporaryCheckpoints(tmp_path / "scratch"),
         lambda _: other,
         prompts()[:2],
     )

@@ -130,5 +130,5 @@ def serve(settings: Options) -> int:
             return asyncio.run(run())
         finally:
             flush()
-            folders.close()
+            folders.release()
             claim.release()

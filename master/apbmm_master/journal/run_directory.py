@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import fnmatch
-import json
-import os
-import socket
 from pathlib import Path
-from typing import IO
 
 from apbmm_common.errors import JournalError, RunDirectoryError
+from apbmm_common.process.locks import (
+    FileLock,
+    LockHeldError,
+    LocksUnsupportedError,
+    lock_file,
+)
 
 LOCK = "master.lock"
 BEGUN = "journal.sqlite"
@@ -51,8 +52,8 @@ def require_for_runs(run_dir: Path, run_file: Path) -> None:
             )
 
 
-def claim(run_dir: Path) -> IO[str]:
-    """Make the folder if need be; it is this process's for as long as the returned file is open.
+def claim(run_dir: Path) -> FileLock:
+    """Make the folder if need be, and lock it for this process until the lock is released.
 
     Raises `RunDirectoryError` for a folder that cannot hold a journal, and `JournalError` naming
     the master that has it.
@@ -75,33 +76,20 @@ def unusable(run_dir: Path, error: OSError) -> str:
     return f"{run_dir}: cannot be used as a run directory: {reason}"
 
 
-def _lock(path: Path) -> IO[str]:
+def _lock(path: Path) -> FileLock:
     try:
-        handle = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise RunDirectoryError(f"{path}: {error}", "is the run directory writable?") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        handle.truncate(0)
-        os.write(handle.fileno(), json.dumps(_holder()).encode())
-    except BlockingIOError:
-        handle.seek(0)
-        holder = handle.read().strip() or "an unknown process"
-        handle.close()
+        return lock_file(path)
+    except LockHeldError as error:
         raise JournalError(
-            f"{path.parent}: another master is running this run ({holder})",
+            f"{path.parent}: another master is running this run ({error.holder})",
             "stop it first, or choose another --run-dir",
         ) from None
-    except OSError as error:
-        handle.close()
+    except LocksUnsupportedError as error:
         raise RunDirectoryError(
-            f"{path}: cannot be locked: {error.strerror}", "is there space on the disk?"
+            f"{path}: cannot be locked: {error.strerror}", "is it on a local disk?"
         ) from error
-    return handle
-
-
-def _holder() -> dict[str, str | int]:
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: {error}", "is the run directory writable?") from error
 
 
 def _refuse_network_file_system(run_dir: Path) -> None:

@@ -51,7 +51,7 @@ class Journal:
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / NAME
         with contextlib.ExitStack() as closing:
-            closing.enter_context(claim(run_dir))
+            closing.callback(claim(run_dir).release)
             _require_whole_file(self.path)
             self._db = closing.enter_context(contextlib.closing(_connect(self.path)))
             self._seq = self._last_seq()

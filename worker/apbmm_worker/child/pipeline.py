@@ -21,7 +21,7 @@ from apbmm_common.run_file.load import RunSpec
 from apbmm_common.run_file.space import Space
 from apbmm_worker import environment
 from apbmm_worker.engine.token_progress import TokenProgress
-from apbmm_worker.merging.slots import MergeSlots
+from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
 if TYPE_CHECKING:
     from apbmm_worker.discrepancy.measure import Discrepancy
@@ -82,7 +82,7 @@ class Pipeline:
         Space.of(spec, self.sources.layers, self.sources.outside, self.sources.identical_layers)
         self._engine_arguments = self._check_engine()
         self._benchmarks = self._prepare_benchmarks()
-        self._slots = MergeSlots(places.scratch)
+        self._checkpoints = TemporaryCheckpoints(places.scratch)
         self._loader = self._new_loader()
 
     @property
@@ -142,7 +142,7 @@ class Pipeline:
         """
         if not ending or self._places.device != environment.CPU:
             self._loader.close()
-        self._slots.remove()
+        self._checkpoints.remove()
 
     # ---- preparation ----
 
@@ -235,7 +235,7 @@ class Pipeline:
 
         prompts = [benchmark.questions[0].prompt for benchmark in self._benchmarks.benchmarks[:4]]
         setting = self._spec.engine.hot_load
-        return HotLoader(setting, self._start, self._slots, self._other, prompts)
+        return HotLoader(setting, self._start, self._checkpoints, self._other, prompts)
 
     def _start(self, checkpoint: Path) -> ResidentEngine:
         from apbmm_worker.engine.resident import ResidentEngine

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import logging
 import os
 import re
@@ -12,10 +10,10 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from apbmm_common.errors import UsageError
 from apbmm_common.process.home import home
+from apbmm_common.process.locks import FileLock, LockHeldError, lock_file
 from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import (
     WORKER_NAME,
@@ -156,21 +154,22 @@ class Claim:
 
     def __init__(self, options: Options) -> None:
         folder = _lock_folder()
-        what = [("name", options.name)]
+        what = [("name", options.name, "--name")]
         if options.gpu not in ("cpu", "rehearsal"):
-            what += [("GPU", card) for card in _cards(options)]
-        self._files: list[IO[str]] = []
+            what += [("GPU", card, "--gpu") for card in _cards(options)]
+        self._locks: list[FileLock] = []
         try:
-            for kind, value in what:
-                self._files.append(_claim(folder / f"{kind.lower()}-{value}.lock", kind, value))
+            for kind, value, flag in what:
+                file = folder / f"{kind.lower()}-{value}.lock"
+                self._locks.append(_claim(file, kind, value, flag))
         except UsageError:
             self.release()
             raise
 
     def release(self) -> None:
         """Give everything back."""
-        for file in self._files:
-            file.close()
+        for lock in self._locks:
+            lock.release()
 
 
 def _cards(options: Options) -> list[str]:
@@ -179,15 +178,16 @@ def _cards(options: Options) -> list[str]:
     return [str(int(c)) if c.isdecimal() else c.replace("/", "_") for c in visible.split(",")]
 
 
-def claim_folders(options: Options) -> IO[str]:
-    """Make the worker's folders, for itself alone until the returned file is closed.
+def claim_folders(options: Options) -> FileLock:
+    """Make the worker's folders, and lock them for this worker until the lock is released.
 
     Two workers on one outbox would deliver, and drop, each other's results. Raises `UsageError`.
     """
     for folder in (options.state, options.outbox):
         _make_folder(folder, "--state")
     _make_folder(options.scratch, "--scratch")
-    return _claim(options.state / "worker.lock", "state folder", str(options.state))
+    lock, state = options.state / "worker.lock", str(options.state)
+    return _claim(lock, "state folder", state, "--state", all_users=False)
 
 
 def _make_folder(folder: Path, flag: str) -> None:
@@ -210,42 +210,19 @@ def _lock_folder() -> Path:
     return folder
 
 
-def _open_shared(path: str, flags: int) -> int:
-    """Open for whoever else claims it, and never through a link that someone laid there."""
-    flags |= os.O_NOFOLLOW
+def _claim(path: Path, kind: str, value: str, flag: str, *, all_users: bool = True) -> FileLock:
+    """Lock a file that stands for something of this worker's. Raises `UsageError`."""
     try:
-        # Linux may refuse to "create" somebody else's file in a folder such as /tmp.
-        descriptor = os.open(path, flags & ~os.O_CREAT)
-    except FileNotFoundError:
-        descriptor = os.open(path, flags, 0o666)
-    with contextlib.suppress(PermissionError):  # someone else's file, who opened it to all
-        os.fchmod(descriptor, 0o666)
-    return descriptor
-
-
-def _claim(path: Path, kind: str, value: str) -> IO[str]:
-    try:
-        file = open(path, "a+", encoding="utf-8", opener=_open_shared)  # noqa: SIM115
+        return lock_file(path, all_users=all_users)
+    except LockHeldError as error:
+        raise UsageError(
+            f"{kind} {value} is in use by another worker on this host ({error.holder})",
+            f"stop it, or give this one another {flag}",
+        ) from None
     except OSError as error:
-        ours = kind == "state folder"
         raise UsageError(
             f"{path}: cannot be written: {error.strerror}",
-            "name another folder with --state"
-            if ours
-            else "set APBMM_LOCK_DIR to a folder that all workers can write",
+            "set APBMM_LOCK_DIR to a folder that all workers can write"
+            if all_users
+            else f"name another folder with {flag}",
         ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        other = {"GPU": "--gpu", "name": "--name"}.get(kind, "--state")
-        raise UsageError(
-            f"{kind} {value} is in use by another worker on this host ({holder})",
-            f"stop it, or give this one another {other}",
-        ) from None
-    with contextlib.suppress(OSError):  # a full disk: the lock holds without its holder's name
-        os.truncate(file.fileno(), 0)
-        os.write(file.fileno(), json.dumps({"pid": os.getpid()}).encode())
-    return file

@@ -23,7 +23,7 @@ from apbmm_common.errors import EvaluationError
 from apbmm_worker.engine.driver import Prompt
 from apbmm_worker.engine.stage_times import timed
 from apbmm_worker.merging.plan import TensorPlan
-from apbmm_worker.merging.slots import MergeSlots
+from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
 Way = Literal["memory", "checkpoint", "fresh engine"]
 
@@ -100,7 +100,7 @@ class HotLoader(Generic[E]):
         self,
         setting: Literal["auto", "memory", "checkpoint"],
         start: Callable[[Path], E],
-        slots: MergeSlots,
+        checkpoints: TemporaryCheckpoints,
         other: Callable[[Sequence[TensorPlan]], Sequence[TensorPlan]],
         prompts: Sequence[Prompt],
     ) -> None:
@@ -108,7 +108,7 @@ class HotLoader(Generic[E]):
         self.choice = Choice("checkpoint", "nothing was tried yet")
         self._setting = setting
         self._start = start
-        self._slots = slots
+        self._checkpoints = checkpoints
         self._other = other
         self._prompts = prompts
 
@@ -125,7 +125,7 @@ class HotLoader(Generic[E]):
             self.close()
         with ExitStack() as held:
             with timed(stages, "merge"):
-                slot = held.enter_context(self._slots.holding(merge.write, merge.size))
+                slot = held.enter_context(self._checkpoints.holding(merge.write, merge.size))
             if self.engine is not None:
                 with timed(stages, "load"):
                     self.engine.load(slot)

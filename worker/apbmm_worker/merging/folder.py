@@ -6,7 +6,6 @@ The folder appears under its name only when it is complete, and nothing half-wri
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -27,13 +26,14 @@ from apbmm_common.checkpoint.headers import (
     text_config,
 )
 from apbmm_common.errors import EvaluationError, SourceError
+from apbmm_common.process.locks import FileLock, LockHeldError, LocksUnsupportedError, lock_folder
 from apbmm_worker.merging.plan import TensorPlan
 from apbmm_worker.merging.sources import GENERATION_FILE, code_files
 from apbmm_worker.merging.tensor_bytes import ALIGNMENT
 
 CONFIG_FILE = "config.json"
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
-PARTIAL_SUFFIX = ".apbmm-partial"  # nobody else's: what a killed merge left is removed
+PARTIAL_SUFFIX = ".apbmm-partial"  # of the folder in which a merge is made
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # The kernel looks for free memory in runs as long as a write. In a virtual machine the longest
 # are those that the host has taken back, and having them again costs seven times the write; runs
@@ -56,7 +56,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     out = out.resolve()
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
     try:
-        with _held(partial, out) as partial:
+        with _own_folder(partial, out) as partial:
             if out.exists():
                 _require_replaceable(out)
                 if any(out.iterdir()):
@@ -81,20 +81,19 @@ def is_full(error: OSError) -> bool:
 
 
 @contextmanager
-def _held(partial: Path, out: Path) -> Iterator[Path]:
-    """The empty folder ``partial``, this merge's alone; at the end it is removed if still there.
+def _own_folder(partial: Path, out: Path) -> Iterator[Path]:
+    """The empty folder ``partial``, locked for this merge; removed at the end if it is still there.
 
-    The lock is the folder's own, so that it goes with a process that is killed, and what that one
-    left is removed. Where a file system has no locks it is a folder with another name for each
-    merge. Raises `EvaluationError` when another merge has it or it is no folder.
+    What a killed merge left in it is removed first. On a file system without locks each merge gets
+    a folder of its own name instead. Raises `EvaluationError` (``infrastructure``) when another
+    merge holds the folder or it is no folder.
     """
     try:
-        descriptor = _locked(partial, out)
-    except _NoLocksError:
-        with suppress(OSError):  # which was made to be locked
+        lock = _lock(partial, out)
+    except LocksUnsupportedError:
+        with suppress(OSError):  # it was made to be locked
             partial.rmdir()
-        partial = Path(tempfile.mkdtemp(prefix=f"{partial.name}-", dir=partial.parent))
-        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+        partial, lock = Path(tempfile.mkdtemp(prefix=f"{partial.name}-", dir=partial.parent)), None
     try:
         for left in partial.iterdir():
             if left.is_dir() and not left.is_symlink():
@@ -103,23 +102,20 @@ def _held(partial: Path, out: Path) -> Iterator[Path]:
                 left.unlink()
         yield partial
     finally:
-        # Under another name it is complete, and the next merge may have taken this one.
-        if _is_at(descriptor, partial):
+        # A complete folder has its final name by now, and the next merge may have made this one.
+        if lock is None or lock.is_in_place:
             shutil.rmtree(partial, ignore_errors=True)
-        os.close(descriptor)
+        if lock is not None:
+            lock.release()
 
 
-class _NoLocksError(Exception):
-    """A file system does not lock folders."""
-
-
-def _locked(partial: Path, out: Path) -> int:
-    """A descriptor that holds the lock of the folder at ``partial``, which is made if need be."""
+def _lock(partial: Path, out: Path) -> FileLock:
+    """The lock of the folder at ``partial``, which is made if need be."""
     while True:
         with suppress(FileExistsError):
             partial.mkdir(parents=True)
         try:
-            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            return lock_folder(partial)
         except FileNotFoundError:  # a merge that had it has just ended
             continue
         except NotADirectoryError:
@@ -128,28 +124,12 @@ def _locked(partial: Path, out: Path) -> int:
                 "remove it, or choose another folder for the merge",
                 kind="infrastructure",
             ) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+        except LockHeldError:
             raise EvaluationError(
                 f"another merge is writing to {out}",
                 "let it end, or choose another folder",
                 kind="infrastructure",
             ) from None
-        except OSError:  # as on some network file systems
-            os.close(descriptor)
-            raise _NoLocksError from None
-        if _is_at(descriptor, partial):
-            return descriptor
-        os.close(descriptor)  # it got its final name, or was removed, before it was locked
-
-
-def _is_at(descriptor: int, folder: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), folder.lstat())
-    except FileNotFoundError:
-        return False
 
 
 def _give_name(partial: Path, out: Path) -> None:

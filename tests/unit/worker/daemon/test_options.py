@@ -58,7 +58,7 @@ def test_a_default_name_can_always_travel(
 
 def test_two_workers_on_one_card_are_refused_by_name() -> None:
     first = Claim(worker("a", "0,1"))
-    with pytest.raises(UsageError, match=rf"GPU 1 is in use .*\"pid\": {os.getpid()}") as caught:
+    with pytest.raises(UsageError, match=rf"GPU 1 is in use .*process {os.getpid()} on ") as caught:
         Claim(worker("b", "1"))
     assert "--gpu" in caught.value.hint
     with pytest.raises(UsageError, match="GPU 1 "):

@@ -23,8 +23,8 @@ def test_two_workers_never_share_an_outbox(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"state folder .* is in use by another worker") as caught:
         claim_folders(worker(tmp_path, name="b"))
     assert "--state" in caught.value.hint
-    first.close()
-    claim_folders(worker(tmp_path, name="b")).close()
+    first.release()
+    claim_folders(worker(tmp_path, name="b")).release()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
 from apbmm_worker.merging.plan import TensorPlan
-from apbmm_worker.merging.slots import MergeSlots
+from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
 Setting = Literal["auto", "memory", "checkpoint"]
 
@@ -63,7 +63,7 @@ class World:
 
     def __init__(self, tmp_path: Path, setting: Setting, fault: str = "") -> None:
         self.engines: list[FaultyEngine] = []
-        self.slots = MergeSlots(tmp_path, memory=tmp_path)
+        self.slots = TemporaryCheckpoints(tmp_path, memory=tmp_path)
 
         def start(checkpoint: Path) -> FaultyEngine:
             self.engines.append(FaultyEngine(checkpoint, fault))

@@ -9,7 +9,7 @@ import pytest
 
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.merging.available_memory import available_memory
-from apbmm_worker.merging.slots import MergeSlots
+from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 from small_disk import small_disk
 
 SIZE = 40_000
@@ -18,10 +18,10 @@ SIZE = 40_000
 def written(size: int = SIZE) -> Callable[[Path], None]:
     """Writes as `write_merge` does: an OSError becomes the cause of an `EvaluationError`."""
 
-    def write(slot: Path) -> None:
-        slot.mkdir()
+    def write(path: Path) -> None:
+        path.mkdir()
         try:
-            (slot / "weights").write_bytes(bytes(size))
+            (path / "weights").write_bytes(bytes(size))
         except OSError as error:
             raise EvaluationError("full", kind="infrastructure") from error
 
@@ -40,16 +40,18 @@ def memory(tmp_path: Path) -> Path:
     return tmp_path / "memory"
 
 
-def test_slots_are_removed_after_use_and_orphans_at_the_start(scratch: Path, memory: Path) -> None:
-    slots = MergeSlots(scratch, memory)
+def test_checkpoints_are_removed_after_use_and_orphans_at_the_start(
+    scratch: Path, memory: Path
+) -> None:
+    checkpoints = TemporaryCheckpoints(scratch, memory)
     seen = set()
     for _ in range(3):
-        with slots.holding(written(), SIZE) as slot:
-            assert slot.is_relative_to(memory)
-            seen.add(slot)
-        assert not slot.exists()
+        with checkpoints.holding(written(), SIZE) as path:
+            assert path.is_relative_to(memory)
+            seen.add(path)
+        assert not path.exists()
     assert len(seen) == 2
-    slots.remove()
+    checkpoints.remove()
     assert not any(memory.iterdir())
     assert not any(scratch.iterdir())
 
@@ -57,31 +59,34 @@ def test_slots_are_removed_after_use_and_orphans_at_the_start(scratch: Path, mem
     (orphan / "0").mkdir(parents=True)
     (orphan / "lock").touch()
     foreign.mkdir()
-    alive = MergeSlots(scratch.with_name("other"), memory)
+    alive = TemporaryCheckpoints(scratch.with_name("other"), memory)
     assert not orphan.exists()
     assert foreign.exists()
-    MergeSlots(scratch, memory).remove()
+    TemporaryCheckpoints(scratch, memory).remove()
     assert all(folder.exists() for folder in alive.folders)
     alive.remove()
 
 
 def test_each_merge_goes_where_it_fits(scratch: Path, memory: Path) -> None:
-    slots = MergeSlots(scratch, memory)
+    checkpoints = TemporaryCheckpoints(scratch, memory)
     for size, where in ((1 << 60, scratch), (SIZE, memory)):
-        with slots.holding(written(), size) as slot:
-            assert slot.is_relative_to(where)
-    slots.remove()
+        with checkpoints.holding(written(), size) as path:
+            assert path.is_relative_to(where)
+    checkpoints.remove()
 
 
 def test_memory_that_others_fill_meanwhile_is_left_for_scratch(scratch: Path, memory: Path) -> None:
     with small_disk(memory, kilobytes=2 * SIZE // 1024 + 8):
-        one, two = MergeSlots(scratch, memory), MergeSlots(scratch.with_name("other"), memory)
+        one, two = (
+            TemporaryCheckpoints(scratch, memory),
+            TemporaryCheckpoints(scratch.with_name("other"), memory),
+        )
 
-        def late(slot: Path) -> None:
+        def late(path: Path) -> None:
             """Begins to write when another merge has just taken the room."""
-            if slot.is_relative_to(memory):
+            if path.is_relative_to(memory):
                 (memory / "others").write_bytes(bytes(SIZE // 2))
-            written()(slot)
+            written()(path)
 
         with one.holding(written(), SIZE) as first, two.holding(late, SIZE) as second:
             assert first.is_relative_to(memory)
@@ -94,17 +99,17 @@ def test_memory_that_others_fill_meanwhile_is_left_for_scratch(scratch: Path, me
 
 def test_a_full_disk_and_other_faults_are_not_hidden(scratch: Path, memory: Path) -> None:
     with small_disk(scratch, kilobytes=32):
-        slots = MergeSlots(scratch, memory)
-        with pytest.raises(EvaluationError), slots.holding(written(), 1 << 60):
+        checkpoints = TemporaryCheckpoints(scratch, memory)
+        with pytest.raises(EvaluationError), checkpoints.holding(written(), 1 << 60):
             pytest.fail("it was written")
         assert not list(scratch.glob("*/[01]"))
 
         def bad(_: Path) -> None:
             raise EvaluationError("holds a NaN", kind="vector")
 
-        with pytest.raises(EvaluationError, match="NaN"), slots.holding(bad, SIZE):
+        with pytest.raises(EvaluationError, match="NaN"), checkpoints.holding(bad, SIZE):
             pytest.fail("it was written")
-        slots.remove()
+        checkpoints.remove()
 
 
 @pytest.mark.parametrize(
