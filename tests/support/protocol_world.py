@@ -306,7 +306,7 @@ class World:
         proposals = tuple(
             Proposal(
                 evaluation=f"e{number:04d}",
-                vector=(((number + self.search) % 97) / 97,) * LAYERS,
+                vector=(((number + self.search) % 97) / 97,) * self.run_state.space.dimensions,
                 key=f"{number}",
             )
             for number in range(first, first + count)

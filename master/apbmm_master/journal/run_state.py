@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file.space import Space
 from apbmm_master.journal.evaluations import (
     COUNTED,
     LOST_WORKERS_LIMIT,
@@ -99,6 +100,12 @@ class RunState:
     __hash__ = None  # type: ignore[assignment]
 
     # ---- reading -------------------------------------------------------------------------
+
+    @property
+    def space(self) -> Space:
+        """The space that the run searches, once its sources are verified."""
+        assert self.spec is not None
+        return Space.of(self.spec, self.layers, self.outside, self.identical_layers)
 
     @property
     def references_done(self) -> bool:

@@ -208,7 +208,7 @@ def search_arguments(run_state: RunState) -> SearchArguments:
     """What the run's search is created with, as the run state stands."""
     spec = run_state.spec
     assert spec is not None
-    space = Space.of(spec, run_state.layers, run_state.outside, run_state.identical_layers)
+    space = run_state.space
     return SearchArguments(
         name=spec.algorithm.name,
         dimensions=space.dimensions,

@@ -131,11 +131,13 @@ def _scaling_trouble(run_state: RunState) -> str:
 
 def _point(run_state: RunState, name: str, objectives: tuple[float, ...]) -> dict[str, Any]:
     evaluation = run_state.evaluations[name]
+    space = run_state.space
     return {
         "id": name,
         "objectives": list(objectives),
         "metrics": _metrics(evaluation),
         "vector": list(evaluation.vector),
+        "layer_weights": list(space.layer_weights(evaluation.vector)) if space.owners else [],
     }
 
 

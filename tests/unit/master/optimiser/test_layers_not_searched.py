@@ -80,6 +80,21 @@ def test_status_and_the_masters_terminal_name_the_layer(tmp_path: Path) -> None:
     assert LINE in out.getvalue()
 
 
+def test_a_point_of_the_front_has_a_weight_for_every_layer() -> None:
+    """Of its vector, which has no component for the layer that is not searched."""
+    world = measured(budget={"evaluations": 4, "initial": 4})
+    (worker,) = world.alive
+    while not world.run_state.completed:
+        world.exchange()
+        if worker.held is not None:
+            worker.finish()
+    (point,) = journal_snapshot(world.run_state)["front"]
+    assert len(point["vector"]) == LAYERS - 1
+    first, second, third = point["vector"]
+    mean = (first + second + third) / 3
+    assert point["layer_weights"] == pytest.approx([first, mean, second, third])
+
+
 def test_a_journal_from_before_searches_all_layers() -> None:
     """Its event does not have the field."""
     event = SourcesVerified.model_validate({"worker": "a", "layers": LAYERS, "digests": {}})
