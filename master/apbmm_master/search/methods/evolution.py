@@ -1,8 +1,15 @@
-"""MOEA/D + CMA-ES: the evolutionary baseline of Table II, synchronous."""
+"""MOEA/D + CMA-ES: the evolutionary baseline of Table II, synchronous.
+
+MOEA/D (Zhang and Li, 2007) turns the objectives into several subproblems, one for each weight
+vector. Here a CMA-ES (Hansen, 2016) searches each of them. A search of 40 evaluations has to share
+them: the strategies learn from all neighbours' results and not only from their own offspring, as in
+the injection of neighbours' solutions by Zapotecas-Martinez et al. (GECCO 2015).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,24 +19,34 @@ from apbmm_master.search.methods.base import Search, SearchState
 from apbmm_master.search.methods.deduplication import first_distinct
 from apbmm_master.search.methods.problem import Problem
 from apbmm_master.search.methods.sequences import scrambled_sobol
+from apbmm_master.search.pareto import front
 
-SUBPROBLEMS = 16
+SUBPROBLEMS = 4
 NEIGHBOURS = 4
 OFFSPRING = 2
-EXCHANGED = 2
+EARLIER = 4
+"""Vectors of earlier batches that a strategy is told with each batch: the best for its weights."""
 SIGMA = 0.175
 SUM_WEIGHT = 0.05
 
 
 class MoeadCmaes(Search):
-    """MOEA/D (Zhang and Li, 2007) whose subproblems are each searched by a CMA-ES.
+    """MOEA/D whose subproblems are each searched by a CMA-ES.
 
-    Sixteen weight vectors (the smallest simplex lattice with as many for more than two
-    objectives), Tchebycheff plus 0.05 x sum, four neighbours, initial step 0.175. Subproblems
-    take turns in a shuffled order, two offspring each; a strategy learns from its two offspring
-    and, as MOEA/D's exchange of solutions, from the two vectors that its neighbours or the
-    initial design had bred best for it by then. The strategies are rebuilt from what has been
-    completed at each proposal: nothing else is remembered.
+    With two objectives there are four weight vectors, each a neighbour of every other; with more,
+    the smallest simplex lattice of at least four, in which each vector has its four nearest as
+    neighbours, itself included. A subproblem's loss is the augmented Tchebycheff distance of the
+    normalised objectives. The subproblems take turns in a shuffled order, two offspring a turn, and
+    as many turns make a batch as it takes to give each worker a vector.
+
+    A batch is one generation of every strategy. The strategy is told the vectors of the batch that
+    its neighbours bred, itself included, and the `EARLIER` best for its subproblem of all that were
+    known before. So it has learnt from seven batches when the last of 8 + 32 evaluations is
+    proposed with four workers. It starts at the best point of the initial design, with the step
+    size 0.175 of the authors' code.
+
+    The strategies are rebuilt from the completed evaluations at each proposal, because a method
+    keeps nothing else between proposals.
     """
 
     name: ClassVar[str] = "moead-cmaes"
@@ -43,49 +60,51 @@ class MoeadCmaes(Search):
         self._turns = np.random.default_rng(problem.seed).permutation(len(self._weights))
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
-        bred = _Bred(state, self._turns)
-        slots = [state.index - state.designed + offset for offset in range(count)]
+        first = state.index - state.designed
+        parents = [self._parent(first + offset) for offset in range(count)]
         offspring: list[Array] = []
-        for subproblem in dict.fromkeys(bred.subproblem(slot) for slot in slots):
-            size = sum(bred.subproblem(slot) == subproblem for slot in slots)
-            offspring += self._breed(subproblem, size, bred, state)
+        for subproblem in dict.fromkeys(parents):
+            strategy = self._strategy(subproblem, state)
+            offspring += strategy.ask(parents.count(subproblem))
         vectors: list[Array] = []
         for vector in offspring:
             known = np.concatenate([state.known, self._rows(vectors)])
-            vectors += first_distinct([vector], known, 1) or first_distinct(
-                self._spare(state), known, 1
-            )
+            inside = np.clip(vector, 0.0, 1.0)
+            vectors += first_distinct(chain([inside], self._spare(state)), known, 1)
         return vectors
 
-    def _breed(self, subproblem: int, size: int, bred: _Bred, state: SearchState) -> list[Array]:
-        """`size` offspring of the subproblem's strategy, brought up to date first."""
-        losses = scalarised(state.y, self._weights[subproblem])
-        foreign = [
-            row
-            for row, slot in enumerate(bred.slot_of_row)
-            if slot < 0 or bred.subproblem(slot) in self._neighbours[subproblem]
-        ]
-        strategy: Any = None
-        for own, before in bred.generations(subproblem):
-            exchanged = [
-                row for row in foreign if bred.slot_of_row[row] < before and row not in own
-            ]
-            best = sorted(exchanged, key=lambda row: losses[row])[:EXCHANGED]
-            if strategy is None:
-                strategy = self._strategy(state.x[best[0]], subproblem, state.index)
-            rows = own + best
-            strategy.ask()  # opens a generation, which is then told other vectors than these
-            strategy.tell([state.x[row] for row in rows], [float(losses[row]) for row in rows])
-        if strategy is None:
-            strategy = self._strategy(state.x[int(np.argmin(losses))], subproblem, state.index)
-        return [np.clip(x, 0.0, 1.0) for x in strategy.ask(size)]
+    def _parent(self, number: int) -> int:
+        """The subproblem that breeds offspring `number`, counted from 0 after the design."""
+        return int(self._turns[(number // OFFSPRING) % len(self._turns)])
 
-    def _strategy(self, start: Array, subproblem: int, key: int) -> Any:
+    def _strategy(self, subproblem: int, state: SearchState) -> Any:
+        """The CMA-ES of a subproblem, after all batches of which something completed."""
+        losses = scalarised(normalised(state.y), self._weights[subproblem])
+        numbers = offspring_numbers(state)
+        batches = np.where(numbers < 0, -1, numbers // self.problem.workers)
+        bred_near = np.array(
+            [n < 0 or self._parent(n) in self._neighbours[subproblem] for n in numbers]
+        )
+        designed = np.flatnonzero(batches < 0)
+        start = state.x[designed[losses[designed].argmin()]]
+        strategy = self._new_strategy(start, subproblem, state.index)
+        for batch in range(int(batches.max()) + 1):
+            bred = np.flatnonzero((batches == batch) & bred_near)
+            earlier = np.flatnonzero((batches < batch) & bred_near)
+            missing = strategy.popsize - len(bred)
+            best = earlier[np.argsort(losses[earlier], kind="stable")[:missing]]
+            rows = np.concatenate([bred, best])
+            if len(bred) and len(rows) == strategy.popsize:
+                strategy.ask()  # `tell` needs an open generation, and takes other vectors as well
+                strategy.tell(list(state.x[rows]), losses[rows].tolist())
+        return strategy
+
+    def _new_strategy(self, start: Array, subproblem: int, index: int) -> Any:
         from cma import CMAEvolutionStrategy
 
-        rng = np.random.default_rng([self.problem.seed, key, subproblem])
+        rng = np.random.default_rng([self.problem.seed, index, subproblem])
         options = {
-            "popsize": OFFSPRING + EXCHANGED,
+            "popsize": self.problem.workers + EARLIER,
             "bounds": [0.0, 1.0],
             "seed": np.nan,  # a number would seed numpy's global generator
             "randn": lambda *shape: rng.standard_normal(shape),
@@ -94,35 +113,26 @@ class MoeadCmaes(Search):
         return CMAEvolutionStrategy(start, SIGMA, options)
 
     def _spare(self, state: SearchState) -> Iterator[Array]:
+        """Sobol points for offspring that repeat a known vector."""
         return scrambled_sobol(self.dimensions, self.problem.seed + state.index + 1)
 
 
-class _Bred:
-    """Which completed vector was bred for which subproblem, and when.
+def offspring_numbers(state: SearchState) -> Indices:
+    """Of each completed vector (n,): which offspring it is, counted from 0 after the design.
 
-    Offspring are numbered in the order they were issued, from 0 after the initial design; each
-    two successive numbers are one turn. A completed vector that was not bred has number -1, and
-    so has an offspring that is told again.
+    -1 for a vector of the design, for one that was told without having been asked for, and for a
+    second result of the same offspring.
     """
+    # A search observes what it issued exactly as issued, however it was told.
+    numbers = {x.tobytes(): number for number, x in enumerate(state.issued[state.designed :])}
+    return np.array([numbers.pop(x.tobytes(), -1) for x in state.x])
 
-    def __init__(self, state: SearchState, turns: Indices) -> None:
-        self.turns = turns
-        # A search observes what it issued exactly as issued, however it was told.
-        slots = {x.tobytes(): slot for slot, x in enumerate(state.issued[state.designed :])}
-        self.slot_of_row = [slots.pop(x.tobytes(), -1) for x in state.x]
 
-    def subproblem(self, slot: int) -> int:
-        """The subproblem whose turn offspring number `slot` belongs to."""
-        return int(self.turns[(slot // OFFSPRING) % len(self.turns)])
-
-    def generations(self, subproblem: int) -> list[tuple[list[int], int]]:
-        """The turns of a subproblem of which all offspring completed: their rows, first number."""
-        turns: dict[int, list[int]] = {}
-        for row, slot in enumerate(self.slot_of_row):
-            if slot >= 0 and self.subproblem(slot) == subproblem:
-                turns.setdefault(slot // OFFSPRING, []).append(row)
-        whole = {turn: rows for turn, rows in turns.items() if len(rows) == OFFSPRING}
-        return [(rows, turn * OFFSPRING) for turn, rows in sorted(whole.items())]
+def normalised(y: Array) -> Array:
+    """Objectives (n, m) scaled so that those on their front span [0, 1] in each objective."""
+    best = y[front(y)]
+    span = best.max(axis=0) - best.min(axis=0)
+    return np.asarray((y - best.min(axis=0)) / np.where(span > 0.0, span, 1.0))
 
 
 def scalarised(y: Array, weight: Array) -> Array:
