@@ -23,7 +23,6 @@ from apbmm_master.search.methods.evolution import (
     SUBPROBLEMS,
     MoeadCmaes,
     normalised,
-    offspring_numbers,
     scalarised,
     simplex_lattice,
 )
@@ -327,18 +326,6 @@ def test_moead_normalises_by_the_front() -> None:
     y = np.array([[0.0, 5.0], [2.0, 3.0], [-2.0, 1.0]])
     np.testing.assert_allclose(normalised(y), [[0.0, 1.0], [1.0, 0.0], [-1.0, -1.0]])
     np.testing.assert_allclose(normalised(y[:1]), [[0.0, 0.0]])
-
-
-def test_moead_tells_apart_design_and_offspring() -> None:
-    search = create("moead-cmaes", 3, budget=20, initial=2, workers=2)
-    design = search.ask(2)
-    for x in design:
-        search.tell(x, evaluate(x))
-    offspring = search.ask(2)
-    for x in [offspring[1], np.full(3, 0.5), offspring[0], offspring[0]]:
-        search.tell(x, evaluate(x))
-    numbers = offspring_numbers(search._state([]))
-    assert numbers.tolist() == [-1, -1, 1, -1, 0, -1]
 
 
 def convex(seed: int, dimensions: int) -> Callable[[Array], Array]:
