@@ -1,4 +1,4 @@
-"""What the `apbmm` command takes. Heavy imports come after the arguments are parsed."""
+"""The options of the `apbmm` command. Slow imports come after the options are parsed."""
 
 from __future__ import annotations
 

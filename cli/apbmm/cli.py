@@ -1,4 +1,4 @@
-"""Entry point of the `apbmm` command, which imports nothing that takes long."""
+"""Entry point of the `apbmm` command. It imports nothing slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the `apbmm-master` command takes. Heavy imports come after the arguments are parsed."""
+"""The options of the `apbmm-master` command. Slow imports come after the options are parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entry point of the `apbmm-master` command, which imports nothing that takes long."""
+"""Entry point of the `apbmm-master` command. It imports nothing slow."""
 
 from __future__ import annotations
 

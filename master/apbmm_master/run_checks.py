@@ -1,4 +1,8 @@
-"""A run file that a search can start from: what its tables say, and what the search makes of it."""
+"""Reads a run file and checks everything about it that needs no other file.
+
+`apbmm_common.run_file` knows the schema. This module adds what only the master knows: the search
+methods and their settings, and whether the run fits into the message that tells workers of it.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,9 @@ from apbmm_master.search.methods import create, require_known
 
 
 def load_run(run_file: Path) -> RunSpec:
-    """Read and validate a run file. Raises `RunFileError` naming every fault at once.
+    """Read and validate a run file. Raises `RunFileError` with all of its faults at once.
 
-    Faults are of its tables, of the search method with its settings, of the engine's arguments,
-    and of what does not go into a message; of a file that is not valid as a whole, too.
+    Where some tables are invalid, the others are checked all the same.
     """
     faults: list[str] = []
     spec: RunSpec | None = None
@@ -29,7 +32,7 @@ def load_run(run_file: Path) -> RunSpec:
     try:
         part = spec = load_run_file(run_file)
     except RunFileError as error:
-        if not error.faults:  # it could not be read at all
+        if not error.faults:  # the file could not be read at all
             raise
         faults += error.faults
         part = Salvage().section(RunSpec, read_table(run_file))
@@ -44,13 +47,14 @@ def load_run(run_file: Path) -> RunSpec:
 
 
 def _method_faults(algorithm: object) -> Iterator[str]:
-    """What the search says of the run file's table; of one that is not sound, of its name alone."""
-    name, place = getattr(algorithm, "name", None), "algorithm.name"
+    """Faults of [algorithm]; of an invalid table only the name is checked."""
+    name = getattr(algorithm, "name", None)
+    place = "algorithm.name"
     try:
         if name is not None:
             require_known(name)
         place = "algorithm.settings"
-        # A host that only looks at runs need not have what the methods are made of.
+        # A host that is only used to look at runs need not have BoTorch.
         if isinstance(algorithm, Algorithm) and find_spec("botorch") is not None:
             require_settings(algorithm)
     except ApbmmError as error:
@@ -58,16 +62,16 @@ def _method_faults(algorithm: object) -> Iterator[str]:
 
 
 def _message_faults(spec: dict[str, Any]) -> Iterator[str]:
-    """Workers are told all of it in one message: names the tables that do not go in."""
-    fault = _untold(spec)
+    """The fault of a run that does not fit into a WELCOME message, naming the guilty tables."""
+    fault = _welcome_fault(spec)
     if fault:
-        guilty = ", ".join(name for name, part in spec.items() if _untold({name: part}))
+        guilty = ", ".join(name for name, part in spec.items() if _welcome_fault({name: part}))
         hint = f"altogether at most {MAX_BYTES >> 20} MiB of plain values, none nested deeply"
         yield f"{guilty or 'all tables'}: workers cannot be told: {fault} (hint: {hint})"
 
 
-def _untold(spec: dict[str, Any]) -> str:
-    """Why a WELCOME with this, and with all that one may hold besides, cannot be sent or read."""
+def _welcome_fault(spec: dict[str, Any]) -> str:
+    """Why the longest WELCOME with this ``spec`` cannot be encoded or decoded; "" if it can."""
     leases = ("x" * 128,) * 16
     try:
         welcome = Welcome(run="x" * 128, epoch=2**31, spec=spec, keep=leases, abandon=leases)
@@ -78,15 +82,12 @@ def _untold(spec: dict[str, Any]) -> str:
 
 
 def require_settings(algorithm: Algorithm) -> None:
-    """Refuse settings that the search method does not have. Raises `UsageError`.
-
-    Only their presence costs the import of the method, which may take seconds.
-    """
-    if not algorithm.settings:
+    """Raise `UsageError` for settings that the search method does not have."""
+    if not algorithm.settings:  # which spares the import of the method, of a second or more
         return
     try:
         create(algorithm.name, 2, **algorithm.settings)
     except SearchError as error:
         raise UsageError(error.message, error.hint) from error
-    except TypeError as error:  # a setting with the name of an argument of create
+    except TypeError as error:  # a setting with the name of a parameter of `create`
         raise UsageError(f"{algorithm.name}: a setting that cannot be: {error}") from error

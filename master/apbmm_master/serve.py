@@ -1,4 +1,4 @@
-"""A master with everything around it: journal, signals, status sockets, progress."""
+"""Runs a master with its surroundings: journal, signals, status sockets, terminal."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def serve(
 ) -> int:
     """Run or resume a search in ``run_dir``; returns the exit code.
 
-    ``summary``: print the front and where it is kept at the end.
-
-    Raises `UsageError`, `JournalError` and `RunChangedError` before anything is changed.
+    With ``summary`` the terminal shows the workers' address at the start, and the front and the
+    run directory at the end. Raises `UsageError`, `JournalError` and `RunChangedError` before it
+    changes anything.
     """
     allow_open_files()
-    if not _has_begun(run_dir):  # leave nothing behind that looks like a run
-        require_free(bind, status_bind)
+    if not _has_begun(run_dir):  # a refusal must leave nothing behind that looks like a run
+        _require_free(bind, status_bind)
     with handlers_restored(), Journal(run_dir) as journal:
         try:
             return asyncio.run(
                 _serve(journal, spec, run_dir, bind, status_bind, authenticator, summary=summary)
             )
-        except asyncio.CancelledError:  # by a second signal while everything was being closed
+        except asyncio.CancelledError:  # by a second signal, while everything was being closed
             return EXIT_INTERRUPTED
         finally:
             flush()
@@ -61,16 +61,16 @@ def serve(
 def _has_begun(run_dir: Path) -> bool:
     try:
         return (run_dir / JOURNAL).exists()
-    except OSError:  # no folder that could be: the journal says why
+    except OSError:  # a path that cannot be a folder; opening the journal says why
         return False
 
 
-def require_free(bind: str, status_bind: str | None) -> None:
+def _require_free(bind: str, status_bind: str | None) -> None:
     """Raise `UsageError` for an address that cannot be bound now."""
     wanted = [("--bind", bind), ("--status-bind", status_bind)]
     with zmq.Context() as context:
         for flag, address in wanted:
-            # To bind a Unix socket would take it from whoever listens there.
+            # Binding a Unix socket would take it from a process that listens there.
             if address is None or not address.startswith("tcp://"):
                 continue
             with context.socket(zmq.ROUTER) as probe:
@@ -83,9 +83,9 @@ def require_free(bind: str, status_bind: str | None) -> None:
 
 
 def allow_open_files() -> None:
-    """Raise this process's limit of open files: each worker's connection is one.
+    """Raise this process's limit of open files, of which every worker's connection is one.
 
-    The usual limit, 1024, is low for the sake of programs that use select(2).
+    The usual limit of 1024 exists for programs that use select(2).
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
@@ -106,18 +106,18 @@ async def _serve(
     master = Master(journal, spec, bind, authenticator)
     authenticator.open()
     status = StatusSocket(run_dir, lambda: live_snapshot(master), authenticator, status_bind)
-    progress = RunConsole(master.run_state, run_dir)
-    master.watchers += [status.publish, progress.watch]
+    terminal = RunConsole(master.run_state, run_dir)
+    master.watchers += [status.publish, terminal.watch]
     supervisor = Supervisor()
-    master.turned = lambda: supervisor.turn(summary_of(master), stopping=master.draining)
-    stops = _handle_signals(master, progress.draining if summary else lambda _: None)
+    master.turned = lambda: supervisor.turn(_status_line(master), stopping=master.draining)
+    stops = _handle_signals(master, terminal.draining if summary else lambda _: None)
     answering = asyncio.create_task(status.serve())
     end = None
     try:
-        master.listen()  # before anybody is told to come
-        with progress:
+        master.listen()  # before the terminal shows the address
+        with terminal:
             if summary and not master.run_state.finished:
-                progress.begin(bind)
+                terminal.begin(bind)
             end = await master.run()
         await status.farewell()
     except asyncio.CancelledError:
@@ -131,14 +131,14 @@ async def _serve(
         await authenticator.close()
         stops.ignore_more()
     if summary:
-        progress.conclude(master.run_state)
+        terminal.conclude(master.run_state)
     if end is not None:
         return EXIT_FAILED if end.failed else EXIT_DONE
     return stops.exit_code
 
 
-def summary_of(master: Master) -> str:
-    """One line for the service manager."""
+def _status_line(master: Master) -> str:
+    """One line about the run for ``systemctl status``."""
     run_state = master.run_state
     budget = run_state.spec.budget.evaluations if run_state.spec else 0
     text = f"{len(run_state.completed)}/{budget} evaluations, {len(master.fleet.workers)} workers"
@@ -146,7 +146,7 @@ def summary_of(master: Master) -> str:
 
 
 def _handle_signals(master: Master, tell: Callable[[RunState], None]) -> StopRequests:
-    """First request drains, which ``tell`` is told, the second cancels."""
+    """Let the first request drain the master and call ``tell``, and the second cancel it."""
     stops, task = StopRequests(), asyncio.current_task()
 
     def stop(_: int) -> None:
@@ -154,7 +154,7 @@ def _handle_signals(master: Master, tell: Callable[[RunState], None]) -> StopReq
             tell(master.run_state)
             master.drain()
         elif len(stops.numbers) == 2 and task is not None:
-            # Everything acknowledged is committed already. More signals leave the closing alone.
+            # What was acknowledged is committed. Further signals do not disturb the closing.
             task.cancel()
 
     stops.listen(stop)
@@ -164,10 +164,10 @@ def _handle_signals(master: Master, tell: Callable[[RunState], None]) -> StopReq
 def open_authenticator(
     bind: str, status_bind: str | None, keys: MasterKeys | None, *, insecure: bool
 ) -> Authenticator:
-    """Who may come in by these addresses.
+    """The authenticator for a master at these addresses.
 
-    Raises `UsageError` for what is no address and, unless ``insecure``, for what other hosts can
-    reach while there are no keys.
+    Raises `UsageError` for an invalid address and, unless ``insecure``, for one that other hosts
+    can reach while there are no keys.
     """
     binds = [("--bind", bind), ("--status-bind", status_bind)]
     reachable = [a for flag, a in binds if a is not None and not is_local(a, flag)]

@@ -1,21 +1,13 @@
-"""The first signal drains, the second cancels, and later ones leave the closing alone.
-
-Signals that come together are one.
-"""
+"""Signals that come together are one request to stop; the handlers are restored at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from pathlib import Path
 
 import pytest
 
 from apbmm_common.process.signals import StopRequests, handlers_restored
-from apbmm_master.journal.store import Journal
-from apbmm_master.master import Master
-from apbmm_master.serve import _handle_signals
-from protocol_world import world_spec
 
 
 async def come(number: int) -> None:
@@ -69,25 +61,3 @@ def test_signals_are_given_back() -> None:
         asyncio.run(listen())
         signal.raise_signal(signal.SIGTERM)  # the loop is closed, and it still does no harm
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-async def test_only_the_second_signal_cancels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[object] = []
-    monkeypatch.setattr("apbmm_common.process.signals.SAME_REQUEST_SECONDS", 0.0)
-    with Journal(tmp_path) as journal:
-        master = Master(journal, world_spec(), "tcp://127.0.0.1:*")
-
-        async def served() -> str:
-            stops = _handle_signals(master, told.append)
-            await come(signal.SIGTERM)
-            assert (master.draining, stops.at_once, len(told)) == (True, False, 1)
-            try:
-                await come(signal.SIGTERM)
-            except asyncio.CancelledError:
-                await come(signal.SIGTERM)
-                return "closed"
-            return "not cancelled"
-
-        assert await asyncio.create_task(served()) == "closed"
