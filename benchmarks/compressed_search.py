@@ -34,9 +34,7 @@ class Asynchronous(Search):
 
     name: ClassVar[str] = "compressed-asynchronous"
     settings_type: ClassVar[type[Waits]] = Waits
-
-    def _design_is_complete(self) -> bool:
-        return True
+    has_design: ClassVar[bool] = False
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         time.sleep(self.settings.first + self.settings.further * (count - 1))
