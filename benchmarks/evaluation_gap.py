@@ -33,7 +33,7 @@ from apbmm.demo.processes import run_processes
 from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from apbmm_master.status.stages import stage_summary

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.run_file.load import Engine, Generation, Merge
+from apbmm_common.run_file import EngineSection, GenerationSection, MergeSection
 from apbmm_worker import environment
 
 CHUNK = 1 << 20
 ROLES = ("thinking", "instruct")
-GENERATION = Generation(max_tokens=16, context=512)
+GENERATION = GenerationSection(max_tokens=16, context=512)
 
 
 @dataclass
@@ -129,15 +129,16 @@ def build(
     vectors = [[(layer + 0.5) / shape.layers for layer in range(shape.layers)]]
     vectors.append([1.0 - weight for weight in vectors[0]])
     plans = [
-        plan(thinking, instruct, layer_weights(vector, shape.layers), Merge()) for vector in vectors
+        plan(thinking, instruct, layer_weights(vector, shape.layers), MergeSection())
+        for vector in vectors
     ]
 
     def write(turn: int) -> None:
-        materialise(sources, vectors[turn % 2], Merge(), "instruct", scratch / "merge")
+        materialise(sources, vectors[turn % 2], MergeSection(), "instruct", scratch / "merge")
 
     write(0)
     small = {"kv_cache_memory_bytes": 256 << 20, "max_num_seqs": 16}
-    settings = Engine(arguments=small if device == environment.CPU else {})
+    settings = EngineSection(arguments=small if device == environment.CPU else {})
     start = time.perf_counter()
     engine = ResidentEngine(settings, GENERATION, scratch / "merge", device)
     return EvaluationJob(engine, plans, scratch / "merge", write), time.perf_counter() - start

@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 from apbmm_common.merge_methods import METHODS
-from apbmm_common.run_file.load import Merge
+from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging.merge import materialise, write_merge
 from apbmm_worker.merging.plan import ModelLevelMerge, plan_task_vectors
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
@@ -103,7 +103,7 @@ def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, li
     first, second = (sources.checkpoints[role].files[0] for role in ("thinking", "instruct"))
     vector, copy, out = vector_of(sources), folder / "copy", folder / "out"
     ways: dict[str, Callable[[], object]] = {
-        MATERIALISE: lambda: materialise(sources, vector, Merge(), "instruct", out),
+        MATERIALISE: lambda: materialise(sources, vector, MergeSection(), "instruct", out),
         "in kernel": lambda: copy_in_kernel(first, second, copy),
     }
     for chunk in CHUNKS:

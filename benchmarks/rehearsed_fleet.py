@@ -32,7 +32,7 @@ from apbmm_common.protocol.messages import (
     ResultAck,
     Welcome,
 )
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.serve import allow_open_files
 from apbmm_worker.child import rehearsal
 from apbmm_worker.daemon.daemon import Daemon

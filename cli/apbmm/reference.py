@@ -18,8 +18,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from apbmm_common.merge_methods import METHODS
-from apbmm_common.run_file.load import RunSpec
-from apbmm_common.run_file.schema import Section, Unit
+from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file.schema import NAME_RULE, HostPath, Section, Unit, section_of
 from apbmm_master.search.methods import method_class, names
 
 _COMPARISONS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
@@ -28,10 +28,10 @@ _LARGEST_EXACT = 2**53
 
 def run_file_reference() -> str:
     """The whole reference. Imports the search methods, and PyTorch with them."""
-    tables = [(key, info) for key, info in RunSpec.model_fields.items() if _section(info)]
+    tables = [(key, info) for key, info in RunSpec.model_fields.items() if section_of(info)]
     parts = ["## Top of the file", *_table(RunSpec)]
     for key, info in tables:
-        kind = _section(info)
+        kind = section_of(info)
         assert kind is not None
         heading = f"[[{key}]]" if get_origin(info.annotation) is tuple else f"[{key}]"
         needed = " (required)" if info.is_required() else ""
@@ -46,19 +46,11 @@ def run_file_reference() -> str:
 def keys(kind: type[Section] = RunSpec, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every key of the run file that is not a table, by its dotted name."""
     for key, info in kind.model_fields.items():
-        inner = _section(info)
+        inner = section_of(info)
         if inner is None:
             yield prefix + key, info
         else:
             yield from keys(inner, f"{prefix}{key}.")
-
-
-def _section(info: FieldInfo) -> type[Section] | None:
-    """The section that a key holds, alone or in a list."""
-    kind = info.annotation
-    if get_origin(kind) is tuple:
-        kind = get_args(kind)[0]
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 def _table(kind: type[Section]) -> Iterator[str]:
@@ -67,7 +59,7 @@ def _table(kind: type[Section]) -> Iterator[str]:
     rows = [
         (f"`{key}`", _type(hints[key]), _default(info), info.description or "")
         for key, info in kind.model_fields.items()
-        if _section(info) is None
+        if section_of(info) is None
     ]
     yield _markdown(("key", "type", "default", "meaning"), rows)
 
@@ -163,11 +155,19 @@ def _type(hint: Any) -> str:  # noqa: PLR0911 - one for each kind of type
     if hint in {int, float}:
         number = "whole number" if hint is int else "number"
         return number + _range(marks) + _unit(marks)
-    return "text"
+    if any(isinstance(mark, HostPath) for mark in marks):
+        return "path"
+    pattern = any(getattr(item, "pattern", None) for item in _flat(marks))
+    return f"text of {NAME_RULE}" if pattern else "text"
+
+
+def _flat(marks: Iterable[Any]) -> list[Any]:
+    """Marks of a type, with those within a `Field`."""
+    return [item for mark in marks for item in getattr(mark, "metadata", [mark])]
 
 
 def _range(marks: Iterable[Any]) -> str:
-    found = [item for mark in marks for item in getattr(mark, "metadata", [mark])]
+    found = _flat(marks)
     bounds = [
         f"{sign} {getattr(mark, name)}"
         for kind, name, sign in _COMPARISONS

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from apbmm_common.errors import JournalError
 from apbmm_common.process.failpoints import reach
 from apbmm_common.protocol.messages import Bye, FromMaster
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, Record
 from apbmm_master.journal.resume import begin_or_resume

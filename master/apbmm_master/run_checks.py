@@ -11,12 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.errors import ApbmmError, RunFileError, UsageError, WireError
+from pydantic import ValidationError
+
+from apbmm_common.errors import RunFileError, UsageError, WireError
 from apbmm_common.protocol.codec import MAX_BYTES, decode, encode
 from apbmm_common.protocol.messages import FROM_MASTER, Welcome
-from apbmm_common.run_file.diagnostics import Salvage
-from apbmm_common.run_file.engine_limits import forbidden
-from apbmm_common.run_file.load import Algorithm, RunSpec, load_run_file, not_valid, read_table
+from apbmm_common.run_file import AlgorithmSection, RunSpec, parse_run
+from apbmm_common.run_file.load import not_valid, read_table
 from apbmm_master.search.errors import SearchError
 from apbmm_master.search.methods import create, require_known
 
@@ -26,39 +27,37 @@ def load_run(run_file: Path) -> RunSpec:
 
     Where some tables are invalid, the others are checked all the same.
     """
-    faults: list[str] = []
-    spec: RunSpec | None = None
-    part: object
+    table, faults = read_table(run_file), list[str]()
     try:
-        part = spec = load_run_file(run_file)
+        spec = parse_run(table, str(run_file))
     except RunFileError as error:
-        if not error.faults:  # the file could not be read at all
-            raise
         faults += error.faults
-        part = Salvage().section(RunSpec, read_table(run_file))
-    faults += _method_faults(getattr(part, "algorithm", None))
-    arguments = getattr(getattr(part, "engine", None), "arguments", ())
-    faults += map(str, forbidden(arguments))
-    if spec is not None:
+        faults += _method_faults(table.get("algorithm", {}))
+    else:
+        faults += _method_faults(table.get("algorithm", {}))
         faults += _message_faults(spec.model_dump(mode="json"))
-    if faults or spec is None:
-        raise not_valid(str(run_file), faults)
-    return spec
+        if not faults:
+            return spec
+    raise not_valid(str(run_file), faults)
 
 
-def _method_faults(algorithm: object) -> Iterator[str]:
-    """Faults of [algorithm]; of an invalid table only the name is checked."""
-    name = getattr(algorithm, "name", None)
-    place = "algorithm.name"
+def _method_faults(table: object) -> Iterator[str]:
+    """What the search says of the table ``[algorithm]``, if that is valid."""
     try:
-        if name is not None:
-            require_known(name)
-        place = "algorithm.settings"
-        # A host that is only used to look at runs need not have BoTorch.
-        if isinstance(algorithm, Algorithm) and find_spec("botorch") is not None:
+        algorithm = AlgorithmSection.model_validate(table)
+    except ValidationError:
+        return
+    try:
+        require_known(algorithm.name)
+    except SearchError as error:
+        yield f"algorithm.name: {error}"
+        return
+    # A host that is only used to look at runs need not have BoTorch.
+    if find_spec("botorch") is not None:
+        try:
             require_settings(algorithm)
-    except ApbmmError as error:
-        yield f"{place}: {error}"
+        except UsageError as error:
+            yield f"algorithm.settings: {error}"
 
 
 def _message_faults(spec: dict[str, Any]) -> Iterator[str]:
@@ -81,7 +80,7 @@ def _welcome_fault(spec: dict[str, Any]) -> str:
     return ""
 
 
-def require_settings(algorithm: Algorithm) -> None:
+def require_settings(algorithm: AlgorithmSection) -> None:
     """Raise `UsageError` for settings that the search method does not have."""
     if not algorithm.settings:  # which spares the import of the method, of a second or more
         return

@@ -15,7 +15,7 @@ from apbmm_common.process.signals import StopRequests, handlers_restored
 from apbmm_common.process.systemd import Supervisor
 from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import MasterKeys
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import NAME as JOURNAL
 from apbmm_master.journal.store import Journal

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_worker.daemon.evaluation_job import EvaluationJob, _body
 from apbmm_worker.daemon.options import Options
 from apbmm_worker.merging.temporary_checkpoints import MEMORY, owner

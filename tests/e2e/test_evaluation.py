@@ -16,7 +16,7 @@ import pytest
 
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
 from apbmm_common.protocol.messages import OutcomeRow
-from apbmm_common.run_file.load import Benchmark, Generation
+from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_common.run_file.schema import EXACT_ADAPTER
 from apbmm_worker.engine.driver import Completion, Prompt
 from tiny_checkpoints import write_tiny_qwen3
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # EvalScope's and datasets' own
 ]
 
-GENERATION = Generation(max_tokens=50, context=6000)
+GENERATION = GenerationSection(max_tokens=50, context=6000)
 
 
 class Oracle:
@@ -89,7 +89,7 @@ class EvaluationJob:
         return target.parent
 
     def prepare(
-        self, *benchmarks: Benchmark, generation: Generation = GENERATION
+        self, *benchmarks: BenchmarkSection, generation: GenerationSection = GENERATION
     ) -> PreparedBenchmarks:
         from apbmm_worker.evaluation.questions import prepare_benchmarks
 
@@ -104,7 +104,7 @@ class EvaluationJob:
         return Oracle(AutoTokenizer.from_pretrained(self.source), answer)
 
     def evaluate(
-        self, answer: Callable[[str], str], *benchmarks: Benchmark
+        self, answer: Callable[[str], str], *benchmarks: BenchmarkSection
     ) -> tuple[EvaluationResult, Oracle]:
         from apbmm_worker.evaluation.evaluate import evaluate
 
@@ -124,7 +124,7 @@ def bench(tmp_path: Path, tokenizer_source: Path) -> EvaluationJob:
     return EvaluationJob(tmp_path, tokenizer_source)
 
 
-def outcomes_on_disk(bench: EvaluationJob, chosen: Benchmark) -> tuple[OutcomeRow, ...]:
+def outcomes_on_disk(bench: EvaluationJob, chosen: BenchmarkSection) -> tuple[OutcomeRow, ...]:
     """What a reader of EvalScope's files would take from them."""
     from apbmm_worker.evaluation.evaluate import mean_name
     from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
@@ -144,8 +144,8 @@ def outcomes_on_disk(bench: EvaluationJob, chosen: Benchmark) -> tuple[OutcomeRo
     return benchmark_result(outcomes_of(recorded, chosen.adapter, places, mean_name)).outcomes
 
 
-def benchmark(name: str, adapter: str, **settings: Any) -> Benchmark:
-    return Benchmark(name=name, adapter=adapter, path="/not/used", **settings)
+def benchmark(name: str, adapter: str, **settings: Any) -> BenchmarkSection:
+    return BenchmarkSection(name=name, adapter=adapter, path="/not/used", **settings)
 
 
 def sums(count: int, first: int = 0, step: int = 1) -> list[dict[str, Any]]:
@@ -381,7 +381,7 @@ def test_settings_that_do_not_fit_are_named(bench: EvaluationJob) -> None:
     bench.write("b", [*sums(2), {"id": "long", "question": "x" * 90, "answer": "y"}])
     with pytest.raises(UsageError, match=r"question long has a prompt of \d+ tokens.*of 150"):
         bench.prepare(
-            benchmark("b", "apbmm_exact"), generation=Generation(max_tokens=50, context=150)
+            benchmark("b", "apbmm_exact"), generation=GenerationSection(max_tokens=50, context=150)
         )
     with pytest.raises(SourceError, match="EvalScope has no benchmark 'apbmm_typo'"):
         bench.prepare(benchmark("b", "apbmm_typo"))

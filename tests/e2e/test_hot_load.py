@@ -26,7 +26,7 @@ import torch
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.process import failpoints
-from apbmm_common.run_file.load import Engine, Generation, Merge
+from apbmm_common.run_file import EngineSection, GenerationSection, MergeSection
 from apbmm_worker import environment
 from apbmm_worker.engine.driver import Prompt
 from apbmm_worker.engine.resident import ResidentEngine
@@ -47,8 +47,8 @@ pytestmark = [
 MERGES = int(os.environ.get("APBMM_TEST_MERGES", "5"))
 LAYERS = 4
 ROLES = ("thinking", "instruct")
-GENERATION = Generation(max_tokens=16, context=512)
-SETTINGS = Engine(arguments={"kv_cache_memory_bytes": 128 << 20, "max_num_seqs": 16})
+GENERATION = GenerationSection(max_tokens=16, context=512)
+SETTINGS = EngineSection(arguments={"kv_cache_memory_bytes": 128 << 20, "max_num_seqs": 16})
 
 Answers = list[tuple[int, ...]]
 Plans = Sequence[TensorPlan]
@@ -91,7 +91,7 @@ def lively_model(folder: Path, seed: int, dtype: torch.dtype, *, tied: bool) -> 
 
 def planned(sources: VerifiedSources, vector: Sequence[float]) -> Plans:
     thinking, instruct = (sources.checkpoints[role] for role in ROLES)
-    return plan(thinking, instruct, layer_weights(vector, LAYERS), Merge())
+    return plan(thinking, instruct, layer_weights(vector, LAYERS), MergeSection())
 
 
 @dataclass
@@ -112,7 +112,7 @@ def make_merges(folder: Path, dtype: torch.dtype, *, tied: bool, count: int) -> 
     found = Merges([], [])
     for index in range(count):
         vector = [numbers.random() for _ in range(LAYERS)]
-        materialise(verified, vector, Merge(), "thinking", folder / f"merge-{index}")
+        materialise(verified, vector, MergeSection(), "thinking", folder / f"merge-{index}")
         found.folders.append(folder / f"merge-{index}")
         found.plans.append(planned(verified, vector))
     return found

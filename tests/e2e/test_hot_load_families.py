@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from apbmm_common.run_file.load import Merge
+from apbmm_common.run_file import MergeSection
 from apbmm_worker import environment
 from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
 from apbmm_worker.engine.resident import ResidentEngine
@@ -69,11 +69,11 @@ def test_as_a_fresh_engine_answers(
     thinking, instruct = (sources.checkpoints[role] for role in ("thinking", "instruct"))
 
     def plans(vector: list[float]) -> Any:
-        return plan(thinking, instruct, layer_weights(vector, LAYERS), Merge())
+        return plan(thinking, instruct, layer_weights(vector, LAYERS), MergeSection())
 
     def merge(vector: list[float]) -> PlannedMerge:
         def write(slot: Path) -> None:
-            materialise(sources, vector, Merge(), "thinking", slot)
+            materialise(sources, vector, MergeSection(), "thinking", slot)
 
         return PlannedMerge(plans(vector), write)
 

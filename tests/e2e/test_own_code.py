@@ -11,7 +11,7 @@ import pytest
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
-from apbmm_common.run_file.load import RunSpec, parse_run
+from apbmm_common.run_file import RunSpec, parse_run
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 from code_of_its_own import FILES, give_own_code, that_ran

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from apbmm_common.errors import RunFileError, WireError
 from apbmm_common.protocol.codec import HEADER, decode, encode
 from apbmm_common.protocol.messages import FROM_WORKER
-from apbmm_common.run_file.load import RunSpec, load_run_file
+from apbmm_common.run_file import RunSpec, load_run_file
 from commands import REPOSITORY
 from fault_accounts import scaled
 from hostile_frames import mutations

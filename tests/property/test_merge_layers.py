@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apbmm_common.run_file.load import Merge
+from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging.merge import materialise, write_merge
 from apbmm_worker.merging.run_merges import merge_of
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
@@ -68,7 +68,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def merged(
     sources: VerifiedSources, vector: list[float], out: Path, outside: str = "mean"
 ) -> dict[str, torch.Tensor]:
-    merge = Merge.model_validate({"outside_layers": outside})
+    merge = MergeSection.model_validate({"outside_layers": outside})
     materialise(sources, vector, merge, "thinking", out)
     return load_tensors(out)
 

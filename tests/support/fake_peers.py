@@ -23,7 +23,7 @@ from apbmm_common.protocol.messages import (
     FromMaster,
     FromWorker,
 )
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.scheduling.policy import Finish

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.protocol.messages import (
     Accept,
     Assign,
@@ -29,7 +30,7 @@ from apbmm_common.protocol.messages import (
     ResultAck,
     Welcome,
 )
-from apbmm_common.run_file.load import RunSpec, canonical_hash
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.events import (
     AnyEvent,
     EpochStarted,

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import zmq
 
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_common.run_file.load import RunSpec, parse_run
+from apbmm_common.run_file import RunSpec, parse_run
 from apbmm_master.journal.events import (
     AttemptFailed,
     DuplicateResult,

@@ -14,7 +14,7 @@ import pytest
 
 from apbmm_common.protocol.codec import decode
 from apbmm_common.protocol.messages import FROM_MASTER
-from apbmm_common.run_file.load import load_run_file
+from apbmm_common.run_file import load_run_file
 from apbmm_master.journal.events import ResultRecorded, WorkerJoined
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zmq
 
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.events import Record, RunStarted
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.status.sockets import StatusSocket

@@ -28,7 +28,7 @@ from apbmm_common.protocol.messages import (
     ResultAck,
     Welcome,
 )
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from fake_peers import FakeMaster
 from rehearsal_runs import Process, Site, run_spec, wait_for
 

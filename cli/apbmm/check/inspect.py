@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from apbmm.check.parts import Parts, parts_of, sound_parts
 from apbmm_common.checkpoint.compatibility import IDENTICAL, compatibility_faults, identical_files
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count, read_checkpoint, text_config
 from apbmm_common.checkpoint.identical_layers import identical_layers
@@ -21,14 +20,19 @@ from apbmm_common.datasets.benchmark_folders import check_folder, choose_questio
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import ApbmmError, RunFileError, SourceError
 from apbmm_common.metrics import METRICS
-from apbmm_common.run_file.load import (
-    Benchmark,
-    Engine,
-    Generation,
-    Merge,
+from apbmm_common.run_file import (
+    BenchmarkSection,
+    EngineSection,
+    GenerationSection,
+    MergeSection,
+    PriorSection,
     RunSpec,
+    Space,
+    block_of,
+    load_run_file,
 )
-from apbmm_common.run_file.space import Space, block_of
+from apbmm_common.run_file.load import read_table
+from apbmm_common.run_file.schema import paths_in
 
 NO_SEARCH = (
     "this host cannot run apbmm-master: pip install '.[master]', in the folder of apbmm's sources, "
@@ -38,7 +42,7 @@ NO_SEARCH = (
 
 @dataclass
 class Inspection:
-    """What a dry run found. ``spec`` is None when the run file itself is not valid."""
+    """What a dry run found. ``spec`` is None when the tables of the run file are not valid."""
 
     run_file: Path
     spec: RunSpec | None = None
@@ -60,52 +64,61 @@ class Inspection:
 
 
 def inspect(run_file: Path) -> Inspection:
-    """Look at everything that a run file names, without torch and without changing anything."""
+    """Look at everything that a run file names, without torch and without changing anything.
+
+    Where a run file's own tables are not valid, only the existence of its paths is looked at.
+    """
     from apbmm_master.run_checks import load_run
 
     found = Inspection(run_file)
     try:
         found.spec = load_run(run_file)
     except RunFileError as error:
-        found.faults += [line.strip() for line in error.message.splitlines()[1:]]
-        if not found.faults:
+        if not error.faults:
             found.fault(error)
             return found
-        parts = sound_parts(run_file)
-    else:
-        parts = parts_of(found.spec)
+        found.faults += error.faults
+        with suppress(RunFileError):  # the tables may be valid all the same
+            found.spec = load_run_file(run_file)
     if find_spec("botorch") is None:
         found.notes.append(NO_SEARCH)
-    _inspect_sources(found, parts)
-    _inspect_benchmarks(found, parts.benchmarks)
-    if found.spec is not None:
+    if found.spec is None:
+        _inspect_paths(found)
+    elif found.spec.evaluation.kind != "rehearsal":  # which reads no files
+        _inspect_sources(found, found.spec)
+        _inspect_benchmarks(found, found.spec.benchmarks)
+        _inspect_prompts(found, found.spec.prior)
         _inspect_objectives(found, found.spec)
-    if parts.prompts is not None:
-        try:
-            read_prompts(Path(parts.prompts), sys.maxsize)
-        except SourceError as error:
-            found.fault(error, "prior.prompts")
     return found
+
+
+def _inspect_paths(found: Inspection) -> None:
+    """Look for every path of a run file that is not valid."""
+    table = read_table(found.run_file)
+    evaluation = table.get("evaluation")
+    if isinstance(evaluation, Mapping) and evaluation.get("kind") == "rehearsal":
+        return
+    for key in paths_in(table):
+        if key.path is not None and not Path(key.path).exists():
+            found.faults.append(f"{key.place}: {key.path}: no such file or folder")
 
 
 # ---- the files that it names -------------------------------------------------------------------
 
 
-def _inspect_sources(found: Inspection, parts: Parts) -> None:
-    for role, path in parts.sources.items():
+def _inspect_sources(found: Inspection, spec: RunSpec) -> None:
+    folders = spec.sources.model_dump(exclude_none=True)
+    for role, path in folders.items():
         try:
             found.checkpoints[role] = read_checkpoint(Path(path))
         except SourceError as error:
             found.fault(error, f"sources.{role}")
     checkpoints = found.checkpoints
-    _inspect_code(found, parts.engine)
-    if parts.generation is not None:
-        _inspect_generation(found, parts.generation)
+    _inspect_code(found, spec.engine)
+    _inspect_generation(found, spec.generation)
     if "instruct" in checkpoints:
-        _inspect_blocks(found, parts.merge)
-    if checkpoints.keys() != parts.sources.keys() or not {"thinking", "instruct"} <= set(
-        checkpoints
-    ):
+        _inspect_blocks(found, spec.merge)
+    if checkpoints.keys() != folders.keys():
         return
     if identical_files(checkpoints["thinking"], checkpoints["instruct"]):
         found.faults.append(f"sources: {IDENTICAL}")
@@ -115,10 +128,10 @@ def _inspect_sources(found: Inspection, parts: Parts) -> None:
         _inspect_layers(found)
 
 
-def _inspect_code(found: Inspection, engine: Engine | None) -> None:
+def _inspect_code(found: Inspection, engine: EngineSection) -> None:
     for role, checkpoint in found.checkpoints.items():
         code = own_code(checkpoint.path)
-        if code and engine is not None:
+        if code:
             found.code[role] = code
             try:
                 require_code(checkpoint.path, remote_code=engine.remote_code)
@@ -126,8 +139,8 @@ def _inspect_code(found: Inspection, engine: Engine | None) -> None:
                 found.fault(error, f"sources.{role}")
 
 
-def _inspect_blocks(found: Inspection, merge: Merge | None) -> None:
-    if merge is None or merge.blocks is None:
+def _inspect_blocks(found: Inspection, merge: MergeSection) -> None:
+    if merge.blocks is None:
         return
     with suppress(SourceError):  # layers that cannot be counted are a fault of their own
         layers = layer_count(found.checkpoints["instruct"])
@@ -149,7 +162,7 @@ def _inspect_layers(found: Inspection) -> None:
         found.fault(error)
 
 
-def _inspect_generation(found: Inspection, generation: Generation) -> None:
+def _inspect_generation(found: Inspection, generation: GenerationSection) -> None:
     source = found.checkpoints.get(generation.template_from)
     if source is not None and not has_chat_template(source.path):
         found.faults.append(
@@ -169,6 +182,14 @@ def _inspect_generation(found: Inspection, generation: Generation) -> None:
             )
 
 
+def _inspect_prompts(found: Inspection, prior: PriorSection) -> None:
+    if prior.prompts is not None:
+        try:
+            read_prompts(Path(prior.prompts), sys.maxsize)
+        except SourceError as error:
+            found.fault(error, "prior.prompts")
+
+
 def has_chat_template(folder: Path) -> bool:
     """Whether a folder's tokenizer comes with a chat template."""
     if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
@@ -180,7 +201,7 @@ def has_chat_template(folder: Path) -> bool:
     return isinstance(config, Mapping) and bool(config.get("chat_template"))
 
 
-def _inspect_benchmarks(found: Inspection, benchmarks: tuple[Benchmark, ...]) -> None:
+def _inspect_benchmarks(found: Inspection, benchmarks: tuple[BenchmarkSection, ...]) -> None:
     for benchmark in benchmarks:
         if not is_known_adapter(benchmark.adapter):
             found.faults.append(

@@ -11,7 +11,7 @@ from apbmm_common.checkpoint.headers import Checkpoint, layer_count
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.merge_methods import LINEAR, METHODS
-from apbmm_common.run_file.load import Benchmark, Objective, RunSpec
+from apbmm_common.run_file import BenchmarkSection, ObjectiveSection, RunSpec
 
 Row = tuple[str, str]
 
@@ -111,7 +111,7 @@ def _merge(found: Inspection, spec: RunSpec) -> str:
     return f"{how}, {outside}, dtype {spec.merge.dtype}"
 
 
-def _benchmark(benchmark: Benchmark, questions: int | None) -> str:
+def _benchmark(benchmark: BenchmarkSection, questions: int | None) -> str:
     count = "all questions" if questions is None else f"{questions} questions"
     return f"{benchmark.name}: {benchmark.adapter}, {count} from {benchmark.path}"
 
@@ -130,7 +130,7 @@ def _prior(spec: RunSpec) -> str:
     return f"up to {spec.prior.questions} prompts from {where}"
 
 
-def _objective(objective: Objective, spec: RunSpec) -> str:
+def _objective(objective: ObjectiveSection, spec: RunSpec) -> str:
     names = objective.benchmarks or tuple(b.name for b in spec.benchmarks)
     return (
         f"{objective.name}: {objective.metric} on {', '.join(names)}, 0 = {objective.vanilla}, "

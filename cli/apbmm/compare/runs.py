@@ -18,7 +18,7 @@ from typing import Any
 
 from apbmm.status.query import run_directory
 from apbmm_common.errors import ApbmmError, UsageError
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.events import EpochStarted, Record
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.resume import changed
@@ -214,9 +214,7 @@ def _meaning(run: Run) -> dict[str, Any]:
     ``contents`` are digests of sources, their settings and questions, without the base: every
     method merges the same two sources, and only some need a base beside them.
     """
-    spec, digests = run.spec.model_dump(mode="json"), run.run_state.digests
-    for benchmark in spec["benchmarks"]:
-        del benchmark["path"]
+    spec, digests = run.spec.without_paths(), run.run_state.digests
     return {
         "evaluation": {"kind": run.spec.evaluation.kind},
         "benchmarks": {benchmark["name"]: benchmark for benchmark in spec["benchmarks"]},

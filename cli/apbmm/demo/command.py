@@ -18,7 +18,7 @@ from apbmm.demo.toml_text import run_as_toml
 from apbmm.status.query import JOURNAL
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder, uniform_hypervolume
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
-from apbmm_common.run_file.load import Evaluation, RunSpec, load_run_file
+from apbmm_common.run_file import EvaluationSection, RunSpec, load_run_file
 from apbmm_master.journal.run_directory import unusable
 
 REHEARSAL_LAYERS = 12
@@ -78,7 +78,7 @@ def demo_run(options: DemoOptions, before: RunSpec | None) -> RunSpec:
     initial = begun.budget.initial if before else min(begun.budget.initial, evaluations)
     evaluation = begun.evaluation
     if options.rehearsal:
-        evaluation = Evaluation(
+        evaluation = EvaluationSection(
             kind="rehearsal", layers=REHEARSAL_LAYERS, rehearsal_seconds=REHEARSAL_SECONDS
         )
     budget = begun.budget.model_copy(update={"evaluations": evaluations, "initial": initial})

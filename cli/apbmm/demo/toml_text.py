@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 

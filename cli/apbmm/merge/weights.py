@@ -23,7 +23,7 @@ from typing import Any
 from apbmm_common.checkpoint.compatibility import BASE_ROLE
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.errors import EvaluationError, UsageError
-from apbmm_common.run_file.space import block_of
+from apbmm_common.run_file import block_of
 from apbmm_worker.merging.source_weights import (
     Row,
     SourceWeights,

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.errors import SourceError
-from apbmm_common.run_file.schema import Benchmark, is_own_adapter
+from apbmm_common.run_file import BenchmarkSection
+from apbmm_common.run_file.schema import is_own_adapter
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -59,7 +60,7 @@ class ChosenQuestions:
     the folder itself). ``arguments`` go to EvalScope's ``dataset_args``.
     """
 
-    benchmark: Benchmark
+    benchmark: BenchmarkSection
     folder: Path
     positions: tuple[int, ...] | None
     arguments: dict[str, Any]
@@ -70,7 +71,7 @@ def layout_of(adapter: str) -> Layout | None:
     return OWN_LAYOUT if is_own_adapter(adapter) else LAYOUTS.get(adapter)
 
 
-def check_folder(benchmark: Benchmark, folder: Path) -> None:
+def check_folder(benchmark: BenchmarkSection, folder: Path) -> None:
     """Raise `SourceError` unless ``folder`` exists and holds the benchmark's data. Fast."""
     if not folder.is_dir():
         raise SourceError(
@@ -95,7 +96,7 @@ def check_folder(benchmark: Benchmark, folder: Path) -> None:
         )
 
 
-def choose_questions(benchmark: Benchmark, folder: Path, scratch: Path) -> ChosenQuestions:
+def choose_questions(benchmark: BenchmarkSection, folder: Path, scratch: Path) -> ChosenQuestions:
     """Copy the chosen questions to ``scratch/NAME`` and return where they are.
 
     Raises `SourceError` for missing, unreadable or too few data, or columns that are not there.
@@ -118,7 +119,7 @@ def choose_questions(benchmark: Benchmark, folder: Path, scratch: Path) -> Chose
     )
 
 
-def chosen_positions(benchmark: Benchmark, available: int) -> tuple[int, ...]:
+def chosen_positions(benchmark: BenchmarkSection, available: int) -> tuple[int, ...]:
     """0-based positions of the questions to ask, out of ``available``."""
     if benchmark.question_ids is not None:
         beyond = [position for position in benchmark.question_ids if position >= available]
@@ -136,7 +137,7 @@ def chosen_positions(benchmark: Benchmark, available: int) -> tuple[int, ...]:
     return tuple(range(benchmark.questions or available))
 
 
-def _data_file(benchmark: Benchmark, folder: Path, split: str) -> Path:
+def _data_file(benchmark: BenchmarkSection, folder: Path, split: str) -> Path:
     """The file of one split: SPLIT.jsonl, .json, .csv or .parquet, or the hub's parquet name."""
     patterns = [f"{split}{suffix}" for suffix in _SUFFIXES]
     patterns += [f"{prefix}{split}-*.parquet" for prefix in ("", "data/", "main/")]
@@ -155,7 +156,7 @@ def _data_file(benchmark: Benchmark, folder: Path, split: str) -> Path:
     return found[0]
 
 
-def _records(benchmark: Benchmark, file: Path, columns: Sequence[str]) -> list[Record]:
+def _records(benchmark: BenchmarkSection, file: Path, columns: Sequence[str]) -> list[Record]:
     """All records of a data file, with the columns checked."""
     try:
         records = _read(file)

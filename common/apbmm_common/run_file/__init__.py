@@ -1,1 +1,50 @@
-"""apbmm_common.run_file."""
+"""The run file: what a run is.
+
+- `RunSpec` is a whole run, and the `...Section` classes are its tables: every key with its type,
+  range, default and description. They also travel to the workers.
+- `load_run_file` reads a file, `parse_run` validates its tables. Both raise `RunFileError`, which
+  names every fault at once.
+- `Space` says what the components of a decision vector mean, `block_of` which block of layers each
+  layer belongs to.
+
+The modules: `schema` (the keys), `load` (reading, and faults in words), `engine_limits` (vLLM's
+arguments that a run file may not set), `space`.
+"""
+
+from apbmm_common.run_file.load import load_run_file, parse_run
+from apbmm_common.run_file.schema import (
+    PAPER_OBJECTIVES,
+    AlgorithmSection,
+    BenchmarkSection,
+    BudgetSection,
+    EngineSection,
+    EvaluationSection,
+    GenerationSection,
+    MergeSection,
+    ObjectiveSection,
+    PriorSection,
+    RunSpec,
+    SourcesSection,
+    TimingsSection,
+)
+from apbmm_common.run_file.space import Space, block_of
+
+__all__ = [
+    "PAPER_OBJECTIVES",
+    "AlgorithmSection",
+    "BenchmarkSection",
+    "BudgetSection",
+    "EngineSection",
+    "EvaluationSection",
+    "GenerationSection",
+    "MergeSection",
+    "ObjectiveSection",
+    "PriorSection",
+    "RunSpec",
+    "SourcesSection",
+    "Space",
+    "TimingsSection",
+    "block_of",
+    "load_run_file",
+    "parse_run",
+]

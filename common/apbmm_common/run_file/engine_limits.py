@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from apbmm_common.errors import RunFileError
-
-# The run file decides these elsewhere, or apbmm does.
 RESERVED = frozenset(
     {"model", "tokenizer", "dtype", "max_model_len", "tensor_parallel_size", "seed"}
     | {"worker_extension_cls", "gpu_memory_utilization", "trust_remote_code"}
 )
-# These name code, files or hosts; a run file comes from another machine.
+"""Arguments that other keys of the run file decide, or the worker."""
 FOREIGN = frozenset(
     {"worker_cls", "scheduler_cls", "logits_processors", "distributed_executor_backend"}
     | {"io_processor_plugin", "reasoning_parser_plugin"}
@@ -21,14 +18,14 @@ FOREIGN = frozenset(
     | {"data_parallel_address", "generation_config"}
     | {"mm_encoder_fp8_scale_path", "mm_encoder_fp8_scale_save_path"}
 )
+"""Arguments that name code, files or hosts: a run file comes from another machine."""
 
 
-def forbidden(arguments: Iterable[str]) -> Iterator[RunFileError]:
-    """What is wrong with the names in a run file's ``engine.arguments``."""
+def forbidden_arguments(arguments: Iterable[str]) -> Iterator[str]:
+    """What is wrong with the names in a run file's ``engine.arguments``, one line each."""
     for names, reason in (
         (RESERVED, "other tables of the run file decide these, or the worker does"),
-        (FOREIGN, "what names code, files or hosts is not for a run file to say"),
+        (FOREIGN, "a run file may not name code, files or hosts"),
     ):
-        found = sorted(names & set(arguments))
-        if found:
-            yield RunFileError(f"engine.arguments may not set {', '.join(found)}", reason)
+        if found := sorted(names & set(arguments)):
+            yield f"may not set {', '.join(found)} (hint: {reason})"

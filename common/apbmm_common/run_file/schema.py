@@ -1,19 +1,36 @@
 """The tables of a run file, and what their values may be. `RunSpec` puts them together.
 
 The docstring below each key is its description in the run-file reference: what the key means, and
-when to change it. `reference` renders it; types, ranges and defaults come from the annotations.
+when to change it; types, ranges and defaults come from the annotations.
+
+A rule on several keys is a validator of the last of them, in the order in which they are defined:
+pydantic shows it only those earlier keys whose values are valid. So the faults of a table are found
+together, and no fault causes another.
+
+The same models travel to the workers in WELCOME, so that a worker needs no run file of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
 
-from apbmm_common.metrics import LONGEST_METRIC_NAME
+from apbmm_common.canonical_json import canonical_hash
+from apbmm_common.merge_methods import LINEAR, searched_as
+from apbmm_common.metrics import LONGEST_METRIC_NAME, METRICS
+from apbmm_common.run_file.engine_limits import forbidden_arguments
 
 
 @dataclass(frozen=True)
@@ -23,7 +40,22 @@ class Unit:
     name: str
 
 
+@dataclass(frozen=True)
+class HostPath:
+    """Marks a key whose value is a path, which may be another one on each host.
+
+    Such a path is made absolute when the run file is read. A worker maps it by its name
+    (``--path NAME=PATH``) or restricts it (``--root``). Its name is the value of the key ``named``
+    of the same table or, without ``named``, the marked key itself.
+    """
+
+    named: str = ""
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+NAME_RULE = "1 to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
+Path = Annotated[str, HostPath()]
+OptionalPath = Annotated[str | None, HostPath()]
 Integer = Annotated[int, Field(ge=-(2**53), le=2**53, strict=True)]
 """Every reader of JSON and MessagePack keeps integers of this range exact."""
 Natural = Annotated[int, Field(ge=0, le=2**53, strict=True)]
@@ -66,56 +98,44 @@ Table = Annotated[dict[str, Any], AfterValidator(_portable)]
 EngineValue = Annotated[Any, AfterValidator(_scalar)]
 """A bool, int, float or str."""
 
-Rule = Callable[[Any], Iterator[str]]
-"""Yields what is wrong with the keys of a table together."""
+
+def _refuse(faults: Iterable[str]) -> None:
+    """Raise ValueError with one line for each fault, if there are any."""
+    lines = "\n".join(faults)
+    if lines:
+        raise ValueError(lines)
 
 
 class Section(BaseModel):
-    """A table of the run file: frozen, and no key that it does not know.
-
-    ``rules`` look at several keys together. Each asks for nothing that it does not need, because
-    a rule is held against a table in which other keys are at fault, too.
-    """
+    """A table of the run file: frozen, and no key that it does not know."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
     )
-    rules: ClassVar[tuple[Rule, ...]] = ()
-
-    @model_validator(mode="after")
-    def _rules_hold(self) -> Self:
-        faults = [fault for rule in self.rules for fault in rule(self)]
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
 
 
-class Sources(Section):
+class SourcesSection(Section):
     """The checkpoints that are merged: folders in Hugging Face layout, with safetensors weights.
 
     All must be fine-tunes of one model: the same architecture, tensor names, shapes and vocabulary.
     Nothing is downloaded.
     """
 
-    thinking: str
+    thinking: Path
     """Folder of the thinking model: the merge at x = 1."""
-    instruct: str
+    instruct: Path
     """Folder of the instruct model: the merge at x = 0."""
-    base: str | None = None
+    base: OptionalPath = None
     """Folder of the base model, which task vectors are taken from. Without it the instruct model
     is the base, as in the paper. Set it for the model-level methods (`ties`, `dare`, ...), so that
     both models have a task vector; the linear merge does not use it."""
 
-    def paths(self) -> dict[str, str]:
-        """Folder of each role; ``base`` is always present."""
-        return {
-            "thinking": self.thinking,
-            "instruct": self.instruct,
-            "base": self.base or self.instruct,
-        }
 
-
-class Merge(Section):
+class MergeSection(Section):
     """How a vector becomes a checkpoint (Eq. 4), and what happens outside the layers."""
 
     blocks: Positive | None = None
@@ -135,7 +155,7 @@ class Merge(Section):
     `breadcrumbs`, say). The merge methods and their parameters are listed below."""
 
 
-class Generation(Section):
+class GenerationSection(Section):
     """How answers are decoded. One choice serves every evaluation, references included."""
 
     template_from: Literal["thinking", "instruct"] = "thinking"
@@ -161,14 +181,15 @@ class Generation(Section):
     worked examples or orders of choices that a benchmark draws. It is apart from the seed of the
     search, so that every merge is asked the same."""
 
-    def _room_for_a_prompt(self) -> Iterator[str]:
-        if self.max_tokens >= self.context:
-            yield (
-                f"max_tokens ({self.max_tokens}) leaves no room for a prompt in a context of "
-                f"{self.context}"
+    @field_validator("context")
+    @classmethod
+    def _leaves_room_for_a_prompt(cls, context: int, info: ValidationInfo) -> int:
+        most = info.data.get("max_tokens", 0)
+        if most >= context:
+            raise ValueError(
+                f"max_tokens ({most}) leaves no room for a prompt in a context of {context}"
             )
-
-    rules = (_room_for_a_prompt,)
+        return context
 
 
 EXACT_ADAPTER = "apbmm_exact"
@@ -181,7 +202,7 @@ def is_own_adapter(adapter: str) -> bool:
     return adapter == EXACT_ADAPTER or adapter.startswith(DEMO_ADAPTERS)
 
 
-class Benchmark(Section):
+class BenchmarkSection(Section):
     """One benchmark on local files. A run has one or more of these tables."""
 
     name: Name
@@ -190,7 +211,7 @@ class Benchmark(Section):
     adapter: str
     """EvalScope's name of the benchmark (`aime25`, `gpqa_diamond`, ...), or apbmm's own
     `apbmm_exact`, which compares answers to `{"id", "question", "answer"}` objects exactly."""
-    path: str
+    path: Annotated[str, HostPath(named="name")]
     """Folder of the benchmark's data: a data file for each split that the adapter reads
     (`test.jsonl`, say; also JSON, CSV and Parquet)."""
     questions: Positive | None = None
@@ -204,18 +225,24 @@ class Benchmark(Section):
     """Further arguments of the adapter, handed to EvalScope's `dataset_args` as they are
     (`few_shot_num`, say)."""
 
-    def _one_choice_of_questions(self) -> Iterator[str]:
-        if self.questions is not None and self.question_ids is not None:
+    @field_validator("question_ids")
+    @classmethod
+    def _one_choice_of_questions(
+        cls, chosen: tuple[int, ...] | None, info: ValidationInfo
+    ) -> tuple[int, ...] | None:
+        if chosen is not None:
+            _refuse(cls._question_faults(chosen, info.data.get("questions")))
+        return chosen
+
+    @staticmethod
+    def _question_faults(chosen: tuple[int, ...], questions: int | None) -> Iterator[str]:
+        if questions is not None:
             yield "give either questions or question_ids, not both"
-
-    def _questions_differ(self) -> Iterator[str]:
-        if self.question_ids is not None and len(set(self.question_ids)) != len(self.question_ids):
-            yield "question_ids names a question twice"
-
-    rules = (_one_choice_of_questions, _questions_differ)
+        if len(set(chosen)) != len(chosen):
+            yield "names a question twice"
 
 
-class Objective(Section):
+class ObjectiveSection(Section):
     """One objective of Eq. 2: a metric averaged over benchmarks, scaled by two references.
 
     A run has two to five of these tables. Without any, the paper's two objectives are searched:
@@ -237,26 +264,27 @@ class Objective(Section):
     benchmarks: tuple[Name, ...] | None = None
     """Names of the benchmarks that are averaged. Without it all are."""
 
-    def _two_references(self) -> Iterator[str]:
-        if self.expert == self.vanilla:
-            yield "expert and vanilla are the same source, so Eq. 2 divides by zero"
-
-    rules = (_two_references,)
+    @field_validator("vanilla")
+    @classmethod
+    def _two_references(cls, vanilla: str, info: ValidationInfo) -> str:
+        if vanilla == info.data.get("expert"):
+            raise ValueError("expert and vanilla are the same source, so Eq. 2 divides by zero")
+        return vanilla
 
 
 PAPER_OBJECTIVES = (
-    Objective(name="reasoning", metric="accuracy", expert="thinking", vanilla="instruct"),
-    Objective(name="cost", metric="tokens", expert="instruct", vanilla="thinking"),
+    ObjectiveSection(name="reasoning", metric="accuracy", expert="thinking", vanilla="instruct"),
+    ObjectiveSection(name="cost", metric="tokens", expert="instruct", vanilla="thinking"),
 )
 
 
-class Prior(Section):
+class PriorSection(Section):
     """How the layers' importance is measured (Eq. 5-14): once, by one worker, before the search.
 
     Methods that take no importance ignore this table.
     """
 
-    prompts: str | None = None
+    prompts: OptionalPath = None
     """JSON Lines file of `{"prompt": "..."}` objects that the activation discrepancy is measured
     on. Without it the benchmarks' own questions are taken, which are scored later: name prompts
     that are not scored where the result is to be reported."""
@@ -275,7 +303,7 @@ class Prior(Section):
     activation discrepancy."""
 
 
-class Algorithm(Section):
+class AlgorithmSection(Section):
     """The search method, and settings of its own."""
 
     name: Name = "ap-bmm-plus"
@@ -287,7 +315,7 @@ class Algorithm(Section):
     """Settings of the search method, by name. Those of each method are listed with it."""
 
 
-class Budget(Section):
+class BudgetSection(Section):
     """When the search ends. The two references are measured beside it and do not count."""
 
     evaluations: Positive = 40
@@ -300,14 +328,16 @@ class Budget(Section):
     """How many vectors may fail for good before the run ends as failed. It may be changed when a
     run is resumed."""
 
-    def _initial_within(self) -> Iterator[str]:
-        if self.initial > self.evaluations:
-            yield f"initial ({self.initial}) is larger than evaluations ({self.evaluations})"
+    @field_validator("initial")
+    @classmethod
+    def _within_the_budget(cls, initial: int, info: ValidationInfo) -> int:
+        evaluations = info.data.get("evaluations", initial)
+        if initial > evaluations:
+            raise ValueError(f"initial ({initial}) is larger than evaluations ({evaluations})")
+        return initial
 
-    rules = (_initial_within,)
 
-
-class Engine(Section):
+class EngineSection(Section):
     """The engine that stays resident on each worker and evaluates one merge after the other."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -329,8 +359,14 @@ class Engine(Section):
     decide, and arguments that name code, files or hosts, are refused. `apbmm-worker --engine-arg`
     sets one for a single worker, over these."""
 
+    @field_validator("arguments")
+    @classmethod
+    def _only_what_a_run_file_may_set(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        _refuse(forbidden_arguments(arguments))
+        return arguments
 
-class Evaluation(Section):
+
+class EvaluationSection(Section):
     """Whether models are evaluated, or measurements invented to try a cluster out."""
 
     kind: Literal["vllm", "rehearsal"] = "vllm"
@@ -343,14 +379,15 @@ class Evaluation(Section):
     """How long a rehearsal's evaluation of the thinking model takes, on average; merges with fewer
     tokens take less."""
 
-    def _rehearsal_needs_layers(self) -> Iterator[str]:
-        if self.kind == "rehearsal" and self.layers is None:
-            yield "a rehearsal has no checkpoints to count layers in: set layers"
+    @field_validator("layers")
+    @classmethod
+    def _rehearsal_needs_layers(cls, layers: int | None, info: ValidationInfo) -> int | None:
+        if layers is None and info.data.get("kind") == "rehearsal":
+            raise ValueError("a rehearsal has no checkpoints to count layers in: set layers")
+        return layers
 
-    rules = (_rehearsal_needs_layers,)
 
-
-class Timings(Section):
+class TimingsSection(Section):
     """Time-outs of the protocol. The defaults suit evaluations of minutes to hours.
 
     All may be changed when a run is resumed.
@@ -378,8 +415,244 @@ class Timings(Section):
     """A worker whose evaluation shows no progress for so long ends it as failed and starts a new
     engine. Raise it where single answers or the start of the engine take longer."""
 
-    def _in_order(self) -> Iterator[str]:
-        if not self.beat < self.suspect < self.unreachable:
-            yield "expected beat < suspect < unreachable"
+    @field_validator("suspect", "unreachable")
+    @classmethod
+    def _in_order(cls, seconds: float, info: ValidationInfo) -> float:
+        before = {"suspect": "beat", "unreachable": "suspect"}[info.field_name or ""]
+        if seconds <= info.data.get(before, 0.0):
+            raise ValueError(
+                f"expected beat < suspect < unreachable, but {before} is {info.data[before]:g}"
+            )
+        return seconds
 
-    rules = (_in_order,)
+
+class RunSpec(Section):
+    """A whole run. Travels to the workers in WELCOME."""
+
+    name: Name
+    """Name of the run, which its id in messages begins with. Without `--run-dir` the run directory
+    is `runs/NAME`."""
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
+    """Seed of the search: of its initial design and its proposals, and of the random merge methods.
+    Runs with another seed are repetitions of an experiment."""
+    sources: SourcesSection
+    benchmarks: tuple[BenchmarkSection, ...]
+    generation: GenerationSection
+    objectives: tuple[ObjectiveSection, ...] = PAPER_OBJECTIVES
+    reference_point: tuple[float, ...] | None = None
+    """Point above which the hypervolume is measured: one number for each objective, in their order.
+    Without it -0.2 each. Hypervolumes of runs with different points cannot be compared."""
+    merge: MergeSection = MergeSection()
+    prior: PriorSection = PriorSection()
+    algorithm: AlgorithmSection = AlgorithmSection()
+    budget: BudgetSection = BudgetSection()
+    engine: EngineSection = EngineSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    timings: TimingsSection = TimingsSection()
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _benchmarks_differ(
+        cls, benchmarks: tuple[BenchmarkSection, ...]
+    ) -> tuple[BenchmarkSection, ...]:
+        _refuse(cls._benchmark_faults([benchmark.name for benchmark in benchmarks]))
+        return benchmarks
+
+    @classmethod
+    def _benchmark_faults(cls, names: list[str]) -> Iterator[str]:
+        if not names:
+            yield "a run needs at least one"
+        if len(set(names)) != len(names):
+            yield f"two benchmarks have the same name: {names}"
+        for taken in sorted({*names} & path_names(cls)):
+            yield f"a benchmark cannot be called {taken}: that names another path"
+
+    @field_validator("objectives")
+    @classmethod
+    def _objectives_fit(
+        cls, objectives: tuple[ObjectiveSection, ...], info: ValidationInfo
+    ) -> tuple[ObjectiveSection, ...]:
+        _refuse(cls._objective_faults(objectives, info.data.get("benchmarks")))
+        return objectives
+
+    @staticmethod
+    def _objective_faults(
+        objectives: tuple[ObjectiveSection, ...], benchmarks: tuple[BenchmarkSection, ...] | None
+    ) -> Iterator[str]:
+        names = [objective.name for objective in objectives]
+        if len(set(names)) != len(names):
+            yield f"two objectives have the same name: {names}"
+        if not 2 <= len(names) <= 5:
+            yield f"between 2 and 5 objectives, not {len(names)}"
+        if benchmarks is None:
+            return
+        known = {benchmark.name for benchmark in benchmarks}
+        for objective in objectives:
+            if unknown := sorted(set(objective.benchmarks or ()) - known):
+                yield f"objective {objective.name} names unknown benchmarks {unknown}"
+            for benchmark in benchmarks:
+                used = objective.benchmarks is None or benchmark.name in objective.benchmarks
+                if used and not may_report(benchmark.adapter, objective.metric):
+                    yield (
+                        f"objective {objective.name}: benchmark {benchmark.name} reports no "
+                        f"{objective.metric}, only {', '.join(METRICS)}"
+                    )
+
+    @field_validator("reference_point")
+    @classmethod
+    def _one_number_for_each_objective(
+        cls, point: tuple[float, ...] | None, info: ValidationInfo
+    ) -> tuple[float, ...] | None:
+        objectives = info.data.get("objectives")
+        if point is not None and objectives is not None and len(point) != len(objectives):
+            raise ValueError(f"{len(point)} numbers for {len(objectives)} objectives")
+        return point
+
+    @field_validator("algorithm")
+    @classmethod
+    def _fits_the_merge(cls, algorithm: AlgorithmSection, info: ValidationInfo) -> AlgorithmSection:
+        if "merge" in info.data:
+            _refuse(_merge_faults(info.data["merge"], algorithm.name))
+        return algorithm
+
+    @field_validator("evaluation")
+    @classmethod
+    def _rehearsal_has_enough_layers(
+        cls, evaluation: EvaluationSection, info: ValidationInfo
+    ) -> EvaluationSection:
+        blocks = info.data["merge"].blocks if "merge" in info.data else None
+        if evaluation.kind == "rehearsal" and (blocks or 0) > (evaluation.layers or 0):
+            raise ValueError(
+                f"merge.blocks: {evaluation.layers} layers cannot be cut into {blocks} blocks"
+            )
+        return evaluation
+
+    @property
+    def merge_method(self) -> str:
+        """How sources are merged: ``linear``, or the method whose grid is searched."""
+        method = searched_as(self.algorithm.name)
+        return LINEAR if method is None else method.name
+
+    @property
+    def hypervolume_reference(self) -> tuple[float, ...]:
+        """Reference point of the hypervolume; -0.2 each unless the run file says otherwise."""
+        return self.reference_point or (-0.2,) * len(self.objectives)
+
+    def named_paths(self) -> dict[str, str | None]:
+        """Every path of the run by its name; None for an optional one that is left out."""
+        return {found.name: found.path for found in paths_in(self.model_dump(mode="json"))}
+
+    def without_paths(self) -> dict[str, Any]:
+        """The run as JSON values without its paths: what does not depend on the host."""
+        table = self.model_dump(mode="json")
+        for found in list(paths_in(table)):
+            del found.table[found.key]
+        return table
+
+    def config_hash(self, digests: Mapping[str, str]) -> str:
+        """SHA-256 of all that decides what an evaluation measures.
+
+        ``digests`` identify the contents of the sources, which therefore count instead of their
+        paths: the same checkpoints elsewhere give the same measurement.
+        """
+        whole = self.without_paths()
+        parts = ("benchmarks", "generation", "merge", "engine", "evaluation")
+        config = {part: whole[part] for part in parts} | {"method": self.merge_method}
+        if not config["merge"]["parameters"]:  # as in runs that were begun before the key was there
+            del config["merge"]["parameters"]
+        return canonical_hash({**config, "digests": dict(digests)})
+
+
+def may_report(adapter: str, metric: str) -> bool:
+    """Whether results of an adapter may have a metric.
+
+    Every result has the registered metrics, and apbmm's own adapters have no others. The scores of
+    EvalScope's adapters are known only when it has reported on the references.
+    """
+    return metric in METRICS or not is_own_adapter(adapter)
+
+
+def _merge_faults(merge: MergeSection, algorithm: str) -> Iterator[str]:
+    """What of a merge does not go with a search method."""
+    method = searched_as(algorithm)
+    if method is None:
+        for name in merge.parameters:
+            yield f"merge.parameters: {name} has no effect on a linear merge"
+        return
+    if merge.blocks is not None:
+        yield (
+            f"merge.blocks cuts the layers into blocks, but {algorithm} gives all layers one weight"
+        )
+    if merge.outside_layers == "own":
+        yield (
+            "merge.outside_layers = own weighs what is outside the layers, but "
+            f"{algorithm} gives all tensors one weight"
+        )
+    yield from (f"merge.parameters: {fault}" for fault in method.faults(merge.parameters))
+    for parameter in method.searched:
+        if parameter.name in merge.parameters:
+            yield f"merge.parameters: {parameter.name} is searched by {algorithm}"
+
+
+# ---- tables and paths within tables --------------------------------------------------------------
+
+
+def section_of(info: FieldInfo) -> type[Section] | None:
+    """The kind of table that a key holds, alone or in a list; None for any other key."""
+    kind = info.annotation
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def path_mark(info: FieldInfo) -> HostPath | None:
+    """The mark of a key that is a path; None for any other key."""
+    return next((mark for mark in info.metadata if isinstance(mark, HostPath)), None)
+
+
+@dataclass(frozen=True)
+class FoundPath:
+    """A path in plain tables: ``table[key]``. ``place`` is its dotted key in the whole run file."""
+
+    place: str
+    name: str
+    table: MutableMapping[str, Any]
+    key: str
+
+    @property
+    def path(self) -> str | None:
+        """The path; None where an optional one is left out."""
+        path: str | None = self.table[self.key]
+        return path
+
+
+def paths_in(
+    table: MutableMapping[str, Any], kind: type[Section] = RunSpec, prefix: str = ""
+) -> Iterator[FoundPath]:
+    """Every key of ``table`` and the tables in it that is marked as a path.
+
+    The table need not be valid: what is not of the expected type is passed over.
+    """
+    for key, info in kind.model_fields.items():
+        value, mark, section = table.get(key), path_mark(info), section_of(info)
+        if mark is not None and key in table and isinstance(value, str | None):
+            name = str(table.get(mark.named, "")) if mark.named else key
+            yield FoundPath(prefix + key, name, table, key)
+        elif section is not None and isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                if isinstance(item, MutableMapping):
+                    yield from paths_in(item, section, f"{prefix}{key}.{index}.")
+        elif section is not None and isinstance(value, MutableMapping):
+            yield from paths_in(value, section, f"{prefix}{key}.")
+
+
+def path_names(kind: type[Section]) -> frozenset[str]:
+    """Names that keys give to paths; other paths are named by the run file."""
+    found: set[str] = set()
+    for key, info in kind.model_fields.items():
+        mark, section = path_mark(info), section_of(info)
+        if mark is not None and not mark.named:
+            found.add(key)
+        elif section is not None:
+            found |= path_names(section)
+    return frozenset(found)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from apbmm_common.errors import EvaluationError, RunFileError
 from apbmm_common.merge_methods import LINEAR, METHODS
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file.schema import RunSpec
 
 
 def block_of(layers: int, blocks: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from apbmm_common.run_file.load import Timings
+from apbmm_common.run_file import TimingsSection
 
 
 class EvaluationState(StrEnum):
@@ -89,14 +89,14 @@ def move_attempt(old: AttemptState, new: AttemptState) -> AttemptState:
     return new
 
 
-def liveness(silent: float, timings: Timings) -> Liveness:
+def liveness(silent: float, timings: TimingsSection) -> Liveness:
     """Judge a worker that has been silent for ``silent`` seconds."""
     if silent < timings.suspect:
         return Liveness.LIVE
     return Liveness.SUSPECT if silent < timings.unreachable else Liveness.ORPHANED
 
 
-def orphan_deadline(durations: Sequence[float], timings: Timings) -> float:
+def orphan_deadline(durations: Sequence[float], timings: TimingsSection) -> float:
     """Seconds of silence after which a lease is given up; ``durations`` in increasing order.
 
     Unreachable plus a grace of twice the 95th percentile of the durations so far, at least

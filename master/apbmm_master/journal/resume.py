@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from apbmm_common.errors import RunChangedError
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.events import AnyEvent, RunStarted, SpecChanged
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 
-MAY_CHANGE = ("budget.evaluations", "budget.failures", "timings.", "sources.", "prior.prompts")
-"""Sources may move: their contents are compared by digest when a worker has read them."""
+MAY_CHANGE = ("budget.evaluations", "budget.failures", "timings")
+"""Keys and tables that a resumed run may change, beside all paths."""
 UNTIL_SEARCHED = ("objectives",)
 """May change as long as nothing was proposed from objectives: Eq. 2 is applied at replay."""
 
@@ -30,7 +30,9 @@ def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEve
         return
     keys = sorted(changed(run_state.spec.model_dump(mode="json"), new))
     searched = any(ask.purpose == "search" for ask in run_state.asks)
-    refused = [key for key in keys if not may_change(key, searched=searched)]
+    # Paths may change: the contents are compared by digest when a worker has read them.
+    not_paths = sorted(changed(run_state.spec.without_paths(), spec.without_paths()))
+    refused = [key for key in not_paths if not may_change(key, searched=searched)]
     if refused:
         raise RunChangedError(
             f"the run file differs from the one this run was begun with in {', '.join(refused)}",
@@ -48,12 +50,9 @@ def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEve
 
 
 def may_change(key: str, *, searched: bool) -> bool:
-    """Whether a resumed run may differ in a key from its beginning."""
-    if key.partition(".")[0] in UNTIL_SEARCHED and not searched:
-        return True
-    if key.startswith("benchmarks.") and key.endswith(".path"):
-        return True
-    return any(key == free or (free[-1] == "." and key.startswith(free)) for free in MAY_CHANGE)
+    """Whether a resumed run may differ from its beginning in a key that is not a path."""
+    free = MAY_CHANGE if searched else (*MAY_CHANGE, *UNTIL_SEARCHED)
+    return any(key == name or key.startswith(f"{name}.") for name in free)
 
 
 def changed(old: Any, new: Any, prefix: str = "") -> set[str]:

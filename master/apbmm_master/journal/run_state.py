@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_common.run_file.load import RunSpec
-from apbmm_common.run_file.space import Space
+from apbmm_common.run_file import RunSpec, Space
 from apbmm_master.journal.evaluations import (
     COUNTED,
     LOST_WORKERS_LIMIT,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import REFERENCES, Attempt, Evaluation, RunState
 from apbmm_master.search.arrays import Array

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from operator import is_
 
+from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Measured
-from apbmm_common.run_file.load import RunSpec, canonical_hash
-from apbmm_common.run_file.space import Space
+from apbmm_common.run_file import RunSpec, Space
 from apbmm_master.journal.events import AnyEvent, Proposal, Proposed, Purpose, work_of
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import MEASURE, REFERENCES, Asked, Call, Evaluation, RunState

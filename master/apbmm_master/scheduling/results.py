@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.protocol.messages import (
     Cancel,
     Evaluated,
@@ -15,7 +16,6 @@ from apbmm_common.protocol.messages import (
     Result,
     ResultAck,
 )
-from apbmm_common.run_file.load import canonical_hash
 from apbmm_master.journal.events import (
     AnyEvent,
     AttemptFailed,

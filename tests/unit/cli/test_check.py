@@ -136,10 +136,10 @@ def test_the_master_names_all_that_is_wrong_with_a_run_file_as_check_does(tmp_pa
             master(file, bind="tcp://0.0.0.0:5711")  # which would be refused next
         told = [line.strip() for line in caught.value.message.splitlines()[1:]]
         assert [fault.partition(" (hint: ")[0] for fault in told] == [
+            "engine.arguments: may not set model",
+            "engine.arguments: may not set hf_token",
             *first,
             "algorithm.name: there is no search method 'sobel'",
-            "engine.arguments may not set model",
-            "engine.arguments may not set hf_token",
         ]
         assert inspect(file).faults[: len(told)] == told
 
@@ -161,9 +161,9 @@ def test_an_invalid_run_file_is_looked_into_all_the_same(run_file: Path) -> None
         "algorithm.batches: unknown key, batch is one",
         "algorithm.setings: unknown key, settings is one",
         "leaves no room for a prompt",
-        "pair/thinking: no such folder",
+        "pair/thinking: no such file or folder",
         "benchmarks.0.questions: must be at least 1",
-        "/x is not a folder",
+        "/x: no such file or folder",
         "sources.instruct: missing",
     ):
         assert expected in text

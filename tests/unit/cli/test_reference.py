@@ -8,7 +8,7 @@ import pytest
 
 from apbmm.reference import keys, run_file_reference
 from apbmm_common.merge_methods import METHODS
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.search.methods import method_class, names
 
 
@@ -51,7 +51,9 @@ def test_types_ranges_units_and_defaults_are_those_of_the_schema(text: str) -> N
     assert rows(text, "## `[timings]`")["beat"][1] == "number > 0, in seconds"
     assert rows(text, "## `[engine]`")["remote_code"][1:3] == ["`true` or `false`", "`false`"]
     assert rows(text, "## `[[benchmarks]]`")["question_ids"][1] == "list of: whole number ≥ 0"
-    assert rows(text, "## `[sources]`")["base"][2] == "none"
+    assert rows(text, "## `[sources]`")["base"][1:3] == ["path", "none"]
+    assert rows(text, "## `[[benchmarks]]`")["path"][1] == "path"
+    assert rows(text, "## `[[benchmarks]]`")["name"][1].startswith("text of 1 to 64 letters")
 
 
 def test_every_table_has_a_heading(text: str) -> None:

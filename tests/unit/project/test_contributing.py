@@ -17,7 +17,7 @@ import apbmm.check.view
 from apbmm.check.inspect import Inspection
 from apbmm_common.errors import RunFileError
 from apbmm_common.merge_methods import METHODS, MergeMethod, registry
-from apbmm_common.run_file.load import parse_run
+from apbmm_common.run_file import parse_run
 from apbmm_master.search.methods import create, names
 from apbmm_worker.merging.merge import write_merge
 from apbmm_worker.merging.run_merges import RunMerge, merge_of

@@ -24,7 +24,7 @@ from typing import Any
 
 from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.process.logs import set_up_logging
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_worker.child.channel import Channel, channel_to_daemon
 from apbmm_worker.child.pipeline import Measurement, Pipeline, Places
 from apbmm_worker.engine.vllm.arguments import versions

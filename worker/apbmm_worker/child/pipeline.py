@@ -17,8 +17,7 @@ from apbmm_common.checkpoint.remote_code import require_code
 from apbmm_common.datasets.benchmark_folders import check_folder
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
-from apbmm_common.run_file.load import RunSpec
-from apbmm_common.run_file.space import Space
+from apbmm_common.run_file import RunSpec, Space
 from apbmm_worker import environment
 from apbmm_worker.engine.token_progress import TokenProgress
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints

@@ -21,11 +21,11 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.metrics import METRICS, Outcome
 from apbmm_common.protocol.messages import Share
-from apbmm_common.run_file.load import RunSpec, canonical_hash
-from apbmm_common.run_file.space import Space
+from apbmm_common.run_file import RunSpec, Space
 from apbmm_worker.child.channel import Channel, channel_to_daemon
 from apbmm_worker.evaluation.outcomes import benchmark_result
 

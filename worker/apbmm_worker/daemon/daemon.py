@@ -41,7 +41,7 @@ from apbmm_common.protocol.messages import (
     Unfit,
     Welcome,
 )
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_worker.daemon.evaluation_job import MOST_TEXT, EvaluationJob
 from apbmm_worker.daemon.lease_runner import LeaseRunner
 from apbmm_worker.daemon.master_link import MasterLink

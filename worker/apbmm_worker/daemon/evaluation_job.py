@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from apbmm_common.errors import EvaluationError, FailureKind
 from apbmm_common.metrics import in_words, shown_metrics
 from apbmm_common.protocol.messages import Assign, BenchmarkResult, Evaluated, Failed, Measured
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec, SourcesSection
 from apbmm_worker.daemon.answer_texts import folder_for
 from apbmm_worker.daemon.child_process import EvaluationChild
 from apbmm_worker.daemon.local_paths import LocalPaths
@@ -94,21 +94,15 @@ class EvaluationJob:
     def _prepare_command(self, spec: RunSpec) -> dict[str, Any]:
         # A rehearsal reads nothing, so that its run may name what is nowhere.
         roots = self._options.roots if self._kind == "vllm" else None
-        paths = LocalPaths(self._options.paths, roots)
-        roles = spec.sources.paths()
-        if "base" not in paths.mapped and spec.sources.base is None:
-            del roles["base"]
-        sources = {role: paths.of(role, path) for role, path in roles.items()}
+        paths = LocalPaths(self._options.paths, roots).of_run(spec)
+        sources = {role: paths[role] for role in SourcesSection.model_fields if role in paths}
         sources.setdefault("base", sources["instruct"])
-        prompts = spec.prior.prompts
-        if prompts is not None or "prompts" in paths.mapped:
-            prompts = paths.of("prompts", prompts or "")
         return {
             "op": "prepare",
             "spec": spec.model_dump(mode="json"),
             "sources": sources,
-            "benchmarks": {b.name: paths.of(b.name, b.path) for b in spec.benchmarks},
-            "prompts": prompts,
+            "benchmarks": {benchmark.name: paths[benchmark.name] for benchmark in spec.benchmarks},
+            "prompts": paths.get("prompts"),
             "scratch": str(self._options.scratch),
             "device": self._options.gpu,
             "engine": dict(self._options.engine),

@@ -1,8 +1,9 @@
 """Where this host keeps what a run names: paths that come over the wire stay in folders it allows.
 
-A name that --path maps is read from there, whatever the run says. The run's own path is taken
-only within the worker's roots (--root): a master on this host may name any, one on another host
-none unless roots are given.
+A name that --path maps is read from there, whatever the run says. The run's own path is taken only
+within the worker's roots (--root). Without roots, a master on this host may name any path, and a
+master on another host none. Which keys of the run file are paths, and how they are named, is marked
+in its schema (`HostPath`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apbmm_common.errors import EvaluationError
+from apbmm_common.run_file import RunSpec
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,18 @@ class LocalPaths:
 
     mapped: Mapping[str, str]
     roots: tuple[Path, ...] | None = None
+
+    def of_run(self, spec: RunSpec) -> dict[str, str]:
+        """The path on this host of everything that a run names, by its name.
+
+        An optional path that the run leaves out is there only if it is mapped. Raises
+        `EvaluationError` when this worker may not read one of them.
+        """
+        return {
+            name: self.of(name, path or "")
+            for name, path in spec.named_paths().items()
+            if path is not None or name in self.mapped
+        }
 
     def of(self, name: str, path: str) -> str:
         """The path on this host of what a run calls ``name`` and has at ``path``.

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.messages import FromWorker, Ready, Unfit
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_worker.daemon.evaluation_job import MOST_TEXT, EvaluationJob
 
 log = logging.getLogger(__name__)

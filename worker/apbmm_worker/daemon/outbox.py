@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import EvaluationError
 from apbmm_common.process.failpoints import reach
 from apbmm_common.protocol.messages import Result, with_metrics
-from apbmm_common.run_file.load import canonical_hash
 from apbmm_worker.daemon.results import digest_of
 
 log = logging.getLogger(__name__)

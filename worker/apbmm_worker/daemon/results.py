@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import WireError
 from apbmm_common.protocol.codec import encode
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Lease, Measured, Result
-from apbmm_common.run_file.load import canonical_hash
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import torch
 
 from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader, layer_of
 from apbmm_common.checkpoint.tensor_groups import optional_tensors, outside_group
-from apbmm_common.run_file.load import Prior
+from apbmm_common.run_file import PriorSection
 from apbmm_worker.discrepancy.activations import cosine_discrepancy, encode_prompts, pooled_states
 from apbmm_worker.merging.sources import VerifiedSources
 from apbmm_worker.merging.tensor_bytes import TORCH_DTYPES, opened, read_into
@@ -43,7 +43,7 @@ class Discrepancy:
 def measure(
     sources: VerifiedSources,
     prompts: Sequence[str],
-    prior: Prior,
+    prior: PriorSection,
     template_from: str,
     device: str = "cpu",
     *,

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.errors import EvaluationError, RunFileError
-from apbmm_common.run_file.load import Engine as EngineSettings
-from apbmm_common.run_file.load import Generation
+from apbmm_common.run_file import EngineSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, EngineDriver, Prompt
 from apbmm_worker.engine.vllm.arguments import engine_arguments, versions
 from apbmm_worker.engine.vllm.backend import VllmBackend
@@ -32,8 +31,8 @@ class ResidentEngine:
 
     def __init__(
         self,
-        settings: EngineSettings,
-        generation: Generation,
+        settings: EngineSection,
+        generation: GenerationSection,
         checkpoint: Path,
         device: str,
         own: Mapping[str, Any] | None = None,

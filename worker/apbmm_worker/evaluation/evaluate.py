@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.metrics import LONGEST_METRIC_NAME
 from apbmm_common.protocol.messages import BenchmarkResult
-from apbmm_common.run_file.load import Generation
+from apbmm_common.run_file import GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.logging_guard import preserved_logging
 from apbmm_worker.evaluation.outcomes import Report, checked_result, outcomes_of
@@ -117,7 +117,10 @@ def evaluate(
 
 
 def _evaluator(
-    benchmark: PreparedBenchmark, model: _AnsweringModel, generation: Generation, out_dir: Path
+    benchmark: PreparedBenchmark,
+    model: _AnsweringModel,
+    generation: GenerationSection,
+    out_dir: Path,
 ) -> Evaluator:
     """EvalScope's evaluator of one benchmark, its questions loaded.
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.datasets.benchmark_folders import ChosenQuestions, choose_questions
 from apbmm_common.errors import SourceError, UsageError
-from apbmm_common.run_file.load import Benchmark, Generation, canonical_hash
+from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Prompt
 from apbmm_worker.evaluation.logging_guard import preserved_logging
 from apbmm_worker.evaluation.outcomes import Place
@@ -84,7 +85,7 @@ class PreparedBenchmarks:
     """The part of an evaluation that is the same for every merge of a run."""
 
     benchmarks: tuple[PreparedBenchmark, ...]
-    generation: Generation
+    generation: GenerationSection
     renderer: Renderer
 
 
@@ -117,9 +118,9 @@ class Renderer:
 
 
 def prepare_benchmarks(
-    benchmarks: Sequence[Benchmark],
+    benchmarks: Sequence[BenchmarkSection],
     folders: Mapping[str, Path],
-    generation: Generation,
+    generation: GenerationSection,
     template_source: Path,
     scratch: Path,
     *,
@@ -153,7 +154,11 @@ def prepare_benchmarks(
 
 
 def evalscope_task(
-    chosen: ChosenQuestions, generation: Generation, model: Any, questions: int, out_dir: Path
+    chosen: ChosenQuestions,
+    generation: GenerationSection,
+    model: Any,
+    questions: int,
+    out_dir: Path,
 ) -> TaskConfig:
     """EvalScope's configuration for one benchmark on local files, with its output in one folder."""
     adapter = chosen.benchmark.adapter
@@ -192,7 +197,7 @@ def load_questions(adapter: str, task: TaskConfig, seed: int) -> tuple[Any, Any]
 
 
 def _questions(
-    chosen: ChosenQuestions, generation: Generation, renderer: Renderer
+    chosen: ChosenQuestions, generation: GenerationSection, renderer: Renderer
 ) -> tuple[Question, ...]:
     """The questions that EvalScope will ask, in its order, with their ids."""
     name, adapter = chosen.benchmark.name, chosen.benchmark.adapter
@@ -242,7 +247,7 @@ def _identity(chosen: ChosenQuestions, subset: str, sample: Any, subsets: int) -
     return f"{subset}/{sample.id}"
 
 
-def require_room(name: str, question: str, tokens: int, generation: Generation) -> None:
+def require_room(name: str, question: str, tokens: int, generation: GenerationSection) -> None:
     """Raise `UsageError` unless a prompt and a whole answer fit the context."""
     if tokens + generation.max_tokens > generation.context:
         raise UsageError(

@@ -26,7 +26,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from apbmm_common.checkpoint.headers import ITEM_BYTES
-from apbmm_common.run_file.schema import Merge
+from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.folder import (
     RECIPE_FILE,
@@ -65,7 +65,7 @@ class MergeReport:
 def materialise(
     sources: VerifiedSources,
     vector: Sequence[float],
-    merge: Merge,
+    merge: MergeSection,
     template_from: str,
     out: Path,
     progress: Progress | None = None,

@@ -16,7 +16,7 @@ from apbmm_common.checkpoint.headers import ITEM_BYTES, Checkpoint, TensorHeader
 from apbmm_common.checkpoint.tensor_groups import optional_tensors
 from apbmm_common.errors import EvaluationError
 from apbmm_common.merge_methods import METHODS
-from apbmm_common.run_file.schema import Merge
+from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging.source_weights import (
     Row,
     SourceWeights,
@@ -129,7 +129,7 @@ def plan(
     thinking: Checkpoint,
     instruct: Checkpoint,
     weights: Sequence[float],
-    merge: Merge,
+    merge: MergeSection,
     own: Mapping[str, float] = NOTHING,
 ) -> tuple[TensorPlan, ...]:
     """The layer-wise merge of two sources (Eq. 4), in the order of the instruct model's files.

@@ -8,8 +8,7 @@ from typing import Any
 
 from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.merge_methods import LINEAR
-from apbmm_common.run_file.load import Merge, RunSpec
-from apbmm_common.run_file.space import Space
+from apbmm_common.run_file import MergeSection, RunSpec, Space
 from apbmm_worker.merging.plan import (
     ModelLevelMerge,
     TensorPlan,
@@ -42,7 +41,7 @@ def merge_of(
     """
     if reference:
         # The whole source, outside the layers too: Eq. 2 measures all merges by the sources.
-        return _linear(Merge(dtype=spec.merge.dtype), sources, vector, {})
+        return _linear(MergeSection(dtype=spec.merge.dtype), sources, vector, {})
     space = _space(spec, sources, len(vector))
     if space.method == LINEAR:
         layers, own = space.layer_weights(vector), space.outside_weights(vector)
@@ -61,7 +60,7 @@ def merge_of(
 
 
 def _linear(
-    merge: Merge, sources: VerifiedSources, vector: Sequence[float], own: Mapping[str, float]
+    merge: MergeSection, sources: VerifiedSources, vector: Sequence[float], own: Mapping[str, float]
 ) -> RunMerge:
     thinking, instruct = (sources.checkpoints[role] for role in MERGED)
     weights = layer_weights(vector, sources.layers)
@@ -89,5 +88,5 @@ def _space(spec: RunSpec, sources: VerifiedSources, components: int) -> Space:
     return Space.of(spec, sources.layers, sources.outside, sources.identical_layers)
 
 
-def _settings(merge: Merge) -> dict[str, Any]:
+def _settings(merge: MergeSection) -> dict[str, Any]:
     return merge.model_dump(mode="json")

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.compatibility import (
     BASE_ROLE,
     IDENTICAL,
@@ -31,7 +32,6 @@ from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, layer_coun
 from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.errors import SourceError, unreadable
-from apbmm_common.run_file.load import canonical_hash
 from apbmm_worker.merging.tensor_bytes import FileBuffer, all_finite, opened, read_into
 
 CHUNK = 4 << 20

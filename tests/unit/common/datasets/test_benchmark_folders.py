@@ -11,13 +11,13 @@ import pytest
 
 from apbmm_common.datasets.benchmark_folders import check_folder, choose_questions, chosen_positions
 from apbmm_common.errors import SourceError
-from apbmm_common.run_file.load import Benchmark
+from apbmm_common.run_file import BenchmarkSection
 
 ROWS = [{"id": f"q{n}", "question": f"{n}?", "answer": str(n)} for n in range(6)]
 
 
-def benchmark(adapter: str = "apbmm_exact", **settings: Any) -> Benchmark:
-    return Benchmark(name="b", adapter=adapter, path="/not/used", **settings)
+def benchmark(adapter: str = "apbmm_exact", **settings: Any) -> BenchmarkSection:
+    return BenchmarkSection(name="b", adapter=adapter, path="/not/used", **settings)
 
 
 def write_lines(file: Path, rows: list[dict[str, Any]]) -> Path:

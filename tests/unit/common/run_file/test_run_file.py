@@ -9,8 +9,7 @@ from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.errors import EXIT_USAGE, RunFileError
 from apbmm_common.protocol.codec import decode, encode
 from apbmm_common.protocol.messages import FROM_MASTER, Assign, Welcome
-from apbmm_common.run_file.load import RunSpec, load_run_file, parse_run
-from apbmm_common.run_file.space import Space
+from apbmm_common.run_file import RunSpec, Space, load_run_file, parse_run
 from rehearsal_runs import run_spec, run_table, write_run_file
 
 
@@ -29,12 +28,12 @@ def test_every_fault_is_named_at_once() -> None:
     named = {line.split(":")[0].strip(): line for line in lines[1:]}
     assert set(named) >= {
         "budget.evaluations", "evaluation.kind", "colour", "seed", "generation.context",
-        "timings.beats", "benchmarks.0",
+        "timings.beats", "benchmarks.0.question_ids",
     }  # fmt: skip
     assert "unknown key" in named["colour"]
     assert "unknown key" in named["timings.beats"]
     assert "missing" in named["generation.context"]
-    assert "twice" in named["benchmarks.0"]
+    assert "twice" in named["benchmarks.0.question_ids"]
 
 
 def faults_of(**changes: Any) -> list[str]:
@@ -44,42 +43,66 @@ def faults_of(**changes: Any) -> list[str]:
 
 
 def test_keys_that_do_not_fit_together_are_named_beside_keys_at_fault() -> None:
-    """Whoever mends one fault does not meet another that was there before."""
-    clash = {"name": "sums", "adapter": "a", "path": "p", "questions": 2, "question_ids": [1]}
+    """Mending one fault brings no other to light that was in the same table before."""
+    clash = {"name": "sums", "adapter": "a", "path": "p", "questions": 2, "question_ids": [1, 1]}
     faults = faults_of(
         benchmarks=[{**clash, "colour": 1}, {**clash, "name": "base", "adapter": 3}],
         generation={"max_tokens": 128, "top_k": "many"},
         budget={"initial": 9, "failures": -1},
         objectives=[
-            {"name": "a", "metric": 3, "expert": "thinking", "vanilla": "thinking",
-             "benchmarks": ["sum"]},
+            {"name": "a", "metric": "tokens", "expert": "thinking", "vanilla": "thinking",
+             "benchmarks": "sum"},
         ],
-        reference_point=[0.0, 0.0, 0.0],
+        merge={"outside_layers": "own", "blocks": 2},
+        algorithm={"name": "ties"},
+        timings={"suspect": 0.1, "stall": 0},
     )  # fmt: skip
     assert sorted(faults) == sorted(
         [
             "benchmarks.0.colour: unknown key",
-            "benchmarks.0: give either questions or question_ids, not both",
+            "benchmarks.0.question_ids: give either questions or question_ids, not both",
+            "benchmarks.0.question_ids: names a question twice",
             "benchmarks.1.adapter: must be text, not 3",
-            "benchmarks.1: give either questions or question_ids, not both",
+            "benchmarks.1.question_ids: give either questions or question_ids, not both",
+            "benchmarks.1.question_ids: names a question twice",
             "generation.top_k: must be a whole number, not 'many'",
-            "generation: max_tokens (128) leaves no room for a prompt in a context of 128",
+            "generation.context: max_tokens (128) leaves no room for a prompt in a context of 128",
             "budget.failures: must be at least 0, not -1",
-            "budget: initial (9) is larger than evaluations (6)",
-            "objectives.0.metric: must be text, not 3",
-            "objectives.0: expert and vanilla are the same source, so Eq. 2 divides by zero",
-            "run file: a benchmark cannot be called base: that names a source's path",
-            "run file: objective a names unknown benchmarks ['sum']",
-            "run file: between 2 and 5 objectives, not 1",
-            "run file: reference_point has 3 numbers for 1 objectives",
+            "budget.initial: initial (9) is larger than evaluations (6)",
+            "objectives.0.benchmarks: must be a list, not 'sum'",
+            "objectives.0.vanilla: expert and vanilla are the same source, so Eq. 2 divides by "
+            "zero",
+            "algorithm: merge.blocks cuts the layers into blocks, but ties gives all layers one "
+            "weight",
+            "algorithm: merge.outside_layers = own weighs what is outside the layers, but ties "
+            "gives all tensors one weight",
+            "timings.suspect: expected beat < suspect < unreachable, but beat is 0.2",
+            "timings.stall: must be more than 0.0, not 0",
         ]
     )
+
+
+def test_tables_that_do_not_fit_together_are_named_beside_tables_at_fault() -> None:
+    faults = faults_of(
+        benchmarks=[{"name": "base", "adapter": "a", "path": "p"}],
+        generation={"top_k": "many"},
+        objectives=[
+            {"name": "a", "metric": "tokens", "expert": "thinking", "vanilla": "instruct"},
+        ],
+        merge={"blocks": 9},
+    )
+    assert sorted(faults) == [
+        "benchmarks: a benchmark cannot be called base: that names another path",
+        "evaluation: merge.blocks: 4 layers cannot be cut into 9 blocks",
+        "generation.top_k: must be a whole number, not 'many'",
+        "objectives: between 2 and 5 objectives, not 1",
+    ]
 
 
 def test_rules_know_the_defaults_of_keys_that_are_left_out() -> None:
     table = run_table() | {"budget": {"initial": 50, "failures": -1}}
     with pytest.raises(
-        RunFileError, match=r"budget: initial \(50\) is larger than evaluations \(40\)"
+        RunFileError, match=r"budget.initial: initial \(50\) is larger than evaluations \(40\)"
     ):
         parse_run(table, "run.toml")
 
@@ -101,7 +124,7 @@ def test_a_rule_is_not_held_against_values_that_are_at_fault() -> None:
 
 WORDING: dict[str, tuple[dict[str, Any], str]] = {
     "table": ({"budget": 3}, "budget: must be a table, not 3"),
-    "tables": ({"benchmarks": 3}, "benchmarks: must be a list of tables, not 3"),
+    "tables": ({"benchmarks": 3}, "benchmarks: must be a list, not 3"),
     "list": ({"reference_point": "x"}, "reference_point: must be a list, not 'x'"),
     "text": ({"name": ["a"]}, "name: must be text, not a list"),
     "truth": (
@@ -213,7 +236,15 @@ def test_relative_paths_start_at_the_run_file(tmp_path: Path) -> None:
     )
     run = load_run_file(path)
     assert run.sources.thinking == str(tmp_path / "models" / "t")
-    assert run.sources.paths()["base"] == run.sources.instruct == str(tmp_path / "deep" / "i")
+    assert run.sources.instruct == str(tmp_path / "deep" / "i")
+    assert run.named_paths() == {
+        "thinking": run.sources.thinking,
+        "instruct": run.sources.instruct,
+        "base": None,
+        "sums": str(tmp_path / "deep" / "data" / "sums"),
+        "prompts": None,
+    }
+    assert run.without_paths()["sources"] == {}
     assert run.benchmarks[0].path == str(tmp_path / "deep" / "data" / "sums")
 
 

@@ -13,7 +13,7 @@ from apbmm.demo.command import DemoOptions, demo_run
 from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.datasets.demo_pair import demo_folder, uniform_hypervolume
 from apbmm_common.errors import RunFileError
-from apbmm_common.run_file.load import Algorithm, RunSpec, load_run_file
+from apbmm_common.run_file import AlgorithmSection, RunSpec, load_run_file
 from apbmm_master.run_checks import load_run
 from commands import REPOSITORY
 from rehearsal_runs import write_run_file
@@ -89,7 +89,7 @@ def test_the_demo_run_takes_what_the_command_line_says() -> None:
 def test_a_resumed_demo_keeps_what_it_was_begun_with() -> None:
     begun = demo_run(DemoOptions(evaluations=6, seed=3, rehearsal=True), None)
     assert demo_run(DemoOptions(), begun) == begun
-    by_another_method = begun.model_copy(update={"algorithm": Algorithm(name="ap-bmm")})
+    by_another_method = begun.model_copy(update={"algorithm": AlgorithmSection(name="ap-bmm")})
     assert demo_run(DemoOptions(), by_another_method) == by_another_method
     longer = demo_run(DemoOptions(evaluations=30), begun)
     assert (longer.seed, longer.budget.evaluations, longer.budget.initial) == (3, 30, 6)

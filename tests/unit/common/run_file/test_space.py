@@ -9,7 +9,7 @@ import pytest
 
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.errors import EvaluationError, RunFileError
-from apbmm_common.run_file.space import Space, block_of
+from apbmm_common.run_file import Space, block_of
 from rehearsal_runs import run_spec
 
 

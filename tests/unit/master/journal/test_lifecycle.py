@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from apbmm_common.run_file.load import Timings
+from apbmm_common.run_file import TimingsSection
 from apbmm_master.journal.lifecycle import (
     ATTEMPT_MOVES,
     EVALUATION_MOVES,
@@ -18,7 +18,7 @@ from apbmm_master.journal.lifecycle import (
     orphan_deadline,
 )
 
-TIMINGS = Timings(beat=1, suspect=5, unreachable=10, orphan_grace=30)
+TIMINGS = TimingsSection(beat=1, suspect=5, unreachable=10, orphan_grace=30)
 
 
 def test_every_state_has_its_moves_and_no_other_is_possible() -> None:

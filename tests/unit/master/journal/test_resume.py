@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from apbmm_common.errors import EXIT_USAGE, RunChangedError
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.events import AnyEvent, Finished, Record, RunStarted, SpecChanged
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from apbmm_common.errors import EXIT_USAGE, UsageError
-from apbmm_common.run_file.load import Algorithm
+from apbmm_common.run_file import AlgorithmSection
 from apbmm_master.journal.events import (
     AttemptFailed,
     EvaluationFailed,
@@ -102,9 +102,9 @@ def test_status_tells_of_references_that_cannot_be_scaled() -> None:
 
 @pytest.mark.parametrize("name", ["ap-bmm", "sobol"])
 def test_unknown_settings_of_a_method_are_refused_at_the_start(name: str) -> None:
-    require_settings(Algorithm(name=name))
+    require_settings(AlgorithmSection(name=name))
     with pytest.raises(UsageError, match=f"{name} has no setting 'nonsense'") as caught:
-        require_settings(Algorithm(name=name, settings={"nonsense": 3}))
+        require_settings(AlgorithmSection(name=name, settings={"nonsense": 3}))
     assert caught.value.exit_code == EXIT_USAGE
     with pytest.raises(UsageError, match="a setting that cannot be"):
-        require_settings(Algorithm(name=name, settings={"dimensions": 3}))
+        require_settings(AlgorithmSection(name=name, settings={"dimensions": 3}))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apbmm_common.errors import EvaluationError, UsageError
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.local_paths import LocalPaths
 from apbmm_worker.daemon.options import Options, parse_roots

@@ -14,7 +14,7 @@ from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.checkpoint.remote_code import known_model_types, own_code, require_code
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.protocol.messages import Unfit
-from apbmm_common.run_file.load import Engine, Generation, RunSpec
+from apbmm_common.run_file import EngineSection, GenerationSection, RunSpec
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.membership import Membership
 from apbmm_worker.daemon.options import Options
@@ -90,11 +90,13 @@ async def test_a_worker_that_does_not_allow_it_is_unfit_by_name(tmp_path: Path) 
 
 
 def test_without_a_word_there_is_none(tmp_path: Path) -> None:
-    assert Engine().remote_code is False
+    assert EngineSection().remote_code is False
     assert Options("a", "cpu", "tcp://127.0.0.1:1", tmp_path, tmp_path).allow_remote_code is False
-    generation = Generation(max_tokens=10, context=200)
+    generation = GenerationSection(max_tokens=10, context=200)
     (tmp_path / "config.json").write_text("{}")
-    assert engine_arguments(Engine(), generation, tmp_path, "0")["trust_remote_code"] is False
+    assert (
+        engine_arguments(EngineSection(), generation, tmp_path, "0")["trust_remote_code"] is False
+    )
 
 
 def test_transformers_runs_it_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

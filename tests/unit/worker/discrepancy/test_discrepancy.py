@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from apbmm_common.errors import SourceError
-from apbmm_common.run_file.load import Prior
+from apbmm_common.run_file import PriorSection
 from apbmm_worker.discrepancy import activations as activations_module
 from apbmm_worker.discrepancy import measure as discrepancy_module
 from apbmm_worker.discrepancy.activations import cosine_discrepancy, encode_prompts, pooled_states
@@ -94,7 +94,7 @@ def test_equal_layers_have_no_discrepancy(pair: tuple[Path, Path]) -> None:
     one, two = (load_tensors(folder) for folder in pair)
     kept = {n: t for n, t in two.items() if n.startswith(("model.layers.0.", "model.embed"))}
     save_tensors(pair[0], one | kept)
-    measured = measure(verify(pair), PROMPTS, Prior(), "thinking")
+    measured = measure(verify(pair), PROMPTS, PriorSection(), "thinking")
     assert measured.parameter[0] == 0
     assert measured.activation[0] == 0
     assert min(measured.parameter[1:]) > 0
@@ -148,7 +148,7 @@ def test_cosine_discrepancy_is_eq_7_and_8() -> None:
 
 def test_measure(pair: tuple[Path, Path]) -> None:
     sources = verify(pair)
-    prior = Prior(questions=3, batch=2)
+    prior = PriorSection(questions=3, batch=2)
     measured = measure(sources, PROMPTS, prior, "thinking")
     assert measured.prompts == 3
     assert measured.seconds > 0
@@ -177,7 +177,7 @@ def test_one_model_at_a_time_is_in_memory(
         return model
 
     monkeypatch.setattr(activations_module, "_load_model", watched)
-    measure(verify(pair), PROMPTS, Prior(), "thinking")
+    measure(verify(pair), PROMPTS, PriorSection(), "thinking")
     assert len(seen) == 2
     assert all(model() is None for model in seen)
 
@@ -189,7 +189,8 @@ def test_both_models_get_the_template_of_the_named_source(pair: tuple[Path, Path
     write_json(file, settings)
     sources = verify(pair)
     one, two = (
-        measure(sources, PROMPTS, Prior(), role).activation for role in ("thinking", "instruct")
+        measure(sources, PROMPTS, PriorSection(), role).activation
+        for role in ("thinking", "instruct")
     )
     assert one != two
     assert encode_prompts(pair[0], ["ab"], max_tokens=256)[0][0] == TURN_START
@@ -255,4 +256,4 @@ def test_sources_that_changed_are_not_measured(pair: tuple[Path, Path]) -> None:
     sources = verify(pair)
     shutil.copy(pair[1] / "model.safetensors", pair[0] / "model.safetensors")
     with pytest.raises(SourceError, match="have changed"):
-        measure(sources, PROMPTS, Prior(), "thinking")
+        measure(sources, PROMPTS, PriorSection(), "thinking")

@@ -12,7 +12,7 @@ import torch
 
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.errors import EvaluationError
-from apbmm_common.run_file.load import Merge
+from apbmm_common.run_file import MergeSection
 from apbmm_worker.engine.resident_sources import ResidentSources
 from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import plan
@@ -31,7 +31,7 @@ def test_bit_for_bit_as_from_files(tmp_path: Path, dtype: torch.dtype, stored: s
         read_checkpoint, write_tiny_pair(tmp_path, seed=3, layers=LAYERS, dtype=dtype)
     )
     sources = ResidentSources(torch.device("cpu"))
-    merge = Merge.model_validate({"dtype": stored})
+    merge = MergeSection.model_validate({"dtype": stored})
     for vector in ([0.3, 0.9, 0.5], [0.0] * LAYERS, [1.0] * LAYERS, [0.0, 1.0, 1 / 3]):
         plans = plan(thinking, instruct, layer_weights(vector, LAYERS), merge)
         found = {name: value.clone() for name, value in sources.tensors(plans)}
@@ -49,7 +49,7 @@ def test_whole_numbers_are_copied(tmp_path: Path) -> None:
     for folder in write_tiny_pair(tmp_path, seed=3, layers=LAYERS):
         save_tensors(folder, {**load_tensors(folder), "model.places": numbers})
     thinking, instruct = (read_checkpoint(tmp_path / role) for role in ("thinking", "instruct"))
-    plans = plan(thinking, instruct, (0.3,) * LAYERS, Merge())
+    plans = plan(thinking, instruct, (0.3,) * LAYERS, MergeSection())
     found = dict(ResidentSources(torch.device("cpu")).tensors(plans))
     assert torch.equal(found["model.places"], numbers)
 
@@ -57,7 +57,7 @@ def test_whole_numbers_are_copied(tmp_path: Path) -> None:
 def test_sources_are_read_once(tmp_path: Path) -> None:
     thinking, instruct = map(read_checkpoint, write_tiny_pair(tmp_path, seed=3, layers=LAYERS))
     sources = ResidentSources(torch.device("cpu"))
-    plans = plan(thinking, instruct, (0.5,) * LAYERS, Merge())
+    plans = plan(thinking, instruct, (0.5,) * LAYERS, MergeSection())
     before = {name: value.clone() for name, value in sources.tensors(plans)}
     for checkpoint in (thinking, instruct):
         for file in checkpoint.files:
@@ -68,7 +68,7 @@ def test_sources_are_read_once(tmp_path: Path) -> None:
 def test_only_the_part_that_is_wanted_is_kept(tmp_path: Path) -> None:
     """As a card of several keeps its share."""
     thinking, instruct = map(read_checkpoint, write_tiny_pair(tmp_path, seed=3, layers=LAYERS))
-    plans = plan(thinking, instruct, (0.3, 0.9, 0.5), Merge())
+    plans = plan(thinking, instruct, (0.3, 0.9, 0.5), MergeSection())
     shards = {
         p.name: Shard(dim, 1, p.shape[dim] // 2) for p in plans for dim in (len(p.shape) - 1,)
     }
@@ -88,7 +88,7 @@ def test_an_infinity_is_the_vectors_fault(tmp_path: Path) -> None:
         tensors["model.norm.weight"] += 1e5
         save_tensors(folder, tensors)
     thinking, instruct = map(read_checkpoint, folders)
-    plans = plan(thinking, instruct, (0.5,) * LAYERS, Merge(dtype="float16"))
+    plans = plan(thinking, instruct, (0.5,) * LAYERS, MergeSection(dtype="float16"))
     with pytest.raises(EvaluationError, match=r"model\.norm\.weight") as failure:
         list(ResidentSources(torch.device("cpu")).tensors(plans))
     assert failure.value.kind == "vector"

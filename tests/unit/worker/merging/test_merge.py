@@ -14,7 +14,7 @@ import transformers
 
 from apbmm_common.checkpoint.headers import SINGLE_FILE, read_checkpoint
 from apbmm_common.errors import EvaluationError
-from apbmm_common.run_file.load import Merge
+from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.folder import PARTIAL_SUFFIX, RECIPE_FILE
 from apbmm_worker.merging.merge import materialise
@@ -51,10 +51,10 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 def merged(
-    pair: tuple[Path, Path], vector: tuple[float, ...] = MIXED, merge: Merge | None = None
+    pair: tuple[Path, Path], vector: tuple[float, ...] = MIXED, merge: MergeSection | None = None
 ) -> dict[str, torch.Tensor]:
     out = pair[0].parent / "out"
-    materialise(verify(pair), vector, merge or Merge(), "thinking", out)
+    materialise(verify(pair), vector, merge or MergeSection(), "thinking", out)
     return load_tensors(out)
 
 
@@ -87,7 +87,7 @@ def test_each_tensor_has_its_layers_weight(pair: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("follow", ["thinking", "instruct"])
 def test_tensors_of_no_layer_can_follow_a_source(pair: tuple[Path, Path], follow: str) -> None:
-    result = merged(pair, merge=Merge.model_validate({"outside_layers": follow}))
+    result = merged(pair, merge=MergeSection.model_validate({"outside_layers": follow}))
     source = load_tensors(pair[0] if follow == "thinking" else pair[1])
     assert all(torch.equal(result[name], source[name]) for name in OUTSIDE)
     name = "model.layers.0.mlp.up_proj.weight"
@@ -111,7 +111,7 @@ def test_mixed_dtypes_are_stored_as_the_instruct_model(
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_stored_dtype_can_be_named(pair: tuple[Path, Path], dtype: str) -> None:
-    result = merged(pair, merge=Merge.model_validate({"dtype": dtype}))
+    result = merged(pair, merge=MergeSection.model_validate({"dtype": dtype}))
     assert {tensor.dtype for tensor in result.values()} == {getattr(torch, dtype)}
     config = json.loads((pair[0].parent / "out" / "config.json").read_text())
     assert config["torch_dtype"] == dtype
@@ -158,7 +158,7 @@ def test_settings_come_from_the_named_source(pair: tuple[Path, Path], template: 
         write_json(folder / "generation_config.json", {"eos_token_id": 2, "_from": folder.name})
         edit_config(folder, max_position_embeddings=len(folder.name))
     out = pair[0].parent / "out"
-    materialise(verify(pair), MIXED, Merge(), template, out)
+    materialise(verify(pair), MIXED, MergeSection(), template, out)
     source = pair[0].parent / template
     for name in ("chat_template.jinja", "generation_config.json", "tokenizer.json"):
         assert (out / name).read_bytes() == (source / name).read_bytes()
@@ -195,7 +195,12 @@ def test_report_recipe_and_progress(pair: tuple[Path, Path]) -> None:
     sources, out = verify(pair), pair[0].parent / "out"
     seen: list[tuple[int, int]] = []
     report = materialise(
-        sources, MIXED, Merge(), "thinking", out, lambda done, total: seen.append((done, total))
+        sources,
+        MIXED,
+        MergeSection(),
+        "thinking",
+        out,
+        lambda done, total: seen.append((done, total)),
     )
     size = sources.checkpoints["instruct"].weight_bytes
     assert report.bytes == size
@@ -220,7 +225,7 @@ def test_bad_vectors_are_the_vectors_fault(
     pair: tuple[Path, Path], vector: tuple[float, ...], words: str
 ) -> None:
     with pytest.raises(EvaluationError) as caught:
-        materialise(verify(pair), vector, Merge(), "thinking", pair[0].parent / "out")
+        materialise(verify(pair), vector, MergeSection(), "thinking", pair[0].parent / "out")
     assert words in caught.value.message
     assert caught.value.kind == "vector"
 
@@ -233,7 +238,7 @@ def test_plan_is_in_file_order_and_reads_only_headers(pair: tuple[Path, Path]) -
     thinking, instruct = (read_checkpoint(folder) for folder in pair)
     for folder in pair:
         (folder / "model.safetensors").unlink()
-    plans = plan(thinking, instruct, MIXED, Merge())
+    plans = plan(thinking, instruct, MIXED, MergeSection())
     assert [p.name for p in plans] == list(instruct.tensors)
     rules = [p.rule for p in plans if p.name in OUTSIDE]
     assert len(rules) == len(OUTSIDE)
@@ -273,7 +278,7 @@ def test_a_nan_in_the_merge_is_named(pair: tuple[Path, Path]) -> None:
     # As if the file had changed without a trace.
     unnoticed = dataclasses.replace(sources, stamps=_stamps_now(sources))
     with pytest.raises(EvaluationError, match=rf"tensor {name} of the merge") as caught:
-        materialise(unnoticed, MIXED, Merge(), "thinking", pair[0].parent / "out")
+        materialise(unnoticed, MIXED, MergeSection(), "thinking", pair[0].parent / "out")
     assert caught.value.kind == "vector"
     assert nothing_left(pair[0].parent)
 
@@ -293,7 +298,7 @@ def test_overflow_of_a_narrower_dtype_is_named(pair: tuple[Path, Path]) -> None:
     tensors["model.norm.weight"][0] = 1e6
     save_tensors(pair[0], tensors)
     with pytest.raises(EvaluationError, match=r"tensor model.norm.weight of the merge"):
-        merged(pair, merge=Merge(dtype="float16"))
+        merged(pair, merge=MergeSection(dtype="float16"))
     assert nothing_left(pair[0].parent)
 
 
@@ -301,7 +306,7 @@ def test_a_source_changed_since_is_not_the_vectors_fault(pair: tuple[Path, Path]
     sources = verify(pair)
     save_tensors(pair[0], load_tensors(pair[1]))
     with pytest.raises(EvaluationError, match="thinking weights have changed") as caught:
-        materialise(sources, MIXED, Merge(), "thinking", pair[0].parent / "out")
+        materialise(sources, MIXED, MergeSection(), "thinking", pair[0].parent / "out")
     assert caught.value.kind == "infrastructure"
     assert nothing_left(pair[0].parent)
 
@@ -313,7 +318,7 @@ def test_an_earlier_merge_is_replaced_and_nothing_else_is(pair: tuple[Path, Path
     precious.mkdir()
     (precious / "file").write_text("keep")
     with pytest.raises(EvaluationError, match="is not a merge of apbmm"):
-        materialise(verify(pair), MIXED, Merge(), "thinking", precious)
+        materialise(verify(pair), MIXED, MergeSection(), "thinking", precious)
     assert (precious / "file").read_text() == "keep"
 
 
@@ -330,7 +335,7 @@ def test_a_merge_can_be_stopped(pair: tuple[Path, Path]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        materialise(verify(pair), MIXED, Merge(), "thinking", pair[0].parent / "out", stop)
+        materialise(verify(pair), MIXED, MergeSection(), "thinking", pair[0].parent / "out", stop)
     assert nothing_left(pair[0].parent)
 
 
@@ -348,7 +353,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_full_disk_leaves_nothing_behind(pair: tuple[Path, Path], small_disk: Path) -> None:
     with pytest.raises(EvaluationError, match="No space left") as caught:
-        materialise(verify(pair), MIXED, Merge(), "thinking", small_disk / "out")
+        materialise(verify(pair), MIXED, MergeSection(), "thinking", small_disk / "out")
     assert caught.value.kind == "infrastructure"
     assert "--scratch" in caught.value.hint
     assert list(small_disk.iterdir()) == []

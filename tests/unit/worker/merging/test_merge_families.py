@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from apbmm_common.errors import SourceError
-from apbmm_common.run_file.load import Merge
+from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging.merge import materialise
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from tiny_checkpoints import load_tensors, rounding_error, save_tensors, write_tokenizer
@@ -37,7 +37,7 @@ def test_a_family_merges_layer_by_layer(tmp_path: Path, family: str) -> None:
     vector = [0.1 + 0.08 * layer for layer in range(LAYERS)]
     out = tmp_path / "out"
 
-    materialise(sources, vector, Merge(), "thinking", out)
+    materialise(sources, vector, MergeSection(), "thinking", out)
 
     thinking, instruct = load_tensors(tmp_path / "thinking"), load_tensors(tmp_path / "instruct")
     result = load_tensors(out)
@@ -79,7 +79,7 @@ def test_dtypes_may_differ_and_the_instruct_models_is_stored(
         write_tokenizer(path)
     sources = verify_sources(paths, tmp_path / "cache")
 
-    materialise(sources, (0.3, 0.8), Merge(), "thinking", tmp_path / "out")
+    materialise(sources, (0.3, 0.8), MergeSection(), "thinking", tmp_path / "out")
 
     one, two = (load_tensors(path) for path in paths.values())
     assert ("lm_head.weight" in one) == (family == "llama")

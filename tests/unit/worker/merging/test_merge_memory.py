@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apbmm_common.checkpoint.headers import read_checkpoint
-from apbmm_common.run_file.load import Merge
+from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging.merge import materialise
 from apbmm_worker.merging.sources import verify_sources
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
@@ -28,10 +28,10 @@ def peak_of(folder: Path, rows: int) -> tuple[float, float]:
         save_tensors(path, tensors)
     del wide, tensors
     sources = verify_sources(pair, folder / "cache")
-    materialise(sources, [0.25, 0.75], Merge(), "instruct", folder / "warm")
+    materialise(sources, [0.25, 0.75], MergeSection(), "instruct", folder / "warm")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = resident("VmRSS")
-    materialise(sources, [0.75, 0.25], Merge(), "instruct", folder / "out")
+    materialise(sources, [0.75, 0.25], MergeSection(), "instruct", folder / "out")
     assert read_checkpoint(folder / "out").weight_bytes > 2 * rows * 8192 * 4
     return sources.checkpoints["instruct"].weight_bytes / 1e6, resident("VmHWM") - before
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apbmm_common.checkpoint.headers import read_checkpoint
-from apbmm_common.run_file.load import Merge
+from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan, plan_task_vectors
@@ -25,8 +25,8 @@ def all_plans(folder: Path) -> list[tuple[TensorPlan, ...]]:
     thinking, instruct = map(read_checkpoint, write_tiny_pair(folder, seed=3, layers=LAYERS))
     rule = ModelLevelMerge("della", 1 / 3, {"density": 0.7}, seed=5)
     return [
-        plan(thinking, instruct, (1 / 3, 0.1, 2 / 7), Merge()),
-        plan(thinking, instruct, (0.0, 1.0, 0.5), Merge(dtype="bfloat16")),
+        plan(thinking, instruct, (1 / 3, 0.1, 2 / 7), MergeSection()),
+        plan(thinking, instruct, (0.0, 1.0, 0.5), MergeSection(dtype="bfloat16")),
         plan_task_vectors({"thinking": thinking}, instruct, rule),
     ]
 

@@ -13,7 +13,7 @@ import torch
 from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.errors import EvaluationError, RunFileError
 from apbmm_common.merge_methods import METHODS
-from apbmm_common.run_file.load import RunSpec
+from apbmm_common.run_file import RunSpec
 from apbmm_worker.merging.folder import RECIPE_FILE
 from apbmm_worker.merging.merge import write_merge
 from apbmm_worker.merging.plan import ModelLevelMerge, WeightedSum

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.errors import RunFileError
-from apbmm_common.run_file.engine_limits import forbidden
-from apbmm_common.run_file.load import Engine as EngineSettings
-from apbmm_common.run_file.load import Generation
+from apbmm_common.run_file import EngineSection, GenerationSection
 from apbmm_worker.engine_options import meant_instead
 from apbmm_worker.environment import CPU, cards
 
@@ -45,15 +43,13 @@ def require_known(arguments: Iterable[str], known: Collection[str]) -> None:
 
 
 def engine_arguments(
-    settings: EngineSettings, generation: Generation, checkpoint: Path, device: str
+    settings: EngineSection, generation: GenerationSection, checkpoint: Path, device: str
 ) -> dict[str, Any]:
     """Arguments for vLLM. Raises `RunFileError` for what a run file may not set.
 
     A run whose settings ask for the checkpoints' own code comes here only where that is allowed:
     see `job.EvaluationJob.prepare`.
     """
-    for error in forbidden(settings.arguments):
-        raise error
     arguments: dict[str, Any] = {
         "model": str(checkpoint),
         "dtype": _dtype(settings, checkpoint),
@@ -80,7 +76,7 @@ def engine_arguments(
     return arguments | dict(settings.arguments)
 
 
-def _dtype(settings: EngineSettings, checkpoint: Path) -> str:
+def _dtype(settings: EngineSection, checkpoint: Path) -> str:
     """The dtype to compute in. ``auto`` is the checkpoint's own.
 
     vLLM's own "auto" silently rounds a float32 checkpoint to bfloat16.

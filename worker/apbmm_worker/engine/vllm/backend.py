@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from apbmm_common.errors import EvaluationError
-from apbmm_common.run_file.load import Generation
+from apbmm_common.run_file import GenerationSection
 from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
 from apbmm_worker.engine.vllm import features
 from apbmm_worker.merging.plan import TensorPlan
@@ -26,7 +26,9 @@ class VllmBackend:
     Raises `EvaluationError` (infrastructure) if it does not hold its weights.
     """
 
-    def __init__(self, arguments: dict[str, Any], generation: Generation, first: Path) -> None:
+    def __init__(
+        self, arguments: dict[str, Any], generation: GenerationSection, first: Path
+    ) -> None:
         self._engine = features.new_engine(arguments)
         self._rpc("apbmm_end_with", os.getpid())
         self._generation = generation

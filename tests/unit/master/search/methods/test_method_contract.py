@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from botorch.exceptions.errors import ModelFittingError
 
-from apbmm_common.run_file.schema import Algorithm
+from apbmm_common.run_file import AlgorithmSection
 from apbmm_master.search import surrogate
 from apbmm_master.search.methods import Search, create, names
 from cheap_searches import BUDGET, WITHOUT_DESIGN, WITHOUT_MODEL, evaluate, make
@@ -264,4 +264,4 @@ def test_returned_vectors_are_the_callers_own(name: str) -> None:
 
 
 def test_a_run_file_without_a_method_gets_ours() -> None:
-    assert create(Algorithm().name, 3).name == "ap-bmm-plus"
+    assert create(AlgorithmSection().name, 3).name == "ap-bmm-plus"
