@@ -91,7 +91,7 @@ def compare(
 
 @keys_app.command(name="new-master")
 def new_master(folder: str | None = None, /, *, keys: Keys = None) -> int:
-    """Make a master's folder of keys. With it a master lets in only workers that have a key.
+    """Make a master's folder of keys. With it a master accepts only workers that have a key.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def revoke(name: str, /, *, keys: Keys = None) -> int:
 
 @keys_app.command(name="list")
 def list_keys(*, keys: Keys = None) -> int:
-    """Name the workers that are let in, and their public keys.
+    """List the workers that the master accepts, and their public keys.
 
     Parameters
     ----------

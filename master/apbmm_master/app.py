@@ -46,14 +46,14 @@ def master(
     status_bind
         TCP address that answers status requests, beside the socket in the run directory.
     keys
-        Folder of keys (apbmm keys new-master): only workers with an allowed key come in. Default:
+        Folder of keys (apbmm keys new-master): only workers with an allowed key may join. Default:
         ~/.config/apbmm/keys if that holds a master's key; none goes without.
     insecure
-        Without keys, allow addresses that other hosts can reach: whoever reaches them comes in.
+        Without keys, allow addresses that other hosts can reach. The master accepts them all.
     summary
         Print the front, its hypervolume and the load rate at the end.
     log_level
-        What is told on standard error.
+        Least severe level that is logged to standard error.
     """
     with sigint_exits_at_once():
         from apbmm_common.process.logs import set_up_logging

@@ -18,7 +18,7 @@ Entry = Mapping[str, Any]
 
 WIDTH_WITHOUT_TERMINAL = 120
 BAR_WIDTH = 40
-INSECURE = "INSECURE: other hosts reach this master, and whoever does comes in (no keys)"
+INSECURE = "INSECURE: other hosts can reach this master, and it accepts them all (no keys)"
 STALE_SECONDS = 20.0
 """A heartbeat older than this is shown in yellow."""
 

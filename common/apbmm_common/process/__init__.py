@@ -4,6 +4,7 @@
 - `signals`: stopping at once, after the current work, or after cleaning up.
 - `parent_death`: a child that ends with its parent.
 - `systemd`: notifications of a service. `logs`: logging to standard error.
+- `locks`: exclusive locks on files and folders, which end with their process.
 - `home`: the user's home folder, with a clear error for a user without one.
 - `failpoints`: steps of the code that tests can make fail.
 
@@ -14,6 +15,7 @@ __all__ = [
     "command_line",
     "failpoints",
     "home",
+    "locks",
     "logs",
     "parent_death",
     "signals",
