@@ -1,7 +1,7 @@
 """Pooled hidden states of a model on prompts, and how far two models' states point apart.
 
 States are taken by hooks on the decoder layers themselves. The ``output_hidden_states`` of
-transformers would do for every layer but the last, whose entry is taken after the final norm.
+transformers is right for every layer except the last, whose entry is taken after the final norm.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Pooling = Literal["last", "mean"]
 def encode_prompts(
     template_folder: Path, prompts: Sequence[str], *, max_tokens: int, remote_code: bool = False
 ) -> list[list[int]]:
-    """Token ids of each prompt as a user's turn, ready for the answer; at most ``max_tokens``.
+    """Token ids of each prompt as a user's turn, up to where the answer begins.
 
-    A prompt that is too long loses the end of its own text (the authors' code also keeps the
-    first 256 tokens), never the template around it: so the last token, which pooling takes, is
-    for every prompt the one after which the answer begins. Raises `SourceError` when there are
-    no prompts, the folder has no usable tokenizer or chat template, or the template alone is
+    There are at most ``max_tokens``. A prompt that is too long loses the end of its own text (the
+    authors' code also keeps the first 256 tokens), never the template around it, so that the last
+    token, which pooling takes, is always the one before the answer. Raises `SourceError` when there
+    are no prompts, the folder has no usable tokenizer or chat template, or the template alone is
     too long.
     """
     if not prompts:
@@ -56,14 +56,14 @@ def pooled_states(
 
     The state of layer l is that layer's own output at the prompt's last token, or its mean over
     the prompt's tokens. Padding is on the right, where causal attention never looks, and never
-    pooled. The model is gone from the device at the end. ``remote_code``: run the code that
-    comes with it. Raises `SourceError` when it cannot be loaded or gives a state that is not
+    pooled. The model is removed from the device at the end. ``remote_code``: run the Python code
+    that comes with it. Raises `SourceError` when it cannot be loaded or gives a state that is not
     finite.
     """
     try:
         states = _states(folder, encoded, layers, batch, pooling, device, remote_code)
     finally:
-        # Only now is no module referred to; modules refer to each other in cycles.
+        # Nothing refers to the model any more, but its modules refer to each other.
         gc.collect()
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
@@ -96,7 +96,7 @@ def _encode(tokenizer: Any, prompt: str, max_tokens: int) -> list[int]:
     content = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     keep = len(content)
     ids = _templated(tokenizer, prompt)
-    # More than one round only where a cut text is tokenised anew into more tokens.
+    # A shortened text may be tokenised into more tokens than were kept; then it is cut again.
     while len(ids) > max_tokens:
         keep -= len(ids) - max_tokens
         if keep <= 0:
@@ -142,7 +142,7 @@ def _run(
     """One batch: pooled states (prompts, layers, hidden) on the CPU."""
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     longest = int(lengths.max())
-    # Any token does for padding: the mask hides it.
+    # Any token serves as padding: the mask hides it.
     ids = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=device)
     mask = torch.arange(longest, device=device) < lengths[:, None]
     pooled: list[Any] = [None] * len(stack)
@@ -200,7 +200,7 @@ def _load_model(folder: Path, remote_code: bool) -> Any:
         raise SourceError(f"{folder}: transformers cannot load the model: {error}") from error
     missing = sorted(info["missing_keys"])
     if missing:
-        # transformers would go on with random numbers there.
+        # transformers would fill it with random numbers.
         raise SourceError(f"{folder}: the weights lack tensor {missing[0]}")
     return model.eval()
 

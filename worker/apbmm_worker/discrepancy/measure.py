@@ -1,7 +1,7 @@
-"""How much the two sources differ, layer by layer: what the prior is made of (Eq. 5, 7, 8).
+"""The discrepancies of two sources, layer by layer, from which the prior is made (Eq. 5, 7, 8).
 
-The parameter discrepancy is streamed from the files; the activation discrepancy runs both models,
-one after the other, on the same prompts (`apbmm_worker.discrepancy.activations`).
+The parameter discrepancy is computed from the files, in chunks. The activation discrepancy runs
+both models, one after the other, on the same prompts (`apbmm_worker.discrepancy.activations`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CHUNK_ELEMENTS = 1 << 15  # small enough that torch does not spread it over thre
 class Discrepancy:
     """One number >= 0 for each layer: ``parameter`` (Eq. 5) and ``activation`` (Eq. 7-8).
 
-    ``outside``: the first of the two for each group of tensors outside the layers. ``prompts`` is
-    how many prompts were run, ``seconds`` what the measurement took.
+    ``outside``: the parameter discrepancy of each group of tensors outside the layers. ``prompts``
+    is the number of prompts that were run, ``seconds`` the time that the measurement took.
     """
 
     parameter: tuple[float, ...]
@@ -53,8 +53,8 @@ def measure(
 
     The first ``prior.questions`` prompts are run, through the chat template of the source
     ``template_from`` for both models. ``device`` is ``cpu`` or ``cuda:N``; one model at a time is
-    on it. ``remote_code``: run the code that comes with them. Raises `SourceError` for unusable
-    prompts, or a model that cannot be loaded or that gives activations that are not finite.
+    on it. ``remote_code``: run the Python code that comes with the models. Raises `SourceError`
+    for unusable prompts, and for a model that cannot be loaded or whose activations are not finite.
     """
     start = time.monotonic()
     sources.require_unchanged()

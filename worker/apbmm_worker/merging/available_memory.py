@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class _Names(NamedTuple):
-    """Files of a control group, and the fields of what would be freed."""
+    """The files of a control group, and the fields of ``memory.stat`` for freeable memory."""
 
     limit: str
     used: str
@@ -26,7 +26,7 @@ PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def available_memory(proc: Path = PROC, groups: Path = GROUPS) -> int:
-    """Bytes that are free or would be freed, within what Slurm or Kubernetes allows.
+    """Bytes that are free or would be freed, within the limits that Slurm or Kubernetes sets.
 
     Raises OSError where there is no ``/proc``.
     """
@@ -42,7 +42,7 @@ def available_memory(proc: Path = PROC, groups: Path = GROUPS) -> int:
 
 
 def _limits(root: Path, path: str, names: _Names) -> Iterator[int]:
-    """What each control group from ``root`` to ``path`` leaves that has a limit of its own."""
+    """What is left below each limit of the control groups from ``root`` to ``path``."""
     group = root / path.lstrip("/")
     for folder in (group, *group.parents):
         if folder.is_relative_to(root):

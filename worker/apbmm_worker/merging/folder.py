@@ -35,11 +35,11 @@ CONFIG_FILE = "config.json"
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
 PARTIAL_SUFFIX = ".apbmm-partial"  # of the folder in which a merge is made
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-# The kernel looks for free memory in runs as long as a write. In a virtual machine the longest
-# are those that the host has taken back, and having them again costs seven times the write; runs
-# as short as this one are seldom missing.
+# Bytes of one write. The kernel looks for free memory in runs as long as a write. In a virtual
+# machine the longest runs are often those that the host has taken back, and getting them again
+# costs seven times the write; short runs are nearly always at hand.
 WRITE_BYTES = 1 << 18
-_LENGTH = struct.Struct("<Q")  # of the header, before it
+_LENGTH = struct.Struct("<Q")  # the header's length, which precedes it
 _CACHE_LINE = 64
 
 
@@ -47,11 +47,11 @@ _CACHE_LINE = 64
 def fresh_folder(out: Path) -> Iterator[Path]:
     """A new folder beside ``out`` that takes its name at the end, or is removed on any error.
 
-    An earlier merge at ``out`` is removed first, because scratch may not have room for two; an
-    empty folder stays and is filled, because someone may stand in it. Links are followed.
-    Raises `EvaluationError` (``infrastructure``) when ``out`` is anything else but empty, when
-    another merge is writing to it, when the disk is full or cannot be written, and in place of
-    every `SourceError`.
+    An earlier merge at ``out`` is removed first, because scratch may not have room for two. An
+    empty folder stays and is filled, because it may be a process's working directory. Links are
+    followed. Raises `EvaluationError` (``infrastructure``) when ``out`` is neither a merge nor
+    empty, when another merge is writing to it, when the disk is full or cannot be written, and in
+    place of every `SourceError`.
     """
     out = out.resolve()
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
@@ -76,7 +76,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether there was no room for what was written, in memory where a folder lies there."""
+    """Whether the error says that there was no room, on a disk or in a file system of memory."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 
@@ -142,7 +142,7 @@ def _give_name(partial: Path, out: Path) -> None:
             "choose another folder",
             kind="infrastructure",
         )
-    # Without its config nobody takes a folder for a model.
+    # The config comes last: no program takes a folder without one for a model.
     for file in sorted(partial.iterdir(), key=lambda file: file.name == CONFIG_FILE):
         file.rename(out / file.name)
 
@@ -151,9 +151,9 @@ def _give_name(partial: Path, out: Path) -> None:
 def preallocated(folder: Path, plans: Iterable[TensorPlan]) -> Iterator[dict[str, tuple[int, int]]]:
     """New weight files at their full size: descriptor and offset of each tensor's bytes, by name.
 
-    Their blocks are reserved at once, so a full disk is noticed before anything is computed, and
-    any part may be written at any time, with less work for the kernel than growing a file takes.
-    Nothing is synced: a merge that a power loss takes is made again.
+    The files' blocks are reserved at once: a full disk is noticed before anything is computed, and
+    tensors can be written in any order, with less work for the kernel than growing a file takes.
+    Nothing is synced: a merge that is lost in a power failure is made again.
     """
     with ExitStack() as stack:
         places: dict[str, tuple[int, int]] = {}
@@ -195,10 +195,10 @@ def write_index(folder: Path, plans: Sequence[TensorPlan]) -> None:
 
 
 def copy_settings(folder: Path, template: Checkpoint, dtype: str | None) -> None:
-    """Copy tokenizer, template, generation config and own code, and write the config.
+    """Copy tokenizer, chat template, generation config and Python code, and write the config.
 
     All come from ``template``, so that token ids, end tokens and limits belong together. The
-    config names ``dtype``, the stored one, unless it is None.
+    config names ``dtype``, the stored one, unless that is None.
     """
     for name in (*TOKENIZER_FILES, GENERATION_FILE, *PROCESSOR_FILES, *code_files(template)):
         if (template.path / name).is_file():
@@ -210,7 +210,7 @@ def copy_settings(folder: Path, template: Checkpoint, dtype: str | None) -> None
 
 
 def stated_dtype(checkpoint: Checkpoint) -> str | None:
-    """The dtype that a config names, which is the one loaders compute in; None if it names none."""
+    """The dtype that a config names, in which loaders compute; None if it names none."""
     for config in (checkpoint.config, text_config(checkpoint.config)):
         for key in ("dtype", "torch_dtype"):
             if config.get(key) is not None:
@@ -232,10 +232,10 @@ def _with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
 
 
 def _header(tensors: Sequence[TensorPlan]) -> bytes:
-    """What comes before the data.
+    """The header of a safetensors file, with its length before it.
 
-    Padded as the format asks for, and further, so that the data lie in their cache lines as those
-    of the layout's file do, from which they are read into place (see `FileBuffer`).
+    It is padded as the format asks for, and further, so that the data lie in their cache lines as
+    they do in the source's file (see `FileBuffer`).
     """
     header: dict[str, Any] = {METADATA_KEY: {"format": "pt"}}
     end = 0

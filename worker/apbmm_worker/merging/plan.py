@@ -38,7 +38,10 @@ class WeightedSum:
 
     @property
     def copied(self) -> int | None:
-        """Which source the sum is, when it is one of them: 0 * w would turn -0.0 into 0.0."""
+        """The number of the source that the sum equals; None if it is a sum of several.
+
+        Such a source is copied, because 0 * w would turn its -0.0 into 0.0.
+        """
         nonzero = [index for index, weight in enumerate(self.weights) if weight]
         if len(nonzero) == 1 and self.weights[nonzero[0]] == 1.0:
             return nonzero[0]
@@ -87,7 +90,7 @@ class ModelLevelMerge:
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """How one tensor is made of the same tensor of several ``sources``.
+    """How one tensor is made of the tensors of the same name in several ``sources``.
 
     ``layout`` is the tensor whose name, shape and file name the result gets: the last source's,
     which of two sources is the instruct model's. ``dtype`` is the stored one. With a
@@ -120,7 +123,7 @@ class TensorPlan:
         return self.elements * ITEM_BYTES[self.dtype]
 
     def rows(self, begin: int, count: int) -> TensorPlan:
-        """The plan of these rows alone; for a sum, where none depends on others."""
+        """The plan of these rows alone; for a weighted sum, whose rows do not depend on others."""
         sources = tuple(_rows(source, begin, count) for source in self.sources)
         return replace(self, layout=_rows(self.layout, begin, count), sources=sources)
 
@@ -136,7 +139,7 @@ def plan(
 
     ``weights``: the thinking model's, one for each layer (`layer_weights`). A tensor of no layer
     gets mean(weights), or follows the source that ``merge.outside_layers`` names, or gets the
-    weight of its group in ``own`` (`outside_layers.outside_group`) if that says ``own``.
+    weight of its group in ``own`` (`tensor_groups.outside_group`) if that says ``own``.
     """
     sources = {"thinking": thinking, "instruct": instruct}
     chosen = pair_weights(weights)

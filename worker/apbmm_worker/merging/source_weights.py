@@ -1,8 +1,9 @@
-"""A weight for each source in each tensor of a weighted sum; pure.
+"""The weight of each source in each tensor of a weighted sum; pure.
 
-Two sources take one number a layer, the first source's weight. More sources take a point of a
-simplex a layer, given as it is or by stick-breaking. Tensors of no layer (embeddings, final norm,
-output head), of which the paper says nothing, get the mean over the layers unless told otherwise.
+Of two sources, a layer's weights are one number: the first source's weight. Of more, they are a
+point of a simplex, given as it is or by stick-breaking. Tensors outside the layers (embeddings,
+final norm, output head), of which the paper says nothing, get the mean over the layers unless the
+caller says otherwise.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class SourceWeights:
         return self.outside[outside_group(tensor_name)] if layer is None else self.layers[layer]
 
     def against_base(self) -> SourceWeights:
-        """The same with a base as first source: ``base + sum_i w_i * (source_i - base)``."""
+        """The weights of ``base + sum_i w_i * (source_i - base)``; the base is the first source."""
         return SourceWeights(
             tuple(_with_rest(row) for row in self.layers),
             {group: _with_rest(row) for group, row in self.outside.items()},
@@ -46,7 +47,7 @@ def _with_rest(row: Row) -> Row:
 
 
 def total(weights: Sequence[float]) -> float:
-    """Their sum. Raises `EvaluationError` (``vector``) where no number can hold it."""
+    """The sum of weights. Raises `EvaluationError` (``vector``) where it overflows."""
     try:
         return math.fsum(weights)
     except OverflowError:
@@ -61,7 +62,7 @@ def total(weights: Sequence[float]) -> float:
 def layer_weights(vector: Sequence[float], layers: int) -> tuple[float, ...]:
     """The first (thinking) source's weight for each layer: the vector itself, checked.
 
-    Raises `EvaluationError` when it has not one number in [0, 1] for each layer.
+    Raises `EvaluationError` (``vector``) unless it has one number in [0, 1] for each layer.
     """
     if len(vector) != layers:
         raise EvaluationError(
@@ -77,9 +78,9 @@ def pair_weights(weights: Iterable[float]) -> SourceWeights:
 
 
 def own_rows(weights: Mapping[str, float]) -> dict[str, Row]:
-    """Two sources: a row for each group outside the layers, of the first source's weights.
+    """Two sources: the weights of each group outside the layers, from the first source's weight.
 
-    A head that is tied to the embeddings has no weight of its own, and goes with them. Raises
+    A head that is tied to the embeddings has no weight of its own and gets theirs. Raises
     `EvaluationError` (``vector``) for a weight outside [0, 1].
     """
     for group, weight in weights.items():
@@ -111,12 +112,12 @@ def simplex_row(weights: Sequence[float], where: str) -> Row:
 def stick_breaking(vector: Sequence[float], layers: int, sources: int) -> tuple[Row, ...]:
     """S - 1 numbers in [0, 1] a layer to S weights that sum to 1, for each layer.
 
-    The first source takes a share of the stick, the next a share of what is left, and so on; the
-    last source gets the rest. Zeros are the last source, v_1 = 1 is the first, and two sources take
-    v itself. The numbers of one layer lie together. v_k stands for the share
+    The first source takes a share of the stick, the next a share of the rest, and so on; the last
+    source gets what is left. Zeros are the last source, v_1 = 1 is the first, and of two sources
+    the first gets v itself. The numbers of one layer lie together. v_k stands for the share
     1 - (1 - v_k)^(1 / (S - k)), so that numbers drawn uniformly give points that are uniform on the
     simplex (with v_k itself as the share, the last sources would get little). Raises
-    `EvaluationError` for a vector of another length or outside [0, 1].
+    `EvaluationError` (``vector``) for a vector of another length or outside [0, 1].
     """
     free = sources - 1
     if len(vector) != layers * free:

@@ -1,9 +1,9 @@
 """Verification of the source checkpoints: once, in one pass over their bytes.
 
-Headers are compared first (`apbmm_common.checkpoint.compatibility`), then every byte is read once:
-each float must be finite, and a content digest is taken, which tells two fine-tunes of one model
-apart and is what the master compares between workers. Outcomes are cached, so that a worker which
-starts again does not read gigabytes again.
+Headers are compared first (`apbmm_common.checkpoint.compatibility`). Then every byte is read once:
+each float must be finite, and a digest of the contents is taken. The digest tells two fine-tunes of
+one model apart, and the master compares it between workers. Outcomes are cached, so that a worker
+that starts again does not read gigabytes again.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VerifiedSources:
-    """Sources known to fit together and to be finite.
+    """Sources that fit together and whose floats are all finite.
 
-    All mappings have the roles as keys. ``digests`` are SHA-256 (hex) of names, dtypes, shapes and
+    All mappings are by role. ``digests`` are SHA-256 (hex) of names, dtypes, shapes and
     bytes of all tensors, whatever the sharding; ``settings`` of tokenizer, chat template,
     generation config and config. ``stamps`` are (real path, size, mtime in ns) of the weight
-    files, to notice a source that changes later. ``seconds`` is what verification took.
+    files, to notice a source that changes later. ``seconds`` is the time that verification took.
     ``identical_layers``: layers whose tensors are the same in all sources but the base.
     """
 
@@ -67,7 +67,7 @@ class VerifiedSources:
 
     @property
     def outside(self) -> tuple[str, ...]:
-        """The groups of tensors outside the layers, of what is merged."""
+        """The groups of tensors outside the layers that the merged sources have."""
         return outside_groups([c for role, c in self.checkpoints.items() if role != BASE_ROLE])
 
     def require_unchanged(self) -> None:
@@ -82,7 +82,7 @@ class VerifiedSources:
 
 @dataclass
 class _Contents:
-    """What one pass over a checkpoint finds. ``fixed``: digests of tensors that are no floats."""
+    """Digests of one checkpoint: of all its tensors, and of each ``fixed`` one (no floats)."""
 
     weights: str
     fixed: dict[str, str] = field(default_factory=dict)
@@ -155,12 +155,12 @@ def verify_sources(
 
 
 def code_files(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Names of the Python files of a checkpoint: its architecture, where transformers has none."""
+    """Names of the Python files in a checkpoint: code of an architecture of its own."""
     return tuple(sorted(file.name for file in checkpoint.path.glob("*.py")))
 
 
 def settings_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 (hex) of what surrounds the weights: tokenizer, templates, configs and code.
+    """SHA-256 (hex) of everything beside the weights: tokenizer, templates, configs and code.
 
     Raises `SourceError` for a file that cannot be read.
     """
@@ -177,13 +177,13 @@ def settings_digest(checkpoint: Checkpoint) -> str:
 
 
 def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _Contents:
-    """One pass: tensors in the order of their names, so that sharding does not matter."""
+    """Read a checkpoint once, tensors in the order of their names: sharding does not matter."""
     whole = hashlib.sha256()
     contents = _Contents("")
     buffers = [FileBuffer() for _ in range(2)]
     hashed: list[Future[None] | None] = [None, None]
     turn = 0
-    # hashlib lets go of the interpreter lock, so one chunk is hashed while the next is read.
+    # hashlib releases the interpreter lock, so one chunk is hashed while the next is read.
     with opened(checkpoint) as files, ThreadPoolExecutor(1, "digest") as thread:
         for name in sorted(checkpoint.tensors):
             tensor = checkpoint.tensors[name]
@@ -205,7 +205,7 @@ def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _C
                 advance(len(data))
                 turn = 1 - turn
             if not tensor.is_float:
-                thread.submit(int).result()  # the thread takes its work in order
+                thread.submit(int).result()  # waits: the thread does its work in order
                 contents.fixed[name] = hashes[1].hexdigest()
     contents.weights = whole.hexdigest()
     return contents
@@ -258,7 +258,7 @@ def _load(cache: Path, stamps: tuple[Stamp, ...]) -> _Contents | None:
 
 
 def _store(cache: Path, stamps: tuple[Stamp, ...], contents: _Contents) -> None:
-    """Write to a name of its own, then rename: another worker never sees half an entry."""
+    """Write to another name, then rename: other workers never see half an entry."""
     entry = _entry(cache, stamps)
     partial = entry.with_suffix(f".{os.getpid()}.partial")
     value = {"files": stamps, "weights": contents.weights, "fixed": contents.fixed}

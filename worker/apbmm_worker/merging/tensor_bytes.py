@@ -1,7 +1,7 @@
-"""Tensor bytes from safetensors files by positioned reads, and a check that floats are finite.
+"""Reads tensor bytes from safetensors files, and checks that floats are finite.
 
-Positioned reads into reused buffers keep memory flat whatever a checkpoint's size, and were faster
-than memory maps here (see `benchmarks/merge_speed.py`).
+Positioned reads into reused buffers keep memory flat whatever the size of a checkpoint, and were
+faster than memory maps (see `benchmarks/merge_speed.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TORCH_DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
-# Others, which a merge only copies.
+# Dtypes that a merge only copies.
 _COPIED = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -72,18 +72,18 @@ def opened_files(files: Iterable[Path]) -> Iterator[dict[Path, int]]:
 
 
 class FileBuffer:
-    """Memory that is used again for parts of files, and grows when it has to."""
+    """Memory for parts of files, which is reused and grows when it has to."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
 
     def at(self, offset: int, length: int) -> memoryview:
-        """``length`` bytes that lie in their pages as those from ``offset`` of a file do.
+        """``length`` bytes that lie in their pages as the bytes from ``offset`` of a file do.
 
         Some processors copy five times as slowly to an address that lies a few bytes further on in
-        its page, which looks like an overlap to them (`benchmarks/copy_alignment.py`).
+        its page, because they take that for an overlap (`benchmarks/copy_alignment.py`). The memory
+        is aligned for numbers even where the file is not.
         """
-        # Aligned for numbers even where the file is not.
         begin = offset % mmap.PAGESIZE & -ALIGNMENT
         if begin + length > len(self._memory):
             self._memory = mmap.mmap(-1, mmap.PAGESIZE + length)
@@ -93,7 +93,7 @@ class FileBuffer:
 def read_into(descriptor: int, buffer: memoryview, offset: int, file: Path) -> None:
     """Fill ``buffer`` (bytes) from ``offset`` of the file.
 
-    Raises `SourceError` when the file ends before, or cannot be read.
+    Raises `SourceError` when the file ends too early or cannot be read.
     """
     done = 0
     while done < len(buffer):
@@ -112,10 +112,10 @@ def stored_dtype(name: str) -> torch.dtype:
 
 
 def all_finite(data: memoryview, dtype: str) -> bool:
-    """True when every element of ``data`` is finite, and for every dtype that is no float.
+    """Whether every element of ``data`` is finite; True for every dtype that is no float.
 
-    Read as integers, infinities and NaNs of either sign are the largest: as signed numbers those
-    with the sign bit clear, as unsigned ones those with it set.
+    Read as integers, infinities and NaNs are the largest numbers: those with the sign bit clear
+    among signed integers, those with the sign bit set among unsigned ones.
     """
     if dtype not in _INFINITY or not data:
         return True

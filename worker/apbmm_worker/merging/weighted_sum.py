@@ -1,9 +1,11 @@
-"""Weighted sums of stored tensors, chunk by chunk, through buffers that are reused.
+"""Weighted sums of stored tensors, ``sum_i weights[i] * source_i``: here weights are multiplied.
 
 Sums are taken in float32 (in float64 when the result is stored in float32) and rounded once, to
-nearest even, so that a result is within half a unit in the last place of the exact value, but for
-what a few roundings in float32 decide when that value is next to a tie, or when the parts nearly
-cancel, where it is within 2^-22 of their sizes.
+nearest even. A result is therefore within half a unit in the last place of the exact value, with
+two exceptions: where that value is next to a tie, the roundings in float32 may decide it, and where
+the terms nearly cancel, the result is within 2^-22 of their sizes.
+
+Tensors are computed chunk by chunk, through buffers that are reused.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from apbmm_common.errors import EvaluationError
 from apbmm_worker.merging.plan import TensorPlan, WeightedSum
 from apbmm_worker.merging.tensor_bytes import FileBuffer, all_finite, read_into, stored_dtype
 
-CHUNK_BYTES = 1 << 21  # of the result, made and written at once
-# Computed at once where it takes wider numbers than the stored ones: they stay in a core's cache.
+CHUNK_BYTES = 1 << 21  # of the result, computed and written at once
+# Elements whose sums are taken at once in wider numbers than the stored ones: these stay in the
+# cache of a core.
 BLOCK_ELEMENTS = 1 << 15
 
 _ONE_ULP = 2.0**-52
 
-Parts = list[tuple[torch.Tensor, float]]
+Terms = list[tuple[torch.Tensor, float]]
+"""Values and weight of each source whose weight is not 0."""
 
 
 class Summation(threading.local):
@@ -50,11 +54,11 @@ class Summation(threading.local):
         else:
             if fits_lerp(tensor, rule):
                 self._lerp(tensor, rule, begin, stored)
-                # It takes a difference, which overflows beyond half of the largest number.
+                # lerp takes a difference, which overflows beyond half of the largest number.
                 if all_finite(stored, tensor.dtype):
                     return
-            parts = self._parts(tensor, rule, begin, len(stored) // ITEM_BYTES[tensor.dtype])
-            self._sum(tensor, parts, _values(stored, tensor.dtype))
+            terms = self._terms(tensor, rule, begin, len(stored) // ITEM_BYTES[tensor.dtype])
+            self._sum(tensor, terms, _values(stored, tensor.dtype))
         require_finite(stored, tensor)
 
     def _copy(
@@ -69,33 +73,35 @@ class Summation(threading.local):
             result.copy_(block)
 
     def _lerp(self, tensor: TensorPlan, rule: WeightedSum, begin: int, stored: memoryview) -> None:
-        """The sum of two whose weights sum to 1: one operation, on the second where it is read."""
+        """The sum of two sources whose weights sum to 1, in one operation.
+
+        The second source is read into the place of the result, and changed there.
+        """
         one, two = tensor.sources
         count = len(stored) // ITEM_BYTES[tensor.dtype]
         values = self._read(two, begin, stored)
         torch.lerp(values, self._buffered(0, one, begin, count), rule.weights[0], out=values)
 
-    def _parts(self, tensor: TensorPlan, rule: WeightedSum, begin: int, count: int) -> Parts:
-        """Values and weight of every source that takes part."""
+    def _terms(self, tensor: TensorPlan, rule: WeightedSum, begin: int, count: int) -> Terms:
         weighted = [pair for pair in zip(tensor.sources, rule.weights, strict=True) if pair[1]]
         return [
             (self._buffered(slot, source, begin, count), weight)
             for slot, (source, weight) in enumerate(weighted)
         ]
 
-    def _sum(self, tensor: TensorPlan, parts: Parts, stored: torch.Tensor) -> None:
+    def _sum(self, tensor: TensorPlan, terms: Terms, stored: torch.Tensor) -> None:
         dtype = sum_dtype(tensor)
-        for *blocks, result in _blocks(*(values for values, _ in parts), stored):
-            total, term = (
+        for *blocks, result in _blocks(*(values for values, _ in terms), stored):
+            total, product = (
                 torch.frombuffer(wide, dtype=dtype, count=len(result)) for wide in self._wide
             )
-            total.copy_(blocks[0]).mul_(parts[0][1])
-            for block, (_, weight) in zip(blocks[1:], parts[1:], strict=True):
-                total.add_(term.copy_(block).mul_(weight))
+            total.copy_(blocks[0]).mul_(terms[0][1])
+            for block, (_, weight) in zip(blocks[1:], terms[1:], strict=True):
+                total.add_(product.copy_(block).mul_(weight))
             result.copy_(total)
 
     def _buffered(self, slot: int, source: TensorHeader, begin: int, count: int) -> torch.Tensor:
-        """``count`` elements from ``begin``, in the memory of that ``slot``."""
+        """``count`` elements from ``begin``, read into the buffer number ``slot``."""
         while slot >= len(self._buffers):
             self._buffers.append(FileBuffer())
         item = ITEM_BYTES[source.dtype]
@@ -119,13 +125,16 @@ def require_finite(data: memoryview, tensor: TensorPlan) -> None:
 
 
 def sum_dtype(tensor: TensorPlan) -> torch.dtype:
-    """At least twice the precision of the stored dtype (but for float64, which has no wider)."""
+    """The dtype that sums are taken in: at least twice the stored precision, except for float64."""
     dtypes = {tensor.dtype, *(source.dtype for source in tensor.sources)}
     return torch.float64 if tensor.dtype == "F32" or "F64" in dtypes else torch.float32
 
 
 def fits_lerp(tensor: TensorPlan, rule: WeightedSum) -> bool:
-    """Whether one operation does it: it computes in float32 and rounds once, for 16-bit dtypes."""
+    """Whether `torch.lerp` computes the sum: two 16-bit sources whose weights sum to 1.
+
+    lerp computes in float32 and rounds once, as `Summation` does.
+    """
     return (
         len(rule.weights) == 2
         and all(rule.weights)
