@@ -1,8 +1,4 @@
-"""One simulated campaign: a search method on a synthetic landscape, with simulated workers.
-
-Evaluations take the longer the more tokens a merge generates. Nothing here waits: the clock is
-that of the simulation.
-"""
+"""A campaign: one search on a synthetic landscape, with simulated workers and a simulated clock."""
 
 from __future__ import annotations
 
@@ -27,10 +23,12 @@ WORKERS, INITIAL, BUDGET = 4, 8, 40
 
 @dataclass(frozen=True)
 class Campaign:
-    """One run to make; `importance` is None for a method that takes no notice of it.
+    """What to run.
 
-    `budget` counts evaluations, `questions` those of the benchmark; `fresh`: every merge is asked
-    others.
+    - `method`: its name, with settings after a colon and the noise it is told after an @;
+    - `importance`: the kind of importance; None for a method that does not use it;
+    - `fresh`: each merge is asked questions of its own;
+    - `budget`: evaluations; `questions`: of the benchmark.
     """
 
     method: str
@@ -44,7 +42,13 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run reached. Hypervolumes at (-0.2, -0.2); times in simulated hours."""
+    """What a campaign reached.
+
+    Hypervolumes are above (-0.2, -0.2): `observed_hv` with the noise that the search sees,
+    `true_hv` and its mean over the search, `trajectory`, without. `hours` are simulated, `load` is
+    the workers' busy share of them, both after the first dispatch beyond the initial design.
+    `points` are the noise-free objectives of all evaluations.
+    """
 
     observed_hv: float
     true_hv: float
@@ -108,10 +112,10 @@ def build(campaign: Campaign, landscape: Landscape) -> Search:
 def fly(
     search: Search, landscape: Landscape, told: str = ""
 ) -> tuple[list[Measured], float, float, float]:
-    """Drive the search to its end: results in order, busy seconds, first and last moment.
+    """Run the search to its end: results in order, busy seconds, begin and end in seconds.
 
-    The window for load and hours runs from the first dispatch after the initial design. `told`
-    names the variance of `Measured` that the search is told, if any.
+    Busy seconds and begin count from the first dispatch after the initial design. `told` names the
+    variance of `Measured` that the search is told; empty for none.
     """
     clock, begun, busy, number = 0.0, math.nan, 0.0, 0
     flying: list[tuple[float, int, Array, Measured]] = []

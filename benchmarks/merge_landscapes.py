@@ -1,19 +1,21 @@
 """Synthetic merge landscapes: what a layer-wise merge of two models might score and cost.
 
 Each landscape has a capability c(x) and a verbosity v(x), both 0 at x = 0 (the instruct model)
-and 1 at x = 1 (the thinking model). Accuracy rises with capability, generated tokens
-exponentially with verbosity; objectives follow from both by Eq. 2. A benchmark has a finite
-number of questions, the same ones for every merge: a merge solves those whose difficulty it
-exceeds, give or take what is particular to this merge and question. With `fresh` questions every
-merge is asked others, so that the whole sampling error of a benchmark differs between merges.
+and 1 at x = 1 (the thinking model). Accuracy rises with capability, and the number of generated
+tokens rises exponentially with verbosity. The objectives follow from both by Eq. 2.
+
+A benchmark has a finite number of questions, the same ones for every merge. A merge solves the
+questions whose difficulty is below its threshold, up to a random term for each merge and question.
+With `fresh` questions each merge is asked others, so that the whole sampling error of the benchmark
+differs between merges.
 
 Families:
 
 - `additive`: every layer contributes on its own, few of them much;
 - `coherent`: neighbouring layers that disagree cost capability and make the model ramble;
-- `switching`: a layer half way between the sources is worse than either, so uniform interpolation
-  is poor and choosing layers pays;
-- `rugged`: random waves over the layers that matter, strongest half way between the sources;
+- `switching`: a layer half way between the sources is worse than either, so that uniform
+  interpolation is poor and it pays to choose layers;
+- `rugged`: random waves over the important layers, strongest half way between the sources;
 - `circuits`: groups of layers that work only together, so a layer's effect depends on others.
 
 `circuits` is held out: no method was tuned on it.
@@ -35,8 +37,8 @@ INSTRUCT_ACCURACY, THINKING_ACCURACY = 0.45, 0.70
 INSTRUCT_TOKENS, TOKEN_GROWTH = 1000.0, 2.2
 QUESTIONS = 130
 BASE_SECONDS, SECONDS_PER_TOKEN = 600.0, 0.6
-# Standard deviations: of what is particular to a merge and question, in difficulties; of the mean
-# tokens of a merge, as a share; of the tokens of single answers, as a share of their mean.
+# Standard deviations: of the random term of a merge and question, in units of difficulty; of the
+# mean tokens of a merge, as a share of them; of the tokens of one answer, as a share of their mean.
 PARTICULAR, TOKEN_NOISE, ANSWER_SPREAD = 0.25, 0.02, 0.6
 
 
@@ -44,9 +46,9 @@ PARTICULAR, TOKEN_NOISE, ANSWER_SPREAD = 0.25, 0.02, 0.6
 class Measured:
     """One evaluation: observed objectives (2,), noise-free ones (2,), and its duration.
 
-    `exact` (2,) is the variance of `observed` around `true`; `binomial` (2,) what the answers
-    themselves suggest, taking their questions for a sample of this evaluation's own: the smoothed
-    binomial variance of the accuracy and the sample variance of the mean tokens.
+    `exact` (2,) is the variance of `observed` around `true`. `binomial` (2,) is estimated from the
+    answers, as if the questions were a sample of this evaluation's own: the smoothed binomial
+    variance of the accuracy, and the sample variance of the mean tokens.
     """
 
     observed: Array
@@ -57,7 +59,7 @@ class Measured:
 
     @property
     def told(self) -> Array:
-        """What the master tells a search: the binomial variance of the accuracy alone."""
+        """The variance that the master tells a search: binomial, of the accuracy alone."""
         return self.binomial * [1.0, 0.0]
 
 

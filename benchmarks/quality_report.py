@@ -33,11 +33,11 @@ PREAMBLE = """\
 D = 36, 4 simulated workers, 8 + {searched} evaluations. The hypervolume is that of the noise-free
 objectives of all evaluated merges at (-0.2, -0.2); the trajectory is its mean over the {searched}
 evaluations after the initial design. Spacing and front are those of the observed objectives.
-Contribution is the share of the front pooled over all methods of the table, by noise-free
-objectives, in the runs that all have made. Hours and load are simulated, from the first
-dispatch after the design to the last result. Methods that take no notice of the importance have
-the same runs in both tables. Model-level grids are left out: the landscapes say nothing of other
-merge rules, and task arithmetic of two models is the uniform line. Differences are from {first},
+Contribution is a method's share of the front pooled over all methods of the table, by noise-free
+objectives, over the pairs that all of them have run. Hours and load are simulated, from the first
+dispatch after the initial design to the last result. Methods that do not use the importance have
+the same runs for both kinds. Model-level grids are left out: the landscapes do not describe other
+merge methods, and task arithmetic of two models is the uniform line. Differences are from {first},
 on the same landscape and seed, with a 95 % interval (Student's t).
 """
 
@@ -62,7 +62,7 @@ def report(
 
 
 def made_by(command: str) -> str:
-    """What a document of results begins with: the command, the versions and the date."""
+    """The head of a document of results: the command, the versions and the date."""
     used = ["Python " + platform.python_version()]
     used += [f"{name} {version(name)}" for name in ("torch", "botorch", "gpytorch")]
     return f"Made by `{command}`.\n{', '.join(used)}, {datetime.now(UTC).date()}.\n"

@@ -2,13 +2,15 @@
 
     python benchmarks/search_quality.py --out runs.jsonl --report table.md
 
-Every method gets the same landscape and seed, 4 simulated workers whose evaluations take the
-longer the more tokens a merge generates, and 8 + 32 evaluations. Seed i runs on family i modulo
-the number of families. Reported for each kind of importance: the mean of each metric, and its mean
-difference from the first method with a 95 % interval (Student's t over the pairs). A method may
-carry settings: `ap-bmm-plus:diagonal=false`, and after those the noise that it is told of:
-`ap-bmm-plus@told` (see `merge_landscapes.Measured`). Methods that take no notice of the
-importance run once for all its kinds. Outcomes already in `--out` are not run again.
+A campaign is one search of 8 + 32 evaluations by 4 simulated workers. The longer the answers of a
+merge, the longer its evaluation takes. All methods run on the same landscapes and seeds; seed i
+has family i modulo the number of families. The report has two tables for each kind of importance:
+the mean of each metric, and its mean difference from the first method with a 95 % interval
+(Student's t over the pairs).
+
+A method may carry settings, as in `ap-bmm-plus:diagonal=false`, and after them the noise variance
+that it is told, as in `ap-bmm-plus@told` (see `merge_landscapes.Measured`). Methods that do not use
+the importance run once for both kinds. Campaigns whose outcome is in `--out` are not run again.
 """
 
 from __future__ import annotations
@@ -21,18 +23,11 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
+from apbmm_master.search.methods import method_class
 from campaigns import BUDGET, INITIAL, Campaign, Outcome, simulate
 from merge_landscapes import FAMILIES, KINDS, QUESTIONS
 from quality_report import report
 
-WITHOUT_IMPORTANCE = (
-    "ap-bmm-no-prior",
-    "qnehvi",
-    "momm",
-    "moead-cmaes",
-    "sobol",
-    "uniform",
-)
 METHODS = (
     "ap-bmm",
     "ap-bmm-plus",
@@ -49,13 +44,13 @@ METHODS = (
 
 
 def planned(options: argparse.Namespace) -> list[Campaign]:
-    """Every campaign of the command line, the pairs of one seed together."""
+    """All campaigns of the command line, seed by seed, so that an early stop leaves whole pairs."""
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     found: dict[Campaign, None] = {}
     for seed, kind, method in product(seeds, options.importance, options.methods):
         family = options.families[seed % len(options.families)]
-        blind = method.partition(":")[0] in WITHOUT_IMPORTANCE
-        seen = None if blind else kind
+        name = method.partition("@")[0].partition(":")[0]
+        seen = kind if method_class(name).uses_importance else None
         settings = (options.fresh, options.budget, options.questions)
         found[Campaign(method, family, seen, seed, *settings)] = None
     return list(found)
@@ -70,7 +65,7 @@ def completed(path: Path | None) -> dict[Campaign, Outcome]:
 
 
 def run_missing(campaigns: list[Campaign], options: argparse.Namespace) -> dict[Campaign, Outcome]:
-    """The outcome of every campaign, run unless an earlier run of the script has it."""
+    """The outcome of each campaign; those that `--out` does not have are run and added to it."""
     results = completed(options.out)
     missing = [c for c in campaigns if c not in results and not options.no_run]
     with ProcessPoolExecutor(options.processes) as pool:

@@ -1,12 +1,12 @@
-"""How well each method's model predicts merges that it has not seen, near its front.
+"""How well each method's model predicts unseen merges near its front.
 
     python benchmarks/surrogate_quality.py --seeds 4
 
-The data stand in for a search: the uniform line, Sobol points, then children of the front so far,
-all with the noise of `merge_landscapes`. Judged on further children, by
-their noise-free objectives. Cheap, and with far less noise than the hypervolume of whole
-campaigns, so it is the place to compare models; whether a better model finds a better front is
-for `search_quality.py` to say.
+The data are like those of a search: the uniform line, Sobol points, then variations of the front so
+far, all with the noise of `merge_landscapes`. The predictions are compared with the noise-free
+objectives of further variations. This is cheap and has far less noise than the hypervolume of
+campaigns, so models are compared here first. Whether a better model finds a better front is
+measured by `search_quality.py`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MODELS = (
 
 
 def explored(landscape: Landscape, count: int, seed: int) -> tuple[Array, Array]:
-    """`count` merges (count, D) and their observed objectives, and better ones as they go on."""
+    """`count` merges (count, D) that get better on the way, and their observed objectives."""
     design = create("ap-bmm-plus", landscape.layers, seed=seed, initial=INITIAL)
     x = np.array(design.ask(INITIAL))
     while len(x) < count:
