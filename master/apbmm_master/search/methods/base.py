@@ -115,22 +115,27 @@ class Search(ABC):
 
     @property
     def dimensions(self) -> int:
-        """Length D of the vectors that this search asks for and is told about."""
+        """Length D of this search's vectors."""
         return self.problem.dimensions
 
     @property
     def exhausted(self) -> bool:
-        """Whether the budget of completed evaluations is spent: nothing more will be asked."""
+        """Whether the budget of completed evaluations is spent, so that `ask` returns no more."""
         return len(self._x) >= self.problem.budget
 
     def ask(self, count: int, pending: Sequence[npt.ArrayLike] = ()) -> list[Array]:
         """Up to `count` vectors (D,) to evaluate now.
 
-        `pending` are the vectors in flight; what was asked for and neither told nor rejected
-        counts as in flight too. Fewer vectors, or none, come back when the method has to wait for
-        results (its initial design or its batch) or the budget is spent or in flight. The points of
-        the initial design come back alone: an ask that wants more gets them, and the next ask what
-        the method proposes beyond them, if it does not have to wait.
+        `pending` are the vectors in flight. A vector that an earlier `ask` returned is in flight
+        until it is told or rejected, also when `pending` leaves it out.
+
+        Fewer than `count` vectors, or none, are returned when the method has to wait for results
+        (of its initial design or its batch), and when the rest of the budget is spent or in flight.
+        An `ask` that reaches the end of the initial design returns its points alone; what the
+        method proposes beyond them comes with the next `ask`.
+
+        Raises SettingError for a count that is not a whole number of at least 0, and for vectors
+        what `as_vector` raises, and OutsideBoxError.
         """
         count = whole_number(count, "count", smallest=0)
         state = self._state(self._in_flight(pending))
@@ -143,10 +148,10 @@ class Search(ABC):
     def recall(
         self, vectors: Sequence[npt.ArrayLike], pending: Sequence[npt.ArrayLike] = ()
     ) -> None:
-        """Restore an `ask` of an earlier process that returned `vectors`, without its work.
+        """Repeat an `ask` of an earlier process that returned `vectors`, without its computations.
 
-        Leaves the search as that ask left it, so that a journal's asks, tells and rejects can be
-        replayed in order and the search goes on with the vectors it would have proposed.
+        The search is then as that `ask` left it. So the asks, tells and rejects of a journal can be
+        replayed in order, and the search goes on with the vectors that it would have proposed.
         """
         recalled = self._vectors(vectors, "vectors")
         state = self._state(self._in_flight(pending))
@@ -157,14 +162,16 @@ class Search(ABC):
     def tell(
         self, x: npt.ArrayLike, y: npt.ArrayLike, variance: npt.ArrayLike | None = None
     ) -> None:
-        """Add a completed evaluation: objectives `y` (m,) at `x` (D,), asked for or not.
+        """Add a completed evaluation: objectives `y` (m,) at `x` (D,), whether asked for or not.
 
-        An `x` that was asked for may come back rounded, to six decimals or float32: it counts as
-        the vector that was asked for, so rounding changes nothing.
+        An `x` that `ask` returned may be rounded, to six decimals or float32: the search takes it
+        for the vector that it returned, so that rounding changes nothing.
 
-        `variance` (m,) is the part of this observation's noise that is known, in squared units of
-        `y`; None and 0 both say that nothing is. `ap-bmm-plus` adds it to the noise that it learns;
-        the methods of the papers, which have no place for it, only check it.
+        `variance` (m,) is the known part of the noise of `y`, in squared units of `y`. None and 0
+        mean that no noise is known. `ap-bmm-plus` adds it to the noise that it learns. The methods
+        of the papers do not use it: they only check it.
+
+        Raises SettingError for a negative variance, and what `ask` raises for vectors.
         """
         vector = self._vector(x)
         values = as_vector(y, "y", self.problem.objectives)
@@ -181,9 +188,9 @@ class Search(ABC):
         self._variance.append(noise)
 
     def reject(self, x: npt.ArrayLike) -> None:
-        """Give up on `x` (D,): it failed for good. No observation, but it is kept clear of.
+        """Give up on `x` (D,), whose evaluation failed for good, so that it is not proposed again.
 
-        Once is enough: a vector that was rejected or told before is left as it is.
+        It is no observation. For a vector that was told or rejected before this changes nothing.
         """
         vector = self._settled(self._vector(x))
         if find_same(self._rows([*self._x, *self._rejected]), vector) is None:
@@ -191,7 +198,7 @@ class Search(ABC):
 
     @abstractmethod
     def _propose(self, state: SearchState, count: int) -> list[Array]:
-        """Up to `count` vectors once `_can_propose` holds; a function of `state`."""
+        """Up to `count` vectors that depend on `state` alone. Called once `_can_propose` holds."""
 
     def _next(self, state: SearchState, room: int) -> list[Array]:
         missing = self._design_missing()
@@ -204,13 +211,13 @@ class Search(ABC):
         return self._propose(state, room)
 
     def _design(self, state: SearchState, count: int) -> list[Array]:
-        """The next points of the initial design; a rejected one is replaced by a further one."""
+        """The next points of the initial design. A rejected point is replaced by a further one."""
         return first_distinct(
             scrambled_sobol(self.dimensions, self.problem.seed), state.known, count
         )
 
     def _design_missing(self) -> int:
-        """How many points of the initial design are still to be asked for."""
+        """How many points of the initial design `ask` has not returned yet."""
         if not self.has_design:
             return 0
         return max(0, self.problem.initial - len(self._x) - len(self._outstanding))
@@ -226,7 +233,7 @@ class Search(ABC):
         return self.problem.budget - len(self._x) - len(state.pending)
 
     def _from_batch(self, state: SearchState, room: int) -> list[Array]:
-        """Serve the open batch, or open the next when everything of the last one is back."""
+        """The next vectors of the open batch, or of a new one when the last one is completed."""
         if (self._batch is None or self._batch.is_served) and len(state.pending):
             return []
         batch = self._open_batch(state)
@@ -236,7 +243,7 @@ class Search(ABC):
         return batch.vectors[batch.served : batch.served + room]
 
     def _open_batch(self, state: SearchState) -> _Batch:
-        """The batch in progress, or a new one of what fits in the budget."""
+        """The batch in progress, or a new one, no larger than the rest of the budget."""
         if self._batch is None or self._batch.is_served:
             size = min(self.batch or 1, self.problem.budget - len(self._x))
             self._batch = _Batch(state, size)
@@ -250,8 +257,8 @@ class Search(ABC):
             self._batch.served += len(vectors)
 
     def _settled(self, vector: Array) -> Array:
-        """Take `vector` out of what is outstanding, once; as it was issued, if it ever was."""
-        # The vector itself, mostly among the first, is found without comparing with all.
+        """Take `vector` out of the outstanding ones; returns it as it was issued, if it was."""
+        # Most are exactly equal to one of the first, which takes no comparison with all.
         exact = (i for i, known in enumerate(self._outstanding) if (known == vector).all())
         if (index := next(exact, None)) is None:
             index = find_same(self._rows(self._outstanding), vector)
@@ -261,12 +268,14 @@ class Search(ABC):
         return vector if index is None else self._issued[index]
 
     def _in_flight(self, pending: Sequence[npt.ArrayLike]) -> list[Array]:
-        given, own = self._vectors(pending, "pending"), self._rows(self._outstanding)
+        given = self._vectors(pending, "pending")
+        own = self._rows(self._outstanding)
         foreign = [vector for vector in given if find_same(own, vector) is None]
         return [*self._outstanding, *foreign]
 
     def _state(self, pending: Sequence[Array]) -> SearchState:
-        rows, columns = self._rows, self.problem.objectives
+        rows = self._rows
+        columns = self.problem.objectives
         return SearchState(
             x=rows(self._x),
             y=np.array(self._y).reshape(-1, columns),
@@ -294,9 +303,9 @@ class Search(ABC):
 
 @dataclass
 class _Batch:
-    """A synchronous batch: the state it was opened in, its vectors, how many were served.
+    """A synchronous batch: the state it was opened in, its vectors, and how many were returned.
 
-    After a `recall` the vectors are unknown; they are computed again from the state if the rest
+    After a `recall` the vectors are unknown. They are computed again from the state when the rest
     of the batch is asked for.
     """
 

@@ -1,4 +1,4 @@
-"""The contract that every search method passes (issue 3)."""
+"""The contract that every search method keeps."""
 
 from __future__ import annotations
 
