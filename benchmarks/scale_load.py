@@ -95,18 +95,19 @@ async def measure_ask(case: Case) -> Ask:
         workers=case.workers,
         reference_point=(-0.2, -0.2),
     )
-    proposer, everything = OptimiserProcess(), partial(tuple, history)
+    process = OptimiserProcess()
+    whole_history = partial(tuple, history)
     try:
-        one = await proposer.ask(AskRequest(arguments, tuple(history), in_flight, 1), everything)
+        one = await process.ask(AskRequest(arguments, tuple(history), in_flight, 1), whole_history)
         # As many as a fleet of this size asks for at once; the same model, for there is no news.
         many = max(4, case.workers // 16)
         history.append(PastAsk(one.vectors, in_flight))
-        more = await proposer.ask(
-            AskRequest(arguments, tuple(history), in_flight, many), everything
+        more = await process.ask(
+            AskRequest(arguments, tuple(history), in_flight, many), whole_history
         )
     finally:
-        proposer.close()
-    first, whole = (answer.diagnostics["search_seconds"] for answer in (one, more))
+        process.close()
+    first, whole = (reply.diagnostics["search_seconds"] for reply in (one, more))
     return Ask(one.diagnostics["fit_seconds"] + first, (whole - first) / (many - 1))
 
 

@@ -55,7 +55,7 @@ class Watched(OptimiserClient):
 
 
 @pytest_asyncio.fixture
-async def proposals() -> AsyncIterator[Watched]:
+async def optimiser() -> AsyncIterator[Watched]:
     watched = Watched()
     yield watched
     watched.close()
@@ -88,33 +88,33 @@ def more_calls(world: World) -> Iterator[None]:
     assert len(world.run_state.calls) > before
 
 
-async def test_a_process_is_told_what_is_new(proposals: Watched, world: World) -> None:
-    first = await proposals.one_more(world)
-    assert [r.history for r in proposals.submitted] == [first.history]
+async def test_a_process_is_told_what_is_new(optimiser: Watched, world: World) -> None:
+    first = await optimiser.one_more(world)
+    assert [r.history for r in optimiser.submitted] == [first.history]
     for _ in range(2):
         seen = len(world.run_state.calls)
         with more_calls(world):
             work(world, world.alive[0], 1)
-        whole = await proposals.one_more(world)
-        (told,) = proposals.submitted
+        whole = await optimiser.one_more(world)
+        (told,) = optimiser.submitted
         assert (told.seen, told.history) == (seen, whole.history[seen:])
 
 
-async def test_a_new_process_is_told_everything(proposals: Watched, world: World) -> None:
-    await proposals.one_more(world)
-    proposals.kill()
-    whole = await proposals.one_more(world)
-    assert proposals.submitted[0].seen > 0
-    assert (proposals.submitted[-1].seen, proposals.submitted[-1].history) == (0, whole.history)
+async def test_a_new_process_is_told_everything(optimiser: Watched, world: World) -> None:
+    await optimiser.one_more(world)
+    optimiser.kill()
+    whole = await optimiser.one_more(world)
+    assert optimiser.submitted[0].seen > 0
+    assert (optimiser.submitted[-1].seen, optimiser.submitted[-1].history) == (0, whole.history)
 
 
-async def test_and_so_is_one_whose_answer_was_dropped(proposals: Watched, world: World) -> None:
-    await proposals.one_more(world)
-    proposals.ask(world.run_state, 1)
-    assert proposals._open is not None
-    await proposals._open.task
-    proposals.forget()
-    whole = await proposals.one_more(world)
-    calls: list[History] = [request.history for request in proposals.submitted]
+async def test_and_so_is_one_whose_reply_was_dropped(optimiser: Watched, world: World) -> None:
+    await optimiser.one_more(world)
+    optimiser.ask(world.run_state, 1)
+    assert optimiser._open is not None
+    await optimiser._open.task
+    optimiser.forget()
+    whole = await optimiser.one_more(world)
+    calls: list[History] = [request.history for request in optimiser.submitted]
     assert calls == [(), whole.history]
     assert isinstance(world.run_state.calls[-1], Asked)

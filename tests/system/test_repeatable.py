@@ -42,7 +42,7 @@ def test_every_search_proposal_follows_from_what_the_journal_says(site: Site) ->
             len(event.proposals),
         )
         assert history_of(known) == calls[: event.calls]
-        answer = OptimiserSession().reply(request)
-        assert answer.index == event.index
-        assert answer.vectors == tuple(proposal.vector for proposal in event.proposals)
+        reply = OptimiserSession().reply(request)
+        assert reply.index == event.index
+        assert reply.vectors == tuple(proposal.vector for proposal in event.proposals)
     assert all(worker.popen.poll() is None for worker in workers)

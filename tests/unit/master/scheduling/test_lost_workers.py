@@ -88,9 +88,9 @@ def test_the_method_avoids_it_and_replaces_it(method: str) -> None:
     request = AskRequest(
         search_arguments(run_state), history_of(run_state), pending, BUDGET["evaluations"]
     )
-    answer = OptimiserSession().reply(request)
-    assert len(answer.vectors) == wanted, "all but what is in flight; of a design what it lacks"
-    assert not {e.vector for e in run_state.evaluations.values()} & set(answer.vectors)
+    reply = OptimiserSession().reply(request)
+    assert len(reply.vectors) == wanted, "all but what is in flight; of a design what it lacks"
+    assert not {e.vector for e in run_state.evaluations.values()} & set(reply.vectors)
 
 
 def test_between_the_last_loss_and_the_failure_it_is_neither_pending_nor_leased() -> None:

@@ -36,26 +36,26 @@ def run(surrogate: Surrogate, count: int, seed: int = 1) -> Selection:
 def test_the_pool_is_kappa_times_the_count_for_few_vectors(
     surrogate: Surrogate, count: int, size: int
 ) -> None:
-    proposal = run(surrogate, count)
-    assert proposal.pool.shape == (size, 4)
-    assert len(proposal.pool[proposal.chosen]) == len(set(proposal.chosen.tolist())) == count
+    selection = run(surrogate, count)
+    assert selection.pool.shape == (size, 4)
+    assert len(selection.pool[selection.chosen]) == len(set(selection.chosen.tolist())) == count
 
 
 def test_the_choice_is_the_reranking_of_the_reported_scores(surrogate: Surrogate) -> None:
-    proposal = run(surrogate, 2)
+    selection = run(surrogate, 2)
     expected = rerank(
-        proposal.pool,
-        np.array(proposal.report.acquisition),
-        surrogate.mean(proposal.pool),
+        selection.pool,
+        np.array(selection.report.acquisition),
+        surrogate.mean(selection.pool),
         Y,
         PENDING,
         2,
     )
-    np.testing.assert_array_equal(proposal.chosen, expected.chosen)
-    np.testing.assert_allclose(proposal.report.scores, expected.scores)
+    np.testing.assert_array_equal(selection.chosen, expected.chosen)
+    np.testing.assert_allclose(selection.report.scores, expected.scores)
 
 
-def test_a_proposal_repeats_and_leaves_torchs_generator_alone(surrogate: Surrogate) -> None:
+def test_a_selection_repeats_and_leaves_torchs_generator_alone(surrogate: Surrogate) -> None:
     state = torch.random.get_rng_state()
     first, second, other = run(surrogate, 1), run(surrogate, 1), run(surrogate, 1, seed=2)
     np.testing.assert_array_equal(first.pool, second.pool)
@@ -77,7 +77,7 @@ def concave(x: Array) -> Array:
     return np.stack([np.sin(1.5 * x[:, 0]) - loss, np.cos(1.5 * x[:, 0]) - loss], axis=1)
 
 
-def test_proposals_beat_random_points_of_the_same_number() -> None:
+def test_selected_vectors_beat_random_points_of_the_same_number() -> None:
     x = np.random.default_rng(0).random((6, 4))
     for step in range(6):
         y = concave(x)

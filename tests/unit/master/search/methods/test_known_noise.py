@@ -120,9 +120,9 @@ def test_the_search_process_passes_on_the_variance() -> None:
         PastTell(tuple(x), tuple(y), (0.5, 0.5) if i == 7 else None)
         for i, (x, y) in enumerate(zip(X[:8].tolist(), Y[:8].tolist(), strict=True))
     ]
-    answer = OptimiserSession().reply(AskRequest(setup, tuple(tells), (), 1))
+    reply = OptimiserSession().reply(AskRequest(setup, tuple(tells), (), 1))
     known: list[Array | None] = [*[None] * 7, np.array([0.5, 0.5])]
-    np.testing.assert_array_equal(answer.vectors[0], next_vector(known))
+    np.testing.assert_array_equal(reply.vectors[0], next_vector(known))
 
 
 def test_told_zeros_propose_what_no_variance_proposes() -> None:

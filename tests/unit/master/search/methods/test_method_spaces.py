@@ -45,8 +45,8 @@ def test_every_method_proposes_in_the_space_of_its_run(name: str, outside: str) 
     world.exchange()
     spec = world.run_state.spec
     assert spec is not None
-    answer = OptimiserSession().reply(AskRequest(search_arguments(world.run_state), (), (), 1))
-    (vector,) = answer.vectors
+    reply = OptimiserSession().reply(AskRequest(search_arguments(world.run_state), (), (), 1))
+    (vector,) = reply.vectors
     assert len(vector) == Space.of(spec, LAYERS, ("norm",)).dimensions < LAYERS
 
 
@@ -66,11 +66,13 @@ def test_importance_is_fused_but_for_sip_bmm() -> None:
 
 
 def test_groups_outside_the_layers_are_scored_beside_them() -> None:
-    """One that was measured by Eq. 6 among the layers, one that was not by their mean."""
+    """A group that was measured is scored by Eq. 6, another gets the mean of the layers."""
     measured = Measured(
-        parameter=(1.0, 2.0, 3.0, 9.0), activation=(4.0, 1.0, 0.5, 0.1), prompts=1,
+        parameter=(1.0, 2.0, 3.0, 9.0),
+        activation=(4.0, 1.0, 0.5, 0.1),
         outside={"embeddings": 2.5 + 1.4826},
-    )  # fmt: skip
+        prompts=1,
+    )
     world = World(algorithm={"name": "ap-bmm"}, merge={"outside_layers": "own"})
     worker = world.join("a", outside=("embeddings", "norm"))
     while MEASURE not in (worker.held.evaluation if worker.held else ""):
