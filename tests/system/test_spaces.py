@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apbmm_common.protocol.messages import Measured
+from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_master.journal.run_state import Evaluation, RunState
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.optimiser.process import new_search
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
 
 
 def tokens_of(evaluation: Evaluation) -> float:
-    assert evaluation.body is not None
-    return float(evaluation.body.model_dump()["benchmarks"]["sums"]["tokens"])
+    assert isinstance(evaluation.body, Evaluated)
+    return evaluation.body.benchmarks["sums"].metrics["tokens"]
 
 
 def finished(site: Site, evaluations: int) -> tuple[RunState, Landscape]:
