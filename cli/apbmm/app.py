@@ -201,8 +201,8 @@ def merge(  # noqa: PLR0913 - one for each flag
 ) -> int:
     """Merge checkpoints into one, as the workers do.
 
-    Linear: the weighted sum of the sources, layer by layer. The other methods add what is left of
-    the task vectors (source minus base), times the weight, to the base. Tensors are laid out and
+    Linear: the weighted sum of the sources, layer by layer. The other methods make one task vector
+    of all (source minus base) and add it, times the weight, to the base. Tensors are laid out and
     stored as in the last source.
 
     Parameters

@@ -30,7 +30,7 @@ _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<path>.+)", re.DOT
 
 @dataclass(frozen=True, slots=True)
 class MergeRequest:
-    """What `apbmm merge` was asked for; None where a flag was not given."""
+    """The flags of `apbmm merge`; None where one was not given."""
 
     source: Sequence[str]
     out: Path
@@ -48,8 +48,8 @@ class MergeRequest:
 def run_merge(request: MergeRequest) -> int:
     """Write the merge and print one line about it.
 
-    Raises `UsageError` for flags or weights that cannot be and for an output folder that cannot be
-    used, before the sources are read; `SourceError` for sources that cannot be merged,
+    Raises `UsageError`, before the sources are read, for flags or weights that are not valid and
+    for an output folder that cannot be used; `SourceError` for sources that cannot be merged;
     `ApbmmError` for a full disk.
     """
     paths = _named_sources(request.source)
@@ -106,7 +106,7 @@ def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | M
     """How the sources are merged; ``paths`` are their folders, without the base's.
 
     Reads the headers of the first source to count its layers. Raises `UsageError`, naming the flag
-    or the file of weights, for numbers that cannot be.
+    or the file of weights, for numbers that are not valid.
     """
     from apbmm.merge.weights import WeightsReader
     from apbmm_common.checkpoint.headers import layer_count, read_checkpoint
@@ -155,7 +155,7 @@ def _named_sources(given: Sequence[str]) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for number, text in enumerate(given, start=1):
         match = _NAMED.fullmatch(text)
-        # A folder whose name holds = is taken as it is when it is there.
+        # An existing folder whose name contains = is taken as a path.
         if match and Path(text).exists():
             match = None
         name, path = (match["name"], match["path"]) if match else (str(number), text)
@@ -208,7 +208,7 @@ def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
 
 
 def _check_names(request: MergeRequest, paths: Mapping[str, Path]) -> None:
-    """Raise `UsageError` for a flag that names a source which is not there."""
+    """Raise `UsageError` for a flag that names a source that was not given."""
     names = list(paths) + ([BASE_ROLE] if request.base is not None else [])
     if request.template_from is not None and request.template_from not in names:
         raise UsageError(
@@ -222,14 +222,14 @@ def _check_names(request: MergeRequest, paths: Mapping[str, Path]) -> None:
 
 
 def _output_folder(given: Path) -> Path:
-    """Where to write, links followed. Raises `UsageError` for what is no place for a merge."""
+    """Where to write, links followed. Raises `UsageError` where a merge cannot be written."""
     try:
         out = _expanded(given, "--out").resolve()
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"--out {given}: exists and is not an empty folder", "choose another")
         if out.is_mount():
             raise UsageError(f"--out {given}: a file system's root", "name a folder within it")
-        # The merge is made in a folder beside it, whose name is no longer than this one.
+        # The merge is made in a folder beside it, with a name as long as this one.
         near = next(folder for folder in out.parents if folder.exists())
         with TemporaryDirectory(prefix=f"{out.name}.apbmm-", dir=near):
             pass
@@ -242,9 +242,9 @@ def _output_folder(given: Path) -> Path:
 
 
 def _digest_cache() -> Path | None:
-    """Where earlier verifications of sources are kept, so that each is read once.
+    """The folder of earlier verifications, so that each source is read once.
 
-    None for a user who has no home, as in a container that runs as any number.
+    None for a user who has no home, as in a container with an arbitrary user id.
     """
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:

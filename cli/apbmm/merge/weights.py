@@ -39,10 +39,10 @@ _BEYOND = "a linear merge's weights are in [0, 1] and sum to 1; task_arithmetic 
 
 @dataclass(frozen=True, slots=True)
 class WeightsReader:
-    """What weights are for: so many ``layers``, and sources by name.
+    """Reads weights for a number of ``layers`` and for sources of these names.
 
-    With ``simplex`` they are in [0, 1] and sum to 1 over the sources, and a number x for two
-    sources means x and 1 - x. Without it they weigh task vectors and are any finite numbers.
+    With ``simplex`` the weights are in [0, 1] and sum to 1 over the sources, and a number x for two
+    sources means x and 1 - x. Without it they are factors of task vectors: any finite numbers.
     """
 
     layers: int
@@ -55,7 +55,7 @@ class WeightsReader:
         return self._weights([weight] * self.layers, outside, "--weight")
 
     def file(self, path: Path, outside: str | None) -> SourceWeights:
-        """The weights in a JSON file; ``outside``, where it is not None, overrules the file's.
+        """The weights in a JSON file; an ``outside`` that is not None replaces the file's.
 
         Raises `UsageError` naming the file and the entry at fault.
         """
@@ -129,7 +129,7 @@ class WeightsReader:
             raise UsageError(f"{origin}: {error.message}", error.hint) from None
 
     def _followed(self, rule: str, origin: str) -> str:
-        # A base is followed by giving no task vector any weight.
+        # The base is followed by the weight 0 for every task vector.
         allowed = ("mean", *self.names) if self.simplex else ("mean", *self.names, BASE_ROLE)
         if rule not in allowed:
             raise UsageError(
