@@ -56,20 +56,17 @@ def run_processes(run_dir: Path, workers: int, *, rehearsal: bool) -> int:
 
 def master_command(run_dir: Path, address: str) -> list[str]:
     """The master's command line. The demo prints the summary itself."""
-    return [
-        sys.executable, "-P", "-m", "apbmm_master.cli", str(run_dir / "demo.toml"),
-        "--run-dir", str(run_dir), "--bind", address, "--keys", "none", "--no-summary",
-    ]  # fmt: skip
+    options = ["--run-dir", str(run_dir), "--bind", address, "--keys", "none", "--no-summary"]
+    return [sys.executable, "-P", "-m", "apbmm_master.cli", str(run_dir / "demo.toml"), *options]
 
 
 def worker_command(run_dir: Path, address: str, number: int, *, rehearsal: bool) -> list[str]:
     """The command line of one worker."""
-    return [
-        sys.executable, "-P", "-m", "apbmm_worker.cli",
-        "--gpu", "rehearsal" if rehearsal else "cpu",
-        "--master", address, "--keys", "none", "--name", f"demo-{number}",
-        "--state", str(worker_folder(run_dir, number)),
-    ]  # fmt: skip
+    gpu = "rehearsal" if rehearsal else "cpu"
+    state = worker_folder(run_dir, number)
+    options = ["--gpu", gpu, "--master", address, "--keys", "none"]
+    identity = ["--name", f"demo-{number}", "--state", str(state)]
+    return [sys.executable, "-P", "-m", "apbmm_worker.cli", *options, *identity]
 
 
 def worker_folder(run_dir: Path, number: int) -> Path:

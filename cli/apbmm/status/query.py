@@ -18,6 +18,7 @@ Snapshot = dict[str, Any]
 
 RUNS = Path("runs")
 JOURNAL = "journal.sqlite"
+"""As in `apbmm_master.journal.store`, which takes long to import."""
 ANSWER_SECONDS = 3.0
 """How long to wait for a master's answer. The local socket of a dead one refuses at once."""
 

@@ -71,7 +71,8 @@ def _head(status: Entry) -> Text:
 
 
 def _budget(status: Entry) -> RenderableType:
-    done, total = status["evaluations"]["done"], status["budget"]
+    done = status["evaluations"]["done"]
+    total = status["budget"]
     row = Table.grid(padding=(0, 1))
     row.add_row(ProgressBar(total, done, width=BAR_WIDTH), f"{done}/{total} evaluations")
     return row
@@ -113,6 +114,7 @@ def _workers(workers: Sequence[Entry]) -> Table:
     table.add_column("heartbeat", justify="right")
     for worker in workers:
         age = worker.get("heartbeat_age")
+        is_stale = age is not None and age > STALE_SECONDS
         total = worker.get("total", 0)
         table.add_row(
             Text(worker["name"]),
@@ -121,9 +123,8 @@ def _workers(workers: Sequence[Entry]) -> Table:
             Text(worker["evaluation"]),
             Text(worker.get("stage", "")),
             f"{worker['done']}/{total}" if total else "",
-            Text("" if age is None else f"{age:.0f} s ago",
-                 style="yellow" if age is not None and age > STALE_SECONDS else ""),
-        )  # fmt: skip
+            Text("" if age is None else f"{age:.0f} s ago", style="yellow" if is_stale else ""),
+        )
     return table
 
 

@@ -35,10 +35,12 @@ WORKER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 WORKER_NAME_HINT = "up to 64 letters, digits, dots, dashes and underscores"
 MASTER = "master"
 ALLOWED = "allowed"
-PUBLIC, SECRET = ".key", ".key_secret"
+PUBLIC = ".key"
+SECRET = ".key_secret"  # noqa: S105 - the ending of a file name
 NO_KEYS = "none"
 """``--keys none`` means no keys, even if the default folder has some."""
-_Z85_LENGTH, _KEY_BYTES = 40, 32
+_KEY_BYTES = 32
+_Z85_LENGTH = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +282,8 @@ def _create(folder: Path, name: str, public: Path) -> Path:
 
     Raises `UsageError` rather than replace a file.
     """
-    target, certificate = folder / (name + SECRET), public / (name + PUBLIC)
+    target = folder / (name + SECRET)
+    certificate = public / (name + PUBLIC)
     for path in (target, certificate):
         if path.exists():
             raise UsageError(f"{path} is there already", "move it away if it is to be replaced")

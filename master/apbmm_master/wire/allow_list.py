@@ -64,7 +64,8 @@ class AllowList:
         now = time.monotonic()
         if changed == self._folder_time and settled and now - self._looked < LOOK_SECONDS:
             return
-        self._folder_time, self._looked = changed, now
+        self._folder_time = changed
+        self._looked = now
         self._read()
 
     def _read(self) -> None:

@@ -25,8 +25,10 @@ from apbmm_master.wire.refusals import NotAllowedError, Refusals
 
 log = logging.getLogger(__name__)
 
-WORKERS, STATUS = "workers", "status"
-"""The two ZAP domains. The master's own key may ask for the status, but may not act as a worker."""
+WORKERS = "workers"
+"""ZAP domain of the workers' socket."""
+STATUS = "status"
+"""ZAP domain of the status socket, where the master's own key is accepted too."""
 
 
 class Authenticator:
