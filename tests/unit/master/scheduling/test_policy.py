@@ -96,6 +96,15 @@ def test_the_last_point_of_the_initial_design_keeps_no_worker_idle() -> None:
     assert len(set(others)) == 63
     assert {world.run_state.evaluations[name].purpose for name in others} == {"search"}
     assert idle_workers(world.run_state, world.fleet, world.moment()) == []
+    for attempt in range(2):  # fails for good
+        holder = next(w for w in workers if w.held is not None and w.held.evaluation == "e0008")
+        holder.finish(VECTOR)
+        world.exchange()
+        if attempt == 0:
+            workers[0].finish()
+            world.exchange()
+    assert world.run_state.evaluations["e0008"].state is EvaluationState.FAILED
+    assert world.run_state.count(purposes=("initial",)) == 8
 
 
 def test_the_budget_is_not_overspent_when_it_is_lowered() -> None:
