@@ -30,10 +30,9 @@ from pathlib import Path
 
 from apbmm.demo.command import DemoOptions, demo_run
 from apbmm.demo.processes import run_processes
-from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file import RunSpec, run_as_toml
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from apbmm_master.status.stages import stage_summary

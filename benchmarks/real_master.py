@@ -11,9 +11,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.protocol.curve_keys import NO_KEYS, new_master, new_worker
-from apbmm_common.run_file import RunSpec, parse_run
+from apbmm_common.run_file import RunSpec, parse_run, run_as_toml
 from apbmm_master.journal.events import Record
 from apbmm_master.journal.store import read_journal
 

@@ -1,9 +1,9 @@
 """The run-file reference as Markdown, made from the schema and the registries.
 
 Everything in it comes from where it is defined: keys, types, ranges, defaults and descriptions from
-`apbmm_common.run_file`, merge methods from `apbmm_common.merge_methods`, search methods and their
-settings from `apbmm_master.search`. So a new key, method or setting is in the reference as soon as
-it exists.
+`apbmm_common.run_file`, metrics and merge methods from their registries in `apbmm_common`, search
+methods and their settings from `apbmm_master.search`. So a new key, metric, method or setting is in
+the reference as soon as it exists.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from apbmm_common.merge_methods import METHODS
+from apbmm_common.metrics import METRICS
 from apbmm_common.run_file import RunSpec
 from apbmm_common.run_file.schema import NAME_RULE, HostPath, Section, Unit, section_of
 from apbmm_master.search.methods import method_class, names
@@ -36,6 +37,8 @@ def run_file_reference() -> str:
         heading = f"[[{key}]]" if get_origin(info.annotation) is tuple else f"[{key}]"
         needed = " (required)" if info.is_required() else ""
         parts += [f"## `{heading}`{needed}", inspect.getdoc(kind) or "", *_table(kind)]
+        if key == "objectives":
+            parts += _metrics()
         if key == "merge":
             parts += _merge_methods()
         if key == "algorithm":
@@ -62,6 +65,14 @@ def _table(kind: type[Section]) -> Iterator[str]:
         if section_of(info) is None
     ]
     yield _markdown(("key", "type", "default", "meaning"), rows)
+
+
+def _metrics() -> Iterator[str]:
+    """The registered metrics."""
+    yield "### Metrics"
+    yield "The registered metrics. Of the scores that EvalScope reports, more is better."
+    rows = [(f"`{metric.name}`", metric.better, metric.unit) for metric in METRICS.values()]
+    yield _markdown(("`metric`", "better", "unit"), rows)
 
 
 def _merge_methods() -> Iterator[str]:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed
-from apbmm_common.run_file import RunSpec, load_run_file
+from apbmm_common.run_file import RunSpec, load_run_file, run_as_toml
 from apbmm_master.journal.events import AttemptFailed, EvaluationFailed, WorkerQuarantined
 from apbmm_master.status.snapshot import journal_snapshot
 from apbmm_worker.daemon.evaluation_job import EvaluationJob

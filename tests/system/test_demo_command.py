@@ -14,9 +14,9 @@ import pytest
 
 from apbmm.demo.command import DemoOptions, demo_run, require_packages
 from apbmm.demo.processes import WorkersLostError, last_line, run_processes
-from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.errors import UsageError
 from apbmm_common.process.signals import SAME_REQUEST_SECONDS
+from apbmm_common.run_file import run_as_toml
 from commands import processes_naming, run, started, wait_until
 
 pytestmark = pytest.mark.slow

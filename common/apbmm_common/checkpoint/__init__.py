@@ -1,1 +1,14 @@
-"""apbmm_common.checkpoint.headers."""
+"""Checkpoint folders in Hugging Face layout, read without torch: headers and configs, no weights.
+
+- `headers`: a folder as a `Checkpoint` (`read_checkpoint`), its tensors, and which layer a tensor
+  belongs to (`layer_of`, `layer_count`);
+- `tensor_groups`: the tensors outside the layers, in groups (`outside_group`), and the tensors that
+  a merge leaves out (`optional_tensors`);
+- `compatibility`: whether checkpoints can be merged (`compatibility_faults`);
+- `identical_layers`: the layers that are the same in all sources, which alone reads weights;
+- `remote_code`: Python code that comes with a checkpoint.
+
+All of them raise `SourceError` for files that are missing, damaged or unreadable.
+"""
+
+__all__ = ["compatibility", "headers", "identical_layers", "remote_code", "tensor_groups"]

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.checkpoint.other_formats import no_weights
 from apbmm_common.errors import SourceError, unreadable
 
 AGAIN = "download it again"
@@ -33,6 +32,19 @@ ITEM_BYTES = {
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
 FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
+
+# Patterns of files in place of the weights that are read, and hints. The first one found is named.
+_OTHER_FORMATS = (
+    ("adapter_model.*", "an adapter is no checkpoint: merge it into its base, as peft does"),
+    (
+        "consolidated*.safetensors",
+        "that is Mistral's own layout: download the one that transformers reads",
+    ),
+    ("model-*-of-*.safetensors", "download model.safetensors.index.json, too"),
+    ("*.safetensors", "save it anew: transformers' save_pretrained gives files their names"),
+    ("*.gguf", "GGUF is not read: download the checkpoint that it was made from"),
+)
+_PICKLES = ("*.bin", "*.pt", "*.pth")
 
 # Every component before the layer stack must be one of these, so that the layers of a vision or
 # audio tower (`vision_tower.encoder.layers.0`) are not taken for the language model's.
@@ -138,7 +150,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     index = path / INDEX_FILE
     if not index.exists():
         if not (path / SINGLE_FILE).exists():
-            raise no_weights(path, f"neither {SINGLE_FILE} nor {INDEX_FILE}")
+            raise _no_weights(path, f"neither {SINGLE_FILE} nor {INDEX_FILE}")
         tensors = read_headers(path / SINGLE_FILE)
     else:
         if (path / SINGLE_FILE).exists():
@@ -287,3 +299,19 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _damaged(file: Path, what: str) -> SourceError:
     return SourceError(f"{file}: damaged: {what}", AGAIN)
+
+
+def _no_weights(folder: Path, wanted: str) -> SourceError:
+    """The error for a folder without the ``wanted`` files. Nothing is opened."""
+    message = f"{folder}: holds {wanted}"
+    for pattern, hint in _OTHER_FORMATS:
+        found = min((file.name for file in folder.glob(pattern)), default=None)
+        if found is not None:
+            return SourceError(f"{message}, but {found}", hint)
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    if pickles:
+        return SourceError(
+            f"{folder}: holds only pickle weights ({pickles[0]}), which can run code when opened",
+            "convert them: save_pretrained writes safetensors",
+        )
+    return SourceError(message, "download the weights: files of Git LFS are apart from the others")

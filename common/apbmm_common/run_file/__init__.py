@@ -3,7 +3,7 @@
 - `RunSpec` is a whole run, and the `...Section` classes are its tables: every key with its type,
   range, default and description. They also travel to the workers.
 - `load_run_file` reads a file, `parse_run` validates its tables. Both raise `RunFileError`, which
-  names every fault at once.
+  names every fault at once. `run_as_toml` writes one.
 - `Space` says what the components of a decision vector mean, `block_of` which block of layers each
   layer belongs to.
 
@@ -11,7 +11,7 @@ The modules: `schema` (the keys), `load` (reading, and faults in words), `engine
 arguments that a run file may not set), `space`.
 """
 
-from apbmm_common.run_file.load import load_run_file, parse_run
+from apbmm_common.run_file.load import load_run_file, parse_run, run_as_toml
 from apbmm_common.run_file.schema import (
     PAPER_OBJECTIVES,
     AlgorithmSection,
@@ -47,4 +47,5 @@ __all__ = [
     "block_of",
     "load_run_file",
     "parse_run",
+    "run_as_toml",
 ]

@@ -1,4 +1,7 @@
-"""Reading RUN.toml: every fault is reported at once, each in one line that begins with its key."""
+"""Reads and writes RUN.toml.
+
+Every fault of a file is reported at once, each in one line that begins with its key.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -21,6 +25,11 @@ def load_run_file(path: Path) -> RunSpec:
     Raises `RunFileError` naming every fault at once.
     """
     return parse_run(read_table(path), str(path))
+
+
+def run_as_toml(spec: RunSpec) -> str:
+    """A whole run as a run file, defaults included; `load_run_file` reads the same run from it."""
+    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
 
 
 def read_table(path: Path) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from rich.console import Console
 
 from apbmm.demo import command, processes
 from apbmm.demo.command import DemoOptions, demo_run, run_demo
-from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.errors import RunChangedError, UsageError
-from apbmm_common.run_file import RunSpec, load_run_file
+from apbmm_common.run_file import RunSpec, load_run_file, run_as_toml
 from apbmm_master.journal.events import Record, RunStarted
 from apbmm_master.journal.store import Journal
 from protocol_world import World

@@ -8,6 +8,7 @@ import pytest
 
 from apbmm.reference import keys, run_file_reference
 from apbmm_common.merge_methods import METHODS
+from apbmm_common.metrics import METRICS
 from apbmm_common.run_file import RunSpec
 from apbmm_master.search.methods import method_class, names
 
@@ -74,3 +75,7 @@ def test_every_parameter_of_a_merge_method_is_named(text: str) -> None:
         for parameter in method.parameters:
             row = f"| `{method.search_name}` | {method.citation} | `{parameter.name}` |"
             assert f"{row} {parameter.interval} |" in text
+
+
+def test_every_metric_is_named(text: str) -> None:
+    assert set(rows(text, "### Metrics")) == set(METRICS)

@@ -10,10 +10,9 @@ import pytest
 
 from apbmm.check.inspect import inspect
 from apbmm.demo.command import DemoOptions, demo_run
-from apbmm.demo.toml_text import run_as_toml
 from apbmm_common.datasets.demo_pair import demo_folder, uniform_hypervolume
 from apbmm_common.errors import RunFileError
-from apbmm_common.run_file import AlgorithmSection, RunSpec, load_run_file
+from apbmm_common.run_file import AlgorithmSection, RunSpec, load_run_file, run_as_toml
 from apbmm_master.run_checks import load_run
 from commands import REPOSITORY
 from rehearsal_runs import write_run_file
