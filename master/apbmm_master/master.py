@@ -24,13 +24,20 @@ from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, Record
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreTracker, check_scaling
+from apbmm_master.journal.scores import ScoreHistory, check_scaling
 from apbmm_master.journal.store import Journal
 from apbmm_master.optimiser.client import OptimiserClient
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.leases import LeaseDispatch
 from apbmm_master.scheduling.message_handlers import MessageHandlers
-from apbmm_master.scheduling.policy import Ask, Decision, Finish, Moment, decide, standstill
+from apbmm_master.scheduling.policy import (
+    AskForVectors,
+    Decision,
+    FinishRun,
+    Situation,
+    decide,
+    standstill,
+)
 from apbmm_master.wire.authentication import Authenticator
 from apbmm_master.wire.refusals import NotAllowedError
 from apbmm_master.wire.router import Received, Router
@@ -64,7 +71,7 @@ class Master:
         self.watchers: list[Callable[[Record, RunState], None]] = []
         self.turned: Callable[[], None] = lambda: None
         """Called every turn, at least once `TICK_SECONDS` and once before `run` returns."""
-        self.tracker = ScoreTracker()
+        self.score_history = ScoreHistory()
         self._events: list[Record] = []
         self._outgoing: list[tuple[bytes, FromMaster]] = []
         self._use(RunState().replay(journal.records()))
@@ -84,7 +91,7 @@ class Master:
         self.run_state = run_state
         self.fleet.forget()
         self._handlers = MessageHandlers(run_state, self.fleet, self.record, self._send_later)
-        self._dispatch = LeaseDispatch(run_state, self.fleet, self._handlers, self.record)
+        self._leases = LeaseDispatch(run_state, self.fleet, self.record, self._send_later)
         self.listening_since = time.monotonic()
 
     def record(self, event: AnyEvent) -> None:
@@ -115,7 +122,7 @@ class Master:
             self.router.open()
             self._listening = True
 
-    async def run(self) -> Finish | None:
+    async def run(self) -> FinishRun | None:
         """Serve until the run is over or drained; returns how it ended, None when drained.
 
         A run that is over already ends at once. Raises what `listen` does,
@@ -152,7 +159,7 @@ class Master:
                 await self._handle(received)
         self._expel()
         self._decide()
-        self._dispatch.resend(time.monotonic())
+        self._leases.resend(time.monotonic())
         await self._commit()
         self._tell_standstill()
         check_scaling(self.run_state)
@@ -188,10 +195,10 @@ class Master:
         self._wake.clear()
 
     @property
-    def _end(self) -> Finish | None:
+    def _end(self) -> FinishRun | None:
         """How the run ended; None while it goes on."""
         return (
-            Finish(self.run_state.finished, self.run_state.failed)
+            FinishRun(self.run_state.finished, self.run_state.failed)
             if self.run_state.finished
             else None
         )
@@ -203,9 +210,9 @@ class Master:
 
     # ---- deciding ------------------------------------------------------------------------
 
-    def moment(self) -> Moment:
+    def situation(self) -> Situation:
         """The instant as `policy.decide` sees it."""
-        return Moment(
+        return Situation(
             now=time.monotonic(),
             listening_since=self.listening_since,
             asking=self.optimiser.busy(self.run_state),
@@ -218,17 +225,17 @@ class Master:
     def _decide(self) -> None:
         self.optimiser.propose_references(self.run_state, self.record)
         self.optimiser.take_reply(self.run_state, self.record)
-        for decision in decide(self.run_state, self.fleet, self.moment()):
+        for decision in decide(self.run_state, self.fleet, self.situation()):
             self._carry_out(decision)
 
     def _carry_out(self, decision: Decision) -> None:
         match decision:
-            case Ask(count):
+            case AskForVectors(count):
                 self.optimiser.ask(self.run_state, count)
-            case Finish(reason, failed):
+            case FinishRun(reason, failed):
                 self.record(Finished(reason=reason, failed=failed))
             case _:
-                self._dispatch.carry_out(decision, time.monotonic())
+                self._leases.carry_out(decision, time.monotonic())
                 self._nudge()
 
     # ---- committing and sending ----------------------------------------------------------

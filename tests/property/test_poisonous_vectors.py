@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from apbmm_common.protocol.messages import Failed
 from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.worker_sessions import SUSPECTS
-from apbmm_master.scheduling.policy import Finish
+from apbmm_master.journal.worker_sessions import SUSPECT_VECTORS
+from apbmm_master.scheduling.policy import FinishRun
 from fault_accounts import scaled
 from protocol_world import Sim, World
 
@@ -60,7 +60,7 @@ def test_vectors_that_kill_every_engine_are_given_up_and_harm_no_worker(
         return False
 
     work_through(world, workers, order, dies)
-    assert world.end == Finish("12 evaluations completed")
+    assert world.end == FinishRun("12 evaluations completed")
     assert not any(worker.quarantined for worker in world.fleet.workers.values())
     failed = {e.id for e in world.run_state.of_state(EvaluationState.FAILED)}
     assert failed <= {f"e{number:04d}" for number in poisonous}
@@ -80,11 +80,11 @@ def test_an_engine_that_breaks_for_good_is_quarantined_and_no_vector_is_blamed(
         return worker is broken and finished[0] > good
 
     work_through(world, [broken, sound], order, dies)
-    assert world.end == Finish("12 evaluations completed")
+    assert world.end == FinishRun("12 evaluations completed")
     assert list(world.run_state.of_state(EvaluationState.FAILED)) == []
     deaths = finished[0] - good
-    assert deaths <= SUSPECTS + 2
-    assert bool(world.fleet.workers["broken"].quarantined) or deaths < SUSPECTS + 2
+    assert deaths <= SUSPECT_VECTORS + 2
+    assert bool(world.fleet.workers["broken"].quarantined) or deaths < SUSPECT_VECTORS + 2
 
 
 def go_down_and_come_back(world: World, worker: Sim) -> Sim:
@@ -130,7 +130,7 @@ def test_vectors_that_take_hosts_down_fail_and_the_run_ends_without_them(
 
     for _ in until_the_end(world, order, goes_down):
         pass
-    assert world.end == Finish("12 evaluations completed")
+    assert world.end == FinishRun("12 evaluations completed")
     failed = list(world.run_state.of_state(EvaluationState.FAILED))
     assert {e.id for e in failed} <= names
     assert all(e.failed_by_lost_workers for e in failed)
@@ -152,8 +152,8 @@ def test_workers_that_are_preempted_do_not_end_a_run(
 
     for _ in until_the_end(world, order, lambda _: order.random() < share):
         pass
-    assert world.end == Finish("12 evaluations completed")
-    leased = [e for e in world.run_state.counted() if e.attempts]
+    assert world.end == FinishRun("12 evaluations completed")
+    leased = [e for e in world.run_state.of_budget() if e.attempts]
     left = [e for e in leased if e.state is not EvaluationState.DONE]
     assert all(e.state is EvaluationState.FAILED for e in left)
     assert all(e.lost_workers == LOST_WORKERS_LIMIT for e in left)

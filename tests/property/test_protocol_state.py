@@ -12,7 +12,7 @@ from apbmm_common.protocol.messages import Evaluated, Failed
 from apbmm_master.journal.events import AttemptFailed, Leased, ResultRecorded
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.worker_sessions import SUSPECTS
+from apbmm_master.journal.worker_sessions import SUSPECT_VECTORS
 from fault_accounts import scaled
 from protocol_world import Sim, World, measured_of
 
@@ -163,7 +163,7 @@ class ProtocolMachine(RuleBasedStateMachine):
                 assert event.evaluation[0] == "e", "a reference is not at fault"
                 deaths = worked[boots[event.lease]]
                 deaths.add(event.evaluation)
-                assert len(deaths) <= SUSPECTS
+                assert len(deaths) <= SUSPECT_VECTORS
 
     @invariant()
     def what_is_given_up_failed_twice_for_one_reason(self) -> None:
@@ -182,7 +182,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         for state in EvaluationState:
             every = [e for e in run_state.evaluations.values() if e.state is state]
             assert list(run_state.of_state(state)) == every
-            assert run_state.count(state) == sum(e.counts for e in every)
+            assert run_state.count(state) == sum(e.in_budget for e in every)
 
     def teardown(self) -> None:
         """Whatever happened, new workers that behave finish the budget."""

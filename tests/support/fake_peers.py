@@ -26,7 +26,7 @@ from apbmm_common.protocol.messages import (
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
-from apbmm_master.scheduling.policy import Finish
+from apbmm_master.scheduling.policy import FinishRun
 from apbmm_master.wire.authentication import Authenticator
 from apbmm_worker.daemon.master_link import MasterLink
 from protocol_world import Sim
@@ -165,7 +165,7 @@ class FakeMaster:
 @asynccontextmanager
 async def master_in_process(
     spec: RunSpec, run_dir: Path, keys: MasterKeys | None = None
-) -> AsyncIterator[tuple[Master, str, asyncio.Task[Finish | None]]]:
+) -> AsyncIterator[tuple[Master, str, asyncio.Task[FinishRun | None]]]:
     """A real master in this event loop: the master, its address, and its end."""
     address = f"tcp://127.0.0.1:{free_port()}"
     with Journal(run_dir) as journal:

@@ -31,6 +31,7 @@ from apbmm_common.protocol.messages import (
     Welcome,
 )
 from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.evaluations import MEASURE
 from apbmm_master.journal.events import (
     AnyEvent,
     EpochStarted,
@@ -42,11 +43,17 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     RunStarted,
 )
-from apbmm_master.journal.run_state import MEASURE, RunState
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.leases import LeaseDispatch
 from apbmm_master.scheduling.message_handlers import MessageHandlers
-from apbmm_master.scheduling.policy import Ask, Finish, Moment, decide, initial_missing
+from apbmm_master.scheduling.policy import (
+    AskForVectors,
+    FinishRun,
+    Situation,
+    decide,
+    initial_missing,
+)
 from rehearsal_runs import run_spec
 
 RUN = "world-1"
@@ -229,7 +236,7 @@ class World:
         self._pending: list[Record] = []
         self._outgoing: list[tuple[bytes, FromMaster]] = []
         self.handlers = MessageHandlers(run_state, self.fleet, self.record, self._send)
-        self.dispatch = LeaseDispatch(run_state, self.fleet, self.handlers, self.record)
+        self.dispatch = LeaseDispatch(run_state, self.fleet, self.record, self._send)
         self.listening_since = self.now
 
     def record(self, event: AnyEvent) -> None:
@@ -243,15 +250,15 @@ class World:
 
     # ---- the master ----------------------------------------------------------------------
 
-    def moment(self) -> Moment:
+    def situation(self) -> Situation:
         """The instant that policy sees."""
-        return Moment(self.now, self.listening_since, False, False, None, False)
+        return Situation(self.now, self.listening_since, False, False, None, False)
 
     @property
-    def end(self) -> Finish | None:
+    def end(self) -> FinishRun | None:
         """How the run ended; None while it goes on."""
         return (
-            Finish(self.run_state.finished, self.run_state.failed)
+            FinishRun(self.run_state.finished, self.run_state.failed)
             if self.run_state.finished
             else None
         )
@@ -263,11 +270,11 @@ class World:
         for identity, message in messages:
             self.handlers.handle(identity, message, self.now)
         self._bootstrap()
-        for decision in decide(self.run_state, self.fleet, self.moment()):
+        for decision in decide(self.run_state, self.fleet, self.situation()):
             match decision:
-                case Ask(count):
+                case AskForVectors(count):
                     self._propose(count)
-                case Finish(reason, failed):
+                case FinishRun(reason, failed):
                     self.record(Finished(reason=reason, failed=failed))
                 case _:
                     self.dispatch.carry_out(decision, self.now)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import pytest_asyncio
 
-from apbmm_master.journal.run_state import Asked
+from apbmm_master.journal.evaluations import AskCall
 from apbmm_master.optimiser.client import (
     OptimiserClient,
     history_of,
@@ -117,4 +117,4 @@ async def test_and_so_is_one_whose_reply_was_dropped(optimiser: Watched, world: 
     whole = await optimiser.one_more(world)
     calls: list[History] = [request.history for request in optimiser.submitted]
     assert calls == [(), whole.history]
-    assert isinstance(world.run_state.calls[-1], Asked)
+    assert isinstance(world.run_state.calls[-1], AskCall)

@@ -21,7 +21,7 @@ from apbmm_master.journal.events import Finished, Record
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import Journal, read_journal
 from apbmm_master.master import Master
-from apbmm_master.scheduling.policy import Finish
+from apbmm_master.scheduling.policy import FinishRun
 from apbmm_master.search.errors import ReferenceScaleError
 from apbmm_master.status.snapshot import live_snapshot
 from fake_peers import FakeWorker, master_in_process, until
@@ -41,7 +41,7 @@ async def test_a_run_goes_through_without_blocking_the_event_loop(tmp_path: Path
         with blockbuster_ctx("apbmm_master"):
             async with FakeWorker(address, "a").at_work(), FakeWorker(address, "b").at_work():
                 async with asyncio.timeout(DEADLINE):
-                    assert await task == Finish("4 evaluations completed")
+                    assert await task == FinishRun("4 evaluations completed")
         assert live_snapshot(master)["evaluations"]["done"] == 4
     assert RunState().replay(read_journal(tmp_path)) == master.run_state
 
@@ -65,7 +65,7 @@ async def test_an_end_whose_commit_fails_comes_all_the_same(
     monkeypatch.setattr(Journal, "append", failing_once)
     async with master_in_process(spec(), tmp_path) as (master, address, task):
         async with FakeWorker(address, "a").at_work(), asyncio.timeout(DEADLINE):
-            assert await task == Finish("4 evaluations completed")
+            assert await task == FinishRun("4 evaluations completed")
         assert failures == 1
     ends = [record for record in read_journal(tmp_path) if isinstance(record.event, Finished)]
     assert len(ends) == 1
@@ -94,7 +94,7 @@ async def test_another_protocol_version_is_refused_by_name_and_nobody_else_notic
             assert (wire["refused_versions"], wire["refused_frames"]) == (2, 0)
             assert wire["last_refusal"] == expected
             async with FakeWorker(address, "a").at_work():
-                assert (await task) == Finish("4 evaluations completed")
+                assert (await task) == FinishRun("4 evaluations completed")
     assert {a.worker for e in master.run_state.evaluations.values() for a in e.attempts} == {"a"}
 
 
@@ -105,7 +105,7 @@ async def run_of(folder: Path, repeats: random.Random | None) -> dict[str, Any]:
         for worker in workers:
             worker.repeats = repeats
         async with workers[0].at_work(), workers[1].at_work():
-            assert await task == Finish("4 evaluations completed")
+            assert await task == FinishRun("4 evaluations completed")
     evaluations = RunState().replay(read_journal(folder)).evaluations
     return {e.id: (e.vector, e.state, e.body, len(e.attempts)) for e in evaluations.values()}
 
@@ -123,7 +123,7 @@ async def test_a_body_over_the_limit_cuts_the_connection_and_nothing_else(tmp_pa
         try:
             await stranger.send_multipart([HEADER, b"\0" * (3 << 20)])
             async with FakeWorker(address, "a").at_work():
-                assert (await task) == Finish("4 evaluations completed")
+                assert (await task) == FinishRun("4 evaluations completed")
         finally:
             stranger.close(linger=0)
 
@@ -161,7 +161,7 @@ async def test_a_reference_that_cannot_be_measured_ends_the_run(tmp_path: Path) 
     def work(evaluation: str) -> Failed | None:
         return Failed(fault="vector", message="NaN") if evaluation == "thinking" else None
 
-    expected = Finish("thinking could not be measured: NaN", failed=True)
+    expected = FinishRun("thinking could not be measured: NaN", failed=True)
     async with (
         master_in_process(spec(), tmp_path) as (_, address, task),
         FakeWorker(address, "a", work).at_work(),

@@ -13,7 +13,7 @@ import pytest
 from apbmm_master.journal.events import Finished, Record, RunStarted
 from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
-from apbmm_master.scheduling.policy import Finish
+from apbmm_master.scheduling.policy import FinishRun
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, Process, Site, wait_for
 
@@ -92,7 +92,7 @@ async def test_a_run_that_is_over_is_ready_before_it_ends(tmp_path: Path) -> Non
             turns[0] += 1
 
         master.turned = turned
-        assert await master.run() == Finish("done")
+        assert await master.run() == FinishRun("done")
     assert turns == [1]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from apbmm_common.protocol.messages import Evaluated, Measured
-from apbmm_master.journal.run_state import Evaluation, RunState
+from apbmm_master.journal.evaluations import Evaluation
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.optimiser.process import new_search
 from apbmm_master.search.prior import layer_importance, rescale

@@ -129,13 +129,13 @@ def conclude(run_dir: Path, console: Console) -> None:
         console.print(text, markup=False)
         return
     from apbmm_master.journal.run_state import RunState
-    from apbmm_master.journal.scores import load_rate, stand
+    from apbmm_master.journal.scores import load_rate, scores_of
     from apbmm_master.journal.store import read_journal
     from apbmm_master.status.console import front_table
     from apbmm_master.status.snapshot import is_rehearsal
 
     run_state = RunState().replay(read_journal(run_dir))
-    scores, rate = stand(run_state), load_rate(run_state, 0.0)
+    scores, rate = scores_of(run_state), load_rate(run_state, 0.0)
     if scores.front:
         console.print(front_table(scores, run_state))
         console.print(

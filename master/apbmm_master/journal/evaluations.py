@@ -10,7 +10,7 @@ from apbmm_master.journal.lifecycle import ACTIVE_ATTEMPT, AttemptState, Evaluat
 
 REFERENCES = ("thinking", "instruct")
 MEASURE = "measure"
-COUNTED: tuple[Purpose, ...] = ("initial", "search")
+BUDGET_PURPOSES: tuple[Purpose, ...] = ("initial", "search")
 """Purposes that are part of the budget; references and the measurement are not."""
 FAULTS_ALLOWED = 1
 """Attempts that may fail because of a vector before it is given up."""
@@ -100,7 +100,7 @@ class Evaluation:
 
         The measurement and the references have no limit: the run cannot go on without them.
         """
-        return self.counts and self.lost_workers >= LOST_WORKERS_LIMIT
+        return self.in_budget and self.lost_workers >= LOST_WORKERS_LIMIT
 
     @property
     def failed_by_lost_workers(self) -> bool:
@@ -124,9 +124,9 @@ class Evaluation:
         )
 
     @property
-    def counts(self) -> bool:
+    def in_budget(self) -> bool:
         """Whether it is part of the budget (references and the measurement are not)."""
-        return self.purpose in COUNTED
+        return self.purpose in BUDGET_PURPOSES
 
     def failed_on(self, worker: str) -> bool:
         """Whether an attempt of this worker has failed."""
@@ -134,7 +134,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskCall:
     """An ask of the algorithm and what it answered (evaluation ids) in how many seconds."""
 
     evaluations: tuple[str, ...]
@@ -144,7 +144,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class TellCall:
     """An observation told to the algorithm, or with ``rejected`` a vector that has none.
 
     In journals of earlier versions an evaluation may be rejected, for the workers lost on it, and
@@ -155,4 +155,4 @@ class Told:
     rejected: bool = False
 
 
-Call = Asked | Told
+Call = AskCall | TellCall

@@ -158,7 +158,8 @@ class DuplicateResult(Event):
 class AttemptFailed(Event):
     """An attempt ended without a measurement.
 
-    ``engine``: its engine died, and the vector is a suspect; see `sessions.WorkerSessions.accuses`.
+    ``fault`` is ``engine`` when an engine died and the death is held against the vector; see
+    `worker_sessions.WorkerSessions.blames_vector`.
     """
 
     event: Literal["attempt_failed"] = "attempt_failed"

@@ -14,15 +14,14 @@ from collections.abc import Iterable, Iterator
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_master.journal.evaluations import (
-    COUNTED,
+    BUDGET_PURPOSES,
     LOST_WORKERS_LIMIT,
-    MEASURE,
     REFERENCES,
-    Asked,
+    AskCall,
     Attempt,
     Call,
     Evaluation,
-    Told,
+    TellCall,
 )
 from apbmm_master.journal.events import (
     Accepted,
@@ -54,8 +53,6 @@ from apbmm_master.journal.lifecycle import (
 )
 from apbmm_master.journal.worker_sessions import WorkerSessions
 
-__all__ = ["MEASURE", "REFERENCES", "Asked", "Attempt", "Call", "Evaluation", "RunState", "Told"]
-
 
 class RunState:
     """All that the events so far imply."""
@@ -75,7 +72,7 @@ class RunState:
         self.evaluations: dict[str, Evaluation] = {}
         self.leases: dict[str, str] = {}
         self.calls: list[Call] = []
-        self.asks: list[Asked] = []
+        self.asks: list[AskCall] = []
         self.completed: list[str] = []
         """Ids of the budget's completed evaluations in the order of their completion."""
         self.durations: list[float] = []
@@ -86,12 +83,12 @@ class RunState:
         self.finished = ""
         self.failed = False
         """Whether the run finished without spending its budget."""
-        self._untold: list[Told] = []
-        self._tally: Counter[tuple[Purpose, EvaluationState]] = Counter()
-        self._states = {state: list[tuple[int, str]]() for state in EvaluationState}
-        self._troubled: dict[str, None] = {}
-        self._holders: dict[str, tuple[Evaluation, Attempt]] = {}
-        """What each worker holds that holds anything."""
+        self._tells_waiting: list[TellCall] = []
+        self._counts: Counter[tuple[Purpose, EvaluationState]] = Counter()
+        self._by_state = {state: list[tuple[int, str]]() for state in EvaluationState}
+        self._with_failed_attempts: dict[str, None] = {}
+        self._held: dict[str, tuple[Evaluation, Attempt]] = {}
+        """By worker: the evaluation and attempt that it holds."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunState) and vars(self) == vars(other)
@@ -117,28 +114,28 @@ class RunState:
     def of_state(self, *states: EvaluationState) -> Iterator[Evaluation]:
         """Evaluations of each of ``states`` in turn, in the order of their proposals."""
         for state in states:
-            for _, name in self._states[state]:
+            for _, name in self._by_state[state]:
                 yield self.evaluations[name]
 
-    def counted(self, *states: EvaluationState) -> list[Evaluation]:
+    def of_budget(self, *states: EvaluationState) -> list[Evaluation]:
         """Those of `of_state` that are part of the budget."""
-        return [e for e in self.of_state(*states) if e.counts]
+        return [e for e in self.of_state(*states) if e.in_budget]
 
-    def count(self, *states: EvaluationState, purposes: Iterable[Purpose] = COUNTED) -> int:
+    def count(self, *states: EvaluationState, purposes: Iterable[Purpose] = BUDGET_PURPOSES) -> int:
         """How many evaluations of ``purposes`` are in any of ``states``, or in any at all."""
-        return sum(self._tally[p, s] for p in purposes for s in states or EvaluationState)
+        return sum(self._counts[p, s] for p in purposes for s in states or EvaluationState)
 
     def active_attempts(self) -> Iterator[tuple[Evaluation, Attempt]]:
         """Every evaluation in progress with its attempt, in the order of their leases."""
-        yield from self._holders.values()
+        yield from self._held.values()
 
     def held_by(self, worker: str) -> tuple[Evaluation, Attempt] | None:
         """The evaluation that a worker has in progress, with its attempt."""
-        return self._holders.get(worker)
+        return self._held.get(worker)
 
-    def troubled(self) -> Iterator[Evaluation]:
+    def with_failed_attempts(self) -> Iterator[Evaluation]:
         """Those not settled that failed, maybe for their vector's reasons, or lost a worker."""
-        return (self.evaluations[name] for name in self._troubled)
+        return (self.evaluations[name] for name in self._with_failed_attempts)
 
     def find(self, lease: str) -> tuple[Evaluation, Attempt] | None:
         """The attempt that a lease names."""
@@ -155,72 +152,63 @@ class RunState:
             self.apply(record)
         return self
 
-    def apply(self, record: Record) -> None:
+    def apply(self, record: Record) -> None:  # noqa: C901, PLR0912 - one branch for each event
         """Take one event in. Raises `InvariantError` when it cannot follow from the state."""
         if record.seq <= self.seq:
             raise InvariantError(f"event {record.seq} after {self.seq}")
         if self.spec is None and not isinstance(record.event, RunStarted):
             raise InvariantError("the journal does not begin with run_started")
         match record.event:
-            case Proposed() | Leased() | Accepted() | Lost() | AttemptFailed() as event:
-                self._dispatch(event, record)
-            case ResultRecorded() as event:
-                self._finish(event, record)
-            case DuplicateResult() as event:
-                self.duplicates.add(event.lease)
-            case EvaluationFailed() as event:
-                self._give_up(event)
-            case WorkerJoined() | WorkerLeft() | WorkerQuarantined() as event:
-                self.sessions.take(event, record.time)
-            case event:
-                self._govern(event)
-        self.seq, self.time = record.seq, record.time
-
-    def _dispatch(
-        self, event: Proposed | Leased | Accepted | Lost | AttemptFailed, record: Record
-    ) -> None:
-        match event:
-            case Proposed():
-                self._propose(event, record.seq)
-            case Leased():
-                self._lease(event, record.time)
-            case _:
-                self._move(event, record.time)
-
-    def _govern(
-        self, event: RunStarted | SpecChanged | EpochStarted | SourcesVerified | Finished
-    ) -> None:
-        match event:
-            case RunStarted():
+            case RunStarted() as event:
                 self.run, self.spec = event.run, RunSpec.model_validate(event.spec)
-            case SpecChanged():
+            case SpecChanged() as event:
                 self.spec = RunSpec.model_validate(event.spec)
                 self.finished, self.failed = "", False
                 self.sessions.close(self.time)
-            case EpochStarted():
+            case EpochStarted() as event:
                 self.epoch = event.epoch
-                # The pause between two masters, ended by either event, is no worker's time.
+                # No worker's session covers the pause between two masters.
                 self.sessions.close(self.time)
-            case SourcesVerified():
+            case SourcesVerified() as event:
                 self.layers, self.outside = event.layers, event.outside
                 self.identical_layers = event.identical_layers
                 self.digests = dict(event.digests)
-            case Finished():
+            case Proposed() as event:
+                self._propose(event, record.seq)
+            case Leased() as event:
+                self._lease(event, record.time)
+            case Accepted() as event:
+                _, attempt = self._leased(event.lease)
+                attempt.state = move_attempt(attempt.state, AttemptState.RUNNING)
+            case Lost() as event:
+                self._lose(event, record.time)
+            case AttemptFailed() as event:
+                self._fail_attempt(event, record.time)
+            case ResultRecorded() as event:
+                self._complete(event, record)
+            case DuplicateResult() as event:
+                self.duplicates.add(event.lease)
+            case EvaluationFailed() as event:
+                self._fail_evaluation(event)
+            case WorkerJoined() | WorkerLeft() | WorkerQuarantined() as event:
+                self.sessions.take(event, record.time)
+            case Finished() as event:
                 self.finished, self.failed = event.reason, event.failed
+        self.seq, self.time = record.seq, record.time
 
     def _set_state(self, evaluation: Evaluation, state: EvaluationState) -> None:
         """Move an evaluation, and it in the indexes."""
         old, new = evaluation.state, move_evaluation(evaluation.state, state)
         entry = (evaluation.ordinal, evaluation.id)
-        del self._states[old][bisect_left(self._states[old], entry)]
-        insort(self._states[new], entry)
-        self._tally[evaluation.purpose, old] -= 1
-        self._tally[evaluation.purpose, new] += 1
+        del self._by_state[old][bisect_left(self._by_state[old], entry)]
+        insort(self._by_state[new], entry)
+        self._counts[evaluation.purpose, old] -= 1
+        self._counts[evaluation.purpose, new] += 1
         evaluation.state = new
         if new in SETTLED:
-            self._troubled.pop(evaluation.id, None)
+            self._with_failed_attempts.pop(evaluation.id, None)
         if old is EvaluationState.ACTIVE:
-            del self._holders[evaluation.attempts[-1].worker]
+            del self._held[evaluation.attempts[-1].worker]
 
     def _propose(self, event: Proposed, seq: int) -> None:
         for proposal in event.proposals:
@@ -228,11 +216,11 @@ class RunState:
             if name in self.evaluations:
                 raise InvariantError(f"{name} proposed twice")
             self.evaluations[name] = Evaluation(name, event.purpose, proposal.vector, seq, ordinal)
-            self._states[EvaluationState.QUEUED].append((ordinal, name))
-            self._tally[event.purpose, EvaluationState.QUEUED] += 1
-        if event.purpose in COUNTED:
+            self._by_state[EvaluationState.QUEUED].append((ordinal, name))
+            self._counts[event.purpose, EvaluationState.QUEUED] += 1
+        if event.purpose in BUDGET_PURPOSES:
             named = tuple(proposal.evaluation for proposal in event.proposals)
-            self.asks.append(Asked(named, event.pending, event.purpose, event.seconds))
+            self.asks.append(AskCall(named, event.pending, event.purpose, event.seconds))
             # Tells that arrived while the ask was being computed come after it.
             self.calls.insert(event.calls, self.asks[-1])
 
@@ -245,35 +233,41 @@ class RunState:
         self._set_state(evaluation, EvaluationState.ACTIVE)
         attempt = Attempt(event.attempt, event.lease, event.worker, event.boot, self.epoch, time)
         evaluation.attempts.append(attempt)
-        self._holders[event.worker] = evaluation, attempt
+        self._held[event.worker] = evaluation, attempt
         self.leases[event.lease] = evaluation.id
 
-    def _move(self, event: Accepted | Lost | AttemptFailed, time: float) -> None:
-        if (found := self.find(event.lease)) is None:
-            raise InvariantError(f"unknown lease {event.lease}")
-        evaluation, attempt = found
-        old = attempt.state
-        if isinstance(event, Accepted):
-            attempt.state = move_attempt(old, AttemptState.RUNNING)
-            return
-        ending = AttemptState.LOST if isinstance(event, Lost) else AttemptState.FAILED
-        attempt.state, attempt.ended_at = move_attempt(old, ending), time
-        if isinstance(event, Lost):
-            attempt.message = event.reason
-            attempt.worker_lost = event.vanished and old is AttemptState.RUNNING
-        else:
-            attempt.fault, attempt.message = event.fault, event.message
-            if event.fault == "engine":
-                self.sessions.engine_died(attempt.boot, evaluation.id)
-        if attempt.worker_lost or attempt.fault in {"vector", "engine"}:
-            self._troubled[evaluation.id] = None
+    def _leased(self, lease: str) -> tuple[Evaluation, Attempt]:
+        """What `find` finds. Raises `InvariantError` for a lease that was not granted."""
+        found = self.find(lease)
+        if found is None:
+            raise InvariantError(f"unknown lease {lease}")
+        return found
+
+    def _lose(self, event: Lost, time: float) -> None:
+        evaluation, attempt = self._leased(event.lease)
+        attempt.worker_lost = event.vanished and attempt.state is AttemptState.RUNNING
+        attempt.state = move_attempt(attempt.state, AttemptState.LOST)
+        attempt.ended_at, attempt.message = time, event.reason
+        if attempt.worker_lost:
+            self._with_failed_attempts[evaluation.id] = None
         self._set_state(evaluation, EvaluationState.QUEUED)
         if attempt.worker_lost and evaluation.lost_workers == LOST_WORKERS_LIMIT:
             # Told now and not with the EvaluationFailed that follows: earlier versions wrote none
             # and went on, and an ask of theirs names its place among the calls by a number.
             self._tell(evaluation, rejected=True)
 
-    def _finish(self, event: ResultRecorded, record: Record) -> None:
+    def _fail_attempt(self, event: AttemptFailed, time: float) -> None:
+        evaluation, attempt = self._leased(event.lease)
+        attempt.state = move_attempt(attempt.state, AttemptState.FAILED)
+        attempt.ended_at = time
+        attempt.fault, attempt.message = event.fault, event.message
+        if event.fault == "engine":
+            self.sessions.engine_died(attempt.boot, evaluation.id)
+        if event.fault in {"vector", "engine"}:
+            self._with_failed_attempts[evaluation.id] = None
+        self._set_state(evaluation, EvaluationState.QUEUED)
+
+    def _complete(self, event: ResultRecorded, record: Record) -> None:
         evaluation = self.evaluations[event.evaluation]
         self._set_state(evaluation, EvaluationState.DONE)
         for attempt in evaluation.attempts:
@@ -290,11 +284,11 @@ class RunState:
         evaluation.seconds, evaluation.worker = event.seconds, event.worker
         evaluation.done_seq, evaluation.done_at = record.seq, record.time
         insort(self.durations, event.seconds)
-        if evaluation.counts:
+        if evaluation.in_budget:
             self.completed.append(evaluation.id)
         self._tell(evaluation)
 
-    def _give_up(self, event: EvaluationFailed) -> None:
+    def _fail_evaluation(self, event: EvaluationFailed) -> None:
         evaluation = self.evaluations[event.evaluation]
         self._set_state(evaluation, EvaluationState.FAILED)
         evaluation.message = event.message
@@ -303,8 +297,8 @@ class RunState:
 
     def _tell(self, evaluation: Evaluation, *, rejected: bool = False) -> None:
         """Tell of it as soon as there are references: without them there are no objectives."""
-        if evaluation.counts:
-            self._untold.append(Told(evaluation.id, rejected))
+        if evaluation.in_budget:
+            self._tells_waiting.append(TellCall(evaluation.id, rejected))
         if self.references_done:
-            self.calls.extend(self._untold)
-            self._untold.clear()
+            self.calls.extend(self._tells_waiting)
+            self._tells_waiting.clear()

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import REFERENCES, Attempt, Evaluation, RunState
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.pareto import hypervolume
 from apbmm_master.search.reference_scaling import (
@@ -26,7 +27,7 @@ from apbmm_master.search.reference_scaling import (
 
 
 @dataclass(frozen=True)
-class Completion:
+class ScoredEvaluation:
     """A completed evaluation with its objective vector, hypervolume and front size after it."""
 
     evaluation: Evaluation
@@ -118,7 +119,7 @@ def _by_eq_2(
     return tuple(float(value) for value in found)
 
 
-class ScoreTracker:
+class ScoreHistory:
     """Follows one run's standing from completion to completion.
 
     Each completion is scored and entered into the front once, however often it is asked for. Of
@@ -129,17 +130,17 @@ class ScoreTracker:
         self._begin(None)
 
     def _begin(self, run_state: RunState | None) -> None:
-        self._ledger = run_state
+        self._run_state = run_state
         self._objectives, self._volumes, self._sizes = array("d"), array("d"), array("l")
         self._front: dict[str, tuple[float, ...]] = {}
         self._points: Array = np.empty(0)
 
-    def stand(self, run_state: RunState) -> Scores:
+    def update(self, run_state: RunState) -> Scores:
         """Score everything that is complete and follow front and hypervolume through it.
 
         A run state other than the last one (read back from the journal) is scored from its start.
         """
-        if run_state is not self._ledger:
+        if run_state is not self._run_state:
             self._begin(run_state)
         if run_state.spec is None or not run_state.references_done:
             return Scores()
@@ -147,14 +148,14 @@ class ScoreTracker:
             self._enter(run_state, run_state.evaluations[name])
         return Scores(len(self._volumes), dict(self._front), self._volume)
 
-    def history(self, begin: int = 0) -> Iterator[Completion]:
-        """What the last `stand` stood on, in the order of completion, without the first ones."""
-        if self._ledger is None:
+    def history(self, begin: int = 0) -> Iterator[ScoredEvaluation]:
+        """What the last `update` scored, in the order of completion, without the first ones."""
+        if self._run_state is None:
             return
-        names = self._ledger.completed
+        names = self._run_state.completed
         for number in range(begin, len(self._volumes)):
-            yield Completion(
-                self._ledger.evaluations[names[number]],
+            yield ScoredEvaluation(
+                self._run_state.evaluations[names[number]],
                 self._objectives_of(number),
                 self._volumes[number],
                 self._sizes[number],
@@ -191,9 +192,9 @@ def _no_worse(points: Array, others: Array) -> npt.NDArray[np.bool_]:
     return np.asarray((points >= others).all(axis=1))
 
 
-def stand(run_state: RunState) -> Scores:
-    """Where a run stands, scored from its start; see `ScoreTracker` to follow one."""
-    return ScoreTracker().stand(run_state)
+def scores_of(run_state: RunState) -> Scores:
+    """Where a run stands, scored from its start; see `ScoreHistory` to follow one."""
+    return ScoreHistory().update(run_state)
 
 
 def search_window(run_state: RunState, now: float) -> tuple[float, float] | None:

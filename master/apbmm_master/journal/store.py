@@ -2,6 +2,12 @@
 
 Every commit is durable before it returns (WAL, synchronous=FULL). A result is unique for its
 evaluation by a primary key, so that no code path can record two.
+
+A file beside the database, ``journal.mark``, says how many events were committed. SQLite reads a
+write-ahead log that was cut off as far as it is whole and reports nothing. After a crash that is
+right, because nothing that a crash cut off was ever committed. A log that a failed copy or a person
+cut off looks the same, but has lost commits that workers rely on; the mark shows it. The mark is
+written after each commit and is not synced: it may lag behind the journal and is never ahead.
 """
 
 from __future__ import annotations
@@ -18,13 +24,13 @@ from urllib.parse import quote
 from apbmm_common.errors import JournalError, RunDirectoryError
 from apbmm_common.process.failpoints import reach
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.end_mark import NAME as MARK
-from apbmm_master.journal.end_mark import HighWater, high_water, missing_bytes
 from apbmm_master.journal.events import EVENT, Record, ResultRecorded
 from apbmm_master.journal.lifecycle import InvariantError
 from apbmm_master.journal.run_directory import BEGUN, claim
 
 NAME = BEGUN
+MARK = "journal.mark"
+MARK_DIGITS = 20
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -55,7 +61,7 @@ class Journal:
             _require_whole_file(self.path)
             self._db = closing.enter_context(contextlib.closing(_connect(self.path)))
             self._seq = self._last_seq()
-            _require_whole(self.path, self._seq, high_water(run_dir))
+            _require_whole(self.path, self._seq, read_end_mark(run_dir))
             self._mark = closing.enter_context(contextlib.closing(_open_mark(run_dir)))
             self._closing = closing.pop_all()
 
@@ -114,7 +120,7 @@ class Journal:
                 "free some space; what was recorded is safe and the run goes on by itself",
             ) from error
         self._seq += len(records)
-        self._mark.rise(self._seq)
+        self._mark.write(self._seq)
 
     def _insert(self, record: Record) -> None:
         event = record.event
@@ -143,7 +149,7 @@ def read_journal(run_dir: Path) -> list[Record]:
     if not path.is_file():
         raise JournalError(f"{path}: no such journal", "give the run directory of a run")
     _require_whole_file(path)
-    mark = high_water(run_dir)  # before the journal, which may grow meanwhile
+    mark = read_end_mark(run_dir)  # before the journal, which may grow meanwhile
     with contextlib.closing(_connect(path, read_only=True)) as db:
         begun = db.execute("PRAGMA user_version").fetchone()[0] > 0
         records = list(_records(db, path)) if begun else []
@@ -246,10 +252,50 @@ def _set_up(db: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
             db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
 
-def _open_mark(run_dir: Path) -> HighWater:
+def _open_mark(run_dir: Path) -> EndMark:
     try:
-        return HighWater(run_dir)
+        return EndMark(run_dir)
     except OSError as error:
         raise RunDirectoryError(
             f"{run_dir / MARK}: {error}", "is the run directory writable?"
         ) from error
+
+
+class EndMark:
+    """The ``journal.mark`` of one run directory, open for writing."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._file = os.open(run_dir / MARK, os.O_RDWR | os.O_CREAT, 0o644)
+
+    def write(self, seq: int) -> None:
+        """Note that ``seq`` is committed. The mark lags behind where the disk refuses it."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, f"{seq:0{MARK_DIGITS}d}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def read_end_mark(run_dir: Path) -> int:
+    """The last event known to be committed; 0 where there is no mark or a crash cut it off."""
+    try:
+        text = (run_dir / MARK).read_bytes()
+    except FileNotFoundError:
+        return 0
+    return int(text) if len(text) == MARK_DIGITS + 1 and text[:MARK_DIGITS].isdigit() else 0
+
+
+def missing_bytes(database: Path) -> int:
+    """Bytes by which a SQLite file without a log is shorter than its header says.
+
+    SQLite reads the missing end of the last page as zeros and reports nothing.
+    """
+    log = database.with_name(f"{database.name}-wal")
+    size = database.stat().st_size if database.is_file() else 0
+    if not size or (log.is_file() and log.stat().st_size):
+        return 0
+    with database.open("rb") as file:
+        header = file.read(32)
+    page, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
+    return max(0, pages * page - size) if header.startswith(b"SQLite format 3") else 0

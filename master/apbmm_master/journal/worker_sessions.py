@@ -1,4 +1,4 @@
-"""Which workers were there and when, as the journal tells it."""
+"""The sessions of the workers, and what their engines died on, as the journal tells it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from apbmm_master.journal.lifecycle import InvariantError
 
 Boot = tuple[str, str]
 """A worker's name and one boot of it."""
-SUSPECTS = 2
-"""Vectors that the deaths of one worker's engine are put down to before it works again."""
+SUSPECT_VECTORS = 2
+"""After so many vectors on which a worker's engine died, the engine itself is at fault."""
 
 
 @dataclass(frozen=True)
 class WorkerSession:
-    """One stay of a worker's boot (wall clock; ``left`` None while it lasts)."""
+    """The time from a boot's WELCOME to its end, in Unix seconds; ``left`` is None until then."""
 
     worker: str
     boot: str
@@ -27,10 +27,10 @@ class WorkerSession:
 
 @dataclass
 class WorkerSessions:
-    """Every stay, the boots that will never come back (``gone``), and those in quarantine.
+    """All sessions (``stays``), the boots that ended for good (``gone``), and the quarantine.
 
-    ``deaths`` names, for each boot that has evaluated anything, the evaluations that its engine
-    died on since it last did.
+    ``quarantined`` has the reason for each boot in quarantine. ``deaths`` has an entry for each
+    boot that has delivered an evaluation: the ids on which its engine has died since then.
     """
 
     stays: list[WorkerSession] = field(default_factory=list)
@@ -61,24 +61,24 @@ class WorkerSessions:
                     self.gone.add(event.boot)
 
     def evaluated(self, boot: str) -> None:
-        """A boot has delivered an evaluation: its engine works."""
+        """Note that a boot delivered an evaluation, so that its engine works."""
         self.deaths[boot] = set()
 
     def engine_died(self, boot: str, evaluation: str) -> None:
-        """An engine died on an evaluation that `accuses` puts it down to."""
+        """Note that a boot's engine died on an evaluation for which `blames_vector` holds."""
         self.deaths[boot].add(evaluation)
 
-    def accuses(self, boot: str, evaluation: str) -> bool:
-        """Whether an engine that dies now speaks against the vector rather than the worker.
+    def blames_vector(self, boot: str, evaluation: str) -> bool:
+        """Whether an engine's death is held against the vector and not against the worker.
 
-        It does where the engine has worked before, for the first `SUSPECTS` vectors in a row: after
-        those it is the likelier culprit itself.
+        That is so when the engine has worked before, and has since died on fewer than
+        `SUSPECT_VECTORS` other vectors.
         """
         deaths = self.deaths.get(boot)
-        return deaths is not None and (evaluation in deaths or len(deaths) < SUSPECTS)
+        return deaths is not None and (evaluation in deaths or len(deaths) < SUSPECT_VECTORS)
 
     def close(self, time: float) -> None:
-        """End every stay: a new master knows nobody yet."""
+        """End every open session: a new master has heard no worker yet."""
         for boot in list(self._here):
             self._leave(boot, time)
 

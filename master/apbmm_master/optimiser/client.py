@@ -12,9 +12,10 @@ from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file import RunSpec, Space
+from apbmm_master.journal.evaluations import MEASURE, REFERENCES, AskCall, Call, Evaluation
 from apbmm_master.journal.events import AnyEvent, Proposal, Proposed, Purpose, work_of
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import MEASURE, REFERENCES, Asked, Call, Evaluation, RunState
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import known_noise, score
 from apbmm_master.optimiser.process import (
     AskReply,
@@ -167,7 +168,7 @@ def pending_evaluations(run_state: RunState) -> list[Evaluation]:
 
     Evaluations that lost too many workers are left out: the method was told to avoid their vectors.
     """
-    unsettled = run_state.counted(EvaluationState.ACTIVE, EvaluationState.QUEUED)
+    unsettled = run_state.of_budget(EvaluationState.ACTIVE, EvaluationState.QUEUED)
     return sorted(
         (e for e in unsettled if not e.reached_lost_workers_limit), key=lambda e: e.ordinal
     )
@@ -267,7 +268,7 @@ def _with_vectors(run_state: RunState, call: Call) -> PastAsk | PastTell:
 
     All of it follows from the journal, so that a resumed run tells the method what it told before.
     """
-    if isinstance(call, Asked):
+    if isinstance(call, AskCall):
         return PastAsk(
             tuple(run_state.evaluations[i].vector for i in call.evaluations),
             tuple(run_state.evaluations[i].vector for i in call.pending),

@@ -1,77 +1,116 @@
-"""Carries out what `policy` decides about leases and workers: records it, and queues ASSIGNs."""
+"""Carries out what `policy` decides about leases and workers.
+
+It records the events of a decision and queues the ASSIGN of each lease. The ASSIGN of a lease that
+its worker has not accepted is sent again.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
 
-from apbmm_master.journal.events import AnyEvent, EvaluationFailed, Leased, Lost, WorkerLeft
+from apbmm_common.protocol.messages import Assign, FromMaster
+from apbmm_master.journal.evaluations import Attempt, Evaluation
+from apbmm_master.journal.events import (
+    AnyEvent,
+    EvaluationFailed,
+    Leased,
+    Lost,
+    WorkerLeft,
+    work_of,
+)
 from apbmm_master.journal.lifecycle import AttemptState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.scheduling.fleet import Fleet
-from apbmm_master.scheduling.message_handlers import MessageHandlers
-from apbmm_master.scheduling.policy import Dismiss, Fail, Give, GiveUpLease
+from apbmm_master.scheduling.policy import FailEvaluation, GiveUpLease, GrantLease, RemoveWorker
 
 
 class LeaseDispatch:
-    """Leases by name and their ASSIGNs; ``now`` is the monotonic clock throughout."""
+    """Grants and withdraws leases.
+
+    ``record`` and ``send`` are those of `message_handlers.MessageHandlers`. ``now`` is in seconds
+    on the monotonic clock.
+    """
 
     def __init__(
         self,
         run_state: RunState,
         fleet: Fleet,
-        handlers: MessageHandlers,
         record: Callable[[AnyEvent], None],
+        send: Callable[[bytes, FromMaster], None],
     ) -> None:
-        self._ledger, self._fleet, self._handlers = run_state, fleet, handlers
+        self._run_state = run_state
+        self._fleet = fleet
         self._record = record
+        self._send = send
         self._sent_at: dict[str, float] = {}
+        """When the ASSIGN of each lease that waits for its ACCEPT was last sent."""
 
-    def carry_out(self, decision: GiveUpLease | Dismiss | Fail | Give, now: float) -> None:
-        """Do what one decision says."""
+    def carry_out(
+        self, decision: GiveUpLease | RemoveWorker | FailEvaluation | GrantLease, now: float
+    ) -> None:
+        """Record the events of one decision."""
         match decision:
             case GiveUpLease(evaluation, lease, reason):
                 self._record(Lost(evaluation=evaluation, lease=lease, reason=reason, vanished=True))
-            case Dismiss(name):
+            case RemoveWorker(name):
                 worker = self._fleet.workers[name]
                 self._record(
                     WorkerLeft(worker=name, boot=worker.boot, reason="unreachable", final=False)
                 )
                 self._fleet.leave(worker)
-            case Fail(evaluation, message):
+            case FailEvaluation(evaluation, message):
                 self._record(EvaluationFailed(evaluation=evaluation, message=message))
-            case Give(evaluation, worker=name):
-                self._lease(evaluation, name, now)
+            case GrantLease(evaluation, worker=name):
+                self._grant(evaluation, name, now)
 
-    def _lease(self, evaluation: str, name: str, now: float) -> None:
-        number = len(self._ledger.evaluations[evaluation].attempts) + 1
-        # Where an older copy of the journal goes on, no lease may be taken for a forgotten one.
+    def _grant(self, evaluation: str, name: str, now: float) -> None:
+        number = len(self._run_state.evaluations[evaluation].attempts) + 1
+        # The random part keeps leases apart when an older copy of a journal is resumed: a worker
+        # may still hold a lease of the same evaluation and number that the copy does not know.
         lease = f"{evaluation}.{number}.{secrets.token_hex(4)}"
         boot = self._fleet.workers[name].boot
         self._record(
             Leased(evaluation=evaluation, attempt=number, lease=lease, worker=name, boot=boot)
         )
-        self._assign(lease, now)
-
-    def _assign(self, lease: str, now: float) -> None:
-        found = self._ledger.find(lease)
+        found = self._run_state.find(lease)
         assert found is not None
-        evaluation, attempt = found
-        self._sent_at[lease] = now
-        self._handlers.assign(self._fleet.workers[attempt.worker], evaluation, attempt)
+        self._assign(*found, now)
 
     def resend(self, now: float) -> None:
-        """Send again what was not accepted; the worker treats a repetition as the same ASSIGN."""
-        assert self._ledger.spec is not None
-        interval = self._ledger.spec.timings.resend
+        """Send the ASSIGNs again that were not accepted within ``timings.resend`` seconds.
+
+        A worker that gets the same ASSIGN twice does the work once.
+        """
+        assert self._run_state.spec is not None
+        interval = self._run_state.spec.timings.resend
         waiting = [
-            attempt
-            for _, attempt in self._ledger.active_attempts()
+            (evaluation, attempt)
+            for evaluation, attempt in self._run_state.active_attempts()
             if attempt.state is AttemptState.LEASED
         ]
         never = -interval
-        self._sent_at = {a.lease: self._sent_at.get(a.lease, never) for a in waiting}
-        for attempt in waiting:
+        self._sent_at = {a.lease: self._sent_at.get(a.lease, never) for _, a in waiting}
+        for evaluation, attempt in waiting:
             present = self._fleet.boot_of(attempt.worker) == attempt.boot
             if present and now - self._sent_at[attempt.lease] >= interval:
-                self._assign(attempt.lease, now)
+                self._assign(evaluation, attempt, now)
+
+    def _assign(self, evaluation: Evaluation, attempt: Attempt, now: float) -> None:
+        """Queue the ASSIGN of a recorded lease; it is sent after the commit of the turn."""
+        assert self._run_state.spec is not None
+        worker = self._fleet.workers[attempt.worker]
+        self._sent_at[attempt.lease] = now
+        self._send(
+            worker.identity,
+            Assign(
+                run=self._run_state.run,
+                evaluation=evaluation.id,
+                attempt=attempt.number,
+                lease=attempt.lease,
+                work=work_of(evaluation.purpose),
+                vector=evaluation.vector,
+                config=self._run_state.spec.config_hash(self._run_state.digests),
+                fresh=any(a.worker == worker.name and a.fault for a in evaluation.attempts[:-1]),
+            ),
+        )

@@ -4,41 +4,49 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
+from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.merge_methods import LINEAR
 from apbmm_common.protocol.messages import (
     Accept,
-    Assign,
     Beat,
     BeatAck,
     Bye,
     Cancel,
     Decline,
     Drain,
+    Evaluated,
+    Failed,
     FromMaster,
     FromWorker,
     Hello,
     HelloAgain,
+    Measured,
     Ready,
     Refuse,
     Result,
+    ResultAck,
     Unfit,
     Welcome,
 )
+from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.events import (
     Accepted,
     AnyEvent,
+    AttemptFailed,
+    DuplicateResult,
     Lost,
+    ResultRecorded,
     SourcesVerified,
     WorkerJoined,
     WorkerLeft,
     WorkerQuarantined,
-    work_of,
 )
 from apbmm_master.journal.lifecycle import SETTLED, AttemptState
-from apbmm_master.journal.run_state import Attempt, Evaluation, RunState
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import missing_metrics
 from apbmm_master.scheduling.fleet import Fleet, Worker
-from apbmm_master.scheduling.results import Deliveries
 from apbmm_master.wire.refusals import NotAllowedError
 
 log = logging.getLogger(__name__)
@@ -60,7 +68,6 @@ class MessageHandlers:
     ) -> None:
         self.run_state, self.fleet = run_state, fleet
         self._record, self._send = record, send
-        self._deliveries = Deliveries(run_state, fleet, record, send)
 
     def handle(self, identity: bytes, message: FromWorker, now: float, key: str = "") -> None:
         """Take one message in; ``now`` is the monotonic clock, ``key`` the connection's.
@@ -100,7 +107,7 @@ class MessageHandlers:
             case Decline():
                 self._decline(worker, message)
             case Result():
-                self._deliveries.take(worker, message)
+                self._result(worker, message)
             case Drain():
                 worker.draining = True
             case Bye():
@@ -293,19 +300,125 @@ class MessageHandlers:
     def _lose(self, evaluation: Evaluation, attempt: Attempt, reason: str) -> None:
         self._record(Lost(evaluation=evaluation.id, lease=attempt.lease, reason=reason))
 
-    def assign(self, worker: Worker, evaluation: Evaluation, attempt: Attempt) -> None:
-        """Send (or send again) the ASSIGN of a committed lease."""
+    # ---- results -------------------------------------------------------------------------
+    #
+    # The first valid result of an evaluation counts, whichever attempt it came from. An attempt
+    # still in progress is then cancelled. A result that comes later is logged as a duplicate.
+
+    def _result(self, worker: Worker, message: Result) -> None:
+        """Take one result in, and acknowledge it with the commit that stores it."""
+        run = self.run_state.run
+        found = self.run_state.find(message.lease)
+        if found is None or found[0].id != message.evaluation:
+            log.warning("%s sent a result of an unknown lease %s", worker.name, message.lease)
+            worker.delivering.discard(message.lease)
+            self._send(worker.identity, Cancel(run=run, lease=message.lease, unknown=True))
+            return
+        evaluation, attempt = found
+        failure = self._failure(evaluation, message)
+        if failure is not None:
+            self._fail(worker, evaluation, attempt, failure)
+        elif evaluation.state in SETTLED:
+            self._late(evaluation, attempt, message)
+        else:
+            self._succeed(worker, evaluation, attempt, message)
+        worker.held.discard(message.lease)
+        worker.delivering.discard(message.lease)
+        self._send(worker.identity, ResultAck(run=run, lease=message.lease))
+
+    def _failure(self, evaluation: Evaluation, message: Result) -> Failed | None:
+        """The failure that a result reports, or that its contents amount to."""
         assert self.run_state.spec is not None
-        self._send(
-            worker.identity,
-            Assign(
-                run=self.run_state.run,
+        body = message.body
+        expected = "measured" if evaluation.purpose == "measure" else "evaluated"
+        text = ""
+        if canonical_hash(body.model_dump(mode="json")) != message.digest:
+            text = "the result is damaged: its digest does not match"
+        elif isinstance(body, Failed):
+            return body
+        elif body.kind != expected:
+            text = f"a {body.kind} body for a job that is to be {expected}"
+        elif isinstance(body, Measured) and len(body.parameter) != self.run_state.layers:
+            text = f"{len(body.parameter)} layers measured, the run has {self.run_state.layers}"
+        elif isinstance(body, Evaluated):
+            names = {benchmark.name for benchmark in self.run_state.spec.benchmarks}
+            if set(body.benchmarks) != names:
+                text = f"benchmarks {sorted(body.benchmarks)} instead of {sorted(names)}"
+            elif evaluation.purpose != "reference":  # those are judged before the search begins
+                text = missing_metrics(self.run_state.spec, body)
+        return Failed(fault="infrastructure", message=text[:4096]) if text else None
+
+    def _succeed(
+        self, worker: Worker, evaluation: Evaluation, attempt: Attempt, message: Result
+    ) -> None:
+        assert isinstance(message.body, Evaluated | Measured)
+        worker.failures_in_row, worker.last_failure = 0, ""
+        rival = evaluation.active_attempt
+        self._record(
+            ResultRecorded(
                 evaluation=evaluation.id,
                 attempt=attempt.number,
                 lease=attempt.lease,
-                work=work_of(evaluation.purpose),
-                vector=evaluation.vector,
-                config=self.run_state.spec.config_hash(self.run_state.digests),
-                fresh=any(a.worker == worker.name and a.fault for a in evaluation.attempts[:-1]),
-            ),
+                worker=attempt.worker,
+                seconds=message.seconds,
+                digest=message.digest,
+                body=message.body,
+            )
         )
+        if rival is not None and rival.lease != attempt.lease:
+            self._cancel(rival)
+
+    def _cancel(self, rival: Attempt) -> None:
+        """Spare another worker a settled evaluation; should this be lost, its BEAT asks again."""
+        worker = self.fleet.workers.get(rival.worker)
+        if worker is not None and worker.boot == rival.boot:
+            worker.held.discard(rival.lease)
+            self._send(worker.identity, Cancel(run=self.run_state.run, lease=rival.lease))
+
+    def _late(self, evaluation: Evaluation, attempt: Attempt, message: Result) -> None:
+        """A result for a settled evaluation: the recorded one sent again, or a duplicate."""
+        if attempt.state is AttemptState.DONE or attempt.lease in self.run_state.duplicates:
+            return
+        metrics: dict[str, Any] = {}
+        if isinstance(message.body, Evaluated):
+            metrics = {name: b.metrics for name, b in message.body.benchmarks.items()}
+        self._record(
+            DuplicateResult(
+                evaluation=evaluation.id,
+                attempt=attempt.number,
+                lease=attempt.lease,
+                worker=attempt.worker,
+                digest=message.digest,
+                metrics=metrics,
+            )
+        )
+
+    def _fail(
+        self, worker: Worker, evaluation: Evaluation, attempt: Attempt, failure: Failed
+    ) -> None:
+        if not attempt.active or attempt.worker != worker.name:
+            return
+        fault = failure.fault
+        if fault == "engine" and not self._blames_vector(evaluation, attempt):
+            fault = "infrastructure"
+        self._record(
+            AttemptFailed(
+                evaluation=evaluation.id,
+                attempt=attempt.number,
+                lease=attempt.lease,
+                worker=worker.name,
+                fault=fault,
+                message=failure.message,
+                hint=failure.hint,
+            )
+        )
+        if self.fleet.failed(worker, evaluation.id, fault):
+            worker.quarantined = failure.message or "failed twice in a row"
+            self._record(
+                WorkerQuarantined(worker=worker.name, boot=worker.boot, reason=worker.quarantined)
+            )
+
+    def _blames_vector(self, evaluation: Evaluation, attempt: Attempt) -> bool:
+        """Whether an engine's death is held against the vector; never against the sources."""
+        blames_vector = self.run_state.sessions.blames_vector(attempt.boot, evaluation.id)
+        return evaluation.in_budget and blames_vector

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from math import ceil
 
 from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.evaluations import MEASURE, Attempt, Evaluation
 from apbmm_master.journal.lifecycle import (
     EvaluationState,
     Liveness,
     liveness,
     orphan_deadline,
 )
-from apbmm_master.journal.run_state import MEASURE, Attempt, Evaluation, RunState
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.scheduling.fleet import Fleet, Worker
 
 WAIT_WORTH_AVOIDING = 0.005
@@ -38,14 +39,14 @@ class GiveUpLease:
 
 
 @dataclass(frozen=True)
-class Dismiss:
+class RemoveWorker:
     """The worker is unreachable and nothing is expected of it: it is not here any more."""
 
     worker: str
 
 
 @dataclass(frozen=True)
-class Fail:
+class FailEvaluation:
     """The evaluation gets no further attempt, for its vector's reasons or lost workers."""
 
     evaluation: str
@@ -53,7 +54,7 @@ class Fail:
 
 
 @dataclass(frozen=True)
-class Give:
+class GrantLease:
     """Lease an evaluation to an idle worker."""
 
     evaluation: str
@@ -61,25 +62,25 @@ class Give:
 
 
 @dataclass(frozen=True)
-class Ask:
+class AskForVectors:
     """Ask the algorithm for this many vectors."""
 
     count: int
 
 
 @dataclass(frozen=True)
-class Finish:
+class FinishRun:
     """The run is over. ``failed`` when it ended without spending its budget."""
 
     reason: str
     failed: bool = False
 
 
-Decision = GiveUpLease | Dismiss | Fail | Give | Ask | Finish
+Decision = GiveUpLease | RemoveWorker | FailEvaluation | GrantLease | AskForVectors | FinishRun
 
 
 @dataclass(frozen=True)
-class Moment:
+class Situation:
     """The instant a decision is made in: monotonic seconds.
 
     ``listening_since``: from when on every worker's silence is known. ``ask_seconds``: how long the
@@ -95,30 +96,30 @@ class Moment:
     ask_seconds: float = 0.0
 
 
-def decide(run_state: RunState, fleet: Fleet, moment: Moment) -> list[Decision]:
+def decide(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Decision]:
     """Every decision that is due now, the most urgent first."""
     spec = run_state.spec
     assert spec is not None
-    decisions: list[Decision] = list(_lost_leases(run_state, fleet, spec, moment))
-    decisions += _unreachable(run_state, fleet, spec, moment)
+    decisions: list[Decision] = list(_lost_leases(run_state, fleet, spec, situation))
+    decisions += _unreachable(run_state, fleet, spec, situation)
     decisions += _hopeless(run_state)
-    end = _end(run_state, spec, moment)
+    end = _end(run_state, spec, situation)
     if end is not None:
         return [*decisions, end]
-    if moment.draining:
+    if situation.draining:
         return decisions
-    idle = idle_workers(run_state, fleet, moment)
-    given = _give(run_state, fleet, idle, moment)
+    idle = idle_workers(run_state, fleet, situation)
+    given = _give(run_state, fleet, idle, situation)
     decisions += given
-    ask = _ask(run_state, spec, moment, len(idle), len(given))
+    ask = _ask(run_state, spec, situation, len(idle), len(given))
     return [*decisions, ask] if ask else decisions
 
 
-def silence(worker: Worker | None, attempt: Attempt, moment: Moment) -> float:
+def silence(worker: Worker | None, attempt: Attempt, situation: Situation) -> float:
     """Seconds since the attempt's worker was last heard by this master."""
     if worker is not None and _answers_for(worker, attempt):
-        return moment.now - worker.heard
-    return moment.now - moment.listening_since
+        return situation.now - worker.heard
+    return situation.now - situation.listening_since
 
 
 def _answers_for(worker: Worker, attempt: Attempt) -> bool:
@@ -126,30 +127,30 @@ def _answers_for(worker: Worker, attempt: Attempt) -> bool:
     return worker.boot == attempt.boot or attempt.lease in worker.delivering
 
 
-def idle_workers(run_state: RunState, fleet: Fleet, moment: Moment) -> list[Worker]:
+def idle_workers(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Worker]:
     """Workers that may work, are heard, and hold nothing, by name."""
     free = [
         worker
         for name, worker in fleet.workers.items()
         if run_state.held_by(name) is None and not worker.held and not worker.delivering
     ]
-    return _able(free, run_state, moment)
+    return _able(free, run_state, situation)
 
 
-def able_workers(run_state: RunState, fleet: Fleet, moment: Moment) -> list[Worker]:
+def able_workers(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Worker]:
     """Workers that may work and are heard, by name."""
-    return _able(fleet.workers.values(), run_state, moment)
+    return _able(fleet.workers.values(), run_state, situation)
 
 
-def _able(workers: Iterable[Worker], run_state: RunState, moment: Moment) -> list[Worker]:
+def _able(workers: Iterable[Worker], run_state: RunState, situation: Situation) -> list[Worker]:
     assert run_state.spec is not None
-    heard = moment.now - run_state.spec.timings.suspect
+    heard = situation.now - run_state.spec.timings.suspect
     able = [worker for worker in workers if worker.heard > heard and worker.may_work]
     return sorted(able, key=lambda worker: worker.name)
 
 
 def _lost_leases(
-    run_state: RunState, fleet: Fleet, spec: RunSpec, moment: Moment
+    run_state: RunState, fleet: Fleet, spec: RunSpec, situation: Situation
 ) -> Iterator[GiveUpLease]:
     deadline = orphan_deadline(run_state.durations, spec.timings)
     for evaluation, attempt in run_state.active_attempts():
@@ -161,26 +162,26 @@ def _lost_leases(
         limit = (
             deadline if heard_now or attempt.epoch == run_state.epoch else spec.timings.reconcile
         )
-        if silence(worker, attempt, moment) >= limit:
+        if silence(worker, attempt, situation) >= limit:
             yield GiveUpLease(evaluation.id, attempt.lease, f"{attempt.worker} was not heard again")
 
 
 def _unreachable(
-    run_state: RunState, fleet: Fleet, spec: RunSpec, moment: Moment
-) -> Iterator[Dismiss]:
+    run_state: RunState, fleet: Fleet, spec: RunSpec, situation: Situation
+) -> Iterator[RemoveWorker]:
     limit = spec.timings.unreachable
-    silent = [w for w in fleet.workers.values() if moment.now - w.heard >= limit]
+    silent = [w for w in fleet.workers.values() if situation.now - w.heard >= limit]
     if silent:
-        yield from (Dismiss(w.name) for w in silent if run_state.held_by(w.name) is None)
+        yield from (RemoveWorker(w.name) for w in silent if run_state.held_by(w.name) is None)
 
 
-def _hopeless(run_state: RunState) -> Iterator[Fail]:
-    for evaluation in run_state.troubled():
+def _hopeless(run_state: RunState) -> Iterator[FailEvaluation]:
+    for evaluation in run_state.with_failed_attempts():
         if evaluation.state is EvaluationState.QUEUED and evaluation.reason_to_give_up:
-            yield Fail(evaluation.id, evaluation.reason_to_give_up)
+            yield FailEvaluation(evaluation.id, evaluation.reason_to_give_up)
 
 
-def _end(run_state: RunState, spec: RunSpec, moment: Moment) -> Finish | None:
+def _end(run_state: RunState, spec: RunSpec, situation: Situation) -> FinishRun | None:
     if run_state.finished:
         return None
     failure = _failure(run_state, spec)
@@ -190,14 +191,14 @@ def _end(run_state: RunState, spec: RunSpec, moment: Moment) -> Finish | None:
         return None
     done = run_state.count(EvaluationState.DONE)
     if done >= spec.budget.evaluations:
-        return Finish(f"{done} evaluations completed")
+        return FinishRun(f"{done} evaluations completed")
     queued = any(True for _ in run_state.of_state(EvaluationState.QUEUED))
-    if moment.exhausted and not queued and not moment.asking:
-        return Finish(f"the method has no more to try after {done} evaluations")
+    if situation.exhausted and not queued and not situation.asking:
+        return FinishRun(f"the method has no more to try after {done} evaluations")
     return None
 
 
-def _failure(run_state: RunState, spec: RunSpec) -> Finish | None:
+def _failure(run_state: RunState, spec: RunSpec) -> FinishRun | None:
     """The end of a run with a failed reference, or with more failures than its budget allows.
 
     An evaluation that failed because its workers were lost is left out of the count: the master
@@ -206,21 +207,23 @@ def _failure(run_state: RunState, spec: RunSpec) -> Finish | None:
     """
     failures = 0
     for evaluation in run_state.of_state(EvaluationState.FAILED):
-        if not evaluation.counts:
-            return Finish(f"{evaluation.id} could not be measured: {evaluation.message}", True)
+        if not evaluation.in_budget:
+            return FinishRun(f"{evaluation.id} could not be measured: {evaluation.message}", True)
         failures += not evaluation.failed_by_lost_workers
     if failures > spec.budget.failures:
-        return Finish(f"{failures} vectors failed, more than the budget allows", True)
+        return FinishRun(f"{failures} vectors failed, more than the budget allows", True)
     return None
 
 
-def _give(run_state: RunState, fleet: Fleet, idle: list[Worker], moment: Moment) -> list[Give]:
+def _give(
+    run_state: RunState, fleet: Fleet, idle: list[Worker], situation: Situation
+) -> list[GrantLease]:
     """Leases for the idle workers, in their turn and within the budget."""
     assert run_state.spec is not None
     if not idle:
         return []
     free = list(idle)
-    given: list[Give] = []
+    given: list[GrantLease] = []
     in_hand = {lease for worker in fleet.workers.values() for lease in worker.held}
     room = run_state.spec.budget.evaluations - run_state.count(
         EvaluationState.DONE, EvaluationState.ACTIVE
@@ -228,17 +231,17 @@ def _give(run_state: RunState, fleet: Fleet, idle: list[Worker], moment: Moment)
     for evaluation in run_state.of_state(EvaluationState.QUEUED):
         if not free:
             break
-        if evaluation.reason_to_give_up or (evaluation.counts and room <= 0):
+        if evaluation.reason_to_give_up or (evaluation.in_budget and room <= 0):
             continue
         if any(attempt.lease in in_hand for attempt in evaluation.attempts):
             continue
         worker = _suited(evaluation, free)
-        if worker is None and _failed_on_all(evaluation, able_workers(run_state, fleet, moment)):
+        if worker is None and _failed_on_all(evaluation, able_workers(run_state, fleet, situation)):
             worker = free[0]
         if worker is not None:
             free.remove(worker)
-            given.append(Give(evaluation.id, worker.name))
-            room -= evaluation.counts
+            given.append(GrantLease(evaluation.id, worker.name))
+            room -= evaluation.in_budget
     return given
 
 
@@ -252,15 +255,17 @@ def _failed_on_all(evaluation: Evaluation, able: list[Worker]) -> bool:
     return all(evaluation.failed_on(worker.name) for worker in able)
 
 
-def _ask(run_state: RunState, spec: RunSpec, moment: Moment, idle: int, given: int) -> Ask | None:
+def _ask(
+    run_state: RunState, spec: RunSpec, situation: Situation, idle: int, given: int
+) -> AskForVectors | None:
     """What to ask for when ``given`` of the ``idle`` workers get a vector that is queued."""
-    if moment.asking or moment.exhausted or run_state.layers == 0:
+    if situation.asking or situation.exhausted or run_state.layers == 0:
         return None
     missing = initial_missing(run_state, spec)
     wanted = idle - given
-    if not missing and moment.batch is None:
+    if not missing and situation.batch is None:
         ready = run_state.count(EvaluationState.QUEUED) - given
-        wanted += max(0, ahead_of_need(run_state, moment.ask_seconds, idle) - ready)
+        wanted += max(0, ahead_of_need(run_state, situation.ask_seconds, idle) - ready)
     if not wanted and (run_state.asks or not missing):
         return None
     room = spec.budget.evaluations - run_state.count(
@@ -269,10 +274,10 @@ def _ask(run_state: RunState, spec: RunSpec, moment: Moment, idle: int, given: i
     if room <= 0:
         return None
     if missing:
-        return Ask(min(missing, room))
+        return AskForVectors(min(missing, room))
     if not (run_state.references_done and _measured(run_state)):
         return None
-    return Ask(min(moment.batch or wanted, room))
+    return AskForVectors(min(situation.batch or wanted, room))
 
 
 def ahead_of_need(run_state: RunState, ask_seconds: float, idle: int) -> int:
@@ -311,12 +316,12 @@ def initial_missing(run_state: RunState, spec: RunSpec) -> int:
 
 
 def attempt_liveness(
-    run_state: RunState, fleet: Fleet, attempt: Attempt, moment: Moment
+    run_state: RunState, fleet: Fleet, attempt: Attempt, situation: Situation
 ) -> Liveness:
     """How the worker of an active attempt is judged now."""
     assert run_state.spec is not None
     worker = fleet.workers.get(attempt.worker)
-    return liveness(silence(worker, attempt, moment), run_state.spec.timings)
+    return liveness(silence(worker, attempt, situation), run_state.spec.timings)
 
 
 def standstill(run_state: RunState, fleet: Fleet) -> str:

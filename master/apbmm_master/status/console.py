@@ -23,6 +23,7 @@ from rich.table import Table
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import in_words, metric, shown_metrics
 from apbmm_common.protocol.messages import Evaluated, Measured
+from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import (
     AttemptFailed,
     EvaluationFailed,
@@ -34,8 +35,8 @@ from apbmm_master.journal.events import (
     WorkerLeft,
     WorkerQuarantined,
 )
-from apbmm_master.journal.run_state import Evaluation, RunState
-from apbmm_master.journal.scores import Scores, ScoreTracker, load_rate, measurement_of
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import ScoreHistory, Scores, load_rate, measurement_of
 from apbmm_master.status.stages import stage_line, stage_summary
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class RunConsole:
     def __init__(self, run_state: RunState, run_dir: Path, console: Console | None = None) -> None:
         self.console = console or Console(file=standard_output(), soft_wrap=True, highlight=False)
         self._run_dir = run_dir
-        self._tracker = ScoreTracker()
+        self._score_history = ScoreHistory()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -117,13 +118,13 @@ class RunConsole:
     def _completed(self, evaluation: Evaluation, run_state: RunState) -> None:
         if isinstance(evaluation.body, Measured):
             self.console.print(f"discrepancy measured on {evaluation.body.prompts} prompts")
-        elif not evaluation.counts:
+        elif not evaluation.in_budget:
             self.console.print(f"reference {evaluation.id}: {_metrics_text(evaluation, run_state)}")
         self._bar.update(self._task, completed=len(run_state.completed))
         if not run_state.references_done:
             return
-        scores = self._tracker.stand(run_state)
-        for done in self._tracker.history(self._shown):
+        scores = self._score_history.update(run_state)
+        for done in self._score_history.history(self._shown):
             objectives = " ".join(f"{value:+.3f}" for value in done.objectives)
             metrics = _metrics_text(done.evaluation, run_state)
             self.console.print(
@@ -135,7 +136,7 @@ class RunConsole:
 
     def conclude(self, run_state: RunState) -> None:
         """Print the front, its hypervolume, the load rate and the run directory."""
-        scores = self._tracker.stand(run_state)
+        scores = self._score_history.update(run_state)
         if scores.front:
             self.console.print(front_table(scores, run_state))
             self.console.print(

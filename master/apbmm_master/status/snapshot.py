@@ -12,17 +12,18 @@ from apbmm_common import __version__
 from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.clock import RunClock
+from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import Attempt, Evaluation, RunState
+from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
+    ScoreHistory,
     Scores,
-    ScoreTracker,
     check_scaling,
     load_rate,
     measured_references,
 )
 from apbmm_master.scheduling.fleet import Fleet, Worker
-from apbmm_master.scheduling.policy import Moment, attempt_liveness, standstill
+from apbmm_master.scheduling.policy import Situation, attempt_liveness, standstill
 from apbmm_master.search.errors import SearchError
 from apbmm_master.status.stages import stage_summary
 from apbmm_master.wire.authentication import Authenticator
@@ -35,20 +36,20 @@ class LiveRun(Protocol):
 
     run_state: RunState
     fleet: Fleet
-    tracker: ScoreTracker
+    score_history: ScoreHistory
     clock: RunClock
     authenticator: Authenticator
     trouble: str
     draining: bool
 
-    def moment(self) -> Moment:
+    def situation(self) -> Situation:
         """The present instant, as the scheduling policy sees it."""
         ...
 
 
 def live_snapshot(master: LiveRun) -> dict[str, Any]:
     """Status of the run that ``master`` serves."""
-    snapshot = journal_snapshot(master.run_state, master.tracker, master.clock.now())
+    snapshot = journal_snapshot(master.run_state, master.score_history, master.clock.now())
     snapshot["master_alive"] = True
     snapshot["workers"] = [
         _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
@@ -63,18 +64,18 @@ def live_snapshot(master: LiveRun) -> dict[str, Any]:
 
 
 def journal_snapshot(
-    run_state: RunState, tracker: ScoreTracker | None = None, now: float | None = None
+    run_state: RunState, score_history: ScoreHistory | None = None, now: float | None = None
 ) -> dict[str, Any]:
     """Status from the journal alone, with the workers that were last present and their work.
 
-    ``tracker`` follows the same run, and saves scoring it again. ``now`` is the time of the run's
-    `RunClock`, by default that of a clock started now. A run that has not begun has every key too;
-    its ``run`` is empty.
+    ``score_history`` has the scores of the same run, if they are known. ``now`` is the time of the
+    run's `RunClock`, by default that of a clock started now. A run that has not begun has every key
+    too; its ``run`` is empty.
     """
     spec = run_state.spec
     trouble = _scaling_trouble(run_state)
     now = max(time.time(), run_state.time) if now is None else now
-    scores = Scores() if trouble else (tracker or ScoreTracker()).stand(run_state)
+    scores = Scores() if trouble else (score_history or ScoreHistory()).update(run_state)
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -193,7 +194,7 @@ def _last_seen(run_state: RunState, name: str) -> dict[str, Any]:
 
 
 def _worker(master: LiveRun, worker: Worker) -> dict[str, Any]:
-    moment = master.moment()
+    situation = master.situation()
     held = master.run_state.held_by(worker.name)
     beat = worker.beat
     return {
@@ -203,8 +204,8 @@ def _worker(master: LiveRun, worker: Worker) -> dict[str, Any]:
         "state": _worker_state(worker, busy=bool(held)),
         "reason": worker.quarantined or worker.unfit,
         "trouble": beat.trouble if beat else "",
-        "heartbeat_age": round(moment.now - worker.heard, 3),
-        "liveness": str(attempt_liveness(master.run_state, master.fleet, held[1], moment))
+        "heartbeat_age": round(situation.now - worker.heard, 3),
+        "liveness": str(attempt_liveness(master.run_state, master.fleet, held[1], situation))
         if held
         else "",
         "evaluation": held[0].id if held else "",

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.journal.end_mark import high_water
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Record, WorkerLeft
-from apbmm_master.journal.store import Journal, read_journal
+from apbmm_master.journal.store import Journal, read_end_mark, read_journal
 from commands import REPOSITORY, environment
 from rehearsal_runs import wait_for
 
@@ -113,7 +112,7 @@ def test_a_copy_replaces_a_journal_that_cannot_be_read_and_its_mark(job: Job) ->
     write_journal(job.disk, 5)
     (job.disk / JOURNAL).write_bytes(b"torn" * 1000)
     job.run("restore")
-    assert high_water(job.disk / "run") == 0
+    assert read_end_mark(job.disk / "run") == 0
     write_journal(job.disk, 4)  # which a mark of 5 would have refused
     assert job.events(job.disk) == 4
 

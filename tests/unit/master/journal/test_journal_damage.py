@@ -12,8 +12,6 @@ import pytest
 
 from apbmm_common.errors import EXIT_USAGE, JournalError, RunDirectoryError
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
-from apbmm_master.journal.end_mark import NAME as MARK
-from apbmm_master.journal.end_mark import high_water
 from apbmm_master.journal.events import (
     AnyEvent,
     EpochStarted,
@@ -24,7 +22,7 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     RunStarted,
 )
-from apbmm_master.journal.store import NAME, Journal, read_journal
+from apbmm_master.journal.store import MARK, NAME, Journal, read_end_mark, read_journal
 from fault_accounts import scaled
 from protocol_world import world_spec
 from small_disk import small_disk
@@ -176,7 +174,7 @@ def test_a_mark_that_lags_or_is_torn_accuses_nobody(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         for commit in history():
             journal.append(commit)
-    assert high_water(tmp_path) == 5
+    assert read_end_mark(tmp_path) == 5
     for text in (b"", b"000", b"00000000000000000003\n", b"garbage\n"):
         (tmp_path / MARK).write_bytes(text)
         assert read_journal(tmp_path) == flat(history())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
-from apbmm_master.journal.evaluations import Asked, Told
+from apbmm_master.journal.evaluations import AskCall, TellCall
 from apbmm_master.journal.events import (
     Accepted,
     AnyEvent,
@@ -138,17 +138,17 @@ def test_records_come_in_order_and_begin_with_the_run() -> None:
 
 def test_tells_wait_for_the_references_and_follow_the_ask_that_did_not_know_them() -> None:
     before = (proposed("e1", "e2"), leased("e1"), recorded("e1"))
-    assert run_state_of(*before).calls == [Asked(("e1", "e2"), (), "initial", 0.0)]
+    assert run_state_of(*before).calls == [AskCall(("e1", "e2"), (), "initial", 0.0)]
     run_state = run_state_of(*before, *REFERENCES)
-    assert run_state.calls == [Asked(("e1", "e2"), (), "initial", 0.0), Told("e1")]
+    assert run_state.calls == [AskCall(("e1", "e2"), (), "initial", 0.0), TellCall("e1")]
     # e2 completes while an ask is computed from the two calls so far.
     late = proposed("e3", purpose="search", calls=2, pending=("e2",), seconds=2.5)
     run_state = run_state_of(*before, *REFERENCES, leased("e2"), recorded("e2"), late)
     assert run_state.calls == [
-        Asked(("e1", "e2"), (), "initial", 0.0),
-        Told("e1"),
-        Asked(("e3",), ("e2",), "search", 2.5),
-        Told("e2"),
+        AskCall(("e1", "e2"), (), "initial", 0.0),
+        TellCall("e1"),
+        AskCall(("e3",), ("e2",), "search", 2.5),
+        TellCall("e2"),
     ]
 
 
@@ -158,10 +158,10 @@ def test_a_vector_given_up_is_told_as_rejected() -> None:
         failed("e1", "vector", 2),
     )  # fmt: skip
     run_state = run_state_of(*events)
-    assert [e.id for e in run_state.troubled()] == ["e1"]
+    assert [e.id for e in run_state.with_failed_attempts()] == ["e1"]
     run_state = run_state_of(*events, EvaluationFailed(evaluation="e1", message="NaN"))
-    assert run_state.calls[-1] == Told("e1", rejected=True)
-    assert list(run_state.troubled()) == []
+    assert run_state.calls[-1] == TellCall("e1", rejected=True)
+    assert list(run_state.with_failed_attempts()) == []
     assert (run_state.count(EvaluationState.FAILED), run_state.completed) == (1, [])
 
 

@@ -7,12 +7,12 @@ import numpy as np
 from apbmm_master.journal.events import EpochStarted, SpecChanged, WorkerJoined, WorkerLeft
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
-    Completion,
+    ScoredEvaluation,
+    ScoreHistory,
     Scores,
-    ScoreTracker,
     known_noise,
     load_rate,
-    stand,
+    scores_of,
 )
 from apbmm_master.optimiser.client import history_of
 from apbmm_master.optimiser.process import PastTell
@@ -34,10 +34,10 @@ def finished(evaluations: int, seed: int) -> World:
     return world
 
 
-def history(run_state: RunState) -> list[Completion]:
-    tracker = ScoreTracker()
-    tracker.stand(run_state)
-    return [*tracker.history()]
+def history(run_state: RunState) -> list[ScoredEvaluation]:
+    score_history = ScoreHistory()
+    score_history.update(run_state)
+    return [*score_history.history()]
 
 
 def test_the_search_is_told_the_noise_that_follows_from_the_journal() -> None:
@@ -56,9 +56,9 @@ def test_the_search_is_told_the_noise_that_follows_from_the_journal() -> None:
 
 def test_the_front_followed_is_the_front_computed() -> None:
     world = finished(60, seed=5)
-    run_state, tracker = world.run_state, ScoreTracker()
+    run_state, score_history = world.run_state, ScoreHistory()
     assert run_state.spec is not None
-    standing, completions = stand(run_state), history(run_state)
+    scores, completions = scores_of(run_state), history(run_state)
     assert [c.evaluation.id for c in completions] == run_state.completed
     points = np.array([completion.objectives for completion in completions])
     for count in range(1, len(points) + 1):
@@ -67,26 +67,26 @@ def test_the_front_followed_is_the_front_computed() -> None:
         assert last.front == len(best)
         volume = hypervolume(best, run_state.spec.hypervolume_reference)
         assert np.isclose(last.hypervolume, volume, rtol=1e-12)
-    assert (standing.completed, standing.hypervolume) == (len(points), last.hypervolume)
+    assert (scores.completed, scores.hypervolume) == (len(points), last.hypervolume)
     expected = [run_state.completed[i] for i in front(points)]
-    assert list(standing.front) == expected
-    assert [*standing.front.values()] == [tuple(points[i]) for i in front(points)]
+    assert list(scores.front) == expected
+    assert [*scores.front.values()] == [tuple(points[i]) for i in front(points)]
     assert len(expected) < len({tuple(p) for p in points}) <= 60
 
     # Followed step by step, and over a run state that is read back, it is the same.
     grown = RunState()
     for record in world.stored:
         grown.apply(record)
-        tracker.stand(grown)
-    assert tracker.stand(grown) == standing
-    assert [*tracker.history(58)] == completions[58:]
-    assert tracker.stand(RunState().replay(world.stored)) == standing
-    assert [*tracker.history()] == completions
+        score_history.update(grown)
+    assert score_history.update(grown) == scores
+    assert [*score_history.history(58)] == completions[58:]
+    assert score_history.update(RunState().replay(world.stored)) == scores
+    assert [*score_history.history()] == completions
 
 
 def test_nothing_stands_before_the_references() -> None:
     world = World()
-    assert stand(world.run_state) == Scores()
+    assert scores_of(world.run_state) == Scores()
     assert history(world.run_state) == []
     assert load_rate(world.run_state, 0.0) is None
 

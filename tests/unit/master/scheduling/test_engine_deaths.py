@@ -6,7 +6,7 @@ import pytest
 
 from apbmm_common.protocol.messages import Failed
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.scheduling.policy import Finish
+from apbmm_master.scheduling.policy import FinishRun
 from protocol_world import Sim, World
 
 DIED = Failed(fault="engine", message="the process died")
@@ -51,7 +51,7 @@ def test_a_vector_that_kills_engines_in_two_attempts_is_given_up_and_blames_no_w
     assert {a.worker for a in evaluation.attempts} == {*names}
     where = ", ".join(a.worker for a in evaluation.attempts)
     assert evaluation.message == f"engines died on it 2 times (on {where}): the process died"
-    assert world.end == Finish("4 evaluations completed")
+    assert world.end == FinishRun("4 evaluations completed")
     assert not any(w.quarantined for w in world.fleet.workers.values())
 
 
@@ -61,12 +61,12 @@ def test_an_engine_that_never_worked_speaks_against_its_worker() -> None:
         a.finish(DIED)
         world.exchange()
     assert world.fleet.workers["a"].quarantined == "the process died"
-    assert list(world.run_state.troubled()) == []
+    assert list(world.run_state.with_failed_attempts()) == []
     world.restart()
     a.beat()
     b.beat()
     world.settle()
-    assert world.end == Finish("4 evaluations completed")
+    assert world.end == FinishRun("4 evaluations completed")
 
 
 def test_the_sources_are_never_blamed_for_an_engine() -> None:

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from apbmm.status.view import console, render
-from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT, Evaluation, Told
+from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT, Evaluation, TellCall
 from apbmm_master.journal.events import EvaluationFailed, Leased, Lost
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.optimiser.client import history_of, pending_evaluations, search_arguments
 from apbmm_master.optimiser.process import AskRequest, OptimiserSession
-from apbmm_master.scheduling.policy import Finish, Moment, initial_missing
+from apbmm_master.scheduling.policy import FinishRun, Situation, initial_missing
 from apbmm_master.status.snapshot import journal_snapshot
 from protocol_world import Sim, World, world_spec
 
@@ -65,7 +65,7 @@ def test_an_evaluation_fails_with_its_fifth_lost_worker_and_is_named() -> None:
     assert evaluation.id == "e0001"
     assert evaluation.message.startswith("5 workers were lost while they evaluated it (a): ")
     assert evaluation.failed_by_lost_workers
-    assert world.run_state.calls.count(Told("e0001", rejected=True)) == 1
+    assert world.run_state.calls.count(TellCall("e0001", rejected=True)) == 1
     assert worker.held is not None
     assert worker.held.evaluation == "e0002", "the worker goes on with another"
     shown_by = console()
@@ -107,19 +107,19 @@ def test_between_the_last_loss_and_the_failure_it_is_neither_pending_nor_leased(
 class InBatches(World):
     """A run of a method that proposes two vectors at a time."""
 
-    def moment(self) -> Moment:
-        return replace(super().moment(), batch=2)
+    def situation(self) -> Situation:
+        return replace(super().situation(), batch=2)
 
 
 class WithoutMore(World):
     """A run of a method with no more points than its budget, as a grid has."""
 
-    def moment(self) -> Moment:
+    def situation(self) -> Situation:
         asked = self.run_state.count()
-        return replace(super().moment(), exhausted=asked >= BUDGET["evaluations"])
+        return replace(super().situation(), exhausted=asked >= BUDGET["evaluations"])
 
 
-def end_with_one_worker(world: World) -> Finish:
+def end_with_one_worker(world: World) -> FinishRun:
     """How a run ends whose only worker goes down with e0004 as often as it gets it."""
     worker = world.join("a")
     for _ in range(40 * LOST_WORKERS_LIMIT):
@@ -139,14 +139,14 @@ def end_with_one_worker(world: World) -> Finish:
 def test_the_search_goes_on_with_one_worker_and_another_vector(kind: type[World]) -> None:
     world = kind(budget=BUDGET)
     end = end_with_one_worker(world)
-    assert end == Finish(f"{BUDGET['evaluations']} evaluations completed")
+    assert end == FinishRun(f"{BUDGET['evaluations']} evaluations completed")
     assert [e.id for e in failed(world.run_state)] == ["e0004"]
 
 
 def test_a_method_without_more_points_ends_without_it() -> None:
     world = WithoutMore(budget=BUDGET)
     end = end_with_one_worker(world)
-    assert end == Finish("the method has no more to try after 5 evaluations")
+    assert end == FinishRun("the method has no more to try after 5 evaluations")
 
 
 def test_a_worker_lost_less_often_costs_nothing() -> None:
@@ -189,7 +189,7 @@ def test_a_run_does_not_end_because_all_workers_are_preempted() -> None:
     assert all(e.failed_by_lost_workers for e in failed(world.run_state))
     assert world.end is None
     world.settle()
-    assert world.end == Finish(f"{BUDGET['evaluations']} evaluations completed")
+    assert world.end == FinishRun(f"{BUDGET['evaluations']} evaluations completed")
 
 
 def test_a_journal_in_which_an_evaluation_was_set_aside_goes_on() -> None:
@@ -210,6 +210,6 @@ def test_a_journal_in_which_an_evaluation_was_set_aside_goes_on() -> None:
     assert "e0001" not in {e.id for e in pending_evaluations(world.run_state)}
     world.join("b")
     world.settle()
-    assert world.end == Finish(f"{BUDGET['evaluations']} evaluations completed")
+    assert world.end == FinishRun(f"{BUDGET['evaluations']} evaluations completed")
     assert [e.id for e in failed(world.run_state)] == ["e0001"]
-    assert world.run_state.calls.count(Told("e0001", rejected=True)) == 1
+    assert world.run_state.calls.count(TellCall("e0001", rejected=True)) == 1

@@ -7,14 +7,14 @@ import pytest
 from apbmm_common.protocol.messages import Failed
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.scheduling.policy import (
-    Ask,
+    AskForVectors,
     Decision,
-    Dismiss,
-    Fail,
-    Finish,
-    Give,
+    FailEvaluation,
+    FinishRun,
     GiveUpLease,
-    Moment,
+    GrantLease,
+    RemoveWorker,
+    Situation,
     decide,
     idle_workers,
     standstill,
@@ -34,10 +34,10 @@ def begun(*names: str, **changes: Any) -> tuple[World, list[Sim]]:
     return world, workers
 
 
-def decisions(world: World, kind: type[Decision], **moment: Any) -> list[Decision]:
-    fields = {**vars(world.moment()), **moment}
+def decisions(world: World, kind: type[Decision], **situation: Any) -> list[Decision]:
+    fields = {**vars(world.situation()), **situation}
     return [
-        d for d in decide(world.run_state, world.fleet, Moment(**fields)) if isinstance(d, kind)
+        d for d in decide(world.run_state, world.fleet, Situation(**fields)) if isinstance(d, kind)
     ]
 
 
@@ -49,22 +49,22 @@ def test_the_measurement_and_the_references_come_first() -> None:
 
 def test_a_worker_with_full_hands_gets_nothing() -> None:
     world, _ = begun("a")
-    assert decisions(world, Give) == []
-    assert not idle_workers(world.run_state, world.fleet, world.moment())
+    assert decisions(world, GrantLease) == []
+    assert not idle_workers(world.run_state, world.fleet, world.situation())
 
 
 def test_a_silent_worker_gets_nothing() -> None:
     world, (a,) = begun("a")
     a.finish()
     world.now += TIMINGS["suspect"]
-    assert decisions(world, Give) == []
+    assert decisions(world, GrantLease) == []
     world.exchange()
     assert a.held is not None
 
 
 def test_nothing_is_asked_for_before_the_sources_are_known() -> None:
     world = World()
-    assert decisions(world, Ask) == []
+    assert decisions(world, AskForVectors) == []
 
 
 def test_search_waits_for_references_and_measurement() -> None:
@@ -95,7 +95,7 @@ def test_the_last_point_of_the_initial_design_keeps_no_worker_idle() -> None:
     others = [w.held.evaluation for w in workers if w.held is not None and w is not slow]
     assert len(set(others)) == 63
     assert {world.run_state.evaluations[name].purpose for name in others} == {"search"}
-    assert idle_workers(world.run_state, world.fleet, world.moment()) == []
+    assert idle_workers(world.run_state, world.fleet, world.situation()) == []
     for attempt in range(2):  # fails for good
         holder = next(w for w in workers if w.held is not None and w.held.evaluation == "e0008")
         holder.finish(VECTOR)
@@ -119,7 +119,7 @@ def test_the_budget_is_not_overspent_when_it_is_lowered() -> None:
     assert a.held.evaluation == "e0001"
     a.finish()
     world.exchange()
-    assert world.end == Finish("1 evaluations completed")
+    assert world.end == FinishRun("1 evaluations completed")
 
 
 def test_draining_gives_and_asks_nothing() -> None:
@@ -128,9 +128,10 @@ def test_draining_gives_and_asks_nothing() -> None:
     world.collect()
     for identity, message in world.on_the_way:
         world.handlers.handle(identity, message, world.now)
-    assert decisions(world, Give) != []
+    assert decisions(world, GrantLease) != []
     assert (
-        decide(world.run_state, world.fleet, Moment(world.now, 0.0, False, False, None, True)) == []
+        decide(world.run_state, world.fleet, Situation(world.now, 0.0, False, False, None, True))
+        == []
     )
 
 
@@ -195,7 +196,7 @@ def test_a_dead_worker_is_dismissed_when_nothing_is_expected_of_it() -> None:
     world.now += TIMINGS["unreachable"]
     b.beat()
     world.exchange()
-    assert decisions(world, Dismiss) == []
+    assert decisions(world, RemoveWorker) == []
     world.pass_time(TIMINGS["orphan_grace"] + 2)
     assert list(world.fleet.workers) == ["b"]
     stay = next(p for p in world.run_state.sessions.stays if p.worker == "a")
@@ -220,7 +221,7 @@ def test_a_failing_vector_is_tried_on_another_worker_and_given_up() -> None:
     a.finish(VECTOR)
     world.exchange()
     evaluation = world.run_state.evaluations["measure"]
-    assert [e.id for e in world.run_state.troubled()] == ["measure"]
+    assert [e.id for e in world.run_state.with_failed_attempts()] == ["measure"]
     assert a.held is not None
     assert a.held.evaluation != "measure"
     b.finish()
@@ -231,7 +232,7 @@ def test_a_failing_vector_is_tried_on_another_worker_and_given_up() -> None:
     b.finish(VECTOR)
     world.exchange()
     assert evaluation.state is EvaluationState.FAILED
-    assert world.end == Finish("measure could not be measured: NaN in layer 3", failed=True)
+    assert world.end == FinishRun("measure could not be measured: NaN in layer 3", failed=True)
 
 
 def test_the_only_worker_tries_again_on_a_fresh_engine() -> None:
@@ -248,7 +249,7 @@ def test_a_dead_worker_does_not_keep_the_others_from_trying_again() -> None:
     a.finish(VECTOR)
     world.exchange()
     world.pass_time(TIMINGS["suspect"] + 1, silent=[b])
-    assert decisions(world, Fail) == []
+    assert decisions(world, FailEvaluation) == []
     while a.held is not None and (a.held.evaluation, a.held.attempt) != ("measure", 2):
         a.finish()
         world.exchange()
@@ -268,7 +269,7 @@ def test_engines_that_die_never_count_against_the_vector() -> None:
                 worker.finish()
                 world.exchange()
     assert world.run_state.evaluations["measure"].state is not EvaluationState.FAILED
-    assert list(world.run_state.troubled()) == []
+    assert list(world.run_state.with_failed_attempts()) == []
 
 
 def test_two_failures_in_a_row_put_a_worker_in_quarantine_over_restarts_too() -> None:
@@ -301,7 +302,7 @@ def test_too_many_failures_end_the_run() -> None:
                 world.exchange()
         if world.end is not None or (a.held is None and b.held is None):
             break
-    assert world.end == Finish("2 vectors failed, more than the budget allows", failed=True)
+    assert world.end == FinishRun("2 vectors failed, more than the budget allows", failed=True)
 
 
 @pytest.mark.parametrize(("exhausted", "over"), [(True, True), (False, False)])
@@ -319,7 +320,7 @@ def test_a_method_with_nothing_left_ends_the_run(exhausted: bool, over: bool) ->
         world.turn()
         world.deliver()
     assert world.run_state.completed == ["e0001"]
-    ends = decisions(world, Finish, exhausted=exhausted)
+    ends = decisions(world, FinishRun, exhausted=exhausted)
     assert bool(ends) is over
 
 

@@ -10,8 +10,8 @@ from apbmm_master.journal.events import Proposal, Proposed
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.scheduling.policy import (
     WAIT_WORTH_AVOIDING,
-    Ask,
-    Moment,
+    AskForVectors,
+    Situation,
     ahead_of_need,
     decide,
 )
@@ -44,10 +44,12 @@ def searches(world: World, worker: Sim) -> bool:
     return held is not None and world.run_state.evaluations[held.evaluation].purpose == "search"
 
 
-def asked(world: World, **moment: Any) -> int:
+def asked(world: World, **situation: Any) -> int:
     """How many vectors the policy asks for."""
-    now = Moment(**{**vars(world.moment()), **moment})
-    asks = [d.count for d in decide(world.run_state, world.fleet, now) if isinstance(d, Ask)]
+    now = Situation(**{**vars(world.situation()), **situation})
+    asks = [
+        d.count for d in decide(world.run_state, world.fleet, now) if isinstance(d, AskForVectors)
+    ]
     return sum(asks)
 
 
