@@ -4,7 +4,7 @@ A file holds a list with one entry for each layer: a number (the weight of the f
 or of the only one), or a list with a weight for each source. An object says more:
 
     {"layers": [...]}      the same list
-    {"blocks": [...]}      one entry for each of so many contiguous blocks of layers
+    {"blocks": [...]}      one entry for each block, of as many contiguous blocks of layers
     {"sticks": [...]}      numbers in [0, 1] by stick-breaking, one fewer a layer than sources
     "outside": ...         beside any of these: "mean" (the default), the name of a source to
                            follow, or an object with an entry for each of "embeddings", "norm"

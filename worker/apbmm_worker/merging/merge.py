@@ -42,14 +42,13 @@ from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan
 from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources
 from apbmm_worker.merging.task_vectors import merged_parts
-from apbmm_worker.merging.tensor_bytes import FileBuffer, opened, stored_dtype
+from apbmm_worker.merging.tensor_bytes import ByteProgress, FileBuffer, opened, stored_dtype
 from apbmm_worker.merging.weighted_sum import Summation
 
 THREADS = 4  # more do not help: the work is moving bytes through memory
 BATCH_BYTES = 1 << 24  # what a thread is handed at once
 AHEAD_BYTES = 1 << 25  # of tensors made ahead: enough to keep all threads busy while one is used
 
-Progress = Callable[[int, int], None]
 Place = Callable[[TensorPlan], torch.Tensor | None]
 """Where to make a tensor: contiguous, of its shape and stored dtype; None for memory of its own."""
 
@@ -68,7 +67,7 @@ def materialise(
     merge: MergeSection,
     template_from: str,
     out: Path,
-    progress: Progress | None = None,
+    progress: ByteProgress | None = None,
 ) -> MergeReport:
     """Write the layer-wise merge of ``vector`` (one weight in [0, 1] a layer) as a folder.
 
@@ -89,18 +88,18 @@ def write_merge(
     recipe: Mapping[str, Any],
     template_from: str,
     out: Path,
-    progress: Progress | None = None,
+    progress: ByteProgress | None = None,
     *,
     dtype: str = "source",
 ) -> MergeReport:
     """Write the tensors of ``plans`` as a Hugging Face folder.
 
     Config, tokenizer, chat template and generation config come from the source ``template_from``;
-    whatever changes the computation was verified to be equal in all. ``recipe`` is kept beside the
-    weights; ``dtype``, unless it is ``source``, is what the config names. The folder ``out``
-    appears only when complete; an earlier merge there is replaced, anything else is left alone.
-    ``progress`` is called with (bytes written, bytes to write), and what it raises ends the merge.
-    Raises `EvaluationError` as `materialise` does.
+    settings that change the computation were verified to be equal in all sources. ``recipe`` is
+    kept beside the weights. The config names ``dtype``, unless it is ``source``. The folder ``out``
+    appears only when it is complete; an earlier merge there is replaced, anything else is left
+    alone. ``progress`` is called with (bytes written, bytes to write), and an error that it raises
+    ends the merge. Raises `EvaluationError` as `materialise` does.
     """
     start = time.monotonic()
     total, written = sum(tensor.length for tensor in plans), 0
@@ -210,7 +209,7 @@ def _write_tensors(
 
 
 class _ThreadBuffer(threading.local):
-    """Memory for what is written at once; each thread has its own."""
+    """Memory for the bytes of one write; each thread has its own."""
 
     def __init__(self) -> None:
         self.buffer = FileBuffer()
@@ -268,7 +267,7 @@ def chunks_of(tensor: TensorPlan, place: int = 0) -> Iterator[Chunk]:
     """The chunks of a weighted sum; the whole of a tensor made from task vectors.
 
     Chunks end where the file, in which the tensor begins at ``place``, has whole multiples of
-    `weighted_sum.CHUNK_BYTES`: the kernel keeps what is written so in large blocks, with less work.
+    `weighted_sum.CHUNK_BYTES`: the kernel then keeps the file in large blocks, with less work.
     """
     if isinstance(tensor.rule, ModelLevelMerge):
         yield Chunk(tensor, 0, tensor.elements)

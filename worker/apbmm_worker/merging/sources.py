@@ -32,7 +32,13 @@ from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, layer_coun
 from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.errors import SourceError, unreadable
-from apbmm_worker.merging.tensor_bytes import FileBuffer, all_finite, opened, read_into
+from apbmm_worker.merging.tensor_bytes import (
+    ByteProgress,
+    FileBuffer,
+    all_finite,
+    opened,
+    read_into,
+)
 
 CHUNK = 4 << 20
 GENERATION_FILE = "generation_config.json"
@@ -40,7 +46,6 @@ _CACHE_VERSION = 1
 # Config keys that tell how a folder was written, not what the model is.
 _WRITER_KEYS = frozenset({"_name_or_path", "transformers_version"})
 
-Progress = Callable[[int, int], None]
 Stamp = tuple[str, int, int]
 
 _log = logging.getLogger(__name__)
@@ -91,7 +96,7 @@ class _Contents:
 def verify_sources(
     paths: Mapping[str, Path],
     cache: Path | None,
-    progress: Progress | None = None,
+    progress: ByteProgress | None = None,
     *,
     without_tokenizers: bool = False,
 ) -> VerifiedSources:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ _COPIED = {
     "F8_E5M2": torch.float8_e5m2,
 }
 ALIGNMENT = 8  # bytes, of data in a safetensors file
+
+ByteProgress = Callable[[int, int], None]
+"""Called with the bytes that are done and the bytes that there are to do."""
+
 # Each float dtype's bits of positive infinity, which every NaN lies above.
 _INFINITY: dict[str, tuple[type[np.signedinteger[Any]], int]] = {
     "BF16": (np.int16, 0x7F80),
