@@ -1,14 +1,17 @@
 """The errors a user can meet.
 
-ApbmmError                 one clear line, plus a hint
-├── UsageError             exit code 2: a wrong flag, run file or environment
-│   ├── RunFileError       the run file (all its faults at once)
-│   └── RunChangedError    the run file differs from the one the journal was begun with
-├── SourceError            a checkpoint, benchmark folder or prompt file that cannot be used
-├── JournalError           the journal is unreadable, damaged or locked
-│   └── RunDirectoryError  exit code 2: the run directory cannot hold a journal
-├── WireError              a frame that is not a valid message
-└── EvaluationError        an evaluation failed; `kind` says whose fault it was
+ApbmmError                   one clear line, plus a hint
+├── UsageError               exit code 2: a wrong flag, run file, file or environment
+│   ├── RunFileError         the run file (all its faults at once)
+│   ├── RunChangedError      the run file differs from the one the journal was begun with
+│   └── SourceError          a checkpoint, benchmark folder or prompt file that cannot be used
+├── JournalError             the journal is unreadable, damaged or locked
+│   └── RunDirectoryError    exit code 2: the run directory cannot hold a journal
+├── WireError                a frame that is not a valid message
+└── EvaluationError          an evaluation failed; `kind` says what failed
+
+Rooms that have errors of their own derive them from `ApbmmError`, as the search does
+(`apbmm_master.search.errors`).
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class UsageError(ApbmmError):
 class RunFileError(UsageError):
     """The run file is not valid; the message names every fault at once.
 
-    ``faults``: of a file that could be read, one line each; the message then ends with them.
+    ``faults``: one line for each fault, which the message ends with. Empty for a file that could
+    not be read at all.
     """
 
     def __init__(self, message: str, hint: str = "", faults: Iterable[str] = ()) -> None:
@@ -65,7 +69,7 @@ class SourceError(UsageError):
 
 
 def unreadable(file: Path, error: OSError) -> SourceError:
-    """What to raise for a file or folder of a source that the system does not let us read."""
+    """The error for a file or folder of a source that this user may not read."""
     return SourceError(f"{file}: cannot be read: {error.strerror}", "may this user read it?")
 
 
@@ -74,7 +78,7 @@ class JournalError(ApbmmError):
 
 
 class RunDirectoryError(JournalError):
-    """The run directory is not writable, or on a file system that journals are not safe on."""
+    """The run directory is not writable, or its file system is not safe for a journal."""
 
     exit_code = EXIT_USAGE
 
@@ -86,11 +90,14 @@ class WireError(ApbmmError):
 class EvaluationError(ApbmmError):
     """An evaluation failed.
 
-    ``kind`` is ``infrastructure`` (worker, disk, network: never counts against the vector),
-    ``vector`` (the merge itself cannot be evaluated), or ``engine`` (the engine died or hung while
-    it evaluated: the master judges by what else happens).
+    ``kind`` says what failed:
+
+    - ``infrastructure``: the worker, its disk or the network. Never counts against the vector.
+    - ``vector``: the merge itself cannot be evaluated.
+    - ``engine``: the engine ended or hung while it evaluated. Whether the vector is to blame, the
+      master decides by whether it happens on other workers too.
     """
 
-    def __init__(self, message: str, hint: str = "", *, kind: FailureKind = "vector") -> None:
+    def __init__(self, message: str, hint: str = "", *, kind: FailureKind) -> None:
         super().__init__(message, hint)
         self.kind = kind

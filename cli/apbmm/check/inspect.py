@@ -18,7 +18,7 @@ from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.datasets.benchmark_folders import check_folder, choose_questions, layout_of
 from apbmm_common.datasets.prompts import read_prompts
-from apbmm_common.errors import ApbmmError, RunFileError, SourceError
+from apbmm_common.errors import ApbmmError, RunFileError, SourceError, unreadable
 from apbmm_common.metrics import METRICS
 from apbmm_common.run_file import (
     BenchmarkSection,
@@ -93,17 +93,20 @@ def inspect(run_file: Path) -> Inspection:
 
 
 def _inspect_paths(found: Inspection) -> None:
-    """Look for every path of a run file that is not valid."""
+    """Add a fault for every path that does not exist, of a run file whose tables are not valid."""
     table = read_table(found.run_file)
     evaluation = table.get("evaluation")
     if isinstance(evaluation, Mapping) and evaluation.get("kind") == "rehearsal":
         return
     for key in paths_in(table):
-        if key.path is not None and not Path(key.path).exists():
-            found.faults.append(f"{key.place}: {key.path}: no such file or folder")
+        try:
+            if key.path is not None and not Path(key.path).exists():
+                found.faults.append(f"{key.place}: {key.path}: no such file or folder")
+        except OSError as error:
+            found.fault(unreadable(Path(error.filename), error), key.place)
 
 
-# ---- the files that it names -------------------------------------------------------------------
+# ---- the files that a valid run file names -----------------------------------------------------
 
 
 def _inspect_sources(found: Inspection, spec: RunSpec) -> None:
@@ -164,7 +167,7 @@ def _inspect_layers(found: Inspection) -> None:
 
 def _inspect_generation(found: Inspection, generation: GenerationSection) -> None:
     source = found.checkpoints.get(generation.template_from)
-    if source is not None and not has_chat_template(source.path):
+    if source is not None and not _has_chat_template(source.path):
         found.faults.append(
             f"generation.template_from: {source.path} has no chat template "
             "(hint: it is in tokenizer_config.json or chat_template.jinja)"
@@ -182,15 +185,7 @@ def _inspect_generation(found: Inspection, generation: GenerationSection) -> Non
             )
 
 
-def _inspect_prompts(found: Inspection, prior: PriorSection) -> None:
-    if prior.prompts is not None:
-        try:
-            read_prompts(Path(prior.prompts), sys.maxsize)
-        except SourceError as error:
-            found.fault(error, "prior.prompts")
-
-
-def has_chat_template(folder: Path) -> bool:
+def _has_chat_template(folder: Path) -> bool:
     """Whether a folder's tokenizer comes with a chat template."""
     if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
@@ -218,8 +213,16 @@ def _inspect_benchmarks(found: Inspection, benchmarks: tuple[BenchmarkSection, .
             found.questions[benchmark.name] = count
 
 
+def _inspect_prompts(found: Inspection, prior: PriorSection) -> None:
+    if prior.prompts is not None:
+        try:
+            read_prompts(Path(prior.prompts), sys.maxsize)
+        except SourceError as error:
+            found.fault(error, "prior.prompts")
+
+
 def _inspect_objectives(found: Inspection, spec: RunSpec) -> None:
-    """Notes which metrics only EvalScope can report: whether it does is not known yet."""
+    """Add a note for every metric that only EvalScope can report: whether it does is not known."""
     for objective in spec.objectives:
         if objective.metric not in METRICS:
             found.notes.append(

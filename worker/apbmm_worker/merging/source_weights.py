@@ -102,10 +102,12 @@ def simplex_row(weights: Sequence[float], where: str) -> Row:
     Raises `EvaluationError` naming ``where`` otherwise.
     """
     if any(not 0.0 <= weight <= 1.0 for weight in weights):
-        raise EvaluationError(f"{where}: weights {list(weights)} are not all in [0, 1]")
+        raise EvaluationError(
+            f"{where}: weights {list(weights)} are not all in [0, 1]", kind="vector"
+        )
     total = math.fsum(weights)
     if abs(total - 1.0) > _TOLERANCE:
-        raise EvaluationError(f"{where}: the weights sum to {total:g}, not to 1")
+        raise EvaluationError(f"{where}: the weights sum to {total:g}, not to 1", kind="vector")
     return tuple(float(weight) for weight in weights)
 
 
