@@ -1,8 +1,8 @@
 """Raw metrics to objective vectors: the reference scaling of Eq. 2.
 
-Every objective is maximised and close to 0 at its vanilla reference and 1 at its expert; a cost
-is turned round by naming the cheap model as its expert. Eq. 2 is affine in the raw metrics, so
-raw metrics can be stored and the objectives derived from them at any later time.
+Every objective is maximised; it is 0 at its vanilla reference and 1 at its expert. A cost becomes
+an objective by naming the cheap model as its expert. Eq. 2 is affine in the raw metrics, so that
+raw metrics can be stored and the objectives computed from them at any later time.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def objective_variance(
     with the references taken as exact. Shares such as accuracy have the binomial variance. For
     metrics whose variance is not known, such as tokens, it is 0.
 
-    All merges answer the same questions, with the same draws where decoding is random, so part of
-    this moves them all alike, and as the noise between merges it is an upper bound. Even so the
-    search is told it. Its users want the front of the true scores, and without it a model of few
-    evaluations takes what is particular to a merge and a question for a property of the layers:
-    on simulated landscapes, models told the binomial variance predict true scores about as well
-    as models told the exact one, and much better than models told none
-    (benchmarks/results/search_design.md).
+    All merges answer the same questions, with the same random draws where decoding is random. Part
+    of this variance therefore moves all merges alike, and it is an upper bound of the noise between
+    merges. The search is told it all the same: what is wanted is the front of the true scores, and
+    without the variance a model of few evaluations takes chance for a property of the layers. On
+    simulated landscapes, models that were told the binomial variance predicted the true scores
+    about as well as models that were told the exact one, and much better than models that were told
+    none (benchmarks/results/search_design.md).
 
     Raises what `objective_vector` raises.
     """
