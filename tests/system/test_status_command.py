@@ -126,8 +126,8 @@ def test_status_live_and_from_the_journal(rehearsal: Rehearsal) -> None:
     assert "Traceback" not in gone.stderr
 
 
-def test_the_readme_reads_status_without_apbmm(rehearsal: Rehearsal) -> None:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_reads_status_without_apbmm(rehearsal: Rehearsal) -> None:
+    text = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
     code = next(c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "zmq" in c)
     assert "apbmm" not in code
     shown = subprocess.run(
