@@ -68,11 +68,15 @@ def _table(kind: type[Section]) -> Iterator[str]:
 
 
 def _metrics() -> Iterator[str]:
-    """The registered metrics."""
+    """The metrics that an objective may name."""
     yield "### Metrics"
-    yield "The registered metrics. Of the scores that EvalScope reports, more is better."
-    rows = [(f"`{metric.name}`", metric.better, metric.unit) for metric in METRICS.values()]
-    yield _markdown(("`metric`", "better", "unit"), rows)
+    yield (
+        "Besides these, an objective may name any score that EvalScope reports on each of its "
+        "benchmarks, by its name in that report: `f1`, say, or `accuracy:pass_at_k[k=4]` for a "
+        "score that is not a mean over the questions. Of these more is better."
+    )
+    rows = [(f"`{m.name}`", m.meaning, m.better) for m in METRICS.values()]
+    yield _markdown(("`metric`", "mean over the questions of", "better"), rows)
 
 
 def _merge_methods() -> Iterator[str]:

@@ -74,6 +74,7 @@ class Metric:
 
     Attributes:
         name: what run files, results and status call it.
+        meaning: what is measured, for the run-file reference.
         better: whether higher or lower values are better.
         of: the number of one question whose mean over the questions is the metric; None for a score
             that EvalScope reports.
@@ -88,6 +89,7 @@ class Metric:
     """
 
     name: str
+    meaning: str
     better: Literal["higher", "lower"]
     of: Callable[[Outcome], float] | None
     unit: str = ""
@@ -120,7 +122,9 @@ def register(new: Metric) -> Metric:
 
 def metric(name: str) -> Metric:
     """The metric of a name; the description of an EvalScope score for one not registered."""
-    return METRICS.get(name) or Metric(name, better="higher", of=None, unit=name)
+    return METRICS.get(name) or Metric(
+        name, "a score of EvalScope's", better="higher", of=None, unit=name
+    )
 
 
 def means(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -152,6 +156,7 @@ def in_words(values: Mapping[str, float], names: Iterable[str]) -> str:
 register(
     Metric(
         "accuracy",
+        "the benchmark's primary score, 0 to 1",
         better="higher",
         of=lambda outcome: outcome.score,
         form=".1%",
@@ -166,6 +171,7 @@ register(
     # every merge, so their variance would not be the noise of a comparison of merges.
     Metric(
         "tokens",
+        "generated tokens",
         better="lower",
         of=lambda outcome: outcome.tokens,
         unit="tokens",
@@ -177,6 +183,8 @@ register(
 register(
     Metric(
         "seconds",
+        "seconds from when the engine is given the question, which is at the same time for all "
+        "questions, to the answer's last token",
         better="lower",
         of=lambda outcome: outcome.seconds,
         unit="s",
@@ -187,6 +195,7 @@ register(
 register(
     Metric(
         "truncated",
+        "share of answers that the limit of tokens cuts off",
         better="lower",
         of=lambda outcome: float(outcome.finish_reason == "length"),
         unit="truncated",

@@ -252,11 +252,7 @@ class ObjectiveSection(Section):
     name: Name
     """Name of the objective wherever results are shown."""
     metric: Annotated[str, Field(min_length=1, max_length=LONGEST_METRIC_NAME)]
-    """The number that is measured on each question and averaged: `accuracy`, `tokens`, `seconds`
-    (from when the engine is given the question to the last token), `truncated` (whether the limit
-    of tokens cut the answer off), or a score that EvalScope reports on each of the benchmarks, by
-    its name in that report (`f1`; `accuracy:pass_at_k[k=4]` for one that is not a mean over the
-    questions)."""
+    """The number that is measured on each question and averaged; see below."""
     expert: Literal["thinking", "instruct"]
     """The source that scores 1: the one that is good at it."""
     vanilla: Literal["thinking", "instruct"]

@@ -57,6 +57,11 @@ def test_types_ranges_units_and_defaults_are_those_of_the_schema(text: str) -> N
     assert rows(text, "## `[[benchmarks]]`")["name"][1].startswith("text of 1 to 64 letters")
 
 
+def test_every_metric_is_listed_with_its_direction(text: str) -> None:
+    listed = {name: row[2].strip() for name, row in rows(text, "### Metrics").items()}
+    assert listed == {name: metric.better for name, metric in METRICS.items()}
+
+
 def test_every_table_has_a_heading(text: str) -> None:
     for key in RunSpec.model_fields:
         assert f"`{key}`" in text or f"[{key}]" in text

@@ -99,6 +99,26 @@ def test_tables_that_do_not_fit_together_are_named_beside_tables_at_fault() -> N
     ]
 
 
+def test_a_metric_that_no_benchmark_of_apbmms_own_reports_is_named() -> None:
+    """Of EvalScope's adapters nothing is known before they have reported."""
+    objectives = [
+        {"name": "a", "metric": "f1", "expert": "thinking", "vanilla": "instruct"},
+        {"name": "b", "metric": "toks", "expert": "instruct", "vanilla": "thinking",
+         "benchmarks": ["drop"]},
+    ]  # fmt: skip
+    benchmarks = [
+        {"name": "sums", "adapter": "apbmm_exact", "path": "p"},
+        {"name": "drop", "adapter": "drop", "path": "p"},
+    ]
+    assert faults_of(benchmarks=benchmarks, objectives=objectives) == [
+        "objectives: objective a: benchmark sums reports no f1, only accuracy, tokens, seconds, "
+        "truncated"
+    ]
+    only_drop = [{**objectives[0], "benchmarks": ["drop"]}, objectives[1]]
+    spec = parse_run(run_table(benchmarks=benchmarks, objectives=only_drop), "run.toml")
+    assert [o.metric for o in spec.objectives] == ["f1", "toks"]
+
+
 def test_rules_know_the_defaults_of_keys_that_are_left_out() -> None:
     table = run_table() | {"budget": {"initial": 50, "failures": -1}}
     with pytest.raises(

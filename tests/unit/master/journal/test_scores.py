@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 
 from apbmm_master.journal.events import EpochStarted, SpecChanged, WorkerJoined, WorkerLeft
 from apbmm_master.journal.run_state import RunState
@@ -10,14 +11,18 @@ from apbmm_master.journal.scores import (
     ScoredEvaluation,
     ScoreHistory,
     Scores,
+    check_scaling,
     known_noise,
     load_rate,
+    missing_metrics,
     scores_of,
 )
 from apbmm_master.optimiser.client import history_of
 from apbmm_master.optimiser.process import PastTell
+from apbmm_master.search.errors import ReferenceScaleError
 from apbmm_master.search.pareto import front, hypervolume
 from protocol_world import World, measurement
+from rehearsal_runs import run_spec
 
 
 def finished(evaluations: int, seed: int) -> World:
@@ -130,3 +135,25 @@ def test_the_pause_between_two_masters_is_nobodys_time() -> None:
     stays = [stay for stay in world.run_state.sessions.stays if stay.worker == "a"]
     assert [(stay.left or world.now) - stay.joined for stay in stays] == [10.0, 10.0, 10.0]
     assert load_rate(world.run_state, world.now) == 1.0
+
+
+F1 = [
+    {"name": "quality", "metric": "f1", "expert": "thinking", "vanilla": "instruct"},
+    {"name": "cost", "metric": "tokens", "expert": "instruct", "vanilla": "thinking"},
+]
+
+
+def test_references_without_an_objectives_metric_are_named_with_what_they_have() -> None:
+    world = World(objectives=F1)
+    worker = world.join("a")
+    while not world.run_state.references_done:
+        world.exchange()
+        if worker.held is not None:
+            worker.finish()
+    with pytest.raises(ReferenceScaleError, match=r"has no f1 \(hint: it has accuracy, tokens\)"):
+        check_scaling(world.run_state)
+
+
+def test_the_metrics_that_a_result_lacks_are_named() -> None:
+    assert missing_metrics(run_spec(objectives=F1), measurement()) == "benchmark sums has no f1"
+    assert missing_metrics(run_spec(), measurement()) == ""

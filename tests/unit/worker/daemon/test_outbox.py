@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from apbmm_common.errors import EvaluationError
-from apbmm_common.protocol.messages import Assign, Failed
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed
+from apbmm_common.run_file.load import canonical_hash
 from apbmm_worker.daemon.outbox import Outbox
-from apbmm_worker.daemon.results import make_result
+from apbmm_worker.daemon.results import digest_of, make_result
 from protocol_world import measurement
 from small_disk import fill, small_disk
 
@@ -148,3 +150,18 @@ def test_what_a_full_disk_refused_is_stored_when_there_is_space(
         outbox.store_again()
         assert outbox.trouble == ""
         assert Outbox(disk / "outbox").everything() == ([] if delivered else [result])
+
+
+def test_a_result_that_protocol_2_stored_is_delivered_in_todays_form(tmp_path: Path) -> None:
+    sums = {"accuracy": 0.5, "tokens": 7.5, "questions": 4, "truncated": 1, "seconds": 2.0}
+    body = {"kind": "evaluated", "benchmarks": {"sums": sums}, "stages": {}, "engine": {}}
+    table = {
+        "run": "r-1", "type": "result", "evaluation": "e1", "attempt": 1, "lease": "e1.1",
+        "seconds": 3.0, "digest": canonical_hash(body), "body": body,
+    }  # fmt: skip
+    (tmp_path / "r-1.e1.1.json").write_text(json.dumps(table))
+    (result,) = Outbox(tmp_path).everything()
+    assert isinstance(result.body, Evaluated)
+    metrics = {"accuracy": 0.5, "tokens": 7.5, "truncated": 0.25}
+    assert result.body.benchmarks["sums"].metrics == metrics
+    assert result.digest == digest_of(result.body)
