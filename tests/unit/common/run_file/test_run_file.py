@@ -101,7 +101,7 @@ def test_tables_that_do_not_fit_together_are_named_beside_tables_at_fault() -> N
 
 def test_a_metric_that_no_benchmark_of_apbmms_own_reports_is_named() -> None:
     """Of EvalScope's adapters nothing is known before they have reported."""
-    objectives = [
+    objectives: list[dict[str, Any]] = [
         {"name": "a", "metric": "f1", "expert": "thinking", "vanilla": "instruct"},
         {"name": "b", "metric": "toks", "expert": "instruct", "vanilla": "thinking",
          "benchmarks": ["drop"]},
