@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed
-from apbmm_common.run_file import canonical_hash
 from apbmm_worker.daemon.outbox import Outbox
 from apbmm_worker.daemon.results import digest_of, make_result
 from protocol_world import measurement
