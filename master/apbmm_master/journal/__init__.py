@@ -1,1 +1,26 @@
-"""apbmm_master.journal.store."""
+"""The journal of a run, and all that follows from it.
+
+- `events` defines the events that a journal holds.
+- `store.Journal` keeps them in SQLite; `store.read_journal` reads them beside a living master.
+- `run_directory` makes, checks and locks the folder that a journal lies in.
+- `run_state.RunState` is the state of the run that the events imply. `evaluations` and
+  `worker_sessions` define its parts, `lifecycle` the transitions that it allows.
+- `resume` begins a run, or checks that a journal may go on with an edited run file.
+- `scores` computes objectives, front, hypervolume and load rate from the run state.
+- `clock.RunClock` gives the times of the events.
+
+No module here knows sockets or workers' liveness. Only `store` and `run_directory` touch files.
+"""
+
+__all__ = [
+    "clock",
+    "evaluations",
+    "events",
+    "lifecycle",
+    "resume",
+    "run_directory",
+    "run_state",
+    "scores",
+    "store",
+    "worker_sessions",
+]

@@ -1,8 +1,22 @@
-"""What to do next, decided from run state and fleet. Pure: no clock, socket or file of its own.
+"""Decides what the master does next, from run state and fleet. Pure: no clock, socket or file.
 
-Invariants: a lease is committed before it is sent; a worker holds at most one lease; an
-evaluation has at most one active attempt; nothing is leased again while a worker that may still
-hold it is within its grace.
+Invariants of the scheduler, in this module and in `leases` and `message_handlers`:
+
+1. A lease is committed to the journal before its ASSIGN is sent.
+2. A worker holds at most one lease.
+3. An evaluation has at most one active attempt.
+4. An evaluation is not leased again before its last attempt has ended: with a result, a failure, a
+   DECLINE or a BYE, or because its worker no longer holds it, was silent for the deadline of
+   `lifecycle.orphan_deadline`, was started anew, or had its key revoked. It is not leased either
+   while a connected worker still works on an earlier attempt.
+5. The first valid result of an evaluation is its only one. A result is acknowledged only after the
+   commit that records it.
+6. An evaluation of the budget is leased only while fewer than ``budget.evaluations`` are done or in
+   progress.
+7. An evaluation that failed gets no further attempt. Its vector is avoided by the search and its
+   place in the budget goes to another vector.
+
+The transitions of evaluations and attempts are the tables of `journal.lifecycle`.
 """
 
 from __future__ import annotations
@@ -23,15 +37,18 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.scheduling.fleet import Fleet, Worker
 
 WAIT_WORTH_AVOIDING = 0.005
-"""Share of an evaluation's time that an idle worker may wait for its vector."""
+"""No vector is prefetched while an ask takes a smaller share of an evaluation's time than this."""
 PAPER_WORKERS = 4
-"""A vector ahead of need is chosen without the latest results. For a fleet as small as the paper's
-there are none; for so many workers more, there may be one."""
+"""Workers in the paper's experiments.
+
+A prefetched vector is chosen without the latest results. So a fleet of the paper's size gets none,
+and each further `PAPER_WORKERS` workers allow one.
+"""
 
 
 @dataclass(frozen=True)
 class GiveUpLease:
-    """The lease's worker will not deliver: queue the evaluation again."""
+    """Withdraw a lease whose worker is lost; the evaluation is queued again."""
 
     evaluation: str
     lease: str
@@ -40,14 +57,14 @@ class GiveUpLease:
 
 @dataclass(frozen=True)
 class RemoveWorker:
-    """The worker is unreachable and nothing is expected of it: it is not here any more."""
+    """Forget an unreachable worker that holds no lease."""
 
     worker: str
 
 
 @dataclass(frozen=True)
 class FailEvaluation:
-    """The evaluation gets no further attempt, for its vector's reasons or lost workers."""
+    """Give an evaluation no further attempt; see `Evaluation.reason_to_give_up`."""
 
     evaluation: str
     message: str
@@ -63,14 +80,14 @@ class GrantLease:
 
 @dataclass(frozen=True)
 class AskForVectors:
-    """Ask the algorithm for this many vectors."""
+    """Ask the search method for ``count`` vectors."""
 
     count: int
 
 
 @dataclass(frozen=True)
 class FinishRun:
-    """The run is over. ``failed`` when it ended without spending its budget."""
+    """End the run; ``failed`` where that is because too much of it failed."""
 
     reason: str
     failed: bool = False
@@ -81,10 +98,15 @@ Decision = GiveUpLease | RemoveWorker | FailEvaluation | GrantLease | AskForVect
 
 @dataclass(frozen=True)
 class Situation:
-    """The instant a decision is made in: monotonic seconds.
+    """What a decision depends on beside run state and fleet.
 
-    ``listening_since``: from when on every worker's silence is known. ``ask_seconds``: how long the
-    last ask took; 0 before there was one.
+    - ``now``: seconds on the monotonic clock.
+    - ``listening_since``: when this master began to listen, on the same clock.
+    - ``asking``: an ask is in progress, or the search method waits for a further result.
+    - ``exhausted``: the search method will propose nothing more.
+    - ``batch``: vectors that a synchronous method proposes at a time; None for an asynchronous one.
+    - ``draining``: nothing new is to be started.
+    - ``ask_seconds``: duration of the last ask; 0 before the first.
     """
 
     now: float
@@ -97,38 +119,38 @@ class Situation:
 
 
 def decide(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Decision]:
-    """Every decision that is due now, the most urgent first."""
+    """All decisions that are due now, in the order in which they are to be carried out."""
     spec = run_state.spec
     assert spec is not None
     decisions: list[Decision] = list(_lost_leases(run_state, fleet, spec, situation))
     decisions += _unreachable(run_state, fleet, spec, situation)
-    decisions += _hopeless(run_state)
+    decisions += _failed_for_good(run_state)
     end = _end(run_state, spec, situation)
     if end is not None:
         return [*decisions, end]
     if situation.draining:
         return decisions
     idle = idle_workers(run_state, fleet, situation)
-    given = _give(run_state, fleet, idle, situation)
+    given = _grant_leases(run_state, fleet, idle, situation)
     decisions += given
     ask = _ask(run_state, spec, situation, len(idle), len(given))
     return [*decisions, ask] if ask else decisions
 
 
 def silence(worker: Worker | None, attempt: Attempt, situation: Situation) -> float:
-    """Seconds since the attempt's worker was last heard by this master."""
+    """Seconds since this master last heard the attempt's worker, or since it began to listen."""
     if worker is not None and _answers_for(worker, attempt):
         return situation.now - worker.heard
     return situation.now - situation.listening_since
 
 
 def _answers_for(worker: Worker, attempt: Attempt) -> bool:
-    """Whether this boot has the attempt in hand, or its result in the outbox."""
+    """Whether this boot was given the attempt, or has its result in the outbox."""
     return worker.boot == attempt.boot or attempt.lease in worker.delivering
 
 
 def idle_workers(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Worker]:
-    """Workers that may work, are heard, and hold nothing, by name."""
+    """Workers that could begin an evaluation now, sorted by name."""
     free = [
         worker
         for name, worker in fleet.workers.items()
@@ -138,7 +160,7 @@ def idle_workers(run_state: RunState, fleet: Fleet, situation: Situation) -> lis
 
 
 def able_workers(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Worker]:
-    """Workers that may work and are heard, by name."""
+    """Workers that may work and are not suspect, busy or not, sorted by name."""
     return _able(fleet.workers.values(), run_state, situation)
 
 
@@ -158,10 +180,9 @@ def _lost_leases(
         if worker is not None and not _answers_for(worker, attempt):
             yield GiveUpLease(evaluation.id, attempt.lease, f"{worker.name} was started anew")
             continue
-        heard_now = worker is not None
-        limit = (
-            deadline if heard_now or attempt.epoch == run_state.epoch else spec.timings.reconcile
-        )
+        # A worker of an earlier master that this one has not heard gets less time to come back.
+        heard = worker is not None or attempt.epoch == run_state.epoch
+        limit = deadline if heard else spec.timings.reconcile
         if silence(worker, attempt, situation) >= limit:
             yield GiveUpLease(evaluation.id, attempt.lease, f"{attempt.worker} was not heard again")
 
@@ -170,12 +191,12 @@ def _unreachable(
     run_state: RunState, fleet: Fleet, spec: RunSpec, situation: Situation
 ) -> Iterator[RemoveWorker]:
     limit = spec.timings.unreachable
-    silent = [w for w in fleet.workers.values() if situation.now - w.heard >= limit]
-    if silent:
-        yield from (RemoveWorker(w.name) for w in silent if run_state.held_by(w.name) is None)
+    for worker in fleet.workers.values():
+        if situation.now - worker.heard >= limit and run_state.held_by(worker.name) is None:
+            yield RemoveWorker(worker.name)
 
 
-def _hopeless(run_state: RunState) -> Iterator[FailEvaluation]:
+def _failed_for_good(run_state: RunState) -> Iterator[FailEvaluation]:
     for evaluation in run_state.with_failed_attempts():
         if evaluation.state is EvaluationState.QUEUED and evaluation.reason_to_give_up:
             yield FailEvaluation(evaluation.id, evaluation.reason_to_give_up)
@@ -215,16 +236,19 @@ def _failure(run_state: RunState, spec: RunSpec) -> FinishRun | None:
     return None
 
 
-def _give(
+def _grant_leases(
     run_state: RunState, fleet: Fleet, idle: list[Worker], situation: Situation
 ) -> list[GrantLease]:
-    """Leases for the idle workers, in their turn and within the budget."""
+    """Leases for the idle workers, in the order of the proposals and within the budget.
+
+    An evaluation goes to a worker that has not failed it, where there is one.
+    """
     assert run_state.spec is not None
     if not idle:
         return []
     free = list(idle)
     given: list[GrantLease] = []
-    in_hand = {lease for worker in fleet.workers.values() for lease in worker.held}
+    still_held = {lease for worker in fleet.workers.values() for lease in worker.held}
     room = run_state.spec.budget.evaluations - run_state.count(
         EvaluationState.DONE, EvaluationState.ACTIVE
     )
@@ -233,9 +257,9 @@ def _give(
             break
         if evaluation.reason_to_give_up or (evaluation.in_budget and room <= 0):
             continue
-        if any(attempt.lease in in_hand for attempt in evaluation.attempts):
+        if any(attempt.lease in still_held for attempt in evaluation.attempts):
             continue
-        worker = _suited(evaluation, free)
+        worker = _worker_that_has_not_failed(evaluation, free)
         if worker is None and _failed_on_all(evaluation, able_workers(run_state, fleet, situation)):
             worker = free[0]
         if worker is not None:
@@ -245,27 +269,27 @@ def _give(
     return given
 
 
-def _suited(evaluation: Evaluation, free: list[Worker]) -> Worker | None:
+def _worker_that_has_not_failed(evaluation: Evaluation, free: list[Worker]) -> Worker | None:
     """A free worker that has not failed it."""
     return next((worker for worker in free if not evaluation.failed_on(worker.name)), None)
 
 
 def _failed_on_all(evaluation: Evaluation, able: list[Worker]) -> bool:
-    """Whether no other worker could take it, so that one that has failed it may try again."""
+    """Whether every worker that may work has failed it, so that one of them may try again."""
     return all(evaluation.failed_on(worker.name) for worker in able)
 
 
 def _ask(
     run_state: RunState, spec: RunSpec, situation: Situation, idle: int, given: int
 ) -> AskForVectors | None:
-    """What to ask for when ``given`` of the ``idle`` workers get a vector that is queued."""
+    """An ask, if one is due; ``given`` of the ``idle`` workers get vectors that are queued."""
     if situation.asking or situation.exhausted or run_state.layers == 0:
         return None
     missing = initial_missing(run_state, spec)
     wanted = idle - given
     if not missing and situation.batch is None:
         ready = run_state.count(EvaluationState.QUEUED) - given
-        wanted += max(0, ahead_of_need(run_state, situation.ask_seconds, idle) - ready)
+        wanted += max(0, vectors_to_prefetch(run_state, situation.ask_seconds, idle) - ready)
     if not wanted and (run_state.asks or not missing):
         return None
     room = spec.budget.evaluations - run_state.count(
@@ -280,12 +304,13 @@ def _ask(
     return AskForVectors(min(situation.batch or wanted, room))
 
 
-def ahead_of_need(run_state: RunState, ask_seconds: float, idle: int) -> int:
-    """Vectors to have ready for an asynchronous method; its last ask took ``ask_seconds``.
+def vectors_to_prefetch(run_state: RunState, ask_seconds: float, idle: int) -> int:
+    """How many vectors to prefetch for an asynchronous method whose last ask took ``ask_seconds``.
 
-    None, as in the paper, with few workers, or while one waits for its vector but a moment.
-    Otherwise twice as many as workers come free while an ask is computed, because the next one
-    begins only after it. ``idle`` workers are free now.
+    ``idle`` is the number of idle workers. The answer is 0, as in the paper, for few workers and
+    for asks that take next to no time (`PAPER_WORKERS`, `WAIT_WORTH_AVOIDING`). Otherwise it is
+    twice the number of workers that finish during an ask, because the next ask begins only after
+    that one.
     """
     if not run_state.durations or ask_seconds <= 0:
         return 0
@@ -325,7 +350,7 @@ def attempt_liveness(
 
 
 def standstill(run_state: RunState, fleet: Fleet) -> str:
-    """Why nothing goes on although workers are there; empty while something does or can."""
+    """Why no worker of the fleet can work although there are some; empty while one can."""
     blocked = [w for w in fleet.workers.values() if w.quarantined or w.stage == "unfit"]
     if run_state.finished or not blocked or len(blocked) < len(fleet.workers):
         return ""

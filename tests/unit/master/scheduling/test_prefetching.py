@@ -12,8 +12,8 @@ from apbmm_master.scheduling.policy import (
     WAIT_WORTH_AVOIDING,
     AskForVectors,
     Situation,
-    ahead_of_need,
     decide,
+    vectors_to_prefetch,
 )
 from protocol_world import LAYERS, Sim, World
 
@@ -56,7 +56,7 @@ def asked(world: World, **situation: Any) -> int:
 @pytest.mark.parametrize("workers", [1, 4, 7])
 def test_a_small_fleet_gets_what_the_latest_results_say(workers: int) -> None:
     world = searching(workers)
-    assert ahead_of_need(world.run_state, ask_seconds=10 * SECONDS, idle=0) == 0
+    assert vectors_to_prefetch(world.run_state, ask_seconds=10 * SECONDS, idle=0) == 0
     assert asked(world, ask_seconds=10 * SECONDS) == 0
 
 
