@@ -1,10 +1,10 @@
 """`apbmm compare`: runs side by side, as in the paper's Table II.
 
-Objectives are scaled by references (Eq. 2), so those of two runs mean the same only when both asked
-merges of the same sources the same questions in the same way. Runs for which that does not hold are
-refused, and every difference is named. What changes no question is told in a note. All runs are
-scaled by one measurement of the references, the first one, so that two measurements that differ
-(another card, another engine) do not shift one run against the other.
+Objectives are scaled by references (Eq. 2). Those of two runs mean the same only if both runs asked
+merges of the same sources the same questions in the same way. Other runs are refused, and every
+difference is named. A difference that changes no question is told in a note. All runs are scaled by
+the first run's measurement of the references, so that measurements that differ (by another card or
+engine) do not shift one run against another.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rows in the order in which the runs were named, and what all of them share."""
+    """Rows in the order in which the runs were named, and the values that all runs share."""
 
     rows: tuple[Row, ...]
     objectives: tuple[str, ...]
@@ -209,7 +209,7 @@ def require_comparable(runs: Sequence[Run]) -> None:
 
 
 def _meaning(run: Run) -> dict[str, Any]:
-    """All that decides what an objective value of a run means.
+    """Everything that decides what an objective value of a run means.
 
     ``contents`` are digests of sources, their settings and questions, without the base: every
     method merges the same two sources, and only some need a base beside them.
@@ -226,7 +226,7 @@ def _meaning(run: Run) -> dict[str, Any]:
 
 
 def _notes(runs: Sequence[Run], scale: Run | None) -> Iterator[str]:
-    """What differs and is no obstacle, one line each."""
+    """Differences that do not prevent a comparison, one line each."""
     first = runs[0]
     if scale is None:
         yield "no objectives: of no run are both references measured so that Eq. 2 can be applied"
@@ -242,7 +242,7 @@ def _notes(runs: Sequence[Run], scale: Run | None) -> Iterator[str]:
 
 
 def _circumstances(run: Run) -> dict[str, Any]:
-    """What may change a measurement, but not what it means."""
+    """Everything that may change a measurement, but not its meaning."""
     spec = run.spec.model_dump(mode="json")
     digests = run.run_state.digests
     base = {"base": digests["base"]} if "base" in digests else {}

@@ -1,7 +1,7 @@
-"""Whether checkpoints can be merged: every fault found, one clear line each. No torch.
+"""Whether checkpoints can be merged: every fault, one clear line each. No torch.
 
-Only what headers, configs and tokenizers show. That two sources hold the same numbers is seen by
-`identical_files` when their files are the same, and otherwise by the worker's content digests.
+Headers, configs and tokenizers are compared. That two sources hold the same weights is found by
+`identical_files` if their files are equal, and otherwise by the digests that the workers compute.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _tensor_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) 
 
 
 def _tie_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
-    """Both hold a head, which one ties to the embeddings: what of the other that does not say?"""
+    """A fault where both hold a head, one ties it to the embeddings, and the other does not say."""
     ties = [stated_tie(checkpoint.config) for checkpoint in pair]
     stored = sorted(heads(pair[0]) & heads(pair[1]))
     if not stored or set(ties) != {True, None}:
@@ -263,7 +263,7 @@ def _vocabulary_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoin
 def _other_vocabulary_faults(
     roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]
 ) -> list[str]:
-    """Without any tokenizer.json: older formats, of which only the bytes are compared."""
+    """Faults of tokenizers in older formats, whose files are compared byte by byte."""
     for name in _OTHER_VOCABULARIES:
         files = [checkpoint.path / name for checkpoint in pair]
         if any(file.exists() for file in files):

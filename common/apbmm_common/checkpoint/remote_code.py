@@ -1,7 +1,7 @@
-"""Python code that comes with checkpoints: which files, and whether one can do without them.
+"""Python code that comes with checkpoints: which files it is in, and whether it is needed.
 
-Without leave transformers and vLLM run none of it. Models of a type that they know are then theirs;
-of any other type they can make nothing.
+Transformers and vLLM run this code only if they are told to. Otherwise they take their own classes
+for a model type that they know, and refuse any other model type.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from apbmm_common.errors import SourceError
 def own_code(folder: Path) -> tuple[str, ...]:
     """Files that a checkpoint's configuration and tokenizer name in ``auto_map``, sorted.
 
-    One of another repository is named as there: ``OWNER/NAME--FILE.py``.
+    A file of another repository keeps the form ``OWNER/NAME--FILE.py``.
     """
     settings = (_settings(folder / name) for name in ("config.json", "tokenizer_config.json"))
     classes = (name for found in settings for name in _names(found.get("auto_map")))

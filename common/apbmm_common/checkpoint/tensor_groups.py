@@ -1,6 +1,6 @@
-"""What belongs to no layer: in which of three groups a tensor is, and which groups sources have.
+"""The tensors outside the layers, in three groups, and the tensors that a merge leaves out.
 
-And what a merge leaves out, which is mostly a head that is tied to the embeddings.
+A tensor that is left out is mostly an output head that is tied to the embeddings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ _EMBEDDINGS = re.compile(r"(^|\.)(embed_\w+|\w+_embeddings?|wte|wpe)\.")
 
 
 def outside_group(tensor_name: str) -> str:
-    """Which of `OUTSIDE_GROUPS` a tensor of no layer is in; what is neither other is ``norm``."""
+    """The group of `OUTSIDE_GROUPS` that a tensor outside the layers is in.
+
+    A tensor that belongs neither to the head nor to the embeddings counts as ``norm``.
+    """
     if _HEAD.search(tensor_name):
         return "head"
     return "embeddings" if _EMBEDDINGS.search(tensor_name) else "norm"
@@ -26,8 +29,8 @@ def outside_group(tensor_name: str) -> str:
 def outside_groups(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     """The groups that a merge of these checkpoints has floating-point tensors in.
 
-    A head that every config ties to the embeddings is none: loaders use the embeddings for it,
-    even where the files hold it, too.
+    A head that every config ties to the embeddings is not among them: loaders use the embeddings
+    in its place, even where the files hold the head too.
     """
     left_out = optional_tensors(checkpoints)
     found = {
@@ -41,14 +44,15 @@ def outside_groups(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
 
 
 def optional_tensors(checkpoints: Iterable[Checkpoint]) -> frozenset[str]:
-    """Tensors that checkpoints need not all hold; a merge leaves them out.
+    """Tensors that not all checkpoints need to hold; a merge leaves them out.
 
-    These are rotary frequencies that only some hold (they are computed from the config), and an
-    output head that every config ties to the embeddings, also where all hold it beside them: the
-    merge of heads may differ from that of the embeddings, and loaders do not agree on what to do
-    then. vLLM 0.32 and transformers 4 use the embeddings and ignore the head. transformers 5 does
-    so only where the two are equal, and keeps a different head with a warning. So a tied source
-    with a head that differs is merged as vLLM evaluates it.
+    These are:
+
+    - rotary frequencies that only some checkpoints hold: loaders compute them from the config;
+    - an output head that every config ties to the embeddings, even where all files hold it. The
+      merged head may differ from the merged embeddings, and loaders treat that case differently:
+      vLLM 0.32 and transformers 4 use the embeddings and ignore the head; transformers 5 keeps a
+      head that differs, with a warning. Leaving the head out gives what vLLM evaluates.
     """
     checkpoints = list(checkpoints)
     names = [set(checkpoint.tensors) for checkpoint in checkpoints]
@@ -71,7 +75,7 @@ def stated_tie(config: Mapping[str, Any]) -> bool | None:
 
 
 def heads(checkpoint: Checkpoint) -> set[str]:
-    """The matrices of output heads that a checkpoint's files hold."""
+    """The names of the output head's matrices in a checkpoint's files."""
     return {
         name
         for name in checkpoint.tensors
@@ -80,7 +84,10 @@ def heads(checkpoint: Checkpoint) -> set[str]:
 
 
 def _holds_embeddings_for(head: str, checkpoint: Checkpoint) -> bool:
-    """False where the head is stored in their place, as tools do that write shared tensors once."""
+    """Whether embeddings of the head's shape are in the files beside it, or the head is not.
+
+    False where only the head is stored, as by tools that write shared tensors once.
+    """
     found = checkpoint.tensors.get(head)
     return found is None or any(
         tensor.shape == found.shape and outside_group(name) != "head"

@@ -1,9 +1,9 @@
-"""Benchmark folders: are they complete, and which of their questions are asked.
+"""Benchmark folders: whether they are complete, and which of their questions are asked.
 
-The chosen questions are copied into the worker's scratch as JSON Lines, and EvalScope is given that
-copy: it goes to the hub when a path is wrong, deletes a file that it dislikes from the folder it is
-given, and its own limit counts by subset. Pure but for reading and writing files; EvalScope is not
-needed here, so a wrong path is reported at once.
+The chosen questions are copied into the worker's scratch folder as JSON Lines, and EvalScope gets
+the copy. With the original folder EvalScope might go to the hub (where a path is wrong) or delete a
+file that it cannot read, and its own limit counts questions for each subset. EvalScope itself is
+not needed here, so a wrong path is reported at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """What an adapter reads: the scored split, its columns, further splits, extra arguments."""
+    """What an adapter reads: the scored split, its columns, further splits ``also``, arguments."""
 
     split: str
     columns: tuple[str, ...]
@@ -56,8 +56,8 @@ class ChosenQuestions:
     """A benchmark's questions as EvalScope will read them.
 
     ``positions``: 0-based positions of the chosen questions in the original data file, in the
-    order asked; None for an adapter whose files apbmm does not know (all of it is asked, from
-    the folder itself). ``arguments`` go to EvalScope's ``dataset_args``.
+    order in which they are asked. None for an adapter whose files apbmm does not know: all its
+    questions are asked, from the folder itself. ``arguments`` go to EvalScope's ``dataset_args``.
     """
 
     benchmark: BenchmarkSection

@@ -1,4 +1,4 @@
-"""Where the shipped pair of models, its problems and its run file lie on this machine.
+"""Where the shipped pair of models, its problems and its run file are on this machine.
 
 In an installed package they are in `apbmm_common/demo_pair/`, in a checkout in
 `examples/demo_pair/`.
@@ -34,9 +34,9 @@ def demo_folder() -> Path:
 def uniform_hypervolume(evaluations: int) -> float | None:
     """Hypervolume that uniform interpolation of the pair reaches with so many evaluations.
 
-    The better of two ways to place them, with and without the two ends of the line, as
-    `measured.json` records them (the file that the pair's `measure.py` writes). None when so many
-    were not measured.
+    The better of two placements of the evaluations, with and without the two ends of the line.
+    `measured.json`, which the pair's `measure.py` writes, has both. None for a number of
+    evaluations that was not measured.
     """
     try:
         text = (demo_folder() / MEASURED_FILE).read_text(encoding="utf-8")
