@@ -1,9 +1,9 @@
-"""The master's loop: take messages in, decide, commit, and only then send.
+"""The master's loop: handle messages, decide, commit, and only then send.
 
-One task changes the run state. Within a turn events are applied to the run state and collected, the
-turn's events are committed in one transaction, and its messages leave after that commit. When
-the commit fails (a full disk), the messages are dropped and the run state is read back from the
-journal: nothing was promised that is not stored, and the workers send again.
+One task changes the run state. A turn applies its events to the run state as they happen, commits
+them in one transaction, and then sends its messages. When the commit fails, as on a full disk, the
+messages are dropped and the run state is read again from the journal. No worker was promised
+anything that is not stored, and workers repeat what is not acknowledged.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from apbmm_master.wire.router import Received, Router
 log = logging.getLogger(__name__)
 
 TURN_MESSAGES = 256
-"""Messages taken in between two commits, so that none waits long for its answer."""
+"""Most messages that are handled between two commits, so that none waits long for its answer."""
 TICK_SECONDS = 0.25
-"""Between looks at the clock when nothing arrives."""
+"""Longest time between two turns."""
 RETRY_SECONDS = 1.0
 """Between attempts to commit while the journal cannot be written."""
 
 
 class Master:
-    """One run, from its journal to its end.
+    """Runs one search, from the state of its journal to its end.
 
-    ``watchers`` see every committed record in order; ``authenticator`` says who may come in, by
-    default everybody. Raises what `begin_or_resume` raises.
+    ``authenticator`` decides which workers may connect; by default all may. ``watchers`` are called
+    with every committed record in order. Raises what `begin_or_resume` raises.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Master:
         self._wake = asyncio.Event()
 
     def _use(self, run_state: RunState) -> None:
-        """Go on from ``run_state``, with everyone's HELLO still to come."""
+        """Go on from ``run_state``, with no worker connected yet."""
         self.run_state = run_state
         self.fleet.forget()
         self._handlers = MessageHandlers(run_state, self.fleet, self.record, self._send_later)
@@ -95,7 +95,7 @@ class Master:
         self.listening_since = time.monotonic()
 
     def record(self, event: AnyEvent) -> None:
-        """Apply an event now and commit it with the turn."""
+        """Apply an event now; the turn commits it."""
         record = Record(self.run_state.seq + 1, self.clock.now(), event)
         self.run_state.apply(record)
         self._events.append(record)
@@ -107,7 +107,7 @@ class Master:
         self._wake.set()
 
     def drain(self) -> None:
-        """Start nothing new and end when what is in progress has been delivered."""
+        """Start nothing new, and end when the evaluations in progress are delivered."""
         self.draining = True
         self._nudge()
 
@@ -174,13 +174,13 @@ class Master:
             await self.router.refuse(identity, error)
 
     def _expel(self) -> None:
-        """Shut out at once whoever's key was revoked, even if nothing more is heard of it."""
+        """Remove workers whose keys were revoked, whether or not they send anything."""
         if self.authenticator.look() != self._allowed:
             self._allowed = self.authenticator.revision
             self._handlers.expel(self.authenticator.still_lets_in)
 
     def _tell_standstill(self) -> None:
-        """Say once that only a person can get the run going again."""
+        """Warn once when the run cannot go on before a person intervenes."""
         reason = standstill(self.run_state, self.fleet)
         if reason and reason != self._standstill:
             log.warning("%s", reason)
@@ -188,7 +188,7 @@ class Master:
 
     async def _wait(self) -> None:
         if not self.router.has_messages:
-            # Not wait_for, which before Python 3.12 can lose a cancellation that comes with a wake.
+            # Before Python 3.12, wait_for can lose a cancellation that comes as the event is set.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._wake.wait()
@@ -211,7 +211,7 @@ class Master:
     # ---- deciding ------------------------------------------------------------------------
 
     def situation(self) -> Situation:
-        """The instant as `policy.decide` sees it."""
+        """What `policy.decide` needs beside run state and fleet."""
         return Situation(
             now=time.monotonic(),
             listening_since=self.listening_since,
@@ -269,7 +269,7 @@ class Master:
         reach("send.after", message.type)
 
     async def _back_to_journal(self, error: JournalError) -> None:
-        """Forget what could not be stored, and try again a little later."""
+        """Go back to what is stored, and wait before the next attempt to commit."""
         if not self.trouble:
             log.error("%s", error)
         self.trouble = str(error)

@@ -14,10 +14,9 @@ class RunClock:
     """Unix seconds that never run backwards within a journal.
 
     The wall clock is read once, when a master starts, and taken no earlier than ``last``, the time
-    of the journal's last event; from there on the monotonic clock counts. So what lies between two
-    events of one master is the time that passed, however the host's clock is set meanwhile. What
-    lies between two masters is shorter or longer where it was set between them; that pause is
-    nobody's time in any figure.
+    of the journal's last event. From then on the monotonic clock is added to it. So the difference
+    between two events of one master is the time that passed, even if the host's clock was set
+    meanwhile. The pause between two masters may be wrong if the clock was set; no figure uses it.
     """
 
     def __init__(self, last: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""What the run state keeps: evaluations, their attempts, the search method's calls, presences."""
+"""The parts of a run state: evaluations, their attempts, and the calls of the search method."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from apbmm_master.journal.lifecycle import ACTIVE_ATTEMPT, AttemptState, Evaluat
 REFERENCES = ("thinking", "instruct")
 MEASURE = "measure"
 BUDGET_PURPOSES: tuple[Purpose, ...] = ("initial", "search")
-"""Purposes that are part of the budget; references and the measurement are not."""
-FAULTS_ALLOWED = 1
-"""Attempts that may fail because of a vector before it is given up."""
+"""Purposes that count towards ``budget.evaluations``."""
+VECTOR_FAILURES_ALLOWED = 1
+"""Attempts that may fail because of the vector before its evaluation is given up."""
 LOST_WORKERS_LIMIT = 5
 """An evaluation of the budget fails when so many workers were lost while they worked on it.
 
@@ -49,7 +49,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class Evaluation:
-    """One vector (or the discrepancy measurement) and what became of it.
+    """One vector, or the measurement of the discrepancies, with its attempts and its result.
 
     ``ordinal`` is its place among all proposals; ``body`` what was measured, without per-question
     outcomes, which stay in the journal; None until it is done.
@@ -81,10 +81,10 @@ class Evaluation:
         Two attempts failed for the vector's own reasons, or engines died in two attempts.
         """
         failures = [a for a in self.attempts if a.fault == "vector"]
-        if len(failures) > FAULTS_ALLOWED:
+        if len(failures) > VECTOR_FAILURES_ALLOWED:
             return failures[-1].message
         deaths = [a for a in self.attempts if a.fault == "engine"]
-        if len(deaths) > FAULTS_ALLOWED:
+        if len(deaths) > VECTOR_FAILURES_ALLOWED:
             where = ", ".join(a.worker for a in deaths)
             return f"engines died on it {len(deaths)} times (on {where}): {deaths[-1].message}"
         return ""
@@ -125,7 +125,7 @@ class Evaluation:
 
     @property
     def in_budget(self) -> bool:
-        """Whether it is part of the budget (references and the measurement are not)."""
+        """Whether it counts towards the budget; references and the measurement do not."""
         return self.purpose in BUDGET_PURPOSES
 
     def failed_on(self, worker: str) -> bool:
@@ -135,7 +135,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class AskCall:
-    """An ask of the algorithm and what it answered (evaluation ids) in how many seconds."""
+    """A call of the search method's ``ask``: which evaluations it proposed, in how many seconds.
+
+    ``pending``: the evaluations in flight when it was asked.
+    """
 
     evaluations: tuple[str, ...]
     pending: tuple[str, ...]
@@ -145,7 +148,7 @@ class AskCall:
 
 @dataclass(frozen=True, slots=True)
 class TellCall:
-    """An observation told to the algorithm, or with ``rejected`` a vector that has none.
+    """A call of ``tell`` for an evaluation that is done, or that has failed (``rejected``).
 
     In journals of earlier versions an evaluation may be rejected, for the workers lost on it, and
     be done later; its observation is then told as well.

@@ -1,4 +1,4 @@
-"""What the journal records. Run state, front, status and report are derived from it."""
+"""The events of a journal. Run state, front, status and report are derived from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Measurements = Annotated[Evaluated | Measured, Field(discriminator="kind")]
 
 
 class Event(BaseModel):
-    """Base of all events: frozen, and no key that it does not know."""
+    """Base of all events. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +39,7 @@ class RunStarted(Event):
 
 
 class SpecChanged(Event):
-    """A resume with an edited run file; only what may change has changed."""
+    """The run was resumed with an edited run file; see `resume.may_change`."""
 
     event: Literal["spec_changed"] = "spec_changed"
     spec: dict[str, Any]
@@ -56,7 +56,7 @@ class EpochStarted(Event):
 
 
 class SourcesVerified(Event):
-    """The first worker's digests: from here on they are what the run's sources contain."""
+    """What the first worker read from the sources. Every worker must read the same digests."""
 
     event: Literal["sources_verified"] = "sources_verified"
     worker: str
@@ -76,7 +76,7 @@ class Proposal(Event):
 
 
 class Proposed(Event):
-    """Vectors that one ask gave, and what it was computed from.
+    """The vectors that one ask proposed, and what the ask was computed from.
 
     ``calls`` is the number of algorithm calls that came before the ask, ``pending`` the
     evaluations that were in flight, ``basis`` the journal sequence number it saw, ``seed`` and
@@ -115,9 +115,10 @@ class Accepted(Event):
 
 
 class Lost(Event):
-    """The lease's worker is gone; the evaluation is queued again.
+    """A lease ended without a result; the evaluation is queued again.
 
-    ``vanished``: without a word, its boot was not heard again.
+    ``vanished``: its worker was lost, that is, it ended or fell silent without a word. Otherwise
+    the worker gave the lease back.
     """
 
     event: Literal["lost"] = "lost"
@@ -144,7 +145,7 @@ class ResultRecorded(Event):
 
 
 class DuplicateResult(Event):
-    """A valid result for an evaluation that is settled already: logged, not counted."""
+    """A valid result that came after its evaluation was done or had failed; it does not count."""
 
     event: Literal["duplicate"] = "duplicate"
     evaluation: str
@@ -184,7 +185,7 @@ class EvaluationFailed(Event):
 
 
 class WorkerJoined(Event):
-    """A boot of a worker was welcomed."""
+    """A worker process joined; ``boot`` is its random id."""
 
     event: Literal["worker_joined"] = "worker_joined"
     worker: str
@@ -195,9 +196,9 @@ class WorkerJoined(Event):
 
 
 class WorkerLeft(Event):
-    """A worker said BYE, was superseded or became unreachable.
+    """A worker said BYE, was superseded by another process of its name, or was unreachable.
 
-    ``final`` when that boot never comes back, as after all but the last.
+    ``final``: this boot never comes back. It may after it was unreachable.
     """
 
     event: Literal["worker_left"] = "worker_left"
@@ -208,7 +209,7 @@ class WorkerLeft(Event):
 
 
 class WorkerQuarantined(Event):
-    """A worker failed twice in a row and gets no more work in this boot."""
+    """A worker failed or declined too often and gets no more work in this boot."""
 
     event: Literal["worker_quarantined"] = "worker_quarantined"
     worker: str
@@ -247,7 +248,7 @@ EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminat
 
 @dataclass(frozen=True)
 class Record:
-    """An event in its place: journal sequence number and time (Unix seconds, `RunClock`)."""
+    """An event with its sequence number and its time (Unix seconds of the `RunClock`)."""
 
     seq: int
     time: float

@@ -1,4 +1,4 @@
-"""The two state machines of an evaluation, and how silence is read. Pure.
+"""The state machines of evaluations and their attempts, and the liveness of workers. Pure.
 
 Evaluation:  QUEUED -> ACTIVE -> DONE | FAILED,  ACTIVE -> QUEUED when its attempt ended without a
              result, FAILED -> FAILED only (a late success is a duplicate).
@@ -19,7 +19,7 @@ from apbmm_common.run_file import TimingsSection
 
 
 class EvaluationState(StrEnum):
-    """Where an evaluation stands."""
+    """State of an evaluation."""
 
     QUEUED = "queued"
     ACTIVE = "active"
@@ -28,7 +28,7 @@ class EvaluationState(StrEnum):
 
 
 class AttemptState(StrEnum):
-    """Where one attempt stands."""
+    """State of an attempt."""
 
     LEASED = "leased"
     RUNNING = "running"
@@ -38,7 +38,7 @@ class AttemptState(StrEnum):
 
 
 class Liveness(StrEnum):
-    """How an active attempt's worker is judged."""
+    """Liveness of an active attempt's worker."""
 
     LIVE = "live"
     SUSPECT = "suspect"
@@ -72,7 +72,7 @@ SETTLED = frozenset({EvaluationState.DONE, EvaluationState.FAILED})
 
 
 class InvariantError(AssertionError):
-    """A transition that no sequence of events may cause: a defect of apbmm, never of the user."""
+    """A transition that the tables forbid. It is a defect of apbmm, never of the user."""
 
 
 def move_evaluation(old: EvaluationState, new: EvaluationState) -> EvaluationState:
@@ -90,7 +90,7 @@ def move_attempt(old: AttemptState, new: AttemptState) -> AttemptState:
 
 
 def liveness(silent: float, timings: TimingsSection) -> Liveness:
-    """Judge a worker that has been silent for ``silent`` seconds."""
+    """Liveness of a worker that has been silent for ``silent`` seconds."""
     if silent < timings.suspect:
         return Liveness.LIVE
     return Liveness.SUSPECT if silent < timings.unreachable else Liveness.ORPHANED

@@ -15,22 +15,51 @@ from apbmm_common.process.locks import (
 
 LOCK = "master.lock"
 BEGUN = "journal.sqlite"
-BEFOREHAND = (
-    LOCK, "journal.*", "status.json", "workers", "keys", "*.log", "*.out", "*.err", ".*",
-    "lost+found",
-)  # fmt: skip
-"""What may be in a run directory before there is a journal: left by an earlier start or laid there
-by what starts the master. The folder of a file system has the last."""
+BEFOREHAND = frozenset(
+    f"{LOCK} journal.* status.json workers keys *.log *.out *.err .* lost+found".split()
+)
+"""Names that may be in a run directory before there is a journal.
+
+An earlier start, or the program that starts the master, may have made them. The top folder of a
+file system has a ``lost+found``.
+"""
 NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "beegfs", "gpfs", "ceph", "9p", "afs",
-     "ocfs2", "gfs2", "wekafs", "panfs", "pvfs2"}
-)  # fmt: skip
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "lustre",
+        "beegfs",
+        "gpfs",
+        "ceph",
+        "9p",
+        "afs",
+        "ocfs2",
+        "gfs2",
+        "wekafs",
+        "panfs",
+        "pvfs2",
+    ]
+)
 LOCAL_FUSE = frozenset(
-    {"bindfs", "cryfs", "encfs", "fuse-overlayfs", "gocryptfs", "mergerfs", "ntfs-3g", "unionfs",
-     "zfs-fuse"}
-)  # fmt: skip
-"""Programs that serve a file system on this host's disks; most others (sshfs, ceph-fuse, juicefs,
-s3fs, gcsfuse, rclone...) bring one from the network."""
+    [
+        "bindfs",
+        "cryfs",
+        "encfs",
+        "fuse-overlayfs",
+        "gocryptfs",
+        "mergerfs",
+        "ntfs-3g",
+        "unionfs",
+        "zfs-fuse",
+    ]
+)
+"""FUSE programs that serve a file system on the disks of this host.
+
+Most others (sshfs, ceph-fuse, juicefs, s3fs, gcsfuse, rclone...) serve one over the network.
+"""
 
 
 def require_for_runs(run_dir: Path, run_file: Path) -> None:

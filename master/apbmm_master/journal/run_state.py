@@ -1,8 +1,11 @@
-"""The run as its journal tells it: a fold over events, with one mutator.
+"""The state of a run, computed from the events of its journal.
 
-It knows nothing of sockets, clocks or workers' liveness. `RunState.apply` is the only way to
-change it, and it refuses what the state machines of `lifecycle` do not allow. Two run states are
-equal when the same events made them. What a turn asks for is kept up to date, not searched for.
+`RunState.apply` is the only method that changes the state. It refuses transitions that the tables
+of `lifecycle` do not allow. Two run states are equal when the same events made them. The module
+knows nothing of sockets, clocks or workers' liveness.
+
+What the master looks up in every turn (counts, evaluations by state, leases in progress) is kept in
+indexes, so that a turn takes no longer in a run of tens of thousands of evaluations.
 """
 
 from __future__ import annotations
@@ -55,12 +58,12 @@ from apbmm_master.journal.worker_sessions import WorkerSessions
 
 
 class RunState:
-    """All that the events so far imply."""
+    """The run as the events so far describe it."""
 
     def __init__(self) -> None:
         self.seq = 0
         self.time = 0.0
-        """Of the last event: wall-clock seconds, for reports only."""
+        """Time of the last event in Unix seconds, for reports only."""
         self.run = ""
         self.spec: RunSpec | None = None
         self.epoch = 0
@@ -70,20 +73,26 @@ class RunState:
         """Layers that are not searched: their tensors are the same in all sources."""
         self.digests: dict[str, str] = {}
         self.evaluations: dict[str, Evaluation] = {}
+        """By id, in the order of the proposals."""
         self.leases: dict[str, str] = {}
+        """The evaluation of each lease that was ever granted."""
         self.calls: list[Call] = []
+        """The calls of the search method in their order."""
         self.asks: list[AskCall] = []
+        """The asks among ``calls``."""
         self.completed: list[str] = []
         """Ids of the budget's completed evaluations in the order of their completion."""
         self.durations: list[float] = []
-        """Seconds of everything that is done, in increasing order."""
+        """Seconds that each finished evaluation took, in increasing order."""
         self.sessions = WorkerSessions()
         self.duplicates: set[str] = set()
-        """Leases whose results came when their evaluation was settled."""
+        """Leases whose results came after their evaluation was done or had failed."""
         self.finished = ""
+        """Why the run ended; empty while it goes on."""
         self.failed = False
-        """Whether the run finished without spending its budget."""
+        """Whether the run ended because too much of it failed."""
         self._tells_waiting: list[TellCall] = []
+        """Tells that wait for the references to be measured."""
         self._counts: Counter[tuple[Purpose, EvaluationState]] = Counter()
         self._by_state = {state: list[tuple[int, str]]() for state in EvaluationState}
         self._with_failed_attempts: dict[str, None] = {}
@@ -134,17 +143,20 @@ class RunState:
         return self._held.get(worker)
 
     def with_failed_attempts(self) -> Iterator[Evaluation]:
-        """Those not settled that failed, maybe for their vector's reasons, or lost a worker."""
+        """Evaluations in the queue or in progress with an attempt that may be the vector's fault.
+
+        That is one that failed for the vector's reasons, killed an engine or lost its worker.
+        """
         return (self.evaluations[name] for name in self._with_failed_attempts)
 
     def find(self, lease: str) -> tuple[Evaluation, Attempt] | None:
-        """The attempt that a lease names."""
+        """The evaluation and the attempt of a lease; None for a lease that was never granted."""
         evaluation = self.evaluations.get(self.leases.get(lease, ""))
         if evaluation is None:
             return None
         return evaluation, next(a for a in evaluation.attempts if a.lease == lease)
 
-    # ---- the one mutator -----------------------------------------------------------------
+    # ---- changing ------------------------------------------------------------------------
 
     def replay(self, records: Iterable[Record]) -> RunState:
         """Apply all records in order; returns itself."""
@@ -153,7 +165,7 @@ class RunState:
         return self
 
     def apply(self, record: Record) -> None:  # noqa: C901, PLR0912 - one branch for each event
-        """Take one event in. Raises `InvariantError` when it cannot follow from the state."""
+        """Apply one event. Raises `InvariantError` when it cannot happen in this state."""
         if record.seq <= self.seq:
             raise InvariantError(f"event {record.seq} after {self.seq}")
         if self.spec is None and not isinstance(record.event, RunStarted):
@@ -197,7 +209,7 @@ class RunState:
         self.seq, self.time = record.seq, record.time
 
     def _set_state(self, evaluation: Evaluation, state: EvaluationState) -> None:
-        """Move an evaluation, and it in the indexes."""
+        """Change the state of an evaluation and update the indexes."""
         old, new = evaluation.state, move_evaluation(evaluation.state, state)
         entry = (evaluation.ordinal, evaluation.id)
         del self._by_state[old][bisect_left(self._by_state[old], entry)]
@@ -221,7 +233,7 @@ class RunState:
         if event.purpose in BUDGET_PURPOSES:
             named = tuple(proposal.evaluation for proposal in event.proposals)
             self.asks.append(AskCall(named, event.pending, event.purpose, event.seconds))
-            # Tells that arrived while the ask was being computed come after it.
+            # The method had not seen the tells that came while the ask was computed.
             self.calls.insert(event.calls, self.asks[-1])
 
     def _lease(self, event: Leased, time: float) -> None:
@@ -237,7 +249,7 @@ class RunState:
         self.leases[event.lease] = evaluation.id
 
     def _leased(self, lease: str) -> tuple[Evaluation, Attempt]:
-        """What `find` finds. Raises `InvariantError` for a lease that was not granted."""
+        """As `find`. Raises `InvariantError` for a lease that was never granted."""
         found = self.find(lease)
         if found is None:
             raise InvariantError(f"unknown lease {lease}")
@@ -252,8 +264,9 @@ class RunState:
             self._with_failed_attempts[evaluation.id] = None
         self._set_state(evaluation, EvaluationState.QUEUED)
         if attempt.worker_lost and evaluation.lost_workers == LOST_WORKERS_LIMIT:
-            # Told now and not with the EvaluationFailed that follows: earlier versions wrote none
-            # and went on, and an ask of theirs names its place among the calls by a number.
+            # The method is told here and not at the EvaluationFailed that follows. Earlier versions
+            # wrote no such event, but told the method here, and `Proposed.calls` of later asks in
+            # their journals counts that call.
             self._tell(evaluation, rejected=True)
 
     def _fail_attempt(self, event: AttemptFailed, time: float) -> None:
@@ -292,11 +305,14 @@ class RunState:
         evaluation = self.evaluations[event.evaluation]
         self._set_state(evaluation, EvaluationState.FAILED)
         evaluation.message = event.message
-        if not evaluation.failed_by_lost_workers:  # else it was told with the last lost worker
+        if not evaluation.failed_by_lost_workers:  # else `_lose` has told the method
             self._tell(evaluation, rejected=True)
 
     def _tell(self, evaluation: Evaluation, *, rejected: bool = False) -> None:
-        """Tell of it as soon as there are references: without them there are no objectives."""
+        """Tell the method of an evaluation, once both references are measured.
+
+        Before that, Eq. 2 gives no objectives.
+        """
         if evaluation.in_budget:
             self._tells_waiting.append(TellCall(evaluation.id, rejected))
         if self.references_done:

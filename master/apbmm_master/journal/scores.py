@@ -120,10 +120,9 @@ def _by_eq_2(
 
 
 class ScoreHistory:
-    """Follows one run's standing from completion to completion.
+    """The scores of one run after each completed evaluation.
 
-    Each completion is scored and entered into the front once, however often it is asked for. Of
-    those that are not on the front a few numbers are kept.
+    Each completed evaluation is scored once, however often `update` is called.
     """
 
     def __init__(self) -> None:
@@ -136,7 +135,7 @@ class ScoreHistory:
         self._points: Array = np.empty(0)
 
     def update(self, run_state: RunState) -> Scores:
-        """Score everything that is complete and follow front and hypervolume through it.
+        """Score the evaluations completed since the last call; returns the scores after them.
 
         A run state other than the last one (read back from the journal) is scored from its start.
         """

@@ -1,4 +1,7 @@
-"""The workers as the master hears them now: volatile, and rebuilt from their HELLOs. Pure."""
+"""The connected workers. Pure.
+
+The fleet is not stored: a new master builds it from the HELLOs of the workers.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,13 @@ class Worker:
     """Number of its latest HELLO."""
     stage: Stage = "preparing"
     held: set[str] = field(default_factory=set)
+    """Leases that it said it works on."""
     delivering: set[str] = field(default_factory=set)
     """Leases whose results it has announced but not yet delivered."""
     foreign: bool = False
     """It still works for another run."""
     paused: bool = False
-    """It declined a lease, and is asked again after its next BEAT."""
+    """It declined a lease, and gets no other before its next BEAT."""
     declines: int = 0
     last_failure: str = ""
     beat: Beat | None = None
@@ -44,7 +48,7 @@ class Worker:
 
     @property
     def may_work(self) -> bool:
-        """Whether it may be given work once its hands are empty."""
+        """Whether it may get a lease when it holds none."""
         return self.stage == "ready" and not (
             self.quarantined or self.draining or self.foreign or self.paused
         )
@@ -52,7 +56,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Joined:
-    """A worker taken in, and the other boot that it replaces."""
+    """A worker that joined, and the earlier boot of its name that it replaces."""
 
     worker: Worker
     replaced: Worker | None
@@ -60,24 +64,27 @@ class Joined:
 
 @dataclass
 class Fleet:
-    """Workers by name and by connection; the later boot of a name wins."""
+    """Workers by name and by connection. A later boot of a name replaces an earlier one."""
 
     workers: dict[str, Worker] = field(default_factory=dict)
     _names: dict[bytes, str] = field(default_factory=dict)
 
     def join(self, hello: Hello, identity: bytes, run: str, now: float, key: str = "") -> Joined:
-        """Take a worker in for ``run``, anew or again."""
+        """Add the worker that sent ``hello``, or update it when it is the same boot."""
         old = self.workers.get(hello.worker)
         if old is not None:
             self._names.pop(old.identity, None)
         worker = Worker(
             hello.worker, hello.boot, identity, hello.gpu, hello.host, dict(hello.versions), now
         )
-        worker.hello, worker.key = hello.number, key
+        worker.hello = hello.number
+        worker.key = key
         same = old is not None and old.boot == hello.boot
         if old is not None and same:
-            worker.draining, worker.declines = old.draining, old.declines
-            worker.failures_in_row, worker.last_failure = old.failures_in_row, old.last_failure
+            worker.draining = old.draining
+            worker.declines = old.declines
+            worker.failures_in_row = old.failures_in_row
+            worker.last_failure = old.last_failure
         worker.held = {lease.lease for lease in hello.held if lease.run == run}
         worker.delivering = {lease.lease for lease in hello.unacknowledged if lease.run == run}
         worker.foreign = any(lease.run != run for lease in hello.held)
@@ -90,23 +97,23 @@ class Fleet:
         return self.workers.get(self._names.get(identity, ""))
 
     def leave(self, worker: Worker) -> None:
-        """Forget a worker that is gone."""
+        """Remove a worker."""
         if self.workers.get(worker.name) is worker:
             del self.workers[worker.name]
             self._names.pop(worker.identity, None)
 
     def forget(self) -> None:
-        """Forget everyone: each worker is asked for a HELLO at its next message."""
+        """Remove all workers. Each is asked for a HELLO at its next message."""
         self.workers.clear()
         self._names.clear()
 
     def boot_of(self, name: str) -> str | None:
-        """The boot of a name that is connected now."""
+        """The connected boot of a name; None when there is none."""
         worker = self.workers.get(name)
         return worker.boot if worker else None
 
     def failed(self, worker: Worker, evaluation: str, fault: FailureKind) -> bool:
-        """Count a failure; True when it is one too many and the worker is to be quarantined.
+        """Count a failure; True when the worker is to be quarantined for it.
 
         An engine's death that is held against the vector does not count. A vector that fails
         again on the same worker says nothing new about the worker, and the only worker able to

@@ -1,4 +1,7 @@
-"""What the master does with each message of a worker: records events, queues answers."""
+"""What the master does with each message of a worker, results included.
+
+A handler records events and queues answers.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ log = logging.getLogger(__name__)
 
 
 class MessageHandlers:
-    """Handles messages one at a time.
+    """Handles the messages of workers, one at a time.
 
     ``record`` applies an event to the run state and puts it in the next commit; ``send`` queues an
     answer that leaves only after that commit.
@@ -66,13 +69,16 @@ class MessageHandlers:
         record: Callable[[AnyEvent], None],
         send: Callable[[bytes, FromMaster], None],
     ) -> None:
-        self.run_state, self.fleet = run_state, fleet
-        self._record, self._send = record, send
+        self.run_state = run_state
+        self.fleet = fleet
+        self._record = record
+        self._send = send
 
     def handle(self, identity: bytes, message: FromWorker, now: float, key: str = "") -> None:
-        """Take one message in; ``now`` is the monotonic clock, ``key`` the connection's.
+        """Handle one message; ``now`` is in seconds on the monotonic clock.
 
-        Raises `NotAllowedError` when the connection was another key's.
+        ``key`` is the public key of the connection. Raises `NotAllowedError` when the worker of
+        this connection joined with another key.
         """
         if isinstance(message, Hello):
             self._hello(identity, message, now, key)
@@ -85,7 +91,7 @@ class MessageHandlers:
             raise NotAllowedError(f"the connection of worker {worker.name} is another key's")
         worker.heard = now
         if isinstance(message, Accept | Beat):
-            # A HELLO that this one overtook is older, and its list of leases out of date.
+            # A HELLO with a lower number was sent earlier: its list of leases is out of date.
             worker.hello = max(worker.hello, message.hello)
         if message.run == self.run_state.run or isinstance(message, Beat | Drain | Bye):
             self._dispatch(worker, message)
@@ -123,7 +129,7 @@ class MessageHandlers:
             return
         known = self.fleet.workers.get(hello.worker)
         if known is not None and known.boot == hello.boot and hello.number <= known.hello:
-            # The same HELLO twice, or one that was overtaken: what it says is known or stale.
+            # This HELLO was sent twice, or a later message overtook it: nothing in it is new.
             if hello.number == known.hello:
                 known.heard = now
                 self._welcome(known)
@@ -153,9 +159,9 @@ class MessageHandlers:
         self._send(old.identity, Refuse(reason=reason, final=True))
 
     def expel(self, lets_in: Callable[[str, str], bool]) -> None:
-        """Shut out every worker whose key and name ``lets_in`` refuses; its lease is lost.
+        """Remove every worker whose key and name ``lets_in`` refuses; its lease is lost.
 
-        It is told at its next message.
+        The worker is refused at its next message.
         """
         for worker in list(self.fleet.workers.values()):
             if lets_in(worker.key, worker.name):
@@ -170,7 +176,7 @@ class MessageHandlers:
             log.warning("worker %s is shut out: %s", worker.name, reason)
 
     def _welcome(self, worker: Worker) -> None:
-        """The run, with the leases to keep and those whose evaluation is settled without it."""
+        """Send WELCOME: the run, the leases to keep, and those whose evaluation has ended."""
         assert self.run_state.spec is not None
         abandon = tuple(sorted(lease for lease in worker.held if not self._is_wanted(lease)))
         worker.held -= set(abandon)
@@ -190,7 +196,10 @@ class MessageHandlers:
         return found is not None and found[0].state not in SETTLED
 
     def _reconcile(self, worker: Worker) -> None:
-        """A lease that this boot accepted but neither holds nor delivers is lost."""
+        """Bring the leases of a boot in line with its HELLO.
+
+        A lease that it accepted, but neither holds nor delivers, is lost.
+        """
         for evaluation, attempt in list(self.run_state.active_attempts()):
             mine = attempt.worker == worker.name and attempt.boot == worker.boot
             if not mine or attempt.lease in worker.delivering:
@@ -213,7 +222,7 @@ class MessageHandlers:
                     digests=dict(message.digests),
                 )
             )
-        # A worker prepares with empty hands only, so it is through with other runs.
+        # A worker prepares only when it holds no lease, so it has finished with other runs.
         worker.foreign = False
         different = sorted(
             role
@@ -242,7 +251,7 @@ class MessageHandlers:
         return message.identical_layers if linear else ()
 
     def _bye(self, worker: Worker, message: Bye) -> None:
-        """A worker leaves for good; what it does not keep for its next boot is lost."""
+        """A worker leaves. Leases are lost unless it keeps their results for its next boot."""
         kept = False
         for evaluation, attempt in list(self.run_state.active_attempts()):
             if (attempt.worker, attempt.boot) != (worker.name, worker.boot):
@@ -260,7 +269,7 @@ class MessageHandlers:
     # ---- leases --------------------------------------------------------------------------
 
     def _beat(self, worker: Worker, beat: Beat) -> None:
-        """A BEAT says what the worker holds, which repairs whatever message was lost."""
+        """Note what the worker says it holds, so that a lost ACCEPT or CANCEL is made good."""
         worker.beat, worker.paused = beat, False
         worker.held.clear()
         if beat.lease and beat.run == self.run_state.run:
@@ -269,7 +278,7 @@ class MessageHandlers:
         self._send(worker.identity, ack)
 
     def _holds(self, worker: Worker, lease: str) -> None:
-        """The worker says that it works on a lease."""
+        """Note that the worker works on a lease, or cancel it if its evaluation has ended."""
         found = self.run_state.find(lease)
         if found is None or found[0].state in SETTLED:
             self._send(worker.identity, Cancel(run=self.run_state.run, lease=lease))
@@ -306,7 +315,7 @@ class MessageHandlers:
     # still in progress is then cancelled. A result that comes later is logged as a duplicate.
 
     def _result(self, worker: Worker, message: Result) -> None:
-        """Take one result in, and acknowledge it with the commit that stores it."""
+        """Record a result, and acknowledge it after the commit that stores it."""
         run = self.run_state.run
         found = self.run_state.find(message.lease)
         if found is None or found[0].id != message.evaluation:
@@ -327,7 +336,7 @@ class MessageHandlers:
         self._send(worker.identity, ResultAck(run=run, lease=message.lease))
 
     def _failure(self, evaluation: Evaluation, message: Result) -> Failed | None:
-        """The failure that a result reports, or that its contents amount to."""
+        """The failure that a result reports, or what is wrong with it; None for a valid result."""
         assert self.run_state.spec is not None
         body = message.body
         expected = "measured" if evaluation.purpose == "measure" else "evaluated"
@@ -369,14 +378,17 @@ class MessageHandlers:
             self._cancel(rival)
 
     def _cancel(self, rival: Attempt) -> None:
-        """Spare another worker a settled evaluation; should this be lost, its BEAT asks again."""
+        """Cancel another attempt at an evaluation that is done.
+
+        Should the CANCEL be lost, the worker's next BEAT brings another one.
+        """
         worker = self.fleet.workers.get(rival.worker)
         if worker is not None and worker.boot == rival.boot:
             worker.held.discard(rival.lease)
             self._send(worker.identity, Cancel(run=self.run_state.run, lease=rival.lease))
 
     def _late(self, evaluation: Evaluation, attempt: Attempt, message: Result) -> None:
-        """A result for a settled evaluation: the recorded one sent again, or a duplicate."""
+        """Log a result that came after its evaluation had ended, unless it is a repetition."""
         if attempt.state is AttemptState.DONE or attempt.lease in self.run_state.duplicates:
             return
         metrics: dict[str, Any] = {}
@@ -419,6 +431,6 @@ class MessageHandlers:
             )
 
     def _blames_vector(self, evaluation: Evaluation, attempt: Attempt) -> bool:
-        """Whether an engine's death is held against the vector; never against the sources."""
+        """Whether an engine's death is held against the vector; never for references."""
         blames_vector = self.run_state.sessions.blames_vector(attempt.boot, evaluation.id)
         return evaluation.in_budget and blames_vector
