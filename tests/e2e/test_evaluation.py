@@ -68,7 +68,7 @@ def tokenizer_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_qwen3(tmp_path_factory.mktemp("source"), seed=1, layers=1)
 
 
-class EvaluationJob:
+class BenchmarkFolders:
     """Benchmark folders, and evaluations on them."""
 
     def __init__(self, folder: Path, source: Path) -> None:
@@ -93,9 +93,9 @@ class EvaluationJob:
     ) -> PreparedBenchmarks:
         from apbmm_worker.evaluation.questions import prepare_benchmarks
 
-        folders = {b.name: self.folder / b.name for b in benchmarks}
+        paths = {b.name: self.folder / b.name for b in benchmarks}
         return prepare_benchmarks(
-            benchmarks, folders, generation, self.source, self.folder / "scratch"
+            benchmarks, paths, generation, self.source, self.folder / "scratch"
         )
 
     def oracle(self, answer: Callable[[str], str]) -> Oracle:
@@ -120,25 +120,25 @@ class EvaluationJob:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, tokenizer_source: Path) -> EvaluationJob:
-    return EvaluationJob(tmp_path, tokenizer_source)
+def folders(tmp_path: Path, tokenizer_source: Path) -> BenchmarkFolders:
+    return BenchmarkFolders(tmp_path, tokenizer_source)
 
 
-def outcomes_on_disk(bench: EvaluationJob, chosen: BenchmarkSection) -> tuple[OutcomeRow, ...]:
+def outcomes_on_disk(folders: BenchmarkFolders, chosen: BenchmarkSection) -> tuple[OutcomeRow, ...]:
     """What a reader of EvalScope's files would take from them."""
     from apbmm_worker.evaluation.evaluate import mean_name
     from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
     from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 
     def rows(kind: str) -> list[tuple[str, Row]]:
-        files = (bench.folder / "out" / chosen.name / kind / "merge").iterdir()
+        files = (folders.folder / "out" / chosen.name / kind / "merge").iterdir()
         return [
             (file.stem.removeprefix(f"{chosen.adapter}_"), json.loads(line))
             for file in files
             for line in file.read_text(encoding="utf-8").splitlines()
         ]
 
-    questions = bench.prepare(chosen).benchmarks[0].questions
+    questions = folders.prepare(chosen).benchmarks[0].questions
     places = {question.place: question.identity for question in questions}
     recorded = RecordedRows(rows("predictions"), rows("reviews"))
     return benchmark_result(outcomes_of(recorded, chosen.adapter, places, mean_name)).outcomes
@@ -162,10 +162,10 @@ def add(text: str) -> str:
     return special.get(number, f"{number + 1}\n" if number % 2 == 0 else "no")
 
 
-def test_two_benchmarks_with_one_adapter(bench: EvaluationJob) -> None:
-    bench.write("first", sums(8))
-    bench.write("second", sums(4))
-    result, oracle = bench.evaluate(
+def test_two_benchmarks_with_one_adapter(folders: BenchmarkFolders) -> None:
+    folders.write("first", sums(8))
+    folders.write("second", sums(4))
+    result, oracle = folders.evaluate(
         add,
         benchmark("first", "apbmm_exact"),
         benchmark("second", "apbmm_exact", question_ids=(2, 0)),
@@ -182,34 +182,34 @@ def test_two_benchmarks_with_one_adapter(bench: EvaluationJob) -> None:
     assert [score for _, score, *_ in first.outcomes] == [1, 0, 1, 0, 1, 0, 1, 0]
     assert [question for question, *_ in second.outcomes] == ["sum-2", "sum-0"]
     assert second.metrics["accuracy"] == 1.0
-    assert bench.progress[-1] == (10, 10)
+    assert folders.progress[-1] == (10, 10)
     assert len(oracle.prompts) == 10
     assert not oracle.aborted
 
 
-def test_a_second_attempt_replaces_the_first(bench: EvaluationJob) -> None:
-    bench.write("b", sums(3))
+def test_a_second_attempt_replaces_the_first(folders: BenchmarkFolders) -> None:
+    folders.write("b", sums(3))
     for _ in range(2):
-        result, _ = bench.evaluate(add, benchmark("b", "apbmm_exact"))
+        result, _ = folders.evaluate(add, benchmark("b", "apbmm_exact"))
         assert result.benchmarks["b"].questions == 3
 
 
-def test_demo_answers_are_taken_from_behind_the_marker(bench: EvaluationJob) -> None:
+def test_demo_answers_are_taken_from_behind_the_marker(folders: BenchmarkFolders) -> None:
     rows = [{"id": str(n), "question": f"{n} plus 1?", "answer": str(n + 1)} for n in range(3)]
-    bench.write("b", rows)
+    folders.write("b", rows)
     answers = ["0 + 1 # 1", "thinking ## 2", "# 9"]
-    result, _ = bench.evaluate(
+    result, _ = folders.evaluate(
         lambda text: answers[int(re.findall(r"(\d) plus", text)[-1])],
         benchmark("b", "apbmm_demo_sums"),
     )
     outcomes = result.benchmarks["b"].outcomes
     assert [score for _, score, *_ in outcomes] == [1, 0, 0]
     assert result.benchmarks["b"].malformed == 1
-    assert outcomes == outcomes_on_disk(bench, benchmark("b", "apbmm_demo_sums"))
+    assert outcomes == outcomes_on_disk(folders, benchmark("b", "apbmm_demo_sums"))
 
 
 def test_a_benchmark_that_evalscope_scores_in_batches(
-    bench: EvaluationJob, monkeypatch: pytest.MonkeyPatch
+    folders: BenchmarkFolders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from evalscope.api.metric import Score
     from evalscope.api.registry import BENCHMARK_REGISTRY
@@ -226,19 +226,53 @@ def test_a_benchmark_that_evalscope_scores_in_batches(
 
     ensure_registered(EXACT_ADAPTER)
     monkeypatch.setattr(BENCHMARK_REGISTRY[EXACT_ADAPTER], "data_adapter", InBatches)
-    bench.write("b", sums(4))
+    folders.write("b", sums(4))
     chosen = benchmark("b", "apbmm_exact")
-    result, _ = bench.evaluate(add, chosen)
+    result, _ = folders.evaluate(add, chosen)
     outcomes = result.benchmarks["b"].outcomes
     # Its own scores have the place of those of single answers, where 2 is right as well.
     assert [score for _, score, *_ in outcomes] == [1, 0, 0, 0]
-    assert outcomes == outcomes_on_disk(bench, chosen)
+    assert outcomes == outcomes_on_disk(folders, chosen)
 
 
-def test_the_built_in_benchmarks_on_local_files(bench: EvaluationJob) -> None:
+def test_every_score_that_the_report_names_is_a_metric(
+    folders: BenchmarkFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evalscope.api.metric import Score
+    from evalscope.api.metric.semantics import MetricSelector
+    from evalscope.api.registry import BENCHMARK_REGISTRY
+
+    from apbmm_worker.evaluation.adapters import ExactMatchAdapter, ensure_registered
+
+    class WithF1(ExactMatchAdapter):
+        def match_score(self, *arguments: Any, **named: Any) -> Score:
+            score = super().match_score(*arguments, **named)
+            score.value["F1"] = 0.25 + score.value["acc"] / 2
+            return score
+
+    ensure_registered(EXACT_ADAPTER)
+    adapter = BENCHMARK_REGISTRY[EXACT_ADAPTER]
+    monkeypatch.setattr(adapter, "data_adapter", WithF1)
+    monkeypatch.setattr(adapter, "primary_metric", MetricSelector(name="accuracy"))
+    folders.write("b", sums(8))
+    chosen = benchmark("b", "apbmm_exact")
+    result, _ = folders.evaluate(add, chosen)
+    metrics = result.benchmarks["b"].metrics
+    assert metrics["accuracy"] == metrics["f1"] == 0.5
+    assert metrics.keys() == {"accuracy", "tokens", "seconds", "truncated", "f1"}
+
+    # With this aggregation the accuracy is reported twice: as a mean, and for one try of each.
+    selector = MetricSelector(name="accuracy", aggregation="mean")
+    monkeypatch.setattr(adapter, "primary_metric", selector)
+    monkeypatch.setattr(adapter, "aggregation", "mean_and_pass_at_k")
+    result, _ = folders.evaluate(add, chosen)
+    assert result.benchmarks["b"].metrics["accuracy:pass_at_k[k=1]"] == 0.5
+
+
+def test_the_built_in_benchmarks_on_local_files(folders: BenchmarkFolders) -> None:
     """Oracles that answer a known part correctly, in the form that each benchmark asks for."""
     aime = [{"problem": f"{n} plus 1?", "answer": str(n + 1)} for n in range(4)]
-    bench.write("aime", aime)
+    folders.write("aime", aime)
     math_problems = [
         {
             "problem": f"{n} plus 1?",
@@ -249,26 +283,26 @@ def test_the_built_in_benchmarks_on_local_files(bench: EvaluationJob) -> None:
         }
         for n in range(4)
     ]
-    bench.write("math", math_problems)
+    folders.write("math", math_problems)
     gsm = [{"question": f"{n} plus 1?", "answer": f"add #### {n + 1}"} for n in range(4)]
-    bench.write("gsm", gsm)
-    bench.write("gsm", gsm, "train.jsonl")
+    folders.write("gsm", gsm)
+    folders.write("gsm", gsm, "train.jsonl")
     chosen = (
         benchmark("aime", "aime25", questions=2),
         benchmark("math", "math_500"),
         benchmark("gsm", "gsm8k"),
     )
-    result, _ = bench.evaluate(lambda text: rf"\boxed{{{add(text).strip()}}}", *chosen)
+    result, _ = folders.evaluate(lambda text: rf"\boxed{{{add(text).strip()}}}", *chosen)
     found = {name: (r.metrics["accuracy"], r.questions) for name, r in result.benchmarks.items()}
     assert found == {"aime": (0.5, 2), "math": (0.5, 4), "gsm": (0.5, 4)}
     ids = {name: {row[0] for row in r.outcomes} for name, r in result.benchmarks.items()}
     assert ids["aime"] == {"0", "1"}
     assert ids["math"] == {f"algebra/{n}.json" for n in range(4)}
     for one in chosen:
-        assert result.benchmarks[one.name].outcomes == outcomes_on_disk(bench, one)
+        assert result.benchmarks[one.name].outcomes == outcomes_on_disk(folders, one)
 
 
-def test_gpqa_with_chosen_questions(bench: EvaluationJob) -> None:
+def test_gpqa_with_chosen_questions(folders: BenchmarkFolders) -> None:
     rows = [
         {
             "Question": f"{n} plus 1?",
@@ -277,32 +311,32 @@ def test_gpqa_with_chosen_questions(bench: EvaluationJob) -> None:
         }
         for n in range(12)
     ]
-    bench.write("gpqa", rows, "train.csv")
+    folders.write("gpqa", rows, "train.csv")
 
     def choose(text: str) -> str:
         number = int(re.findall(r"(\d+) plus", text)[-1])
         letter = re.findall(rf"([A-D])\) it is {number + 1}\b", text)[-1]
         return f"ANSWER: {letter if number != 7 else 'none'}"
 
-    result, _ = bench.evaluate(choose, benchmark("gpqa", "gpqa_diamond", question_ids=(3, 7, 11)))
+    result, _ = folders.evaluate(choose, benchmark("gpqa", "gpqa_diamond", question_ids=(3, 7, 11)))
     outcomes = result.benchmarks["gpqa"].outcomes
     assert [row[:2] for row in outcomes] == [("3", 1.0), ("7", 0.0), ("11", 1.0)]
 
 
-def test_an_error_is_never_a_wrong_answer(bench: EvaluationJob) -> None:
+def test_an_error_is_never_a_wrong_answer(folders: BenchmarkFolders) -> None:
     from apbmm_worker.evaluation.evaluate import evaluate
 
-    bench.write("b", sums(6))
+    folders.write("b", sums(6))
 
     def fail(text: str) -> str:
         if "4 plus" in text:
             raise EvaluationError("the engine failed: out of memory", kind="infrastructure")
         return add(text)
 
-    oracle = bench.oracle(fail)
-    prepared = bench.prepare(benchmark("b", "apbmm_exact"))
+    oracle = folders.oracle(fail)
+    prepared = folders.prepare(benchmark("b", "apbmm_exact"))
     with pytest.raises(EvaluationError, match="out of memory") as failure:
-        evaluate(oracle, prepared, bench.folder / "out", lambda *_: None)
+        evaluate(oracle, prepared, folders.folder / "out", lambda *_: None)
     assert failure.value.kind == "infrastructure"
     assert oracle.aborted
 
@@ -333,15 +367,15 @@ class HeldOracle(Oracle):
             future.cancel()
 
 
-def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: EvaluationJob) -> None:
+def test_benchmarks_are_scored_side_by_side_while_answers_come(folders: BenchmarkFolders) -> None:
     """The first benchmark has no answer before the second one's report is written."""
     from apbmm_worker.evaluation.evaluate import evaluate
 
-    bench.write("slow", sums(4, step=2))
-    bench.write("fast", sums(4, first=8, step=2))
-    oracle = HeldOracle(bench.oracle(add)._tokenizer, add, held=4)
-    prepared = bench.prepare(benchmark("slow", "apbmm_exact"), benchmark("fast", "apbmm_exact"))
-    out = bench.folder / "out"
+    folders.write("slow", sums(4, step=2))
+    folders.write("fast", sums(4, first=8, step=2))
+    oracle = HeldOracle(folders.oracle(add)._tokenizer, add, held=4)
+    prepared = folders.prepare(benchmark("slow", "apbmm_exact"), benchmark("fast", "apbmm_exact"))
+    out = folders.folder / "out"
     seen: list[Path] = []
 
     def release_when_reported() -> None:
@@ -362,40 +396,42 @@ def test_benchmarks_are_scored_side_by_side_while_answers_come(bench: Evaluation
     assert result.seconds >= 0 < result.report_seconds
 
 
-def test_a_failure_does_not_wait_for_answers_that_never_come(bench: EvaluationJob) -> None:
+def test_a_failure_does_not_wait_for_answers_that_never_come(folders: BenchmarkFolders) -> None:
     from apbmm_worker.evaluation.evaluate import evaluate
 
-    bench.write("held", sums(3))
-    bench.write("failing", sums(3, first=8))
-    oracle = HeldOracle(bench.oracle(add)._tokenizer, add, held=3)
-    prepared = bench.prepare(benchmark("held", "apbmm_exact"), benchmark("failing", "apbmm_exact"))
+    folders.write("held", sums(3))
+    folders.write("failing", sums(3, first=8))
+    oracle = HeldOracle(folders.oracle(add)._tokenizer, add, held=3)
+    prepared = folders.prepare(
+        benchmark("held", "apbmm_exact"), benchmark("failing", "apbmm_exact")
+    )
     # EvalScope itself fails on the second one: it cannot write where a file is in the way.
-    (bench.folder / "out").mkdir()
-    (bench.folder / "out" / "failing").write_text("")
+    (folders.folder / "out").mkdir()
+    (folders.folder / "out" / "failing").write_text("")
     with pytest.raises(EvaluationError, match="failed on benchmark failing"):
-        evaluate(oracle, prepared, bench.folder / "out", lambda *_: None)
+        evaluate(oracle, prepared, folders.folder / "out", lambda *_: None)
     assert oracle.aborted
 
 
-def test_settings_that_do_not_fit_are_named(bench: EvaluationJob) -> None:
-    bench.write("b", [*sums(2), {"id": "long", "question": "x" * 90, "answer": "y"}])
+def test_settings_that_do_not_fit_are_named(folders: BenchmarkFolders) -> None:
+    folders.write("b", [*sums(2), {"id": "long", "question": "x" * 90, "answer": "y"}])
     with pytest.raises(UsageError, match=r"question long has a prompt of \d+ tokens.*of 150"):
-        bench.prepare(
+        folders.prepare(
             benchmark("b", "apbmm_exact"), generation=GenerationSection(max_tokens=50, context=150)
         )
     with pytest.raises(SourceError, match="EvalScope has no benchmark 'apbmm_typo'"):
-        bench.prepare(benchmark("b", "apbmm_typo"))
-    bench.write("twice", [*sums(2), *sums(1)])
+        folders.prepare(benchmark("b", "apbmm_typo"))
+    folders.write("twice", [*sums(2), *sums(1)])
     with pytest.raises(SourceError, match="two questions have the same id"):
-        bench.prepare(benchmark("twice", "apbmm_exact"))
+        folders.prepare(benchmark("twice", "apbmm_exact"))
 
 
-def test_seeds_differ_by_question_and_are_the_same_each_time(bench: EvaluationJob) -> None:
-    bench.write("b", sums(3))
+def test_seeds_differ_by_question_and_are_the_same_each_time(folders: BenchmarkFolders) -> None:
+    folders.write("b", sums(3))
     first, second = (
         [
             q.prompt.seed
-            for q in bench.prepare(benchmark("b", "apbmm_exact")).benchmarks[0].questions
+            for q in folders.prepare(benchmark("b", "apbmm_exact")).benchmarks[0].questions
         ]
         for _ in range(2)
     )

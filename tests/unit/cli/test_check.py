@@ -293,6 +293,26 @@ def test_known_adapters_are_those_of_evalscope() -> None:
     assert not is_known_adapter("apbmm_typo")
 
 
+def test_a_metric_that_only_evalscope_can_report_is_noted(run_file: Path) -> None:
+    objectives = """
+[[objectives]]
+name = "quality"
+metric = "f1"
+expert = "thinking"
+vanilla = "instruct"
+[[objectives]]
+name = "speed"
+metric = "seconds"
+expert = "instruct"
+vanilla = "thinking"
+"""
+    changes = {"apbmm_exact": "aime24", "[prior]": f"{objectives}[prior]"}
+    (note,) = [note for note in with_changes(run_file, changes).notes if "objective" in note]
+    assert note.startswith(
+        "objective quality: f1 is not accuracy or tokens or seconds or truncated"
+    )
+
+
 def test_check_prints_the_plan(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(run_file) == 0
     shown = capsys.readouterr().out

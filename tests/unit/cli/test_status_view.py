@@ -86,6 +86,21 @@ def test_everything_is_shown() -> None:
     assert text.index("e0001") < text.index("e0002")
 
 
+def test_the_metrics_of_the_objectives_are_shown_too() -> None:
+    shown = {"alpha": {**METRICS["alpha"], "f1": 0.4321}}
+    front = [{**SNAPSHOT["front"][0], "metrics": shown}]
+    status = {**SNAPSHOT, "front": front, "metrics": ["accuracy", "tokens", "f1", "truncated"]}
+    console = Console(width=200, record=True)
+    console.print(render(status))
+    text = console.export_text()
+    (row,) = (line for line in text.splitlines() if "e0002" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][3:] == [
+        "50.0%", "123.4 (2 cut)", "0.4321", "20.0%",
+    ]  # fmt: skip
+    (reference,) = (line for line in text.splitlines() if "thinking" in line)
+    assert [cell.strip() for cell in reference.strip("│").split("│")][3:] == ["-", "20.0%"]
+
+
 def test_a_run_without_a_master_says_so() -> None:
     assert "no master: this is what the journal says" in shown(master_alive=False)
     assert "finished: 40 evaluations completed" in shown(finished="40 evaluations completed")

@@ -22,6 +22,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -188,6 +189,7 @@ def _metric_name(identity: MetricIdentity) -> str:
     return str(identity.name if is_plain_mean else identity.key)
 
 
+@cache  # asked for with every question
 def mean_name(score: str) -> str:
     """Our name of the mean of a score, given the name that an adapter gives to the score."""
     return _metric_name(canonicalize_producer_identity(score, "mean"))
