@@ -11,7 +11,7 @@ from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.optimiser.process import new_search
-from apbmm_master.search.prior import layer_importance, rescale
+from apbmm_master.search.prior import component_importance, layer_importance, rescale
 from apbmm_worker.child.rehearsal import Landscape
 from rehearsal_runs import Site
 
@@ -83,12 +83,13 @@ def test_a_run_with_weights_outside_the_layers_searches_them_and_resumes(site: S
     assert tokens_of(run_state.evaluations["thinking"]) == pytest.approx(
         landscape.tokens([1.0] * (LAYERS + 3))
     )
-    importance = new_search(search_arguments(run_state)).problem.importance
+    discrepancies = search_arguments(run_state).discrepancies
+    assert discrepancies is not None
+    importance = component_importance(discrepancies)
     measure = run_state.evaluations["measure"].body
-    assert importance is not None
     assert isinstance(measure, Measured)
     groups = rescale(list(measure.outside.values()), measure.parameter)
-    assert importance[LAYERS:] == pytest.approx(tuple(groups))
+    assert importance[LAYERS:] == pytest.approx(groups)
 
 
 def test_a_model_level_grid_runs_from_a_run_file(site: Site) -> None:
