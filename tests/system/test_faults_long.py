@@ -31,9 +31,10 @@ FAKES, CROWD = 12, 4
 YOUNG = 50  # evaluations, when all workers have been served
 ONCE_MB = 3.0
 EACH_KB = 4.0
-"""Of a finished evaluation: its record, its attempts and the search method's calls."""
-"""A master may grow by the first while it is young, and by the second for each evaluation: at the
-full count that is less than 5 % of what it needs after a quarter of it.
+"""A master may grow by `ONCE_MB` while it is young and by `EACH_KB` for each evaluation.
+
+Of a finished evaluation it keeps the record without outcomes, the attempts, the score, and the
+calls of the search method: 40 to 80 MB at the full count.
 """
 
 

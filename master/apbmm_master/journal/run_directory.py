@@ -1,4 +1,4 @@
-"""The folder of a run: looked over, made, and locked against a second master."""
+"""The folder of a run: checks it, makes it, and locks it against a second master."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ Most others (sshfs, ceph-fuse, juicefs, s3fs, gcsfuse, rclone...) serve one over
 
 
 def require_for_runs(run_dir: Path, run_file: Path) -> None:
-    """Refuse a folder of something else, as of a checkpoint. Raises `RunDirectoryError`.
+    """Raise `RunDirectoryError` for a folder that holds something else, such as a checkpoint.
 
-    A folder with a journal is a run's, and so is the one that its run file is in.
+    A folder that holds a journal, or the run file of the run, is accepted.
     """
     try:
         names = sorted(path.name for path in run_dir.iterdir())
         if BEGUN in names or run_file.resolve().parent == run_dir.resolve():
             return
-    except OSError:  # it is not there, or `claim` says what is wrong with it
+    except OSError:  # `claim` makes it, or says what is wrong with it
         return
     for name in names:
         if not any(fnmatch.fnmatchcase(name, known) for known in BEFOREHAND):
@@ -82,7 +82,7 @@ def require_for_runs(run_dir: Path, run_file: Path) -> None:
 
 
 def claim(run_dir: Path) -> FileLock:
-    """Make the folder if need be, and lock it for this process until the lock is released.
+    """Make the folder unless it exists, and lock it for this process.
 
     Raises `RunDirectoryError` for a folder that cannot hold a journal, and `JournalError` naming
     the master that has it.

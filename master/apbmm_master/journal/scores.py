@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +25,7 @@ from apbmm_master.search.reference_scaling import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScoredEvaluation:
     """A completed evaluation with its objective vector, hypervolume and front size after it."""
 
@@ -91,7 +90,7 @@ def measured_references(run_state: RunState) -> list[Evaluation]:
 
 
 def check_scaling(run_state: RunState) -> None:
-    """Raise the named error of `objective.check_references` if Eq. 2 cannot be applied."""
+    """Raise the error of `check_references` if Eq. 2 cannot be applied to the references."""
     if run_state.spec is not None and run_state.references_done:
         check_references(objectives_of(run_state.spec), references_of(run_state))
 
@@ -102,7 +101,7 @@ def score(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
 
 
 def known_noise(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
-    """Variance of `score` that the search is told; see `objective.objective_variance`."""
+    """Variance of `score` that the search is told; see `objective_variance`."""
     return _by_eq_2(objective_variance, run_state, evaluation)
 
 
@@ -130,77 +129,71 @@ class ScoreHistory:
 
     def _begin(self, run_state: RunState | None) -> None:
         self._run_state = run_state
-        self._objectives, self._volumes, self._sizes = array("d"), array("d"), array("l")
+        self._scored: list[ScoredEvaluation] = []
         self._front: dict[str, tuple[float, ...]] = {}
-        self._points: Array = np.empty(0)
 
     def update(self, run_state: RunState) -> Scores:
         """Score the evaluations completed since the last call; returns the scores after them.
 
-        A run state other than the last one (read back from the journal) is scored from its start.
+        Another run state than that of the last call, as one read back from the journal, is scored
+        from its beginning.
         """
         if run_state is not self._run_state:
             self._begin(run_state)
         if run_state.spec is None or not run_state.references_done:
             return Scores()
-        for name in run_state.completed[len(self._volumes) :]:
-            self._enter(run_state, run_state.evaluations[name])
-        return Scores(len(self._volumes), dict(self._front), self._volume)
+        for name in run_state.completed[len(self._scored) :]:
+            self._add(run_state, run_state.evaluations[name])
+        return Scores(len(self._scored), dict(self._front), self._hypervolume)
 
-    def history(self, begin: int = 0) -> Iterator[ScoredEvaluation]:
-        """What the last `update` scored, in the order of completion, without the first ones."""
-        if self._run_state is None:
-            return
-        names = self._run_state.completed
-        for number in range(begin, len(self._volumes)):
-            yield ScoredEvaluation(
-                self._run_state.evaluations[names[number]],
-                self._objectives_of(number),
-                self._volumes[number],
-                self._sizes[number],
-            )
+    def history(self, begin: int = 0) -> list[ScoredEvaluation]:
+        """The scored evaluations in the order of their completion, from number ``begin`` on."""
+        return self._scored[begin:]
 
     @property
-    def _volume(self) -> float:
-        return self._volumes[-1] if self._volumes else 0.0
+    def _hypervolume(self) -> float:
+        return self._scored[-1].hypervolume if self._scored else 0.0
 
-    def _objectives_of(self, number: int) -> tuple[float, ...]:
-        width = len(self._objectives) // len(self._volumes)
-        return tuple(self._objectives[number * width : (number + 1) * width])
-
-    def _enter(self, run_state: RunState, evaluation: Evaluation) -> None:
-        """Score a completion; it changes the front unless something there dominates it."""
+    def _add(self, run_state: RunState, evaluation: Evaluation) -> None:
+        """Score a completed evaluation; the front takes it in unless another dominates it."""
         assert run_state.spec is not None
-        objectives, volume = score(run_state, evaluation), self._volume
+        objectives = score(run_state, evaluation)
+        volume = self._hypervolume
         new = np.array(objectives, dtype=np.float64)
-        points = self._points.reshape(-1, len(new))
-        if not (_no_worse(points, new) & (points != new).any(axis=1)).any():
-            kept = ~(_no_worse(new, points) & (points != new).any(axis=1))
-            for name in [n for n, keep in zip(self._front, kept, strict=True) if not keep]:
+        points = np.array(list(self._front.values()), dtype=np.float64).reshape(-1, len(new))
+        different = (points != new).any(axis=1)
+        if not (_no_worse(points, new) & different).any():
+            dominated = _no_worse(new, points) & different
+            for name in [n for n, out in zip(self._front, dominated, strict=True) if out]:
                 del self._front[name]
             self._front[evaluation.id] = objectives
-            self._points = np.concatenate([points[kept], new[None]])
-            volume = hypervolume(self._points, run_state.spec.hypervolume_reference)
-        self._objectives.extend(objectives)
-        self._volumes.append(volume)
-        self._sizes.append(len(self._front))
+            front = np.array(list(self._front.values()), dtype=np.float64)
+            volume = hypervolume(front, run_state.spec.hypervolume_reference)
+        self._scored.append(ScoredEvaluation(evaluation, objectives, volume, len(self._front)))
 
 
 def _no_worse(points: Array, others: Array) -> npt.NDArray[np.bool_]:
-    """Whether each row of one is at least the other's in every objective; either may be one row."""
+    """For each row: whether ``points`` is at least ``others`` in every objective.
+
+    Shapes (n, m) and (m,), in either order; the result has shape (n,).
+    """
     return np.asarray((points >= others).all(axis=1))
 
 
 def scores_of(run_state: RunState) -> Scores:
-    """Where a run stands, scored from its start; see `ScoreHistory` to follow one."""
+    """The scores of a run after its last completed evaluation.
+
+    Use a `ScoreHistory` to ask repeatedly while the run goes on.
+    """
     return ScoreHistory().update(run_state)
 
 
 def search_window(run_state: RunState, now: float) -> tuple[float, float] | None:
-    """When the search began and ended (Unix seconds): first search dispatch to last completion.
+    """When the search began and ended, in Unix seconds.
 
-    ``now`` is its end while work is in progress. Before the search has begun, the window starts at
-    the first lease. None when nothing was leased.
+    It begins with the first lease of a vector that is not of the initial design; before there is
+    one, with the first lease at all. It ends with the end of the last attempt, and at ``now`` while
+    an attempt is in progress. None when nothing was leased.
     """
     first = search = math.inf
     last, running = -math.inf, False
@@ -218,9 +211,10 @@ def search_window(run_state: RunState, now: float) -> tuple[float, float] | None
 
 
 def load_rate(run_state: RunState, now: float) -> float | None:
-    """Busy worker seconds over worker seconds within `search_window`, tail included.
+    """Seconds that workers held leases, divided by the seconds that they were connected.
 
-    None when nothing was leased. A worker counts, busy or not, for the time that it was there.
+    Both are counted within `search_window`, its end included, when workers find no more work. None
+    when nothing was leased.
     """
     window = search_window(run_state, now)
     if window is None:
@@ -236,8 +230,8 @@ def load_rate(run_state: RunState, now: float) -> float | None:
         for attempt in evaluation.attempts
         for stay in stays.get(attempt.worker, ())
     )
-    there = sum(max(0.0, left - joined) for spans in stays.values() for joined, left in spans)
-    return busy / there if there > 0 else None
+    present = sum(max(0.0, left - joined) for spans in stays.values() for joined, left in spans)
+    return busy / present if present > 0 else None
 
 
 def _end(attempt: Attempt, default: float) -> float:
@@ -245,5 +239,5 @@ def _end(attempt: Attempt, default: float) -> float:
 
 
 def overlap(begin: float, end: float, start: float, stop: float) -> float:
-    """Length that two spans share."""
+    """Length that the intervals ``begin`` to ``end`` and ``start`` to ``stop`` share."""
     return max(0.0, min(end, stop) - max(begin, start))

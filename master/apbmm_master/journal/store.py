@@ -1,7 +1,7 @@
-"""The run's memory on disk: append-only events in SQLite, one master at a time.
+"""The journal on disk: append-only events in SQLite, written by one master at a time.
 
 Every commit is durable before it returns (WAL, synchronous=FULL). A result is unique for its
-evaluation by a primary key, so that no code path can record two.
+evaluation by a primary key, so that no defect can record two.
 
 A file beside the database, ``journal.mark``, says how many events were committed. SQLite reads a
 write-ahead log that was cut off as far as it is whole and reports nothing. After a crash that is

@@ -42,7 +42,7 @@ def finished(evaluations: int, seed: int) -> World:
 def history(run_state: RunState) -> list[ScoredEvaluation]:
     score_history = ScoreHistory()
     score_history.update(run_state)
-    return [*score_history.history()]
+    return score_history.history()
 
 
 def test_the_search_is_told_the_noise_that_follows_from_the_journal() -> None:
@@ -84,9 +84,9 @@ def test_the_front_followed_is_the_front_computed() -> None:
         grown.apply(record)
         score_history.update(grown)
     assert score_history.update(grown) == scores
-    assert [*score_history.history(58)] == completions[58:]
+    assert score_history.history(58) == completions[58:]
     assert score_history.update(RunState().replay(world.stored)) == scores
-    assert [*score_history.history()] == completions
+    assert score_history.history() == completions
 
 
 def test_nothing_stands_before_the_references() -> None:
