@@ -113,7 +113,9 @@ def _search_methods() -> Iterator[str]:
     yield "Keys of `[algorithm.settings]`. Methods that are not listed have none."
     for settings, of in _settings_types().items():
         yield "#### " + ", ".join(f"`{name}`" for name in of)
-        yield inspect.getdoc(settings) or ""
+        # A subclass describes only the settings that it adds.
+        kinds = [kind for kind in reversed(settings.__mro__) if dataclasses.is_dataclass(kind)]
+        yield from (inspect.cleandoc(kind.__doc__ or "") for kind in kinds)
         hints = get_type_hints(settings, include_extras=True)
         rows = [
             (f"`{field.name}`", _type(hints[field.name]), _value(field.default))

@@ -72,6 +72,8 @@ def test_every_search_method_and_setting_is_named(text: str) -> None:
     for name in names():
         for field in dataclasses.fields(method_class(name).settings_type):
             assert f"| `{field.name}` |" in text
+    assert "`stock_priors` gives the model" in text
+    assert text.count("`samples` are the Monte-Carlo samples") == 3  # also of settings that inherit
 
 
 def test_every_parameter_of_a_merge_method_is_named(text: str) -> None:
