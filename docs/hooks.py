@@ -9,13 +9,20 @@ from mkdocs.structure.files import File, Files
 
 REPOSITORY = Path(__file__).parents[1]
 PICTURE = "examples/overview.svg"
+INTRODUCTION = """\
+A run file is TOML. It names the sources, the benchmarks and the settings of one run. Unknown keys are
+refused, and `apbmm check RUN.toml` names every fault at once. Paths are relative to the run file. What
+may change between two starts of one run is in [Operations](operations.md#resuming).
+
+This page is generated from the schema that reads the file."""
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the run-file reference, which is rendered from the schema, and the overview picture."""
-    from apbmm_master.run_file_reference import markdown
+    from apbmm.reference import run_file_reference
 
-    files.append(File.generated(config, "run-file.md", content=markdown()))
+    page = f"# Run file\n\n{INTRODUCTION}\n\n{run_file_reference()}"
+    files.append(File.generated(config, "run-file.md", content=page))
     picture = (REPOSITORY / PICTURE).read_text(encoding="utf-8")
     files.append(File.generated(config, "overview.svg", content=picture))
     return files
