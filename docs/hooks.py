@@ -10,9 +10,9 @@ from mkdocs.structure.files import File, Files
 REPOSITORY = Path(__file__).parents[1]
 PICTURE = "examples/overview.svg"
 INTRODUCTION = """\
-A run file is TOML. It names the sources, the benchmarks and the settings of one run. Unknown keys are
-refused, and `apbmm check RUN.toml` names every fault at once. Paths are relative to the run file. What
-may change between two starts of one run is in [Operations](operations.md#resuming).
+A run file is TOML. It names the sources, the benchmarks and the settings of one run. Unknown keys
+are refused, and `apbmm check RUN.toml` names every fault at once. Paths are relative to the run
+file. What may change between two starts of one run is in [Operations](operations.md#resuming).
 
 This page is generated from the schema that reads the file."""
 

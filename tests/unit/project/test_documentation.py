@@ -86,3 +86,13 @@ def test_source_files_that_are_named_exist(page: Path) -> None:
         assert known or not re.search(
             r"\.(py|toml|md|yaml|sbatch)$|^(master|worker|common|cli)/", name
         ), name
+
+
+def test_examples_in_contributing_are_those_that_tests_run() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(
+        r"`(tests/support/example_\w+\.py)`:\n\n```python\n(.*?)\n```", text, re.DOTALL
+    )
+    assert len(blocks) == len(list((REPOSITORY / "tests/support").glob("example_*.py")))
+    for path, block in blocks:
+        assert block in (REPOSITORY / path).read_text(encoding="utf-8"), path

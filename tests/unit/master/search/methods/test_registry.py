@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 import doctest
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-import numpy as np
 import pytest
 
 import apbmm_master.search
 from apbmm_common.errors import RunFileError
 from apbmm_master.run_checks import load_run
 from apbmm_master.search import SearchError, create, methods, names, register
-from apbmm_master.search.arrays import Array
 from apbmm_master.search.methods import method_class
-from apbmm_master.search.methods.base import Search, SearchState
+from example_search_method import RandomWalk
 from rehearsal_runs import write_run_file
-
-# ---- the whole of a new method -----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RandomWalkSettings:
-    """`step`: standard deviation of a step, in each component."""
-
-    step: float = 0.1
-
-
-class RandomWalk(Search):
-    """A Gaussian step from a random completed vector."""
-
-    name: ClassVar[str] = "random-walk"
-    settings_type: ClassVar[type[RandomWalkSettings]] = RandomWalkSettings
-
-    def _propose(self, state: SearchState, count: int) -> list[Array]:
-        rng = np.random.default_rng([self.problem.seed, state.index])
-        starts = state.x[rng.integers(len(state.x), size=count)]
-        return list(np.clip(rng.normal(starts, self.settings.step), 0.0, 1.0))
-
-
-# ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
