@@ -82,15 +82,15 @@ class MoeadCmaes(Search):
         losses = scalarised(normalised(state.y), self._weights[subproblem])
         numbers = offspring_numbers(state)
         batches = np.where(numbers < 0, -1, numbers // self.problem.workers)
-        bred_near = np.array(
+        by_neighbours = np.array(
             [n < 0 or self._parent(n) in self._neighbours[subproblem] for n in numbers]
         )
         designed = np.flatnonzero(batches < 0)
         start = state.x[designed[losses[designed].argmin()]]
         strategy = self._new_strategy(start, subproblem, state.index)
         for batch in range(int(batches.max()) + 1):
-            bred = np.flatnonzero((batches == batch) & bred_near)
-            earlier = np.flatnonzero((batches < batch) & bred_near)
+            bred = np.flatnonzero((batches == batch) & by_neighbours)
+            earlier = np.flatnonzero((batches < batch) & by_neighbours)
             missing = strategy.popsize - len(bred)
             best = earlier[np.argsort(losses[earlier], kind="stable")[:missing]]
             rows = np.concatenate([bred, best])
