@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import zmq
 import zmq.asyncio
@@ -35,6 +34,7 @@ from apbmm_common.protocol.messages import (
 from apbmm_common.run_file import RunSpec
 from apbmm_master.serve import allow_open_files
 from apbmm_worker.child import rehearsal
+from apbmm_worker.child_protocol import Prepared
 from apbmm_worker.daemon.daemon import Daemon
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
@@ -86,15 +86,15 @@ class Times:
                 self._sent[lease] = 0.0
 
 
-class RehearsedBench(EvaluationJob):
-    """Sleeps for ``duration`` where a bench would evaluate."""
+class RehearsedJob(EvaluationJob):
+    """Sleeps for ``duration`` instead of evaluating."""
 
     def __init__(self, options: Options, duration: Duration, times: Times) -> None:
         super().__init__(options)
         self._duration, self._times = duration, times
         self._spec: RunSpec | None = None
 
-    async def prepare(self, spec: RunSpec) -> dict[str, Any]:
+    async def prepare(self, spec: RunSpec) -> Prepared:
         """There is nothing to verify."""
         self._spec = spec
         return rehearsal.prepared(spec)
@@ -104,8 +104,8 @@ class RehearsedBench(EvaluationJob):
         assert self._spec is not None
         began = time.monotonic()
         if assign.work == "measure":
-            return Measured.model_validate(rehearsal.measured(self._spec))
-        body = Evaluated.model_validate(rehearsal.evaluated(self._spec, assign.vector)[1])
+            return rehearsal.measured(self._spec)
+        body = rehearsal.evaluated(self._spec, assign.vector)[1]
         await asyncio.sleep(self._duration(assign))
         self._times.spans.append((assign.evaluation, began, time.monotonic()))
         return body
@@ -172,7 +172,7 @@ class Fleet:
 
     def _daemon(self, number: int, times: Times) -> Daemon:
         options = self.options(number)
-        return TimedDaemon(options, RehearsedBench(options, self.duration, times), times)
+        return TimedDaemon(options, RehearsedJob(options, self.duration, times), times)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -11,14 +11,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
 from apbmm_common.run_file import RunSpec
-from apbmm_worker.daemon.evaluation_job import EvaluationJob, _body
+from apbmm_worker.child_protocol import (
+    LENGTH,
+    Answer,
+    CommandFailed,
+    Measure,
+    Prepare,
+    Prepared,
+    StageProgress,
+    Stop,
+)
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 from apbmm_worker.merging.temporary_checkpoints import MEMORY, owner
-from child_on_a_socket import Daemon, Event, engine_core
+from child_on_a_socket import Daemon, engine_core
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -36,7 +47,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def prepare(tmp_path_factory: pytest.TempPathFactory, pair: tuple[Path, Path]) -> Event:
+def prepare(tmp_path_factory: pytest.TempPathFactory, pair: tuple[Path, Path]) -> Prepare:
     """A good prepare command."""
     folder = tmp_path_factory.mktemp("benchmark")
     rows = [
@@ -45,9 +56,8 @@ def prepare(tmp_path_factory: pytest.TempPathFactory, pair: tuple[Path, Path]) -
     ]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     thinking, instruct = (str(path) for path in pair)
-    return {
-        "op": "prepare",
-        "spec": {
+    return Prepare(
+        spec={
             "name": "tiny",
             "sources": {"thinking": thinking, "instruct": instruct},
             "benchmarks": [
@@ -63,12 +73,11 @@ def prepare(tmp_path_factory: pytest.TempPathFactory, pair: tuple[Path, Path]) -
             "prior": {"questions": 6},
             "engine": {"hot_load": "memory"},
         },
-        "sources": {"thinking": thinking, "instruct": instruct, "base": instruct},
-        "benchmarks": {"all": str(folder), "three": str(folder)},
-        "prompts": None,
-        "scratch": str(tmp_path_factory.mktemp("scratch")),
-        "device": "cpu",
-    }
+        sources={"thinking": thinking, "instruct": instruct, "base": instruct},
+        benchmarks={"all": str(folder), "three": str(folder)},
+        scratch=str(tmp_path_factory.mktemp("scratch")),
+        device="cpu",
+    )
 
 
 @pytest.fixture
@@ -78,56 +87,63 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     daemon.end()
 
 
-def changed(prepare: Event, **changes: Any) -> Event:
-    return {**json.loads(json.dumps(prepare)), **changes}
+def changed(prepare: Prepare, **changes: Any) -> Prepare:
+    return prepare.model_copy(update=changes, deep=True)
 
 
-def temporary_checkpoints(prepare: Event) -> list[Path]:
-    scratch = Path(prepare["scratch"])
+def failure(answer: Answer) -> CommandFailed:
+    assert isinstance(answer, CommandFailed), answer
+    return answer
+
+
+def temporary_checkpoints(prepare: Prepare) -> list[Path]:
+    scratch = Path(prepare.scratch)
     return [f for root in (MEMORY, scratch) for f in root.glob(f"apbmm-{owner(scratch)}-*/[01]")]
 
 
-def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Event) -> None:
-    prepared, _ = daemon.ask(**prepare)
-    assert prepared["event"] == "prepared", prepared
-    assert prepared["layers"] == LAYERS
+def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Prepare) -> None:
+    prepared, _ = daemon.ask(prepare)
+    assert isinstance(prepared, Prepared), prepared
+    assert prepared.layers == LAYERS
     roles = {"thinking", "instruct", "base"}
     settings = {f"{role}.settings" for role in roles}
-    assert set(prepared["digests"]) == roles | settings | {"benchmark.all", "benchmark.three"}
-    assert prepared["digests"]["thinking"] != prepared["digests"]["instruct"]
-    assert "torch" in prepared["versions"]
+    assert set(prepared.digests) == roles | settings | {"benchmark.all", "benchmark.three"}
+    assert prepared.digests["thinking"] != prepared.digests["instruct"]
+    assert "torch" in prepared.versions
 
-    measured, _ = daemon.ask(op="measure")
-    body = _body(measured)
-    assert isinstance(body, Measured)
-    assert len(body.parameter) == LAYERS
-    assert body.prompts == 6
+    measured, _ = daemon.ask(Measure())
+    assert isinstance(measured, Measured), measured
+    assert len(measured.parameter) == LAYERS
+    assert measured.prompts == 6
 
     first, progress = daemon.evaluate("e/1", [0.0] * LAYERS)
-    stages = [event["stage"] for event in progress]
+    assert isinstance(first, Evaluated), first
+    stages = [event.stage for event in progress]
     assert stages.index("merge") < stages.index("start engine") < stages.index("evaluate")
-    assert progress[-1] == {
-        "event": "progress", "stage": "evaluate", "done": QUESTIONS + 3, "total": QUESTIONS + 3
-    }  # fmt: skip
-    assert set(first["stages"]) == {
+    asked = QUESTIONS + 3
+    assert progress[-1] == StageProgress(stage="evaluate", done=asked, total=asked)
+    assert set(first.stages) == {
         "merge", "start engine", "try hot-loading", "evaluate", "report"
     }  # fmt: skip
-    assert first["engine"]["hot_load"]["way"] == "memory"
-    assert first["engine"]["versions"]["torch"]
-    assert first["engine"]["arguments"]["max_model_len"] == 128
+    assert first.engine["hot_load"]["way"] == "memory"
+    assert first.engine["versions"]["torch"]
+    assert first.engine["arguments"]["max_model_len"] == 128
     check_numbers(first)
 
     second, _ = daemon.evaluate("e2", [0.7] * LAYERS)
     third, _ = daemon.evaluate("e3", [0.0] * LAYERS)
-    assert set(second["stages"]) == {"load", "evaluate", "report"}
+    assert isinstance(second, Evaluated), second
+    assert isinstance(third, Evaluated), third
+    assert set(second.stages) == {"load", "evaluate", "report"}
     check_numbers(second)
     texts = [answers(daemon.outputs, name) for name in ("e_1", "e2", "e3")]
     assert texts[0] == texts[2]
     assert texts[0] != texts[1]
-    assert first["outcomes"] == third["outcomes"]
+    for name, result in first.benchmarks.items():
+        assert result.outcomes == third.benchmarks[name].outcomes
     assert temporary_checkpoints(prepare) == []
 
-    daemon._socket.sendall(b'{"op": "stop"}\n')
+    daemon.send(Stop())
     assert daemon.process.wait(3) == 0
     assert daemon.group() == []
 
@@ -141,48 +157,57 @@ def answers(outputs: Path, evaluation: str) -> list[str]:
     return [row["model_output"]["choices"][0]["message"]["content"] for row in rows]
 
 
-def check_numbers(event: Event) -> None:
+def check_numbers(answer: Answer) -> None:
     """The summary is what the outcomes say, and cut-off answers are counted as such."""
-    assert isinstance(_body(event), Evaluated), event
-    asked = {
-        name: [o[0] for o in result["outcomes"]] for name, result in event["benchmarks"].items()
-    }
+    assert isinstance(answer, Evaluated), answer
+    asked = {name: [o[0] for o in r.outcomes] for name, r in answer.benchmarks.items()}
     assert asked == {"three": ["q7", "q2", "q5"], "all": [f"q{n}" for n in range(QUESTIONS)]}
-    for result in event["benchmarks"].values():
-        outcomes, metrics = result["outcomes"], result["metrics"]
-        assert result["questions"] == len(outcomes)
+    for result in answer.benchmarks.values():
+        outcomes, metrics = result.outcomes, result.metrics
+        assert result.questions == len(outcomes)
         assert metrics["accuracy"] == sum(o[1] for o in outcomes) / len(outcomes)
         assert metrics["tokens"] == pytest.approx(sum(o[2] for o in outcomes) / len(outcomes))
         cut_off = [outcome for outcome in outcomes if outcome[3] == "length"]
-        assert result["truncated"] == len(cut_off) > 0
+        assert result.truncated == len(cut_off) > 0
         assert metrics["truncated"] == len(cut_off) / len(outcomes)
         assert metrics["seconds"] > 0
         assert all(outcome[2] == MAX_TOKENS for outcome in cut_off)
 
 
-def test_wrong_paths_are_named_at_once(daemon: Daemon, prepare: Event, tmp_path: Path) -> None:
+def test_wrong_paths_are_named_at_once(daemon: Daemon, prepare: Prepare, tmp_path: Path) -> None:
     start = time.monotonic()
-    event, _ = daemon.ask(
-        **changed(
+    answer, _ = daemon.ask(
+        changed(
             prepare,
-            sources={**prepare["sources"], "thinking": "/no/such/model"},
-            benchmarks={**prepare["benchmarks"], "three": str(tmp_path)},
+            sources={**prepare.sources, "thinking": "/no/such/model"},
+            benchmarks={**prepare.benchmarks, "three": str(tmp_path)},
             prompts="/no/such/prompts",
         )
     )
-    assert event["event"] == "failed"
-    assert event["kind"] == "infrastructure"
-    assert event["fatal"] is False
+    failed = failure(answer)
+    assert failed.fault == "infrastructure"
+    assert failed.fatal is False
     for name in ("/no/such/model", "/no/such/prompts", "benchmark three", "holds no data"):
-        assert name in event["message"]
+        assert name in failed.message
     assert time.monotonic() - start < 10  # nothing heavy was imported
 
-    event, _ = daemon.evaluate("e", [0.0])
-    assert event["message"] == "no run has been prepared"
+    answer, _ = daemon.evaluate("e", [0.0])
+    assert failure(answer).message == "no run has been prepared"
+
+
+def test_what_is_no_command_is_refused_by_name(daemon: Daemon) -> None:
+    body = msgpack.packb({"kind": "evaluate", "evaluation": "e", "vector": [], "outputs": 3})
+    daemon._socket.sendall(LENGTH.pack(len(body)) + body)
+    event = daemon.receive()
+    assert isinstance(event, CommandFailed)
+    assert event.fault == "infrastructure"
+    assert "not a valid message: evaluate.outputs" in event.message
+    answer, _ = daemon.ask(Measure())
+    assert failure(answer).message == "no run has been prepared"
 
 
 def test_a_merge_with_nan_is_the_vectors_fault(
-    daemon: Daemon, prepare: Event, pair: tuple[Path, Path], tmp_path: Path
+    daemon: Daemon, prepare: Prepare, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """Both sources are finite in float32, but the merge is stored in float16."""
     sources = {}
@@ -193,55 +218,49 @@ def test_a_merge_with_nan_is_the_vectors_fault(
         save_tensors(tmp_path / role, tensors)
         sources[role] = str(tmp_path / role)
     command = changed(prepare, sources={**sources, "base": sources["instruct"]})
-    command["spec"] |= {"merge": {"dtype": "float16"}, "sources": sources}
-    prepared, _ = daemon.ask(**command)
-    assert prepared["event"] == "prepared", prepared
-    event, _ = daemon.evaluate("nan", [0.5] * LAYERS)
-    assert (event["event"], event["kind"], event["fatal"]) == ("failed", "vector", False)
-    assert "model.layers.1.mlp.down_proj.weight" in event["message"]
-    event, _ = daemon.evaluate("out", [1.5] * LAYERS)
-    assert (event["kind"], event["fatal"]) == ("vector", False)
+    command.spec.update(merge={"dtype": "float16"}, sources=sources)
+    prepared, _ = daemon.ask(command)
+    assert isinstance(prepared, Prepared), prepared
+    failed = failure(daemon.evaluate("nan", [0.5] * LAYERS)[0])
+    assert (failed.fault, failed.fatal) == ("vector", False)
+    assert "model.layers.1.mlp.down_proj.weight" in failed.message
+    failed = failure(daemon.evaluate("out", [1.5] * LAYERS)[0])
+    assert (failed.fault, failed.fatal) == ("vector", False)
     assert temporary_checkpoints(prepare) == []
 
 
-def test_settings_that_cannot_work_are_refused_by_prepare(daemon: Daemon, prepare: Event) -> None:
+def test_settings_that_cannot_work_are_refused_by_prepare(daemon: Daemon, prepare: Prepare) -> None:
     command = changed(prepare)
-    command["spec"]["generation"] = {"max_tokens": 120, "context": 128}
-    event, _ = daemon.ask(**command)
-    assert event["event"] == "failed"
-    assert "does not fit a context of 128" in event["message"]
+    command.spec["generation"] = {"max_tokens": 120, "context": 128}
+    assert "does not fit a context of 128" in failure(daemon.ask(command)[0]).message
     command = changed(prepare)
-    command["spec"]["benchmarks"][0]["adapter"] = "no_such_benchmark"
-    event, _ = daemon.ask(**command)
-    assert "EvalScope has no benchmark 'no_such_benchmark'" in event["message"]
+    command.spec["benchmarks"][0]["adapter"] = "no_such_benchmark"
+    failed = failure(daemon.ask(command)[0])
+    assert "EvalScope has no benchmark 'no_such_benchmark'" in failed.message
     command = changed(prepare)
-    command["spec"]["engine"] = {"arguments": {"no_such_argument": 1}}
-    event, _ = daemon.ask(**command)
-    assert event["event"] == "failed"
-    assert "no engine argument no_such_argument" in event["message"]
-    event, _ = daemon.ask(**changed(prepare, engine={"max_num_sequences": "4"}))
-    assert event["event"] == "failed"
-    assert "max_num_seqs" in event["hint"]
-    assert event["fatal"] is False
+    command.spec["engine"] = {"arguments": {"no_such_argument": 1}}
+    failed = failure(daemon.ask(command)[0])
+    assert "no engine argument no_such_argument" in failed.message
+    failed = failure(daemon.ask(changed(prepare, engine={"max_num_sequences": "4"}))[0])
+    assert "max_num_seqs" in failed.hint
+    assert failed.fatal is False
 
 
-def test_a_killed_child_is_replaced(daemon: Daemon, prepare: Event, tmp_path: Path) -> None:
+def test_a_killed_child_is_replaced(daemon: Daemon, prepare: Prepare, tmp_path: Path) -> None:
     """Killed in the middle of an evaluation; the next one starts on the same scratch folder."""
-    daemon.ask(**prepare)
-    daemon._socket.sendall(
-        json.dumps(daemon.evaluate_command("e", [0.5] * LAYERS)).encode() + b"\n"
-    )
-    line = daemon._events.readline()
-    assert json.loads(line)["event"] == "progress"
+    daemon.ask(prepare)
+    daemon.send(daemon.evaluate_command("e", [0.5] * LAYERS))
+    event = daemon.receive()
+    assert isinstance(event, StageProgress)
     os.killpg(daemon.process.pid, signal.SIGKILL)
-    while line:
-        line = daemon._events.readline()
+    while event is not None:
+        event = daemon.receive()
     assert daemon.process.wait() == -signal.SIGKILL
     assert daemon.group() == []
 
     replacement = Daemon(tmp_path / "second.log")
     try:
-        assert replacement.ask(**prepare)[0]["event"] == "prepared"
+        assert isinstance(replacement.ask(prepare)[0], Prepared)
         event, _ = replacement.evaluate("e", [0.5] * LAYERS)
         check_numbers(event)
         assert temporary_checkpoints(prepare) == []
@@ -256,15 +275,15 @@ TRIAL = 3
 
 
 async def test_a_load_that_fails_half_way_is_retried_on_a_new_engine(
-    prepare: Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon's own hands: the second evaluation's 20th tensor cannot be read."""
+    """The daemon's own job: the second evaluation's 20th tensor cannot be read."""
     monkeypatch.setenv("APBMM_FAILPOINTS", f"load.tensor:{TRIAL * TENSORS + 20}=eio")
     for folder in ("state", "scratch"):
         (tmp_path / folder).mkdir()
-    paths = {**prepare["sources"], **prepare["benchmarks"]}
+    paths = {**prepare.sources, **prepare.benchmarks}
     bench = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch", paths))
-    spec = RunSpec.model_validate(prepare["spec"])
+    spec = RunSpec.model_validate(prepare.spec)
     try:
         await bench.prepare(spec)
         bodies = [
@@ -291,21 +310,20 @@ async def test_a_load_that_fails_half_way_is_retried_on_a_new_engine(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["engine", "child"])
-def test_an_engine_in_its_own_processes(victim: str, prepare: Event, tmp_path: Path) -> None:
+def test_an_engine_in_its_own_processes(victim: str, prepare: Prepare, tmp_path: Path) -> None:
     """As on a GPU. A dead engine is fatal at once; a dead child leaves no engine behind."""
     daemon = Daemon(
         tmp_path / "child.log", VLLM_ENABLE_V1_MULTIPROCESSING="1", VLLM_CPU_OMP_THREADS_BIND="0"
     )
     try:
-        daemon.ask(**prepare)
+        daemon.ask(prepare)
         event, _ = daemon.evaluate("e1", [0.5] * LAYERS)
         check_numbers(event)
         core = engine_core(daemon.process.pid)
         if victim == "engine":
             os.kill(core, signal.SIGKILL)
-            event, _ = daemon.evaluate("e2", [0.6] * LAYERS)
-            assert event["event"] == "failed"
-            assert (event["kind"], event["fatal"]) == ("infrastructure", True)
+            failed = failure(daemon.evaluate("e2", [0.6] * LAYERS)[0])
+            assert (failed.fault, failed.fatal) == ("infrastructure", True)
         else:
             daemon.process.kill()
             deadline = time.monotonic() + 20

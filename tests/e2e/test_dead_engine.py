@@ -107,7 +107,7 @@ async def test_a_vllm_that_stands_still_is_named_and_replaced_with_its_whole_gro
         )  # fmt: skip
 
     try:
-        layers = (await bench.prepare(patient))["layers"]
+        layers = (await bench.prepare(patient)).layers
         first = await bench.work(assign("a", 1))
         assert isinstance(first, Evaluated), first
         child = pid_of_child(bench)

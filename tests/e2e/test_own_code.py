@@ -119,7 +119,7 @@ async def test_with_leave_vllm_runs_the_model_of_the_checkpoint(
     """The model's code runs only in the engine, for nothing was measured."""
     async with bench_in(tmp_path, monkeypatch, allowed=True) as bench:
         prepared = await bench.prepare(spec_of(tmp_path, remote_code=True))
-        assert prepared["layers"] == LAYERS
+        assert prepared.layers == LAYERS
         assert "modeling_own.py" not in that_ran(tmp_path / "marks")
         bodies = [await evaluate(bench, weight) for weight in (0.4, 0.9)]
     for body in bodies:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-Event = dict[str, Any]
+from apbmm_worker.child_protocol import (
+    LENGTH,
+    Answer,
+    Command,
+    Evaluate,
+    Event,
+    StageProgress,
+    body_length,
+    event_in,
+    to_bytes,
+)
 
 
 def in_session(leader: int) -> list[int]:
@@ -55,29 +63,34 @@ class Daemon:
             )  # fmt: skip
         self._events = self._socket.makefile("rb")
 
-    def ask(self, **command: Any) -> tuple[Event, list[Event]]:
-        """Send a command; its last event, and the progress before it."""
-        self._socket.sendall(json.dumps(command).encode() + b"\n")
-        progress: list[Event] = []
-        for line in self._events:
-            event: Event = json.loads(line)
-            if event["event"] != "progress":
+    def send(self, command: Command) -> None:
+        """Send a command."""
+        self._socket.sendall(to_bytes(command))
+
+    def receive(self) -> Event | None:
+        """The next event; None at the end of the socket."""
+        prefix = self._events.read(LENGTH.size)
+        if len(prefix) < LENGTH.size:
+            return None
+        return event_in(self._events.read(body_length(prefix)))
+
+    def ask(self, command: Command) -> tuple[Answer, list[StageProgress]]:
+        """Send a command; its answer, and the progress before it."""
+        self.send(command)
+        progress: list[StageProgress] = []
+        while event := self.receive():
+            if not isinstance(event, StageProgress):
                 return event, progress
             progress.append(event)
         raise EOFError(self.log.read_text()[-2000:])
 
-    def evaluate(self, evaluation: str, vector: list[float]) -> tuple[Event, list[Event]]:
+    def evaluate(self, evaluation: str, vector: list[float]) -> tuple[Answer, list[StageProgress]]:
         """Have one vector evaluated."""
-        return self.ask(**self.evaluate_command(evaluation, vector))
+        return self.ask(self.evaluate_command(evaluation, vector))
 
-    def evaluate_command(self, evaluation: str, vector: list[float]) -> Event:
+    def evaluate_command(self, evaluation: str, vector: list[float]) -> Evaluate:
         """The command for it."""
-        return {
-            "op": "evaluate",
-            "evaluation": evaluation,
-            "vector": vector,
-            "outputs": str(self.outputs),
-        }
+        return Evaluate(evaluation=evaluation, vector=tuple(vector), outputs=str(self.outputs))
 
     def group(self) -> list[int]:
         """Processes of the child's session that are alive."""

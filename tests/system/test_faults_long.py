@@ -69,7 +69,7 @@ async def test_a_long_life_needs_no_more_memory_than_a_new_one(
     budget = {"evaluations": evaluations, "initial": evaluations}
     site.configure(budget=budget, evaluation={"rehearsal_seconds": 0.0})
     master, worker = site.master(), site.worker("real")
-    digests = prepared(load_run_file(site.run_file))["digests"]
+    digests = prepared(load_run_file(site.run_file)).digests
     await until("the real worker", lambda: site.running() or site.done() > 1)
     async with fleet(site, digests):
         await asyncio.to_thread(wait_for, "some", lambda: results(site) >= YOUNG, 60)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
 import msgpack
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from apbmm_common import PROTOCOL_VERSION
 from apbmm_common.errors import WireError
@@ -27,7 +27,7 @@ MAX_DEPTH = 16
 MAX_SHOWN = 400
 """Most characters of a received text that an error message repeats."""
 
-T = TypeVar("T", FromWorker, FromMaster)
+T = TypeVar("T")
 
 
 class VersionMismatchError(WireError):
@@ -48,21 +48,28 @@ def encode(message: FromWorker | FromMaster) -> list[bytes]:
 
     Raises `WireError` for a body over `MAX_BYTES`, or a value that MessagePack cannot represent.
     """
+    return [HEADER, encode_body(message, message.type)]
+
+
+def encode_body(message: BaseModel, name: str, most: int = MAX_BYTES) -> bytes:
+    """A message as MessagePack; ``name`` is what errors call it.
+
+    Raises `WireError` for more than ``most`` bytes, or a value that MessagePack cannot represent.
+    """
     try:
         body: bytes = msgpack.packb(message.model_dump(mode="json"), use_bin_type=True)
-    except (OverflowError, ValueError) as error:
-        raise WireError(f"a {message.type} message cannot be written: {error}") from None
-    if len(body) > MAX_BYTES:
-        raise WireError(f"a {message.type} message of {len(body)} bytes is over the limit")
-    return [HEADER, body]
+    except (OverflowError, TypeError, ValueError) as error:
+        raise WireError(f"a {name} message cannot be written: {error}") from None
+    if len(body) > most:
+        raise WireError(f"a {name} message of {len(body)} bytes is over the limit")
+    return body
 
 
 def decode(frames: Sequence[bytes], adapter: TypeAdapter[T]) -> T:
     """The message in ``frames``, which exclude the routing frame.
 
     ``adapter`` is `messages.FROM_WORKER` or `messages.FROM_MASTER`. Raises `VersionMismatchError`
-    for another protocol version, and `WireError` for anything else that is not a message. No value
-    is converted: a number sent as text is refused.
+    for another protocol version, and `WireError` for anything else that is not a message.
     """
     if len(frames) != 2:
         raise WireError(f"expected 2 frames, got {len(frames)}")
@@ -71,8 +78,16 @@ def decode(frames: Sequence[bytes], adapter: TypeAdapter[T]) -> T:
         raise WireError("the first frame is not a protocol header")
     if header != HEADER:
         raise VersionMismatchError(header[-1], _worker(body))
+    return decode_body(body, adapter)
+
+
+def decode_body(body: bytes, adapter: TypeAdapter[T], most: int = MAX_BYTES) -> T:
+    """The message that ``body`` holds. Raises `WireError` if it is none that ``adapter`` knows.
+
+    No value is converted: a number sent as text is refused.
+    """
     try:
-        return adapter.validate_python(unpack(body), strict=True)
+        return adapter.validate_python(unpack(body, most), strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
@@ -80,9 +95,12 @@ def decode(frames: Sequence[bytes], adapter: TypeAdapter[T]) -> T:
         raise WireError(f"not a valid message: {reason}") from None
 
 
-def unpack(body: bytes) -> Any:
-    """The MessagePack map in ``body``. Raises `WireError` beyond any limit of this module."""
-    if len(body) > MAX_BYTES:
+def unpack(body: bytes, most: int = MAX_BYTES) -> Any:
+    """The MessagePack map in ``body``, of at most ``most`` bytes.
+
+    Raises `WireError` beyond any limit of this module.
+    """
+    if len(body) > most:
         raise WireError(f"a body of {len(body)} bytes is over the limit")
     try:
         value = msgpack.unpackb(

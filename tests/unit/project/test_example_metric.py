@@ -43,8 +43,7 @@ def rehearse(world: World) -> Evaluated:
     spec = world.run_state.spec
     assert spec is not None
     reference = worker.held.work == "reference"
-    _, event = rehearsal.evaluated(spec, worker.held.vector, reference=reference)
-    return Evaluated.model_validate({**event, "kind": "evaluated"})
+    return rehearsal.evaluated(spec, worker.held.vector, reference=reference)[1]
 
 
 def rehearsed(folder: Path) -> World:

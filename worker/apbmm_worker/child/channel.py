@@ -1,38 +1,57 @@
-"""The child's end of its socket: JSON lines, commands in and events out."""
+"""The child's end of the socket that it shares with its daemon."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import socket
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
 
+from apbmm_common.errors import WireError
 from apbmm_common.process.parent_death import die_with
+from apbmm_worker.child_protocol import (
+    LENGTH,
+    Command,
+    CommandFailed,
+    Event,
+    Stop,
+    body_length,
+    command_in,
+    to_bytes,
+)
 
 
 class Channel:
-    """Commands from the daemon and events to it, over an inherited socket."""
+    """Receives commands of the daemon and sends it events."""
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._file = self._socket.makefile("rb")
 
-    def commands(self) -> Iterator[dict[str, Any]]:
-        """Commands until the daemon closes the socket."""
-        for line in self._file:
-            yield json.loads(line)
+    def send(self, event: Event) -> None:
+        """Send one event. Raises `WireError` for one that cannot be sent."""
+        self._socket.sendall(to_bytes(event))
 
-    def send(self, event: str, **fields: Any) -> None:
-        """Send one event; NaN and infinity are refused with ValueError."""
-        text = json.dumps({"event": event, **fields}, allow_nan=False)
-        self._socket.sendall(text.encode() + b"\n")
+    def serve(self, obey: Callable[[Command], None]) -> None:
+        """Call ``obey`` with each command, until `Stop` or until the daemon closes the socket.
+
+        What is no command is answered with `CommandFailed`.
+        """
+        while len(prefix := self._file.read(LENGTH.size)) == LENGTH.size:
+            body = self._file.read(body_length(prefix))
+            try:
+                command = command_in(body)
+            except WireError as error:
+                self.send(CommandFailed(fault="infrastructure", message=error.message))
+                continue
+            if isinstance(command, Stop):
+                return
+            obey(command)
 
 
 def channel_to_daemon(text: str) -> Channel:
-    """What a child begins with: ``--fd``, its socket, and ``--parent``, whom it dies with.
+    """Parse the command line of a child: ``--fd``, its socket, and ``--parent``, its daemon's id.
 
-    ``text`` is the description of the command.
+    The child dies when that process does. ``text`` is the description of the command.
     """
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--fd", type=int, required=True)

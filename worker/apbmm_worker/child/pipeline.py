@@ -19,6 +19,7 @@ from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_worker import environment
+from apbmm_worker.child_protocol import Prepare
 from apbmm_worker.engine.token_progress import TokenProgress
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-StageProgress = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 """Called with (stage, done, total); may be called from another thread."""
 
 
 @dataclass(frozen=True)
-class Places:
+class LocalInputs:
     """Where this worker has what the run names, and where it may write.
 
     ``engine`` has vLLM's own arguments that this host sets, as text, by name.
@@ -50,6 +51,18 @@ class Places:
     scratch: Path
     device: str
     engine: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, command: Prepare) -> LocalInputs:
+        """What the daemon says of this host."""
+        return cls(
+            sources={role: Path(path) for role, path in command.sources.items()},
+            benchmarks={name: Path(path) for name, path in command.benchmarks.items()},
+            prompts=Path(command.prompts) if command.prompts else None,
+            scratch=Path(command.scratch),
+            device=command.device,
+            engine=command.engine,
+        )
 
 
 @dataclass(frozen=True)
@@ -68,20 +81,20 @@ class Pipeline:
     and renders the benchmarks. Raises `SourceError` or `UsageError` naming what is wrong.
     """
 
-    def __init__(self, spec: RunSpec, places: Places, progress: StageProgress) -> None:
+    def __init__(self, spec: RunSpec, inputs: LocalInputs, progress: ReportProgress) -> None:
         self._spec = spec
-        self._places = places
+        self._inputs = inputs
         self._progress = progress
-        _check_paths(spec, places)
-        places.scratch.mkdir(parents=True, exist_ok=True)
-        environment.apply(places.device, places.scratch)
-        require_cards(places.device)
+        _check_paths(spec, inputs)
+        inputs.scratch.mkdir(parents=True, exist_ok=True)
+        environment.apply(inputs.device, inputs.scratch)
+        require_cards(inputs.device)
         self.sources = self._verify_sources()
         # Raises where there are too few layers to search.
         Space.of(spec, self.sources.layers, self.sources.outside, self.sources.identical_layers)
         self._engine_arguments = self._check_engine()
         self._benchmarks = self._prepare_benchmarks()
-        self._checkpoints = TemporaryCheckpoints(places.scratch)
+        self._checkpoints = TemporaryCheckpoints(inputs.scratch)
         self._loader = self._new_loader()
 
     @property
@@ -94,13 +107,13 @@ class Pipeline:
         from apbmm_worker.discrepancy import measure
 
         prior = self._spec.prior
-        if self._places.prompts is not None:
-            prompts = read_prompts(self._places.prompts, prior.questions)
+        if self._inputs.prompts is not None:
+            prompts = read_prompts(self._inputs.prompts, prior.questions)
         else:
             _log.warning("no prior.prompts: the prior is measured on questions scored later")
             prompts = self._questions(prior.questions)
         device = environment.CPU
-        if self._places.device != environment.CPU:
+        if self._inputs.device != environment.CPU:
             # The models and the engine do not fit on the card together.
             self._loader.close()
             device = "cuda:0"
@@ -139,7 +152,7 @@ class Pipeline:
         With ``ending`` this process is about to end, which frees an engine inside it sooner than
         taking it apart would; one on a card, in processes of its own, is stopped all the same.
         """
-        if not ending or self._places.device != environment.CPU:
+        if not ending or self._inputs.device != environment.CPU:
             self._loader.close()
         self._checkpoints.remove()
 
@@ -148,11 +161,11 @@ class Pipeline:
     def _verify_sources(self) -> VerifiedSources:
         from apbmm_worker.merging.sources import verify_sources
 
-        for folder in self._places.sources.values():
+        for folder in self._inputs.sources.values():
             require_code(folder, remote_code=self._spec.engine.remote_code)
-        cache = self._places.scratch / "source-digests"
+        cache = self._inputs.scratch / "source-digests"
         return verify_sources(
-            self._places.sources, cache, lambda done, total: self._progress("verify", done, total)
+            self._inputs.sources, cache, lambda done, total: self._progress("verify", done, total)
         )
 
     def _check_engine(self) -> dict[str, Any]:
@@ -165,15 +178,15 @@ class Pipeline:
         from apbmm_worker.engine_options import typed_arguments
 
         spec, own = self._spec, dict[str, Any]()
-        if spec.engine.arguments or self._places.engine:
+        if spec.engine.arguments or self._inputs.engine:
             # vLLM takes seconds to import, and is not needed yet otherwise.
             from apbmm_worker.engine.vllm.features import argument_types
 
             known = argument_types()
             require_known(spec.engine.arguments, known)
-            own = typed_arguments(self._places.engine, known)
-        template = self._places.sources[spec.generation.template_from]
-        engine_arguments(spec.engine, spec.generation, template, self._places.device)
+            own = typed_arguments(self._inputs.engine, known)
+        template = self._inputs.sources[spec.generation.template_from]
+        engine_arguments(spec.engine, spec.generation, template, self._inputs.device)
         return own
 
     def _prepare_benchmarks(self) -> PreparedBenchmarks:
@@ -182,10 +195,10 @@ class Pipeline:
         self._progress("read benchmarks", 0, len(self._spec.benchmarks))
         return prepare_benchmarks(
             self._spec.benchmarks,
-            self._places.benchmarks,
+            self._inputs.benchmarks,
             self._spec.generation,
-            self._places.sources[self._spec.generation.template_from],
-            self._places.scratch / "questions",
+            self._inputs.sources[self._spec.generation.template_from],
+            self._inputs.scratch / "questions",
             remote_code=self._spec.engine.remote_code,
         )
 
@@ -244,7 +257,7 @@ class Pipeline:
             self._spec.engine,
             self._spec.generation,
             checkpoint,
-            self._places.device,
+            self._inputs.device,
             self._engine_arguments,
         )
 
@@ -258,19 +271,19 @@ class Pipeline:
             return evaluate(engine, self._benchmarks, outputs / name, signs.answered)
 
 
-def _check_paths(spec: RunSpec, places: Places) -> None:
+def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
     """Every missing folder at once, before anything heavy is imported."""
     faults = [
         f"{role}: {folder} is not a folder"
-        for role, folder in places.sources.items()
+        for role, folder in inputs.sources.items()
         if not folder.is_dir()
     ]
-    if places.prompts is not None and not places.prompts.is_file():
-        faults.append(f"prompts: {places.prompts} is not a file")
+    if inputs.prompts is not None and not inputs.prompts.is_file():
+        faults.append(f"prompts: {inputs.prompts} is not a file")
     hints = []
     for benchmark in spec.benchmarks:
         try:
-            check_folder(benchmark, places.benchmarks[benchmark.name])
+            check_folder(benchmark, inputs.benchmarks[benchmark.name])
         except UsageError as error:
             faults.append(error.message)
             hints.append(error.hint)

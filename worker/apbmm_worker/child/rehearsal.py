@@ -1,14 +1,14 @@
 """REHEARSAL: an evaluation child that invents its measurements, to try a cluster out.
 
-It speaks the protocol of `apbmm_worker.child.main` and touches no model. Scores and tokens come
+It speaks `apbmm_worker.child_protocol` and touches no model. Scores and tokens come
 from a smooth synthetic landscape over the merge vector. The time that an evaluation takes, the time
 to each answer and the number of truncated answers grow with the tokens. All metrics are taken from
 these invented answers as they are from real ones. Status, report and exports of a rehearsal say
 that it is one.
 
 APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
-KIND:EVALUATION, KIND being ``vector``, ``infrastructure``, ``engine`` (the process dies of it) or
-``hang`` (it never ends), and EVALUATION an id or ``*``, as in ``vector:e0003,infrastructure:*``.
+KIND:EVALUATION. KIND is ``vector``, ``infrastructure``, ``engine`` (the process dies) or ``hang``
+(the evaluation never ends). EVALUATION is an id or ``*``, as in ``vector:e0003,infrastructure:*``.
 """
 
 from __future__ import annotations
@@ -18,15 +18,23 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.metrics import METRICS, Outcome
-from apbmm_common.protocol.messages import Share
+from apbmm_common.protocol.messages import Evaluated, Measured, Share
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_worker.child.channel import Channel, channel_to_daemon
+from apbmm_worker.child_protocol import (
+    Command,
+    CommandFailed,
+    Evaluate,
+    Measure,
+    Prepare,
+    Prepared,
+    StageProgress,
+)
 from apbmm_worker.evaluation.outcomes import benchmark_result
 
 QUESTIONS = 100
@@ -36,6 +44,7 @@ TOKENS = (200.0, 4000.0)
 SECONDS_A_TOKEN = 0.01
 TRUNCATED = 0.05
 """Share of truncated answers at the tokens of the thinking source."""
+FAULT_MESSAGE = "APBMM_REHEARSAL_FAULT asks for it"
 
 
 class Landscape:
@@ -60,31 +69,31 @@ class Landscape:
         return cheap + (dear - cheap) * math.pow(level, 1.5) * (0.8 + 0.4 * spread / len(vector))
 
 
-def prepared(spec: RunSpec) -> dict[str, Any]:
-    """The ``prepared`` event: what stands for the sources' digests is the landscape's seed."""
-    return {
-        "digests": {"rehearsal": canonical_hash([spec.seed, spec.evaluation.layers])},
-        "layers": spec.evaluation.layers,
-        "outside": OUTSIDE_GROUPS,
-        "versions": {"kind": "REHEARSAL"},
-        "seconds": 0.0,
-    }
+def prepared(spec: RunSpec) -> Prepared:
+    """The answer to `Prepare`: the landscape's seed stands for the sources' digests."""
+    assert spec.evaluation.layers is not None
+    return Prepared(
+        digests={"rehearsal": canonical_hash([spec.seed, spec.evaluation.layers])},
+        layers=spec.evaluation.layers,
+        outside=tuple(OUTSIDE_GROUPS),
+        versions={"kind": "REHEARSAL"},
+        seconds=0.0,
+    )
 
 
-def measured(spec: RunSpec) -> dict[str, Any]:
-    """The ``measured`` event: an invented discrepancy for each layer and group outside."""
+def measured(spec: RunSpec) -> Measured:
+    """The answer to `Measure`: an invented discrepancy for each layer and group outside."""
     assert spec.evaluation.layers is not None
     numbers = random.Random(spec.seed)  # noqa: S311
-    weights = [numbers.expovariate(1.0) for _ in range(spec.evaluation.layers)]
+    weights = tuple(numbers.expovariate(1.0) for _ in range(spec.evaluation.layers))
     outside = {group: numbers.expovariate(1.0) for group in OUTSIDE_GROUPS}
-    found = {"parameter": weights, "activation": weights, "outside": outside}
-    return {**found, "prompts": 0, "seconds": 0.0}
+    return Measured(parameter=weights, activation=weights, outside=outside, prompts=0)
 
 
 def evaluated(
     spec: RunSpec, vector: Sequence[float], *, reference: bool = False
-) -> tuple[float, dict[str, Any]]:
-    """Seconds that the evaluation of a vector takes, and its ``evaluated`` event."""
+) -> tuple[float, Evaluated]:
+    """Seconds that the evaluation of a vector takes, and the answer to `Evaluate`."""
     layers = spec.evaluation.layers
     assert layers is not None
     space = Space.of(spec, layers, OUTSIDE_GROUPS)
@@ -102,9 +111,10 @@ def evaluated(
         accuracy = landscape.accuracy(weights, index / len(spec.benchmarks))
         right = sum(noise.random() < accuracy for _ in range(QUESTIONS))
         result = benchmark_result(invented_outcomes(right, tokens * (1 + 0.1 * index), scores))
-        benchmarks[benchmark.name] = result.model_dump(mode="json", exclude={"outcomes"})
-    stages = {"rehearse": seconds}
-    return seconds, {"benchmarks": benchmarks, "stages": stages, "engine": {"kind": "REHEARSAL"}}
+        benchmarks[benchmark.name] = result.model_copy(update={"outcomes": ()})
+    return seconds, Evaluated(
+        benchmarks=benchmarks, stages={"rehearse": seconds}, engine={"kind": "REHEARSAL"}
+    )
 
 
 def invented_outcomes(right: int, tokens: float, scores: Iterable[str]) -> list[Outcome]:
@@ -138,14 +148,14 @@ def part_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[fl
     return (weight * math.prod(parameters.values()),) * layers
 
 
-def evaluate(spec: RunSpec, command: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
-    """Invent the ``evaluated`` event of one vector, after its latency."""
-    seconds, event = evaluated(spec, command["vector"], reference=command.get("reference", False))
+def evaluate(spec: RunSpec, command: Evaluate, channel: Channel) -> Evaluated:
+    """Invent the measurements of one vector, after its latency."""
+    seconds, answer = evaluated(spec, command.vector, reference=command.reference)
     steps = max(1, math.ceil(seconds / PROGRESS_SECONDS))
     for step in range(steps):
-        channel.send("progress", stage="rehearse", done=step, total=steps)
+        channel.send(StageProgress(stage="rehearse", done=step, total=steps))
         time.sleep(seconds / steps)
-    return event
+    return answer
 
 
 def fault(evaluation: str) -> str:
@@ -157,39 +167,45 @@ def fault(evaluation: str) -> str:
     return ""
 
 
-def suffer(kind: str, channel: Channel) -> None:
+def fail(kind: str) -> CommandFailed:
     """Fail as a fault of this kind does."""
-    if kind == "hang":
-        signal.pause()
-    elif kind == "engine":
-        os.kill(os.getpid(), signal.SIGKILL)
-    channel.send("failed", kind=kind, message="APBMM_REHEARSAL_FAULT asks for it")
+    match kind:
+        case "hang":
+            signal.pause()
+        case "engine":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "vector":
+            return CommandFailed(fault="vector", message=FAULT_MESSAGE)
+    return CommandFailed(fault="infrastructure", message=FAULT_MESSAGE)
 
 
-def serve(channel: Channel) -> None:
-    """Answer commands until told to stop."""
-    spec: RunSpec | None = None
-    for command in channel.commands():
-        match command["op"]:
-            case "prepare":
-                spec = RunSpec.model_validate(command["spec"])
-                channel.send("prepared", **prepared(spec))
-            case "measure":
-                assert spec is not None
-                channel.send("measured", **measured(spec))
-            case "evaluate":
-                assert spec is not None
-                if kind := fault(command["evaluation"]):
-                    suffer(kind, channel)
-                else:
-                    channel.send("evaluated", **evaluate(spec, command, channel))
-            case "stop":
-                return
+class Rehearsal:
+    """Obeys the daemon's commands."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._spec: RunSpec | None = None
+
+    def obey(self, command: Command) -> None:
+        """Send the answer to a command."""
+        if isinstance(command, Prepare):
+            self._spec = RunSpec.model_validate(command.spec)
+            self._channel.send(prepared(self._spec))
+            return
+        assert self._spec is not None, "the daemon prepares a run first"
+        match command:
+            case Measure():
+                self._channel.send(measured(self._spec))
+            case Evaluate() if kind := fault(command.evaluation):
+                self._channel.send(fail(kind))
+            case Evaluate():
+                self._channel.send(evaluate(self._spec, command, self._channel))
 
 
 def main() -> None:
     """Entry point of the child process."""
-    serve(channel_to_daemon(__doc__))
+    channel = channel_to_daemon(__doc__)
+    channel.serve(Rehearsal(channel).obey)
 
 
 if __name__ == "__main__":

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from apbmm_common.errors import EvaluationError
+from apbmm_common.errors import EvaluationError, WireError
+from apbmm_worker.child_protocol import (
+    LENGTH,
+    Answer,
+    Command,
+    StageProgress,
+    Stop,
+    body_length,
+    event_in,
+    to_bytes,
+)
 
-LONGEST_LINE = 64 << 20
-LOG_TAIL = 2000
 MODULES = {"vllm": "apbmm_worker.child.main", "rehearsal": "apbmm_worker.child.rehearsal"}
 
 
 class EvaluationChild:
-    """One child process that holds the engine. Commands and events are JSON lines.
-
-    ``quiet`` tells how long it has shown no progress, in seconds.
-    """
+    """One child process that holds the engine; it speaks `apbmm_worker.child_protocol`."""
 
     def __init__(self, kind: str, log_path: Path) -> None:
         self._module = MODULES[kind]
@@ -56,7 +59,7 @@ class EvaluationChild:
             raise EvaluationError(
                 f"the evaluation process cannot be started: {error}", kind="infrastructure"
             ) from error
-        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
+        self._reader, self._writer = await asyncio.open_connection(sock=ours)
         self._last_event = time.monotonic()
 
     async def _start(self) -> socket.socket:
@@ -73,26 +76,35 @@ class EvaluationChild:
             )  # fmt: skip
             return ours.dup()
 
-    async def events(self, command: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Send one command and yield its events, the last of which is not ``progress``.
+    async def ask(self, command: Command, report: Callable[[StageProgress], None]) -> Answer:
+        """Send one command and wait for its answer; ``report`` gets the progress until then.
 
-        Raises `EvaluationError` of kind ``engine`` when the child dies meanwhile.
+        Raises `EvaluationError`: of kind ``engine`` when the child dies meanwhile, of kind
+        ``infrastructure`` when it sends what is no event.
         """
         assert self._reader is not None
         assert self._writer is not None
         self._last_event = time.monotonic()
         try:
-            self._writer.write(json.dumps(command).encode() + b"\n")
+            self._writer.write(to_bytes(command))
             await self._writer.drain()
-            while line := await self._reader.readline():
+            while True:
+                prefix = await self._reader.readexactly(LENGTH.size)
+                event = event_in(await self._reader.readexactly(body_length(prefix)))
                 self._last_event = time.monotonic()
-                event: dict[str, Any] = json.loads(line)
-                yield event
-                if event["event"] != "progress":
-                    return
-        except (ConnectionError, ValueError) as error:
+                if not isinstance(event, StageProgress):
+                    return event
+                report(event)
+        except asyncio.IncompleteReadError as error:
+            raise self._died("it closed its socket") from error
+        except ConnectionError as error:
             raise self._died(str(error)) from error
-        raise self._died("it closed its socket")
+        except WireError as error:
+            raise EvaluationError(
+                f"the evaluation process sent an unsound event: {error.message}",
+                f"this is a defect of apbmm; {self._log_path} has more",
+                kind="infrastructure",
+            ) from error
 
     def _died(self, how: str) -> EvaluationError:
         code = self._process.returncode if self._process else None
@@ -107,7 +119,7 @@ class EvaluationChild:
         """End it: politely for a moment, then its whole process group."""
         if self._writer is not None:
             with contextlib.suppress(ConnectionError):
-                self._writer.write(b'{"op":"stop"}\n')
+                self._writer.write(to_bytes(Stop()))
                 self._writer.close()
         if self._process is not None:
             with contextlib.suppress(TimeoutError):

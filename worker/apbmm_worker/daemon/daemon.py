@@ -111,7 +111,7 @@ class Daemon:
     def _doing(self) -> str:
         """One line for the service manager."""
         if self.hands.held is not None:
-            return f"{self.hands.held.evaluation}: {self.bench.progress.stage or 'begins'}"
+            return f"{self.hands.held.evaluation}: {self.bench.progress.latest.stage or 'begins'}"
         if self.leaving.asked and self.outbox.unsaved:
             return self.outbox.trouble
         return f"waits for work of {self.run_id}" if self._welcome else "waits for a master"
@@ -190,9 +190,9 @@ class Daemon:
             run=self.run_id,
             trouble=trouble,
             lease=self.hands.held.lease if self.hands.held.run == self.run_id else "",
-            stage=progress.stage[:64],
-            done=progress.done,
-            total=progress.total,
+            stage=progress.latest.stage[:64],
+            done=progress.latest.done,
+            total=progress.latest.total,
             quiet=time.monotonic() - progress.moved,
         )
 

@@ -6,14 +6,20 @@ import asyncio
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from apbmm_common.errors import EvaluationError, FailureKind
+from apbmm_common.errors import EvaluationError
 from apbmm_common.metrics import in_words, shown_metrics
-from apbmm_common.protocol.messages import Assign, BenchmarkResult, Evaluated, Failed, Measured
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
 from apbmm_common.run_file import RunSpec, SourcesSection
+from apbmm_worker.child_protocol import (
+    Command,
+    CommandFailed,
+    Evaluate,
+    Measure,
+    Prepare,
+    Prepared,
+    StageProgress,
+)
 from apbmm_worker.daemon.answer_texts import folder_for
 from apbmm_worker.daemon.child_process import EvaluationChild
 from apbmm_worker.daemon.local_paths import LocalPaths
@@ -25,19 +31,18 @@ MOST_TEXT = 4000
 """Characters of a message to people that travel; see `messages.Text`."""
 
 
-class Progress:
-    """Where a job stands, for heartbeats."""
+class JobProgress:
+    """The stage of the work in hand, for heartbeats; ``moved`` is the time of the last change."""
 
     def __init__(self) -> None:
-        self.stage, self.done, self.total = "", 0, 0
+        self.latest = StageProgress(stage="", done=0, total=0)
         self.moved = time.monotonic()
 
-    def move(self, event: dict[str, Any]) -> None:
+    def move(self, event: StageProgress) -> None:
         """Take a progress event in."""
-        now = (str(event["stage"]), int(event.get("done", 0)), int(event.get("total", 0)))
-        if now != (self.stage, self.done, self.total):
+        if event != self.latest:
             self.moved = time.monotonic()
-        self.stage, self.done, self.total = now
+        self.latest = event
 
 
 class EvaluationJob:
@@ -47,14 +52,14 @@ class EvaluationJob:
         self._options = options
         self._child: EvaluationChild | None = None
         self._prepared: RunSpec | None = None
-        self.progress = Progress()
+        self.progress = JobProgress()
 
     @property
     def _kind(self) -> str:
         return "rehearsal" if self._options.gpu == "rehearsal" else "vllm"
 
-    async def prepare(self, spec: RunSpec) -> dict[str, Any]:
-        """Verify the run's sources on this host; the child's ``prepared`` event.
+    async def prepare(self, spec: RunSpec) -> Prepared:
+        """Verify the run's sources on this host.
 
         Raises `EvaluationError` naming what is missing or does not fit.
         """
@@ -74,45 +79,46 @@ class EvaluationJob:
         await self._replace()
         log.info("reading the sources and benchmarks of %s", spec.name)
         began = time.monotonic()
-        event = await self._prepare(spec)
-        log.info("ready after %.1f s, %d layers", time.monotonic() - began, event["layers"])
-        return event
+        prepared = await self._prepare(spec)
+        log.info("ready after %.1f s, %d layers", time.monotonic() - began, prepared.layers)
+        return prepared
 
     def adopt(self, spec: RunSpec | None) -> None:
         """Take over a spec that differs from the prepared one in budget or timings only."""
         self._prepared = spec
 
-    async def _prepare(self, spec: RunSpec) -> dict[str, Any]:
+    async def _prepare(self, spec: RunSpec) -> Prepared:
         if self._child is None or not self._child.alive:
             log_path = self._options.state / "child.log"
             self._child = EvaluationChild(self._kind, log_path)
             await self._child.start()
-        event = await self._run(self._prepare_command(spec), spec.timings.stall)
+        answer = await self._run(self._prepare_command(spec), spec.timings.stall)
+        if not isinstance(answer, Prepared):
+            raise _unexpected(answer)
         self._prepared = spec
-        return event
+        return answer
 
-    def _prepare_command(self, spec: RunSpec) -> dict[str, Any]:
+    def _prepare_command(self, spec: RunSpec) -> Prepare:
         # A rehearsal reads nothing, so that its run may name what is nowhere.
         roots = self._options.roots if self._kind == "vllm" else None
         paths = LocalPaths(self._options.paths, roots).of_run(spec)
         sources = {role: paths[role] for role in SourcesSection.model_fields if role in paths}
         sources.setdefault("base", sources["instruct"])
-        return {
-            "op": "prepare",
-            "spec": spec.model_dump(mode="json"),
-            "sources": sources,
-            "benchmarks": {benchmark.name: paths[benchmark.name] for benchmark in spec.benchmarks},
-            "prompts": paths.get("prompts"),
-            "scratch": str(self._options.scratch),
-            "device": self._options.gpu,
-            "engine": dict(self._options.engine),
-        }
+        return Prepare(
+            spec=spec.model_dump(mode="json"),
+            sources=sources,
+            benchmarks={benchmark.name: paths[benchmark.name] for benchmark in spec.benchmarks},
+            prompts=paths.get("prompts"),
+            scratch=str(self._options.scratch),
+            device=self._options.gpu,
+            engine=dict(self._options.engine),
+        )
 
     async def work(self, assign: Assign) -> Evaluated | Measured | Failed:
         """Do the work; a failure is a body as well, and never an exception."""
         assert self._prepared is not None
         spec = self._prepared
-        self.progress = Progress()
+        self.progress = JobProgress()
         began, prepared = time.monotonic(), False
         if assign.work == "measure":
             log.info("measuring how much the sources differ")
@@ -124,8 +130,9 @@ class EvaluationJob:
                 await self._prepare(spec)
             kept = self._options.state / "outputs"
             outputs, prepared = await asyncio.to_thread(folder_for, kept, assign.run), True
-            event = await self._run(_command(assign, outputs), spec.timings.stall)
-            body = _body(event)
+            body = await self._run(_command(assign, outputs), spec.timings.stall)
+            if isinstance(body, Prepared):
+                raise _unexpected(body)
         except EvaluationError as error:
             log.warning("%s failed: %s", assign.evaluation, error)
             if error.kind != "vector":
@@ -138,42 +145,38 @@ class EvaluationJob:
         log.info("%s done after %.1f s%s", assign.evaluation, seconds, _summary(body, spec))
         return body
 
-    async def _run(self, command: dict[str, Any], stall: float) -> dict[str, Any]:
-        """The last event of a command. Raises `EvaluationError`; a stalled child is one."""
+    async def _run(self, command: Command, stall: float) -> Prepared | Measured | Evaluated:
+        """The answer to a command.
+
+        Raises `EvaluationError` for a failure, and for a child that shows no progress for
+        ``stall`` seconds.
+        """
         assert self._child is not None
-        child, last = self._child, None
+        child = self._child
         watch = asyncio.create_task(_wait_for_stall(child, stall))
-        talk = asyncio.create_task(self._talk(child, command))
+        talk = asyncio.create_task(child.ask(command, self.progress.move))
         try:
             await asyncio.wait({watch, talk}, return_when=asyncio.FIRST_COMPLETED)
             if not talk.done():
                 await self._replace()
                 raise EvaluationError(
                     f"the evaluation showed no progress for {stall:g} s in stage "
-                    f"{self.progress.stage or command['op']}",
+                    f"{self.progress.latest.stage or command.kind}",
                     "timings.stall in the run file is the limit",
                     kind="engine",
                 )
-            last = talk.result()
+            answer = talk.result()
         finally:
             for task in (watch, talk):
                 task.cancel()
             await asyncio.gather(watch, talk, return_exceptions=True)
-        if last["event"] == "failed":
-            kind: FailureKind = last["kind"]
-            if last.get("fatal"):
+        if isinstance(answer, CommandFailed):
+            kind = answer.fault
+            if answer.fatal:
                 await self._replace()
                 kind = "engine" if kind == "infrastructure" else kind
-            raise EvaluationError(str(last["message"]), str(last.get("hint", "")), kind=kind)
-        return last
-
-    async def _talk(self, child: EvaluationChild, command: dict[str, Any]) -> dict[str, Any]:
-        last: dict[str, Any] = {}
-        async for event in child.events(command):
-            last = event
-            if event["event"] == "progress":
-                self.progress.move(event)
-        return last
+            raise EvaluationError(answer.message, answer.hint, kind=kind)
+        return answer
 
     async def _replace(self) -> None:
         """Kill the child; the next command starts another."""
@@ -197,37 +200,23 @@ async def _wait_for_stall(child: EvaluationChild, stall: float) -> None:
         await asyncio.sleep(min(1.0, stall / 4))
 
 
-def _command(assign: Assign, outputs: Path) -> dict[str, Any]:
+def _command(assign: Assign, outputs: Path) -> Command:
     if assign.work == "measure":
-        return {"op": "measure"}
-    return {
-        "op": "evaluate",
-        "evaluation": assign.evaluation,
-        "vector": list(assign.vector),
-        "reference": assign.work == "reference",
-        "outputs": str(outputs),
-    }
+        return Measure()
+    return Evaluate(
+        evaluation=assign.evaluation,
+        vector=assign.vector,
+        reference=assign.work == "reference",
+        outputs=str(outputs),
+    )
 
 
-def _body(event: dict[str, Any]) -> Evaluated | Measured:
-    """The child's last event as a result body; one that is not sound is an infrastructure fault."""
-    try:
-        if event["event"] == "measured":
-            keys = ("parameter", "activation", "outside", "prompts", "seconds")
-            return Measured.model_validate({key: event[key] for key in keys})
-        benchmarks = {
-            name: BenchmarkResult.model_validate(result)
-            for name, result in event["benchmarks"].items()
-        }
-        return Evaluated(
-            benchmarks=benchmarks, stages=event.get("stages", {}), engine=event.get("engine", {})
-        )
-    except (KeyError, ValidationError) as error:
-        raise EvaluationError(
-            f"the evaluation process sent an unsound result: {str(error).splitlines()[0]}",
-            "this is a defect of apbmm; its log has more",
-            kind="infrastructure",
-        ) from error
+def _unexpected(answer: Prepared | Measured | Evaluated) -> EvaluationError:
+    return EvaluationError(
+        f"the evaluation process answered with {answer.kind}, which was not asked for",
+        "this is a defect of apbmm; child.log has more",
+        kind="infrastructure",
+    )
 
 
 def _summary(body: Evaluated | Measured, spec: RunSpec) -> str:

@@ -73,7 +73,7 @@ class Membership:
             spec, run = self.spec, self.run
             assert spec is not None
             try:
-                event = await self._bench.prepare(spec)
+                prepared = await self._bench.prepare(spec)
             except EvaluationError as error:
                 log.error("cannot take part in %s: %s", run, error)
                 message, hint = error.message[:MOST_TEXT], error.hint[:MOST_TEXT]
@@ -86,11 +86,11 @@ class Membership:
         self._bench.adopt(self.spec)
         self.ready = Ready(
             run=run,
-            layers=event["layers"],
-            outside=tuple(event["outside"]),
-            identical_layers=tuple(event.get("identical_layers", ())),
-            digests=event["digests"],
-            versions=event["versions"],
+            layers=prepared.layers,
+            outside=prepared.outside,
+            identical_layers=prepared.identical_layers,
+            digests=prepared.digests,
+            versions=prepared.versions,
         )
         await self._send(self.ready)
 

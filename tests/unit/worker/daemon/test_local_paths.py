@@ -9,6 +9,7 @@ import pytest
 
 from apbmm_common.errors import EvaluationError, UsageError
 from apbmm_common.run_file import RunSpec
+from apbmm_worker.child_protocol import Prepare
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.local_paths import LocalPaths
 from apbmm_worker.daemon.options import Options, parse_roots
@@ -59,7 +60,7 @@ def test_without_roots_a_master_of_this_host_may_name_any_and_another_none(tmp_p
         parse_roots([str(tmp_path / "none")], "tcp://127.0.0.1:5711")
 
 
-def prepared(spec: RunSpec, gpu: str = "0", **settings: Any) -> dict[str, Any]:
+def prepared(spec: RunSpec, gpu: str = "0", **settings: Any) -> Prepare:
     options = Options("a", gpu, "tcp://hostA:5711", Path("state"), Path("scratch"), **settings)
     return EvaluationJob(options)._prepare_command(spec)
 
@@ -78,14 +79,14 @@ def test_every_path_of_a_run_is_checked(models: Path) -> None:
     mapped = {name: f"/{name}" for name in ("thinking", "instruct", "sums", "prompts")}
     command = prepared(run, roots=(), paths=mapped)
     sources = {"thinking": "/thinking", "instruct": "/instruct", "base": "/instruct"}
-    assert command["sources"] == sources
-    assert (command["benchmarks"], command["prompts"]) == ({"sums": "/sums"}, "/prompts")
+    assert command.sources == sources
+    assert (command.benchmarks, command.prompts) == ({"sums": "/sums"}, "/prompts")
     for name in mapped:
         rest = {key: value for key, value in mapped.items() if key != name}
         with pytest.raises(EvaluationError, match=f"^{name}: "):
             prepared(run, roots=(), paths=rest)
-    assert prepared(run, roots=(models,))["prompts"] == f"{models}/prompts.jsonl"
+    assert prepared(run, roots=(models,)).prompts == f"{models}/prompts.jsonl"
 
 
 def test_a_rehearsal_reads_nothing_and_may_name_anything() -> None:
-    assert prepared(run_spec(), "rehearsal", roots=())["sources"]["thinking"] == "/none/thinking"
+    assert prepared(run_spec(), "rehearsal", roots=()).sources["thinking"] == "/none/thinking"

@@ -15,6 +15,7 @@ from apbmm_common.checkpoint.remote_code import known_model_types, own_code, req
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.protocol.messages import Unfit
 from apbmm_common.run_file import EngineSection, GenerationSection, RunSpec
+from apbmm_worker.child_protocol import Prepare, Prepared
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.membership import Membership
 from apbmm_worker.daemon.options import Options
@@ -26,27 +27,27 @@ from rehearsal_runs import run_spec
 from tiny_checkpoints import write_tiny_qwen3
 
 
-class RecordingBench(EvaluationJob):
+class RecordingJob(EvaluationJob):
     """Starts no child: what the child would be told is kept."""
 
-    told: dict[str, Any] | None = None
+    told: Prepare | None = None
 
-    async def _prepare(self, spec: RunSpec) -> dict[str, Any]:
+    async def _prepare(self, spec: RunSpec) -> Prepared:
         self.told = self._prepare_command(spec)
-        return {"event": "prepared", "layers": 4}
+        return Prepared(digests={}, layers=4, outside=(), versions={}, seconds=0.0)
 
 
-def bench(tmp_path: Path, *, allowed: bool) -> RecordingBench:
-    return RecordingBench(
+def job(tmp_path: Path, *, allowed: bool) -> RecordingJob:
+    return RecordingJob(
         Options(
             "a", "rehearsal", "tcp://127.0.0.1:1", tmp_path, tmp_path, allow_remote_code=allowed
         )
     )
 
 
-def trusted(told: dict[str, Any], folder: Path) -> bool:
+def trusted(told: Prepare, folder: Path) -> bool:
     """Whether vLLM would be started with leave to run code, by a child that is told this."""
-    spec = RunSpec.model_validate(told["spec"])
+    spec = RunSpec.model_validate(told.spec)
     arguments = engine_arguments(spec.engine, spec.generation, folder, "cpu")
     return bool(arguments["trust_remote_code"])
 
@@ -57,7 +58,7 @@ async def test_run_file_and_worker_must_both_want_it(
     tmp_path: Path, asked: bool, allowed: bool
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    worker = bench(tmp_path, allowed=allowed)
+    worker = job(tmp_path, allowed=allowed)
     spec = run_spec(engine={"remote_code": asked})
     if asked and not allowed:
         with pytest.raises(EvaluationError, match="which this worker does not allow") as caught:
@@ -76,7 +77,7 @@ async def test_a_worker_that_does_not_allow_it_is_unfit_by_name(tmp_path: Path) 
     async def send(message: Any) -> None:
         said.append(message)
 
-    membership = Membership(bench(tmp_path, allowed=False), lambda: False, send)
+    membership = Membership(job(tmp_path, allowed=False), lambda: False, send)
     await membership.enter("run-1", run_spec(engine={"remote_code": True}))
     assert membership.task is not None
     while not said:

@@ -1,0 +1,144 @@
+"""What a worker's daemon and its evaluation child say to each other, over an inherited socket.
+
+    prepare   -> progress*, prepared
+    measure   -> progress*, measured
+    evaluate  -> progress*, evaluated
+    stop, or the end of the socket -> the child ends with exit status 0
+    any failure -> command_failed
+
+The daemon sends one command at a time. A message is its length, as 4 bytes in network order, and a
+MessagePack map of the fields below, in which ``kind`` names the class.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from apbmm_common.errors import FailureKind, WireError
+from apbmm_common.protocol.codec import decode_body, encode_body
+from apbmm_common.protocol.messages import WIRE, Count, Evaluated, Finite, Measured
+
+MAX_BYTES = 64 << 20
+"""Longest message, in bytes. Outcomes of all questions fit, which may be too many for the wire."""
+LENGTH = struct.Struct(">I")
+
+
+class Prepare(BaseModel):
+    """Verify the sources of a run and read its benchmarks.
+
+    ``spec`` is the run file. All paths are those of this host: ``sources`` by role, ``benchmarks``
+    by name. ``engine`` has the engine arguments that this host sets, as text.
+    """
+
+    model_config = WIRE
+    kind: Literal["prepare"] = "prepare"
+    spec: dict[str, Any]
+    sources: dict[str, str]
+    benchmarks: dict[str, str]
+    prompts: str | None = None
+    scratch: str
+    device: str
+    engine: dict[str, str] = {}
+
+
+class Measure(BaseModel):
+    """Measure how much the sources differ."""
+
+    model_config = WIRE
+    kind: Literal["measure"] = "measure"
+
+
+class Evaluate(BaseModel):
+    """Evaluate the merge of one vector; EvalScope's records go to ``outputs``.
+
+    The vector is of the run's space. That of a ``reference`` has one weight for each layer.
+    """
+
+    model_config = WIRE
+    kind: Literal["evaluate"] = "evaluate"
+    evaluation: str
+    vector: tuple[Finite, ...]
+    reference: bool = False
+    outputs: str
+
+
+class Stop(BaseModel):
+    """End the process."""
+
+    model_config = WIRE
+    kind: Literal["stop"] = "stop"
+
+
+class StageProgress(BaseModel):
+    """``done`` of ``total`` steps of a stage are finished."""
+
+    model_config = WIRE
+    kind: Literal["progress"] = "progress"
+    stage: str
+    done: Count
+    total: Count
+
+
+class Prepared(BaseModel):
+    """The sources fit each other and the run.
+
+    ``digests`` tell the inputs of two workers apart. ``layers`` counts the layers of a source,
+    ``identical_layers`` are those with equal tensors in all sources, and ``outside`` names the
+    groups of tensors that belong to no layer.
+    """
+
+    model_config = WIRE
+    kind: Literal["prepared"] = "prepared"
+    digests: dict[str, str]
+    layers: Annotated[int, Field(ge=1)]
+    outside: tuple[str, ...]
+    identical_layers: tuple[int, ...] = ()
+    versions: dict[str, str]
+    seconds: float
+
+
+class CommandFailed(BaseModel):
+    """A command failed. ``fatal``: the process must be replaced before the next one."""
+
+    model_config = WIRE
+    kind: Literal["command_failed"] = "command_failed"
+    fault: FailureKind
+    message: str
+    hint: str = ""
+    fatal: bool = False
+
+
+Command = Prepare | Measure | Evaluate | Stop
+Answer = Prepared | Measured | Evaluated | CommandFailed
+"""The last event of a command."""
+Event = StageProgress | Answer
+
+COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
+EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def to_bytes(message: Command | Event) -> bytes:
+    """A message with its length. Raises `WireError` for one that cannot be sent."""
+    body = encode_body(message, message.kind, MAX_BYTES)
+    return LENGTH.pack(len(body)) + body
+
+
+def body_length(prefix: bytes) -> int:
+    """Bytes of the message that follows. Raises `WireError` for more than `MAX_BYTES`."""
+    length: int = LENGTH.unpack(prefix)[0]
+    if length > MAX_BYTES:
+        raise WireError(f"a message of {length} bytes is over the limit")
+    return length
+
+
+def command_in(body: bytes) -> Command:
+    """The command that ``body`` holds. Raises `WireError` for anything else."""
+    return decode_body(body, COMMANDS, MAX_BYTES)
+
+
+def event_in(body: bytes) -> Event:
+    """The event that ``body`` holds. Raises `WireError` for anything else."""
+    return decode_body(body, EVENTS, MAX_BYTES)
