@@ -5,8 +5,9 @@ one, `register` a `Metric`: the workers then measure it, rehearsals invent it, a
 objectives (Eq. 2), the search's noise, status and `apbmm compare` know it by its name.
 
 Every score that an EvalScope adapter reports is a metric as well, under the name that EvalScope's
-report gives it (``f1``; ``accuracy:pass_at_k[k=4]`` for anything but a mean over the questions).
-Such a score needs no entry here: `metric` describes it as one of which more is better.
+report gives it: ``f1``, or ``accuracy:pass_at_k[k=4]`` for anything but a mean over the questions.
+Such a score needs no entry here: `metric` describes it as one of which more is better. An entry
+with ``of=None`` says otherwise.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "means",
     "metric",
     "register",
+    "score_metric",
     "shown_metrics",
 ]
 
@@ -125,6 +127,15 @@ def metric(name: str) -> Metric:
     return METRICS.get(name) or Metric(
         name, "a score of EvalScope's", better="higher", of=None, unit=name
     )
+
+
+def score_metric(score: str) -> str:
+    """The metric that is the mean of a score of EvalScope's, given the score's name in its report.
+
+    A score that is called like a metric of ours is told apart from it: ``accuracy:mean``.
+    """
+    ours = METRICS.get(score)
+    return score if ours is None or ours.of is None else f"{score}:mean"
 
 
 def means(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -261,6 +261,21 @@ def test_every_score_that_the_report_names_is_a_metric(
     assert metrics["accuracy"] == metrics["f1"] == 0.5
     assert metrics.keys() == {"accuracy", "tokens", "seconds", "truncated", "f1"}
 
+    # Where another score is the primary one, the adapter's own accuracy has its own name.
+    class PrimaryF1(WithF1):
+        def match_score(self, *arguments: Any, **named: Any) -> Score:
+            score = super().match_score(*arguments, **named)
+            score.main_score_name = "F1"
+            return score
+
+    monkeypatch.setattr(adapter, "data_adapter", PrimaryF1)
+    monkeypatch.setattr(adapter, "metric_list", ["accuracy", "f1"])
+    monkeypatch.setattr(adapter, "primary_metric", MetricSelector(name="f1"))
+    result, _ = folders.evaluate(lambda _: "no", chosen)
+    metrics = result.benchmarks["b"].metrics
+    assert (metrics["accuracy"], metrics["f1"], metrics["accuracy:mean"]) == (0.25, 0.25, 0.0)
+    monkeypatch.setattr(adapter, "data_adapter", WithF1)
+
     # With this aggregation the accuracy is reported twice: as a mean, and for one try of each.
     selector = MetricSelector(name="accuracy", aggregation="mean")
     monkeypatch.setattr(adapter, "primary_metric", selector)

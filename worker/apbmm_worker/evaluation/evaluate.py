@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from apbmm_common.errors import ApbmmError, EvaluationError
-from apbmm_common.metrics import LONGEST_METRIC_NAME
+from apbmm_common.metrics import LONGEST_METRIC_NAME, score_metric
 from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_common.run_file import GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
@@ -186,7 +186,7 @@ def _report(report: Any) -> Report:
 def _metric_name(identity: MetricIdentity) -> str:
     """Our name of a metric in EvalScope's report."""
     is_plain_mean = identity.aggregation == "mean" and not identity.dimensions
-    return str(identity.name if is_plain_mean else identity.key)
+    return score_metric(identity.name) if is_plain_mean else str(identity.key)
 
 
 @cache  # asked for with every question

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apbmm_common.errors import EvaluationError
-from apbmm_common.metrics import METRICS, Outcome, means
+from apbmm_common.metrics import METRICS, Outcome, means, score_metric
 from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 
@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 _SCORE_ROUNDING = 1e-4
 _TOKEN_ROUNDING = 1e-5
 _USABLE = "success"
+
+ACCURACY = score_metric("accuracy")
+"""A benchmark's own accuracy. Where that is its primary score, it is the metric ``accuracy``."""
 
 Place = tuple[str, int]
 """Where EvalScope has a question: its subset, and its index in the subset."""
@@ -146,7 +149,8 @@ def _outcome(
         stop_reason = output["choices"][0]["stop_reason"]
         score = review["sample_score"]["score"]
         values = score["value"]
-        primary = float(values[score["main_score_name"] or next(iter(values))])
+        primary_name = score["main_score_name"] or next(iter(values))
+        primary = float(values[primary_name])
         status = str(getattr(score["status"], "value", score["status"]))  # may be an Enum's
     except (KeyError, TypeError, IndexError, ValueError, StopIteration) as error:
         raise _unusable(adapter, f"question {question} has no usable score: {error!r}") from error
@@ -163,7 +167,11 @@ def _outcome(
         seconds=seconds,
         finish_reason="stop" if stop_reason == "stop" else "length",
         well_formed=(score.get("metadata") or {}).get("well_formed"),
-        scores={metric_name(n): float(value) for n, value in values.items() if _is_number(value)},
+        scores={
+            metric_name(name): float(value)
+            for name, value in values.items()
+            if _is_number(value) and not (name == primary_name and metric_name(name) == ACCURACY)
+        },
     )
 
 
