@@ -80,8 +80,8 @@ class Master:
         if self._end is None:
             epoch = self.run_state.epoch + 1
             self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
-        self.optimiser = OptimiserClient(self._nudge)
-        self.router = Router(bind, self._nudge, self.authenticator)
+        self.optimiser = OptimiserClient(self._wake_up)
+        self.router = Router(bind, self._wake_up, self.authenticator)
         self._listening = False
         self._allowed = self.authenticator.revision
         self._wake = asyncio.Event()
@@ -103,18 +103,18 @@ class Master:
     def _send_later(self, identity: bytes, message: FromMaster) -> None:
         self._outgoing.append((identity, message))
 
-    def _nudge(self) -> None:
+    def _wake_up(self) -> None:
         self._wake.set()
 
     def drain(self) -> None:
         """Start nothing new, and end when the evaluations in progress are delivered."""
         self.draining = True
-        self._nudge()
+        self._wake_up()
 
     # ---- the loop ------------------------------------------------------------------------
 
     def listen(self) -> None:
-        """Bind the workers' address, unless the run is over; `run` does it if nobody did before.
+        """Bind the workers' address, unless the run is over. `run` calls this if it was not called.
 
         Raises `UsageError` when the address is in use. Needs a running event loop.
         """
@@ -139,7 +139,7 @@ class Master:
             check_scaling(self.run_state)
             while not self._over():
                 await self._turn()
-            await self._say_goodbye()
+            await self._send_byes()
             return self._end
         finally:
             await self.router.close()
@@ -154,14 +154,14 @@ class Master:
             if not self.router.has_messages:
                 break
             received = await self.router.receive()
-            self._expel()
+            self._remove_refused_workers()
             if received is not None:
                 await self._handle(received)
-        self._expel()
+        self._remove_refused_workers()
         self._decide()
         self._leases.resend(time.monotonic())
         await self._commit()
-        self._tell_standstill()
+        self._warn_of_standstill()
         check_scaling(self.run_state)
         if self.optimiser.failure is not None:
             raise self.optimiser.failure
@@ -173,13 +173,13 @@ class Master:
         except NotAllowedError as error:
             await self.router.refuse(identity, error)
 
-    def _expel(self) -> None:
+    def _remove_refused_workers(self) -> None:
         """Remove workers whose keys were revoked, whether or not they send anything."""
         if self.authenticator.look() != self._allowed:
             self._allowed = self.authenticator.revision
-            self._handlers.expel(self.authenticator.still_lets_in)
+            self._handlers.remove_refused(self.authenticator.still_lets_in)
 
-    def _tell_standstill(self) -> None:
+    def _warn_of_standstill(self) -> None:
         """Warn once when the run cannot go on before a person intervenes."""
         reason = standstill(self.run_state, self.fleet)
         if reason and reason != self._standstill:
@@ -236,7 +236,7 @@ class Master:
                 self.record(Finished(reason=reason, failed=failed))
             case _:
                 self._leases.carry_out(decision, time.monotonic())
-                self._nudge()
+                self._wake_up()
 
     # ---- committing and sending ----------------------------------------------------------
 
@@ -277,7 +277,7 @@ class Master:
         self.optimiser.forget()
         await asyncio.sleep(RETRY_SECONDS)
 
-    async def _say_goodbye(self) -> None:
+    async def _send_byes(self) -> None:
         if self._end is None:
             return
         for worker in self.fleet.workers.values():

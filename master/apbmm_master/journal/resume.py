@@ -1,4 +1,4 @@
-"""Begin a run, or go on with one: the run file against the one the journal was begun with."""
+"""Begins a run, or resumes one whose run file may have been edited meanwhile."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from apbmm_master.journal.run_state import RunState
 MAY_CHANGE = ("budget.evaluations", "budget.failures", "timings")
 """Keys and tables that a resumed run may change, beside all paths."""
 UNTIL_SEARCHED = ("objectives",)
-"""May change as long as nothing was proposed from objectives: Eq. 2 is applied at replay."""
+"""Keys that may change as long as no vector was proposed from objectives.
+
+The journal holds raw metrics, and Eq. 2 is applied to them when it is read.
+"""
 
 
 def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEvent], None]) -> None:
-    """Record the beginning of a run, or what an edited run file changes in it.
+    """Record that a run begins, or what has changed in the run file of a resumed run.
 
-    Raises `RunChangedError` naming every key that may not change.
+    Raises `RunChangedError` with the keys that changed and may not change.
     """
     new = spec.model_dump(mode="json")
     if run_state.spec is None:

@@ -58,8 +58,8 @@ log = logging.getLogger(__name__)
 class MessageHandlers:
     """Handles the messages of workers, one at a time.
 
-    ``record`` applies an event to the run state and puts it in the next commit; ``send`` queues an
-    answer that leaves only after that commit.
+    ``record`` applies an event to the run state; the next commit stores it. ``send`` queues a
+    message that is sent after that commit.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class MessageHandlers:
         reason = f"a later process took the name {old.name}"
         self._send(old.identity, Refuse(reason=reason, final=True))
 
-    def expel(self, lets_in: Callable[[str, str], bool]) -> None:
+    def remove_refused(self, lets_in: Callable[[str, str], bool]) -> None:
         """Remove every worker whose key and name ``lets_in`` refuses; its lease is lost.
 
         The worker is refused at its next message.

@@ -55,7 +55,7 @@ class Router:
     ) -> None:
         self.refusals = authenticator.refusals
         self._address = address
-        self._nudge = nudge
+        self._wake_up = nudge
         self._authenticator = authenticator
         self._inbox: asyncio.Queue[tuple[list[bytes], str]] = asyncio.Queue(INBOX_FRAMES)
         self._names: OrderedDict[bytes, str] = OrderedDict()
@@ -88,7 +88,7 @@ class Router:
             frames = await self._socket.recv_multipart(copy=False)
             public_key = str(frames[-1].get("User-Id")) if self._authenticator.keys else ""
             await self._inbox.put(([frame.bytes for frame in frames], public_key))
-            self._nudge()
+            self._wake_up()
 
     async def receive(self) -> Received | None:
         """The next message; None if it was refused or if there is none."""

@@ -47,7 +47,7 @@ def test_whoever_is_shut_out_leaves_and_its_lease_is_queued_again() -> None:
     world.exchange()
     held = {w.name: w.held for w in workers}
     assert isinstance(held["a"], Assign)
-    world.handlers.expel(lambda _, name: name != "a")
+    world.handlers.remove_refused(lambda _, name: name != "a")
     world.commit()
     assert list(world.fleet.workers) == ["b"]
     (left,) = events(world, WorkerLeft)
@@ -66,7 +66,7 @@ def test_who_may_stay_is_asked_by_key_and_name() -> None:
         asked.append((key, name))
         return True
 
-    world.handlers.expel(stays)
+    world.handlers.remove_refused(stays)
     assert asked == [("key of a", "a")]
     assert list(world.fleet.workers) == ["a"]
 
@@ -74,7 +74,7 @@ def test_who_may_stay_is_asked_by_key_and_name() -> None:
 def test_a_worker_that_is_let_in_again_comes_back_as_it_was() -> None:
     world = World()
     worker = joined(world, "a", "key")
-    world.handlers.expel(lambda *_: False)
+    world.handlers.remove_refused(lambda *_: False)
     world.commit()
     worker.hello()
     hello = worker.says[-1]
