@@ -80,7 +80,10 @@ def _code(found: Inspection, spec: RunSpec) -> list[Row]:
         return [("own code", f"{what}: workers take part only with --allow-remote-code")]
     if not files:
         return []
-    instead = "what vLLM and transformers have for these models is taken instead"
+    instead = (
+        "what vLLM and transformers have for these models is taken instead; a worker refuses a "
+        "model that they do not know"
+    )
     return [("own code", f"{files} of {', '.join(found.code)}: not run, {instead}")]
 
 

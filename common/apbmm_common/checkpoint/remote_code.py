@@ -7,9 +7,7 @@ for a model type that they know, and refuse any other model type.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from importlib.util import find_spec
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,14 @@ def own_code(folder: Path) -> tuple[str, ...]:
     return tuple(sorted({name.rpartition(".")[0] + ".py" for name in classes}))
 
 
-def require_code(folder: Path, *, remote_code: bool) -> None:
-    """Raise `SourceError` where a checkpoint's own code is needed, but not run or not there."""
+def require_code(
+    folder: Path, *, remote_code: bool, known_types: Container[str] | None = None
+) -> None:
+    """Raise `SourceError` where a checkpoint's own code is needed, but not run or not there.
+
+    ``known_types``: every ``model_type`` that can be loaded without code of its own. With None,
+    whether the code is needed is not checked.
+    """
     code = own_code(folder)
     missing = [name for name in code if "--" not in name and not (folder / name).is_file()]
     if remote_code and missing:
@@ -35,27 +39,14 @@ def require_code(folder: Path, *, remote_code: bool) -> None:
             f"{folder} lacks {', '.join(missing)}, which its auto_map names",
             "such files are published beside the weights",
         )
-    kind, known = _settings(folder / "config.json").get("model_type"), known_model_types()
-    if code and not remote_code and known and kind not in known:
+    kind = _settings(folder / "config.json").get("model_type")
+    if code and not remote_code and known_types is not None and kind not in known_types:
         raise SourceError(
             f"{folder}: nothing installed here but its own code ({', '.join(code)}) knows models "
             f"of type {kind!r}, and that is not run",
             "once you have read it: remote_code = true in [engine], workers with "
             "--allow-remote-code",
         )
-
-
-def known_model_types() -> frozenset[str]:
-    """What ``model_type`` may be without code of its own: read from the files of transformers.
-
-    Importing it takes seconds. Empty where it is not installed.
-    """
-    transformers = find_spec("transformers")
-    if transformers is None or transformers.origin is None:
-        return frozenset()
-    entry = re.compile(r'\(\s*"([^"]+)",\s*"\w+Config"\s*\)')
-    files = (Path(transformers.origin).parent / "models" / "auto").glob("*.py")
-    return frozenset(n for file in files for n in entry.findall(file.read_text(encoding="utf-8")))
 
 
 def _settings(file: Path) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apbmm_common.checkpoint.remote_code import require_code
+from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.datasets.benchmark_folders import check_folder
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
@@ -161,8 +161,11 @@ class Pipeline:
     def _verify_sources(self) -> VerifiedSources:
         from apbmm_worker.merging.sources import verify_sources
 
+        remote_code = self._spec.engine.remote_code
         for folder in self._inputs.sources.values():
-            require_code(folder, remote_code=self._spec.engine.remote_code)
+            # transformers takes seconds to import.
+            known = model_types() if own_code(folder) and not remote_code else None
+            require_code(folder, remote_code=remote_code, known_types=known)
         cache = self._inputs.scratch / "source-digests"
         return verify_sources(
             self._inputs.sources, cache, lambda done, total: self._progress("verify", done, total)
@@ -290,6 +293,13 @@ def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
     if faults:
         hint = "name this worker's own folders with its --path options" if not hints else hints[0]
         raise SourceError("; ".join(faults), hint)
+
+
+def model_types() -> Container[str]:
+    """Every ``model_type`` that the installed transformers loads without code of a checkpoint."""
+    from transformers import CONFIG_MAPPING
+
+    return frozenset(CONFIG_MAPPING.keys())
 
 
 def require_cards(device: str) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from apbmm_common.checkpoint.headers import read_checkpoint
-from apbmm_common.checkpoint.remote_code import known_model_types, own_code, require_code
+from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.protocol.messages import Unfit
 from apbmm_common.run_file import EngineSection, GenerationSection, RunSpec
+from apbmm_worker.child.pipeline import model_types
 from apbmm_worker.child_protocol import Prepare, Prepared
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.membership import Membership
@@ -140,21 +141,23 @@ def test_what_needs_its_code_is_refused_unless_that_runs(tmp_path: Path) -> None
     give_own_code(known, tmp_path / "marks", known=True)
     give_own_code(own, tmp_path / "marks")
     assert set(own_code(known)) == set(own_code(own)) == FILES
-    require_code(known, remote_code=False)
+    require_code(known, remote_code=False, known_types=model_types())
+    require_code(own, remote_code=False)  # where nothing is known of types
     with pytest.raises(SourceError, match="knows models of type 'own_architecture'") as caught:
-        require_code(own, remote_code=False)
+        require_code(own, remote_code=False, known_types=model_types())
     assert "--allow-remote-code" in caught.value.hint
     require_code(own, remote_code=True)
     for folder in (known, own):
         (folder / "modeling_own.py").unlink()
         with pytest.raises(SourceError, match=r"lacks modeling_own\.py, which its auto_map"):
             require_code(folder, remote_code=True)
-    require_code(known, remote_code=False)
+    require_code(known, remote_code=False, known_types=model_types())
 
 
 def test_model_types_are_those_of_transformers() -> None:
-    assert {"qwen3", "llama", "gpt2", "mistral", "gemma3"} <= known_model_types()
-    assert "own_architecture" not in known_model_types()
+    known = model_types()
+    assert all(name in known for name in ("qwen3", "llama", "gpt2", "mistral", "gemma3"))
+    assert "own_architecture" not in known
 
 
 def test_code_of_another_repository_is_named_as_there(tmp_path: Path) -> None:
