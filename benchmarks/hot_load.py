@@ -86,7 +86,7 @@ class ReadyMerge:
         self._copied: list[tuple[torch.Tensor, torch.Tensor]] = []
         packed: dict[int, tuple[Any, torch.Tensor]] = {}
         for name, tensor in stream.tensors():
-            for home in live.homes[name]:
+            for home in live.locations[name]:
                 rows = home.live()
                 if rows is None:
                     shape = (home.stacked, *home.shape[1:])

@@ -57,7 +57,7 @@ class Times:
     acknowledged: list[float] = field(default_factory=list)
     """From each RESULT to its RESULT_ACK."""
     assigned: list[tuple[str, float, float]] = field(default_factory=list)
-    """Evaluations with the READY or RESULT that left the hands empty, and the ASSIGN after it."""
+    """Evaluations with the READY or RESULT that left a worker idle, and the ASSIGN after it."""
     spans: list[tuple[str, float, float]] = field(default_factory=list)
     """Evaluations with their begin and end."""
     _sent: dict[str, float] = field(default_factory=dict)
@@ -114,8 +114,8 @@ class RehearsedJob(EvaluationJob):
 class TimedDaemon(Daemon):
     """The daemon, with a clock at its socket."""
 
-    def __init__(self, options: Options, bench: EvaluationJob, times: Times) -> None:
-        super().__init__(options, bench)
+    def __init__(self, options: Options, job: EvaluationJob, times: Times) -> None:
+        super().__init__(options, job)
         self._times = times
 
     async def _send(self, message: FromWorker) -> None:
@@ -162,7 +162,7 @@ class Fleet:
         async def end() -> None:
             await until
             for daemon in daemons:
-                daemon.leaving.exit_code = EXIT_DONE
+                daemon.shutdown.exit_code = EXIT_DONE
 
         async with asyncio.TaskGroup() as group:
             for daemon in daemons:

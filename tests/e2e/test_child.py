@@ -282,12 +282,12 @@ async def test_a_load_that_fails_half_way_is_retried_on_a_new_engine(
     for folder in ("state", "scratch"):
         (tmp_path / folder).mkdir()
     paths = {**prepare.sources, **prepare.benchmarks}
-    bench = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch", paths))
+    job = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch", paths))
     spec = RunSpec.model_validate(prepare.spec)
     try:
-        await bench.prepare(spec)
+        await job.prepare(spec)
         bodies = [
-            await bench.work(
+            await job.work(
                 Assign(
                     run="r", evaluation=name, attempt=attempt, lease=f"{name}-{attempt}",
                     work="evaluate", vector=(weight,) * LAYERS, config="c",
@@ -296,7 +296,7 @@ async def test_a_load_that_fails_half_way_is_retried_on_a_new_engine(
             for name, attempt, weight in (("a", 1, 0.2), ("b", 1, 0.7), ("b", 2, 0.7))
         ]  # fmt: skip
     finally:
-        await bench.close()
+        await job.close()
     first, broken, again = bodies
     assert isinstance(first, Evaluated)
     assert isinstance(broken, Failed), broken

@@ -78,17 +78,17 @@ def test_a_killed_vllm_is_replaced_and_its_evaluation_done_again(site: Site) -> 
     assert front, "what the replacement measured counts"
 
 
-def pid_of_child(bench: EvaluationJob) -> int:
-    assert bench._child is not None
-    assert bench._child._process is not None
-    return bench._child._process.pid
+def pid_of_child(job: EvaluationJob) -> int:
+    assert job._child is not None
+    assert job._child._process is not None
+    return job._child._process.pid
 
 
 @pytest.mark.slow
 async def test_a_vllm_that_stands_still_is_named_and_replaced_with_its_whole_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon's own hands, and the engine in a process of its own, as on a GPU: it is stopped.
+    """The daemon's own job, and the engine in a process of its own, as on a GPU: it is stopped.
 
     The limit is short only once the engine is up, which takes long without a word.
     """
@@ -98,7 +98,7 @@ async def test_a_vllm_that_stands_still_is_named_and_replaced_with_its_whole_gro
     hasty = spec_of_the_pair(stall=STALL_SECONDS)
     for folder in ("state", "scratch"):
         (tmp_path / folder).mkdir()
-    bench = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch"))
+    job = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch"))
 
     def assign(name: str, attempt: int) -> Assign:
         return Assign(
@@ -107,23 +107,23 @@ async def test_a_vllm_that_stands_still_is_named_and_replaced_with_its_whole_gro
         )  # fmt: skip
 
     try:
-        layers = (await bench.prepare(patient)).layers
-        first = await bench.work(assign("a", 1))
+        layers = (await job.prepare(patient)).layers
+        first = await job.work(assign("a", 1))
         assert isinstance(first, Evaluated), first
-        child = pid_of_child(bench)
+        child = pid_of_child(job)
         group, core = in_session(child), engine_core(child)
         assert {child, core} <= set(group)
         os.kill(core, signal.SIGSTOP)
-        bench.adopt(hasty)
-        broken = await bench.work(assign("b", 1))
+        job.adopt(hasty)
+        broken = await job.work(assign("b", 1))
         assert isinstance(broken, Failed), broken
         assert broken.fault == "engine"
         assert f"no progress for {STALL_SECONDS:g} s in stage " in broken.message
         wait_for("the end of the whole group", lambda: not in_session(child), 20)
-        bench.adopt(patient)
-        again = await bench.work(assign("b", 2))
+        job.adopt(patient)
+        again = await job.work(assign("b", 2))
         assert isinstance(again, Evaluated), again
         assert "start engine" in again.stages
-        assert pid_of_child(bench) != child
+        assert pid_of_child(job) != child
     finally:
-        await bench.close()
+        await job.close()

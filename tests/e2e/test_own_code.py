@@ -48,7 +48,7 @@ def spec_of(folder: Path, *, remote_code: bool, known: bool = False) -> RunSpec:
 
 
 @asynccontextmanager
-async def bench_in(
+async def job_in(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, allowed: bool
 ) -> AsyncIterator[EvaluationJob]:
     """What a worker's daemon works with, its child a process of its own."""
@@ -58,17 +58,17 @@ async def bench_in(
     options = Options(
         "w", "cpu", "", folder / "state", folder / "scratch", allow_remote_code=allowed
     )
-    bench = EvaluationJob(options)
+    job = EvaluationJob(options)
     try:
-        yield bench
+        yield job
     finally:
-        await bench.close()
+        await job.close()
 
 
-async def evaluate(bench: EvaluationJob, weight: float) -> Evaluated | Measured | Failed:
+async def evaluate(job: EvaluationJob, weight: float) -> Evaluated | Measured | Failed:
     """One uniform merge."""
     name, vector = f"w{weight}", (weight,) * LAYERS
-    return await bench.work(
+    return await job.work(
         Assign(
             run="r", evaluation=name, attempt=1, lease=f"{name}.1", work="evaluate", vector=vector,
             config="c",
@@ -76,8 +76,8 @@ async def evaluate(bench: EvaluationJob, weight: float) -> Evaluated | Measured 
     )  # fmt: skip
 
 
-async def measure(bench: EvaluationJob) -> Evaluated | Measured | Failed:
-    return await bench.work(
+async def measure(job: EvaluationJob) -> Evaluated | Measured | Failed:
+    return await job.work(
         Assign(
             run="r", evaluation="measure", attempt=1, lease="measure.1", work="measure", vector=(),
             config="c",
@@ -89,10 +89,10 @@ async def test_without_leave_nothing_runs_and_a_known_model_needs_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured and evaluated with what transformers and vLLM have for a Qwen3."""
-    async with bench_in(tmp_path, monkeypatch, allowed=True) as bench:
-        await bench.prepare(spec_of(tmp_path, remote_code=False, known=True))
-        measured = await measure(bench)
-        body = await evaluate(bench, 0.4)
+    async with job_in(tmp_path, monkeypatch, allowed=True) as job:
+        await job.prepare(spec_of(tmp_path, remote_code=False, known=True))
+        measured = await measure(job)
+        body = await evaluate(job, 0.4)
     assert isinstance(measured, Measured), measured
     assert isinstance(body, Evaluated), body
     assert body.benchmarks["all"].questions == QUESTIONS
@@ -105,11 +105,11 @@ async def test_without_leave_a_model_of_its_own_is_refused_by_name(
     """Where the run asks and the worker does not allow it, and where the run does not ask."""
     spec = spec_of(tmp_path, remote_code=False)
     engine = spec.engine.model_copy(update={"remote_code": True})
-    async with bench_in(tmp_path, monkeypatch, allowed=False) as bench:
+    async with job_in(tmp_path, monkeypatch, allowed=False) as job:
         with pytest.raises(EvaluationError, match="which this worker does not allow"):
-            await bench.prepare(spec.model_copy(update={"engine": engine}))
+            await job.prepare(spec.model_copy(update={"engine": engine}))
         with pytest.raises(EvaluationError, match=r"but its own code .* knows models of type"):
-            await bench.prepare(spec)
+            await job.prepare(spec)
     assert that_ran(tmp_path / "marks") == set()
 
 
@@ -117,11 +117,11 @@ async def test_with_leave_vllm_runs_the_model_of_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model's code runs only in the engine, for nothing was measured."""
-    async with bench_in(tmp_path, monkeypatch, allowed=True) as bench:
-        prepared = await bench.prepare(spec_of(tmp_path, remote_code=True))
+    async with job_in(tmp_path, monkeypatch, allowed=True) as job:
+        prepared = await job.prepare(spec_of(tmp_path, remote_code=True))
         assert prepared.layers == LAYERS
         assert "modeling_own.py" not in that_ran(tmp_path / "marks")
-        bodies = [await evaluate(bench, weight) for weight in (0.4, 0.9)]
+        bodies = [await evaluate(job, weight) for weight in (0.4, 0.9)]
     for body in bodies:
         assert isinstance(body, Evaluated), body
         assert body.benchmarks["all"].questions == QUESTIONS

@@ -1,1 +1,25 @@
-"""apbmm_worker.daemon.daemon."""
+"""The worker's daemon: its connection to a master, and the work that it holds.
+
+- `daemon` is the loop; `master_link` the socket; `membership` the run that it belongs to.
+- `lease_runner` holds one lease at a time, `evaluation_job` does its work in `child_process`.
+- `outbox` keeps results until they are delivered; `results` makes them; `shutdown` ends the worker.
+- `options`, `local_paths` and `answer_texts`: command line, paths of this host, kept answers.
+
+`app` uses `options`, `daemon` and `master_link`. The daemon imports no heavy room (a rule of
+import-linter), so that it starts at once and its heartbeats never wait.
+"""
+
+__all__ = [
+    "answer_texts",
+    "child_process",
+    "daemon",
+    "evaluation_job",
+    "lease_runner",
+    "local_paths",
+    "master_link",
+    "membership",
+    "options",
+    "outbox",
+    "results",
+    "shutdown",
+]

@@ -59,16 +59,16 @@ POLL_SECONDS = 0.2
 
 
 class Daemon:
-    """One worker; ``bench`` does its work, by default in a child process."""
+    """One worker; ``job`` does its work, by default in a child process."""
 
-    def __init__(self, options: Options, bench: EvaluationJob | None = None) -> None:
+    def __init__(self, options: Options, job: EvaluationJob | None = None) -> None:
         self.options = options
         self.boot = secrets.token_hex(8)
         self.outbox = Outbox(options.outbox)
-        self.bench = bench or EvaluationJob(options)
-        self.membership = Membership(self.bench, lambda: self.hands.busy, self._send)
-        self.hands = LeaseRunner(self.bench, self.outbox, self.membership, self._send)
-        self.leaving = Shutdown(self.hands, self.outbox)
+        self.job = job or EvaluationJob(options)
+        self.membership = Membership(self.job, lambda: self.lease_runner.busy, self._send)
+        self.lease_runner = LeaseRunner(self.job, self.outbox, self.membership, self._send)
+        self.shutdown = Shutdown(self.lease_runner, self.outbox)
         self.supervisor = Supervisor()
         self._welcome = False
         self._heard = 0.0
@@ -85,48 +85,52 @@ class Daemon:
 
     async def run(self) -> int:
         """Serve until stopped; returns the exit code."""
-        self._dealer = MasterLink(self.options.master, self.options.keys)
-        loops = (self._receive, self._beat, self._greet, self._dealer.watch, self.outbox.watch)
+        self._link = MasterLink(self.options.master, self.options.keys)
+        loops = (self._receive, self._beat, self._greet, self._link.watch, self.outbox.watch)
         tasks = [asyncio.create_task(loop()) for loop in loops]
         try:
-            while self.leaving.exit_code is None:
+            while self.shutdown.exit_code is None:
                 await asyncio.wait(tasks, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                for task in (*tasks, self.hands.task, self.membership.task):
+                for task in (*tasks, self.lease_runner.task, self.membership.task):
                     if task is not None and task.done() and not task.cancelled():
                         task.result()
                 if self._welcome:
-                    await self.hands.resend()
-                self.leaving.turn(self.run_id if self._welcome else None)
-                self.supervisor.turn(self._doing(), stopping=self.leaving.asked)
-            kept = self.leaving.kept(self.run_id)
+                    await self.lease_runner.resend()
+                self.shutdown.turn(self.run_id if self._welcome else None)
+                self.supervisor.turn(self._doing(), stopping=self.shutdown.asked)
+            kept = self.shutdown.kept(self.run_id)
             await self._send(Bye(run=self.run_id, reason="stopped", kept=kept))
-            return self.leaving.exit_code
+            return self.shutdown.exit_code
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._end_tasks()
-            self._dealer.close()
+            self._link.close()
 
     def _doing(self) -> str:
         """One line for the service manager."""
-        if self.hands.held is not None:
-            return f"{self.hands.held.evaluation}: {self.bench.progress.latest.stage or 'begins'}"
-        if self.leaving.asked and self.outbox.unsaved:
+        if self.lease_runner.held is not None:
+            return (
+                f"{self.lease_runner.held.evaluation}: {self.job.progress.latest.stage or 'begins'}"
+            )
+        if self.shutdown.asked and self.outbox.unsaved:
             return self.outbox.trouble
         return f"waits for work of {self.run_id}" if self._welcome else "waits for a master"
 
     async def _end_tasks(self) -> None:
-        ending = [task for task in (self.hands.task, self.membership.task) if task is not None]
+        ending = [
+            task for task in (self.lease_runner.task, self.membership.task) if task is not None
+        ]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
-        await self.bench.close()
+        await self.job.close()
 
     def stop(self, *, interrupted: bool) -> None:
         """First call: finish what is in hand and leave. Second: leave at once."""
-        self.leaving.ask(interrupted=interrupted)
-        if self.leaving.exit_code is None:
+        self.shutdown.ask(interrupted=interrupted)
+        if self.shutdown.exit_code is None:
             self._soon(self._send(Drain(run=self.run_id)))
 
     def _soon(self, coroutine: Coroutine[None, None, None]) -> None:
@@ -140,7 +144,7 @@ class Daemon:
         reach("send.before", message.type)
         if isinstance(message, Accept | Beat):
             message = message.model_copy(update={"hello": self._hellos})
-        await self._dealer.send(encode(message))
+        await self._link.send(encode(message))
         reach("send.after", message.type)
 
     async def _greet(self) -> None:
@@ -165,7 +169,7 @@ class Daemon:
             host=socket.gethostname(),
             pid=os.getpid(),
             versions={"apbmm": __version__},
-            held=() if self.hands.held is None else (lease_of(self.hands.held),),
+            held=() if self.lease_runner.held is None else (lease_of(self.lease_runner.held),),
             unacknowledged=tuple(lease_of(r) for r in self.outbox.everything()[:1024]),
         )
 
@@ -179,17 +183,17 @@ class Daemon:
                 log.warning("the master has been silent for %g s", spec.timings.unreachable)
                 self._forget_master()
                 continue
-            await self._send(self._sign_of_life())
+            await self._send(self._heartbeat())
 
-    def _sign_of_life(self) -> Beat:
+    def _heartbeat(self) -> Beat:
         trouble = self.outbox.trouble[:MOST_TEXT]
-        if self.hands.held is None:
+        if self.lease_runner.held is None:
             return Beat(run=self.run_id, trouble=trouble)
-        progress = self.bench.progress
+        progress = self.job.progress
         return Beat(
             run=self.run_id,
             trouble=trouble,
-            lease=self.hands.held.lease if self.hands.held.run == self.run_id else "",
+            lease=self.lease_runner.held.lease if self.lease_runner.held.run == self.run_id else "",
             stage=progress.latest.stage[:64],
             done=progress.latest.done,
             total=progress.latest.total,
@@ -202,7 +206,7 @@ class Daemon:
 
     async def _receive(self) -> None:
         while True:
-            frames = await self._dealer.receive()
+            frames = await self._link.receive()
             try:
                 message = decode(frames, FROM_MASTER)
             except VersionMismatchError as error:
@@ -222,12 +226,12 @@ class Daemon:
             case Refuse():
                 await self._refused(message)
             case Assign():
-                await self.hands.take(message)
+                await self.lease_runner.take(message)
             case Cancel():
-                await self.hands.cancel(message)
+                await self.lease_runner.cancel(message)
             case ResultAck(lease=lease):
                 log.info("%s is delivered", lease)
-                self.hands.delivered(message.run, lease)
+                self.lease_runner.delivered(message.run, lease)
             case HelloAgain():
                 self._forget_master()
                 await self._send(self._hello())
@@ -252,15 +256,15 @@ class Daemon:
             return
         if not self._welcome or self.run_id != message.run:
             log.info("joined run %s at %s", message.run, self.options.master)
-        if self.hands.held is not None and self.hands.held.run != message.run:
-            log.info("finishing %s first", self.hands.held.run)
+        if self.lease_runner.held is not None and self.lease_runner.held.run != message.run:
+            log.info("finishing %s first", self.lease_runner.held.run)
         self._welcome = True
         self._hello_pause = HELLO_SECONDS[0]
         for lease in message.abandon:
-            await self.hands.drop(message.run, lease)
-        self.hands.send_all_again()
+            await self.lease_runner.drop(message.run, lease)
+        self.lease_runner.send_all_again()
         await self.membership.enter(message.run, spec)
-        if self.leaving.asked:
+        if self.shutdown.asked:
             await self._send(Drain(run=self.run_id))
 
     async def _refused(self, message: Refuse) -> None:
@@ -269,8 +273,8 @@ class Daemon:
             log.error("hint: %s", message.hint)
         self._hello_pause = HELLO_SECONDS[1]
         if message.final:
-            await self.bench.abort()
-            self.leaving.exit_code = EXIT_USAGE
+            await self.job.abort()
+            self.shutdown.exit_code = EXIT_USAGE
         elif not message.run:
             self._forget_master()  # this worker, not what it has for a run
             self._hello_pause = HELLO_SECONDS[1]

@@ -21,14 +21,14 @@ REMEMBERED_LEASES = 1000
 
 
 class LeaseRunner:
-    """Takes leases and works on them; ``leaving`` takes no more.
+    """Takes leases and works on them; while ``leaving`` it takes no more.
 
     A finished lease is remembered, so that an ASSIGN that comes late is not worked on again.
     """
 
     def __init__(
         self,
-        bench: EvaluationJob,
+        job: EvaluationJob,
         outbox: Outbox,
         membership: Membership,
         send: Callable[[FromWorker], Awaitable[None]],
@@ -36,7 +36,7 @@ class LeaseRunner:
         self.held: Assign | None = None
         self.leaving = False
         self.task: asyncio.Task[None] | None = None
-        self._bench, self._outbox, self._membership, self._send = bench, outbox, membership, send
+        self._job, self._outbox, self._membership, self._send = job, outbox, membership, send
         self._sent_at: dict[str, float] = {}
         self._finished: deque[tuple[str, str]] = deque(maxlen=REMEMBERED_LEASES)
 
@@ -80,7 +80,7 @@ class LeaseRunner:
 
     async def _work(self, assign: Assign) -> None:
         began = time.monotonic()
-        body = await self._bench.work(assign)
+        body = await self._job.work(assign)
         result = make_result(assign, body, time.monotonic() - began)
         try:
             await asyncio.to_thread(self._outbox.put, result)
@@ -106,7 +106,7 @@ class LeaseRunner:
         log.info("%s is not wanted any more", lease)
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
-        await self._bench.abort()
+        await self._job.abort()
         self.held = None
         self._finished.append((run, lease))
 

@@ -20,14 +20,14 @@ POLL_SECONDS = 0.2
 
 
 class Membership:
-    """Prepares the bench for the run of the latest WELCOME, and says READY or UNFIT.
+    """Prepares the evaluation child for the run of the latest WELCOME, and says READY or UNFIT.
 
     ``ready`` is what was last said, None while it does not hold.
     """
 
     def __init__(
         self,
-        bench: EvaluationJob,
+        job: EvaluationJob,
         is_busy: Callable[[], bool],
         send: Callable[[FromWorker], Awaitable[None]],
     ) -> None:
@@ -35,7 +35,7 @@ class Membership:
         self.spec: RunSpec | None = None
         self.ready: Ready | None = None
         self.task: asyncio.Task[None] | None = None
-        self._bench, self._is_busy, self._send = bench, is_busy, send
+        self._job, self._is_busy, self._send = job, is_busy, send
         self._changed = asyncio.Event()
 
     async def enter(self, run: str, spec: RunSpec) -> None:
@@ -44,7 +44,7 @@ class Membership:
         self.run, self.spec = run, spec
         self._changed.set()
         if prepared and self.ready is not None:
-            self._bench.adopt(spec)
+            self._job.adopt(spec)
             await self._send(self.ready)
         elif self.task is None or self.task.done():
             self._start(0.0)
@@ -64,7 +64,7 @@ class Membership:
         self.task = asyncio.create_task(self._prepare(pause))
 
     async def _prepare(self, pause: float) -> None:
-        """Verify the sources, once the hands are empty; try again while they do not fit."""
+        """Verify the sources, once no lease is held; try again while they do not fit."""
         while True:
             await self._rest(pause)
             while self._is_busy():
@@ -73,7 +73,7 @@ class Membership:
             spec, run = self.spec, self.run
             assert spec is not None
             try:
-                prepared = await self._bench.prepare(spec)
+                prepared = await self._job.prepare(spec)
             except EvaluationError as error:
                 log.error("cannot take part in %s: %s", run, error)
                 message, hint = error.message[:MOST_TEXT], error.hint[:MOST_TEXT]
@@ -83,7 +83,7 @@ class Membership:
             if run == self.run and _same_preparation(spec, self.spec):
                 break
             pause = 0.0
-        self._bench.adopt(self.spec)
+        self._job.adopt(self.spec)
         self.ready = Ready(
             run=run,
             layers=prepared.layers,
@@ -103,7 +103,7 @@ class Membership:
 
 
 def _same_preparation(one: RunSpec, other: RunSpec | None) -> bool:
-    """Whether two specs differ in nothing that a bench is prepared for."""
+    """Whether two specs differ in nothing that the evaluation child is prepared for."""
     return other is not None and other == one.model_copy(
         update={"budget": other.budget, "timings": other.timings}
     )

@@ -1,4 +1,4 @@
-"""When a worker that was told to stop may end: not before what it was paid for is safe."""
+"""When a worker that was told to stop may end: once its results are stored or delivered."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ GOODBYE_SECONDS = 10.0
 class Shutdown:
     """A worker's end; ``asked`` once it was told to stop, ``exit_code`` once it is to end."""
 
-    def __init__(self, hands: LeaseRunner, outbox: Outbox) -> None:
+    def __init__(self, lease_runner: LeaseRunner, outbox: Outbox) -> None:
         self.exit_code: int | None = None
-        self._hands, self._outbox = hands, outbox
+        self._lease_runner, self._outbox = lease_runner, outbox
         self._code = EXIT_DONE
         self._began = 0.0
         self._told = False
@@ -30,19 +30,20 @@ class Shutdown:
     @property
     def asked(self) -> bool:
         """Whether it was told to stop."""
-        return self._hands.leaving
+        return self._lease_runner.leaving
 
     def ask(self, *, interrupted: bool) -> None:
         """First call: finish what is in hand and leave. Second: leave at once."""
         if self.asked:
             self.exit_code = EXIT_INTERRUPTED
             return
-        self._hands.leaving = True
+        self._lease_runner.leaving = True
         self._began = time.monotonic()
         self._code = EXIT_INTERRUPTED if interrupted else EXIT_DONE
-        if self._hands.held is not None:
+        if self._lease_runner.held is not None:
             log.info(
-                "finishing %s before leaving; stop again to drop it", self._hands.held.evaluation
+                "finishing %s before leaving; stop again to drop it",
+                self._lease_runner.held.evaluation,
             )
 
     def turn(self, run: str | None) -> None:
@@ -50,7 +51,7 @@ class Shutdown:
 
         What the disk refused is in memory alone, and waited for until it is stored or delivered.
         """
-        if not self.asked or self._hands.held is not None:
+        if not self.asked or self._lease_runner.held is not None:
             self._began = time.monotonic()
             return
         if unsaved := self._outbox.unsaved:

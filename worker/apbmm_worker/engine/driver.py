@@ -2,7 +2,7 @@
 
 vLLM's synchronous engine may be touched by one thread only, but takes new requests between two
 steps. So the driver's thread builds the engine, steps it as long as requests are unfinished, and
-takes commands in between; everybody else holds futures. Knows nothing of vLLM: see `engine`.
+takes commands in between; other threads hold futures. Knows nothing of vLLM.
 """
 
 from __future__ import annotations
@@ -76,11 +76,12 @@ Command = Callable[[], None]
 
 
 class EngineDriver(Generic[B]):
-    """Runs ``build`` and then the engine it returns, on a thread of its own.
+    """Runs ``build``, and then the engine that it returns, on a thread of its own.
 
     After an error of the engine itself (not of one request) the driver is broken: every future
-    fails with an infrastructure `EvaluationError`, and so does whatever is asked of it later.
-    ``steps`` counts the engine's steps so far: a sign of life while no answer is finished yet.
+    fails with an infrastructure `EvaluationError`, and so does every later call.
+    ``steps`` counts the engine's steps so far. They show that it computes while no answer is
+    finished yet.
     """
 
     def __init__(self, build: Callable[[], B]) -> None:
@@ -239,7 +240,7 @@ class EngineDriver(Generic[B]):
     def _send(self, command: Command) -> None:
         if self._failure is not None:
             raise self._as_failure(None)
-        # Under the lock, so that no command can slip in behind the stop and wait for ever.
+        # Under the lock, so that no command can slip in behind the stop and never be run.
         with self._gate:
             if self._closed:
                 raise _infrastructure("the engine was closed")

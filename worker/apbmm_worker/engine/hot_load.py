@@ -72,7 +72,7 @@ class PlannedMerge:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenWay:
     """The way that is taken, why, and the seconds that one load took each way (merge included)."""
 
     way: Way
@@ -81,7 +81,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _HotLoadTrial:
     """Seconds of a load each way that equals a fresh engine, and what is wrong with the others."""
 
     seconds: dict[Way, float] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class HotLoader(Generic[E]):
         prompts: Sequence[Prompt],
     ) -> None:
         self.engine: E | None = None
-        self.choice = Choice("checkpoint", "nothing was tried yet")
+        self.choice = ChosenWay("checkpoint", "nothing was tried yet")
         self._setting = setting
         self._start = start
         self._checkpoints = checkpoints
@@ -149,7 +149,7 @@ class HotLoader(Generic[E]):
         assert self.engine is not None
         if self.choice.way == "fresh engine":
             return self.engine
-        trial = _Trial()
+        trial = _HotLoadTrial()
         with timed(stages, "try hot-loading"):
             if self._setting != "checkpoint":
                 self._try(self.engine, merge, slot, trial)
@@ -172,17 +172,17 @@ class HotLoader(Generic[E]):
         self.close()
         self.engine = self._start(slot)
 
-    def _chosen(self, trial: _Trial) -> Choice:
+    def _chosen(self, trial: _HotLoadTrial) -> ChosenWay:
         reason = "; ".join(fault.message for fault in trial.faults.values())
         if not trial.seconds:
-            return Choice("fresh engine", reason)
+            return ChosenWay("fresh engine", reason)
         if self._setting != "auto":
             reason = reason or "the run file asks for it, and it is equal here"
-            return Choice(self._setting, reason, trial.seconds)
+            return ChosenWay(self._setting, reason, trial.seconds)
         way = min(trial.seconds, key=trial.seconds.__getitem__)
-        return Choice(way, reason or "equal here, and the faster one", trial.seconds)
+        return ChosenWay(way, reason or "equal here, and the faster one", trial.seconds)
 
-    def _try(self, engine: E, merge: PlannedMerge, slot: Path, trial: _Trial) -> None:
+    def _try(self, engine: E, merge: PlannedMerge, slot: Path, trial: _HotLoadTrial) -> None:
         """A load of ``merge`` each way; without faults the engine ends with it."""
 
         def state() -> tuple[Any, ...]:
@@ -211,7 +211,7 @@ class HotLoader(Generic[E]):
                 if not engine.usable:
                     break
 
-    def _try_checkpoint(self, engine: E, slot: Path, trial: _Trial) -> None:
+    def _try_checkpoint(self, engine: E, slot: Path, trial: _HotLoadTrial) -> None:
         """A reload of what the engine has just started from."""
         try:
             fresh, start = engine.state(slot, self._prompts, _TOKENS), time.monotonic()

@@ -1,7 +1,7 @@
 """The resident vLLM engine: started once, then given one merge after another.
 
-`vllm_backend` speaks with vLLM, `engine_extension` runs inside it, and what differs between its
-versions is in `vllm_features`.
+`vllm.backend` speaks with vLLM, `vllm.extension` runs inside it, and what differs between its
+versions is in `vllm.features`.
 """
 
 from __future__ import annotations

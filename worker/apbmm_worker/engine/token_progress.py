@@ -15,7 +15,7 @@ from typing import Protocol
 INTERVAL = 5.0
 
 
-class Stepping(Protocol):
+class CountsSteps(Protocol):
     """An engine that counts its steps."""
 
     @property
@@ -28,7 +28,7 @@ class TokenProgress:
 
     def __init__(
         self,
-        engine: Stepping,
+        engine: CountsSteps,
         report: Callable[[int, int], None],
         interval: float = INTERVAL,
     ) -> None:
@@ -37,7 +37,7 @@ class TokenProgress:
         self._interval = interval
         self._last = (0, 0)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="signs-of-life", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="token-progress", daemon=True)
 
     def __enter__(self) -> TokenProgress:
         self._thread.start()

@@ -27,7 +27,7 @@ async def test_a_worker_that_is_not_let_in_any_more_stops_beating_and_asks_rarel
     await daemon._handle(Refuse(reason="the key of worker a was revoked", hint="make a new one"))
     assert not daemon._welcome
     assert daemon._hello_pause == HELLO_SECONDS[1]
-    assert daemon.leaving.exit_code is None
+    assert daemon.shutdown.exit_code is None
     assert "refused by tcp://127.0.0.1:1: the key of worker a was revoked" in caplog.text
     assert "make a new one" in caplog.text
 
@@ -35,9 +35,9 @@ async def test_a_worker_that_is_not_let_in_any_more_stops_beating_and_asks_rarel
 async def test_a_worker_whose_sources_are_refused_stays(daemon: Daemon) -> None:
     await daemon._handle(Refuse(run="r-1", reason="its thinking differ from the run's"))
     assert daemon._welcome
-    assert daemon.leaving.exit_code is None
+    assert daemon.shutdown.exit_code is None
 
 
 async def test_a_worker_that_is_fenced_off_ends(daemon: Daemon) -> None:
     await daemon._handle(Refuse(reason="a later process took the name a", final=True))
-    assert daemon.leaving.exit_code == EXIT_USAGE
+    assert daemon.shutdown.exit_code == EXIT_USAGE

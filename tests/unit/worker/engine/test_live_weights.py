@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from apbmm_common.checkpoint.headers import TensorHeader
-from apbmm_worker.engine.vllm.live_weights import Home, LiveWeights
+from apbmm_worker.engine.vllm.live_weights import LiveWeights, Location
 from apbmm_worker.engine.vllm.packing import Packer
 from apbmm_worker.merging.merge import Place
 from apbmm_worker.merging.plan import TensorPlan, WeightedSum
@@ -89,11 +89,13 @@ def test_matrices_are_packed_on_this_thread_out_of_one_buffer() -> None:
         module.quant_method = packing
         wanted = torch.randn(6, 4).to(torch.bfloat16)
         for first in (0, 2):
-            home = Home(module, "weight", first, (2 if first == 0 else 4, 4), 6, packed=True)
-            rows = packer.rows(home)
+            location = Location(
+                module, "weight", first, (2 if first == 0 else 4, 4), 6, packed=True
+            )
+            rows = packer.rows(location)
             buffers.add(rows.data_ptr() - first * 4 * 2)
             rows.copy_(wanted[first : first + len(rows)])
-            packer.written(home)
+            packer.written(location)
             assert hasattr(module, "copy") == (first > 0)
         assert torch.equal(module.copy, wanted)
     packer.require_all()
@@ -103,8 +105,8 @@ def test_matrices_are_packed_on_this_thread_out_of_one_buffer() -> None:
 
 def test_a_matrix_that_is_written_in_part_is_an_error() -> None:
     module = torch.nn.Linear(4, 6, bias=False)
-    home = Home(module, "weight", first=0, shape=(2, 4), stacked=6, packed=True)
+    location = Location(module, "weight", first=0, shape=(2, 4), stacked=6, packed=True)
     packer = Packer(torch.float32)
-    packer.written(home)
+    packer.written(location)
     with pytest.raises(ValueError, match="1 matrices were only written in part"):
         packer.require_all()

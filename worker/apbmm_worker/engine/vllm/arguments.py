@@ -48,7 +48,7 @@ def engine_arguments(
     """Arguments for vLLM. Raises `RunFileError` for what a run file may not set.
 
     A run whose settings ask for the checkpoints' own code comes here only where that is allowed:
-    see `job.EvaluationJob.prepare`.
+    see `daemon.evaluation_job.EvaluationJob.prepare`.
     """
     arguments: dict[str, Any] = {
         "model": str(checkpoint),

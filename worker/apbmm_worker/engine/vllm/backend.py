@@ -1,4 +1,4 @@
-"""vLLM's synchronous engine as `engine_driver` wants it; lives on the driver's thread."""
+"""vLLM's synchronous engine as `engine.driver` drives it; lives on the driver's thread."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ class VllmBackend:
     def _watched(self, call: Callable[[], T]) -> T:
         """Run ``call``, but do not wait for an engine that has died.
 
-        vLLM notices the death of its engine process, but leaves whoever waits for the answer to
-        such a call waiting.
+        vLLM notices the death of its engine process, but the caller that waits for the
+        answer to such a call goes on waiting.
         """
         if features.engine_process_died(self._engine) is None:
             return call()

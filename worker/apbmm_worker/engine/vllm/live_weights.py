@@ -30,7 +30,7 @@ _PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMeth
 
 
 @dataclass(frozen=True)
-class Home:
+class Location:
     """Where a checkpoint's tensor lives: the rows from ``first`` on of a module's parameter.
 
     ``shape`` is that of the ``shard`` in this process, and ``stacked`` the number of rows of all
@@ -81,9 +81,9 @@ class LiveWeights:
     def __init__(self, model: Any, shapes: Shapes, dtype: torch.dtype) -> None:
         self.model = model
         self.dtype = dtype
-        self.homes: dict[str, list[Home]] = {name: [] for name in shapes}
-        for name, home in _homes(model, shapes):
-            self.homes[name].append(home)
+        self.locations: dict[str, list[Location]] = {name: [] for name in shapes}
+        for name, location in _locations(model, shapes):
+            self.locations[name].append(location)
 
     @property
     def writable(self) -> bool:
@@ -93,20 +93,27 @@ class LiveWeights:
         the model is made of such tensors, nothing is quantised and what is split over processes is
         split as `shards` knows.
         """
-        homes = [home for homes in self.homes.values() for home in homes]
-        made = {id(home.parameter) for home in homes}
-        places = {(home.place, name) for name, homes in self.homes.items() for home in homes}
+        locations = [location for locations in self.locations.values() for location in locations]
+        made = {id(location.parameter) for location in locations}
+        places = {
+            (location.place, name)
+            for name, locations in self.locations.items()
+            for location in locations
+        }
         return (
-            all(self.homes.values())
+            all(self.locations.values())
             and len(places) == len({place for place, _ in places})
-            and all(_plain(home) for home in homes)
+            and all(_plain(location) for location in locations)
             and all(id(parameter) in made for parameter in self.model.parameters())
         )
 
     @property
     def shards(self) -> Shards:
         """What this process holds of each tensor, if that is one shard."""
-        held = {name: {home.shard for home in homes} for name, homes in self.homes.items()}
+        held = {
+            name: {location.shard for location in locations}
+            for name, locations in self.locations.items()
+        }
         return {name: shards.pop() for name, shards in held.items() if len(shards) == 1}
 
     def write(self, made: Callable[[Place], Tensors], shards: Shards = UNSHARDED) -> None:
@@ -117,13 +124,13 @@ class LiveWeights:
         """
         packer = packing.Packer(self.dtype)
 
-        def rows(home: Home) -> torch.Tensor:
-            live = home.live()
-            return packer.rows(home) if live is None else live
+        def rows(location: Location) -> torch.Tensor:
+            live = location.live()
+            return packer.rows(location) if live is None else live
 
         def place(tensor: TensorPlan) -> torch.Tensor | None:
-            home = self.homes[tensor.name][0]
-            there = rows(home)
+            location = self.locations[tensor.name][0]
+            there = rows(location)
             fits = there.is_contiguous() and there.device.type == "cpu"
             same = there.shape == tensor.shape and there.dtype == stored_dtype(tensor.dtype)
             return there if fits and same else None
@@ -131,14 +138,14 @@ class LiveWeights:
         with torch.no_grad():
             for name, tensor in made(place):
                 written, given = {tensor.data_ptr()}, shards.get(name, WHOLE)
-                for home in self.homes[name]:
-                    there = rows(home)
+                for location in self.locations[name]:
+                    there = rows(location)
                     if there.data_ptr() not in written:
                         written.add(there.data_ptr())
-                        there.copy_(home.of(tensor, given))
-                for home in self.homes[name]:
-                    if home.packed:
-                        packer.written(home)
+                        there.copy_(location.of(tensor, given))
+                for location in self.locations[name]:
+                    if location.packed:
+                        packer.written(location)
         packer.require_all()
 
     def repack(self) -> int:
@@ -150,17 +157,17 @@ class LiveWeights:
         not loaded: it shares the embedding's weight, and would go on multiplying by the packed
         copy of the old one. On a GPU nothing is packed and nothing is done here.
         """
-        modules = {id(h.module): h.module for hs in self.homes.values() for h in hs if h.packed}
+        modules = {id(h.module): h.module for hs in self.locations.values() for h in hs if h.packed}
         kept = [module for module in modules.values() if module.weight.numel() > 0]
         for module in kept:
             packing.pack_kept(module)
         return len(kept)
 
-    def columns(self, home: Home, picked: list[int]) -> torch.Tensor:
+    def columns(self, location: Location, picked: list[int]) -> torch.Tensor:
         """What a packed matrix has in these columns, as rows [picked, out]."""
-        vectors = torch.zeros(len(picked), home.shape[1], dtype=self.dtype)
+        vectors = torch.zeros(len(picked), location.shape[1], dtype=self.dtype)
         vectors[range(len(picked)), picked] = 1.0
-        return _product(home, vectors)
+        return _product(location, vectors)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that the model holds and multiplies by."""
@@ -168,17 +175,17 @@ class LiveWeights:
         for name, parameter in self.model.named_parameters():
             if parameter.numel() > 0:
                 found.update(f"{name} {checksum(parameter.data)}\n".encode())
-        for name, homes in self.homes.items():
-            for home in homes:
-                if home.packed and home.first == 0:
+        for name, locations in self.locations.items():
+            for location in locations:
+                if location.packed and location.first == 0:
                     source = torch.Generator().manual_seed(0)
-                    vector = torch.randn(1, home.shape[1], generator=source)
-                    product = checksum(_product(home, vector.to(self.dtype)))
+                    vector = torch.randn(1, location.shape[1], generator=source)
+                    product = checksum(_product(location, vector.to(self.dtype)))
                     found.update(f"{name} {product}\n".encode())
         return found.hexdigest()
 
 
-def _homes(model: Any, shapes: Shapes) -> Iterator[tuple[str, Home]]:
+def _locations(model: Any, shapes: Shapes) -> Iterator[tuple[str, Location]]:
     """The home of every tensor that has one; a tied embedding has two.
 
     The model class says which tensors vLLM stacks into which module.
@@ -200,7 +207,7 @@ def _homes(model: Any, shapes: Shapes) -> Iterator[tuple[str, Home]]:
             packed = attribute == "weight" and _multiplies_packed(module, heads)
             stacked, first = sum(shape[0] for _, shape in held), 0
             for name, (shard, shape) in zip(names, held, strict=False):
-                yield name, Home(module, attribute, first, shape, stacked, packed, shard)
+                yield name, Location(module, attribute, first, shape, stacked, packed, shard)
                 first += shape[0]
 
 
@@ -227,13 +234,13 @@ def _multiplies_packed(module: Any, heads: set[int]) -> bool:
     return type(module).__name__ != "VocabParallelEmbedding" or id(module) in heads
 
 
-def _plain(home: Home) -> bool:
-    method = getattr(home.module, "quant_method", None)
+def _plain(location: Location) -> bool:
+    method = getattr(location.module, "quant_method", None)
     known = method is None or type(method).__name__ in _PLAIN_METHODS
-    return known and (home.packed or home.live() is not None)
+    return known and (location.packed or location.live() is not None)
 
 
-def _product(home: Home, vectors: torch.Tensor) -> torch.Tensor:
+def _product(location: Location, vectors: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
-        product: torch.Tensor = home.module.quant_method.apply(home.module, vectors, None)
+        product: torch.Tensor = location.module.quant_method.apply(location.module, vectors, None)
     return product

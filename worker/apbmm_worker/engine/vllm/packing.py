@@ -9,7 +9,7 @@ import torch
 
 
 class Rows(Protocol):
-    """Which rows of which module's matrix a tensor is (`live_weights.Home`)."""
+    """Which rows of which module's matrix a tensor is (`live_weights.Location`)."""
 
     @property
     def module(self) -> Any:
@@ -48,24 +48,24 @@ class Packer:
         self._written = Counter[int]()
         self._spare = defaultdict[tuple[int, ...], list[torch.Tensor]](list)
 
-    def rows(self, home: Rows) -> torch.Tensor:
+    def rows(self, location: Rows) -> torch.Tensor:
         """Where to write rows of a weight that the module does not keep."""
-        matrix = self._gathered.get(id(home.module))
+        matrix = self._gathered.get(id(location.module))
         if matrix is None:
-            shape = (home.stacked, *home.shape[1:])
+            shape = (location.stacked, *location.shape[1:])
             spare = self._spare[shape]
             matrix = spare.pop() if spare else torch.empty(shape, dtype=self._dtype)
-            self._gathered[id(home.module)] = matrix
-        return matrix[home.first : home.first + home.shape[0]]
+            self._gathered[id(location.module)] = matrix
+        return matrix[location.first : location.first + location.shape[0]]
 
-    def written(self, home: Rows) -> None:
+    def written(self, location: Rows) -> None:
         """Pack a matrix when these rows of it were the last."""
-        key = id(home.module)
-        self._written[key] += home.shape[0]
-        if self._written[key] < home.stacked:
+        key = id(location.module)
+        self._written[key] += location.shape[0]
+        if self._written[key] < location.stacked:
             return
         del self._written[key]
-        self._pack(home.module, self._gathered.pop(key, None))
+        self._pack(location.module, self._gathered.pop(key, None))
 
     def require_all(self) -> None:
         """Raise `ValueError` when rows of a matrix were written, but not all of them."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from apbmm_worker.engine.checksum import checksum
-from apbmm_worker.engine.vllm.live_weights import Home, LiveWeights, Tensors
+from apbmm_worker.engine.vllm.live_weights import LiveWeights, Location, Tensors
 from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards
 
 _COLUMNS = 4
@@ -31,9 +31,9 @@ class WeightVerification:
         # Asked now: a reload of vLLM's own takes the parameters away while it runs.
         self._readable = {
             name: rows.dtype
-            for name, homes in live.homes.items()
-            for home in homes
-            if (rows := home.live()) is not None
+            for name, locations in live.locations.items()
+            for location in locations
+            if (rows := location.live()) is not None
         }
         self._sums: dict[tuple[str, Shard], int] = {}
         self._columns: dict[tuple[str, Shard], torch.Tensor] = {}
@@ -41,12 +41,15 @@ class WeightVerification:
     def watch(self, tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
         """The same tensors, each noted as it goes by."""
         for name, tensor in tensors:
-            for home in self._live.homes.get(name, ()):
-                key, held = (name, home.shard), home.of(tensor, self._shards.get(name, WHOLE))
+            for location in self._live.locations.get(name, ()):
+                key, held = (
+                    (name, location.shard),
+                    location.of(tensor, self._shards.get(name, WHOLE)),
+                )
                 if name in self._readable and key not in self._sums:
                     self._sums[key] = checksum(held.to(self._readable[name]))
-                if home.packed:
-                    picked = torch.stack([held[:, column] for column in self._picked(home)])
+                if location.packed:
+                    picked = torch.stack([held[:, column] for column in self._picked(location)])
                     self._columns[key] = picked.to(self._live.dtype)
             yield name, tensor
 
@@ -54,23 +57,23 @@ class WeightVerification:
         """How many tensors were compared, of how many, and the names of those that differ."""
         compared, different = set(), set()
         products: dict[int, torch.Tensor] = {}
-        for name, homes in self._live.homes.items():
-            for home in homes:
-                live, noted = home.live(), (name, home.shard)
+        for name, locations in self._live.locations.items():
+            for location in locations:
+                live, noted = location.live(), (name, location.shard)
                 if live is not None and noted in self._sums:
                     compared.add(name)
                     if checksum(live) != self._sums[noted]:
                         different.add(name)
-                if home.packed and noted in self._columns:
+                if location.packed and noted in self._columns:
                     compared.add(name)
-                    key = id(home.module)
+                    key = id(location.module)
                     if key not in products:
-                        products[key] = self._live.columns(home, self._picked(home))
-                    rows = products[key][:, home.first : home.first + home.shape[0]]
+                        products[key] = self._live.columns(location, self._picked(location))
+                    rows = products[key][:, location.first : location.first + location.shape[0]]
                     if not torch.equal(rows, self._columns[noted]):
                         different.add(name)
-        return len(compared), len(self._live.homes), sorted(different)
+        return len(compared), len(self._live.locations), sorted(different)
 
-    def _picked(self, home: Home) -> list[int]:
-        source = random.Random(self._number * 1_000_003 + home.shape[1])  # noqa: S311
-        return [source.randrange(home.shape[1]) for _ in range(_COLUMNS)]
+    def _picked(self, location: Location) -> list[int]:
+        source = random.Random(self._number * 1_000_003 + location.shape[1])  # noqa: S311
+        return [source.randrange(location.shape[1]) for _ in range(_COLUMNS)]
