@@ -28,7 +28,7 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.process import failpoints
 from apbmm_common.run_file import EngineSection, GenerationSection, MergeSection
 from apbmm_worker import environment
-from apbmm_worker.engine.driver import Prompt
+from apbmm_worker.engine.driver import EngineBackend, Prompt
 from apbmm_worker.engine.resident import ResidentEngine
 from apbmm_worker.engine.vllm import packing
 from apbmm_worker.engine.vllm.backend import VllmBackend
@@ -226,7 +226,8 @@ def test_verification_notices_every_tensor(merges: Merges, resident: ResidentEng
     """Each tensor of the checkpoint is compared, and only those that differ are named."""
     names = set(load_tensors(merges.folders[0]))
 
-    def compare(backend: VllmBackend) -> tuple[int, list[str]]:
+    def compare(backend: EngineBackend) -> tuple[int, list[str]]:
+        assert isinstance(backend, VllmBackend)
         (verdict,) = backend._rpc("apbmm_verify", str(merges.folders[3]))
         return verdict["compared"], verdict["different"]
 

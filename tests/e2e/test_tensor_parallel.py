@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from apbmm_worker import environment
+from apbmm_worker.engine.driver import EngineBackend
 from apbmm_worker.engine.resident import ResidentEngine
+from apbmm_worker.engine.vllm.backend import VllmBackend
 from e2e.test_hot_load import GENERATION, SETTINGS, answers, load, make_merges
 from tiny_checkpoints import load_tensors
 
@@ -24,19 +26,26 @@ PROCESSES = 2
 
 def test_each_process_is_given_its_share_and_answers_as_when_it_was_fresh(tmp_path: Path) -> None:
     merges = make_merges(tmp_path, torch.float32, tied=False, count=2)
-    own = {"tensor_parallel_size": PROCESSES}
+    own = {"tensor_parallel_size": str(PROCESSES)}
     engine = ResidentEngine(SETTINGS, GENERATION, merges.folders[0], environment.CPU, own)
+
+    def rpc(method: str, folder: str) -> list[Any]:
+        def call(backend: EngineBackend) -> list[Any]:
+            assert isinstance(backend, VllmBackend)
+            return backend._rpc(method, folder)
+
+        return engine._driver.call(call)
 
     def differing(index: int) -> list[set[str]]:
         """What each process finds to differ from a merge's folder, in what it can compare."""
         folder = str(merges.folders[index])
-        verdicts: list[Any] = engine._driver.call(lambda it: it._rpc("apbmm_verify", folder))
+        verdicts: list[Any] = rpc("apbmm_verify", folder)
         assert [found["compared"] for found in verdicts] == [len(names)] * PROCESSES
         return [set(found["different"]) for found in verdicts]
 
     def fingerprints() -> tuple[str, ...]:
         folder = str(merges.folders[0])
-        found: list[str] = engine._driver.call(lambda it: it._rpc("apbmm_fingerprint", folder))
+        found: list[str] = rpc("apbmm_fingerprint", folder)
         assert len(found) == PROCESSES
         return tuple(found)
 

@@ -33,6 +33,7 @@ from apbmm_common.run_file import (
 )
 from apbmm_common.run_file.load import read_table
 from apbmm_common.run_file.schema import paths_in
+from apbmm_worker.engine.kinds import require_kind
 
 NO_SEARCH = (
     "this host cannot run apbmm-master: pip install '.[master]', in the folder of apbmm's sources, "
@@ -117,6 +118,7 @@ def _inspect_sources(found: Inspection, spec: RunSpec) -> None:
         except SourceError as error:
             found.fault(error, f"sources.{role}")
     checkpoints = found.checkpoints
+    _inspect_engine(found, spec.engine)
     _inspect_code(found, spec.engine)
     _inspect_generation(found, spec.generation)
     if "instruct" in checkpoints:
@@ -129,6 +131,13 @@ def _inspect_sources(found: Inspection, spec: RunSpec) -> None:
         found.faults += [f"sources: {fault}" for fault in faults]
     else:
         _inspect_layers(found)
+
+
+def _inspect_engine(found: Inspection, engine: EngineSection) -> None:
+    try:
+        require_kind(engine.kind)
+    except RunFileError as error:
+        found.fault(error)
 
 
 def _inspect_code(found: Inspection, engine: EngineSection) -> None:

@@ -336,6 +336,8 @@ class BudgetSection(Section):
 class EngineSection(Section):
     """The engine that stays resident on each worker and evaluates one merge after the other."""
 
+    kind: Name = "vllm"
+    """Name of the engine. There is one, `vllm`; workers and `apbmm check` refuse any other."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype that the engine computes in. `auto` is the one that the merge's config.json names."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -554,8 +556,11 @@ class RunSpec(Section):
         whole = self.without_paths()
         parts = ("benchmarks", "generation", "merge", "engine", "evaluation")
         config = {part: whole[part] for part in parts} | {"method": self.merge_method}
-        if not config["merge"]["parameters"]:  # as in runs that were begun before the key was there
+        # Runs that were begun before these keys were there keep their hash.
+        if not config["merge"]["parameters"]:
             del config["merge"]["parameters"]
+        if config["engine"]["kind"] == "vllm":
+            del config["engine"]["kind"]
         return canonical_hash({**config, "digests": dict(digests)})
 
 

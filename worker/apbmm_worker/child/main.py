@@ -35,7 +35,7 @@ from apbmm_worker.child_protocol import (
     StageProgress,
     Stop,
 )
-from apbmm_worker.engine.vllm.arguments import versions
+from apbmm_worker.engine.kinds import engine_kind
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Child:
             layers=sources.layers,
             outside=tuple(sources.outside),
             identical_layers=tuple(sources.identical_layers),
-            versions=versions(),
+            versions=engine_kind(spec.engine.kind).versions(),
             seconds=time.monotonic() - start,
         )
 

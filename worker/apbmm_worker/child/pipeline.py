@@ -20,6 +20,7 @@ from apbmm_common.errors import EvaluationError, SourceError, UsageError
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_worker import environment
 from apbmm_worker.child_protocol import Prepare
+from apbmm_worker.engine.kinds import engine_kind, require_kind
 from apbmm_worker.engine.token_progress import TokenProgress
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
@@ -42,7 +43,7 @@ ReportProgress = Callable[[str, int, int], None]
 class LocalInputs:
     """Where this worker has what the run names, and where it may write.
 
-    ``engine`` has vLLM's own arguments that this host sets, as text, by name.
+    ``engine`` has the engine's own arguments that this host sets, as text, by name.
     """
 
     sources: Mapping[str, Path]
@@ -85,6 +86,7 @@ class Pipeline:
         self._spec = spec
         self._inputs = inputs
         self._progress = progress
+        require_kind(spec.engine.kind)
         _check_paths(spec, inputs)
         inputs.scratch.mkdir(parents=True, exist_ok=True)
         environment.apply(inputs.device, inputs.scratch)
@@ -92,7 +94,7 @@ class Pipeline:
         self.sources = self._verify_sources()
         # Raises where there are too few layers to search.
         Space.of(spec, self.sources.layers, self.sources.outside, self.sources.identical_layers)
-        self._engine_arguments = self._check_engine()
+        self._check_engine()
         self._benchmarks = self._prepare_benchmarks()
         self._checkpoints = TemporaryCheckpoints(inputs.scratch)
         self._loader = self._new_loader()
@@ -171,26 +173,16 @@ class Pipeline:
             self._inputs.sources, cache, lambda done, total: self._progress("verify", done, total)
         )
 
-    def _check_engine(self) -> dict[str, Any]:
-        """This host's own engine arguments, as values.
-
-        Raises `RunFileError` or `UsageError` for arguments that may not be set, or that the
-        installed vLLM does not have.
-        """
-        from apbmm_worker.engine.vllm.arguments import engine_arguments, require_known
-        from apbmm_worker.engine_options import typed_arguments
-
-        spec, own = self._spec, dict[str, Any]()
-        if spec.engine.arguments or self._inputs.engine:
-            # vLLM takes seconds to import, and is not needed yet otherwise.
-            from apbmm_worker.engine.vllm.features import argument_types
-
-            known = argument_types()
-            require_known(spec.engine.arguments, known)
-            own = typed_arguments(self._inputs.engine, known)
-        template = self._inputs.sources[spec.generation.template_from]
-        engine_arguments(spec.engine, spec.generation, template, self._inputs.device)
-        return own
+    def _check_engine(self) -> None:
+        """Raise `RunFileError` or `UsageError` for arguments that the engine does not take."""
+        spec = self._spec
+        engine_kind(spec.engine.kind).arguments(
+            spec.engine,
+            spec.generation,
+            self._inputs.sources[spec.generation.template_from],
+            self._inputs.device,
+            self._inputs.engine,
+        )
 
     def _prepare_benchmarks(self) -> PreparedBenchmarks:
         from apbmm_worker.evaluation.questions import prepare_benchmarks
@@ -261,7 +253,7 @@ class Pipeline:
             self._spec.generation,
             checkpoint,
             self._inputs.device,
-            self._engine_arguments,
+            self._inputs.engine,
         )
 
     def _ask(self, engine: ResidentEngine, evaluation: str, outputs: Path) -> EvaluationResult:

@@ -14,9 +14,13 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from apbmm_common.errors import ApbmmError, EvaluationError
+
+if TYPE_CHECKING:
+    from apbmm_worker.merging.plan import TensorPlan
 
 FinishReason = Literal["stop", "length"]
 
@@ -51,6 +55,34 @@ class Completion:
         return len(self.token_ids)
 
 
+class MergeTarget(Protocol):
+    """What merges are loaded into, one after another.
+
+    An `EvaluationError` of a load leaves an unusable engine behind.
+    """
+
+    @property
+    def compared_all(self) -> bool:
+        """Whether every tensor of the last load could be compared with what is live."""
+
+    def load(self, checkpoint: Path) -> None:
+        """Load a complete, finite checkpoint folder of the same architecture, and prove it.
+
+        Raises `EvaluationError` (infrastructure) if the load fails or the live weights are not
+        the checkpoint's.
+        """
+
+    def load_merge(self, plans: Sequence[TensorPlan]) -> None:
+        """Merge from the sources into the live weights, and prove it. Raises `EvaluationError`."""
+
+    def state(self, checkpoint: Path, prompts: Sequence[Prompt], tokens: int) -> tuple[Any, ...]:
+        """All that the model holds, as digests, and its first greedy tokens for ``prompts``.
+
+        For equality only: two states are equal where two loads of one merge were. ``checkpoint``
+        is any folder of the same shapes.
+        """
+
+
 class Backend(Protocol):
     """The engine as its driver sees it; called from the driver's thread only."""
 
@@ -68,6 +100,10 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free everything."""
+
+
+class EngineBackend(Backend, MergeTarget, Protocol):
+    """All that an engine of any kind can do; called from the driver's thread only."""
 
 
 B = TypeVar("B", bound=Backend)

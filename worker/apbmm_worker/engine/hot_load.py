@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.engine.driver import Prompt
+from apbmm_worker.engine.driver import MergeTarget, Prompt
 from apbmm_worker.engine.stage_times import timed
 from apbmm_worker.merging.plan import TensorPlan
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
@@ -31,25 +31,12 @@ _TOKENS = 8
 _log = logging.getLogger(__name__)
 
 
-class Loading(Protocol):
-    """What hot-loading needs of an engine (`engine.ResidentEngine`)."""
+class Loading(MergeTarget, Protocol):
+    """What hot-loading needs of an engine (`resident.ResidentEngine`)."""
 
     @property
     def usable(self) -> bool:
         """False once a load has failed."""
-
-    @property
-    def compared_all(self) -> bool:
-        """Whether every tensor of the last load could be compared with what is live."""
-
-    def load(self, checkpoint: Path) -> None:
-        """Have vLLM reload a checkpoint."""
-
-    def load_merge(self, plans: Sequence[TensorPlan]) -> None:
-        """Merge straight into the engine."""
-
-    def state(self, checkpoint: Path, prompts: Sequence[Prompt], tokens: int) -> tuple[Any, ...]:
-        """What the engine holds and answers, for equality."""
 
     def close(self) -> None:
         """Stop the engine."""

@@ -1,32 +1,29 @@
-"""The resident vLLM engine: started once, then given one merge after another.
-
-`vllm.backend` speaks with vLLM, `vllm.extension` runs inside it, and what differs between its
-versions is in `vllm.features`.
-"""
+"""The resident engine: started once, then given one merge after another."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from apbmm_common.errors import EvaluationError, RunFileError
+from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.run_file import EngineSection, GenerationSection
-from apbmm_worker.engine.driver import Completion, EngineDriver, Prompt
-from apbmm_worker.engine.vllm.arguments import engine_arguments, versions
-from apbmm_worker.engine.vllm.backend import VllmBackend
+from apbmm_worker.engine.driver import Completion, EngineBackend, EngineDriver, Prompt
+from apbmm_worker.engine.kinds import engine_kind
 from apbmm_worker.merging.plan import TensorPlan
 
 
 class ResidentEngine:
-    """One vLLM engine on one device, answering from the checkpoint that was loaded last.
+    """One engine on one device, of the kind that ``settings`` name.
 
-    ``checkpoint`` is the first one: config, tokenizer and generation config are taken from it and
-    must be the same in every later one. ``own``: vLLM's arguments that this host sets.
-    `environment.apply` must have been called for ``device`` before torch or vllm were imported.
-    Raises `EvaluationError` (infrastructure) if the engine does not start.
+    It answers from the merge that was loaded last. ``checkpoint`` is the first one: config,
+    tokenizer and generation config are taken from it and must be the same in every later one.
+    ``own`` has the engine arguments that this host sets, as text. `environment.apply` must have
+    been called for ``device`` before torch or the engine's library was imported. Raises
+    `EvaluationError` (infrastructure) if the engine does not start, and `RunFileError` or
+    `UsageError` for arguments that it does not take.
     """
 
     def __init__(
@@ -35,22 +32,24 @@ class ResidentEngine:
         generation: GenerationSection,
         checkpoint: Path,
         device: str,
-        own: Mapping[str, Any] | None = None,
+        own: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        arguments = engine_arguments(settings, generation, checkpoint, device)
-        self.arguments = arguments | dict(own or {})
-        start = time.monotonic()
+        self._kind = engine_kind(settings.kind)
+        self.arguments = self._kind.arguments(settings, generation, checkpoint, device, own)
+
+        def build() -> EngineBackend:
+            return self._kind.backend(self.arguments, generation, checkpoint)
+
         try:
-            self._driver = EngineDriver(lambda: VllmBackend(self.arguments, generation, checkpoint))
-        except (EvaluationError, RunFileError):
+            self._driver = EngineDriver(build)
+        except ApbmmError:
             raise
         except Exception as error:
             raise EvaluationError(
-                f"vLLM did not start: {type(error).__name__}: {error}",
-                "the worker's log has vLLM's own account; [engine] arguments are passed to it",
+                f"the engine ({settings.kind}) did not start: {type(error).__name__}: {error}",
+                "the worker's log has its own account; [engine] arguments are passed to it",
                 kind="infrastructure",
             ) from error
-        self.start_seconds = time.monotonic() - start
 
     @property
     def usable(self) -> bool:
@@ -70,8 +69,8 @@ class ResidentEngine:
     def load(self, checkpoint: Path) -> None:
         """Hot-load a complete, finite checkpoint of the same architecture, and prove it.
 
-        Raises `EvaluationError` (infrastructure) if vLLM fails half way or the live weights are
-        not the checkpoint's; the engine is unusable after that.
+        Raises `EvaluationError` (infrastructure) if the engine fails half way or the live weights
+        are not the checkpoint's; the engine is unusable after that.
         """
         self._driver.call(lambda backend: backend.load(checkpoint))
 
@@ -107,4 +106,4 @@ class ResidentEngine:
 
     def description(self) -> dict[str, Any]:
         """Versions and arguments, for the journal."""
-        return {"versions": versions(), "arguments": {**self.arguments, "model": None}}
+        return {"versions": self._kind.versions(), "arguments": {**self.arguments, "model": None}}

