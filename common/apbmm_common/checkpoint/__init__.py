@@ -4,11 +4,19 @@
   belongs to (`layer_of`, `layer_count`);
 - `tensor_groups`: the tensors outside the layers, in groups (`outside_group`), and the tensors that
   a merge leaves out (`optional_tensors`);
+- `contents`: whether files or tensors hold the same bytes, which alone reads weights;
 - `compatibility`: whether checkpoints can be merged (`compatibility_faults`);
-- `identical_layers`: the layers that are the same in all sources, which alone reads weights;
+- `identical_layers`: the layers that are the same in all sources;
 - `remote_code`: Python code that comes with a checkpoint.
 
 All of them raise `SourceError` for files that are missing, damaged or unreadable.
 """
 
-__all__ = ["compatibility", "headers", "identical_layers", "remote_code", "tensor_groups"]
+__all__ = [
+    "compatibility",
+    "contents",
+    "headers",
+    "identical_layers",
+    "remote_code",
+    "tensor_groups",
+]

@@ -1,7 +1,8 @@
 """Whether checkpoints can be merged: every fault, one clear line each. No torch.
 
-Headers, configs and tokenizers are compared. That two sources hold the same weights is found by
-`identical_files` if their files are equal, and otherwise by the digests that the workers compute.
+Headers, configs and tokenizers are compared, and a stored output head with the embeddings. That two
+sources hold the same weights is found by `identical_files` if their files are equal, and otherwise
+by the digests that the workers compute.
 """
 
 from __future__ import annotations
@@ -11,8 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from apbmm_common.checkpoint.contents import opened_files, same_files, same_tensors
 from apbmm_common.checkpoint.headers import AGAIN, Checkpoint, layer_count, text_config
-from apbmm_common.checkpoint.tensor_groups import heads, optional_tensors, stated_tie
+from apbmm_common.checkpoint.tensor_groups import (
+    heads,
+    heads_beside_embeddings,
+    optional_tensors,
+    stated_tie,
+)
 from apbmm_common.errors import SourceError, unreadable
 
 REFERENCE_ROLE = "instruct"
@@ -50,7 +57,6 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 _SHOWN = 5
-_BLOCK = 4 << 20
 
 
 def require_compatible(
@@ -112,7 +118,7 @@ def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
     files = (first.files, second.files)
     if [f.stat().st_size for f in files[0]] != [f.stat().st_size for f in files[1]]:
         return False
-    return all(_same_bytes(a, b) for a, b in zip(*files, strict=True))
+    return all(same_files(a, b) for a, b in zip(*files, strict=True))
 
 
 def vocabulary(path: Path) -> dict[str, int] | None:
@@ -159,6 +165,32 @@ def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
     eight_bit = [t.name for t in checkpoint.tensors.values() if t.dtype.startswith("F8")]
     if eight_bit:
         faults.append(f"{role}: tensor {_some(eight_bit)} of an 8-bit float dtype do not mix")
+    return faults + _head_faults(role, checkpoint)
+
+
+def _head_faults(role: str, checkpoint: Checkpoint) -> list[str]:
+    """A fault for each stored head that the config ties to embeddings that it is not equal to.
+
+    vLLM and transformers compute with the stored head then; a merge, which leaves such a head out
+    (`optional_tensors`), would compute with the embeddings.
+    """
+    if not stated_tie(checkpoint.config):
+        return []
+    faults = []
+    try:
+        for head, embeddings in sorted(heads_beside_embeddings(checkpoint).items()):
+            tensors = [checkpoint.tensors[name] for name in (head, *embeddings)]
+            with opened_files(tensor.file for tensor in tensors) as files:
+                if not any(same_tensors((tensors[0], other), files) for other in tensors[1:]):
+                    faults.append(
+                        f"{role}: {checkpoint.path} stores {head}, which differs from "
+                        f"{', '.join(embeddings)}, but its config.json ties them. Engines use the "
+                        "stored head. If it is meant, write tie_word_embeddings false into "
+                        "config.json of all sources, each with a head of its own; if not, remove "
+                        "the tensor"
+                    )
+    except SourceError as error:
+        faults.append(str(error))
     return faults
 
 
@@ -238,7 +270,7 @@ def _tie_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> 
 def _vocabulary_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
     files = [checkpoint.path / "tokenizer.json" for checkpoint in pair]
     try:
-        if all(file.exists() for file in files) and _same_bytes(files[0], files[1]):
+        if all(file.exists() for file in files) and same_files(files[0], files[1]):
             return []
         first, second = (vocabulary(checkpoint.path) for checkpoint in pair)
         if first is None and second is None:
@@ -267,24 +299,10 @@ def _other_vocabulary_faults(
     for name in _OTHER_VOCABULARIES:
         files = [checkpoint.path / name for checkpoint in pair]
         if any(file.exists() for file in files):
-            if all(file.exists() for file in files) and _same_bytes(files[0], files[1]):
+            if all(file.exists() for file in files) and same_files(files[0], files[1]):
                 return []
             return [f"vocabulary: {name} differs in {roles[0]} and {roles[1]}"]
     return [f"vocabulary: neither {roles[0]} nor {roles[1]} has a tokenizer"]
-
-
-def _same_bytes(first: Path, second: Path) -> bool:
-    """Raises `SourceError` for a file that cannot be read."""
-    try:
-        if first.stat().st_size != second.stat().st_size:
-            return False
-        with first.open("rb") as one, second.open("rb") as two:
-            while block := one.read(_BLOCK):
-                if block != two.read(_BLOCK):
-                    return False
-    except OSError as error:
-        raise unreadable(Path(error.filename or first), error) from error
-    return True
 
 
 def _some(names: list[str]) -> str:

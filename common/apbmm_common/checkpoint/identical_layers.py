@@ -5,16 +5,11 @@ Examples are the layers that a LoRA fine-tune had no adapters on, and frozen lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Sequence
 
-from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, layer_of
+from apbmm_common.checkpoint.contents import opened_files, same_tensors
+from apbmm_common.checkpoint.headers import Checkpoint, layer_of
 from apbmm_common.checkpoint.tensor_groups import optional_tensors
-from apbmm_common.errors import SourceError, unreadable
-
-CHUNK_BYTES = 1 << 20
 
 
 def identical_layers(checkpoints: Sequence[Checkpoint]) -> tuple[int, ...]:
@@ -30,44 +25,12 @@ def identical_layers(checkpoints: Sequence[Checkpoint]) -> tuple[int, ...]:
         layer = layer_of(name)
         if layer is not None and name not in left_out:
             layers.setdefault(layer, []).append(name)
-    with ExitStack() as stack:
-        files: dict[Path, BinaryIO] = {}
-        for file in {file for checkpoint in checkpoints for file in checkpoint.files}:
-            try:
-                files[file] = stack.enter_context(file.open("rb", buffering=0))
-            except OSError as error:
-                raise unreadable(file, error) from error
+    with opened_files(file for checkpoint in checkpoints for file in checkpoint.files) as files:
         return tuple(
             layer
             for layer, names in sorted(layers.items())
-            if all(_same([c.tensors[name] for c in checkpoints], files) for name in names)
+            if all(same_tensors([c.tensors[name] for c in checkpoints], files) for name in names)
         )
-
-
-def _same(tensors: Sequence[TensorHeader], files: Mapping[Path, BinaryIO]) -> bool:
-    """Whether a tensor holds the same bytes in all sources."""
-    first, *others = tensors
-    if any((other.dtype, other.shape) != (first.dtype, first.shape) for other in others):
-        return False
-    for begin in range(0, first.length, CHUNK_BYTES):
-        size = min(CHUNK_BYTES, first.length - begin)
-        data = _read(first, begin, size, files)
-        if any(_read(other, begin, size, files) != data for other in others):
-            return False
-    return True
-
-
-def _read(tensor: TensorHeader, begin: int, size: int, files: Mapping[Path, BinaryIO]) -> bytes:
-    file, data = files[tensor.file], bytearray()
-    try:
-        file.seek(tensor.offset + begin)
-        while len(data) < size and (part := file.read(size - len(data))):
-            data += part
-    except OSError as error:
-        raise unreadable(tensor.file, error) from error
-    if len(data) < size:
-        raise SourceError(f"{tensor.file}: ends within tensor {tensor.name}")
-    return bytes(data)
 
 
 def not_searched(layers: Sequence[int]) -> str:

@@ -29,8 +29,8 @@ def outside_group(tensor_name: str) -> str:
 def outside_groups(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     """The groups that a merge of these checkpoints has floating-point tensors in.
 
-    A head that every config ties to the embeddings is not among them: loaders use the embeddings
-    in its place, even where the files hold the head too.
+    A head that every config ties to the embeddings is not among them, even where the files hold
+    it too.
     """
     left_out = optional_tensors(checkpoints)
     found = {
@@ -49,10 +49,9 @@ def optional_tensors(checkpoints: Iterable[Checkpoint]) -> frozenset[str]:
     These are:
 
     - rotary frequencies that only some checkpoints hold: loaders compute them from the config;
-    - an output head that every config ties to the embeddings, even where all files hold it. The
-      merged head may differ from the merged embeddings, and loaders treat that case differently:
-      vLLM 0.32 and transformers 4 use the embeddings and ignore the head; transformers 5 keeps a
-      head that differs, with a warning. Leaving the head out gives what vLLM evaluates.
+    - an output head that every config ties to the embeddings, even where all files hold it: the
+      embeddings are used in its place. `compatibility` refuses a head that differs from them,
+      because vLLM and transformers 5 would use that head.
     """
     checkpoints = list(checkpoints)
     names = [set(checkpoint.tensors) for checkpoint in checkpoints]
@@ -63,7 +62,10 @@ def optional_tensors(checkpoints: Iterable[Checkpoint]) -> frozenset[str]:
         left_out |= {
             head
             for head in set[str]().union(*map(heads, checkpoints))
-            if all(_holds_embeddings_for(head, checkpoint) for checkpoint in checkpoints)
+            if all(
+                head in heads_beside_embeddings(checkpoint) or head not in checkpoint.tensors
+                for checkpoint in checkpoints
+            )
         }
     return frozenset(left_out)
 
@@ -83,14 +85,20 @@ def heads(checkpoint: Checkpoint) -> set[str]:
     }
 
 
-def _holds_embeddings_for(head: str, checkpoint: Checkpoint) -> bool:
-    """Whether embeddings of the head's shape are in the files beside it, or the head is not.
+def heads_beside_embeddings(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+    """Heads whose files also hold tensors that may be their embeddings: the names of those.
 
-    False where only the head is stored, as by tools that write shared tensors once.
+    Embeddings have the shape of the head. A head that is stored in their place, as by tools that
+    write shared tensors once, is not among the keys.
     """
-    found = checkpoint.tensors.get(head)
-    return found is None or any(
-        tensor.shape == found.shape and outside_group(name) != "head"
-        for name, tensor in checkpoint.tensors.items()
-        if layer_of(name) is None
-    )
+    found = {
+        head: tuple(
+            name
+            for name, tensor in checkpoint.tensors.items()
+            if tensor.shape == checkpoint.tensors[head].shape
+            and layer_of(name) is None
+            and outside_group(name) != "head"
+        )
+        for head in heads(checkpoint)
+    }
+    return {head: embeddings for head, embeddings in found.items() if embeddings}

@@ -265,13 +265,31 @@ def test_two_heads_of_which_one_may_be_tied_do_not_fit(
     for folder in pair:
         change_tensors(folder, lambda t: t.update({HEAD: t[EMBEDDING] + 1}))
     roles = ("thinking", "instruct")
-    (found,) = faults(*pair)
+    found = faults(*pair)[-1]
     assert found.startswith(
         f"tie_word_embeddings: {roles[1 - silent]} has True, {roles[silent]} does not say"
     )
     assert HEAD in found
-    edit_config(pair[silent], tie_word_embeddings=True)
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_a_tied_head_that_differs_from_the_embeddings_is_refused(
+    pair: tuple[Path, Path], holders: int
+) -> None:
+    """Engines use such a head; with the config mended it is merged as a head of its own."""
+    for folder in pair[:holders]:
+        change_tensors(folder, lambda t: t.update({HEAD: t[EMBEDDING] * 1.5}))
+    found = faults(*pair)
+    assert [line.split(":")[0] for line in found] == ["thinking", "instruct", "base"][
+        : 1 if holders == 1 else 3
+    ]
+    assert f"{pair[0]} stores {HEAD}, which differs from {EMBEDDING}" in found[0]
+    assert "write tie_word_embeddings false into config.json of all sources" in found[0]
+    for folder in pair:
+        change_tensors(folder, lambda t: t.setdefault(HEAD, t[EMBEDDING].clone()))
+        edit_config(folder, tie_word_embeddings=False)
     assert faults(*pair) == []
+    assert optional_tensors(read_checkpoint(path) for path in pair) == frozenset()
 
 
 def test_one_tied_one_untied_do_not_fit(tmp_path: Path) -> None:

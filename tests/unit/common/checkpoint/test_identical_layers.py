@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from apbmm_common.checkpoint import identical_layers as module
+from apbmm_common.checkpoint import contents as module
 from apbmm_common.checkpoint.headers import TensorHeader, layer_of, read_checkpoint
 from apbmm_common.checkpoint.identical_layers import identical_layers, not_searched
 from apbmm_common.errors import SourceError

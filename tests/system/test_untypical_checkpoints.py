@@ -1,0 +1,85 @@
+"""Checkpoints that other programs load, or break on, as the commands see them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from apbmm_common.datasets.demo_pair import demo_folder
+from commands import run
+from tiny_checkpoints import edit_config, load_tensors, save_tensors
+
+pytestmark = pytest.mark.slow
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """A copy of the demo pair, its problems and its run file."""
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    for name in ("thinking", "instruct", "problems"):
+        shutil.copytree(demo_folder() / name, folder / name)
+    shutil.copy(demo_folder() / "demo.toml", folder)
+    return folder
+
+
+def check(demo: Path) -> subprocess.CompletedProcess[str]:
+    return run("apbmm", "check", demo / "demo.toml")
+
+
+def merge(demo: Path, weight: float = 1.0) -> subprocess.CompletedProcess[str]:
+    """A merge of the pair into the folder ``out``; the thinking model comes first."""
+    return run(
+        "apbmm", "merge", "--source", "thinking", "--source", "instruct", "--weight", weight,
+        "--out", "out", cwd=demo, env={"XDG_CACHE_HOME": str(demo / "cache")},
+    )  # fmt: skip
+
+
+def add_noisy_heads(demo: Path) -> None:
+    """The head that is stored beside tied embeddings, and differs from them."""
+    torch.manual_seed(0)
+    for name in ("thinking", "instruct"):
+        tensors = load_tensors(demo / name)
+        embedding = tensors[EMBEDDING]
+        noise = torch.randn(embedding.shape).to(embedding.dtype)
+        save_tensors(demo / name, tensors | {HEAD: embedding + 0.5 * noise})
+
+
+def test_a_head_that_differs_from_tied_embeddings_is_refused_by_name(demo: Path) -> None:
+    assert json.loads((demo / "thinking/config.json").read_text())["tie_word_embeddings"]
+    add_noisy_heads(demo)
+    for shown in (check(demo), merge(demo)):
+        assert shown.returncode == 2
+        assert HEAD in shown.stderr
+        assert "which differs from model.embed_tokens.weight" in shown.stderr
+        assert "write tie_word_embeddings false into config.json" in shown.stderr
+    assert not (demo / "out").exists()
+
+
+def test_the_way_out_that_the_message_names_gives_the_source_at_x_1(demo: Path) -> None:
+    add_noisy_heads(demo)
+    for name in ("thinking", "instruct"):
+        edit_config(demo / name, tie_word_embeddings=False)
+    assert check(demo).returncode == 0
+    shown = merge(demo)
+    assert shown.returncode == 0, shown.stderr
+    merged, source = load_tensors(demo / "out"), load_tensors(demo / "thinking")
+    assert merged.keys() == source.keys()
+    assert all(torch.equal(merged[name], source[name]) for name in source)
+    assert not json.loads((demo / "out/config.json").read_text())["tie_word_embeddings"]
+
+
+def test_a_head_that_equals_tied_embeddings_is_left_out(demo: Path) -> None:
+    for name in ("thinking", "instruct"):
+        tensors = load_tensors(demo / name)
+        save_tensors(demo / name, tensors | {HEAD: tensors[EMBEDDING].clone()})
+    assert check(demo).returncode == 0
+    assert merge(demo).returncode == 0
+    assert HEAD not in load_tensors(demo / "out")
