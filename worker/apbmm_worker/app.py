@@ -1,4 +1,4 @@
-"""What the `apbmm-worker` command takes. Heavy imports come after the arguments are parsed."""
+"""The `apbmm-worker` command. Heavy imports come after its arguments are parsed."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def worker(  # noqa: PLR0913 - one argument a flag
     allow_remote_code: bool = False,
     log_level: Level = "INFO",
 ) -> int:
-    """Serve a master until stopped. It waits for masters that come later, and outlives them.
+    """Serve a master until stopped. It waits for a master that starts later or starts again.
 
-    SIGTERM or Ctrl-C finishes the evaluation in hand and leaves; a second one drops it.
+    SIGTERM or Ctrl-C ends it after the current evaluation; a second one drops that evaluation.
 
     Parameters
     ----------
@@ -59,24 +59,24 @@ def worker(  # noqa: PLR0913 - one argument a flag
         Folder for merged checkpoints; fast and large. Each worker uses a folder of its name
         there. Default: within the state folder.
     path
-        NAME=PATH, repeatable: where this host keeps a source, benchmark or prompt file that the
-        run file names.
+        NAME=PATH, repeatable: path on this host of a source, benchmark or prompt file that the run
+        file names.
     root
-        Folder, repeatable: paths of the run file that no --path replaces must be in one. Default:
-        any will do for a master on this host, none for one on another.
+        Folder, repeatable: paths of the run file that no --path replaces must be in one of these.
+        Default: any path for a master on this host, none for a master on another host.
     engine_arg
-        KEY=VALUE, repeatable: an argument of vLLM's own for the engine of this host, over what the
-        run file says, as in max_num_seqs=64.
+        KEY=VALUE, repeatable: an argument of the engine (vLLM) on this host, which goes before the
+        run file's value, as in max_num_seqs=64.
     keys
         Folder with this worker's key (NAME.key_secret) and the master's public one (master.key).
-        Default: ~/.config/apbmm/keys if that holds this worker's key; none goes without.
+        Default: ~/.config/apbmm/keys if it holds this worker's key; none: no keys.
     insecure
-        Without keys, serve a master on another host all the same, whoever it is.
+        Without keys, serve a master on another host all the same, though it proves no identity.
     allow_remote_code
         Run Python code that comes with checkpoints, where a run file asks for it as well
         (remote_code in its table engine). Only for checkpoints whose code you have read.
     log_level
-        What is told on standard error.
+        Least severity of the messages on standard error.
     """
     with sigint_exits_at_once():
         from apbmm_common.process.logs import set_up_logging
@@ -92,11 +92,17 @@ def worker(  # noqa: PLR0913 - one argument a flag
     address = options.parse_master(master)
     options.require_known_master(worker_name, address, keys, certificates, insecure=insecure)
     settings = options.Options(
-        worker_name, card, address, folder,
-        scratch / worker_name if scratch else folder / "scratch",
-        options.parse_paths(path or []), certificates, options.parse_roots(root or [], address),
-        parse_engine_arguments(engine_arg or []), allow_remote_code,
-    )  # fmt: skip
+        name=worker_name,
+        gpu=card,
+        master=address,
+        state=folder,
+        scratch=scratch / worker_name if scratch else folder / "scratch",
+        paths=options.parse_paths(path or []),
+        keys=certificates,
+        roots=options.parse_roots(root or [], address),
+        engine=parse_engine_arguments(engine_arg or []),
+        allow_remote_code=allow_remote_code,
+    )
     return serve(settings)
 
 
@@ -114,11 +120,15 @@ def serve(settings: Options) -> int:
     folders = claim_folders(settings)
     log.info(
         "worker %s (%s) waits for a master at %s; its state is in %s",
-        settings.name, settings.gpu, settings.master, settings.state,
-    )  # fmt: skip
+        settings.name,
+        settings.gpu,
+        settings.master,
+        settings.state,
+    )
 
     async def run() -> int:
-        daemon, stops = Daemon(settings), StopRequests()
+        daemon = Daemon(settings)
+        stops = StopRequests()
         stops.listen(lambda number: daemon.stop(interrupted=number == signal.SIGINT))
         try:
             return await daemon.run()

@@ -1,6 +1,6 @@
-"""What the environment must hold before torch, vllm or evalscope are first imported.
+"""Environment variables that must be set before torch, vllm or evalscope are first imported.
 
-Pure, but for `apply`: the values are worked out by `worker_environment`, which tests can call.
+`worker_environment` is pure and `apply` sets the variables in this process.
 """
 
 from __future__ import annotations
@@ -13,10 +13,6 @@ from apbmm_common.errors import UsageError
 
 CPU = "cpu"
 
-# Nothing is ever fetched: models and benchmarks come from local folders. HF_* is honoured by
-# huggingface_hub, transformers and datasets; ModelScope has no such switch, so EvalScope is told
-# that its hub is the local disk (see `evaluation`), and a proxy that nobody listens on would be
-# hit before the network is.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -26,6 +22,11 @@ OFFLINE = {
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+"""Nothing is ever fetched: models and benchmarks come from local folders.
+
+huggingface_hub, transformers and datasets obey HF_*. ModelScope has no such switch, so EvalScope is
+told that its hub is the local disk (see `evaluation`).
+"""
 
 
 def cards(device: str) -> int:
@@ -38,9 +39,9 @@ def worker_environment(
 ) -> dict[str, str]:
     """Variables to set for one worker on ``device`` (``cpu``, ``0`` or ``0,1``).
 
-    ``environment`` is the present one: GPU numbers count within a CUDA_VISIBLE_DEVICES that is
-    already there (as CUDA itself counts, and as a Slurm job needs), and a setting that an operator
-    made on purpose stays. Raises `UsageError` for a device that is not there.
+    ``environment`` is the present one. GPU numbers count within its CUDA_VISIBLE_DEVICES, if it has
+    one, as CUDA itself counts and as a Slurm job needs. Its settings of threads and of vLLM's
+    processes stay. Raises `UsageError` for a device that is not there.
     """
     values = dict(OFFLINE)
     values["HF_DATASETS_CACHE"] = str(scratch / "datasets-cache")
@@ -48,8 +49,8 @@ def worker_environment(
     if device != CPU:
         values["CUDA_VISIBLE_DEVICES"] = _visible(device, environment.get("CUDA_VISIBLE_DEVICES"))
         return values
-    # One process and one thread: an engine starts in seconds instead of a minute, and two threads
-    # on a small model cost ten times the time. "auto" would pin every engine to core 0.
+    # In one process an engine starts in seconds instead of a minute. A small model takes ten times
+    # as long with two threads as with one. "auto" would pin the threads of every engine to core 0.
     defaults = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": "1",

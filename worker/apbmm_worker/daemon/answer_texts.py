@@ -1,4 +1,4 @@
-"""Full texts of a worker's evaluations, as EvalScope wrote them: those of its latest runs."""
+"""Folders with the full answers of a worker's latest runs, as EvalScope wrote them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ RUNS_KEPT = 5
 
 
 def folder_for(outputs: Path, run: str) -> Path:
-    """Where an evaluation of ``run`` is written; what older runs than `RUNS_KEPT` left is deleted.
+    """The folder within ``outputs`` for the evaluations of ``run``.
 
-    What cannot be deleted is logged and left. The folder is in ``outputs`` whatever the run's name.
+    Deletes the folders of all other runs but the latest: `RUNS_KEPT` are kept, this run's included.
+    A folder that cannot be deleted is logged and left.
     """
     name = run.lstrip(".") or "run"
     others = [folder for folder in outputs.glob("*/") if folder.name != name]

@@ -1,4 +1,4 @@
-"""The daemon's side of its evaluation child: start, talk, kill the whole process group."""
+"""The daemon's evaluation child: its start, its commands and its end."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class EvaluationChild:
         return time.monotonic() - self._last_event
 
     async def start(self) -> None:
-        """Start the process in a session of its own, with nothing but its socket inherited.
+        """Start the process in a session of its own; it inherits its socket and no other file.
 
-        Raises `EvaluationError` of kind ``infrastructure`` when this host lets none be started.
+        Raises `EvaluationError` (infrastructure) if the host cannot start it.
         """
         try:
             ours = await self._start()
@@ -63,24 +63,28 @@ class EvaluationChild:
         self._last_event = time.monotonic()
 
     async def _start(self) -> socket.socket:
-        """Start it; our end of its socket."""
+        """Start it, and return the daemon's end of its socket."""
         with contextlib.ExitStack() as ends:
             log_file = ends.enter_context(self._log_path.open("ab"))
             ours, theirs = map(ends.enter_context, socket.socketpair())
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", self._module,
-                "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
-                stdin=asyncio.subprocess.DEVNULL, stdout=log_file, stderr=log_file,
-                pass_fds=(theirs.fileno(),), start_new_session=True,
+                *(sys.executable, "-m", self._module),
+                *("--fd", str(theirs.fileno())),
+                *("--parent", str(os.getpid())),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
-            )  # fmt: skip
+            )
             return ours.dup()
 
     async def ask(self, command: Command, report: Callable[[StageProgress], None]) -> Answer:
         """Send one command and wait for its answer; ``report`` gets the progress until then.
 
-        Raises `EvaluationError`: of kind ``engine`` when the child dies meanwhile, of kind
-        ``infrastructure`` when it sends what is no event.
+        Raises `EvaluationError`: of kind ``engine`` if the child dies meanwhile, of kind
+        ``infrastructure`` if it sends a message that is not an event.
         """
         assert self._reader is not None
         assert self._writer is not None
@@ -116,7 +120,7 @@ class EvaluationChild:
         )
 
     async def stop(self) -> None:
-        """End it: politely for a moment, then its whole process group."""
+        """Ask the process to end, wait 3 s for it, then kill its whole process group."""
         if self._writer is not None:
             with contextlib.suppress(ConnectionError):
                 self._writer.write(to_bytes(Stop()))
@@ -127,7 +131,7 @@ class EvaluationChild:
         await self.kill()
 
     async def kill(self) -> None:
-        """Kill the process and everything it started, and wait for it."""
+        """Kill the process and all processes that it started, and wait for it."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -135,4 +139,6 @@ class EvaluationChild:
         await self._process.wait()
         if self._writer is not None:
             self._writer.close()
-        self._process = self._reader = self._writer = None
+        self._process = None
+        self._reader = None
+        self._writer = None

@@ -1,8 +1,7 @@
-"""The worker's loop: one connection to a master, one piece of work at a time.
+"""The worker's loop: one connection to a master, one lease at a time.
 
-What it holds outlives every master: it goes on evaluating when the master is gone, keeps the
-result in its outbox, and delivers it when the run's master is back. It never exits because a
-master did.
+The worker goes on evaluating when its master ends, keeps the result in its outbox, and delivers it
+when a master of that run is back. It never ends because a master did.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ POLL_SECONDS = 0.2
 
 
 class Daemon:
-    """One worker; ``job`` does its work, by default in a child process."""
+    """One worker; ``job`` does the work of its leases, by default in a child process."""
 
     def __init__(self, options: Options, job: EvaluationJob | None = None) -> None:
         self.options = options
@@ -128,7 +127,7 @@ class Daemon:
         await self.job.close()
 
     def stop(self, *, interrupted: bool) -> None:
-        """First call: finish what is in hand and leave. Second: leave at once."""
+        """First call: end after the current work. Second call: end at once."""
         self.shutdown.ask(interrupted=interrupted)
         if self.shutdown.exit_code is None:
             self._soon(self._send(Drain(run=self.run_id)))
@@ -276,7 +275,7 @@ class Daemon:
             await self.job.abort()
             self.shutdown.exit_code = EXIT_USAGE
         elif not message.run:
-            self._forget_master()  # this worker, not what it has for a run
+            self._forget_master()  # the worker itself was refused, not its sources for a run
             self._hello_pause = HELLO_SECONDS[1]
         elif message.run == self.run_id:
             self.membership.reconsider()

@@ -1,4 +1,4 @@
-"""One piece of work on the evaluation child: from ASSIGN to the body of its RESULT."""
+"""The work of one lease on the evaluation child: from ASSIGN to the body of its RESULT."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from apbmm_worker.daemon.options import Options
 log = logging.getLogger(__name__)
 
 MOST_TEXT = 4000
-"""Characters of a message to people that travel; see `messages.Text`."""
+"""Longest error message or hint that is sent, in characters; see `messages.Text`."""
 
 
 class JobProgress:
-    """The stage of the work in hand, for heartbeats; ``moved`` is the time of the last change."""
+    """The stage of the current work, for heartbeats; ``moved`` is the time of its last change."""
 
     def __init__(self) -> None:
         self.latest = StageProgress(stage="", done=0, total=0)
@@ -46,7 +46,10 @@ class JobProgress:
 
 
 class EvaluationJob:
-    """The child and what it is prepared for; replaces a child that died or must not be reused."""
+    """The evaluation child and the run that it is prepared for.
+
+    Replaces a child that died or must not be used again.
+    """
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -59,9 +62,9 @@ class EvaluationJob:
         return "rehearsal" if self._options.gpu == "rehearsal" else "vllm"
 
     async def prepare(self, spec: RunSpec) -> Prepared:
-        """Verify the run's sources on this host.
+        """Verify the run's sources on this host, in a new child.
 
-        Raises `EvaluationError` naming what is missing or does not fit.
+        Raises `EvaluationError` that names what is missing or does not fit.
         """
         if spec.evaluation.kind != self._kind:
             raise EvaluationError(
@@ -84,7 +87,7 @@ class EvaluationJob:
         return prepared
 
     def adopt(self, spec: RunSpec | None) -> None:
-        """Take over a spec that differs from the prepared one in budget or timings only."""
+        """Replace the prepared spec by one that differs from it in budget or timings only."""
         self._prepared = spec
 
     async def _prepare(self, spec: RunSpec) -> Prepared:
@@ -99,7 +102,7 @@ class EvaluationJob:
         return answer
 
     def _prepare_command(self, spec: RunSpec) -> Prepare:
-        # A rehearsal reads nothing, so that its run may name what is nowhere.
+        # A rehearsal reads no files, so its run may name files that do not exist.
         roots = self._options.roots if self._kind == "vllm" else None
         paths = LocalPaths(self._options.paths, roots).of_run(spec)
         sources = {role: paths[role] for role in SourcesSection.model_fields if role in paths}
@@ -115,11 +118,12 @@ class EvaluationJob:
         )
 
     async def work(self, assign: Assign) -> Evaluated | Measured | Failed:
-        """Do the work; a failure is a body as well, and never an exception."""
+        """Do the work of a lease; an `EvaluationError` becomes a `Failed`."""
         assert self._prepared is not None
         spec = self._prepared
         self.progress = JobProgress()
-        began, prepared = time.monotonic(), False
+        began = time.monotonic()
+        prepared = False
         if assign.work == "measure":
             log.info("measuring how much the sources differ")
         else:
@@ -129,7 +133,8 @@ class EvaluationJob:
                 await self._replace()
                 await self._prepare(spec)
             kept = self._options.state / "outputs"
-            outputs, prepared = await asyncio.to_thread(folder_for, kept, assign.run), True
+            outputs = await asyncio.to_thread(folder_for, kept, assign.run)
+            prepared = True
             body = await self._run(_command(assign, outputs), spec.timings.stall)
             if isinstance(body, Prepared):
                 raise _unexpected(body)
@@ -185,13 +190,13 @@ class EvaluationJob:
             self._child = None
 
     async def close(self) -> None:
-        """End the child politely."""
+        """Ask the child to end, and wait for its end."""
         if self._child is not None:
             await self._child.stop()
             self._child = None
 
     async def abort(self) -> None:
-        """Drop the work in hand at once."""
+        """Drop the current work at once."""
         await self._replace()
 
 

@@ -23,7 +23,7 @@ REMEMBERED_LEASES = 1000
 class LeaseRunner:
     """Takes leases and works on them; while ``leaving`` it takes no more.
 
-    A finished lease is remembered, so that an ASSIGN that comes late is not worked on again.
+    Finished leases are remembered, so that a late repetition of an ASSIGN is not worked on again.
     """
 
     def __init__(
@@ -36,13 +36,16 @@ class LeaseRunner:
         self.held: Assign | None = None
         self.leaving = False
         self.task: asyncio.Task[None] | None = None
-        self._job, self._outbox, self._membership, self._send = job, outbox, membership, send
+        self._job = job
+        self._outbox = outbox
+        self._membership = membership
+        self._send = send
         self._sent_at: dict[str, float] = {}
         self._finished: deque[tuple[str, str]] = deque(maxlen=REMEMBERED_LEASES)
 
     @property
     def busy(self) -> bool:
-        """Whether work is in hand."""
+        """Whether a lease is held."""
         return self.held is not None
 
     async def take(self, assign: Assign) -> None:
@@ -62,14 +65,16 @@ class LeaseRunner:
             self.task = asyncio.create_task(self._work(assign))
 
     def _objection(self, assign: Assign) -> str:
-        """Why an assignment cannot be taken; empty when it can, or is in hand already."""
+        """Why an assignment cannot be taken; empty if it can, or if its lease is held already."""
         if self.held is not None:
             same = (self.held.run, self.held.lease) == (assign.run, assign.lease)
             return "" if same else f"it holds {self.held.lease} of {self.held.run}"
         if (assign.run, assign.lease) in self._finished:
-            # Late, which the master ignores; or it has forgotten what it acknowledged.
+            # The ASSIGN is late, and the master ignores the answer; or the master has forgotten
+            # that it acknowledged the result.
             return "it is done with that lease"
-        ready, spec = self._membership.ready, self._membership.spec
+        ready = self._membership.ready
+        spec = self._membership.spec
         if self.leaving:
             return "it is leaving"
         if ready is None or spec is None or assign.run != self._membership.run:
@@ -93,13 +98,13 @@ class LeaseRunner:
             await self._send(result)
 
     async def cancel(self, message: Cancel) -> None:
-        """Obey a CANCEL."""
+        """Obey a CANCEL: of a lease that the run's journal does not know, or that is not wanted."""
         if message.unknown:
             self._outbox.set_aside(message.run, message.lease)
         await self.drop(message.run, message.lease)
 
     async def drop(self, run: str, lease: str) -> None:
-        """Stop working on a lease, if it is in hand."""
+        """Stop working on a lease, if it is held."""
         held = self.held
         if held is None or self.task is None or (held.run, held.lease) != (run, lease):
             return
@@ -111,7 +116,7 @@ class LeaseRunner:
         self._finished.append((run, lease))
 
     def delivered(self, run: str, lease: str) -> None:
-        """The master has a result; its lease is done with, by whichever process of this worker."""
+        """The master has committed a result, of this process or an earlier one of this worker."""
         self._outbox.drop(run, lease)
         if (run, lease) not in self._finished:
             self._finished.append((run, lease))

@@ -1,9 +1,8 @@
-"""Where this host keeps what a run names: paths that come over the wire stay in folders it allows.
+"""Paths on this host of the files that a run names, restricted to folders that the worker allows.
 
-A name that --path maps is read from there, whatever the run says. The run's own path is taken only
+The path that --path gives a name replaces the run file's. The run file's own path is taken only
 within the worker's roots (--root). Without roots, a master on this host may name any path, and a
-master on another host none. Which keys of the run file are paths, and how they are named, is marked
-in its schema (`HostPath`).
+master on another host none. The schema of the run file marks its keys that are paths (`HostPath`).
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ class LocalPaths:
     roots: tuple[Path, ...] | None = None
 
     def of_run(self, spec: RunSpec) -> dict[str, str]:
-        """The path on this host of everything that a run names, by its name.
+        """The paths on this host of all files that a run names, by name.
 
-        An optional path that the run leaves out is there only if it is mapped. Raises
-        `EvaluationError` when this worker may not read one of them.
+        An optional path that the run leaves out is included only if it is mapped. Raises
+        `EvaluationError` if this worker may not read one of them.
         """
         return {
             name: self.of(name, path or "")
@@ -36,9 +35,9 @@ class LocalPaths:
         }
 
     def of(self, name: str, path: str) -> str:
-        """The path on this host of what a run calls ``name`` and has at ``path``.
+        """The path on this host of the file that a run calls ``name`` and has at ``path``.
 
-        Raises `EvaluationError` when this worker may not read it. Links are followed first.
+        Links are followed first. Raises `EvaluationError` if this worker may not read it.
         """
         if name in self.mapped:
             return self.mapped[name]

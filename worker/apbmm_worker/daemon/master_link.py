@@ -1,4 +1,4 @@
-"""The worker's socket, and why it does not come to the master."""
+"""The worker's socket to its master, and the reasons why it is not connected."""
 
 from __future__ import annotations
 
@@ -20,28 +20,31 @@ LINGER_MILLISECONDS = 1000
 RETRY_SECONDS = (1.0, 30.0)
 """First and longest pause after a handshake that failed."""
 BROKEN_OFF = 3
-"""Connections in a row that the other end closes before a word: fewer, and a master that is just
-ending or starting may have done it.
+"""After so many connections in a row that the other end closes before a word, the reason is told.
+Fewer may come from a master that is starting or ending.
 """
 
 
 def flush() -> None:
-    """Let what was sent leave before the process ends, for at most `LINGER_MILLISECONDS`."""
+    """Wait until all messages have left the process, for at most `LINGER_MILLISECONDS`."""
     zmq.asyncio.Context.instance().destroy(linger=LINGER_MILLISECONDS)
 
 
 class MasterLink:
-    """The connection to a master: it may start later, go and come back.
+    """The connection to a master, which may start later, end and start again.
 
-    A master that lets this worker in only later is tried again, though libzmq would not.
+    A master that refuses this worker's key is tried again, which libzmq would not do: the key may
+    be allowed later.
     """
 
     def __init__(self, master: str, keys: ClientKeys | None = None) -> None:
-        self._master, self._keys = master, keys
+        self._master = master
+        self._keys = keys
         self._told: set[str] = set()
-        self._connected = self._was_away = False
-        # Without an identity of its own: the master's socket gives each connection one that no
-        # other connection can claim.
+        self._connected = False
+        self._was_away = False
+        # The socket sets no identity: the master's socket gives each connection one that no other
+        # connection can claim.
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
         # Queue only on a living connection: stale HELLOs and beats must not pile up.
         self._socket.set(zmq.IMMEDIATE, 1)
@@ -57,7 +60,7 @@ class MasterLink:
         self._socket.connect(master)
 
     async def send(self, frames: Sequence[bytes]) -> None:
-        """Send if there is a connection; whatever matters is sent again."""
+        """Send if there is a connection, else drop the message: those that matter are repeated."""
         with contextlib.suppress(zmq.Again):
             await self._socket.send_multipart(frames, flags=zmq.DONTWAIT)
 
@@ -68,19 +71,21 @@ class MasterLink:
 
     async def watch(self) -> None:
         """Say why there is no connection, once for each reason, and try again; until cancelled."""
-        pause, broken_off = RETRY_SECONDS[0], 0
+        pause = RETRY_SECONDS[0]
+        broken_off = 0
         while True:
             event, value = await socket_monitor.next_event(self._events)
             if not event & socket_monitor.FAILURES:
                 self._note(connected=event == zmq.EVENT_HANDSHAKE_SUCCEEDED)
                 if self._connected:
-                    pause, broken_off = RETRY_SECONDS[0], 0
+                    pause = RETRY_SECONDS[0]
+                    broken_off = 0
                 continue
             closed = event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
             broken_off = broken_off + 1 if closed else 0
             if not closed or broken_off >= BROKEN_OFF:
                 self._tell(*self._why(event, value))
-            # By itself libzmq would either try three times a second or, refused, never again.
+            # libzmq itself would try three times a second, or never again after a refusal.
             with contextlib.suppress(zmq.ZMQError):
                 self._socket.disconnect(self._master)
             await asyncio.sleep(pause)
@@ -88,7 +93,7 @@ class MasterLink:
             self._socket.connect(self._master)
 
     def _note(self, *, connected: bool) -> None:
-        """A connection came about or was lost (or one that never came about was closed)."""
+        """Note that the connection has been made or lost, or that an attempt has ended."""
         if connected:
             self._told.clear()
             if self._was_away:
@@ -132,6 +137,6 @@ class MasterLink:
         )
 
     def close(self) -> None:
-        """Close; what was sent leaves within `LINGER_MILLISECONDS`."""
+        """Close the socket; sent messages have `LINGER_MILLISECONDS` to leave."""
         socket_monitor.close(self._socket, LINGER_MILLISECONDS)
         self._events.close(linger=0)

@@ -15,14 +15,14 @@ from apbmm_worker.daemon.evaluation_job import MOST_TEXT, EvaluationJob
 log = logging.getLogger(__name__)
 
 UNFIT_SECONDS = 30.0
-"""Until a host that does not fit is looked at again: someone may have copied what was missing."""
+"""Pause before a host that does not fit is looked at again: missing files may have been copied."""
 POLL_SECONDS = 0.2
 
 
 class Membership:
     """Prepares the evaluation child for the run of the latest WELCOME, and says READY or UNFIT.
 
-    ``ready`` is what was last said, None while it does not hold.
+    ``ready`` is the latest READY, or None while this worker is not prepared.
     """
 
     def __init__(
@@ -35,13 +35,16 @@ class Membership:
         self.spec: RunSpec | None = None
         self.ready: Ready | None = None
         self.task: asyncio.Task[None] | None = None
-        self._job, self._is_busy, self._send = job, is_busy, send
+        self._job = job
+        self._is_busy = is_busy
+        self._send = send
         self._changed = asyncio.Event()
 
     async def enter(self, run: str, spec: RunSpec) -> None:
-        """Belong to a run from here on; what is prepared for it already is not prepared again."""
+        """Belong to a run from now on. A child that is prepared for it is not prepared again."""
         prepared = run == self.run and self.spec is not None and _same_preparation(spec, self.spec)
-        self.run, self.spec = run, spec
+        self.run = run
+        self.spec = spec
         self._changed.set()
         if prepared and self.ready is not None:
             self._job.adopt(spec)
@@ -55,7 +58,7 @@ class Membership:
             await self._send(self.ready)
 
     def reconsider(self) -> None:
-        """The master refused what this host has: look again a little later."""
+        """Verify the sources again in a while: the master refused what READY said of them."""
         if self.ready is not None:
             self._start(UNFIT_SECONDS)
 
@@ -64,20 +67,22 @@ class Membership:
         self.task = asyncio.create_task(self._prepare(pause))
 
     async def _prepare(self, pause: float) -> None:
-        """Verify the sources, once no lease is held; try again while they do not fit."""
+        """Verify the sources when no lease is held; try again while they do not fit."""
         while True:
             await self._rest(pause)
             while self._is_busy():
                 await asyncio.sleep(POLL_SECONDS)
             self._changed.clear()
-            spec, run = self.spec, self.run
+            run = self.run
+            spec = self.spec
             assert spec is not None
             try:
                 prepared = await self._job.prepare(spec)
             except EvaluationError as error:
                 log.error("cannot take part in %s: %s", run, error)
-                message, hint = error.message[:MOST_TEXT], error.hint[:MOST_TEXT]
-                await self._send(Unfit(run=run, message=message, hint=hint))
+                await self._send(
+                    Unfit(run=run, message=error.message[:MOST_TEXT], hint=error.hint[:MOST_TEXT])
+                )
                 pause = UNFIT_SECONDS
                 continue
             if run == self.run and _same_preparation(spec, self.spec):
@@ -95,7 +100,7 @@ class Membership:
         await self._send(self.ready)
 
     async def _rest(self, pause: float) -> None:
-        """Wait, but not when the run changes meanwhile."""
+        """Wait for ``pause`` seconds, or until the run changes."""
         if pause:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):

@@ -1,4 +1,4 @@
-"""What a worker is told on its command line or in its environment."""
+"""Settings of a worker, from its command line and its environment, and what it locks."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Options:
     """Settings of one worker process.
 
     ``paths`` maps names of the run file (``thinking``, ``instruct``, ``base``, ``prompts``, or a
-    benchmark's name) to folders of this host; ``roots`` as in `local_paths`;
-    ``engine`` has vLLM's own arguments as text, by name. ``allow_remote_code``: a run may have
-    the code run that comes with its checkpoints.
+    benchmark's name) to paths of this host. ``roots`` are the folders that all other paths must be
+    in; None allows any. ``engine`` has engine arguments of this host as text, by name. With
+    ``allow_remote_code`` a run may execute the code that comes with its checkpoints.
     """
 
     name: str
@@ -57,9 +57,9 @@ class Options:
 
 
 def parse_gpu(text: str) -> str:
-    """``cpu``, ``rehearsal``, a card's number, or several for tensor parallelism: ``0,1``.
+    """``cpu``, ``rehearsal``, the number of a card, or several for tensor parallelism: ``0,1``.
 
-    Numbers come back in their shortest form, so that a card has one name on a host. Raises
+    Returns numbers without leading zeros, so that a card has one name on a host. Raises
     `UsageError`.
     """
     if not GPU.fullmatch(text):
@@ -71,7 +71,7 @@ def parse_gpu(text: str) -> str:
 
 
 def parse_name(text: str) -> str:
-    """A worker's name: letters, digits, and ``._-`` within. Raises `UsageError`."""
+    """A worker's name: letters, digits, and ``._-`` after the first. Raises `UsageError`."""
     if not WORKER_NAME.fullmatch(text):
         raise UsageError(f"--name {text}: not a name", WORKER_NAME_HINT)
     return text
@@ -86,10 +86,10 @@ def parse_master(text: str) -> str:
 def require_known_master(
     name: str, master: str, given: str | None, keys: ClientKeys | None, *, insecure: bool
 ) -> None:
-    """Refuse a master on another host that cannot prove who it is, unless ``insecure``.
+    """Refuse a master on another host if this worker has no keys, unless ``insecure``.
 
-    ``given``: what the worker ``name`` was told of its ``keys``. That it goes without them although
-    there are some, for other names, is told as a warning. Raises `UsageError`.
+    Without keys such a master cannot prove its identity. ``given`` is the text of ``--keys``. Warns
+    if the folder has keys of other workers, but none for ``name``. Raises `UsageError`.
     """
     if keys is not None:
         return
@@ -104,12 +104,16 @@ def require_known_master(
         log.warning(
             "%s, so it goes without: a master with keys will not let it in (%s; --keys none, if "
             "none is meant)",
-            missing, remedy_for(name),
-        )  # fmt: skip
+            missing,
+            remedy_for(name),
+        )
 
 
 def parse_paths(items: Sequence[str]) -> dict[str, str]:
-    """``NAME=PATH`` items. Raises `UsageError` for anything else or a missing path."""
+    """Absolute paths by name, from ``NAME=PATH`` items.
+
+    Raises `UsageError` for an item of another form, or a path that does not exist.
+    """
     paths: dict[str, str] = {}
     for item in items:
         name, separator, path = item.partition("=")
@@ -124,7 +128,11 @@ def parse_paths(items: Sequence[str]) -> dict[str, str]:
 
 
 def parse_roots(items: Sequence[str], master: str) -> tuple[Path, ...] | None:
-    """Folders that a run's own paths must be in; None for any. Raises `UsageError`."""
+    """Folders that the run file's paths must be in; None allows any path.
+
+    Without ``items`` a master on this host may name any path, and one on another host none. Raises
+    `UsageError`.
+    """
     if not items:
         return None if is_local(master, "--master") else ()
     for item in items:
@@ -134,14 +142,14 @@ def parse_roots(items: Sequence[str], master: str) -> tuple[Path, ...] | None:
 
 
 def default_name(gpu: str) -> str:
-    """Host and card, fit for the wire."""
+    """A worker's name made of host and card."""
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")[:40] or "host"
     card = gpu if gpu in ("cpu", "rehearsal") else f"gpu{gpu.replace(',', '-')}"
     return f"{host}-{card}"[:64]
 
 
 def state_folder(name: str, given: Path | None) -> Path:
-    """Where the worker keeps its outbox and log: given, systemd's, or the user's state folder."""
+    """Folder for outbox and log: the given one, or one within systemd's or the user's state."""
     if given is not None:
         return given
     base = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
@@ -150,7 +158,10 @@ def state_folder(name: str, given: Path | None) -> Path:
 
 
 class Claim:
-    """Exclusive use of this worker's cards and name on this host, for as long as it is held."""
+    """Exclusive use of the worker's name and cards on this host, until `release`.
+
+    Raises `UsageError` if another worker uses one of them.
+    """
 
     def __init__(self, options: Options) -> None:
         folder = _lock_folder()
@@ -167,13 +178,13 @@ class Claim:
             raise
 
     def release(self) -> None:
-        """Give everything back."""
+        """Release all locks."""
         for lock in self._locks:
             lock.release()
 
 
 def _cards(options: Options) -> list[str]:
-    """The host's own names of a worker's cards: --gpu counts within CUDA_VISIBLE_DEVICES."""
+    """The host's names of the worker's cards: --gpu counts within CUDA_VISIBLE_DEVICES."""
     visible = worker_environment(options.gpu, options.scratch, os.environ)["CUDA_VISIBLE_DEVICES"]
     return [str(int(c)) if c.isdecimal() else c.replace("/", "_") for c in visible.split(",")]
 
@@ -181,13 +192,13 @@ def _cards(options: Options) -> list[str]:
 def claim_folders(options: Options) -> FileLock:
     """Make the worker's folders, and lock them for this worker until the lock is released.
 
-    Two workers on one outbox would deliver, and drop, each other's results. Raises `UsageError`.
+    Two workers with one outbox would deliver and drop each other's results. Raises `UsageError`.
     """
     for folder in (options.state, options.outbox):
         _make_folder(folder, "--state")
     _make_folder(options.scratch, "--scratch")
-    lock, state = options.state / "worker.lock", str(options.state)
-    return _claim(lock, "state folder", state, "--state", all_users=False)
+    lock = options.state / "worker.lock"
+    return _claim(lock, "state folder", str(options.state), "--state", all_users=False)
 
 
 def _make_folder(folder: Path, flag: str) -> None:
@@ -204,14 +215,14 @@ def _make_folder(folder: Path, flag: str) -> None:
 def _lock_folder() -> Path:
     """A folder that the workers of every user of this host share."""
     folder = Path(os.environ.get("APBMM_LOCK_DIR", "/tmp/apbmm-locks"))  # noqa: S108
-    with contextlib.suppress(OSError):  # what cannot be used is named when a lock is opened
+    with contextlib.suppress(OSError):  # `_claim` reports a folder that cannot be used
         folder.mkdir(parents=True)
         folder.chmod(0o1777)
     return folder
 
 
 def _claim(path: Path, kind: str, value: str, flag: str, *, all_users: bool = True) -> FileLock:
-    """Lock a file that stands for something of this worker's. Raises `UsageError`."""
+    """Lock the file that stands for one resource of this worker. Raises `UsageError`."""
     try:
         return lock_file(path, all_users=all_users)
     except LockHeldError as error:

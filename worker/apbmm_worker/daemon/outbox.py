@@ -19,11 +19,14 @@ from apbmm_worker.daemon.results import digest_of
 log = logging.getLogger(__name__)
 
 STORE_AGAIN_SECONDS = 1.0
-"""Between two attempts to store what the disk refused."""
+"""Pause between two attempts to store results that the disk refused."""
 
 
 class Outbox:
-    """One file for each result that is not acknowledged; survives crashes of the worker."""
+    """Unacknowledged results, each in a file of its own, which survive crashes of the worker.
+
+    A result that the disk refused stays in memory until a later attempt stores it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -33,7 +36,7 @@ class Outbox:
         self._unknown: set[str] = set()
         self._refusal = ""
         for path in folder.glob("*.partial"):
-            path.unlink()  # was being written when the worker died, so it was never sent
+            path.unlink()  # the worker died while it wrote the file, so it never sent the result
         for path in sorted(folder.glob("*.json")):
             self._read(path)
 
@@ -41,7 +44,7 @@ class Outbox:
         try:
             result = _stored(json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            # Kept for a person to look at, out of the way of the next start.
+            # A person may want to look at the file, and the next start must not stop at it.
             log.warning("%s is not a result and is set aside: %s", path, error)
             path.rename(path.with_suffix(".damaged"))
             return
@@ -49,19 +52,19 @@ class Outbox:
 
     @property
     def trouble(self) -> str:
-        """What the disk said when it refused a result; empty once it has taken it."""
+        """The error with which the disk refused a result; empty when all results are stored."""
         return self._refusal if self._refused else ""
 
     @property
     def unsaved(self) -> list[Result]:
-        """Unacknowledged results that the disk refused: they are in memory alone."""
-        refused = list(self._refused.items())  # which other threads change
+        """Unacknowledged results that are in memory alone, because the disk refused them."""
+        refused = list(self._refused.items())  # a copy: other threads change it
         return [result for key, result in refused if key in self._results]
 
     def put(self, result: Result) -> None:
         """Store a result durably: it is on disk when this returns.
 
-        Raises `EvaluationError` of kind ``infrastructure`` when the disk refuses; see `watch`.
+        Raises `EvaluationError` (infrastructure) if the disk refuses it; `watch` tries again.
         """
         key = _key(result.run, result.lease)
         try:
@@ -79,18 +82,17 @@ class Outbox:
             self._results[key] = result
 
     async def watch(self) -> None:
-        """Store what the disk refused as soon as it takes it, until cancelled."""
+        """Try to store refused results again at intervals, until cancelled."""
         while True:
             await asyncio.sleep(STORE_AGAIN_SECONDS)
             if self._refused:
                 await asyncio.to_thread(self.store_again)
 
     def store_again(self) -> None:
-        """Try to store what the disk refused.
+        """Try to store the results that the disk refused, up to the first that it refuses again.
 
-        That includes results which were delivered from memory meanwhile: whether the disk takes
-        them tells whether it would take the next. They leave no file behind, unless they were set
-        aside.
+        A result that was delivered from memory meanwhile is stored too, to find out whether the
+        disk would take the next one. Its file is deleted again, unless it was set aside.
         """
         for key, result in list(self._refused.items()):
             try:
@@ -131,19 +133,19 @@ class Outbox:
         reach("outbox.stored")
 
     def set_aside(self, run: str, lease: str) -> None:
-        """Stop offering a result that its run's journal does not know; its file is kept."""
+        """Stop sending a result that its run's journal does not know; its file is kept."""
         if self._results.pop(_key(run, lease), None) is not None:
             path = self._path(run, lease)
             log.warning("the master does not know %s; its result stays in %s", lease, self._folder)
             try:
                 path.rename(path.with_suffix(".unknown"))
-            except FileNotFoundError:  # the disk has refused it
+            except FileNotFoundError:  # the disk refused the result
                 self._unknown.add(_key(run, lease))
             except OSError as error:
                 log.warning("%s could not be renamed, and will be sent once more: %s", path, error)
 
     def drop(self, run: str, lease: str) -> None:
-        """Forget a result that the master has committed."""
+        """Delete a result that the master has committed."""
         if self._results.pop(_key(run, lease), None) is not None:
             reach("ack.before")
             try:
@@ -165,9 +167,9 @@ class Outbox:
 
 
 def _stored(table: Any) -> Result:
-    """The result in a file, which an earlier version may have written.
+    """The result in a file of this version or an earlier one.
 
-    Raises ValueError, TypeError or KeyError for anything else.
+    Raises ValueError, TypeError or KeyError for a table that is not a result.
     """
     if canonical_hash(table["body"]) != table["digest"]:
         raise ValueError("its digest does not match")

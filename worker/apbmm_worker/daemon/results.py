@@ -15,7 +15,7 @@ Body = Evaluated | Measured | Failed
 
 
 def make_result(assign: Assign, body: Body, seconds: float) -> Result:
-    """The RESULT of a lease; per-question outcomes are left out if it would be too long to send."""
+    """The RESULT of a lease; without per-question outcomes if these make it too long to send."""
     result = _result(assign, body, seconds)
     if isinstance(body, Evaluated):
         try:

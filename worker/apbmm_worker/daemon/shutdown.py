@@ -1,4 +1,4 @@
-"""When a worker that was told to stop may end: once its results are stored or delivered."""
+"""When a worker that was told to stop may end: when its results are stored or delivered."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from apbmm_worker.daemon.outbox import Outbox
 log = logging.getLogger(__name__)
 
 GOODBYE_SECONDS = 10.0
-"""How long a draining worker waits for the acknowledgement of what is safe in its outbox."""
+"""How long a draining worker waits for the acknowledgement of results that are on disk."""
 
 
 class Shutdown:
-    """A worker's end; ``asked`` once it was told to stop, ``exit_code`` once it is to end."""
+    """Decides when a worker that was told to stop ends; ``exit_code`` is None until then."""
 
     def __init__(self, lease_runner: LeaseRunner, outbox: Outbox) -> None:
         self.exit_code: int | None = None
-        self._lease_runner, self._outbox = lease_runner, outbox
+        self._lease_runner = lease_runner
+        self._outbox = outbox
         self._code = EXIT_DONE
         self._began = 0.0
         self._told = False
@@ -33,7 +34,7 @@ class Shutdown:
         return self._lease_runner.leaving
 
     def ask(self, *, interrupted: bool) -> None:
-        """First call: finish what is in hand and leave. Second: leave at once."""
+        """First call: end after the current work. Second call: end at once."""
         if self.asked:
             self.exit_code = EXIT_INTERRUPTED
             return
@@ -47,9 +48,11 @@ class Shutdown:
             )
 
     def turn(self, run: str | None) -> None:
-        """See whether nothing is left to do; ``run`` is that of the master, if there is one.
+        """Set ``exit_code`` if nothing is left to do.
 
-        What the disk refused is in memory alone, and waited for until it is stored or delivered.
+        ``run`` is the run of the master that this worker is connected to; None without a master. A
+        result that the disk refused is in memory alone: the worker stays until it is stored or
+        delivered.
         """
         if not self.asked or self._lease_runner.held is not None:
             self._began = time.monotonic()
@@ -58,8 +61,10 @@ class Shutdown:
             if not self._told:
                 log.error(
                     "cannot leave before the result of %s is stored or delivered: %s; stop again "
-                    "to lose it", _names(unsaved), self._outbox.trouble,
-                )  # fmt: skip
+                    "to lose it",
+                    _names(unsaved),
+                    self._outbox.trouble,
+                )
             self._told = True
             return
         waiting = self._outbox.of_run(run) if run is not None else []
@@ -67,9 +72,9 @@ class Shutdown:
             self.exit_code = self._code if self.exit_code is None else self.exit_code
 
     def kept(self, run: str) -> tuple[str, ...]:
-        """Leases of a run whose results are on disk and will be delivered by the next process.
+        """Leases of a run whose results are on disk: the next process of this worker delivers them.
 
-        The others are lost with this one, which is told as an error.
+        Results that are in memory alone are lost with this process, which is logged as an error.
         """
         unsaved = self._outbox.unsaved
         if unsaved:
