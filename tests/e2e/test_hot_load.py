@@ -30,7 +30,7 @@ from apbmm_common.run_file import EngineSection, GenerationSection, MergeSection
 from apbmm_worker import environment
 from apbmm_worker.engine.driver import EngineBackend, Prompt
 from apbmm_worker.engine.resident import ResidentEngine
-from apbmm_worker.engine.vllm import packing
+from apbmm_worker.engine.vllm import live_weights
 from apbmm_worker.engine.vllm.backend import VllmBackend
 from apbmm_worker.merging.merge import materialise
 from apbmm_worker.merging.plan import TensorPlan, plan
@@ -210,7 +210,7 @@ def test_without_this_step_the_answers_are_wrong(
     assert answers(resident) == expected[0]
     with monkeypatch.context() as patch:
         if missing == "repacking of lm_head":
-            patch.setattr(packing, "pack_kept", lambda _: None)
+            patch.setattr(live_weights, "pack_kept", lambda _: None)
             # The verification would notice (next test); here the answers have to.
             patch.setattr(VllmBackend, "_require", lambda *_: None)
         else:
@@ -260,7 +260,7 @@ def test_verification_notices_a_missing_repacking_and_ends_the_engine(
     engine = fresh_engine(merges.folders[0])
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(packing, "pack_kept", lambda _: None)
+            patch.setattr(live_weights, "pack_kept", lambda _: None)
             with pytest.raises(EvaluationError, match=r"embed_tokens.weight differs") as failure:
                 load(engine, merges, 1, way)
         assert failure.value.kind == "infrastructure"

@@ -3,7 +3,7 @@
 - `kinds` names the engines that a run file may choose.
 - `resident` is the engine that an evaluation uses, on the thread of `driver`.
 - `hot_load` decides how merges reach it, and `resident_sources` keeps the sources in memory for it.
-- `token_progress` reports progress from the engine's steps; `stage_times` times stages.
+- `token_progress` reports progress from the engine's steps.
 - `checksum` compares tensors by their bits.
 - `vllm` is the only room that imports vLLM.
 
@@ -19,7 +19,6 @@ __all__ = [
     "kinds",
     "resident",
     "resident_sources",
-    "stage_times",
     "token_progress",
     "vllm",
 ]

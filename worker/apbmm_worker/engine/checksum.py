@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-# Words are summed in so many columns: a prime, so that a swap of rows or blocks changes the sums.
+# Words are summed in this number of columns. It is a prime, so that a swap of rows or blocks
+# changes the sums.
 _COLUMNS = 1021
-_WRAP = 1 << 64  # which arrays of unsigned numbers are taken modulo anyway
+_WRAP = 1 << 64  # numpy's unsigned sums are taken modulo this too
 _FACTORS = np.arange(1, 2 * _COLUMNS, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -16,7 +17,8 @@ _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def checksum(tensor: torch.Tensor) -> int:
     """64 bits that depend on every bit of the tensor, and not on where it is stored.
 
-    Not cryptographic: it finds errors, not forgeries.
+    The sum, modulo 2^64, of 64-bit words times the factor of their column, and of the number of
+    words. Not cryptographic: it finds errors, not forgeries.
     """
     flat = tensor.detach().contiguous().view(-1)
     words = _words(flat)
@@ -28,7 +30,7 @@ def checksum(tensor: torch.Tensor) -> int:
 
 
 def _words(flat: torch.Tensor) -> torch.Tensor:
-    """The bits as the widest integers that divide them."""
+    """The bits as 64-bit integers, or as integers of the item's size if these do not fit."""
     size = flat.element_size()
     if flat.numel() * size % 8 == 0:
         if flat.data_ptr() % 8 or flat.storage_offset() * size % 8:

@@ -1,8 +1,8 @@
-"""One thread that drives an inference engine while others hand it prompts.
+"""The thread that drives an inference engine, and the protocols of an engine.
 
-vLLM's synchronous engine may be touched by one thread only, but takes new requests between two
-steps. So the driver's thread builds the engine, steps it as long as requests are unfinished, and
-takes commands in between; other threads hold futures. Knows nothing of vLLM.
+An engine may be called from one thread only, but it takes new requests between two steps. So the
+driver's thread builds the engine, computes steps as long as requests are unfinished, and runs
+commands of other threads in between. Those threads hold futures.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. ``token_ids`` are all generated ones, the end-of-sequence token included.
+    """One answer. ``token_ids`` are all generated tokens, with the end-of-sequence token.
 
-    ``finish_reason`` is ``length`` for an answer that was cut off by the token limit.
-    ``seconds`` run from the submission to the last token.
+    ``finish_reason`` is ``length`` if the token limit cut the answer off. ``seconds`` is the time
+    from the submission to the last token.
     """
 
     text: str
@@ -56,9 +56,9 @@ class Completion:
 
 
 class MergeTarget(Protocol):
-    """What merges are loaded into, one after another.
+    """An engine that merges are loaded into, one after another.
 
-    An `EvaluationError` of a load leaves an unusable engine behind.
+    A load that raises `EvaluationError` leaves the engine unusable.
     """
 
     @property
@@ -87,10 +87,10 @@ class Backend(Protocol):
     """The engine as its driver sees it; called from the driver's thread only."""
 
     def add(self, key: str, prompt: Prompt) -> None:
-        """Take a request in; an error refuses this one only."""
+        """Take a request in; an error refuses this request only."""
 
     def step(self) -> list[tuple[str, Completion]]:
-        """Compute one step; the requests that it finished."""
+        """Compute one step; return the requests that it finished, by key."""
 
     def busy(self) -> bool:
         """Whether requests are unfinished."""
@@ -114,10 +114,9 @@ Command = Callable[[], None]
 class EngineDriver(Generic[B]):
     """Runs ``build``, and then the engine that it returns, on a thread of its own.
 
-    After an error of the engine itself (not of one request) the driver is broken: every future
-    fails with an infrastructure `EvaluationError`, and so does every later call.
-    ``steps`` counts the engine's steps so far. They show that it computes while no answer is
-    finished yet.
+    An error of the engine itself (not of one request) breaks the driver: all futures fail with an
+    `EvaluationError`, and so do all later calls. ``steps`` counts the engine's steps. A growing
+    count shows that the engine computes, even if no answer is finished yet.
     """
 
     def __init__(self, build: Callable[[], B]) -> None:
@@ -138,24 +137,24 @@ class EngineDriver(Generic[B]):
 
     @property
     def usable(self) -> bool:
-        """Whether the engine can still be asked for anything."""
+        """False once the engine has failed or was closed."""
         return self._failure is None and not self._closed
 
     def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
-        """Put all prompts in flight at once, in this order; one future each.
+        """Put all prompts in flight at once, in this order; one future for each.
 
-        They reach the scheduler between the same two steps, so the same prompts given to an idle
-        engine are always batched in the same way.
+        They reach the engine's scheduler between the same two steps. So the same prompts, given to
+        an idle engine, are always batched in the same way.
         """
         futures: list[Future[Completion]] = [Future() for _ in prompts]
         self._send(lambda: self._add(prompts, futures))
         return futures
 
     def call(self, action: Callable[[B], T]) -> T:
-        """Run ``action`` on the engine between steps, and wait for what it returns.
+        """Run ``action`` on the engine between steps, and return its result.
 
-        Refused while requests are in flight. Any error breaks the engine: half an action (half a
-        hot-load) must never be evaluated.
+        Refused while requests are in flight. Any error breaks the driver, because an engine after
+        half an action (half a hot-load) must never be evaluated.
         """
         done: Future[T] = Future()
 
@@ -178,7 +177,7 @@ class EngineDriver(Generic[B]):
         return done.result()
 
     def abort(self) -> None:
-        """Drop every request in flight; their futures are cancelled."""
+        """Drop all requests in flight and cancel their futures."""
         done: Future[None] = Future()
 
         def command() -> None:
@@ -213,15 +212,15 @@ class EngineDriver(Generic[B]):
             started.set_exception(error)
             return
         started.set_result(None)
-        while self._obey():
+        while self._run_commands():
             self._step()
         self._fail_pending(_infrastructure("the engine was closed"))
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.close()
 
-    def _obey(self) -> bool:
-        """Run the waiting commands; with nothing to compute, wait for one. False: stop."""
+    def _run_commands(self) -> bool:
+        """Run the waiting commands; wait for one if nothing is in flight. False: stop."""
         idle = not self._pending
         while True:
             try:
@@ -262,7 +261,7 @@ class EngineDriver(Generic[B]):
             try:
                 self._require_backend().add(key, prompt)
             except Exception as error:  # noqa: BLE001 - reaches the caller through the future
-                # The engine refused this one request; it is none the worse for it.
+                # The engine refused this request only, and stays usable.
                 future.set_exception(_infrastructure(f"the engine refused a prompt: {error}"))
             else:
                 self._pending[key] = future
@@ -276,7 +275,7 @@ class EngineDriver(Generic[B]):
     def _send(self, command: Command) -> None:
         if self._failure is not None:
             raise self._as_failure(None)
-        # Under the lock, so that no command can slip in behind the stop and never be run.
+        # Under the lock, so that no command is queued behind the stop, where it would never run.
         with self._gate:
             if self._closed:
                 raise _infrastructure("the engine was closed")

@@ -1,27 +1,29 @@
-"""How merges reach the resident engine: in memory, or as a checkpoint that vLLM reloads.
+"""How merges reach the resident engine: in memory, or as a checkpoint that the engine reloads.
 
-``memory`` merges from the sources straight into the live engine. It is trusted only after a trial
-on this worker: when the engine has started from its first merge as a checkpoint, another merge and
-then the first again are loaded in memory, and the engine must hold, multiply by and answer exactly
-what it did when it was fresh. The same is asked of ``checkpoint``, and both are timed. Where memory
-cannot be had, a checkpoint's reload must at least change nothing in an engine that has just started
-from it, and its tensors must all be comparable after a load. Where neither is equal, every merge
-gets a fresh engine: vLLM's reload of experts, for one, may leave them in the wrong layout.
+``memory`` merges from the sources straight into the live engine. ``checkpoint`` writes the merge
+as a folder, which the engine reloads. A worker trusts neither before a trial. The engine starts
+from its first merge as a checkpoint. Then another merge is loaded in memory, and the first again,
+each way. After that the engine must hold, multiply by and answer exactly the same as when it was
+fresh. Both ways are timed.
+
+Where loads in memory fail, a smaller trial decides on ``checkpoint``: a reload must change nothing
+in an engine that has just started from the same folder, and all tensors must be comparable after
+it. Where neither way passes, every merge gets a fresh engine. vLLM's reload of experts, for
+example, may leave them in the wrong layout.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.engine.driver import MergeTarget, Prompt
-from apbmm_worker.engine.stage_times import timed
 from apbmm_worker.merging.plan import TensorPlan
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
@@ -60,7 +62,7 @@ class PlannedMerge:
 
 @dataclass(frozen=True)
 class ChosenWay:
-    """The way that is taken, why, and the seconds that one load took each way (merge included)."""
+    """The chosen way, the reason, and the seconds of one load each way, merge included."""
 
     way: Way
     reason: str
@@ -69,18 +71,17 @@ class ChosenWay:
 
 @dataclass(frozen=True)
 class _HotLoadTrial:
-    """Seconds of a load each way that equals a fresh engine, and what is wrong with the others."""
+    """Seconds of a load, for each way that equals a fresh engine, and faults of the other ways."""
 
     seconds: dict[Way, float] = field(default_factory=dict)
     faults: dict[Way, EvaluationError] = field(default_factory=dict)
 
 
 class HotLoader(Generic[E]):
-    """Keeps one engine, started with the first merge, and brings the others into it.
+    """Keeps one engine, started with the first merge, and loads the later ones into it.
 
-    ``setting`` is the run file's ``engine.hot_load``; ``start`` makes an engine from a checkpoint;
-    ``other`` plans a merge that differs from every merge it is given; ``prompts`` are asked in the
-    trial.
+    ``setting`` is the run file's ``engine.hot_load``. ``start`` makes an engine from a checkpoint.
+    ``other`` plans a merge that differs from the given one. ``prompts`` are asked in the trial.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class HotLoader(Generic[E]):
     def bring(self, merge: PlannedMerge, stages: dict[str, float]) -> E:
         """The engine with a merge in it; adds the seconds of each stage to ``stages``.
 
-        Raises `EvaluationError`. An engine that a load has broken is not usable after that.
+        Raises `EvaluationError`. An engine in which a load failed is not usable after that.
         """
         if self.engine is not None and self.choice.way == "memory":
             with timed(stages, "load"):
@@ -128,11 +129,14 @@ class HotLoader(Generic[E]):
             engine.close()
 
     def description(self) -> dict[str, Any]:
-        """The way that is taken and why, for the journal."""
+        """The chosen way and the reason, for the journal."""
         return asdict(self.choice)
 
     def _first(self, merge: PlannedMerge, slot: Path, stages: dict[str, float]) -> E:
-        """The engine that has just started from ``slot``, or another, once the way is decided."""
+        """Choose the way, and return an engine that holds ``merge`` as if it were fresh.
+
+        The engine has just started from ``slot``. Another one replaces it if the trial harmed it.
+        """
         assert self.engine is not None
         if self.choice.way == "fresh engine":
             return self.engine
@@ -170,12 +174,13 @@ class HotLoader(Generic[E]):
         return ChosenWay(way, reason or "equal here, and the faster one", trial.seconds)
 
     def _try(self, engine: E, merge: PlannedMerge, slot: Path, trial: _HotLoadTrial) -> None:
-        """A load of ``merge`` each way; without faults the engine ends with it."""
+        """Load another merge, then ``merge`` again, each way. Without faults it ends with it."""
 
         def state() -> tuple[Any, ...]:
             return engine.state(slot, self._prompts, _TOKENS)
 
-        fresh, other = state(), self._other(merge.plans)
+        fresh = state()
+        other = self._other(merge.plans)
         ways: tuple[tuple[Way, Callable[[], None]], ...] = (
             ("memory", lambda: engine.load_merge(merge.plans)),
             ("checkpoint", lambda: engine.load(slot)),
@@ -186,22 +191,25 @@ class HotLoader(Generic[E]):
                 engine.load_merge(other)
                 if state() == fresh:
                     raise _fault("a load in memory changed nothing")
-                tried, start = way, time.monotonic()
+                tried = way
+                start = time.monotonic()
                 load()
                 seconds = time.monotonic() - start
                 if state() != fresh:
                     raise _fault(f"after a hot-load by {way} the engine is not what a fresh one is")
                 trial.seconds[way] = seconds
             except EvaluationError as error:
-                trial.seconds.pop(tried, None)  # memory may fail in the other way's turn
+                # Loads in memory may fail in the turn of the other way too, which needs them.
+                trial.seconds.pop(tried, None)
                 trial.faults[tried] = error
                 if not engine.usable:
                     break
 
     def _try_checkpoint(self, engine: E, slot: Path, trial: _HotLoadTrial) -> None:
-        """A reload of what the engine has just started from."""
+        """Reload the checkpoint that the engine has just started from."""
         try:
-            fresh, start = engine.state(slot, self._prompts, _TOKENS), time.monotonic()
+            fresh = engine.state(slot, self._prompts, _TOKENS)
+            start = time.monotonic()
             engine.load(slot)
             seconds = time.monotonic() - start
             if engine.state(slot, self._prompts, _TOKENS) != fresh:
@@ -211,6 +219,16 @@ class HotLoader(Generic[E]):
             trial.seconds["checkpoint"] = seconds
         except EvaluationError as error:
             trial.faults["checkpoint"] = error
+
+
+@contextmanager
+def timed(stages: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds of a stage to ``stages``, also when it fails."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        stages[stage] = stages.get(stage, 0.0) + time.monotonic() - start
 
 
 def _fault(message: str) -> EvaluationError:

@@ -1,8 +1,8 @@
-"""Sources that stay where a card reads them fastest, and merges computed on the card.
+"""Source tensors that stay in fast memory, and merges that are computed on the card.
 
-The first merge reads the sources once: onto the card where its free memory holds them all, else
-into pinned host memory, from which the copies of the next tensor overlap the sums of this one. Free
-is what the engine left, so ``gpu_memory_utilization`` decides.
+The first merge reads the sources once: onto the card if its free memory holds them all, else into
+pinned host memory. From there the next tensor is copied while this one is summed. The engine takes
+its share of the card first, so ``gpu_memory_utilization`` decides how much is free.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards, plan_of
 from apbmm_worker.merging.tensor_bytes import opened_files, read_into, stored_dtype
 from apbmm_worker.merging.weighted_sum import fits_lerp, sum_dtype
 
-# Left free beside the sources: sums in float32 of one tensor, and what the allocator rounds up.
+# Bytes left free beside the sources, for float32 sums of one tensor and the allocator's rounding.
 _RESERVE = 2 << 30
 
 Key = tuple[Path, int, Shard]
@@ -30,7 +30,7 @@ ShardPlan = tuple[TensorPlan, Shard]
 
 
 class ResidentSources:
-    """The source tensors of merges, or what one card needs of them, each read once."""
+    """The source tensors of merges, or the shards of them that one card needs, each read once."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -41,10 +41,10 @@ class ResidentSources:
     def tensors(
         self, plans: Sequence[TensorPlan], shards: Shards = UNSHARDED
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and value on the card of each planned tensor, or of the shard wanted, in turn.
+        """Name and value, on the card, of each planned tensor or of its wanted shard, in order.
 
-        The same sums as `merge.merged_tensors` takes; whether a card rounds them alike is for the
-        trial at the engine's start to find out. Rules other than sums are computed there.
+        The sums are those of `merge.merged_tensors`. The trial of `hot_load` finds out whether this
+        card rounds them alike. Other rules are computed by `merge.merged_tensors`, on the CPU.
         """
         planned = [plan_of_shard(plan, shards.get(plan.name, WHOLE)) for plan in plans]
         sums = [(plan, shard) for plan, shard in planned if isinstance(plan.rule, WeightedSum)]
@@ -74,7 +74,7 @@ class ResidentSources:
         return bool(needed + _RESERVE <= free)
 
     def _read(self, sources: dict[Key, TensorHeader], descriptors: dict[Path, int]) -> None:
-        """Read what is not kept yet."""
+        """Read the sources that are not kept yet."""
         for key, source in sources.items():
             if key in self._kept:
                 continue
@@ -87,12 +87,12 @@ class ResidentSources:
                 memory = memoryview(raw.numpy())
                 read_into(descriptors[source.file], memory, source.offset, source.file)
             value = shard.of(raw.view(stored_dtype(source.dtype)).view(source.shape))
-            if shard != WHOLE:  # without the rest of it
+            if shard != WHOLE:  # a copy, which does not keep the whole tensor in memory
                 value = torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned).copy_(value)
             self._kept[key] = value.to(self.device) if self.on_card else value
 
     def _fetch(self, wanted: ShardPlan) -> list[torch.Tensor]:
-        """Start to bring a plan's sources onto the card."""
+        """Start to copy a plan's sources to the card."""
         plan, shard = wanted
         if not isinstance(plan.rule, WeightedSum):
             return []
@@ -103,7 +103,7 @@ class ResidentSources:
             return [value.to(self.device, non_blocking=True) for value in kept]
 
     def _arrived(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The values, once the present stream may read them."""
+        """The values; the current stream waits until they are copied."""
         if self._copies is not None and not self.on_card:
             present = torch.cuda.current_stream(self.device)
             present.wait_stream(self._copies)
@@ -130,7 +130,7 @@ def _sum(plan: TensorPlan, rule: WeightedSum, values: Sequence[torch.Tensor]) ->
     if fits_lerp(plan, rule):
         (one, weight), (two, _) = weighted
         result = torch.lerp(two, one, weight)
-        # It takes a difference, which overflows beyond half of the largest number.
+        # lerp takes a difference, which overflows beyond half of the largest number.
         if bool(torch.isfinite(result).all()):
             return result
     wide = sum_dtype(plan)

@@ -1,8 +1,8 @@
 """Progress of an evaluation while no answer is finished yet.
 
-A long answer takes many minutes, during which the daemon must be able to tell an engine that
-computes from one that hangs. The engine counts its steps; as long as they advance, the last
-progress is reported again.
+A long answer takes many minutes. The daemon must be able to tell an engine that computes such an
+answer from an engine that hangs. So the engine counts its steps, and as long as the count grows,
+the last progress is reported again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CountsSteps(Protocol):
 
 
 class TokenProgress:
-    """Reports (answered, asked) on every answer, and on advancing steps every ``interval`` s."""
+    """Reports (answered, asked) after each answer, and every ``interval`` s while steps advance."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class TokenProgress:
         self._thread.join()
 
     def answered(self, done: int, total: int) -> None:
-        """An answer is finished."""
+        """Report that ``done`` of ``total`` questions are answered."""
         self._last = (done, total)
         self._report(done, total)
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from apbmm_common.checkpoint.headers import TensorHeader
-from apbmm_worker.engine.vllm.live_weights import LiveWeights, Location
-from apbmm_worker.engine.vllm.packing import Packer
+from apbmm_worker.engine.vllm.live_weights import LiveWeights, Location, Packer
 from apbmm_worker.merging.merge import Place
 from apbmm_worker.merging.plan import TensorPlan, WeightedSum
 

@@ -4,8 +4,8 @@
 - `arguments` makes vLLM's arguments from a run file, and `features` hides what differs between its
   versions.
 - `backend` is the engine that `engine.driver` drives.
-- `extension` runs within vLLM's workers, with `live_weights` and `packing`, which find and write
-  the weights of a live model, and `weight_verification`, which compares them with a checkpoint.
+- `extension` runs within vLLM's workers, with `live_weights`, which finds, writes and packs the
+  weights of a live model, and `weight_verification`, which compares them with a checkpoint.
 
 Other rooms use `kind` alone.
 """
@@ -17,6 +17,5 @@ __all__ = [
     "features",
     "kind",
     "live_weights",
-    "packing",
     "weight_verification",
 ]

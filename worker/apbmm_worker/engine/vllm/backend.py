@@ -1,4 +1,4 @@
-"""vLLM's synchronous engine as `engine.driver` drives it; lives on the driver's thread."""
+"""vLLM's synchronous engine as an `EngineBackend`; used on the driver's thread only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 class VllmBackend:
     """One engine that holds the checkpoint ``first``, and later other merges.
 
-    Raises `EvaluationError` (infrastructure) if it does not hold its weights.
+    Raises `EvaluationError` (infrastructure) if it does not hold that checkpoint's weights.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class VllmBackend:
         self._generation = generation
         self._submitted: dict[str, float] = {}
         self.compared_all = False
-        """Whether the last load's tensors could all be compared with what is live."""
+        """Whether all tensors of the last load could be compared with the live weights."""
         self._verify(first)
 
     def add(self, key: str, prompt: Prompt) -> None:
@@ -76,11 +76,7 @@ class VllmBackend:
         self._reset_prefix_cache()
 
     def state(self, checkpoint: Path, prompts: Sequence[Prompt], tokens: int) -> tuple[Any, ...]:
-        """All that the model holds, as digests, and its first ``tokens`` greedy tokens.
-
-        ``checkpoint`` is any folder of the same shapes. Two states are equal where two loads of
-        one merge were.
-        """
+        """Digests of the model on each card, and the first greedy tokens for each prompt."""
         return (*self._rpc("apbmm_fingerprint", str(checkpoint)), self._greedy(prompts, tokens))
 
     def _greedy(self, prompts: Sequence[Prompt], tokens: int) -> tuple[tuple[int, ...], ...]:
@@ -110,12 +106,13 @@ class VllmBackend:
         self._require(self._rpc("apbmm_verify", str(checkpoint)), f"those of {checkpoint}")
 
     def _require(self, verdicts: Sequence[dict[str, Any]], wanted: str) -> None:
-        """Raise unless the live weights are the wanted ones, on every card."""
+        """Raise `EvaluationError` unless every card holds the wanted weights."""
         self.compared_all = True
         for verdict in verdicts:
             if "message" in verdict:
                 raise EvaluationError(verdict["message"], verdict["hint"], kind=verdict["kind"])
-            compared, different = verdict["compared"], verdict["different"]
+            compared = verdict["compared"]
+            different = verdict["different"]
             if different:
                 raise EvaluationError(
                     f"vLLM's weights are not {wanted}: {different[0]} differs, "
@@ -132,16 +129,16 @@ class VllmBackend:
                 )
 
     def _rpc(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        """Call a method of vLLM's worker, or of our extension, on every card."""
+        """Call a method of vLLM's worker, or of its extension, on every card."""
         return self._watched(
             lambda: list(self._engine.collective_rpc(method, args=args, kwargs=kwargs))
         )
 
     def _watched(self, call: Callable[[], T]) -> T:
-        """Run ``call``, but do not wait for an engine that has died.
+        """Run ``call``; raise `EvaluationError` if the engine's process dies meanwhile.
 
-        vLLM notices the death of its engine process, but the caller that waits for the
-        answer to such a call goes on waiting.
+        vLLM notices that its engine process died, but a caller that waits for the answer to such a
+        call would wait forever.
         """
         if features.engine_process_died(self._engine) is None:
             return call()

@@ -1,8 +1,8 @@
-"""What runs inside vLLM's workers: hot-loading merges, and checking that they took.
+"""Code that runs inside vLLM's workers: it loads merges and verifies them.
 
-vLLM mixes this class into its worker class (``worker_extension_cls``) and calls the methods by
-name through ``collective_rpc``, in the engine's process. Arguments and results are plain values,
-because they may cross a process border; so an error that is not vLLM's own is a result as well.
+vLLM mixes this class into its worker class (``worker_extension_cls``). ``collective_rpc`` calls its
+methods by name, in the engine's process. Arguments and results are plain values, because they may
+pass between processes. So an error of apbmm's own code is returned as a value too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Verdict = dict[str, Any]
 
 
 class HotLoadExtension:
-    """Mixed into vLLM's worker: ``self.model_runner`` is the worker's own."""
+    """Methods that vLLM's worker gets; ``self.model_runner`` is the worker's."""
 
     model_runner: Any
     _apbmm_loads = 0
@@ -42,8 +42,8 @@ class HotLoadExtension:
     def apbmm_end_with(self, client: int) -> None:
         """End this engine's processes when the evaluation child (process ``client``) ends.
 
-        On a GPU the engine runs in processes of its own, which would outlive a child that is
-        killed and go on holding the card. The child leads their process group.
+        On a GPU the engine runs in processes of its own. These would outlive a child that is
+        killed, and keep the card's memory. The child leads their process group.
         """
         if client in (os.getpid(), 0) or os.getpgrp() != client:
             return
@@ -60,7 +60,7 @@ class HotLoadExtension:
         try:
             stream = MergeStream(plans)
             live = self._apbmm_live(stream.shapes)
-            # vLLM's own loader takes nothing but whole tensors.
+            # vLLM's own loader takes whole tensors only.
             writable = live.writable
             shards = live.shards if writable else UNSHARDED
             expectation = self._apbmm_expectation(live, shards)
@@ -81,7 +81,7 @@ class HotLoadExtension:
         return _verdict(expectation)
 
     def apbmm_load_folder(self, folder: str) -> Verdict:
-        """vLLM's own reload of a checkpoint folder, and what it leaves out."""
+        """Reload a checkpoint folder with vLLM's own code, then do what that leaves out."""
         features.reload_from_folder(self, folder)
         with _Folder(Path(folder)) as checkpoint:
             self._apbmm_live(checkpoint.shapes).repack()
@@ -96,12 +96,12 @@ class HotLoadExtension:
         return _verdict(expectation)
 
     def apbmm_fingerprint(self, folder: str) -> str:
-        """A digest of the live model; ``folder`` has any checkpoint of the same shapes."""
+        """A digest of the live model; ``folder`` holds any checkpoint of the same shapes."""
         with _Folder(Path(folder)) as checkpoint:
             return self._apbmm_live(checkpoint.shapes).fingerprint()
 
     def _apbmm_tensors(self, stream: MergeStream, place: Place, shards: Shards) -> Tensors:
-        """What is wanted of the merge, made on the card if there is one, else as ``place`` says."""
+        """The wanted shards of the merge, made on the card, or on a CPU where ``place`` says."""
         device = next(self.model_runner.get_model().parameters()).device
         if device.type == "cpu":
             return stream.tensors(place, shards)
@@ -152,7 +152,7 @@ class _Folder:
 
 
 def _counted(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
-    """The same tensors; any one can be made to fail by a test."""
+    """The same tensors; a failpoint lets a test fail any of them."""
     for name, tensor in tensors:
         reach("load.tensor")
         yield name, tensor

@@ -1,6 +1,6 @@
-"""What differs between vLLM 0.24 and 0.33, decided by what the installed one can do.
+"""Differences between vLLM 0.24 and 0.33, behind one set of functions.
 
-Takes vLLM's own objects and gives the rest of the worker one view of them.
+Each function looks at what the installed vLLM has, not at its version number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def argument_types() -> dict[str, Any]:
     from vllm import EngineArgs
 
     return {
-        # A few types are only named, for type checkers.
+        # A few types are known to type checkers only, and are strings here.
         field.name: Any if isinstance(field.type, str) else field.type
         for field in dataclasses.fields(EngineArgs)
     }
@@ -27,8 +27,8 @@ def argument_types() -> dict[str, Any]:
 def new_engine(arguments: dict[str, Any]) -> Any:
     """vLLM's synchronous engine.
 
-    Arguments that this vLLM does not know are left out: what a user asked for was checked before
-    (`engine_arguments.require_known`), and of apbmm's own none changes an answer.
+    Leaves out arguments that this vLLM does not have. Those of users were checked before
+    (`kind.arguments`), and none of apbmm's own changes an answer.
     """
     from vllm import EngineArgs, LLMEngine
 
@@ -47,8 +47,8 @@ def engine_process_died(engine: Any) -> bool | None:
 def computing_dtype(worker: Any) -> torch.dtype:
     """The dtype that a worker's model computes in.
 
-    Not that of its parameters: where a packed copy has replaced one, some versions leave an empty
-    tensor of another dtype behind.
+    The dtype of its parameters may be another: where a packed copy has replaced a parameter, some
+    versions leave an empty tensor of another dtype.
     """
     dtype: torch.dtype = worker.model_runner.model_config.dtype
     return dtype
@@ -63,14 +63,14 @@ def reload_from_folder(worker: Any, folder: str) -> None:
 def reload_from_stream(worker: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """vLLM's own reload from tensors in a checkpoint's format.
 
-    It keeps what it is given until a module is complete.
+    The tensors are copied, because vLLM keeps them until a module is complete.
     """
     with _configured(worker):
         worker.reload_weights(weights_iterator=((name, value.clone()) for name, value in tensors))
 
 
 def forget_derived(worker: Any) -> None:
-    """Drop what a model runner has derived from the old weights, as vLLM's own reload does."""
+    """Drop what a model runner derived from the old weights, as vLLM's own reload does."""
     for name in ("reset_lora_state", "reset_encoder_cache", "reset_mm_cache"):
         reset = getattr(worker.model_runner, name, None)
         if reset is not None:
@@ -80,8 +80,8 @@ def forget_derived(worker: Any) -> None:
 def _configured(worker: Any) -> AbstractContextManager[None]:
     """Make the worker's configuration the current one, as it is when vLLM first loads a model.
 
-    Some kernels (of quantised experts) ask for it when their weights have come, and a reload fails
-    without it. That of 0.24 to 0.26 does not set it: https://github.com/vllm-project/vllm/pull/45989
+    Kernels of quantised experts ask for it after their weights are loaded, and a reload fails
+    without it. vLLM 0.24 to 0.26 do not set it: https://github.com/vllm-project/vllm/pull/45989
     """
     from vllm.config import set_current_vllm_config
 

@@ -1,14 +1,16 @@
-"""The weights of a live vLLM model under their checkpoint's names: finding and writing them.
+"""The weights of a live vLLM model under their checkpoint's names: found, written and packed.
 
-vLLM stacks q, k and v (and gate and up) into one matrix, pads the vocabulary, shares the embedding
-with a tied head, and on a CPU multiplies by packed copies, most of which replace the matrix.
+vLLM stacks q, k and v (and gate and up) into one matrix, pads the vocabulary, and shares the
+embedding with a tied head. On a CPU it multiplies by packed copies, most of which replace the
+matrix: its rows are gathered here, and vLLM's own code packs them.
 
-Knows vLLM's modules by what they have, and imports nothing of it.
+vLLM's modules are recognised by their attributes, and vLLM is not imported.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,6 @@ from typing import Any
 import torch
 
 from apbmm_worker.engine.checksum import checksum
-from apbmm_worker.engine.vllm import packing
 from apbmm_worker.merging.merge import Place
 from apbmm_worker.merging.plan import TensorPlan
 from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards, shard_of
@@ -31,10 +32,10 @@ _PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMeth
 
 @dataclass(frozen=True)
 class Location:
-    """Where a checkpoint's tensor lives: the rows from ``first`` on of a module's parameter.
+    """Where a checkpoint's tensor is in the model: rows of a module's parameter, from ``first`` on.
 
-    ``shape`` is that of the ``shard`` in this process, and ``stacked`` the number of rows of all
-    tensors that share the parameter. ``packed``: the module multiplies by a packed copy.
+    ``shape`` is the shape of the ``shard`` in this process, and ``stacked`` the number of rows of
+    all tensors that share the parameter. ``packed``: the module multiplies by a packed copy.
     """
 
     module: Any
@@ -53,27 +54,82 @@ class Location:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Tells its rows from others: the same only where storage is shared."""
+        """Identity of the rows: equal for two locations only if they share storage."""
         live = self.live()
         return (id(self.module), self.first) if live is None else (0, live.data_ptr())
 
     def live(self) -> torch.Tensor | None:
-        """The live rows; None where there are none to read or they are laid out otherwise."""
+        """The live rows; None if a packed copy has replaced them or their layout is another."""
         parameter = self.parameter
         if parameter.shape[1:] != self.shape[1:]:
             return None
         if len(parameter) < self.stacked or not parameter.is_floating_point():
             return None
-        # More rows than that: the vocabulary is padded at its end.
+        # The parameter may have more rows: the vocabulary is padded at its end.
         return parameter.data[self.first : self.first + self.shape[0]]
 
     def of(self, tensor: torch.Tensor, given: Shard) -> torch.Tensor:
-        """Its shard of a tensor, of which there is either all or just that shard."""
+        """This location's shard of ``tensor``, which is whole or already that shard (``given``)."""
         return tensor if given == self.shard else self.shard.of(tensor)
 
 
+def pack_kept(module: Any) -> None:
+    """Have vLLM pack a weight that the module keeps beside its packed copy."""
+    module.quant_method.process_weights_after_loading(module)
+
+
+class Packer:
+    """Packs each matrix as soon as all of its rows are written.
+
+    It packs on the thread that calls it, which must be the engine's own. vLLM packs there too, and
+    the allocator then reuses the memory of the packed copy that is replaced; another thread would
+    have to find new pages, which takes half as long as packing does. For the same reason, layers
+    of one shape share the buffers in which their rows are gathered.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._gathered: dict[int, torch.Tensor] = {}
+        self._written = Counter[int]()
+        self._spare = defaultdict[tuple[int, ...], list[torch.Tensor]](list)
+
+    def rows(self, location: Location) -> torch.Tensor:
+        """Where to write the rows of a weight that the module does not keep."""
+        matrix = self._gathered.get(id(location.module))
+        if matrix is None:
+            shape = (location.stacked, *location.shape[1:])
+            spare = self._spare[shape]
+            matrix = spare.pop() if spare else torch.empty(shape, dtype=self._dtype)
+            self._gathered[id(location.module)] = matrix
+        return matrix[location.first : location.first + location.shape[0]]
+
+    def written(self, location: Location) -> None:
+        """Note that the rows of a location are written; pack its matrix if they were the last."""
+        key = id(location.module)
+        self._written[key] += location.shape[0]
+        if self._written[key] < location.stacked:
+            return
+        del self._written[key]
+        self._pack(location.module, self._gathered.pop(key, None))
+
+    def require_all(self) -> None:
+        """Raise `ValueError` if only some of the rows of a matrix were written."""
+        if self._written:
+            raise ValueError(f"{len(self._written)} matrices were only written in part")
+
+    def _pack(self, module: Any, gathered: torch.Tensor | None) -> None:
+        if gathered is None:
+            pack_kept(module)
+            return
+        with torch.no_grad():
+            module.weight = torch.nn.Parameter(gathered, requires_grad=False)
+            module.quant_method.process_weights_after_loading(module)
+        if module.weight.numel() == 0:  # the packed copy has replaced it
+            self._spare[tuple(gathered.shape)].append(gathered)
+
+
 class LiveWeights:
-    """Where the tensors of a checkpoint with these ``shapes`` live in ``model``.
+    """Where the tensors of a checkpoint with these ``shapes`` are in ``model``.
 
     ``dtype`` is the one that the model computes in.
     """
@@ -89,9 +145,9 @@ class LiveWeights:
     def writable(self) -> bool:
         """Whether every parameter can be written where it is.
 
-        It can when each tensor of the checkpoint has a place that no other has, each parameter of
-        the model is made of such tensors, nothing is quantised and what is split over processes is
-        split as `shards` knows.
+        That needs four things: each tensor of the checkpoint has a location whose storage no other
+        tensor shares, each parameter of the model consists of such tensors, no weight is quantised,
+        and each tensor that is split over processes is split as `merging.shards` knows.
         """
         locations = [location for locations in self.locations.values() for location in locations]
         made = {id(location.parameter) for location in locations}
@@ -109,7 +165,7 @@ class LiveWeights:
 
     @property
     def shards(self) -> Shards:
-        """What this process holds of each tensor, if that is one shard."""
+        """The shard that this process holds of each tensor, unless it holds several."""
         held = {
             name: {location.shard for location in locations}
             for name, locations in self.locations.items()
@@ -117,12 +173,13 @@ class LiveWeights:
         return {name: shards.pop() for name, shards in held.items() if len(shards) == 1}
 
     def write(self, made: Callable[[Place], Tensors], shards: Shards = UNSHARDED) -> None:
-        """Write ``shards`` of every tensor, of ``made``, where they live; they may be made there.
+        """Write the tensors of ``made``, of which ``shards`` come, to their locations.
 
-        Storage that can be read is written in place, so whatever refers to it stays valid. Matrices
-        are packed on this thread while others make the next tensors.
+        ``made`` is told a place for each tensor, and may compute it there. Live rows are written in
+        place, so that references to them stay valid. Matrices are packed on this thread while other
+        threads make the next tensors.
         """
-        packer = packing.Packer(self.dtype)
+        packer = Packer(self.dtype)
 
         def rows(location: Location) -> torch.Tensor:
             live = location.live()
@@ -137,7 +194,8 @@ class LiveWeights:
 
         with torch.no_grad():
             for name, tensor in made(place):
-                written, given = {tensor.data_ptr()}, shards.get(name, WHOLE)
+                written = {tensor.data_ptr()}
+                given = shards.get(name, WHOLE)
                 for location in self.locations[name]:
                     there = rows(location)
                     if there.data_ptr() not in written:
@@ -148,29 +206,31 @@ class LiveWeights:
                         packer.written(location)
         packer.require_all()
 
-    def repack(self) -> int:
-        """After a reload of vLLM's own, pack what is packed from weights that are kept.
+    def repack(self) -> None:
+        """After vLLM's own reload, pack again the modules that keep their weight.
 
-        Returns how many modules.
-
-        vLLM's own reload renews the packed copy of every module that it loads, but a tied head is
-        not loaded: it shares the embedding's weight, and would go on multiplying by the packed
-        copy of the old one. On a GPU nothing is packed and nothing is done here.
+        vLLM renews the packed copy of every module that it loads, but it does not load a tied head.
+        That shares the embedding's weight, and would go on multiplying by the packed copy of the
+        old one. On a GPU nothing is packed, and this does nothing.
         """
-        modules = {id(h.module): h.module for hs in self.locations.values() for h in hs if h.packed}
-        kept = [module for module in modules.values() if module.weight.numel() > 0]
-        for module in kept:
-            packing.pack_kept(module)
-        return len(kept)
+        packed = {
+            id(location.module): location.module
+            for locations in self.locations.values()
+            for location in locations
+            if location.packed
+        }
+        for module in packed.values():
+            if module.weight.numel() > 0:
+                pack_kept(module)
 
     def columns(self, location: Location, picked: list[int]) -> torch.Tensor:
-        """What a packed matrix has in these columns, as rows [picked, out]."""
+        """These columns of a packed matrix, as rows [picked, out]."""
         vectors = torch.zeros(len(picked), location.shape[1], dtype=self.dtype)
         vectors[range(len(picked)), picked] = 1.0
         return _product(location, vectors)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that the model holds and multiplies by."""
+        """SHA-256 (hex) of the model's parameters, and of a product with each packed matrix."""
         found = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
             if parameter.numel() > 0:
@@ -186,9 +246,9 @@ class LiveWeights:
 
 
 def _locations(model: Any, shapes: Shapes) -> Iterator[tuple[str, Location]]:
-    """The home of every tensor that has one; a tied embedding has two.
+    """The locations of each tensor of the checkpoint, by name; a tied embedding has two.
 
-    The model class says which tensors vLLM stacks into which module.
+    ``packed_modules_mapping`` of the model class says which tensors vLLM stacks into which module.
     """
     stacks: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
     heads = {id(getattr(module, "lm_head", None)) for module in model.modules()}
@@ -205,7 +265,8 @@ def _locations(model: Any, shapes: Shapes) -> Iterator[tuple[str, Location]]:
                 continue
             held = _held(module, attribute, [shapes[name] for name in names])
             packed = attribute == "weight" and _multiplies_packed(module, heads)
-            stacked, first = sum(shape[0] for _, shape in held), 0
+            stacked = sum(shape[0] for _, shape in held)
+            first = 0
             for name, (shard, shape) in zip(names, held, strict=False):
                 yield name, Location(module, attribute, first, shape, stacked, packed, shard)
                 first += shape[0]
@@ -214,7 +275,7 @@ def _locations(model: Any, shapes: Shapes) -> Iterator[tuple[str, Location]]:
 def _held(
     module: Any, attribute: str, shapes: list[tuple[int, ...]]
 ) -> list[tuple[Shard, tuple[int, ...]]]:
-    """What this process holds of each tensor of a module; nothing where that is not known."""
+    """Shard and shape that this process holds of each tensor of a module; empty if not known."""
     found = []
     for position, shape in enumerate(shapes):
         shard = shard_of(module, attribute, shape, position, len(shapes))
@@ -227,7 +288,7 @@ def _held(
 def _multiplies_packed(module: Any, heads: set[int]) -> bool:
     """Whether a module multiplies by a packed copy of its weight.
 
-    vLLM packs an embedding as well, which multiplies only where it is the head itself.
+    vLLM packs an embedding as well, but multiplies by it only if the embedding is the head.
     """
     if not hasattr(module, "cpu_linear"):
         return False

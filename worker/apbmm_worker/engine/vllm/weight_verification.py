@@ -1,7 +1,7 @@
-"""Whether a live model holds the tensors that it was given: compared after every load.
+"""Whether a live model holds the tensors that were loaded into it: compared after every load.
 
-What can be read is compared by checksum, bit for bit, and what is packed has to multiply unit
-vectors, which must give back columns of the checkpoint's matrix, bit for bit as well.
+Parameters that can be read are compared by checksum, bit for bit. A packed matrix multiplies unit
+vectors, and the products must be columns of the checkpoint's matrix, bit for bit as well.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ _COLUMNS = 4
 
 
 class WeightVerification:
-    """What a model ought to hold: noted while the tensors go by, compared when all are in.
+    """Notes the tensors of a load while they pass, and compares them with the model afterwards.
 
-    ``number`` decides which columns of packed matrices are compared; ``shards`` of tensors go by.
+    ``number`` decides which columns of packed matrices are compared. ``shards`` are the parts of
+    the tensors that `watch` is given.
     """
 
     def __init__(self, live: LiveWeights, number: int, shards: Shards = UNSHARDED) -> None:
         self._live = live
         self._shards = shards
         self._number = number
-        # Asked now: a reload of vLLM's own takes the parameters away while it runs.
+        # Looked up now, because vLLM's own reload takes the parameters away while it runs.
         self._readable = {
             name: rows.dtype
             for name, locations in live.locations.items()
@@ -39,13 +40,11 @@ class WeightVerification:
         self._columns: dict[tuple[str, Shard], torch.Tensor] = {}
 
     def watch(self, tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
-        """The same tensors, each noted as it goes by."""
+        """The same tensors; the checksum or columns of each are noted as it passes."""
         for name, tensor in tensors:
             for location in self._live.locations.get(name, ()):
-                key, held = (
-                    (name, location.shard),
-                    location.of(tensor, self._shards.get(name, WHOLE)),
-                )
+                key = (name, location.shard)
+                held = location.of(tensor, self._shards.get(name, WHOLE))
                 if name in self._readable and key not in self._sums:
                     self._sums[key] = checksum(held.to(self._readable[name]))
                 if location.packed:
@@ -55,11 +54,13 @@ class WeightVerification:
 
     def verdict(self) -> tuple[int, int, list[str]]:
         """How many tensors were compared, of how many, and the names of those that differ."""
-        compared, different = set(), set()
+        compared = set[str]()
+        different = set[str]()
         products: dict[int, torch.Tensor] = {}
         for name, locations in self._live.locations.items():
             for location in locations:
-                live, noted = location.live(), (name, location.shard)
+                live = location.live()
+                noted = (name, location.shard)
                 if live is not None and noted in self._sums:
                     compared.add(name)
                     if checksum(live) != self._sums[noted]:
