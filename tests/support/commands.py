@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 SIGINT_BY_DEFAULT = ("env", "--default-signal=INT")
 """What a test puts before a command that it may send SIGINT.
 
-A process that ignores SIGINT hands this on to its children. Shells start background jobs so, and
+A process that ignores SIGINT passes this on to its children. Shells start background jobs so, and
 some CI runners start everything so. The commands keep what they inherit, and would ignore the test.
 """
 MODULES = {

@@ -91,7 +91,7 @@ def test_clocks_that_jump_a_day_expire_nothing(site: Site, tmp_path: Path) -> No
     first, _ = (site.worker(name, env=clock.in_python) for name in ("a", "b"))
     with clock_of(faked) as read:
         for offset in (DAY, -DAY):
-            wait_for("work in both hands", lambda: len(site.running()) == 2)
+            wait_for("both workers to hold work", lambda: len(site.running()) == 2)
             # One is silent over the jump, so that its last sign of life is of another day.
             first.signal(signal.SIGSTOP)
             clock.set(offset)

@@ -74,7 +74,7 @@ def test_a_run_with_keys_from_the_first_to_the_last(site: Site) -> None:
     keys(site, "new-worker", "b")
     second = worker(site, "b")
     wait_for("b", lambda: any(e.worker == "b" for e in site.events(WorkerJoined)))
-    wait_for("work in the hands of a", lambda: is_busy(site, "a"))
+    wait_for("a to hold work", lambda: is_busy(site, "a"))
     keys(site, "revoke", "a")
     wait_for("its leave", lambda: any(e.worker == "a" for e in site.events(WorkerLeft)))
     wait_for("the refusal", lambda: "the key of worker a was revoked" in first.output)

@@ -218,7 +218,7 @@ async def test_a_worker_finishes_one_run_before_it_begins_the_next(site: Site) -
         await master.say(Bye(run=RUN, reason="over"))
         hello = await master.hear(Hello)
         assert [lease.run for lease in hello.held] == [RUN]
-        ready = await welcome(master, run, "fake-2")  # said when its hands are empty
+        ready = await welcome(master, run, "fake-2")  # it answers once it holds no lease
         await master.say(assignment(run, ready, "thinking.1", "fake-2"))
         await master.hear(Accept)
         worker.signal(signal.SIGTERM)

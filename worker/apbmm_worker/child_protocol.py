@@ -22,7 +22,7 @@ from apbmm_common.protocol.codec import decode_body, encode_body
 from apbmm_common.protocol.messages import WIRE, Count, Evaluated, Finite, Measured
 
 MAX_BYTES = 64 << 20
-"""Longest message, in bytes. Outcomes of all questions fit, which may be too many for the wire."""
+"""Longest message, in bytes. It has room for more outcomes than the wire to the master has."""
 LENGTH = struct.Struct(">I")
 
 
@@ -85,9 +85,9 @@ class StageProgress(BaseModel):
 class Prepared(BaseModel):
     """The sources fit each other and the run.
 
-    ``digests`` tell the inputs of two workers apart. ``layers`` counts the layers of a source,
-    ``identical_layers`` are those with equal tensors in all sources, and ``outside`` names the
-    groups of tensors that belong to no layer.
+    ``digests`` identify the inputs by name: weights, settings files, questions. ``layers`` is the
+    number of layers of a source, ``identical_layers`` are those whose tensors are equal in all
+    sources, and ``outside`` names the groups of tensors that belong to no layer.
     """
 
     model_config = WIRE

@@ -2,9 +2,9 @@
 
 - `main` is the child that evaluates, with `pipeline`: merge, load, evaluate.
 - `rehearsal` is the child that invents measurements.
-- `channel` is their end of the socket; the messages are in `apbmm_worker.child_protocol`.
+- `channel` is the child's end of its socket; the messages are in `apbmm_worker.child_protocol`.
 
-The daemon starts `main` or `rehearsal` as a process and imports none of them.
+The daemon starts `main` or `rehearsal` as a process, and imports neither.
 """
 
 __all__ = ["channel", "main", "pipeline", "rehearsal"]

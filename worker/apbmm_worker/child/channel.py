@@ -34,7 +34,7 @@ class Channel:
     def serve(self, obey: Callable[[Command], None]) -> None:
         """Call ``obey`` with each command, until `Stop` or until the daemon closes the socket.
 
-        What is no command is answered with `CommandFailed`.
+        A message that is not a command is answered with `CommandFailed`.
         """
         while len(prefix := self._file.read(LENGTH.size)) == LENGTH.size:
             body = self._file.read(body_length(prefix))
@@ -49,9 +49,10 @@ class Channel:
 
 
 def channel_to_daemon(text: str) -> Channel:
-    """Parse the command line of a child: ``--fd``, its socket, and ``--parent``, its daemon's id.
+    """The channel that a child's command line names, which is parsed here.
 
-    The child dies when that process does. ``text`` is the description of the command.
+    ``--fd`` is the child's socket, and ``--parent`` the process id of its daemon: the child dies
+    when that process does. ``text`` is the description of the command.
     """
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--fd", type=int, required=True)

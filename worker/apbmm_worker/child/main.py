@@ -1,8 +1,8 @@
-"""The evaluation child: ``python -m apbmm_worker.child.main --fd N --parent PID``, of the daemon.
+"""The evaluation child: ``python -m apbmm_worker.child.main --fd N --parent PID``.
 
-Holds the engine, so that the daemon's heartbeats never wait for it. Commands and events are those
-of `apbmm_worker.child_protocol`, over the inherited socket N. Standard output and error are its
-log.
+The daemon (process PID) starts it. It holds the engine, so that the daemon's heartbeats never wait
+for the engine. Commands and events of `apbmm_worker.child_protocol` come and go over the inherited
+socket N. Standard output and error are its log.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PROGRESS_SECONDS = 0.5
 
 
 class Reporter:
-    """Sends events; progress comes from several threads, and is sent at intervals."""
+    """Sends events of several threads; progress only every `PROGRESS_SECONDS`."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -57,13 +57,14 @@ class Reporter:
             self._channel.send(event)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """Report the start of a stage, its end, and in between one step every half second."""
+        """Report the start of a stage, its end, and in between a step every `PROGRESS_SECONDS`."""
         with self._lock:
             now = time.monotonic()
             due = now - self._sent >= PROGRESS_SECONDS
             if due or stage != self._stage or done == total:
                 self._channel.send(StageProgress(stage=stage, done=done, total=total))
-                self._stage, self._sent = stage, now
+                self._stage = stage
+                self._sent = now
 
 
 class Child:
@@ -91,7 +92,7 @@ class Child:
         self._reporter.send(answer)
 
     def close(self, *, ending: bool = False) -> None:
-        """Free what the pipeline holds."""
+        """Close the pipeline, if there is one; ``ending`` as in `Pipeline.close`."""
         if self._pipeline is not None:
             self._pipeline.close(ending=ending)
 
@@ -161,7 +162,7 @@ def main() -> None:
     child = Child(Reporter(channel))
     channel.serve(child.obey)
     child.close(ending=True)
-    # Taking vLLM and its threads apart takes seconds and frees nothing that the end does not.
+    # An orderly end of the engine's threads takes seconds, and frees only what this frees too.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -1,7 +1,7 @@
-"""From a merge vector to its measurements: merge, hot-load, evaluate.
+"""From a merge vector to its measurements, in the evaluation child: merge, load, evaluate.
 
-Lives in the evaluation child. Heavy libraries are imported where they are first needed, so that a
-wrong path in the run file is reported at once.
+Heavy libraries are imported where they are first needed, so that a wrong path in the run file is
+reported at once.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ ReportProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class LocalInputs:
-    """Where this worker has what the run names, and where it may write.
+    """Paths on this host of all that the run names, a scratch folder, and this host's settings.
 
-    ``engine`` has the engine's own arguments that this host sets, as text, by name.
+    ``engine`` has the engine arguments that this host sets, as text, by name.
     """
 
     sources: Mapping[str, Path]
@@ -55,7 +55,7 @@ class LocalInputs:
 
     @classmethod
     def of(cls, command: Prepare) -> LocalInputs:
-        """What the daemon says of this host."""
+        """The inputs that the daemon's command names."""
         return cls(
             sources={role: Path(path) for role, path in command.sources.items()},
             benchmarks={name: Path(path) for name, path in command.benchmarks.items()},
@@ -68,7 +68,7 @@ class LocalInputs:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One merge, measured. ``stages``: seconds by stage; ``engine``: versions and arguments."""
+    """Results of one merge. ``stages``: seconds by stage; ``engine``: versions and arguments."""
 
     evaluation: EvaluationResult
     stages: dict[str, float]
@@ -116,16 +116,25 @@ class Pipeline:
             prompts = self._questions(prior.questions)
         device = environment.CPU
         if self._inputs.device != environment.CPU:
-            # The models and the engine do not fit on the card together.
+            # The card's memory does not hold both the engine and the sources.
             self._loader.close()
             device = "cuda:0"
         self._progress("measure", 0, len(prompts))
-        template, own = self._spec.generation.template_from, self._spec.engine.remote_code
-        return measure.measure(self.sources, prompts, prior, template, device, remote_code=own)
+        return measure.measure(
+            self.sources,
+            prompts,
+            prior,
+            self._spec.generation.template_from,
+            device,
+            remote_code=self._spec.engine.remote_code,
+        )
 
     @property
     def digests(self) -> dict[str, str]:
-        """What tells two workers' inputs apart: weights, settings beside them, questions."""
+        """Digests of all inputs by name: weights, settings files and questions.
+
+        Two workers with the same digests measure the same.
+        """
         return (
             self.sources.digests
             | {f"{role}.settings": digest for role, digest in self.sources.settings.items()}
@@ -151,8 +160,8 @@ class Pipeline:
     def close(self, *, ending: bool = False) -> None:
         """Stop the engine and remove temporary checkpoints.
 
-        With ``ending`` this process is about to end, which frees an engine inside it sooner than
-        taking it apart would; one on a card, in processes of its own, is stopped all the same.
+        ``ending``: this process is about to end, which stops an engine inside it too, and sooner.
+        An engine on a card has processes of its own, and is stopped in any case.
         """
         if not ending or self._inputs.device != environment.CPU:
             self._loader.close()
@@ -165,7 +174,7 @@ class Pipeline:
 
         remote_code = self._spec.engine.remote_code
         for folder in self._inputs.sources.values():
-            # transformers takes seconds to import.
+            # transformers takes seconds to import, so it is asked only if needed.
             known = model_types() if own_code(folder) and not remote_code else None
             require_code(folder, remote_code=remote_code, known_types=known)
         cache = self._inputs.scratch / "source-digests"
@@ -198,7 +207,7 @@ class Pipeline:
         )
 
     def _questions(self, limit: int) -> list[str]:
-        """Questions of all benchmarks in turn, so that each is represented."""
+        """At most ``limit`` questions, taken from the benchmarks in turn."""
         texts = [[q.text for q in b.questions[:limit]] for b in self._benchmarks.benchmarks]
         longest = max(len(column) for column in texts)
         return [c[row] for row in range(longest) for c in texts if row < len(c)][:limit]
@@ -206,7 +215,7 @@ class Pipeline:
     # ---- one evaluation ----
 
     def _planned(self, vector: Sequence[float], *, reference: bool) -> PlannedMerge:
-        """The merge that a vector asks for; raises `EvaluationError` if it cannot be."""
+        """The merge of a vector. Raises `EvaluationError` if it cannot be made."""
         from apbmm_worker.engine.hot_load import PlannedMerge
         from apbmm_worker.merging.merge import write_merge
         from apbmm_worker.merging.run_merges import merge_of
@@ -228,7 +237,7 @@ class Pipeline:
         return PlannedMerge(merge.plans, write)
 
     def _other(self, plans: Sequence[TensorPlan]) -> Sequence[TensorPlan]:
-        """A merge that is not the given one: a source."""
+        """A merge that differs from the given one: one of the sources."""
         from apbmm_worker.merging.run_merges import merge_of
 
         instruct, thinking = (
@@ -267,7 +276,7 @@ class Pipeline:
 
 
 def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
-    """Every missing folder at once, before anything heavy is imported."""
+    """Raise `SourceError` that names all missing folders, before anything heavy is imported."""
     faults = [
         f"{role}: {folder} is not a folder"
         for role, folder in inputs.sources.items()
@@ -288,14 +297,14 @@ def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
 
 
 def model_types() -> Container[str]:
-    """Every ``model_type`` that the installed transformers loads without code of a checkpoint."""
+    """Every ``model_type`` that transformers loads without code from the checkpoint."""
     from transformers import CONFIG_MAPPING
 
     return frozenset(CONFIG_MAPPING.keys())
 
 
 def require_cards(device: str) -> None:
-    """Raise `UsageError` unless PyTorch sees the cards of ``device``; sets up nothing on them."""
+    """Raise `UsageError` unless PyTorch sees the cards of ``device``; does not initialise them."""
     if device == environment.CPU:
         return
     import torch
@@ -305,7 +314,8 @@ def require_cards(device: str) -> None:
             f"--gpu {device}: the PyTorch installed here is a build for the CPU",
             "pip install '.[worker]' into an environment of its own, or start it with --gpu cpu",
         )
-    seen, needed = torch.cuda.device_count(), environment.cards(device)
+    seen = torch.cuda.device_count()
+    needed = environment.cards(device)
     if seen < needed:
         raise UsageError(
             f"--gpu {device}: PyTorch sees {seen} of {needed} cards",

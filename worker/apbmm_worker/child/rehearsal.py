@@ -57,12 +57,12 @@ class Landscape:
         self._centre = [random_numbers.uniform(0.3, 0.7) for _ in range(layers)]
 
     def accuracy(self, vector: Sequence[Share], difficulty: float) -> float:
-        """Share of questions answered: rises with the important layers' weights."""
+        """Share of right answers: rises with the important layers' weights."""
         level = math.fsum(w * x for w, x in zip(self._weights, vector, strict=True))
         return 0.35 + 0.6 / (1.0 + math.exp(-8.0 * (level - 0.35 - 0.2 * difficulty)))
 
     def tokens(self, vector: Sequence[Share]) -> float:
-        """Mean generated tokens: rises with the weights, least so along a hidden direction."""
+        """Mean generated tokens: rises with the weights, least near a hidden point."""
         spread = math.fsum(abs(x - c) for x, c in zip(vector, self._centre, strict=True))
         level = sum(vector) / len(vector)
         cheap, dear = TOKENS
@@ -118,9 +118,9 @@ def evaluated(
 
 
 def invented_outcomes(right: int, tokens: float, scores: Iterable[str]) -> list[Outcome]:
-    """Outcomes of `QUESTIONS` questions, so many ``right``, of so many mean ``tokens``.
+    """Outcomes of `QUESTIONS` questions: ``right`` of them are right, and all take ``tokens``.
 
-    Each has every score that an objective names, equal to the primary one.
+    Each score that an objective names equals the primary one.
     """
     truncated = round(QUESTIONS * TRUNCATED * tokens / TOKENS[1])
     return [
@@ -137,7 +137,7 @@ def invented_outcomes(right: int, tokens: float, scores: Iterable[str]) -> list[
 
 
 def part_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[float, ...]:
-    """A weight for each layer, and for each group outside that has one of its own.
+    """A weight for each layer, and for each group of other tensors with a weight of its own.
 
     A merge of whole models has one weight in all layers of this landscape: the product of its
     numbers.
@@ -149,7 +149,7 @@ def part_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[fl
 
 
 def evaluate(spec: RunSpec, command: Evaluate, channel: Channel) -> Evaluated:
-    """Invent the measurements of one vector, after its latency."""
+    """Wait as long as an evaluation would take, and return invented measurements."""
     seconds, answer = evaluated(spec, command.vector, reference=command.reference)
     steps = max(1, math.ceil(seconds / PROGRESS_SECONDS))
     for step in range(steps):
@@ -159,7 +159,7 @@ def evaluate(spec: RunSpec, command: Evaluate, channel: Channel) -> Evaluated:
 
 
 def fault(evaluation: str) -> str:
-    """How APBMM_REHEARSAL_FAULT wants an evaluation to fail; empty if it does not."""
+    """The kind of fault that APBMM_REHEARSAL_FAULT sets for an evaluation; empty if none."""
     for item in filter(None, os.environ.get("APBMM_REHEARSAL_FAULT", "").split(",")):
         kind, _, name = item.partition(":")
         if name in ("*", evaluation):
@@ -168,7 +168,7 @@ def fault(evaluation: str) -> str:
 
 
 def fail(kind: str) -> CommandFailed:
-    """Fail as a fault of this kind does."""
+    """Fail in the way of this kind: hang, die, or return the failure."""
     match kind:
         case "hang":
             signal.pause()

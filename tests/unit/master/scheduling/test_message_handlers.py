@@ -424,7 +424,7 @@ def test_a_draining_worker_is_left_alone() -> None:
 
 
 def test_a_hello_that_an_acceptance_overtook_takes_nothing_away() -> None:
-    """It was said with empty hands, before the lease came."""
+    """The worker said it before it held the lease."""
     world = World()
     a = world.join("a")
     world.exchange()
