@@ -83,3 +83,46 @@ def test_a_head_that_equals_tied_embeddings_is_left_out(demo: Path) -> None:
     assert check(demo).returncode == 0
     assert merge(demo).returncode == 0
     assert HEAD not in load_tensors(demo / "out")
+
+
+def test_tensors_that_zero_3_left_empty_are_named(demo: Path) -> None:
+    for name in ("thinking", "instruct"):
+        save_tensors(demo / name, load_tensors(demo / name) | {EMBEDDING: torch.empty(0)})
+    for shown in (check(demo), merge(demo)):
+        assert shown.returncode == 2
+        assert f"tensor {EMBEDDING} of " in shown.stderr
+        assert "has no elements" in shown.stderr
+
+
+def test_a_layer_of_multi_token_prediction_follows_one_source_into_the_folder(demo: Path) -> None:
+    layers = json.loads((demo / "thinking/config.json").read_text())["num_hidden_layers"]
+    extra = f"model.layers.{layers}.eh_proj.weight"
+    for number, name in enumerate(("thinking", "instruct")):
+        tensors = load_tensors(demo / name) | {extra: torch.full((4,), float(number))}
+        save_tensors(demo / name, tensors)
+        edit_config(demo / name, num_nextn_predict_layers=1)
+    shown = check(demo)
+    assert shown.returncode == 0, shown.stderr
+    assert f"{layers} layers" in shown.stdout
+    shown = merge(demo, 0.25)
+    assert shown.returncode == 0, shown.stderr
+    assert torch.equal(load_tensors(demo / "out")[extra], torch.ones(4))  # the last source's
+
+
+def test_special_tokens_of_other_names_are_a_warning(demo: Path) -> None:
+    file = demo / "thinking/tokenizer.json"
+    added = json.loads(file.read_text())["added_tokens"][0]["content"]
+    file.write_text(file.read_text().replace(json.dumps(added), json.dumps("<|other|>")))
+    for shown, said in ((check(demo), "note: "), (merge(demo), "warning: ")):
+        assert shown.returncode == 0, shown.stderr
+        line = next(line for line in (shown.stdout + shown.stderr).splitlines() if said in line)
+        assert "1 added tokens have other names in" in line
+
+
+def test_a_git_lfs_pointer_says_how_to_get_the_file(demo: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
+    (demo / "thinking/model.safetensors").write_text(pointer)
+    for shown in (check(demo), merge(demo)):
+        assert shown.returncode == 2
+        assert "a Git LFS pointer, in place of the file itself" in shown.stderr
+        assert "git lfs pull" in shown.stderr

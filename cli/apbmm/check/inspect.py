@@ -11,7 +11,12 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from apbmm_common.checkpoint.compatibility import IDENTICAL, compatibility_faults, identical_files
+from apbmm_common.checkpoint.compatibility import (
+    IDENTICAL,
+    compatibility_faults,
+    compatibility_warnings,
+    identical_files,
+)
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count, read_checkpoint, text_config
 from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.remote_code import own_code, require_code
@@ -130,6 +135,7 @@ def _inspect_sources(found: Inspection, spec: RunSpec) -> None:
     elif faults := compatibility_faults(checkpoints):
         found.faults += [f"sources: {fault}" for fault in faults]
     else:
+        found.notes += compatibility_warnings(checkpoints)
         _inspect_layers(found)
 
 

@@ -59,7 +59,9 @@ def run_merge(request: MergeRequest) -> int:
     rule = _rule(request, paths)
     import torch
 
+    from apbmm_common.checkpoint.compatibility import compatibility_warnings
     from apbmm_worker.merging.merge import write_merge
+    from apbmm_worker.merging.plan import with_prediction_layers
     from apbmm_worker.merging.sources import verify_sources
 
     torch.set_num_threads(1)  # the merge has threads of its own
@@ -68,9 +70,13 @@ def run_merge(request: MergeRequest) -> int:
     template = request.template_from or next(iter(paths))
     sources = verify_sources(paths, _digest_cache(), without_tokenizers=True)
     _warn_of_missing_tokenizers(sources, template)
+    for warning in compatibility_warnings(sources.checkpoints):
+        _warn(warning.replace("template_from", "--template-from"))
     started = time.monotonic()
     try:
         plans, recipe = _planned(request, rule, sources)
+        last = [c for role, c in sources.checkpoints.items() if role != BASE_ROLE][-1]
+        plans = with_prediction_layers(plans, last)
         with stack_unwound_by_signals():
             report = write_merge(sources, plans, recipe, template, out, dtype=request.dtype)
     except EvaluationError as error:

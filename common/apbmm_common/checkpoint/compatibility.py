@@ -7,20 +7,26 @@ by the digests that the workers compute.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apbmm_common.checkpoint.contents import opened_files, same_files, same_tensors
-from apbmm_common.checkpoint.headers import AGAIN, Checkpoint, layer_count, text_config
+from apbmm_common.checkpoint.headers import (
+    Checkpoint,
+    layer_count,
+    read_object,
+    text_config,
+)
 from apbmm_common.checkpoint.tensor_groups import (
     heads,
     heads_beside_embeddings,
     optional_tensors,
     stated_tie,
 )
-from apbmm_common.errors import SourceError, unreadable
+from apbmm_common.errors import SourceError
 
 REFERENCE_ROLE = "instruct"
 BASE_ROLE = "base"
@@ -39,6 +45,7 @@ _FREE_KEYS = frozenset({
     "output_attentions", "output_hidden_states", "return_dict", "pretraining_tp",
     "id2label", "label2id", "bos_token_id", "eos_token_id", "pad_token_id",
     "max_position_embeddings", "num_hidden_layers", "n_layer",
+    "num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers",
     "text_config", "vision_config", "audio_config",
 })  # fmt: skip
 _ROPE_TABLES = ("rope_parameters", "rope_scaling")
@@ -56,6 +63,12 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_MATRICES = re.compile(r"(model\.(language_model\.)?embed_tokens|lm_head)\.weight")
+_NORMS = re.compile(r"model\.(language_model\.)?(layers\.\d+\.input_layernorm|norm)\.weight")
+_ADVICE = {
+    "vocab_size": ": where both tokenizers are the same, transformers' resize_token_embeddings "
+    "gives both models one size"
+}
 _SHOWN = 5
 
 
@@ -121,16 +134,24 @@ def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
     return all(same_files(a, b) for a, b in zip(*files, strict=True))
 
 
-def vocabulary(path: Path) -> dict[str, int] | None:
-    """Token -> id of a folder's tokenizer.json, added tokens included; None without the file.
+@dataclass(frozen=True)
+class _Vocabulary:
+    """Token -> id of a tokenizer, and the ids of the tokens that were added to its model."""
 
-    Raises `SourceError` when the file is damaged or cannot be read.
+    tokens: dict[str, int]
+    added: frozenset[int]
+
+
+def _vocabulary(path: Path) -> _Vocabulary | None:
+    """The vocabulary in a folder's tokenizer.json; None without the file.
+
+    Raises `SourceError` when the file cannot be read or has none.
     """
     file = path / "tokenizer.json"
     if not file.exists():
         return None
+    table = read_object(file)
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
         vocab = table["model"]["vocab"]
         # Unigram models list [token, score] pairs: the id is the position.
         tokens = (
@@ -138,14 +159,13 @@ def vocabulary(path: Path) -> dict[str, int] | None:
             if isinstance(vocab, dict)
             else {token: index for index, (token, _) in enumerate(vocab)}
         )
-        tokens |= {added["content"]: added["id"] for added in table.get("added_tokens") or []}
+        added = {added["content"]: added["id"] for added in table.get("added_tokens") or []}
+        tokens |= added
         if not all(isinstance(t, str) and isinstance(index, int) for t, index in tokens.items()):
             raise TypeError("a token is no text or its id no number")
-    except OSError as error:
-        raise unreadable(file, error) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SourceError(f"{file}: not a readable tokenizer: {error!r}", AGAIN) from error
-    return tokens
+        raise SourceError(f"{file}: not a readable tokenizer: {error!r}") from error
+    return _Vocabulary(tokens, frozenset(added.values()))
 
 
 def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
@@ -165,7 +185,38 @@ def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
     eight_bit = [t.name for t in checkpoint.tensors.values() if t.dtype.startswith("F8")]
     if eight_bit:
         faults.append(f"{role}: tensor {_some(eight_bit)} of an 8-bit float dtype do not mix")
-    return faults + _head_faults(role, checkpoint)
+    return faults + _shape_faults(role, checkpoint) + _head_faults(role, checkpoint)
+
+
+def _shape_faults(role: str, checkpoint: Checkpoint) -> list[str]:
+    """Tensors without elements, and embeddings, heads and norms of other sizes than the config's.
+
+    The checked names are those of the Llama family and its relatives.
+    """
+    faults = []
+    empty = [t.name for t in checkpoint.tensors.values() if t.is_float and t.length == 0]
+    if empty:
+        faults.append(
+            f"{role}: tensor {_some(empty)} of {checkpoint.path} has no elements, as DeepSpeed "
+            "ZeRO-3 saves tensors that it has not gathered: save it anew with "
+            "stage3_gather_16bit_weights_on_model_save, or convert it with zero_to_fp32.py"
+        )
+    config = {**checkpoint.config, **text_config(checkpoint.config)}
+    hidden, vocabulary_size = config.get("hidden_size"), config.get("vocab_size")
+    if not isinstance(hidden, int) or not isinstance(vocabulary_size, int):
+        return faults
+    if "word_embed_proj_dim" in config:  # embeddings of another width
+        return faults
+    other = []
+    for name, tensor in checkpoint.tensors.items():
+        wanted = (vocabulary_size, hidden) if _MATRICES.fullmatch(name) else (hidden,)
+        known = _MATRICES.fullmatch(name) or _NORMS.fullmatch(name)
+        if known and tensor.length and tensor.shape != wanted:
+            other.append(f"{name} ({list(tensor.shape)}, {list(wanted)} by the config)")
+    if other:
+        sizes = f"hidden_size {hidden} and vocab_size {vocabulary_size}"
+        faults.append(f"{role}: config.json says {sizes}, which does not fit tensor {_some(other)}")
+    return faults
 
 
 def _head_faults(role: str, checkpoint: Checkpoint) -> list[str]:
@@ -207,6 +258,7 @@ def _config_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) 
     values = [{**config, **text} for config, text in zip(configs, texts, strict=True)]
     faults += [
         f"{key}: {roles[0]} has {values[0][key]}, {roles[1]} has {values[1][key]}"
+        + _ADVICE.get(key, "")
         for key in sorted((values[0].keys() & values[1].keys()) - skipped)
         if values[0][key] != values[1][key]
     ]
@@ -241,7 +293,7 @@ def _tensor_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) 
     ]
     shapes: list[str] = []
     dtypes: list[str] = []
-    for name in (name for name in first if name in second):
+    for name in (name for name in first if name in second and name not in optional):
         one, two = first[name], second[name]
         if one.shape != two.shape:
             shapes.append(f"{name} ({list(one.shape)} and {list(two.shape)})")
@@ -272,7 +324,7 @@ def _vocabulary_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoin
     try:
         if all(file.exists() for file in files) and same_files(files[0], files[1]):
             return []
-        first, second = (vocabulary(checkpoint.path) for checkpoint in pair)
+        first, second = (_vocabulary(checkpoint.path) for checkpoint in pair)
         if first is None and second is None:
             return _other_vocabulary_faults(roles, pair)
     except SourceError as error:
@@ -280,16 +332,49 @@ def _vocabulary_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoin
     if first is None or second is None:
         index = 0 if first is None else 1
         return [f"vocabulary: {roles[index]} has no tokenizer.json in {pair[index].path}"]
-    different = [t for t in first.keys() | second.keys() if first.get(t) != second.get(t)]
-    if not different:
+    one, two = first.tokens, second.tokens
+    different = [t for t in one.keys() | two.keys() if one.get(t) != two.get(t)]
+    if not different or _renamed(first, second):
         return []
     # The lowest id differs first; the order of a set would change from run to run.
-    token = min(different, key=lambda t: (min(first.get(t, 1 << 62), second.get(t, 1 << 62)), t))
-    ids = [vocab.get(token, "absent") for vocab in (first, second)]
+    token = min(different, key=lambda t: (min(one.get(t, 1 << 62), two.get(t, 1 << 62)), t))
+    ids = [tokens.get(token, "absent") for tokens in (one, two)]
     return [
         f"vocabulary: {len(different)} tokens differ; {token!r} is {ids[0]} in {roles[0]} "
         f"and {ids[1]} in {roles[1]}"
     ]
+
+
+def _renamed(first: _Vocabulary, second: _Vocabulary) -> list[tuple[int, str, str]]:
+    """Ids and both names of added tokens, where vocabularies differ in nothing but their names."""
+    one, two = ({i: t for t, i in v.tokens.items()} for v in (first, second))
+    found = [(i, one[i], two[i]) for i in sorted(one.keys() & two.keys()) if one[i] != two[i]]
+    names = {name for _, *both in found for name in both}
+    moved = names & first.tokens.keys() & second.tokens.keys()
+    added = {i for i, *_ in found} <= first.added & second.added
+    return found if one.keys() == two.keys() and added and not moved else []
+
+
+def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
+    """What a user should know of sources that can be merged; one line for each pair.
+
+    The tokens that were added to a vocabulary may have other names at the same ids.
+    """
+    reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints), "")
+    warnings = []
+    for role, checkpoint in checkpoints.items():
+        if role in (reference, BASE_ROLE):
+            continue
+        first, second = (_vocabulary(c.path) for c in (checkpoint, checkpoints[reference]))
+        renamed = _renamed(first, second) if first and second else []
+        if renamed:
+            token, *names = renamed[0]
+            warnings.append(
+                f"vocabulary: {len(renamed)} added tokens have other names in {role} and "
+                f"{reference}: {token} is {names[0]!r} and {names[1]!r}. Merges get the tokenizer "
+                "and chat template of the source that template_from names"
+            )
+    return warnings
 
 
 def _other_vocabulary_faults(

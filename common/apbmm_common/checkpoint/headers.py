@@ -17,13 +17,15 @@ from typing import Any
 
 from apbmm_common.errors import SourceError, unreadable
 
-AGAIN = "download it again"
-MIXED = "index and shards are of different downloads: download all again"
+AGAIN = "download it again"  # said only where a length proves that a file is not complete
+MIXED = "the index and the weight files do not belong together"
+NOT_SAFETENSORS = "the safetensors library refuses such a file, too"
 LAYOUT = "a source is a folder in Hugging Face layout"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 METADATA_KEY = "__metadata__"
 MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
+_SHOWN_BYTES = 60
 
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -45,6 +47,11 @@ _OTHER_FORMATS = (
     ("*.gguf", "GGUF is not read: download the checkpoint that it was made from"),
 )
 _PICKLES = ("*.bin", "*.pt", "*.pth")
+
+LFS_HINT = "git lfs pull, in the folder that was cloned, brings the file itself"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_PREDICTION_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
+_PREDICTION = re.compile(r"(?:(?:model|language_model)\.)*mtp(?:_layers)?\.")
 
 # Every component before the layer stack must be one of these, so that the layers of a vision or
 # audio tower (`vision_tower.encoder.layers.0`) are not taken for the language model's.
@@ -109,12 +116,14 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def layer_count(checkpoint: Checkpoint) -> int:
-    """The number L of layers found in the tensor names.
+    """The number L of layers found in the tensor names, `prediction_tensors` left out.
 
     Raises `SourceError` when there are none, when one is missing in 0..L-1, or when the config's
     ``num_hidden_layers`` says otherwise.
     """
-    found = {layer for name in checkpoint.tensors if (layer := layer_of(name)) is not None}
+    extra = prediction_tensors(checkpoint)
+    names = (name for name in checkpoint.tensors if name not in extra)
+    found = {layer for name in names if (layer := layer_of(name)) is not None}
     if not found:
         raise SourceError(
             f"{checkpoint.path}: no tensor name holds a layer number",
@@ -122,15 +131,36 @@ def layer_count(checkpoint: Checkpoint) -> int:
         )
     missing = sorted(set(range(max(found) + 1)) - found)
     if missing:
-        raise SourceError(f"{checkpoint.path}: no tensors of layer {missing[0]}", AGAIN)
-    config = text_config(checkpoint.config)
-    stated = next((config[k] for k in ("num_hidden_layers", "n_layer") if k in config), None)
+        raise SourceError(f"{checkpoint.path}: no tensors of layer {missing[0]}", MIXED)
+    stated = _stated_layers(checkpoint)
     if stated is not None and stated != len(found):
         raise SourceError(
             f"{checkpoint.path}: config.json says {stated} layers, the tensors are of {len(found)}",
-            "config.json or a weight file belongs to another model: download it again",
+            "config.json or a weight file belongs to another model",
         )
     return len(found)
+
+
+def prediction_tensors(checkpoint: Checkpoint) -> frozenset[str]:
+    """Tensors of the extra layers for multi-token prediction, which generation does not need.
+
+    They are named ``mtp``, or stored as the layers that follow the last one, as many as the config
+    says (GLM, DeepSeek, MiMo). Transformers ignores them, and so does vLLM unless it is asked to
+    draft with them.
+    """
+    config, layers = text_config(checkpoint.config), _stated_layers(checkpoint)
+    extra = next((config[key] for key in _PREDICTION_KEYS if key in config), None)
+    numbers = range(0)
+    if isinstance(layers, int) and isinstance(extra, int):
+        numbers = range(layers, layers + extra)
+    return frozenset(
+        name for name in checkpoint.tensors if _PREDICTION.match(name) or layer_of(name) in numbers
+    )
+
+
+def _stated_layers(checkpoint: Checkpoint) -> Any:
+    config = text_config(checkpoint.config)
+    return next((config[k] for k in ("num_hidden_layers", "n_layer") if k in config), None)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -145,7 +175,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise SourceError(f"{path}: {what}", LAYOUT)
     except OSError as error:  # a folder above it may not be entered
         raise unreadable(path, error) from error
-    config = _read_json(path / "config.json")
+    config = read_object(path / "config.json")
     tensors: dict[str, TensorHeader] = {}
     index = path / INDEX_FILE
     if not index.exists():
@@ -160,7 +190,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             )
         tensors = _read_shards(path, _weight_map(index))
     if not tensors:
-        raise SourceError(f"{path}: its weight files hold no tensors", AGAIN)
+        raise SourceError(f"{path}: its weight files hold no tensors", LAYOUT)
     return Checkpoint(path, config, tensors)
 
 
@@ -190,7 +220,7 @@ def read_headers(file: Path) -> dict[str, TensorHeader]:
                 AGAIN,
             )
     if end != size:
-        raise _damaged(file, f"{size - end} bytes after the last tensor")
+        raise SourceError(f"{file}: damaged: {size - end} bytes after the last tensor", AGAIN)
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -201,13 +231,11 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
             size = file.stat().st_size
             prefix = stream.read(8)
             if len(prefix) < 8:
-                raise _damaged(file, "shorter than a safetensors header")
+                raise SourceError(f"{file}: damaged: shorter than a safetensors header", AGAIN)
             (length,) = struct.unpack("<Q", prefix)
             if length > MAX_HEADER or 8 + length > size:
-                raise _damaged(file, f"a header of {length} bytes in a file of {size}")
+                raise _no_header(file, prefix + stream.read(_SHOWN_BYTES), length, size)
             text = stream.read(length)
-    except FileNotFoundError:
-        raise SourceError(f"{file}: no such file", "the index names it: download it") from None
     except OSError as error:
         raise unreadable(file, error) from error
     try:
@@ -217,6 +245,22 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
     if not isinstance(header, dict):
         raise _damaged(file, "its header is not a JSON object")
     return header, 8 + length, size
+
+
+def _no_header(file: Path, start: bytes, length: int, size: int) -> SourceError:
+    """The error for a file that does not begin as a safetensors file; ``start`` are its bytes."""
+    if start.startswith(_LFS_POINTER):
+        return lfs_pointer(file)
+    if start.isascii() and start.decode().replace("\n", " ").isprintable():
+        shown = start.decode().split("\n")[0]
+        return SourceError(f"{file}: holds text, not weights: it begins with {shown!r}")
+    what = f"{file}: damaged: a header of {length} bytes in a file of {size}"
+    return SourceError(what, AGAIN if length <= MAX_HEADER else NOT_SAFETENSORS)
+
+
+def lfs_pointer(file: Path) -> SourceError:
+    """The error for a Git LFS pointer in place of a file."""
+    return SourceError(f"{file}: a Git LFS pointer, in place of the file itself", LFS_HINT)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -250,14 +294,14 @@ def _tensor(file: Path, name: str, entry: Any, data_start: int) -> TensorHeader:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise SourceError(f"{index}: has no weight_map", AGAIN)
+        raise SourceError(f"{index}: has no weight_map", LAYOUT)
     for name, file in weight_map.items():
         # A name with a separator could point outside the folder.
         if not isinstance(file, str) or Path(file).name != file or "\0" in file:
             what = f"{index}: tensor {name} is said to be in {file!r}, not a file name"
-            raise SourceError(what, AGAIN)
+            raise SourceError(what, "an index names files of its own folder")
         if not file.endswith(".safetensors"):
             raise SourceError(
                 f"{index}: tensor {name} is in {file}; only safetensors are read",
@@ -267,38 +311,62 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _read_shards(path: Path, weight_map: dict[str, str]) -> dict[str, TensorHeader]:
+    """The tensors of all files that an index names.
+
+    Loaders read all tensors of these files, whether the index names them or not. A tensor in two
+    files is refused: which of the two a loader takes depends on its order of reading.
+    """
     tensors: dict[str, TensorHeader] = {}
     for file in sorted(set(weight_map.values())):
+        if not (path / file).exists():
+            placed = [name for name, where in weight_map.items() if where == file]
+            more = f" and {len(placed) - 1} more tensors" if len(placed) > 1 else ""
+            raise SourceError(
+                f"{path / file}: no such file, and {path / INDEX_FILE} places {placed[0]}{more} "
+                "there",
+                "download it, or save the checkpoint anew if the file is of another tool",
+            )
         for name, tensor in read_headers(path / file).items():
-            if weight_map.get(name) != file:
-                where = weight_map.get(name, "nowhere")
-                what = f"{path / file}: holds tensor {name}, which the index places {where}"
-                raise SourceError(what, MIXED)
+            if name in tensors:
+                raise SourceError(
+                    f"{path}: tensor {name} is in {tensors[name].file.name} and in {file} "
+                    f"(the index places it in {weight_map.get(name, 'neither')}), and loaders "
+                    "disagree about which counts",
+                    "save the checkpoint anew with the tensor that is meant, in one file",
+                )
             tensors[name] = tensor
-    missing = next((name for name in weight_map if name not in tensors), None)
-    if missing is not None:
-        file = weight_map[missing]
-        what = f"{path / file}: lacks tensor {missing}, which the index places there"
-        raise SourceError(what, MIXED)
+    for name, file in weight_map.items():
+        if name not in tensors or tensors[name].file.name != file:
+            instead = f"; it is in {tensors[name].file.name}" if name in tensors else ""
+            what = f"{path / file}: lacks tensor {name}, which the index places there{instead}"
+            raise SourceError(what, MIXED)
     return tensors
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file, which may begin with a byte-order mark.
+
+    Raises `SourceError` where there is none.
+    """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        data = file.read_bytes()
     except FileNotFoundError:
         raise SourceError(f"{file}: no such file", LAYOUT) from None
     except OSError as error:
         raise unreadable(file, error) from error
+    if data.startswith(_LFS_POINTER):
+        raise lfs_pointer(file)
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: not valid JSON: {error}", AGAIN) from error
+        raise SourceError(f"{file}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise SourceError(f"{file}: not a JSON object", AGAIN)
+        raise SourceError(f"{file}: not a JSON object")
     return value
 
 
 def _damaged(file: Path, what: str) -> SourceError:
-    return SourceError(f"{file}: damaged: {what}", AGAIN)
+    return SourceError(f"{file}: damaged: {what}", NOT_SAFETENSORS)
 
 
 def _no_weights(folder: Path, wanted: str) -> SourceError:
@@ -314,4 +382,4 @@ def _no_weights(folder: Path, wanted: str) -> SourceError:
             f"{folder}: holds only pickle weights ({pickles[0]}), which can run code when opened",
             "convert them: save_pretrained writes safetensors",
         )
-    return SourceError(message, "download the weights: files of Git LFS are apart from the others")
+    return SourceError(message, "download the weights, too")

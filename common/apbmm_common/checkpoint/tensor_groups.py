@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from apbmm_common.checkpoint.headers import Checkpoint, layer_of, text_config
+from apbmm_common.checkpoint.headers import Checkpoint, layer_of, prediction_tensors, text_config
 
 OUTSIDE_GROUPS = ("embeddings", "norm", "head")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.")
@@ -48,6 +48,7 @@ def optional_tensors(checkpoints: Iterable[Checkpoint]) -> frozenset[str]:
 
     These are:
 
+    - the layers for multi-token prediction (`headers.prediction_tensors`);
     - rotary frequencies that only some checkpoints hold: loaders compute them from the config;
     - an output head that every config ties to the embeddings, even where all files hold it: the
       embeddings are used in its place. `compatibility` refuses a head that differs from them,
@@ -58,6 +59,7 @@ def optional_tensors(checkpoints: Iterable[Checkpoint]) -> frozenset[str]:
     everywhere = names[0].intersection(*names) if names else set()
     somewhere = everywhere.union(*names) - everywhere
     left_out = {name for name in somewhere if name.endswith("rotary_emb.inv_freq")}
+    left_out = left_out.union(*map(prediction_tensors, checkpoints))
     if all(stated_tie(checkpoint.config) for checkpoint in checkpoints):
         left_out |= {
             head

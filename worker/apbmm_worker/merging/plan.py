@@ -12,7 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from apbmm_common.checkpoint.headers import ITEM_BYTES, Checkpoint, TensorHeader, layer_of
+from apbmm_common.checkpoint.headers import (
+    ITEM_BYTES,
+    Checkpoint,
+    TensorHeader,
+    layer_of,
+    prediction_tensors,
+)
 from apbmm_common.checkpoint.tensor_groups import optional_tensors
 from apbmm_common.errors import EvaluationError
 from apbmm_common.merge_methods import METHODS
@@ -207,6 +213,16 @@ def plan_task_vectors(
             chosen = WeightedSum((1.0 - total(own), *own))
         plans.append(TensorPlan(layout, tensors[:1] if copied else tensors, chosen, stored))
     return tuple(plans)
+
+
+def with_prediction_layers(plans: Sequence[TensorPlan], last: Checkpoint) -> tuple[TensorPlan, ...]:
+    """The plans and copies of the last source's layers for multi-token prediction, in file order.
+
+    A folder that is kept has them; the engine does not need them.
+    """
+    extra = [_copy(last.tensors[name]) for name in prediction_tensors(last)]
+    order = {name: position for position, name in enumerate(last.tensors)}
+    return tuple(sorted((*plans, *extra), key=lambda tensor: order[tensor.name]))
 
 
 def copied(tensor: TensorPlan) -> TensorPlan:

@@ -26,6 +26,7 @@ from apbmm_common.checkpoint.compatibility import (
     IDENTICAL,
     REFERENCE_ROLE,
     TOKENIZER_FILES,
+    compatibility_warnings,
     require_compatible,
 )
 from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, layer_count, read_checkpoint
@@ -111,6 +112,8 @@ def verify_sources(
     start = time.monotonic()
     checkpoints = {role: read_checkpoint(Path(path)) for role, path in paths.items()}
     require_compatible(checkpoints, without_tokenizers=without_tokenizers)
+    for warning in compatibility_warnings(checkpoints):
+        _log.warning("%s", warning)
     stamps = {role: _stamps(checkpoint) for role, checkpoint in checkpoints.items()}
 
     found: dict[tuple[Stamp, ...], _Contents] = {}

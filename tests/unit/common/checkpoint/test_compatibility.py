@@ -12,6 +12,7 @@ import torch
 
 from apbmm_common.checkpoint.compatibility import (
     compatibility_faults,
+    compatibility_warnings,
     identical_files,
     require_compatible,
 )
@@ -104,7 +105,77 @@ def test_layer_counts_differ(tmp_path: Path) -> None:
 
 def test_vocabulary_size_differs(pair: tuple[Path, Path]) -> None:
     edit_config(pair[0], vocab_size=95)
-    assert faults(*pair) == ["vocab_size: thinking has 95, instruct has 96"]
+    found = faults(*pair)
+    assert [line for line in found if line.startswith("vocab_size: thinking has 95, instruct has")]
+    assert "thinking: config.json says hidden_size 64 and vocab_size 95" in found[0]
+    assert f"{EMBEDDING} ([96, 64], [95, 64] by the config)" in found[0]
+
+
+def test_vocabularies_padded_to_other_sizes_are_refused_with_what_differs(tmp_path: Path) -> None:
+    pair = write_tiny_pair(tmp_path, layers=1)
+    change_tensors(pair[0], lambda t: t.update({EMBEDDING: torch.cat([t[EMBEDDING]] * 2)}))
+    edit_config(pair[0], vocab_size=192)
+    assert faults(*pair) == [
+        "vocab_size: thinking has 192, instruct has 96: where both tokenizers are the same, "
+        "transformers' resize_token_embeddings gives both models one size",
+        f"shapes differ in thinking and instruct: tensor {EMBEDDING} ([192, 64] and [96, 64])",
+    ]
+
+
+@pytest.mark.parametrize("name", [Q_PROJ, EMBEDDING, "model.norm.weight"])
+def test_tensors_without_elements_are_named(pair: tuple[Path, Path], name: str) -> None:
+    """ZeRO-3 leaves them, in one source or in both."""
+    for folder in pair:
+        change_tensors(folder, lambda t: t.update({name: torch.empty(0)}))
+    found = faults(*pair)
+    assert [line.split(":")[0] for line in found] == ["thinking", "instruct", "base"]
+    assert f"tensor {name} of {pair[0]} has no elements" in found[0]
+    assert "ZeRO-3" in found[0]
+
+
+def test_shapes_are_read_against_the_config(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        change_tensors(folder, lambda t: t.update({"model.norm.weight": torch.ones(32)}))
+    assert "tensor model.norm.weight ([32], [64] by the config)" in faults(*pair)[0]
+
+
+def test_layers_of_multi_token_prediction_may_be_in_one_source_only(
+    pair: tuple[Path, Path],
+) -> None:
+    name = "model.layers.2.eh_proj.weight"
+    change_tensors(pair[0], lambda t: t.update({name: torch.ones(2)}))
+    edit_config(pair[0], num_nextn_predict_layers=1)
+    assert faults(*pair) == []
+    assert optional_tensors(read_checkpoint(path) for path in pair) == {name}
+
+
+def rename_token(folder: Path, old: str, new: str) -> None:
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace(json.dumps(old), json.dumps(new)))
+
+
+def test_added_tokens_of_other_names_at_the_same_ids_are_a_warning(
+    pair: tuple[Path, Path],
+) -> None:
+    rename_token(pair[0], "<|im_start|>", "<|User|>")
+    rename_token(pair[0], "<|im_end|>", "<|Assistant|>")
+    assert faults(*pair) == []
+    checkpoints = {
+        role: read_checkpoint(path)
+        for role, path in zip(("thinking", "instruct"), pair, strict=True)
+    }
+    (warning,) = compatibility_warnings(checkpoints)
+    assert "2 added tokens have other names" in warning
+    assert "1 is '<|User|>' and '<|im_start|>'" in warning
+    assert "template_from" in warning
+    rename_token(pair[0], "a", "the")  # not an added token
+    assert len(faults(*pair)) == 1
+
+
+def test_added_tokens_that_change_places_are_a_fault(pair: tuple[Path, Path]) -> None:
+    for old, new in (("<|im_start|>", "?1"), ("<|im_end|>", "<|im_start|>"), ("?1", "<|im_end|>")):
+        rename_token(pair[0], old, new)
+    assert len(faults(*pair)) == 1
 
 
 def test_an_added_token_differs(pair: tuple[Path, Path]) -> None:
@@ -144,7 +215,7 @@ def test_unigram_vocabularies_are_lists(pair: tuple[Path, Path]) -> None:
 def test_missing_and_damaged_tokenizers(pair: tuple[Path, Path]) -> None:
     thinking, instruct = pair
     (thinking / "tokenizer.json").write_text("[]")
-    assert "not a readable tokenizer" in faults(*pair)[0]
+    assert "not a JSON object" in faults(*pair)[0]
     (thinking / "tokenizer.json").unlink()
     assert faults(*pair) == [f"vocabulary: thinking has no tokenizer.json in {thinking}"]
     (instruct / "tokenizer.json").unlink()

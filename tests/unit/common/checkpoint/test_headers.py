@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from apbmm_common.checkpoint.headers import (
     INDEX_FILE,
     SINGLE_FILE,
     layer_count,
     layer_of,
+    prediction_tensors,
     read_checkpoint,
     read_headers,
 )
 from apbmm_common.errors import SourceError
 from denied_files import deny
-from tiny_checkpoints import edit_config, load_tensors, write_json, write_tiny_qwen3
+from tiny_checkpoints import edit_config, load_tensors, save_tensors, write_json, write_tiny_qwen3
 
 
 def write_raw(file: Path, header: object, data: bytes = b"") -> Path:
@@ -206,17 +208,113 @@ def test_missing_shard(tmp_path: Path) -> None:
         read_checkpoint(folder)
 
 
-def test_index_and_shards_must_agree(tmp_path: Path) -> None:
+def test_an_index_must_not_place_what_is_not_there(tmp_path: Path) -> None:
     folder, index = sharded(tmp_path)
     name = "model.norm.weight"
-    file = index["weight_map"].pop(name)
-    write_json(folder / INDEX_FILE, index)
-    with pytest.raises(SourceError, match=rf"{file}: holds tensor {name}.*nowhere"):
+    file = index["weight_map"][name]
+    other = next(f for f in index["weight_map"].values() if f != file)
+    write_json(folder / INDEX_FILE, {"weight_map": index["weight_map"] | {"model.extra": file}})
+    with pytest.raises(SourceError, match=rf"{file}: lacks tensor model.extra, which") as caught:
         read_checkpoint(folder)
-    index["weight_map"] |= {name: file, "model.extra.weight": file}
-    write_json(folder / INDEX_FILE, index)
-    with pytest.raises(SourceError, match=rf"{file}: lacks tensor model.extra.weight"):
+    assert "download" not in caught.value.hint
+    write_json(folder / INDEX_FILE, {"weight_map": index["weight_map"] | {name: other}})
+    with pytest.raises(SourceError, match=rf"{other}: lacks tensor {name}.*it is in {file}"):
         read_checkpoint(folder)
+
+
+def test_a_tensor_that_the_index_leaves_out_is_read_as_loaders_read_it(tmp_path: Path) -> None:
+    folder, index = sharded(tmp_path)
+    del index["weight_map"]["model.norm.weight"]
+    write_json(folder / INDEX_FILE, index)
+    assert "model.norm.weight" in read_checkpoint(folder).tensors
+
+
+def test_an_index_that_points_to_an_overlay_file(tmp_path: Path) -> None:
+    """The overlay holds newer values of a tensor that an older file still holds."""
+    folder, index = sharded(tmp_path)
+    name = "model.norm.weight"
+    old = index["weight_map"][name]
+    index["weight_map"][name] = "overlay.safetensors"
+    write_json(folder / INDEX_FILE, index)
+    with pytest.raises(SourceError) as caught:
+        read_checkpoint(folder)
+    assert caught.value.message == (
+        f"{folder / 'overlay.safetensors'}: no such file, and {folder / INDEX_FILE} places {name} "
+        "there"
+    )
+    save_file({name: torch.zeros(64)}, folder / "overlay.safetensors")
+    with pytest.raises(SourceError) as caught:
+        read_checkpoint(folder)
+    assert f"tensor {name} is in {old} and in overlay.safetensors" in caught.value.message
+    assert "(the index places it in overlay.safetensors)" in caught.value.message
+    assert "download" not in caught.value.hint
+
+
+POINTER = """version https://git-lfs.github.com/spec/v1
+oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393
+size 12345
+"""
+
+
+@pytest.mark.parametrize("name", [SINGLE_FILE, "config.json"])
+def test_a_git_lfs_pointer_is_called_so(tmp_path: Path, name: str) -> None:
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=1)
+    (folder / name).write_text(POINTER)
+    with pytest.raises(SourceError) as caught:
+        read_checkpoint(folder)
+    assert caught.value.message == (
+        f"{folder / name}: a Git LFS pointer, in place of the file itself"
+    )
+    assert "git lfs pull" in caught.value.hint
+
+
+def test_a_page_in_place_of_weights_is_shown(tmp_path: Path) -> None:
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=1)
+    (folder / SINGLE_FILE).write_text("<!DOCTYPE html>\n<html>Sign in</html>\n")
+    with pytest.raises(SourceError, match=r"holds text, not weights: .*'<!DOCTYPE html>'"):
+        read_checkpoint(folder)
+
+
+def test_a_config_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=1)
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text, encoding="utf-8-sig")
+    assert read_checkpoint(folder).config == json.loads(text)
+
+
+def test_download_again_is_said_only_where_a_length_proves_it(tmp_path: Path) -> None:
+    file = write_raw(tmp_path / "x.safetensors", {"a": entry(0, 8)}, b"4" * 4)
+    with pytest.raises(SourceError, match="truncated") as caught:
+        read_headers(file)
+    assert caught.value.hint == "download it again"
+    write_raw(file, {"a": entry(0, 8), "b": entry(4, 12)}, b"x" * 12)
+    with pytest.raises(SourceError, match="overlaps") as caught:
+        read_headers(file)
+    assert "download" not in caught.value.hint
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(SourceError, match="not valid JSON") as caught:
+        read_checkpoint(tmp_path)
+    assert not caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "number", "names"),
+    [
+        ("num_nextn_predict_layers", 1, ["model.layers.3.eh_proj.weight"]),
+        ("num_nextn_predict_layers", 2, ["model.layers.3.w.weight", "model.layers.4.w.weight"]),
+        ("mtp_num_hidden_layers", 1, ["mtp.layers.0.w.weight", "mtp.fc.weight"]),
+        ("num_nextn_predict_layers", 1, ["model.mtp_layers.0.w.weight"]),
+    ],
+)
+def test_layers_of_multi_token_prediction_are_not_counted(
+    tmp_path: Path, key: str, number: int, names: list[str]
+) -> None:
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=3)
+    save_tensors(folder, load_tensors(folder) | {name: torch.ones(2) for name in names})
+    edit_config(folder, **{key: number})
+    checkpoint = read_checkpoint(folder)
+    assert layer_count(checkpoint) == 3
+    assert prediction_tensors(checkpoint) == set(names)
 
 
 @pytest.mark.parametrize(
