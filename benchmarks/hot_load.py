@@ -34,7 +34,7 @@ GENERATION = GenerationSection(max_tokens=16, context=512)
 
 
 @dataclass
-class EvaluationJob:
+class EngineWithMerges:
     """A started engine and the two merges that are loaded in turn."""
 
     engine: Any
@@ -113,7 +113,7 @@ class ReadyMerge:
 
 def build(
     folder: Path, scratch: Path, gigabytes: float, device: str
-) -> tuple[EvaluationJob, float]:
+) -> tuple[EngineWithMerges, float]:
     """Sources, engine and merges; and the seconds that the engine took to start."""
     from apbmm_worker.engine.resident import ResidentEngine
     from apbmm_worker.merging.merge import materialise
@@ -141,25 +141,25 @@ def build(
     settings = EngineSection(arguments=small if device == environment.CPU else {})
     start = time.perf_counter()
     engine = ResidentEngine(settings, GENERATION, scratch / "merge", device)
-    return EvaluationJob(engine, plans, scratch / "merge", write), time.perf_counter() - start
+    return EngineWithMerges(engine, plans, scratch / "merge", write), time.perf_counter() - start
 
 
-def on_a_cpu(bench: EvaluationJob, paths: Sequence[Path], repeat: int, start: float) -> None:
+def on_a_cpu(setup: EngineWithMerges, paths: Sequence[Path], repeat: int, start: float) -> None:
     """Print the comparison on a CPU."""
-    ready = bench.engine._driver.call(lambda backend: ReadyMerge(backend, bench.plans[0]))
+    ready = setup.engine._driver.call(lambda backend: ReadyMerge(backend, setup.plans[0]))
 
     def least(_: int) -> None:
         read_sources(paths)
-        bench.engine._driver.call(lambda _: ready.write())
+        setup.engine._driver.call(lambda _: ready.write())
 
     def checkpoint(turn: int) -> None:
-        bench.materialise(turn)
-        bench.engine.load(bench.folder)
+        setup.materialise(turn)
+        setup.engine.load(setup.folder)
 
     found = interleaved(
         {
             "read once, write once": least,
-            "memory": lambda turn: bench.engine.load_merge(bench.plans[turn % 2]),
+            "memory": lambda turn: setup.engine.load_merge(setup.plans[turn % 2]),
             "checkpoint": checkpoint,
         },
         repeat,
@@ -168,21 +168,21 @@ def on_a_cpu(bench: EvaluationJob, paths: Sequence[Path], repeat: int, start: fl
     show(found, "read once, write once")
 
 
-def on_a_gpu(bench: EvaluationJob, bandwidth: float, repeat: int, start: float) -> None:
+def on_a_gpu(setup: EngineWithMerges, bandwidth: float, repeat: int, start: float) -> None:
     """Print the comparison on a GPU; ``bandwidth`` in bytes read plus bytes written a second."""
 
     def checkpoint(turn: int) -> None:
-        bench.materialise(turn)
-        bench.engine.load(bench.folder)
+        setup.materialise(turn)
+        setup.engine.load(setup.folder)
 
     found = interleaved(
         {
-            "memory": lambda turn: bench.engine.load_merge(bench.plans[turn % 2]),
+            "memory": lambda turn: setup.engine.load_merge(setup.plans[turn % 2]),
             "checkpoint": checkpoint,
         },
         repeat,
     )
-    size = sum(tensor.length for tensor in bench.plans[0])
+    size = sum(tensor.length for tensor in setup.plans[0])
     found["copy of as many bytes"] = 3 * size / bandwidth
     found["fresh engine"] = start
     print(f"the card copies {bandwidth / 1e9:.0f} GB/s, read and written")
@@ -229,14 +229,14 @@ def main() -> None:
             raise SystemExit(f"{folder}: {needed / 1e9:.0f} GB are needed; name another --folder")
         environment.apply(device, folder)
         bandwidth = 0.0 if device == "cpu" else copy_bandwidth("cuda:0")
-        bench, start = build(folder, folder, arguments.gigabytes, device)
+        setup, start = build(folder, folder, arguments.gigabytes, device)
         try:
             if device == "cpu":
-                on_a_cpu(bench, [folder / role for role in ROLES], arguments.repeat, start)
+                on_a_cpu(setup, [folder / role for role in ROLES], arguments.repeat, start)
             else:
-                on_a_gpu(bench, bandwidth, arguments.repeat, start)
+                on_a_gpu(setup, bandwidth, arguments.repeat, start)
         finally:
-            bench.engine.close()
+            setup.engine.close()
 
 
 if __name__ == "__main__":

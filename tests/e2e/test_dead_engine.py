@@ -102,9 +102,15 @@ async def test_a_vllm_that_stands_still_is_named_and_replaced_with_its_whole_gro
 
     def assign(name: str, attempt: int) -> Assign:
         return Assign(
-            run="r", evaluation=name, attempt=attempt, lease=f"{name}-{attempt}", work="evaluate",
-            vector=(0.3,) * layers, config="c", fresh=attempt > 1,
-        )  # fmt: skip
+            run="r",
+            evaluation=name,
+            attempt=attempt,
+            lease=f"{name}-{attempt}",
+            work="evaluate",
+            vector=(0.3,) * layers,
+            config="c",
+            fresh=attempt > 1,
+        )
 
     try:
         layers = (await job.prepare(patient)).layers

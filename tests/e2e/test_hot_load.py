@@ -62,7 +62,7 @@ def prompts() -> list[Prompt]:
 
 
 def answers(engine: ResidentEngine) -> Answers:
-    return [completion.token_ids for completion in engine.generate(prompts())]
+    return [future.result().token_ids for future in engine.submit(prompts())]
 
 
 def fresh_engine(checkpoint: Path) -> ResidentEngine:
@@ -266,7 +266,7 @@ def test_verification_notices_a_missing_repacking_and_ends_the_engine(
         assert failure.value.kind == "infrastructure"
         assert not engine.usable
         with pytest.raises(EvaluationError):
-            engine.generate(prompts())
+            answers(engine)
     finally:
         engine.close()
 
@@ -283,7 +283,7 @@ def test_a_load_that_fails_half_way_ends_the_engine(
         assert failure.value.kind == "infrastructure"
         assert not engine.usable
         for forbidden in (
-            lambda: engine.generate(prompts()),
+            lambda: answers(engine),
             lambda: engine.load_merge(merges.plans[1]),
         ):
             with pytest.raises(EvaluationError):

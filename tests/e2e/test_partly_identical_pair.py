@@ -54,14 +54,23 @@ def test_identical_layers_leave_the_search(tmp_path: Path) -> None:
     assert LINE in run("apbmm", "check", run_file).stdout
     master_log, worker_log = tmp_path / "master.log", tmp_path / "worker.log"
     with (
-        started("apbmm-master", run_file, "--run-dir", run_dir, "--bind", address, log=master_log)
-        as master,
         started(
-            "apbmm-worker", "--gpu", "cpu", "--master", address, "--state", tmp_path / "state",
-            "--scratch", tmp_path / "scratch", log=worker_log,
+            "apbmm-master", run_file, "--run-dir", run_dir, "--bind", address, log=master_log
+        ) as master,
+        started(
+            "apbmm-worker",
+            "--gpu",
+            "cpu",
+            "--master",
+            address,
+            "--state",
+            tmp_path / "state",
+            "--scratch",
+            tmp_path / "scratch",
+            log=worker_log,
             env={"APBMM_LOCK_DIR": str(tmp_path / "locks")},
         ),
-    ):  # fmt: skip
+    ):
         assert master.wait(500) == 0, master_log.read_text() + worker_log.read_text()
     assert LINE in master_log.read_text()
     run_state = RunState().replay(read_journal(run_dir))

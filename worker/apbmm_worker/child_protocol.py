@@ -121,7 +121,7 @@ EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 
 
 def to_bytes(message: Command | Event) -> bytes:
-    """A message with its length. Raises `WireError` for one that cannot be sent."""
+    """A message with its length before it. Raises `WireError` if it cannot be encoded."""
     body = encode_body(message, message.kind, MAX_BYTES)
     return LENGTH.pack(len(body)) + body
 

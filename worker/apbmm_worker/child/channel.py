@@ -28,7 +28,7 @@ class Channel:
         self._file = self._socket.makefile("rb")
 
     def send(self, event: Event) -> None:
-        """Send one event. Raises `WireError` for one that cannot be sent."""
+        """Send one event. Raises `WireError` for an event that cannot be encoded."""
         self._socket.sendall(to_bytes(event))
 
     def serve(self, obey: Callable[[Command], None]) -> None:

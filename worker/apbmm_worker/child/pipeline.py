@@ -79,7 +79,7 @@ class Pipeline:
     """One run on one device. The engine starts with the first merge and stays.
 
     The constructor checks every path before anything heavy is imported, then verifies the sources
-    and renders the benchmarks. Raises `SourceError` or `UsageError` naming what is wrong.
+    and renders the benchmarks. Raises `SourceError`, `RunFileError` or `UsageError`.
     """
 
     def __init__(self, spec: RunSpec, inputs: LocalInputs, progress: ReportProgress) -> None:

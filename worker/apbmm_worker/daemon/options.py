@@ -1,4 +1,4 @@
-"""Settings of a worker, from its command line and its environment, and what it locks."""
+"""Settings of a worker, from its command line and environment, and the locks that it holds."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class MergeTarget(Protocol):
 
     @property
     def compared_all(self) -> bool:
-        """Whether every tensor of the last load could be compared with what is live."""
+        """Whether all tensors of the last load could be compared with the live weights."""
 
     def load(self, checkpoint: Path) -> None:
         """Load a complete, finite checkpoint folder of the same architecture, and prove it.

@@ -63,7 +63,7 @@ class ResidentEngine:
 
     @property
     def compared_all(self) -> bool:
-        """Whether every tensor of the last load could be compared with what is live."""
+        """Whether all tensors of the last load could be compared with the live weights."""
         return self._driver.call(lambda backend: backend.compared_all)
 
     def load(self, checkpoint: Path) -> None:
@@ -91,10 +91,6 @@ class ResidentEngine:
     def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
         """Put prompts in flight, all at once and in this order."""
         return self._driver.submit(prompts)
-
-    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """Answers to ``prompts``, in their order."""
-        return [future.result() for future in self.submit(prompts)]
 
     def abort(self) -> None:
         """Drop all requests in flight."""

@@ -36,9 +36,21 @@ def test_a_path_within_a_root_is_taken(models: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/etc", "{models}/../secret", "{models}x", "{models}/out", "{models}/out/..", "thinking",
-     "../secret", "", "a\0b", "~/x", "{models}/thinking/../../secret", "$(touch x)"],
-)  # fmt: skip
+    [
+        "/etc",
+        "{models}/../secret",
+        "{models}x",
+        "{models}/out",
+        "{models}/out/..",
+        "thinking",
+        "../secret",
+        "",
+        "a\0b",
+        "~/x",
+        "{models}/thinking/../../secret",
+        "$(touch x)",
+    ],
+)
 def test_nothing_leads_out_of_the_roots(
     models: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

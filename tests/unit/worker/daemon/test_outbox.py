@@ -156,9 +156,15 @@ def test_a_result_that_protocol_2_stored_is_delivered_in_todays_form(tmp_path: P
     sums = {"accuracy": 0.5, "tokens": 7.5, "questions": 4, "truncated": 1, "seconds": 2.0}
     body = {"kind": "evaluated", "benchmarks": {"sums": sums}, "stages": {}, "engine": {}}
     table = {
-        "run": "r-1", "type": "result", "evaluation": "e1", "attempt": 1, "lease": "e1.1",
-        "seconds": 3.0, "digest": canonical_hash(body), "body": body,
-    }  # fmt: skip
+        "run": "r-1",
+        "type": "result",
+        "evaluation": "e1",
+        "attempt": 1,
+        "lease": "e1.1",
+        "seconds": 3.0,
+        "digest": canonical_hash(body),
+        "body": body,
+    }
     (tmp_path / "r-1.e1.1.json").write_text(json.dumps(table))
     (result,) = Outbox(tmp_path).everything()
     assert isinstance(result.body, Evaluated)

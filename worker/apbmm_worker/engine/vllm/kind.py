@@ -27,14 +27,12 @@ def arguments(
 
     Raises `RunFileError` or `UsageError` for an argument that vLLM does not have.
     """
-    typed = dict[str, Any]()
-    if settings.arguments or own:
-        # vLLM takes seconds to import, and is not needed yet otherwise.
+    # vLLM takes seconds to import, so it is asked only about arguments that somebody has set.
+    if settings.arguments:
         from apbmm_worker.engine.vllm.features import argument_types
 
-        known = argument_types()
-        require_known(settings.arguments, known)
-        typed = typed_arguments(own)
+        require_known(settings.arguments, argument_types())
+    typed = typed_arguments(own) if own else {}
     return engine_arguments(settings, generation, checkpoint, device) | typed
 
 

@@ -131,7 +131,7 @@ class Packer:
 class LiveWeights:
     """Where the tensors of a checkpoint with these ``shapes`` are in ``model``.
 
-    ``dtype`` is the one that the model computes in.
+    ``dtype`` is the dtype that the model computes in.
     """
 
     def __init__(self, model: Any, shapes: Shapes, dtype: torch.dtype) -> None:
