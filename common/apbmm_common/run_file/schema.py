@@ -368,8 +368,9 @@ class EvaluationSection(Section):
     """Whether models are evaluated, or measurements invented to try a cluster out."""
 
     kind: Literal["vllm", "rehearsal"] = "vllm"
-    """`vllm` evaluates models. `rehearsal` invents measurements on a synthetic landscape, with
-    workers started by `--gpu rehearsal`, and reads neither checkpoints nor benchmarks."""
+    """`vllm` evaluates models, with the engine that `engine.kind` names. `rehearsal` invents
+    measurements on a synthetic landscape, with workers started by `--gpu rehearsal`, and reads
+    neither checkpoints nor benchmarks."""
     layers: Layers | None = None
     """Number of layers of a rehearsal's invented models. Required for a rehearsal, unused
     otherwise."""

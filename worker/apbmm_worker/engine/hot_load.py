@@ -6,10 +6,10 @@ from its first merge as a checkpoint. Then another merge is loaded in memory, an
 each way. After that the engine must hold, multiply by and answer exactly the same as when it was
 fresh. Both ways are timed.
 
-Where loads in memory fail, a smaller trial decides on ``checkpoint``: a reload must change nothing
-in an engine that has just started from the same folder, and all tensors must be comparable after
-it. Where neither way passes, every merge gets a fresh engine. vLLM's reload of experts, for
-example, may leave them in the wrong layout.
+Where loads in memory fail, or the run file asks for ``checkpoint``, a smaller trial decides: a
+reload must change nothing in an engine that has just started from the same folder, and all tensors
+must be comparable after it. Where neither way passes, every merge gets a fresh engine. vLLM's
+reload of experts, for example, may leave them in the wrong layout.
 """
 
 from __future__ import annotations
