@@ -436,9 +436,6 @@ def test_settings_that_do_not_fit_are_named(folders: BenchmarkFolders) -> None:
         )
     with pytest.raises(SourceError, match="EvalScope has no benchmark 'apbmm_typo'"):
         folders.prepare(benchmark("b", "apbmm_typo"))
-    folders.write("twice", [*sums(2), *sums(1)])
-    with pytest.raises(SourceError, match="two questions have the same id"):
-        folders.prepare(benchmark("twice", "apbmm_exact"))
 
 
 def test_seeds_differ_by_question_and_are_the_same_each_time(folders: BenchmarkFolders) -> None:
@@ -452,3 +449,35 @@ def test_seeds_differ_by_question_and_are_the_same_each_time(folders: BenchmarkF
     )
     assert first == second
     assert len(set(first)) == 3
+
+
+def test_questions_of_ones_own_are_asked_verbatim_and_scored_by_their_rule(
+    folders: BenchmarkFolders,
+) -> None:
+    folders.write("mine", [{"q": f"{n} plus 1?", "gold": n + 1} for n in range(4)], "any.jsonl")
+    rule = {"question": "q", "answer": "gold", "extract": "boxed"}
+    chosen = benchmark("mine", "apbmm_answer", arguments=rule)
+    prepared = folders.prepare(chosen).benchmarks[0]
+    assert [(q.text, q.target) for q in prepared.questions] == [
+        (f"{n} plus 1?", str(n + 1)) for n in range(4)
+    ]
+    answers = {"0": r"\boxed{2/2}", "1": r"\boxed{\sqrt{4}}", "2": r"\boxed{4}", "3": "4"}
+    result, _ = folders.evaluate(lambda text: answers[re.findall(r"(\d) plus", text)[-1]], chosen)
+    outcomes = {row[0]: row[1] for row in result.benchmarks["mine"].outcomes}
+    assert outcomes == {"0": 1.0, "1": 1.0, "2": 0.0, "3": 0.0}
+    assert result.benchmarks["mine"].malformed == 1
+
+
+def test_degrees_blank_problems_and_numbers_of_aime(folders: BenchmarkFolders) -> None:
+    rows: list[dict[str, object]] = [
+        {"problem": "335 plus 1?", "answer": r"336^\circ"},
+        {"problem": "1 plus 1?", "answer": 2},
+        {"problem": "", "answer": ""},
+    ]
+    folders.write("aime", rows)
+    result, _ = folders.evaluate(
+        lambda text: rf"\boxed{{{int(re.findall(r'(\d+) plus', text)[-1]) + 1}}}",
+        benchmark("aime", "aime25"),
+    )
+    found = result.benchmarks["aime"]
+    assert (found.metrics["accuracy"], found.questions) == (1.0, 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,12 +20,11 @@ from apbmm_common.checkpoint.headers import Checkpoint, layer_count, read_checkp
 from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.checkpoint.tensor_groups import outside_groups
-from apbmm_common.datasets.benchmark_folders import check_folder, choose_questions, layout_of
+from apbmm_common.datasets.benchmark_folders import layout_of, places_of, select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import ApbmmError, RunFileError, SourceError, unreadable
 from apbmm_common.metrics import METRICS
 from apbmm_common.run_file import (
-    BenchmarkSection,
     EngineSection,
     GenerationSection,
     MergeSection,
@@ -92,7 +90,7 @@ def inspect(run_file: Path) -> Inspection:
         _inspect_paths(found)
     elif found.spec.evaluation.kind != "rehearsal":  # which reads no files
         _inspect_sources(found, found.spec)
-        _inspect_benchmarks(found, found.spec.benchmarks)
+        _inspect_benchmarks(found, found.spec)
         _inspect_prompts(found, found.spec.prior)
         _inspect_objectives(found, found.spec)
     return found
@@ -205,27 +203,26 @@ def _has_chat_template(folder: Path) -> bool:
     if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return False
     return isinstance(config, Mapping) and bool(config.get("chat_template"))
 
 
-def _inspect_benchmarks(found: Inspection, benchmarks: tuple[BenchmarkSection, ...]) -> None:
-    for benchmark in benchmarks:
+def _inspect_benchmarks(found: Inspection, spec: RunSpec) -> None:
+    for benchmark in spec.benchmarks:
         if not is_known_adapter(benchmark.adapter):
             found.faults.append(
                 f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}"
             )
         try:
-            check_folder(benchmark, Path(benchmark.path))
-            with tempfile.TemporaryDirectory(prefix="apbmm-check-") as scratch:
-                chosen = choose_questions(benchmark, Path(benchmark.path), Path(scratch))
+            selection = select_questions(benchmark, places_of(benchmark), spec.generation.seed)
         except SourceError as error:
             found.fault(error)
         else:
-            count = None if chosen.positions is None else len(chosen.positions)
+            count = None if selection.positions is None else len(selection.positions)
             found.questions[benchmark.name] = count
+            found.notes += [f"benchmark {benchmark.name}: {note}" for note in selection.notes]
 
 
 def _inspect_prompts(found: Inspection, prior: PriorSection) -> None:

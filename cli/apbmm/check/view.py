@@ -10,6 +10,7 @@ from apbmm.check.inspect import Inspection
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.checkpoint.tensor_groups import outside_groups
+from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.merge_methods import LINEAR, METHODS
 from apbmm_common.run_file import BenchmarkSection, ObjectiveSection, RunSpec
 
@@ -116,7 +117,9 @@ def _merge(found: Inspection, spec: RunSpec) -> str:
 
 def _benchmark(benchmark: BenchmarkSection, questions: int | None) -> str:
     count = "all questions" if questions is None else f"{questions} questions"
-    return f"{benchmark.name}: {benchmark.adapter}, {count} from {benchmark.path}"
+    count += ", drawn at random," if benchmark.sample is not None else ""
+    places = ", ".join(map(str, places_of(benchmark)))
+    return f"{benchmark.name}: {benchmark.adapter}, {count} from {places}"
 
 
 def _generation(spec: RunSpec) -> str:

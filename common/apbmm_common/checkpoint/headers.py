@@ -49,7 +49,8 @@ _OTHER_FORMATS = (
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 
 LFS_HINT = "git lfs pull, in the folder that was cloned, brings the file itself"
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a Git LFS pointer begins with."""
 _PREDICTION_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 _PREDICTION = re.compile(r"(?:(?:model|language_model)\.)*mtp(?:_layers)?\.")
 
@@ -249,7 +250,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
 
 def _no_header(file: Path, start: bytes, length: int, size: int) -> SourceError:
     """The error for a file that does not begin as a safetensors file; ``start`` are its bytes."""
-    if start.startswith(_LFS_POINTER):
+    if start.startswith(LFS_POINTER):
         return lfs_pointer(file)
     if start.isascii() and start.decode().replace("\n", " ").isprintable():
         shown = start.decode().split("\n")[0]
@@ -354,7 +355,7 @@ def read_object(file: Path) -> dict[str, Any]:
         raise SourceError(f"{file}: no such file", LAYOUT) from None
     except OSError as error:
         raise unreadable(file, error) from error
-    if data.startswith(_LFS_POINTER):
+    if data.startswith(LFS_POINTER):
         raise lfs_pointer(file)
     try:
         value = json.loads(data.decode("utf-8-sig"))

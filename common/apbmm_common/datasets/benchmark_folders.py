@@ -1,69 +1,166 @@
-"""Benchmark folders: whether they are complete, and which of their questions are asked.
+"""A benchmark's data: read through what its adapter needs, and which questions are asked.
 
-The chosen questions are copied into the worker's scratch folder as JSON Lines, and EvalScope gets
-the copy. With the original folder EvalScope might go to the hub (where a path is wrong) or delete a
-file that it cannot read, and its own limit counts questions for each subset. EvalScope itself is
-not needed here, so a wrong path is reported at once.
+Every row is read before anything starts, by `apbmm check` and by the workers alike. Rows that are
+no questions are left out and counted, other faults are raised with file and row. The chosen
+questions are copied into the worker's scratch folder as JSON Lines that hold just what the adapter
+reads, and EvalScope gets the copy. With the original folder EvalScope might go to the hub (where a
+path is wrong) or delete a file that it cannot read, and its own limit counts questions for each
+subset. EvalScope itself is not needed here.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
+import re
 import shutil
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from apbmm_common.answer_rules import AnswerRule
+from apbmm_common.datasets.data_files import SUFFIXES, Row, read_rows, require_no_pointer
 from apbmm_common.errors import SourceError
 from apbmm_common.run_file import BenchmarkSection
-from apbmm_common.run_file.schema import is_own_adapter
-
-_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+from apbmm_common.run_file.schema import ANSWER_ADAPTER, is_own_adapter
 
 Record = dict[str, Any]
+Places = Path | Sequence[Path]
+"""Where a benchmark's data is: a folder, a file, or several files that are read as one."""
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet\Z")
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What an adapter reads: the scored split, its columns, further splits ``also``, arguments."""
+    """What an adapter reads.
+
+    Attributes:
+        split: the scored split.
+        columns: its columns. A row with a blank cell in one of them is no question.
+        optional: columns that may be missing; the copy has them empty.
+        id: the column of ids, which the copy then always has, without duplicates.
+        stratum: a column whose values a random sample holds in equal shares, where it is there.
+        also: further splits, of worked examples, which are read if any are wanted.
+        arguments: arguments of EvalScope that a local copy needs.
+        complete: makes the record of a row what the adapter expects. Raises `ValueError` for what
+            it could not use.
+    """
 
     split: str
     columns: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    id: str = ""
+    stratum: str = ""
     also: tuple[str, ...] = ()
     arguments: dict[str, Any] = field(default_factory=dict)
+    complete: Callable[[Record, Row], Record] = lambda record, _: record
+
+
+def _with_whole_number(record: Record, _: Row) -> Record:
+    """A problem whose answer is a whole number: 336 for what public copies write ``336^\\circ``."""
+    answer = record["answer"]
+    plain = re.sub(r"\\(?:boxed|text|mathrm)\s*\{([^{}]*)\}", r"\1", answer).strip().strip("$")
+    plain = re.sub(r"(?:\^?\{?\\?\^?\s*\\circ\}?|\\degree|\u00b0|degrees?)\s*\Z", "", plain.strip())
+    try:
+        value = Decimal(plain.replace(",", "").strip().rstrip("."))
+        whole = value.is_finite() and value == value.to_integral_value()
+    except InvalidOperation:
+        whole = False
+    if not whole:
+        raise ValueError(f"the answer {answer!r} is not a whole number, and no other is scored")
+    return {**record, "answer": str(int(value))}
+
+
+def _with_final_answer(record: Record, _: Row) -> Record:
+    """A problem of gsm8k, whose answer ends with ``#### NUMBER``."""
+    final = record["answer"].rpartition("####")[2].strip()
+    if not re.search(r"\d", final) or len(final) > 40:
+        raise ValueError("the answer does not end with #### and a number")
+    return record
+
+
+def _with_level(record: Record, _: Row) -> Record:
+    """A problem of math_500, whose level is 1 to 5: EvalScope has a subset for each."""
+    level = re.fullmatch(r"(?:Level\s*)?([1-5])", record["level"].strip(), re.IGNORECASE)
+    if level is None:
+        raise ValueError(f"the level is {record['level']!r}; there are levels 1 to 5")
+    return {**record, "level": int(level[1])}
+
+
+def _with_solution(record: Record, row: Row) -> Record:
+    """A problem of aime24, whose answer may be called solution."""
+    answer = record["answer"] or record["solution"]
+    if not answer:
+        raise ValueError("there is neither an answer nor a solution")
+    return _with_whole_number({"problem": record["problem"], "answer": answer}, row)
 
 
 LAYOUTS = {
-    "aime24": Layout("test", ("problem",)),
-    "aime25": Layout("test", ("problem", "answer")),
+    "aime24": Layout("test", ("problem",), ("answer", "solution"), complete=_with_solution),
+    "aime25": Layout("test", ("problem", "answer"), complete=_with_whole_number),
+    "aime26": Layout("test", ("problem", "answer"), complete=_with_whole_number),
     "gpqa_diamond": Layout(
         "train",
         ("Question", "Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3))),
+        stratum="High-level domain",
     ),
     # Its subset is called "main" on the hub; a local folder has the default one only. The train
     # split holds its four worked examples.
-    "gsm8k": Layout("test", ("question", "answer"), ("train",), {"subset_list": ["default"]}),
-    "math_500": Layout("test", ("problem", "solution", "answer", "level", "unique_id")),
+    "gsm8k": Layout(
+        "test",
+        ("question", "answer"),
+        also=("train",),
+        arguments={"subset_list": ["default"]},
+        complete=_with_final_answer,
+    ),
+    "math_500": Layout(
+        "test",
+        ("problem", "answer", "level"),
+        ("solution",),
+        id="unique_id",
+        stratum="level",
+        complete=_with_level,
+    ),
 }
-OWN_LAYOUT = Layout("test", ("id", "question", "answer"))
+OWN_LAYOUT = Layout("test", ("question", "answer"), id="id", stratum="subset")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The questions of a benchmark that are asked, and what is to be known of its other rows.
+
+    Attributes:
+        positions: 0-based positions of the chosen rows in the data, all its rows counted. None for
+            an adapter whose files apbmm does not know: EvalScope then asks all that it finds.
+        records: the chosen questions, in the order in which they are asked.
+        examples: the records of further splits, by split.
+        notes: what surprises, such as rows that were left out: one line each.
+    """
+
+    positions: tuple[int, ...] | None
+    records: tuple[Record, ...] = ()
+    examples: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ChosenQuestions:
     """A benchmark's questions as EvalScope will read them.
 
-    ``positions``: 0-based positions of the chosen questions in the original data file, in the
-    order in which they are asked. None for an adapter whose files apbmm does not know: all its
-    questions are asked, from the folder itself. ``arguments`` go to EvalScope's ``dataset_args``.
+    ``positions`` and ``notes`` as in `Selection`. ``arguments`` go to EvalScope's ``dataset_args``.
     """
 
     benchmark: BenchmarkSection
     folder: Path
     positions: tuple[int, ...] | None
     arguments: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def layout_of(adapter: str) -> Layout | None:
@@ -71,134 +168,339 @@ def layout_of(adapter: str) -> Layout | None:
     return OWN_LAYOUT if is_own_adapter(adapter) else LAYOUTS.get(adapter)
 
 
-def check_folder(benchmark: BenchmarkSection, folder: Path) -> None:
-    """Raise `SourceError` unless ``folder`` exists and holds the benchmark's data. Fast."""
-    if not folder.is_dir():
-        raise SourceError(
-            f"benchmark {benchmark.name}: {folder} is not a folder",
-            "benchmarks are read from local folders only; nothing is downloaded",
-        )
-    layout = layout_of(benchmark.adapter)
-    if layout is not None:
-        for split in (layout.split, *layout.also):
-            _data_file(benchmark, folder, split)
-        return
-    if benchmark.questions is not None or benchmark.question_ids is not None:
-        raise SourceError(
-            f"benchmark {benchmark.name}: questions can be chosen for "
-            f"{', '.join(sorted(LAYOUTS))} and apbmm's own, not for {benchmark.adapter}",
-            "leave questions and question_ids out, or use EvalScope's own arguments",
-        )
-    if not any(path.suffix in _SUFFIXES and path.stat().st_size for path in folder.rglob("*")):
-        raise SourceError(
-            f"benchmark {benchmark.name}: {folder} holds no data",
-            f"looked for {', '.join('*' + suffix for suffix in _SUFFIXES)}",
-        )
+def places_of(benchmark: BenchmarkSection) -> tuple[Path, ...]:
+    """The folder, file or files that the run file itself names."""
+    paths = (benchmark.path,) if isinstance(benchmark.path, str) else benchmark.path
+    return tuple(map(Path, paths))
 
 
-def choose_questions(benchmark: BenchmarkSection, folder: Path, scratch: Path) -> ChosenQuestions:
-    """Copy the chosen questions to ``scratch/NAME`` and return where they are.
+def select_questions(benchmark: BenchmarkSection, places: Places, seed: int = 0) -> Selection:
+    """Read all rows of a benchmark and choose the questions to ask; ``seed`` is of ``sample``.
 
-    Raises `SourceError` for missing, unreadable or too few data, or columns that are not there.
+    Raises `SourceError` for data that is missing, cannot be read, or cannot be used as it stands.
     """
-    check_folder(benchmark, folder)
-    layout = layout_of(benchmark.adapter)
+    layout = _layout(benchmark)
+    places = (places,) if isinstance(places, Path) else tuple(places)
     if layout is None:
-        return ChosenQuestions(benchmark, folder, None, dict(benchmark.arguments))
-    records = _records(benchmark, _data_file(benchmark, folder, layout.split), layout.columns)
-    positions = chosen_positions(benchmark, len(records))
-    target = scratch / benchmark.name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    _write(target / f"{layout.split}.jsonl", [records[position] for position in positions])
-    for split in layout.also:
-        others = _records(benchmark, _data_file(benchmark, folder, split), layout.columns)
-        _write(target / f"{split}.jsonl", others)
-    return ChosenQuestions(
-        benchmark, target, positions, {**layout.arguments, **benchmark.arguments}
+        _check_unknown(benchmark, places)
+        return Selection(None)
+    with _naming(benchmark):
+        rows = [row for file in _data_files(layout, places) for row in read_rows(file)]
+        read = _questions(benchmark.adapter, layout, rows)
+        examples = {
+            split: tuple(_examples(benchmark, layout, split, places))
+            for split in layout.also
+            if benchmark.arguments.get("few_shot_num") != 0
+        }
+        positions = _chosen(benchmark, read, len(rows), seed)
+    return Selection(
+        positions, tuple(read.records[position] for position in positions), examples, read.notes
     )
 
 
-def chosen_positions(benchmark: BenchmarkSection, available: int) -> tuple[int, ...]:
-    """0-based positions of the questions to ask, out of ``available``."""
-    if benchmark.question_ids is not None:
-        beyond = [position for position in benchmark.question_ids if position >= available]
-        if beyond:
-            raise SourceError(
-                f"benchmark {benchmark.name}: question_ids names {beyond[0]}, but its data holds "
-                f"{available} questions (0 to {available - 1})"
-            )
-        return benchmark.question_ids
-    if benchmark.questions is not None and benchmark.questions > available:
+def choose_questions(
+    benchmark: BenchmarkSection, places: Places, scratch: Path, seed: int = 0
+) -> ChosenQuestions:
+    """Copy the questions that `select_questions` chooses to ``scratch/NAME``.
+
+    Raises `SourceError` as that does.
+    """
+    selection = select_questions(benchmark, places, seed)
+    layout = layout_of(benchmark.adapter)
+    arguments = {} if benchmark.adapter == ANSWER_ADAPTER else dict(benchmark.arguments)
+    if layout is None:
+        folder = places if isinstance(places, Path) else places[0]
+        return ChosenQuestions(benchmark, folder, None, arguments)
+    target = scratch / benchmark.name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    _write(target / f"{layout.split}.jsonl", selection.records)
+    for split, records in selection.examples.items():
+        _write(target / f"{split}.jsonl", records)
+    return ChosenQuestions(
+        benchmark,
+        target,
+        selection.positions,
+        {**layout.arguments, **arguments},
+        selection.notes,
+    )
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def _check_unknown(benchmark: BenchmarkSection, places: tuple[Path, ...]) -> None:
+    """Raise `SourceError` unless there is data for an adapter that reads the folder itself."""
+    folder = places[0]
+    if len(places) > 1 or not folder.is_dir():
         raise SourceError(
-            f"benchmark {benchmark.name}: {benchmark.questions} questions wanted, but its data "
-            f"holds {available}"
+            f"benchmark {benchmark.name}: {folder} is not a folder",
+            f"{benchmark.adapter} reads a local folder; nothing is downloaded",
         )
-    return tuple(range(benchmark.questions or available))
+    chosen = (benchmark.questions, benchmark.sample, benchmark.question_ids)
+    if any(choice is not None for choice in chosen):
+        raise SourceError(
+            f"benchmark {benchmark.name}: questions can be chosen for "
+            f"{', '.join(sorted(LAYOUTS))} and apbmm's own, not for {benchmark.adapter}",
+            "leave questions, sample and question_ids out, or use EvalScope's own arguments",
+        )
+    with _naming(benchmark):
+        found = [
+            path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.stat().st_size
+        ]
+        if not found:
+            raise SourceError(f"{folder} holds no data", f"looked for {_patterns('*')}")
+        for file in found:
+            require_no_pointer(file)
 
 
-def _data_file(benchmark: BenchmarkSection, folder: Path, split: str) -> Path:
-    """The file of one split: SPLIT.jsonl, .json, .csv or .parquet, or the hub's parquet name."""
-    patterns = [f"{split}{suffix}" for suffix in _SUFFIXES]
+def _data_files(layout: Layout, places: tuple[Path, ...]) -> list[Path]:
+    """The files of the scored split, in the order in which their rows count."""
+    missing = [place for place in places if not place.exists()]
+    if missing:
+        raise SourceError(
+            f"{missing[0]} is not a folder or file that exists",
+            "benchmarks are read from this host only; nothing is downloaded",
+        )
+    if len(places) == 1 and places[0].is_dir():
+        found = _files_of(layout.split, places[0]) or _only_file(places[0])
+        if not found:
+            raise SourceError(
+                f"{places[0]} holds no data of the split that is asked",
+                f"expected {layout.split}.jsonl (or .csv, .parquet) there; path may also name a "
+                "file or a list of files",
+            )
+        return found
+    for place in places:
+        if place.is_dir() or place.suffix not in SUFFIXES:
+            raise SourceError(f"{place} is not a data file", f"known are {_patterns('*')}")
+    return list(places)
+
+
+def _files_of(split: str, folder: Path) -> list[Path]:
+    """The file of one split in a folder, or its numbered Parquet files; empty without any."""
+    patterns = [f"{split}{suffix}" for suffix in SUFFIXES]
     patterns += [f"{prefix}{split}-*.parquet" for prefix in ("", "data/", "main/")]
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    if not found:
+    if found and not _is_numbered(found) and len(found) > 1:
         raise SourceError(
-            f"benchmark {benchmark.name}: {folder} holds no data for {benchmark.adapter}",
-            f"expected {split}.jsonl (or .csv, .parquet) there",
-        )
-    if len(found) > 1:
-        raise SourceError(
-            f"benchmark {benchmark.name}: {folder} holds several files for the {split} split: "
+            f"{folder} holds several files for the {split} split: "
             f"{', '.join(path.name for path in found)}",
-            "keep one",
+            "keep one, or name the files in path",
         )
-    return found[0]
+    return found
 
 
-def _records(benchmark: BenchmarkSection, file: Path, columns: Sequence[str]) -> list[Record]:
-    """All records of a data file, with the columns checked."""
-    try:
-        records = _read(file)
-    except (OSError, ValueError, csv.Error) as error:
-        raise SourceError(f"benchmark {benchmark.name}: {file} is damaged: {error}") from error
-    if not records:
-        raise SourceError(f"benchmark {benchmark.name}: {file} holds no questions")
-    for number, record in enumerate(records):
-        missing = [column for column in columns if record.get(column) is None]
-        if missing:
-            raise SourceError(
-                f"benchmark {benchmark.name}: question {number} of {file} has no {missing[0]!r}",
-                f"{benchmark.adapter} reads {', '.join(columns)}",
-            )
-    return records
+def _only_file(folder: Path) -> list[Path]:
+    """The one data file of a folder, whatever its name, or its complete numbered files."""
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
+    if found and not _is_numbered(found) and len(found) > 1:
+        named = ", ".join(path.name for path in found[:_MOST_NAMED])
+        raise SourceError(
+            f"{folder} holds {len(found)} data files ({named}) and none named for its split",
+            "name a file in path, or a list of files that are to be asked together",
+        )
+    return found
 
 
-def _read(file: Path) -> list[Record]:
-    if file.suffix == ".parquet":
-        import pyarrow.parquet
+def _is_numbered(files: list[Path]) -> bool:
+    """Whether files are all parts of one table, ``NAME-00000-of-00002.parquet`` and so on.
 
-        rows: list[Record] = pyarrow.parquet.read_table(file).to_pylist()
-        return rows
-    text = file.read_text(encoding="utf-8")
-    if file.suffix == ".csv":
-        return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
-    if file.suffix == ".json":
-        values = json.loads(text)
-    else:
-        values = [_parsed(line, n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise ValueError("not a list of JSON objects")
-    return values
+    Raises `SourceError` where they are, but some are missing.
+    """
+    parts = [_SHARD.search(path.name) for path in files]
+    names = {str(path)[: -len("-00000-of-00000.parquet")] for path in files}
+    if len(names) != 1 or not all(parts):
+        return False
+    expected = int(parts[0][2]) if parts[0] else 0
+    if [int(part[1]) for part in parts if part] != list(range(expected)):
+        raise SourceError(
+            f"{files[0].parent} holds {len(files)} of {expected} files of one table",
+            "download the others",
+        )
+    return True
 
 
-def _parsed(line: str, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {number}: {error}") from None
+def _examples(
+    benchmark: BenchmarkSection, layout: Layout, split: str, places: tuple[Path, ...]
+) -> Iterator[Record]:
+    """The worked examples of a further split."""
+    folder = places[0] if places[0].is_dir() else places[0].parent
+    files = _files_of(split, folder)
+    if not files:
+        raise SourceError(
+            f"{folder} holds no {split} split, of which {benchmark.adapter} takes worked examples",
+            "arguments = { few_shot_num = 0 } asks without them",
+        )
+    rows = [row for file in files for row in read_rows(file)]
+    yield from _questions(benchmark.adapter, layout, rows).records.values()
+
+
+def _patterns(stem: str) -> str:
+    return ", ".join(stem + suffix for suffix in SUFFIXES)
 
 
 def _write(file: Path, records: Sequence[Record]) -> None:
-    lines = (json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     file.write_text("".join(lines), encoding="utf-8")
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The questions among a benchmark's rows, by position, and what each is drawn beside."""
+
+    records: dict[int, Record]
+    strata: dict[int, str]
+    skipped: dict[int, str]
+    notes: tuple[str, ...]
+
+
+def _layout(benchmark: BenchmarkSection) -> Layout | None:
+    """The layout of a benchmark's files, with the columns that its arguments name."""
+    if benchmark.adapter != ANSWER_ADAPTER:
+        return layout_of(benchmark.adapter)
+    rule = AnswerRule.of(benchmark.arguments)
+
+    def complete(record: Record, row: Row) -> Record:
+        cells = {column: row.text(column) or "" for column in rule.columns_asked(row.values)}
+        try:
+            target = rule.target(record[rule.answer])
+        except ValueError as error:
+            raise ValueError(f"the answer {record[rule.answer]!r} {error}") from None
+        return {
+            "id": record[rule.id],
+            "question": rule.asked(cells),
+            "answer": target,
+            "rule": dict(benchmark.arguments),
+        }
+
+    return Layout("test", (rule.question, rule.answer), (), rule.id, rule.subset, complete=complete)
+
+
+def _questions(adapter: str, layout: Layout, rows: Sequence[Row]) -> _Read:
+    """What of the rows is asked. Raises `SourceError` for a row that the adapter could not use."""
+    records: dict[int, Record] = {}
+    strata: dict[int, str] = {}
+    skipped: dict[int, str] = {}
+    ids: Counter[str] = Counter()
+    for position, row in enumerate(rows):
+        lack = _lack(adapter, layout, row)
+        if lack is not None:
+            skipped[position] = lack
+            continue
+        record: Record = {column: row.text(column) for column in layout.columns}
+        record |= {column: row.text(column) or "" for column in layout.optional}
+        if layout.id:
+            own = row.text(layout.id) or str(position)
+            ids[own] += 1
+            record[layout.id] = own if ids[own] == 1 else f"{own}#{position}"
+        try:
+            records[position] = layout.complete(record, row)
+        except ValueError as error:
+            raise SourceError(f"{row.where}: {error}") from None
+        strata[position] = row.text(layout.stratum) or "" if layout.stratum else ""
+    notes = tuple(_notes(rows, skipped, ids))
+    if not records:
+        raise SourceError("; ".join(["its data holds no questions", *notes]))
+    return _Read(records, strata, skipped, notes)
+
+
+def _lack(adapter: str, layout: Layout, row: Row) -> str | None:
+    """Why a row is no question; None for a question. Raises `SourceError` for a missing column."""
+    if row.is_blank:
+        return "is blank"
+    for column in layout.columns:
+        if column not in row.values:
+            seen = ", ".join(map(str, row.values))
+            raise SourceError(
+                f"{row.where}: there is no {column!r}, only {seen}",
+                f"{adapter} reads {', '.join(layout.columns)}",
+            )
+        if row.text(column) is None:
+            return f"has a blank {column!r}"
+    return None
+
+
+def _notes(
+    rows: Sequence[Row], skipped: Mapping[int, str], ids: Mapping[str, int]
+) -> Iterator[str]:
+    if skipped:
+        first = list(skipped.items())[:_MOST_NAMED]
+        file = rows[first[0][0]].file
+        named = [
+            f"{rows[p].place if rows[p].file == file else rows[p].where} {why}" for p, why in first
+        ]
+        more = [f"and {len(skipped) - _MOST_NAMED} more"] if len(skipped) > _MOST_NAMED else []
+        yield (
+            f"{len(skipped)} of {len(rows)} rows are no questions and are left out; in {file}, "
+            + ", ".join(named + more)
+        )
+    repeated = [own for own, count in ids.items() if count > 1]
+    if repeated:
+        yield (
+            f"{sum(ids[own] - 1 for own in repeated)} rows have the id of an earlier row "
+            f"({repeated[0]!r}, say); their position is added to it"
+        )
+
+
+# ---- choice --------------------------------------------------------------------------------------
+
+
+def _chosen(
+    benchmark: BenchmarkSection, read: _Read, available: int, seed: int
+) -> tuple[int, ...]:
+    """Positions of the questions to ask, in the order in which they are asked."""
+    if benchmark.question_ids is not None:
+        for position in benchmark.question_ids:
+            if position >= available:
+                raise SourceError(
+                    f"question_ids names {position}, but its data holds {available} questions "
+                    f"(0 to {available - 1})"
+                )
+            if position in read.skipped:
+                raise SourceError(
+                    f"question_ids names {position}, but that row {read.skipped[position]}"
+                )
+        return benchmark.question_ids
+    wanted = benchmark.questions or benchmark.sample or len(read.records)
+    if wanted > len(read.records):
+        raise SourceError(f"{wanted} questions wanted, but its data holds {len(read.records)}")
+    if benchmark.sample is not None:
+        return _sample(read, wanted, seed)
+    return tuple(read.records)[:wanted]
+
+
+def _sample(read: _Read, wanted: int, seed: int) -> tuple[int, ...]:
+    """A random sample with each stratum's share of the data; independent of the rows' order.
+
+    A question's rank is a hash of its own content and the seed. Strata get whole numbers of
+    questions by largest remainders.
+    """
+    ranked = defaultdict(list)
+    for position in sorted(read.records, key=lambda p: (_rank(read.records[p], seed), p)):
+        ranked[read.strata[position]].append(position)
+    whole = len(read.records)
+    shares = {name: len(members) * wanted / whole for name, members in ranked.items()}
+    counts = {name: int(share) for name, share in shares.items()}
+    largest = sorted(shares, key=lambda name: (counts[name] - shares[name], name))
+    for name in largest[: wanted - sum(counts.values())]:
+        counts[name] += 1
+    return tuple(sorted(p for name, members in ranked.items() for p in members[: counts[name]]))
+
+
+def _rank(record: Record, seed: int) -> bytes:
+    asked = {name: value for name, value in record.items() if name not in ("id", "unique_id")}
+    text = json.dumps([seed, asked], sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()
+
+
+@contextmanager
+def _naming(benchmark: BenchmarkSection) -> Iterator[None]:
+    """Puts the benchmark's name before every `SourceError` that is raised within."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(f"benchmark {benchmark.name}: {error.message}", error.hint) from error

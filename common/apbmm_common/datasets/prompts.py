@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from apbmm_common.datasets.data_files import require_no_pointer
 from apbmm_common.errors import SourceError
 
 
@@ -15,7 +16,9 @@ def read_prompts(path: Path, limit: int) -> list[str]:
     """
     prompts: list[str] = []
     try:
-        with path.open(encoding="utf-8") as lines:
+        if path.is_file():
+            require_no_pointer(path)
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if len(prompts) == limit:
                     break

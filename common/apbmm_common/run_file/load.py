@@ -35,7 +35,7 @@ def run_as_toml(spec: RunSpec) -> str:
 def read_table(path: Path) -> dict[str, Any]:
     """The tables of a run file with absolute paths, not yet validated. Raises `RunFileError`."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise RunFileError(f"{path}: no such run file", _others_in(path.parent)) from None
     except IsADirectoryError:

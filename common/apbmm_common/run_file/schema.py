@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from apbmm_common.answer_rules import AnswerRule
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.merge_methods import LINEAR, searched_as
 from apbmm_common.metrics import LONGEST_METRIC_NAME, METRICS
@@ -193,13 +194,14 @@ class GenerationSection(Section):
 
 
 EXACT_ADAPTER = "apbmm_exact"
+ANSWER_ADAPTER = "apbmm_answer"
 DEMO_ADAPTERS = "apbmm_demo_"
 """What the names of the adapters of the demo pair's benchmarks begin with."""
 
 
 def is_own_adapter(adapter: str) -> bool:
     """Whether a benchmark adapter is apbmm's own and not EvalScope's."""
-    return adapter == EXACT_ADAPTER or adapter.startswith(DEMO_ADAPTERS)
+    return adapter in (EXACT_ADAPTER, ANSWER_ADAPTER) or adapter.startswith(DEMO_ADAPTERS)
 
 
 class BenchmarkSection(Section):
@@ -209,21 +211,33 @@ class BenchmarkSection(Section):
     """Name in results, in objectives and for a worker's `--path NAME=FOLDER`. Not `thinking`,
     `instruct`, `base` or `prompts`, which name other paths there."""
     adapter: str
-    """EvalScope's name of the benchmark (`aime25`, `gpqa_diamond`, ...), or apbmm's own
-    `apbmm_exact`, which compares answers to `{"id", "question", "answer"}` objects exactly."""
-    path: Annotated[str, HostPath(named="name")]
-    """Folder of the benchmark's data: a data file for each split that the adapter reads
-    (`test.jsonl`, say; also JSON, CSV and Parquet)."""
+    """EvalScope's name of the benchmark (`aime25`, `gpqa_diamond`, ...), or one of apbmm's own:
+    `apbmm_answer` for questions and answers of one's own, `apbmm_exact`, which compares whole
+    answers to `{"id", "question", "answer"}` objects exactly."""
+    path: Annotated[str | tuple[str, ...], HostPath(named="name")]
+    """The benchmark's data: a folder with a data file for each split that the adapter reads
+    (`test.jsonl`, say; also JSON, CSV and Parquet), a single data file, or a list of data files
+    that are asked as one benchmark."""
     questions: Positive | None = None
-    """Asks only the first so many questions of the data file. Without it all are asked. Lower it to
-    make evaluations cheaper, at the price of noisier accuracies. Needs an adapter whose files apbmm
-    knows."""
+    """Asks only the first so many questions of the data file. Without it all are asked. Where the
+    data is sorted, by difficulty say, the first are unlike the rest: `sample` takes some of all.
+    Needs an adapter whose files apbmm knows."""
+    sample: Positive | None = None
+    """Asks so many questions, drawn at random with the seed of `[generation]`: the same ones
+    whatever the order of the rows. Each subset or level of the data gets its share. Lower it to
+    make evaluations cheaper, at the price of noisier accuracies. Instead of `questions`."""
     question_ids: tuple[Natural, ...] | None = None
-    """Asks exactly these questions, by their positions in the data file, from 0. Instead of
-    `questions`, to leave single questions out."""
+    """Asks exactly these questions, by the positions of their rows in the data file, from 0.
+    Instead of `questions` and `sample`, to leave single questions out."""
     arguments: Table = Field(default_factory=dict)
     """Further arguments of the adapter, handed to EvalScope's `dataset_args` as they are
-    (`few_shot_num`, say)."""
+    (`few_shot_num`, say). For `apbmm_answer`: `question`, `answer`, `id` and `subset` name columns
+    (as they are called here by default); `template` is what is asked, with `{question}` or other
+    columns in braces, the bare question by default; one of `extract` (`boxed`, `last_number`,
+    `letter` or `exact`, the whole text), `after` (the text whose last occurrence the answer
+    follows) and `regex` (whose first group in the last match is the answer) is required; `compare`
+    is `text`, `number` or `expression`, by default `number` for `last_number`, `expression` for
+    `boxed` and `text` otherwise."""
 
     @field_validator("question_ids")
     @classmethod
@@ -231,13 +245,37 @@ class BenchmarkSection(Section):
         cls, chosen: tuple[int, ...] | None, info: ValidationInfo
     ) -> tuple[int, ...] | None:
         if chosen is not None:
-            _refuse(cls._question_faults(chosen, info.data.get("questions")))
+            _refuse(cls._question_faults(chosen, info.data))
         return chosen
 
+    @field_validator("sample")
+    @classmethod
+    def _first_or_random(cls, sample: int | None, info: ValidationInfo) -> int | None:
+        if sample is not None and info.data.get("questions") is not None:
+            raise ValueError("give either questions or sample, not both")
+        return sample
+
+    @field_validator("path")
+    @classmethod
+    def _at_least_one_file(cls, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not path:
+            raise ValueError("names no file or folder")
+        return path
+
+    @field_validator("arguments")
+    @classmethod
+    def _arguments_of_own_adapter(
+        cls, arguments: dict[str, Any], info: ValidationInfo
+    ) -> dict[str, Any]:
+        if info.data.get("adapter") == ANSWER_ADAPTER:
+            AnswerRule.of(arguments)
+        return arguments
+
     @staticmethod
-    def _question_faults(chosen: tuple[int, ...], questions: int | None) -> Iterator[str]:
-        if questions is not None:
-            yield "give either questions or question_ids, not both"
+    def _question_faults(chosen: tuple[int, ...], others: Mapping[str, Any]) -> Iterator[str]:
+        for other in ("questions", "sample"):
+            if others.get(other) is not None:
+                yield f"give either {other} or question_ids, not both"
         if len(set(chosen)) != len(chosen):
             yield "names a question twice"
 
@@ -537,15 +575,23 @@ class RunSpec(Section):
         """Reference point of the hypervolume; -0.2 each unless the run file says otherwise."""
         return self.reference_point or (-0.2,) * len(self.objectives)
 
-    def named_paths(self) -> dict[str, str | None]:
-        """Every path of the run by its name; None for an optional one that is left out."""
-        return {found.name: found.path for found in paths_in(self.model_dump(mode="json"))}
+    def named_paths(self) -> dict[str, str | tuple[str, ...] | None]:
+        """Every path of the run by its name, or the paths of a list; None for an optional one that
+        is left out."""
+        paths: dict[str, str | tuple[str, ...] | None] = {}
+        for found in paths_in(self.model_dump(mode="json")):
+            earlier = paths.get(found.name, ())
+            in_list = isinstance(found.key, int) and isinstance(earlier, tuple)
+            paths[found.name] = (*earlier, str(found.path)) if in_list else found.path
+        return paths
 
     def without_paths(self) -> dict[str, Any]:
         """The run as JSON values without its paths: what does not depend on the host."""
         table = self.model_dump(mode="json")
-        for found in list(paths_in(table)):
+        for found in reversed(list(paths_in(table))):
             del found.table[found.key]
+        for benchmark in table["benchmarks"]:
+            benchmark.pop("path", None)  # what is left of a list of files
         return table
 
     def config_hash(self, digests: Mapping[str, str]) -> str:
@@ -560,6 +606,9 @@ class RunSpec(Section):
         # Runs that were begun before these keys were there keep their hash.
         if not config["merge"]["parameters"]:
             del config["merge"]["parameters"]
+        for benchmark in config["benchmarks"]:
+            if benchmark["sample"] is None:
+                del benchmark["sample"]
         if config["engine"]["kind"] == "vllm":
             del config["engine"]["kind"]
         return canonical_hash({**config, "digests": dict(digests)})
@@ -614,12 +663,13 @@ def path_mark(info: FieldInfo) -> HostPath | None:
 
 @dataclass(frozen=True)
 class FoundPath:
-    """A path in plain tables: ``table[key]``. ``place`` is its dotted key in the whole run file."""
+    """A path in plain tables or a list: ``table[key]``. ``place`` is its dotted key in the whole run
+    file."""
 
     place: str
     name: str
-    table: MutableMapping[str, Any]
-    key: str
+    table: Any
+    key: str | int
 
     @property
     def path(self) -> str | None:
@@ -640,12 +690,21 @@ def paths_in(
         if mark is not None and key in table and isinstance(value, str | None):
             name = str(table.get(mark.named, "")) if mark.named else key
             yield FoundPath(prefix + key, name, table, key)
+        elif mark is not None and isinstance(value, list) and _takes_list(info):
+            name = str(table.get(mark.named, "")) if mark.named else key
+            for index, item in enumerate(value):
+                if isinstance(item, str):
+                    yield FoundPath(f"{prefix}{key}.{index}", name, value, index)
         elif section is not None and isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 if isinstance(item, MutableMapping):
                     yield from paths_in(item, section, f"{prefix}{key}.{index}.")
         elif section is not None and isinstance(value, MutableMapping):
             yield from paths_in(value, section, f"{prefix}{key}.")
+
+
+def _takes_list(info: FieldInfo) -> bool:
+    return any(get_origin(kind) is tuple for kind in get_args(info.annotation))
 
 
 def path_names(kind: type[Section]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apbmm_common.checkpoint.remote_code import own_code, require_code
-from apbmm_common.datasets.benchmark_folders import check_folder
+from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
 from apbmm_common.run_file import RunSpec, Space
@@ -43,11 +43,12 @@ ReportProgress = Callable[[str, int, int], None]
 class LocalInputs:
     """Paths on this host of all that the run names, a scratch folder, and this host's settings.
 
-    ``engine`` has the engine arguments that this host sets, as text, by name.
+    ``benchmarks`` has the folder, file or files of each. ``engine`` has the engine arguments that
+    this host sets, as text, by name.
     """
 
     sources: Mapping[str, Path]
-    benchmarks: Mapping[str, Path]
+    benchmarks: Mapping[str, Sequence[Path]]
     prompts: Path | None
     scratch: Path
     device: str
@@ -58,7 +59,7 @@ class LocalInputs:
         """The inputs that the daemon's command names."""
         return cls(
             sources={role: Path(path) for role, path in command.sources.items()},
-            benchmarks={name: Path(path) for name, path in command.benchmarks.items()},
+            benchmarks={n: tuple(map(Path, paths)) for n, paths in command.benchmarks.items()},
             prompts=Path(command.prompts) if command.prompts else None,
             scratch=Path(command.scratch),
             device=command.device,
@@ -276,7 +277,10 @@ class Pipeline:
 
 
 def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
-    """Raise `SourceError` that names all missing folders, before anything heavy is imported."""
+    """Raise `SourceError` that names all missing folders and unusable data.
+
+    Nothing heavy is imported.
+    """
     faults = [
         f"{role}: {folder} is not a folder"
         for role, folder in inputs.sources.items()
@@ -287,7 +291,11 @@ def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
     hints = []
     for benchmark in spec.benchmarks:
         try:
-            check_folder(benchmark, inputs.benchmarks[benchmark.name])
+            found = select_questions(
+                benchmark, inputs.benchmarks[benchmark.name], spec.generation.seed
+            )
+            for note in found.notes:
+                _log.warning("benchmark %s: %s", benchmark.name, note)
         except UsageError as error:
             faults.append(error.message)
             hints.append(error.hint)

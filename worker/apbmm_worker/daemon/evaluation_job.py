@@ -105,13 +105,13 @@ class EvaluationJob:
         # A rehearsal reads no files, so its run may name files that do not exist.
         roots = self._options.roots if self._kind == "vllm" else None
         paths = LocalPaths(self._options.paths, roots).of_run(spec)
-        sources = {role: paths[role] for role in SourcesSection.model_fields if role in paths}
+        sources = {role: paths[role][0] for role in SourcesSection.model_fields if role in paths}
         sources.setdefault("base", sources["instruct"])
         return Prepare(
             spec=spec.model_dump(mode="json"),
             sources=sources,
             benchmarks={benchmark.name: paths[benchmark.name] for benchmark in spec.benchmarks},
-            prompts=paths.get("prompts"),
+            prompts=next(iter(paths.get("prompts", ())), None),
             scratch=str(self._options.scratch),
             device=self._options.gpu,
             engine=dict(self._options.engine),

@@ -22,17 +22,28 @@ class LocalPaths:
     mapped: Mapping[str, str]
     roots: tuple[Path, ...] | None = None
 
-    def of_run(self, spec: RunSpec) -> dict[str, str]:
-        """The paths on this host of all files that a run names, by name.
+    def of_run(self, spec: RunSpec) -> dict[str, list[str]]:
+        """The paths on this host of all files that a run names, by name: one, or those of a list.
 
-        An optional path that the run leaves out is included only if it is mapped. Raises
-        `EvaluationError` if this worker may not read one of them.
+        If the name of a list is mapped to a folder, its files are read from there. An optional path
+        that the run leaves out is included only if it is mapped. Raises `EvaluationError` if this
+        worker may not read one of them.
         """
         return {
-            name: self.of(name, path or "")
+            name: self._of_list(name, path)
+            if isinstance(path, tuple)
+            else [self.of(name, path or "")]
             for name, path in spec.named_paths().items()
             if path is not None or name in self.mapped
         }
+
+    def _of_list(self, name: str, paths: tuple[str, ...]) -> list[str]:
+        mapped = self.mapped.get(name)
+        if mapped is None:
+            return [self.of(name, path) for path in paths]
+        if not Path(mapped).is_dir():
+            return [mapped]
+        return [str(Path(mapped, Path(path).name)) for path in paths]
 
     def of(self, name: str, path: str) -> str:
         """The path on this host of the file that a run calls ``name`` and has at ``path``.

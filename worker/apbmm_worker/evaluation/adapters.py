@@ -1,15 +1,18 @@
 """EvalScope's benchmark adapters, and apbmm's own: JSON Lines of id, question and answer.
 
-apbmm's own are scored by exact match. ``apbmm_exact`` compares the whole answer, and
-``apbmm_demo_<family>`` the symbol after the marker, which is how the demo pair writes its answers.
+``apbmm_exact`` compares the whole answer, ``apbmm_demo_<family>`` the symbol after the marker, which
+is how the demo pair writes its answers, both exactly. ``apbmm_answer`` finds and compares answers
+by the rule that the benchmark's arguments give.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from apbmm_common.run_file.schema import EXACT_ADAPTER, is_own_adapter
+from apbmm_common.answer_rules import AnswerRule
+from apbmm_common.run_file.schema import ANSWER_ADAPTER, EXACT_ADAPTER, is_own_adapter
 from apbmm_worker.evaluation import demo_answers
+from apbmm_worker.evaluation.expressions import ExpressionComparer
 from apbmm_worker.evaluation.logging_guard import preserved_logging
 
 with preserved_logging():
@@ -73,6 +76,43 @@ class DemoAdapter(ExactMatchAdapter):
         return demo_answers.extract_answer(text)
 
 
+class AnswerAdapter(ExactMatchAdapter):
+    """Questions and answers of one's own; each copied row holds the benchmark's `AnswerRule`."""
+
+    def record_to_sample(self, record: dict[str, Any]) -> Sample:
+        """One line of the data file as EvalScope wants it."""
+        sample = super().record_to_sample(record)
+        sample.metadata["rule"] = record["rule"]
+        return sample
+
+    def extract_answer(self, prediction: str, task_state: TaskState) -> str:
+        """The answer that the rule finds; empty for a malformed text."""
+        return AnswerRule.of(task_state.metadata["rule"]).answer_in(prediction) or ""
+
+    def match_score(
+        self,
+        original_prediction: str,
+        filtered_prediction: str,
+        reference: str,
+        task_state: TaskState,
+    ) -> Score:
+        """1 for an answer that the rule calls equal, else 0. Without an answer it is malformed."""
+        rule = AnswerRule.of(task_state.metadata["rule"])
+        answer = filtered_prediction.strip()
+        right = bool(answer) and rule.is_equal(answer, reference, _expressions.is_same)
+        return Score(
+            value={"acc": float(right)},
+            extracted_prediction=filtered_prediction,
+            prediction=original_prediction,
+            main_score_name="acc",
+            metadata={WELL_FORMED: bool(answer)},
+        )
+
+
+_OWN = {EXACT_ADAPTER: ExactMatchAdapter, ANSWER_ADAPTER: AnswerAdapter}
+_expressions = ExpressionComparer()
+
+
 def ensure_registered(adapter: str) -> bool:
     """Register ``adapter`` with EvalScope if it is one of apbmm's own.
 
@@ -82,14 +122,14 @@ def ensure_registered(adapter: str) -> bool:
         return True
     if not is_own_adapter(adapter):
         return False
-    kind = ExactMatchAdapter if adapter == EXACT_ADAPTER else DemoAdapter
+    kind = _OWN.get(adapter, DemoAdapter)
     register_benchmark(
         BenchmarkMeta(
             name=adapter,
             # EvalScope never looks this up: a local path always replaces it.
             dataset_id=adapter,
             pretty_name=adapter,
-            description="JSON Lines of id, question and answer, scored by exact match.",
+            description="JSON Lines of id, question and answer.",
             subset_list=["test"],
             eval_split="test",
             metric_list=["acc"],

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.canonical_json import canonical_hash
-from apbmm_common.datasets.benchmark_folders import ChosenQuestions, choose_questions
+from apbmm_common.datasets.benchmark_folders import ChosenQuestions, Places, choose_questions
 from apbmm_common.errors import SourceError, UsageError
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Prompt
@@ -119,7 +119,7 @@ class Renderer:
 
 def prepare_benchmarks(
     benchmarks: Sequence[BenchmarkSection],
-    folders: Mapping[str, Path],
+    folders: Mapping[str, Places],
     generation: GenerationSection,
     template_source: Path,
     scratch: Path,
@@ -130,7 +130,7 @@ def prepare_benchmarks(
 
     Args:
         benchmarks: the run's benchmarks.
-        folders: their folders on this worker, by name.
+        folders: their folders, files or lists of files on this worker, by name.
         generation: the run's settings for decoding.
         template_source: the source whose tokenizer and chat template are used.
         scratch: the folder that takes copies of the chosen questions.
@@ -148,7 +148,9 @@ def prepare_benchmarks(
                 f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}",
                 "evalscope benchmark-info --list names them",
             )
-        chosen = choose_questions(benchmark, folders[benchmark.name], scratch)
+        chosen = choose_questions(
+            benchmark, folders[benchmark.name], scratch, generation.seed
+        )
         prepared.append(PreparedBenchmark(chosen, _questions(chosen, generation, renderer)))
     return PreparedBenchmarks(tuple(prepared), generation, renderer)
 

@@ -1,28 +1,38 @@
-"""Benchmark folders: what is refused, and which questions are asked."""
+"""A benchmark's data: what is read, left out and refused, and which questions are asked."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
+import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from apbmm_common.datasets.benchmark_folders import check_folder, choose_questions, chosen_positions
+from apbmm_common.datasets.benchmark_folders import choose_questions, select_questions
 from apbmm_common.errors import SourceError
 from apbmm_common.run_file import BenchmarkSection
 
 ROWS = [{"id": f"q{n}", "question": f"{n}?", "answer": str(n)} for n in range(6)]
+GPQA = ["Question", "Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3))]
 
 
 def benchmark(adapter: str = "apbmm_exact", **settings: Any) -> BenchmarkSection:
     return BenchmarkSection(name="b", adapter=adapter, path="/not/used", **settings)
 
 
-def write_lines(file: Path, rows: list[dict[str, Any]]) -> Path:
+def write_lines(file: Path, rows: list[dict[str, Any]], mark: bytes = b"") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_bytes(mark + "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return file.parent
+
+
+def write_csv(file: Path, rows: list[list[str]], **how: Any) -> Path:
+    with file.open("w", newline="", encoding="utf-8-sig") as opened:
+        csv.writer(opened, **how).writerows(rows)
     return file.parent
 
 
@@ -44,8 +54,12 @@ def test_questions_are_chosen_by_position(
     folder = write_lines(tmp_path / "data/test.jsonl", ROWS)
     chosen = choose_questions(benchmark(**settings), folder, tmp_path / "scratch")
     assert chosen.positions == expected
-    assert read_lines(chosen.folder / "test.jsonl") == [ROWS[n] for n in expected]
+    assert read_lines(chosen.folder / "test.jsonl") == [
+        {"question": ROWS[n]["question"], "answer": ROWS[n]["answer"], "id": ROWS[n]["id"]}
+        for n in expected
+    ]
     assert chosen.folder != folder
+    assert chosen.notes == ()
 
 
 def test_an_earlier_choice_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -59,21 +73,133 @@ def test_an_earlier_choice_leaves_nothing_behind(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"questions": 7}, "7 questions wanted, but its data holds 6"),
+        ({"sample": 7}, "7 questions wanted, but its data holds 6"),
         ({"question_ids": (0, 6)}, r"names 6, but its data holds 6 questions \(0 to 5\)"),
     ],
 )
-def test_too_few_questions(settings: dict[str, Any], message: str) -> None:
+def test_too_few_questions(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    folder = write_lines(tmp_path / "test.jsonl", ROWS)
     with pytest.raises(SourceError, match=message):
-        chosen_positions(benchmark(**settings), 6)
+        select_questions(benchmark(**settings), folder)
+
+
+# ---- rows that are no questions, and values that are not as expected -----------------------------
+
+
+TABLES: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
+    "aime24": ("test", [{"problem": "p", "solution": r"\boxed{204}"}], ["204"]),
+    "aime25": (
+        "test",
+        [
+            {"problem": "p", "answer": 2},
+            {"problem": "p2", "answer": r"336^\circ"},
+            {"problem": "p3", "answer": "1,024"},
+            {"problem": "p4", "answer": 70.0},
+        ],
+        ["2", "336", "1024", "70"],
+    ),
+    "aime26": ("test", [{"problem": "p", "answer": "$33^{\\circ}$"}], ["33"]),
+    "gpqa_diamond": (
+        "train",
+        [dict(zip(GPQA, ["q", 1, 2, 3.5, "x"], strict=True))],
+        ["1"],
+    ),
+    "gsm8k": (
+        "test",
+        [{"question": "q", "answer": 18}, {"question": "q", "answer": "so\n#### 1,000"}],
+        ["18", "so\n#### 1,000"],
+    ),
+    "math_500": (
+        "test",
+        [
+            {"problem": "p", "solution": "s", "answer": 3, "level": "Level 3", "unique_id": "a"},
+            {"problem": "p", "answer": "3", "level": 5, "unique_id": "a"},
+        ],
+        ["3", "3"],
+    ),
+    "apbmm_exact": ("test", [{"question": "q", "answer": 2.5, "id": 7}, ROWS[1], ROWS[1]], ["2.5", "1", "1"]),
+    "apbmm_demo_chain": ("test", [{"question": "q", "answer": 7}], ["7"]),
+    "apbmm_answer": ("test", [{"question": "q", "answer": 7}, ROWS[0], ROWS[0]], ["7", "0", "0"]),
+}  # fmt: skip
+"""Of each adapter: its split, rows as people have them, and the answers that are scored."""
+
+
+@pytest.mark.parametrize("adapter", TABLES)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+def test_marks_blank_rows_numbers_and_repeated_ids(
+    tmp_path: Path, adapter: str, kind: str
+) -> None:
+    split, rows, answers = TABLES[adapter]
+    columns = list({column: None for row in rows for column in row})
+    blanks: list[dict[str, Any]] = [dict.fromkeys(columns, ""), dict.fromkeys(columns)]
+    every = [*rows, *blanks]
+    if kind == "jsonl":
+        write_lines(tmp_path / f"{split}.jsonl", every, codecs.BOM_UTF8)
+    elif kind == "csv":
+        cells = [["" if row.get(c) is None else str(row[c]) for c in columns] for row in every]
+        write_csv(tmp_path / f"{split}.csv", [columns, *cells, []])
+    else:
+        write_parquet(tmp_path / f"{split}-00000-of-00001.parquet", every, columns)
+    settings = {"gsm8k": {"few_shot_num": 0}, "apbmm_answer": {"extract": "last_number"}}
+    chosen = choose_questions(
+        benchmark(adapter, arguments=settings.get(adapter, {})), tmp_path, tmp_path / "scratch"
+    )
+    records = read_lines(chosen.folder / f"{split}.jsonl")
+    column = "Correct Answer" if adapter == "gpqa_diamond" else "answer"
+    assert [record[column] for record in records] == answers
+    assert chosen.positions == tuple(range(len(rows)))
+    assert f"2 of {len(rows) + 2} rows are no questions and are left out" in chosen.notes[0]
+    ids = [record[key] for record in records for key in ("id", "unique_id") if key in record]
+    assert len(set(ids)) == len(ids)
+    repeated = sum(count - 1 for count in Counter(r.get("id", r.get("unique_id")) for r in rows).values())  # fmt: skip
+    if ids and repeated:
+        assert f"{repeated} rows have the id of an earlier row" in chosen.notes[1]
+
+
+def write_parquet(file: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    table = {}
+    for column in columns:
+        values = [row.get(column) for row in rows]
+        if any(isinstance(value, str) and value for value in values):
+            values = [None if value is None else str(value) for value in values]
+        else:  # a column of numbers with gaps, which is of floats
+            values = [float(v) if isinstance(v, int | float) else None for v in values]
+        table[column] = values
+    pyarrow.parquet.write_table(pyarrow.table(table), file)
+
+
+def test_levels_are_numbers(tmp_path: Path) -> None:
+    split, rows, _ = TABLES["math_500"]
+    folder = write_lines(tmp_path / f"{split}.jsonl", rows)
+    records = select_questions(benchmark("math_500"), folder).records
+    assert [(r["level"], r["unique_id"]) for r in records] == [(3, "a"), (5, "a#1")]
+
+
+def test_blank_lines_of_a_spreadsheet_are_no_questions(tmp_path: Path) -> None:
+    questions = [[f"question {n}", "right", "a", "b", "c"] for n in range(7)]
+    folder = write_csv(
+        tmp_path / "train.csv",
+        [GPQA, *questions[:6], ["half", "right", "", "b", "c"], questions[6], *[[""] * 5] * 3],
+    )
+    found = select_questions(benchmark("gpqa_diamond"), folder)
+    assert found.positions == (0, 1, 2, 3, 4, 5, 7)
+    assert len(found.notes) == 1
+    assert "4 of 11 rows are no questions" in found.notes[0]
+    assert "train.csv, row 7 has a blank 'Incorrect Answer 1'" in found.notes[0]
+    assert "row 9 is blank, row 10 is blank, and 1 more" in found.notes[0]
+    assert select_questions(benchmark("gpqa_diamond", questions=7), folder).positions[-1:] == (7,)  # type: ignore[index]
+    with pytest.raises(SourceError, match="question_ids names 6, but that row has a blank"):
+        select_questions(benchmark("gpqa_diamond", question_ids=(6,)), folder)
 
 
 def test_gpqa_is_read_from_csv_and_keeps_every_cell(tmp_path: Path) -> None:
-    columns = ["Question", "Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3))]
     text = 'a "quoted", question\nof two lines'
     # A line separator ends a line for str.splitlines, but no row of a table.
-    rows = [[f"{text} {n}", "1\u2028", "2.50", "", "x"] for n in range(3)]
-    with (tmp_path / "train.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([columns, *rows])
+    rows = [[f"{text} {n}", "1\u2028", "2.50", " y", "x"] for n in range(3)]
+    write_csv(tmp_path / "train.csv", [GPQA, *rows])
     chosen = choose_questions(
         benchmark("gpqa_diamond", question_ids=(2,)), tmp_path, tmp_path / "scratch"
     )
@@ -81,9 +207,62 @@ def test_gpqa_is_read_from_csv_and_keeps_every_cell(tmp_path: Path) -> None:
     assert list(record.values()) == rows[2]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_separators_of_other_spreadsheets(tmp_path: Path, separator: str) -> None:
+    rows = [["question", "answer"], ["1, 2 and?", "3"]]
+    write_csv(tmp_path / "test.csv", rows, delimiter=separator)
+    (record,) = select_questions(benchmark(), tmp_path).records
+    assert record == {"question": "1, 2 and?", "answer": "3", "id": "0"}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "content", "message"),
+    [
+        ("apbmm_exact", b"", "holds no questions"),
+        ("apbmm_exact", b'{"id": 1}\n', "test.jsonl, line 1: there is no 'question', only id"),
+        ("apbmm_exact", b'{"question": "a", "answer": "b"}\n{"id"', "not valid JSONL: line 2"),
+        ("apbmm_exact", b"[1]\n", r"line 1: \[1\] is not a JSON object"),
+        ("apbmm_exact", b'{"question": "a", "answer": null}\n',
+         "holds no questions; 1 of 1 rows .* line 1 has a blank 'answer'"),
+        ("apbmm_exact", b'{"question": "a", "answer": ["b"]}\n', "line 1: 'answer' is list"),
+        ("apbmm_exact", b'{"question": "a", "answer": true}\n', "line 1: 'answer' is bool"),
+        ("apbmm_exact", b'{"question": "a\\ud835", "answer": "b"}\n',
+         r"line 1: 'question' holds half a character \(\\ud835\)"),
+        ("apbmm_exact", b'{"question": "\xe4"}\n', "not UTF-8 text"),
+        ("apbmm_exact", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+         "a Git LFS pointer, in place of the file .*git lfs pull"),
+        ("aime25", b'{"problem": "a", "answer": "x+1"}\n', "line 1: the answer 'x.1' is not a wh"),
+        ("aime24", b'{"problem": "a"}\n', "line 1: there is neither an answer nor a solution"),
+        ("gsm8k", b'{"question": "a", "answer": "so it is"}\n', "does not end with ####"),
+        ("math_500", b'{"problem": "a", "answer": "1", "level": "Level ?"}\n',
+         "line 1: the level is 'Level .'; there are levels 1 to 5"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_named_with_file_and_row(
+    tmp_path: Path, adapter: str, content: bytes, message: str
+) -> None:
+    (tmp_path / "test.jsonl").write_bytes(content)
+    with pytest.raises(SourceError) as caught:
+        select_questions(benchmark(adapter), tmp_path)
+    assert caught.match(message)
+    assert str(caught.value).startswith("benchmark b: ")
+
+
+def test_a_cell_too_many_is_not_dropped(tmp_path: Path) -> None:
+    write_csv(tmp_path / "test.csv", [["question", "answer"], ["a", "b"], ["c", "1", "2"]])
+    with pytest.raises(SourceError, match=r"test.csv, row 2: 3 cells, but 2 columns"):
+        select_questions(benchmark(), tmp_path)
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
 def test_gsm8k_keeps_its_worked_examples(tmp_path: Path) -> None:
     rows = [{"question": f"{n}?", "answer": f"so #### {n}"} for n in range(5)]
     write_lines(tmp_path / "test.jsonl", rows)
+    with pytest.raises(SourceError, match=r"no train split.*few_shot_num = 0"):
+        select_questions(benchmark("gsm8k"), tmp_path)
+    assert select_questions(benchmark("gsm8k", arguments={"few_shot_num": 0}), tmp_path).records
     write_lines(tmp_path / "train.jsonl", rows[::-1])
     chosen = choose_questions(benchmark("gsm8k", questions=2), tmp_path, tmp_path / "scratch")
     assert read_lines(chosen.folder / "test.jsonl") == rows[:2]
@@ -91,31 +270,42 @@ def test_gsm8k_keeps_its_worked_examples(tmp_path: Path) -> None:
     assert chosen.arguments == {"subset_list": ["default"]}
 
 
+def test_files_may_have_any_name(tmp_path: Path) -> None:
+    problems = [{"problem": f"p{n}", "answer": n} for n in range(4)]
+    folder = write_lines(tmp_path / "aime2025-I.jsonl", problems[:2])
+    assert select_questions(benchmark("aime25"), folder).positions == (0, 1)
+    write_lines(tmp_path / "aime2025-II.jsonl", problems[2:])
+    with pytest.raises(SourceError, match=r"holds 2 data files .*name a file in path, or a list"):
+        select_questions(benchmark("aime25"), folder)
+    files = (folder / "aime2025-II.jsonl", folder / "aime2025-I.jsonl")
+    assert [r["problem"] for r in select_questions(benchmark("aime25"), files).records] == [
+        "p2", "p3", "p0", "p1",
+    ]  # fmt: skip
+    assert len(select_questions(benchmark("aime25"), files[0]).records) == 2
+
+
+def test_numbered_files_are_one_table(tmp_path: Path) -> None:
+    for part in range(2):
+        name = f"test-{part:05}-of-00002.parquet"
+        write_parquet(tmp_path / name, [{"problem": f"p{part}", "answer": part}], ["problem", "answer"])  # fmt: skip
+    assert [r["problem"] for r in select_questions(benchmark("aime25"), tmp_path).records] == [
+        "p0",
+        "p1",
+    ]
+    (tmp_path / "test-00000-of-00002.parquet").unlink()
+    with pytest.raises(SourceError, match="holds 1 of 2 files of one table"):
+        select_questions(benchmark("aime25"), tmp_path)
+
+
 def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="is not a folder"):
-        check_folder(benchmark(), tmp_path / "typo")
-    with pytest.raises(SourceError, match="holds no data for apbmm_exact"):
-        check_folder(benchmark(), tmp_path)
+    with pytest.raises(SourceError, match="is not a folder or file that exists"):
+        select_questions(benchmark(), tmp_path / "typo")
+    with pytest.raises(SourceError, match="holds no data of the split"):
+        select_questions(benchmark(), tmp_path)
     write_lines(tmp_path / "test.jsonl", ROWS)
     (tmp_path / "test.csv").write_text("id,question,answer\n")
     with pytest.raises(SourceError, match="several files for the test split"):
-        check_folder(benchmark(), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "holds no questions"),
-        ('{"id": 1}\n', "question 0 of .* has no 'question'"),
-        ('{"id": 1, "question": "a", "answer": "b"}\n{"id"', "is damaged: line 2"),
-        ("[1]\n", "is damaged: not a list of JSON objects"),
-        ('{"id": 1, "question": "a", "answer": null}\n', "has no 'answer'"),
-    ],
-)
-def test_damaged_data(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "test.jsonl").write_text(content)
-    with pytest.raises(SourceError, match=message):
-        choose_questions(benchmark(), tmp_path, tmp_path / "scratch")
+        select_questions(benchmark(), tmp_path)
 
 
 def test_an_adapter_that_apbmm_does_not_know_is_given_its_folder(tmp_path: Path) -> None:
@@ -123,7 +313,24 @@ def test_an_adapter_that_apbmm_does_not_know_is_given_its_folder(tmp_path: Path)
     chosen = choose_questions(benchmark("mmlu"), folder, tmp_path / "scratch")
     assert (chosen.folder, chosen.positions) == (folder, None)
     with pytest.raises(SourceError, match="not for mmlu"):
-        check_folder(benchmark("mmlu", questions=3), folder)
+        select_questions(benchmark("mmlu", questions=3), folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="holds no data"):
-        check_folder(benchmark("mmlu"), tmp_path / "empty")
+        select_questions(benchmark("mmlu"), tmp_path / "empty")
+
+
+# ---- samples -------------------------------------------------------------------------------------
+
+
+def test_a_sample_does_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
+    rows = [{"problem": f"p{n}", "answer": n, "level": n // 20 + 1} for n in range(100)]
+    found = []
+    for order in range(2):
+        folder = write_lines(tmp_path / f"{order}/test.jsonl", rows)
+        found.append(select_questions(benchmark("math_500", sample=10), folder).records)
+        random.Random(1).shuffle(rows)
+    asked = [{r["problem"] for r in records} for records in found]
+    assert asked[0] == asked[1]
+    assert Counter(r["level"] for r in found[0]) == dict.fromkeys(range(1, 6), 2)
+    other = select_questions(benchmark("math_500", sample=10), folder, seed=1).records
+    assert {r["problem"] for r in other} != asked[0]

@@ -352,3 +352,9 @@ def test_runs_of_earlier_versions_keep_their_configuration_hash() -> None:
     assert parse_run(table, "run.toml").config_hash(digests) == before
     table["engine"] = {"arguments": {"max_num_seqs": 8}, "kind": "another"}
     assert parse_run(table, "run.toml").config_hash(digests) != before
+
+
+def test_a_byte_order_mark_before_a_run_file_is_passed_over(tmp_path: Path) -> None:
+    path = write_run_file(tmp_path / "run.toml")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_run_file(path).benchmarks

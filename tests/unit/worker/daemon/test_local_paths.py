@@ -92,7 +92,7 @@ def test_every_path_of_a_run_is_checked(models: Path) -> None:
     command = prepared(run, roots=(), paths=mapped)
     sources = {"thinking": "/thinking", "instruct": "/instruct", "base": "/instruct"}
     assert command.sources == sources
-    assert (command.benchmarks, command.prompts) == ({"sums": "/sums"}, "/prompts")
+    assert (command.benchmarks, command.prompts) == ({"sums": ["/sums"]}, "/prompts")
     for name in mapped:
         rest = {key: value for key, value in mapped.items() if key != name}
         with pytest.raises(EvaluationError, match=f"^{name}: "):
@@ -102,3 +102,21 @@ def test_every_path_of_a_run_is_checked(models: Path) -> None:
 
 def test_a_rehearsal_reads_nothing_and_may_name_anything() -> None:
     assert prepared(run_spec(), "rehearsal", roots=()).sources["thinking"] == "/none/thinking"
+
+
+def test_a_list_of_files_is_allowed_or_mapped_file_by_file(models: Path) -> None:
+    files = (str(models / "one.jsonl"), str(models / "two.jsonl"))
+    table = run_spec().model_dump(mode="json")
+    table["benchmarks"][0]["path"] = list(files)
+    run = RunSpec.model_validate(table)
+    name = run.benchmarks[0].name
+    assert run.named_paths()[name] == files
+    assert "path" not in run.without_paths()["benchmarks"][0]
+    assert LocalPaths({}, None).of_run(run)[name] == list(files)
+    sources = {"thinking": "/t", "instruct": "/i"}
+    here = LocalPaths({**sources, name: str(models)}, ())
+    assert here.of_run(run)[name] == list(files)
+    one = LocalPaths({**sources, name: "/one.jsonl"}, ())
+    assert one.of_run(run)[name] == ["/one.jsonl"]
+    with pytest.raises(EvaluationError, match=f"{name}: .* not in a folder that this worker may"):
+        LocalPaths(sources, ()).of_run(run)
