@@ -28,6 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from apbmm.demo.command import DemoOptions, demo_run
+from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.protocol.messages import OutcomeRow
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.evaluate import EvaluationResult, evaluate, mean_name
@@ -70,10 +71,10 @@ class PacedAnswers:
 def prepared_demo(questions: int, folder: Path) -> PreparedBenchmarks:
     """The demo pair's benchmarks with about so many questions in all."""
     spec = demo_run(DemoOptions(), None)
-    files = [Path(b.path) / "test.jsonl" for b in spec.benchmarks]
+    files = [place / "test.jsonl" for b in spec.benchmarks for place in places_of(b)]
     once = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
     spec = repeated(spec, max(1, round(questions / once)), folder)
-    folders = {benchmark.name: Path(benchmark.path) for benchmark in spec.benchmarks}
+    folders = {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks}
     source = Path(spec.sources.instruct)
     return prepare_benchmarks(spec.benchmarks, folders, spec.generation, source, folder / "scratch")
 

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from apbmm.demo.command import DemoOptions, demo_run
 from apbmm.demo.processes import run_processes
+from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec, run_as_toml
@@ -114,7 +115,8 @@ def repeated(spec: RunSpec, times: int, folder: Path) -> RunSpec:
     for benchmark in spec.benchmarks:
         file = folder / "questions" / benchmark.name / "test.jsonl"
         file.parent.mkdir(parents=True)
-        lines = (Path(benchmark.path) / file.name).read_text(encoding="utf-8").splitlines()
+        (source,) = places_of(benchmark)
+        lines = (source / file.name).read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
         with file.open("w", encoding="utf-8") as out:
             for time in range(times):

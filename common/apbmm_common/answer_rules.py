@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _LETTERS = (
     re.compile(r"\A\W*([A-Za-z])\W*\Z"),
-    re.compile(r"(?i:answer|choice|option)(?i:\s+is)?[\s:*(\\boxedtext{$]*\b([A-Z])\b(?!['’])"),
+    re.compile(r"(?i:answer|choice|option)(?i:\s+is)?[\s:*(\\boxedtext{$]*\b([A-Z])\b(?!')"),
     re.compile(r"\(([A-Z])\)|\*\*([A-Z])\W?\*\*"),
     re.compile(r"^\W*([A-Z])\s*(?:[.):]|$)", re.MULTILINE),
 )
@@ -191,7 +191,7 @@ def _letter(text: str) -> str | None:
 
 def _after(text: str, marker: str) -> str | None:
     """The rest of the line after the last ``marker``."""
-    before, found, rest = text.rpartition(marker)
+    _, found, rest = text.rpartition(marker)
     return (rest.strip().partition("\n")[0].strip() or None) if found else None
 
 

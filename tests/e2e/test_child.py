@@ -74,7 +74,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory, pair: tuple[Path, Path]) -
             "engine": {"hot_load": "memory"},
         },
         sources={"thinking": thinking, "instruct": instruct, "base": instruct},
-        benchmarks={"all": str(folder), "three": str(folder)},
+        benchmarks={"all": [str(folder)], "three": [str(folder)]},
         scratch=str(tmp_path_factory.mktemp("scratch")),
         device="cpu",
     )
@@ -281,7 +281,7 @@ async def test_a_load_that_fails_half_way_is_retried_on_a_new_engine(
     monkeypatch.setenv("APBMM_FAILPOINTS", f"load.tensor:{TRIAL * TENSORS + 20}=eio")
     for folder in ("state", "scratch"):
         (tmp_path / folder).mkdir()
-    paths = {**prepare.sources, **prepare.benchmarks}
+    paths = prepare.sources | {name: one for name, (one,) in prepare.benchmarks.items()}
     job = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch", paths))
     spec = RunSpec.model_validate(prepare.spec)
     try:

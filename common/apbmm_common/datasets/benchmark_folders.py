@@ -449,9 +449,7 @@ def _notes(
 # ---- choice --------------------------------------------------------------------------------------
 
 
-def _chosen(
-    benchmark: BenchmarkSection, read: _Read, available: int, seed: int
-) -> tuple[int, ...]:
+def _chosen(benchmark: BenchmarkSection, read: _Read, available: int, seed: int) -> tuple[int, ...]:
     """Positions of the questions to ask, in the order in which they are asked."""
     if benchmark.question_ids is not None:
         for position in benchmark.question_ids:

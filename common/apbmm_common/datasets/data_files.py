@@ -164,7 +164,7 @@ def _number_text(value: float | Decimal) -> str:
     """A number as text. Whole numbers have no point: tables with gaps store them as floats."""
     if isinstance(value, int):
         return str(value)
-    if math.isfinite(value) and value == int(value) and abs(value) < 2**53:
+    if math.isfinite(value) and value == int(value) and abs(int(value)) < 2**53:
         return str(int(value))
     return str(value)
 

@@ -581,8 +581,10 @@ class RunSpec(Section):
         paths: dict[str, str | tuple[str, ...] | None] = {}
         for found in paths_in(self.model_dump(mode="json")):
             earlier = paths.get(found.name, ())
-            in_list = isinstance(found.key, int) and isinstance(earlier, tuple)
-            paths[found.name] = (*earlier, str(found.path)) if in_list else found.path
+            if isinstance(found.key, int) and isinstance(earlier, tuple):  # one of a list
+                paths[found.name] = (*earlier, str(found.path))
+            else:
+                paths[found.name] = found.path
         return paths
 
     def without_paths(self) -> dict[str, Any]:
@@ -663,8 +665,10 @@ def path_mark(info: FieldInfo) -> HostPath | None:
 
 @dataclass(frozen=True)
 class FoundPath:
-    """A path in plain tables or a list: ``table[key]``. ``place`` is its dotted key in the whole run
-    file."""
+    """A path in plain tables or a list: ``table[key]``.
+
+    ``place`` is its dotted key in the whole run file.
+    """
 
     place: str
     name: str

@@ -85,14 +85,14 @@ def test_a_target_that_no_answer_could_equal_is_refused(
         ("expression", "x", "y", True),
     ],
 )
-def test_comparisons(compare: str, answer: str, target: str, equal: bool) -> None:  # noqa: FBT001
+def test_comparisons(compare: str, answer: str, target: str, equal: bool) -> None:
     rule = AnswerRule.of({"extract": "exact", "compare": compare})
     assert rule.is_equal(answer, target, lambda *_: True) is equal
 
 
 def test_what_is_compared_follows_what_is_found() -> None:
-    found = {how: AnswerRule.of({"extract": how}).comparison for how in ("boxed", "last_number", "letter")}  # fmt: skip
-    assert found == {"boxed": "expression", "last_number": "number", "letter": "text"}
+    ways = ("boxed", "last_number", "letter")
+    assert {how: AnswerRule.of({"extract": how}).comparison for how in ways} == {"boxed": "expression", "last_number": "number", "letter": "text"}
 
 
 def test_numbers_that_would_take_all_memory_are_none() -> None:

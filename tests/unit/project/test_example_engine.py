@@ -53,7 +53,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePipeli
         }
         inputs = LocalInputs(
             sources={"thinking": thinking, "instruct": instruct},
-            benchmarks={"odd": folder},
+            benchmarks={"odd": [folder]},
             prompts=None,
             scratch=tmp_path / "scratch",
             device="cpu",

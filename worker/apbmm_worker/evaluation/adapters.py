@@ -1,7 +1,7 @@
 """EvalScope's benchmark adapters, and apbmm's own: JSON Lines of id, question and answer.
 
-``apbmm_exact`` compares the whole answer, ``apbmm_demo_<family>`` the symbol after the marker, which
-is how the demo pair writes its answers, both exactly. ``apbmm_answer`` finds and compares answers
+``apbmm_exact`` compares the whole answer, ``apbmm_demo_<family>`` the symbol after the marker, as
+the demo pair writes its answers, both exactly. ``apbmm_answer`` finds and compares answers
 by the rule that the benchmark's arguments give.
 """
 

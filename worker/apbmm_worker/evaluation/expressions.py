@@ -87,14 +87,14 @@ def serve() -> None:
     # The undecorated function: this process is the one that may be ended.
     compare = compare_answers.__wrapped__
     compare("1", "1")
-    print("ready", file=answers, flush=True)  # noqa: T201
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         answer, target = json.loads(line)
         try:
             same = compare(answer, target, validate_reference=False).matched
-        except Exception:  # what cannot be read as mathematics is not equal
+        except Exception:  # noqa: BLE001 - what cannot be read as mathematics is not equal
             same = False
-        print(json.dumps(bool(same)), file=answers, flush=True)  # noqa: T201
+        print(json.dumps(bool(same)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

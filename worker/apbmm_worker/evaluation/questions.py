@@ -148,9 +148,7 @@ def prepare_benchmarks(
                 f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}",
                 "evalscope benchmark-info --list names them",
             )
-        chosen = choose_questions(
-            benchmark, folders[benchmark.name], scratch, generation.seed
-        )
+        chosen = choose_questions(benchmark, folders[benchmark.name], scratch, generation.seed)
         prepared.append(PreparedBenchmark(chosen, _questions(chosen, generation, renderer)))
     return PreparedBenchmarks(tuple(prepared), generation, renderer)
 

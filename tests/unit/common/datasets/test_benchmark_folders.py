@@ -117,7 +117,11 @@ TABLES: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
         ],
         ["3", "3"],
     ),
-    "apbmm_exact": ("test", [{"question": "q", "answer": 2.5, "id": 7}, ROWS[1], ROWS[1]], ["2.5", "1", "1"]),
+    "apbmm_exact": (
+        "test",
+        [{"question": "q", "answer": 2.5, "id": 7}, ROWS[1], ROWS[1]],
+        ["2.5", "1", "1"],
+    ),
     "apbmm_demo_chain": ("test", [{"question": "q", "answer": 7}], ["7"]),
     "apbmm_answer": ("test", [{"question": "q", "answer": 7}, ROWS[0], ROWS[0]], ["7", "0", "0"]),
 }  # fmt: skip
@@ -126,9 +130,7 @@ TABLES: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
 
 @pytest.mark.parametrize("adapter", TABLES)
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
-def test_marks_blank_rows_numbers_and_repeated_ids(
-    tmp_path: Path, adapter: str, kind: str
-) -> None:
+def test_marks_blank_rows_numbers_and_repeated_ids(tmp_path: Path, adapter: str, kind: str) -> None:
     split, rows, answers = TABLES[adapter]
     columns = list({column: None for row in rows for column in row})
     blanks: list[dict[str, Any]] = [dict.fromkeys(columns, ""), dict.fromkeys(columns)]
@@ -151,13 +153,13 @@ def test_marks_blank_rows_numbers_and_repeated_ids(
     assert f"2 of {len(rows) + 2} rows are no questions and are left out" in chosen.notes[0]
     ids = [record[key] for record in records for key in ("id", "unique_id") if key in record]
     assert len(set(ids)) == len(ids)
-    repeated = sum(count - 1 for count in Counter(r.get("id", r.get("unique_id")) for r in rows).values())  # fmt: skip
-    if ids and repeated:
+    own = [row[key] for row in rows for key in ("id", "unique_id") if key in row]
+    if repeated := len(own) - len(set(own)):
         assert f"{repeated} rows have the id of an earlier row" in chosen.notes[1]
 
 
 def write_parquet(file: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     import pyarrow.parquet
 
     table = {}
@@ -287,7 +289,8 @@ def test_files_may_have_any_name(tmp_path: Path) -> None:
 def test_numbered_files_are_one_table(tmp_path: Path) -> None:
     for part in range(2):
         name = f"test-{part:05}-of-00002.parquet"
-        write_parquet(tmp_path / name, [{"problem": f"p{part}", "answer": part}], ["problem", "answer"])  # fmt: skip
+        rows = [{"problem": f"p{part}", "answer": part}]
+        write_parquet(tmp_path / name, rows, ["problem", "answer"])
     assert [r["problem"] for r in select_questions(benchmark("aime25"), tmp_path).records] == [
         "p0",
         "p1",
