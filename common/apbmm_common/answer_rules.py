@@ -186,7 +186,7 @@ def _letter(text: str) -> str | None:
         if found:
             return found[-1].upper()
     boxed = _boxed(text)
-    return _letter(boxed) if boxed else None
+    return _letter(re.sub(r"\\[a-z]+\{([^{}]*)\}", r"\1", boxed)) if boxed else None
 
 
 def _after(text: str, marker: str) -> str | None:

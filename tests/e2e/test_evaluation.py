@@ -475,9 +475,9 @@ def test_degrees_blank_problems_and_numbers_of_aime(folders: BenchmarkFolders) -
         {"problem": "", "answer": ""},
     ]
     folders.write("aime", rows)
+    answers = {"335": r"\boxed{336}", "1": r"\boxed{2}"}
     result, _ = folders.evaluate(
-        lambda text: rf"\boxed{{{add(text).strip()}}}",
-        benchmark("aime", "aime25"),
+        lambda text: answers[re.findall(r"(\d+) plus", text)[-1]], benchmark("aime", "aime25")
     )
     found = result.benchmarks["aime"]
     assert (found.metrics["accuracy"], found.questions) == (1.0, 2)

@@ -91,8 +91,8 @@ def test_comparisons(compare: str, answer: str, target: str, equal: bool) -> Non
 
 
 def test_what_is_compared_follows_what_is_found() -> None:
-    ways = ("boxed", "last_number", "letter")
-    assert {how: AnswerRule.of({"extract": how}).comparison for how in ways} == {"boxed": "expression", "last_number": "number", "letter": "text"}
+    expected = {"boxed": "expression", "last_number": "number", "letter": "text"}
+    assert {how: AnswerRule.of({"extract": how}).comparison for how in expected} == expected
 
 
 def test_numbers_that_would_take_all_memory_are_none() -> None:

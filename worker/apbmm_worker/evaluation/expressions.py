@@ -32,6 +32,13 @@ class ExpressionComparer:
         self._lock = threading.Lock()
         self.is_same = lru_cache(maxsize=4096)(self._is_same)
 
+    def close(self) -> None:
+        """End the process; the next comparison starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
     def _is_same(self, answer: str, target: str) -> bool:
         if max(len(answer), len(target)) > LONGEST:
             return False
@@ -42,7 +49,7 @@ class ExpressionComparer:
             process.stdin.flush()
             line = self._line(self._deadline)
             if not line:
-                self._end()
+                self.close()
             return line.strip() == "true"
 
     def _running(self) -> subprocess.Popen[str]:
@@ -55,7 +62,7 @@ class ExpressionComparer:
                 text=True,
             )
             if not self._line(START_S):
-                self._end()
+                self.close()
                 raise RuntimeError("the process that compares expressions did not start")
         return self._process
 
@@ -66,12 +73,6 @@ class ExpressionComparer:
         assert output is not None
         ready, _, _ = select.select([output], [], [], seconds)
         return output.readline() if ready else ""
-
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
 
 def serve() -> None:

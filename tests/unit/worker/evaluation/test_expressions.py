@@ -18,3 +18,4 @@ def test_equal_expressions_and_one_that_takes_too_long() -> None:
     assert comparer._process is first
     assert not comparer.is_same("9^{9^{9^{9}}}+1", "1")
     assert comparer.is_same(r"\frac{2}{4}", r"\frac12")
+    comparer.close()
