@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter, validators
 
@@ -37,6 +37,53 @@ def check(run_file: Path, /) -> int:
     from apbmm.check.command import check as run_check
 
     return run_check(run_file)
+
+
+@app.command(name="try")
+def try_run(
+    run_file: Path,
+    /,
+    *,
+    source: Literal["thinking", "instruct"] | None = None,
+    questions: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 5,
+    gpu: str | None = None,
+    allow_remote_code: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Ask one source a few questions of each benchmark: prompt, answer, extraction, score.
+
+    The first thing to do with a benchmark of your own. It starts one engine as a worker does,
+    needs no master and keeps nothing.
+
+    Parameters
+    ----------
+    run_file
+        RUN.toml.
+    source
+        The source that answers. Default: the one whose template is used
+        (generation.template_from).
+    questions
+        Questions of each benchmark: the first of those that a run would ask.
+    gpu
+        Card number; several as 0,1; or cpu. Default: 0, or cpu where a CPU build of PyTorch is
+        installed.
+    allow_remote_code
+        Run Python code that comes with checkpoints, where the run file asks for it as well.
+    json
+        Print one JSON object instead.
+    """
+    from apbmm.try_run.command import TryRequest, run_try
+
+    return run_try(
+        TryRequest(
+            run_file,
+            source=source,
+            questions=questions,
+            gpu=gpu,
+            allow_remote_code=allow_remote_code,
+            as_json=json,
+        )
+    )
 
 
 @app.command

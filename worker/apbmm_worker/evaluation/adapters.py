@@ -7,6 +7,8 @@ by the rule that the benchmark's arguments give.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from apbmm_common.answer_rules import AnswerRule
@@ -138,3 +140,13 @@ def ensure_registered(adapter: str) -> bool:
         )
     )(kind)
     return True
+
+
+def unknown_arguments(adapter: str, arguments: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``arguments`` that EvalScope would ignore: no setting of a benchmark has the name.
+
+    Names of ``extra_params`` are not looked at: EvalScope refuses unknown ones itself.
+    """
+    ensure_registered(adapter)
+    known = {field.name for field in dataclasses.fields(BENCHMARK_REGISTRY[adapter])}
+    return tuple(name for name in arguments if name not in known)

@@ -116,6 +116,13 @@ class Renderer:
         )
         return tuple(ids)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included, as the model is given it."""
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
 
 def prepare_benchmarks(
     benchmarks: Sequence[BenchmarkSection],

@@ -1,0 +1,59 @@
+"""What `ask` and the process of `main` say to each other, as JSON on its standard streams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class RenderRequest(BaseModel):
+    """Render the benchmarks of a run; ``most`` questions of each come back with their prompts.
+
+    ``scratch`` is a folder for copies of the questions. ``remote_code``: whether the tokenizer may
+    be of its source's own code.
+    """
+
+    spec: dict[str, Any]
+    scratch: str
+    most: int
+    remote_code: bool = False
+
+
+class RenderedQuestion(BaseModel):
+    """A question as the model will see it.
+
+    ``subset`` and ``index`` are EvalScope's place of it. ``prompt`` is decoded from the ``tokens``
+    token ids that the engine gets, chat template included; ``asked`` is the text of the user's
+    message within it, and ``target`` the right answer.
+    """
+
+    question: str
+    subset: str
+    index: int
+    prompt: str
+    tokens: int
+    asked: str
+    target: str
+
+
+class RenderedBenchmark(BaseModel):
+    """A benchmark whose questions are read and rendered.
+
+    ``count`` questions will be asked, the longest with ``longest`` tokens; ``first`` has the first
+    of them. ``unknown_arguments`` are those that the adapter does not have, which EvalScope would
+    ignore.
+    """
+
+    count: int
+    longest: int
+    first: tuple[RenderedQuestion, ...]
+    unknown_arguments: tuple[str, ...] = ()
+
+
+class Rendered(BaseModel):
+    """The benchmarks by name; or the ``error`` of a run file or of data, with its ``hint``."""
+
+    benchmarks: dict[str, RenderedBenchmark] = {}
+    error: str = ""
+    hint: str = ""

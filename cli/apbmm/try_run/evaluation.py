@@ -1,0 +1,118 @@
+"""Has the worker's evaluation child answer a few questions, with one source as it stands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from apbmm.questions.ask import render_questions
+from apbmm.questions.messages import RenderedBenchmark
+from apbmm_common.datasets.benchmark_folders import choose_questions
+from apbmm_common.errors import ApbmmError
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed
+from apbmm_common.run_file import BenchmarkSection, RunSpec
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
+from apbmm_worker.daemon.options import Options
+
+WEIGHTS = {"thinking": 1.0, "instruct": 0.0}
+"""The merge weight of every layer that gives one of the sources."""
+POLL_SECONDS = 0.2
+EVALUATION = "try"
+
+ShowStage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The questions as the model saw them, the measurements, and the folder of the records."""
+
+    questions: dict[str, RenderedBenchmark]
+    evaluated: Evaluated
+    outputs: Path
+
+
+def with_few_questions(spec: RunSpec, most: int, scratch: Path) -> RunSpec:
+    """The run with the first ``most`` of each benchmark's questions, to be asked of a new engine.
+
+    A benchmark whose files apbmm does not know keeps all its questions. Raises `SourceError` for
+    data that cannot be used.
+    """
+    benchmarks = tuple(_few_of(benchmark, most, scratch) for benchmark in spec.benchmarks)
+    # One evaluation needs no trial of loading in memory.
+    engine = spec.engine.model_copy(update={"hot_load": "checkpoint"})
+    return spec.model_copy(update={"benchmarks": benchmarks, "engine": engine})
+
+
+def _few_of(benchmark: BenchmarkSection, most: int, scratch: Path) -> BenchmarkSection:
+    positions = choose_questions(benchmark, Path(benchmark.path), scratch).positions
+    if positions is None:
+        return benchmark
+    return benchmark.model_copy(update={"questions": None, "question_ids": positions[:most]})
+
+
+async def evaluate_source(spec: RunSpec, source: str, options: Options, show: ShowStage) -> Trial:
+    """Render the run's questions, and have ``source`` answer them; ``show`` gets each stage.
+
+    Raises `UsageError` for a run file or data that cannot be used, `EvaluationError` or
+    `ApbmmError` for everything else that fails. Cancelled, it leaves no process behind.
+    """
+    job = EvaluationJob(options)
+    watch = asyncio.create_task(_watch(job, show))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            rendered = tasks.create_task(
+                render_questions(
+                    spec,
+                    options.scratch / "rendered",
+                    most=10**9,
+                    remote_code=spec.engine.remote_code and options.allow_remote_code,
+                )
+            )
+            body = tasks.create_task(_evaluated(job, spec, source))
+    except* ApbmmError as group:
+        raise _first(group) from None
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await job.abort()
+    # `EvaluationJob` puts an evaluation's records below its run's folder.
+    outputs = options.state / "outputs" / EVALUATION / EVALUATION
+    return Trial(rendered.result(), body.result(), outputs)
+
+
+async def _evaluated(job: EvaluationJob, spec: RunSpec, source: str) -> Evaluated:
+    prepared = await job.prepare(spec)
+    assign = Assign(
+        run=EVALUATION,
+        evaluation=EVALUATION,
+        attempt=1,
+        lease=EVALUATION,
+        work="reference",
+        vector=(WEIGHTS[source],) * prepared.layers,
+        config=EVALUATION,
+    )
+    body = await job.work(assign)
+    if isinstance(body, Failed):
+        raise ApbmmError(body.message, body.hint)
+    assert isinstance(body, Evaluated)
+    return body
+
+
+def _first(group: BaseExceptionGroup[ApbmmError]) -> BaseException:
+    """The error to show of those that came together: one of the run file before all others."""
+    errors = [error for error in group.exceptions if isinstance(error, ApbmmError)]
+    return max(errors, key=lambda error: error.exit_code)
+
+
+async def _watch(job: EvaluationJob, show: ShowStage) -> None:
+    """Show the stage of the work in hand, whenever it changes."""
+    last = ""
+    while True:
+        event = job.progress.latest
+        counted = f" {event.done} of {event.total}" if event.total > 1 else ""
+        if event.stage and (text := f"{event.stage}{counted}") != last:
+            show(text)
+            last = text
+        await asyncio.sleep(POLL_SECONDS)
