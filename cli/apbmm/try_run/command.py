@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -89,7 +89,11 @@ def _try(request: TryRequest, spec: RunSpec, gpu: str, folder: Path) -> int:
     async def run() -> Trial:
         task = asyncio.current_task()
         assert task is not None
-        stops.listen(lambda _: task.cancel())
+
+        def cancel(number: int) -> None:  # noqa: ARG001 - a handler's signature
+            task.cancel()
+
+        stops.listen(cancel)
         try:
             with _stages(source, gpu) as show:
                 return await evaluate_source(few, source, options, show)
@@ -125,7 +129,7 @@ def _try(request: TryRequest, spec: RunSpec, gpu: str, folder: Path) -> int:
 
 
 @contextmanager
-def _stages(source: str, gpu: str) -> Iterator[object]:
+def _stages(source: str, gpu: str) -> Iterator[Callable[[str], None]]:
     """Show the stage of the work on a terminal, in one line that is gone at the end."""
     from rich.console import Console
     from rich.markup import escape
