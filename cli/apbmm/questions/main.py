@@ -16,6 +16,7 @@ from apbmm.questions.messages import (
     RenderedQuestion,
     RenderRequest,
 )
+from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.errors import UsageError
 from apbmm_common.process.parent_death import die_with
 from apbmm_common.run_file import RunSpec
@@ -34,7 +35,7 @@ def render(request: RenderRequest) -> Rendered:
     try:
         prepared = prepare_benchmarks(
             spec.benchmarks,
-            {benchmark.name: Path(benchmark.path) for benchmark in spec.benchmarks},
+            {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks},
             spec.generation,
             Path(sources[spec.generation.template_from]),
             scratch / "questions",

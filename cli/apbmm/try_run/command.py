@@ -82,7 +82,7 @@ def _try(request: TryRequest, spec: RunSpec, gpu: str, folder: Path) -> int:
         allow_remote_code=request.allow_remote_code,
     )
     options.scratch.mkdir()
-    few = with_few_questions(spec, request.questions, folder / "chosen")
+    few = with_few_questions(spec, request.questions)
     claim = Claim(options)
     stops = StopRequests()
 

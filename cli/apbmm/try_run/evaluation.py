@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apbmm.questions.ask import render_questions
 from apbmm.questions.messages import RenderedBenchmark
-from apbmm_common.datasets.benchmark_folders import choose_questions
+from apbmm_common.datasets.benchmark_folders import places_of, select_questions
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed
 from apbmm_common.run_file import BenchmarkSection, RunSpec
@@ -33,23 +33,26 @@ class Trial:
     outputs: Path
 
 
-def with_few_questions(spec: RunSpec, most: int, scratch: Path) -> RunSpec:
+def with_few_questions(spec: RunSpec, most: int) -> RunSpec:
     """The run with the first ``most`` of each benchmark's questions, to be asked of a new engine.
 
     A benchmark whose files apbmm does not know keeps all its questions. Raises `SourceError` for
     data that cannot be used.
     """
-    benchmarks = tuple(_few_of(benchmark, most, scratch) for benchmark in spec.benchmarks)
+    benchmarks = tuple(
+        _few_of(benchmark, most, spec.generation.seed) for benchmark in spec.benchmarks
+    )
     # One evaluation needs no trial of loading in memory.
     engine = spec.engine.model_copy(update={"hot_load": "checkpoint"})
     return spec.model_copy(update={"benchmarks": benchmarks, "engine": engine})
 
 
-def _few_of(benchmark: BenchmarkSection, most: int, scratch: Path) -> BenchmarkSection:
-    positions = choose_questions(benchmark, Path(benchmark.path), scratch).positions
+def _few_of(benchmark: BenchmarkSection, most: int, seed: int) -> BenchmarkSection:
+    positions = select_questions(benchmark, places_of(benchmark), seed).positions
     if positions is None:
         return benchmark
-    return benchmark.model_copy(update={"questions": None, "question_ids": positions[:most]})
+    chosen = {"questions": None, "sample": None, "question_ids": positions[:most]}
+    return benchmark.model_copy(update=chosen)
 
 
 async def evaluate_source(spec: RunSpec, source: str, options: Options, show: ShowStage) -> Trial:
