@@ -2,9 +2,9 @@
 
 The layers are split among the skills. Every step sees two batches, each answered by a merge: one of
 the four that take every skill from one checkpoint or the other, and one at random weights. So each
-skill is learned by its own layers whatever the others say, and merges in between answer as
-`skills.py` says that they should. Tensors outside the layers are trained at the mean of the layers'
-weights, as apbmm merges them.
+skill is learned in its own layers, independently of the weights of the other layers, and merges in
+between answer as `skills.py` says that they should. Tensors outside the layers are trained at the
+mean of the layers' weights, as apbmm merges them.
 """
 
 from __future__ import annotations

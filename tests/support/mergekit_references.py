@@ -1,8 +1,8 @@
 """Merges that the real mergekit and apbmm both make, and mergekit's results.
 
-Run as ``python tests/mergekit_references.py PYTHON``, with the interpreter of an environment that
-holds mergekit, this writes its results for two small random fine-tunes to `REFERENCES`, sources
-included (made with mergekit 0.1.5).
+Run as ``python tests/support/mergekit_references.py PYTHON``, with the interpreter of an
+environment that holds mergekit, this writes its results for two small random fine-tunes to
+`REFERENCES`, sources included (made with mergekit 0.1.5).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from apbmm_master.journal.events import Leased, ResultRecorded
 from commands import run
 from rehearsal_runs import Site
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_directory_before_rooms"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_directory_of_protocol_2"
 BUDGET = 12
 DONE = ["e0001", "e0004", "e0005", "e0006", "e0007", "e0008"]
 """In the order of their completion."""

@@ -3,9 +3,9 @@
 The docstring below each key is its description in the run-file reference: what the key means, and
 when to change it; types, ranges and defaults come from the annotations.
 
-A rule on several keys is a validator of the last of them, in the order in which they are defined:
-pydantic shows it only those earlier keys whose values are valid. So the faults of a table are found
-together, and no fault causes another.
+A rule on several keys is written as a validator of the last of them, in the order in which they are
+defined. pydantic shows it only those earlier keys whose values are valid, so all faults of a table
+are found together, and one wrong key does not produce a second error.
 
 The same models travel to the workers in WELCOME, so that a worker needs no run file of its own.
 """

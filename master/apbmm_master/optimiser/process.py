@@ -1,9 +1,9 @@
 """The search method in a process of its own, so that fitting a model never delays a heartbeat.
 
-The process keeps the search object between asks. A request brings the calls that the object has not
-seen. When they do not follow those that it has seen (the process is new, the run was resumed, the
-discrepancies have just been measured), the request is sent again with all calls: the search is
-created anew and its history replayed, earlier asks by `Search.recall`, which fits nothing.
+The process keeps the search object between asks. A request carries only the new calls of ask and
+tell. When the process's history does not match (a new process, a resumed run, discrepancies that
+have just been measured), the request is sent again with all calls: the search is created anew and
+its history replayed, earlier asks by `Search.recall`, which fits nothing.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ from apbmm_master.scheduling.policy import FailEvaluation, GiveUpLease, GrantLea
 class LeaseDispatch:
     """Grants and withdraws leases.
 
-    ``record`` and ``send`` are those of `message_handlers.MessageHandlers`. ``now`` is in seconds
-    on the monotonic clock.
+    ``record`` and ``send_after_commit`` are those of `message_handlers.MessageHandlers`. ``now`` is
+    in seconds on the monotonic clock.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class LeaseDispatch:
         run_state: RunState,
         fleet: Fleet,
         record: Callable[[AnyEvent], None],
-        send: Callable[[bytes, FromMaster], None],
+        send_after_commit: Callable[[bytes, FromMaster], None],
     ) -> None:
         self._run_state = run_state
         self._fleet = fleet
         self._record = record
-        self._send = send
+        self._send_after_commit = send_after_commit
         self._sent_at: dict[str, float] = {}
         """When the ASSIGN of each lease that waits for its ACCEPT was last sent."""
 
@@ -101,7 +101,7 @@ class LeaseDispatch:
         assert self._run_state.spec is not None
         worker = self._fleet.workers[attempt.worker]
         self._sent_at[attempt.lease] = now
-        self._send(
+        self._send_after_commit(
             worker.identity,
             Assign(
                 run=self._run_state.run,

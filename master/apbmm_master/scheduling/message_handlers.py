@@ -58,8 +58,8 @@ log = logging.getLogger(__name__)
 class MessageHandlers:
     """Handles the messages of workers, one at a time.
 
-    ``record`` applies an event to the run state; the next commit stores it. ``send`` queues a
-    message that is sent after that commit.
+    ``record`` applies an event to the run state; the next commit stores it. ``send_after_commit``
+    queues a message that is sent after that commit.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class MessageHandlers:
         run_state: RunState,
         fleet: Fleet,
         record: Callable[[AnyEvent], None],
-        send: Callable[[bytes, FromMaster], None],
+        send_after_commit: Callable[[bytes, FromMaster], None],
     ) -> None:
         self.run_state = run_state
         self.fleet = fleet
         self._record = record
-        self._send = send
+        self._send_after_commit = send_after_commit
 
     def handle(self, identity: bytes, message: FromWorker, now: float, key: str = "") -> None:
         """Handle one message; ``now`` is in seconds on the monotonic clock.
@@ -85,7 +85,7 @@ class MessageHandlers:
             return
         worker = self.fleet.of(identity)
         if worker is None:
-            self._send(identity, HelloAgain(run=self.run_state.run))
+            self._send_after_commit(identity, HelloAgain(run=self.run_state.run))
             return
         if worker.key != key:
             raise NotAllowedError(f"the connection of worker {worker.name} is another key's")
@@ -125,7 +125,7 @@ class MessageHandlers:
         if hello.boot in self.run_state.sessions.gone:
             reason = f"a later process took the name {hello.worker}"
             hint = "give this one another --name"
-            self._send(identity, Refuse(reason=reason, hint=hint, final=True))
+            self._send_after_commit(identity, Refuse(reason=reason, hint=hint, final=True))
             return
         known = self.fleet.workers.get(hello.worker)
         if known is not None and known.boot == hello.boot and hello.number <= known.hello:
@@ -156,7 +156,7 @@ class MessageHandlers:
     def _supersede(self, old: Worker) -> None:
         self._record(WorkerLeft(worker=old.name, boot=old.boot, reason="superseded"))
         reason = f"a later process took the name {old.name}"
-        self._send(old.identity, Refuse(reason=reason, final=True))
+        self._send_after_commit(old.identity, Refuse(reason=reason, final=True))
 
     def remove_refused(self, lets_in: Callable[[str, str], bool]) -> None:
         """Remove every worker whose key and name ``lets_in`` refuses; its lease is lost.
@@ -180,7 +180,7 @@ class MessageHandlers:
         assert self.run_state.spec is not None
         abandon = tuple(sorted(lease for lease in worker.held if not self._is_wanted(lease)))
         worker.held -= set(abandon)
-        self._send(
+        self._send_after_commit(
             worker.identity,
             Welcome(
                 run=self.run_state.run,
@@ -232,7 +232,7 @@ class MessageHandlers:
         if different or message.layers != run_state.layers:
             worker.stage = "unfit"
             worker.unfit = f"its {', '.join(different) or 'sources'} differ from the run's"
-            self._send(
+            self._send_after_commit(
                 worker.identity,
                 Refuse(
                     run=run_state.run,
@@ -275,13 +275,13 @@ class MessageHandlers:
         if beat.lease and beat.run == self.run_state.run:
             self._holds(worker, beat.lease)
         ack = BeatAck(run=self.run_state.run, epoch=self.run_state.epoch, stage=worker.stage)
-        self._send(worker.identity, ack)
+        self._send_after_commit(worker.identity, ack)
 
     def _holds(self, worker: Worker, lease: str) -> None:
         """Note that the worker works on a lease, or cancel it if its evaluation has ended."""
         found = self.run_state.find(lease)
         if found is None or found[0].state in SETTLED:
-            self._send(worker.identity, Cancel(run=self.run_state.run, lease=lease))
+            self._send_after_commit(worker.identity, Cancel(run=self.run_state.run, lease=lease))
             return
         evaluation, attempt = found
         if (attempt.worker, attempt.boot) != (worker.name, worker.boot):
@@ -321,7 +321,9 @@ class MessageHandlers:
         if found is None or found[0].id != message.evaluation:
             log.warning("%s sent a result of an unknown lease %s", worker.name, message.lease)
             worker.delivering.discard(message.lease)
-            self._send(worker.identity, Cancel(run=run, lease=message.lease, unknown=True))
+            self._send_after_commit(
+                worker.identity, Cancel(run=run, lease=message.lease, unknown=True)
+            )
             return
         evaluation, attempt = found
         failure = self._failure(evaluation, message)
@@ -333,7 +335,7 @@ class MessageHandlers:
             self._succeed(worker, evaluation, attempt, message)
         worker.held.discard(message.lease)
         worker.delivering.discard(message.lease)
-        self._send(worker.identity, ResultAck(run=run, lease=message.lease))
+        self._send_after_commit(worker.identity, ResultAck(run=run, lease=message.lease))
 
     def _failure(self, evaluation: Evaluation, message: Result) -> Failed | None:
         """The failure that a result reports, or what is wrong with it; None for a valid result."""
@@ -385,7 +387,9 @@ class MessageHandlers:
         worker = self.fleet.workers.get(rival.worker)
         if worker is not None and worker.boot == rival.boot:
             worker.held.discard(rival.lease)
-            self._send(worker.identity, Cancel(run=self.run_state.run, lease=rival.lease))
+            self._send_after_commit(
+                worker.identity, Cancel(run=self.run_state.run, lease=rival.lease)
+            )
 
     def _late(self, evaluation: Evaluation, attempt: Attempt, message: Result) -> None:
         """Log a result that came after its evaluation had ended, unless it is a repetition."""

@@ -5,14 +5,14 @@ Invariants of the scheduler, in this module and in `leases` and `message_handler
 1. A lease is committed to the journal before its ASSIGN is sent.
 2. A worker holds at most one lease.
 3. An evaluation has at most one active attempt.
-4. An evaluation is not leased again before its last attempt has ended: with a result, a failure, a
-   DECLINE or a BYE, or because its worker no longer holds it, was silent for the deadline of
-   `lifecycle.orphan_deadline`, was started anew, or had its key revoked. It is not leased either
-   while a connected worker still works on an earlier attempt.
+4. An evaluation is not leased again before its last attempt has ended. An attempt ends by a result,
+   a failure, a DECLINE or a BYE, or because its worker is lost: it no longer holds the lease, was
+   silent for the deadline of `lifecycle.orphan_deadline`, was started anew, or had its key revoked.
+   An evaluation is not leased either while a connected worker still works on an earlier attempt.
 5. The first valid result of an evaluation is its only one. A result is acknowledged only after the
    commit that records it.
-6. An evaluation of the budget is leased only while fewer than ``budget.evaluations`` are done or in
-   progress.
+6. An evaluation that counts against the budget is leased only while fewer than
+   ``budget.evaluations`` such evaluations are done or in progress.
 7. An evaluation that failed gets no further attempt. Its vector is avoided by the search and its
    place in the budget goes to another vector.
 

@@ -3,8 +3,8 @@
 The score of a candidate x is the log of the Monte-Carlo mean of
 HV(sampled front of D + P + x) - HV(sampled front of D + P), with BoTorch's smoothing of the
 logarithm (Ament et al., 2023) and BoTorch's box decompositions. An acquisition object is immutable:
-conditioning on one more pending point gives a new object. The object that is conditioned on the
-really pending points alone remains, and scores the candidate pool (see `candidate_pool`).
+conditioning on one more pending point gives a new object. The original object, which knows only
+the evaluations that are really running, is kept and scores the candidate pool (`candidate_pool`).
 
 D are the completed and P the pending evaluations. Shapes: S samples, m objectives, b candidates,
 C cells, D dimensions.

@@ -48,14 +48,14 @@ class Received:
 
 
 class Router:
-    """A ROUTER socket with a task that reads ahead and calls ``nudge`` for every message."""
+    """A ROUTER socket with a task that reads ahead and calls ``wake_up`` for every message."""
 
     def __init__(
-        self, address: str, nudge: Callable[[], None], authenticator: Authenticator
+        self, address: str, wake_up: Callable[[], None], authenticator: Authenticator
     ) -> None:
         self.refusals = authenticator.refusals
         self._address = address
-        self._wake_up = nudge
+        self._wake_up = wake_up
         self._authenticator = authenticator
         self._inbox: asyncio.Queue[tuple[list[bytes], str]] = asyncio.Queue(INBOX_FRAMES)
         self._names: OrderedDict[bytes, str] = OrderedDict()

@@ -2,9 +2,9 @@
 
 ``memory`` merges from the sources straight into the live engine. ``checkpoint`` writes the merge
 as a folder, which the engine reloads. A worker trusts neither before a trial. The engine starts
-from its first merge as a checkpoint. Then another merge is loaded in memory, and the first again,
-each way. After that the engine must hold, multiply by and answer exactly the same as when it was
-fresh. Both ways are timed.
+from merge A, written as a checkpoint. Then merge B is loaded in memory, and merge A once in each
+way. After each load of A the weights, the matrix products and the answers must equal those of the
+freshly started engine. Both ways are timed.
 
 Where loads in memory fail, or the run file asks for ``checkpoint``, a smaller trial decides: a
 reload must change nothing in an engine that has just started from the same folder, and all tensors

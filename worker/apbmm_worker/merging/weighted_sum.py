@@ -1,9 +1,12 @@
 """Weighted sums of stored tensors, ``sum_i weights[i] * source_i``: here weights are multiplied.
 
+(Sources that are kept on a GPU are summed there, in `engine.resident_sources`.)
+
 Sums are taken in float32 (in float64 when the result is stored in float32) and rounded once, to
 nearest even. A result is therefore within half a unit in the last place of the exact value, with
-two exceptions: where that value is next to a tie, the roundings in float32 may decide it, and where
-the terms nearly cancel, the result is within 2^-22 of their sizes.
+two exceptions: where the exact value is nearly half-way between two stored numbers, the roundings
+in float32 may choose the farther one, and where the terms nearly cancel, the result is within 2^-22
+of their sizes.
 
 Tensors are computed chunk by chunk, through buffers that are reused.
 """

@@ -1,8 +1,8 @@
 """The weights of a live vLLM model under their checkpoint's names: found, written and packed.
 
 vLLM stacks q, k and v (and gate and up) into one matrix, pads the vocabulary, and shares the
-embedding with a tied head. On a CPU it multiplies by packed copies, most of which replace the
-matrix: its rows are gathered here, and vLLM's own code packs them.
+embedding with a tied head. On a CPU it keeps matrices in a packed layout, mostly without the
+original. Here the whole matrix is assembled, and vLLM's own code packs it.
 
 vLLM's modules are recognised by their attributes, and vLLM is not imported.
 """

@@ -1,7 +1,8 @@
 """Whether a live model holds the tensors that were loaded into it: compared after every load.
 
-Parameters that can be read are compared by checksum, bit for bit. A packed matrix multiplies unit
-vectors, and the products must be columns of the checkpoint's matrix, bit for bit as well.
+Parameters that can be read are compared by checksum, bit for bit. A packed matrix cannot be read.
+So it is multiplied by a few unit vectors, and each product must equal that column of the merged
+matrix, bit for bit as well.
 """
 
 from __future__ import annotations
