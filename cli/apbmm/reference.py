@@ -164,7 +164,8 @@ def _type(hint: Any) -> str:  # noqa: PLR0911 - one for each kind of type
     if get_origin(hint) is Literal:
         return _alternatives([f"`{_value_text(value)}`" for value in get_args(hint)])
     if get_origin(hint) is tuple:
-        return f"list of: {_type(get_args(hint)[0])}"
+        item = get_args(hint)[0]
+        return f"list of: {_type(Annotated[(item, *marks)] if marks else item)}"
     if get_origin(hint) is dict or hint is dict:
         return "table"
     if hint is bool:

@@ -7,12 +7,14 @@
 - `contents`: whether files or tensors hold the same bytes, which alone reads weights;
 - `compatibility`: whether checkpoints can be merged (`compatibility_faults`);
 - `identical_layers`: the layers that are the same in all sources;
+- `byte_order_marks`: a folder that transformers reads, whatever wrote its JSON files;
 - `remote_code`: Python code that comes with a checkpoint.
 
 All of them raise `SourceError` for files that are missing, damaged or unreadable.
 """
 
 __all__ = [
+    "byte_order_marks",
     "compatibility",
     "contents",
     "headers",

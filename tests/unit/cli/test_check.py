@@ -340,3 +340,48 @@ def test_a_pair_with_nothing_to_search_is_a_fault(run_file: Path) -> None:
     with_identical_layers(thinking, instruct, range(12))
     (fault,) = inspect(run_file).faults
     assert fault.startswith("sources: the tensors of all layers are identical")
+
+
+# ---- data as people have it ---------------------------------------------------------------------
+
+
+def test_rows_that_are_no_questions_are_shown_and_other_faults_have_their_row(
+    run_file: Path,
+) -> None:
+    data = run_file.parent / "exact" / "test.jsonl"
+    blank = b'{"id": "", "question": "", "answer": ""}\n'
+    data.write_bytes(b"\xef\xbb\xbf" + data.read_bytes() + blank)
+    run_file.write_bytes(b"\xef\xbb\xbf" + run_file.read_bytes())
+    shown = run("apbmm", "check", run_file)
+    assert shown.returncode == 0
+    assert f"1 of 4 rows are no questions and are left out; in {data}, line 4" in shown.stdout
+    for content, message in (
+        (rb'{"id": "1", "question": "\ud835", "answer": "1"}', "line 1: 'question' holds half a"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b'{"id": "1", "question": "q", "answer": []}', "line 1: 'answer' is list"),
+    ):
+        data.write_bytes(content)
+        shown = run("apbmm", "check", run_file)
+        assert shown.returncode == 2
+        assert "1 error\n" in shown.stderr
+        assert message in shown.stderr
+        assert str(data) in shown.stderr
+
+
+def test_a_list_of_files_and_questions_of_ones_own(run_file: Path) -> None:
+    folder = run_file.parent
+    (folder / "mine.csv").write_text("prompt,gold\n2 and 2?,4\n,\n")
+    (folder / "more.jsonl").write_text('{"prompt": "1 and 1?", "gold": 2}\n')
+    changes = {
+        '"apbmm_exact"': '"apbmm_answer"',
+        'path = "exact"': 'path = ["mine.csv", "more.jsonl"]\n'
+        'arguments = { question = "prompt", answer = "gold", extract = "last_number" }',
+        "questions = 2": "sample = 2",
+    }
+    found = with_changes(run_file, changes)
+    assert found.faults == []
+    assert found.questions == {"exact": 2}
+    text = run_file.read_text()
+    run_file.write_text(text.replace('extract = "last_number"', 'extract = "number"'))
+    (fault,) = inspect(run_file).faults
+    assert fault.startswith("benchmarks.0.arguments: extract must be exact, boxed, last_number or")

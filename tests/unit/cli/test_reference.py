@@ -53,7 +53,7 @@ def test_types_ranges_units_and_defaults_are_those_of_the_schema(text: str) -> N
     assert rows(text, "## `[engine]`")["remote_code"][1:3] == ["`true` or `false`", "`false`"]
     assert rows(text, "## `[[benchmarks]]`")["question_ids"][1] == "list of: whole number ≥ 0"
     assert rows(text, "## `[sources]`")["base"][1:3] == ["path", "none"]
-    assert rows(text, "## `[[benchmarks]]`")["path"][1] == "path"
+    assert rows(text, "## `[[benchmarks]]`")["path"][1] == "path or list of: path"
     assert rows(text, "## `[[benchmarks]]`")["name"][1].startswith("text of 1 to 64 letters")
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
+from apbmm_common.checkpoint.byte_order_marks import without_marks
 from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.errors import SourceError
 
@@ -188,14 +189,15 @@ def _decoder_layers(model: Any, folder: Path, layers: int) -> list[Any]:
 def _load_model(folder: Path, remote_code: bool) -> Any:
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=remote_code,
-            use_safetensors=True,
-            dtype="auto",
-            output_loading_info=True,
-        )
+        with without_marks(folder) as readable:
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                readable,
+                local_files_only=True,
+                trust_remote_code=remote_code,
+                use_safetensors=True,
+                dtype="auto",
+                output_loading_info=True,
+            )
     except Exception as error:
         raise SourceError(f"{folder}: transformers cannot load the model: {error}") from error
     missing = sorted(info["missing_keys"])
@@ -207,8 +209,9 @@ def _load_model(folder: Path, remote_code: bool) -> Any:
 
 def _load_tokenizer(folder: Path, remote_code: bool) -> Any:
     try:
-        return transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=remote_code
-        )
+        with without_marks(folder) as readable:
+            return transformers.AutoTokenizer.from_pretrained(
+                readable, local_files_only=True, trust_remote_code=remote_code
+            )
     except Exception as error:
         raise SourceError(f"{folder}: transformers cannot load the tokenizer: {error}") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.canonical_json import canonical_hash
+from apbmm_common.checkpoint.byte_order_marks import without_marks
 from apbmm_common.datasets.benchmark_folders import ChosenQuestions, Places, choose_questions
 from apbmm_common.errors import SourceError, UsageError
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
@@ -97,9 +98,10 @@ class Renderer:
     """
 
     def __init__(self, source: Path, *, remote_code: bool = False) -> None:
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(source), local_files_only=True, trust_remote_code=remote_code
-        )
+        with without_marks(source) as folder:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=remote_code
+            )
         if not self._tokenizer.chat_template:
             raise SourceError(
                 f"{source} has no chat template",

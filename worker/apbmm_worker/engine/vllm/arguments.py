@@ -71,5 +71,5 @@ def _dtype(settings: EngineSection, checkpoint: Path) -> str:
     """
     if settings.dtype != "auto":
         return settings.dtype
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8-sig"))
     return str(config.get("dtype") or config.get("torch_dtype") or "auto")
