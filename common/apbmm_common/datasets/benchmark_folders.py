@@ -33,6 +33,7 @@ Places = Path | Sequence[Path]
 """Where a benchmark's data is: a folder, a file, or several files that are read as one."""
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet\Z")
+_DEGREES = re.compile(r"(?:\^?\s*\{?\s*\^?\s*\\circ\s*\}?|\\degree|\u00b0|degrees?)\s*\Z")
 _MOST_NAMED = 3
 
 
@@ -65,8 +66,8 @@ class Layout:
 def _with_whole_number(record: Record, _: Row) -> Record:
     """A problem whose answer is a whole number: 336 for what public copies write ``336^\\circ``."""
     answer = record["answer"]
-    plain = re.sub(r"\\(?:boxed|text|mathrm)\s*\{([^{}]*)\}", r"\1", answer).strip().strip("$")
-    plain = re.sub(r"(?:\^?\{?\\?\^?\s*\\circ\}?|\\degree|\u00b0|degrees?)\s*\Z", "", plain.strip())
+    written = re.sub(r"\\(?:boxed|text|mathrm)\s*\{([^{}]*)\}", r"\1", answer).strip().strip("$")
+    plain = _DEGREES.sub("", written.strip())
     try:
         value = Decimal(plain.replace(",", "").strip().rstrip("."))
         whole = value.is_finite() and value == value.to_integral_value()
@@ -74,7 +75,8 @@ def _with_whole_number(record: Record, _: Row) -> Record:
         whole = False
     if not whole:
         raise ValueError(f"the answer {answer!r} is not a whole number, and no other is scored")
-    return {**record, "answer": str(int(value))}
+    # EvalScope reads all but degrees itself; what it reads stays as it is written.
+    return {**record, "answer": str(int(value))} if plain != written.strip() else record
 
 
 def _with_final_answer(record: Record, _: Row) -> Record:

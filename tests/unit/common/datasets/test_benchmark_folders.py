@@ -87,16 +87,15 @@ def test_too_few_questions(tmp_path: Path, settings: dict[str, Any], message: st
 
 
 TABLES: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
-    "aime24": ("test", [{"problem": "p", "solution": r"\boxed{204}"}], ["204"]),
+    "aime24": ("test", [{"problem": "p", "solution": r"\boxed{204}"}], [r"\boxed{204}"]),
     "aime25": (
         "test",
         [
             {"problem": "p", "answer": 2},
             {"problem": "p2", "answer": r"336^\circ"},
             {"problem": "p3", "answer": "1,024"},
-            {"problem": "p4", "answer": 70.0},
         ],
-        ["2", "336", "1024", "70"],
+        ["2", "336", "1,024"],
     ),
     "aime26": ("test", [{"problem": "p", "answer": "$33^{\\circ}$"}], ["33"]),
     "gpqa_diamond": (
@@ -171,6 +170,12 @@ def write_parquet(file: Path, rows: list[dict[str, Any]], columns: list[str]) ->
             values = [float(v) if isinstance(v, int | float) else None for v in values]
         table[column] = values
     pyarrow.parquet.write_table(pyarrow.table(table), file)
+
+
+def test_whole_numbers_that_a_table_with_gaps_made_floats_have_no_point(tmp_path: Path) -> None:
+    rows = [{"question": "a", "answer": 70.0}, {"question": "b", "answer": 0.5}]
+    folder = write_lines(tmp_path / "test.jsonl", rows)
+    assert [r["answer"] for r in select_questions(benchmark(), folder).records] == ["70", "0.5"]
 
 
 def test_levels_are_numbers(tmp_path: Path) -> None:
@@ -337,3 +342,12 @@ def test_a_sample_does_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> No
     assert Counter(r["level"] for r in found[0]) == dict.fromkeys(range(1, 6), 2)
     other = select_questions(benchmark("math_500", sample=10), folder, seed=1).records
     assert {r["problem"] for r in other} != asked[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [r"336^\circ", r"336^{\circ}", r"$336^\circ$", "336\u00b0", r"\boxed{336^\circ}"],
+)  # fmt: skip
+def test_degrees_of_aime_are_whole_numbers(tmp_path: Path, answer: str) -> None:
+    folder = write_lines(tmp_path / "test.jsonl", [{"problem": "p", "answer": answer}])
+    assert select_questions(benchmark("aime25"), folder).records[0]["answer"] == "336"
