@@ -24,7 +24,12 @@ AtLeastOne = Annotated[int | None, Parameter(validator=validators.Number(gte=1))
 
 
 @app.command
-def check(run_file: Path, /) -> int:
+def check(
+    run_file: Path,
+    /,
+    *,
+    questions: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
     """Dry run: name every error of a run file at once, or print what would run.
 
     Reads the headers of the checkpoints, the benchmark folders and the prompts; starts nothing.
@@ -33,10 +38,13 @@ def check(run_file: Path, /) -> int:
     ----------
     run_file
         RUN.toml.
+    questions
+        Have EvalScope read the benchmarks, which takes it some seconds: shows the first question
+        of each as the model will see it, and checks that every prompt fits the context.
     """
     from apbmm.check.command import check as run_check
 
-    return run_check(run_file)
+    return run_check(run_file, questions=questions)
 
 
 @app.command(name="try")

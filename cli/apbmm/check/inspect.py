@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from apbmm.check.questions import FirstQuestion, first_question, order_note, rendered_notes
+from apbmm.questions.ask import render_questions, require_evalscope
+from apbmm.questions.messages import RenderedBenchmark
 from apbmm_common.checkpoint.compatibility import (
     IDENTICAL,
     compatibility_faults,
@@ -59,6 +64,10 @@ class Inspection:
     """Python files that come with a checkpoint, by role; only where there are any."""
     questions: dict[str, int | None] = field(default_factory=dict)
     """Questions of each benchmark; None where apbmm does not know the adapter's files."""
+    first_questions: dict[str, FirstQuestion] = field(default_factory=dict)
+    """By benchmark, where apbmm knows the adapter's files."""
+    rendered: dict[str, RenderedBenchmark] = field(default_factory=dict)
+    """The benchmarks as EvalScope reads them; empty where it was not asked."""
 
     def fault(self, error: ApbmmError, name: str = "") -> None:
         """Add a fault; its hint goes into the same line."""
@@ -94,6 +103,24 @@ def inspect(run_file: Path) -> Inspection:
         _inspect_prompts(found, found.spec.prior)
         _inspect_objectives(found, found.spec)
     return found
+
+
+def inspect_prompts_of_questions(found: Inspection) -> None:
+    """Have EvalScope read the benchmarks of a run without faults, and render all questions.
+
+    Adds the first of them as the model will see them, faults and notes to ``found``. Takes as long
+    as EvalScope's import, 3 to 16 seconds, and longer on a busy machine.
+    """
+    assert found.spec is not None
+    try:
+        require_evalscope()
+        with tempfile.TemporaryDirectory(prefix="apbmm-check-") as scratch:
+            found.rendered = asyncio.run(render_questions(found.spec, Path(scratch), most=1))
+    except ApbmmError as error:
+        found.fault(error)
+    for name, benchmark in found.rendered.items():
+        notes = rendered_notes(benchmark, found.first_questions.get(name))
+        found.notes += [f"benchmark {name}: {note}" for note in notes]
 
 
 def _inspect_paths(found: Inspection) -> None:
@@ -222,7 +249,11 @@ def _inspect_benchmarks(found: Inspection, spec: RunSpec) -> None:
         else:
             count = None if selection.positions is None else len(selection.positions)
             found.questions[benchmark.name] = count
-            found.notes += [f"benchmark {benchmark.name}: {note}" for note in selection.notes]
+            first = first_question(selection.records)
+            if first is not None:
+                found.first_questions[benchmark.name] = first
+            notes = filter(None, (*selection.notes, order_note(benchmark)))
+            found.notes += [f"benchmark {benchmark.name}: {note}" for note in notes]
 
 
 def _inspect_prompts(found: Inspection, prior: PriorSection) -> None:

@@ -16,6 +16,9 @@ from apbmm_common.run_file import BenchmarkSection, ObjectiveSection, RunSpec
 
 Row = tuple[str, str]
 
+MOST_CHARACTERS = 1000
+"""Of a question or prompt; of a longer one the middle is left out."""
+
 
 def print_faults(found: Inspection) -> None:
     """Every fault on a numbered line of standard error."""
@@ -48,7 +51,9 @@ def plan(found: Inspection) -> list[Row]:
     rows.append(("merge", _merge(found, spec)))
     if found.identical_layers and spec.merge_method == LINEAR:
         rows.append(("layers", not_searched(found.identical_layers)))
-    rows += [("benchmark", _benchmark(b, found.questions.get(b.name))) for b in spec.benchmarks]
+    for benchmark in spec.benchmarks:
+        rows.append(("benchmark", _benchmark(benchmark, found.questions.get(benchmark.name))))
+        rows += _first_question(found, benchmark.name)
     rows += [("generation", _generation(spec)), ("prior", _prior(spec))]
     rows += [("objective", _objective(o, spec)) for o in spec.objectives]
     point = ", ".join(f"{value:g}" for value in spec.hypervolume_reference)
@@ -120,6 +125,29 @@ def _benchmark(benchmark: BenchmarkSection, questions: int | None) -> str:
     count += ", drawn at random," if benchmark.sample is not None else ""
     places = ", ".join(map(str, places_of(benchmark)))
     return f"{benchmark.name}: {benchmark.adapter}, {count} from {places}"
+
+
+def _first_question(found: Inspection, name: str) -> list[Row]:
+    """A benchmark's first question: its prompt where it was rendered, else as its data has it."""
+    if name in found.rendered:
+        rendered = found.rendered[name]
+        first = rendered.first[0]
+        prompt = f"{shortened(first.prompt)!r}, {first.tokens} tokens, target {first.target!r}"
+        return [
+            ("prompt", prompt),
+            ("", f"the longest of {rendered.count} prompts has {rendered.longest} tokens"),
+        ]
+    if name not in found.first_questions:
+        return []
+    raw = found.first_questions[name]
+    text = f"{shortened(raw.question)!r}, target {shortened(raw.target)!r}"
+    return [("question", f"{text} (as in the data; --questions shows what the model will see)")]
+
+
+def shortened(text: str) -> str:
+    """A text with its middle left out where it is long."""
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
 
 def _generation(spec: RunSpec) -> str:

@@ -1,0 +1,118 @@
+"""What `apbmm check` says of a benchmark's questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from apbmm.check.questions import FirstQuestion, order_note, rendered_notes
+from apbmm.questions.messages import RenderedBenchmark, RenderedQuestion
+from apbmm_common.run_file import BenchmarkSection
+from commands import run
+from tiny_checkpoints import write_tiny_pair
+
+RUN = """
+name = "trial"
+[sources]
+thinking = "thinking"
+instruct = "instruct"
+[[benchmarks]]
+name = "aime"
+adapter = "aime25"
+path = "aime"
+questions = 2
+arguments = {{ few_shot_nun = 2, few_shot_num = 0 }}
+[generation]
+max_tokens = 100
+context = {context}
+[algorithm]
+name = "sobol"
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> Path:
+    write_tiny_pair(tmp_path, layers=2)
+    (tmp_path / "aime").mkdir()
+    rows = [{"problem": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(3)]
+    write_rows(tmp_path / "aime", rows)
+    file = tmp_path / "run.toml"
+    file.write_text(RUN.format(context=800))
+    return file
+
+
+def write_rows(folder: Path, rows: Sequence[dict[str, str]]) -> None:
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_check_shows_the_first_question_as_the_data_has_it(run_file: Path) -> None:
+    shown = run("apbmm", "check", run_file)
+    assert shown.returncode == 0, shown.stderr
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("question ")]
+    assert "'What is 0 + 0?', target '0' (as in the data; --questions shows" in line
+
+
+def test_check_shows_what_the_model_will_see(run_file: Path) -> None:
+    """EvalScope wraps the question of aime25, and ignores an argument that it does not know."""
+    pytest.importorskip("evalscope", reason="EvalScope is not installed here")
+    shown = run("apbmm", "check", run_file, "--questions", timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    text = shown.stdout
+    (prompt,) = [line for line in text.splitlines() if line.startswith("prompt ")]
+    assert "'<|im_start|>user\\n" in prompt
+    assert "What is 0 + 0?" in prompt
+    assert prompt.endswith(" tokens, target '0'")
+    assert "the longest of 2 prompts has " in text
+    assert "arguments.few_shot_nun: EvalScope does not know it and ignores it, few_shot_num" in text
+    assert "benchmark aime: the adapter puts a prompt of its own around each question" in text
+    assert "arguments.few_shot_num:" not in text
+
+    run_file.write_text(RUN.format(context=120))
+    shown = run("apbmm", "check", run_file, "--questions", timeout=120)
+    assert shown.returncode == 2
+    assert "benchmark aime: question 0 has a prompt of " in shown.stderr
+    assert "does not fit a context of 120" in shown.stderr
+
+
+def benchmark(folder: Path, **choice: int) -> BenchmarkSection:
+    return BenchmarkSection.model_validate(
+        {"name": "math", "adapter": "aime25", "path": str(folder), **choice}
+    )
+
+
+def rows_with(levels: Sequence[str]) -> list[dict[str, str]]:
+    return [{"problem": f"p{n}", "answer": "1", "level": level} for n, level in enumerate(levels)]
+
+
+def test_the_first_of_ordered_data_are_noted(tmp_path: Path) -> None:
+    write_rows(tmp_path, rows_with(["easy"] * 5 + ["hard"] * 5 + ["odd"] * 2))
+    note = order_note(benchmark(tmp_path, questions=4))
+    assert note == (
+        "questions = 4 takes the first of 12, but the data is ordered by level, so that 2 of its 3 "
+        "values are never asked ('hard', say): sample = 4 draws from all"
+    )
+    assert not order_note(benchmark(tmp_path, sample=4))
+    assert not order_note(benchmark(tmp_path))
+    assert not order_note(benchmark(tmp_path, questions=11)), "every level is asked"
+    write_rows(tmp_path, rows_with(["easy", "hard"] * 6))
+    assert not order_note(benchmark(tmp_path, questions=1)), "the levels are mixed"
+
+
+def rendered(asked: str) -> RenderedBenchmark:
+    question = RenderedQuestion(
+        question="0", subset="test", index=0, prompt=asked, tokens=3, asked=asked, target="4"
+    )
+    return RenderedBenchmark(count=1, longest=3, first=(question,))
+
+
+def test_a_question_that_is_asked_verbatim_gets_no_note() -> None:
+    raw = FirstQuestion("2 + 2?", "4")
+    assert rendered_notes(rendered("2 + 2?\n"), raw) == []
+    assert rendered_notes(rendered("anything"), None) == []
+    (note,) = rendered_notes(rendered("Solve: 2 + 2?"), raw)
+    assert note == "the adapter puts a prompt of its own around each question: before it 'Solve:'"
+    (note,) = rendered_notes(rendered("What is two and two?"), raw)
+    assert note == "the adapter changes the questions: the model sees other text"
