@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from apbmm.check.questions import FirstQuestion, first_question, order_note, rendered_notes
+from apbmm.check.questions import FirstQuestion, first_question, rendered_notes
 from apbmm.questions.ask import render_questions, require_evalscope
 from apbmm.questions.messages import RenderedBenchmark
 from apbmm_common.checkpoint.compatibility import (
@@ -252,8 +252,7 @@ def _inspect_benchmarks(found: Inspection, spec: RunSpec) -> None:
             first = first_question(selection.records)
             if first is not None:
                 found.first_questions[benchmark.name] = first
-            notes = filter(None, (*selection.notes, order_note(benchmark)))
-            found.notes += [f"benchmark {benchmark.name}: {note}" for note in notes]
+            found.notes += [f"benchmark {benchmark.name}: {note}" for note in selection.notes]
 
 
 def _inspect_prompts(found: Inspection, prior: PriorSection) -> None:

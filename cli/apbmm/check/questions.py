@@ -5,20 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from apbmm.questions.messages import RenderedBenchmark
-from apbmm_common.datasets.benchmark_folders import places_of, select_questions
-from apbmm_common.errors import SourceError
-from apbmm_common.run_file import BenchmarkSection
 
 QUESTION_COLUMNS = ("problem", "question", "Question")
 TARGET_COLUMNS = ("answer", "Correct Answer")
 """What the adapters whose files apbmm knows call a question and its right answer."""
-FEWEST_ROWS = 8
-"""Fewer rows are easily in an order by chance."""
-MOST_CLASSES = 50
 
 
 @dataclass(frozen=True)
@@ -38,38 +31,6 @@ def first_question(records: Sequence[Mapping[str, Any]]) -> FirstQuestion | None
 
 def _value(record: Mapping[str, Any], columns: Sequence[str]) -> str:
     return next((str(record[column]) for column in columns if column in record), "")
-
-
-def order_note(benchmark: BenchmarkSection) -> str:
-    """What ``questions``, which takes the first rows, leaves out of ordered data; empty if nothing.
-
-    Data is ordered by a column where the rows of each of its values stand together.
-    """
-    questions = benchmark.questions
-    if questions is None:
-        return ""
-    everything = benchmark.model_copy(update={"questions": None})
-    try:
-        records = select_questions(everything, places_of(benchmark)).records
-    except SourceError:  # rows that are not asked may be damaged
-        return ""
-    if len(records) < max(FEWEST_ROWS, questions + 1):
-        return ""
-    for column in records[0]:
-        values = [str(record.get(column)) for record in records]
-        classes = list(dict.fromkeys(values))
-        runs = 1 + sum(before != after for before, after in pairwise(values))
-        few_enough = 1 < len(classes) <= min(MOST_CLASSES, len(records) // 2)
-        if column in TARGET_COLUMNS or not few_enough or runs > len(classes):
-            continue
-        left_out = [value for value in classes if value not in values[:questions]]
-        if left_out:
-            return (
-                f"questions = {questions} takes the first of {len(records)}, but the data is "
-                f"ordered by {column}, so that {len(left_out)} of its {len(classes)} values are "
-                f"never asked ({left_out[0]!r}, say): sample = {questions} draws from all"
-            )
-    return ""
 
 
 def rendered_notes(benchmark: RenderedBenchmark, raw: FirstQuestion | None) -> list[str]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,8 @@ LAYOUTS = {
         complete=_with_level,
     ),
 }
+_FEWEST_ORDERED = 8
+_MOST_CLASSES = 50
 OWN_LAYOUT = Layout("test", ("question", "answer"), id="id", stratum="subset")
 
 
@@ -195,8 +198,11 @@ def select_questions(benchmark: BenchmarkSection, places: Places, seed: int = 0)
             if benchmark.arguments.get("few_shot_num") != 0
         }
         positions = _chosen(benchmark, read, len(rows), seed)
+    notes = read.notes
+    if benchmark.questions is not None:
+        notes = (*notes, *_order_notes(rows, positions))
     return Selection(
-        positions, tuple(read.records[position] for position in positions), examples, read.notes
+        positions, tuple(read.records[position] for position in positions), examples, notes
     )
 
 
@@ -449,6 +455,28 @@ def _notes(
 
 
 # ---- choice --------------------------------------------------------------------------------------
+
+
+def _order_notes(rows: Sequence[Row], first: Sequence[int]) -> Iterator[str]:
+    """A note where rows are ordered by a column, and the ``first`` lack some of its values.
+
+    Rows are ordered by a column of few values where the rows of each value stand together.
+    """
+    if len(rows) < _FEWEST_ORDERED:  # such an order comes by chance
+        return
+    for column in rows[0].values:
+        values = [str(row.values.get(column)) for row in rows]
+        classes = list(dict.fromkeys(values))
+        runs = 1 + sum(before != after for before, after in pairwise(values))
+        asked = {values[position] for position in first}
+        left_out = [value for value in classes if value not in asked]
+        if left_out and runs == len(classes) <= min(_MOST_CLASSES, len(rows) // 2):
+            yield (
+                f"questions = {len(first)} takes the first of {len(rows)} rows, which are ordered "
+                f"by {column}: {len(left_out)} of its {len(classes)} values are never asked "
+                f"({left_out[0]!r}, say); sample = {len(first)} draws from all"
+            )
+            return
 
 
 def _chosen(benchmark: BenchmarkSection, read: _Read, available: int, seed: int) -> tuple[int, ...]:

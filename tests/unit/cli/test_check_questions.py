@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.check.questions import FirstQuestion, order_note, rendered_notes
+from apbmm.check.questions import FirstQuestion, rendered_notes
 from apbmm.questions.messages import RenderedBenchmark, RenderedQuestion
+from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.run_file import BenchmarkSection
 from commands import run
 from tiny_checkpoints import write_tiny_pair
@@ -77,28 +78,26 @@ def test_check_shows_what_the_model_will_see(run_file: Path) -> None:
     assert "does not fit a context of 120" in shown.stderr
 
 
-def benchmark(folder: Path, **choice: int) -> BenchmarkSection:
-    return BenchmarkSection.model_validate(
-        {"name": "math", "adapter": "aime25", "path": str(folder), **choice}
-    )
-
-
 def rows_with(levels: Sequence[str]) -> list[dict[str, str]]:
     return [{"problem": f"p{n}", "answer": "1", "level": level} for n, level in enumerate(levels)]
 
 
+def notes_of(folder: Path, **choice: int) -> tuple[str, ...]:
+    section = {"name": "math", "adapter": "aime25", "path": str(folder), **choice}
+    return select_questions(BenchmarkSection.model_validate(section), folder).notes
+
+
 def test_the_first_of_ordered_data_are_noted(tmp_path: Path) -> None:
     write_rows(tmp_path, rows_with(["easy"] * 5 + ["hard"] * 5 + ["odd"] * 2))
-    note = order_note(benchmark(tmp_path, questions=4))
-    assert note == (
-        "questions = 4 takes the first of 12, but the data is ordered by level, so that 2 of its 3 "
-        "values are never asked ('hard', say): sample = 4 draws from all"
+    assert notes_of(tmp_path, questions=4) == (
+        "questions = 4 takes the first of 12 rows, which are ordered by level: 2 of its 3 values "
+        "are never asked ('hard', say); sample = 4 draws from all",
     )
-    assert not order_note(benchmark(tmp_path, sample=4))
-    assert not order_note(benchmark(tmp_path))
-    assert not order_note(benchmark(tmp_path, questions=11)), "every level is asked"
+    assert not notes_of(tmp_path, sample=4)
+    assert not notes_of(tmp_path)
+    assert not notes_of(tmp_path, questions=11), "every level is asked"
     write_rows(tmp_path, rows_with(["easy", "hard"] * 6))
-    assert not order_note(benchmark(tmp_path, questions=1)), "the levels are mixed"
+    assert not notes_of(tmp_path, questions=1), "the levels are mixed"
 
 
 def rendered(asked: str) -> RenderedBenchmark:
