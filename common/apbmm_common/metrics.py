@@ -49,6 +49,8 @@ class Outcome:
         finish_reason: ``length`` for an answer that was cut off by the token limit.
         well_formed: whether the answer has the form that was asked for; None where the benchmark
             does not say.
+        thought_closed: whether the answer closed its thought (`generation.thought_end`); None for
+            an answer without a thought.
         scores: every score of the answer, by the name of the metric that is its mean.
     """
 
@@ -58,6 +60,7 @@ class Outcome:
     seconds: float
     finish_reason: Literal["stop", "length"]
     well_formed: bool | None = None
+    thought_closed: bool | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -78,22 +81,22 @@ class Metric:
         name: what run files, results and status call it.
         meaning: what is measured, for the run-file reference.
         better: whether higher or lower values are better.
-        of: the number of one question whose mean over the questions is the metric; None for a score
-            that EvalScope reports.
+        of: the number of one question, or None for a question that has none. Its mean over the
+            questions that have one is the metric. None for a score that EvalScope reports.
         unit: what follows a value in running text; empty for a share shown in per cent.
         form: format specification of a value for people.
         least: the lowest value that a result may have.
         most: the highest one.
         variance: variance of a benchmark's mean, given that mean and the number of questions; None
             where it is not known.
-        always_shown: whether terminals show it in every run; others are shown where an objective
-            uses them.
+        always_shown: whether terminals show it in every run that has it; others are shown where an
+            objective uses them.
     """
 
     name: str
     meaning: str
     better: Literal["higher", "lower"]
-    of: Callable[[Outcome], float] | None
+    of: Callable[[Outcome], float | None] | None
     unit: str = ""
     form: str = ".4g"
     least: float = -math.inf
@@ -140,16 +143,16 @@ def score_metric(score: str) -> str:
 
 def means(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Every metric of a benchmark's outcomes: the registered ones, and scores that all have."""
-    count = len(outcomes)
-    found = {
-        each.name: math.fsum(each.of(outcome) for outcome in outcomes) / count
-        for each in METRICS.values()
-        if each.of is not None
-    }
+    found = {}
+    for each in METRICS.values():
+        if each.of is not None:
+            numbers = [number for o in outcomes if (number := each.of(o)) is not None]
+            if numbers:
+                found[each.name] = math.fsum(numbers) / len(numbers)
     for name in outcomes[0].scores:
         values = [outcome.scores.get(name) for outcome in outcomes]
         if name not in found and None not in values:
-            found[name] = math.fsum(value for value in values if value is not None) / count
+            found[name] = math.fsum(value for value in values if value is not None) / len(values)
     return found
 
 
@@ -214,5 +217,21 @@ register(
         least=0.0,
         most=1.0,
         variance=binomial_variance,
+    )
+)
+register(
+    # No variance: it is a share of the answers with a thought, whose number results do not have.
+    Metric(
+        "closed_thoughts",
+        "share of the answers with a thought that closed it; missing where no answer had one",
+        better="higher",
+        of=lambda outcome: (
+            None if outcome.thought_closed is None else float(outcome.thought_closed)
+        ),
+        unit="thoughts closed",
+        form=".1%",
+        least=0.0,
+        most=1.0,
+        always_shown=True,
     )
 )

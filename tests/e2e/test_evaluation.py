@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
-from apbmm_common.protocol.messages import OutcomeRow
+from apbmm_common.protocol.messages import BenchmarkResult, OutcomeRow
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_common.run_file.schema import EXACT_ADAPTER
 from apbmm_worker.engine.driver import Completion, Prompt
@@ -42,6 +43,7 @@ class Oracle:
         self._answer = answer
         self.prompts: list[Prompt] = []
         self.aborted = False
+        self.most_tokens = GENERATION.max_tokens
 
     def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
         self.prompts += prompts
@@ -58,7 +60,7 @@ class Oracle:
             future.set_exception(error)
         else:
             ids = tuple(range(len(text)))
-            reason: Any = "length" if len(text) >= GENERATION.max_tokens else "stop"
+            reason: Any = "length" if len(text) >= self.most_tokens else "stop"
             future.set_result(Completion(text, ids, len(prompt.token_ids), reason, 0.5))
         return future
 
@@ -481,3 +483,66 @@ def test_degrees_blank_problems_and_numbers_of_aime(folders: BenchmarkFolders) -
     )
     found = result.benchmarks["aime"]
     assert (found.metrics["accuracy"], found.questions) == (1.0, 2)
+
+
+THOUGHT = r"So \boxed{3}. Hmm, no."
+ANSWER = r"The answer is \boxed{468}"
+AIME = BenchmarkSection(name="aime", adapter="aime25", path="/unused")
+
+
+@pytest.mark.parametrize(
+    ("text", "score", "thoughts"),
+    [
+        (f"{THOUGHT}\n</think>\n\n{ANSWER}", 1.0, 1.0),
+        (f"<think>{THOUGHT}\n</think>\n\n{ANSWER}", 1.0, 1.0),
+        (rf"<think>\boxed{{1}}</think>{THOUGHT}</think>{ANSWER}", 1.0, 1.0),
+        (f"<think>{ANSWER}", 0.0, 0.0),
+        (f"{THOUGHT}</think><think>{ANSWER}", 0.0, 0.0),
+        (ANSWER, 1.0, None),
+        (f"{ANSWER}</think>", 0.0, 1.0),
+    ],
+)
+def test_an_answer_is_scored_after_its_thought(
+    folders: BenchmarkFolders, text: str, score: float, thoughts: float | None
+) -> None:
+    folders.write("aime", [{"problem": "How many?", "answer": "468"}], "test.jsonl")
+    generation = GenerationSection(max_tokens=500, context=6000)
+    result = evaluated(folders, text, generation)
+    assert result.metrics["accuracy"] == score
+    assert result.metrics["tokens"] == len(text)
+    assert result.metrics.get("closed_thoughts") == thoughts
+    assert result.truncated == (thoughts == 0.0)
+
+
+def test_a_prompt_may_open_the_thought(folders: BenchmarkFolders, tmp_path: Path) -> None:
+    source = tmp_path / "opening"
+    shutil.copytree(folders.source, source)
+    template = "{{ messages[-1]['content'] }}<think>\n"
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    (source / "chat_template.jinja").unlink(missing_ok=True)
+    folders.source = source
+    folders.write("aime", [{"problem": "How many?", "answer": "468"}], "test.jsonl")
+    generation = GenerationSection(max_tokens=500, context=6000)
+    closed = evaluated(folders, f"{THOUGHT}\n</think>\n\n{ANSWER}", generation)
+    assert (closed.metrics["accuracy"], closed.metrics["closed_thoughts"]) == (1.0, 1.0)
+    never = evaluated(folders, ANSWER, generation)
+    assert (never.metrics["accuracy"], never.metrics["closed_thoughts"]) == (0.0, 0.0)
+    assert (never.truncated, never.outcomes[0][3]) == (1, "length")
+    off = evaluated(folders, ANSWER, generation.model_copy(update={"thought_end": ""}))
+    assert (off.metrics["accuracy"], off.truncated) == (1.0, 0)
+    other = generation.model_copy(update={"thought_end": "[/THINK]"})
+    assert evaluated(folders, f"[THINK]{THOUGHT}[/THINK]{ANSWER}", other).metrics["accuracy"] == 1.0
+
+
+def evaluated(
+    folders: BenchmarkFolders, text: str, generation: GenerationSection
+) -> BenchmarkResult:
+    """The result of answering ``text`` to the one question of `AIME`."""
+    from apbmm_worker.evaluation.evaluate import evaluate
+
+    prepared = folders.prepare(AIME, generation=generation)
+    oracle = folders.oracle(lambda _: text)
+    oracle.most_tokens = generation.max_tokens
+    result = evaluate(oracle, prepared, folders.folder / "out", lambda *_: None)
+    return result.benchmarks["aime"]

@@ -136,12 +136,17 @@ def _points(
     for name in objectives:
         table.add_column(name, justify="right")
     shown = status.get("metrics") or shown_metrics(())
-    for benchmark in points[0]["metrics"]:
-        for name in shown:
-            table.add_column(f"{benchmark}\n{name}", justify="right")
+    columns = [
+        (benchmark, name)
+        for benchmark in points[0]["metrics"]
+        for name in shown
+        if any(name in point["metrics"][benchmark] for point in points)
+    ]
+    for benchmark, name in columns:
+        table.add_column(f"{benchmark}\n{name}", justify="right")
     for point in points:
         row = [point["id"], *(f"{value:+.3f}" for value in point.get("objectives", ()))]
-        row += [_cell(values, name) for values in point["metrics"].values() for name in shown]
+        row += [_cell(point["metrics"][benchmark], name) for benchmark, name in columns]
         table.add_row(*row)
     return table
 

@@ -181,6 +181,11 @@ class GenerationSection(Section):
     """Seed of everything that an evaluation draws: sampling at a temperature above 0, and the
     worked examples or orders of choices that a benchmark draws. It is apart from the seed of the
     search, so that every merge is asked the same."""
+    thought_end: Annotated[str, Field(max_length=64)] = "</think>"
+    """Tag that closes a model's thought; without its slash, the tag that opens one. An answer is
+    scored after its last closing tag. If the answer, or the chat template in the prompt, opened a
+    thought that the answer never closed, the answer is empty and counts as truncated. Tokens count
+    the thought all the same. `""` leaves answers as they are to EvalScope."""
 
     @field_validator("context")
     @classmethod
@@ -613,6 +618,8 @@ class RunSpec(Section):
                 del benchmark["sample"]
         if config["engine"]["kind"] == "vllm":
             del config["engine"]["kind"]
+        if config["generation"]["thought_end"] == "</think>":
+            del config["generation"]["thought_end"]
         return canonical_hash({**config, "digests": dict(digests)})
 
 

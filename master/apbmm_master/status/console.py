@@ -163,15 +163,18 @@ def front_table(scores: Scores, run_state: RunState) -> Table:
     table.add_column("id")
     for objective in run_state.spec.objectives:
         table.add_column(objective.name, justify="right")
-    shown = _shown(run_state)
-    for benchmark in run_state.spec.benchmarks:
-        for name in shown:
-            table.add_column(f"{benchmark.name}\n{name}", justify="right")
+    points = {name: measurement_of(run_state.evaluations[name]) for name in scores.front}
+    columns = [
+        (benchmark.name, name)
+        for benchmark in run_state.spec.benchmarks
+        for name in _shown(run_state)
+        if any(name in measured[benchmark.name] for measured in points.values())
+    ]
+    for benchmark_name, metric_name in columns:
+        table.add_column(f"{benchmark_name}\n{metric_name}", justify="right")
     for name, objectives in sorted(scores.front.items(), key=lambda point: point[1]):
         row = [name, *(f"{value:.3f}" for value in objectives)]
-        measured = measurement_of(run_state.evaluations[name])
-        for benchmark in run_state.spec.benchmarks:
-            row += [metric(m).text(measured[benchmark.name].get(m)) for m in shown]
+        row += [metric(m).text(points[name][b].get(m)) for b, m in columns]
         table.add_row(*row)
     return table
 

@@ -96,7 +96,7 @@ def journal_snapshot(
             "failed": run_state.count(EvaluationState.FAILED),
             "duplicates": len(run_state.duplicates),
         },
-        "metrics": list(shown_metrics(o.metric for o in spec.objectives)) if spec else [],
+        "metrics": _shown_metrics(run_state, scores),
         "references": {e.id: _metrics(e) for e in measured_references(run_state)},
         "measured": _measured(run_state),
         "identical_layers": list(run_state.identical_layers),
@@ -128,6 +128,16 @@ def _scaling_trouble(run_state: RunState) -> str:
     except SearchError as error:
         return str(error)
     return ""
+
+
+def _shown_metrics(run_state: RunState, scores: Scores) -> list[str]:
+    """The metrics to show, without those that neither a reference nor the front has."""
+    if run_state.spec is None:
+        return []
+    shown = shown_metrics(objective.metric for objective in run_state.spec.objectives)
+    points = [*measured_references(run_state), *(run_state.evaluations[n] for n in scores.front)]
+    results = [result for point in points for result in _metrics(point).values()]
+    return [name for name in shown if not results or any(name in result for result in results)]
 
 
 def _point(run_state: RunState, name: str, objectives: tuple[float, ...]) -> dict[str, Any]:

@@ -35,6 +35,13 @@ def test_metrics_are_means_over_the_questions() -> None:
     }  # fmt: skip
 
 
+def test_closed_thoughts_are_a_share_of_the_answers_with_a_thought() -> None:
+    closed = [True, None, True, False, None]
+    outcomes = [outcome(1.0, 8, thought_closed=each) for each in closed]
+    assert means(outcomes)["closed_thoughts"] == pytest.approx(2 / 3)
+    assert "closed_thoughts" not in means([outcome(1.0, 8)])
+
+
 def test_values_for_people() -> None:
     values = {"accuracy": 0.7512, "tokens": 41.26, "seconds": 3.0, "truncated": 0.02, "f1": 2 / 3}
     assert in_words(values, [*values, "missing"]) == (
@@ -44,7 +51,8 @@ def test_values_for_people() -> None:
 
 
 def test_those_of_the_objectives_are_shown_after_those_always_shown() -> None:
-    assert shown_metrics(["f1", "tokens"]) == ("accuracy", "tokens", "f1")
+    always = ("accuracy", "tokens", "closed_thoughts")
+    assert shown_metrics(["f1", "tokens"]) == (*always, "f1")
 
 
 def test_two_metrics_of_one_name_are_refused() -> None:

@@ -45,10 +45,16 @@ from apbmm_worker.evaluation.questions import (
     require_room,
 )
 from apbmm_worker.evaluation.recorded_rows import RecordedRows, record_rows
+from apbmm_worker.evaluation.thoughts import ThoughtAndAnswer, Thoughts
 
 with preserved_logging():
     from evalscope.api.evaluator import Evaluator
-    from evalscope.api.messages import ChatMessage, ChatMessageAssistant
+    from evalscope.api.messages import (
+        ChatMessage,
+        ChatMessageAssistant,
+        ContentReasoning,
+        ContentText,
+    )
     from evalscope.api.messages.perf_metrics import PerformanceMetrics
     from evalscope.api.metric.semantics import MetricIdentity
     from evalscope.api.model import ChatCompletionChoice, ModelAPI, ModelOutput, ModelUsage
@@ -227,6 +233,8 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
         self.last_answer = time.monotonic()
         self._engine = engine
         self._prepared = prepared
+        self._thoughts = Thoughts(prepared.generation.thought_end, prepared.renderer)
+        self._opens_thought = {question.chat: question.opens_thought for question in questions}
         self._lock = threading.Lock()
         self._answered = 0
         self._asked = len(questions)
@@ -255,7 +263,8 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
             if first:
                 self._engine.abort()
             raise
-        return _as_output(completion)
+        opened = self._opens_thought[chat_text(input)]
+        return _as_output(completion, self._thoughts.split(completion, opened=opened))
 
     def require_all_collected(self) -> None:
         """Raise if EvalScope did not ask what was prepared."""
@@ -275,6 +284,7 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
         # An adapter that asks back: this turn could not be prepared.
         generation = self._prepared.generation
         tokens = self._prepared.renderer.tokens(messages)
+        self._opens_thought[chat] = self._thoughts.opened_by_prompt(tokens)
         require_room("of several turns", chat[:80], len(tokens), generation)
         return self._engine.submit([Prompt(tokens, draw_seed(generation.seed, chat, 0))])[0]
 
@@ -288,10 +298,16 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
         self._progress(answered, self._asked)
 
 
-def _as_output(completion: Completion) -> ModelOutput:
-    """An answer in EvalScope's form. Without perf_metrics its report has no token summary."""
+def _as_output(completion: Completion, text: ThoughtAndAnswer) -> ModelOutput:
+    """An answer in EvalScope's form. Without perf_metrics its report has no token summary.
+
+    EvalScope keeps the thought in its files and scores the rest.
+    """
+    content: str | list[ContentReasoning | ContentText] = text.answer
+    if text.closed is not None:
+        content = [ContentReasoning(reasoning=text.thought), ContentText(text=text.answer)]
     message = ChatMessageAssistant(
-        content=completion.text,
+        content=content,
         model=MODEL_NAME,
         source="generate",
         perf_metrics=PerformanceMetrics(
@@ -305,6 +321,14 @@ def _as_output(completion: Completion) -> ModelOutput:
         output_tokens=completion.tokens,
         total_tokens=completion.prompt_tokens + completion.tokens,
     )
-    stop_reason = "max_tokens" if completion.finish_reason == "length" else "stop"
-    choice = ChatCompletionChoice(message=message, stop_reason=stop_reason)
-    return ModelOutput(model=MODEL_NAME, choices=[choice], usage=usage, time=completion.seconds)
+    is_cut_off = completion.finish_reason == "length" or text.closed is False
+    choice = ChatCompletionChoice(
+        message=message, stop_reason="max_tokens" if is_cut_off else "stop"
+    )
+    return ModelOutput(
+        model=MODEL_NAME,
+        choices=[choice],
+        usage=usage,
+        time=completion.seconds,
+        metadata={"thought_closed": text.closed},
+    )

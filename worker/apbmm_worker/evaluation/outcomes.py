@@ -167,6 +167,7 @@ def _outcome(
         seconds=seconds,
         finish_reason="stop" if stop_reason == "stop" else "length",
         well_formed=(score.get("metadata") or {}).get("well_formed"),
+        thought_closed=(output.get("metadata") or {}).get("thought_closed"),
         scores={
             metric_name(name): float(value)
             for name, value in values.items()

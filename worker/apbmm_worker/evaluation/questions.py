@@ -23,6 +23,7 @@ from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Prompt
 from apbmm_worker.evaluation.logging_guard import preserved_logging
 from apbmm_worker.evaluation.outcomes import Place
+from apbmm_worker.evaluation.thoughts import Thoughts
 
 with preserved_logging():
     from evalscope import TaskConfig
@@ -53,6 +54,7 @@ class Question:
         text: the text of its last message.
         target: the right answer.
         prompt: its messages as token ids, and the seed of the answer's draws.
+        opens_thought: whether the prompt ends with an opened thought.
     """
 
     identity: str
@@ -61,6 +63,7 @@ class Question:
     text: str
     target: str
     prompt: Prompt
+    opens_thought: bool
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,17 @@ class Renderer:
         )
         return tuple(ids)
 
-    def text(self, ids: Sequence[int]) -> str:
+    def text(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included, as the model is given it."""
         text: str = self._tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
+
+    def special_tokens(self) -> Sequence[str]:
+        """The special tokens, which engines leave out of an answer's text."""
+        tokens: Sequence[str] = self._tokenizer.all_special_tokens
+        return tokens
 
 
 def prepare_benchmarks(
@@ -217,6 +225,7 @@ def _questions(
         raise SourceError(
             f"benchmark {name}: EvalScope cannot read {chosen.folder} as {adapter}: {error}"
         ) from error
+    thoughts = Thoughts(generation.thought_end, renderer)
     seen: Counter[str] = Counter()
     questions = []
     for subset, samples in subsets.items():
@@ -235,6 +244,7 @@ def _questions(
                     text=sample.input[-1].text,
                     target=str(sample.target),
                     prompt=prompt,
+                    opens_thought=thoughts.opened_by_prompt(tokens),
                 )
             )
     if not questions or (chosen.positions and len(questions) < len(chosen.positions)):

@@ -21,6 +21,7 @@ _OF_PREDICTION = {
         "choices": {"__all__": {"stop_reason"}},
         "time": True,
         "error": True,
+        "metadata": {"thought_closed"},
     },
 }
 _OF_REVIEW = {

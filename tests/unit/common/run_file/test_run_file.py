@@ -113,7 +113,7 @@ def test_a_metric_that_no_benchmark_of_apbmms_own_reports_is_named() -> None:
     ]
     assert faults_of(benchmarks=benchmarks, objectives=objectives) == [
         "objectives: objective a: benchmark sums reports no f1, only accuracy, tokens, seconds, "
-        "truncated"
+        "truncated, closed_thoughts"
     ]
     only_drop = [{**objectives[0], "benchmarks": ["drop"]}, objectives[1]]
     spec = parse_run(run_table(benchmarks=benchmarks, objectives=only_drop), "run.toml")
