@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from apbmm.check.inspect import inspect
 from apbmm.check.view import print_faults
-from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, UsageError
+from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, UsageError
 from apbmm_common.process.signals import StopRequests, handlers_restored
 from apbmm_common.run_file import RunSpec
 
@@ -105,6 +106,10 @@ def _try(request: TryRequest, spec: RunSpec, gpu: str, folder: Path) -> int:
             trial = asyncio.run(run())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    except UsageError:
+        raise
+    except ApbmmError as error:
+        raise _with_log(error, folder / "child.log") from error
     finally:
         claim.release()
     tried = [
@@ -126,6 +131,19 @@ def _try(request: TryRequest, spec: RunSpec, gpu: str, folder: Path) -> int:
     else:
         print("\n".join(report(source, tried)))  # noqa: T201
     return EXIT_DONE
+
+
+def _with_log(error: ApbmmError, log: Path) -> ApbmmError:
+    """The error, with a copy of the engine's log that outlives the temporary folder."""
+    if not log.is_file():
+        return error
+    number, kept = tempfile.mkstemp(prefix="apbmm-try-", suffix=".log")
+    os.close(number)
+    shutil.copyfile(log, kept)
+    hint = error.hint.replace(str(log), kept).replace("the worker's child.log", kept)
+    return ApbmmError(
+        error.message, hint if kept in hint else f"{hint}; its log is {kept}".lstrip("; ")
+    )
 
 
 @contextmanager

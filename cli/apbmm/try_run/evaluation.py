@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,26 +64,23 @@ async def evaluate_source(spec: RunSpec, source: str, options: Options, show: Sh
     """
     job = EvaluationJob(options)
     watch = asyncio.create_task(_watch(job, show))
+    work = asyncio.create_task(_evaluated(job, spec, source))
     try:
-        async with asyncio.TaskGroup() as tasks:
-            rendered = tasks.create_task(
-                render_questions(
-                    spec,
-                    options.scratch / "rendered",
-                    most=10**9,
-                    remote_code=spec.engine.remote_code and options.allow_remote_code,
-                )
-            )
-            body = tasks.create_task(_evaluated(job, spec, source))
-    except* ApbmmError as group:
-        raise _first(group) from None
+        # Questions that cannot be rendered are the run file's fault, which is told before others.
+        rendered = await render_questions(
+            spec,
+            options.scratch / "rendered",
+            most=sys.maxsize,
+            remote_code=spec.engine.remote_code and options.allow_remote_code,
+        )
+        evaluated = await work
     finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+        for task in (watch, work):
+            task.cancel()
+        await asyncio.gather(watch, work, return_exceptions=True)
         await job.abort()
     # `EvaluationJob` puts an evaluation's records below its run's folder.
-    outputs = options.state / "outputs" / EVALUATION / EVALUATION
-    return Trial(rendered.result(), body.result(), outputs)
+    return Trial(rendered, evaluated, options.state / "outputs" / EVALUATION / EVALUATION)
 
 
 async def _evaluated(job: EvaluationJob, spec: RunSpec, source: str) -> Evaluated:
@@ -101,12 +99,6 @@ async def _evaluated(job: EvaluationJob, spec: RunSpec, source: str) -> Evaluate
         raise ApbmmError(body.message, body.hint)
     assert isinstance(body, Evaluated)
     return body
-
-
-def _first(group: BaseExceptionGroup[ApbmmError]) -> BaseException:
-    """The error to show of those that came together: one of the run file before all others."""
-    errors = [error for error in group.exceptions if isinstance(error, ApbmmError)]
-    return max(errors, key=lambda error: error.exit_code)
 
 
 async def _watch(job: EvaluationJob, show: ShowStage) -> None:
