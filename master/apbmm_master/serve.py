@@ -13,7 +13,7 @@ import zmq
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
 from apbmm_common.process.signals import StopRequests, handlers_restored
 from apbmm_common.process.systemd import Supervisor
-from apbmm_common.protocol.addresses import is_local
+from apbmm_common.protocol.addresses import allow_ipv6, is_local
 from apbmm_common.protocol.curve_keys import MasterKeys
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.run_state import RunState
@@ -74,6 +74,7 @@ def _require_free(bind: str, status_bind: str | None) -> None:
             if address is None or not address.startswith("tcp://"):
                 continue
             with context.socket(zmq.ROUTER) as probe:
+                allow_ipv6(probe, address)
                 try:
                     probe.bind(address)
                 except zmq.ZMQError as error:

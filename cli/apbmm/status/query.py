@@ -12,6 +12,7 @@ from typing import Any
 import zmq
 
 from apbmm_common.errors import ApbmmError, UsageError
+from apbmm_common.protocol.addresses import needs_ipv6
 from apbmm_common.protocol.curve_keys import ClientKeys, reader_keys
 
 Snapshot = dict[str, Any]
@@ -117,6 +118,7 @@ def ask(address: str, keys: ClientKeys | None = None) -> Snapshot:
         if keys is not None:
             keys.secure(request)
         try:
+            request.set(zmq.IPV6, needs_ipv6(address))
             request.connect(address)
         except zmq.ZMQError as error:
             raise UsageError(f"{address}: {error}", "as in tcp://HOST:PORT") from error

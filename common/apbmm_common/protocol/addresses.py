@@ -5,8 +5,13 @@ ZeroMQ reads ``tcp://localhost:5711x`` as port 5711, and its errors do not say w
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
+import socket
+from typing import Any
+
+import zmq
 
 from apbmm_common.errors import UsageError
 
@@ -34,3 +39,33 @@ def is_local(address: str, flag: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def needs_ipv6(address: str) -> bool:
+    """Whether an address is IPv6, or its host a name that has IPv6 addresses only.
+
+    A name is looked up, which may take seconds. Raises `UsageError` for a name that does not
+    resolve.
+    """
+    found = _TCP.fullmatch(address)
+    if found is None or found["host"] == "*":
+        return False
+    host = found["host"].strip("[]")
+    try:
+        resolved = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"{address}: the host name {host} does not resolve: {reason}",
+            "is it spelled right, and known to this host? an IP address will do",
+        ) from error
+    return all(family == socket.AF_INET6 for family, *_ in resolved)
+
+
+def allow_ipv6(zmq_socket: zmq.Socket[Any], address: str) -> None:
+    """Let a socket bind to an address that `needs_ipv6`; to be called before it does.
+
+    A name that does not resolve may be a network interface's, which ZeroMQ can bind to.
+    """
+    with contextlib.suppress(UsageError):
+        zmq_socket.set(zmq.IPV6, needs_ipv6(address))

@@ -22,6 +22,7 @@ import zmq.asyncio
 
 from apbmm_common.errors import UsageError
 from apbmm_common.protocol import socket_monitor
+from apbmm_common.protocol.addresses import allow_ipv6
 from apbmm_master.journal.events import Record
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.status.snapshot import is_rehearsal
@@ -80,6 +81,7 @@ class StatusSocket:
         # Not the local socket: that one has no keys.
         self._remote = _router()
         self._authenticator.guard(self._remote, STATUS)
+        allow_ipv6(self._remote, address)
         try:
             self._remote.bind(address)
         except zmq.ZMQError as error:

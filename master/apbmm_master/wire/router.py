@@ -15,6 +15,7 @@ import zmq.asyncio
 
 from apbmm_common.errors import UsageError, WireError
 from apbmm_common.protocol import socket_monitor
+from apbmm_common.protocol.addresses import allow_ipv6
 from apbmm_common.protocol.codec import MAX_BYTES, VersionMismatchError, decode, encode
 from apbmm_common.protocol.messages import FROM_WORKER, FromMaster, FromWorker, Hello, Refuse
 from apbmm_master.wire.authentication import WORKERS, Authenticator
@@ -162,6 +163,7 @@ def _open_socket(address: str, authenticator: Authenticator) -> zmq.asyncio.Sock
     router.set(zmq.HEARTBEAT_IVL, 5000)
     router.set(zmq.HEARTBEAT_TIMEOUT, 20000)
     authenticator.guard(router, WORKERS)
+    allow_ipv6(router, address)
     try:
         router.bind(address)
     except zmq.ZMQError as error:
@@ -176,7 +178,8 @@ def bind_hint(error: zmq.ZMQError, flag: str = "--bind") -> str:
         case errno.EADDRINUSE:
             return f"is another master using the port? choose another {flag}"
         case errno.EADDRNOTAVAIL | errno.ENODEV:
-            return f"{flag} needs an address of this host; tcp://0.0.0.0:PORT is all of them"
+            everywhere = "tcp://0.0.0.0:PORT is all of them, tcp://[::]:PORT with IPv6"
+            return f"{flag} needs an address of this host; {everywhere}"
         case errno.EACCES:
             return f"this user may not use it: choose another {flag}"
         case _:

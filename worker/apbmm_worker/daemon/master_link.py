@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import zmq
 import zmq.asyncio
 
+from apbmm_common.errors import UsageError
 from apbmm_common.protocol import socket_monitor
+from apbmm_common.protocol.addresses import needs_ipv6
 from apbmm_common.protocol.codec import MAX_BYTES
 from apbmm_common.protocol.curve_keys import ClientKeys
 
@@ -57,6 +59,7 @@ class MasterLink:
         if keys is not None:
             keys.secure(self._socket)
         self._events = socket_monitor.monitor(self._socket)
+        self._socket.set(zmq.IPV6, master.startswith("tcp://["))
         self._socket.connect(master)
 
     async def send(self, frames: Sequence[bytes]) -> None:
@@ -71,6 +74,7 @@ class MasterLink:
 
     async def watch(self) -> None:
         """Say why there is no connection, once for each reason, and try again; until cancelled."""
+        await self._look_up()
         pause = RETRY_SECONDS[0]
         broken_off = 0
         while True:
@@ -90,6 +94,21 @@ class MasterLink:
                 self._socket.disconnect(self._master)
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_SECONDS[1])
+            self._socket.connect(self._master)
+
+    async def _look_up(self) -> None:
+        """Wait until the master's host name resolves, and say so while it does not."""
+        while True:
+            try:
+                is_ipv6 = await asyncio.to_thread(needs_ipv6, self._master)
+                break
+            except UsageError as error:
+                self._tell(error.message, error.hint)
+            await asyncio.sleep(RETRY_SECONDS[1])
+        if is_ipv6 and not self._socket.get(zmq.IPV6):
+            with contextlib.suppress(zmq.ZMQError):
+                self._socket.disconnect(self._master)
+            self._socket.set(zmq.IPV6, 1)
             self._socket.connect(self._master)
 
     def _note(self, *, connected: bool) -> None:
