@@ -74,7 +74,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory, pair: tuple[Path, Path]) -
             "engine": {"hot_load": "memory"},
         },
         sources={"thinking": thinking, "instruct": instruct, "base": instruct},
-        benchmarks={"all": [str(folder)], "three": [str(folder)]},
+        benchmarks={"all": (str(folder),), "three": (str(folder),)},
         scratch=str(tmp_path_factory.mktemp("scratch")),
         device="cpu",
     )

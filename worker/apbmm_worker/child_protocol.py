@@ -37,7 +37,7 @@ class Prepare(BaseModel):
     kind: Literal["prepare"] = "prepare"
     spec: dict[str, Any]
     sources: dict[str, str]
-    benchmarks: dict[str, list[str]]
+    benchmarks: dict[str, tuple[str, ...]]
     prompts: str | None = None
     scratch: str
     device: str

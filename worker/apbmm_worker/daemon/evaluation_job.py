@@ -110,7 +110,7 @@ class EvaluationJob:
         return Prepare(
             spec=spec.model_dump(mode="json"),
             sources=sources,
-            benchmarks={benchmark.name: paths[benchmark.name] for benchmark in spec.benchmarks},
+            benchmarks={b.name: tuple(paths[b.name]) for b in spec.benchmarks},
             prompts=next(iter(paths.get("prompts", ())), None),
             scratch=str(self._options.scratch),
             device=self._options.gpu,

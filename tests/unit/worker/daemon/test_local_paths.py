@@ -9,7 +9,7 @@ import pytest
 
 from apbmm_common.errors import EvaluationError, UsageError
 from apbmm_common.run_file import RunSpec
-from apbmm_worker.child_protocol import Prepare
+from apbmm_worker.child_protocol import LENGTH, Prepare, command_in, to_bytes
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.local_paths import LocalPaths
 from apbmm_worker.daemon.options import Options, parse_roots
@@ -92,7 +92,8 @@ def test_every_path_of_a_run_is_checked(models: Path) -> None:
     command = prepared(run, roots=(), paths=mapped)
     sources = {"thinking": "/thinking", "instruct": "/instruct", "base": "/instruct"}
     assert command.sources == sources
-    assert (command.benchmarks, command.prompts) == ({"sums": ["/sums"]}, "/prompts")
+    assert (command.benchmarks, command.prompts) == ({"sums": ("/sums",)}, "/prompts")
+    assert command_in(to_bytes(command)[LENGTH.size :]) == command
     for name in mapped:
         rest = {key: value for key, value in mapped.items() if key != name}
         with pytest.raises(EvaluationError, match=f"^{name}: "):
