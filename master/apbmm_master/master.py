@@ -22,9 +22,10 @@ from apbmm_common.protocol.messages import Bye, FromMaster
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, Record
+from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory, check_scaling
+from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.store import Journal
 from apbmm_master.optimiser.client import OptimiserClient
 from apbmm_master.scheduling.fleet import Fleet
@@ -136,7 +137,7 @@ class Master:
         try:
             self.listening_since = time.monotonic()
             await self._store(self._take_events())
-            check_scaling(self.run_state)
+            judge_references(self.run_state)
             while not self._over():
                 await self._turn()
             await self._send_byes()
@@ -162,7 +163,7 @@ class Master:
         self._leases.resend(time.monotonic())
         await self._commit()
         self._warn_of_standstill()
-        check_scaling(self.run_state)
+        judge_references(self.run_state)
         if self.optimiser.failure is not None:
             raise self.optimiser.failure
 

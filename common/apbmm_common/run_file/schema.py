@@ -366,6 +366,10 @@ class BudgetSection(Section):
     failures: Natural = 10
     """How many vectors may fail for good before the run ends as failed. It may be changed when a
     run is resumed."""
+    any_references: bool = False
+    """Searches even if most answers of a reference are cut off or malformed, or accuracy cannot
+    tell the references apart on any benchmark. Without it such a run ends before the search. It may
+    be changed when a run is resumed."""
 
     @field_validator("initial")
     @classmethod

@@ -17,6 +17,7 @@ __all__ = [
     "evaluations",
     "events",
     "lifecycle",
+    "reference_judgement",
     "resume",
     "run_directory",
     "run_state",

@@ -9,22 +9,22 @@ import time
 from typing import Any, Protocol
 
 from apbmm_common import __version__
+from apbmm_common.errors import ApbmmError
 from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
     ScoreHistory,
     Scores,
-    check_scaling,
     load_rate,
     measured_references,
 )
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.policy import Situation, attempt_liveness, standstill
-from apbmm_master.search.errors import SearchError
 from apbmm_master.status.stages import stage_summary
 from apbmm_master.wire.authentication import Authenticator
 
@@ -73,7 +73,7 @@ def journal_snapshot(
     too; its ``run`` is empty.
     """
     spec = run_state.spec
-    trouble = _scaling_trouble(run_state)
+    trouble = _reference_trouble(run_state)
     now = max(time.time(), run_state.time) if now is None else now
     scores = Scores() if trouble else (score_history or ScoreHistory()).update(run_state)
     return {
@@ -121,11 +121,11 @@ def is_rehearsal(run_state: RunState) -> bool:
     return run_state.spec is not None and run_state.spec.evaluation.kind == "rehearsal"
 
 
-def _scaling_trouble(run_state: RunState) -> str:
-    """Why Eq. 2 cannot be applied to the references; "" if it can, or they are not measured yet."""
+def _reference_trouble(run_state: RunState) -> str:
+    """Why the references allow no search; "" if they do, or are not measured yet."""
     try:
-        check_scaling(run_state)
-    except SearchError as error:
+        judge_references(run_state)
+    except ApbmmError as error:
         return str(error)
     return ""
 

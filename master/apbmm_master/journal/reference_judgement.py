@@ -1,0 +1,121 @@
+"""Whether the answers of the two references are worth a search: judged before it begins.
+
+A search scales every merge by the references (Eq. 2). References whose answers are mostly cut off,
+or are equally accurate, make numbers of that scaling, and a search of hours among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from apbmm_common.errors import RunFileError
+from apbmm_common.metrics import metric
+from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
+from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import check_scaling, measured_references
+
+MOST_POOR = 0.5
+"""Largest share of a reference's answers to a benchmark that may be truncated, or malformed.
+
+Beyond it the result says more about the limit of tokens or the prompt than about the model.
+"""
+LEAST_DIFFERENCE = 0.5
+"""In questions: references whose numbers of right answers differ by less are equally accurate."""
+EXAMPLES = 2
+"""Answers that are shown of a poor result."""
+
+_CAUSES = (
+    "likely causes, in this order: the sources are swapped in [sources]; generation.max_tokens is "
+    "too low; the adapter's prompt, or generation.template_from, does not fit the models. apbmm "
+    "try shows prompts and answers. budget.any_references = true searches all the same"
+)
+
+
+def judge_references(run_state: RunState) -> None:
+    """Raise an error if the references, both measured, are not worth a search.
+
+    `RunFileError` for poor answers, unless the search has begun or ``budget.any_references`` allows
+    them, and the error of `check_scaling` where Eq. 2 cannot be applied.
+    """
+    spec = run_state.spec
+    if spec is None or not run_state.references_done:
+        return
+    has_searched = any(ask.purpose == "search" for ask in run_state.asks)
+    if not (has_searched or run_state.finished or spec.budget.any_references):
+        results = {
+            evaluation.id: evaluation.body.benchmarks
+            for evaluation in measured_references(run_state)
+            if isinstance(evaluation.body, Evaluated)
+        }
+        faults = faults_of_references(spec, results)
+        if faults:
+            raise RunFileError("the references are not worth a search:", _CAUSES, faults)
+    check_scaling(run_state)
+
+
+def faults_of_references(
+    spec: RunSpec, references: Mapping[str, Mapping[str, BenchmarkResult]]
+) -> list[str]:
+    """What is wrong with the references' results, by reference and benchmark, with all figures."""
+    faults = [
+        fault
+        for reference, benchmarks in references.items()
+        for benchmark, result in benchmarks.items()
+        for fault in _poor_answers(reference, benchmark, result)
+    ]
+    uses_accuracy = any(objective.metric == "accuracy" for objective in spec.objectives)
+    if uses_accuracy and not any(
+        _differ(name, references) for name in _common_benchmarks(references)
+    ):
+        faults.append("accuracy cannot tell the references apart on any benchmark")
+    if faults:
+        faults += [
+            f"{reference}, {benchmark}: {_figures(result)}"
+            for reference, benchmarks in references.items()
+            for benchmark, result in benchmarks.items()
+        ]
+    return faults
+
+
+def _common_benchmarks(references: Mapping[str, Mapping[str, BenchmarkResult]]) -> list[str]:
+    """Names of the benchmarks that every reference has a result of."""
+    common = set.intersection(*(set(benchmarks) for benchmarks in references.values()))
+    return sorted(common)
+
+
+def _poor_answers(reference: str, benchmark: str, result: BenchmarkResult) -> Iterator[str]:
+    for what, count in (("truncated", result.truncated), ("malformed", result.malformed)):
+        if count > MOST_POOR * result.questions:
+            yield (
+                f"{reference}, {benchmark}: {count} of {result.questions} answers are {what}"
+                f"{_examples(result, only_truncated=what == 'truncated')}"
+            )
+
+
+def _examples(result: BenchmarkResult, *, only_truncated: bool) -> str:
+    rows = [row for row in result.outcomes if row[3] == "length" or not only_truncated]
+    shown = [
+        f"question {question}: score {score:g}, {tokens} tokens, ended by {ended}"
+        for question, score, tokens, ended in sorted(rows, key=lambda row: row[1])[:EXAMPLES]
+    ]
+    return f" ({'; '.join(shown)})" if shown else ""
+
+
+def _differ(benchmark: str, references: Mapping[str, Mapping[str, BenchmarkResult]]) -> bool:
+    """Whether the references' accuracies on a benchmark differ; True where one has none."""
+    results = [benchmarks[benchmark] for benchmarks in references.values()]
+    if any("accuracy" not in result.metrics for result in results):
+        return True
+    right = [result.metrics["accuracy"] * result.questions for result in results]
+    return max(right) - min(right) >= LEAST_DIFFERENCE
+
+
+def _figures(result: BenchmarkResult) -> str:
+    known = [
+        metric(name).text_with_unit(result.metrics[name]) + (" right" if name == "accuracy" else "")
+        for name in ("accuracy", "tokens", "closed_thoughts")
+        if name in result.metrics
+    ]
+    counts = f"{result.truncated} truncated and {result.malformed} malformed"
+    return f"{', '.join(known)}, {counts} of {result.questions} answers"

@@ -1,0 +1,78 @@
+"""References that are not worth a search end the run before it, as a fault of the run file."""
+
+from __future__ import annotations
+
+import pytest
+
+from apbmm_common.errors import EXIT_USAGE, RunFileError
+from apbmm_common.protocol.messages import BenchmarkResult
+from apbmm_master.journal.reference_judgement import faults_of_references, judge_references
+from protocol_world import World
+from rehearsal_runs import run_spec
+
+
+def result(accuracy: float, *, truncated: int = 0, malformed: int = 0) -> BenchmarkResult:
+    return BenchmarkResult(
+        metrics={"accuracy": accuracy, "tokens": 64.0},
+        questions=40,
+        truncated=truncated,
+        malformed=malformed,
+        outcomes=tuple(
+            (str(n), float(n < 40 * accuracy), 64, "length" if n >= 40 - truncated else "stop")
+            for n in range(40)
+        ),
+    )
+
+
+GOOD = result(0.75)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "instruct", "fault"),
+    [
+        (result(0.0, truncated=40), GOOD, "thinking, sums: 40 of 40 answers are truncated"),
+        (GOOD, result(0.0, truncated=21), "instruct, sums: 21 of 40 answers are truncated"),
+        (result(0.0, malformed=30), GOOD, "thinking, sums: 30 of 40 answers are malformed"),
+        (GOOD, GOOD, "accuracy cannot tell the references apart on any benchmark"),
+    ],
+)
+def test_what_is_wrong_is_said_with_figures(
+    thinking: BenchmarkResult, instruct: BenchmarkResult, fault: str
+) -> None:
+    references = {"thinking": {"sums": thinking}, "instruct": {"sums": instruct}}
+    faults = faults_of_references(run_spec(), references)
+    assert faults[0].startswith(fault)
+    assert any(f.startswith("instruct, sums: ") and "of 40 answers" in f for f in faults[1:])
+    if "truncated" in fault:
+        assert faults[0].count("question ") == 2
+        assert "score 0, 64 tokens, ended by length" in faults[0]
+
+
+def test_good_references_are_not_judged_poor() -> None:
+    references = {"thinking": {"sums": GOOD}, "instruct": {"sums": result(0.5, truncated=20)}}
+    assert faults_of_references(run_spec(), references) == []
+
+
+@pytest.mark.parametrize("any_references", [False, True])
+def test_a_run_with_poor_references_ends_unless_the_run_file_allows_them(
+    any_references: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = {"evaluations": 4, "initial": 2, "any_references": any_references}
+    world = World(budget=budget)
+    judge_references(world.run_state)
+    worker = world.join("a")
+    while not world.run_state.references_done:
+        world.exchange()
+        if worker.held is not None:
+            worker.finish()
+    judge_references(world.run_state)
+    module = "apbmm_master.journal.reference_judgement"
+    monkeypatch.setattr(f"{module}.LEAST_DIFFERENCE", 1000.0)
+    if any_references:
+        judge_references(world.run_state)
+        return
+    with pytest.raises(RunFileError, match="not worth a search") as caught:
+        judge_references(world.run_state)
+    assert caught.value.exit_code == EXIT_USAGE
+    hint = caught.value.hint
+    assert hint.index("swapped") < hint.index("max_tokens") < hint.index("adapter's prompt")
