@@ -31,7 +31,7 @@ from apbmm.demo.command import DemoOptions, demo_run
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.protocol.messages import OutcomeRow
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.evaluate import EvaluationResult, evaluate, mean_name
+from apbmm_worker.evaluation.evaluate import evaluate, mean_name
 from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
 from apbmm_worker.evaluation.questions import (
     PreparedBenchmark,
@@ -39,6 +39,7 @@ from apbmm_worker.evaluation.questions import (
     prepare_benchmarks,
 )
 from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
+from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
 from evaluation_gap import repeated
 
 SYMBOLS = "0123456789ABCDEFGHIJ"

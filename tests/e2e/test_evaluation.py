@@ -23,8 +23,8 @@ from apbmm_worker.engine.driver import Completion, Prompt
 from tiny_checkpoints import write_tiny_qwen3
 
 if TYPE_CHECKING:
-    from apbmm_worker.evaluation.evaluate import EvaluationResult
     from apbmm_worker.evaluation.questions import PreparedBenchmarks
+    from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
 
 pytestmark = [
     pytest.mark.slow,

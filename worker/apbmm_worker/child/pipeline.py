@@ -6,6 +6,7 @@ reported at once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from apbmm_worker.discrepancy.measure import Discrepancy
     from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
     from apbmm_worker.engine.resident import ResidentEngine
-    from apbmm_worker.evaluation.evaluate import EvaluationResult
-    from apbmm_worker.evaluation.questions import PreparedBenchmarks
+    from apbmm_worker.evaluation.scoring_client import ScoringClient
+    from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
     from apbmm_worker.merging.plan import TensorPlan
     from apbmm_worker.merging.sources import VerifiedSources
 
@@ -92,11 +93,16 @@ class Pipeline:
         inputs.scratch.mkdir(parents=True, exist_ok=True)
         environment.apply(inputs.device, inputs.scratch)
         require_cards(inputs.device)
-        self.sources = self._verify_sources()
-        # Raises where there are too few layers to search.
-        Space.of(spec, self.sources.layers, self.sources.outside, self.sources.identical_layers)
-        self._check_engine()
-        self._benchmarks = self._prepare_benchmarks()
+        with contextlib.ExitStack() as undo:
+            self._scoring = self._start_scoring()
+            undo.callback(self._scoring.close)
+            self.sources = self._verify_sources()
+            # Raises where there are too few layers to search.
+            Space.of(spec, self.sources.layers, self.sources.outside, self.sources.identical_layers)
+            self._check_engine()
+            progress("read benchmarks", 0, len(spec.benchmarks))
+            self._scoring.benchmarks()
+            undo.pop_all()
         self._checkpoints = TemporaryCheckpoints(inputs.scratch)
         self._loader = self._new_loader()
 
@@ -139,7 +145,7 @@ class Pipeline:
         return (
             self.sources.digests
             | {f"{role}.settings": digest for role, digest in self.sources.settings.items()}
-            | {f"benchmark.{b.name}": b.digest for b in self._benchmarks.benchmarks}
+            | {f"benchmark.{b.name}": b.digest for b in self._scoring.benchmarks()}
         )
 
     def evaluate(
@@ -159,13 +165,14 @@ class Pipeline:
         return Measurement(result, stages, how)
 
     def close(self, *, ending: bool = False) -> None:
-        """Stop the engine and remove temporary checkpoints.
+        """Stop the engine and the scoring, and remove temporary checkpoints.
 
         ``ending``: this process is about to end, which stops an engine inside it too, and sooner.
         An engine on a card has processes of its own, and is stopped in any case.
         """
         if not ending or self._inputs.device != environment.CPU:
             self._loader.close()
+        self._scoring.close()
         self._checkpoints.remove()
 
     # ---- preparation ----
@@ -194,22 +201,23 @@ class Pipeline:
             self._inputs.engine,
         )
 
-    def _prepare_benchmarks(self) -> PreparedBenchmarks:
-        from apbmm_worker.evaluation.questions import prepare_benchmarks
+    def _start_scoring(self) -> ScoringClient:
+        """EvalScope's process, which reads the benchmarks while this one reads the sources."""
+        from apbmm_worker.evaluation.scoring_client import ScoringClient
 
-        self._progress("read benchmarks", 0, len(self._spec.benchmarks))
-        return prepare_benchmarks(
+        return ScoringClient(
             self._spec.benchmarks,
             self._inputs.benchmarks,
             self._spec.generation,
             self._inputs.sources[self._spec.generation.template_from],
             self._inputs.scratch / "questions",
+            self._inputs.scratch / "scoring.log",
             remote_code=self._spec.engine.remote_code,
         )
 
     def _questions(self, limit: int) -> list[str]:
         """At most ``limit`` questions, taken from the benchmarks in turn."""
-        texts = [[q.text for q in b.questions[:limit]] for b in self._benchmarks.benchmarks]
+        texts = [b.texts[:limit] for b in self._scoring.benchmarks()]
         longest = max(len(column) for column in texts)
         return [c[row] for row in range(longest) for c in texts if row < len(c)][:limit]
 
@@ -250,7 +258,7 @@ class Pipeline:
     def _new_loader(self) -> HotLoader[ResidentEngine]:
         from apbmm_worker.engine.hot_load import HotLoader
 
-        prompts = [benchmark.questions[0].prompt for benchmark in self._benchmarks.benchmarks[:4]]
+        prompts = [benchmark.prompts[0] for benchmark in self._scoring.benchmarks()[:4]]
         setting = self._spec.engine.hot_load
         return HotLoader(setting, self._start, self._checkpoints, self._other, prompts)
 
@@ -267,13 +275,11 @@ class Pipeline:
         )
 
     def _ask(self, engine: ResidentEngine, evaluation: str, outputs: Path) -> EvaluationResult:
-        from apbmm_worker.evaluation.evaluate import evaluate
-
         name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")
         if not name:
             raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
         with TokenProgress(engine, lambda done, n: self._progress("evaluate", done, n)) as signs:
-            return evaluate(engine, self._benchmarks, outputs / name, signs.answered)
+            return self._scoring.evaluate(engine, outputs / name, signs.answered)
 
 
 def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:

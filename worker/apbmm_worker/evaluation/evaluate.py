@@ -19,12 +19,12 @@ import shutil
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.metrics import LONGEST_METRIC_NAME, score_metric
@@ -45,6 +45,8 @@ from apbmm_worker.evaluation.questions import (
     require_room,
 )
 from apbmm_worker.evaluation.recorded_rows import RecordedRows, record_rows
+from apbmm_worker.evaluation.scoring_client import Answering, AnswerProgress
+from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
 from apbmm_worker.evaluation.thoughts import ThoughtAndAnswer, Thoughts
 
 with preserved_logging():
@@ -62,32 +64,6 @@ with preserved_logging():
     from evalscope.api.registry import create_evaluator
     from evalscope.metrics.semantics.naming import canonicalize_producer_identity
     from evalscope.utils.io_utils import OutputsStructure
-
-AnswerProgress = Callable[[int, int], None]
-"""Called with the numbers of answered and of all questions; may be called from any thread."""
-
-
-class Answering(Protocol):
-    """The part of an engine that an evaluation uses; `engine.resident.ResidentEngine` has it."""
-
-    def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
-        """Put all prompts in flight."""
-
-    def abort(self) -> None:
-        """Drop all requests in flight."""
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """Results by the benchmark's name.
-
-    ``seconds`` is the time to the last token, ``report_seconds`` the time from there to the
-    results.
-    """
-
-    benchmarks: dict[str, BenchmarkResult]
-    seconds: float
-    report_seconds: float
 
 
 def evaluate(

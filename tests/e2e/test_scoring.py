@@ -1,0 +1,252 @@
+"""The scoring process, with an oracle in the engine's place."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apbmm_common.errors import EvaluationError, SourceError
+from apbmm_common.run_file import BenchmarkSection, GenerationSection
+from apbmm_worker.engine.driver import Completion, Prompt
+from apbmm_worker.evaluation.scoring_client import ScoringClient
+from tiny_checkpoints import write_tiny_qwen3
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("default"),  # EvalScope's and datasets' own
+]
+
+GENERATION = GenerationSection(max_tokens=50, context=6000)
+QUESTIONS = 6
+
+
+class Oracle:
+    """Right for even questions, by the text of the prompt. ``answer`` may refuse one."""
+
+    def __init__(self, source: Path, answer: Callable[[int], str] | None = None) -> None:
+        from transformers import AutoTokenizer
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        self.answer = answer or (lambda n: str(n + 1 if n % 2 == 0 else 0))
+        self.futures: list[Future[Completion]] = []
+        self.aborted = threading.Event()
+
+    def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
+        self.futures = [Future() for _ in prompts]
+        threading.Thread(target=self.work, args=(prompts, self.futures), daemon=True).start()
+        return self.futures
+
+    def work(self, prompts: Sequence[Prompt], futures: Sequence[Future[Completion]]) -> None:
+        for prompt, future in zip(prompts, futures, strict=True):
+            number = int(re.findall(r"(\d+) plus", self.tokenizer.decode(prompt.token_ids))[-1])
+            try:
+                text = rf"\boxed{{{self.answer(number)}}}"
+            except EvaluationError as error:
+                future.set_exception(error)
+                continue
+            if not future.cancelled():
+                ids = tuple(range(len(text)))
+                future.set_result(Completion(text, ids, len(prompt.token_ids), "stop", 0.5))
+
+    def abort(self) -> None:
+        self.aborted.set()
+        for future in self.futures:
+            future.cancel()
+
+
+class Silent(Oracle):
+    """Never answers."""
+
+    def work(self, prompts: Sequence[Prompt], futures: Sequence[Future[Completion]]) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_qwen3(tmp_path_factory.mktemp("source"), seed=1, layers=1)
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchmarkSection, ...]:
+    """The same questions for each adapter, in the form that it asks for."""
+    root = tmp_path_factory.mktemp("benchmarks")
+
+    def write(adapter: str, row: Callable[[int], dict[str, Any]], *files: str) -> BenchmarkSection:
+        folder = root / adapter
+        folder.mkdir()
+        text = "".join(json.dumps(row(n)) + "\n" for n in range(QUESTIONS))
+        for file in files or ("test.jsonl",):
+            (folder / file).write_text(text)
+        return BenchmarkSection(name=adapter, adapter=adapter, path=str(folder))
+
+    return (
+        write(
+            "apbmm_exact",
+            lambda n: {
+                "id": f"q{n}", "question": f"{n} plus 1?", "answer": rf"\boxed{{{n + 1}}}"
+            },
+        ),
+        write("aime25", lambda n: {"problem": f"{n} plus 1?", "answer": str(n + 1)}),
+        write(
+            "gsm8k",
+            lambda n: {"question": f"{n} plus 1?", "answer": f"add #### {n + 1}"},
+            "test.jsonl",
+            "train.jsonl",
+        ),
+        write(
+            "math_500",
+            lambda n: {
+                "problem": f"{n} plus 1?", "solution": "add", "answer": str(n + 1),
+                "level": 1, "unique_id": f"algebra/{n}.json",
+            },
+        ),
+    )  # fmt: skip
+
+
+def scoring(source: Path, benchmarks: Sequence[BenchmarkSection], folder: Path) -> ScoringClient:
+    return ScoringClient(
+        benchmarks,
+        {b.name: Path(b.path) for b in benchmarks},
+        GENERATION,
+        source,
+        folder / "scratch",
+        folder / "scoring.log",
+    )
+
+
+@pytest.fixture
+def client(
+    source: Path, benchmarks: tuple[BenchmarkSection, ...], tmp_path: Path
+) -> Iterator[ScoringClient]:
+    client = scoring(source, benchmarks, tmp_path)
+    yield client
+    client.close()
+
+
+def test_the_results_are_those_of_the_evaluation_in_one_process(
+    client: ScoringClient, source: Path, benchmarks: tuple[BenchmarkSection, ...], tmp_path: Path
+) -> None:
+    from apbmm_worker.evaluation.evaluate import evaluate
+    from apbmm_worker.evaluation.questions import prepare_benchmarks
+
+    folders = {b.name: Path(b.path) for b in benchmarks}
+    prepared = prepare_benchmarks(benchmarks, folders, GENERATION, source, tmp_path / "other")
+    together = evaluate(Oracle(source), prepared, tmp_path / "together", lambda *_: None)
+    progress: list[tuple[int, int]] = []
+    for _ in range(2):
+        found = client.evaluate(
+            Oracle(source), tmp_path / "out", lambda done, n: progress.append((done, n))
+        )
+        assert found.benchmarks == together.benchmarks
+        assert progress[-1] == (4 * QUESTIONS, 4 * QUESTIONS)
+    assert {r.metrics["accuracy"] for r in found.benchmarks.values()} == {0.5}
+    asked = client.benchmarks()
+    assert [(b.name, b.digest) for b in asked] == [(b.name, b.digest) for b in prepared.benchmarks]
+    for ours, theirs in zip(asked, prepared.benchmarks, strict=True):
+        assert ours.prompts == tuple(question.prompt for question in theirs.questions)
+        assert ours.texts == tuple(question.text for question in theirs.questions)
+
+
+def test_a_scoring_process_that_dies_is_told_with_its_log_and_replaced(
+    client: ScoringClient, source: Path, tmp_path: Path
+) -> None:
+    client.benchmarks()
+    first, engine = client.process_id, Silent(source)
+    assert first is not None
+    threading.Timer(1.0, os.kill, (first, signal.SIGKILL)).start()
+    start = time.monotonic()
+    with pytest.raises(EvaluationError, match=r"died \(exit status -9\)") as failure:
+        client.evaluate(engine, tmp_path / "out", lambda *_: None)
+    assert time.monotonic() - start < 30
+    assert failure.value.kind == "infrastructure"
+    assert str(tmp_path / "scoring.log") in failure.value.hint
+    assert engine.aborted.is_set()
+
+    found = client.evaluate(Oracle(source), tmp_path / "out", lambda *_: None)
+    assert client.process_id != first
+    assert found.benchmarks["aime25"].metrics["accuracy"] == 0.5
+
+
+def test_the_engine_s_error_ends_the_evaluation_and_not_the_process(
+    client: ScoringClient, source: Path, tmp_path: Path
+) -> None:
+    def refuse(number: int) -> str:
+        if number == 3:
+            raise EvaluationError("the engine failed: out of memory", "a hint", kind="engine")
+        return "1"
+
+    engine = Oracle(source, refuse)
+    with pytest.raises(EvaluationError, match="out of memory") as failure:
+        client.evaluate(engine, tmp_path / "out", lambda *_: None)
+    assert (failure.value.kind, failure.value.hint) == ("engine", "a hint")
+    assert engine.aborted.is_set()
+
+    first = client.process_id
+    found = client.evaluate(Oracle(source), tmp_path / "out", lambda *_: None)
+    assert client.process_id == first
+    assert found.benchmarks["gsm8k"].metrics["accuracy"] == 0.5
+
+
+def test_data_that_cannot_be_used_is_told_as_what_it_is(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text("{}\n")
+    wrong = BenchmarkSection(name="b", adapter="apbmm_exact", path=str(tmp_path))
+    client = scoring(source, [wrong], tmp_path)
+    with pytest.raises(SourceError, match="benchmark b"):
+        client.benchmarks()
+    client.close()
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from apbmm_worker.child import main, pipeline
+from test_scoring import Oracle, scoring, BenchmarkSection
+source, benchmark, folder = map(Path, sys.argv[1:])
+section = BenchmarkSection(name="b", adapter="aime25", path=str(benchmark))
+client = scoring(source, [section], folder)
+found = client.evaluate(Oracle(source), folder / "out", lambda *_: None)
+assert found.benchmarks["b"].metrics["accuracy"] == 0.5
+assert not [name for name in sys.modules if name.partition(".")[0] == "evalscope"]
+print(client.process_id, flush=True)
+time.sleep(600)
+"""
+
+
+def test_evalscope_is_not_in_the_process_of_the_engine_and_ends_with_it(
+    source: Path, benchmarks: tuple[BenchmarkSection, ...], tmp_path: Path
+) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, source, benchmarks[1].path, tmp_path],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path},
+    ) as engine:  # fmt: skip
+        assert engine.stdout is not None
+        text = engine.stdout.readline()
+        engine.kill()
+    assert text, "the program failed: its traceback is on standard error"
+    scoring_process = Path("/proc") / text.strip()
+    deadline = time.monotonic() + 20
+    while scoring_process.exists() and "Z" not in state_of(scoring_process):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def state_of(process: Path) -> str:
+    """The state of a process as /proc has it; Z for one that has ended."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"

@@ -1,0 +1,378 @@
+"""The scoring process as the engine's process sees it: started before the engine, fed with answers.
+
+EvalScope is not imported here, nor may it be in any process that holds vLLM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from apbmm_common.errors import ApbmmError, EvaluationError, WireError
+from apbmm_common.run_file import BenchmarkSection, GenerationSection
+from apbmm_worker.engine.driver import Completion, Prompt
+from apbmm_worker.evaluation.scoring_protocol import (
+    FROM_SCORING,
+    Abort,
+    Answered,
+    Ask,
+    EvaluationResult,
+    Failed,
+    FromScoring,
+    PrepareQuestions,
+    Questions,
+    Ready,
+    Score,
+    Scored,
+    ToScoring,
+    Unanswered,
+    messages,
+    to_bytes,
+)
+
+_log = logging.getLogger(__name__)
+
+_MODULE = "apbmm_worker.evaluation.scoring_process"
+_LOOK_SECONDS = 1.0
+"""How often to look whether a silent scoring process still runs: its forks may hold its socket."""
+
+AnswerProgress = Callable[[int, int], None]
+"""Called with the numbers of answered and of all questions; may be called from any thread."""
+
+
+class Answering(Protocol):
+    """The part of an engine that an evaluation uses; `engine.resident.ResidentEngine` has it."""
+
+    def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
+        """Put all prompts in flight."""
+
+    def abort(self) -> None:
+        """Drop all requests in flight."""
+
+
+@dataclass(frozen=True)
+class AskedBenchmark:
+    """A benchmark's prompts, the texts of their questions, and a digest that includes targets."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    texts: tuple[str, ...]
+    digest: str
+
+
+class ScoringClient:
+    """Has a run's answers scored by EvalScope in a process of its own.
+
+    The constructor starts the process, which prepares the questions meanwhile; `benchmarks` waits
+    for them. A process that dies is replaced by the next evaluation. For one thread. ``log`` takes
+    the process's standard output and error. The arguments are those of `prepare_benchmarks`.
+    """
+
+    def __init__(
+        self,
+        benchmarks: Sequence[BenchmarkSection],
+        folders: Mapping[str, Path],
+        generation: GenerationSection,
+        template_source: Path,
+        scratch: Path,
+        log: Path,
+        *,
+        remote_code: bool = False,
+    ) -> None:
+        self.log = log
+        self._prepare = PrepareQuestions(
+            benchmarks=tuple(b.model_dump(mode="json") for b in benchmarks),
+            folders={name: str(folder) for name, folder in folders.items()},
+            generation=generation.model_dump(mode="json"),
+            template_source=str(template_source),
+            scratch=str(scratch),
+            remote_code=remote_code,
+        )
+        self._benchmarks: tuple[AskedBenchmark, ...] | None = None
+        self._process: _Process | None = None
+        self._start()
+
+    @property
+    def process_id(self) -> int | None:
+        """The scoring process's id, while there is one."""
+        return self._process.id if self._process is not None else None
+
+    def benchmarks(self) -> tuple[AskedBenchmark, ...]:
+        """The prepared benchmarks.
+
+        Raises what `prepare_benchmarks` raises, and `EvaluationError` (infrastructure) if the
+        process dies.
+        """
+        if self._benchmarks is None:
+            self._benchmarks = self._prepared()
+        return self._benchmarks
+
+    def evaluate(
+        self, engine: Answering, out_dir: Path, progress: AnswerProgress
+    ) -> EvaluationResult:
+        """Ask every question and have the answers scored.
+
+        EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists. Raises
+        `EvaluationError`: no number is ever derived from an error, a missing answer or an unusable
+        score.
+        """
+        prompts = [prompt for benchmark in self.benchmarks() for prompt in benchmark.prompts]
+        process = self._running()
+        start = time.monotonic()
+        try:
+            process.send(Score(out_dir=str(out_dir)))
+            flight = _InFlight(engine, process.send, len(prompts), progress)
+            flight.ask(0, prompts)
+            for message in process.messages():
+                match message:
+                    case Ask():
+                        flight.ask(message.first, [p.prompt for p in message.prompts])
+                    case Abort():
+                        engine.abort()
+                    case Failed():
+                        raise message.exception
+                    case Scored():
+                        end = time.monotonic()
+                        return EvaluationResult(
+                            message.benchmarks, flight.last_answer - start, end - flight.last_answer
+                        )
+                    case _:
+                        raise _unexpected(message)
+            raise process.died()
+        except BaseException:
+            engine.abort()
+            raise
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+
+    def _start(self) -> _Process:
+        try:
+            self._process = _Process(self.log)
+        except OSError as error:
+            raise EvaluationError(
+                f"the scoring process cannot be started: {error}", kind="infrastructure"
+            ) from error
+        self._process.send(self._prepare)
+        return self._process
+
+    def _running(self) -> _Process:
+        """The process; another if it has died, with the same questions."""
+        if self._process is not None and self._process.alive:
+            return self._process
+        _log.warning("the scoring process has died, and is replaced; its log is %s", self.log)
+        self.close()
+        process = self._start()
+        if self._prepared() != self._benchmarks:
+            self.close()
+            raise EvaluationError(
+                "the questions are not those that the run was prepared with",
+                "a benchmark's folder was changed while the run is going on",
+                kind="infrastructure",
+            )
+        return process
+
+    def _prepared(self) -> tuple[AskedBenchmark, ...]:
+        """Wait for the questions of a process that has just started."""
+        assert self._process is not None
+        questions: dict[str, list[Questions]] = {}
+        for message in self._process.messages():
+            match message:
+                case Questions():
+                    questions.setdefault(message.benchmark, []).append(message)
+                case Ready(digests=digests):
+                    return tuple(
+                        AskedBenchmark(
+                            name,
+                            tuple(p.prompt for some in questions[name] for p in some.prompts),
+                            tuple(p.text for some in questions[name] for p in some.prompts),
+                            digest,
+                        )
+                        for name, digest in digests.items()
+                    )
+                case Failed():
+                    raise message.exception
+                case _:
+                    raise _unexpected(message)
+        raise self._process.died()
+
+
+class _InFlight:
+    """The prompts of one evaluation; sends each answer when it is finished."""
+
+    def __init__(
+        self,
+        engine: Answering,
+        send: Callable[[ToScoring], None],
+        questions: int,
+        progress: AnswerProgress,
+    ) -> None:
+        self.last_answer = time.monotonic()
+        self._engine = engine
+        self._send = send
+        self._questions = questions
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._answered = 0
+
+    def ask(self, first: int, prompts: Sequence[Prompt]) -> None:
+        """Put prompts in flight; their numbers begin with ``first``."""
+        for number, future in enumerate(self._engine.submit(prompts), first):
+            future.add_done_callback(partial(self._forward, number))
+
+    def _forward(self, number: int, future: Future[Completion]) -> None:
+        """Called in the engine's thread, which must not wait for the scoring process."""
+        if future.cancelled():
+            self._send(Unanswered(number=number))
+            return
+        error = future.exception()
+        if error is not None:
+            self._send(Unanswered(number=number, failure=Failed.of(error)))
+            return
+        self._send(Answered.of(number, future.result()))
+        with self._lock:
+            self.last_answer = time.monotonic()
+            if number >= self._questions:
+                return
+            self._answered += 1
+            answered = self._answered
+        self._progress(answered, self._questions)
+
+
+class _Process:
+    """The process, a thread that writes to it, and our end of its socket."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        with contextlib.ExitStack() as ends:
+            output = ends.enter_context(log.open("ab"))
+            ours, theirs = socket.socketpair()
+            ends.enter_context(theirs)
+            self._socket = ours
+            self._process = subprocess.Popen(
+                [
+                    sys.executable, "-m", _MODULE,
+                    "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
+                ],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            )  # fmt: skip
+        self._outgoing: queue.SimpleQueue[ToScoring | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="to-scoring", daemon=True)
+        self._writer.start()
+        self._incoming = messages(_reading(self._socket, self._process), FROM_SCORING)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    @property
+    def id(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def send(self, message: ToScoring) -> None:
+        """Send a message later, in order. Never waits."""
+        self._outgoing.put(message)
+
+    def messages(self) -> Iterator[FromScoring]:
+        """Messages until the process dies. Raises `EvaluationError` for what is none."""
+        while True:
+            try:
+                yield next(self._incoming)
+            except StopIteration:
+                return
+            except WireError as error:
+                self.kill()
+                raise EvaluationError(
+                    f"the scoring process sent an unsound message: {error.message}",
+                    f"its log is {self._log}",
+                    kind="infrastructure",
+                ) from error
+
+    def died(self) -> EvaluationError:
+        """The error that says so."""
+        self.kill()
+        return EvaluationError(
+            f"the scoring process died (exit status {self._process.returncode})",
+            f"its log is {self._log}; the next evaluation starts another",
+            kind="infrastructure",
+        )
+
+    def kill(self) -> None:
+        """Kill it and wait for its end; may be called twice."""
+        self._outgoing.put(None)
+        self._process.kill()
+        self._process.wait()
+        # Wakes a writer that waits for the process to read: a fork may hold the other end.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._writer.join()
+        self._socket.close()
+
+    def _write(self) -> None:
+        while (message := self._outgoing.get()) is not None:
+            try:
+                data = to_bytes(message)
+            except ApbmmError as error:
+                number = getattr(message, "number", 0)
+                data = to_bytes(Unanswered(number=number, failure=Failed.of(error)))
+            try:
+                self._socket.sendall(data)
+            except OSError:
+                return  # the reader sees that the process has died
+
+
+def _reading(connection: socket.socket, process: subprocess.Popen[bytes]) -> Callable[[int], bytes]:
+    """Reads so many bytes, or fewer at the end or when the process behind it has died."""
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+
+    def has_more() -> bool:
+        while True:
+            running = process.poll() is None
+            if waiting.poll(_LOOK_SECONDS * 1000 if running else 0):
+                return True
+            if not running:
+                return False
+
+    def read(size: int) -> bytes:
+        found = bytearray()
+        while len(found) < size and has_more():
+            try:
+                some = connection.recv(min(size - len(found), 1 << 20))
+            except OSError:
+                break
+            if not some:
+                break
+            found += some
+        return bytes(found)
+
+    return read
+
+
+def _unexpected(message: FromScoring) -> EvaluationError:
+    return EvaluationError(
+        f"the scoring process said {message.kind}, which was not asked for",
+        "this is a defect of apbmm",
+        kind="infrastructure",
+    )

@@ -1,0 +1,222 @@
+"""What the engine's process and the scoring process say to each other, over an inherited socket.
+
+    prepare -> questions*, ready
+    score, answered*, unanswered* -> ask*, abort?, scored
+    any failure -> failed
+
+The engine's process sends ``score`` and puts all prepared questions in flight. It sends each answer
+as it is finished, by the number of its question: prepared questions are counted from 0 through all
+benchmarks, those of ``ask`` follow. A message is its length, as 4 bytes in network order, and a
+MessagePack map of the fields below, in which ``kind`` names the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from apbmm_common.errors import (
+    ApbmmError,
+    EvaluationError,
+    FailureKind,
+    RunFileError,
+    SourceError,
+    UsageError,
+)
+from apbmm_common.protocol.codec import decode_body, encode_body
+from apbmm_common.protocol.messages import WIRE, BenchmarkResult, Count
+from apbmm_worker.child_protocol import LENGTH, MAX_BYTES, body_length
+from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
+
+QUESTIONS_A_MESSAGE = 256
+_USAGE_ERRORS = {kind.__name__: kind for kind in (UsageError, RunFileError, SourceError)}
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Results by the benchmark's name.
+
+    ``seconds`` is the time to the last token, ``report_seconds`` the time from there to the
+    results.
+    """
+
+    benchmarks: dict[str, BenchmarkResult]
+    seconds: float
+    report_seconds: float
+
+
+class PrepareQuestions(BaseModel):
+    """Choose, read and render the questions of a run: the arguments of `prepare_benchmarks`."""
+
+    model_config = WIRE
+    kind: Literal["prepare"] = "prepare"
+    benchmarks: tuple[dict[str, Any], ...]
+    folders: dict[str, str]
+    generation: dict[str, Any]
+    template_source: str
+    scratch: str
+    remote_code: bool
+
+
+class Score(BaseModel):
+    """Score one merge: answers to all prepared questions follow. Records go to ``out_dir``."""
+
+    model_config = WIRE
+    kind: Literal["score"] = "score"
+    out_dir: str
+
+
+class Answered(BaseModel):
+    """The answer to a question."""
+
+    model_config = WIRE
+    kind: Literal["answered"] = "answered"
+    number: Count
+    text: str
+    token_ids: tuple[Count, ...]
+    prompt_tokens: Count
+    finish_reason: FinishReason
+    seconds: float
+
+    @classmethod
+    def of(cls, number: int, completion: Completion) -> Answered:
+        """An answer of the engine's."""
+        return cls(
+            number=number,
+            text=completion.text,
+            token_ids=completion.token_ids,
+            prompt_tokens=completion.prompt_tokens,
+            finish_reason=completion.finish_reason,
+            seconds=completion.seconds,
+        )
+
+    @property
+    def completion(self) -> Completion:
+        """The answer as the engine gave it."""
+        return Completion(
+            self.text, self.token_ids, self.prompt_tokens, self.finish_reason, self.seconds
+        )
+
+
+class Failed(BaseModel):
+    """An error: the name of its class and what it says."""
+
+    model_config = WIRE
+    kind: Literal["failed"] = "failed"
+    error: str
+    message: str
+    hint: str
+    fault: FailureKind
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failed:
+        """What an error says; one that is not our own is an infrastructure fault."""
+        if not isinstance(error, ApbmmError):
+            text = f"unexpected {type(error).__name__}: {error}"
+            error = EvaluationError(text, kind="infrastructure")
+        fault = error.kind if isinstance(error, EvaluationError) else "infrastructure"
+        return cls(error=type(error).__name__, message=error.message, hint=error.hint, fault=fault)
+
+    @property
+    def exception(self) -> ApbmmError:
+        """The error again."""
+        kind = _USAGE_ERRORS.get(self.error)
+        if kind is None:
+            return EvaluationError(self.message, self.hint, kind=self.fault)
+        return kind(self.message, self.hint)
+
+
+class Unanswered(BaseModel):
+    """A question that the engine did not answer: its ``failure``, or none if it was dropped."""
+
+    model_config = WIRE
+    kind: Literal["unanswered"] = "unanswered"
+    number: Count
+    failure: Failed | None = None
+
+
+class AskedPrompt(BaseModel):
+    """A prompt: token ids, the seed of the answer's draws, and its last message's text."""
+
+    model_config = WIRE
+    token_ids: tuple[Count, ...]
+    seed: Count
+    text: str = ""
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt for the engine."""
+        return Prompt(self.token_ids, self.seed)
+
+
+class Questions(BaseModel):
+    """The next prepared questions of a benchmark, in the order in which they are to be asked."""
+
+    model_config = WIRE
+    kind: Literal["questions"] = "questions"
+    benchmark: str
+    prompts: tuple[AskedPrompt, ...]
+
+
+class Ready(BaseModel):
+    """All questions are prepared; ``digests`` of what is asked and expected, by benchmark."""
+
+    model_config = WIRE
+    kind: Literal["ready"] = "ready"
+    digests: dict[str, str]
+
+
+class Ask(BaseModel):
+    """Put more prompts in flight; their numbers begin with ``first``."""
+
+    model_config = WIRE
+    kind: Literal["ask"] = "ask"
+    first: Count
+    prompts: tuple[AskedPrompt, ...]
+
+
+class Abort(BaseModel):
+    """Drop all prompts in flight: this evaluation has failed."""
+
+    model_config = WIRE
+    kind: Literal["abort"] = "abort"
+
+
+class Scored(BaseModel):
+    """The results of all benchmarks, confirmed by EvalScope's own reports."""
+
+    model_config = WIRE
+    kind: Literal["scored"] = "scored"
+    benchmarks: dict[str, BenchmarkResult]
+
+
+ToScoring = PrepareQuestions | Score | Answered | Unanswered
+FromScoring = Questions | Ready | Ask | Abort | Scored | Failed
+
+TO_SCORING: TypeAdapter[ToScoring] = TypeAdapter(Annotated[ToScoring, Field(discriminator="kind")])
+FROM_SCORING: TypeAdapter[FromScoring] = TypeAdapter(
+    Annotated[FromScoring, Field(discriminator="kind")]
+)
+T = TypeVar("T")
+
+
+def to_bytes(message: ToScoring | FromScoring) -> bytes:
+    """A message with its length. Raises `WireError` for one that cannot be sent."""
+    body = encode_body(message, message.kind, MAX_BYTES)
+    return LENGTH.pack(len(body)) + body
+
+
+def messages(read: Callable[[int], bytes], adapter: TypeAdapter[T]) -> Iterator[T]:
+    """Messages until the other end is closed. Raises `WireError` for what is none.
+
+    ``read`` returns so many bytes, or fewer at the end.
+    """
+    while len(prefix := read(LENGTH.size)) == LENGTH.size:
+        size = body_length(prefix)
+        body = read(size)
+        if len(body) < size:
+            return
+        yield decode_body(body, adapter, MAX_BYTES)
