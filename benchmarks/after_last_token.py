@@ -2,9 +2,9 @@
 
     python benchmarks/after_last_token.py [--questions 2000 15000] [--rate 400]
 
-Runs the worker's evaluation with the real EvalScope on the demo pair's questions, each as often as
-it takes, and with answers that come at a steady rate instead of from an engine: on a CPU an engine
-would take EvalScope's share of it. What is measured runs from the last answer to the results.
+Runs the worker's evaluation with the real EvalScope, in its process, on the demo pair's questions,
+each as often as it takes. Answers come at a steady rate instead of from an engine: on a CPU an
+engine would take EvalScope's share of it. The time runs from the last answer to the results.
 
 For comparison, the rows that EvalScope wrote are read back from its files in the same run, which is
 what has to be added where results are taken from there; both ways must give the same outcomes.
@@ -31,7 +31,7 @@ from apbmm.demo.command import DemoOptions, demo_run
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.protocol.messages import OutcomeRow
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.evaluate import evaluate, mean_name
+from apbmm_worker.evaluation.evaluate import mean_name
 from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
 from apbmm_worker.evaluation.questions import (
     PreparedBenchmark,
@@ -39,6 +39,7 @@ from apbmm_worker.evaluation.questions import (
     prepare_benchmarks,
 )
 from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
+from apbmm_worker.evaluation.scoring_client import ScoringClient
 from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
 from evaluation_gap import repeated
 
@@ -69,15 +70,16 @@ class PacedAnswers:
             future.set_result(Completion(text, ids, len(prompt.token_ids), "stop", 0.5))
 
 
-def prepared_demo(questions: int, folder: Path) -> PreparedBenchmarks:
-    """The demo pair's benchmarks with about so many questions in all."""
+def prepared_demo(questions: int, folder: Path) -> tuple[PreparedBenchmarks, ScoringClient]:
+    """The demo pair's benchmarks with about so many questions in all, here and to be scored."""
     spec = demo_run(DemoOptions(), None)
     files = [place / "test.jsonl" for b in spec.benchmarks for place in places_of(b)]
     once = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
     spec = repeated(spec, max(1, round(questions / once)), folder)
     folders = {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks}
     source = Path(spec.sources.instruct)
-    return prepare_benchmarks(spec.benchmarks, folders, spec.generation, source, folder / "scratch")
+    inputs = (spec.benchmarks, folders, spec.generation, source, folder / "scratch")
+    return prepare_benchmarks(*inputs), ScoringClient(*inputs, folder / "scoring.log")
 
 
 def read_back(benchmark: PreparedBenchmark, folder: Path) -> tuple[OutcomeRow, ...]:
@@ -98,9 +100,11 @@ def read_back(benchmark: PreparedBenchmark, folder: Path) -> tuple[OutcomeRow, .
     return benchmark_result(outcomes).outcomes
 
 
-def measure(prepared: PreparedBenchmarks, rate: float, out: Path) -> tuple[EvaluationResult, float]:
+def measure(
+    prepared: PreparedBenchmarks, scoring: ScoringClient, rate: float, out: Path
+) -> tuple[EvaluationResult, float]:
     """One evaluation, and the seconds that reading its files back takes."""
-    found = evaluate(PacedAnswers(rate), prepared, out, lambda *_: None)
+    found = scoring.evaluate(PacedAnswers(rate), out, lambda *_: None)
     start = time.monotonic()
     on_disk = {b.name: read_back(b, out / b.name) for b in prepared.benchmarks}
     seconds = time.monotonic() - start
@@ -119,10 +123,13 @@ def main() -> None:
     lines = []
     for wanted in arguments.questions:
         with tempfile.TemporaryDirectory() as temporary:
-            prepared = prepared_demo(wanted, Path(temporary))
+            prepared, scoring = prepared_demo(wanted, Path(temporary))
             asked = sum(len(benchmark.questions) for benchmark in prepared.benchmarks)
             out = Path(temporary) / "out"
-            runs = [measure(prepared, arguments.rate, out) for _ in range(arguments.repeat)]
+            runs = [
+                measure(prepared, scoring, arguments.rate, out) for _ in range(arguments.repeat)
+            ]
+            scoring.close()
         report = statistics.median(found.report_seconds for found, _ in runs)
         back = statistics.median(seconds for _, seconds in runs)
         lines.append(

@@ -1,14 +1,29 @@
 """The evaluation of one merge by EvalScope: its questions, its answers and its scores.
 
-Other rooms import these modules from here, where they use them, because all but `outcomes` import
-EvalScope, which takes seconds:
+EvalScope runs in a process of its own, the scoring process. The process that holds the engine
+imports from here what is free of EvalScope:
+
+scoring_client    `ScoringClient`: starts the scoring process, forwards answers, receives results
+scoring_protocol  the messages between the two processes, and `EvaluationResult`
+outcomes          `benchmark_result`: the metrics of answered questions; rehearsals use it, too
+
+The scoring process (`scoring_process`) imports the others, which import EvalScope or run it:
 
 questions   `prepare_benchmarks`: the questions of a run, chosen and rendered once for all merges
 evaluate    `evaluate`: the answers of one merge, scored
-outcomes    `benchmark_result`: the metrics of answered questions; rehearsals use it, too
 adapters    `ensure_registered`: which benchmarks there are, apbmm's own among them
+math_calls  `MathCalls`: EvalScope's mathematical extractions and comparisons, without forks
 
 No other room imports EvalScope.
 """
 
-__all__ = ["adapters", "evaluate", "outcomes", "questions"]
+__all__ = [
+    "adapters",
+    "evaluate",
+    "math_calls",
+    "outcomes",
+    "questions",
+    "scoring_client",
+    "scoring_process",
+    "scoring_protocol",
+]

@@ -14,7 +14,6 @@ import importlib
 import inspect
 import logging
 import multiprocessing
-import os
 import pickle
 import queue
 import signal
@@ -24,8 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-MOST_PROCESSES = min(4, os.cpu_count() or 1)
-"""Degenerate answers hold up others only where there are more of them than this at once."""
+MOST_PROCESSES = 2
+"""One is enough for any engine; the other goes on where an answer takes the whole deadline."""
 _GRACE = 5
 """Seconds after the deadline in which an orphaned call ends by itself."""
 

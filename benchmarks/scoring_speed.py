@@ -1,0 +1,265 @@
+"""What scores cost beside answers, for each adapter: scoring in a process of its own, and before.
+
+    python benchmarks/scoring_speed.py [--questions 400] [--tokens 400] [--engine stand-in]
+
+An engine on one core answers the questions of each adapter: a tiny random model in the real vLLM,
+or (`--engine stand-in`) worked examples at a steady number of tokens a step, each step of which is
+a computation of the same size. Evaluations are made as a worker makes them, with EvalScope in the
+scoring process, and then with EvalScope in the process of the engine, as it was before. The
+questions of each adapter, as the model sees them, are also asked through the adapter for exact
+match, so that the engine has the same work. All are in one run, each after one evaluation that
+warms up.
+
+The gap is the time from the last token of an evaluation to the first request of the next one,
+without load and proposal. The engine is busy for the rest of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apbmm_common.run_file import BenchmarkSection, EngineSection, GenerationSection
+from apbmm_common.run_file.schema import EXACT_ADAPTER
+from apbmm_worker import environment
+from apbmm_worker.engine.driver import Completion, EngineDriver, Prompt
+from apbmm_worker.evaluation.scoring_client import Answering, ScoringClient
+from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
+
+if TYPE_CHECKING:
+    from apbmm_worker.engine.resident import ResidentEngine
+
+CONTEXT = 4096
+SEQUENCES = 64
+"""Requests that an engine computes at once."""
+STAND_IN_SIZE = 800
+STAND_IN_BYTES = 1 << 30
+VOCABULARY = 128
+"""An answer ends with one token of these, so a random model writes about as many."""
+ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "aime25": lambda n: {"problem": f"{n} + {n}?", "answer": str(2 * n)},
+    "gsm8k": lambda n: {"question": f"{n} + {n}?", "answer": f"add #### {2 * n}"},
+    "math_500": lambda n: {
+        "problem": f"{n} + {n}?",
+        "solution": "add",
+        "answer": str(2 * n),
+        "level": 1,
+        "unique_id": f"algebra/{n}.json",
+    },
+}
+
+
+class StandIn:
+    """Stands in for vLLM behind the worker's own driver: the same answers and steps each time."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._matrix = torch.randn(STAND_IN_SIZE, STAND_IN_SIZE)
+        # vLLM's process is larger than this one; a fork copies its page tables.
+        self._ballast = torch.ones(STAND_IN_BYTES, dtype=torch.uint8)
+        self._waiting: deque[tuple[str, Prompt]] = deque()
+        self._running: dict[str, tuple[Prompt, int, float]] = {}
+
+    def add(self, key: str, prompt: Prompt) -> None:
+        """Take a request in."""
+        self._waiting.append((key, prompt))
+
+    def step(self) -> list[tuple[str, Completion]]:
+        """One computation, and one token of every running request."""
+        while self._waiting and len(self._running) < SEQUENCES:
+            key, prompt = self._waiting.popleft()
+            length = 20 + int(random.Random(prompt.seed).expovariate(0.01))
+            self._running[key] = (prompt, length, time.monotonic())
+        self._matrix @ self._matrix
+        finished = []
+        for key, (prompt, left, start) in list(self._running.items()):
+            self._running[key] = (prompt, left - 1, start)
+            if left == 1:
+                del self._running[key]
+                finished.append((key, worked(prompt, time.monotonic() - start)))
+        return finished
+
+    def busy(self) -> bool:
+        """Whether requests are unfinished."""
+        return bool(self._waiting or self._running)
+
+    def abort(self, keys: Sequence[str]) -> None:
+        """Drop requests."""
+        for key in keys:
+            self._running.pop(key, None)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def worked(prompt: Prompt, seconds: float) -> Completion:
+    """A worked example that ends in a number or a fraction, by the prompt's seed."""
+    draw = random.Random(prompt.seed)
+    steps = [f"${draw.randint(1, 99)} + x = {draw.randint(1, 99)}$." for _ in range(12)]
+    number = draw.randint(0, 999)
+    answer = draw.choice([str(number), rf"\frac{{{number}}}{{7}}", rf"\sqrt{{{number}}}"])
+    text = " So ".join([*steps, rf"the answer is \boxed{{{answer}}}."])
+    return Completion(text, tuple(range(len(text) // 3)), len(prompt.token_ids), "stop", seconds)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A started engine, its model, the settings of its answers, and a folder."""
+
+    engine: ResidentEngine | EngineDriver[StandIn]
+    model: Path
+    generation: GenerationSection
+    folder: Path
+
+    def scoring(self, section: BenchmarkSection) -> ScoringClient:
+        """A scoring process for one benchmark."""
+        return ScoringClient(
+            [section],
+            {section.name: Path(section.path)},
+            self.generation,
+            self.model,
+            self.folder / "scratch",
+            self.folder / "scoring.log",
+        )
+
+    def apart(self, section: BenchmarkSection) -> EvaluationResult:
+        """An evaluation with EvalScope in a process of its own."""
+        client = self.scoring(section)
+        try:
+            return measured(
+                lambda: client.evaluate(self.engine, self.folder / "out", lambda *_: None)
+            )
+        finally:
+            client.close()
+
+    def together(self, section: BenchmarkSection) -> EvaluationResult:
+        """An evaluation with EvalScope in this process."""
+        from apbmm_worker.evaluation.evaluate import evaluate
+        from apbmm_worker.evaluation.questions import prepare_benchmarks
+
+        prepared = prepare_benchmarks(
+            [section],
+            {section.name: Path(section.path)},
+            self.generation,
+            self.model,
+            self.folder / "scratch",
+        )
+        engine: Answering = self.engine
+        return measured(lambda: evaluate(engine, prepared, self.folder / "out", lambda *_: None))
+
+
+def measured(evaluate: Callable[[], EvaluationResult]) -> EvaluationResult:
+    """The second of two evaluations."""
+    evaluate()
+    return evaluate()
+
+
+def written(
+    adapter: str, name: str, rows: Sequence[dict[str, Any]], folder: Path
+) -> BenchmarkSection:
+    """A benchmark of these rows."""
+    path = folder / name
+    path.mkdir()
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (path / "test.jsonl").write_text(text, encoding="utf-8")
+    arguments = {}
+    if adapter == "gsm8k":
+        (path / "train.jsonl").write_text(text, encoding="utf-8")
+        arguments = {"few_shot_num": 0}
+    return BenchmarkSection(name=name, adapter=adapter, path=str(path), arguments=arguments)
+
+
+def table(bench: Bench, questions: int) -> list[str]:
+    """Lines of a Markdown table."""
+    pairs = []
+    for adapter, row in ROWS.items():
+        rows = [row(n) for n in range(questions)]
+        section = written(adapter, adapter, rows, bench.folder)
+        client = bench.scoring(section)
+        texts = client.benchmarks()[0].texts
+        client.close()
+        plain = [{"id": str(n), "question": text, "answer": "0"} for n, text in enumerate(texts)]
+        exact = written(EXACT_ADAPTER, f"{adapter}-exact", plain, bench.folder)
+        pairs.append((adapter, section, exact))
+    lines = [
+        "| adapter | EvalScope | answers | last token to results (gap) | engine busy "
+        "| all, times exact match |",
+        "|---|---|---|---|---|---|",
+    ]
+    # Scoring apart comes first: the other way imports EvalScope into this process.
+    for way, evaluate in (("apart", bench.apart), ("in the engine's process", bench.together)):
+        for adapter, section, exact in pairs:
+            reference, found = evaluate(exact), evaluate(section)
+            whole = found.seconds + found.report_seconds
+            times = whole / (reference.seconds + reference.report_seconds)
+            for name, result, ratio in (
+                (f"exact match, questions of {adapter}", reference, 1.0),
+                (adapter, found, times),
+            ):
+                busy = result.seconds / (result.seconds + result.report_seconds)
+                lines.append(
+                    f"| {name} | {way} | {result.seconds:.2f} s | {result.report_seconds:.2f} s "
+                    f"| {busy:.1%} | {ratio:.2f} |"
+                )
+            print(lines[-1], file=sys.stderr)
+    return lines
+
+
+def started(
+    kind: str, model: Path, generation: GenerationSection
+) -> ResidentEngine | EngineDriver[StandIn]:
+    """An engine."""
+    if kind == "stand-in":
+        import torch
+
+        torch.set_num_threads(1)
+        return EngineDriver(StandIn)
+    from apbmm_worker.engine.resident import ResidentEngine
+
+    limits = {"kv_cache_memory_bytes": 512 << 20, "max_num_seqs": SEQUENCES}
+    settings = EngineSection(arguments=limits)
+    return ResidentEngine(settings, generation, model, environment.CPU)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--engine", choices=("vllm", "stand-in"), default="vllm")
+    parser.add_argument("--tokens", type=int, default=400, help="longest answer")
+    arguments = parser.parse_args()
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        environment.apply(environment.CPU, folder / "scratch")
+        from random_qwen3 import Shape, write_random
+
+        shape = Shape(4, 128, 256, 4, 2, VOCABULARY, 32)
+        model = write_random(folder / "model", shape, 1, CONTEXT)
+        generation = GenerationSection(
+            max_tokens=arguments.tokens, context=CONTEXT, temperature=1.0
+        )
+        engine = started(arguments.engine, model, generation)
+        lines = table(Bench(engine, model, generation, folder), arguments.questions)
+        engine.close()
+    print(f"Made by `{' '.join(['python benchmarks/scoring_speed.py', *sys.argv[1:]])}`.")
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "evalscope"))
+    print(f"Python {platform.python_version()}, {libraries}; {cores} cores, load {load:.1f}.\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
