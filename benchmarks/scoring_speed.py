@@ -31,6 +31,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.run_file import BenchmarkSection, EngineSection, GenerationSection
 from apbmm_common.run_file.schema import EXACT_ADAPTER
 from apbmm_worker import environment
@@ -128,7 +129,7 @@ class Bench:
         """A scoring process for one benchmark."""
         return ScoringClient(
             [section],
-            {section.name: Path(section.path)},
+            {section.name: places_of(section)},
             self.generation,
             self.model,
             self.folder / "scratch",
@@ -152,7 +153,7 @@ class Bench:
 
         prepared = prepare_benchmarks(
             [section],
-            {section.name: Path(section.path)},
+            {section.name: places_of(section)},
             self.generation,
             self.model,
             self.folder / "scratch",

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
@@ -119,7 +120,7 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchmarkSecti
 def scoring(source: Path, benchmarks: Sequence[BenchmarkSection], folder: Path) -> ScoringClient:
     return ScoringClient(
         benchmarks,
-        {b.name: Path(b.path) for b in benchmarks},
+        {b.name: places_of(b) for b in benchmarks},
         GENERATION,
         source,
         folder / "scratch",
@@ -142,7 +143,7 @@ def test_the_results_are_those_of_the_evaluation_in_one_process(
     from apbmm_worker.evaluation.evaluate import evaluate
     from apbmm_worker.evaluation.questions import prepare_benchmarks
 
-    folders = {b.name: Path(b.path) for b in benchmarks}
+    folders = {b.name: places_of(b) for b in benchmarks}
     prepared = prepare_benchmarks(benchmarks, folders, GENERATION, source, tmp_path / "other")
     together = evaluate(Oracle(source), prepared, tmp_path / "together", lambda *_: None)
     progress: list[tuple[int, int]] = []
@@ -230,7 +231,7 @@ def test_evalscope_is_not_in_the_process_of_the_engine_and_ends_with_it(
 ) -> None:
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, source, benchmarks[1].path, tmp_path],
+        [sys.executable, "-c", PROGRAM, source, *places_of(benchmarks[1]), tmp_path],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path},
     ) as engine:  # fmt: skip
         assert engine.stdout is not None

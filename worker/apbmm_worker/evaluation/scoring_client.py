@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from apbmm_common.datasets.benchmark_folders import Places
 from apbmm_common.errors import ApbmmError, EvaluationError, WireError
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
@@ -85,7 +86,7 @@ class ScoringClient:
     def __init__(
         self,
         benchmarks: Sequence[BenchmarkSection],
-        folders: Mapping[str, Path],
+        folders: Mapping[str, Places],
         generation: GenerationSection,
         template_source: Path,
         scratch: Path,
@@ -96,7 +97,7 @@ class ScoringClient:
         self.log = log
         self._prepare = PrepareQuestions(
             benchmarks=tuple(b.model_dump(mode="json") for b in benchmarks),
-            folders={name: str(folder) for name, folder in folders.items()},
+            folders={name: _as_texts(places) for name, places in folders.items()},
             generation=generation.model_dump(mode="json"),
             template_source=str(template_source),
             scratch=str(scratch),
@@ -212,6 +213,11 @@ class ScoringClient:
                 case _:
                     raise _unexpected(message)
         raise self._process.died()
+
+
+def _as_texts(places: Places) -> tuple[str, ...]:
+    """A benchmark's folder, file or files as texts."""
+    return (str(places),) if isinstance(places, Path) else tuple(map(str, places))
 
 
 class _InFlight:

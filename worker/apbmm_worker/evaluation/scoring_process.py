@@ -176,7 +176,7 @@ class Scoring:
             calls.start()
         self._prepared = prepare_benchmarks(
             [BenchmarkSection.model_validate(section) for section in command.benchmarks],
-            {name: Path(folder) for name, folder in command.folders.items()},
+            {name: tuple(map(Path, places)) for name, places in command.folders.items()},
             GenerationSection.model_validate(command.generation),
             Path(command.template_source),
             Path(command.scratch),

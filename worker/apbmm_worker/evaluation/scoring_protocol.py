@@ -54,7 +54,7 @@ class PrepareQuestions(BaseModel):
     model_config = WIRE
     kind: Literal["prepare"] = "prepare"
     benchmarks: tuple[dict[str, Any], ...]
-    folders: dict[str, str]
+    folders: dict[str, tuple[str, ...]]
     generation: dict[str, Any]
     template_source: str
     scratch: str
