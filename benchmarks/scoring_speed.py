@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,9 +124,15 @@ class Bench:
     model: Path
     generation: GenerationSection
     folder: Path
+    clients: dict[str, ScoringClient] = field(default_factory=dict)
 
     def scoring(self, section: BenchmarkSection) -> ScoringClient:
-        """A scoring process for one benchmark."""
+        """The scoring process of one benchmark."""
+        if section.name not in self.clients:
+            self.clients[section.name] = self._started(section)
+        return self.clients[section.name]
+
+    def _started(self, section: BenchmarkSection) -> ScoringClient:
         return ScoringClient(
             [section],
             {section.name: places_of(section)},
@@ -136,15 +142,9 @@ class Bench:
             self.folder / "scoring.log",
         )
 
-    def apart(self, section: BenchmarkSection) -> EvaluationResult:
+    def apart(self, client: ScoringClient) -> EvaluationResult:
         """An evaluation with EvalScope in a process of its own."""
-        client = self.scoring(section)
-        try:
-            return measured(
-                lambda: client.evaluate(self.engine, self.folder / "out", lambda *_: None)
-            )
-        finally:
-            client.close()
+        return measured(lambda: client.evaluate(self.engine, self.folder / "out", lambda *_: None))
 
     def together(self, section: BenchmarkSection) -> EvaluationResult:
         """An evaluation with EvalScope in this process."""
@@ -189,33 +189,35 @@ def table(bench: Bench, questions: int) -> list[str]:
     for adapter, row in ROWS.items():
         rows = [row(n) for n in range(questions)]
         section = written(adapter, adapter, rows, bench.folder)
-        client = bench.scoring(section)
-        texts = client.benchmarks()[0].texts
-        client.close()
+        texts = bench.scoring(section).benchmarks()[0].texts
         plain = [{"id": str(n), "question": text, "answer": "0"} for n, text in enumerate(texts)]
         exact = written(EXACT_ADAPTER, f"{adapter}-exact", plain, bench.folder)
-        pairs.append((adapter, section, exact))
+        pairs.append((adapter, (exact, section)))
+    found: list[tuple[str, str, list[EvaluationResult]]] = []
+    # Scoring apart comes first: the other way imports EvalScope into this process.
+    for way in ("apart", "in the engine's process"):
+        for adapter, sections in pairs:
+            if way == "apart":
+                results = [bench.apart(bench.scoring(section)) for section in sections]
+                for section in sections:
+                    bench.clients.pop(section.name).close()
+            else:
+                results = [bench.together(section) for section in sections]
+            found.append((adapter, way, results))
+            print(found[-1], file=sys.stderr)
     lines = [
         "| adapter | EvalScope | answers | last token to results (gap) | engine busy "
         "| all, times exact match |",
         "|---|---|---|---|---|---|",
     ]
-    # Scoring apart comes first: the other way imports EvalScope into this process.
-    for way, evaluate in (("apart", bench.apart), ("in the engine's process", bench.together)):
-        for adapter, section, exact in pairs:
-            reference, found = evaluate(exact), evaluate(section)
-            whole = found.seconds + found.report_seconds
-            times = whole / (reference.seconds + reference.report_seconds)
-            for name, result, ratio in (
-                (f"exact match, questions of {adapter}", reference, 1.0),
-                (adapter, found, times),
-            ):
-                busy = result.seconds / (result.seconds + result.report_seconds)
-                lines.append(
-                    f"| {name} | {way} | {result.seconds:.2f} s | {result.report_seconds:.2f} s "
-                    f"| {busy:.1%} | {ratio:.2f} |"
-                )
-            print(lines[-1], file=sys.stderr)
+    for adapter, way, (exact_result, result) in found:
+        whole = exact_result.seconds + exact_result.report_seconds
+        for name, r in ((f"exact match, questions of {adapter}", exact_result), (adapter, result)):
+            both = r.seconds + r.report_seconds
+            lines.append(
+                f"| {name} | {way} | {r.seconds:.2f} s | {r.report_seconds:.2f} s "
+                f"| {r.seconds / both:.1%} | {both / whole:.2f} |"
+            )
     return lines
 
 
