@@ -180,7 +180,7 @@ def test_wrong_paths_are_named_at_once(daemon: Daemon, prepare: Prepare, tmp_pat
         changed(
             prepare,
             sources={**prepare.sources, "thinking": "/no/such/model"},
-            benchmarks={**prepare.benchmarks, "three": str(tmp_path)},
+            benchmarks={**prepare.benchmarks, "three": (str(tmp_path),)},
             prompts="/no/such/prompts",
         )
     )
