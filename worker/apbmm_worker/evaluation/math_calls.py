@@ -14,7 +14,6 @@ import importlib
 import inspect
 import logging
 import multiprocessing
-import pickle
 import queue
 import signal
 import threading
@@ -114,7 +113,7 @@ class _MathProcess:
             connection.send(call)
             if not connection.poll(call[-1]):
                 raise TimeoutError
-            outcome: Outcome = pickle.loads(connection.recv_bytes())  # noqa: S301 - our own process
+            outcome: Outcome = connection.recv()
         except BaseException:
             self.end()
             raise
@@ -159,13 +158,14 @@ def _serve(connection: Connection) -> None:
             signal.alarm(int(call[-1]) + _GRACE)
             outcome = _outcome(call)
             signal.alarm(0)
-            connection.send_bytes(outcome)
+            try:
+                connection.send(outcome)
+            except Exception as error:  # noqa: BLE001 - reaches the caller
+                connection.send((False, _not_sendable(error), outcome[2]))
 
 
-def _outcome(call: Call) -> bytes:
-    """The pickled `Outcome` of a call."""
-    from evalscope.metrics.math.contracts import MathEvaluationError
-
+def _outcome(call: Call) -> Outcome:
+    """Run a call."""
     module, name, arguments, named, _ = call
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")  # the caller's filters apply
@@ -176,9 +176,14 @@ def _outcome(call: Call) -> bytes:
             returned, payload = True, function(*arguments, **named)
         except Exception as error:  # noqa: BLE001 - reaches the caller
             returned, payload = False, error
-    issued = [(str(item.message), item.category) for item in caught]
-    try:
-        return pickle.dumps((returned, payload, issued))
-    except Exception as error:  # noqa: BLE001 - reaches the caller
-        message = f"Unpicklable scoring outcome: {type(error).__name__}: {error}"
-        return pickle.dumps((False, MathEvaluationError(message), issued))
+    return returned, payload, [(str(item.message), item.category) for item in caught]
+
+
+def _not_sendable(error: Exception) -> Exception:
+    """EvalScope's error for a value that cannot leave the process."""
+    from evalscope.metrics.math.contracts import MathEvaluationError
+
+    told: Exception = MathEvaluationError(
+        f"Unpicklable scoring outcome: {type(error).__name__}: {error}"
+    )
+    return told
