@@ -122,7 +122,12 @@ EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 
 def to_bytes(message: Command | Event) -> bytes:
     """A message with its length before it. Raises `WireError` if it cannot be encoded."""
-    body = encode_body(message, message.kind, MAX_BYTES)
+    return framed(message, message.kind)
+
+
+def framed(message: BaseModel, kind: str) -> bytes:
+    """A message of this or another protocol with its length. Raises `WireError` as `to_bytes`."""
+    body = encode_body(message, kind, MAX_BYTES)
     return LENGTH.pack(len(body)) + body
 
 

@@ -1,7 +1,7 @@
 """Whether the answers of the two references are worth a search: judged before it begins.
 
-A search scales every merge by the references (Eq. 2). References whose answers are mostly cut off,
-or are equally accurate, make numbers of that scaling, and a search of hours among them.
+A search scales every merge by the references (Eq. 2). Where their answers are mostly cut off, or
+both are equally accurate, the scaled objectives say nothing, and a search of hours ranks noise.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ from apbmm_common.errors import (
     SourceError,
     UsageError,
 )
-from apbmm_common.protocol.codec import decode_body, encode_body
+from apbmm_common.protocol.codec import decode_body
 from apbmm_common.protocol.messages import WIRE, BenchmarkResult, Count
-from apbmm_worker.child_protocol import LENGTH, MAX_BYTES, body_length
+from apbmm_worker.child_protocol import LENGTH, MAX_BYTES, body_length, framed
 from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
 
 QUESTIONS_A_MESSAGE = 256
@@ -205,8 +205,7 @@ T = TypeVar("T")
 
 def to_bytes(message: ToScoring | FromScoring) -> bytes:
     """A message with its length. Raises `WireError` for one that cannot be sent."""
-    body = encode_body(message, message.kind, MAX_BYTES)
-    return LENGTH.pack(len(body)) + body
+    return framed(message, message.kind)
 
 
 def messages(read: Callable[[int], bytes], adapter: TypeAdapter[T]) -> Iterator[T]:
