@@ -256,7 +256,7 @@ class OptimiserProcess:
         try:
             return await self._submit(request)
         except BrokenProcessPool:
-            self._pool.shutdown(wait=False)
+            await asyncio.to_thread(self._pool.shutdown)
             self._pool = self._new_pool()
             return await self._submit(request)
 
@@ -268,7 +268,9 @@ class OptimiserProcess:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """End the child process without waiting for a fit in progress."""
+        """End the child process without waiting for a fit in progress. Asks are cancelled before."""
         for process in list((self._pool._processes or {}).values()):
             process.kill()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        # Waits for the pool's own thread: one that ends while the interpreter exits closes a pipe
+        # that the interpreter writes to, which prints a traceback (Python 3.11).
+        self._pool.shutdown(wait=True, cancel_futures=True)
