@@ -22,6 +22,7 @@ ARGUMENTS = SearchArguments(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("while_asked", [True, False])
 async def test_a_closed_handle_leaves_no_process_and_no_thread(*, while_asked: bool) -> None:
     before = set(threading.enumerate())
