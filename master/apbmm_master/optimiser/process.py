@@ -268,7 +268,7 @@ class OptimiserProcess:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """End the child process without waiting for a fit in progress. Asks are cancelled before."""
+        """End the child process without waiting for a fit; its asks are cancelled before."""
         for process in list((self._pool._processes or {}).values()):
             process.kill()
         # Waits for the pool's own thread: one that ends while the interpreter exits closes a pipe
