@@ -13,7 +13,6 @@ what has to be added where results are taken from there; both ways must give the
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
@@ -26,6 +25,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from apbmm.demo.command import DemoOptions, demo_run
 from apbmm_common.datasets.benchmark_folders import places_of
@@ -38,7 +38,6 @@ from apbmm_worker.evaluation.questions import (
     PreparedBenchmarks,
     prepare_benchmarks,
 )
-from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 from apbmm_worker.evaluation.scoring_client import ScoringClient
 from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
 from evaluation_gap import repeated
@@ -84,19 +83,21 @@ def prepared_demo(questions: int, folder: Path) -> tuple[PreparedBenchmarks, Sco
 
 def read_back(benchmark: PreparedBenchmark, folder: Path) -> tuple[OutcomeRow, ...]:
     """The outcomes as EvalScope's files have them."""
+    from evalscope.api.evaluator.cache import ModelResult, ReviewResult
+
     adapter = benchmark.chosen.benchmark.adapter
 
-    def rows(kind: str) -> list[tuple[str, Row]]:
+    def rows(kind: str, form: Any) -> list[tuple[str, Any]]:
         return [
-            (file.stem.removeprefix(f"{adapter}_"), json.loads(line))
+            (file.stem.removeprefix(f"{adapter}_"), form.model_validate_json(line))
             for file in (folder / kind).glob("*/*.jsonl")
             for line in file.read_text(encoding="utf-8").split("\n")
             if line
         ]
 
     places = {question.place: question.identity for question in benchmark.questions}
-    recorded = RecordedRows(rows("predictions"), rows("reviews"))
-    outcomes = outcomes_of(recorded, adapter, places, mean_name)
+    recorded = (rows("predictions", ModelResult), rows("reviews", ReviewResult))
+    outcomes = outcomes_of(*recorded, adapter, places, mean_name)
     return benchmark_result(outcomes).outcomes
 
 

@@ -128,22 +128,23 @@ def folders(tmp_path: Path, tokenizer_source: Path) -> BenchmarkFolders:
 
 def outcomes_on_disk(folders: BenchmarkFolders, chosen: BenchmarkSection) -> tuple[OutcomeRow, ...]:
     """What a reader of EvalScope's files would take from them."""
+    from evalscope.api.evaluator.cache import ModelResult, ReviewResult
+
     from apbmm_worker.evaluation.evaluate import mean_name
     from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
-    from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 
-    def rows(kind: str) -> list[tuple[str, Row]]:
+    def rows(kind: str, form: Any) -> list[tuple[str, Any]]:
         files = (folders.folder / "out" / chosen.name / kind / "merge").iterdir()
         return [
-            (file.stem.removeprefix(f"{chosen.adapter}_"), json.loads(line))
+            (file.stem.removeprefix(f"{chosen.adapter}_"), form.model_validate_json(line))
             for file in files
             for line in file.read_text(encoding="utf-8").splitlines()
         ]
 
     questions = folders.prepare(chosen).benchmarks[0].questions
     places = {question.place: question.identity for question in questions}
-    recorded = RecordedRows(rows("predictions"), rows("reviews"))
-    return benchmark_result(outcomes_of(recorded, chosen.adapter, places, mean_name)).outcomes
+    recorded = (rows("predictions", ModelResult), rows("reviews", ReviewResult))
+    return benchmark_result(outcomes_of(*recorded, chosen.adapter, places, mean_name)).outcomes
 
 
 def benchmark(name: str, adapter: str, **settings: Any) -> BenchmarkSection:

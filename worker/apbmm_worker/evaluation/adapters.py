@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from apbmm_common.answer_rules import AnswerRule
 from apbmm_common.run_file.schema import ANSWER_ADAPTER, EXACT_ADAPTER, is_own_adapter
 from apbmm_worker.evaluation import demo_answers
-from apbmm_worker.evaluation.expressions import ExpressionComparer
 from apbmm_worker.evaluation.logging_guard import preserved_logging
 
 with preserved_logging():
@@ -24,8 +24,13 @@ with preserved_logging():
     from evalscope.api.evaluator import TaskState
     from evalscope.api.metric import Score
     from evalscope.api.registry import BENCHMARK_REGISTRY, register_benchmark
+    from evalscope.metrics.math import parser
 
 WELL_FORMED = "well_formed"
+EXPRESSION_SECONDS = 10.0
+"""For one comparison of expressions. An answer that takes longer is not equal."""
+LONGEST_EXPRESSION = 500
+"""Characters. A longer answer is not equal."""
 
 
 class ExactMatchAdapter(DefaultDataAdapter):  # type: ignore[misc]
@@ -101,7 +106,7 @@ class AnswerAdapter(ExactMatchAdapter):
         """1 for an answer that the rule calls equal, else 0. Without an answer it is malformed."""
         rule = AnswerRule.of(task_state.metadata["rule"])
         answer = filtered_prediction.strip()
-        right = bool(answer) and rule.is_equal(answer, reference, _expressions.is_same)
+        right = bool(answer) and rule.is_equal(answer, reference, is_same_expression)
         return Score(
             value={"acc": float(right)},
             extracted_prediction=filtered_prediction,
@@ -111,8 +116,25 @@ class AnswerAdapter(ExactMatchAdapter):
         )
 
 
+@lru_cache(maxsize=4096)
+def is_same_expression(answer: str, target: str) -> bool:
+    """Whether EvalScope calls two mathematical expressions equal; not where that takes long."""
+    if max(len(answer), len(target)) > LONGEST_EXPRESSION:
+        return False
+    try:
+        found = parser.run_isolated(
+            parser.compare_answers,
+            (answer, target),
+            EXPRESSION_SECONDS,
+            "comparison",
+            kwargs={"validate_reference": False},
+        )
+    except Exception:  # noqa: BLE001 - what cannot be read as mathematics is not equal
+        return False
+    return bool(found.matched)
+
+
 _OWN = {EXACT_ADAPTER: ExactMatchAdapter, ANSWER_ADAPTER: AnswerAdapter}
-_expressions = ExpressionComparer()
 
 
 def ensure_registered(adapter: str) -> bool:

@@ -32,7 +32,7 @@ from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_common.run_file import GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.logging_guard import preserved_logging
-from apbmm_worker.evaluation.outcomes import Report, checked_result, outcomes_of
+from apbmm_worker.evaluation.outcomes import Report, Rows, checked_result, outcomes_of
 from apbmm_worker.evaluation.questions import (
     MODEL_NAME,
     PreparedBenchmark,
@@ -44,7 +44,6 @@ from apbmm_worker.evaluation.questions import (
     load_questions,
     require_room,
 )
-from apbmm_worker.evaluation.recorded_rows import RecordedRows, record_rows
 from apbmm_worker.evaluation.scoring_client import Answering, AnswerProgress
 from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
 from apbmm_worker.evaluation.thoughts import ThoughtAndAnswer, Thoughts
@@ -84,8 +83,9 @@ def evaluate(
             for benchmark in prepared.benchmarks:
                 folder = out_dir / benchmark.name
                 evaluator = _evaluator(benchmark, model, prepared.generation, folder)
-                rows = record_rows(evaluator.cache_manager)
-                running.append(_Scoring(benchmark, threads.submit(evaluator.eval), rows, folder))
+                cache = evaluator.cache_manager
+                rows = recorded(cache, "prediction"), recorded(cache, "review")
+                running.append(_Scoring(benchmark, threads.submit(evaluator.eval), *rows, folder))
             wait([scoring.report for scoring in running], return_when=FIRST_EXCEPTION)
             # A failed benchmark comes first: answers that the others wait for may never arrive.
             running.sort(key=lambda scoring: not scoring.has_failed)
@@ -128,7 +128,8 @@ class _Scoring:
 
     benchmark: PreparedBenchmark
     report: Future[Any]
-    rows: RecordedRows
+    predictions: Rows
+    reviews: Rows
     folder: Path
 
     @property
@@ -150,7 +151,24 @@ def _result(scoring: _Scoring, model: _AnsweringModel) -> BenchmarkResult:
         raise _failed(benchmark, error, scoring.folder) from error
     places = {question.place: question.identity for question in benchmark.questions}
     adapter = benchmark.chosen.benchmark.adapter
-    return checked_result(adapter, outcomes_of(scoring.rows, adapter, places, mean_name), report)
+    rows = (scoring.predictions, scoring.reviews)
+    return checked_result(adapter, outcomes_of(*rows, adapter, places, mean_name), report)
+
+
+def recorded(cache: Any, kind: str) -> list[tuple[str, Any]]:
+    """The rows of a kind that a `CacheManager` will write, recorded with their subsets.
+
+    Reading EvalScope's files back took most of the time after an evaluation's last token.
+    """
+    rows: list[tuple[str, Any]] = []
+    save = getattr(cache, f"save_{kind}_cache")
+
+    def save_and_record(subset: str, *arguments: Any, **named: Any) -> Any:
+        rows.append((subset, save(subset, *arguments, **named)))
+        return rows[-1][1]
+
+    setattr(cache, f"save_{kind}_cache", save_and_record)
+    return rows
 
 
 def _report(report: Any) -> Report:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.metrics import METRICS, Outcome, means, score_metric
 from apbmm_common.protocol.messages import BenchmarkResult
-from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +28,8 @@ ACCURACY = score_metric("accuracy")
 
 Place = tuple[str, int]
 """Where EvalScope has a question: its subset, and its index in the subset."""
+Rows = Sequence[tuple[str, Any]]
+"""What EvalScope writes about the questions of a benchmark, with their subsets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +102,21 @@ def _agree(ours: float, theirs: Any, rounding: float) -> bool:
 
 
 def outcomes_of(
-    recorded: RecordedRows,
+    predictions: Rows,
+    reviews: Rows,
     adapter: str,
     questions: Mapping[Place, str],
     metric_name: Callable[[str], str],
 ) -> list[Outcome]:
     """Outcomes of all ``questions``, in their order, from the rows that EvalScope has written.
 
+    ``predictions`` has EvalScope's `ModelResult` and ``reviews`` its `ReviewResult` of each.
     ``questions`` maps places to the questions' ids, ``metric_name`` a score's name in the rows to
     the name of the metric that is its mean. Raises `EvaluationError` (infrastructure) unless there
     is exactly one usable outcome for each question.
     """
-    predictions = _by_place(recorded.predictions, adapter)
-    reviews = _by_place(recorded.reviews, adapter)
-    for kind, rows in (("answer", predictions), ("score", reviews)):
+    answers, scores = _by_place(predictions, adapter), _by_place(reviews, adapter)
+    for kind, rows in (("answer", answers), ("score", scores)):
         if rows.keys() != questions.keys():
             missing = [questions[place] for place in questions.keys() - rows.keys()]
             raise _unusable(
@@ -123,16 +125,16 @@ def outcomes_of(
                 f"missing: {sorted(missing)[:5]}",
             )
     return [
-        _outcome(adapter, question, predictions[place], reviews[place], metric_name)
+        _outcome(adapter, question, answers[place], scores[place], metric_name)
         for place, question in questions.items()
     ]
 
 
-def _by_place(rows: Iterable[tuple[str, Row]], adapter: str) -> dict[Place, Row]:
+def _by_place(rows: Rows, adapter: str) -> dict[Place, Any]:
     """Rows by their question's place."""
-    found: dict[Place, Row] = {}
+    found: dict[Place, Any] = {}
     for subset, row in rows:
-        place = (subset, int(row["index"]))
+        place = (subset, int(row.index))
         if place in found:
             raise _unusable(adapter, f"question {place} was answered twice")
         found[place] = row
@@ -140,22 +142,22 @@ def _by_place(rows: Iterable[tuple[str, Row]], adapter: str) -> dict[Place, Row]
 
 
 def _outcome(
-    adapter: str, question: str, prediction: Row, review: Row, metric_name: Callable[[str], str]
+    adapter: str, question: str, prediction: Any, review: Any, metric_name: Callable[[str], str]
 ) -> Outcome:
     try:
-        output = prediction["model_output"]
-        tokens = int(output["usage"]["output_tokens"])
-        seconds = float(output["time"])
-        stop_reason = output["choices"][0]["stop_reason"]
-        score = review["sample_score"]["score"]
-        values = score["value"]
-        primary_name = score["main_score_name"] or next(iter(values))
+        output = prediction.model_output
+        tokens = int(output.usage.output_tokens)
+        seconds = float(output.time)
+        stop_reason = output.choices[0].stop_reason
+        score = review.sample_score.score
+        values = score.value
+        primary_name = score.main_score_name or next(iter(values))
         primary = float(values[primary_name])
-        status = str(getattr(score["status"], "value", score["status"]))  # may be an Enum's
-    except (KeyError, TypeError, IndexError, ValueError, StopIteration) as error:
+        status = score.status.value
+    except (AttributeError, LookupError, TypeError, ValueError, StopIteration) as error:
         raise _unusable(adapter, f"question {question} has no usable score: {error!r}") from error
-    if status != _USABLE or output.get("error"):
-        raise _unusable(adapter, f"question {question}: {status}, {output.get('error')}")
+    if status != _USABLE or output.error:
+        raise _unusable(adapter, f"question {question}: {status}, {output.error}")
     if not 0.0 <= primary <= 1.0:  # false for NaN too
         raise _unusable(adapter, f"question {question} has score {primary}")
     if stop_reason not in ("stop", "max_tokens"):
@@ -166,8 +168,8 @@ def _outcome(
         tokens=tokens,
         seconds=seconds,
         finish_reason="stop" if stop_reason == "stop" else "length",
-        well_formed=(score.get("metadata") or {}).get("well_formed"),
-        thought_closed=(output.get("metadata") or {}).get("thought_closed"),
+        well_formed=(score.metadata or {}).get("well_formed"),
+        thought_closed=(output.metadata or {}).get("thought_closed"),
         scores={
             metric_name(name): float(value)
             for name, value in values.items()

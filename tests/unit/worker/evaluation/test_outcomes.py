@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
+from types import SimpleNamespace
 
 import pytest
 
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.evaluation.outcomes import Report, benchmark_result, checked_result, outcomes_of
-from apbmm_worker.evaluation.recorded_rows import RecordedRows, Row
+from apbmm_worker.evaluation.outcomes import (
+    Report,
+    Rows,
+    benchmark_result,
+    checked_result,
+    outcomes_of,
+)
 
 ADAPTER = "apbmm_exact"
 ALL = range(3)
+Row = SimpleNamespace
 QUESTIONS = {("test", n): f"q{n}" for n in range(3)}
 
 
-class Status(str, Enum):  # noqa: UP042 - which prints itself otherwise
-    """As EvalScope's own."""
-
-    FAILED = "parse_error"
-
-
 def prediction(index: int, tokens: int = 5, stop: str = "stop") -> Row:
-    output = {
-        "choices": [{"stop_reason": stop}],
-        "usage": {"output_tokens": tokens},
-        "time": tokens / 10,
-    }
-    return {"index": index, "model_output": output}
+    """As EvalScope's `ModelResult`."""
+    output = SimpleNamespace(
+        choices=[SimpleNamespace(stop_reason=stop)],
+        usage=SimpleNamespace(output_tokens=tokens),
+        time=tokens / 10,
+        error=None,
+        metadata=None,
+    )
+    return SimpleNamespace(index=index, model_output=output)
 
 
 def review(index: int, value: float = 1.0, status: str = "success") -> Row:
-    score = {
-        "value": {"acc": value, "F1": value / 2, "length": None},
-        "status": status,
-        "main_score_name": "acc",
-        "metadata": {"well_formed": index != 1},
-    }
-    return {"index": index, "sample_score": {"score": score}}
+    """As EvalScope's `ReviewResult`."""
+    score = SimpleNamespace(
+        value={"acc": value, "F1": value / 2, "length": None},
+        status=SimpleNamespace(value=status),
+        main_score_name="acc",
+        metadata={"well_formed": index != 1},
+    )
+    return SimpleNamespace(index=index, sample_score=SimpleNamespace(score=score))
 
 
 def report(score: object = 2 / 3, tokens: object = 20 / 3, **scores: float) -> Report:
     return Report(score, tokens, means=scores, others={"accuracy:pass_at_k[k=1]": 0.6667})
 
 
-def written(predictions: list[Row], reviews: list[Row], subset: str = "test") -> RecordedRows:
-    return RecordedRows([(subset, row) for row in predictions], [(subset, row) for row in reviews])
+def written(predictions: list[Row], reviews: list[Row], subset: str = "test") -> tuple[Rows, Rows]:
+    return [(subset, row) for row in predictions], [(subset, row) for row in reviews]
 
 
 def test_outcomes_come_in_the_order_of_the_questions() -> None:
@@ -54,7 +58,7 @@ def test_outcomes_come_in_the_order_of_the_questions() -> None:
         [prediction(2, 7), prediction(0, 4), prediction(1, 9, "max_tokens")],
         [review(1, 0.0), review(2), review(0)],
     )
-    outcomes = outcomes_of(rows, ADAPTER, QUESTIONS, str.lower)
+    outcomes = outcomes_of(*rows, ADAPTER, QUESTIONS, str.lower)
     assert [(o.question, o.score, o.tokens, o.finish_reason) for o in outcomes] == [
         ("q0", 1.0, 4, "stop"),
         ("q1", 0.0, 9, "length"),
@@ -77,7 +81,7 @@ def test_outcomes_come_in_the_order_of_the_questions() -> None:
 
 def test_scores_are_kept_when_the_report_has_them(caplog: pytest.LogCaptureFixture) -> None:
     rows = written([prediction(n) for n in ALL], [review(n, float(n != 1)) for n in ALL])
-    outcomes = outcomes_of(rows, ADAPTER, QUESTIONS, str.lower)
+    outcomes = outcomes_of(*rows, ADAPTER, QUESTIONS, str.lower)
     metrics = checked_result(ADAPTER, outcomes, report(0.6667, 5, f1=0.3333, acc=0.6)).metrics
     assert metrics.keys() == {
         "accuracy", "tokens", "seconds", "truncated", "f1", "accuracy:pass_at_k[k=1]",
@@ -93,13 +97,13 @@ def test_a_report_that_says_otherwise_is_an_error(score: float | None, tokens: f
         [prediction(0, 4), prediction(1, 9), prediction(2, 7)],
         [review(0), review(1, 0.0), review(2)],
     )
-    outcomes = outcomes_of(rows, ADAPTER, QUESTIONS, str.lower)
+    outcomes = outcomes_of(*rows, ADAPTER, QUESTIONS, str.lower)
     with pytest.raises(EvaluationError, match="in EvalScope's report"):
         checked_result(ADAPTER, outcomes, report(score, tokens))
 
 
 def _without_usage(row: Row) -> Row:
-    row["model_output"]["usage"] = None
+    row.model_output.usage = None
     return row
 
 
@@ -129,11 +133,6 @@ FAULTS: dict[str, tuple[Callable[[], list[Row]], Callable[[], list[Row]], str]] 
         lambda: [review(0), review(1), review(2, status="parse_error")],
         "question q2: parse_error",
     ),
-    "not scored, as EvalScope has it in memory": (
-        lambda: [prediction(n) for n in ALL],
-        lambda: [review(0), review(1), review(2, status=Status.FAILED)],
-        "question q2: parse_error",
-    ),
     "no token count": (
         lambda: [prediction(0), _without_usage(prediction(1)), prediction(2)],
         lambda: [review(n) for n in ALL],
@@ -151,11 +150,11 @@ FAULTS: dict[str, tuple[Callable[[], list[Row]], Callable[[], list[Row]], str]] 
 def test_nothing_missing_or_odd_becomes_a_number(fault: str) -> None:
     predictions, reviews, message = FAULTS[fault]
     with pytest.raises(EvaluationError, match=message) as failure:
-        outcomes_of(written(predictions(), reviews()), ADAPTER, QUESTIONS, str.lower)
+        outcomes_of(*written(predictions(), reviews()), ADAPTER, QUESTIONS, str.lower)
     assert failure.value.kind == "infrastructure"
 
 
 def test_questions_of_another_subset_are_not_taken_for_these() -> None:
     every = ([prediction(n) for n in ALL], [review(n) for n in ALL])
     with pytest.raises(EvaluationError, match="3 of 3 questions have a answer; missing"):
-        outcomes_of(written(*every, subset="train"), ADAPTER, QUESTIONS, str.lower)
+        outcomes_of(*written(*every, subset="train"), ADAPTER, QUESTIONS, str.lower)
