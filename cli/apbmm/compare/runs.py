@@ -12,19 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from apbmm.status.query import run_directory
+from apbmm.results.run_directories import run_directory
+from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.errors import ApbmmError, UsageError
-from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.events import EpochStarted, Record
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.resume import changed
-from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
-    check_scaling,
     load_rate,
     measurement_of,
     objectives_of,
@@ -32,22 +28,10 @@ from apbmm_master.journal.scores import (
     references_of,
     search_window,
 )
-from apbmm_master.journal.store import read_journal
-from apbmm_master.search.errors import SearchError
 from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
 from apbmm_master.search.reference_scaling import objective_vector
 
 Points = list[tuple[float, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run as its journal tells it; ``pauses``: spans without a master (Unix seconds)."""
-
-    name: str
-    run_state: RunState
-    spec: RunSpec
-    pauses: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +69,11 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def read_runs(run_dirs: Sequence[Path]) -> list[Run]:
+def read_runs(run_dirs: Sequence[Path]) -> list[RunResults]:
     """The runs kept in ``run_dirs``. Raises `UsageError` naming every folder that holds none."""
     if not run_dirs:
         raise UsageError("no run to compare", "name the run directories: apbmm compare runs/a ...")
-    runs: list[Run] = []
+    runs: list[RunResults] = []
     faults: list[ApbmmError] = []
     seen: set[Path] = set()
     for named in run_dirs:
@@ -98,7 +82,7 @@ def read_runs(run_dirs: Sequence[Path]) -> list[Run]:
             if folder.resolve() in seen:
                 raise UsageError(f"{named}: named twice")
             seen.add(folder.resolve())
-            runs.append(_read(str(named), folder))
+            runs.append(read_results(named))
         except ApbmmError as error:
             faults.append(error)
     if faults:
@@ -107,22 +91,7 @@ def read_runs(run_dirs: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def _read(name: str, folder: Path) -> Run:
-    records = read_journal(folder)
-    run_state = RunState().replay(records)
-    if run_state.spec is None:
-        raise UsageError(f"{name}: the journal is empty: the run has not begun")
-    return Run(name, run_state, run_state.spec, tuple(_pauses(records)))
-
-
-def _pauses(records: Sequence[Record]) -> Iterator[tuple[float, float]]:
-    """From the last event of one master to the first of the next."""
-    for before, after in pairwise(records):
-        if isinstance(after.event, EpochStarted):
-            yield before.time, after.time
-
-
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[RunResults]) -> Comparison:
     """Measure the runs against one another. Raises `UsageError` when they cannot be compared."""
     require_comparable(runs)
     first = runs[0].spec
@@ -143,16 +112,12 @@ def compare(runs: Sequence[Run]) -> Comparison:
     )
 
 
-def _can_scale(run: Run) -> bool:
+def _can_scale(run: RunResults) -> bool:
     """Whether Eq. 2 can be applied to the run's own references."""
-    try:
-        check_scaling(run.run_state)
-    except SearchError:
-        return False
-    return run.run_state.references_done
+    return run.run_state.references_done and not run.trouble
 
 
-def _points(run: Run, scale: Run | None) -> Points | None:
+def _points(run: RunResults, scale: RunResults | None) -> Points | None:
     """Objectives of the completed evaluations by the references of ``scale``; None without."""
     if scale is None:
         return None
@@ -161,10 +126,10 @@ def _points(run: Run, scale: Run | None) -> Points | None:
     return [tuple(objective_vector(objectives, metrics, references)) for metrics in measured]
 
 
-def _row(run: Run, points: Points | None, share: int, point: tuple[float, ...]) -> Row:
+def _row(run: RunResults, points: Points | None, share: int, point: tuple[float, ...]) -> Row:
     run_state = run.run_state
     return Row(
-        run=run.name,
+        run=run.label,
         method=run.spec.algorithm.name,
         hypervolume=hypervolume(points, point) if points else None,
         spacing=spacing(points) if points else None,
@@ -179,7 +144,7 @@ def _row(run: Run, points: Points | None, share: int, point: tuple[float, ...]) 
     )
 
 
-def _search_seconds(run: Run) -> float | None:
+def _search_seconds(run: RunResults) -> float | None:
     """Wall clock of the search, without the time in which no master ran."""
     window = search_window(run.run_state, run.run_state.time)
     if window is None:
@@ -191,7 +156,7 @@ def _search_seconds(run: Run) -> float | None:
 # ---- what must be the same, and what is told ---------------------------------------------------
 
 
-def require_comparable(runs: Sequence[Run]) -> None:
+def require_comparable(runs: Sequence[RunResults]) -> None:
     """Raise `UsageError` naming everything that makes the objectives of two runs differ."""
     first, faults = runs[0], []
     for other in runs[1:]:
@@ -200,7 +165,7 @@ def require_comparable(runs: Sequence[Run]) -> None:
             ours, theirs = ({**meaning, "contents": {}} for meaning in (ours, theirs))
         keys = sorted(changed(ours, theirs))
         if keys:
-            faults.append(f"{other.name} differs from {first.name} in {', '.join(keys)}")
+            faults.append(f"{other.label} differs from {first.label} in {', '.join(keys)}")
     if faults:
         raise UsageError(
             "objectives of these runs do not mean the same:\n" + "\n".join(faults),
@@ -208,7 +173,7 @@ def require_comparable(runs: Sequence[Run]) -> None:
         )
 
 
-def _meaning(run: Run) -> dict[str, Any]:
+def _meaning(run: RunResults) -> dict[str, Any]:
     """Everything that decides what an objective value of a run means.
 
     ``contents`` are digests of sources, their settings and questions, without the base: every
@@ -225,7 +190,7 @@ def _meaning(run: Run) -> dict[str, Any]:
     }
 
 
-def _notes(runs: Sequence[Run], scale: Run | None) -> Iterator[str]:
+def _notes(runs: Sequence[RunResults], scale: RunResults | None) -> Iterator[str]:
     """Differences that do not prevent a comparison, one line each."""
     first = runs[0]
     if scale is None:
@@ -234,14 +199,14 @@ def _notes(runs: Sequence[Run], scale: Run | None) -> Iterator[str]:
         ours, theirs = _circumstances(first), _circumstances(other)
         keys = sorted(changed(ours, theirs))
         if keys:
-            yield f"{other.name} differs from {first.name} in {', '.join(keys)}"
+            yield f"{other.label} differs from {first.label} in {', '.join(keys)}"
     for run in runs:
         drift = _drift(run, scale) if scale is not None else ""
         if scale is not None and drift:
-            yield f"{run.name} is scaled by the references of {scale.name}, its own have {drift}"
+            yield f"{run.label} is scaled by the references of {scale.label}, its own have {drift}"
 
 
-def _circumstances(run: Run) -> dict[str, Any]:
+def _circumstances(run: RunResults) -> dict[str, Any]:
     """Everything that may change a measurement, but not its meaning."""
     spec = run.spec.model_dump(mode="json")
     digests = run.run_state.digests
@@ -249,7 +214,7 @@ def _circumstances(run: Run) -> dict[str, Any]:
     return {"engine": spec["engine"], "merge": spec["merge"], "contents": base}
 
 
-def _drift(run: Run, scale: Run) -> str:
+def _drift(run: RunResults, scale: RunResults) -> str:
     """The numbers in which a run's own references differ from those that scale it."""
     own, common = references_of(run.run_state), references_of(scale.run_state)
     objectives = objectives_of(run.spec)

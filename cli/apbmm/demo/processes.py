@@ -18,7 +18,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from apbmm.status.query import JOURNAL, NoMasterError, ask, local_address
+from apbmm.results.run_directories import JOURNAL, local_address
+from apbmm.status.query import NoMasterError, ask
 from apbmm_common.errors import EXIT_FAILED, ApbmmError
 from apbmm_common.process.parent_death import die_with
 from apbmm_common.process.signals import (

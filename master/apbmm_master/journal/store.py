@@ -16,6 +16,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -146,15 +147,72 @@ def read_journal(run_dir: Path) -> list[Record]:
     Raises `JournalError` when there is no journal or it cannot be read.
     """
     path = run_dir / NAME
-    if not path.is_file():
-        raise JournalError(f"{path}: no such journal", "give the run directory of a run")
-    _require_whole_file(path)
     mark = read_end_mark(run_dir)  # before the journal, which may grow meanwhile
-    with contextlib.closing(_connect(path, read_only=True)) as db:
-        begun = db.execute("PRAGMA user_version").fetchone()[0] > 0
+    with _reading(path) as (db, begun):
         records = list(_records(db, path)) if begun else []
     _require_whole(path, records[-1].seq if records else 0, mark)
     return records
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[tuple[sqlite3.Connection, bool]]:
+    """A journal open for reading, and whether it holds tables yet. Raises `JournalError`."""
+    if not path.is_file():
+        raise JournalError(f"{path}: no such journal", "give the run directory of a run")
+    _require_whole_file(path)
+    with contextlib.closing(_connect(path, read_only=True)) as db:
+        try:
+            yield db, db.execute("PRAGMA user_version").fetchone()[0] > 0
+        except sqlite3.Error as error:
+            raise _damaged(path, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRow:
+    """One answer: a row of the journal's table of outcomes. ``score`` is from 0 to 1."""
+
+    evaluation: str
+    benchmark: str
+    question: str
+    score: float
+    tokens: int
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeSums:
+    """Sums over the answers that one evaluation gave to one benchmark."""
+
+    questions: int
+    score: float
+    squared_score: float
+    tokens: int
+    squared_tokens: int
+
+
+def read_outcomes(run_dir: Path, evaluation: str | None = None) -> list[OutcomeRow]:
+    """The answers of one evaluation, or of all, in the order of the journal.
+
+    Raises `JournalError` as `read_journal` does. Without answers for evaluations whose worker was
+    of a version that sent none.
+    """
+    query = (
+        "SELECT evaluation, benchmark, question, score, tokens, finish_reason FROM outcomes "
+        "WHERE ?1 IS NULL OR evaluation = ?1 ORDER BY rowid"
+    )
+    with _reading(run_dir / NAME) as (db, begun):
+        return [OutcomeRow(*row) for row in db.execute(query, (evaluation,))] if begun else []
+
+
+def read_outcome_sums(run_dir: Path) -> dict[tuple[str, str], OutcomeSums]:
+    """The sums over the answers, by evaluation and benchmark. Raises `JournalError`."""
+    query = (
+        "SELECT evaluation, benchmark, count(*), total(score), total(score * score), "
+        "sum(tokens), sum(tokens * tokens) FROM outcomes GROUP BY evaluation, benchmark"
+    )
+    with _reading(run_dir / NAME) as (db, begun):
+        rows = db.execute(query).fetchall() if begun else []
+    return {(evaluation, benchmark): OutcomeSums(*sums) for evaluation, benchmark, *sums in rows}
 
 
 def _require_whole_file(path: Path) -> None:

@@ -3,66 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from apbmm.compare.runs import Comparison, Run, compare, read_runs
+from apbmm.compare.runs import Comparison, compare, read_runs
 from apbmm.compare.view import duration
+from apbmm.results.run_results import RunResults
 from apbmm_common.errors import UsageError
-from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.store import Journal
 from commands import run
 from paper_tables import AP_BMM, MOEAD, MOMM, TA, TABLE_III
-from protocol_world import World, measurement
-
-Point = Sequence[float]
-THINKING, INSTRUCT = (0.8, 1000.0), (0.2, 100.0)
-ENDS = {"thinking": THINKING, "instruct": INSTRUCT}
-
-
-def measured(point: Point, ends: dict[str, tuple[float, float]] = ENDS) -> Evaluated:
-    """Raw metrics whose objectives are ``point`` by Eq. 2."""
-    (high, dear), (low, cheap) = ends["thinking"], ends["instruct"]
-    return measurement(low + (high - low) * point[0], dear + (cheap - dear) * point[1])
-
-
-def write_run(
-    folder: Path,
-    points: Sequence[Point],
-    *,
-    ends: dict[str, tuple[float, float]] = ENDS,
-    budget: int = 0,
-    pause: float = 0.0,
-    **changes: Any,
-) -> Path:
-    """A run of one worker that takes 10 s each and measures ``points``, one after the other."""
-    budget = budget or len(points)
-    world = World(budget={"evaluations": budget, "initial": 1, "failures": 0}, **changes)
-    worker = world.join("a")
-    left = list(points)
-    while world.end is None:
-        world.exchange()
-        if worker.held is None:
-            continue
-        name, body = worker.held.evaluation, None
-        if name in ends:
-            body = measurement(*ends[name])
-        elif name.startswith("e"):
-            if not left:
-                break
-            body = measured(left.pop(0), ends)
-        world.now += 10.0
-        worker.finish(body)
-    if pause:
-        world.now += pause
-        world.restart()
-    with Journal(folder) as journal:
-        journal.append(world.stored)
-    return folder
+from written_runs import INSTRUCT, THINKING, measured, write_run
 
 
 def compared(*folders: Path) -> Comparison:
@@ -154,7 +107,7 @@ def test_runs_that_measure_something_else_are_refused(
     assert caught.value.message.splitlines()[1:] == [f"{two} differs from {one} in {key}"]
 
 
-def with_digests(found: Run, digests: dict[str, str]) -> Run:
+def with_digests(found: RunResults, digests: dict[str, str]) -> RunResults:
     found.run_state.digests = digests
     return found
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from apbmm.results.run_directories import latest_run, local_address
 from apbmm.status import command, query
-from apbmm.status.query import NoMasterError, Target, ask, find, latest_run, local_address
+from apbmm.status.query import NoMasterError, Target, ask, find
 from apbmm.status.view import render
 from apbmm_common.errors import UsageError
 from commands import free_address

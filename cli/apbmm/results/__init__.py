@@ -1,0 +1,11 @@
+"""What a run directory holds, read for people and for other commands.
+
+- `run_directories` finds the folder of a run, and the address of the master that serves it.
+- `run_results.read_results` reads a run: its evaluations, references and front, its times and its
+  cost, from a living, finished or abandoned run or from a copy of its folder.
+- `figures` has measured numbers with their intervals.
+
+Everything is computed from the journal. Nothing here prints or writes.
+"""
+
+__all__ = ["figures", "run_directories", "run_results"]

@@ -1,0 +1,62 @@
+"""Finds run directories, and the status address of the master that serves one."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+from apbmm_common.errors import UsageError
+
+RUNS = Path("runs")
+JOURNAL = "journal.sqlite"
+"""As in `apbmm_master.journal.store`, which takes long to import."""
+
+
+def run_directory(named: Path, hint: str = "give the run directory of a run") -> Path:
+    """The run directory ``named``, or that of the journal ``named``. Raises `UsageError`."""
+    try:
+        if named.is_file() and named.name != JOURNAL:
+            raise UsageError(f"{named}: a file, and not a run directory", hint)
+        folder = named.parent if named.is_file() else named
+        if not folder.is_dir():
+            raise UsageError(f"{named}: no such run directory", hint)
+        if not (folder / JOURNAL).is_file():
+            runs = sorted(str(file.parent) for file in folder.glob(f"*/{JOURNAL}"))
+            raise UsageError(
+                f"{named}: not a run directory: it holds no {JOURNAL}",
+                f"name a run in it: {', '.join(runs)}" if runs else hint,
+            )
+    except OSError as error:
+        raise UsageError(f"{named}: {error.strerror}", hint) from error
+    return folder
+
+
+def latest_run(folder: Path) -> Path:
+    """The run under ``folder`` whose journal changed last. Raises `UsageError` if there is none."""
+    journals = [
+        (file.stat().st_mtime, file.parent)
+        for name in (JOURNAL, JOURNAL + "-wal")
+        for file in folder.glob(f"*/{name}")
+    ]
+    if not journals:
+        raise UsageError(f"there is no run under {folder}/", "name a run directory")
+    return max(journals)[1]
+
+
+def local_address(run_dir: Path) -> str:
+    """The status address of the master of ``run_dir``; "" if no master runs.
+
+    A master that was killed leaves its address file behind, so this tries to connect.
+    """
+    try:
+        addresses = json.loads((run_dir / "status.json").read_text(encoding="utf-8"))
+        address = str(addresses["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(address.removeprefix("ipc://"))
+        except OSError:
+            return ""
+    return address

@@ -1,0 +1,333 @@
+"""The results of one run, as plain data, from its run directory alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from apbmm.results.figures import BenchmarkFigures, Figure, mean_figure
+from apbmm.results.run_directories import local_address, run_directory
+from apbmm_common.errors import UsageError
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.run_file import RunSpec, Space
+from apbmm_master.journal.evaluations import Evaluation
+from apbmm_master.journal.events import EpochStarted, Purpose, Record
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import (
+    ScoredEvaluation,
+    ScoreHistory,
+    Scores,
+    check_scaling,
+    score,
+)
+from apbmm_master.journal.store import OutcomeSums, read_journal, read_outcome_sums
+from apbmm_master.journal.worker_sessions import Boot
+from apbmm_master.search.errors import SearchError
+
+RunCondition = Literal["running", "unfinished", "finished", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """One evaluation of a run.
+
+    Attributes:
+        id: as in status: ``thinking``, ``instruct``, ``e0001``, ...
+        purpose: ``reference``, ``initial``, ``search``, ... as the journal has it.
+        state: queued, active, done or failed.
+        vector: in [0, 1]^D; the vector of a reference lies at an end of the space, or is empty.
+        layer_weights: the thinking model's weight for each layer; empty for a model-level merge.
+        outside_weights: the same for each searched group of tensors outside the layers.
+        parameters: a model-level merge's weight and parameters, by name; empty for a linear merge.
+        benchmarks: what was measured, by benchmark, in the order of the run file; empty until done.
+        objectives: Eq. 2, all to be maximised; None until it is done and can be scaled.
+        on_front: whether no other merge beats it in every objective.
+        completion: its place among the budget's completed evaluations, from 0; None for others.
+        hypervolume, front_size: of the run after its completion; None for others.
+        seconds: the worker's time for the attempt that delivered.
+        gpu_seconds: time of all its attempts, times the cards of their workers. An attempt in
+            progress counts up to the last event of the journal. A CPU worker counts as one card.
+        begun_at, done_at: Unix seconds of the first lease and of the result; None until then.
+        attempts: how often it was leased.
+        worker: the one that delivered.
+        message: why it failed.
+    """
+
+    id: str
+    purpose: Purpose
+    state: EvaluationState
+    vector: tuple[float, ...]
+    layer_weights: tuple[float, ...] = ()
+    outside_weights: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    benchmarks: Mapping[str, BenchmarkFigures] = field(default_factory=dict)
+    objectives: tuple[float, ...] | None = None
+    on_front: bool = False
+    completion: int | None = None
+    hypervolume: float | None = None
+    front_size: int | None = None
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    begun_at: float | None = None
+    done_at: float | None = None
+    attempts: int = 0
+    worker: str = ""
+    message: str = ""
+
+    @property
+    def tokens(self) -> float:
+        """Generated tokens of all answers together."""
+        return math.fsum(each.tokens for each in self.benchmarks.values())
+
+    def figure(self, name: str, benchmarks: Sequence[str] = ()) -> Figure | None:
+        """A metric, averaged over ``benchmarks`` or over all; None where one of them lacks it."""
+        chosen = benchmarks or tuple(self.benchmarks)
+        return mean_figure(
+            self.benchmarks[each].figure(name) if each in self.benchmarks else None
+            for each in chosen
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunResults:
+    """A run as its journal tells it.
+
+    Attributes:
+        label: the run directory as it was named.
+        run_dir: the run directory.
+        run: the run's own name, which no other run has.
+        spec: the run file as resolved.
+        condition: ``running`` while a master on this host serves it, ``unfinished`` when none does,
+            ``finished`` and ``failed`` when it is over.
+        ended: why it ended, in words; "" until then.
+        rehearsal: whether its measurements are invented.
+        begun_at, last_at: Unix seconds of the first and last event.
+        pauses: spans without a master (Unix seconds).
+        evaluations: in the order of their proposals.
+        references: those of the sources that are measured, by id.
+        front: sorted by the first objective, the worst first.
+        hypervolume: of the front above ``spec.hypervolume_reference``; 0 without a front.
+        trouble: why no objectives can be computed from the references; "" if they can, or are not
+            measured yet.
+        run_state, records: what all this is computed from.
+    """
+
+    label: str
+    run_dir: Path
+    run: str
+    spec: RunSpec
+    condition: RunCondition
+    ended: str
+    rehearsal: bool
+    begun_at: float
+    last_at: float
+    pauses: tuple[tuple[float, float], ...]
+    evaluations: tuple[EvaluationResult, ...]
+    references: Mapping[str, EvaluationResult]
+    front: tuple[EvaluationResult, ...]
+    hypervolume: float
+    trouble: str
+    run_state: RunState
+    records: Sequence[Record]
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the objectives."""
+        return tuple(objective.name for objective in self.spec.objectives)
+
+    @property
+    def completed(self) -> tuple[EvaluationResult, ...]:
+        """The budget's completed evaluations in the order of their completion."""
+        done = {each.id: each for each in self.evaluations if each.completion is not None}
+        return tuple(done[name] for name in self.run_state.completed)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time from the first event to the last, without the pauses."""
+        return self.last_at - self.begun_at - sum(end - begin for begin, end in self.pauses)
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Cost of all evaluations, references and the measurement of the layers included."""
+        return math.fsum(each.gpu_seconds for each in self.evaluations)
+
+    @property
+    def tokens(self) -> float:
+        """Generated tokens of all evaluations."""
+        return math.fsum(each.tokens for each in self.evaluations)
+
+    def evaluation(self, name: str) -> EvaluationResult:
+        """The evaluation of an id. Raises `UsageError` naming the nearest ids."""
+        found = {each.id: each for each in self.evaluations}
+        if name not in found:
+            near = get_close_matches(name, found, 3, 0.5)
+            hint = f"near to it: {', '.join(near)}" if near else "apbmm status --all lists them"
+            raise UsageError(f"{self.label}: has no evaluation {name}", hint)
+        return found[name]
+
+
+def read_results(named: Path) -> RunResults:
+    """The results of the run directory, or journal, ``named``.
+
+    Raises `UsageError` for a folder without a run, and for a run that has not begun, and
+    `JournalError` for a journal that cannot be read.
+    """
+    folder = run_directory(named)
+    records = read_journal(folder)
+    run_state = RunState().replay(records)
+    spec = run_state.spec
+    if spec is None:
+        raise UsageError(f"{named}: the journal is empty: the run has not begun")
+    trouble = _trouble(run_state)
+    history = ScoreHistory()
+    scores = Scores() if trouble else history.update(run_state)
+    reading = _Reading(
+        run_state,
+        run_state.space if run_state.layers else None,
+        read_outcome_sums(folder),
+        {scored.evaluation.id: scored for scored in history.history()},
+        {name: place for place, name in enumerate(run_state.completed)},
+        frozenset(scores.front),
+        {(stay.worker, stay.boot): _cards(stay.gpu) for stay in run_state.sessions.stays},
+        is_scaled=not trouble and run_state.references_done,
+    )
+    evaluations = tuple(reading.result(each) for each in run_state.evaluations.values())
+    front = [each for each in evaluations if each.on_front]
+    return RunResults(
+        label=str(named),
+        run_dir=folder,
+        run=run_state.run,
+        spec=spec,
+        condition=_condition(run_state, folder),
+        ended=run_state.finished,
+        rehearsal=spec.evaluation.kind == "rehearsal",
+        begun_at=records[0].time,
+        last_at=records[-1].time,
+        pauses=tuple(_pauses(records)),
+        evaluations=evaluations,
+        references={
+            each.id: each
+            for each in evaluations
+            if each.purpose == "reference" and each.state is EvaluationState.DONE
+        },
+        front=tuple(sorted(front, key=lambda each: each.objectives or ())),
+        hypervolume=scores.hypervolume,
+        trouble=trouble,
+        run_state=run_state,
+        records=records,
+    )
+
+
+def _trouble(run_state: RunState) -> str:
+    try:
+        check_scaling(run_state)
+    except SearchError as error:
+        return str(error)
+    return ""
+
+
+def _condition(run_state: RunState, folder: Path) -> RunCondition:
+    if run_state.finished:
+        return "failed" if run_state.failed else "finished"
+    return "running" if local_address(folder) else "unfinished"
+
+
+def _pauses(records: Sequence[Record]) -> Iterator[tuple[float, float]]:
+    """From the last event of one master to the first of the next."""
+    for before, after in pairwise(records):
+        if isinstance(after.event, EpochStarted):
+            yield before.time, after.time
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What the results of single evaluations are computed from."""
+
+    run_state: RunState
+    space: Space | None
+    """None until the sources are verified."""
+    sums: Mapping[tuple[str, str], OutcomeSums]
+    scored: Mapping[str, ScoredEvaluation]
+    places: Mapping[str, int]
+    front: frozenset[str]
+    cards: Mapping[Boot, int]
+    is_scaled: bool
+
+    def result(self, evaluation: Evaluation) -> EvaluationResult:
+        """The result of one evaluation."""
+        scored = self.scored.get(evaluation.id)
+        first = evaluation.attempts[0].leased_at if evaluation.attempts else None
+        is_done = evaluation.state is EvaluationState.DONE
+        weights = self._weights(evaluation.vector)
+        return EvaluationResult(
+            id=evaluation.id,
+            purpose=evaluation.purpose,
+            state=evaluation.state,
+            vector=evaluation.vector,
+            layer_weights=weights[0],
+            outside_weights=weights[1],
+            parameters=weights[2],
+            benchmarks=self._benchmarks(evaluation),
+            objectives=scored.objectives if scored else self._objectives(evaluation),
+            on_front=evaluation.id in self.front,
+            completion=self.places.get(evaluation.id),
+            hypervolume=scored.hypervolume if scored else None,
+            front_size=scored.front if scored else None,
+            seconds=evaluation.seconds,
+            gpu_seconds=self._gpu_seconds(evaluation),
+            begun_at=first,
+            done_at=evaluation.done_at if is_done else None,
+            attempts=len(evaluation.attempts),
+            worker=evaluation.worker,
+            message=evaluation.message,
+        )
+
+    def _weights(
+        self, vector: tuple[float, ...]
+    ) -> tuple[tuple[float, ...], dict[str, float], dict[str, float]]:
+        """Layer weights, outside weights, and parameters of a model-level merge."""
+        space = self.space
+        if space is None or len(vector) != space.dimensions:  # as the measurement of the layers
+            return (), {}, {}
+        if not space.owners:
+            weight, parameters = space.weight_and_parameters(vector)
+            return (), {}, {"weight": weight, **parameters}
+        return space.layer_weights(vector), space.outside_weights(vector), {}
+
+    def _benchmarks(self, evaluation: Evaluation) -> dict[str, BenchmarkFigures]:
+        if not isinstance(evaluation.body, Evaluated):
+            return {}
+        return {
+            name: BenchmarkFigures(
+                result.metrics,
+                result.questions,
+                result.truncated,
+                result.malformed,
+                self.sums.get((evaluation.id, name)),
+            )
+            for name, result in evaluation.body.benchmarks.items()
+        }
+
+    def _objectives(self, evaluation: Evaluation) -> tuple[float, ...] | None:
+        """Those of a reference or any other evaluation that is not of the budget."""
+        if not (self.is_scaled and isinstance(evaluation.body, Evaluated)):
+            return None
+        return score(self.run_state, evaluation)
+
+    def _gpu_seconds(self, evaluation: Evaluation) -> float:
+        return math.fsum(
+            self.cards.get((attempt.worker, attempt.boot), 1)
+            * ((attempt.ended_at or self.run_state.time) - attempt.leased_at)
+            for attempt in evaluation.attempts
+        )
+
+
+def _cards(gpu: str) -> int:
+    """The number of cards that ``--gpu`` names: 2 for ``0,1``; 1 for ``cpu``."""
+    return gpu.count(",") + 1

@@ -1,0 +1,96 @@
+"""Run directories with a journal of given measurements, written without processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.metrics import Outcome, means
+from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
+from apbmm_master.journal.store import Journal
+from protocol_world import World, measurement
+
+Point = Sequence[float]
+LIMIT = 1000
+"""Tokens at which an answer of `answered` is cut off."""
+THINKING, INSTRUCT = (0.8, 1000.0), (0.2, 100.0)
+ENDS: Mapping[str, tuple[float, float]] = {"thinking": THINKING, "instruct": INSTRUCT}
+
+
+def measured(point: Point, ends: Mapping[str, tuple[float, float]] = ENDS) -> Evaluated:
+    """Raw metrics whose objectives are ``point`` by Eq. 2."""
+    (high, dear), (low, cheap) = ends["thinking"], ends["instruct"]
+    return measurement(low + (high - low) * point[0], dear + (cheap - dear) * point[1])
+
+
+def write_run(
+    folder: Path,
+    points: Sequence[Point | Evaluated],
+    *,
+    ends: Mapping[str, tuple[float, float] | Evaluated] = ENDS,
+    budget: int = 0,
+    pause: float = 0.0,
+    **changes: Any,
+) -> Path:
+    """A run of one worker that takes 10 s each and measures ``points``, one after the other.
+
+    A point is an objective vector, or a whole body. Without a budget there are as many evaluations.
+    """
+    budget = budget or len(points)
+    world = World(budget={"evaluations": budget, "initial": 1, "failures": 0}, **changes)
+    worker = world.join("a")
+    left = list(points)
+    while world.end is None:
+        world.exchange()
+        if worker.held is None:
+            continue
+        name, body = worker.held.evaluation, None
+        if name in ends:
+            end = ends[name]
+            body = end if isinstance(end, Evaluated) else measurement(*end)
+        elif name.startswith("e"):
+            if not left:
+                break
+            point = left.pop(0)
+            body = point if isinstance(point, Evaluated) else measured(point, _numbers(ends))
+        world.now += 10.0
+        worker.finish(body)
+    if pause:
+        world.now += pause
+        world.restart()
+    with Journal(folder) as journal:
+        journal.append(world.stored)
+    return folder
+
+
+def _numbers(ends: Mapping[str, tuple[float, float] | Evaluated]) -> dict[str, tuple[float, float]]:
+    """The references' accuracy and tokens."""
+    return {name: _accuracy_and_tokens(end) for name, end in ends.items()}
+
+
+def _accuracy_and_tokens(end: tuple[float, float] | Evaluated) -> tuple[float, float]:
+    if not isinstance(end, Evaluated):
+        return end
+    metrics = end.benchmarks["sums"].metrics
+    return metrics["accuracy"], metrics["tokens"]
+
+
+def answered(scores: Sequence[float], tokens: Sequence[int]) -> Evaluated:
+    """A body with an outcome for each question."""
+    outcomes = [
+        Outcome(f"q{number}", score, count, 1.0, "length" if count == LIMIT else "stop")
+        for number, (score, count) in enumerate(zip(scores, tokens, strict=True))
+    ]
+    return Evaluated(
+        benchmarks={
+            "sums": BenchmarkResult(
+                metrics=means(outcomes),
+                questions=len(outcomes),
+                truncated=sum(outcome.finish_reason == "length" for outcome in outcomes),
+                outcomes=tuple(
+                    (o.question, o.score, round(o.tokens), o.finish_reason) for o in outcomes
+                ),
+            )
+        }
+    )
