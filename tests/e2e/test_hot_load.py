@@ -28,6 +28,7 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.process import failpoints
 from apbmm_common.run_file import EngineSection, GenerationSection, MergeSection
 from apbmm_worker import environment
+from apbmm_worker.engine.checksum import folder_digest
 from apbmm_worker.engine.driver import EngineBackend, Prompt
 from apbmm_worker.engine.resident import ResidentEngine
 from apbmm_worker.engine.vllm import live_weights
@@ -125,19 +126,25 @@ def test_hot_loads_answer_as_fresh_engines(tied: bool, dtype: torch.dtype, tmp_p
     count = max(MERGES, 20) if tied and dtype is torch.float32 else MERGES
     merges = make_merges(tmp_path, dtype, tied=tied, count=count)
     expected = [fresh_answers(checkpoint) for checkpoint in merges.folders]
+    digests = [folder_digest(checkpoint) for checkpoint in merges.folders]
+    assert len(set(digests)) == count
     # Otherwise a load that does nothing would not be seen: they are loaded in a circle.
     assert all(one != next_ for one, next_ in pairwise([*expected, expected[0]]))
     assert ("lm_head.weight" not in load_tensors(merges.folders[0])) == tied
     engine = fresh_engine(merges.folders[0])
     try:
-        for plans, answer in zip(reversed(merges.plans), reversed(expected), strict=True):
-            engine.load_merge(plans)
+        assert engine.weights_digest == digests[0]
+        for number in reversed(range(count)):
+            engine.load_merge(merges.plans[number])
+            assert engine.weights_digest == digests[number]
+            answer = expected[number]
             assert answers(engine) == answer
             # Asked again, answered from the cache.
             assert answers(engine) == answer
-        for checkpoint, answer in zip(reversed(merges.folders), reversed(expected), strict=True):
-            engine.load(checkpoint)
-            assert answers(engine) == answer
+        for number in reversed(range(count)):
+            engine.load(merges.folders[number])
+            assert engine.weights_digest == digests[number]
+            assert answers(engine) == expected[number]
         # After vLLM's own reload the way in memory still finds everything.
         engine.load_merge(merges.plans[1])
         assert answers(engine) == expected[1]

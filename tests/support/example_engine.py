@@ -26,6 +26,7 @@ class FakeBackend:
     """Answers every prompt with the same word, in one step; see `engine.driver.EngineBackend`."""
 
     compared_all = True
+    weights_digest = ""
 
     def __init__(self, arguments: dict[str, Any], _: GenerationSection, checkpoint: Path) -> None:
         self.word = arguments["word"]

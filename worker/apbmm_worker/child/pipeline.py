@@ -159,9 +159,9 @@ class Pipeline:
         stages: dict[str, float] = {}
         self._progress("load", 0, 1)
         engine = self._loader.bring(self._planned(vector, reference=reference), stages)
+        how = {**engine.description(), "hot_load": self._loader.description()}
         result = self._ask(engine, evaluation, outputs)
         stages |= {"evaluate": result.seconds, "report": result.report_seconds}
-        how = {**engine.description(), "hot_load": self._loader.description()}
         return Measurement(result, stages, how)
 
     def close(self, *, ending: bool = False) -> None:

@@ -4,7 +4,7 @@
 - `resident` is the engine that an evaluation uses, on the thread of `driver`.
 - `hot_load` decides how merges reach it, and `resident_sources` keeps the sources in memory for it.
 - `token_progress` reports progress from the engine's steps.
-- `checksum` compares tensors by their bits.
+- `checksum` compares tensors by their bits, and takes digests of checkpoints.
 - `vllm` is the only room that imports vLLM.
 
 `child` uses `kinds`, `resident`, `hot_load` and `token_progress`; `evaluation` uses `driver`, and

@@ -1,10 +1,19 @@
-"""A checksum of a tensor's bits at the speed of memory, on a CPU or a GPU."""
+"""Checksums of a tensor's bits at the speed of memory, on a CPU or a GPU; digests of checkpoints."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from apbmm_common.checkpoint.headers import TensorHeader, read_checkpoint
+from apbmm_worker.merging.merge import threads
+from apbmm_worker.merging.tensor_bytes import opened, read_into, stored_dtype
 
 # Words are summed in this number of columns. It is a prime, so that a swap of rows or blocks
 # changes the sums.
@@ -12,6 +21,7 @@ _COLUMNS = 1021
 _WRAP = 1 << 64  # numpy's unsigned sums are taken modulo this too
 _FACTORS = np.arange(1, 2 * _COLUMNS, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_PART_BYTES = _COLUMNS * 8 << 9  # of a file, read at once: a whole number of rows of words
 
 
 def checksum(tensor: torch.Tensor) -> int:
@@ -22,11 +32,69 @@ def checksum(tensor: torch.Tensor) -> int:
     """
     flat = tensor.detach().contiguous().view(-1)
     words = _words(flat)
-    whole = len(words) // _COLUMNS * _COLUMNS
-    sums = _column_sums(words[:whole].view(-1, _COLUMNS)).view(np.uint64)
-    rest = words[whole:].to(torch.int64).cpu().numpy().view(np.uint64)
-    factors = _FACTORS[: len(rest)] ^ np.uint64(1)
-    return (len(words) + int((_FACTORS * sums).sum()) + int((factors * rest).sum())) % _WRAP
+    return _sum_of_parts([words])
+
+
+def checksum_in_file(header: TensorHeader, descriptor: int) -> int:
+    """The `checksum` of a tensor in a safetensors file, read in parts: memory stays flat.
+
+    Raises `SourceError` for a file that cannot be read.
+    """
+    dtype = stored_dtype(header.dtype)
+    words = torch.int64 if header.length % 8 == 0 else _WORDS[dtype.itemsize]
+    buffer = torch.empty(min(header.length, _PART_BYTES), dtype=torch.uint8)
+
+    def parts() -> Iterable[torch.Tensor]:
+        for begin in range(0, header.length, _PART_BYTES):
+            part = buffer[: min(_PART_BYTES, header.length - begin)]
+            read_into(descriptor, memoryview(part.numpy()), header.offset + begin, header.file)
+            yield part.view(words)
+
+    return _sum_of_parts(parts())
+
+
+class WeightsDigest:
+    """A digest of the tensors of a checkpoint, in any order and however they are sharded."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, str] = {}
+
+    def add(self, name: str, dtype: torch.dtype, shape: Iterable[int], of_tensor: int) -> None:
+        """Take in a tensor whose `checksum` is ``of_tensor``."""
+        self._lines[name] = f"{name} {dtype} {'x'.join(map(str, shape))} {of_tensor}\n"
+
+    def hexdigest(self) -> str:
+        """SHA-256 of a line for each tensor: its name, dtype, shape and checksum."""
+        lines = (self._lines[name] for name in sorted(self._lines))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def folder_digest(folder: Path, left_out: frozenset[str] = frozenset()) -> str:
+    """The `WeightsDigest` of a checkpoint folder, without the tensors that are ``left_out``.
+
+    Raises `SourceError` for a folder that cannot be read.
+    """
+    found = WeightsDigest()
+    checkpoint = read_checkpoint(folder)
+    headers = [header for name, header in checkpoint.tensors.items() if name not in left_out]
+    with opened(checkpoint) as files, threads() as executor:
+        work = [executor.submit(partial(checksum_in_file, h, files[h.file])) for h in headers]
+        for header, future in zip(headers, work, strict=True):
+            found.add(header.name, stored_dtype(header.dtype), header.shape, future.result())
+    return found.hexdigest()
+
+
+def _sum_of_parts(parts: Iterable[torch.Tensor]) -> int:
+    """The checksum of words in parts; all parts but the last are whole rows of columns."""
+    count, total = 0, 0
+    for words in parts:
+        whole = len(words) // _COLUMNS * _COLUMNS
+        sums = _column_sums(words[:whole].view(-1, _COLUMNS)).view(np.uint64)
+        rest = words[whole:].to(torch.int64).cpu().numpy().view(np.uint64)
+        factors = _FACTORS[: len(rest)] ^ np.uint64(1)
+        count += len(words)
+        total += int((_FACTORS * sums).sum()) + int((factors * rest).sum())
+    return (count + total) % _WRAP
 
 
 def _words(flat: torch.Tensor) -> torch.Tensor:

@@ -65,6 +65,13 @@ class MergeTarget(Protocol):
     def compared_all(self) -> bool:
         """Whether all tensors of the last load could be compared with the live weights."""
 
+    @property
+    def weights_digest(self) -> str:
+        """`checksum.WeightsDigest` of the last load, with which the live weights were compared.
+
+        Empty where it is not known, as in a tensor-parallel engine whose processes read shards.
+        """
+
     def load(self, checkpoint: Path) -> None:
         """Load a complete, finite checkpoint folder of the same architecture, and prove it.
 

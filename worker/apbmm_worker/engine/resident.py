@@ -66,6 +66,11 @@ class ResidentEngine:
         """Whether all tensors of the last load could be compared with the live weights."""
         return self._driver.call(lambda backend: backend.compared_all)
 
+    @property
+    def weights_digest(self) -> str:
+        """`checksum.WeightsDigest` of the last load; empty where it is not known."""
+        return self._driver.call(lambda backend: backend.weights_digest)
+
     def load(self, checkpoint: Path) -> None:
         """Hot-load a complete, finite checkpoint of the same architecture, and prove it.
 
@@ -101,5 +106,9 @@ class ResidentEngine:
         self._driver.close()
 
     def description(self) -> dict[str, Any]:
-        """Versions and arguments, for the journal."""
-        return {"versions": self._kind.versions(), "arguments": {**self.arguments, "model": None}}
+        """Versions, arguments and the digest of the live weights, for the journal."""
+        return {
+            "versions": self._kind.versions(),
+            "arguments": {**self.arguments, "model": None},
+            "weights": self.weights_digest,
+        }

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from apbmm_worker.engine.checksum import checksum
+from apbmm_common.checkpoint.headers import read_headers
+from apbmm_worker.engine.checksum import checksum, checksum_in_file, folder_digest
+from apbmm_worker.merging.tensor_bytes import opened_files
+from tiny_checkpoints import load_tensors, save_tensors, write_tiny_qwen3
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -40,3 +45,43 @@ def test_storage_does_not_count(dtype: torch.dtype) -> None:
         rows = whole[first : first + 20]
         assert checksum(rows) == checksum(rows.clone())
     assert checksum(whole.T) == checksum(whole.T.contiguous())
+
+
+def test_a_folders_digest_follows_every_tensor_and_no_sharding(tmp_path: Path) -> None:
+    one = write_tiny_qwen3(tmp_path / "one", seed=1, layers=2)
+    sharded = write_tiny_qwen3(tmp_path / "sharded", seed=1, layers=2, shards=3)
+    assert folder_digest(sharded) == folder_digest(one)
+    other = write_tiny_qwen3(tmp_path / "other", seed=1, layers=2)
+    tensors = load_tensors(one)
+    for name in ("model.norm.weight", "model.layers.1.mlp.up_proj.weight"):
+        changed = tensors | {name: tensors[name].clone()}
+        changed[name].view(-1)[-1] += 1
+        save_tensors(other, changed)
+        assert folder_digest(other) != folder_digest(one)
+    renamed = {name.replace("layers.0", "layers.7"): tensor for name, tensor in tensors.items()}
+    save_tensors(other, renamed)
+    assert folder_digest(other) != folder_digest(one)
+
+
+def test_tensors_may_be_left_out_of_a_folders_digest(tmp_path: Path) -> None:
+    folder = write_tiny_qwen3(tmp_path / "one", seed=1, layers=2)
+    whole = folder_digest(folder)
+    tensors = load_tensors(folder)
+    save_tensors(folder, tensors | {"extra.weight": torch.ones(3)})
+    assert folder_digest(folder) != whole
+    assert folder_digest(folder, frozenset({"extra.weight"})) == whole
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.uint8])
+def test_a_checksum_in_a_file_is_the_tensors_own(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Also where the tensor is longer than what is read at once, and no multiple of 8 bytes."""
+    sizes = (1, 5, 8 * 1021, 4_181_016 // dtype.itemsize, 9_000_001 // dtype.itemsize)
+    tensors = {
+        str(size): (torch.arange(size, dtype=torch.int64) % 251).to(dtype) for size in sizes
+    }
+    save_tensors(tmp_path, tensors)
+    headers = read_headers(tmp_path / "model.safetensors")
+    with opened_files([tmp_path / "model.safetensors"]) as files:
+        for name, tensor in tensors.items():
+            found = checksum_in_file(headers[name], *files.values())
+            assert found == checksum(tensor), (dtype, name)

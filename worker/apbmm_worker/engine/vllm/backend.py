@@ -35,6 +35,7 @@ class VllmBackend:
         self._submitted: dict[str, float] = {}
         self.compared_all = False
         """Whether all tensors of the last load could be compared with the live weights."""
+        self.weights_digest = ""
         self._verify(first)
 
     def add(self, key: str, prompt: Prompt) -> None:
@@ -108,6 +109,8 @@ class VllmBackend:
     def _require(self, verdicts: Sequence[dict[str, Any]], wanted: str) -> None:
         """Raise `EvaluationError` unless every card holds the wanted weights."""
         self.compared_all = True
+        digests = {verdict.get("digest", "") for verdict in verdicts}
+        self.weights_digest = digests.pop() if len(digests) == 1 else ""
         for verdict in verdicts:
             if "message" in verdict:
                 raise EvaluationError(verdict["message"], verdict["hint"], kind=verdict["kind"])

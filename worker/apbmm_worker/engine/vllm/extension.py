@@ -160,4 +160,9 @@ def _counted(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _verdict(expectation: WeightVerification) -> Verdict:
     compared, tensors, different = expectation.verdict()
-    return {"compared": compared, "tensors": tensors, "different": different}
+    return {
+        "compared": compared,
+        "tensors": tensors,
+        "different": different,
+        "digest": expectation.digest,
+    }

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
-from apbmm_worker.engine.checksum import checksum
+from apbmm_worker.engine.checksum import WeightsDigest, checksum
 from apbmm_worker.engine.vllm.live_weights import LiveWeights, Location, Tensors
 from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards
 
@@ -39,19 +39,30 @@ class WeightVerification:
         }
         self._sums: dict[tuple[str, Shard], int] = {}
         self._columns: dict[tuple[str, Shard], torch.Tensor] = {}
+        self._digest = WeightsDigest()
 
     def watch(self, tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
         """The same tensors; the checksum or columns of each are noted as it passes."""
         for name, tensor in tensors:
+            of_tensor = checksum(tensor)
+            self._digest.add(name, tensor.dtype, tensor.shape, of_tensor)
             for location in self._live.locations.get(name, ()):
                 key = (name, location.shard)
                 held = location.of(tensor, self._shards.get(name, WHOLE))
                 if name in self._readable and key not in self._sums:
-                    self._sums[key] = checksum(held.to(self._readable[name]))
+                    dtype = self._readable[name]
+                    same = held is tensor and held.dtype == dtype
+                    self._sums[key] = of_tensor if same else checksum(held.to(dtype))
                 if location.packed:
                     picked = torch.stack([held[:, column] for column in self._picked(location)])
                     self._columns[key] = picked.to(self._live.dtype)
             yield name, tensor
+
+    @property
+    def digest(self) -> str:
+        """`WeightsDigest` of the tensors that passed; empty where only shards of them did."""
+        whole = all(shard.count is None for shard in self._shards.values())
+        return self._digest.hexdigest() if whole else ""
 
     def verdict(self) -> tuple[int, int, list[str]]:
         """How many tensors were compared, of how many, and the names of those that differ."""
