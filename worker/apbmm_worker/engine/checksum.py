@@ -1,4 +1,4 @@
-"""Checksums of a tensor's bits at the speed of memory, on a CPU or a GPU; digests of checkpoints."""
+"""Checksums of tensors at the speed of memory, on a CPU or a GPU, and digests of checkpoints."""
 
 from __future__ import annotations
 

@@ -76,9 +76,7 @@ def test_tensors_may_be_left_out_of_a_folders_digest(tmp_path: Path) -> None:
 def test_a_checksum_in_a_file_is_the_tensors_own(dtype: torch.dtype, tmp_path: Path) -> None:
     """Also where the tensor is longer than what is read at once, and no multiple of 8 bytes."""
     sizes = (1, 5, 8 * 1021, 4_181_016 // dtype.itemsize, 9_000_001 // dtype.itemsize)
-    tensors = {
-        str(size): (torch.arange(size, dtype=torch.int64) % 251).to(dtype) for size in sizes
-    }
+    tensors = {str(size): (torch.arange(size, dtype=torch.int64) % 251).to(dtype) for size in sizes}
     save_tensors(tmp_path, tensors)
     headers = read_headers(tmp_path / "model.safetensors")
     with opened_files([tmp_path / "model.safetensors"]) as files:

@@ -22,6 +22,7 @@ class FaultyEngine:
     def __init__(self, checkpoint: Path, fault: str) -> None:
         self.usable = True
         self.compared_all = "hides" not in fault
+        self.weights_digest = ""
         self.fault = fault
         self.holds = checkpoint.read_text()
         self.loads: list[str] = []
