@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter, validators
 
-from apbmm.merge.command import Dtype
+from apbmm.merge.command import Dtype, Vocabulary
 from apbmm.merge.flags import NONE_GIVEN, MethodName, MethodParameters, given
 from apbmm_common.process.command_line import command_app
 
@@ -253,6 +253,7 @@ def merge(  # noqa: PLR0913 - one for each flag
     outside_layers: str | None = None,
     template_from: str | None = None,
     dtype: Dtype = "source",
+    vocabulary: Vocabulary = "same",
 ) -> int:
     """Merge checkpoints into one, as the workers do.
 
@@ -291,6 +292,9 @@ def merge(  # noqa: PLR0913 - one for each flag
         Default: the first.
     dtype
         Stored dtype. Default: each tensor's own in the last source.
+    vocabulary
+        common merges the first rows of embeddings and head, as many as all sources have: for
+        vocabularies that are padded to other sizes. Default: all must be the same.
     """
     from apbmm.merge.command import MergeRequest, run_merge
 
@@ -307,5 +311,6 @@ def merge(  # noqa: PLR0913 - one for each flag
             outside_layers=outside_layers,
             template_from=template_from,
             dtype=dtype,
+            vocabulary=vocabulary,
         )
     )

@@ -1,4 +1,7 @@
-"""A pair with identical layers on real parts: they are found, left out of the search and merged."""
+"""A pair with identical layers, and vocabularies padded to two sizes, on real parts.
+
+The layers are found, left out of the search and merged; the engine has the common rows alone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from apbmm_common.datasets.demo_pair import demo_folder
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import free_address, run, started
-from tiny_checkpoints import with_identical_layers
+from tiny_checkpoints import pad_vocabulary, with_identical_layers
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -40,15 +43,23 @@ settings = {{ samples = 16, restarts = 2, raw_samples = 16 }}
 [budget]
 evaluations = 3
 initial = 2
+[merge]
+vocabulary = "common"
 [engine]
 dtype = "float32"
+hot_load = "memory"
 """
+
+
+def vocabulary_size(folder: Path) -> int:
+    return int(json.loads((folder / "config.json").read_text())["vocab_size"])
 
 
 def test_identical_layers_leave_the_search(tmp_path: Path) -> None:
     pair = demo_folder()
     shutil.copytree(pair / "thinking", tmp_path / "thinking")
     with_identical_layers(tmp_path / "thinking", pair / "instruct", IDENTICAL)
+    pad_vocabulary(tmp_path / "thinking", vocabulary_size(pair / "instruct") + 32)
     run_file, run_dir, address = tmp_path / "run.toml", tmp_path / "run", free_address()
     run_file.write_text(RUN.format(pair=pair, folder=tmp_path))
     assert LINE in run("apbmm", "check", run_file).stdout

@@ -232,6 +232,18 @@ def edit_config(path: Path, **changes: object) -> None:
     write_json(path / "config.json", {k: v for k, v in config.items() if k not in removed})
 
 
+def pad_vocabulary(path: Path, rows: int) -> None:
+    """Give embeddings and head more rows, as tools do that round the size of a vocabulary up."""
+    tensors = load_tensors(path)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in tensors:
+            shape = (rows - len(tensors[name]), *tensors[name].shape[1:])
+            padding = torch.full(shape, 0.5, dtype=tensors[name].dtype)
+            tensors[name] = torch.cat([tensors[name], padding])
+    save_tensors(path, tensors, len([*path.glob("*.safetensors")]))
+    edit_config(path, vocab_size=rows)
+
+
 def rounding_error(
     result: torch.Tensor, thinking: torch.Tensor, instruct: torch.Tensor, weight: float
 ) -> torch.Tensor:

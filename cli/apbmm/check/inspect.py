@@ -25,6 +25,7 @@ from apbmm_common.checkpoint.headers import Checkpoint, layer_count, read_checkp
 from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.checkpoint.tensor_groups import outside_groups
+from apbmm_common.checkpoint.vocabularies import vocabulary_size, with_common_vocabulary
 from apbmm_common.datasets.benchmark_folders import layout_of, places_of, select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import ApbmmError, RunFileError, SourceError, unreadable
@@ -147,6 +148,8 @@ def _inspect_sources(found: Inspection, spec: RunSpec) -> None:
             found.checkpoints[role] = read_checkpoint(Path(path))
         except SourceError as error:
             found.fault(error, f"sources.{role}")
+    if found.checkpoints.keys() == folders.keys() and spec.merge.vocabulary == "common":
+        _take_common_vocabulary(found)
     checkpoints = found.checkpoints
     _inspect_engine(found, spec.engine)
     _inspect_code(found, spec.engine)
@@ -157,11 +160,29 @@ def _inspect_sources(found: Inspection, spec: RunSpec) -> None:
         return
     if identical_files(checkpoints["thinking"], checkpoints["instruct"]):
         found.faults.append(f"sources: {IDENTICAL}")
-    elif faults := compatibility_faults(checkpoints):
+    elif faults := compatibility_faults(
+        checkpoints, common_vocabulary=spec.merge.vocabulary == "common"
+    ):
         found.faults += [f"sources: {fault}" for fault in faults]
     else:
         found.notes += compatibility_warnings(checkpoints)
         _inspect_layers(found)
+
+
+def _take_common_vocabulary(found: Inspection) -> None:
+    """Cut the sources to the rows that all have; a note, or a fault where they do not suffice."""
+    sizes = {role: vocabulary_size(checkpoint) for role, checkpoint in found.checkpoints.items()}
+    try:
+        found.checkpoints = with_common_vocabulary(found.checkpoints)
+    except SourceError as error:
+        found.fault(error, "merge")
+        return
+    for role, checkpoint in found.checkpoints.items():
+        if sizes[role] != (rows := vocabulary_size(checkpoint)):
+            found.notes.append(
+                f"vocabulary: merges have {rows} rows, and {role} has {sizes[role]}: the rest is "
+                "left out"
+            )
 
 
 def _inspect_engine(found: Inspection, engine: EngineSection) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from apbmm_common.checkpoint.compatibility import BASE_ROLE
+from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import EXIT_DONE, ApbmmError, EvaluationError, UsageError
 from apbmm_common.merge_methods import LINEAR, METHODS
 from apbmm_common.process.signals import stack_unwound_by_signals
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from apbmm_worker.merging.sources import VerifiedSources
 
 Dtype = Literal["source", "float32", "bfloat16", "float16"]
+Vocabulary = Literal["same", "common"]
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<path>.+)", re.DOTALL)
 
@@ -43,6 +44,7 @@ class MergeRequest:
     outside_layers: str | None = None
     template_from: str | None = None
     dtype: Dtype = "source"
+    vocabulary: Vocabulary = "same"
 
 
 def run_merge(request: MergeRequest) -> int:
@@ -68,7 +70,12 @@ def run_merge(request: MergeRequest) -> int:
     if request.base is not None:
         paths[BASE_ROLE] = _expanded(request.base, "--base")
     template = request.template_from or next(iter(paths))
-    sources = verify_sources(paths, _digest_cache(), without_tokenizers=True)
+    sources = verify_sources(
+        paths,
+        _digest_cache(),
+        without_tokenizers=True,
+        common_vocabulary=request.vocabulary == "common",
+    )
     _warn_of_missing_tokenizers(sources, template)
     for warning in compatibility_warnings(sources.checkpoints):
         _warn(warning.replace("template_from", "--template-from"))

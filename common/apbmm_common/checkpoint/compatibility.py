@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from apbmm_common.checkpoint.contents import opened_files, same_files, same_tensors
 from apbmm_common.checkpoint.headers import (
     Checkpoint,
     layer_count,
-    read_object,
     text_config,
 )
+from apbmm_common.checkpoint.roles import BASE_ROLE, REFERENCE_ROLE
 from apbmm_common.checkpoint.tensor_groups import (
     heads,
     heads_beside_embeddings,
     optional_tensors,
     stated_tie,
 )
+from apbmm_common.checkpoint.vocabularies import (
+    different_tokens,
+    read_vocabulary,
+    renamed_tokens,
+    vocabulary_size,
+    with_common_vocabulary,
+)
 from apbmm_common.errors import SourceError
 
-REFERENCE_ROLE = "instruct"
-BASE_ROLE = "base"
 IDENTICAL = (
     "thinking and instruct are the same checkpoint, so both denominators of Eq. 2 "
     "(expert minus vanilla) vanish"
@@ -65,18 +68,20 @@ TOKENIZER_FILES = (
 )
 _MATRICES = re.compile(r"(model\.(language_model\.)?embed_tokens|lm_head)\.weight")
 _NORMS = re.compile(r"model\.(language_model\.)?(layers\.\d+\.input_layernorm|norm)\.weight")
-_ADVICE = {
-    "vocab_size": ": where both tokenizers are the same, transformers' resize_token_embeddings "
-    "gives both models one size"
-}
 _SHOWN = 5
+_TEMPLATE = "Merges get the tokenizer and chat template of the source that template_from names"
 
 
 def require_compatible(
-    checkpoints: Mapping[str, Checkpoint], *, without_tokenizers: bool = False
+    checkpoints: Mapping[str, Checkpoint],
+    *,
+    without_tokenizers: bool = False,
+    common_vocabulary: bool = False,
 ) -> None:
     """Raise one `SourceError` with every fault of `compatibility_faults`."""
-    faults = compatibility_faults(checkpoints, without_tokenizers=without_tokenizers)
+    faults = compatibility_faults(
+        checkpoints, without_tokenizers=without_tokenizers, common_vocabulary=common_vocabulary
+    )
     if faults:
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise SourceError(
@@ -86,14 +91,19 @@ def require_compatible(
 
 
 def compatibility_faults(
-    checkpoints: Mapping[str, Checkpoint], *, without_tokenizers: bool = False
+    checkpoints: Mapping[str, Checkpoint],
+    *,
+    without_tokenizers: bool = False,
+    common_vocabulary: bool = False,
 ) -> list[str]:
     """Compare every role with the instruct model (or the first role); one line for each fault.
 
     ``checkpoints`` maps roles (``thinking``, ``instruct``, ``base``) to what `read_checkpoint`
     returned. Compared: architecture, layer count, tensor names, shapes, dtypes (two float dtypes
     may differ, anything else may not), config, and the tokenizer's vocabulary, except the base's,
-    which tokenizes nothing. ``without_tokenizers`` lets checkpoints pass that have no tokenizer.
+    which tokenizes nothing. ``without_tokenizers`` lets checkpoints pass that have no tokenizer;
+    ``common_vocabulary`` lets vocabularies pass whose common tokens and ids are the same, and
+    expects checkpoints of `with_common_vocabulary`.
     """
     faults: list[str] = []
     for role, checkpoint in checkpoints.items():
@@ -110,7 +120,7 @@ def compatibility_faults(
         faults += _tensor_faults(roles, pair)
         if role == BASE_ROLE or (without_tokenizers and not all(map(has_tokenizer, pair))):
             continue
-        faults += _vocabulary_faults(roles, pair)
+        faults += _vocabulary_faults(roles, pair, common=common_vocabulary)
     return faults
 
 
@@ -132,40 +142,6 @@ def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
     if [f.stat().st_size for f in files[0]] != [f.stat().st_size for f in files[1]]:
         return False
     return all(same_files(a, b) for a, b in zip(*files, strict=True))
-
-
-@dataclass(frozen=True)
-class _Vocabulary:
-    """Token -> id of a tokenizer, and the ids of the tokens that were added to its model."""
-
-    tokens: dict[str, int]
-    added: frozenset[int]
-
-
-def _vocabulary(path: Path) -> _Vocabulary | None:
-    """The vocabulary in a folder's tokenizer.json; None without the file.
-
-    Raises `SourceError` when the file cannot be read or has none.
-    """
-    file = path / "tokenizer.json"
-    if not file.exists():
-        return None
-    table = read_object(file)
-    try:
-        vocab = table["model"]["vocab"]
-        # Unigram models list [token, score] pairs: the id is the position.
-        tokens = (
-            dict(vocab)
-            if isinstance(vocab, dict)
-            else {token: index for index, (token, _) in enumerate(vocab)}
-        )
-        added = {added["content"]: added["id"] for added in table.get("added_tokens") or []}
-        tokens |= added
-        if not all(isinstance(t, str) and isinstance(index, int) for t, index in tokens.items()):
-            raise TypeError("a token is no text or its id no number")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SourceError(f"{file}: not a readable tokenizer: {error!r}") from error
-    return _Vocabulary(tokens, frozenset(added.values()))
 
 
 def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
@@ -258,7 +234,7 @@ def _config_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) 
     values = [{**config, **text} for config, text in zip(configs, texts, strict=True)]
     faults += [
         f"{key}: {roles[0]} has {values[0][key]}, {roles[1]} has {values[1][key]}"
-        + _ADVICE.get(key, "")
+        + (_offer_of_common_part(roles, pair) if key == "vocab_size" else "")
         for key in sorted((values[0].keys() & values[1].keys()) - skipped)
         if values[0][key] != values[1][key]
     ]
@@ -319,12 +295,15 @@ def _tie_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> 
     ]
 
 
-def _vocabulary_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
+def _vocabulary_faults(
+    roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint], *, common: bool
+) -> list[str]:
+    """Faults of two tokenizers; with ``common``, of the tokens and ids alone that both have."""
     files = [checkpoint.path / "tokenizer.json" for checkpoint in pair]
     try:
         if all(file.exists() for file in files) and same_files(files[0], files[1]):
             return []
-        first, second = (_vocabulary(checkpoint.path) for checkpoint in pair)
+        first, second = (read_vocabulary(checkpoint.path) for checkpoint in pair)
         if first is None and second is None:
             return _other_vocabulary_faults(roles, pair)
     except SourceError as error:
@@ -332,48 +311,66 @@ def _vocabulary_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoin
     if first is None or second is None:
         index = 0 if first is None else 1
         return [f"vocabulary: {roles[index]} has no tokenizer.json in {pair[index].path}"]
-    one, two = first.tokens, second.tokens
-    different = [t for t in one.keys() | two.keys() if one.get(t) != two.get(t)]
-    if not different or _renamed(first, second):
+    if common:
+        first, second = first.shared_with(second), second.shared_with(first)
+    different = different_tokens(first, second)
+    if not different or renamed_tokens(first, second):
         return []
+    one, two = first.tokens, second.tokens
     # The lowest id differs first; the order of a set would change from run to run.
     token = min(different, key=lambda t: (min(one.get(t, 1 << 62), two.get(t, 1 << 62)), t))
     ids = [tokens.get(token, "absent") for tokens in (one, two)]
     return [
         f"vocabulary: {len(different)} tokens differ; {token!r} is {ids[0]} in {roles[0]} "
-        f"and {ids[1]} in {roles[1]}"
+        f"and {ids[1]} in {roles[1]}" + ("" if common else _offer_of_common_part(roles, pair))
     ]
 
 
-def _renamed(first: _Vocabulary, second: _Vocabulary) -> list[tuple[int, str, str]]:
-    """Ids and both names of added tokens, where vocabularies differ in nothing but their names."""
-    one, two = ({i: t for t, i in v.tokens.items()} for v in (first, second))
-    found = [(i, one[i], two[i]) for i in sorted(one.keys() & two.keys()) if one[i] != two[i]]
-    names = {name for _, *both in found for name in both}
-    moved = names & first.tokens.keys() & second.tokens.keys()
-    added = {i for i, *_ in found} <= first.added & second.added
-    return found if one.keys() == two.keys() and added and not moved else []
+def _offer_of_common_part(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> str:
+    """How vocabularies that differ can be merged; empty where their common part differs, too."""
+    try:
+        first, second = with_common_vocabulary(dict(zip(roles, pair, strict=True))).values()
+    except SourceError:
+        return ""
+    if vocabulary_size(first) is None or vocabulary_size(first) != vocabulary_size(second):
+        return ""
+    if BASE_ROLE not in roles and _vocabulary_faults(roles, (first, second), common=True):
+        return ""
+    return (
+        ': the part that both have is the same, and vocabulary = "common" in [merge] (apbmm merge: '
+        "--vocabulary common) merges it"
+    )
 
 
 def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     """What a user should know of sources that can be merged; one line for each pair.
 
-    The tokens that were added to a vocabulary may have other names at the same ids.
+    The tokens that were added to a vocabulary may have other names at the same ids. With a common
+    vocabulary, one source may have tokens that another lacks.
     """
     reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints), "")
     warnings = []
     for role, checkpoint in checkpoints.items():
         if role in (reference, BASE_ROLE):
             continue
-        first, second = (_vocabulary(c.path) for c in (checkpoint, checkpoints[reference]))
-        renamed = _renamed(first, second) if first and second else []
+        first, second = (read_vocabulary(c.path) for c in (checkpoint, checkpoints[reference]))
+        if first is None or second is None:
+            continue
+        shared = (first.shared_with(second), second.shared_with(first))
+        renamed = renamed_tokens(*shared)
         if renamed:
             token, *names = renamed[0]
             warnings.append(
                 f"vocabulary: {len(renamed)} added tokens have other names in {role} and "
-                f"{reference}: {token} is {names[0]!r} and {names[1]!r}. Merges get the tokenizer "
-                "and chat template of the source that template_from names"
+                f"{reference}: {token} is {names[0]!r} and {names[1]!r}. {_TEMPLATE}"
             )
+        for name, whole, part in zip((role, reference), (first, second), shared, strict=True):
+            alone = [repr(token) for token in whole.tokens if token not in part.tokens]
+            if alone:
+                warnings.append(
+                    f"vocabulary: {_some(alone)} only in {name}, and the rows of other sources are "
+                    f"merged with theirs. {_TEMPLATE}"
+                )
     return warnings
 
 

@@ -151,6 +151,11 @@ class MergeSection(Section):
     dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
     """Dtype that merged tensors are stored in: `source` is each tensor's own in the instruct model.
     Sums are computed in float32 and rounded once in any case."""
+    vocabulary: Literal["same", "common"] = "same"
+    """What of the sources' vocabularies is merged. `same` expects one vocabulary, and embeddings
+    and head of one size. `common` merges the first rows, as many as all sources have: set it where
+    fine-tunes were padded to other sizes. Each token must have one of those rows, and tokens and
+    ids that two sources both have must be the same in both."""
     parameters: dict[str, float] = Field(default_factory=dict)
     """Parameters of a model-level merge method that its grid does not vary, by name (`gamma` of
     `breadcrumbs`, say). The merge methods and their parameters are listed below."""
@@ -617,6 +622,8 @@ class RunSpec(Section):
         # Runs that were begun before these keys were there keep their hash.
         if not config["merge"]["parameters"]:
             del config["merge"]["parameters"]
+        if config["merge"]["vocabulary"] == "same":
+            del config["merge"]["vocabulary"]
         for benchmark in config["benchmarks"]:
             if benchmark["sample"] is None:
                 del benchmark["sample"]

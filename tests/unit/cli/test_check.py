@@ -18,7 +18,14 @@ from apbmm_common.errors import RunFileError
 from apbmm_master.app import master
 from code_of_its_own import FILES, give_own_code
 from commands import run, write_rehearsal
-from tiny_checkpoints import edit_config, with_identical_layers, write_tiny_pair
+from tiny_checkpoints import (
+    VOCABULARY,
+    edit_config,
+    pad_vocabulary,
+    with_identical_layers,
+    write_tiny_pair,
+    write_tokenizer,
+)
 
 RUN = """
 name = "trial"
@@ -71,6 +78,28 @@ def with_changes(file: Path, changes: Mapping[str, str]) -> Inspection:
         text = text.replace(old, new)
     file.write_text(text)
     return inspect(file)
+
+
+def test_a_common_vocabulary_is_offered_and_taken(run_file: Path, tmp_path: Path) -> None:
+    pad_vocabulary(tmp_path / "pair" / "thinking", 128)
+    found = inspect(run_file)
+    assert found.faults[0].startswith("sources: vocab_size: thinking has 128, instruct has 96: ")
+    assert 'vocabulary = "common" in [merge]' in found.faults[0]
+    found = with_changes(run_file, {"[prior]": '[merge]\nvocabulary = "common"\n[prior]'})
+    assert found.faults == []
+    note = "vocabulary: merges have 96 rows, and thinking has 128: the rest is left out"
+    assert note in found.notes
+
+
+def test_a_token_beyond_the_common_rows(run_file: Path, tmp_path: Path) -> None:
+    thinking = tmp_path / "pair" / "thinking"
+    pad_vocabulary(thinking, 128)
+    write_tokenizer(thinking, VOCABULARY | {"<think>": 100})
+    found = with_changes(run_file, {"[prior]": '[merge]\nvocabulary = "common"\n[prior]'})
+    assert found.faults[0].startswith(
+        "merge: vocabulary = \"common\": '<think>' of thinking is 100, and all sources have rows "
+        "for 0 to 95 alone"
+    )
 
 
 def test_a_sound_run_has_no_faults_and_a_plan(run_file: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from apbmm.merge.command import MergeRequest, run_merge
 from apbmm_common.errors import EXIT_DONE, SourceError
 from denied_files import deny
-from tiny_checkpoints import write_tiny_pair
+from tiny_checkpoints import pad_vocabulary, write_tiny_pair
 
 
 @pytest.fixture
@@ -32,6 +34,17 @@ def test_a_user_without_a_home_merges_without_a_cache(
         "instruct",
         "out",
     }
+
+
+def test_a_common_vocabulary_is_offered_and_taken(
+    request_of_two: MergeRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pad_vocabulary(tmp_path / "thinking", 128)
+    with pytest.raises(SourceError, match="apbmm merge: --vocabulary common"):
+        run_merge(request_of_two)
+    assert run_merge(replace(request_of_two, vocabulary="common")) == EXIT_DONE
+    assert json.loads((request_of_two.out / "config.json").read_text())["vocab_size"] == 96
 
 
 def test_a_source_below_a_folder_that_may_not_be_entered(

@@ -187,7 +187,10 @@ class Pipeline:
             require_code(folder, remote_code=remote_code, known_types=known)
         cache = self._inputs.scratch / "source-digests"
         return verify_sources(
-            self._inputs.sources, cache, lambda done, total: self._progress("verify", done, total)
+            self._inputs.sources,
+            cache,
+            lambda done, total: self._progress("verify", done, total),
+            common_vocabulary=self._spec.merge.vocabulary == "common",
         )
 
     def _check_engine(self) -> None:

@@ -22,16 +22,16 @@ from typing import Any
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.compatibility import (
-    BASE_ROLE,
     IDENTICAL,
-    REFERENCE_ROLE,
     TOKENIZER_FILES,
     compatibility_warnings,
     require_compatible,
 )
 from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, layer_count, read_checkpoint
 from apbmm_common.checkpoint.identical_layers import identical_layers
+from apbmm_common.checkpoint.roles import BASE_ROLE, REFERENCE_ROLE
 from apbmm_common.checkpoint.tensor_groups import outside_groups
+from apbmm_common.checkpoint.vocabularies import with_common_vocabulary
 from apbmm_common.errors import SourceError, unreadable
 from apbmm_worker.merging.tensor_bytes import (
     ByteProgress,
@@ -100,47 +100,29 @@ def verify_sources(
     progress: ByteProgress | None = None,
     *,
     without_tokenizers: bool = False,
+    common_vocabulary: bool = False,
 ) -> VerifiedSources:
     """Read and verify the sources; a folder given for two roles is read once.
 
     ``paths`` maps roles (``thinking``, ``instruct``, ``base``, or any names) to folders; ``cache``
     is a folder for earlier outcomes, None to keep none; ``progress`` is called with (bytes read,
-    bytes to read); ``without_tokenizers`` accepts sources that have none. Raises `SourceError`
-    naming every incompatibility, or the file and tensor that holds a NaN or an infinity, or that
-    thinking and instruct are identical.
+    bytes to read); ``without_tokenizers`` accepts sources that have none;
+    ``common_vocabulary`` takes the rows of the vocabulary alone that all sources have. Raises
+    `SourceError` naming every incompatibility, or the file and tensor that holds a NaN or an
+    infinity, or that thinking and instruct are identical.
     """
     start = time.monotonic()
     checkpoints = {role: read_checkpoint(Path(path)) for role, path in paths.items()}
-    require_compatible(checkpoints, without_tokenizers=without_tokenizers)
+    if common_vocabulary:
+        checkpoints = with_common_vocabulary(checkpoints)
+    require_compatible(
+        checkpoints, without_tokenizers=without_tokenizers, common_vocabulary=common_vocabulary
+    )
     for warning in compatibility_warnings(checkpoints):
         _log.warning("%s", warning)
     stamps = {role: _stamps(checkpoint) for role, checkpoint in checkpoints.items()}
 
-    found: dict[tuple[Stamp, ...], _Contents] = {}
-    to_read: dict[tuple[Stamp, ...], Checkpoint] = {}
-    for role, checkpoint in checkpoints.items():
-        cached = None if cache is None else _load(cache, stamps[role])
-        if cached is None:
-            to_read[stamps[role]] = checkpoint
-        else:
-            found[stamps[role]] = cached
-    total = sum(checkpoint.weight_bytes for checkpoint in to_read.values())
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
-    for stamp, checkpoint in to_read.items():
-        found[stamp] = _read_contents(checkpoint, advance)
-        if _stamps(checkpoint) != stamp:
-            raise SourceError(f"{checkpoint.path}: changed while it was being verified")
-        if cache is not None:
-            _store(cache, stamp, found[stamp])
-
-    contents = {role: found[stamps[role]] for role in checkpoints}
+    contents = _contents(checkpoints, stamps, cache, progress)
     _require_equal_fixed(contents)
     digests = {role: content.weights for role, content in contents.items()}
     if "thinking" in digests and digests["thinking"] == digests.get("instruct"):
@@ -160,6 +142,39 @@ def verify_sources(
             [checkpoint for role, checkpoint in checkpoints.items() if role != BASE_ROLE]
         ),
     )
+
+
+def _contents(
+    checkpoints: Mapping[str, Checkpoint],
+    stamps: Mapping[str, tuple[Stamp, ...]],
+    cache: Path | None,
+    progress: ByteProgress | None,
+) -> dict[str, _Contents]:
+    """The contents of each source, by role, read or found in the cache."""
+    found: dict[tuple[Stamp, ...], _Contents] = {}
+    to_read: dict[tuple[Stamp, ...], Checkpoint] = {}
+    for role, checkpoint in checkpoints.items():
+        cached = None if cache is None else _load(_entry(cache, stamps[role], checkpoint))
+        if cached is None:
+            to_read[stamps[role]] = checkpoint
+        else:
+            found[stamps[role]] = cached
+    total = sum(checkpoint.weight_bytes for checkpoint in to_read.values())
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    for stamp, checkpoint in to_read.items():
+        found[stamp] = _read_contents(checkpoint, advance)
+        if _stamps(checkpoint) != stamp:
+            raise SourceError(f"{checkpoint.path}: changed while it was being verified")
+        if cache is not None:
+            _store(_entry(cache, stamp, checkpoint), stamp, found[stamp])
+    return {role: found[stamps[role]] for role in checkpoints}
 
 
 def code_files(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -252,30 +267,31 @@ def _stamps(checkpoint: Checkpoint) -> tuple[Stamp, ...]:
     return tuple(stamps)
 
 
-def _entry(cache: Path, stamps: tuple[Stamp, ...]) -> Path:
-    return cache / f"{canonical_hash([_CACHE_VERSION, stamps])}.json"
+def _entry(cache: Path, stamps: tuple[Stamp, ...], checkpoint: Checkpoint) -> Path:
+    """The file of an outcome, of all rows of the vocabulary or of the common ones."""
+    key = [_CACHE_VERSION, stamps, checkpoint.weight_bytes]
+    return cache / f"{canonical_hash(key)}.json"
 
 
-def _load(cache: Path, stamps: tuple[Stamp, ...]) -> _Contents | None:
+def _load(entry: Path) -> _Contents | None:
     """An earlier outcome; None when there is none or its file is damaged."""
     try:
-        value = json.loads(_entry(cache, stamps).read_text(encoding="utf-8"))
+        value = json.loads(entry.read_text(encoding="utf-8"))
         return _Contents(str(value["weights"]), dict(value["fixed"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _store(cache: Path, stamps: tuple[Stamp, ...], contents: _Contents) -> None:
+def _store(entry: Path, stamps: tuple[Stamp, ...], contents: _Contents) -> None:
     """Write to another name, then rename: other workers never see half an entry."""
-    entry = _entry(cache, stamps)
     partial = entry.with_suffix(f".{os.getpid()}.partial")
     value = {"files": stamps, "weights": contents.weights, "fixed": contents.fixed}
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        entry.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
         partial.replace(entry)
     except OSError as error:
         # Only speed is lost: the next start reads the sources again.
-        _log.warning("%s: verification could not be cached: %s", cache, error.strerror)
+        _log.warning("%s: verification could not be cached: %s", entry.parent, error.strerror)
         with suppress(OSError):
             partial.unlink()

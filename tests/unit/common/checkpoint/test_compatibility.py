@@ -24,6 +24,7 @@ from tiny_checkpoints import (
     VOCABULARY,
     edit_config,
     load_tensors,
+    pad_vocabulary,
     save_tensors,
     write_json,
     write_tiny_pair,
@@ -33,6 +34,10 @@ from tiny_checkpoints import (
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+OFFER = (
+    ': the part that both have is the same, and vocabulary = "common" in [merge] (apbmm merge: '
+    "--vocabulary common) merges it"
+)
 
 
 @pytest.fixture
@@ -111,15 +116,23 @@ def test_vocabulary_size_differs(pair: tuple[Path, Path]) -> None:
     assert f"{EMBEDDING} ([96, 64], [95, 64] by the config)" in found[0]
 
 
-def test_vocabularies_padded_to_other_sizes_are_refused_with_what_differs(tmp_path: Path) -> None:
+def test_vocabularies_padded_to_other_sizes_are_refused_with_a_way_out(tmp_path: Path) -> None:
     pair = write_tiny_pair(tmp_path, layers=1)
-    change_tensors(pair[0], lambda t: t.update({EMBEDDING: torch.cat([t[EMBEDDING]] * 2)}))
-    edit_config(pair[0], vocab_size=192)
+    pad_vocabulary(pair[0], 192)
     assert faults(*pair) == [
-        "vocab_size: thinking has 192, instruct has 96: where both tokenizers are the same, "
-        "transformers' resize_token_embeddings gives both models one size",
+        f"vocab_size: thinking has 192, instruct has 96{OFFER}",
         f"shapes differ in thinking and instruct: tensor {EMBEDDING} ([192, 64] and [96, 64])",
     ]
+
+
+def test_padded_vocabularies_that_differ_in_a_token_get_no_such_offer(tmp_path: Path) -> None:
+    pair = write_tiny_pair(tmp_path, layers=1)
+    pad_vocabulary(pair[0], 192)
+    rename_token(pair[0], "a", "the")
+    found = faults(*pair)
+    assert found[0] == "vocab_size: thinking has 192, instruct has 96"
+    assert found[2].startswith("vocabulary: 2 tokens differ; ")
+    assert OFFER not in "".join(found)
 
 
 @pytest.mark.parametrize("name", [Q_PROJ, EMBEDDING, "model.norm.weight"])
@@ -184,7 +197,7 @@ def test_an_added_token_differs(pair: tuple[Path, Path]) -> None:
     tokenizer["added_tokens"].append({"content": "<think>", "id": 95})
     write_json(file, tokenizer)
     assert faults(*pair) == [
-        "vocabulary: 1 tokens differ; '<think>' is 95 in thinking and absent in instruct"
+        f"vocabulary: 1 tokens differ; '<think>' is 95 in thinking and absent in instruct{OFFER}"
     ]
 
 
