@@ -220,7 +220,10 @@ class Evaluated(BaseModel):
 
 
 class Measured(BaseModel):
-    """The discrepancy of every layer (Eq. 5 and 8), before any rescaling."""
+    """The discrepancy of every layer (Eq. 5 and 8), before any rescaling.
+
+    ``prompts`` is the number of prompts that were run, ``seconds`` the time that it took.
+    """
 
     model_config = WIRE
     kind: Literal["measured"] = "measured"

@@ -75,7 +75,7 @@ def test_a_run_is_evaluated_with_it(make: MakePipeline, tmp_path: Path) -> None:
     for number, weight in enumerate((1.0, 0.25)):
         vector = (weight,) * LAYERS
         measured = pipeline.evaluate(f"e{number}", vector, tmp_path / "out", reference=True)
-        (result,) = measured.evaluation.benchmarks.values()
+        (result,) = measured.benchmarks.values()
         assert [score for _, score, *_ in result.outcomes] == [0.0] * len(ANSWERS)
         assert measured.engine["arguments"] == {"word": "maybe", "model": None}
         assert "vllm" not in measured.engine["versions"]
@@ -91,7 +91,7 @@ def test_a_hosts_own_argument_goes_before_that_of_the_run_file(
 ) -> None:
     pipeline = make({"kind": "fake", "arguments": {"word": "no"}}, {"word": "yes"})
     measured = pipeline.evaluate("e1", (1.0,) * LAYERS, tmp_path / "out", reference=True)
-    (result,) = measured.evaluation.benchmarks.values()
+    (result,) = measured.benchmarks.values()
     assert [score for _, score, *_ in result.outcomes] == [a == "yes" for a in ANSWERS]
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from apbmm_common.errors import ApbmmError, EvaluationError, FailureKind
+from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.process.logs import set_up_logging
-from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.child.channel import Channel, channel_to_daemon
 from apbmm_worker.child.pipeline import LocalInputs, Pipeline
@@ -76,19 +75,23 @@ class Child:
 
     def obey(self, command: Command) -> None:
         """Run one command and send its answer."""
+        answer: Answer
         try:
             answer = self._answer(command)
         except ApbmmError as error:
             _log.warning("%s failed: %s", command.kind, error)
             kind = error.kind if isinstance(error, EvaluationError) else "infrastructure"
-            answer = self._failed(kind, error.message, error.hint, fatal=not self._usable)
+            usable = self._pipeline is None or self._pipeline.usable
+            answer = CommandFailed(
+                fault=kind, message=error.message, hint=error.hint, fatal=not usable
+            )
         except Exception as error:  # noqa: BLE001 - logged, reported, and the child is replaced
             _log.exception("%s failed unexpectedly", command.kind)
             message = f"unexpected {type(error).__name__}: {error}"
             if isinstance(error, ValidationError):
                 message = f"unsound result: {str(error).splitlines()[0]}"
             hint = "the worker's child.log has more"
-            answer = self._failed("infrastructure", message, hint, fatal=True)
+            answer = CommandFailed(fault="infrastructure", message=message, hint=hint, fatal=True)
         self._reporter.send(answer)
 
     def close(self, *, ending: bool = False) -> None:
@@ -96,38 +99,18 @@ class Child:
         if self._pipeline is not None:
             self._pipeline.close(ending=ending)
 
-    @property
-    def _usable(self) -> bool:
-        return self._pipeline is None or self._pipeline.usable
-
-    @staticmethod
-    def _failed(fault: FailureKind, message: str, hint: str, *, fatal: bool) -> Answer:
-        return CommandFailed(fault=fault, message=message, hint=hint, fatal=fatal)
-
     def _answer(self, command: Command) -> Answer:
         match command:
             case Prepare():
                 return self._prepare(command)
             case Measure():
-                found = self._prepared().measure()
-                return Measured(
-                    parameter=found.parameter,
-                    activation=found.activation,
-                    outside=found.outside,
-                    prompts=found.prompts,
-                    seconds=found.seconds,
-                )
+                return self._prepared().measure()
             case Evaluate():
-                measurement = self._prepared().evaluate(
+                return self._prepared().evaluate(
                     command.evaluation,
                     command.vector,
                     Path(command.outputs),
                     reference=command.reference,
-                )
-                return Evaluated(
-                    benchmarks=measurement.evaluation.benchmarks,
-                    stages=measurement.stages,
-                    engine=measurement.engine,
                 )
             case Stop():
                 raise AssertionError("Channel.serve ends with it")

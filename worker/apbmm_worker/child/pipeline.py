@@ -12,12 +12,13 @@ import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import EvaluationError, SourceError, UsageError
+from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_worker import environment
 from apbmm_worker.child_protocol import Prepare
@@ -26,7 +27,6 @@ from apbmm_worker.engine.token_progress import TokenProgress
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
 if TYPE_CHECKING:
-    from apbmm_worker.discrepancy.measure import Discrepancy
     from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
     from apbmm_worker.engine.resident import ResidentEngine
     from apbmm_worker.evaluation.scoring_client import ScoringClient
@@ -68,15 +68,6 @@ class LocalInputs:
         )
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Results of one merge. ``stages``: seconds by stage; ``engine``: versions and arguments."""
-
-    evaluation: EvaluationResult
-    stages: dict[str, float]
-    engine: dict[str, Any]
-
-
 class Pipeline:
     """One run on one device. The engine starts with the first merge and stays.
 
@@ -111,7 +102,7 @@ class Pipeline:
         """False once the engine has failed: this process must be replaced."""
         return self._loader.engine is None or self._loader.engine.usable
 
-    def measure(self) -> Discrepancy:
+    def measure(self) -> Measured:
         """How much the two sources differ, layer by layer."""
         from apbmm_worker.discrepancy import measure
 
@@ -150,7 +141,7 @@ class Pipeline:
 
     def evaluate(
         self, evaluation: str, vector: Sequence[float], outputs: Path, *, reference: bool = False
-    ) -> Measurement:
+    ) -> Evaluated:
         """Merge, load and evaluate one vector; EvalScope's records go to ``outputs/evaluation``.
 
         The vector is of the run's space, that of a ``reference`` one weight for each layer. Raises
@@ -162,7 +153,7 @@ class Pipeline:
         how = {**engine.description(), "hot_load": self._loader.description()}
         result = self._ask(engine, evaluation, outputs)
         stages |= {"evaluate": result.seconds, "report": result.report_seconds}
-        return Measurement(result, stages, how)
+        return Evaluated(benchmarks=result.benchmarks, stages=stages, engine=how)
 
     def close(self, *, ending: bool = False) -> None:
         """Stop the engine and the scoring, and remove temporary checkpoints.

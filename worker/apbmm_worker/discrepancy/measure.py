@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader, layer_of
 from apbmm_common.checkpoint.tensor_groups import optional_tensors, outside_group
+from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file import PriorSection
 from apbmm_worker.discrepancy.activations import cosine_discrepancy, encode_prompts, pooled_states
 from apbmm_worker.merging.sources import VerifiedSources
@@ -23,21 +23,6 @@ from apbmm_worker.merging.tensor_bytes import TORCH_DTYPES, opened, read_into
 
 EPSILON = 1e-12
 CHUNK_ELEMENTS = 1 << 15  # small enough that torch does not spread it over threads
-
-
-@dataclass(frozen=True)
-class Discrepancy:
-    """One number >= 0 for each layer: ``parameter`` (Eq. 5) and ``activation`` (Eq. 7-8).
-
-    ``outside``: the parameter discrepancy of each group of tensors outside the layers. ``prompts``
-    is the number of prompts that were run, ``seconds`` the time that the measurement took.
-    """
-
-    parameter: tuple[float, ...]
-    activation: tuple[float, ...]
-    outside: dict[str, float]
-    prompts: int
-    seconds: float
 
 
 def measure(
@@ -48,8 +33,8 @@ def measure(
     device: str = "cpu",
     *,
     remote_code: bool = False,
-) -> Discrepancy:
-    """Both discrepancies of the thinking and the instruct model.
+) -> Measured:
+    """Both discrepancies of the thinking and the instruct model: Eq. 5, and Eq. 7 and 8.
 
     The first ``prior.questions`` prompts are run, through the chat template of the source
     ``template_from`` for both models. ``device`` is ``cpu`` or ``cuda:N``; one model at a time is
@@ -79,7 +64,13 @@ def measure(
         for role in ("thinking", "instruct")
     )
     activation = cosine_discrepancy(thinking, instruct, prior.batch)
-    return Discrepancy(parameter, activation, outside, len(chosen), time.monotonic() - start)
+    return Measured(
+        parameter=parameter,
+        activation=activation,
+        outside=outside,
+        prompts=len(chosen),
+        seconds=time.monotonic() - start,
+    )
 
 
 def parameter_discrepancy(
