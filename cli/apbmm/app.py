@@ -144,6 +144,31 @@ def compare(
     return show_comparison(run_dirs, as_json=json)
 
 
+@app.command
+def report(
+    *run_dirs: Path,
+    out: Path | None = None,
+    form: Annotated[Literal["html", "svg", "png", "pdf"], Parameter(name="--format")] = "html",
+) -> int:
+    """Write what a run found as one HTML file: figures, tables, and what they say.
+
+    The file needs nothing else and no network. Works on living, finished and abandoned runs.
+
+    Parameters
+    ----------
+    run_dirs
+        Run directories. Several are put side by side, as `apbmm compare` does.
+    out
+        The file to write, or with another --format the folder for the figures. Default:
+        report.html, or report-figures.
+    form
+        html, or svg, png or pdf for the figures alone, a file each.
+    """
+    from apbmm.report.command import ReportRequest, write_report
+
+    return write_report(ReportRequest(run_dirs, out, form))
+
+
 @keys_app.command(name="new-master")
 def new_master(folder: str | None = None, /, *, keys: Keys = None) -> int:
     """Make a master's folder of keys. With it a master accepts only workers that have a key.

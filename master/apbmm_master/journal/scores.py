@@ -210,28 +210,48 @@ def search_window(run_state: RunState, now: float) -> tuple[float, float] | None
     return start, now if running or last == -math.inf else last
 
 
-def load_rate(run_state: RunState, now: float) -> float | None:
-    """Seconds that workers held leases, divided by the seconds that they were connected.
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """Seconds that a worker held leases, and seconds that it was connected."""
 
-    Both are counted within `search_window`, its end included, when workers find no more work. None
-    when nothing was leased.
+    busy: float = 0.0
+    present: float = 0.0
+
+
+def worker_loads(run_state: RunState, now: float) -> dict[str, WorkerLoad]:
+    """The load of each worker within `search_window`, its end included.
+
+    At the end of the search workers find no more work. Empty when nothing was leased.
     """
     window = search_window(run_state, now)
     if window is None:
-        return None
+        return {}
     start, end = window
     stays: dict[str, list[tuple[float, float]]] = {}
     for stay in run_state.sessions.stays:
         left = end if stay.left is None else stay.left
         stays.setdefault(stay.worker, []).append((max(stay.joined, start), min(left, end)))
-    busy = sum(
-        overlap(attempt.leased_at, _end(attempt, end), *stay)
-        for evaluation in run_state.evaluations.values()
-        for attempt in evaluation.attempts
-        for stay in stays.get(attempt.worker, ())
-    )
-    present = sum(max(0.0, left - joined) for spans in stays.values() for joined, left in spans)
-    return busy / present if present > 0 else None
+    busy = dict.fromkeys(stays, 0.0)
+    for evaluation in run_state.evaluations.values():
+        for attempt in evaluation.attempts:
+            for stay in stays.get(attempt.worker, ()):
+                shared = overlap(attempt.leased_at, _end(attempt, end), *stay)
+                busy[attempt.worker] += shared
+    present = {
+        worker: sum(max(0.0, left - joined) for joined, left in spans)
+        for worker, spans in stays.items()
+    }
+    return {worker: WorkerLoad(busy[worker], present[worker]) for worker in stays}
+
+
+def load_rate(run_state: RunState, now: float) -> float | None:
+    """Seconds that workers held leases, divided by the seconds that they were connected.
+
+    Both are those of `worker_loads`. None when nothing was leased.
+    """
+    loads = worker_loads(run_state, now).values()
+    present = sum(load.present for load in loads)
+    return sum(load.busy for load in loads) / present if present > 0 else None
 
 
 def _end(attempt: Attempt, default: float) -> float:

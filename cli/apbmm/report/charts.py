@@ -1,0 +1,176 @@
+"""The figures of one run, from the plain data of the other modules.
+
+A chart is drawn wide enough for a phone: a page shows two beside one another where there is room.
+Colours are never the only difference: the shape or the place of a mark differs too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import altair as alt
+
+from apbmm.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Chart
+from apbmm.report.progress import Step, Timeline
+
+WIDTH, HEIGHT = 430, 280
+Rows = list[dict[str, Any]]
+
+
+def data(rows: Iterable[dict[str, Any]]) -> alt.InlineData:
+    """Rows as the data of a chart."""
+    return alt.InlineData(values=list(rows))
+
+
+# ---- progress ----------------------------------------------------------------------------------
+
+
+def progress_chart(found: Sequence[Step], against: Literal["completed", "hours"], x: str) -> Chart:
+    """Hypervolume above the size of the front, after each evaluation; ``x`` is the axis' title."""
+    volume = _steps(found, against, x, ("hypervolume", "hypervolume", BLUE))
+    size = _steps(found, against, x, ("front", "on the front", VERMILION))
+    return alt.vconcat(
+        volume.properties(width=WIDTH, height=210), size.properties(width=WIDTH, height=90)
+    )
+
+
+def _steps(
+    found: Sequence[Step], against: str, x: str, value: tuple[str, str, str]
+) -> alt.LayerChart:
+    field, name, colour = value
+    rows = [
+        {
+            "x": getattr(step, against),
+            "y": getattr(step, field),
+            "about": f"{step.evaluation}: {name} {getattr(step, field):.5g} after "
+            f"{step.completed} evaluations, {step.hours:.3g} hours",
+        }
+        for step in found
+    ]
+    base = alt.Chart(data(rows)).encode(
+        x=alt.X("x:Q", title=x, scale=alt.Scale(zero=True)),
+        y=alt.Y("y:Q", title=name, scale=alt.Scale(zero=False)),
+    )
+    line = base.mark_line(interpolate="step-after", color=colour, strokeWidth=2)
+    dots = base.mark_circle(color=colour, size=35, opacity=1).encode(description="about:N")
+    return alt.LayerChart(layer=[line, dots])
+
+
+SPANS = {
+    "connected": ("connected, idle", "#d9d9d9"),
+    "measure": ("discrepancies", PURPLE),
+    "reference": ("reference", ORANGE),
+    "initial": ("initial design", SKY),
+    "search": ("search", BLUE),
+    "lost": ("without a result", VERMILION),
+}
+
+
+def gantt_chart(found: Timeline) -> Chart:
+    """What each worker did when; a worker's name has its load rate."""
+    unit, size = time_unit(found.seconds)
+    rows = [
+        {
+            "worker": _with_load(span.worker, found.loads.get(span.worker)),
+            "kind": SPANS[span.kind][0],
+            "begin": span.begin / size,
+            "end": span.end / size,
+            "about": f"{span.evaluation} on {span.worker}, {SPANS[span.kind][0]}: "
+            f"{(span.end - span.begin) / size:.4g} {unit}. {span.note}".strip(),
+        }
+        for span in found.spans
+    ]
+    looks = [look for kind, look in SPANS.items() if any(s.kind == kind for s in found.spans)]
+    colours = alt.Scale(domain=[text for text, _ in looks], range=[colour for _, colour in looks])
+    connected = SPANS["connected"][0]
+    idle = alt.Chart(data(row for row in rows if row["kind"] == connected))
+    work = alt.Chart(data(row for row in rows if row["kind"] != connected))
+    layers = (
+        idle.mark_bar(height={"band": 0.3}),
+        work.mark_bar(height={"band": 0.75}, stroke="white", strokeWidth=0.7),
+    )
+    x = alt.X("begin:Q", title=f"{unit} since the first worker joined", scale=alt.Scale(nice=False))
+    encoded = (
+        layer.encode(
+            x=x,
+            x2="end:Q",
+            y=alt.Y("worker:N", title=None),
+            color=alt.Color("kind:N", title=None, scale=colours),
+            description="about:N",
+        )
+        for layer in layers
+    )
+    return alt.LayerChart(layer=[*encoded]).properties(width=WIDTH, height={"step": 34})
+
+
+def _with_load(worker: str, load: float | None) -> str:
+    return worker if load is None else f"{worker} ({load:.0%})"
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """The unit that suits a span of time, and its seconds."""
+    if seconds < 300:
+        return "seconds", 1.0
+    return ("minutes", 60.0) if seconds < 3 * 3600 else ("hours", 3600.0)
+
+
+# ---- points ------------------------------------------------------------------------------------
+
+PLACES = {
+    "front": ("on the front", BLUE, "circle"),
+    "dominated": ("dominated", GREY, "cross"),
+    "reference": ("reference", VERMILION, "diamond"),
+    "pending": ("in progress, as predicted", GREEN, "square"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point of a scatter chart, and its 95 % intervals; ``label`` is written beside it."""
+
+    place: str
+    x: float
+    y: float
+    about: str
+    label: str = ""
+    x_interval: tuple[float, float] | None = None
+    y_interval: tuple[float, float] | None = None
+
+
+def scatter_chart(
+    marks: Sequence[Mark], x_title: str, y_title: str, *, stairs: bool = False
+) -> Chart:
+    """Points by their place in the front; ``stairs`` bounds what the front dominates."""
+    rows = [
+        {**asdict(mark), "place": PLACES[mark.place][0]}
+        for mark in sorted(marks, key=lambda mark: list(PLACES)[::-1].index(mark.place))
+    ]
+    used = [look for look in PLACES.values() if any(row["place"] == look[0] for row in rows)]
+    names, colours, shapes = (list(column) for column in zip(*used, strict=True))
+    x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
+    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, nice=True))
+    colour = alt.Color("place:N", title=None, scale=alt.Scale(domain=names, range=colours))
+    shape = alt.Shape("place:N", title=None, scale=alt.Scale(domain=names, range=shapes))
+    base = alt.Chart(data(rows))
+    layers: list[alt.Chart] = []
+    if stairs:
+        front = data(row for row in rows if row["place"] == PLACES["front"][0])
+        line = alt.Chart(front).mark_line(interpolate="step-before", color=BLUE, opacity=0.5)
+        layers.append(line.encode(x=x, y=y, order="x:Q"))
+    layers += [
+        alt.Chart(data(row for row in rows if row["x_interval"]))
+        .mark_rule(opacity=0.35)
+        .encode(x="x_interval[0]:Q", x2="x_interval[1]:Q", y=y, color=colour),
+        alt.Chart(data(row for row in rows if row["y_interval"]))
+        .mark_rule(opacity=0.35)
+        .encode(y="y_interval[0]:Q", y2="y_interval[1]:Q", x=x, color=colour),
+        base.mark_point(filled=True, size=55, opacity=0.9).encode(
+            x=x, y=y, color=colour, shape=shape, description="about:N"
+        ),
+        base.mark_text(align="left", dx=6, dy=-6, fontSize=11, color=BLACK).encode(
+            x=x, y=y, text="label:N"
+        ),
+    ]
+    return alt.LayerChart(layer=layers).properties(width=WIDTH, height=HEIGHT + 40)

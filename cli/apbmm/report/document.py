@@ -1,0 +1,42 @@
+"""What a report consists of, before it is laid out as a page or written as files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from apbmm.report.drawing import Figure
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text below headings; columns after the first ``words`` hold numbers."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    words: int = 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs, figures and tables; empty parts are left out."""
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report. ``about`` is one line below the title; ``rehearsal`` marks every part."""
+
+    title: str
+    about: str
+    sections: tuple[Section, ...]
+    rehearsal: bool
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """All figures in their order."""
+        return tuple(figure for section in self.sections for figure in section.figures)

@@ -1,0 +1,103 @@
+"""Draws figures: Vega-Lite charts, as SVG for a page, or as SVG, PNG and PDF files.
+
+vl-convert draws them within this process, without a browser and without a network.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import altair as alt
+import vl_convert
+
+Chart = alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart
+Format = Literal["svg", "png", "pdf"]
+
+SVG = "http://www.w3.org/2000/svg"
+PNG_SCALE = 2.0
+REHEARSAL = "REHEARSAL: the measurements are invented"
+
+# Okabe and Ito's colours, which people with every kind of colour vision can tell apart.
+BLACK, GREY = "#000000", "#8a8a8a"
+BLUE, SKY, GREEN = "#0072b2", "#56b4e9", "#009e73"
+ORANGE, VERMILION, PURPLE = "#e69f00", "#d55e00", "#cc79a7"
+SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+
+CONFIG: dict[str, Any] = {
+    "background": "white",
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal",
+        "gridColor": "#e6e6e6", "domainColor": GREY, "tickColor": GREY, "labelLimit": 240,
+    },
+    "legend": {
+        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
+        "orient": "bottom", "labelLimit": 300, "columns": 3, "symbolStrokeWidth": 2,
+    },
+    "header": {"labelFontSize": 13, "titleFontSize": 13},
+    "title": {"fontSize": 14, "anchor": "start", "subtitleFontSize": 12},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with a file name, a title, and what a reader has to know to read it."""
+
+    name: str
+    title: str
+    caption: str
+    chart: Chart
+
+
+def draw(figure: Figure, form: Format, *, rehearsal: bool) -> bytes:
+    """The figure as a file with its title; one of a rehearsal says so."""
+    subtitle = {"subtitle": REHEARSAL, "subtitleColor": VERMILION} if rehearsal else {}
+    specification = _specification(figure.chart, {"text": figure.title, **subtitle})
+    match form:
+        case "svg":
+            return _annotated(vl_convert.vegalite_to_svg(specification), figure.name)
+        case "png":
+            return bytes(vl_convert.vegalite_to_png(specification, scale=PNG_SCALE))
+        case "pdf":
+            return bytes(vl_convert.vegalite_to_pdf(specification))
+
+
+def inline(figure: Figure, *, rehearsal: bool) -> str:
+    """The figure as an SVG element to be put into a page, which shows title and caption itself."""
+    title = {"text": REHEARSAL, "color": VERMILION} if rehearsal else None
+    svg = vl_convert.vegalite_to_svg(_specification(figure.chart, title))
+    return _annotated(svg, figure.name).decode()
+
+
+def _specification(chart: Chart, title: dict[str, Any] | None) -> dict[str, Any]:
+    specification: dict[str, Any] = chart.to_dict()
+    specification["config"] = CONFIG
+    if title is not None:
+        specification["title"] = title
+    return specification
+
+
+def _annotated(svg: str, name: str) -> bytes:
+    """Turns descriptions into tooltips, and makes ids unique within a page of several figures."""
+    ElementTree.register_namespace("", SVG)
+    root = ElementTree.fromstring(svg)  # noqa: S314 - drawn here
+    prefix = f"{re.sub(r'[^A-Za-z0-9]', '-', name)}-"
+    for element in root.iter():
+        label = element.get("aria-label")
+        if label and "container" not in element.get("aria-roledescription", ""):
+            title = ElementTree.SubElement(element, f"{{{SVG}}}title")
+            title.text = label
+        for key, value in element.items():
+            element.set(key, _with_prefix(key, value, prefix))
+    return bytes(ElementTree.tostring(root, encoding="utf-8"))
+
+
+def _with_prefix(key: str, value: str, prefix: str) -> str:
+    if key == "id":
+        return prefix + value
+    if key.endswith("href") and value.startswith("#"):
+        return f"#{prefix}{value[1:]}"
+    return value.replace("url(#", f"url(#{prefix}")
