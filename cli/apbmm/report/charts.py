@@ -6,13 +6,14 @@ Colours are never the only difference: the shape or the place of a mark differs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import altair as alt
 
 from apbmm.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Chart
+from apbmm.report.points import Place
 from apbmm.report.progress import Step, Timeline
 
 WIDTH, HEIGHT = 430, 280
@@ -118,6 +119,7 @@ def time_unit(seconds: float) -> tuple[str, float]:
 
 # ---- points ------------------------------------------------------------------------------------
 
+# Drawn in this order from the last, so that the front lies on top.
 PLACES = {
     "front": ("on the front", BLUE, "circle"),
     "dominated": ("dominated", GREY, "cross"),
@@ -130,7 +132,7 @@ PLACES = {
 class Mark:
     """A point of a scatter chart, and its 95 % intervals; ``label`` is written beside it."""
 
-    place: str
+    place: Place | Literal["pending"]
     x: float
     y: float
     about: str
@@ -145,7 +147,7 @@ def scatter_chart(
     """Points by their place in the front; ``stairs`` bounds what the front dominates."""
     rows = [
         {**asdict(mark), "place": PLACES[mark.place][0]}
-        for mark in sorted(marks, key=lambda mark: list(PLACES)[::-1].index(mark.place))
+        for mark in sorted(marks, key=lambda mark: -list(PLACES).index(mark.place))
     ]
     used = [look for look in PLACES.values() if any(row["place"] == look[0] for row in rows)]
     names, colours, shapes = (list(column) for column in zip(*used, strict=True))
@@ -153,7 +155,6 @@ def scatter_chart(
     y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, nice=True))
     colour = alt.Color("place:N", title=None, scale=alt.Scale(domain=names, range=colours))
     shape = alt.Shape("place:N", title=None, scale=alt.Scale(domain=names, range=shapes))
-    base = alt.Chart(data(rows))
     layers: list[alt.Chart] = []
     if stairs:
         front = data(row for row in rows if row["place"] == PLACES["front"][0])
@@ -166,11 +167,24 @@ def scatter_chart(
         alt.Chart(data(row for row in rows if row["y_interval"]))
         .mark_rule(opacity=0.35)
         .encode(y="y_interval[0]:Q", y2="y_interval[1]:Q", x=x, color=colour),
-        base.mark_point(filled=True, size=55, opacity=0.9).encode(
-            x=x, y=y, color=colour, shape=shape, description="about:N"
-        ),
-        base.mark_text(align="left", dx=6, dy=-6, fontSize=11, color=BLACK).encode(
-            x=x, y=y, text="label:N"
-        ),
+        alt.Chart(data(rows))
+        .mark_point(filled=True, size=55, opacity=0.9)
+        .encode(x=x, y=y, color=colour, shape=shape, description="about:N"),
+        *_label_layers(rows, x, y),
     ]
     return alt.LayerChart(layer=layers).properties(width=WIDTH, height=HEIGHT + 40)
+
+
+def _label_layers(rows: Rows, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
+    """Labels beside their points, towards the middle, so that none leaves the figure."""
+    places = [row["x"] for row in rows]
+    middle = (min(places) + max(places)) / 2
+    left = [row for row in rows if row["label"] and row["x"] <= middle]
+    right = [row for row in rows if row["label"] and row["x"] > middle]
+    look: dict[str, Any] = {"dy": -7, "fontSize": 11, "color": BLACK}
+    texts = (
+        alt.Chart(data(left)).mark_text(align="left", dx=6, **look),
+        alt.Chart(data(right)).mark_text(align="right", dx=-6, **look),
+    )
+    for mark in texts:
+        yield mark.encode(x=x, y=y, text="label:N")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apbmm.report.drawing import Figure
+from apbmm.report.drawing import ReportFigure
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Section:
 
     title: str
     paragraphs: tuple[str, ...] = ()
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
     tables: tuple[Table, ...] = ()
 
 
@@ -37,6 +37,6 @@ class Document:
     rehearsal: bool
 
     @property
-    def figures(self) -> tuple[Figure, ...]:
+    def figures(self) -> tuple[ReportFigure, ...]:
         """All figures in their order."""
         return tuple(figure for section in self.sections for figure in section.figures)

@@ -17,6 +17,7 @@ Chart = alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart
 Format = Literal["svg", "png", "pdf"]
 
 SVG = "http://www.w3.org/2000/svg"
+NO_MARKS = ("axis", "legend", "title")
 PNG_SCALE = 2.0
 REHEARSAL = "REHEARSAL: the measurements are invented"
 
@@ -28,14 +29,18 @@ SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 
 CONFIG: dict[str, Any] = {
     "background": "white",
+    "font": "Helvetica, Arial, sans-serif",
+    "padding": 8,
     "view": {"stroke": None},
     "axis": {
         "labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal",
         "gridColor": "#e6e6e6", "domainColor": GREY, "tickColor": GREY, "labelLimit": 240,
+        "tickCount": 6, "labelFlush": False, "labelOverlap": "greedy",
     },
     "legend": {
         "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
         "orient": "bottom", "labelLimit": 300, "columns": 3, "symbolStrokeWidth": 2,
+        "symbolOpacity": 1,
     },
     "header": {"labelFontSize": 13, "titleFontSize": 13},
     "title": {"fontSize": 14, "anchor": "start", "subtitleFontSize": 12},
@@ -43,7 +48,7 @@ CONFIG: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class ReportFigure:
     """A chart with a file name, a title, and what a reader has to know to read it."""
 
     name: str
@@ -52,7 +57,7 @@ class Figure:
     chart: Chart
 
 
-def draw(figure: Figure, form: Format, *, rehearsal: bool) -> bytes:
+def draw(figure: ReportFigure, form: Format, *, rehearsal: bool) -> bytes:
     """The figure as a file with its title; one of a rehearsal says so."""
     subtitle = {"subtitle": REHEARSAL, "subtitleColor": VERMILION} if rehearsal else {}
     specification = _specification(figure.chart, {"text": figure.title, **subtitle})
@@ -65,7 +70,7 @@ def draw(figure: Figure, form: Format, *, rehearsal: bool) -> bytes:
             return bytes(vl_convert.vegalite_to_pdf(specification))
 
 
-def inline(figure: Figure, *, rehearsal: bool) -> str:
+def inline(figure: ReportFigure, *, rehearsal: bool) -> str:
     """The figure as an SVG element to be put into a page, which shows title and caption itself."""
     title = {"text": REHEARSAL, "color": VERMILION} if rehearsal else None
     svg = vl_convert.vegalite_to_svg(_specification(figure.chart, title))
@@ -86,8 +91,8 @@ def _annotated(svg: str, name: str) -> bytes:
     root = ElementTree.fromstring(svg)  # noqa: S314 - drawn here
     prefix = f"{re.sub(r'[^A-Za-z0-9]', '-', name)}-"
     for element in root.iter():
-        label = element.get("aria-label")
-        if label and "container" not in element.get("aria-roledescription", ""):
+        label, role = element.get("aria-label"), element.get("aria-roledescription", "")
+        if label and role not in NO_MARKS and "container" not in role:
             title = ElementTree.SubElement(element, f"{{{SVG}}}title")
             title.text = label
         for key, value in element.items():

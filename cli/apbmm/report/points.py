@@ -1,69 +1,72 @@
-"""Every measured merge of a run as a point: objectives, raw figures, place in the front."""
+"""Measured merges as points: their place, and their objectives with intervals."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Literal
 
-from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.evaluations import Evaluation
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import known_noise, measured_references, score, scores_of
+from apbmm.results.figures import Figure, mean_figure
+from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm_master.journal.scores import objectives_of
 
 Place = Literal["front", "dominated", "reference"]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One completed evaluation.
+def measured(results: RunResults) -> list[EvaluationResult]:
+    """The references, then the budget's completed evaluations, as far as they have objectives."""
+    found = [*results.references.values(), *results.completed]
+    return [each for each in found if each.objectives is not None]
 
-    ``objectives`` are those of Eq. 2, ``deviations`` the known standard deviations of each (0
-    where none is known). ``metrics`` are the raw figures: benchmark -> metric -> value.
+
+def place(evaluation: EvaluationResult) -> Place:
+    """Where an evaluation with objectives stands."""
+    if evaluation.purpose == "reference":
+        return "reference"
+    return "front" if evaluation.on_front else "dominated"
+
+
+def front_numbers(results: RunResults) -> dict[str, int]:
+    """What the members of the front are called in figures: 1 is best in the first objective."""
+    return {each.id: number for number, each in enumerate(reversed(results.front), 1)}
+
+
+def objective_figures(results: RunResults, evaluation: EvaluationResult) -> tuple[Figure, ...]:
+    """Each objective of a measured evaluation (Eq. 2), with the interval of its raw figures.
+
+    The references are taken as exact.
     """
-
-    evaluation: str
-    place: Place
-    initial: bool
-    vector: tuple[float, ...]
-    objectives: tuple[float, ...]
-    deviations: tuple[float, ...]
-    metrics: Mapping[str, Mapping[str, float]]
-    seconds: float
-
-
-def points(run_state: RunState) -> list[Point]:
-    """The references, then the budget's evaluations in the order of their completion.
-
-    Empty until both references are measured, because Eq. 2 needs them.
-    """
-    if not run_state.references_done:
-        return []
-    best = scores_of(run_state).front
-    budget = [run_state.evaluations[name] for name in run_state.completed]
-    return [
-        *(_point(run_state, e, "reference") for e in measured_references(run_state)),
-        *(_point(run_state, e, "front" if e.id in best else "dominated") for e in budget),
-    ]
+    figures = []
+    for number, objective in enumerate(objectives_of(results.spec)):
+        scaled = []
+        for benchmark in objective.benchmarks:
+            vanilla, expert = (
+                results.references[name].benchmarks[benchmark].metrics[objective.metric]
+                for name in (objective.vanilla, objective.expert)
+            )
+            raw = evaluation.benchmarks[benchmark].figure(objective.metric)
+            scaled.append(raw and _scaled(raw, vanilla, expert - vanilla))
+        mean = mean_figure(scaled)
+        assert mean is not None
+        assert evaluation.objectives is not None
+        # Summed in the same way as the journal's own, to the last digit.
+        figures.append(Figure(evaluation.objectives[number], mean.low, mean.high))
+    return tuple(figures)
 
 
-def _point(run_state: RunState, evaluation: Evaluation, place: Place) -> Point:
-    body = evaluation.body
-    assert isinstance(body, Evaluated)
-    return Point(
-        evaluation=evaluation.id,
-        place=place,
-        initial=evaluation.purpose == "initial",
-        vector=evaluation.vector,
-        objectives=score(run_state, evaluation),
-        deviations=tuple(math.sqrt(v) for v in known_noise(run_state, evaluation)),
-        metrics={name: result.metrics for name, result in body.benchmarks.items()},
-        seconds=evaluation.seconds,
-    )
+def _scaled(raw: Figure, vanilla: float, span: float) -> Figure:
+    limits = [(v - vanilla) / span for v in (raw.low, raw.high) if v is not None]
+    low, high = (min(limits), max(limits)) if len(limits) == 2 else (None, None)
+    return Figure((raw.value - vanilla) / span, low, high)
 
 
-def front_points(found: Sequence[Point]) -> list[Point]:
-    """Those on the front, best in the first objective first."""
-    best = [point for point in found if point.place == "front"]
-    return sorted(best, key=lambda point: point.objectives, reverse=True)
+def interval(figure: Figure) -> tuple[float, float] | None:
+    """The limits of a figure; None where they are not known."""
+    if figure.low is None or figure.high is None:
+        return None
+    return figure.low, figure.high
+
+
+def weights(evaluation: EvaluationResult) -> Mapping[str, float]:
+    """A merge's weights by what they weigh: layers, groups outside them, or parameters."""
+    layers = {f"layer {layer}": w for layer, w in enumerate(evaluation.layer_weights)}
+    return {**layers, **evaluation.outside_weights, **evaluation.parameters}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from apbmm.results.run_results import RunResults, card_count
 from apbmm_master.journal.evaluations import Attempt
 from apbmm_master.journal.events import Purpose
 from apbmm_master.journal.lifecycle import AttemptState
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory, overlap, worker_loads
+from apbmm_master.journal.scores import overlap, worker_loads
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -19,8 +21,8 @@ SECONDS_PER_HOUR = 3600.0
 class Step:
     """The run after one completed evaluation of its budget.
 
-    ``completed`` counts the evaluations up to this one, ``hours`` the hours that GPUs were
-    connected until then (see `gpu_hours`). ``front``: number of evaluations on the front.
+    ``completed`` counts the evaluations up to this one, ``hours`` the GPU-hours of all attempts
+    until then (see `gpu_hours`). ``front``: number of evaluations on the front.
     """
 
     evaluation: str
@@ -30,45 +32,35 @@ class Step:
     front: int
 
 
-def steps(run_state: RunState) -> list[Step]:
-    """One step for each completed evaluation, in their order; empty without both references."""
-    history = ScoreHistory()
-    history.update(run_state)
+def steps(results: RunResults) -> list[Step]:
+    """One step for each completed evaluation, in their order; empty without objectives."""
     return [
-        Step(
-            evaluation=scored.evaluation.id,
-            completed=number,
-            hours=gpu_hours(run_state, scored.evaluation.done_at),
-            hypervolume=scored.hypervolume,
-            front=scored.front,
-        )
-        for number, scored in enumerate(history.history(), 1)
+        Step(each.id, number, gpu_hours(results, each.done_at), each.hypervolume, each.front_size)
+        for number, each in enumerate(results.completed, 1)
+        if each.done_at is not None and each.hypervolume is not None and each.front_size is not None
     ]
 
 
-def gpu_hours(run_state: RunState, until: float | None = None) -> float:
-    """Hours that GPUs were connected before ``until`` (Unix seconds), by default in all.
+def gpu_hours(results: RunResults, until: float) -> float:
+    """GPU-hours of all attempts before ``until`` (Unix seconds), as `EvaluationResult` counts them.
 
-    A worker counts once for each of its GPUs; one without a GPU counts once. The time in which
-    workers waited is included, the time in which no master ran is not.
+    References and the measurement of the layers are included, and so is work that was lost.
     """
-    end = run_state.time if until is None else until
-    seconds = sum(
-        gpus(stay.gpu) * overlap(stay.joined, end if stay.left is None else stay.left, 0.0, end)
-        for stay in run_state.sessions.stays
+    stays = results.run_state.sessions.stays
+    cards = {(stay.worker, stay.boot): card_count(stay.gpu) for stay in stays}
+    seconds = math.fsum(
+        cards.get((attempt.worker, attempt.boot), 1)
+        * overlap(attempt.leased_at, _or(attempt.ended_at, results.last_at), 0.0, until)
+        for evaluation in results.run_state.evaluations.values()
+        for attempt in evaluation.attempts
     )
     return seconds / SECONDS_PER_HOUR
 
 
-def gpus(named: str) -> int:
-    """How many GPUs a worker holds that was started with ``--gpu named``."""
-    return len([card for card in named.split(",") if card.strip()]) or 1
-
-
-def hours_name(run_state: RunState) -> str:
+def hours_name(results: RunResults) -> str:
     """``GPU-hours``, or ``worker-hours`` where a worker had no GPU."""
-    real = all(stay.gpu[:1].isdigit() for stay in run_state.sessions.stays)
-    return "GPU-hours" if real and run_state.sessions.stays else "worker-hours"
+    stays = results.run_state.sessions.stays
+    return "GPU-hours" if all(stay.gpu[:1].isdigit() for stay in stays) else "worker-hours"
 
 
 SpanKind = Literal["measure", "reference", "initial", "search", "lost", "connected"]
@@ -103,8 +95,9 @@ class Timeline:
         return max((span.end for span in self.spans), default=0.0)
 
 
-def timeline(run_state: RunState) -> Timeline:
+def timeline(results: RunResults) -> Timeline:
     """Who did what when, as the journal tells it; what is in progress ends with its last event."""
+    run_state = results.run_state
     stays = run_state.sessions.stays
     begin = min((stay.joined for stay in stays), default=0.0)
     sessions = (

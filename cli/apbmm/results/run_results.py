@@ -194,7 +194,7 @@ def read_results(named: Path) -> RunResults:
         {scored.evaluation.id: scored for scored in history.history()},
         {name: place for place, name in enumerate(run_state.completed)},
         frozenset(scores.front),
-        {(stay.worker, stay.boot): _cards(stay.gpu) for stay in run_state.sessions.stays},
+        {(stay.worker, stay.boot): card_count(stay.gpu) for stay in run_state.sessions.stays},
         is_scaled=not trouble and run_state.references_done,
     )
     evaluations = tuple(reading.result(each) for each in run_state.evaluations.values())
@@ -328,6 +328,6 @@ class _Reading:
         )
 
 
-def _cards(gpu: str) -> int:
+def card_count(gpu: str) -> int:
     """The number of cards that ``--gpu`` names: 2 for ``0,1``; 1 for ``cpu``."""
     return gpu.count(",") + 1

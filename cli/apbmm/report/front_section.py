@@ -1,0 +1,134 @@
+"""The section on the front: objectives, raw figures, and the paper's Table III."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from apbmm.report.charts import Mark, scatter_chart
+from apbmm.report.document import Section, Table
+from apbmm.report.drawing import ReportFigure
+from apbmm.report.points import front_numbers, interval, measured, objective_figures, place
+from apbmm.results.figures import Figure
+from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm_common.metrics import metric, shown_metrics
+
+
+def front_section(results: RunResults) -> Section | None:
+    """Figures of all measured merges and the table of the front; None without objectives."""
+    if not measured(results):
+        return None
+    return Section(
+        "Front",
+        figures=(*_objective_figures(results), *_benchmark_figures(results)),
+        tables=(front_table(results),),
+    )
+
+
+def labels(results: RunResults) -> dict[str, str]:
+    """What is written beside a point: its number on the front, or the name of a reference."""
+    numbers = {name: str(number) for name, number in front_numbers(results).items()}
+    return numbers | {name: name for name in results.references}
+
+
+def _objective_figures(results: RunResults) -> Iterator[ReportFigure]:
+    names, called = results.objectives, labels(results)
+    found = [(each, objective_figures(results, each)) for each in measured(results)]
+    for first, second in combinations(range(len(names)), 2):
+        x, y = names[first], names[second]
+        marks = [
+            _mark(
+                each,
+                called,
+                (figures[first], figures[second]),
+                f"{x} {figures[first].value:.4f}, {y} {figures[second].value:.4f}",
+            )
+            for each, figures in found
+        ]
+        yield ReportFigure(
+            f"objectives-{x}-{y}",
+            f"Objectives: {x} and {y}",
+            "Eq. 2: 1 is the source that is good at it, 0 the other; more is better. Numbers are "
+            "those of the table. Bars are 95 % intervals: how far a merge may be from what it "
+            "would reach on more questions of the same kind.",
+            scatter_chart(marks, x, y, stairs=len(names) == 2 and bool(results.front)),
+        )
+
+
+def _mark(
+    each: EvaluationResult, called: dict[str, str], figures: tuple[Figure, Figure], values: str
+) -> Mark:
+    """A point of a scatter chart; intervals of dominated points would hide the others."""
+    x, y = figures
+    shows = place(each) != "dominated"
+    return Mark(
+        place(each),
+        x.value,
+        y.value,
+        f"{each.id}: {values}",
+        called.get(each.id, ""),
+        interval(x) if shows else None,
+        interval(y) if shows else None,
+    )
+
+
+def _benchmark_figures(results: RunResults) -> Iterator[ReportFigure]:
+    called = labels(results)
+    for benchmark in results.spec.benchmarks:
+        marks = []
+        for each in measured(results):
+            found = each.benchmarks[benchmark.name]
+            tokens, accuracy = found.figure("tokens"), found.figure("accuracy")
+            if tokens is not None and accuracy is not None:
+                values = f"accuracy {accuracy.value:.1%}, {tokens.value:.1f} tokens"
+                marks.append(_mark(each, called, (tokens, accuracy), values))
+        if marks:
+            yield ReportFigure(
+                f"benchmark-{benchmark.name}",
+                f"Accuracy and tokens on {benchmark.name}",
+                "Upper left is better: more right answers for fewer tokens. Bars are 95 % "
+                "intervals. All merges answer the same questions, so that part of the noise is "
+                "common to all.",
+                scatter_chart(marks, "generated tokens a question", "accuracy"),
+            )
+
+
+def front_table(results: RunResults) -> Table:
+    """Every merge on the front with its objectives and raw figures, then the references."""
+    names = shown_metrics(objective.metric for objective in results.spec.objectives)
+    shown = [*reversed(results.front), *results.references.values()]
+    columns = [
+        (benchmark.name, name)
+        for benchmark in results.spec.benchmarks
+        for name in names
+        if any(name in each.benchmarks[benchmark.name].metrics for each in shown)
+    ]
+    numbers = front_numbers(results)
+    raw = tuple(f"{benchmark} {name}" for benchmark, name in columns)
+    return Table(
+        ("", "evaluation", *results.objectives, *raw, "seconds"),
+        tuple(
+            (
+                str(numbers.get(each.id, "")),
+                each.id,
+                *(f"{value:.4f}" for value in each.objectives or ()),
+                *(text(each.benchmarks[where].figure(name), name) for where, name in columns),
+                f"{each.seconds:.1f}",
+            )
+            for each in shown
+        ),
+        "Merges on the front, then the references (as the paper's Table III). Brackets hold 95 % "
+        "intervals.",
+        words=2,
+    )
+
+
+def text(figure: Figure | None, name: str) -> str:
+    """A metric for people, with its interval where that is known."""
+    known = metric(name)
+    if figure is None:
+        return known.text(None)
+    limits = interval(figure)
+    if limits is None:
+        return known.text(figure.value)
+    return f"{known.text(figure.value)} ({known.text(limits[0])} to {known.text(limits[1])})"

@@ -1,0 +1,54 @@
+"""The section on how the run went on: hypervolume, size of the front, and the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from apbmm.compare.view import duration
+from apbmm.report.charts import gantt_chart, progress_chart
+from apbmm.report.document import Section
+from apbmm.report.drawing import ReportFigure
+from apbmm.report.progress import hours_name, steps, timeline
+from apbmm.results.run_results import RunResults
+from apbmm_master.journal.scores import load_rate
+
+
+def progress_section(results: RunResults) -> Section | None:
+    """Trajectories and Gantt chart; None before a worker joined."""
+    if not results.run_state.sessions.stays:
+        return None
+    return Section("Progress", figures=(*_trajectories(results), _workers(results)))
+
+
+def _trajectories(results: RunResults) -> Iterator[ReportFigure]:
+    found, hours = steps(results), hours_name(results)
+    if not found:
+        return
+    point = ", ".join(f"{value:g}" for value in results.spec.hypervolume_reference)
+    above = f"Hypervolume above ({point})."
+    yield ReportFigure(
+        "progress-evaluations",
+        "Hypervolume and size of the front against evaluations",
+        above,
+        progress_chart(found, "completed", "completed evaluations"),
+    )
+    yield ReportFigure(
+        "progress-hours",
+        f"Hypervolume and size of the front against {hours}",
+        f"{above} The {hours} of the references and of lost work are included, the time in which "
+        "workers waited is not.",
+        progress_chart(found, "hours", hours),
+    )
+
+
+def _workers(results: RunResults) -> ReportFigure:
+    rate = load_rate(results.run_state, results.last_at)
+    told = "nothing was leased yet" if rate is None else f"{rate:.1%}"
+    return ReportFigure(
+        "workers",
+        "What the workers did",
+        f"Load rate of the search: {told}. It is the share of the time that workers were connected "
+        "after the initial design in which they had an evaluation. The number beside a worker is "
+        f"its own. The run took {duration(results.seconds)}.",
+        gantt_chart(timeline(results)),
+    )
