@@ -234,9 +234,8 @@ def worker_loads(run_state: RunState, now: float) -> dict[str, WorkerLoad]:
     busy = dict.fromkeys(stays, 0.0)
     for evaluation in run_state.evaluations.values():
         for attempt in evaluation.attempts:
-            for stay in stays.get(attempt.worker, ()):
-                shared = overlap(attempt.leased_at, _end(attempt, end), *stay)
-                busy[attempt.worker] += shared
+            for span in stays.get(attempt.worker, ()):
+                busy[attempt.worker] += overlap(attempt.leased_at, _end(attempt, end), *span)
     present = {
         worker: sum(max(0.0, left - joined) for joined, left in spans)
         for worker, spans in stays.items()
