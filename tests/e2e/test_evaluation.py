@@ -20,7 +20,14 @@ from apbmm_common.protocol.messages import BenchmarkResult, OutcomeRow
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_common.run_file.schema import EXACT_ADAPTER
 from apbmm_worker.engine.driver import Completion, Prompt
-from tiny_checkpoints import write_tiny_qwen3
+from tiny_checkpoints import (
+    CHAT_TEMPLATE,
+    SPECIAL_TOKENS,
+    VOCABULARY,
+    write_json,
+    write_tiny_qwen3,
+    write_tokenizer,
+)
 
 if TYPE_CHECKING:
     from apbmm_worker.evaluation.questions import PreparedBenchmarks
@@ -100,10 +107,10 @@ class BenchmarkFolders:
             benchmarks, paths, generation, self.source, self.folder / "scratch"
         )
 
-    def oracle(self, answer: Callable[[str], str]) -> Oracle:
+    def oracle(self, answer: Callable[[str], str], kind: type[Oracle] = Oracle) -> Oracle:
         from transformers import AutoTokenizer
 
-        return Oracle(AutoTokenizer.from_pretrained(self.source), answer)
+        return kind(AutoTokenizer.from_pretrained(self.source), answer)
 
     def evaluate(
         self, answer: Callable[[str], str], *benchmarks: BenchmarkSection
@@ -536,14 +543,58 @@ def test_a_prompt_may_open_the_thought(folders: BenchmarkFolders, tmp_path: Path
     assert evaluated(folders, f"[THINK]{THOUGHT}[/THINK]{ANSWER}", other).metrics["accuracy"] == 1.0
 
 
+class WritingOracle(Oracle):
+    """Answers in tokens, and leaves special ones out of the text, as engines do."""
+
+    def _future(self, prompt: Prompt) -> Future[Completion]:
+        text = self._answer(self._tokenizer.decode(prompt.token_ids)) + "<|im_end|>"
+        ids = tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        shown = self._tokenizer.decode(ids, skip_special_tokens=True)
+        future: Future[Completion] = Future()
+        future.set_result(Completion(shown, ids, len(prompt.token_ids), "stop", 0.5))
+        return future
+
+
+@pytest.mark.parametrize("template", ["{{ messages[-1]['content'] }}<think>\n", CHAT_TEMPLATE])
+@pytest.mark.parametrize("named", [True, False], ids=["named in the configuration", "added"])
+def test_the_tags_of_a_thought_may_be_special_tokens(
+    folders: BenchmarkFolders, tmp_path: Path, *, named: bool, template: str
+) -> None:
+    """Engines leave them out of the text, in which the thought would then be scored."""
+    tags = {"<think>": 90, "</think>": 91}
+    folders.source = write_tiny_qwen3(tmp_path / "special", seed=1, layers=1)
+    write_tokenizer(folders.source, VOCABULARY | {"\\": 89} | tags, [*SPECIAL_TOKENS, *tags])
+    config = json.loads((folders.source / "tokenizer_config.json").read_text())
+    if named:
+        config["additional_special_tokens"] = list(tags)
+    write_json(folders.source / "tokenizer_config.json", {**config, "chat_template": template})
+    folders.write("aime", [{"problem": "How many?", "answer": "468"}], "test.jsonl")
+    generation = GenerationSection(max_tokens=500, context=6000)
+    opened = "" if template.endswith("<think>\n") else "<think>"
+    for text, accuracy, closed in (
+        (rf"{opened}\boxed{{468}}. No.</think>\boxed{{3}}", 0.0, 1.0),
+        (f"{opened}{THOUGHT}</think>{ANSWER}", 1.0, 1.0),
+        (f"{opened}{ANSWER}", 0.0, 0.0),
+    ):
+        found = evaluated(folders, text, generation, WritingOracle)
+        assert found.metrics["accuracy"] == accuracy, text
+        assert found.metrics["closed_thoughts"] == closed, text
+        assert found.truncated == (closed == 0.0)
+    (record,) = (folders.folder / "out" / "aime" / "predictions").rglob("*.jsonl")
+    assert "<|im_end|>" not in record.read_text()
+
+
 def evaluated(
-    folders: BenchmarkFolders, text: str, generation: GenerationSection
+    folders: BenchmarkFolders,
+    text: str,
+    generation: GenerationSection,
+    kind: type[Oracle] = Oracle,
 ) -> BenchmarkResult:
     """The result of answering ``text`` to the one question of `AIME`."""
     from apbmm_worker.evaluation.evaluate import evaluate
 
     prepared = folders.prepare(AIME, generation=generation)
-    oracle = folders.oracle(lambda _: text)
+    oracle = folders.oracle(lambda _: text, kind)
     oracle.most_tokens = generation.max_tokens
     result = evaluate(oracle, prepared, folders.folder / "out", lambda *_: None)
     return result.benchmarks["aime"]

@@ -151,7 +151,11 @@ def with_identical_layers(path: Path, like: Path, layers: Iterable[int]) -> None
     save_tensors(path, load_tensors(path) | same, len([*path.glob("*.safetensors")]))
 
 
-def write_tokenizer(path: Path, vocabulary: Mapping[str, int] = VOCABULARY) -> None:
+def write_tokenizer(
+    path: Path,
+    vocabulary: Mapping[str, int] = VOCABULARY,
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
+) -> None:
     """A character-level tokenizer with ChatML special tokens and chat template."""
     tokenizer = {
         "version": "1.0",
@@ -167,7 +171,7 @@ def write_tokenizer(path: Path, vocabulary: Mapping[str, int] = VOCABULARY) -> N
                 "normalized": False,
                 "special": True,
             }
-            for token in SPECIAL_TOKENS
+            for token in special_tokens
         ],
         "normalizer": None,
         "pre_tokenizer": {

@@ -130,8 +130,11 @@ class Renderer:
 
     def special_tokens(self) -> Sequence[str]:
         """The special tokens, which engines leave out of an answer's text."""
-        tokens: Sequence[str] = self._tokenizer.all_special_tokens
-        return tokens
+        tokenizer = self._tokenizer
+        # An added token may be special without a role, and then only this table has it.
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        special = {str(token) for token in added if token.special}
+        return sorted(special.union(tokenizer.all_special_tokens))
 
 
 def prepare_benchmarks(
