@@ -21,6 +21,7 @@ from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
+from apbmm_worker.evaluation import scoring_client
 from apbmm_worker.evaluation.scoring_client import ScoringClient
 from tiny_checkpoints import write_tiny_qwen3
 
@@ -43,12 +44,15 @@ class Oracle:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
         self.answer = answer or (lambda n: str(n + 1 if n % 2 == 0 else 0))
         self.futures: list[Future[Completion]] = []
+        self.asked: list[Sequence[Prompt]] = []
         self.aborted = threading.Event()
 
     def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
-        self.futures = [Future() for _ in prompts]
-        threading.Thread(target=self.work, args=(prompts, self.futures), daemon=True).start()
-        return self.futures
+        futures: list[Future[Completion]] = [Future() for _ in prompts]
+        self.futures += futures
+        self.asked.append(prompts)
+        threading.Thread(target=self.work, args=(prompts, futures), daemon=True).start()
+        return futures
 
     def work(self, prompts: Sequence[Prompt], futures: Sequence[Future[Completion]]) -> None:
         for prompt, future in zip(prompts, futures, strict=True):
@@ -199,6 +203,32 @@ def test_the_engine_s_error_ends_the_evaluation_and_not_the_process(
     found = client.evaluate(Oracle(source), tmp_path / "out", lambda *_: None)
     assert client.process_id == first
     assert found.benchmarks["gsm8k"].metrics["accuracy"] == 0.5
+
+
+def test_a_benchmark_may_ask_again_after_an_answer(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second turns go to the engine one by one, as the first ones are answered."""
+    monkeypatch.setattr(scoring_client, "_MODULE", "scoring_of_two_turns")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")]))
+    folder = tmp_path / "turns"
+    folder.mkdir()
+    rows = [
+        {"id": f"q{n}", "question": f"{n} plus 1?", "answer": rf"\boxed{{{n + 2}}}"}
+        for n in range(QUESTIONS)
+    ]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    turns = BenchmarkSection(name="turns", adapter="two_turns", path=str(folder))
+    client = scoring(source, [turns], tmp_path)
+    engine, progress = Oracle(source, lambda n: str(n + 1)), list[tuple[int, int]]()
+    found = client.evaluate(engine, tmp_path / "out", lambda done, n: progress.append((done, n)))
+    client.close()
+    assert found.benchmarks["turns"].metrics["accuracy"] == 1.0
+    first, *again = engine.asked
+    assert len(first) == QUESTIONS
+    assert [len(prompts) for prompts in again] == [1] * QUESTIONS
+    assert all("again?" in engine.tokenizer.decode(p.token_ids) for (p,) in again)
+    assert progress[-1] == (QUESTIONS, QUESTIONS)
 
 
 def test_data_that_cannot_be_used_is_told_as_what_it_is(source: Path, tmp_path: Path) -> None:
