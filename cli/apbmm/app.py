@@ -9,6 +9,7 @@ from cyclopts import App, Parameter, validators
 
 from apbmm.merge.command import Dtype, Vocabulary
 from apbmm.merge.flags import NONE_GIVEN, MethodName, MethodParameters, given
+from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags
 from apbmm_common.process.command_line import command_app
 
 app = command_app(
@@ -121,6 +122,35 @@ def status(
     from apbmm.status.command import show_status
 
     return show_status(run, watch=watch, as_json=json, keys=keys)
+
+
+@app.command
+def pick(
+    run: str | None = None,
+    /,
+    *,
+    preference: PreferenceFlags = NO_PREFERENCE,
+    all: Annotated[bool, Parameter(negative=())] = False,  # noqa: A002 - the flag's name
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Pick the merge to serve, and say why: in raw figures with intervals, against both sources.
+
+    With a limit, the best of the merges within it by the objective that it does not speak of.
+    Otherwise the knee of the front. Where nothing is within the limits, the nearest merges are
+    shown, and the exit code is 1.
+
+    Parameters
+    ----------
+    run
+        Run directory. Default: the most recently changed run under runs/.
+    all
+        Rank all merges within the limits.
+    json
+        Print one JSON object instead.
+    """
+    from apbmm.pick.command import show_pick
+
+    return show_pick(run, preference, ranks_all=all, as_json=json)
 
 
 @app.command

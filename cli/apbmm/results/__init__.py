@@ -4,8 +4,9 @@
 - `run_results.read_results` reads a run: its evaluations, references and front, its times and its
   cost, from a living, finished or abandoned run or from a copy of its folder.
 - `figures` has measured numbers with their intervals.
+- `words` and `json_form` have the forms in which commands print them.
 
 Everything is computed from the journal. Nothing here prints or writes.
 """
 
-__all__ = ["figures", "run_directories", "run_results"]
+__all__ = ["figures", "json_form", "run_directories", "run_results", "words"]

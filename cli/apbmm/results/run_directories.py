@@ -13,6 +13,11 @@ JOURNAL = "journal.sqlite"
 """As in `apbmm_master.journal.store`, which takes long to import."""
 
 
+def find_run(named: str | None) -> Path:
+    """The run directory ``named``; the latest run under runs/ for None. Raises `UsageError`."""
+    return latest_run(RUNS) if named is None else run_directory(Path(named))
+
+
 def run_directory(named: Path, hint: str = "give the run directory of a run") -> Path:
     """The run directory ``named``, or that of the journal ``named``. Raises `UsageError`."""
     try:

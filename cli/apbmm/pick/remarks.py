@@ -1,0 +1,76 @@
+"""What a person should know beside the figures of a merge: how it compares, and what to doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from apbmm.pick.choice import Choice, Limit, limit_in_words, quantity, value_in_words
+from apbmm.results.run_results import EvaluationResult, RunResults
+
+MOST_TRUNCATED = 0.1
+"""Share of truncated answers beyond which a merge is doubted."""
+
+
+def ratios(results: RunResults, evaluation: EvaluationResult, reference: str) -> dict[str, float]:
+    """By metric of the objectives: an evaluation's value over that of a reference.
+
+    Without metrics that one of the two lacks or the reference has at 0.
+    """
+    found: dict[str, float] = {}
+    for objective in results.spec.objectives:
+        ours = evaluation.figure(objective.metric, objective.benchmarks or ())
+        theirs = results.references[reference].figure(objective.metric, objective.benchmarks or ())
+        if ours is not None and theirs is not None and theirs.value:
+            found.setdefault(objective.metric, ours.value / theirs.value)
+    return found
+
+
+def against(results: RunResults, evaluation: EvaluationResult, reference: str) -> str:
+    """As in "87% of thinking's accuracy for 41% of its tokens"."""
+    parts = ""
+    for name, ratio in ratios(results, evaluation, reference).items():
+        share = f"{ratio:.0%} of" if ratio < 2.0 else f"{ratio:.1f} times"
+        parts += f" for {share} its {name}" if parts else f"{share} {reference}'s {name}"
+    return parts
+
+
+def doubts(results: RunResults, choice: Choice) -> Iterator[str]:
+    """What speaks against relying on the figures of the chosen merge, one line each."""
+    chosen = choice.evaluation
+    completed, budget = len(results.completed), results.spec.budget.evaluations
+    if completed < budget:
+        yield f"the run is not over: {completed} of {budget} evaluations are completed"
+    if chosen is None:
+        return
+    for name, reference in results.references.items():
+        if reference.objectives is not None and _is_no_better(chosen, reference):
+            yield f"{name} is at least as good in every objective: serve it as it is"
+        elif name in choice.references_within:
+            yield f"{name} itself is within the limits"
+    for limit in choice.preference.limits:
+        yield from _uncertain(results, chosen, limit)
+    for benchmark, figures in chosen.benchmarks.items():
+        if figures.truncated > MOST_TRUNCATED * figures.questions:
+            share = figures.truncated / figures.questions
+            yield f"{share:.0%} of its answers to {benchmark} are cut off by max_tokens"
+    if completed > 1:
+        yield (
+            f"it is the best of {completed} measurements with chance in each, so expect a little "
+            "less of it on new questions"
+        )
+
+
+def _is_no_better(chosen: EvaluationResult, reference: EvaluationResult) -> bool:
+    ours: Sequence[float] = chosen.objectives or ()
+    theirs: Sequence[float] = reference.objectives or ()
+    return all(mine <= other for mine, other in zip(ours, theirs, strict=True))
+
+
+def _uncertain(results: RunResults, chosen: EvaluationResult, limit: Limit) -> Iterator[str]:
+    figure = quantity(results, chosen, limit.name)
+    worst = None if figure is None else figure.low if limit.kind == "min" else figure.high
+    if worst is not None and limit.shortfall(worst) > 0.0:
+        yield (
+            f"its interval crosses the limit {limit_in_words(limit)}: it may be "
+            f"{value_in_words(limit.name, worst)}"
+        )

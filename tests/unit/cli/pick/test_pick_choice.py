@@ -1,0 +1,160 @@
+"""Which merge is picked, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from apbmm.pick.choice import Choice, choose, preference_of
+from apbmm.pick.flags import PreferenceFlags
+from apbmm.pick.remarks import against, doubts, ratios
+from apbmm.results.run_results import RunResults, read_results
+from apbmm_common.errors import ApbmmError, UsageError
+from apbmm_common.protocol.messages import Evaluated
+from protocol_world import measurement
+from written_runs import LIMIT, answered, write_run
+
+# By Eq. 2 with the references of `write_run` (0.8 at 1000 tokens, 0.2 at 100): e0003 is dominated.
+POINTS = [(0.1, 0.95), (0.6, 0.7), (0.5, 0.65), (0.9, 0.2), (0.8, 0.3)]
+METRICS = [(0.26, 145.0), (0.56, 370.0), (0.5, 415.0), (0.74, 820.0), (0.68, 730.0)]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
+    return read_results(write_run(tmp_path_factory.mktemp("pick") / "run", POINTS))
+
+
+def chosen(results: RunResults, **flags: object) -> Choice:
+    return choose(results, preference_of(PreferenceFlags(**flags)))  # type: ignore[arg-type]
+
+
+def ids(choice: Choice) -> list[str]:
+    return [each.id for each in choice.ranked]
+
+
+def test_the_figures_are_those_that_eq_2_came_from(results: RunResults) -> None:
+    for each, (accuracy, tokens) in zip(results.completed, METRICS, strict=True):
+        metrics = each.benchmarks["sums"].metrics
+        assert (metrics["accuracy"], metrics["tokens"]) == pytest.approx((accuracy, tokens))
+
+
+def test_without_a_limit_the_knee(results: RunResults) -> None:
+    choice = chosen(results)
+    # Sums of objectives over their ranges 0.8 and 0.75 on the front.
+    sums = {f"e000{i + 1}": (a - 0.1) / 0.8 + (b - 0.2) / 0.75 for i, (a, b) in enumerate(POINTS)}
+    assert ids(choice) == sorted(sums, key=lambda name: -sums[name])
+    assert choice.evaluation is not None
+    assert choice.evaluation.id == "e0002"
+    assert choice.reason.startswith("the knee of the front")
+    assert choice.references_within == ()
+
+
+@pytest.mark.parametrize(
+    ("flags", "ranked", "reason"),
+    [
+        (
+            {"min_accuracy": 0.5},
+            ["e0002", "e0003", "e0005", "e0004"],
+            "cheapest in tokens of the 4",
+        ),
+        ({"max_tokens": 800}, ["e0005", "e0002", "e0003", "e0001"], "most accurate of the 4"),
+        ({"min": ("reasoning=0.7",)}, ["e0005", "e0004"], "cheapest in tokens of the 2"),
+        ({"max": ("sums.tokens=400",)}, ["e0002", "e0001"], "most accurate of the 2 of 5 merges"),
+        (
+            {"min_accuracy": 0.5, "max_tokens": 800},
+            ["e0002", "e0003", "e0005"],
+            "the knee of the",
+        ),
+        ({"min_accuracy": 0.6, "knee": True}, ["e0005", "e0004"], "the knee of the 2"),
+    ],
+)
+def test_limits(
+    results: RunResults, flags: dict[str, object], ranked: list[str], reason: str
+) -> None:
+    choice = chosen(results, **flags)
+    assert ids(choice) == ranked
+    assert reason in choice.reason
+
+
+def test_where_nothing_fits_the_nearest_are_doubted(results: RunResults) -> None:
+    choice = chosen(results, min_accuracy=0.78)
+    assert choice.evaluation is None
+    assert [each.id for each in choice.nearest] == ["e0004"]
+    assert choice.references_within == ("thinking",)
+    both = chosen(results, min_accuracy=0.6, max_tokens=400)
+    # The cheapest of those that are accurate enough, and the most accurate of the cheap enough.
+    assert {each.id for each in both.nearest} == {"e0005", "e0002"}
+    assert both.reason == "none of 5 merges is within all limits"
+    assert both.references_within == ()
+
+
+def test_comparison_with_the_sources_is_in_raw_figures(results: RunResults) -> None:
+    e0002 = results.evaluation("e0002")
+    assert ratios(results, e0002, "thinking") == pytest.approx({"accuracy": 0.7, "tokens": 0.37})
+    assert against(results, e0002, "thinking") == (
+        "70% of thinking's accuracy for 37% of its tokens"
+    )
+    assert against(results, e0002, "instruct") == (
+        "2.8 times instruct's accuracy for 3.7 times its tokens"
+    )
+
+
+def doubted(results: RunResults, **flags: object) -> str:
+    return "\n".join(doubts(results, chosen(results, **flags)))
+
+
+def test_chance_and_the_interval_at_a_limit_are_doubted(results: RunResults) -> None:
+    assert doubted(results).startswith("it is the best of 5 measurements")
+    whole = doubted(results, min=("sums.accuracy=0.5",))
+    assert "thinking itself is within the limits" in whole
+    assert "crosses" not in whole  # 56 % of 10 answers is no count, so there is no interval
+
+
+def read(
+    folder: Path, points: Sequence[tuple[float, float] | Evaluated], **more: int
+) -> RunResults:
+    ends = {"thinking": (0.8, 1000.0), "instruct": (0.2, 100.0)}
+    return read_results(write_run(folder, points, ends=ends, **more))
+
+
+def test_uncertain_unfinished_and_cut_off(tmp_path: Path) -> None:
+    body = answered([1.0, 1.0, 1.0, 0.0], [10, 20, 30, LIMIT])
+    found = read(tmp_path / "run", [body], budget=3)
+    lines = doubted(found, min_accuracy=0.7).splitlines()
+    assert lines == [
+        "the run is not over: 1 of 3 evaluations are completed",
+        "thinking itself is within the limits",
+        "its interval crosses the limit accuracy ≥ 70.0%: it may be 30.1%",
+        "25% of its answers to sums are cut off by max_tokens",
+    ]
+
+
+def test_a_merge_that_a_source_beats_is_doubted(tmp_path: Path) -> None:
+    found = read(tmp_path / "run", [measurement(0.1, 200.0)])
+    assert doubted(found) == "instruct is at least as good in every objective: serve it as it is"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"min": ("accuracy",)}, "--min accuracy: not NAME=VALUE"),
+        ({"max": ("tokens=many",)}, "--max tokens=many: not NAME=VALUE"),
+        ({"max": ("=3",)}, "--max =3: not NAME=VALUE"),
+        ({"min": ("f1=0.5",)}, "--min f1=0.5: not measured in this run"),
+        ({"min_accuracy": 60.0}, "--min accuracy=60: accuracy is from 0 to 1"),
+    ],
+)
+def test_limits_that_cannot_be_read(
+    results: RunResults, flags: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        chosen(results, **flags)
+    assert caught.value.message == message
+    assert caught.value.hint
+
+
+def test_a_run_without_objectives_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ApbmmError, match="no evaluation is completed yet"):
+        chosen(read(tmp_path / "begun", [], budget=4))
