@@ -32,9 +32,9 @@ MORE = [Prompt((7, 8, 9), 2**53 - 1), Prompt((), 0)]
 def ends() -> Iterator[tuple[RemoteEngine, Iterator[FromScoring]]]:
     """The scoring process's engine, and what arrives at the process of the real one."""
     theirs, ours = socket.socketpair()
-    with theirs, ours:
-        ours.settimeout(10)
-        yield RemoteEngine(theirs), messages(ours.makefile("rb").read, FROM_SCORING)
+    ours.settimeout(10)
+    with theirs, ours, ours.makefile("rb") as stream:
+        yield RemoteEngine(theirs), messages(stream.read, FROM_SCORING)
 
 
 def answered(number: int) -> Answered:
