@@ -26,3 +26,13 @@ def on_files(files: Files, config: Any) -> Files:
     picture = (REPOSITORY / PICTURE).read_text(encoding="utf-8")
     files.append(File.generated(config, "overview.svg", content=picture))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the columns of `apbmm table` where the page on results has a mark for them."""
+    from apbmm.table.columns import EVALUATION, OUTCOME, PATTERNS, as_markdown
+
+    tables = {"EVALUATION": (*EVALUATION, *PATTERNS), "OUTCOME": OUTCOME}
+    for name, columns in tables.items():
+        markdown = markdown.replace(f"<!-- columns: {name} -->", as_markdown(columns))
+    return markdown

@@ -175,6 +175,36 @@ def compare(
 
 
 @app.command
+def table(
+    run: str | None = None,
+    /,
+    *,
+    outcomes: Annotated[bool, Parameter(negative=())] = False,
+    form: Annotated[Literal["csv", "parquet", "json"] | None, Parameter(name="--format")] = None,
+    out: Path | None = None,
+) -> int:
+    """Write a run as a table, for your own analysis: a row for each evaluation.
+
+    Weights, objectives, the figures of every benchmark with their intervals, seconds, cost, states.
+    The columns are in the documentation, under Results.
+
+    Parameters
+    ----------
+    run
+        Run directory. Default: the most recently changed run under runs/.
+    outcomes
+        A row for each answer instead: question, score, tokens.
+    form
+        csv, parquet or json. Default: that of the file's name, or csv.
+    out
+        The file to write. Default: standard output.
+    """
+    from apbmm.table.command import TableRequest, write_table
+
+    return write_table(TableRequest(run, outcomes, form, out))
+
+
+@app.command
 def report(
     *run_dirs: Path,
     out: Path | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Literal
 
 from apbmm.compare.runs import read_runs
 from apbmm_common.errors import EXIT_DONE, UsageError
+from apbmm_common.process.whole_files import write_whole
 
 ReportFormat = Literal["html", "svg", "png", "pdf"]
 PAGE, FIGURES = Path("report.html"), Path("report-figures")
@@ -45,25 +45,15 @@ def write_report(request: ReportRequest) -> int:
     try:
         if request.form == "html":
             written = request.out or PAGE
-            _write(written, page(document).encode())
+            write_whole(written, page(document).encode())
         else:
             written = request.out or FIGURES
             written.mkdir(parents=True, exist_ok=True)
             for figure in document.figures:
                 content = draw(figure, request.form, rehearsal=document.rehearsal)
-                _write(written / f"{figure.name}.{request.form}", content)
+                write_whole(written / f"{figure.name}.{request.form}", content)
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}", "name another --out") from error
     mark = "REHEARSAL " if document.rehearsal else ""
     sys.stdout.write(f"{mark}report: {written}\n")
     return EXIT_DONE
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file in one step, so that no reader sees a part of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
