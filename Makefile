@@ -70,7 +70,7 @@ test-hot-load: install
 # Merges beside those of the real mergekit, in an environment of its own: its pins are not ours.
 test-mergekit: .venv/mergekit/.installed
 	APBMM_MERGEKIT_PYTHON=$(CURDIR)/.venv/mergekit/bin/python \
-	  $(BIN)/pytest tests/unit/worker/merging/test_merge_mergekit.py
+	  $(BIN)/pytest tests/unit/worker/merging/test_merge_mergekit.py tests/unit/cli/export/test_export_mergekit.py
 
 .venv/mergekit/.installed: $(STAMP)
 	$(PYTHON) -m venv --clear .venv/mergekit

@@ -325,6 +325,76 @@ def demo(
 
 
 @app.command
+def export(  # noqa: PLR0913 - one for each flag
+    run: str | None = None,
+    /,
+    *,
+    out: Path,
+    eval: Annotated[str | None, Parameter(name="--eval")] = None,  # noqa: A002
+    front: Annotated[bool, Parameter(negative=())] = False,
+    preference: PreferenceFlags = NO_PREFERENCE,
+    path: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    base_model: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    dtype: Dtype = "source",
+    force: Annotated[bool, Parameter(negative=())] = False,
+    allow_different_weights: Annotated[bool, Parameter(negative=())] = False,
+    push_to_hub: str | None = None,
+    public: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Write a merge of a run as a complete Hugging Face folder, ready to serve.
+
+    Without --eval and --front the merge is chosen as apbmm pick chooses it. The weights are
+    compared with the digest of those that were evaluated. Beside them are a model card,
+    mergekit_config.yml and apbmm_merge.json.
+
+    Parameters
+    ----------
+    run
+        Run directory. Default: the most recently changed run under runs/.
+    out
+        Folder for the merge: new or empty. With --front it gets a folder for each merge.
+    eval
+        The evaluation whose merge to write, as e0017.
+    front
+        Write every merge of the front.
+    path
+        NAME=FOLDER: where this host has a source (thinking, instruct or base). NAME=ORG/MODEL, or
+        ORG/MODEL@REVISION, takes its snapshot from the Hugging Face cache. Default: where the run
+        file has it.
+    base_model
+        NAME=ORG/MODEL: a source's id on the Hub, for the card. Known of snapshots in the cache.
+    dtype
+        Stored dtype. Default: that of the merge that was evaluated.
+    force
+        Replace an earlier merge of apbmm at DIR, once the new one is complete.
+    allow_different_weights
+        Write a merge that is not bit for bit the one that was evaluated; its card says so.
+    push_to_hub
+        ORG/MODEL: upload the folder to the Hugging Face Hub, into a private repository.
+    public
+        Make the repository a public one.
+    """
+    from apbmm.export.command import ExportRequest, run_export
+
+    return run_export(
+        ExportRequest(
+            out=out,
+            run=run,
+            evaluation=eval,
+            front=front,
+            preference=preference,
+            paths=path,
+            base_models=base_model,
+            dtype=dtype,
+            force=force,
+            allow_different=allow_different_weights,
+            push_to_hub=push_to_hub,
+            public=public,
+        )
+    )
+
+
+@app.command
 def merge(  # noqa: PLR0913 - one for each flag
     *,
     source: Annotated[list[str], Parameter(negative=())],

@@ -98,13 +98,21 @@ def merge_with_mergekit(
     python: str, folder: Path, cases: Mapping[str, Case]
 ) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of each case, merged by mergekit from the sources below ``folder``."""
-    jobs = {str(folder / f"out {name}"): case.config(folder) for name, case in cases.items()}
+    configs = {name: case.config(folder) for name, case in cases.items()}
+    return run_mergekit(python, folder, configs)
+
+
+def run_mergekit(
+    python: str, folder: Path, configs: Mapping[str, Mapping[str, object]]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors that mergekit makes by each configuration; it writes into ``folder``."""
+    jobs = {str(folder / f"out {name}"): config for name, config in configs.items()}
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     command = [python, str(RUNNER), str(folder / "jobs.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"mergekit failed: {done.stderr[-2000:]}")
-    return {name: load_tensors(folder / f"out {name}") for name in cases}
+    return {name: load_tensors(folder / f"out {name}") for name in configs}
 
 
 def read_references() -> dict[str, dict[str, torch.Tensor]]:

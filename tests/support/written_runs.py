@@ -31,6 +31,7 @@ def write_run(
     ends: Mapping[str, tuple[float, float] | Evaluated] = ENDS,
     budget: int = 0,
     pause: float = 0.0,
+    outside: tuple[str, ...] = (),
     **changes: Any,
 ) -> Path:
     """A run of one worker that takes 10 s each and measures ``points``, one after the other.
@@ -39,7 +40,7 @@ def write_run(
     """
     budget = budget or len(points)
     world = World(budget={"evaluations": budget, "initial": 1, "failures": 0}, **changes)
-    worker = world.join("a")
+    worker = world.join("a", outside)
     left = list(points)
     while world.end is None:
         world.exchange()

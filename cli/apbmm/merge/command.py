@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+from apbmm.merge.places import digest_cache, expanded, output_folder
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import EXIT_DONE, ApbmmError, EvaluationError, UsageError
 from apbmm_common.merge_methods import LINEAR, METHODS
@@ -57,7 +56,7 @@ def run_merge(request: MergeRequest) -> int:
     paths = _named_sources(request.source)
     _check_flags(request, paths)
     _check_names(request, paths)
-    out = _output_folder(request.out)
+    out = output_folder(request.out)
     rule = _rule(request, paths)
     import torch
 
@@ -68,11 +67,11 @@ def run_merge(request: MergeRequest) -> int:
 
     torch.set_num_threads(1)  # the merge has threads of its own
     if request.base is not None:
-        paths[BASE_ROLE] = _expanded(request.base, "--base")
+        paths[BASE_ROLE] = expanded(request.base, "--base")
     template = request.template_from or next(iter(paths))
     sources = verify_sources(
         paths,
-        _digest_cache(),
+        digest_cache(),
         without_tokenizers=True,
         common_vocabulary=request.vocabulary == "common",
     )
@@ -136,7 +135,7 @@ def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | M
     layers = layer_count(read_checkpoint(next(iter(paths.values()))))
     reader = WeightsReader(layers, tuple(paths), simplex=request.method == LINEAR)
     if request.weights is not None:
-        return reader.file(_expanded(request.weights, "--weights"), request.outside_layers)
+        return reader.file(expanded(request.weights, "--weights"), request.outside_layers)
     assert request.weight is not None
     return reader.number(request.weight, request.outside_layers or "mean")
 
@@ -176,16 +175,8 @@ def _named_sources(given: Sequence[str]) -> dict[str, Path]:
             raise UsageError(f"--source: two sources are called {name}")
         if name in (BASE_ROLE, "mean"):
             raise UsageError(f"--source: a source cannot be called {name}", "choose another name")
-        paths[name] = _expanded(path, "--source")
+        paths[name] = expanded(path, "--source")
     return paths
-
-
-def _expanded(path: str | Path, flag: str) -> Path:
-    """A path with its ~ spelt out, which the shell leaves where it is quoted or follows a =."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UsageError(f"{flag} {path}: there is no such home folder") from None
 
 
 def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
@@ -232,35 +223,3 @@ def _check_names(request: MergeRequest, paths: Mapping[str, Path]) -> None:
         raise UsageError(
             f"--outside-layers {followed}: no such source", f"mean, or one of {', '.join(names)}"
         )
-
-
-def _output_folder(given: Path) -> Path:
-    """Where to write, links followed. Raises `UsageError` where a merge cannot be written."""
-    try:
-        out = _expanded(given, "--out").resolve()
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"--out {given}: exists and is not an empty folder", "choose another")
-        if out.is_mount():
-            raise UsageError(f"--out {given}: a file system's root", "name a folder within it")
-        # The merge is made in a folder beside it, with a name as long as this one.
-        near = next(folder for folder in out.parents if folder.exists())
-        with TemporaryDirectory(prefix=f"{out.name}.apbmm-", dir=near):
-            pass
-    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError
-        reason = getattr(error, "strerror", None) or "not a path"
-        raise UsageError(
-            f"--out {given}: no folder can be made there: {reason}", "choose another"
-        ) from error
-    return out
-
-
-def _digest_cache() -> Path | None:
-    """The folder of earlier verifications, so that each source is read once.
-
-    None for a user who has no home, as in a container with an arbitrary user id.
-    """
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        return Path(root).expanduser() / "apbmm" / "source-digests"
-    except RuntimeError:
-        return None

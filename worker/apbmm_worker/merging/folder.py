@@ -34,6 +34,7 @@ from apbmm_worker.merging.tensor_bytes import ALIGNMENT
 CONFIG_FILE = "config.json"
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
 PARTIAL_SUFFIX = ".apbmm-partial"  # of the folder in which a merge is made
+_EARLIER_SUFFIX = ".apbmm-earlier"  # of a merge, between the two renames that replace it
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # Bytes of one write. The kernel looks for free memory in runs as long as a write. In a virtual
 # machine the longest runs are often those that the host has taken back, and getting them again
@@ -44,14 +45,14 @@ _CACHE_LINE = 64
 
 
 @contextmanager
-def fresh_folder(out: Path) -> Iterator[Path]:
+def fresh_folder(out: Path, *, keep_earlier: bool = False) -> Iterator[Path]:
     """A new folder beside ``out`` that takes its name at the end, or is removed on any error.
 
-    An earlier merge at ``out`` is removed first, because scratch may not have room for two. An
-    empty folder stays and is filled, because it may be a process's working directory. Links are
-    followed. Raises `EvaluationError` (``infrastructure``) when ``out`` is neither a merge nor
-    empty, when another merge is writing to it, when the disk is full or cannot be written, and in
-    place of every `SourceError`.
+    An earlier merge at ``out`` is removed first, because scratch may not have room for two; with
+    ``keep_earlier`` it stays until the new one is complete. An empty folder stays and is filled,
+    because it may be a process's working directory. Links are followed. Raises `EvaluationError`
+    (``infrastructure``) when ``out`` is neither a merge nor empty, when another merge is writing to
+    it, when the disk is full or cannot be written, and in place of every `SourceError`.
     """
     out = out.resolve()
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
@@ -59,10 +60,10 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         with _own_folder(partial, out) as partial:
             if out.exists():
                 _require_replaceable(out)
-                if any(out.iterdir()):
+                if any(out.iterdir()) and not keep_earlier:
                     shutil.rmtree(out)
             yield partial
-            _give_name(partial, out)
+            _give_name(partial, out, replace=keep_earlier)
     except SourceError as error:
         raise EvaluationError(error.message, error.hint, kind="infrastructure") from error
     except OSError as error:
@@ -132,9 +133,16 @@ def _lock(partial: Path, out: Path) -> FileLock:
             ) from None
 
 
-def _give_name(partial: Path, out: Path) -> None:
+def _give_name(partial: Path, out: Path, *, replace: bool) -> None:
     if not out.exists():
         partial.rename(out)
+        return
+    if replace and (out / RECIPE_FILE).exists():
+        earlier = out.with_name(out.name + _EARLIER_SUFFIX)
+        shutil.rmtree(earlier, ignore_errors=True)
+        out.rename(earlier)
+        partial.rename(out)
+        shutil.rmtree(earlier, ignore_errors=True)
         return
     if any(out.iterdir()):
         raise EvaluationError(

@@ -49,6 +49,9 @@ THREADS = 4  # more do not help: the work is moving bytes through memory
 BATCH_BYTES = 1 << 24  # what a thread is handed at once
 AHEAD_BYTES = 1 << 25  # of tensors made ahead: enough to keep all threads busy while one is used
 
+Finish = Callable[[Path], Mapping[str, Any]]
+"""Adds files to the folder of a merge, and returns what to add to its recipe."""
+
 Place = Callable[[TensorPlan], torch.Tensor | None]
 """Where to make a tensor: contiguous, of its shape and stored dtype; None for memory of its own."""
 
@@ -82,7 +85,7 @@ def materialise(
     return write_merge(sources, plans, recipe, template_from, out, progress, dtype=merge.dtype)
 
 
-def write_merge(
+def write_merge(  # noqa: PLR0913 - all describe one folder
     sources: VerifiedSources,
     plans: Sequence[TensorPlan],
     recipe: Mapping[str, Any],
@@ -91,19 +94,22 @@ def write_merge(
     progress: ByteProgress | None = None,
     *,
     dtype: str = "source",
+    finish: Finish | None = None,
+    keep_earlier: bool = False,
 ) -> MergeReport:
     """Write the tensors of ``plans`` as a Hugging Face folder.
 
     Config, tokenizer, chat template and generation config come from the source ``template_from``;
     settings that change the computation were verified to be equal in all sources. ``recipe`` is
     kept beside the weights. The config names ``dtype``, unless it is ``source``. The folder ``out``
-    appears only when it is complete; an earlier merge there is replaced, anything else is left
-    alone. ``progress`` is called with (bytes written, bytes to write), and an error that it raises
-    ends the merge. Raises `EvaluationError` as `materialise` does.
+    appears only when it is complete, with what ``finish`` adds. An earlier merge there is replaced
+    (at the end with ``keep_earlier``), and anything else is left alone. ``progress`` is called with
+    (bytes written, bytes to write), and an error that it raises ends the merge. Raises
+    `EvaluationError` as `materialise` does.
     """
     start = time.monotonic()
     total, written = sum(tensor.length for tensor in plans), 0
-    with fresh_folder(out) as folder:
+    with fresh_folder(out, keep_earlier=keep_earlier) as folder:
         sources.require_unchanged()
         with opened(*sources.checkpoints.values()) as files, preallocated(folder, plans) as places:
             for count in _write_tensors(plans, files, places):
@@ -118,8 +124,10 @@ def write_merge(
         )
         named = stated_dtype(layout) if dtype == "source" else dtype
         copy_settings(folder, sources.checkpoints[template_from], named)
-        more = {"template_from": template_from, "digests": sources.digests}
-        write_json(folder / RECIPE_FILE, {**recipe, **more})
+        kept = {**recipe, "template_from": template_from, "digests": sources.digests}
+        if finish is not None:
+            kept |= finish(folder)
+        write_json(folder / RECIPE_FILE, kept)
     return MergeReport(time.monotonic() - start, total)
 
 

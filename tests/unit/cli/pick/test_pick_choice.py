@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_chance_and_the_interval_at_a_limit_are_doubted(results: RunResults) -> 
 
 
 def read(
-    folder: Path, points: Sequence[tuple[float, float] | Evaluated], **more: int
+    folder: Path, points: Sequence[tuple[float, float] | Evaluated], **more: Any
 ) -> RunResults:
     ends = {"thinking": (0.8, 1000.0), "instruct": (0.2, 100.0)}
     return read_results(write_run(folder, points, ends=ends, **more))

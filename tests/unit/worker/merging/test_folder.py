@@ -11,7 +11,7 @@ import pytest
 
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.merging import folder
-from apbmm_worker.merging.folder import PARTIAL_SUFFIX, fresh_folder
+from apbmm_worker.merging.folder import PARTIAL_SUFFIX, RECIPE_FILE, fresh_folder
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def test_a_merge_that_ends_leaves_the_next_ones_folder_alone(
     """The name becomes free before the first merge is done with it, and is taken at once."""
     give_name = folder._give_name
 
-    def give_name_and_begin(made: Path, name: Path) -> None:
-        give_name(made, name)
+    def give_name_and_begin(made: Path, name: Path, *, replace: bool) -> None:
+        give_name(made, name, replace=replace)
         partial.mkdir()
         (partial / "second").touch()
 
@@ -81,6 +81,25 @@ def test_a_folder_that_gets_its_name_while_another_waits_for_it_is_not_written_i
         (folder / "mine").touch()
     assert list(moved.iterdir()) == []
     assert [file.name for file in out.iterdir()] == ["mine"]
+
+
+def test_an_earlier_merge_may_be_kept_until_the_new_one_is_complete(
+    out: Path, partial: Path
+) -> None:
+    def made(name: str, *, fails: bool = False) -> None:
+        with fresh_folder(out, keep_earlier=True) as folder:
+            (folder / name).touch()
+            (folder / RECIPE_FILE).touch()
+            if fails:
+                raise OSError(errno.ENOSPC, "full")
+
+    made("first")
+    with pytest.raises(EvaluationError, match="full"):
+        made("second", fails=True)
+    assert {file.name for file in out.iterdir()} == {"first", RECIPE_FILE}
+    made("third")
+    assert {file.name for file in out.iterdir()} == {"third", RECIPE_FILE}
+    assert list(out.parent.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])

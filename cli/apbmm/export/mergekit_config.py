@@ -1,0 +1,136 @@
+"""The configuration with which mergekit makes the same merge."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml  # type: ignore[import-untyped]
+
+from apbmm_common.checkpoint.headers import layer_of
+from apbmm_common.checkpoint.roles import BASE_ROLE
+from apbmm_common.merge_methods import METHODS
+from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, WeightedSum
+
+if TYPE_CHECKING:
+    from apbmm_worker.merging.sources import VerifiedSources
+
+_THEIR_NAMES = {"dare": "dare_linear"}
+"""Where mergekit has another name for a method."""
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MergekitConfig:
+    """A configuration, and what in it differs from the merge."""
+
+    config: Config
+    differences: tuple[str, ...] = ()
+
+    def text(self, heading: str) -> str:
+        """As a YAML file; ``heading`` and the differences stand in comments at its top."""
+        lines = [line for part in (heading, *self.differences) for line in part.splitlines()]
+        comments = "".join(f"# {line}\n" for line in lines)
+        return comments + str(yaml.safe_dump(self.config, sort_keys=False, width=120))
+
+
+def mergekit_config(
+    plans: Sequence[TensorPlan],
+    sources: VerifiedSources,
+    names: Mapping[str, str],
+    template_from: str,
+) -> MergekitConfig:
+    """What mergekit has to do to make the tensors of ``plans``.
+
+    ``names``: what the file calls each source, a folder or an id on the Hub. Sums are taken in
+    float32, as apbmm takes them; mergekit's own default is less exact. Of a random method mergekit
+    makes another draw.
+    """
+    stored = {plan.dtype for plan in plans if plan.layout.is_float}
+    shared: Config = {"dtype": "float32", "out_dtype": _DTYPES.get(min(stored), "float32")}
+    differences = []
+    if len(stored) > 1:
+        differences.append(f"mergekit stores all tensors as {shared['out_dtype']}")
+    whole = next((p.rule for p in plans if isinstance(p.rule, ModelLevelMerge)), None)
+    if whole is None:
+        named = {sources.checkpoints[role].path: name for role, name in names.items()}
+        linear = _linear(plans, named, names[template_from])
+        return MergekitConfig(linear | shared, tuple(differences))
+    differences.append("the last bit of some elements may differ: mergekit's sums are float32")
+    method = METHODS[whole.method]
+    if method.random:
+        differences.append(f"{whole.method} draws at random, and mergekit draws otherwise")
+    if any(isinstance(p.rule, WeightedSum) and p.layout.is_float for p in plans):
+        differences.append("tensors that follow one source are not told apart here")
+    return MergekitConfig(_model_level(whole, sources, names) | shared, tuple(differences))
+
+
+def _linear(plans: Sequence[TensorPlan], named: Mapping[Path, str], template: str) -> Config:
+    """A weighted sum: each layer, and each tensor that belongs to none, has its own weights."""
+    used = dict.fromkeys(source.file.parent for plan in plans for source in plan.sources)
+    weights: dict[str, dict[Path, float]] = {}
+    for plan in sorted(plans, key=_place):
+        assert isinstance(plan.rule, WeightedSum)
+        shares = zip(plan.sources, plan.rule.weights, strict=True)
+        weights[_filter(plan.name)] = {source.file.parent: share for source, share in shares}
+    return {
+        "merge_method": "linear",
+        "base_model": template,
+        "models": [
+            {
+                "model": named[folder],
+                "parameters": {
+                    "weight": [
+                        {"filter": part, "value": shares.get(folder, 0.0)}
+                        for part, shares in weights.items()
+                    ]
+                },
+            }
+            for folder in used
+        ],
+        "parameters": {"normalize": False},
+    }
+
+
+def _model_level(
+    rule: ModelLevelMerge, sources: VerifiedSources, names: Mapping[str, str]
+) -> Config:
+    return {
+        "merge_method": _THEIR_NAMES.get(rule.method, rule.method),
+        "base_model": names[BASE_ROLE],
+        "models": [
+            {"model": names[role], "parameters": {"weight": 1.0, **rule.parameters}}
+            for role in _moved(sources)
+        ],
+        "parameters": {"lambda": rule.weight},
+    }
+
+
+def _moved(sources: VerifiedSources) -> Iterator[str]:
+    """The sources that are not the base, and so have a task vector."""
+    base = sources.checkpoints[BASE_ROLE].path.resolve()
+    for role, checkpoint in sources.checkpoints.items():
+        if checkpoint.path.resolve() != base:
+            yield role
+
+
+def _place(plan: TensorPlan) -> tuple[int, str]:
+    """Layers by their numbers, then what belongs to no layer."""
+    layer = layer_of(plan.name)
+    return (sys.maxsize, plan.name) if layer is None else (layer, "")
+
+
+def _filter(tensor: str) -> str:
+    """The part of a name that mergekit's filter looks for: all tensors of a layer share one.
+
+    The point at its end tells layer 1 from layer 10.
+    """
+    layer = layer_of(tensor)
+    if layer is None:
+        return tensor
+    part = f".{layer}."
+    return tensor[: tensor.index(part) + len(part)]

@@ -1,0 +1,322 @@
+"""The model card of an exported merge: its README.md, with the Hub's metadata at the top."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from apbmm.export.sources import SourceFolder
+from apbmm.pick.remarks import against
+from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm.results.words import REHEARSAL, figure_in_words
+from apbmm_common.checkpoint.roles import BASE_ROLE
+from apbmm_common.metrics import metric, shown_metrics
+from apbmm_common.protocol.messages import Evaluated
+
+if TYPE_CHECKING:
+    from apbmm_common.run_file.schema import BenchmarkSection
+
+CARD_FILE = "README.md"
+PICTURE_FILE = "layer_weights.svg"
+CONFIG_FILE = "mergekit_config.yml"
+RECIPE_FILE = "apbmm_merge.json"
+_NEIGHBOURS = 3
+"""Members of the front that are shown on either side."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """What a card tells.
+
+    ``name`` is the model's; ``reason`` says why it was chosen, "" where it was named; ``dtype`` is
+    the stored one; ``weights`` says what the weights were compared with.
+    """
+
+    results: RunResults
+    evaluation: EvaluationResult
+    sources: Mapping[str, SourceFolder]
+    name: str
+    reason: str
+    dtype: str
+    weights: str
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """The licence that a model's card states; all "" where it states none."""
+
+    licence: str = ""
+    name: str = ""
+    link: str = ""
+
+
+def model_card(facts: CardFacts) -> ModelCard:
+    """The card. Every figure in it is the journal's."""
+    licences = {role: licence_of(each.folder) for role, each in facts.sources.items()}
+    text = "\n".join(_text(facts, licences))
+    return ModelCard(f"---\n{_metadata(facts, licences).to_yaml()}\n---\n\n{text}\n")
+
+
+def licence_of(folder: Path) -> Licence:
+    """The licence in the card of a model's folder."""
+    card = folder / CARD_FILE
+    try:
+        data = ModelCard.load(card, ignore_metadata_errors=True).data if card.is_file() else None
+    except (ValueError, OSError):  # a damaged card states nothing
+        data = None
+    if data is None:
+        return Licence()
+    return Licence(
+        *(str(data.get(key) or "") for key in ("license", "license_name", "license_link"))
+    )
+
+
+def _metadata(facts: CardFacts, licences: Mapping[str, Licence]) -> ModelCardData:
+    ids = [each.hub_id for each in facts.sources.values() if each.hub_id]
+    known = {licence for licence in licences.values() if licence.licence}
+    (licence,) = known if len(known) == 1 else (Licence(),)
+    tags = ["merge", "apbmm", "layer-wise-merge" if facts.evaluation.layer_weights else "mergekit"]
+    more: dict[str, Any] = {"base_model_relation": "merge"} if ids else {}
+    return ModelCardData(
+        base_model=list(dict.fromkeys(ids)) or None,
+        model_name=facts.name,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license=licence.licence or None,
+        license_name=licence.name or None,
+        license_link=licence.link or None,
+        tags=[*tags, *(["rehearsal"] if facts.results.rehearsal else [])],
+        eval_results=None if facts.results.rehearsal else list(_eval_results(facts)) or None,
+        **more,
+    )
+
+
+def _eval_results(facts: CardFacts) -> Iterator[EvalResult]:
+    """Measured figures as the Hub's model index has them; invented ones are left out."""
+    for benchmark in facts.results.spec.benchmarks:
+        measured = facts.evaluation.benchmarks.get(benchmark.name)
+        for name, value in (measured.metrics if measured else {}).items():
+            if name in ("accuracy", "tokens"):
+                yield EvalResult(
+                    task_type="text-generation",
+                    dataset_type=benchmark.adapter,
+                    dataset_name=benchmark.name,
+                    metric_type=name,
+                    metric_value=value,
+                    metric_name=metric(name).unit or name,
+                )
+
+
+# ---- the text ----------------------------------------------------------------------------------
+
+
+def _text(facts: CardFacts, licences: Mapping[str, Licence]) -> Iterator[str]:
+    yield f"# {facts.name}\n"
+    if facts.results.rehearsal:
+        yield f"> **{REHEARSAL}.** The weights are a real merge; every figure below is invented.\n"
+    yield from _what(facts)
+    yield "\n## Figures\n"
+    yield from _figures(facts)
+    yield "\n## The front around it\n"
+    yield from _front(facts)
+    yield "\n## How much of each source\n"
+    yield from _weights(facts)
+    yield "\n## Serving it\n"
+    yield from _serving(facts)
+    yield "\n## How it was made\n"
+    yield from _making(facts)
+    yield "\n## Licence\n"
+    yield from _licence(facts, licences)
+
+
+def _what(facts: CardFacts) -> Iterator[str]:
+    results, evaluation = facts.results, facts.evaluation
+    merged = [_linked(role, each) for role, each in facts.sources.items() if role != BASE_ROLE]
+    method = "layer by layer" if evaluation.layer_weights else "as whole models"
+    yield (
+        f"A merge of {' and '.join(merged)}, {method}. It is evaluation `{evaluation.id}` of the "
+        f"apbmm run `{results.run}`, which searched the trade-off between capability and generated "
+        "tokens. Nothing was trained."
+    )
+    if facts.reason:
+        yield f"\nChosen as {facts.reason}."
+    told = [each for name in results.references if (each := against(results, evaluation, name))]
+    if told:
+        yield f"\nIt has {'; '.join(told)}."
+
+
+def _figures(facts: CardFacts) -> Iterator[str]:
+    results, evaluation = facts.results, facts.evaluation
+    columns = [evaluation, *results.references.values()]
+    names = ["this merge", *(name for name in results.references)]
+    names = names[1:] if evaluation.id in results.references else names
+    columns = columns[1:] if evaluation.id in results.references else columns
+    metrics = shown_metrics(each.metric for each in results.spec.objectives)
+    yield from _table(
+        ("benchmark", "questions", "", *names),
+        (
+            (
+                benchmark.name,
+                str(columns[0].benchmarks[benchmark.name].questions),
+                metric(name).unit or name,
+                *(figure_in_words(name, each.figure(name, [benchmark.name])) for each in columns),
+            )
+            for benchmark in results.spec.benchmarks
+            for name in metrics
+            if columns[0].figure(name, [benchmark.name]) is not None
+        ),
+    )
+    yield (
+        "\nIntervals are at 95 % (Wilson's for shares of answers); ± is one standard error. The "
+        f"merge was chosen among {len(results.completed)} that answered these very questions, so "
+        "expect a little less on others. Questions:\n"
+    )
+    for benchmark in results.spec.benchmarks:
+        yield f"- {benchmark.name}: `{benchmark.adapter}`, {_questions(benchmark)}"
+
+
+def _questions(benchmark: BenchmarkSection) -> str:
+    if benchmark.question_ids is not None:
+        return f"{len(benchmark.question_ids)} chosen questions: a subset"
+    if benchmark.sample is not None:
+        return f"a random sample of {benchmark.sample} questions: a subset"
+    if benchmark.questions is not None:
+        return f"its first {benchmark.questions} questions: a subset"
+    return "all questions of its data file"
+
+
+def _front(facts: CardFacts) -> Iterator[str]:
+    results, evaluation = facts.results, facts.evaluation
+    front = list(results.front)
+    place = next((n for n, each in enumerate(front) if each.id == evaluation.id), None)
+    if not front:
+        yield "The run has no front yet."
+        return
+    if place is None:
+        yield "This merge is not on the front. The front:\n"
+        shown = front
+    else:
+        shown = front[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS + 1]
+        yield (
+            f"{len(front)} merges are on the front: no merge of the run is better than one of "
+            f"these in every objective. This one is number {place + 1}; those beside it:\n"
+        )
+    metrics = [m for m in ("accuracy", "tokens") if all(e.figure(m) is not None for e in shown)]
+    yield from _table(
+        ("merge", *results.objectives, *metrics),
+        (
+            (
+                f"**{each.id}**" if each.id == evaluation.id else each.id,
+                *(f"{value:+.3f}" for value in each.objectives or ()),
+                *(figure_in_words(name, each.figure(name)) for name in metrics),
+            )
+            for each in shown
+        ),
+    )
+    yield (
+        "\nObjectives are scaled by the sources: 0 is the source that is poor at it, 1 the source "
+        f"that is good at it. The front's hypervolume is {results.hypervolume:.4f}."
+    )
+
+
+def _weights(facts: CardFacts) -> Iterator[str]:
+    evaluation, spec = facts.evaluation, facts.results.spec
+    if not evaluation.layer_weights:
+        yield from _table(
+            ("parameter", "value"), ((n, f"{v:.6g}") for n, v in evaluation.parameters.items())
+        )
+        return
+    yield f"![Weight of the thinking model in each layer]({PICTURE_FILE})\n"
+    yield (
+        "Each tensor is `x` times thinking's plus `1 - x` times instruct's. "
+        f"{_outside(evaluation, spec.merge.outside_layers)}\n"
+    )
+    yield from _table(
+        ("layer", "x"),
+        ((str(n), f"{weight:.6f}") for n, weight in enumerate(evaluation.layer_weights)),
+    )
+
+
+def _outside(evaluation: EvaluationResult, rule: str) -> str:
+    """What happens to tensors that belong to no layer."""
+    if evaluation.outside_weights:
+        own = ", ".join(f"{name} {x:.6f}" for name, x in evaluation.outside_weights.items())
+        return f"Outside the layers `x` is: {own}."
+    if rule in ("thinking", "instruct"):
+        return f"Embeddings, final norm and output head are {rule}'s."
+    return "Embeddings, final norm and output head get the mean of the layers' `x`."
+
+
+def _serving(facts: CardFacts) -> Iterator[str]:
+    generation, engine = facts.results.spec.generation, facts.results.spec.engine
+    dtype = "" if engine.dtype == "auto" else f" --dtype {engine.dtype}"
+    yield "In this folder:\n"
+    yield f"```console\n$ vllm serve . --max-model-len {generation.context}{dtype}\n```\n"
+    sampling = (
+        "greedily (`temperature=0`)"
+        if generation.temperature == 0
+        else f"with `temperature={generation.temperature:g}`, `top_p={generation.top_p:g}`, "
+        f"`top_k={generation.top_k}`"
+    )
+    yield (
+        f"It was measured {sampling} and with at most {generation.max_tokens} new tokens. "
+        f"Tokenizer and chat template are those of {generation.template_from}."
+    )
+    if generation.thought_end:
+        yield f"\nThe answer follows the last `{generation.thought_end}`."
+
+
+def _making(facts: CardFacts) -> Iterator[str]:
+    results, evaluation = facts.results, facts.evaluation
+    spec = results.spec
+    yield f"- weights: {facts.weights}; stored as {facts.dtype}"
+    yield (
+        f"- search: {spec.algorithm.name}, {len(results.completed)} of "
+        f"{spec.budget.evaluations} evaluations, seed {spec.seed}"
+    )
+    begun = datetime.fromtimestamp(evaluation.begun_at or results.begun_at, UTC)
+    yield f"- evaluated: {begun:%Y-%m-%d}, worker {evaluation.worker or 'unknown'}"
+    yield f"- versions: {', '.join(f'{n} {v}' for n, v in versions(results, evaluation).items())}"
+    yield (
+        f"- [{RECIPE_FILE}]({RECIPE_FILE}) has the vector, the rule and the digests of the "
+        f"sources; [{CONFIG_FILE}]({CONFIG_FILE}) makes the same merge with mergekit"
+    )
+
+
+def versions(results: RunResults, evaluation: EvaluationResult) -> dict[str, str]:
+    """Versions of what evaluated a merge, as journaled, and of the apbmm that exports it."""
+    body = results.run_state.evaluations[evaluation.id].body
+    engine = body.engine.get("versions", {}) if isinstance(body, Evaluated) else {}
+    return {"apbmm": importlib.metadata.version("apbmm"), **engine}
+
+
+def _licence(facts: CardFacts, licences: Mapping[str, Licence]) -> Iterator[str]:
+    stated = {
+        role: licences[role].name or licences[role].licence or "its card states none"
+        for role in facts.sources
+    }
+    if len(set(stated.values())) > 1 or not any(each.licence for each in licences.values()):
+        yield "The sources' cards do not state one licence for all; the merge is bound by each:\n"
+    else:
+        yield "That of the sources, by their own cards:\n"
+    for role, each in facts.sources.items():
+        yield f"- {_linked(role, each)}: {stated[role]}"
+
+
+def _linked(role: str, source: SourceFolder) -> str:
+    if source.hub_id:
+        return f"[{source.hub_id}](https://huggingface.co/{source.hub_id}) ({role})"
+    return f"`{source.folder.name}` ({role})"
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(heading)} |"
+    yield f"|{'---|' * len(heading)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"

@@ -1,0 +1,164 @@
+"""Finds the checkpoints that a run merged, on this host, and checks that they are the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apbmm.export.hub import HUB_ID
+from apbmm.merge.places import digest_cache, expanded
+from apbmm.results.run_results import RunResults
+from apbmm_common.checkpoint.roles import BASE_ROLE
+from apbmm_common.errors import SourceError, UsageError
+from apbmm_common.run_file import Space
+
+if TYPE_CHECKING:
+    from apbmm_worker.merging.sources import VerifiedSources
+
+_REVISION = re.compile(rf"(?P<id>{HUB_ID.pattern})(@(?P<revision>[\w.-]+))?")
+_SNAPSHOT = re.compile(r"(^|/)models--(?P<id>[^/]+)/snapshots/(?P<revision>[^/]+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFolder:
+    """A source's folder, and its id on the Hugging Face Hub; "" where that is not known."""
+
+    folder: Path
+    hub_id: str = ""
+
+
+def source_folders(
+    results: RunResults, paths: Sequence[str], hub_ids: Sequence[str]
+) -> dict[str, SourceFolder]:
+    """The folders of a run's sources by role.
+
+    ``paths`` are NAME=FOLDER items, or NAME=ORG/MODEL for a snapshot in the Hugging Face cache; a
+    source that none of them names is where the run file has it, or is the same snapshot in this
+    host's cache. ``hub_ids`` are NAME=ORG/MODEL items, for the model card. Raises `UsageError`
+    naming all sources that are not found.
+    """
+    named = _by_role(results, paths, "--path")
+    stated = _by_role(results, hub_ids, "--base-model")
+    for role, text in stated.items():
+        if not HUB_ID.fullmatch(text):
+            raise UsageError(f"--base-model {role}={text}: not ORG/MODEL")
+    found: dict[str, SourceFolder] = {}
+    faults = []
+    for role, own in _wanted(results).items():
+        source = _named_folder(role, named[role]) if role in named else _own_folder(own)
+        if source is None:
+            faults.append(f"{role}: {own} is not on this host")
+        else:
+            found[role] = SourceFolder(source.folder, stated.get(role, source.hub_id))
+    if faults:
+        raise UsageError(
+            "\n".join(faults),
+            "--path NAME=FOLDER says where it is, or --path NAME=ORG/MODEL for a snapshot in the "
+            "Hugging Face cache",
+        )
+    return found
+
+
+def verified_sources(results: RunResults, folders: Mapping[str, SourceFolder]) -> VerifiedSources:
+    """The sources, verified to be those that the run merged.
+
+    Raises `SourceError` for sources that cannot be merged, and for one whose weights, or whose
+    tokenizer and settings where these are used, are not those that the run's workers read. A
+    rehearsal's workers read none.
+    """
+    from apbmm_worker.merging.sources import verify_sources
+
+    sources = verify_sources(
+        {role: each.folder for role, each in folders.items()},
+        digest_cache(),
+        common_vocabulary=results.spec.merge.vocabulary == "common",
+    )
+    journaled = results.run_state.digests
+    for role, digest in sources.digests.items():
+        if journaled.get(role, digest) != digest:
+            raise SourceError(
+                f"{role}: {folders[role].folder} does not hold the weights that the run merged",
+                f"--path {role}=FOLDER names the folder of those that it merged",
+            )
+    template = results.spec.generation.template_from
+    settings = sources.settings[template]
+    if journaled.get(f"{template}.settings", settings) != settings:
+        raise SourceError(
+            f"{template}: {folders[template].folder} has another tokenizer, chat template or "
+            "config than when the run asked its questions",
+            f"--path {template}=FOLDER names a folder that has the same",
+        )
+    if sources.layers != results.run_state.layers:
+        raise SourceError(
+            f"the run has {results.run_state.layers} layers, the sources have {sources.layers}",
+            "a rehearsal invents its layers: [evaluation] layers" if results.rehearsal else "",
+        )
+    return sources
+
+
+def _wanted(results: RunResults) -> dict[str, Path]:
+    """The sources that the run's merges are made of, as its run file has them."""
+    spec = results.spec.sources
+    wanted = {"thinking": Path(spec.thinking), "instruct": Path(spec.instruct)}
+    space = Space.of(results.spec, results.run_state.layers, results.run_state.outside)
+    if not space.owners:  # a model-level merge
+        wanted[BASE_ROLE] = Path(spec.base or spec.instruct)
+    return wanted
+
+
+def _by_role(results: RunResults, items: Sequence[str], flag: str) -> dict[str, str]:
+    found = {}
+    for item in items:
+        role, separator, value = item.partition("=")
+        if not (role and separator and value):
+            raise UsageError(f"{flag} {item}: expected NAME=VALUE", "as in thinking=...")
+        if role not in _wanted(results):
+            names = ", ".join(_wanted(results))
+            raise UsageError(f"{flag} {item}: the run merges no {role}", f"it merges {names}")
+        found[role] = value
+    return found
+
+
+def _named_folder(role: str, value: str) -> SourceFolder:
+    folder = expanded(value, "--path")
+    if folder.is_dir():
+        return SourceFolder(folder, _hub_id(folder))
+    hub = _REVISION.fullmatch(value)
+    snapshot = _cached(hub["id"], hub["revision"]) if hub else None
+    if hub is None or snapshot is None:
+        raise UsageError(
+            f"--path {role}={value}: neither a folder nor a model in the Hugging Face cache",
+            "hf download ORG/MODEL fetches one; HF_HOME says where the cache is",
+        )
+    return SourceFolder(snapshot, hub["id"])
+
+
+def _own_folder(own: Path) -> SourceFolder | None:
+    if own.is_dir():
+        return SourceFolder(own, _hub_id(own))
+    snapshot = _SNAPSHOT.search(str(own))
+    if snapshot is None:
+        return None
+    hub_id = snapshot["id"].replace("--", "/", 1)
+    folder = _cached(hub_id, snapshot["revision"])
+    return None if folder is None else SourceFolder(folder, hub_id)
+
+
+def _hub_id(folder: Path) -> str:
+    """The id of a snapshot in a Hugging Face cache; "" for any other folder."""
+    snapshot = _SNAPSHOT.search(str(folder.absolute()))
+    return snapshot["id"].replace("--", "/", 1) if snapshot else ""
+
+
+def _cached(hub_id: str, revision: str | None) -> Path | None:
+    """The snapshot of a model in this host's cache; nothing is downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None

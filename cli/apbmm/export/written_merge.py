@@ -1,0 +1,166 @@
+"""Writes one merge of a run as a folder, and compares its weights with those evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apbmm.export.layer_picture import layer_picture
+from apbmm.export.mergekit_config import mergekit_config
+from apbmm.export.model_card import (
+    CARD_FILE,
+    CONFIG_FILE,
+    PICTURE_FILE,
+    CardFacts,
+    model_card,
+    versions,
+)
+from apbmm.export.sources import SourceFolder
+from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm.results.words import REHEARSAL
+from apbmm_common.checkpoint.headers import prediction_tensors
+from apbmm_common.errors import ApbmmError, EvaluationError
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_worker.engine.checksum import folder_digest
+from apbmm_worker.merging.folder import stated_dtype
+from apbmm_worker.merging.merge import MergeReport, write_merge
+from apbmm_worker.merging.plan import with_prediction_layers
+from apbmm_worker.merging.run_merges import MERGED, merge_of
+
+if TYPE_CHECKING:
+    from apbmm_worker.merging.sources import VerifiedSources
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One merge to write: which, where, why, and in which dtype (``source``: as evaluated)."""
+
+    evaluation: EvaluationResult
+    out: Path
+    reason: str = ""
+    dtype: str = "source"
+    allow_different: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written, and what its weights were compared with."""
+
+    report: MergeReport
+    weights: str
+
+
+def write(
+    results: RunResults,
+    sources: VerifiedSources,
+    folders: Mapping[str, SourceFolder],
+    order: Order,
+) -> Written:
+    """Write the folder of a merge; it appears under its name only when it is complete.
+
+    Raises `ApbmmError` where it cannot be written, and where its weights are not those that were
+    evaluated, unless the order allows this.
+    """
+    spec, evaluation = results.spec, order.evaluation
+    if order.dtype != "source":
+        spec = spec.model_copy(
+            update={"merge": spec.merge.model_copy(update={"dtype": order.dtype})}
+        )
+    template = spec.generation.template_from
+    told: list[str] = []
+    try:
+        merge = merge_of(
+            spec, sources, evaluation.vector, reference=evaluation.purpose == "reference"
+        )
+        last = sources.checkpoints[MERGED[-1]]
+        plans = with_prediction_layers(merge.plans, last)
+
+        def finish(folder: Path) -> dict[str, Any]:
+            digest = folder_digest(folder, prediction_tensors(last))
+            told.append(_compared(results, order, digest))
+            dtype = spec.merge.dtype
+            stored = (stated_dtype(last) or "the sources' dtype") if dtype == "source" else dtype
+            facts = CardFacts(
+                results, evaluation, folders, order.out.name, order.reason, stored, told[0]
+            )
+            names = {r: each.hub_id or str(each.folder.resolve()) for r, each in folders.items()}
+            config = mergekit_config(plans, sources, names, template)
+            (folder / CONFIG_FILE).write_text(config.text(_heading(results, evaluation)), "utf-8")
+            if evaluation.layer_weights:
+                picture = layer_picture(evaluation.layer_weights, _title(results, evaluation))
+                (folder / PICTURE_FILE).write_text(picture, encoding="utf-8")
+            model_card(facts).save(folder / CARD_FILE)
+            return _record(facts, digest)
+
+        report = write_merge(
+            sources,
+            plans,
+            merge.recipe,
+            template,
+            order.out,
+            dtype=spec.merge.dtype,
+            finish=finish,
+            keep_earlier=True,
+        )
+    except EvaluationError as error:
+        raise ApbmmError(error.message, error.hint) from error
+    return Written(report, told[0])
+
+
+def _compared(results: RunResults, order: Order, digest: str) -> str:
+    """What the weights were compared with. Raises `ApbmmError` for other weights."""
+    evaluation = order.evaluation
+    body = results.run_state.evaluations[evaluation.id].body
+    journaled = body.engine.get("weights", "") if isinstance(body, Evaluated) else ""
+    if digest == journaled:
+        return "bit for bit those that were evaluated (compared with the journaled digest)"
+    if order.dtype != "source":
+        return f"those that were evaluated, stored as {order.dtype}"
+    if results.rehearsal:
+        return "REHEARSAL: they were never evaluated"
+    if not journaled:
+        return (
+            "the same rule applied to the same sources (their digests were compared); the run "
+            "journaled no digest of the weights that were evaluated"
+        )
+    if not order.allow_different:
+        raise ApbmmError(
+            f"{evaluation.id}: the merge made here is not bit for bit the one that was evaluated",
+            "--allow-different-weights writes it all the same and says so in its card; arithmetic "
+            "may differ between hosts",
+        )
+    return "NOT bit for bit those that were evaluated: the merge was made anew on another host"
+
+
+def _record(facts: CardFacts, digest: str) -> dict[str, Any]:
+    """What `apbmm_merge.json` has beside the vector, the rule and the sources' digests."""
+    results, evaluation = facts.results, facts.evaluation
+    return {
+        **({"rehearsal": REHEARSAL} if results.rehearsal else {}),
+        "run": results.run,
+        "evaluation": evaluation.id,
+        "point": evaluation.vector,
+        "sources": {
+            role: {"folder": str(each.folder.resolve()), "hub_id": each.hub_id or None}
+            for role, each in facts.sources.items()
+        },
+        "weights_digest": digest,
+        "weights": facts.weights,
+        "metrics": {name: dict(each.metrics) for name, each in evaluation.benchmarks.items()},
+        "objectives": dict(zip(results.objectives, evaluation.objectives or (), strict=False)),
+        "versions": versions(results, evaluation),
+    }
+
+
+def _heading(results: RunResults, evaluation: EvaluationResult) -> str:
+    lines = [f"{evaluation.id} of the apbmm run {results.run}"]
+    if results.rehearsal:
+        lines.insert(0, REHEARSAL)
+    return "\n".join(lines)
+
+
+def _title(results: RunResults, evaluation: EvaluationResult) -> str:
+    mark = "REHEARSAL: " if results.rehearsal else ""
+    return f"{mark}weight of the thinking model by layer, {evaluation.id}"
