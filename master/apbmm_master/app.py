@@ -31,7 +31,8 @@ def master(
     """Serve workers until the run's budget is spent.
 
     The same command on the same run directory goes on where it stopped, also after a crash.
-    SIGTERM or Ctrl-C lets the evaluations in hand finish and exits; a second one exits at once,
+    With confirm.at_end in the run file, the front is then confirmed as by apbmm confirm. SIGTERM
+    or Ctrl-C lets the evaluations in hand finish and exits; a second one exits at once,
     and the workers keep what they have.
 
     Parameters
@@ -56,15 +57,22 @@ def master(
         Least severe level that is logged to standard error.
     """
     with sigint_exits_at_once():
+        from apbmm_common.errors import EXIT_DONE
         from apbmm_common.process.logs import set_up_logging
         from apbmm_common.protocol.curve_keys import master_keys
+        from apbmm_master.confirm import confirm_search, ended_well
         from apbmm_master.journal.run_directory import require_for_runs
         from apbmm_master.run_checks import load_run
         from apbmm_master.serve import open_authenticator, serve
 
     set_up_logging(log_level)
     spec = load_run(run_file)
-    authenticator = open_authenticator(bind, status_bind, master_keys(keys), insecure=insecure)
+    known = master_keys(keys)
+    authenticator = open_authenticator(bind, status_bind, known, insecure=insecure)
     folder = run_dir or Path("runs") / spec.name
     require_for_runs(folder, run_file)
-    return serve(spec, folder, bind, status_bind, authenticator, summary=summary)
+    code = serve(spec, folder, bind, status_bind, authenticator, summary=summary)
+    if code != EXIT_DONE or not spec.confirm.at_end or not ended_well(folder):
+        return code
+    authenticator = open_authenticator(bind, status_bind, known, insecure=insecure)
+    return confirm_search(folder, bind, status_bind, authenticator, spec=spec, summary=summary)

@@ -21,7 +21,8 @@ from apbmm_common.process.failpoints import reach
 from apbmm_common.protocol.messages import Bye, FromMaster
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.clock import RunClock
-from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, Record
+from apbmm_master.journal.confirmation import begin_to_confirm
+from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, FrontToConfirm, Record
 from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
@@ -56,12 +57,19 @@ RETRY_SECONDS = 1.0
 class Master:
     """Runs one search, from the state of its journal to its end.
 
-    ``authenticator`` decides which workers may connect; by default all may. ``watchers`` are called
-    with every committed record in order. Raises what `begin_or_resume` raises.
+    ``authenticator`` decides which workers may connect; by default all may. ``front`` has the
+    merges of a search that this run confirms: it then measures these and the references, and
+    searches nothing. ``watchers`` are called with every committed record in order. Raises what
+    `begin_or_resume` and `begin_to_confirm` raise.
     """
 
     def __init__(
-        self, journal: Journal, spec: RunSpec, bind: str, authenticator: Authenticator | None = None
+        self,
+        journal: Journal,
+        spec: RunSpec,
+        bind: str,
+        authenticator: Authenticator | None = None,
+        front: FrontToConfirm | None = None,
     ) -> None:
         self.journal = journal
         self.authenticator = authenticator or Authenticator()
@@ -78,6 +86,8 @@ class Master:
         self._use(RunState().replay(journal.records()))
         self.clock = RunClock(self.run_state.time)
         begin_or_resume(self.run_state, spec, self.record)
+        if front is not None:
+            begin_to_confirm(self.run_state, front, self.record)
         if self._end is None:
             epoch = self.run_state.epoch + 1
             self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
@@ -217,7 +227,7 @@ class Master:
             now=time.monotonic(),
             listening_since=self.listening_since,
             asking=self.optimiser.busy(self.run_state),
-            exhausted=self.optimiser.exhausted,
+            exhausted=self.optimiser.exhausted or bool(self.run_state.confirms),
             batch=self.optimiser.batch,
             draining=self.draining,
             ask_seconds=self.optimiser.seconds,

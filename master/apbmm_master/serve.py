@@ -16,6 +16,7 @@ from apbmm_common.process.systemd import Supervisor
 from apbmm_common.protocol.addresses import allow_ipv6, is_local
 from apbmm_common.protocol.curve_keys import MasterKeys
 from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.events import FrontToConfirm
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import NAME as JOURNAL
 from apbmm_master.journal.store import Journal
@@ -36,9 +37,10 @@ def serve(
     status_bind: str | None,
     authenticator: Authenticator,
     *,
+    front: FrontToConfirm | None = None,
     summary: bool = True,
 ) -> int:
-    """Run or resume a search in ``run_dir``; returns the exit code.
+    """Run or resume a search in ``run_dir``, or with ``front`` confirm one; returns the exit code.
 
     With ``summary`` the terminal shows the workers' address at the start, and the front and the
     run directory at the end. Raises `UsageError`, `JournalError` and `RunChangedError` before it
@@ -50,7 +52,16 @@ def serve(
     with handlers_restored(), Journal(run_dir) as journal:
         try:
             return asyncio.run(
-                _serve(journal, spec, run_dir, bind, status_bind, authenticator, summary=summary)
+                _serve(
+                    journal,
+                    spec,
+                    run_dir,
+                    bind,
+                    status_bind,
+                    authenticator,
+                    front=front,
+                    summary=summary,
+                )
             )
         except asyncio.CancelledError:  # by a second signal, while everything was being closed
             return EXIT_INTERRUPTED
@@ -102,9 +113,10 @@ async def _serve(
     status_bind: str | None,
     authenticator: Authenticator,
     *,
+    front: FrontToConfirm | None,
     summary: bool,
 ) -> int:
-    master = Master(journal, spec, bind, authenticator)
+    master = Master(journal, spec, bind, authenticator, front)
     authenticator.open()
     status = StatusSocket(run_dir, lambda: live_snapshot(master), authenticator, status_bind)
     terminal = RunConsole(master.run_state, run_dir)

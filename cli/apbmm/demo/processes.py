@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -40,25 +40,37 @@ class WorkersLostError(ApbmmError):
     """No worker can do the run's work any more."""
 
 
-def run_processes(run_dir: Path, workers: int, *, rehearsal: bool) -> int:
-    """Run ``run_dir/demo.toml`` to its end with ``workers`` workers; returns the exit code."""
+def master_command(run_dir: Path, address: str) -> list[str]:
+    """The command line of the demo's search. The demo prints the summary itself."""
+    options = ["--run-dir", str(run_dir), "--bind", address, "--keys", "none", "--no-summary"]
+    return [sys.executable, "-P", "-m", "apbmm_master.cli", str(run_dir / "demo.toml"), *options]
+
+
+def run_processes(
+    run_dir: Path,
+    workers: int,
+    *,
+    rehearsal: bool,
+    begin: Callable[[Path, str], list[str]] = master_command,
+    journal_folder: Path | None = None,
+) -> int:
+    """Run a master to its end, with ``workers`` workers; returns the exit code.
+
+    ``begin`` makes the master's command line from the run directory and the address that
+    it listens on: by default that of the search in ``run_dir/demo.toml``. ``journal_folder`` is
+    where that master keeps its journal, by default the run directory.
+    """
     address = f"tcp://127.0.0.1:{free_port()}"
     with ExitStack() as stack:
         stops = stack.enter_context(_stop_requests())
         fleet: list[subprocess.Popen[bytes]] = []
         stack.callback(lambda: dismiss(fleet, drop=stops.at_once))
-        master = _start(master_command(run_dir, address))
+        master = _start(begin(run_dir, address))
         stack.callback(lambda: dismiss([master], drop=True))
         for number in range(1, workers + 1):
             command = worker_command(run_dir, address, number, rehearsal=rehearsal)
             fleet.append(_start(command, worker_folder(run_dir, number) / "worker.log"))
-        return _supervise(run_dir, master, fleet, stops)
-
-
-def master_command(run_dir: Path, address: str) -> list[str]:
-    """The master's command line. The demo prints the summary itself."""
-    options = ["--run-dir", str(run_dir), "--bind", address, "--keys", "none", "--no-summary"]
-    return [sys.executable, "-P", "-m", "apbmm_master.cli", str(run_dir / "demo.toml"), *options]
+        return _supervise(run_dir, journal_folder or run_dir, master, fleet, stops)
 
 
 def worker_command(run_dir: Path, address: str, number: int, *, rehearsal: bool) -> list[str]:
@@ -119,6 +131,7 @@ def _stop_requests() -> Iterator[StopRequests]:
 
 def _supervise(
     run_dir: Path,
+    journal_folder: Path,
     master: subprocess.Popen[bytes],
     fleet: Sequence[subprocess.Popen[bytes]],
     stops: StopRequests,
@@ -132,7 +145,7 @@ def _supervise(
             return stops.exit_code
         if stops.numbers and not forwarded:
             forwarded = True
-            if not (run_dir / JOURNAL).is_file():  # no evaluation has begun
+            if not (journal_folder / JOURNAL).is_file():  # no evaluation has begun
                 return stops.exit_code
             print("finishing the evaluations in hand; Ctrl-C again stops at once", file=sys.stderr)  # noqa: T201
             master.send_signal(stops.numbers[0])
@@ -143,13 +156,13 @@ def _supervise(
             )
         if time.monotonic() - checked > HEALTH_SECONDS:
             checked = time.monotonic()
-            _require_fit_workers(run_dir)
+            _require_fit_workers(run_dir, journal_folder)
     return EXIT_FAILED if master.returncode < 0 else master.returncode
 
 
-def _require_fit_workers(run_dir: Path) -> None:
+def _require_fit_workers(run_dir: Path, journal_folder: Path) -> None:
     """Raise `WorkersLostError` if every worker is unfit or quarantined."""
-    address = local_address(run_dir)
+    address = local_address(journal_folder)
     if not address:
         return
     try:

@@ -197,7 +197,7 @@ def select_questions(benchmark: BenchmarkSection, places: Places, seed: int = 0)
             for split in layout.also
             if benchmark.arguments.get("few_shot_num") != 0
         }
-        positions = _chosen(benchmark, read, len(rows), seed)
+        positions = _searched_or_held_out(benchmark, read, len(rows), seed)
     notes = read.notes
     if benchmark.questions is not None:
         notes = (*notes, *_order_notes(rows, positions))
@@ -246,11 +246,12 @@ def _check_unknown(benchmark: BenchmarkSection, places: tuple[Path, ...]) -> Non
             f"{benchmark.adapter} reads a local folder; nothing is downloaded",
         )
     chosen = (benchmark.questions, benchmark.sample, benchmark.question_ids)
-    if any(choice is not None for choice in chosen):
+    if any(choice is not None for choice in chosen) or benchmark.holdout:
         raise SourceError(
             f"benchmark {benchmark.name}: questions can be chosen for "
             f"{', '.join(sorted(LAYOUTS))} and apbmm's own, not for {benchmark.adapter}",
-            "leave questions, sample and question_ids out, or use EvalScope's own arguments",
+            "leave questions, sample, question_ids and holdout out, or use EvalScope's own "
+            "arguments",
         )
     with _naming(benchmark):
         found = [
@@ -479,6 +480,24 @@ def _order_notes(rows: Sequence[Row], first: Sequence[int]) -> Iterator[str]:
             return
 
 
+def _searched_or_held_out(
+    benchmark: BenchmarkSection, read: _Read, available: int, seed: int
+) -> tuple[int, ...]:
+    """Positions of the questions that a search asks, or of those kept out of it."""
+    chosen = _chosen(benchmark, read, available, seed)
+    if not benchmark.holdout:
+        return chosen
+    share = round(benchmark.holdout * len(chosen))
+    if not 0 < share < len(chosen):
+        raise SourceError(
+            f"holdout = {benchmark.holdout:g} keeps {share} of {len(chosen)} questions out of the "
+            "search",
+            "ask more questions, or confirm on other benchmarks ([[confirm.benchmarks]])",
+        )
+    kept_out = set(_sample(read, chosen, share, seed))
+    return tuple(p for p in chosen if (p in kept_out) is benchmark.held_out)
+
+
 def _chosen(benchmark: BenchmarkSection, read: _Read, available: int, seed: int) -> tuple[int, ...]:
     """Positions of the questions to ask, in the order in which they are asked."""
     if benchmark.question_ids is not None:
@@ -497,20 +516,22 @@ def _chosen(benchmark: BenchmarkSection, read: _Read, available: int, seed: int)
     if wanted > len(read.records):
         raise SourceError(f"{wanted} questions wanted, but its data holds {len(read.records)}")
     if benchmark.sample is not None:
-        return _sample(read, wanted, seed)
+        return _sample(read, tuple(read.records), wanted, seed)
     return tuple(read.records)[:wanted]
 
 
-def _sample(read: _Read, wanted: int, seed: int) -> tuple[int, ...]:
-    """A random sample with each stratum's share of the data; independent of the rows' order.
+def _sample(
+    read: _Read, positions: Sequence[int], wanted: int, seed: int
+) -> tuple[int, ...]:
+    """A random sample of ``positions``, of each stratum its share; independent of their order.
 
     A question's rank is a hash of its own content and the seed. Strata get whole numbers of
     questions by largest remainders.
     """
     ranked = defaultdict(list)
-    for position in sorted(read.records, key=lambda p: (_rank(read.records[p], seed), p)):
+    for position in sorted(positions, key=lambda p: (_rank(read.records[p], seed), p)):
         ranked[read.strata[position]].append(position)
-    whole = len(read.records)
+    whole = len(positions)
     shares = {name: len(members) * wanted / whole for name, members in ranked.items()}
     counts = {name: int(share) for name, share in shares.items()}
     largest = sorted(shares, key=lambda name: (counts[name] - shares[name], name))

@@ -24,6 +24,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -239,6 +240,13 @@ class BenchmarkSection(Section):
     question_ids: tuple[Natural, ...] | None = None
     """Asks exactly these questions, by the positions of their rows in the data file, from 0.
     Instead of `questions` and `sample`, to leave single questions out."""
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of these questions that the search does not ask: `apbmm confirm` asks them. They are
+    drawn as those of `sample` are. Without it that of `[confirm]`. Needs an adapter whose files
+    apbmm knows."""
+    held_out: bool = False
+    """Asks only the share that `holdout` keeps out of a search. The run of `apbmm confirm` sets
+    it."""
     arguments: Table = Field(default_factory=dict)
     """Further arguments of the adapter, handed to EvalScope's `dataset_args` as they are
     (`few_shot_num`, say). For `apbmm_answer`: `question`, `answer`, `id` and `subset` name columns
@@ -385,6 +393,24 @@ class BudgetSection(Section):
         return initial
 
 
+class ConfirmSection(Section):
+    """What the front is measured on once more, by `apbmm confirm`: not what the search asked.
+
+    The best of many noisy measurements look better than they are, so a front is judged by questions
+    that took no part in its choice. Further benchmarks are given in `[[confirm.benchmarks]]`
+    tables, with the keys of `[[benchmarks]]`; they may be added when a run is over.
+    """
+
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each benchmark's questions that is kept out of the search, 0.3 say: drawn at random
+    with the seed of `[generation]`, each subset or level of the data by its share. It cannot be
+    changed once a run has begun."""
+    benchmarks: tuple[BenchmarkSection, ...] = ()
+    """Further benchmarks that are asked."""
+    at_end: bool = False
+    """The master confirms the front by itself when the search is over."""
+
+
 class EngineSection(Section):
     """The engine that stays resident on each worker and evaluates one merge after the other."""
 
@@ -497,9 +523,20 @@ class RunSpec(Section):
     prior: PriorSection = PriorSection()
     algorithm: AlgorithmSection = AlgorithmSection()
     budget: BudgetSection = BudgetSection()
+    confirm: ConfirmSection = ConfirmSection()
     engine: EngineSection = EngineSection()
     evaluation: EvaluationSection = EvaluationSection()
     timings: TimingsSection = TimingsSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holdout_of_every_benchmark(cls, table: Any) -> Any:
+        """Give ``confirm.holdout`` to the benchmarks that name none of their own."""
+        match table:
+            case {"confirm": {"holdout": share}, "benchmarks": list() | tuple() as benchmarks}:
+                filled = [{"holdout": share, **b} if isinstance(b, dict) else b for b in benchmarks]
+                return {**table, "benchmarks": filled}
+        return table
 
     @field_validator("benchmarks")
     @classmethod
@@ -517,6 +554,13 @@ class RunSpec(Section):
             yield f"two benchmarks have the same name: {names}"
         for taken in sorted({*names} & path_names(cls)):
             yield f"a benchmark cannot be called {taken}: that names another path"
+
+    @field_validator("confirm")
+    @classmethod
+    def _confirmed_on_others(cls, confirm: ConfirmSection, info: ValidationInfo) -> ConfirmSection:
+        names = [b.name for b in (*info.data.get("benchmarks", ()), *confirm.benchmarks)]
+        _refuse(cls._benchmark_faults(names or ["none"]))
+        return confirm
 
     @field_validator("objectives")
     @classmethod
@@ -606,7 +650,7 @@ class RunSpec(Section):
         table = self.model_dump(mode="json")
         for found in reversed(list(paths_in(table))):
             del found.table[found.key]
-        for benchmark in table["benchmarks"]:
+        for benchmark in (*table["benchmarks"], *table["confirm"]["benchmarks"]):
             benchmark.pop("path", None)  # what is left of a list of files
         return table
 
@@ -627,6 +671,10 @@ class RunSpec(Section):
         for benchmark in config["benchmarks"]:
             if benchmark["sample"] is None:
                 del benchmark["sample"]
+            if not benchmark["holdout"]:
+                del benchmark["holdout"]
+            if not benchmark["held_out"]:
+                del benchmark["held_out"]
         if config["engine"]["kind"] == "vllm":
             del config["engine"]["kind"]
         if config["generation"]["thought_end"] == "</think>":

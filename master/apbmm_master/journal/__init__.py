@@ -6,6 +6,7 @@
 - `run_state.RunState` is the state of the run that the events imply. `evaluations` and
   `worker_sessions` define its parts, `lifecycle` the transitions that it allows.
 - `resume` begins a run, or checks that a journal may go on with an edited run file.
+- `confirmation` makes the run that measures a search's front once more.
 - `scores` computes objectives, front, hypervolume and load rate from the run state.
 - `clock.RunClock` gives the times of the events.
 
@@ -14,6 +15,7 @@ No module here knows sockets or workers' liveness. Only `store` and `run_directo
 
 __all__ = [
     "clock",
+    "confirmation",
     "evaluations",
     "events",
     "lifecycle",

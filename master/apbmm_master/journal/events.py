@@ -67,6 +67,19 @@ class SourcesVerified(Event):
     digests: dict[str, str]
 
 
+class FrontToConfirm(Event):
+    """Merges of a search to be measured once more, in a run that confirms that search.
+
+    ``search`` is the run id of the search, ``digests`` its digests of the sources, which every
+    worker must read, ``vectors`` the merges by their ids in the search. A later event adds merges.
+    """
+
+    event: Literal["front_to_confirm"] = "front_to_confirm"
+    search: str
+    digests: dict[str, str]
+    vectors: dict[str, tuple[float, ...]]
+
+
 class Proposal(Event):
     """One vector to evaluate; ``key`` is the content key of the evaluation."""
 
@@ -230,6 +243,7 @@ AnyEvent = (
     | SpecChanged
     | EpochStarted
     | SourcesVerified
+    | FrontToConfirm
     | Proposed
     | Leased
     | Accepted

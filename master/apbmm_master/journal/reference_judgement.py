@@ -36,10 +36,11 @@ def judge_references(run_state: RunState) -> None:
     """Raise an error if the references, both measured, are not worth a search.
 
     `RunFileError` for poor answers, unless the search has begun or ``budget.any_references`` allows
-    them, and the error of `check_scaling` where Eq. 2 cannot be applied.
+    them, and the error of `check_scaling` where Eq. 2 cannot be applied. A run that confirms a
+    search has no search to judge them for.
     """
     spec = run_state.spec
-    if spec is None or not run_state.references_done:
+    if spec is None or not run_state.references_done or run_state.confirms:
         return
     has_searched = any(ask.purpose == "search" for ask in run_state.asks)
     if not (has_searched or run_state.finished or spec.budget.any_references):

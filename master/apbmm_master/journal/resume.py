@@ -12,7 +12,14 @@ from apbmm_master.journal.events import AnyEvent, RunStarted, SpecChanged
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 
-MAY_CHANGE = ("budget.evaluations", "budget.failures", "budget.any_references", "timings")
+MAY_CHANGE = (
+    "budget.evaluations",
+    "budget.failures",
+    "budget.any_references",
+    "confirm.benchmarks",
+    "confirm.at_end",
+    "timings",
+)
 """Keys and tables that a resumed run may change, beside all paths."""
 UNTIL_SEARCHED = ("objectives",)
 """Keys that may change as long as no vector was proposed from objectives.

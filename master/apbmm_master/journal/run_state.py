@@ -33,6 +33,7 @@ from apbmm_master.journal.events import (
     EpochStarted,
     EvaluationFailed,
     Finished,
+    FrontToConfirm,
     Leased,
     Lost,
     Proposed,
@@ -72,6 +73,12 @@ class RunState:
         self.identical_layers: tuple[int, ...] = ()
         """Layers that are not searched: their tensors are the same in all sources."""
         self.digests: dict[str, str] = {}
+        self.confirms = ""
+        """Run id of the search whose merges this run confirms; empty in a search."""
+        self.to_confirm: dict[str, tuple[float, ...]] = {}
+        """The vectors that a confirming run measures, by their ids in the search."""
+        self.expected_digests: dict[str, str] = {}
+        """Digests of the sources of the search that this run confirms."""
         self.evaluations: dict[str, Evaluation] = {}
         """By id, in the order of the proposals."""
         self.leases: dict[str, str] = {}
@@ -185,6 +192,10 @@ class RunState:
                 self.layers, self.outside = event.layers, event.outside
                 self.identical_layers = event.identical_layers
                 self.digests = dict(event.digests)
+            case FrontToConfirm() as event:
+                self.confirms = event.search
+                self.expected_digests = dict(event.digests)
+                self.to_confirm |= event.vectors
             case Proposed() as event:
                 self._propose(event, record.seq)
             case Leased() as event:

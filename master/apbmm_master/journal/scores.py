@@ -15,6 +15,7 @@ from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.search.arrays import Array
+from apbmm_master.search.errors import ReferenceScaleError
 from apbmm_master.search.pareto import hypervolume
 from apbmm_master.search.reference_scaling import (
     Measurement,
@@ -95,6 +96,17 @@ def check_scaling(run_state: RunState) -> None:
         check_references(objectives_of(run_state.spec), references_of(run_state))
 
 
+def _scalable(run_state: RunState) -> bool:
+    """Whether Eq. 2 can be applied. A search whose references say no has ended with that error."""
+    if not run_state.confirms:
+        return True
+    try:
+        check_scaling(run_state)
+    except ReferenceScaleError:
+        return False
+    return True
+
+
 def score(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
     """Objective vector of one completed evaluation; both references must be measured."""
     return _by_eq_2(objective_vector, run_state, evaluation)
@@ -140,7 +152,7 @@ class ScoreHistory:
         """
         if run_state is not self._run_state:
             self._begin(run_state)
-        if run_state.spec is None or not run_state.references_done:
+        if run_state.spec is None or not run_state.references_done or not _scalable(run_state):
             return Scores()
         for name in run_state.completed[len(self._scored) :]:
             self._add(run_state, run_state.evaluations[name])

@@ -82,16 +82,23 @@ class OptimiserClient:
         return self._open is not None or waits
 
     def propose_references(self, run_state: RunState, record: Recorder) -> None:
-        """Queue the discrepancy measurement and the references once the layers are known."""
-        if run_state.layers == 0 or REFERENCES[0] in run_state.evaluations:
+        """Queue what needs no search method, once the layers are known.
+
+        That is the references and, in a search, the discrepancy measurement; in a run that
+        confirms a search, the merges that are confirmed.
+        """
+        if run_state.layers == 0:
             return
-        assert run_state.spec is not None
         jobs: list[tuple[str, Purpose, Vector]] = [
-            (MEASURE, "measure", ()),
             ("thinking", "reference", (1.0,) * run_state.layers),
             ("instruct", "reference", (0.0,) * run_state.layers),
         ]
+        if not run_state.confirms:
+            jobs.insert(0, (MEASURE, "measure", ()))
+        jobs += [(name, "search", vector) for name, vector in run_state.to_confirm.items()]
         for name, purpose, vector in jobs:
+            if name in run_state.evaluations:
+                continue
             content = content_key(run_state, vector, purpose)
             proposal = Proposal(evaluation=name, vector=vector, key=content)
             record(Proposed(purpose=purpose, proposals=(proposal,), basis=run_state.seq))

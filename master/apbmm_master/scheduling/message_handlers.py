@@ -224,11 +224,8 @@ class MessageHandlers:
             )
         # A worker prepares only when it holds no lease, so it has finished with other runs.
         worker.foreign = False
-        different = sorted(
-            role
-            for role in run_state.digests
-            if message.digests.get(role) != run_state.digests[role]
-        )
+        known = run_state.digests | run_state.expected_digests
+        different = sorted(role for role in known if message.digests.get(role) != known[role])
         if different or message.layers != run_state.layers:
             worker.stage = "unfit"
             worker.unfit = f"its {', '.join(different) or 'sources'} differ from the run's"

@@ -98,7 +98,8 @@ def evaluated(
     assert layers is not None
     space = Space.of(spec, layers, OUTSIDE_GROUPS)
     landscape = Landscape(layers + len(space.outside), spec.seed)
-    noise = random.Random(canonical_hash(list(vector)))  # noqa: S311
+    questions = ["held out"] if any(b.held_out for b in spec.benchmarks) else []
+    noise = random.Random(canonical_hash([*vector, *questions]))  # noqa: S311
     if reference:
         weights = (*vector, *[vector[0]] * len(space.outside))
     else:
