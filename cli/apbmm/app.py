@@ -229,6 +229,70 @@ def report(
     return write_report(ReportRequest(run_dirs, out, form))
 
 
+@app.command
+def confirm(  # noqa: PLR0913 - one for each flag
+    run_dir: Path,
+    /,
+    *,
+    evaluations: Annotated[tuple[str, ...], Parameter(name="--eval", negative=())] = (),
+    run_file: Path | None = None,
+    bind: str | None = None,
+    status_bind: str | None = None,
+    keys: Keys = None,
+    insecure: Annotated[bool, Parameter(negative=())] = False,
+    workers: AtLeastOne = 2,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    quiet: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Measure the front of a search once more, on questions that took no part in the search.
+
+    The best of many noisy measurements look better than they are. This serves the front and both
+    references to the workers, outside the budget and unseen by the search, and prints search and
+    confirmed figures side by side. It needs confirm.holdout or [[confirm.benchmarks]] in the run
+    file. The same command goes on where it stopped; what is confirmed is not measured again.
+
+    Parameters
+    ----------
+    run_dir
+        Run directory of the search.
+    evaluations
+        Confirm this evaluation, and not the front. May be given several times.
+    run_file
+        The run file of the search with other [[confirm.benchmarks]] than it was begun with.
+    bind
+        Address that workers connect to. Default: tcp://127.0.0.1:5711; a demo brings its own
+        workers.
+    status_bind
+        TCP address that answers status requests.
+    keys
+        Folder of keys. Default: ~/.config/apbmm/keys if there are keys in it; none goes without.
+    insecure
+        Without keys, allow addresses that other hosts can reach.
+    workers
+        Workers of a demo.
+    json
+        Print one JSON object at the end.
+    quiet
+        Print nothing at the end.
+    """
+    from apbmm.confirm.command import ConfirmOptions, run_confirm
+
+    return run_confirm(
+        run_dir,
+        ConfirmOptions(
+            evaluations=evaluations,
+            run_file=run_file,
+            bind=bind,
+            status_bind=status_bind,
+            keys=keys,
+            insecure=insecure,
+            workers=workers or 2,
+            json=json,
+            quiet=quiet,
+        ),
+    )
+
+
 @keys_app.command(name="new-master")
 def new_master(folder: str | None = None, /, *, keys: Keys = None) -> int:
     """Make a master's folder of keys. With it a master accepts only workers that have a key.

@@ -3,8 +3,8 @@
     python examples/demo_pair/make_problems.py [--out DIR]
 
 writes `chain_arithmetic/test.jsonl` and `treasure_trail/test.jsonl` (id, question, answer), evenly
-spread over the numbers of steps, and `prompts.jsonl` (prompt), which is never scored. All of them
-come from the held-out side of the hash that decides what may be trained on, and no question occurs
+spread over the numbers of steps, further ones to confirm a front on in `confirm/`, and
+`prompts.jsonl` (prompt), which is never scored. All of them come from the held-out side of the hash that decides what may be trained on, and no question occurs
 twice.
 """
 
@@ -21,6 +21,7 @@ from tasks import FAMILIES, MAX_STEPS, Problem, draw
 
 PROBLEMS_PER_LENGTH: Final = 26
 PROMPTS_PER_LENGTH: Final = 3
+CONFIRM_PER_LENGTH: Final = 12
 SEED: Final = 2026
 
 
@@ -58,21 +59,35 @@ def write_lines(path: Path, records: Iterable[Mapping[str, str]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
-def main() -> None:
-    """Write all three files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent / "problems"
-    parser.add_argument("--out", type=Path, default=default, help="folder for the files")
-    out: Path = parser.parse_args().out
-    scored = scored_problems()
-    for family, problems in scored.items():
+def write_benchmarks(out: Path, drawn: Mapping[str, list[Problem]]) -> None:
+    """Write the problems of each family as the test split of a benchmark."""
+    for family, problems in drawn.items():
         records = (
             {"id": f"{family}-{i:03d}", "question": problem.question, "answer": problem.answer}
             for i, problem in enumerate(problems)
         )
         write_lines(out / family / "test.jsonl", records)
-    used = [problem.question for problems in scored.values() for problem in problems]
+
+
+def questions(drawn: Mapping[str, list[Problem]]) -> list[str]:
+    """The questions of all problems."""
+    return [problem.question for problems in drawn.values() for problem in problems]
+
+
+def main() -> None:
+    """Write all files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = Path(__file__).parent / "problems"
+    parser.add_argument("--out", type=Path, default=default, help="folder for the files")
+    out: Path = parser.parse_args().out
+    scored = scored_problems()
+    write_benchmarks(out, scored)
+    used = questions(scored)
     prompts = draw_set(SEED + 1, PROMPTS_PER_LENGTH, fewest=2, exclude=used)
+    used += questions(prompts)
+    write_benchmarks(
+        out / "confirm", draw_set(SEED + 2, CONFIRM_PER_LENGTH, fewest=2, exclude=used)
+    )
     write_lines(
         out / "prompts.jsonl",
         ({"prompt": problem.question} for group in prompts.values() for problem in group),

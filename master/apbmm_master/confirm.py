@@ -49,6 +49,4 @@ def confirm_search(
     assert search.spec is not None
     merges = len(before.to_confirm.keys() | front.vectors.keys())
     confirming = confirmation_spec(spec or search.spec, merges)
-    return serve(
-        confirming, folder, bind, status_bind, authenticator, front=front, summary=summary
-    )
+    return serve(confirming, folder, bind, status_bind, authenticator, front=front, summary=summary)

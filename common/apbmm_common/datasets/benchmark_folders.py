@@ -520,9 +520,7 @@ def _chosen(benchmark: BenchmarkSection, read: _Read, available: int, seed: int)
     return tuple(read.records)[:wanted]
 
 
-def _sample(
-    read: _Read, positions: Sequence[int], wanted: int, seed: int
-) -> tuple[int, ...]:
+def _sample(read: _Read, positions: Sequence[int], wanted: int, seed: int) -> tuple[int, ...]:
     """A random sample of ``positions``, of each stratum its share; independent of their order.
 
     A question's rank is a hash of its own content and the seed. Strata get whole numbers of

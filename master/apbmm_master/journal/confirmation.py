@@ -72,7 +72,8 @@ def front_to_confirm(search: RunState, wanted: Sequence[str] = ()) -> FrontToCon
     """
     if search.confirms:
         raise UsageError(
-            f"{search.run} confirms {search.confirms} itself", "name the run directory of the search"
+            f"{search.run} confirms {search.confirms} itself",
+            "name the run directory of the search",
         )
     names = tuple(wanted) or tuple(scores_of(search).front)
     if not names:

@@ -12,7 +12,7 @@ from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file import RunSpec, Space
-from apbmm_master.journal.evaluations import MEASURE, REFERENCES, AskCall, Call, Evaluation
+from apbmm_master.journal.evaluations import MEASURE, AskCall, Call, Evaluation
 from apbmm_master.journal.events import AnyEvent, Proposal, Proposed, Purpose, work_of
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState

@@ -1,0 +1,126 @@
+"""`apbmm confirm`: starts the master that confirms a search, and its workers for a demo."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from apbmm.confirm.view import as_json, print_confirmation
+from apbmm.demo.processes import run_processes
+from apbmm.results.confirmation import read_confirmation
+from apbmm.results.run_results import RunResults, read_results
+from apbmm_common.datasets.demo_pair import RUN_FILE
+from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from apbmm_common.process.logs import set_up_logging
+from apbmm_common.protocol.curve_keys import master_keys
+from apbmm_master.confirm import confirm_search
+from apbmm_master.journal.confirmation import confirm_folder
+from apbmm_master.run_checks import load_run
+from apbmm_master.serve import open_authenticator
+
+DEFAULT_BIND = "tcp://127.0.0.1:5711"
+
+
+@dataclass(frozen=True)
+class ConfirmOptions:
+    """The options of the command; without ``bind`` a demo brings its own workers."""
+
+    evaluations: Sequence[str] = ()
+    run_file: Path | None = None
+    bind: str | None = None
+    status_bind: str | None = None
+    keys: str | None = None
+    insecure: bool = False
+    workers: int = 2
+    json: bool = False
+    quiet: bool = False
+
+
+def run_confirm(run_dir: Path, options: ConfirmOptions) -> int:
+    """Confirm a search, and print search and confirmed figures; returns the exit code.
+
+    Raises `UsageError` for a folder without a search that has a front, and where the run file keeps
+    no questions to confirm on.
+    """
+    set_up_logging("WARNING")
+    search = read_results(run_dir)
+    with _messages_on_stderr() if options.json else contextlib.nullcontext():
+        code = _measure(search, options)
+    if code in (EXIT_DONE, EXIT_INTERRUPTED) and not options.quiet:
+        _show(search, as_object=options.json)
+    return code
+
+
+def _measure(search: RunResults, options: ConfirmOptions) -> int:
+    if options.bind is None and (search.run_dir / RUN_FILE).is_file():
+        return _confirm_demo(search, options)
+    return _serve(search, options)
+
+
+@contextlib.contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Keep standard output, of child processes too, for the JSON object alone."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _serve(search: RunResults, options: ConfirmOptions) -> int:
+    bind = options.bind or DEFAULT_BIND
+    authenticator = open_authenticator(
+        bind, options.status_bind, master_keys(options.keys), insecure=options.insecure
+    )
+    spec = load_run(options.run_file) if options.run_file else None
+    if spec is not None and spec.name != search.spec.name:
+        raise UsageError(
+            f"{options.run_file} describes {spec.name}, not {search.spec.name}",
+            "--run-file names the run file of the search, with other [confirm] tables",
+        )
+    return confirm_search(
+        search.run_dir,
+        bind,
+        options.status_bind,
+        authenticator,
+        spec=spec,
+        wanted=options.evaluations,
+        summary=False,
+    )
+
+
+def _confirm_demo(search: RunResults, options: ConfirmOptions) -> int:
+    """Confirm a demo by workers of its own, as the demo itself ran."""
+
+    def master(run_dir: Path, address: str) -> list[str]:
+        chosen = [part for name in options.evaluations for part in ("--eval", name)]
+        given = ["--run-file", str(options.run_file)] if options.run_file else []
+        command = [sys.executable, "-P", "-m", "apbmm.cli", "confirm", str(run_dir), *chosen]
+        return [*command, *given, "--bind", address, "--keys", "none", "--quiet"]
+
+    return run_processes(
+        search.run_dir,
+        options.workers,
+        rehearsal=search.rehearsal,
+        begin=master,
+        journal_folder=confirm_folder(search.run_dir),
+    )
+
+
+def _show(search: RunResults, *, as_object: bool) -> None:
+    found = read_confirmation(search)
+    if found is None:
+        return
+    if as_object:
+        json.dump(as_json(search, found), sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        print_confirmation(search, found)

@@ -1,0 +1,135 @@
+"""What `apbmm confirm` prints when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from apbmm.results.confirmation import Confirmation, ConfirmedMerge
+from apbmm.results.figures import Figure
+from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm.status.view import console
+from apbmm_common import __version__
+from apbmm_common.metrics import metric
+
+SCHEMA = 1
+
+
+def print_confirmation(search: RunResults, found: Confirmation) -> None:
+    """The table, and what it says of the front as a whole."""
+    screen = console()
+    if search.rehearsal:
+        screen.print(Text("REHEARSAL: the measurements are invented", style="bold magenta"))
+    screen.print(table(search, found))
+    for line in conclusion(search, found):
+        screen.print(line, markup=False)
+
+
+def table(search: RunResults, found: Confirmation) -> Table:
+    """A row for each reference and merge: every metric of the objectives in both runs."""
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("merge", no_wrap=True)
+    names = _metrics(search)
+    for name in names:
+        shown.add_column(f"{name}\nsearch", justify="right")
+        shown.add_column("\nconfirmed (95 %)", justify="right")
+    shown.add_column("still on\nthe front")
+    for merge in found.merges:
+        cells = [cell for name in names for cell in _cells(name, merge, search, found)]
+        holds = {None: "", True: "yes", False: "no"}[merge.holds]
+        shown.add_row(merge.id, *cells, holds, style="yellow" if merge.holds is False else "")
+    return shown
+
+
+def conclusion(search: RunResults, found: Confirmation) -> list[str]:
+    """How many merges are confirmed, what they were asked, and both hypervolumes."""
+    merges = [merge for merge in found.merges if merge.holds is not None]
+    asked = ", ".join(f"{name} ({count} questions)" for name, count in questions(found).items())
+    lines = [f"confirmed on {asked or 'nothing yet'}"]
+    if merges:
+        holding = sum(bool(merge.holds) for merge in merges)
+        lines.append(f"{holding} of {len(merges)} confirmed members of the front still hold")
+    if found.run.trouble:
+        lines.append(f"no objectives on these questions: {found.run.trouble}")
+    elif found.run.front:
+        lines.append(
+            f"hypervolume {search.hypervolume:.4f} in the search, {found.run.hypervolume:.4f} "
+            "confirmed (each scaled by the references on its own questions)"
+        )
+    missing = found.wanted - sum(merge.search.purpose != "reference" for merge in found.merges)
+    if missing:
+        lines.append(f"{missing} of {found.wanted} are still to be measured; the same command does")
+    return lines
+
+
+def questions(found: Confirmation) -> dict[str, int]:
+    """How many questions of each benchmark the merges are confirmed on."""
+    if not found.merges:
+        return {}
+    measured = found.merges[0].confirmed.benchmarks
+    return {name: figures.questions for name, figures in measured.items()}
+
+
+def as_json(search: RunResults, found: Confirmation) -> dict[str, Any]:
+    """The confirmation as a JSON object; keys are only ever added within a schema."""
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "run": search.run,
+        "rehearsal": search.rehearsal,
+        "hypervolume": {"search": search.hypervolume, "confirmed": found.run.hypervolume},
+        "trouble": found.run.trouble,
+        "merges": [
+            {
+                "id": merge.id,
+                "holds": merge.holds,
+                "search": _figures(merge.search, search),
+                "confirmed": _figures(merge.confirmed, found.run),
+            }
+            for merge in found.merges
+        ],
+    }
+
+
+def _figures(result: EvaluationResult, run: RunResults) -> dict[str, Any]:
+    return {
+        "objectives": dict(zip(run.objectives, result.objectives or (), strict=False)),
+        "benchmarks": {
+            name: {"questions": figures.questions, **figures.metrics}
+            for name, figures in result.benchmarks.items()
+        },
+    }
+
+
+def _metrics(search: RunResults) -> Sequence[str]:
+    """The metrics of the objectives, each once."""
+    return tuple(dict.fromkeys(objective.metric for objective in search.spec.objectives))
+
+
+def _cells(
+    name: str, merge: ConfirmedMerge, search: RunResults, found: Confirmation
+) -> tuple[str, str]:
+    before = merge.search.figure(name, _benchmarks(name, search))
+    after = merge.confirmed.figure(name, _benchmarks(name, found.run))
+    return _value(name, before), _value(name, after) + _interval(name, after)
+
+
+def _benchmarks(name: str, run: RunResults) -> tuple[str, ...]:
+    """The benchmarks that a metric is averaged over in a run's first objective of it."""
+    chosen = next((o.benchmarks for o in run.spec.objectives if o.metric == name), None)
+    return chosen or ()
+
+
+def _value(name: str, figure: Figure | None) -> str:
+    return metric(name).text(None if figure is None else figure.value)
+
+
+def _interval(name: str, figure: Figure | None) -> str:
+    if figure is None or figure.low is None or figure.high is None:
+        return ""
+    low, high = (metric(name).text(limit) for limit in (figure.low, figure.high))
+    return f" ({low} to {high})"
