@@ -47,12 +47,15 @@ def run_file_reference() -> str:
 
 
 def keys(kind: type[Section] = RunSpec, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of the run file that is not a table, by its dotted name."""
+    """Every key of the run file that is not a table, by its dotted name.
+
+    Tables within `[confirm]` have the keys of those at the top, which are named once.
+    """
     for key, info in kind.model_fields.items():
         inner = section_of(info)
         if inner is None:
             yield prefix + key, info
-        else:
+        elif not prefix:
             yield from keys(inner, f"{prefix}{key}.")
 
 

@@ -344,6 +344,37 @@ def test_a_sample_does_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> No
     assert {r["problem"] for r in other} != asked[0]
 
 
+@pytest.mark.parametrize("choice", [{}, {"sample": 50}, {"questions": 60}])
+def test_a_search_and_its_confirmation_share_no_question(
+    tmp_path: Path, choice: dict[str, int]
+) -> None:
+    rows = [{"problem": f"p{n}", "answer": n, "level": n // 20 + 1} for n in range(100)]
+    folder = write_lines(tmp_path / "test.jsonl", rows)
+    whole = select_questions(benchmark("math_500", **choice), folder).positions
+    searched, held_out = (
+        select_questions(benchmark("math_500", holdout=0.3, held_out=part, **choice), folder)
+        for part in (False, True)
+    )
+    assert searched.positions and held_out.positions and whole
+    assert not set(searched.positions) & set(held_out.positions)
+    assert sorted((*searched.positions, *held_out.positions)) == list(whole)
+    assert len(held_out.positions) == round(0.3 * len(whole))
+    levels = Counter(record["level"] for record in held_out.records)
+    assert max(levels.values()) - min(levels.values()) <= 1
+    other = select_questions(
+        benchmark("math_500", holdout=0.3, held_out=True, **choice), folder, seed=1
+    )
+    assert other.positions != held_out.positions
+
+
+def test_a_holdout_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    folder = write_lines(tmp_path / "test.jsonl", ROWS)
+    with pytest.raises(SourceError, match=r"keeps 0 of 6 questions out of the search"):
+        select_questions(benchmark(holdout=0.05), folder)
+    with pytest.raises(SourceError, match="not for mmlu"):
+        select_questions(benchmark("mmlu", holdout=0.3), folder)
+
+
 @pytest.mark.parametrize(
     "answer",
     [r"336^\circ", r"336^{\circ}", r"$336^\circ$", "336\u00b0", r"\boxed{336^\circ}"],

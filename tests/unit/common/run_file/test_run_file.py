@@ -47,7 +47,7 @@ def test_keys_that_do_not_fit_together_are_named_beside_keys_at_fault() -> None:
     """Mending one fault brings no other to light that was in the same table before."""
     clash = {"name": "sums", "adapter": "a", "path": "p", "questions": 2, "question_ids": [1, 1]}
     faults = faults_of(
-        benchmarks=[{**clash, "colour": 1}, {**clash, "name": "base", "adapter": 3}],
+        benchmarks=[{**clash, "zebra": 1}, {**clash, "name": "base", "adapter": 3}],
         generation={"max_tokens": 128, "top_k": "many"},
         budget={"initial": 9, "failures": -1},
         objectives=[
@@ -60,7 +60,7 @@ def test_keys_that_do_not_fit_together_are_named_beside_keys_at_fault() -> None:
     )  # fmt: skip
     assert sorted(faults) == sorted(
         [
-            "benchmarks.0.colour: unknown key",
+            "benchmarks.0.zebra: unknown key",
             "benchmarks.0.question_ids: give either questions or question_ids, not both",
             "benchmarks.0.question_ids: names a question twice",
             "benchmarks.1.adapter: must be text, not 3",
@@ -359,3 +359,26 @@ def test_a_byte_order_mark_before_a_run_file_is_passed_over(tmp_path: Path) -> N
     path = write_run_file(tmp_path / "run.toml")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert load_run_file(path).benchmarks
+
+
+def test_every_benchmark_keeps_the_share_of_the_confirmation_unless_it_names_its_own() -> None:
+    own = {"name": "own", "adapter": "a", "path": "p", "holdout": 0.5}
+    other = {"name": "sums", "adapter": "sums", "path": "/none/sums"}
+    spec = run_spec(benchmarks=[own, other], confirm={"holdout": 0.2})
+    assert [benchmark.holdout for benchmark in spec.benchmarks] == [0.5, 0.2]
+    again = RunSpec.model_validate(spec.model_dump(mode="json"))
+    assert again == spec
+    digests = {"thinking": "a"}
+    assert spec.config_hash(digests) != run_spec(benchmarks=[own, other]).config_hash(digests)
+
+
+def test_benchmarks_of_the_confirmation_have_paths_and_names_of_their_own() -> None:
+    further = {"name": "new", "adapter": "a", "path": ["/p/1", "/p/2"]}
+    spec = run_spec(confirm={"benchmarks": [further]})
+    assert spec.named_paths()["new"] == ("/p/1", "/p/2")
+    assert "/p/1" not in str(spec.without_paths())
+    digests = {"thinking": "a"}
+    assert spec.config_hash(digests) == run_spec().config_hash(digests)
+    assert faults_of(confirm={"benchmarks": [{**further, "name": "sums"}]}) == [
+        "confirm: two benchmarks have the same name: ['sums', 'sums']"
+    ]

@@ -1,0 +1,67 @@
+"""`confirm.at_end` and `apbmm confirm`, with a real master and worker on a rehearsal."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from apbmm.results.confirmation import read_confirmation
+from apbmm.results.run_results import read_results
+from commands import run, started, wait_until
+from rehearsal_runs import free_port, write_run_file
+
+pytestmark = pytest.mark.slow
+HELD = [{"name": "sums", "adapter": "sums", "path": "/none/sums", "holdout": 0.3}]
+
+
+def test_a_front_is_confirmed_by_the_same_worker_and_a_killed_confirmation_goes_on(
+    tmp_path: Path,
+) -> None:
+    folder, address = tmp_path / "run", f"tcp://127.0.0.1:{free_port()}"
+    file = write_run_file(tmp_path / "run.toml", benchmarks=HELD, confirm={"at_end": True})
+    where = ("--bind", address, "--keys", "none")
+    worker = ("--gpu", "rehearsal", "--master", address, "--keys", "none", "--name", "w")
+    confirmed = folder / "confirm"
+    with started("apbmm-worker", *worker, "--state", tmp_path / "w", log=tmp_path / "worker.log"):
+        with started(
+            "apbmm-master", file, "--run-dir", folder, *where, log=tmp_path / "master.log"
+        ) as master:
+            wait_until(lambda: (confirmed / "journal.sqlite").exists(), 60)
+            wait_until(lambda: "reference thinking" in (tmp_path / "master.log").read_text()
+                       .partition("finished:")[2], 60)  # fmt: skip
+            master.send_signal(signal.SIGKILL)
+            master.wait()
+        done = run("apbmm", "confirm", folder, *where, timeout=90)
+        assert done.returncode == 0, done.stderr
+        again = run("apbmm", "confirm", folder, *where, "--json", timeout=90)
+    assert again.returncode == 0, again.stderr
+    search = read_results(folder)
+    found = read_confirmation(search)
+    assert found is not None
+    front = {each.id for each in search.front}
+    assert {merge.id for merge in found.merges} == front | {"thinking", "instruct"}
+    for each in found.run.evaluations:  # outside the search, and nothing measured twice
+        assert each.attempts <= 2
+        assert each.id in front | {"thinking", "instruct"}
+    assert len(search.completed) == search.spec.budget.evaluations
+    shown = json.loads(again.stdout)
+    assert shown["hypervolume"] == {
+        "search": search.hypervolume,
+        "confirmed": found.run.hypervolume,
+    }
+    by_id = {merge["id"]: merge for merge in shown["merges"]}
+    for merge in found.merges:
+        measured = by_id[merge.id]["confirmed"]["benchmarks"]["sums"]
+        assert measured["accuracy"] == merge.confirmed.benchmarks["sums"].metrics["accuracy"]
+        assert by_id[merge.id]["holds"] == merge.holds
+    assert f"of {len(front)} confirmed members of the front still hold" in done.stdout
+
+
+def test_what_cannot_be_confirmed_is_said(tmp_path: Path) -> None:
+    shown = run("apbmm", "confirm", tmp_path)
+    assert shown.returncode == 2
+    assert "not a run directory" in shown.stderr
+    assert "Traceback" not in shown.stderr
