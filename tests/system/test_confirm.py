@@ -55,7 +55,10 @@ def test_a_front_is_confirmed_by_the_same_worker_and_a_killed_confirmation_goes_
     by_id = {merge["id"]: merge for merge in shown["merges"]}
     for merge in found.merges:
         measured = by_id[merge.id]["confirmed"]["benchmarks"]["sums"]
-        assert measured["accuracy"] == merge.confirmed.benchmarks["sums"].metrics["accuracy"]
+        assert (
+            measured["metrics"]["accuracy"]["value"]
+            == merge.confirmed.benchmarks["sums"].metrics["accuracy"]
+        )
         assert by_id[merge.id]["holds"] == merge.holds
     assert f"of {len(front)} confirmed members of the front still hold" in done.stdout
 

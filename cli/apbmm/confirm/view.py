@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from apbmm.results.confirmation import Confirmation, ConfirmedMerge
-from apbmm.results.figures import Figure
-from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm.results.json_form import evaluation_as_json, run_as_json
+from apbmm.results.run_results import RunResults
+from apbmm.results.words import REHEARSAL, figure_in_words
 from apbmm.status.view import console
-from apbmm_common import __version__
 from apbmm_common.metrics import metric
 
 SCHEMA = 1
@@ -23,7 +23,7 @@ def print_confirmation(search: RunResults, found: Confirmation) -> None:
     """The table, and what it says of the front as a whole."""
     screen = console()
     if search.rehearsal:
-        screen.print(Text("REHEARSAL: the measurements are invented", style="bold magenta"))
+        screen.print(Text(REHEARSAL, style="bold magenta"))
     screen.print(table(search, found))
     for line in conclusion(search, found):
         screen.print(line, markup=False)
@@ -36,7 +36,7 @@ def table(search: RunResults, found: Confirmation) -> Table:
     names = _metrics(search)
     for name in names:
         shown.add_column(f"{name}\nsearch", justify="right")
-        shown.add_column("\nconfirmed (95 %)", justify="right")
+        shown.add_column("\nconfirmed", justify="right")
     shown.add_column("still on\nthe front")
     for merge in found.merges:
         cells = [cell for name in names for cell in _cells(name, merge, search, found)]
@@ -78,30 +78,18 @@ def as_json(search: RunResults, found: Confirmation) -> dict[str, Any]:
     """The confirmation as a JSON object; keys are only ever added within a schema."""
     return {
         "schema": SCHEMA,
-        "version": __version__,
-        "run": search.run,
-        "rehearsal": search.rehearsal,
+        **run_as_json(search),
         "hypervolume": {"search": search.hypervolume, "confirmed": found.run.hypervolume},
         "trouble": found.run.trouble,
         "merges": [
             {
                 "id": merge.id,
                 "holds": merge.holds,
-                "search": _figures(merge.search, search),
-                "confirmed": _figures(merge.confirmed, found.run),
+                "search": evaluation_as_json(search, merge.search),
+                "confirmed": evaluation_as_json(found.run, merge.confirmed),
             }
             for merge in found.merges
         ],
-    }
-
-
-def _figures(result: EvaluationResult, run: RunResults) -> dict[str, Any]:
-    return {
-        "objectives": dict(zip(run.objectives, result.objectives or (), strict=False)),
-        "benchmarks": {
-            name: {"questions": figures.questions, **figures.metrics}
-            for name, figures in result.benchmarks.items()
-        },
     }
 
 
@@ -115,21 +103,10 @@ def _cells(
 ) -> tuple[str, str]:
     before = merge.search.figure(name, _benchmarks(name, search))
     after = merge.confirmed.figure(name, _benchmarks(name, found.run))
-    return _value(name, before), _value(name, after) + _interval(name, after)
+    return metric(name).text(before.value if before else None), figure_in_words(name, after)
 
 
 def _benchmarks(name: str, run: RunResults) -> tuple[str, ...]:
     """The benchmarks that a metric is averaged over in a run's first objective of it."""
     chosen = next((o.benchmarks for o in run.spec.objectives if o.metric == name), None)
     return chosen or ()
-
-
-def _value(name: str, figure: Figure | None) -> str:
-    return metric(name).text(None if figure is None else figure.value)
-
-
-def _interval(name: str, figure: Figure | None) -> str:
-    if figure is None or figure.low is None or figure.high is None:
-        return ""
-    low, high = (metric(name).text(limit) for limit in (figure.low, figure.high))
-    return f" ({low} to {high})"
