@@ -4,8 +4,8 @@
 
 writes `chain_arithmetic/test.jsonl` and `treasure_trail/test.jsonl` (id, question, answer), evenly
 spread over the numbers of steps, further ones to confirm a front on in `confirm/`, and
-`prompts.jsonl` (prompt), which is never scored. All of them come from the held-out side of the hash that decides what may be trained on, and no question occurs
-twice.
+`prompts.jsonl` (prompt), which is never scored. All of them come from the held-out side of the hash
+that decides what may be trained on, and no question occurs twice.
 """
 
 from __future__ import annotations

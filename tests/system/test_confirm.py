@@ -17,6 +17,11 @@ pytestmark = pytest.mark.slow
 HELD = [{"name": "sums", "adapter": "sums", "path": "/none/sums", "holdout": 0.3}]
 
 
+def measured_again(log: Path) -> bool:
+    """Whether a reference has been measured after the search ended."""
+    return "reference thinking" in log.read_text().partition("finished:")[2]
+
+
 def test_a_front_is_confirmed_by_the_same_worker_and_a_killed_confirmation_goes_on(
     tmp_path: Path,
 ) -> None:
@@ -29,9 +34,8 @@ def test_a_front_is_confirmed_by_the_same_worker_and_a_killed_confirmation_goes_
         with started(
             "apbmm-master", file, "--run-dir", folder, *where, log=tmp_path / "master.log"
         ) as master:
-            wait_until(lambda: (confirmed / "journal.sqlite").exists(), 60)
-            wait_until(lambda: "reference thinking" in (tmp_path / "master.log").read_text()
-                       .partition("finished:")[2], 60)  # fmt: skip
+            wait_until((confirmed / "journal.sqlite").exists, 60)
+            wait_until(lambda: measured_again(tmp_path / "master.log"), 60)
             master.send_signal(signal.SIGKILL)
             master.wait()
         done = run("apbmm", "confirm", folder, *where, timeout=90)

@@ -355,7 +355,9 @@ def test_a_search_and_its_confirmation_share_no_question(
         select_questions(benchmark("math_500", holdout=0.3, held_out=part, **choice), folder)
         for part in (False, True)
     )
-    assert searched.positions and held_out.positions and whole
+    assert searched.positions
+    assert held_out.positions
+    assert whole
     assert not set(searched.positions) & set(held_out.positions)
     assert sorted((*searched.positions, *held_out.positions)) == list(whole)
     assert len(held_out.positions) == round(0.3 * len(whole))
