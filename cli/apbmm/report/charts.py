@@ -12,11 +12,25 @@ from typing import Any, Literal
 
 import altair as alt
 
-from apbmm.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Chart
+from apbmm.report.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SERIES,
+    SKY,
+    VERMILION,
+    Chart,
+)
+from apbmm.report.model import NORMAL_95, Calibration
 from apbmm.report.points import Place
 from apbmm.report.progress import Step, Timeline
 
 WIDTH, HEIGHT = 430, 280
+LABEL_WIDTH, LABEL_HEIGHT = 0.04, 0.04
+"""Room of a number beside a point, as shares of the figure."""
 Rows = list[dict[str, Any]]
 
 
@@ -177,10 +191,10 @@ def scatter_chart(
 
 def _label_layers(rows: Rows, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
     """Labels beside their points, towards the middle, so that none leaves the figure."""
-    places = [row["x"] for row in rows]
-    middle = (min(places) + max(places)) / 2
-    left = [row for row in rows if row["label"] and row["x"] <= middle]
-    right = [row for row in rows if row["label"] and row["x"] > middle]
+    middle = (min(row["x"] for row in rows) + max(row["x"] for row in rows)) / 2
+    labelled = _apart(rows)
+    left = [row for row in labelled if row["x"] <= middle]
+    right = [row for row in labelled if row["x"] > middle]
     look: dict[str, Any] = {"dy": -7, "fontSize": 11, "color": BLACK}
     texts = (
         alt.Chart(data(left)).mark_text(align="left", dx=6, **look),
@@ -188,3 +202,156 @@ def _label_layers(rows: Rows, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
     )
     for mark in texts:
         yield mark.encode(x=x, y=y, text="label:N")
+
+
+def _apart(rows: Rows) -> Rows:
+    """Rows whose labels do not lie on one another; the names of references come first."""
+    wide, high = (
+        max(row[axis] for row in rows) - min(row[axis] for row in rows) or 1.0 for axis in "xy"
+    )
+    kept: Rows = []
+    for row in sorted(rows, key=lambda row: row["label"].isdigit()):
+        crowded = any(
+            abs(row["x"] - other["x"]) < LABEL_WIDTH * wide * (1 if other["label"].isdigit() else 3)
+            and abs(row["y"] - other["y"]) < LABEL_HEIGHT * high
+            for other in kept
+        )
+        if row["label"] and not crowded:
+            kept.append(row)
+    return kept
+
+
+# ---- surrogate ---------------------------------------------------------------------------------
+
+
+def calibration_chart(found: Calibration, name: str) -> Chart:
+    """Measured against predicted, with 95 % intervals; on the line both are equal."""
+    rows = [
+        {
+            "x": each.predicted,
+            "low": each.predicted - NORMAL_95 * each.deviation,
+            "high": each.predicted + NORMAL_95 * each.deviation,
+            "y": each.measured,
+            "inside": "in its interval" if each.is_covered else "outside",
+            "about": f"{each.evaluation}: predicted {each.predicted:.3f}, "
+            f"measured {each.measured:.3f}",
+        }
+        for each in found.predictions
+    ]
+    ends = [value for row in rows for value in (row["x"], row["y"])]
+    line = data({"x": value, "y": value} for value in (min(ends), max(ends)))
+    x = alt.X("x:Q", title=f"predicted {name}", scale=alt.Scale(zero=False))
+    y = alt.Y("y:Q", title=f"measured {name}", scale=alt.Scale(zero=False))
+    names, colours, shapes = (
+        ["in its interval", "outside"],
+        [BLUE, VERMILION],
+        ["circle", "diamond"],
+    )
+    colour = alt.Color("inside:N", title=None, scale=alt.Scale(domain=names, range=colours))
+    points = alt.Chart(data(rows))
+    layers = [
+        alt.Chart(line).mark_line(color=GREY, strokeDash=[4, 4]).encode(x=x, y=y),
+        points.mark_rule(opacity=0.4).encode(x="low:Q", x2="high:Q", y=y, color=colour),
+        points.mark_point(filled=True, size=50, opacity=0.9).encode(
+            x=x,
+            y=y,
+            color=colour,
+            shape=alt.Shape("inside:N", title=None, scale=alt.Scale(domain=names, range=shapes)),
+            description="about:N",
+        ),
+    ]
+    return alt.LayerChart(layer=layers).properties(width=WIDTH, height=HEIGHT)
+
+
+# ---- layers ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a heat map."""
+
+    column: str
+    row: str
+    value: float
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shade:
+    """How a heat map colours its values: a title, a scheme, and the scale."""
+
+    title: str
+    scheme: str
+    domain: tuple[float, float] | None = None
+    logarithmic: bool = False
+
+
+WEIGHTS = Shade("weight of thinking", "blueorange", (0.0, 1.0))
+SCORES = Shade("score", "cividis", (0.0, 1.0))
+LENGTHSCALES = Shade("lengthscale", "viridis", logarithmic=True)
+
+
+def heat_map(cells: Sequence[Cell], shade: Shade, title: str, row_title: str = "") -> Chart:
+    """Values as colours; columns and rows keep the order in which they first come."""
+    scale: dict[str, Any] = {"scheme": shade.scheme}
+    if shade.domain:
+        scale["domain"] = list(shade.domain)
+    if shade.logarithmic:
+        # Dark is short: the objective changes fast along such a component.
+        scale |= {"type": "log", "nice": False}
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    chart: alt.Chart = (
+        alt.Chart(data(asdict(cell) for cell in cells))
+        .mark_rect(stroke="white", strokeWidth=0.5)
+        .encode(
+            x=alt.X("column:N", title=title, sort=columns, axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("row:N", title=row_title or None, sort=rows),
+            color=alt.Color(
+                "value:Q",
+                title=shade.title,
+                scale=alt.Scale(**scale),
+                legend=alt.Legend(gradientLength=200, format="~g"),
+            ),
+            description="about:N",
+        )
+        .properties(width=WIDTH, height={"step": 18})
+    )
+    return chart
+
+
+def stacked(charts: Sequence[Chart]) -> Chart:
+    """Charts below one another, each with colours of its own."""
+    chart: Chart = alt.VConcatChart(vconcat=list(charts)).resolve_scale(color="independent")
+    return chart
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar of a chart with a group of bars for each name."""
+
+    name: str
+    series: str
+    value: float
+    about: str
+
+
+def grouped_bars(bars: Sequence[Bar], x_title: str, y_title: str) -> Chart:
+    """Bars up and down from 0, one for each series beside one another."""
+    names = list(dict.fromkeys(bar.name for bar in bars))
+    series = list(dict.fromkeys(bar.series for bar in bars))
+    chart: alt.Chart = (
+        alt.Chart(data(asdict(bar) for bar in bars))
+        .mark_bar()
+        .encode(
+            x=alt.X("name:N", title=x_title, sort=names, axis=alt.Axis(labelAngle=0)),
+            xOffset=alt.XOffset("series:N", sort=series),
+            y=alt.Y("value:Q", title=y_title),
+            color=alt.Color(
+                "series:N", title=None, scale=alt.Scale(domain=series, range=list(SERIES))
+            ),
+            description="about:N",
+        )
+        .properties(width=WIDTH, height=HEIGHT - 60)
+    )
+    return chart

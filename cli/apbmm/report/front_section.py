@@ -8,19 +8,21 @@ from itertools import combinations
 from apbmm.report.charts import Mark, scatter_chart
 from apbmm.report.document import Section, Table
 from apbmm.report.drawing import ReportFigure
+from apbmm.report.model import pending_predictions
 from apbmm.report.points import front_numbers, interval, measured, objective_figures, place
 from apbmm.results.figures import Figure
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm_common.metrics import metric, shown_metrics
+from apbmm_master.search.surrogate import Surrogate
 
 
-def front_section(results: RunResults) -> Section | None:
+def front_section(results: RunResults, surrogate: Surrogate | None) -> Section | None:
     """Figures of all measured merges and the table of the front; None without objectives."""
     if not measured(results):
         return None
     return Section(
         "Front",
-        figures=(*_objective_figures(results), *_benchmark_figures(results)),
+        figures=(*_objective_figures(results, surrogate), *_benchmark_figures(results)),
         tables=(front_table(results),),
     )
 
@@ -31,8 +33,9 @@ def labels(results: RunResults) -> dict[str, str]:
     return numbers | {name: name for name in results.references}
 
 
-def _objective_figures(results: RunResults) -> Iterator[ReportFigure]:
+def _objective_figures(results: RunResults, surrogate: Surrogate | None) -> Iterator[ReportFigure]:
     names, called = results.objectives, labels(results)
+    expected = pending_predictions(results, surrogate) if surrogate else {}
     found = [(each, objective_figures(results, each)) for each in measured(results)]
     for first, second in combinations(range(len(names)), 2):
         x, y = names[first], names[second]
@@ -44,6 +47,10 @@ def _objective_figures(results: RunResults) -> Iterator[ReportFigure]:
                 f"{x} {figures[first].value:.4f}, {y} {figures[second].value:.4f}",
             )
             for each, figures in found
+        ]
+        marks += [
+            Mark("pending", row[first], row[second], f"{name}, as the surrogate predicts it")
+            for name, row in expected.items()
         ]
         yield ReportFigure(
             f"objectives-{x}-{y}",

@@ -6,14 +6,26 @@ import time
 
 from apbmm.report.document import Document
 from apbmm.report.front_section import front_section
+from apbmm.report.layers_section import layers_section
+from apbmm.report.model import fitted_surrogate
+from apbmm.report.model_section import model_section
 from apbmm.report.progress_section import progress_section
 from apbmm.report.summary import summary_section
 from apbmm.results.run_results import RunResults
+from apbmm_master.search.methods.bayesian import one_thread
 
 
 def run_document(results: RunResults) -> Document:
     """The report of a run, whatever its condition; sections that have nothing to say are absent."""
-    sections = (summary_section(results), front_section(results), progress_section(results))
+    with one_thread():
+        surrogate = fitted_surrogate(results)
+        sections = (
+            summary_section(results),
+            front_section(results, surrogate),
+            progress_section(results),
+            layers_section(results, surrogate),
+            model_section(results, surrogate),
+        )
     return Document(
         title=f"{results.spec.name}: merges found by {results.spec.algorithm.name}",
         about=f"Run {results.run} in {results.label}, {results.condition}, as of "

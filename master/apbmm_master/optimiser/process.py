@@ -133,6 +133,14 @@ def new_search(arguments: SearchArguments) -> Search:
     )
 
 
+def replayed_search(arguments: SearchArguments, history: History) -> Search:
+    """A search after all calls of a run's history. Nothing is fitted or proposed."""
+    search = new_search(arguments)
+    for call in history:
+        _replay(search, call)
+    return search
+
+
 class OptimiserSession:
     """A search object and the calls that it has seen."""
 

@@ -72,12 +72,14 @@ class Surrogate:
     `status` has an entry for each objective: "fitted", or "initial: REASON" where the likelihood
     could not be optimised and the hyperparameters are the initial ones. `lengthscales` has a row
     for each objective, with as many entries as the kernel has lengthscales (D with the paper's
-    kernel). `seconds` is the CPU time of the fit.
+    kernel), and `initial_lengthscales` those that the fit began with. `seconds` is the CPU time of
+    the fit.
     """
 
     model: SingleTaskGP
     status: tuple[str, ...]
     lengthscales: Array = field(repr=False)
+    initial_lengthscales: Array = field(repr=False)
     seconds: float = 0.0
 
     def mean(self, x: Array) -> Array:
@@ -85,6 +87,24 @@ class Surrogate:
         with torch.no_grad():
             mean = self.model.posterior(torch.as_tensor(x)).mean
         return np.asarray(mean.numpy(), dtype=np.float64)
+
+    def leave_one_out(self) -> tuple[Array, Array]:
+        """Mean and standard deviation (n, m) of each observation as the others predict it.
+
+        The hyperparameters are those fitted to all observations, and the deviation includes the
+        noise. In the units of the observations. Rasmussen and Williams (2006), Eq. 5.10 to 5.12.
+        """
+        (x,), targets = self.model.train_inputs, self.model.train_targets
+        count, scaling = targets.shape[-1], self.model.outcome_transform
+        with torch.no_grad():
+            noise = self.model.likelihood.noise.unsqueeze(-1)
+            covariance = self.model.covar_module.forward(x, x) + noise * torch.eye(count).to(x)
+            inverse = torch.linalg.inv(covariance)
+            precision = inverse.diagonal(dim1=-2, dim2=-1)
+            mean = targets - (inverse @ targets.unsqueeze(-1)).squeeze(-1) / precision
+            deviation = precision.rsqrt().mT * scaling.stdvs
+            mean = mean.mT * scaling.stdvs + scaling.means
+        return mean.numpy(), deviation.numpy()
 
     def log_density(self, x: Array, y: Array, *, prior: bool = False) -> Array:
         """Log density (m,) of observing `y` (b, m) at `x` (b, D), jointly over the b rows.
@@ -132,12 +152,18 @@ def fit(
     known = None if variance is None or not variance.any() else torch.as_tensor(variance)
     data = (torch.as_tensor(x), torch.as_tensor(y))
     model = _build(*data, lengthscales, hyperpriors, kernel, known, lengthscale_bounds)
+    initial = _lengthscales(model)
     status = _optimise(model)
     model.eval()
     model.requires_grad_(False)
-    fitted = model.covar_module.base_kernel.lengthscale.reshape(y.shape[1], -1)
     seconds = time.process_time() - start
-    return Surrogate(model, status, fitted.detach().numpy().copy(), seconds)
+    return Surrogate(model, status, _lengthscales(model), initial, seconds)
+
+
+def _lengthscales(model: SingleTaskGP) -> Array:
+    """The lengthscales of the kernel, a row for each objective."""
+    present = model.covar_module.base_kernel.lengthscale.detach()
+    return np.array(present.reshape(model.num_outputs, -1).numpy(), dtype=np.float64)
 
 
 def _build(

@@ -18,7 +18,7 @@ from apbmm_master.search.arrays import Array, Indices
 from apbmm_master.search.methods.base import Search, SearchState
 from apbmm_master.search.methods.deduplication import first_distinct
 from apbmm_master.search.methods.problem import Problem
-from apbmm_master.search.methods.sequences import scrambled_sobol
+from apbmm_master.search.methods.sequences import scrambled_sobol, torch_defaults
 from apbmm_master.search.selection import Selection, SelectionSettings, select
 from apbmm_master.search.surrogate import Surrogate
 
@@ -57,6 +57,13 @@ class BayesianSearch(Search):
             )
         self.last_selection = selection.report
         return self._separated([selection.pool[i] for i in _preference(selection)], state, count)
+
+    def surrogate(self) -> Surrogate | None:
+        """The model of all that was told so far; None while that is too little to propose with."""
+        if not self._can_propose():
+            return None
+        with one_thread(), torch_defaults():
+            return self._surrogate(self._state(self._in_flight(())))
 
     def _surrogate(self, state: SearchState) -> Surrogate:
         """The model of the completed evaluations, fitted again when their number has changed."""

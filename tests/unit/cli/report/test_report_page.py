@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from apbmm.report.command import ReportRequest, write_report
+from apbmm.report.run_report import run_document
+from apbmm.results.run_results import read_results
 from apbmm_common.errors import UsageError
 from commands import run
 from written_runs import write_run
@@ -92,3 +94,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="none/") as caught:
         write_report(ReportRequest([folder], tmp_path / "none" / "r.html"))
     assert caught.value.hint == "name another --out"
+
+
+def test_every_chart_is_what_vega_lite_knows(tmp_path: Path) -> None:
+    """Drawing skips the check against the schema, which takes longer than drawing."""
+    folder = write_run(tmp_path, POINTS, budget=5, algorithm={"name": "ap-bmm-plus"})
+    document = run_document(read_results(folder))
+    names = {figure.name for figure in document.figures}
+    assert {"prior", "layer-effects", "front-weights", "calibration-cost", "workers"} <= names
+    for figure in document.figures:
+        assert figure.chart.to_dict(validate=True)["$schema"].endswith(".json")

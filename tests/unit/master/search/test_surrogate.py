@@ -141,3 +141,35 @@ def test_constant_and_duplicate_observations_fit() -> None:
     x = np.repeat([[0.2, 0.4, 0.6]], 6, axis=0)
     y = np.repeat([[0.5, 0.1]], 6, axis=0)
     np.testing.assert_allclose(fit(x, y).mean(x), y, atol=1e-9)
+
+
+@pytest.mark.parametrize("known", [None, 0.02])
+def test_leave_one_out_is_the_prediction_from_the_others(known: float | None) -> None:
+    x, y = data(8)
+    variance = None if known is None else np.full_like(y, known)
+    fitted = fit(x, y, variance=variance)
+    means, deviations = fitted.leave_one_out()
+    assert means.shape == deviations.shape == y.shape
+    points = torch.as_tensor(x)
+    kernels = fitted.model.covar_module(points).to_dense().numpy()
+    noises = fitted.model.likelihood.noise.numpy()
+    for k in range(y.shape[1]):
+        centre, scale = y[:, k].mean(), y[:, k].std(ddof=1)
+        target = (y[:, k] - centre) / scale
+        noise = np.broadcast_to(noises[k], len(x))
+        for i in range(len(x)):
+            others = np.arange(len(x)) != i
+            gram = kernels[k][np.ix_(others, others)] + np.diag(noise[others])
+            weights = np.linalg.solve(gram, kernels[k][others, i])
+            mean = weights @ target[others]
+            spread = kernels[k][i, i] + noise[i] - weights @ kernels[k][others, i]
+            assert means[i, k] == pytest.approx(centre + scale * mean, rel=1e-6)
+            assert deviations[i, k] == pytest.approx(scale * math.sqrt(spread), rel=1e-6)
+
+
+def test_a_fit_tells_where_its_lengthscales_began() -> None:
+    x, y = data()
+    start = np.array([0.5, 1.0, 2.0])
+    fitted = fit(x, y, start)
+    np.testing.assert_allclose(fitted.initial_lengthscales, np.stack([start, start]))
+    assert (fitted.lengthscales != fitted.initial_lengthscales).any()

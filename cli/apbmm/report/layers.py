@@ -1,0 +1,134 @@
+"""What a run knows of the layers: the prior, what the surrogate learned, and how these agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apbmm.report.model import effects
+from apbmm.results.run_results import RunResults
+from apbmm_common.run_file import Space
+from apbmm_master.optimiser.client import search_arguments
+from apbmm_master.search.arrays import Array
+from apbmm_master.search.prior import Discrepancies, component_importance, descending_rank, rescale
+from apbmm_master.search.surrogate import Surrogate
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One component of a vector: a layer, a block of them, or a group of tensors outside them.
+
+    Attributes:
+        name: ``7``, ``4-7``, ``embeddings``.
+        parameter, activation: its discrepancies after the rescaling of Eq. 6 and 9, the mean of a
+            block's; None where none was measured.
+        importance: the fused and smoothed score of Eq. 12, whether the run's method uses it or not.
+        initial, fitted: its lengthscale for each objective, when the last fit began and as it
+            ended; empty without a surrogate.
+        effects: see `model.effects`; empty without a surrogate.
+    """
+
+    name: str
+    parameter: float | None
+    activation: float | None
+    importance: float | None
+    initial: tuple[float, ...] = ()
+    fitted: tuple[float, ...] = ()
+    effects: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Spearman's rank correlations over the components, for one objective; None: not defined.
+
+    ``lengthscales``: of the importance with the inverse of the fitted lengthscales. ``effects``: of
+    the importance with the size of the effects.
+    """
+
+    objective: str
+    lengthscales: float | None
+    effects: float | None
+
+
+def columns(results: RunResults, surrogate: Surrogate | None) -> list[Column]:
+    """One column for each component of a linear merge; empty for a model-level method."""
+    state = results.run_state
+    if not state.layers or not state.space.owners:
+        return []
+    space = state.space
+    found = search_arguments(state).discrepancies
+    scores = _scores(found, space) if found else [(None, None, None)] * space.dimensions
+    names = component_names(space)
+    if surrogate is None:
+        return [Column(name, *score) for name, score in zip(names, scores, strict=True)]
+    changes = effects(results, surrogate)
+    return [
+        Column(
+            name,
+            *scores[d],
+            tuple(surrogate.initial_lengthscales[:, d].tolist()),
+            tuple(surrogate.lengthscales[:, d].tolist()),
+            tuple(changes[d].tolist()),
+        )
+        for d, name in enumerate(names)
+    ]
+
+
+def component_names(space: Space) -> list[str]:
+    """What each component of a linear merge's vector weighs."""
+    layers: dict[int, list[int]] = {}
+    for layer, owner in enumerate(space.owners):
+        if owner is not None:
+            layers.setdefault(owner, []).append(layer)
+    blocks = [layers[component] for component in sorted(layers)]
+    names = [str(b[0]) if len(b) == 1 else f"{b[0]}-{b[-1]}" for b in blocks]
+    return [*names, *space.outside]
+
+
+def _scores(
+    found: Discrepancies, space: Space
+) -> list[tuple[float | None, float | None, float | None]]:
+    """Parameter and activation scores and importance of each component."""
+    layers = [layer for layer, owner in enumerate(found.components) if owner is not None]
+    owners = np.array([found.components[layer] for layer in layers])
+    raw = np.array(found.parameter)[layers]
+    parameter, activation = rescale(raw), rescale(np.array(found.activation)[layers])
+    importance = component_importance(found).tolist()
+    count = space.dimensions - len(found.outside)
+    inside = [
+        (_mean(parameter, owners == d), _mean(activation, owners == d), importance[d])
+        for d in range(count)
+    ]
+    outside = [
+        (None if group is None else float(rescale([group], raw)[0]), None, importance[count + i])
+        for i, group in enumerate(found.outside)
+    ]
+    return [*inside, *outside]
+
+
+def _mean(values: Array, chosen: Array) -> float:
+    return float(values[chosen].mean())
+
+
+def agreements(found: Sequence[Column], objectives: Sequence[str]) -> list[Agreement]:
+    """How the prior's order of the components agrees with what the surrogate learned."""
+    if not found or not found[0].fitted or any(column.importance is None for column in found):
+        return []
+    importance = [column.importance or 0.0 for column in found]
+    return [
+        Agreement(
+            name,
+            _rank_correlation(importance, [1.0 / column.fitted[k] for column in found]),
+            _rank_correlation(importance, [abs(column.effects[k]) for column in found]),
+        )
+        for k, name in enumerate(objectives)
+    ]
+
+
+def _rank_correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Spearman's rho; None where one side is constant or there are fewer than three."""
+    if len(ours) < 3 or len(set(ours)) == 1 or len(set(theirs)) == 1:
+        return None
+    return float(np.corrcoef(descending_rank(ours), descending_rank(theirs))[0, 1])

@@ -1,0 +1,158 @@
+"""The section on layers: weights along the front, the prior, and which layers mattered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from apbmm.report.charts import (
+    LENGTHSCALES,
+    SCORES,
+    WEIGHTS,
+    Bar,
+    Cell,
+    grouped_bars,
+    heat_map,
+    stacked,
+)
+from apbmm.report.document import Section, Table
+from apbmm.report.drawing import ReportFigure
+from apbmm.report.layers import Agreement, Column, agreements, columns
+from apbmm.report.points import front_numbers
+from apbmm.results.run_results import RunResults
+from apbmm_master.search.methods import method_class
+from apbmm_master.search.surrogate import Surrogate
+
+AXIS = "layer"
+
+
+def layers_section(results: RunResults, surrogate: Surrogate | None) -> Section | None:
+    """Everything on layers that the run has; None where it has nothing, or weighs no layers."""
+    found = columns(results, surrogate)
+    figures = (*_weights(results), *_prior(results, found), *_effects(results, found))
+    tables = (*_parameters(results), *_agreement(results, found))
+    if not figures and not tables:
+        return None
+    return Section("Layers", figures=figures, tables=tables)
+
+
+def weight_cells(results: RunResults) -> list[Cell]:
+    """The weight of thinking in each layer, and each group outside, of every front member."""
+    numbers = front_numbers(results)
+    return [
+        Cell(name, str(numbers[each.id]), weight, f"{each.id}, {name}: {weight:.3f}")
+        for each in reversed(results.front)
+        for name, weight in [
+            *((str(layer), weight) for layer, weight in enumerate(each.layer_weights)),
+            *each.outside_weights.items(),
+        ]
+    ]
+
+
+def _weights(results: RunResults) -> Iterator[ReportFigure]:
+    cells = weight_cells(results)
+    if cells:
+        yield ReportFigure(
+            "front-weights",
+            "Layer weights along the front",
+            "Each row is a merge of the front, numbered as in the table; 1 is thinking alone in "
+            "that layer, 0 instruct alone.",
+            heat_map(cells, WEIGHTS, AXIS, "merge on the front"),
+        )
+
+
+def prior_cells(
+    found: Sequence[Column], objectives: Sequence[str]
+) -> tuple[list[Cell], list[Cell]]:
+    """Cells of the scores, and of the lengthscales, as in the paper's Fig. 5."""
+    scores, lengthscales = [], []
+    for column in found:
+        for row, value in (
+            ("parameters", column.parameter),
+            ("activations", column.activation),
+            ("importance", column.importance),
+        ):
+            if value is not None:
+                about = f"{row}, {column.name}: {value:.3f}"
+                scores.append(Cell(column.name, row, value, about))
+        one = len(set(column.initial)) == 1
+        for values, when in ((column.initial[:1] if one else column.initial, "initial"),
+                             (column.fitted, "fitted")):  # fmt: skip
+            for objective, value in zip(objectives, values, strict=False):
+                row = when if one and when == "initial" else f"{when}, {objective}"
+                about = f"{row}, {column.name}: {value:.3g}"
+                lengthscales.append(Cell(column.name, row, value, about))
+    order = list(dict.fromkeys(cell.row for cell in lengthscales))
+    return scores, sorted(lengthscales, key=lambda cell: order.index(cell.row))
+
+
+def _prior(results: RunResults, found: Sequence[Column]) -> Iterator[ReportFigure]:
+    scores, lengthscales = prior_cells(found, results.objectives)
+    parts = [
+        heat_map(cells, shade, AXIS)
+        for cells, shade in ((scores, SCORES), (lengthscales, LENGTHSCALES))
+        if cells
+    ]
+    if not parts:
+        return
+    used = method_class(results.spec.algorithm.name).uses_importance
+    yield ReportFigure(
+        "prior",
+        "Prior importance and lengthscales",
+        "How much the sources differ in parameters and in activations, rescaled to 0 to 1 (Eq. 6 "
+        "and 9), and the importance that follows (Eq. 12)"
+        f"{'' if used else ', which this method does not use'}. A short lengthscale (dark) means "
+        "that the surrogate lets the objective change fast along that layer.",
+        stacked(parts),
+    )
+
+
+def _effects(results: RunResults, found: Sequence[Column]) -> Iterator[ReportFigure]:
+    if not found or not found[0].effects:
+        return
+    bars = [
+        Bar(column.name, objective, value, f"{column.name}: {objective} {value:+.3f}")
+        for column in found
+        for objective, value in zip(results.objectives, column.effects, strict=True)
+    ]
+    yield ReportFigure(
+        "layer-effects",
+        "Which layers mattered",
+        "What the surrogate expects of taking a layer from thinking instead of instruct, all other "
+        "weights as they are, on average over the evaluated merges. These are estimates from few "
+        "evaluations, not measurements.",
+        grouped_bars(bars, AXIS, "change of the objective"),
+    )
+
+
+def _agreement(results: RunResults, found: Sequence[Column]) -> Iterator[Table]:
+    rows = agreements(found, results.objectives)
+    if rows:
+        yield Table(
+            ("objective", "with inverse lengthscales", "with effects"),
+            tuple((row.objective, *_correlations(row)) for row in rows),
+            "Spearman's rank correlation of the prior importance with what the surrogate learned, "
+            f"over {len(found)} weights: 1 is the same order, 0 none.",
+        )
+
+
+def _correlations(row: Agreement) -> tuple[str, str]:
+    lengthscales, effects = (
+        "-" if value is None else f"{value:+.2f}" for value in (row.lengthscales, row.effects)
+    )
+    return lengthscales, effects
+
+
+def _parameters(results: RunResults) -> Iterator[Table]:
+    """What a model-level method varies, for each front member."""
+    members = [each for each in reversed(results.front) if each.parameters]
+    if members:
+        numbers, names = front_numbers(results), list(members[0].parameters)
+        yield Table(
+            ("", "evaluation", *names),
+            tuple(
+                (str(numbers[e.id]), e.id, *(f"{e.parameters[name]:.4g}" for name in names))
+                for e in members
+            ),
+            "Parameters of the merges on the front.",
+            words=2,
+        )

@@ -1,0 +1,117 @@
+"""The surrogate of a run, fitted once more to everything that the run measured.
+
+The journal has the calls of the search method, so that the method can be put together as the run
+left it. Its model is then fitted as the next proposal would have fitted it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apbmm.results.run_results import RunResults
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.optimiser.client import history_of, search_arguments
+from apbmm_master.optimiser.process import replayed_search
+from apbmm_master.search.arrays import Array
+from apbmm_master.search.methods.bayesian import BayesianSearch
+from apbmm_master.search.surrogate import Surrogate
+
+NORMAL_95 = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One objective of a completed evaluation: as the others predict it, and as measured.
+
+    ``deviation`` is the standard deviation of the prediction, noise included.
+    """
+
+    evaluation: str
+    predicted: float
+    deviation: float
+    measured: float
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether the measurement lies in the prediction's 95 % interval."""
+        return abs(self.measured - self.predicted) <= NORMAL_95 * self.deviation
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How well the surrogate predicts one objective.
+
+    ``error`` is the root mean square of predicted minus measured; ``spread`` is that of the mean of
+    all measurements, which needs no model.
+    """
+
+    predictions: tuple[Prediction, ...]
+    covered: int
+    error: float
+    spread: float
+
+
+def fitted_surrogate(results: RunResults) -> Surrogate | None:
+    """The run's surrogate; None where its method has none, or too little is measured yet."""
+    state = results.run_state
+    if results.trouble or not state.references_done or not results.completed:
+        return None
+    search = replayed_search(search_arguments(state), history_of(state))
+    return search.surrogate() if isinstance(search, BayesianSearch) else None
+
+
+def calibrations(results: RunResults, surrogate: Surrogate) -> tuple[Calibration, ...]:
+    """Leave-one-out predictions of every completed evaluation, for each objective."""
+    done = results.completed
+    means, deviations = surrogate.leave_one_out()
+    return tuple(
+        _calibration(
+            [
+                Prediction(
+                    each.id, float(means[row, k]), float(deviations[row, k]), each.objectives[k]
+                )
+                for row, each in enumerate(done)
+                if each.objectives is not None
+            ]
+        )
+        for k in range(len(results.objectives))
+    )
+
+
+def _calibration(found: Sequence[Prediction]) -> Calibration:
+    measured = np.array([each.measured for each in found])
+    errors = measured - [each.predicted for each in found]
+    return Calibration(
+        tuple(found),
+        sum(each.is_covered for each in found),
+        float(np.sqrt(np.mean(errors**2))),
+        float(measured.std()),
+    )
+
+
+def pending_predictions(results: RunResults, surrogate: Surrogate) -> dict[str, tuple[float, ...]]:
+    """The objectives that the surrogate expects of evaluations in the queue or in progress."""
+    waiting = (EvaluationState.QUEUED, EvaluationState.ACTIVE)
+    pending = results.run_state.of_budget(*waiting)
+    if not pending:
+        return {}
+    means = surrogate.mean(np.array([each.vector for each in pending]))
+    return {each.id: tuple(row) for each, row in zip(pending, means.tolist(), strict=True)}
+
+
+def effects(results: RunResults, surrogate: Surrogate) -> Array:
+    """What each component of a vector changes, by the surrogate: (D, m).
+
+    The mean over the completed merges of the predicted objective with the component at 1, minus
+    that with it at 0, all other components as they are.
+    """
+    x = np.array([each.vector for each in results.completed])
+    changes = []
+    for component in range(x.shape[1]):
+        low, high = x.copy(), x.copy()
+        low[:, component], high[:, component] = 0.0, 1.0
+        changes.append((surrogate.mean(high) - surrogate.mean(low)).mean(axis=0))
+    return np.array(changes)

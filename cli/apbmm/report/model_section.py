@@ -1,0 +1,40 @@
+"""The section on the surrogate: how far its predictions can be trusted."""
+
+from __future__ import annotations
+
+from apbmm.report.charts import calibration_chart
+from apbmm.report.document import Section, Table
+from apbmm.report.drawing import ReportFigure
+from apbmm.report.model import calibrations
+from apbmm.results.run_results import RunResults
+from apbmm_master.search.surrogate import Surrogate
+
+FEWEST = 4
+"""With fewer evaluations a prediction from all others says nothing."""
+
+
+def model_section(results: RunResults, surrogate: Surrogate | None) -> Section | None:
+    """Calibration of the surrogate; None without one, and with too few evaluations."""
+    if surrogate is None or len(results.completed) < FEWEST:
+        return None
+    found = dict(zip(results.objectives, calibrations(results, surrogate), strict=True))
+    figures = tuple(
+        ReportFigure(
+            f"calibration-{name}",
+            f"Predicted and measured {name}",
+            f"Each merge as all others predict it; bars are 95 % intervals. "
+            f"{one.covered} of {len(one.predictions)} measurements lie in theirs. The "
+            "hyperparameters are those fitted to all merges.",
+            calibration_chart(one, name),
+        )
+        for name, one in found.items()
+    )
+    table = Table(
+        ("objective", "in the 95 % interval", "error of the surrogate", "error of the mean"),
+        tuple(
+            (name, f"{one.covered}/{len(one.predictions)}", f"{one.error:.4f}", f"{one.spread:.4f}")
+            for name, one in found.items()
+        ),
+        "Root mean square of predicted minus measured, beside that of always predicting the mean.",
+    )
+    return Section("Surrogate", figures=figures, tables=(table,))

@@ -1,0 +1,111 @@
+"""What the report says of the surrogate and of the layers follows from the journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apbmm.report.layers import agreements, columns, component_names
+from apbmm.report.layers_section import layers_section, weight_cells
+from apbmm.report.model import calibrations, effects, fitted_surrogate, pending_predictions
+from apbmm.results.run_results import RunResults, read_results
+from apbmm_common.run_file import Space
+from written_runs import write_run
+
+POINTS = [[0.1, 0.9], [0.2, 0.85], [0.35, 0.7], [0.5, 0.6], [0.55, 0.4], [0.8, 0.3]]
+
+
+def written(folder: Path, points: Any = POINTS, **changes: Any) -> RunResults:
+    changes = {"algorithm": {"name": "ap-bmm-plus"}} | changes
+    return read_results(write_run(folder, points, **changes))
+
+
+def test_the_surrogate_has_the_completed_merges_in_their_order(tmp_path: Path) -> None:
+    results = written(tmp_path)
+    surrogate = fitted_surrogate(results)
+    assert surrogate is not None
+    seen = surrogate.model.train_inputs[0][0].numpy()
+    vectors = [each.vector for each in results.completed]
+    np.testing.assert_array_equal(seen[: len(vectors)], vectors)
+    for k, found in enumerate(calibrations(results, surrogate)):
+        assert [p.evaluation for p in found.predictions] == results.run_state.completed
+        assert [p.measured for p in found.predictions] == pytest.approx([p[k] for p in POINTS])
+        assert found.covered == sum(p.is_covered for p in found.predictions)
+        errors = [p.predicted - p.measured for p in found.predictions]
+        assert found.error == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+        assert found.spread == pytest.approx(np.std([p[k] for p in POINTS]))
+
+
+def test_a_pending_merge_is_predicted(tmp_path: Path) -> None:
+    results = written(tmp_path, POINTS[:5], budget=6)
+    surrogate = fitted_surrogate(results)
+    assert surrogate is not None
+    (name,) = pending_predictions(results, surrogate)
+    assert name == "e0006"
+    # Merges of the first five vectors and both ends are on a line between the ends.
+    assert all(0.0 < value < 1.0 for value in pending_predictions(results, surrogate)[name])
+
+
+def test_columns_say_what_each_component_is_and_does(tmp_path: Path) -> None:
+    results = written(tmp_path)
+    surrogate = fitted_surrogate(results)
+    assert surrogate is not None
+    found = columns(results, surrogate)
+    assert [column.name for column in found] == ["0", "1", "2", "3"]
+    # Discrepancies that are all the same say nothing (0.5), and correlate with nothing.
+    assert {column.importance for column in found} == {0.5}
+    assert [(one.lengthscales, one.effects) for one in agreements(found, ["a", "b"])] == [
+        (None, None)
+    ] * 2
+    changes = effects(results, surrogate)
+    x = np.array([each.vector for each in results.completed])
+    low, high = x.copy(), x.copy()
+    low[:, 2], high[:, 2] = 0.0, 1.0
+    expected = surrogate.mean(high).mean(axis=0) - surrogate.mean(low).mean(axis=0)
+    assert found[2].effects == pytest.approx(expected)
+    assert changes.shape == (4, 2)
+    assert found[1].fitted == pytest.approx(surrogate.lengthscales[:, 1])
+
+
+def test_heat_maps_have_the_weights_of_the_front(tmp_path: Path) -> None:
+    results = written(tmp_path)
+    cells = weight_cells(results)
+    assert len(cells) == len(results.front) * 4
+    best = max(results.front, key=lambda each: each.objectives or ())
+    assert [cell.value for cell in cells[:4]] == list(best.layer_weights)
+    assert {cell.row for cell in cells} == {str(n) for n in range(1, len(results.front) + 1)}
+
+
+@pytest.mark.parametrize(
+    ("space", "names"),
+    [
+        (Space("linear", 3, (0, 1, 2)), ["0", "1", "2"]),
+        (Space("linear", 2, (0, 0, 1, 1)), ["0-1", "2-3"]),
+        (Space("linear", 3, (0, None, 1), ("norm",)), ["0", "2", "norm"]),
+    ],
+)
+def test_components_are_named_by_what_they_weigh(space: Space, names: list[str]) -> None:
+    assert component_names(space) == names
+
+
+def test_methods_without_a_model_have_weights_and_a_prior_alone(tmp_path: Path) -> None:
+    results = written(tmp_path, algorithm={"name": "sobol"})
+    assert fitted_surrogate(results) is None
+    section = layers_section(results, None)
+    assert section is not None
+    assert [figure.name for figure in section.figures] == ["front-weights", "prior"]
+
+
+def test_a_model_level_method_shows_parameters(tmp_path: Path) -> None:
+    results = written(tmp_path, POINTS[:2], algorithm={"name": "ta"})
+    section = layers_section(results, fitted_surrogate(results))
+    assert section is not None
+    assert section.figures == ()
+    assert section.tables[0].headings == ("", "evaluation", "weight")
+
+
+def test_nothing_is_fitted_before_there_is_a_result(tmp_path: Path) -> None:
+    assert fitted_surrogate(written(tmp_path, [], budget=2)) is None
