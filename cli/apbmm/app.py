@@ -205,6 +205,42 @@ def table(
 
 
 @app.command
+def answers(
+    run: str | None = None,
+    /,
+    *,
+    evaluation: Annotated[str, Parameter(name="--eval")],
+    against: str | None = None,
+    question: str | None = None,
+    state: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = (),
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Show what a merge answered: score and tokens of every question, or the texts of one.
+
+    Scores and tokens are in the journal. The texts are read where the worker kept them.
+
+    Parameters
+    ----------
+    run
+        Run directory. Default: the most recently changed run under runs/.
+    evaluation
+        Its id, as in status: e0001, thinking, ...
+    against
+        A second one, to be shown beside it. Of both, the questions whose scores differ are listed.
+    question
+        A question's id, or BENCHMARK/ID: shows what was asked and the texts of the answers.
+    state
+        The state folder of a worker (its --state), or a folder of those, to find texts in. May be
+        given several times. The run directory and this user's own workers are searched anyway.
+    json
+        Print one JSON object instead, with all texts that are found.
+    """
+    from apbmm.answers.command import AnswersRequest, show_answers
+
+    return show_answers(AnswersRequest(run, evaluation, against, question, state, json))
+
+
+@app.command
 def report(
     *run_dirs: Path,
     out: Path | None = None,

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apbmm.compare.runs import Comparison, Row
+from apbmm.results.words import print_rehearsal
 from apbmm.status.view import console
 from apbmm_common import __version__
 
@@ -33,8 +34,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
 def print_table(found: Comparison) -> None:
     """Table II of the paper, then what a reader has to know about it."""
     screen = console()
-    if found.rehearsal:
-        screen.print(Text("REHEARSAL: the measurements are invented", style="bold magenta"))
+    print_rehearsal(screen, rehearsal=found.rehearsal)
     screen.print(table(found))
     point = ", ".join(f"{value:g}" for value in found.reference_point)
     screen.print(

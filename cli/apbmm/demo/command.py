@@ -15,6 +15,7 @@ from rich.console import Console
 
 from apbmm.demo.processes import run_processes
 from apbmm.results.run_directories import JOURNAL
+from apbmm.results.words import REHEARSAL
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder, uniform_hypervolume
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.run_file import EvaluationSection, RunSpec, load_run_file, run_as_toml
@@ -156,7 +157,7 @@ def conclude(run_dir: Path, console: Console) -> None:
 
 def _uniform(spec: RunSpec | None, evaluations: int) -> str:
     if spec is not None and spec.evaluation.kind == "rehearsal":
-        return "REHEARSAL: the measurements are invented"
+        return REHEARSAL
     volume = uniform_hypervolume(evaluations)
     if volume is None:
         return f"uniform interpolation was not measured with {evaluations}"

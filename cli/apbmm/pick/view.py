@@ -8,13 +8,12 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from apbmm.pick.choice import Choice, limit_in_words
 from apbmm.pick.remarks import against, doubts, ratios
 from apbmm.results.json_form import evaluation_as_json, run_as_json
 from apbmm.results.run_results import EvaluationResult, RunResults
-from apbmm.results.words import REHEARSAL, figure_in_words
+from apbmm.results.words import figure_in_words, print_rehearsal
 from apbmm_common.metrics import shown_metrics
 
 SCHEMA = 1
@@ -48,8 +47,7 @@ def pick_as_json(results: RunResults, choice: Choice, *, ranks_all: bool) -> dic
 
 def print_pick(screen: Console, results: RunResults, choice: Choice, *, ranks_all: bool) -> None:
     """The choice for people."""
-    if results.rehearsal:
-        screen.print(Text(REHEARSAL, style="bold magenta"))
+    print_rehearsal(screen, rehearsal=results.rehearsal)
     for line in _head(results, choice):
         screen.print(line, markup=False)
     chosen = choice.evaluation

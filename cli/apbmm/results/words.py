@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from apbmm.results.figures import Figure
 from apbmm_common.metrics import metric
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 REHEARSAL = "REHEARSAL: the measurements are invented"
 """Stands on everything that is made of a rehearsal."""
@@ -20,3 +25,11 @@ def figure_in_words(name: str, figure: Figure | None) -> str:
     if figure.standard_error is not None:
         return f"{text} ± {described.text(figure.standard_error)}"
     return text
+
+
+def print_rehearsal(screen: Console, *, rehearsal: bool) -> None:
+    """The line that stands above everything about a rehearsal; nothing for another run."""
+    from rich.text import Text
+
+    if rehearsal:
+        screen.print(Text(REHEARSAL, style="bold magenta"))
