@@ -146,11 +146,11 @@ def build(
 
 def on_a_cpu(setup: EngineWithMerges, paths: Sequence[Path], repeat: int, start: float) -> None:
     """Print the comparison on a CPU."""
-    ready = setup.engine._driver.call(lambda backend: ReadyMerge(backend, setup.plans[0]))
+    ready = setup.engine.call(lambda backend: ReadyMerge(backend, setup.plans[0]))
 
     def least(_: int) -> None:
         read_sources(paths)
-        setup.engine._driver.call(lambda _: ready.write())
+        setup.engine.call(lambda _: ready.write())
 
     def checkpoint(turn: int) -> None:
         setup.materialise(turn)

@@ -17,7 +17,6 @@ import pytest
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.child_protocol import (
-    LENGTH,
     Answer,
     CommandFailed,
     Measure,
@@ -29,6 +28,7 @@ from apbmm_worker.child_protocol import (
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 from apbmm_worker.merging.temporary_checkpoints import MEMORY, owner
+from apbmm_worker.message_socket import LENGTH
 from child_on_a_socket import Daemon, engine_core
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 

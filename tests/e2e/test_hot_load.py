@@ -240,9 +240,9 @@ def test_verification_notices_every_tensor(merges: Merges, resident: ResidentEng
 
     for way in ("memory", "checkpoint"):
         load(resident, merges, 3, way)
-        assert resident._driver.call(compare) == (len(names), [])
+        assert resident.call(compare) == (len(names), [])
         load(resident, merges, 2, way)
-        compared, different = resident._driver.call(compare)
+        compared, different = resident.call(compare)
         assert (compared, set(different)) == (len(names), names)
 
 

@@ -34,7 +34,7 @@ def test_each_process_is_given_its_share_and_answers_as_when_it_was_fresh(tmp_pa
             assert isinstance(backend, VllmBackend)
             return backend._rpc(method, folder)
 
-        return engine._driver.call(call)
+        return engine.call(call)
 
     def differing(index: int) -> list[set[str]]:
         """What each process finds to differ from a merge's folder, in what it can compare."""

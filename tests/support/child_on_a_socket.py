@@ -11,16 +11,14 @@ import sys
 from pathlib import Path
 
 from apbmm_worker.child_protocol import (
-    LENGTH,
+    EVENTS,
     Answer,
     Command,
     Evaluate,
     Event,
     StageProgress,
-    body_length,
-    event_in,
-    to_bytes,
 )
+from apbmm_worker.message_socket import LENGTH, body_length, child_command, message_in, to_bytes
 
 
 def in_session(leader: int) -> list[int]:
@@ -50,17 +48,14 @@ class Daemon:
         self.outputs = log.parent / "outputs"
         with theirs, log.open("ab") as output:
             self.process = subprocess.Popen(
-                [
-                    sys.executable, "-m", "apbmm_worker.child.main",
-                    "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
-                ],
+                child_command("apbmm_worker.child.main", theirs),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path)), **environment},
-            )  # fmt: skip
+            )
         self._events = self._socket.makefile("rb")
 
     def send(self, command: Command) -> None:
@@ -72,7 +67,7 @@ class Daemon:
         prefix = self._events.read(LENGTH.size)
         if len(prefix) < LENGTH.size:
             return None
-        return event_in(self._events.read(body_length(prefix)))
+        return message_in(self._events.read(body_length(prefix)), EVENTS)
 
     def ask(self, command: Command) -> tuple[Answer, list[StageProgress]]:
         """Send a command; its answer, and the progress before it."""

@@ -6,24 +6,17 @@
     stop, or the end of the socket -> the child ends with exit status 0
     any failure -> command_failed
 
-The daemon sends one command at a time. A message is its length, as 4 bytes in network order, and a
-MessagePack map of the fields below, in which ``kind`` names the class.
+The daemon sends one command at a time. `message_socket` says how messages are encoded.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from apbmm_common.errors import FailureKind, WireError
-from apbmm_common.protocol.codec import decode_body, encode_body
+from apbmm_common.errors import FailureKind
 from apbmm_common.protocol.messages import WIRE, Count, Evaluated, Finite, Measured
-
-MAX_BYTES = 64 << 20
-"""Longest message, in bytes. It has room for more outcomes than the wire to the master has."""
-LENGTH = struct.Struct(">I")
 
 
 class Prepare(BaseModel):
@@ -118,32 +111,3 @@ Event = StageProgress | Answer
 
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
-
-
-def to_bytes(message: Command | Event) -> bytes:
-    """A message with its length before it. Raises `WireError` if it cannot be encoded."""
-    return framed(message, message.kind)
-
-
-def framed(message: BaseModel, kind: str) -> bytes:
-    """A message of this or another protocol with its length. Raises `WireError` as `to_bytes`."""
-    body = encode_body(message, kind, MAX_BYTES)
-    return LENGTH.pack(len(body)) + body
-
-
-def body_length(prefix: bytes) -> int:
-    """Bytes of the message that follows. Raises `WireError` for more than `MAX_BYTES`."""
-    length: int = LENGTH.unpack(prefix)[0]
-    if length > MAX_BYTES:
-        raise WireError(f"a message of {length} bytes is over the limit")
-    return length
-
-
-def command_in(body: bytes) -> Command:
-    """The command that ``body`` holds. Raises `WireError` for anything else."""
-    return decode_body(body, COMMANDS, MAX_BYTES)
-
-
-def event_in(body: bytes) -> Event:
-    """The event that ``body`` holds. Raises `WireError` for anything else."""
-    return decode_body(body, EVENTS, MAX_BYTES)

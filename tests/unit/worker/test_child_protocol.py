@@ -11,8 +11,7 @@ import pytest
 from apbmm_common.errors import WireError
 from apbmm_worker.child.channel import Channel
 from apbmm_worker.child_protocol import (
-    LENGTH,
-    MAX_BYTES,
+    EVENTS,
     Command,
     CommandFailed,
     Evaluate,
@@ -20,11 +19,8 @@ from apbmm_worker.child_protocol import (
     Prepare,
     StageProgress,
     Stop,
-    body_length,
-    command_in,
-    event_in,
-    to_bytes,
 )
+from apbmm_worker.message_socket import LENGTH, MAX_BYTES, body_length, message_in, to_bytes
 
 COMMANDS: tuple[Command, ...] = (
     Prepare(spec={"a": [1]}, sources={}, benchmarks={}, scratch="/s", device="cpu"),
@@ -39,11 +35,11 @@ def test_a_channel_serves_until_stop_and_answers_what_is_no_command() -> None:
     messages = [*map(to_bytes, COMMANDS), LENGTH.pack(len(unknown)) + unknown]
     ours.sendall(b"".join([*messages, to_bytes(Stop()), to_bytes(Measure())]))
     obeyed: list[Command] = []
-    channel = Channel(theirs.detach())
+    channel = Channel(theirs)
     channel.serve(obeyed.append)
     assert [command.kind for command in obeyed] == ["prepare", "measure", "evaluate"]
     assert obeyed[1:] == list(COMMANDS[1:])
-    answer = event_in(ours.recv(1 << 16)[LENGTH.size :])
+    answer = message_in(ours.recv(1 << 16)[LENGTH.size :], EVENTS)
     assert isinstance(answer, CommandFailed)
     assert "dance" in answer.message
     for end in (ours, channel._file, channel._socket):
@@ -64,13 +60,13 @@ def test_an_event_that_is_not_sound_is_refused_by_name(
     fields: dict[str, object], named: str
 ) -> None:
     with pytest.raises(WireError, match=named):
-        event_in(msgpack.packb(fields))
+        message_in(msgpack.packb(fields), EVENTS)
 
 
 def test_what_is_too_long_is_refused_at_both_ends() -> None:
-    with pytest.raises(WireError, match=r"progress message of .* over the limit"):
+    with pytest.raises(WireError, match=r"StageProgress message of .* over the limit"):
         to_bytes(StageProgress(stage="x" * MAX_BYTES, done=0, total=0))
     with pytest.raises(WireError, match="over the limit"):
         body_length(LENGTH.pack(MAX_BYTES + 1))
     with pytest.raises(WireError, match="not MessagePack"):
-        command_in(b"\xc1")
+        message_in(b"\xc1", EVENTS)

@@ -2,7 +2,8 @@
 
 - `main` is the child that evaluates, with `pipeline`: merge, load, evaluate.
 - `rehearsal` is the child that invents measurements.
-- `channel` is the child's end of its socket; the messages are in `apbmm_worker.child_protocol`.
+- `channel` is the child's end of its socket. The messages are in `apbmm_worker.child_protocol`, and
+  `apbmm_worker.message_socket` says how they travel.
 
 The daemon starts `main` or `rehearsal` as a process, and imports neither.
 """

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 from collections.abc import Callable
 
 from apbmm_common.errors import WireError
-from apbmm_common.process.parent_death import die_with
-from apbmm_worker.child_protocol import (
-    LENGTH,
-    Command,
-    CommandFailed,
-    Event,
-    Stop,
-    body_length,
-    command_in,
-    to_bytes,
-)
+from apbmm_worker.child_protocol import COMMANDS, Command, CommandFailed, Event, Stop
+from apbmm_worker.message_socket import bodies, message_in, to_bytes
 
 
 class Channel:
     """Receives commands of the daemon and sends it events."""
 
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
-        self._file = self._socket.makefile("rb")
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._file = connection.makefile("rb")
 
     def send(self, event: Event) -> None:
         """Send one event. Raises `WireError` for an event that cannot be encoded."""
@@ -36,27 +26,12 @@ class Channel:
 
         A message that is not a command is answered with `CommandFailed`.
         """
-        while len(prefix := self._file.read(LENGTH.size)) == LENGTH.size:
-            body = self._file.read(body_length(prefix))
+        for body in bodies(self._file.read):
             try:
-                command = command_in(body)
+                command = message_in(body, COMMANDS)
             except WireError as error:
                 self.send(CommandFailed(fault="infrastructure", message=error.message))
                 continue
             if isinstance(command, Stop):
                 return
             obey(command)
-
-
-def channel_to_daemon(text: str) -> Channel:
-    """The channel that a child's command line names, which is parsed here.
-
-    ``--fd`` is the child's socket, and ``--parent`` the process id of its daemon: the child dies
-    when that process does. ``text`` is the description of the command.
-    """
-    parser = argparse.ArgumentParser(description=text)
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    arguments = parser.parse_args()
-    die_with(arguments.parent)
-    return Channel(arguments.fd)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.process.logs import set_up_logging
 from apbmm_common.run_file import RunSpec
-from apbmm_worker.child.channel import Channel, channel_to_daemon
+from apbmm_worker.child.channel import Channel
 from apbmm_worker.child.pipeline import LocalInputs, Pipeline
 from apbmm_worker.child_protocol import (
     Answer,
@@ -35,6 +35,7 @@ from apbmm_worker.child_protocol import (
     Stop,
 )
 from apbmm_worker.engine.kinds import engine_kind
+from apbmm_worker.message_socket import inherited_socket
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ class Child:
 
 def main() -> None:
     """Entry point of the child process."""
-    channel = channel_to_daemon(__doc__)
+    channel = Channel(inherited_socket(__doc__))
     faulthandler.enable()
     set_up_logging()
     child = Child(Reporter(channel))

@@ -25,7 +25,7 @@ from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.metrics import METRICS, Outcome
 from apbmm_common.protocol.messages import Evaluated, Measured, Share
 from apbmm_common.run_file import RunSpec, Space
-from apbmm_worker.child.channel import Channel, channel_to_daemon
+from apbmm_worker.child.channel import Channel
 from apbmm_worker.child_protocol import (
     Command,
     CommandFailed,
@@ -36,6 +36,7 @@ from apbmm_worker.child_protocol import (
     StageProgress,
 )
 from apbmm_worker.evaluation.outcomes import benchmark_result
+from apbmm_worker.message_socket import inherited_socket
 
 QUESTIONS = 100
 PROGRESS_SECONDS = 0.25
@@ -205,7 +206,7 @@ class Rehearsal:
 
 def main() -> None:
     """Entry point of the child process."""
-    channel = channel_to_daemon(__doc__)
+    channel = Channel(inherited_socket(__doc__))
     channel.serve(Rehearsal(channel).obey)
 
 

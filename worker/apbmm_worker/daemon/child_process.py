@@ -7,22 +7,19 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from apbmm_common.errors import EvaluationError, WireError
 from apbmm_worker.child_protocol import (
-    LENGTH,
+    EVENTS,
     Answer,
     Command,
     StageProgress,
     Stop,
-    body_length,
-    event_in,
-    to_bytes,
 )
+from apbmm_worker.message_socket import LENGTH, body_length, child_command, message_in, to_bytes
 
 MODULES = {"vllm": "apbmm_worker.child.main", "rehearsal": "apbmm_worker.child.rehearsal"}
 
@@ -68,9 +65,7 @@ class EvaluationChild:
             log_file = ends.enter_context(self._log_path.open("ab"))
             ours, theirs = map(ends.enter_context, socket.socketpair())
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", self._module),
-                *("--fd", str(theirs.fileno())),
-                *("--parent", str(os.getpid())),
+                *child_command(self._module, theirs),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,
@@ -94,7 +89,8 @@ class EvaluationChild:
             await self._writer.drain()
             while True:
                 prefix = await self._reader.readexactly(LENGTH.size)
-                event = event_in(await self._reader.readexactly(body_length(prefix)))
+                body = await self._reader.readexactly(body_length(prefix))
+                event = message_in(body, EVENTS)
                 self._last_event = time.monotonic()
                 if not isinstance(event, StageProgress):
                     return event

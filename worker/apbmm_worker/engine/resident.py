@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.run_file import EngineSection, GenerationSection
-from apbmm_worker.engine.driver import Completion, EngineBackend, EngineDriver, Prompt
+from apbmm_worker.engine.driver import EngineBackend, EngineDriver, Prompt
 from apbmm_worker.engine.kinds import engine_kind
 from apbmm_worker.merging.plan import TensorPlan
 
 
-class ResidentEngine:
+class ResidentEngine(EngineDriver[EngineBackend]):
     """One engine on one device, of the kind that ``settings`` name.
 
     It answers from the merge that was loaded last. ``checkpoint`` is the first one: config,
@@ -41,7 +40,7 @@ class ResidentEngine:
             return self._kind.backend(self.arguments, generation, checkpoint)
 
         try:
-            self._driver = EngineDriver(build)
+            super().__init__(build)
         except ApbmmError:
             raise
         except Exception as error:
@@ -52,24 +51,14 @@ class ResidentEngine:
             ) from error
 
     @property
-    def usable(self) -> bool:
-        """False once the engine has failed or a hot-load did not hold: replace it."""
-        return self._driver.usable
-
-    @property
-    def steps(self) -> int:
-        """Steps computed so far; grows while the engine is alive and has work."""
-        return self._driver.steps
-
-    @property
     def compared_all(self) -> bool:
         """Whether all tensors of the last load could be compared with the live weights."""
-        return self._driver.call(lambda backend: backend.compared_all)
+        return self.call(lambda backend: backend.compared_all)
 
     @property
     def weights_digest(self) -> str:
         """`checksum.WeightsDigest` of the last load; empty where it is not known."""
-        return self._driver.call(lambda backend: backend.weights_digest)
+        return self.call(lambda backend: backend.weights_digest)
 
     def load(self, checkpoint: Path) -> None:
         """Hot-load a complete, finite checkpoint of the same architecture, and prove it.
@@ -77,33 +66,21 @@ class ResidentEngine:
         Raises `EvaluationError` (infrastructure) if the engine fails half way or the live weights
         are not the checkpoint's; the engine is unusable after that.
         """
-        self._driver.call(lambda backend: backend.load(checkpoint))
+        self.call(lambda backend: backend.load(checkpoint))
 
     def load_merge(self, plans: Sequence[TensorPlan]) -> None:
         """Merge straight from the sources into the live engine, and prove it.
 
         Raises `EvaluationError`; the engine is unusable after that.
         """
-        self._driver.call(lambda backend: backend.load_merge(plans))
+        self.call(lambda backend: backend.load_merge(plans))
 
     def state(self, checkpoint: Path, prompts: Sequence[Prompt], tokens: int) -> tuple[Any, ...]:
         """All that the model holds, as digests, and its first greedy answers to ``prompts``.
 
         For equality only; ``checkpoint`` is any folder of the same shapes.
         """
-        return self._driver.call(lambda backend: backend.state(checkpoint, prompts, tokens))
-
-    def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
-        """Put prompts in flight, all at once and in this order."""
-        return self._driver.submit(prompts)
-
-    def abort(self) -> None:
-        """Drop all requests in flight."""
-        self._driver.abort()
-
-    def close(self) -> None:
-        """Stop the engine and free its memory."""
-        self._driver.close()
+        return self.call(lambda backend: backend.state(checkpoint, prompts, tokens))
 
     def description(self) -> dict[str, Any]:
         """Versions, arguments and the digest of the live weights, for the journal."""

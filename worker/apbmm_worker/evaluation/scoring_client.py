@@ -9,10 +9,8 @@ import contextlib
 import logging
 import os
 import queue
-import select
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,15 +39,12 @@ from apbmm_worker.evaluation.scoring_protocol import (
     Scored,
     ToScoring,
     Unanswered,
-    messages,
-    to_bytes,
 )
+from apbmm_worker.message_socket import bodies, child_command, message_in, to_bytes
 
 _log = logging.getLogger(__name__)
 
 _MODULE = "apbmm_worker.evaluation.scoring_process"
-_LOOK_SECONDS = 1.0
-"""How often to look whether a silent scoring process still runs: its forks may hold its socket."""
 
 AnswerProgress = Callable[[int, int], None]
 """Called with the numbers of answered and of all questions; may be called from any thread."""
@@ -272,19 +267,19 @@ class _Process:
             ours, theirs = socket.socketpair()
             ends.enter_context(theirs)
             self._socket = ours
+            self._incoming = ours.makefile("rb")
             self._process = subprocess.Popen(
-                [
-                    sys.executable, "-m", _MODULE,
-                    "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
-                ],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                child_command(_MODULE, theirs),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-            )  # fmt: skip
+            )
         self._outgoing: queue.SimpleQueue[ToScoring | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="to-scoring", daemon=True)
         self._writer.start()
-        self._incoming = messages(_reading(self._socket, self._process), FROM_SCORING)
+        threading.Thread(target=self._watch, name="scoring-process", daemon=True).start()
 
     @property
     def alive(self) -> bool:
@@ -302,18 +297,18 @@ class _Process:
 
     def messages(self) -> Iterator[FromScoring]:
         """Messages until the process dies. Raises `EvaluationError` for what is none."""
-        while True:
-            try:
-                yield next(self._incoming)
-            except StopIteration:
-                return
-            except WireError as error:
-                self.kill()
-                raise EvaluationError(
-                    f"the scoring process sent an unsound message: {error.message}",
-                    f"its log is {self._log}",
-                    kind="infrastructure",
-                ) from error
+        try:
+            for body in bodies(self._incoming.read):
+                yield message_in(body, FROM_SCORING)
+        except ConnectionError:  # it died before it had read everything
+            return
+        except WireError as error:
+            self.kill()
+            raise EvaluationError(
+                f"the scoring process sent an unsound message: {error.message}",
+                f"its log is {self._log}",
+                kind="infrastructure",
+            ) from error
 
     def died(self) -> EvaluationError:
         """The error that says so."""
@@ -333,7 +328,14 @@ class _Process:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._writer.join()
+        self._incoming.close()
         self._socket.close()
+
+    def _watch(self) -> None:
+        """End the reading when the process has died: a fork of it may hold the other end."""
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
 
     def _write(self) -> None:
         while (message := self._outgoing.get()) is not None:
@@ -346,34 +348,6 @@ class _Process:
                 self._socket.sendall(data)
             except OSError:
                 return  # the reader sees that the process has died
-
-
-def _reading(connection: socket.socket, process: subprocess.Popen[bytes]) -> Callable[[int], bytes]:
-    """Reads so many bytes, or fewer at the end or when the process behind it has died."""
-    waiting = select.poll()
-    waiting.register(connection, select.POLLIN)
-
-    def has_more() -> bool:
-        while True:
-            running = process.poll() is None
-            if waiting.poll(_LOOK_SECONDS * 1000 if running else 0):
-                return True
-            if not running:
-                return False
-
-    def read(size: int) -> bytes:
-        found = bytearray()
-        while len(found) < size and has_more():
-            try:
-                some = connection.recv(min(size - len(found), 1 << 20))
-            except OSError:
-                break
-            if not some:
-                break
-            found += some
-        return bytes(found)
-
-    return read
 
 
 def _unexpected(message: FromScoring) -> EvaluationError:

@@ -7,7 +7,6 @@ which starts it and asks for everything (`scoring_client`). The messages are tho
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
 import logging
 import os
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from apbmm_common.errors import ApbmmError
 from apbmm_common.process.logs import set_up_logging
-from apbmm_common.process.parent_death import die_with
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_common.run_file.schema import is_own_adapter
 from apbmm_worker.engine.driver import Completion, Prompt
@@ -40,9 +38,8 @@ from apbmm_worker.evaluation.scoring_protocol import (
     Score,
     Scored,
     Unanswered,
-    messages,
-    to_bytes,
 )
+from apbmm_worker.message_socket import bodies, inherited_socket, message_in, to_bytes
 
 if TYPE_CHECKING:
     from apbmm_worker.evaluation.questions import PreparedBenchmarks
@@ -140,8 +137,8 @@ class Scoring:
     def _read(self) -> None:
         code = 1
         try:
-            for message in messages(self._connection.makefile("rb").read, TO_SCORING):
-                match message:
+            for body in bodies(self._connection.makefile("rb").read):
+                match message := message_in(body, TO_SCORING):
                     case Answered() | Unanswered():
                         self._engine.take(message)
                     case Score():
@@ -195,14 +192,10 @@ class Scoring:
 
 def main() -> None:
     """Entry point of the scoring process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    arguments = parser.parse_args()
-    die_with(arguments.parent)
+    connection = inherited_socket(__doc__)
     faulthandler.enable()
     set_up_logging()
-    Scoring(socket.socket(fileno=arguments.fd)).run()
+    Scoring(connection).run()
 
 
 if __name__ == "__main__":

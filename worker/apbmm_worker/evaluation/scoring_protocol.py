@@ -6,15 +6,13 @@
 
 The engine's process sends ``score`` and puts all prepared questions in flight. It sends each answer
 as it is finished, by the number of its question: prepared questions are counted from 0 through all
-benchmarks, those of ``ask`` follow. A message is its length, as 4 bytes in network order, and a
-MessagePack map of the fields below, in which ``kind`` names the class.
+benchmarks, those of ``ask`` follow. `message_socket` says how messages are encoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
@@ -26,9 +24,7 @@ from apbmm_common.errors import (
     SourceError,
     UsageError,
 )
-from apbmm_common.protocol.codec import decode_body
 from apbmm_common.protocol.messages import WIRE, BenchmarkResult, Count
-from apbmm_worker.child_protocol import LENGTH, MAX_BYTES, body_length, framed
 from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
 
 QUESTIONS_A_MESSAGE = 256
@@ -200,22 +196,3 @@ TO_SCORING: TypeAdapter[ToScoring] = TypeAdapter(Annotated[ToScoring, Field(disc
 FROM_SCORING: TypeAdapter[FromScoring] = TypeAdapter(
     Annotated[FromScoring, Field(discriminator="kind")]
 )
-T = TypeVar("T")
-
-
-def to_bytes(message: ToScoring | FromScoring) -> bytes:
-    """A message with its length. Raises `WireError` for one that cannot be sent."""
-    return framed(message, message.kind)
-
-
-def messages(read: Callable[[int], bytes], adapter: TypeAdapter[T]) -> Iterator[T]:
-    """Messages until the other end is closed. Raises `WireError` for what is none.
-
-    ``read`` returns so many bytes, or fewer at the end.
-    """
-    while len(prefix := read(LENGTH.size)) == LENGTH.size:
-        size = body_length(prefix)
-        body = read(size)
-        if len(body) < size:
-            return
-        yield decode_body(body, adapter, MAX_BYTES)

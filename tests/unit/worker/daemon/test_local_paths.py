@@ -9,10 +9,11 @@ import pytest
 
 from apbmm_common.errors import EvaluationError, UsageError
 from apbmm_common.run_file import RunSpec
-from apbmm_worker.child_protocol import LENGTH, Prepare, command_in, to_bytes
+from apbmm_worker.child_protocol import COMMANDS, Prepare
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.local_paths import LocalPaths
 from apbmm_worker.daemon.options import Options, parse_roots
+from apbmm_worker.message_socket import LENGTH, message_in, to_bytes
 from rehearsal_runs import run_spec
 
 
@@ -93,7 +94,7 @@ def test_every_path_of_a_run_is_checked(models: Path) -> None:
     sources = {"thinking": "/thinking", "instruct": "/instruct", "base": "/instruct"}
     assert command.sources == sources
     assert (command.benchmarks, command.prompts) == ({"sums": ("/sums",)}, "/prompts")
-    received = command_in(to_bytes(command)[LENGTH.size :])
+    received = message_in(to_bytes(command)[LENGTH.size :], COMMANDS)
     assert isinstance(received, Prepare)
     assert received.benchmarks == command.benchmarks
     for name in mapped:
