@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter, validators
+from cyclopts import Parameter, validators
 
 from apbmm.merge.command import Dtype, Vocabulary
 from apbmm.merge.flags import NONE_GIVEN, MethodName, MethodParameters, given
 from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags
+from apbmm_common.errors import EXIT_DONE, EXIT_USAGE
 from apbmm_common.process.command_line import command_app
 
 app = command_app(
@@ -17,8 +18,11 @@ app = command_app(
     "Look at runs and try them out. The search itself is apbmm-master with apbmm-worker.",
 )
 
-keys_app = App(name="keys", help="Make, list and revoke the keys of a master and its workers.")
-app.command(keys_app)
+app.command(
+    "apbmm.keys:app",
+    name="keys",
+    help="Make, list and revoke the keys of a master and its workers.",
+)
 
 Keys = Annotated[str | None, Parameter(env_var="APBMM_KEYS")]
 AtLeastOne = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
@@ -43,9 +47,15 @@ def check(
         Have EvalScope read the benchmarks, which takes it some seconds: shows the first question
         of each as the model will see it, and checks that every prompt fits the context.
     """
-    from apbmm.check.command import check as run_check
+    from apbmm.check.inspect import inspect, inspect_prompts_of_questions
+    from apbmm.check.view import print_faults, print_plan
 
-    return run_check(run_file, questions=questions)
+    found = inspect(run_file)
+    rehearsal = found.spec is not None and found.spec.evaluation.kind == "rehearsal"
+    if questions and not found.faults and not rehearsal:
+        inspect_prompts_of_questions(found)
+    (print_faults if found.faults else print_plan)(found)
+    return EXIT_USAGE if found.faults else EXIT_DONE
 
 
 @app.command(name="try")
@@ -169,9 +179,12 @@ def compare(
     json
         Print one JSON object instead.
     """
-    from apbmm.compare.command import show_comparison
+    from apbmm.compare.runs import compare as compared
+    from apbmm.compare.runs import read_runs
+    from apbmm.compare.view import print_json, print_table
 
-    return show_comparison(run_dirs, as_json=json)
+    (print_json if json else print_table)(compared(read_runs(run_dirs)))
+    return EXIT_DONE
 
 
 @app.command
@@ -327,68 +340,6 @@ def confirm(  # noqa: PLR0913 - one for each flag
             quiet=quiet,
         ),
     )
-
-
-@keys_app.command(name="new-master")
-def new_master(folder: str | None = None, /, *, keys: Keys = None) -> int:
-    """Make a master's folder of keys. With it a master accepts only workers that have a key.
-
-    Parameters
-    ----------
-    folder
-        The same as --keys.
-    keys
-        The folder. Default: ~/.config/apbmm/keys, where master and workers look by themselves.
-    """
-    from apbmm.keys import make_master
-
-    return make_master(folder, keys)
-
-
-@keys_app.command(name="new-worker")
-def new_worker(name: str, /, *, keys: Keys = None) -> int:
-    """Make a key for one worker and let it in, without a restart of the master.
-
-    Parameters
-    ----------
-    name
-        The worker's --name. The key is good for no other.
-    keys
-        The master's folder of keys. Default: ~/.config/apbmm/keys.
-    """
-    from apbmm.keys import make_worker
-
-    return make_worker(name, keys)
-
-
-@keys_app.command(name="revoke")
-def revoke(name: str, /, *, keys: Keys = None) -> int:
-    """Shut a worker out at its next message; what it holds is given to another.
-
-    Parameters
-    ----------
-    name
-        The worker's name.
-    keys
-        The master's folder of keys. Default: ~/.config/apbmm/keys.
-    """
-    from apbmm.keys import revoke as revoke_key
-
-    return revoke_key(name, keys)
-
-
-@keys_app.command(name="list")
-def list_keys(*, keys: Keys = None) -> int:
-    """List the workers that the master accepts, and their public keys.
-
-    Parameters
-    ----------
-    keys
-        The master's folder of keys. Default: ~/.config/apbmm/keys.
-    """
-    from apbmm.keys import show
-
-    return show(keys)
 
 
 @app.command

@@ -4,34 +4,55 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
+
+from cyclopts import App, Parameter
 
 from apbmm_common.errors import EXIT_DONE, UsageError
 from apbmm_common.protocol import curve_keys
 
+app = App(name="keys", help="Make, list and revoke the keys of a master and its workers.")
 
-def make_master(folder: str | None, given: str | None = None) -> int:
-    """Make a master's folder of keys, and print the next step.
+Keys = Annotated[str | None, Parameter(env_var="APBMM_KEYS")]
 
-    ``folder`` comes from the argument, ``given`` from --keys or the environment. Raises
-    `UsageError`.
+
+@app.command
+def new_master(folder: str | None = None, /, *, keys: Keys = None) -> int:
+    """Make a master's folder of keys. With it a master accepts only workers that have a key.
+
+    Parameters
+    ----------
+    folder
+        The same as --keys.
+    keys
+        The folder. Default: ~/.config/apbmm/keys, where master and workers look by themselves.
     """
-    if folder and given not in (None, folder, os.environ.get("APBMM_KEYS")):
-        raise UsageError(f"two folders: {folder} and --keys {given}", "name one")
-    named = folder or given
+    if folder and keys not in (None, folder, os.environ.get("APBMM_KEYS")):
+        raise UsageError(f"two folders: {folder} and --keys {keys}", "name one")
+    named = folder or keys
     _require_keys(named)
-    keys = curve_keys.new_master(
+    made = curve_keys.new_master(
         curve_keys.named_folder(named) if named else curve_keys.default_folder()
     )
-    _say(f"the master's keys are in {keys.folder}")
-    _say(f"next, for each worker: apbmm keys new-worker NAME{_flag(keys)}")
+    _say(f"the master's keys are in {made.folder}")
+    _say(f"next, for each worker: apbmm keys new-worker NAME{_flag(made)}")
     return EXIT_DONE
 
 
-def make_worker(name: str, given: str | None) -> int:
-    """Make and allow a worker's key, and print how to copy it to the worker's host."""
-    keys = _master(given)
-    secret = curve_keys.new_worker(keys, name)
-    public = keys.folder / (curve_keys.MASTER + curve_keys.PUBLIC)
+@app.command
+def new_worker(name: str, /, *, keys: Keys = None) -> int:
+    """Make a key for one worker and let it in, without a restart of the master.
+
+    Parameters
+    ----------
+    name
+        The worker's --name. The key is good for no other.
+    keys
+        The master's folder of keys. Default: ~/.config/apbmm/keys.
+    """
+    master = _master(keys)
+    secret = curve_keys.new_worker(master, name)
+    public = master.folder / (curve_keys.MASTER + curve_keys.PUBLIC)
     _say(f"worker {name} is let in; its key is {secret}")
     _say("a worker on another host needs both files there, in a folder that is its own alone:")
     _say("  ssh HOST mkdir -p -m 700 .config/apbmm/keys")
@@ -40,16 +61,32 @@ def make_worker(name: str, given: str | None) -> int:
     return EXIT_DONE
 
 
-def revoke(name: str, given: str | None) -> int:
-    """Revoke a worker's key; a living master notices by itself."""
-    curve_keys.revoke(_master(given), name)
+@app.command
+def revoke(name: str, /, *, keys: Keys = None) -> int:
+    """Shut a worker out at its next message; what it holds is given to another.
+
+    Parameters
+    ----------
+    name
+        The worker's name.
+    keys
+        The master's folder of keys. Default: ~/.config/apbmm/keys.
+    """
+    curve_keys.revoke(_master(keys), name)
     _say(f"worker {name} is let in no more")
     return EXIT_DONE
 
 
-def show(given: str | None) -> int:
-    """Print the allowed workers and their public keys."""
-    for path in sorted(_master(given).allowed.glob("*" + curve_keys.PUBLIC)):
+@app.command(name="list")
+def list_keys(*, keys: Keys = None) -> int:
+    """List the workers that the master accepts, and their public keys.
+
+    Parameters
+    ----------
+    keys
+        The master's folder of keys. Default: ~/.config/apbmm/keys.
+    """
+    for path in sorted(_master(keys).allowed.glob("*" + curve_keys.PUBLIC)):
         _say(f"{path.stem}  {curve_keys.load_public(path).decode()}")
     return EXIT_DONE
 

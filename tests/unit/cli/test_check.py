@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.check.command import check
+from apbmm.app import check
 from apbmm.check.inspect import Inspection, inspect, is_known_adapter
 from apbmm.check.view import plan, size
 from apbmm_common.errors import RunFileError

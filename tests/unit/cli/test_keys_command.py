@@ -19,25 +19,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_from_new_master_to_revoke(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert keys.make_master(None) == 0
+    assert keys.new_master() == 0
     assert capsys.readouterr().out.endswith("apbmm keys new-worker NAME\n")
-    assert keys.make_worker("gpu-1", None) == 0
+    assert keys.new_worker("gpu-1") == 0
     said = capsys.readouterr().out
     assert str(folder / "gpu-1.key_secret") in said
     assert str(folder / "master.key") in said
-    assert keys.show(None) == 0
+    assert keys.list_keys() == 0
     public = curve_keys.load_public(folder / "allowed" / "gpu-1.key").decode()
     assert capsys.readouterr().out == f"gpu-1  {public}\n"
-    assert keys.revoke("gpu-1", None) == 0
+    assert keys.revoke("gpu-1") == 0
     assert "gpu-1 is let in no more" in capsys.readouterr().out
-    assert keys.show(None) == 0
+    assert keys.list_keys() == 0
     assert capsys.readouterr().out == ""
 
 
 def test_no_command_prints_a_secret(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keys.make_master(None)
-    keys.make_worker("gpu-1", None)
-    keys.show(None)
+    keys.new_master()
+    keys.new_worker("gpu-1")
+    keys.list_keys()
     said = capsys.readouterr().out
     master = curve_keys.master_keys(None)
     worker = curve_keys.worker_keys(None, "gpu-1")
@@ -51,14 +51,14 @@ def test_no_command_prints_a_secret(folder: Path, capsys: pytest.CaptureFixture[
 def test_another_folder_is_named_in_what_comes_next(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys.make_master(str(tmp_path / "elsewhere"))
+    keys.new_master(str(tmp_path / "elsewhere"))
     assert f"new-worker NAME --keys {tmp_path}/elsewhere" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("folder")
 def test_without_a_master_the_first_step_is_named() -> None:
     with pytest.raises(UsageError, match="there is no master's key") as caught:
-        keys.make_worker("a", None)
+        keys.new_worker("a")
     assert caught.value.hint == "apbmm keys new-master makes one"
 
 
