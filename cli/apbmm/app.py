@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
-from apbmm.merge.command import Dtype, Vocabulary
-from apbmm.merge.flags import NONE_GIVEN, MethodName, MethodParameters, given
+from apbmm.merge.flags import Dtype, MergeRequest
 from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE
 from apbmm_common.process.command_line import command_app
@@ -446,77 +445,13 @@ def export(  # noqa: PLR0913 - one for each flag
 
 
 @app.command
-def merge(  # noqa: PLR0913 - one for each flag
-    *,
-    source: Annotated[list[str], Parameter(negative=())],
-    out: Path,
-    base: Path | None = None,
-    method: MethodName = "linear",
-    weight: float | None = None,
-    weights: Path | None = None,
-    parameters: Annotated[MethodParameters, Parameter(name="*")] = NONE_GIVEN,
-    seed: int | None = None,
-    outside_layers: str | None = None,
-    template_from: str | None = None,
-    dtype: Dtype = "source",
-    vocabulary: Vocabulary = "same",
-) -> int:
+def merge(*, request: Annotated[MergeRequest, Parameter(name="*")]) -> int:
     """Merge checkpoints into one, as the workers do.
 
     Linear: the weighted sum of the sources, layer by layer. The other methods make one task vector
     of all (source minus base) and add it, times the weight, to the base. Tensors are laid out and
     stored as in the last source.
-
-    Parameters
-    ----------
-    source
-        A checkpoint folder, or NAME=FOLDER. Give it once for each source. Without a name they are
-        called 1, 2, ...
-    out
-        Folder for the merge: new or empty.
-    base
-        The checkpoint that task vectors are taken from.
-    method
-        How to merge.
-    weight
-        Linear: the first source's weight, of two. Other methods: the factor of the merged task
-        vectors (mergekit's lambda).
-    weights
-        JSON file of weights (linear, task_arithmetic). A list has an entry for each layer: the
-        first source's weight of two (or the only one's), or a list with a weight for each source.
-        {"layers": [...]} is the same, {"blocks": [...]} has an entry for each of so many runs of
-        layers, {"sticks": [...]} numbers in [0, 1] by stick-breaking (linear), one fewer a layer
-        than sources. Beside them "outside" says what --outside-layers does, or has entries for
-        "embeddings", "norm" and "head".
-    seed
-        Decides what the random methods (dare, della) drop. Default: 0.
-    outside_layers
-        For embeddings, final norm and output head: mean (of the layers' weights, the default), or
-        the name of a source to follow.
-    template_from
-        The source that config, tokenizer, chat template and generation config are copied from.
-        Default: the first.
-    dtype
-        Stored dtype. Default: each tensor's own in the last source.
-    vocabulary
-        common merges the first rows of embeddings and head, as many as all sources have: for
-        vocabularies that are padded to other sizes. Default: all must be the same.
     """
-    from apbmm.merge.command import MergeRequest, run_merge
+    from apbmm.merge.command import run_merge
 
-    return run_merge(
-        MergeRequest(
-            source=source,
-            out=out,
-            base=base,
-            method=method,
-            weight=weight,
-            weights=weights,
-            parameters=given(parameters),
-            seed=seed,
-            outside_layers=outside_layers,
-            template_from=template_from,
-            dtype=dtype,
-            vocabulary=vocabulary,
-        )
-    )
+    return run_merge(request)

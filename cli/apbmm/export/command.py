@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apbmm.merge.command import Dtype
+from apbmm.merge.flags import Dtype
 from apbmm.merge.places import output_folder, require_room
 from apbmm.pick.choice import choose, preference_of
 from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags

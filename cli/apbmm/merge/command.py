@@ -6,10 +6,11 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from apbmm.merge.flags import MergeRequest, given
 from apbmm.merge.places import digest_cache, expanded, output_folder
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import EXIT_DONE, ApbmmError, EvaluationError, UsageError
@@ -22,28 +23,7 @@ if TYPE_CHECKING:
     from apbmm_worker.merging.source_weights import SourceWeights
     from apbmm_worker.merging.sources import VerifiedSources
 
-Dtype = Literal["source", "float32", "bfloat16", "float16"]
-Vocabulary = Literal["same", "common"]
-
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<path>.+)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class MergeRequest:
-    """The flags of `apbmm merge`; None where one was not given."""
-
-    source: Sequence[str]
-    out: Path
-    base: Path | None = None
-    method: str = LINEAR
-    weight: float | None = None
-    weights: Path | None = None
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    seed: int | None = None
-    outside_layers: str | None = None
-    template_from: str | None = None
-    dtype: Dtype = "source"
-    vocabulary: Vocabulary = "same"
 
 
 def run_merge(request: MergeRequest) -> int:
@@ -128,7 +108,7 @@ def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | M
         assert request.weight is not None
         try:
             return ModelLevelMerge(
-                request.method, request.weight, request.parameters, request.seed or 0
+                request.method, request.weight, given(request.parameters), request.seed or 0
             )
         except EvaluationError as error:  # it begins with the name of the setting
             raise UsageError(f"--{error.message}", error.hint) from error
@@ -204,7 +184,7 @@ def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:
     if layerwise and model_level is not None and model_level.merge is not None:
         raise UsageError(f"{method} takes one --weight for the whole model, not --weights")
     takes = {parameter.name for parameter in model_level.parameters} if model_level else set()
-    useless = [name for name in request.parameters if name not in takes]
+    useless = [name for name in given(request.parameters) if name not in takes]
     if request.seed is not None and not (model_level and model_level.random):
         useless.append("seed")
     for name in useless:

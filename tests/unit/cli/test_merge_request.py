@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from apbmm.merge.command import MergeRequest, run_merge
+from apbmm.merge.command import run_merge
+from apbmm.merge.flags import MergeRequest
 from apbmm_common.errors import EXIT_DONE, SourceError
 from denied_files import deny
 from tiny_checkpoints import pad_vocabulary, write_tiny_pair
