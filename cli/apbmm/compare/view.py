@@ -17,6 +17,8 @@ from apbmm.status.view import console
 from apbmm_common import __version__
 
 SCHEMA = 1
+NUMBERS = "hyper-\nvolume|Spacing|contri-\nbution|front|load\nrate|time|done|failed"
+"""The columns of numbers, separated by bars."""
 
 
 def print_json(found: Comparison) -> None:
@@ -52,8 +54,7 @@ def table(found: Comparison) -> Table:
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown.add_column("run", overflow="fold")
     shown.add_column("method", overflow="fold")
-    for name in ("hyper-\nvolume", "Spacing", "contri-\nbution", "front", "load\nrate", "time",
-                 "done", "failed"):  # fmt: skip
+    for name in NUMBERS.split("|"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
         cells = (Text(cell) for cell in _cells(row, found.pooled_front))

@@ -41,12 +41,12 @@ async def render_questions(
         remote_code=remote_code,
     )
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "apbmm.questions.main", str(os.getpid()),
+        *(sys.executable, "-P", "-m", "apbmm.questions.main", str(os.getpid())),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         out, told = await process.communicate(request.model_dump_json().encode())
     finally:

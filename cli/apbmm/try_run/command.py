@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apbmm.check.inspect import inspect
 from apbmm.check.view import print_faults
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, UsageError
 from apbmm_common.process.signals import StopRequests, handlers_restored
 from apbmm_common.run_file import RunSpec
+
+if TYPE_CHECKING:
+    from apbmm.try_run.evaluation import Trial
+    from apbmm_worker.daemon.options import Options
 
 PACKAGES = ("torch", "vllm", "evalscope")
 
@@ -65,7 +70,7 @@ def run_try(request: TryRequest) -> int:
 
 
 def _try(request: TryRequest, spec: RunSpec, gpu: str, folder: Path) -> int:
-    from apbmm.try_run.evaluation import Trial, evaluate_source, with_few_questions
+    from apbmm.try_run.evaluation import with_few_questions
     from apbmm.try_run.records import tried_questions
     from apbmm.try_run.view import TriedBenchmark, as_json, report
     from apbmm_worker.daemon.options import Claim, Options
@@ -85,27 +90,8 @@ def _try(request: TryRequest, spec: RunSpec, gpu: str, folder: Path) -> int:
     options.scratch.mkdir()
     few = with_few_questions(spec, request.questions)
     claim = Claim(options)
-    stops = StopRequests()
-
-    async def run() -> Trial:
-        task = asyncio.current_task()
-        assert task is not None
-
-        def cancel(number: int) -> None:  # noqa: ARG001 - a handler's signature
-            task.cancel()
-
-        stops.listen(cancel)
-        try:
-            with _stages(source, gpu) as show:
-                return await evaluate_source(few, source, options, show)
-        finally:
-            stops.ignore_more()
-
     try:
-        with handlers_restored():
-            trial = asyncio.run(run())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+        trial = _trial(few, source, options)
     except UsageError:
         raise
     except ApbmmError as error:
@@ -131,6 +117,29 @@ def _try(request: TryRequest, spec: RunSpec, gpu: str, folder: Path) -> int:
     else:
         print("\n".join(report(source, tried)))  # noqa: T201
     return EXIT_DONE
+
+
+def _trial(spec: RunSpec, source: str, options: Options) -> Trial:
+    """Have a source answer the questions of a run. SIGINT and SIGTERM cancel it."""
+    from apbmm.try_run.evaluation import evaluate_source
+
+    stops = StopRequests()
+
+    async def run() -> Trial:
+        task = asyncio.current_task()
+        assert task is not None
+        stops.listen(lambda _: task.cancel())
+        try:
+            with _stages(source, options.gpu) as show:
+                return await evaluate_source(spec, source, options, show)
+        finally:
+            stops.ignore_more()
+
+    try:
+        with handlers_restored():
+            return asyncio.run(run())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def _with_log(error: ApbmmError, log: Path) -> ApbmmError:

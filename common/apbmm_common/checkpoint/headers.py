@@ -28,11 +28,11 @@ MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
 _SHOWN_BYTES = 60
 
 ITEM_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
-    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
-    "U32": 4, "I32": 4, "F32": 4,
-    "U64": 8, "I64": 8, "F64": 8,
-}  # fmt: skip
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
 FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
 
 # Patterns of files in place of the weights that are read, and hints. The first one found is named.

@@ -54,7 +54,7 @@ class StopRequests:
         """The signal of each request."""
         self._first = 0.0
 
-    def listen(self, act: Callable[[int], None]) -> None:
+    def listen(self, act: Callable[[int], object]) -> None:
         """Call ``act`` in the running event loop with the signal of each request."""
         import asyncio
 
