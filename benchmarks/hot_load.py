@@ -116,7 +116,7 @@ def build(
 ) -> tuple[EngineWithMerges, float]:
     """Sources, engine and merges; and the seconds that the engine took to start."""
     from apbmm_worker.engine.resident import ResidentEngine
-    from apbmm_worker.merging.merge import materialise
+    from apbmm_worker.merging.merge import write_merge
     from apbmm_worker.merging.plan import plan
     from apbmm_worker.merging.source_weights import layer_weights
     from apbmm_worker.merging.sources import verify_sources
@@ -134,7 +134,7 @@ def build(
     ]
 
     def write(turn: int) -> None:
-        materialise(sources, vectors[turn % 2], MergeSection(), "instruct", scratch / "merge")
+        write_merge(sources, plans[turn % 2], {}, "instruct", scratch / "merge")
 
     write(0)
     small = {"kv_cache_memory_bytes": 256 << 20, "max_num_seqs": 16}

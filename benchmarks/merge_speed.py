@@ -30,8 +30,8 @@ from pathlib import Path
 
 from apbmm_common.merge_methods import METHODS
 from apbmm_common.run_file import MergeSection
-from apbmm_worker.merging.merge import materialise, write_merge
-from apbmm_worker.merging.plan import ModelLevelMerge, plan_task_vectors
+from apbmm_worker.merging.merge import write_merge
+from apbmm_worker.merging.plan import ModelLevelMerge, plan, plan_task_vectors
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from random_qwen3 import of_size, write_random
 
@@ -101,9 +101,11 @@ def vector_of(sources: VerifiedSources) -> list[float]:
 def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, list[Cost]]:
     """What each means cost each time, writing into ``folder``."""
     first, second = (sources.checkpoints[role].files[0] for role in ("thinking", "instruct"))
-    vector, copy, out = vector_of(sources), folder / "copy", folder / "out"
+    copy, out = folder / "copy", folder / "out"
+    thinking, instruct = (sources.checkpoints[role] for role in ("thinking", "instruct"))
+    plans = plan(thinking, instruct, vector_of(sources), MergeSection())
     ways: dict[str, Callable[[], object]] = {
-        MATERIALISE: lambda: materialise(sources, vector, MergeSection(), "instruct", out),
+        MATERIALISE: lambda: write_merge(sources, plans, {}, "instruct", out),
         "in kernel": lambda: copy_in_kernel(first, second, copy),
     }
     for chunk in CHUNKS:

@@ -33,10 +33,10 @@ from apbmm_worker.engine.driver import EngineBackend, Prompt
 from apbmm_worker.engine.resident import ResidentEngine
 from apbmm_worker.engine.vllm import live_weights
 from apbmm_worker.engine.vllm.backend import VllmBackend
-from apbmm_worker.merging.merge import materialise
 from apbmm_worker.merging.plan import TensorPlan, plan
 from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
+from layer_wise_merge import materialise
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_qwen3
 
 pytestmark = [

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apbmm_common.run_file import MergeSection
-from apbmm_worker.merging.merge import materialise, write_merge
+from apbmm_worker.merging.merge import write_merge
 from apbmm_worker.merging.run_merges import merge_of
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
+from layer_wise_merge import materialise
 from rehearsal_runs import run_spec
 from tiny_checkpoints import (
     load_tensors,

@@ -26,7 +26,6 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from apbmm_common.checkpoint.headers import ITEM_BYTES
-from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.folder import (
     RECIPE_FILE,
@@ -38,8 +37,7 @@ from apbmm_worker.merging.folder import (
     write_index,
     write_json,
 )
-from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan
-from apbmm_worker.merging.source_weights import layer_weights
+from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan
 from apbmm_worker.merging.sources import VerifiedSources
 from apbmm_worker.merging.task_vectors import merged_parts
 from apbmm_worker.merging.tensor_bytes import ByteProgress, FileBuffer, opened, stored_dtype
@@ -64,27 +62,6 @@ class MergeReport:
     bytes: int
 
 
-def materialise(
-    sources: VerifiedSources,
-    vector: Sequence[float],
-    merge: MergeSection,
-    template_from: str,
-    out: Path,
-    progress: ByteProgress | None = None,
-) -> MergeReport:
-    """Write the layer-wise merge of ``vector`` (one weight in [0, 1] a layer) as a folder.
-
-    Everything else is as in `write_merge`. Raises `EvaluationError`, of kind ``vector`` for a bad
-    vector or a tensor that comes out as NaN or infinity, ``infrastructure`` for a full disk or a
-    source that has changed.
-    """
-    weights = layer_weights(vector, sources.layers)
-    thinking, instruct = (sources.checkpoints[role] for role in ("thinking", "instruct"))
-    plans = plan(thinking, instruct, weights, merge)
-    recipe = {"vector": weights, "merge": merge.model_dump(mode="json")}
-    return write_merge(sources, plans, recipe, template_from, out, progress, dtype=merge.dtype)
-
-
 def write_merge(  # noqa: PLR0913 - all describe one folder
     sources: VerifiedSources,
     plans: Sequence[TensorPlan],
@@ -105,7 +82,8 @@ def write_merge(  # noqa: PLR0913 - all describe one folder
     appears only when it is complete, with what ``finish`` adds. An earlier merge there is replaced
     (at the end with ``keep_earlier``), and anything else is left alone. ``progress`` is called with
     (bytes written, bytes to write), and an error that it raises ends the merge. Raises
-    `EvaluationError` as `materialise` does.
+    `EvaluationError`, of kind ``vector`` for a tensor that comes out as NaN or infinity,
+    ``infrastructure`` for a full disk or a source that has changed.
     """
     start = time.monotonic()
     total, written = sum(tensor.length for tensor in plans), 0

@@ -17,10 +17,10 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.folder import PARTIAL_SUFFIX, RECIPE_FILE
-from apbmm_worker.merging.merge import materialise
 from apbmm_worker.merging.plan import WeightedSum, plan
 from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
+from layer_wise_merge import materialise
 from tiny_checkpoints import (
     edit_config,
     load_tensors,

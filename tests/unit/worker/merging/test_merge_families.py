@@ -10,8 +10,8 @@ import transformers
 
 from apbmm_common.errors import SourceError
 from apbmm_common.run_file import MergeSection
-from apbmm_worker.merging.merge import materialise
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
+from layer_wise_merge import materialise
 from tiny_checkpoints import load_tensors, rounding_error, save_tensors, write_tokenizer
 from tiny_families import FAMILIES, write_family
 

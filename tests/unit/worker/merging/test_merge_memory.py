@@ -9,8 +9,8 @@ import torch
 
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.run_file import MergeSection
-from apbmm_worker.merging.merge import materialise
 from apbmm_worker.merging.sources import verify_sources
+from layer_wise_merge import materialise
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 
 ROWS = 2048
