@@ -1,47 +1,76 @@
-"""Comparison of the bytes of files and tensors, in chunks and up to the first difference."""
+"""The bytes of files and tensors: reading them, and comparing them up to the first difference.
+
+Positioned reads into reused buffers keep memory flat whatever the size of a checkpoint, and were
+faster than memory maps (see `benchmarks/merge_speed.py`).
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-from apbmm_common.checkpoint.headers import TensorHeader
+from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader
 from apbmm_common.errors import SourceError, unreadable
 
 CHUNK_BYTES = 1 << 20
 
-OpenFiles = Mapping[Path, BinaryIO]
+
+def opened(*checkpoints: Checkpoint) -> AbstractContextManager[dict[Path, int]]:
+    """File descriptors of all weight files, closed at the end; see `opened_files`."""
+    return opened_files({file for checkpoint in checkpoints for file in checkpoint.files})
 
 
 @contextmanager
-def opened_files(files: Iterable[Path]) -> Iterator[OpenFiles]:
-    """The files, open for reading. Raises `SourceError` for a file that cannot be read."""
+def opened_files(files: Iterable[Path]) -> Iterator[dict[Path, int]]:
+    """File descriptors of ``files``, closed at the end.
+
+    Raises `SourceError` naming a file that cannot be opened.
+    """
     with ExitStack() as stack:
-        found: dict[Path, BinaryIO] = {}
-        for file in set(files):
+        descriptors: dict[Path, int] = {}
+        for file in files:
             try:
-                found[file] = stack.enter_context(file.open("rb", buffering=0))
+                descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise unreadable(file, error) from error
-        yield found
+            stack.callback(os.close, descriptors[file])
+        yield descriptors
 
 
-def same_tensors(tensors: Sequence[TensorHeader], files: OpenFiles) -> bool:
+def read_into(descriptor: int, buffer: memoryview, offset: int, file: Path) -> None:
+    """Fill ``buffer`` (bytes) from ``offset`` of the file.
+
+    Raises `SourceError` when the file ends too early or cannot be read.
+    """
+    done = 0
+    while done < len(buffer):
+        try:
+            count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        except OSError as error:
+            raise unreadable(file, error) from error
+        if count == 0:
+            raise SourceError(f"{file}: has become shorter since its header was read")
+        done += count
+
+
+def same_tensors(tensors: Sequence[TensorHeader], files: Mapping[Path, int]) -> bool:
     """Whether tensors have one dtype and shape and hold the same bytes.
 
-    Equal numbers in two dtypes are not the same bytes. Raises `SourceError` for a file that cannot
-    be read or that ends within a tensor.
+    Equal numbers in two dtypes are not the same bytes. Raises `SourceError` as `read_into` does.
     """
     first, *others = tensors
     if any((other.dtype, other.shape) != (first.dtype, first.shape) for other in others):
         return False
+    one, two = (memoryview(bytearray(min(CHUNK_BYTES, first.length))) for _ in range(2))
     for begin in range(0, first.length, CHUNK_BYTES):
         size = min(CHUNK_BYTES, first.length - begin)
-        data = _read(first, begin, size, files)
-        if any(_read(other, begin, size, files) != data for other in others):
-            return False
+        read_into(files[first.file], one[:size], first.offset + begin, first.file)
+        for other in others:
+            read_into(files[other.file], two[:size], other.offset + begin, other.file)
+            if one[:size] != two[:size]:
+                return False
     return True
 
 
@@ -57,16 +86,3 @@ def same_files(first: Path, second: Path) -> bool:
     except OSError as error:
         raise unreadable(Path(error.filename or first), error) from error
     return True
-
-
-def _read(tensor: TensorHeader, begin: int, size: int, files: OpenFiles) -> bytes:
-    file, data = files[tensor.file], bytearray()
-    try:
-        file.seek(tensor.offset + begin)
-        while len(data) < size and (part := file.read(size - len(data))):
-            data += part
-    except OSError as error:
-        raise unreadable(tensor.file, error) from error
-    if len(data) < size:
-        raise SourceError(f"{tensor.file}: ends within tensor {tensor.name}")
-    return bytes(data)

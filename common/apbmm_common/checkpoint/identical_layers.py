@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from apbmm_common.checkpoint.contents import opened_files, same_tensors
+from apbmm_common.checkpoint.contents import opened, same_tensors
 from apbmm_common.checkpoint.headers import Checkpoint, layer_of
 from apbmm_common.checkpoint.tensor_groups import optional_tensors
 
@@ -25,7 +25,7 @@ def identical_layers(checkpoints: Sequence[Checkpoint]) -> tuple[int, ...]:
         layer = layer_of(name)
         if layer is not None and name not in left_out:
             layers.setdefault(layer, []).append(name)
-    with opened_files(file for checkpoint in checkpoints for file in checkpoint.files) as files:
+    with opened(*checkpoints) as files:
         return tuple(
             layer
             for layer, names in sorted(layers.items())

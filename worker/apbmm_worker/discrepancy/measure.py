@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
+from apbmm_common.checkpoint.contents import opened, read_into
 from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader, layer_of
 from apbmm_common.checkpoint.tensor_groups import optional_tensors, outside_group
 from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file import PriorSection
 from apbmm_worker.discrepancy.activations import cosine_discrepancy, encode_prompts, pooled_states
 from apbmm_worker.merging.sources import VerifiedSources
-from apbmm_worker.merging.tensor_bytes import TORCH_DTYPES, opened, read_into
+from apbmm_worker.merging.tensor_bytes import TORCH_DTYPES
 
 EPSILON = 1e-12
 CHUNK_ELEMENTS = 1 << 15  # small enough that torch does not spread it over threads

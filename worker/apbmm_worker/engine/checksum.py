@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from apbmm_common.checkpoint.contents import opened, read_into
 from apbmm_common.checkpoint.headers import TensorHeader, read_checkpoint
 from apbmm_worker.merging.merge import threads
-from apbmm_worker.merging.tensor_bytes import opened, read_into, stored_dtype
+from apbmm_worker.merging.tensor_bytes import stored_dtype
 
 # Words are summed in this number of columns. It is a prime, so that a swap of rows or blocks
 # changes the sums.

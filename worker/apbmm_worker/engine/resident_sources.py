@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
+from apbmm_common.checkpoint.contents import opened_files, read_into
 from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import TensorPlan, WeightedSum
 from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards, plan_of_shard
-from apbmm_worker.merging.tensor_bytes import opened_files, read_into, stored_dtype
+from apbmm_worker.merging.tensor_bytes import stored_dtype
 from apbmm_worker.merging.weighted_sum import fits_lerp, sum_dtype
 
 # Bytes left free beside the sources, for float32 sums of one tensor and the allocator's rounding.

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
+from apbmm_common.checkpoint.contents import opened
 from apbmm_common.checkpoint.headers import ITEM_BYTES
 from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.folder import (
@@ -40,7 +41,7 @@ from apbmm_worker.merging.folder import (
 from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan
 from apbmm_worker.merging.sources import VerifiedSources
 from apbmm_worker.merging.task_vectors import merged_parts
-from apbmm_worker.merging.tensor_bytes import ByteProgress, FileBuffer, opened, stored_dtype
+from apbmm_worker.merging.tensor_bytes import ByteProgress, FileBuffer, stored_dtype
 from apbmm_worker.merging.weighted_sum import Summation
 
 THREADS = 4  # more do not help: the work is moving bytes through memory
@@ -119,7 +120,7 @@ def merged_tensors(
     """Name and value of each planned tensor, made where ``place`` says, ahead of their turn.
 
     Bit for bit what `write_merge` writes. ``files``: the sources' descriptors, from
-    `tensor_bytes.opened`. Raises `EvaluationError` (``vector``) for a NaN or an infinity, and
+    `contents.opened`. Raises `EvaluationError` (``vector``) for a NaN or an infinity, and
     `SourceError` when a source cannot be read.
     """
     sums = Summation(files)

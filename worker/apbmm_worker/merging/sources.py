@@ -27,19 +27,14 @@ from apbmm_common.checkpoint.compatibility import (
     compatibility_warnings,
     require_compatible,
 )
+from apbmm_common.checkpoint.contents import opened, read_into
 from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, layer_count, read_checkpoint
 from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.roles import BASE_ROLE, REFERENCE_ROLE
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.checkpoint.vocabularies import with_common_vocabulary
 from apbmm_common.errors import SourceError, unreadable
-from apbmm_worker.merging.tensor_bytes import (
-    ByteProgress,
-    FileBuffer,
-    all_finite,
-    opened,
-    read_into,
-)
+from apbmm_worker.merging.tensor_bytes import ByteProgress, FileBuffer, all_finite
 
 CHUNK = 4 << 20
 GENERATION_FILE = "generation_config.json"

@@ -12,10 +12,10 @@ from functools import cache
 import torch
 from pydantic import TypeAdapter
 
+from apbmm_common.checkpoint.contents import opened_files
 from apbmm_worker.merging.merge import Place, merged_tensors, nowhere
 from apbmm_worker.merging.plan import TensorPlan
 from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shards, plan_of_shard
-from apbmm_worker.merging.tensor_bytes import opened_files
 
 Plans = tuple[TensorPlan, ...]
 

@@ -1,23 +1,13 @@
-"""Reads tensor bytes from safetensors files, and checks that floats are finite.
-
-Positioned reads into reused buffers keep memory flat whatever the size of a checkpoint, and were
-faster than memory maps (see `benchmarks/merge_speed.py`).
-"""
+"""The bytes of tensors: their dtypes, memory for them, and whether floats are finite."""
 
 from __future__ import annotations
 
 import mmap
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-
-from apbmm_common.checkpoint.headers import Checkpoint
-from apbmm_common.errors import SourceError, unreadable
 
 TORCH_DTYPES = {
     "F16": torch.float16,
@@ -53,28 +43,6 @@ _INFINITY: dict[str, tuple[type[np.signedinteger[Any]], int]] = {
 }
 
 
-def opened(*checkpoints: Checkpoint) -> AbstractContextManager[dict[Path, int]]:
-    """File descriptors of all weight files, closed at the end; see `opened_files`."""
-    return opened_files({file for checkpoint in checkpoints for file in checkpoint.files})
-
-
-@contextmanager
-def opened_files(files: Iterable[Path]) -> Iterator[dict[Path, int]]:
-    """File descriptors of ``files``, closed at the end.
-
-    Raises `SourceError` naming a file that cannot be opened.
-    """
-    with ExitStack() as stack:
-        descriptors: dict[Path, int] = {}
-        for file in files:
-            try:
-                descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise unreadable(file, error) from error
-            stack.callback(os.close, descriptors[file])
-        yield descriptors
-
-
 class FileBuffer:
     """Memory for parts of files, which is reused and grows when it has to."""
 
@@ -92,22 +60,6 @@ class FileBuffer:
         if begin + length > len(self._memory):
             self._memory = mmap.mmap(-1, mmap.PAGESIZE + length)
         return memoryview(self._memory)[begin : begin + length]
-
-
-def read_into(descriptor: int, buffer: memoryview, offset: int, file: Path) -> None:
-    """Fill ``buffer`` (bytes) from ``offset`` of the file.
-
-    Raises `SourceError` when the file ends too early or cannot be read.
-    """
-    done = 0
-    while done < len(buffer):
-        try:
-            count = os.preadv(descriptor, [buffer[done:]], offset + done)
-        except OSError as error:
-            raise unreadable(file, error) from error
-        if count == 0:
-            raise SourceError(f"{file}: has become shorter since its header was read")
-        done += count
 
 
 def stored_dtype(name: str) -> torch.dtype:

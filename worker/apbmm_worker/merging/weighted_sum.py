@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
+from apbmm_common.checkpoint.contents import read_into
 from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.merging.plan import TensorPlan, WeightedSum
-from apbmm_worker.merging.tensor_bytes import FileBuffer, all_finite, read_into, stored_dtype
+from apbmm_worker.merging.tensor_bytes import FileBuffer, all_finite, stored_dtype
 
 CHUNK_BYTES = 1 << 21  # of the result, computed and written at once
 # Elements whose sums are taken at once in wider numbers than the stored ones: these stay in the
@@ -39,7 +40,7 @@ class Summation(threading.local):
     """Computes stored bytes of weighted sums; every thread that calls it has its own buffers."""
 
     def __init__(self, files: Mapping[Path, int]) -> None:
-        """``files``: descriptors of all weight files, as `tensor_bytes.opened` gives them."""
+        """``files``: descriptors of all weight files, as `contents.opened` gives them."""
         self._files = files
         self._buffers: list[FileBuffer] = []
         self._wide = [bytearray(BLOCK_ELEMENTS * 8) for _ in range(2)]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from apbmm_common.checkpoint.contents import opened_files
 from apbmm_common.checkpoint.headers import read_headers
 from apbmm_worker.engine.checksum import checksum, checksum_in_file, folder_digest
-from apbmm_worker.merging.tensor_bytes import opened_files
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_qwen3
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from apbmm_common.checkpoint.contents import opened
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import MergeSection
@@ -18,7 +19,6 @@ from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import plan
 from apbmm_worker.merging.shards import Shard
 from apbmm_worker.merging.source_weights import layer_weights
-from apbmm_worker.merging.tensor_bytes import opened
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 
 LAYERS = 3

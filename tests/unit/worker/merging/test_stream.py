@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from apbmm_common.checkpoint.contents import opened, read_into
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging import weighted_sum
@@ -14,7 +15,6 @@ from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan, plan_task_vectors
 from apbmm_worker.merging.shards import WHOLE, Shard, plan_of_shard
 from apbmm_worker.merging.stream import MergeStream, to_bytes
-from apbmm_worker.merging.tensor_bytes import opened, read_into
 from tiny_checkpoints import write_tiny_pair
 
 LAYERS = 3

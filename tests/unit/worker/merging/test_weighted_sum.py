@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from apbmm_common.checkpoint.contents import opened
 from apbmm_common.checkpoint.headers import Checkpoint, read_checkpoint
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.merging import merge, weighted_sum
@@ -15,7 +16,6 @@ from apbmm_worker.merging.merge import merged_tensors, threads, write_merge
 from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan_sum, plan_task_vectors
 from apbmm_worker.merging.source_weights import Row, SourceWeights, outside_rows
 from apbmm_worker.merging.sources import verify_sources
-from apbmm_worker.merging.tensor_bytes import opened
 from tiny_checkpoints import (
     load_tensors,
     rounding_error_of_sum,
