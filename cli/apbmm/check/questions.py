@@ -41,7 +41,9 @@ def rendered_notes(benchmark: RenderedBenchmark, raw: FirstQuestion | None) -> l
         before, found, after = asked.partition(raw.question.strip())
         if found:
             sides = [("before it", before.strip()), ("after it", after.strip())]
-            added = " and ".join(f"{where} {_ends(text)!r}" for where, text in sides if text)
+            added = " and ".join(
+                f"{where} {shortened(text, 120)!r}" for where, text in sides if text
+            )
             notes.append(f"the adapter puts a prompt of its own around each question: {added}")
         else:
             notes.append("the adapter changes the questions: the model sees other text")
@@ -72,6 +74,6 @@ COMMON_ARGUMENTS = (
 """The arguments of EvalScope's adapters that a user may mean."""
 
 
-def _ends(text: str, most: int = 120) -> str:
-    """A text with its middle left out."""
+def shortened(text: str, most: int) -> str:
+    """A text with its middle left out where it has more than ``most`` characters."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"

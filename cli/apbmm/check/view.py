@@ -7,6 +7,7 @@ import sys
 from rich.console import Console
 
 from apbmm.check.inspect import Inspection
+from apbmm.check.questions import shortened
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.checkpoint.tensor_groups import outside_groups
@@ -132,22 +133,17 @@ def _first_question(found: Inspection, name: str) -> list[Row]:
     if name in found.rendered:
         rendered = found.rendered[name]
         first = rendered.first[0]
-        prompt = f"{shortened(first.prompt)!r}, {first.tokens} tokens, target {first.target!r}"
+        prompt = shortened(first.prompt, MOST_CHARACTERS)
         return [
-            ("prompt", prompt),
+            ("prompt", f"{prompt!r}, {first.tokens} tokens, target {first.target!r}"),
             ("", f"the longest of {rendered.count} prompts has {rendered.longest} tokens"),
         ]
     if name not in found.first_questions:
         return []
     raw = found.first_questions[name]
-    text = f"{shortened(raw.question)!r}, target {shortened(raw.target)!r}"
+    question, target = (shortened(t, MOST_CHARACTERS) for t in (raw.question, raw.target))
+    text = f"{question!r}, target {target!r}"
     return [("question", f"{text} (as in the data; --questions shows what the model will see)")]
-
-
-def shortened(text: str) -> str:
-    """A text with its middle left out where it is long."""
-    half = MOST_CHARACTERS // 2
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
 
 def _generation(spec: RunSpec) -> str:

@@ -23,39 +23,10 @@ BEFOREHAND = frozenset(
 An earlier start, or the program that starts the master, may have made them. The top folder of a
 file system has a ``lost+found``.
 """
-NETWORK_FILE_SYSTEMS = frozenset(
-    [
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "lustre",
-        "beegfs",
-        "gpfs",
-        "ceph",
-        "9p",
-        "afs",
-        "ocfs2",
-        "gfs2",
-        "wekafs",
-        "panfs",
-        "pvfs2",
-    ]
+NETWORK_FILE_SYSTEMS = (
+    "nfs nfs4 cifs smb3 smbfs lustre beegfs gpfs ceph 9p afs ocfs2 gfs2 wekafs panfs pvfs2"
 )
-LOCAL_FUSE = frozenset(
-    [
-        "bindfs",
-        "cryfs",
-        "encfs",
-        "fuse-overlayfs",
-        "gocryptfs",
-        "mergerfs",
-        "ntfs-3g",
-        "unionfs",
-        "zfs-fuse",
-    ]
-)
+LOCAL_FUSE = "bindfs cryfs encfs fuse-overlayfs gocryptfs mergerfs ntfs-3g unionfs zfs-fuse"
 """FUSE programs that serve a file system on the disks of this host.
 
 Most others (sshfs, ceph-fuse, juicefs, s3fs, gcsfuse, rclone...) serve one over the network.
@@ -125,8 +96,8 @@ def _refuse_network_file_system(run_dir: Path) -> None:
     """SQLite's write-ahead log needs shared memory, which network file systems do not give."""
     kind = file_system(run_dir)
     fuse, _, program = kind.partition(".")
-    foreign = fuse == "fuse" and program not in LOCAL_FUSE
-    if foreign or kind in NETWORK_FILE_SYSTEMS:
+    foreign = fuse == "fuse" and program not in LOCAL_FUSE.split()
+    if foreign or kind in NETWORK_FILE_SYSTEMS.split():
         what = "a FUSE file system, as of a network" if foreign else "a network file system"
         raise RunDirectoryError(
             f"{run_dir}: is on {what} ({kind}), where the journal is not safe",

@@ -63,7 +63,8 @@ class Journal:
             self._db = closing.enter_context(contextlib.closing(_connect(self.path)))
             self._seq = self._last_seq()
             _require_whole(self.path, self._seq, read_end_mark(run_dir))
-            self._mark = closing.enter_context(contextlib.closing(_open_mark(run_dir)))
+            self._mark = _open_mark(run_dir)
+            closing.callback(os.close, self._mark)
             self._closing = closing.pop_all()
 
     def __enter__(self) -> Self:
@@ -121,7 +122,8 @@ class Journal:
                 "free some space; what was recorded is safe and the run goes on by itself",
             ) from error
         self._seq += len(records)
-        self._mark.write(self._seq)
+        with contextlib.suppress(OSError):  # the mark lags behind where the disk refuses it
+            os.pwrite(self._mark, f"{self._seq:0{MARK_DIGITS}d}\n".encode(), 0)
 
     def _insert(self, record: Record) -> None:
         event = record.event
@@ -310,29 +312,13 @@ def _set_up(db: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
             db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
 
-def _open_mark(run_dir: Path) -> EndMark:
+def _open_mark(run_dir: Path) -> int:
     try:
-        return EndMark(run_dir)
+        return os.open(run_dir / MARK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise RunDirectoryError(
             f"{run_dir / MARK}: {error}", "is the run directory writable?"
         ) from error
-
-
-class EndMark:
-    """The ``journal.mark`` of one run directory, open for writing."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._file = os.open(run_dir / MARK, os.O_RDWR | os.O_CREAT, 0o644)
-
-    def write(self, seq: int) -> None:
-        """Note that ``seq`` is committed. The mark lags behind where the disk refuses it."""
-        with contextlib.suppress(OSError):
-            os.pwrite(self._file, f"{seq:0{MARK_DIGITS}d}\n".encode(), 0)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
 
 
 def read_end_mark(run_dir: Path) -> int:

@@ -16,12 +16,11 @@ import torch
 
 from apbmm_common.checkpoint.contents import opened_files, read_into
 from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader
-from apbmm_common.errors import EvaluationError
 from apbmm_worker.merging.merge import merged_tensors
 from apbmm_worker.merging.plan import TensorPlan, WeightedSum
 from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards, plan_of_shard
 from apbmm_worker.merging.tensor_bytes import stored_dtype
-from apbmm_worker.merging.weighted_sum import fits_lerp, sum_dtype
+from apbmm_worker.merging.weighted_sum import fits_lerp, not_finite, sum_dtype
 
 # Bytes left free beside the sources, for float32 sums of one tensor and the allocator's rounding.
 _RESERVE = 2 << 30
@@ -143,9 +142,5 @@ def _sum(plan: TensorPlan, rule: WeightedSum, values: Sequence[torch.Tensor]) ->
 
 def _finite(plan: TensorPlan, value: torch.Tensor) -> torch.Tensor:
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-        raise EvaluationError(
-            f"tensor {plan.name} of the merge holds a NaN or an infinity",
-            f"a weight is too large for {plan.dtype}, or a source is damaged",
-            kind="vector",
-        )
+        raise not_finite(plan)
     return value

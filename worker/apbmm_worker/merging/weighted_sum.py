@@ -121,11 +121,16 @@ class Summation(threading.local):
 def require_finite(data: memoryview, tensor: TensorPlan) -> None:
     """Raise `EvaluationError` when stored bytes of a tensor hold a NaN or an infinity."""
     if not all_finite(data, tensor.dtype):
-        raise EvaluationError(
-            f"tensor {tensor.name} of the merge holds a NaN or an infinity",
-            f"a weight is too large for {tensor.dtype}, or a source is damaged",
-            kind="vector",
-        )
+        raise not_finite(tensor)
+
+
+def not_finite(tensor: TensorPlan) -> EvaluationError:
+    """The error of a merge in which a tensor holds a NaN or an infinity."""
+    return EvaluationError(
+        f"tensor {tensor.name} of the merge holds a NaN or an infinity",
+        f"a weight is too large for {tensor.dtype}, or a source is damaged",
+        kind="vector",
+    )
 
 
 def sum_dtype(tensor: TensorPlan) -> torch.dtype:
