@@ -7,6 +7,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from run_file_reference import run_file_reference
+
 REPOSITORY = Path(__file__).parents[1]
 PICTURE = "examples/overview.svg"
 INTRODUCTION = """\
@@ -19,8 +21,6 @@ This page is generated from the schema that reads the file."""
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the run-file reference, which is rendered from the schema, and the overview picture."""
-    from apbmm.reference import run_file_reference
-
     page = f"# Run file\n\n{INTRODUCTION}\n\n{run_file_reference()}"
     files.append(File.generated(config, "run-file.md", content=page))
     picture = (REPOSITORY / PICTURE).read_text(encoding="utf-8")

@@ -1,9 +1,8 @@
 """The `apbmm` command: everything that a user does beside running a master and its workers.
 
 `app` defines the options, `cli` is the entry point. Each command has a room, but for `keys`, which
-is a single module. `reference.run_file_reference` makes the run-file
-reference of the documentation. This package stands above master and worker and
-may import either; nothing imports it.
+is a single module. This package stands above master and worker and may import either; nothing
+imports it.
 """
 
-__all__ = ["app", "cli", "reference"]
+__all__ = ["app", "cli"]

@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from apbmm.reference import keys, run_file_reference
 from apbmm_common.merge_methods import METHODS
 from apbmm_common.metrics import METRICS
 from apbmm_common.run_file import RunSpec
 from apbmm_master.search.methods import method_class, names
+from run_file_reference import keys, run_file_reference
 
 
 @pytest.fixture(scope="module")
