@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.datasets.demo_pair import demo_folder
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
-from commands import free_address, started
+from demo_pair_runs import run_to_its_end, write_run
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -20,17 +17,6 @@ name = "ties"
 thinking = "{pair}/thinking"
 instruct = "{pair}/instruct"
 base = "{pair}/base"
-[[benchmarks]]
-name = "chain"
-adapter = "apbmm_demo_chain_arithmetic"
-path = "{pair}/problems/chain_arithmetic"
-questions = 40
-[generation]
-max_tokens = 96
-context = 256
-[prior]
-prompts = "{pair}/problems/prompts.jsonl"
-questions = 4
 [algorithm]
 name = "ties"
 [budget]
@@ -42,20 +28,7 @@ dtype = "float32"
 
 
 def test_a_grid_of_ties_merges_is_evaluated(tmp_path: Path) -> None:
-    run_file, run_dir, address = tmp_path / "run.toml", tmp_path / "run", free_address()
-    run_file.write_text(RUN.format(pair=demo_folder()))
-    master_log, worker_log = tmp_path / "master.log", tmp_path / "worker.log"
-    with (
-        started("apbmm-master", run_file, "--run-dir", run_dir, "--bind", address, log=master_log)
-        as master,
-        started(
-            "apbmm-worker", "--gpu", "cpu", "--master", address, "--state", tmp_path / "state",
-            "--scratch", tmp_path / "scratch", log=worker_log,
-            env={"APBMM_LOCK_DIR": str(tmp_path / "locks")},
-        ),
-    ):  # fmt: skip
-        assert master.wait(500) == 0, master_log.read_text() + worker_log.read_text()
-    run_state = RunState().replay(read_journal(run_dir))
+    run_state, _ = run_to_its_end(write_run(tmp_path / "run.toml", RUN))
     assert len(run_state.completed) == 3
     assert run_state.digests["base"] not in (
         run_state.digests["thinking"],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import SIGINT_BY_DEFAULT, command_line, environment, run, wait_until
+from commands import SIGNALS_BY_DEFAULT, command_line, environment, run, wait_until
 from tiny_checkpoints import write_tiny_pair
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -76,7 +76,7 @@ def test_a_few_questions_of_each_benchmark(run_file: Path, tmp_path: Path) -> No
 
 def test_ctrl_c_leaves_nothing_behind(run_file: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*SIGINT_BY_DEFAULT, *command_line("apbmm", "try", run_file, "--gpu", "cpu")],
+        [*SIGNALS_BY_DEFAULT, *command_line("apbmm", "try", run_file, "--gpu", "cpu")],
         env=environment({"TMPDIR": str(tmp_path)}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -16,11 +16,12 @@ from pathlib import Path
 from apbmm_common.process.command_line import run_app
 
 REPOSITORY = Path(__file__).parents[2]
-SIGINT_BY_DEFAULT = ("env", "--default-signal=INT")
-"""What a test puts before a command that it may send SIGINT.
+SIGNALS_BY_DEFAULT = ("env", "--default-signal=INT,HUP")
+"""What a test puts before a command that it may send SIGINT or SIGHUP.
 
-A process that ignores SIGINT passes this on to its children. Shells start background jobs so, and
-some CI runners start everything so. The commands keep what they inherit, and would ignore the test.
+A process that ignores a signal passes this on to its children. Shells start background jobs so,
+nohup does, and some CI runners start everything so. The commands keep what they inherit, and would
+ignore the test.
 """
 MODULES = {
     "apbmm": "apbmm.cli",
@@ -78,7 +79,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        [*SIGINT_BY_DEFAULT, *command_line(command, *arguments)],
+        [*SIGNALS_BY_DEFAULT, *command_line(command, *arguments)],
         capture_output=True,
         text=True,
         env=environment(env),
@@ -110,7 +111,7 @@ def started(
     """A running command, killed at the end if it is still there; its output goes to ``log``."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*SIGINT_BY_DEFAULT, *command_line(command, *arguments)],
+            [*SIGNALS_BY_DEFAULT, *command_line(command, *arguments)],
             stdout=output,
             stderr=output,
             env=environment(env),

@@ -30,7 +30,7 @@ from apbmm_master.journal.events import (
 )
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
-from commands import SIGINT_BY_DEFAULT
+from commands import SIGNALS_BY_DEFAULT
 
 T = TypeVar("T")
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -215,7 +215,7 @@ class Site:
         log = self.folder / f"{len(self.processes)}-{module}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
-                [*within, *SIGINT_BY_DEFAULT, sys.executable, "-m", module, *arguments],
+                [*within, *SIGNALS_BY_DEFAULT, sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

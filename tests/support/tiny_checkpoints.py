@@ -34,6 +34,23 @@ VOCABULARY = {
 VOCABULARY_SIZE = 96  # rows of the embedding; ids from len(VOCABULARY) on are unused
 
 
+QWEN3: dict[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "vocab_size": VOCABULARY_SIZE,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "attention_bias": False,
+    "bos_token_id": None,
+    "eos_token_id": TURN_END,
+    "pad_token_id": END_OF_TEXT,
+}
+"""The settings that all of `write_tiny_qwen3` share."""
+
+
 def write_tiny_qwen3(
     path: Path,
     *,
@@ -52,7 +69,8 @@ def write_tiny_qwen3(
     Every tensor, embeddings and norms included, depends on ``seed``. ``shards`` > 1 writes an
     index. About 0.45 M parameters at the defaults. vLLM on a CPU needs a ``head_dim`` of 32.
     """
-    heads, kv_heads, intermediate = 4, 2, 2 * hidden
+    heads, kv_heads = QWEN3["num_attention_heads"], QWEN3["num_key_value_heads"]
+    intermediate = 2 * hidden
     generator = torch.Generator().manual_seed(seed)
 
     def linear(rows: int, columns: int, gain: float = 1.0) -> torch.Tensor:
@@ -84,24 +102,13 @@ def write_tiny_qwen3(
     if not tied:
         tensors["lm_head.weight"] = linear(VOCABULARY_SIZE, hidden)
     config = {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "vocab_size": VOCABULARY_SIZE,
+        **QWEN3,
         "hidden_size": hidden,
         "intermediate_size": intermediate,
         "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "attention_bias": False,
         "max_position_embeddings": context,
         "tie_word_embeddings": tied,
-        "bos_token_id": None,
-        "eos_token_id": TURN_END,
-        "pad_token_id": END_OF_TEXT,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
     path.mkdir(parents=True, exist_ok=True)

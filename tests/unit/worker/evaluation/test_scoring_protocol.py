@@ -20,9 +20,8 @@ from apbmm_worker.evaluation.scoring_protocol import (
     Failed,
     FromScoring,
     Unanswered,
-    messages,
-    to_bytes,
 )
+from apbmm_worker.message_socket import LENGTH, bodies, message_in, to_bytes
 
 PREPARED = [Prompt((1, 2), 3), Prompt((4,), 5)]
 MORE = [Prompt((7, 8, 9), 2**53 - 1), Prompt((), 0)]
@@ -34,14 +33,14 @@ def ends() -> Iterator[tuple[RemoteEngine, Iterator[FromScoring]]]:
     theirs, ours = socket.socketpair()
     ours.settimeout(10)
     with theirs, ours, ours.makefile("rb") as stream:
-        yield RemoteEngine(theirs), messages(stream.read, FROM_SCORING)
+        arriving = (message_in(body, FROM_SCORING) for body in bodies(stream.read))
+        yield RemoteEngine(theirs), arriving
 
 
 def answered(number: int) -> Answered:
     """An answer as it arrives over the socket."""
     completion = Completion(f"answer {number}", (number,), 3, "stop", 0.5)
-    data = iter([(sent := to_bytes(Answered.of(number, completion)))[:4], sent[4:], b""])
-    (message,) = messages(lambda _: next(data), TO_SCORING)
+    message = message_in(to_bytes(Answered.of(number, completion))[LENGTH.size :], TO_SCORING)
     assert isinstance(message, Answered)
     return message
 

@@ -1,0 +1,45 @@
+"""Runs of merges of the demo pair on real parts: a master and a worker, to their end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apbmm_common.datasets.demo_pair import demo_folder
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.store import read_journal
+from commands import free_address, started
+
+FEW_QUESTIONS = """
+[[benchmarks]]
+name = "chain"
+adapter = "apbmm_demo_chain_arithmetic"
+path = "{pair}/problems/chain_arithmetic"
+questions = 40
+[generation]
+max_tokens = 96
+context = 256
+[prior]
+prompts = "{pair}/problems/prompts.jsonl"
+questions = 4
+"""
+
+
+def write_run(run_file: Path, rest: str) -> Path:
+    """A run file with a few questions of the pair and ``rest``, in which {pair} is its folder."""
+    run_file.write_text((rest + FEW_QUESTIONS).format(pair=demo_folder()), encoding="utf-8")
+    return run_file
+
+
+def run_to_its_end(run_file: Path) -> tuple[RunState, str]:
+    """Run it in ``run`` beside the run file; the state at its end, and the master's output."""
+    folder, address = run_file.parent, free_address()
+    master_log, worker_log = folder / "master.log", folder / "worker.log"
+    to_master = ("--run-dir", folder / "run", "--bind", address)
+    to_worker = ("--gpu", "cpu", "--master", address, "--state", folder / "state")
+    locks = {"APBMM_LOCK_DIR": str(folder / "locks")}
+    with (
+        started("apbmm-master", run_file, *to_master, log=master_log) as master,
+        started("apbmm-worker", *to_worker, log=worker_log, env=locks),
+    ):
+        assert master.wait(500) == 0, master_log.read_text() + worker_log.read_text()
+    return RunState().replay(read_journal(folder / "run")), master_log.read_text()
