@@ -69,8 +69,9 @@ class SourceError(UsageError):
 
 
 def unreadable(file: Path, error: OSError) -> SourceError:
-    """The error for a file or folder of a source that this user may not read."""
-    return SourceError(f"{file}: cannot be read: {error.strerror}", "may this user read it?")
+    """The error for a file or folder of a source that cannot be read."""
+    hint = "may this user read it?" if isinstance(error, PermissionError) else ""
+    return SourceError(f"{file}: cannot be read: {error.strerror}", hint)
 
 
 class JournalError(ApbmmError):

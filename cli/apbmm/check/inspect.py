@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -21,7 +20,14 @@ from apbmm_common.checkpoint.compatibility import (
     compatibility_warnings,
     identical_files,
 )
-from apbmm_common.checkpoint.headers import Checkpoint, layer_count, read_checkpoint, text_config
+from apbmm_common.checkpoint.headers import (
+    Checkpoint,
+    is_broken_link,
+    layer_count,
+    read_checkpoint,
+    read_object,
+    text_config,
+)
 from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.checkpoint.tensor_groups import outside_groups
@@ -247,14 +253,19 @@ def _inspect_generation(found: Inspection, generation: GenerationSection) -> Non
 
 
 def _has_chat_template(folder: Path) -> bool:
-    """Whether a folder's tokenizer comes with a chat template."""
+    """Whether a folder's tokenizer comes with a chat template.
+
+    True also where the file that would hold it cannot be read, which is a fault of its own.
+    """
     if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return is_broken_link(file)
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, Mapping) and bool(config.get("chat_template"))
+        return bool(read_object(file).get("chat_template"))
+    except SourceError:
+        return True
 
 
 def _inspect_benchmarks(found: Inspection, spec: RunSpec) -> None:

@@ -79,9 +79,9 @@ def run_merge(request: MergeRequest) -> int:
 
 def _warn_of_missing_tokenizers(sources: VerifiedSources, template: str) -> None:
     """Name the sources whose vocabularies could not be compared, and a merge without tokenizer."""
-    from apbmm_common.checkpoint.compatibility import has_tokenizer
+    from apbmm_common.checkpoint.settings_files import has_tokenizer
 
-    missing = [role for role, c in sources.checkpoints.items() if not has_tokenizer(c)]
+    missing = [role for role, c in sources.checkpoints.items() if not has_tokenizer(c.path)]
     for role in missing:
         if role != BASE_ROLE:
             where = sources.checkpoints[role].path

@@ -6,6 +6,10 @@
   a merge leaves out (`optional_tensors`);
 - `contents`: whether files or tensors hold the same bytes, which alone reads weights;
 - `compatibility`: whether checkpoints can be merged (`compatibility_faults`);
+- `settings_files`: tokenizer, chat template and generation config (`unusable_settings`);
+- `vocabularies`: tokenizers' vocabularies, and sources cut to the rows of the vocabulary that all
+  have (`with_common_vocabulary`);
+- `roles`: the roles of sources that are treated unlike the others;
 - `identical_layers`: the layers that are the same in all sources;
 - `byte_order_marks`: a folder that transformers reads, whatever wrote its JSON files;
 - `remote_code`: Python code that comes with a checkpoint.
@@ -20,5 +24,8 @@ __all__ = [
     "headers",
     "identical_layers",
     "remote_code",
+    "roles",
+    "settings_files",
     "tensor_groups",
+    "vocabularies",
 ]

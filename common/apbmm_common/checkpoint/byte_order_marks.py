@@ -15,7 +15,7 @@ def without_marks(folder: Path) -> Iterator[Path]:
 
     That is ``folder`` itself if none does; else a temporary folder of links and mended copies.
     """
-    marked = {file.name for file in folder.glob("*.json") if _is_marked(file)}
+    marked = {f.name for f in folder.glob("*.json") if f.is_file() and _is_marked(f)}
     if not marked:
         yield folder
         return

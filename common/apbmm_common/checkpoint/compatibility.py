@@ -14,10 +14,16 @@ from typing import Any
 from apbmm_common.checkpoint.contents import opened_files, same_files, same_tensors
 from apbmm_common.checkpoint.headers import (
     Checkpoint,
+    TensorHeader,
     layer_count,
     text_config,
 )
 from apbmm_common.checkpoint.roles import BASE_ROLE, REFERENCE_ROLE
+from apbmm_common.checkpoint.settings_files import (
+    OTHER_VOCABULARIES,
+    has_tokenizer,
+    unusable_settings,
+)
 from apbmm_common.checkpoint.tensor_groups import (
     heads,
     heads_beside_embeddings,
@@ -54,20 +60,10 @@ _FREE_KEYS = frozenset({
 _ROPE_TABLES = ("rope_parameters", "rope_scaling")
 _ROPE_KEYS = frozenset({"rope_theta", *_ROPE_TABLES})
 _SLIDING_KEYS = frozenset({"sliding_window", "max_window_layers"})
-_OTHER_VOCABULARIES = ("vocab.json", "tokenizer.model", "tekken.json", "vocab.txt")
-# What goes with a checkpoint into a merge, beside its weights and config.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    *_OTHER_VOCABULARIES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 _MATRICES = re.compile(r"(model\.(language_model\.)?embed_tokens|lm_head)\.weight")
 _NORMS = re.compile(r"model\.(language_model\.)?(layers\.\d+\.input_layernorm|norm)\.weight")
+_QUANTISED = ("quantization_config", "quantization", "compression_config")
+_PACKED = re.compile(r"\.(weight|qweight|qzeros|weight_packed)$")
 _SHOWN = 5
 _TEMPLATE = "Merges get the tokenizer and chat template of the source that template_from names"
 
@@ -79,15 +75,12 @@ def require_compatible(
     common_vocabulary: bool = False,
 ) -> None:
     """Raise one `SourceError` with every fault of `compatibility_faults`."""
-    faults = compatibility_faults(
-        checkpoints, without_tokenizers=without_tokenizers, common_vocabulary=common_vocabulary
-    )
-    if faults:
-        lines = "\n".join(f"  {fault}" for fault in faults)
-        raise SourceError(
-            f"the sources cannot be merged:\n{lines}",
-            "sources must be fine-tunes of one model",
-        )
+    alone = _faults_of_each(checkpoints)
+    between = _faults_between(checkpoints, without_tokenizers, common_vocabulary)
+    if alone or between:
+        lines = "\n".join(f"  {fault}" for fault in (*alone, *between))
+        hint = "" if alone else "sources must be fine-tunes of one model"
+        raise SourceError(f"the sources cannot be merged:\n{lines}", hint)
 
 
 def compatibility_faults(
@@ -105,12 +98,22 @@ def compatibility_faults(
     ``common_vocabulary`` lets vocabularies pass whose common tokens and ids are the same, and
     expects checkpoints of `with_common_vocabulary`.
     """
+    return [
+        *_faults_of_each(checkpoints),
+        *_faults_between(checkpoints, without_tokenizers, common_vocabulary),
+    ]
+
+
+def _faults_of_each(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
+    found = (_own_faults(role, checkpoint) for role, checkpoint in checkpoints.items())
+    return [fault for faults in found for fault in faults]
+
+
+def _faults_between(
+    checkpoints: Mapping[str, Checkpoint], without_tokenizers: bool, common_vocabulary: bool
+) -> list[str]:
     faults: list[str] = []
-    for role, checkpoint in checkpoints.items():
-        faults += _own_faults(role, checkpoint)
-    if not checkpoints:
-        return faults
-    reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints))
+    reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints), "")
     for role, checkpoint in checkpoints.items():
         if checkpoint.path.resolve() == checkpoints[reference].path.resolve():
             continue
@@ -118,16 +121,12 @@ def compatibility_faults(
         pair = (checkpoint, checkpoints[reference])
         faults += _config_faults(roles, pair)
         faults += _tensor_faults(roles, pair)
-        if role == BASE_ROLE or (without_tokenizers and not all(map(has_tokenizer, pair))):
+        if role == BASE_ROLE or (
+            without_tokenizers and not all(has_tokenizer(each.path) for each in pair)
+        ):
             continue
         faults += _vocabulary_faults(roles, pair, common=common_vocabulary)
     return faults
-
-
-def has_tokenizer(checkpoint: Checkpoint) -> bool:
-    """Whether a vocabulary lies in the checkpoint's folder."""
-    names = ("tokenizer.json", *_OTHER_VOCABULARIES)
-    return any((checkpoint.path / name).exists() for name in names)
 
 
 def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
@@ -156,12 +155,24 @@ def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
         for key in _ROPE_TABLES
         if not isinstance(value := config.get(key), dict | None)
     ]
-    if "quantization_config" in checkpoint.config:
-        faults.append(f"{role}: {checkpoint.path} is quantised, and quantised weights do not mix")
+    if role != BASE_ROLE:
+        faults += unusable_settings(checkpoint.path)
+    packed = [t.name for t in checkpoint.tensors.values() if _is_packed(t)]
+    if packed or any(config.get(key) for key in _QUANTISED):
+        what = f": tensor {_some(packed)} of whole numbers" if packed else ""
+        faults.append(
+            f"{role}: {checkpoint.path} is quantised, and quantised weights do not mix{what}"
+        )
     eight_bit = [t.name for t in checkpoint.tensors.values() if t.dtype.startswith("F8")]
     if eight_bit:
         faults.append(f"{role}: tensor {_some(eight_bit)} of an 8-bit float dtype do not mix")
     return faults + _shape_faults(role, checkpoint) + _head_faults(role, checkpoint)
+
+
+def _is_packed(tensor: TensorHeader) -> bool:
+    """Whether a tensor holds the whole numbers of a quantised matrix."""
+    is_matrix = len(tensor.shape) > 1 and bool(_PACKED.search(tensor.name))
+    return is_matrix and tensor.dtype[0] in "IU"
 
 
 def _shape_faults(role: str, checkpoint: Checkpoint) -> list[str]:
@@ -306,8 +317,8 @@ def _vocabulary_faults(
         first, second = (read_vocabulary(checkpoint.path) for checkpoint in pair)
         if first is None and second is None:
             return _other_vocabulary_faults(roles, pair)
-    except SourceError as error:
-        return [f"{error.message} ({error.hint})" if error.hint else error.message]
+    except SourceError:
+        return []  # a fault of one source alone: `unusable_settings`
     if first is None or second is None:
         index = 0 if first is None else 1
         return [f"vocabulary: {roles[index]} has no tokenizer.json in {pair[index].path}"]
@@ -343,7 +354,7 @@ def _offer_of_common_part(roles: tuple[str, str], pair: tuple[Checkpoint, Checkp
 
 
 def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
-    """What a user should know of sources that can be merged; one line for each pair.
+    """What a user should know of sources that can be merged; one line each.
 
     The tokens that were added to a vocabulary may have other names at the same ids. With a common
     vocabulary, one source may have tokens that another lacks.
@@ -351,9 +362,15 @@ def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints), "")
     warnings = []
     for role, checkpoint in checkpoints.items():
+        if (checkpoint.path / "adapter_config.json").exists():
+            warnings.append(
+                f"{role}: the adapter in {checkpoint.path} is not applied: merges and engines take "
+                "the weights beside it"
+            )
         if role in (reference, BASE_ROLE):
             continue
-        first, second = (read_vocabulary(c.path) for c in (checkpoint, checkpoints[reference]))
+        folders = (checkpoint.path, checkpoints[reference].path)
+        first, second = map(read_vocabulary, folders)
         if first is None or second is None:
             continue
         shared = (first.shared_with(second), second.shared_with(first))
@@ -378,7 +395,7 @@ def _other_vocabulary_faults(
     roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]
 ) -> list[str]:
     """Faults of tokenizers in older formats, whose files are compared byte by byte."""
-    for name in _OTHER_VOCABULARIES:
+    for name in OTHER_VOCABULARIES:
         files = [checkpoint.path / name for checkpoint in pair]
         if any(file.exists() for file in files):
             if all(file.exists() for file in files) and same_files(files[0], files[1]):

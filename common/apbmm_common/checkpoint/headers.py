@@ -35,16 +35,25 @@ ITEM_BYTES = {
 }
 FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
 
+_ADAPTER = "an adapter is no checkpoint: merge it into its base, as peft does"
+_GGUF = "GGUF is not read: download the checkpoint that it was made from"
 # Patterns of files in place of the weights that are read, and hints. The first one found is named.
 _OTHER_FORMATS = (
-    ("adapter_model.*", "an adapter is no checkpoint: merge it into its base, as peft does"),
+    ("adapter_model.*", _ADAPTER),
     (
         "consolidated*.safetensors",
         "that is Mistral's own layout: download the one that transformers reads",
     ),
     ("model-*-of-*.safetensors", "download model.safetensors.index.json, too"),
     ("*.safetensors", "save it anew: transformers' save_pretrained gives files their names"),
-    ("*.gguf", "GGUF is not read: download the checkpoint that it was made from"),
+    ("*.gguf", _GGUF),
+)
+# The same for a folder without a config.
+_OTHER_FOLDERS = (
+    ("adapter_config.json", _ADAPTER),
+    ("*.gguf", _GGUF),
+    ("snapshots/*/config.json", "name the folder below snapshots, which holds the model's files"),
+    ("*/config.json", "name the folder that holds the model's files"),
 )
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 
@@ -52,7 +61,7 @@ LFS_HINT = "git lfs pull, in the folder that was cloned, brings the file itself"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """What a Git LFS pointer begins with."""
 _PREDICTION_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
-_PREDICTION = re.compile(r"(?:(?:model|language_model)\.)*mtp(?:_layers)?\.")
+_PREDICTION = re.compile(r"(?:(?:model|language_model)\.)*mtp(?:_\w+)?\.")
 
 # Every component before the layer stack must be one of these, so that the layers of a vision or
 # audio tower (`vision_tower.encoder.layers.0`) are not taken for the language model's.
@@ -127,8 +136,9 @@ def layer_count(checkpoint: Checkpoint) -> int:
     found = {layer for name in names if (layer := layer_of(name)) is not None}
     if not found:
         raise SourceError(
-            f"{checkpoint.path}: no tensor name holds a layer number",
-            "expected names like model.layers.0.self_attn.q_proj.weight",
+            f"{checkpoint.path}: no tensor name holds a layer number, as "
+            f"model.layers.0.self_attn.q_proj.weight does; the first is {min(checkpoint.tensors)}",
+            "save it anew with transformers' save_pretrained, without what wraps the model",
         )
     missing = sorted(set(range(max(found) + 1)) - found)
     if missing:
@@ -136,8 +146,10 @@ def layer_count(checkpoint: Checkpoint) -> int:
     stated = _stated_layers(checkpoint)
     if stated is not None and stated != len(found):
         raise SourceError(
-            f"{checkpoint.path}: config.json says {stated} layers, the tensors are of {len(found)}",
-            "config.json or a weight file belongs to another model",
+            f"{checkpoint.path}: config.json says {stated!r} layers, the tensors are of "
+            f"{len(found)}",
+            "config.json or a weight file belongs to another model, or config.json lacks the "
+            f"number of layers for multi-token prediction ({_PREDICTION_KEYS[0]})",
         )
     return len(found)
 
@@ -172,27 +184,35 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         if not path.is_dir():
-            what = "is not a folder" if path.exists() else "no such folder"
-            raise SourceError(f"{path}: {what}", LAYOUT)
+            raise _no_folder(path)
+        if not (path / "config.json").exists():
+            raise _no_config(path)
     except OSError as error:  # a folder above it may not be entered
         raise unreadable(path, error) from error
     config = read_object(path / "config.json")
-    tensors: dict[str, TensorHeader] = {}
-    index = path / INDEX_FILE
-    if not index.exists():
-        if not (path / SINGLE_FILE).exists():
-            raise _no_weights(path, f"neither {SINGLE_FILE} nor {INDEX_FILE}")
-        tensors = read_headers(path / SINGLE_FILE)
-    else:
-        if (path / SINGLE_FILE).exists():
-            raise SourceError(
-                f"{path}: holds both {SINGLE_FILE} and {INDEX_FILE}, so its weights are ambiguous",
-                "remove the one that is not meant",
-            )
-        tensors = _read_shards(path, _weight_map(index))
+    tensors = _read_weights(path)
     if not tensors:
         raise SourceError(f"{path}: its weight files hold no tensors", LAYOUT)
     return Checkpoint(path, config, tensors)
+
+
+def _read_weights(path: Path) -> dict[str, TensorHeader]:
+    """The tensors of a folder, from its one weight file or from those that its index names."""
+    single, index = path / SINGLE_FILE, path / INDEX_FILE
+    for file in (single, index):
+        if is_broken_link(file):
+            raise broken_link(file)
+    if not index.exists():
+        if not single.exists():
+            raise _no_weights(path, f"neither {SINGLE_FILE} nor {INDEX_FILE}")
+        return read_headers(single)
+    weight_map = _weight_map(index)
+    if single.exists() and set(weight_map.values()) != {SINGLE_FILE}:
+        raise SourceError(
+            f"{path}: holds both {SINGLE_FILE} and {INDEX_FILE}, so its weights are ambiguous",
+            "remove the one that is not meant",
+        )
+    return _read_shards(path, weight_map)
 
 
 def read_headers(file: Path) -> dict[str, TensorHeader]:
@@ -259,6 +279,19 @@ def _no_header(file: Path, start: bytes, length: int, size: int) -> SourceError:
     return SourceError(what, AGAIN if length <= MAX_HEADER else NOT_SAFETENSORS)
 
 
+def is_broken_link(file: Path) -> bool:
+    """Whether a link lies there, and not the file that it points to."""
+    return file.is_symlink() and not file.exists()
+
+
+def broken_link(file: Path) -> SourceError:
+    """The error for a link whose file is not there, as in a cache that was cleaned or moved."""
+    return SourceError(
+        f"{file}: a link to {file.readlink()}, which is not there",
+        "download that file: only the link is here",
+    )
+
+
 def lfs_pointer(file: Path) -> SourceError:
     """The error for a Git LFS pointer in place of a file."""
     return SourceError(f"{file}: a Git LFS pointer, in place of the file itself", LFS_HINT)
@@ -319,6 +352,8 @@ def _read_shards(path: Path, weight_map: dict[str, str]) -> dict[str, TensorHead
     """
     tensors: dict[str, TensorHeader] = {}
     for file in sorted(set(weight_map.values())):
+        if is_broken_link(path / file):
+            raise broken_link(path / file)
         if not (path / file).exists():
             placed = [name for name, where in weight_map.items() if where == file]
             more = f" and {len(placed) - 1} more tensors" if len(placed) > 1 else ""
@@ -352,6 +387,8 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         data = file.read_bytes()
     except FileNotFoundError:
+        if is_broken_link(file):
+            raise broken_link(file) from None
         raise SourceError(f"{file}: no such file", LAYOUT) from None
     except OSError as error:
         raise unreadable(file, error) from error
@@ -368,6 +405,29 @@ def read_object(file: Path) -> dict[str, Any]:
 
 def _damaged(file: Path, what: str) -> SourceError:
     return SourceError(f"{file}: damaged: {what}", NOT_SAFETENSORS)
+
+
+def _no_folder(path: Path) -> SourceError:
+    """The error for a path that is no folder."""
+    if is_broken_link(path):
+        return broken_link(path)
+    if not path.exists():
+        return SourceError(f"{path}: no such folder", f"{LAYOUT}, and nothing is downloaded")
+    hint = _GGUF if path.suffix == ".gguf" else f"{LAYOUT}: name the folder that the file is in"
+    return SourceError(f"{path}: is not a folder", hint)
+
+
+def _no_config(folder: Path) -> SourceError:
+    """The error for a folder without config.json. Nothing is opened."""
+    file = folder / "config.json"
+    if is_broken_link(file):
+        return broken_link(file)
+    for pattern, hint in _OTHER_FOLDERS:
+        found = min(folder.glob(pattern), default=None)
+        if found is not None:
+            what = f"{folder}: holds no config.json, but {found.relative_to(folder)}"
+            return SourceError(what, hint)
+    return SourceError(f"{file}: no such file", LAYOUT)
 
 
 def _no_weights(folder: Path, wanted: str) -> SourceError:

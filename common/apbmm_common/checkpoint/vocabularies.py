@@ -17,6 +17,7 @@ from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, read_objec
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import SourceError
 
+TOKENIZER_FILE = "tokenizer.json"
 # Tensors with one row for each id of the vocabulary.
 _ROWS = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|lm_head|embed_out|shared_head\.head)"
@@ -44,7 +45,7 @@ def read_vocabulary(path: Path) -> Vocabulary | None:
 
     Raises `SourceError` when the file cannot be read or has none.
     """
-    file = path / "tokenizer.json"
+    file = path / TOKENIZER_FILE
     if not file.exists():
         return None
     table = read_object(file)

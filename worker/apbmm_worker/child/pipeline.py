@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apbmm_common.checkpoint.compatibility import compatibility_warnings
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.datasets.prompts import read_prompts
@@ -177,12 +178,15 @@ class Pipeline:
             known = model_types() if own_code(folder) and not remote_code else None
             require_code(folder, remote_code=remote_code, known_types=known)
         cache = self._inputs.scratch / "source-digests"
-        return verify_sources(
+        sources = verify_sources(
             self._inputs.sources,
             cache,
             lambda done, total: self._progress("verify", done, total),
             common_vocabulary=self._spec.merge.vocabulary == "common",
         )
+        for warning in compatibility_warnings(sources.checkpoints):
+            _log.warning("%s", warning)
+        return sources
 
     def _check_engine(self) -> None:
         """Raise `RunFileError` or `UsageError` for arguments that the engine does not take."""

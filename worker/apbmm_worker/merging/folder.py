@@ -17,7 +17,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.checkpoint.compatibility import TOKENIZER_FILES
 from apbmm_common.checkpoint.headers import (
     INDEX_FILE,
     METADATA_KEY,
@@ -25,10 +24,11 @@ from apbmm_common.checkpoint.headers import (
     Checkpoint,
     text_config,
 )
+from apbmm_common.checkpoint.settings_files import GENERATION_FILE, TOKENIZER_FILES
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.process.locks import FileLock, LockHeldError, LocksUnsupportedError, lock_folder
 from apbmm_worker.merging.plan import TensorPlan
-from apbmm_worker.merging.sources import GENERATION_FILE, code_files
+from apbmm_worker.merging.sources import code_files
 from apbmm_worker.merging.tensor_bytes import ALIGNMENT
 
 CONFIG_FILE = "config.json"

@@ -23,21 +23,19 @@ from typing import Any
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.compatibility import (
     IDENTICAL,
-    TOKENIZER_FILES,
-    compatibility_warnings,
     require_compatible,
 )
 from apbmm_common.checkpoint.contents import opened, read_into
 from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, layer_count, read_checkpoint
 from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.roles import BASE_ROLE, REFERENCE_ROLE
+from apbmm_common.checkpoint.settings_files import GENERATION_FILE, TOKENIZER_FILES
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.checkpoint.vocabularies import with_common_vocabulary
 from apbmm_common.errors import SourceError, unreadable
 from apbmm_worker.merging.tensor_bytes import ByteProgress, FileBuffer, all_finite
 
 CHUNK = 4 << 20
-GENERATION_FILE = "generation_config.json"
 _CACHE_VERSION = 1
 # Config keys that tell how a folder was written, not what the model is.
 _WRITER_KEYS = frozenset({"_name_or_path", "transformers_version"})
@@ -113,8 +111,6 @@ def verify_sources(
     require_compatible(
         checkpoints, without_tokenizers=without_tokenizers, common_vocabulary=common_vocabulary
     )
-    for warning in compatibility_warnings(checkpoints):
-        _log.warning("%s", warning)
     stamps = {role: _stamps(checkpoint) for role, checkpoint in checkpoints.items()}
 
     contents = _contents(checkpoints, stamps, cache, progress)
