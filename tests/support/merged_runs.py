@@ -48,7 +48,8 @@ def write_merged_run(folder: Path, sources: Mapping[str, Path], **changes: Any) 
     named = {role: str(path) for role, path in sources.items()}
     changes.setdefault("evaluation", {"kind": "vllm", "layers": None})
     changes.setdefault("name", "trial")
-    verified = verify_sources(sources, None)
+    common = changes.get("merge", {}).get("vocabulary") == "common"
+    verified = verify_sources(sources, None, common_vocabulary=common)
     first = write_run(
         folder / "as-rehearsed",
         POINTS,

@@ -12,7 +12,9 @@ import yaml  # type: ignore[import-untyped]
 
 from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.checkpoint.roles import BASE_ROLE
+from apbmm_common.checkpoint.vocabularies import vocabulary_size
 from apbmm_common.merge_methods import METHODS
+from apbmm_common.run_file import RunSpec
 from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, WeightedSum
 
 if TYPE_CHECKING:
@@ -42,9 +44,9 @@ def mergekit_config(
     plans: Sequence[TensorPlan],
     sources: VerifiedSources,
     names: Mapping[str, str],
-    template_from: str,
+    spec: RunSpec,
 ) -> MergekitConfig:
-    """What mergekit has to do to make the tensors of ``plans``.
+    """What mergekit has to do to make the tensors of ``plans``, which are of the run ``spec``.
 
     ``names``: what the file calls each source, a folder or an id on the Hub. Sums are taken in
     float32, as apbmm takes them; mergekit's own default is less exact. Of a random method mergekit
@@ -55,10 +57,17 @@ def mergekit_config(
     differences = []
     if len(stored) > 1:
         differences.append(f"mergekit stores all tensors as {shared['out_dtype']}")
+    template = spec.generation.template_from
+    if spec.merge.vocabulary == "common":
+        size = vocabulary_size(sources.checkpoints[template])
+        differences.append(
+            f"the sources have vocabularies of several sizes, and the merge has {size} rows: "
+            "vocab_size in config.json has to say so"
+        )
     whole = next((p.rule for p in plans if isinstance(p.rule, ModelLevelMerge)), None)
     if whole is None:
         named = {sources.checkpoints[role].path: name for role, name in names.items()}
-        linear = _linear(plans, named, names[template_from])
+        linear = _linear(plans, named, names[template])
         return MergekitConfig(linear | shared, tuple(differences))
     differences.append("the last bit of some elements may differ: mergekit's sums are float32")
     method = METHODS[whole.method]

@@ -86,7 +86,7 @@ def write(
                 results, evaluation, folders, order.out.name, order.reason, stored, told[0]
             )
             names = {r: each.hub_id or str(each.folder.resolve()) for r, each in folders.items()}
-            config = mergekit_config(plans, sources, names, template)
+            config = mergekit_config(plans, sources, names, spec)
             (folder / CONFIG_FILE).write_text(config.text(_heading(results, evaluation)), "utf-8")
             if evaluation.layer_weights:
                 picture = layer_picture(evaluation.layer_weights, _title(results, evaluation))

@@ -91,6 +91,19 @@ def test_a_common_vocabulary_is_offered_and_taken(run_file: Path, tmp_path: Path
     assert note in found.notes
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_git_lfs_pointers_in_place_of_tokenizers(run_file: Path, tmp_path: Path, name: str) -> None:
+    """In both sources, whose files are then the same."""
+    files = [tmp_path / "pair" / role / name for role in ("thinking", "instruct")]
+    for file in files:
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+    assert inspect(run_file).faults == [
+        f"sources: {file}: a Git LFS pointer, in place of the file itself (git lfs pull, in the "
+        "folder that was cloned, brings the file itself)"
+        for file in files
+    ]
+
+
 def test_a_token_beyond_the_common_rows(run_file: Path, tmp_path: Path) -> None:
     thinking = tmp_path / "pair" / "thinking"
     pad_vocabulary(thinking, 128)

@@ -24,7 +24,7 @@ from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.events import Record, ResultRecorded
 from apbmm_master.journal.store import Journal, read_journal
 from merged_runs import write_merged_run, write_pair
-from tiny_checkpoints import load_tensors, write_related
+from tiny_checkpoints import load_tensors, pad_vocabulary, write_related
 
 FILES = {
     "README.md", "apbmm_merge.json", "config.json", "generation_config.json", "layer_weights.svg",
@@ -327,6 +327,19 @@ def test_a_rehearsal_says_so_on_everything(
     assert card.data.eval_results is None
     with pytest.raises(UsageError, match="a rehearsal is not uploaded"):
         export(run_dir, tmp_path / "up", evaluation="e0001", push_to_hub="org/model")
+
+
+def test_vocabularies_that_are_padded_to_several_sizes(tmp_path: Path) -> None:
+    sources = write_pair(tmp_path / "sources")
+    del sources["base"]
+    pad_vocabulary(sources["thinking"], 128)
+    run_dir = write_merged_run(tmp_path, sources, merge={"vocabulary": "common"})
+    out = tmp_path / "out"
+    export(run_dir, out, evaluation="e0001")
+    assert record(out)["weights"].startswith(EXACT)
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == 96
+    assert load_tensors(out)["model.embed_tokens.weight"].shape == (96, 32)
+    assert "the merge has 96 rows" in (out / "mergekit_config.yml").read_text()
 
 
 def test_a_merge_of_whole_models(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ def test_transformers_reads_a_folder_with_marked_files(tmp_path: Path) -> None:
         assert same == other
     config = folder / "config.json"
     config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    (folder / "trainer_state.json").symlink_to("nowhere")
     assert read_checkpoint(folder).config
     with pytest.raises(OSError, match="not a valid JSON"):
         transformers.AutoConfig.from_pretrained(folder)

@@ -279,11 +279,54 @@ def test_the_base_needs_no_tokenizer_but_the_same_tensors(
         ({"hidden_act": "gelu"}, 1),
         ({"sliding_window": 7}, 0),  # the other config does not mention it
         ({"quantization_config": {"quant_method": "fp8"}}, 1),
+        ({"quantization": {"group_size": 64, "bits": 4}}, 1),  # MLX
+        ({"compression_config": {"quant_method": "sparseml"}}, 1),
+        ({"quantization_config": None}, 0),
     ],
 )
 def test_config_keys(pair: tuple[Path, Path], change: dict[str, object], expected: int) -> None:
     edit_config(pair[0], **change)
     assert len(faults(*pair)) == expected
+
+
+@pytest.mark.parametrize("name", ["qweight", "weight", "weight_packed"])
+def test_packed_weights_are_named_though_the_config_does_not_say(
+    pair: tuple[Path, Path], name: str
+) -> None:
+    """Whole numbers that are equal in both sources would be copied, without a word."""
+    packed = Q_PROJ.replace("weight", name)
+
+    def pack(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[Q_PROJ]
+        tensors[packed] = torch.ones(8, 64, dtype=torch.int32)
+
+    for folder in pair:
+        change_tensors(folder, pack)
+    assert faults(*pair)[0] == (
+        f"thinking: {pair[0]} is quantised, and quantised weights do not mix: tensor {packed} of "
+        "whole numbers"
+    )
+
+
+def test_an_adapter_beside_the_weights_is_a_warning(pair: tuple[Path, Path]) -> None:
+    write_json(pair[0] / "adapter_config.json", {"base_model_name_or_path": "x"})
+    checkpoints = {"thinking": read_checkpoint(pair[0]), "instruct": read_checkpoint(pair[1])}
+    assert compatibility_faults(checkpoints) == []
+    (warning,) = compatibility_warnings(checkpoints)
+    assert warning.startswith(f"thinking: the adapter in {pair[0]} is not applied")
+
+
+def test_only_sources_that_differ_are_said_to_be_of_other_models(pair: tuple[Path, Path]) -> None:
+    def hint() -> str:
+        checkpoints = {"thinking": read_checkpoint(pair[0]), "instruct": read_checkpoint(pair[1])}
+        with pytest.raises(SourceError) as caught:
+            require_compatible(checkpoints)
+        return caught.value.hint
+
+    edit_config(pair[0], rms_norm_eps=1e-5)
+    assert hint() == "sources must be fine-tunes of one model"
+    edit_config(pair[0], rms_norm_eps=1e-6, quantization_config={"quant_method": "fp8"})
+    assert hint() == ""
 
 
 def test_sliding_window_counts_only_where_it_is_used(pair: tuple[Path, Path]) -> None:

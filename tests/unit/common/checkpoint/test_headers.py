@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from apbmm_common.checkpoint.headers import (
     INDEX_FILE,
@@ -256,9 +256,15 @@ size 12345
 """
 
 
-@pytest.mark.parametrize("name", [SINGLE_FILE, "config.json"])
-def test_a_git_lfs_pointer_is_called_so(tmp_path: Path, name: str) -> None:
-    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=1)
+SHARD = "model-00002-of-00002.safetensors"
+KINDS_OF_FILES = pytest.mark.parametrize(
+    ("name", "shards"), [(SINGLE_FILE, 1), ("config.json", 1), (INDEX_FILE, 2), (SHARD, 2)]
+)
+
+
+@KINDS_OF_FILES
+def test_a_git_lfs_pointer_is_called_so(tmp_path: Path, name: str, shards: int) -> None:
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=1, shards=shards)
     (folder / name).write_text(POINTER)
     with pytest.raises(SourceError) as caught:
         read_checkpoint(folder)
@@ -266,6 +272,55 @@ def test_a_git_lfs_pointer_is_called_so(tmp_path: Path, name: str) -> None:
         f"{folder / name}: a Git LFS pointer, in place of the file itself"
     )
     assert "git lfs pull" in caught.value.hint
+
+
+@KINDS_OF_FILES
+def test_a_link_whose_file_is_not_there_is_called_so(
+    tmp_path: Path, name: str, shards: int
+) -> None:
+    """As in a cache of the hub that was copied without its blobs."""
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=1, shards=shards)
+    (folder / name).unlink()
+    (folder / name).symlink_to("../../blobs/4d7a")
+    with pytest.raises(SourceError) as caught:
+        read_checkpoint(folder)
+    assert caught.value.message == (
+        f"{folder / name}: a link to ../../blobs/4d7a, which is not there"
+    )
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(SourceError, match="link: a link to nowhere, which is not there"):
+        read_checkpoint(tmp_path / "link")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("adapter_config.json", "merge it into its base"),
+        ("model-Q4_K_M.gguf", "GGUF is not read"),
+        ("snapshots/4d7a/config.json", "name the folder below snapshots"),
+        ("checkpoint-500/config.json", "name the folder that holds the model's files"),
+    ],
+)
+def test_a_folder_without_a_config_says_what_it_holds(
+    tmp_path: Path, file: str, words: str
+) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(SourceError) as caught:
+        read_checkpoint(tmp_path)
+    assert caught.value.message == f"{tmp_path}: holds no config.json, but {file}"
+    assert words in caught.value.hint
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    for name, words in ((SINGLE_FILE, "name the folder"), ("model.gguf", "GGUF is not read")):
+        (tmp_path / name).touch()
+        with pytest.raises(SourceError, match="is not a folder") as caught:
+            read_checkpoint(tmp_path / name)
+        assert words in caught.value.hint
+    with pytest.raises(SourceError, match="no such folder") as caught:
+        read_checkpoint(tmp_path / "org" / "model")
+    assert "nothing is downloaded" in caught.value.hint
 
 
 def test_a_page_in_place_of_weights_is_shown(tmp_path: Path) -> None:
@@ -335,11 +390,28 @@ def test_single_file_beside_an_index_is_ambiguous(tmp_path: Path) -> None:
         read_checkpoint(folder)
 
 
+def test_an_index_of_the_one_file_is_not(tmp_path: Path) -> None:
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=1)
+    tensors = read_checkpoint(folder).tensors
+    write_json(folder / INDEX_FILE, {"weight_map": dict.fromkeys(tensors, SINGLE_FILE)})
+    assert read_checkpoint(folder).tensors == tensors
+
+
 def test_layer_count_must_match_the_config(tmp_path: Path) -> None:
     folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=3)
     edit_config(folder, num_hidden_layers=4)
-    with pytest.raises(SourceError, match="says 4 layers, the tensors are of 3"):
+    with pytest.raises(SourceError, match="says 4 layers, the tensors are of 3") as caught:
         layer_count(read_checkpoint(folder))
+    assert "num_nextn_predict_layers" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "name", ["mtp.layers.0.w", "model.mtp_layers.0.w", "model.mtp_block.0.w", "mtp_emb_norm.0.w"]
+)
+def test_names_of_layers_for_multi_token_prediction(tmp_path: Path, name: str) -> None:
+    folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=1)
+    save_file({**load_file(folder / SINGLE_FILE), name: torch.ones(2)}, folder / SINGLE_FILE)
+    assert prediction_tensors(read_checkpoint(folder)) == {name}
 
 
 def test_layer_count_needs_every_layer(tmp_path: Path) -> None:
@@ -352,5 +424,7 @@ def test_layer_count_needs_every_layer(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no tensors of layer 1"):
         layer_count(read_checkpoint(tmp_path))
     write_raw(tmp_path / SINGLE_FILE, {"model.norm.weight": entry(0, 8)}, b"x" * 8)
-    with pytest.raises(SourceError, match="no tensor name holds a layer number"):
+    with pytest.raises(
+        SourceError, match=r"holds a layer number.* the first is model\.norm\.weight"
+    ):
         layer_count(read_checkpoint(tmp_path))
