@@ -336,8 +336,8 @@ class Bar:
     about: str
 
 
-def grouped_bars(bars: Sequence[Bar], x_title: str, y_title: str) -> Chart:
-    """Bars up and down from 0, one for each series beside one another."""
+def grouped_bars(bars: Sequence[Bar], x_title: str, y_title: str, *, beside: bool = True) -> Chart:
+    """Bars up and down from 0, one for each series, beside one another or on one line."""
     names = list(dict.fromkeys(bar.name for bar in bars))
     series = list(dict.fromkeys(bar.series for bar in bars))
     chart: alt.Chart = (
@@ -345,7 +345,7 @@ def grouped_bars(bars: Sequence[Bar], x_title: str, y_title: str) -> Chart:
         .mark_bar()
         .encode(
             x=alt.X("name:N", title=x_title, sort=names, axis=alt.Axis(labelAngle=0)),
-            xOffset=alt.XOffset("series:N", sort=series),
+            xOffset=alt.XOffset("series:N", sort=series) if beside else alt.Undefined,
             y=alt.Y("value:Q", title=y_title),
             color=alt.Color(
                 "series:N", title=None, scale=alt.Scale(domain=series, range=list(SERIES))

@@ -13,13 +13,14 @@ from xml.etree import ElementTree
 import altair as alt
 import vl_convert
 
+from apbmm.results.words import REHEARSAL
+
 Chart = alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart
 Format = Literal["svg", "png", "pdf"]
 
 SVG = "http://www.w3.org/2000/svg"
 NO_MARKS = ("axis", "legend", "title")
 PNG_SCALE = 2.0
-REHEARSAL = "REHEARSAL: the measurements are invented"
 
 # Okabe and Ito's colours, which people with every kind of colour vision can tell apart.
 BLACK, GREY = "#000000", "#8a8a8a"

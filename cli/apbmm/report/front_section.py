@@ -12,7 +12,8 @@ from apbmm.report.model import pending_predictions
 from apbmm.report.points import front_numbers, interval, measured, objective_figures, place
 from apbmm.results.figures import Figure
 from apbmm.results.run_results import EvaluationResult, RunResults
-from apbmm_common.metrics import metric, shown_metrics
+from apbmm.results.words import figure_in_words
+from apbmm_common.metrics import shown_metrics
 from apbmm_master.search.surrogate import Surrogate
 
 
@@ -119,23 +120,15 @@ def front_table(results: RunResults) -> Table:
                 str(numbers.get(each.id, "")),
                 each.id,
                 *(f"{value:.4f}" for value in each.objectives or ()),
-                *(text(each.benchmarks[where].figure(name), name) for where, name in columns),
+                *(
+                    figure_in_words(name, each.benchmarks[where].figure(name))
+                    for where, name in columns
+                ),
                 f"{each.seconds:.1f}",
             )
             for each in shown
         ),
         "Merges on the front, then the references (as the paper's Table III). Brackets hold 95 % "
-        "intervals.",
+        "intervals, ± is a standard error.",
         words=2,
     )
-
-
-def text(figure: Figure | None, name: str) -> str:
-    """A metric for people, with its interval where that is known."""
-    known = metric(name)
-    if figure is None:
-        return known.text(None)
-    limits = interval(figure)
-    if limits is None:
-        return known.text(figure.value)
-    return f"{known.text(figure.value)} ({known.text(limits[0])} to {known.text(limits[1])})"

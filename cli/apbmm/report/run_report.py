@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import time
 
+from apbmm.report.answers import neighbours
+from apbmm.report.answers_section import answers_section
+from apbmm.report.confirmation_section import confirmation_section
+from apbmm.report.details_section import failures_section, settings_section
 from apbmm.report.document import Document
 from apbmm.report.front_section import front_section
 from apbmm.report.layers_section import layers_section
@@ -11,20 +15,26 @@ from apbmm.report.model import fitted_surrogate
 from apbmm.report.model_section import model_section
 from apbmm.report.progress_section import progress_section
 from apbmm.report.summary import summary_section
+from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import RunResults
 from apbmm_master.search.methods.bayesian import one_thread
 
 
 def run_document(results: RunResults) -> Document:
     """The report of a run, whatever its condition; sections that have nothing to say are absent."""
+    answers, confirmation = neighbours(results), read_confirmation(results)
     with one_thread():
         surrogate = fitted_surrogate(results)
         sections = (
-            summary_section(results),
+            summary_section(results, answers, confirmation),
             front_section(results, surrogate),
+            confirmation_section(results, confirmation),
             progress_section(results),
             layers_section(results, surrogate),
             model_section(results, surrogate),
+            answers_section(results, answers),
+            failures_section(results),
+            settings_section(results),
         )
     return Document(
         title=f"{results.spec.name}: merges found by {results.spec.algorithm.name}",

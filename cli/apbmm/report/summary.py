@@ -2,41 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from apbmm.compare.view import duration
+from apbmm.pick.choice import Choice, Limit, Preference, choose, no_objectives
+from apbmm.pick.remarks import against, doubts
+from apbmm.report.answers import Neighbours
+from apbmm.report.answers_section import told_apart
 from apbmm.report.document import Section
+from apbmm.report.points import front_numbers
 from apbmm.report.progress import hours_name
-from apbmm.results.run_results import RunResults
+from apbmm.results.confirmation import Confirmation
+from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm_master.journal.lifecycle import EvaluationState
 
 
-def summary_section(results: RunResults) -> Section:
+def summary_section(
+    results: RunResults, found: Sequence[Neighbours], confirmation: Confirmation | None
+) -> Section:
     """The whole report in plain words."""
-    return Section(
-        "In plain words", paragraphs=(*_found(results), _cost(results), *_doubt(results))
-    )
-
-
-def _found(results: RunResults) -> Iterator[str]:
-    done, budget = len(results.completed), results.spec.budget.evaluations
-    if results.trouble:
-        yield f"Found: nothing can be said. {results.trouble}."
-        return
-    if not results.run_state.references_done:
-        yield (
-            "Found: nothing yet. Objectives are relative to the two sources, and both must be "
-            f"measured first; {done} of {budget} merges are evaluated."
-        )
-        return
     if not results.front:
-        yield f"Found: nothing yet. None of {budget} merges is evaluated."
-        return
-    yield (
-        f"Found: {done} of {budget} merges are evaluated, and {len(results.front)} of them are on "
-        f"the front: no other merge beats them in every objective. The hypervolume is "
-        f"{results.hypervolume:.4f}."
+        return Section("In plain words", paragraphs=(_nothing(results), _cost(results)))
+    knee = choose(results, Preference())
+    return Section(
+        "In plain words",
+        paragraphs=(
+            _found(results),
+            _cost(results),
+            *_picks(results, knee),
+            *(f"Doubt: {line}." for line in _doubts(results, knee, found, confirmation)),
+        ),
     )
+
+
+def _nothing(results: RunResults) -> str:
+    done, budget = len(results.completed), results.spec.budget.evaluations
+    return (
+        f"Found: nothing yet, because {no_objectives(results)}. {done} of {budget} merges are "
+        "evaluated."
+    )
+
+
+def _found(results: RunResults) -> str:
+    done, budget = len(results.completed), results.spec.budget.evaluations
+    beaten = "".join(
+        f" {each.id} is at least as good as {name} in every objective."
+        for name, reference in results.references.items()
+        for each in results.front
+        if _no_worse(each, reference)
+    )
+    return (
+        f"Found: {done} of {budget} merges are evaluated, and {len(results.front)} of them are on "
+        "the front: no other merge beats them in every objective. The hypervolume is "
+        f"{results.hypervolume:.4f}.{beaten}"
+    )
+
+
+def _no_worse(ours: EvaluationResult, theirs: EvaluationResult) -> bool:
+    pairs = zip(ours.objectives or (), theirs.objectives or (), strict=False)
+    return all(mine >= other for mine, other in pairs)
 
 
 def _cost(results: RunResults) -> str:
@@ -48,18 +72,44 @@ def _cost(results: RunResults) -> str:
     )
 
 
-def _doubt(results: RunResults) -> Iterator[str]:
+def _picks(results: RunResults, knee: Choice) -> Iterator[str]:
+    """The knee, and the cheapest merge that is as accurate as the thinking model."""
+    yield f"Pick: {_with_comparison(results, knee)}"
+    thinking = results.references["thinking"].figure("accuracy")
+    if thinking is not None:
+        lossless = choose(results, Preference((Limit("accuracy", "min", thinking.value),)))
+        if lossless.evaluation is None:
+            yield "Pick: no merge is as accurate as thinking itself."
+        elif lossless.evaluation is not knee.evaluation:
+            yield f"Pick where no accuracy may be lost: {_with_comparison(results, lossless)}"
+    yield "apbmm pick chooses by limits of your own."
+
+
+def _with_comparison(results: RunResults, choice: Choice) -> str:
+    chosen = choice.evaluation
+    assert chosen is not None
+    number = front_numbers(results).get(chosen.id)
+    where = f" (number {number} in the figures)" if number else ""
+    compared = (against(results, chosen, name) for name in results.references)
+    return f"{chosen.id}{where}, {choice.reason}. {'; '.join(filter(None, compared))}."
+
+
+def _doubts(
+    results: RunResults,
+    knee: Choice,
+    found: Sequence[Neighbours],
+    confirmation: Confirmation | None,
+) -> Iterator[str]:
     if results.rehearsal:
-        yield "Doubt: everything. This is a rehearsal, and every measurement is invented."
-        return
-    if len(results.completed) > 1:
-        yield (
-            "Doubt: every figure is measured on a sample of questions, and the best of "
-            f"{len(results.completed)} noisy measurements flatters them. Intervals say how much; "
-            "neighbours on the front may change places on other questions."
-        )
+        yield "everything. This is a rehearsal, and every measurement is invented"
+    yield from doubts(results, knee)
+    if found:
+        yield told_apart(found).removesuffix(".")
     failed = results.run_state.count(EvaluationState.FAILED)
     if failed:
-        yield f"Doubt: {failed} merges failed and were never measured; see Failures."
-    if results.condition in ("running", "unfinished"):
-        yield "Doubt: the run is not finished, and the front may still grow."
+        yield f"{failed} merges failed and were never measured"
+    if confirmation is None:
+        yield (
+            "nothing is confirmed on questions that the search did not ask (apbmm confirm does "
+            "that)"
+        )

@@ -86,7 +86,10 @@ def test_figures_come_as_pictures(
 def test_a_run_without_results_says_so(tmp_path: Path) -> None:
     folder, out = write_run(tmp_path / "run", [], budget=4), tmp_path / "r.html"
     write_report(ReportRequest([folder], out))
-    assert "Found: nothing yet. None of 4 merges is evaluated." in out.read_text(encoding="utf-8")
+    assert (
+        "Found: nothing yet, because no evaluation is completed yet. 0 of 4 merges are evaluated."
+        in out.read_text(encoding="utf-8")
+    )
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""How merges that are neighbours on the front answer the same questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+from apbmm.results.run_results import RunResults
+from apbmm_master.journal.store import OutcomeRow, read_outcomes
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Two neighbours on the front, ``first`` the better one in the first objective.
+
+    Attributes:
+        questions: how many both answered.
+        first_better, second_better: how many the one answered better than the other.
+        p: of a two-sided sign test on these: how likely so uneven counts are if both answer equally
+            well.
+        more_tokens: mean of the first's tokens minus the second's, question by question.
+    """
+
+    first: str
+    second: str
+    questions: int
+    first_better: int
+    second_better: int
+    p: float
+    more_tokens: float
+
+
+def neighbours(results: RunResults) -> list[Neighbours]:
+    """Every pair of neighbours whose answers the journal has, from the best in the first objective.
+
+    Empty for a rehearsal, which keeps no single answers.
+    """
+    rows: dict[str, dict[tuple[str, str], OutcomeRow]] = {}
+    members = {each.id for each in results.front}
+    for row in read_outcomes(results.run_dir):
+        if row.evaluation in members:
+            rows.setdefault(row.evaluation, {})[row.benchmark, row.question] = row
+    found = []
+    for first, second in pairwise(reversed(results.front)):
+        if first.id in rows and second.id in rows:
+            ours, theirs = rows[first.id], rows[second.id]
+            common = [
+                (row, theirs[question]) for question, row in ours.items() if question in theirs
+            ]
+            if common:
+                found.append(_compared(first.id, second.id, common))
+    return found
+
+
+def _compared(
+    first: str, second: str, common: Sequence[tuple[OutcomeRow, OutcomeRow]]
+) -> Neighbours:
+    better = sum(ours.score > theirs.score for ours, theirs in common)
+    worse = sum(ours.score < theirs.score for ours, theirs in common)
+    more = math.fsum(ours.tokens - theirs.tokens for ours, theirs in common) / len(common)
+    return Neighbours(first, second, len(common), better, worse, sign_test(better, worse), more)
+
+
+def sign_test(better: int, worse: int) -> float:
+    """Two-sided exact p of ``better`` against ``worse`` under even odds; ties are left out."""
+    count = better + worse
+    tail = sum(math.comb(count, k) for k in range(min(better, worse) + 1))
+    return float(min(Fraction(1), Fraction(2 * tail, 2**count)))

@@ -1,0 +1,51 @@
+"""The section on single questions: how neighbours on the front differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from apbmm.report.answers import LEVEL, Neighbours
+from apbmm.report.charts import Bar, grouped_bars
+from apbmm.report.document import Section
+from apbmm.report.drawing import ReportFigure
+from apbmm.report.points import front_numbers
+from apbmm.results.run_results import RunResults
+
+
+def answers_section(results: RunResults, found: Sequence[Neighbours]) -> Section | None:
+    """What neighbours answered differently; None without answers of single questions."""
+    if not found:
+        return None
+    numbers = front_numbers(results)
+    bars = [
+        Bar(
+            str(numbers[pair.first]),
+            series,
+            value,
+            f"{pair.first} and {pair.second}: {pair.first_better} and {pair.second_better} of "
+            f"{pair.questions} questions answered better than by the other, p = {pair.p:.2g}, "
+            f"{pair.more_tokens:+.1f} tokens a question",
+        )
+        for pair in found
+        for series, value in (
+            ("better than the next", pair.first_better / pair.questions),
+            ("worse than the next", -pair.second_better / pair.questions),
+        )
+    ]
+    figure = ReportFigure(
+        "neighbours",
+        "Questions that neighbours answered differently",
+        "For each merge of the front, beside the next one: the share of questions that it answered "
+        f"better (up) and worse (down). {told_apart(found)}",
+        grouped_bars(bars, "merge on the front", "share of questions", beside=False),
+    )
+    return Section("Answers", figures=(figure,))
+
+
+def told_apart(found: Sequence[Neighbours]) -> str:
+    """How many neighbours differ by more than chance."""
+    apart = sum(pair.p < LEVEL for pair in found)
+    return (
+        f"{apart} of {len(found)} neighbouring pairs differ in their answers by more than chance "
+        f"would explain (sign test over the questions, p < {LEVEL:g})."
+    )

@@ -1,0 +1,94 @@
+"""The last sections: failures, settings, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from apbmm.report.document import Section, Table
+from apbmm.results.run_results import RunResults
+from apbmm_common import __version__
+from apbmm_master.journal.events import EpochStarted, WorkerJoined
+from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
+
+MOST_ROWS = 100
+
+
+def failures_section(results: RunResults) -> Section:
+    """Every merge that failed, every attempt that gave no result, and workers in quarantine."""
+    rows = list(_failures(results))
+    if not rows:
+        return Section("Failures", paragraphs=("None: every attempt gave a result.",))
+    more = f" The first {MOST_ROWS} of {len(rows)}." if len(rows) > MOST_ROWS else ""
+    table = Table(
+        ("evaluation", "attempt", "worker", "what happened"),
+        tuple(rows[:MOST_ROWS]),
+        f"Attempts without a result are tried again, so most cost time alone.{more}",
+        words=4,
+    )
+    return Section("Failures", tables=(table,))
+
+
+def _failures(results: RunResults) -> Iterator[tuple[str, str, str, str]]:
+    for evaluation in results.run_state.evaluations.values():
+        for attempt in evaluation.attempts:
+            if attempt.state in (AttemptState.FAILED, AttemptState.LOST):
+                fault = f"{attempt.fault}: " if attempt.fault else "lost: "
+                yield evaluation.id, str(attempt.number), attempt.worker, fault + attempt.message
+        if evaluation.state is EvaluationState.FAILED:
+            yield evaluation.id, "", "", f"given up: {evaluation.message}"
+    for (worker, _), reason in results.run_state.sessions.quarantined.items():
+        yield "", "", worker, f"in quarantine: {reason}"
+
+
+def settings_section(results: RunResults) -> Section:
+    """The run file as resolved, the digests of what was read, and who took part."""
+    settings = results.spec.model_dump(mode="json", exclude_none=True)
+    return Section(
+        "Settings and versions",
+        tables=(
+            Table(
+                ("setting", "value"),
+                tuple(_flat(settings)),
+                "The run file with its defaults. Paths are those of the master's host.",
+                words=2,
+            ),
+            Table(
+                ("read by the workers", "SHA-256"),
+                tuple(sorted(results.run_state.digests.items())),
+                words=2,
+            ),
+            Table(
+                ("process", "host", "card", "versions"),
+                tuple(dict.fromkeys(_processes(results))),
+                f"Report by apbmm {__version__}.",
+                words=4,
+            ),
+        ),
+    )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting by its dotted name; members of lists of tables by their ``name``."""
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{name}.")
+        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            for member in value:
+                rest = {k: v for k, v in member.items() if k != "name"}
+                yield from _flat(rest, f"{name}.{member.get('name', '')}.")
+        elif isinstance(value, list):
+            yield name, ", ".join(map(str, value))
+        else:
+            yield name, str(value)
+
+
+def _processes(results: RunResults) -> Iterator[tuple[str, str, str, str]]:
+    for record in results.records:
+        match record.event:
+            case EpochStarted() as event:
+                yield "master", event.host, "", ""
+            case WorkerJoined() as event:
+                versions = ", ".join(f"{name} {v}" for name, v in sorted(event.versions.items()))
+                yield event.worker, event.host, event.gpu, versions

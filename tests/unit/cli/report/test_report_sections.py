@@ -1,0 +1,68 @@
+"""What the report says in words and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apbmm.report.document import Document, Section
+from apbmm.report.run_report import run_document
+from apbmm.results.run_results import read_results
+from apbmm_common.protocol.messages import Failed
+from apbmm_master.journal.store import Journal
+from protocol_world import World
+from written_runs import write_run
+
+POINTS = [[0.2, 0.9], [0.1, 0.8], [0.6, 0.6], [0.9, 0.1]]
+
+
+def section(document: Document, title: str) -> Section:
+    (found,) = (each for each in document.sections if each.title == title)
+    return found
+
+
+def test_the_summary_says_what_was_found_and_what_to_pick(tmp_path: Path) -> None:
+    document = run_document(read_results(write_run(tmp_path, POINTS)))
+    text = section(document, "In plain words").paragraphs
+    assert text[0].startswith("Found: 4 of 4 merges are evaluated, and 3 of them are on the front")
+    assert text[1].startswith("Cost: 0.0194 GPU-hours on 1 worker, 70.0 s of wall-clock time")
+    # The knee: accuracy 0.2 + 0.6 * 0.6 of 0.8, tokens 1000 - 900 * 0.6 of 1000.
+    assert text[2].startswith("Pick: e0003 (number 2 in the figures), the knee of the front")
+    assert "70% of thinking's accuracy for 46% of its tokens" in text[2]
+    assert text[3] == "Pick: no merge is as accurate as thinking itself."
+    assert "Doubt: everything. This is a rehearsal, and every measurement is invented." in text
+    assert any("nothing is confirmed" in line for line in text)
+
+
+def test_a_merge_that_beats_a_reference_is_told(tmp_path: Path) -> None:
+    document = run_document(read_results(write_run(tmp_path, [[1.1, 0.1], [0.7, 0.8], [0.1, 0.9]])))
+    text = section(document, "In plain words").paragraphs
+    assert "e0001 is at least as good as thinking in every objective" in text[0]
+    assert any(line.startswith("Pick where no accuracy may be lost: e0001") for line in text)
+
+
+def test_failures_are_listed_with_their_reasons(tmp_path: Path) -> None:
+    world = World()
+    worker = world.join("a")
+    for _ in range(12):
+        world.exchange()
+        if worker.held is not None and worker.held.evaluation == "e0001":
+            worker.finish(Failed(fault="vector", message="weights are not finite"))
+        elif worker.held is not None:
+            worker.finish()
+    with Journal(tmp_path) as journal:
+        journal.append(world.stored)
+    (table,) = section(run_document(read_results(tmp_path)), "Failures").tables
+    assert ("e0001", "1", "a", "vector: weights are not finite") in table.rows
+    assert ("e0001", "", "", "given up: weights are not finite") in table.rows
+
+
+def test_settings_and_versions_are_those_of_the_journal(tmp_path: Path) -> None:
+    document = run_document(read_results(write_run(tmp_path, POINTS)))
+    assert section(document, "Failures").paragraphs == ("None: every attempt gave a result.",)
+    settings, digests, processes = section(document, "Settings and versions").tables
+    found = dict(settings.rows)
+    assert found["algorithm.name"] == "sobol"
+    assert found["benchmarks.sums.adapter"] == "sums"
+    assert found["budget.evaluations"] == "4"
+    assert digests.rows == (("rehearsal", "d"),)
+    assert processes.rows == (("master", "h", "", ""), ("a", "h", "0", ""))
