@@ -60,7 +60,7 @@ def test_settings_and_versions_are_those_of_the_journal(tmp_path: Path) -> None:
     document = run_document(read_results(write_run(tmp_path, POINTS)))
     assert section(document, "Failures").paragraphs == ("None: every attempt gave a result.",)
     settings, digests, processes = section(document, "Settings and versions").tables
-    found = dict(settings.rows)
+    found = {row[0]: row[1] for row in settings.rows}
     assert found["algorithm.name"] == "sobol"
     assert found["benchmarks.sums.adapter"] == "sums"
     assert found["budget.evaluations"] == "4"
