@@ -257,7 +257,10 @@ def _has_chat_template(folder: Path) -> bool:
 
     True also where the file that would hold it cannot be read, which is a fault of its own.
     """
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():  # it counts before any other, though it be empty
+        return jinja.stat().st_size > 0
+    if (folder / "chat_template.json").is_file():
         return True
     file = folder / "tokenizer_config.json"
     if not file.is_file():

@@ -32,6 +32,7 @@ _OBJECTS = frozenset({
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.json", GENERATION_FILE,
 })  # fmt: skip
+_TEXTS = frozenset({"chat_template.jinja", "merges.txt", "vocab.txt"})
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -42,8 +43,8 @@ def has_tokenizer(folder: Path) -> bool:
 def unusable_settings(folder: Path) -> list[str]:
     """One line for each file that is not what its name says.
 
-    Found are links whose file is missing, Git LFS pointers, files that cannot be read, and JSON
-    files without an object. A file may be missing.
+    Found are links whose file is missing, Git LFS pointers, files that cannot be read, JSON files
+    without an object and text in another encoding than UTF-8. A file may be missing.
     """
     faults = []
     for name in (*TOKENIZER_FILES, GENERATION_FILE):
@@ -65,9 +66,13 @@ def _require_usable(file: Path) -> None:
         read_object(file)
     else:
         try:
-            with file.open("rb") as opened:
-                start = opened.read(len(LFS_POINTER))
+            data = file.read_bytes()
         except OSError as error:
             raise unreadable(file, error) from error
-        if start == LFS_POINTER:
+        if data.startswith(LFS_POINTER):
             raise lfs_pointer(file)
+        try:
+            if file.name in _TEXTS:
+                data.decode()
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{file}: not UTF-8 text: {error}", "save it as UTF-8") from error

@@ -272,6 +272,8 @@ def test_a_source_without_chat_template_cannot_lend_it(run_file: Path) -> None:
     settings.pop("chat_template", None)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     assert any("no chat template" in fault for fault in inspect(run_file).faults)
+    (folder / "chat_template.jinja").touch()
+    assert any("no chat template" in fault for fault in inspect(run_file).faults)
 
 
 def test_a_context_beyond_the_model_is_refused(run_file: Path) -> None:

@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from apbmm_common.checkpoint.byte_order_marks import copy_without_mark
 from apbmm_common.checkpoint.headers import (
     INDEX_FILE,
     METADATA_KEY,
@@ -210,7 +211,7 @@ def copy_settings(folder: Path, template: Checkpoint, dtype: str | None) -> None
     """
     for name in (*TOKENIZER_FILES, GENERATION_FILE, *PROCESSOR_FILES, *code_files(template)):
         if (template.path / name).is_file():
-            shutil.copyfile(template.path / name, folder / name)
+            copy_without_mark(template.path / name, folder / name)
     config = _with_dtype(template.config, dtype)
     if isinstance(config.get("text_config"), dict):
         config["text_config"] = _with_dtype(config["text_config"], dtype)

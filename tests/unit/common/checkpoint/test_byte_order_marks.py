@@ -18,6 +18,7 @@ def test_transformers_reads_a_folder_with_marked_files(tmp_path: Path) -> None:
         assert same == other
     config = folder / "config.json"
     config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    (folder / "chat_template.jinja").write_text("{{ 1 }}", encoding="utf-8-sig")
     (folder / "trainer_state.json").symlink_to("nowhere")
     assert read_checkpoint(folder).config
     with pytest.raises(OSError, match="not a valid JSON"):
@@ -25,4 +26,5 @@ def test_transformers_reads_a_folder_with_marked_files(tmp_path: Path) -> None:
     with without_marks(folder) as mended:
         assert {file.name for file in mended.iterdir()} == {f.name for f in folder.iterdir()}
         assert transformers.AutoConfig.from_pretrained(mended).model_type
+        assert (mended / "chat_template.jinja").read_text(encoding="utf-8") == "{{ 1 }}"
     assert not mended.exists()

@@ -56,6 +56,14 @@ def test_files_that_hold_no_json_object(folder: Path, name: str, text: str, word
     assert fault.startswith(f"{folder / name}: {words}")
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
+def test_text_in_another_encoding(folder: Path, name: str) -> None:
+    (folder / name).write_text('{"a": "b"}', encoding="utf-16")
+    (fault,) = unusable_settings(folder)
+    assert fault.startswith(f"{folder / name}: not ")
+    assert "can't decode byte 0xff in position 0" in fault
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "merges.txt"])
 def test_files_that_cannot_be_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -167,6 +167,18 @@ def test_settings_come_from_the_named_source(pair: tuple[Path, Path], template: 
     )
 
 
+def test_byte_order_marks_stay_behind(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Neither transformers nor vLLM reads JSON files that begin with one."""
+    for folder in pair:
+        (folder / "chat_template.jinja").write_text("{{ 1 }}")
+        for file in (*folder.glob("*.json"), folder / "chat_template.jinja"):
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    merged(pair)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template == "{{ 1 }}"
+    assert transformers.GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
+
+
 @pytest.mark.parametrize("name", ["tekken.json", "vocab.txt", "tokenizer.model", "vocab.json"])
 def test_a_tokenizer_of_another_format_is_copied_and_counts(
     pair: tuple[Path, Path], name: str
