@@ -12,10 +12,11 @@ import pytest
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 
-# Keys of whoever runs the tests are none of theirs.
+# Keys and runs of whoever runs the tests are none of theirs.
 _configuration = tempfile.TemporaryDirectory(prefix="apbmm-tests-")
 atexit.register(_configuration.cleanup)
 os.environ["XDG_CONFIG_HOME"] = _configuration.name
+os.environ["XDG_STATE_HOME"] = _configuration.name
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -110,6 +110,7 @@ def status(
     /,
     *,
     watch: Annotated[bool, Parameter(negative=())] = False,
+    all: Annotated[bool, Parameter(negative=())] = False,  # noqa: A002 - the flag's name
     json: Annotated[bool, Parameter(negative=())] = False,
     keys: Keys = None,
 ) -> int:
@@ -118,10 +119,12 @@ def status(
     Parameters
     ----------
     run
-        Run directory, or the address of a status socket (tcp://HOST:PORT). Default: the most
-        recently changed run under runs/.
+        Run directory, name of a run, or address of a status socket (tcp://HOST:PORT). Default: the
+        most recently changed run under runs/.
     watch
         Draw again every second until the run is finished, or Ctrl-C.
+    all
+        List every evaluation too, with the weights of its merge.
     json
         Print one JSON object instead.
     keys
@@ -130,7 +133,7 @@ def status(
     """
     from apbmm.status.command import show_status
 
-    return show_status(run, watch=watch, as_json=json, keys=keys)
+    return show_status(run, watch=watch, as_json=json, lists_all=all, keys=keys)
 
 
 @app.command
@@ -151,7 +154,7 @@ def pick(
     Parameters
     ----------
     run
-        Run directory. Default: the most recently changed run under runs/.
+        Run directory, or name of a run. Default: the most recently changed run under runs/.
     all
         Rank all merges within the limits.
     json
@@ -203,7 +206,7 @@ def table(
     Parameters
     ----------
     run
-        Run directory. Default: the most recently changed run under runs/.
+        Run directory, or name of a run. Default: the most recently changed run under runs/.
     outcomes
         A row for each answer instead: question, score, tokens.
     form
@@ -234,7 +237,7 @@ def answers(
     Parameters
     ----------
     run
-        Run directory. Default: the most recently changed run under runs/.
+        Run directory, or name of a run. Default: the most recently changed run under runs/.
     evaluation
         Its id, as in status: e0001, thinking, ...
     against
@@ -400,7 +403,7 @@ def export(  # noqa: PLR0913 - one for each flag
     Parameters
     ----------
     run
-        Run directory. Default: the most recently changed run under runs/.
+        Run directory, or name of a run. Default: the most recently changed run under runs/.
     out
         Folder for the merge: new or empty. With --front it gets a folder for each merge.
     eval

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from apbmm_common.process.command_line import command_app
@@ -60,6 +61,7 @@ def master(
         from apbmm_common.errors import EXIT_DONE
         from apbmm_common.process.logs import set_up_logging
         from apbmm_common.protocol.curve_keys import master_keys
+        from apbmm_master.beginning import Beginning, elsewhere
         from apbmm_master.confirm import confirm_search, ended_well
         from apbmm_master.journal.run_directory import require_for_runs
         from apbmm_master.run_checks import load_run
@@ -71,7 +73,18 @@ def master(
     authenticator = open_authenticator(bind, status_bind, known, insecure=insecure)
     folder = run_dir or Path("runs") / spec.name
     require_for_runs(folder, run_file)
-    code = serve(spec, folder, bind, status_bind, authenticator, summary=summary)
+    beginning = Beginning(spec, folder, run_file.read_bytes(), keys_named=keys is not None)
+    if run_dir is None and (note := elsewhere(folder, spec.name)):
+        print(note, file=sys.stderr)  # noqa: T201
+    code = serve(
+        spec,
+        folder,
+        bind,
+        status_bind,
+        authenticator,
+        accepted=beginning.accept,
+        summary=summary,
+    )
     if code != EXIT_DONE or not spec.confirm.at_end or not ended_well(folder):
         return code
     authenticator = open_authenticator(bind, status_bind, known, insecure=insecure)

@@ -23,6 +23,7 @@ from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.confirmation import begin_to_confirm
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, FrontToConfirm, Record
+from apbmm_master.journal.master_sessions import installed_versions
 from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
@@ -90,7 +91,15 @@ class Master:
             begin_to_confirm(self.run_state, front, self.record)
         if self._end is None:
             epoch = self.run_state.epoch + 1
-            self.record(EpochStarted(epoch=epoch, host=socket.gethostname(), pid=os.getpid()))
+            self.record(
+                EpochStarted(
+                    epoch=epoch,
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    security=self.authenticator.security,
+                    versions=installed_versions(),
+                )
+            )
         self.optimiser = OptimiserClient(self._wake_up)
         self.router = Router(bind, self._wake_up, self.authenticator)
         self._listening = False

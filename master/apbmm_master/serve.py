@@ -38,30 +38,29 @@ def serve(
     authenticator: Authenticator,
     *,
     front: FrontToConfirm | None = None,
+    accepted: Callable[[RunState], None] = lambda _: None,
     summary: bool = True,
 ) -> int:
     """Run or resume a search in ``run_dir``, or with ``front`` confirm one; returns the exit code.
 
-    With ``summary`` the terminal shows the workers' address at the start, and the front and the
-    run directory at the end. Raises `UsageError`, `JournalError` and `RunChangedError` before it
-    changes anything.
+    ``accepted`` is called once the run directory takes the run, before anything is recorded there;
+    it may refuse by an `ApbmmError`. With ``summary`` the terminal shows the workers' address at
+    the start, and the front and the run directory at the end. Raises `UsageError`, `JournalError`
+    and `RunChangedError` before it changes anything.
     """
     allow_open_files()
     if not _has_begun(run_dir):  # a refusal must leave nothing behind that looks like a run
         _require_free(bind, status_bind)
     with handlers_restored(), Journal(run_dir) as journal:
+
+        def begin() -> Master:
+            master = Master(journal, spec, bind, authenticator, front)
+            accepted(master.run_state)
+            return master
+
         try:
             return asyncio.run(
-                _serve(
-                    journal,
-                    spec,
-                    run_dir,
-                    bind,
-                    status_bind,
-                    authenticator,
-                    front=front,
-                    summary=summary,
-                )
+                _serve(begin, run_dir, bind, status_bind, authenticator, summary=summary)
             )
         except asyncio.CancelledError:  # by a second signal, while everything was being closed
             return EXIT_INTERRUPTED
@@ -106,17 +105,15 @@ def allow_open_files() -> None:
 
 
 async def _serve(
-    journal: Journal,
-    spec: RunSpec,
+    begin: Callable[[], Master],
     run_dir: Path,
     bind: str,
     status_bind: str | None,
     authenticator: Authenticator,
     *,
-    front: FrontToConfirm | None,
     summary: bool,
 ) -> int:
-    master = Master(journal, spec, bind, authenticator, front)
+    master = begin()
     authenticator.open()
     status = StatusSocket(run_dir, lambda: live_snapshot(master), authenticator, status_bind)
     terminal = RunConsole(master.run_state, run_dir)

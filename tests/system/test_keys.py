@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from zmq.utils import z85
 
-from apbmm_master.journal.events import Lost, WorkerJoined, WorkerLeft
+from apbmm_master.journal.events import EpochStarted, Lost, WorkerJoined, WorkerLeft
 from commands import run
 from rehearsal_runs import Process, Site, wait_for
 
@@ -158,3 +158,24 @@ def test_keys_that_cannot_be_used_are_named_at_once(site: Site) -> None:
         assert f"hint: chmod 700 {folder(site)}" in process.output
         assert "Traceback" not in process.output
     assert not site.records()
+
+
+def test_a_run_remembers_its_keys_and_its_run_file(site: Site) -> None:
+    site.configure()
+    keys(site, "new-master")
+    master = site.master(env={"APBMM_KEYS": str(folder(site))})
+    wait_for("its beginning", lambda: site.events(EpochStarted))
+    master.kill()
+    assert site.events(EpochStarted)[0].security == "curve"
+    kept = site.run_dir / "run-file.toml"
+    assert kept.read_bytes() == site.run_file.read_bytes()
+    assert (site.run_dir / "run-file.resolved.toml").is_file()
+    before = site.records()
+    without = site.master()  # as where the default folder of keys is empty now
+    assert without.end() == 2
+    assert "served with keys until now, and there are none" in without.output
+    assert "hint: name its folder of keys with --keys" in without.output
+    assert site.records() == before
+    named = site.master("--keys", "none")
+    wait_for("the second master", lambda: len(site.events(EpochStarted)) == 2)
+    wait_for("its warning", lambda: "are shut out" in named.output)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apbmm.compare.runs import Comparison, Row
-from apbmm.results.words import print_rehearsal
+from apbmm.results.words import duration, print_rehearsal
 from apbmm.status.view import console
 from apbmm_common import __version__
 
@@ -78,10 +78,3 @@ def _cells(row: Row, pooled: int) -> list[str]:
         f"{row.done}/{row.budget}",
         str(row.failed),
     ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people, in the unit that suits."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from apbmm.results.run_results import RunResults, card_count
+from apbmm.results.run_results import RunResults
+from apbmm_master.journal.cost import cards_of
 from apbmm_master.journal.evaluations import Attempt
 from apbmm_master.journal.events import Purpose
 from apbmm_master.journal.lifecycle import AttemptState
@@ -47,7 +48,7 @@ def gpu_hours(results: RunResults, until: float) -> float:
     References and the measurement of the layers are included, and so is work that was lost.
     """
     stays = results.run_state.sessions.stays
-    cards = {(stay.worker, stay.boot): card_count(stay.gpu) for stay in stays}
+    cards = {(stay.worker, stay.boot): cards_of(stay.gpu) for stay in stays}
     seconds = math.fsum(
         cards.get((attempt.worker, attempt.boot), 1)
         * overlap(attempt.leased_at, _or(attempt.ended_at, results.last_at), 0.0, until)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from apbmm.compare.view import duration
 from apbmm.report.charts import gantt_chart, progress_chart
 from apbmm.report.document import Section
 from apbmm.report.drawing import ReportFigure
 from apbmm.report.progress import hours_name, steps, timeline
 from apbmm.results.run_results import RunResults
+from apbmm.results.words import duration
 from apbmm_master.journal.scores import load_rate
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from apbmm.compare.view import duration
 from apbmm.pick.choice import Choice, Limit, Preference, choose, no_objectives
 from apbmm.pick.remarks import against, doubts
 from apbmm.report.answers import Neighbours
@@ -14,6 +13,7 @@ from apbmm.report.points import front_numbers
 from apbmm.report.progress import hours_name
 from apbmm.results.confirmation import Confirmation
 from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm.results.words import duration
 from apbmm_master.journal.lifecycle import EvaluationState
 
 

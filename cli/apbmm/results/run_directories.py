@@ -7,15 +7,34 @@ import socket
 from pathlib import Path
 
 from apbmm_common.errors import UsageError
+from apbmm_common.process.known_runs import places_of
 
 RUNS = Path("runs")
 JOURNAL = "journal.sqlite"
 """As in `apbmm_master.journal.store`, which takes long to import."""
 
 
-def find_run(named: str | None) -> Path:
-    """The run directory ``named``; the latest run under runs/ for None. Raises `UsageError`."""
-    return latest_run(RUNS) if named is None else run_directory(Path(named))
+def find_run(named: str | None, hint: str = "give the run directory or name of a run") -> Path:
+    """The run directory ``named``, by its path or by the run's name; None is the latest in runs/.
+
+    A name is that of a folder in runs/, of a run, or of its run file. Raises `UsageError` where
+    there is none, or where several runs are of that name.
+    """
+    if named is None:
+        return latest_run(RUNS)
+    folder = Path(named)
+    if folder.name == named and not folder.exists():
+        if (RUNS / named / JOURNAL).is_file():
+            return RUNS / named
+        places = places_of(named)
+        if len(places) > 1:
+            raise UsageError(
+                f"{named}: {len(places)} runs are called so",
+                f"name one of {', '.join(map(str, places))}",
+            )
+        if places:
+            return places[0]
+    return run_directory(folder, hint)
 
 
 def run_directory(named: Path, hint: str = "give the run directory of a run") -> Path:

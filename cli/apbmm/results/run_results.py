@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +14,9 @@ from apbmm.results.run_directories import local_address, run_directory
 from apbmm_common.errors import UsageError
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec, Space
+from apbmm_master.journal.cost import gpu_seconds, seconds_served
 from apbmm_master.journal.evaluations import Evaluation
-from apbmm_master.journal.events import EpochStarted, Purpose, Record
+from apbmm_master.journal.events import Purpose, Record
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
@@ -27,7 +27,6 @@ from apbmm_master.journal.scores import (
     score,
 )
 from apbmm_master.journal.store import OutcomeSums, read_journal, read_outcome_sums
-from apbmm_master.journal.worker_sessions import Boot
 from apbmm_master.search.errors import SearchError
 
 RunCondition = Literal["running", "unfinished", "finished", "failed"]
@@ -150,7 +149,7 @@ class RunResults:
     @property
     def seconds(self) -> float:
         """Wall-clock time from the first event to the last, without the pauses."""
-        return self.last_at - self.begun_at - sum(end - begin for begin, end in self.pauses)
+        return seconds_served(self.run_state, self.last_at)
 
     @property
     def gpu_seconds(self) -> float:
@@ -194,7 +193,7 @@ def read_results(named: Path) -> RunResults:
         {scored.evaluation.id: scored for scored in history.history()},
         {name: place for place, name in enumerate(run_state.completed)},
         frozenset(scores.front),
-        {(stay.worker, stay.boot): card_count(stay.gpu) for stay in run_state.sessions.stays},
+        gpu_seconds(run_state, run_state.time),
         is_scaled=not trouble and run_state.references_done,
     )
     evaluations = tuple(reading.result(each) for each in run_state.evaluations.values())
@@ -207,9 +206,9 @@ def read_results(named: Path) -> RunResults:
         condition=_condition(run_state, folder),
         ended=run_state.finished,
         rehearsal=spec.evaluation.kind == "rehearsal",
-        begun_at=records[0].time,
-        last_at=records[-1].time,
-        pauses=tuple(_pauses(records)),
+        begun_at=run_state.begun,
+        last_at=run_state.time,
+        pauses=tuple(run_state.pauses),
         evaluations=evaluations,
         references={
             each.id: each
@@ -238,13 +237,6 @@ def _condition(run_state: RunState, folder: Path) -> RunCondition:
     return "running" if local_address(folder) else "unfinished"
 
 
-def _pauses(records: Sequence[Record]) -> Iterator[tuple[float, float]]:
-    """From the last event of one master to the first of the next."""
-    for before, after in pairwise(records):
-        if isinstance(after.event, EpochStarted):
-            yield before.time, after.time
-
-
 @dataclass(frozen=True, slots=True)
 class _Reading:
     """What the results of single evaluations are computed from."""
@@ -256,7 +248,7 @@ class _Reading:
     scored: Mapping[str, ScoredEvaluation]
     places: Mapping[str, int]
     front: frozenset[str]
-    cards: Mapping[Boot, int]
+    cost: Mapping[str, float]
     is_scaled: bool
 
     def result(self, evaluation: Evaluation) -> EvaluationResult:
@@ -280,7 +272,7 @@ class _Reading:
             hypervolume=scored.hypervolume if scored else None,
             front_size=scored.front if scored else None,
             seconds=evaluation.seconds,
-            gpu_seconds=self._gpu_seconds(evaluation),
+            gpu_seconds=self.cost[evaluation.id],
             begun_at=first,
             done_at=evaluation.done_at if is_done else None,
             attempts=len(evaluation.attempts),
@@ -319,15 +311,3 @@ class _Reading:
         if not (self.is_scaled and isinstance(evaluation.body, Evaluated)):
             return None
         return score(self.run_state, evaluation)
-
-    def _gpu_seconds(self, evaluation: Evaluation) -> float:
-        return math.fsum(
-            self.cards.get((attempt.worker, attempt.boot), 1)
-            * ((attempt.ended_at or self.run_state.time) - attempt.leased_at)
-            for attempt in evaluation.attempts
-        )
-
-
-def card_count(gpu: str) -> int:
-    """The number of cards that ``--gpu`` names: 2 for ``0,1``; 1 for ``cpu``."""
-    return gpu.count(",") + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from apbmm.results.figures import Figure
@@ -33,3 +34,15 @@ def print_rehearsal(screen: Console, *, rehearsal: bool) -> None:
 
     if rehearsal:
         screen.print(Text(REHEARSAL, style="bold magenta"))
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people, in the unit that suits."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"
+
+
+def moment(when: float) -> str:
+    """A time in Unix seconds, for people of this time zone."""
+    return datetime.fromtimestamp(when).astimezone().strftime("%Y-%m-%d %H:%M:%S")

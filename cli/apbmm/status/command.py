@@ -12,18 +12,52 @@ from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 REDRAW_SECONDS = 1.0
 
 
-def show_status(run: str | None, *, watch: bool, as_json: bool, keys: str | None = None) -> int:
-    """Print the status of a run, once or until it is finished; returns the exit code."""
+def show_status(
+    run: str | None,
+    *,
+    watch: bool,
+    as_json: bool,
+    lists_all: bool = False,
+    keys: str | None = None,
+) -> int:
+    """Print the status of a run, once or until it is finished; returns the exit code.
+
+    With ``lists_all`` every evaluation follows. Raises `UsageError` for options that exclude each
+    other, and where there is no run.
+    """
     if watch and as_json:
         raise UsageError(
             "--watch and --json exclude each other", "call apbmm status --json repeatedly"
         )
+    if watch and lists_all:
+        raise UsageError("--watch and --all exclude each other", "call apbmm status --all again")
     target = find(run, keys)
+    if lists_all:
+        return _print_all(target, as_json=as_json)
     if as_json:
         json.dump(target.snapshot(), sys.stdout)
         sys.stdout.write("\n")
         return EXIT_DONE
     return _watch(target) if watch else _print(target)
+
+
+def _print_all(target: Target, *, as_json: bool) -> int:
+    from apbmm.results.json_form import evaluation_as_json
+    from apbmm.results.run_results import read_results
+    from apbmm.status.view import console, evaluations_table, render
+
+    if target.run_dir is None:
+        raise UsageError("--all reads the journal", "give the run directory of a run, or its name")
+    results = read_results(target.run_dir)
+    if as_json:
+        evaluations = [evaluation_as_json(results, each) for each in results.evaluations]
+        json.dump({**target.snapshot(), "all": evaluations}, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        screen = console()
+        screen.print(render(target.snapshot()))
+        screen.print(evaluations_table(results))
+    return EXIT_DONE
 
 
 def _print(target: Target) -> int:

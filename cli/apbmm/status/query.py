@@ -10,7 +10,7 @@ from typing import Any
 
 import zmq
 
-from apbmm.results.run_directories import RUNS, latest_run, local_address, run_directory
+from apbmm.results.run_directories import find_run, local_address
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.protocol.addresses import needs_ipv6
 from apbmm_common.protocol.curve_keys import ClientKeys, reader_keys
@@ -45,16 +45,14 @@ class Target:
 
 
 def find(run: str | None, keys: str | None = None) -> Target:
-    """The target that ``run`` names: an address, a run directory, or None for the latest run.
+    """The target that ``run`` names: an address, or a run as `find_run` finds it.
 
     ``keys`` is the folder of keys, for an address.
     """
-    if run is None:
-        return Target(latest_run(RUNS))
-    if "://" in run:
+    if run is not None and "://" in run:
         return Target(None, run, reader_keys(keys))
     return Target(
-        run_directory(Path(run), "give the run directory of a run, or an address: tcp://HOST:PORT")
+        find_run(run, "give the run directory or name of a run, or an address: tcp://HOST:PORT")
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -10,6 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from apbmm.results.run_results import RunResults
+from apbmm.results.words import duration, moment
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
 from apbmm_master.status.stages import stage_line
@@ -33,7 +35,8 @@ def render(status: Entry) -> RenderableType:
     """The whole snapshot."""
     if not status.get("run"):
         return Text("the journal is empty: the run has not begun")
-    parts: list[RenderableType] = [_head(status), _budget(status), _counts(status)]
+    parts: list[RenderableType] = [_head(status), *_story(status)]
+    parts += [_budget(status), _counts(status)]
     parts += [Text(line, style="yellow") for line in _trouble(status)]
     if status["workers"]:
         parts.append(_workers(status["workers"]))
@@ -60,7 +63,8 @@ def _head(status: Entry) -> Text:
     text.append(str(status["run"]), style="bold")
     text.append(f"  {status['algorithm']}  ")
     if status.get("finished"):
-        text.append(f"finished: {status['finished']}", style="green")
+        style = "red" if status.get("failed") else "green"
+        text.append(f"finished: {status['finished']}", style=style)
     elif not status["master_alive"]:
         text.append("no master: this is what the journal says", style="yellow")
     elif status.get("draining"):
@@ -68,6 +72,31 @@ def _head(status: Entry) -> Text:
     else:
         text.append("master alive", style="green")
     return text
+
+
+def _story(status: Entry) -> Iterator[Text]:
+    """What was searched, from when to when, and what it cost; nothing that a master left out."""
+    if sources := status.get("sources"):
+        yield Text(", ".join(f"{role} {path}" for role, path in sources.items()))
+    if benchmarks := status.get("benchmarks"):
+        yield Text(", ".join(map(_benchmark, benchmarks)))
+    if status.get("begun_at") is None:
+        return
+    hosts = [f"{host} ({gpu})" for host, gpu in status["hosts"]]
+    parts = [
+        f"begun {moment(status['begun_at'])}, last event {moment(status['last_at'])}",
+        f"{duration(status['seconds'])} with a master",
+        f"evaluations took {duration(status['gpu_seconds'])} of a card and "
+        f"{status['tokens']:,.0f} tokens",
+        f"workers on {', '.join(hosts)}" if hosts else "no worker yet",
+    ]
+    yield Text("; ".join(parts))
+
+
+def _benchmark(benchmark: Entry) -> str:
+    questions = benchmark["questions"]
+    count = "" if questions is None else f", {questions} questions"
+    return f"{benchmark['name']} ({benchmark['adapter']}{count})"
 
 
 def _budget(status: Entry) -> RenderableType:
@@ -169,3 +198,29 @@ def _result(status: Entry) -> str:
     if status.get("load_rate") is not None:
         parts.append(f"load rate {status['load_rate']:.1%}")
     return ", ".join(parts)
+
+
+def evaluations_table(results: RunResults) -> Table:
+    """Every evaluation of a run, with the weights of its merge."""
+    shown = shown_metrics(objective.metric for objective in results.spec.objectives)
+    columns = [name for name in shown if any(e.figure(name) for e in results.evaluations)]
+    table = Table(title="Evaluations")
+    for name in ("id", "purpose", "state", "front"):
+        table.add_column(name)
+    for name in (*results.objectives, *columns, "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("weights", overflow="fold")
+    for each in results.evaluations:
+        weights = each.layer_weights or each.vector
+        table.add_row(
+            each.id,
+            each.purpose,
+            str(each.state),
+            "yes" if each.on_front else "",
+            *(f"{value:+.3f}" for value in each.objectives or ()),
+            *("-" for _ in results.objectives if each.objectives is None),
+            *(metric(name).text(f.value if (f := each.figure(name)) else None) for name in columns),
+            f"{each.seconds:.1f}",
+            Text(each.message or " ".join(f"{weight:.2f}" for weight in weights)),
+        )
+    return table

@@ -5,6 +5,7 @@
 - `run_directory` makes, checks and locks the folder that a journal lies in.
 - `run_state.RunState` is the state of the run that the events imply. `evaluations` and
   `worker_sessions` define its parts, `lifecycle` the transitions that it allows.
+- `master_sessions` has the masters that served the run, `cost` what its evaluations cost.
 - `resume` begins a run, or checks that a journal may go on with an edited run file.
 - `confirmation` makes the run that measures a search's front once more.
 - `scores` computes objectives, front, hypervolume and load rate from the run state.
@@ -16,9 +17,11 @@ No module here knows sockets or workers' liveness. Only `store` and `run_directo
 __all__ = [
     "clock",
     "confirmation",
+    "cost",
     "evaluations",
     "events",
     "lifecycle",
+    "master_sessions",
     "reference_judgement",
     "resume",
     "run_directory",

@@ -47,12 +47,18 @@ class SpecChanged(Event):
 
 
 class EpochStarted(Event):
-    """A master took over the run."""
+    """A master took over the run.
+
+    ``security`` is what protects it (`wire.Authenticator.security`), ``versions`` those of the
+    packages that it computes with; both are empty in journals of earlier versions.
+    """
 
     event: Literal["epoch_started"] = "epoch_started"
     epoch: int
     host: str
     pid: int
+    security: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class SourcesVerified(Event):

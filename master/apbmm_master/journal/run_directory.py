@@ -15,8 +15,10 @@ from apbmm_common.process.locks import (
 
 LOCK = "master.lock"
 BEGUN = "journal.sqlite"
+GIVEN, RESOLVED = "run-file.toml", "run-file.resolved.toml"
+"""The run file that a master was last started with: as given, and with all defaults."""
 BEFOREHAND = frozenset(
-    f"{LOCK} journal.* status.json workers keys *.log *.out *.err .* lost+found".split()
+    f"{LOCK} journal.* run-file.* status.json workers keys *.log *.out *.err .* lost+found".split()
 )
 """Names that may be in a run directory before there is a journal.
 

@@ -55,6 +55,7 @@ from apbmm_master.journal.lifecycle import (
     move_attempt,
     move_evaluation,
 )
+from apbmm_master.journal.master_sessions import MasterSession
 from apbmm_master.journal.worker_sessions import WorkerSessions
 
 
@@ -67,7 +68,12 @@ class RunState:
         """Time of the last event in Unix seconds, for reports only."""
         self.run = ""
         self.spec: RunSpec | None = None
+        self.begun = 0.0
+        """Time of the first event."""
         self.epoch = 0
+        self.masters: list[MasterSession] = []
+        self.pauses: list[tuple[float, float]] = []
+        """Spans without a master: from the last event of one to the first of the next."""
         self.layers = 0
         self.outside: tuple[str, ...] = ()
         self.identical_layers: tuple[int, ...] = ()
@@ -180,14 +186,19 @@ class RunState:
         match record.event:
             case RunStarted() as event:
                 self.run, self.spec = event.run, RunSpec.model_validate(event.spec)
+                self.begun = record.time
             case SpecChanged() as event:
                 self.spec = RunSpec.model_validate(event.spec)
                 self.finished, self.failed = "", False
-                self.sessions.close(self.time)
+                self._pause(record.time)
             case EpochStarted() as event:
                 self.epoch = event.epoch
-                # No worker's session covers the pause between two masters.
-                self.sessions.close(self.time)
+                self._pause(record.time)
+                self.masters.append(
+                    MasterSession(
+                        event.epoch, event.host, record.time, event.security, dict(event.versions)
+                    )
+                )
             case SourcesVerified() as event:
                 self.layers, self.outside = event.layers, event.outside
                 self.identical_layers = event.identical_layers
@@ -218,6 +229,12 @@ class RunState:
             case Finished() as event:
                 self.finished, self.failed = event.reason, event.failed
         self.seq, self.time = record.seq, record.time
+
+    def _pause(self, until: float) -> None:
+        """Note that no master ran from the last event on; no worker's session covers the pause."""
+        self.sessions.close(self.time)
+        if self.masters and until > self.time:
+            self.pauses.append((self.time, until))
 
     def _set_state(self, evaluation: Evaluation, state: EvaluationState) -> None:
         """Change the state of an evaluation and update the indexes."""

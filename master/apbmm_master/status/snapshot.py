@@ -5,14 +5,18 @@ Keys are only added to a snapshot; to remove one or change its meaning takes a n
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from apbmm_common import __version__
 from apbmm_common.errors import ApbmmError
 from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.clock import RunClock
+from apbmm_master.journal.cost import generated_tokens, gpu_seconds, seconds_served
 from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.reference_judgement import judge_references
@@ -86,6 +90,7 @@ def journal_snapshot(
         "epoch": run_state.epoch,
         "seq": run_state.seq,
         "finished": run_state.finished,
+        **_story(run_state, now),
         "trouble": trouble,
         "master_alive": False,
         "objectives": [objective.name for objective in spec.objectives] if spec else [],
@@ -114,6 +119,48 @@ def journal_snapshot(
             {"id": e.id, "message": e.message} for e in run_state.of_state(EvaluationState.FAILED)
         ],
     }
+
+
+def _story(run_state: RunState, now: float) -> dict[str, Any]:
+    """What was searched on which hosts, from when to when, and what it cost.
+
+    ``seconds`` is wall-clock time with a master, up to the last event or up to ``now`` while an
+    evaluation is in progress; ``gpu_seconds`` as in `cost.gpu_seconds`.
+    """
+    spec = run_state.spec
+    until = now if any(True for _ in run_state.active_attempts()) else run_state.time
+    references = measured_references(run_state)
+    return {
+        "sources": _paths(spec) if spec else {},
+        "benchmarks": [
+            {
+                "name": benchmark.name,
+                "adapter": benchmark.adapter,
+                "questions": next(
+                    (
+                        metrics[benchmark.name]["questions"]
+                        for metrics in map(_metrics, references)
+                        if benchmark.name in metrics
+                    ),
+                    None,
+                ),
+            }
+            for benchmark in (spec.benchmarks if spec else ())
+        ],
+        "begun_at": run_state.begun if spec else None,
+        "last_at": run_state.time if spec else None,
+        "failed": run_state.failed,
+        "seconds": seconds_served(run_state, until) if spec else 0.0,
+        "gpu_seconds": math.fsum(gpu_seconds(run_state, until).values()),
+        "tokens": math.fsum(generated_tokens(e) for e in run_state.evaluations.values()),
+        "masters": [asdict(master) for master in run_state.masters],
+        "hosts": sorted({(stay.host, stay.gpu) for stay in run_state.sessions.stays}),
+    }
+
+
+def _paths(spec: RunSpec) -> dict[str, str]:
+    """The sources' paths by role."""
+    return {role: path for role, path in spec.sources.model_dump().items() if isinstance(path, str)}
 
 
 def is_rehearsal(run_state: RunState) -> bool:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from apbmm.compare.runs import Comparison, compare, read_runs
-from apbmm.compare.view import duration
 from apbmm.results.run_results import RunResults
+from apbmm.results.words import duration
 from apbmm_common.errors import UsageError
 from commands import run
 from paper_tables import AP_BMM, MOEAD, MOMM, TA, TABLE_III

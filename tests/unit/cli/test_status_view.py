@@ -16,7 +16,11 @@ from apbmm.status import command, query
 from apbmm.status.query import NoMasterError, Target, ask, find
 from apbmm.status.view import render
 from apbmm_common.errors import UsageError
-from commands import free_address
+from apbmm_common.process.known_runs import note_run
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.store import read_journal
+from commands import called, free_address
+from written_runs import write_run
 
 METRICS = {"alpha": {"accuracy": 0.5, "tokens": 123.4, "questions": 10, "truncated": 2}}
 SNAPSHOT: dict[str, Any] = {
@@ -264,3 +268,55 @@ def test_a_master_that_anybody_reaches_says_so() -> None:
     assert "INSECURE" in shown(security="insecure")
     for word in ("curve", "local"):
         assert "INSECURE" not in shown(security=word)
+
+
+def test_a_run_tells_its_story(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [(0.5, 0.5), (0.2, 0.9)])
+    text = " ".join(called("status", folder).stdout.split())
+    for piece in (
+        "REHEARSAL world-1",
+        "thinking /none/thinking, instruct /none/instruct",
+        "sums (sums, 10 questions)",
+        "begun ",
+        "evaluations took 50.0 s of a card and 18,400 tokens; workers on h (0)",
+    ):
+        assert piece in text
+    whole = json.loads(called("status", folder, "--json").stdout)
+    run_state = RunState().replay(read_journal(folder))
+    assert whole["begun_at"] == run_state.begun
+    assert whole["last_at"] == run_state.time
+    assert whole["gpu_seconds"] == pytest.approx(50.0)
+    assert [master["host"] for master in whole["masters"]] == ["h"]
+
+
+def test_all_lists_every_evaluation_with_its_weights(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [(0.5, 0.5), (0.4, 0.4)], budget=3)
+    run_state = RunState().replay(read_journal(folder))
+    whole = json.loads(called("status", folder, "--all", "--json").stdout)
+    assert [each["id"] for each in whole["all"]] == list(run_state.evaluations)
+    for each in whole["all"]:
+        assert tuple(each["vector"]) == run_state.evaluations[each["id"]].vector
+    table = called("status", folder, "--all").stdout.split("Evaluations")[1]
+    row = next(line for line in table.splitlines() if "e0002" in line)
+    assert "search" in row
+    assert " ".join(f"{x:.2f}" for x in run_state.evaluations["e0002"].vector) in row
+    refused = called("status", "tcp://127.0.0.1:1", "--all", "--keys", "none")
+    assert refused.returncode == 2
+    assert "--all reads the journal" in refused.stderr
+
+
+def test_runs_are_found_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    one, two = (write_run(tmp_path / name / "x", [(0.5, 0.5)]) for name in ("a", "b"))
+    write_run(tmp_path / "runs" / "third", [(0.5, 0.5)])
+    note_run("first-00000001", one)
+    assert find("first-00000001").run_dir == one
+    assert find("first").run_dir == one
+    assert find("third").run_dir == Path("runs/third")
+    note_run("first-00000002", two)
+    with pytest.raises(UsageError, match="first: 2 runs are called so") as caught:
+        find("first")
+    assert str(two) in caught.value.hint
+    with pytest.raises(UsageError, match="second: no such run directory"):
+        find("second")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from apbmm_common.errors import UsageError
-from apbmm_common.process.home import home
+from apbmm_common.process.home import state_home
 from apbmm_common.process.locks import FileLock, LockHeldError, lock_file
 from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import (
@@ -152,9 +152,7 @@ def state_folder(name: str, given: Path | None) -> Path:
     """Folder for outbox and log: the given one, or one within systemd's or the user's state."""
     if given is not None:
         return given
-    base = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
-    root = Path(base) if base else home() / ".local" / "state"
-    return root / ("apbmm" if "STATE_DIRECTORY" not in os.environ else "") / "workers" / name
+    return state_home() / "workers" / name
 
 
 class Claim:

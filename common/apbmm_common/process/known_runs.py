@@ -1,0 +1,62 @@
+"""Where the runs of this user are: a small file for each, so that a run is found by its name.
+
+The files are in ``apbmm/runs`` within the user's state (``STATE_DIRECTORY``, ``XDG_STATE_HOME`` or
+``~/.local/state``). Each is called like a run and holds its folder. Where they cannot be read or
+written, runs are found by their folders alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from apbmm_common.errors import UsageError
+from apbmm_common.process.home import state_home
+from apbmm_common.process.whole_files import write_whole
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "journal.sqlite"
+RUN_ID_DIGITS = 8
+"""A run is called after its run file, and so many digits tell it from others of that name."""
+
+
+def note_run(run: str, folder: Path) -> None:
+    """Note where a run is, and forget runs whose folders are gone."""
+    try:
+        notes = _notes()
+        notes.mkdir(parents=True, exist_ok=True)
+        write_whole(notes / run, f"{folder.resolve()}\n".encode())
+        for note, place in _read(notes):
+            if not (place / JOURNAL).exists():
+                note.unlink(missing_ok=True)
+    except (OSError, UsageError) as error:
+        log.info("the place of run %s could not be noted: %s", run, error)
+
+
+def places_of(name: str) -> list[Path]:
+    """The folders of the run called ``name``, or of all runs of a run file of that name.
+
+    The one that was begun or gone on with last comes first.
+    """
+    try:
+        found = [
+            (note.stat().st_mtime, place)
+            for note, place in _read(_notes())
+            if name in (note.name, note.name[: -RUN_ID_DIGITS - 1]) and (place / JOURNAL).is_file()
+        ]
+    except (OSError, UsageError):
+        return []
+    return [place for _, place in sorted(found, reverse=True)]
+
+
+def _read(notes: Path) -> Iterator[tuple[Path, Path]]:
+    """Each note with the folder that it holds."""
+    for note in notes.iterdir() if notes.is_dir() else ():
+        if not note.name.startswith("."):
+            yield note, Path(note.read_text(encoding="utf-8").strip())
+
+
+def _notes() -> Path:
+    return state_home() / "runs"
