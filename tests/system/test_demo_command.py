@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -111,6 +112,35 @@ def test_killed_it_takes_its_processes_along(tmp_path: Path) -> None:
         demo.wait()
         wait_until(lambda: not processes_naming(str(tmp_path / "run")), 20)
     assert status(tmp_path / "run")["master_alive"] is False
+
+
+def test_a_demo_says_who_was_killed(tmp_path: Path) -> None:
+    log = tmp_path / "demo.log"
+    with busy_demo(tmp_path / "run", log) as demo:
+        (worker,) = [
+            pid
+            for pid in processes_naming("apbmm_worker.cli")
+            if str(tmp_path / "run" / "workers" / "demo-2") in arguments_of(pid)
+        ]
+        os.kill(worker, signal.SIGKILL)
+        wait_until(
+            lambda: "worker demo-2 was killed (SIGKILL): the others go on" in log.read_text()
+        )
+        (master,) = [
+            pid
+            for pid in processes_naming("apbmm_master.cli")
+            if str(tmp_path / "run") in arguments_of(pid)
+        ]
+        os.kill(master, signal.SIGKILL)
+        assert demo.wait(60) == 1
+    *_, error, hint = log.read_text().splitlines()
+    assert error == "error: the master was killed (SIGKILL)"
+    assert f"the same command with this --run-dir goes on ({tmp_path / 'run'})" in hint
+    assert processes_naming(str(tmp_path / "run")) == []
+
+
+def arguments_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
 
 
 def test_a_demo_whose_workers_all_end_says_why(tmp_path: Path) -> None:

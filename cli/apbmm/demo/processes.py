@@ -20,7 +20,7 @@ from pathlib import Path
 
 from apbmm.results.run_directories import JOURNAL, local_address
 from apbmm.status.query import NoMasterError, ask
-from apbmm_common.errors import EXIT_FAILED, ApbmmError
+from apbmm_common.errors import ApbmmError
 from apbmm_common.process.parent_death import die_with
 from apbmm_common.process.signals import (
     SAME_REQUEST_SECONDS,
@@ -38,6 +38,10 @@ DROP_SECONDS = 1.5 * SAME_REQUEST_SECONDS
 
 class WorkersLostError(ApbmmError):
     """No worker can do the run's work any more."""
+
+
+class MasterLostError(ApbmmError):
+    """The master was killed."""
 
 
 def master_command(run_dir: Path, address: str) -> list[str]:
@@ -138,6 +142,7 @@ def _supervise(
 ) -> int:
     """Wait for the master's end; meanwhile forward signals and watch the workers."""
     forwarded = False
+    told: set[str] = set()
     checked = time.monotonic()
     while master.poll() is None:
         time.sleep(POLL_SECONDS)
@@ -149,6 +154,7 @@ def _supervise(
                 return stops.exit_code
             print("finishing the evaluations in hand; Ctrl-C again stops at once", file=sys.stderr)  # noqa: T201
             master.send_signal(stops.numbers[0])
+        _tell_of_dead_workers(run_dir, fleet, told)
         if all(worker.poll() is not None for worker in fleet):
             raise WorkersLostError(
                 f"every worker has ended: {last_line(worker_folder(run_dir, 1) / 'worker.log')}",
@@ -157,7 +163,39 @@ def _supervise(
         if time.monotonic() - checked > HEALTH_SECONDS:
             checked = time.monotonic()
             _require_fit_workers(run_dir, journal_folder)
-    return EXIT_FAILED if master.returncode < 0 else master.returncode
+    if master.returncode < 0:
+        raise MasterLostError(
+            f"the master {how_it_ended(master.returncode)}",
+            f"nothing recorded is lost: the same command with this --run-dir goes on ({run_dir})",
+        )
+    return master.returncode
+
+
+def _tell_of_dead_workers(
+    run_dir: Path, fleet: Sequence[subprocess.Popen[bytes]], told: set[str]
+) -> None:
+    """Print once of each worker that it died, while others go on. ``told`` takes their names."""
+    dead = [
+        (folder, worker.returncode)
+        for number, worker in enumerate(fleet, 1)
+        if worker.poll() and (folder := worker_folder(run_dir, number)).name not in told
+    ]
+    for folder, code in dead:
+        told.add(folder.name)
+        if len(told) < len(fleet):
+            print(  # noqa: T201
+                f"worker {folder.name} {how_it_ended(code)}: the others go on, and evaluate anew "
+                f"what it held; its log is {folder / 'worker.log'}; the same command later starts "
+                "all workers again",
+                file=sys.stderr,
+            )
+
+
+def how_it_ended(code: int) -> str:
+    """The end of a process by its return code, negative for a signal."""
+    if code < 0:
+        return f"was killed ({signal.Signals(-code).name})"
+    return f"ended with exit code {code}"
 
 
 def _require_fit_workers(run_dir: Path, journal_folder: Path) -> None:
