@@ -268,7 +268,8 @@ def report(
     Parameters
     ----------
     run_dirs
-        Run directories. Several are put side by side, as `apbmm compare` does.
+        Run directories. Several are put side by side, as `apbmm compare` does. Default: the most
+        recently changed run under runs/.
     out
         The file to write, or with another --format the folder for the figures. Default:
         report.html, or report-figures.

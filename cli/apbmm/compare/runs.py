@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apbmm.compare.repetitions import Repetitions, repetitions
+from apbmm.compare.rows import Row
 from apbmm.results.run_directories import run_directory
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.errors import ApbmmError, UsageError
@@ -35,31 +37,11 @@ Points = list[tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One run's line of Table II.
-
-    The first four numbers are None while there are no objectives, ``load_rate`` and ``seconds``
-    (wall clock of the search after its initial design) before anything was leased. ``state`` is
-    ``finished``, ``unfinished`` or ``failed``.
-    """
-
-    run: str
-    method: str
-    hypervolume: float | None
-    spacing: float | None
-    contribution: int | None
-    front: int | None
-    load_rate: float | None
-    seconds: float | None
-    done: int
-    failed: int
-    budget: int
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rows in the order in which the runs were named, and the values that all runs share."""
+    """Rows in the order in which the runs were named, and the values that all runs share.
+
+    ``repetitions`` is empty where no two finished runs differ in their seed alone.
+    """
 
     rows: tuple[Row, ...]
     objectives: tuple[str, ...]
@@ -67,6 +49,7 @@ class Comparison:
     rehearsal: bool
     pooled_front: int
     notes: tuple[str, ...]
+    repetitions: Repetitions
 
 
 def read_runs(run_dirs: Sequence[Path]) -> list[RunResults]:
@@ -96,29 +79,35 @@ def compare(runs: Sequence[RunResults]) -> Comparison:
     require_comparable(runs)
     first = runs[0].spec
     point = first.hypervolume_reference
-    scale = next((run for run in runs if _can_scale(run)), None)
-    scored = [_points(run, scale) for run in runs]
+    scale = common_scale(runs)
+    scored = [scaled_objectives(run, scale) for run in runs]
     shares = contributions([points or [] for points in scored])
+    rows = tuple(
+        _row(run, points, share, point)
+        for run, points, share in zip(runs, scored, shares, strict=True)
+    )
     return Comparison(
-        rows=tuple(
-            _row(run, points, share, point)
-            for run, points, share in zip(runs, scored, shares, strict=True)
-        ),
+        rows=rows,
         objectives=tuple(objective.name for objective in first.objectives),
         reference_point=point,
         rehearsal=first.evaluation.kind == "rehearsal",
         pooled_front=sum(shares),
         notes=tuple(_notes(runs, scale)),
+        repetitions=repetitions(runs, rows),
     )
 
 
-def _can_scale(run: RunResults) -> bool:
-    """Whether Eq. 2 can be applied to the run's own references."""
-    return run.run_state.references_done and not run.trouble
+def common_scale(runs: Sequence[RunResults]) -> RunResults | None:
+    """The run whose references scale all: the first to whose references Eq. 2 can be applied."""
+    fit = (run for run in runs if run.run_state.references_done and not run.trouble)
+    return next(fit, None)
 
 
-def _points(run: RunResults, scale: RunResults | None) -> Points | None:
-    """Objectives of the completed evaluations by the references of ``scale``; None without."""
+def scaled_objectives(run: RunResults, scale: RunResults | None) -> Points | None:
+    """Objectives of the completed evaluations by the references of ``scale``; None without.
+
+    In the order of their completion.
+    """
     if scale is None:
         return None
     objectives, references = objectives_of(run.spec), references_of(scale.run_state)
@@ -141,6 +130,7 @@ def _row(run: RunResults, points: Points | None, share: int, point: tuple[float,
         failed=run_state.count(EvaluationState.FAILED),
         budget=run.spec.budget.evaluations,
         state="failed" if run_state.failed else "finished" if run_state.finished else "unfinished",
+        seed=run.spec.seed,
     )
 
 

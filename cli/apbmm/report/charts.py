@@ -6,7 +6,7 @@ Colours are never the only difference: the shape or the place of a mark differs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,26 +17,23 @@ from apbmm.report.drawing import (
     BLUE,
     GREEN,
     GREY,
+    HEIGHT,
     ORANGE,
     PURPLE,
     SERIES,
     SKY,
     VERMILION,
+    WIDTH,
     Chart,
+    data,
 )
 from apbmm.report.model import NORMAL_95, Calibration
 from apbmm.report.points import Place
 from apbmm.report.progress import Step, Timeline
 
-WIDTH, HEIGHT = 430, 280
 LABEL_WIDTH, LABEL_HEIGHT = 0.04, 0.04
 """Room of a number beside a point, as shares of the figure."""
 Rows = list[dict[str, Any]]
-
-
-def data(rows: Iterable[dict[str, Any]]) -> alt.InlineData:
-    """Rows as the data of a chart."""
-    return alt.InlineData(values=list(rows))
 
 
 # ---- progress ----------------------------------------------------------------------------------

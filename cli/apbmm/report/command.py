@@ -6,11 +6,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from apbmm.compare.runs import read_runs
+from apbmm.results.run_directories import find_run
+from apbmm.results.run_results import RunResults
 from apbmm_common.errors import EXIT_DONE, UsageError
 from apbmm_common.process.whole_files import write_whole
+
+if TYPE_CHECKING:
+    from apbmm.report.document import Document
 
 ReportFormat = Literal["html", "svg", "png", "pdf"]
 PAGE, FIGURES = Path("report.html"), Path("report-figures")
@@ -18,7 +23,10 @@ PAGE, FIGURES = Path("report.html"), Path("report-figures")
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """What the command line asks for; ``out`` is a file for HTML, a folder for figures."""
+    """What the command line asks for; ``out`` is a file for HTML, a folder for figures.
+
+    Without ``run_dirs`` it is the run that changed last.
+    """
 
     run_dirs: Sequence[Path]
     out: Path | None = None
@@ -31,17 +39,17 @@ def write_report(request: ReportRequest) -> int:
     Raises `UsageError` where a folder holds no run, where runs cannot be compared, where the place
     cannot be written, and where the drawing library is not installed.
     """
-    runs = read_runs(request.run_dirs)
+    runs = read_runs(request.run_dirs or [find_run(None)])
     try:
         from apbmm.report.drawing import draw
         from apbmm.report.page import page
-        from apbmm.report.run_report import run_document
+
+        document = _document(runs)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"a report needs {error.name}, which is not installed",
             "pip install 'apbmm[master]' has all that it needs",
         ) from error
-    document = run_document(runs[0])
     try:
         if request.form == "html":
             written = request.out or PAGE
@@ -57,3 +65,14 @@ def write_report(request: ReportRequest) -> int:
     mark = "REHEARSAL " if document.rehearsal else ""
     sys.stdout.write(f"{mark}report: {written}\n")
     return EXIT_DONE
+
+
+def _document(runs: Sequence[RunResults]) -> Document:
+    """The report of one run, or the comparison of several, which needs no model."""
+    if len(runs) == 1:
+        from apbmm.report.run_report import run_document
+
+        return run_document(runs[0])
+    from apbmm.report.comparison_report import comparison_document
+
+    return comparison_document(runs)

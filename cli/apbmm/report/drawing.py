@@ -6,6 +6,7 @@ vl-convert draws them within this process, without a browser and without a netwo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -41,11 +42,20 @@ CONFIG: dict[str, Any] = {
     "legend": {
         "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
         "orient": "bottom", "labelLimit": 300, "columns": 3, "symbolStrokeWidth": 2,
-        "symbolOpacity": 1,
+        "symbolOpacity": 1, "columnPadding": 24,
     },
     "header": {"labelFontSize": 13, "titleFontSize": 13},
     "title": {"fontSize": 14, "anchor": "start", "subtitleFontSize": 12},
 }  # fmt: skip
+
+
+WIDTH, HEIGHT = 430, 280
+"""Of a chart without its axes. Texts of 12 are then readable on a phone."""
+
+
+def data(rows: Iterable[dict[str, Any]]) -> alt.InlineData:
+    """Rows as the data of a chart."""
+    return alt.InlineData(values=list(rows))
 
 
 @dataclass(frozen=True)

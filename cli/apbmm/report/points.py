@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from apbmm.results.figures import Figure, mean_figure
@@ -64,9 +63,3 @@ def interval(figure: Figure) -> tuple[float, float] | None:
     if figure.low is None or figure.high is None:
         return None
     return figure.low, figure.high
-
-
-def weights(evaluation: EvaluationResult) -> Mapping[str, float]:
-    """A merge's weights by what they weigh: layers, groups outside them, or parameters."""
-    layers = {f"layer {layer}": w for layer, w in enumerate(evaluation.layer_weights)}
-    return {**layers, **evaluation.outside_weights, **evaluation.parameters}

@@ -1,0 +1,85 @@
+"""Several runs as points and trajectories on one scale."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from apbmm.compare.runs import Points, common_scale, scaled_objectives
+from apbmm.results.run_results import RunResults
+from apbmm_master.search.pareto import front, hypervolume
+
+
+@dataclass(frozen=True, slots=True)
+class PooledPoint:
+    """A member of a run's own front; ``pooled``: it is on the front of all runs as well."""
+
+    series: str
+    run: str
+    evaluation: str
+    objectives: tuple[float, ...]
+    pooled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """The hypervolume of a run after each completed evaluation."""
+
+    series: str
+    run: str
+    hypervolumes: tuple[float, ...]
+
+
+def series_names(runs: Sequence[RunResults]) -> list[str]:
+    """What each run is called in figures: its method, with its seed where that is needed."""
+    methods = [run.spec.algorithm.name for run in runs]
+    counts = Counter(methods)
+    return [
+        method if counts[method] == 1 else f"{method}, seed {run.spec.seed}"
+        for method, run in zip(methods, runs, strict=True)
+    ]
+
+
+def pooled_points(runs: Sequence[RunResults]) -> list[PooledPoint]:
+    """The front of every run by one measurement of the references; empty without any."""
+    scored = _scored(runs)
+    owners = [(run, place) for run, points in enumerate(scored) for place in front(points).tolist()]
+    everything = [scored[run][place] for run, place in owners]
+    best = set(front(everything).tolist()) if everything else set()
+    names = series_names(runs)
+    return [
+        PooledPoint(
+            names[run],
+            runs[run].label,
+            runs[run].run_state.completed[place],
+            everything[number],
+            number in best,
+        )
+        for number, (run, place) in enumerate(owners)
+    ]
+
+
+def trajectories(runs: Sequence[RunResults]) -> list[Trajectory]:
+    """The hypervolume of every run that has objectives."""
+    point = runs[0].spec.hypervolume_reference
+    return [
+        Trajectory(name, run.label, _growth(points, point))
+        for name, run, points in zip(series_names(runs), runs, _scored(runs), strict=True)
+        if points
+    ]
+
+
+def _growth(points: Points, reference_point: tuple[float, ...]) -> tuple[float, ...]:
+    best: Points = []
+    volumes = []
+    for new in points:
+        candidates = [*best, new]
+        best = [candidates[i] for i in front(candidates).tolist()]
+        volumes.append(hypervolume(best, reference_point))
+    return tuple(volumes)
+
+
+def _scored(runs: Sequence[RunResults]) -> list[Points]:
+    scale = common_scale(runs)
+    return [scaled_objectives(run, scale) or [] for run in runs]
