@@ -134,4 +134,3 @@ def in_words(test: PairedTest) -> str:
         f"{test.second} minus {test.first}: hypervolume "
         f"{_mean(test.difference, '{:+.4f}'.format)} over {seeds} that both ran, {judged}"
     )
-

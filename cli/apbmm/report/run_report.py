@@ -39,12 +39,12 @@ def run_document(results: RunResults) -> Document:
     return Document(
         title=f"{results.spec.name}: merges found by {results.spec.algorithm.name}",
         about=f"Run {results.run} in {results.label}, {results.condition}, as of "
-        f"{moment(results.last_at)}.",
+        f"{utc(results.last_at)}.",
         sections=tuple(section for section in sections if section is not None),
         rehearsal=results.rehearsal,
     )
 
 
-def moment(seconds: float) -> str:
-    """Unix seconds for people."""
+def utc(seconds: float) -> str:
+    """Unix seconds for readers in any time zone."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
