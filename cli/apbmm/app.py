@@ -449,13 +449,30 @@ def export(  # noqa: PLR0913 - one for each flag
 
 
 @app.command
-def merge(*, request: Annotated[MergeRequest, Parameter(name="*")]) -> int:
+def merge(
+    run: str | None = None,
+    evaluation: str | None = None,
+    /,
+    *,
+    request: Annotated[MergeRequest, Parameter(name="*")],
+) -> int:
     """Merge checkpoints into one, as the workers do.
 
     Linear: the weighted sum of the sources, layer by layer. The other methods make one task vector
     of all (source minus base) and add it, times the weight, to the base. Tensors are laid out and
-    stored as in the last source.
+    stored as in the last source. With RUN and EVALUATION it is apbmm export RUN --eval EVALUATION.
+
+    Parameters
+    ----------
+    run
+        Run directory, in place of --source.
+    evaluation
+        The evaluation whose merge to write, as e0017.
     """
+    if run is not None:
+        from apbmm.export.command import run_merge_of_evaluation
+
+        return run_merge_of_evaluation(run, evaluation, request)
     from apbmm.merge.command import run_merge
 
     return run_merge(request)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apbmm.merge.flags import Dtype
+from apbmm.merge.flags import Dtype, MergeRequest
 from apbmm.merge.places import output_folder, require_room
 from apbmm.pick.choice import choose, preference_of
 from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags
@@ -72,6 +72,25 @@ def run_export(request: ExportRequest) -> int:
         if request.push_to_hub is not None:
             _push(results, order, request.push_to_hub, public=request.public)
     return EXIT_DONE
+
+
+def run_merge_of_evaluation(run: str, evaluation: str | None, request: MergeRequest) -> int:
+    """`apbmm merge RUN EVALUATION`, which is `apbmm export RUN --eval EVALUATION`.
+
+    Raises `UsageError` for flags that say how to merge, which the run has said.
+    """
+    if evaluation is None:
+        raise UsageError(
+            f"{run}: an evaluation is missing", "apbmm merge RUN EVALUATION --out DIR, as e0017"
+        )
+    if request != MergeRequest(out=request.out, dtype=request.dtype):
+        raise UsageError(
+            f"{evaluation} of {run} is merged as the run merged it",
+            "only --out and --dtype go with it; --source merges without a run",
+        )
+    return run_export(
+        ExportRequest(out=request.out, run=run, evaluation=evaluation, dtype=request.dtype)
+    )
 
 
 def _check_flags(request: ExportRequest) -> None:

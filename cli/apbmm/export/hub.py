@@ -24,13 +24,12 @@ def upload(folder: Path, repository: str, message: str, *, public: bool) -> str:
     Raises `ApbmmError` when the Hub refuses or cannot be reached; the folder stays.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     api = HfApi()
     try:
         address = api.create_repo(repository, private=not public, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+    except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ApbmmError(
             f"{repository}: the upload failed: {first}",

@@ -52,11 +52,11 @@ class MergeRequest:
 
     Parameters
     ----------
+    out
+        Folder for the merge: new or empty.
     source
         A checkpoint folder, or NAME=FOLDER. Give it once for each source. Without a name they are
         called 1, 2, ...
-    out
-        Folder for the merge: new or empty.
     base
         The checkpoint that task vectors are taken from.
     method
@@ -86,8 +86,8 @@ class MergeRequest:
         vocabularies that are padded to other sizes. Default: all must be the same.
     """
 
-    source: Annotated[list[str], Parameter(negative=())]
     out: Path
+    source: Annotated[tuple[str, ...], Parameter(negative=())] = ()
     base: Path | None = None
     method: MethodName = LINEAR
     weight: float | None = None

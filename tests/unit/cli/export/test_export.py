@@ -15,6 +15,7 @@ import transformers
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import ModelCard
 
+from apbmm.app import app
 from apbmm.export import written_merge
 from apbmm.export.command import ExportRequest, run_export
 from apbmm.pick.flags import PreferenceFlags
@@ -308,6 +309,24 @@ def test_room_on_the_disk_is_asked_for_first(
     with pytest.raises(UsageError, match="are to be written"):
         export(run_dir, tmp_path / "out", evaluation="e0001")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_merge_by_hand_is_the_same(run_dir: Path, tmp_path: Path) -> None:
+    """Through the command line, which checks the flags."""
+    for command, out in (
+        (["merge", str(run_dir), "e0001"], tmp_path / "merge" / "model"),
+        (["export", str(run_dir), "--eval", "e0001"], tmp_path / "export" / "model"),
+    ):
+        assert app([*command, "--out", str(out)], result_action="return_value") == 0
+    one, two = ({f.name: f.read_bytes() for f in (tmp_path / name / "model").iterdir()}
+                for name in ("merge", "export"))  # fmt: skip
+    assert one == two
+    for more in ([], ["e0001", "--weight", "0.5"]):
+        with pytest.raises(UsageError):
+            app(
+                ["merge", str(run_dir), *more, "--out", str(tmp_path / "no")],
+                result_action="return_value",
+            )
 
 
 # ---- rehearsals and whole models ---------------------------------------------------------------
