@@ -20,8 +20,8 @@ from tiny_checkpoints import pad_vocabulary, write_tiny_pair
 @pytest.fixture
 def request_of_two(tmp_path: Path) -> Iterator[MergeRequest]:
     threads = torch.get_num_threads()
-    sources = [str(folder) for folder in write_tiny_pair(tmp_path, layers=1)]
-    yield MergeRequest(sources, tmp_path / "out", weight=0.5)
+    sources = tuple(str(folder) for folder in write_tiny_pair(tmp_path, layers=1))
+    yield MergeRequest(tmp_path / "out", sources, weight=0.5)
     torch.set_num_threads(threads)
 
 
@@ -55,7 +55,7 @@ def test_a_source_below_a_folder_that_may_not_be_entered(
     locked = tmp_path / "locked"
     locked.mkdir()
     deny(monkeypatch, locked)
-    request = MergeRequest([request_of_two.source[0], str(locked / "m")], tmp_path / "o", weight=1)
+    request = MergeRequest(tmp_path / "o", (request_of_two.source[0], str(locked / "m")), weight=1)
     with pytest.raises(SourceError) as caught:
         run_merge(request)
     assert caught.value.message == f"{locked / 'm'}: cannot be read: Permission denied"
