@@ -3,6 +3,7 @@
     prepare   -> progress*, prepared
     measure   -> progress*, measured
     evaluate  -> progress*, evaluated
+    evaluate_folder -> progress*, evaluated
     stop, or the end of the socket -> the child ends with exit status 0
     any failure -> command_failed
 
@@ -58,6 +59,25 @@ class Evaluate(BaseModel):
     outputs: str
 
 
+class EvaluateFolder(BaseModel):
+    """Evaluate a checkpoint as it stands, which is no merge, on the benchmarks of a run.
+
+    ``folder`` has the checkpoint, with the tokenizer and the chat template that it is asked with.
+    The other fields are as in `Prepare` and `Evaluate`; no run need be prepared.
+    """
+
+    model_config = WIRE
+    kind: Literal["evaluate_folder"] = "evaluate_folder"
+    spec: dict[str, Any]
+    folder: str
+    benchmarks: dict[str, tuple[str, ...]]
+    scratch: str
+    device: str
+    engine: dict[str, str] = {}
+    evaluation: str
+    outputs: str
+
+
 class Stop(BaseModel):
     """End the process."""
 
@@ -104,7 +124,7 @@ class CommandFailed(BaseModel):
     fatal: bool = False
 
 
-Command = Prepare | Measure | Evaluate | Stop
+Command = Prepare | Measure | Evaluate | EvaluateFolder | Stop
 Answer = Prepared | Measured | Evaluated | CommandFailed
 """The last event of a command."""
 Event = StageProgress | Answer

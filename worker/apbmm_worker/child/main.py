@@ -27,6 +27,7 @@ from apbmm_worker.child_protocol import (
     Command,
     CommandFailed,
     Evaluate,
+    EvaluateFolder,
     Event,
     Measure,
     Prepare,
@@ -113,6 +114,10 @@ class Child:
                     Path(command.outputs),
                     reference=command.reference,
                 )
+            case EvaluateFolder():
+                from apbmm_worker.child.folder_evaluation import evaluate_folder
+
+                return evaluate_folder(command, self._reporter.progress)
             case Stop():
                 raise AssertionError("Channel.serve ends with it")
 

@@ -152,7 +152,7 @@ class Pipeline:
         self._progress("load", 0, 1)
         engine = self._loader.bring(self._planned(vector, reference=reference), stages)
         how = {**engine.description(), "hot_load": self._loader.description()}
-        result = self._ask(engine, evaluation, outputs)
+        result = ask(self._scoring, engine, evaluation, outputs, self._progress)
         stages |= {"evaluate": result.seconds, "report": result.report_seconds}
         return Evaluated(benchmarks=result.benchmarks, stages=stages, engine=how)
 
@@ -272,12 +272,23 @@ class Pipeline:
             self._inputs.engine,
         )
 
-    def _ask(self, engine: ResidentEngine, evaluation: str, outputs: Path) -> EvaluationResult:
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")
-        if not name:
-            raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
-        with TokenProgress(engine, lambda done, n: self._progress("evaluate", done, n)) as signs:
-            return self._scoring.evaluate(engine, outputs / name, signs.answered)
+
+def ask(
+    scoring: ScoringClient,
+    engine: ResidentEngine,
+    evaluation: str,
+    outputs: Path,
+    progress: ReportProgress,
+) -> EvaluationResult:
+    """Have an engine answer all questions; EvalScope's records go to ``outputs/evaluation``.
+
+    Raises `EvaluationError`.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")
+    if not name:
+        raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
+    with TokenProgress(engine, lambda done, n: progress("evaluate", done, n)) as signs:
+        return scoring.evaluate(engine, outputs / name, signs.answered)
 
 
 def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:

@@ -15,6 +15,7 @@ from apbmm_worker.child_protocol import (
     Command,
     CommandFailed,
     Evaluate,
+    EvaluateFolder,
     Measure,
     Prepare,
     Prepared,
@@ -85,6 +86,32 @@ class EvaluationJob:
         prepared = await self._prepare(spec)
         log.info("ready after %.1f s, %d layers", time.monotonic() - began, prepared.layers)
         return prepared
+
+    async def evaluate_folder(self, spec: RunSpec, folder: Path, evaluation: str) -> Evaluated:
+        """Evaluate a checkpoint as it stands on the run's benchmarks, in a new child.
+
+        EvalScope's records go to ``outputs/EVALUATION`` in the state folder. Raises
+        `EvaluationError`.
+        """
+        await self._replace()
+        self.progress = JobProgress()
+        self._child = EvaluationChild(self._kind, self._options.state / "child.log")
+        await self._child.start()
+        paths = LocalPaths(self._options.paths, self._options.roots).of_run(spec)
+        command = EvaluateFolder(
+            spec=spec.model_dump(mode="json"),
+            folder=str(folder),
+            benchmarks={b.name: tuple(paths[b.name]) for b in spec.benchmarks},
+            scratch=str(self._options.scratch),
+            device=self._options.gpu,
+            engine=dict(self._options.engine),
+            evaluation=evaluation,
+            outputs=str(self._options.state / "outputs"),
+        )
+        answer = await self._run(command, spec.timings.stall)
+        if not isinstance(answer, Evaluated):
+            raise _unexpected(answer)
+        return answer
 
     def adopt(self, spec: RunSpec | None) -> None:
         """Replace the prepared spec by one that differs from it in budget or timings only."""
