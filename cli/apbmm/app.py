@@ -346,6 +346,58 @@ def confirm(  # noqa: PLR0913 - one for each flag
 
 
 @app.command
+def measure(
+    run_dir: Path,
+    /,
+    *,
+    model: Path,
+    against: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    search_questions: Annotated[bool, Parameter(negative=())] = False,
+    gpu: str | None = None,
+    allow_remote_code: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Measure any checkpoint on the questions of a run, beside its sources and merges.
+
+    For a quantised export, or a model from elsewhere. It starts one engine as a worker does, needs
+    no master, and keeps what it measured in the run directory. The checkpoint's own tokenizer and
+    chat template are used.
+
+    Parameters
+    ----------
+    run_dir
+        Run directory of a search.
+    model
+        Folder of the checkpoint.
+    against
+        An evaluation of the run to show beside it: the merge that was quantised, say. May be given
+        several times.
+    search_questions
+        Ask the search's questions, although the search is confirmed on others.
+    gpu
+        Card number; several as 0,1; or cpu. Default: 0, or cpu where a CPU build of PyTorch is
+        installed.
+    allow_remote_code
+        Run the checkpoint's own Python code, if the run file asks for it.
+    json
+        Print one JSON object instead.
+    """
+    from apbmm.measure.command import MeasureRequest, run_measure
+
+    return run_measure(
+        MeasureRequest(
+            run_dir=run_dir,
+            model=model,
+            against=against,
+            search_questions=search_questions,
+            gpu=gpu,
+            allow_remote_code=allow_remote_code,
+            as_json=json,
+        )
+    )
+
+
+@app.command
 def demo(
     *,
     run_dir: Path | None = None,

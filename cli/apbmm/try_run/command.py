@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -19,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from apbmm.check.inspect import inspect
 from apbmm.check.view import print_faults
-from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, UsageError
-from apbmm_common.process.signals import StopRequests, handlers_restored
+from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, UsageError
 from apbmm_common.run_file import RunSpec
 
 if TYPE_CHECKING:
     from apbmm.try_run.evaluation import Trial
-    from apbmm_worker.daemon.options import Options
+    from apbmm.try_run.view import TriedBenchmark
 
 PACKAGES = ("torch", "vllm", "evalscope")
 
@@ -65,52 +58,21 @@ def run_try(request: TryRequest) -> int:
             'take kind = "rehearsal" out of its [evaluation]',
         )
     require_packages()
-    with tempfile.TemporaryDirectory(prefix="apbmm-try-", ignore_cleanup_errors=True) as scratch:
-        return _try(request, spec, gpu, Path(scratch))
+    return _try(request, spec, gpu)
 
 
-def _try(request: TryRequest, spec: RunSpec, gpu: str, folder: Path) -> int:
-    from apbmm.try_run.evaluation import with_few_questions
-    from apbmm.try_run.records import tried_questions
-    from apbmm.try_run.view import TriedBenchmark, as_json, report
-    from apbmm_worker.daemon.options import Claim, Options
+def _try(request: TryRequest, spec: RunSpec, gpu: str) -> int:
+    from apbmm.local_engine import local_engine, work_in_stages
+    from apbmm.try_run.evaluation import evaluate_source, with_few_questions
+    from apbmm.try_run.view import as_json, report
 
-    # What the worker's code tells its log is told here as errors and stages.
-    logging.getLogger("apbmm_worker").addHandler(logging.NullHandler())
     source = request.source or spec.generation.template_from
-    name = f"try-{os.getpid()}"
-    options = Options(
-        name,
-        gpu,
-        master="",
-        state=folder,
-        scratch=folder / "scratch",
-        allow_remote_code=request.allow_remote_code,
-    )
-    options.scratch.mkdir()
     few = with_few_questions(spec, request.questions)
-    claim = Claim(options)
-    try:
-        trial = _trial(few, source, options)
-    except UsageError:
-        raise
-    except ApbmmError as error:
-        raise _with_log(error, folder / "child.log") from error
-    finally:
-        claim.release()
-    tried = [
-        TriedBenchmark(
-            benchmark.name,
-            benchmark.adapter,
-            tried_questions(
-                trial.outputs / benchmark.name,
-                benchmark.adapter,
-                trial.questions[benchmark.name].first,
-            ),
-            trial.evaluated.benchmarks[benchmark.name],
+    with local_engine("try", gpu, allow_remote_code=request.allow_remote_code) as options:
+        trial = work_in_stages(
+            source, options, lambda show: evaluate_source(few, source, options, show)
         )
-        for benchmark in few.benchmarks
-    ]
+        tried = list(_tried(few, trial))
     if request.as_json:
         json.dump(as_json(spec.name, source, tried), sys.stdout)
         sys.stdout.write("\n")
@@ -119,51 +81,20 @@ def _try(request: TryRequest, spec: RunSpec, gpu: str, folder: Path) -> int:
     return EXIT_DONE
 
 
-def _trial(spec: RunSpec, source: str, options: Options) -> Trial:
-    """Have a source answer the questions of a run. SIGINT and SIGTERM cancel it."""
-    from apbmm.try_run.evaluation import evaluate_source
+def _tried(few: RunSpec, trial: Trial) -> Iterator[TriedBenchmark]:
+    """What came of each benchmark's questions; the records are read while they are there."""
+    from apbmm.try_run.records import tried_questions
+    from apbmm.try_run.view import TriedBenchmark
 
-    stops = StopRequests()
-
-    async def run() -> Trial:
-        task = asyncio.current_task()
-        assert task is not None
-        stops.listen(lambda _: task.cancel())
-        try:
-            with _stages(source, options.gpu) as show:
-                return await evaluate_source(spec, source, options, show)
-        finally:
-            stops.ignore_more()
-
-    try:
-        with handlers_restored():
-            return asyncio.run(run())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-
-
-def _with_log(error: ApbmmError, log: Path) -> ApbmmError:
-    """The error, with a copy of the engine's log that outlives the temporary folder."""
-    if not log.is_file():
-        return error
-    number, kept = tempfile.mkstemp(prefix="apbmm-try-", suffix=".log")
-    os.close(number)
-    shutil.copyfile(log, kept)
-    hint = error.hint.replace(str(log), kept).replace("the worker's child.log", kept)
-    return ApbmmError(
-        error.message, hint if kept in hint else f"{hint}; its log is {kept}".lstrip("; ")
-    )
-
-
-@contextmanager
-def _stages(source: str, gpu: str) -> Iterator[Callable[[str], None]]:
-    """Show the stage of the work on a terminal, in one line that is gone at the end."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    where = "the CPU" if gpu == "cpu" else f"GPU {gpu}"
-    with Console(stderr=True).status(f"{source} on {where}") as line:
-        yield lambda stage: line.update(f"{source} on {where}: {escape(stage)}")
+    for benchmark in few.benchmarks:
+        records = trial.outputs / benchmark.name
+        shown = trial.questions[benchmark.name].first
+        yield TriedBenchmark(
+            benchmark.name,
+            benchmark.adapter,
+            tried_questions(records, benchmark.adapter, shown),
+            trial.evaluated.benchmarks[benchmark.name],
+        )
 
 
 def default_gpu() -> str:

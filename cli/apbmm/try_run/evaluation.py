@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from apbmm.local_engine import ShowStage, show_stages
 from apbmm.questions.ask import render_questions
 from apbmm.questions.messages import RenderedBenchmark
 from apbmm_common.datasets.benchmark_folders import places_of, select_questions
@@ -19,10 +19,7 @@ from apbmm_worker.daemon.options import Options
 
 WEIGHTS = {"thinking": 1.0, "instruct": 0.0}
 """The merge weight of every layer that gives one of the sources."""
-POLL_SECONDS = 0.2
 EVALUATION = "try"
-
-ShowStage = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ async def evaluate_source(spec: RunSpec, source: str, options: Options, show: Sh
     `ApbmmError` for everything else that fails. Cancelled, it leaves no process behind.
     """
     job = EvaluationJob(options)
-    watch = asyncio.create_task(_watch(job, show))
+    watch = asyncio.create_task(show_stages(job, show))
     work = asyncio.create_task(_evaluated(job, spec, source))
     try:
         # Questions that cannot be rendered are the run file's fault, which is told before others.
@@ -99,15 +96,3 @@ async def _evaluated(job: EvaluationJob, spec: RunSpec, source: str) -> Evaluate
         raise ApbmmError(body.message, body.hint)
     assert isinstance(body, Evaluated)
     return body
-
-
-async def _watch(job: EvaluationJob, show: ShowStage) -> None:
-    """Show the stage of the work in hand, whenever it changes."""
-    last = ""
-    while True:
-        event = job.progress.latest
-        counted = f" {event.done} of {event.total}" if event.total > 1 else ""
-        if event.stage and (text := f"{event.stage}{counted}") != last:
-            show(text)
-            last = text
-        await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,7 @@
+"""`apbmm measure`: any checkpoint on the questions of a run, beside its sources and merges.
+
+`command.run_measure` is what the `apbmm` command calls: it starts one engine on this host, and
+keeps what was measured in the run directory.
+"""
+
+__all__ = ["command"]

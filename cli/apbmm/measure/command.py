@@ -1,0 +1,173 @@
+"""`apbmm measure`: has one engine answer a run's questions with any checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import gmtime, strftime
+from typing import Any
+
+from apbmm.local_engine import ShowStage, local_engine, show_stages, work_in_stages
+from apbmm.pick.view import side_by_side
+from apbmm.results.confirmation import read_confirmation
+from apbmm.results.figures import BenchmarkFigures
+from apbmm.results.json_form import evaluation_as_json, run_as_json
+from apbmm.results.run_results import EvaluationResult, RunResults, read_results
+from apbmm.status.view import console
+from apbmm.try_run.command import default_gpu, require_packages
+from apbmm_common.errors import EXIT_DONE, UsageError
+from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.scores import objectives_of, references_of
+from apbmm_master.journal.store import OutcomeSums
+from apbmm_master.search.errors import SearchError
+from apbmm_master.search.reference_scaling import objective_vector
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
+from apbmm_worker.daemon.options import Options, parse_gpu
+
+SCHEMA = 1
+MEASURED = "measured"
+"""Folder of the run directory that keeps what was measured."""
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """The options of the command; None takes the default."""
+
+    run_dir: Path
+    model: Path
+    against: tuple[str, ...] = ()
+    search_questions: bool = False
+    gpu: str | None = None
+    allow_remote_code: bool = False
+    as_json: bool = False
+
+
+def run_measure(request: MeasureRequest) -> int:
+    """Measure a checkpoint and print it beside sources and merges; returns the exit code.
+
+    Raises `UsageError` for a run or a folder with which nothing can be measured, and `ApbmmError`
+    for an engine or an evaluation that fails.
+    """
+    results = _run_asked(request)
+    against = [results.evaluation(name) for name in request.against]
+    require_packages()
+    gpu = parse_gpu(request.gpu or default_gpu())
+    model = request.model.resolve()
+    with local_engine("measure", gpu, allow_remote_code=request.allow_remote_code) as options:
+        body = work_in_stages(
+            request.model.name, options, lambda show: _evaluated(results, model, options, show)
+        )
+    measured = measured_result(results, request.model.name or str(model), body)
+    found = _as_json(results, measured, model)
+    kept = _keep(request.run_dir, measured.id, found)
+    if request.as_json:
+        json.dump(found, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        screen = console()
+        screen.print(f"{results.run}: {_questions(results)}", markup=False)
+        screen.print(side_by_side(results, [measured, *against, *results.references.values()]))
+        screen.print(f"kept in {kept}", markup=False)
+    return EXIT_DONE
+
+
+def _run_asked(request: MeasureRequest) -> RunResults:
+    """The search, or the run that confirms it, whose questions are asked."""
+    search = read_results(request.run_dir)
+    if search.rehearsal:
+        raise UsageError(
+            f"{search.label} is a rehearsal: no model was asked anything",
+            "name the run directory of a search that evaluated models",
+        )
+    if not request.model.is_dir():
+        raise UsageError(f"{request.model} is not a folder", "--model names a checkpoint folder")
+    confirmation = None if request.search_questions else read_confirmation(search)
+    return confirmation.run if confirmation is not None else search
+
+
+async def _evaluated(
+    results: RunResults, model: Path, options: Options, show: ShowStage
+) -> Evaluated:
+    job = EvaluationJob(options)
+    watch = asyncio.create_task(show_stages(job, show))
+    try:
+        return await job.evaluate_folder(results.spec, model, "model")
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await job.abort()
+
+
+def measured_result(results: RunResults, name: str, body: Evaluated) -> EvaluationResult:
+    """What was measured, in the form of a run's evaluations, scaled by that run's references."""
+    result = EvaluationResult(
+        id=name,
+        purpose="search",
+        state=EvaluationState.DONE,
+        vector=(),
+        benchmarks={n: _figures(benchmark) for n, benchmark in body.benchmarks.items()},
+    )
+    raw = {
+        n: {**benchmark.metrics, "questions": benchmark.questions}
+        for n, benchmark in body.benchmarks.items()
+    }
+    try:
+        scaled = objective_vector(
+            objectives_of(results.spec), raw, references_of(results.run_state)
+        )
+    except SearchError:  # the references cannot set a scale, or are not measured
+        return result
+    return replace(result, objectives=tuple(map(float, scaled)))
+
+
+def _figures(benchmark: BenchmarkResult) -> BenchmarkFigures:
+    scores = [score for _, score, _, _ in benchmark.outcomes]
+    tokens = [count for _, _, count, _ in benchmark.outcomes]
+    return BenchmarkFigures(
+        benchmark.metrics,
+        benchmark.questions,
+        benchmark.truncated,
+        benchmark.malformed,
+        OutcomeSums(
+            len(scores),
+            sum(scores),
+            sum(score * score for score in scores),
+            sum(tokens),
+            sum(count * count for count in tokens),
+        )
+        if scores
+        else None,
+    )
+
+
+def _as_json(results: RunResults, measured: EvaluationResult, model: Path) -> dict[str, Any]:
+    """What was measured as a JSON object; keys are only ever added within a schema."""
+    return {
+        "schema": SCHEMA,
+        **run_as_json(results),
+        "model": str(model),
+        "measured": evaluation_as_json(results, measured),
+    }
+
+
+def _keep(run_dir: Path, name: str, found: Mapping[str, Any]) -> Path:
+    """Write the object into the run directory. Raises `UsageError` where that cannot be written."""
+    folder = run_dir / MEASURED
+    file = folder / f"{name}-{strftime('%Y%m%d-%H%M%S', gmtime())}.json"
+    try:
+        folder.mkdir(exist_ok=True)
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}", "measure on a writable copy") from error
+    return file
+
+
+def _questions(results: RunResults) -> str:
+    kind = "what confirms the search" if results.run_state.confirms else "the search's questions"
+    names = ", ".join(benchmark.name for benchmark in results.spec.benchmarks)
+    return f"measured on {kind} ({names})"
