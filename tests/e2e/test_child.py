@@ -19,6 +19,7 @@ from apbmm_common.run_file import RunSpec
 from apbmm_worker.child_protocol import (
     Answer,
     CommandFailed,
+    EvaluateFolder,
     Measure,
     Prepare,
     Prepared,
@@ -101,7 +102,7 @@ def temporary_checkpoints(prepare: Prepare) -> list[Path]:
     return [f for root in (MEMORY, scratch) for f in root.glob(f"apbmm-{owner(scratch)}-*/[01]")]
 
 
-def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Prepare) -> None:
+def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Prepare, tmp_path: Path) -> None:
     prepared, _ = daemon.ask(prepare)
     assert isinstance(prepared, Prepared), prepared
     assert prepared.layers == LAYERS
@@ -146,6 +147,31 @@ def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Prepare) -> None:
     daemon.send(Stop())
     assert daemon.process.wait(3) == 0
     assert daemon.group() == []
+
+    # The source's folder as it stands answers as the merge that is that source.
+    other = Daemon(tmp_path / "other.log")
+    try:
+        source, progress = other.ask(evaluation_of_folder(prepare, tmp_path / "folders"))
+    finally:
+        other.end()
+    assert isinstance(source, Evaluated), source
+    assert set(source.stages) == {"evaluate", "report"}
+    assert {event.stage for event in progress} == {"read benchmarks", "start engine", "evaluate"}
+    for name, result in source.benchmarks.items():
+        assert result.outcomes == first.benchmarks[name].outcomes
+
+
+def evaluation_of_folder(prepare: Prepare, outputs: Path) -> EvaluateFolder:
+    """A command to evaluate the instruct model's folder on the questions of a run."""
+    return EvaluateFolder(
+        spec=prepare.spec,
+        folder=prepare.sources["instruct"],
+        benchmarks=prepare.benchmarks,
+        scratch=str(outputs / "scratch"),
+        device="cpu",
+        evaluation="model",
+        outputs=str(outputs),
+    )
 
 
 def answers(outputs: Path, evaluation: str) -> list[str]:
