@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
-from apbmm.merge.flags import Dtype, MergeRequest
+from apbmm.confirm.flags import NONE_GIVEN, ConfirmOptions
+from apbmm.export.flags import ExportRequest
+from apbmm.merge.flags import MergeRequest
 from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE
 from apbmm_common.process.command_line import command_app
@@ -282,20 +284,7 @@ def report(
 
 
 @app.command
-def confirm(  # noqa: PLR0913 - one for each flag
-    run_dir: Path,
-    /,
-    *,
-    evaluations: Annotated[tuple[str, ...], Parameter(name="--eval", negative=())] = (),
-    run_file: Path | None = None,
-    bind: str | None = None,
-    status_bind: str | None = None,
-    keys: Keys = None,
-    insecure: Annotated[bool, Parameter(negative=())] = False,
-    workers: AtLeastOne = 2,
-    json: Annotated[bool, Parameter(negative=())] = False,
-    quiet: Annotated[bool, Parameter(negative=())] = False,
-) -> int:
+def confirm(run_dir: Path, /, *, options: ConfirmOptions = NONE_GIVEN) -> int:
     """Measure the front of a search once more, on questions that took no part in the search.
 
     The best of many noisy measurements look better than they are. This serves the front and both
@@ -307,42 +296,10 @@ def confirm(  # noqa: PLR0913 - one for each flag
     ----------
     run_dir
         Run directory of the search.
-    evaluations
-        Confirm this evaluation, and not the front. May be given several times.
-    run_file
-        The run file of the search with other [[confirm.benchmarks]] than it was begun with.
-    bind
-        Address that workers connect to. Default: tcp://127.0.0.1:5711; a demo brings its own
-        workers.
-    status_bind
-        TCP address that answers status requests.
-    keys
-        Folder of keys. Default: ~/.config/apbmm/keys if there are keys in it; none goes without.
-    insecure
-        Without keys, allow addresses that other hosts can reach.
-    workers
-        Workers of a demo.
-    json
-        Print one JSON object at the end.
-    quiet
-        Print nothing at the end.
     """
-    from apbmm.confirm.command import ConfirmOptions, run_confirm
+    from apbmm.confirm.command import run_confirm
 
-    return run_confirm(
-        run_dir,
-        ConfirmOptions(
-            evaluations=evaluations,
-            run_file=run_file,
-            bind=bind,
-            status_bind=status_bind,
-            keys=keys,
-            insecure=insecure,
-            workers=workers or 2,
-            json=json,
-            quiet=quiet,
-        ),
-    )
+    return run_confirm(run_dir, options)
 
 
 @app.command
@@ -431,22 +388,7 @@ def demo(
 
 
 @app.command
-def export(  # noqa: PLR0913 - one for each flag
-    run: str | None = None,
-    /,
-    *,
-    out: Path,
-    eval: Annotated[str | None, Parameter(name="--eval")] = None,  # noqa: A002
-    front: Annotated[bool, Parameter(negative=())] = False,
-    preference: PreferenceFlags = NO_PREFERENCE,
-    path: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    base_model: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    dtype: Dtype = "source",
-    force: Annotated[bool, Parameter(negative=())] = False,
-    allow_different_weights: Annotated[bool, Parameter(negative=())] = False,
-    push_to_hub: str | None = None,
-    public: Annotated[bool, Parameter(negative=())] = False,
-) -> int:
+def export(run: str | None = None, /, *, request: ExportRequest) -> int:
     """Write a merge of a run as a complete Hugging Face folder, ready to serve.
 
     Without --eval and --front the merge is chosen as apbmm pick chooses it. The weights are
@@ -457,47 +399,10 @@ def export(  # noqa: PLR0913 - one for each flag
     ----------
     run
         Run directory, or name of a run. Default: the most recently changed run under runs/.
-    out
-        Folder for the merge: new or empty. With --front it gets a folder for each merge.
-    eval
-        The evaluation whose merge to write, as e0017.
-    front
-        Write every merge of the front.
-    path
-        NAME=FOLDER: where this host has a source (thinking, instruct or base). NAME=ORG/MODEL, or
-        ORG/MODEL@REVISION, takes its snapshot from the Hugging Face cache. Default: where the run
-        file has it.
-    base_model
-        NAME=ORG/MODEL: a source's id on the Hub, for the card. Known of snapshots in the cache.
-    dtype
-        Stored dtype. Default: that of the merge that was evaluated.
-    force
-        Replace an earlier merge of apbmm at DIR, once the new one is complete.
-    allow_different_weights
-        Write a merge that is not bit for bit the one that was evaluated; its card says so.
-    push_to_hub
-        ORG/MODEL: upload the folder to the Hugging Face Hub, into a private repository.
-    public
-        Make the repository a public one.
     """
-    from apbmm.export.command import ExportRequest, run_export
+    from apbmm.export.command import run_export
 
-    return run_export(
-        ExportRequest(
-            out=out,
-            run=run,
-            evaluation=eval,
-            front=front,
-            preference=preference,
-            paths=path,
-            base_models=base_model,
-            dtype=dtype,
-            force=force,
-            allow_different=allow_different_weights,
-            push_to_hub=push_to_hub,
-            public=public,
-        )
-    )
+    return run_export(run, request)
 
 
 @app.command

@@ -6,10 +6,10 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
+from apbmm.confirm.flags import ConfirmOptions
 from apbmm.confirm.view import as_json, print_confirmation
 from apbmm.demo.processes import run_processes
 from apbmm.results.confirmation import read_confirmation
@@ -24,21 +24,6 @@ from apbmm_master.run_checks import load_run
 from apbmm_master.serve import open_authenticator
 
 DEFAULT_BIND = "tcp://127.0.0.1:5711"
-
-
-@dataclass(frozen=True)
-class ConfirmOptions:
-    """The options of the command; without ``bind`` a demo brings its own workers."""
-
-    evaluations: Sequence[str] = ()
-    run_file: Path | None = None
-    bind: str | None = None
-    status_bind: str | None = None
-    keys: str | None = None
-    insecure: bool = False
-    workers: int = 2
-    json: bool = False
-    quiet: bool = False
 
 
 def run_confirm(run_dir: Path, options: ConfirmOptions) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apbmm.merge.flags import Dtype, MergeRequest
+from apbmm.export.flags import ExportRequest
+from apbmm.merge.flags import MergeRequest
 from apbmm.merge.places import output_folder, require_room
 from apbmm.pick.choice import choose, preference_of
-from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags
+from apbmm.pick.flags import NO_PREFERENCE
 from apbmm.results.run_directories import find_run
 from apbmm_common.checkpoint.headers import ITEM_BYTES, read_checkpoint
 from apbmm_common.errors import EXIT_DONE, ApbmmError, UsageError
@@ -24,25 +23,7 @@ if TYPE_CHECKING:
 _STORED = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class ExportRequest:
-    """The flags of `apbmm export`; None or empty where one was not given."""
-
-    out: Path
-    run: str | None = None
-    evaluation: str | None = None
-    front: bool = False
-    preference: PreferenceFlags = NO_PREFERENCE
-    paths: Sequence[str] = field(default=())
-    base_models: Sequence[str] = field(default=())
-    dtype: Dtype = "source"
-    force: bool = False
-    allow_different: bool = False
-    push_to_hub: str | None = None
-    public: bool = False
-
-
-def run_export(request: ExportRequest) -> int:
+def run_export(run: str | None, request: ExportRequest) -> int:
     """Write the folders and print a few lines about each; returns the exit code.
 
     Raises `UsageError`, before any weights are read, for flags that do not go together, an
@@ -53,7 +34,7 @@ def run_export(request: ExportRequest) -> int:
     from apbmm.results.run_results import read_results
 
     _check_flags(request)
-    results = read_results(find_run(request.run))
+    results = read_results(find_run(run))
     orders = _orders(request, results)
     from apbmm.export.sources import source_folders, verified_sources
 
@@ -89,7 +70,7 @@ def run_merge_of_evaluation(run: str, evaluation: str | None, request: MergeRequ
             "only --out and --dtype go with it; --source merges without a run",
         )
     return run_export(
-        ExportRequest(out=request.out, run=run, evaluation=evaluation, dtype=request.dtype)
+        run, ExportRequest(out=request.out, evaluation=evaluation, dtype=request.dtype)
     )
 
 

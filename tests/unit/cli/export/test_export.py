@@ -17,7 +17,8 @@ from huggingface_hub import ModelCard
 
 from apbmm.app import app
 from apbmm.export import written_merge
-from apbmm.export.command import ExportRequest, run_export
+from apbmm.export.command import run_export
+from apbmm.export.flags import ExportRequest
 from apbmm.pick.flags import PreferenceFlags
 from apbmm.results.run_results import read_results
 from apbmm_common.errors import ApbmmError, SourceError, UsageError
@@ -52,7 +53,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def export(run_dir: Path, out: Path, **request: Any) -> None:
-    assert run_export(ExportRequest(out=out, run=str(run_dir), **request)) == 0
+    assert run_export(str(run_dir), ExportRequest(out=out, **request)) == 0
 
 
 def record(out: Path) -> dict[str, Any]:

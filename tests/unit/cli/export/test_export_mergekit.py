@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
 
-from apbmm.export.command import ExportRequest, run_export
+from apbmm.export.command import run_export
+from apbmm.export.flags import ExportRequest
 from merged_runs import write_merged_run, write_pair
 from mergekit_references import run_mergekit
 from tiny_checkpoints import load_tensors
@@ -45,8 +46,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
         for name, changes in CASES.items():
             used = {r: p for r, p in sources.items() if r != "base" or name not in LAYER_WISE}
             run_dir = write_merged_run(folder / name, used, **changes)
-            request = ExportRequest(out=folder / name / "out", run=str(run_dir), evaluation="e0002")
-            assert run_export(request) == 0
+            request = ExportRequest(out=folder / name / "out", evaluation="e0002")
+            assert run_export(str(run_dir), request) == 0
             found[name] = folder / name / "out"
         yield found
 

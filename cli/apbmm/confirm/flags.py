@@ -1,0 +1,53 @@
+"""The flags of `apbmm confirm`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+Switch = Annotated[bool, Parameter(negative=())]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ConfirmOptions:
+    """Without ``bind`` a demo brings its own workers.
+
+    Parameters
+    ----------
+    evaluations
+        Confirm this evaluation, and not the front. May be given several times.
+    run_file
+        The run file of the search with other [[confirm.benchmarks]] than it was begun with.
+    bind
+        Address that workers connect to. Default: tcp://127.0.0.1:5711; a demo brings its own
+        workers.
+    status_bind
+        TCP address that answers status requests.
+    keys
+        Folder of keys. Default: ~/.config/apbmm/keys if there are keys in it; none goes without.
+    insecure
+        Without keys, allow addresses that other hosts can reach.
+    workers
+        Workers of a demo.
+    json
+        Print one JSON object at the end.
+    quiet
+        Print nothing at the end.
+    """
+
+    evaluations: Annotated[tuple[str, ...], Parameter(name="--eval", negative=())] = ()
+    run_file: Path | None = None
+    bind: str | None = None
+    status_bind: str | None = None
+    keys: Annotated[str | None, Parameter(env_var="APBMM_KEYS")] = None
+    insecure: Switch = False
+    workers: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 2
+    json: Switch = False
+    quiet: Switch = False
+
+
+NONE_GIVEN = ConfirmOptions()
