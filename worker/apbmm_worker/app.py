@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,25 +25,13 @@ app = command_app(
 )
 
 
-@app.default
-def worker(  # noqa: PLR0913 - one argument a flag
-    *,
-    gpu: str,
-    master: str = "tcp://127.0.0.1:5711",
-    name: str | None = None,
-    state: Path | None = None,
-    scratch: Path | None = None,
-    path: Annotated[list[str] | None, Parameter(negative=())] = None,
-    root: Annotated[list[str] | None, Parameter(negative=())] = None,
-    engine_arg: Annotated[list[str] | None, Parameter(negative=())] = None,
-    keys: str | None = None,
-    insecure: bool = False,
-    allow_remote_code: bool = False,
-    log_level: Level = "INFO",
-) -> int:
-    """Serve a master until stopped. It waits for a master that starts later or starts again.
+Repeatable = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
 
-    SIGTERM or Ctrl-C ends it after the current evaluation; a second one drops that evaluation.
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class WorkerFlags:
+    """As given on the command line or in the environment.
 
     Parameters
     ----------
@@ -78,30 +67,53 @@ def worker(  # noqa: PLR0913 - one argument a flag
     log_level
         Least severity of the messages on standard error.
     """
+
+    gpu: str
+    master: str = "tcp://127.0.0.1:5711"
+    name: str | None = None
+    state: Path | None = None
+    scratch: Path | None = None
+    path: Repeatable = ()
+    root: Repeatable = ()
+    engine_arg: Repeatable = ()
+    keys: str | None = None
+    insecure: bool = False
+    allow_remote_code: bool = False
+    log_level: Level = "INFO"
+
+
+@app.default
+def worker(*, flags: WorkerFlags) -> int:
+    """Serve a master until stopped. It waits for a master that starts later or starts again.
+
+    SIGTERM or Ctrl-C ends it after the current evaluation; a second one drops that evaluation.
+    """
     with sigint_exits_at_once():
         from apbmm_common.process.logs import set_up_logging
         from apbmm_common.protocol.curve_keys import worker_keys
         from apbmm_worker.daemon import options
         from apbmm_worker.engine_options import parse_engine_arguments
 
-    set_up_logging(log_level)
-    card = options.parse_gpu(gpu)
-    worker_name = options.parse_name(name) if name else options.default_name(card)
-    folder = options.state_folder(worker_name, state)
-    certificates = worker_keys(keys, worker_name)
-    address = options.parse_master(master)
-    options.require_known_master(worker_name, address, keys, certificates, insecure=insecure)
+    set_up_logging(flags.log_level)
+    card = options.parse_gpu(flags.gpu)
+    worker_name = options.parse_name(flags.name) if flags.name else options.default_name(card)
+    folder = options.state_folder(worker_name, flags.state)
+    certificates = worker_keys(flags.keys, worker_name)
+    address = options.parse_master(flags.master)
+    options.require_known_master(
+        worker_name, address, flags.keys, certificates, insecure=flags.insecure
+    )
     settings = options.Options(
         name=worker_name,
         gpu=card,
         master=address,
         state=folder,
-        scratch=scratch / worker_name if scratch else folder / "scratch",
-        paths=options.parse_paths(path or []),
+        scratch=flags.scratch / worker_name if flags.scratch else folder / "scratch",
+        paths=options.parse_paths(flags.path),
         keys=certificates,
-        roots=options.parse_roots(root or [], address),
-        engine=parse_engine_arguments(engine_arg or []),
-        allow_remote_code=allow_remote_code,
+        roots=options.parse_roots(flags.root, address),
+        engine=parse_engine_arguments(flags.engine_arg),
+        allow_remote_code=flags.allow_remote_code,
     )
     return serve(settings)
 
