@@ -17,21 +17,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = [
-    "LONGEST_METRIC_NAME",
-    "METRICS",
-    "Metric",
-    "Outcome",
-    "binomial_variance",
-    "in_words",
-    "means",
-    "metric",
-    "register",
-    "score_metric",
-    "shown_metrics",
-]
-
-
 LONGEST_METRIC_NAME = 128
 """Characters."""
 

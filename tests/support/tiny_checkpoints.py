@@ -51,6 +51,44 @@ QWEN3: dict[str, Any] = {
 """The settings that all of `write_tiny_qwen3` share."""
 
 
+def _qwen3_tensors(
+    seed: int, layers: int, hidden: int, head_dim: int, *, tied: bool
+) -> dict[str, torch.Tensor]:
+    q_width = QWEN3["num_attention_heads"] * head_dim
+    kv_width = QWEN3["num_key_value_heads"] * head_dim
+    generator = torch.Generator().manual_seed(seed)
+
+    def linear(rows: int, columns: int, gain: float = 1.0) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=generator) * (gain / math.sqrt(columns))
+
+    def norm(size: int) -> torch.Tensor:
+        return 1 + 0.1 * torch.randn(size, generator=generator)
+
+    residual_gain = 1 / math.sqrt(2 * layers)
+    tensors = {
+        "model.embed_tokens.weight": torch.randn(VOCABULARY_SIZE, hidden, generator=generator) * 0.1
+    }
+    for layer in range(layers):
+        block = {
+            "input_layernorm": norm(hidden),
+            "self_attn.q_proj": linear(q_width, hidden),
+            "self_attn.k_proj": linear(kv_width, hidden),
+            "self_attn.v_proj": linear(kv_width, hidden),
+            "self_attn.o_proj": linear(hidden, q_width, residual_gain),
+            "self_attn.q_norm": norm(head_dim),
+            "self_attn.k_norm": norm(head_dim),
+            "post_attention_layernorm": norm(hidden),
+            "mlp.gate_proj": linear(2 * hidden, hidden),
+            "mlp.up_proj": linear(2 * hidden, hidden),
+            "mlp.down_proj": linear(hidden, 2 * hidden, residual_gain),
+        }
+        tensors |= {f"model.layers.{layer}.{name}.weight": t for name, t in block.items()}
+    tensors["model.norm.weight"] = norm(hidden)
+    if not tied:
+        tensors["lm_head.weight"] = linear(VOCABULARY_SIZE, hidden)
+    return tensors
+
+
 def write_tiny_qwen3(
     path: Path,
     *,
@@ -69,42 +107,11 @@ def write_tiny_qwen3(
     Every tensor, embeddings and norms included, depends on ``seed``. ``shards`` > 1 writes an
     index. About 0.45 M parameters at the defaults. vLLM on a CPU needs a ``head_dim`` of 32.
     """
-    heads, kv_heads = QWEN3["num_attention_heads"], QWEN3["num_key_value_heads"]
-    intermediate = 2 * hidden
-    generator = torch.Generator().manual_seed(seed)
-
-    def linear(rows: int, columns: int, gain: float = 1.0) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=generator) * (gain / math.sqrt(columns))
-
-    def norm(size: int) -> torch.Tensor:
-        return 1 + 0.1 * torch.randn(size, generator=generator)
-
-    residual_gain = 1 / math.sqrt(2 * layers)
-    tensors = {
-        "model.embed_tokens.weight": torch.randn(VOCABULARY_SIZE, hidden, generator=generator) * 0.1
-    }
-    for layer in range(layers):
-        block = {
-            "input_layernorm": norm(hidden),
-            "self_attn.q_proj": linear(heads * head_dim, hidden),
-            "self_attn.k_proj": linear(kv_heads * head_dim, hidden),
-            "self_attn.v_proj": linear(kv_heads * head_dim, hidden),
-            "self_attn.o_proj": linear(hidden, heads * head_dim, residual_gain),
-            "self_attn.q_norm": norm(head_dim),
-            "self_attn.k_norm": norm(head_dim),
-            "post_attention_layernorm": norm(hidden),
-            "mlp.gate_proj": linear(intermediate, hidden),
-            "mlp.up_proj": linear(intermediate, hidden),
-            "mlp.down_proj": linear(hidden, intermediate, residual_gain),
-        }
-        tensors |= {f"model.layers.{layer}.{name}.weight": t for name, t in block.items()}
-    tensors["model.norm.weight"] = norm(hidden)
-    if not tied:
-        tensors["lm_head.weight"] = linear(VOCABULARY_SIZE, hidden)
+    tensors = _qwen3_tensors(seed, layers, hidden, head_dim, tied=tied)
     config = {
         **QWEN3,
         "hidden_size": hidden,
-        "intermediate_size": intermediate,
+        "intermediate_size": 2 * hidden,
         "num_hidden_layers": layers,
         "head_dim": head_dim,
         "max_position_embeddings": context,

@@ -99,19 +99,18 @@ def worker(*, flags: WorkerFlags) -> int:
     worker_name = options.parse_name(flags.name) if flags.name else options.default_name(card)
     folder = options.state_folder(worker_name, flags.state)
     certificates = worker_keys(flags.keys, worker_name)
-    address = options.parse_master(flags.master)
     options.require_known_master(
-        worker_name, address, flags.keys, certificates, insecure=flags.insecure
+        worker_name, flags.master, flags.keys, certificates, insecure=flags.insecure
     )
     settings = options.Options(
         name=worker_name,
         gpu=card,
-        master=address,
+        master=flags.master,
         state=folder,
         scratch=flags.scratch / worker_name if flags.scratch else folder / "scratch",
         paths=options.parse_paths(flags.path),
         keys=certificates,
-        roots=options.parse_roots(flags.root, address),
+        roots=options.parse_roots(flags.root, flags.master),
         engine=parse_engine_arguments(flags.engine_arg),
         allow_remote_code=flags.allow_remote_code,
     )

@@ -75,8 +75,8 @@ def prior_cells(
                 about = f"{row}, {column.name}: {value:.3f}"
                 scores.append(Cell(column.name, row, value, about))
         one = len(set(column.initial)) == 1
-        for values, when in ((column.initial[:1] if one else column.initial, "initial"),
-                             (column.fitted, "fitted")):  # fmt: skip
+        initial = column.initial[:1] if one else column.initial
+        for values, when in ((initial, "initial"), (column.fitted, "fitted")):
             for objective, value in zip(objectives, values, strict=False):
                 row = when if one and when == "initial" else f"{when}, {objective}"
                 about = f"{row}, {column.name}: {value:.3g}"

@@ -28,10 +28,10 @@ TOKENIZER_FILES = (
 )
 """What goes with a checkpoint into a merge, beside its weights and config."""
 GENERATION_FILE = "generation_config.json"
-_OBJECTS = frozenset({
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.json", GENERATION_FILE,
-})  # fmt: skip
+_OBJECTS = frozenset(
+    {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+    | {"chat_template.json", GENERATION_FILE}
+)
 _TEXTS = frozenset({"chat_template.jinja", "merges.txt", "vocab.txt"})
 
 

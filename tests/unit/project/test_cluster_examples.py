@@ -17,8 +17,8 @@ from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import master_keys, new_master, new_worker, worker_keys
 from apbmm_master.app import master
 from apbmm_master.wire.allow_list import AllowList
+from apbmm_worker.app import WorkerFlags
 from apbmm_worker.app import app as worker_app
-from apbmm_worker.app import worker
 from apbmm_worker.daemon.local_paths import LocalPaths
 from apbmm_worker.daemon.options import parse_roots
 from commands import REPOSITORY, environment
@@ -87,7 +87,7 @@ def test_the_batch_script_names_settings_and_commands_that_exist() -> None:
     own = {"APBMM_HOME", "APBMM_LOCK_DIR"}
     named = set(re.findall(r"APBMM_[A-Z_]+", text))
     assert {"APBMM_GPU", "APBMM_MASTER", "APBMM_KEYS", "APBMM_STATE"} <= named
-    assert named <= settings(worker) | own
+    assert named <= settings(WorkerFlags) | own
     flags = set(re.findall(r"apbmm-master .*", text)[0].split()) - {"&"}
     assert {flag for flag in flags if flag.startswith("--")} == {"--run-dir", "--bind"}
     assert settings(master) >= {"APBMM_RUN_DIR", "APBMM_BIND"}
@@ -154,7 +154,9 @@ def test_there_is_one_master_and_its_workers_find_it() -> None:
     assert (bound, reached) == (f"tcp://0.0.0.0:{port}", f"tcp://apbmm-master:{port}")
 
 
-@pytest.mark.parametrize(("name", "command"), [("apbmm-master", master), ("apbmm-worker", worker)])
+@pytest.mark.parametrize(
+    ("name", "command"), [("apbmm-master", master), ("apbmm-worker", WorkerFlags)]
+)
 def test_a_pod_names_settings_and_volumes_that_exist(name: str, command: Any) -> None:
     named = {variable["name"] for variable in container(name)["env"]}
     assert named <= settings(command) | {"APBMM_LOG_FORMAT", "HOME"}

@@ -77,25 +77,20 @@ def parse_name(text: str) -> str:
     return text
 
 
-def parse_master(text: str) -> str:
-    """The address of a master. Raises `UsageError`."""
-    is_local(text, "--master")
-    return text
-
-
 def require_known_master(
     name: str, master: str, given: str | None, keys: ClientKeys | None, *, insecure: bool
 ) -> None:
-    """Refuse a master on another host if this worker has no keys, unless ``insecure``.
+    """Refuse what is no address, and, unless ``insecure``, a master on another host without keys.
 
     Without keys such a master cannot prove its identity. ``given`` is the text of ``--keys``. Warns
     if the folder has keys of other workers, but none for ``name``. Raises `UsageError`.
     """
+    local = is_local(master, "--master")
     if keys is not None:
         return
     folder = passed_over(given, name)
     missing = f"{folder} has keys, but none for worker {name}" if folder else "there are no keys"
-    if not insecure and not is_local(master, "--master"):
+    if not insecure and not local:
         raise UsageError(
             f"the master at {master} is on another host, and {missing}",
             f"{remedy_for(name)}, and --keys names its folder; --insecure goes without",

@@ -56,22 +56,26 @@ class ExactMatchAdapter(DefaultDataAdapter):  # type: ignore[misc]
         """What EvalScope shows as the answer; empty for a malformed text."""
         return self.answer_in(prediction) or ""
 
+    def is_right(self, answer: str, reference: str, task_state: TaskState) -> bool:  # noqa: ARG002
+        """Whether an answer is the right one."""
+        return answer == reference.strip()
+
     def match_score(
         self,
         original_prediction: str,
         filtered_prediction: str,
         reference: str,
-        task_state: TaskState,  # noqa: ARG002
+        task_state: TaskState,
     ) -> Score:
         """1 for the right answer, else 0. A malformed text is wrong and marked as malformed."""
-        answer = self.answer_in(original_prediction)
-        right = answer is not None and answer.strip() == reference.strip()
+        answer = filtered_prediction.strip()
+        right = bool(answer) and self.is_right(answer, reference, task_state)
         return Score(
             value={"acc": float(right)},
             extracted_prediction=filtered_prediction,
             prediction=original_prediction,
             main_score_name="acc",
-            metadata={WELL_FORMED: answer is not None},
+            metadata={WELL_FORMED: bool(answer)},
         )
 
 
@@ -96,24 +100,10 @@ class AnswerAdapter(ExactMatchAdapter):
         """The answer that the rule finds; empty for a malformed text."""
         return AnswerRule.of(task_state.metadata["rule"]).answer_in(prediction) or ""
 
-    def match_score(
-        self,
-        original_prediction: str,
-        filtered_prediction: str,
-        reference: str,
-        task_state: TaskState,
-    ) -> Score:
-        """1 for an answer that the rule calls equal, else 0. Without an answer it is malformed."""
+    def is_right(self, answer: str, reference: str, task_state: TaskState) -> bool:
+        """Whether the rule calls an answer equal to the right one."""
         rule = AnswerRule.of(task_state.metadata["rule"])
-        answer = filtered_prediction.strip()
-        right = bool(answer) and rule.is_equal(answer, reference, is_same_expression)
-        return Score(
-            value={"acc": float(right)},
-            extracted_prediction=filtered_prediction,
-            prediction=original_prediction,
-            main_score_name="acc",
-            metadata={WELL_FORMED: bool(answer)},
-        )
+        return rule.is_equal(answer, reference, is_same_expression)
 
 
 @lru_cache(maxsize=4096)

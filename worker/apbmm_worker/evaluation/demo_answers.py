@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import re
 
-ANSWER_MARKER = "#"
-"""The token before the final answer."""
-
 _FINAL_ANSWER = re.compile(r"\A[^#]*#\s*([0-9A-J])\s*\Z")
 
 

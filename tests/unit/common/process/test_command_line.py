@@ -243,7 +243,9 @@ def test_workers_that_share_scratch_use_folders_of_their_own(
 
     monkeypatch.setattr(app, "serve", serve)
     for name in ("one", "two"):
-        app.worker(gpu="cpu", name=name, state=tmp_path / name, scratch=tmp_path / "scratch")
+        scratch = tmp_path / "scratch"
+        flags = app.WorkerFlags(gpu="cpu", name=name, state=tmp_path / name, scratch=scratch)
+        app.worker(flags=flags)
     assert [settings.scratch for settings in seen] == [
         tmp_path / "scratch" / "one",
         tmp_path / "scratch" / "two",

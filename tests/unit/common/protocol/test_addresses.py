@@ -8,7 +8,7 @@ from apbmm_common.errors import EXIT_USAGE, UsageError
 from apbmm_common.protocol.addresses import is_local, require_tcp
 from apbmm_common.protocol.curve_keys import ClientKeys, MasterKeys, Pair
 from apbmm_master.serve import open_authenticator
-from apbmm_worker.daemon.options import parse_master, require_known_master
+from apbmm_worker.daemon.options import require_known_master
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ WRONG = [
 @pytest.mark.parametrize("address", WRONG)
 def test_what_is_no_address_is_refused_with_the_flag(address: str) -> None:
     for flag, parse in (
-        ("--master", parse_master),
+        ("--master", lambda text: require_known_master("w", text, None, None, insecure=True)),
         ("--bind", lambda text: open_authenticator(text, None, None, insecure=True)),
         (
             "--status-bind",
