@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from apbmm.answers.records import RecordedAnswer
+from apbmm.questions.messages import RenderedQuestion
 from apbmm.try_run.records import TriedQuestion
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import BenchmarkResult
@@ -35,10 +37,26 @@ def as_json(run: str, source: str, benchmarks: Sequence[TriedBenchmark]) -> dict
                 "metrics": benchmark.result.metrics,
                 "truncated": benchmark.result.truncated,
                 "malformed": benchmark.result.malformed,
-                "questions": [asdict(question) for question in benchmark.questions],
+                "questions": [_as_json(*question) for question in benchmark.questions],
             }
             for benchmark in benchmarks
         },
+    }
+
+
+def _as_json(asked: RenderedQuestion, recorded: RecordedAnswer) -> dict[str, Any]:
+    return {
+        "question": asked.question,
+        "prompt": asked.prompt,
+        "prompt_tokens": asked.tokens,
+        "answer": recorded.answer,
+        "tokens": recorded.tokens,
+        "truncated": recorded.truncated,
+        "well_formed": recorded.well_formed,
+        "extracted": recorded.extracted,
+        "target": asked.target,
+        "score": recorded.score,
+        "scores": recorded.scores,
     }
 
 
@@ -47,31 +65,29 @@ def report(source: str, benchmarks: Sequence[TriedBenchmark]) -> list[str]:
     lines = []
     for benchmark in benchmarks:
         for question in benchmark.questions:
-            lines += _question(benchmark, question)
+            lines += _question(benchmark, *question)
     return [*lines, *_summary(source, benchmarks)]
 
 
-def _question(benchmark: TriedBenchmark, question: TriedQuestion) -> list[str]:
-    ended = "cut off by max_tokens" if question.truncated else "ended by itself"
-    form = {True: "", False: " (malformed)", None: ""}[question.well_formed]
-    scores = "".join(f", {name} {score:g}" for name, score in _others(question).items())
+def _question(
+    benchmark: TriedBenchmark, asked: RenderedQuestion, answer: RecordedAnswer
+) -> list[str]:
+    ended = "cut off by max_tokens" if answer.truncated else "ended by itself"
+    form = {True: "", False: " (malformed)", None: ""}[answer.well_formed]
+    several = answer.scores if len(answer.scores) > 1 else {}  # beside the primary one
+    scores = "".join(f", {name} {score:g}" for name, score in several.items())
     return [
-        f"==== {benchmark.name}, question {question.question}",
-        f"---- prompt, {question.prompt_tokens} tokens",
-        shortened(question.prompt),
-        f"---- answer, {question.tokens} tokens, {ended}",
-        shortened(question.answer),
+        f"==== {benchmark.name}, question {asked.question}",
+        f"---- prompt, {asked.tokens} tokens",
+        shortened(asked.prompt),
+        f"---- answer, {answer.tokens} tokens, {ended}",
+        shortened(answer.answer),
         "----",
-        f"extracted  {question.extracted or 'nothing'}{form}",
-        f"target     {question.target}",
-        f"score      {question.score:g}{scores}",
+        f"extracted  {answer.extracted or 'nothing'}{form}",
+        f"target     {asked.target}",
+        f"score      {answer.score:g}{scores}",
         "",
     ]
-
-
-def _others(question: TriedQuestion) -> Mapping[str, float]:
-    """The scores beside the primary one, where an adapter gives several."""
-    return question.scores if len(question.scores) > 1 else {}
 
 
 def shortened(text: str) -> str:
@@ -104,14 +120,14 @@ def _summary(source: str, benchmarks: Sequence[TriedBenchmark]) -> list[str]:
 def notes(benchmark: TriedBenchmark) -> list[str]:
     """What is likely to be wrong, where most answers gave nothing that can be scored."""
     found = []
-    questions = benchmark.questions
-    most = len(questions) / 2
-    if sum(question.truncated for question in questions) > most:
+    answers = [question.recorded for question in benchmark.questions]
+    most = len(answers) / 2
+    if sum(answer.truncated for answer in answers) > most:
         found.append(
             "most answers were cut off: is generation.max_tokens too low, or does the model not "
             "end its answers with this chat template (generation.template_from)?"
         )
-    elif sum(not question.extracted for question in questions) > most:
+    elif sum(not answer.extracted for answer in answers) > most:
         found.append(
             "no answer was found in most texts: does the adapter look for the form that its prompt "
             "asks for?"

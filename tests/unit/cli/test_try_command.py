@@ -94,7 +94,8 @@ def asked(subset: str, index: int = 0) -> RenderedQuestion:
 
 
 def test_records_are_read_by_subset_and_place(records: Path) -> None:
-    hard, easy = tried_questions(records, ADAPTER, [asked("hard_one"), asked("easy")])
+    tried = tried_questions(records, ADAPTER, [asked("hard_one"), asked("easy")])
+    hard, easy = (question.recorded for question in tried)
     assert (easy.answer, easy.extracted, easy.score) == ("It is \\boxed{4}", "4", 1.0)
     assert (easy.truncated, easy.well_formed, easy.scores) == (False, None, {"acc": 1.0})
     assert (hard.truncated, hard.well_formed, hard.extracted) == (True, False, "")

@@ -50,9 +50,9 @@ def reads(variables: dict[str, str], path: Path) -> bool:
         for name in {"APBMM_GPU", "APBMM_MASTER", "APBMM_ROOT"} & variables.keys():
             patch.setenv(name, variables[name])
         _, told, _ = worker_app.parse_args([], print_error=False)
-    address = told.arguments["master"]
-    assert not is_local(address, "--master")
-    paths = LocalPaths({}, parse_roots(told.arguments.get("root", []), address))
+    flags = told.arguments["flags"]
+    assert not is_local(flags.master, "--master")
+    paths = LocalPaths({}, parse_roots(flags.root, flags.master))
     spec = run_spec(evaluation={"kind": "vllm"}, sources={"thinking": str(path)})
     try:
         return paths.of("thinking", spec.sources.thinking) == str(path)
