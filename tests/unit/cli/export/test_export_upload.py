@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from apbmm.export.command import ExportRequest, run_export
+from apbmm.export.command import run_export
+from apbmm.export.flags import ExportRequest
 from apbmm_common.errors import ApbmmError
 from hub_stand_in import TOKEN, Hub, hub_stand_in
 from merged_runs import write_merged_run, write_pair
@@ -35,10 +36,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield stand_in
 
 
-def request(run_dir: Path, out: Path, *, public: bool = False) -> ExportRequest:
-    return ExportRequest(
-        out=out, run=str(run_dir), evaluation="e0001", push_to_hub="org/model", public=public
-    )
+def upload(run_dir: Path, out: Path, *, public: bool = False) -> int:
+    request = ExportRequest(out=out, evaluation="e0001", push_to_hub="org/model", public=public)
+    return run_export(str(run_dir), request)
 
 
 @pytest.mark.parametrize("public", [False, True])
@@ -46,7 +46,7 @@ def test_the_whole_folder_is_uploaded(
     run_dir: Path, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], public: bool
 ) -> None:
     out = tmp_path / "out"
-    assert run_export(request(run_dir, out, public=public)) == 0
+    assert upload(run_dir, out, public=public) == 0
     assert hub.created == {"org/model": not public}
     assert hub.files == {file.name: file.read_bytes() for file in out.iterdir()}
     assert hub.messages == ["e0001 of the apbmm run world-1"]
@@ -59,7 +59,7 @@ def test_a_refusal_is_one_line_and_the_folder_stays(
 ) -> None:
     hub.refuses = 403
     with pytest.raises(ApbmmError, match="org/model: the upload failed: ") as caught:
-        run_export(request(run_dir, tmp_path / "out"))
+        upload(run_dir, tmp_path / "out")
     assert "\n" not in caught.value.message
     assert TOKEN not in str(caught.value)
     assert f"hf upload org/model {tmp_path / 'out'}" in caught.value.hint
@@ -71,4 +71,4 @@ def test_a_hub_that_cannot_be_reached(
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(ApbmmError, match="org/model: the upload failed: "):
-        run_export(request(run_dir, tmp_path / "out"))
+        upload(run_dir, tmp_path / "out")
