@@ -5,6 +5,7 @@ ApbmmError                   one clear line, plus a hint
 │   ├── RunFileError         the run file (all its faults at once)
 │   ├── RunChangedError      the run file differs from the one the journal was begun with
 │   └── SourceError          a checkpoint, benchmark folder or prompt file that cannot be used
+│       └── DataError        rows of a benchmark that cannot be asked or scored, in any copy of them
 ├── JournalError             the journal is unreadable, damaged or locked
 │   └── RunDirectoryError    exit code 2: the run directory cannot hold a journal
 ├── WireError                a frame that is not a valid message
@@ -25,7 +26,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-FailureKind = Literal["infrastructure", "engine", "vector"]
+FailureKind = Literal["infrastructure", "engine", "vector", "run_file"]
 
 
 class ApbmmError(Exception):
@@ -68,6 +69,10 @@ class SourceError(UsageError):
     """A checkpoint, benchmark folder or prompt file is missing, damaged or does not fit."""
 
 
+class DataError(SourceError):
+    """Rows of a benchmark cannot be asked or scored, and every copy of them has the fault."""
+
+
 def unreadable(file: Path, error: OSError) -> SourceError:
     """The error for a file or folder of a source that cannot be read."""
     hint = "may this user read it?" if isinstance(error, PermissionError) else ""
@@ -97,8 +102,16 @@ class EvaluationError(ApbmmError):
     - ``vector``: the merge itself cannot be evaluated.
     - ``engine``: the engine ended or hung while it evaluated. Whether the vector is to blame, the
       master decides by whether it happens on other workers too.
+    - ``run_file``: the data or the run file. It happens on every worker, and ends the run.
     """
 
     def __init__(self, message: str, hint: str = "", *, kind: FailureKind) -> None:
         super().__init__(message, hint)
         self.kind = kind
+
+
+def failure_kind(error: BaseException) -> FailureKind:
+    """The kind of the `EvaluationError` that an error is, or amounts to."""
+    if isinstance(error, EvaluationError):
+        return error.kind
+    return "run_file" if isinstance(error, RunFileError | DataError) else "infrastructure"

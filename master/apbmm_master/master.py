@@ -39,6 +39,7 @@ from apbmm_master.scheduling.policy import (
     FinishRun,
     Situation,
     decide,
+    run_file_fault,
     standstill,
 )
 from apbmm_master.wire.authentication import Authenticator
@@ -76,7 +77,8 @@ class Master:
         self.authenticator = authenticator or Authenticator()
         self.fleet = Fleet()
         self.trouble = ""
-        self._standstill = ""
+        self.standstill = ""
+        """Why the run waits for a person; empty while it does not."""
         self.draining = False
         self.watchers: list[Callable[[Record, RunState], None]] = []
         self.turned: Callable[[], None] = lambda: None
@@ -147,7 +149,8 @@ class Master:
 
         A run that is over already ends at once. Raises what `listen` does,
         `JournalError` when not even the beginning can be stored, and the named errors of a search
-        method or of references that cannot be scaled; all that was measured is then stored.
+        method, of references that cannot be scaled, and of `run_file_fault`; all that was measured
+        is then stored.
         """
         if self._end is not None:
             self.turned()
@@ -182,6 +185,7 @@ class Master:
         self._leases.resend(time.monotonic())
         await self._commit()
         self._warn_of_standstill()
+        self._require_usable_data()
         judge_references(self.run_state)
         if self.optimiser.failure is not None:
             raise self.optimiser.failure
@@ -202,9 +206,15 @@ class Master:
     def _warn_of_standstill(self) -> None:
         """Warn once when the run cannot go on before a person intervenes."""
         reason = standstill(self.run_state, self.fleet)
-        if reason and reason != self._standstill:
-            log.warning("%s", reason)
-        self._standstill = reason
+        if reason and reason != self.standstill:
+            log.error("%s", reason)
+        self.standstill = reason
+
+    def _require_usable_data(self) -> None:
+        """Raise the error of `run_file_fault`, unless the run is over."""
+        error = run_file_fault(self.run_state, self.fleet) if self._end is None else None
+        if error is not None:
+            raise error
 
     async def _wait(self) -> None:
         if not self.router.has_messages:

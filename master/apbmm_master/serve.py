@@ -152,7 +152,8 @@ def _status_line(master: Master) -> str:
     run_state = master.run_state
     budget = run_state.spec.budget.evaluations if run_state.spec else 0
     text = f"{len(run_state.completed)}/{budget} evaluations, {len(master.fleet.workers)} workers"
-    return f"{text}; {master.trouble}" if master.trouble else text
+    trouble = master.trouble or master.standstill
+    return f"{text}; {trouble}" if trouble else text
 
 
 def _handle_signals(master: Master, tell: Callable[[RunState], None]) -> StopRequests:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from apbmm_common.datasets.benchmark_folders import places_of
-from apbmm_common.errors import EvaluationError, SourceError
+from apbmm_common.errors import DataError, EvaluationError
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation import scoring_client
@@ -235,7 +235,7 @@ def test_data_that_cannot_be_used_is_told_as_what_it_is(source: Path, tmp_path: 
     (tmp_path / "test.jsonl").write_text("{}\n")
     wrong = BenchmarkSection(name="b", adapter="apbmm_exact", path=str(tmp_path))
     client = scoring(source, [wrong], tmp_path)
-    with pytest.raises(SourceError, match="benchmark b"):
+    with pytest.raises(DataError, match="benchmark b"):
         client.benchmarks()
     client.close()
 

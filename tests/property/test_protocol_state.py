@@ -55,7 +55,10 @@ class ProtocolMachine(RuleBasedStateMachine):
         if worker is not None:
             worker.finish()
 
-    @rule(index=st.integers(0, 5), fault=st.sampled_from(["vector", "infrastructure", "engine"]))
+    @rule(
+        index=st.integers(0, 5),
+        fault=st.sampled_from(["vector", "infrastructure", "engine", "run_file"]),
+    )
     def a_worker_fails(self, index: int, fault: str) -> None:
         worker = self._pick(index, holding=True)
         if worker is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apbmm_common.canonical_json import canonical_hash
+from apbmm_common.errors import RunFileError
 from apbmm_common.protocol.messages import (
     Accept,
     Assign,
@@ -53,6 +54,7 @@ from apbmm_master.scheduling.policy import (
     Situation,
     decide,
     initial_missing,
+    run_file_fault,
 )
 from rehearsal_runs import run_spec
 
@@ -213,6 +215,8 @@ def _lease(work: Assign | Result) -> Lease:
 class World:
     """One run. Time moves only by `pass_time`, messages only by `deliver` and `turn`.
 
+    Where a fault of the data or the run file ends the master, another one is started at once.
+
     `deliver` fails where a worker is told to forget a result that the journal does not have.
     """
 
@@ -225,6 +229,8 @@ class World:
         self.fails_to_commit = False
         self.search = 0
         """Another number, other vectors."""
+        self.refused: list[RunFileError] = []
+        """The faults of the data or the run file that a master has ended with."""
         self._boots = 0
         self._use(RunState())
         self.record(RunStarted(run=RUN, spec=world_spec(**changes).model_dump(mode="json")))
@@ -280,6 +286,10 @@ class World:
                     self.dispatch.carry_out(decision, self.now)
         self.dispatch.resend(self.now)
         self.commit()
+        error = run_file_fault(self.run_state, self.fleet) if self.end is None else None
+        if error is not None:
+            self.refused.append(error)
+            self.restart()
 
     def commit(self) -> None:
         """Store the turn, or with ``fails_to_commit`` go back to what is stored."""

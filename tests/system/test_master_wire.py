@@ -14,7 +14,7 @@ import zmq.asyncio
 from blockbuster import blockbuster_ctx
 
 from apbmm_common import PROTOCOL_VERSION
-from apbmm_common.errors import EXIT_FAILED, JournalError, UsageError
+from apbmm_common.errors import EXIT_USAGE, JournalError, UsageError
 from apbmm_common.protocol.codec import HEADER
 from apbmm_common.protocol.messages import Beat, Failed, Refuse
 from apbmm_master.journal.events import Finished, Record
@@ -148,7 +148,7 @@ async def test_an_expert_that_is_worse_ends_the_run_by_name_and_keeps_everything
     ):
         with pytest.raises(ReferenceScaleError, match=r"'cost'.*expert is the worse") as caught:
             await task
-    assert caught.value.exit_code == EXIT_FAILED
+    assert caught.value.exit_code == EXIT_USAGE
     run_state = RunState().replay(read_journal(tmp_path))
     assert run_state.references_done
     with Journal(tmp_path) as journal:

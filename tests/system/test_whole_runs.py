@@ -233,7 +233,7 @@ def test_a_black_hole_is_quarantined_and_the_others_finish(site: Site) -> None:
     master = site.master()
     (event,) = wait_for("the quarantine", lambda: site.events(WorkerQuarantined))
     assert event.worker == "hole"
-    waits = "none of its workers can go on: hole (quarantined)"
+    waits = "hole (quarantined): APBMM_REHEARSAL_FAULT asks for it"
     wait_for("the master to say that it waits", lambda: waits in master.output)
     good = site.worker("good")
     assert master.end() == 0, master.output

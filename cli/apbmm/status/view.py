@@ -128,7 +128,7 @@ def _trouble(status: Entry) -> list[str]:
     if refused:
         lines.append(f"refused: {', '.join(refused)}; the last one: {wire['last_refusal']}")
     for worker in status["workers"]:
-        if worker.get("reason"):
+        if worker.get("reason") and worker["reason"] not in status.get("trouble", ""):
             lines.append(f"worker {worker['name']} is {worker['state']}: {worker['reason']}")
         if worker.get("trouble"):
             lines.append(f"worker {worker['name']}: {worker['trouble']}")

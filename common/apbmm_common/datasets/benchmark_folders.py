@@ -25,7 +25,7 @@ from typing import Any
 
 from apbmm_common.answer_rules import AnswerRule
 from apbmm_common.datasets.data_files import SUFFIXES, Row, read_rows, require_no_pointer
-from apbmm_common.errors import SourceError
+from apbmm_common.errors import DataError, SourceError
 from apbmm_common.run_file import BenchmarkSection
 from apbmm_common.run_file.schema import ANSWER_ADAPTER, is_own_adapter
 
@@ -182,7 +182,8 @@ def places_of(benchmark: BenchmarkSection) -> tuple[Path, ...]:
 def select_questions(benchmark: BenchmarkSection, places: Places, seed: int = 0) -> Selection:
     """Read all rows of a benchmark and choose the questions to ask; ``seed`` is of ``sample``.
 
-    Raises `SourceError` for data that is missing, cannot be read, or cannot be used as it stands.
+    Raises `SourceError` for data that is missing or cannot be read, and `DataError` for rows that
+    cannot be used as they stand.
     """
     layout = _layout(benchmark)
     places = (places,) if isinstance(places, Path) else tuple(places)
@@ -390,7 +391,7 @@ def _layout(benchmark: BenchmarkSection) -> Layout | None:
 
 
 def _questions(adapter: str, layout: Layout, rows: Sequence[Row]) -> _Read:
-    """What of the rows is asked. Raises `SourceError` for a row that the adapter could not use."""
+    """What of the rows is asked. Raises `DataError` for a row that the adapter could not use."""
     records: dict[int, Record] = {}
     strata: dict[int, str] = {}
     skipped: dict[int, str] = {}
@@ -409,22 +410,22 @@ def _questions(adapter: str, layout: Layout, rows: Sequence[Row]) -> _Read:
         try:
             records[position] = layout.complete(record, row)
         except ValueError as error:
-            raise SourceError(f"{row.where}: {error}") from None
+            raise DataError(f"{row.where}: {error}") from None
         strata[position] = row.text(layout.stratum) or "" if layout.stratum else ""
     notes = tuple(_notes(rows, skipped, ids))
     if not records:
-        raise SourceError("; ".join(["its data holds no questions", *notes]))
+        raise DataError("; ".join(["its data holds no questions", *notes]))
     return _Read(records, strata, skipped, notes)
 
 
 def _lack(adapter: str, layout: Layout, row: Row) -> str | None:
-    """Why a row is no question; None for a question. Raises `SourceError` for a missing column."""
+    """Why a row is no question; None for a question. Raises `DataError` for a missing column."""
     if row.is_blank:
         return "is blank"
     for column in layout.columns:
         if column not in row.values:
             seen = ", ".join(map(str, row.values))
-            raise SourceError(
+            raise DataError(
                 f"{row.where}: there is no {column!r}, only {seen}",
                 f"{adapter} reads {', '.join(layout.columns)}",
             )
@@ -503,18 +504,18 @@ def _chosen(benchmark: BenchmarkSection, read: _Read, available: int, seed: int)
     if benchmark.question_ids is not None:
         for position in benchmark.question_ids:
             if position >= available:
-                raise SourceError(
+                raise DataError(
                     f"question_ids names {position}, but its data holds {available} questions "
                     f"(0 to {available - 1})"
                 )
             if position in read.skipped:
-                raise SourceError(
+                raise DataError(
                     f"question_ids names {position}, but that row {read.skipped[position]}"
                 )
         return benchmark.question_ids
     wanted = benchmark.questions or benchmark.sample or len(read.records)
     if wanted > len(read.records):
-        raise SourceError(f"{wanted} questions wanted, but its data holds {len(read.records)}")
+        raise DataError(f"{wanted} questions wanted, but its data holds {len(read.records)}")
     if benchmark.sample is not None:
         return _sample(read, tuple(read.records), wanted, seed)
     return tuple(read.records)[:wanted]
@@ -550,4 +551,5 @@ def _naming(benchmark: BenchmarkSection) -> Iterator[None]:
     try:
         yield
     except SourceError as error:
-        raise SourceError(f"benchmark {benchmark.name}: {error.message}", error.hint) from error
+        named = f"benchmark {benchmark.name}: {error.message}"
+        raise type(error)(named, error.hint) from error

@@ -101,9 +101,13 @@ class Ready(Message):
 
 
 class Unfit(Message):
-    """This host cannot take part in the run, and why. The worker waits and tries again."""
+    """This host cannot take part in the run, and why. The worker waits and tries again.
+
+    ``fault`` is what is at fault, as `EvaluationError` defines it.
+    """
 
     type: Literal["unfit"] = "unfit"
+    fault: FailureKind = "infrastructure"
     message: Text
     hint: Text = ""
 
@@ -354,7 +358,7 @@ class ResultAck(Message):
 
 
 class HelloAgain(Message):
-    """The master does not know this connection, and asks for HELLO."""
+    """The master does not know this connection, or doubts what it has read, and asks for HELLO."""
 
     type: Literal["hello_again"] = "hello_again"
 

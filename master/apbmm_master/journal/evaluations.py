@@ -39,6 +39,7 @@ class Attempt:
     ended_at: float | None = None
     fault: str = ""
     message: str = ""
+    hint: str = ""
     worker_lost: bool = False
 
     @property

@@ -62,7 +62,11 @@ class EpochStarted(Event):
 
 
 class SourcesVerified(Event):
-    """What the first worker read from the sources. Every worker must read the same digests."""
+    """What the first worker read from the sources. Every worker must read the same digests.
+
+    Recorded again when other questions take the place of some that were never scored; see
+    `RunState.questions_may_change`.
+    """
 
     event: Literal["sources_verified"] = "sources_verified"
     worker: str
@@ -179,7 +183,8 @@ class AttemptFailed(Event):
     """An attempt ended without a measurement.
 
     ``fault`` is ``engine`` when an engine died and the death is held against the vector; see
-    `worker_sessions.WorkerSessions.blames_vector`.
+    `worker_sessions.WorkerSessions.blames_vector`. It is ``run_file`` while nothing speaks against
+    a fault of the data or the run file; see `scheduling.message_handlers`.
     """
 
     event: Literal["attempt_failed"] = "attempt_failed"

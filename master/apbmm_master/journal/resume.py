@@ -31,7 +31,8 @@ The journal holds raw metrics, and Eq. 2 is applied to them when it is read.
 def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEvent], None]) -> None:
     """Record that a run begins, or what has changed in the run file of a resumed run.
 
-    Raises `RunChangedError` with the keys that changed and may not change.
+    Any key may change before the sources were verified, for nothing was computed from it. Raises
+    `RunChangedError` with the keys that changed and may not change.
     """
     new = spec.model_dump(mode="json")
     if run_state.spec is None:
@@ -43,7 +44,7 @@ def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEve
     # Paths may change: the contents are compared by digest when a worker has read them.
     not_paths = sorted(changed(run_state.spec.without_paths(), spec.without_paths()))
     refused = [key for key in not_paths if not may_change(key, searched=searched)]
-    if refused:
+    if refused and run_state.digests:
         raise RunChangedError(
             f"the run file differs from the one this run was begun with in {', '.join(refused)}",
             "undo the change, or start a new run with another --run-dir",

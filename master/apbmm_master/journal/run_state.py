@@ -79,6 +79,8 @@ class RunState:
         self.identical_layers: tuple[int, ...] = ()
         """Layers that are not searched: their tensors are the same in all sources."""
         self.digests: dict[str, str] = {}
+        self.verified_epoch = 0
+        """The epoch in which the digests were read."""
         self.confirms = ""
         """Run id of the search whose merges this run confirms; empty in a search."""
         self.to_confirm: dict[str, tuple[float, ...]] = {}
@@ -156,11 +158,41 @@ class RunState:
         return self._held.get(worker)
 
     def with_failed_attempts(self) -> Iterator[Evaluation]:
-        """Evaluations in the queue or in progress with an attempt that may be the vector's fault.
+        """Evaluations in the queue or in progress with an attempt whose worker may not be at fault.
 
-        That is one that failed for the vector's reasons, killed an engine or lost its worker.
+        That is one that failed for the vector's reasons or those of the data or the run file,
+        killed an engine or lost its worker.
         """
         return (self.evaluations[name] for name in self._with_failed_attempts)
+
+    def data_faults(self) -> dict[str, tuple[Evaluation, Attempt]]:
+        """By worker: its last attempt that found a fault of the data or the run file.
+
+        Attempts that began under an earlier master are left out, for the fault may be mended since,
+        and so are those at evaluations that have ended.
+        """
+        return {
+            attempt.worker: (evaluation, attempt)
+            for evaluation in self.with_failed_attempts()
+            for attempt in evaluation.attempts
+            if attempt.fault == "run_file" and attempt.epoch == self.epoch
+        }
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether an evaluation is complete, so that the questions can be asked and scored."""
+        return self.count(EvaluationState.DONE, purposes=("reference", *BUDGET_PURPOSES)) > 0
+
+    @property
+    def questions_may_change(self) -> bool:
+        """Whether other questions may take the place of those that the run was begun with.
+
+        That is so after a resume as long as none was scored and nothing is in progress.
+        """
+        attempts = [a for e in self.evaluations.values() for a in e.attempts]
+        return not self.has_scores and not any(
+            attempt.active or attempt.epoch == self.epoch for attempt in attempts
+        )
 
     def find(self, lease: str) -> tuple[Evaluation, Attempt] | None:
         """The evaluation and the attempt of a lease; None for a lease that was never granted."""
@@ -203,6 +235,7 @@ class RunState:
                 self.layers, self.outside = event.layers, event.outside
                 self.identical_layers = event.identical_layers
                 self.digests = dict(event.digests)
+                self.verified_epoch = self.epoch
             case FrontToConfirm() as event:
                 self.confirms = event.search
                 self.expected_digests = dict(event.digests)
@@ -301,10 +334,10 @@ class RunState:
         evaluation, attempt = self._leased(event.lease)
         attempt.state = move_attempt(attempt.state, AttemptState.FAILED)
         attempt.ended_at = time
-        attempt.fault, attempt.message = event.fault, event.message
+        attempt.fault, attempt.message, attempt.hint = event.fault, event.message, event.hint
         if event.fault == "engine":
             self.sessions.engine_died(attempt.boot, evaluation.id)
-        if event.fault in {"vector", "engine"}:
+        if event.fault in {"vector", "engine", "run_file"}:
             self._with_failed_attempts[evaluation.id] = None
         self._set_state(evaluation, EvaluationState.QUEUED)
 

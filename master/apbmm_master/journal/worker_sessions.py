@@ -64,6 +64,10 @@ class WorkerSessions:
         """Note that a boot delivered an evaluation, so that its engine works."""
         self.deaths[boot] = set()
 
+    def has_evaluated(self, boot: str) -> bool:
+        """Whether a boot has delivered an evaluation."""
+        return boot in self.deaths
+
     def engine_died(self, boot: str, evaluation: str) -> None:
         """Note that a boot's engine died on an evaluation for which `blames_vector` holds."""
         self.deaths[boot].add(evaluation)

@@ -43,8 +43,15 @@ class Worker:
     quarantined: str = ""
     draining: bool = False
     unfit: str = ""
+    unfit_fault: FailureKind = "infrastructure"
+    """What is at fault where it is unfit."""
     key: str = ""
     """Public key of its connection; empty where there are no keys."""
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it gets no work before a person intervenes."""
+        return bool(self.quarantined) or self.stage == "unfit"
 
     @property
     def may_work(self) -> bool:
@@ -115,12 +122,13 @@ class Fleet:
     def failed(self, worker: Worker, evaluation: str, fault: FailureKind) -> bool:
         """Count a failure; True when the worker is to be quarantined for it.
 
-        An engine's death that is held against the vector does not count. A vector that fails
-        again on the same worker says nothing new about the worker, and the only worker able to
-        work is not quarantined for what may be the vectors' fault.
+        An engine's death that is held against the vector does not count, nor does a fault of the
+        data or the run file. A vector that fails again on the same worker says nothing new about
+        the worker, and the only worker able to work is not quarantined for what may be the vectors'
+        fault.
         """
         vector = fault == "vector"
-        if fault == "engine":
+        if fault in {"engine", "run_file"}:
             return False
         if vector and worker.last_failure == evaluation:
             return False

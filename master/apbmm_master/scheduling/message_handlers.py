@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from apbmm_common.canonical_json import canonical_hash
+from apbmm_common.errors import FailureKind
 from apbmm_common.merge_methods import LINEAR
 from apbmm_common.protocol.messages import (
     Accept,
@@ -53,6 +54,9 @@ from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.wire.refusals import NotAllowedError
 
 log = logging.getLogger(__name__)
+
+QUESTIONS = "benchmark."
+"""What the names of the questions' digests begin with; see `apbmm_worker.child.pipeline`."""
 
 
 class MessageHandlers:
@@ -107,6 +111,7 @@ class MessageHandlers:
             case Unfit():
                 hint = f" (hint: {message.hint})" if message.hint else ""
                 worker.stage, worker.unfit = "unfit", message.message + hint
+                worker.unfit_fault = message.fault
                 log.warning("worker %s cannot take part: %s", worker.name, worker.unfit)
             case Accept():
                 self._holds(worker, message.lease)
@@ -149,7 +154,7 @@ class MessageHandlers:
                     versions=worker.versions,
                 )
             )
-        worker.delivering = {lease for lease in worker.delivering if self._is_wanted(lease)}
+        worker.delivering = {lease for lease in worker.delivering if self._is_awaited(lease)}
         self._reconcile(worker)
         self._welcome(worker)
 
@@ -195,6 +200,19 @@ class MessageHandlers:
         found = self.run_state.find(lease)
         return found is not None and found[0].state not in SETTLED
 
+    def _is_awaited(self, lease: str) -> bool:
+        """Whether the result of a wanted lease is still to come.
+
+        A failure that the journal has was acknowledged, and is not sent again once the
+        acknowledgement has arrived.
+        """
+        found = self.run_state.find(lease)
+        return (
+            found is not None
+            and found[0].state not in SETTLED
+            and found[1].state is not AttemptState.FAILED
+        )
+
     def _reconcile(self, worker: Worker) -> None:
         """Bring the leases of a boot in line with its HELLO.
 
@@ -212,22 +230,14 @@ class MessageHandlers:
 
     def _ready(self, worker: Worker, message: Ready) -> None:
         run_state = self.run_state
-        if not run_state.digests:
-            self._record(
-                SourcesVerified(
-                    worker=worker.name,
-                    layers=message.layers,
-                    outside=message.outside,
-                    identical_layers=self._not_searched(message),
-                    digests=dict(message.digests),
-                )
-            )
+        different = self._different(message)
+        if not run_state.digests or self._may_replace(different):
+            self._verified(worker, message)
+            different = self._different(message)
         # A worker prepares only when it holds no lease, so it has finished with other runs.
         worker.foreign = False
-        known = run_state.digests | run_state.expected_digests
-        different = sorted(role for role in known if message.digests.get(role) != known[role])
         if different or message.layers != run_state.layers:
-            worker.stage = "unfit"
+            worker.stage, worker.unfit_fault = "unfit", "infrastructure"
             worker.unfit = f"its {', '.join(different) or 'sources'} differ from the run's"
             self._send_after_commit(
                 worker.identity,
@@ -240,6 +250,39 @@ class MessageHandlers:
             return
         worker.stage, worker.unfit = "ready", ""
         worker.versions = {**worker.versions, **message.versions}
+
+    def _different(self, message: Ready) -> list[str]:
+        """The names of the inputs of which a worker has others than the run."""
+        known = self.run_state.digests | self.run_state.expected_digests
+        return sorted(name for name in known if message.digests.get(name) != known[name])
+
+    def _may_replace(self, different: list[str]) -> bool:
+        """Whether what a worker has takes the place of what the run was begun with: see `Ready`.
+
+        The questions of a run that ended for a fault in them may be mended before it goes on.
+        """
+        are_questions = all(name.startswith(QUESTIONS) for name in different)
+        return bool(different) and are_questions and self.run_state.questions_may_change
+
+    def _verified(self, worker: Worker, message: Ready) -> None:
+        """Record what the first worker has read. Workers that were ready before read it again."""
+        self._record(
+            SourcesVerified(
+                worker=worker.name,
+                layers=message.layers,
+                outside=message.outside,
+                identical_layers=self._not_searched(message),
+                digests=dict(message.digests),
+            )
+        )
+        for other in self.fleet.workers.values():
+            if other is not worker and other.stage == "ready":
+                self._read_again(other)
+
+    def _read_again(self, worker: Worker) -> None:
+        """Have a worker read its files once more, if it has a reason to, and say READY."""
+        worker.stage = "preparing"
+        self._send_after_commit(worker.identity, HelloAgain(run=self.run_state.run))
 
     def _not_searched(self, message: Ready) -> tuple[int, ...]:
         """The layers that leave the search space; a model-level method weighs no single layer."""
@@ -323,7 +366,7 @@ class MessageHandlers:
             )
             return
         evaluation, attempt = found
-        failure = self._failure(evaluation, message)
+        failure = self._failure(evaluation, attempt, message)
         if failure is not None:
             self._fail(worker, evaluation, attempt, failure)
         elif evaluation.state in SETTLED:
@@ -334,7 +377,7 @@ class MessageHandlers:
         worker.delivering.discard(message.lease)
         self._send_after_commit(worker.identity, ResultAck(run=run, lease=message.lease))
 
-    def _failure(self, evaluation: Evaluation, message: Result) -> Failed | None:
+    def _failure(self, evaluation: Evaluation, attempt: Attempt, message: Result) -> Failed | None:
         """The failure that a result reports, or what is wrong with it; None for a valid result."""
         assert self.run_state.spec is not None
         body = message.body
@@ -344,6 +387,8 @@ class MessageHandlers:
             text = "the result is damaged: its digest does not match"
         elif isinstance(body, Failed):
             return body
+        elif attempt.epoch < self.run_state.verified_epoch:
+            text = "it was measured with questions that have been replaced since"
         elif body.kind != expected:
             text = f"a {body.kind} body for a job that is to be {expected}"
         elif isinstance(body, Measured) and len(body.parameter) != self.run_state.layers:
@@ -411,9 +456,9 @@ class MessageHandlers:
     ) -> None:
         if not attempt.active or attempt.worker != worker.name:
             return
-        fault = failure.fault
-        if fault == "engine" and not self._blames_vector(evaluation, attempt):
-            fault = "infrastructure"
+        fault = self._judged(failure.fault, evaluation, attempt)
+        if fault == "run_file":
+            self._read_again(worker)
         self._record(
             AttemptFailed(
                 evaluation=evaluation.id,
@@ -430,6 +475,19 @@ class MessageHandlers:
             self._record(
                 WorkerQuarantined(worker=worker.name, boot=worker.boot, reason=worker.quarantined)
             )
+
+    def _judged(self, fault: FailureKind, evaluation: Evaluation, attempt: Attempt) -> FailureKind:
+        """What is at fault, by what else is known of the run.
+
+        Once an evaluation was scored, nothing is wrong with the data or the run file that would be
+        the fault of a later merge: its answers cannot be scored, or its worker cannot score any.
+        """
+        if fault == "engine" and not self._blames_vector(evaluation, attempt):
+            return "infrastructure"
+        if fault == "run_file" and evaluation.in_budget and self.run_state.has_scores:
+            works = self.run_state.sessions.has_evaluated(attempt.boot)
+            return "vector" if works else "infrastructure"
+        return fault
 
     def _blames_vector(self, evaluation: Evaluation, attempt: Attempt) -> bool:
         """Whether an engine's death is held against the vector; never for references."""

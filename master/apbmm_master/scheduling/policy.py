@@ -15,6 +15,8 @@ Invariants of the scheduler, in this module and in `leases` and `message_handler
    ``budget.evaluations`` such evaluations are done or in progress.
 7. An evaluation that failed gets no further attempt. Its vector is avoided by the search and its
    place in the budget goes to another vector.
+8. A worker that found a fault of the data or the run file gets nothing more, until the evaluation
+   that it failed is done. The run ends (`run_file_fault`) when another worker finds one too.
 
 The transitions of evaluations and attempts are the tables of `journal.lifecycle`.
 """
@@ -25,6 +27,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
+from apbmm_common.errors import ApbmmError, RunFileError
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.evaluations import MEASURE, Attempt, Evaluation
 from apbmm_master.journal.lifecycle import (
@@ -128,7 +131,7 @@ def decide(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Deci
     end = _end(run_state, spec, situation)
     if end is not None:
         return [*decisions, end]
-    if situation.draining:
+    if situation.draining or run_file_fault(run_state, fleet) is not None:
         return decisions
     idle = idle_workers(run_state, fleet, situation)
     given = _grant_leases(run_state, fleet, idle, situation)
@@ -244,9 +247,10 @@ def _grant_leases(
     An evaluation goes to a worker that has not failed it, where there is one.
     """
     assert run_state.spec is not None
-    if not idle:
+    accusing = run_state.data_faults()
+    free = [worker for worker in idle if worker.name not in accusing]
+    if not free:
         return []
-    free = list(idle)
     given: list[GrantLease] = []
     still_held = {lease for worker in fleet.workers.values() for lease in worker.held}
     room = run_state.spec.budget.evaluations - run_state.count(
@@ -349,17 +353,72 @@ def attempt_liveness(
     return liveness(silence(worker, attempt, situation), run_state.spec.timings)
 
 
+def run_file_fault(run_state: RunState, fleet: Fleet) -> RunFileError | None:
+    """The error that a run ends with for a fault of its data or run file; None without one.
+
+    The workers' questions have equal digests, but their other columns and their software may
+    differ. So the word of one worker counts only where no other worker may contradict it. What a
+    worker finds wrong while it prepares counts only while no worker is ready.
+    """
+    found = _preparation_faults(fleet)
+    for name, (evaluation, attempt) in run_state.data_faults().items():
+        found[name] = f"{evaluation.id} on {name}", str(ApbmmError(attempt.message, attempt.hint))
+    others = [w for w in fleet.workers.values() if w.name not in found and _may_contradict(w)]
+    if not found or (others and len(found) == 1):
+        return None
+    return RunFileError(
+        "the data or the run file is at fault:",
+        "mend it, and the same command goes on; everything measured is recorded. A changed run "
+        "file may need a new run: another --run-dir",
+        _by_reason(found[name] for name in sorted(found)),
+    )
+
+
+def _preparation_faults(fleet: Fleet) -> dict[str, tuple[str, str]]:
+    """What each worker found wrong while it prepared; empty where a worker is ready."""
+    if any(worker.stage == "ready" for worker in fleet.workers.values()):
+        return {}
+    return {
+        worker.name: (worker.name, worker.unfit)
+        for worker in fleet.workers.values()
+        if worker.stage == "unfit" and worker.unfit_fault == "run_file"
+    }
+
+
+def _may_contradict(worker: Worker) -> bool:
+    """Whether a worker may still show that the run can be evaluated."""
+    return not (worker.is_blocked or worker.draining or worker.foreign)
+
+
 def standstill(run_state: RunState, fleet: Fleet) -> str:
-    """Why no worker of the fleet can work although there are some; empty while one can."""
-    blocked = [w for w in fleet.workers.values() if w.quarantined or w.stage == "unfit"]
+    """Why no worker of the fleet can work although there are some; empty while one can.
+
+    It has a line for each reason.
+    """
+    blocked = [worker for worker in fleet.workers.values() if worker.is_blocked]
     if run_state.finished or not blocked or len(blocked) < len(fleet.workers):
         return ""
     if any(True for _ in run_state.active_attempts()):
         return ""
-    blocked.sort(key=lambda worker: worker.name)
-    names = ", ".join(f"{w.name} ({'quarantined' if w.quarantined else 'unfit'})" for w in blocked)
-    return (
-        f"the run waits, for none of its workers can go on: {names} "
-        "(hint: mend what the workers complain of; restarting one ends its quarantine, others may "
-        "join at any time)"
+    reasons = _by_reason(
+        (f"{worker.name} (quarantined)", worker.quarantined)
+        if worker.quarantined
+        else (f"{worker.name} (unfit)", worker.unfit)
+        for worker in sorted(blocked, key=lambda worker: worker.name)
     )
+    return "\n  ".join(
+        [
+            "the run waits, for none of its workers can go on:",
+            *reasons,
+            "(hint: mend what they complain of. An unfit worker reads its files again every 30 s, "
+            "and restarting a worker ends its quarantine. Others may join at any time)",
+        ]
+    )
+
+
+def _by_reason(found: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each reason, after all that have it, from pairs of these and their reasons."""
+    lines: dict[str, list[str]] = {}
+    for name, reason in found:
+        lines.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in lines.items()]

@@ -48,4 +48,9 @@ class SettingError(SearchError):
 
 
 class ReferenceScaleError(SearchError):
-    """The two references of an objective cannot scale a benchmark (Eq. 2)."""
+    """The two references of an objective cannot scale a benchmark (Eq. 2).
+
+    The run file is at fault: its sources, objectives or benchmarks.
+    """
+
+    exit_code = EXIT_USAGE

@@ -91,7 +91,7 @@ def journal_snapshot(
         "seq": run_state.seq,
         "finished": run_state.finished,
         **_story(run_state, now),
-        "trouble": trouble,
+        "trouble": trouble or _data_trouble(run_state),
         "master_alive": False,
         "objectives": [objective.name for objective in spec.objectives] if spec else [],
         "evaluations": {
@@ -175,6 +175,14 @@ def _reference_trouble(run_state: RunState) -> str:
     except ApbmmError as error:
         return str(error)
     return ""
+
+
+def _data_trouble(run_state: RunState) -> str:
+    """The faults that workers found in the data or the run file; "" without any."""
+    return "; ".join(
+        f"{evaluation.id} on {name}: {ApbmmError(attempt.message, attempt.hint)}"
+        for name, (evaluation, attempt) in run_state.data_faults().items()
+    )
 
 
 def _shown_metrics(run_state: RunState, scores: Scores) -> list[str]:

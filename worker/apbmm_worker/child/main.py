@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from apbmm_common.errors import ApbmmError, EvaluationError
+from apbmm_common.errors import ApbmmError, EvaluationError, failure_kind
 from apbmm_common.process.logs import set_up_logging
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.child.channel import Channel
@@ -82,10 +82,12 @@ class Child:
             answer = self._answer(command)
         except ApbmmError as error:
             _log.warning("%s failed: %s", command.kind, error)
-            kind = error.kind if isinstance(error, EvaluationError) else "infrastructure"
             usable = self._pipeline is None or self._pipeline.usable
             answer = CommandFailed(
-                fault=kind, message=error.message, hint=error.hint, fatal=not usable
+                fault=failure_kind(error),
+                message=error.message,
+                hint=error.hint,
+                fatal=not usable,
             )
         except Exception as error:  # noqa: BLE001 - logged, reported, and the child is replaced
             _log.exception("%s failed unexpectedly", command.kind)

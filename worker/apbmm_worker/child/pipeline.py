@@ -18,7 +18,7 @@ from apbmm_common.checkpoint.compatibility import compatibility_warnings
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.datasets.prompts import read_prompts
-from apbmm_common.errors import EvaluationError, SourceError, UsageError
+from apbmm_common.errors import DataError, EvaluationError, SourceError, UsageError
 from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_worker import environment
@@ -294,7 +294,7 @@ def ask(
 def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
     """Raise `SourceError` that names all missing folders and unusable data.
 
-    Nothing heavy is imported.
+    It is a `DataError` where all that is wrong is in the data. Nothing heavy is imported.
     """
     faults = [
         f"{role}: {folder} is not a folder"
@@ -303,6 +303,7 @@ def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
     ]
     if inputs.prompts is not None and not inputs.prompts.is_file():
         faults.append(f"prompts: {inputs.prompts} is not a file")
+    is_missing = bool(faults)
     hints = []
     for benchmark in spec.benchmarks:
         try:
@@ -314,9 +315,10 @@ def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
         except UsageError as error:
             faults.append(error.message)
             hints.append(error.hint)
+            is_missing |= not isinstance(error, DataError)
     if faults:
         hint = "name this worker's own folders with its --path options" if not hints else hints[0]
-        raise SourceError("; ".join(faults), hint)
+        raise (SourceError if is_missing else DataError)("; ".join(faults), hint)
 
 
 def model_types() -> Container[str]:

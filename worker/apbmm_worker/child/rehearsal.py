@@ -7,8 +7,9 @@ these invented answers as they are from real ones. Status, report and exports of
 that it is one.
 
 APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
-KIND:EVALUATION. KIND is ``vector``, ``infrastructure``, ``engine`` (the process dies) or ``hang``
-(the evaluation never ends). EVALUATION is an id or ``*``, as in ``vector:e0003,infrastructure:*``.
+KIND:EVALUATION. KIND is ``vector``, ``infrastructure``, ``run_file``, ``engine`` (the process dies)
+or ``hang`` (the evaluation never ends). EVALUATION is an id, ``*`` for all of them, or ``prepare``
+for what comes before the first, as in ``vector:e0003,infrastructure:*``.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ SECONDS_A_TOKEN = 0.01
 TRUNCATED = 0.05
 """Share of truncated answers at the tokens of the thinking source."""
 FAULT_MESSAGE = "APBMM_REHEARSAL_FAULT asks for it"
+PREPARE = "prepare"
+"""What stands for the preparation of a run among the evaluations that fail."""
 
 
 class Landscape:
@@ -164,7 +167,7 @@ def fault(evaluation: str) -> str:
     """The kind of fault that APBMM_REHEARSAL_FAULT sets for an evaluation; empty if none."""
     for item in filter(None, os.environ.get("APBMM_REHEARSAL_FAULT", "").split(",")):
         kind, _, name = item.partition(":")
-        if name in ("*", evaluation):
+        if name == evaluation or (name == "*" and evaluation != PREPARE):
             return kind
     return ""
 
@@ -176,8 +179,8 @@ def fail(kind: str) -> CommandFailed:
             signal.pause()
         case "engine":
             os.kill(os.getpid(), signal.SIGKILL)
-        case "vector":
-            return CommandFailed(fault="vector", message=FAULT_MESSAGE)
+        case "vector" | "run_file":
+            return CommandFailed(fault=kind, message=FAULT_MESSAGE)
     return CommandFailed(fault="infrastructure", message=FAULT_MESSAGE)
 
 
@@ -192,7 +195,8 @@ class Rehearsal:
         """Send the answer to a command."""
         if isinstance(command, Prepare):
             self._spec = RunSpec.model_validate(command.spec)
-            self._channel.send(prepared(self._spec))
+            kind = fault(PREPARE)
+            self._channel.send(fail(kind) if kind else prepared(self._spec))
             return
         assert self._spec is not None, "the daemon prepares a run first"
         match command:

@@ -56,6 +56,8 @@ class EvaluationJob:
         self._options = options
         self._child: EvaluationChild | None = None
         self._prepared: RunSpec | None = None
+        self._digests: dict[str, str] = {}
+        """Those that the master compared with the run's."""
         self.progress = JobProgress()
 
     @property
@@ -84,6 +86,7 @@ class EvaluationJob:
         log.info("reading the sources and benchmarks of %s", spec.name)
         began = time.monotonic()
         prepared = await self._prepare(spec)
+        self._digests = prepared.digests
         log.info("ready after %.1f s, %d layers", time.monotonic() - began, prepared.layers)
         return prepared
 
@@ -128,6 +131,18 @@ class EvaluationJob:
         self._prepared = spec
         return answer
 
+    async def _prepare_again(self, spec: RunSpec) -> None:
+        """Prepare a new child. Raises `EvaluationError` where the files are not those of before."""
+        await self._replace()
+        again = (await self._prepare(spec)).digests
+        different = [name for name, digest in again.items() if self._digests.get(name) != digest]
+        if different:
+            raise EvaluationError(
+                f"{', '.join(sorted(different))} was changed on this host during the run",
+                "put the files back, or restart the worker, which reads them anew",
+                kind="infrastructure",
+            )
+
     def _prepare_command(self, spec: RunSpec) -> Prepare:
         # A rehearsal reads no files, so its run may name files that do not exist.
         roots = self._options.roots if self._kind == "vllm" else None
@@ -157,8 +172,7 @@ class EvaluationJob:
             log.info("evaluating %s, attempt %d", assign.evaluation, assign.attempt)
         try:
             if assign.fresh or self._child is None or not self._child.alive:
-                await self._replace()
-                await self._prepare(spec)
+                await self._prepare_again(spec)
             kept = self._options.state / "outputs"
             outputs = await asyncio.to_thread(folder_for, kept, assign.run)
             prepared = True
@@ -167,7 +181,7 @@ class EvaluationJob:
                 raise _unexpected(body)
         except EvaluationError as error:
             log.warning("%s failed: %s", assign.evaluation, error)
-            if error.kind != "vector":
+            if error.kind not in ("vector", "run_file"):  # which are no fault of the child
                 await self._replace()
             fault = error.kind if prepared else "infrastructure"
             return Failed(

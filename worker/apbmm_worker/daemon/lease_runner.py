@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from apbmm_common.errors import EvaluationError
-from apbmm_common.protocol.messages import Accept, Assign, Cancel, Decline, FromWorker
+from apbmm_common.protocol.messages import Accept, Assign, Cancel, Decline, Failed, FromWorker
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.membership import Membership
 from apbmm_worker.daemon.outbox import Outbox
@@ -86,6 +86,8 @@ class LeaseRunner:
     async def _work(self, assign: Assign) -> None:
         began = time.monotonic()
         body = await self._job.work(assign)
+        if isinstance(body, Failed) and body.fault == "run_file":
+            self._membership.doubt()
         result = make_result(assign, body, time.monotonic() - began)
         try:
             await asyncio.to_thread(self._outbox.put, result)

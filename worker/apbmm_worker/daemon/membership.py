@@ -39,10 +39,15 @@ class Membership:
         self._is_busy = is_busy
         self._send = send
         self._changed = asyncio.Event()
+        self._in_doubt = False
 
     async def enter(self, run: str, spec: RunSpec) -> None:
-        """Belong to a run from now on. A child that is prepared for it is not prepared again."""
+        """Belong to a run from now on.
+
+        A child that is prepared for it is not prepared again, unless `doubt` was called since.
+        """
         prepared = run == self.run and self.spec is not None and _same_preparation(spec, self.spec)
+        prepared = prepared and not self._in_doubt
         self.run = run
         self.spec = spec
         self._changed.set()
@@ -56,6 +61,10 @@ class Membership:
         """Say READY again: the master has not heard it."""
         if self.ready is not None:
             await self._send(self.ready)
+
+    def doubt(self) -> None:
+        """Read the files again when the run is entered the next time: they may be mended then."""
+        self._in_doubt = True
 
     def reconsider(self) -> None:
         """Verify the sources again in a while: the master refused what READY said of them."""
@@ -73,6 +82,7 @@ class Membership:
             while self._is_busy():
                 await asyncio.sleep(POLL_SECONDS)
             self._changed.clear()
+            self._in_doubt = False
             run = self.run
             spec = self.spec
             assert spec is not None
@@ -81,7 +91,12 @@ class Membership:
             except EvaluationError as error:
                 log.error("cannot take part in %s: %s", run, error)
                 await self._send(
-                    Unfit(run=run, message=error.message[:MOST_TEXT], hint=error.hint[:MOST_TEXT])
+                    Unfit(
+                        run=run,
+                        fault=error.kind,
+                        message=error.message[:MOST_TEXT],
+                        hint=error.hint[:MOST_TEXT],
+                    )
                 )
                 pause = UNFIT_SECONDS
                 continue

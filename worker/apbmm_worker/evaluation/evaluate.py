@@ -148,7 +148,8 @@ def _result(scoring: _Scoring, model: _AnsweringModel) -> BenchmarkResult:
         # EvalScope may have met a request that was cancelled because another one had failed.
         if isinstance(model.failure, ApbmmError):
             raise model.failure from error
-        raise _failed(benchmark, error, scoring.folder) from error
+        was_answered = model.failure is None
+        raise _failed(benchmark, error, scoring.folder, was_answered=was_answered) from error
     places = {question.place: question.identity for question in benchmark.questions}
     adapter = benchmark.chosen.benchmark.adapter
     rows = (scoring.predictions, scoring.reviews)
@@ -195,11 +196,15 @@ def mean_name(score: str) -> str:
     return _metric_name(canonicalize_producer_identity(score, "mean"))
 
 
-def _failed(benchmark: PreparedBenchmark, error: Exception, out_dir: Path) -> EvaluationError:
+def _failed(
+    benchmark: PreparedBenchmark, error: Exception, out_dir: Path, *, was_answered: bool = True
+) -> EvaluationError:
+    """The data is at fault, unless the engine left a question unanswered or the host failed."""
+    is_of_data = was_answered and not isinstance(error, OSError | MemoryError)
     return EvaluationError(
         f"EvalScope failed on benchmark {benchmark.name}: {type(error).__name__}: {error}",
         f"its output is in {out_dir}",
-        kind="infrastructure",
+        kind="run_file" if is_of_data else "infrastructure",
     )
 
 
@@ -266,7 +271,7 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
         if left:
             raise EvaluationError(
                 f"EvalScope never asked {left} of {self._asked} prepared questions",
-                kind="infrastructure",
+                kind="run_file",
             )
 
     def _collect(self, messages: list[ChatMessage]) -> Future[Completion]:

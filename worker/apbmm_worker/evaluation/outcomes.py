@@ -112,8 +112,8 @@ def outcomes_of(
 
     ``predictions`` has EvalScope's `ModelResult` and ``reviews`` its `ReviewResult` of each.
     ``questions`` maps places to the questions' ids, ``metric_name`` a score's name in the rows to
-    the name of the metric that is its mean. Raises `EvaluationError` (infrastructure) unless there
-    is exactly one usable outcome for each question.
+    the name of the metric that is its mean. Raises `EvaluationError` (run_file) unless there is
+    exactly one usable outcome for each question.
     """
     answers, scores = _by_place(predictions, adapter), _by_place(reviews, adapter)
     for kind, rows in (("answer", answers), ("score", scores)):
@@ -185,6 +185,6 @@ def _is_number(value: Any) -> bool:
 def _unusable(adapter: str, reason: str) -> EvaluationError:
     return EvaluationError(
         f"EvalScope's results for {adapter} cannot be used: {reason}",
-        "EvalScope's own output is kept in the worker's scratch folder",
-        kind="infrastructure",
+        "EvalScope's own output is kept in the worker's state folder",
+        kind="run_file",
     )

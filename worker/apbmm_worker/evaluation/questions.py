@@ -18,7 +18,7 @@ from typing import Any
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.byte_order_marks import without_marks
 from apbmm_common.datasets.benchmark_folders import ChosenQuestions, Places, choose_questions
-from apbmm_common.errors import SourceError, UsageError
+from apbmm_common.errors import DataError, RunFileError, SourceError
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Prompt
 from apbmm_worker.evaluation.logging_guard import preserved_logging
@@ -156,7 +156,8 @@ def prepare_benchmarks(
         scratch: the folder that takes copies of the chosen questions.
         remote_code: whether the tokenizer may be of the source's own code.
 
-    Raises `SourceError` for data that cannot be used, and `UsageError` if a prompt and
+    Raises `SourceError` for data that cannot be used (`DataError` where that is so in every copy),
+    and `RunFileError` for an adapter that EvalScope does not have, or if a prompt and
     ``max_tokens`` do not fit the context. vLLM would silently allow fewer tokens for that question,
     or refuse it, so the run's settings are at fault and not a merge.
     """
@@ -164,7 +165,7 @@ def prepare_benchmarks(
     prepared = []
     for benchmark in benchmarks:
         if not ensure_registered(benchmark.adapter):
-            raise SourceError(
+            raise RunFileError(
                 f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}",
                 "evalscope benchmark-info --list names them",
             )
@@ -225,7 +226,7 @@ def _questions(
     try:
         _, subsets = load_questions(adapter, task, generation.seed)
     except Exception as error:
-        raise SourceError(
+        raise DataError(
             f"benchmark {name}: EvalScope cannot read {chosen.folder} as {adapter}: {error}"
         ) from error
     thoughts = Thoughts(generation.thought_end, renderer)
@@ -251,11 +252,11 @@ def _questions(
                 )
             )
     if not questions or (chosen.positions and len(questions) < len(chosen.positions)):
-        raise SourceError(
+        raise DataError(
             f"benchmark {name}: EvalScope finds {len(questions)} questions in {chosen.folder}"
         )
     if len({question.identity for question in questions}) != len(questions):
-        raise SourceError(f"benchmark {name}: two questions have the same id")
+        raise DataError(f"benchmark {name}: two questions have the same id")
     return tuple(questions)
 
 
@@ -270,9 +271,9 @@ def _identity(chosen: ChosenQuestions, subset: str, sample: Any, subsets: int) -
 
 
 def require_room(name: str, question: str, tokens: int, generation: GenerationSection) -> None:
-    """Raise `UsageError` unless a prompt and a whole answer fit the context."""
+    """Raise `RunFileError` unless a prompt and a whole answer fit the context."""
     if tokens + generation.max_tokens > generation.context:
-        raise UsageError(
+        raise RunFileError(
             f"benchmark {name}: question {question} has a prompt of {tokens} tokens, which with "
             f"max_tokens {generation.max_tokens} does not fit a context of {generation.context}",
             "raise generation.context, lower max_tokens, or leave that question out",

@@ -18,17 +18,19 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from apbmm_common.errors import (
     ApbmmError,
+    DataError,
     EvaluationError,
     FailureKind,
     RunFileError,
     SourceError,
     UsageError,
+    failure_kind,
 )
 from apbmm_common.protocol.messages import WIRE, BenchmarkResult, Count
 from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
 
 QUESTIONS_A_MESSAGE = 256
-_USAGE_ERRORS = {kind.__name__: kind for kind in (UsageError, RunFileError, SourceError)}
+_USAGE_ERRORS = {kind.__name__: kind for kind in (UsageError, RunFileError, SourceError, DataError)}
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,12 @@ class Failed(BaseModel):
         if not isinstance(error, ApbmmError):
             text = f"unexpected {type(error).__name__}: {error}"
             error = EvaluationError(text, kind="infrastructure")
-        fault = error.kind if isinstance(error, EvaluationError) else "infrastructure"
-        return cls(error=type(error).__name__, message=error.message, hint=error.hint, fault=fault)
+        return cls(
+            error=type(error).__name__,
+            message=error.message,
+            hint=error.hint,
+            fault=failure_kind(error),
+        )
 
     @property
     def exception(self) -> ApbmmError:

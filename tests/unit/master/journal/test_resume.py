@@ -6,16 +6,25 @@ import pytest
 
 from apbmm_common.errors import EXIT_USAGE, RunChangedError
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.events import AnyEvent, Finished, Record, RunStarted, SpecChanged
+from apbmm_master.journal.events import (
+    AnyEvent,
+    Finished,
+    Record,
+    RunStarted,
+    SourcesVerified,
+    SpecChanged,
+)
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
-from protocol_world import World, world_spec
+from protocol_world import DIGESTS, LAYERS, World, world_spec
+
+SPEC = world_spec().model_dump(mode="json")
+STARTED = Record(1, 0.0, RunStarted(run="r", spec=SPEC))
+VERIFIED = Record(2, 0.0, SourcesVerified(worker="a", layers=LAYERS, digests=DIGESTS))
 
 
 def resumed(new: RunSpec, run_state: RunState | None = None) -> list[AnyEvent]:
-    if run_state is None:
-        spec = world_spec().model_dump(mode="json")
-        run_state = RunState().replay([Record(1, 0.0, RunStarted(run="r", spec=spec))])
+    run_state = run_state or RunState().replay([STARTED, VERIFIED])
     events: list[AnyEvent] = []
     begin_or_resume(run_state, new, events.append)
     return events
@@ -88,6 +97,14 @@ def test_objectives_may_be_mended_until_the_search_has_used_them() -> None:
     assert any(ask.purpose == "search" for ask in world.run_state.asks)
     with pytest.raises(RunChangedError, match=r"in objectives\.0\.expert"):
         resumed(mended, world.run_state)
+
+
+def test_anything_may_be_mended_before_a_worker_could_begin() -> None:
+    """What a worker finds wrong with the run file as it prepares costs no run directory."""
+    mended = world_spec(generation={"context": 256}, seed=4)
+    (event,) = resumed(mended, RunState().replay([STARTED]))
+    assert isinstance(event, SpecChanged)
+    assert event.keys == ("generation.context", "seed")
 
 
 def test_a_benchmark_more_is_refused() -> None:

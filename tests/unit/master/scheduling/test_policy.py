@@ -347,8 +347,8 @@ def test_a_run_that_nobody_can_go_on_with_says_so_and_how_to_go_on() -> None:
             worker.finish(ENGINE)
             world.exchange()
     reason = standstill(world.run_state, world.fleet)
-    assert "a (quarantined), b (quarantined)" in reason
-    assert "restarting one ends its quarantine" in reason
+    assert "a (quarantined), b (quarantined): the engine died" in reason
+    assert "restarting a worker ends its quarantine" in reason
     again = world.join("a")
     world.exchange()
     assert again.held is not None

@@ -151,7 +151,7 @@ def test_nothing_missing_or_odd_becomes_a_number(fault: str) -> None:
     predictions, reviews, message = FAULTS[fault]
     with pytest.raises(EvaluationError, match=message) as failure:
         outcomes_of(*written(predictions(), reviews()), ADAPTER, QUESTIONS, str.lower)
-    assert failure.value.kind == "infrastructure"
+    assert failure.value.kind == "run_file"
 
 
 def test_questions_of_another_subset_are_not_taken_for_these() -> None:
