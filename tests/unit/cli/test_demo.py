@@ -14,9 +14,9 @@ from apbmm.demo import command, processes
 from apbmm.demo.command import DemoOptions, demo_run, run_demo
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.run_file import RunSpec, load_run_file, run_as_toml
-from apbmm_master.journal.events import Record, RunStarted
+from apbmm_master.journal.events import Record, RunStarted, SourcesVerified
 from apbmm_master.journal.store import Journal
-from protocol_world import World
+from protocol_world import DIGESTS, World
 
 
 @pytest.fixture
@@ -26,7 +26,12 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(command, "require_packages", lambda: None)
     spec = demo_run(DemoOptions(evaluations=9, rehearsal=True), None)
     with Journal(tmp_path) as journal:
-        journal.append([Record(1, 0.0, RunStarted(run="r", spec=spec.model_dump(mode="json")))])
+        journal.append(
+            [
+                Record(1, 0.0, RunStarted(run="r", spec=spec.model_dump(mode="json"))),
+                Record(2, 0.0, SourcesVerified(worker="1", layers=4, digests=DIGESTS)),
+            ]
+        )
     (tmp_path / "demo.toml").write_text(run_as_toml(spec))
     return tmp_path
 
