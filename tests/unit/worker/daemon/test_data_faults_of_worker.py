@@ -34,7 +34,7 @@ class Questions(EvaluationJob):
         found = {"benchmark.sums": self.digest}
         return Prepared(digests=found, layers=4, outside=(), versions={}, seconds=0.0)
 
-    async def work(self, assign: Assign) -> Failed:  # type: ignore[override]
+    async def work(self, assign: Assign) -> Failed:
         return Failed(fault="run_file", message=f"{assign.evaluation} has no usable score")
 
 
