@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml  # type: ignore[import-untyped]
+from yaml import safe_dump  # type: ignore[import-untyped]
 
 from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.checkpoint.roles import BASE_ROLE
@@ -37,7 +37,7 @@ class MergekitConfig:
         """As a YAML file; ``heading`` and the differences stand in comments at its top."""
         lines = [line for part in (heading, *self.differences) for line in part.splitlines()]
         comments = "".join(f"# {line}\n" for line in lines)
-        return comments + str(yaml.safe_dump(self.config, sort_keys=False, width=120))
+        return comments + str(safe_dump(self.config, sort_keys=False, width=120))
 
 
 def mergekit_config(

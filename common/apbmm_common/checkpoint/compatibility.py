@@ -63,7 +63,7 @@ _SLIDING_KEYS = frozenset({"sliding_window", "max_window_layers"})
 _MATRICES = re.compile(r"(model\.(language_model\.)?embed_tokens|lm_head)\.weight")
 _NORMS = re.compile(r"model\.(language_model\.)?(layers\.\d+\.input_layernorm|norm)\.weight")
 _QUANTISED = ("quantization_config", "quantization", "compression_config")
-_PACKED = re.compile(r"\.(weight|qweight|qzeros|weight_packed)$")
+_PACKED = re.compile(r"\.(weight|qweight|q_weight|qzeros|weight_packed|W_q)$")
 _SHOWN = 5
 _TEMPLATE = "Merges get the tokenizer and chat template of the source that template_from names"
 
