@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import torch
 
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.events import AnyEvent, Record, ResultRecorded, SourcesVerified
+from apbmm_master.journal.confirmation import CONFIRM
+from apbmm_master.journal.events import (
+    AnyEvent,
+    FrontToConfirm,
+    Record,
+    ResultRecorded,
+    SourcesVerified,
+)
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import Journal, read_journal
 from apbmm_worker.engine.checksum import folder_digest
@@ -65,6 +73,18 @@ def write_merged_run(folder: Path, sources: Mapping[str, Path], **changes: Any) 
     with Journal(run_dir) as journal:
         journal.append([Record(r.seq, r.time, e) for r, e in zip(records, events, strict=True)])
     return run_dir
+
+
+def write_confirmation(run_dir: Path, points: Sequence[Evaluated]) -> None:
+    """A confirmation of the run's first merges, which measured these ``points``."""
+    search = RunState().replay(read_journal(run_dir))
+    vectors = {f"e{n:04}": search.evaluations[f"e{n:04}"].vector for n in range(1, len(points) + 1)}
+    first = write_run(run_dir / "unedited", points, ends=ENDS)
+    begun, *rest = (record.event for record in read_journal(first))
+    shutil.rmtree(first)
+    front = FrontToConfirm(search=search.run, digests={}, vectors=vectors)
+    with Journal(run_dir / CONFIRM) as journal:
+        journal.append([Record(n, 1.0, e) for n, e in enumerate((begun, front, *rest), 1)])
 
 
 def _edited(

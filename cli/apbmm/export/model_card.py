@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from apbmm.export.sources import SourceFolder
 from apbmm.pick.remarks import against
+from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import REHEARSAL, figure_in_words
 from apbmm_common.checkpoint.roles import BASE_ROLE
@@ -123,6 +124,7 @@ def _text(facts: CardFacts, licences: Mapping[str, Licence]) -> Iterator[str]:
     yield from _what(facts)
     yield "\n## Figures\n"
     yield from _figures(facts)
+    yield from _confirmed(facts)
     yield "\n## The front around it\n"
     yield from _front(facts)
     yield "\n## How much of each source\n"
@@ -152,36 +154,67 @@ def _what(facts: CardFacts) -> Iterator[str]:
 
 
 def _figures(facts: CardFacts) -> Iterator[str]:
-    results, evaluation = facts.results, facts.evaluation
-    columns = [evaluation, *results.references.values()]
-    names = ["this merge", *(name for name in results.references)]
-    names = names[1:] if evaluation.id in results.references else names
-    columns = columns[1:] if evaluation.id in results.references else columns
-    metrics = shown_metrics(each.metric for each in results.spec.objectives)
-    yield from _table(
-        ("benchmark", "questions", "", *names),
-        (
-            (
-                benchmark.name,
-                str(columns[0].benchmarks[benchmark.name].questions),
-                metric(name).unit or name,
-                *(figure_in_words(name, each.figure(name, [benchmark.name])) for each in columns),
-            )
-            for benchmark in results.spec.benchmarks
-            for name in metrics
-            if columns[0].figure(name, [benchmark.name]) is not None
-        ),
-    )
+    results = facts.results
+    yield from _figure_table(results, facts.evaluation)
     yield (
         "\nIntervals are at 95 % (Wilson's for shares of answers); ± is one standard error. The "
         f"merge was chosen among {len(results.completed)} that answered these very questions, so "
         "expect a little less on others. Questions:\n"
     )
+    yield from _asked(results)
+
+
+def _confirmed(facts: CardFacts) -> Iterator[str]:
+    """The figures on questions that the search did not ask, where it was confirmed."""
+    confirmation = read_confirmation(facts.results)
+    merge = None if confirmation is None else confirmation.of(facts.evaluation.id)
+    if confirmation is None or merge is None:
+        return
+    yield "\n### Confirmed\n"
+    yield (
+        "The same merge on questions that the search did not ask, so that choosing the best of "
+        "many measurements does not flatter it:\n"
+    )
+    yield from _figure_table(confirmation.run, merge.confirmed)
+    yield ""
+    yield from _asked(confirmation.run)
+    if merge.holds is not None:
+        still = "still" if merge.holds else "no longer"
+        yield f"\nIt is {still} on the front of what is confirmed."
+
+
+def _figure_table(results: RunResults, evaluation: EvaluationResult) -> Iterator[str]:
+    """A row for each benchmark and metric, a column for the merge and for each reference."""
+    columns = {"this merge": evaluation, **results.references}
+    if evaluation.id in results.references:
+        del columns["this merge"]
+    metrics = shown_metrics(each.metric for each in results.spec.objectives)
+    yield from _table(
+        ("benchmark", "questions", "", *columns),
+        (
+            (
+                name,
+                str(measured.questions),
+                metric(wanted).unit or wanted,
+                *(figure_in_words(wanted, e.figure(wanted, [name])) for e in columns.values()),
+            )
+            for name, measured in evaluation.benchmarks.items()
+            for wanted in metrics
+            if measured.figure(wanted) is not None
+        ),
+    )
+
+
+def _asked(results: RunResults) -> Iterator[str]:
     for benchmark in results.spec.benchmarks:
         yield f"- {benchmark.name}: `{benchmark.adapter}`, {_questions(benchmark)}"
 
 
 def _questions(benchmark: BenchmarkSection) -> str:
+    if benchmark.held_out:
+        return "those of its questions that were kept out of the search: a subset"
+    if benchmark.holdout:
+        return f"{1 - benchmark.holdout:.0%} of its questions, the rest kept out: a subset"
     if benchmark.question_ids is not None:
         return f"{len(benchmark.question_ids)} chosen questions: a subset"
     if benchmark.sample is not None:

@@ -25,8 +25,9 @@ from apbmm_common.errors import ApbmmError, SourceError, UsageError
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.events import Record, ResultRecorded
 from apbmm_master.journal.store import Journal, read_journal
-from merged_runs import write_merged_run, write_pair
+from merged_runs import write_confirmation, write_merged_run, write_pair
 from tiny_checkpoints import load_tensors, pad_vocabulary, write_related
+from written_runs import answered
 
 FILES = {
     "README.md", "apbmm_merge.json", "config.json", "generation_config.json", "layer_weights.svg",
@@ -110,6 +111,20 @@ def test_the_cards_figures_are_the_journals(run_dir: Path, tmp_path: Path) -> No
     assert "e0003" not in card.text  # not on the front
     assert "vllm serve . --max-model-len 128" in card.text
     assert "REHEARSAL" not in card.text
+
+
+def test_confirmed_figures_stand_beside_those_of_the_search(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    lower = [answered([1.0, 0.0, 0.0, 0.0], [110, 120, 130, 140]), answered([1.0] * 4, [500] * 4)]
+    write_confirmation(copy, lower)
+    export(copy, tmp_path / "out", evaluation="e0001")
+    card = ModelCard.load(tmp_path / "out" / "README.md").text
+    search, confirmed = re.findall(r"\| sums \| 4 \| accuracy \| ([\d.]+)% ", card)
+    assert (search, confirmed) == ("50.0", "25.0")
+    assert "on the front of what is confirmed" in card
 
 
 def test_without_a_choice_it_is_the_pick(
