@@ -113,9 +113,7 @@ def test_the_cards_figures_are_the_journals(run_dir: Path, tmp_path: Path) -> No
     assert "REHEARSAL" not in card.text
 
 
-def test_confirmed_figures_stand_beside_those_of_the_search(
-    run_dir: Path, tmp_path: Path
-) -> None:
+def test_confirmed_figures_stand_beside_those_of_the_search(run_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     lower = [answered([1.0, 0.0, 0.0, 0.0], [110, 120, 130, 140]), answered([1.0] * 4, [500] * 4)]
