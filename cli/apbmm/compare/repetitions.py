@@ -68,15 +68,30 @@ Member = tuple[RunResults, Row]
 def repetitions(runs: Sequence[RunResults], rows: Sequence[Row]) -> Repetitions:
     """Groups of ``runs``, whose ``rows`` are their lines of Table II; empty without repetitions."""
     found: dict[str, list[Member]] = {}
-    for run, row in zip(runs, rows, strict=True):
+    for name, run, row in zip(experiments(runs), runs, rows, strict=True):
         if row.state == "finished" and row.hypervolume is not None:
-            found.setdefault(_experiment(run), []).append((run, row))
+            found.setdefault(name, []).append((run, row))
     if all(len(_by_seed(members)) < 2 for members in found.values()):
         return Repetitions()
-    named = _named(found)
-    return Repetitions(
-        tuple(_group(name, members) for name, members in named.items()), tuple(_tests(named))
-    )
+    groups = tuple(_group(name, members) for name, members in found.items())
+    return Repetitions(groups, tuple(_tests(found)))
+
+
+def experiments(runs: Sequence[RunResults]) -> list[str]:
+    """What each run repeats: the name of its method, numbered where that was run in several ways.
+
+    Two runs repeat one experiment where nothing but the seed differs.
+    """
+    keys = [(run.spec.algorithm.name, _experiment(run)) for run in runs]
+    distinct = list(dict.fromkeys(keys))
+    names: dict[tuple[str, str], str] = {}
+    for method, _ in distinct:
+        ways = [key for key in distinct if key[0] == method]
+        names |= {
+            key: f"{method} ({number})" if len(ways) > 1 else method
+            for number, key in enumerate(ways, 1)
+        }
+    return [names[key] for key in keys]
 
 
 def _experiment(run: RunResults) -> str:
@@ -84,16 +99,6 @@ def _experiment(run: RunResults) -> str:
     spec = run.spec.without_paths()
     del spec["budget"]["failures"], spec["budget"]["any_references"]
     return json.dumps([spec["algorithm"], spec["budget"], spec["merge"], spec["prior"]])
-
-
-def _named(found: dict[str, list[Member]]) -> dict[str, list[Member]]:
-    """The groups by the names of their methods, numbered where several have the same."""
-    methods = [members[0][0].spec.algorithm.name for members in found.values()]
-    names = [
-        f"{name} ({methods[: place + 1].count(name)})" if methods.count(name) > 1 else name
-        for place, name in enumerate(methods)
-    ]
-    return dict(zip(names, found.values(), strict=True))
 
 
 def _by_seed(members: Sequence[Member]) -> dict[int, float]:

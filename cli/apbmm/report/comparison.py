@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from apbmm.compare.repetitions import experiments
 from apbmm.compare.runs import Points, common_scale, scaled_objectives
 from apbmm.results.run_results import RunResults
 from apbmm_master.search.pareto import front, hypervolume
@@ -31,23 +31,13 @@ class Trajectory:
     hypervolumes: tuple[float, ...]
 
 
-def series_names(runs: Sequence[RunResults]) -> list[str]:
-    """What each run is called in figures: its method, with its seed where that is needed."""
-    methods = [run.spec.algorithm.name for run in runs]
-    counts = Counter(methods)
-    return [
-        method if counts[method] == 1 else f"{method}, seed {run.spec.seed}"
-        for method, run in zip(methods, runs, strict=True)
-    ]
-
-
 def pooled_points(runs: Sequence[RunResults]) -> list[PooledPoint]:
     """The front of every run by one measurement of the references; empty without any."""
     scored = _scored(runs)
     owners = [(run, place) for run, points in enumerate(scored) for place in front(points).tolist()]
     everything = [scored[run][place] for run, place in owners]
     best = set(front(everything).tolist()) if everything else set()
-    names = series_names(runs)
+    names = experiments(runs)
     return [
         PooledPoint(
             names[run],
@@ -65,7 +55,7 @@ def trajectories(runs: Sequence[RunResults]) -> list[Trajectory]:
     point = runs[0].spec.hypervolume_reference
     return [
         Trajectory(name, run.label, _growth(points, point))
-        for name, run, points in zip(series_names(runs), runs, _scored(runs), strict=True)
+        for name, run, points in zip(experiments(runs), runs, _scored(runs), strict=True)
         if points
     ]
 

@@ -81,7 +81,8 @@ def _progress(runs: Sequence[RunResults]) -> Iterator[ReportFigure]:
         yield ReportFigure(
             "trajectories",
             "Hypervolume against evaluations",
-            "All runs are scaled by one measurement of the references.",
+            "A line for each run, a colour for each method. All runs are scaled by one measurement "
+            "of the references.",
             trajectories_chart(found),
         )
 

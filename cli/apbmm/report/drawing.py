@@ -44,7 +44,9 @@ CONFIG: dict[str, Any] = {
         "orient": "bottom", "labelLimit": 300, "columns": 3, "symbolStrokeWidth": 2,
         "symbolOpacity": 1, "columnPadding": 24,
     },
-    "header": {"labelFontSize": 13, "titleFontSize": 13},
+    "rule": {"aria": False},
+    "line": {"aria": False},
+    "text": {"aria": False},
     "title": {"fontSize": 14, "anchor": "start", "subtitleFontSize": 12},
 }  # fmt: skip
 
@@ -107,6 +109,7 @@ def _annotated(svg: str, name: str) -> bytes:
         if label and role not in NO_MARKS and "container" not in role:
             title = ElementTree.SubElement(element, f"{{{SVG}}}title")
             title.text = label
+            del element.attrib["aria-label"]
         for key, value in element.items():
             element.set(key, _with_prefix(key, value, prefix))
     return bytes(ElementTree.tostring(root, encoding="utf-8"))
