@@ -216,9 +216,9 @@ def table(
     out
         The file to write. Default: standard output.
     """
-    from apbmm.table.command import TableRequest, write_table
+    from apbmm.table.command import write_table
 
-    return write_table(TableRequest(run, outcomes, form, out))
+    return write_table(run, form, out, outcomes=outcomes)
 
 
 @app.command
@@ -278,9 +278,9 @@ def report(
     form
         html, or svg, png or pdf for the figures alone, a file each.
     """
-    from apbmm.report.command import ReportRequest, write_report
+    from apbmm.report.command import write_report
 
-    return write_report(ReportRequest(run_dirs, out, form))
+    return write_report(run_dirs, out, form)
 
 
 @app.command

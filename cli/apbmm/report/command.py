@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,25 +20,18 @@ ReportFormat = Literal["html", "svg", "png", "pdf"]
 PAGE, FIGURES = Path("report.html"), Path("report-figures")
 
 
-@dataclass(frozen=True)
-class ReportRequest:
-    """What the command line asks for; ``out`` is a file for HTML, a folder for figures.
-
-    Without ``run_dirs`` it is the run that changed last.
-    """
-
-    run_dirs: Sequence[Path]
-    out: Path | None = None
-    form: ReportFormat = "html"
-
-
-def write_report(request: ReportRequest) -> int:
+def write_report(
+    run_dirs: Sequence[Path], out: Path | None = None, form: ReportFormat = "html"
+) -> int:
     """Write the report and say where it is; returns the exit code.
+
+    ``out`` is a file for HTML, a folder for figures. Without ``run_dirs`` it is about the run that
+    changed last.
 
     Raises `UsageError` where a folder holds no run, where runs cannot be compared, where the place
     cannot be written, and where the drawing library is not installed.
     """
-    runs = read_runs(request.run_dirs or [find_run(None)])
+    runs = read_runs(run_dirs or [find_run(None)])
     try:
         from apbmm.report.drawing import draw
         from apbmm.report.page import page
@@ -51,15 +43,15 @@ def write_report(request: ReportRequest) -> int:
             "pip install 'apbmm[master]' has all that it needs",
         ) from error
     try:
-        if request.form == "html":
-            written = request.out or PAGE
+        if form == "html":
+            written = out or PAGE
             write_whole(written, page(document).encode())
         else:
-            written = request.out or FIGURES
+            written = out or FIGURES
             written.mkdir(parents=True, exist_ok=True)
             for figure in document.figures:
-                content = draw(figure, request.form, rehearsal=document.rehearsal)
-                write_whole(written / f"{figure.name}.{request.form}", content)
+                content = draw(figure, form, rehearsal=document.rehearsal)
+                write_whole(written / f"{figure.name}.{form}", content)
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}", "name another --out") from error
     mark = "REHEARSAL " if document.rehearsal else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
@@ -14,18 +13,14 @@ from apbmm_common.errors import EXIT_DONE, UsageError
 from apbmm_common.process.whole_files import write_whole
 
 
-@dataclass(frozen=True)
-class TableRequest:
-    """What the command line asks for; None stands for an option that was not given."""
-
-    run: str | None
-    outcomes: bool = False
-    form: TableFormat | None = None
-    out: Path | None = None
-
-
-def write_table(request: TableRequest) -> int:
-    """Write the table; returns the exit code.
+def write_table(
+    run: str | None,
+    form: TableFormat | None = None,
+    out: Path | None = None,
+    *,
+    outcomes: bool = False,
+) -> int:
+    """Write the table; returns the exit code. None stands for an option that was not given.
 
     Raises `UsageError` where there is no run, for Parquet on a terminal, and for a file that cannot
     be written.
@@ -34,30 +29,29 @@ def write_table(request: TableRequest) -> int:
     from apbmm.table.formats import encoded
     from apbmm.table.rows import evaluation_table, outcome_table
 
-    form = _form(request)
-    results = read_results(find_run(request.run))
-    table = outcome_table(results) if request.outcomes else evaluation_table(results)
+    form = _form(form, out)
+    results = read_results(find_run(run))
+    table = outcome_table(results) if outcomes else evaluation_table(results)
     content = encoded(table, results, form)
-    if request.out is None:
+    if out is None:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     else:
         try:
-            write_whole(request.out, content)
+            write_whole(out, content)
         except OSError as error:
-            raise UsageError(f"{request.out}: {error.strerror}", "name another --out") from error
+            raise UsageError(f"{out}: {error.strerror}", "name another --out") from error
     if results.rehearsal:
         print(REHEARSAL, file=sys.stderr)  # noqa: T201
     return EXIT_DONE
 
 
-def _form(request: TableRequest) -> TableFormat:
+def _form(form: TableFormat | None, out: Path | None) -> TableFormat:
     """The format asked for, or that of the file's name, or CSV."""
-    form = request.form
     if form is None:
-        suffix = "" if request.out is None else request.out.suffix.removeprefix(".").lower()
+        suffix = "" if out is None else out.suffix.removeprefix(".").lower()
         form = cast("TableFormat", suffix) if suffix in get_args(TableFormat) else "csv"
-    if form == "parquet" and request.out is None and sys.stdout.isatty():
+    if form == "parquet" and out is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal", "name a file with --out")
     return form

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from apbmm.report.command import ReportRequest, write_report
+from apbmm.report.command import write_report
 from apbmm.report.run_report import run_document
 from apbmm.results.run_results import read_results
 from apbmm_common.errors import UsageError
@@ -62,7 +62,7 @@ def test_the_page_needs_neither_scripts_nor_a_network(tmp_path: Path) -> None:
 
 def test_points_have_tooltips(tmp_path: Path) -> None:
     folder, out = write_run(tmp_path / "run", POINTS), tmp_path / "figures"
-    write_report(ReportRequest([folder], out, "svg"))
+    write_report([folder], out, "svg")
     names = {path.name for path in out.iterdir()}
     assert {"objectives-reasoning-cost.svg", "benchmark-sums.svg", "workers.svg"} <= names
     for path in out.iterdir():
@@ -79,13 +79,13 @@ def test_figures_come_as_pictures(
     tmp_path: Path, form: Literal["png", "pdf"], begin: bytes
 ) -> None:
     folder, out = write_run(tmp_path / "run", POINTS), tmp_path / "figures"
-    write_report(ReportRequest([folder], out, form))
+    write_report([folder], out, form)
     assert all(path.read_bytes().startswith(begin) for path in out.iterdir())
 
 
 def test_a_run_without_results_says_so(tmp_path: Path) -> None:
     folder, out = write_run(tmp_path / "run", [], budget=4), tmp_path / "r.html"
-    write_report(ReportRequest([folder], out))
+    write_report([folder], out)
     assert (
         "Found: nothing yet, because no evaluation is completed yet. 0 of 4 merges are evaluated."
         in out.read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ def test_a_run_without_results_says_so(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", POINTS)
     with pytest.raises(UsageError, match="none/") as caught:
-        write_report(ReportRequest([folder], tmp_path / "none" / "r.html"))
+        write_report([folder], tmp_path / "none" / "r.html")
     assert caught.value.hint == "name another --out"
 
 

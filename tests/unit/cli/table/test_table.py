@@ -13,7 +13,7 @@ import pytest
 
 from apbmm.results.run_results import read_results
 from apbmm.table.columns import EVALUATION, METRIC, OUTCOME, PATTERNS, as_markdown, named
-from apbmm.table.command import TableRequest, write_table
+from apbmm.table.command import write_table
 from apbmm.table.formats import as_csv, as_json, as_parquet
 from apbmm.table.rows import evaluation_table, outcome_table
 from apbmm_common.errors import UsageError
@@ -99,7 +99,7 @@ def test_files_of_a_name_have_its_format(folder: Path, tmp_path: Path) -> None:
 
 
 def test_standard_output(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    assert write_table(TableRequest(str(folder), outcomes=True, form="json")) == 0
+    assert write_table(str(folder), outcomes=True, form="json") == 0
     whole = json.loads(capfdbinary.readouterr().out)
     assert whole["rehearsal"] is True
     assert [row["question"] for row in whole["rows"]] == ["q0", "q1", "q2"]
@@ -108,7 +108,7 @@ def test_standard_output(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
 def test_parquet_is_not_for_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     with pytest.raises(UsageError, match="Parquet is not for a terminal"):
-        write_table(TableRequest(str(folder), form="parquet"))
+        write_table(str(folder), form="parquet")
 
 
 def test_without_pyarrow_parquet_says_what_is_missing(
