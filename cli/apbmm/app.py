@@ -258,6 +258,36 @@ def answers(
 
 
 @app.command
+def clean(
+    *runs: str,
+    state: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = (),
+    yes: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """List what workers that are gone have left on this host; with --yes, remove it.
+
+    State folders of this user's workers, merges of killed processes in memory, locks that nobody
+    holds; of the runs that are named, the scratch of their workers. Nothing in use is touched, and
+    no result that was not delivered is removed.
+
+    Parameters
+    ----------
+    runs
+        Run directories, or names of runs, whose workers keep their state there, as demos do.
+    state
+        The state folder of a worker that had one of its own (its --state), or a folder of those.
+        May be given several times.
+    yes
+        Remove what is listed.
+    json
+        Print one JSON object instead.
+    """
+    from apbmm.clean.command import CleanRequest, run_clean
+
+    return run_clean(CleanRequest(runs, state, yes, json))
+
+
+@app.command
 def report(
     *run_dirs: Path,
     out: Path | None = None,

@@ -26,6 +26,8 @@ from apbmm_worker.environment import worker_environment
 
 log = logging.getLogger(__name__)
 
+STATE_LOCK = "worker.lock"
+"""File in a worker's state folder that it holds while it runs."""
 GPU = re.compile(r"cpu|rehearsal|[0-9]{1,4}(,[0-9]{1,4})*")
 
 
@@ -157,7 +159,10 @@ class Claim:
     """
 
     def __init__(self, options: Options) -> None:
-        folder = _lock_folder()
+        folder = lock_folder()
+        with contextlib.suppress(OSError):  # `_claim` reports a folder that cannot be used
+            folder.mkdir(parents=True)
+            folder.chmod(0o1777)
         what = [("name", options.name, "--name")]
         if options.gpu not in ("cpu", "rehearsal"):
             what += [("GPU", card, "--gpu") for card in _cards(options)]
@@ -190,7 +195,7 @@ def claim_folders(options: Options) -> FileLock:
     for folder in (options.state, options.outbox):
         _make_folder(folder, "--state")
     _make_folder(options.scratch, "--scratch")
-    lock = options.state / "worker.lock"
+    lock = options.state / STATE_LOCK
     return _claim(lock, "state folder", str(options.state), "--state", all_users=False)
 
 
@@ -205,13 +210,9 @@ def _make_folder(folder: Path, flag: str) -> None:
         ) from error
 
 
-def _lock_folder() -> Path:
-    """A folder that the workers of every user of this host share."""
-    folder = Path(os.environ.get("APBMM_LOCK_DIR", "/tmp/apbmm-locks"))  # noqa: S108
-    with contextlib.suppress(OSError):  # `_claim` reports a folder that cannot be used
-        folder.mkdir(parents=True)
-        folder.chmod(0o1777)
-    return folder
+def lock_folder() -> Path:
+    """The folder with the locks of the workers of every user of this host."""
+    return Path(os.environ.get("APBMM_LOCK_DIR", "/tmp/apbmm-locks"))  # noqa: S108
 
 
 def _claim(path: Path, kind: str, value: str, flag: str, *, all_users: bool = True) -> FileLock:

@@ -12,12 +12,14 @@ A merge goes through four modules:
   `stream` gives them to a live engine, and `shards` cuts them for tensor parallelism.
 
 Other rooms import `sources`, `run_merges`, `plan`, `merge`, `stream`, `shards`,
-`temporary_checkpoints`, and for sums of their own `weighted_sum`, `source_weights` and
-`tensor_bytes`. All but `temporary_checkpoints` import torch, so nothing is imported here.
+`temporary_checkpoints`, `orphaned_folders`, and for sums of their own `weighted_sum`,
+`source_weights` and `tensor_bytes`. All but `orphaned_folders` import torch, so nothing is imported
+here.
 """
 
 __all__ = [
     "merge",
+    "orphaned_folders",
     "plan",
     "run_merges",
     "shards",

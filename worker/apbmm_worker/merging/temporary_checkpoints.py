@@ -12,15 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from apbmm_common.errors import EvaluationError
-from apbmm_common.process.locks import FileLock, LockHeldError, lock_file
+from apbmm_common.process.locks import FileLock, lock_file
 from apbmm_worker.merging.available_memory import available_memory
 from apbmm_worker.merging.folder import is_full
+from apbmm_worker.merging.orphaned_folders import LOCK, MEMORY, PREFIX, orphans
 
 _log = logging.getLogger(__name__)
 
-MEMORY = Path("/dev/shm")  # noqa: S108 - it is chosen for being memory
-_PREFIX = "apbmm-"
-_LOCK = "lock"
 _HEADROOM = 1.1
 
 
@@ -36,7 +34,7 @@ class TemporaryCheckpoints:
         for folder in (scratch, memory):
             _remove_orphans(folder)
         # Two containers may share memory, and number processes alike.
-        name = f"{_PREFIX}{owner(scratch)}-{os.getpid()}-{secrets.token_hex(4)}"
+        name = f"{PREFIX}{owner(scratch)}-{os.getpid()}-{secrets.token_hex(4)}"
         self._memory = memory
         # Memory that cannot be written to is not used; scratch has to be.
         places = [memory] if memory != scratch and os.access(memory, os.W_OK) else []
@@ -103,14 +101,11 @@ def _locked(folder: Path) -> FileLock:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            return lock_file(folder / _LOCK, wait=True)
+            return lock_file(folder / LOCK, wait=True)
 
 
 def _remove_orphans(parent: Path) -> None:
     """Remove the folders whose process has ended."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        # A folder without a lock file is another program's, or was made this moment.
-        with suppress(OSError, LockHeldError):
-            lock = lock_file(folder / _LOCK, create=False)
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.release()
+    for folder, lock in orphans(parent):
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
