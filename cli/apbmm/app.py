@@ -185,9 +185,14 @@ def compare(
     """
     from apbmm.compare.runs import compare as compared
     from apbmm.compare.runs import read_runs
-    from apbmm.compare.view import print_json, print_table
+    from apbmm.compare.view import as_json, print_table
+    from apbmm.results.json_form import print_json
 
-    (print_json if json else print_table)(compared(read_runs(run_dirs)))
+    found = compared(read_runs(run_dirs))
+    if json:
+        print_json(as_json(found))
+    else:
+        print_table(found)
     return EXIT_DONE
 
 

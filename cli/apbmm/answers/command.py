@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from apbmm.answers.side_by_side import (
     texts_folder,
 )
 from apbmm.answers.view import answers_as_json, print_list, print_texts
+from apbmm.results.json_form import print_json
 from apbmm.results.run_directories import find_run
 from apbmm.results.run_results import EvaluationResult, RunResults, read_results
 from apbmm.results.words import print_rehearsal
@@ -52,8 +51,7 @@ def show_answers(request: AnswersRequest) -> int:
     if request.question is not None:
         questions = questions_called(questions, request.question)
     if request.as_json:
-        json.dump(answers_as_json(results, names, questions), sys.stdout)
-        sys.stdout.write("\n")
+        print_json(answers_as_json(results, names, questions))
         return EXIT_DONE
     if request.question is not None:
         _require_texts(results, evaluations, folders, questions)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -24,14 +22,8 @@ NUMBERS = "seed|hyper-\nvolume|Spacing|contri-\nbution|front|load\nrate|time|don
 """The columns of numbers, separated by bars."""
 
 
-def print_json(found: Comparison) -> None:
-    """One JSON object on standard output; keys are only ever added within a schema."""
-    json.dump(as_json(found), sys.stdout)
-    sys.stdout.write("\n")
-
-
 def as_json(found: Comparison) -> dict[str, Any]:
-    """The comparison as a JSON object."""
+    """The comparison as a JSON object; keys are only ever added within a schema."""
     whole = asdict(found)
     return {"schema": SCHEMA, "version": __version__, "runs": whole.pop("rows"), **whole}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from apbmm.confirm.flags import ConfirmOptions
 from apbmm.confirm.view import as_json, print_confirmation
 from apbmm.demo.processes import run_processes
 from apbmm.results.confirmation import read_confirmation
+from apbmm.results.json_form import print_json
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
@@ -105,7 +105,6 @@ def _show(search: RunResults, *, as_object: bool) -> None:
     if found is None:
         return
     if as_object:
-        json.dump(as_json(search, found), sys.stdout)
-        sys.stdout.write("\n")
+        print_json(as_json(search, found))
     else:
         print_confirmation(search, found)

@@ -7,12 +7,11 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.json_form import evaluation_as_json, run_as_json
 from apbmm.results.run_results import RunResults
-from apbmm.results.words import REHEARSAL, figure_in_words
+from apbmm.results.words import figure_in_words, print_rehearsal
 from apbmm.status.view import console
 from apbmm_common.metrics import metric
 
@@ -22,8 +21,7 @@ SCHEMA = 1
 def print_confirmation(search: RunResults, found: Confirmation) -> None:
     """The table, and what it says of the front as a whole."""
     screen = console()
-    if search.rehearsal:
-        screen.print(Text(REHEARSAL, style="bold magenta"))
+    print_rehearsal(screen, rehearsal=search.rehearsal)
     screen.print(table(search, found))
     for line in conclusion(search, found):
         screen.print(line, markup=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from apbmm.local_engine import ShowStage, local_engine, show_stages, work_in_sta
 from apbmm.pick.view import side_by_side
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.figures import BenchmarkFigures
-from apbmm.results.json_form import evaluation_as_json, run_as_json
+from apbmm.results.json_form import evaluation_as_json, print_json, run_as_json
 from apbmm.results.run_results import EvaluationResult, RunResults, read_results
 from apbmm.status.view import console
 from apbmm.try_run.command import default_gpu, require_packages
@@ -66,8 +65,7 @@ def run_measure(request: MeasureRequest) -> int:
     found = _as_json(results, measured, model)
     kept = _keep(request.run_dir, measured.id, found)
     if request.as_json:
-        json.dump(found, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(found)
     else:
         screen = console()
         screen.print(f"{results.run}: {_questions(results)}", markup=False)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 from apbmm.pick.choice import choose, preference_of
 from apbmm.pick.flags import PreferenceFlags
 from apbmm.results.run_directories import find_run
@@ -18,6 +15,7 @@ def show_pick(run: str | None, flags: PreferenceFlags, *, ranks_all: bool, as_js
     has no objectives yet.
     """
     from apbmm.pick.view import pick_as_json, print_pick
+    from apbmm.results.json_form import print_json
     from apbmm.results.run_results import read_results
     from apbmm.status.view import console
 
@@ -25,8 +23,7 @@ def show_pick(run: str | None, flags: PreferenceFlags, *, ranks_all: bool, as_js
     results = read_results(find_run(run))
     choice = choose(results, preference)
     if as_json:
-        json.dump(pick_as_json(results, choice, ranks_all=ranks_all), sys.stdout)
-        sys.stdout.write("\n")
+        print_json(pick_as_json(results, choice, ranks_all=ranks_all))
     else:
         print_pick(console(), results, choice, ranks_all=ranks_all)
     return EXIT_DONE if choice.evaluation else EXIT_FAILED

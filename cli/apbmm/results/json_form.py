@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from apbmm.results.figures import Figure
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm_common import __version__
+
+
+def print_json(found: Mapping[str, Any]) -> None:
+    """One object in one line of standard output."""
+    json.dump(found, sys.stdout)
+    sys.stdout.write("\n")
 
 
 def run_as_json(results: RunResults) -> dict[str, Any]:

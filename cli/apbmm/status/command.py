@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
@@ -35,14 +34,15 @@ def show_status(
     if lists_all:
         return _print_all(target, as_json=as_json)
     if as_json:
-        json.dump(target.snapshot(), sys.stdout)
-        sys.stdout.write("\n")
+        from apbmm.results.json_form import print_json
+
+        print_json(target.snapshot())
         return EXIT_DONE
     return _watch(target) if watch else _print(target)
 
 
 def _print_all(target: Target, *, as_json: bool) -> int:
-    from apbmm.results.json_form import evaluation_as_json
+    from apbmm.results.json_form import evaluation_as_json, print_json
     from apbmm.results.run_results import read_results
     from apbmm.status.view import console, evaluations_table, render
 
@@ -51,8 +51,7 @@ def _print_all(target: Target, *, as_json: bool) -> int:
     results = read_results(target.run_dir)
     if as_json:
         evaluations = [evaluation_as_json(results, each) for each in results.evaluations]
-        json.dump({**target.snapshot(), "all": evaluations}, sys.stdout)
-        sys.stdout.write("\n")
+        print_json({**target.snapshot(), "all": evaluations})
     else:
         screen = console()
         screen.print(render(target.snapshot()))
