@@ -76,7 +76,7 @@ def draw(figure: ReportFigure, form: Format, *, rehearsal: bool) -> bytes:
     specification = _specification(figure.chart, {"text": figure.title, **subtitle})
     match form:
         case "svg":
-            return _annotated(vl_convert.vegalite_to_svg(specification), figure.name)
+            return _annotated(vl_convert.vegalite_to_svg(specification), figure)
         case "png":
             return bytes(vl_convert.vegalite_to_png(specification, scale=PNG_SCALE))
         case "pdf":
@@ -87,7 +87,7 @@ def inline(figure: ReportFigure, *, rehearsal: bool) -> str:
     """The figure as an SVG element to be put into a page, which shows title and caption itself."""
     title = {"text": REHEARSAL, "color": VERMILION} if rehearsal else None
     svg = vl_convert.vegalite_to_svg(_specification(figure.chart, title))
-    return _annotated(svg, figure.name).decode()
+    return _annotated(svg, figure).decode()
 
 
 def _specification(chart: Chart, title: dict[str, Any] | None) -> dict[str, Any]:
@@ -99,11 +99,11 @@ def _specification(chart: Chart, title: dict[str, Any] | None) -> dict[str, Any]
     return specification
 
 
-def _annotated(svg: str, name: str) -> bytes:
+def _annotated(svg: str, figure: ReportFigure) -> bytes:
     """Turns descriptions into tooltips, and makes ids unique within a page of several figures."""
     ElementTree.register_namespace("", SVG)
     root = ElementTree.fromstring(svg)  # noqa: S314 - drawn here
-    prefix = f"{re.sub(r'[^A-Za-z0-9]', '-', name)}-"
+    prefix = f"{re.sub(r'[^A-Za-z0-9]', '-', figure.name)}-"
     for element in root.iter():
         label, role = element.get("aria-label"), element.get("aria-roledescription", "")
         if label and role not in NO_MARKS and "container" not in role:
@@ -112,6 +112,8 @@ def _annotated(svg: str, name: str) -> bytes:
             del element.attrib["aria-label"]
         for key, value in element.items():
             element.set(key, _with_prefix(key, value, prefix))
+    root.set("role", "img")
+    root.set("aria-label", figure.title)
     return bytes(ElementTree.tostring(root, encoding="utf-8"))
 
 

@@ -17,9 +17,9 @@ from apbmm.report.charts import (
 from apbmm.report.document import Section, Table
 from apbmm.report.drawing import ReportFigure
 from apbmm.report.layers import Agreement, Column, agreements, columns
+from apbmm.report.model import search_method
 from apbmm.report.points import front_numbers
 from apbmm.results.run_results import RunResults
-from apbmm_master.search.methods import method_class
 from apbmm_master.search.surrogate import Surrogate
 
 AXIS = "layer"
@@ -94,7 +94,8 @@ def _prior(results: RunResults, found: Sequence[Column]) -> Iterator[ReportFigur
     ]
     if not parts:
         return
-    used = method_class(results.spec.algorithm.name).uses_importance
+    method = search_method(results)
+    used = method is None or method.uses_importance
     yield ReportFigure(
         "prior",
         "Prior importance and lengthscales",

@@ -16,6 +16,8 @@ from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.optimiser.client import history_of, search_arguments
 from apbmm_master.optimiser.process import replayed_search
 from apbmm_master.search.arrays import Array
+from apbmm_master.search.errors import UnknownAlgorithmError
+from apbmm_master.search.methods import Search, method_class
 from apbmm_master.search.methods.bayesian import BayesianSearch
 from apbmm_master.search.surrogate import Surrogate
 
@@ -54,10 +56,20 @@ class Calibration:
     spread: float
 
 
+def search_method(results: RunResults) -> type[Search] | None:
+    """The run's search method; None for a method of another project that is not registered here."""
+    try:
+        return method_class(results.spec.algorithm.name)
+    except UnknownAlgorithmError:
+        return None
+
+
 def fitted_surrogate(results: RunResults) -> Surrogate | None:
     """The run's surrogate; None where its method has none, or too little is measured yet."""
     state = results.run_state
     if results.trouble or not state.references_done or not results.completed:
+        return None
+    if search_method(results) is None:
         return None
     search = replayed_search(search_arguments(state), history_of(state))
     return search.surrogate() if isinstance(search, BayesianSearch) else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from apbmm.results.run_results import RunResults
 from apbmm_master.journal.cost import cards_of
@@ -13,7 +15,7 @@ from apbmm_master.journal.evaluations import Attempt
 from apbmm_master.journal.events import Purpose
 from apbmm_master.journal.lifecycle import AttemptState
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import overlap, worker_loads
+from apbmm_master.journal.scores import worker_loads
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -35,27 +37,34 @@ class Step:
 
 def steps(results: RunResults) -> list[Step]:
     """One step for each completed evaluation, in their order; empty without objectives."""
+    done = [each for each in results.completed if each.hypervolume is not None]
+    hours = gpu_hours(results, [each.done_at or 0.0 for each in done])
     return [
-        Step(each.id, number, gpu_hours(results, each.done_at), each.hypervolume, each.front_size)
-        for number, each in enumerate(results.completed, 1)
-        if each.done_at is not None and each.hypervolume is not None and each.front_size is not None
+        Step(each.id, number, spent, each.hypervolume or 0.0, each.front_size or 0)
+        for number, (each, spent) in enumerate(zip(done, hours, strict=True), 1)
     ]
 
 
-def gpu_hours(results: RunResults, until: float) -> float:
-    """GPU-hours of all attempts before ``until`` (Unix seconds), as `EvaluationResult` counts them.
+def gpu_hours(results: RunResults, moments: Sequence[float]) -> list[float]:
+    """GPU-hours of all attempts before each of ``moments`` (Unix seconds).
 
-    References and the measurement of the layers are included, and so is work that was lost.
+    As `EvaluationResult` counts them: references and the measurement of the layers are included,
+    and so is work that was lost.
     """
     stays = results.run_state.sessions.stays
     cards = {(stay.worker, stay.boot): cards_of(stay.gpu) for stay in stays}
-    seconds = math.fsum(
-        cards.get((attempt.worker, attempt.boot), 1)
-        * overlap(attempt.leased_at, _or(attempt.ended_at, results.last_at), 0.0, until)
-        for evaluation in results.run_state.evaluations.values()
-        for attempt in evaluation.attempts
-    )
-    return seconds / SECONDS_PER_HOUR
+    changes: Counter[float] = Counter()
+    for evaluation in results.run_state.evaluations.values():
+        for attempt in evaluation.attempts:
+            busy = cards.get((attempt.worker, attempt.boot), 1)
+            changes[attempt.leased_at] += busy
+            changes[_or(attempt.ended_at, results.last_at)] -= busy
+    if not changes:
+        return [0.0] * len(moments)
+    times = np.array(sorted(changes))
+    at_work = np.cumsum([changes[when] for when in times])[:-1]
+    spent = np.concatenate([[0.0], np.cumsum(at_work * np.diff(times))])
+    return [float(s) / SECONDS_PER_HOUR for s in np.interp(moments, times, spent)]
 
 
 def hours_name(results: RunResults) -> str:

@@ -109,3 +109,11 @@ def test_a_model_level_method_shows_parameters(tmp_path: Path) -> None:
 
 def test_nothing_is_fitted_before_there_is_a_result(tmp_path: Path) -> None:
     assert fitted_surrogate(written(tmp_path, [], budget=2)) is None
+
+
+def test_a_method_that_is_not_registered_here_has_no_model(tmp_path: Path) -> None:
+    results = written(tmp_path, POINTS[:2], algorithm={"name": "of-another-project"})
+    assert fitted_surrogate(results) is None
+    section = layers_section(results, None)
+    assert section is not None
+    assert [figure.name for figure in section.figures] == ["front-weights", "prior"]

@@ -33,8 +33,8 @@ def test_steps_are_the_front_after_each_evaluation(tmp_path: Path) -> None:
 def test_the_hours_of_the_last_step_are_the_cost_of_the_run(tmp_path: Path) -> None:
     results = written(tmp_path)
     assert steps(results)[-1].hours == pytest.approx(results.gpu_seconds / 3600)
-    assert gpu_hours(results, results.last_at) == pytest.approx(results.gpu_seconds / 3600)
-    assert gpu_hours(results, results.begun_at) == 0.0
+    found = gpu_hours(results, [results.begun_at, results.last_at])
+    assert found == pytest.approx([0.0, results.gpu_seconds / 3600])
     assert hours_name(results) == "GPU-hours"
 
 
@@ -42,7 +42,7 @@ def test_a_worker_of_two_cards_counts_twice_and_one_without_is_named(tmp_path: P
     results = written(tmp_path)
     stays = results.run_state.sessions.stays
     stays[0] = replace(stays[0], gpu="0,1")
-    assert gpu_hours(results, results.last_at) == pytest.approx(140 / 3600)
+    assert gpu_hours(results, [results.last_at]) == pytest.approx([140 / 3600])
     stays[0] = replace(stays[0], gpu="rehearsal")
     assert hours_name(results) == "worker-hours"
 
