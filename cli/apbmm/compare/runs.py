@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from apbmm.compare.repetitions import Repetitions, repetitions
 from apbmm.compare.rows import Row
-from apbmm.results.run_directories import run_directory
+from apbmm.results.run_directories import find_run
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -61,11 +61,11 @@ def read_runs(run_dirs: Sequence[Path]) -> list[RunResults]:
     seen: set[Path] = set()
     for named in run_dirs:
         try:
-            folder = run_directory(named)
+            folder = find_run(str(named))
             if folder.resolve() in seen:
                 raise UsageError(f"{named}: named twice")
             seen.add(folder.resolve())
-            runs.append(read_results(named))
+            runs.append(replace(read_results(folder), label=str(named)))
         except ApbmmError as error:
             faults.append(error)
     if faults:

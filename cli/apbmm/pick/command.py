@@ -15,6 +15,7 @@ def show_pick(run: str | None, flags: PreferenceFlags, *, ranks_all: bool, as_js
     has no objectives yet.
     """
     from apbmm.pick.view import pick_as_json, print_pick
+    from apbmm.results.confirmation import read_confirmation
     from apbmm.results.json_form import print_json
     from apbmm.results.run_results import read_results
     from apbmm.status.view import console
@@ -22,8 +23,9 @@ def show_pick(run: str | None, flags: PreferenceFlags, *, ranks_all: bool, as_js
     preference = preference_of(flags)
     results = read_results(find_run(run))
     choice = choose(results, preference)
+    confirmation = read_confirmation(results)
     if as_json:
-        print_json(pick_as_json(results, choice, ranks_all=ranks_all))
+        print_json(pick_as_json(results, choice, confirmation, ranks_all=ranks_all))
     else:
-        print_pick(console(), results, choice, ranks_all=ranks_all)
+        print_pick(console(), results, choice, confirmation, ranks_all=ranks_all)
     return EXIT_DONE if choice.evaluation else EXIT_FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from apbmm.pick.choice import Choice, Limit, limit_in_words, quantity, value_in_words
+from apbmm.results.confirmation import ConfirmedMerge
 from apbmm.results.run_results import EvaluationResult, RunResults
 
 MOST_TRUNCATED = 0.1
@@ -34,30 +35,43 @@ def against(results: RunResults, evaluation: EvaluationResult, reference: str) -
     return parts
 
 
-def doubts(results: RunResults, choice: Choice) -> Iterator[str]:
-    """What speaks against relying on the figures of the chosen merge, one line each."""
+def doubts(
+    results: RunResults, choice: Choice, confirmed: ConfirmedMerge | None = None
+) -> Iterator[str]:
+    """What speaks against relying on the figures of the chosen merge, one line each.
+
+    ``confirmed`` is the chosen merge in the run's confirmation, if it has been measured there.
+    """
     chosen = choice.evaluation
     completed, budget = len(results.completed), results.spec.budget.evaluations
     if completed < budget:
         yield f"the run is not over: {completed} of {budget} evaluations are completed"
     if chosen is None:
         return
-    for name, reference in results.references.items():
-        if reference.objectives is not None and _is_no_better(chosen, reference):
-            yield f"{name} is at least as good in every objective: serve it as it is"
-        elif name in choice.references_within:
-            yield f"{name} itself is within the limits"
+    yield from _as_good(results, choice, chosen)
     for limit in choice.preference.limits:
         yield from _uncertain(results, chosen, limit)
     for benchmark, figures in chosen.benchmarks.items():
         if figures.truncated > MOST_TRUNCATED * figures.questions:
             share = figures.truncated / figures.questions
             yield f"{share:.0%} of its answers to {benchmark} are cut off by max_tokens"
-    if completed > 1:
+    if confirmed is not None:
+        if confirmed.holds is False:
+            yield "on the questions of the confirmation another confirmed merge beats it"
+    elif completed > 1:
         yield (
             f"it is the best of {completed} measurements with chance in each, so expect a little "
             "less of it on new questions"
         )
+
+
+def _as_good(results: RunResults, choice: Choice, chosen: EvaluationResult) -> Iterator[str]:
+    """Sources that would do as well."""
+    for name, reference in results.references.items():
+        if reference.objectives is not None and _is_no_better(chosen, reference):
+            yield f"{name} is at least as good in every objective: serve it as it is"
+        elif name in choice.references_within:
+            yield f"{name} itself is within the limits"
 
 
 def _is_no_better(chosen: EvaluationResult, reference: EvaluationResult) -> bool:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from apbmm.pick.choice import Choice, limit_in_words
 from apbmm.pick.remarks import against, doubts, ratios
+from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.json_form import evaluation_as_json, run_as_json
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import figure_in_words, print_rehearsal
@@ -19,9 +20,12 @@ from apbmm_common.metrics import shown_metrics
 SCHEMA = 1
 
 
-def pick_as_json(results: RunResults, choice: Choice, *, ranks_all: bool) -> dict[str, Any]:
+def pick_as_json(
+    results: RunResults, choice: Choice, confirmation: Confirmation | None, *, ranks_all: bool
+) -> dict[str, Any]:
     """The choice as a JSON object; keys are only ever added within a schema."""
     chosen = choice.evaluation
+    confirmed = _confirmed(chosen, confirmation)
     shown = choice.ranked if ranks_all else ()
     return {
         "schema": SCHEMA,
@@ -40,26 +44,67 @@ def pick_as_json(results: RunResults, choice: Choice, *, ranks_all: bool) -> dic
         if chosen
         else {},
         "references_within": list(choice.references_within),
-        "doubts": list(doubts(results, choice)),
+        "confirmed": {
+            **evaluation_as_json(confirmation.run, confirmed.confirmed),
+            "holds": confirmed.holds,
+        }
+        if confirmation and confirmed
+        else None,
+        "doubts": list(doubts(results, choice, confirmed)),
         "ranked": [evaluation_as_json(results, each) for each in shown],
     }
 
 
-def print_pick(screen: Console, results: RunResults, choice: Choice, *, ranks_all: bool) -> None:
+def print_pick(
+    screen: Console,
+    results: RunResults,
+    choice: Choice,
+    confirmation: Confirmation | None,
+    *,
+    ranks_all: bool,
+) -> None:
     """The choice for people."""
     print_rehearsal(screen, rehearsal=results.rehearsal)
     for line in _head(results, choice):
         screen.print(line, markup=False)
     chosen = choice.evaluation
+    confirmed = _confirmed(chosen, confirmation)
     shown = [chosen] if chosen else list(choice.nearest)
     screen.print(side_by_side(results, [*shown, *results.references.values()]))
-    if chosen and chosen.layer_weights:
-        weights = " ".join(f"{weight:.2f}" for weight in chosen.layer_weights)
-        screen.print(f"thinking's weight in layers 0 to {len(chosen.layer_weights) - 1}: {weights}")
+    if confirmation and confirmed:
+        _print_confirmed(screen, confirmation.run, confirmed)
+    if chosen:
+        screen.print(_weights(chosen), markup=False)
     if ranks_all and choice.ranked:
         screen.print(ranking(results, choice.ranked))
-    for line in doubts(results, choice):
+    for line in doubts(results, choice, confirmed):
         screen.print(f"note: {line}", style="yellow", markup=False)
+    if chosen and not confirmed:
+        screen.print(
+            f"apbmm confirm {results.label} measures it on questions that the search did not ask",
+            markup=False,
+        )
+
+
+def _confirmed(
+    chosen: EvaluationResult | None, confirmation: Confirmation | None
+) -> ConfirmedMerge | None:
+    return confirmation.of(chosen.id) if confirmation and chosen else None
+
+
+def _print_confirmed(screen: Console, run: RunResults, merge: ConfirmedMerge) -> None:
+    screen.print("confirmed, on questions that the search did not ask:")
+    for name in run.references:
+        screen.print(f"  {against(run, merge.confirmed, name)}", markup=False)
+    screen.print(side_by_side(run, [merge.confirmed, *run.references.values()]))
+
+
+def _weights(chosen: EvaluationResult) -> str:
+    """How the merge is made."""
+    if chosen.layer_weights:
+        weights = " ".join(f"{weight:.2f}" for weight in chosen.layer_weights)
+        return f"thinking's weight in layers 0 to {len(chosen.layer_weights) - 1}: {weights}"
+    return ", ".join(f"{name} {value:g}" for name, value in chosen.parameters.items())
 
 
 def _head(results: RunResults, choice: Choice) -> Iterator[str]:

@@ -102,7 +102,10 @@ def _doubts(
 ) -> Iterator[str]:
     if results.rehearsal:
         yield "everything. This is a rehearsal, and every measurement is invented"
-    yield from doubts(results, knee)
+    chosen = knee.evaluation
+    yield from doubts(
+        results, knee, confirmation.of(chosen.id) if confirmation and chosen else None
+    )
     if found:
         yield told_apart(found).removesuffix(".")
     failed = results.run_state.count(EvaluationState.FAILED)

@@ -91,6 +91,9 @@ def _story(status: Entry) -> Iterator[Text]:
         f"workers on {', '.join(hosts)}" if hosts else "no worker yet",
     ]
     yield Text("; ".join(parts))
+    for place, versions in status.get("versions", {}).items():
+        if versions:
+            yield Text(f"{place}: {', '.join(f'{name} {v}' for name, v in versions.items())}")
 
 
 def _benchmark(benchmark: Entry) -> str:

@@ -154,6 +154,17 @@ def _story(run_state: RunState, now: float) -> dict[str, Any]:
         "gpu_seconds": math.fsum(gpu_seconds(run_state, until).values()),
         "tokens": math.fsum(generated_tokens(e) for e in run_state.evaluations.values()),
         "masters": [asdict(master) for master in run_state.masters],
+        "versions": {
+            "master": run_state.masters[-1].versions if run_state.masters else {},
+            "engine": next(
+                (
+                    evaluation.body.engine.get("versions", {})
+                    for evaluation in references
+                    if isinstance(evaluation.body, Evaluated)
+                ),
+                {},
+            ),
+        },
         "hosts": sorted({(stay.host, stay.gpu) for stay in run_state.sessions.stays}),
     }
 

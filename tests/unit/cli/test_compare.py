@@ -162,7 +162,7 @@ def test_folders_without_a_run_are_named_at_once(tmp_path: Path) -> None:
         f"error: {empty}: not a run directory: it holds no journal.sqlite",
         f"{tmp_path}/none: no such run directory",
         f"{whole}: named twice",
-        "hint: give the run directory of a run",
+        "hint: give the run directory or name of a run",
     ]
     nothing = run("apbmm", "compare")
     assert nothing.returncode == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 from apbmm.pick.choice import Choice, choose, preference_of
 from apbmm.pick.flags import PreferenceFlags
 from apbmm.pick.remarks import against, doubts, ratios
+from apbmm.pick.view import pick_as_json, print_pick
+from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.run_results import RunResults, read_results
+from apbmm.status.view import console
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.protocol.messages import Evaluated
 from protocol_world import measurement
@@ -159,3 +163,33 @@ def test_limits_that_cannot_be_read(
 def test_a_run_without_objectives_says_why(tmp_path: Path) -> None:
     with pytest.raises(ApbmmError, match="no evaluation is completed yet"):
         chosen(read(tmp_path / "begun", [], budget=4))
+
+
+def confirmation(results: RunResults, *, holds: bool) -> Confirmation:
+    """A confirmation in which the knee answered one question in ten less."""
+    e0002 = results.evaluation("e0002")
+    sums = e0002.benchmarks["sums"]
+    less = replace(sums, metrics={**sums.metrics, "accuracy": 0.46})
+    confirmed = replace(e0002, benchmarks={"sums": less})
+    return Confirmation(results, (ConfirmedMerge("e0002", e0002, confirmed, holds),), 1)
+
+
+def test_a_confirmed_merge_is_shown_in_both_figures(
+    results: RunResults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = chosen(results)
+    print_pick(console(), results, choice, confirmation(results, holds=True), ranks_all=False)
+    shown = capsys.readouterr().out
+    ours, theirs = shown.split("confirmed, on questions that the search did not ask:")
+    assert "70% of thinking's accuracy" in ours
+    assert "57% of thinking's accuracy" in theirs
+    assert "46.0%" in theirs
+    assert "best of 5 measurements" not in shown
+    assert "apbmm confirm" not in shown
+    whole = pick_as_json(results, choice, confirmation(results, holds=False), ranks_all=False)
+    assert whole["confirmed"]["mean"]["accuracy"]["value"] == 0.46
+    assert whole["confirmed"]["holds"] is False
+    assert whole["doubts"] == [
+        "on the questions of the confirmation another confirmed merge beats it"
+    ]
+    assert pick_as_json(results, choice, None, ranks_all=False)["confirmed"] is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,17 @@ def test_a_run_without_objectives(tmp_path: Path) -> None:
     assert equal.completed[0].objectives is None
     assert equal.references["thinking"].objectives is None
     assert equal.front == ()
+
+
+def test_a_run_with_a_master_is_running(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [], budget=4)
+    address = tmp_path / "status.sock"
+    (folder / "status.json").write_text(json.dumps({"status": f"ipc://{address}"}))
+    assert read_results(folder).condition == "unfinished"
+    with socket.socket(socket.AF_UNIX) as master:
+        master.bind(str(address))
+        master.listen()
+        assert read_results(folder).condition == "running"
 
 
 def test_what_holds_no_run_is_named(tmp_path: Path) -> None:
