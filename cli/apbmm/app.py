@@ -34,11 +34,12 @@ def check(
     run_file: Path,
     /,
     *,
-    questions: Annotated[bool, Parameter(negative=())] = False,
+    questions: bool | None = None,
+    allow_remote_code: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Dry run: name every error of a run file at once, or print what would run.
 
-    Reads the headers of the checkpoints, the benchmark folders and the prompts; starts nothing.
+    Reads the headers of the checkpoints, every row of the benchmarks, and the prompts.
 
     Parameters
     ----------
@@ -46,15 +47,18 @@ def check(
         RUN.toml.
     questions
         Have EvalScope read the benchmarks, which takes it some seconds: shows the first question
-        of each as the model will see it, and checks that every prompt fits the context.
+        of each as the model will see it, checks that every prompt fits the context, and scores
+        every right answer as if the model had given it. Default: where EvalScope is installed.
+    allow_remote_code
+        Run Python code for that, where the run file asks for it: its own adapters, a tokenizer's.
     """
-    from apbmm.check.inspect import inspect, inspect_prompts_of_questions
+    from apbmm.check.inspect import inspect, inspect_questions
     from apbmm.check.view import print_faults, print_plan
 
     found = inspect(run_file)
     rehearsal = found.spec is not None and found.spec.evaluation.kind == "rehearsal"
-    if questions and not found.faults and not rehearsal:
-        inspect_prompts_of_questions(found)
+    if questions is not False and not found.faults and not rehearsal:
+        inspect_questions(found, required=bool(questions), allowed_code=allow_remote_code)
     (print_faults if found.faults else print_plan)(found)
     return EXIT_USAGE if found.faults else EXIT_DONE
 
@@ -88,7 +92,8 @@ def try_run(
         Card number; several as 0,1; or cpu. Default: 0, or cpu where a CPU build of PyTorch is
         installed.
     allow_remote_code
-        Run Python code that comes with checkpoints, where the run file asks for it as well.
+        Run Python code that comes with checkpoints or is the run's own adapters, where the run
+        file asks for it as well.
     json
         Print one JSON object instead.
     """

@@ -93,6 +93,17 @@ class AnswerRule:
             raise ValueError("is not a number, but is compared as one")
         return found
 
+    def phrased(self, target: str) -> str | None:
+        """A text in which the rule finds ``target``; None where its form is not known."""
+        if self.after:
+            return f"{self.after} {target}"
+        if self.extract == "boxed":
+            return rf"\boxed{{{target}}}"
+        if not self.regex:
+            return target
+        texts = (target, _as_regex_reads(self.regex, target))
+        return next((text for text in texts if self.answer_in(text) == target), None)
+
     def is_equal(
         self, answer: str, target: str, same_expression: Callable[[str, str], bool]
     ) -> bool:
@@ -202,6 +213,22 @@ def _last_match(text: str, pattern: str) -> str | None:
         return None
     groups = [group for group in matches[-1].groups() if group is not None]
     return (groups[0] if groups else matches[-1].group()).strip() or None
+
+
+def _as_regex_reads(pattern: str, target: str) -> str:
+    """The literal text of a regular expression with ``target`` in place of its first group."""
+    group = re.search(r"(?<!\\)\((?!\?)(?:[^()\\]|\\.)*\)", pattern)
+    if group is None:
+        return target
+    around = [pattern[: group.start()], pattern[group.end() :]]
+    for syntax, literal in (
+        (r"\(\?[a-z]+\)|\\[bAZ]|(?<!\\)[\^$]", ""),
+        (r"\\s[*+]?", " "),
+        (r"(?<!\\)[*+?]", ""),
+        (r"\\(.)", r"\1"),
+    ):
+        around = [re.sub(syntax, literal, text) for text in around]
+    return target.join(around)
 
 
 def _one_blank(text: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from apbmm_common.run_file import RunSpec, parse_run
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 from code_of_its_own import FILES, give_own_code, that_ran
+from own_questions import ADAPTERS, CAPITALS, write_capitals
 from tiny_checkpoints import write_related, write_tiny_qwen3
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -34,7 +37,7 @@ def spec_of(folder: Path, *, remote_code: bool, known: bool = False) -> RunSpec:
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "questions" / "test.jsonl").write_text(lines)
-    table = {
+    table: dict[str, Any] = {
         "name": "own",
         "sources": {"thinking": str(thinking), "instruct": str(instruct)},
         "benchmarks": [
@@ -44,6 +47,11 @@ def spec_of(folder: Path, *, remote_code: bool, known: bool = False) -> RunSpec:
         "prior": {"questions": 3},
         "engine": {"remote_code": remote_code, "hot_load": "memory"},
     }
+    if remote_code:
+        write_capitals(folder / "capitals")
+        own = {"name": "own", "adapter": "capitals", "path": str(folder / "capitals")}
+        table["benchmarks"].append(own)
+        table["adapters"] = str(ADAPTERS)
     return parse_run(table, "test")
 
 
@@ -116,14 +124,17 @@ async def test_without_leave_a_model_of_its_own_is_refused_by_name(
 async def test_with_leave_vllm_runs_the_model_of_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model's code runs only in the engine, for nothing was measured."""
+    """The model's code runs only in the engine, for nothing was measured; the adapters run, too."""
     async with job_in(tmp_path, monkeypatch, allowed=True) as job:
         prepared = await job.prepare(spec_of(tmp_path, remote_code=True))
         assert prepared.layers == LAYERS
+        assert prepared.digests["adapters"] == hashlib.sha256(ADAPTERS.read_bytes()).hexdigest()
         assert "modeling_own.py" not in that_ran(tmp_path / "marks")
         bodies = [await evaluate(job, weight) for weight in (0.4, 0.9)]
     for body in bodies:
         assert isinstance(body, Evaluated), body
         assert body.benchmarks["all"].questions == QUESTIONS
         assert body.benchmarks["all"].metrics["tokens"] > 0
+        assert body.benchmarks["own"].questions == len(CAPITALS)
+        assert body.benchmarks["own"].metrics["accuracy"] == 0.0
     assert that_ran(tmp_path / "marks") == FILES

@@ -232,10 +232,12 @@ def test_a_benchmark_may_ask_again_after_an_answer(
 
 
 def test_data_that_cannot_be_used_is_told_as_what_it_is(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "test.jsonl").write_text("{}\n")
-    wrong = BenchmarkSection(name="b", adapter="apbmm_exact", path=str(tmp_path))
+    rows = [{"question": "?", "answer": f"#### {answer}"} for answer in ("4", "#4")]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = {"few_shot_num": 0}
+    wrong = BenchmarkSection(name="b", adapter="gsm8k", path=str(tmp_path), arguments=arguments)
     client = scoring(source, [wrong], tmp_path)
-    with pytest.raises(DataError, match="benchmark b"):
+    with pytest.raises(DataError, match=r"benchmark b: 1 of 2 targets .*test.jsonl, line 2 \("):
         client.benchmarks()
     client.close()
 

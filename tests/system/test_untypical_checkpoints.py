@@ -31,7 +31,7 @@ def demo(tmp_path: Path) -> Path:
 
 
 def check(demo: Path) -> subprocess.CompletedProcess[str]:
-    return run("apbmm", "check", demo / "demo.toml")
+    return run("apbmm", "check", demo / "demo.toml", "--no-questions")
 
 
 def merge(demo: Path, weight: float = 1.0) -> subprocess.CompletedProcess[str]:

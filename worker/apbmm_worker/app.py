@@ -62,8 +62,8 @@ class WorkerFlags:
     insecure
         Without keys, serve a master on another host all the same, though it proves no identity.
     allow_remote_code
-        Run Python code that comes with checkpoints, where a run file asks for it as well
-        (remote_code in its table engine). Only for checkpoints whose code you have read.
+        Run Python code where a run file asks for it as well: that of checkpoints (remote_code in
+        its table engine), and a run's own adapters (adapters). Only for code that you have read.
     log_level
         Least severity of the messages on standard error.
     """

@@ -24,7 +24,8 @@ class Prepare(BaseModel):
     """Verify the sources of a run and read its benchmarks.
 
     ``spec`` is the run file. All paths are those of this host: ``sources`` by role, ``benchmarks``
-    by name. ``engine`` has the engine arguments that this host sets, as text.
+    by name, ``adapters`` is the file of the run's own. ``engine`` has the engine arguments that
+    this host sets, as text.
     """
 
     model_config = WIRE
@@ -33,6 +34,7 @@ class Prepare(BaseModel):
     sources: dict[str, str]
     benchmarks: dict[str, tuple[str, ...]]
     prompts: str | None = None
+    adapters: str | None = None
     scratch: str
     device: str
     engine: dict[str, str] = {}
@@ -71,6 +73,7 @@ class EvaluateFolder(BaseModel):
     spec: dict[str, Any]
     folder: str
     benchmarks: dict[str, tuple[str, ...]]
+    adapters: str | None = None
     scratch: str
     device: str
     engine: dict[str, str] = {}

@@ -34,7 +34,7 @@ from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.checkpoint.vocabularies import vocabulary_size, with_common_vocabulary
 from apbmm_common.datasets.benchmark_folders import layout_of, places_of, select_questions
 from apbmm_common.datasets.prompts import read_prompts
-from apbmm_common.errors import ApbmmError, RunFileError, SourceError, unreadable
+from apbmm_common.errors import ApbmmError, RunFileError, SourceError, UsageError, unreadable
 from apbmm_common.metrics import METRICS
 from apbmm_common.run_file import (
     EngineSection,
@@ -70,7 +70,7 @@ class Inspection:
     code: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Python files that come with a checkpoint, by role; only where there are any."""
     questions: dict[str, int | None] = field(default_factory=dict)
-    """Questions of each benchmark; None where apbmm does not know the adapter's files."""
+    """Questions of each benchmark; None where apbmm does not know how many it has."""
     first_questions: dict[str, FirstQuestion] = field(default_factory=dict)
     """By benchmark, where apbmm knows the adapter's files."""
     rendered: dict[str, RenderedBenchmark] = field(default_factory=dict)
@@ -108,25 +108,44 @@ def inspect(run_file: Path) -> Inspection:
         _inspect_sources(found, found.spec)
         _inspect_benchmarks(found, found.spec)
         _inspect_prompts(found, found.spec.prior)
+        _inspect_adapters(found, found.spec)
         _inspect_objectives(found, found.spec)
     return found
 
 
-def inspect_prompts_of_questions(found: Inspection) -> None:
+def inspect_questions(found: Inspection, *, required: bool, allowed_code: bool = False) -> None:
     """Have EvalScope read the benchmarks of a run without faults, and render all questions.
 
-    Adds the first of them as the model will see them, faults and notes to ``found``. Takes as long
-    as EvalScope's import, 3 to 16 seconds, and longer on a busy machine.
+    Every right answer is scored as if the model had given it. Adds the first questions as the
+    model will see them, faults and notes to ``found``. Takes as long as EvalScope's import, 3 to 16
+    seconds, and some milliseconds for each answer that is compared as mathematics. Unless it is
+    ``required``, a note says why this was not possible. Python code that the run asks for is run
+    only if it is ``allowed_code``.
     """
-    assert found.spec is not None
+    spec = found.spec
+    assert spec is not None
+    if spec.adapters is not None and not allowed_code:
+        found.notes.append(
+            f"{spec.adapters} is not run without --allow-remote-code, so prompts and right answers "
+            "were not checked"
+        )
+        return
     try:
         require_evalscope()
         with tempfile.TemporaryDirectory(prefix="apbmm-check-") as scratch:
-            found.rendered = asyncio.run(render_questions(found.spec, Path(scratch), most=1))
+            asked = render_questions(
+                spec, Path(scratch), most=1, allowed_code=allowed_code, targets=True
+            )
+            found.rendered = asyncio.run(asked)
     except ApbmmError as error:
-        found.fault(error)
+        if required or (isinstance(error, UsageError) and find_spec("evalscope")):
+            found.fault(error)
+        else:
+            found.notes.append(f"prompts and right answers were not checked: {error.message}")
     for name, benchmark in found.rendered.items():
         notes = rendered_notes(benchmark, found.first_questions.get(name))
+        notes += benchmark.target_notes
+        found.faults += [f"benchmark {name}: {fault}" for fault in benchmark.target_faults]
         found.notes += [f"benchmark {name}: {note}" for note in notes]
 
 
@@ -273,7 +292,8 @@ def _has_chat_template(folder: Path) -> bool:
 
 def _inspect_benchmarks(found: Inspection, spec: RunSpec) -> None:
     for benchmark in spec.benchmarks:
-        if not is_known_adapter(benchmark.adapter):
+        # Adapters of the run's own are known only when their file is run.
+        if spec.adapters is None and not is_known_adapter(benchmark.adapter):
             found.faults.append(
                 f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}"
             )
@@ -282,7 +302,8 @@ def _inspect_benchmarks(found: Inspection, spec: RunSpec) -> None:
         except SourceError as error:
             found.fault(error)
         else:
-            count = None if selection.positions is None else len(selection.positions)
+            known = selection.positions is not None
+            count = len(selection.records) if known else benchmark.questions
             found.questions[benchmark.name] = count
             first = first_question(selection.records)
             if first is not None:
@@ -296,6 +317,20 @@ def _inspect_prompts(found: Inspection, prior: PriorSection) -> None:
             read_prompts(Path(prior.prompts), sys.maxsize)
         except SourceError as error:
             found.fault(error, "prior.prompts")
+
+
+def _inspect_adapters(found: Inspection, spec: RunSpec) -> None:
+    """Add a fault for a file of adapters that is not there or is no Python; runs nothing of it."""
+    if spec.adapters is None:
+        return
+    file = Path(spec.adapters)
+    try:
+        compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+    except OSError as error:
+        found.fault(unreadable(file, error), "adapters")
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        found.faults.append(f"adapters: {file}{line}: {error}")
 
 
 def _inspect_objectives(found: Inspection, spec: RunSpec) -> None:

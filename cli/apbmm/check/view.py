@@ -81,17 +81,21 @@ def _sources(found: Inspection) -> list[Row]:
 
 def _code(found: Inspection, spec: RunSpec) -> list[Row]:
     """Whether Python code that comes with the checkpoints is run, and by whom."""
+    rows = []
+    if spec.adapters is not None:
+        who = "workers take part only with --allow-remote-code"
+        rows.append(("own adapters", f"{spec.adapters}: {who}"))
     files = ", ".join(sorted({name for code in found.code.values() for name in code}))
     if spec.engine.remote_code:
         what = f"{files} of {', '.join(found.code)}" if files else "none comes with the sources"
-        return [("own code", f"{what}: workers take part only with --allow-remote-code")]
+        return [*rows, ("own code", f"{what}: workers take part only with --allow-remote-code")]
     if not files:
-        return []
+        return rows
     instead = (
         "what vLLM and transformers have for these models is taken instead; a worker refuses a "
         "model that they do not know"
     )
-    return [("own code", f"{files} of {', '.join(found.code)}: not run, {instead}")]
+    return [*rows, ("own code", f"{files} of {', '.join(found.code)}: not run, {instead}")]
 
 
 def _checkpoint(source: Checkpoint) -> str:
@@ -142,8 +146,7 @@ def _first_question(found: Inspection, name: str) -> list[Row]:
         return []
     raw = found.first_questions[name]
     question, target = (shortened(t, MOST_CHARACTERS) for t in (raw.question, raw.target))
-    text = f"{question!r}, target {target!r}"
-    return [("question", f"{text} (as in the data; --questions shows what the model will see)")]
+    return [("question", f"{question!r}, target {target!r} (as in the data)")]
 
 
 def _generation(spec: RunSpec) -> str:

@@ -54,7 +54,7 @@ def run_measure(request: MeasureRequest) -> int:
     """
     results = _run_asked(request)
     against = [results.evaluation(name) for name in request.against]
-    require_packages()
+    require_packages(results.spec.engine.kind)
     gpu = parse_gpu(request.gpu or default_gpu())
     model = request.model.resolve()
     with local_engine("measure", gpu, allow_remote_code=request.allow_remote_code) as options:

@@ -27,9 +27,13 @@ def require_evalscope() -> None:
 
 
 async def render_questions(
-    spec: RunSpec, scratch: Path, most: int, *, remote_code: bool = False
+    spec: RunSpec, scratch: Path, most: int, *, allowed_code: bool = False, targets: bool = False
 ) -> dict[str, RenderedBenchmark]:
     """The benchmarks of a run by name, with the prompts of the first ``most`` questions of each.
+
+    ``allowed_code``: whether Python code that the run asks for may be run: its own adapters, a
+    tokenizer of its source's own. With ``targets`` every question's right answer is scored as if
+    the model had given it.
 
     Raises `UsageError` for a benchmark or a template that cannot be used, and `ApbmmError` if the
     process fails in another way. Cancelled, it leaves no process behind.
@@ -38,7 +42,8 @@ async def render_questions(
         spec=spec.model_dump(mode="json"),
         scratch=str(scratch),
         most=most,
-        remote_code=remote_code,
+        allowed_code=allowed_code,
+        targets=targets,
     )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "apbmm.questions.main", str(os.getpid())),

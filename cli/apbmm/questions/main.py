@@ -6,9 +6,10 @@ output goes to standard error.
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apbmm.questions.messages import (
     Rendered,
@@ -22,27 +23,37 @@ from apbmm_common.process.parent_death import die_with
 from apbmm_common.run_file import RunSpec
 from apbmm_worker import environment
 
+if TYPE_CHECKING:
+    from apbmm_worker.evaluation.questions import PreparedBenchmarks
+    from apbmm_worker.evaluation.target_scores import TargetReport
+
 
 def render(request: RenderRequest) -> Rendered:
     """Have EvalScope read the benchmarks, as a worker does, and render their questions."""
     scratch = Path(request.scratch)
     environment.apply(environment.CPU, scratch)
     from apbmm_worker.evaluation.adapters import unknown_arguments
+    from apbmm_worker.evaluation.own_adapters import register_own_adapters
     from apbmm_worker.evaluation.questions import prepare_benchmarks
+    from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
+    from apbmm_worker.evaluation.target_scores import TargetReport
 
     spec = RunSpec.model_validate(request.spec)
     sources = spec.sources.model_dump()
     try:
+        if request.allowed_code and spec.adapters is not None:
+            register_own_adapters(OwnAdapters.of(Path(spec.adapters)))
         prepared = prepare_benchmarks(
             spec.benchmarks,
             {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks},
             spec.generation,
             Path(sources[spec.generation.template_from]),
             scratch / "questions",
-            remote_code=request.remote_code,
+            remote_code=request.allowed_code and spec.engine.remote_code,
         )
     except UsageError as error:
         return Rendered(error=error.message, hint=error.hint)
+    targets = _target_reports(prepared) if request.targets else {}
     rendered = {}
     for benchmark in prepared.benchmarks:
         section = benchmark.chosen.benchmark
@@ -62,18 +73,32 @@ def render(request: RenderRequest) -> Rendered:
                 for question in benchmark.questions[: request.most]
             ),
             unknown_arguments=unknown_arguments(section.adapter, section.arguments),
+            target_faults=targets.get(benchmark.name, TargetReport()).faults,
+            target_notes=targets.get(benchmark.name, TargetReport()).notes,
         )
     return Rendered(benchmarks=rendered)
+
+
+def _target_reports(prepared: PreparedBenchmarks) -> dict[str, TargetReport]:
+    """What the benchmarks' own right answers score, with EvalScope's mathematics without forks."""
+    from apbmm_worker.evaluation.math_calls import MathCalls
+    from apbmm_worker.evaluation.target_scores import score_targets
+
+    calls = MathCalls()
+    calls.install()
+    try:
+        return score_targets(prepared)
+    finally:
+        calls.close()
 
 
 def main() -> None:
     """Entry point of the process."""
     die_with(int(sys.argv[1]))
     request = RenderRequest.model_validate_json(sys.stdin.buffer.read())
-    with contextlib.redirect_stdout(sys.stderr):
-        reply = render(request)
-    sys.stdout.buffer.write(reply.model_dump_json().encode())
-    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "wb") as answer:
+        os.dup2(2, 1)  # what libraries and their processes print is no answer
+        answer.write(render(request).model_dump_json().encode())
 
 
 if __name__ == "__main__":

@@ -10,14 +10,16 @@ from pydantic import BaseModel
 class RenderRequest(BaseModel):
     """Render the benchmarks of a run; ``most`` questions of each come back with their prompts.
 
-    ``scratch`` is a folder for copies of the questions. ``remote_code``: whether the tokenizer may
-    be of its source's own code.
+    ``scratch`` is a folder for copies of the questions. ``allowed_code``: whether the run's own
+    adapters, and a tokenizer of its source's own code, may be run where the run asks for it.
+    ``targets``: whether to have the right answers scored.
     """
 
     spec: dict[str, Any]
     scratch: str
     most: int
-    remote_code: bool = False
+    allowed_code: bool = False
+    targets: bool = False
 
 
 class RenderedQuestion(BaseModel):
@@ -42,13 +44,15 @@ class RenderedBenchmark(BaseModel):
 
     ``count`` questions will be asked, the longest with ``longest`` tokens; ``first`` has the first
     of them. ``unknown_arguments`` are those that the adapter does not have, which EvalScope would
-    ignore.
+    ignore. ``target_faults`` and ``target_notes`` say what its own right answers score.
     """
 
     count: int
     longest: int
     first: tuple[RenderedQuestion, ...]
     unknown_arguments: tuple[str, ...] = ()
+    target_faults: tuple[str, ...] = ()
+    target_notes: tuple[str, ...] = ()
 
 
 class Rendered(BaseModel):

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from apbmm.try_run.evaluation import Trial
     from apbmm.try_run.view import TriedBenchmark
 
-PACKAGES = ("torch", "vllm", "evalscope")
+PACKAGES = ("torch", "evalscope")
+ENGINE_PACKAGES = {"vllm": "vllm"}
+"""What an engine needs beside them, by its kind."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def run_try(request: TryRequest) -> int:
             f"{request.run_file} is a rehearsal, which asks no model anything",
             'take kind = "rehearsal" out of its [evaluation]',
         )
-    require_packages()
+    require_packages(spec.engine.kind)
     return _try(request, spec, gpu)
 
 
@@ -105,9 +107,10 @@ def default_gpu() -> str:
         return "cpu"
 
 
-def require_packages() -> None:
-    """Raise `UsageError` unless what a worker needs is installed."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+def require_packages(engine: str) -> None:
+    """Raise `UsageError` unless what a worker with this kind of engine needs is installed."""
+    needed = [*PACKAGES, *filter(None, [ENGINE_PACKAGES.get(engine)])]
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise UsageError(
             f"apbmm try runs a model, but {', '.join(missing)} "

@@ -34,8 +34,7 @@ class Trial:
 def with_few_questions(spec: RunSpec, most: int) -> RunSpec:
     """The run with the first ``most`` of each benchmark's questions, to be asked of a new engine.
 
-    A benchmark whose files apbmm does not know keeps all its questions. Raises `SourceError` for
-    data that cannot be used.
+    Raises `SourceError` for data that cannot be used.
     """
     benchmarks = tuple(
         _few_of(benchmark, most, spec.generation.seed) for benchmark in spec.benchmarks
@@ -48,7 +47,8 @@ def with_few_questions(spec: RunSpec, most: int) -> RunSpec:
 def _few_of(benchmark: BenchmarkSection, most: int, seed: int) -> BenchmarkSection:
     positions = select_questions(benchmark, places_of(benchmark), seed).positions
     if positions is None:
-        return benchmark
+        first = min(most, benchmark.questions or most)
+        return benchmark.model_copy(update={"questions": first})
     chosen = {"questions": None, "sample": None, "question_ids": positions[:most]}
     return benchmark.model_copy(update=chosen)
 
@@ -68,7 +68,7 @@ async def evaluate_source(spec: RunSpec, source: str, options: Options, show: Sh
             spec,
             options.scratch / "rendered",
             most=sys.maxsize,
-            remote_code=spec.engine.remote_code and options.allow_remote_code,
+            allowed_code=options.allow_remote_code,
         )
         evaluated = await work
     finally:

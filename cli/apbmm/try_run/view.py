@@ -112,6 +112,10 @@ def _summary(source: str, benchmarks: Sequence[TriedBenchmark]) -> list[str]:
             f"{result.truncated} {of} truncated",
             f"{result.malformed} {of} malformed",
         ]
+        if "closed_thoughts" in result.metrics:
+            parts.append(
+                metric("closed_thoughts").text_with_unit(result.metrics["closed_thoughts"])
+            )
         lines.append(f"{benchmark.name}: {source}, {', '.join(parts)}")
         lines += [f"note: {benchmark.name}: {note}" for note in notes(benchmark)]
     return lines

@@ -17,14 +17,22 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from apbmm_common.answer_rules import AnswerRule
 from apbmm_common.datasets.data_files import SUFFIXES, Row, read_rows, require_no_pointer
+from apbmm_common.datasets.general_adapters import (
+    DEFAULT,
+    files_of_subset,
+    question_or_messages,
+    question_with_choices,
+    subset_of,
+)
 from apbmm_common.errors import DataError, SourceError
 from apbmm_common.run_file import BenchmarkSection
 from apbmm_common.run_file.schema import ANSWER_ADAPTER, is_own_adapter
@@ -49,9 +57,12 @@ class Layout:
         id: the column of ids, which the copy then always has, without duplicates.
         stratum: a column whose values a random sample holds in equal shares, where it is there.
         also: further splits, of worked examples, which are read if any are wanted.
+        shots: how many worked examples the adapter takes by default.
+        by_subset: whether each data file is a subset of its own.
+        instead: columns that may stand in the place of a column.
         arguments: arguments of EvalScope that a local copy needs.
-        complete: makes the record of a row what the adapter expects. Raises `ValueError` for what
-            it could not use.
+        complete: makes the record of a row what the adapter expects, or None of a row that is no
+            question. Raises `ValueError` for what it could not use.
     """
 
     split: str
@@ -60,8 +71,11 @@ class Layout:
     id: str = ""
     stratum: str = ""
     also: tuple[str, ...] = ()
+    shots: int = 0
+    by_subset: bool = False
+    instead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
-    complete: Callable[[Record, Row], Record] = lambda record, _: record
+    complete: Callable[[Record, Row], Record | None] = lambda record, _: record
 
 
 def _with_whole_number(record: Record, _: Row) -> Record:
@@ -119,6 +133,7 @@ LAYOUTS = {
         "test",
         ("question", "answer"),
         also=("train",),
+        shots=4,
         arguments={"subset_list": ["default"]},
         complete=_with_final_answer,
     ),
@@ -129,6 +144,20 @@ LAYOUTS = {
         id="unique_id",
         stratum="level",
         complete=_with_level,
+    ),
+    "general_qa": Layout(
+        "test",
+        ("answer",),
+        by_subset=True,
+        instead={"answer": ("response",)},
+        complete=question_or_messages,
+    ),
+    "general_mcq": Layout(
+        "val",
+        ("question",),
+        also=("dev",),
+        by_subset=True,
+        complete=partial(question_with_choices, several=False),
     ),
 }
 _FEWEST_ORDERED = 8
@@ -144,12 +173,16 @@ class Selection:
         positions: 0-based positions of the chosen rows in the data, all its rows counted. None for
             an adapter whose files apbmm does not know: EvalScope then asks all that it finds.
         records: the chosen questions, in the order in which they are asked.
+        rows: their files and rows.
+        subsets: their subsets, where each data file is a subset.
         examples: the records of further splits, by split.
         notes: what surprises, such as rows that were left out: one line each.
     """
 
     positions: tuple[int, ...] | None
     records: tuple[Record, ...] = ()
+    rows: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
     examples: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -159,6 +192,8 @@ class ChosenQuestions:
     """A benchmark's questions as EvalScope will read them.
 
     ``positions`` and ``notes`` as in `Selection`. ``arguments`` go to EvalScope's ``dataset_args``.
+    ``rows`` has the file and row of each question by its id: that of the data or, without one, its
+    position.
     """
 
     benchmark: BenchmarkSection
@@ -166,6 +201,7 @@ class ChosenQuestions:
     positions: tuple[int, ...] | None
     arguments: dict[str, Any]
     notes: tuple[str, ...] = ()
+    rows: Mapping[str, str] = field(default_factory=dict)
 
 
 def layout_of(adapter: str) -> Layout | None:
@@ -191,19 +227,22 @@ def select_questions(benchmark: BenchmarkSection, places: Places, seed: int = 0)
         _check_unknown(benchmark, places)
         return Selection(None)
     with _naming(benchmark):
-        rows = [row for file in _data_files(layout, places) for row in read_rows(file)]
+        files = _files_by_subset if layout.by_subset else _data_files
+        rows = [row for file in files(benchmark, layout, places) for row in read_rows(file)]
         read = _questions(benchmark.adapter, layout, rows)
-        examples = {
-            split: tuple(_examples(benchmark, layout, split, places))
-            for split in layout.also
-            if benchmark.arguments.get("few_shot_num") != 0
-        }
         positions = _searched_or_held_out(benchmark, read, len(rows), seed)
+        subsets = tuple(subset_of(rows[position].file, layout.split) for position in positions)
+        examples = dict(_worked_examples(benchmark, layout, subsets, places))
     notes = read.notes
     if benchmark.questions is not None:
         notes = (*notes, *_order_notes(rows, positions))
     return Selection(
-        positions, tuple(read.records[position] for position in positions), examples, notes
+        positions,
+        tuple(read.records[position] for position in positions),
+        tuple(rows[position].where for position in positions),
+        subsets if layout.by_subset else (),
+        examples,
+        notes,
     )
 
 
@@ -223,16 +262,39 @@ def choose_questions(
     target = scratch / benchmark.name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    _write(target / f"{layout.split}.jsonl", selection.records)
+    arguments = {**layout.arguments, **arguments}
+    if layout.by_subset:
+        subsets = list(dict.fromkeys(selection.subsets))
+        arguments["subset_list"] = subsets
+        for subset in subsets:
+            pairs = zip(selection.subsets, selection.records, strict=True)
+            _write(
+                target / f"{subset}_{layout.split}.jsonl", [r for of, r in pairs if of == subset]
+            )
+    else:
+        _write(target / f"{layout.split}.jsonl", selection.records)
     for split, records in selection.examples.items():
         _write(target / f"{split}.jsonl", records)
     return ChosenQuestions(
         benchmark,
         target,
         selection.positions,
-        {**layout.arguments, **arguments},
+        arguments,
         selection.notes,
+        dict(zip(_identities(layout, selection), selection.rows, strict=True)),
     )
+
+
+def _identities(layout: Layout, selection: Selection) -> Iterator[str]:
+    """The ids that the chosen questions will have."""
+    if len(set(selection.subsets)) > 1:
+        asked: Counter[str] = Counter()
+        for subset in selection.subsets:
+            yield f"{subset}/{asked[subset]}"
+            asked[subset] += 1
+        return
+    for position, record in zip(selection.positions or (), selection.records, strict=True):
+        yield str(record[layout.id] if layout.id else position)
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -246,13 +308,11 @@ def _check_unknown(benchmark: BenchmarkSection, places: tuple[Path, ...]) -> Non
             f"benchmark {benchmark.name}: {folder} is not a folder",
             f"{benchmark.adapter} reads a local folder; nothing is downloaded",
         )
-    chosen = (benchmark.questions, benchmark.sample, benchmark.question_ids)
-    if any(choice is not None for choice in chosen) or benchmark.holdout:
+    if benchmark.sample is not None or benchmark.question_ids is not None or benchmark.holdout:
         raise SourceError(
-            f"benchmark {benchmark.name}: questions can be chosen for "
+            f"benchmark {benchmark.name}: sample, question_ids and holdout are for "
             f"{', '.join(sorted(LAYOUTS))} and apbmm's own, not for {benchmark.adapter}",
-            "leave questions, sample, question_ids and holdout out, or use EvalScope's own "
-            "arguments",
+            "questions takes the first ones of any adapter",
         )
     with _naming(benchmark):
         found = [
@@ -264,7 +324,38 @@ def _check_unknown(benchmark: BenchmarkSection, places: tuple[Path, ...]) -> Non
             require_no_pointer(file)
 
 
-def _data_files(layout: Layout, places: tuple[Path, ...]) -> list[Path]:
+def _files_by_subset(
+    benchmark: BenchmarkSection, layout: Layout, places: tuple[Path, ...]
+) -> list[Path]:
+    """The files of the subsets that are asked, in the order in which their rows count."""
+    wanted = benchmark.arguments.get("subset_list")
+    if len(places) == 1 and places[0].is_dir():
+        found = [
+            file
+            for subset in wanted or [DEFAULT]
+            for file in files_of_subset(places[0], layout.split, subset)
+        ]
+        if not found and not wanted:
+            found = _only_file(places[0], layout.also)
+    else:
+        found = _data_files(benchmark, layout, places)
+    if wanted is None and found:
+        return found
+    subsets = {subset_of(file, layout.split): file for file in found}
+    lacking = [subset for subset in wanted or [DEFAULT] if subset not in subsets]
+    if lacking:
+        raise SourceError(
+            f"{', '.join(map(str, places))} holds no data of the subset {lacking[0]}",
+            f"expected {lacking[0]}_{layout.split}.jsonl or {lacking[0]}.jsonl (or .csv, ...)",
+        )
+    return [file for file in found if subset_of(file, layout.split) in (wanted or [DEFAULT])]
+
+
+def _data_files(
+    benchmark: BenchmarkSection,  # noqa: ARG001 - as `_files_by_subset`
+    layout: Layout,
+    places: tuple[Path, ...],
+) -> list[Path]:
     """The files of the scored split, in the order in which their rows count."""
     missing = [place for place in places if not place.exists()]
     if missing:
@@ -301,9 +392,16 @@ def _files_of(split: str, folder: Path) -> list[Path]:
     return found
 
 
-def _only_file(folder: Path) -> list[Path]:
-    """The one data file of a folder, whatever its name, or its complete numbered files."""
-    found = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
+def _only_file(folder: Path, others: tuple[str, ...] = ()) -> list[Path]:
+    """The one data file of a folder, whatever its name, or its complete numbered files.
+
+    Files whose names end like ``others`` are of other splits.
+    """
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in SUFFIXES and not path.stem.endswith(others)
+    ]
     if found and not _is_numbered(found) and len(found) > 1:
         named = ", ".join(path.name for path in found[:_MOST_NAMED])
         raise SourceError(
@@ -331,12 +429,28 @@ def _is_numbered(files: list[Path]) -> bool:
     return True
 
 
+def _worked_examples(
+    benchmark: BenchmarkSection,
+    layout: Layout,
+    subsets: Sequence[str],
+    places: tuple[Path, ...],
+) -> Iterator[tuple[str, tuple[Record, ...]]]:
+    """The worked examples of each further split, if any are wanted, by their file's name."""
+    if not benchmark.arguments.get("few_shot_num", layout.shots):
+        return
+    for split in layout.also:
+        names = [f"{s}_{split}" for s in dict.fromkeys(subsets)] if layout.by_subset else [split]
+        for name in names:
+            yield name, tuple(_examples(benchmark, layout, (name, split), places))
+
+
 def _examples(
-    benchmark: BenchmarkSection, layout: Layout, split: str, places: tuple[Path, ...]
+    benchmark: BenchmarkSection, layout: Layout, names: Sequence[str], places: tuple[Path, ...]
 ) -> Iterator[Record]:
-    """The worked examples of a further split."""
+    """The worked examples in the first of the files ``names`` that is there."""
     folder = places[0] if places[0].is_dir() else places[0].parent
-    files = _files_of(split, folder)
+    split = names[-1]
+    files = next((found for name in names if (found := _files_of(name, folder))), [])
     if not files:
         raise SourceError(
             f"{folder} holds no {split} split, of which {benchmark.adapter} takes worked examples",
@@ -370,6 +484,12 @@ class _Read:
 
 def _layout(benchmark: BenchmarkSection) -> Layout | None:
     """The layout of a benchmark's files, with the columns that its arguments name."""
+    if benchmark.adapter == "general_mcq":
+        extra = benchmark.arguments.get("extra_params")
+        several = isinstance(extra, Mapping) and bool(extra.get("multiple_correct"))
+        return replace(
+            LAYOUTS["general_mcq"], complete=partial(question_with_choices, several=several)
+        )
     if benchmark.adapter != ANSWER_ADAPTER:
         return layout_of(benchmark.adapter)
     rule = AnswerRule.of(benchmark.arguments)
@@ -401,17 +521,21 @@ def _questions(adapter: str, layout: Layout, rows: Sequence[Row]) -> _Read:
         if lack is not None:
             skipped[position] = lack
             continue
-        record: Record = {column: row.text(column) for column in layout.columns}
+        record: Record = {column: _cell(layout, row, column) for column in layout.columns}
         record |= {column: row.text(column) or "" for column in layout.optional}
         if layout.id:
             own = row.text(layout.id) or str(position)
             ids[own] += 1
             record[layout.id] = own if ids[own] == 1 else f"{own}#{position}"
         try:
-            records[position] = layout.complete(record, row)
+            completed = layout.complete(record, row)
         except ValueError as error:
             raise DataError(f"{row.where}: {error}") from None
-        strata[position] = row.text(layout.stratum) or "" if layout.stratum else ""
+        if completed is None:
+            skipped[position] = "holds no question or no answer"
+            continue
+        records[position] = completed
+        strata[position] = _stratum(layout, row)
     notes = tuple(_notes(rows, skipped, ids))
     if not records:
         raise DataError("; ".join(["its data holds no questions", *notes]))
@@ -423,15 +547,32 @@ def _lack(adapter: str, layout: Layout, row: Row) -> str | None:
     if row.is_blank:
         return "is blank"
     for column in layout.columns:
-        if column not in row.values:
+        if not any(name in row.values for name in _names(layout, column)):
             seen = ", ".join(map(str, row.values))
             raise DataError(
                 f"{row.where}: there is no {column!r}, only {seen}",
                 f"{adapter} reads {', '.join(layout.columns)}",
             )
-        if row.text(column) is None:
+        if _cell(layout, row, column) is None:
             return f"has a blank {column!r}"
     return None
+
+
+def _names(layout: Layout, column: str) -> tuple[str, ...]:
+    """A column's names in data files."""
+    return (column, *layout.instead.get(column, ()))
+
+
+def _cell(layout: Layout, row: Row, column: str) -> str | None:
+    """The cell of a column under the first of its names that is not blank."""
+    return next((text for name in _names(layout, column) if (text := row.text(name))), None)
+
+
+def _stratum(layout: Layout, row: Row) -> str:
+    """What a row is drawn beside."""
+    if layout.by_subset:
+        return subset_of(row.file, layout.split)
+    return row.text(layout.stratum) or "" if layout.stratum else ""
 
 
 def _notes(

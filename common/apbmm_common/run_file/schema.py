@@ -220,19 +220,19 @@ class BenchmarkSection(Section):
 
     name: Name
     """Name in results, in objectives and for a worker's `--path NAME=FOLDER`. Not `thinking`,
-    `instruct`, `base` or `prompts`, which name other paths there."""
+    `instruct`, `base`, `adapters` or `prompts`, which name other paths there."""
     adapter: str
     """EvalScope's name of the benchmark (`aime25`, `gpqa_diamond`, ...), or one of apbmm's own:
     `apbmm_answer` for questions and answers of one's own, `apbmm_exact`, which compares whole
-    answers to `{"id", "question", "answer"}` objects exactly."""
+    answers to `{"id", "question", "answer"}` objects exactly; or one that the file `adapters`
+    registers."""
     path: Annotated[str | tuple[str, ...], HostPath(named="name")]
     """The benchmark's data: a folder with a data file for each split that the adapter reads
     (`test.jsonl`, say; also JSON, CSV and Parquet), a single data file, or a list of data files
     that are asked as one benchmark."""
     questions: Positive | None = None
     """Asks only the first so many questions of the data file. Without it all are asked. Where the
-    data is sorted, by difficulty say, the first are unlike the rest: `sample` takes some of all.
-    Needs an adapter whose files apbmm knows."""
+    data is sorted, by difficulty say, the first are unlike the rest: `sample` takes some of all."""
     sample: Positive | None = None
     """Asks so many questions, drawn at random with the seed of `[generation]`: the same ones
     whatever the order of the rows. Each subset or level of the data gets its share. Lower it to
@@ -514,6 +514,10 @@ class RunSpec(Section):
     Runs with another seed are repetitions of an experiment."""
     sources: SourcesSection
     benchmarks: tuple[BenchmarkSection, ...]
+    adapters: OptionalPath = None
+    """Python file that registers benchmark adapters of one's own with EvalScope, by the names that
+    `adapter` then has. It is run only by workers that were started with `--allow-remote-code`;
+    other workers take no part. A changed file makes other evaluations."""
     generation: GenerationSection
     objectives: tuple[ObjectiveSection, ...] = PAPER_OBJECTIVES
     reference_point: tuple[float, ...] | None = None

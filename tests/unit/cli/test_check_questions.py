@@ -13,6 +13,7 @@ from apbmm.questions.messages import RenderedBenchmark, RenderedQuestion
 from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.run_file import BenchmarkSection
 from commands import run
+from own_questions import ADAPTERS, write_capitals
 from tiny_checkpoints import write_tiny_pair
 
 RUN = """
@@ -50,16 +51,16 @@ def write_rows(folder: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def test_check_shows_the_first_question_as_the_data_has_it(run_file: Path) -> None:
-    shown = run("apbmm", "check", run_file)
+    shown = run("apbmm", "check", run_file, "--no-questions")
     assert shown.returncode == 0, shown.stderr
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("question ")]
-    assert "'What is 0 + 0?', target '0' (as in the data; --questions shows" in line
+    assert "'What is 0 + 0?', target '0' (as in the data)" in line
 
 
 def test_check_shows_what_the_model_will_see(run_file: Path) -> None:
     """EvalScope wraps the question of aime25, and ignores an argument that it does not know."""
     pytest.importorskip("evalscope", reason="EvalScope is not installed here")
-    shown = run("apbmm", "check", run_file, "--questions", timeout=120)
+    shown = run("apbmm", "check", run_file, "--questions", timeout=300)
     assert shown.returncode == 0, shown.stderr
     text = shown.stdout
     (prompt,) = [line for line in text.splitlines() if line.startswith("prompt ")]
@@ -72,10 +73,39 @@ def test_check_shows_what_the_model_will_see(run_file: Path) -> None:
     assert "arguments.few_shot_num:" not in text
 
     run_file.write_text(RUN.format(context=120))
-    shown = run("apbmm", "check", run_file, "--questions", timeout=120)
+    shown = run("apbmm", "check", run_file, "--questions", timeout=300)
     assert shown.returncode == 2
     assert "benchmark aime: question 0 has a prompt of " in shown.stderr
     assert "does not fit a context of 120" in shown.stderr
+
+
+@pytest.mark.timeout(400)
+def test_the_run_s_own_adapters_run_only_with_leave(run_file: Path, tmp_path: Path) -> None:
+    write_capitals(tmp_path / "capitals")
+    own = tmp_path / "mine.py"
+    mark = tmp_path / "ran"
+    own.write_text(ADAPTERS.read_text() + f"\nopen({str(mark)!r}, 'w').close()\n")
+    text = RUN.format(context=800).replace("[sources]", 'adapters = "mine.py"\n[sources]')
+    text = text.replace('"aime25"', '"capitals"').replace('path = "aime"', 'path = "capitals"')
+    text = text.replace("questions = 2\n", "").replace("few_shot_nun = 2, ", "")
+    run_file.write_text(text)
+
+    shown = run("apbmm", "check", run_file)
+    assert shown.returncode == 0, shown.stderr
+    assert f"{own}: workers take part only with --allow-remote-code" in shown.stdout
+    assert f"note: {own} is not run without --allow-remote-code" in shown.stdout
+    assert not mark.exists()
+
+    pytest.importorskip("evalscope", reason="EvalScope is not installed here")
+    shown = run("apbmm", "check", run_file, "--allow-remote-code", timeout=300)
+    assert shown.returncode == 0, shown.stderr
+    assert "Name the capital of France. End with: Capital: NAME" in shown.stdout
+    assert "not checked" not in shown.stdout
+    assert mark.exists()
+
+    own.write_text("import os\n\ndef broken(:\n")
+    shown = run("apbmm", "check", run_file)
+    assert (shown.returncode, f"adapters: {own}, line 3: " in shown.stderr) == (2, True)
 
 
 def rows_with(levels: Sequence[str]) -> list[dict[str, str]]:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from apbmm.questions.messages import RenderedQuestion
+from apbmm.try_run import command
 from apbmm.try_run.records import tried_questions
 from apbmm.try_run.view import MOST_CHARACTERS, TriedBenchmark, as_json, report, shortened
-from apbmm_common.errors import ApbmmError
+from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.protocol.messages import BenchmarkResult
 from commands import run, write_rehearsal
 
@@ -107,8 +108,9 @@ def test_records_are_read_by_subset_and_place(records: Path) -> None:
 def test_everything_about_a_question_is_printed(records: Path) -> None:
     questions = tried_questions(records, ADAPTER, [asked("easy"), asked("hard_one")])
     result = BenchmarkResult(
-        metrics={"accuracy": 0.5, "tokens": 7.0}, questions=2, truncated=1, malformed=1
-    )
+        metrics={"accuracy": 0.5, "tokens": 7.0, "closed_thoughts": 0.25},
+        questions=2, truncated=1, malformed=1,
+    )  # fmt: skip
     benchmarks = [TriedBenchmark("sums", ADAPTER, questions, result)]
     lines = report("thinking", benchmarks)
     for line in (
@@ -126,13 +128,20 @@ def test_everything_about_a_question_is_printed(records: Path) -> None:
     ):
         assert line in lines
     summary = "sums: thinking, accuracy 50.0%, 7.0 tokens, 1 of 2 truncated, 1 of 2 malformed"
-    assert lines[-1] == summary
+    assert lines[-1] == f"{summary}, 25.0% thoughts closed"
     table = json.loads(json.dumps(as_json("trial", "thinking", benchmarks)))
-    assert table["benchmarks"]["sums"]["metrics"] == {"accuracy": 0.5, "tokens": 7.0}
+    assert table["benchmarks"]["sums"]["metrics"] == result.metrics
     assert [q["answer"] for q in table["benchmarks"]["sums"]["questions"]] == [
         "It is \\boxed{4}",
         "and so on",
     ]
+
+
+def test_vllm_is_needed_only_by_the_engine_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "vllm" else name)
+    command.require_packages("stand-in")
+    with pytest.raises(UsageError, match="but vllm is not installed"):
+        command.require_packages("vllm")
 
 
 def test_mostly_useless_answers_get_a_note(records: Path) -> None:

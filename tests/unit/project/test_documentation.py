@@ -88,8 +88,9 @@ def test_source_files_that_are_named_exist(page: Path) -> None:
         ), name
 
 
-def test_examples_in_contributing_are_those_that_tests_run() -> None:
-    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+def test_examples_of_files_are_those_that_tests_run() -> None:
+    pages = ("CONTRIBUTING.md", "docs/models-and-data.md")
+    text = "".join((REPOSITORY / page).read_text(encoding="utf-8") for page in pages)
     blocks = re.findall(
         r"`(tests/support/example_\w+\.py)`:\n\n```python\n(.*?)\n```", text, re.DOTALL
     )

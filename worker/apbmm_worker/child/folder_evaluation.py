@@ -12,6 +12,7 @@ from apbmm_worker import environment
 from apbmm_worker.child.pipeline import ReportProgress, ask, model_types, require_cards
 from apbmm_worker.child_protocol import EvaluateFolder
 from apbmm_worker.engine.kinds import require_kind
+from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
 
 
 def evaluate_folder(command: EvaluateFolder, progress: ReportProgress) -> Evaluated:
@@ -47,6 +48,7 @@ def _evaluated(command: EvaluateFolder, spec: RunSpec, progress: ReportProgress)
         scratch / "questions",
         scratch / "scoring.log",
         remote_code=spec.engine.remote_code,
+        adapters=OwnAdapters.of(Path(command.adapters)) if command.adapters else None,
     )
     try:
         scoring.benchmarks()

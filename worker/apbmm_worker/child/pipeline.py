@@ -25,6 +25,7 @@ from apbmm_worker import environment
 from apbmm_worker.child_protocol import Prepare
 from apbmm_worker.engine.kinds import engine_kind, require_kind
 from apbmm_worker.engine.token_progress import TokenProgress
+from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ ReportProgress = Callable[[str, int, int], None]
 class LocalInputs:
     """Paths on this host of all that the run names, a scratch folder, and this host's settings.
 
-    ``benchmarks`` has the folder, file or files of each. ``engine`` has the engine arguments that
-    this host sets, as text, by name.
+    ``benchmarks`` has the folder, file or files of each, ``adapters`` is the file of the run's own
+    adapters. ``engine`` has the engine arguments that this host sets, as text, by name.
     """
 
     sources: Mapping[str, Path]
@@ -55,6 +56,7 @@ class LocalInputs:
     scratch: Path
     device: str
     engine: Mapping[str, str] = field(default_factory=dict)
+    adapters: Path | None = None
 
     @classmethod
     def of(cls, command: Prepare) -> LocalInputs:
@@ -66,6 +68,7 @@ class LocalInputs:
             scratch=Path(command.scratch),
             device=command.device,
             engine=command.engine,
+            adapters=Path(command.adapters) if command.adapters else None,
         )
 
 
@@ -85,6 +88,7 @@ class Pipeline:
         inputs.scratch.mkdir(parents=True, exist_ok=True)
         environment.apply(inputs.device, inputs.scratch)
         require_cards(inputs.device)
+        self._adapters = OwnAdapters.of(inputs.adapters) if inputs.adapters else None
         with contextlib.ExitStack() as undo:
             self._scoring = self._start_scoring()
             undo.callback(self._scoring.close)
@@ -138,6 +142,7 @@ class Pipeline:
             self.sources.digests
             | {f"{role}.settings": digest for role, digest in self.sources.settings.items()}
             | {f"benchmark.{b.name}": b.digest for b in self._scoring.benchmarks()}
+            | ({"adapters": self._adapters.digest} if self._adapters else {})
         )
 
     def evaluate(
@@ -211,6 +216,7 @@ class Pipeline:
             self._inputs.scratch / "questions",
             self._inputs.scratch / "scoring.log",
             remote_code=self._spec.engine.remote_code,
+            adapters=self._adapters,
         )
 
     def _questions(self, limit: int) -> list[str]:
@@ -303,6 +309,8 @@ def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
     ]
     if inputs.prompts is not None and not inputs.prompts.is_file():
         faults.append(f"prompts: {inputs.prompts} is not a file")
+    if inputs.adapters is not None and not inputs.adapters.is_file():
+        faults.append(f"adapters: {inputs.adapters} is not a file")
     is_missing = bool(faults)
     hints = []
     for benchmark in spec.benchmarks:

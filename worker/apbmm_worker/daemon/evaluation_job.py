@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apbmm_common.errors import EvaluationError
@@ -75,13 +76,7 @@ class EvaluationJob:
                 "start it with --gpu rehearsal for a rehearsal, with a card or cpu otherwise",
                 kind="infrastructure",
             )
-        if spec.engine.remote_code and not self._options.allow_remote_code:
-            raise EvaluationError(
-                "the run asks for the checkpoints' own code to be run, which this worker does not "
-                "allow",
-                "--allow-remote-code does; or take remote_code out of the run file's [engine]",
-                kind="infrastructure",
-            )
+        self._require_leave(spec)
         await self._replace()
         log.info("reading the sources and benchmarks of %s", spec.name)
         began = time.monotonic()
@@ -96,6 +91,7 @@ class EvaluationJob:
         EvalScope's records go to ``outputs/EVALUATION`` in the state folder. Raises
         `EvaluationError`.
         """
+        self._require_leave(spec)
         await self._replace()
         self.progress = JobProgress()
         self._child = EvaluationChild(self._kind, self._options.state / "child.log")
@@ -105,6 +101,7 @@ class EvaluationJob:
             spec=spec.model_dump(mode="json"),
             folder=str(folder),
             benchmarks={b.name: tuple(paths[b.name]) for b in spec.benchmarks},
+            adapters=_adapters(spec, paths),
             scratch=str(self._options.scratch),
             device=self._options.gpu,
             engine=dict(self._options.engine),
@@ -115,6 +112,25 @@ class EvaluationJob:
         if not isinstance(answer, Evaluated):
             raise _unexpected(answer)
         return answer
+
+    def _require_leave(self, spec: RunSpec) -> None:
+        """Raise `EvaluationError` for Python code that the run asks for and this worker forbids."""
+        if self._options.allow_remote_code:
+            return
+        if spec.engine.remote_code:
+            raise EvaluationError(
+                "the run asks for the checkpoints' own code to be run, which this worker does not "
+                "allow",
+                "--allow-remote-code does; or take remote_code out of the run file's [engine]",
+                kind="infrastructure",
+            )
+        if spec.adapters is not None:
+            raise EvaluationError(
+                "the run asks for a Python file of its own adapters to be run, which this worker "
+                "does not allow",
+                "--allow-remote-code does, once you have read the file",
+                kind="infrastructure",
+            )
 
     def adopt(self, spec: RunSpec | None) -> None:
         """Replace the prepared spec by one that differs from it in budget or timings only."""
@@ -154,6 +170,7 @@ class EvaluationJob:
             sources=sources,
             benchmarks={b.name: tuple(paths[b.name]) for b in spec.benchmarks},
             prompts=next(iter(paths.get("prompts", ())), None),
+            adapters=_adapters(spec, paths),
             scratch=str(self._options.scratch),
             device=self._options.gpu,
             engine=dict(self._options.engine),
@@ -239,6 +256,11 @@ class EvaluationJob:
     async def abort(self) -> None:
         """Drop the current work at once."""
         await self._replace()
+
+
+def _adapters(spec: RunSpec, paths: Mapping[str, Sequence[str]]) -> str | None:
+    """This host's file of the run's own adapters; None for a run without."""
+    return paths["adapters"][0] if spec.adapters is not None else None
 
 
 async def _wait_for_stall(child: EvaluationChild, stall: float) -> None:

@@ -38,7 +38,8 @@ class Options:
     ``paths`` maps names of the run file (``thinking``, ``instruct``, ``base``, ``prompts``, or a
     benchmark's name) to paths of this host. ``roots`` are the folders that all other paths must be
     in; None allows any. ``engine`` has engine arguments of this host as text, by name. With
-    ``allow_remote_code`` a run may execute the code that comes with its checkpoints.
+    ``allow_remote_code`` a run may execute the code that comes with its checkpoints, and its own
+    file of adapters.
     """
 
     name: str

@@ -9,10 +9,12 @@ outcomes          `benchmark_result`: the metrics of answered questions; rehears
 
 The scoring process (`scoring_process`) imports the others, which import EvalScope or run it:
 
+own_adapters  `register_own_adapters`: the adapters of a run's own Python file
 questions   `prepare_benchmarks`: the questions of a run, chosen and rendered once for all merges
 evaluate    `evaluate`: the answers of one merge, scored
 adapters    `ensure_registered`: which benchmarks there are, apbmm's own among them
 math_calls  `MathCalls`: EvalScope's mathematical extractions and comparisons, without forks
+target_scores  `score_targets`: whether each right answer scores 1 when it is the model's
 
 No other room imports EvalScope.
 """
@@ -22,8 +24,10 @@ __all__ = [
     "evaluate",
     "math_calls",
     "outcomes",
+    "own_adapters",
     "questions",
     "scoring_client",
     "scoring_process",
     "scoring_protocol",
+    "target_scores",
 ]

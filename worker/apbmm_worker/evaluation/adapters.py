@@ -52,6 +52,10 @@ class ExactMatchAdapter(DefaultDataAdapter):  # type: ignore[misc]
         """The answer that a generated text gives, or None for a malformed text."""
         return text.strip() or None
 
+    def right_answer(self, sample: Sample) -> str | None:
+        """The right answer as a model would write it; None where its form is not known."""
+        return str(sample.target)
+
     def extract_answer(self, prediction: str, task_state: TaskState) -> str:  # noqa: ARG002
         """What EvalScope shows as the answer; empty for a malformed text."""
         return self.answer_in(prediction) or ""
@@ -86,6 +90,10 @@ class DemoAdapter(ExactMatchAdapter):
         """The symbol after the marker."""
         return demo_answers.extract_answer(text)
 
+    def right_answer(self, sample: Sample) -> str | None:
+        """The marker and the symbol."""
+        return f"# {sample.target}"
+
 
 class AnswerAdapter(ExactMatchAdapter):
     """Questions and answers of one's own; each copied row holds the benchmark's `AnswerRule`."""
@@ -95,6 +103,10 @@ class AnswerAdapter(ExactMatchAdapter):
         sample = super().record_to_sample(record)
         sample.metadata["rule"] = record["rule"]
         return sample
+
+    def right_answer(self, sample: Sample) -> str | None:
+        """The answer in the form that the rule finds."""
+        return AnswerRule.of(sample.metadata["rule"]).phrased(str(sample.target))
 
     def extract_answer(self, prediction: str, task_state: TaskState) -> str:
         """The answer that the rule finds; empty for a malformed text."""
@@ -157,8 +169,11 @@ def ensure_registered(adapter: str) -> bool:
 def unknown_arguments(adapter: str, arguments: Iterable[str]) -> tuple[str, ...]:
     """Those of ``arguments`` that EvalScope would ignore: no setting of a benchmark has the name.
 
-    Names of ``extra_params`` are not looked at: EvalScope refuses unknown ones itself.
+    Names of ``extra_params`` are not looked at: EvalScope refuses unknown ones itself. Those of
+    ``apbmm_answer`` do not go to EvalScope.
     """
+    if adapter == ANSWER_ADAPTER:
+        return ()
     ensure_registered(adapter)
     known = {field.name for field in dataclasses.fields(BENCHMARK_REGISTRY[adapter])}
     return tuple(name for name in arguments if name not in known)

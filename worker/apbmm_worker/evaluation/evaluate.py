@@ -111,11 +111,10 @@ def _evaluator(
     process's one random state.
     """
     shutil.rmtree(out_dir, ignore_errors=True)  # EvalScope appends to what an attempt left
-    adapter = benchmark.chosen.benchmark.adapter
     task = evalscope_task(benchmark.chosen, generation, model, len(benchmark.questions), out_dir)
     outputs = OutputsStructure(outputs_dir=str(out_dir))
     try:
-        scored, questions = load_questions(adapter, task, generation.seed)
+        scored, questions = load_questions(benchmark.chosen, task, generation.seed)
         scored.load_dataset = lambda: questions
         return create_evaluator(scored, LazyModel(task), outputs, task)
     except Exception as error:

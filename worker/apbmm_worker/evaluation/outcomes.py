@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 # EvalScope's report rounds scores to 4 digits and token means to 6.
 _SCORE_ROUNDING = 1e-4
 _TOKEN_ROUNDING = 1e-5
-_USABLE = "success"
+USABLE = "success"
+"""EvalScope's status of a score that counts."""
 
 ACCURACY = score_metric("accuracy")
 """A benchmark's own accuracy. Where that is its primary score, it is the metric ``accuracy``."""
@@ -156,7 +157,7 @@ def _outcome(
         status = score.status.value
     except (AttributeError, LookupError, TypeError, ValueError, StopIteration) as error:
         raise _unusable(adapter, f"question {question} has no usable score: {error!r}") from error
-    if status != _USABLE or output.error:
+    if status != USABLE or output.error:
         raise _unusable(adapter, f"question {question}: {status}, {output.error}")
     if not 0.0 <= primary <= 1.0:  # false for NaN too
         raise _unusable(adapter, f"question {question} has score {primary}")

@@ -53,6 +53,7 @@ class Question:
         chat: its messages as `chat_text` writes them.
         text: the text of its last message.
         target: the right answer.
+        row: file and row that it comes from; empty where they are not known.
         prompt: its messages as token ids, and the seed of the answer's draws.
         opens_thought: whether the prompt ends with an opened thought.
     """
@@ -62,6 +63,7 @@ class Question:
     chat: str
     text: str
     target: str
+    row: str
     prompt: Prompt
     opens_thought: bool
 
@@ -206,15 +208,25 @@ def evalscope_task(
     )
 
 
-def load_questions(adapter: str, task: TaskConfig, seed: int) -> tuple[Any, Any]:
+def load_questions(chosen: ChosenQuestions, task: TaskConfig, seed: int) -> tuple[Any, Any]:
     """EvalScope's adapter object of a benchmark, and its questions by subset: the same each time.
+
+    Of an adapter whose files apbmm does not know, the first so many as the run file asks.
 
     Adapters draw worked examples or the order of choices from the process's random state, which is
     therefore set first, as in EvalScope's own runs.
     """
     seed_everything(seed)
-    benchmark = get_benchmark(adapter, task)
-    return benchmark, benchmark.load_dataset()
+    benchmark = get_benchmark(chosen.benchmark.adapter, task)
+    subsets = benchmark.load_dataset()
+    most = chosen.benchmark.questions
+    if chosen.positions is None and most is not None:
+        for subset, samples in list(subsets.items()):
+            subsets[subset] = samples[:most]
+            most -= len(subsets[subset])
+            if not len(subsets[subset]):
+                del subsets[subset]
+    return benchmark, subsets
 
 
 def _questions(
@@ -224,7 +236,7 @@ def _questions(
     name, adapter = chosen.benchmark.name, chosen.benchmark.adapter
     task = evalscope_task(chosen, generation, None, 0, chosen.folder)
     try:
-        _, subsets = load_questions(adapter, task, generation.seed)
+        _, subsets = load_questions(chosen, task, generation.seed)
     except Exception as error:
         raise DataError(
             f"benchmark {name}: EvalScope cannot read {chosen.folder} as {adapter}: {error}"
@@ -247,6 +259,7 @@ def _questions(
                     chat=chat,
                     text=sample.input[-1].text,
                     target=str(sample.target),
+                    row=chosen.rows.get(identity, ""),
                     prompt=prompt,
                     opens_thought=thoughts.opened_by_prompt(tokens),
                 )

@@ -32,6 +32,7 @@ from apbmm_worker.evaluation.scoring_protocol import (
     EvaluationResult,
     Failed,
     FromScoring,
+    OwnAdapters,
     PrepareQuestions,
     Questions,
     Ready,
@@ -75,7 +76,8 @@ class ScoringClient:
 
     The constructor starts the process, which prepares the questions meanwhile; `benchmarks` waits
     for them. A process that dies is replaced by the next evaluation. For one thread. ``log`` takes
-    the process's standard output and error. The arguments are those of `prepare_benchmarks`.
+    the process's standard output and error. The arguments are those of `prepare_benchmarks`, and
+    the run's own ``adapters``, if they may be run.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class ScoringClient:
         log: Path,
         *,
         remote_code: bool = False,
+        adapters: OwnAdapters | None = None,
     ) -> None:
         self.log = log
         self._prepare = PrepareQuestions(
@@ -97,6 +100,7 @@ class ScoringClient:
             template_source=str(template_source),
             scratch=str(scratch),
             remote_code=remote_code,
+            adapters=adapters,
         )
         self._benchmarks: tuple[AskedBenchmark, ...] | None = None
         self._process: _Process | None = None

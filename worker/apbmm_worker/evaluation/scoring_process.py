@@ -166,7 +166,12 @@ class Scoring:
     def _prepare(self, command: PrepareQuestions) -> Ready:
         from apbmm_worker.evaluation.math_calls import MathCalls
         from apbmm_worker.evaluation.questions import prepare_benchmarks
+        from apbmm_worker.evaluation.target_scores import require_scorable
 
+        if command.adapters is not None:
+            from apbmm_worker.evaluation.own_adapters import register_own_adapters
+
+            register_own_adapters(command.adapters)
         calls = MathCalls()
         calls.install()
         if not all(is_own_adapter(section["adapter"]) for section in command.benchmarks):
@@ -179,6 +184,7 @@ class Scoring:
             Path(command.scratch),
             remote_code=command.remote_code,
         )
+        require_scorable(self._prepared)
         for benchmark in self._prepared.benchmarks:
             prompts = [
                 AskedPrompt(token_ids=q.prompt.token_ids, seed=q.prompt.seed, text=q.text)

@@ -11,7 +11,9 @@ benchmarks, those of ``ask`` follow. `message_socket` says how messages are enco
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
@@ -25,6 +27,7 @@ from apbmm_common.errors import (
     SourceError,
     UsageError,
     failure_kind,
+    unreadable,
 )
 from apbmm_common.protocol.messages import WIRE, BenchmarkResult, Count
 from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
@@ -46,8 +49,28 @@ class EvaluationResult:
     report_seconds: float
 
 
+class OwnAdapters(BaseModel):
+    """A run's file of adapters that may be run, and the SHA-256 (hex) of its content."""
+
+    model_config = WIRE
+    file: str
+    digest: str
+
+    @classmethod
+    def of(cls, file: Path) -> OwnAdapters:
+        """The file as it is now. Raises `SourceError` if it cannot be read."""
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise unreadable(file, error) from error
+        return cls(file=str(file), digest=hashlib.sha256(content).hexdigest())
+
+
 class PrepareQuestions(BaseModel):
-    """Choose, read and render the questions of a run: the arguments of `prepare_benchmarks`."""
+    """Choose, read and render the questions of a run: the arguments of `prepare_benchmarks`.
+
+    ``adapters`` are registered before.
+    """
 
     model_config = WIRE
     kind: Literal["prepare"] = "prepare"
@@ -57,6 +80,7 @@ class PrepareQuestions(BaseModel):
     template_source: str
     scratch: str
     remote_code: bool
+    adapters: OwnAdapters | None = None
 
 
 class Score(BaseModel):

@@ -321,7 +321,8 @@ def test_an_adapter_that_apbmm_does_not_know_is_given_its_folder(tmp_path: Path)
     chosen = choose_questions(benchmark("mmlu"), folder, tmp_path / "scratch")
     assert (chosen.folder, chosen.positions) == (folder, None)
     with pytest.raises(SourceError, match="not for mmlu"):
-        select_questions(benchmark("mmlu", questions=3), folder)
+        select_questions(benchmark("mmlu", sample=3), folder)
+    assert select_questions(benchmark("mmlu", questions=3), folder).positions is None
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="holds no data"):
         select_questions(benchmark("mmlu"), tmp_path / "empty")

@@ -264,6 +264,7 @@ def test_relative_paths_start_at_the_run_file(tmp_path: Path) -> None:
         "base": None,
         "sums": str(tmp_path / "deep" / "data" / "sums"),
         "prompts": None,
+        "adapters": None,
     }
     assert run.without_paths()["sources"] == {}
     assert run.benchmarks[0].path == str(tmp_path / "deep" / "data" / "sums")
@@ -273,7 +274,7 @@ def test_the_paths_of_a_run_are_the_keys_that_are_marked(tmp_path: Path) -> None
     table = run_spec().model_dump(mode="json")
     assert {found.place for found in paths_in(table)} == {
         "sources.thinking", "sources.instruct", "sources.base", "benchmarks.0.path",
-        "prior.prompts",
+        "prior.prompts", "adapters",
     }  # fmt: skip
     broken = {"sources": 3, "benchmarks": [7, {"path": "p"}], "prior": {"prompts": ["q"]}}
     assert [(found.place, found.path) for found in paths_in(broken)] == [("benchmarks.1.path", "p")]

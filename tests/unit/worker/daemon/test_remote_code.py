@@ -72,6 +72,21 @@ async def test_run_file_and_worker_must_both_want_it(
     assert trusted(worker.told, tmp_path) is (asked and allowed)
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_a_run_s_own_adapters_need_leave_too(tmp_path: Path, allowed: bool) -> None:
+    worker = job(tmp_path, allowed=allowed)
+    spec = run_spec(adapters="/runs/mine.py")
+    if allowed:
+        await worker.prepare(spec)
+        assert worker.told is not None
+        assert worker.told.adapters == "/runs/mine.py"
+        return
+    with pytest.raises(EvaluationError, match=r"its own adapters .* does not allow") as caught:
+        await worker.prepare(spec)
+    assert "--allow-remote-code" in caught.value.hint
+    assert worker.told is None
+
+
 async def test_a_worker_that_does_not_allow_it_is_unfit_by_name(tmp_path: Path) -> None:
     said: list[Any] = []
 
