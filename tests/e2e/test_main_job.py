@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from apbmm_master.journal.events import Proposed
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import NAME, read_journal
+from apbmm_master.journal.store import NAME, read_journal, read_outcomes
 from apbmm_master.optimiser.client import search_arguments
 from commands import processes_naming, run, started, wait_until
 
@@ -55,6 +56,7 @@ def test_the_demo_survives_kill_9_and_ends_with_a_pareto_set(tmp_path: Path) -> 
     check_nothing_was_repeated(before, after)
     check_diagnostics(run_dir)
     check_outcomes(run_dir)
+    check_export(run_dir, after.completed[-1], tmp_path / "served")
 
 
 def check_status(found: dict[str, Any]) -> None:
@@ -112,3 +114,34 @@ def check_outcomes(run_dir: Path) -> None:
         assert (count, QUESTIONS) == (QUESTIONS, result.questions)
         assert accuracy == pytest.approx(result.metrics["accuracy"])
         assert tokens == pytest.approx(result.metrics["tokens"])
+
+
+def check_export(run_dir: Path, name: str, out: Path) -> None:
+    """An export has the weights that were evaluated, and transformers gives the same answers."""
+    shown = run("apbmm", "export", run_dir, "--eval", name, "--out", out)
+    assert shown.returncode == 0, shown.stderr
+    assert "weights: bit for bit those that were evaluated" in shown.stdout
+    check_answers(run_dir, name, out)
+
+
+def check_answers(run_dir: Path, name: str, model: Path) -> None:
+    """Greedy answers of a folder are, to the token, those that the worker kept."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(model)
+    journaled = {(o.benchmark, o.question): o for o in read_outcomes(run_dir, name)}
+    compared = 0
+    for file in run_dir.glob(f"workers/*/outputs/*/{name}/*/predictions/*/*.jsonl"):
+        benchmark = file.parts[-4]
+        for line in file.read_text().splitlines()[:8]:
+            kept = json.loads(line)
+            asked = [{"role": "user", "content": kept["messages"][0]["content"]}]
+            prompt = tokenizer.apply_chat_template(
+                asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+            answer = loaded.generate(**prompt, do_sample=False, max_new_tokens=96)[0]
+            new = answer[prompt["input_ids"].shape[1] :]
+            assert len(new) == journaled[benchmark, kept["metadata"]["question_id"]].tokens
+            text = tokenizer.decode(new, skip_special_tokens=True)
+            assert text.strip() == kept["messages"][1]["content"].strip()
+            compared += 1
+    assert compared == 16
