@@ -3,12 +3,14 @@
 Two random bf16 checkpoints of Qwen3's shapes are merged layer by layer; the yardstick reads both
 and writes one with no arithmetic, by the fastest of some plain means. Ratios are of medians and of
 the least over interleaved repetitions, of wall clock and of CPU time (which a busy machine disturbs
-less). Where a virtual machine's host takes free memory back, a file that is written again meets
-memory which must be given anew, at random and by whatever means it is written, which takes up to
-ten times as long: then the least says what the programs themselves take. With
-``--mergekit PYTHON``, an interpreter of an environment that holds mergekit, the same merge is made
-by it, in process and by its command. With ``--methods`` every model-level method merges the two as
-task vectors of a third. Run: python benchmarks/merge_speed.py [--gigabytes 1 8] [--repeat 5]
+less). "export" is the merge with the checksums that `apbmm export` takes. Where a virtual machine's
+host takes free memory back, a file that is written again meets memory which must be given anew, at
+random and by whatever means it is written, which takes up to ten times as long: then the least says
+what the programs themselves take. With ``--mergekit PYTHON``, an interpreter of an environment that
+holds mergekit, the same merge is made by it, in process and by its command. With ``--methods``
+every model-level method merges the two as task vectors of a third.
+
+Run: python benchmarks/merge_speed.py [--gigabytes 1 8] [--repeat 5]
 [--folder DIR]... [--mergekit PYTHON] [--methods] (default folders: one on disk, and /dev/shm).
 """
 
@@ -23,20 +25,22 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from apbmm_common.merge_methods import METHODS
 from apbmm_common.run_file import MergeSection
+from apbmm_worker.engine.checksum import PartwiseChecksum
 from apbmm_worker.merging.merge import write_merge
-from apbmm_worker.merging.plan import ModelLevelMerge, plan, plan_task_vectors
+from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan, plan_task_vectors
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
+from apbmm_worker.merging.tensor_bytes import stored_dtype
 from random_qwen3 import of_size, write_random
 
 CHUNKS = (1 << 18, 1 << 19, 1 << 20)
-MATERIALISE = "materialise"
+MATERIALISE, EXPORT = "materialise", "export"
 MERGEKIT = """
 import sys, time, torch
 from mergekit.config import MergeConfiguration
@@ -56,6 +60,21 @@ class Cost:
 
     wall: float
     processor: float
+
+
+class Checksums:
+    """The checksums of an export, with none of its files; `merging.merge.Additions`."""
+
+    def __init__(self, plans: Sequence[TensorPlan]) -> None:
+        self._sums = {p.name: PartwiseChecksum(stored_dtype(p.dtype), p.length) for p in plans}
+
+    def written(self, tensor: TensorPlan, offset: int, data: memoryview) -> None:
+        """Add a part to its tensor's checksum."""
+        self._sums[tensor.name].add(offset, data)
+
+    def finish(self, _: Path) -> dict[str, int | None]:
+        """The checksums, by name."""
+        return {name: found.value for name, found in self._sums.items()}
 
 
 def copy_positioned(first: Path, second: Path, out: Path, chunk: int, *, reserve: bool) -> None:
@@ -106,6 +125,9 @@ def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, li
     plans = plan(thinking, instruct, vector_of(sources), MergeSection())
     ways: dict[str, Callable[[], object]] = {
         MATERIALISE: lambda: write_merge(sources, plans, {}, "instruct", out),
+        EXPORT: lambda: write_merge(
+            sources, plans, {}, "instruct", out, additions=Checksums(plans)
+        ),
         "in kernel": lambda: copy_in_kernel(first, second, copy),
     }
     for chunk in CHUNKS:
@@ -132,14 +154,16 @@ def summary(costs: dict[str, list[Cost]], of: Callable[[Iterable[float]], float]
         name: Cost(of(cost.wall for cost in taken), of(cost.processor for cost in taken))
         for name, taken in costs.items()
     }
-    ours = each.pop(MATERIALISE)
+    own = {name: each.pop(name) for name in (MATERIALISE, EXPORT)}
     parts = [f"{n} {c.wall:.2f} s ({c.processor:.2f} CPU)" for n, c in each.items()]
-    wall = ours.wall / min(cost.wall for cost in each.values())
-    processor = ours.processor / min(cost.processor for cost in each.values())
-    print(
-        f"  {of.__name__}: {ours.wall:.2f} s ({ours.processor:.2f} CPU); copies: {'; '.join(parts)}"
-    )
-    print(f"    ratio to the fastest copy: {wall:.2f} (CPU time {processor:.2f})")
+    print(f"  {of.__name__} of copies: {'; '.join(parts)}")
+    for name, ours in own.items():
+        wall = ours.wall / min(cost.wall for cost in each.values())
+        processor = ours.processor / min(cost.processor for cost in each.values())
+        print(
+            f"    {name}: {ours.wall:.2f} s ({ours.processor:.2f} CPU), {wall:.2f} times the "
+            f"fastest copy (CPU time {processor:.2f})"
+        )
 
 
 def mergekit_config(sources: VerifiedSources) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,16 @@ from apbmm.results.words import REHEARSAL
 from apbmm_common.checkpoint.headers import prediction_tensors
 from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_worker.engine.checksum import folder_digest
+from apbmm_worker.engine.checksum import PartwiseChecksum, WeightsDigest, folder_digest
 from apbmm_worker.merging.folder import stated_dtype
 from apbmm_worker.merging.merge import MergeReport, write_merge
 from apbmm_worker.merging.plan import with_prediction_layers
 from apbmm_worker.merging.run_merges import MERGED, merge_of
+from apbmm_worker.merging.tensor_bytes import stored_dtype
 
 if TYPE_CHECKING:
+    from apbmm_common.run_file import RunSpec
+    from apbmm_worker.merging.plan import TensorPlan
     from apbmm_worker.merging.sources import VerifiedSources
 
 
@@ -65,48 +68,90 @@ def write(
     """
     spec, evaluation = results.spec, order.evaluation
     if order.dtype != "source":
-        spec = spec.model_copy(
-            update={"merge": spec.merge.model_copy(update={"dtype": order.dtype})}
-        )
-    template = spec.generation.template_from
-    told: list[str] = []
+        merge_section = spec.merge.model_copy(update={"dtype": order.dtype})
+        spec = spec.model_copy(update={"merge": merge_section})
     try:
         merge = merge_of(
             spec, sources, evaluation.vector, reference=evaluation.purpose == "reference"
         )
-        last = sources.checkpoints[MERGED[-1]]
-        plans = with_prediction_layers(merge.plans, last)
-
-        def finish(folder: Path) -> dict[str, Any]:
-            digest = folder_digest(folder, prediction_tensors(last))
-            told.append(_compared(results, order, digest))
-            dtype = spec.merge.dtype
-            stored = (stated_dtype(last) or "the sources' dtype") if dtype == "source" else dtype
-            facts = CardFacts(
-                results, evaluation, folders, order.out.name, order.reason, stored, told[0]
-            )
-            names = {r: each.hub_id or str(each.folder.resolve()) for r, each in folders.items()}
-            config = mergekit_config(plans, sources, names, spec)
-            (folder / CONFIG_FILE).write_text(config.text(_heading(results, evaluation)), "utf-8")
-            if evaluation.layer_weights:
-                picture = layer_picture(evaluation.layer_weights, _title(results, evaluation))
-                (folder / PICTURE_FILE).write_text(picture, encoding="utf-8")
-            model_card(facts).save(folder / CARD_FILE)
-            return _record(facts, digest)
-
+        plans = with_prediction_layers(merge.plans, sources.checkpoints[MERGED[-1]])
+        export = _Export(results, spec, sources, folders, order, plans)
         report = write_merge(
             sources,
             plans,
             merge.recipe,
-            template,
+            spec.generation.template_from,
             order.out,
             dtype=spec.merge.dtype,
-            finish=finish,
-            keep_earlier=True,
+            additions=export,
         )
     except EvaluationError as error:
         raise ApbmmError(error.message, error.hint) from error
-    return Written(report, told[0])
+    return Written(report, export.weights)
+
+
+class _Export:
+    """What an export has beside the merge: `apbmm_worker.merging.merge.Additions`.
+
+    ``spec`` is the run's, with the dtype that was ordered. ``weights`` says at the end what the
+    weights were compared with.
+    """
+
+    def __init__(
+        self,
+        results: RunResults,
+        spec: RunSpec,
+        sources: VerifiedSources,
+        folders: Mapping[str, SourceFolder],
+        order: Order,
+        plans: Sequence[TensorPlan],
+    ) -> None:
+        self._results, self._spec, self._order = results, spec, order
+        self._sources, self._folders, self._plans = sources, folders, plans
+        self._last = sources.checkpoints[MERGED[-1]]
+        self._left_out = prediction_tensors(self._last)  # they take no part in evaluations
+        self._sums = {p.name: PartwiseChecksum(stored_dtype(p.dtype), p.length) for p in plans}
+        self.weights = ""
+
+    def written(self, tensor: TensorPlan, offset: int, data: memoryview) -> None:
+        """Add a part to its tensor's checksum."""
+        self._sums[tensor.name].add(offset, data)
+
+    def finish(self, folder: Path) -> dict[str, Any]:
+        """Compare the weights, and write what stands beside them."""
+        results, evaluation = self._results, self._order.evaluation
+        digest = self._digest(folder)
+        self.weights = _compared(results, self._order, digest)
+        dtype = self._spec.merge.dtype
+        stored = (stated_dtype(self._last) or "the sources' dtype") if dtype == "source" else dtype
+        facts = CardFacts(
+            results,
+            evaluation,
+            self._folders,
+            self._order.out.name,
+            self._order.reason,
+            stored,
+            self.weights,
+        )
+        names = {r: each.hub_id or str(each.folder.resolve()) for r, each in self._folders.items()}
+        config = mergekit_config(self._plans, self._sources, names, self._spec)
+        (folder / CONFIG_FILE).write_text(config.text(_heading(results, evaluation)), "utf-8")
+        if evaluation.layer_weights:
+            picture = layer_picture(evaluation.layer_weights, _title(results, evaluation))
+            (folder / PICTURE_FILE).write_text(picture, encoding="utf-8")
+        model_card(facts).save(folder / CARD_FILE)
+        return _record(facts, digest)
+
+    def _digest(self, folder: Path) -> str:
+        """The digest of the weights, as they were computed while they were written."""
+        sums = {n: each.value for n, each in self._sums.items() if n not in self._left_out}
+        if None in sums.values():  # parts of words: an odd tensor moved those after it
+            return folder_digest(folder, self._left_out)
+        digest = WeightsDigest()
+        for plan in self._plans:
+            if (of_tensor := sums.get(plan.name)) is not None:
+                digest.add(plan.name, stored_dtype(plan.dtype), plan.shape, of_tensor)
+        return digest.hexdigest()
 
 
 def _compared(results: RunResults, order: Order, digest: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,7 @@ _COLUMNS = 1021
 _WRAP = 1 << 64  # numpy's unsigned sums are taken modulo this too
 _FACTORS = np.arange(1, 2 * _COLUMNS, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_PART_BYTES = _COLUMNS * 8 << 9  # of a file, read at once: a whole number of rows of words
+_PART_BYTES = 1 << 22  # of a file, read at once
 
 
 def checksum(tensor: torch.Tensor) -> int:
@@ -33,7 +35,57 @@ def checksum(tensor: torch.Tensor) -> int:
     """
     flat = tensor.detach().contiguous().view(-1)
     words = _words(flat)
-    return _sum_of_parts([words])
+    whole = len(words) // _COLUMNS * _COLUMNS
+    sums = _column_sums(words[:whole].view(-1, _COLUMNS)).view(np.uint64)
+    rest = words[whole:].to(torch.int64).cpu().numpy().view(np.uint64)
+    factors = _FACTORS[: len(rest)] ^ np.uint64(1)
+    return (len(words) + int((_FACTORS * sums).sum()) + int((factors * rest).sum())) % _WRAP
+
+
+class PartwiseChecksum:
+    """The `checksum` of a tensor from its bytes, whose parts come in any order, from any thread.
+
+    ``length`` is the tensor's, in bytes.
+    """
+
+    def __init__(self, dtype: torch.dtype, length: int) -> None:
+        self._word = 8 if length % 8 == 0 else dtype.itemsize
+        self._words = length // self._word
+        self._whole = self._words // _COLUMNS * _COLUMNS
+        self._total = self._seen = 0
+        self._lock = threading.Lock()
+
+    def add(self, offset: int, data: memoryview) -> None:
+        """Take in the bytes from ``offset`` on. A part of a word makes the value None."""
+        if offset % self._word or len(data) % self._word:
+            return
+        words = np.frombuffer(data, dtype=f"i{self._word}")
+        first, regular = offset // self._word, max(self._whole - offset // self._word, 0)
+        total = _regular(words[:regular], first % _COLUMNS)
+        rest = words[regular:].astype(np.int64).view(np.uint64)
+        begin = max(first - self._whole, 0)
+        total += int(((_FACTORS[begin : begin + len(rest)] ^ np.uint64(1)) * rest).sum())
+        with self._lock:
+            self._total += total
+            self._seen += len(words)
+
+    @property
+    def value(self) -> int | None:
+        """The checksum; None where not all words were seen."""
+        return (self._words + self._total) % _WRAP if self._seen == self._words else None
+
+
+def _regular(words: npt.NDArray[Any], column: int) -> int:
+    """The sum of words times their factors; the first word is in ``column``."""
+    head = words[: (_COLUMNS - column) % _COLUMNS]
+    middle = words[len(head) : len(head) + (len(words) - len(head)) // _COLUMNS * _COLUMNS]
+    tail = words[len(head) + len(middle) :]
+    sums = np.add.reduce(middle.reshape(-1, _COLUMNS), axis=0, dtype=np.int64)
+    total = int((_FACTORS * sums.view(np.uint64)).sum())
+    for part, begin in ((head, column), (tail, 0)):
+        wide = part.astype(np.int64).view(np.uint64)
+        total += int((_FACTORS[begin : begin + len(wide)] * wide).sum())
+    return total
 
 
 def checksum_in_file(header: TensorHeader, descriptor: int) -> int:
@@ -41,17 +93,14 @@ def checksum_in_file(header: TensorHeader, descriptor: int) -> int:
 
     Raises `SourceError` for a file that cannot be read.
     """
-    dtype = stored_dtype(header.dtype)
-    words = torch.int64 if header.length % 8 == 0 else _WORDS[dtype.itemsize]
-    buffer = torch.empty(min(header.length, _PART_BYTES), dtype=torch.uint8)
-
-    def parts() -> Iterable[torch.Tensor]:
-        for begin in range(0, header.length, _PART_BYTES):
-            part = buffer[: min(_PART_BYTES, header.length - begin)]
-            read_into(descriptor, memoryview(part.numpy()), header.offset + begin, header.file)
-            yield part.view(words)
-
-    return _sum_of_parts(parts())
+    found = PartwiseChecksum(stored_dtype(header.dtype), header.length)
+    buffer = memoryview(bytearray(min(header.length, _PART_BYTES)))
+    for begin in range(0, header.length, _PART_BYTES):
+        part = buffer[: min(_PART_BYTES, header.length - begin)]
+        read_into(descriptor, part, header.offset + begin, header.file)
+        found.add(begin, part)
+    assert found.value is not None
+    return found.value
 
 
 class WeightsDigest:
@@ -83,19 +132,6 @@ def folder_digest(folder: Path, left_out: frozenset[str] = frozenset()) -> str:
         for header, future in zip(headers, work, strict=True):
             found.add(header.name, stored_dtype(header.dtype), header.shape, future.result())
     return found.hexdigest()
-
-
-def _sum_of_parts(parts: Iterable[torch.Tensor]) -> int:
-    """The checksum of words in parts; all parts but the last are whole rows of columns."""
-    count, total = 0, 0
-    for words in parts:
-        whole = len(words) // _COLUMNS * _COLUMNS
-        sums = _column_sums(words[:whole].view(-1, _COLUMNS)).view(np.uint64)
-        rest = words[whole:].to(torch.int64).cpu().numpy().view(np.uint64)
-        factors = _FACTORS[: len(rest)] ^ np.uint64(1)
-        count += len(words)
-        total += int((_FACTORS * sums).sum()) + int((factors * rest).sum())
-    return (count + total) % _WRAP
 
 
 def _words(flat: torch.Tensor) -> torch.Tensor:

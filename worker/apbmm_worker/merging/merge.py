@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -48,9 +48,6 @@ THREADS = 4  # more do not help: the work is moving bytes through memory
 BATCH_BYTES = 1 << 24  # what a thread is handed at once
 AHEAD_BYTES = 1 << 25  # of tensors made ahead: enough to keep all threads busy while one is used
 
-Finish = Callable[[Path], Mapping[str, Any]]
-"""Adds files to the folder of a merge, and returns what to add to its recipe."""
-
 Place = Callable[[TensorPlan], torch.Tensor | None]
 """Where to make a tensor: contiguous, of its shape and stored dtype; None for memory of its own."""
 
@@ -63,7 +60,17 @@ class MergeReport:
     bytes: int
 
 
-def write_merge(  # noqa: PLR0913 - all describe one folder
+class Additions(Protocol):
+    """What a folder gets beside a merge."""
+
+    def written(self, tensor: TensorPlan, offset: int, data: memoryview) -> None:
+        """Called with each part of each tensor, at ``offset`` bytes in it, from several threads."""
+
+    def finish(self, folder: Path) -> Mapping[str, Any]:
+        """Add files to the folder; returns what is added to the recipe."""
+
+
+def write_merge(
     sources: VerifiedSources,
     plans: Sequence[TensorPlan],
     recipe: Mapping[str, Any],
@@ -72,26 +79,26 @@ def write_merge(  # noqa: PLR0913 - all describe one folder
     progress: ByteProgress | None = None,
     *,
     dtype: str = "source",
-    finish: Finish | None = None,
-    keep_earlier: bool = False,
+    additions: Additions | None = None,
 ) -> MergeReport:
     """Write the tensors of ``plans`` as a Hugging Face folder.
 
     Config, tokenizer, chat template and generation config come from the source ``template_from``;
     settings that change the computation were verified to be equal in all sources. ``recipe`` is
     kept beside the weights. The config names ``dtype``, unless it is ``source``. The folder ``out``
-    appears only when it is complete, with what ``finish`` adds. An earlier merge there is replaced
-    (at the end with ``keep_earlier``), and anything else is left alone. ``progress`` is called with
-    (bytes written, bytes to write), and an error that it raises ends the merge. Raises
+    appears only when it is complete, with its ``additions``. An earlier merge there is replaced (at
+    the end, where there are additions), and anything else is left alone. ``progress`` is called
+    with (bytes written, bytes to write), and an error that it raises ends the merge. Raises
     `EvaluationError`, of kind ``vector`` for a tensor that comes out as NaN or infinity,
     ``infrastructure`` for a full disk or a source that has changed.
     """
     start = time.monotonic()
     total, written = sum(tensor.length for tensor in plans), 0
-    with fresh_folder(out, keep_earlier=keep_earlier) as folder:
+    with fresh_folder(out, keep_earlier=additions is not None) as folder:
         sources.require_unchanged()
         with opened(*sources.checkpoints.values()) as files, preallocated(folder, plans) as places:
-            for count in _write_tensors(plans, files, places):
+            watch = None if additions is None else additions.written
+            for count in _write_tensors(plans, files, places, watch):
                 written += count
                 if progress is not None:
                     progress(written, total)
@@ -104,8 +111,8 @@ def write_merge(  # noqa: PLR0913 - all describe one folder
         named = stated_dtype(layout) if dtype == "source" else dtype
         copy_settings(folder, sources.checkpoints[template_from], named)
         kept = {**recipe, "template_from": template_from, "digests": sources.digests}
-        if finish is not None:
-            kept |= finish(folder)
+        if additions is not None:
+            kept |= additions.finish(folder)
         write_json(folder / RECIPE_FILE, kept)
     return MergeReport(time.monotonic() - start, total)
 
@@ -170,9 +177,15 @@ class _PendingTensor:
 
 
 def _write_tensors(
-    plans: Sequence[TensorPlan], files: Mapping[Path, int], places: Mapping[str, tuple[int, int]]
+    plans: Sequence[TensorPlan],
+    files: Mapping[Path, int],
+    places: Mapping[str, tuple[int, int]],
+    watch: Callable[[TensorPlan, int, memoryview], None] | None,
 ) -> Iterator[int]:
-    """Compute and write all tensors; yields the bytes of each batch that has been written."""
+    """Compute and write all tensors; yields the bytes of each batch that has been written.
+
+    ``watch`` sees every part (`Additions.written`).
+    """
     sums, own = Summation(files), _ThreadBuffer()
     # One element may reach beyond the chunk in which it begins.
     longest = weighted_sum.CHUNK_BYTES + max(ITEM_BYTES.values())
@@ -185,9 +198,13 @@ def _write_tensors(
                 if isinstance(rule, ModelLevelMerge):
                     for offset, data in merged_parts(tensor, rule, files):
                         write_at(adjacent.descriptor, data, adjacent.offset + offset)
+                        if watch is not None:
+                            watch(tensor, offset, data)
                 else:
                     begin, end = end, end + chunk.length
                     sums(tensor, rule, chunk.begin, memory[begin:end])
+                    if watch is not None:
+                        watch(tensor, chunk.offset, memory[begin:end])
             write_at(adjacent.descriptor, memory[:end], adjacent.offset)
         return sum(adjacent.length for adjacent in batch)
 
