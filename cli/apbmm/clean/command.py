@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from apbmm.clean.leftovers import MEANINGS, Found, Leftover, find_leftovers, remove, states_in
+from apbmm.results.json_form import print_json
 from apbmm.results.run_directories import find_run
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from apbmm_common.process.home import state_home
@@ -39,8 +39,7 @@ def run_clean(request: CleanRequest) -> int:
     found = find_leftovers([*_own_states(), *states], runs, lock_folder())
     removed = [each for each in found.leftovers if request.removes and remove(each)]
     if request.as_json:
-        json.dump(_as_json(found, removed), sys.stdout)
-        sys.stdout.write("\n")
+        print_json(_as_json(found, removed))
     else:
         sys.stdout.write("".join(f"{line}\n" for line in _lines(request, found, removed)))
     failed = request.removes and len(removed) < len(found.leftovers)

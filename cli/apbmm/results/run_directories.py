@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from apbmm_common.errors import UsageError
-from apbmm_common.process.known_runs import places_of
+from apbmm_common.process.known_runs import latest_places, places_of
 
 RUNS = Path("runs")
 JOURNAL = "journal.sqlite"
@@ -64,7 +64,9 @@ def latest_run(folder: Path) -> Path:
         for file in folder.glob(f"*/{name}")
     ]
     if not journals:
-        raise UsageError(f"there is no run under {folder}/", "name a run directory")
+        known = ", ".join(map(str, latest_places(3)))
+        hint = f"; the latest of this user: {known}" if known else ""
+        raise UsageError(f"there is no run under {folder}/", f"name a run directory{hint}")
     return max(journals)[1]
 
 

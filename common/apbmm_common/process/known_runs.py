@@ -1,8 +1,8 @@
 """Where the runs of this user are: a small file for each, so that a run is found by its name.
 
-The files are in ``apbmm/runs`` within the user's state (``STATE_DIRECTORY``, ``XDG_STATE_HOME`` or
-``~/.local/state``). Each is called like a run and holds its folder. Where they cannot be read or
-written, runs are found by their folders alone.
+The files are in ``apbmm/known-runs`` within the user's state (`home.state_home`). Each is called
+like a run and holds its folder. Where they cannot be read or written, runs are found by their
+folders alone.
 """
 
 from __future__ import annotations
@@ -40,23 +40,35 @@ def places_of(name: str) -> list[Path]:
 
     The one that was begun or gone on with last comes first.
     """
+    return [
+        place for note, place in _known() if name in (note.name, note.name[: -RUN_ID_DIGITS - 1])
+    ]
+
+
+def latest_places(most: int) -> list[Path]:
+    """The folders of the runs that were begun or gone on with last."""
+    return [place for _, place in _known()][:most]
+
+
+def _known() -> list[tuple[Path, Path]]:
+    """The notes of runs that are still there, with their folders; the latest first."""
     try:
         found = [
-            (note.stat().st_mtime, place)
+            (note.stat().st_mtime, note, place)
             for note, place in _read(_notes())
-            if name in (note.name, note.name[: -RUN_ID_DIGITS - 1]) and (place / JOURNAL).is_file()
+            if (place / JOURNAL).is_file()
         ]
     except (OSError, UsageError):
         return []
-    return [place for _, place in sorted(found, reverse=True)]
+    return [(note, place) for _, note, place in sorted(found, reverse=True)]
 
 
 def _read(notes: Path) -> Iterator[tuple[Path, Path]]:
     """Each note with the folder that it holds."""
     for note in notes.iterdir() if notes.is_dir() else ():
         if not note.name.startswith("."):
-            yield note, Path(note.read_text(encoding="utf-8").strip())
+            yield note, Path(note.read_text(encoding="utf-8", errors="replace").strip())
 
 
 def _notes() -> Path:
-    return state_home() / "runs"
+    return state_home() / "known-runs"

@@ -320,3 +320,8 @@ def test_runs_are_found_by_their_names(tmp_path: Path, monkeypatch: pytest.Monke
     assert str(two) in caught.value.hint
     with pytest.raises(UsageError, match="second: no such run directory"):
         find("second")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UsageError, match="no run under runs/") as caught:
+        find(None)
+    assert str(one) in caught.value.hint

@@ -107,7 +107,7 @@ def test_runs_are_found_by_their_names(tmp_path: Path) -> None:
     (one / "journal.sqlite").unlink()
     assert places_of("first") == [two]
     note_run("other-00000003", tmp_path / "three")
-    assert not (tmp_path / "state" / "apbmm" / "runs" / "first-00000001").exists()
+    assert not (tmp_path / "state" / "apbmm" / "known-runs" / "first-00000001").exists()
 
 
 def test_a_new_run_tells_of_runs_of_its_name_elsewhere(tmp_path: Path) -> None:
