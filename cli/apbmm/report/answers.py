@@ -69,5 +69,8 @@ def _compared(
 def sign_test(better: int, worse: int) -> float:
     """Two-sided exact p of ``better`` against ``worse`` under even odds; ties are left out."""
     count = better + worse
-    tail = sum(math.comb(count, k) for k in range(min(better, worse) + 1))
+    ways = tail = 1
+    for k in range(min(better, worse)):
+        ways = ways * (count - k) // (k + 1)  # of choosing k + 1
+        tail += ways
     return float(min(Fraction(1), Fraction(2 * tail, 2**count)))

@@ -36,16 +36,16 @@ def answers_section(results: RunResults, found: Sequence[Neighbours]) -> Section
         "neighbours",
         "Questions that neighbours answered differently",
         "For each merge of the front, beside the next one: the share of questions that it answered "
-        f"better (up) and worse (down). {told_apart(found)}",
+        f"better (up) and worse (down). {alike(found)}.",
         grouped_bars(bars, "merge on the front", "share of questions", beside=False),
     )
     return Section("Answers", figures=(figure,))
 
 
-def told_apart(found: Sequence[Neighbours]) -> str:
-    """How many neighbours differ by more than chance."""
-    apart = sum(pair.p < LEVEL for pair in found)
+def alike(found: Sequence[Neighbours]) -> str:
+    """How many neighbours differ by no more than chance."""
+    within = sum(pair.p >= LEVEL for pair in found)
     return (
-        f"{apart} of {len(found)} neighbouring pairs differ in their answers by more than chance "
-        f"would explain (sign test over the questions, p < {LEVEL:g})."
+        f"{within} of {len(found)} neighbouring pairs on the front differ in their right answers "
+        f"by no more than chance explains (sign test over the questions, p at least {LEVEL:g})"
     )

@@ -192,7 +192,7 @@ def _label_layers(rows: Rows, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
     labelled = _apart(rows)
     left = [row for row in labelled if row["x"] <= middle]
     right = [row for row in labelled if row["x"] > middle]
-    look: dict[str, Any] = {"dy": -7, "fontSize": 11, "color": BLACK}
+    look: dict[str, Any] = {"dy": -7, "fontSize": 12, "color": BLACK}
     texts = (
         alt.Chart(data(left)).mark_text(align="left", dx=6, **look),
         alt.Chart(data(right)).mark_text(align="right", dx=-6, **look),

@@ -21,7 +21,7 @@ def comparison_document(runs: Sequence[RunResults]) -> Document:
     """The report of several runs. Raises `UsageError` when they cannot be compared."""
     found, points = compare(runs), pooled_points(runs)
     sections = (
-        Section("In plain words", paragraphs=tuple(_words(found))),
+        Section("In plain words", paragraphs=tuple(_words(found)), has_leads=True),
         Section("Runs", figures=tuple(_progress(runs)), tables=(runs_table(found),)),
         _repetitions(found),
         _fronts(found, points),

@@ -19,12 +19,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs, figures and tables; empty parts are left out."""
+    """A heading with paragraphs, figures and tables; empty parts are left out.
+
+    ``has_leads``: each paragraph begins with a word and a colon that say what it is about.
+    """
 
     title: str
     paragraphs: tuple[str, ...] = ()
     figures: tuple[ReportFigure, ...] = ()
     tables: tuple[Table, ...] = ()
+    has_leads: bool = False
 
 
 @dataclass(frozen=True)

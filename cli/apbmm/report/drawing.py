@@ -35,24 +35,24 @@ CONFIG: dict[str, Any] = {
     "padding": 8,
     "view": {"stroke": None},
     "axis": {
-        "labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal",
+        "labelFontSize": 13, "titleFontSize": 14, "titleFontWeight": "normal",
         "gridColor": "#e6e6e6", "domainColor": GREY, "tickColor": GREY, "labelLimit": 240,
         "tickCount": 6, "labelFlush": False, "labelOverlap": "greedy",
     },
     "legend": {
-        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
+        "labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal",
         "orient": "bottom", "labelLimit": 300, "columns": 3, "symbolStrokeWidth": 2,
         "symbolOpacity": 1, "columnPadding": 24,
     },
     "rule": {"aria": False},
     "line": {"aria": False},
     "text": {"aria": False},
-    "title": {"fontSize": 14, "anchor": "start", "subtitleFontSize": 12},
+    "title": {"fontSize": 15, "anchor": "start", "subtitleFontSize": 13},
 }  # fmt: skip
 
 
 WIDTH, HEIGHT = 430, 280
-"""Of a chart without its axes. Texts of 12 are then readable on a phone."""
+"""Of a chart without its axes. Texts of 13 are then readable on a phone."""
 
 
 def data(rows: Iterable[dict[str, Any]]) -> alt.InlineData:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from apbmm.pick.choice import Choice, Limit, Preference, choose, no_objectives
 from apbmm.pick.remarks import against, doubts
 from apbmm.report.answers import Neighbours
-from apbmm.report.answers_section import told_apart
+from apbmm.report.answers_section import alike
 from apbmm.report.document import Section
 from apbmm.report.points import front_numbers
 from apbmm.report.progress import hours_name
@@ -16,21 +16,24 @@ from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import duration
 from apbmm_master.journal.lifecycle import EvaluationState
 
+TITLE = "In plain words"
+
 
 def summary_section(
     results: RunResults, found: Sequence[Neighbours], confirmation: Confirmation | None
 ) -> Section:
     """The whole report in plain words."""
     if not results.front:
-        return Section("In plain words", paragraphs=(_nothing(results), _cost(results)))
+        return Section(TITLE, paragraphs=(_nothing(results), _cost(results)), has_leads=True)
     knee = choose(results, Preference())
     return Section(
-        "In plain words",
+        TITLE,
+        has_leads=True,
         paragraphs=(
             _found(results),
             _cost(results),
             *_picks(results, knee),
-            *(f"Doubt: {line}." for line in _doubts(results, knee, found, confirmation)),
+            *_doubts(results, knee, found, confirmation),
         ),
     )
 
@@ -74,7 +77,7 @@ def _cost(results: RunResults) -> str:
 
 def _picks(results: RunResults, knee: Choice) -> Iterator[str]:
     """The knee, and the cheapest merge that is as accurate as the thinking model."""
-    yield f"Pick: {_with_comparison(results, knee)}"
+    yield f"Pick: {_with_comparison(results, knee)} apbmm pick chooses by limits of your own."
     thinking = results.references["thinking"].figure("accuracy")
     if thinking is not None:
         lossless = choose(results, Preference((Limit("accuracy", "min", thinking.value),)))
@@ -82,7 +85,6 @@ def _picks(results: RunResults, knee: Choice) -> Iterator[str]:
             yield "Pick: no merge is as accurate as thinking itself."
         elif lossless.evaluation is not knee.evaluation:
             yield f"Pick where no accuracy may be lost: {_with_comparison(results, lossless)}"
-    yield "apbmm pick chooses by limits of your own."
 
 
 def _with_comparison(results: RunResults, choice: Choice) -> str:
@@ -101,18 +103,19 @@ def _doubts(
     confirmation: Confirmation | None,
 ) -> Iterator[str]:
     if results.rehearsal:
-        yield "everything. This is a rehearsal, and every measurement is invented"
+        yield "Doubt: everything. This is a rehearsal, and every measurement is invented."
     chosen = knee.evaluation
-    yield from doubts(
-        results, knee, confirmation.of(chosen.id) if confirmation and chosen else None
-    )
+    confirmed = confirmation.of(chosen.id) if confirmation and chosen else None
+    about = f" about {chosen.id}" if chosen else ""
+    for line in doubts(results, knee, confirmed):
+        yield f"Doubt{about}: {line}."
     if found:
-        yield told_apart(found).removesuffix(".")
+        yield f"Doubt: {alike(found)}."
     failed = results.run_state.count(EvaluationState.FAILED)
     if failed:
-        yield f"{failed} merges failed and were never measured"
+        yield f"Doubt: {failed} merges failed and were never measured."
     if confirmation is None:
         yield (
-            "nothing is confirmed on questions that the search did not ask (apbmm confirm does "
-            "that)"
+            "Doubt: nothing is confirmed on questions that the search did not ask (apbmm confirm "
+            "does that)."
         )

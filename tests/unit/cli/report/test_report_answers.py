@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apbmm.report.answers import neighbours, sign_test
-from apbmm.report.answers_section import told_apart
+from apbmm.report.answers_section import alike
 from apbmm.results.run_results import read_results
 from written_runs import answered, write_run
 
@@ -26,7 +26,7 @@ def test_neighbours_are_compared_question_by_question(tmp_path: Path) -> None:
     assert (pair.first_better, pair.second_better) == (3, 1)
     assert pair.p == pytest.approx(2 * (1 + 4) / 16)
     assert pair.more_tokens == pytest.approx(300.0)
-    assert told_apart([pair]).startswith("0 of 1 neighbouring pairs differ")
+    assert alike([pair]).startswith("1 of 1 neighbouring pairs on the front differ")
 
 
 @pytest.mark.parametrize(

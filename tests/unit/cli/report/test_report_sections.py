@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from apbmm.report.document import Document, Section
+from apbmm.report.page import page
 from apbmm.report.run_report import run_document
 from apbmm.results.run_results import read_results
 from apbmm_common.protocol.messages import Failed
@@ -12,6 +13,7 @@ from apbmm_master.journal.store import Journal
 from protocol_world import World
 from written_runs import write_run
 
+NOT_FINITE = "weights are not finite <script>alert(1)</script>"
 POINTS = [[0.2, 0.9], [0.1, 0.8], [0.6, 0.6], [0.9, 0.1]]
 
 
@@ -46,14 +48,17 @@ def test_failures_are_listed_with_their_reasons(tmp_path: Path) -> None:
     for _ in range(12):
         world.exchange()
         if worker.held is not None and worker.held.evaluation == "e0001":
-            worker.finish(Failed(fault="vector", message="weights are not finite"))
+            worker.finish(Failed(fault="vector", message=NOT_FINITE))
         elif worker.held is not None:
             worker.finish()
     with Journal(tmp_path) as journal:
         journal.append(world.stored)
-    (table,) = section(run_document(read_results(tmp_path)), "Failures").tables
-    assert ("e0001", "1", "a", "vector: weights are not finite") in table.rows
-    assert ("e0001", "", "", "given up: weights are not finite") in table.rows
+    document = run_document(read_results(tmp_path))
+    (table,) = section(document, "Failures").tables
+    assert ("e0001", "1", "a", f"vector: {NOT_FINITE}") in table.rows
+    assert ("e0001", "", "", f"given up: {NOT_FINITE}") in table.rows
+    # What workers say is text, and nothing that a browser would run.
+    assert "<script>" not in page(document)
 
 
 def test_settings_and_versions_are_those_of_the_journal(tmp_path: Path) -> None:
