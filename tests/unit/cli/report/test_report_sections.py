@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from apbmm.report.confirmation_section import confirmation_section
 from apbmm.report.document import Document, Section
 from apbmm.report.page import page
 from apbmm.report.run_report import run_document
+from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.run_results import read_results
 from apbmm_common.protocol.messages import Failed
 from apbmm_master.journal.store import Journal
@@ -71,3 +73,28 @@ def test_settings_and_versions_are_those_of_the_journal(tmp_path: Path) -> None:
     assert found["budget.evaluations"] == "4"
     assert digests.rows == (("rehearsal", "d"),)
     assert processes.rows == (("master", "h", "", ""), ("a", "h", "0", ""))
+
+
+def test_search_and_confirmed_figures_stand_side_by_side(tmp_path: Path) -> None:
+    search = read_results(write_run(tmp_path / "search", [[0.5, 0.5], [0.9, 0.2]]))
+    again = read_results(write_run(tmp_path / "again", [[0.4, 0.6], [0.3, 0.2]]))
+    merges = tuple(
+        ConfirmedMerge(name, search.evaluation(name), again.evaluation(name), holds)
+        for name, holds in (("thinking", None), ("e0002", False), ("e0001", True))
+    )
+    found = confirmation_section(search, Confirmation(again, merges, 2))
+    assert found is not None
+    assert found.paragraphs[0].startswith("1 of 2 confirmed members of the front are on the front")
+    assert (
+        f"{again.hypervolume:.4f}, that of the search {search.hypervolume:.4f}"
+        in (found.paragraphs[0])
+    )
+    (table,) = found.tables
+    assert [row[:3] for row in table.rows] == [
+        ("", "thinking", ""),
+        ("1", "e0002", "no"),
+        ("2", "e0001", "yes"),
+    ]
+    tokens = table.headings.index("tokens, search")
+    assert table.rows[2][tokens : tokens + 2] == ("550.0", "460.0")
+    assert confirmation_section(search, None) is None
