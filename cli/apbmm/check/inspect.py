@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import sys
 import tempfile
@@ -325,7 +326,7 @@ def _inspect_adapters(found: Inspection, spec: RunSpec) -> None:
         return
     file = Path(spec.adapters)
     try:
-        compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+        ast.parse(file.read_bytes(), str(file))
     except OSError as error:
         found.fault(unreadable(file, error), "adapters")
     except (SyntaxError, ValueError) as error:

@@ -44,6 +44,13 @@ def offences(tree: ast.AST) -> Iterator[str]:
                     yield "trust_remote_code"
 
 
+ALLOWED = {
+    # A run's own adapters: only where run file and worker both ask for it (test_remote_code).
+    "worker/apbmm_worker/evaluation/own_adapters.py: compile",
+    "worker/apbmm_worker/evaluation/own_adapters.py: exec",
+}
+
+
 def test_nothing_runs_data_as_code() -> None:
     assert len(MODULES) > 50
     found = {
@@ -51,7 +58,7 @@ def test_nothing_runs_data_as_code() -> None:
         for path in MODULES
         for offence in offences(ast.parse(path.read_text(encoding="utf-8")))
     }
-    assert not found
+    assert found == ALLOWED
 
 
 @pytest.mark.parametrize(
