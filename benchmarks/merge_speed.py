@@ -25,18 +25,17 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from apbmm_common.merge_methods import METHODS
 from apbmm_common.run_file import MergeSection
-from apbmm_worker.engine.checksum import PartwiseChecksum
+from apbmm_worker.engine.checksum import MergeChecksums
 from apbmm_worker.merging.merge import write_merge
-from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan, plan_task_vectors
+from apbmm_worker.merging.plan import ModelLevelMerge, plan, plan_task_vectors
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
-from apbmm_worker.merging.tensor_bytes import stored_dtype
 from random_qwen3 import of_size, write_random
 
 CHUNKS = (1 << 18, 1 << 19, 1 << 20)
@@ -62,19 +61,12 @@ class Cost:
     processor: float
 
 
-class Checksums:
-    """The checksums of an export, with none of its files; `merging.merge.Additions`."""
+class Checksums(MergeChecksums):
+    """The checksums of an export, with none of its files."""
 
-    def __init__(self, plans: Sequence[TensorPlan]) -> None:
-        self._sums = {p.name: PartwiseChecksum(stored_dtype(p.dtype), p.length) for p in plans}
-
-    def written(self, tensor: TensorPlan, offset: int, data: memoryview) -> None:
-        """Add a part to its tensor's checksum."""
-        self._sums[tensor.name].add(offset, data)
-
-    def finish(self, _: Path) -> dict[str, int | None]:
-        """The checksums, by name."""
-        return {name: found.value for name, found in self._sums.items()}
+    def finish(self, _: Path) -> dict[str, str | None]:
+        """The digest, for the recipe."""
+        return {"weights_digest": self.digest()}
 
 
 def copy_positioned(first: Path, second: Path, out: Path, chunk: int, *, reserve: bool) -> None:

@@ -23,12 +23,11 @@ from apbmm.results.words import REHEARSAL
 from apbmm_common.checkpoint.headers import prediction_tensors
 from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_worker.engine.checksum import PartwiseChecksum, WeightsDigest, folder_digest
+from apbmm_worker.engine.checksum import MergeChecksums, folder_digest
 from apbmm_worker.merging.folder import stated_dtype
 from apbmm_worker.merging.merge import MergeReport, write_merge
 from apbmm_worker.merging.plan import with_prediction_layers
 from apbmm_worker.merging.run_merges import MERGED, merge_of
-from apbmm_worker.merging.tensor_bytes import stored_dtype
 
 if TYPE_CHECKING:
     from apbmm_common.run_file import RunSpec
@@ -109,18 +108,19 @@ class _Export:
         self._results, self._spec, self._order = results, spec, order
         self._sources, self._folders, self._plans = sources, folders, plans
         self._last = sources.checkpoints[MERGED[-1]]
-        self._left_out = prediction_tensors(self._last)  # they take no part in evaluations
-        self._sums = {p.name: PartwiseChecksum(stored_dtype(p.dtype), p.length) for p in plans}
+        self._checksums = MergeChecksums(plans)
         self.weights = ""
 
     def written(self, tensor: TensorPlan, offset: int, data: memoryview) -> None:
-        """Add a part to its tensor's checksum."""
-        self._sums[tensor.name].add(offset, data)
+        """Take the checksum of a part."""
+        self._checksums.written(tensor, offset, data)
 
     def finish(self, folder: Path) -> dict[str, Any]:
         """Compare the weights, and write what stands beside them."""
         results, evaluation = self._results, self._order.evaluation
-        digest = self._digest(folder)
+        left_out = prediction_tensors(self._last)  # they take no part in evaluations
+        # An odd tensor moves those behind it off the words; then the files are read.
+        digest = self._checksums.digest(left_out) or folder_digest(folder, left_out)
         self.weights = _compared(results, self._order, digest)
         dtype = self._spec.merge.dtype
         stored = (stated_dtype(self._last) or "the sources' dtype") if dtype == "source" else dtype
@@ -141,17 +141,6 @@ class _Export:
             (folder / PICTURE_FILE).write_text(picture, encoding="utf-8")
         model_card(facts).save(folder / CARD_FILE)
         return _record(facts, digest)
-
-    def _digest(self, folder: Path) -> str:
-        """The digest of the weights, as they were computed while they were written."""
-        sums = {n: each.value for n, each in self._sums.items() if n not in self._left_out}
-        if None in sums.values():  # parts of words: an odd tensor moved those after it
-            return folder_digest(folder, self._left_out)
-        digest = WeightsDigest()
-        for plan in self._plans:
-            if (of_tensor := sums.get(plan.name)) is not None:
-                digest.add(plan.name, stored_dtype(plan.dtype), plan.shape, of_tensor)
-        return digest.hexdigest()
 
 
 def _compared(results: RunResults, order: Order, digest: str) -> str:

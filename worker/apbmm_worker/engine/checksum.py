@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from apbmm_common.checkpoint.contents import opened, read_into
 from apbmm_common.checkpoint.headers import TensorHeader, read_checkpoint
 from apbmm_worker.merging.merge import threads
+from apbmm_worker.merging.plan import TensorPlan
 from apbmm_worker.merging.tensor_bytes import stored_dtype
 
 # Words are summed in this number of columns. It is a prime, so that a swap of rows or blocks
@@ -117,6 +118,33 @@ class WeightsDigest:
         """SHA-256 of a line for each tensor: its name, dtype, shape and checksum."""
         lines = (self._lines[name] for name in sorted(self._lines))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class MergeChecksums:
+    """The checksums of a merge's tensors, taken while they are computed."""
+
+    def __init__(self, plans: Sequence[TensorPlan]) -> None:
+        self._plans = {tensor.name: tensor for tensor in plans}
+        self._sums = {p.name: PartwiseChecksum(stored_dtype(p.dtype), p.length) for p in plans}
+
+    def written(self, tensor: TensorPlan, offset: int, data: memoryview) -> None:
+        """Take in a part of a tensor; see `merging.merge.Additions`."""
+        self._sums[tensor.name].add(offset, data)
+
+    def digest(self, left_out: frozenset[str] = frozenset()) -> str | None:
+        """The `WeightsDigest` without the tensors that are ``left_out``.
+
+        None where a part held a part of a word, as it may behind a tensor of an odd length.
+        """
+        found = WeightsDigest()
+        for name, tensor in self._plans.items():
+            if name in left_out:
+                continue
+            of_tensor = self._sums[name].value
+            if of_tensor is None:
+                return None
+            found.add(name, stored_dtype(tensor.dtype), tensor.shape, of_tensor)
+        return found.hexdigest()
 
 
 def folder_digest(folder: Path, left_out: frozenset[str] = frozenset()) -> str:

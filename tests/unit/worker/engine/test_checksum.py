@@ -9,7 +9,16 @@ import torch
 
 from apbmm_common.checkpoint.contents import opened_files
 from apbmm_common.checkpoint.headers import read_headers
-from apbmm_worker.engine.checksum import checksum, checksum_in_file, folder_digest
+from apbmm_worker.engine.checksum import (
+    MergeChecksums,
+    checksum,
+    checksum_in_file,
+    folder_digest,
+)
+from apbmm_worker.merging.merge import write_merge
+from apbmm_worker.merging.plan import plan_sum
+from apbmm_worker.merging.source_weights import pair_weights
+from apbmm_worker.merging.sources import verify_sources
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_qwen3
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -83,3 +92,29 @@ def test_a_checksum_in_a_file_is_the_tensors_own(dtype: torch.dtype, tmp_path: P
         for name, tensor in tensors.items():
             found = checksum_in_file(headers[name], *files.values())
             assert found == checksum(tensor), (dtype, name)
+
+
+def test_a_merges_digest_is_taken_while_it_is_written(tmp_path: Path) -> None:
+    """Or not at all, where a tensor of odd length moves those behind it off their words."""
+    one = write_tiny_qwen3(tmp_path / "a", seed=1, layers=2, dtype=torch.bfloat16)
+    two = write_tiny_qwen3(tmp_path / "b", seed=2, layers=2, dtype=torch.bfloat16)
+
+    def taken(folder: Path) -> str | None:
+        sources = verify_sources({"thinking": one, "instruct": two}, None)
+        plans = plan_sum(sources.checkpoints, pair_weights([0.25, 0.75]))
+        checksums = Recorded(plans)
+        write_merge(sources, plans, {}, "thinking", folder, additions=checksums)
+        return checksums.digest()
+
+    assert taken(tmp_path / "merge") == folder_digest(tmp_path / "merge")
+    for folder in (one, two):
+        odd = torch.ones(3, dtype=torch.bfloat16)
+        save_tensors(folder, {"a.odd": odd} | load_tensors(folder))
+    assert taken(tmp_path / "odd") in (None, folder_digest(tmp_path / "odd"))
+
+
+class Recorded(MergeChecksums):
+    """Checksums alone."""
+
+    def finish(self, _: Path) -> dict[str, str]:
+        return {}
