@@ -242,6 +242,33 @@ def test_data_that_cannot_be_used_is_told_as_what_it_is(source: Path, tmp_path: 
     client.close()
 
 
+def test_an_adapter_that_stops_at_a_row_is_no_fault_of_the_worker(
+    source: Path,
+    benchmarks: tuple[BenchmarkSection, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from apbmm_worker.evaluation.adapters import ExactMatchAdapter
+    from apbmm_worker.evaluation.evaluate import evaluate
+    from apbmm_worker.evaluation.questions import prepare_benchmarks
+
+    exact = benchmarks[0]
+    prepared = prepare_benchmarks(
+        [exact], {exact.name: places_of(exact)}, GENERATION, source, tmp_path / "scratch"
+    )
+    score = ExactMatchAdapter.match_score
+
+    def stops(self: Any, *, reference: str, **others: Any) -> Any:
+        if "3" in reference:
+            raise StopIteration
+        return score(self, reference=reference, **others)
+
+    monkeypatch.setattr(ExactMatchAdapter, "match_score", stops)
+    with pytest.raises(EvaluationError, match="apbmm_exact") as failure:
+        evaluate(Oracle(source), prepared, tmp_path / "out", lambda *_: None)
+    assert failure.value.kind == "run_file"
+
+
 PROGRAM = """
 import sys, time
 from pathlib import Path
