@@ -32,7 +32,7 @@ from apbmm_worker.merging.orphaned_folders import MEMORY
 from apbmm_worker.merging.temporary_checkpoints import owner
 from apbmm_worker.message_socket import LENGTH
 from child_on_a_socket import Daemon, engine_core
-from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
+from tiny_checkpoints import edit_config, load_tensors, save_tensors, write_tiny_pair
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
@@ -125,7 +125,7 @@ def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Prepare, tmp_path: 
     asked = QUESTIONS + 3
     assert progress[-1] == StageProgress(stage="evaluate", done=asked, total=asked)
     assert set(first.stages) == {
-        "merge", "start engine", "try hot-loading", "evaluate", "report"
+        "merge", "start engine", "try hot-loading", "load", "compare sources", "evaluate", "report"
     }  # fmt: skip
     assert first.engine["hot_load"]["way"] == "memory"
     assert first.engine["versions"]["torch"]
@@ -273,6 +273,28 @@ def test_settings_that_cannot_work_are_refused_by_prepare(daemon: Daemon, prepar
     assert failed.fatal is False
 
 
+def test_a_source_that_its_own_config_makes_another_model_is_named(
+    daemon: Daemon, prepare: Prepare, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Merges have the config of the thinking source, which leaves this setting to the default."""
+    thinking, instruct = tmp_path / "thinking", tmp_path / "instruct"
+    for source, folder in zip(pair, (thinking, instruct), strict=True):
+        shutil.copytree(source, folder)
+        # A plain random model echoes its last token whatever its layers compute.
+        tensors = load_tensors(folder)
+        tensors |= {n: 8 * t for n, t in tensors.items() if "o_proj" in n or "down_proj" in n}
+        save_tensors(folder, tensors)
+    edit_config(thinking, rms_norm_eps=None)
+    edit_config(instruct, rms_norm_eps=0.5)
+    sources = {"thinking": str(thinking), "instruct": str(instruct)}
+    prepared, _ = daemon.ask(changed(prepare, sources={**sources, "base": str(instruct)}))
+    assert isinstance(prepared, Prepared), prepared
+    failed = failure(daemon.evaluate("e", [0.5] * LAYERS)[0])
+    assert (failed.fault, failed.fatal) == ("run_file", False)
+    assert f"instruct: from {instruct} as it stands" in failed.message
+    assert "rms_norm_eps is 0.5 there and not stated in merges" in failed.message
+
+
 def test_a_killed_child_is_replaced(daemon: Daemon, prepare: Prepare, tmp_path: Path) -> None:
     """Killed in the middle of an evaluation; the next one starts on the same scratch folder."""
     daemon.ask(prepare)
@@ -297,15 +319,15 @@ def test_a_killed_child_is_replaced(daemon: Daemon, prepare: Prepare, tmp_path: 
 
 TENSORS = 2 + 11 * LAYERS
 """Of a merge: embedding, final norm, and eleven a layer."""
-TRIAL = 3
-"""Loads in memory with which the first evaluation tries whether that works."""
+LOADS = 5
+"""In memory, of the first evaluation: three of the trial, one of the other source, its own."""
 
 
 async def test_a_load_that_fails_half_way_is_retried_on_a_new_engine(
     prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The daemon's own job: the second evaluation's 20th tensor cannot be read."""
-    monkeypatch.setenv("APBMM_FAILPOINTS", f"load.tensor:{TRIAL * TENSORS + 20}=eio")
+    monkeypatch.setenv("APBMM_FAILPOINTS", f"load.tensor:{LOADS * TENSORS + 20}=eio")
     for folder in ("state", "scratch"):
         (tmp_path / folder).mkdir()
     paths = prepare.sources | {name: one for name, (one,) in prepare.benchmarks.items()}

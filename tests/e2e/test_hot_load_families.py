@@ -1,5 +1,7 @@
 """Every merge that reaches the engine is answered as by a fresh one, whatever the family.
 
+The fresh engine for a merge that is one of the sources holds that source's folder as it stands.
+
 Where neither way of hot-loading is equal (vLLM's reload of experts on a CPU), that takes a fresh
 engine for each merge. The dense families run with `make test-hot-load`.
 """
@@ -32,7 +34,8 @@ pytestmark = [
 ]
 
 LAYERS = 3
-VECTORS = ([0.2, 0.9, 0.5], [0.8, 0.1, 0.6])
+MIXED = [0.8, 0.1, 0.6]
+ONE_HOT = {"thinking": [1.0] * LAYERS, "instruct": [0.0] * LAYERS}
 ALL = sorted(FAMILIES) if MERGES >= 50 else ["qwen3-moe"]
 
 
@@ -59,10 +62,10 @@ def sources_of(family: str, folder: Path) -> VerifiedSources:
     return verify_sources(paths, folder / "cache")
 
 
-@pytest.mark.parametrize("setting", ["auto", "checkpoint"])
+@pytest.mark.parametrize(("setting", "role"), [("auto", "thinking"), ("checkpoint", "instruct")])
 @pytest.mark.parametrize("family", ALL)
 def test_as_a_fresh_engine_answers(
-    tmp_path: Path, family: str, setting: Any, written: dict[str, VerifiedSources]
+    tmp_path: Path, family: str, setting: Any, role: str, written: dict[str, VerifiedSources]
 ) -> None:
     environment.apply(environment.CPU, tmp_path)
     sources = written[family]
@@ -77,9 +80,9 @@ def test_as_a_fresh_engine_answers(
 
         return PlannedMerge(plans(vector), write)
 
-    for number, vector in enumerate(VECTORS):
-        merge(vector).write(tmp_path / str(number))
-    expected = [fresh_answers(tmp_path / str(number)) for number in range(len(VECTORS))]
+    vectors = (ONE_HOT[role], MIXED)
+    merge(MIXED).write(tmp_path / "mixed")
+    expected = [fresh_answers(sources.checkpoints[role].path), fresh_answers(tmp_path / "mixed")]
     assert expected[0] != expected[1]
     other = plans([random.Random(1).random() for _ in range(LAYERS)])
     loader = HotLoader(
@@ -91,7 +94,7 @@ def test_as_a_fresh_engine_answers(
     )
     try:
         for number in (0, 1, 0):
-            engine = loader.bring(merge(VECTORS[number]), {})
+            engine = loader.bring(merge(vectors[number]), {})
             assert answers(engine) == expected[number], loader.choice
     finally:
         loader.close()

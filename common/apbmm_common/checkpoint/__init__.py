@@ -5,6 +5,7 @@
 - `tensor_groups`: the tensors outside the layers, in groups (`outside_group`), and the tensors that
   a merge leaves out (`optional_tensors`);
 - `contents`: whether files or tensors hold the same bytes, which alone reads weights;
+- `config_differences`: in what two ``config.json`` differ (`config_differences`);
 - `compatibility`: whether checkpoints can be merged (`compatibility_faults`);
 - `settings_files`: tokenizer, chat template and generation config (`unusable_settings`);
 - `vocabularies`: tokenizers' vocabularies, and sources cut to the rows of the vocabulary that all
@@ -20,6 +21,7 @@ All of them raise `SourceError` for files that are missing, damaged or unreadabl
 __all__ = [
     "byte_order_marks",
     "compatibility",
+    "config_differences",
     "contents",
     "headers",
     "identical_layers",

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
+from apbmm_common.checkpoint.config_differences import (
+    ROPE_TABLES,
+    config_faults,
+    stated_by_one,
+)
 from apbmm_common.checkpoint.contents import opened_files, same_files, same_tensors
 from apbmm_common.checkpoint.headers import (
     Checkpoint,
@@ -44,22 +48,6 @@ IDENTICAL = (
     "(expert minus vanilla) vanish"
 )
 
-# Keys that may differ: how the file was written, training-only settings, and what the run file or
-# the generation config decides. Any other key changes what the layers compute, and then x = 1
-# would not be the thinking model.
-_FREE_KEYS = frozenset({
-    "_name_or_path", "transformers_version", "tokenizer_class", "auto_map",
-    "torch_dtype", "dtype", "use_cache", "attn_implementation", "_attn_implementation",
-    "initializer_range", "attention_dropout", "router_aux_loss_coef", "output_router_logits",
-    "output_attentions", "output_hidden_states", "return_dict", "pretraining_tp",
-    "id2label", "label2id", "bos_token_id", "eos_token_id", "pad_token_id",
-    "max_position_embeddings", "num_hidden_layers", "n_layer",
-    "num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers",
-    "text_config", "vision_config", "audio_config",
-})  # fmt: skip
-_ROPE_TABLES = ("rope_parameters", "rope_scaling")
-_ROPE_KEYS = frozenset({"rope_theta", *_ROPE_TABLES})
-_SLIDING_KEYS = frozenset({"sliding_window", "max_window_layers"})
 _MATRICES = re.compile(r"(model\.(language_model\.)?embed_tokens|lm_head)\.weight")
 _NORMS = re.compile(r"model\.(language_model\.)?(layers\.\d+\.input_layernorm|norm)\.weight")
 _QUANTISED = ("quantization_config", "quantization", "compression_config")
@@ -119,7 +107,9 @@ def _faults_between(
             continue
         roles = (role, reference)
         pair = (checkpoint, checkpoints[reference])
-        faults += _config_faults(roles, pair)
+        for fault in config_faults(roles, (pair[0].config, pair[1].config)):
+            offer = _offer_of_common_part(roles, pair) if fault.startswith("vocab_size:") else ""
+            faults.append(fault + offer)
         faults += _tensor_faults(roles, pair)
         if role == BASE_ROLE or (
             without_tokenizers and not all(has_tokenizer(each.path) for each in pair)
@@ -152,7 +142,7 @@ def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
     config = {**checkpoint.config, **text_config(checkpoint.config)}
     faults += [
         f"{role}: {key} is {value!r}, not an object"
-        for key in _ROPE_TABLES
+        for key in ROPE_TABLES
         if not isinstance(value := config.get(key), dict | None)
     ]
     if role != BASE_ROLE:
@@ -230,41 +220,6 @@ def _head_faults(role: str, checkpoint: Checkpoint) -> list[str]:
     except SourceError as error:
         faults.append(str(error))
     return faults
-
-
-def _config_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
-    configs = (pair[0].config, pair[1].config)
-    texts = (text_config(configs[0]), text_config(configs[1]))
-    faults = []
-    layers = [c.get("num_hidden_layers", c.get("n_layer")) for c in texts]
-    if layers[0] != layers[1]:
-        faults.append(f"layer count: {roles[0]} has {layers[0]}, {roles[1]} has {layers[1]}")
-    skipped = set(_FREE_KEYS | _ROPE_KEYS)
-    if not any(text.get("use_sliding_window", True) for text in texts):
-        skipped |= _SLIDING_KEYS
-    values = [{**config, **text} for config, text in zip(configs, texts, strict=True)]
-    faults += [
-        f"{key}: {roles[0]} has {values[0][key]}, {roles[1]} has {values[1][key]}"
-        + (_offer_of_common_part(roles, pair) if key == "vocab_size" else "")
-        for key in sorted((values[0].keys() & values[1].keys()) - skipped)
-        if values[0][key] != values[1][key]
-    ]
-    ropes = (_rope(values[0]), _rope(values[1]))
-    if None not in ropes and ropes[0] != ropes[1]:
-        faults.append(f"rope: {roles[0]} has {ropes[0]}, {roles[1]} has {ropes[1]}")
-    return faults
-
-
-def _rope(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Rotary settings in one form: transformers 4 wrote two keys, transformers 5 writes one."""
-    if not config.keys() & _ROPE_KEYS:
-        return None
-    tables = [config.get(key) for key in _ROPE_TABLES]
-    rope = dict(next((table for table in tables if table and isinstance(table, dict)), {}))
-    if not any(isinstance(value, dict) for value in rope.values()):
-        rope.setdefault("rope_theta", config.get("rope_theta"))
-        rope["rope_type"] = rope.pop("type", rope.get("rope_type", "default"))
-    return {key: rope[key] for key in sorted(rope) if rope[key] is not None}
 
 
 def _tensor_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
@@ -356,8 +311,9 @@ def _offer_of_common_part(roles: tuple[str, str], pair: tuple[Checkpoint, Checkp
 def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     """What a user should know of sources that can be merged; one line each.
 
-    The tokens that were added to a vocabulary may have other names at the same ids. With a common
-    vocabulary, one source may have tokens that another lacks.
+    One config may state a setting that the other leaves to the engine's default. The tokens that
+    were added to a vocabulary may have other names at the same ids. With a common vocabulary, one
+    source may have tokens that another lacks.
     """
     reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints), "")
     warnings = []
@@ -369,8 +325,14 @@ def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
             )
         if role in (reference, BASE_ROLE):
             continue
-        folders = (checkpoint.path, checkpoints[reference].path)
-        first, second = map(read_vocabulary, folders)
+        pair = (checkpoint, checkpoints[reference])
+        stated = stated_by_one((role, reference), (pair[0].config, pair[1].config))
+        if stated:
+            warnings.append(
+                f"config.json: {_some(stated)}. Merges get the config of the source that "
+                "template_from names; a run ends if a source answers otherwise with its own"
+            )
+        first, second = (read_vocabulary(each.path) for each in pair)
         if first is None or second is None:
             continue
         shared = (first.shared_with(second), second.shared_with(first))

@@ -27,6 +27,7 @@ ORDER = (
     "merge",
     "start engine",
     "try hot-loading",
+    "compare sources",
     "load",
     "evaluate",
     "report",

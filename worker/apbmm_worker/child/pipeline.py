@@ -11,16 +11,19 @@ import logging
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from apbmm_common.checkpoint.compatibility import compatibility_warnings
+from apbmm_common.checkpoint.config_differences import config_differences
+from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import DataError, EvaluationError, SourceError, UsageError
 from apbmm_common.protocol.messages import Evaluated, Measured
-from apbmm_common.run_file import RunSpec, Space
+from apbmm_common.run_file import EngineSection, GenerationSection, RunSpec, Space
 from apbmm_worker import environment
 from apbmm_worker.child_protocol import Prepare
 from apbmm_worker.engine.kinds import engine_kind, require_kind
@@ -29,14 +32,20 @@ from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
 if TYPE_CHECKING:
+    from apbmm_worker.engine.driver import Prompt
     from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
     from apbmm_worker.engine.resident import ResidentEngine
+    from apbmm_worker.engine.source_answers import SourceMerge
     from apbmm_worker.evaluation.scoring_client import ScoringClient
     from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
     from apbmm_worker.merging.plan import TensorPlan
     from apbmm_worker.merging.sources import VerifiedSources
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+PROMPTS = 4
+"""Asked when two engines, or two loads, are compared."""
 
 ReportProgress = Callable[[str, int, int], None]
 """Called with (stage, done, total); may be called from another thread."""
@@ -101,6 +110,7 @@ class Pipeline:
             undo.pop_all()
         self._checkpoints = TemporaryCheckpoints(inputs.scratch)
         self._loader = self._new_loader()
+        self._sources_compared = False
 
     @property
     def usable(self) -> bool:
@@ -151,11 +161,16 @@ class Pipeline:
         """Merge, load and evaluate one vector; EvalScope's records go to ``outputs/evaluation``.
 
         The vector is of the run's space, that of a ``reference`` one weight for each layer. Raises
-        `EvaluationError`; `usable` tells whether the engine survived.
+        `EvaluationError`; `usable` tells whether the engine survived. The first evaluation compares
+        the sources with the merges that equal them, and fails if they answer otherwise.
         """
         stages: dict[str, float] = {}
+        merge = self._planned(vector, reference=reference)
+        if not self._sources_compared:
+            self._compare_sources(stages)
+            self._sources_compared = True
         self._progress("load", 0, 1)
-        engine = self._loader.bring(self._planned(vector, reference=reference), stages)
+        engine = self._loader.bring(merge, stages)
         how = {**engine.description(), "hot_load": self._loader.description()}
         result = ask(self._scoring, engine, evaluation, outputs, self._progress)
         stages |= {"evaluate": result.seconds, "report": result.report_seconds}
@@ -221,9 +236,11 @@ class Pipeline:
 
     def _questions(self, limit: int) -> list[str]:
         """At most ``limit`` questions, taken from the benchmarks in turn."""
-        texts = [b.texts[:limit] for b in self._scoring.benchmarks()]
-        longest = max(len(column) for column in texts)
-        return [c[row] for row in range(longest) for c in texts if row < len(c)][:limit]
+        return in_turn([benchmark.texts for benchmark in self._scoring.benchmarks()], limit)
+
+    def _prompts(self) -> list[Prompt]:
+        """A few prompts, taken from the benchmarks in turn."""
+        return in_turn([benchmark.prompts for benchmark in self._scoring.benchmarks()], PROMPTS)
 
     # ---- one evaluation ----
 
@@ -251,28 +268,73 @@ class Pipeline:
 
     def _other(self, plans: Sequence[TensorPlan]) -> Sequence[TensorPlan]:
         """A merge that differs from the given one: one of the sources."""
-        from apbmm_worker.merging.run_merges import merge_of
+        from apbmm_worker.merging.run_merges import SOURCE_WEIGHTS, merge_of
 
-        instruct, thinking = (
+        merges = (
             merge_of(self._spec, self.sources, [x] * self.sources.layers, reference=True).plans
-            for x in (0.0, 1.0)
+            for x in SOURCE_WEIGHTS.values()
         )
-        return instruct if instruct != plans else thinking
+        return next(other for other in merges if other != plans)
 
     def _new_loader(self) -> HotLoader[ResidentEngine]:
         from apbmm_worker.engine.hot_load import HotLoader
 
-        prompts = [benchmark.prompts[0] for benchmark in self._scoring.benchmarks()[:4]]
         setting = self._spec.engine.hot_load
-        return HotLoader(setting, self._start, self._checkpoints, self._other, prompts)
+        return HotLoader(setting, self._start, self._checkpoints, self._other, self._prompts())
 
-    def _start(self, checkpoint: Path) -> ResidentEngine:
+    # ---- the sources as they stand ----
+
+    def _compare_sources(self, stages: dict[str, float]) -> None:
+        """Raise `EvaluationError` unless each source answers as the merge that equals it."""
+        from apbmm_worker.engine.source_answers import (
+            STAGE,
+            require_source_answers,
+            settings_for_sources,
+            short,
+        )
+
+        self._progress(STAGE, 0, 1)
+        merges = self._source_merges()
+        settings = settings_for_sources(self._spec, self.sources, merges[0].merge.plans)
+        require_source_answers(
+            self._loader,
+            merges,
+            lambda folder: self._start(folder, *settings),
+            short(self._prompts(), settings[1].context),
+            stages,
+        )
+        self._progress(STAGE, 1, 1)
+
+    def _source_merges(self) -> list[SourceMerge]:
+        from apbmm_worker.engine.source_answers import SourceMerge
+        from apbmm_worker.merging.run_merges import SOURCE_WEIGHTS
+
+        checkpoints = self.sources.checkpoints  # maybe cut to a common vocabulary
+        of_merges = checkpoints[self._spec.generation.template_from].config
+        return [
+            SourceMerge(
+                role,
+                checkpoints[role].path,
+                self._planned([weight] * self.sources.layers, reference=True),
+                config_differences(read_checkpoint(checkpoints[role].path).config, of_merges),
+            )
+            for role, weight in SOURCE_WEIGHTS.items()
+        ]
+
+    # ---- the engine ----
+
+    def _start(
+        self,
+        checkpoint: Path,
+        engine: EngineSection | None = None,
+        generation: GenerationSection | None = None,
+    ) -> ResidentEngine:
         from apbmm_worker.engine.resident import ResidentEngine
 
         self._progress("start engine", 0, 1)
         return ResidentEngine(
-            self._spec.engine,
-            self._spec.generation,
+            engine or self._spec.engine,
+            generation or self._spec.generation,
             checkpoint,
             self._inputs.device,
             self._inputs.engine,
@@ -295,6 +357,12 @@ def ask(
         raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
     with TokenProgress(engine, lambda done, n: progress("evaluate", done, n)) as signs:
         return scoring.evaluate(engine, outputs / name, signs.answered)
+
+
+def in_turn(columns: Sequence[Sequence[T]], limit: int) -> list[T]:
+    """At most ``limit`` values: the first of each column, then the second of each, and so on."""
+    rows = zip_longest(*(column[:limit] for column in columns), fillvalue=None)
+    return [value for row in rows for value in row if value is not None][:limit]
 
 
 def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:

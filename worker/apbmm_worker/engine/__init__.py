@@ -3,6 +3,7 @@
 - `kinds` names the engines that a run file may choose.
 - `resident` is the engine that an evaluation uses, on the thread of `driver`.
 - `hot_load` decides how merges reach it, and `resident_sources` keeps the sources in memory for it.
+- `source_answers` compares the engine's answers from a source with those from its merge.
 - `token_progress` reports progress from the engine's steps.
 - `checksum` compares tensors by their bits, and takes digests of checkpoints.
 - `vllm` is the only room that imports vLLM.
@@ -19,6 +20,7 @@ __all__ = [
     "kinds",
     "resident",
     "resident_sources",
+    "source_answers",
     "token_progress",
     "vllm",
 ]

@@ -82,6 +82,9 @@ class MergeTarget(Protocol):
     def load_merge(self, plans: Sequence[TensorPlan]) -> None:
         """Merge from the sources into the live weights, and prove it. Raises `EvaluationError`."""
 
+    def greedy(self, prompts: Sequence[Prompt], tokens: int) -> tuple[tuple[int, ...], ...]:
+        """The first ``tokens`` greedy tokens for each prompt, whatever ends an answer."""
+
     def state(self, checkpoint: Path, prompts: Sequence[Prompt], tokens: int) -> tuple[Any, ...]:
         """All that the model holds, as digests, and its first greedy tokens for ``prompts``.
 

@@ -122,6 +122,11 @@ class HotLoader(Generic[E]):
                 self.engine = self._start(slot)
             return self._first(merge, slot, stages)
 
+    @property
+    def reloads(self) -> bool:
+        """Whether a folder that the engine reloads is known to be held as by a fresh engine."""
+        return self.engine is not None and "checkpoint" in self.choice.seconds
+
     def close(self) -> None:
         """Stop the engine; the next merge starts another."""
         engine, self.engine = self.engine, None

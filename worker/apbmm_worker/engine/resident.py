@@ -82,6 +82,10 @@ class ResidentEngine(EngineDriver[EngineBackend]):
         """
         return self.call(lambda backend: backend.state(checkpoint, prompts, tokens))
 
+    def greedy(self, prompts: Sequence[Prompt], tokens: int) -> tuple[tuple[int, ...], ...]:
+        """The first ``tokens`` greedy tokens for each prompt, whatever ends an answer."""
+        return self.call(lambda backend: backend.greedy(prompts, tokens))
+
     def description(self) -> dict[str, Any]:
         """Versions, arguments and the digest of the live weights, for the journal."""
         return {

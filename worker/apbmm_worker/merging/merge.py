@@ -103,18 +103,26 @@ def write_merge(
                 if progress is not None:
                     progress(written, total)
         write_index(folder, plans)
-        layout = next(
-            checkpoint
-            for checkpoint in sources.checkpoints.values()
-            if checkpoint.path == plans[0].layout.file.parent
-        )
-        named = stated_dtype(layout) if dtype == "source" else dtype
+        named = stated_dtype_of_merges(sources, plans, dtype)
         copy_settings(folder, sources.checkpoints[template_from], named)
         kept = {**recipe, "template_from": template_from, "digests": sources.digests}
         if additions is not None:
             kept |= additions.finish(folder)
         write_json(folder / RECIPE_FILE, kept)
     return MergeReport(time.monotonic() - start, total)
+
+
+def stated_dtype_of_merges(
+    sources: VerifiedSources, plans: Sequence[TensorPlan], dtype: str
+) -> str | None:
+    """The dtype that a merge's config names; None if it names none.
+
+    A merge whose ``dtype`` is ``source`` has that of the source that its tensors are stored like.
+    """
+    if dtype != "source":
+        return dtype
+    folder = plans[0].layout.file.parent
+    return stated_dtype(next(c for c in sources.checkpoints.values() if c.path == folder))
 
 
 def nowhere(tensor: TensorPlan) -> None:

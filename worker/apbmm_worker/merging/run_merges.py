@@ -19,7 +19,9 @@ from apbmm_worker.merging.plan import (
 from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources
 
-MERGED = ("thinking", "instruct")
+SOURCE_WEIGHTS = {"thinking": 1.0, "instruct": 0.0}
+"""The weight in every layer that makes a merge each of the merged sources."""
+MERGED = tuple(SOURCE_WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from apbmm_common.checkpoint.compatibility import (
     identical_files,
     require_compatible,
 )
+from apbmm_common.checkpoint.config_differences import config_differences
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.checkpoint.tensor_groups import optional_tensors
 from apbmm_common.errors import SourceError
@@ -442,3 +443,36 @@ def test_identical_files(pair: tuple[Path, Path], tmp_path: Path) -> None:
     file = copy / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     assert not identical_files(thinking, read_checkpoint(copy))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("rms_norm_eps", 1e-6, "only instruct states rms_norm_eps = 1e-06"),
+        ("rope_theta", 10000.0, "only instruct states rope_theta = 10000.0"),
+        ("use_cache", True, ""),  # says nothing of the computation
+    ],
+)
+def test_a_setting_that_one_config_alone_states_is_a_warning(
+    pair: tuple[Path, Path], key: str, value: object, told: str
+) -> None:
+    edit_config(pair[0], **{key: None})
+    edit_config(pair[1], **{key: value})
+    assert faults(*pair) == []
+    warnings = compatibility_warnings(
+        {"thinking": read_checkpoint(pair[0]), "instruct": read_checkpoint(pair[1])}
+    )
+    assert len(warnings) == bool(told)
+    assert all(told in warning and "template_from" in warning for warning in warnings)
+
+
+def test_all_settings_that_differ_are_told_apart() -> None:
+    """How a file was written is no difference; a nested text model's settings are."""
+    one = {"torch_dtype": "bfloat16", "eos_token_id": 1, "text_config": {"rms_norm_eps": None}}
+    two = {"dtype": "float32", "eos_token_id": 2, "layers": ["full"] * 40}
+    found = config_differences(one, two)
+    assert found.keys() == {"eos_token_id", "layers", "rms_norm_eps"}
+    assert found["eos_token_id"] == ("1", "2")
+    assert found["rms_norm_eps"] == ("null", "not stated")
+    assert found["layers"][1].endswith("...")
+    assert len(found["layers"][1]) < 70

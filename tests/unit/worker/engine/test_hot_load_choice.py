@@ -49,6 +49,9 @@ class FaultyEngine:
     def state(self, *_: object) -> tuple[Any, ...]:
         return (self.holds,)
 
+    def greedy(self, *_: object) -> Any:
+        raise AssertionError("the trial asks for states only")
+
     def close(self) -> None:
         self.usable = False
 

@@ -78,22 +78,23 @@ class VllmBackend:
 
     def state(self, checkpoint: Path, prompts: Sequence[Prompt], tokens: int) -> tuple[Any, ...]:
         """Digests of the model on each card, and the first greedy tokens for each prompt."""
-        return (*self._rpc("apbmm_fingerprint", str(checkpoint)), self._greedy(prompts, tokens))
+        return (*self._rpc("apbmm_fingerprint", str(checkpoint)), self.greedy(prompts, tokens))
 
-    def _greedy(self, prompts: Sequence[Prompt], tokens: int) -> tuple[tuple[int, ...], ...]:
+    def greedy(self, prompts: Sequence[Prompt], tokens: int) -> tuple[tuple[int, ...], ...]:
+        """The first ``tokens`` greedy tokens for each prompt, whatever ends an answer."""
         from vllm import SamplingParams
 
         sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
         for number, prompt in enumerate(prompts):
             request = {"prompt_token_ids": list(prompt.token_ids)}
-            self._engine.add_request(f"state-{number}", request, sampling)
+            self._engine.add_request(f"greedy-{number}", request, sampling)
         answers = {}
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
                 if output.finished:
                     answers[output.request_id] = tuple(output.outputs[0].token_ids)
         self._reset_prefix_cache()
-        return tuple(answers[f"state-{number}"] for number in range(len(prompts)))
+        return tuple(answers[f"greedy-{number}"] for number in range(len(prompts)))
 
     def _reset_prefix_cache(self) -> None:
         # The cache is keyed by tokens alone: it would answer from the previous merge's weights.

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors import safe_open as _safe_open
 
+from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.process.failpoints import reach
 from apbmm_worker.engine.resident_sources import ResidentSources
@@ -124,7 +125,7 @@ class _Folder:
     """The tensors of a checkpoint folder, read on demand."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
+        self._files = [safe_open(file, "pt") for file in read_checkpoint(folder).files]
 
     def __enter__(self) -> _Folder:
         for file in self._files:
