@@ -82,8 +82,11 @@ def _run_asked(request: MeasureRequest) -> RunResults:
             f"{search.label} is a rehearsal: no model was asked anything",
             "name the run directory of a search that evaluated models",
         )
-    if not request.model.is_dir():
-        raise UsageError(f"{request.model} is not a folder", "--model names a checkpoint folder")
+    if not (request.model / "config.json").is_file():
+        raise UsageError(
+            f"{request.model} is not the folder of a checkpoint: it holds no config.json",
+            "--model names a folder in Hugging Face layout",
+        )
     confirmation = None if request.search_questions else read_confirmation(search)
     return confirmation.run if confirmation is not None else search
 
