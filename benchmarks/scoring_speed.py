@@ -1,11 +1,11 @@
-"""What scores cost beside answers, for each adapter: scoring in a process of its own, and before.
+"""What scores cost beside answers, for each adapter, with EvalScope in a process of its own.
 
-    python benchmarks/scoring_speed.py [--questions 400] [--tokens 400] [--engine stand-in]
+    python benchmarks/scoring_speed.py [--questions 400] [--tokens 400] [--engine stand-in] [--before]
 
 An engine on one core answers the questions of each adapter: a tiny random model in the real vLLM,
 or (`--engine stand-in`) worked examples at a steady number of tokens a step, each step of which is
 a computation of the same size. Evaluations are made as a worker makes them, with EvalScope in the
-scoring process, and then with EvalScope in the process of the engine, as it was before. The
+scoring process, and with `--before` also in the process of the engine, as it once was. The
 questions of each adapter, as the model sees them, are also asked through the adapter for exact
 match, so that the engine has the same work. All are in one run, each after one evaluation that
 warms up.
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from apbmm_worker.engine.resident import ResidentEngine
 
 CONTEXT = 4096
+APART, TOGETHER = "apart", "in the engine's process"
 SEQUENCES = 64
 """Requests that an engine computes at once."""
 STAND_IN_SIZE = 800
@@ -183,7 +184,7 @@ def written(
     return BenchmarkSection(name=name, adapter=adapter, path=str(path), arguments=arguments)
 
 
-def table(bench: Bench, questions: int) -> list[str]:
+def table(bench: Bench, questions: int, ways: Sequence[str]) -> list[str]:
     """Lines of a Markdown table."""
     pairs = []
     for adapter, row in ROWS.items():
@@ -195,16 +196,16 @@ def table(bench: Bench, questions: int) -> list[str]:
         pairs.append((adapter, (exact, section)))
     found: list[tuple[str, str, list[EvaluationResult]]] = []
     # Scoring apart comes first: the other way imports EvalScope into this process.
-    for way in ("apart", "in the engine's process"):
+    for way in ways:
         for adapter, sections in pairs:
-            if way == "apart":
+            if way == APART:
                 results = [bench.apart(bench.scoring(section)) for section in sections]
                 for section in sections:
                     bench.clients.pop(section.name).close()
             else:
                 results = [bench.together(section) for section in sections]
             found.append((adapter, way, results))
-            print(found[-1], file=sys.stderr)
+            print(f"{adapter}, {way}: measured", file=sys.stderr)
     lines = [
         "| adapter | EvalScope | answers | last token to results (gap) | engine busy "
         "| all, times exact match |",
@@ -243,6 +244,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--engine", choices=("vllm", "stand-in"), default="vllm")
     parser.add_argument("--tokens", type=int, default=400, help="longest answer")
+    parser.add_argument("--before", action="store_true", help="in one process as well")
     arguments = parser.parse_args()
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
@@ -256,7 +258,8 @@ def main() -> None:
             max_tokens=arguments.tokens, context=CONTEXT, temperature=1.0
         )
         engine = started(arguments.engine, model, generation)
-        lines = table(Bench(engine, model, generation, folder), arguments.questions)
+        ways = (APART, TOGETHER) if arguments.before else (APART,)
+        lines = table(Bench(engine, model, generation, folder), arguments.questions, ways)
         engine.close()
     print(f"Made by `{' '.join(['python benchmarks/scoring_speed.py', *sys.argv[1:]])}`.")
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "evalscope"))
