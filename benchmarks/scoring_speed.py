@@ -1,6 +1,7 @@
 """What scores cost beside answers, for each adapter, with EvalScope in a process of its own.
 
-    python benchmarks/scoring_speed.py [--questions 400] [--tokens 400] [--engine stand-in] [--before]
+    python benchmarks/scoring_speed.py [--questions 400] [--tokens 400] [--engine stand-in]
+        [--before]
 
 An engine on one core answers the questions of each adapter: a tiny random model in the real vLLM,
 or (`--engine stand-in`) worked examples at a steady number of tokens a step, each step of which is

@@ -166,7 +166,7 @@ class Master:
             return self._end
         finally:
             await self.router.close()
-            self.optimiser.close()
+            await self.optimiser.close()
 
     async def _turn(self) -> None:
         self.turned()

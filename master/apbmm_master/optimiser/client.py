@@ -164,10 +164,10 @@ class OptimiserClient:
         self._open = None
         self._empty_after = -1
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the process."""
         self.forget()
-        self._process.close()
+        await asyncio.to_thread(self._process.close)
 
 
 def pending_evaluations(run_state: RunState) -> list[Evaluation]:
