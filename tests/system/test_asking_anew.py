@@ -58,7 +58,7 @@ class Watched(OptimiserClient):
 async def optimiser() -> AsyncIterator[Watched]:
     watched = Watched()
     yield watched
-    watched.close()
+    await watched.close()
 
 
 @pytest.fixture
