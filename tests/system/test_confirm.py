@@ -64,7 +64,11 @@ def test_a_front_is_confirmed_by_the_same_worker_and_a_killed_confirmation_goes_
             == merge.confirmed.benchmarks["sums"].metrics["accuracy"]
         )
         assert by_id[merge.id]["holds"] == merge.holds
-    assert f"of {len(front)} confirmed members of the front still hold" in done.stdout
+    said = f"of {len(front)} confirmed members of the front still hold"
+    assert said in done.stdout
+    assert said in run("apbmm", "status", folder).stdout
+    status = json.loads(run("apbmm", "status", folder, "--json").stdout)
+    assert status["confirmation"]["holds"] == {n: by_id[n]["holds"] for n in front}
 
 
 def test_what_cannot_be_confirmed_is_said(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def conclusion(search: RunResults, found: Confirmation) -> list[str]:
         )
     missing = found.wanted - sum(merge.search.purpose != "reference" for merge in found.merges)
     if missing:
-        lines.append(f"{missing} of {found.wanted} are still to be measured; the same command does")
+        lines.append(f"{missing} of {found.wanted} are still to be measured: apbmm confirm goes on")
     return lines
 
 

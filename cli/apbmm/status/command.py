@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 from apbmm.status.query import NoMasterError, Snapshot, Target, find
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+
+if TYPE_CHECKING:
+    from apbmm.results.confirmation import Confirmation
+    from apbmm.results.run_results import RunResults
 
 REDRAW_SECONDS = 1.0
 
@@ -36,7 +41,7 @@ def show_status(
     if as_json:
         from apbmm.results.json_form import print_json
 
-        print_json(target.snapshot())
+        print_json({**target.snapshot(), **_confirmation_as_json(target)})
         return EXIT_DONE
     return _watch(target) if watch else _print(target)
 
@@ -51,11 +56,12 @@ def _print_all(target: Target, *, as_json: bool) -> int:
     results = read_results(target.run_dir)
     if as_json:
         evaluations = [evaluation_as_json(results, each) for each in results.evaluations]
-        print_json({**target.snapshot(), "all": evaluations})
+        print_json({**target.snapshot(), **_confirmation_as_json(target), "all": evaluations})
     else:
         screen = console()
         screen.print(render(target.snapshot()))
         screen.print(evaluations_table(results))
+        _print_confirmation(target)
     return EXIT_DONE
 
 
@@ -63,7 +69,47 @@ def _print(target: Target) -> int:
     from apbmm.status.view import console, render
 
     console().print(render(target.snapshot()))
+    _print_confirmation(target)
     return EXIT_DONE
+
+
+def _confirmation(target: Target) -> tuple[RunResults, Confirmation] | None:
+    """The search in a run directory with its confirmation; None where it has none."""
+    if target.run_dir is None:
+        return None
+    from apbmm_master.journal.confirmation import confirm_folder
+
+    if not confirm_folder(target.run_dir).is_dir():
+        return None
+    from apbmm.results.confirmation import read_confirmation
+    from apbmm.results.run_results import read_results
+
+    search = read_results(target.run_dir)
+    found = read_confirmation(search)
+    return None if found is None else (search, found)
+
+
+def _print_confirmation(target: Target) -> None:
+    from apbmm.confirm.view import conclusion
+    from apbmm.status.view import console
+
+    if (both := _confirmation(target)) is not None:
+        console().print("\n".join(conclusion(*both)), markup=False)
+
+
+def _confirmation_as_json(target: Target) -> dict[str, Any]:
+    """What is confirmed of the front, under ``confirmation``; empty where nothing is."""
+    if (both := _confirmation(target)) is None:
+        return {}
+    _, found = both
+    return {
+        "confirmation": {
+            "run": found.run.run,
+            "wanted": found.wanted,
+            "hypervolume": found.run.hypervolume,
+            "holds": {m.id: m.holds for m in found.merges if m.holds is not None},
+        }
+    }
 
 
 def _watch(target: Target) -> int:
