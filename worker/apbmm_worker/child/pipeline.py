@@ -295,6 +295,8 @@ class Pipeline:
 
         self._progress(STAGE, 0, 1)
         merges = self._source_merges()
+        if not merges:
+            return
         settings = settings_for_sources(self._spec, self.sources, merges[0].merge.plans)
         require_source_answers(
             self._loader,
@@ -306,20 +308,24 @@ class Pipeline:
         self._progress(STAGE, 1, 1)
 
     def _source_merges(self) -> list[SourceMerge]:
+        """The merges that are one source each; none for a source whose vocabulary is cut.
+
+        Such a source may answer with a token that merges do not have, as the run file allows.
+        """
         from apbmm_worker.engine.source_answers import SourceMerge
         from apbmm_worker.merging.run_merges import SOURCE_WEIGHTS
 
         checkpoints = self.sources.checkpoints  # maybe cut to a common vocabulary
         of_merges = checkpoints[self._spec.generation.template_from].config
-        return [
-            SourceMerge(
-                role,
-                checkpoints[role].path,
-                self._planned([weight] * self.sources.layers, reference=True),
-                config_differences(read_checkpoint(checkpoints[role].path).config, of_merges),
-            )
-            for role, weight in SOURCE_WEIGHTS.items()
-        ]
+        found = []
+        for role, weight in SOURCE_WEIGHTS.items():
+            folder = checkpoints[role].path
+            differences = config_differences(read_checkpoint(folder).config, of_merges)
+            if self._spec.merge.vocabulary == "common" and "vocab_size" in differences:
+                continue
+            merge = self._planned([weight] * self.sources.layers, reference=True)
+            found.append(SourceMerge(role, folder, merge, differences))
+        return found
 
     # ---- the engine ----
 
