@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from apbmm_common.errors import EvaluationError, SourceError, UsageError
+from apbmm_common.errors import EvaluationError, RunFileError, UsageError
 from apbmm_common.protocol.messages import BenchmarkResult, OutcomeRow
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_common.run_file.schema import EXACT_ADAPTER
@@ -444,7 +444,7 @@ def test_settings_that_do_not_fit_are_named(folders: BenchmarkFolders) -> None:
         folders.prepare(
             benchmark("b", "apbmm_exact"), generation=GenerationSection(max_tokens=50, context=150)
         )
-    with pytest.raises(SourceError, match="EvalScope has no benchmark 'apbmm_typo'"):
+    with pytest.raises(RunFileError, match="EvalScope has no benchmark 'apbmm_typo'"):
         folders.prepare(benchmark("b", "apbmm_typo"))
 
 

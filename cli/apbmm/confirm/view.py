@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from apbmm.results.confirmation import Confirmation, ConfirmedMerge
+from apbmm.results.confirmation import Confirmation, ConfirmedMerge, conclusion
 from apbmm.results.json_form import evaluation_as_json, run_as_json
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import figure_in_words, print_rehearsal
@@ -41,35 +41,6 @@ def table(search: RunResults, found: Confirmation) -> Table:
         holds = {None: "", True: "yes", False: "no"}[merge.holds]
         shown.add_row(merge.id, *cells, holds, style="yellow" if merge.holds is False else "")
     return shown
-
-
-def conclusion(search: RunResults, found: Confirmation) -> list[str]:
-    """How many merges are confirmed, what they were asked, and both hypervolumes."""
-    merges = [merge for merge in found.merges if merge.holds is not None]
-    asked = ", ".join(f"{name} ({count} questions)" for name, count in questions(found).items())
-    lines = [f"confirmed on {asked or 'nothing yet'}"]
-    if merges:
-        holding = sum(bool(merge.holds) for merge in merges)
-        lines.append(f"{holding} of {len(merges)} confirmed members of the front still hold")
-    if found.run.trouble:
-        lines.append(f"no objectives on these questions: {found.run.trouble}")
-    elif found.run.front:
-        lines.append(
-            f"hypervolume {search.hypervolume:.4f} in the search, {found.run.hypervolume:.4f} "
-            "confirmed (each scaled by the references on its own questions)"
-        )
-    missing = found.wanted - sum(merge.search.purpose != "reference" for merge in found.merges)
-    if missing:
-        lines.append(f"{missing} of {found.wanted} are still to be measured: apbmm confirm goes on")
-    return lines
-
-
-def questions(found: Confirmation) -> dict[str, int]:
-    """How many questions of each benchmark the merges are confirmed on."""
-    if not found.merges:
-        return {}
-    measured = found.merges[0].confirmed.benchmarks
-    return {name: figures.questions for name, figures in measured.items()}
 
 
 def as_json(search: RunResults, found: Confirmation) -> dict[str, Any]:

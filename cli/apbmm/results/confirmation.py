@@ -65,3 +65,32 @@ def read_confirmation(search: RunResults) -> Confirmation | None:
         if name in done
     ]
     return Confirmation(run, tuple(merges), len(run.run_state.to_confirm))
+
+
+def conclusion(search: RunResults, found: Confirmation) -> list[str]:
+    """How many merges are confirmed, what they were asked, and both hypervolumes."""
+    merges = [merge for merge in found.merges if merge.holds is not None]
+    asked = ", ".join(f"{name} ({count} questions)" for name, count in questions(found).items())
+    lines = [f"confirmed on {asked or 'nothing yet'}"]
+    if merges:
+        holding = sum(bool(merge.holds) for merge in merges)
+        lines.append(f"{holding} of {len(merges)} confirmed members of the front still hold")
+    if found.run.trouble:
+        lines.append(f"no objectives on these questions: {found.run.trouble}")
+    elif found.run.front:
+        lines.append(
+            f"hypervolume {search.hypervolume:.4f} in the search, {found.run.hypervolume:.4f} "
+            "confirmed (each scaled by the references on its own questions)"
+        )
+    missing = found.wanted - sum(merge.search.purpose != "reference" for merge in found.merges)
+    if missing:
+        lines.append(f"{missing} of {found.wanted} are still to be measured: apbmm confirm goes on")
+    return lines
+
+
+def questions(found: Confirmation) -> dict[str, int]:
+    """How many questions of each benchmark the merges are confirmed on."""
+    if not found.merges:
+        return {}
+    measured = found.merges[0].confirmed.benchmarks
+    return {name: figures.questions for name, figures in measured.items()}

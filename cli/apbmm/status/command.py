@@ -90,7 +90,7 @@ def _confirmation(target: Target) -> tuple[RunResults, Confirmation] | None:
 
 
 def _print_confirmation(target: Target) -> None:
-    from apbmm.confirm.view import conclusion
+    from apbmm.results.confirmation import conclusion
     from apbmm.status.view import console
 
     if (both := _confirmation(target)) is not None:
