@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+from cyclopts import Parameter
 
 from apbmm_common.process.command_line import command_app
 from apbmm_common.process.logs import Level
@@ -16,30 +19,13 @@ app = command_app(
 )
 
 
-@app.default
-def master(
-    run_file: Path,
-    /,
-    *,
-    run_dir: Path | None = None,
-    bind: str = "tcp://127.0.0.1:5711",
-    status_bind: str | None = None,
-    keys: str | None = None,
-    insecure: bool = False,
-    summary: bool = True,
-    log_level: Level = "WARNING",
-) -> int:
-    """Serve workers until the run's budget is spent.
-
-    The same command on the same run directory goes on where it stopped, also after a crash.
-    With confirm.at_end in the run file, the front is then confirmed as by apbmm confirm. SIGTERM
-    or Ctrl-C lets the evaluations in hand finish and exits; a second one exits at once,
-    and the workers keep what they have.
+@Parameter(name="*")
+@dataclass(frozen=True)
+class MasterFlags:
+    """As given on the command line or in the environment.
 
     Parameters
     ----------
-    run_file
-        RUN.toml (APBMM_RUN_FILE).
     run_dir
         Folder that holds everything about the run: its own, a new or an empty one. Default:
         runs/NAME.
@@ -57,6 +43,33 @@ def master(
     log_level
         Least severe level that is logged to standard error.
     """
+
+    run_dir: Path | None = None
+    bind: str = "tcp://127.0.0.1:5711"
+    status_bind: str | None = None
+    keys: str | None = None
+    insecure: bool = False
+    summary: bool = True
+    log_level: Level = "WARNING"
+
+
+NONE_GIVEN = MasterFlags()
+
+
+@app.default
+def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
+    """Serve workers until the run's budget is spent.
+
+    The same command on the same run directory goes on where it stopped, also after a crash.
+    With confirm.at_end in the run file, the front is then confirmed as by apbmm confirm. SIGTERM
+    or Ctrl-C lets the evaluations in hand finish and exits; a second one exits at once,
+    and the workers keep what they have.
+
+    Parameters
+    ----------
+    run_file
+        RUN.toml (APBMM_RUN_FILE).
+    """
     with sigint_exits_at_once():
         from apbmm_common.errors import EXIT_DONE
         from apbmm_common.process.logs import set_up_logging
@@ -67,25 +80,25 @@ def master(
         from apbmm_master.run_checks import load_run
         from apbmm_master.serve import open_authenticator, serve
 
-    set_up_logging(log_level)
+    set_up_logging(flags.log_level)
     spec = load_run(run_file)
-    known = master_keys(keys)
-    authenticator = open_authenticator(bind, status_bind, known, insecure=insecure)
-    folder = run_dir or Path("runs") / spec.name
+    known = master_keys(flags.keys)
+    addresses = (flags.bind, flags.status_bind)
+    authenticator = open_authenticator(*addresses, known, insecure=flags.insecure)
+    folder = flags.run_dir or Path("runs") / spec.name
     require_for_runs(folder, run_file)
-    beginning = Beginning(spec, folder, run_file.read_bytes(), keys_named=keys is not None)
-    if run_dir is None and (note := elsewhere(folder, spec.name)):
+    beginning = Beginning(spec, folder, run_file.read_bytes(), keys_named=flags.keys is not None)
+    if flags.run_dir is None and (note := elsewhere(folder, spec.name)):
         print(note, file=sys.stderr)  # noqa: T201
     code = serve(
         spec,
         folder,
-        bind,
-        status_bind,
+        *addresses,
         authenticator,
         accepted=beginning.accept,
-        summary=summary,
+        summary=flags.summary,
     )
     if code != EXIT_DONE or not spec.confirm.at_end or not ended_well(folder):
         return code
-    authenticator = open_authenticator(bind, status_bind, known, insecure=insecure)
-    return confirm_search(folder, bind, status_bind, authenticator, spec=spec, summary=summary)
+    authenticator = open_authenticator(*addresses, known, insecure=flags.insecure)
+    return confirm_search(folder, *addresses, authenticator, spec=spec, summary=flags.summary)

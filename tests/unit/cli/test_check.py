@@ -15,7 +15,7 @@ from apbmm.app import check
 from apbmm.check.inspect import Inspection, inspect, is_known_adapter
 from apbmm.check.view import plan, size
 from apbmm_common.errors import RunFileError
-from apbmm_master.app import master
+from apbmm_master.app import MasterFlags, master
 from code_of_its_own import FILES, give_own_code
 from commands import run, write_rehearsal
 from tiny_checkpoints import (
@@ -175,7 +175,9 @@ def test_the_master_names_all_that_is_wrong_with_a_run_file_as_check_does(tmp_pa
         file = tmp_path / f"{name}.toml"
         file.write_text(RUN.replace('"sobol"', wrong + more))
         with pytest.raises(RunFileError, match="is not a valid run file") as caught:
-            master(file, bind="tcp://0.0.0.0:5711")  # which would be refused next
+            master(
+                file, flags=MasterFlags(bind="tcp://0.0.0.0:5711")
+            )  # which would be refused next
         told = [line.strip() for line in caught.value.message.splitlines()[1:]]
         assert [fault.partition(" (hint: ")[0] for fault in told] == [
             "engine.arguments: may not set model",

@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import master_keys, new_master, new_worker, worker_keys
-from apbmm_master.app import master
+from apbmm_master.app import MasterFlags, master
 from apbmm_master.wire.allow_list import AllowList
 from apbmm_worker.app import WorkerFlags
 from apbmm_worker.app import app as worker_app
@@ -31,9 +31,14 @@ SBATCH = CLUSTER / "slurm" / "apbmm.sbatch"
 MANIFEST = CLUSTER / "kubernetes" / "apbmm.yaml"
 
 
-def settings(command: Any) -> set[str]:
-    """The variables that set the flags of a command."""
-    return {f"APBMM_{name.upper()}" for name in command.__annotations__} - {"APBMM_RETURN"}
+MASTER = (master, MasterFlags)
+"""What has the arguments of the master's command."""
+
+
+def settings(*commands: Any) -> set[str]:
+    """The variables that set the arguments of a command."""
+    found = {f"APBMM_{name.upper()}" for each in commands for name in each.__annotations__}
+    return found - {"APBMM_RETURN", "APBMM_FLAGS"}
 
 
 def check(*arguments: object) -> str:
@@ -90,7 +95,7 @@ def test_the_batch_script_names_settings_and_commands_that_exist() -> None:
     assert named <= settings(WorkerFlags) | own
     flags = set(re.findall(r"apbmm-master .*", text)[0].split()) - {"&"}
     assert {flag for flag in flags if flag.startswith("--")} == {"--run-dir", "--bind"}
-    assert settings(master) >= {"APBMM_RUN_DIR", "APBMM_BIND"}
+    assert settings(*MASTER) >= {"APBMM_RUN_DIR", "APBMM_BIND"}
 
 
 def batch_settings(folder: Path, **given: str) -> dict[str, str]:
@@ -155,11 +160,11 @@ def test_there_is_one_master_and_its_workers_find_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "command"), [("apbmm-master", master), ("apbmm-worker", WorkerFlags)]
+    ("name", "commands"), [("apbmm-master", MASTER), ("apbmm-worker", (WorkerFlags,))]
 )
-def test_a_pod_names_settings_and_volumes_that_exist(name: str, command: Any) -> None:
+def test_a_pod_names_settings_and_volumes_that_exist(name: str, commands: Any) -> None:
     named = {variable["name"] for variable in container(name)["env"]}
-    assert named <= settings(command) | {"APBMM_LOG_FORMAT", "HOME"}
+    assert named <= settings(*commands) | {"APBMM_LOG_FORMAT", "HOME"}
     assert container(name)["command"] == [name]
     sets = next(d for d in documents() if d["metadata"]["name"] == name and d["kind"] != "Service")
     claims = {c["metadata"]["name"] for c in sets["spec"]["volumeClaimTemplates"]}

@@ -70,10 +70,12 @@ def test_what_cuda_needs_is_left_alone() -> None:
 
 
 def test_the_example_environment_names_settings_that_exist() -> None:
-    from apbmm_master.app import master
+    from apbmm_master.app import MasterFlags, master
     from apbmm_worker.app import WorkerFlags
 
-    known = {f"APBMM_{name.upper()}" for f in (master, WorkerFlags) for name in f.__annotations__}
+    commands = (master, MasterFlags, WorkerFlags)
+    known = {f"APBMM_{name.upper()}" for each in commands for name in each.__annotations__}
+    known -= {"APBMM_FLAGS", "APBMM_RETURN"}
     known |= {"APBMM_LOG_FORMAT", "APBMM_LOCK_DIR"}
     lines = (SYSTEMD / "apbmm.env.example").read_text().splitlines()
     named = {line.partition("=")[0] for line in lines if line and not line.startswith("#")}
