@@ -7,8 +7,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,7 +79,20 @@ def work_in_stages(
         raise KeyboardInterrupt from None
 
 
-async def show_stages(job: EvaluationJob, show: ShowStage) -> None:
+@asynccontextmanager
+async def watched_job(options: Options, show: ShowStage) -> AsyncIterator[EvaluationJob]:
+    """A job whose stages are shown; at the end its processes are gone."""
+    job = EvaluationJob(options)
+    watch = asyncio.create_task(_show_stages(job, show))
+    try:
+        yield job
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await job.abort()
+
+
+async def _show_stages(job: EvaluationJob, show: ShowStage) -> None:
     """Show the stage of the work in hand, whenever it changes."""
     last = ""
     while True:

@@ -38,8 +38,8 @@ def table(search: RunResults, found: Confirmation) -> Table:
     shown.add_column("still on\nthe front")
     for merge in found.merges:
         cells = [cell for name in names for cell in _cells(name, merge, search, found)]
-        holds = {None: "", True: "yes", False: "no"}[merge.holds]
-        shown.add_row(merge.id, *cells, holds, style="yellow" if merge.holds is False else "")
+        style = "yellow" if merge.holds is False else ""
+        shown.add_row(merge.id, *cells, merge.holds_in_words, style=style)
     return shown
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from rich.console import Console
 
 from apbmm.demo.processes import run_processes
-from apbmm.results.run_directories import JOURNAL
 from apbmm.results.words import REHEARSAL
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder, uniform_hypervolume
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.run_file import EvaluationSection, RunSpec, load_run_file, run_as_toml
 from apbmm_master.journal.run_directory import unusable
 

@@ -18,9 +18,10 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from apbmm.results.run_directories import JOURNAL, local_address
+from apbmm.results.run_directories import local_address
 from apbmm.status.query import NoMasterError, ask
 from apbmm_common.errors import ApbmmError
+from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.process.parent_death import die_with
 from apbmm_common.process.signals import (
     SAME_REQUEST_SECONDS,

@@ -11,7 +11,7 @@ from apbmm.merge.places import output_folder, require_room
 from apbmm.pick.choice import choose, preference_of
 from apbmm.pick.flags import NO_PREFERENCE
 from apbmm.results.run_directories import find_run
-from apbmm_common.checkpoint.headers import ITEM_BYTES, read_checkpoint
+from apbmm_common.checkpoint.headers import DTYPE_CODES, ITEM_BYTES, read_checkpoint
 from apbmm_common.errors import EXIT_DONE, ApbmmError, UsageError
 from apbmm_common.process.signals import stack_unwound_by_signals
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from apbmm.export.sources import SourceFolder
     from apbmm.export.written_merge import Order, Written
     from apbmm.results.run_results import EvaluationResult, RunResults
-
-_STORED = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def run_export(run: str | None, request: ExportRequest) -> int:
@@ -144,7 +142,7 @@ def _size(folders: dict[str, SourceFolder], request: ExportRequest) -> int:
     total = checkpoint.weight_bytes
     if request.dtype != "source":
         floats = [each for each in checkpoint.tensors.values() if each.is_float]
-        item = _STORED[request.dtype]
+        item = ITEM_BYTES[DTYPE_CODES[request.dtype]]
         total += sum(t.length // ITEM_BYTES[t.dtype] * item - t.length for t in floats)
     return total
 

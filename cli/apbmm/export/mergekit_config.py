@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from yaml import safe_dump  # type: ignore[import-untyped]
 
-from apbmm_common.checkpoint.headers import layer_of
+from apbmm_common.checkpoint.headers import DTYPE_CODES, layer_of
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.vocabularies import vocabulary_size
 from apbmm_common.merge_methods import METHODS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _THEIR_NAMES = {"dare": "dare_linear"}
 """Where mergekit has another name for a method."""
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_DTYPES = {code: name for name, code in DTYPE_CODES.items()}
 Config = dict[str, Any]
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from apbmm.export.sources import SourceFolder
+from apbmm.merge.places import RECIPE
 from apbmm.pick.remarks import against
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import REHEARSAL, figure_in_words
 from apbmm_common.checkpoint.roles import BASE_ROLE
-from apbmm_common.metrics import metric, shown_metrics
+from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 CARD_FILE = "README.md"
 PICTURE_FILE = "layer_weights.svg"
 CONFIG_FILE = "mergekit_config.yml"
-RECIPE_FILE = "apbmm_merge.json"
 _NEIGHBOURS = 3
 """Members of the front that are shown on either side."""
 
@@ -188,7 +188,7 @@ def _figure_table(results: RunResults, evaluation: EvaluationResult) -> Iterator
     columns = {"this merge": evaluation, **results.references}
     if evaluation.id in results.references:
         del columns["this merge"]
-    metrics = shown_metrics(each.metric for each in results.spec.objectives)
+    metrics = results.shown_metrics
     yield from _table(
         ("benchmark", "questions", "", *columns),
         (
@@ -317,7 +317,7 @@ def _making(facts: CardFacts) -> Iterator[str]:
     yield f"- evaluated: {begun:%Y-%m-%d}, worker {evaluation.worker or 'unknown'}"
     yield f"- versions: {', '.join(f'{n} {v}' for n, v in versions(results, evaluation).items())}"
     yield (
-        f"- [{RECIPE_FILE}]({RECIPE_FILE}) has the vector, the rule and the digests of the "
+        f"- [{RECIPE}]({RECIPE}) has the vector, the rule and the digests of the "
         f"sources; [{CONFIG_FILE}]({CONFIG_FILE}) makes the same merge with mergekit"
     )
 

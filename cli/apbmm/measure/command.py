@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from time import gmtime, strftime
 from typing import Any
 
-from apbmm.local_engine import ShowStage, local_engine, show_stages, work_in_stages
+from apbmm.local_engine import ShowStage, local_engine, watched_job, work_in_stages
 from apbmm.pick.view import side_by_side
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.figures import BenchmarkFigures
@@ -21,11 +20,10 @@ from apbmm.try_run.command import default_gpu, require_packages
 from apbmm_common.errors import EXIT_DONE, UsageError
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.scores import objectives_of, references_of
+from apbmm_master.journal.scores import objectives_of, raw_metrics, references_of
 from apbmm_master.journal.store import OutcomeSums
 from apbmm_master.search.errors import SearchError
 from apbmm_master.search.reference_scaling import objective_vector
-from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options, parse_gpu
 
 SCHEMA = 1
@@ -94,14 +92,8 @@ def _run_asked(request: MeasureRequest) -> RunResults:
 async def _evaluated(
     results: RunResults, model: Path, options: Options, show: ShowStage
 ) -> Evaluated:
-    job = EvaluationJob(options)
-    watch = asyncio.create_task(show_stages(job, show))
-    try:
+    async with watched_job(options, show) as job:
         return await job.evaluate_folder(results.spec, model, "model")
-    finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
-        await job.abort()
 
 
 def measured_result(results: RunResults, name: str, body: Evaluated) -> EvaluationResult:
@@ -111,38 +103,32 @@ def measured_result(results: RunResults, name: str, body: Evaluated) -> Evaluati
         purpose="search",
         state=EvaluationState.DONE,
         vector=(),
-        benchmarks={n: _figures(benchmark) for n, benchmark in body.benchmarks.items()},
+        benchmarks={
+            name: BenchmarkFigures.of(measured, _sums(measured))
+            for name, measured in body.benchmarks.items()
+        },
     )
-    raw = {
-        n: {**benchmark.metrics, "questions": benchmark.questions}
-        for n, benchmark in body.benchmarks.items()
-    }
     try:
         scaled = objective_vector(
-            objectives_of(results.spec), raw, references_of(results.run_state)
+            objectives_of(results.spec), raw_metrics(body), references_of(results.run_state)
         )
     except SearchError:  # the references cannot set a scale, or are not measured
         return result
     return replace(result, objectives=tuple(map(float, scaled)))
 
 
-def _figures(benchmark: BenchmarkResult) -> BenchmarkFigures:
+def _sums(benchmark: BenchmarkResult) -> OutcomeSums | None:
+    """The sums that a journal would have of the answers; None without single answers."""
+    if not benchmark.outcomes:
+        return None
     scores = [score for _, score, _, _ in benchmark.outcomes]
     tokens = [count for _, _, count, _ in benchmark.outcomes]
-    return BenchmarkFigures(
-        benchmark.metrics,
-        benchmark.questions,
-        benchmark.truncated,
-        benchmark.malformed,
-        OutcomeSums(
-            len(scores),
-            sum(scores),
-            sum(score * score for score in scores),
-            sum(tokens),
-            sum(count * count for count in tokens),
-        )
-        if scores
-        else None,
+    return OutcomeSums(
+        len(scores),
+        sum(scores),
+        sum(score * score for score in scores),
+        sum(tokens),
+        sum(count * count for count in tokens),
     )
 
 

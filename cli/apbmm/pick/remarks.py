@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from apbmm.pick.choice import Choice, Limit, limit_in_words, quantity, value_in_words
 from apbmm.results.confirmation import ConfirmedMerge
@@ -68,16 +68,10 @@ def doubts(
 def _as_good(results: RunResults, choice: Choice, chosen: EvaluationResult) -> Iterator[str]:
     """Sources that would do as well."""
     for name, reference in results.references.items():
-        if reference.objectives is not None and _is_no_better(chosen, reference):
+        if reference.objectives is not None and reference.is_no_worse_than(chosen):
             yield f"{name} is at least as good in every objective: serve it as it is"
         elif name in choice.references_within:
             yield f"{name} itself is within the limits"
-
-
-def _is_no_better(chosen: EvaluationResult, reference: EvaluationResult) -> bool:
-    ours: Sequence[float] = chosen.objectives or ()
-    theirs: Sequence[float] = reference.objectives or ()
-    return all(mine <= other for mine, other in zip(ours, theirs, strict=True))
 
 
 def _uncertain(results: RunResults, chosen: EvaluationResult, limit: Limit) -> Iterator[str]:

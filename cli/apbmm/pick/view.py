@@ -15,7 +15,6 @@ from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.json_form import evaluation_as_json, run_as_json
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import figure_in_words, print_rehearsal
-from apbmm_common.metrics import shown_metrics
 
 SCHEMA = 1
 
@@ -131,7 +130,7 @@ def side_by_side(results: RunResults, evaluations: Sequence[EvaluationResult]) -
     for index, name in enumerate(results.objectives):
         cells = [each.objectives[index] if each.objectives else None for each in evaluations]
         table.add_row(name, *("-" if value is None else f"{value:+.3f}" for value in cells))
-    metrics = shown_metrics(objective.metric for objective in results.spec.objectives)
+    metrics = results.shown_metrics
     benchmarks = [benchmark.name for benchmark in results.spec.benchmarks]
     groups = [(benchmark, [benchmark]) for benchmark in benchmarks]
     if len(benchmarks) > 1:
@@ -148,7 +147,7 @@ def side_by_side(results: RunResults, evaluations: Sequence[EvaluationResult]) -
 
 def ranking(results: RunResults, ranked: Sequence[EvaluationResult]) -> Table:
     """A row for each merge within the limits, the best first."""
-    metrics = shown_metrics(objective.metric for objective in results.spec.objectives)
+    metrics = results.shown_metrics
     shown = [name for name in metrics if any(each.figure(name) for each in ranked)]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("rank", "id", "front", *results.objectives, *shown):

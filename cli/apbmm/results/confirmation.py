@@ -22,6 +22,11 @@ class ConfirmedMerge:
     confirmed: EvaluationResult
     holds: bool | None = None
 
+    @property
+    def holds_in_words(self) -> str:
+        """``yes``, ``no`` or nothing."""
+        return {True: "yes", False: "no", None: ""}[self.holds]
+
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
@@ -37,6 +42,16 @@ class Confirmation:
     run: RunResults
     merges: tuple[ConfirmedMerge, ...]
     wanted: int
+
+    @property
+    def front(self) -> list[ConfirmedMerge]:
+        """The members of the search's front of which it is known whether they hold."""
+        return [merge for merge in self.merges if merge.holds is not None]
+
+    @property
+    def holding(self) -> int:
+        """How many of `front` hold."""
+        return sum(merge.holds is True for merge in self.merges)
 
     def of(self, name: str) -> ConfirmedMerge | None:
         """The merge or reference of an id; None while it is not confirmed."""
@@ -69,12 +84,11 @@ def read_confirmation(search: RunResults) -> Confirmation | None:
 
 def conclusion(search: RunResults, found: Confirmation) -> list[str]:
     """How many merges are confirmed, what they were asked, and both hypervolumes."""
-    merges = [merge for merge in found.merges if merge.holds is not None]
-    asked = ", ".join(f"{name} ({count} questions)" for name, count in questions(found).items())
+    asked = ", ".join(f"{name} ({count} questions)" for name, count in _questions(found).items())
     lines = [f"confirmed on {asked or 'nothing yet'}"]
-    if merges:
-        holding = sum(bool(merge.holds) for merge in merges)
-        lines.append(f"{holding} of {len(merges)} confirmed members of the front still hold")
+    if found.front:
+        still = f"{found.holding} of {len(found.front)} confirmed members of the front still hold"
+        lines.append(still)
     if found.run.trouble:
         lines.append(f"no objectives on these questions: {found.run.trouble}")
     elif found.run.front:
@@ -88,7 +102,7 @@ def conclusion(search: RunResults, found: Confirmation) -> list[str]:
     return lines
 
 
-def questions(found: Confirmation) -> dict[str, int]:
+def _questions(found: Confirmation) -> dict[str, int]:
     """How many questions of each benchmark the merges are confirmed on."""
     if not found.merges:
         return {}

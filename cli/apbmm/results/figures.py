@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from apbmm_common.metrics import metric
+from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_master.journal.store import OutcomeSums
 
 LEVEL = 0.95
@@ -55,6 +56,11 @@ class BenchmarkFigures:
     truncated: int
     malformed: int
     sums: OutcomeSums | None = None
+
+    @classmethod
+    def of(cls, result: BenchmarkResult, sums: OutcomeSums | None) -> BenchmarkFigures:
+        """The figures of a result; ``sums`` are those of its answers."""
+        return cls(result.metrics, result.questions, result.truncated, result.malformed, sums)
 
     @property
     def tokens(self) -> float:

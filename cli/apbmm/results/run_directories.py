@@ -7,11 +7,9 @@ import socket
 from pathlib import Path
 
 from apbmm_common.errors import UsageError
-from apbmm_common.process.known_runs import latest_places, places_of
+from apbmm_common.process.known_runs import JOURNAL, latest_places, places_of
 
 RUNS = Path("runs")
-JOURNAL = "journal.sqlite"
-"""As in `apbmm_master.journal.store`, which takes long to import."""
 
 
 def find_run(named: str | None, hint: str = "give the run directory or name of a run") -> Path:

@@ -12,6 +12,7 @@ from typing import Literal
 from apbmm.results.figures import BenchmarkFigures, Figure, mean_figure
 from apbmm.results.run_directories import local_address, run_directory
 from apbmm_common.errors import UsageError
+from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_master.journal.cost import gpu_seconds, seconds_served
@@ -84,6 +85,13 @@ class EvaluationResult:
         """Generated tokens of all answers together."""
         return math.fsum(each.tokens for each in self.benchmarks.values())
 
+    def is_no_worse_than(self, other: EvaluationResult) -> bool:
+        """Whether it is at least as good in every objective. Both have objectives."""
+        assert self.objectives is not None
+        assert other.objectives is not None
+        pairs = zip(self.objectives, other.objectives, strict=True)
+        return all(ours >= theirs for ours, theirs in pairs)
+
     def figure(self, name: str, benchmarks: Sequence[str] = ()) -> Figure | None:
         """A metric, averaged over ``benchmarks`` or over all; None where one of them lacks it."""
         chosen = benchmarks or tuple(self.benchmarks)
@@ -139,6 +147,11 @@ class RunResults:
     def objectives(self) -> tuple[str, ...]:
         """Names of the objectives."""
         return tuple(objective.name for objective in self.spec.objectives)
+
+    @property
+    def shown_metrics(self) -> tuple[str, ...]:
+        """The metrics that people are shown: those of the objectives, and the usual ones."""
+        return shown_metrics(objective.metric for objective in self.spec.objectives)
 
     @property
     def completed(self) -> tuple[EvaluationResult, ...]:
@@ -296,13 +309,7 @@ class _Reading:
         if not isinstance(evaluation.body, Evaluated):
             return {}
         return {
-            name: BenchmarkFigures(
-                result.metrics,
-                result.questions,
-                result.truncated,
-                result.malformed,
-                self.sums.get((evaluation.id, name)),
-            )
+            name: BenchmarkFigures.of(result, self.sums.get((evaluation.id, name)))
             for name, result in evaluation.body.benchmarks.items()
         }
 

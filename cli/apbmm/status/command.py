@@ -56,12 +56,13 @@ def _print_all(target: Target, *, as_json: bool) -> int:
     results = read_results(target.run_dir)
     if as_json:
         evaluations = [evaluation_as_json(results, each) for each in results.evaluations]
-        print_json({**target.snapshot(), **_confirmation_as_json(target), "all": evaluations})
+        confirmation = _confirmation_as_json(target, results)
+        print_json({**target.snapshot(), **confirmation, "all": evaluations})
     else:
         screen = console()
         screen.print(render(target.snapshot()))
         screen.print(evaluations_table(results))
-        _print_confirmation(target)
+        _print_confirmation(target, results)
     return EXIT_DONE
 
 
@@ -73,8 +74,13 @@ def _print(target: Target) -> int:
     return EXIT_DONE
 
 
-def _confirmation(target: Target) -> tuple[RunResults, Confirmation] | None:
-    """The search in a run directory with its confirmation; None where it has none."""
+def _confirmation(
+    target: Target, results: RunResults | None
+) -> tuple[RunResults, Confirmation] | None:
+    """The search in a run directory with its confirmation; None where it has none.
+
+    ``results`` are the search's, where they have been read already.
+    """
     if target.run_dir is None:
         return None
     from apbmm_master.journal.confirmation import confirm_folder
@@ -84,22 +90,22 @@ def _confirmation(target: Target) -> tuple[RunResults, Confirmation] | None:
     from apbmm.results.confirmation import read_confirmation
     from apbmm.results.run_results import read_results
 
-    search = read_results(target.run_dir)
+    search = results or read_results(target.run_dir)
     found = read_confirmation(search)
     return None if found is None else (search, found)
 
 
-def _print_confirmation(target: Target) -> None:
+def _print_confirmation(target: Target, results: RunResults | None = None) -> None:
     from apbmm.results.confirmation import conclusion
     from apbmm.status.view import console
 
-    if (both := _confirmation(target)) is not None:
+    if (both := _confirmation(target, results)) is not None:
         console().print("\n".join(conclusion(*both)), markup=False)
 
 
-def _confirmation_as_json(target: Target) -> dict[str, Any]:
+def _confirmation_as_json(target: Target, results: RunResults | None = None) -> dict[str, Any]:
     """What is confirmed of the front, under ``confirmation``; empty where nothing is."""
-    if (both := _confirmation(target)) is None:
+    if (both := _confirmation(target, results)) is None:
         return {}
     _, found = both
     return {
@@ -107,7 +113,7 @@ def _confirmation_as_json(target: Target) -> dict[str, Any]:
             "run": found.run.run,
             "wanted": found.wanted,
             "hypervolume": found.run.hypervolume,
-            "holds": {m.id: m.holds for m in found.merges if m.holds is not None},
+            "holds": {merge.id: merge.holds for merge in found.front},
         }
     }
 

@@ -205,7 +205,7 @@ def _result(status: Entry) -> str:
 
 def evaluations_table(results: RunResults) -> Table:
     """Every evaluation of a run, with the weights of its merge."""
-    shown = shown_metrics(objective.metric for objective in results.spec.objectives)
+    shown = results.shown_metrics
     columns = [name for name in shown if any(e.figure(name) for e in results.evaluations)]
     table = Table(title="Evaluations")
     for name in ("id", "purpose", "state", "front"):

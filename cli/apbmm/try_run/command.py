@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -65,6 +63,7 @@ def run_try(request: TryRequest) -> int:
 
 def _try(request: TryRequest, spec: RunSpec, gpu: str) -> int:
     from apbmm.local_engine import local_engine, work_in_stages
+    from apbmm.results.json_form import print_json
     from apbmm.try_run.evaluation import evaluate_source, with_few_questions
     from apbmm.try_run.view import as_json, report
 
@@ -76,8 +75,7 @@ def _try(request: TryRequest, spec: RunSpec, gpu: str) -> int:
         )
         tried = list(_tried(few, trial))
     if request.as_json:
-        json.dump(as_json(spec.name, source, tried), sys.stdout)
-        sys.stdout.write("\n")
+        print_json(as_json(spec.name, source, tried))
     else:
         print("\n".join(report(source, tried)))  # noqa: T201
     return EXIT_DONE

@@ -7,9 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from apbmm.local_engine import ShowStage, show_stages
+from apbmm.local_engine import ShowStage, watched_job
 from apbmm.questions.ask import render_questions
 from apbmm.questions.messages import RenderedBenchmark
+from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
 from apbmm_common.datasets.benchmark_folders import places_of, select_questions
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed
@@ -17,8 +18,6 @@ from apbmm_common.run_file import BenchmarkSection, RunSpec
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 
-WEIGHTS = {"thinking": 1.0, "instruct": 0.0}
-"""The merge weight of every layer that gives one of the sources."""
 EVALUATION = "try"
 
 
@@ -59,23 +58,20 @@ async def evaluate_source(spec: RunSpec, source: str, options: Options, show: Sh
     Raises `UsageError` for a run file or data that cannot be used, `EvaluationError` or
     `ApbmmError` for everything else that fails. Cancelled, it leaves no process behind.
     """
-    job = EvaluationJob(options)
-    watch = asyncio.create_task(show_stages(job, show))
-    work = asyncio.create_task(_evaluated(job, spec, source))
-    try:
-        # Questions that cannot be rendered are the run file's fault, which is told before others.
-        rendered = await render_questions(
-            spec,
-            options.scratch / "rendered",
-            most=sys.maxsize,
-            allowed_code=options.allow_remote_code,
-        )
-        evaluated = await work
-    finally:
-        for task in (watch, work):
-            task.cancel()
-        await asyncio.gather(watch, work, return_exceptions=True)
-        await job.abort()
+    async with watched_job(options, show) as job:
+        work = asyncio.create_task(_evaluated(job, spec, source))
+        try:
+            # Questions that cannot be rendered are the run file's fault, told before others.
+            rendered = await render_questions(
+                spec,
+                options.scratch / "rendered",
+                most=sys.maxsize,
+                allowed_code=options.allow_remote_code,
+            )
+            evaluated = await work
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
     # `EvaluationJob` puts an evaluation's records below its run's folder.
     return Trial(rendered, evaluated, options.state / "outputs" / EVALUATION / EVALUATION)
 
@@ -88,7 +84,7 @@ async def _evaluated(job: EvaluationJob, spec: RunSpec, source: str) -> Evaluate
         attempt=1,
         lease=EVALUATION,
         work="reference",
-        vector=(WEIGHTS[source],) * prepared.layers,
+        vector=(SOURCE_WEIGHTS[source],) * prepared.layers,
         config=EVALUATION,
     )
     body = await job.work(assign)

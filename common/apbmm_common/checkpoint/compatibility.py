@@ -19,8 +19,8 @@ from apbmm_common.checkpoint.contents import opened_files, same_files, same_tens
 from apbmm_common.checkpoint.headers import (
     Checkpoint,
     TensorHeader,
+    flat_config,
     layer_count,
-    text_config,
 )
 from apbmm_common.checkpoint.roles import BASE_ROLE, REFERENCE_ROLE
 from apbmm_common.checkpoint.settings_files import (
@@ -101,7 +101,7 @@ def _faults_between(
     checkpoints: Mapping[str, Checkpoint], without_tokenizers: bool, common_vocabulary: bool
 ) -> list[str]:
     faults: list[str] = []
-    reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints), "")
+    reference = _reference(checkpoints)
     for role, checkpoint in checkpoints.items():
         if checkpoint.path.resolve() == checkpoints[reference].path.resolve():
             continue
@@ -117,6 +117,11 @@ def _faults_between(
             continue
         faults += _vocabulary_faults(roles, pair, common=common_vocabulary)
     return faults
+
+
+def _reference(checkpoints: Mapping[str, Checkpoint]) -> str:
+    """The role that the others are compared with; "" without any."""
+    return REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints), "")
 
 
 def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
@@ -139,7 +144,7 @@ def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
         layer_count(checkpoint)
     except SourceError as error:
         faults.append(f"{role}: {error.message}")
-    config = {**checkpoint.config, **text_config(checkpoint.config)}
+    config = flat_config(checkpoint.config)
     faults += [
         f"{role}: {key} is {value!r}, not an object"
         for key in ROPE_TABLES
@@ -178,7 +183,7 @@ def _shape_faults(role: str, checkpoint: Checkpoint) -> list[str]:
             "ZeRO-3 saves tensors that it has not gathered: save it anew with "
             "stage3_gather_16bit_weights_on_model_save, or convert it with zero_to_fp32.py"
         )
-    config = {**checkpoint.config, **text_config(checkpoint.config)}
+    config = flat_config(checkpoint.config)
     hidden, vocabulary_size = config.get("hidden_size"), config.get("vocab_size")
     if not isinstance(hidden, int) or not isinstance(vocabulary_size, int):
         return faults
@@ -315,7 +320,7 @@ def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     were added to a vocabulary may have other names at the same ids. With a common vocabulary, one
     source may have tokens that another lacks.
     """
-    reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints), "")
+    reference = _reference(checkpoints)
     warnings = []
     for role, checkpoint in checkpoints.items():
         if (checkpoint.path / "adapter_config.json").exists():

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from apbmm_common.checkpoint.headers import text_config
+from apbmm_common.checkpoint.headers import flat_config, text_config
 
 Config = Mapping[str, Any]
 
@@ -18,15 +18,15 @@ _WRITER_KEYS = frozenset({"_name_or_path", "transformers_version", "torch_dtype"
 # Keys that may differ: how the file was written, training-only settings, and what the run file or
 # the generation config decides. Any other key changes what the layers compute, and then x = 1
 # would not be the thinking model.
-_FREE_KEYS = _WRITER_KEYS | {
-    "tokenizer_class", "auto_map", "use_cache", "attn_implementation", "_attn_implementation",
-    "initializer_range", "attention_dropout", "router_aux_loss_coef", "output_router_logits",
-    "output_attentions", "output_hidden_states", "return_dict", "pretraining_tp",
-    "id2label", "label2id", "bos_token_id", "eos_token_id", "pad_token_id",
-    "max_position_embeddings", "num_hidden_layers", "n_layer",
-    "num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers",
-    "text_config", "vision_config", "audio_config",
-}  # fmt: skip
+_FREE_KEYS = _WRITER_KEYS.union(
+    ["tokenizer_class", "auto_map", "use_cache", "attn_implementation", "_attn_implementation"],
+    ["initializer_range", "attention_dropout", "router_aux_loss_coef", "output_router_logits"],
+    ["output_attentions", "output_hidden_states", "return_dict", "pretraining_tp"],
+    ["id2label", "label2id", "bos_token_id", "eos_token_id", "pad_token_id"],
+    ["max_position_embeddings", "num_hidden_layers", "n_layer"],
+    ["num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers"],
+    ["text_config", "vision_config", "audio_config"],
+)
 _ROPE_KEYS = frozenset({"rope_theta", *ROPE_TABLES})
 _SLIDING_KEYS = frozenset({"sliding_window", "max_window_layers"})
 
@@ -37,7 +37,7 @@ def config_differences(one: Config, other: Config) -> dict[str, tuple[str, str]]
     A text model's config inside another counts as part of it. How the files were written, and the
     dtype, is left out.
     """
-    both = (_flat(one), _flat(other))
+    both = (flat_config(one), flat_config(other))
     return {
         key: (_shown(both[0], key), _shown(both[1], key))
         for key in sorted((both[0].keys() | both[1].keys()) - _WRITER_KEYS - {"text_config"})
@@ -52,7 +52,7 @@ def config_faults(roles: tuple[str, str], pair: tuple[Config, Config]) -> list[s
     layers = [c.get("num_hidden_layers", c.get("n_layer")) for c in texts]
     if layers[0] != layers[1]:
         faults.append(f"layer count: {roles[0]} has {layers[0]}, {roles[1]} has {layers[1]}")
-    values = (_flat(pair[0]), _flat(pair[1]))
+    values = (flat_config(pair[0]), flat_config(pair[1]))
     faults += [
         f"{key}: {roles[0]} has {values[0][key]}, {roles[1]} has {values[1][key]}"
         for key in sorted((values[0].keys() & values[1].keys()) - _skipped(values) - _ROPE_KEYS)
@@ -70,7 +70,7 @@ def stated_by_one(roles: tuple[str, str], pair: tuple[Config, Config]) -> list[s
     For the other model the engine takes its default, which may be another value. A null says
     nothing.
     """
-    values = (_flat(pair[0]), _flat(pair[1]))
+    values = (flat_config(pair[0]), flat_config(pair[1]))
     skipped = _skipped(values)
     if None not in (_rope(values[0]), _rope(values[1])):  # compared by `config_faults`
         skipped |= _ROPE_KEYS
@@ -86,10 +86,6 @@ def _skipped(values: tuple[Config, Config]) -> frozenset[str]:
     """Keys that say nothing of the computation in either model."""
     windows = any(config.get("use_sliding_window", True) for config in values)
     return _FREE_KEYS if windows else _FREE_KEYS | _SLIDING_KEYS
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    return {**config, **text_config(config)}
 
 
 def _shown(config: Config, key: str) -> str:

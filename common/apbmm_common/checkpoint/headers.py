@@ -33,6 +33,8 @@ ITEM_BYTES = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
+DTYPE_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""Dtypes that a merge may be stored in, by torch's names, as safetensors calls them."""
 FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
 
 _ADAPTER = "an adapter is no checkpoint: merge it into its base, as peft does"
@@ -117,6 +119,11 @@ def layer_of(tensor_name: str) -> int | None:
     """
     match = _LAYER.match(tensor_name)
     return int(match["index"]) if match else None
+
+
+def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the keys of the text model's config within it, which count first."""
+    return {**config, **text_config(config)}
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

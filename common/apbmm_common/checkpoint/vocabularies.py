@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, read_object, text_config
+from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, flat_config, read_object
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import SourceError
 
@@ -84,7 +84,7 @@ def renamed_tokens(first: Vocabulary, second: Vocabulary) -> list[tuple[int, str
 
 def vocabulary_size(checkpoint: Checkpoint) -> int | None:
     """The rows of embeddings and head; None where the config does not say or tensors differ."""
-    size = {**checkpoint.config, **text_config(checkpoint.config)}.get("vocab_size")
+    size = flat_config(checkpoint.config).get("vocab_size")
     tensors = [t for name, t in checkpoint.tensors.items() if _ROWS.search(name)]
     fits = isinstance(size, int) and tensors and all(t.shape[:1] == (size,) for t in tensors)
     return size if fits and isinstance(size, int) else None
@@ -116,7 +116,7 @@ def _require_rows(role: str, checkpoint: Checkpoint, rows: int) -> None:
             f'vocabulary = "common": {role} has no tokenizer.json in {checkpoint.path}',
             "it says which rows of the vocabulary are needed",
         )
-    config = {**checkpoint.config, **text_config(checkpoint.config)}
+    config = flat_config(checkpoint.config)
     special = {key: config[key] for key in _SPECIAL_IDS if isinstance(config.get(key), int)}
     highest = {**special, **vocabulary.tokens}
     token = max(highest, key=highest.__getitem__, default="")

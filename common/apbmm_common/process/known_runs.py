@@ -18,6 +18,7 @@ from apbmm_common.process.whole_files import write_whole
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.sqlite"
+"""Name of the journal in a run directory."""
 RUN_ID_DIGITS = 8
 """A run is called after its run file, and so many digits tell it from others of that name."""
 

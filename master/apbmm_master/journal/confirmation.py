@@ -13,7 +13,7 @@ from pathlib import Path
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.run_file import RunSpec
 from apbmm_common.run_file.schema import BenchmarkSection, ConfirmSection, ObjectiveSection
-from apbmm_master.journal.events import AnyEvent, FrontToConfirm
+from apbmm_master.journal.events import QUESTIONS, AnyEvent, FrontToConfirm
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import scores_of
@@ -85,7 +85,7 @@ def front_to_confirm(search: RunState, wanted: Sequence[str] = ()) -> FrontToCon
                 f"{name} is not a completed evaluation of {search.run}",
                 "apbmm status names those of the front",
             )
-    inputs = {n: d for n, d in search.digests.items() if not n.startswith("benchmark.")}
+    inputs = {n: d for n, d in search.digests.items() if not n.startswith(QUESTIONS)}
     vectors = {name: search.evaluations[name].vector for name in names}
     return FrontToConfirm(search=search.run, digests=inputs, vectors=vectors)
 

@@ -24,6 +24,10 @@ def work_of(purpose: Purpose) -> Literal["measure", "reference", "evaluate"]:
 Measurements = Annotated[Evaluated | Measured, Field(discriminator="kind")]
 
 
+QUESTIONS = "benchmark."
+"""What the names of the questions' digests begin with; see `apbmm_worker.child.pipeline`."""
+
+
 class Event(BaseModel):
     """Base of all events. Unknown keys are refused."""
 

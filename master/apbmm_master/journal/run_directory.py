@@ -6,6 +6,7 @@ import fnmatch
 from pathlib import Path
 
 from apbmm_common.errors import JournalError, RunDirectoryError
+from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.process.locks import (
     FileLock,
     LockHeldError,
@@ -14,7 +15,6 @@ from apbmm_common.process.locks import (
 )
 
 LOCK = "master.lock"
-BEGUN = "journal.sqlite"
 GIVEN, RESOLVED = "run-file.toml", "run-file.resolved.toml"
 """The run file that a master was last started with: as given, and with all defaults."""
 BEFOREHAND = frozenset(
@@ -42,14 +42,14 @@ def require_for_runs(run_dir: Path, run_file: Path) -> None:
     """
     try:
         names = sorted(path.name for path in run_dir.iterdir())
-        if BEGUN in names or run_file.resolve().parent == run_dir.resolve():
+        if JOURNAL in names or run_file.resolve().parent == run_dir.resolve():
             return
     except OSError:  # `claim` makes it, or says what is wrong with it
         return
     for name in names:
         if not any(fnmatch.fnmatchcase(name, known) for known in BEFOREHAND):
             raise RunDirectoryError(
-                f"{run_dir}: is not a run's folder: it holds {name}, and no {BEGUN}",
+                f"{run_dir}: is not a run's folder: it holds {name}, and no {JOURNAL}",
                 "name a new or an empty folder with --run-dir",
             )
 

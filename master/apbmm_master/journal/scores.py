@@ -60,11 +60,14 @@ def objectives_of(spec: RunSpec) -> tuple[ScaledObjective, ...]:
 
 def measurement_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """Raw metrics of a completed evaluation for Eq. 2: benchmark -> metrics, and "questions"."""
-    if not isinstance(evaluation.body, Evaluated):
-        return {}
+    return raw_metrics(evaluation.body) if isinstance(evaluation.body, Evaluated) else {}
+
+
+def raw_metrics(body: Evaluated) -> dict[str, dict[str, float]]:
+    """The same of a result's body."""
     return {
         name: {**result.metrics, "questions": result.questions}
-        for name, result in evaluation.body.benchmarks.items()
+        for name, result in body.benchmarks.items()
     }
 
 

@@ -24,12 +24,13 @@ from urllib.parse import quote
 
 from apbmm_common.errors import JournalError, RunDirectoryError
 from apbmm_common.process.failpoints import reach
+from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.events import EVENT, Record, ResultRecorded
 from apbmm_master.journal.lifecycle import InvariantError
-from apbmm_master.journal.run_directory import BEGUN, claim
+from apbmm_master.journal.run_directory import claim
 
-NAME = BEGUN
+NAME = JOURNAL
 MARK = "journal.mark"
 MARK_DIGITS = 20
 SCHEMA_VERSION = 1

@@ -9,10 +9,11 @@ from functools import partial
 from operator import is_
 
 from apbmm_common.canonical_json import canonical_hash
+from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file import RunSpec, Space
-from apbmm_master.journal.evaluations import MEASURE, AskCall, Call, Evaluation
+from apbmm_master.journal.evaluations import MEASURE, REFERENCES, AskCall, Call, Evaluation
 from apbmm_master.journal.events import AnyEvent, Proposal, Proposed, Purpose, work_of
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
@@ -89,16 +90,20 @@ class OptimiserClient:
         """
         if run_state.layers == 0:
             return
-        jobs: list[tuple[str, Purpose, Vector]] = [
-            ("thinking", "reference", (1.0,) * run_state.layers),
-            ("instruct", "reference", (0.0,) * run_state.layers),
+        jobs: list[tuple[str, Purpose, Vector]] = []
+        if REFERENCES[0] not in run_state.evaluations:
+            if not run_state.confirms:
+                jobs.append((MEASURE, "measure", ()))
+            jobs += [
+                (name, "reference", (SOURCE_WEIGHTS[name],) * run_state.layers)
+                for name in REFERENCES
+            ]
+        jobs += [
+            (name, "search", vector)
+            for name, vector in run_state.to_confirm.items()
+            if name not in run_state.evaluations
         ]
-        if not run_state.confirms:
-            jobs.insert(0, (MEASURE, "measure", ()))
-        jobs += [(name, "search", vector) for name, vector in run_state.to_confirm.items()]
         for name, purpose, vector in jobs:
-            if name in run_state.evaluations:
-                continue
             content = content_key(run_state, vector, purpose)
             proposal = Proposal(evaluation=name, vector=vector, key=content)
             record(Proposed(purpose=purpose, proposals=(proposal,), basis=run_state.seq))

@@ -36,6 +36,7 @@ from apbmm_common.protocol.messages import (
 )
 from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.events import (
+    QUESTIONS,
     Accepted,
     AnyEvent,
     AttemptFailed,
@@ -54,9 +55,6 @@ from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.wire.refusals import NotAllowedError
 
 log = logging.getLogger(__name__)
-
-QUESTIONS = "benchmark."
-"""What the names of the questions' digests begin with; see `apbmm_worker.child.pipeline`."""
 
 
 class MessageHandlers:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.errors import SourceError
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
 from apbmm_worker import environment
-from apbmm_worker.child.pipeline import ReportProgress, ask, model_types, require_cards
+from apbmm_worker.child.pipeline import ReportProgress, ask, require_allowed_code, require_cards
 from apbmm_worker.child_protocol import EvaluateFolder
 from apbmm_worker.engine.kinds import require_kind
 from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
@@ -29,8 +28,7 @@ def evaluate_folder(command: EvaluateFolder, progress: ReportProgress) -> Evalua
     scratch.mkdir(parents=True, exist_ok=True)
     environment.apply(command.device, scratch)
     require_cards(command.device)
-    known = model_types() if own_code(folder) and not spec.engine.remote_code else None
-    require_code(folder, remote_code=spec.engine.remote_code, known_types=known)
+    require_allowed_code(folder, remote_code=spec.engine.remote_code)
     return _evaluated(command, spec, progress)
 
 

@@ -19,6 +19,7 @@ from apbmm_common.checkpoint.compatibility import compatibility_warnings
 from apbmm_common.checkpoint.config_differences import config_differences
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.checkpoint.remote_code import own_code, require_code
+from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
 from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import DataError, EvaluationError, SourceError, UsageError
@@ -194,9 +195,7 @@ class Pipeline:
 
         remote_code = self._spec.engine.remote_code
         for folder in self._inputs.sources.values():
-            # transformers takes seconds to import, so it is asked only if needed.
-            known = model_types() if own_code(folder) and not remote_code else None
-            require_code(folder, remote_code=remote_code, known_types=known)
+            require_allowed_code(folder, remote_code=remote_code)
         cache = self._inputs.scratch / "source-digests"
         sources = verify_sources(
             self._inputs.sources,
@@ -268,7 +267,7 @@ class Pipeline:
 
     def _other(self, plans: Sequence[TensorPlan]) -> Sequence[TensorPlan]:
         """A merge that differs from the given one: one of the sources."""
-        from apbmm_worker.merging.run_merges import SOURCE_WEIGHTS, merge_of
+        from apbmm_worker.merging.run_merges import merge_of
 
         merges = (
             merge_of(self._spec, self.sources, [x] * self.sources.layers, reference=True).plans
@@ -313,7 +312,6 @@ class Pipeline:
         Such a source may answer with a token that merges do not have, as the run file allows.
         """
         from apbmm_worker.engine.source_answers import SourceMerge
-        from apbmm_worker.merging.run_merges import SOURCE_WEIGHTS
 
         checkpoints = self.sources.checkpoints  # maybe cut to a common vocabulary
         of_merges = checkpoints[self._spec.generation.template_from].config
@@ -401,6 +399,13 @@ def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
     if faults:
         hint = "name this worker's own folders with its --path options" if not hints else hints[0]
         raise (SourceError if is_missing else DataError)("; ".join(faults), hint)
+
+
+def require_allowed_code(folder: Path, *, remote_code: bool) -> None:
+    """As `require_code`, which needs transformers' own architectures for code that may not run."""
+    # transformers takes seconds to import, so it is asked only if needed.
+    known = model_types() if own_code(folder) and not remote_code else None
+    require_code(folder, remote_code=remote_code, known_types=known)
 
 
 def model_types() -> Container[str]:

@@ -72,8 +72,6 @@ def _line(file: Path, error: BaseException) -> str:
     """The line of the file that an error comes from; empty where it is not known."""
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return f", line {error.lineno}"
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(file)
-    ]  # fmt: skip
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
     return f", line {lines[-1]}" if lines else ""

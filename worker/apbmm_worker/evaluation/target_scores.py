@@ -126,7 +126,7 @@ def _report(benchmark: PreparedBenchmark, prepared: PreparedBenchmarks) -> Targe
         elif asked:
             where = f" in subset {subset}" if len(subsets) > 1 else ""
             notes.append(_not_checked(where, "the form that its adapter reads is not known"))
-    return TargetReport(tuple(_faults(verdicts)), (*notes, *_wrong(verdicts)))
+    return TargetReport(_faults(verdicts), (*notes, *_wrong(verdicts)))
 
 
 class _Scorer:
@@ -220,22 +220,21 @@ def _score(adapter: Any, text: str, sample: Any) -> tuple[float | None, str]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def _faults(verdicts: Sequence[_Verdict]) -> Iterator[str]:
+def _faults(verdicts: Sequence[_Verdict]) -> tuple[str, ...]:
     unusable = [verdict for verdict in verdicts if verdict.is_unusable]
-    if unusable:
-        yield (
-            f"{len(unusable)} of {len(verdicts)} targets cannot be scored when they are given as "
-            f"the answer, which ends an evaluation: {_named(unusable)}"
-        )
+    what = "cannot be scored when they are given as the answer, which ends an evaluation"
+    return _told(unusable, len(verdicts), what)
 
 
-def _wrong(verdicts: Sequence[_Verdict]) -> Iterator[str]:
+def _wrong(verdicts: Sequence[_Verdict]) -> tuple[str, ...]:
     wrong = [verdict for verdict in verdicts if verdict.is_wrong]
-    if wrong:
-        yield (
-            f"{len(wrong)} of {len(verdicts)} targets do not score 1 when they are given as the "
-            f"answer, so no model can be right there: {_named(wrong)}"
-        )
+    what = "do not score 1 when they are given as the answer, so no model can be right there"
+    return _told(wrong, len(verdicts), what)
+
+
+def _told(found: Sequence[_Verdict], targets: int, what: str) -> tuple[str, ...]:
+    """One line about some of so many targets; none without any."""
+    return (f"{len(found)} of {targets} targets {what}: {_named(found)}",) if found else ()
 
 
 def _named(verdicts: Sequence[_Verdict]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from apbmm_common.checkpoint.headers import (
+    DTYPE_CODES,
     ITEM_BYTES,
     Checkpoint,
     TensorHeader,
@@ -33,7 +34,6 @@ from apbmm_worker.merging.source_weights import (
 )
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
-_STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def plan_sum(
             layout,
             tuple(checkpoint.tensors[layout.name] for checkpoint in checkpoints),
             WeightedSum(weights.of(layout.name)),
-            _STORED.get(dtype, layout.dtype),
+            DTYPE_CODES.get(dtype, layout.dtype),
         )
         if layout.is_float
         else _copy(layout)
@@ -201,7 +201,7 @@ def plan_task_vectors(
         if not layout.is_float:
             plans.append(_copy(layout))
             continue
-        stored = _STORED.get(dtype, layout.dtype)
+        stored = DTYPE_CODES.get(dtype, layout.dtype)
         if followed is not None and layer_of(name) is None:
             plans.append(TensorPlan(layout, (followed.tensors[name],), WeightedSum((1.0,)), stored))
             continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apbmm_common.checkpoint.headers import layer_of
+from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
 from apbmm_common.merge_methods import LINEAR
 from apbmm_common.run_file import MergeSection, RunSpec, Space
 from apbmm_worker.merging.plan import (
@@ -19,8 +20,6 @@ from apbmm_worker.merging.plan import (
 from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources
 
-SOURCE_WEIGHTS = {"thinking": 1.0, "instruct": 0.0}
-"""The weight in every layer that makes a merge each of the merged sources."""
 MERGED = tuple(SOURCE_WEIGHTS)
 
 
