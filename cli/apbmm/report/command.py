@@ -33,7 +33,7 @@ def write_report(
     """
     runs = read_runs(run_dirs or [find_run(None)])
     try:
-        from apbmm.report.drawing import draw
+        from apbmm.report.charts.drawing import draw
         from apbmm.report.page import page
 
         document = _document(runs)

@@ -7,14 +7,16 @@ from itertools import combinations
 
 from apbmm.compare.runs import Comparison, compare
 from apbmm.compare.view import GROUP_HEADINGS, GROUPS_CAPTION, group_cells, in_words, row_cells
-from apbmm.report.comparison import PooledPoint, pooled_points, trajectories
-from apbmm.report.comparison_charts import fronts_chart, group_chart, trajectories_chart
+from apbmm.report.charts.comparison_charts import fronts_chart, group_chart, trajectories_chart
+from apbmm.report.charts.drawing import ReportFigure
+from apbmm.report.data.comparison import PooledPoint, pooled_points, trajectories
 from apbmm.report.document import Document, Section, Table
-from apbmm.report.drawing import ReportFigure
 from apbmm.results.run_results import RunResults
 
-HEADINGS = ("run", "method", "seed", "hypervolume", "Spacing", "contribution", "front",
-            "load rate", "time", "done", "failed")  # fmt: skip
+HEADINGS = (
+    *("run", "method", "seed", "hypervolume", "Spacing", "contribution"),
+    *("front", "load rate", "time", "done", "failed"),
+)
 
 
 def comparison_document(runs: Sequence[RunResults]) -> Document:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apbmm.report.drawing import ReportFigure
+from apbmm.report.charts.drawing import ReportFigure
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
+from apbmm.report.charts.drawing import inline
 from apbmm.report.document import Document
-from apbmm.report.drawing import inline
 from apbmm.results.words import REHEARSAL
 from apbmm_common import __version__
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 
-from apbmm.report.answers import neighbours
-from apbmm.report.answers_section import answers_section
-from apbmm.report.confirmation_section import confirmation_section
-from apbmm.report.details_section import failures_section, settings_section
+from apbmm.report.data.answers import neighbours
+from apbmm.report.data.model import fitted_surrogate
 from apbmm.report.document import Document
-from apbmm.report.front_section import front_section
-from apbmm.report.layers_section import layers_section
-from apbmm.report.model import fitted_surrogate
-from apbmm.report.model_section import model_section
-from apbmm.report.progress_section import progress_section
-from apbmm.report.summary import summary_section
+from apbmm.report.sections.answers import answers_section
+from apbmm.report.sections.confirmation import confirmation_section
+from apbmm.report.sections.details import failures_section, settings_section
+from apbmm.report.sections.front import front_section
+from apbmm.report.sections.layers import layers_section
+from apbmm.report.sections.model import model_section
+from apbmm.report.sections.progress import progress_section
+from apbmm.report.sections.summary import summary_section
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import RunResults
 from apbmm_master.search.methods.bayesian import one_thread

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from apbmm.compare.runs import compare, read_runs
-from apbmm.report.comparison import pooled_points, trajectories
 from apbmm.report.comparison_report import comparison_document
+from apbmm.report.data.comparison import pooled_points, trajectories
 from apbmm_master.search.pareto import spacing
 from paper_tables import AP_BMM, MOEAD, MOMM, TA, TABLE_III
 from written_runs import THINKING, write_run

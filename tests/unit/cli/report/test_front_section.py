@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.report.front_section import front_table
-from apbmm.report.points import front_numbers, interval, objective_figures, place
+from apbmm.report.data.points import front_numbers, interval, objective_figures, place
+from apbmm.report.sections.front import front_table
 from apbmm.results.run_results import read_results
 from written_runs import LIMIT, answered, write_run
 

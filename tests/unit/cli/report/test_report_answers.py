@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.report.answers import neighbours, sign_test
-from apbmm.report.answers_section import alike
+from apbmm.report.data.answers import neighbours, sign_test
+from apbmm.report.sections.answers import alike
 from apbmm.results.run_results import read_results
 from written_runs import answered, write_run
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apbmm.report.layers import agreements, columns, component_names
-from apbmm.report.layers_section import layers_section, weight_cells
-from apbmm.report.model import calibrations, effects, fitted_surrogate, pending_predictions
+from apbmm.report.data.layers import agreements, columns, component_names
+from apbmm.report.data.model import calibrations, effects, fitted_surrogate, pending_predictions
+from apbmm.report.sections.layers import layers_section, weight_cells
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.run_file import Space
 from written_runs import write_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.report.progress import gpu_hours, hours_name, steps, timeline
+from apbmm.report.data.progress import gpu_hours, hours_name, steps, timeline
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_master.search.pareto import hypervolume
 from written_runs import write_run

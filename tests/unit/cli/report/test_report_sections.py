@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apbmm.report.confirmation_section import confirmation_section
 from apbmm.report.document import Document, Section
 from apbmm.report.page import page
 from apbmm.report.run_report import run_document
+from apbmm.report.sections.confirmation import confirmation_section
 from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.run_results import read_results
 from apbmm_common.protocol.messages import Failed

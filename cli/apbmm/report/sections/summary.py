@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from apbmm.pick.choice import Choice, Limit, Preference, choose, no_objectives
 from apbmm.pick.remarks import against, doubts
-from apbmm.report.answers import Neighbours
-from apbmm.report.answers_section import alike
+from apbmm.report.data.answers import Neighbours
+from apbmm.report.data.points import front_numbers
+from apbmm.report.data.progress import hours_name
 from apbmm.report.document import Section
-from apbmm.report.points import front_numbers
-from apbmm.report.progress import hours_name
+from apbmm.report.sections.answers import alike
 from apbmm.results.confirmation import Confirmation
-from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm.results.run_results import RunResults
 from apbmm.results.words import duration
 from apbmm_master.journal.lifecycle import EvaluationState
 
@@ -52,18 +52,13 @@ def _found(results: RunResults) -> str:
         f" {each.id} is at least as good as {name} in every objective."
         for name, reference in results.references.items()
         for each in results.front
-        if _no_worse(each, reference)
+        if reference.objectives is not None and each.is_no_worse_than(reference)
     )
     return (
         f"Found: {done} of {budget} merges are evaluated, and {len(results.front)} of them are on "
         "the front: no other merge beats them in every objective. The hypervolume is "
         f"{results.hypervolume:.4f}.{beaten}"
     )
-
-
-def _no_worse(ours: EvaluationResult, theirs: EvaluationResult) -> bool:
-    pairs = zip(ours.objectives or (), theirs.objectives or (), strict=False)
-    return all(mine >= other for mine, other in pairs)
 
 
 def _cost(results: RunResults) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from apbmm.report.answers import LEVEL, Neighbours
-from apbmm.report.charts import Bar, grouped_bars
+from apbmm.report.charts.drawing import ReportFigure
+from apbmm.report.charts.run_charts import Bar, grouped_bars
+from apbmm.report.data.answers import LEVEL, Neighbours
+from apbmm.report.data.points import front_numbers
 from apbmm.report.document import Section
-from apbmm.report.drawing import ReportFigure
-from apbmm.report.points import front_numbers
 from apbmm.results.run_results import RunResults
 
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+from apbmm.report.data.points import front_numbers
 from apbmm.report.document import Section, Table
-from apbmm.report.points import front_numbers
 from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import figure_in_words
-from apbmm_common.metrics import shown_metrics
 
 
 def confirmation_section(results: RunResults, confirmation: Confirmation | None) -> Section | None:
     """Search and confirmed figures side by side; None where nothing is confirmed."""
     if confirmation is None or not confirmation.merges:
         return None
-    asked = [merge for merge in confirmation.merges if merge.holds is not None]
-    held = sum(merge.holds is True for merge in asked)
     names = [
         name
-        for name in shown_metrics(objective.metric for objective in results.spec.objectives)
+        for name in results.shown_metrics
         if any(merge.confirmed.figure(name) for merge in confirmation.merges)
     ]
     numbers = front_numbers(results)
     return Section(
         "Confirmation",
         paragraphs=(
-            f"{held} of {len(asked)} confirmed members of the front are on the front of the "
-            "confirmed merges as well. The hypervolume of the confirmed front is "
-            f"{confirmation.run.hypervolume:.4f}, that of the search {results.hypervolume:.4f}.",
+            f"{confirmation.holding} of {len(confirmation.front)} confirmed members of the front "
+            "are on the front of the confirmed merges as well. The hypervolume of the confirmed "
+            f"front is {confirmation.run.hypervolume:.4f}, that of the search "
+            f"{results.hypervolume:.4f}.",
         ),
         tables=(
             Table(
@@ -41,7 +39,7 @@ def confirmation_section(results: RunResults, confirmation: Confirmation | None)
                     (
                         str(numbers.get(merge.id, "")),
                         merge.id,
-                        {True: "yes", False: "no", None: ""}[merge.holds],
+                        merge.holds_in_words,
                         *_cells(merge, names),
                     )
                     for merge in confirmation.merges

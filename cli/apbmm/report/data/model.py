@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from apbmm.results.figures import STANDARD_ERRORS
 from apbmm.results.run_results import RunResults
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.optimiser.client import history_of, search_arguments
@@ -20,8 +21,6 @@ from apbmm_master.search.errors import UnknownAlgorithmError
 from apbmm_master.search.methods import Search, method_class
 from apbmm_master.search.methods.bayesian import BayesianSearch
 from apbmm_master.search.surrogate import Surrogate
-
-NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Prediction:
     @property
     def is_covered(self) -> bool:
         """Whether the measurement lies in the prediction's 95 % interval."""
-        return abs(self.measured - self.predicted) <= NORMAL_95 * self.deviation
+        return abs(self.measured - self.predicted) <= STANDARD_ERRORS * self.deviation
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apbmm.report.model import effects
+from apbmm.report.data.model import effects
 from apbmm.results.run_results import RunResults
 from apbmm_common.run_file import Space
 from apbmm_master.optimiser.client import search_arguments

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from apbmm.report.charts import gantt_chart, progress_chart
+from apbmm.report.charts.drawing import ReportFigure
+from apbmm.report.charts.run_charts import gantt_chart, progress_chart
+from apbmm.report.data.progress import hours_name, steps, timeline
 from apbmm.report.document import Section
-from apbmm.report.drawing import ReportFigure
-from apbmm.report.progress import hours_name, steps, timeline
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import duration
 from apbmm_master.journal.scores import load_rate

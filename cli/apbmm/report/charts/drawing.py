@@ -6,7 +6,7 @@ vl-convert draws them within this process, without a browser and without a netwo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -35,21 +35,33 @@ CONFIG: dict[str, Any] = {
     "padding": 8,
     "view": {"stroke": None},
     "axis": {
-        "labelFontSize": 13, "titleFontSize": 14, "titleFontWeight": "normal",
-        "gridColor": "#e6e6e6", "domainColor": GREY, "tickColor": GREY, "labelLimit": 240,
-        "tickCount": 6, "labelFlush": False, "labelOverlap": "greedy",
+        "labelFontSize": 13,
+        "titleFontSize": 14,
+        "titleFontWeight": "normal",
+        "gridColor": "#e6e6e6",
+        "domainColor": GREY,
+        "tickColor": GREY,
+        "labelLimit": 240,
+        "tickCount": 6,
+        "labelFlush": False,
+        "labelOverlap": "greedy",
     },
     "legend": {
-        "labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal",
-        "orient": "bottom", "labelLimit": 300, "columns": 3, "symbolStrokeWidth": 2,
-        "symbolOpacity": 1, "columnPadding": 24,
+        "labelFontSize": 13,
+        "titleFontSize": 13,
+        "titleFontWeight": "normal",
+        "orient": "bottom",
+        "labelLimit": 300,
+        "columns": 3,
+        "symbolStrokeWidth": 2,
+        "symbolOpacity": 1,
+        "columnPadding": 24,
     },
     "rule": {"aria": False},
     "line": {"aria": False},
     "text": {"aria": False},
     "title": {"fontSize": 15, "anchor": "start", "subtitleFontSize": 13},
-}  # fmt: skip
-
+}
 
 WIDTH, HEIGHT = 430, 280
 """Of a chart without its axes. Texts of 13 are then readable on a phone."""
@@ -58,6 +70,15 @@ WIDTH, HEIGHT = 430, 280
 def data(rows: Iterable[dict[str, Any]]) -> alt.InlineData:
     """Rows as the data of a chart."""
     return alt.InlineData(values=list(rows))
+
+
+def legend(field: str, looks: Sequence[tuple[str, str, str]]) -> tuple[alt.Color, alt.Shape]:
+    """The colour and the shape of each value of ``field``: names, colours and shapes."""
+    names, colours, shapes = (list(column) for column in zip(*looks, strict=True))
+    return (
+        alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=names, range=colours)),
+        alt.Shape(f"{field}:N", title=None, scale=alt.Scale(domain=names, range=shapes)),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from apbmm.report.charts import (
+from apbmm.report.charts.drawing import ReportFigure
+from apbmm.report.charts.run_charts import (
     LENGTHSCALES,
     SCORES,
     WEIGHTS,
@@ -14,11 +15,10 @@ from apbmm.report.charts import (
     heat_map,
     stacked,
 )
+from apbmm.report.data.layers import Agreement, Column, agreements, columns
+from apbmm.report.data.model import search_method
+from apbmm.report.data.points import front_numbers
 from apbmm.report.document import Section, Table
-from apbmm.report.drawing import ReportFigure
-from apbmm.report.layers import Agreement, Column, agreements, columns
-from apbmm.report.model import search_method
-from apbmm.report.points import front_numbers
 from apbmm.results.run_results import RunResults
 from apbmm_master.search.surrogate import Surrogate
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from apbmm.report.charts import calibration_chart
+from apbmm.report.charts.drawing import ReportFigure
+from apbmm.report.charts.run_charts import calibration_chart
+from apbmm.report.data.model import calibrations
 from apbmm.report.document import Section, Table
-from apbmm.report.drawing import ReportFigure
-from apbmm.report.model import calibrations
 from apbmm.results.run_results import RunResults
 from apbmm_master.search.surrogate import Surrogate
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 
 import altair as alt
 
 from apbmm.compare.repetitions import Group
-from apbmm.report.comparison import PooledPoint, Trajectory
-from apbmm.report.drawing import BLUE, HEIGHT, SERIES, WIDTH, Chart, data
+from apbmm.report.charts.drawing import BLUE, HEIGHT, SERIES, WIDTH, Chart, data, legend
+from apbmm.report.data.comparison import PooledPoint, Trajectory
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 
 
 def _by_series(names: Iterable[str]) -> tuple[alt.Color, alt.Shape]:
     """A colour and a shape for each series."""
-    series = list(dict.fromkeys(names))
-    colours = [SERIES[i % len(SERIES)] for i in range(len(series))]
-    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(series))]
-    return (
-        alt.Color("series:N", title=None, scale=alt.Scale(domain=series, range=colours)),
-        alt.Shape("series:N", title=None, scale=alt.Scale(domain=series, range=shapes)),
-    )
+    looks = zip(dict.fromkeys(names), cycle(SERIES), cycle(SHAPES), strict=False)
+    return legend("series", list(looks))
 
 
 def trajectories_chart(found: Sequence[Trajectory]) -> Chart:

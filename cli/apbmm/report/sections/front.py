@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from apbmm.report.charts import Mark, scatter_chart
+from apbmm.report.charts.drawing import ReportFigure
+from apbmm.report.charts.run_charts import Mark, scatter_chart
+from apbmm.report.data.model import pending_predictions
+from apbmm.report.data.points import front_numbers, interval, measured, objective_figures, place
 from apbmm.report.document import Section, Table
-from apbmm.report.drawing import ReportFigure
-from apbmm.report.model import pending_predictions
-from apbmm.report.points import front_numbers, interval, measured, objective_figures, place
 from apbmm.results.figures import Figure
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import figure_in_words
-from apbmm_common.metrics import shown_metrics
 from apbmm_master.search.surrogate import Surrogate
 
 
@@ -103,7 +102,7 @@ def _benchmark_figures(results: RunResults) -> Iterator[ReportFigure]:
 
 def front_table(results: RunResults) -> Table:
     """Every merge on the front with its objectives and raw figures, then the references."""
-    names = shown_metrics(objective.metric for objective in results.spec.objectives)
+    names = results.shown_metrics
     shown = [*reversed(results.front), *results.references.values()]
     columns = [
         (benchmark.name, name)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from apbmm.report.drawing import (
+from apbmm.report.charts.drawing import (
     BLACK,
     BLUE,
     GREEN,
@@ -26,10 +26,12 @@ from apbmm.report.drawing import (
     WIDTH,
     Chart,
     data,
+    legend,
 )
-from apbmm.report.model import NORMAL_95, Calibration
-from apbmm.report.points import Place
-from apbmm.report.progress import Step, Timeline
+from apbmm.report.data.model import Calibration
+from apbmm.report.data.points import Place
+from apbmm.report.data.progress import Step, Timeline
+from apbmm.results.figures import STANDARD_ERRORS
 
 LABEL_WIDTH, LABEL_HEIGHT = 0.04, 0.04
 """Room of a number beside a point, as shares of the figure."""
@@ -161,11 +163,9 @@ def scatter_chart(
         for mark in sorted(marks, key=lambda mark: -list(PLACES).index(mark.place))
     ]
     used = [look for look in PLACES.values() if any(row["place"] == look[0] for row in rows)]
-    names, colours, shapes = (list(column) for column in zip(*used, strict=True))
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
     y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, nice=True))
-    colour = alt.Color("place:N", title=None, scale=alt.Scale(domain=names, range=colours))
-    shape = alt.Shape("place:N", title=None, scale=alt.Scale(domain=names, range=shapes))
+    colour, shape = legend("place", used)
     layers: list[alt.Chart] = []
     if stairs:
         front = data(row for row in rows if row["place"] == PLACES["front"][0])
@@ -221,15 +221,18 @@ def _apart(rows: Rows) -> Rows:
 # ---- surrogate ---------------------------------------------------------------------------------
 
 
+CALIBRATED = (("in its interval", BLUE, "circle"), ("outside", VERMILION, "diamond"))
+
+
 def calibration_chart(found: Calibration, name: str) -> Chart:
     """Measured against predicted, with 95 % intervals; on the line both are equal."""
-    rows = [
+    rows: Rows = [
         {
             "x": each.predicted,
-            "low": each.predicted - NORMAL_95 * each.deviation,
-            "high": each.predicted + NORMAL_95 * each.deviation,
+            "low": each.predicted - STANDARD_ERRORS * each.deviation,
+            "high": each.predicted + STANDARD_ERRORS * each.deviation,
             "y": each.measured,
-            "inside": "in its interval" if each.is_covered else "outside",
+            "inside": CALIBRATED[0 if each.is_covered else 1][0],
             "about": f"{each.evaluation}: predicted {each.predicted:.3f}, "
             f"measured {each.measured:.3f}",
         }
@@ -239,12 +242,7 @@ def calibration_chart(found: Calibration, name: str) -> Chart:
     line = data({"x": value, "y": value} for value in (min(ends), max(ends)))
     x = alt.X("x:Q", title=f"predicted {name}", scale=alt.Scale(zero=False))
     y = alt.Y("y:Q", title=f"measured {name}", scale=alt.Scale(zero=False))
-    names, colours, shapes = (
-        ["in its interval", "outside"],
-        [BLUE, VERMILION],
-        ["circle", "diamond"],
-    )
-    colour = alt.Color("inside:N", title=None, scale=alt.Scale(domain=names, range=colours))
+    colour, shape = legend("inside", CALIBRATED)
     points = alt.Chart(data(rows))
     layers = [
         alt.Chart(line).mark_line(color=GREY, strokeDash=[4, 4]).encode(x=x, y=y),
@@ -253,7 +251,7 @@ def calibration_chart(found: Calibration, name: str) -> Chart:
             x=x,
             y=y,
             color=colour,
-            shape=alt.Shape("inside:N", title=None, scale=alt.Scale(domain=names, range=shapes)),
+            shape=shape,
             description="about:N",
         ),
     ]
