@@ -39,7 +39,7 @@ from apbmm_worker.evaluation.questions import (
     prepare_benchmarks,
 )
 from apbmm_worker.evaluation.scoring_client import ScoringClient
-from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
+from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
 from evaluation_gap import repeated
 
 SYMBOLS = "0123456789ABCDEFGHIJ"
@@ -103,7 +103,7 @@ def read_back(benchmark: PreparedBenchmark, folder: Path) -> tuple[OutcomeRow, .
 
 def measure(
     prepared: PreparedBenchmarks, scoring: ScoringClient, rate: float, out: Path
-) -> tuple[EvaluationResult, float]:
+) -> tuple[EvalScopeResult, float]:
     """One evaluation, and the seconds that reading its files back takes."""
     found = scoring.evaluate(PacedAnswers(rate), out, lambda *_: None)
     start = time.monotonic()

@@ -38,7 +38,7 @@ from apbmm_common.run_file.schema import EXACT_ADAPTER
 from apbmm_worker import environment
 from apbmm_worker.engine.driver import Completion, EngineDriver, Prompt
 from apbmm_worker.evaluation.scoring_client import Answering, ScoringClient
-from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
+from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
 
 if TYPE_CHECKING:
     from apbmm_worker.engine.resident import ResidentEngine
@@ -144,11 +144,11 @@ class Bench:
             self.folder / "scoring.log",
         )
 
-    def apart(self, client: ScoringClient) -> EvaluationResult:
+    def apart(self, client: ScoringClient) -> EvalScopeResult:
         """An evaluation with EvalScope in a process of its own."""
         return measured(lambda: client.evaluate(self.engine, self.folder / "out", lambda *_: None))
 
-    def together(self, section: BenchmarkSection) -> EvaluationResult:
+    def together(self, section: BenchmarkSection) -> EvalScopeResult:
         """An evaluation with EvalScope in this process."""
         from apbmm_worker.evaluation.evaluate import evaluate
         from apbmm_worker.evaluation.questions import prepare_benchmarks
@@ -164,7 +164,7 @@ class Bench:
         return measured(lambda: evaluate(engine, prepared, self.folder / "out", lambda *_: None))
 
 
-def measured(evaluate: Callable[[], EvaluationResult]) -> EvaluationResult:
+def measured(evaluate: Callable[[], EvalScopeResult]) -> EvalScopeResult:
     """The second of two evaluations."""
     evaluate()
     return evaluate()
@@ -195,7 +195,7 @@ def table(bench: Bench, questions: int, ways: Sequence[str]) -> list[str]:
         plain = [{"id": str(n), "question": text, "answer": "0"} for n, text in enumerate(texts)]
         exact = written(EXACT_ADAPTER, f"{adapter}-exact", plain, bench.folder)
         pairs.append((adapter, (exact, section)))
-    found: list[tuple[str, str, list[EvaluationResult]]] = []
+    found: list[tuple[str, str, list[EvalScopeResult]]] = []
     # Scoring apart comes first: the other way imports EvalScope into this process.
     for way in ways:
         for adapter, sections in pairs:

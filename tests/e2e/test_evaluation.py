@@ -31,7 +31,7 @@ from tiny_checkpoints import (
 
 if TYPE_CHECKING:
     from apbmm_worker.evaluation.questions import PreparedBenchmarks
-    from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
+    from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
 
 pytestmark = [
     pytest.mark.slow,
@@ -114,7 +114,7 @@ class BenchmarkFolders:
 
     def evaluate(
         self, answer: Callable[[str], str], *benchmarks: BenchmarkSection
-    ) -> tuple[EvaluationResult, Oracle]:
+    ) -> tuple[EvalScopeResult, Oracle]:
         from apbmm_worker.evaluation.evaluate import evaluate
 
         oracle = self.oracle(answer)

@@ -10,7 +10,7 @@ from apbmm.compare.view import GROUP_HEADINGS, GROUPS_CAPTION, group_cells, in_w
 from apbmm.report.charts.comparison_charts import fronts_chart, group_chart, trajectories_chart
 from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.data.comparison import PooledPoint, pooled_points, trajectories
-from apbmm.report.document import Document, Section, Table
+from apbmm.report.document import Document, ReportSection, ReportTable
 from apbmm.results.run_results import RunResults
 
 HEADINGS = (
@@ -23,8 +23,8 @@ def comparison_document(runs: Sequence[RunResults]) -> Document:
     """The report of several runs. Raises `UsageError` when they cannot be compared."""
     found, points = compare(runs), pooled_points(runs)
     sections = (
-        Section("In plain words", paragraphs=tuple(_words(found)), has_leads=True),
-        Section("Runs", figures=tuple(_progress(runs)), tables=(runs_table(found),)),
+        ReportSection("In plain words", paragraphs=tuple(_words(found)), has_leads=True),
+        ReportSection("Runs", figures=tuple(_progress(runs)), tables=(runs_table(found),)),
         _repetitions(found),
         _fronts(found, points),
     )
@@ -65,10 +65,10 @@ def _words(found: Comparison) -> Iterator[str]:
         yield f"Doubt: {note}."
 
 
-def runs_table(found: Comparison) -> Table:
+def runs_table(found: Comparison) -> ReportTable:
     """The paper's Table II."""
     point = ", ".join(f"{value:g}" for value in found.reference_point)
-    return Table(
+    return ReportTable(
         HEADINGS,
         tuple(tuple(row_cells(row, found.pooled_front)) for row in found.rows),
         f"As the paper's Table II. Hypervolume above ({point}); load rate and time are those of "
@@ -89,11 +89,11 @@ def _progress(runs: Sequence[RunResults]) -> Iterator[ReportFigure]:
         )
 
 
-def _repetitions(found: Comparison) -> Section | None:
+def _repetitions(found: Comparison) -> ReportSection | None:
     groups = found.repetitions.groups
     if not groups:
         return None
-    return Section(
+    return ReportSection(
         "Repetitions",
         paragraphs=tuple(f"{in_words(test)}." for test in found.repetitions.tests),
         figures=(
@@ -105,7 +105,7 @@ def _repetitions(found: Comparison) -> Section | None:
             ),
         ),
         tables=(
-            Table(
+            ReportTable(
                 GROUP_HEADINGS,
                 tuple(tuple(group_cells(group)) for group in groups),
                 f"Means over finished runs of one method, {GROUPS_CAPTION}.",
@@ -114,7 +114,7 @@ def _repetitions(found: Comparison) -> Section | None:
     )
 
 
-def _fronts(found: Comparison, points: Sequence[PooledPoint]) -> Section | None:
+def _fronts(found: Comparison, points: Sequence[PooledPoint]) -> ReportSection | None:
     if not points:
         return None
     names = found.objectives
@@ -128,7 +128,7 @@ def _fronts(found: Comparison, points: Sequence[PooledPoint]) -> Section | None:
         for first, second in combinations(range(len(names)), 2)
     )
     pooled = [point for point in points if point.pooled]
-    table = Table(
+    table = ReportTable(
         ("method", "run", "evaluation", *names),
         tuple(
             (point.series, point.run, point.evaluation, *(f"{v:.4f}" for v in point.objectives))
@@ -137,4 +137,4 @@ def _fronts(found: Comparison, points: Sequence[PooledPoint]) -> Section | None:
         "The pooled front.",
         words=3,
     )
-    return Section("Fronts", figures=figures, tables=(table,))
+    return ReportSection("Fronts", figures=figures, tables=(table,))

@@ -8,7 +8,7 @@ from apbmm.report.charts.drawing import ReportFigure
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Rows of text below headings; columns after the first ``words`` hold numbers."""
 
     headings: tuple[str, ...]
@@ -18,7 +18,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A heading with paragraphs, figures and tables; empty parts are left out.
 
     ``has_leads``: each paragraph begins with a word and a colon that say what it is about.
@@ -27,7 +27,7 @@ class Section:
     title: str
     paragraphs: tuple[str, ...] = ()
     figures: tuple[ReportFigure, ...] = ()
-    tables: tuple[Table, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
     has_leads: bool = False
 
 
@@ -37,7 +37,7 @@ class Document:
 
     title: str
     about: str
-    sections: tuple[Section, ...]
+    sections: tuple[ReportSection, ...]
     rehearsal: bool
 
     @property

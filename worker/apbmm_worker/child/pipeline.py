@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from apbmm_worker.engine.resident import ResidentEngine
     from apbmm_worker.engine.source_answers import SourceMerge
     from apbmm_worker.evaluation.scoring_client import ScoringClient
-    from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
+    from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
     from apbmm_worker.merging.plan import TensorPlan
     from apbmm_worker.merging.sources import VerifiedSources
 
@@ -351,7 +351,7 @@ def ask(
     evaluation: str,
     outputs: Path,
     progress: ReportProgress,
-) -> EvaluationResult:
+) -> EvalScopeResult:
     """Have an engine answer all questions; EvalScope's records go to ``outputs/evaluation``.
 
     Raises `EvaluationError`.

@@ -4,7 +4,7 @@ EvalScope runs in a process of its own, the scoring process. The process that ho
 imports from here what is free of EvalScope:
 
 scoring_client    `ScoringClient`: starts the scoring process, forwards answers, receives results
-scoring_protocol  the messages between the two processes, and `EvaluationResult`
+scoring_protocol  the messages between the two processes, and `EvalScopeResult`
 outcomes          `benchmark_result`: the metrics of answered questions; rehearsals use it, too
 
 The scoring process (`scoring_process`) imports the others, which import EvalScope or run it:

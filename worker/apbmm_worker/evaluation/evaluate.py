@@ -45,7 +45,7 @@ from apbmm_worker.evaluation.questions import (
     require_room,
 )
 from apbmm_worker.evaluation.scoring_client import Answering, AnswerProgress
-from apbmm_worker.evaluation.scoring_protocol import EvaluationResult
+from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
 from apbmm_worker.evaluation.thoughts import ThoughtAndAnswer, Thoughts
 
 with preserved_logging():
@@ -67,7 +67,7 @@ with preserved_logging():
 
 def evaluate(
     engine: Answering, prepared: PreparedBenchmarks, out_dir: Path, progress: AnswerProgress
-) -> EvaluationResult:
+) -> EvalScopeResult:
     """Ask every question and score the answers.
 
     EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists. Raises
@@ -94,9 +94,7 @@ def evaluate(
         except BaseException:
             engine.abort()  # ends the evaluators that wait for answers
             raise
-    return EvaluationResult(
-        results, model.last_answer - start, time.monotonic() - model.last_answer
-    )
+    return EvalScopeResult(results, model.last_answer - start, time.monotonic() - model.last_answer)
 
 
 def _evaluator(

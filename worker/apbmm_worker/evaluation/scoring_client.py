@@ -29,7 +29,7 @@ from apbmm_worker.evaluation.scoring_protocol import (
     Abort,
     Answered,
     Ask,
-    EvaluationResult,
+    EvalScopeResult,
     Failed,
     FromScoring,
     OwnAdapters,
@@ -123,7 +123,7 @@ class ScoringClient:
 
     def evaluate(
         self, engine: Answering, out_dir: Path, progress: AnswerProgress
-    ) -> EvaluationResult:
+    ) -> EvalScopeResult:
         """Ask every question and have the answers scored.
 
         EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists. Raises
@@ -147,7 +147,7 @@ class ScoringClient:
                         raise message.exception
                     case Scored():
                         end = time.monotonic()
-                        return EvaluationResult(
+                        return EvalScopeResult(
                             message.benchmarks, flight.last_answer - start, end - flight.last_answer
                         )
                     case _:

@@ -37,7 +37,7 @@ _USAGE_ERRORS = {kind.__name__: kind for kind in (UsageError, RunFileError, Sour
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
+class EvalScopeResult:
     """Results by the benchmark's name.
 
     ``seconds`` is the time to the last token, ``report_seconds`` the time from there to the

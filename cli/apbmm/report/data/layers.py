@@ -17,7 +17,7 @@ from apbmm_master.search.surrogate import Surrogate
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Component:
     """One component of a vector: a layer, a block of them, or a group of tensors outside them.
 
     Attributes:
@@ -52,8 +52,8 @@ class Agreement:
     effects: float | None
 
 
-def columns(results: RunResults, surrogate: Surrogate | None) -> list[Column]:
-    """One column for each component of a linear merge; empty for a model-level method."""
+def components(results: RunResults, surrogate: Surrogate | None) -> list[Component]:
+    """The components of a linear merge; empty for a model-level method."""
     state = results.run_state
     if not state.layers or not state.space.owners:
         return []
@@ -62,10 +62,10 @@ def columns(results: RunResults, surrogate: Surrogate | None) -> list[Column]:
     scores = _scores(found, space) if found else [(None, None, None)] * space.dimensions
     names = component_names(space)
     if surrogate is None:
-        return [Column(name, *score) for name, score in zip(names, scores, strict=True)]
+        return [Component(name, *score) for name, score in zip(names, scores, strict=True)]
     changes = effects(results, surrogate)
     return [
-        Column(
+        Component(
             name,
             *scores[d],
             tuple(surrogate.initial_lengthscales[:, d].tolist()),
@@ -112,7 +112,7 @@ def _mean(values: Array, chosen: Array) -> float:
     return float(values[chosen].mean())
 
 
-def agreements(found: Sequence[Column], objectives: Sequence[str]) -> list[Agreement]:
+def agreements(found: Sequence[Component], objectives: Sequence[str]) -> list[Agreement]:
     """How the prior's order of the components agrees with what the surrogate learned."""
     if not found or not found[0].fitted or any(column.importance is None for column in found):
         return []

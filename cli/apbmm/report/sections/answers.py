@@ -8,11 +8,11 @@ from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import Bar, grouped_bars
 from apbmm.report.data.answers import LEVEL, Neighbours
 from apbmm.report.data.points import front_numbers
-from apbmm.report.document import Section
+from apbmm.report.document import ReportSection
 from apbmm.results.run_results import RunResults
 
 
-def answers_section(results: RunResults, found: Sequence[Neighbours]) -> Section | None:
+def answers_section(results: RunResults, found: Sequence[Neighbours]) -> ReportSection | None:
     """What neighbours answered differently; None without answers of single questions."""
     if not found:
         return None
@@ -39,7 +39,7 @@ def answers_section(results: RunResults, found: Sequence[Neighbours]) -> Section
         f"better (up) and worse (down). {alike(found)}.",
         grouped_bars(bars, "merge on the front", "share of questions", beside=False),
     )
-    return Section("Answers", figures=(figure,))
+    return ReportSection("Answers", figures=(figure,))
 
 
 def alike(found: Sequence[Neighbours]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from apbmm.report.data.points import front_numbers
-from apbmm.report.document import Section, Table
+from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import figure_in_words
 
 
-def confirmation_section(results: RunResults, confirmation: Confirmation | None) -> Section | None:
+def confirmation_section(
+    results: RunResults, confirmation: Confirmation | None
+) -> ReportSection | None:
     """Search and confirmed figures side by side; None where nothing is confirmed."""
     if confirmation is None or not confirmation.merges:
         return None
@@ -19,7 +21,7 @@ def confirmation_section(results: RunResults, confirmation: Confirmation | None)
         if any(merge.confirmed.figure(name) for merge in confirmation.merges)
     ]
     numbers = front_numbers(results)
-    return Section(
+    return ReportSection(
         "Confirmation",
         paragraphs=(
             f"{confirmation.holding} of {len(confirmation.front)} confirmed members of the front "
@@ -28,7 +30,7 @@ def confirmation_section(results: RunResults, confirmation: Confirmation | None)
             f"{results.hypervolume:.4f}.",
         ),
         tables=(
-            Table(
+            ReportTable(
                 (
                     "",
                     "evaluation",

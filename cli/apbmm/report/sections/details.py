@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from apbmm.report.document import Section, Table
+from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.run_results import RunResults
 from apbmm_common import __version__
 from apbmm_master.journal.events import EpochStarted, WorkerJoined
@@ -14,19 +14,19 @@ from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
 MOST_ROWS = 100
 
 
-def failures_section(results: RunResults) -> Section:
+def failures_section(results: RunResults) -> ReportSection:
     """Every merge that failed, every attempt that gave no result, and workers in quarantine."""
     rows = list(_failures(results))
     if not rows:
-        return Section("Failures", paragraphs=("None: every attempt gave a result.",))
+        return ReportSection("Failures", paragraphs=("None: every attempt gave a result.",))
     more = f" The first {MOST_ROWS} of {len(rows)}." if len(rows) > MOST_ROWS else ""
-    table = Table(
+    table = ReportTable(
         ("evaluation", "attempt", "worker", "what happened"),
         tuple(rows[:MOST_ROWS]),
         f"Attempts without a result are tried again, so most cost time alone.{more}",
         words=4,
     )
-    return Section("Failures", tables=(table,))
+    return ReportSection("Failures", tables=(table,))
 
 
 def _failures(results: RunResults) -> Iterator[tuple[str, str, str, str]]:
@@ -41,24 +41,24 @@ def _failures(results: RunResults) -> Iterator[tuple[str, str, str, str]]:
         yield "", "", worker, f"in quarantine: {reason}"
 
 
-def settings_section(results: RunResults) -> Section:
+def settings_section(results: RunResults) -> ReportSection:
     """The run file as resolved, the digests of what was read, and who took part."""
     settings = results.spec.model_dump(mode="json", exclude_none=True)
-    return Section(
+    return ReportSection(
         "Settings and versions",
         tables=(
-            Table(
+            ReportTable(
                 ("setting", "value"),
                 tuple(_flat(settings)),
                 "The run file with its defaults. Paths are those of the master's host.",
                 words=2,
             ),
-            Table(
+            ReportTable(
                 ("read by the workers", "SHA-256"),
                 tuple(sorted(results.run_state.digests.items())),
                 words=2,
             ),
-            Table(
+            ReportTable(
                 ("process", "host", "card", "versions"),
                 tuple(dict.fromkeys(_processes(results))),
                 f"Report by apbmm {__version__}.",

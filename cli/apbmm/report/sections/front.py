@@ -9,18 +9,18 @@ from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import Mark, scatter_chart
 from apbmm.report.data.model import pending_predictions
 from apbmm.report.data.points import front_numbers, interval, measured, objective_figures, place
-from apbmm.report.document import Section, Table
+from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.figures import Figure
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import figure_in_words
 from apbmm_master.search.surrogate import Surrogate
 
 
-def front_section(results: RunResults, surrogate: Surrogate | None) -> Section | None:
+def front_section(results: RunResults, surrogate: Surrogate | None) -> ReportSection | None:
     """Figures of all measured merges and the table of the front; None without objectives."""
     if not measured(results):
         return None
-    return Section(
+    return ReportSection(
         "Front",
         figures=(*_objective_figures(results, surrogate), *_benchmark_figures(results)),
         tables=(front_table(results),),
@@ -100,7 +100,7 @@ def _benchmark_figures(results: RunResults) -> Iterator[ReportFigure]:
             )
 
 
-def front_table(results: RunResults) -> Table:
+def front_table(results: RunResults) -> ReportTable:
     """Every merge on the front with its objectives and raw figures, then the references."""
     names = results.shown_metrics
     shown = [*reversed(results.front), *results.references.values()]
@@ -112,7 +112,7 @@ def front_table(results: RunResults) -> Table:
     ]
     numbers = front_numbers(results)
     raw = tuple(f"{benchmark} {name}" for benchmark, name in columns)
-    return Table(
+    return ReportTable(
         ("", "evaluation", *results.objectives, *raw, "seconds"),
         tuple(
             (

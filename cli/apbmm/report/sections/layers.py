@@ -15,24 +15,24 @@ from apbmm.report.charts.run_charts import (
     heat_map,
     stacked,
 )
-from apbmm.report.data.layers import Agreement, Column, agreements, columns
+from apbmm.report.data.layers import Agreement, Component, agreements, components
 from apbmm.report.data.model import search_method
 from apbmm.report.data.points import front_numbers
-from apbmm.report.document import Section, Table
+from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.run_results import RunResults
 from apbmm_master.search.surrogate import Surrogate
 
 AXIS = "layer"
 
 
-def layers_section(results: RunResults, surrogate: Surrogate | None) -> Section | None:
+def layers_section(results: RunResults, surrogate: Surrogate | None) -> ReportSection | None:
     """Everything on layers that the run has; None where it has nothing, or weighs no layers."""
-    found = columns(results, surrogate)
+    found = components(results, surrogate)
     figures = (*_weights(results), *_prior(results, found), *_effects(results, found))
     tables = (*_parameters(results), *_agreement(results, found))
     if not figures and not tables:
         return None
-    return Section("Layers", figures=figures, tables=tables)
+    return ReportSection("Layers", figures=figures, tables=tables)
 
 
 def weight_cells(results: RunResults) -> list[Cell]:
@@ -61,7 +61,7 @@ def _weights(results: RunResults) -> Iterator[ReportFigure]:
 
 
 def prior_cells(
-    found: Sequence[Column], objectives: Sequence[str]
+    found: Sequence[Component], objectives: Sequence[str]
 ) -> tuple[list[Cell], list[Cell]]:
     """Cells of the scores, and of the lengthscales, as in the paper's Fig. 5."""
     scores, lengthscales = [], []
@@ -85,7 +85,7 @@ def prior_cells(
     return scores, sorted(lengthscales, key=lambda cell: order.index(cell.row))
 
 
-def _prior(results: RunResults, found: Sequence[Column]) -> Iterator[ReportFigure]:
+def _prior(results: RunResults, found: Sequence[Component]) -> Iterator[ReportFigure]:
     scores, lengthscales = prior_cells(found, results.objectives)
     parts = [
         heat_map(cells, shade, AXIS)
@@ -107,7 +107,7 @@ def _prior(results: RunResults, found: Sequence[Column]) -> Iterator[ReportFigur
     )
 
 
-def _effects(results: RunResults, found: Sequence[Column]) -> Iterator[ReportFigure]:
+def _effects(results: RunResults, found: Sequence[Component]) -> Iterator[ReportFigure]:
     if not found or not found[0].effects:
         return
     bars = [
@@ -125,10 +125,10 @@ def _effects(results: RunResults, found: Sequence[Column]) -> Iterator[ReportFig
     )
 
 
-def _agreement(results: RunResults, found: Sequence[Column]) -> Iterator[Table]:
+def _agreement(results: RunResults, found: Sequence[Component]) -> Iterator[ReportTable]:
     rows = agreements(found, results.objectives)
     if rows:
-        yield Table(
+        yield ReportTable(
             ("objective", "with inverse lengthscales", "with effects"),
             tuple((row.objective, *_correlations(row)) for row in rows),
             "Spearman's rank correlation of the prior importance with what the surrogate learned, "
@@ -143,12 +143,12 @@ def _correlations(row: Agreement) -> tuple[str, str]:
     return lengthscales, effects
 
 
-def _parameters(results: RunResults) -> Iterator[Table]:
+def _parameters(results: RunResults) -> Iterator[ReportTable]:
     """What a model-level method varies, for each front member."""
     members = [each for each in reversed(results.front) if each.parameters]
     if members:
         numbers, names = front_numbers(results), list(members[0].parameters)
-        yield Table(
+        yield ReportTable(
             ("", "evaluation", *names),
             tuple(
                 (str(numbers[e.id]), e.id, *(f"{e.parameters[name]:.4g}" for name in names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import calibration_chart
 from apbmm.report.data.model import calibrations
-from apbmm.report.document import Section, Table
+from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.run_results import RunResults
 from apbmm_master.search.surrogate import Surrogate
 
@@ -13,7 +13,7 @@ FEWEST = 4
 """With fewer evaluations a prediction from all others says nothing."""
 
 
-def model_section(results: RunResults, surrogate: Surrogate | None) -> Section | None:
+def model_section(results: RunResults, surrogate: Surrogate | None) -> ReportSection | None:
     """Calibration of the surrogate; None without one, and with too few evaluations."""
     if surrogate is None or len(results.completed) < FEWEST:
         return None
@@ -29,7 +29,7 @@ def model_section(results: RunResults, surrogate: Surrogate | None) -> Section |
         )
         for name, one in found.items()
     )
-    table = Table(
+    table = ReportTable(
         ("objective", "in the 95 % interval", "error of the surrogate", "error of the mean"),
         tuple(
             (name, f"{one.covered}/{len(one.predictions)}", f"{one.error:.4f}", f"{one.spread:.4f}")
@@ -37,4 +37,4 @@ def model_section(results: RunResults, surrogate: Surrogate | None) -> Section |
         ),
         "Root mean square of predicted minus measured, beside that of always predicting the mean.",
     )
-    return Section("Surrogate", figures=figures, tables=(table,))
+    return ReportSection("Surrogate", figures=figures, tables=(table,))

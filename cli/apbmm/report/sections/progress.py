@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import gantt_chart, progress_chart
 from apbmm.report.data.progress import hours_name, steps, timeline
-from apbmm.report.document import Section
+from apbmm.report.document import ReportSection
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import duration
 from apbmm_master.journal.scores import load_rate
 
 
-def progress_section(results: RunResults) -> Section | None:
+def progress_section(results: RunResults) -> ReportSection | None:
     """Trajectories and Gantt chart; None before a worker joined."""
     if not results.run_state.sessions.stays:
         return None
-    return Section("Progress", figures=(*_trajectories(results), _workers(results)))
+    return ReportSection("Progress", figures=(*_trajectories(results), _workers(results)))
 
 
 def _trajectories(results: RunResults) -> Iterator[ReportFigure]:

@@ -9,7 +9,7 @@ from apbmm.pick.remarks import against, doubts
 from apbmm.report.data.answers import Neighbours
 from apbmm.report.data.points import front_numbers
 from apbmm.report.data.progress import hours_name
-from apbmm.report.document import Section
+from apbmm.report.document import ReportSection
 from apbmm.report.sections.answers import alike
 from apbmm.results.confirmation import Confirmation
 from apbmm.results.run_results import RunResults
@@ -21,12 +21,12 @@ TITLE = "In plain words"
 
 def summary_section(
     results: RunResults, found: Sequence[Neighbours], confirmation: Confirmation | None
-) -> Section:
+) -> ReportSection:
     """The whole report in plain words."""
     if not results.front:
-        return Section(TITLE, paragraphs=(_nothing(results), _cost(results)), has_leads=True)
+        return ReportSection(TITLE, paragraphs=(_nothing(results), _cost(results)), has_leads=True)
     knee = choose(results, Preference())
-    return Section(
+    return ReportSection(
         TITLE,
         has_leads=True,
         paragraphs=(

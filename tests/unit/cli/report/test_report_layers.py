@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apbmm.report.data.layers import agreements, columns, component_names
+from apbmm.report.data.layers import agreements, component_names, components
 from apbmm.report.data.model import calibrations, effects, fitted_surrogate, pending_predictions
 from apbmm.report.sections.layers import layers_section, weight_cells
 from apbmm.results.run_results import RunResults, read_results
@@ -53,7 +53,7 @@ def test_columns_say_what_each_component_is_and_does(tmp_path: Path) -> None:
     results = written(tmp_path)
     surrogate = fitted_surrogate(results)
     assert surrogate is not None
-    found = columns(results, surrogate)
+    found = components(results, surrogate)
     assert [column.name for column in found] == ["0", "1", "2", "3"]
     # Discrepancies that are all the same say nothing (0.5), and correlate with nothing.
     assert {column.importance for column in found} == {0.5}

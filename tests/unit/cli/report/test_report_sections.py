@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apbmm.report.document import Document, Section
+from apbmm.report.document import Document, ReportSection
 from apbmm.report.page import page
 from apbmm.report.run_report import run_document
 from apbmm.report.sections.confirmation import confirmation_section
@@ -19,7 +19,7 @@ NOT_FINITE = "weights are not finite <script>alert(1)</script>"
 POINTS = [[0.2, 0.9], [0.1, 0.8], [0.6, 0.6], [0.9, 0.1]]
 
 
-def section(document: Document, title: str) -> Section:
+def section(document: Document, title: str) -> ReportSection:
     (found,) = (each for each in document.sections if each.title == title)
     return found
 
