@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from apbmm_common.protocol.answers import Answer, answer_key, pack
 from apbmm_common.protocol.messages import (
     Accept,
+    Answers,
+    AnswersAck,
+    AnswersWanted,
     Assign,
     Beat,
     BeatAck,
@@ -18,12 +22,15 @@ from apbmm_common.protocol.messages import (
     FromWorker,
     Hello,
     HelloAgain,
+    KeptAnswer,
+    KeptAnswers,
     Lease,
     Measured,
     Ready,
     Refuse,
     Result,
     ResultAck,
+    ScoredOutcome,
     Unfit,
     Welcome,
 )
@@ -35,6 +42,19 @@ SUMS = BenchmarkResult(
     outcomes=(("a", 1.0, 7, "stop"), ("b", 0.0, 17, "length")),
 )
 EVALUATED = Evaluated(benchmarks={"sums": SUMS}, stages={"merge": 0.5}, engine={"dtype": ["a", 1]})
+ANSWER = Answer("It is 7.\n", (3, 151_643, 2**32 - 1), 12, "stop", 0.25)
+
+
+def kept(answer: Answer = ANSWER, prompt: int = 5) -> KeptAnswer:
+    """A packed answer to a prompt of one token."""
+    packed = pack(answer_key([prompt], 0), answer)
+    assert packed is not None
+    return packed
+
+
+OUTCOME = ScoredOutcome(
+    benchmark="sums", question="a", score=1.0, tokens=3, finish_reason="stop", seconds=0.25
+)
 
 
 def result(body: Evaluated | Measured | Failed) -> Result:
@@ -54,6 +74,8 @@ WORKER_MESSAGES: list[FromWorker] = [
     Accept(lease="l"),
     Decline(lease="l", reason="busy"),
     Beat(lease="l", stage="merge", done=1, total=3, quiet=0.25),
+    Answers(run="r-1", lease="l", first=4, answers=(kept(), kept(prompt=6)), outcomes=(OUTCOME,)),
+    AnswersWanted(run="r-1", lease="l", after=3),
     result(EVALUATED),
     result(Measured(parameter=(0.1, 0.2), activation=(1.0, 2.0), outside={"norm": 0.5}, prompts=3)),
     result(Failed(fault="vector", message="NaN")),
@@ -64,9 +86,11 @@ MASTER_MESSAGES: list[FromMaster] = [
     Welcome(run="r-1", epoch=1, spec={"a": {"b": 1.5}}, keep=("k",), abandon=("a",)),
     Refuse(reason="no", final=True),
     Assign(run="r-1", evaluation="e", attempt=2, lease="l", work="evaluate", vector=(0.0, 0.5),
-           config="c", fresh=True),
+           config="c", fresh=True, kept=7),
     Cancel(lease="l", unknown=True),
     BeatAck(epoch=2, stage="ready"),
+    AnswersAck(run="r-1", lease="l", upto=7),
+    KeptAnswers(run="r-1", lease="l", after=3, answers=(kept(),), total=4),
     ResultAck(lease="l"),
     HelloAgain(),
     Bye(),

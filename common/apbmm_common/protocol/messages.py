@@ -8,6 +8,8 @@
     DECLINE  I do not take the lease              BEAT_ACK     the master lives, in this epoch
     BEAT     I live; stage and progress           RESULT_ACK   stored: forget the result
     RESULT   the measurements, or the failure     HELLO_AGAIN  I do not know you: send HELLO
+    ANSWERS  the next answers of a lease          ANSWERS_ACK  stored: send the next
+    ANSWERS_WANTED  give me those that you have   KEPT_ANSWERS  the next of them
     DRAIN    give me no more work                 BYE          the run is over
     BYE      I leave
 
@@ -18,11 +20,14 @@ One evaluation, from joining to the stored result (worker -> and <- master):
               <- ASSIGN                             the lease is in the journal already
     ACCEPT ->
     BEAT ->   <- BEAT_ACK                           all the while, whatever else is sent
+    ANSWERS_WANTED -> <- KEPT_ANSWERS               those of an earlier attempt, if there are any
+    ANSWERS -> <- ANSWERS_ACK                       every answer is in the journal soon
     RESULT -> <- RESULT_ACK                         the result is in the journal
 
-A connection may lose any message. A sender repeats ASSIGN until ACCEPT or DECLINE, and RESULT until
-RESULT_ACK; a repetition is the same message, and receivers ignore what they know already. A worker
-that the master does not know (after a restart of the master, say) is asked to send HELLO again.
+A connection may lose any message. A sender repeats ASSIGN until ACCEPT or DECLINE, RESULT until
+RESULT_ACK, ANSWERS until ANSWERS_ACK and ANSWERS_WANTED until KEPT_ANSWERS; a repetition is the
+same message, and receivers ignore what they know already. A worker that the master does not know
+(after a restart of the master, say) is asked to send HELLO again.
 
 A *lease* is one attempt at one evaluation, given to one worker. A *boot* is one life of a worker
 process, an *epoch* one life of a master process. A message is two frames: `codec.HEADER` with the
@@ -31,9 +36,18 @@ protocol version, and a MessagePack map of the fields below.
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    model_validator,
+)
 
 from apbmm_common.errors import FailureKind
 from apbmm_common.metrics import LONGEST_METRIC_NAME, metric
@@ -48,6 +62,31 @@ Vector = Annotated[tuple[Share, ...], Field(max_length=4096)]
 Versions = Annotated[dict[Text, Text], Field(max_length=64)]
 Stage = Literal["preparing", "unfit", "ready"]
 WIRE = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+FinishReason = Annotated[str, Field(max_length=32)]
+MOST_ENTRIES = 256
+"""Most answers, and most outcomes, of one message."""
+MOST_PACKED_BYTES = 600_000
+"""Most bytes of a packed answer. In base64 it fits into a message with `FULL_BYTES` of others."""
+FULL_BYTES = 300_000
+"""A sender of answers and outcomes begins another message where this one would have more bytes.
+
+Counted are packed answers and question ids. An answer that is longer goes alone.
+"""
+
+
+def _from_base64(value: Any) -> Any:
+    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+
+
+Packed = Annotated[
+    bytes,
+    Field(min_length=1, max_length=MOST_PACKED_BYTES),
+    BeforeValidator(_from_base64),
+    PlainSerializer(
+        lambda data: base64.b64encode(data).decode(), return_type=str, when_used="json"
+    ),
+]
+"""Bytes, in base64 on the wire."""
 
 
 class Message(BaseModel):
@@ -148,7 +187,61 @@ class Beat(Message):
     trouble: Text = ""
 
 
-OutcomeRow = tuple[Text, Finite, Count, Annotated[str, Field(max_length=32)]]
+class KeptAnswer(BaseModel):
+    """One completion of the engine, as `answers.pack` packs it.
+
+    ``key`` is that of its prompt (`answers.answer_key`), the same in every attempt of a run.
+    """
+
+    model_config = WIRE
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    packed: Packed
+
+
+class ScoredOutcome(BaseModel):
+    """One question of a benchmark that EvalScope has scored; ``seconds`` of its answers."""
+
+    model_config = WIRE
+    benchmark: Id
+    question: Text
+    score: Finite
+    tokens: Count
+    finish_reason: FinishReason
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class Answers(Message):
+    """The next answers and outcomes of a lease, with the beats; see `FULL_BYTES`.
+
+    ``first`` is the number of entries (answers and outcomes) of this lease that were sent before.
+    One message is on its way at a time: it is repeated until its ANSWERS_ACK arrives.
+    """
+
+    type: Literal["answers"] = "answers"
+    lease: Id
+    first: Count
+    answers: Annotated[tuple[KeptAnswer, ...], Field(max_length=MOST_ENTRIES)] = ()
+    outcomes: Annotated[tuple[ScoredOutcome, ...], Field(max_length=MOST_ENTRIES)] = ()
+
+    @property
+    def upto(self) -> int:
+        """The number of entries that were sent with this message and before it."""
+        return self.first + len(self.answers) + len(self.outcomes)
+
+
+class AnswersWanted(Message):
+    """Asks for the kept answers of a lease's evaluation, from number ``after`` on.
+
+    The worker repeats it until the answer arrives. It need not have them: after a few repetitions
+    it asks its engine instead.
+    """
+
+    type: Literal["answers_wanted"] = "answers_wanted"
+    lease: Id
+    after: Count = 0
+
+
+OutcomeRow = tuple[Text, Finite, Count, FinishReason]
 MetricName = Annotated[str, Field(min_length=1, max_length=LONGEST_METRIC_NAME)]
 
 
@@ -317,7 +410,8 @@ class Assign(Message):
 
     ``vector`` lies in the space that the run searches (`apbmm_common.run_file.space`). That of a
     reference, which is one of the sources, has one weight for each layer in every space.
-    ``config`` identifies the settings that the result is measured under.
+    ``config`` identifies the settings that the result is measured under. ``kept`` is how many
+    answers of an earlier attempt the master holds, for ANSWERS_WANTED.
     """
 
     type: Literal["assign"] = "assign"
@@ -328,6 +422,28 @@ class Assign(Message):
     vector: Vector = ()
     config: Id
     fresh: bool = False
+    kept: Count = 0
+
+
+class AnswersAck(Message):
+    """The first ``upto`` answers and outcomes of a lease are in the journal, or are not needed."""
+
+    type: Literal["answers_ack"] = "answers_ack"
+    lease: Id
+    upto: Count
+
+
+class KeptAnswers(Message):
+    """Answer to ANSWERS_WANTED: kept answers from number ``after`` on, in a fixed order.
+
+    ``total`` is how many there are. A message without answers is the last.
+    """
+
+    type: Literal["kept_answers"] = "kept_answers"
+    lease: Id
+    after: Count
+    answers: Annotated[tuple[KeptAnswer, ...], Field(max_length=MOST_ENTRIES)] = ()
+    total: Count
 
 
 class Cancel(Message):
@@ -363,8 +479,21 @@ class HelloAgain(Message):
     type: Literal["hello_again"] = "hello_again"
 
 
-FromWorker = Hello | Ready | Unfit | Accept | Decline | Beat | Result | Drain | Bye
-FromMaster = Welcome | Refuse | Assign | Cancel | BeatAck | ResultAck | HelloAgain | Bye
+FromWorker = (
+    Hello | Ready | Unfit | Accept | Decline | Beat | Answers | AnswersWanted | Result | Drain | Bye
+)
+FromMaster = (
+    Welcome
+    | Refuse
+    | Assign
+    | Cancel
+    | BeatAck
+    | AnswersAck
+    | KeptAnswers
+    | ResultAck
+    | HelloAgain
+    | Bye
+)
 
 _BY_TYPE = Field(discriminator="type")
 FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(Annotated[FromWorker, _BY_TYPE])

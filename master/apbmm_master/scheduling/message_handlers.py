@@ -14,6 +14,9 @@ from apbmm_common.errors import FailureKind
 from apbmm_common.merge_methods import LINEAR
 from apbmm_common.protocol.messages import (
     Accept,
+    Answers,
+    AnswersAck,
+    AnswersWanted,
     Beat,
     BeatAck,
     Bye,
@@ -26,6 +29,7 @@ from apbmm_common.protocol.messages import (
     FromWorker,
     Hello,
     HelloAgain,
+    KeptAnswers,
     Measured,
     Ready,
     Refuse,
@@ -100,7 +104,7 @@ class MessageHandlers:
         else:
             log.info("a %s of %s is of another run", message.type, worker.name)
 
-    def _dispatch(self, worker: Worker, message: FromWorker) -> None:
+    def _dispatch(self, worker: Worker, message: FromWorker) -> None:  # noqa: C901 - one branch each
         match message:
             case Beat():
                 self._beat(worker, message)
@@ -115,6 +119,10 @@ class MessageHandlers:
                 self._holds(worker, message.lease)
             case Decline():
                 self._decline(worker, message)
+            case Answers():
+                self._answers(worker, message)
+            case AnswersWanted():
+                self._answers_wanted(worker, message)
             case Result():
                 self._result(worker, message)
             case Drain():
@@ -346,6 +354,20 @@ class MessageHandlers:
 
     def _lose(self, evaluation: Evaluation, attempt: Attempt, reason: str) -> None:
         self._record(Lost(evaluation=evaluation.id, lease=attempt.lease, reason=reason))
+
+    # ---- answers of unfinished evaluations -----------------------------------------------
+
+    def _answers(self, worker: Worker, message: Answers) -> None:
+        """Acknowledge answers after the commit."""
+        ack = AnswersAck(run=self.run_state.run, lease=message.lease, upto=message.upto)
+        self._send_after_commit(worker.identity, ack)
+
+    def _answers_wanted(self, worker: Worker, message: AnswersWanted) -> None:
+        """Send the next kept answers of a lease's evaluation."""
+        self._send_after_commit(
+            worker.identity,
+            KeptAnswers(run=self.run_state.run, lease=message.lease, after=message.after, total=0),
+        )
 
     # ---- results -------------------------------------------------------------------------
     #

@@ -18,8 +18,17 @@ from apbmm_common.protocol.codec import (
     encode,
     unpack,
 )
-from apbmm_common.protocol.messages import FROM_MASTER, FROM_WORKER, FromMaster, FromWorker, Welcome
-from message_examples import EVALUATED, MASTER_MESSAGES, WORKER_MESSAGES, result
+from apbmm_common.protocol.messages import (
+    FROM_MASTER,
+    FROM_WORKER,
+    MOST_ENTRIES,
+    MOST_PACKED_BYTES,
+    Answers,
+    FromMaster,
+    FromWorker,
+    Welcome,
+)
+from message_examples import EVALUATED, MASTER_MESSAGES, WORKER_MESSAGES, kept, result
 
 
 @pytest.mark.parametrize("message", WORKER_MESSAGES, ids=lambda m: str(m.type))
@@ -50,6 +59,13 @@ def beat(**changes: Any) -> bytes:
 def evaluated(**changes: Any) -> bytes:
     body = {**result(EVALUATED).model_dump(mode="json"), **changes}
     return bytes(msgpack.packb(body))
+
+
+def answers(count: int = 1, lease: str | None = "l", first: int = 0, **changes: Any) -> bytes:
+    message = Answers(lease="l", first=0, answers=(kept(),)).model_dump(mode="json")
+    answer = {**message["answers"][0], **changes}
+    table = {**message, "lease": lease, "first": first, "answers": [answer] * count}
+    return bytes(msgpack.packb(table))
 
 
 MALFORMED: dict[str, tuple[list[bytes], str]] = {
@@ -109,6 +125,18 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "unequal layers": ([HEADER, evaluated(body={
         "kind": "measured", "parameter": [1.0], "activation": [1.0, 2.0], "prompts": 1})],
         "differ in length"),
+    "answers of no lease": ([HEADER, answers(lease=None)], "lease: "),
+    "a key that is short": ([HEADER, answers(key="0" * 63)], "key: .*pattern"),
+    "a key that is long": ([HEADER, answers(key="0" * 65)], "key: .*pattern"),
+    "a key with a line after it": ([HEADER, answers(key="0" * 64 + "\n")], "key: .*pattern"),
+    "a key in other letters": ([HEADER, answers(key="A" * 64)], "key: .*pattern"),
+    "an answer that is not base64": ([HEADER, answers(packed="*" * 8)], "packed: "),
+    "an answer that is a number": ([HEADER, answers(packed=7)], "packed: .*bytes"),
+    "an empty answer": ([HEADER, answers(packed="")], "packed: .*at least 1"),
+    "an answer over the limit": (
+        [HEADER, answers(packed="A" * (4 * MOST_PACKED_BYTES // 3 + 4))], "packed: .*at most"),
+    "too many answers": ([HEADER, answers(MOST_ENTRIES + 1)], "answers: .*at most"),
+    "entries before none": ([HEADER, answers(first=-1)], "first: "),
     "an unknown kind of body": ([HEADER, evaluated(body={"kind": "guess"})], "not a valid message"),
 }  # fmt: skip
 
