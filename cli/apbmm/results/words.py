@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,12 @@ def figure_in_words(name: str, figure: Figure | None) -> str:
     if figure.standard_error is not None:
         return f"{text} ± {described.text(figure.standard_error)}"
     return text
+
+
+def in_list(names: Sequence[str]) -> str:
+    """Names as a sentence has them: "a, b and c"; there is at least one."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def print_rehearsal(screen: Console, *, rehearsal: bool) -> None:

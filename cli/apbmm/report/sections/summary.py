@@ -12,8 +12,8 @@ from apbmm.report.data.progress import hours_name
 from apbmm.report.document import ReportSection
 from apbmm.report.sections.answers import alike
 from apbmm.results.confirmation import Confirmation
-from apbmm.results.run_results import RunResults
-from apbmm.results.words import duration
+from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm.results.words import duration, in_list
 from apbmm_master.journal.lifecycle import EvaluationState
 
 TITLE = "In plain words"
@@ -49,16 +49,23 @@ def _nothing(results: RunResults) -> str:
 def _found(results: RunResults) -> str:
     done, budget = len(results.completed), results.spec.budget.evaluations
     beaten = "".join(
-        f" {each.id} is at least as good as {name} in every objective."
+        f" {in_list(better)} {'is' if len(better) == 1 else 'are'} at least as good as {name} in "
+        "every objective."
         for name, reference in results.references.items()
-        for each in results.front
-        if reference.objectives is not None and each.is_no_worse_than(reference)
+        if (better := _no_worse_than(results, reference))
     )
     return (
         f"Found: {done} of {budget} merges are evaluated, and {len(results.front)} of them are on "
         "the front: no other merge beats them in every objective. The hypervolume is "
         f"{results.hypervolume:.4f}.{beaten}"
     )
+
+
+def _no_worse_than(results: RunResults, reference: EvaluationResult) -> list[str]:
+    """The merges of the front that are at least as good as a reference in every objective."""
+    if reference.objectives is None:
+        return []
+    return [each.id for each in results.front if each.is_no_worse_than(reference)]
 
 
 def _cost(results: RunResults) -> str:
