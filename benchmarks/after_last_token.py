@@ -27,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from adapter_questions import demo_problems, write_benchmark
 from apbmm.demo.command import DemoOptions, demo_run
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.protocol.messages import OutcomeRow
@@ -40,7 +41,6 @@ from apbmm_worker.evaluation.questions import (
 )
 from apbmm_worker.evaluation.scoring_client import ScoringClient
 from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
-from evaluation_gap import repeated
 
 SYMBOLS = "0123456789ABCDEFGHIJ"
 
@@ -72,12 +72,15 @@ class PacedAnswers:
 def prepared_demo(questions: int, folder: Path) -> tuple[PreparedBenchmarks, ScoringClient]:
     """The demo pair's benchmarks with about so many questions in all, here and to be scored."""
     spec = demo_run(DemoOptions(), None)
-    files = [place / "test.jsonl" for b in spec.benchmarks for place in places_of(b)]
-    once = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
-    spec = repeated(spec, max(1, round(questions / once)), folder)
-    folders = {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks}
+    problems = [demo_problems(benchmark) for benchmark in spec.benchmarks]
+    times = max(1, round(questions / sum(map(len, problems))))
+    benchmarks = [
+        write_benchmark(benchmark.adapter, benchmark.name, found * times, folder)
+        for benchmark, found in zip(spec.benchmarks, problems, strict=True)
+    ]
+    folders = {benchmark.name: places_of(benchmark) for benchmark in benchmarks}
     source = Path(spec.sources.instruct)
-    inputs = (spec.benchmarks, folders, spec.generation, source, folder / "scratch")
+    inputs = (benchmarks, folders, spec.generation, source, folder / "scratch")
     return prepare_benchmarks(*inputs), ScoringClient(*inputs, folder / "scoring.log")
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     measure("merge_speed.py", "--gigabytes", *arguments.gigabytes, "--repeat", 7, *mergekit)
     measure("hot_load.py", "--repeat", 7, "--device", arguments.device)
     measure("evaluation_gap.py")
-    measure("evaluation_gap.py", "--evaluations", 4, "--initial", 2, "--repeat", 48)
+    measure("evaluation_gap.py", "--adapters", "aime25", "--evaluations", 2, "--sequences", 1)
 
 
 if __name__ == "__main__":

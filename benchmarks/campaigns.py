@@ -7,6 +7,7 @@ import json
 import math
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,8 @@ class Campaign:
     - `method`: its name, with settings after a colon and the noise it is told after an @;
     - `importance`: the kind of importance; None for a method that does not use it;
     - `fresh`: each merge is asked questions of its own;
-    - `budget`: evaluations; `questions`: of the benchmark.
+    - `budget`: evaluations; `questions`: of the benchmark;
+    - `workers`, and how many `leases` each of them holds: it evaluates them one after another.
     """
 
     method: str
@@ -38,6 +40,8 @@ class Campaign:
     fresh: bool = False
     budget: int = BUDGET
     questions: int = QUESTIONS
+    workers: int = WORKERS
+    leases: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def simulate(campaign: Campaign) -> Outcome:
     landscape = landscape_of(campaign)
     search = build(campaign, landscape)
     start = time.process_time()
-    finished, busy, begun, end = fly(search, landscape, campaign.method.partition("@")[2])
+    finished, busy, begun, end = fly(search, landscape, campaign)
     cpu = time.process_time() - start
     observed = np.array([m.observed for m in finished])
     true = np.array([m.true for m in finished])
@@ -78,7 +82,7 @@ def simulate(campaign: Campaign) -> Outcome:
         spacing=spacing(observed),
         front_size=float(len(front(observed))),
         hours=(end - begun) / 3600.0,
-        load=busy / (WORKERS * (end - begun)),
+        load=busy / (campaign.workers * (end - begun)),
         cpu_seconds=cpu,
         points=tuple((round(float(a), 5), round(float(b), 5)) for a, b in true),
     )
@@ -103,32 +107,39 @@ def build(campaign: Campaign, landscape: Landscape) -> Search:
         seed=campaign.seed,
         budget=campaign.budget,
         initial=INITIAL,
-        workers=WORKERS,
+        workers=campaign.workers,
         importance=None if kind is None else landscape.importance(kind),
         **{key: json.loads(value) for key, value in pairs.items()},
     )
 
 
 def fly(
-    search: Search, landscape: Landscape, told: str = ""
+    search: Search, landscape: Landscape, campaign: Campaign
 ) -> tuple[list[Measured], float, float, float]:
     """Run the search to its end: results in order, busy seconds, begin and end in seconds.
 
-    Busy seconds and begin count from the first dispatch after the initial design. `told` names the
-    variance of `Measured` that the search is told; empty for none.
+    Busy seconds and begin count from the first dispatch after the initial design.
     """
+    told = campaign.method.partition("@")[2]
     clock, begun, busy, number = 0.0, math.nan, 0.0, 0
-    flying: list[tuple[float, int, Array, Measured]] = []
+    flying: list[tuple[float, int, int, Array, Measured]] = []
     finished: list[Measured] = []
+    held: Counter[int] = Counter(dict.fromkeys(range(campaign.workers), 0))
+    free_at = [0.0] * campaign.workers
     while not search.exhausted:
-        for x in search.ask(WORKERS - len(flying), pending=[entry[2] for entry in flying]):
+        count = campaign.workers * campaign.leases - len(flying)
+        for x in search.ask(count, pending=[entry[3] for entry in flying]):
             measured = landscape.measure(x)
+            worker = min(held, key=lambda name: held[name])
+            held[worker] += 1
             if number >= INITIAL:
                 begun = clock if math.isnan(begun) else begun
                 busy += measured.seconds
-            heapq.heappush(flying, (clock + measured.seconds, number, x, measured))
+            free_at[worker] = max(free_at[worker], clock) + measured.seconds
+            heapq.heappush(flying, (free_at[worker], number, worker, x, measured))
             number += 1
-        clock, _, x, measured = heapq.heappop(flying)
+        clock, _, worker, x, measured = heapq.heappop(flying)
+        held[worker] -= 1
         search.tell(x, measured.observed, getattr(measured, told) if told else None)
         finished.append(measured)
     return finished, busy, begun, clock

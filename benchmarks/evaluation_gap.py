@@ -1,22 +1,21 @@
-"""Where the seconds between two evaluations go, on the demo pair with one worker.
+"""Where the seconds between two evaluations go, for each kind of adapter, with one worker.
 
-    python benchmarks/evaluation_gap.py [--evaluations 16] [--initial 8] [--repeat 1]
+    python benchmarks/evaluation_gap.py [--adapters aime25 ...] [--evaluations 8] [--sequences 64]
 
-Runs the demo with the real vLLM and EvalScope (or reads a run that is there) and takes the times
-from its journal. From the last token of one evaluation to the first request of the next lie:
+Runs the demo pair with the real vLLM and EvalScope, once for each adapter: the demo's problems are
+asked as a benchmark of that adapter, without a prompt of its own around them. The times come from
+the run's journal. From the last token of one evaluation to the first request of the next lie:
 EvalScope's report, the result's way to the master and into its journal, the proposal, the
-assignment's way back, and the hot-load. What is printed as the gap is all of that but the proposal:
-the time from one result to the next, less that in which the engine evaluated and less the proposal.
+assignment's way back, and the hot-load. The gap is all of that but proposal and load.
 
-``--repeat`` asks every question so many times, which makes evaluations as much longer: with those
-of a minute or more, the engine is to be busy 95 % of the search.
+The fewer ``--sequences`` the engine computes at once, the longer an evaluation takes. The last
+column tells how busy the engine would be with evaluations of a minute, by the medians of its row.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import statistics
@@ -28,44 +27,48 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
+from adapter_questions import ROWS, VERBATIM, demo_problems, write_benchmark
 from apbmm.demo.command import DemoOptions, demo_run
 from apbmm.demo.processes import run_processes
-from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_common.run_file import RunSpec, run_as_toml
+from apbmm_common.run_file import ObjectiveSection, RunSpec, run_as_toml
+from apbmm_common.run_file.schema import is_own_adapter
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from apbmm_master.status.stages import stage_summary
 
-EVALUATE = "evaluate"
+MINUTE = 60.0
+OBJECTIVES = tuple(
+    ObjectiveSection(name=metric, metric=metric, expert="instruct", vanilla="thinking")
+    for metric in ("tokens", "seconds")
+)
+"""Not every adapter finds the answers of the demo pair, so accuracy would scale no objective."""
+HEAD = (
+    "| adapter | evaluations of the search | evaluation | proposal | load | gap (longest) "
+    "| of it report | engine busy | with evaluations of a minute |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
 
 
 @dataclass(frozen=True)
-class Gap:
-    """Seconds from one result of the search to the next.
+class Between:
+    """Seconds from one result of the search to the next: the worker's stages, and the rest."""
 
-    ``stages`` are the worker's, the evaluation itself included.
-    """
-
-    total: float
+    evaluation: float
     proposal: float
-    stages: dict[str, float]
+    load: float
+    report: float
+    gap: float
 
     @property
-    def beyond(self) -> float:
-        """Without the evaluation and the proposal."""
-        return self.total - self.stages[EVALUATE] - self.proposal
-
-    @property
-    def parts(self) -> dict[str, float]:
-        """What `beyond` is made of; the rest is messages, journal and processes' turns."""
-        known = {stage: s for stage, s in self.stages.items() if stage != EVALUATE}
-        return {**known, "the rest": self.beyond - sum(known.values())}
+    def idle(self) -> float:
+        """Seconds in which the engine does not evaluate."""
+        return self.proposal + self.load + self.gap
 
 
-def gaps(run_state: RunState) -> list[Gap]:
-    """Every gap before an evaluation of the search.
+def measured(run_state: RunState) -> list[Between]:
+    """What lies before each evaluation of the search.
 
     Of one worker: every proposal is made while it waits.
     """
@@ -74,27 +77,59 @@ def gaps(run_state: RunState) -> list[Gap]:
         for ask in run_state.asks
         for name in ask.evaluations
     }
-    done = [run_state.evaluations[name] for name in run_state.completed]
-    return [
-        Gap(after.done_at - before.done_at, proposals[after.id], after.body.stages)
-        for before, after in pairwise(done)
-        if after.purpose == "search" and isinstance(after.body, Evaluated)
-    ]
+    found = []
+    for before, after in pairwise(run_state.evaluations[name] for name in run_state.completed):
+        if after.purpose == "search" and isinstance(after.body, Evaluated):
+            stages = after.body.stages
+            proposal, total = proposals[after.id], after.done_at - before.done_at
+            gap = total - stages["evaluate"] - stages["load"] - proposal
+            found.append(
+                Between(stages["evaluate"], proposal, stages["load"], stages["report"], gap)
+            )
+    return found
 
 
-def run_demo(run_dir: Path, wishes: argparse.Namespace) -> None:
-    """Run the demo with one worker and ``wishes.repeat`` times its questions."""
+def adapted(adapter: str, wishes: argparse.Namespace, folder: Path) -> RunSpec:
+    """The demo's run with the problems of one of its benchmarks, in the form of the adapter."""
     spec = demo_run(DemoOptions(evaluations=wishes.evaluations), None)
-    budget = spec.budget.model_copy(update={"initial": min(wishes.initial, wishes.evaluations)})
-    spec = spec.model_copy(update={"budget": budget})
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if wishes.repeat > 1:
-        spec = repeated(spec, wishes.repeat, run_dir)
+    chain, trail = spec.benchmarks
+    problems = demo_problems(trail if adapter == "general_mcq" else chain)
+    arguments = {} if is_own_adapter(adapter) else VERBATIM
+    budget = {"initial": max(1, wishes.evaluations // 2), "any_references": True}
+    engine = {"arguments": {**spec.engine.arguments, "max_num_seqs": wishes.sequences}}
+    return spec.model_copy(
+        update={
+            "benchmarks": (write_benchmark(adapter, adapter, problems, folder, arguments),),
+            "objectives": OBJECTIVES,
+            "budget": spec.budget.model_copy(update=budget),
+            "engine": spec.engine.model_copy(update=engine),
+        }
+    )
+
+
+def row(adapter: str, wishes: argparse.Namespace, folder: Path) -> str:
+    """Run the demo with one worker and this adapter, and make its row of the Markdown table."""
+    run_dir = folder / f"run-{adapter}"
+    run_dir.mkdir()
+    spec = adapted(adapter, wishes, run_dir / "questions")
     (run_dir / RUN_FILE).write_text(run_as_toml(spec), encoding="utf-8")
     with _output_as_errors():
         code = run_processes(run_dir, 1, rehearsal=False)
     if code:
         raise SystemExit(code)
+    run_state = RunState().replay(read_journal(run_dir))
+    found = measured(run_state)
+    medians = [
+        statistics.median(getattr(between, name) for between in found)
+        for name in ("evaluation", "proposal", "load", "gap", "report", "idle")
+    ]
+    evaluation, proposal, load, gap, report, idle = medians
+    longest = max(between.gap for between in found)
+    return (
+        f"| {adapter} | {len(found)} | {evaluation:.2f} s | {proposal:.2f} s | {load:.2f} s "
+        f"| {gap:.2f} s ({longest:.2f} s) | {report:.2f} s "
+        f"| {stage_summary(run_state)['engine_busy']:.1%} | {MINUTE / (MINUTE + idle):.1%} |"
+    )
 
 
 @contextlib.contextmanager
@@ -109,63 +144,22 @@ def _output_as_errors() -> Iterator[None]:
         os.close(kept)
 
 
-def repeated(spec: RunSpec, times: int, folder: Path) -> RunSpec:
-    """The run with every question of its benchmarks so many times, written below ``folder``."""
-    benchmarks = []
-    for benchmark in spec.benchmarks:
-        file = folder / "questions" / benchmark.name / "test.jsonl"
-        file.parent.mkdir(parents=True)
-        (source,) = places_of(benchmark)
-        lines = (source / file.name).read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        with file.open("w", encoding="utf-8") as out:
-            for time in range(times):
-                for record in records:
-                    out.write(json.dumps({**record, "id": f"{record['id']}-{time}"}) + "\n")
-        benchmarks.append(benchmark.model_copy(update={"path": str(file.parent)}))
-    return spec.model_copy(update={"benchmarks": tuple(benchmarks)})
-
-
-def report(run_state: RunState) -> list[str]:
-    """Lines of a Markdown table, and the busy share below it."""
-    found = gaps(run_state)
-    if not found:
-        raise SystemExit("no evaluation of the search has a result")
-    columns: dict[str, list[float]] = {
-        "evaluation": [gap.stages[EVALUATE] for gap in found],
-        "proposal": [gap.proposal for gap in found],
-        "gap beyond the proposal": [gap.beyond for gap in found],
-    }
-    for part in sorted({part for gap in found for part in gap.parts}):
-        columns[f"of it: {part}"] = [gap.parts.get(part, 0.0) for gap in found]
-    lines = [f"| {len(found)} evaluations of the search | median | longest |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {statistics.median(values):.2f} s | {max(values):.2f} s |"
-        for name, values in columns.items()
-    ]
-    busy = stage_summary(run_state)["engine_busy"]
-    return [*lines, "", f"The engine was busy {busy:.1%} of the search."]
-
-
 def main() -> None:
-    """Run the demo unless it is there, and print."""
+    """Run the demo with each adapter, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--evaluations", type=int, default=16)
-    parser.add_argument("--initial", type=int, default=8)
-    parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--run-dir", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        run_dir = arguments.run_dir or Path(temporary) / "run"
-        if not run_dir.exists():
-            run_demo(run_dir, arguments)
-        lines = report(RunState().replay(read_journal(run_dir)))
+    parser.add_argument("--adapters", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--evaluations", type=int, default=8, help="half of them by the model")
+    parser.add_argument("--sequences", type=int, default=64, help="answers computed at once")
+    wishes = parser.parse_args()
     command = " ".join(["python benchmarks/evaluation_gap.py", *sys.argv[1:]])
     print(f"Made by `{command}`.")
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "evalscope"))
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(f"Python {platform.python_version()}, {libraries}; {cores} cores, load {load:.1f}.\n")
-    print("\n".join(lines))
+    print("\n".join(HEAD), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        for adapter in wishes.adapters:
+            print(row(adapter, wishes, Path(temporary)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What scores cost beside answers, for each adapter, with EvalScope in a process of its own.
 
     python benchmarks/scoring_speed.py [--questions 400] [--tokens 400] [--engine stand-in]
-        [--before]
+        [--adapters aime25 ...] [--before]
 
 An engine on one core answers the questions of each adapter: a tiny random model in the real vLLM,
 or (`--engine stand-in`) worked examples at a steady number of tokens a step, each step of which is
@@ -18,7 +18,6 @@ without load and proposal. The engine is busy for the rest of the time.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
@@ -30,8 +29,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from adapter_questions import ROWS, write_benchmark
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.run_file import BenchmarkSection, EngineSection, GenerationSection
 from apbmm_common.run_file.schema import EXACT_ADAPTER
@@ -51,17 +51,7 @@ STAND_IN_SIZE = 800
 STAND_IN_BYTES = 1 << 30
 VOCABULARY = 128
 """An answer ends with one token of these, so a random model writes about as many."""
-ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "aime25": lambda n: {"problem": f"{n} + {n}?", "answer": str(2 * n)},
-    "gsm8k": lambda n: {"question": f"{n} + {n}?", "answer": f"add #### {2 * n}"},
-    "math_500": lambda n: {
-        "problem": f"{n} + {n}?",
-        "solution": "add",
-        "answer": str(2 * n),
-        "level": 1,
-        "unique_id": f"algebra/{n}.json",
-    },
-}
+SCORED = [adapter for adapter in ROWS if adapter != EXACT_ADAPTER]
 
 
 class StandIn:
@@ -170,30 +160,15 @@ def measured(evaluate: Callable[[], EvalScopeResult]) -> EvalScopeResult:
     return evaluate()
 
 
-def written(
-    adapter: str, name: str, rows: Sequence[dict[str, Any]], folder: Path
-) -> BenchmarkSection:
-    """A benchmark of these rows."""
-    path = folder / name
-    path.mkdir()
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (path / "test.jsonl").write_text(text, encoding="utf-8")
-    arguments = {}
-    if adapter == "gsm8k":
-        (path / "train.jsonl").write_text(text, encoding="utf-8")
-        arguments = {"few_shot_num": 0}
-    return BenchmarkSection(name=name, adapter=adapter, path=str(path), arguments=arguments)
-
-
-def table(bench: Bench, questions: int, ways: Sequence[str]) -> list[str]:
+def table(bench: Bench, adapters: Sequence[str], questions: int, ways: Sequence[str]) -> list[str]:
     """Lines of a Markdown table."""
     pairs = []
-    for adapter, row in ROWS.items():
-        rows = [row(n) for n in range(questions)]
-        section = written(adapter, adapter, rows, bench.folder)
+    problems = [(f"{n} + {n}?", str(2 * n)) for n in range(questions)]
+    for adapter in adapters:
+        section = write_benchmark(adapter, adapter, problems, bench.folder)
         texts = bench.scoring(section).benchmarks()[0].texts
-        plain = [{"id": str(n), "question": text, "answer": "0"} for n, text in enumerate(texts)]
-        exact = written(EXACT_ADAPTER, f"{adapter}-exact", plain, bench.folder)
+        plain = [(text, "0") for text in texts]
+        exact = write_benchmark(EXACT_ADAPTER, f"{adapter}-exact", plain, bench.folder)
         pairs.append((adapter, (exact, section)))
     found: list[tuple[str, str, list[EvalScopeResult]]] = []
     # Scoring apart comes first: the other way imports EvalScope into this process.
@@ -242,6 +217,7 @@ def started(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--adapters", nargs="+", choices=SCORED, default=SCORED)
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--engine", choices=("vllm", "stand-in"), default="vllm")
     parser.add_argument("--tokens", type=int, default=400, help="longest answer")
@@ -260,7 +236,8 @@ def main() -> None:
         )
         engine = started(arguments.engine, model, generation)
         ways = (APART, TOGETHER) if arguments.before else (APART,)
-        lines = table(Bench(engine, model, generation, folder), arguments.questions, ways)
+        bench = Bench(engine, model, generation, folder)
+        lines = table(bench, arguments.adapters, arguments.questions, ways)
         engine.close()
     print(f"Made by `{' '.join(['python benchmarks/scoring_speed.py', *sys.argv[1:]])}`.")
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "evalscope"))
