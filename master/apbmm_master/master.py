@@ -4,6 +4,9 @@ One task changes the run state. A turn applies its events to the run state as th
 them in one transaction, and then sends its messages. When the commit fails, as on a full disk, the
 messages are dropped and the run state is read again from the journal. No worker was promised
 anything that is not stored, and workers repeat what is not acknowledged.
+
+Answers of unfinished evaluations are committed after that in a transaction of their own, which may
+fail without harm.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import contextlib
 import logging
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import Callable
 
@@ -23,6 +27,7 @@ from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.confirmation import begin_to_confirm
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, FrontToConfirm, Record
+from apbmm_master.journal.lifecycle import UNFINISHED
 from apbmm_master.journal.master_sessions import installed_versions
 from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.resume import begin_or_resume
@@ -30,6 +35,7 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.store import Journal
 from apbmm_master.optimiser.client import OptimiserClient
+from apbmm_master.scheduling.answer_keeper import AnswerKeeper
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.leases import LeaseDispatch
 from apbmm_master.scheduling.message_handlers import MessageHandlers
@@ -84,9 +90,11 @@ class Master:
         self.turned: Callable[[], None] = lambda: None
         """Called every turn, at least once `TICK_SECONDS` and once before `run` returns."""
         self.score_history = ScoreHistory()
+        self._not_kept = False
+        """Whether the last answers of unfinished evaluations could not be stored."""
         self._events: list[Record] = []
         self._outgoing: list[tuple[bytes, FromMaster]] = []
-        self._use(RunState().replay(journal.records()))
+        self._use(self._replay())
         self.clock = RunClock(self.run_state.time)
         begin_or_resume(self.run_state, spec, self.record)
         if front is not None:
@@ -112,9 +120,23 @@ class Master:
         """Go on from ``run_state``, with no worker connected yet."""
         self.run_state = run_state
         self.fleet.forget()
-        self._handlers = MessageHandlers(run_state, self.fleet, self.record, self._send_later)
-        self._leases = LeaseDispatch(run_state, self.fleet, self.record, self._send_later)
+        tables = self.journal.answers
+        self._keeper = AnswerKeeper(run_state, tables, self._send_later)
+        self._handlers = MessageHandlers(
+            run_state, self.fleet, self.record, self._send_later, self._keeper
+        )
+        self._leases = LeaseDispatch(
+            run_state, self.fleet, self.record, self._send_later, tables.of
+        )
         self.listening_since = time.monotonic()
+
+    def _replay(self) -> RunState:
+        """The run as the journal has it, with the answers that its evaluations may still use."""
+        run_state = RunState().replay(self.journal.records())
+        with contextlib.suppress(sqlite3.Error, JournalError):
+            self.journal.answers.read()
+            self.journal.keep_only({e.id for e in run_state.of_state(*UNFINISHED)})
+        return run_state
 
     def record(self, event: AnyEvent) -> None:
         """Apply an event now; the turn commits it."""
@@ -292,6 +314,23 @@ class Master:
             return
         for identity, message in messages:
             await self._post(identity, message)
+        await self._keep_answers()
+
+    async def _keep_answers(self) -> None:
+        """Commit the answers of the turn and acknowledge them, unless the disk refuses."""
+        batches, acks = self._keeper.due()
+        try:
+            if batches:
+                await asyncio.to_thread(self.journal.keep, batches)
+        except JournalError as error:
+            if not self._not_kept:
+                log.warning("%s", error)
+            self._not_kept = True
+            return
+        if batches:
+            self._not_kept = False
+        for identity, ack in acks:
+            await self._post(identity, ack)
 
     async def _post(self, identity: bytes, message: FromMaster) -> None:
         reach("send.before", message.type)
@@ -303,7 +342,7 @@ class Master:
         if not self.trouble:
             log.error("%s", error)
         self.trouble = str(error)
-        self._use(await asyncio.to_thread(lambda: RunState().replay(self.journal.records())))
+        self._use(await asyncio.to_thread(self._replay))
         self.optimiser.forget()
         await asyncio.sleep(RETRY_SECONDS)
 

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from apbmm_common.protocol.messages import Evaluated, Failed
+from apbmm_master.journal.answer_tables import Kept
 from apbmm_master.journal.events import AttemptFailed, Leased, ResultRecorded
-from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.lifecycle import SETTLED, EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.worker_sessions import SUSPECT_VECTORS
 from fault_accounts import scaled
-from protocol_world import Sim, World, measured_of
+from protocol_world import PROMPTS, Sim, World, answer_of, measured_of
 
 NAMES = ("a", "b", "c")
 CROWD = 200
@@ -54,6 +55,12 @@ class ProtocolMachine(RuleBasedStateMachine):
         worker = self._pick(index, holding=True)
         if worker is not None:
             worker.finish()
+
+    @rule(index=st.integers(0, 5), count=st.integers(1, 4))
+    def an_engine_answers(self, index: int, count: int) -> None:
+        worker = self._pick(index, holding=True)
+        if worker is not None:
+            worker.answer(count)
 
     @rule(
         index=st.integers(0, 5),
@@ -152,6 +159,23 @@ class ProtocolMachine(RuleBasedStateMachine):
                 assert (evaluation.body, evaluation.done_seq > 0) == (event.body, True)
 
     @invariant()
+    def what_is_kept_is_of_unfinished_evaluations_and_their_own(self) -> None:
+        """So an evaluation that ends leaves none, and no merge is scored by another's answers."""
+        for name in self.world.tables.all:
+            evaluation = self.world.run_state.evaluations[name]
+            assert evaluation.state not in SETTLED
+            kept = self.world.kept(name)
+            assert len({answer.key for answer in kept}) == len(kept), "stored twice"
+            assert kept == [answer_of(evaluation.vector, answer.key) for answer in kept]
+            assert self.world.tables.of(name) == Kept(len(kept), len(kept))
+
+    @invariant()
+    def an_engine_is_asked_only_what_its_worker_does_not_have(self) -> None:
+        for worker in self.world.workers:
+            for asked in worker.asked.values():
+                assert len(asked) == len(set(asked)) <= len(PROMPTS)
+
+    @invariant()
     def engines_die_of_a_vector_only_where_they_worked(self) -> None:
         """A death that is held against a vector follows an evaluation by the same boot."""
         worked: dict[str, set[str]] = {}
@@ -247,17 +271,18 @@ def test_where_an_older_copy_of_the_journal_goes_on_results_belong_to_their_vect
         copied = dice.randrange(4, 12)
         for step in range(copied + dice.randrange(1, 8)):
             if step == copied:
-                copy = list(world.stored)
+                copy = world.copy()
             for worker in workers:
                 if worker.held is not None and dice.random() < 0.5:
                     worker.finish()
+                elif worker.held is not None:
+                    worker.answer()
                 worker.beat()
             world.now += 0.5
             world.exchange(1)
-        gone = {r.event.lease for r in world.stored[len(copy) :] if isinstance(r.event, Leased)}
-        world.stored, world.search = copy, 31
-        world.answers.clear()
-        world.restart()
+        gone = {r.event.lease for r in world.stored[len(copy[0]) :] if isinstance(r.event, Leased)}
+        world.search = 31
+        world.go_back_to(copy)
         late = [] if dice.random() < 0.5 else workers
         for name in ("x", "y") if late else ():
             world.join(name)

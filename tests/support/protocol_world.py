@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import RunFileError
+from apbmm_common.protocol.answers import Answer, answer_key, pack, unpack
 from apbmm_common.protocol.messages import (
     Accept,
+    Answers,
+    AnswersAck,
+    AnswersWanted,
     Assign,
     Beat,
     BeatAck,
@@ -23,15 +28,20 @@ from apbmm_common.protocol.messages import (
     FromWorker,
     Hello,
     HelloAgain,
+    KeptAnswer,
+    KeptAnswers,
     Lease,
     Measured,
     Ready,
     Refuse,
     Result,
     ResultAck,
+    ScoredOutcome,
     Welcome,
 )
 from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.answer_tables import BLAMED, AnswerTables
+from apbmm_master.journal.answer_tables import SCHEMA as ANSWER_SCHEMA
 from apbmm_master.journal.evaluations import MEASURE
 from apbmm_master.journal.events import (
     AnyEvent,
@@ -44,7 +54,9 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     RunStarted,
 )
+from apbmm_master.journal.lifecycle import SETTLED
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.scheduling.answer_keeper import AnswerKeeper
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.leases import LeaseDispatch
 from apbmm_master.scheduling.message_handlers import MessageHandlers
@@ -60,6 +72,8 @@ from rehearsal_runs import run_spec
 
 RUN = "world-1"
 LAYERS = 4
+PROMPTS = {answer_key([number], 0): number for number in range(6)}
+"""The questions that every merge is asked, by the keys of their answers."""
 DIGESTS = {"rehearsal": "d"}
 TIMINGS = {
     "beat": 1.0, "suspect": 5.0, "unreachable": 10.0, "reconcile": 20.0, "orphan_grace": 30.0,
@@ -96,6 +110,21 @@ def measured_of(vector: Sequence[float]) -> Evaluated:
     return measurement(0.2 + 0.6 * share, 100 + 900 * share)
 
 
+def answer_of(vector: Sequence[float], key: str) -> KeptAnswer:
+    """What the merge of a vector answers to a question."""
+    answer = Answer(f"{list(vector)} on {PROMPTS[key]}", (1, PROMPTS[key]), 1, "stop", 0.5)
+    packed = pack(key, answer)
+    assert packed is not None
+    return packed
+
+
+def outcome_of(key: str) -> ScoredOutcome:
+    """The outcome of a question."""
+    return ScoredOutcome(
+        benchmark="sums", question=str(PROMPTS[key]), score=1.0, tokens=2, finish_reason="stop"
+    )
+
+
 def result_of(assign: Assign, body: Evaluated | Measured | Failed, seconds: float = 1.0) -> Result:
     """The RESULT of an assignment."""
     return Result(
@@ -106,7 +135,13 @@ def result_of(assign: Assign, body: Evaluated | Measured | Failed, seconds: floa
 
 @dataclass
 class Sim:
-    """A worker as the protocol sees it; what it wants to say is in ``says``."""
+    """A worker as the protocol sees it; what it wants to say is in ``says``.
+
+    ``has``: answers to the questions of its lease, its engine's or kept ones; ``asked``: keys of
+    all questions that its engine was asked, by lease. ``new``: answers that are not sent yet,
+    ``flying``: the message of those that are not acknowledged. ``fetches``: it waits for more kept
+    answers.
+    """
 
     name: str
     boot: str
@@ -123,6 +158,13 @@ class Sim:
     identical_layers: tuple[int, ...] = ()
     digests: dict[str, str] = field(default_factory=lambda: dict(DIGESTS))
     says: list[FromWorker] = field(default_factory=list)
+    has: dict[str, KeptAnswer] = field(default_factory=dict)
+    asked: dict[str, list[str]] = field(default_factory=dict)
+    new: list[KeptAnswer] = field(default_factory=list)
+    flying: Answers | None = None
+    acknowledged: int = 0
+    fetched: int = 0
+    fetches: bool = False
 
     def hello(self) -> None:
         """Say HELLO."""
@@ -143,9 +185,36 @@ class Sim:
             return
         lease = self.held.lease if self.held else ""
         self.says.append(Beat(run=self.run, lease=lease, hello=self.hellos))
+        self.stream()
         self.says.extend(self.outbox.values())
 
-    def hear(self, message: FromMaster) -> None:
+    def stream(self) -> None:
+        """Say the answers that are not acknowledged, and ask for kept ones."""
+        if self.held is None:
+            return
+        lease = self.held.lease
+        if self.fetches:
+            self.says.append(AnswersWanted(run=self.run, lease=lease, after=self.fetched))
+        if self.flying is None and self.new:
+            self.flying = Answers(
+                run=self.run, lease=lease, first=self.acknowledged, answers=tuple(self.new),
+                outcomes=tuple(outcome_of(answer.key) for answer in self.new),
+            )  # fmt: skip
+            self.new = []
+        if self.flying is not None:
+            self.says.append(self.flying)
+
+    def answer(self, count: int = 1) -> None:
+        """Have the engine answer the next questions of the held lease."""
+        assert self.held is not None
+        if self.held.work == "measure":
+            return
+        for key in [key for key in PROMPTS if key not in self.has][:count]:
+            self.asked.setdefault(self.held.lease, []).append(key)
+            self.has[key] = answer_of(self.held.vector, key)
+            self.new.append(self.has[key])
+
+    def hear(self, message: FromMaster) -> None:  # noqa: C901 - one branch for each message
         """React as the daemon does."""
         match message:
             case Welcome():
@@ -160,6 +229,8 @@ class Sim:
                 self._assigned(message)
             case ResultAck():
                 self.outbox.pop(message.lease, None)
+            case AnswersAck() | KeptAnswers():
+                self._hear_of_answers(message)
             case Cancel():
                 if self.held is not None and self.held.lease == message.lease:
                     self._drop()
@@ -177,10 +248,33 @@ class Sim:
         }  # fmt: skip
         self.says.append(Ready.model_validate({"run": self.run, **found, "versions": {}}))
 
+    def _hear_of_answers(self, message: AnswersAck | KeptAnswers) -> None:
+        if isinstance(message, KeptAnswers):
+            self._take_kept(message)
+        elif self.flying is not None and message.lease == self.flying.lease:
+            assert message.upto <= self.flying.upto
+            if message.upto == self.flying.upto:
+                self.acknowledged, self.flying = message.upto, None
+
+    def _take_kept(self, message: KeptAnswers) -> None:
+        held = self.held
+        if held is None or message.lease != held.lease or message.after != self.fetched:
+            return
+        for kept in message.answers:
+            assert unpack(kept) == unpack(answer_of(held.vector, kept.key)), "another merge's"
+            self.has.setdefault(kept.key, kept)
+        self.fetched += len(message.answers)
+        self.fetches = bool(message.answers) and self.fetched < message.total
+
     def _drop(self) -> None:
         assert self.held is not None
         self.finished.add(self.held.lease)
-        self.held = None
+        self._hold(None)
+
+    def _hold(self, assign: Assign | None) -> None:
+        self.held, self.fetches = assign, assign is not None and assign.kept > 0
+        self.has, self.new, self.flying = {}, [], None
+        self.acknowledged = self.fetched = 0
 
     def _assigned(self, assign: Assign) -> None:
         if assign.lease in self.outbox:
@@ -191,12 +285,15 @@ class Sim:
         if assign.lease in self.finished:
             self.says.append(Decline(run=self.run, lease=assign.lease, reason="it is done with it"))
             return
-        self.held = assign
+        if self.held is None:
+            self._hold(assign)
         self.says.append(Accept(run=self.run, lease=assign.lease, hello=self.hellos))
 
     def finish(self, body: Evaluated | Measured | Failed | None = None) -> None:
         """End what is held, well unless a body says otherwise."""
         assert self.held is not None
+        if body is None:
+            self.answer(len(PROMPTS))
         result = result_of(self.held, body or body_of(self.held))
         self._drop()
         self.outbox[result.lease] = result
@@ -204,6 +301,7 @@ class Sim:
 
     def bye(self) -> None:
         """Leave for good."""
+        self.stream()
         self.says.append(Bye(run=self.run, reason="stopped", kept=tuple(self.outbox)))
         self.alive = False
 
@@ -231,6 +329,9 @@ class World:
         """Another number, other vectors."""
         self.refused: list[RunFileError] = []
         """The faults of the data or the run file that a master has ended with."""
+        self.database = sqlite3.connect(":memory:")
+        self.database.executescript(ANSWER_SCHEMA)
+        self.tables = AnswerTables(self.database)
         self._boots = 0
         self._use(RunState())
         self.record(RunStarted(run=RUN, spec=world_spec(**changes).model_dump(mode="json")))
@@ -241,8 +342,11 @@ class World:
         self.run_state, self.fleet = run_state, Fleet()
         self._pending: list[Record] = []
         self._outgoing: list[tuple[bytes, FromMaster]] = []
-        self.handlers = MessageHandlers(run_state, self.fleet, self.record, self._send)
-        self.dispatch = LeaseDispatch(run_state, self.fleet, self.record, self._send)
+        self.keeper = AnswerKeeper(run_state, self.tables, self._send)
+        self.handlers = MessageHandlers(run_state, self.fleet, self.record, self._send, self.keeper)
+        self.dispatch = LeaseDispatch(
+            run_state, self.fleet, self.record, self._send, self.tables.of
+        )
         self.listening_since = self.now
 
     def record(self, event: AnyEvent) -> None:
@@ -296,9 +400,29 @@ class World:
         if self.fails_to_commit and self._pending:
             self._use(RunState().replay(self.stored))
             return
+        needless = self.tables.needless(record.event for record in self._pending)
+        with self.database:
+            self.tables.delete(needless)
+        self.tables.deleted(needless)
         self.stored += self._pending
         self.answers += self._outgoing
         self._pending, self._outgoing = [], []
+        batches, acks = self.keeper.due()
+        if not self.fails_to_commit:
+            self.tables.keep(batches)
+            self.answers += acks
+
+    def copy(self) -> tuple[list[Record], bytes]:
+        """The journal as it is now."""
+        return list(self.stored), self.database.serialize()
+
+    def go_back_to(self, copy: tuple[list[Record], bytes]) -> None:
+        """kill -9 of the master, and another one on an older copy of the journal."""
+        self.stored, database = copy
+        self.database.deserialize(database)
+        self.tables.read()
+        self.answers.clear()
+        self.restart()
 
     def restart(self) -> None:
         """kill -9 of the master, and another one."""
@@ -365,6 +489,8 @@ class World:
                 if worker.identity == identity and worker.alive:
                     if isinstance(message, ResultAck) and message.lease in worker.outbox:
                         self._may_be_forgotten(worker.outbox[message.lease])
+                    if isinstance(message, AnswersAck) and worker.flying is not None:
+                        self._is_kept(worker.flying, message)
                     worker.hear(message)
         self.collect()
 
@@ -376,6 +502,22 @@ class World:
             if isinstance(record.event, ResultRecorded | EvaluationFailed)
         }
         assert isinstance(result.body, Failed) or result.evaluation in settled, "paid for and lost"
+
+    def _is_kept(self, sent: Answers, ack: AnswersAck) -> None:
+        """Acknowledged answers are in the journal, or are of no use any more."""
+        found = self.run_state.find(ack.lease)
+        if (sent.lease, sent.upto) != (ack.lease, ack.upto) or found is None:
+            return
+        evaluation, attempt = found
+        old = attempt.epoch < self.run_state.verified_epoch
+        blamed = any(other.fault in BLAMED for other in evaluation.attempts)
+        if evaluation.state not in SETTLED and not old and not blamed:
+            kept = {answer.key for answer in self.kept(evaluation.id)}
+            assert kept >= {answer.key for answer in sent.answers}, "answered and lost"
+
+    def kept(self, evaluation: str) -> list[KeptAnswer]:
+        """The kept answers of an evaluation."""
+        return list(self.tables.page(evaluation, 0))
 
     def collect(self) -> None:
         """Put what the workers say on its way."""

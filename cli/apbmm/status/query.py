@@ -87,7 +87,8 @@ def _remedy(keys: ClientKeys | None) -> str:
 def from_journal(run_dir: Path) -> Snapshot:
     """The status according to the journal. Raises `JournalError`."""
     from apbmm_master.journal.run_state import RunState
-    from apbmm_master.journal.store import read_journal
+    from apbmm_master.journal.store import read_journal, read_kept
     from apbmm_master.status.snapshot import journal_snapshot
 
-    return journal_snapshot(RunState().replay(read_journal(run_dir)))
+    kept = read_kept(run_dir)
+    return journal_snapshot(RunState().replay(read_journal(run_dir)), kept=kept)

@@ -39,7 +39,8 @@ def render(status: Entry) -> RenderableType:
     parts += [_budget(status), _counts(status)]
     parts += [Text(line, style="yellow") for line in _trouble(status)]
     if status["workers"]:
-        parts.append(_workers(status["workers"]))
+        parts.append(_workers(status["workers"], _answers_kept(status)))
+    parts += [Text(line) for line in _kept(status)]
     references = status.get("references", {})
     if references:
         parts.append(
@@ -138,11 +139,31 @@ def _trouble(status: Entry) -> list[str]:
     return lines
 
 
-def _workers(workers: Sequence[Entry]) -> Table:
+def _answers_kept(status: Entry) -> dict[str, int]:
+    """By unfinished evaluation: how many of its answers the master holds."""
+    return {row["id"]: row["answers"] for row in status.get("kept", ())}
+
+
+def _kept(status: Entry) -> Iterator[str]:
+    """What is kept of unfinished evaluations that lost an attempt, and what that spares."""
+    kept = _answers_kept(status)
+    for row in status.get("running", ()):
+        if row.get("taken"):
+            yield (
+                f"{row['id']} goes on in attempt {row['attempt']}: {row['taken']} answers of "
+                f"earlier attempts are not asked for again, {kept.get(row['id'], 0)} are kept now"
+            )
+    for row in status.get("kept", ()):
+        if row["state"] == "queued":
+            yield f"{row['id']} waits for a worker: {row['answers']} of its answers are kept"
+
+
+def _workers(workers: Sequence[Entry], kept: Mapping[str, int]) -> Table:
     table = Table(title="Workers")
     for name in ("worker", "gpu", "state", "evaluation", "stage"):
         table.add_column(name)
     table.add_column("progress", justify="right")
+    table.add_column("answers kept", justify="right")
     table.add_column("heartbeat", justify="right")
     for worker in workers:
         age = worker.get("heartbeat_age")
@@ -155,6 +176,7 @@ def _workers(workers: Sequence[Entry]) -> Table:
             Text(worker["evaluation"]),
             Text(worker.get("stage", "")),
             f"{worker['done']}/{total}" if total else "",
+            str(kept.get(worker["evaluation"], "")),
             Text("" if age is None else f"{age:.0f} s ago", style="yellow" if is_stale else ""),
         )
     return table

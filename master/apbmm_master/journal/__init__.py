@@ -2,6 +2,7 @@
 
 - `events` defines the events that a journal holds.
 - `store.Journal` keeps them in SQLite; `store.read_journal` reads them beside a living master.
+- `answer_tables` keeps the answers of unfinished evaluations beside them.
 - `run_directory` makes, checks and locks the folder that a journal lies in.
 - `run_state.RunState` is the state of the run that the events imply. `evaluations` and
   `worker_sessions` define its parts, `lifecycle` the transitions that it allows.
@@ -11,10 +12,12 @@
 - `scores` computes objectives, front, hypervolume and load rate from the run state.
 - `clock.RunClock` gives the times of the events.
 
-No module here knows sockets or workers' liveness. Only `store` and `run_directory` touch files.
+No module here knows sockets or workers' liveness. Only `store`, `answer_tables`
+and `run_directory` touch files.
 """
 
 __all__ = [
+    "answer_tables",
     "clock",
     "confirmation",
     "cost",

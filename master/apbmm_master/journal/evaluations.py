@@ -26,7 +26,8 @@ without a word.
 class Attempt:
     """One lease of an evaluation. Times are wall-clock seconds, for reports only.
 
-    ``worker_lost``: its worker had begun the evaluation and was not heard again.
+    ``kept``: how many answers of earlier attempts its worker need not ask for. ``worker_lost``: its
+    worker had begun the evaluation and was not heard again.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Attempt:
     boot: str
     epoch: int
     leased_at: float
+    kept: int = 0
     state: AttemptState = AttemptState.LEASED
     ended_at: float | None = None
     fault: str = ""

@@ -123,7 +123,10 @@ class Proposed(Event):
 
 
 class Leased(Event):
-    """Committed before ASSIGN is sent."""
+    """Committed before ASSIGN is sent.
+
+    ``kept`` is how many answers of earlier attempts the worker need not ask for.
+    """
 
     event: Literal["leased"] = "leased"
     evaluation: str
@@ -131,6 +134,7 @@ class Leased(Event):
     lease: str
     worker: str
     boot: str
+    kept: int = 0
 
 
 class Accepted(Event):

@@ -69,6 +69,7 @@ ATTEMPT_MOVES: dict[AttemptState, frozenset[AttemptState]] = {
 
 ACTIVE_ATTEMPT = frozenset({AttemptState.LEASED, AttemptState.RUNNING})
 SETTLED = frozenset({EvaluationState.DONE, EvaluationState.FAILED})
+UNFINISHED = frozenset(EvaluationState) - SETTLED
 
 
 class InvariantError(AssertionError):

@@ -304,7 +304,9 @@ class RunState:
         if self.held_by(event.worker) is not None:
             raise InvariantError(f"{event.worker} holds a lease already")
         self._set_state(evaluation, EvaluationState.ACTIVE)
-        attempt = Attempt(event.attempt, event.lease, event.worker, event.boot, self.epoch, time)
+        attempt = Attempt(
+            event.attempt, event.lease, event.worker, event.boot, self.epoch, time, event.kept
+        )
         evaluation.attempts.append(attempt)
         self._held[event.worker] = evaluation, attempt
         self.leases[event.lease] = evaluation.id

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,9 @@ from urllib.parse import quote
 from apbmm_common.errors import JournalError, RunDirectoryError
 from apbmm_common.process.failpoints import reach
 from apbmm_common.process.known_runs import JOURNAL
-from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.protocol.messages import Answers, Evaluated
+from apbmm_master.journal import answer_tables
+from apbmm_master.journal.answer_tables import AnswerTables, Kept
 from apbmm_master.journal.events import EVENT, Record, ResultRecorded
 from apbmm_master.journal.lifecycle import InvariantError
 from apbmm_master.journal.run_directory import claim
@@ -33,6 +36,8 @@ from apbmm_master.journal.run_directory import claim
 NAME = JOURNAL
 MARK = "journal.mark"
 MARK_DIGITS = 20
+SPARE_BYTES = 64 << 20
+"""Answers of unfinished evaluations are not stored on a disk with less space than this."""
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -63,6 +68,8 @@ class Journal:
             _require_whole_file(self.path)
             self._db = closing.enter_context(contextlib.closing(_connect(self.path)))
             self._seq = self._last_seq()
+            self.answers = AnswerTables(self._db)
+            """How much is kept of unfinished evaluations."""
             _require_whole(self.path, self._seq, read_end_mark(run_dir))
             self._mark = _open_mark(run_dir)
             closing.callback(os.close, self._mark)
@@ -98,14 +105,18 @@ class Journal:
     def append(self, records: Sequence[Record]) -> None:
         """Commit ``records`` in one transaction, all or none; their numbers follow `seq`.
 
+        Kept answers that are of no use afterwards are deleted in the same transaction.
+
         Raises `JournalError` when the disk refuses; what is then stored, all or nothing, is for
         `records` to tell. Raises `InvariantError` for records that do not follow, or a second
         result.
         """
         if [record.seq for record in records] != [self._seq + 1 + i for i in range(len(records))]:
             raise InvariantError("records do not follow the journal")
+        needless = self.answers.needless(record.event for record in records)
         try:
             with self._db:
+                self.answers.delete(needless)
                 for record in records:
                     reach("journal.begin", record.event.event)
                     self._insert(record)
@@ -123,8 +134,40 @@ class Journal:
                 "free some space; what was recorded is safe and the run goes on by itself",
             ) from error
         self._seq += len(records)
+        self.answers.deleted(needless)
         with contextlib.suppress(OSError):  # the mark lags behind where the disk refuses it
             os.pwrite(self._mark, f"{self._seq:0{MARK_DIGITS}d}\n".encode(), 0)
+
+    def keep(self, batches: Sequence[tuple[str, Answers]]) -> None:
+        """Commit answers with the evaluations that they are of, in a transaction of their own.
+
+        Raises `JournalError` when the disk refuses, or has less than `SPARE_BYTES` free; the events
+        are as they were.
+        """
+        try:
+            free = shutil.disk_usage(self.path.parent).free
+            if free < SPARE_BYTES:
+                raise OSError(f"{free >> 20} MiB are free on the disk")
+            self.answers.keep(batches)
+        except (sqlite3.Error, OSError) as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.rollback()
+            raise JournalError(
+                f"{self.path}: answers of unfinished evaluations are not kept: {error}",
+                "free some space; the run goes on, and workers send them again",
+            ) from error
+
+    def keep_only(self, evaluations: Container[str]) -> None:
+        """Delete what is kept of all other evaluations. Raises `JournalError`."""
+        needless = [name for name in self.answers.all if name not in evaluations]
+        if not needless:
+            return
+        try:
+            with self._db:
+                self.answers.delete(needless)
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: could not be written: {error}") from error
+        self.answers.deleted(needless)
 
     def _insert(self, record: Record) -> None:
         event = record.event
@@ -218,6 +261,12 @@ def read_outcome_sums(run_dir: Path) -> dict[tuple[str, str], OutcomeSums]:
     return {(evaluation, benchmark): OutcomeSums(*sums) for evaluation, benchmark, *sums in rows}
 
 
+def read_kept(run_dir: Path) -> dict[str, Kept]:
+    """How much is kept of each unfinished evaluation. Raises `JournalError` as `read_journal`."""
+    with _reading(run_dir / NAME) as (db, begun):
+        return answer_tables.counts(db) if begun else {}
+
+
 def _require_whole_file(path: Path) -> None:
     missing = missing_bytes(path)
     if missing:
@@ -308,9 +357,10 @@ def _set_up(db: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA foreign_keys=ON")
-        if version == 0:
+        if version == 0 or not answer_tables.exist(db):
             # At once, so that a reader sees a whole journal or an empty file.
-            db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            tables = SCHEMA + answer_tables.SCHEMA
+            db.executescript(f"BEGIN; {tables} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
 
 def _open_mark(run_dir: Path) -> int:

@@ -3,10 +3,11 @@
 - `policy.decide` decides what to do next. It is pure.
 - `leases.LeaseDispatch` carries out its decisions about leases and workers.
 - `message_handlers.MessageHandlers` takes in each message of a worker, results included.
+- `answer_keeper.AnswerKeeper` keeps the answers of unfinished evaluations for their next attempts.
 - `fleet.Fleet` holds the workers as the master hears them now.
 
 A module here records events and queues messages through functions that `master.Master` passes in.
 None of them has a clock, a socket or a file of its own.
 """
 
-__all__ = ["fleet", "leases", "message_handlers", "policy"]
+__all__ = ["answer_keeper", "fleet", "leases", "message_handlers", "policy"]

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable
 
 from apbmm_common.protocol.messages import Assign, FromMaster
+from apbmm_master.journal.answer_tables import Kept
 from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.events import (
     AnyEvent,
@@ -28,8 +29,9 @@ from apbmm_master.scheduling.policy import FailEvaluation, GiveUpLease, GrantLea
 class LeaseDispatch:
     """Grants and withdraws leases.
 
-    ``record`` and ``send_after_commit`` are those of `message_handlers.MessageHandlers`. ``now`` is
-    in seconds on the monotonic clock.
+    ``record`` and ``send_after_commit`` are those of `message_handlers.MessageHandlers`. ``kept``
+    says how many answers of an evaluation are kept for its next attempt. ``now`` is in seconds on
+    the monotonic clock.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class LeaseDispatch:
         fleet: Fleet,
         record: Callable[[AnyEvent], None],
         send_after_commit: Callable[[bytes, FromMaster], None],
+        kept: Callable[[str], Kept],
     ) -> None:
         self._run_state = run_state
         self._fleet = fleet
         self._record = record
         self._send_after_commit = send_after_commit
+        self._kept = kept
         self._sent_at: dict[str, float] = {}
         """When the ASSIGN of each lease that waits for its ACCEPT was last sent."""
 
@@ -71,7 +75,14 @@ class LeaseDispatch:
         lease = f"{evaluation}.{number}.{secrets.token_hex(4)}"
         boot = self._fleet.workers[name].boot
         self._record(
-            Leased(evaluation=evaluation, attempt=number, lease=lease, worker=name, boot=boot)
+            Leased(
+                evaluation=evaluation,
+                attempt=number,
+                lease=lease,
+                worker=name,
+                boot=boot,
+                kept=self._kept(evaluation).answers,
+            )
         )
         found = self._run_state.find(lease)
         assert found is not None
@@ -112,5 +123,6 @@ class LeaseDispatch:
                 vector=evaluation.vector,
                 config=self._run_state.spec.config_hash(self._run_state.digests),
                 fresh=any(a.worker == worker.name and a.fault for a in evaluation.attempts[:-1]),
+                kept=self._kept(evaluation.id).answers,
             ),
         )

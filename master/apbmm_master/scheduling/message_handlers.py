@@ -15,7 +15,6 @@ from apbmm_common.merge_methods import LINEAR
 from apbmm_common.protocol.messages import (
     Accept,
     Answers,
-    AnswersAck,
     AnswersWanted,
     Beat,
     BeatAck,
@@ -29,7 +28,6 @@ from apbmm_common.protocol.messages import (
     FromWorker,
     Hello,
     HelloAgain,
-    KeptAnswers,
     Measured,
     Ready,
     Refuse,
@@ -55,6 +53,7 @@ from apbmm_master.journal.events import (
 from apbmm_master.journal.lifecycle import SETTLED, AttemptState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import missing_metrics
+from apbmm_master.scheduling.answer_keeper import AnswerKeeper
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.wire.refusals import NotAllowedError
 
@@ -65,7 +64,8 @@ class MessageHandlers:
     """Handles the messages of workers, one at a time.
 
     ``record`` applies an event to the run state; the next commit stores it. ``send_after_commit``
-    queues a message that is sent after that commit.
+    queues a message that is sent after that commit. ``keeper`` takes the answers of unfinished
+    evaluations.
     """
 
     def __init__(
@@ -74,9 +74,11 @@ class MessageHandlers:
         fleet: Fleet,
         record: Callable[[AnyEvent], None],
         send_after_commit: Callable[[bytes, FromMaster], None],
+        keeper: AnswerKeeper,
     ) -> None:
         self.run_state = run_state
         self.fleet = fleet
+        self._keeper = keeper
         self._record = record
         self._send_after_commit = send_after_commit
 
@@ -120,9 +122,9 @@ class MessageHandlers:
             case Decline():
                 self._decline(worker, message)
             case Answers():
-                self._answers(worker, message)
+                self._keeper.take(worker.identity, message)
             case AnswersWanted():
-                self._answers_wanted(worker, message)
+                self._keeper.give(worker.identity, message)
             case Result():
                 self._result(worker, message)
             case Drain():
@@ -354,20 +356,6 @@ class MessageHandlers:
 
     def _lose(self, evaluation: Evaluation, attempt: Attempt, reason: str) -> None:
         self._record(Lost(evaluation=evaluation.id, lease=attempt.lease, reason=reason))
-
-    # ---- answers of unfinished evaluations -----------------------------------------------
-
-    def _answers(self, worker: Worker, message: Answers) -> None:
-        """Acknowledge answers after the commit."""
-        ack = AnswersAck(run=self.run_state.run, lease=message.lease, upto=message.upto)
-        self._send_after_commit(worker.identity, ack)
-
-    def _answers_wanted(self, worker: Worker, message: AnswersWanted) -> None:
-        """Send the next kept answers of a lease's evaluation."""
-        self._send_after_commit(
-            worker.identity,
-            KeptAnswers(run=self.run_state.run, lease=message.lease, after=message.after, total=0),
-        )
 
     # ---- results -------------------------------------------------------------------------
     #

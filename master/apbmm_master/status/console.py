@@ -27,6 +27,7 @@ from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import (
     AttemptFailed,
     EvaluationFailed,
+    Leased,
     Lost,
     Record,
     ResultRecorded,
@@ -103,6 +104,11 @@ class RunConsole:
                 self.console.print(f"worker {name} left: {reason}", markup=False)
             case WorkerQuarantined(worker=name, reason=reason):
                 self._say(f"worker {name} is quarantined: {reason}", "red")
+            case Leased(evaluation=name, worker=worker, kept=kept) if kept:
+                self.console.print(
+                    f"{name} goes on on {worker}; {kept} answers of earlier attempts are kept",
+                    markup=False,
+                )
             case Lost(evaluation=name, reason=reason):
                 self._say(f"{name} is queued again: {reason}", "yellow")
             case AttemptFailed(evaluation=name, worker=worker, message=message, hint=hint):

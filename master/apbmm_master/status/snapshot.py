@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from apbmm_common import __version__
@@ -15,10 +17,11 @@ from apbmm_common.errors import ApbmmError
 from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.answer_tables import Kept
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.cost import generated_tokens, gpu_seconds, seconds_served
 from apbmm_master.journal.evaluations import Attempt, Evaluation
-from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.lifecycle import UNFINISHED, EvaluationState
 from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
@@ -27,6 +30,7 @@ from apbmm_master.journal.scores import (
     load_rate,
     measured_references,
 )
+from apbmm_master.journal.store import Journal
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.policy import Situation, attempt_liveness, standstill
 from apbmm_master.status.stages import stage_summary
@@ -38,6 +42,7 @@ SCHEMA = 2
 class LiveRun(Protocol):
     """The parts of a living master that its status shows."""
 
+    journal: Journal
     run_state: RunState
     fleet: Fleet
     score_history: ScoreHistory
@@ -53,7 +58,8 @@ class LiveRun(Protocol):
 
 def live_snapshot(master: LiveRun) -> dict[str, Any]:
     """Status of the run that ``master`` serves."""
-    snapshot = journal_snapshot(master.run_state, master.score_history, master.clock.now())
+    kept = master.journal.answers.all
+    snapshot = journal_snapshot(master.run_state, master.score_history, master.clock.now(), kept)
     snapshot["master_alive"] = True
     snapshot["workers"] = [
         _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
@@ -68,12 +74,16 @@ def live_snapshot(master: LiveRun) -> dict[str, Any]:
 
 
 def journal_snapshot(
-    run_state: RunState, score_history: ScoreHistory | None = None, now: float | None = None
+    run_state: RunState,
+    score_history: ScoreHistory | None = None,
+    now: float | None = None,
+    kept: Mapping[str, Kept] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Status from the journal alone, with the workers that were last present and their work.
 
     ``score_history`` has the scores of the same run, if they are known. ``now`` is the time of the
-    run's `RunClock`, by default that of a clock started now. A run that has not begun has every key
+    run's `RunClock`, by default that of a clock started now. ``kept`` is how much is kept of each
+    unfinished evaluation. A run that has not begun has every key
     too; its ``run`` is empty.
     """
     spec = run_state.spec
@@ -113,6 +123,11 @@ def journal_snapshot(
         "running": [
             _running(evaluation, attempt, now)
             for evaluation, attempt in run_state.active_attempts()
+        ],
+        "kept": [
+            {"id": e.id, "state": str(e.state), **asdict(kept[e.id])}
+            for e in run_state.of_state(*UNFINISHED)
+            if e.id in kept
         ],
         "set_aside": [],  # always empty: earlier versions named evaluations here that now fail
         "failures": [
@@ -248,6 +263,7 @@ def _running(evaluation: Evaluation, attempt: Attempt, now: float) -> dict[str, 
         "worker": attempt.worker,
         "state": str(attempt.state),
         "seconds": max(0.0, now - attempt.leased_at),
+        "taken": attempt.kept,
     }
 
 

@@ -72,6 +72,20 @@ def shown(**changes: object) -> str:
     return capture.get()
 
 
+def test_what_is_kept_of_unfinished_evaluations_is_shown() -> None:
+    kept = [
+        {"id": "e0003", "state": "active", "answers": 440, "outcomes": 439},
+        {"id": "e0004", "state": "queued", "answers": 9, "outcomes": 9},
+    ]
+    running = {"id": "e0003", "attempt": 2, "worker": "host-gpu0", "taken": 421}
+    text = shown(kept=kept, running=[running])
+    again = "e0003 goes on in attempt 2: 421 answers of earlier attempts are not asked for again"
+    assert f"{again}, 440 are kept now" in text
+    assert "e0004 waits for a worker: 9 of its answers are kept" in text
+    assert "12/130 │          440" in text
+    assert "answers of earlier attempts" not in shown(running=[{**running, "taken": 0}])
+
+
 def test_everything_is_shown() -> None:
     text = shown()
     for piece in (

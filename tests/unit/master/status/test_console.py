@@ -13,6 +13,7 @@ from apbmm_common.run_file import AlgorithmSection
 from apbmm_master.journal.events import (
     AttemptFailed,
     EvaluationFailed,
+    Leased,
     Lost,
     Record,
     WorkerQuarantined,
@@ -46,6 +47,16 @@ def test_messages_of_workers_are_no_markup() -> None:
     ):
         progress.watch(Record(1, 0.0, event), world.run_state)
     assert out.getvalue().count(text) == 4
+
+
+def test_an_attempt_that_goes_on_with_kept_answers_is_told() -> None:
+    world, out = World(), io.StringIO()
+    progress = RunConsole(world.run_state, Path("run"), Console(file=out, width=200))
+    lease = Leased(evaluation="e0001", attempt=1, lease="l", worker="[w]", boot="b")
+    progress.watch(Record(1, 0.0, lease), world.run_state)
+    assert out.getvalue() == ""
+    progress.watch(Record(2, 0.0, lease.model_copy(update={"kept": 421})), world.run_state)
+    assert out.getvalue() == "e0001 goes on on [w]; 421 answers of earlier attempts are kept\n"
 
 
 def test_the_beginning_says_how_to_start_a_worker() -> None:
