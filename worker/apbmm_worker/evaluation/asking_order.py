@@ -1,0 +1,48 @@
+"""The one order in which a run asks its questions: random, and stratified by benchmark.
+
+An evaluation that ends early has answered a prefix of this order, whatever its questions' length or
+difficulty: a random sample of each benchmark, in proportion to the benchmarks' sizes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Mapping
+
+
+def asking_order(sizes: Mapping[str, int], seed: int) -> list[int]:
+    """Numbers of all questions, in the order in which they are asked.
+
+    Questions are numbered from 0 through all benchmarks, in the order of ``sizes``, which has the
+    number of questions of each benchmark by its name. The order within a benchmark is that of the
+    SHA-256 of seed, name and question, so it depends on no other benchmark. Among the first n
+    questions of N, a benchmark with s questions has more than ``n s / N - 1`` and fewer than
+    ``n s / N + 1``: its question i is asked in the window from ``floor(i N / s)`` to
+    ``ceil((i + 1) N / s)``, the earliest end first (Baruah et al. 1996, proportionate progress).
+    """
+    total = sum(sizes.values())
+    windows: list[tuple[int, int, int]] = []
+    first = 0
+    for name, size in sizes.items():
+        shuffled = sorted(range(size), key=lambda question: _draw(seed, name, question))
+        windows += [
+            (i * total // size, -(-(i + 1) * total // size), first + question)
+            for i, question in enumerate(shuffled)
+        ]
+        first += size
+    windows.sort()
+    order: list[int] = []
+    open_windows: list[tuple[int, int]] = []
+    waiting = iter(windows)
+    window = next(waiting, None)
+    for position in range(total):
+        while window is not None and window[0] <= position:
+            heapq.heappush(open_windows, window[1:])
+            window = next(waiting, None)
+        order.append(heapq.heappop(open_windows)[1])
+    return order
+
+
+def _draw(seed: int, name: str, question: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}:{question}".encode()).digest()
