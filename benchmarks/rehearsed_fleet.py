@@ -35,6 +35,7 @@ from apbmm_common.run_file import RunSpec
 from apbmm_master.serve import allow_open_files
 from apbmm_worker.child import rehearsal
 from apbmm_worker.child_protocol import Prepared
+from apbmm_worker.daemon.answer_delivery import AnswerDelivery
 from apbmm_worker.daemon.daemon import Daemon
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
@@ -99,7 +100,11 @@ class RehearsedJob(EvaluationJob):
         self._spec = spec
         return rehearsal.prepared(spec)
 
-    async def work(self, assign: Assign) -> Evaluated | Measured | Failed:
+    async def work(
+        self,
+        assign: Assign,
+        answers: AnswerDelivery | None = None,  # noqa: ARG002
+    ) -> Evaluated | Measured | Failed:
         """Sleep, and invent what was measured."""
         assert self._spec is not None
         began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -19,10 +20,12 @@ import pytest
 
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.errors import DataError, EvaluationError
+from apbmm_common.protocol.messages import ScoredOutcome
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation import scoring_client
-from apbmm_worker.evaluation.scoring_client import ScoringClient
+from apbmm_worker.evaluation.asking_order import asking_order
+from apbmm_worker.evaluation.scoring_client import AnswerListener, ScoringClient
 from tiny_checkpoints import write_tiny_qwen3
 
 pytestmark = [
@@ -77,6 +80,20 @@ class Silent(Oracle):
 
     def work(self, prompts: Sequence[Prompt], futures: Sequence[Future[Completion]]) -> None:
         pass
+
+
+class Listening(AnswerListener):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Completion] = {}
+        self.outcomes: list[ScoredOutcome] = []
+
+    def answered(self, key: str, completion: Completion) -> None:
+        self.answers[key] = completion
+
+    def scored(self, outcome: ScoredOutcome) -> None:
+        self.outcomes.append(outcome)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +182,62 @@ def test_the_results_are_those_of_the_evaluation_in_one_process(
         assert ours.texts == tuple(question.text for question in theirs.questions)
 
 
+def test_questions_are_asked_in_the_order_of_the_run_and_outcomes_are_told_as_they_come(
+    client: ScoringClient, source: Path, tmp_path: Path
+) -> None:
+    engine, told = Oracle(source), Listening()
+    found = client.evaluate(engine, tmp_path / "out", lambda *_: None, listener=told)
+    asked = client.benchmarks()
+    order = asking_order({b.name: QUESTIONS for b in asked}, GENERATION.seed)
+    prepared = [prompt for benchmark in asked for prompt in benchmark.prompts]
+    assert engine.asked == [[prepared[number] for number in order]]
+
+    assert len(told.outcomes) == 4 * QUESTIONS
+    assert len(told.answers) == len(set(prepared))
+    for name, result in found.benchmarks.items():
+        rows = [
+            (o.question, o.score, o.tokens, o.finish_reason)
+            for o in told.outcomes
+            if o.benchmark == name
+        ]
+        assert sorted(rows) == sorted(result.outcomes)
+    assert {outcome.seconds for outcome in told.outcomes} == {0.5}
+
+
+def test_the_engine_is_not_asked_for_answers_that_were_kept(
+    client: ScoringClient, source: Path, tmp_path: Path
+) -> None:
+    """A first evaluation fails late; the second one goes on from its answers."""
+    whole, told, calls = Listening(), Listening(), itertools.count()
+    undisturbed = client.evaluate(Oracle(source), tmp_path / "out", lambda *_: None, {}, whole)
+
+    def fail_late(number: int) -> str:
+        if next(calls) >= 17:
+            raise EvaluationError("the engine died", kind="engine")
+        return str(number + 1 if number % 2 == 0 else 0)
+
+    with pytest.raises(EvaluationError, match="the engine died"):
+        client.evaluate(Oracle(source, fail_late), tmp_path / "out", lambda *_: None, {}, told)
+    assert 0 < len(told.answers) <= 17
+
+    engine, rest, progress = Oracle(source), Listening(), list[tuple[int, int]]()
+    found = client.evaluate(
+        engine, tmp_path / "out", lambda *step: progress.append(step), told.answers, rest
+    )
+    assert found.benchmarks == undisturbed.benchmarks
+    assert found.kept >= 17
+    assert sum(map(len, engine.asked)) == 4 * QUESTIONS - found.kept
+    assert not told.answers.keys() & rest.answers.keys()
+    assert told.answers | rest.answers == whole.answers
+    assert len(rest.outcomes) == 4 * QUESTIONS
+    assert progress[-1] == (4 * QUESTIONS, 4 * QUESTIONS)
+
+    silent = Silent(source)
+    found = client.evaluate(silent, tmp_path / "out", lambda *_: None, whole.answers)
+    assert found.benchmarks == undisturbed.benchmarks
+    assert silent.asked == [[]]
+
+
 def test_a_scoring_process_that_dies_is_told_with_its_log_and_replaced(
     client: ScoringClient, source: Path, tmp_path: Path
 ) -> None:
@@ -221,9 +294,17 @@ def test_a_benchmark_may_ask_again_after_an_answer(
     turns = BenchmarkSection(name="turns", adapter="two_turns", path=str(folder))
     client = scoring(source, [turns], tmp_path)
     engine, progress = Oracle(source, lambda n: str(n + 1)), list[tuple[int, int]]()
-    found = client.evaluate(engine, tmp_path / "out", lambda done, n: progress.append((done, n)))
+    told, silent = Listening(), Silent(source)
+    found = client.evaluate(
+        engine, tmp_path / "out", lambda done, n: progress.append((done, n)), {}, told
+    )
+    again_found = client.evaluate(silent, tmp_path / "out", lambda *_: None, told.answers)
     client.close()
     assert found.benchmarks["turns"].metrics["accuracy"] == 1.0
+    assert again_found.benchmarks == found.benchmarks
+    assert again_found.kept == QUESTIONS
+    assert len(told.answers) == 2 * QUESTIONS
+    assert sum(map(len, silent.asked)) == 0
     first, *again = engine.asked
     assert len(first) == QUESTIONS
     assert [len(prompts) for prompts in again] == [1] * QUESTIONS

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from apbmm_worker.evaluation.asking_order import asking_order
 
-SIZES = st.dictionaries(
-    st.text(min_size=1, max_size=5), st.integers(1, 60), min_size=1, max_size=8
-)
+SIZES = st.dictionaries(st.text(min_size=1, max_size=5), st.integers(1, 60), min_size=1, max_size=8)
 SEEDS = st.integers(0, 2**63 - 1)
 
 

@@ -16,6 +16,7 @@ from apbmm_worker.child_protocol import (
     Command,
     Evaluate,
     Event,
+    NewAnswers,
     StageProgress,
 )
 from apbmm_worker.message_socket import LENGTH, body_length, child_command, message_in, to_bytes
@@ -46,6 +47,8 @@ class Daemon:
         self._socket, theirs = socket.socketpair()
         self.log = log
         self.outputs = log.parent / "outputs"
+        self.told: list[NewAnswers] = []
+        """What the child said of its answers."""
         with theirs, log.open("ab") as output:
             self.process = subprocess.Popen(
                 child_command("apbmm_worker.child.main", theirs),
@@ -74,9 +77,13 @@ class Daemon:
         self.send(command)
         progress: list[StageProgress] = []
         while event := self.receive():
-            if not isinstance(event, StageProgress):
-                return event, progress
-            progress.append(event)
+            match event:
+                case StageProgress():
+                    progress.append(event)
+                case NewAnswers():
+                    self.told.append(event)
+                case _:
+                    return event, progress
         raise EOFError(self.log.read_text()[-2000:])
 
     def evaluate(self, evaluation: str, vector: list[float]) -> tuple[Answer, list[StageProgress]]:

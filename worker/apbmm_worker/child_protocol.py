@@ -2,12 +2,13 @@
 
     prepare   -> progress*, prepared
     measure   -> progress*, measured
-    evaluate  -> progress*, evaluated
+    use_answers*, evaluate -> (progress, new_answers)*, evaluated
     evaluate_folder -> progress*, evaluated
     stop, or the end of the socket -> the child ends with exit status 0
     any failure -> command_failed
 
-The daemon sends one command at a time. `message_socket` says how messages are encoded.
+The daemon sends one command at a time; use_answers, which precede evaluate, have no answer.
+`message_socket` says how messages are encoded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter
 
 from apbmm_common.errors import FailureKind
-from apbmm_common.protocol.messages import WIRE, Count, Evaluated, Finite, Measured
+from apbmm_common.protocol.messages import (
+    WIRE,
+    Count,
+    Evaluated,
+    Finite,
+    KeptAnswer,
+    Measured,
+    ScoredOutcome,
+)
 
 
 class Prepare(BaseModel):
@@ -45,6 +54,14 @@ class Measure(BaseModel):
 
     model_config = WIRE
     kind: Literal["measure"] = "measure"
+
+
+class UseAnswers(BaseModel):
+    """Answers of an earlier attempt at the evaluation that comes next."""
+
+    model_config = WIRE
+    kind: Literal["use_answers"] = "use_answers"
+    answers: tuple[KeptAnswer, ...]
 
 
 class Evaluate(BaseModel):
@@ -98,6 +115,15 @@ class StageProgress(BaseModel):
     total: Count
 
 
+class NewAnswers(BaseModel):
+    """Answers that the engine has given, and outcomes that EvalScope has scored, since the last."""
+
+    model_config = WIRE
+    kind: Literal["new_answers"] = "new_answers"
+    answers: tuple[KeptAnswer, ...] = ()
+    outcomes: tuple[ScoredOutcome, ...] = ()
+
+
 class Prepared(BaseModel):
     """The sources fit each other and the run.
 
@@ -127,10 +153,10 @@ class CommandFailed(BaseModel):
     fatal: bool = False
 
 
-Command = Prepare | Measure | Evaluate | EvaluateFolder | Stop
+Command = Prepare | Measure | UseAnswers | Evaluate | EvaluateFolder | Stop
 Answer = Prepared | Measured | Evaluated | CommandFailed
 """The last event of a command."""
-Event = StageProgress | Answer
+Event = StageProgress | NewAnswers | Answer
 
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

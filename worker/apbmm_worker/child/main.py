@@ -19,7 +19,9 @@ from pydantic import ValidationError
 
 from apbmm_common.errors import ApbmmError, EvaluationError, failure_kind
 from apbmm_common.process.logs import set_up_logging
+from apbmm_common.protocol.messages import Evaluated, KeptAnswer
 from apbmm_common.run_file import RunSpec
+from apbmm_worker.child.answer_stream import AnswerStream
 from apbmm_worker.child.channel import Channel
 from apbmm_worker.child.pipeline import LocalInputs, Pipeline
 from apbmm_worker.child_protocol import (
@@ -34,6 +36,7 @@ from apbmm_worker.child_protocol import (
     Prepared,
     StageProgress,
     Stop,
+    UseAnswers,
 )
 from apbmm_worker.engine.kinds import engine_kind
 from apbmm_worker.message_socket import inherited_socket
@@ -74,9 +77,13 @@ class Child:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._pipeline: Pipeline | None = None
+        self._kept: list[KeptAnswer] = []
 
     def obey(self, command: Command) -> None:
-        """Run one command and send its answer."""
+        """Run one command and send its answer, if it has one."""
+        if isinstance(command, UseAnswers):
+            self._kept += command.answers
+            return
         answer: Answer
         try:
             answer = self._answer(command)
@@ -103,25 +110,32 @@ class Child:
         if self._pipeline is not None:
             self._pipeline.close(ending=ending)
 
-    def _answer(self, command: Command) -> Answer:
+    def _answer(self, command: Prepare | Measure | Evaluate | EvaluateFolder | Stop) -> Answer:
         match command:
             case Prepare():
                 return self._prepare(command)
             case Measure():
                 return self._prepared().measure()
             case Evaluate():
-                return self._prepared().evaluate(
-                    command.evaluation,
-                    command.vector,
-                    Path(command.outputs),
-                    reference=command.reference,
-                )
+                return self._evaluate(command)
             case EvaluateFolder():
                 from apbmm_worker.child.folder_evaluation import evaluate_folder
 
                 return evaluate_folder(command, self._reporter.progress)
             case Stop():
                 raise AssertionError("Channel.serve ends with it")
+
+    def _evaluate(self, command: Evaluate) -> Evaluated:
+        kept, self._kept = self._kept, []
+        with AnswerStream(self._reporter.send) as stream:
+            return self._prepared().evaluate(
+                command.evaluation,
+                command.vector,
+                Path(command.outputs),
+                reference=command.reference,
+                kept=kept,
+                listener=stream,
+            )
 
     def _prepare(self, command: Prepare) -> Prepared:
         start = time.monotonic()

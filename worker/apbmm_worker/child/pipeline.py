@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from apbmm_common.checkpoint.compatibility import compatibility_warnings
@@ -23,7 +24,7 @@ from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
 from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import DataError, EvaluationError, SourceError, UsageError
-from apbmm_common.protocol.messages import Evaluated, Measured
+from apbmm_common.protocol.messages import Evaluated, KeptAnswer, Measured
 from apbmm_common.run_file import EngineSection, GenerationSection, RunSpec, Space
 from apbmm_worker import environment
 from apbmm_worker.child_protocol import Prepare
@@ -33,11 +34,11 @@ from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
 if TYPE_CHECKING:
-    from apbmm_worker.engine.driver import Prompt
+    from apbmm_worker.engine.driver import Completion, Prompt
     from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
     from apbmm_worker.engine.resident import ResidentEngine
     from apbmm_worker.engine.source_answers import SourceMerge
-    from apbmm_worker.evaluation.scoring_client import ScoringClient
+    from apbmm_worker.evaluation.scoring_client import AnswerListener, ScoringClient
     from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
     from apbmm_worker.merging.plan import TensorPlan
     from apbmm_worker.merging.sources import VerifiedSources
@@ -157,14 +158,25 @@ class Pipeline:
         )
 
     def evaluate(
-        self, evaluation: str, vector: Sequence[float], outputs: Path, *, reference: bool = False
+        self,
+        evaluation: str,
+        vector: Sequence[float],
+        outputs: Path,
+        *,
+        reference: bool = False,
+        kept: Sequence[KeptAnswer] = (),
+        listener: AnswerListener | None = None,
     ) -> Evaluated:
         """Merge, load and evaluate one vector; EvalScope's records go to ``outputs/evaluation``.
 
-        The vector is of the run's space, that of a ``reference`` one weight for each layer. Raises
-        `EvaluationError`; `usable` tells whether the engine survived. The first evaluation compares
-        the sources with the merges that equal them, and fails if they answer otherwise.
+        The vector is of the run's space, that of a ``reference`` one weight for each layer. The
+        engine is not asked for the answers in ``kept``; ``listener`` is told of its answers and of
+        all outcomes. Raises `EvaluationError`; `usable` tells whether the engine survived. The
+        first evaluation compares the sources with the merges that equal them, and fails if they
+        answer otherwise.
         """
+        from apbmm_worker.evaluation.kept_answers import completions
+
         stages: dict[str, float] = {}
         merge = self._planned(vector, reference=reference)
         if not self._sources_compared:
@@ -173,7 +185,11 @@ class Pipeline:
         self._progress("load", 0, 1)
         engine = self._loader.bring(merge, stages)
         how = {**engine.description(), "hot_load": self._loader.description()}
-        result = ask(self._scoring, engine, evaluation, outputs, self._progress)
+        result = ask(
+            self._scoring, engine, evaluation, outputs, self._progress, completions(kept), listener
+        )
+        if result.kept:
+            how["kept_answers"] = result.kept
         stages |= {"evaluate": result.seconds, "report": result.report_seconds}
         return Evaluated(benchmarks=result.benchmarks, stages=stages, engine=how)
 
@@ -351,16 +367,18 @@ def ask(
     evaluation: str,
     outputs: Path,
     progress: ReportProgress,
+    kept: Mapping[str, Completion] = MappingProxyType({}),
+    listener: AnswerListener | None = None,
 ) -> EvalScopeResult:
     """Have an engine answer all questions; EvalScope's records go to ``outputs/evaluation``.
 
-    Raises `EvaluationError`.
+    ``kept`` and ``listener`` are as in `ScoringClient.evaluate`. Raises `EvaluationError`.
     """
     name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")
     if not name:
         raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
     with TokenProgress(engine, lambda done, n: progress("evaluate", done, n)) as signs:
-        return scoring.evaluate(engine, outputs / name, signs.answered)
+        return scoring.evaluate(engine, outputs / name, signs.answered, kept, listener)
 
 
 def in_turn(columns: Sequence[Sequence[T]], limit: int) -> list[T]:

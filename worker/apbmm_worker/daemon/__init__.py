@@ -3,13 +3,15 @@
 - `daemon` is the loop; `master_link` the socket; `membership` the run that it belongs to.
 - `lease_runner` holds one lease at a time, `evaluation_job` does its work in `child_process`.
 - `outbox` keeps results until they are delivered; `results` makes them; `shutdown` ends the worker.
-- `options`, `local_paths` and `answer_texts`: command line, paths of this host, kept answers.
+- `answer_delivery` sends answers to the master as they come, and fetches those that it kept.
+- `options`, `local_paths`, `answer_texts`: command line, this host's paths, EvalScope's records.
 
 `app` uses `options`, `daemon` and `master_link`. The daemon imports no heavy room (a rule of
 import-linter), so that it starts at once and its heartbeats never wait.
 """
 
 __all__ = [
+    "answer_delivery",
     "answer_texts",
     "child_process",
     "daemon",

@@ -8,20 +8,25 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from apbmm_common.errors import EvaluationError, WireError
+from apbmm_common.protocol.messages import KeptAnswer
 from apbmm_worker.child_protocol import (
     EVENTS,
     Answer,
     Command,
+    NewAnswers,
     StageProgress,
     Stop,
+    UseAnswers,
 )
 from apbmm_worker.message_socket import LENGTH, body_length, child_command, message_in, to_bytes
 
 MODULES = {"vllm": "apbmm_worker.child.main", "rehearsal": "apbmm_worker.child.rehearsal"}
+ANSWERS_A_COMMAND = 32
+"""Their longest fit into a message of the socket."""
 
 
 class EvaluationChild:
@@ -75,16 +80,27 @@ class EvaluationChild:
             )
             return ours.dup()
 
-    async def ask(self, command: Command, report: Callable[[StageProgress], None]) -> Answer:
-        """Send one command and wait for its answer; ``report`` gets the progress until then.
+    async def ask(
+        self,
+        command: Command,
+        report: Callable[[StageProgress], None],
+        keep: Callable[[NewAnswers], None],
+        kept: Sequence[KeptAnswer] = (),
+    ) -> Answer:
+        """Send one command and wait for its answer.
 
-        Raises `EvaluationError`: of kind ``engine`` if the child dies meanwhile, of kind
-        ``infrastructure`` if it sends a message that is not an event.
+        Until then ``report`` gets the progress, and ``keep`` the new answers. ``kept`` has those of
+        an earlier attempt. Raises `EvaluationError`: of kind ``engine`` if the child dies
+        meanwhile, of kind ``infrastructure`` if it sends a message that is not an event.
         """
         assert self._reader is not None
         assert self._writer is not None
         self._last_event = time.monotonic()
         try:
+            for first in range(0, len(kept), ANSWERS_A_COMMAND):
+                some = tuple(kept[first : first + ANSWERS_A_COMMAND])
+                self._writer.write(to_bytes(UseAnswers(answers=some)))
+                await self._writer.drain()
             self._writer.write(to_bytes(command))
             await self._writer.drain()
             while True:
@@ -92,9 +108,13 @@ class EvaluationChild:
                 body = await self._reader.readexactly(body_length(prefix))
                 event = message_in(body, EVENTS)
                 self._last_event = time.monotonic()
-                if not isinstance(event, StageProgress):
-                    return event
-                report(event)
+                match event:
+                    case StageProgress():
+                        report(event)
+                    case NewAnswers():
+                        keep(event)
+                    case _:
+                        return event
         except asyncio.IncompleteReadError as error:
             raise self._died("it closed its socket") from error
         except ConnectionError as error:

@@ -25,6 +25,7 @@ from apbmm_common.protocol.codec import VersionMismatchError, decode, encode
 from apbmm_common.protocol.messages import (
     FROM_MASTER,
     Accept,
+    AnswersAck,
     Assign,
     Beat,
     BeatAck,
@@ -35,12 +36,14 @@ from apbmm_common.protocol.messages import (
     FromWorker,
     Hello,
     HelloAgain,
+    KeptAnswers,
     Refuse,
     ResultAck,
     Unfit,
     Welcome,
 )
 from apbmm_common.run_file import RunSpec
+from apbmm_worker.daemon.answer_delivery import AnswerDelivery
 from apbmm_worker.daemon.evaluation_job import MOST_TEXT, EvaluationJob
 from apbmm_worker.daemon.lease_runner import LeaseRunner
 from apbmm_worker.daemon.master_link import MasterLink
@@ -66,7 +69,10 @@ class Daemon:
         self.outbox = Outbox(options.outbox)
         self.job = job or EvaluationJob(options)
         self.membership = Membership(self.job, lambda: self.lease_runner.busy, self._send)
-        self.lease_runner = LeaseRunner(self.job, self.outbox, self.membership, self._send)
+        self.answers = AnswerDelivery(self.membership, self._send)
+        self.lease_runner = LeaseRunner(
+            self.job, self.outbox, self.membership, self.answers, self._send
+        )
         self.shutdown = Shutdown(self.lease_runner, self.outbox)
         self.supervisor = Supervisor()
         self._welcome = False
@@ -97,6 +103,8 @@ class Daemon:
                     await self.lease_runner.resend()
                 self.shutdown.turn(self.run_id if self._welcome else None)
                 self.supervisor.turn(self._doing(), stopping=self.shutdown.asked)
+            if self._welcome:
+                await self.answers.send_all()
             kept = self.shutdown.kept(self.run_id)
             await self._send(Bye(run=self.run_id, reason="stopped", kept=kept))
             return self.shutdown.exit_code
@@ -183,6 +191,7 @@ class Daemon:
                 self._forget_master()
                 continue
             await self._send(self._heartbeat())
+            await self.answers.turn()
 
     def _heartbeat(self) -> Beat:
         trouble = self.outbox.trouble[:MOST_TEXT]
@@ -231,6 +240,8 @@ class Daemon:
             case ResultAck(lease=lease):
                 log.info("%s is delivered", lease)
                 self.lease_runner.delivered(message.run, lease)
+            case AnswersAck() | KeptAnswers():
+                await self.answers.hear(message)
             case HelloAgain():
                 self._forget_master()
                 await self._send(self._hello())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.metrics import in_words, shown_metrics
-from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed, KeptAnswer, Measured
 from apbmm_common.run_file import RunSpec, SourcesSection
 from apbmm_worker.child_protocol import (
     Command,
@@ -18,10 +18,12 @@ from apbmm_worker.child_protocol import (
     Evaluate,
     EvaluateFolder,
     Measure,
+    NewAnswers,
     Prepare,
     Prepared,
     StageProgress,
 )
+from apbmm_worker.daemon.answer_delivery import AnswerDelivery
 from apbmm_worker.daemon.answer_texts import folder_for
 from apbmm_worker.daemon.child_process import EvaluationChild
 from apbmm_worker.daemon.local_paths import LocalPaths
@@ -31,6 +33,10 @@ log = logging.getLogger(__name__)
 
 MOST_TEXT = 4000
 """Longest error message or hint that is sent, in characters; see `messages.Text`."""
+
+
+def _forget(_: NewAnswers) -> None:
+    """Keeps no answers."""
 
 
 class JobProgress:
@@ -176,8 +182,13 @@ class EvaluationJob:
             engine=dict(self._options.engine),
         )
 
-    async def work(self, assign: Assign) -> Evaluated | Measured | Failed:
-        """Do the work of a lease; an `EvaluationError` becomes a `Failed`."""
+    async def work(
+        self, assign: Assign, answers: AnswerDelivery | None = None
+    ) -> Evaluated | Measured | Failed:
+        """Do the work of a lease; an `EvaluationError` becomes a `Failed`.
+
+        ``answers`` has those of an earlier attempt, and gets the new ones.
+        """
         assert self._prepared is not None
         spec = self._prepared
         self.progress = JobProgress()
@@ -193,7 +204,12 @@ class EvaluationJob:
             kept = self._options.state / "outputs"
             outputs = await asyncio.to_thread(folder_for, kept, assign.run)
             prepared = True
-            body = await self._run(_command(assign, outputs), spec.timings.stall)
+            body = await self._run(
+                _command(assign, outputs),
+                spec.timings.stall,
+                await answers.fetch(assign, self.progress.move) if answers is not None else (),
+                answers.keep(assign) if answers is not None else _forget,
+            )
             if isinstance(body, Prepared):
                 raise _unexpected(body)
         except EvaluationError as error:
@@ -208,8 +224,14 @@ class EvaluationJob:
         log.info("%s done after %.1f s%s", assign.evaluation, seconds, _summary(body, spec))
         return body
 
-    async def _run(self, command: Command, stall: float) -> Prepared | Measured | Evaluated:
-        """The answer to a command.
+    async def _run(
+        self,
+        command: Command,
+        stall: float,
+        kept: Sequence[KeptAnswer] = (),
+        keep: Callable[[NewAnswers], None] = _forget,
+    ) -> Prepared | Measured | Evaluated:
+        """The answer to a command; ``kept`` and ``keep`` are as in `EvaluationChild.ask`.
 
         Raises `EvaluationError` for a failure, and for a child that shows no progress for
         ``stall`` seconds.
@@ -217,7 +239,7 @@ class EvaluationJob:
         assert self._child is not None
         child = self._child
         watch = asyncio.create_task(_wait_for_stall(child, stall))
-        talk = asyncio.create_task(child.ask(command, self.progress.move))
+        talk = asyncio.create_task(child.ask(command, self.progress.move, keep, kept))
         try:
             await asyncio.wait({watch, talk}, return_when=asyncio.FIRST_COMPLETED)
             if not talk.done():

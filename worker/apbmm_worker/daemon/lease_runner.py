@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.messages import Accept, Assign, Cancel, Decline, Failed, FromWorker
+from apbmm_worker.daemon.answer_delivery import AnswerDelivery
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.membership import Membership
 from apbmm_worker.daemon.outbox import Outbox
@@ -31,6 +32,7 @@ class LeaseRunner:
         job: EvaluationJob,
         outbox: Outbox,
         membership: Membership,
+        answers: AnswerDelivery,
         send: Callable[[FromWorker], Awaitable[None]],
     ) -> None:
         self.held: Assign | None = None
@@ -39,6 +41,7 @@ class LeaseRunner:
         self._job = job
         self._outbox = outbox
         self._membership = membership
+        self._answers = answers
         self._send = send
         self._sent_at: dict[str, float] = {}
         self._finished: deque[tuple[str, str]] = deque(maxlen=REMEMBERED_LEASES)
@@ -85,9 +88,13 @@ class LeaseRunner:
 
     async def _work(self, assign: Assign) -> None:
         began = time.monotonic()
-        body = await self._job.work(assign)
-        if isinstance(body, Failed) and body.fault == "run_file":
+        body = await self._job.work(assign, self._answers)
+        if not isinstance(body, Failed):
+            self._answers.drop(assign.run, assign.lease)
+        elif body.fault == "run_file":
             self._membership.doubt()
+        # The next attempt may begin as soon as the master knows of the failure.
+        await self._answers.settle(assign)
         result = make_result(assign, body, time.monotonic() - began)
         try:
             await asyncio.to_thread(self._outbox.put, result)
@@ -103,6 +110,7 @@ class LeaseRunner:
         """Obey a CANCEL: of a lease that the run's journal does not know, or that is not wanted."""
         if message.unknown:
             self._outbox.set_aside(message.run, message.lease)
+            self._answers.drop(message.run, message.lease)
         await self.drop(message.run, message.lease)
 
     async def drop(self, run: str, lease: str) -> None:

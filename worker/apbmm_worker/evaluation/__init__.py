@@ -6,6 +6,8 @@ imports from here what is free of EvalScope:
 scoring_client    `ScoringClient`: starts the scoring process, forwards answers, receives results
 scoring_protocol  the messages between the two processes, and `EvalScopeResult`
 outcomes          `benchmark_result`: the metrics of answered questions; rehearsals use it, too
+asking_order      `asking_order`: the order in which a run asks its questions
+kept_answers      the engine's answers as the master keeps them
 
 The scoring process (`scoring_process`) imports the others, which import EvalScope or run it:
 
@@ -21,7 +23,9 @@ No other room imports EvalScope.
 
 __all__ = [
     "adapters",
+    "asking_order",
     "evaluate",
+    "kept_answers",
     "math_calls",
     "outcomes",
     "own_adapters",

@@ -19,7 +19,7 @@ import shutil
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
@@ -28,11 +28,18 @@ from typing import Any
 
 from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.metrics import LONGEST_METRIC_NAME, score_metric
-from apbmm_common.protocol.messages import BenchmarkResult
+from apbmm_common.protocol.messages import BenchmarkResult, ScoredOutcome
 from apbmm_common.run_file import GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.logging_guard import preserved_logging
-from apbmm_worker.evaluation.outcomes import Report, Rows, checked_result, outcomes_of
+from apbmm_worker.evaluation.outcomes import (
+    Place,
+    Report,
+    Rows,
+    checked_result,
+    outcome_of,
+    outcomes_of,
+)
 from apbmm_worker.evaluation.questions import (
     MODEL_NAME,
     PreparedBenchmark,
@@ -65,8 +72,16 @@ with preserved_logging():
     from evalscope.utils.io_utils import OutputsStructure
 
 
+TellOutcome = Callable[[ScoredOutcome], None]
+"""Called with each question's outcome once EvalScope has scored it, in EvalScope's threads."""
+
+
 def evaluate(
-    engine: Answering, prepared: PreparedBenchmarks, out_dir: Path, progress: AnswerProgress
+    engine: Answering,
+    prepared: PreparedBenchmarks,
+    out_dir: Path,
+    progress: AnswerProgress,
+    tell: TellOutcome = lambda _: None,
 ) -> EvalScopeResult:
     """Ask every question and score the answers.
 
@@ -84,7 +99,11 @@ def evaluate(
                 folder = out_dir / benchmark.name
                 evaluator = _evaluator(benchmark, model, prepared.generation, folder)
                 cache = evaluator.cache_manager
-                rows = recorded(cache, "prediction"), recorded(cache, "review")
+                told = _Told(benchmark, tell)
+                rows = (
+                    recorded(cache, "prediction", told.answered),
+                    recorded(cache, "review", told.scored),
+                )
                 running.append(_Scoring(benchmark, threads.submit(evaluator.eval), *rows, folder))
             wait([scoring.report for scoring in running], return_when=FIRST_EXCEPTION)
             # A failed benchmark comes first: answers that the others wait for may never arrive.
@@ -147,26 +166,65 @@ def _result(scoring: _Scoring, model: _AnsweringModel) -> BenchmarkResult:
             raise model.failure from error
         was_answered = model.failure is None
         raise _failed(benchmark, error, scoring.folder, was_answered=was_answered) from error
-    places = {question.place: question.identity for question in benchmark.questions}
     adapter = benchmark.chosen.benchmark.adapter
     rows = (scoring.predictions, scoring.reviews)
-    return checked_result(adapter, outcomes_of(*rows, adapter, places, mean_name), report)
+    outcomes = outcomes_of(*rows, adapter, benchmark.places, mean_name)
+    return checked_result(adapter, outcomes, report)
 
 
-def recorded(cache: Any, kind: str) -> list[tuple[str, Any]]:
+def recorded(cache: Any, kind: str, tell: Callable[[str, Any], None]) -> list[tuple[str, Any]]:
     """The rows of a kind that a `CacheManager` will write, recorded with their subsets.
 
-    Reading EvalScope's files back took most of the time after an evaluation's last token.
+    ``tell`` is called with each of them, too. Reading EvalScope's files back took most of the time
+    after an evaluation's last token.
     """
     rows: list[tuple[str, Any]] = []
     save = getattr(cache, f"save_{kind}_cache")
 
     def save_and_record(subset: str, *arguments: Any, **named: Any) -> Any:
-        rows.append((subset, save(subset, *arguments, **named)))
-        return rows[-1][1]
+        row = save(subset, *arguments, **named)
+        rows.append((subset, row))
+        tell(subset, row)
+        return row
 
     setattr(cache, f"save_{kind}_cache", save_and_record)
     return rows
+
+
+class _Told:
+    """Tells the outcomes of one benchmark's questions as EvalScope writes their rows.
+
+    EvalScope writes a question's answer before its score.
+    """
+
+    def __init__(self, benchmark: PreparedBenchmark, tell: TellOutcome) -> None:
+        self._benchmark = benchmark
+        self._tell = tell
+        self._answers: dict[Place, Any] = {}
+
+    def answered(self, subset: str, row: Any) -> None:
+        """Take in a row of an answer."""
+        self._answers[subset, int(row.index)] = row
+
+    def scored(self, subset: str, row: Any) -> None:
+        """Take in a row of a score. One that is not usable is left to the end of the evaluation."""
+        place = (subset, int(row.index))
+        adapter = self._benchmark.chosen.benchmark.adapter
+        try:
+            identity, answer = self._benchmark.places[place], self._answers.pop(place)
+            outcome = outcome_of(adapter, identity, answer, row, mean_name)
+        except (KeyError, EvaluationError):
+            return
+        self._tell(
+            ScoredOutcome(
+                benchmark=self._benchmark.name,
+                question=outcome.question,
+                score=outcome.score,
+                tokens=round(outcome.tokens),
+                finish_reason=outcome.finish_reason,
+                seconds=outcome.seconds,
+            )
+        )
 
 
 def _report(report: Any) -> Report:

@@ -126,7 +126,7 @@ def outcomes_of(
                 f"missing: {sorted(missing)[:5]}",
             )
     return [
-        _outcome(adapter, question, answers[place], scores[place], metric_name)
+        outcome_of(adapter, question, answers[place], scores[place], metric_name)
         for place, question in questions.items()
     ]
 
@@ -142,9 +142,13 @@ def _by_place(rows: Rows, adapter: str) -> dict[Place, Any]:
     return found
 
 
-def _outcome(
+def outcome_of(
     adapter: str, question: str, prediction: Any, review: Any, metric_name: Callable[[str], str]
 ) -> Outcome:
+    """The outcome of one question, from EvalScope's rows: see `outcomes_of`.
+
+    Raises `EvaluationError` (run_file) unless it is usable.
+    """
     try:
         output = prediction.model_output
         tokens = int(output.usage.output_tokens)

@@ -1,7 +1,7 @@
 """A run's questions as EvalScope will ask them: chosen, rendered, and known to fit the context.
 
-They are prepared once per run, in the order in which EvalScope asks them. `evaluate` then puts them
-in flight for every merge.
+They are prepared once per run, in the order in which EvalScope asks them. They are then put in
+flight for every merge, in the order of `asking_order`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ class PreparedBenchmark:
     def name(self) -> str:
         """The benchmark's name in the run file."""
         return self.chosen.benchmark.name
+
+    @cached_property
+    def places(self) -> dict[Place, str]:
+        """The ids of its questions by the places where EvalScope has them."""
+        return {question.place: question.identity for question in self.questions}
 
     @property
     def digest(self) -> str:

@@ -18,12 +18,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from apbmm_common.datasets.benchmark_folders import Places
 from apbmm_common.errors import ApbmmError, EvaluationError, WireError
+from apbmm_common.protocol.answers import answer_key
+from apbmm_common.protocol.messages import ScoredOutcome
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
+from apbmm_worker.evaluation.asking_order import asking_order
 from apbmm_worker.evaluation.scoring_protocol import (
     FROM_SCORING,
     Abort,
@@ -35,6 +39,7 @@ from apbmm_worker.evaluation.scoring_protocol import (
     OwnAdapters,
     PrepareQuestions,
     Questions,
+    QuestionScored,
     Ready,
     Score,
     Scored,
@@ -59,6 +64,19 @@ class Answering(Protocol):
 
     def abort(self) -> None:
         """Drop all requests in flight."""
+
+
+class AnswerListener:
+    """Told of new answers and of outcomes as they come, from any thread; this one does nothing.
+
+    Its methods must not wait, because an engine's thread may call them.
+    """
+
+    def answered(self, key: str, completion: Completion) -> None:
+        """The engine has given an answer; ``key`` is the `answer_key` of its prompt."""
+
+    def scored(self, outcome: ScoredOutcome) -> None:
+        """EvalScope has scored a question."""
 
 
 @dataclass(frozen=True)
@@ -122,40 +140,57 @@ class ScoringClient:
         return self._benchmarks
 
     def evaluate(
-        self, engine: Answering, out_dir: Path, progress: AnswerProgress
+        self,
+        engine: Answering,
+        out_dir: Path,
+        progress: AnswerProgress,
+        kept: Mapping[str, Completion] = MappingProxyType({}),
+        listener: AnswerListener | None = None,
     ) -> EvalScopeResult:
-        """Ask every question and have the answers scored.
+        """Ask every question, in the run's `asking_order`, and have the answers scored.
 
-        EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists. Raises
-        `EvaluationError`: no number is ever derived from an error, a missing answer or an unusable
-        score.
+        ``kept`` has answers of an earlier attempt by their prompts' `answer_key`: the engine is
+        asked for the rest only, and EvalScope scores and reports on all. ``listener`` is told of
+        the engine's answers, and of the outcomes of all. EvalScope's own output goes to
+        ``out_dir/NAME``, which is replaced if it exists. Raises `EvaluationError`: no number is
+        ever derived from an error, a missing answer or an unusable score.
         """
-        prompts = [prompt for benchmark in self.benchmarks() for prompt in benchmark.prompts]
+        questions = sum(len(benchmark.prompts) for benchmark in self.benchmarks())
         process = self._running()
+        listener = listener or AnswerListener()
         start = time.monotonic()
         try:
             process.send(Score(out_dir=str(out_dir)))
-            flight = _InFlight(engine, process.send, len(prompts), progress)
-            flight.ask(0, prompts)
+            flight = _InFlight(engine, process.send, questions, progress, kept, listener)
+            flight.ask(self._in_order())
             for message in process.messages():
                 match message:
                     case Ask():
-                        flight.ask(message.first, [p.prompt for p in message.prompts])
+                        prompts = [asked.prompt for asked in message.prompts]
+                        flight.ask(list(enumerate(prompts, message.first)))
+                    case QuestionScored():
+                        listener.scored(message.outcome)
                     case Abort():
                         engine.abort()
                     case Failed():
                         raise message.exception
                     case Scored():
-                        end = time.monotonic()
-                        return EvalScopeResult(
-                            message.benchmarks, flight.last_answer - start, end - flight.last_answer
-                        )
+                        last = flight.last_answer
+                        seconds = (last - start, time.monotonic() - last)
+                        return EvalScopeResult(message.benchmarks, *seconds, flight.kept)
                     case _:
                         raise _unexpected(message)
             raise process.died()
         except BaseException:
             engine.abort()
             raise
+
+    def _in_order(self) -> list[tuple[int, Prompt]]:
+        """The prepared questions with their numbers, in the order in which they are asked."""
+        prompts = [prompt for benchmark in self.benchmarks() for prompt in benchmark.prompts]
+        sizes = {benchmark.name: len(benchmark.prompts) for benchmark in self.benchmarks()}
+        seed = self._prepare.generation["seed"]
+        return [(number, prompts[number]) for number in asking_order(sizes, seed)]
 
     def close(self) -> None:
         """End the process."""
@@ -220,7 +255,7 @@ def _as_texts(places: Places) -> tuple[str, ...]:
 
 
 class _InFlight:
-    """The prompts of one evaluation; sends each answer when it is finished."""
+    """The prompts of one evaluation; sends each answer when it is finished, a kept one at once."""
 
     def __init__(
         self,
@@ -228,21 +263,36 @@ class _InFlight:
         send: Callable[[ToScoring], None],
         questions: int,
         progress: AnswerProgress,
+        kept: Mapping[str, Completion],
+        listener: AnswerListener,
     ) -> None:
         self.last_answer = time.monotonic()
+        self.kept = 0
+        """Prepared questions whose answers were kept."""
         self._engine = engine
         self._send = send
         self._questions = questions
         self._progress = progress
+        self._kept = kept
+        self._listener = listener
         self._lock = threading.Lock()
         self._answered = 0
 
-    def ask(self, first: int, prompts: Sequence[Prompt]) -> None:
-        """Put prompts in flight; their numbers begin with ``first``."""
-        for number, future in enumerate(self._engine.submit(prompts), first):
-            future.add_done_callback(partial(self._forward, number))
+    def ask(self, asked: Sequence[tuple[int, Prompt]]) -> None:
+        """Put prompts in flight, in this order, each with its number."""
+        keys = [answer_key(prompt.token_ids, prompt.seed) for _, prompt in asked]
+        rest = []
+        for key, (number, prompt) in zip(keys, asked, strict=True):
+            if key in self._kept:
+                self.kept += number < self._questions
+                self._give(number, self._kept[key])
+            else:
+                rest.append((key, number, prompt))
+        futures = self._engine.submit([prompt for _, _, prompt in rest])
+        for (key, number, _), future in zip(rest, futures, strict=True):
+            future.add_done_callback(partial(self._forward, key, number))
 
-    def _forward(self, number: int, future: Future[Completion]) -> None:
+    def _forward(self, key: str, number: int, future: Future[Completion]) -> None:
         """Called in the engine's thread, which must not wait for the scoring process."""
         if future.cancelled():
             self._send(Unanswered(number=number))
@@ -251,7 +301,11 @@ class _InFlight:
         if error is not None:
             self._send(Unanswered(number=number, failure=Failed.of(error)))
             return
-        self._send(Answered.of(number, future.result()))
+        self._give(number, future.result())
+        self._listener.answered(key, future.result())
+
+    def _give(self, number: int, completion: Completion) -> None:
+        self._send(Answered.of(number, completion))
         with self._lock:
             self.last_answer = time.monotonic()
             if number >= self._questions:

@@ -34,6 +34,7 @@ from apbmm_worker.evaluation.scoring_protocol import (
     FromScoring,
     PrepareQuestions,
     Questions,
+    QuestionScored,
     Ready,
     Score,
     Scored,
@@ -160,7 +161,13 @@ class Scoring:
         from apbmm_worker.evaluation.evaluate import evaluate
 
         assert self._prepared is not None
-        result = evaluate(self._engine, self._prepared, Path(command.out_dir), lambda *_: None)
+        result = evaluate(
+            self._engine,
+            self._prepared,
+            Path(command.out_dir),
+            lambda *_: None,
+            lambda outcome: self._engine.send(QuestionScored(outcome=outcome)),
+        )
         return Scored(benchmarks=result.benchmarks)
 
     def _prepare(self, command: PrepareQuestions) -> Ready:

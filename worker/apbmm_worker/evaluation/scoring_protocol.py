@@ -1,12 +1,13 @@
 """What the engine's process and the scoring process say to each other, over an inherited socket.
 
     prepare -> questions*, ready
-    score, answered*, unanswered* -> ask*, abort?, scored
+    score, answered*, unanswered* -> ask*, outcome*, abort?, scored
     any failure -> failed
 
-The engine's process sends ``score`` and puts all prepared questions in flight. It sends each answer
-as it is finished, by the number of its question: prepared questions are counted from 0 through all
-benchmarks, those of ``ask`` follow. `message_socket` says how messages are encoded.
+The engine's process sends ``score`` and puts all prepared questions in flight, but for those whose
+answers it has already. It sends each answer as it is finished, by the number of its question:
+prepared questions are counted from 0 through all benchmarks, those of ``ask`` follow.
+`message_socket` says how messages are encoded.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from apbmm_common.errors import (
     failure_kind,
     unreadable,
 )
-from apbmm_common.protocol.messages import WIRE, BenchmarkResult, Count
+from apbmm_common.protocol.messages import WIRE, BenchmarkResult, Count, ScoredOutcome
 from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
 
 QUESTIONS_A_MESSAGE = 256
@@ -41,12 +42,14 @@ class EvalScopeResult:
     """Results by the benchmark's name.
 
     ``seconds`` is the time to the last token, ``report_seconds`` the time from there to the
-    results.
+    results. ``kept`` counts the prepared questions that the engine was not asked, because an
+    earlier attempt's answers were at hand.
     """
 
     benchmarks: dict[str, BenchmarkResult]
     seconds: float
     report_seconds: float
+    kept: int = 0
 
 
 class OwnAdapters(BaseModel):
@@ -211,6 +214,14 @@ class Abort(BaseModel):
     kind: Literal["abort"] = "abort"
 
 
+class QuestionScored(BaseModel):
+    """EvalScope has scored a question."""
+
+    model_config = WIRE
+    kind: Literal["outcome"] = "outcome"
+    outcome: ScoredOutcome
+
+
 class Scored(BaseModel):
     """The results of all benchmarks, confirmed by EvalScope's own reports."""
 
@@ -220,7 +231,7 @@ class Scored(BaseModel):
 
 
 ToScoring = PrepareQuestions | Score | Answered | Unanswered
-FromScoring = Questions | Ready | Ask | Abort | Scored | Failed
+FromScoring = Questions | Ready | Ask | Abort | QuestionScored | Scored | Failed
 
 TO_SCORING: TypeAdapter[ToScoring] = TypeAdapter(Annotated[ToScoring, Field(discriminator="kind")])
 FROM_SCORING: TypeAdapter[FromScoring] = TypeAdapter(

@@ -12,6 +12,7 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.messages import Assign, Failed, FromWorker, Ready, Unfit
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.child_protocol import Prepared
+from apbmm_worker.daemon.answer_delivery import AnswerDelivery
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.lease_runner import LeaseRunner
 from apbmm_worker.daemon.membership import Membership
@@ -34,7 +35,7 @@ class Questions(EvaluationJob):
         found = {"benchmark.sums": self.digest}
         return Prepared(digests=found, layers=4, outside=(), versions={}, seconds=0.0)
 
-    async def work(self, assign: Assign) -> Failed:
+    async def work(self, assign: Assign, answers: AnswerDelivery | None = None) -> Failed:  # noqa: ARG002
         return Failed(fault="run_file", message=f"{assign.evaluation} has no usable score")
 
 
@@ -67,7 +68,8 @@ async def test_the_files_are_read_again_at_the_next_welcome(tmp_path: Path) -> N
 
     work = job(tmp_path)
     membership = Membership(work, lambda: runner.busy, send)
-    runner = LeaseRunner(work, Outbox(tmp_path / "outbox"), membership, send)
+    answers = AnswerDelivery(membership, send)
+    runner = LeaseRunner(work, Outbox(tmp_path / "outbox"), membership, answers, send)
     await membership.enter("run-1", SPEC)
     await until(ready)
     await membership.enter("run-1", SPEC)

@@ -1,0 +1,77 @@
+"""Sends the daemon what an evaluation has measured so far, from a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from apbmm_common.errors import WireError
+from apbmm_common.protocol.messages import ScoredOutcome
+from apbmm_worker.child_protocol import NewAnswers
+from apbmm_worker.engine.driver import Completion
+from apbmm_worker.evaluation.kept_answers import packed
+from apbmm_worker.evaluation.scoring_client import AnswerListener
+
+_log = logging.getLogger(__name__)
+
+SECONDS = 0.5
+ANSWERS_AN_EVENT = 32
+"""Their longest fit into a message of the socket."""
+
+
+class AnswerStream(AnswerListener):
+    """Sends answers and outcomes every ``seconds``, and the last ones at the end of the block.
+
+    The threads that tell it of them never wait for the daemon.
+    """
+
+    def __init__(self, send: Callable[[NewAnswers], None], seconds: float = SECONDS) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._answers: list[tuple[str, Completion]] = []
+        self._outcomes: list[ScoredOutcome] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="answer-stream", daemon=True)
+
+    def __enter__(self) -> AnswerStream:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def answered(self, key: str, completion: Completion) -> None:
+        """Send an answer later."""
+        with self._lock:
+            self._answers.append((key, completion))
+
+    def scored(self, outcome: ScoredOutcome) -> None:
+        """Send an outcome later."""
+        with self._lock:
+            self._outcomes.append(outcome)
+
+    def _run(self) -> None:
+        try:
+            while not self._over.wait(self._seconds):
+                self._send_all()
+            self._send_all()
+        except (OSError, WireError) as error:
+            _log.warning("no more answers are sent to be kept: %s", error)
+
+    def _send_all(self) -> None:
+        with self._lock:
+            answers, self._answers = self._answers, []
+            outcomes, self._outcomes = self._outcomes, []
+        while answers or outcomes:
+            some, answers = answers[:ANSWERS_AN_EVENT], answers[ANSWERS_AN_EVENT:]
+            self._send(NewAnswers(answers=packed(some), outcomes=tuple(outcomes)))
+            outcomes = []
