@@ -3,8 +3,8 @@
 It speaks `apbmm_worker.child_protocol` and touches no model. Scores and tokens come
 from a smooth synthetic landscape over the merge vector. The time that an evaluation takes, the time
 to each answer and the number of truncated answers grow with the tokens. All metrics are taken from
-these invented answers as they are from real ones. Status, report and exports of a rehearsal say
-that it is one.
+these invented answers as they are from real ones. They are sent as they come, and those that were
+kept are not invented again. Status, report and exports of a rehearsal say that it is one.
 
 APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
 KIND:EVALUATION. KIND is ``vector``, ``infrastructure``, ``run_file``, ``engine`` (the process dies)
@@ -14,17 +14,26 @@ for what comes before the first, as in ``vector:e0003,infrastructure:*``.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.metrics import METRICS, Outcome
-from apbmm_common.protocol.messages import Evaluated, Measured, Share
+from apbmm_common.protocol.answers import Answer, answer_key, pack, unpack
+from apbmm_common.protocol.messages import (
+    Evaluated,
+    KeptAnswer,
+    Measured,
+    ScoredOutcome,
+    Share,
+)
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_worker.child.channel import Channel
 from apbmm_worker.child_protocol import (
@@ -32,9 +41,11 @@ from apbmm_worker.child_protocol import (
     CommandFailed,
     Evaluate,
     Measure,
+    NewAnswers,
     Prepare,
     Prepared,
     StageProgress,
+    UseAnswers,
 )
 from apbmm_worker.evaluation.outcomes import benchmark_result
 from apbmm_worker.message_socket import inherited_socket
@@ -98,6 +109,26 @@ def evaluated(
     spec: RunSpec, vector: Sequence[float], *, reference: bool = False
 ) -> tuple[float, Evaluated]:
     """Seconds that the evaluation of a vector takes, and the answer to `Evaluate`."""
+    seconds, outcomes = invented(spec, vector, reference=reference)
+    return seconds, result_of(outcomes, seconds)
+
+
+def result_of(
+    outcomes: Mapping[str, Sequence[Outcome]], seconds: float, kept: int = 0
+) -> Evaluated:
+    """What the outcomes by benchmark give; ``kept`` of their answers were not invented anew."""
+    results = {name: benchmark_result(each) for name, each in outcomes.items()}
+    return Evaluated(
+        benchmarks={name: r.model_copy(update={"outcomes": ()}) for name, r in results.items()},
+        stages={"rehearse": seconds},
+        engine={"kind": "REHEARSAL", **({"kept_answers": kept} if kept else {})},
+    )
+
+
+def invented(
+    spec: RunSpec, vector: Sequence[float], *, reference: bool
+) -> tuple[float, dict[str, list[Outcome]]]:
+    """Seconds that the evaluation of a vector takes, and its outcomes by benchmark."""
     layers = spec.evaluation.layers
     assert layers is not None
     space = Space.of(spec, layers, OUTSIDE_GROUPS)
@@ -111,15 +142,12 @@ def evaluated(
     tokens = landscape.tokens(weights)
     seconds = spec.evaluation.rehearsal_seconds * tokens / TOKENS[1] * noise.uniform(0.7, 1.3)
     scores = {objective.metric for objective in spec.objectives} - METRICS.keys()
-    benchmarks = {}
+    outcomes = {}
     for index, benchmark in enumerate(spec.benchmarks):
         accuracy = landscape.accuracy(weights, index / len(spec.benchmarks))
         right = sum(noise.random() < accuracy for _ in range(QUESTIONS))
-        result = benchmark_result(invented_outcomes(right, tokens * (1 + 0.1 * index), scores))
-        benchmarks[benchmark.name] = result.model_copy(update={"outcomes": ()})
-    return seconds, Evaluated(
-        benchmarks=benchmarks, stages={"rehearse": seconds}, engine={"kind": "REHEARSAL"}
-    )
+        outcomes[benchmark.name] = invented_outcomes(right, tokens * (1 + 0.1 * index), scores)
+    return seconds, outcomes
 
 
 def invented_outcomes(right: int, tokens: float, scores: Iterable[str]) -> list[Outcome]:
@@ -153,14 +181,59 @@ def part_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[fl
     return (weight * math.prod(parameters.values()),) * layers
 
 
-def evaluate(spec: RunSpec, command: Evaluate, channel: Channel) -> Evaluated:
-    """Wait as long as an evaluation would take, and return invented measurements."""
-    seconds, answer = evaluated(spec, command.vector, reference=command.reference)
+def evaluate(
+    spec: RunSpec, command: Evaluate, kept: Iterable[KeptAnswer], channel: Channel
+) -> Evaluated:
+    """Wait as long as the answers that are not kept would take, and return what all of them give.
+
+    The questions of the benchmarks are answered in turns.
+    """
+    seconds, outcomes = invented(spec, command.vector, reference=command.reference)
+    answers = {answer.key: unpack(answer) for answer in kept}
+    questions = [
+        (answer_key([place, number], spec.seed), name, outcomes[name][number])
+        for number in range(QUESTIONS)
+        for place, name in enumerate(outcomes)
+    ]
+    missing = [question for question in questions if question[0] not in answers]
+    seconds *= len(missing) / len(questions)
     steps = max(1, math.ceil(seconds / PROGRESS_SECONDS))
     for step in range(steps):
         channel.send(StageProgress(stage="rehearse", done=step, total=steps))
         time.sleep(seconds / steps)
-    return answer
+        first, end = (len(missing) * n // steps for n in (step, step + 1))
+        channel.send(new_answers(missing[first:end]))
+    for key, _, outcome in missing:
+        answers[key] = as_answer(outcome)
+    measured_outcomes: dict[str, list[Outcome]] = {name: [] for name in outcomes}
+    for key, name, _ in questions:
+        measured_outcomes[name].append(Outcome(**json.loads(answers[key].text)))
+    return result_of(measured_outcomes, seconds, len(questions) - len(missing))
+
+
+def as_answer(outcome: Outcome) -> Answer:
+    """The answer that has this outcome: it says so itself."""
+    return Answer(json.dumps(asdict(outcome)), (), 1, outcome.finish_reason, outcome.seconds)
+
+
+def new_answers(questions: Iterable[tuple[str, str, Outcome]]) -> NewAnswers:
+    """Questions that were answered and scored: the key of each, its benchmark and its outcome."""
+    answers, outcomes = [], []
+    for key, benchmark, outcome in questions:
+        packed = pack(key, as_answer(outcome))
+        assert packed is not None
+        answers.append(packed)
+        outcomes.append(
+            ScoredOutcome(
+                benchmark=benchmark,
+                question=outcome.question,
+                score=outcome.score,
+                tokens=round(outcome.tokens),
+                finish_reason=outcome.finish_reason,
+                seconds=outcome.seconds,
+            )
+        )
+    return NewAnswers(answers=tuple(answers), outcomes=tuple(outcomes))
 
 
 def fault(evaluation: str) -> str:
@@ -190,9 +263,10 @@ class Rehearsal:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._spec: RunSpec | None = None
+        self._kept: list[KeptAnswer] = []
 
     def obey(self, command: Command) -> None:
-        """Send the answer to a command."""
+        """Send the answer to a command, if it has one."""
         if isinstance(command, Prepare):
             self._spec = RunSpec.model_validate(command.spec)
             kind = fault(PREPARE)
@@ -202,10 +276,14 @@ class Rehearsal:
         match command:
             case Measure():
                 self._channel.send(measured(self._spec))
+            case UseAnswers():
+                self._kept += command.answers
             case Evaluate() if kind := fault(command.evaluation):
+                self._kept = []
                 self._channel.send(fail(kind))
             case Evaluate():
-                self._channel.send(evaluate(self._spec, command, self._channel))
+                kept, self._kept = self._kept, []
+                self._channel.send(evaluate(self._spec, command, kept, self._channel))
 
 
 def main() -> None:
