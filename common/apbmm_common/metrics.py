@@ -23,10 +23,10 @@ LONGEST_METRIC_NAME = 128
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One question of an evaluation, answered and scored.
+    """One answer of an evaluation, scored.
 
     Attributes:
-        question: the question's id.
+        question: the question's id, with the repetition's number where there are several.
         score: the benchmark's primary score of the answer, 0 to 1.
         tokens: number of generated tokens (a mean, in a rehearsal).
         seconds: from when the engine was given the question to the answer's last token. All
@@ -124,6 +124,12 @@ def score_metric(score: str) -> str:
     """
     ours = METRICS.get(score)
     return score if ours is None or ours.of is None else f"{score}:mean"
+
+
+def number_of(name: str, outcome: Outcome) -> float | None:
+    """The number that an answer adds to a metric's mean; None where it has none."""
+    known = METRICS.get(name)
+    return outcome.scores.get(name) if known is None or known.of is None else known.of(outcome)
 
 
 def means(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -52,8 +52,8 @@ def doubts(
     for limit in choice.preference.limits:
         yield from _uncertain(results, chosen, limit)
     for benchmark, figures in chosen.benchmarks.items():
-        if figures.truncated > MOST_TRUNCATED * figures.questions:
-            share = figures.truncated / figures.questions
+        if figures.truncated > MOST_TRUNCATED * figures.answers:
+            share = figures.truncated / figures.answers
             yield f"{share:.0%} of its answers to {benchmark} are cut off by max_tokens"
     if confirmed is not None:
         if confirmed.holds is False:

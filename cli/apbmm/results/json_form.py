@@ -51,6 +51,7 @@ def evaluation_as_json(results: RunResults, evaluation: EvaluationResult) -> dic
         "benchmarks": {
             name: {
                 "questions": found.questions,
+                "repeats": found.repeats,
                 "truncated": found.truncated,
                 "malformed": found.malformed,
                 "metrics": {m: _figure(found.figure(m)) for m in found.metrics},

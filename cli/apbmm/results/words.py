@@ -35,6 +35,11 @@ def in_list(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def asked_in_words(questions: float, repeats: int) -> str:
+    """What was asked: "30 questions", or "30 questions x 8" where each has several answers."""
+    return f"{questions:g} questions" + (f" x {repeats}" if repeats > 1 else "")
+
+
 def print_rehearsal(screen: Console, *, rehearsal: bool) -> None:
     """The line that stands above everything about a rehearsal; nothing for another run."""
     from rich.text import Text

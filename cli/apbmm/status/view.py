@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apbmm.results.run_results import RunResults
-from apbmm.results.words import duration, moment
+from apbmm.results.words import asked_in_words, duration, moment
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
 from apbmm_master.status.stages import stage_line
@@ -98,8 +98,8 @@ def _story(status: Entry) -> Iterator[Text]:
 
 
 def _benchmark(benchmark: Entry) -> str:
-    questions = benchmark["questions"]
-    count = "" if questions is None else f", {questions} questions"
+    questions, repeats = benchmark["questions"], benchmark.get("repeats", 1)
+    count = "" if questions is None else f", {asked_in_words(questions, repeats)}"
     return f"{benchmark['name']} ({benchmark['adapter']}{count})"
 
 
@@ -209,7 +209,7 @@ def _cell(values: Entry, name: str) -> str:
     """One metric of a benchmark; beside the tokens, how many answers the limit of tokens cut."""
     truncated = values.get("truncated", 0)
     if name == "truncated":
-        return metric(name).text(truncated / values["questions"])
+        return metric(name).text(truncated / (values["questions"] * values.get("repeats", 1)))
     cut = f" ({truncated:.0f} cut)" if name == "tokens" and truncated else ""
     return metric(name).text(values.get(name)) + cut
 

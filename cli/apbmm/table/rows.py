@@ -84,7 +84,7 @@ def _named_after_the_run(
 
 
 def _of_benchmark(benchmark: str, figures: BenchmarkFigures) -> Iterator[tuple[Column, Any]]:
-    counts = (figures.questions, figures.truncated, figures.malformed)
+    counts = (figures.answers, figures.truncated, figures.malformed)
     for column, count in zip(BENCHMARK, counts, strict=True):
         yield named(column, benchmark), count
     for metric in figures.metrics:

@@ -51,6 +51,7 @@ from pydantic import (
 
 from apbmm_common.errors import FailureKind
 from apbmm_common.metrics import LONGEST_METRIC_NAME, metric
+from apbmm_common.repetitions import Spread
 
 # Ids become names of files and folders, so they cannot begin with a dot: ".." would lead out.
 Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$")]
@@ -246,19 +247,22 @@ MetricName = Annotated[str, Field(min_length=1, max_length=LONGEST_METRIC_NAME)]
 
 
 class BenchmarkResult(BaseModel):
-    """What one benchmark measured: its metrics (see `apbmm_common.metrics`), and counts of answers.
+    """What one benchmark measured: its metrics (see `apbmm_common.metrics`), and counts.
 
-    ``questions``, ``truncated`` and ``malformed`` count answers: all of them, those cut off by the
-    token limit, and those that gave no answer in the form asked for.
+    ``questions`` were answered ``repeats`` times each. ``truncated`` and ``malformed`` count
+    answers: those cut off by the token limit, and those that gave no answer in the form asked for.
     """
 
     model_config = WIRE
     metrics: Annotated[dict[MetricName, Finite], Field(min_length=1, max_length=1024)]
     questions: Annotated[int, Field(ge=1)]
+    repeats: Annotated[int, Field(ge=1)] = 1
     truncated: Count = 0
     malformed: Count = 0
     outcomes: Annotated[tuple[OutcomeRow, ...], Field(max_length=200_000)] = ()
-    """Per question: id, score, generated tokens, finish reason."""
+    """Per answer: id (see `apbmm_common.repetitions`), score, generated tokens, finish reason."""
+    spreads: Annotated[dict[MetricName, Spread], Field(max_length=1024)] = {}
+    """Where ``repeats`` is over 1: of each metric that every answer has."""
 
     @model_validator(mode="after")
     def _metrics_are_within_their_limits(self) -> Self:
@@ -270,13 +274,19 @@ class BenchmarkResult(BaseModel):
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
-        if self.truncated > self.questions or self.malformed > self.questions:
+        if self.truncated > self.answers or self.malformed > self.answers:
             raise ValueError("more truncated or malformed answers than questions")
-        if self.outcomes and len(self.outcomes) != self.questions:
-            raise ValueError(f"{len(self.outcomes)} outcomes for {self.questions} questions")
+        if self.outcomes and len(self.outcomes) != self.answers:
+            asked = f"{self.questions} questions" + (f" x {self.repeats}" * (self.repeats > 1))
+            raise ValueError(f"{len(self.outcomes)} outcomes for {asked}")
         if len({question for question, *_ in self.outcomes}) != len(self.outcomes):
             raise ValueError("two outcomes for one question")
         return self
+
+    @property
+    def answers(self) -> int:
+        """The number of answers."""
+        return self.questions * self.repeats
 
 
 def with_metrics(body: Any) -> Any:

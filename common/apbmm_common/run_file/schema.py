@@ -204,6 +204,7 @@ class GenerationSection(Section):
         return context
 
 
+MOST_REPEATS = 1000
 EXACT_ADAPTER = "apbmm_exact"
 ANSWER_ADAPTER = "apbmm_answer"
 DEMO_ADAPTERS = "apbmm_demo_"
@@ -240,6 +241,10 @@ class BenchmarkSection(Section):
     question_ids: tuple[Natural, ...] | None = None
     """Asks exactly these questions, by the positions of their rows in the data file, from 0.
     Instead of `questions` and `sample`, to leave single questions out."""
+    repeats: Annotated[Positive, Field(le=MOST_REPEATS)] = 1
+    """Asks each question so many times, with other draws each time, and scores the mean of its
+    answers (avg@k). Set it where a benchmark has few questions: AIME has 30. Questions, not
+    answers, are counted by `questions`, `sample` and all intervals. Needs a temperature above 0."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of these questions that the search does not ask: `apbmm confirm` asks them. They are
     drawn as those of `sample` are. Without it that of `[confirm]`. Needs an adapter whose files
@@ -247,6 +252,9 @@ class BenchmarkSection(Section):
     held_out: bool = False
     """Asks only the share that `holdout` keeps out of a search. The run of `apbmm confirm` sets
     it."""
+    asked_before: Natural = 0
+    """How many answers a search has drawn to each of these questions: other draws are made. The run
+    of `apbmm confirm` sets it."""
     arguments: Table = Field(default_factory=dict)
     """Further arguments of the adapter, handed to EvalScope's `dataset_args` as they are
     (`few_shot_num`, say). For `apbmm_answer`: `question`, `answer`, `id` and `subset` name columns
@@ -296,6 +304,12 @@ class BenchmarkSection(Section):
                 yield f"give either {other} or question_ids, not both"
         if len(set(chosen)) != len(chosen):
             yield "names a question twice"
+
+
+LATER_BENCHMARK_KEYS: Mapping[str, Any] = {
+    "sample": None, "holdout": 0.0, "held_out": False, "repeats": 1, "asked_before": 0,
+}  # fmt: skip
+"""Keys that came after the first version, with the values that leave a run's hash as it was."""
 
 
 class ObjectiveSection(Section):
@@ -407,8 +421,22 @@ class ConfirmSection(Section):
     changed once a run has begun."""
     benchmarks: tuple[BenchmarkSection, ...] = ()
     """Further benchmarks that are asked."""
+    repeats: Annotated[Positive, Field(le=MOST_REPEATS)] | None = None
+    """How often each question is asked, as `repeats` of `[[benchmarks]]`, which it replaces here;
+    `[[confirm.benchmarks]]` may say otherwise. Where nothing is kept out of the search and no other
+    benchmark is named, the search's own questions are asked so many times with draws that the
+    search has not made."""
     at_end: bool = False
     """The master confirms the front by itself when the search is over."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _repeats_of_every_benchmark(cls, table: Any) -> Any:
+        """Give ``repeats`` to the benchmarks that name none of their own."""
+        match table:
+            case {"repeats": int() as repeats, "benchmarks": list() | tuple() as benchmarks}:
+                return {**table, "benchmarks": _with_default(benchmarks, "repeats", repeats)}
+        return table
 
 
 class EngineSection(Section):
@@ -538,8 +566,7 @@ class RunSpec(Section):
         """Give ``confirm.holdout`` to the benchmarks that name none of their own."""
         match table:
             case {"confirm": {"holdout": share}, "benchmarks": list() | tuple() as benchmarks}:
-                filled = [{"holdout": share, **b} if isinstance(b, dict) else b for b in benchmarks]
-                return {**table, "benchmarks": filled}
+                return {**table, "benchmarks": _with_default(benchmarks, "holdout", share)}
         return table
 
     @field_validator("benchmarks")
@@ -558,6 +585,24 @@ class RunSpec(Section):
             yield f"two benchmarks have the same name: {names}"
         for taken in sorted({*names} & path_names(cls)):
             yield f"a benchmark cannot be called {taken}: that names another path"
+
+    @field_validator("generation")
+    @classmethod
+    def _repeats_differ(
+        cls, generation: GenerationSection, info: ValidationInfo
+    ) -> GenerationSection:
+        _refuse(_repeat_faults(info.data.get("benchmarks", ()), generation))
+        return generation
+
+    @field_validator("confirm")
+    @classmethod
+    def _confirming_repeats_differ(
+        cls, confirm: ConfirmSection, info: ValidationInfo
+    ) -> ConfirmSection:
+        if "generation" in info.data:
+            generation = info.data["generation"]
+            _refuse(_repeat_faults(confirm.benchmarks, generation, confirm.repeats or 1))
+        return confirm
 
     @field_validator("confirm")
     @classmethod
@@ -673,17 +718,35 @@ class RunSpec(Section):
         if config["merge"]["vocabulary"] == "same":
             del config["merge"]["vocabulary"]
         for benchmark in config["benchmarks"]:
-            if benchmark["sample"] is None:
-                del benchmark["sample"]
-            if not benchmark["holdout"]:
-                del benchmark["holdout"]
-            if not benchmark["held_out"]:
-                del benchmark["held_out"]
+            for key, default in LATER_BENCHMARK_KEYS.items():
+                if benchmark[key] == default:
+                    del benchmark[key]
         if config["engine"]["kind"] == "vllm":
             del config["engine"]["kind"]
         if config["generation"]["thought_end"] == "</think>":
             del config["generation"]["thought_end"]
         return canonical_hash({**config, "digests": dict(digests)})
+
+
+def _with_default(tables: Iterable[Any], key: str, value: Any) -> list[Any]:
+    """Tables in which those that lack a key have it."""
+    return [{key: value, **table} if isinstance(table, dict) else table for table in tables]
+
+
+def _repeat_faults(
+    benchmarks: Iterable[BenchmarkSection], generation: GenerationSection, others: int = 1
+) -> Iterator[str]:
+    """What repeats the decoding leaves without effect; ``others`` are those of `[confirm]`."""
+    if generation.temperature > 0.0:
+        return
+    asked = [(f"benchmark {b.name}", b.repeats) for b in benchmarks]
+    for where, repeats in (*asked, ("[confirm]", others)):
+        if repeats > 1:
+            yield (
+                f"{where}: repeats = {repeats} draws {repeats} answers to each question, but at "
+                "temperature 0 they would all be equal: raise generation.temperature, or leave "
+                "repeats out"
+            )
 
 
 def may_report(adapter: str, metric: str) -> bool:

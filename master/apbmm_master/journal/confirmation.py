@@ -34,13 +34,13 @@ def confirmation_spec(spec: RunSpec, merges: int) -> RunSpec:
 
     Raises `UsageError` where the run file keeps nothing out of the search.
     """
-    kept = [b.model_copy(update={"held_out": True}) for b in spec.benchmarks if b.holdout]
-    benchmarks = (*kept, *spec.confirm.benchmarks)
+    benchmarks = tuple(_asked(spec))
     if not benchmarks:
         raise UsageError(
             "the run file keeps no questions to confirm on",
-            "[[confirm.benchmarks]] names other benchmarks, also when a run is over (--run-file); "
-            "confirm.holdout keeps a share of the questions out of a new run",
+            "[[confirm.benchmarks]] names other benchmarks, and confirm.repeats draws other "
+            "answers to the same questions, also when a run is over (--run-file); confirm.holdout "
+            "keeps a share of the questions out of a new run",
         )
     budget = spec.budget.model_copy(
         update={"evaluations": merges, "initial": 1, "any_references": True}
@@ -53,6 +53,20 @@ def confirmation_spec(spec: RunSpec, merges: int) -> RunSpec:
         "confirm": ConfirmSection(),
     }
     return RunSpec.model_validate(spec.model_copy(update=changes).model_dump(mode="json"))
+
+
+def _asked(spec: RunSpec) -> Iterable[BenchmarkSection]:
+    """What was kept out of the search, and other benchmarks.
+
+    Without any of these, the search's questions again, with draws that it has not made.
+    """
+    again = {} if spec.confirm.repeats is None else {"repeats": spec.confirm.repeats}
+    kept = [b.model_copy(update={"held_out": True, **again}) for b in spec.benchmarks if b.holdout]
+    if kept or spec.confirm.benchmarks:
+        return (*kept, *spec.confirm.benchmarks)
+    return (
+        b.model_copy(update={"asked_before": b.repeats, **again}) for b in spec.benchmarks if again
+    )
 
 
 def _objectives(

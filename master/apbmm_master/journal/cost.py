@@ -35,7 +35,7 @@ def generated_tokens(evaluation: Evaluation) -> float:
     if not isinstance(evaluation.body, Evaluated):
         return 0.0
     return math.fsum(
-        result.metrics.get("tokens", 0.0) * result.questions
+        result.metrics.get("tokens", 0.0) * result.answers
         for result in evaluation.body.benchmarks.values()
     )
 

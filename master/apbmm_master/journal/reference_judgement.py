@@ -87,9 +87,9 @@ def _common_benchmarks(references: Mapping[str, Mapping[str, BenchmarkResult]]) 
 
 def _poor_answers(reference: str, benchmark: str, result: BenchmarkResult) -> Iterator[str]:
     for what, count in (("truncated", result.truncated), ("malformed", result.malformed)):
-        if count > MOST_POOR * result.questions:
+        if count > MOST_POOR * result.answers:
             yield (
-                f"{reference}, {benchmark}: {count} of {result.questions} answers are {what}"
+                f"{reference}, {benchmark}: {count} of {result.answers} answers are {what}"
                 f"{_examples(result, only_truncated=what == 'truncated')}"
             )
 
@@ -108,7 +108,7 @@ def _differ(benchmark: str, references: Mapping[str, Mapping[str, BenchmarkResul
     results = [benchmarks[benchmark] for benchmarks in references.values()]
     if any("accuracy" not in result.metrics for result in results):
         return True
-    right = [result.metrics["accuracy"] * result.questions for result in results]
+    right = [result.metrics["accuracy"] * result.answers for result in results]
     return max(right) - min(right) >= LEAST_DIFFERENCE
 
 
@@ -119,4 +119,4 @@ def _figures(result: BenchmarkResult) -> str:
         if name in result.metrics
     ]
     counts = f"{result.truncated} truncated and {result.malformed} malformed"
-    return f"{', '.join(known)}, {counts} of {result.questions} answers"
+    return f"{', '.join(known)}, {counts} of {result.answers} answers"

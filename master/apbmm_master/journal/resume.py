@@ -17,6 +17,7 @@ MAY_CHANGE = (
     "budget.failures",
     "budget.any_references",
     "confirm.benchmarks",
+    "confirm.repeats",
     "confirm.at_end",
     "timings",
 )

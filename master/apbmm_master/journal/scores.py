@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.repetitions import share_variance
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -117,7 +120,28 @@ def score(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
 
 def known_noise(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
     """Variance of `score` that the search is told; see `objective_variance`."""
-    return _by_eq_2(objective_variance, run_state, evaluation)
+    learned = learned_variances(evaluation.body) if isinstance(evaluation.body, Evaluated) else {}
+    return _by_eq_2(partial(objective_variance, learned=learned), run_state, evaluation)
+
+
+def learned_variances(body: Evaluated) -> dict[str, dict[str, float]]:
+    """Variances of the means of benchmarks whose questions have several answers, by metric.
+
+    A share varies as the means of questions do (`share_variance`). What varies between questions is
+    not told of other metrics, such as tokens (see `apbmm_common.metrics`): of these only what the
+    draws add, the variance of the answers to one question over the number of all answers.
+    """
+    return {
+        benchmark: {
+            name: (
+                spread.within / result.answers
+                if metric(name).variance is None
+                else share_variance(result.metrics[name], result.questions, spread.between)
+            )
+            for name, spread in result.spreads.items()
+        }
+        for benchmark, result in body.benchmarks.items()
+    }
 
 
 def _by_eq_2(

@@ -227,9 +227,9 @@ class OutcomeRow:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeSums:
-    """Sums over the answers that one evaluation gave to one benchmark."""
+    """Sums over the ``answers`` that one evaluation gave to one benchmark."""
 
-    questions: int
+    answers: int
     score: float
     squared_score: float
     tokens: int

@@ -61,12 +61,14 @@ def objective_variance(
     objectives: Sequence[ScaledObjective],
     measured: Measurement,
     references: Mapping[str, Measurement],
+    learned: Measurement | None = None,
 ) -> Array:
     """Variance (m,) of `objective_vector` over the questions that might have been asked.
 
     It is the metric's own variance of each benchmark's mean over n "questions", scaled by Eq. 2
     with the references taken as exact. Shares such as accuracy have the binomial variance. For
-    metrics whose variance is not known, such as tokens, it is 0.
+    metrics whose variance is not known, such as tokens, it is 0. `learned` holds the variances of
+    benchmarks' means, benchmark -> metric -> variance, that answers have shown; they go before.
 
     All merges answer the same questions, with the same random draws where decoding is random. Part
     of this variance therefore moves all merges alike, and it is an upper bound of the noise between
@@ -78,7 +80,8 @@ def objective_variance(
 
     Raises what `objective_vector` raises.
     """
-    return np.array([_variance(o, measured, references) for o in objectives], dtype=np.float64)
+    found = [_variance(o, measured, references, learned or {}) for o in objectives]
+    return np.array(found, dtype=np.float64)
 
 
 def check_references(
@@ -108,20 +111,30 @@ def _scaled_mean(
 
 
 def _variance(
-    objective: ScaledObjective, measured: Measurement, references: Mapping[str, Measurement]
+    objective: ScaledObjective,
+    measured: Measurement,
+    references: Mapping[str, Measurement],
+    learned: Measurement,
 ) -> float:
-    variance = metric(objective.metric).variance
-    if variance is None:
-        return 0.0
     scaled = []
     for benchmark in objective.benchmarks:
         _, span = _span(objective, benchmark, references)
-        mean, questions = (
-            _metric(measured, benchmark, name, "the evaluated model")
-            for name in (objective.metric, "questions")
-        )
-        scaled.append(variance(mean, int(questions)) / span**2)
+        variance = learned.get(benchmark, {}).get(objective.metric)
+        if variance is None:
+            variance = _known_variance(objective, benchmark, measured)
+        scaled.append(variance / span**2)
     return math.fsum(scaled) / len(scaled) ** 2
+
+
+def _known_variance(objective: ScaledObjective, benchmark: str, measured: Measurement) -> float:
+    variance = metric(objective.metric).variance
+    if variance is None:
+        return 0.0
+    mean, questions = (
+        _metric(measured, benchmark, name, "the evaluated model")
+        for name in (objective.metric, "questions")
+    )
+    return variance(mean, int(questions))
 
 
 def _span(

@@ -159,6 +159,7 @@ def _story(run_state: RunState, now: float) -> dict[str, Any]:
                     ),
                     None,
                 ),
+                "repeats": benchmark.repeats,
             }
             for benchmark in (spec.benchmarks if spec else ())
         ],
@@ -236,7 +237,8 @@ def _point(run_state: RunState, name: str, objectives: tuple[float, ...]) -> dic
 def _metrics(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """Benchmark -> its metrics, and ``questions``, ``truncated`` and ``malformed``, which count.
 
-    The metric ``truncated`` is a share: the count of truncated answers over the questions.
+    Each of the ``questions`` has ``repeats`` answers. Those are what the others count: the metric
+    ``truncated`` would be a share of them.
     """
     if not isinstance(evaluation.body, Evaluated):
         return {}
@@ -244,6 +246,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, dict[str, float]]:
         name: {
             **result.metrics,
             "questions": result.questions,
+            "repeats": result.repeats,
             "truncated": result.truncated,
             "malformed": result.malformed,
         }

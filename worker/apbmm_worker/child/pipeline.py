@@ -251,7 +251,9 @@ class Pipeline:
 
     def _questions(self, limit: int) -> list[str]:
         """At most ``limit`` questions, taken from the benchmarks in turn."""
-        return in_turn([benchmark.texts for benchmark in self._scoring.benchmarks()], limit)
+        repeats = {benchmark.name: benchmark.repeats for benchmark in self._spec.benchmarks}
+        asked = self._scoring.benchmarks()
+        return in_turn([benchmark.texts[:: repeats[benchmark.name]] for benchmark in asked], limit)
 
     def _prompts(self) -> list[Prompt]:
         """A few prompts, taken from the benchmarks in turn."""

@@ -19,8 +19,9 @@ import shutil
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,6 +50,7 @@ from apbmm_worker.evaluation.questions import (
     draw_seed,
     evalscope_task,
     load_questions,
+    repeat_questions,
     require_room,
 )
 from apbmm_worker.evaluation.scoring_client import Answering, AnswerProgress
@@ -131,8 +133,10 @@ def _evaluator(
     task = evalscope_task(benchmark.chosen, generation, model, len(benchmark.questions), out_dir)
     outputs = OutputsStructure(outputs_dir=str(out_dir))
     try:
-        scored, questions = load_questions(benchmark.chosen, task, generation.seed)
+        scored, once = load_questions(benchmark.chosen, task, generation.seed)
+        questions = repeat_questions(once, benchmark.chosen.benchmark.repeats, task)
         scored.load_dataset = lambda: questions
+        scored.run_inference = model.knowing_repetition(scored.run_inference, benchmark)
         return create_evaluator(scored, LazyModel(task), outputs, task)
     except Exception as error:
         raise _failed(benchmark, error, out_dir) from error
@@ -169,7 +173,7 @@ def _result(scoring: _Scoring, model: _AnsweringModel) -> BenchmarkResult:
     adapter = benchmark.chosen.benchmark.adapter
     rows = (scoring.predictions, scoring.reviews)
     outcomes = outcomes_of(*rows, adapter, benchmark.places, mean_name)
-    return checked_result(adapter, outcomes, report)
+    return checked_result(adapter, outcomes, report, benchmark.chosen.benchmark.repeats)
 
 
 def recorded(cache: Any, kind: str, tell: Callable[[str, Any], None]) -> list[tuple[str, Any]]:
@@ -272,6 +276,13 @@ def _quietly(out_dir: Path) -> Iterator[None]:
         yield
 
 
+_Waiting = defaultdict[int, deque[Future[Completion]]]
+"""Answers under way to one question, by repetition."""
+_draws: ContextVar[tuple[int, int]] = ContextVar("_draws", default=(0, 0))
+"""Which answer to a question EvalScope asks for in this thread: its repetition, and its number
+among all draws, which also counts those of an earlier search."""
+
+
 class _AnsweringModel(ModelAPI):  # type: ignore[misc]
     """The merge as EvalScope sees it: a model that returns the answers already under way."""
 
@@ -293,10 +304,10 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
         self._answered = 0
         self._asked = len(questions)
         self._progress = progress
-        self._underway: defaultdict[str, deque[Future[Completion]]] = defaultdict(deque)
+        self._underway: defaultdict[str, _Waiting] = defaultdict(lambda: defaultdict(deque))
         futures = engine.submit([question.prompt for question in questions])
         for question, future in zip(questions, futures, strict=True):
-            self._underway[question.chat].append(future)
+            self._underway[question.chat][question.repetition].append(future)
             future.add_done_callback(self._count)
 
     def generate(
@@ -320,9 +331,28 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
         opened = self._opens_thought[chat_text(input)]
         return _as_output(completion, self._thoughts.split(completion, opened=opened))
 
+    def knowing_repetition(
+        self, run: Callable[..., Any], benchmark: PreparedBenchmark
+    ) -> Callable[..., Any]:
+        """An adapter's `run_inference` that tells `generate` which answer to a question is wanted.
+
+        EvalScope's requests have the messages alone, which are the same in all repetitions.
+        """
+        section = benchmark.chosen.benchmark
+
+        def run_inference(*arguments: Any, sample: Any, **named: Any) -> Any:
+            repetition = int(sample.id) % section.repeats if section.repeats > 1 else 0
+            token = _draws.set((repetition, section.asked_before + repetition))
+            try:
+                return run(*arguments, sample=sample, **named)
+            finally:
+                _draws.reset(token)
+
+        return run_inference
+
     def require_all_collected(self) -> None:
         """Raise if EvalScope did not ask what was prepared."""
-        left = sum(len(waiting) for waiting in self._underway.values())
+        left = sum(len(answers) for chat in self._underway.values() for answers in chat.values())
         if left:
             raise EvaluationError(
                 f"EvalScope never asked {left} of {self._asked} prepared questions",
@@ -331,16 +361,20 @@ class _AnsweringModel(ModelAPI):  # type: ignore[misc]
 
     def _collect(self, messages: list[ChatMessage]) -> Future[Completion]:
         chat = chat_text(messages)
+        repetition, draws = _draws.get()
         with self._lock:
-            waiting = self._underway.get(chat)
-            if waiting:
-                return waiting.popleft()
+            waiting: Mapping[int, deque[Future[Completion]]] = self._underway.get(chat, {})
+            # An adapter that asks in threads of its own takes any answer to the question.
+            answers = waiting.get(repetition) or next(filter(None, waiting.values()), None)
+            if answers:
+                return answers.popleft()
         # An adapter that asks back: this turn could not be prepared.
         generation = self._prepared.generation
         tokens = self._prepared.renderer.tokens(messages)
         self._opens_thought[chat] = self._thoughts.opened_by_prompt(tokens)
         require_room("of several turns", chat[:80], len(tokens), generation)
-        return self._engine.submit([Prompt(tokens, draw_seed(generation.seed, chat, 0))])[0]
+        seed = draw_seed(generation.seed, chat, draws)
+        return self._engine.submit([Prompt(tokens, seed)])[0]
 
     def _count(self, future: Future[Completion]) -> None:
         if future.cancelled() or future.exception() is not None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from apbmm_common.errors import EvaluationError
-from apbmm_common.metrics import METRICS, Outcome, means, score_metric
+from apbmm_common.metrics import METRICS, Outcome, means, number_of, score_metric
 from apbmm_common.protocol.messages import BenchmarkResult
+from apbmm_common.repetitions import Spread, question_of, spread
 
 log = logging.getLogger(__name__)
 
@@ -51,27 +52,49 @@ class Report:
 
 
 def benchmark_result(
-    outcomes: Sequence[Outcome], others: Mapping[str, float] | None = None
+    outcomes: Sequence[Outcome], others: Mapping[str, float] | None = None, repeats: int = 1
 ) -> BenchmarkResult:
-    """The result of a benchmark: every metric of its outcomes, and ``others`` beside them."""
+    """The result of a benchmark: every metric of its outcomes, and ``others`` beside them.
+
+    ``repeats`` is the number of answers to each question.
+    """
     verdicts = [o.well_formed for o in outcomes if o.well_formed is not None]
+    metrics = means(outcomes)
     return BenchmarkResult(
-        metrics={**(others or {}), **means(outcomes)},
-        questions=len(outcomes),
+        metrics={**(others or {}), **metrics},
+        questions=len(outcomes) // repeats,
+        repeats=repeats,
         truncated=sum(outcome.finish_reason == "length" for outcome in outcomes),
         malformed=verdicts.count(False),
         outcomes=tuple((o.question, o.score, round(o.tokens), o.finish_reason) for o in outcomes),
+        spreads=_spreads(outcomes, metrics, repeats) if repeats > 1 else {},
     )
 
 
-def checked_result(adapter: str, outcomes: Sequence[Outcome], report: Report) -> BenchmarkResult:
+def _spreads(outcomes: Sequence[Outcome], names: Iterable[str], repeats: int) -> dict[str, Spread]:
+    """The spread of every metric that all answers have."""
+    by_question: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_question.setdefault(question_of(outcome.question, repeats), []).append(outcome)
+    found = {}
+    for name in names:
+        answers = [[number_of(name, o) for o in group] for group in by_question.values()]
+        known = [[number for number in group if number is not None] for group in answers]
+        if all(len(group) == repeats for group in known):
+            found[name] = spread(known)
+    return found
+
+
+def checked_result(
+    adapter: str, outcomes: Sequence[Outcome], report: Report, repeats: int = 1
+) -> BenchmarkResult:
     """The result of a benchmark that EvalScope has reported on.
 
     Raises `EvaluationError` (infrastructure) unless accuracy and tokens are those of the report, to
     its rounding. Another score that differs from the report's, or is not in it, is left out.
     """
     others = {name: value for name, value in report.others.items() if _is_number(value)}
-    result = benchmark_result(outcomes, others)
+    result = benchmark_result(outcomes, others, repeats)
     for name, theirs, rounding in (
         ("accuracy", report.score, _SCORE_ROUNDING),
         ("tokens", report.tokens, _TOKEN_ROUNDING),
@@ -95,7 +118,8 @@ def checked_result(adapter: str, outcomes: Sequence[Outcome], report: Report) ->
                 ours,
                 theirs,
             )
-    return result.model_copy(update={"metrics": metrics})
+    spreads = {name: found for name, found in result.spreads.items() if name in metrics}
+    return result.model_copy(update={"metrics": metrics, "spreads": spreads})
 
 
 def _agree(ours: float, theirs: Any, rounding: float) -> bool:

@@ -6,12 +6,13 @@ flight for every merge, in the order of `asking_order`.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.byte_order_marks import without_marks
 from apbmm_common.datasets.benchmark_folders import ChosenQuestions, Places, choose_questions
 from apbmm_common.errors import DataError, RunFileError, SourceError
+from apbmm_common.repetitions import repetition_id
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Prompt
 from apbmm_worker.evaluation.logging_guard import preserved_logging
@@ -28,6 +30,7 @@ from apbmm_worker.evaluation.thoughts import Thoughts
 
 with preserved_logging():
     from evalscope import TaskConfig
+    from evalscope.api.dataset import DatasetDict, MemoryDataset
     from evalscope.api.messages import ChatMessage
     from evalscope.api.registry import get_benchmark
     from evalscope.utils.model_utils import seed_everything
@@ -46,10 +49,10 @@ _MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Question:
-    """A question as EvalScope will ask it.
+    """A question as EvalScope will ask it, once for each answer to it.
 
     Attributes:
-        identity: its id in results.
+        identity: the answer's id in results.
         place: where EvalScope has it.
         chat: its messages as `chat_text` writes them.
         text: the text of its last message.
@@ -57,6 +60,7 @@ class Question:
         row: file and row that it comes from; empty where they are not known.
         prompt: its messages as token ids, and the seed of the answer's draws.
         opens_thought: whether the prompt ends with an opened thought.
+        repetition: how many answers to the same question come before this one.
     """
 
     identity: str
@@ -67,6 +71,7 @@ class Question:
     row: str
     prompt: Prompt
     opens_thought: bool
+    repetition: int = 0
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,8 @@ def evalscope_task(
 def load_questions(chosen: ChosenQuestions, task: TaskConfig, seed: int) -> tuple[Any, Any]:
     """EvalScope's adapter object of a benchmark, and its questions by subset: the same each time.
 
-    Of an adapter whose files apbmm does not know, the first so many as the run file asks.
+    Each question is there once. Of an adapter whose files apbmm does not know, the first so many as
+    the run file asks.
 
     Adapters draw worked examples or the order of choices from the process's random state, which is
     therefore set first, as in EvalScope's own runs.
@@ -232,7 +238,29 @@ def load_questions(chosen: ChosenQuestions, task: TaskConfig, seed: int) -> tupl
             most -= len(subsets[subset])
             if not len(subsets[subset]):
                 del subsets[subset]
+    if chosen.benchmark.repeats > 1:  # `repeat_questions` counts on it
+        for samples in subsets.values():
+            samples.reindex()
     return benchmark, subsets
+
+
+def repeat_questions(subsets: DatasetDict, repeats: int, task: TaskConfig) -> DatasetDict:
+    """Questions so many times each, in the form that EvalScope's own ``repeats`` gives them.
+
+    Adapters that load their data themselves need not know ``repeats``, so EvalScope is told of it
+    when the questions are loaded: its aggregations then find the answers to one question by their
+    group. An answer's index in its subset is that of its question, times ``repeats``, plus its
+    repetition.
+    """
+    if repeats == 1:
+        return subsets
+    task.repeats = repeats
+    repeated = {}
+    for subset, samples in subsets.items():
+        copies = [copy.deepcopy(sample) for sample in samples for _ in range(repeats)]
+        repeated[subset] = MemoryDataset(copies, name=subset)
+        repeated[subset].reindex(group_size=repeats)
+    return DatasetDict(repeated)
 
 
 def _questions(
@@ -248,35 +276,59 @@ def _questions(
             f"benchmark {name}: EvalScope cannot read {chosen.folder} as {adapter}: {error}"
         ) from error
     thoughts = Thoughts(generation.thought_end, renderer)
-    seen: Counter[str] = Counter()
-    questions = []
+    asked = []
     for subset, samples in subsets.items():
         for sample in samples:
-            chat = chat_text(sample.input)
             tokens = renderer.tokens(sample.input)
             identity = _identity(chosen, subset, sample, len(subsets))
             require_room(name, identity, len(tokens), generation)
-            prompt = Prompt(tokens, draw_seed(generation.seed, chat, seen[chat]))
-            seen[chat] += 1
-            questions.append(
+            asked.append(
                 Question(
                     identity=identity,
                     place=(subset, sample.id),
-                    chat=chat,
+                    chat=chat_text(sample.input),
                     text=sample.input[-1].text,
                     target=str(sample.target),
                     row=chosen.rows.get(identity, ""),
-                    prompt=prompt,
+                    prompt=Prompt(tokens, 0),
                     opens_thought=thoughts.opened_by_prompt(tokens),
                 )
             )
-    if not questions or (chosen.positions and len(questions) < len(chosen.positions)):
+    if not asked or (chosen.positions and len(asked) < len(chosen.positions)):
         raise DataError(
-            f"benchmark {name}: EvalScope finds {len(questions)} questions in {chosen.folder}"
+            f"benchmark {name}: EvalScope finds {len(asked)} questions in {chosen.folder}"
         )
-    if len({question.identity for question in questions}) != len(questions):
+    if len({question.identity for question in asked}) != len(asked):
         raise DataError(f"benchmark {name}: two questions have the same id")
-    return tuple(questions)
+    return tuple(_with_draws(asked, chosen.benchmark, generation.seed))
+
+
+def _with_draws(
+    questions: Sequence[Question], benchmark: BenchmarkSection, seed: int
+) -> Iterator[Question]:
+    """Each question once for each of its answers, which all have draws of their own.
+
+    Also questions of the same text, in one benchmark, have different draws.
+    """
+    repeats = benchmark.repeats
+    copies = Counter(question.chat for question in questions)
+    drawn = Counter({chat: count * benchmark.asked_before for chat, count in copies.items()})
+    for question in questions:
+        subset, index = question.place
+        for repetition in range(repeats):
+            draws = draw_seed(seed, question.chat, drawn[question.chat])
+            drawn[question.chat] += 1
+            again = replace(question, prompt=replace(question.prompt, seed=draws))
+            yield (
+                again
+                if repeats == 1
+                else replace(
+                    again,
+                    identity=repetition_id(question.identity, repetition + 1),
+                    place=(subset, index * repeats + repetition),
+                    repetition=repetition,
+                )
+            )
 
 
 def _identity(chosen: ChosenQuestions, subset: str, sample: Any, subsets: int) -> str:
@@ -305,6 +357,6 @@ def chat_text(messages: Iterable[ChatMessage]) -> str:
 
 
 def draw_seed(seed: int, chat: str, occurrence: int) -> int:
-    """Seed of one answer's draws: repeats of a question differ, evaluations do not."""
+    """Seed of one answer's draws: answers to one question differ, evaluations do not."""
     digest = hashlib.sha256(f"{seed}:{occurrence}:{chat}".encode()).digest()
     return int.from_bytes(digest[:4], "big")

@@ -113,7 +113,12 @@ def _report(benchmark: PreparedBenchmark, prepared: PreparedBenchmarks) -> Targe
     if isinstance(adapter, CodeExecutionSandboxMixin) or Tags.CODING in (adapter.tags or ()):
         return TargetReport(notes=(_not_checked("", "its adapter runs answers as programs"),))
     is_known = layout_of(adapter_name) is not None or hasattr(adapter, "right_answer")
-    questions = {question.place: question for question in benchmark.questions}
+    repeats = benchmark.chosen.benchmark.repeats
+    questions = {
+        (question.place[0], question.place[1] // repeats): question
+        for question in benchmark.questions
+        if question.repetition == 0
+    }
     verdicts: list[_Verdict] = []
     notes: list[str] = []
     for subset, samples in subsets.items():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from apbmm.results.figures import BenchmarkFigures, Figure, mean_figure, wilson
+from apbmm_common.repetitions import spread
 from apbmm_master.journal.store import OutcomeSums
 
 
@@ -70,6 +72,57 @@ def test_truncated_answers_are_a_share_and_other_metrics_have_no_interval() -> N
     assert (truncated.value, truncated.low, truncated.high) == (0.25, *wilson(1, 4))
     assert measured.figure("seconds") == Figure(2.0)
     assert measured.figure("f1") is None
+
+
+def repeated(scores: list[list[float]], tokens: list[list[int]]) -> BenchmarkFigures:
+    """The figures of questions with several answers each."""
+    every = [float(score) for group in scores for score in group]
+    counts = [count for group in tokens for count in group]
+    spreads = {"accuracy": spread(scores), "tokens": spread(tokens)}
+    return replace(
+        figures(every, counts), questions=len(scores), repeats=len(scores[0]), spreads=spreads
+    )
+
+
+def test_several_answers_to_a_question_are_not_several_questions() -> None:
+    scores = [[1.0, 1.0, 0.0, 1.0], [0.0] * 4, [1.0] * 4, [0.0, 0.0, 1.0, 0.0], [1.0] * 4]
+    tokens = [[10, 12, 14, 12], [40] * 4, [20] * 4, [30, 31, 29, 30], [20] * 4]
+    measured = repeated(scores, tokens)
+    means = np.mean(scores, axis=1)
+    accuracy = measured.figure("accuracy")
+    assert accuracy is not None
+    assert accuracy.value == pytest.approx(0.6)
+    assert accuracy.standard_error == pytest.approx(np.std(means, ddof=1) / math.sqrt(5))
+    alone = float(0.6 * 0.4 * 5 / np.var(means, ddof=1))
+    assert 5 < alone < 20
+    assert (accuracy.low, accuracy.high) == pytest.approx(wilson(0.6 * alone, alone))
+    length = measured.figure("tokens")
+    assert length is not None
+    error = np.std(np.mean(tokens, axis=1), ddof=1) / math.sqrt(5)
+    assert length.standard_error == pytest.approx(error)
+    assert length.low == pytest.approx(length.value - 1.959964 * error)
+    assert measured.answers == 20
+    assert measured.tokens == sum(map(sum, tokens))
+
+
+def test_answers_that_are_all_alike_tell_what_one_to_each_question_tells() -> None:
+    alike = repeated([[1.0] * 8] * 3 + [[0.0] * 8] * 2, [[5] * 8] * 5).figure("accuracy")
+    once = figures([1.0] * 3 + [0.0] * 2, [5] * 5).figure("accuracy")
+    assert alike is not None
+    assert once is not None
+    assert (alike.low, alike.high) == pytest.approx((once.low, once.high))
+    right = repeated([[1.0] * 8] * 5, [[5] * 8] * 5).figure("accuracy")
+    assert right is not None
+    assert (right.low, right.high) == wilson(5, 5)
+
+
+def test_partly_right_answers_and_metrics_that_not_all_answers_have() -> None:
+    measured = repeated([[0.5, 1.0], [0.25, 0.25], [0.0, 1.0]], [[5, 5]] * 3)
+    accuracy = measured.figure("accuracy")
+    assert accuracy is not None
+    assert accuracy.standard_error is not None
+    assert accuracy.low == pytest.approx(accuracy.value - 1.959964 * accuracy.standard_error)
+    assert measured.figure("seconds") == Figure(2.0)
 
 
 def test_without_single_answers_a_whole_count_still_is_a_share() -> None:

@@ -383,3 +383,42 @@ def test_benchmarks_of_the_confirmation_have_paths_and_names_of_their_own() -> N
     assert faults_of(confirm={"benchmarks": [{**further, "name": "sums"}]}) == [
         "confirm: two benchmarks have the same name: ['sums', 'sums']"
     ]
+
+
+def test_repeats_need_draws_that_differ() -> None:
+    sums = {"name": "sums", "adapter": "sums", "path": "/none/sums", "repeats": 8}
+    drawn = {"max_tokens": 64, "context": 128, "temperature": 0.6}
+    assert run_spec(benchmarks=[sums], generation=drawn).benchmarks[0].repeats == 8
+    (fault,) = faults_of(benchmarks=[sums])
+    assert fault.startswith("generation: benchmark sums: repeats = 8 draws 8 answers")
+    assert "at temperature 0 they would all be equal: raise generation.temperature" in fault
+    (fault,) = faults_of(confirm={"repeats": 4})
+    assert fault.startswith("confirm: [confirm]: repeats = 4")
+    further = {"name": "new", "adapter": "a", "path": "p", "repeats": 2}
+    (fault,) = faults_of(confirm={"benchmarks": [further]})
+    assert fault.startswith("confirm: benchmark new: repeats = 2")
+    assert faults_of(benchmarks=[{**sums, "repeats": 0}]) == [
+        "benchmarks.0.repeats: must be at least 1, not 0"
+    ]
+
+
+def test_repeats_are_part_of_what_is_measured_unless_there_is_one() -> None:
+    sums = {"name": "sums", "adapter": "sums", "path": "/none/sums"}
+    drawn = {"max_tokens": 64, "context": 128, "temperature": 0.6}
+    digests = {"thinking": "a"}
+    once, asked_once, twice = (
+        run_spec(benchmarks=[{**sums, **more}], generation=drawn).config_hash(digests)
+        for more in ({}, {"repeats": 1}, {"repeats": 2})
+    )
+    assert once == asked_once != twice
+
+
+def test_benchmarks_of_the_confirmation_are_repeated_unless_they_say_otherwise() -> None:
+    further = [
+        {"name": "new", "adapter": "a", "path": "p"},
+        {"name": "own", "adapter": "a", "path": "p", "repeats": 2},
+    ]
+    drawn = {"max_tokens": 64, "context": 128, "temperature": 0.6}
+    spec = run_spec(confirm={"repeats": 4, "benchmarks": further}, generation=drawn)
+    assert [b.repeats for b in spec.confirm.benchmarks] == [4, 2]
+    assert RunSpec.model_validate(spec.model_dump(mode="json")) == spec

@@ -20,7 +20,7 @@ from apbmm_master.journal.store import read_journal
 from rehearsal_runs import run_spec
 from written_runs import write_run
 
-HELD = [
+HELD: list[dict[str, Any]] = [
     {"name": "sums", "adapter": "sums", "path": "/none/sums", "holdout": 0.25},
     {"name": "whole", "adapter": "sums", "path": "/none/whole"},
 ]
@@ -68,6 +68,28 @@ def test_it_asks_what_was_kept_out_and_the_further_benchmarks() -> None:
         spec.merge,
         spec.engine,
     )
+
+
+DRAWN = {"max_tokens": 64, "context": 128, "temperature": 0.7}
+
+
+def test_each_question_is_asked_as_often_as_the_confirmation_says() -> None:
+    """What is kept out and what is named, or else the search's own questions with other draws."""
+    held = [{**HELD[0], "repeats": 2}, HELD[1]]
+    own = {**NEW, "name": "own", "repeats": 3}
+    spec = run_spec(
+        benchmarks=held, confirm={"repeats": 8, "benchmarks": [NEW, own]}, generation=DRAWN
+    )
+    asked = confirmation_spec(spec, 1).benchmarks
+    assert [(b.name, b.repeats, b.asked_before) for b in asked] == [
+        ("sums", 8, 0), ("new", 8, 0), ("own", 3, 0)
+    ]  # fmt: skip
+    whole = [{**HELD[1], "repeats": 2}, {**HELD[1], "name": "other"}]
+    spec = run_spec(benchmarks=whole, confirm={"repeats": 8}, generation=DRAWN)
+    asked = confirmation_spec(spec, 1).benchmarks
+    assert [(b.repeats, b.asked_before, b.held_out) for b in asked] == [
+        (8, 2, False), (8, 1, False)
+    ]  # fmt: skip
 
 
 def test_without_questions_of_its_own_it_is_refused() -> None:

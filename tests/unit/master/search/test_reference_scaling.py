@@ -71,6 +71,18 @@ def test_the_variance_is_that_of_the_objective_over_sets_of_questions() -> None:
     assert variance == pytest.approx(np.var(values), rel=0.1)
 
 
+def test_a_variance_that_answers_have_shown_goes_before() -> None:
+    merged = {
+        "gpqa": {"accuracy": 0.5, "tokens": 5000.0},
+        "aime": {"accuracy": 1.0, "tokens": 5000.0, "questions": 30.0},
+    }
+    learned = {"gpqa": {"accuracy": 0.004, "tokens": 64.0}}
+    variance = objective_variance((REASONING, COST), merged, REFERENCES, learned)
+    aime = (31 / 32) * (1 / 32) / 30 / 0.3**2
+    expected = [(0.004 / 0.2**2 + aime) / 4, 64.0 / 8000.0**2 / 4]
+    np.testing.assert_allclose(variance, expected)
+
+
 def test_no_number_of_questions_is_an_error_by_name() -> None:
     with pytest.raises(ReferenceScaleError, match="has no questions"):
         objective_variance((REASONING,), measured((0.5, 0.5), (1.0, 1.0)), REFERENCES)

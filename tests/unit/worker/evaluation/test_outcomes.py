@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from apbmm_common.errors import EvaluationError
+from apbmm_common.repetitions import Spread
 from apbmm_worker.evaluation.outcomes import (
     Report,
     Rows,
@@ -77,6 +78,22 @@ def test_outcomes_come_in_the_order_of_the_questions() -> None:
         ("q1", 0.0, 9, "length"),
         ("q2", 1.0, 7, "stop"),
     )
+
+
+def test_several_answers_to_a_question_have_a_spread() -> None:
+    places = {("test", n): f"q{n // 2}#{n % 2 + 1}" for n in range(4)}
+    rows = written(
+        [prediction(n, tokens) for n, tokens in enumerate((4, 6, 10, 10))],
+        [review(n, float(n > 1)) for n in range(4)],
+    )
+    outcomes = outcomes_of(*rows, ADAPTER, places, str.lower)
+    result = checked_result(ADAPTER, outcomes, report(0.5, 7.5, f1=0.25), 2)
+    assert (result.questions, result.repeats, result.answers) == (2, 2, 4)
+    assert [row[0] for row in result.outcomes] == ["q0#1", "q0#2", "q1#1", "q1#2"]
+    assert result.spreads["accuracy"] == Spread(between=0.5, within=0.0)
+    assert result.spreads["tokens"] == Spread(between=12.5, within=1.0)
+    assert result.spreads.keys() == {"accuracy", "tokens", "seconds", "truncated", "f1"}
+    assert result.malformed == 1
 
 
 def test_scores_are_kept_when_the_report_has_them(caplog: pytest.LogCaptureFixture) -> None:
