@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed
-from apbmm_common.run_file import RunSpec, load_run_file, run_as_toml
+from apbmm_common.run_file import run_as_toml
 from apbmm_master.journal.events import AttemptFailed, EvaluationFailed, WorkerQuarantined
 from apbmm_master.status.snapshot import journal_snapshot
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
-from child_on_a_socket import engine_core, in_session
+from child_on_a_socket import engine_core, in_session, pid_of_child
+from demo_pair_runs import spec_of_the_pair
 from rehearsal_runs import Site, site_in, wait_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -30,29 +30,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
     yield from site_in(tmp_path)
 
 
-def spec_of_the_pair(**timings: float) -> RunSpec:
-    """The shipped pair with few questions, by a method that proposes at once."""
-    spec = load_run_file(demo_folder() / RUN_FILE)
-    few = tuple(
-        b.model_copy(update={"questions": 40, "question_ids": None}) for b in spec.benchmarks
-    )
-    return spec.model_copy(
-        update={
-            "benchmarks": few,
-            "algorithm": spec.algorithm.model_copy(update={"name": "sobol", "settings": {}}),
-            "budget": spec.budget.model_copy(
-                update={"evaluations": EVALUATIONS, "initial": EVALUATIONS}
-            ),
-            "prior": spec.prior.model_copy(update={"questions": 4}),
-            "timings": spec.timings.model_copy(update={"beat": 0.2, **timings}),
-        }
-    )
-
-
 def configure(site: Site) -> None:
     """Write the run file."""
     site.run_file = site.folder / "run.toml"
-    site.run_file.write_text(run_as_toml(spec_of_the_pair()), encoding="utf-8")
+    site.run_file.write_text(run_as_toml(spec_of_the_pair(EVALUATIONS)), encoding="utf-8")
 
 
 def test_a_killed_vllm_is_replaced_and_its_evaluation_done_again(site: Site) -> None:
@@ -78,12 +59,6 @@ def test_a_killed_vllm_is_replaced_and_its_evaluation_done_again(site: Site) -> 
     assert front, "what the replacement measured counts"
 
 
-def pid_of_child(job: EvaluationJob) -> int:
-    assert job._child is not None
-    assert job._child._process is not None
-    return job._child._process.pid
-
-
 @pytest.mark.slow
 async def test_a_vllm_that_stands_still_is_named_and_replaced_with_its_whole_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -94,8 +69,8 @@ async def test_a_vllm_that_stands_still_is_named_and_replaced_with_its_whole_gro
     """
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0")
-    patient = spec_of_the_pair(stall=600.0)
-    hasty = spec_of_the_pair(stall=STALL_SECONDS)
+    patient = spec_of_the_pair(EVALUATIONS, stall=600.0)
+    hasty = spec_of_the_pair(EVALUATIONS, stall=STALL_SECONDS)
     for folder in ("state", "scratch"):
         (tmp_path / folder).mkdir()
     job = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch"))

@@ -19,6 +19,7 @@ from apbmm_worker.child_protocol import (
     NewAnswers,
     StageProgress,
 )
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.message_socket import LENGTH, body_length, child_command, message_in, to_bytes
 
 
@@ -38,6 +39,13 @@ def engine_core(leader: int) -> int:
     names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in in_session(leader)}
     (core,) = (pid for pid, name in names.items() if name.endswith("EngineCor"))
     return core
+
+
+def pid_of_child(job: EvaluationJob) -> int:
+    """The evaluation process of a daemon's job."""
+    assert job._child is not None
+    assert job._child._process is not None
+    return job._child._process.pid
 
 
 class Daemon:

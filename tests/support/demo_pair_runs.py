@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apbmm_common.datasets.demo_pair import demo_folder
+from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
+from apbmm_common.run_file import RunSpec, load_run_file
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import free_address, started
@@ -22,6 +23,25 @@ context = 256
 prompts = "{pair}/problems/prompts.jsonl"
 questions = 4
 """
+
+
+def spec_of_the_pair(evaluations: int, **timings: float) -> RunSpec:
+    """The shipped run with 40 questions of each benchmark, by a method that proposes at once."""
+    spec = load_run_file(demo_folder() / RUN_FILE)
+    few = tuple(
+        b.model_copy(update={"questions": 40, "question_ids": None}) for b in spec.benchmarks
+    )
+    return spec.model_copy(
+        update={
+            "benchmarks": few,
+            "algorithm": spec.algorithm.model_copy(update={"name": "sobol", "settings": {}}),
+            "budget": spec.budget.model_copy(
+                update={"evaluations": evaluations, "initial": evaluations}
+            ),
+            "prior": spec.prior.model_copy(update={"questions": 4}),
+            "timings": spec.timings.model_copy(update={"beat": 0.2, **timings}),
+        }
+    )
 
 
 def write_run(run_file: Path, rest: str) -> Path:

@@ -12,6 +12,8 @@ from pathlib import Path
 from apbmm_common.errors import UsageError
 
 CPU = "cpu"
+BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
+"""vLLM's switch of batch invariance, which is no engine argument."""
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -35,17 +37,24 @@ def cards(device: str) -> int:
 
 
 def worker_environment(
-    device: str, scratch: Path, environment: Mapping[str, str]
+    device: str,
+    scratch: Path,
+    environment: Mapping[str, str],
+    *,
+    batch_invariant: bool = False,
 ) -> dict[str, str]:
     """Variables to set for one worker on ``device`` (``cpu``, ``0`` or ``0,1``).
 
     ``environment`` is the present one. GPU numbers count within its CUDA_VISIBLE_DEVICES, if it has
     one, as CUDA itself counts and as a Slurm job needs. Its settings of threads and of vLLM's
-    processes stay. Raises `UsageError` for a device that is not there.
+    processes stay. ``batch_invariant`` is that of the run file's [engine]. Raises `UsageError` for
+    a device that is not there.
     """
     values = dict(OFFLINE)
     values["HF_DATASETS_CACHE"] = str(scratch / "datasets-cache")
     values["VLLM_LOGGING_LEVEL"] = environment.get("VLLM_LOGGING_LEVEL", "WARNING")
+    if batch_invariant:
+        values[BATCH_INVARIANT] = "1"
     if device != CPU:
         values["CUDA_VISIBLE_DEVICES"] = _visible(device, environment.get("CUDA_VISIBLE_DEVICES"))
         return values
@@ -81,6 +90,7 @@ def _visible(device: str, present: str | None) -> str:
     return ",".join(visible[number] for number in wanted)
 
 
-def apply(device: str, scratch: Path) -> None:
+def apply(device: str, scratch: Path, *, batch_invariant: bool = False) -> None:
     """Set `worker_environment` in this process, before anything heavy is imported."""
-    os.environ.update(worker_environment(device, scratch, os.environ))
+    values = worker_environment(device, scratch, os.environ, batch_invariant=batch_invariant)
+    os.environ.update(values)

@@ -458,6 +458,11 @@ class EngineSection(Section):
     """The architecture is Python code in the checkpoints' folders, to be run by workers that were
     started with `--allow-remote-code`; other workers take no part. Set it once the code has been
     read. Without it none of that code is run."""
+    batch_invariant: bool = False
+    """Answers do not depend on what else the engine computes at the same time. Without it, rounding
+    differs between batches: an evaluation that goes on from kept answers may then answer some
+    questions otherwise than a whole one would have. It switches vLLM's batch invariance on, which
+    is slower and needs GPUs: workers on a CPU refuse the run."""
     arguments: dict[str, EngineValue] = Field(default_factory=dict)
     """vLLM's own engine arguments, by name (`max_num_seqs = 64`, say). Arguments that other keys
     decide, and arguments that name code, files or hosts, are refused. `apbmm-worker --engine-arg`
@@ -723,6 +728,8 @@ class RunSpec(Section):
                     del benchmark[key]
         if config["engine"]["kind"] == "vllm":
             del config["engine"]["kind"]
+        if not config["engine"]["batch_invariant"]:
+            del config["engine"]["batch_invariant"]
         if config["generation"]["thought_end"] == "</think>":
             del config["generation"]["thought_end"]
         return canonical_hash({**config, "digests": dict(digests)})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_common.errors import UsageError
-from apbmm_worker.environment import cards, worker_environment
+from apbmm_worker.environment import BATCH_INVARIANT, cards, worker_environment
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,12 @@ def test_gpu_numbers_count_within_what_is_visible(
 def test_a_card_that_is_not_there(tmp_path: Path, device: str, present: str | None) -> None:
     with pytest.raises(UsageError):
         worker_environment(device, tmp_path, {"CUDA_VISIBLE_DEVICES": present or ""})
+
+
+def test_vllm_is_told_of_batch_invariance_before_it_is_imported(tmp_path: Path) -> None:
+    values = worker_environment("0", tmp_path, {}, batch_invariant=True)
+    assert values[BATCH_INVARIANT] == "1"
+    assert BATCH_INVARIANT not in worker_environment("0", tmp_path, {})
 
 
 def test_a_cpu_engine_is_one_process_and_one_thread(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def evaluate_folder(command: EvaluateFolder, progress: ReportProgress) -> Evalua
         raise SourceError(f"{folder} holds no config.json", "name the folder of a checkpoint")
     scratch = Path(command.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
-    environment.apply(command.device, scratch)
+    environment.apply(command.device, scratch, batch_invariant=spec.engine.batch_invariant)
     require_cards(command.device)
     require_allowed_code(folder, remote_code=spec.engine.remote_code)
     return _evaluated(command, spec, progress)

@@ -97,7 +97,9 @@ class Pipeline:
         require_kind(spec.engine.kind)
         _check_paths(spec, inputs)
         inputs.scratch.mkdir(parents=True, exist_ok=True)
-        environment.apply(inputs.device, inputs.scratch)
+        environment.apply(
+            inputs.device, inputs.scratch, batch_invariant=spec.engine.batch_invariant
+        )
         require_cards(inputs.device)
         self._adapters = OwnAdapters.of(inputs.adapters) if inputs.adapters else None
         with contextlib.ExitStack() as undo:

@@ -227,8 +227,10 @@ class AnswerDelivery:
             found += message.answers
             total = message.total if message.answers else len(found)
         self._expected = None
-        if assign.kept:
-            log.info("%s: %d answers are kept, of %d", assign.evaluation, len(found), assign.kept)
+        if len(found) < assign.kept:
+            log.warning("the master gave %d of %d kept answers", len(found), assign.kept)
+        if found:
+            log.info("%s goes on from %d kept answers", assign.evaluation, len(found))
         return found
 
     def _received(self, message: KeptAnswers) -> None:

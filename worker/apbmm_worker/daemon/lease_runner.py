@@ -89,12 +89,13 @@ class LeaseRunner:
     async def _work(self, assign: Assign) -> None:
         began = time.monotonic()
         body = await self._job.work(assign, self._answers)
-        if not isinstance(body, Failed):
-            self._answers.drop(assign.run, assign.lease)
-        elif body.fault == "run_file":
+        if isinstance(body, Failed) and body.fault == "run_file":
             self._membership.doubt()
-        # The next attempt may begin as soon as the master knows of the failure.
-        await self._answers.settle(assign)
+        if isinstance(body, Failed) and body.fault in ("engine", "infrastructure"):
+            # The next attempt may begin as soon as the master knows of the failure.
+            await self._answers.settle(assign)
+        else:
+            self._answers.drop(assign.run, assign.lease)
         result = make_result(assign, body, time.monotonic() - began)
         try:
             await asyncio.to_thread(self._outbox.put, result)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apbmm_common.errors import UsageError
+from apbmm_common.run_file import EngineSection, GenerationSection
 from apbmm_worker.engine_options import meant_instead, parse_engine_arguments
 
 
@@ -107,3 +109,22 @@ def test_what_vllm_does_not_take_is_named(item: str, said: str) -> None:
     with pytest.raises(UsageError, match=said) as refused:
         read(item)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("default")  # vLLM's own
+def test_batch_invariance_needs_a_gpu_and_a_vllm_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apbmm_worker.engine.vllm import features, kind
+
+    (tmp_path / "config.json").write_text('{"torch_dtype": "float32"}')
+    settings = EngineSection(batch_invariant=True)
+    generation = GenerationSection(max_tokens=10, context=200)
+    assert features.has_batch_invariance()
+    kind.arguments(settings, generation, tmp_path, "0", {})
+    with pytest.raises(UsageError, match="no batch invariance on a CPU"):
+        kind.arguments(settings, generation, tmp_path, "cpu", {})
+    monkeypatch.setattr(features, "has_batch_invariance", lambda: False)
+    with pytest.raises(UsageError, match="the installed vLLM has no batch invariance"):
+        kind.arguments(settings, generation, tmp_path, "0", {})

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from apbmm_worker.environment import BATCH_INVARIANT
+
 
 def argument_types() -> dict[str, Any]:
     """vLLM's engine arguments by name, with their types."""
@@ -36,6 +38,13 @@ def new_engine(arguments: dict[str, Any]) -> Any:
     return LLMEngine.from_engine_args(
         EngineArgs(**{key: value for key, value in arguments.items() if key in known})
     )
+
+
+def has_batch_invariance() -> bool:
+    """Whether vLLM's answers can be made independent of their batch."""
+    from vllm import envs
+
+    return BATCH_INVARIANT in envs.environment_variables
 
 
 def engine_process_died(engine: Any) -> bool | None:

@@ -14,6 +14,7 @@ from apbmm_worker.engine.kinds import EngineKind
 from apbmm_worker.engine.vllm.arguments import PACKAGES, engine_arguments, require_known
 from apbmm_worker.engine.vllm.backend import VllmBackend
 from apbmm_worker.engine_options import meant_instead
+from apbmm_worker.environment import CPU
 
 
 def arguments(
@@ -25,15 +26,34 @@ def arguments(
 ) -> dict[str, Any]:
     """vLLM's arguments, checked against the installed vLLM; see `EngineKind`.
 
-    Raises `RunFileError` or `UsageError` for an argument that vLLM does not have.
+    Raises `RunFileError` or `UsageError` for an argument that vLLM does not have, and for batch
+    invariance where it has none.
     """
     # vLLM takes seconds to import, so it is asked only about arguments that somebody has set.
     if settings.arguments:
         from apbmm_worker.engine.vllm.features import argument_types
 
         require_known(settings.arguments, argument_types())
+    if settings.batch_invariant:
+        _require_batch_invariance(device)
     typed = typed_arguments(own) if own else {}
     return engine_arguments(settings, generation, checkpoint, device) | typed
+
+
+def _require_batch_invariance(device: str) -> None:
+    """Raise `UsageError` where vLLM's answers cannot be made independent of their batch."""
+    from apbmm_worker.engine.vllm.features import has_batch_invariance
+
+    if device == CPU:
+        raise UsageError(
+            "vLLM has no batch invariance on a CPU",
+            "take engine.batch_invariant out of the run file, or use workers with GPUs",
+        )
+    if not has_batch_invariance():
+        raise UsageError(
+            "the installed vLLM has no batch invariance",
+            "take engine.batch_invariant out of the run file, or update vLLM",
+        )
 
 
 def typed_arguments(texts: Mapping[str, str]) -> dict[str, Any]:
