@@ -324,7 +324,7 @@ def report(
 
 
 @app.command
-def confirm(run_dir: Path, /, *, options: ConfirmOptions = NONE_GIVEN) -> int:
+def confirm(run: str | None = None, /, *, options: ConfirmOptions = NONE_GIVEN) -> int:
     """Measure the front of a search once more, on questions that took no part in the search.
 
     The best of many noisy measurements look better than they are. This serves the front and both
@@ -334,21 +334,23 @@ def confirm(run_dir: Path, /, *, options: ConfirmOptions = NONE_GIVEN) -> int:
 
     Parameters
     ----------
-    run_dir
-        Run directory of the search.
+    run
+        Run directory of the search, or its name. Default: the most recently changed run under
+        runs/.
     """
     from apbmm.confirm.command import run_confirm
 
-    return run_confirm(run_dir, options)
+    return run_confirm(run, options)
 
 
 @app.command
 def measure(
-    run_dir: Path,
+    run: str | None = None,
     /,
     *,
     model: Path,
     against: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    path: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
     search_questions: Annotated[bool, Parameter(negative=())] = False,
     gpu: str | None = None,
     allow_remote_code: Annotated[bool, Parameter(negative=())] = False,
@@ -362,13 +364,16 @@ def measure(
 
     Parameters
     ----------
-    run_dir
-        Run directory of a search.
+    run
+        Run directory of a search, or its name. Default: the most recently changed run under runs/.
     model
         Folder of the checkpoint.
     against
         An evaluation of the run to show beside it: the merge that was quantised, say. May be given
         several times.
+    path
+        NAME=FOLDER: where this host has the data of a benchmark (or the file of the run's own
+        adapters). Default: where the run file has it. May be given several times.
     search_questions
         Ask the search's questions, although the search is confirmed on others.
     gpu
@@ -383,9 +388,10 @@ def measure(
 
     return run_measure(
         MeasureRequest(
-            run_dir=run_dir,
+            run=run,
             model=model,
             against=against,
+            paths=path,
             search_questions=search_questions,
             gpu=gpu,
             allow_remote_code=allow_remote_code,

@@ -13,6 +13,7 @@ from apbmm.confirm.view import as_json, print_confirmation
 from apbmm.demo.processes import run_processes
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.json_form import print_json
+from apbmm.results.run_directories import find_run
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
@@ -26,14 +27,14 @@ from apbmm_master.serve import open_authenticator
 DEFAULT_BIND = "tcp://127.0.0.1:5711"
 
 
-def run_confirm(run_dir: Path, options: ConfirmOptions) -> int:
+def run_confirm(run: str | None, options: ConfirmOptions) -> int:
     """Confirm a search, and print search and confirmed figures; returns the exit code.
 
-    Raises `UsageError` for a folder without a search that has a front, and where the run file keeps
-    no questions to confirm on.
+    Without ``run`` it is the run that changed last. Raises `UsageError` for a run that does not
+    exist or has no front, and where the run file keeps no questions to confirm on.
     """
     set_up_logging("WARNING")
-    search = read_results(run_dir)
+    search = read_results(find_run(run))
     with _messages_on_stderr() if options.json else contextlib.nullcontext():
         code = _measure(search, options)
     if code in (EXIT_DONE, EXIT_INTERRUPTED) and not options.quiet:

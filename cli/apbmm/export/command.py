@@ -150,6 +150,7 @@ def _size(folders: dict[str, SourceFolder], request: ExportRequest) -> int:
 def _print(
     results: RunResults, folders: dict[str, SourceFolder], order: Order, written: Written
 ) -> None:
+    from apbmm.export.model_card import serve_command
     from apbmm.pick.remarks import against
     from apbmm.results.words import REHEARSAL
 
@@ -168,8 +169,7 @@ def _print(
         lines.append(
             f"  the card names no base_model for {', '.join(unknown)}: --base-model NAME=ORG/MODEL"
         )
-    context = results.spec.generation.context
-    lines.append(f"  serve it: vllm serve {order.out} --max-model-len {context}")
+    lines.append(f"  serve it: {serve_command(str(order.out), results)}")
     print("\n".join(lines))  # noqa: T201
 
 

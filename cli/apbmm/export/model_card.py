@@ -287,10 +287,9 @@ def _outside(evaluation: EvaluationResult, rule: str) -> str:
 
 
 def _serving(facts: CardFacts) -> Iterator[str]:
-    generation, engine = facts.results.spec.generation, facts.results.spec.engine
-    dtype = "" if engine.dtype == "auto" else f" --dtype {engine.dtype}"
+    generation = facts.results.spec.generation
     yield "In this folder:\n"
-    yield f"```console\n$ vllm serve . --max-model-len {generation.context}{dtype}\n```\n"
+    yield f"```console\n$ {serve_command('.', facts.results)}\n```\n"
     sampling = (
         "greedily (`temperature=0`)"
         if generation.temperature == 0
@@ -303,6 +302,13 @@ def _serving(facts: CardFacts) -> Iterator[str]:
     )
     if generation.thought_end:
         yield f"\nThe answer follows the last `{generation.thought_end}`."
+
+
+def serve_command(folder: str, results: RunResults) -> str:
+    """How vLLM serves a merge as the run had it."""
+    dtype = results.spec.engine.dtype
+    more = "" if dtype == "auto" else f" --dtype {dtype}"
+    return f"vllm serve {folder} --max-model-len {results.spec.generation.context}{more}"
 
 
 def _making(facts: CardFacts) -> Iterator[str]:

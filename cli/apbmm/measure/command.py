@@ -10,10 +10,12 @@ from time import gmtime, strftime
 from typing import Any
 
 from apbmm.local_engine import ShowStage, local_engine, watched_job, work_in_stages
+from apbmm.measure.questions import benchmark_paths, measured_alike, require_same_questions
 from apbmm.pick.view import side_by_side
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.figures import BenchmarkFigures
 from apbmm.results.json_form import evaluation_as_json, print_json, run_as_json
+from apbmm.results.run_directories import find_run
 from apbmm.results.run_results import EvaluationResult, RunResults, read_results
 from apbmm.status.view import console
 from apbmm.try_run.command import default_gpu, require_packages
@@ -35,9 +37,10 @@ MEASURED = "measured"
 class MeasureRequest:
     """The options of the command; None takes the default."""
 
-    run_dir: Path
+    run: str | None
     model: Path
     against: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     search_questions: bool = False
     gpu: str | None = None
     allow_remote_code: bool = False
@@ -50,18 +53,22 @@ def run_measure(request: MeasureRequest) -> int:
     Raises `UsageError` for a run or a folder with which nothing can be measured, and `ApbmmError`
     for an engine or an evaluation that fails.
     """
-    results = _run_asked(request)
-    against = [results.evaluation(name) for name in request.against]
+    search = _search(request)
+    results = _run_asked(request, search)
+    against = [measured_alike(results, search, name) for name in request.against]
+    paths = benchmark_paths(results, request.paths)
     require_packages(results.spec.engine.kind)
     gpu = parse_gpu(request.gpu or default_gpu())
     model = request.model.resolve()
-    with local_engine("measure", gpu, allow_remote_code=request.allow_remote_code) as options:
+    with local_engine("measure", gpu, allow_remote_code=request.allow_remote_code) as own:
+        options = replace(own, paths=paths)
         body = work_in_stages(
             request.model.name, options, lambda show: _evaluated(results, model, options, show)
         )
+    require_same_questions(results, body)
     measured = measured_result(results, request.model.name or str(model), body)
     found = _as_json(results, measured, model)
-    kept = _keep(request.run_dir, measured.id, found)
+    kept = _keep(search.run_dir, measured.id, found)
     if request.as_json:
         print_json(found)
     else:
@@ -72,9 +79,8 @@ def run_measure(request: MeasureRequest) -> int:
     return EXIT_DONE
 
 
-def _run_asked(request: MeasureRequest) -> RunResults:
-    """The search, or the run that confirms it, whose questions are asked."""
-    search = read_results(request.run_dir)
+def _search(request: MeasureRequest) -> RunResults:
+    search = read_results(find_run(request.run))
     if search.rehearsal:
         raise UsageError(
             f"{search.label} is a rehearsal: no model was asked anything",
@@ -85,6 +91,11 @@ def _run_asked(request: MeasureRequest) -> RunResults:
             f"{request.model} is not the folder of a checkpoint: it holds no config.json",
             "--model names a folder in Hugging Face layout",
         )
+    return search
+
+
+def _run_asked(request: MeasureRequest, search: RunResults) -> RunResults:
+    """The search, or the run that confirms it, whose questions are asked."""
     confirmation = None if request.search_questions else read_confirmation(search)
     return confirmation.run if confirmation is not None else search
 

@@ -79,16 +79,26 @@ def print_pick(
     for line in doubts(results, choice, confirmed):
         screen.print(f"note: {line}", style="yellow", markup=False)
     if chosen and not confirmed:
-        screen.print(
-            f"apbmm confirm {results.label} measures it on questions that the search did not ask",
-            markup=False,
-        )
+        screen.print(_unconfirmed(results, chosen, confirmation), markup=False)
 
 
 def _confirmed(
     chosen: EvaluationResult | None, confirmation: Confirmation | None
 ) -> ConfirmedMerge | None:
     return confirmation.of(chosen.id) if confirmation and chosen else None
+
+
+def _unconfirmed(
+    results: RunResults, chosen: EvaluationResult, confirmation: Confirmation | None
+) -> str:
+    """How to have the chosen merge confirmed, where it is not."""
+    if confirmation is None:
+        return f"apbmm confirm {results.label} measures it on questions that the search did not ask"
+    confirmed = [merge.id for merge in confirmation.merges if merge.search.purpose != "reference"]
+    return (
+        f"{chosen.id} is not among the confirmed merges ({', '.join(confirmed) or 'none yet'}): "
+        f"apbmm confirm {results.label} --eval {chosen.id} adds it"
+    )
 
 
 def _print_confirmed(screen: Console, run: RunResults, merge: ConfirmedMerge) -> None:

@@ -10,7 +10,8 @@ import pytest
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import called
-from written_runs import write_run
+from merged_runs import write_confirmation
+from written_runs import measured, write_run
 
 POINTS = [(0.1, 0.95), (0.6, 0.7), (0.9, 0.2)]
 
@@ -65,6 +66,16 @@ def test_where_nothing_fits_the_exit_code_says_so(folder: Path) -> None:
     assert shown.returncode == 1
     assert "nothing fits: none of 3 merges is within all limits; the nearest:" in shown.stdout
     assert "instruct itself is within them" in shown.stdout
+
+
+def test_a_merge_that_is_not_confirmed_is_told_from_those_that_are(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", POINTS)
+    unknown = called("pick", folder, "--min-accuracy", 0.5).stdout
+    assert f"apbmm confirm {folder} measures it on questions" in unknown.replace("\n", " ")
+    write_confirmation(folder, [measured(POINTS[0])])
+    shown = called("pick", folder, "--min-accuracy", 0.5).stdout.replace("\n", " ")
+    assert "e0002 is not among the confirmed merges (e0001): apbmm confirm" in shown
+    assert "--eval e0002 adds it" in shown
 
 
 def test_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
