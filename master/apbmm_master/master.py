@@ -29,6 +29,7 @@ from apbmm_master.journal.confirmation import begin_to_confirm
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, FrontToConfirm, Record
 from apbmm_master.journal.lifecycle import UNFINISHED
 from apbmm_master.journal.master_sessions import installed_versions
+from apbmm_master.journal.patience import standstill_of_hypervolume
 from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
@@ -272,7 +273,17 @@ class Master:
             batch=self.optimiser.batch,
             draining=self.draining,
             ask_seconds=self.optimiser.seconds,
+            stalled=self._stalled(),
         )
+
+    def _stalled(self) -> str:
+        """Why patience is at an end; only once the search has begun, as references then scale."""
+        assert self.run_state.spec is not None
+        searched = self.run_state.count(purposes=("search",))
+        if self.run_state.spec.budget.patience is None or not searched:
+            return ""
+        self.score_history.update(self.run_state)
+        return standstill_of_hypervolume(self.run_state, self.score_history.history())
 
     def _decide(self) -> None:
         self.optimiser.propose_references(self.run_state, self.record)

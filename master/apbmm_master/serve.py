@@ -16,6 +16,7 @@ from apbmm_common.process.systemd import Supervisor
 from apbmm_common.protocol.addresses import allow_ipv6, is_local
 from apbmm_common.protocol.curve_keys import MasterKeys
 from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.budget import limits
 from apbmm_master.journal.events import FrontToConfirm
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import NAME as JOURNAL
@@ -150,8 +151,8 @@ async def _serve(
 def _status_line(master: Master) -> str:
     """One line about the run for ``systemctl status``."""
     run_state = master.run_state
-    budget = run_state.spec.budget.evaluations if run_state.spec else 0
-    text = f"{len(run_state.completed)}/{budget} evaluations, {len(master.fleet.workers)} workers"
+    spent = ", ".join(limit.in_words for limit in limits(run_state))
+    text = f"{spent}, {len(master.fleet.workers)} workers"
     trouble = master.trouble or master.standstill
     return f"{text}; {trouble}" if trouble else text
 

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from apbmm_common.protocol.messages import Evaluated, Failed
 from apbmm_master.journal.answer_tables import Kept
+from apbmm_master.journal.budget import reached
 from apbmm_master.journal.events import AttemptFailed, Leased, ResultRecorded
 from apbmm_master.journal.lifecycle import SETTLED, EvaluationState
 from apbmm_master.journal.run_state import RunState
@@ -221,8 +222,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             world.settle()
         assert world.end is not None
         if not world.end.failed:
-            assert world.run_state.spec is not None
-            assert len(world.run_state.completed) >= world.run_state.spec.budget.evaluations
+            assert reached(world.run_state) is not None
 
 
 ProtocolMachine.TestCase.settings = settings(

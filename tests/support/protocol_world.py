@@ -289,12 +289,14 @@ class Sim:
             self._hold(assign)
         self.says.append(Accept(run=self.run, lease=assign.lease, hello=self.hellos))
 
-    def finish(self, body: Evaluated | Measured | Failed | None = None) -> None:
+    def finish(
+        self, body: Evaluated | Measured | Failed | None = None, seconds: float = 1.0
+    ) -> None:
         """End what is held, well unless a body says otherwise."""
         assert self.held is not None
         if body is None:
             self.answer(len(PROMPTS))
-        result = result_of(self.held, body or body_of(self.held))
+        result = result_of(self.held, body or body_of(self.held), seconds)
         self._drop()
         self.outbox[result.lease] = result
         self.says.append(result)

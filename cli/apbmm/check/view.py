@@ -178,13 +178,20 @@ def _algorithm(spec: RunSpec) -> str:
 
 def _budget(found: Inspection, spec: RunSpec) -> str:
     budget = spec.budget
-    text = (
-        f"{budget.evaluations} evaluations ({budget.initial} of them initial) and 2 references, "
-        f"at most {budget.failures} failures"
-    )
+    costs = [f"{budget.gpu_hours:g} GPU-hours"] if budget.gpu_hours else []
+    costs += [f"{budget.generated_tokens:,} generated tokens"] if budget.generated_tokens else []
+    most = "evaluations" if budget.evaluations is None else f"{budget.evaluations} evaluations"
+    text = f"{most} ({budget.initial} of them initial) and 2 references"
+    text += f" within {' and '.join(costs)}" if costs else ""
+    if budget.patience is not None:
+        text += (
+            f", while {budget.patience} evaluations' worth of cost add more than "
+            f"{budget.patience_growth:.2%} of hypervolume"
+        )
+    text += f", at most {budget.failures} failures"
     counts = list(found.questions.values())
     known = [count for count in counts if count is not None]
-    if known and len(known) == len(counts):
+    if known and len(known) == len(counts) and budget.evaluations is not None:
         text += f": {(budget.evaluations + 2) * sum(known):,} answers"
     return text
 

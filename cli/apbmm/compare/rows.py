@@ -11,7 +11,8 @@ class Row:
 
     The first four numbers are None while there are no objectives, ``load_rate`` and ``seconds``
     (wall clock of the search after its initial design) before anything was leased. ``state`` is
-    ``finished``, ``unfinished`` or ``failed``.
+    ``finished``, ``unfinished`` or ``failed``. ``budget`` is None for a run whose number of
+    evaluations was not limited.
     """
 
     run: str
@@ -24,6 +25,6 @@ class Row:
     seconds: float | None
     done: int
     failed: int
-    budget: int
+    budget: int | None
     state: str
     seed: int

@@ -78,7 +78,7 @@ def row_cells(row: Row, pooled: int) -> list[str]:
         number(row.front, "d"),
         number(row.load_rate, ".1%"),
         "-" if row.seconds is None else duration(row.seconds),
-        f"{row.done}/{row.budget}",
+        str(row.done) if row.budget is None else f"{row.done}/{row.budget}",
         str(row.failed),
     ]
 

@@ -68,14 +68,16 @@ def demo_run(options: DemoOptions, before: RunSpec | None) -> RunSpec:
     spec = load_run_file(demo_folder() / RUN_FILE)
     begun = before or spec
     evaluations = options.evaluations or begun.budget.evaluations
-    if before and evaluations < before.budget.initial:
+    if before and evaluations is not None and evaluations < before.budget.initial:
         raise UsageError(
             f"--evaluations {evaluations}: this run was begun with {before.budget.initial} initial "
             "evaluations",
             "give at least as many, or begin a new run with another --run-dir",
         )
     # A short run begins with a short initial design, which stays when the run is extended.
-    initial = begun.budget.initial if before else min(begun.budget.initial, evaluations)
+    initial = begun.budget.initial
+    if before is None and evaluations is not None:
+        initial = min(initial, evaluations)
     evaluation = begun.evaluation
     if options.rehearsal:
         evaluation = EvaluationSection(

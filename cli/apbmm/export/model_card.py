@@ -316,8 +316,8 @@ def _making(facts: CardFacts) -> Iterator[str]:
     spec = results.spec
     yield f"- weights: {facts.weights}; stored as {facts.dtype}"
     yield (
-        f"- search: {spec.algorithm.name}, {len(results.completed)} of "
-        f"{spec.budget.evaluations} evaluations, seed {spec.seed}"
+        f"- search: {spec.algorithm.name}, {results.completed_of_budget} evaluations, "
+        f"seed {spec.seed}"
     )
     begun = datetime.fromtimestamp(evaluation.begun_at or results.begun_at, UTC)
     yield f"- evaluated: {begun:%Y-%m-%d}, worker {evaluation.worker or 'unknown'}"

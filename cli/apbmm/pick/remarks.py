@@ -43,9 +43,9 @@ def doubts(
     ``confirmed`` is the chosen merge in the run's confirmation, if it has been measured there.
     """
     chosen = choice.evaluation
-    completed, budget = len(results.completed), results.spec.budget.evaluations
-    if completed < budget:
-        yield f"the run is not over: {completed} of {budget} evaluations are completed"
+    completed = len(results.completed)
+    if not results.ended:
+        yield f"the run is not over: {results.completed_of_budget} evaluations are completed"
     if chosen is None:
         return
     yield from _as_good(results, choice, chosen)

@@ -160,6 +160,12 @@ class RunResults:
         return tuple(done[name] for name in self.run_state.completed)
 
     @property
+    def completed_of_budget(self) -> str:
+        """As in ``12 of 40``, or ``12`` where the number of evaluations is not limited."""
+        done, most = len(self.completed), self.spec.budget.evaluations
+        return str(done) if most is None else f"{done} of {most}"
+
+    @property
     def seconds(self) -> float:
         """Wall-clock time from the first event to the last, without the pauses."""
         return seconds_served(self.run_state, self.last_at)

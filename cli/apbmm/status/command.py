@@ -147,10 +147,17 @@ def _over(target: Target, last: Snapshot) -> bool:
 
 def _require_end(target: Target, last: Snapshot) -> None:
     """Raise `NoMasterError` unless ``last`` shows that the master, now gone, was about to end."""
-    counts = last["evaluations"]
-    if not (last.get("draining") or counts["done"] + counts["failed"] >= last["budget"]):
+    if not (last.get("draining") or _is_spent(last)):
         raise NoMasterError(
             f"the master at {target.address} has gone, and its run was not finished",
             "the same apbmm-master command goes on with it",
         )
     sys.stderr.write(f"the master at {target.address} has ended\n")
+
+
+def _is_spent(last: Snapshot) -> bool:
+    """Whether a limit of the budget was reached, failed merges counted as completed."""
+    counts, most = last["evaluations"], last["budget"]
+    if most is not None and counts["done"] + counts["failed"] >= most:
+        return True
+    return any(limit["left"] <= 0 for limit in last.get("limits", ()))

@@ -14,6 +14,7 @@ from apbmm.results.run_results import RunResults
 from apbmm.results.words import asked_in_words, duration, moment
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
+from apbmm_master.journal.budget import UNITS, amount
 from apbmm_master.status.stages import stage_line
 
 Entry = Mapping[str, Any]
@@ -36,7 +37,7 @@ def render(status: Entry) -> RenderableType:
     if not status.get("run"):
         return Text("the journal is empty: the run has not begun")
     parts: list[RenderableType] = [_head(status), *_story(status)]
-    parts += [_budget(status), _counts(status)]
+    parts += [*_budget(status), _counts(status)]
     parts += [Text(line, style="yellow") for line in _trouble(status)]
     if status["workers"]:
         parts.append(_workers(status["workers"], _answers_kept(status)))
@@ -103,12 +104,39 @@ def _benchmark(benchmark: Entry) -> str:
     return f"{benchmark['name']} ({benchmark['adapter']}{count})"
 
 
-def _budget(status: Entry) -> RenderableType:
-    done = status["evaluations"]["done"]
-    total = status["budget"]
-    row = Table.grid(padding=(0, 1))
-    row.add_row(ProgressBar(total, done, width=BAR_WIDTH), f"{done}/{total} evaluations")
-    return row
+def _budget(status: Entry) -> Iterator[RenderableType]:
+    """A bar for each limit, what a merge costs, and when the first limit is reached."""
+    rows = Table.grid(padding=(0, 1))
+    for limit in _limits(status):
+        most, spent = limit["limit"], limit["spent"]
+        bar = ProgressBar(most, min(most, spent), width=BAR_WIDTH)
+        numbers = f"{amount(spent)}/{amount(most)} {UNITS[limit['name']]}"
+        rows.add_row(bar, f"{numbers}, {amount(limit['left'])} left")
+    yield rows
+    parts = []
+    if cost := status.get("mean_cost"):
+        parts.append(
+            f"a merge costs {duration(cost['gpu_seconds'])} of a card and {cost['tokens']:,.0f} "
+            "tokens on average"
+        )
+    if expected := status.get("forecast"):
+        unit = UNITS[expected["limit"]]
+        parts.append(f"about {duration(expected['seconds'])} until the {unit} are spent")
+    if parts:
+        yield Text("; ".join(parts))
+
+
+def _limits(status: Entry) -> Sequence[Entry]:
+    """The limits; those of an earlier version's master, which had one kind."""
+    done, most = status["evaluations"]["done"], status["budget"]
+    alone = {
+        "name": "evaluations",
+        "limit": most,
+        "spent": done,
+        "left": max(0, (most or 0) - done),
+    }
+    found: Sequence[Entry] = status.get("limits", [alone])
+    return found
 
 
 def _counts(status: Entry) -> Text:
@@ -232,7 +260,7 @@ def evaluations_table(results: RunResults) -> Table:
     table = Table(title="Evaluations")
     for name in ("id", "purpose", "state", "front"):
         table.add_column(name)
-    for name in (*results.objectives, *columns, "seconds"):
+    for name in (*results.objectives, *columns, "GPU-seconds"):
         table.add_column(name, justify="right")
     table.add_column("weights", overflow="fold")
     for each in results.evaluations:
@@ -245,7 +273,7 @@ def evaluations_table(results: RunResults) -> Table:
             *(f"{value:+.3f}" for value in each.objectives or ()),
             *("-" for _ in results.objectives if each.objectives is None),
             *(metric(name).text(f.value if (f := each.figure(name)) else None) for name in columns),
-            f"{each.seconds:.1f}",
+            f"{each.gpu_seconds:.1f}",
             Text(each.message or " ".join(f"{weight:.2f}" for weight in weights)),
         )
     return table

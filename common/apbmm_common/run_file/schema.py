@@ -381,15 +381,40 @@ class AlgorithmSection(Section):
     """Settings of the search method, by name. Those of each method are listed with it."""
 
 
-class BudgetSection(Section):
-    """When the search ends. The two references are measured beside it and do not count."""
+EVALUATIONS_BY_DEFAULT = 40
 
-    evaluations: Positive = 40
-    """Completed evaluations after which the run is finished. It may be raised when a run is
-    resumed, and lowered to what is done."""
+
+class BudgetSection(Section):
+    """When the search ends: when the first of the limits that are given is reached.
+
+    The limits are `evaluations`, `gpu_hours` and `generated_tokens`. Each may be raised when a run
+    is resumed, or lowered to what is spent. A merge is begun only while what is spent, and what the
+    merges in progress are expected to cost, is below every limit. Those in progress are finished
+    and counted, so a limit may be passed by as much as they cost.
+    """
+
+    evaluations: Positive | None = None
+    """Merges whose evaluation is completed. The two references do not count. 40 where no limit is
+    given."""
+    gpu_hours: Annotated[float, Field(gt=0), Unit("hours")] | None = None
+    """Hours that workers hold leases, times the cards of each worker; a CPU worker counts as one
+    card. Everything leased counts: merges, references, the measurement of the layers, and attempts
+    that fail or are lost. Time in which a worker waits for work does not count. Time without a
+    master, which is that from its last event to the first event of the next one, counts as far as
+    a result says that its worker went on."""
+    generated_tokens: Annotated[Positive, Unit("tokens")] | None = None
+    """Tokens of all answers in the results of merges and references. Answers of attempts without
+    a result are not known, and do not count."""
     initial: Positive = 8
-    """How many of these evaluations are the initial design, before the first proposal of a model.
-    At most `evaluations`."""
+    """How many evaluations are the initial design, before the first proposal of a model. At most
+    `evaluations`."""
+    patience: Positive | None = None
+    """Ends the run when the hypervolume has stopped growing: when it has grown by no more than
+    `patience_growth` while merges were evaluated that cost as much as so many average ones. An
+    expensive merge counts as more than one, a cheap one as less, by the time of its worker.
+    The initial design does not count. It may be changed when a run is resumed."""
+    patience_growth: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of the hypervolume by which it must grow. It may be changed when a run is resumed."""
     failures: Natural = 10
     """How many vectors may fail for good before the run ends as failed. It may be changed when a
     run is resumed."""
@@ -398,11 +423,19 @@ class BudgetSection(Section):
     tell the references apart on any benchmark. Without it such a run ends before the search. It may
     be changed when a run is resumed."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _at_least_one_limit(cls, table: Any) -> Any:
+        limits = ("evaluations", "gpu_hours", "generated_tokens")
+        if isinstance(table, dict) and all(table.get(limit) is None for limit in limits):
+            return {**table, "evaluations": EVALUATIONS_BY_DEFAULT}
+        return table
+
     @field_validator("initial")
     @classmethod
     def _within_the_budget(cls, initial: int, info: ValidationInfo) -> int:
-        evaluations = info.data.get("evaluations", initial)
-        if initial > evaluations:
+        evaluations = info.data.get("evaluations")
+        if evaluations is not None and initial > evaluations:
             raise ValueError(f"initial ({initial}) is larger than evaluations ({evaluations})")
         return initial
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from apbmm_common.errors import RunChangedError, UsageError
-from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file import BudgetSection, RunSpec
 from apbmm_common.run_file.schema import BenchmarkSection, ConfirmSection, ObjectiveSection
 from apbmm_master.journal.events import QUESTIONS, AnyEvent, FrontToConfirm
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -42,8 +42,8 @@ def confirmation_spec(spec: RunSpec, merges: int) -> RunSpec:
             "answers to the same questions, also when a run is over (--run-file); confirm.holdout "
             "keeps a share of the questions out of a new run",
         )
-    budget = spec.budget.model_copy(
-        update={"evaluations": merges, "initial": 1, "any_references": True}
+    budget = BudgetSection(
+        evaluations=merges, initial=1, failures=spec.budget.failures, any_references=True
     )
     changes = {
         "name": spec.name[: _LONGEST_NAME - len(_SUFFIX)] + _SUFFIX,

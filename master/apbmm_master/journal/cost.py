@@ -4,42 +4,43 @@ from __future__ import annotations
 
 import math
 
-from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.evaluations import Evaluation
+from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.spending import seconds_with_master, tokens_of
 
 
 def gpu_seconds(run_state: RunState, now: float) -> dict[str, float]:
-    """By evaluation: the seconds of all its attempts, times the cards of their workers.
-
-    An attempt in progress counts up to ``now`` (Unix seconds). A CPU worker counts as one card.
-    """
-    cards = {(stay.worker, stay.boot): cards_of(stay.gpu) for stay in run_state.sessions.stays}
+    """By evaluation: what `evaluation_gpu_seconds` says of it."""
     return {
-        evaluation.id: math.fsum(
-            cards.get((attempt.worker, attempt.boot), 1)
-            * ((now if attempt.ended_at is None else attempt.ended_at) - attempt.leased_at)
-            for attempt in evaluation.attempts
-        )
+        evaluation.id: evaluation_gpu_seconds(run_state, evaluation, now)
         for evaluation in run_state.evaluations.values()
     }
 
 
-def cards_of(gpu: str) -> int:
-    """The number of cards that a worker's ``--gpu`` names: 2 for ``0,1``; 1 for ``cpu``."""
-    return gpu.count(",") + 1
+def evaluation_gpu_seconds(run_state: RunState, evaluation: Evaluation, now: float) -> float:
+    """The seconds of all attempts of an evaluation, times the cards of their workers.
+
+    An attempt in progress counts up to ``now`` (Unix seconds). A CPU worker counts as one card.
+    Seconds without a master count as far as a result says that its worker went on.
+    """
+    return math.fsum(
+        attempt_gpu_seconds(run_state, attempt, now) for attempt in evaluation.attempts
+    )
+
+
+def attempt_gpu_seconds(run_state: RunState, attempt: Attempt, now: float) -> float:
+    """What one attempt cost; up to ``now`` if it is in progress."""
+    if attempt.ended_at is not None:
+        return attempt.gpu_seconds
+    seconds = seconds_with_master(attempt.leased_at, now, run_state.pauses)
+    return seconds * run_state.sessions.cards(attempt.worker, attempt.boot)
 
 
 def generated_tokens(evaluation: Evaluation) -> float:
     """Tokens that an evaluation generated in all its answers; 0 until it is done."""
-    if not isinstance(evaluation.body, Evaluated):
-        return 0.0
-    return math.fsum(
-        result.metrics.get("tokens", 0.0) * result.answers
-        for result in evaluation.body.benchmarks.values()
-    )
+    return tokens_of(evaluation.body)
 
 
 def seconds_served(run_state: RunState, now: float) -> float:
     """Wall-clock seconds from the run's first event to ``now``, without those without a master."""
-    return now - run_state.begun - math.fsum(end - begin for begin, end in run_state.pauses)
+    return seconds_with_master(run_state.begun, now, run_state.pauses)

@@ -28,6 +28,7 @@ class Attempt:
 
     ``kept``: how many answers of earlier attempts its worker need not ask for. ``worker_lost``: its
     worker had begun the evaluation and was not heard again.
+    ``gpu_seconds``: what it cost, once it has ended; see `spending.Spending`.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Attempt:
     message: str = ""
     hint: str = ""
     worker_lost: bool = False
+    gpu_seconds: float = 0.0
 
     @property
     def active(self) -> bool:

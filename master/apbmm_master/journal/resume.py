@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from typing import Any
 
 from apbmm_common.errors import RunChangedError
 from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.budget import UNITS, amount, limits
 from apbmm_master.journal.events import AnyEvent, RunStarted, SpecChanged
-from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 
 MAY_CHANGE = (
     "budget.evaluations",
+    "budget.gpu_hours",
+    "budget.generated_tokens",
+    "budget.patience",
+    "budget.patience_growth",
     "budget.failures",
     "budget.any_references",
     "confirm.benchmarks",
@@ -50,15 +55,22 @@ def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEve
             f"the run file differs from the one this run was begun with in {', '.join(refused)}",
             "undo the change, or start a new run with another --run-dir",
         )
-    done = run_state.count(EvaluationState.DONE)
-    if spec.budget.evaluations < min(done, run_state.spec.budget.evaluations):
-        raise RunChangedError(
-            f"budget.evaluations was lowered to {spec.budget.evaluations}, but {done} evaluations "
-            "are done",
-            f"set it to {done} or more",
-        )
+    _require_not_spent(run_state, spec)
     if keys:
         record(SpecChanged(spec=new, keys=tuple(keys)))
+
+
+def _require_not_spent(run_state: RunState, spec: RunSpec) -> None:
+    """Raise `RunChangedError` for a limit that is new, or lowered, to less than what is spent."""
+    before = {limit.name: limit.most for limit in limits(run_state)}
+    for limit in limits(run_state, spec.budget):
+        if limit.most < min(limit.spent, before.get(limit.name, math.inf)):
+            least = f"{math.ceil(limit.spent * 100) / 100:.10g}"
+            raise RunChangedError(
+                f"budget.{limit.name} is {amount(limit.most)}, but {amount(limit.spent)} "
+                f"{UNITS[limit.name]} are spent",
+                f"set it to {least} or more",
+            )
 
 
 def may_change(key: str, *, searched: bool) -> bool:

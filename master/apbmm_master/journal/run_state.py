@@ -56,6 +56,7 @@ from apbmm_master.journal.lifecycle import (
     move_evaluation,
 )
 from apbmm_master.journal.master_sessions import MasterSession
+from apbmm_master.journal.spending import Spending
 from apbmm_master.journal.worker_sessions import WorkerSessions
 
 
@@ -63,9 +64,8 @@ class RunState:
     """The run as the events so far describe it."""
 
     def __init__(self) -> None:
-        self.seq = 0
-        self.time = 0.0
-        """Time of the last event in Unix seconds, for reports only."""
+        self.seq, self.time = 0, 0.0
+        """Number of the last event, and its time in Unix seconds, for reports and the budget."""
         self.run = ""
         self.spec: RunSpec | None = None
         self.begun = 0.0
@@ -100,12 +100,12 @@ class RunState:
         self.durations: list[float] = []
         """Seconds that each finished evaluation took, in increasing order."""
         self.sessions = WorkerSessions()
+        self.spending = Spending()
+        """What everything has cost that has ended."""
         self.duplicates: set[str] = set()
         """Leases whose results came after their evaluation was done or had failed."""
-        self.finished = ""
-        """Why the run ended; empty while it goes on."""
-        self.failed = False
-        """Whether the run ended because too much of it failed."""
+        self.finished, self.failed = "", False
+        """Why the run ended, empty while it goes on; whether that was for what failed in it."""
         self._tells_waiting: list[TellCall] = []
         """Tells that wait for the references to be measured."""
         self._counts: Counter[tuple[Purpose, EvaluationState]] = Counter()
@@ -322,7 +322,8 @@ class RunState:
         evaluation, attempt = self._leased(event.lease)
         attempt.worker_lost = event.vanished and attempt.state is AttemptState.RUNNING
         attempt.state = move_attempt(attempt.state, AttemptState.LOST)
-        attempt.ended_at, attempt.message = time, event.reason
+        attempt.message = event.reason
+        self._end_attempt(attempt, time)
         if attempt.worker_lost:
             self._with_failed_attempts[evaluation.id] = None
         self._set_state(evaluation, EvaluationState.QUEUED)
@@ -335,7 +336,7 @@ class RunState:
     def _fail_attempt(self, event: AttemptFailed, time: float) -> None:
         evaluation, attempt = self._leased(event.lease)
         attempt.state = move_attempt(attempt.state, AttemptState.FAILED)
-        attempt.ended_at = time
+        self._end_attempt(attempt, time)
         attempt.fault, attempt.message, attempt.hint = event.fault, event.message, event.hint
         if event.fault == "engine":
             self.sessions.engine_died(attempt.boot, evaluation.id)
@@ -346,23 +347,32 @@ class RunState:
     def _complete(self, event: ResultRecorded, record: Record) -> None:
         evaluation = self.evaluations[event.evaluation]
         self._set_state(evaluation, EvaluationState.DONE)
+        delivering = None
         for attempt in evaluation.attempts:
             if attempt.lease == event.lease:
+                delivering = attempt
                 attempt.state = move_attempt(attempt.state, AttemptState.DONE)
-                attempt.ended_at = record.time
+                self._end_attempt(attempt, record.time, event.seconds)
                 if isinstance(event.body, Evaluated):
                     self.sessions.evaluated(attempt.boot)
             elif attempt.active:
                 attempt.state = move_attempt(attempt.state, AttemptState.LOST)
-                attempt.ended_at, attempt.message = record.time, "an earlier attempt delivered"
+                attempt.message = "an earlier attempt delivered"
+                self._end_attempt(attempt, record.time)
         body = event.body
         evaluation.body = body.without_outcomes() if isinstance(body, Evaluated) else body
         evaluation.seconds, evaluation.worker = event.seconds, event.worker
         evaluation.done_seq, evaluation.done_at = record.seq, record.time
+        self.spending.delivered(evaluation, delivering)
         insort(self.durations, event.seconds)
         if evaluation.in_budget:
             self.completed.append(evaluation.id)
         self._tell(evaluation)
+
+    def _end_attempt(self, attempt: Attempt, time: float, worked: float = 0.0) -> None:
+        """Note the end and the cost of an attempt; see `Spending.attempt_ended`."""
+        cards = self.sessions.cards(attempt.worker, attempt.boot)
+        self.spending.attempt_ended(attempt, time, cards, self.pauses, worked)
 
     def _fail_evaluation(self, event: EvaluationFailed) -> None:
         evaluation = self.evaluations[event.evaluation]

@@ -37,11 +37,16 @@ class WorkerSessions:
     gone: set[str] = field(default_factory=set)
     quarantined: dict[Boot, str] = field(default_factory=dict)
     deaths: dict[str, set[str]] = field(default_factory=dict)
+    _cards: dict[Boot, int] = field(default_factory=dict)
     _here: dict[Boot, int] = field(default_factory=dict)
 
     def is_here(self, worker: str, boot: str) -> bool:
         """Whether a boot has joined and not left in this epoch."""
         return (worker, boot) in self._here
+
+    def cards(self, worker: str, boot: str) -> int:
+        """How many cards a boot has, 1 for one that never joined."""
+        return self._cards.get((worker, boot), 1)
 
     def take(self, event: WorkerJoined | WorkerLeft | WorkerQuarantined, time: float) -> None:
         """Take one event in. Raises `InvariantError` for a boot that joins twice."""
@@ -51,6 +56,7 @@ class WorkerSessions:
                 if boot in self._here:
                     raise InvariantError(f"{event.worker} joined twice")
                 self._here[boot] = len(self.stays)
+                self._cards[boot] = cards_of(event.gpu)
                 self.stays.append(WorkerSession(*boot, event.gpu, event.host, time))
             case WorkerQuarantined():
                 self.quarantined[boot] = event.reason
@@ -89,3 +95,8 @@ class WorkerSessions:
     def _leave(self, boot: Boot, time: float) -> None:
         index = self._here.pop(boot)
         self.stays[index] = replace(self.stays[index], left=time)
+
+
+def cards_of(gpu: str) -> int:
+    """The number of cards that a worker's ``--gpu`` names: 2 for ``0,1``; 1 for ``cpu``."""
+    return gpu.count(",") + 1

@@ -40,7 +40,7 @@ class SearchArguments:
     dimensions: int
     objectives: int
     seed: int
-    budget: int
+    budget: int | None
     initial: int
     workers: int
     reference_point: Vector

@@ -11,8 +11,10 @@ Invariants of the scheduler, in this module and in `leases` and `message_handler
    An evaluation is not leased either while a connected worker still works on an earlier attempt.
 5. The first valid result of an evaluation is its only one. A result is acknowledged only after the
    commit that records it.
-6. An evaluation that counts against the budget is leased only while fewer than
-   ``budget.evaluations`` such evaluations are done or in progress.
+6. An evaluation that counts against the budget is leased only while every limit of the budget
+   leaves room beside what is spent and in progress (`journal.budget`), and while the hypervolume
+   grows (`journal.patience`). A reference or the measurement is leased only while no limit of
+   GPU-hours or tokens is spent.
 7. An evaluation that failed gets no further attempt. Its vector is avoided by the search and its
    place in the budget goes to another vector.
 8. A worker that found a fault of the data or the run file gets nothing more, until the evaluation
@@ -29,7 +31,8 @@ from math import ceil
 
 from apbmm_common.errors import ApbmmError, RunFileError
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.evaluations import MEASURE, Attempt, Evaluation
+from apbmm_master.journal.budget import reached, reached_cost, room
+from apbmm_master.journal.evaluations import MEASURE, REFERENCES, Attempt, Evaluation
 from apbmm_master.journal.lifecycle import (
     EvaluationState,
     Liveness,
@@ -110,6 +113,7 @@ class Situation:
     - ``batch``: vectors that a synchronous method proposes at a time; None for an asynchronous one.
     - ``draining``: nothing new is to be started.
     - ``ask_seconds``: duration of the last ask; 0 before the first.
+    - ``stalled``: why the run's patience is at an end, in words; "" while it is not.
     """
 
     now: float
@@ -119,6 +123,7 @@ class Situation:
     batch: int | None
     draining: bool
     ask_seconds: float = 0.0
+    stalled: str = ""
 
 
 def decide(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Decision]:
@@ -211,15 +216,40 @@ def _end(run_state: RunState, spec: RunSpec, situation: Situation) -> FinishRun 
     failure = _failure(run_state, spec)
     if failure is not None:
         return failure
-    if any(True for _ in run_state.active_attempts()) or not run_state.references_done:
+    if any(True for _ in run_state.active_attempts()):
         return None
+    if not run_state.references_done:
+        return _spent_without_references(run_state)
+    reason = _reason_to_end(run_state, situation)
+    return FinishRun(reason) if reason else None
+
+
+def _reason_to_end(run_state: RunState, situation: Situation) -> str:
+    """Why a run ends in which nothing is in progress; "" while it goes on."""
     done = run_state.count(EvaluationState.DONE)
-    if done >= spec.budget.evaluations:
-        return FinishRun(f"{done} evaluations completed")
+    completed = f"{done} evaluations completed"
+    limit = reached(run_state)
+    if limit is not None:
+        is_number = limit.name == "evaluations"
+        return completed if is_number else f"{limit.in_words} are spent, {completed}"
+    if situation.stalled:
+        return f"{situation.stalled}, {completed}"
     queued = any(True for _ in run_state.of_state(EvaluationState.QUEUED))
     if situation.exhausted and not queued and not situation.asking:
-        return FinishRun(f"the method has no more to try after {done} evaluations")
-    return None
+        return f"the method has no more to try after {done} evaluations"
+    return ""
+
+
+def _spent_without_references(run_state: RunState) -> FinishRun | None:
+    """The end of a run whose limit of cost is spent before it has anything to scale by."""
+    limit = reached_cost(run_state)
+    if limit is None:
+        return None
+    return FinishRun(
+        f"{limit.in_words} are spent before both references were measured (hint: raise "
+        f"budget.{limit.name}, and the same command goes on)",
+        True,
+    )
 
 
 def _failure(run_state: RunState, spec: RunSpec) -> FinishRun | None:
@@ -242,7 +272,7 @@ def _failure(run_state: RunState, spec: RunSpec) -> FinishRun | None:
 def _grant_leases(
     run_state: RunState, fleet: Fleet, idle: list[Worker], situation: Situation
 ) -> list[GrantLease]:
-    """Leases for the idle workers, in the order of the proposals and within the budget.
+    """Leases for the idle workers, in the order of `_in_order` and within the budget.
 
     An evaluation goes to a worker that has not failed it, where there is one.
     """
@@ -253,13 +283,13 @@ def _grant_leases(
         return []
     given: list[GrantLease] = []
     still_held = {lease for worker in fleet.workers.values() for lease in worker.held}
-    room = run_state.spec.budget.evaluations - run_state.count(
-        EvaluationState.DONE, EvaluationState.ACTIVE
-    )
-    for evaluation in run_state.of_state(EvaluationState.QUEUED):
+    left = 0.0 if situation.stalled else room(run_state)
+    may_pay = reached_cost(run_state) is None
+    for evaluation in _in_order(run_state):
         if not free:
             break
-        if evaluation.reason_to_give_up or (evaluation.in_budget and room <= 0):
+        within_budget = left > 0 if evaluation.in_budget else may_pay
+        if evaluation.reason_to_give_up or not within_budget:
             continue
         if any(attempt.lease in still_held for attempt in evaluation.attempts):
             continue
@@ -269,8 +299,24 @@ def _grant_leases(
         if worker is not None:
             free.remove(worker)
             given.append(GrantLease(evaluation.id, worker.name))
-            room -= evaluation.in_budget
+            left -= evaluation.in_budget
     return given
+
+
+def _in_order(run_state: RunState) -> list[Evaluation]:
+    """The queue: the measurement, which is short, the references, then the merges as proposed.
+
+    All that follows the initial design waits for the references, so the longest of them goes first:
+    the one with the longest attempt so far, which was not enough, or else the thinking model.
+    """
+
+    def urgency(evaluation: Evaluation) -> tuple[int, float, int]:
+        if evaluation.id not in REFERENCES:
+            return 2 * evaluation.in_budget, 0.0, evaluation.ordinal
+        longest = max((attempt.gpu_seconds for attempt in evaluation.attempts), default=0.0)
+        return 1, -longest, REFERENCES.index(evaluation.id)
+
+    return sorted(run_state.of_state(EvaluationState.QUEUED), key=urgency)
 
 
 def _worker_that_has_not_failed(evaluation: Evaluation, free: list[Worker]) -> Worker | None:
@@ -296,16 +342,15 @@ def _ask(
         wanted += max(0, vectors_to_prefetch(run_state, situation.ask_seconds, idle) - ready)
     if not wanted and (run_state.asks or not missing):
         return None
-    room = spec.budget.evaluations - run_state.count(
-        EvaluationState.DONE, EvaluationState.ACTIVE, EvaluationState.QUEUED
-    )
-    if room <= 0:
+    queued = run_state.count(EvaluationState.QUEUED)
+    left = 0.0 if situation.stalled else room(run_state, queued)
+    if left <= 0:
         return None
     if missing:
-        return AskForVectors(min(missing, room))
+        return AskForVectors(int(min(missing, left)))
     if not (run_state.references_done and _measured(run_state)):
         return None
-    return AskForVectors(min(situation.batch or wanted, room))
+    return AskForVectors(int(min(situation.batch or wanted, left)))
 
 
 def vectors_to_prefetch(run_state: RunState, ask_seconds: float, idle: int) -> int:

@@ -6,14 +6,14 @@ import io
 import logging
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self, TextIO, cast
+from typing import IO, Any, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -23,6 +23,7 @@ from rich.table import Table
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import in_words, metric, shown_metrics
 from apbmm_common.protocol.messages import Evaluated, Measured
+from apbmm_master.journal.budget import forecast, limits
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import (
     AttemptFailed,
@@ -53,16 +54,17 @@ class RunConsole:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[spent]}"),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self.console,
         )
         assert run_state.spec is not None
         rehearsal = "REHEARSAL " if run_state.spec.evaluation.kind == "rehearsal" else ""
         self._task = self._bar.add_task(
             f"{rehearsal}{run_state.spec.name} ({run_state.spec.algorithm.name})",
-            total=run_state.spec.budget.evaluations,
-            completed=len(run_state.completed),
+            total=1.0,
+            **self._budget(run_state),
         )
         self._shown = len(run_state.completed)
 
@@ -126,7 +128,7 @@ class RunConsole:
             self.console.print(f"discrepancy measured on {evaluation.body.prompts} prompts")
         elif not evaluation.in_budget:
             self.console.print(f"reference {evaluation.id}: {_metrics_text(evaluation, run_state)}")
-        self._bar.update(self._task, completed=len(run_state.completed))
+        self._bar.update(self._task, **self._budget(run_state))
         if not run_state.references_done:
             return
         scores = self._score_history.update(run_state)
@@ -140,6 +142,17 @@ class RunConsole:
             )
         self._shown = scores.completed
 
+    def _budget(self, run_state: RunState) -> dict[str, Any]:
+        """The bar's fields: the largest share of a limit, all that is spent, and the time left."""
+        found = limits(run_state)
+        expected = forecast(run_state, run_state.time)
+        left = timedelta(seconds=round(expected.seconds)) if expected else None
+        return {
+            "completed": min(1.0, max(limit.spent / limit.most for limit in found)),
+            "spent": ", ".join(limit.in_words for limit in found),
+            "left": f"about {left} left" if left else "",
+        }
+
     def conclude(self, run_state: RunState) -> None:
         """Print the front, its hypervolume, the load rate and the run directory."""
         scores = self._score_history.update(run_state)
@@ -149,6 +162,7 @@ class RunConsole:
                 f"hypervolume {scores.hypervolume:.4f}, {len(scores.front)} on the front, "
                 f"{scores.completed} evaluations"
             )
+        self.console.print(f"spent: {', '.join(limit.in_words for limit in limits(run_state))}")
         rate = load_rate(run_state, 0.0)
         if rate is not None:
             self.console.print(f"load rate {rate:.1%}")

@@ -18,8 +18,14 @@ from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.answer_tables import Kept
+from apbmm_master.journal.budget import Limit, forecast, limits
 from apbmm_master.journal.clock import RunClock
-from apbmm_master.journal.cost import generated_tokens, gpu_seconds, seconds_served
+from apbmm_master.journal.cost import (
+    evaluation_gpu_seconds,
+    generated_tokens,
+    gpu_seconds,
+    seconds_served,
+)
 from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.lifecycle import UNFINISHED, EvaluationState
 from apbmm_master.journal.reference_judgement import judge_references
@@ -61,6 +67,8 @@ def live_snapshot(master: LiveRun) -> dict[str, Any]:
     kept = master.journal.answers.all
     snapshot = journal_snapshot(master.run_state, master.score_history, master.clock.now(), kept)
     snapshot["master_alive"] = True
+    expected = forecast(master.run_state, master.clock.now()) if snapshot["run"] else None
+    snapshot["forecast"] = asdict(expected) if expected else None
     snapshot["workers"] = [
         _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
     ]
@@ -97,6 +105,9 @@ def journal_snapshot(
         "rehearsal": is_rehearsal(run_state),
         "algorithm": spec.algorithm.name if spec else "",
         "budget": spec.budget.evaluations if spec else 0,
+        "limits": [_limit(limit) for limit in limits(run_state)] if spec else [],
+        "mean_cost": _mean_cost(run_state),
+        "forecast": None,
         "epoch": run_state.epoch,
         "seq": run_state.seq,
         "finished": run_state.finished,
@@ -115,7 +126,7 @@ def journal_snapshot(
         "references": {e.id: _metrics(e) for e in measured_references(run_state)},
         "measured": _measured(run_state),
         "identical_layers": list(run_state.identical_layers),
-        "front": [_point(run_state, *point) for point in scores.front.items()],
+        "front": [_point(run_state, now, *point) for point in scores.front.items()],
         "hypervolume": scores.hypervolume,
         "load_rate": load_rate(run_state, now),
         "stages": stage_summary(run_state),
@@ -133,6 +144,28 @@ def journal_snapshot(
         "failures": [
             {"id": e.id, "message": e.message} for e in run_state.of_state(EvaluationState.FAILED)
         ],
+    }
+
+
+def _limit(limit: Limit) -> dict[str, Any]:
+    """One limit of the budget, in its unit; see `Limit`."""
+    return {
+        "name": limit.name,
+        "limit": limit.most,
+        "spent": limit.spent,
+        "in_progress": limit.in_progress,
+        "left": limit.left,
+    }
+
+
+def _mean_cost(run_state: RunState) -> dict[str, float] | None:
+    """What one merge has cost on average, without attempts that gave no result; None before one."""
+    merges = run_state.spending.merges
+    if not merges.count:
+        return None
+    return {
+        "gpu_seconds": merges.gpu_seconds / merges.count,
+        "tokens": merges.tokens / merges.count,
     }
 
 
@@ -222,13 +255,17 @@ def _shown_metrics(run_state: RunState, scores: Scores) -> list[str]:
     return [name for name in shown if not results or any(name in result for result in results)]
 
 
-def _point(run_state: RunState, name: str, objectives: tuple[float, ...]) -> dict[str, Any]:
+def _point(
+    run_state: RunState, now: float, name: str, objectives: tuple[float, ...]
+) -> dict[str, Any]:
     evaluation = run_state.evaluations[name]
     space = run_state.space
     return {
         "id": name,
         "objectives": list(objectives),
         "metrics": _metrics(evaluation),
+        "gpu_seconds": evaluation_gpu_seconds(run_state, evaluation, now),
+        "tokens": generated_tokens(evaluation),
         "vector": list(evaluation.vector),
         "layer_weights": list(space.layer_weights(evaluation.vector)) if space.owners else [],
     }

@@ -105,6 +105,27 @@ def test_everything_is_shown() -> None:
     assert text.index("e0001") < text.index("e0002")
 
 
+def test_every_limit_shows_what_is_spent_and_left() -> None:
+    limits = [
+        {"name": "gpu_hours", "limit": 4.0, "spent": 1.25, "in_progress": 0.5, "left": 2.75},
+        {"name": "generated_tokens", "limit": 5e6, "spent": 6e6, "in_progress": 0, "left": 0.0},
+    ]
+    text = shown(
+        budget=None,
+        limits=limits,
+        mean_cost={"gpu_seconds": 300.0, "tokens": 123456.0},
+        forecast={"limit": "gpu_hours", "seconds": 9000.0},
+    )
+    for piece in (
+        "1.25/4 GPU-hours, 2.75 left",
+        "6,000,000/5,000,000 generated tokens, 0 left",
+        "a merge costs 5.0 min of a card and 123,456 tokens on average; "
+        "about 2.50 h until the GPU-hours are spent",
+    ):
+        assert piece in text
+    assert "evaluations" not in text
+
+
 def test_the_metrics_of_the_objectives_are_shown_too() -> None:
     shown = {"alpha": {**METRICS["alpha"], "f1": 0.4321}}
     front = [{**SNAPSHOT["front"][0], "metrics": shown}]
@@ -243,8 +264,17 @@ def watched(monkeypatch: pytest.MonkeyPatch, *answers: dict[str, Any]) -> int:
             {"evaluations": {"done": 38, "running": 0, "queued": 0, "failed": 2}},
             "the master at tcp://127.0.0.1:1 has ended\n",
         ),
+        (
+            {
+                "budget": None,
+                "limits": [
+                    {"name": "gpu_hours", "limit": 1.0, "spent": 1.1, "in_progress": 0, "left": 0.0}
+                ],
+            },
+            "the master at tcp://127.0.0.1:1 has ended\n",
+        ),
     ],
-    ids=["finished", "draining", "all done"],
+    ids=["finished", "draining", "all done", "all spent"],
 )
 def test_a_master_that_goes_after_its_run_ends_watching(
     last: dict[str, Any],

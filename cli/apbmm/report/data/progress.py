@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from apbmm.results.run_results import RunResults
-from apbmm_master.journal.cost import cards_of
+from apbmm_master.journal.cost import attempt_gpu_seconds
 from apbmm_master.journal.evaluations import Attempt
 from apbmm_master.journal.events import Purpose
 from apbmm_master.journal.lifecycle import AttemptState
@@ -51,14 +51,15 @@ def gpu_hours(results: RunResults, moments: Sequence[float]) -> list[float]:
     As `EvaluationResult` counts them: references and the measurement of the layers are included,
     and so is work that was lost.
     """
-    stays = results.run_state.sessions.stays
-    cards = {(stay.worker, stay.boot): cards_of(stay.gpu) for stay in stays}
-    changes: Counter[float] = Counter()
+    changes: dict[float, float] = defaultdict(float)
     for evaluation in results.run_state.evaluations.values():
         for attempt in evaluation.attempts:
-            busy = cards.get((attempt.worker, attempt.boot), 1)
-            changes[attempt.leased_at] += busy
-            changes[_or(attempt.ended_at, results.last_at)] -= busy
+            end = _or(attempt.ended_at, results.last_at)
+            if end > attempt.leased_at:
+                cost = attempt_gpu_seconds(results.run_state, attempt, results.last_at)
+                rate = cost / (end - attempt.leased_at)
+                changes[attempt.leased_at] += rate
+                changes[end] -= rate
     if not changes:
         return [0.0] * len(moments)
     times = np.array(sorted(changes))

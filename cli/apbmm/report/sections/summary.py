@@ -14,6 +14,7 @@ from apbmm.report.sections.answers import alike
 from apbmm.results.confirmation import Confirmation
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import duration, in_list
+from apbmm_master.journal.budget import amount, limits
 from apbmm_master.journal.lifecycle import EvaluationState
 
 TITLE = "In plain words"
@@ -39,15 +40,13 @@ def summary_section(
 
 
 def _nothing(results: RunResults) -> str:
-    done, budget = len(results.completed), results.spec.budget.evaluations
     return (
-        f"Found: nothing yet, because {no_objectives(results)}. {done} of {budget} merges are "
-        "evaluated."
+        f"Found: nothing yet, because {no_objectives(results)}. {results.completed_of_budget} "
+        "merges are evaluated."
     )
 
 
 def _found(results: RunResults) -> str:
-    done, budget = len(results.completed), results.spec.budget.evaluations
     beaten = "".join(
         f" {in_list(better)} {'is' if len(better) == 1 else 'are'} at least as good as {name} in "
         "every objective."
@@ -55,8 +54,8 @@ def _found(results: RunResults) -> str:
         if (better := _no_worse_than(results, reference))
     )
     return (
-        f"Found: {done} of {budget} merges are evaluated, and {len(results.front)} of them are on "
-        "the front: no other merge beats them in every objective. The hypervolume is "
+        f"Found: {results.completed_of_budget} merges are evaluated, and {len(results.front)} of "
+        "them are on the front: no other merge beats them in every objective. The hypervolume is "
         f"{results.hypervolume:.4f}.{beaten}"
     )
 
@@ -70,10 +69,20 @@ def _no_worse_than(results: RunResults, reference: EvaluationResult) -> list[str
 
 def _cost(results: RunResults) -> str:
     workers = {stay.worker for stay in results.run_state.sessions.stays}
+    budget = (
+        f"{limit.in_words} ({amount(limit.left)} left)" for limit in limits(results.run_state)
+    )
+    merges = results.run_state.spending.merges
+    each = (
+        f" A merge cost {duration(merges.gpu_seconds / merges.count)} of a card and "
+        f"{merges.tokens / merges.count:,.0f} tokens on average."
+        if merges.count
+        else ""
+    )
     return (
         f"Cost: {results.gpu_seconds / 3600:.3g} {hours_name(results)} on {len(workers)} worker"
         f"{'' if len(workers) == 1 else 's'}, {duration(results.seconds)} of wall-clock time and "
-        f"{results.tokens:,.0f} generated tokens."
+        f"{results.tokens:,.0f} generated tokens.{each} Of the budget: {', '.join(budget)}."
     )
 
 

@@ -85,7 +85,7 @@ def create(  # noqa: PLR0913 - the interface of every method
     objectives: int = 2,
     *,
     seed: int = 0,
-    budget: int = 40,
+    budget: int | None = 40,
     initial: int = 8,
     workers: int = 4,
     reference_point: npt.ArrayLike | None = None,
@@ -94,7 +94,8 @@ def create(  # noqa: PLR0913 - the interface of every method
 ) -> Search:
     """Create the search method `name` for vectors in [0, 1]^dimensions.
 
-    - `budget`: completed evaluations in all;
+    - `budget`: completed evaluations in all; None where that is not known in advance, and `ask`
+      then goes on for as long as it is called;
     - `initial`: how many of them are the initial design, a scrambled Sobol sequence that most
       methods share;
     - `workers`: vectors in one batch of a synchronous method; asynchronous methods ignore it;

@@ -11,6 +11,7 @@ restore a search from a journal without repeating its computations.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ class Search(ABC):
     @property
     def exhausted(self) -> bool:
         """Whether the budget of completed evaluations is spent, so that `ask` returns no more."""
-        return len(self._x) >= self.problem.budget
+        return self.problem.budget is not None and len(self._x) >= self.problem.budget
 
     def ask(self, count: int, pending: Sequence[npt.ArrayLike] = ()) -> list[Array]:
         """Up to `count` vectors (D,) to evaluate now.
@@ -139,7 +140,7 @@ class Search(ABC):
         """
         count = whole_number(count, "count", smallest=0)
         state = self._state(self._in_flight(pending))
-        room = min(count, self._room(state))
+        room = min(count, self._left() - len(state.pending))
         with torch_defaults():
             vectors = self._next(state, room) if room > 0 else []
         self._record(vectors)
@@ -229,8 +230,9 @@ class Search(ABC):
         """
         return not self.has_design or len(self._x) >= self.problem.initial
 
-    def _room(self, state: SearchState) -> int:
-        return self.problem.budget - len(self._x) - len(state.pending)
+    def _left(self) -> int:
+        """How many of the budget's evaluations are not completed."""
+        return sys.maxsize if self.problem.budget is None else self.problem.budget - len(self._x)
 
     def _from_batch(self, state: SearchState, room: int) -> list[Array]:
         """The next vectors of the open batch, or of a new one when the last one is completed."""
@@ -245,7 +247,7 @@ class Search(ABC):
     def _open_batch(self, state: SearchState) -> _Batch:
         """The batch in progress, or a new one, no larger than the rest of the budget."""
         if self._batch is None or self._batch.is_served:
-            size = min(self.batch or 1, self.problem.budget - len(self._x))
+            size = min(self.batch or 1, self._left())
             self._batch = _Batch(state, size)
         return self._batch
 

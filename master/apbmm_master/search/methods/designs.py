@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from itertools import count
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.methods.base import Search, SearchState
 from apbmm_master.search.methods.deduplication import first_distinct
-from apbmm_master.search.methods.sequences import scrambled_sobol, spread_order
+from apbmm_master.search.methods.sequences import scrambled_sobol, spread_order, van_der_corput
 
 
 class Sobol(Search):
@@ -52,6 +53,7 @@ class FixedPoints(Search):
 class Uniform(FixedPoints):
     """Uniform interpolation: x = (t, ..., t) at `budget` evenly spaced values of t in (0, 1).
 
+    Without a budget the values are those of van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, ...
     t = 0 and t = 1 are left out: they are the reference models, which are measured anyway. The
     order of the points covers the line evenly, wherever the search stops.
     """
@@ -59,6 +61,11 @@ class Uniform(FixedPoints):
     name: ClassVar[str] = "uniform"
 
     def _points(self) -> Iterator[Array]:
+        for t in self._weights():
+            yield np.full(self.dimensions, t)
+
+    def _weights(self) -> Iterator[float]:
         size = self.problem.budget
-        for index in spread_order(size):
-            yield np.full(self.dimensions, (index + 1) / (size + 1))
+        if size is None:
+            return (van_der_corput(number) for number in count(1))
+        return ((index + 1) / (size + 1) for index in spread_order(size))

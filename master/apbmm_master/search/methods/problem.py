@@ -27,13 +27,14 @@ class NoSettings:
 class Problem:
     """The checked arguments of `create`, for D dimensions and m objectives.
 
-    `reference_point` is (m,), and `importance` is (D,) or None.
+    `reference_point` is (m,), and `importance` is (D,) or None. `budget` is None where the number
+    of evaluations is not known in advance.
     """
 
     dimensions: int
     objectives: int
     seed: int
-    budget: int
+    budget: int | None
     initial: int
     workers: int
     reference_point: Array
@@ -45,6 +46,7 @@ class Problem:
         *,
         reference_point: npt.ArrayLike | None,
         importance: npt.ArrayLike | None,
+        budget: int | None,
         **numbers: int,
     ) -> Problem:
         """The problem. Raises SettingError for a count out of range, OutsideBoxError for an
@@ -52,6 +54,8 @@ class Problem:
         """
         smallest = {"objectives": 2, "seed": 0}
         numbers = {n: whole_number(v, n, smallest.get(n, 1)) for n, v in numbers.items()}
+        if budget is not None:
+            budget = whole_number(budget, "budget", smallest=1)
         if numbers["seed"] >= SEEDS:
             raise SettingError(f"seed is {numbers['seed']}, not less than 2**63")
         objectives, dimensions = numbers["objectives"], numbers["dimensions"]
@@ -65,6 +69,7 @@ class Problem:
         return cls(
             reference_point=as_vector(reference_point, "reference_point", objectives),
             importance=scores,
+            budget=budget,
             **numbers,
         )
 

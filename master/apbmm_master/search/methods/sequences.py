@@ -68,3 +68,9 @@ def spread_order(count: int) -> list[int]:
     bits = max(count - 1, 1).bit_length()
     reversed_bits = (int(format(i, f"0{bits}b")[::-1], 2) for i in range(2**bits))
     return [index for index in reversed_bits if index < count]
+
+
+def van_der_corput(number: int) -> float:
+    """Entry ``number`` (from 1) of the sequence in base 2: 1/2, 1/4, 3/4, 1/8, ..."""
+    bits = f"{number:b}"
+    return int(bits[::-1], 2) / (1 << len(bits))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.errors import EXIT_USAGE, RunFileError
 from apbmm_common.protocol.codec import decode, encode
 from apbmm_common.protocol.messages import FROM_MASTER, Assign, Welcome
-from apbmm_common.run_file import RunSpec, Space, load_run_file, parse_run
+from apbmm_common.run_file import RunSpec, Space, load_run_file, parse_run, run_as_toml
 from apbmm_common.run_file.schema import paths_in
 from rehearsal_runs import run_spec, run_table, write_run_file
 
@@ -423,3 +424,25 @@ def test_benchmarks_of_the_confirmation_are_repeated_unless_they_say_otherwise()
     spec = run_spec(confirm={"repeats": 4, "benchmarks": further}, generation=drawn)
     assert [b.repeats for b in spec.confirm.benchmarks] == [4, 2]
     assert RunSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_a_budget_has_at_least_one_limit_and_forty_evaluations_without_any() -> None:
+    def budget(**keys: Any) -> tuple[int | None, float | None, int | None]:
+        table = run_table()
+        table["budget"] = keys
+        found = parse_run(table, "test").budget
+        return found.evaluations, found.gpu_hours, found.generated_tokens
+
+    assert budget() == budget(patience=5) == (40, None, None)
+    assert budget(gpu_hours=2) == (None, 2.0, None)
+    assert budget(generated_tokens=10**9, initial=50) == (None, None, 10**9)
+    assert budget(evaluations=9, gpu_hours=0.5, generated_tokens=7) == (9, 0.5, 7)
+    for wrong in ({"gpu_hours": 0}, {"generated_tokens": 0}, {"patience": 0}):
+        with pytest.raises(RunFileError, match=next(iter(wrong))):
+            budget(**wrong)
+
+
+def test_limits_that_are_not_given_stay_so_in_what_is_journaled_and_sent() -> None:
+    found = run_spec(budget={"evaluations": None, "gpu_hours": 3.0})
+    assert RunSpec.model_validate(found.model_dump(mode="json")) == found
+    assert parse_run(tomllib.loads(run_as_toml(found)), "again") == found

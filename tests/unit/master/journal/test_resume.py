@@ -43,6 +43,16 @@ def test_the_same_run_file_records_nothing() -> None:
 
 ALLOWED: dict[str, dict[str, Any]] = {
     "budget.evaluations": {"budget": {"evaluations": 50, "initial": 2, "failures": 3}},
+    "budget.patience": {"budget": {"evaluations": 4, "initial": 2, "failures": 3, "patience": 9}},
+    "budget.patience_growth": {
+        "budget": {"evaluations": 4, "initial": 2, "failures": 3, "patience_growth": 0.1}
+    },
+    "budget.gpu_hours": {
+        "budget": {"evaluations": 4, "initial": 2, "failures": 3, "gpu_hours": 5.0}
+    },
+    "budget.generated_tokens": {
+        "budget": {"evaluations": 4, "initial": 2, "failures": 3, "generated_tokens": 5000}
+    },
     "budget.failures": {"budget": {"evaluations": 4, "initial": 2, "failures": 9}},
     "timings.stall": {"timings": {"stall": 5.0}},
     "sources.thinking": {"sources": {"thinking": "/moved"}},
@@ -119,5 +129,42 @@ def test_the_budget_cannot_go_below_what_is_done() -> None:
     world.settle()
     assert isinstance(world.stored[-1].event, Finished)
     lower = world_spec(budget={"evaluations": 3, "initial": 2, "failures": 3})
-    with pytest.raises(RunChangedError, match="lowered to 3, but 4 evaluations"):
+    with pytest.raises(RunChangedError, match="evaluations is 3, but 4 evaluations are spent"):
         resumed(lower, world.run_state)
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ({"gpu_hours": 0.001}, r"budget\.gpu_hours is 0, but 0\.\d+ GPU-hours are spent"),
+        ({"generated_tokens": 12_000}, r"budget\.generated_tokens is 12,000, but 1\d,\d{3} "),
+    ],
+    ids=["GPU-hours", "tokens"],
+)
+def test_a_new_limit_cannot_be_below_what_is_spent(limit: dict[str, Any], message: str) -> None:
+    world = World()
+    world.join("a")
+    world.exchange()
+    world.now += 100.0
+    world.settle()
+    budget = {"evaluations": 4, "initial": 2, "failures": 3}
+    with pytest.raises(RunChangedError, match=message):
+        resumed(world_spec(budget=budget | limit), world.run_state)
+    enough = dict.fromkeys(limit, 10**6)
+    (event,) = resumed(world_spec(budget=budget | enough), world.run_state)
+    assert isinstance(event, SpecChanged)
+
+
+def test_a_number_of_evaluations_may_give_way_to_another_limit() -> None:
+    world = World()
+    world.join("a")
+    world.settle()
+    hours = {"evaluations": None, "gpu_hours": 0.02, "initial": 2, "failures": 3}
+    (event,) = resumed(world_spec(budget=hours), world.run_state)
+    assert isinstance(event, SpecChanged)
+    assert event.keys == ("budget.evaluations", "budget.gpu_hours")
+    world.record(event)
+    world.settle()
+    assert len(world.run_state.completed) > 4
+    assert world.end is not None
+    assert "GPU-hours are spent" in world.end.reason

@@ -119,3 +119,47 @@ def test_unknown_settings_of_a_method_are_refused_at_the_start(name: str) -> Non
     assert caught.value.exit_code == EXIT_USAGE
     with pytest.raises(UsageError, match="a setting that cannot be"):
         require_settings(AlgorithmSection(name=name, settings={"dimensions": 3}))
+
+
+def test_the_terminal_shows_what_is_spent_and_how_long_the_rest_takes() -> None:
+    world, out = World(budget={"evaluations": None, "gpu_hours": 0.5, "initial": 2}), io.StringIO()
+    console = Console(file=out, width=200, force_terminal=True, highlight=False)
+    progress = RunConsole(world.run_state, Path("run"), console)
+    worker = world.join("a")
+    world.exchange()
+    for _ in range(5):  # the measurement, the references and two merges
+        world.now += 90.0
+        worker.finish()
+        world.exchange()
+        world.exchange()
+    with progress:
+        progress.watch(world.stored[-1], world.run_state)
+        for record in world.stored:
+            progress.watch(record, world.run_state)
+    assert "0.12/0.5 GPU-hours" in out.getvalue()
+    assert "about 0:22:30 left" in out.getvalue()
+    progress.conclude(world.run_state)
+    assert "spent: 0.12/0.5 GPU-hours" in out.getvalue()
+
+
+def test_the_snapshot_has_each_limit_in_its_unit() -> None:
+    budget = {"evaluations": 9, "gpu_hours": 0.5, "generated_tokens": 10**6, "initial": 2}
+    world = World(budget=budget)
+    worker = world.join("a")
+    world.exchange()
+    for _ in range(4):
+        world.now += 90.0
+        worker.finish()
+        world.exchange()
+        world.exchange()
+    snapshot = journal_snapshot(world.run_state)
+    evaluations, hours, tokens = snapshot["limits"]
+    assert evaluations == {
+        "name": "evaluations", "limit": 9, "spent": 1, "in_progress": 1, "left": 8
+    }  # fmt: skip
+    assert hours["left"] == pytest.approx(0.4)
+    assert hours["in_progress"] == pytest.approx(0.025)
+    assert tokens["spent"] == snapshot["tokens"] == 11_000 + snapshot["mean_cost"]["tokens"]
+    (point,) = snapshot["front"]
+    assert point["gpu_seconds"] == pytest.approx(90.0)
+    assert point["tokens"] == snapshot["mean_cost"]["tokens"]

@@ -70,6 +70,14 @@ def test_a_spent_budget_ends_the_search(name: str) -> None:
     assert search.ask(1) == []
 
 
+def test_without_a_number_of_evaluations_a_search_goes_on(name: str) -> None:
+    search = make(name, budget=None)
+    for step in range(12):
+        search.tell(np.full(search.dimensions, 0.07 * (step + 1)), [0.1 * step, 1 - 0.1 * step])
+    assert not search.exhausted
+    assert len(search.ask(1)) == 1
+
+
 def test_the_same_calls_give_the_same_vectors(name: str) -> None:
     np.testing.assert_array_equal(np.array(whole_run(name)), np.array(run(make(name))))
 

@@ -294,6 +294,15 @@ def test_the_uniform_line_is_uniform_and_inside() -> None:
     assert (points == points[:, :1]).all()
 
 
+def test_without_a_budget_the_uniform_line_goes_on_evenly() -> None:
+    search = create("uniform", 2, budget=None)
+    points = np.array(search.ask(7))
+    np.testing.assert_allclose(points[:3, 0], [1 / 2, 1 / 4, 3 / 4])
+    np.testing.assert_allclose(np.sort(points[:, 0]), np.arange(1, 8) / 8)
+    assert not search.exhausted
+    assert len(search.ask(9)) == 9
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 80])
 def test_the_spread_order_is_a_permutation(count: int) -> None:
     assert sorted(spread_order(count)) == list(range(count))

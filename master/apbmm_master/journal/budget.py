@@ -1,0 +1,155 @@
+"""How much of each limit of the budget is spent, how much is left, and for how long it lasts.
+
+All of it follows from the events of the journal, so that a resumed master decides as the one
+before. What a limit counts is said with its key, in `BudgetSection`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from apbmm_common.run_file import BudgetSection
+from apbmm_master.journal.cost import attempt_gpu_seconds
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.run_state import RunState
+
+LimitName = Literal["evaluations", "gpu_hours", "generated_tokens"]
+UNITS: dict[LimitName, str] = {
+    "evaluations": "evaluations",
+    "gpu_hours": "GPU-hours",
+    "generated_tokens": "generated tokens",
+}
+SECONDS_PER_HOUR = 3600.0
+ROUNDING = 1e-9
+"""Share of a limit by which sums of costs may be wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit of the budget, by its key in the run file. All numbers are in its unit.
+
+    - ``most``: the limit itself;
+    - ``spent``: by everything that has ended;
+    - ``in_progress``: what the evaluations in progress are expected to cost, at least what they
+      have taken up to the last event;
+    - ``each``: what one evaluation is expected to cost, the mean of those completed, or that of the
+      references while there are none. 0 while nothing is known.
+    """
+
+    name: LimitName
+    most: float
+    spent: float
+    in_progress: float
+    each: float
+
+    @property
+    def left(self) -> float:
+        """What is not spent, at least 0."""
+        return max(0.0, self.most - self.spent)
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether it is spent."""
+        return self.spent >= self.most * (1 - ROUNDING)
+
+    def room(self, queued: int = 0) -> float:
+        """How many evaluations may be begun, beside so many that are queued for it already.
+
+        One may be begun as long as anything is left beside what is in progress.
+        """
+        most = self.most * (1 - ROUNDING)
+        open_ = most - self.spent - self.in_progress - queued * self.each
+        if open_ <= 0.0:
+            return 0.0
+        return math.ceil(open_ / self.each) if self.each else math.inf
+
+    @property
+    def in_words(self) -> str:
+        """As in ``1.25/4 GPU-hours``."""
+        return f"{amount(self.spent)}/{amount(self.most)} {UNITS[self.name]}"
+
+
+def amount(value: float) -> str:
+    """A number of a limit's unit for people: whole from 100 on, else two decimals at most."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def limits(run_state: RunState, budget: BudgetSection | None = None) -> tuple[Limit, ...]:
+    """The limits of the run, at least one, or of another ``budget`` for the same run."""
+    assert run_state.spec is not None
+    return tuple(_limits(run_state, budget or run_state.spec.budget))
+
+
+def _limits(run_state: RunState, budget: BudgetSection) -> Iterator[Limit]:
+    spending = run_state.spending
+    typical = spending.typical
+    if budget.evaluations is not None:
+        done = run_state.count(EvaluationState.DONE)
+        begun = run_state.count(EvaluationState.ACTIVE)
+        yield Limit("evaluations", budget.evaluations, done, begun, 1.0)
+    if budget.gpu_hours is not None:
+        each = typical.gpu_seconds / typical.count if typical.count else 0.0
+        active = math.fsum(
+            max(
+                attempt_gpu_seconds(run_state, attempt, run_state.time),
+                each if evaluation.purpose != "measure" else 0.0,
+            )
+            for evaluation, attempt in run_state.active_attempts()
+        )
+        hours = (seconds / SECONDS_PER_HOUR for seconds in (spending.gpu_seconds, active, each))
+        yield Limit("gpu_hours", budget.gpu_hours, *hours)
+    if budget.generated_tokens is not None:
+        each = typical.tokens / typical.count if typical.count else 0.0
+        answering = sum(e.purpose != "measure" for e, _ in run_state.active_attempts())
+        yield Limit(
+            "generated_tokens", budget.generated_tokens, spending.tokens, answering * each, each
+        )
+
+
+def room(run_state: RunState, queued: int = 0) -> float:
+    """How many evaluations may be begun within every limit; infinite while no cost is known."""
+    return min(limit.room(queued) for limit in limits(run_state))
+
+
+def reached(run_state: RunState) -> Limit | None:
+    """The first limit that is spent; None while there is none."""
+    return next((limit for limit in limits(run_state) if limit.is_reached), None)
+
+
+def reached_cost(run_state: RunState) -> Limit | None:
+    """As `reached`, of the limits of what is paid. They hold for the references as well."""
+    costs = (limit for limit in limits(run_state) if limit.name != "evaluations")
+    return next((limit for limit in costs if limit.is_reached), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """In how many seconds the budget is spent, and by which limit."""
+
+    limit: LimitName
+    seconds: float
+
+
+def forecast(run_state: RunState, now: float) -> Forecast | None:
+    """When the first limit is reached, at the pace of the cards that are at work ``now``.
+
+    None while nothing is in progress or nothing has been measured. Patience may end the run sooner.
+    """
+    merges = [a for e, a in run_state.active_attempts() if e.in_budget]
+    cards = sum(run_state.sessions.cards(a.worker, a.boot) for _, a in run_state.active_attempts())
+    typical = run_state.spending.typical
+    if not (cards and typical.count):
+        return None
+    first = min(
+        (limit for limit in limits(run_state) if limit.each),
+        key=lambda limit: limit.left / limit.each,
+        default=None,
+    )
+    if first is None:
+        return None
+    each = typical.gpu_seconds / typical.count
+    begun = math.fsum(attempt_gpu_seconds(run_state, attempt, now) for attempt in merges)
+    return Forecast(first.name, max(0.0, first.left / first.each * each - begun) / cards)

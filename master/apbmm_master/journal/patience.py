@@ -1,0 +1,48 @@
+"""Whether the hypervolume has stopped growing, so that the run's patience is at an end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from apbmm_master.journal.evaluations import Evaluation
+from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import ScoredEvaluation
+
+ROUNDING = 1e-9
+
+
+def standstill_of_hypervolume(run_state: RunState, history: Sequence[ScoredEvaluation]) -> str:
+    """Why the run ends by `BudgetSection.patience`, in words; empty while it goes on.
+
+    ``history`` has the scores after each completed evaluation. The hypervolume now is compared with
+    that before the last merges whose evaluations cost as much as `patience` mean ones, in the
+    GPU-seconds of the attempts that delivered. The evaluations of the initial design come first and
+    are not among those.
+    """
+    assert run_state.spec is not None
+    budget, merges = run_state.spec.budget, run_state.spending.merges
+    if budget.patience is None or not history:
+        return ""
+    mean = merges.gpu_seconds / merges.count
+    designed = run_state.count(EvaluationState.DONE, purposes=("initial",))
+    spent = 0.0
+    for index in range(len(history) - 1, designed - 1, -1):
+        spent += delivery_gpu_seconds(history[index].evaluation) / mean if mean else 1.0
+        if spent < budget.patience - ROUNDING:
+            continue
+        before = history[index - 1].hypervolume if index else 0.0
+        growth = history[-1].hypervolume - before
+        if growth > budget.patience_growth * before:
+            return ""
+        share = growth / before if before else 0.0
+        return (
+            f"the hypervolume grew by {share:.2%} over the last {len(history) - index} evaluations"
+        )
+    return ""
+
+
+def delivery_gpu_seconds(evaluation: Evaluation) -> float:
+    """GPU-seconds of the attempt that delivered an evaluation's result; 0 without one."""
+    delivered = (a.gpu_seconds for a in evaluation.attempts if a.state is AttemptState.DONE)
+    return next(delivered, 0.0)

@@ -1,0 +1,94 @@
+"""What a run has paid for so far, kept as its events come in; see `cost` for what it is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from apbmm_common.protocol.messages import Evaluated, Measured
+from apbmm_master.journal.evaluations import Attempt, Evaluation
+
+Pauses = Sequence[tuple[float, float]]
+"""Spans without a master in Unix seconds, in their order."""
+
+
+def seconds_with_master(begin: float, end: float, pauses: Pauses) -> float:
+    """Seconds from ``begin`` to ``end`` that lie in none of ``pauses``."""
+    seconds = end - begin
+    for start, stop in reversed(pauses):
+        if stop <= begin:
+            break
+        seconds -= max(0.0, min(end, stop) - max(begin, start))
+    return max(0.0, seconds)
+
+
+def tokens_of(body: Evaluated | Measured | None) -> float:
+    """Tokens of all answers of a result; 0 without one."""
+    if not isinstance(body, Evaluated):
+        return 0.0
+    return math.fsum(
+        result.metrics.get("tokens", 0.0) * result.answers for result in body.benchmarks.values()
+    )
+
+
+@dataclass(slots=True)
+class Delivered:
+    """Results: how many, the GPU-seconds of the attempts that delivered them, and their tokens."""
+
+    count: int = 0
+    gpu_seconds: float = 0.0
+    tokens: float = 0.0
+
+    def add(self, gpu_seconds: float, tokens: float) -> None:
+        """Count one more result."""
+        self.count += 1
+        self.gpu_seconds += gpu_seconds
+        self.tokens += tokens
+
+
+@dataclass
+class Spending:
+    """What has been paid for.
+
+    - ``gpu_seconds``: of all attempts that have ended, whatever came of them;
+    - ``tokens``: of all results;
+    - ``merges``, ``references``: the results of those in the budget, and of the references.
+    """
+
+    gpu_seconds: float = 0.0
+    tokens: float = 0.0
+    merges: Delivered = field(default_factory=Delivered)
+    references: Delivered = field(default_factory=Delivered)
+
+    @property
+    def typical(self) -> Delivered:
+        """The results that the cost of the next evaluation is expected from.
+
+        Those of merges, and of the references while there are none.
+        """
+        return self.merges if self.merges.count else self.references
+
+    def attempt_ended(
+        self, attempt: Attempt, time: float, cards: int, pauses: Pauses, worked: float = 0.0
+    ) -> None:
+        """Count an attempt that ends at ``time``, and note its cost and its end in it.
+
+        ``worked``: seconds that its result says its worker worked. They count where they are more
+        than the seconds with a master, as when the worker went on without one. Of an attempt that
+        had been given up and delivers all the same, only they count.
+        """
+        worked = min(worked, time - attempt.leased_at)
+        if attempt.ended_at is None:
+            worked = max(worked, seconds_with_master(attempt.leased_at, time, pauses))
+        before = attempt.gpu_seconds
+        attempt.ended_at, attempt.gpu_seconds = time, max(before, cards * worked)
+        self.gpu_seconds += attempt.gpu_seconds - before
+
+    def delivered(self, evaluation: Evaluation, attempt: Attempt | None) -> None:
+        """Count the result of an evaluation, which an attempt delivered."""
+        tokens = tokens_of(evaluation.body)
+        self.tokens += tokens
+        if evaluation.purpose != "measure":
+            group = self.merges if evaluation.in_budget else self.references
+            group.add(attempt.gpu_seconds if attempt is not None else 0.0, tokens)
