@@ -24,7 +24,7 @@ without a word.
 
 @dataclass(slots=True)
 class Attempt:
-    """One lease of an evaluation. Times are wall-clock seconds, for reports only.
+    """One lease of an evaluation. Times are wall-clock seconds, for reports and the budget only.
 
     ``kept``: how many answers of earlier attempts its worker need not ask for. ``worker_lost``: its
     worker had begun the evaluation and was not heard again.
