@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from apbmm_common import PROTOCOL_VERSION
 from apbmm_common.protocol.messages import (
     Accept,
+    Answers,
+    AnswersAck,
+    AnswersWanted,
     Assign,
     Beat,
     BeatAck,
@@ -22,6 +26,9 @@ from apbmm_common.protocol.messages import (
     Failed,
     Hello,
     HelloAgain,
+    KeptAnswer,
+    KeptAnswers,
+    Message,
     Ready,
     Refuse,
     Result,
@@ -29,6 +36,7 @@ from apbmm_common.protocol.messages import (
     Welcome,
 )
 from apbmm_common.run_file import RunSpec
+from apbmm_worker.daemon.answer_delivery import FETCH_ATTEMPTS
 from fake_peers import FakeMaster
 from rehearsal_runs import Process, Site, run_spec, wait_for
 
@@ -228,5 +236,111 @@ async def test_a_worker_finishes_one_run_before_it_begins_the_next(site: Site) -
         await master.say(ResultAck(run="fake-2", lease="thinking.1"))
         assert worker.end() == 0
         assert [path.name for path in outbox(site)] == ["fake-1.thinking.1.json"]
+    finally:
+        master.close()
+
+
+async def at_work(site: Site, run: RunSpec) -> tuple[FakeMaster, Ready]:
+    """A master with a worker that holds e0001.1."""
+    master = FakeMaster(site.port)
+    site.worker("a")
+    await master.hear(Hello)
+    ready = await welcome(master, run)
+    await master.say(assignment(run, ready))
+    await master.hear(Accept)
+    return master, ready
+
+
+async def acknowledged(master: FakeMaster, least: int) -> list[KeptAnswer]:
+    """The answers of e0001.1, acknowledged, once there are at least so many."""
+    found: list[KeptAnswer] = []
+    entries = 0
+    while len(found) < least:
+        message = await master.hear(Answers)
+        if message.first == entries:
+            found += message.answers
+            entries = message.upto
+        await master.say(AnswersAck(run=RUN, lease="e0001.1", upto=message.upto))
+    return found
+
+
+def next_attempt(run: RunSpec, ready: Ready, kept: int) -> Assign:
+    return assignment(run, ready, "e0001.2").model_copy(update={"kept": kept})
+
+
+@pytest.mark.slow
+async def test_a_worker_that_is_stopped_twice_sends_its_answers_before_it_says_bye(
+    site: Site,
+) -> None:
+    """The master acknowledges nothing, so all but the first message are sent as the worker ends."""
+    master, _ = await at_work(site, spec(seconds=60.0))
+    (worker,) = site.processes
+    try:
+        repeated = await master.hear(Answers)
+        assert repeated.first == 0
+        await asyncio.sleep(2.0)  # which gives the rehearsal time for more answers
+        assert await master.hear(Answers) == repeated
+        worker.signal(signal.SIGTERM)
+        await asyncio.sleep(1.2)  # signals within a second count as one
+        worker.signal(signal.SIGTERM)
+        upto = 0
+        while not isinstance(message := await master.hear(Message), Bye):
+            if isinstance(message, Answers):
+                assert message.first in (0, upto)
+                upto = message.upto
+        assert upto > repeated.upto
+        assert message.kept == ()
+    finally:
+        master.close()
+
+
+@pytest.mark.slow
+async def test_the_next_attempt_begins_with_what_the_master_gives_and_sends_the_rest(
+    site: Site,
+) -> None:
+    run = spec(seconds=6.0)
+    master, ready = await at_work(site, run)
+    try:
+        kept = await acknowledged(master, 20)
+        await master.say(Cancel(run=RUN, lease="e0001.1"))
+        await master.say(next_attempt(run, ready, len(kept)))
+        while (wanted := await master.hear(AnswersWanted)).after < len(kept):
+            some = tuple(kept[wanted.after : wanted.after + 10])
+            reply = KeptAnswers(
+                run=RUN, lease="e0001.2", after=wanted.after, answers=some, total=len(kept)
+            )
+            await master.say(reply)
+            if wanted.after + len(some) == len(kept):
+                break
+        sent: set[str] = set()
+        entries = 0
+        while not isinstance(message := await master.hear(Message), Result):
+            if isinstance(message, Answers) and message.lease == "e0001.2":
+                assert message.first == entries
+                entries = message.upto
+                sent |= {answer.key for answer in message.answers}
+                await master.say(AnswersAck(run=RUN, lease="e0001.2", upto=entries))
+        assert isinstance(message.body, Evaluated)
+        assert message.body.engine["kept_answers"] == len(kept)
+        assert sent
+        assert not sent & {answer.key for answer in kept}
+    finally:
+        master.close()
+
+
+@pytest.mark.slow
+async def test_an_evaluation_does_not_wait_for_answers_that_never_come(site: Site) -> None:
+    run = spec(seconds=0.0)
+    master, ready = await at_work(site, run)
+    try:
+        await master.hear(Result)
+        await master.say(Cancel(run=RUN, lease="e0001.1", unknown=True))
+        await master.say(next_attempt(run, ready, kept=5))
+        for _ in range(FETCH_ATTEMPTS):
+            assert (await master.hear(AnswersWanted)).after == 0
+        while (result := await master.hear(Result)).lease != "e0001.2":
+            pass
+        assert isinstance(result.body, Evaluated)
+        assert "kept_answers" not in result.body.engine
     finally:
         master.close()
