@@ -67,6 +67,8 @@ def work(workers: list[Sim], dice: random.Random) -> None:
         if worker.held is not None and dice.random() < 0.3:
             worker.finish()
         elif dice.random() < 0.5:
+            if worker.held is not None:
+                worker.answer()
             worker.beat()
 
 
@@ -104,6 +106,7 @@ def test_repeated_and_reordered_messages_change_nothing(
         assert state(world.run_state) == expected, f"seed {seed}"
         for record in world.stored:
             assert not isinstance(record.event, Lost | DuplicateResult), f"seed {seed}: {record}"
+        assert world.tables.all == {}, f"seed {seed}: answers of evaluations that are done"
         assert RunState().replay(world.stored) == world.run_state
     record_property(
         "figures", f"{HISTORIES} runs with each message up to {COPIES} times, shuffled: one result"

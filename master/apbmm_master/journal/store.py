@@ -68,7 +68,7 @@ class Journal:
             _require_whole_file(self.path)
             self._db = closing.enter_context(contextlib.closing(_connect(self.path)))
             self._seq = self._last_seq()
-            self.answers = AnswerTables(self._db)
+            self.answers = self._answer_tables()
             """How much is kept of unfinished evaluations."""
             _require_whole(self.path, self._seq, read_end_mark(run_dir))
             self._mark = _open_mark(run_dir)
@@ -96,6 +96,12 @@ class Journal:
         except sqlite3.Error as error:
             raise _damaged(self.path, error) from error
         return int(row[0])
+
+    def _answer_tables(self) -> AnswerTables:
+        try:
+            return AnswerTables(self._db)
+        except sqlite3.Error as error:
+            raise _damaged(self.path, error) from error
 
     @property
     def seq(self) -> int:

@@ -173,3 +173,27 @@ def test_a_disk_that_fills_up_with_answers_harms_no_event(
         shutil.copytree(disk, copy)
         assert read_journal(copy) == [BEGUN]
         assert read_kept(copy) == {"e1": Kept(kept, 0)}
+
+
+def test_damaged_tables_are_named(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append([BEGUN])
+        journal.keep([("e1", batch(*KEYS))])
+    db = sqlite3.connect(tmp_path / NAME)
+    (page,) = db.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'kept_answers'"
+    ).fetchone()
+    (index,) = db.execute(
+        "SELECT rootpage FROM sqlite_master WHERE tbl_name = 'kept_answers' AND type = 'index'"
+    ).fetchone()
+    size = db.execute("PRAGMA page_size").fetchone()[0]
+    db.close()
+    with (tmp_path / NAME).open("r+b") as file:
+        for root in (page, index):
+            file.seek((root - 1) * size)
+            file.write(b"\xff" * size)
+    with pytest.raises(JournalError, match="damaged"):
+        Journal(tmp_path)
+    with pytest.raises(JournalError, match="damaged"):
+        read_kept(tmp_path)
+    assert read_journal(tmp_path) == [BEGUN]
