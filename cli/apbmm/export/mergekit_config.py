@@ -14,6 +14,7 @@ from apbmm_common.checkpoint.headers import DTYPE_CODES, layer_of
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.vocabularies import vocabulary_size
 from apbmm_common.merge_methods import METHODS
+from apbmm_common.merge_methods.density import DENSITY
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, WeightedSum
 
@@ -73,6 +74,11 @@ def mergekit_config(
     method = METHODS[whole.method]
     if method.random:
         differences.append(f"{whole.method} draws at random, and mergekit draws otherwise")
+    elif whole.parameters.get(DENSITY.name, 1.0) < 1.0:
+        differences.append(
+            "of elements that are equal in magnitude at the edge of the density, mergekit may keep "
+            "others"
+        )
     if any(isinstance(p.rule, WeightedSum) and p.layout.is_float for p in plans):
         differences.append("tensors that follow one source are not told apart here")
     return MergekitConfig(_model_level(whole, sources, names) | shared, tuple(differences))
