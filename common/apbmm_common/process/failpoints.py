@@ -24,9 +24,9 @@ from apbmm_common.errors import UsageError
 
 VARIABLE = "APBMM_FAILPOINTS"
 POINTS = {
-    "journal.begin": "an event is about to be written",
-    "journal.insert": "one event is written, but not committed",
-    "journal.commit": "the turn's events are committed, but no message has been sent",
+    "journal.begin": "an event, or a turn's answers, are about to be written",
+    "journal.insert": "one event, or the answers, are written, but not committed",
+    "journal.commit": "events or answers are committed, but no message about them has been sent",
     "send.before": "a message is about to be sent",
     "send.after": "a message is sent",
     "outbox.begin": "a result is measured, and is in memory only",

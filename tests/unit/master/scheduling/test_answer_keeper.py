@@ -99,6 +99,23 @@ def test_where_the_disk_refuses_nothing_is_acknowledged_and_the_repetition_is_st
     assert a.flying is None
 
 
+def test_where_the_acknowledgement_is_lost_the_message_comes_again_and_the_next_follows() -> None:
+    world, (a,) = at_work("a")
+    assert a.held is not None
+    name = a.held.evaluation
+    a.answer(2)
+    a.beat()
+    world.collect()
+    world.turn()
+    world.answers.clear()
+    a.answer(1)
+    world.pass_time(1)
+    assert a.acknowledged == 4
+    world.pass_time(1)
+    assert a.acknowledged == 6
+    assert keys_of(world, name) == KEYS[:3]
+
+
 @pytest.mark.parametrize("loss", ["killed", "left", "engine", "infrastructure", "master"])
 def test_the_next_attempt_asks_only_the_rest(loss: str) -> None:
     world, (a,) = at_work("a")
