@@ -1,0 +1,160 @@
+"""An evaluation that goes on from kept answers: real vLLM and EvalScope on the demo pair."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from apbmm_common.protocol.answers import Answer, unpack
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed, KeptAnswer, ScoredOutcome
+from apbmm_common.run_file import RunSpec, run_as_toml
+from apbmm_master.journal.events import AttemptFailed, Lost, ResultRecorded
+from apbmm_worker.child_protocol import NewAnswers, StageProgress
+from apbmm_worker.daemon.answer_delivery import AnswerDelivery
+from apbmm_worker.daemon.evaluation_job import EvaluationJob
+from apbmm_worker.daemon.options import Options
+from child_on_a_socket import pid_of_child
+from demo_pair_runs import spec_of_the_pair
+from rehearsal_runs import Process, Site, site_in, wait_for
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
+
+QUESTIONS = 80
+"""Forty of each benchmark, as `spec_of_the_pair` has them; no two have the same prompt."""
+LATE = 50
+"""Answers after which an attempt is killed."""
+
+
+def slow_spec() -> RunSpec:
+    """One answer after another, so that an attempt can be killed late."""
+    spec = spec_of_the_pair(1)
+    engine = spec.engine.model_copy(update={"arguments": {"max_num_seqs": 1}})
+    return spec.model_copy(update={"engine": engine})
+
+
+class Shelf(AnswerDelivery):
+    """Keeps in memory what the master would keep; ``late`` is called with the answers so far."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, KeptAnswer] = {}
+        self.outcomes: list[ScoredOutcome] = []
+        self.late: Callable[[int], None] = lambda _: None
+
+    def keep(self, assign: Assign) -> Callable[[NewAnswers], None]:  # noqa: ARG002
+        return self._take
+
+    def _take(self, event: NewAnswers) -> None:
+        self.answers |= {answer.key: answer for answer in event.answers}
+        self.outcomes += event.outcomes
+        self.late(len(self.answers))
+
+    async def fetch(
+        self, assign: Assign, report: Callable[[StageProgress], None]
+    ) -> list[KeptAnswer]:
+        report(StageProgress(stage="fetch answers", done=0, total=assign.kept))
+        return list(self.answers.values())[: assign.kept]
+
+    def unpacked(self) -> dict[str, Answer]:
+        """The answers, without the seconds that they took."""
+        found = {key: unpack(answer) for key, answer in self.answers.items()}
+        return {
+            key: Answer(a.text, a.token_ids, a.prompt_tokens, a.finish_reason, 0.0)
+            for key, a in found.items()
+        }
+
+
+def rows(outcomes: list[ScoredOutcome]) -> set[tuple[object, ...]]:
+    return {(o.benchmark, o.question, o.score, o.tokens, o.finish_reason) for o in outcomes}
+
+
+async def test_the_rest_is_asked_after_a_kill_and_the_outcomes_are_those_of_a_whole_evaluation(
+    tmp_path: Path,
+) -> None:
+    for folder in ("state", "scratch"):
+        (tmp_path / folder).mkdir()
+    job = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch"))
+    spec = slow_spec()
+
+    def assign(attempt: int, kept: int = 0) -> Assign:
+        return Assign(
+            run="r", evaluation="e", attempt=attempt, lease=f"e-{attempt}", work="evaluate",
+            vector=(0.3,) * layers, config="c", kept=kept,
+        )  # fmt: skip
+
+    whole, broken, rest = Shelf(), Shelf(), Shelf()
+    try:
+        layers = (await job.prepare(spec)).layers
+        undisturbed = await job.work(assign(1), whole)
+        assert isinstance(undisturbed, Evaluated), undisturbed
+        assert len(whole.answers) == QUESTIONS
+
+        child = pid_of_child(job)
+
+        def kill_late(answers: int) -> None:
+            with contextlib.suppress(ProcessLookupError):
+                if answers >= LATE:
+                    os.kill(child, signal.SIGKILL)
+
+        broken.late = kill_late
+        failed = await job.work(assign(2), broken)
+        assert isinstance(failed, Failed), failed
+        assert failed.fault == "engine"
+        kept = len(broken.answers)
+        assert LATE <= kept < QUESTIONS
+
+        rest.answers = dict(broken.answers)
+        again = await job.work(assign(3, kept), rest)
+    finally:
+        await job.close()
+    assert isinstance(again, Evaluated), again
+    assert again.engine["kept_answers"] == kept
+    assert "kept_answers" not in undisturbed.engine
+    assert rest.unpacked() == whole.unpacked()
+    assert rows(rest.outcomes) == rows(whole.outcomes)
+    for name, result in again.benchmarks.items():
+        before = undisturbed.benchmarks[name]
+        assert sorted(result.outcomes) == sorted(before.outcomes)
+        assert {k: v for k, v in result.metrics.items() if k != "seconds"} == {
+            k: v for k, v in before.metrics.items() if k != "seconds"
+        }
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    yield from site_in(tmp_path)
+
+
+def kill_child(worker: Process) -> None:
+    (child,) = worker.children()
+    os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("whom", ["the engine's process", "the worker"])
+def test_what_the_master_has_kept_is_not_asked_again(site: Site, whom: str) -> None:
+    site.run_file = site.folder / "run.toml"
+    site.run_file.write_text(run_as_toml(slow_spec()), encoding="utf-8")
+    worker, master = site.worker("a", gpu="cpu"), site.master()
+
+    def kept() -> int:
+        return sum(e["answers"] for e in site.status()["kept"] if e["id"] == "e0001")
+
+    wait_for("a vector in hand", lambda: "evaluating e0001" in worker.output, 600)
+    wait_for("most of its answers", lambda: kept() >= LATE, 300)
+    if whom == "the worker":
+        worker.kill()
+        worker = site.worker("a", gpu="cpu")
+    else:
+        kill_child(worker)
+    assert master.end(600) == 0, master.output + worker.output
+    site.assert_whole(1)
+    assert len(site.events(AttemptFailed)) + len(site.events(Lost)) == 1
+    assert site.attempts()["e0001"] == 2
+    (body,) = [e.body for e in site.events(ResultRecorded) if e.evaluation == "e0001"]
+    assert isinstance(body, Evaluated)
+    assert LATE <= body.engine["kept_answers"] < QUESTIONS
+    assert sum(result.questions for result in body.benchmarks.values()) == QUESTIONS
