@@ -1,0 +1,259 @@
+"""How well means over all questions are estimated from the answers to some of them.
+
+    python benchmarks/estimates.py > benchmarks/results/estimates.md
+    python benchmarks/estimates.py extract runs/a runs/b OUT.npz
+
+The estimator of `apbmm_master.search.outcome_estimates` is compared with the plain mean of the
+answered questions and with a regression on the questions' difficulty (the share or mean tokens of
+the earlier merges), on merges that it has not seen:
+
+- real: three searches of the demo pair with the real vLLM, 40 evaluations each. The merges of one
+  search are the earlier ones, all or the first twelve of them, and those of the others are
+  estimated. `extract` makes the file of their outcomes from run directories;
+- simulated, at the paper's scale: 130 questions, answers of up to 35,000 tokens with heavy tails,
+  longer for harder questions, for merges with higher accuracy and for wrong answers; item-response
+  scores with several skills.
+
+The tables have the root mean square error, of tokens in units of their mean, and in brackets how
+often the 80 and 95 % intervals hold the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.store import read_journal, read_outcomes
+from apbmm_master.search.outcome_estimates import Answers, MeanEstimate, Outcomes, estimate
+from quality_report import made_by
+
+Array = npt.NDArray[np.float64]
+DEMO = Path(__file__).parents[1] / "tests" / "fixtures" / "demo_outcomes.npz"
+SHARES = (0.05, 0.10, 0.15, 0.30, 0.50, 0.60, 0.80)
+QUESTIONS, LAYERS, LIMIT = 130, 36, 35_000.0
+
+
+@dataclass(frozen=True)
+class Merges:
+    """Vectors (n, D), scores and tokens (n, Q) of merges."""
+
+    vectors: Array
+    scores: Array
+    tokens: Array
+
+    def some(self, which: slice) -> Merges:
+        """Some of the merges."""
+        return Merges(self.vectors[which], self.scores[which], self.tokens[which])
+
+    def outcomes(self) -> Outcomes:
+        """The same for the estimator."""
+        return Outcomes(self.scores, self.tokens, self.vectors)
+
+
+def demo_runs(path: Path = DEMO) -> dict[str, list[Merges]]:
+    """The merges of each extracted run, by benchmark."""
+    found: dict[str, list[Merges]] = {}
+    with np.load(path) as file:
+        for name in file["names"]:
+            run, benchmark = name.split("/")
+            parts = (file[f"{run}/vectors"], file[f"{name}/scores"], file[f"{name}/tokens"])
+            found.setdefault(benchmark, []).append(Merges(*(p.astype(np.float64) for p in parts)))
+    return found
+
+
+def extract(run_dirs: list[Path], path: Path) -> None:
+    """Write the outcomes of runs with the same questions as one compressed file."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    names = []
+    for number, run_dir in enumerate(run_dirs):
+        state = RunState().replay(read_journal(run_dir))
+        rows = read_outcomes(run_dir)
+        merges = [name for name in state.completed if state.evaluations[name].vector]
+        vectors = [state.evaluations[name].vector for name in merges]
+        arrays[f"{number}/vectors"] = np.array(vectors, dtype=np.float32)
+        for benchmark in sorted({row.benchmark for row in rows}):
+            answers = {
+                (row.evaluation, row.question): (row.score, row.tokens)
+                for row in rows
+                if row.benchmark == benchmark
+            }
+            questions = sorted({question for _, question in answers})
+            table = np.array([[answers[merge, q] for q in questions] for merge in merges])
+            names.append(f"{number}/{benchmark}")
+            arrays[f"{names[-1]}/scores"] = table[:, :, 0].astype(np.float16)
+            arrays[f"{names[-1]}/tokens"] = table[:, :, 1].astype(np.uint16)
+    np.savez_compressed(path, names=np.array(names), **arrays)
+
+
+def simulated(seed: int, count: int) -> Merges:
+    """`count` merges: six of the uniform line, four random ones, then variations of earlier ones.
+
+    A merge solves a question if its ability there exceeds the difficulty. The ability has a part
+    common to all questions, four skills that depend smoothly on the vector, and a part particular
+    to merge and question. Log tokens have the same parts, with Student's t for the last.
+    """
+    rng = np.random.default_rng(seed)
+    capability = rng.dirichlet(np.full(LAYERS, 0.5))
+    verbosity = 0.5 * capability + 0.5 * rng.dirichlet(np.full(LAYERS, 0.5))
+    line = np.repeat(np.linspace(0.0, 1.0, 6)[:, None], LAYERS, axis=1)
+    x = np.concatenate([line, rng.random((4, LAYERS))])
+    while len(x) < count:
+        parent, partner = x[rng.integers(len(x), size=2)]
+        step = rng.choice([0.02, 0.1, 0.2]) * rng.normal(size=LAYERS)
+        child = parent + rng.uniform(-0.3, 1.3) * (partner - parent) + step
+        x = np.concatenate([x, np.clip(child, 0.0, 1.0)[None]])
+    x = x[rng.permutation(count)] if count > 10 else x[:count]
+    skills = np.tanh((x - 0.5) @ rng.normal(size=(LAYERS, 4)) * 2.0 / np.sqrt(LAYERS))
+    difficulty = 1.5 * rng.normal(size=QUESTIONS)
+    ability = 2.56 * ((x @ capability)[:, None] - 0.5) - 0.3
+    ability = ability + skills @ (0.6 * rng.normal(size=(4, QUESTIONS)))
+    steepness = np.exp(0.3 * rng.normal(size=QUESTIONS))
+    particular = rng.normal(size=(count, QUESTIONS))
+    scores = (steepness * (ability - difficulty) + particular > 0.0).astype(np.float64)
+    length = 0.5 * difficulty + 0.5 * rng.normal(size=QUESTIONS)
+    verbose = (x @ verbosity)[:, None]
+    log_tokens = np.log(1200.0) + 2.0 * verbose + (0.5 + 0.5 * verbose) * length
+    log_tokens = log_tokens + skills @ (0.25 * rng.normal(size=(4, QUESTIONS)))
+    log_tokens += 0.35 * rng.standard_t(4, size=(count, QUESTIONS)) + 0.25 * (1.0 - scores)
+    return Merges(x, scores, np.minimum(np.round(np.exp(log_tokens)), LIMIT))
+
+
+def plain(earlier: Array, row: Array, done: npt.NDArray[np.bool_]) -> float:  # noqa: ARG001
+    """The mean of the answered questions."""
+    return float(row[done].mean())
+
+
+def regression(earlier: Array, row: Array, done: npt.NDArray[np.bool_]) -> float:
+    """Least squares on the mean row of the earlier merges; answered questions are exact."""
+    design = np.column_stack([np.ones(len(row)), earlier.mean(axis=0)])
+    solution = np.linalg.lstsq(design[done], row[done], rcond=None)[0]
+    return float(np.where(done, row, design @ solution).mean())
+
+
+PEERS: dict[str, Callable[[Array, Array, npt.NDArray[np.bool_]], float]] = {
+    "plain mean": plain,
+    "regression": regression,
+}
+Errors = dict[tuple[str, str], list[tuple[float, float, float]]]
+
+
+def errors(earlier: Merges, unseen: Merges, done: npt.NDArray[np.bool_]) -> Errors:
+    """Error, and whether the 80 and 95 % intervals hold, by quantity and estimator."""
+    found: Errors = {}
+    outcomes = earlier.outcomes()
+    for vector, scores, tokens in zip(unseen.vectors, unseen.scores, unseen.tokens, strict=True):
+        nan = np.where(done, 0.0, np.nan)
+        result = estimate(outcomes, Answers(scores + nan, tokens + nan, vector=vector))
+        cases = (
+            ("accuracy", earlier.scores, scores, result.accuracy, 1.0),
+            ("tokens", earlier.tokens, tokens, result.tokens, float(unseen.tokens.mean())),
+        )
+        for quantity, rows, row, estimated, unit in cases:
+            truth = float(row.mean())
+            for name, peer in PEERS.items():
+                error = (peer(rows, row, done) - truth) / unit
+                found.setdefault((quantity, name), []).append((error, np.nan, np.nan))
+            entry = ((estimated.mean - truth) / unit, *held(estimated, truth))
+            found.setdefault((quantity, "estimator"), []).append(entry)
+    return found
+
+
+def held(estimated: MeanEstimate, truth: float) -> tuple[float, float]:
+    """Whether the 80 and the 95 % interval hold the truth, up to rounding."""
+    inside = []
+    for level in (0.80, 0.95):
+        low, high = estimated.interval(level)
+        inside.append(float(low - 1e-9 <= truth <= high + 1e-9))
+    return inside[0], inside[1]
+
+
+def settings(options: argparse.Namespace) -> Iterator[tuple[str, list[tuple[Merges, Merges]]]]:
+    """Each setting: its title, and pairs of earlier and unseen merges."""
+    for benchmark, runs in demo_runs().items():
+        for first in (None, 12):
+            pairs = [
+                (run.some(slice(first)), other.some(slice(2, None)))
+                for run in runs
+                for other in runs
+                if other is not run
+            ]
+            count = len(pairs[0][0].scores)
+            yield f"real, benchmark {benchmark}, {count} earlier merges", pairs
+    for count in (2, 4, 8, 16, 40):
+        pairs = []
+        for seed in range(options.seeds):
+            merges = simulated(1000 + seed, count + options.unseen)
+            pairs.append((merges.some(slice(count)), merges.some(slice(count, None))))
+        yield f"simulated, {count} earlier merges", pairs
+
+
+def table(pairs: list[tuple[Merges, Merges]], seed: int) -> Iterator[str]:
+    """The rows of a setting's table: a quantity and an estimator each."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    for share in SHARES:
+        rng = np.random.default_rng([seed, round(100 * share)])
+        merged: Errors = {}
+        for earlier, unseen in pairs:
+            size = unseen.scores.shape[1]
+            done = np.isin(np.arange(size), rng.permutation(size)[: max(3, round(share * size))])
+            for key, entries in errors(earlier, unseen, done).items():
+                merged.setdefault(key, []).extend(entries)
+        for (quantity, name), entries in merged.items():
+            values = np.array(entries)
+            cell = f"{np.sqrt((values[:, 0] ** 2).mean()):.4f}"
+            if name == "estimator":
+                cell += " ({:.0f}, {:.0f})".format(*(100.0 * values[:, 1:].mean(axis=0)))
+            cells.setdefault((quantity, name), []).append(cell)
+    for (quantity, name), row in sorted(cells.items(), key=lambda item: item[0][0]):
+        yield f"| {quantity} | {name} | " + " | ".join(row) + " |"
+
+
+def seconds(count: int, size: int) -> float:
+    """CPU seconds of one estimate with `count` earlier merges and `size` questions."""
+    rng = np.random.default_rng(0)
+    level = rng.random((count, 1))
+    scores = (rng.random((count, size)) < level).astype(np.float64)
+    tokens = np.exp(rng.normal(7.0, 1.0, (count, size)))
+    done = np.where(np.arange(size) < 0.15 * size, 0.0, np.nan)
+    answers = Answers(scores[0] + done, tokens[0] + done, vector=rng.random(LAYERS))
+    begin = time.process_time()
+    estimate(Outcomes(scores, tokens, rng.random((count, LAYERS))), answers)
+    return time.process_time() - begin
+
+
+def main() -> None:
+    """Print the tables, or extract the outcomes of runs."""
+    if sys.argv[1:2] == ["extract"]:
+        *run_dirs, out = map(Path, sys.argv[2:])
+        extract(run_dirs, out)
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=6, help="simulated benchmarks of each size")
+    parser.add_argument("--unseen", type=int, default=20, help="merges to estimate in each")
+    parser.add_argument("--only", default="", help="settings whose title holds this")
+    options = parser.parse_args()
+    print("# Means over all questions from the answers to some\n")
+    print(made_by(" ".join(["python", *sys.argv])))
+    print("\n".join(__doc__.splitlines()[5:]))
+    shares = " | ".join(f"{share:.0%}" for share in SHARES)
+    for number, (title, pairs) in enumerate(settings(options)):
+        if options.only not in title:
+            continue
+        print(f"\n## {title[0].upper()}{title[1:]}\n\n| mean | estimator | {shares} |")
+        print("|---|---|" + "---|" * len(SHARES))
+        print("\n".join(table(pairs, number)), flush=True)
+    print("\n## Time\n\n| earlier merges | questions | CPU seconds |\n|---|---|---|")
+    for count, size in ((40, 130), (40, 468), (300, 1000)):
+        print(f"| {count} | {size} | {seconds(count, size):.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Means over all questions from the answers to some: known cases, bounds, real outcomes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from apbmm_master.search.arrays import Array
+from apbmm_master.search.errors import SearchError, WrongShapeError
+from apbmm_master.search.outcome_estimates import Answers, Outcomes, estimate
+from demo_outcomes import demo_outcomes
+
+
+def simulated(count: int, size: int, seed: int) -> tuple[Array, Array]:
+    """Scores and tokens (count, size) with levels of merges and questions."""
+    rng = np.random.default_rng(seed)
+    level, hard = rng.normal(size=(count, 1)), rng.normal(size=size)
+    scores = (level - hard + rng.normal(size=(count, size)) > 0.0).astype(np.float64)
+    tokens = np.round(np.exp(6.0 + 0.5 * level + 0.5 * hard + 0.3 * rng.normal(size=(count, size))))
+    return scores, tokens
+
+
+def first(answered: int, row: Array) -> Array:
+    return np.where(np.arange(len(row)) < answered, row, np.nan)
+
+
+def nothing(size: int) -> Outcomes:
+    return Outcomes(np.empty((0, size)), np.empty((0, size)))
+
+
+def test_with_every_answer_the_means_are_exact() -> None:
+    scores, tokens = simulated(5, 30, seed=0)
+    found = estimate(Outcomes(scores[1:], tokens[1:]), Answers(scores[0], tokens[0]))
+    assert found.accuracy.mean == pytest.approx(scores[0].mean(), abs=1e-15)
+    assert found.tokens.mean == pytest.approx(tokens[0].mean(), rel=1e-15)
+    assert found.accuracy.variance == found.tokens.variance == 0.0
+    assert found.tokens.interval(0.95) == (found.tokens.mean, found.tokens.mean)
+
+
+def test_without_earlier_merges_it_is_the_plain_mean() -> None:
+    scores, tokens = simulated(1, 50, seed=1)
+    answers = Answers(first(20, scores[0]), first(20, tokens[0]))
+    found = estimate(nothing(50), answers)
+    assert found.accuracy.mean == pytest.approx(scores[0, :20].mean())
+    assert found.tokens.mean == pytest.approx(tokens[0, :20].mean())
+    # The variance of a mean of 20 of 50 questions, of which the 30 others are unknown.
+    share = (scores[0, :20].sum() + 1.0) / 22.0
+    binomial = 30**2 / 50**2 * share * (1.0 - share) * (1 / 30 + 1 / 20)
+    assert found.accuracy.variance == pytest.approx(binomial, rel=0.25)
+
+
+def test_without_an_answer_it_is_the_mean_of_the_earlier_merges() -> None:
+    scores, tokens = simulated(8, 40, seed=2)
+    none = np.full(40, np.nan)
+    found = estimate(Outcomes(scores, tokens), Answers(none, none))
+    assert found.accuracy.mean == pytest.approx(scores.mean(), abs=1e-9)
+    low, high = found.accuracy.interval(0.95)
+    assert low < scores.mean(axis=1).min() + 0.05
+    assert high > scores.mean(axis=1).max() - 0.05
+
+
+def test_questions_that_all_earlier_merges_answer_alike_are_nearly_known() -> None:
+    scores = np.tile(np.repeat([1.0, 0.0], [30, 10]), (6, 1))
+    tokens = np.full((6, 40), 100.0)
+    answers = Answers(first(10, scores[0]), first(10, tokens[0]))
+    found = estimate(Outcomes(scores, tokens), answers)
+    assert found.accuracy.mean == pytest.approx(0.75, abs=0.02)
+    assert found.tokens.mean == pytest.approx(100.0, rel=0.01)
+
+
+def test_a_difficult_prefix_is_allowed_for() -> None:
+    rng = np.random.default_rng(3)
+    hard = np.linspace(2.0, -2.0, 60)
+    level = rng.normal(size=(21, 1))
+    scores = (level - hard + 0.3 * rng.normal(size=(21, 60)) > 0.0).astype(np.float64)
+    tokens = np.full(scores.shape, 10.0)
+    answers = Answers(first(30, scores[20]), first(30, tokens[20]))
+    found = estimate(Outcomes(scores[:20], tokens[:20]), answers)
+    plain = scores[20, :30].mean()
+    truth = scores[20].mean()
+    assert abs(found.accuracy.mean - truth) < 0.3 * abs(plain - truth)
+
+
+def test_an_answer_in_flight_is_a_lower_bound() -> None:
+    scores, tokens = simulated(12, 40, seed=4)
+    answers = Answers(first(10, scores[0]), first(10, tokens[0]))
+    flying = np.where(np.isin(np.arange(40), [20, 21, 22]), 50_000.0, 0.0)
+    earlier = Outcomes(scores[1:], tokens[1:])
+    without = estimate(earlier, answers).tokens
+    found = estimate(earlier, Answers(answers.scores, answers.tokens, flying)).tokens
+    assert found.mean > found.least == (np.nansum(answers.tokens) + 150_000.0) / 40
+    assert found.mean > without.mean + 3 * 45_000 / 40
+    # A bound that nobody doubted anyway changes nothing.
+    barely = np.where(flying > 0.0, 1.0, 0.0)
+    same = estimate(earlier, Answers(answers.scores, answers.tokens, barely)).tokens
+    assert same.mean == pytest.approx(without.mean, rel=0.02)
+
+
+def test_answers_in_flight_tell_that_a_merge_rambles() -> None:
+    """Without the bounds the short answers that are in look like all of them."""
+    rng = np.random.default_rng(5)
+    level = np.linspace(-0.5, 0.5, 15)[:, None]
+    tokens = np.exp(6.0 + level + 0.8 * rng.normal(size=(15, 100)))
+    scores = np.ones_like(tokens)
+    row, limit = tokens[12], np.quantile(tokens[12, :60], 0.5)
+    begun = np.arange(100) < 60
+    finished = begun & (row <= limit)
+    partial = np.where(finished, row, np.nan)
+    flying = np.where(begun & ~finished, limit, 0.0)
+    earlier = Outcomes(np.delete(scores, 12, 0), np.delete(tokens, 12, 0))
+    blind = estimate(earlier, Answers(np.where(finished, 1.0, np.nan), partial)).tokens
+    found = estimate(earlier, Answers(np.where(finished, 1.0, np.nan), partial, flying)).tokens
+    truth = row.mean()
+    assert abs(found.mean - truth) < 0.5 * abs(blind.mean - truth)
+    low, high = found.interval(0.95)
+    assert low < truth < high
+
+
+def test_earlier_merges_may_have_answered_in_part() -> None:
+    scores, tokens = simulated(30, 60, seed=6)
+    earlier = np.where((np.arange(60) < 20) | (np.arange(29) < 12)[:, None], scores[:29], np.nan)
+    lengths = np.where(np.isnan(earlier), np.nan, tokens[:29])
+    answers = Answers(first(20, scores[29]), first(20, tokens[29]))
+    found = estimate(Outcomes(earlier, lengths), answers)
+    whole = estimate(Outcomes(scores[:29], tokens[:29]), answers)
+    assert found.accuracy.mean == pytest.approx(whole.accuracy.mean, abs=0.06)
+    assert found.tokens.mean == pytest.approx(whole.tokens.mean, rel=0.15)
+
+
+def test_nothing_known_and_wrong_shapes_are_refused() -> None:
+    none = np.full(10, np.nan)
+    with pytest.raises(SearchError, match="without any answer"):
+        estimate(nothing(10), Answers(none, none))
+    with pytest.raises(WrongShapeError, match="each of 10 questions"):
+        estimate(nothing(10), Answers(none[:5], none))
+    with pytest.raises(WrongShapeError, match="same shape"):
+        Outcomes(np.zeros((2, 3)), np.zeros((2, 4)))
+    with pytest.raises(WrongShapeError, match="vector for each merge"):
+        Outcomes(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((1, 4)))
+
+
+@pytest.mark.parametrize("answered", [24, 117])
+def test_real_merges_are_estimated_better_than_by_the_plain_mean(answered: int) -> None:
+    """Merges of one search of the demo pair, from those of another."""
+    first_run, second_run = demo_outcomes("trail")[:2]
+    order = np.random.default_rng(0).permutation(first_run.scores.shape[1])
+    done = np.isin(np.arange(len(order)), order[:answered])
+    errors, inside = [], []
+    for vector, scores, tokens in zip(
+        second_run.vectors[2::2], second_run.scores[2::2], second_run.tokens[2::2], strict=True
+    ):
+        found = estimate(
+            Outcomes(first_run.scores, first_run.tokens, first_run.vectors),
+            Answers(np.where(done, scores, np.nan), np.where(done, tokens, np.nan), vector=vector),
+        )
+        for estimated, row in ((found.accuracy, scores), (found.tokens, tokens)):
+            truth = row.mean()
+            errors.append((abs(estimated.mean - truth) / truth, abs(row[done].mean() / truth - 1)))
+            low, high = estimated.interval(0.95)
+            inside.append(low <= truth <= high)
+    ours, plain = np.sqrt(np.mean(np.square(errors), axis=0))
+    assert ours < 0.5 * plain
+    assert np.mean(inside) > 0.85
