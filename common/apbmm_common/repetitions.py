@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 _SEPARATOR = "#"
 _Variance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -27,10 +26,15 @@ def repetition_id(question: str, repetition: int) -> str:
 
 
 def split_id(answer: str, repeats: int) -> tuple[str, int]:
-    """The question that an answer's id names, and the repetition, from 1."""
+    """The question that an answer's id names, and the repetition, from 1.
+
+    Raises ValueError for an id that `repetition_id` cannot have made.
+    """
     if repeats == 1:
         return answer, 1
     question, _, repetition = answer.rpartition(_SEPARATOR)
+    if not repetition.isdecimal():
+        raise ValueError(f"{answer} names no repetition of a question")
     return question, int(repetition)
 
 
@@ -39,25 +43,24 @@ def question_of(answer: str, repeats: int) -> str:
     return split_id(answer, repeats)[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How much one metric varies over a benchmark whose questions are answered several times.
+class Spread(BaseModel):
+    """How much one metric varies over a benchmark whose questions are answered several times."""
 
-    Attributes:
-        between: variance (ddof 1) over the questions of the means of their answers; 0 where there
-            is one question. It holds what the draws add to these means.
-        within: variance (ddof 1) of the answers to one question, averaged over the questions.
-    """
-
+    model_config = ConfigDict(extra="forbid", frozen=True)
     between: _Variance
+    """Variance (ddof 1) over the questions of the means of their answers; 0 where there is one
+    question. It holds what the draws add to these means."""
     within: _Variance
+    """Variance (ddof 1) of the answers to one question, averaged over the questions."""
 
 
 def spread(answers: Sequence[Sequence[float]]) -> Spread:
     """The spread of a metric, given its numbers of each question: two or more, equally many."""
     means = [math.fsum(numbers) / len(numbers) for numbers in answers]
     within = [_variance(numbers) for numbers in answers]
-    return Spread(_variance(means) if len(means) > 1 else 0.0, math.fsum(within) / len(within))
+    return Spread(
+        between=_variance(means) if len(means) > 1 else 0.0, within=math.fsum(within) / len(within)
+    )
 
 
 def share_variance(share: float, questions: int, between: float) -> float:

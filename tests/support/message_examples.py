@@ -34,6 +34,7 @@ from apbmm_common.protocol.messages import (
     Unfit,
     Welcome,
 )
+from apbmm_common.repetitions import Spread
 
 LEASE = Lease(run="r-1", evaluation="e0001", attempt=1, lease="e0001.1")
 SUMS = BenchmarkResult(
@@ -41,7 +42,16 @@ SUMS = BenchmarkResult(
     questions=2,
     outcomes=(("a", 1.0, 7, "stop"), ("b", 0.0, 17, "length")),
 )
-EVALUATED = Evaluated(benchmarks={"sums": SUMS}, stages={"merge": 0.5}, engine={"dtype": ["a", 1]})
+TWICE = BenchmarkResult(
+    metrics={"accuracy": 0.5, "tokens": 12.0},
+    questions=1,
+    repeats=2,
+    outcomes=(("a#1", 1.0, 7, "stop"), ("a#2", 0.0, 17, "length")),
+    spreads={"accuracy": Spread(between=0.0, within=0.5)},
+)
+EVALUATED = Evaluated(
+    benchmarks={"sums": SUMS, "twice": TWICE}, stages={"merge": 0.5}, engine={"dtype": ["a", 1]}
+)
 ANSWER = Answer("It is 7.\n", (3, 151_643, 2**32 - 1), 12, "stop", 0.25)
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.metrics import Outcome, means
-from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
+from apbmm_common.metrics import Outcome
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.repetitions import repetition_id
 from apbmm_master.journal.store import Journal
+from apbmm_worker.evaluation.outcomes import benchmark_result
 from protocol_world import World, measurement
 
 Point = Sequence[float]
@@ -77,21 +79,23 @@ def _accuracy_and_tokens(end: tuple[float, float] | Evaluated) -> tuple[float, f
     return metrics["accuracy"], metrics["tokens"]
 
 
-def answered(scores: Sequence[float], tokens: Sequence[int]) -> Evaluated:
-    """A body with an outcome for each question."""
+def answered(scores: Sequence[float], tokens: Sequence[int], repeats: int = 1) -> Evaluated:
+    """A body with an outcome for each answer; the answers to one question come together."""
     outcomes = [
-        Outcome(f"q{number}", score, count, 1.0, "length" if count == LIMIT else "stop")
+        Outcome(
+            _answer_id(number, repeats), score, count, 1.0, "length" if count == LIMIT else "stop"
+        )
         for number, (score, count) in enumerate(zip(scores, tokens, strict=True))
     ]
-    return Evaluated(
-        benchmarks={
-            "sums": BenchmarkResult(
-                metrics=means(outcomes),
-                questions=len(outcomes),
-                truncated=sum(outcome.finish_reason == "length" for outcome in outcomes),
-                outcomes=tuple(
-                    (o.question, o.score, round(o.tokens), o.finish_reason) for o in outcomes
-                ),
-            )
-        }
-    )
+    return Evaluated(benchmarks={"sums": benchmark_result(outcomes, repeats=repeats)})
+
+
+def _answer_id(number: int, repeats: int) -> str:
+    question = f"q{number // repeats}"
+    return question if repeats == 1 else repetition_id(question, number % repeats + 1)
+
+
+def repeated_sums(repeats: int) -> dict[str, Any]:
+    """The tables of a run that asks each question so many times."""
+    sums = {"name": "sums", "adapter": "sums", "path": "/none/sums", "repeats": repeats}
+    return {"benchmarks": [sums], "generation": {"temperature": 0.7}}

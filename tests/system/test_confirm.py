@@ -12,6 +12,7 @@ from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import read_results
 from commands import run, started, wait_until
 from rehearsal_runs import free_port, write_run_file
+from written_runs import repeated_sums
 
 pytestmark = pytest.mark.slow
 HELD = [{"name": "sums", "adapter": "sums", "path": "/none/sums", "holdout": 0.3}]
@@ -69,6 +70,36 @@ def test_a_front_is_confirmed_by_the_same_worker_and_a_killed_confirmation_goes_
     assert said in run("apbmm", "status", folder).stdout
     status = json.loads(run("apbmm", "status", folder, "--json").stdout)
     assert status["confirmation"]["holds"] == {n: by_id[n]["holds"] for n in front}
+
+
+def test_the_searchs_own_questions_are_asked_again_with_other_draws(tmp_path: Path) -> None:
+    folder, address = tmp_path / "run", f"tcp://127.0.0.1:{free_port()}"
+    tables = {**repeated_sums(2), "confirm": {"repeats": 5, "at_end": True}}
+    file = write_run_file(tmp_path / "run.toml", **tables)
+    where = ("--bind", address, "--keys", "none")
+    worker = ("--gpu", "rehearsal", "--master", address, "--keys", "none", "--name", "w")
+    with (
+        started("apbmm-worker", *worker, "--state", tmp_path / "w", log=tmp_path / "worker.log"),
+        started(
+            "apbmm-master", file, "--run-dir", folder, *where, log=tmp_path / "master.log"
+        ) as master,
+    ):
+        assert master.wait(90) == 0, (tmp_path / "master.log").read_text()
+    search = read_results(folder)
+    found = read_confirmation(search)
+    assert found is not None
+    (asked,) = found.run.spec.benchmarks
+    assert (asked.repeats, asked.asked_before) == (5, 2)
+    for merge in found.merges:
+        before, after = merge.search.benchmarks["sums"], merge.confirmed.benchmarks["sums"]
+        assert (before.answers, after.answers) == (200, 500)
+        figure = after.figure("accuracy")
+        assert figure is not None
+        assert figure.low is not None
+    assert any(m.confirmed.benchmarks["sums"].spreads["accuracy"].within for m in found.merges)
+    status = run("apbmm", "status", folder).stdout
+    assert "sums (100 questions x 5)" in status
+    assert "the questions are those of the search, with answers drawn anew" in status
 
 
 def test_what_cannot_be_confirmed_is_said(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from apbmm.answers.records import RecordedAnswer, recorded_answers
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm_common.errors import ApbmmError, UsageError
+from apbmm_common.repetitions import question_of, repetition_id
 from apbmm_master.journal.store import OutcomeRow, read_outcomes
 
 
@@ -26,10 +27,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
-    """A question with the answers to it, by evaluation."""
+    """A question with the answers to it, by evaluation.
+
+    A question that is asked several times is there once for each repetition: ``answer_id`` names
+    question and repetition, and is the question's own id where it is asked once.
+    """
 
     benchmark: str
     question: str
+    answer_id: str
     answers: Mapping[str, Answer]
 
     @property
@@ -56,29 +62,38 @@ def answered_questions(
     ``folders`` are those in which a worker's state may be. Raises `ApbmmError` for an evaluation
     whose answers the journal does not have.
     """
-    searched = tuple(folders)
+    searched, repeats = tuple(folders), {b.name: b.repeats for b in results.spec.benchmarks}
     answers = [_answers(results, evaluation, searched) for evaluation in evaluations]
     return tuple(
         AnsweredQuestion(
             benchmark,
-            question,
+            question_of(answer, repeats[benchmark]),
+            answer,
             {
-                e.id: theirs[benchmark, question]
+                e.id: theirs[benchmark, answer]
                 for e, theirs in zip(evaluations, answers, strict=True)
             },
         )
-        for benchmark, question in answers[0]
-        if all((benchmark, question) in theirs for theirs in answers)
+        for benchmark, answer in answers[0]
+        if all((benchmark, answer) in theirs for theirs in answers)
     )
 
 
 def questions_called(
     questions: Sequence[AnsweredQuestion], name: str
 ) -> tuple[AnsweredQuestion, ...]:
-    """The questions of an id, or of BENCHMARK/ID. Raises `UsageError` where there is none."""
-    found = tuple(q for q in questions if name in (q.question, f"{q.benchmark}/{q.question}"))
+    """The questions of an id, or of BENCHMARK/ID, in all repetitions or in the one that it names.
+
+    Raises `UsageError` where there is none.
+    """
+    found = tuple(
+        q
+        for q in questions
+        if name in (q.question, q.answer_id)
+        or name in (f"{q.benchmark}/{q.question}", f"{q.benchmark}/{q.answer_id}")
+    )
     if not found:
-        some = ", ".join(f"{q.benchmark}/{q.question}" for q in questions[:3])
+        some = ", ".join(f"{q.benchmark}/{q.answer_id}" for q in questions[:3])
         raise UsageError(f"--question {name}: was not asked", f"questions are {some}, ...")
     return found
 
@@ -99,7 +114,11 @@ def _answers(
     for benchmark in results.spec.benchmarks:
         theirs = by_benchmark.get(benchmark.name, [])
         recorded = (
-            _matched(theirs, recorded_answers(texts / benchmark.name, benchmark.adapter))
+            matched(
+                theirs,
+                recorded_answers(texts / benchmark.name, benchmark.adapter),
+                benchmark.repeats,
+            )
             if texts is not None
             else {}
         )
@@ -116,21 +135,25 @@ def _why(results: RunResults, evaluation: EvaluationResult) -> str:
     return "the journal has only its means" if evaluation.benchmarks else "it is not done"
 
 
-def _matched(
-    rows: Sequence[OutcomeRow], recorded: Mapping[tuple[str, int], RecordedAnswer]
+def matched(
+    rows: Sequence[OutcomeRow], recorded: Mapping[tuple[str, int], RecordedAnswer], repeats: int
 ) -> dict[str, RecordedAnswer]:
-    """The recorded answers by the question ids of the journal.
+    """The recorded answers by the ids of the journal.
 
     A question's id is the data's own, or SUBSET/INDEX, or else the position of its row in the data
     file. The last is not recorded: such questions are matched in their order. Records whose score
-    or tokens are not the journal's are of another attempt, and are left out.
+    or tokens are not the journal's are of another attempt, and are left out. The ``repeats``
+    answers to a question are recorded one after another.
     """
     one_subset = len({subset for subset, _ in recorded}) == 1
     by_id: dict[str, RecordedAnswer] = {}
     for number, ((subset, index), answer) in enumerate(sorted(recorded.items())):
-        place = f"{subset}/{index}"
-        in_order = rows[number].question if one_subset and number < len(rows) else place
-        by_id[answer.question or in_order] = answer
+        question, repetition = f"{subset}/{index // repeats}", index % repeats + 1
+        if answer.question:
+            question = answer.question
+        elif one_subset and number < len(rows):
+            question = question_of(rows[number].question, repeats)
+        by_id[repetition_id(question, repetition) if repeats > 1 else question] = answer
     measured = {row.question: (row.score, row.tokens) for row in rows}
     return {
         question: answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ def answers_as_json(
             {
                 "benchmark": question.benchmark,
                 "question": question.question,
+                "answer": question.answer_id,
                 "asked": question.asked or None,
                 "target": question.target or None,
                 "answers": {name: _as_json(a) for name, a in question.answers.items()},
@@ -53,7 +55,7 @@ def _as_json(answer: Answer) -> dict[str, Any]:
 def print_list(
     screen: Console, evaluations: Sequence[str], questions: Sequence[AnsweredQuestion]
 ) -> None:
-    """A row for each question; of two evaluations, the questions whose scores differ."""
+    """A row for each answer; of two evaluations, the questions whose scores differ."""
     shown = questions if len(evaluations) == 1 else [q for q in questions if q.differs]
     table = Table(box=SIMPLE_HEAD, padding=(0, 2, 0, 0))
     table.add_column("question", overflow="fold")
@@ -62,7 +64,7 @@ def print_list(
         table.add_column("\ntokens", justify="right")
     for question in shown:
         cells = [cell for name in evaluations for cell in _cells(question.answers[name])]
-        table.add_row(f"{question.benchmark}/{question.question}", *cells)
+        table.add_row(f"{question.benchmark}/{question.answer_id}", *cells)
     if shown:
         screen.print(table)
     for line in _counts(evaluations, questions):
@@ -79,19 +81,24 @@ def _counts(evaluations: Sequence[str], questions: Sequence[AnsweredQuestion]) -
         yield f"{len(questions)} answers"
         return
     one, other = evaluations
-    scores = [tuple(q.answers[name].outcome.score for name in evaluations) for q in questions]
-    better = sum(ours > theirs for ours, theirs in scores)
-    worse = sum(ours < theirs for ours, theirs in scores)
+    differences: dict[tuple[str, str], list[float]] = {}
+    for question in questions:
+        ours, theirs = (question.answers[name].outcome.score for name in evaluations)
+        place = (question.benchmark, question.question)
+        differences.setdefault(place, []).append(ours - theirs)
+    means = [math.fsum(each) / len(each) for each in differences.values()]
+    better = sum(mean > 0 for mean in means)
+    worse = sum(mean < 0 for mean in means)
     yield (
-        f"{len(questions)} questions: {one} scores higher in {better}, {other} in {worse}, both "
-        f"alike in {len(questions) - better - worse}"
+        f"{len(means)} questions: {one} scores higher in {better}, {other} in {worse}, both "
+        f"alike in {len(means) - better - worse}"
     )
 
 
 def print_texts(screen: Console, questions: Sequence[AnsweredQuestion]) -> None:
     """The questions with their answers, those of two evaluations side by side."""
     for question in questions:
-        screen.print(f"==== {question.benchmark}, question {question.question}", markup=False)
+        screen.print(f"==== {question.benchmark}, question {question.answer_id}", markup=False)
         if question.asked:
             screen.print(question.asked, markup=False)
             screen.print(f"---- target: {question.target}", markup=False)

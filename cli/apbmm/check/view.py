@@ -8,6 +8,7 @@ from rich.console import Console
 
 from apbmm.check.inspect import Inspection
 from apbmm.check.questions import shortened
+from apbmm.results.words import asked_in_words
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.checkpoint.tensor_groups import outside_groups
@@ -126,7 +127,7 @@ def _merge(found: Inspection, spec: RunSpec) -> str:
 
 
 def _benchmark(benchmark: BenchmarkSection, questions: int | None) -> str:
-    count = "all questions" if questions is None else f"{questions} questions"
+    count = asked_in_words(questions, benchmark.repeats)
     count += ", drawn at random," if benchmark.sample is not None else ""
     places = ", ".join(map(str, places_of(benchmark)))
     return f"{benchmark.name}: {benchmark.adapter}, {count} from {places}"
@@ -189,8 +190,8 @@ def _budget(found: Inspection, spec: RunSpec) -> str:
             f"{budget.patience_growth:.2%} of hypervolume"
         )
     text += f", at most {budget.failures} failures"
-    counts = list(found.questions.values())
-    known = [count for count in counts if count is not None]
+    counts = [(b.repeats, found.questions.get(b.name)) for b in spec.benchmarks]
+    known = [repeats * count for repeats, count in counts if count is not None]
     if known and len(known) == len(counts) and budget.evaluations is not None:
         text += f": {(budget.evaluations + 2) * sum(known):,} answers"
     return text

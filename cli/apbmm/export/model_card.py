@@ -16,7 +16,7 @@ from apbmm.merge.places import RECIPE
 from apbmm.pick.remarks import against
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import EvaluationResult, RunResults
-from apbmm.results.words import REHEARSAL, figure_in_words
+from apbmm.results.words import REHEARSAL, figure_in_words, times
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
@@ -194,7 +194,7 @@ def _figure_table(results: RunResults, evaluation: EvaluationResult) -> Iterator
         (
             (
                 name,
-                str(measured.questions),
+                f"{measured.questions}{times(measured.repeats)}",
                 metric(wanted).unit or wanted,
                 *(figure_in_words(wanted, e.figure(wanted, [name])) for e in columns.values()),
             )
@@ -207,7 +207,8 @@ def _figure_table(results: RunResults, evaluation: EvaluationResult) -> Iterator
 
 def _asked(results: RunResults) -> Iterator[str]:
     for benchmark in results.spec.benchmarks:
-        yield f"- {benchmark.name}: `{benchmark.adapter}`, {_questions(benchmark)}"
+        often = f", {benchmark.repeats} answers to each" if benchmark.repeats > 1 else ""
+        yield f"- {benchmark.name}: `{benchmark.adapter}`, {_questions(benchmark)}{often}"
 
 
 def _questions(benchmark: BenchmarkSection) -> str:

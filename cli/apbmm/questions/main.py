@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 def render(request: RenderRequest) -> Rendered:
-    """Have EvalScope read the benchmarks, as a worker does, and render their questions."""
+    """Have EvalScope read the benchmarks, as a worker does, and render their questions.
+
+    Each question is there once, also where it is asked several times.
+    """
     scratch = Path(request.scratch)
     environment.apply(environment.CPU, scratch)
     from apbmm_worker.evaluation.adapters import unknown_arguments
@@ -44,7 +47,7 @@ def render(request: RenderRequest) -> Rendered:
         if request.allowed_code and spec.adapters is not None:
             register_own_adapters(OwnAdapters.of(Path(spec.adapters)))
         prepared = prepare_benchmarks(
-            spec.benchmarks,
+            [benchmark.model_copy(update={"repeats": 1}) for benchmark in spec.benchmarks],
             {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks},
             spec.generation,
             Path(sources[spec.generation.template_from]),

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from apbmm.results.run_results import EvaluationResult, RunResults, read_results
+from apbmm.results.words import asked_in_words
 from apbmm_master.journal.confirmation import confirm_folder
 from apbmm_master.journal.store import NAME as JOURNAL
+
+SAME_QUESTIONS = (
+    "the questions are those of the search, with answers drawn anew: this rules out luck with the "
+    "draws, not luck with the questions"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,11 @@ class Confirmation:
         return [merge for merge in self.merges if merge.holds is not None]
 
     @property
+    def asks_the_same_questions(self) -> bool:
+        """Whether it asks the search's own questions again, with other draws."""
+        return any(benchmark.asked_before for benchmark in self.run.spec.benchmarks)
+
+    @property
     def holding(self) -> int:
         """How many of `front` hold."""
         return sum(merge.holds is True for merge in self.merges)
@@ -84,8 +95,10 @@ def read_confirmation(search: RunResults) -> Confirmation | None:
 
 def conclusion(search: RunResults, found: Confirmation) -> list[str]:
     """How many merges are confirmed, what they were asked, and both hypervolumes."""
-    asked = ", ".join(f"{name} ({count} questions)" for name, count in _questions(found).items())
+    asked = ", ".join(f"{name} ({words})" for name, words in _questions(found).items())
     lines = [f"confirmed on {asked or 'nothing yet'}"]
+    if found.asks_the_same_questions:
+        lines.append(SAME_QUESTIONS)
     if found.front:
         still = f"{found.holding} of {len(found.front)} confirmed members of the front still hold"
         lines.append(still)
@@ -102,9 +115,9 @@ def conclusion(search: RunResults, found: Confirmation) -> list[str]:
     return lines
 
 
-def _questions(found: Confirmation) -> dict[str, int]:
-    """How many questions of each benchmark the merges are confirmed on."""
+def _questions(found: Confirmation) -> dict[str, str]:
+    """What of each benchmark the merges are confirmed on."""
     if not found.merges:
         return {}
     measured = found.merges[0].confirmed.benchmarks
-    return {name: figures.questions for name, figures in measured.items()}
+    return {name: asked_in_words(each.questions, each.repeats) for name, each in measured.items()}

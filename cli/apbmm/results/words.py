@@ -35,9 +35,17 @@ def in_list(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def asked_in_words(questions: float, repeats: int) -> str:
-    """What was asked: "30 questions", or "30 questions x 8" where each has several answers."""
-    return f"{questions:g} questions" + (f" x {repeats}" if repeats > 1 else "")
+def asked_in_words(questions: int | None, repeats: int) -> str:
+    """What is asked: "30 questions", or "30 questions x 8" where each has several answers.
+
+    Without a number, all questions are asked.
+    """
+    return f"{'all' if questions is None else questions} questions{times(repeats)}"
+
+
+def times(repeats: int) -> str:
+    """How often something is asked, as in "30 x 8"; nothing for once."""
+    return f" x {repeats}" if repeats > 1 else ""
 
 
 def print_rehearsal(screen: Console, *, rehearsal: bool) -> None:

@@ -45,7 +45,7 @@ EVALUATION = (
 )
 OBJECTIVE = Column("objective.NAME", float, "an objective by Eq. 2, to be maximised")
 BENCHMARK = (
-    Column("BENCHMARK.answers", int, "answers, one for each question"),
+    Column("BENCHMARK.answers", int, "answers: `repeats` for each question"),
     Column("BENCHMARK.truncated_answers", int, "answers that the limit of tokens cut off"),
     Column("BENCHMARK.malformed_answers", int, "answers that were not of the form asked for"),
 )
@@ -65,6 +65,7 @@ OUTCOME = (
     *RUN,
     Column("benchmark", str, "the benchmark's name in the run file"),
     Column("question", str, "the question's id, the same in all evaluations"),
+    Column("repetition", int, "which of the answers to the question, from 1 to `repeats`"),
     Column("score", float, "the answer's score, 0 to 1"),
     Column("tokens", int, "generated tokens"),
     Column("finish_reason", str, "`stop`, or `length` where the limit of tokens cut it off"),

@@ -21,6 +21,7 @@ from apbmm.table.columns import (
     Column,
     named,
 )
+from apbmm_common.repetitions import split_id
 from apbmm_master.journal.store import read_outcomes
 
 Row = Mapping[str, Any]
@@ -97,17 +98,20 @@ def _of_benchmark(benchmark: str, figures: BenchmarkFigures) -> Iterator[tuple[C
 
 def outcome_table(results: RunResults) -> Table:
     """A row for each answer that the journal has, in the order of the results."""
+    repeats = {benchmark.name: benchmark.repeats for benchmark in results.spec.benchmarks}
     rows = tuple(
         {
             "run": results.run,
             "rehearsal": results.rehearsal,
             "evaluation": row.evaluation,
             "benchmark": row.benchmark,
-            "question": row.question,
+            "question": question,
+            "repetition": repetition,
             "score": row.score,
             "tokens": row.tokens,
             "finish_reason": row.finish_reason,
         }
         for row in read_outcomes(results.run_dir)
+        for question, repetition in [split_id(row.question, repeats[row.benchmark])]
     )
     return Table(OUTCOME, rows)

@@ -33,6 +33,8 @@ class Trial:
 def with_few_questions(spec: RunSpec, most: int) -> RunSpec:
     """The run with the first ``most`` of each benchmark's questions, to be asked of a new engine.
 
+    Each is asked once, for the first of the answers that ``repeats`` would ask for.
+
     Raises `SourceError` for data that cannot be used.
     """
     benchmarks = tuple(
@@ -47,8 +49,8 @@ def _few_of(benchmark: BenchmarkSection, most: int, seed: int) -> BenchmarkSecti
     positions = select_questions(benchmark, places_of(benchmark), seed).positions
     if positions is None:
         first = min(most, benchmark.questions or most)
-        return benchmark.model_copy(update={"questions": first})
-    chosen = {"questions": None, "sample": None, "question_ids": positions[:most]}
+        return benchmark.model_copy(update={"questions": first, "repeats": 1})
+    chosen = {"questions": None, "sample": None, "question_ids": positions[:most], "repeats": 1}
     return benchmark.model_copy(update=chosen)
 
 

@@ -37,6 +37,7 @@ protocol version, and a MessagePack map of the fields below.
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -51,7 +52,7 @@ from pydantic import (
 
 from apbmm_common.errors import FailureKind
 from apbmm_common.metrics import LONGEST_METRIC_NAME, metric
-from apbmm_common.repetitions import Spread
+from apbmm_common.repetitions import Spread, question_of
 
 # Ids become names of files and folders, so they cannot begin with a dot: ".." would lead out.
 Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$")]
@@ -281,6 +282,14 @@ class BenchmarkResult(BaseModel):
             raise ValueError(f"{len(self.outcomes)} outcomes for {asked}")
         if len({question for question, *_ in self.outcomes}) != len(self.outcomes):
             raise ValueError("two outcomes for one question")
+        return self
+
+    @model_validator(mode="after")
+    def _ids_name_repetitions(self) -> Self:
+        if self.repeats > 1 and self.outcomes:
+            asked = Counter(question_of(answer, self.repeats) for answer, *_ in self.outcomes)
+            if set(asked.values()) != {self.repeats}:
+                raise ValueError(f"a question has not {self.repeats} outcomes")
         return self
 
     @property

@@ -402,9 +402,12 @@ class MessageHandlers:
         elif isinstance(body, Measured) and len(body.parameter) != self.run_state.layers:
             text = f"{len(body.parameter)} layers measured, the run has {self.run_state.layers}"
         elif isinstance(body, Evaluated):
-            names = {benchmark.name for benchmark in self.run_state.spec.benchmarks}
-            if set(body.benchmarks) != names:
-                text = f"benchmarks {sorted(body.benchmarks)} instead of {sorted(names)}"
+            asked = {b.name: b.repeats for b in self.run_state.spec.benchmarks}
+            answered = {name: result.repeats for name, result in body.benchmarks.items()}
+            if set(answered) != set(asked):
+                text = f"benchmarks {sorted(answered)} instead of {sorted(asked)}"
+            elif answered != asked:
+                text = f"repeats of the benchmarks are {answered} instead of {asked}"
             elif evaluation.purpose != "reference":  # those are judged before the search begins
                 text = missing_metrics(self.run_state.spec, body)
         return Failed(fault="infrastructure", message=text[:4096]) if text else None

@@ -127,6 +127,20 @@ def test_a_sound_run_has_no_faults_and_a_plan(run_file: Path) -> None:
     assert rows["algorithm"] == "sobol"
 
 
+def test_repeats_are_told_beside_the_questions_and_make_answers(run_file: Path) -> None:
+    found = with_changes(
+        run_file,
+        {
+            "questions = 2": "questions = 2\nrepeats = 4",
+            "max_tokens": "temperature = 0.6\nmax_tokens",
+        },
+    )
+    assert found.faults == []
+    rows = dict(plan(found))
+    assert "2 questions x 4 from" in rows["benchmark"]
+    assert "336 answers" in rows["budget"]
+
+
 def test_no_torch_is_imported(run_file: Path) -> None:
     code = (
         "import sys, pathlib; from apbmm.app import check;"

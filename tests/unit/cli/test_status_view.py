@@ -20,7 +20,7 @@ from apbmm_common.process.known_runs import note_run
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import called, free_address
-from written_runs import write_run
+from written_runs import LIMIT, answered, repeated_sums, write_run
 
 METRICS = {"alpha": {"accuracy": 0.5, "tokens": 123.4, "questions": 10, "truncated": 2}}
 SNAPSHOT: dict[str, Any] = {
@@ -331,6 +331,19 @@ def test_a_run_tells_its_story(tmp_path: Path) -> None:
     assert whole["last_at"] == run_state.time
     assert whole["gpu_seconds"] == pytest.approx(50.0)
     assert [master["host"] for master in whole["masters"]] == ["h"]
+
+
+def test_how_often_a_question_is_asked_is_shown_beside_their_number(tmp_path: Path) -> None:
+    right, wrong = answered([1.0] * 6, [1000] * 6, 3), answered([0.0] * 6, [10] * 6, 3)
+    ends = {"thinking": right, "instruct": wrong}
+    points = [answered([1, 1, 0, 0, 0, 1], [LIMIT, 20, 20, LIMIT, 20, 20], 3)]
+    folder = write_run(tmp_path / "run", points, ends=ends, **repeated_sums(3))
+    text = " ".join(called("status", folder).stdout.split())
+    assert "sums (sums, 2 questions x 3)" in text
+    assert "(2 cut)" in text
+    found = json.loads(called("status", folder, "--json").stdout)
+    assert found["benchmarks"][0]["repeats"] == 3
+    assert found["tokens"] == 6 * 1000 + 6 * 10 + 2 * LIMIT + 4 * 20
 
 
 def test_all_lists_every_evaluation_with_its_weights(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_the_spread_is_that_of_the_means_and_within_the_questions() -> None:
     found = spread(answers.tolist())
     assert found.between == pytest.approx(np.var(answers.mean(axis=1), ddof=1))
     assert found.within == pytest.approx(np.var(answers, axis=1, ddof=1).mean())
-    assert spread([[1.0, 0.0]]) == Spread(0.0, 0.5)
+    assert spread([[1.0, 0.0]]) == Spread(between=0.0, within=0.5)
 
 
 @pytest.mark.parametrize("right", [0, 1, 5, 10])

@@ -34,6 +34,7 @@ from apbmm_common.protocol.messages import (
     ScoredOutcome,
     Share,
 )
+from apbmm_common.repetitions import repetition_id
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_worker.child.channel import Channel
 from apbmm_worker.child_protocol import (
@@ -110,14 +111,17 @@ def evaluated(
 ) -> tuple[float, Evaluated]:
     """Seconds that the evaluation of a vector takes, and the answer to `Evaluate`."""
     seconds, outcomes = invented(spec, vector, reference=reference)
-    return seconds, result_of(outcomes, seconds)
+    return seconds, result_of(spec, outcomes, seconds)
 
 
 def result_of(
-    outcomes: Mapping[str, Sequence[Outcome]], seconds: float, kept: int = 0
+    spec: RunSpec, outcomes: Mapping[str, Sequence[Outcome]], seconds: float, kept: int = 0
 ) -> Evaluated:
     """What the outcomes by benchmark give; ``kept`` of their answers were not invented anew."""
-    results = {name: benchmark_result(each) for name, each in outcomes.items()}
+    results = {
+        benchmark.name: benchmark_result(outcomes[benchmark.name], repeats=benchmark.repeats)
+        for benchmark in spec.benchmarks
+    }
     return Evaluated(
         benchmarks={name: r.model_copy(update={"outcomes": ()}) for name, r in results.items()},
         stages={"rehearse": seconds},
@@ -133,7 +137,8 @@ def invented(
     assert layers is not None
     space = Space.of(spec, layers, OUTSIDE_GROUPS)
     landscape = Landscape(layers + len(space.outside), spec.seed)
-    questions = ["held out"] if any(b.held_out for b in spec.benchmarks) else []
+    others = any(b.held_out or b.asked_before for b in spec.benchmarks)
+    questions = ["held out"] if others else []
     noise = random.Random(canonical_hash([*vector, *questions]))  # noqa: S311
     if reference:
         weights = (*vector, *[vector[0]] * len(space.outside))
@@ -145,27 +150,32 @@ def invented(
     outcomes = {}
     for index, benchmark in enumerate(spec.benchmarks):
         accuracy = landscape.accuracy(weights, index / len(spec.benchmarks))
-        right = sum(noise.random() < accuracy for _ in range(QUESTIONS))
+        right = [
+            sum(noise.random() < accuracy for _ in range(QUESTIONS))
+            for _ in range(benchmark.repeats)
+        ]
         outcomes[benchmark.name] = invented_outcomes(right, tokens * (1 + 0.1 * index), scores)
     return seconds, outcomes
 
 
-def invented_outcomes(right: int, tokens: float, scores: Iterable[str]) -> list[Outcome]:
-    """Outcomes of `QUESTIONS` questions: ``right`` of them are right, and all take ``tokens``.
+def invented_outcomes(right: Sequence[int], tokens: float, scores: Iterable[str]) -> list[Outcome]:
+    """Outcomes of `QUESTIONS` questions, so often each as ``right`` has numbers.
 
-    Each score that an objective names equals the primary one.
+    In each repetition so many of the questions are right, the first ones. All take ``tokens``. Each
+    score that an objective names equals the primary one.
     """
     truncated = round(QUESTIONS * TRUNCATED * tokens / TOKENS[1])
     return [
         Outcome(
-            question=str(number),
-            score=float(number < right),
+            question=repetition_id(str(number), repetition) if len(right) > 1 else str(number),
+            score=float(number < count),
             tokens=tokens,
             seconds=tokens * SECONDS_A_TOKEN,
             finish_reason="stop" if number < QUESTIONS - truncated else "length",
-            scores=dict.fromkeys(scores, float(number < right)),
+            scores=dict.fromkeys(scores, float(number < count)),
         )
         for number in range(QUESTIONS)
+        for repetition, count in enumerate(right, 1)
     ]
 
 
@@ -191,9 +201,10 @@ def evaluate(
     seconds, outcomes = invented(spec, command.vector, reference=command.reference)
     answers = {answer.key: unpack(answer) for answer in kept}
     questions = [
-        (answer_key([place, number], spec.seed), name, outcomes[name][number])
-        for number in range(QUESTIONS)
-        for place, name in enumerate(outcomes)
+        (answer_key([place, number], spec.seed), name, outcome)
+        for number in range(max(map(len, outcomes.values())))
+        for place, (name, each) in enumerate(outcomes.items())
+        for outcome in each[number : number + 1]
     ]
     missing = [question for question in questions if question[0] not in answers]
     seconds *= len(missing) / len(questions)
@@ -208,7 +219,7 @@ def evaluate(
     measured_outcomes: dict[str, list[Outcome]] = {name: [] for name in outcomes}
     for key, name, _ in questions:
         measured_outcomes[name].append(Outcome(**json.loads(answers[key].text)))
-    return result_of(measured_outcomes, seconds, len(questions) - len(missing))
+    return result_of(spec, measured_outcomes, seconds, len(questions) - len(missing))
 
 
 def as_answer(outcome: Outcome) -> Answer:

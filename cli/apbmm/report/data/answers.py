@@ -9,6 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from apbmm.results.run_results import RunResults
+from apbmm_common.repetitions import question_of
 from apbmm_master.journal.store import OutcomeRow, read_outcomes
 
 LEVEL = 0.05
@@ -40,30 +41,38 @@ def neighbours(results: RunResults) -> list[Neighbours]:
 
     Empty for a rehearsal, which keeps no single answers.
     """
-    rows: dict[str, dict[tuple[str, str], OutcomeRow]] = {}
+    repeats = {benchmark.name: benchmark.repeats for benchmark in results.spec.benchmarks}
+    rows: dict[str, dict[tuple[str, str], list[OutcomeRow]]] = {}
     members = {each.id for each in results.front}
     for row in read_outcomes(results.run_dir):
         if row.evaluation in members:
-            rows.setdefault(row.evaluation, {})[row.benchmark, row.question] = row
+            question = (row.benchmark, question_of(row.question, repeats[row.benchmark]))
+            rows.setdefault(row.evaluation, {}).setdefault(question, []).append(row)
     found = []
     for first, second in pairwise(reversed(results.front)):
         if first.id in rows and second.id in rows:
             ours, theirs = rows[first.id], rows[second.id]
-            common = [
-                (row, theirs[question]) for question, row in ours.items() if question in theirs
-            ]
+            common = [(ours[question], theirs[question]) for question in ours if question in theirs]
             if common:
                 found.append(_compared(first.id, second.id, common))
     return found
 
 
 def _compared(
-    first: str, second: str, common: Sequence[tuple[OutcomeRow, OutcomeRow]]
+    first: str, second: str, common: Sequence[tuple[Sequence[OutcomeRow], Sequence[OutcomeRow]]]
 ) -> Neighbours:
-    better = sum(ours.score > theirs.score for ours, theirs in common)
-    worse = sum(ours.score < theirs.score for ours, theirs in common)
-    more = math.fsum(ours.tokens - theirs.tokens for ours, theirs in common) / len(common)
-    return Neighbours(first, second, len(common), better, worse, sign_test(better, worse), more)
+    """The comparison of two evaluations by all their answers to each common question."""
+    pairs = [(_means(ours), _means(theirs)) for ours, theirs in common]
+    better = sum(ours[0] > theirs[0] for ours, theirs in pairs)
+    worse = sum(ours[0] < theirs[0] for ours, theirs in pairs)
+    more = math.fsum(ours[1] - theirs[1] for ours, theirs in pairs) / len(pairs)
+    return Neighbours(first, second, len(pairs), better, worse, sign_test(better, worse), more)
+
+
+def _means(answers: Sequence[OutcomeRow]) -> tuple[float, float]:
+    """Mean score and mean tokens of the answers to one question."""
+    scores, tokens = ([a.score for a in answers], [a.tokens for a in answers])
+    return math.fsum(scores) / len(answers), sum(tokens) / len(answers)
 
 
 def sign_test(better: int, worse: int) -> float:

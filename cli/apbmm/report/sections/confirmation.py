@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apbmm.report.data.points import front_numbers
 from apbmm.report.document import ReportSection, ReportTable
-from apbmm.results.confirmation import Confirmation, ConfirmedMerge
+from apbmm.results.confirmation import SAME_QUESTIONS, Confirmation, ConfirmedMerge
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import figure_in_words
 
@@ -28,6 +28,7 @@ def confirmation_section(
             "are on the front of the confirmed merges as well. The hypervolume of the confirmed "
             f"front is {confirmation.run.hypervolume:.4f}, that of the search "
             f"{results.hypervolume:.4f}.",
+            *([f"{SAME_QUESTIONS.capitalize()}."] if confirmation.asks_the_same_questions else []),
         ),
         tables=(
             ReportTable(

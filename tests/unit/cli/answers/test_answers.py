@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from apbmm.answers.records import RecordedAnswer
+from apbmm.answers.side_by_side import matched
 from apbmm.results.run_results import read_results
+from apbmm_master.journal.store import read_outcomes
 from commands import called
 from protocol_world import measurement
-from written_runs import LIMIT, answered, write_run
+from written_runs import LIMIT, answered, repeated_sums, write_run
 
 ADAPTER = "sums"
 SCORES, TOKENS = [1.0, 0.0, 1.0], [10, 20, LIMIT]
@@ -119,3 +122,54 @@ def test_what_is_not_there_is_named(
     error, hint = (*refused.stderr.splitlines(), "")[:2]
     assert message in error
     assert hint.startswith("hint: ") or "rehearsal" in error
+
+
+REPEATED = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+"""Scores of two answers to each of three questions."""
+
+
+def write_repeated(tmp_path: Path) -> Path:
+    ends = {
+        "thinking": answered([1.0] * 6, [900] * 6, 2),
+        "instruct": answered([0.0] * 6, [100] * 6, 2),
+    }
+    points = [answered(REPEATED, [10, 11, 20, 21, 30, 31], 2), answered([1.0] * 6, [5] * 6, 2)]
+    return write_run(tmp_path / "run", points, ends=ends, **repeated_sums(2))
+
+
+def test_answers_to_one_question_are_found_by_its_id_and_counted_as_one(tmp_path: Path) -> None:
+    folder = write_repeated(tmp_path)
+    both = printed(folder, "--eval", "e0001", "--question", "sums/q1")["questions"]
+    assert [(q["question"], q["answer"], q["answers"]["e0001"]["tokens"]) for q in both] == [
+        ("q1", "q1#1", 20), ("q1", "q1#2", 21)
+    ]  # fmt: skip
+    (second,) = printed(folder, "--eval", "e0001", "--question", "q1#2")["questions"]
+    assert second["answers"]["e0001"]["tokens"] == 21
+    shown = called("answers", folder, "--eval", "e0001", "--against", "e0002").stdout
+    assert "sums/q0#2" in shown
+    assert "3 questions: e0001 scores higher in 0, e0002 in 2, both alike in 1" in shown
+
+
+@pytest.mark.parametrize("question", ["q", ""])
+def test_texts_are_those_of_their_repetitions(tmp_path: Path, question: str) -> None:
+    folder = write_repeated(tmp_path)
+    records = {
+        ("main", index): RecordedAnswer(
+            question=f"q{index // 2}" if question else "",
+            asked="",
+            answer=f"answer {index}",
+            tokens=10 * (index // 2 + 1) + index % 2,
+            truncated=False,
+            well_formed=None,
+            extracted="",
+            target="",
+            score=score,
+            scores={},
+        )
+        for index, score in enumerate(REPEATED)
+    }
+    rows = read_outcomes(folder, "e0001")
+    found = matched(rows, dict(reversed(records.items())), 2)
+    assert {name: answer.answer for name, answer in found.items()} == {
+        f"q{n // 2}#{n % 2 + 1}": f"answer {n}" for n in range(6)
+    }

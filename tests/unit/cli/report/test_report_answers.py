@@ -9,7 +9,7 @@ import pytest
 from apbmm.report.data.answers import neighbours, sign_test
 from apbmm.report.sections.answers import alike
 from apbmm.results.run_results import read_results
-from written_runs import answered, write_run
+from written_runs import answered, repeated_sums, write_run
 
 ENDS = {
     "thinking": answered([1, 1, 1, 1, 1, 0], [900] * 6),
@@ -27,6 +27,20 @@ def test_neighbours_are_compared_question_by_question(tmp_path: Path) -> None:
     assert pair.p == pytest.approx(2 * (1 + 4) / 16)
     assert pair.more_tokens == pytest.approx(300.0)
     assert alike([pair]).startswith("1 of 1 neighbouring pairs on the front differ")
+
+
+def test_several_answers_to_a_question_count_once_by_their_means(tmp_path: Path) -> None:
+    ends = {
+        "thinking": answered([1, 1, 1, 1, 1, 0], [900] * 6, 2),
+        "instruct": answered([1, 0, 0, 0, 0, 0], [100] * 6, 2),
+    }
+    good = answered([1, 1, 0, 1, 1, 0], [700, 600, 500, 600, 700, 500], 2)
+    cheap = answered([0, 1, 1, 0, 0, 0], [300] * 6, 2)
+    run = write_run(tmp_path, [cheap, good], ends=ends, **repeated_sums(2))
+    (pair,) = neighbours(read_results(run))
+    # Means of the questions: 1, .5, .5 for the good one, .5, .5, 0 for the cheap one.
+    assert (pair.questions, pair.first_better, pair.second_better) == (3, 2, 0)
+    assert pair.more_tokens == pytest.approx(300.0)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import called
 from protocol_world import measurement
-from written_runs import LIMIT, answered, write_run
+from written_runs import LIMIT, answered, repeated_sums, write_run
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,27 @@ def test_a_row_for_each_answer(folder: Path) -> None:
     table = outcome_table(read_results(folder))
     assert [column.name for column in table.columns] == [column.name for column in OUTCOME]
     assert [tuple(row.values())[2:] for row in table.rows] == [
-        ("e0001", "sums", "q0", 1.0, 10, "stop"),
-        ("e0001", "sums", "q1", 0.0, 20, "stop"),
-        ("e0001", "sums", "q2", 1.0, LIMIT, "length"),
+        ("e0001", "sums", "q0", 1, 1.0, 10, "stop"),
+        ("e0001", "sums", "q1", 1, 0.0, 20, "stop"),
+        ("e0001", "sums", "q2", 1, 1.0, LIMIT, "length"),
     ]
+
+
+def test_answers_to_one_question_are_told_apart_by_their_repetition(tmp_path: Path) -> None:
+    ends = {
+        name: answered([x] * 4, [t] * 4, 2)
+        for name, x, t in (("thinking", 1, 9), ("instruct", 0, 5))
+    }
+    points = [answered([1, 0, 1, 1], [6, 7, 8, 9], 2)]
+    results = read_results(write_run(tmp_path, points, ends=ends, **repeated_sums(2)))
+    rows = [row for row in outcome_table(results).rows if row["evaluation"] == "e0001"]
+    assert [(row["question"], row["repetition"], row["tokens"]) for row in rows] == [
+        ("q0", 1, 6), ("q0", 2, 7), ("q1", 1, 8), ("q1", 2, 9)
+    ]  # fmt: skip
+    (whole,) = [row for row in evaluation_table(results).rows if row["evaluation"] == "e0001"]
+    assert (whole["sums.answers"], whole["sums.accuracy"], whole["tokens"]) == (4, 0.75, 30)
+    # Two questions, right in half and in all of their answers.
+    assert whole["sums.accuracy.standard_error"] == pytest.approx(0.25)
 
 
 def test_all_formats_say_the_same(folder: Path) -> None:

@@ -122,6 +122,14 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "fewer outcomes than questions": ([HEADER, evaluated(body={
         "kind": "evaluated", "benchmarks": {"a": {"metrics": {"accuracy": 0.5}, "questions": 2,
         "outcomes": [["q", 1, 1, "stop"]]}}})], "1 outcomes for 2 questions"),
+    "answers that name no repetition": ([HEADER, evaluated(body={
+        "kind": "evaluated", "benchmarks": {"a": {"metrics": {"accuracy": 0.5}, "questions": 1,
+        "repeats": 2, "outcomes": [["q#1", 1, 1, "stop"], ["q", 0, 1, "stop"]]}}})],
+        "q names no repetition"),
+    "repetitions of other questions": ([HEADER, evaluated(body={
+        "kind": "evaluated", "benchmarks": {"a": {"metrics": {"accuracy": 0.5}, "questions": 1,
+        "repeats": 2, "outcomes": [["q#1", 1, 1, "stop"], ["p#2", 0, 1, "stop"]]}}})],
+        "a question has not 2 outcomes"),
     "unequal layers": ([HEADER, evaluated(body={
         "kind": "measured", "parameter": [1.0], "activation": [1.0, 2.0], "prompts": 1})],
         "differ in length"),

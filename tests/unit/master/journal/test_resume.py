@@ -17,6 +17,7 @@ from apbmm_master.journal.events import (
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
 from protocol_world import DIGESTS, LAYERS, World, world_spec
+from written_runs import repeated_sums
 
 SPEC = world_spec().model_dump(mode="json")
 STARTED = Record(1, 0.0, RunStarted(run="r", spec=SPEC))
@@ -73,6 +74,18 @@ def test_what_may_change_is_recorded(key: str, changes: dict[str, Any]) -> None:
     assert isinstance(event, SpecChanged)
     assert event.keys == (key,)
     assert RunSpec.model_validate(event.spec) == new
+
+
+def test_another_number_of_answers_to_each_question_is_another_run() -> None:
+    """But for the confirmation, which may ask as often as it likes when a run is over."""
+    twice = repeated_sums(2)
+    started = RunStarted(run="r", spec=world_spec(**twice).model_dump(mode="json"))
+    run_state = RunState().replay([Record(1, 0.0, started), VERIFIED])
+    with pytest.raises(RunChangedError, match=r"in benchmarks\.0\.repeats"):
+        resumed(world_spec(**repeated_sums(3)), run_state)
+    (event,) = resumed(world_spec(**twice, confirm={"repeats": 4}), run_state)
+    assert isinstance(event, SpecChanged)
+    assert event.keys == ("confirm.repeats",)
 
 
 def test_every_forbidden_change_is_named_at_once() -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from apbmm_common.repetitions import share_variance
 from apbmm_master.journal.events import EpochStarted, SpecChanged, WorkerJoined, WorkerLeft
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
@@ -17,12 +19,14 @@ from apbmm_master.journal.scores import (
     missing_metrics,
     scores_of,
 )
+from apbmm_master.journal.store import read_journal
 from apbmm_master.optimiser.client import history_of
 from apbmm_master.optimiser.process import PastTell
 from apbmm_master.search.errors import ReferenceScaleError
 from apbmm_master.search.pareto import front, hypervolume
 from protocol_world import World, measurement
 from rehearsal_runs import run_spec
+from written_runs import answered, repeated_sums, write_run
 
 
 def finished(evaluations: int, seed: int) -> World:
@@ -57,6 +61,22 @@ def test_the_search_is_told_the_noise_that_follows_from_the_journal() -> None:
         assert tell.variance == known_noise(world.run_state, done.evaluation)
         assert tell.variance[0] > 0.0
         assert tell.variance[1] == 0.0
+
+
+def test_the_noise_is_learned_from_several_answers_to_a_question(tmp_path: Path) -> None:
+    ends = {
+        "thinking": answered([1.0] * 8, [900] * 8, 2),
+        "instruct": answered([0.0] * 8, [100] * 8, 2),
+    }
+    scores, tokens = [1, 1, 1, 0, 0, 0, 0, 0], [100, 140, 200, 220, 300, 300, 400, 400]
+    points = [answered(scores, tokens, 2)]
+    write_run(tmp_path, points, ends=ends, **repeated_sums(2))
+    run_state = RunState().replay(read_journal(tmp_path))
+    accuracy, cost = known_noise(run_state, run_state.evaluations["e0001"])
+    means = np.reshape(scores, (4, 2)).mean(axis=1)
+    assert accuracy == pytest.approx(share_variance(0.375, 4, float(np.var(means, ddof=1))))
+    # Of tokens, only what the draws add: variances 800, 200, 0, 0 over 2 answers to 4 questions.
+    assert cost == pytest.approx(250.0 / 8 / 800.0**2)
 
 
 def test_the_front_followed_is_the_front_computed() -> None:
