@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +72,7 @@ def demo_runs(path: Path = DEMO) -> dict[str, list[Merges]]:
 
 def extract(run_dirs: list[Path], path: Path) -> None:
     """Write the outcomes of runs with the same questions as one compressed file."""
-    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    arrays: dict[str, Any] = {}
     names = []
     for number, run_dir in enumerate(run_dirs):
         state = RunState().replay(read_journal(run_dir))
