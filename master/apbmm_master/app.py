@@ -38,6 +38,9 @@ class MasterFlags:
         ~/.config/apbmm/keys if that holds a master's key; none goes without.
     insecure
         Without keys, allow addresses that other hosts can reach. The master accepts them all.
+    learn_from
+        Run directory of an earlier run of the same sources, benchmarks and settings: a new run
+        takes its references and its merges over as observations, beside its own budget.
     summary
         Print the front, its hypervolume and the load rate at the end.
     log_level
@@ -49,6 +52,7 @@ class MasterFlags:
     status_bind: str | None = None
     keys: str | None = None
     insecure: bool = False
+    learn_from: Path | None = None
     summary: bool = True
     log_level: Level = "WARNING"
 
@@ -76,6 +80,7 @@ def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
         from apbmm_common.protocol.curve_keys import master_keys
         from apbmm_master.beginning import Beginning, elsewhere
         from apbmm_master.confirm import confirm_search, ended_well
+        from apbmm_master.journal.learning import earlier_run
         from apbmm_master.journal.run_directory import require_for_runs
         from apbmm_master.run_checks import load_run
         from apbmm_master.serve import open_authenticator, serve
@@ -87,6 +92,7 @@ def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
     authenticator = open_authenticator(*addresses, known, insecure=flags.insecure)
     folder = flags.run_dir or Path("runs") / spec.name
     require_for_runs(folder, run_file)
+    earlier = earlier_run(flags.learn_from, spec) if flags.learn_from is not None else None
     beginning = Beginning(spec, folder, run_file.read_bytes(), keys_named=flags.keys is not None)
     if flags.run_dir is None and (note := elsewhere(folder, spec.name)):
         print(note, file=sys.stderr)  # noqa: T201
@@ -95,6 +101,7 @@ def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
         folder,
         *addresses,
         authenticator,
+        earlier=earlier,
         accepted=beginning.accept,
         summary=flags.summary,
     )

@@ -27,6 +27,7 @@ from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.confirmation import begin_to_confirm
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, FrontToConfirm, Record
+from apbmm_master.journal.learning import EarlierRun, begin_to_learn
 from apbmm_master.journal.lifecycle import UNFINISHED
 from apbmm_master.journal.master_sessions import installed_versions
 from apbmm_master.journal.patience import standstill_of_hypervolume
@@ -68,8 +69,9 @@ class Master:
 
     ``authenticator`` decides which workers may connect; by default all may. ``front`` has the
     merges of a search that this run confirms: it then measures these and the references, and
-    searches nothing. ``watchers`` are called with every committed record in order. Raises what
-    `begin_or_resume` and `begin_to_confirm` raise.
+    searches nothing. ``earlier`` is a run that this one learns from. ``watchers`` are called with
+    every committed record in order. Raises what `begin_or_resume`, `begin_to_confirm` and
+    `begin_to_learn` raise.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Master:
         bind: str,
         authenticator: Authenticator | None = None,
         front: FrontToConfirm | None = None,
+        earlier: EarlierRun | None = None,
     ) -> None:
         self.journal = journal
         self.authenticator = authenticator or Authenticator()
@@ -100,6 +103,8 @@ class Master:
         begin_or_resume(self.run_state, spec, self.record)
         if front is not None:
             begin_to_confirm(self.run_state, front, self.record)
+        if earlier is not None:
+            begin_to_learn(self.run_state, earlier, self.record)
         if self._end is None:
             epoch = self.run_state.epoch + 1
             self.record(
@@ -283,7 +288,7 @@ class Master:
         if self.run_state.spec.budget.patience is None or not searched:
             return ""
         self.score_history.update(self.run_state)
-        return standstill_of_hypervolume(self.run_state, self.score_history.history())
+        return standstill_of_hypervolume(self.run_state, self.score_history)
 
     def _decide(self) -> None:
         self.optimiser.propose_references(self.run_state, self.record)

@@ -18,6 +18,7 @@ from apbmm_common.protocol.curve_keys import MasterKeys
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.budget import limits
 from apbmm_master.journal.events import FrontToConfirm
+from apbmm_master.journal.learning import EarlierRun
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import NAME as JOURNAL
 from apbmm_master.journal.store import Journal
@@ -31,7 +32,7 @@ from apbmm_master.wire.router import bind_hint, flush
 MOST_OPEN_FILES = 65_536
 
 
-def serve(
+def serve(  # noqa: PLR0913 - everything that a master runs with
     spec: RunSpec,
     run_dir: Path,
     bind: str,
@@ -39,11 +40,13 @@ def serve(
     authenticator: Authenticator,
     *,
     front: FrontToConfirm | None = None,
+    earlier: EarlierRun | None = None,
     accepted: Callable[[RunState], None] = lambda _: None,
     summary: bool = True,
 ) -> int:
     """Run or resume a search in ``run_dir``, or with ``front`` confirm one; returns the exit code.
 
+    With ``earlier`` a new search learns from an earlier run.
     ``accepted`` is called once the run directory takes the run, before anything is recorded there;
     it may refuse by an `ApbmmError`. With ``summary`` the terminal shows the workers' address at
     the start, and the front and the run directory at the end. Raises `UsageError`, `JournalError`
@@ -55,7 +58,7 @@ def serve(
     with handlers_restored(), Journal(run_dir) as journal:
 
         def begin() -> Master:
-            master = Master(journal, spec, bind, authenticator, front)
+            master = Master(journal, spec, bind, authenticator, front, earlier)
             accepted(master.run_state)
             return master
 

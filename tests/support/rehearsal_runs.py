@@ -62,13 +62,14 @@ def run_spec(**changes: Any) -> RunSpec:
 
 
 def write_run_file(path: Path, **changes: Any) -> Path:
-    """`run_table` as TOML (dotted keys, one a line)."""
+    """`run_table` as TOML (dotted keys, one a line), without keys that are None."""
     table = run_table(**changes)
     benchmarks = table.pop("benchmarks")
     lines = []
     for key, value in table.items():
         items = value.items() if isinstance(value, dict) else [("", value)]
-        lines += [f"{key}{'.' * bool(k)}{k} = {_toml(v)}" for k, v in items]
+        given = [(k, v) for k, v in items if v is not None]
+        lines += [f"{key}{'.' * bool(k)}{k} = {_toml(v)}" for k, v in given]
     for benchmark in benchmarks:
         lines += ["[[benchmarks]]", *(f"{k} = {_toml(v)}" for k, v in benchmark.items())]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

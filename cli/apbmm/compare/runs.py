@@ -191,6 +191,11 @@ def _notes(runs: Sequence[RunResults], scale: RunResults | None) -> Iterator[str
         if keys:
             yield f"{other.label} differs from {first.label} in {', '.join(keys)}"
     for run in runs:
+        if run.learnt:
+            yield (
+                f"{run.label} has learnt {len(run.learnt)} merges from "
+                f"{run.run_state.learning.run}, which are not counted here"
+            )
         drift = _drift(run, scale) if scale is not None else ""
         if scale is not None and drift:
             yield f"{run.label} is scaled by the references of {scale.label}, its own have {drift}"

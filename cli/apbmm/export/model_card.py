@@ -158,7 +158,7 @@ def _figures(facts: CardFacts) -> Iterator[str]:
     yield from _figure_table(results, facts.evaluation)
     yield (
         "\nIntervals are at 95 % (Wilson's for shares of answers); ± is one standard error. The "
-        f"merge was chosen among {len(results.completed)} that answered these very questions, so "
+        f"merge was chosen among {len(results.merges)} that answered these very questions, so "
         "expect a little less on others. Questions:\n"
     )
     yield from _asked(results)

@@ -96,7 +96,7 @@ def choose(results: RunResults, preference: Preference) -> Choice:
     Raises `UsageError` for a limit of something that the run did not measure or that it cannot
     reach, and `ApbmmError` where the run has no objectives yet.
     """
-    merges = [each for each in results.completed if each.objectives is not None]
+    merges = [each for each in results.merges if each.objectives is not None]
     if not merges:
         raise ApbmmError(
             f"{results.label}: nothing to pick from: {no_objectives(results)}",
@@ -168,7 +168,7 @@ def _split(results: RunResults, name: str) -> tuple[str, str]:
 
 def _require_known(results: RunResults, limit: Limit) -> None:
     known = dict.fromkeys(results.objectives)
-    for each in (*results.completed, *results.references.values()):
+    for each in (*results.merges, *results.references.values()):
         for benchmark, figures in each.benchmarks.items():
             known |= dict.fromkeys(figures.metrics)
             known |= {f"{benchmark}.{name}": None for name in figures.metrics}

@@ -43,7 +43,7 @@ def doubts(
     ``confirmed`` is the chosen merge in the run's confirmation, if it has been measured there.
     """
     chosen = choice.evaluation
-    completed = len(results.completed)
+    known = len(results.merges)
     if not results.ended:
         yield f"the run is not over: {results.completed_of_budget} evaluations are completed"
     if chosen is None:
@@ -58,9 +58,9 @@ def doubts(
     if confirmed is not None:
         if confirmed.holds is False:
             yield "on the questions of the confirmation another confirmed merge beats it"
-    elif completed > 1:
+    elif known > 1:
         yield (
-            f"it is the best of {completed} measurements with chance in each, so expect a little "
+            f"it is the best of {known} measurements with chance in each, so expect a little "
             "less of it on new questions"
         )
 

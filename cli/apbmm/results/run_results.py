@@ -39,7 +39,8 @@ class EvaluationResult:
 
     Attributes:
         id: as in status: ``thinking``, ``instruct``, ``e0001``, ...
-        purpose: ``reference``, ``initial``, ``search``, ... as the journal has it.
+        purpose: ``reference``, ``initial``, ``search``, ... as the journal has it; ``learnt`` for
+            a merge of an earlier run.
         state: queued, active, done or failed.
         vector: in [0, 1]^D; the vector of a reference lies at an end of the space, or is empty.
         layer_weights: the thinking model's weight for each layer; empty for a model-level merge.
@@ -160,6 +161,16 @@ class RunResults:
         return tuple(done[name] for name in self.run_state.completed)
 
     @property
+    def learnt(self) -> tuple[EvaluationResult, ...]:
+        """The merges that the run has learnt from an earlier one."""
+        return tuple(each for each in self.evaluations if each.purpose == "learnt")
+
+    @property
+    def merges(self) -> tuple[EvaluationResult, ...]:
+        """Every merge that is known: those learnt, then those completed."""
+        return (*self.learnt, *self.completed)
+
+    @property
     def completed_of_budget(self) -> str:
         """As in ``12 of 40``, or ``12`` where the number of evaluations is not limited."""
         done, most = len(self.completed), self.spec.budget.evaluations
@@ -177,8 +188,8 @@ class RunResults:
 
     @property
     def tokens(self) -> float:
-        """Generated tokens of all evaluations."""
-        return math.fsum(each.tokens for each in self.evaluations)
+        """Generated tokens of all evaluations, without what was learnt from an earlier run."""
+        return self.run_state.spending.tokens
 
     def evaluation(self, name: str) -> EvaluationResult:
         """The evaluation of an id. Raises `UsageError` naming the nearest ids."""

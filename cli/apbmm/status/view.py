@@ -93,6 +93,11 @@ def _story(status: Entry) -> Iterator[Text]:
         f"workers on {', '.join(hosts)}" if hosts else "no worker yet",
     ]
     yield Text("; ".join(parts))
+    if learnt := status.get("learnt"):
+        yield Text(
+            f"learnt from {learnt['run']}: both references and {learnt['merges']} merges (l0001, "
+            f"...), hypervolume {learnt['hypervolume']:.4f} by themselves; not part of this budget"
+        )
     for place, versions in status.get("versions", {}).items():
         if versions:
             yield Text(f"{place}: {', '.join(f'{name} {v}' for name, v in versions.items())}")

@@ -28,7 +28,7 @@ RUN = (
 )
 EVALUATION = (
     *RUN,
-    Column("purpose", str, "`measure`, `reference`, `initial` or `search`"),
+    Column("purpose", str, "`measure`, `reference`, `initial`, `search` or `learnt`"),
     Column("state", str, "`queued`, `active`, `done` or `failed`"),
     Column("message", str, "why it failed"),
     Column("on_front", bool, "whether no other merge beats it in every objective"),

@@ -94,7 +94,7 @@ def front_to_confirm(search: RunState, wanted: Sequence[str] = ()) -> FrontToCon
         raise UsageError("the run has no front yet", "confirm it when merges have been measured")
     for name in names:
         found = search.evaluations.get(name)
-        if found is None or not found.in_budget or found.state is not EvaluationState.DONE:
+        if found is None or not found.is_merge or found.state is not EvaluationState.DONE:
             raise UsageError(
                 f"{name} is not a completed evaluation of {search.run}",
                 "apbmm status names those of the front",

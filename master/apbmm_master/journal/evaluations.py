@@ -133,9 +133,28 @@ class Evaluation:
         """Whether it counts towards the budget; references and the measurement do not."""
         return self.purpose in BUDGET_PURPOSES
 
+    @property
+    def is_merge(self) -> bool:
+        """Whether it is an observation of the search: of the budget, or learnt before it."""
+        return self.in_budget or self.purpose == "learnt"
+
     def failed_on(self, worker: str) -> bool:
         """Whether an attempt of this worker has failed."""
         return any(a.worker == worker and a.state is AttemptState.FAILED for a in self.attempts)
+
+
+@dataclass
+class Learning:
+    """What a run knows from an earlier one.
+
+    ``run`` is the id of the earlier run, empty without one, ``identical_layers`` the layers that it
+    did not search, ``evaluations`` the ids here of its merges, ``sources`` their ids there.
+    """
+
+    run: str = ""
+    identical_layers: tuple[int, ...] = ()
+    evaluations: list[str] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

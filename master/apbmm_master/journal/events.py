@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from apbmm_common.errors import FailureKind
 from apbmm_common.protocol.messages import Evaluated, Measured, with_metrics
 
-Purpose = Literal["measure", "reference", "initial", "search"]
+Purpose = Literal["measure", "reference", "initial", "search", "learnt"]
 
 
 def work_of(purpose: Purpose) -> Literal["measure", "reference", "evaluate"]:
@@ -92,6 +92,34 @@ class FrontToConfirm(Event):
     search: str
     digests: dict[str, str]
     vectors: dict[str, tuple[float, ...]]
+
+
+class RunLearnt(Event):
+    """The search begins with the results of an earlier run, which `ResultLearnt` events follow.
+
+    ``run`` is that run's id, ``digests`` what it has read, which every worker must read,
+    ``identical_layers`` the layers that it does not search.
+    """
+
+    event: Literal["run_learnt"] = "run_learnt"
+    run: str
+    digests: dict[str, str]
+    identical_layers: tuple[int, ...]
+
+
+class ResultLearnt(Event):
+    """A reference or merge of the earlier run; per-question outcomes are kept beside it.
+
+    ``source`` is its id there.
+    """
+
+    event: Literal["result_learnt"] = "result_learnt"
+    evaluation: str
+    source: str
+    purpose: Literal["reference", "learnt"]
+    vector: tuple[float, ...]
+    seconds: float
+    body: Evaluated
 
 
 class Proposal(Event):
@@ -263,6 +291,8 @@ AnyEvent = (
     | EpochStarted
     | SourcesVerified
     | FrontToConfirm
+    | RunLearnt
+    | ResultLearnt
     | Proposed
     | Leased
     | Accepted

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoredEvaluation
+from apbmm_master.journal.scores import ScoreHistory
 
 ROUNDING = 1e-9
 
 
-def standstill_of_hypervolume(run_state: RunState, history: Sequence[ScoredEvaluation]) -> str:
+def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
     """Why the run ends by `BudgetSection.patience`, in words; empty while it goes on.
 
-    ``history`` has the scores after each completed evaluation. The hypervolume now is compared with
-    that before the last merges whose evaluations cost as much as `patience` mean ones, in the
-    GPU-seconds of the attempts that delivered. The evaluations of the initial design come first and
-    are not among those.
+    ``scores`` are those after each completed evaluation, up to date. The present hypervolume is
+    compared with that before the last merges whose evaluations cost as much as `patience` mean
+    ones, in the GPU-seconds of the attempts that delivered. The evaluations of the initial design
+    come first and are not among those.
     """
     assert run_state.spec is not None
     budget, merges = run_state.spec.budget, run_state.spending.merges
+    history = scores.history()
     if budget.patience is None or not history:
         return ""
     mean = merges.gpu_seconds / merges.count
@@ -31,7 +30,7 @@ def standstill_of_hypervolume(run_state: RunState, history: Sequence[ScoredEvalu
         spent += delivery_gpu_seconds(history[index].evaluation) / mean if mean else 1.0
         if spent < budget.patience - ROUNDING:
             continue
-        before = history[index - 1].hypervolume if index else 0.0
+        before = history[index - 1].hypervolume if index else scores.learnt or 0.0
         growth = history[-1].hypervolume - before
         if growth > budget.patience_growth * before:
             return ""

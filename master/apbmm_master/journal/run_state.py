@@ -24,6 +24,7 @@ from apbmm_master.journal.evaluations import (
     Attempt,
     Call,
     Evaluation,
+    Learning,
     TellCall,
 )
 from apbmm_master.journal.events import (
@@ -39,7 +40,9 @@ from apbmm_master.journal.events import (
     Proposed,
     Purpose,
     Record,
+    ResultLearnt,
     ResultRecorded,
+    RunLearnt,
     RunStarted,
     SourcesVerified,
     SpecChanged,
@@ -68,9 +71,8 @@ class RunState:
         """Number of the last event, and its time in Unix seconds, for reports and the budget."""
         self.run = ""
         self.spec: RunSpec | None = None
-        self.begun = 0.0
-        """Time of the first event."""
-        self.epoch = 0
+        self.begun, self.epoch = 0.0, 0
+        """Time of the first event; number of the present master."""
         self.masters: list[MasterSession] = []
         self.pauses: list[tuple[float, float]] = []
         """Spans without a master: from the last event of one to the first of the next."""
@@ -86,7 +88,8 @@ class RunState:
         self.to_confirm: dict[str, tuple[float, ...]] = {}
         """The vectors that a confirming run measures, by their ids in the search."""
         self.expected_digests: dict[str, str] = {}
-        """Digests of the sources of the search that this run confirms."""
+        """Digests of the sources of the search that this run confirms or learns from."""
+        self.learning = Learning()
         self.evaluations: dict[str, Evaluation] = {}
         """By id, in the order of the proposals."""
         self.leases: dict[str, str] = {}
@@ -209,7 +212,7 @@ class RunState:
             self.apply(record)
         return self
 
-    def apply(self, record: Record) -> None:  # noqa: C901, PLR0912 - one branch for each event
+    def apply(self, record: Record) -> None:  # noqa: C901, PLR0912, PLR0915 - a branch for each event
         """Apply one event. Raises `InvariantError` when it cannot happen in this state."""
         if record.seq <= self.seq:
             raise InvariantError(f"event {record.seq} after {self.seq}")
@@ -240,6 +243,11 @@ class RunState:
                 self.confirms = event.search
                 self.expected_digests = dict(event.digests)
                 self.to_confirm |= event.vectors
+            case RunLearnt() as event:
+                self.learning = Learning(event.run, event.identical_layers)
+                self.expected_digests = dict(event.digests)
+            case ResultLearnt() as event:
+                self._learn(event, record)
             case Proposed() as event:
                 self._propose(event, record.seq)
             case Leased() as event:
@@ -282,6 +290,21 @@ class RunState:
             self._with_failed_attempts.pop(evaluation.id, None)
         if old is EvaluationState.ACTIVE:
             del self._held[evaluation.attempts[-1].worker]
+
+    def _learn(self, event: ResultLearnt, record: Record) -> None:
+        """Add a result of an earlier run, which cost this one nothing."""
+        ordinal = len(self.evaluations)
+        evaluation = Evaluation(event.evaluation, event.purpose, event.vector, record.seq, ordinal)
+        evaluation.state, evaluation.body = EvaluationState.DONE, event.body.without_outcomes()
+        evaluation.seconds = event.seconds
+        evaluation.done_seq, evaluation.done_at = record.seq, record.time
+        self.evaluations[evaluation.id] = evaluation
+        self._by_state[EvaluationState.DONE].append((ordinal, evaluation.id))
+        self._counts[evaluation.purpose, EvaluationState.DONE] += 1
+        self.learning.sources[evaluation.id] = event.source
+        if evaluation.is_merge:
+            self.learning.evaluations.append(evaluation.id)
+        self._tell(evaluation)
 
     def _propose(self, event: Proposed, seq: int) -> None:
         for proposal in event.proposals:
@@ -386,7 +409,7 @@ class RunState:
 
         Before that, Eq. 2 gives no objectives.
         """
-        if evaluation.in_budget:
+        if evaluation.is_merge:
             self._tells_waiting.append(TellCall(evaluation.id, rejected))
         if self.references_done:
             self.calls.extend(self._tells_waiting)

@@ -44,12 +44,14 @@ class Scores:
     """Front and hypervolume after the last of ``completed`` evaluations.
 
     ``front``: objective vectors by evaluation id, in the order of completion. All empty until both
-    references are measured.
+    references are measured. Merges that the run has learnt from an earlier one are in the front and
+    in the hypervolume, and not in ``completed``; ``learnt`` is the hypervolume of these alone.
     """
 
     completed: int = 0
     front: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     hypervolume: float = 0.0
+    learnt: float = 0.0
 
 
 def objectives_of(spec: RunSpec) -> tuple[ScaledObjective, ...]:
@@ -170,6 +172,9 @@ class ScoreHistory:
         self._run_state = run_state
         self._scored: list[ScoredEvaluation] = []
         self._front: dict[str, tuple[float, ...]] = {}
+        self._hypervolume = 0.0
+        self.learnt: float | None = None
+        """Hypervolume of what the run has learnt; None until it is known."""
 
     def update(self, run_state: RunState) -> Scores:
         """Score the evaluations completed since the last call; returns the scores after them.
@@ -181,23 +186,26 @@ class ScoreHistory:
             self._begin(run_state)
         if run_state.spec is None or not run_state.references_done or not _scalable(run_state):
             return Scores()
+        if self.learnt is None:
+            for name in run_state.learning.evaluations:
+                self._add(run_state, run_state.evaluations[name])
+            self.learnt = self._hypervolume
         for name in run_state.completed[len(self._scored) :]:
-            self._add(run_state, run_state.evaluations[name])
-        return Scores(len(self._scored), dict(self._front), self._hypervolume)
+            evaluation = run_state.evaluations[name]
+            objectives = self._add(run_state, evaluation)
+            self._scored.append(
+                ScoredEvaluation(evaluation, objectives, self._hypervolume, len(self._front))
+            )
+        return Scores(len(self._scored), dict(self._front), self._hypervolume, self.learnt)
 
     def history(self, begin: int = 0) -> list[ScoredEvaluation]:
         """The scored evaluations in the order of their completion, from number ``begin`` on."""
         return self._scored[begin:]
 
-    @property
-    def _hypervolume(self) -> float:
-        return self._scored[-1].hypervolume if self._scored else 0.0
-
-    def _add(self, run_state: RunState, evaluation: Evaluation) -> None:
-        """Score a completed evaluation; the front takes it in unless another dominates it."""
+    def _add(self, run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
+        """Objectives of an evaluation, which the front takes in unless another dominates it."""
         assert run_state.spec is not None
         objectives = score(run_state, evaluation)
-        volume = self._hypervolume
         new = np.array(objectives, dtype=np.float64)
         points = np.array(list(self._front.values()), dtype=np.float64).reshape(-1, len(new))
         different = (points != new).any(axis=1)
@@ -207,8 +215,8 @@ class ScoreHistory:
                 del self._front[name]
             self._front[evaluation.id] = objectives
             front = np.array(list(self._front.values()), dtype=np.float64)
-            volume = hypervolume(front, run_state.spec.hypervolume_reference)
-        self._scored.append(ScoredEvaluation(evaluation, objectives, volume, len(self._front)))
+            self._hypervolume = hypervolume(front, run_state.spec.hypervolume_reference)
+        return objectives
 
 
 def _no_worse(points: Array, others: Array) -> npt.NDArray[np.bool_]:

@@ -29,7 +29,7 @@ from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.protocol.messages import Answers, Evaluated
 from apbmm_master.journal import answer_tables
 from apbmm_master.journal.answer_tables import AnswerTables, Kept
-from apbmm_master.journal.events import EVENT, Record, ResultRecorded
+from apbmm_master.journal.events import EVENT, Record, ResultLearnt, ResultRecorded
 from apbmm_master.journal.lifecycle import InvariantError
 from apbmm_master.journal.run_directory import claim
 
@@ -38,6 +38,7 @@ MARK = "journal.mark"
 MARK_DIGITS = 20
 SPARE_BYTES = 64 << 20
 """Answers of unfinished evaluations are not stored on a disk with less space than this."""
+RESULTS = (ResultRecorded, ResultLearnt)
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -178,13 +179,13 @@ class Journal:
     def _insert(self, record: Record) -> None:
         event = record.event
         outcomes: list[tuple[str, str, str, float, int, str]] = []
-        if isinstance(event, ResultRecorded) and isinstance(event.body, Evaluated):
+        if isinstance(event, RESULTS) and isinstance(event.body, Evaluated):
             event, outcomes = _without_outcomes(event, event.body)
         self._db.execute(
             "INSERT INTO events VALUES (?, ?, ?, ?)",
             (record.seq, record.time, event.event, event.model_dump_json()),
         )
-        if isinstance(event, ResultRecorded):
+        if isinstance(event, RESULTS):
             self._db.execute("INSERT INTO results VALUES (?, ?)", (event.evaluation, record.seq))
             self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", outcomes)
 
@@ -308,8 +309,8 @@ def _damaged(path: Path, error: Exception) -> JournalError:
 
 
 def _without_outcomes(
-    event: ResultRecorded, body: Evaluated
-) -> tuple[ResultRecorded, list[tuple[str, str, str, float, int, str]]]:
+    event: ResultRecorded | ResultLearnt, body: Evaluated
+) -> tuple[ResultRecorded | ResultLearnt, list[tuple[str, str, str, float, int, str]]]:
     """Split the per-question outcomes off: replay does not need them, analyses do."""
     rows = [
         (event.evaluation, name, question, score, tokens, reason)

@@ -85,25 +85,21 @@ class OptimiserClient:
     def propose_references(self, run_state: RunState, record: Recorder) -> None:
         """Queue what needs no search method, once the layers are known.
 
-        That is the references and, in a search, the discrepancy measurement; in a run that
-        confirms a search, the merges that are confirmed.
+        That is the references, unless they were learnt, and, in a search, the discrepancy
+        measurement; in a run that confirms a search, the merges that are confirmed.
         """
         if run_state.layers == 0:
             return
         jobs: list[tuple[str, Purpose, Vector]] = []
-        if REFERENCES[0] not in run_state.evaluations:
-            if not run_state.confirms:
-                jobs.append((MEASURE, "measure", ()))
-            jobs += [
-                (name, "reference", (SOURCE_WEIGHTS[name],) * run_state.layers)
-                for name in REFERENCES
-            ]
+        if not run_state.confirms:
+            jobs.append((MEASURE, "measure", ()))
         jobs += [
-            (name, "search", vector)
-            for name, vector in run_state.to_confirm.items()
-            if name not in run_state.evaluations
+            (name, "reference", (SOURCE_WEIGHTS[name],) * run_state.layers) for name in REFERENCES
         ]
+        jobs += [(name, "search", vector) for name, vector in run_state.to_confirm.items()]
         for name, purpose, vector in jobs:
+            if name in run_state.evaluations:
+                continue
             content = content_key(run_state, vector, purpose)
             proposal = Proposal(evaluation=name, vector=vector, key=content)
             record(Proposed(purpose=purpose, proposals=(proposal,), basis=run_state.seq))
@@ -221,13 +217,14 @@ def search_arguments(run_state: RunState) -> SearchArguments:
     """What the run's search is created with, as the run state stands."""
     spec = run_state.spec
     assert spec is not None
-    space = run_state.space
+    space, budget = run_state.space, spec.budget.evaluations
     return SearchArguments(
         name=spec.algorithm.name,
         dimensions=space.dimensions,
         objectives=len(spec.objectives),
         seed=spec.seed,
-        budget=spec.budget.evaluations,
+        # The search counts everything that it is told, also what was learnt from another run.
+        budget=None if budget is None else budget + len(run_state.learning.evaluations),
         initial=spec.budget.initial,
         workers=spec.algorithm.batch,
         reference_point=spec.hypervolume_reference,

@@ -239,20 +239,23 @@ class MessageHandlers:
     def _ready(self, worker: Worker, message: Ready) -> None:
         run_state = self.run_state
         different = self._different(message)
-        if not run_state.digests or self._may_replace(different):
+        if (not run_state.digests and not different) or self._may_replace(different):
             self._verified(worker, message)
             different = self._different(message)
         # A worker prepares only when it holds no lease, so it has finished with other runs.
         worker.foreign = False
         if different or message.layers != run_state.layers:
             worker.stage, worker.unfit_fault = "unfit", "infrastructure"
-            worker.unfit = f"its {', '.join(different) or 'sources'} differ from the run's"
+            learns_from = run_state.learning.run
+            whose = learns_from or "the run"
+            worker.unfit = f"its {', '.join(different) or 'sources'} differ from {whose}'s"
             self._send_after_commit(
                 worker.identity,
                 Refuse(
                     run=run_state.run,
-                    reason=f"{worker.unfit}: other contents than the first worker verified",
-                    hint="copy the checkpoints again, or start a new run with these",
+                    reason=f"{worker.unfit}: other contents than its first worker verified",
+                    hint="copy the checkpoints again, or start a new run with these"
+                    + (", without --learn-from" if learns_from else ""),
                 ),
             )
             return
@@ -293,8 +296,13 @@ class MessageHandlers:
         self._send_after_commit(worker.identity, HelloAgain(run=self.run_state.run))
 
     def _not_searched(self, message: Ready) -> tuple[int, ...]:
-        """The layers that leave the search space; a model-level method weighs no single layer."""
+        """The layers that leave the search space; a model-level method weighs no single layer.
+
+        A run that learns from another one searches the same space.
+        """
         spec = self.run_state.spec
+        if self.run_state.learning.run:
+            return self.run_state.learning.identical_layers
         linear = spec is not None and spec.merge_method == LINEAR
         return message.identical_layers if linear else ()
 

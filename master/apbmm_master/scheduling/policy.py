@@ -379,14 +379,16 @@ def _measured(run_state: RunState) -> bool:
 def initial_missing(run_state: RunState, spec: RunSpec) -> int:
     """Vectors of the initial design that are still to be proposed.
 
-    A point that fails is replaced, but not once the search has begun, which need not wait for the
+    Merges that were learnt from an earlier run take the place of as many. A point that fails is
+    replaced, but not once the search has begun, which need not wait for the
     whole design (see `Search._can_propose`).
     """
     if run_state.count(purposes=("search",)):
         return 0
     proposed = run_state.count(purposes=("initial",))
     failed = run_state.count(EvaluationState.FAILED, purposes=("initial",))
-    return max(0, spec.budget.initial - (proposed - failed))
+    learnt = len(run_state.learning.evaluations)
+    return max(0, spec.budget.initial - learnt - (proposed - failed))
 
 
 def attempt_liveness(

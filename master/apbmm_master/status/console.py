@@ -32,6 +32,7 @@ from apbmm_master.journal.events import (
     Lost,
     Record,
     ResultRecorded,
+    RunLearnt,
     SourcesVerified,
     WorkerJoined,
     WorkerLeft,
@@ -93,11 +94,14 @@ class RunConsole:
         if held:
             self.console.print(f"finishing {held}; a second signal stops at once", markup=False)
 
-    def watch(self, record: Record, run_state: RunState) -> None:
+    def watch(self, record: Record, run_state: RunState) -> None:  # noqa: C901 - a branch for each
         """Print an event that matters to a person."""
         match record.event:
             case ResultRecorded(evaluation=name):
                 self._completed(run_state.evaluations[name], run_state)
+            case RunLearnt(run=run):
+                count = len(run_state.learning.evaluations)
+                self.console.print(f"learnt {count} merges and both references from {run}")
             case WorkerJoined(worker=name):
                 self.console.print(f"worker {name} joined")
             case SourcesVerified(identical_layers=layers) if layers:

@@ -108,6 +108,7 @@ def journal_snapshot(
         "limits": [_limit(limit) for limit in limits(run_state)] if spec else [],
         "mean_cost": _mean_cost(run_state),
         "forecast": None,
+        "learnt": _learnt(run_state, scores),
         "epoch": run_state.epoch,
         "seq": run_state.seq,
         "finished": run_state.finished,
@@ -169,6 +170,17 @@ def _mean_cost(run_state: RunState) -> dict[str, float] | None:
     }
 
 
+def _learnt(run_state: RunState, scores: Scores) -> dict[str, Any] | None:
+    """What the run has learnt from an earlier one, and the hypervolume of that; None if nothing."""
+    if not run_state.learning.run:
+        return None
+    return {
+        "run": run_state.learning.run,
+        "merges": len(run_state.learning.evaluations),
+        "hypervolume": scores.learnt,
+    }
+
+
 def _story(run_state: RunState, now: float) -> dict[str, Any]:
     """What was searched on which hosts, from when to when, and what it cost.
 
@@ -201,7 +213,7 @@ def _story(run_state: RunState, now: float) -> dict[str, Any]:
         "failed": run_state.failed,
         "seconds": seconds_served(run_state, until) if spec else 0.0,
         "gpu_seconds": math.fsum(gpu_seconds(run_state, until).values()),
-        "tokens": math.fsum(generated_tokens(e) for e in run_state.evaluations.values()),
+        "tokens": run_state.spending.tokens,
         "masters": [asdict(master) for master in run_state.masters],
         "versions": {
             "master": run_state.masters[-1].versions if run_state.masters else {},

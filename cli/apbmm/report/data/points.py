@@ -12,8 +12,8 @@ Place = Literal["front", "dominated", "reference"]
 
 
 def measured(results: RunResults) -> list[EvaluationResult]:
-    """The references, then the budget's completed evaluations, as far as they have objectives."""
-    found = [*results.references.values(), *results.completed]
+    """The references, then every merge that is known, as far as they have objectives."""
+    found = [*results.references.values(), *results.merges]
     return [each for each in found if each.objectives is not None]
 
 

@@ -74,7 +74,7 @@ def hours_name(results: RunResults) -> str:
     return "GPU-hours" if all(stay.gpu[:1].isdigit() for stay in stays) else "worker-hours"
 
 
-SpanKind = Literal["measure", "reference", "initial", "search", "lost", "connected"]
+SpanKind = Purpose | Literal["lost", "connected"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ def summary_section(
         paragraphs=(
             _found(results),
             _cost(results),
+            *_learnt(results),
             *_picks(results, knee),
             *_doubts(results, knee, found, confirmation),
         ),
@@ -84,6 +85,16 @@ def _cost(results: RunResults) -> str:
         f"{'' if len(workers) == 1 else 's'}, {duration(results.seconds)} of wall-clock time and "
         f"{results.tokens:,.0f} generated tokens.{each} Of the budget: {', '.join(budget)}."
     )
+
+
+def _learnt(results: RunResults) -> Iterator[str]:
+    learning = results.run_state.learning
+    if learning.run:
+        of_front = sum(each.on_front for each in results.learnt)
+        yield (
+            f"Learnt: both references and {len(results.learnt)} merges are of {learning.run}, and "
+            f"{of_front} of these merges are on the front. They are not part of the cost."
+        )
 
 
 def _picks(results: RunResults, knee: Choice) -> Iterator[str]:

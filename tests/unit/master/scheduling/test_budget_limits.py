@@ -260,7 +260,7 @@ class Patient(World):
 
     def situation(self) -> Situation:
         self.history.update(self.run_state)
-        stalled = standstill_of_hypervolume(self.run_state, self.history.history())
+        stalled = standstill_of_hypervolume(self.run_state, self.history)
         before = super().situation()
         return Situation(
             *(before.now, before.listening_since, False, False, None, False, 0.0, stalled)
