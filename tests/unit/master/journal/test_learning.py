@@ -11,6 +11,7 @@ import pytest
 from apbmm.pick.choice import Preference, choose
 from apbmm.results.run_results import read_results
 from apbmm_common.errors import RunChangedError, UsageError
+from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.budget import limits
 from apbmm_master.journal.events import ResultLearnt, RunLearnt, SourcesVerified
 from apbmm_master.journal.learning import begin_to_learn, earlier_run
@@ -45,8 +46,14 @@ def learner(folder: Path, **changes: Any) -> World:
 
 
 def test_references_and_merges_are_taken_over_with_their_outcomes(tmp_path: Path) -> None:
-    ends = {"thinking": answered([1.0] * 4, [800, 700, 900, 600]), "instruct": ENDS["instruct"]}
-    points = [answered([1.0, 0.0, 1.0, 0.0], [300, 400, 500, 600]), (0.2, 0.2)]
+    ends: dict[str, Evaluated | tuple[float, float]] = {
+        "thinking": answered([1.0] * 4, [800, 700, 900, 600]),
+        "instruct": ENDS["instruct"],
+    }
+    points: list[Evaluated | tuple[float, float]] = [
+        answered([1.0, 0.0, 1.0, 0.0], [300, 400, 500, 600]),
+        (0.2, 0.2),
+    ]
     folder = write_run(tmp_path / "earlier", points, ends=ends)
     world = learner(folder)
     learnt = [r.event for r in world.stored if isinstance(r.event, ResultLearnt)]
