@@ -302,6 +302,7 @@ def report(
     *run_dirs: Path,
     out: Path | None = None,
     form: Annotated[Literal["html", "svg", "png", "pdf"], Parameter(name="--format")] = "html",
+    show_hosts: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Write what a run found as one HTML file: figures, tables, and what they say.
 
@@ -317,10 +318,13 @@ def report(
         report.html, or report-figures.
     form
         html, or svg, png or pdf for the figures alone, a file each.
+    show_hosts
+        Show whole paths and the names of hosts. By default a report can be given to others: paths
+        keep their last parts, and hosts are numbered.
     """
     from apbmm.report.command import write_report
 
-    return write_report(run_dirs, out, form)
+    return write_report(run_dirs, out, form, show_hosts=show_hosts)
 
 
 @app.command

@@ -21,12 +21,16 @@ PAGE, FIGURES = Path("report.html"), Path("report-figures")
 
 
 def write_report(
-    run_dirs: Sequence[Path], out: Path | None = None, form: ReportFormat = "html"
+    run_dirs: Sequence[Path],
+    out: Path | None = None,
+    form: ReportFormat = "html",
+    *,
+    show_hosts: bool = False,
 ) -> int:
     """Write the report and say where it is; returns the exit code.
 
     ``out`` is a file for HTML, a folder for figures. Without ``run_dirs`` it is about the run that
-    changed last.
+    changed last. With ``show_hosts`` it has whole paths and the names of hosts.
 
     Raises `UsageError` where a folder holds no run, where runs cannot be compared, where the place
     cannot be written, and where the drawing library is not installed.
@@ -36,7 +40,7 @@ def write_report(
         from apbmm.report.charts.drawing import draw
         from apbmm.report.page import page
 
-        document = _document(runs)
+        document = _document(runs, show_hosts=show_hosts)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"a report needs {error.name}, which is not installed",
@@ -59,12 +63,12 @@ def write_report(
     return EXIT_DONE
 
 
-def _document(runs: Sequence[RunResults]) -> Document:
+def _document(runs: Sequence[RunResults], *, show_hosts: bool) -> Document:
     """The report of one run, or the comparison of several, which needs no model."""
     if len(runs) == 1:
         from apbmm.report.run_report import run_document
 
-        return run_document(runs[0])
+        return run_document(runs[0], show_hosts=show_hosts)
     from apbmm.report.comparison_report import comparison_document
 
-    return comparison_document(runs)
+    return comparison_document(runs, show_hosts=show_hosts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from apbmm.compare.runs import Comparison, compare
@@ -11,6 +12,7 @@ from apbmm.report.charts.comparison_charts import fronts_chart, group_chart, tra
 from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.data.comparison import PooledPoint, pooled_points, trajectories
 from apbmm.report.document import Document, ReportSection, ReportTable
+from apbmm.report.names import short_path
 from apbmm.results.run_results import RunResults
 
 HEADINGS = (
@@ -19,8 +21,13 @@ HEADINGS = (
 )
 
 
-def comparison_document(runs: Sequence[RunResults]) -> Document:
-    """The report of several runs. Raises `UsageError` when they cannot be compared."""
+def comparison_document(runs: Sequence[RunResults], *, show_hosts: bool = False) -> Document:
+    """The report of several runs, with whole paths of their folders if ``show_hosts``.
+
+    Raises `UsageError` when they cannot be compared.
+    """
+    if not show_hosts:
+        runs = list(_with_short_labels(runs))
     found, points = compare(runs), pooled_points(runs)
     sections = (
         ReportSection("In plain words", paragraphs=tuple(_words(found)), has_leads=True),
@@ -34,6 +41,13 @@ def comparison_document(runs: Sequence[RunResults]) -> Document:
         sections=tuple(section for section in sections if section is not None),
         rehearsal=found.rehearsal,
     )
+
+
+def _with_short_labels(runs: Sequence[RunResults]) -> Iterator[RunResults]:
+    """The runs, each called by the last parts of its folder, and by its name where these repeat."""
+    short = [short_path(run.label) for run in runs]
+    for run, label in zip(runs, short, strict=True):
+        yield replace(run, label=f"{label} ({run.run})" if short.count(label) > 1 else label)
 
 
 def _words(found: Comparison) -> Iterator[str]:

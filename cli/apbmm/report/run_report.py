@@ -7,6 +7,7 @@ import time
 from apbmm.report.data.answers import neighbours
 from apbmm.report.data.model import fitted_surrogate
 from apbmm.report.document import Document
+from apbmm.report.names import Names
 from apbmm.report.sections.answers import answers_section
 from apbmm.report.sections.confirmation import confirmation_section
 from apbmm.report.sections.details import failures_section, settings_section
@@ -20,8 +21,12 @@ from apbmm.results.run_results import RunResults
 from apbmm_master.search.methods.bayesian import one_thread
 
 
-def run_document(results: RunResults) -> Document:
-    """The report of a run, whatever its condition; sections that have nothing to say are absent."""
+def run_document(results: RunResults, *, show_hosts: bool = False) -> Document:
+    """The report of a run, whatever its condition; sections that have nothing to say are absent.
+
+    With ``show_hosts`` it has whole paths and the names of hosts: see `Names`.
+    """
+    names = Names.of(results, whole=show_hosts)
     answers, confirmation = neighbours(results), read_confirmation(results)
     with one_thread():
         surrogate = fitted_surrogate(results)
@@ -29,16 +34,16 @@ def run_document(results: RunResults) -> Document:
             summary_section(results, answers, confirmation),
             front_section(results, surrogate),
             confirmation_section(results, confirmation),
-            progress_section(results),
+            progress_section(results, names),
             layers_section(results, surrogate),
             model_section(results, surrogate),
             answers_section(results, answers),
-            failures_section(results),
-            settings_section(results),
+            failures_section(results, names),
+            settings_section(results, names),
         )
     return Document(
         title=f"{results.spec.name}: merges found by {results.spec.algorithm.name}",
-        about=f"Run {results.run} in {results.label}, {results.condition}, as of "
+        about=f"Run {results.run} in {names.paths(results.label)}, {results.condition}, as of "
         f"{utc(results.last_at)}.",
         sections=tuple(section for section in sections if section is not None),
         rehearsal=results.rehearsal,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from apbmm.report.document import ReportSection, ReportTable
+from apbmm.report.names import Names
 from apbmm.results.run_results import RunResults
 from apbmm_common import __version__
 from apbmm_master.journal.events import EpochStarted, WorkerJoined
@@ -14,9 +15,9 @@ from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
 MOST_ROWS = 100
 
 
-def failures_section(results: RunResults) -> ReportSection:
+def failures_section(results: RunResults, names: Names) -> ReportSection:
     """Every merge that failed, every attempt that gave no result, and workers in quarantine."""
-    rows = list(_failures(results))
+    rows = list(_failures(results, names))
     if not rows:
         return ReportSection("Failures", paragraphs=("None: every attempt gave a result.",))
     more = f" The first {MOST_ROWS} of {len(rows)}." if len(rows) > MOST_ROWS else ""
@@ -29,19 +30,20 @@ def failures_section(results: RunResults) -> ReportSection:
     return ReportSection("Failures", tables=(table,))
 
 
-def _failures(results: RunResults) -> Iterator[tuple[str, str, str, str]]:
+def _failures(results: RunResults, names: Names) -> Iterator[tuple[str, str, str, str]]:
     for evaluation in results.run_state.evaluations.values():
         for attempt in evaluation.attempts:
             if attempt.state in (AttemptState.FAILED, AttemptState.LOST):
                 fault = f"{attempt.fault}: " if attempt.fault else "lost: "
-                yield evaluation.id, str(attempt.number), attempt.worker, fault + attempt.message
+                told = fault + names.message(attempt.message)
+                yield evaluation.id, str(attempt.number), names.worker(attempt.worker), told
         if evaluation.state is EvaluationState.FAILED:
-            yield evaluation.id, "", "", f"given up: {evaluation.message}"
+            yield evaluation.id, "", "", f"given up: {names.message(evaluation.message)}"
     for (worker, _), reason in results.run_state.sessions.quarantined.items():
-        yield "", "", worker, f"in quarantine: {reason}"
+        yield "", "", names.worker(worker), f"in quarantine: {names.message(reason)}"
 
 
-def settings_section(results: RunResults) -> ReportSection:
+def settings_section(results: RunResults, names: Names) -> ReportSection:
     """The run file as resolved, the digests of what was read, and who took part."""
     settings = results.spec.model_dump(mode="json", exclude_none=True)
     return ReportSection(
@@ -49,8 +51,8 @@ def settings_section(results: RunResults) -> ReportSection:
         tables=(
             ReportTable(
                 ("setting", "value"),
-                tuple(_flat(settings)),
-                "The run file with its defaults. Paths are those of the master's host.",
+                tuple(_flat(settings, names)),
+                f"The run file with its defaults. {names.about_paths}",
                 words=2,
             ),
             ReportTable(
@@ -60,7 +62,7 @@ def settings_section(results: RunResults) -> ReportSection:
             ),
             ReportTable(
                 ("process", "host", "card", "versions"),
-                tuple(dict.fromkeys(_processes(results))),
+                tuple(dict.fromkeys(_processes(results, names))),
                 f"Report by apbmm {__version__}.",
                 words=4,
             ),
@@ -68,27 +70,27 @@ def settings_section(results: RunResults) -> ReportSection:
     )
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flat(table: Mapping[str, Any], names: Names, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every setting by its dotted name; members of lists of tables by their ``name``."""
     for key, value in table.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{name}.")
+            yield from _flat(value, names, f"{name}.")
         elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             for member in value:
                 rest = {k: v for k, v in member.items() if k != "name"}
-                yield from _flat(rest, f"{name}.{member.get('name', '')}.")
+                yield from _flat(rest, names, f"{name}.{member.get('name', '')}.")
         elif isinstance(value, list):
-            yield name, ", ".join(map(str, value))
+            yield name, ", ".join(names.paths(str(each)) for each in value)
         else:
-            yield name, str(value)
+            yield name, names.paths(str(value))
 
 
-def _processes(results: RunResults) -> Iterator[tuple[str, str, str, str]]:
+def _processes(results: RunResults, names: Names) -> Iterator[tuple[str, str, str, str]]:
     for record in results.records:
         match record.event:
             case EpochStarted() as event:
-                yield "master", event.host, "", ""
+                yield "master", names.host(event.host), "", ""
             case WorkerJoined() as event:
                 versions = ", ".join(f"{name} {v}" for name, v in sorted(event.versions.items()))
-                yield event.worker, event.host, event.gpu, versions
+                yield names.worker(event.worker), names.host(event.host), event.gpu, versions

@@ -8,16 +8,17 @@ from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import gantt_chart, progress_chart
 from apbmm.report.data.progress import hours_name, steps, timeline
 from apbmm.report.document import ReportSection
+from apbmm.report.names import Names
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import duration
 from apbmm_master.journal.scores import load_rate
 
 
-def progress_section(results: RunResults) -> ReportSection | None:
+def progress_section(results: RunResults, names: Names) -> ReportSection | None:
     """Trajectories and Gantt chart; None before a worker joined."""
     if not results.run_state.sessions.stays:
         return None
-    return ReportSection("Progress", figures=(*_trajectories(results), _workers(results)))
+    return ReportSection("Progress", figures=(*_trajectories(results), _workers(results, names)))
 
 
 def _trajectories(results: RunResults) -> Iterator[ReportFigure]:
@@ -41,7 +42,7 @@ def _trajectories(results: RunResults) -> Iterator[ReportFigure]:
     )
 
 
-def _workers(results: RunResults) -> ReportFigure:
+def _workers(results: RunResults, names: Names) -> ReportFigure:
     rate = load_rate(results.run_state, results.last_at)
     told = "nothing was leased yet" if rate is None else f"{rate:.1%}"
     return ReportFigure(
@@ -50,5 +51,5 @@ def _workers(results: RunResults) -> ReportFigure:
         f"Load rate of the search: {told}. It is the share of the time that workers were connected "
         "after the initial design in which they had an evaluation. The number beside a worker is "
         f"its own. The run took {duration(results.seconds)}.",
-        gantt_chart(timeline(results)),
+        gantt_chart(names.timeline(timeline(results))),
     )

@@ -72,7 +72,7 @@ def test_settings_and_versions_are_those_of_the_journal(tmp_path: Path) -> None:
     assert found["benchmarks.sums.adapter"] == "sums"
     assert found["budget.evaluations"] == "4"
     assert digests.rows == (("rehearsal", "d"),)
-    assert processes.rows == (("master", "h", "", ""), ("a", "h", "0", ""))
+    assert processes.rows == (("master", "host1", "", ""), ("a", "host1", "0", ""))
 
 
 def test_search_and_confirmed_figures_stand_side_by_side(tmp_path: Path) -> None:
