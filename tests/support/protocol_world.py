@@ -433,10 +433,12 @@ class World:
         self.commit()
 
     def _bootstrap(self) -> None:
-        if self.run_state.layers and "thinking" not in self.run_state.evaluations:
+        if self.run_state.layers and MEASURE not in self.run_state.evaluations:
             for name, vector in (
                 (MEASURE, ()), ("thinking", (1.0,) * LAYERS), ("instruct", (0.0,) * LAYERS)
             ):  # fmt: skip
+                if name in self.run_state.evaluations:  # learnt
+                    continue
                 purpose: Any = "measure" if name == MEASURE else "reference"
                 proposal = Proposal(evaluation=name, vector=vector, key=name)
                 self.record(Proposed(purpose=purpose, proposals=(proposal,)))

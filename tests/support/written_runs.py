@@ -9,6 +9,7 @@ from typing import Any
 from apbmm_common.metrics import Outcome
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.repetitions import repetition_id
+from apbmm_master.journal.learning import begin_to_learn, earlier_run
 from apbmm_master.journal.store import Journal
 from apbmm_worker.evaluation.outcomes import benchmark_result
 from protocol_world import World, measurement
@@ -34,14 +35,18 @@ def write_run(
     budget: int = 0,
     pause: float = 0.0,
     outside: tuple[str, ...] = (),
+    learn_from: Path | None = None,
     **changes: Any,
 ) -> Path:
     """A run of one worker that takes 10 s each and measures ``points``, one after the other.
 
     A point is an objective vector, or a whole body. Without a budget there are as many evaluations.
+    A run that learns from another one has the id ``world-2``, and proposes other vectors.
     """
     budget = budget or len(points)
     world = World(budget={"evaluations": budget, "initial": 1, "failures": 0}, **changes)
+    if learn_from is not None:
+        learn(world, learn_from)
     worker = world.join("a", outside)
     left = list(points)
     while world.end is None:
@@ -65,6 +70,14 @@ def write_run(
     with Journal(folder) as journal:
         journal.append(world.stored)
     return folder
+
+
+def learn(world: World, earlier: Path) -> None:
+    """Let a run that begins learn from that in the folder ``earlier``."""
+    world.run_state.run, world.search = "world-2", 31
+    assert world.run_state.spec is not None
+    begin_to_learn(world.run_state, earlier_run(earlier, world.run_state.spec), world.record)
+    world.commit()
 
 
 def _numbers(ends: Mapping[str, tuple[float, float] | Evaluated]) -> dict[str, tuple[float, float]]:

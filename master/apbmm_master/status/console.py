@@ -136,12 +136,14 @@ class RunConsole:
         if not run_state.references_done:
             return
         scores = self._score_history.update(run_state)
+        spent = ", ".join(limit.in_words for limit in limits(run_state))
         for done in self._score_history.history(self._shown):
             objectives = " ".join(f"{value:+.3f}" for value in done.objectives)
             metrics = _metrics_text(done.evaluation, run_state)
             self.console.print(
                 f"{done.evaluation.id}  [{objectives}]  {metrics}  "
-                f"{done.evaluation.seconds:.1f} s  HV {done.hypervolume:.4f}  front {done.front}",
+                f"{done.evaluation.seconds:.1f} s  HV {done.hypervolume:.4f}  front {done.front}  "
+                f"({spent})",
                 markup=False,
             )
         self._shown = scores.completed

@@ -66,7 +66,7 @@ def search_method(results: RunResults) -> type[Search] | None:
 def fitted_surrogate(results: RunResults) -> Surrogate | None:
     """The run's surrogate; None where its method has none, or too little is measured yet."""
     state = results.run_state
-    if results.trouble or not state.references_done or not results.completed:
+    if results.trouble or not state.references_done or not results.merges:
         return None
     if search_method(results) is None:
         return None
@@ -75,8 +75,8 @@ def fitted_surrogate(results: RunResults) -> Surrogate | None:
 
 
 def calibrations(results: RunResults, surrogate: Surrogate) -> tuple[Calibration, ...]:
-    """Leave-one-out predictions of every completed evaluation, for each objective."""
-    done = results.completed
+    """Leave-one-out predictions of every merge that the search was told, for each objective."""
+    done = results.merges
     means, deviations = surrogate.leave_one_out()
     return tuple(
         _calibration(
@@ -116,10 +116,10 @@ def pending_predictions(results: RunResults, surrogate: Surrogate) -> dict[str, 
 def effects(results: RunResults, surrogate: Surrogate) -> Array:
     """What each component of a vector changes, by the surrogate: (D, m).
 
-    The mean over the completed merges of the predicted objective with the component at 1, minus
+    The mean over the known merges of the predicted objective with the component at 1, minus
     that with it at 0, all other components as they are.
     """
-    x = np.array([each.vector for each in results.completed])
+    x = np.array([each.vector for each in results.merges])
     changes = []
     for component in range(x.shape[1]):
         low, high = x.copy(), x.copy()

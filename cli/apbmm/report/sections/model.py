@@ -15,7 +15,7 @@ FEWEST = 4
 
 def model_section(results: RunResults, surrogate: Surrogate | None) -> ReportSection | None:
     """Calibration of the surrogate; None without one, and with too few evaluations."""
-    if surrogate is None or len(results.completed) < FEWEST:
+    if surrogate is None or len(results.merges) < FEWEST:
         return None
     found = dict(zip(results.objectives, calibrations(results, surrogate), strict=True))
     figures = tuple(

@@ -39,6 +39,22 @@ def test_the_surrogate_has_the_completed_merges_in_their_order(tmp_path: Path) -
         assert found.spread == pytest.approx(np.std([p[k] for p in POINTS]))
 
 
+def test_the_surrogate_of_a_run_that_has_learnt_has_all_merges_in_their_order(
+    tmp_path: Path,
+) -> None:
+    method: dict[str, Any] = {"algorithm": {"name": "ap-bmm-plus"}}
+    earlier = write_run(tmp_path / "earlier", POINTS[:4], **method)
+    results = read_results(write_run(tmp_path / "later", POINTS[4:], learn_from=earlier, **method))
+    surrogate = fitted_surrogate(results)
+    assert surrogate is not None
+    assert effects(results, surrogate).shape == (4, 2)
+    for k, found in enumerate(calibrations(results, surrogate)):
+        assert [p.evaluation for p in found.predictions] == [
+            "l0001", "l0002", "l0003", "l0004", "e0001", "e0002",
+        ]  # fmt: skip
+        assert [p.measured for p in found.predictions] == pytest.approx([p[k] for p in POINTS])
+
+
 def test_a_pending_merge_is_predicted(tmp_path: Path) -> None:
     results = written(tmp_path, POINTS[:5], budget=6)
     surrogate = fitted_surrogate(results)

@@ -105,3 +105,15 @@ def test_every_chart_is_what_vega_lite_knows(tmp_path: Path) -> None:
     assert {"prior", "layer-effects", "front-weights", "calibration-cost", "workers"} <= names
     for figure in document.figures:
         assert figure.chart.to_dict(validate=True)["$schema"].endswith(".json")
+
+
+def test_a_report_says_what_was_learnt_and_what_is_left_of_the_budget(tmp_path: Path) -> None:
+    earlier = write_run(tmp_path / "earlier", POINTS)
+    folder = write_run(tmp_path / "run", [[0.1, 0.1]], learn_from=earlier)
+    write_report([folder], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert f"both references and {len(POINTS)} merges are of world-1" in text
+    assert "of these merges are on the front. They are not part of the cost." in text
+    assert "Of the budget: 1/1 evaluations (0 left)." in text
+    assert "A merge cost 10.0 s of a card and" in text
+    assert "l0001" in text

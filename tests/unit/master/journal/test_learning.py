@@ -24,7 +24,7 @@ from apbmm_master.scheduling.policy import initial_missing
 from apbmm_master.search.pareto import hypervolume
 from apbmm_master.status.snapshot import journal_snapshot
 from protocol_world import World, measurement, world_spec
-from written_runs import ENDS, answered, measured, write_run
+from written_runs import ENDS, answered, learn, measured, write_run
 
 EARLIER = [(0.5, 0.5), (0.9, 0.3), (0.2, 0.2)]
 BUDGET = {"evaluations": 3, "initial": 2, "failures": 0}
@@ -38,10 +38,7 @@ def folder(tmp_path: Path) -> Path:
 def learner(folder: Path, **changes: Any) -> World:
     """A world that has learnt from the run in ``folder``; its own run has another id."""
     world = World(**({"budget": BUDGET} | changes))
-    world.run_state.run = "world-2"
-    assert world.run_state.spec is not None
-    begin_to_learn(world.run_state, earlier_run(folder, world.run_state.spec), world.record)
-    world.commit()
+    learn(world, folder)
     return world
 
 
