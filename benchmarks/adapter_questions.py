@@ -9,12 +9,9 @@ from typing import Any
 
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.run_file import BenchmarkSection
-from apbmm_common.run_file.schema import ANSWER_ADAPTER, EXACT_ADAPTER
+from apbmm_common.run_file.schema import ANSWER_ADAPTER, EXACT_ADAPTER, is_own_adapter
 
 LETTERS = "ABCDEFGHIJ"
-VERBATIM = {"prompt_template": "{question}"}
-"""Argument of EvalScope's adapters that puts no prompt around the question."""
-
 Row = Callable[[int, str, str], dict[str, Any]]
 
 
@@ -48,6 +45,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     # The rest after the marker of the demo pair's answers, or a box at the end of a line.
     ANSWER_ADAPTER: {"regex": r"(?:# ?|\\boxed\{)(.*?)\}?\.?$", "compare": "expression"},
 }
+
+
+def plain_prompt(adapter: str) -> dict[str, Any]:
+    """Arguments that leave an adapter's own prompt away."""
+    if is_own_adapter(adapter):
+        return {}
+    choices = "\n{choices}" if adapter == "general_mcq" else ""
+    return {"prompt_template": "{question}" + choices}
 
 
 def demo_problems(benchmark: BenchmarkSection) -> list[tuple[str, str]]:

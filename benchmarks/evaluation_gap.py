@@ -27,13 +27,12 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
-from adapter_questions import ROWS, VERBATIM, demo_problems, write_benchmark
+from adapter_questions import ROWS, demo_problems, plain_prompt, write_benchmark
 from apbmm.demo.command import DemoOptions, demo_run
 from apbmm.demo.processes import run_processes
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import ObjectiveSection, RunSpec, run_as_toml
-from apbmm_common.run_file.schema import is_own_adapter
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from apbmm_master.status.stages import stage_summary
@@ -94,12 +93,12 @@ def adapted(adapter: str, wishes: argparse.Namespace, folder: Path) -> RunSpec:
     spec = demo_run(DemoOptions(evaluations=wishes.evaluations), None)
     chain, trail = spec.benchmarks
     problems = demo_problems(trail if adapter == "general_mcq" else chain)
-    arguments = {} if is_own_adapter(adapter) else VERBATIM
+    benchmark = write_benchmark(adapter, adapter, problems, folder, plain_prompt(adapter))
     budget = {"initial": max(1, wishes.evaluations // 2), "any_references": True}
     engine = {"arguments": {**spec.engine.arguments, "max_num_seqs": wishes.sequences}}
     return spec.model_copy(
         update={
-            "benchmarks": (write_benchmark(adapter, adapter, problems, folder, arguments),),
+            "benchmarks": (benchmark,),
             "objectives": OBJECTIVES,
             "budget": spec.budget.model_copy(update=budget),
             "engine": spec.engine.model_copy(update=engine),

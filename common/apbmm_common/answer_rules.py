@@ -148,6 +148,8 @@ def _faults(arguments: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "apbmm_answer needs one of extract, after and regex: how the answer is found in a text"
         )
+    if not re.search(r"\{[^{}]+\}", str(arguments.get("template") or "{question}")):
+        yield "template names no column, so every question would be the same: write {question}"
     extract, compare = arguments.get("extract", "exact"), arguments.get("compare", "text")
     if extract and extract not in EXTRACTIONS:
         yield f"extract must be {_alternatives(EXTRACTIONS)}, not {extract!r}"

@@ -94,6 +94,35 @@ def test_tensors_that_zero_3_left_empty_are_named(demo: Path) -> None:
         assert "has no elements" in shown.stderr
 
 
+def test_a_tensor_that_both_sources_lack_is_named(demo: Path) -> None:
+    """vLLM would compute with what its memory holds."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    for folder in ("thinking", "instruct"):
+        tensors = load_tensors(demo / folder)
+        del tensors[name]
+        save_tensors(demo / folder, tensors)
+    for shown in (check(demo), merge(demo)):
+        assert shown.returncode == 2
+        assert f"lacks tensor {name}, which a model of its config.json has" in shown.stderr
+    assert not (demo / "out").exists()
+
+
+def test_an_untied_model_without_a_head_is_refused(demo: Path) -> None:
+    for folder in ("thinking", "instruct"):
+        edit_config(demo / folder, tie_word_embeddings=False)
+    for shown in (check(demo), merge(demo)):
+        assert shown.returncode == 2
+        assert f"lacks tensor {HEAD}" in shown.stderr
+
+
+def test_a_second_file_of_weights_is_refused(demo: Path) -> None:
+    """An engine reads both, and the later name counts."""
+    shutil.copy(demo / "instruct/model.safetensors", demo / "thinking/model_old.safetensors")
+    for shown in (check(demo), merge(demo)):
+        assert shown.returncode == 2
+        assert "model_old.safetensors lies beside model.safetensors" in shown.stderr
+
+
 def test_a_layer_of_multi_token_prediction_follows_one_source_into_the_folder(demo: Path) -> None:
     layers = json.loads((demo / "thinking/config.json").read_text())["num_hidden_layers"]
     extra = f"model.layers.{layers}.eh_proj.weight"

@@ -9,9 +9,11 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
+from apbmm.check.generation import generation_notes
 from apbmm.check.questions import FirstQuestion, first_question, rendered_notes
 from apbmm.questions.ask import render_questions, require_evalscope
 from apbmm.questions.messages import RenderedBenchmark
@@ -21,6 +23,7 @@ from apbmm_common.checkpoint.compatibility import (
     compatibility_warnings,
     identical_files,
 )
+from apbmm_common.checkpoint.config_differences import ROPE_TABLES
 from apbmm_common.checkpoint.headers import (
     Checkpoint,
     is_broken_link,
@@ -33,7 +36,7 @@ from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.checkpoint.vocabularies import vocabulary_size, with_common_vocabulary
-from apbmm_common.datasets.benchmark_folders import layout_of, places_of, select_questions
+from apbmm_common.datasets.benchmark_folders import LAYOUTS, layout_of, places_of, select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import ApbmmError, RunFileError, SourceError, UsageError, unreadable
 from apbmm_common.metrics import METRICS
@@ -259,10 +262,13 @@ def _inspect_generation(found: Inspection, generation: GenerationSection) -> Non
             f"generation.template_from: {source.path} has no chat template "
             "(hint: it is in tokenizer_config.json or chat_template.jinja)"
         )
+    found.notes += generation_notes(found.checkpoints, generation)
     for role, checkpoint in found.checkpoints.items():
         config = text_config(checkpoint.config)
         longest = config.get("max_position_embeddings")
-        scaled = config.get("rope_scaling") or config.get("rope_parameters", {}).get("factor")
+        tables = [table for key in ROPE_TABLES if isinstance(table := config.get(key), dict)]
+        tables += [table for each in tables for table in each.values() if isinstance(table, dict)]
+        scaled = any(table.get("factor") for table in tables)
         if role == "base" or scaled or not isinstance(longest, int):
             continue
         if generation.context > longest:
@@ -295,8 +301,10 @@ def _inspect_benchmarks(found: Inspection, spec: RunSpec) -> None:
     for benchmark in spec.benchmarks:
         # Adapters of the run's own are known only when their file is run.
         if spec.adapters is None and not is_known_adapter(benchmark.adapter):
+            near = get_close_matches(benchmark.adapter.lower().replace("-", "_"), LAYOUTS, 1)
             found.faults.append(
                 f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}"
+                + (f", {near[0]} is one" if near else "")
             )
         try:
             selection = select_questions(benchmark, places_of(benchmark), spec.generation.seed)

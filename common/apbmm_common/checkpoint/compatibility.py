@@ -16,6 +16,7 @@ from apbmm_common.checkpoint.config_differences import (
     stated_by_one,
 )
 from apbmm_common.checkpoint.contents import opened_files, same_files, same_tensors
+from apbmm_common.checkpoint.expected_tensors import expected_shapes, unexpected_tensors
 from apbmm_common.checkpoint.headers import (
     Checkpoint,
     TensorHeader,
@@ -48,8 +49,6 @@ IDENTICAL = (
     "(expert minus vanilla) vanish"
 )
 
-_MATRICES = re.compile(r"(model\.(language_model\.)?embed_tokens|lm_head)\.weight")
-_NORMS = re.compile(r"model\.(language_model\.)?(layers\.\d+\.input_layernorm|norm)\.weight")
 _QUANTISED = ("quantization_config", "quantization", "compression_config")
 _PACKED = re.compile(r"\.(weight|qweight|q_weight|qzeros|weight_packed|W_q)$")
 _SHOWN = 5
@@ -153,7 +152,8 @@ def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
     if role != BASE_ROLE:
         faults += unusable_settings(checkpoint.path)
     packed = [t.name for t in checkpoint.tensors.values() if _is_packed(t)]
-    if packed or any(config.get(key) for key in _QUANTISED):
+    quantised = packed or any(config.get(key) for key in _QUANTISED)
+    if quantised:
         what = f": tensor {_some(packed)} of whole numbers" if packed else ""
         faults.append(
             f"{role}: {checkpoint.path} is quantised, and quantised weights do not mix{what}"
@@ -161,7 +161,9 @@ def _own_faults(role: str, checkpoint: Checkpoint) -> list[str]:
     eight_bit = [t.name for t in checkpoint.tensors.values() if t.dtype.startswith("F8")]
     if eight_bit:
         faults.append(f"{role}: tensor {_some(eight_bit)} of an 8-bit float dtype do not mix")
-    return faults + _shape_faults(role, checkpoint) + _head_faults(role, checkpoint)
+    if not quantised:
+        faults += _shape_faults(role, checkpoint)
+    return faults + _head_faults(role, checkpoint)
 
 
 def _is_packed(tensor: TensorHeader) -> bool:
@@ -171,33 +173,30 @@ def _is_packed(tensor: TensorHeader) -> bool:
 
 
 def _shape_faults(role: str, checkpoint: Checkpoint) -> list[str]:
-    """Tensors without elements, and embeddings, heads and norms of other sizes than the config's.
-
-    The checked names are those of the Llama family and its relatives.
-    """
+    """Tensors without elements, and tensors that lack or have other sizes than the config's."""
     faults = []
-    empty = [t.name for t in checkpoint.tensors.values() if t.is_float and t.length == 0]
+    tensors = checkpoint.tensors
+    empty = [t.name for t in tensors.values() if t.is_float and t.length == 0]
     if empty:
         faults.append(
             f"{role}: tensor {_some(empty)} of {checkpoint.path} has no elements, as DeepSpeed "
             "ZeRO-3 saves tensors that it has not gathered: save it anew with "
             "stage3_gather_16bit_weights_on_model_save, or convert it with zero_to_fp32.py"
         )
-    config = flat_config(checkpoint.config)
-    hidden, vocabulary_size = config.get("hidden_size"), config.get("vocab_size")
-    if not isinstance(hidden, int) or not isinstance(vocabulary_size, int):
-        return faults
-    if "word_embed_proj_dim" in config:  # embeddings of another width
-        return faults
-    other = []
-    for name, tensor in checkpoint.tensors.items():
-        wanted = (vocabulary_size, hidden) if _MATRICES.fullmatch(name) else (hidden,)
-        known = _MATRICES.fullmatch(name) or _NORMS.fullmatch(name)
-        if known and tensor.length and tensor.shape != wanted:
-            other.append(f"{name} ({list(tensor.shape)}, {list(wanted)} by the config)")
+    expected = expected_shapes(checkpoint)
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        faults.append(
+            f"{role}: {checkpoint.path} lacks tensor {_some(missing)}, which a model of its "
+            "config.json has: engines would compute with whatever is in its place"
+        )
+    other = [
+        f"{name} ({list(tensors[name].shape)}, {list(shape)} by the config)"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].length and tensors[name].shape != shape
+    ]
     if other:
-        sizes = f"hidden_size {hidden} and vocab_size {vocabulary_size}"
-        faults.append(f"{role}: config.json says {sizes}, which does not fit tensor {_some(other)}")
+        faults.append(f"{role}: config.json does not fit tensor {_some(other)}")
     return faults
 
 
@@ -250,7 +249,28 @@ def _tensor_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) 
     faults += _tie_faults(roles, pair)
     faults += [f"shapes differ {both}: tensor {_some(shapes)}"] if shapes else []
     faults += [f"dtypes do not mix {both}: tensor {_some(dtypes)}"] if dtypes else []
-    return faults
+    return faults + _whole_number_faults(both, pair)
+
+
+def _whole_number_faults(both: str, pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
+    """A fault where tensors of integers or booleans differ, which cannot be interpolated."""
+    optional, second = optional_tensors(pair), pair[1].tensors
+    same_kind = [
+        (one, second[name])
+        for name, one in pair[0].tensors.items()
+        if not one.is_float
+        and name in second
+        and name not in optional
+        and not _is_packed(one)
+        and (one.dtype, one.shape) == (second[name].dtype, second[name].shape)
+    ]
+    try:
+        with opened_files(tensor.file for two in same_kind for tensor in two) as files:
+            other = [one.name for one, two in same_kind if not same_tensors((one, two), files)]
+    except SourceError as error:
+        return [str(error)]
+    what = "hold other integers or booleans, and those cannot be interpolated"
+    return [f"tensor {_some(other)} {both} {what}"] if other else []
 
 
 def _tie_faults(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> list[str]:
@@ -327,6 +347,11 @@ def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
             warnings.append(
                 f"{role}: the adapter in {checkpoint.path} is not applied: merges and engines take "
                 "the weights beside it"
+            )
+        if unexpected := unexpected_tensors(checkpoint):
+            warnings.append(
+                f"{role}: a model of this config.json has no tensor {_some(unexpected)}: merges "
+                "keep it, and engines may refuse it"
             )
         if role in (reference, BASE_ROLE):
             continue

@@ -151,6 +151,9 @@ def layer_count(checkpoint: Checkpoint) -> int:
     if missing:
         raise SourceError(f"{checkpoint.path}: no tensors of layer {missing[0]}", MIXED)
     stated = _stated_layers(checkpoint)
+    if not isinstance(stated, int | None):
+        what = f"{checkpoint.path}: config.json says {stated!r} layers, which is not a whole number"
+        raise SourceError(what)
     if stated is not None and stated != len(found):
         raise SourceError(
             f"{checkpoint.path}: config.json says {stated!r} layers, the tensors are of "
@@ -212,6 +215,13 @@ def _read_weights(path: Path) -> dict[str, TensorHeader]:
     if not index.exists():
         if not single.exists():
             raise _no_weights(path, f"neither {SINGLE_FILE} nor {INDEX_FILE}")
+        others = sorted(file.name for file in path.glob("*.safetensors") if file != single)
+        if others:
+            raise SourceError(
+                f"{path}: {others[0]} lies beside {SINGLE_FILE}, and there is no index: vLLM reads "
+                "every .safetensors file of such a folder, transformers that one alone",
+                "move what is not meant to another folder",
+            )
         return read_headers(single)
     weight_map = _weight_map(index)
     if single.exists() and set(weight_map.values()) != {SINGLE_FILE}:
@@ -403,6 +413,9 @@ def read_object(file: Path) -> dict[str, Any]:
         raise lfs_pointer(file)
     try:
         value = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        what = f"{file}: not UTF-8 text (byte {error.start})"
+        raise SourceError(what, "save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{file}: not valid JSON: {error}") from error
     if not isinstance(value, dict):

@@ -25,9 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from apbmm_common.answer_rules import AnswerRule
-from apbmm_common.datasets.data_files import SUFFIXES, Row, read_rows, require_no_pointer
+from apbmm_common.datasets.data_files import (
+    SUFFIXES,
+    Row,
+    is_data_file,
+    read_rows,
+    require_no_pointer,
+)
 from apbmm_common.datasets.general_adapters import (
     DEFAULT,
+    LETTERS,
     files_of_subset,
     question_or_messages,
     question_with_choices,
@@ -43,6 +50,7 @@ Places = Path | Sequence[Path]
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet\Z")
 _DEGREES = re.compile(r"(?:\^?\s*\{?\s*\^?\s*\\circ\s*\}?|\\degree|\u00b0|degrees?)\s*\Z")
+_READ_AS_WRITTEN = re.compile(r"\s*(?:\$?-?[0-9][0-9,]*(?:\.[0-9]+)?\$?|\\boxed\{[0-9]+\})\s*")
 _MOST_NAMED = 3
 
 
@@ -90,8 +98,8 @@ def _with_whole_number(record: Record, _: Row) -> Record:
         whole = False
     if not whole:
         raise ValueError(f"the answer {answer!r} is not a whole number, and no other is scored")
-    # EvalScope reads all but degrees itself; what it reads stays as it is written.
-    return {**record, "answer": str(int(value))} if plain != written.strip() else record
+    # What EvalScope reads itself stays as it is written.
+    return record if _READ_AS_WRITTEN.fullmatch(answer) else {**record, "answer": str(int(value))}
 
 
 def _with_final_answer(record: Record, _: Row) -> Record:
@@ -99,7 +107,12 @@ def _with_final_answer(record: Record, _: Row) -> Record:
     final = record["answer"].rpartition("####")[2].strip()
     if not re.search(r"\d", final) or len(final) > 40:
         raise ValueError("the answer does not end with #### and a number")
-    return record
+    return _without_full_stop(record)
+
+
+def _without_full_stop(record: Record) -> Record:
+    """A problem whose answer ends without the end of a sentence, which no comparison would read."""
+    return {**record, "answer": re.sub(r"(?<!\.)\.\s*\Z", "", record["answer"])}
 
 
 def _with_level(record: Record, _: Row) -> Record:
@@ -107,7 +120,7 @@ def _with_level(record: Record, _: Row) -> Record:
     level = re.fullmatch(r"(?:Level\s*)?([1-5])", record["level"].strip(), re.IGNORECASE)
     if level is None:
         raise ValueError(f"the level is {record['level']!r}; there are levels 1 to 5")
-    return {**record, "level": int(level[1])}
+    return {**_without_full_stop(record), "level": int(level[1])}
 
 
 def _with_solution(record: Record, row: Row) -> Record:
@@ -316,7 +329,9 @@ def _check_unknown(benchmark: BenchmarkSection, places: tuple[Path, ...]) -> Non
         )
     with _naming(benchmark):
         found = [
-            path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.stat().st_size
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.stat().st_size
         ]
         if not found:
             raise SourceError(f"{folder} holds no data", f"looked for {_patterns('*')}")
@@ -366,14 +381,16 @@ def _data_files(
     if len(places) == 1 and places[0].is_dir():
         found = _files_of(layout.split, places[0]) or _only_file(places[0])
         if not found:
+            names = [path.name for path in sorted(places[0].iterdir())]
             raise SourceError(
-                f"{places[0]} holds no data of the split that is asked",
+                f"{places[0]} holds no data of the split that is asked; in it is "
+                f"{', '.join(names[:_MOST_NAMED]) or 'nothing'}",
                 f"expected {layout.split}.jsonl (or .csv, .parquet) there; path may also name a "
                 "file or a list of files",
             )
         return found
     for place in places:
-        if place.is_dir() or place.suffix not in SUFFIXES:
+        if place.is_dir() or place.suffix.lower() not in SUFFIXES:
             raise SourceError(f"{place} is not a data file", f"known are {_patterns('*')}")
     return list(places)
 
@@ -400,7 +417,7 @@ def _only_file(folder: Path, others: tuple[str, ...] = ()) -> list[Path]:
     found = [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix in SUFFIXES and not path.stem.endswith(others)
+        if is_data_file(path) and not path.stem.endswith(others)
     ]
     if found and not _is_numbered(found) and len(found) > 1:
         named = ", ".join(path.name for path in found[:_MOST_NAMED])
@@ -536,7 +553,7 @@ def _questions(adapter: str, layout: Layout, rows: Sequence[Row]) -> _Read:
             continue
         records[position] = completed
         strata[position] = _stratum(layout, row)
-    notes = tuple(_notes(rows, skipped, ids))
+    notes = (*_notes(rows, skipped, ids), *_ambiguous(rows, records))
     if not records:
         raise DataError("; ".join(["its data holds no questions", *notes]))
     return _Read(records, strata, skipped, notes)
@@ -595,6 +612,27 @@ def _notes(
             f"{sum(ids[own] - 1 for own in repeated)} rows have the id of an earlier row "
             f"({repeated[0]!r}, say); their position is added to it"
         )
+
+
+def _ambiguous(rows: Sequence[Row], records: Mapping[int, Record]) -> Iterator[str]:
+    """A note where a wrong choice of a question reads like the right one."""
+    found = [p for p, record in records.items() if set.intersection(*_right_and_wrong(record))]
+    if found:
+        places = ", ".join(rows[position].where for position in found[:_MOST_NAMED])
+        yield (
+            f"{len(found)} questions have the right choice twice, and only one of its letters "
+            f"scores: {places}"
+        )
+
+
+def _right_and_wrong(record: Record) -> tuple[set[str], set[str]]:
+    """The texts of a question's right choices, and of its wrong ones; none without choices."""
+    if "Correct Answer" in record:  # of gpqa
+        wrong = {text.strip() for key, text in record.items() if key.startswith("Incorrect")}
+        return {record["Correct Answer"].strip()}, wrong
+    texts = {letter: record[letter].strip() for letter in LETTERS if letter in record}
+    right = [letter for letter in texts if letter in record["answer"]]
+    return {texts[letter] for letter in right}, {texts[n] for n in texts.keys() - set(right)}
 
 
 # ---- choice --------------------------------------------------------------------------------------

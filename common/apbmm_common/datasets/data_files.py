@@ -10,7 +10,10 @@ import csv
 import io
 import json
 import math
+import re
 import sys
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -23,6 +26,17 @@ from apbmm_common.errors import SourceError, unreadable
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 _SEPARATORS = ",;\t"
+_EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?')
+"""A line that spreadsheets write before the header."""
+
+
+def is_data_file(path: Path) -> bool:
+    """Whether a file is one that `read_rows` reads, by its name.
+
+    Hidden files are not, nor those in which the datasets library describes its tables.
+    """
+    described = path.name in ("dataset_info.json", "dataset_infos.json", "state.json")
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not described
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,8 @@ def json_text(value: Any) -> str:
 
 
 def _rows(file: Path) -> Iterator[Row]:
-    if file.suffix == ".parquet":
+    kind = file.suffix.lower()
+    if kind == ".parquet":
         import pyarrow.parquet
 
         # One file: a path alone would make columns of folders named KEY=VALUE.
@@ -105,9 +120,9 @@ def _rows(file: Path) -> Iterator[Row]:
         yield from _numbered(file, records)
         return
     text = file.read_text(encoding="utf-8-sig")
-    if file.suffix in (".csv", ".tsv"):
+    if kind in (".csv", ".tsv"):
         yield from _csv_rows(file, text)
-    elif file.suffix == ".json" and text.lstrip().startswith("["):
+    elif kind == ".json" and text.lstrip().startswith("["):
         yield from _numbered(file, json.loads(text))
     else:  # only a line feed ends a line of JSON Lines
         for number, line in enumerate(text.split("\n"), 1):
@@ -135,26 +150,38 @@ def _parsed(line: str, number: int) -> Any:
 
 def _csv_rows(file: Path, text: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the default refuses cells of more than 128 KiB
+    first, _, rest = text.partition("\n")
+    stated = _EXCEL_SEPARATOR.fullmatch(first.strip("\r"))
+    text = rest if stated else text
     header = text.partition("\n")[0]
-    separator = max(_SEPARATORS, key=header.count)
+    separator = stated[1] if stated else max(_SEPARATORS, key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     columns = [name.strip() for name in next(reader, [])]
-    for number, cells in enumerate(reader, 1):
-        if not cells:  # an empty line
-            continue
-        if any(cell.strip() for cell in cells[len(columns) :]):
-            raise SourceError(
-                f"{file}, row {number}: {len(cells)} cells, but {len(columns)} columns",
-                "a cell that holds the separator stands in quotes",
-            )
-        padded = cells + [""] * (len(columns) - len(cells))
-        yield Row(file, f"row {number}", dict(zip(columns, padded, strict=False)))
+    if twice := [name for name, count in Counter(columns).items() if name and count > 1]:
+        raise SourceError(f"{file}: two columns are called {twice[0]!r}", "rename or remove one")
+    number = 0
+    try:
+        for number, cells in enumerate(reader, 1):
+            if cells:  # no empty line
+                yield _csv_row(file, number, columns, cells)
+    except csv.Error as error:
+        raise ValueError(f"row {number + 1}: {error}") from None
+
+
+def _csv_row(file: Path, number: int, columns: list[str], cells: list[str]) -> Row:
+    if any(cell.strip() for cell in cells[len(columns) :]):
+        raise SourceError(
+            f"{file}, row {number}: {len(cells)} cells, but {len(columns)} columns",
+            "a cell that holds the separator stands in quotes",
+        )
+    padded = cells + [""] * (len(columns) - len(cells))
+    return Row(file, f"row {number}", dict(zip(columns, padded, strict=False)))
 
 
 def _is_blank(value: Any) -> bool:
     """Whether a cell holds nothing: no value, no visible text, or the NaN of a missing number."""
     if isinstance(value, str):
-        return not value.strip()
+        return all(c.isspace() or unicodedata.category(c) == "Cf" for c in value)  # zero width
     if isinstance(value, float | Decimal):
         return math.isnan(value)
     return value is None

@@ -5,6 +5,8 @@ Every fault of a file is reported at once, each in one line that begins with its
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -50,10 +52,19 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         for found in paths_in(table):
             if found.path is not None:
-                found.table[found.key] = str((folder / Path(found.path).expanduser()).resolve())
+                found.table[found.key] = _absolute(found.path, folder)
     except (RuntimeError, ValueError) as error:
         raise RunFileError(f"{path}: {found.place}: a path that cannot be: {error}") from error
     return table
+
+
+def _absolute(path: str, folder: Path) -> str:
+    """A path of a run file in ``folder``. Raises ValueError for a variable that is not set."""
+    if not os.path.exists(folder / path):  # noqa: PTH110 - never raises, whatever the path
+        path = os.path.expandvars(path)
+        if unset := re.search(r"\$(\w+|\{\w+\})", path):
+            raise ValueError(f"{unset[0]} is not set in the environment")
+    return str((folder / Path(path).expanduser()).resolve())
 
 
 def _others_in(folder: Path) -> str:

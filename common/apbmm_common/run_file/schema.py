@@ -46,7 +46,8 @@ class Unit:
 class HostPath:
     """Marks a key whose value is a path, which may be another one on each host.
 
-    Such a path is made absolute when the run file is read. A worker maps it by its name
+    Such a path is made absolute when the run file is read, after ``~`` and ``$VARIABLES`` of the
+    environment have been replaced. A worker maps it by its name
     (``--path NAME=PATH``) or restricts it (``--root``). Its name is the value of the key ``named``
     of the same table or, without ``named``, the marked key itself.
     """
@@ -124,7 +125,8 @@ class SourcesSection(Section):
     """The checkpoints that are merged: folders in Hugging Face layout, with safetensors weights.
 
     All must be fine-tunes of one model: the same architecture, tensor names, shapes and vocabulary.
-    Nothing is downloaded.
+    Nothing is downloaded. Paths, here and in the other tables, are relative to the run file; `~`
+    and `$VARIABLES` are replaced by the environment in which it is read.
     """
 
     thinking: Path
@@ -180,7 +182,7 @@ class GenerationSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Nucleus sampling: only the most probable tokens with this total probability are drawn. Of no
     effect at temperature 0."""
-    top_k: Integer = 20
+    top_k: Annotated[Integer, Field(ge=-1)] = 20
     """Only so many of the most probable tokens are drawn; -1 draws from all. Of no effect at
     temperature 0."""
     seed: Integer = 0
@@ -192,6 +194,15 @@ class GenerationSection(Section):
     scored after its last closing tag. If the answer, or the chat template in the prompt, opened a
     thought that the answer never closed, the answer is empty and counts as truncated. Tokens count
     the thought all the same. `""` leaves answers as they are to EvalScope."""
+
+    @field_validator("thought_end")
+    @classmethod
+    def _closes(cls, tag: str) -> str:
+        if tag and "/" not in tag:
+            raise ValueError(
+                f"{tag!r} has no slash, so the tag that opens a thought would be equal"
+            )
+        return tag
 
     @field_validator("context")
     @classmethod
@@ -286,6 +297,8 @@ class BenchmarkSection(Section):
     def _at_least_one_file(cls, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not path:
             raise ValueError("names no file or folder")
+        if isinstance(path, tuple) and len(set(path)) < len(path):
+            raise ValueError("names a file twice, so its questions would count twice")
         return path
 
     @field_validator("arguments")
@@ -670,6 +683,8 @@ class RunSpec(Section):
             return
         known = {benchmark.name for benchmark in benchmarks}
         for objective in objectives:
+            if objective.benchmarks == ():
+                yield f"objective {objective.name} names no benchmarks; without the key it has all"
             if unknown := sorted(set(objective.benchmarks or ()) - known):
                 yield f"objective {objective.name} names unknown benchmarks {unknown}"
             for benchmark in benchmarks:

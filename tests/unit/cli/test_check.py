@@ -23,6 +23,7 @@ from tiny_checkpoints import (
     edit_config,
     pad_vocabulary,
     with_identical_layers,
+    write_json,
     write_tiny_pair,
     write_tokenizer,
 )
@@ -170,7 +171,7 @@ def test_every_fault_at_once(tmp_path: Path) -> None:
             "there is no search method 'sobel'",
             f"sources.thinking: {tmp_path}/pair/thinking: no such folder",
             f"sources.instruct: {tmp_path}/pair/instruct: no such folder",
-            "EvalScope has no benchmark 'aime52'",
+            "EvalScope has no benchmark 'aime52', aime26 is one",
             f"benchmark exact: {tmp_path}/exact is not a folder",
             f"prior.prompts: {tmp_path}/prompts.jsonl: no such prompt file",
         ),
@@ -426,6 +427,35 @@ def test_rows_that_are_no_questions_are_shown_and_other_faults_have_their_row(
         assert "1 error\n" in shown.stderr
         assert message in shown.stderr
         assert str(data) in shown.stderr
+
+
+def test_settings_that_models_recommend_and_the_run_does_not_use(
+    run_file: Path, tmp_path: Path
+) -> None:
+    thinking, instruct = tmp_path / "pair/thinking", tmp_path / "pair/instruct"
+    recommended = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}
+    write_json(thinking / "generation_config.json", {"eos_token_id": [2], **recommended})
+    write_json(instruct / "generation_config.json", {"eos_token_id": 5})
+    penalty, ends = inspect(run_file).notes
+    assert "of thinking says repetition_penalty 1.1, temperature 0.6, and the run deco" in penalty
+    assert "instruct also ends its answers with the tokens [5], but only those of thinking" in ends
+    write_json(instruct / "generation_config.json", {"eos_token_id": 2, "repetition_penalty": 2})
+    changes = {"context = 200": "context = 200\ntemperature = 0.6\ntop_p = 0.8"}
+    (penalty,) = with_changes(run_file, changes).notes
+    assert (
+        "says repetition_penalty 1.1, top_p 0.9, and the run decodes at temperature 0.6" in penalty
+    )
+
+
+@pytest.mark.parametrize("table", [["yarn"], {"full_attention": {"factor": 4.0}}])
+def test_rope_tables_of_any_form_are_no_traceback(
+    run_file: Path, tmp_path: Path, table: object
+) -> None:
+    for role in ("thinking", "instruct"):
+        edit_config(tmp_path / "pair" / role, rope_parameters=table)
+    expected = ["sources: thinking: rope_parameters is ['yarn'], not an object"]
+    found = inspect(run_file).faults
+    assert found[:1] == (expected if isinstance(table, list) else [])
 
 
 def test_a_list_of_files_and_questions_of_ones_own(run_file: Path) -> None:

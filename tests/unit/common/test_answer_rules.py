@@ -110,6 +110,7 @@ def test_numbers_that_would_take_all_memory_are_none() -> None:
         ({"regex": "("}, "regex is not a regular expression"),
         ({"extract": "exact", "qestion": "q"}, "knows no qestion: question"),
         ({"extract": "exact", "question": 3}, "question must be a text"),
+        ({"extract": "exact", "template": "Answer:"}, "template names no column"),
     ],
 )
 def test_faults_of_the_arguments(arguments: dict[str, Any], fault: str) -> None:

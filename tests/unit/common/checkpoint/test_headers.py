@@ -390,6 +390,21 @@ def test_single_file_beside_an_index_is_ambiguous(tmp_path: Path) -> None:
         read_checkpoint(folder)
 
 
+def test_a_second_file_without_an_index_is_ambiguous(tmp_path: Path) -> None:
+    """vLLM reads all files of such a folder, in the order of their names."""
+    write_tiny_qwen3(tmp_path, seed=0, layers=1)
+    shutil.copy(tmp_path / "model.safetensors", tmp_path / "model_old.safetensors")
+    with pytest.raises(SourceError, match=r"model_old.safetensors lies beside model.safetensors"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_number_of_layers_in_quotes_is_called_so(tmp_path: Path) -> None:
+    write_tiny_qwen3(tmp_path, seed=0, layers=1)
+    edit_config(tmp_path, num_hidden_layers="1")
+    with pytest.raises(SourceError, match=r"says '1' layers, which is not a whole number"):
+        layer_count(read_checkpoint(tmp_path))
+
+
 def test_an_index_of_the_one_file_is_not(tmp_path: Path) -> None:
     folder = write_tiny_qwen3(tmp_path / "m", seed=0, layers=1)
     tensors = read_checkpoint(folder).tensors

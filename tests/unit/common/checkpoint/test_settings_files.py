@@ -60,8 +60,7 @@ def test_files_that_hold_no_json_object(folder: Path, name: str, text: str, word
 def test_text_in_another_encoding(folder: Path, name: str) -> None:
     (folder / name).write_text('{"a": "b"}', encoding="utf-16")
     (fault,) = unusable_settings(folder)
-    assert fault.startswith(f"{folder / name}: not ")
-    assert "can't decode byte 0xff in position 0" in fault
+    assert fault.startswith(f"{folder / name}: not UTF-8 text")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "merges.txt"])

@@ -261,6 +261,66 @@ def test_a_cell_too_many_is_not_dropped(tmp_path: Path) -> None:
         select_questions(benchmark(), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('question,answer\nq,1\n"a" b,2\n', "test.csv: not valid CSV: row 2: ',' expected"),
+        ("question,answer,answer\nq,1,2\n", "test.csv: two columns are called 'answer'"),
+    ],
+)
+def test_a_csv_that_cannot_be_read_one_way(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "test.csv").write_text(content)
+    with pytest.raises(SourceError, match=message):
+        select_questions(benchmark(), tmp_path)
+
+
+@pytest.mark.parametrize("line", ["sep=;\r\n", '"sep=;"\n', ""])
+def test_the_separator_that_a_spreadsheet_states_counts(tmp_path: Path, line: str) -> None:
+    (tmp_path / "test.csv").write_text(line + "question;answer\na,b;1\n")
+    (record,) = select_questions(benchmark(), tmp_path).records
+    assert (record["question"], record["answer"]) == ("a,b", "1")
+
+
+def test_text_that_nobody_sees_is_blank(tmp_path: Path) -> None:
+    rows = [{"question": text, "answer": "1"} for text in ("\u200b", "\ufeff ", "a\u200b")]
+    write_lines(tmp_path / "test.jsonl", rows)
+    assert select_questions(benchmark(), tmp_path).positions == (2,)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "written", "asked"),
+    [
+        ("aime25", r"\text{12}", "12"),
+        ("aime25", "\uff11\uff12", "12"),
+        ("gsm8k", "so #### 12.", "so #### 12"),
+        ("math_500", "12.", "12"),
+        ("math_500", "0.333...", "0.333..."),
+    ],
+)
+def test_targets_that_evalscope_would_not_read(
+    tmp_path: Path, adapter: str, written: str, asked: str
+) -> None:
+    row = {"problem": "p", "question": "p", "answer": written, "level": 1}
+    write_lines(tmp_path / "test.jsonl", [row])
+    arguments = {"few_shot_num": 0}
+    (record,) = select_questions(benchmark(adapter, arguments=arguments), tmp_path).records
+    assert record["answer"] == asked
+
+
+def test_a_right_choice_that_stands_there_twice_is_told(tmp_path: Path) -> None:
+    """The order of choices is drawn: one of two equal letters scores 0."""
+    rows = [["q", "a", "b", "c", "d"], ["q", "a", "b", "c", "a "]]
+    folder = write_csv(tmp_path / "gpqa.csv", [GPQA, *rows])
+    (note,) = select_questions(benchmark("gpqa_diamond"), folder).notes
+    assert note.startswith("1 questions have the right choice twice")
+    assert note.endswith("gpqa.csv, row 2")
+    choices = [{"question": "q", "A": "x", "B": second, "answer": "A"} for second in "xy"]
+    (tmp_path / "mcq").mkdir()
+    folder = write_lines(tmp_path / "mcq/test_val.jsonl", choices)
+    (note,) = select_questions(benchmark("general_mcq"), folder).notes
+    assert note.endswith("test_val.jsonl, line 1")
+
+
 # ---- files ---------------------------------------------------------------------------------------
 
 
@@ -289,6 +349,20 @@ def test_files_may_have_any_name(tmp_path: Path) -> None:
         "p2", "p3", "p0", "p1",
     ]  # fmt: skip
     assert len(select_questions(benchmark("aime25"), files[0]).records) == 2
+
+
+def test_what_lies_beside_the_one_file_does_not_count(tmp_path: Path) -> None:
+    write_lines(tmp_path / "MINE.JSONL", ROWS)
+    for name in ("._MINE.JSONL", "dataset_info.json", "state.json"):
+        (tmp_path / name).write_bytes(b"\0")
+    assert len(select_questions(benchmark(), tmp_path).records) == len(ROWS)
+    assert len(select_questions(benchmark(), tmp_path / "MINE.JSONL").records) == len(ROWS)
+
+
+def test_a_folder_without_data_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl.gz").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"that is asked; in it is test.jsonl.gz .*expected test"):
+        select_questions(benchmark(), tmp_path)
 
 
 def test_numbered_files_are_one_table(tmp_path: Path) -> None:

@@ -84,6 +84,26 @@ def test_keys_that_do_not_fit_together_are_named_beside_keys_at_fault() -> None:
     )
 
 
+def test_values_that_would_be_silently_wrong_or_fail_in_a_worker() -> None:
+    both: list[dict[str, Any]] = [
+        {"name": n, "metric": n, "expert": "instruct", "vanilla": "thinking", "benchmarks": []}
+        for n in ("tokens", "seconds")
+    ]
+    assert faults_of(
+        benchmarks=[{"name": "sums", "adapter": "a", "path": ["p", "p"]}],
+        generation={"top_k": -2, "thought_end": "<think>"},
+    ) == [
+        "benchmarks.0.path: names a file twice, so its questions would count twice",
+        "generation.top_k: must be at least -1, not -2",
+        "generation.thought_end: '<think>' has no slash, so the tag that opens a thought would be "
+        "equal",
+    ]
+    assert faults_of(objectives=both) == [
+        f"objectives: objective {n} names no benchmarks; without the key it has all"
+        for n in ("tokens", "seconds")
+    ]
+
+
 def test_tables_that_do_not_fit_together_are_named_beside_tables_at_fault() -> None:
     faults = faults_of(
         benchmarks=[{"name": "base", "adapter": "a", "path": "p"}],
@@ -305,6 +325,18 @@ def test_what_may_have_been_meant_is_hinted_at(tmp_path: Path) -> None:
         with pytest.raises(RunFileError) as caught:
             load_run_file(wrong)
         assert caught.value.hint == f"there is {path}"
+
+
+def test_variables_in_paths_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELS", "/models/new")
+    sources = {"thinking": "${MODELS}/thinking", "instruct": "$dollar/instruct"}
+    (tmp_path / "$dollar/instruct").mkdir(parents=True)
+    spec = load_run_file(write_run_file(tmp_path / "run.toml", sources=sources))
+    assert spec.sources.thinking == "/models/new/thinking"
+    assert spec.sources.instruct == str(tmp_path / "$dollar/instruct")
+    monkeypatch.delenv("MODELS")
+    with pytest.raises(RunFileError, match=r"sources.thinking: .* \${MODELS} is not set in"):
+        load_run_file(tmp_path / "run.toml")
 
 
 @pytest.mark.parametrize("value", ["~nobody-of-this-name/models", "a\0b"])
