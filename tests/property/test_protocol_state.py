@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -11,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from apbmm_common.protocol.messages import Evaluated, Failed
 from apbmm_master.journal.answer_tables import Kept
 from apbmm_master.journal.budget import reached
+from apbmm_master.journal.cost import generated_tokens
 from apbmm_master.journal.events import AttemptFailed, Leased, ResultRecorded
 from apbmm_master.journal.lifecycle import SETTLED, EvaluationState
 from apbmm_master.journal.run_state import RunState
@@ -212,6 +214,17 @@ class ProtocolMachine(RuleBasedStateMachine):
             assert list(run_state.of_state(state)) == every
             assert run_state.count(state) == sum(e.in_budget for e in every)
 
+    @invariant()
+    def what_is_spent_is_the_sum_of_what_has_ended(self) -> None:
+        evaluations = self.world.run_state.evaluations.values()
+        attempts = [a for e in evaluations for a in e.attempts if a.ended_at is not None]
+        spending = self.world.run_state.spending
+        assert spending.gpu_seconds == pytest.approx(sum(a.gpu_seconds for a in attempts))
+        assert all(0 <= a.gpu_seconds <= (a.ended_at or 0) - a.leased_at for a in attempts)
+        done = [e for e in evaluations if e.state is EvaluationState.DONE]
+        assert spending.tokens == pytest.approx(sum(generated_tokens(e) for e in done))
+        assert spending.merges.count == len(self.world.run_state.completed)
+
     def teardown(self) -> None:
         """Whatever happened, new workers that behave finish the budget."""
         world = self.world
@@ -232,6 +245,24 @@ ProtocolMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestProtocol = ProtocolMachine.TestCase
+
+
+class CostlyMachine(ProtocolMachine):
+    """The same in a run that ends by what it costs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        budget = {"evaluations": None, "gpu_hours": 0.04, "generated_tokens": 60_000, "initial": 2}
+        self.world = World(budget={**budget, "failures": 3})
+
+
+CostlyMachine.TestCase.settings = settings(
+    max_examples=scaled(300, 15),
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestCostly = CostlyMachine.TestCase
 
 
 def test_nothing_is_leased_again_while_a_live_worker_holds_it() -> None:

@@ -13,6 +13,7 @@ from apbmm.results.run_results import read_results
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.budget import limits
+from apbmm_master.journal.confirmation import front_to_confirm
 from apbmm_master.journal.events import ResultLearnt, RunLearnt, SourcesVerified
 from apbmm_master.journal.learning import begin_to_learn, earlier_run
 from apbmm_master.journal.run_state import RunState
@@ -252,6 +253,9 @@ def test_results_offer_what_was_learnt(folder: Path, tmp_path: Path) -> None:
     results = read_results(tmp_path / "later")
     assert [each.id for each in results.learnt] == ["l0001", "l0002", "l0003"]
     assert {each.id for each in results.front} >= {"l0001", "l0002"}
+    assert front_to_confirm(results.run_state, ["l0002"]).vectors == {
+        "l0002": results.evaluation("l0002").vector
+    }
     assert results.tokens == sum(each.tokens for each in results.completed)
     chosen = choose(results, Preference()).evaluation
     assert chosen is not None
