@@ -22,7 +22,7 @@ from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
 
 if TYPE_CHECKING:
-    from apbmm_common.run_file.schema import BenchmarkSection
+    from apbmm_common.run_file.schema import BenchmarkSection, GenerationSection
 
 CARD_FILE = "README.md"
 PICTURE_FILE = "layer_weights.svg"
@@ -207,11 +207,16 @@ def _figure_table(results: RunResults, evaluation: EvaluationResult) -> Iterator
 
 def _asked(results: RunResults) -> Iterator[str]:
     for benchmark in results.spec.benchmarks:
-        often = f", {benchmark.repeats} answers to each" if benchmark.repeats > 1 else ""
-        yield f"- {benchmark.name}: `{benchmark.adapter}`, {_questions(benchmark)}{often}"
+        yield f"- {benchmark.name}: `{benchmark.adapter}`, {questions_in_words(benchmark)}"
 
 
-def _questions(benchmark: BenchmarkSection) -> str:
+def questions_in_words(benchmark: BenchmarkSection) -> str:
+    """Which questions of a benchmark were asked, and how often."""
+    often = f", {benchmark.repeats} answers to each" if benchmark.repeats > 1 else ""
+    return _chosen(benchmark) + often
+
+
+def _chosen(benchmark: BenchmarkSection) -> str:
     if benchmark.held_out:
         return "those of its questions that were kept out of the search: a subset"
     if benchmark.holdout:
@@ -291,18 +296,23 @@ def _serving(facts: CardFacts) -> Iterator[str]:
     generation = facts.results.spec.generation
     yield "In this folder:\n"
     yield f"```console\n$ {serve_command('.', facts.results)}\n```\n"
-    sampling = (
-        "greedily (`temperature=0`)"
-        if generation.temperature == 0
-        else f"with `temperature={generation.temperature:g}`, `top_p={generation.top_p:g}`, "
-        f"`top_k={generation.top_k}`"
-    )
     yield (
-        f"It was measured {sampling} and with at most {generation.max_tokens} new tokens. "
+        f"It was measured {sampling_in_words(generation)} and with at most "
+        f"{generation.max_tokens} new tokens. "
         f"Tokenizer and chat template are those of {generation.template_from}."
     )
     if generation.thought_end:
         yield f"\nThe answer follows the last `{generation.thought_end}`."
+
+
+def sampling_in_words(generation: GenerationSection) -> str:
+    """How answers were drawn."""
+    if generation.temperature == 0:
+        return "greedily (`temperature=0`)"
+    return (
+        f"with `temperature={generation.temperature:g}`, `top_p={generation.top_p:g}`, "
+        f"`top_k={generation.top_k}`"
+    )
 
 
 def serve_command(folder: str, results: RunResults) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apbmm.export.eval_results import write_eval_results
 from apbmm.export.layer_picture import layer_picture
 from apbmm.export.mergekit_config import mergekit_config
 from apbmm.export.model_card import (
@@ -139,6 +140,7 @@ class _Export:
         if evaluation.layer_weights:
             picture = layer_picture(evaluation.layer_weights, _title(results, evaluation))
             (folder / PICTURE_FILE).write_text(picture, encoding="utf-8")
+        write_eval_results(folder, facts)
         model_card(facts).save(folder / CARD_FILE)
         return _record(facts, digest)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 import yaml  # type: ignore[import-untyped]
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from apbmm.app import app
 from apbmm.export import written_merge
@@ -33,6 +33,7 @@ FILES = {
     "README.md", "apbmm_merge.json", "config.json", "generation_config.json", "layer_weights.svg",
     "mergekit_config.yml", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
+REAL = {"kind": "vllm", "layers": None}
 ABC = "abc" + 37 * "0"
 EXACT = "bit for bit those that were evaluated"
 
@@ -123,6 +124,33 @@ def test_confirmed_figures_stand_beside_those_of_the_search(run_dir: Path, tmp_p
     search, confirmed = re.findall(r"\| sums \| 4 \| accuracy \| ([\d.]+)% ", card)
     assert (search, confirmed) == ("50.0", "25.0")
     assert "on the front of what is confirmed" in card
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_registered_benchmarks_have_a_result_for_the_hub(
+    pair: dict[str, Path], tmp_path: Path, confirmed: bool
+) -> None:
+    named = {"name": "sums", "path": "/none/sums", "questions": 4}
+    for adapter, dataset in (("gsm8k", "openai/gsm8k"), ("aime26", "MathArena/aime_2026")):
+        folder = tmp_path / adapter
+        run_dir = write_merged_run(folder, pair, benchmarks=[{**named, "adapter": adapter}])
+        if confirmed:
+            lower = answered([1.0, 0.0, 0.0, 0.0], [110, 120, 130, 140])
+            held = {"name": "sums", "adapter": adapter, "path": "/none/new"}
+            write_confirmation(run_dir, [lower], benchmarks=[held], evaluation=REAL)
+        export(run_dir, folder / "out", evaluation="e0001")
+        (file,) = (folder / "out" / ".eval_results").iterdir()
+        assert file.name == "sums.yaml"
+        (entry,) = parse_eval_result_entries(yaml.safe_load(file.read_text()))
+        assert entry.dataset_id == dataset
+        assert entry.value == (25.0 if confirmed else 50.0)
+        assert entry.date == "1970-01-01"
+        assert entry.notes is not None
+        if confirmed:
+            assert "4 questions, all questions of its data file; the search did not" in entry.notes
+        else:
+            assert "4 questions, its first 4 questions: a subset; the merge was" in entry.notes
+        assert "at most 64 new tokens" in entry.notes
 
 
 def test_without_a_choice_it_is_the_pick(

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning"
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("upload")
     sources = write_pair(folder / "sources")
-    return write_merged_run(folder, {role: sources[role] for role in ("thinking", "instruct")})
+    pair = {role: sources[role] for role in ("thinking", "instruct")}
+    registered = {"name": "sums", "adapter": "gsm8k", "path": "/none/sums"}
+    return write_merged_run(folder, pair, benchmarks=[registered])
 
 
 @pytest.fixture
@@ -48,7 +50,9 @@ def test_the_whole_folder_is_uploaded(
     out = tmp_path / "out"
     assert upload(run_dir, out, public=public) == 0
     assert hub.created == {"org/model": not public}
-    assert hub.files == {file.name: file.read_bytes() for file in out.iterdir()}
+    files = [file for file in out.rglob("*") if file.is_file()]
+    assert hub.files == {str(file.relative_to(out)): file.read_bytes() for file in files}
+    assert ".eval_results/sums.yaml" in hub.files
     assert hub.messages == ["e0001 of the apbmm run world-1"]
     assert hub.tokens == {f"Bearer {TOKEN}"}
     assert f"uploaded to {hub.address}/org/model" in capsys.readouterr().out
