@@ -223,6 +223,22 @@ def test_one_answer_is_asked_for_as_before_and_a_confirmation_draws_others(
     ]
 
 
+def test_a_right_answer_is_scored_once_and_named_by_its_row(tmp_path: Path, source: Path) -> None:
+    from apbmm_worker.evaluation.questions import prepare_benchmarks
+    from apbmm_worker.evaluation.target_scores import score_targets
+
+    rows = [{"question": str(n), "answer": answer} for n, answer in enumerate(("1", "2", "a b"))]
+    (tmp_path / "any.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = BenchmarkSection(
+        name="b", adapter="apbmm_answer", path="/not/used", repeats=REPEATS,
+        arguments={"regex": r"Answer:?\s*(\S+)"},
+    )  # fmt: skip
+    prepared = prepare_benchmarks([chosen], {"b": tmp_path}, DRAWN, source, tmp_path / "scratch")
+    (note,) = score_targets(prepared)["b"].notes
+    assert note.startswith("1 of 3 targets do not score 1")
+    assert "any.jsonl, line 3 (target 'a b'" in note
+
+
 @pytest.mark.vllm
 async def test_vllm_draws_other_answers_to_each_repetition(tmp_path: Path) -> None:
     """The demo pair at temperature 1: avg@k is the mean of the outcomes, and of EvalScope's."""

@@ -110,8 +110,12 @@ def _eval_results(facts: CardFacts) -> Iterator[EvalResult]:
                     dataset_name=benchmark.name,
                     metric_type=name,
                     metric_value=value,
-                    metric_name=metric(name).unit or name,
+                    metric_name=(metric(name).unit or name) + _avg_at_k(benchmark.repeats),
                 )
+
+
+def _avg_at_k(repeats: int) -> str:
+    return f" (avg@{repeats})" if repeats > 1 else ""
 
 
 # ---- the text ----------------------------------------------------------------------------------

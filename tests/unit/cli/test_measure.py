@@ -13,7 +13,7 @@ from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.errors import UsageError
 from merged_runs import write_confirmation
-from written_runs import answered, write_run
+from written_runs import answered, repeated_sums, write_run
 
 BODIES = {
     "thinking": answered([1.0] * 8 + [0.0] * 2, [100] * 10),
@@ -35,6 +35,24 @@ def test_a_checkpoint_is_scaled_as_the_merges_of_the_run(tmp_path: Path) -> None
     assert found.objectives == same.objectives
     assert found.figure("accuracy") == same.figure("accuracy")
     assert found.figure("tokens") == same.figure("tokens")
+
+
+def test_several_answers_to_a_question_give_the_same_figures_as_in_the_run(tmp_path: Path) -> None:
+    ends = {
+        "thinking": answered([1.0] * 8, [100] * 8, 4),
+        "instruct": answered([0.0] * 8, [10] * 8, 4),
+    }
+    merge = answered([1.0, 1.0, 0.0, 1.0] + [0.0] * 4, [40, 50, 60, 50] + [20] * 4, 4)
+    results = read_results(write_run(tmp_path, [merge], ends=ends, **repeated_sums(4)))
+    found, same = measured_result(results, "model", merge), results.evaluation("e0001")
+    for name in ("accuracy", "tokens", "truncated"):
+        figure = found.figure(name)
+        assert figure == same.figure(name)
+        assert figure is not None
+        assert figure.low is not None
+    accuracy = found.figure("accuracy")
+    assert accuracy is not None
+    assert accuracy.standard_error == pytest.approx(0.75 / 2)  # of the means 3/4 and 0
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:

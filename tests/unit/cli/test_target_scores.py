@@ -52,6 +52,9 @@ BENCHMARKS: dict[str, tuple[str, str, list[dict[str, Any]], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+REPEATS = {"regex": 4}
+
+
 def of_several_subsets(root: Path) -> list[dict[str, Any]]:
     """A list of files for ``general_qa``, a folder of subsets for ``general_mcq``."""
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hot or cold"}]
@@ -97,13 +100,13 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, RenderedB
         file.parent.mkdir()
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         section = {"name": name, "adapter": adapter, "path": str(file.parent)}
-        sections.append({**section, "arguments": arguments})
+        sections.append({**section, "arguments": arguments, "repeats": REPEATS.get(name, 1)})
     sections += of_several_subsets(root)
     table = {
         "name": "trial",
         "sources": {role: str(root / role) for role in ("thinking", "instruct")},
         "benchmarks": sections,
-        "generation": {"max_tokens": 10, "context": 900},
+        "generation": {"max_tokens": 10, "context": 900, "temperature": 0.6},
     }
     spec = parse_run(table, "the test's run file")
     return asyncio.run(render_questions(spec, root / "scratch", most=9, targets=True))
@@ -127,7 +130,7 @@ def test_one_that_cannot_be_scored_or_does_not_score_1_is_named_with_its_row(
     (fault,) = rendered["unreadable"].target_faults
     assert fault.startswith("1 of 3 targets cannot be scored when they are given as the answer")
     assert "unreadable/test.jsonl, line 2 (target '\\\\frac{', as the answer" in fault
-    (note,) = rendered["regex"].target_notes
+    (note,) = rendered["regex"].target_notes  # once, although each is asked several times
     assert note.startswith("1 of 3 targets do not score 1 when they are given as the answer")
     assert "regex/test.jsonl, line 3 (target 'two words'" in note
     assert not rendered["regex"].target_faults

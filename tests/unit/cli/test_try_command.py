@@ -10,11 +10,13 @@ import pytest
 
 from apbmm.questions.messages import RenderedQuestion
 from apbmm.try_run import command
+from apbmm.try_run.evaluation import with_few_questions
 from apbmm.try_run.records import tried_questions
 from apbmm.try_run.view import MOST_CHARACTERS, TriedBenchmark, as_json, report, shortened
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.protocol.messages import BenchmarkResult
 from commands import run, write_rehearsal
+from rehearsal_runs import run_spec
 
 ADAPTER = "gsm8k"
 
@@ -46,6 +48,20 @@ def test_the_faults_of_a_run_file_are_those_that_check_names(tmp_path: Path) -> 
     tried, checked = (run("apbmm", command, file) for command in ("try", "check"))
     assert (tried.returncode, tried.stderr) == (2, checked.stderr)
     assert "sources.thinking" in tried.stderr
+
+
+def test_each_question_is_tried_once(tmp_path: Path) -> None:
+    rows = [{"id": f"q{n}", "question": f"{n}?", "answer": "x"} for n in range(4)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    benchmarks = [
+        {"name": "own", "adapter": "apbmm_exact", "path": str(tmp_path), "repeats": 8},
+        {"name": "other", "adapter": "mmlu", "path": str(tmp_path), "repeats": 8},
+    ]
+    spec = run_spec(benchmarks=benchmarks, generation={"temperature": 0.6})
+    few = with_few_questions(spec, 2)
+    assert [(b.repeats, b.question_ids, b.questions) for b in few.benchmarks] == [
+        (1, (0, 1), None), (1, None, 2)
+    ]  # fmt: skip
 
 
 def row(name: str, index: int, **more: Any) -> str:
