@@ -68,6 +68,10 @@ def test_a_run_learns_from_an_earlier_one_and_is_resumed_without_it(site: Site) 
 
     site.run_name = "second"
     site.configure(budget={"evaluations": 8, "initial": 4})
+    step = "journal.insert/result_learnt:3"
+    dies = site.master("--learn-from", str(earlier), env={"APBMM_FAILPOINTS": f"{step}=kill"})
+    dies.dies_at(step)
+    assert site.records() == []
     killed = site.master("--learn-from", str(earlier))
     wait_for("a merge", lambda: site.done() > 1)
     assert "learnt 6 merges and both references from rehearsed-" in killed.output
@@ -84,3 +88,15 @@ def test_a_run_learns_from_an_earlier_one_and_is_resumed_without_it(site: Site) 
     assert scores_of(run_state).learnt == known.hypervolume
     assert "learnt" not in {e.purpose for e in run_state.of_budget()}
     assert run_state.count(purposes=("initial",)) == 0
+
+
+def test_a_run_ends_when_its_hypervolume_has_stopped_growing(site: Site) -> None:
+    site.configure(budget={"evaluations": 60, "initial": 4, "patience": 3, "patience_growth": 0.9})
+    site.worker("a")
+    site.worker("b")
+    master = site.master()
+    assert master.end() == 0, master.output
+    run_state = site.run_state()
+    assert run_state.finished.startswith("the hypervolume grew by ")
+    assert run_state.finished in master.output
+    assert 4 < len(run_state.completed) < 30

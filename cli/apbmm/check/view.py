@@ -192,9 +192,11 @@ def _budget(found: Inspection, spec: RunSpec) -> str:
     text += f", at most {budget.failures} failures"
     counts = [(b.repeats, found.questions.get(b.name)) for b in spec.benchmarks]
     known = [repeats * count for repeats, count in counts if count is not None]
-    if known and len(known) == len(counts) and budget.evaluations is not None:
-        text += f": {(budget.evaluations + 2) * sum(known):,} answers"
-    return text
+    if not known or len(known) < len(counts):
+        return text
+    if budget.evaluations is None:
+        return f"{text}: {sum(known):,} answers each"
+    return f"{text}: {(budget.evaluations + 2) * sum(known):,} answers"
 
 
 def size(count: float) -> str:

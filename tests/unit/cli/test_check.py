@@ -128,6 +128,17 @@ def test_a_sound_run_has_no_faults_and_a_plan(run_file: Path) -> None:
     assert rows["algorithm"] == "sobol"
 
 
+def test_a_budget_of_costs_is_told(run_file: Path) -> None:
+    limits = "[budget]\ngpu_hours = 6.5\ngenerated_tokens = 9000000\npatience = 12\n[prior]"
+    found = with_changes(run_file, {"[prior]": limits})
+    assert found.faults == []
+    assert dict(plan(found))["budget"] == (
+        "evaluations (8 of them initial) and 2 references within 6.5 GPU-hours and 9,000,000 "
+        "generated tokens, while 12 evaluations' worth of cost add more than 1.00% of hypervolume, "
+        "at most 10 failures: 2 answers each"
+    )
+
+
 def test_repeats_are_told_beside_the_questions_and_make_answers(run_file: Path) -> None:
     found = with_changes(
         run_file,
