@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from apbmm_common.datasets.demo_pair import demo_folder
+from apbmm_common.protocol.answers import answer_key
 from apbmm_common.protocol.messages import Assign, BenchmarkResult, Evaluated
 from apbmm_common.run_file import BenchmarkSection, GenerationSection, parse_run
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 from apbmm_worker.engine.driver import Completion, Prompt
+from apbmm_worker.evaluation.scoring_client import ScoringClient
 from tiny_checkpoints import write_tiny_qwen3
 
 pytestmark = [
@@ -237,6 +239,38 @@ def test_a_right_answer_is_scored_once_and_named_by_its_row(tmp_path: Path, sour
     (note,) = score_targets(prepared)["b"].notes
     assert note.startswith("1 of 3 targets do not score 1")
     assert "any.jsonl, line 3 (target 'a b'" in note
+
+
+def test_kept_answers_serve_the_repetitions_that_they_were_drawn_for(
+    tmp_path: Path, source: Path
+) -> None:
+    """A second attempt asks for the rest only, and ends with the outcomes of the first."""
+    from transformers import AutoTokenizer
+
+    client = ScoringClient(
+        [section("apbmm_exact", repeats=REPEATS)],
+        {"b": write_data(tmp_path / "data", "apbmm_exact")},
+        DRAWN,
+        source,
+        tmp_path / "scratch",
+        tmp_path / "scoring.log",
+    )
+    oracle = DrawnAnswers(AutoTokenizer.from_pretrained(source), "%s")
+    try:
+        whole = client.evaluate(oracle, tmp_path / "out", lambda *_: None)
+        asked, oracle.prompts = oracle.prompts, []
+        completions = [future.result() for future in oracle.submit(asked[:7])]
+        kept = {
+            answer_key(prompt.token_ids, prompt.seed): completion
+            for prompt, completion in zip(asked, completions, strict=False)
+        }
+        assert len(kept) == 7
+        oracle.prompts = []
+        again = client.evaluate(oracle, tmp_path / "out", lambda *_: None, kept)
+    finally:
+        client.close()
+    assert oracle.prompts == asked[7:]
+    assert again.benchmarks == whole.benchmarks
 
 
 @pytest.mark.vllm
