@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from apbmm.export.flags import ExportRequest
 from apbmm.merge.flags import MergeRequest
-from apbmm.merge.places import output_folder, require_room
+from apbmm.merge.places import RECIPE, output_folder, require_room
 from apbmm.pick.choice import choose, preference_of
 from apbmm.pick.flags import NO_PREFERENCE
 from apbmm.results.run_directories import find_run
@@ -150,7 +150,7 @@ def _size(folders: dict[str, SourceFolder], request: ExportRequest) -> int:
 def _print(
     results: RunResults, folders: dict[str, SourceFolder], order: Order, written: Written
 ) -> None:
-    from apbmm.export.model_card import serve_command
+    from apbmm.export.model_card import CONFIG_FILE, serve_command
     from apbmm.pick.remarks import against
     from apbmm.results.words import REHEARSAL
 
@@ -167,7 +167,8 @@ def _print(
     unknown = [role for role, each in folders.items() if not each.hub_id]
     if unknown:
         lines.append(
-            f"  the card names no base_model for {', '.join(unknown)}: --base-model NAME=ORG/MODEL"
+            f"  the card names no base_model for {', '.join(unknown)}, and {CONFIG_FILE} and "
+            f"{RECIPE} have the folder of this host: --base-model NAME=ORG/MODEL"
         )
     lines.append(f"  serve it: {serve_command(str(order.out), results)}")
     print("\n".join(lines))  # noqa: T201

@@ -335,7 +335,7 @@ def _making(facts: CardFacts) -> Iterator[str]:
         f"seed {spec.seed}"
     )
     begun = datetime.fromtimestamp(evaluation.begun_at or results.begun_at, UTC)
-    yield f"- evaluated: {begun:%Y-%m-%d}, worker {evaluation.worker or 'unknown'}"
+    yield f"- evaluated: {begun:%Y-%m-%d}"
     yield f"- versions: {', '.join(f'{n} {v}' for n, v in versions(results, evaluation).items())}"
     yield (
         f"- [{RECIPE}]({RECIPE}) has the vector, the rule and the digests of the "

@@ -179,7 +179,7 @@ def _record(facts: CardFacts, digest: str) -> dict[str, Any]:
         "evaluation": evaluation.id,
         "point": evaluation.vector,
         "sources": {
-            role: {"folder": str(each.folder.resolve()), "hub_id": each.hub_id or None}
+            role: {"hub_id": each.hub_id} if each.hub_id else {"folder": str(each.folder.resolve())}
             for role, each in facts.sources.items()
         },
         "weights_digest": digest,

@@ -91,6 +91,9 @@ def test_the_cards_figures_are_the_journals(run_dir: Path, tmp_path: Path) -> No
     export(run_dir, out, evaluation="e0002", base_models=["thinking=org/think"])
     card = ModelCard.load(out / "README.md")
     assert card.data.base_model == ["org/think"]
+    thinking, instruct = (record(out)["sources"][role] for role in ("thinking", "instruct"))
+    assert thinking == {"hub_id": "org/think"}  # and nothing of this host
+    assert list(instruct) == ["folder"]
     assert card.data.get("base_model_relation") == "merge"
     assert card.data.license == "apache-2.0"
     assert {"merge", "apbmm"} <= set(card.data.tags)
