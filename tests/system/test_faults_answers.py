@@ -108,7 +108,11 @@ def test_workers_killed_at_random_never_lose_what_was_acknowledged(
     site: Site, record_property: Recorder
 ) -> None:
     kills, dice = scaled(60, 4), random.Random(5)
-    site.configure(budget=BUDGET, evaluation={"rehearsal_seconds": 12.0})
+    evaluations = 2 + kills // 3
+    site.configure(
+        budget={"evaluations": evaluations, "initial": evaluations},
+        evaluation={"rehearsal_seconds": 12.0},
+    )
     worker, master = site.worker("a"), site.master()
     wait_for("the master", (site.run_dir / "status.json").is_file)
     killed: set[Attempt] = set()
@@ -118,7 +122,7 @@ def test_workers_killed_at_random_never_lose_what_was_acknowledged(
         worker.kill()
         worker = site.worker("a")
     assert master.end() == 0, master.output
-    site.assert_whole(2)
+    site.assert_whole(evaluations)
     assert_as_undisturbed(site)
     again = 0
     for name in {lease.evaluation for lease in site.events(Leased)} - {"measure"}:

@@ -15,7 +15,7 @@ BUDGET_PURPOSES: tuple[Purpose, ...] = ("initial", "search")
 VECTOR_FAILURES_ALLOWED = 1
 """Attempts that may fail because of the vector before its evaluation is given up."""
 LOST_WORKERS_LIMIT = 5
-"""An evaluation of the budget fails when so many workers were lost while they worked on it.
+"""An evaluation of the budget fails when so many workers were lost on it without a new answer.
 
 Each of them is another boot. A worker is lost when its process, its host or its connection ends
 without a word.
@@ -27,7 +27,8 @@ class Attempt:
     """One lease of an evaluation. Times are wall-clock seconds, for reports and the budget only.
 
     ``kept``: how many answers of earlier attempts its worker need not ask for. ``worker_lost``: its
-    worker had begun the evaluation and was not heard again.
+    worker had begun the evaluation and was not heard again. ``kept_at_loss``: how many were kept
+    then.
     ``gpu_seconds``: what it cost, once it has ended; see `spending.Spending`.
     """
 
@@ -45,6 +46,12 @@ class Attempt:
     hint: str = ""
     worker_lost: bool = False
     gpu_seconds: float = 0.0
+    kept_at_loss: int = 0
+
+    @property
+    def lost_in_vain(self) -> bool:
+        """Whether its worker was lost before it had brought the evaluation further."""
+        return self.worker_lost and self.kept_at_loss <= self.kept
 
     @property
     def active(self) -> bool:
@@ -96,8 +103,11 @@ class Evaluation:
 
     @property
     def lost_workers(self) -> int:
-        """How many workers were lost while they worked on it."""
-        return sum(attempt.worker_lost for attempt in self.attempts)
+        """How many workers were lost on it without a new answer.
+
+        Preempted workers bring it to its end all the same, where each of them brings answers.
+        """
+        return sum(attempt.lost_in_vain for attempt in self.attempts)
 
     @property
     def reached_lost_workers_limit(self) -> bool:
@@ -121,7 +131,7 @@ class Evaluation:
         """Why it gets no further attempt; empty while it may have one."""
         if self.vector_failure or not self.reached_lost_workers_limit:
             return self.vector_failure
-        names = ", ".join(sorted({a.worker for a in self.attempts if a.worker_lost}))
+        names = ", ".join(sorted({a.worker for a in self.attempts if a.lost_in_vain}))
         return (
             f"{self.lost_workers} workers were lost while they evaluated it ({names}): the merge "
             "may have taken their hosts down, or they were preempted (hint: look at the logs of "

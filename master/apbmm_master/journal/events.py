@@ -177,7 +177,7 @@ class Lost(Event):
     """A lease ended without a result; the evaluation is queued again.
 
     ``vanished``: its worker was lost, that is, it ended or fell silent without a word. Otherwise
-    the worker gave the lease back.
+    the worker gave the lease back. ``kept``: how many answers of the evaluation were kept then.
     """
 
     event: Literal["lost"] = "lost"
@@ -185,6 +185,7 @@ class Lost(Event):
     lease: str
     reason: str
     vanished: bool = False
+    kept: int = 0
 
 
 class ResultRecorded(Event):

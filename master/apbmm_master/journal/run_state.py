@@ -344,13 +344,14 @@ class RunState:
     def _lose(self, event: Lost, time: float) -> None:
         evaluation, attempt = self._leased(event.lease)
         attempt.worker_lost = event.vanished and attempt.state is AttemptState.RUNNING
+        attempt.kept_at_loss = event.kept
         attempt.state = move_attempt(attempt.state, AttemptState.LOST)
         attempt.message = event.reason
         self._end_attempt(attempt, time)
         if attempt.worker_lost:
             self._with_failed_attempts[evaluation.id] = None
         self._set_state(evaluation, EvaluationState.QUEUED)
-        if attempt.worker_lost and evaluation.lost_workers == LOST_WORKERS_LIMIT:
+        if attempt.lost_in_vain and evaluation.lost_workers == LOST_WORKERS_LIMIT:
             # The method is told here and not at the EvaluationFailed that follows. Earlier versions
             # wrote no such event, but told the method here, and `Proposed.calls` of later asks in
             # their journals counts that call.

@@ -56,7 +56,16 @@ class LeaseDispatch:
         """Record the events of one decision."""
         match decision:
             case GiveUpLease(evaluation, lease, reason):
-                self._record(Lost(evaluation=evaluation, lease=lease, reason=reason, vanished=True))
+                kept = self._kept(evaluation).answers
+                self._record(
+                    Lost(
+                        evaluation=evaluation,
+                        lease=lease,
+                        reason=reason,
+                        vanished=True,
+                        kept=kept,
+                    )
+                )
             case RemoveWorker(name):
                 worker = self._fleet.workers[name]
                 self._record(

@@ -15,7 +15,7 @@ from apbmm_master.optimiser.client import history_of, pending_evaluations, searc
 from apbmm_master.optimiser.process import AskRequest, OptimiserSession
 from apbmm_master.scheduling.policy import FinishRun, Situation, initial_missing
 from apbmm_master.status.snapshot import journal_snapshot
-from protocol_world import Sim, World, world_spec
+from protocol_world import PROMPTS, Sim, World, world_spec
 
 BUDGET = {"evaluations": 6, "initial": 2, "failures": 2}
 
@@ -166,6 +166,24 @@ def test_workers_that_say_goodbye_are_not_lost() -> None:
         worker = goes_down(world, worker)
     assert world.run_state.evaluations["e0001"].lost_workers == 0
     assert len(world.run_state.evaluations["e0001"].attempts) > LOST_WORKERS_LIMIT
+
+
+def test_workers_that_bring_answers_before_they_are_lost_do_not_count() -> None:
+    """A fleet that is preempted often gets through a long evaluation, bit by bit."""
+    world, worker = at_work(algorithm={"name": "sobol"})
+    for number in range(len(PROMPTS)):
+        assert worker.held is not None
+        assert (worker.held.evaluation, worker.held.kept) == ("e0001", number)
+        world.pass_time(2)  # in which it fetches what is kept
+        worker.answer()
+        world.pass_time(2)
+        worker = goes_down(world, worker)
+    evaluation = world.run_state.evaluations["e0001"]
+    assert len(evaluation.attempts) > LOST_WORKERS_LIMIT
+    assert evaluation.lost_workers == 0
+    lose_workers(world, worker)
+    assert failed(world.run_state) == [evaluation], "there was nothing left to answer"
+    assert RunState().replay(world.stored) == world.run_state
 
 
 def test_references_never_fail_for_lost_workers() -> None:
