@@ -31,6 +31,11 @@ STEPS = [
     *(f"send.{step}/answers_ack" for step in ("before", "after")),
 ]
 
+WORKER_STEPS = [
+    "send.before/answers:2", "send.after/answers:2", "send.before/answers_wanted",
+    "send.after/answers_wanted", "send.before/answers", "send.after/answers",
+]  # fmt: skip
+
 
 def kept(site: Site, least: int = 1) -> tuple[str, int]:
     """An evaluation of which at least so many answers are kept, and how many those are."""
@@ -136,6 +141,27 @@ def test_workers_killed_at_random_never_lose_what_was_acknowledged(
     record_property(
         "figures",
         f"worker killed {kills} times, {again} attempts gone on with: no kept answer asked again",
+    )
+
+
+def test_a_worker_killed_at_every_step_with_answers_loses_those_in_flight_alone(
+    site: Site, record_property: Recorder
+) -> None:
+    site.configure(budget=BUDGET, evaluation={"rehearsal_seconds": 12.0})
+    master = site.master()
+    for step in WORKER_STEPS:
+        site.worker("a", env={"APBMM_FAILPOINTS": f"{step}=kill"}).dies_at(step)
+    site.worker("a")
+    assert master.end() == 0, master.output
+    site.assert_whole(2)
+    assert_as_undisturbed(site)
+    for name in site.attempts().keys() - {"measure"}:
+        counts = taken(site, name)
+        assert counts == sorted(counts), "an acknowledged answer was lost"
+        assert spared(site, name) == counts[-1]
+    assert max(site.attempts().values()) > 1
+    record_property(
+        "figures", f"worker killed at {len(WORKER_STEPS)} steps of answers: none was asked again"
     )
 
 
