@@ -71,14 +71,19 @@ def demo_runs(path: Path = DEMO) -> dict[str, list[Merges]]:
 
 
 def extract(run_dirs: list[Path], path: Path) -> None:
-    """Write the outcomes of runs with the same questions as one compressed file."""
+    """Write the outcomes of runs with the same questions as one compressed file.
+
+    The first two merges are the references.
+    """
     arrays: dict[str, Any] = {}
     names = []
     for number, run_dir in enumerate(run_dirs):
         state = RunState().replay(read_journal(run_dir))
         rows = read_outcomes(run_dir)
-        merges = [name for name in state.completed if state.evaluations[name].vector]
-        vectors = [state.evaluations[name].vector for name in merges]
+        searched = [state.evaluations[name] for name in state.completed]
+        size = len(searched[0].vector)
+        vectors = [np.zeros(size), np.ones(size), *(each.vector for each in searched)]
+        merges = ["instruct", "thinking", *(each.id for each in searched)]
         arrays[f"{number}/vectors"] = np.array(vectors, dtype=np.float32)
         for benchmark in sorted({row.benchmark for row in rows}):
             answers = {

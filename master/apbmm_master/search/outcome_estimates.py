@@ -52,6 +52,8 @@ PRIOR_ERRORS = 5.0
 """How many errors of the expected size are added to those that correct a variance."""
 CAUTION = 20.0
 """With so many earlier merges their errors count half when candidates are weighted."""
+ANSWERS_PER_MERGE = 4.0
+"""How many answers tell the plain mean and the regression as much as a merge tells the others."""
 LEAST_VARIANCE = 0.05
 """Of a question, as a share of the mean over questions: merges may differ where none has yet."""
 LENGTHSCALES, NUGGETS = (0.1, 0.2, 0.4, 0.8, 1.6), (0.02, 0.1, 0.4, 1.6)
@@ -60,6 +62,10 @@ VAGUE = 100.0
 """Variance of the kriging's unknown mean, in the same units."""
 FEWEST_VECTORS = 6
 """Earlier merges from which on kriging is tried."""
+PARTICULAR_SHARE = 0.7
+"""r where variances of merges are learned. Between 0.4 and 0.95 it changes little."""
+PRIOR_ANSWERS = 30.0
+"""How many answers' worth of evidence the variance of all merges has for that of one."""
 LONGEST = 10.0
 """No answer is expected to be longer than so many times the longest that was seen."""
 SWEEPS, DAMPING = 8, 0.7
@@ -170,6 +176,37 @@ def estimate(earlier: Outcomes, answers: Answers) -> BenchmarkEstimate:
     return BenchmarkEstimate(_estimated(scores), _estimated(tokens))
 
 
+def particular_variances(values: Array) -> Array:
+    """Variance (n,) of each merge's mean over Q questions that it shares with no other merge.
+
+    `values` (n, Q), n >= 2, are scores or tokens of merges that have answered all questions. The
+    variance is that of a surrogate's noise, for the search compares merges on the same questions:
+
+    - at temperature 0 the means over these questions have no sampling error at all;
+    - as estimates of means over all questions that might be asked, their errors are alike for all
+      merges, or for similar ones. Neither changes which of two merges is the better;
+    - what is left is particular to a merge and a question. A smooth function of the vector cannot
+      predict it, and averaging over Q questions leaves it with this variance: the mean square of
+      what an answer differs from its prediction by all other answers, over Q.
+
+    With few merges little of what they share can be told, and the variance is nearly that of
+    independent questions. Raises WrongShapeError for fewer than two merges.
+    """
+    if values.ndim != 2 or len(values) < 2:
+        raise WrongShapeError("values must be an (n, Q) array of two merges or more")
+    size = values.shape[1]
+    shares = bool((values >= 0.0).all() and (values <= 1.0).all())
+    nothing = np.full(size, np.nan)
+    case = _Case(values, nothing, np.zeros(size), None, shares)
+    centre = _centres(values, None)[0]
+    variances = _question_variances(values, centre.residuals, shares)
+    share = PARTICULAR_SHARE if len(values) > 2 else 0.0
+    model = _Gaussian.of(values, centre, variances, share, case, log=False)
+    squares = (model.particular() ** 2).sum(axis=1)
+    pooled = (squares + PRIOR_ANSWERS * squares.mean() / size) / (PRIOR_ANSWERS + size)
+    return np.asarray(pooled / size)
+
+
 @dataclass(frozen=True)
 class _Case:
     """What is known of one quantity.
@@ -202,7 +239,9 @@ class _Candidate:
 
     - `sums`, `variances` (n,): for each earlier merge, estimated from the others;
     - `final`: mean and variance for this merge;
-    - `prior`: its weight before anything is known. That of each kind of candidate is 1.
+    - `prior`: its weight before the errors are known. Each kind of candidate has 1 in all; the
+      plain mean and the regression have more where they have learned from many answers, and the
+      others from few merges.
     """
 
     sums: Array
@@ -301,6 +340,7 @@ def _regression(values: Array, difficulty: Array, done: Mask, case: _Case) -> _C
         predicted[:-1].sum(axis=1),
         variances[:-1],
         lambda: (float(final.sum()), float(variances[-1])),
+        max(1.0, answered / (ANSWERS_PER_MERGE * max(len(case.rows), 1))),
     )
 
 
@@ -309,7 +349,9 @@ def _gaussian(case: _Case) -> list[_Candidate]:
     if not len(case.rows):
         return []
     found = []
-    for log in (False,) if case.shares else (False, True):
+    # Tokens differ in scale more than in level, which two merges cannot show.
+    scales = (False,) if case.shares else (False, True) if len(case.rows) > 2 else (True,)
+    for log in scales:
         rows = _filled(_log(case.rows) if log else case.rows)
         shares = SHARES if len(rows) > 2 else SHARES[:1]
         for centre in _centres(rows, case.vectors):
@@ -443,6 +485,24 @@ def _question_variances(rows: Array, residuals: Array, shares: bool) -> Array:
 
 
 @dataclass(frozen=True)
+class _WithoutEach:
+    """The posterior of f for each earlier merge without its own column.
+
+    `mean` (n, k); the covariance is `covariance` (k, k) less the outer product of the merge's row
+    of `removed` (n, k).
+    """
+
+    covariance: Array
+    removed: Array
+    mean: Array
+
+    def variances(self, columns: Array) -> Array:
+        """Variance (n, q) of f times each of `columns` (k, q)."""
+        together = ((self.covariance @ columns) * columns).sum(axis=0)
+        return np.asarray(together - (self.removed @ columns) ** 2)
+
+
+@dataclass(frozen=True)
 class _Gaussian:
     """The model of the module's docstring with one centre and one share r, on one scale.
 
@@ -485,37 +545,53 @@ class _Gaussian:
         )
         return np.asarray(np.exp(np.minimum(exponent, seen + math.log(LONGEST))))
 
-    def left_out(self) -> tuple[Array, Array]:
-        """Mean and variance (n,) of the sum over unanswered questions of each earlier merge.
+    def _without_each(self, done: Mask) -> _WithoutEach:
+        """f given each earlier merge's answers to `done`, without its own column.
 
         The sample covariance without merge i is that of f with no part in the direction
         e_i - 1 / n, so that conditioning f on that leaves the merge out exactly. Its part in v
         stays.
         """
+        count = len(self.rows)
+        weighted = self.columns[:, done] / self.noise[done]
+        precision = np.eye(count + 1) + weighted @ self.columns[:, done].T
+        covariance = np.asarray(np.linalg.inv(precision))
+        directions = np.eye(count, count + 1)
+        directions[:, :count] -= 1.0 / count
+        moved = directions @ covariance
+        along = np.maximum((moved * directions).sum(axis=1), TINY)
+        mean = self.centre.residuals[:, done] @ weighted.T @ covariance
+        mean -= ((mean * directions).sum(axis=1) / along)[:, None] * moved
+        return _WithoutEach(covariance, moved / np.sqrt(along)[:, None], mean)
+
+    def left_out(self) -> tuple[Array, Array]:
+        """Mean and variance (n,) of the sum over unanswered questions of each earlier merge."""
         done, count = self.case.done, len(self.rows)
-        answered, missing = self.columns[:, done], self.columns[:, ~done]
-        weighted = answered / self.noise[done]
-        posterior = np.linalg.inv(np.eye(count + 1) + weighted @ answered.T)
-        away = np.eye(count, count + 1)
-        away[:, :count] -= 1.0 / count
-        moved = away @ posterior
-        along = np.maximum((moved * away).sum(axis=1), TINY)
-        factors = self.centre.residuals[:, done] @ weighted.T @ posterior
-        factors -= ((factors * away).sum(axis=1) / along)[:, None] * moved
+        factors = self._without_each(done)
+        missing, noise = self.columns[:, ~done], self.noise[~done]
         base = (self.rows - self.centre.residuals)[:, ~done]
-        ratios, noise = self.centre.ratios[:count], self.noise[~done]
+        ratios = self.centre.ratios[:count]
         if self.log:
-            spread = ((posterior @ missing) * missing).sum(axis=0) + noise
-            spread = spread - (moved @ missing) ** 2 / along[:, None]
-            slope = self._exponential(base + factors @ missing + 0.5 * spread * ratios[:, None])
+            spread = factors.variances(missing) + noise
+            exponent = base + factors.mean @ missing + 0.5 * spread * ratios[:, None]
+            slope = self._exponential(exponent)
             sums, reach, own = slope.sum(axis=1), slope @ missing.T, slope**2 @ noise
         else:
             total = missing.sum(axis=1)
-            sums, reach = base.sum(axis=1) + factors @ total, np.tile(total, (count, 1))
+            sums, reach = base.sum(axis=1) + factors.mean @ total, np.tile(total, (count, 1))
             own = np.full(count, noise.sum())
-        variances = ((reach @ posterior) * reach).sum(axis=1)
-        variances -= (reach * moved).sum(axis=1) ** 2 / along
-        return sums, (variances + own) * ratios
+        shared = ((reach @ factors.covariance) * reach).sum(axis=1)
+        shared -= (reach * factors.removed).sum(axis=1) ** 2
+        return sums, (shared + own) * ratios
+
+    def particular(self) -> Array:
+        """What each answer (n, Q) differs from its prediction by all other answers.
+
+        The merge's own answers to the other questions count, its column does not.
+        """
+        factors = self._without_each(np.ones(self.rows.shape[1], dtype=np.bool_))
+        residuals = self.centre.residuals - factors.mean @ self.columns
+        return np.asarray(residuals / (1.0 - factors.variances(self.columns) / self.noise))
 
     def final(self) -> tuple[float, float]:
         """Mean and variance of the sum over the unanswered questions of this merge."""

@@ -7,7 +7,12 @@ import pytest
 
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SearchError, WrongShapeError
-from apbmm_master.search.outcome_estimates import Answers, Outcomes, estimate
+from apbmm_master.search.outcome_estimates import (
+    Answers,
+    Outcomes,
+    estimate,
+    particular_variances,
+)
 from demo_outcomes import demo_outcomes
 
 
@@ -161,3 +166,37 @@ def test_real_merges_are_estimated_better_than_by_the_plain_mean(answered: int) 
     ours, plain = np.sqrt(np.mean(np.square(errors), axis=0))
     assert ours < 0.5 * plain
     assert np.mean(inside) > 0.85
+
+
+def test_variances_leave_out_what_merges_share() -> None:
+    """Levels of merges and questions, and a skill that some questions need, are no noise."""
+    rng = np.random.default_rng(7)
+    shared = rng.normal(size=(40, 1)) + 3.0 * rng.normal(size=200)
+    shared = shared + rng.normal(size=(40, 1)) * rng.normal(size=200)
+    values = shared + 0.5 * rng.normal(size=(40, 200))
+    found = particular_variances(values)
+    assert found.mean() == pytest.approx(0.25 / 200, rel=0.2)
+    assert values.var(axis=1).mean() / 200 > 30 * found.mean()
+
+
+def test_a_noisy_merge_has_a_larger_variance() -> None:
+    rng = np.random.default_rng(8)
+    noise = np.where(np.arange(20) == 3, 2.0, 0.5)[:, None]
+    values = rng.normal(size=300) + noise * rng.normal(size=(20, 300))
+    found = particular_variances(values)
+    assert found.argmax() == 3
+    assert found[3] == pytest.approx(4.0 / 300, rel=0.3)
+
+
+def test_real_merges_share_most_of_their_noise() -> None:
+    """The variance of differences of similar merges is a fifth of what binomial ones say."""
+    for benchmark in ("chain", "trail"):
+        scores = demo_outcomes(benchmark)[0].scores
+        binomial = scores.var(axis=1).mean() / scores.shape[1]
+        assert 0.1 < particular_variances(scores).mean() / binomial < 0.25
+
+
+def test_variances_need_two_merges() -> None:
+    assert particular_variances(np.array([[0.0, 1.0, 1.0], [0.0, 1.0, 0.0]])).shape == (2,)
+    with pytest.raises(WrongShapeError, match="two merges"):
+        particular_variances(np.zeros((1, 5)))
