@@ -8,8 +8,8 @@ answered questions and with a regression on the questions' difficulty (the share
 the earlier merges), on merges that it has not seen:
 
 - real: three searches of the demo pair with the real vLLM, 40 evaluations each. The merges of one
-  search are the earlier ones, all or the first twelve of them, and those of the others are
-  estimated. `extract` makes the file of their outcomes from run directories;
+  search and the two sources are the earlier ones, all or the first twelve of them, and those of
+  the next search are estimated. `extract` makes the file of their outcomes from run directories;
 - simulated, at the paper's scale: 130 questions, answers of up to 35,000 tokens with heavy tails,
   longer for harder questions, for merges with higher accuracy and for wrong answers; item-response
   scores with several skills.
@@ -187,9 +187,7 @@ def settings(options: argparse.Namespace) -> Iterator[tuple[str, list[tuple[Merg
         for first in (None, 12):
             pairs = [
                 (run.some(slice(first)), other.some(slice(2, None)))
-                for run in runs
-                for other in runs
-                if other is not run
+                for run, other in zip(runs, runs[1:] + runs[:1], strict=True)
             ]
             count = len(pairs[0][0].scores)
             yield f"real, benchmark {benchmark}, {count} earlier merges", pairs
