@@ -1,0 +1,125 @@
+"""Merges measured in steps: how far a merge is measured before the next choice, and what is chosen.
+
+All merges answer the questions in one fixed order. After each step of that order a merge may pause:
+it keeps its answers, and its objectives in full are an estimate with a variance. This module holds
+the choices and knows nothing of workers:
+
+- `certainly_beaten`: the exact bound, after which nothing more can be gained;
+- `promoted`: which paused merge goes on, by asynchronous successive halving (Li et al., 2020, arXiv
+  1810.05934) with the expected gain in hypervolume in place of a loss;
+- `reserve` and `completed_next`: the end of the budget, which completes the recommended front;
+- `audited`: the pauses that are completed all the same, so that estimates can be checked.
+
+Objectives are maximised. Costs have any one unit, tokens or seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr
+
+from apbmm_master.search.arrays import Array
+from apbmm_master.search.errors import WrongShapeError
+from apbmm_master.search.pareto import front
+
+SMALLEST_DEVIATION = 1e-9
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A merge measured in part that nobody measures now.
+
+    - `mean`, `deviation` (m,): of the objectives that it would have if it were measured in full;
+    - `step`: how many steps it has completed, at least 1;
+    - `cost`: what its other questions are expected to cost, another hot-load included.
+    """
+
+    mean: Array
+    deviation: Array
+    step: int
+    cost: float
+
+
+def step_ends(questions: int, shares: Sequence[float]) -> tuple[int, ...]:
+    """How many questions are answered after each step; the last step ends with all of them."""
+    ends = {max(1, round(share * questions)) for share in shares if share < 1.0}
+    return (*sorted(end for end in ends if end < questions), questions)
+
+
+def expected_gain(mean: Array, deviation: Array, measured: Array, reference: Array) -> Array:
+    """Expected hypervolume improvement (b,) of two independent Gaussian objectives, exact.
+
+    `mean`, `deviation` (b, 2); `measured` (n, 2) are the points whose front is improved, above
+    `reference` (2,). Over the strips between neighbours of the front the improvement is a product
+    of one function of each objective (Yang et al., 2019, doi 10.1016/j.swevo.2018.10.007). Raises
+    WrongShapeError for another number of objectives.
+    """
+    if mean.shape[1] != 2:
+        raise WrongShapeError(f"the expected gain is for two objectives, not {mean.shape[1]}")
+    points = measured.reshape(-1, 2)
+    points = points[(points > reference).all(axis=1)]
+    points = np.unique(points[front(points)], axis=0)
+    lefts = np.concatenate([reference[:1], points[:, 0]])
+    floors = np.concatenate([points[:, 1], reference[1:]])
+    beyond = _expected_excess(mean[:, :1], deviation[:, :1], lefts)
+    widths = beyond - np.concatenate([beyond[:, 1:], np.zeros((len(mean), 1))], axis=1)
+    heights = _expected_excess(mean[:, 1:], deviation[:, 1:], floors)
+    return np.asarray((widths * heights).sum(axis=1))
+
+
+def _expected_excess(mean: Array, deviation: Array, bounds: Array) -> Array:
+    """E max(Y - bound, 0) of Gaussian Y."""
+    spread = np.maximum(deviation, SMALLEST_DEVIATION)
+    scaled = (mean - bounds) / spread
+    density = np.exp(-0.5 * scaled**2) / np.sqrt(2.0 * np.pi)
+    return np.asarray((mean - bounds) * ndtr(scaled) + spread * density)
+
+
+def certainly_beaten(best: Array, measured: Array) -> bool:
+    """Whether a measured merge dominates or equals `best` (m,), the best that a merge can reach.
+
+    At temperature 0 that is: every unanswered question right, and no token more than has been
+    generated. So a member of the front of full measurements is never lost.
+    """
+    return bool((measured.reshape(-1, len(best)) >= best).all(axis=1).any())
+
+
+def promoted(
+    paused: Sequence[Paused], reached: Sequence[int], gains: Array, share: float = 0.5
+) -> int | None:
+    """Index of the paused merge that goes on to its next step; None: begin a new vector instead.
+
+    `reached[s]` counts the merges that have completed s steps, or go on to step s now;
+    `reached[0]` those that were begun. At most `share` of those that completed a step go on; of the
+    paused ones the one with the largest of `gains` (p,), where that is above 0. Later steps first.
+    """
+    for step in range(len(reached) - 2, 0, -1):
+        if reached[step + 1] >= share * reached[step]:
+            continue
+        there = [i for i, merge in enumerate(paused) if merge.step == step and gains[i] > 0.0]
+        if there:
+            return max(there, key=lambda i: float(gains[i]))
+    return None
+
+
+def reserve(paused: Sequence[Paused], measured: Array) -> float:
+    """What it is expected to cost to complete the front of all estimates and measurements."""
+    if not paused:
+        return 0.0
+    means = np.stack([merge.mean for merge in paused])
+    on_front = front(np.concatenate([means, measured.reshape(-1, means.shape[1])]))
+    return float(sum(paused[i].cost for i in on_front if i < len(paused)))
+
+
+def completed_next(paused: Sequence[Paused], gains: Array, left: float) -> int | None:
+    """Index of the paused merge with the largest gain per cost that the budget's rest allows."""
+    allowed = [i for i, merge in enumerate(paused) if merge.cost <= left and gains[i] > 0.0]
+    return max(allowed, key=lambda i: float(gains[i]) / paused[i].cost, default=None)
+
+
+def audited(seed: int, evaluation: int, share: float = 0.1) -> bool:
+    """Whether this evaluation is completed although it would pause; drawn once, repeatable."""
+    return bool(np.random.default_rng([seed, evaluation]).random() < share)
