@@ -1,4 +1,4 @@
-"""Simulated answers of merges to two benchmarks at the paper's scale, and an engine's time for them.
+"""Simulated answers of merges at the paper's scale, and the time that an engine takes for them.
 
 **Merges.** A vector x has a capability c(x) and a verbosity v(x), both 0 at x = 0 (the cheap model)
 and 1 at x = 1 (the thinking one). The families are those of `merge_landscapes`, and two more:
@@ -10,10 +10,10 @@ and 1 at x = 1 (the thinking one). The families are those of `merge_landscapes`,
 
 **Questions.** 100 of `gpqa` and 30 of `aime`, as in the paper. A merge solves question q where
 
-    a_q (theta(c) - d_q) + s_q(x) + noise * e > 0,    e ~ Logistic(0, 1) for each merge and question,
+    a_q (theta(c) - d_q) + s_q(x) + noise * e > 0,    e ~ Logistic(0, 1) of each merge and question,
 
-with difficulty d_q ~ N(0, 1.3^2), discrimination a_q = 3 exp(N(0, .3^2)), and a smooth function s_q
-of the vector (16 random waves, standard deviation about 1.2). The tokens of an answer are
+with difficulty d_q ~ N(0, 1.3^2), discrimination a_q = 3 exp(N(0, .3^2)), and a smooth function
+s_q of the vector (16 random waves, standard deviation about 1.2). The tokens of an answer are
 
     exp(mu(v) + (.6 + .4 v) l_q + t_q(x) + .2 [not solved] + .45 min(1, 1.5 noise) N(0, 1)),
 
@@ -57,7 +57,7 @@ class AnswerWorld:
         rng = np.random.default_rng([zlib.crc32(family.encode()), seed, 99])
         if family == "network":
             self._hidden = rng.normal(size=(2, dimensions, 8)) * 2.5 / np.sqrt(dimensions)
-            self._output = rng.normal(size=(2, 8)) * 0.25
+            self._output = rng.normal(size=(2, 8)) * 0.07
         else:
             name = "switching" if family == "calibrated" else family
             self._landscape = Landscape(name, seed, dimensions)
@@ -107,7 +107,7 @@ class AnswerWorld:
         c, v = self._landscape._latent(x)
         if self.family == "calibrated":
             valley = float(self._landscape.capability @ np.sin(np.pi * x) ** 2)
-            c, v = c - 0.15 * valley, v + 0.1 * valley
+            c, v = c - 0.12 * valley, v + 0.08 * valley
         return c, v
 
     def _network(self, k: int, x: Array) -> float:
@@ -145,7 +145,9 @@ class AnswerWorld:
 
 def means(scores: Array, tokens: Array) -> Array:
     """Accuracy of both benchmarks, then mean tokens of both (4,)."""
-    return np.array([values[BENCHMARK == k].mean() for values in (scores, tokens) for k in (0, 1)])
+    return np.array(
+        [values[np.equal(BENCHMARK, k)].mean() for values in (scores, tokens) for k in (0, 1)]
+    )
 
 
 def objectives(raw: Array) -> Array:
@@ -167,16 +169,18 @@ def variances(raw: Array) -> Array:
 
 
 def question_order(seed: int) -> npt.NDArray[np.intp]:
-    """One random order of all questions, every prefix of which has both benchmarks in proportion."""
+    """One random order of all questions; each prefix has both benchmarks in proportion."""
     rng = np.random.default_rng([5, seed])
     return np.argsort(np.concatenate([(rng.permutation(n) + rng.random()) / n for n in SIZES]))
 
 
 def engine_seconds(tokens: Array, lanes: int) -> float:
-    """Time for these answers in order, at most `lanes` at once: 10 ms a decode step, and 0.7 ms more
-    for each answer in it.
+    """Time for these answers in order, at most `lanes` at once.
+
+    A decode step takes 10 ms, and 0.7 ms more for each answer in it.
     """
-    waiting, running, clock = list(tokens[::-1]), [], 0.0
+    waiting, clock = list(tokens[::-1]), 0.0
+    running: list[float] = []
     while waiting or running:
         while waiting and len(running) < lanes:
             running.append(waiting.pop())
