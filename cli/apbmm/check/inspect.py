@@ -34,6 +34,7 @@ from apbmm_common.checkpoint.headers import (
 )
 from apbmm_common.checkpoint.identical_layers import identical_layers
 from apbmm_common.checkpoint.remote_code import own_code, require_code
+from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.checkpoint.vocabularies import vocabulary_size, with_common_vocabulary
 from apbmm_common.datasets.benchmark_folders import LAYOUTS, layout_of, places_of, select_questions
@@ -54,6 +55,7 @@ from apbmm_common.run_file.load import read_table
 from apbmm_common.run_file.schema import paths_in
 from apbmm_worker.engine.kinds import require_kind
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
 NO_SEARCH = (
     "this host cannot run apbmm-master: pip install '.[master]', in the folder of apbmm's sources, "
     "adds what it needs"
@@ -149,7 +151,10 @@ def inspect_questions(found: Inspection, *, required: bool, allowed_code: bool =
     for name, benchmark in found.rendered.items():
         notes = rendered_notes(benchmark, found.first_questions.get(name))
         notes += benchmark.target_notes
-        found.faults += [f"benchmark {name}: {fault}" for fault in benchmark.target_faults]
+        faults = list(benchmark.target_faults)
+        if benchmark.distinct == 1 < benchmark.count:
+            faults.append("all its questions have the same prompt; a template leaves them out")
+        found.faults += [f"benchmark {name}: {fault}" for fault in faults]
         found.notes += [f"benchmark {name}: {note}" for note in notes]
 
 
@@ -219,6 +224,13 @@ def _inspect_engine(found: Inspection, engine: EngineSection) -> None:
         require_kind(engine.kind)
     except RunFileError as error:
         found.fault(error)
+    for role, checkpoint in found.checkpoints.items():
+        named = checkpoint.config.get("architectures")
+        if role != BASE_ROLE and not (isinstance(named, list) and named):
+            found.faults.append(
+                f"sources.{role}: architectures in {checkpoint.path / 'config.json'} is {named!r}, "
+                "but must list the model's class, by which engines find its code"
+            )
 
 
 def _inspect_code(found: Inspection, engine: EngineSection) -> None:
@@ -262,6 +274,11 @@ def _inspect_generation(found: Inspection, generation: GenerationSection) -> Non
             f"generation.template_from: {source.path} has no chat template "
             "(hint: it is in tokenizer_config.json or chat_template.jinja)"
         )
+    if source is not None and not (source.path / TOKENIZER_CONFIG).exists():
+        found.notes.append(
+            f"generation.template_from: {source.path} has no {TOKENIZER_CONFIG}, so transformers "
+            "takes the tokenizer of its model type, which may read text otherwise"
+        )
     found.notes += generation_notes(found.checkpoints, generation)
     for role, checkpoint in found.checkpoints.items():
         config = text_config(checkpoint.config)
@@ -288,7 +305,7 @@ def _has_chat_template(folder: Path) -> bool:
         return jinja.stat().st_size > 0
     if (folder / "chat_template.json").is_file():
         return True
-    file = folder / "tokenizer_config.json"
+    file = folder / TOKENIZER_CONFIG
     if not file.is_file():
         return is_broken_link(file)
     try:

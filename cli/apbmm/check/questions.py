@@ -36,6 +36,11 @@ def _value(record: Mapping[str, Any], columns: Sequence[str]) -> str:
 def rendered_notes(benchmark: RenderedBenchmark, raw: FirstQuestion | None) -> list[str]:
     """What may surprise in a benchmark as EvalScope reads it."""
     notes = [_unknown(name) for name in benchmark.unknown_arguments]
+    if benchmark.distinct < benchmark.count:
+        notes.append(
+            f"its {benchmark.count} questions have {benchmark.distinct} different prompts: rows "
+            "are alike, or the tokenizer or a template does not tell them apart"
+        )
     asked = benchmark.first[0].asked
     if raw is not None and raw.question and asked.strip() != raw.question.strip():
         before, found, after = asked.partition(raw.question.strip())

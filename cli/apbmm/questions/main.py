@@ -62,6 +62,7 @@ def render(request: RenderRequest) -> Rendered:
         section = benchmark.chosen.benchmark
         rendered[benchmark.name] = RenderedBenchmark(
             count=len(benchmark.questions),
+            distinct=len({question.prompt.token_ids for question in benchmark.questions}),
             longest=max(len(question.prompt.token_ids) for question in benchmark.questions),
             first=tuple(
                 RenderedQuestion(

@@ -42,12 +42,14 @@ class RenderedQuestion(BaseModel):
 class RenderedBenchmark(BaseModel):
     """A benchmark whose questions are read and rendered.
 
-    ``count`` questions will be asked, the longest with ``longest`` tokens; ``first`` has the first
-    of them. ``unknown_arguments`` are those that the adapter does not have, which EvalScope would
-    ignore. ``target_faults`` and ``target_notes`` say what its own right answers score.
+    ``count`` questions will be asked, with ``distinct`` different prompts, the longest with
+    ``longest`` tokens; ``first`` has the first of them. ``unknown_arguments`` are those that the
+    adapter does not have, which EvalScope would ignore. ``target_faults`` and ``target_notes`` say
+    what its own right answers score.
     """
 
     count: int
+    distinct: int
     longest: int
     first: tuple[RenderedQuestion, ...]
     unknown_arguments: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ by the digests that the workers compute.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from apbmm_common.checkpoint.config_differences import (
     ROPE_TABLES,
@@ -341,46 +341,53 @@ def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     source may have tokens that another lacks.
     """
     reference = _reference(checkpoints)
-    warnings = []
+    warnings: list[str] = []
     for role, checkpoint in checkpoints.items():
-        if (checkpoint.path / "adapter_config.json").exists():
-            warnings.append(
-                f"{role}: the adapter in {checkpoint.path} is not applied: merges and engines take "
-                "the weights beside it"
-            )
-        if unexpected := unexpected_tensors(checkpoint):
-            warnings.append(
-                f"{role}: a model of this config.json has no tensor {_some(unexpected)}: merges "
-                "keep it, and engines may refuse it"
-            )
-        if role in (reference, BASE_ROLE):
-            continue
-        pair = (checkpoint, checkpoints[reference])
-        stated = stated_by_one((role, reference), (pair[0].config, pair[1].config))
-        if stated:
-            warnings.append(
-                f"config.json: {_some(stated)}. Merges get the config of the source that "
-                "template_from names; a run ends if a source answers otherwise with its own"
-            )
-        first, second = (read_vocabulary(each.path) for each in pair)
-        if first is None or second is None:
-            continue
-        shared = (first.shared_with(second), second.shared_with(first))
-        renamed = renamed_tokens(*shared)
-        if renamed:
-            token, *names = renamed[0]
-            warnings.append(
-                f"vocabulary: {len(renamed)} added tokens have other names in {role} and "
-                f"{reference}: {token} is {names[0]!r} and {names[1]!r}. {_TEMPLATE}"
-            )
-        for name, whole, part in zip((role, reference), (first, second), shared, strict=True):
-            alone = [repr(token) for token in whole.tokens if token not in part.tokens]
-            if alone:
-                warnings.append(
-                    f"vocabulary: {_some(alone)} only in {name}, and the rows of other sources are "
-                    f"merged with theirs. {_TEMPLATE}"
-                )
+        warnings += _own_warnings(role, checkpoint)
+        if role not in (reference, BASE_ROLE):
+            pair = (checkpoint, checkpoints[reference])
+            warnings += _warnings_between((role, reference), pair)
     return warnings
+
+
+def _own_warnings(role: str, checkpoint: Checkpoint) -> Iterator[str]:
+    if (checkpoint.path / "adapter_config.json").exists():
+        yield (
+            f"{role}: the adapter in {checkpoint.path} is not applied: merges and engines take "
+            "the weights beside it"
+        )
+    if unexpected := unexpected_tensors(checkpoint):
+        yield (
+            f"{role}: a model of this config.json has no tensor {_some(unexpected)}: merges "
+            "keep it, and engines may refuse it"
+        )
+
+
+def _warnings_between(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> Iterator[str]:
+    if pair[0].path.resolve() == pair[1].path.resolve():
+        yield f"{roles[0]} and {roles[1]} are the same folder"
+    if stated := stated_by_one(roles, (pair[0].config, pair[1].config)):
+        yield (
+            f"config.json: {_some(stated)}. Merges get the config of the source that "
+            "template_from names; a run ends if a source answers otherwise with its own"
+        )
+    first, second = (read_vocabulary(each.path) for each in pair)
+    if first is None or second is None:
+        return
+    shared = (first.shared_with(second), second.shared_with(first))
+    if renamed := renamed_tokens(*shared):
+        token, *names = renamed[0]
+        yield (
+            f"vocabulary: {len(renamed)} added tokens have other names in {roles[0]} and "
+            f"{roles[1]}: {token} is {names[0]!r} and {names[1]!r}. {_TEMPLATE}"
+        )
+    for role, whole, part in zip(roles, (first, second), shared, strict=True):
+        alone = [repr(token) for token in whole.tokens if token not in part.tokens]
+        if alone:
+            yield (
+                f"vocabulary: {_some(alone)} only in {role}, and the rows of other sources are "
+                f"merged with theirs. {_TEMPLATE}"
+            )
 
 
 def _other_vocabulary_faults(

@@ -458,6 +458,25 @@ def test_settings_that_models_recommend_and_the_run_does_not_use(
     )
 
 
+def test_a_tokenizer_without_its_config_is_noted(run_file: Path, tmp_path: Path) -> None:
+    thinking = tmp_path / "pair/thinking"
+    template = json.loads((thinking / "tokenizer_config.json").read_text())["chat_template"]
+    (thinking / "chat_template.jinja").write_text(template)
+    (thinking / "tokenizer_config.json").unlink()
+    assert any(f"{thinking} has no tokenizer_config.json" in n for n in inspect(run_file).notes)
+
+
+@pytest.mark.parametrize("named", [None, "Qwen3ForCausalLM", []])
+def test_architectures_are_a_list(run_file: Path, tmp_path: Path, named: object) -> None:
+    """Without it vLLM starts a model of its own making, and fails."""
+    for role in ("thinking", "instruct"):
+        edit_config(tmp_path / "pair" / role, architectures=named)
+    assert [fault.partition(" in ")[0] for fault in inspect(run_file).faults] == [
+        "sources.thinking: architectures",
+        "sources.instruct: architectures",
+    ]
+
+
 @pytest.mark.parametrize("table", [["yarn"], {"full_attention": {"factor": 4.0}}])
 def test_rope_tables_of_any_form_are_no_traceback(
     run_file: Path, tmp_path: Path, table: object

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,6 +80,25 @@ def test_check_shows_what_the_model_will_see(run_file: Path) -> None:
     assert "does not fit a context of 120" in shown.stderr
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for m in messages %}{{ m.content }", "template of .* fails: TemplateSyntaxError: "),
+        ("user", "benchmark aime: all its questions have the same prompt"),
+    ],
+)
+def test_chat_templates_that_fail_or_lose_the_question(
+    run_file: Path, tmp_path: Path, template: str, said: str
+) -> None:
+    pytest.importorskip("evalscope", reason="EvalScope is not installed here")
+    config = tmp_path / "thinking/tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": template}))
+    shown = run("apbmm", "check", run_file, timeout=300)
+    assert shown.returncode == 2
+    assert re.search(said, shown.stderr)
+    assert "Traceback" not in shown.stderr
+
+
 @pytest.mark.timeout(400)
 def test_the_run_s_own_adapters_run_only_with_leave(run_file: Path, tmp_path: Path) -> None:
     write_capitals(tmp_path / "capitals")
@@ -134,7 +154,13 @@ def rendered(asked: str) -> RenderedBenchmark:
     question = RenderedQuestion(
         question="0", subset="test", index=0, prompt=asked, tokens=3, asked=asked, target="4"
     )
-    return RenderedBenchmark(count=1, longest=3, first=(question,))
+    return RenderedBenchmark(count=1, distinct=1, longest=3, first=(question,))
+
+
+def test_prompts_that_are_the_same_are_noted() -> None:
+    alike = rendered("2 + 2?").model_copy(update={"count": 9, "distinct": 7})
+    (note,) = rendered_notes(alike, FirstQuestion("2 + 2?", "4"))
+    assert note.startswith("its 9 questions have 7 different prompts")
 
 
 def test_a_question_that_is_asked_verbatim_gets_no_note() -> None:

@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.byte_order_marks import without_marks
 from apbmm_common.datasets.benchmark_folders import ChosenQuestions, Places, choose_questions
@@ -114,6 +116,7 @@ class Renderer:
     """
 
     def __init__(self, source: Path, *, remote_code: bool = False) -> None:
+        self._source = source
         with without_marks(source) as folder:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=remote_code
@@ -125,13 +128,22 @@ class Renderer:
             )
 
     def tokens(self, messages: Iterable[ChatMessage]) -> tuple[int, ...]:
-        """Token ids of a chat, up to where the assistant's answer begins."""
-        ids: list[int] = self._tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.text} for message in messages],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
+        """Token ids of a chat, up to where the assistant's answer begins.
+
+        Raises `SourceError` where the chat template fails.
+        """
+        try:
+            ids: list[int] = self._tokenizer.apply_chat_template(
+                [{"role": message.role, "content": message.text} for message in messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        except (TemplateError, TypeError, ValueError) as error:  # the last: no default template
+            raise SourceError(
+                f"the chat template of {self._source} fails: {type(error).__name__}: {error}",
+                "mend it, or name the other source in generation.template_from",
+            ) from error
         return tuple(ids)
 
     def text(self, token_ids: Sequence[int]) -> str:

@@ -172,6 +172,11 @@ def test_a_tensor_that_no_such_model_has_is_a_warning(pair: tuple[Path, Path]) -
     assert "has no tensor model.layers.0.more.weight" in warnings[0]
 
 
+def test_one_folder_named_twice_is_a_warning(pair: tuple[Path, Path]) -> None:
+    twice = {"1": read_checkpoint(pair[0]), "2": read_checkpoint(pair[0])}
+    assert compatibility_warnings(twice) == ["2 and 1 are the same folder"]
+
+
 def test_whole_numbers_that_differ_are_found_before_a_run(pair: tuple[Path, Path]) -> None:
     name = "model.layers.0.self_attn.mask"
     same, other = torch.tensor([True, False]), torch.tensor([True, True])
