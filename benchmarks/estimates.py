@@ -16,11 +16,15 @@ the earlier merges), on merges that it has not seen:
 
 The tables have the root mean square error, of tokens in units of their mean, and in brackets how
 often the 80 and 95 % intervals hold the truth.
+
+The answered questions are random in these tables, and none is in flight. The last table is of an
+engine that answers several at once, so that short answers finish first.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -220,6 +224,65 @@ def table(pairs: list[tuple[Merges, Merges]], seed: int) -> Iterator[str]:
         yield f"| {quantity} | {name} | " + " | ".join(row) + " |"
 
 
+def in_flight(tokens: Array, order: npt.NDArray[np.intp], window: int, finished: int) -> Array:
+    """Tokens so far (Q,) when `finished` answers are done: infinite for those, 0 for no start.
+
+    The engine begins the questions in `order`, as many at once as the window holds, and makes a
+    token of each in the same time.
+    """
+    running: list[tuple[float, int, float]] = []
+    made, now, waiting = np.zeros(len(tokens)), 0.0, list(order)[::-1]
+    for _ in range(finished):
+        while waiting and len(running) < window:
+            question = int(waiting.pop())
+            heapq.heappush(running, (now + tokens[question], question, now))
+        now, question, _ = heapq.heappop(running)
+        made[question] = np.inf
+    for _, question, begun in running:
+        made[question] = max(now - begun, 1.0)
+    return made
+
+
+def flying(window: int, share: float, seeds: int, unseen: int) -> Iterator[str]:
+    """The rows of the table of answers in flight: errors and, in brackets, their means."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for seed in range(seeds):
+        merges = simulated(1000 + seed, 40 + unseen)
+        earlier, last = merges.some(slice(40)), merges.some(slice(40, None))
+        order = np.random.default_rng([seed, window]).permutation(QUESTIONS)
+        unit = float(last.tokens.mean())
+        for vector, scores, tokens in zip(last.vectors, last.scores, last.tokens, strict=True):
+            made = in_flight(tokens, order, window, round(share * QUESTIONS))
+            done = np.isinf(made)
+            nan = np.where(done, 0.0, np.nan)
+            bounds = np.where(done, 0.0, made)
+            truth = scores.mean(), tokens.mean()
+            blind = Answers(scores + nan, tokens + nan, vector=vector)
+            told = Answers(scores + nan, tokens + nan, bounds, vector)
+            for name, answers in (("without bounds", blind), ("estimator", told)):
+                result = estimate(earlier.outcomes(), answers)
+                errors = result.accuracy.mean - truth[0], (result.tokens.mean - truth[1]) / unit
+                intervals = result.accuracy, result.tokens
+                for quantity, error, each, true in zip(
+                    ("accuracy", "tokens"), errors, intervals, truth, strict=True
+                ):
+                    inside = held(each, float(true))[1]
+                    found.setdefault((quantity, name), []).append((float(error), inside))
+            for quantity, row, rows, true, scale in (
+                ("accuracy", scores, earlier.scores, truth[0], 1.0),
+                ("tokens", tokens, earlier.tokens, truth[1], unit),
+            ):
+                for name, peer in PEERS.items():
+                    error = (peer(rows, row, done) - float(true)) / scale
+                    found.setdefault((quantity, name), []).append((error, np.nan))
+    for (quantity, name), entries in sorted(found.items()):
+        values = np.array(entries)
+        root, mean = np.sqrt((values[:, 0] ** 2).mean()), values[:, 0].mean()
+        covered = "" if np.isnan(values[0, 1]) else f"{100 * values[:, 1].mean():.0f} %"
+        cells = (window, f"{share:.0%}", quantity, name, f"{root:.4f}", f"{mean:+.4f}", covered)
+        yield "| " + " | ".join(map(str, cells)) + " |"
+
+
 def seconds(count: int, size: int) -> float:
     """CPU seconds of one estimate with `count` earlier merges and `size` questions."""
     rng = np.random.default_rng(0)
@@ -254,6 +317,15 @@ def main() -> None:
         print(f"\n## {title[0].upper()}{title[1:]}\n\n| mean | estimator | {shares} |")
         print("|---|---|" + "---|" * len(SHARES))
         print("\n".join(table(pairs, number)), flush=True)
+    if options.only in "in flight":
+        print("\n## Answers in flight, simulated, 40 earlier merges\n")
+        print("Window: questions that the engine answers at once; finished: of all questions.\n")
+        print("| window | finished | mean | estimator | error | mean error | 95 % holds |")
+        print("|---|---|---|---|---|---|---|")
+        for window in (12, 64):
+            for share in (0.15, 0.30):
+                rows = flying(window, share, options.seeds, options.unseen)
+                print("\n".join(rows), flush=True)
     print("\n## Time\n\n| earlier merges | questions | CPU seconds |\n|---|---|---|")
     for count, size in ((40, 130), (40, 468), (300, 1000)):
         print(f"| {count} | {size} | {seconds(count, size):.2f} |")

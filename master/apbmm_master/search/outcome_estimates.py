@@ -8,7 +8,7 @@ Candidates are the Gaussian model of `outcome_model` with each r, centre and sca
 of the answers, and their regression on the questions' difficulty. Each candidate estimates each
 earlier merge from the others, given the same questions. The errors weight the candidates and
 correct their variances. So the result is about as good as the best of them, and tells how good it
-is.
+is. While answers are in flight, tokens are estimated in logarithm alone.
 
 - `estimate` gives the mean score and mean tokens of one merge.
 - `particular_variances` tells how much of the noise of such means merges do not share.
@@ -205,7 +205,9 @@ def _estimated(case: Case) -> MeanEstimate:
     if done.all():
         return MeanEstimate(known / size, 0.0, known / size, known / size)
     truth = case.rows[case.complete][:, ~done].sum(axis=1)
-    candidates = _simple(case) + _gaussian(case)
+    candidates = _gaussian(case)
+    if not candidates or not case.bounds.any():
+        candidates += _simple(case)
     weights, corrections = _judged(candidates, truth)
     kept = [i for i, weight in enumerate(weights) if weight > 0.0]
     finals = np.array([candidates[i].final() for i in kept])
@@ -296,8 +298,12 @@ def _gaussian(case: Case) -> list[_Candidate]:
     if not len(case.rows):
         return []
     found = []
-    # Tokens differ in scale more than in level, which two merges cannot show.
-    scales = (False,) if case.shares else (False, True) if len(case.rows) > 2 else (True,)
+    # Tokens differ in scale more than in level, which two merges cannot show. What lies beyond a
+    # bound is the tail, which is far from Gaussian unless in logarithm.
+    if case.shares:
+        scales: tuple[bool, ...] = (False,)
+    else:
+        scales = (True,) if len(case.rows) <= 2 or case.bounds.any() else (False, True)
     for log in scales:
         rows = _filled(log_tokens(case.rows) if log else case.rows)
         shares = SHARES if len(rows) > 2 else SHARES[:1]
