@@ -63,6 +63,43 @@ def check(
     return EXIT_USAGE if found.faults else EXIT_DONE
 
 
+@app.command
+def doctor(
+    run_file: Path | None = None,
+    /,
+    *,
+    run_dir: Path | None = None,
+    master: Annotated[str | None, Parameter(env_var="APBMM_MASTER")] = None,
+    status: str | None = None,
+    keys: Keys = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Say whether this host can run a master and workers: one line for each check, and a remedy.
+
+    Cards and driver, PyTorch, vLLM, EvalScope, disks, shared memory, file locks, the master's port,
+    addresses, keys. The exit code is 1 where a check has failed, and 0 otherwise.
+
+    Parameters
+    ----------
+    run_file
+        RUN.toml: looks at its folders too, and at the master of its run if one lives.
+    run_dir
+        Run directory. Default: as apbmm-master chooses it.
+    master
+        Address of a master, as a worker takes it: whether it can be reached from here.
+    status
+        Address of a master's status socket (its --status-bind), for the difference of clocks.
+        Default: that of the run directory's master.
+    keys
+        Folder of keys. Default: ~/.config/apbmm/keys if there are keys in it; none goes without.
+    json
+        Print one JSON object instead.
+    """
+    from apbmm.doctor.command import DoctorRequest, run_doctor
+
+    return run_doctor(DoctorRequest(run_file, run_dir, master, status, keys, json))
+
+
 @app.command(name="try")
 def try_run(
     run_file: Path,

@@ -54,7 +54,7 @@ def serve(  # noqa: PLR0913 - everything that a master runs with
     """
     allow_open_files()
     if not _has_begun(run_dir):  # a refusal must leave nothing behind that looks like a run
-        _require_free(bind, status_bind)
+        require_free(bind, status_bind)
     with handlers_restored(), Journal(run_dir) as journal:
 
         def begin() -> Master:
@@ -79,7 +79,7 @@ def _has_begun(run_dir: Path) -> bool:
         return False
 
 
-def _require_free(bind: str, status_bind: str | None) -> None:
+def require_free(bind: str, status_bind: str | None) -> None:
     """Raise `UsageError` for an address that cannot be bound now."""
     wanted = [("--bind", bind), ("--status-bind", status_bind)]
     with zmq.Context() as context:

@@ -56,21 +56,24 @@ def find(run: str | None, keys: str | None = None) -> Target:
     )
 
 
-def ask(address: str, keys: ClientKeys | None = None) -> Snapshot:
-    """One snapshot from a status socket. Raises `NoMasterError` or `UsageError`."""
-    with zmq.Context() as context, context.socket(zmq.REQ) as request:
-        request.set(zmq.LINGER, 0)
-        request.set(zmq.RCVTIMEO, int(ANSWER_SECONDS * 1000))
+def ask(address: str, keys: ClientKeys | None = None, *, request: bytes = b"status") -> Snapshot:
+    """One answer of a status socket, by default the snapshot.
+
+    Raises `NoMasterError` or `UsageError`.
+    """
+    with zmq.Context() as context, context.socket(zmq.REQ) as asking:
+        asking.set(zmq.LINGER, 0)
+        asking.set(zmq.RCVTIMEO, int(ANSWER_SECONDS * 1000))
         if keys is not None:
-            keys.secure(request)
+            keys.secure(asking)
         try:
-            request.set(zmq.IPV6, needs_ipv6(address))
-            request.connect(address)
+            asking.set(zmq.IPV6, needs_ipv6(address))
+            asking.connect(address)
         except zmq.ZMQError as error:
             raise UsageError(f"{address}: {error}", "as in tcp://HOST:PORT") from error
         try:
-            request.send(b"status")
-            answer = json.loads(request.recv())
+            asking.send(request)
+            answer = json.loads(asking.recv())
         except (zmq.Again, ValueError):
             raise NoMasterError(f"no master answers at {address}", _remedy(keys)) from None
     if not isinstance(answer, dict) or "error" in answer:

@@ -61,7 +61,7 @@ def claim(run_dir: Path) -> FileLock:
     the master that has it.
     """
     _make_directory(run_dir)
-    _refuse_network_file_system(run_dir)
+    refuse_network_file_system(run_dir)
     return _lock(run_dir / LOCK)
 
 
@@ -94,8 +94,11 @@ def _lock(path: Path) -> FileLock:
         raise RunDirectoryError(f"{path}: {error}", "is the run directory writable?") from error
 
 
-def _refuse_network_file_system(run_dir: Path) -> None:
-    """SQLite's write-ahead log needs shared memory, which network file systems do not give."""
+def refuse_network_file_system(run_dir: Path) -> None:
+    """Raise `RunDirectoryError` for a folder on a network file system.
+
+    SQLite's write-ahead log needs shared memory, which those do not give.
+    """
     kind = file_system(run_dir)
     fuse, _, program = kind.partition(".")
     foreign = fuse == "fuse" and program not in LOCAL_FUSE.split()

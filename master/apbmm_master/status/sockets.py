@@ -92,7 +92,11 @@ class StatusSocket:
         return self._remote.get_string(zmq.LAST_ENDPOINT)
 
     async def serve(self) -> None:
-        """Answer requests until cancelled; a request other than `status` gets an error object."""
+        """Answer requests until cancelled; an unknown request gets an error object.
+
+        ``status`` is answered with the snapshot, and ``time`` with the seconds since 1970 by this
+        host's clock.
+        """
         serving = [self._serve(self._local, lambda request: self._answer(request.bytes))]
         if self._remote is not None:
             serving.append(self._serve(self._remote, self._answer_remote))
@@ -124,8 +128,10 @@ class StatusSocket:
         return self._answer(request.bytes)
 
     def _answer(self, request: bytes) -> bytes:
+        if request == b"time":
+            return json.dumps({"time": time.time()}).encode()
         if request != b"status":
-            return _error("unknown request", "the only request is: status")
+            return _error("unknown request", "the requests are: status, time")
         began = time.monotonic()
         if began >= self._keep_until:
             self._answer_kept = json.dumps(self._snapshot()).encode()
