@@ -2,8 +2,9 @@
 
 Two random bf16 checkpoints of that shape (8 GB each) are the sources of a short rehearsal by the
 real master and worker; its first merge is exported, which does all that another export does, by the
-command as a user calls it. The yardstick copies one of the sources. Both are measured until their
-files are on the disk (`sync`), in turns, after a first export that verifies the sources once.
+command as a user calls it. One yardstick copies one of the sources (`cp -r`); the other reads the
+other source too, as an export has to (`cat` to /dev/null, then `cp -r`). All are measured until
+their files are on the disk (`sync`), in turns, after a first export that verifies the sources once.
 Memory is the peak of RssAnon of the exporting process, read from /proc every 10 ms: its own memory,
 without the pages of the files that it reads and writes, which the kernel takes back when it likes.
 
@@ -119,23 +120,28 @@ def compare(folder: Path, run_dir: Path, repeat: int) -> None:
     """Print what exports and copies cost, and their ratio."""
     out, copy = folder / "out", folder / "copy"
     export = [sys.executable, "-m", "apbmm.cli", "export", run_dir, "--eval", "e0001", "--out", out]
-    ways = {"export": (export, out), "cp -r": (["cp", "-r", folder / "instruct", copy], copy)}
+    copying = f"cp -r {folder}/instruct {copy}"
+    reading = f"cat {folder}/thinking/*.safetensors > /dev/null"
+    ways: dict[str, tuple[list[object], Path]] = {
+        "export": (export, out),
+        "cp": (["sh", "-c", copying], copy),
+        "cat and cp": (["sh", "-c", f"{reading} && {copying}"], copy),
+    }
     first = measured(*ways["export"])
     print(f"first export, which verifies the sources: {in_words(first)}", flush=True)
     shutil.rmtree(out)
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
     for turn in range(repeat):
-        for name in (*ways,)[:: 1 if turn % 2 else -1]:
-            command, made = ways[name]
+        order = list(ways.items())
+        for name, (command, made) in order[turn % 3 :] + order[: turn % 3]:
             costs[name].append(measured(command, made))
             shutil.rmtree(made)
             print(f"  {name}: {in_words(costs[name][-1])}", flush=True)
     for of in (statistics.median, min):
         walls = {name: of(cost.wall for cost in taken) for name, taken in costs.items()}
-        ratio = walls["export"] / walls["cp -r"]
-        print(
-            f"{of.__name__}: export {walls['export']:.1f} s, cp {walls['cp -r']:.1f} s: {ratio:.2f}"
-        )
+        export_wall = walls.pop("export")
+        ratios = [f"{export_wall / w:.2f} times {name} ({w:.1f} s)" for name, w in walls.items()]
+        print(f"{of.__name__}: export {export_wall:.1f} s, {', '.join(ratios)}")
     peak = max(cost.anonymous for cost in (first, *costs["export"]))
     print(f"peak of the exporting process's own memory: {peak / 1e9:.2f} GB")
 

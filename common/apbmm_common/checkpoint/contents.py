@@ -55,6 +55,20 @@ def read_into(descriptor: int, buffer: memoryview, offset: int, file: Path) -> N
         done += count
 
 
+def read_ahead(descriptor: int, offset: int, length: int) -> None:
+    """Have the disk read bytes that will be needed, unless they are in memory; does not wait.
+
+    The kernel's own reading ahead takes the reads of several threads from one descriptor for random
+    ones. Whether all is in memory is told by the last byte: the first often came with those before.
+    """
+    try:
+        os.preadv(descriptor, [bytearray(1)], offset + length - 1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+    except OSError:  # a file system that cannot tell; what is wrong with a file, its reader says
+        return
+
+
 def same_tensors(tensors: Sequence[TensorHeader], files: Mapping[Path, int]) -> bool:
     """Whether tensors have one dtype and shape and hold the same bytes.
 

@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
-from apbmm_common.checkpoint.contents import opened
+from apbmm_common.checkpoint.contents import opened, read_ahead
 from apbmm_common.checkpoint.headers import ITEM_BYTES
 from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.folder import (
@@ -46,6 +46,7 @@ from apbmm_worker.merging.weighted_sum import Summation
 
 THREADS = 4  # more do not help: the work is moving bytes through memory
 BATCH_BYTES = 1 << 24  # what a thread is handed at once
+READ_AHEAD = 2 * THREADS  # batches: the disk reads them while others are computed
 AHEAD_BYTES = 1 << 25  # of tensors made ahead: enough to keep all threads busy while one is used
 
 Place = Callable[[TensorPlan], torch.Tensor | None]
@@ -197,8 +198,12 @@ def _write_tensors(
     sums, own = Summation(files), _ThreadBuffer()
     # One element may reach beyond the chunk in which it begins.
     longest = weighted_sum.CHUNK_BYTES + max(ITEM_BYTES.values())
+    batches = list(_batches(_file_chunks(plans, places)))
 
-    def write(batch: Sequence[FileChunks]) -> int:
+    def write(number: int) -> int:
+        for later in batches[number + READ_AHEAD : number + READ_AHEAD + 1]:
+            _read_sources_ahead(later, files)
+        batch = batches[number]
         for adjacent in batch:
             memory, end = own.buffer.at(adjacent.offset, longest), 0
             for chunk in adjacent.chunks:
@@ -217,7 +222,19 @@ def _write_tensors(
         return sum(adjacent.length for adjacent in batch)
 
     with threads() as executor:
-        yield from executor.map(write, _batches(_file_chunks(plans, places)))
+        yield from executor.map(write, range(len(batches)))
+
+
+def _read_sources_ahead(batch: Iterable[FileChunks], files: Mapping[Path, int]) -> None:
+    """Have the disk read what weighted sums of a batch are made of."""
+    for chunk in (chunk for adjacent in batch for chunk in adjacent.chunks):
+        rule, sources = chunk.tensor.rule, chunk.tensor.sources
+        weights = () if isinstance(rule, ModelLevelMerge) else rule.weights
+        for source, weight in zip(sources, weights, strict=False):
+            if weight:
+                item = ITEM_BYTES[source.dtype]
+                begin, length = chunk.begin * item, (chunk.stop - chunk.begin) * item
+                read_ahead(files[source.file], source.offset + begin, length)
 
 
 class _ThreadBuffer(threading.local):
