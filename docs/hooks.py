@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from apbmm_common.run_file.json_schema import run_file_schema
 from run_file_reference import run_file_reference
 
 REPOSITORY = Path(__file__).parents[1]
@@ -15,14 +17,18 @@ INTRODUCTION = """\
 A run file is TOML. It names the sources, the benchmarks and the settings of one run. Unknown keys
 are refused, and `apbmm check RUN.toml` names every fault at once. Paths are relative to the run
 file. What may change between two starts of one run is in [Operations](operations.md#resuming).
+Editors complete and check keys with the [JSON schema](apbmm.schema.json), which `apbmm schema`
+prints as well.
 
 This page is generated from the schema that reads the file."""
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the run-file reference, which is rendered from the schema, and the overview picture."""
+    """Add the run-file reference and the JSON schema of the run file, and the overview picture."""
     page = f"# Run file\n\n{INTRODUCTION}\n\n{run_file_reference()}"
     files.append(File.generated(config, "run-file.md", content=page))
+    schema = json.dumps(run_file_schema(), indent=2)
+    files.append(File.generated(config, "apbmm.schema.json", content=schema))
     picture = (REPOSITORY / PICTURE).read_text(encoding="utf-8")
     files.append(File.generated(config, "overview.svg", content=picture))
     return files

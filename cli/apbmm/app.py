@@ -64,6 +64,23 @@ def check(
 
 
 @app.command
+def schema(*, out: Path | None = None) -> int:
+    """Print the JSON schema of the run file, with which editors complete and check its keys.
+
+    Editors that read TOML by Taplo (Even Better TOML for VS Code) find it by the first line of the
+    run file: #:schema ./apbmm.schema.json.
+
+    Parameters
+    ----------
+    out
+        The file to write. Default: standard output.
+    """
+    from apbmm.run_file_schema import write_schema
+
+    return write_schema(out)
+
+
+@app.command
 def doctor(
     run_file: Path | None = None,
     /,

@@ -8,7 +8,7 @@
   layer belongs to.
 
 The modules: `schema` (the keys), `load` (reading, and faults in words), `engine_limits` (vLLM's
-arguments that a run file may not set), `space`.
+arguments that a run file may not set), `space`, `json_schema` (the keys, for editors).
 """
 
 from apbmm_common.run_file.load import load_run_file, parse_run, run_as_toml
