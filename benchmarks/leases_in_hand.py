@@ -91,7 +91,8 @@ def main() -> None:
         ]
         seeds = sorted(set.intersection(*map(set, found)))
         rows.append(compared(workers, *([outcomes[seed] for seed in seeds] for outcomes in found)))
-    print(made_by(" ".join(["python", *sys.argv])))
+    command = ["python", *(word for word in sys.argv if word != "--no-run")]
+    print(made_by(" ".join(command)))
     print(markdown(rows))
 
 
