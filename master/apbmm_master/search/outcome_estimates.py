@@ -47,6 +47,11 @@ PARTICULAR_SHARE = 0.7
 """r where variances of merges are learned. Between 0.4 and 0.95 it changes little."""
 PRIOR_ANSWERS = 30.0
 """How many answers' worth of evidence the variance of all merges has for that of one."""
+FEWEST_COMPLETE = 6
+"""With so many complete earlier merges, those that have answered in part are left out.
+
+Filled in from the complete ones they would vouch for them, and the intervals be too narrow.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Outcomes:
     """The outcomes of n earlier merges on the Q questions of one benchmark.
 
     `scores` and `tokens` (n, Q) are NaN where a merge has not answered; `vectors` (n, D) are the
-    merges, None where similar merges should not inform each other.
+    merges, None where similar merges should not inform each other. Merges that have not answered
+    everything count only while fewer than `FEWEST_COMPLETE` have.
     """
 
     scores: Array
@@ -134,7 +140,12 @@ def estimate(earlier: Outcomes, answers: Answers) -> BenchmarkEstimate:
         raise WrongShapeError(f"there must be a score and tokens for each of {size} questions")
     done = np.isfinite(answers.scores) & np.isfinite(answers.tokens)
     rows = np.isfinite(earlier.scores) & np.isfinite(earlier.tokens)
-    if not done.any() and not rows.all(axis=1).any():
+    complete = rows.all(axis=1)
+    if complete.sum() >= FEWEST_COMPLETE:
+        chosen = None if earlier.vectors is None else earlier.vectors[complete]
+        earlier = Outcomes(earlier.scores[complete], earlier.tokens[complete], chosen)
+        rows = rows[complete]
+    if not done.any() and not complete.any():
         raise SearchError("a mean cannot be estimated without any answer")
     kernels: tuple[Kernel, ...] = ()
     if earlier.vectors is not None and answers.vector is not None:

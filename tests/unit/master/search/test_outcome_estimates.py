@@ -121,15 +121,19 @@ def test_answers_in_flight_tell_that_a_merge_rambles() -> None:
     assert low < truth < high
 
 
-def test_earlier_merges_may_have_answered_in_part() -> None:
+@pytest.mark.parametrize("complete", [3, 12])
+def test_earlier_merges_may_have_answered_in_part(complete: int) -> None:
+    """A few complete merges are helped out by others, many are taken alone."""
     scores, tokens = simulated(30, 60, seed=6)
-    earlier = np.where((np.arange(60) < 20) | (np.arange(29) < 12)[:, None], scores[:29], np.nan)
-    lengths = np.where(np.isnan(earlier), np.nan, tokens[:29])
+    known = (np.arange(60) < 20) | (np.arange(29) < complete)[:, None]
+    part = Outcomes(np.where(known, scores[:29], np.nan), np.where(known, tokens[:29], np.nan))
+    alone = Outcomes(scores[:complete], tokens[:complete])
     answers = Answers(first(20, scores[29]), first(20, tokens[29]))
-    found = estimate(Outcomes(earlier, lengths), answers)
+    found, few = estimate(part, answers), estimate(alone, answers)
     whole = estimate(Outcomes(scores[:29], tokens[:29]), answers)
-    assert found.accuracy.mean == pytest.approx(whole.accuracy.mean, abs=0.06)
-    assert found.tokens.mean == pytest.approx(whole.tokens.mean, rel=0.15)
+    assert found.accuracy.mean == pytest.approx(whole.accuracy.mean, abs=0.08)
+    assert found.tokens.mean == pytest.approx(whole.tokens.mean, rel=0.2)
+    assert (found == few) is (complete == 12)
 
 
 def test_nothing_known_and_wrong_shapes_are_refused() -> None:
