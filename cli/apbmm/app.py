@@ -25,6 +25,24 @@ app.command(
     help="Make, list and revoke the keys of a master and its workers.",
 )
 
+
+@app.command(name="--install-completion")
+def install_completion(*, shell: Literal["bash", "zsh", "fish", "powershell"] | None = None) -> int:
+    """Let the shell complete commands, flags and values, of apbmm-master and apbmm-worker too.
+
+    Writes a script for each of the three commands where the shell looks for them, and a line into
+    its startup file. After an update the same command writes them again.
+
+    Parameters
+    ----------
+    shell
+        Default: the shell that this is started from.
+    """
+    from apbmm.completion import install
+
+    return install(app, shell)
+
+
 Keys = Annotated[str | None, Parameter(env_var="APBMM_KEYS")]
 AtLeastOne = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 
