@@ -12,7 +12,7 @@ from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import read_results
 from commands import run, started, wait_until
 from rehearsal_runs import free_port, write_run_file
-from written_runs import repeated_sums
+from written_runs import repeated_sums, write_run
 
 pytestmark = pytest.mark.slow
 HELD = [{"name": "sums", "adapter": "sums", "path": "/none/sums", "holdout": 0.3}]
@@ -107,3 +107,11 @@ def test_what_cannot_be_confirmed_is_said(tmp_path: Path) -> None:
     assert shown.returncode == 2
     assert "not a run directory" in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_a_run_is_found_by_its_name(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "first", [(0.5, 0.5), (0.2, 0.8)])
+    for named in (("first",), ()):  # the latest, where none is named
+        shown = run("apbmm", "confirm", *named, "--keys", "none", cwd=tmp_path)
+        assert shown.returncode == 2
+        assert "the run file keeps no questions to confirm on" in shown.stderr
