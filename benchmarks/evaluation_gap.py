@@ -1,6 +1,7 @@
 """Where the seconds between two evaluations go, for each kind of adapter, with one worker.
 
     python benchmarks/evaluation_gap.py [--adapters aime25 ...] [--evaluations 8] [--sequences 64]
+        [--times 1]
 
 Runs the demo pair with the real vLLM and EvalScope, once for each adapter: the demo's problems are
 asked as a benchmark of that adapter, without a prompt of its own around them. The times come from
@@ -8,8 +9,9 @@ the run's journal. From the last token of one evaluation to the first request of
 EvalScope's report, the result's way to the master and into its journal, the proposal, the
 assignment's way back, and the hot-load. The gap is all of that but proposal and load.
 
-The fewer ``--sequences`` the engine computes at once, the longer an evaluation takes. The last
-column tells how busy the engine would be with evaluations of a minute, by the medians of its row.
+The fewer ``--sequences`` the engine computes at once, and the more ``--times`` every question is
+asked, the longer an evaluation takes. The last column tells how busy the engine would be with
+evaluations of a minute, by the medians of its row.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ def adapted(adapter: str, wishes: argparse.Namespace, folder: Path) -> RunSpec:
     """The demo's run with the problems of one of its benchmarks, in the form of the adapter."""
     spec = demo_run(DemoOptions(evaluations=wishes.evaluations), None)
     chain, trail = spec.benchmarks
-    problems = demo_problems(trail if adapter == "general_mcq" else chain)
+    problems = demo_problems(trail if adapter == "general_mcq" else chain) * wishes.times
     benchmark = write_benchmark(adapter, adapter, problems, folder, plain_prompt(adapter))
     budget = {"initial": max(1, wishes.evaluations // 2), "any_references": True}
     engine = {"arguments": {**spec.engine.arguments, "max_num_seqs": wishes.sequences}}
@@ -149,6 +151,7 @@ def main() -> None:
     parser.add_argument("--adapters", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--evaluations", type=int, default=8, help="half of them by the model")
     parser.add_argument("--sequences", type=int, default=64, help="answers computed at once")
+    parser.add_argument("--times", type=int, default=1, help="each question is asked so often")
     wishes = parser.parse_args()
     command = " ".join(["python benchmarks/evaluation_gap.py", *sys.argv[1:]])
     print(f"Made by `{command}`.")
