@@ -30,8 +30,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from adapter_questions import ROWS, demo_problems, plain_prompt, write_benchmark
-from apbmm.demo.command import DemoOptions, demo_run
-from apbmm.demo.processes import run_processes
+from apbmm.demo.command import DemoOptions, demo_run, demo_workers, search_of
+from apbmm.run.processes import run_processes
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import ObjectiveSection, RunSpec, run_as_toml
@@ -115,7 +115,7 @@ def row(adapter: str, wishes: argparse.Namespace, folder: Path) -> str:
     spec = adapted(adapter, wishes, run_dir / "questions")
     (run_dir / RUN_FILE).write_text(run_as_toml(spec), encoding="utf-8")
     with _output_as_errors():
-        code = run_processes(run_dir, 1, rehearsal=False)
+        code = run_processes(run_dir, demo_workers(1, rehearsal=False), search_of(run_dir))
     if code:
         raise SystemExit(code)
     run_state = RunState().replay(read_journal(run_dir))

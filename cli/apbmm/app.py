@@ -11,12 +11,13 @@ from apbmm.confirm.flags import NONE_GIVEN, ConfirmOptions
 from apbmm.export.flags import ExportRequest
 from apbmm.merge.flags import MergeRequest
 from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags
+from apbmm.run.flags import ALL_DEFAULTS, RunFlags
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE
 from apbmm_common.process.command_line import command_app
 
 app = command_app(
     "apbmm",
-    "Look at runs and try them out. The search itself is apbmm-master with apbmm-worker.",
+    "Run a search on this host, and look at runs. On several hosts: apbmm-master and apbmm-worker.",
 )
 
 app.command(
@@ -133,6 +134,25 @@ def doctor(
     from apbmm.doctor.command import DoctorRequest, run_doctor
 
     return run_doctor(DoctorRequest(run_file, run_dir, master, status, keys, json))
+
+
+@app.command
+def run(run_file: Path, /, *, flags: RunFlags = ALL_DEFAULTS) -> int:
+    """Run a search on this host: a master, and one worker for each card.
+
+    The same command goes on where it stopped, also after a crash. Ctrl-C or SIGTERM lets the
+    evaluations in hand finish; a second one stops at once, and nothing recorded is lost. For
+    several hosts, or to have master and workers restarted by themselves, start apbmm-master and
+    apbmm-worker.
+
+    Parameters
+    ----------
+    run_file
+        RUN.toml.
+    """
+    from apbmm.run.command import run_search
+
+    return run_search(run_file, flags)
 
 
 @app.command(name="try")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.demo.command import DemoOptions, demo_run, require_packages
-from apbmm.demo.processes import WorkersLostError, last_line, run_processes
+from apbmm.demo.command import DemoOptions, demo_run, demo_workers, run_demo, search_of
+from apbmm.run.processes import WorkersLostError, last_line, run_processes
 from apbmm_common.errors import UsageError
 from apbmm_common.process.signals import SAME_REQUEST_SECONDS
 from apbmm_common.run_file import run_as_toml
@@ -55,19 +55,19 @@ def test_the_demo_ends_with_the_front_and_goes_on_when_asked(tmp_path: Path) -> 
     assert lines[-1].startswith("run directory: runs/demo-")
     run_dir = tmp_path / lines[-1].removeprefix("run directory: ")
     assert sum("Pareto front" in line for line in lines) == 1
-    assert "with 9 evaluations" in lines[-4]
-    assert "REHEARSAL" in lines[-4]
+    assert "9 evaluations" in lines[lines.index("spent: 9/9 evaluations") - 1]
+    assert "REHEARSAL" in shown.stdout
     assert (run_dir / "journal.sqlite").exists()
     assert (run_dir / "workers" / "demo-1" / "worker.log").exists()
     assert processes_naming(str(run_dir.name)) == []
 
     again = run("apbmm", "demo", "--run-dir", run_dir, "--evaluations", 10, timeout=120)
     assert again.returncode == 0, again.stderr
-    assert "with 10 evaluations" in again.stdout
+    assert "spent: 10/10 evaluations" in again.stdout
 
     over = run("apbmm", "demo", "--run-dir", run_dir, timeout=120)
     assert over.returncode == 0, over.stderr
-    assert "with 10 evaluations" in over.stdout
+    assert "spent: 10/10 evaluations" in over.stdout
 
     changed = run("apbmm", "demo", "--run-dir", run_dir, "--seed", 7, timeout=120)
     assert changed.returncode == 2
@@ -150,7 +150,9 @@ def test_a_demo_whose_workers_all_end_says_why(tmp_path: Path) -> None:
     workers.mkdir(parents=True)
     (workers / "scratch").touch()
     with pytest.raises(WorkersLostError, match=r"every worker has ended: .*folders"):
-        run_processes(tmp_path / "run", 1, rehearsal=True)
+        run_processes(
+            tmp_path / "run", demo_workers(1, rehearsal=True), search_of(tmp_path / "run")
+        )
     assert processes_naming(str(tmp_path / "run")) == []
 
 
@@ -162,13 +164,14 @@ def test_a_run_directory_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_missing_vllm_is_named_with_the_way_to_install_it(
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "apbmm.demo.command.find_spec", lambda name: None if name == "vllm" else object()
+        "apbmm.installed.find_spec", lambda name: None if name == "vllm" else object()
     )
     with pytest.raises(UsageError, match="vllm is not installed") as caught:
-        require_packages()
+        run_demo(tmp_path / "run", DemoOptions())
     assert "make demo" in caught.value.hint
 
 

@@ -6,15 +6,15 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from apbmm.confirm.flags import ConfirmOptions
 from apbmm.confirm.view import as_json, print_confirmation
-from apbmm.demo.processes import run_processes
+from apbmm.demo.command import demo_workers
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.json_form import print_json
 from apbmm.results.run_directories import find_run
 from apbmm.results.run_results import RunResults, read_results
+from apbmm.run.processes import run_processes
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.process.logs import set_up_logging
@@ -86,17 +86,17 @@ def _serve(search: RunResults, options: ConfirmOptions) -> int:
 def _confirm_demo(search: RunResults, options: ConfirmOptions) -> int:
     """Confirm a demo by workers of its own, as the demo itself ran."""
 
-    def master(run_dir: Path, address: str) -> list[str]:
+    def master(address: str) -> list[str]:
         chosen = [part for name in options.evaluations for part in ("--eval", name)]
         given = ["--run-file", str(options.run_file)] if options.run_file else []
-        command = [sys.executable, "-P", "-m", "apbmm.cli", "confirm", str(run_dir), *chosen]
+        command = [sys.executable, "-P", "-m", "apbmm.cli", "confirm"]
+        command += [str(search.run_dir), *chosen]
         return [*command, *given, "--bind", address, "--keys", "none", "--quiet"]
 
     return run_processes(
         search.run_dir,
-        options.workers,
-        rehearsal=search.rehearsal,
-        begin=master,
+        demo_workers(options.workers, rehearsal=search.rehearsal),
+        master,
         journal_folder=confirm_folder(search.run_dir),
     )
 

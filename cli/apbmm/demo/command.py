@@ -7,14 +7,16 @@ reads the result from the journal.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
-from apbmm.demo.processes import run_processes
-from apbmm.results.words import REHEARSAL
+from apbmm.installed import ENGINES, EVALUATION, SEARCH, require_installed
+from apbmm.run.command import conclude
+from apbmm.run.devices import CPU, REHEARSAL
+from apbmm.run.processes import LocalWorker, master_command, run_processes
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder, uniform_hypervolume
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.process.known_runs import JOURNAL
@@ -23,6 +25,8 @@ from apbmm_master.journal.run_directory import unusable
 
 REHEARSAL_LAYERS = 12
 REHEARSAL_SECONDS = 0.5
+PACKAGES = (*SEARCH, *EVALUATION, *ENGINES["vllm"])
+INSTALL = "in a checkout `make demo` installs everything; the README says how to with pip"
 MADE_TO_WIN = (
     "the pair was made so that layer-wise weights win; a real pair may gain less, or nothing"
 )
@@ -43,20 +47,34 @@ def run_demo(run_dir: Path | None, options: DemoOptions) -> int:
     folder = run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     before = _existing(folder / RUN_FILE)
     spec = demo_run(options, before)
-    if spec.evaluation.kind == "vllm":
-        require_packages()
+    rehearsal = spec.evaluation.kind == "rehearsal"
+    if not rehearsal:
+        require_installed("the demo runs models on the CPU", PACKAGES, INSTALL)
     require_same_run(folder, spec)
     _write(folder / RUN_FILE, run_as_toml(spec))
     console = Console(highlight=False, soft_wrap=True)
-    if spec.evaluation.kind == "vllm" and before is None:
+    if not rehearsal and before is None:
         console.print(
             f"{options.workers} workers start a vLLM each and read the models: "
             "the first result takes about a minute"
         )
-    code = run_processes(folder, options.workers, rehearsal=spec.evaluation.kind == "rehearsal")
-    if code in (EXIT_DONE, EXIT_INTERRUPTED):
-        conclude(folder, console)
+    workers = demo_workers(options.workers, rehearsal=rehearsal)
+    code = run_processes(folder, workers, search_of(folder))
+    conclude(folder, spec, code, goes_on=f"apbmm demo --run-dir {folder}")
+    if code in (EXIT_DONE, EXIT_INTERRUPTED) and not rehearsal:
+        _compare_with_uniform(folder, console)
     return code
+
+
+def demo_workers(count: int, *, rehearsal: bool) -> tuple[LocalWorker, ...]:
+    """The demo's workers: ``demo-1`` and so on, without keys."""
+    device = REHEARSAL if rehearsal else CPU
+    return tuple(LocalWorker(f"demo-{number}", device) for number in range(1, count + 1))
+
+
+def search_of(run_dir: Path) -> Callable[[str], list[str]]:
+    """Makes the command line of the master of the demo in ``run_dir`` from its address."""
+    return lambda address: master_command(run_dir / RUN_FILE, run_dir, address)
 
 
 def demo_run(options: DemoOptions, before: RunSpec | None) -> RunSpec:
@@ -109,61 +127,25 @@ def require_same_run(run_dir: Path, spec: RunSpec) -> None:
     begin_or_resume(RunState().replay(read_journal(run_dir)), spec, lambda _: None)
 
 
-def require_packages() -> None:
-    """Raise `UsageError` unless the packages that the demo needs are installed."""
-    missing = [
-        name for name in ("botorch", "torch", "vllm", "evalscope") if find_spec(name) is None
-    ]
-    if missing:
-        raise UsageError(
-            f"the demo runs models on the CPU, but {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not installed",
-            "in a checkout `make demo` installs everything; the README says how to with pip",
-        )
-
-
-def conclude(run_dir: Path, console: Console) -> None:
-    """Print the front, its hypervolume, that of uniform interpolation, and the run directory.
-
-    For a run that was interrupted before it began, print only how to begin it.
-    """
+def _compare_with_uniform(run_dir: Path, console: Console) -> None:
+    """Print what uniform interpolation reaches with as many evaluations."""
     if not (run_dir / JOURNAL).is_file():
-        text = f"interrupted before the run began: apbmm demo --run-dir {run_dir} begins it"
-        console.print(text, markup=False)
         return
     from apbmm_master.journal.run_state import RunState
-    from apbmm_master.journal.scores import load_rate, scores_of
+    from apbmm_master.journal.scores import scores_of
     from apbmm_master.journal.store import read_journal
-    from apbmm_master.status.console import front_table
-    from apbmm_master.status.snapshot import is_rehearsal
 
-    run_state = RunState().replay(read_journal(run_dir))
-    scores, rate = scores_of(run_state), load_rate(run_state, 0.0)
-    if scores.front:
-        console.print(front_table(scores, run_state))
-        console.print(
-            f"hypervolume {scores.hypervolume:.4f} with {scores.completed} evaluations, "
-            f"{len(scores.front)} on the front; {_uniform(run_state.spec, scores.completed)}"
-        )
-        if not is_rehearsal(run_state):
-            console.print(MADE_TO_WIN)
-    if rate is not None:
-        console.print(f"load rate {rate:.1%}")
-    if run_state.finished:
-        console.print(f"finished: {run_state.finished}", markup=False)
-    else:
-        text = f"not finished: apbmm demo --run-dir {run_dir} goes on from here"
-        console.print(text, markup=False)
-    console.print(f"run directory: {run_dir}", markup=False)
-
-
-def _uniform(spec: RunSpec | None, evaluations: int) -> str:
-    if spec is not None and spec.evaluation.kind == "rehearsal":
-        return REHEARSAL
-    volume = uniform_hypervolume(evaluations)
+    scores = scores_of(RunState().replay(read_journal(run_dir)))
+    if not scores.front:
+        return
+    volume = uniform_hypervolume(scores.completed)
     if volume is None:
-        return f"uniform interpolation was not measured with {evaluations}"
-    return f"uniform interpolation reaches {volume:.4f} with as many"
+        console.print(f"uniform interpolation was not measured with {scores.completed}")
+    else:
+        console.print(
+            f"uniform interpolation reaches a hypervolume of {volume:.4f} with as many evaluations"
+        )
+    console.print(MADE_TO_WIN)
 
 
 def _existing(run_file: Path) -> RunSpec | None:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apbmm.check.inspect import inspect
 from apbmm.check.view import print_faults
+from apbmm.installed import ENGINES, EVALUATION, on_cpu, require_installed
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, UsageError
 from apbmm_common.run_file import RunSpec
 
 if TYPE_CHECKING:
     from apbmm.try_run.evaluation import Trial
     from apbmm.try_run.view import TriedBenchmark
-
-PACKAGES = ("torch", "evalscope")
-ENGINE_PACKAGES = {"vllm": "vllm"}
-"""What an engine needs beside them, by its kind."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +94,13 @@ def _tried(few: RunSpec, trial: Trial) -> Iterator[TriedBenchmark]:
 
 def default_gpu() -> str:
     """Card 0, or the CPU where a CPU build of PyTorch is installed."""
-    try:
-        return "cpu" if version("torch").endswith("+cpu") else "0"
-    except PackageNotFoundError:
-        return "cpu"
+    return "cpu" if on_cpu() else "0"
 
 
 def require_packages(engine: str) -> None:
     """Raise `UsageError` unless what a worker with this kind of engine needs is installed."""
-    needed = [*PACKAGES, *filter(None, [ENGINE_PACKAGES.get(engine)])]
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"apbmm try runs a model, but {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not installed",
-            "pip install '.[worker]', or '.[worker-cpu]', in the folder of apbmm's sources",
-        )
+    require_installed(
+        "apbmm try runs a model",
+        (*EVALUATION, *ENGINES.get(engine, ())),
+        "pip install '.[worker]', or '.[worker-cpu]', in the folder of apbmm's sources",
+    )

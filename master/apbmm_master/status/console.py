@@ -159,8 +159,11 @@ class RunConsole:
             "left": f"about {left} left" if left else "",
         }
 
-    def conclude(self, run_state: RunState) -> None:
-        """Print the front, its hypervolume, the load rate and the run directory."""
+    def conclude(self, run_state: RunState, *, goes_on: str = "the same command") -> None:
+        """Print the front, its hypervolume, the load rate and the run directory.
+
+        ``goes_on`` is the command that goes on with a run that has not ended.
+        """
         scores = self._score_history.update(run_state)
         if scores.front:
             self.console.print(front_table(scores, run_state))
@@ -178,7 +181,7 @@ class RunConsole:
         if run_state.finished:
             self.console.print(f"finished: {run_state.finished}", markup=False)
         else:
-            self.console.print("not finished: the same command goes on from here")
+            self.console.print(f"not finished: {goes_on} goes on from here", markup=False)
         self.console.print(f"run directory: {self._run_dir}", markup=False)
 
 

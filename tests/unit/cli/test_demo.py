@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from apbmm.demo import command, processes
+from apbmm.demo import command
 from apbmm.demo.command import DemoOptions, demo_run, run_demo
-from apbmm_common.errors import RunChangedError, UsageError
+from apbmm_common.errors import EXIT_FAILED, RunChangedError, UsageError
 from apbmm_common.run_file import RunSpec, load_run_file, run_as_toml
 from apbmm_master.journal.events import Record, RunStarted, SourcesVerified
 from apbmm_master.journal.store import Journal
@@ -22,8 +22,8 @@ from protocol_world import DIGESTS, World
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run directory in which a rehearsal of the demo has begun; no process is started."""
-    monkeypatch.setattr(command, "run_processes", lambda *_, **__: 1)
-    monkeypatch.setattr(command, "require_packages", lambda: None)
+    monkeypatch.setattr(command, "run_processes", lambda *_, **__: EXIT_FAILED)
+    monkeypatch.setattr(command, "require_installed", lambda *_: None)
     spec = demo_run(DemoOptions(evaluations=9, rehearsal=True), None)
     with Journal(tmp_path) as journal:
         journal.append(
@@ -79,18 +79,17 @@ def test_the_end_says_that_the_pair_was_made_for_this(
     world.settle()
     with Journal(tmp_path) as journal:
         journal.append(world.stored)
-    command.conclude(tmp_path, Console(soft_wrap=True))
-    lines = capsys.readouterr().out.splitlines()
-    assert "hypervolume" in lines[lines.index(command.MADE_TO_WIN) - 1]
-    assert lines[-1] == f"run directory: {tmp_path}"
+    command._compare_with_uniform(tmp_path, Console(soft_wrap=True))
+    *_, uniform, last = capsys.readouterr().out.splitlines()
+    assert "uniform interpolation" in uniform
+    assert last == command.MADE_TO_WIN
 
 
 def test_interrupted_before_the_master_made_a_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     still_starting = [sys.executable, "-c", "import signal; signal.pause()"]
-    for named in ("master_command", "worker_command"):
-        monkeypatch.setattr(processes, named, lambda *_, **__: still_starting)
+    monkeypatch.setattr(command, "master_command", lambda *_: still_starting)
     sleep, signals = time.sleep, [signal.SIGINT]
 
     def interrupt_once(seconds: float) -> None:
@@ -98,7 +97,7 @@ def test_interrupted_before_the_master_made_a_journal(
             signal.raise_signal(signals.pop())
         sleep(seconds)
 
-    monkeypatch.setattr("apbmm.demo.processes.time.sleep", interrupt_once)
+    monkeypatch.setattr("apbmm.run.processes.time.sleep", interrupt_once)
     assert run_demo(tmp_path / "run", DemoOptions(rehearsal=True, workers=1)) == 130
     shown = capfd.readouterr()
     begins = f"apbmm demo --run-dir {tmp_path / 'run'} begins it"

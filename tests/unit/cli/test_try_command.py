@@ -154,7 +154,7 @@ def test_everything_about_a_question_is_printed(records: Path) -> None:
 
 
 def test_vllm_is_needed_only_by_the_engine_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "vllm" else name)
+    monkeypatch.setattr("apbmm.installed.find_spec", lambda name: None if name == "vllm" else name)
     command.require_packages("stand-in")
     with pytest.raises(UsageError, match="but vllm is not installed"):
         command.require_packages("vllm")

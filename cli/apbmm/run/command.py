@@ -1,0 +1,148 @@
+"""`apbmm run`: a search to its end, by a master and its workers on this host."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from apbmm.check.inspect import inspect
+from apbmm.check.view import print_faults
+from apbmm.installed import ENGINES, EVALUATION, SEARCH, on_cpu, require_installed
+from apbmm.results.confirmation import conclusion, read_confirmation
+from apbmm.results.run_results import read_results
+from apbmm.results.words import print_rehearsal
+from apbmm.run.devices import ALL, CPU, devices_of, uses_card
+from apbmm.run.flags import RunFlags
+from apbmm.run.processes import LocalWorker, master_command, reached_at, run_processes
+from apbmm_common.errors import EXIT_FAILED, EXIT_USAGE, UsageError
+from apbmm_common.process.known_runs import JOURNAL
+from apbmm_common.protocol.addresses import is_local
+from apbmm_common.protocol.curve_keys import NO_KEYS, SECRET, master_keys
+from apbmm_common.run_file import RunSpec
+from apbmm_master.beginning import elsewhere
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.store import read_journal
+from apbmm_master.status.console import RunConsole
+from apbmm_worker.daemon.options import default_name
+
+INSTALL = "pip install '.[master,worker]', or '.[master,worker-cpu]', in the folder of its sources"
+
+
+def run_search(run_file: Path, flags: RunFlags) -> int:
+    """Begin or resume the search of a run file; returns the exit code.
+
+    Raises `UsageError` for flags or a host with which it cannot be run, before anything starts.
+    """
+    found = inspect(run_file)
+    if found.faults:
+        print_faults(found)
+        return EXIT_USAGE
+    spec = found.spec
+    assert spec is not None
+    rehearsal = spec.evaluation.kind == "rehearsal"
+    gpus = flags.gpus or (CPU if rehearsal or on_cpu() else ALL)
+    devices = devices_of(gpus, flags.workers, rehearsal=rehearsal)
+    if not rehearsal:
+        needed = (*SEARCH, *EVALUATION, *ENGINES.get(spec.engine.kind, ()))
+        require_installed("apbmm run searches and evaluates on this host", needed, INSTALL)
+    workers = _workers(devices, flags)
+    run_dir = flags.run_dir or Path("runs") / spec.name
+    if flags.run_dir is None and (note := elsewhere(run_dir, spec.name)):
+        print(note, file=sys.stderr)  # noqa: T201
+    console = Console(highlight=False, soft_wrap=True)
+    if not rehearsal:
+        console.print(
+            f"{_in_words(devices)}, each with an engine of its own, which takes a while to start; "
+            f"watch with apbmm status {run_dir} --watch",
+            markup=False,
+        )
+    options = _master_options(flags)
+    code = run_processes(
+        run_dir,
+        workers,
+        lambda address: master_command(run_file, run_dir, address, options),
+        bind=flags.bind,
+    )
+    conclude(run_dir, spec, code, goes_on="the same command")
+    return code
+
+
+def conclude(run_dir: Path, spec: RunSpec, code: int, *, goes_on: str) -> None:
+    """Print the front, what was spent, how the run ended, and what was confirmed.
+
+    ``goes_on`` is the command that goes on with a run that has not ended. Prints nothing where the
+    master ended by an error (its exit code ``code``), which it has printed.
+    """
+    if code == EXIT_USAGE:
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    if not (run_dir / JOURNAL).is_file():
+        console.print(f"interrupted before the run began: {goes_on} begins it", markup=False)
+        return
+    run_state = RunState().replay(read_journal(run_dir))
+    if code == EXIT_FAILED and not run_state.finished:
+        return
+    print_rehearsal(console, rehearsal=spec.evaluation.kind == "rehearsal")
+    RunConsole(run_state, run_dir, console).conclude(run_state, goes_on=goes_on)
+    if spec.confirm.at_end and run_state.finished:
+        search = read_results(run_dir)
+        confirmation = read_confirmation(search)
+        for line in conclusion(search, confirmation) if confirmation else ():
+            console.print(line, markup=False)
+
+
+def _in_words(devices: Sequence[str]) -> str:
+    """How many workers there are, and on what."""
+    count = f"{len(devices)} worker{'s' if len(devices) > 1 else ''}"
+    if devices[0] == CPU:
+        return f"{count} on the CPU"
+    return f"{count} on GPU {', '.join(device.replace(',', '+') for device in devices)}"
+
+
+def _workers(devices: Sequence[str], flags: RunFlags) -> tuple[LocalWorker, ...]:
+    """The workers, named as `apbmm-worker` names itself, and numbered where they use no card.
+
+    Raises `UsageError` where a master with keys would not let one in.
+    """
+    names = [
+        default_name(device) + ("" if uses_card(device) else f"-{number}")
+        for number, device in enumerate(devices, 1)
+    ]
+    options = [*_worker_keys(names, flags), *(["--insecure"] if flags.insecure else [])]
+    if flags.bind is not None and not is_local(reached_at(flags.bind), "--bind"):
+        options += ["--root", "/"]  # the master is on this host all the same
+    if flags.scratch is not None:
+        options += ["--scratch", str(flags.scratch)]
+    if flags.allow_remote_code:
+        options.append("--allow-remote-code")
+    return tuple(
+        LocalWorker(name, device, tuple(options))
+        for name, device in zip(names, devices, strict=True)
+    )
+
+
+def _worker_keys(names: Sequence[str], flags: RunFlags) -> list[str]:
+    keys = master_keys(flags.keys)
+    if keys is None:
+        return ["--keys", NO_KEYS]
+    missing = [name for name in names if not (keys.folder / (name + SECRET)).is_file()]
+    if missing:
+        raise UsageError(
+            f"{keys.folder} has a master's key, but none for {', '.join(missing)}",
+            "apbmm keys new-worker NAME makes one for each; --keys none goes without",
+        )
+    return ["--keys", str(keys.folder)]
+
+
+def _master_options(flags: RunFlags) -> list[str]:
+    """The master's flags that are passed on as they were given."""
+    given = {
+        "--status-bind": flags.status_bind,
+        "--keys": flags.keys,
+        "--learn-from": flags.learn_from,
+    }
+    options = [part for flag, value in given.items() if value for part in (flag, str(value))]
+    return [*options, "--insecure"] if flags.insecure else options

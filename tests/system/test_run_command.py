@@ -1,0 +1,129 @@
+"""`apbmm run` with invented measurements: to its end, resumed, interrupted, refused."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from apbmm_common.protocol.curve_keys import new_master, new_worker
+from apbmm_worker.daemon.options import default_name
+from commands import (
+    REPOSITORY,
+    free_address,
+    processes_naming,
+    run,
+    started,
+    wait_until,
+    write_rehearsal,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def test_it_ends_with_the_front_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1)
+    shown = run("apbmm", "run", run_file, "--workers", 2, cwd=tmp_path, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    *_, finished, place = shown.stdout.splitlines()
+    assert finished == "finished: 6 evaluations completed"
+    assert place == "run directory: runs/trial"
+    assert shown.stdout.count("Pareto front") == 1
+    assert "REHEARSAL: the measurements are invented" in shown.stdout
+    name = default_name("rehearsal")
+    logs = tmp_path / "runs" / "trial" / "workers"
+    assert {log.parent.name for log in logs.glob("*/worker.log")} == {f"{name}-1", f"{name}-2"}
+
+    over = run("apbmm", "run", run_file, cwd=tmp_path, timeout=120)
+    assert over.returncode == 0, over.stderr
+    assert "finished: 6 evaluations completed" in over.stdout
+    assert "joined" not in over.stdout
+
+    write_rehearsal(run_file, seconds=0.1, evaluations=8)
+    more = run("apbmm", "run", run_file, cwd=tmp_path, timeout=120)
+    assert "finished: 8 evaluations completed" in more.stdout
+    assert processes_naming(str(run_file)) == []
+
+
+def test_ctrl_c_stops_all_together_and_a_second_master_is_refused(tmp_path: Path) -> None:
+    run_file = write_rehearsal(tmp_path / "run.toml", seconds=3, evaluations=30)
+    run_dir, log = tmp_path / "run", tmp_path / "run.log"
+    with started("apbmm", "run", run_file, "--run-dir", run_dir, log=log) as running:
+        wait_until(lambda: "joined" in log.read_text())
+        second = run("apbmm", "run", run_file, "--run-dir", run_dir)
+        assert second.returncode == 1
+        assert "another master is running this run" in second.stderr
+        assert second.stdout == ""
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 130
+    text = log.read_text()
+    assert "finishing the evaluations in hand; Ctrl-C again stops at once" in text
+    assert "not finished: the same command goes on from here" in text
+    assert "Traceback" not in text
+    assert processes_naming(str(run_file)) == []
+
+
+def test_with_keys_the_workers_need_theirs(tmp_path: Path) -> None:
+    run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1)
+    keys = new_master(tmp_path / "keys")
+    arguments = ("run", run_file, "--run-dir", tmp_path / "run", "--keys", keys.folder)
+    refused = run("apbmm", *arguments)
+    assert refused.returncode == 2
+    worker = default_name("rehearsal") + "-1"
+    assert f"has a master's key, but none for {worker}" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+    new_worker(keys, worker)
+    everywhere = free_address().replace("127.0.0.1", "0.0.0.0")
+    served = run("apbmm", *arguments, "--bind", everywhere, timeout=120)
+    assert served.returncode == 0, served.stderr
+
+
+def test_what_the_master_refuses_starts_no_worker(tmp_path: Path) -> None:
+    run_file = write_rehearsal(tmp_path / "run.toml")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        shown = run("apbmm", "run", run_file, "--bind", address, cwd=tmp_path)
+    assert shown.returncode == 2
+    assert f"cannot listen on {address}: Address already in use" in shown.stderr
+    assert "--bind" in shown.stderr
+    assert not (tmp_path / "runs" / "trial" / "workers").exists()
+
+
+def test_a_run_file_with_faults_is_refused_as_check_refuses_it(tmp_path: Path) -> None:
+    run_file = REPOSITORY / "examples" / "qwen3-4b-paper.toml"
+    checked = run("apbmm", "check", run_file)
+    shown = run("apbmm", "run", run_file, "--gpus", "cpu", cwd=tmp_path)
+    assert shown.returncode == checked.returncode == 2
+    assert shown.stderr == checked.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this host may have a card")
+def test_a_host_without_a_card(tmp_path: Path) -> None:
+    run_file = REPOSITORY / "examples" / "demo_pair" / "demo.toml"
+    shown = run("apbmm", "run", run_file, "--gpus", "all", cwd=tmp_path)
+    assert shown.returncode == 2
+    assert shown.stderr.splitlines() == [
+        "error: no card was found: this host has no nvidia-smi",
+        "hint: --gpus cpu runs the workers on the CPU",
+    ]
+
+
+@pytest.mark.vllm
+def test_the_demo_pair_on_the_cpu(tmp_path: Path) -> None:
+    """The real engine, on the device that is the default where the CPU build is installed."""
+    from demo_pair_runs import write_run
+
+    folders = 'name = "pair"\n[sources]\nthinking = "{pair}/thinking"\n'
+    rest = '[algorithm]\nname = "sobol"\n[budget]\nevaluations = 2\ninitial = 2\n'
+    rest += "any_references = true\n"
+    run_file = write_run(tmp_path / "run.toml", folders + 'instruct = "{pair}/instruct"\n' + rest)
+    shown = run("apbmm", "run", run_file, "--run-dir", tmp_path / "run", timeout=500)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "1 worker on the CPU, each with an engine" in shown.stdout
+    assert "finished: 2 evaluations completed" in shown.stdout
+    assert processes_naming(str(run_file)) == []
