@@ -105,6 +105,7 @@ def doctor(
     /,
     *,
     run_dir: Path | None = None,
+    scratch: Annotated[Path | None, Parameter(env_var="APBMM_SCRATCH")] = None,
     master: Annotated[str | None, Parameter(env_var="APBMM_MASTER")] = None,
     status: str | None = None,
     keys: Keys = None,
@@ -121,6 +122,8 @@ def doctor(
         RUN.toml: looks at its folders too, and at the master of its run if one lives.
     run_dir
         Run directory. Default: as apbmm-master chooses it.
+    scratch
+        Folder of the workers' --scratch. Default: within their state folders.
     master
         Address of a master, as a worker takes it: whether it can be reached from here.
     status
@@ -133,7 +136,7 @@ def doctor(
     """
     from apbmm.doctor.command import DoctorRequest, run_doctor
 
-    return run_doctor(DoctorRequest(run_file, run_dir, master, status, keys, json))
+    return run_doctor(DoctorRequest(run_file, run_dir, scratch, master, status, keys, json))
 
 
 @app.command

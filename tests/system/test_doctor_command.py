@@ -51,6 +51,13 @@ def test_what_has_failed_is_named_with_a_remedy(tmp_path: Path) -> None:
         assert lines[number + 1].lstrip().startswith("-> ")
 
 
+def test_the_folders_that_are_looked_at_can_be_named(tmp_path: Path) -> None:
+    told = called("doctor", "--run-dir", tmp_path / "a", "--scratch", tmp_path / "b", "--json")
+    checks = {check["name"]: check["found"] for check in json.loads(told.stdout)["checks"]}
+    assert checks["run directory"].endswith(f"for {tmp_path}/a")
+    assert checks["scratch"].endswith(f"for {tmp_path}/b")
+
+
 def test_what_is_no_address_is_refused_at_once() -> None:
     told = called("doctor", "--master", "hostA")
     assert (told.returncode, told.stdout) == (2, "")

@@ -35,6 +35,7 @@ class DoctorRequest:
 
     run_file: Path | None = None
     run_dir: Path | None = None
+    scratch: Path | None = None
     master: str | None = None
     status: str | None = None
     keys: str | None = None
@@ -72,7 +73,7 @@ def checks(request: DoctorRequest) -> Iterator[Check]:
     yield from _installed()
     inspected = inspect(request.run_file) if request.run_file else None
     run_dir = _run_dir(request, inspected)
-    yield from _folders(run_dir, inspected)
+    yield from _folders(run_dir, request.scratch, inspected)
     address = request.status or local_address(run_dir)
     yield from _network(request, has_master=bool(local_address(run_dir)))
     if inspected is not None:
@@ -103,17 +104,17 @@ def _run_dir(request: DoctorRequest, inspected: Inspection | None) -> Path:
     return RUNS / inspected.spec.name if inspected and inspected.spec else RUNS
 
 
-def _folders(run_dir: Path, inspected: Inspection | None) -> Iterator[Check]:
+def _folders(run_dir: Path, scratch: Path | None, inspected: Inspection | None) -> Iterator[Check]:
     """Disks, shared memory and locks, for one merged checkpoint of the run at a time."""
     checkpoints = inspected.checkpoints.values() if inspected else ()
     size = max((checkpoint.weight_bytes for checkpoint in checkpoints), default=0)
     yield verdicts.space_check("run directory", gather.space(run_dir))
     try:
-        state = state_home()
+        scratch = scratch or state_home()
     except UsageError as error:  # a user without a home
-        yield Check("scratch", "warning", error.message, f"{error.hint}, or workers --state")
+        yield Check("scratch", "warning", error.message, f"{error.hint}, or give workers --state")
     else:
-        yield verdicts.space_check("scratch", gather.space(state, size))
+        yield verdicts.space_check("scratch", gather.space(scratch, size))
     yield verdicts.shared_memory_check(gather.shared_memory(MEMORY), size)
     yield verdicts.locks_check(gather.locks(run_dir))
 

@@ -152,6 +152,8 @@ def locks(run_dir: Path) -> Locks:
     folder = nearest(run_dir)
     kind = file_system(folder)
     try:
+        if run_dir.exists() and not run_dir.is_dir():
+            raise RunDirectoryError(unusable(run_dir, FileExistsError()), "choose another folder")
         refuse_network_file_system(folder)
         with tempfile.NamedTemporaryFile(prefix=".apbmm-doctor-", dir=folder) as file:
             trouble = _lock_twice(Path(file.name))

@@ -76,7 +76,7 @@ def card_check(cards: Cards) -> Check:
             "the kernel has NVIDIA devices, but nvidia-smi is not installed",
             "install the driver's tools (nvidia-utils), so that cards and driver can be named",
         )
-    return Check("cards", "ok", "no NVIDIA card: workers run with --gpu cpu")
+    return Check("cards", "ok", "no NVIDIA card: workers run with --gpu cpu, or on cards for ROCm")
 
 
 def torch_check(packages: Packages, cards: Cards) -> Check:
@@ -316,9 +316,11 @@ def addresses_check(addresses: Sequence[str], port: str, keys: Keys) -> Check:
         )
     shown = ", ".join(f"tcp://{address}:{port}" for address in addresses)
     how = f"with --bind tcp://0.0.0.0:{port}"
+    if any(address.startswith("[") for address in addresses):
+        how += f" (tcp://[::]:{port} with IPv6)"
     if not keys.master:
         how += " and keys (apbmm keys new-master)"
-    return Check("addresses", "ok", f"other hosts reach a master as {shown}, {how}")
+    return Check("addresses", "ok", f"other hosts may reach a master as {shown}, {how}")
 
 
 def keys_check(keys: Keys) -> Check:

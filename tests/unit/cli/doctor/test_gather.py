@@ -74,6 +74,14 @@ def test_space_and_locks_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    found = gather.locks(file)
+    assert found.trouble is not None
+    assert "it is a file" in found.trouble.message
+
+
 def test_a_network_file_system_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_directory, "file_system", lambda _: "nfs4")
     found = gather.locks(tmp_path)

@@ -139,7 +139,11 @@ EVERY_VERDICT = [
         "the run's master lives",
     ),
     (verdicts.addresses_check([], "5711", KEYS), "warning", "on this host only"),
-    (verdicts.addresses_check(["10.0.0.5", "[fd00::2]"], "1", KEYS), "ok", "tcp://[fd00::2]:1"),
+    (
+        verdicts.addresses_check(["10.0.0.5", "[fd00::2]"], "1", KEYS),
+        "ok",
+        "tcp://[fd00::2]:1, with --bind tcp://0.0.0.0:1 (tcp://[::]:1 with",
+    ),
     (verdicts.addresses_check(["10.0.0.5"], "1", Keys()), "ok", "and keys (apbmm keys new-master)"),
     (verdicts.keys_check(Keys()), "ok", "none"),
     (verdicts.keys_check(KEYS), "ok", "lets 2 workers in; of gpu-1"),
