@@ -66,6 +66,37 @@ def test_the_probe_of_the_installed_pytorch() -> None:
     assert not gather.probe_cards().faults
 
 
+FAKE_TORCH = """
+class cuda:
+    device_count = lambda: 2
+class Ones:
+    sum = lambda self: self
+    item = lambda self: 2.0
+def ones(count, device):
+    if device == "cuda:1":
+        raise RuntimeError("CUDA error: no kernel image is available\\nmore")
+    return Ones()
+"""
+
+
+def test_a_card_that_computes_nothing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a fake PyTorch that has two cards, of which the second is too old for it."""
+    (tmp_path / "torch.py").write_text(FAKE_TORCH, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = gather.probe_cards()
+    assert found.seen == 2
+    assert found.faults == ("card 1: CUDA error: no kernel image is available",)
+
+
+def test_a_pytorch_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so.13')", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (fault,) = gather.probe_cards().faults
+    assert fault == "PyTorch cannot be used: ImportError: libcudart.so.13"
+
+
 def test_space_and_locks_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "new"
     assert gather.space(folder, 7).free > 0
