@@ -9,6 +9,7 @@ from cyclopts import Parameter, validators
 
 from apbmm.confirm.flags import NONE_GIVEN, ConfirmOptions
 from apbmm.export.flags import ExportRequest
+from apbmm.init.flags import NOTHING_GIVEN, InitFlags
 from apbmm.merge.flags import MergeRequest
 from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags
 from apbmm.run.flags import ALL_DEFAULTS, RunFlags
@@ -46,6 +47,24 @@ def install_completion(*, shell: Literal["bash", "zsh", "fish", "powershell"] | 
 
 Keys = Annotated[str | None, Parameter(env_var="APBMM_KEYS")]
 AtLeastOne = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
+
+
+@app.command
+def init(run_file: Path = Path("run.toml"), /, *, flags: InitFlags = NOTHING_GIVEN) -> int:
+    """Write a run file for two models and some benchmarks, ready for apbmm check and apbmm run.
+
+    Reads the headers of the models and every row of the benchmarks, decides which model is the
+    thinking one, guesses adapters and proposes limits. At a terminal it asks for what is not given.
+    Nothing is downloaded.
+
+    Parameters
+    ----------
+    run_file
+        The file to write.
+    """
+    from apbmm.init.command import write_run_file
+
+    return write_run_file(run_file, flags)
 
 
 @app.command

@@ -108,8 +108,8 @@ def test_a_host_without_a_card(tmp_path: Path) -> None:
     shown = run("apbmm", "run", run_file, "--gpus", "all", cwd=tmp_path)
     assert shown.returncode == 2
     assert shown.stderr.splitlines() == [
-        "error: no card was found: this host has no nvidia-smi",
-        "hint: --gpus cpu runs the workers on the CPU",
+        "error: no card was found: nvidia-smi names none",
+        "hint: --gpus cpu runs the workers on the CPU; apbmm doctor says more",
     ]
 
 

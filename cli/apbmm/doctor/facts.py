@@ -22,6 +22,8 @@ class Cards:
     """The GPUs that the driver names. ``cuda`` is the newest CUDA that the driver runs."""
 
     names: tuple[str, ...] = ()
+    memories: tuple[int, ...] = ()
+    """That of each card; 0 where the driver does not say."""
     driver: str = ""
     cuda: CudaVersion | None = None
     has_device: bool = False

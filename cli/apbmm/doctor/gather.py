@@ -73,6 +73,7 @@ def read_cards(table: str, cuda: CudaVersion | None, *, has_device: bool = True)
     rows = [row for row in rows if len(row) == 4]
     return Cards(
         names=tuple(f"{row[0]}: {row[1]}{_memory(row[2])}" for row in rows),
+        memories=tuple(int(row[2]) << 20 if row[2].isdecimal() else 0 for row in rows),
         driver=rows[0][3] if rows else "",
         cuda=cuda,
         has_device=has_device,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from apbmm.hub_cache import HUB_ID
 from apbmm_common.errors import ApbmmError, UsageError
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-"""A model's id on the Hub."""
 
 
 def require_hub_id(repository: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apbmm.export.hub import HUB_ID
+from apbmm.hub_cache import HUB_ID, REVISION, SNAPSHOT, cached_snapshot, hub_id_of
 from apbmm.merge.places import digest_cache, expanded
 from apbmm.results.run_results import RunResults
 from apbmm_common.checkpoint.roles import BASE_ROLE
@@ -17,9 +16,6 @@ from apbmm_common.run_file import Space
 
 if TYPE_CHECKING:
     from apbmm_worker.merging.sources import VerifiedSources
-
-_REVISION = re.compile(rf"(?P<id>{HUB_ID.pattern})(@(?P<revision>[\w.-]+))?")
-_SNAPSHOT = re.compile(r"(^|/)models--(?P<id>[^/]+)/snapshots/(?P<revision>[^/]+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +121,9 @@ def _by_role(results: RunResults, items: Sequence[str], flag: str) -> dict[str, 
 def _named_folder(role: str, value: str) -> SourceFolder:
     folder = expanded(value, "--path")
     if folder.is_dir():
-        return SourceFolder(folder, _hub_id(folder))
-    hub = _REVISION.fullmatch(value)
-    snapshot = _cached(hub["id"], hub["revision"]) if hub else None
+        return SourceFolder(folder, hub_id_of(folder))
+    hub = REVISION.fullmatch(value)
+    snapshot = cached_snapshot(hub["id"], hub["revision"]) if hub else None
     if hub is None or snapshot is None:
         raise UsageError(
             f"--path {role}={value}: neither a folder nor a model in the Hugging Face cache",
@@ -138,27 +134,10 @@ def _named_folder(role: str, value: str) -> SourceFolder:
 
 def _own_folder(own: Path) -> SourceFolder | None:
     if own.is_dir():
-        return SourceFolder(own, _hub_id(own))
-    snapshot = _SNAPSHOT.search(str(own))
+        return SourceFolder(own, hub_id_of(own))
+    snapshot = SNAPSHOT.search(str(own))
     if snapshot is None:
         return None
     hub_id = snapshot["id"].replace("--", "/", 1)
-    folder = _cached(hub_id, snapshot["revision"])
+    folder = cached_snapshot(hub_id, snapshot["revision"])
     return None if folder is None else SourceFolder(folder, hub_id)
-
-
-def _hub_id(folder: Path) -> str:
-    """The id of a snapshot in a Hugging Face cache; "" for any other folder."""
-    snapshot = _SNAPSHOT.search(str(folder.absolute()))
-    return snapshot["id"].replace("--", "/", 1) if snapshot else ""
-
-
-def _cached(hub_id: str, revision: str | None) -> Path | None:
-    """The snapshot of a model in this host's cache; nothing is downloaded."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None

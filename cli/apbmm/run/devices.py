@@ -6,29 +6,17 @@ Cards are found by nvidia-smi, which comes with their driver, and not by importi
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from apbmm.doctor.facts import Cards
+from apbmm.doctor.gather import cards
 from apbmm_common.errors import UsageError
 from apbmm_worker.daemon.options import parse_gpu
 
 ALL, CPU, REHEARSAL = "all", "cpu", "rehearsal"
-ASKED = ("nvidia-smi", "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits")
-ANSWER_SECONDS = 60.0
-"""nvidia-smi takes seconds for each card where its driver is not kept loaded."""
 ON_THE_CPU = "--gpus cpu runs the workers on the CPU"
 HIDDEN = "-1"
 """CUDA_VISIBLE_DEVICES=-1 is the usual way to hide every card."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """A card of this host; ``memory`` in bytes, 0 where the driver does not say."""
-
-    index: int
-    name: str
-    memory: int
 
 
 def devices_of(
@@ -50,8 +38,8 @@ def devices_of(
     if gpus == ALL:
         return tuple(str(number) for number in range(_visible_cards(environment)))
     devices = tuple(_parse_cards(part) for part in gpus.split(","))
-    cards = [card for device in devices for card in device.split(",")]
-    if len(set(cards)) != len(cards):
+    named = [card for device in devices for card in device.split(",")]
+    if len(set(named)) != len(named):
         raise UsageError(f"--gpus {gpus} names a card twice", "give each number once")
     return (REHEARSAL,) * len(devices) if rehearsal else devices
 
@@ -89,31 +77,13 @@ def _visible_cards(environment: Mapping[str, str]) -> int:
     visible = environment.get("CUDA_VISIBLE_DEVICES", "").strip()
     if visible == HIDDEN:
         raise UsageError("--gpus all: CUDA_VISIBLE_DEVICES=-1 hides every card", ON_THE_CPU)
-    return len(visible.split(",")) if visible else len(cards_of_this_host())
+    return len(visible.split(",")) if visible else len(cards_of_this_host().names)
 
 
-def cards_of_this_host() -> tuple[Card, ...]:
-    """The cards that the driver names, in its order. Raises `UsageError` where there is none."""
-    try:
-        asked = subprocess.run(
-            ASKED, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
-        )
-    except OSError:
-        raise UsageError("no card was found: this host has no nvidia-smi", ON_THE_CPU) from None
-    except subprocess.TimeoutExpired:
-        raise UsageError(
-            f"no card was found: nvidia-smi did not answer in {ANSWER_SECONDS:.0f} s",
-            f"name the cards, as in --gpus 0,1; {ON_THE_CPU}",
-        ) from None
-    cards = tuple(_card(line) for line in asked.stdout.splitlines() if line.count(",") >= 2)
-    if asked.returncode or not cards:
-        said = " ".join(f"{asked.stdout} {asked.stderr}".split())
-        raise UsageError(f"no card was found: nvidia-smi says {said or 'nothing'}", ON_THE_CPU)
-    return cards
-
-
-def _card(line: str) -> Card:
-    index, rest = line.split(",", 1)
-    name, memory = rest.rsplit(",", 1)
-    mebibytes = int(memory) if memory.strip().isdecimal() else 0
-    return Card(int(index), name.strip(), mebibytes << 20)
+def cards_of_this_host() -> Cards:
+    """The cards that the driver names. Raises `UsageError` where there is none."""
+    found = cards()
+    if not found.names:
+        said = f"nvidia-smi says: {found.trouble}" if found.trouble else "nvidia-smi names none"
+        raise UsageError(f"no card was found: {said}", f"{ON_THE_CPU}; apbmm doctor says more")
+    return found

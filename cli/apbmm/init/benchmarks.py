@@ -1,0 +1,153 @@
+"""Guesses the adapter of a benchmark from its columns and answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from apbmm_common.datasets.benchmark_folders import Selection, select_questions
+from apbmm_common.datasets.general_adapters import LETTERS
+from apbmm_common.errors import SourceError, UsageError
+from apbmm_common.run_file import BenchmarkSection
+from apbmm_common.run_file.schema import ANSWER_ADAPTER
+
+AIME = ("aime24", "aime25", "aime26")
+QUESTION_COLUMNS = ("question", "problem", "prompt", "query", "input", "instruction", "Question")
+ANSWER_COLUMNS = ("answer", "target", "solution", "response", "output", "label", "Answer")
+BOXED = "{question}\nPut your final answer in \\boxed{}."
+MANY = 300
+SAMPLE = 200
+"""Of more than `MANY` questions so many are proposed: each merge is asked all of them."""
+TAKEN = frozenset(("thinking", "instruct", "base", "adapters", "prompts"))
+"""Names that a benchmark cannot have."""
+NUMBER = re.compile(r"[-+$]?\d[\d,]*(\.\d+)?%?")
+MATHEMATICS = re.compile(r"[\d\\=^]")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A benchmark that was understood."""
+
+    path: Path
+    adapter: str
+    reason: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    questions: int | None = None
+    """How many questions it has; None where apbmm does not know its adapter's files."""
+    longest: int = 0
+    """Characters of its longest question with its choices."""
+
+    def named(self, taken: Collection[str]) -> str:
+        """Its name in the run file: that of its folder or file, and none of ``taken``."""
+        stem = self.path.stem if self.path.is_file() else self.path.name
+        own = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:48] or self.adapter
+        names = [own, *(f"{own}-{number}" for number in range(2, len(taken) + 3))]
+        return next(name for name in names if name not in TAKEN and name not in taken)
+
+
+def guess(given: str) -> Guess:
+    """What the benchmark ``PATH`` or ``ADAPTER=PATH`` is.
+
+    Every adapter is tried by reading all rows with it. Raises `UsageError` where none fits.
+    """
+    adapter, named, place = given.rpartition("=")
+    path = Path(place).expanduser().absolute()
+    if not path.exists() and named:  # a path with = in it
+        adapter, path = "", Path(given).expanduser().absolute()
+    if not path.exists():
+        raise UsageError(
+            f"{path}: no such folder or file",
+            "name a folder or a data file with questions; nothing is downloaded",
+        )
+    if adapter and adapter != ANSWER_ADAPTER:
+        return _read(path, adapter, "as named")
+    if adapter != ANSWER_ADAPTER and (known := next(_known(path), None)):
+        return known
+    return _own_questions(path)
+
+
+def _known(path: Path) -> Iterator[Guess]:
+    """Benchmarks whose columns and answers are those of an adapter of EvalScope."""
+    tries: list[tuple[str, str, Mapping[str, Any]]] = [
+        ("gpqa_diamond", "columns Question, Correct Answer, Incorrect Answer 1 to 3", {}),
+        ("math_500", "columns problem, answer, level", {}),
+        (_aime(path), "column problem, and answers that are whole numbers", {}),
+        ("gsm8k", "answers end with ####", {}),
+        ("gsm8k", "answers end with ####; there are no worked examples", {"few_shot_num": 0}),
+        ("general_mcq", "columns question, A, B, ..., answer", {"few_shot_num": 0}),
+    ]
+    for adapter, reason, arguments in tries:
+        try:
+            found = _read(path, adapter, reason, arguments)
+            if adapter != "gsm8k" or _ends_with_number_signs(path):
+                yield found
+        except SourceError:
+            continue
+
+
+def _aime(path: Path) -> str:
+    year = next((name for name in AIME if name in f"{path.parent.name}/{path.name}".lower()), None)
+    return year or "aime25"
+
+
+def _ends_with_number_signs(path: Path) -> bool:
+    """Whether the answers are those of gsm8k, which give the reasoning before the number."""
+    selection = _selected(path, ANSWER_ADAPTER, {"extract": "exact"})
+    return all("####" in str(record["answer"]) for record in selection.records)
+
+
+def _own_questions(path: Path) -> Guess:
+    """Questions and answers in columns of their own names."""
+    first: SourceError | None = None
+    for question in QUESTION_COLUMNS:
+        for answer in ANSWER_COLUMNS:
+            columns = {"question": question, "answer": answer}
+            own = {key: column for key, column in columns.items() if key != column}
+            try:
+                found = _selected(path, ANSWER_ADAPTER, {**own, "extract": "exact"})
+            except SourceError as error:
+                first = first or error
+                continue
+            rule, answers = _rule([str(record["answer"]).strip() for record in found.records])
+            reason = f"columns {question} and {answer}; {answers}"
+            return _read(path, ANSWER_ADAPTER, reason, {**own, **rule})
+    assert first is not None
+    raise UsageError(
+        f"{path}: no adapter fits: {first.message}",
+        "ADAPTER=PATH names one; the documentation, under Will my models and data work, has the "
+        "columns that are read",
+    )
+
+
+def _rule(answers: Collection[str]) -> tuple[dict[str, str], str]:
+    """How answers of this kind are found in a text, and what they are."""
+    if all(answer in LETTERS for answer in answers):
+        return {"extract": "letter"}, "answers are letters"
+    if all(NUMBER.fullmatch(answer) for answer in answers):
+        return {"extract": "boxed", "compare": "number", "template": BOXED}, "answers are numbers"
+    if sum(bool(MATHEMATICS.search(answer)) for answer in answers) * 2 > len(answers):
+        return {"extract": "boxed", "template": BOXED}, "answers are mathematics"
+    return {"extract": "boxed", "compare": "text", "template": BOXED}, "answers are texts"
+
+
+def _read(
+    path: Path, adapter: str, reason: str, arguments: Mapping[str, Any] | None = None
+) -> Guess:
+    selection = _selected(path, adapter, arguments or {})
+    questions = None if selection.positions is None else len(selection.records)
+    longest = max((_characters(record) for record in selection.records), default=0)
+    return Guess(path, adapter, reason, arguments or {}, questions, longest)
+
+
+def _selected(path: Path, adapter: str, arguments: Mapping[str, Any]) -> Selection:
+    section = BenchmarkSection(
+        name="guess", adapter=adapter, path=str(path), arguments=dict(arguments)
+    )
+    return select_questions(section, path)
+
+
+def _characters(record: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in record.values() if isinstance(value, str))

@@ -1,0 +1,216 @@
+"""`apbmm init`: asks what is not given, and writes a run file that passes `apbmm check`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from apbmm.check.inspect import inspect
+from apbmm.check.view import print_faults
+from apbmm.init.benchmarks import Guess, guess
+from apbmm.init.flags import InitFlags
+from apbmm.init.limits import propose
+from apbmm.init.models import Model, read_model, which_thinks
+from apbmm.init.text import Proposal, run_file_text
+from apbmm.installed import on_cpu
+from apbmm.run.devices import ALL, CPU, cards_of_this_host, devices_of
+from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, UsageError
+from apbmm_common.process.command_line import report
+from apbmm_common.process.whole_files import write_whole
+
+T = TypeVar("T")
+MERGES = 40
+
+
+def write_run_file(run_file: Path, flags: InitFlags) -> int:
+    """Write ``run_file`` and say what was decided; returns the exit code.
+
+    Raises `UsageError` for what is missing where nobody can be asked, for a file that exists, and
+    for models, benchmarks and cards that cannot be used.
+    """
+    if run_file.exists() and not flags.force:
+        raise UsageError(f"{run_file} exists", "--force replaces it")
+    asks = sys.stdin.isatty()
+    if not asks:
+        _require_all(flags)
+    thinking, instruct, said_by = _sources(flags, asks=asks)
+    benchmarks = _benchmarks(flags, asks=asks)
+    gpus = flags.gpus or (
+        _answer("GPUs (all, 0,1, cpu)", _device_names, default=_default_gpus())
+        if asks and not _all_given(flags)
+        else _default_gpus()
+    )
+    memory = _memory(gpus)
+    limits = propose(
+        [thinking.checkpoint, instruct.checkpoint],
+        max(each.longest for each in benchmarks),
+        memory,
+        flags.max_tokens,
+    )
+    name = flags.name or re.sub(r"[^A-Za-z0-9._-]+", "-", run_file.stem).lstrip("._-")[:64] or "run"
+    proposal = Proposal(
+        name, thinking, instruct, said_by, benchmarks, limits, flags.evaluations or MERGES
+    )
+    if not _written(run_file, proposal):
+        return EXIT_USAGE
+    _tell(run_file, proposal, gpus, memory)
+    return EXIT_DONE
+
+
+def _all_given(flags: InitFlags) -> bool:
+    return not _missing(flags)
+
+
+def _missing(flags: InitFlags) -> list[str]:
+    """The flags that name what nobody can guess, as far as they were not given."""
+    models = len(flags.model) + (flags.thinking is not None) + (flags.instruct is not None)
+    missing = ["--model"] * (2 - models)
+    return missing + ([] if flags.benchmark else ["--benchmark"])
+
+
+def _require_all(flags: InitFlags) -> None:
+    if missing := _missing(flags):
+        raise UsageError(
+            f"standard input is no terminal, so nothing can be asked, and {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing",
+            "apbmm init RUN.toml --model FOLDER --model FOLDER --benchmark FOLDER",
+        )
+
+
+# ---- what is given or asked ----------------------------------------------------------------------
+
+
+def _sources(flags: InitFlags, *, asks: bool) -> tuple[Model, Model, str]:
+    """The thinking model, the other one, and what says which is which."""
+    named = [name for name in (flags.thinking, *flags.model, flags.instruct) if name is not None]
+    if len(named) > 2:
+        raise UsageError(f"{len(named)} models are named", "two are merged")
+    models = [read_model(name) for name in named]
+    while len(models) < 2:
+        models.append(_answer(f"Model {len(models) + 1} (folder, or cached ORG/MODEL)", read_model))
+    first, second = models
+    if flags.thinking is not None or (flags.instruct is not None and named[-1] == flags.instruct):
+        thinking, instruct = first, second
+        return thinking, instruct, "named as the thinking model"
+    found = which_thinks((first, second))
+    if found is not None:
+        return found
+    if not asks:
+        raise UsageError(
+            f"neither chat templates nor names say which of {first.named} and {second.named} is "
+            "the thinking model",
+            "name it with --thinking, and the other one with --instruct",
+        )
+    choice = _answer(
+        f"Which is the thinking model: 1 ({first.label}) or 2 ({second.label})", _one_or_two
+    )
+    return (first, second, "said so") if choice == 1 else (second, first, "said so")
+
+
+def _benchmarks(flags: InitFlags, *, asks: bool) -> tuple[Guess, ...]:
+    found = [guess(given) for given in flags.benchmark]
+    while asks and not flags.benchmark:
+        more = " (empty: no more)" if found else ""
+        given = _answer(f"Benchmark {len(found) + 1} (folder or file){more}", _guess_or_end(found))
+        if given is None:
+            break
+        _say(f"  {given.adapter}: {given.reason}")
+        found.append(given)
+    return tuple(found)
+
+
+def _guess_or_end(found: Sequence[Guess]) -> Callable[[str], Guess | None]:
+    return lambda given: guess(given) if given or not found else None
+
+
+def _answer(question: str, read: Callable[[str], T], default: str = "") -> T:
+    """What ``read`` makes of an answer; asked again where it raises an `ApbmmError`."""
+    while True:
+        _say(f"{question}{f' [{default}]' if default else ''}: ", end="")
+        line = sys.stdin.readline()
+        if not line:
+            raise UsageError("the input has ended before everything was asked")
+        try:
+            return read(line.strip() or default)
+        except ApbmmError as error:
+            report(error)
+
+
+def _one_or_two(given: str) -> int:
+    if given not in ("1", "2"):
+        raise UsageError(f"{given!r} is neither 1 nor 2")
+    return int(given)
+
+
+def _device_names(given: str) -> str:
+    devices_of(given, None, rehearsal=False)
+    return given
+
+
+def _default_gpus() -> str:
+    return CPU if on_cpu() else ALL
+
+
+def _memory(gpus: str) -> int:
+    """Bytes of the cards of one worker, of the smallest where they differ; 0 if not known."""
+    if gpus == CPU:
+        return 0
+    devices = ("0",) if gpus == ALL else devices_of(gpus, None, rehearsal=False)
+    try:
+        smallest = min(cards_of_this_host().memories)
+    except UsageError:  # the run is for another host
+        return 0
+    return smallest * min(len(device.split(",")) for device in devices)
+
+
+# ---- the file ------------------------------------------------------------------------------------
+
+
+def _written(run_file: Path, proposal: Proposal) -> bool:
+    """Write the run file if it has no faults; otherwise print them as `apbmm check` does."""
+    content = run_file_text(proposal, run_file.absolute().parent)
+    draft = run_file.with_name(f".{run_file.name}.draft.toml")
+    try:
+        draft.write_text(content, encoding="utf-8")
+        found = inspect(draft)
+        if found.faults:
+            found.run_file = run_file
+            print_faults(found)
+            return False
+        write_whole(run_file, content.encode())
+    except OSError as error:
+        raise UsageError(f"{run_file}: cannot be written: {error.strerror}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _tell(run_file: Path, proposal: Proposal, gpus: str, memory: int) -> None:
+    """What was decided and why, and the next two commands."""
+    limits = proposal.limits
+    _say(f"thinking    {proposal.thinking.label}: {proposal.said_by}")
+    _say(f"instruct    {proposal.instruct.label}")
+    for each in proposal.benchmarks:
+        count = "" if each.questions is None else f"{each.questions} questions, "
+        _say(f"benchmark   {each.path}: {count}{each.adapter} ({each.reason})")
+    why = f" ({'; '.join(limits.reasons)})" if limits.reasons else ""
+    _say(f"limits      {limits.max_tokens} tokens in a context of {limits.context}{why}")
+    if memory and limits.at_once is not None and limits.at_once < 1:
+        _say(
+            "note: the models and one answer hardly fit on a card: give each worker several, as in "
+            "--gpus 0+1"
+        )
+    _say(f"wrote {run_file}; next:")
+    file = shlex.quote(str(run_file))
+    _say(f"  apbmm check {file}")
+    _say(f"  apbmm run {file} --gpus {gpus}")
+
+
+def _say(line: str, end: str = "\n") -> None:
+    Console(highlight=False, soft_wrap=True).print(line, markup=False, end=end)

@@ -1,0 +1,99 @@
+"""The two models: where they are, and which of them is the thinking one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from apbmm.hub_cache import REVISION, cached_snapshot, hub_id_of
+from apbmm_common.checkpoint.headers import Checkpoint, read_checkpoint, read_object
+from apbmm_common.errors import SourceError, UsageError
+
+THOUGHTS = ("<think>", "[THINK]")
+"""Tags that open a thought."""
+THINKS = re.compile(r"think|reason|(^|[^a-z])r1([^a-z0-9]|$)|qwq", re.IGNORECASE)
+ANSWERS_AT_ONCE = re.compile(r"instruct|chat|no.?think|non.?think", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as it was named, and its files."""
+
+    named: str
+    checkpoint: Checkpoint
+    template: str
+    """Its chat template; "" without one."""
+
+    @property
+    def label(self) -> str:
+        """Its id on the hub, or the last part of its folder."""
+        path = self.checkpoint.path
+        return hub_id_of(path) or path.name
+
+    @property
+    def thought(self) -> str:
+        """The tag that opens a thought in its chat template; "" where none does."""
+        return next((tag for tag in THOUGHTS if tag in self.template), "")
+
+
+def read_model(named: str) -> Model:
+    """Read the headers of a model in a folder or in the Hugging Face cache.
+
+    Raises `UsageError` for a model that is not on this host, and `SourceError` for damaged files.
+    """
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        hub = REVISION.fullmatch(named)
+        if folder.exists() or hub is None:
+            raise UsageError(
+                f"{named}: no such folder, and not ORG/MODEL",
+                "name a folder with config.json and safetensors weights",
+            )
+        snapshot = cached_snapshot(hub["id"], hub["revision"])
+        if snapshot is None:
+            raise UsageError(
+                f"{named}: no such folder, and not in the Hugging Face cache",
+                f"hf download {hub['id']} fetches it; HF_HOME says where the cache is",
+            )
+        folder = snapshot
+    checkpoint = read_checkpoint(folder.absolute())
+    return Model(named, checkpoint, chat_template(checkpoint.path))
+
+
+def chat_template(folder: Path) -> str:
+    """The text of a folder's chat template; "" where it has none that can be read."""
+    try:
+        jinja = folder / "chat_template.jinja"
+        if jinja.is_file():
+            return jinja.read_text(encoding="utf-8-sig")
+        return str(read_object(folder / "tokenizer_config.json").get("chat_template") or "")
+    except (OSError, ValueError, SourceError):
+        return ""
+
+
+def which_thinks(pair: tuple[Model, Model]) -> tuple[Model, Model, str] | None:
+    """The thinking model, the other one, and what says so; None where nothing does.
+
+    The chat templates say it where one of them only opens a thought, otherwise the names do.
+    """
+    first, second = pair
+    scores = [2 * bool(model.thought) + _by_name(model.label) for model in pair]
+    if scores[0] == scores[1]:
+        return None
+    thinking, instruct = (first, second) if scores[0] > scores[1] else (second, first)
+    return thinking, instruct, " and ".join(_reasons(thinking, instruct))
+
+
+def _by_name(label: str) -> int:
+    if ANSWERS_AT_ONCE.search(label):
+        return -1
+    return 1 if THINKS.search(label) else 0
+
+
+def _reasons(thinking: Model, instruct: Model) -> Iterator[str]:
+    if thinking.thought and not instruct.thought:
+        yield f"only its chat template has {thinking.thought}"
+    if _by_name(thinking.label) > _by_name(instruct.label):
+        yield "its name says so"

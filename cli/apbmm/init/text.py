@@ -1,0 +1,133 @@
+"""The commented run file that `apbmm init` writes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apbmm.init.benchmarks import MANY, SAMPLE, Guess
+from apbmm.init.limits import Limits
+from apbmm.init.models import THOUGHTS, Model
+
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Everything that the run file says."""
+
+    name: str
+    thinking: Model
+    instruct: Model
+    said_by: str
+    """What says that the thinking model is one."""
+    benchmarks: tuple[Guess, ...]
+    limits: Limits
+    evaluations: int
+
+
+def run_file_text(proposal: Proposal, folder: Path) -> str:
+    """The run file, in ``folder``; paths below that folder are relative to it."""
+    return "\n".join(
+        [
+            *_head(proposal, folder),
+            *_benchmarks(proposal, folder),
+            *_generation(proposal),
+            *_rest(proposal),
+        ]
+    )
+
+
+def _head(proposal: Proposal, folder: Path) -> Iterator[str]:
+    yield "#:schema ./apbmm.schema.json"
+    yield "# Written by apbmm init. Every key is explained in the run-file reference. Paths are"
+    yield "# relative to this file. The first line is for editors: the schema that it names is"
+    yield "# written by apbmm schema --out apbmm.schema.json."
+    yield ""
+    yield f"name = {text(proposal.name)}"
+    yield "seed = 0"
+    yield ""
+    yield "[sources]"
+    yield f"# {proposal.thinking.label}: {proposal.said_by}. It is the merge at x = 1."
+    yield f"thinking = {place(proposal.thinking.checkpoint.path, folder)}"
+    yield f"# {proposal.instruct.label}: the merge at x = 0."
+    yield f"instruct = {place(proposal.instruct.checkpoint.path, folder)}"
+    yield ""
+
+
+def _benchmarks(proposal: Proposal, folder: Path) -> Iterator[str]:
+    taken: set[str] = set()
+    for guess in proposal.benchmarks:
+        name = guess.named(taken)
+        taken.add(name)
+        count = "" if guess.questions is None else f"{guess.questions} questions; "
+        yield f"# {count}{guess.adapter}: {guess.reason}."
+        yield "[[benchmarks]]"
+        yield f"name = {text(name)}"
+        yield f"adapter = {text(guess.adapter)}"
+        yield f"path = {place(guess.path, folder)}"
+        if guess.questions is not None and guess.questions > MANY:
+            yield "# Drawn at random, the same for every merge: remove the line to ask all."
+            yield f"sample = {SAMPLE}"
+        if guess.arguments:
+            yield f"arguments = {inline(guess.arguments)}"
+        yield ""
+
+
+def _generation(proposal: Proposal) -> Iterator[str]:
+    limits = proposal.limits
+    yield "[generation]"
+    yield "# Both models are asked with this one's chat template."
+    yield 'template_from = "thinking"'
+    yield "# An answer is cut off at max_tokens; few answers of the thinking model should be."
+    for reason in limits.reasons:
+        yield f"# context: {reason}."
+    if limits.at_once is not None:
+        yield f"# One engine has room for about {limits.at_once} answers of full length at once."
+    yield f"max_tokens = {limits.max_tokens}"
+    yield "# Prompt and answer together."
+    yield f"context = {limits.context}"
+    yield "# Greedy decoding. Where a benchmark has few questions, temperature = 0.6 here and"
+    yield "# repeats = 8 there measure it more precisely."
+    yield "temperature = 0.0"
+    if proposal.thinking.thought == THOUGHTS[1]:
+        yield f"thought_end = {text(THOUGHTS[1].replace('[', '[/'))}"
+    yield ""
+
+
+def _rest(proposal: Proposal) -> Iterator[str]:
+    yield "# Merges that are evaluated, beside the two models themselves. gpu_hours = 24.0 would"
+    yield "# limit the cost, patience = 10 ends a search whose hypervolume has stopped growing."
+    yield "[budget]"
+    yield f"evaluations = {proposal.evaluations}"
+    yield f"initial = {min(8, proposal.evaluations)}"
+    yield ""
+    yield "# Keeps a share of the questions out of the search, on which apbmm confirm measures the"
+    yield "# front once more. It cannot be changed once a run has begun."
+    yield "# [confirm]"
+    yield "# holdout = 0.3"
+    yield ""
+
+
+def text(value: str) -> str:
+    """A TOML string."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def inline(table: Mapping[str, Any]) -> str:
+    """A TOML inline table of texts and numbers."""
+    parts = (
+        f"{key if BARE_KEY.fullmatch(key) else text(key)} = "
+        f"{text(value) if isinstance(value, str) else value}"
+        for key, value in table.items()
+    )
+    return f"{{ {', '.join(parts)} }}"
+
+
+def place(path: Path, folder: Path) -> str:
+    """A path as it stands in a run file in ``folder``: relative where it is below that."""
+    return text(str(path.relative_to(folder) if path.is_relative_to(folder) else path))

@@ -1,0 +1,99 @@
+"""The adapter that `apbmm init` guesses from columns and answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apbmm.init.benchmarks import guess
+from apbmm_common.errors import UsageError
+
+GPQA = {"Question": "Which?", "Correct Answer": "a", "High-level domain": "Physics"}
+GPQA |= {f"Incorrect Answer {number}": f"b{number}" for number in (1, 2, 3)}
+GSM8K = {"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"}
+
+
+def written(file: Path, *rows: dict[str, Any]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "adapter"),
+    [
+        ("aime25/test.jsonl", {"problem": "p", "answer": "70"}, "aime25"),
+        ("aime24/train.jsonl", {"problem": "p", "solution": "70"}, "aime24"),
+        ("gpqa/train.jsonl", GPQA, "gpqa_diamond"),
+        ("math/test.jsonl", {"problem": "p", "answer": "\\frac12", "level": 3}, "math_500"),
+        ("gsm8k/test.jsonl", GSM8K, "gsm8k"),
+        ("quiz/a.jsonl", {"question": "q", "A": "x", "B": "y", "answer": "B"}, "general_mcq"),
+    ],
+)
+def test_known_columns(tmp_path: Path, file: str, row: dict[str, Any], adapter: str) -> None:
+    found = guess(str(written(tmp_path / file, row, row).parent))
+    assert (found.adapter, found.questions) == (adapter, 2)
+    assert found.longest >= len("p")
+
+
+def test_worked_examples_are_taken_where_there_are_some(tmp_path: Path) -> None:
+    written(tmp_path / "test.jsonl", GSM8K)
+    assert guess(str(tmp_path)).arguments == {"few_shot_num": 0}
+    written(tmp_path / "train.jsonl", *[GSM8K] * 4)
+    assert guess(str(tmp_path)).arguments == {}
+
+
+@pytest.mark.parametrize(
+    ("answers", "rule"),
+    [
+        (["42", "1,000", "3.5"], {"extract": "boxed", "compare": "number"}),
+        (["A", "C"], {"extract": "letter"}),
+        (["\\frac{1}{2}", "x^2"], {"extract": "boxed"}),
+        (["Paris", "Rome"], {"extract": "boxed", "compare": "text"}),
+    ],
+)
+def test_questions_of_ones_own(tmp_path: Path, answers: list[str], rule: dict[str, str]) -> None:
+    rows = [{"question": f"q{answer}", "answer": answer} for answer in answers]
+    found = guess(str(written(tmp_path / "mine.jsonl", *rows)))
+    assert found.adapter == "apbmm_answer"
+    template = found.arguments.get("template", "")
+    assert {k: v for k, v in found.arguments.items() if k != "template"} == rule
+    assert ("\\boxed{}" in template) == (rule["extract"] == "boxed")
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    file = written(tmp_path / "mine.jsonl", {"prompt": "q", "target": "Paris"})
+    found = guess(str(file))
+    assert found.arguments["question"] == "prompt"
+    assert found.arguments["answer"] == "target"
+
+
+def test_an_adapter_that_is_named_is_taken(tmp_path: Path) -> None:
+    file = written(tmp_path / "test.jsonl", {"question": "q", "answer": "a b c"})
+    assert guess(f"general_qa={file}").adapter == "general_qa"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [({"text": "q"}, "there is no 'question', only text"), ({}, "no adapter fits")],
+)
+def test_what_no_adapter_reads(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        guess(str(written(tmp_path / "mine.jsonl", row)))
+    assert "ADAPTER=PATH" in caught.value.hint
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder or file"):
+        guess(str(tmp_path / "none"))
+
+
+def test_names_are_those_of_folders_and_each_once(tmp_path: Path) -> None:
+    found = guess(str(written(tmp_path / "my data.jsonl", GSM8K)))
+    assert found.named(set()) == "my-data"
+    assert found.named({"my-data"}) == "my-data-2"
+    reserved = guess(str(written(tmp_path / "prompts.jsonl", GSM8K)))
+    assert reserved.named(set()) == "prompts-2"

@@ -1,0 +1,162 @@
+"""`apbmm init`: what it writes passes `apbmm check`; what it asks, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apbmm_common.datasets.demo_pair import demo_folder
+from apbmm_common.run_file import RunSpec, load_run_file
+from commands import called, command_line, environment, run
+
+THINKS = "{{ messages }}<think>\n"
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with two models whose names say nothing, and questions; it is the present one."""
+    for name, source in (("first", "tiny_instruct"), ("second", "tiny_thinking")):
+        shutil.copytree(demo_folder() / source, tmp_path / "models" / name)
+    questions = tmp_path / "data" / "sums.jsonl"
+    questions.parent.mkdir()
+    rows = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(9)]
+    questions.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with Path(os.devnull).open() as no_terminal:
+        monkeypatch.setattr("sys.stdin", no_terminal)
+        yield tmp_path
+
+
+def think(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(THINKS, encoding="utf-8")
+
+
+def written(*arguments: str) -> RunSpec:
+    """The run that `apbmm init` with these arguments writes, checked."""
+    shown = called("init", "out.toml", *arguments)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[-2:] == [
+        "  apbmm check out.toml",
+        "  apbmm run out.toml --gpus cpu",
+    ]
+    checked = called("check", "out.toml", "--no-questions")
+    assert checked.returncode == 0, checked.stderr
+    return load_run_file(Path("out.toml"))
+
+
+MODELS = ("--model", "models/first", "--model", "models/second")
+ALL = (*MODELS, "--benchmark", "data/sums.jsonl", "--gpus", "cpu")
+
+
+def test_the_chat_template_says_which_model_thinks(host: Path) -> None:
+    think(host / "models" / "second")
+    spec = written(*ALL)
+    assert Path(spec.sources.thinking).name == "second"
+    assert Path(spec.sources.instruct).name == "first"
+    assert spec.name == "out"
+    assert spec.benchmarks[0].name == "sums"
+    text = Path("out.toml").read_text()
+    assert 'thinking = "models/second"' in text
+    assert "# second: only its chat template has <think>." in text
+
+
+def test_names_say_it_where_templates_do_not(host: Path) -> None:
+    (host / "models" / "first").rename(host / "models" / "Small-Thinking")
+    models = ("--model", "models/second", "--model", "models/Small-Thinking")
+    spec = written(*models, "--benchmark", "data/sums.jsonl", "--gpus", "cpu")
+    assert Path(spec.sources.thinking).name == "Small-Thinking"
+
+
+def test_where_nothing_says_it_the_flags_do(host: Path) -> None:
+    shown = called("init", *ALL)
+    assert shown.returncode == 2
+    assert "neither chat templates nor names say which" in shown.stderr
+    assert not (host / "run.toml").exists()
+    flags = ("--instruct", "models/second", "--model", "models/first", *ALL[4:])
+    spec = written(*flags, "--max-tokens", "64", "--evaluations", "5", "--name", "mine")
+    assert Path(spec.sources.thinking).name == "first"
+    assert (spec.name, spec.generation.max_tokens, spec.budget.evaluations) == ("mine", 64, 5)
+    assert spec.budget.initial == 5
+
+
+def test_an_existing_file_is_replaced_only_by_force(host: Path) -> None:
+    think(host / "models" / "second")
+    (host / "out.toml").write_text("mine")
+    shown = called("init", "out.toml", *ALL)
+    assert (shown.returncode, shown.stderr) == (
+        2,
+        "error: out.toml exists\nhint: --force replaces it\n",
+    )
+    written(*ALL, "--force")
+
+
+def test_without_a_terminal_it_names_what_is_missing(host: Path) -> None:
+    shown = called("init", "--model", "models/first")
+    assert shown.returncode == 2
+    assert "--model, --benchmark are missing" in shown.stderr
+
+
+def test_models_that_cannot_be_merged_are_refused_as_by_check(host: Path) -> None:
+    think(host / "models" / "second")
+    shutil.copytree(demo_folder() / "thinking", host / "models" / "other")
+    models = ("--model", "models/second", "--model", "models/other")
+    shown = called("init", "out.toml", *models, *ALL[4:])
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("out.toml: ")
+    assert sorted(path.name for path in host.iterdir()) == ["data", "models"]
+
+
+def test_ids_of_cached_models(host: Path) -> None:
+    hub = host / "home" / "hub"
+    for name in ("Tiny-Thinking", "Tiny-Instruct"):
+        model = hub / f"models--lab--{name}"
+        source = f"tiny_{name.rpartition('-')[2].lower()}"
+        shutil.copytree(demo_folder() / source, model / "snapshots" / "abc123")
+        (model / "refs").mkdir()
+        (model / "refs" / "main").write_text("abc123")
+    arguments = ("--model", "lab/Tiny-Instruct", "--benchmark", "data/sums.jsonl", "--gpus", "cpu")
+    cache = {"HF_HOME": str(host / "home")}
+    shown = run("apbmm", "init", *arguments, "--model", "lab/Tiny-Thinking", env=cache)
+    assert shown.returncode == 0, shown.stderr
+    assert "thinking    lab/Tiny-Thinking: its name says so" in shown.stdout
+    spec = load_run_file(host / "run.toml")
+    assert "models--lab--Tiny-Thinking/snapshots/abc123" in spec.sources.thinking
+
+    missing = run("apbmm", "init", "o.toml", *arguments, "--model", "lab/None", env=cache)
+    assert missing.returncode == 2
+    assert missing.stderr.splitlines() == [
+        "error: lab/None: no such folder, and not in the Hugging Face cache",
+        "hint: hf download lab/None fetches it; HF_HOME says where the cache is",
+    ]
+
+
+def test_at_a_terminal_it_asks_for_the_rest(host: Path) -> None:
+    controller, terminal = pty.openpty()
+    answers = "models/none\nmodels/first\nmodels/second\n2\ndata/sums.jsonl\n\n\n"
+    with subprocess.Popen(
+        command_line("apbmm", "init", "--max-tokens", "50"),
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=host,
+        env=environment(),
+    ) as asking:
+        os.close(terminal)
+        os.write(controller, answers.encode())
+        shown, _ = asking.communicate(timeout=120)
+    os.close(controller)
+    assert asking.returncode == 0, shown
+    assert "models/none: no such folder, and not ORG/MODEL" in shown or "hf download" in shown
+    assert "Which is the thinking model: 1 (first) or 2 (second)" in shown
+    assert "Benchmark 2 (folder or file) (empty: no more)" in shown
+    spec = load_run_file(host / "run.toml")
+    assert Path(spec.sources.thinking).name == "second"
+    assert spec.generation.max_tokens == 50
