@@ -166,7 +166,6 @@ class Replay:
         return Paused(
             self.measured.objectives(*means),
             self.measured.deviations(*spreads),
-            1,
             self.cost(merge, share, 1.0),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,6 @@ from apbmm_master.search.steps import (
     certainly_beaten,
     completed_next,
     expected_gain,
-    promoted,
     reserve,
     step_ends,
 )
@@ -45,7 +45,7 @@ class Rule:
     """What happens after a step.
 
     - `choice`: `whole` (no steps), `bound` (stop what the exact bound excludes), `likely` (stop
-      what is on the front with a probability below a tenth), `halving` (`steps.promoted`), `gain`
+      what is on the front with a probability below a tenth), `halving` (`promoted`), `gain`
       (the largest expected gain per expected cost, of the paused merges and a new vector), `late`
       (begin new vectors until the budget's end);
     - `shares` of the questions after each step;
@@ -277,10 +277,7 @@ class Simulation:
         if not at:
             return []
         mean, deviation = self.search.posterior(np.stack([m.x for m in at]))
-        return [
-            Paused(mean[i], deviation[i], self.ends.index(m.done) + 1, self._rest(m))
-            for i, m in enumerate(at)
-        ]
+        return [Paused(mean[i], deviation[i], self._rest(m)) for i, m in enumerate(at)]
 
     def _chosen(
         self, last: Merge | None, at: list[Merge], paused: list[Paused], gains: Array
@@ -295,7 +292,7 @@ class Simulation:
             steps = range(1, len(self.ends) + 1)
             done = [max(m.done, m.until) for m in self.merges]
             reached = [len(done), *(sum(d >= self.ends[s - 1] for d in done) for s in steps)]
-            index = promoted(paused, reached, gains)
+            index = promoted([self.ends.index(m.done) + 1 for m in at], reached, gains)
             return None if index is None else at[index]
         if choice == "gain" and paused and len(self.merges) >= INITIAL:
             worth = gains / [p.cost for p in paused]
@@ -341,3 +338,23 @@ class Simulation:
             measured_hv=hypervolume(measured, REFERENCE),
             errors=tuple(self.errors),
         )
+
+
+def promoted(
+    steps: Sequence[int], reached: Sequence[int], gains: Array, share: float = 0.5
+) -> int | None:
+    """Index of the paused merge that goes on to its next step; None: begin a new vector instead.
+
+    Asynchronous successive halving (Li et al., 2020, arXiv 1810.05934) with the expected gain in
+    hypervolume in place of a loss. `steps[i]` is how many steps paused merge i has completed,
+    `reached[s]` counts the merges that have completed s steps, or go on to step s now;
+    `reached[0]` those that were begun. At most `share` of those that completed a step go on; of the
+    paused ones the one with the largest of `gains` (p,), where that is above 0. Later steps first.
+    """
+    for step in range(len(reached) - 2, 0, -1):
+        if reached[step + 1] >= share * reached[step]:
+            continue
+        there = [i for i, done in enumerate(steps) if done == step and gains[i] > 0.0]
+        if there:
+            return max(there, key=lambda i: float(gains[i]))
+    return None

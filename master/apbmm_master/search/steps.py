@@ -1,14 +1,14 @@
-"""Merges measured in steps: how far a merge is measured before the next choice, and what is chosen.
+"""Merges measured in steps: what can be gained by going on with a merge, and what is chosen.
 
 All merges answer the questions in one fixed order. After each step of that order a merge may pause:
 it keeps its answers, and its objectives in full are an estimate with a variance. This module holds
-the choices and knows nothing of workers:
+the choices and knows nothing of workers. New vectors are measured up to their first step until the
+rest of the budget is about what the front of all estimates needs (`reserve`). From then on the
+paused merge with the largest expected gain per cost goes on, a step at a time (`completed_next`).
+Of the rules compared in `benchmarks/results/evaluation_cost.md` this one was the best.
 
-- `certainly_beaten`: the exact bound, after which nothing more can be gained;
-- `promoted`: which paused merge goes on, by asynchronous successive halving (Li et al., 2020, arXiv
-  1810.05934) with the expected gain in hypervolume in place of a loss;
-- `reserve` and `completed_next`: the end of the budget, which completes the recommended front;
-- `audited`: the pauses that are completed all the same, so that estimates can be checked.
+`certainly_beaten` is the exact bound, after which nothing more can be gained. `audited` draws the
+pauses that are completed all the same, so that estimates can be checked.
 
 Objectives are maximised. Costs have any one unit, tokens or seconds.
 """
@@ -33,13 +33,11 @@ class Paused:
     """A merge measured in part that nobody measures now.
 
     - `mean`, `deviation` (m,): of the objectives that it would have if it were measured in full;
-    - `step`: how many steps it has completed, at least 1;
     - `cost`: what its other questions are expected to cost, another hot-load included.
     """
 
     mean: Array
     deviation: Array
-    step: int
     cost: float
 
 
@@ -85,24 +83,6 @@ def certainly_beaten(best: Array, measured: Array) -> bool:
     generated. So a member of the front of full measurements is never lost.
     """
     return bool((measured.reshape(-1, len(best)) >= best).all(axis=1).any())
-
-
-def promoted(
-    paused: Sequence[Paused], reached: Sequence[int], gains: Array, share: float = 0.5
-) -> int | None:
-    """Index of the paused merge that goes on to its next step; None: begin a new vector instead.
-
-    `reached[s]` counts the merges that have completed s steps, or go on to step s now;
-    `reached[0]` those that were begun. At most `share` of those that completed a step go on; of the
-    paused ones the one with the largest of `gains` (p,), where that is above 0. Later steps first.
-    """
-    for step in range(len(reached) - 2, 0, -1):
-        if reached[step + 1] >= share * reached[step]:
-            continue
-        there = [i for i, merge in enumerate(paused) if merge.step == step and gains[i] > 0.0]
-        if there:
-            return max(there, key=lambda i: float(gains[i]))
-    return None
 
 
 def reserve(paused: Sequence[Paused], measured: Array) -> float:

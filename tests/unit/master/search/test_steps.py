@@ -1,4 +1,4 @@
-"""Choices between merges measured in part: bounds, expected gains, promotion, the budget's end."""
+"""Choices between merges measured in part: bounds, expected gains, the budget's end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from apbmm_master.search.steps import (
     certainly_beaten,
     completed_next,
     expected_gain,
-    promoted,
     reserve,
     step_ends,
 )
@@ -24,8 +23,8 @@ REFERENCE = np.array([-0.2, -0.2])
 MEASURED = np.array([[0.0, 1.0], [0.5, 0.7], [0.4, 0.6], [1.0, 0.0], [-0.5, 2.0]])
 
 
-def paused(mean: tuple[float, float], step: int = 1, cost: float = 1.0) -> Paused:
-    return Paused(np.array(mean), np.array([0.1, 0.1]), step, cost)
+def paused(mean: tuple[float, float], cost: float = 1.0) -> Paused:
+    return Paused(np.array(mean), np.array([0.1, 0.1]), cost)
 
 
 def test_steps_end_with_all_questions_and_never_repeat() -> None:
@@ -68,15 +67,6 @@ def test_the_exact_bound_never_stops_a_member_of_the_final_front(seed: int, answ
             together = np.unique(np.vstack([others, objectives[i]]), axis=0)
             without = np.unique(others, axis=0)
             assert np.array_equal(together[front(together)], without[front(without)])
-
-
-def test_half_of_a_step_goes_on_the_best_first_and_later_steps_before() -> None:
-    merges = [paused((0.1, 0.1)), paused((0.9, 0.9)), paused((0.5, 0.5), step=2)]
-    gains = np.array([0.01, 0.5, 0.2])
-    assert promoted(merges, [4, 4, 1, 1], gains) == 1
-    assert promoted(merges, [4, 4, 2, 1], gains) is None
-    assert promoted(merges, [4, 4, 2, 0], gains) == 2
-    assert promoted(merges, [4, 4, 0, 0], np.zeros(3)) is None
 
 
 def test_the_reserve_counts_what_the_front_of_estimates_lacks() -> None:
