@@ -64,15 +64,12 @@ class Rule:
 RULES = {
     "whole": Rule("whole", (1.0,)),
     "bound": Rule("bound"),
-    "likely": Rule("likely"),
     "likely, from 30 %": Rule("likely", (0.3, 0.6, 1.0)),
     "halving": Rule("halving"),
-    "halving, from 30 %": Rule("halving", (0.3, 0.6, 1.0)),
-    "halving, audited": Rule("halving", audits=0.1),
     "gain": Rule("gain"),
-    "late": Rule("late"),
     "late, from 30 %": Rule("late", (0.3, 1.0), kept=0.7),
     "late, 4 in full": Rule("late", opening=4),
+    "late, 4 in full, audited": Rule("late", opening=4, audits=0.1),
     "late, 4 in full, from 30 %": Rule("late", (0.3, 1.0), kept=0.7, opening=4),
 }
 
