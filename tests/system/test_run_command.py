@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from apbmm_common.datasets.demo_pair import demo_folder
 from apbmm_common.protocol.curve_keys import new_master, new_worker
 from apbmm_worker.daemon.options import default_name
 from commands import (
@@ -114,16 +116,19 @@ def test_a_host_without_a_card(tmp_path: Path) -> None:
 
 
 @pytest.mark.vllm
-def test_the_demo_pair_on_the_cpu(tmp_path: Path) -> None:
+def test_what_init_writes_runs_on_the_cpu(tmp_path: Path) -> None:
     """The real engine, on the device that is the default where the CPU build is installed."""
-    from demo_pair_runs import write_run
+    pair = demo_folder()
+    models = [part for name in ("instruct", "thinking") for part in ("--model", pair / name)]
+    chain = f"apbmm_demo_chain_arithmetic={pair / 'problems' / 'chain_arithmetic'}"
+    trail = f"apbmm_demo_treasure_trail={pair / 'problems' / 'treasure_trail'}"
+    benchmarks = ("--benchmark", chain, "--benchmark", trail, "--evaluations", 2)
+    made = run("apbmm", "init", tmp_path / "first.toml", *models, *benchmarks)
+    assert made.returncode == 0, made.stderr
 
-    folders = 'name = "pair"\n[sources]\nthinking = "{pair}/thinking"\n'
-    rest = '[algorithm]\nname = "sobol"\n[budget]\nevaluations = 2\ninitial = 2\n'
-    rest += "any_references = true\n"
-    run_file = write_run(tmp_path / "run.toml", folders + 'instruct = "{pair}/instruct"\n' + rest)
-    shown = run("apbmm", "run", run_file, "--run-dir", tmp_path / "run", timeout=500)
+    command = shlex.split(made.stdout.splitlines()[-1])[1:]
+    shown = run("apbmm", *command, "--run-dir", tmp_path / "run", timeout=500)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "1 worker on the CPU, each with an engine" in shown.stdout
     assert "finished: 2 evaluations completed" in shown.stdout
-    assert processes_naming(str(run_file)) == []
+    assert processes_naming(str(tmp_path / "first.toml")) == []

@@ -23,6 +23,9 @@ SAMPLE = 200
 """Of more than `MANY` questions so many are proposed: each merge is asked all of them."""
 TAKEN = frozenset(("thinking", "instruct", "base", "adapters", "prompts"))
 """Names that a benchmark cannot have."""
+GUESSED = "guess"
+UNNAMED = f"benchmark {GUESSED}: "
+"""What messages of a benchmark without a name begin with."""
 NUMBER = re.compile(r"[-+$]?\d[\d,]*(\.\d+)?%?")
 MATHEMATICS = re.compile(r"[\d\\=^]")
 
@@ -53,6 +56,8 @@ def guess(given: str) -> Guess:
 
     Every adapter is tried by reading all rows with it. Raises `UsageError` where none fits.
     """
+    if not given:
+        raise UsageError("a benchmark is needed", "a folder or a data file with questions")
     adapter, named, place = given.rpartition("=")
     path = Path(place).expanduser().absolute()
     if not path.exists() and named:  # a path with = in it
@@ -116,7 +121,7 @@ def _own_questions(path: Path) -> Guess:
             return _read(path, ANSWER_ADAPTER, reason, {**own, **rule})
     assert first is not None
     raise UsageError(
-        f"{path}: no adapter fits: {first.message}",
+        f"{path}: no adapter fits: {first.message.removeprefix(UNNAMED)}",
         "ADAPTER=PATH names one; the documentation, under Will my models and data work, has the "
         "columns that are read",
     )
@@ -144,7 +149,7 @@ def _read(
 
 def _selected(path: Path, adapter: str, arguments: Mapping[str, Any]) -> Selection:
     section = BenchmarkSection(
-        name="guess", adapter=adapter, path=str(path), arguments=dict(arguments)
+        name=GUESSED, adapter=adapter, path=str(path), arguments=dict(arguments)
     )
     return select_questions(section, path)
 

@@ -43,7 +43,7 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
     benchmarks = _benchmarks(flags, asks=asks)
     gpus = flags.gpus or (
         _answer("GPUs (all, 0,1, cpu)", _device_names, default=_default_gpus())
-        if asks and not _all_given(flags)
+        if asks and _missing(flags)
         else _default_gpus()
     )
     memory = _memory(gpus)
@@ -63,15 +63,14 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
     return EXIT_DONE
 
 
-def _all_given(flags: InitFlags) -> bool:
-    return not _missing(flags)
-
-
 def _missing(flags: InitFlags) -> list[str]:
     """The flags that name what nobody can guess, as far as they were not given."""
-    models = len(flags.model) + (flags.thinking is not None) + (flags.instruct is not None)
-    missing = ["--model"] * (2 - models)
+    missing = ["--model"] * (2 - _models_given(flags))
     return missing + ([] if flags.benchmark else ["--benchmark"])
+
+
+def _models_given(flags: InitFlags) -> int:
+    return len(flags.model) + (flags.thinking is not None) + (flags.instruct is not None)
 
 
 def _require_all(flags: InitFlags) -> None:
@@ -88,16 +87,21 @@ def _require_all(flags: InitFlags) -> None:
 
 def _sources(flags: InitFlags, *, asks: bool) -> tuple[Model, Model, str]:
     """The thinking model, the other one, and what says which is which."""
-    named = [name for name in (flags.thinking, *flags.model, flags.instruct) if name is not None]
-    if len(named) > 2:
-        raise UsageError(f"{len(named)} models are named", "two are merged")
-    models = [read_model(name) for name in named]
-    while len(models) < 2:
-        models.append(_answer(f"Model {len(models) + 1} (folder, or cached ORG/MODEL)", read_model))
+    missing = 2 - _models_given(flags)
+    if missing < 0:
+        raise UsageError(f"{2 - missing} models are named", "two are merged")
+    models = [read_model(name) for name in (flags.thinking, *flags.model) if name is not None]
+    models += [
+        _answer(f"Model {number} (folder, or cached ORG/MODEL)", read_model)
+        for number in range(3 - missing, 3)
+    ]
+    if flags.instruct is not None:
+        models.append(read_model(flags.instruct))
     first, second = models
-    if flags.thinking is not None or (flags.instruct is not None and named[-1] == flags.instruct):
-        thinking, instruct = first, second
-        return thinking, instruct, "named as the thinking model"
+    if first.checkpoint.path == second.checkpoint.path:
+        raise UsageError(f"{second.named} is both models", "two are merged")
+    if flags.thinking is not None or flags.instruct is not None:
+        return first, second, "named as the thinking model"
     found = which_thinks((first, second))
     if found is not None:
         return found

@@ -43,6 +43,8 @@ def read_model(named: str) -> Model:
 
     Raises `UsageError` for a model that is not on this host, and `SourceError` for damaged files.
     """
+    if not named:
+        raise UsageError("a model is needed", "a folder, or ORG/MODEL in the Hugging Face cache")
     folder = Path(named).expanduser()
     if not folder.is_dir():
         hub = REVISION.fullmatch(named)

@@ -13,6 +13,8 @@ from apbmm.init.benchmarks import MANY, SAMPLE, Guess
 from apbmm.init.limits import Limits
 from apbmm.init.models import THOUGHTS, Model
 
+MOST_AT_ONCE = 256
+"""vLLM computes no more answers at once by default on most cards."""
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -86,7 +88,7 @@ def _generation(proposal: Proposal) -> Iterator[str]:
     yield "# An answer is cut off at max_tokens; few answers of the thinking model should be."
     for reason in limits.reasons:
         yield f"# context: {reason}."
-    if limits.at_once is not None:
+    if limits.at_once is not None and limits.at_once < MOST_AT_ONCE:
         yield f"# One engine has room for about {limits.at_once} answers of full length at once."
     yield f"max_tokens = {limits.max_tokens}"
     yield "# Prompt and answer together."
@@ -100,6 +102,9 @@ def _generation(proposal: Proposal) -> Iterator[str]:
 
 
 def _rest(proposal: Proposal) -> Iterator[str]:
+    yield "# Without [[objectives]] there are the two of the paper: reasoning, from accuracy (the"
+    yield "# thinking model is 1), and cost, from generated tokens (the instruct model is 1)."
+    yield ""
     yield "# Merges that are evaluated, beside the two models themselves. gpu_hours = 24.0 would"
     yield "# limit the cost, patience = 10 ends a search whose hypervolume has stopped growing."
     yield "[budget]"

@@ -55,7 +55,7 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
     console = Console(highlight=False, soft_wrap=True)
     if not rehearsal:
         console.print(
-            f"{_in_words(devices)}, each with an engine of its own, which takes a while to start; "
+            f"{_in_words(devices)}, each with an engine of its own that takes a while to start; "
             f"watch with apbmm status {run_dir} --watch",
             markup=False,
         )

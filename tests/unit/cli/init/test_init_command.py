@@ -103,6 +103,11 @@ def test_without_a_terminal_it_names_what_is_missing(host: Path) -> None:
     assert "--model, --benchmark are missing" in shown.stderr
 
 
+def test_one_model_twice(host: Path) -> None:
+    shown = called("init", "--thinking", "models/first", "--instruct", "models/first", *ALL[4:])
+    assert "error: models/first is both models" in shown.stderr
+
+
 def test_models_that_cannot_be_merged_are_refused_as_by_check(host: Path) -> None:
     think(host / "models" / "second")
     shutil.copytree(demo_folder() / "thinking", host / "models" / "other")
@@ -137,16 +142,16 @@ def test_ids_of_cached_models(host: Path) -> None:
     ]
 
 
-def test_at_a_terminal_it_asks_for_the_rest(host: Path) -> None:
+def at_terminal(folder: Path, answers: str, *arguments: str) -> str:
+    """What `apbmm init` shows at a terminal at which these lines are typed."""
     controller, terminal = pty.openpty()
-    answers = "models/none\nmodels/first\nmodels/second\n2\ndata/sums.jsonl\n\n\n"
     with subprocess.Popen(
-        command_line("apbmm", "init", "--max-tokens", "50"),
+        command_line("apbmm", "init", *arguments),
         stdin=terminal,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=host,
+        cwd=folder,
         env=environment(),
     ) as asking:
         os.close(terminal)
@@ -154,9 +159,22 @@ def test_at_a_terminal_it_asks_for_the_rest(host: Path) -> None:
         shown, _ = asking.communicate(timeout=120)
     os.close(controller)
     assert asking.returncode == 0, shown
-    assert "models/none: no such folder, and not ORG/MODEL" in shown or "hf download" in shown
+    return shown
+
+
+def test_at_a_terminal_it_asks_for_what_is_not_given(host: Path) -> None:
+    answers = "\nmodels/none\nmodels/first\nmodels/second\n2\ndata/sums.jsonl\n\n\n"
+    shown = at_terminal(host, answers, "--max-tokens", "50")
+    assert "error: a model is needed" in shown
+    assert "models/none: no such folder, and not in the Hugging Face cache" in shown
     assert "Which is the thinking model: 1 (first) or 2 (second)" in shown
     assert "Benchmark 2 (folder or file) (empty: no more)" in shown
     spec = load_run_file(host / "run.toml")
     assert Path(spec.sources.thinking).name == "second"
     assert spec.generation.max_tokens == 50
+
+
+def test_the_model_that_is_asked_for_takes_the_place_that_is_left(host: Path) -> None:
+    named = ("--instruct", "models/first", "--benchmark", "data/sums.jsonl")
+    at_terminal(host, "models/second\ncpu\n", *named)
+    assert Path(load_run_file(host / "run.toml").sources.thinking).name == "second"
