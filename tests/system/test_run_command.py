@@ -68,6 +68,18 @@ def test_ctrl_c_stops_all_together_and_a_second_master_is_refused(tmp_path: Path
     assert processes_naming(str(run_file)) == []
 
 
+def test_its_front_is_confirmed_by_workers_of_its_own(tmp_path: Path) -> None:
+    held = "[confirm]\nholdout = 0.3"
+    run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1, extra=held)
+    run_dir = tmp_path / "run"
+    searched = run("apbmm", "run", run_file, "--run-dir", run_dir, timeout=120)
+    assert searched.returncode == 0, searched.stderr
+    confirmed = run("apbmm", "confirm", run_dir, "--gpus", "cpu", timeout=120)
+    assert confirmed.returncode == 0, confirmed.stderr
+    assert "confirmed members of the front still hold" in confirmed.stdout
+    assert processes_naming(str(run_dir)) == []
+
+
 def test_with_keys_the_workers_need_theirs(tmp_path: Path) -> None:
     run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1)
     keys = new_master(tmp_path / "keys")

@@ -1,24 +1,27 @@
-"""`apbmm confirm`: starts the master that confirms a search, and its workers for a demo."""
+"""`apbmm confirm`: starts the master that confirms a search, and its workers where asked."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from apbmm.confirm.flags import ConfirmOptions
 from apbmm.confirm.view import as_json, print_confirmation
-from apbmm.demo.command import demo_workers
+from apbmm.demo.command import DEMO_WORKERS, demo_workers
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.json_form import print_json
 from apbmm.results.run_directories import find_run
 from apbmm.results.run_results import RunResults, read_results
-from apbmm.run.processes import run_processes
+from apbmm.run.command import local_workers
+from apbmm.run.devices import devices_of
+from apbmm.run.flags import RunFlags
+from apbmm.run.processes import LocalWorker, run_processes
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.process.logs import set_up_logging
-from apbmm_common.protocol.curve_keys import master_keys
+from apbmm_common.protocol.curve_keys import NO_KEYS, master_keys
 from apbmm_master.confirm import confirm_search
 from apbmm_master.journal.confirmation import confirm_folder
 from apbmm_master.run_checks import load_run
@@ -43,8 +46,15 @@ def run_confirm(run: str | None, options: ConfirmOptions) -> int:
 
 
 def _measure(search: RunResults, options: ConfirmOptions) -> int:
+    if options.gpus is not None:
+        devices = devices_of(options.gpus, options.workers, rehearsal=search.rehearsal)
+        own = RunFlags(bind=options.bind, keys=options.keys, insecure=options.insecure)
+        return _serve_with(local_workers(devices, own), search, options, options.keys)
     if options.bind is None and (search.run_dir / RUN_FILE).is_file():
-        return _confirm_demo(search, options)
+        workers = demo_workers(options.workers or DEMO_WORKERS, rehearsal=search.rehearsal)
+        return _serve_with(workers, search, options, NO_KEYS)
+    if options.workers is not None:
+        raise UsageError("--workers is for workers on the CPU", "--gpus cpu starts them")
     return _serve(search, options)
 
 
@@ -83,20 +93,28 @@ def _serve(search: RunResults, options: ConfirmOptions) -> int:
     )
 
 
-def _confirm_demo(search: RunResults, options: ConfirmOptions) -> int:
-    """Confirm a demo by workers of its own, as the demo itself ran."""
+def _serve_with(
+    workers: Sequence[LocalWorker], search: RunResults, options: ConfirmOptions, keys: str | None
+) -> int:
+    """Confirm by workers of this host, as `apbmm run` and the demo search."""
 
     def master(address: str) -> list[str]:
         chosen = [part for name in options.evaluations for part in ("--eval", name)]
-        given = ["--run-file", str(options.run_file)] if options.run_file else []
-        command = [sys.executable, "-P", "-m", "apbmm.cli", "confirm"]
-        command += [str(search.run_dir), *chosen]
-        return [*command, *given, "--bind", address, "--keys", "none", "--quiet"]
+        given = {
+            "--run-file": options.run_file,
+            "--status-bind": options.status_bind,
+            "--keys": keys,
+        }
+        chosen += [part for flag, value in given.items() if value for part in (flag, str(value))]
+        command = [sys.executable, "-P", "-m", "apbmm.cli", "confirm", str(search.run_dir)]
+        own = ["--bind", address, "--quiet", *(["--insecure"] if options.insecure else [])]
+        return [*command, *chosen, *own]
 
     return run_processes(
         search.run_dir,
-        demo_workers(options.workers, rehearsal=search.rehearsal),
+        workers,
         master,
+        bind=options.bind,
         journal_folder=confirm_folder(search.run_dir),
     )
 

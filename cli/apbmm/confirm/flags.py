@@ -14,7 +14,7 @@ Switch = Annotated[bool, Parameter(negative=())]
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ConfirmOptions:
-    """Without ``bind`` a demo brings its own workers.
+    """Without ``gpus`` the workers are those of other commands; a demo brings its own.
 
     Parameters
     ----------
@@ -31,8 +31,10 @@ class ConfirmOptions:
         Folder of keys. Default: ~/.config/apbmm/keys if there are keys in it; none goes without.
     insecure
         Without keys, allow addresses that other hosts can reach.
+    gpus
+        Start workers on these cards of this host too, as apbmm run does: 0,1 or all, or cpu.
     workers
-        Workers of a demo.
+        Workers on the CPU, with --gpus cpu (default: 1) or of a demo (default: 2).
     json
         Print one JSON object at the end.
     quiet
@@ -45,7 +47,8 @@ class ConfirmOptions:
     status_bind: str | None = None
     keys: Annotated[str | None, Parameter(env_var="APBMM_KEYS")] = None
     insecure: Switch = False
-    workers: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 2
+    gpus: str | None = None
+    workers: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None
     json: Switch = False
     quiet: Switch = False
 

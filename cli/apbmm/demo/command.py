@@ -23,6 +23,7 @@ from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.run_file import EvaluationSection, RunSpec, load_run_file, run_as_toml
 from apbmm_master.journal.run_directory import unusable
 
+DEMO_WORKERS = 2
 REHEARSAL_LAYERS = 12
 REHEARSAL_SECONDS = 0.5
 PACKAGES = (*SEARCH, *EVALUATION, *ENGINES["vllm"])
@@ -37,7 +38,7 @@ class DemoOptions:
     """The options of the command; None keeps what the run was begun with."""
 
     evaluations: int | None = None
-    workers: int = 2
+    workers: int = DEMO_WORKERS
     seed: int | None = None
     rehearsal: bool = False
 

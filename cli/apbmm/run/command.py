@@ -48,7 +48,7 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
     if not rehearsal:
         needed = (*SEARCH, *EVALUATION, *ENGINES.get(spec.engine.kind, ()))
         require_installed("apbmm run searches and evaluates on this host", needed, INSTALL)
-    workers = _workers(devices, flags)
+    workers = local_workers(devices, flags)
     run_dir = flags.run_dir or Path("runs") / spec.name
     if flags.run_dir is None and (note := elsewhere(run_dir, spec.name)):
         print(note, file=sys.stderr)  # noqa: T201
@@ -102,7 +102,7 @@ def _in_words(devices: Sequence[str]) -> str:
     return f"{count} on GPU {', '.join(device.replace(',', '+') for device in devices)}"
 
 
-def _workers(devices: Sequence[str], flags: RunFlags) -> tuple[LocalWorker, ...]:
+def local_workers(devices: Sequence[str], flags: RunFlags) -> tuple[LocalWorker, ...]:
     """The workers, named as `apbmm-worker` names itself, and numbered where they use no card.
 
     Raises `UsageError` where a master with keys would not let one in.
