@@ -272,7 +272,8 @@ class Sim:
         self._hold(None)
 
     def _hold(self, assign: Assign | None) -> None:
-        self.held, self.fetches = assign, assign is not None and assign.kept > 0
+        self.held = assign
+        self.fetches = assign is not None and (assign.kept > 0 or assign.attempt > 1)
         self.has, self.new, self.flying = {}, [], None
         self.acknowledged = self.fetched = 0
 

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS kept_answers (
     number INTEGER PRIMARY KEY, evaluation TEXT NOT NULL, key TEXT NOT NULL, packed BLOB NOT NULL,
     UNIQUE (evaluation, key)
 ) STRICT;
+CREATE INDEX IF NOT EXISTS kept_answers_of ON kept_answers (evaluation);
 CREATE TABLE IF NOT EXISTS kept_outcomes (
     evaluation TEXT NOT NULL, benchmark TEXT NOT NULL, question TEXT NOT NULL, score REAL NOT NULL,
     tokens INTEGER NOT NULL, finish_reason TEXT NOT NULL, seconds REAL NOT NULL,
@@ -35,6 +36,10 @@ CREATE TABLE IF NOT EXISTS kept_outcomes (
 TABLES = ("kept_answers", "kept_outcomes")
 BLAMED = ("vector", "run_file")
 """Faults after which the answers of the attempt are not to be used again."""
+PAGE = (
+    "SELECT number, length(packed) FROM kept_answers WHERE evaluation = ? "
+    "ORDER BY number LIMIT ? OFFSET ?"
+)
 _INSERT_ANSWER = "INSERT OR IGNORE INTO kept_answers (evaluation, key, packed) VALUES (?, ?, ?)"
 _INSERT_OUTCOME = "INSERT OR IGNORE INTO kept_outcomes VALUES (?, ?, ?, ?, ?, ?, ?)"
 
@@ -96,11 +101,7 @@ class AnswerTables:
 
     def page(self, evaluation: str, after: int) -> tuple[KeptAnswer, ...]:
         """The kept answers of an evaluation from number ``after`` on, as many as a message has."""
-        rows = self._db.execute(
-            "SELECT number, length(packed) FROM kept_answers WHERE evaluation = ? "
-            "ORDER BY number LIMIT ? OFFSET ?",
-            (evaluation, MOST_ENTRIES, after),
-        ).fetchall()
+        rows = self._db.execute(PAGE, (evaluation, MOST_ENTRIES, after)).fetchall()
         page: list[KeptAnswer] = []
         size = 0
         for number, length in rows:

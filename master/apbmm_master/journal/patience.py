@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from apbmm_master.journal.evaluations import Evaluation
-from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
+from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory
+from apbmm_master.journal.spending import gpu_seconds_of_result
 
 ROUNDING = 1e-9
 
@@ -15,7 +15,7 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
 
     ``scores`` are those after each completed evaluation, up to date. The present hypervolume is
     compared with that before the last merges whose evaluations cost as much as `patience` mean
-    ones, in the GPU-seconds of the attempts that delivered. The evaluations of the initial design
+    ones, in GPU-seconds (`gpu_seconds_of_result`). The evaluations of the initial design
     come first and are not among those.
     """
     assert run_state.spec is not None
@@ -27,7 +27,7 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
     designed = run_state.count(EvaluationState.DONE, purposes=("initial",))
     spent = 0.0
     for index in range(len(history) - 1, designed - 1, -1):
-        spent += delivery_gpu_seconds(history[index].evaluation) / mean if mean else 1.0
+        spent += gpu_seconds_of_result(history[index].evaluation) / mean if mean else 1.0
         if spent < budget.patience - ROUNDING:
             continue
         before = history[index - 1].hypervolume if index else scores.learnt or 0.0
@@ -39,9 +39,3 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
             f"the hypervolume grew by {share:.2%} over the last {len(history) - index} evaluations"
         )
     return ""
-
-
-def delivery_gpu_seconds(evaluation: Evaluation) -> float:
-    """GPU-seconds of the attempt that delivered an evaluation's result; 0 without one."""
-    delivered = (a.gpu_seconds for a in evaluation.attempts if a.state is AttemptState.DONE)
-    return next(delivered, 0.0)

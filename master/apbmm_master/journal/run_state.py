@@ -59,7 +59,7 @@ from apbmm_master.journal.lifecycle import (
     move_evaluation,
 )
 from apbmm_master.journal.master_sessions import MasterSession
-from apbmm_master.journal.spending import Spending
+from apbmm_master.journal.spending import Spending, tokens_of
 from apbmm_master.journal.worker_sessions import WorkerSessions
 
 
@@ -302,6 +302,7 @@ class RunState:
         self._by_state[EvaluationState.DONE].append((ordinal, evaluation.id))
         self._counts[evaluation.purpose, EvaluationState.DONE] += 1
         self.learning.sources[evaluation.id] = event.source
+        self.spending.learnt.add(event.seconds, tokens_of(event.body))
         if evaluation.is_merge:
             self.learning.evaluations.append(evaluation.id)
         self._tell(evaluation)
@@ -371,10 +372,8 @@ class RunState:
     def _complete(self, event: ResultRecorded, record: Record) -> None:
         evaluation = self.evaluations[event.evaluation]
         self._set_state(evaluation, EvaluationState.DONE)
-        delivering = None
         for attempt in evaluation.attempts:
             if attempt.lease == event.lease:
-                delivering = attempt
                 attempt.state = move_attempt(attempt.state, AttemptState.DONE)
                 self._end_attempt(attempt, record.time, event.seconds)
                 if isinstance(event.body, Evaluated):
@@ -387,7 +386,7 @@ class RunState:
         evaluation.body = body.without_outcomes() if isinstance(body, Evaluated) else body
         evaluation.seconds, evaluation.worker = event.seconds, event.worker
         evaluation.done_seq, evaluation.done_at = record.seq, record.time
-        self.spending.delivered(evaluation, delivering)
+        self.spending.delivered(evaluation)
         insort(self.durations, event.seconds)
         if evaluation.in_budget:
             self.completed.append(evaluation.id)

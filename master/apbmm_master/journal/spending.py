@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_master.journal.evaluations import Attempt, Evaluation
+from apbmm_master.journal.lifecycle import AttemptState
 
 Pauses = Sequence[tuple[float, float]]
 """Spans without a master in Unix seconds, in their order."""
@@ -32,9 +33,21 @@ def tokens_of(body: Evaluated | Measured | None) -> float:
     )
 
 
+def gpu_seconds_of_result(evaluation: Evaluation) -> float:
+    """What an evaluation's result has taken: the GPU-seconds of the attempt that delivered it.
+
+    Those of all attempts, if that one went on from their answers. 0 without a result.
+    """
+    delivered = next((a for a in evaluation.attempts if a.state is AttemptState.DONE), None)
+    if delivered is None:
+        return 0.0
+    attempts = evaluation.attempts if delivered.kept else [delivered]
+    return math.fsum(attempt.gpu_seconds for attempt in attempts)
+
+
 @dataclass(slots=True)
 class Delivered:
-    """Results: how many, the GPU-seconds of the attempts that delivered them, and their tokens."""
+    """Results: how many, their GPU-seconds (`gpu_seconds_of_result`), and their tokens."""
 
     count: int = 0
     gpu_seconds: float = 0.0
@@ -53,21 +66,25 @@ class Spending:
 
     - ``gpu_seconds``: of all attempts that have ended, whatever came of them;
     - ``tokens``: of all results;
-    - ``merges``, ``references``: the results of those in the budget, and of the references.
+    - ``merges``, ``references``: the results of those in the budget, and of the references;
+    - ``learnt``: results of an earlier run, at what they cost there on one card; nothing of it is
+      paid by this run.
     """
 
     gpu_seconds: float = 0.0
     tokens: float = 0.0
     merges: Delivered = field(default_factory=Delivered)
     references: Delivered = field(default_factory=Delivered)
+    learnt: Delivered = field(default_factory=Delivered)
 
     @property
     def typical(self) -> Delivered:
         """The results that the cost of the next evaluation is expected from.
 
-        Those of merges, and of the references while there are none.
+        Those of merges, while there are none those of the references, and else what was learnt.
         """
-        return self.merges if self.merges.count else self.references
+        known = (self.merges, self.references, self.learnt)
+        return next((results for results in known if results.count), self.learnt)
 
     def attempt_ended(
         self, attempt: Attempt, time: float, cards: int, pauses: Pauses, worked: float = 0.0
@@ -85,10 +102,10 @@ class Spending:
         attempt.ended_at, attempt.gpu_seconds = time, max(before, cards * worked)
         self.gpu_seconds += attempt.gpu_seconds - before
 
-    def delivered(self, evaluation: Evaluation, attempt: Attempt | None) -> None:
-        """Count the result of an evaluation, which an attempt delivered."""
+    def delivered(self, evaluation: Evaluation) -> None:
+        """Count the result of an evaluation."""
         tokens = tokens_of(evaluation.body)
         self.tokens += tokens
         if evaluation.purpose != "measure":
             group = self.merges if evaluation.in_budget else self.references
-            group.add(attempt.gpu_seconds if attempt is not None else 0.0, tokens)
+            group.add(gpu_seconds_of_result(evaluation), tokens)

@@ -208,10 +208,14 @@ class AnswerDelivery:
     async def fetch(
         self, assign: Assign, report: Callable[[StageProgress], None]
     ) -> list[KeptAnswer]:
-        """The answers that the master has kept for a lease; fewer if it does not give them all."""
+        """The answers that the master has kept for a lease; fewer if it does not give them all.
+
+        It is asked for those of a further attempt in any case: answers that arrived together with
+        the end of the attempt before were not counted yet when the lease was granted.
+        """
         spec = self._joined.spec
         found: list[KeptAnswer] = []
-        total, silence = assign.kept, 0
+        total, silence = max(assign.kept, int(assign.attempt > 1)), 0
         while spec is not None and len(found) < total and silence < FETCH_ATTEMPTS:
             report(StageProgress(stage="fetch answers", done=len(found), total=total))
             wanted = AnswersWanted(run=assign.run, lease=assign.lease, after=len(found))

@@ -11,7 +11,7 @@ import pytest
 from apbmm_common.errors import JournalError
 from apbmm_common.protocol.messages import Answers, BenchmarkResult, Evaluated
 from apbmm_master.journal import store
-from apbmm_master.journal.answer_tables import TABLES, Kept
+from apbmm_master.journal.answer_tables import PAGE, TABLES, Kept
 from apbmm_master.journal.events import (
     AnyEvent,
     AttemptFailed,
@@ -55,6 +55,13 @@ def test_what_is_kept_is_there_after_a_restart_and_beside_a_living_master(tmp_pa
         page = journal.answers.page("e1", 1)
         assert page == tuple(answer_of(VECTOR, key) for key in KEYS[1:3])
         assert journal.seq == 1, "no event for them"
+
+
+def test_a_page_is_found_without_sorting_what_is_kept(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    with sqlite3.connect(tmp_path / NAME) as db:
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {PAGE}", ("e1", 1, 0))]
+    assert plan == ["SEARCH kept_answers USING INDEX kept_answers_of (evaluation=?)"]
 
 
 BLAMED = {"evaluation": "e1", "attempt": 1, "lease": "l", "worker": "w", "message": "m"}
@@ -180,16 +187,13 @@ def test_damaged_tables_are_named(tmp_path: Path) -> None:
         journal.append([BEGUN])
         journal.keep([("e1", batch(*KEYS))])
     db = sqlite3.connect(tmp_path / NAME)
-    (page,) = db.execute(
-        "SELECT rootpage FROM sqlite_master WHERE name = 'kept_answers'"
-    ).fetchone()
-    (index,) = db.execute(
-        "SELECT rootpage FROM sqlite_master WHERE tbl_name = 'kept_answers' AND type = 'index'"
-    ).fetchone()
+    roots = db.execute(
+        "SELECT rootpage FROM sqlite_master WHERE tbl_name = 'kept_answers'"
+    ).fetchall()
     size = db.execute("PRAGMA page_size").fetchone()[0]
     db.close()
     with (tmp_path / NAME).open("r+b") as file:
-        for root in (page, index):
+        for (root,) in roots:
             file.seek((root - 1) * size)
             file.write(b"\xff" * size)
     with pytest.raises(JournalError, match="damaged"):

@@ -16,6 +16,7 @@ from apbmm_master.journal.budget import limits
 from apbmm_master.journal.confirmation import front_to_confirm
 from apbmm_master.journal.events import ResultLearnt, RunLearnt, SourcesVerified
 from apbmm_master.journal.learning import begin_to_learn, earlier_run
+from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import score, scores_of
 from apbmm_master.journal.store import Journal, read_outcomes
@@ -103,6 +104,20 @@ def test_the_front_has_what_was_learnt_and_the_budget_has_not(folder: Path) -> N
     }  # fmt: skip
     assert snapshot["evaluations"]["done"] == 3
     assert snapshot["tokens"] == world.run_state.spending.merges.tokens
+
+
+def test_what_was_learnt_tells_what_an_evaluation_costs(folder: Path) -> None:
+    each = 1.0  # second that each result of the earlier run says it has taken
+    budget = {"evaluations": None, "initial": 2, "gpu_hours": 3.5 * each / 3600}
+    world = learner(folder, budget=budget)
+    for name in "abcdefghijkl":
+        world.join(name)
+    for _ in range(6):
+        world.exchange()
+        for worker in world.alive:
+            if worker.held is not None and worker.held.evaluation == "measure":
+                worker.finish()
+    assert world.run_state.count(EvaluationState.ACTIVE) in (3, 4)
 
 
 def test_the_references_are_not_measured_again(folder: Path) -> None:

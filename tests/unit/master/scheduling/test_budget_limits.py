@@ -8,11 +8,12 @@ import pytest
 
 from apbmm_master.journal.budget import Limit, forecast, limits, reached
 from apbmm_master.journal.cost import gpu_seconds, seconds_served
-from apbmm_master.journal.evaluations import REFERENCES
-from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation
+from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
 from apbmm_master.journal.patience import standstill_of_hypervolume
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory
+from apbmm_master.journal.spending import gpu_seconds_of_result
 from apbmm_master.scheduling.policy import FinishRun, GrantLease, Situation, decide
 from protocol_world import Sim, World, measurement
 
@@ -118,6 +119,16 @@ def test_a_lost_attempt_is_paid_for() -> None:
     lost = attempt.ended_at - attempt.leased_at
     assert world.run_state.spending.gpu_seconds == pytest.approx(lost)
     assert lost >= 40.0
+
+
+@pytest.mark.parametrize(("kept", "seconds"), [(0, 360.0), (9, 3960.0)])
+def test_a_result_has_taken_the_attempts_whose_answers_it_uses(kept: int, seconds: float) -> None:
+    evaluation = Evaluation("e0001", "search", (0.5,), 1, 0)
+    evaluation.attempts = [
+        Attempt(1, "e0001.1", "a", "1", 1, 0.0, state=AttemptState.LOST, gpu_seconds=3600.0),
+        Attempt(2, "e0001.2", "b", "2", 1, 0.0, kept, AttemptState.DONE, gpu_seconds=360.0),
+    ]
+    assert gpu_seconds_of_result(evaluation) == seconds
 
 
 def test_each_card_of_a_worker_counts() -> None:

@@ -49,10 +49,10 @@ def outcome(number: int) -> ScoredOutcome:
     )
 
 
-def assigned(evaluation: str = "e0001", kept: int = 0) -> Assign:
+def assigned(evaluation: str = "e0001", kept: int = 0, attempt: int = 1) -> Assign:
     return Assign(
-        run=RUN, evaluation=evaluation, attempt=1, lease=f"{evaluation}.1", work="evaluate",
-        config="c", kept=kept,
+        run=RUN, evaluation=evaluation, attempt=attempt, lease=f"{evaluation}.{attempt}",
+        work="evaluate", config="c", kept=kept,
     )  # fmt: skip
 
 
@@ -202,6 +202,15 @@ async def test_a_master_that_gives_no_kept_answers_holds_up_no_evaluation() -> N
         async with asyncio.timeout(20):
             assert await master.delivery.fetch(assigned(kept=5), lambda _: None) == []
         assert len(master.heard) == asked
+
+
+@pytest.mark.parametrize(("attempt", "number"), [(1, 0), (2, 5)])
+async def test_a_further_attempt_asks_for_answers_that_were_not_counted(
+    attempt: int, number: int
+) -> None:
+    master = FakeMaster(kept=list(map(answer, range(5))))
+    found = await master.delivery.fetch(assigned(attempt=attempt), lambda _: None)
+    assert found == master.kept[:number]
 
 
 def test_a_packed_answer_of_the_longest_kind_fits_a_message() -> None:
