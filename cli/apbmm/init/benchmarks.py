@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,11 @@ class Guess:
         return next(name for name in names if name not in TAKEN and name not in taken)
 
 
-def guess(given: str) -> Guess:
+def guess(given: str, question: str | None = None, answer: str | None = None) -> Guess:
     """What the benchmark ``PATH`` or ``ADAPTER=PATH`` is.
 
-    Every adapter is tried by reading all rows with it. Raises `UsageError` where none fits.
+    Every adapter is tried by reading all rows with it. ``question`` and ``answer`` name columns,
+    which only `apbmm_answer` can be told. Raises `UsageError` where none fits.
     """
     if not given:
         raise UsageError("a benchmark is needed", "a folder or a data file with questions")
@@ -67,11 +68,21 @@ def guess(given: str) -> Guess:
             f"{path}: no such folder or file",
             "name a folder or a data file with questions; nothing is downloaded",
         )
+    named_columns = question is not None or answer is not None
     if adapter and adapter != ANSWER_ADAPTER:
+        if named_columns:
+            raise UsageError(
+                f"--question and --answer name columns for {ANSWER_ADAPTER}, not for {adapter}",
+                f"leave them out, or {ANSWER_ADAPTER}={place}",
+            )
         return _read(path, adapter, "as named")
-    if adapter != ANSWER_ADAPTER and (known := next(_known(path), None)):
+    if adapter != ANSWER_ADAPTER and not named_columns and (known := next(_known(path), None)):
         return known
-    return _own_questions(path)
+    return _own_questions(
+        path,
+        QUESTION_COLUMNS if question is None else (question,),
+        ANSWER_COLUMNS if answer is None else (answer,),
+    )
 
 
 def _known(path: Path) -> Iterator[Guess]:
@@ -104,11 +115,11 @@ def _ends_with_number_signs(path: Path) -> bool:
     return all("####" in str(record["answer"]) for record in selection.records)
 
 
-def _own_questions(path: Path) -> Guess:
-    """Questions and answers in columns of their own names."""
+def _own_questions(path: Path, questions: Sequence[str], answers: Sequence[str]) -> Guess:
+    """Questions and answers in the first of these columns that the rows have."""
     first: SourceError | None = None
-    for question in QUESTION_COLUMNS:
-        for answer in ANSWER_COLUMNS:
+    for question in questions:
+        for answer in answers:
             columns = {"question": question, "answer": answer}
             own = {key: column for key, column in columns.items() if key != column}
             try:
@@ -116,14 +127,15 @@ def _own_questions(path: Path) -> Guess:
             except SourceError as error:
                 first = first or error
                 continue
-            rule, answers = _rule([str(record["answer"]).strip() for record in found.records])
-            reason = f"columns {question} and {answer}; {answers}"
+            rule, kind = _rule([str(record["answer"]).strip() for record in found.records])
+            reason = f"columns {question} and {answer}; {kind}"
             return _read(path, ANSWER_ADAPTER, reason, {**own, **rule})
     assert first is not None
+    why = first.message.removeprefix(UNNAMED)
     raise UsageError(
-        f"{path}: no adapter fits: {first.message.removeprefix(UNNAMED)}",
-        "ADAPTER=PATH names one; the documentation, under Will my models and data work, has the "
-        "columns that are read",
+        f"no adapter fits: {why}" if str(path) in why else f"{path}: no adapter fits: {why}",
+        "--question COLUMN --answer COLUMN name its columns; ADAPTER=PATH names an adapter of "
+        "EvalScope",
     )
 
 

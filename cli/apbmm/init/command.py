@@ -64,9 +64,9 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
 
 
 def _missing(flags: InitFlags) -> list[str]:
-    """The flags that name what nobody can guess, as far as they were not given."""
-    missing = ["--model"] * (2 - _models_given(flags))
-    return missing + ([] if flags.benchmark else ["--benchmark"])
+    """The flags that name what nobody can guess, as far as they were not given, in words."""
+    models = {0: ["two --model"], 1: ["a second --model"]}.get(_models_given(flags), [])
+    return models + ([] if flags.benchmark else ["a --benchmark"])
 
 
 def _models_given(flags: InitFlags) -> int:
@@ -74,10 +74,11 @@ def _models_given(flags: InitFlags) -> int:
 
 
 def _require_all(flags: InitFlags) -> None:
-    if missing := _missing(flags):
+    if missing := " and ".join(_missing(flags)):
+        several = " and " in missing or missing.startswith("two ")
         raise UsageError(
-            f"standard input is no terminal, so nothing can be asked, and {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing",
+            f"standard input is no terminal, so nothing can be asked, and {missing} "
+            f"{'are' if several else 'is'} missing",
             "apbmm init RUN.toml --model FOLDER --model FOLDER --benchmark FOLDER",
         )
 
@@ -118,10 +119,12 @@ def _sources(flags: InitFlags, *, asks: bool) -> tuple[Model, Model, str]:
 
 
 def _benchmarks(flags: InitFlags, *, asks: bool) -> tuple[Guess, ...]:
-    found = [guess(given) for given in flags.benchmark]
+    found = [guess(given, flags.question, flags.answer) for given in flags.benchmark]
     while asks and not flags.benchmark:
         more = " (empty: no more)" if found else ""
-        given = _answer(f"Benchmark {len(found) + 1} (folder or file){more}", _guess_or_end(found))
+        given = _answer(
+            f"Benchmark {len(found) + 1} (folder or file){more}", _guess_or_end(found, flags)
+        )
         if given is None:
             break
         _say(f"  {given.adapter}: {given.reason}")
@@ -129,8 +132,8 @@ def _benchmarks(flags: InitFlags, *, asks: bool) -> tuple[Guess, ...]:
     return tuple(found)
 
 
-def _guess_or_end(found: Sequence[Guess]) -> Callable[[str], Guess | None]:
-    return lambda given: guess(given) if given or not found else None
+def _guess_or_end(found: Sequence[Guess], flags: InitFlags) -> Callable[[str], Guess | None]:
+    return lambda given: guess(given, flags.question, flags.answer) if given or not found else None
 
 
 def _answer(question: str, read: Callable[[str], T], default: str = "") -> T:

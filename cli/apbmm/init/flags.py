@@ -28,6 +28,10 @@ class InitFlags:
     benchmark
         Folder or file with questions; ADAPTER=PATH names EvalScope's adapter, which is guessed from
         the columns otherwise. May be given several times.
+    question
+        Column with the questions, where its name is not one that is guessed. For every --benchmark.
+    answer
+        Column with the answers, likewise.
     gpus
         Cards that the run is for, as apbmm run takes them. Default: all, or cpu where a CPU build
         of PyTorch is installed.
@@ -45,6 +49,8 @@ class InitFlags:
     thinking: str | None = None
     instruct: str | None = None
     benchmark: Repeatable = ()
+    question: str | None = None
+    answer: str | None = None
     gpus: str | None = None
     max_tokens: AtLeastOne = None
     evaluations: AtLeastOne = None

@@ -86,6 +86,12 @@ def test_what_no_adapter_reads(tmp_path: Path, row: dict[str, Any], said: str) -
     assert "ADAPTER=PATH" in caught.value.hint
 
 
+def test_columns_are_not_named_for_an_adapter_of_evalscope(tmp_path: Path) -> None:
+    file = written(tmp_path / "test.jsonl", {"question": "q", "answer": "a"})
+    with pytest.raises(UsageError, match="for apbmm_answer, not for general_qa"):
+        guess(f"general_qa={file}", question="question")
+
+
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder or file"):
         guess(str(tmp_path / "none"))

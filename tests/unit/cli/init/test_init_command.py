@@ -97,10 +97,38 @@ def test_an_existing_file_is_replaced_only_by_force(host: Path) -> None:
     written(*ALL, "--force")
 
 
-def test_without_a_terminal_it_names_what_is_missing(host: Path) -> None:
-    shown = called("init", "--model", "models/first")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "two --model and a --benchmark are missing"),
+        (MODELS[:2], "a second --model and a --benchmark are missing"),
+        (MODELS, "a --benchmark is missing"),
+        (ALL[2:6], "a second --model is missing"),
+        (ALL[4:6], "two --model are missing"),
+    ],
+)
+def test_without_a_terminal_it_names_what_is_missing(
+    host: Path, given: tuple[str, ...], said: str
+) -> None:
+    shown = called("init", *given)
     assert shown.returncode == 2
-    assert "--model, --benchmark are missing" in shown.stderr
+    assert f"and {said}\n" in shown.stderr
+
+
+def test_columns_of_any_name_are_named_by_flags(host: Path) -> None:
+    think(host / "models" / "second")
+    rows = [{"Sum Text": f"What is {n} + 1?", "The Result": n + 1} for n in range(9)]
+    file = host / "data" / "sums.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    shown = called("init", "out.toml", *ALL)
+    assert shown.returncode == 2
+    assert shown.stderr.count("sums.jsonl") == 1
+    assert "--question COLUMN --answer COLUMN" in shown.stderr
+    spec = written(*ALL, "--question", "Sum Text", "--answer", "The Result")
+    found = spec.benchmarks[0]
+    assert found.adapter == "apbmm_answer"
+    assert found.arguments["question"] == "Sum Text"
+    assert found.arguments["answer"] == "The Result"
 
 
 def test_one_model_twice(host: Path) -> None:
