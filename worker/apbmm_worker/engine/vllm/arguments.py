@@ -56,6 +56,10 @@ def engine_arguments(
             "max_num_seqs": 512,
             "max_num_batched_tokens": max(4096, generation.context),
         }
+        if generation.temperature > 0:
+            # For a prompt that is computed in parts, vLLM 0.32 sets the offset of the request's
+            # generator, which PyTorch has on cards only.
+            arguments["enable_chunked_prefill"] = False
     else:
         arguments |= {
             "tensor_parallel_size": cards(device),
