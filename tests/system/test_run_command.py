@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import shutil
 import signal
@@ -66,6 +68,22 @@ def test_ctrl_c_stops_all_together_and_a_second_master_is_refused(tmp_path: Path
     assert "not finished: the same command goes on from here" in text
     assert "Traceback" not in text
     assert processes_naming(str(run_file)) == []
+
+
+def test_a_killed_worker_is_named_with_its_signal_and_no_line_of_its_log(tmp_path: Path) -> None:
+    run_file = write_rehearsal(tmp_path / "run.toml", seconds=3, evaluations=30)
+    run_dir, log = tmp_path / "run", tmp_path / "run.log"
+    with started("apbmm", "run", run_file, "--run-dir", run_dir, log=log) as running:
+        wait_until(lambda: "joined" in log.read_text())
+        for worker in processes_naming(str(run_dir / "workers")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        assert running.wait(60) == 1
+    name = default_name("rehearsal")
+    assert log.read_text().splitlines()[-2] == (
+        f"error: every worker has ended: worker {name}-1 was killed by signal 9 "
+        "(SIGKILL; perhaps the host ran out of memory)"
+    )
 
 
 def test_its_front_is_confirmed_by_workers_of_its_own(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ the master's records are on disk.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,8 @@ ANYWHERE = {
     "tcp://[::]:": "tcp://[::1]:",
 }
 """Where a master listens on every address of a host, and where that host's workers reach it."""
+TROUBLE = re.compile(r"\b(WARNING|ERROR|CRITICAL|FATAL)\b|^error: |^[\w.]+(Error|Exception)\b")
+"""A line of a log that tells of trouble: by its level, as a command's error, or as a traceback."""
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -216,7 +219,7 @@ def _supervise(
         _tell_of_dead_workers(run_dir, fleet, told)
         if fleet and all(process.poll() is not None for process in fleet.values()):
             raise WorkersLostError(
-                f"every worker has ended: {_last_words(run_dir, fleet)}",
+                f"every worker has ended: {_how_they_ended(run_dir, fleet)}",
                 f"their logs are in {run_dir / 'workers'}; the same command goes on from here",
             )
         if time.monotonic() - checked > HEALTH_SECONDS:
@@ -230,10 +233,21 @@ def _supervise(
     return master.returncode
 
 
-def _last_words(run_dir: Path, fleet: Iterable[LocalWorker]) -> str:
-    """What the workers' logs end with, each text once."""
-    logs = [worker_folder(run_dir, worker) / "worker.log" for worker in fleet]
-    return "; ".join(dict.fromkeys(last_line(log) for log in logs))
+def _how_they_ended(run_dir: Path, fleet: Mapping[LocalWorker, subprocess.Popen[bytes]]) -> str:
+    """How the workers ended, each way once, with the trouble that their logs end with."""
+    ways: dict[str, list[str]] = {}
+    for worker, process in fleet.items():
+        way = _end_of_worker(run_dir, worker, process.returncode)
+        ways.setdefault(way, []).append(worker.name)
+    return "; ".join(
+        f"worker {first} {way}" + (f", likewise {', '.join(others)}" if others else "")
+        for way, (first, *others) in ways.items()
+    )
+
+
+def _end_of_worker(run_dir: Path, worker: LocalWorker, code: int) -> str:
+    said = last_line(worker_folder(run_dir, worker) / "worker.log")
+    return how_it_ended(code) + (f" ({said})" if TROUBLE.search(said) else "")
 
 
 def _tell_of_dead_workers(
@@ -249,11 +263,10 @@ def _tell_of_dead_workers(
         told.add(worker.name)
         if len(told) < len(fleet):
             log = worker_folder(run_dir, worker) / "worker.log"
-            said = "" if code < 0 else f" ({last_line(log)})"
             print(  # noqa: T201
-                f"worker {worker.name} {how_it_ended(code)}{said}: the others go on, and evaluate "
-                f"anew what it held; its log is {log}; the same command later starts all workers "
-                "again",
+                f"worker {worker.name} {_end_of_worker(run_dir, worker, code)}: the others go on, "
+                f"and evaluate anew what it held; its log is {log}; the same command later starts "
+                "all workers again",
                 file=sys.stderr,
             )
 
@@ -261,7 +274,8 @@ def _tell_of_dead_workers(
 def how_it_ended(code: int) -> str:
     """The end of a process by its return code, negative for a signal."""
     if code < 0:
-        return f"was killed ({signal.Signals(-code).name})"
+        perhaps = "; perhaps the host ran out of memory" if -code == signal.SIGKILL else ""
+        return f"was killed by signal {-code} ({signal.Signals(-code).name}{perhaps})"
     return f"ended with exit code {code}"
 
 

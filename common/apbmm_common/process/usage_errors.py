@@ -6,7 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 from cyclopts.config import Env
-from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnusedCliTokensError
+from cyclopts.exceptions import (
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnusedCliTokensError,
+)
 
 from apbmm_common.errors import UsageError
 
@@ -34,6 +39,9 @@ def usage_error(error: CycloptsError, app: App) -> UsageError:
     first, *rest = map(_clause, _SENTENCE.split(" ".join(str(error).split())))
     limits = [clause for clause in rest if clause.startswith("must")]
     hints = [clause for clause in rest if clause not in limits]
+    if isinstance(error, UnknownCommandError):  # its list of commands is cut off
+        hints = [clause for clause in hints if not clause.startswith("available commands")]
+        hints.append(f"{command} --help shows all")
     return UsageError(": ".join([first, *limits]), "; ".join(hints).replace("?;", "?") or more)
 
 

@@ -55,8 +55,13 @@ def test_version(command: str) -> None:
 
 MORE = "--help says what it takes"
 WRONG = [
-    ("apbmm nonsense", 'unknown command "nonsense"', "available commands: keys, "),
-    ("apbmm chek x", 'unknown command "chek"', 'did you mean "check"? available commands: '),
+    ("apbmm nonsense", 'unknown command "nonsense"', "apbmm --help shows all\n"),
+    ("apbmm keys new", 'unknown command "new"', "apbmm keys --help shows all\n"),
+    (
+        "apbmm chek x",
+        'unknown command "chek"',
+        'did you mean "check"? apbmm --help shows all\n',
+    ),
     ("apbmm check", "RUN_FILE is missing", f"apbmm check {MORE}"),
     ("apbmm check a b", "'b' is one argument too many", f"apbmm check {MORE}"),
     ("apbmm status --watc", "unknown option: --watc", "did you mean --watch?"),
