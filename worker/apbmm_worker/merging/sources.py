@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,6 @@ class VerifiedSources:
                 )
 
 
-@dataclass
-class _Contents:
-    """Digests of one checkpoint: of all its tensors, and of each ``fixed`` one (no floats)."""
-
-    weights: str
-    fixed: dict[str, str] = field(default_factory=dict)
-
-
 def verify_sources(
     paths: Mapping[str, Path],
     cache: Path | None,
@@ -113,9 +105,7 @@ def verify_sources(
     )
     stamps = {role: _stamps(checkpoint) for role, checkpoint in checkpoints.items()}
 
-    contents = _contents(checkpoints, stamps, cache, progress)
-    _require_equal_fixed(contents)
-    digests = {role: content.weights for role, content in contents.items()}
+    digests = _digests(checkpoints, stamps, cache, progress)
     if "thinking" in digests and digests["thinking"] == digests.get("instruct"):
         raise SourceError(
             f"{IDENTICAL}: {paths['thinking']} and {paths['instruct']} hold the same tensors",
@@ -135,14 +125,14 @@ def verify_sources(
     )
 
 
-def _contents(
+def _digests(
     checkpoints: Mapping[str, Checkpoint],
     stamps: Mapping[str, tuple[Stamp, ...]],
     cache: Path | None,
     progress: ByteProgress | None,
-) -> dict[str, _Contents]:
-    """The contents of each source, by role, read or found in the cache."""
-    found: dict[tuple[Stamp, ...], _Contents] = {}
+) -> dict[str, str]:
+    """The digest of each source's tensors, by role, computed or found in the cache."""
+    found: dict[tuple[Stamp, ...], str] = {}
     to_read: dict[tuple[Stamp, ...], Checkpoint] = {}
     for role, checkpoint in checkpoints.items():
         cached = None if cache is None else _load(_entry(cache, stamps[role], checkpoint))
@@ -160,7 +150,7 @@ def _contents(
             progress(done, total)
 
     for stamp, checkpoint in to_read.items():
-        found[stamp] = _read_contents(checkpoint, advance)
+        found[stamp] = _read_digest(checkpoint, advance)
         if _stamps(checkpoint) != stamp:
             raise SourceError(f"{checkpoint.path}: changed while it was being verified")
         if cache is not None:
@@ -190,10 +180,9 @@ def settings_digest(checkpoint: Checkpoint) -> str:
     return canonical_hash(parts)
 
 
-def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _Contents:
+def _read_digest(checkpoint: Checkpoint, advance: Callable[[int], None]) -> str:
     """Read a checkpoint once, tensors in the order of their names: sharding does not matter."""
-    whole = hashlib.sha256()
-    contents = _Contents("")
+    digest = hashlib.sha256()
     buffers = [FileBuffer() for _ in range(2)]
     hashed: list[Future[None] | None] = [None, None]
     turn = 0
@@ -201,8 +190,7 @@ def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _C
     with opened(checkpoint) as files, ThreadPoolExecutor(1, "digest") as thread:
         for name in sorted(checkpoint.tensors):
             tensor = checkpoint.tensors[name]
-            hashes = [whole] if tensor.is_float else [whole, hashlib.sha256()]
-            thread.submit(whole.update, _description(tensor)).result()
+            thread.submit(digest.update, _description(tensor)).result()
             for begin in range(0, tensor.length, CHUNK):
                 previous = hashed[turn]
                 if previous is not None:
@@ -210,7 +198,7 @@ def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _C
                 offset = tensor.offset + begin
                 data = buffers[turn].at(offset, min(CHUNK, tensor.length - begin))
                 read_into(files[tensor.file], data, offset, tensor.file)
-                hashed[turn] = thread.submit(_update, hashes, data)
+                hashed[turn] = thread.submit(digest.update, data)
                 if not all_finite(data, tensor.dtype):
                     raise SourceError(
                         f"{tensor.file}: tensor {name} holds a NaN or an infinity",
@@ -218,33 +206,11 @@ def _read_contents(checkpoint: Checkpoint, advance: Callable[[int], None]) -> _C
                     )
                 advance(len(data))
                 turn = 1 - turn
-            if not tensor.is_float:
-                thread.submit(int).result()  # waits: the thread does its work in order
-                contents.fixed[name] = hashes[1].hexdigest()
-    contents.weights = whole.hexdigest()
-    return contents
-
-
-def _update(hashes: list[Any], data: memoryview) -> None:
-    for one in hashes:
-        one.update(data)
+    return digest.hexdigest()
 
 
 def _description(tensor: TensorHeader) -> bytes:
     return json.dumps([tensor.name, tensor.dtype, list(tensor.shape)]).encode()
-
-
-def _require_equal_fixed(contents: Mapping[str, _Contents]) -> None:
-    first, *others = (role for role in contents if role != BASE_ROLE)
-    for other in others:
-        one, two = contents[first].fixed, contents[other].fixed
-        for name in sorted(one.keys() & two.keys()):
-            if one[name] != two[name]:
-                raise SourceError(
-                    f"tensor {name} holds integers or booleans that differ between {first} and "
-                    f"{other}, and those cannot be interpolated",
-                    "it must be the same in both, as in fine-tunes of one model",
-                )
 
 
 def _stamps(checkpoint: Checkpoint) -> tuple[Stamp, ...]:
@@ -264,19 +230,19 @@ def _entry(cache: Path, stamps: tuple[Stamp, ...], checkpoint: Checkpoint) -> Pa
     return cache / f"{canonical_hash(key)}.json"
 
 
-def _load(entry: Path) -> _Contents | None:
-    """An earlier outcome; None when there is none or its file is damaged."""
+def _load(entry: Path) -> str | None:
+    """The digest of an earlier outcome; None when there is none or its file is damaged."""
     try:
         value = json.loads(entry.read_text(encoding="utf-8"))
-        return _Contents(str(value["weights"]), dict(value["fixed"]))
+        return str(value["weights"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _store(entry: Path, stamps: tuple[Stamp, ...], contents: _Contents) -> None:
+def _store(entry: Path, stamps: tuple[Stamp, ...], digest: str) -> None:
     """Write to another name, then rename: other workers never see half an entry."""
     partial = entry.with_suffix(f".{os.getpid()}.partial")
-    value = {"files": stamps, "weights": contents.weights, "fixed": contents.fixed}
+    value = {"files": stamps, "weights": digest}
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -166,9 +166,8 @@ def test_integers_must_be_equal(pair: tuple[Path, Path]) -> None:
     for folder, number in zip(pair, (1, 2), strict=True):
         tensors = load_tensors(folder)
         save_tensors(folder, tensors | {"model.steps": torch.tensor([7, number])})
-    with pytest.raises(SourceError, match=r"tensor model.steps holds integers") as caught:
+    with pytest.raises(SourceError, match=r"model.steps in thinking and instruct hold other int"):
         verify(pair)
-    assert "the same in both" in caught.value.hint
     tensors = load_tensors(pair[0])
     save_tensors(pair[1], load_tensors(pair[1]) | {"model.steps": tensors["model.steps"]})
     verify(pair)
