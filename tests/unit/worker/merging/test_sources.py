@@ -108,7 +108,7 @@ def test_incompatible_sources_are_refused_before_reading(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit_config(pair[0], hidden_act="gelu")
-    monkeypatch.setattr(sources_module, "_read_contents", None)
+    monkeypatch.setattr(sources_module, "_read_digest", None)
     with pytest.raises(SourceError, match="hidden_act"):
         verify(pair)
 
