@@ -137,13 +137,16 @@ def number(text: str) -> Fraction | None:
 
 
 def _faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+    meant: set[str] = set()
     for name, value in arguments.items():
         if name not in TEXTS:
-            near = get_close_matches(name, TEXTS, 1) or [", ".join(TEXTS)]
-            yield f"apbmm_answer knows no {name}: {near[0]}"
+            near = get_close_matches(name, TEXTS, 1)
+            meant.update(near)
+            instead = f'did you mean "{near[0]}"?' if near else f"there are {_alternatives(TEXTS)}"
+            yield f"unknown argument {name}, {instead}"
         elif not isinstance(value, str) or not value:
             yield f"{name} must be a text"
-    ways = [name for name in ("extract", "after", "regex") if arguments.get(name)]
+    ways = [name for name in ("extract", "after", "regex") if arguments.get(name, name in meant)]
     if len(ways) != 1:
         yield (
             "apbmm_answer needs one of extract, after and regex: how the answer is found in a text"

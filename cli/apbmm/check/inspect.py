@@ -42,6 +42,7 @@ from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import ApbmmError, RunFileError, SourceError, UsageError, unreadable
 from apbmm_common.metrics import METRICS
 from apbmm_common.run_file import (
+    BudgetSection,
     EngineSection,
     GenerationSection,
     MergeSection,
@@ -77,6 +78,8 @@ class Inspection:
     """Python files that come with a checkpoint, by role; only where there are any."""
     questions: dict[str, int | None] = field(default_factory=dict)
     """Questions of each benchmark; None where apbmm does not know how many it has."""
+    kept_for_confirm: dict[str, int] = field(default_factory=dict)
+    """Questions of each benchmark that ``holdout`` keeps out of the search."""
     first_questions: dict[str, FirstQuestion] = field(default_factory=dict)
     """By benchmark, where apbmm knows the adapter's files."""
     rendered: dict[str, RenderedBenchmark] = field(default_factory=dict)
@@ -108,6 +111,8 @@ def inspect(run_file: Path) -> Inspection:
             found.spec = load_run_file(run_file)
     if find_spec("botorch") is None:
         found.notes.append(NO_SEARCH)
+    if found.spec is not None:
+        found.notes += _budget_notes(found.spec.budget)
     if found.spec is None:
         _inspect_paths(found)
     elif found.spec.evaluation.kind != "rehearsal":  # which reads no files
@@ -156,6 +161,15 @@ def inspect_questions(found: Inspection, *, required: bool, allowed_code: bool =
             faults.append("all its questions have the same prompt; a template leaves them out")
         found.faults += [f"benchmark {name}: {fault}" for fault in faults]
         found.notes += [f"benchmark {name}: {note}" for note in notes]
+
+
+def _budget_notes(budget: BudgetSection) -> list[str]:
+    if budget.evaluations is None or budget.initial < budget.evaluations:
+        return []
+    return [
+        f"budget.initial: all {budget.evaluations} evaluations are initial ones, so no search "
+        "takes place: lower initial, or raise evaluations"
+    ]
 
 
 def _inspect_paths(found: Inspection) -> None:
@@ -331,6 +345,8 @@ def _inspect_benchmarks(found: Inspection, spec: RunSpec) -> None:
             known = selection.positions is not None
             count = len(selection.records) if known else benchmark.questions
             found.questions[benchmark.name] = count
+            if not benchmark.held_out:
+                found.kept_for_confirm[benchmark.name] = selection.left_to_other
             first = first_question(selection.records)
             if first is not None:
                 found.first_questions[benchmark.name] = first

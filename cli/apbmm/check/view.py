@@ -54,7 +54,7 @@ def plan(found: Inspection) -> list[Row]:
     if found.identical_layers and spec.merge_method == LINEAR:
         rows.append(("layers", not_searched(found.identical_layers)))
     for benchmark in spec.benchmarks:
-        rows.append(("benchmark", _benchmark(benchmark, found.questions.get(benchmark.name))))
+        rows.append(("benchmark", _benchmark(found, benchmark)))
         rows += _first_question(found, benchmark.name)
     rows += [("generation", _generation(spec)), ("prior", _prior(spec))]
     rows += [("objective", _objective(o, spec)) for o in spec.objectives]
@@ -126,9 +126,15 @@ def _merge(found: Inspection, spec: RunSpec) -> str:
     return f"{how}, {outside}, dtype {spec.merge.dtype}"
 
 
-def _benchmark(benchmark: BenchmarkSection, questions: int | None) -> str:
+def _benchmark(found: Inspection, benchmark: BenchmarkSection) -> str:
+    questions = found.questions.get(benchmark.name)
+    kept = found.kept_for_confirm.get(benchmark.name, 0)
     count = asked_in_words(questions, benchmark.repeats)
     count += ", drawn at random," if benchmark.sample is not None else ""
+    if questions is not None and kept:
+        of = asked_in_words(questions + kept, benchmark.repeats)
+        drawn = " drawn at random" if benchmark.sample is not None else ""
+        count = f"{questions} of {of}{drawn}, {kept} kept for apbmm confirm,"
     places = ", ".join(map(str, places_of(benchmark)))
     return f"{benchmark.name}: {benchmark.adapter}, {count} from {places}"
 

@@ -109,13 +109,18 @@ def _rest(proposal: Proposal) -> Iterator[str]:
     yield "# limit the cost, patience = 10 ends a search whose hypervolume has stopped growing."
     yield "[budget]"
     yield f"evaluations = {proposal.evaluations}"
-    yield f"initial = {min(8, proposal.evaluations)}"
+    yield f"initial = {_initial(proposal.evaluations)}"
     yield ""
     yield "# Keeps a share of the questions out of the search, on which apbmm confirm measures the"
     yield "# front once more. It cannot be changed once a run has begun."
     yield "# [confirm]"
     yield "# holdout = 0.3"
     yield ""
+
+
+def _initial(evaluations: int) -> int:
+    """At most the paper's 8, and a third of the evaluations, so that the rest are a search."""
+    return min(8, max(2, evaluations // 3), evaluations)
 
 
 def text(value: str) -> str:

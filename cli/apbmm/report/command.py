@@ -59,7 +59,7 @@ def write_report(
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}", "name another --out") from error
     mark = "REHEARSAL " if document.rehearsal else ""
-    sys.stdout.write(f"{mark}report: {written}\n")
+    sys.stdout.write(f"{mark}report: {written.absolute()}\n")
     return EXIT_DONE
 
 

@@ -42,6 +42,7 @@ def write_table(
             write_whole(out, content)
         except OSError as error:
             raise UsageError(f"{out}: {error.strerror}", "name another --out") from error
+        print(f"wrote {out} ({len(table.rows)} rows)", file=sys.stderr)  # noqa: T201
     if results.rehearsal:
         print(REHEARSAL, file=sys.stderr)  # noqa: T201
     return EXIT_DONE

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -190,6 +191,8 @@ class Selection:
         subsets: their subsets, where each data file is a subset.
         examples: the records of further splits, by split.
         notes: what surprises, such as rows that were left out: one line each.
+        left_to_other: how many more questions are chosen that ``holdout`` leaves to the other of
+            search and confirmation.
     """
 
     positions: tuple[int, ...] | None
@@ -198,6 +201,7 @@ class Selection:
     subsets: tuple[str, ...] = ()
     examples: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    left_to_other: int = 0
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,8 @@ def select_questions(benchmark: BenchmarkSection, places: Places, seed: int = 0)
         files = _files_by_subset if layout.by_subset else _data_files
         rows = [row for file in files(benchmark, layout, places) for row in read_rows(file)]
         read = _questions(benchmark.adapter, layout, rows)
-        positions = _searched_or_held_out(benchmark, read, len(rows), seed)
+        chosen = _chosen(benchmark, read, len(rows), seed)
+        positions = _searched_or_held_out(benchmark, read, chosen, seed)
         subsets = tuple(subset_of(rows[position].file, layout.split) for position in positions)
         examples = dict(_worked_examples(benchmark, layout, subsets, places))
     notes = read.notes
@@ -256,6 +261,7 @@ def select_questions(benchmark: BenchmarkSection, places: Places, seed: int = 0)
         subsets if layout.by_subset else (),
         examples,
         notes,
+        len(chosen) - len(positions),
     )
 
 
@@ -566,9 +572,12 @@ def _lack(adapter: str, layout: Layout, row: Row) -> str | None:
     for column in layout.columns:
         if not any(name in row.values for name in _names(layout, column)):
             seen = ", ".join(map(str, row.values))
+            near = get_close_matches(column, row.values, 1) if adapter == ANSWER_ADAPTER else []
             raise DataError(
                 f"{row.where}: there is no {column!r}, only {seen}",
-                f"{adapter} reads {', '.join(layout.columns)}",
+                f'did you mean "{near[0]}"?'
+                if near
+                else f"{adapter} reads {', '.join(layout.columns)}",
             )
         if _cell(layout, row, column) is None:
             return f"has a blank {column!r}"
@@ -661,10 +670,9 @@ def _order_notes(rows: Sequence[Row], first: Sequence[int]) -> Iterator[str]:
 
 
 def _searched_or_held_out(
-    benchmark: BenchmarkSection, read: _Read, available: int, seed: int
+    benchmark: BenchmarkSection, read: _Read, chosen: tuple[int, ...], seed: int
 ) -> tuple[int, ...]:
-    """Positions of the questions that a search asks, or of those kept out of it."""
-    chosen = _chosen(benchmark, read, available, seed)
+    """Those of the chosen positions that a search asks, or those kept out of it."""
     if not benchmark.holdout:
         return chosen
     share = round(benchmark.holdout * len(chosen))

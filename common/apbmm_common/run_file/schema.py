@@ -480,7 +480,9 @@ class ConfirmSection(Section):
     def _repeats_of_every_benchmark(cls, table: Any) -> Any:
         """Give ``repeats`` to the benchmarks that name none of their own."""
         match table:
-            case {"repeats": int() as repeats, "benchmarks": list() | tuple() as benchmarks}:
+            case {"repeats": int() as repeats, "benchmarks": list() | tuple() as benchmarks} if (
+                1 <= repeats <= MOST_REPEATS  # another value is a fault of [confirm] alone
+            ):
                 return {**table, "benchmarks": _with_default(benchmarks, "repeats", repeats)}
         return table
 
@@ -616,7 +618,9 @@ class RunSpec(Section):
     def _holdout_of_every_benchmark(cls, table: Any) -> Any:
         """Give ``confirm.holdout`` to the benchmarks that name none of their own."""
         match table:
-            case {"confirm": {"holdout": share}, "benchmarks": list() | tuple() as benchmarks}:
+            case {"confirm": {"holdout": share}, "benchmarks": list() | tuple() as benchmarks} if (
+                _is_share(share)  # another value is a fault of [confirm] alone
+            ):
                 return {**table, "benchmarks": _with_default(benchmarks, "holdout", share)}
         return table
 
@@ -786,6 +790,13 @@ class RunSpec(Section):
 def _with_default(tables: Iterable[Any], key: str, value: Any) -> list[Any]:
     """Tables in which those that lack a key have it."""
     return [{key: value, **table} if isinstance(table, dict) else table for table in tables]
+
+
+def _is_share(value: Any) -> bool:
+    try:
+        return 0 <= float(value) < 1
+    except (TypeError, ValueError):
+        return False
 
 
 def _repeat_faults(

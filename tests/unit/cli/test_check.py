@@ -505,3 +505,26 @@ def test_a_list_of_files_and_questions_of_ones_own(run_file: Path) -> None:
     run_file.write_text(text.replace('extract = "last_number"', 'extract = "number"'))
     (fault,) = inspect(run_file).faults
     assert fault.startswith("benchmarks.0.arguments: extract must be exact, boxed, last_number or")
+    run_file.write_text(text.replace('"gold"', '"glod"'))
+    (fault,) = inspect(run_file).faults
+    assert "there is no 'glod', only prompt, gold (hint: did you mean \"gold\"?)" in fault
+
+
+def test_questions_that_are_kept_for_the_confirmation_are_told(run_file: Path) -> None:
+    changes = {"questions = 2": "", "[prior]": "[confirm]\nholdout = 0.3\n[prior]"}
+    lines = dict(plan(with_changes(run_file, changes)))
+    place = run_file.parent / "exact"
+    assert lines["benchmark"] == (
+        f"exact: apbmm_exact, 2 of 3 questions, 1 kept for apbmm confirm, from {place}"
+    )
+
+
+def test_a_budget_without_a_search_is_noted(run_file: Path) -> None:
+    changes = {"[prior]": "[budget]\nevaluations = 6\ninitial = 6\n[prior]"}
+    notes = with_changes(run_file, changes).notes
+    assert [note for note in notes if note.startswith("budget.initial: all 6 evaluations")]
+    assert not [
+        note
+        for note in with_changes(run_file, {"initial = 6": "initial = 2"}).notes
+        if note.startswith("budget.initial")
+    ]

@@ -108,7 +108,7 @@ def test_numbers_that_would_take_all_memory_are_none() -> None:
         ({"extract": "box"}, "extract must be exact, boxed, last_number or letter, not 'box'"),
         ({"extract": "exact", "compare": "=="}, "compare must be text, number or expression"),
         ({"regex": "("}, "regex is not a regular expression"),
-        ({"extract": "exact", "qestion": "q"}, "knows no qestion: question"),
+        ({"extract": "exact", "qestion": "q"}, 'unknown argument qestion, did you mean "question"'),
         ({"extract": "exact", "question": 3}, "question must be a text"),
         ({"extract": "exact", "template": "Answer:"}, "template names no column"),
     ],
@@ -116,3 +116,9 @@ def test_numbers_that_would_take_all_memory_are_none() -> None:
 def test_faults_of_the_arguments(arguments: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         AnswerRule.of(arguments)
+
+
+def test_a_misspelt_argument_is_one_fault() -> None:
+    with pytest.raises(ValueError, match="after") as caught:
+        AnswerRule.of({"aftr": "Answer:"})
+    assert str(caught.value) == 'unknown argument aftr, did you mean "after"?'

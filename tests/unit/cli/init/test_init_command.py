@@ -83,7 +83,7 @@ def test_where_nothing_says_it_the_flags_do(host: Path) -> None:
     spec = written(*flags, "--max-tokens", "64", "--evaluations", "5", "--name", "mine")
     assert Path(spec.sources.thinking).name == "first"
     assert (spec.name, spec.generation.max_tokens, spec.budget.evaluations) == ("mine", 64, 5)
-    assert spec.budget.initial == 5
+    assert spec.budget.initial == 2
 
 
 def test_an_existing_file_is_replaced_only_by_force(host: Path) -> None:

@@ -41,6 +41,12 @@ class Page(HTMLParser):
                 self.addresses.append(value or "")
 
 
+def test_the_whole_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = called("report", write_run(tmp_path / "run", POINTS))
+    assert shown.stdout == f"REHEARSAL report: {tmp_path / 'report.html'}\n"
+
+
 def test_the_page_needs_neither_scripts_nor_a_network(tmp_path: Path) -> None:
     folder, out = write_run(tmp_path / "run", POINTS), tmp_path / "r.html"
     shown = called("report", folder, "--out", out)

@@ -407,6 +407,19 @@ def test_every_benchmark_keeps_the_share_of_the_confirmation_unless_it_names_its
     assert spec.config_hash(digests) != run_spec(benchmarks=[own, other]).config_hash(digests)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("holdout", 30, "must be less than 1.0, not 30"),
+        ("holdout", "a third", "must be a number, not 'a third'"),
+        ("repeats", 0, "must be at least 1, not 0"),
+    ],
+)
+def test_a_wrong_value_of_the_confirmation_is_one_fault(key: str, value: object, said: str) -> None:
+    further = {"name": "new", "adapter": "a", "path": "p"}
+    assert faults_of(confirm={key: value, "benchmarks": [further]}) == [f"confirm.{key}: {said}"]
+
+
 def test_benchmarks_of_the_confirmation_have_paths_and_names_of_their_own() -> None:
     further = {"name": "new", "adapter": "a", "path": ["/p/1", "/p/2"]}
     spec = run_spec(confirm={"benchmarks": [further]})
