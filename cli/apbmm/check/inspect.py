@@ -158,7 +158,11 @@ def inspect_questions(found: Inspection, *, required: bool, allowed_code: bool =
         notes += benchmark.target_notes
         faults = list(benchmark.target_faults)
         if benchmark.distinct == 1 < benchmark.count:
-            faults.append("all its questions have the same prompt; a template leaves them out")
+            unknown = f" ({benchmark.unknown_share:.0%} of the tokens are unknown to it)"
+            faults.append(
+                "all its questions have the same prompt: a template leaves them out, or the "
+                f"tokenizer does not tell them apart{unknown if benchmark.unknown_share else ''}"
+            )
         found.faults += [f"benchmark {name}: {fault}" for fault in faults]
         found.notes += [f"benchmark {name}: {note}" for note in notes]
 

@@ -14,6 +14,10 @@ TARGET_COLUMNS = ("answer", "Correct Answer")
 """What the adapters whose files apbmm knows call a question and its right answer."""
 
 
+MOST_UNKNOWN = 0.03
+"""A larger share of unknown tokens is noted: single odd characters are not."""
+
+
 @dataclass(frozen=True)
 class FirstQuestion:
     """A benchmark's first question and its target, as its data has them."""
@@ -40,6 +44,11 @@ def rendered_notes(benchmark: RenderedBenchmark, raw: FirstQuestion | None) -> l
         notes.append(
             f"its {benchmark.count} questions have {benchmark.distinct} different prompts: rows "
             "are alike, or the tokenizer or a template does not tell them apart"
+        )
+    if benchmark.unknown_share > MOST_UNKNOWN:
+        notes.append(
+            f"{benchmark.unknown_share:.0%} of its prompts' tokens are the tokenizer's unknown "
+            "token: the model does not see what stands there"
         )
     asked = benchmark.first[0].asked
     if raw is not None and raw.question and asked.strip() != raw.question.strip():

@@ -64,6 +64,9 @@ def render(request: RenderRequest) -> Rendered:
             count=len(benchmark.questions),
             distinct=len({question.prompt.token_ids for question in benchmark.questions}),
             longest=max(len(question.prompt.token_ids) for question in benchmark.questions),
+            unknown_share=prepared.renderer.unknown_share(
+                question.prompt.token_ids for question in benchmark.questions
+            ),
             first=tuple(
                 RenderedQuestion(
                     question=question.identity,

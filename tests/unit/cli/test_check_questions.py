@@ -163,6 +163,22 @@ def test_prompts_that_are_the_same_are_noted() -> None:
     assert note.startswith("its 9 questions have 7 different prompts")
 
 
+def test_text_that_the_tokenizer_does_not_know_is_noted(run_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("evalscope", reason="EvalScope is not installed here")
+    write_rows(tmp_path / "aime", [{"problem": "\u3042" * 400, "answer": "1"}])
+    run_file.write_text(RUN.format(context=800).replace("questions = 2\n", ""))
+    shown = run("apbmm", "check", run_file, "--questions", timeout=300)
+    assert re.search(r"note: benchmark aime: [5-9]\d% of its prompts' tokens are", shown.stdout)
+
+
+def test_unknown_tokens_are_noted_where_they_are_many() -> None:
+    few = rendered("2 + 2?").model_copy(update={"unknown_share": 0.01})
+    assert rendered_notes(few, None) == []
+    many = rendered("2 + 2?").model_copy(update={"unknown_share": 0.5})
+    (note,) = rendered_notes(many, None)
+    assert note.startswith("50% of its prompts' tokens are the tokenizer's unknown token")
+
+
 def test_a_question_that_is_asked_verbatim_gets_no_note() -> None:
     raw = FirstQuestion("2 + 2?", "4")
     assert rendered_notes(rendered("2 + 2?\n"), raw) == []

@@ -146,6 +146,18 @@ class Renderer:
             ) from error
         return tuple(ids)
 
+    def unknown_share(self, prompts: Iterable[Sequence[int]]) -> float:
+        """The share of the prompts' token ids that are the tokenizer's unknown token.
+
+        0 where the tokenizer has none, or where that also ends turns or begins texts.
+        """
+        tokenizer = self._tokenizer
+        unknown = tokenizer.unk_token_id
+        if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+            return 0.0
+        counts = Counter(token == unknown for prompt in prompts for token in prompt)
+        return counts[True] / counts.total() if counts else 0.0
+
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included, as the model is given it."""
         text: str = self._tokenizer.decode(
