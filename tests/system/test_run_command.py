@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from apbmm.installed import on_cpu
 from apbmm_common.datasets.demo_pair import demo_folder
 from apbmm_common.protocol.curve_keys import new_master, new_worker
 from apbmm_worker.daemon.options import default_name
@@ -45,6 +46,10 @@ def test_it_ends_with_the_front_and_the_same_command_goes_on(tmp_path: Path) -> 
     assert over.returncode == 0, over.stderr
     assert "finished: 6 evaluations completed" in over.stdout
     assert "joined" not in over.stdout
+    assert over.stdout.splitlines()[-1] == (
+        "this run had finished before, and no worker was started: "
+        f"raise budget.evaluations in {run_file}, and the same command goes on"
+    )
 
     write_rehearsal(run_file, seconds=0.1, evaluations=8)
     more = run("apbmm", "run", run_file, cwd=tmp_path, timeout=120)
@@ -98,6 +103,34 @@ def test_its_front_is_confirmed_by_workers_of_its_own(tmp_path: Path) -> None:
     assert processes_naming(str(run_dir)) == []
 
 
+def test_a_stopped_confirmation_names_the_command_that_goes_on(tmp_path: Path) -> None:
+    held = "[confirm]\nholdout = 0.3"
+    run_file = write_rehearsal(tmp_path / "run.toml", seconds=1.5, extra=held)
+    run_dir, log = tmp_path / "run", tmp_path / "confirm.log"
+    searched = run("apbmm", "run", run_file, "--run-dir", run_dir, "--workers", 4, timeout=120)
+    assert searched.returncode == 0, searched.stderr
+    command = ("confirm", run_dir, "--gpus", "cpu", "--workers", 1)
+    with started("apbmm", *command, log=log) as confirming:
+        wait_until(lambda: "joined" in log.read_text())
+        confirming.send_signal(signal.SIGINT)
+        assert confirming.wait(60) == 130
+    goes_on = f"are still to be measured: {shlex.join(['apbmm', *map(str, command)])} goes on"
+    assert log.read_text().splitlines()[-1].endswith(goes_on)
+
+
+def test_a_confirmation_asked_for_after_the_end_gets_workers(tmp_path: Path) -> None:
+    held = "[confirm]\nholdout = 0.3"
+    run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1, extra=held)
+    run_dir = tmp_path / "run"
+    searched = run("apbmm", "run", run_file, "--run-dir", run_dir, timeout=120)
+    assert searched.returncode == 0, searched.stderr
+    write_rehearsal(run_file, seconds=0.1, extra=f"{held}\nat_end = true")
+    confirmed = run("apbmm", "run", run_file, "--run-dir", run_dir, timeout=120)
+    assert confirmed.returncode == 0, confirmed.stderr
+    assert "confirmed members of the front still hold" in confirmed.stdout
+    assert "had finished before" not in confirmed.stdout
+
+
 def test_with_keys_the_workers_need_theirs(tmp_path: Path) -> None:
     run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1)
     keys = new_master(tmp_path / "keys")
@@ -145,6 +178,18 @@ def test_a_host_without_a_card(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.skipif(not on_cpu(), reason="PyTorch can use cards here")
+def test_cards_and_the_cpu_build_of_pytorch(tmp_path: Path) -> None:
+    run_file = REPOSITORY / "examples" / "demo_pair" / "demo.toml"
+    shown = run("apbmm", "run", run_file, "--gpus", "0", cwd=tmp_path)
+    assert shown.returncode == 2
+    error, hint = shown.stderr.splitlines()
+    assert error == "error: --gpus 0: the CPU build of PyTorch is installed, which uses no card"
+    assert hint.startswith("hint: --gpus cpu runs the workers on the CPU; for cards pip install")
+    assert shown.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.vllm
 def test_what_init_writes_runs_on_the_cpu(tmp_path: Path) -> None:
     """The real engine, on the device that is the default where the CPU build is installed."""
@@ -159,6 +204,6 @@ def test_what_init_writes_runs_on_the_cpu(tmp_path: Path) -> None:
     command = shlex.split(made.stdout.splitlines()[-1])[1:]
     shown = run("apbmm", *command, "--run-dir", tmp_path / "run", timeout=500)
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert "1 worker on the CPU, each with an engine" in shown.stdout
+    assert "1 worker on the CPU with an engine of its own" in shown.stdout
     assert "finished: 2 evaluations completed" in shown.stdout
     assert processes_naming(str(tmp_path / "first.toml")) == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from apbmm.confirm.flags import ConfirmOptions
 from apbmm.confirm.view import as_json, print_confirmation
@@ -41,7 +43,7 @@ def run_confirm(run: str | None, options: ConfirmOptions) -> int:
     with _messages_on_stderr() if options.json else contextlib.nullcontext():
         code = _measure(search, options)
     if code in (EXIT_DONE, EXIT_INTERRUPTED) and not options.quiet:
-        _show(search, as_object=options.json)
+        _show(search, options)
     return code
 
 
@@ -99,16 +101,8 @@ def _serve_with(
     """Confirm by workers of this host, as `apbmm run` and the demo search."""
 
     def master(address: str) -> list[str]:
-        chosen = [part for name in options.evaluations for part in ("--eval", name)]
-        given = {
-            "--run-file": options.run_file,
-            "--status-bind": options.status_bind,
-            "--keys": keys,
-        }
-        chosen += [part for flag, value in given.items() if value for part in (flag, str(value))]
-        command = [sys.executable, "-P", "-m", "apbmm.cli", "confirm", str(search.run_dir)]
-        own = ["--bind", address, "--quiet", *(["--insecure"] if options.insecure else [])]
-        return [*command, *chosen, *own]
+        given = replace(options, bind=address, keys=keys, gpus=None, workers=None)
+        return [sys.executable, "-P", "-m", "apbmm.cli", *_arguments(search, given), "--quiet"]
 
     return run_processes(
         search.run_dir,
@@ -119,11 +113,27 @@ def _serve_with(
     )
 
 
-def _show(search: RunResults, *, as_object: bool) -> None:
+def _arguments(search: RunResults, options: ConfirmOptions) -> list[str]:
+    """The arguments of `apbmm` that confirm ``search``, without those on what is printed."""
+    given = {
+        "--run-file": options.run_file,
+        "--bind": options.bind,
+        "--status-bind": options.status_bind,
+        "--keys": options.keys,
+        "--gpus": options.gpus,
+        "--workers": options.workers,
+    }
+    chosen = [part for name in options.evaluations for part in ("--eval", name)]
+    chosen += [part for flag, value in given.items() if value for part in (flag, str(value))]
+    insecure = ["--insecure"] if options.insecure else []
+    return ["confirm", str(search.run_dir), *chosen, *insecure]
+
+
+def _show(search: RunResults, options: ConfirmOptions) -> None:
     found = read_confirmation(search)
     if found is None:
         return
-    if as_object:
+    if options.json:
         print_json(as_json(search, found))
     else:
-        print_confirmation(search, found)
+        print_confirmation(search, found, shlex.join(("apbmm", *_arguments(search, options))))

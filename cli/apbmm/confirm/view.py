@@ -18,13 +18,13 @@ from apbmm_common.metrics import metric
 SCHEMA = 1
 
 
-def print_confirmation(search: RunResults, found: Confirmation) -> None:
-    """The table, and what it says of the front as a whole."""
+def print_confirmation(search: RunResults, found: Confirmation, goes_on: str) -> None:
+    """The table, what it says of the front as a whole, and the command that goes on."""
     screen = console()
     print_rehearsal(screen, rehearsal=search.rehearsal)
     screen.print(table(search, found))
-    for line in conclusion(search, found):
-        screen.print(line, markup=False)
+    for line in conclusion(search, found, goes_on):
+        screen.print(line, markup=False, soft_wrap=True)  # a command is copied from it
 
 
 def table(search: RunResults, found: Confirmation) -> Table:

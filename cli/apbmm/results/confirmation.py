@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from apbmm.results.run_results import EvaluationResult, RunResults, read_results
@@ -93,8 +94,11 @@ def read_confirmation(search: RunResults) -> Confirmation | None:
     return Confirmation(run, tuple(merges), len(run.run_state.to_confirm))
 
 
-def conclusion(search: RunResults, found: Confirmation) -> list[str]:
-    """How many merges are confirmed, what they were asked, and both hypervolumes."""
+def conclusion(search: RunResults, found: Confirmation, goes_on: str = "") -> list[str]:
+    """How many merges are confirmed, what they were asked, and both hypervolumes.
+
+    ``goes_on`` is the command that measures what is missing, by default `apbmm confirm`.
+    """
     asked = ", ".join(f"{name} ({words})" for name, words in _questions(found).items())
     lines = [f"confirmed on {asked or 'nothing yet'}"]
     if found.asks_the_same_questions:
@@ -111,7 +115,8 @@ def conclusion(search: RunResults, found: Confirmation) -> list[str]:
         )
     missing = found.wanted - sum(merge.search.purpose != "reference" for merge in found.merges)
     if missing:
-        lines.append(f"{missing} of {found.wanted} are still to be measured: apbmm confirm goes on")
+        goes_on = goes_on or shlex.join(("apbmm", "confirm", str(search.run_dir)))
+        lines.append(f"{missing} of {found.wanted} are still to be measured: {goes_on} goes on")
     return lines
 
 

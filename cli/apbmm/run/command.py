@@ -14,20 +14,29 @@ from apbmm.installed import ENGINES, EVALUATION, SEARCH, on_cpu, require_install
 from apbmm.results.confirmation import conclusion, read_confirmation
 from apbmm.results.run_results import read_results
 from apbmm.results.words import print_rehearsal
-from apbmm.run.devices import ALL, CPU, devices_of, uses_card
+from apbmm.run.devices import ALL, CPU, ON_THE_CPU, devices_of, uses_card
 from apbmm.run.flags import RunFlags
 from apbmm.run.processes import LocalWorker, master_command, reached_at, run_processes
-from apbmm_common.errors import EXIT_FAILED, EXIT_USAGE, UsageError
+from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import NO_KEYS, SECRET, master_keys
 from apbmm_common.run_file import RunSpec
 from apbmm_master.beginning import elsewhere
+from apbmm_master.journal.budget import reached
+from apbmm_master.journal.confirmation import confirm_folder
+from apbmm_master.journal.events import AnyEvent
+from apbmm_master.journal.patience import standstill_of_hypervolume
+from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.store import read_journal
 from apbmm_master.status.console import RunConsole
 from apbmm_worker.daemon.options import default_name
 
+INSTALL_FOR_CARDS = (
+    "pip install '.[master,worker]' in a new environment, in the folder of the sources"
+)
 INSTALL = "pip install '.[master,worker]', or '.[master,worker-cpu]', in the folder of its sources"
 
 
@@ -53,21 +62,44 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
     if flags.run_dir is None and (note := elsewhere(run_dir, spec.name)):
         print(note, file=sys.stderr)  # noqa: T201
     console = Console(highlight=False, soft_wrap=True)
-    if not rehearsal:
-        console.print(
-            f"{_in_words(devices)}, each with an engine of its own that takes a while to start; "
-            f"watch with apbmm status {run_dir} --watch",
-            markup=False,
-        )
+    over = _is_over(run_dir, spec)
+
+    def announce() -> None:
+        if not rehearsal:
+            console.print(_start_in_words(devices, run_dir), markup=False)
+
     options = _master_options(flags)
     code = run_processes(
         run_dir,
-        workers,
+        () if over else workers,
         lambda address: master_command(run_file, run_dir, address, options),
         bind=flags.bind,
+        announce=announce,
     )
     conclude(run_dir, spec, code, goes_on="the same command")
+    if over and code == EXIT_DONE:
+        console.print(_had_finished(run_dir, run_file), markup=False)
     return code
+
+
+def _is_over(run_dir: Path, spec: RunSpec) -> bool:
+    """Whether ``spec`` leaves nothing to measure in a run, nor in a confirmation at its end.
+
+    Raises `RunChangedError` as its master would.
+    """
+    if not (run_dir / JOURNAL).is_file():
+        return False
+    run_state = RunState().replay(read_journal(run_dir))
+    changes: list[AnyEvent] = []
+    begin_or_resume(run_state, spec, changes.append)
+    if changes or not run_state.finished:
+        return False
+    if run_state.failed or not spec.confirm.at_end:
+        return True
+    confirmed = confirm_folder(run_dir)
+    if not (confirmed / JOURNAL).is_file():
+        return False
+    return bool(RunState().replay(read_journal(confirmed)).finished)
 
 
 def conclude(run_dir: Path, spec: RunSpec, code: int, *, goes_on: str) -> None:
@@ -90,8 +122,29 @@ def conclude(run_dir: Path, spec: RunSpec, code: int, *, goes_on: str) -> None:
     if spec.confirm.at_end and run_state.finished:
         search = read_results(run_dir)
         confirmation = read_confirmation(search)
-        for line in conclusion(search, confirmation) if confirmation else ():
+        for line in conclusion(search, confirmation, goes_on) if confirmation else ():
             console.print(line, markup=False)
+
+
+def _had_finished(run_dir: Path, run_file: Path) -> str:
+    """That nothing had to be started for a run, and which key goes on with it when raised."""
+    run_state, scores = RunState().replay(read_journal(run_dir)), ScoreHistory()
+    scores.update(run_state)
+    if (limit := reached(run_state)) is not None:
+        key = f"budget.{limit.name}"
+    else:
+        key = "budget.patience" if standstill_of_hypervolume(run_state, scores) else ""
+    more = f": raise {key} in {run_file}, and the same command goes on" if key else ""
+    return f"this run had finished before, and no worker was started{more}"
+
+
+def _start_in_words(devices: Sequence[str], run_dir: Path) -> str:
+    """What starts, and where to watch it."""
+    each = ", each" if len(devices) > 1 else ""
+    return (
+        f"{_in_words(devices)}{each} with an engine of its own that takes a while to start; "
+        f"watch with apbmm status {run_dir} --watch"
+    )
 
 
 def _in_words(devices: Sequence[str]) -> str:
@@ -105,8 +158,16 @@ def _in_words(devices: Sequence[str]) -> str:
 def local_workers(devices: Sequence[str], flags: RunFlags) -> tuple[LocalWorker, ...]:
     """The workers, named as `apbmm-worker` names itself, and numbered where they use no card.
 
-    Raises `UsageError` where a master with keys would not let one in.
+    Raises `UsageError` where a master with keys would not let one in, and for cards that the
+    installed PyTorch cannot use.
     """
+    if any(map(uses_card, devices)) and on_cpu():
+        require_installed("a worker on a card evaluates on this host", EVALUATION, INSTALL)
+        raise UsageError(
+            f"--gpus {','.join(device.replace(',', '+') for device in devices)}: the CPU build of "
+            "PyTorch is installed, which uses no card",
+            f"{ON_THE_CPU}; for cards {INSTALL_FOR_CARDS}",
+        )
     names = [
         default_name(device) + ("" if uses_card(device) else f"-{number}")
         for number, device in enumerate(devices, 1)

@@ -34,6 +34,7 @@ from apbmm_common.process.signals import (
     StopRequests,
     handlers_restored,
 )
+from apbmm_master.journal.confirmation import confirm_folder
 
 POLL_SECONDS = 0.2
 HEALTH_SECONDS = 5.0
@@ -92,12 +93,14 @@ def run_processes(
     *,
     bind: str | None = None,
     journal_folder: Path | None = None,
+    announce: Callable[[], object] = lambda: None,
 ) -> int:
     """Run a master to its end, with ``workers`` from when it listens; returns the exit code.
 
     ``begin`` makes the master's command line from the address that it listens on: ``bind``, by
     default a free port of this host. ``journal_folder`` is where that master keeps its journal, by
-    default ``run_dir``, which has the workers' folders. Raises `WorkersLostError` and
+    default ``run_dir``, which has the workers' folders. ``announce`` is called when the workers
+    start. Raises `WorkersLostError` and
     `MasterLostError`.
     """
     listens = bind or f"tcp://127.0.0.1:{free_port()}"
@@ -107,10 +110,11 @@ def run_processes(
         stops = stack.enter_context(_stop_requests())
         fleet: dict[LocalWorker, subprocess.Popen[bytes]] = {}
         stack.callback(lambda: dismiss(list(fleet.values()), drop=stops.at_once))
-        busy = bool(local_address(folder))
+        busy = _answers(folder)
         master = _start(begin(listens))
         stack.callback(lambda: dismiss([master], drop=True))
-        if _listens(master, folder, stops, busy=busy):
+        if workers and _listens(master, folder, stops, busy=busy):
+            announce()
             for worker in workers:
                 fleet[worker] = _start_worker(run_dir, address, worker)
         return _supervise(run_dir, folder, master, fleet, stops)
@@ -145,12 +149,17 @@ def _listens(
     answered for the run before this one was started, which will refuse it.
     """
     while master.poll() is None and not stops.numbers:
-        answers = bool(local_address(folder))
+        answers = _answers(folder)
         if answers and not busy:
             return True
         busy = busy and answers
         time.sleep(POLL_SECONDS)
     return False
+
+
+def _answers(folder: Path) -> bool:
+    """Whether a master answers for the run of ``folder``, or for the confirmation at its end."""
+    return any(map(local_address, (folder, confirm_folder(folder))))
 
 
 def _start_worker(run_dir: Path, address: str, worker: LocalWorker) -> subprocess.Popen[bytes]:

@@ -100,7 +100,7 @@ def _print_confirmation(target: Target, results: RunResults | None = None) -> No
     from apbmm.status.view import console
 
     if (both := _confirmation(target, results)) is not None:
-        console().print("\n".join(conclusion(*both)), markup=False)
+        console().print("\n".join(conclusion(*both)), markup=False, soft_wrap=True)
 
 
 def _confirmation_as_json(target: Target, results: RunResults | None = None) -> dict[str, Any]:
