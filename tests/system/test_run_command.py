@@ -8,6 +8,8 @@ import shlex
 import shutil
 import signal
 import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,11 +59,18 @@ def test_it_ends_with_the_front_and_the_same_command_goes_on(tmp_path: Path) -> 
     assert processes_naming(str(run_file)) == []
 
 
-def test_ctrl_c_stops_all_together_and_a_second_master_is_refused(tmp_path: Path) -> None:
-    run_file = write_rehearsal(tmp_path / "run.toml", seconds=3, evaluations=30)
-    run_dir, log = tmp_path / "run", tmp_path / "run.log"
+@contextlib.contextmanager
+def long_run(run_file: Path, run_dir: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A rehearsal of minutes, begun by ``apbmm run``, once its worker has joined."""
+    write_rehearsal(run_file, seconds=3, evaluations=30)
     with started("apbmm", "run", run_file, "--run-dir", run_dir, log=log) as running:
         wait_until(lambda: "joined" in log.read_text())
+        yield running
+
+
+def test_ctrl_c_stops_all_together_and_a_second_master_is_refused(tmp_path: Path) -> None:
+    run_file, run_dir, log = (tmp_path / name for name in ("run.toml", "run", "run.log"))
+    with long_run(run_file, run_dir, log) as running:
         second = run("apbmm", "run", run_file, "--run-dir", run_dir)
         assert second.returncode == 1
         assert "another master is running this run" in second.stderr
@@ -76,10 +85,8 @@ def test_ctrl_c_stops_all_together_and_a_second_master_is_refused(tmp_path: Path
 
 
 def test_a_killed_worker_is_named_with_its_signal_and_no_line_of_its_log(tmp_path: Path) -> None:
-    run_file = write_rehearsal(tmp_path / "run.toml", seconds=3, evaluations=30)
-    run_dir, log = tmp_path / "run", tmp_path / "run.log"
-    with started("apbmm", "run", run_file, "--run-dir", run_dir, log=log) as running:
-        wait_until(lambda: "joined" in log.read_text())
+    run_file, run_dir, log = (tmp_path / name for name in ("run.toml", "run", "run.log"))
+    with long_run(run_file, run_dir, log) as running:
         for worker in processes_naming(str(run_dir / "workers")):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)

@@ -36,6 +36,7 @@ unless told otherwise."""
 CLOCK_SECONDS = 5.0
 """A difference below this disturbs nobody who reads two logs side by side."""
 SOURCES = "in the folder of apbmm's sources"
+WORKER_ADDS_IT = f"pip install '.[worker]' {SOURCES} adds it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +86,13 @@ def torch_check(packages: Packages, cards: Cards) -> Check:
     build = _build(packages)
     found = f"{torch.version}, a build for {build}"
     if not torch.version:
-        return Check(
-            "torch", "failed", "not installed", f"pip install '.[worker]' {SOURCES} adds it"
-        )
+        return _not_installed("torch", WORKER_ADDS_IT)
     if not torch.fits:
         return Check(
             "torch",
             "failed",
             f"{found}; vLLM {packages.vllm.version} needs {torch.wanted.lstrip('=')}",
-            f"pip install '{torch.requirement}', or install vLLM anew with its own PyTorch",
+            f"{_install(torch)}, or install vLLM anew with its own PyTorch",
         )
     has_cards = bool(cards.names or cards.has_device)
     if build == "the CPU" and has_cards:
@@ -157,32 +156,24 @@ def vllm_check(packages: Packages) -> Check:
     """The installed vLLM against the versions that this release runs with."""
     vllm = packages.vllm
     if not vllm.version:
-        return Check(
-            "vllm", "failed", "not installed", f"pip install '.[worker]' {SOURCES} adds it"
-        )
+        return _not_installed("vllm", WORKER_ADDS_IT)
     if not vllm.fits:
-        return Check(
-            "vllm",
-            "failed",
-            f"{vllm.name} {vllm.version}, and this release runs with {vllm.wanted}",
-            f"pip install '{vllm.requirement}'",
-        )
+        found = f"{vllm.name} {vllm.version}, and this release runs with {vllm.wanted}"
+        return Check("vllm", "failed", found, _install(vllm))
     return Check("vllm", "ok", f"{vllm.name} {vllm.version}")
 
 
 def evalscope_check(evalscope: Package) -> Check:
     """EvalScope against the one version that this release is pinned to."""
     if not evalscope.version:
-        return Check(
-            "evalscope", "failed", "not installed", f"pip install '{evalscope.requirement}'"
-        )
+        return _not_installed("evalscope", _install(evalscope))
     if not evalscope.fits:
         return Check(
             "evalscope",
             "failed",
             f"{evalscope.version}, and this release is pinned to {evalscope.wanted.lstrip('=')}: "
             "another may score answers otherwise",
-            f"pip install '{evalscope.requirement}'",
+            _install(evalscope),
         )
     return Check("evalscope", "ok", evalscope.version)
 
@@ -212,9 +203,8 @@ def rest_check(name: str, packages: Sequence[Package]) -> Check:
         return Check(name, "ok", ", ".join(f"{each.name} {each.version}" for each in packages))
     said = [f"{each.name} is not installed" for each in missing]
     said += [f"{each.name} {each.version} is not {each.wanted}" for each in other]
-    wanted = " ".join(f"'{package.requirement}'" for package in (*missing, *other))
     verdict: Verdict = "failed" if missing else "warning"
-    return Check(name, verdict, "; ".join(said), f"pip install {wanted}")
+    return Check(name, verdict, "; ".join(said), _install(*missing, *other))
 
 
 def search_check(packages: Sequence[Package], remedy: str) -> Check:
@@ -223,6 +213,15 @@ def search_check(packages: Sequence[Package], remedy: str) -> Check:
         said, _, rest = remedy.partition(": ")
         return Check("search", "warning", said, rest)
     return rest_check("search", packages)
+
+
+def _not_installed(name: str, remedy: str) -> Check:
+    return Check(name, "failed", "not installed", remedy)
+
+
+def _install(*packages: Package) -> str:
+    """The command that installs the versions that this release wants."""
+    return " ".join(["pip install", *(f"'{package.requirement}'" for package in packages)])
 
 
 def _build(packages: Packages) -> str:

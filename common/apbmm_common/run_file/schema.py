@@ -320,8 +320,12 @@ class BenchmarkSection(Section):
 
 
 LATER_BENCHMARK_KEYS: Mapping[str, Any] = {
-    "sample": None, "holdout": 0.0, "held_out": False, "repeats": 1, "asked_before": 0,
-}  # fmt: skip
+    "sample": None,
+    "holdout": 0.0,
+    "held_out": False,
+    "repeats": 1,
+    "asked_before": 0,
+}
 """Keys that came after the first version, with the values that leave a run's hash as it was."""
 
 

@@ -91,8 +91,7 @@ def journal_snapshot(
 
     ``score_history`` has the scores of the same run, if they are known. ``now`` is the time of the
     run's `RunClock`, by default that of a clock started now. ``kept`` is how much is kept of each
-    unfinished evaluation. A run that has not begun has every key
-    too; its ``run`` is empty.
+    unfinished evaluation. A run that has not begun has every key too; its ``run`` is empty.
     """
     spec = run_state.spec
     trouble = _reference_trouble(run_state)
@@ -116,13 +115,7 @@ def journal_snapshot(
         "trouble": trouble or _data_trouble(run_state),
         "master_alive": False,
         "objectives": [objective.name for objective in spec.objectives] if spec else [],
-        "evaluations": {
-            "done": run_state.count(EvaluationState.DONE),
-            "running": run_state.count(EvaluationState.ACTIVE),
-            "queued": run_state.count(EvaluationState.QUEUED),
-            "failed": run_state.count(EvaluationState.FAILED),
-            "duplicates": len(run_state.duplicates),
-        },
+        "evaluations": _counts(run_state),
         "metrics": _shown_metrics(run_state, scores),
         "references": {e.id: _metrics(e) for e in measured_references(run_state)},
         "measured": _measured(run_state),
@@ -145,6 +138,17 @@ def journal_snapshot(
         "failures": [
             {"id": e.id, "message": e.message} for e in run_state.of_state(EvaluationState.FAILED)
         ],
+    }
+
+
+def _counts(run_state: RunState) -> dict[str, int]:
+    """How many evaluations of the budget are in each state, and how many results came too late."""
+    return {
+        "done": run_state.count(EvaluationState.DONE),
+        "running": run_state.count(EvaluationState.ACTIVE),
+        "queued": run_state.count(EvaluationState.QUEUED),
+        "failed": run_state.count(EvaluationState.FAILED),
+        "duplicates": len(run_state.duplicates),
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from types import TracebackType
 
 from apbmm_common.errors import WireError
 from apbmm_common.protocol.messages import ScoredOutcome
@@ -13,6 +12,7 @@ from apbmm_worker.child_protocol import NewAnswers
 from apbmm_worker.engine.driver import Completion
 from apbmm_worker.evaluation.kept_answers import packed
 from apbmm_worker.evaluation.scoring_client import AnswerListener
+from apbmm_worker.periodic_thread import PeriodicThread
 
 _log = logging.getLogger(__name__)
 
@@ -21,33 +21,18 @@ ANSWERS_AN_EVENT = 32
 """Their longest fit into a message of the socket."""
 
 
-class AnswerStream(AnswerListener):
+class AnswerStream(PeriodicThread, AnswerListener):
     """Sends answers and outcomes every ``seconds``, and the last ones at the end of the block.
 
     The threads that tell it of them never wait for the daemon.
     """
 
     def __init__(self, send: Callable[[NewAnswers], None], seconds: float = SECONDS) -> None:
+        super().__init__("answer-stream", seconds)
         self._send = send
-        self._seconds = seconds
         self._lock = threading.Lock()
         self._answers: list[tuple[str, Completion]] = []
         self._outcomes: list[ScoredOutcome] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="answer-stream", daemon=True)
-
-    def __enter__(self) -> AnswerStream:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        self._thread.join()
 
     def answered(self, key: str, completion: Completion) -> None:
         """Send an answer later."""
@@ -61,13 +46,12 @@ class AnswerStream(AnswerListener):
 
     def _run(self) -> None:
         try:
-            while not self._over.wait(self._seconds):
-                self._send_all()
-            self._send_all()
+            super()._run()
+            self._turn()  # the last ones
         except (OSError, WireError) as error:
             _log.warning("no more answers are sent to be kept: %s", error)
 
-    def _send_all(self) -> None:
+    def _turn(self) -> None:
         with self._lock:
             answers, self._answers = self._answers, []
             outcomes, self._outcomes = self._outcomes, []

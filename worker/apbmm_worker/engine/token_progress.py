@@ -7,10 +7,10 @@ the last progress is reported again.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Protocol
+
+from apbmm_worker.periodic_thread import PeriodicThread
 
 INTERVAL = 5.0
 
@@ -23,7 +23,7 @@ class CountsSteps(Protocol):
         """Steps so far."""
 
 
-class TokenProgress:
+class TokenProgress(PeriodicThread):
     """Reports (answered, asked) after each answer, and every ``interval`` s while steps advance."""
 
     def __init__(
@@ -32,35 +32,19 @@ class TokenProgress:
         report: Callable[[int, int], None],
         interval: float = INTERVAL,
     ) -> None:
+        super().__init__("token-progress", interval)
         self._engine = engine
         self._report = report
-        self._interval = interval
         self._last = (0, 0)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="token-progress", daemon=True)
-
-    def __enter__(self) -> TokenProgress:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        self._thread.join()
+        self._seen = engine.steps
 
     def answered(self, done: int, total: int) -> None:
         """Report that ``done`` of ``total`` questions are answered."""
         self._last = (done, total)
         self._report(done, total)
 
-    def _watch(self) -> None:
-        seen = self._engine.steps
-        while not self._over.wait(self._interval):
-            steps = self._engine.steps
-            if steps != seen:
-                self._report(*self._last)
-            seen = steps
+    def _turn(self) -> None:
+        steps = self._engine.steps
+        if steps != self._seen:
+            self._report(*self._last)
+        self._seen = steps
