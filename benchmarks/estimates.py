@@ -3,7 +3,7 @@
     python benchmarks/estimates.py > benchmarks/results/estimates.md
     python benchmarks/estimates.py extract runs/a runs/b OUT.npz
 
-The estimator of `apbmm_master.search.outcome_estimates` is compared with the plain mean of the
+The estimator of `search.partial_answers.outcome_estimates` is compared with the plain mean of the
 answered questions and with a regression on the questions' difficulty (the share or mean tokens of
 the earlier merges), on merges that it has not seen:
 
@@ -37,7 +37,12 @@ import numpy.typing as npt
 
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal, read_outcomes
-from apbmm_master.search.outcome_estimates import Answers, MeanEstimate, Outcomes, estimate
+from apbmm_master.search.partial_answers.outcome_estimates import (
+    Answers,
+    MeanEstimate,
+    Outcomes,
+    estimate,
+)
 from quality_report import made_by
 
 Array = npt.NDArray[np.float64]

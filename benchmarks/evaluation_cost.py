@@ -4,7 +4,7 @@
 
 Answers, engine and clock are simulated (`simulated_answers`), the search is a fast stand-in for
 `ap-bmm-plus` (`fast_search`), the estimates and the choices are the product's own
-(`apbmm_master.search.outcome_estimates` and `steps`). Seed i has family i modulo the number of
+(`search.partial_answers`: `outcome_estimates`, `steps`). Seed i has family i modulo the number of
 families. For each seed and noise, 40 full evaluations come first; what they generate is the unit of
 cost. Every rule then gets a share of it (`--shares`) and recommends the front of the merges that it
 has measured in full. The two references are measured in full in any case and not counted.

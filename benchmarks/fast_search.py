@@ -17,7 +17,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.stats import qmc
 
-from apbmm_master.search.steps import expected_gain
+from apbmm_master.search.partial_answers.steps import expected_gain
 
 Array = npt.NDArray[np.float64]
 ROOT5 = np.sqrt(5.0)

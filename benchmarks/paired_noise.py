@@ -28,7 +28,7 @@ from scipy.stats import t as student_t
 from apbmm_common.metrics import binomial_variance
 from apbmm_master.search.methods import create
 from apbmm_master.search.methods.bayesian import BayesianSearch, one_thread
-from apbmm_master.search.outcome_estimates import particular_variances
+from apbmm_master.search.partial_answers.outcome_estimates import particular_variances
 from estimates import Merges, demo_runs
 from quality_report import made_by
 

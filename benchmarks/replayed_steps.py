@@ -21,9 +21,14 @@ import numpy.typing as npt
 
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal, read_outcomes
-from apbmm_master.search.outcome_estimates import Answers, Outcomes, estimate
 from apbmm_master.search.pareto import front, hypervolume
-from apbmm_master.search.steps import Paused, completed_next, expected_gain, step_ends
+from apbmm_master.search.partial_answers.outcome_estimates import Answers, Outcomes, estimate
+from apbmm_master.search.partial_answers.steps import (
+    Paused,
+    completed_next,
+    expected_gain,
+    step_ends,
+)
 from quality_report import made_by, markdown
 
 Array = npt.NDArray[np.float64]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from apbmm_master.search.outcome_estimates import Answers, Outcomes, estimate
 from apbmm_master.search.pareto import front, hypervolume
-from apbmm_master.search.steps import (
+from apbmm_master.search.partial_answers.outcome_estimates import Answers, Outcomes, estimate
+from apbmm_master.search.partial_answers.steps import (
     Paused,
     audited,
     certainly_beaten,

@@ -26,11 +26,11 @@ from apbmm_common.protocol.messages import Bye, FromMaster
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.confirmation import begin_to_confirm
+from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, FrontToConfirm, Record
 from apbmm_master.journal.learning import EarlierRun, begin_to_learn
 from apbmm_master.journal.lifecycle import UNFINISHED
 from apbmm_master.journal.master_sessions import installed_versions
-from apbmm_master.journal.patience import standstill_of_hypervolume
 from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState

@@ -16,7 +16,7 @@ from apbmm_common.process.systemd import Supervisor
 from apbmm_common.protocol.addresses import allow_ipv6, is_local
 from apbmm_common.protocol.curve_keys import MasterKeys
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.budget import limits
+from apbmm_master.journal.costs.budget import limits
 from apbmm_master.journal.events import FrontToConfirm
 from apbmm_master.journal.learning import EarlierRun
 from apbmm_master.journal.run_state import RunState

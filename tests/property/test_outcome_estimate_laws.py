@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apbmm_master.search.arrays import Array
-from apbmm_master.search.outcome_estimates import Answers, BenchmarkEstimate, Outcomes, estimate
+from apbmm_master.search.partial_answers.outcome_estimates import (
+    Answers,
+    BenchmarkEstimate,
+    Outcomes,
+    estimate,
+)
 
 Drawn = tuple[Outcomes, Answers, np.random.Generator]
 

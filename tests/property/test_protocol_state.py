@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from apbmm_common.protocol.messages import Evaluated, Failed
 from apbmm_master.journal.answer_tables import Kept
-from apbmm_master.journal.budget import reached
-from apbmm_master.journal.cost import generated_tokens
+from apbmm_master.journal.costs.budget import reached
+from apbmm_master.journal.costs.cost import generated_tokens
 from apbmm_master.journal.events import AttemptFailed, Leased, ResultRecorded
 from apbmm_master.journal.lifecycle import SETTLED, EvaluationState
 from apbmm_master.journal.run_state import RunState

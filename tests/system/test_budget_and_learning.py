@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from apbmm_master.journal.budget import limits
+from apbmm_master.journal.costs.budget import limits
 from apbmm_master.journal.events import ResultLearnt
 from apbmm_master.journal.scores import scores_of
 from rehearsal_runs import Site, wait_for

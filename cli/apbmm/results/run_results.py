@@ -15,7 +15,7 @@ from apbmm_common.errors import UsageError
 from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec, Space
-from apbmm_master.journal.cost import gpu_seconds, seconds_served
+from apbmm_master.journal.costs.cost import gpu_seconds, seconds_served
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import Purpose, Record
 from apbmm_master.journal.lifecycle import EvaluationState

@@ -23,10 +23,10 @@ from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import NO_KEYS, SECRET, master_keys
 from apbmm_common.run_file import RunSpec
 from apbmm_master.beginning import elsewhere
-from apbmm_master.journal.budget import reached
 from apbmm_master.journal.confirmation import confirm_folder
+from apbmm_master.journal.costs.budget import reached
+from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.events import AnyEvent
-from apbmm_master.journal.patience import standstill_of_hypervolume
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory

@@ -14,7 +14,7 @@ from apbmm.results.run_results import RunResults
 from apbmm.results.words import asked_in_words, duration, moment
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
-from apbmm_master.journal.budget import UNITS, amount
+from apbmm_master.journal.costs.budget import UNITS, amount
 from apbmm_master.status.stages import stage_line
 
 Entry = Mapping[str, Any]

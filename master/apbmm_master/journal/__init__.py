@@ -5,8 +5,10 @@
 - `answer_tables` keeps the answers of unfinished evaluations beside them.
 - `run_directory` makes, checks and locks the folder that a journal lies in.
 - `run_state.RunState` is the state of the run that the events imply. `evaluations` and
-  `worker_sessions` define its parts, `lifecycle` the transitions that it allows.
-- `master_sessions` has the masters that served the run, `cost` what its evaluations cost.
+  `worker_sessions` define its parts, `spending` what was paid, `lifecycle` the transitions that
+  it allows.
+- `master_sessions` has the masters that served the run.
+- `costs` has the limits of its budget, what evaluations cost, and its patience.
 - `resume` begins a run, or checks that a journal may go on with an edited run file.
 - `confirmation` makes the run that measures a search's front once more.
 - `scores` computes objectives, front, hypervolume and load rate from the run state.
@@ -20,7 +22,7 @@ __all__ = [
     "answer_tables",
     "clock",
     "confirmation",
-    "cost",
+    "costs",
     "evaluations",
     "events",
     "lifecycle",
@@ -30,6 +32,7 @@ __all__ = [
     "run_directory",
     "run_state",
     "scores",
+    "spending",
     "store",
     "worker_sessions",
 ]

@@ -31,7 +31,7 @@ from math import ceil
 
 from apbmm_common.errors import ApbmmError, RunFileError
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.budget import reached, reached_cost, room
+from apbmm_master.journal.costs.budget import reached, reached_cost, room
 from apbmm_master.journal.evaluations import MEASURE, REFERENCES, Attempt, Evaluation
 from apbmm_master.journal.lifecycle import (
     EvaluationState,

@@ -17,7 +17,7 @@ True
 Importing this package imports NumPy alone; PyTorch and BoTorch come with the methods that use them.
 
 Other rooms also import `prior` (from discrepancies to importance), `reference_scaling` (Eq. 2),
-`outcome_estimates` (means from part of the answers), `errors` and `arrays`.
+`partial_answers` (means from part of the answers), `errors` and `arrays`.
 """
 
 from apbmm_master.search.errors import SearchError

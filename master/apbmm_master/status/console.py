@@ -23,7 +23,7 @@ from rich.table import Table
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import in_words, metric, shown_metrics
 from apbmm_common.protocol.messages import Evaluated, Measured
-from apbmm_master.journal.budget import forecast, limits
+from apbmm_master.journal.costs.budget import forecast, limits
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import (
     AttemptFailed,

@@ -18,9 +18,9 @@ from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.answer_tables import Kept
-from apbmm_master.journal.budget import Limit, forecast, limits
 from apbmm_master.journal.clock import RunClock
-from apbmm_master.journal.cost import (
+from apbmm_master.journal.costs.budget import Limit, forecast, limits
+from apbmm_master.journal.costs.cost import (
     evaluation_gpu_seconds,
     generated_tokens,
     gpu_seconds,

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from apbmm.results.run_results import RunResults
-from apbmm_master.journal.cost import attempt_gpu_seconds
+from apbmm_master.journal.costs.cost import attempt_gpu_seconds
 from apbmm_master.journal.evaluations import Attempt
 from apbmm_master.journal.events import Purpose
 from apbmm_master.journal.lifecycle import AttemptState

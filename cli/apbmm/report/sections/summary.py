@@ -14,7 +14,7 @@ from apbmm.report.sections.answers import alike
 from apbmm.results.confirmation import Confirmation
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import duration, in_list
-from apbmm_master.journal.budget import amount, limits
+from apbmm_master.journal.costs.budget import amount, limits
 from apbmm_master.journal.lifecycle import EvaluationState
 
 TITLE = "In plain words"

@@ -12,8 +12,8 @@ from apbmm.pick.choice import Preference, choose
 from apbmm.results.run_results import read_results
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.budget import limits
 from apbmm_master.journal.confirmation import front_to_confirm
+from apbmm_master.journal.costs.budget import limits
 from apbmm_master.journal.events import ResultLearnt, RunLearnt, SourcesVerified
 from apbmm_master.journal.learning import begin_to_learn, earlier_run
 from apbmm_master.journal.lifecycle import EvaluationState

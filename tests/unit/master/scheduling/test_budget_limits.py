@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from apbmm_master.journal.budget import Limit, forecast, limits, reached
-from apbmm_master.journal.cost import gpu_seconds, seconds_served
+from apbmm_master.journal.costs.budget import Limit, forecast, limits, reached
+from apbmm_master.journal.costs.cost import gpu_seconds, seconds_served
+from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
-from apbmm_master.journal.patience import standstill_of_hypervolume
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.spending import gpu_seconds_of_result

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from apbmm_common.run_file import BudgetSection
-from apbmm_master.journal.cost import attempt_gpu_seconds
+from apbmm_master.journal.costs.cost import attempt_gpu_seconds
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SearchError, WrongShapeError
-from apbmm_master.search.outcome_model import (
+from apbmm_master.search.partial_answers.outcome_model import (
     TINY,
     Case,
     Gaussian,

@@ -7,7 +7,7 @@ import pytest
 
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SearchError, WrongShapeError
-from apbmm_master.search.outcome_estimates import (
+from apbmm_master.search.partial_answers.outcome_estimates import (
     Answers,
     Outcomes,
     estimate,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from apbmm_master.search.errors import WrongShapeError
 from apbmm_master.search.pareto import front, hypervolume
-from apbmm_master.search.steps import (
+from apbmm_master.search.partial_answers.steps import (
     Paused,
     audited,
     certainly_beaten,
