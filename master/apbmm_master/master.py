@@ -50,6 +50,7 @@ from apbmm_master.scheduling.policy import (
     run_file_fault,
     standstill,
 )
+from apbmm_master.scheduling.token_rate import TokenRate
 from apbmm_master.wire.authentication import Authenticator
 from apbmm_master.wire.refusals import NotAllowedError
 from apbmm_master.wire.router import Received, Router
@@ -94,6 +95,7 @@ class Master:
         self.turned: Callable[[], None] = lambda: None
         """Called every turn, at least once `TICK_SECONDS` and once before `run` returns."""
         self.score_history = ScoreHistory()
+        self.token_rate = TokenRate()
         self._not_kept = False
         """Whether the last answers of unfinished evaluations could not be stored."""
         self._events: list[Record] = []
@@ -127,7 +129,7 @@ class Master:
         self.run_state = run_state
         self.fleet.forget()
         tables = self.journal.answers
-        self._keeper = AnswerKeeper(run_state, tables, self._send_later)
+        self._keeper = AnswerKeeper(run_state, tables, self._send_later, self.token_rate)
         self._handlers = MessageHandlers(
             run_state, self.fleet, self.record, self._send_later, self._keeper
         )

@@ -78,6 +78,15 @@ def unpack(kept: KeptAnswer) -> Answer:
         raise WireError(f"the answer {kept.key} is damaged: {error}") from None
 
 
+def token_count(kept: KeptAnswer) -> int:
+    """How many tokens a packed answer has, without unpacking it; 0 for a damaged one."""
+    try:
+        head = zlib.decompressobj().decompress(kept.packed, _HEAD.size)
+        return int(_HEAD.unpack(head)[0])
+    except (zlib.error, struct.error):
+        return 0
+
+
 def _little_endian(numbers: array[int]) -> bytes:
     return _swapped(numbers).tobytes()
 

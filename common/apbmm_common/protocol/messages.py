@@ -174,7 +174,8 @@ class Beat(Message):
 
     - ``hello``: number of the last HELLO sent before it.
     - ``lease``: the lease of this run that the worker holds, or "".
-    - ``stage``, ``done``, ``total``: what the evaluation does now, and its progress there.
+    - ``stage``, ``done``, ``total``: what the evaluation, or the preparation of a worker that is
+      not ready, does now, and its progress there.
     - ``quiet``: seconds without progress.
     - ``trouble``: why the worker cannot store a result, or "".
     """

@@ -18,6 +18,7 @@ from apbmm_master.journal.answer_tables import BLAMED, AnswerTables
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.lifecycle import SETTLED
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.scheduling.token_rate import TokenRate
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 class AnswerKeeper:
     """Collects the answers that arrive in a turn, for its commit, and hands out committed ones.
 
-    ``send_after_commit`` is that of `message_handlers.MessageHandlers`.
+    ``send_after_commit`` is that of `message_handlers.MessageHandlers`. ``rate`` counts the tokens.
     """
 
     def __init__(
@@ -33,14 +34,17 @@ class AnswerKeeper:
         run_state: RunState,
         tables: AnswerTables,
         send_after_commit: Callable[[bytes, FromMaster], None],
+        rate: TokenRate | None = None,
     ) -> None:
         self._run_state = run_state
+        self._rate = rate or TokenRate()
         self._tables = tables
         self._send_after_commit = send_after_commit
         self._arrived: list[tuple[bytes, Answers]] = []
 
     def take(self, identity: bytes, message: Answers) -> None:
         """Keep answers at the next commit of answers, which is followed by their ANSWERS_ACK."""
+        self._rate.take(message)
         self._arrived.append((identity, message))
 
     def due(self) -> tuple[list[tuple[str, Answers]], list[tuple[bytes, AnswersAck]]]:

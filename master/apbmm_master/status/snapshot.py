@@ -39,10 +39,16 @@ from apbmm_master.journal.scores import (
 from apbmm_master.journal.store import Journal
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.policy import Situation, attempt_liveness, standstill
+from apbmm_master.scheduling.token_rate import LONGEST_SECONDS, TokenRate
 from apbmm_master.status.stages import stage_summary
 from apbmm_master.wire.authentication import Authenticator
 
 SCHEMA = 2
+RECENT = 8
+"""So many of the last completions are shown."""
+SHORTEST_SPAN = 60.0
+"""Tokens a second are those of the last minute, or of the last mean evaluation if that is longer:
+an answer counts when it is finished."""
 
 
 class LiveRun(Protocol):
@@ -54,6 +60,7 @@ class LiveRun(Protocol):
     score_history: ScoreHistory
     clock: RunClock
     authenticator: Authenticator
+    token_rate: TokenRate
     trouble: str
     draining: bool
 
@@ -72,6 +79,8 @@ def live_snapshot(master: LiveRun) -> dict[str, Any]:
     snapshot["workers"] = [
         _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
     ]
+    over = _span(master.run_state)
+    snapshot["tokens_a_second"] = {"mean": master.token_rate.over(over), "seconds": over}
     snapshot["wire"] = master.authenticator.refusals.as_status()
     snapshot["security"] = master.authenticator.security
     snapshot["trouble"] = (
@@ -96,7 +105,8 @@ def journal_snapshot(
     spec = run_state.spec
     trouble = _reference_trouble(run_state)
     now = max(time.time(), run_state.time) if now is None else now
-    scores = Scores() if trouble else (score_history or ScoreHistory()).update(run_state)
+    history = score_history or ScoreHistory()
+    scores = Scores() if trouble else history.update(run_state)
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -121,6 +131,7 @@ def journal_snapshot(
         "measured": _measured(run_state),
         "identical_layers": list(run_state.identical_layers),
         "front": [_point(run_state, now, *point) for point in scores.front.items()],
+        "recent": [] if trouble else _recent(run_state, history, scores, now),
         "hypervolume": scores.hypervolume,
         "load_rate": load_rate(run_state, now),
         "stages": stage_summary(run_state),
@@ -287,6 +298,33 @@ def _point(
     }
 
 
+def _recent(
+    run_state: RunState, history: ScoreHistory, scores: Scores, now: float
+) -> list[dict[str, Any]]:
+    """The last completions, the latest last; ``at`` is in Unix seconds."""
+    return [
+        {
+            "id": done.evaluation.id,
+            "at": done.evaluation.done_at,
+            "objectives": list(done.objectives),
+            "on_front": done.evaluation.id in scores.front,
+            "metrics": _metrics(done.evaluation),
+            "seconds": done.evaluation.seconds,
+            "gpu_seconds": evaluation_gpu_seconds(run_state, done.evaluation, now),
+            "worker": done.evaluation.worker,
+            "hypervolume": done.hypervolume,
+        }
+        for done in history.history(-RECENT)
+    ]
+
+
+def _span(run_state: RunState) -> float:
+    """Over how many seconds tokens a second are taken; see `SHORTEST_SPAN`."""
+    typical = run_state.spending.typical
+    mean = typical.gpu_seconds / typical.count if typical.count else 0.0
+    return min(max(SHORTEST_SPAN, mean), LONGEST_SECONDS)
+
+
 def _metrics(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """Benchmark -> its metrics, and ``questions``, ``truncated`` and ``malformed``, which count.
 
@@ -324,6 +362,9 @@ def _running(evaluation: Evaluation, attempt: Attempt, now: float) -> dict[str, 
 
 
 def _present(run_state: RunState) -> list[str]:
+    """The workers that were last present; none of a run that has ended."""
+    if run_state.finished:
+        return []
     return sorted({p.worker for p in run_state.sessions.stays if p.left is None})
 
 
@@ -345,6 +386,7 @@ def _worker(master: LiveRun, worker: Worker) -> dict[str, Any]:
     situation = master.situation()
     held = master.run_state.held_by(worker.name)
     beat = worker.beat
+    at_work = beat if held or worker.stage == "preparing" else None
     return {
         "name": worker.name,
         "gpu": worker.gpu,
@@ -357,10 +399,10 @@ def _worker(master: LiveRun, worker: Worker) -> dict[str, Any]:
         if held
         else "",
         "evaluation": held[0].id if held else "",
-        "stage": beat.stage if beat and held else "",
-        "done": beat.done if beat and held else 0,
-        "total": beat.total if beat and held else 0,
-        "quiet": beat.quiet if beat and held else 0.0,
+        "stage": at_work.stage if at_work else "",
+        "done": at_work.done if at_work else 0,
+        "total": at_work.total if at_work else 0,
+        "quiet": at_work.quiet if at_work else 0.0,
         "versions": worker.versions,
     }
 

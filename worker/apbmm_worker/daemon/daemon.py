@@ -58,6 +58,8 @@ log = logging.getLogger(__name__)
 HELLO_SECONDS = (1.0, 30.0)
 """First and longest pause between HELLOs."""
 POLL_SECONDS = 0.2
+BEGINS = "begin"
+"""The stage before the evaluation child has told one."""
 
 
 class Daemon:
@@ -119,7 +121,7 @@ class Daemon:
         """One line for the service manager."""
         if self.lease_runner.held is not None:
             return (
-                f"{self.lease_runner.held.evaluation}: {self.job.progress.latest.stage or 'begins'}"
+                f"{self.lease_runner.held.evaluation}: {self.job.progress.latest.stage or BEGINS}"
             )
         if self.shutdown.asked and self.outbox.unsaved:
             return self.outbox.trouble
@@ -195,14 +197,15 @@ class Daemon:
 
     def _heartbeat(self) -> Beat:
         trouble = self.outbox.trouble[:MOST_TEXT]
-        if self.lease_runner.held is None:
+        held = self.lease_runner.held
+        if held is None and self.membership.ready is not None:
             return Beat(run=self.run_id, trouble=trouble)
         progress = self.job.progress
         return Beat(
             run=self.run_id,
             trouble=trouble,
-            lease=self.lease_runner.held.lease if self.lease_runner.held.run == self.run_id else "",
-            stage=progress.latest.stage[:64],
+            lease=held.lease if held is not None and held.run == self.run_id else "",
+            stage=progress.latest.stage[:64] or BEGINS,
             done=progress.latest.done,
             total=progress.latest.total,
             quiet=time.monotonic() - progress.moved,

@@ -84,6 +84,7 @@ class EvaluationJob:
             )
         self._require_leave(spec)
         await self._replace()
+        self.progress = JobProgress()
         log.info("reading the sources and benchmarks of %s", spec.name)
         began = time.monotonic()
         prepared = await self._prepare(spec)

@@ -127,10 +127,18 @@ def reached_cost(run_state: RunState) -> Limit | None:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """In how many seconds the budget is spent, and by which limit."""
+    """In how many seconds the budget is spent, and by which limit.
+
+    It follows from the ``merges`` that are left, at ``each`` GPU-seconds, the mean of ``measured``
+    evaluations, on ``cards`` cards.
+    """
 
     limit: LimitName
     seconds: float
+    merges: float = 0.0
+    each: float = 0.0
+    measured: int = 0
+    cards: int = 0
 
 
 def forecast(run_state: RunState, now: float) -> Forecast | None:
@@ -152,4 +160,6 @@ def forecast(run_state: RunState, now: float) -> Forecast | None:
         return None
     each = typical.gpu_seconds / typical.count
     begun = math.fsum(attempt_gpu_seconds(run_state, attempt, now) for attempt in merges)
-    return Forecast(first.name, max(0.0, first.left / first.each * each - begun) / cards)
+    left = first.left / first.each
+    seconds = max(0.0, left * each - begun) / cards
+    return Forecast(first.name, seconds, left, each, typical.count, cards)

@@ -256,6 +256,9 @@ def test_the_time_left_is_that_of_the_first_limit() -> None:
     # 6 of 11 are spent, two more are in progress.
     assert found.limit == "gpu_hours"
     assert found.seconds == pytest.approx(5 * EACH / 2)
+    assert found.merges == pytest.approx(5.0)
+    assert (found.measured, found.cards) == (3, 2)
+    assert found.each == pytest.approx(EACH)
     later = forecast(world.run_state, world.now + 10.0)
     assert later is not None
     assert later.seconds == pytest.approx(5 * EACH / 2 - 10.0)

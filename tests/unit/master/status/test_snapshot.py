@@ -1,0 +1,94 @@
+"""What the status snapshot says of workers that begin, of the last completions, and of speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from apbmm_common.protocol.messages import Beat, Hello
+from apbmm_master.journal.scores import ScoreHistory
+from apbmm_master.scheduling.token_rate import TokenRate
+from apbmm_master.status.snapshot import RECENT, journal_snapshot, live_snapshot
+from apbmm_master.wire.authentication import Authenticator
+from protocol_world import RUN, World
+
+
+@dataclass
+class Served:
+    """A master's parts that `live_snapshot` reads, of a simulated one."""
+
+    world: World
+    score_history: ScoreHistory = field(default_factory=ScoreHistory)
+    authenticator: Authenticator = field(default_factory=Authenticator)
+    token_rate: TokenRate = field(default_factory=TokenRate)
+    trouble: str = ""
+    draining: bool = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.world, name)
+
+    @property
+    def journal(self) -> Any:
+        return self
+
+    @property
+    def answers(self) -> Any:
+        return self.world.tables
+
+    @property
+    def clock(self) -> Any:
+        return self
+
+    def now(self) -> float:
+        return self.world.now
+
+
+def status_of(served: Any) -> dict[str, Any]:
+    """The snapshot of what stands for a master."""
+    return live_snapshot(served)
+
+
+def searched(evaluations: int) -> World:
+    """A run of one worker up to its end."""
+    world = World(budget={"evaluations": evaluations, "initial": evaluations, "failures": 0})
+    worker = world.join("a")
+    while world.end is None:
+        world.exchange()
+        world.now += 10.0
+        if worker.held is not None:
+            worker.finish()
+    return world
+
+
+def test_a_worker_that_is_not_ready_shows_its_stage() -> None:
+    world = World()
+    hello = Hello(worker="w", boot="b", number=1, gpu="0", host="h", pid=1, versions={})
+    world.turn([(b"w", hello)])
+    (before,) = status_of(Served(world))["workers"]
+    assert (before["state"], before["stage"]) == ("preparing", "")
+    world.turn([(b"w", Beat(run=RUN, stage="verify", done=3, total=8, quiet=1.5, hello=1))])
+    (worker,) = status_of(Served(world))["workers"]
+    assert worker["state"] == "preparing"
+    assert [worker[key] for key in ("stage", "done", "total", "quiet")] == ["verify", 3, 8, 1.5]
+
+
+def test_the_last_completions_are_shown_and_no_worker_after_the_end() -> None:
+    world = searched(RECENT + 2)
+    snapshot = journal_snapshot(world.run_state)
+    assert snapshot["workers"] == []
+    recent = snapshot["recent"]
+    assert [done["id"] for done in recent] == world.run_state.completed[-RECENT:]
+    front = {point["id"] for point in snapshot["front"]}
+    assert {done["id"] for done in recent if done["on_front"]} == front & {d["id"] for d in recent}
+    assert recent[-1]["hypervolume"] == snapshot["hypervolume"]
+    assert recent[-1]["metrics"]["sums"]["questions"] == 10
+    assert recent[0]["at"] < recent[-1]["at"] <= world.now
+
+
+def test_tokens_a_second_are_of_a_minute_or_a_mean_evaluation() -> None:
+    world = searched(4)
+    served = Served(world)
+    served.token_rate.add(600)
+    speed = status_of(served)["tokens_a_second"]
+    assert speed["seconds"] == 60.0
+    assert 0.0 < speed["mean"] <= 600.0
