@@ -11,11 +11,11 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from apbmm.status.query import NoMasterError, ask
 from apbmm_common.protocol import curve_keys
 from apbmm_common.protocol.codec import encode
 from apbmm_common.protocol.curve_keys import ClientKeys, MasterKeys
 from apbmm_common.protocol.messages import BeatAck, Bye, Refuse, Welcome
+from apbmm_common.protocol.status_requests import NoMasterError, ask
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from apbmm_master.master import Master
@@ -276,7 +276,7 @@ async def test_the_status_is_for_whoever_has_a_key(
             assert (await asyncio.to_thread(ask, local))["run"] == master.run_state.run
             await nothing_but_status(address, a, master)
             stranger = key_of(curve_keys.new_master(tmp_path / "elsewhere"), "a")
-            monkeypatch.setattr("apbmm.status.query.ANSWER_SECONDS", 0.5)
+            monkeypatch.setattr("apbmm_common.protocol.status_requests.ANSWER_SECONDS", 0.5)
             for reader in (None, ClientKeys(keys.folder, stranger.pair, keys.pair.public)):
                 with pytest.raises(NoMasterError, match="no master answers") as caught:
                     await asyncio.to_thread(ask, address, reader)

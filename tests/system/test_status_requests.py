@@ -13,8 +13,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from apbmm.status.query import ask
 from apbmm_common.protocol import curve_keys
+from apbmm_common.protocol.status_requests import ask
 from apbmm_master.status import sockets
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket
@@ -53,7 +53,7 @@ class Flood(threading.Thread):
 async def test_a_flood_of_requests_does_not_hold_up_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apbmm.status.query.ANSWER_SECONDS", DEADLINE)
+    monkeypatch.setattr("apbmm_common.protocol.status_requests.ANSWER_SECONDS", DEADLINE)
     spec: Any = world_spec(timings=TIMINGS)
     async with master_in_process(spec, tmp_path) as (master, address, _):
         status = StatusSocket(tmp_path, lambda: live_snapshot(master), master.authenticator)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.status.query import NoMasterError, ask
+from apbmm_common.protocol.status_requests import NoMasterError, ask
 from apbmm_master.status import sockets
 from apbmm_master.status.sockets import StatusSocket
 from apbmm_master.wire.authentication import Authenticator
@@ -34,6 +34,6 @@ async def test_the_end_is_told_to_whoever_watches(
         await asyncio.gather(answering, return_exceptions=True)
         status.close()
         await authenticator.close()
-    monkeypatch.setattr("apbmm.status.query.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("apbmm_common.protocol.status_requests.ANSWER_SECONDS", 0.2)
     with pytest.raises(NoMasterError):
         await asyncio.to_thread(ask, address)

@@ -270,8 +270,8 @@ def _greets(link: socket.socket) -> bool:
 
 def clock(address: str, given: str | None) -> Clock:
     """The difference of clocks, from a status socket; ``given`` is the folder of keys."""
-    from apbmm.status.query import ask
     from apbmm_common.protocol.curve_keys import reader_keys
+    from apbmm_common.protocol.status_requests import ask
 
     try:
         known = None if address.startswith("ipc://") else reader_keys(given)

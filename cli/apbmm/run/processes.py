@@ -24,7 +24,6 @@ from typing import IO
 
 from apbmm.results.run_directories import local_address
 from apbmm.run.devices import uses_card
-from apbmm.status.query import NoMasterError, ask
 from apbmm_common.errors import ApbmmError
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.process.parent_death import die_with
@@ -34,6 +33,7 @@ from apbmm_common.process.signals import (
     StopRequests,
     handlers_restored,
 )
+from apbmm_common.protocol.status_requests import NoMasterError, ask
 from apbmm_master.journal.confirmation import confirm_folder
 
 POLL_SECONDS = 0.2

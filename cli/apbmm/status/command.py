@@ -6,8 +6,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from apbmm.status.query import NoMasterError, Snapshot, Target, find
+from apbmm.status.query import Target, find
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from apbmm_common.protocol.status_requests import NoMasterError, Snapshot
 
 if TYPE_CHECKING:
     from apbmm.results.confirmation import Confirmation

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from apbmm.results.run_directories import latest_run, local_address
 from apbmm.status import command, query
-from apbmm.status.query import NoMasterError, Target, ask, find
+from apbmm.status.query import Target, find
 from apbmm.status.view import render
 from apbmm_common.errors import UsageError
 from apbmm_common.process.known_runs import note_run
+from apbmm_common.protocol.status_requests import NoMasterError, ask
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import called, free_address
