@@ -12,11 +12,12 @@ import pytest
 from rich.console import Console
 
 from apbmm.results.run_directories import latest_run, local_address
-from apbmm.status import command, query
+from apbmm.status import command
 from apbmm.status.query import Target, find
 from apbmm.status.view import render
 from apbmm_common.errors import UsageError
 from apbmm_common.process.known_runs import note_run
+from apbmm_common.protocol import status_requests
 from apbmm_common.protocol.status_requests import NoMasterError, ask
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
@@ -220,7 +221,7 @@ def test_a_socket_that_nobody_listens_on_is_no_master(tmp_path: Path) -> None:
 
 
 def test_an_address_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(status_requests, "ANSWER_SECONDS", 0.2)
     with pytest.raises(NoMasterError, match="no master answers"):
         ask(free_address())
     with pytest.raises(UsageError):
