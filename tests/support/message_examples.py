@@ -11,6 +11,7 @@ from apbmm_common.protocol.messages import (
     Assign,
     Beat,
     BeatAck,
+    BenchmarkPart,
     BenchmarkResult,
     Bye,
     Cancel,
@@ -31,6 +32,7 @@ from apbmm_common.protocol.messages import (
     Result,
     ResultAck,
     ScoredOutcome,
+    Stepped,
     Unfit,
     Welcome,
 )
@@ -52,6 +54,16 @@ TWICE = BenchmarkResult(
 EVALUATED = Evaluated(
     benchmarks={"sums": SUMS, "twice": TWICE}, stages={"merge": 0.5}, engine={"dtype": ["a", 1]}
 )
+STEPPED = Stepped(
+    benchmarks={
+        "sums": BenchmarkPart(
+            questions=9, answered=1, tokens=12, outcomes=(("a", 1.0, 7, "stop"),), cut=(("b", 5),)
+        ),
+        "twice": BenchmarkPart(questions=1, repeats=2, answered=0, tokens=0),
+    },
+    stages={"evaluate": 0.5},
+    engine={"dtype": "a"},
+)
 ANSWER = Answer("It is 7.\n", (3, 151_643, 2**32 - 1), 12, "stop", 0.25)
 
 
@@ -67,7 +79,7 @@ OUTCOME = ScoredOutcome(
 )
 
 
-def result(body: Evaluated | Measured | Failed) -> Result:
+def result(body: Evaluated | Stepped | Measured | Failed) -> Result:
     """A RESULT with a body."""
     return Result(
         run="r-1", evaluation="e0001", attempt=1, lease="e0001.1", seconds=3, digest="d", body=body
@@ -87,6 +99,8 @@ WORKER_MESSAGES: list[FromWorker] = [
     Answers(run="r-1", lease="l", first=4, answers=(kept(), kept(prompt=6)), outcomes=(OUTCOME,)),
     AnswersWanted(run="r-1", lease="l", after=3),
     result(EVALUATED),
+    result(STEPPED),
+    result(STEPPED.without_rows()),
     result(Measured(parameter=(0.1, 0.2), activation=(1.0, 2.0), outside={"norm": 0.5}, prompts=3)),
     result(Failed(fault="vector", message="NaN")),
     Drain(),
@@ -96,7 +110,7 @@ MASTER_MESSAGES: list[FromMaster] = [
     Welcome(run="r-1", epoch=1, spec={"a": {"b": 1.5}}, keep=("k",), abandon=("a",)),
     Refuse(reason="no", final=True),
     Assign(run="r-1", evaluation="e", attempt=2, lease="l", work="evaluate", vector=(0.0, 0.5),
-           config="c", fresh=True, kept=7),
+           config="c", fresh=True, kept=7, upto=30, enough=24),
     Cancel(lease="l", unknown=True),
     BeatAck(epoch=2, stage="ready"),
     AnswersAck(run="r-1", lease="l", upto=7),

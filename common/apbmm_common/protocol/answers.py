@@ -21,6 +21,8 @@ MOST_UNPACKED_BYTES = 16 << 20
 """Most bytes of an answer before compression; a longer one is not kept."""
 _HEAD = struct.Struct("<IIId")
 """Counts of tokens, of prompt tokens and of bytes of the finish reason; seconds."""
+CUT = "cut"
+"""Finish reason of an answer that the end of a step has cut off. It has no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,26 @@ def token_count(kept: KeptAnswer) -> int:
         return int(_HEAD.unpack(head)[0])
     except (zlib.error, struct.error):
         return 0
+
+
+def replaces(new: KeptAnswer, old: KeptAnswer) -> bool:
+    """Whether an answer takes the place of another one with the same key.
+
+    A finished one replaces one that was cut off, and one that was cut off a shorter one. Of both
+    only the beginning is unpacked; where that is damaged, the answer replaces none.
+    """
+    return _rank(new) > _rank(old)
+
+
+def _rank(kept: KeptAnswer) -> tuple[bool, int]:
+    """Whether an answer is finished, and the tokens of one that is not; -1 where it is damaged."""
+    try:
+        raw = zlib.decompressobj().decompress(kept.packed, _HEAD.size + len(CUT))
+        tokens, _, reason, _ = _HEAD.unpack_from(raw)
+    except (zlib.error, struct.error):
+        return False, -1
+    is_cut = reason == len(CUT) and raw[_HEAD.size :] == CUT.encode()
+    return not is_cut, tokens if is_cut else 0
 
 
 def _little_endian(numbers: array[int]) -> bytes:

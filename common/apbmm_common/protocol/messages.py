@@ -7,7 +7,7 @@
     ACCEPT   I hold the lease                     CANCEL       drop the lease
     DECLINE  I do not take the lease              BEAT_ACK     the master lives, in this epoch
     BEAT     I live; stage and progress           RESULT_ACK   stored: forget the result
-    RESULT   the measurements, or the failure     HELLO_AGAIN  I do not know you: send HELLO
+    RESULT   measurements, a step, or a failure   HELLO_AGAIN  I do not know you: send HELLO
     ANSWERS  the next answers of a lease          ANSWERS_ACK  stored: send the next
     ANSWERS_WANTED  give me those that you have   KEPT_ANSWERS  the next of them
     DRAIN    give me no more work                 BYE          the run is over
@@ -193,7 +193,9 @@ class Beat(Message):
 class KeptAnswer(BaseModel):
     """One completion of the engine, as `answers.pack` packs it.
 
-    ``key`` is that of its prompt (`answers.answer_key`), the same in every attempt of a run.
+    ``key`` is that of its prompt (`answers.answer_key`), the same in every attempt of a run. An
+    answer that the end of a step has cut off is there with its tokens so far; the next attempt goes
+    on from them. Of two with one key `answers.replaces` says which one counts.
     """
 
     model_config = WIRE
@@ -245,6 +247,7 @@ class AnswersWanted(Message):
 
 
 OutcomeRow = tuple[Text, Finite, Count, FinishReason]
+CutRow = tuple[Text, Annotated[Count, Field(ge=1)]]
 MetricName = Annotated[str, Field(min_length=1, max_length=LONGEST_METRIC_NAME)]
 
 
@@ -336,6 +339,65 @@ class Evaluated(BaseModel):
         return self.model_copy(update={"benchmarks": slim})
 
 
+class BenchmarkPart(BaseModel):
+    """What one benchmark has of a merge when a step has ended.
+
+    ``questions`` x ``repeats`` are all answers of the benchmark, those of later steps included.
+    ``answered`` of them are scored. ``tokens`` were generated for these and for the cut ones.
+    """
+
+    model_config = WIRE
+    questions: Annotated[int, Field(ge=1)]
+    repeats: Annotated[int, Field(ge=1)] = 1
+    answered: Count
+    tokens: Count
+    outcomes: Annotated[tuple[OutcomeRow, ...], Field(max_length=200_000)] = ()
+    """Of each answer that is scored, as in `BenchmarkResult`."""
+    cut: Annotated[tuple[CutRow, ...], Field(max_length=200_000)] = ()
+    """Of each answer that the end of the step has cut off: its id, and the tokens so far."""
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Self:
+        if self.answered + len(self.cut) > self.answers:
+            raise ValueError(f"more answers than {self.answers}")
+        if not (self.outcomes or self.cut):
+            return self
+        if len(self.outcomes) != self.answered:
+            raise ValueError(f"{len(self.outcomes)} outcomes for {self.answered} answers")
+        ids = [row[0] for row in (*self.outcomes, *self.cut)]
+        if len(set(ids)) != len(ids):
+            raise ValueError("two rows for one answer")
+        if sum(row[2] for row in self.outcomes) + sum(row[1] for row in self.cut) != self.tokens:
+            raise ValueError(f"the rows have not {self.tokens} tokens")
+        return self
+
+    @property
+    def answers(self) -> int:
+        """The number of answers of the whole benchmark."""
+        return self.questions * self.repeats
+
+
+class Stepped(BaseModel):
+    """What one merge has answered when a step has ended: see ``upto`` in `Assign`.
+
+    ``benchmarks`` has all benchmarks of the run, also those of which nothing is answered yet.
+    Answers that the step did not ask, or that had no token yet when it ended, have no row.
+    ``stages`` in seconds. The answers themselves, and the tokens of the cut ones, are in ANSWERS.
+    """
+
+    model_config = WIRE
+    kind: Literal["stepped"] = "stepped"
+    benchmarks: Annotated[dict[Id, BenchmarkPart], Field(min_length=1, max_length=64)]
+    stages: Annotated[dict[Text, Annotated[float, Field(ge=0)]], Field(max_length=64)] = {}
+    engine: Annotated[dict[Text, Any], Field(max_length=64)] = {}
+
+    def without_rows(self) -> Stepped:
+        """The same counts without the rows of single answers."""
+        empty: dict[str, Any] = {"outcomes": (), "cut": ()}
+        slim = {name: part.model_copy(update=empty) for name, part in self.benchmarks.items()}
+        return self.model_copy(update={"benchmarks": slim})
+
+
 class Measured(BaseModel):
     """The discrepancy of every layer (Eq. 5 and 8), before any rescaling.
 
@@ -368,7 +430,7 @@ class Failed(BaseModel):
     hint: Text = ""
 
 
-Body = Annotated[Evaluated | Measured | Failed, Field(discriminator="kind")]
+Body = Annotated[Evaluated | Stepped | Measured | Failed, Field(discriminator="kind")]
 
 
 class Result(Message):
@@ -431,7 +493,11 @@ class Assign(Message):
     ``vector`` lies in the space that the run searches (`apbmm_common.run_file.space`). That of a
     reference, which is one of the sources, has one weight for each layer in every space.
     ``config`` identifies the settings that the result is measured under. ``kept`` is how many
-    answers of an earlier attempt the master holds, for ANSWERS_WANTED.
+    answers of earlier attempts the master holds, for ANSWERS_WANTED.
+
+    ``upto`` over 0 asks for a step: only the first so many answers in the run's asking order are
+    asked. With ``enough`` of them answered (0: all) the step ends, and the others are cut off. The
+    result is then `Stepped`, or `Evaluated` where nothing is left to be answered.
     """
 
     type: Literal["assign"] = "assign"
@@ -443,6 +509,14 @@ class Assign(Message):
     config: Id
     fresh: bool = False
     kept: Count = 0
+    upto: Count = 0
+    enough: Count = 0
+
+    @model_validator(mode="after")
+    def _step_has_enough(self) -> Self:
+        if self.enough > self.upto:
+            raise ValueError(f"a step of {self.upto} answers cannot have {self.enough}")
+        return self
 
 
 class AnswersAck(Message):

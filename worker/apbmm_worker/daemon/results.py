@@ -7,11 +7,19 @@ import logging
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import WireError
 from apbmm_common.protocol.codec import encode
-from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Lease, Measured, Result
+from apbmm_common.protocol.messages import (
+    Assign,
+    Evaluated,
+    Failed,
+    Lease,
+    Measured,
+    Result,
+    Stepped,
+)
 
 log = logging.getLogger(__name__)
 
-Body = Evaluated | Measured | Failed
+Body = Evaluated | Stepped | Measured | Failed
 
 
 def make_result(assign: Assign, body: Body, seconds: float) -> Result:

@@ -24,6 +24,7 @@ from apbmm_common.protocol.messages import (
     MOST_ENTRIES,
     MOST_PACKED_BYTES,
     Answers,
+    Assign,
     FromMaster,
     FromWorker,
     Welcome,
@@ -59,6 +60,11 @@ def beat(**changes: Any) -> bytes:
 def evaluated(**changes: Any) -> bytes:
     body = {**result(EVALUATED).model_dump(mode="json"), **changes}
     return bytes(msgpack.packb(body))
+
+
+def stepped(**changes: Any) -> bytes:
+    part = {"questions": 2, "answered": 1, "tokens": 2, "outcomes": [["a", 1, 2, "stop"]]}
+    return evaluated(body={"kind": "stepped", "benchmarks": {"sums": {**part, **changes}}})
 
 
 def answers(count: int = 1, lease: str | None = "l", first: int = 0, **changes: Any) -> bytes:
@@ -145,6 +151,16 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
         [HEADER, answers(packed="A" * (4 * MOST_PACKED_BYTES // 3 + 4))], "packed: .*at most"),
     "too many answers": ([HEADER, answers(MOST_ENTRIES + 1)], "answers: .*at most"),
     "entries before none": ([HEADER, answers(first=-1)], "first: "),
+    "more rows than answers": ([HEADER, stepped(answered=3, outcomes=[
+        [name, 1, 2, "stop"] for name in "abc"], tokens=6)], "more answers than 2"),
+    "more cut answers than answers": ([HEADER, stepped(answered=1, cut=[["b", 2], ["c", 2]])],
+        "more answers than 2"),
+    "rows for fewer answers": ([HEADER, stepped(answered=2, tokens=2)], "1 outcomes for 2 answers"),
+    "two rows for one answer": ([HEADER, stepped(cut=[["a", 5]], tokens=7)], "two rows for one"),
+    "rows of other tokens": ([HEADER, stepped(tokens=3)], "the rows have not 3 tokens"),
+    "a cut answer without tokens": ([HEADER, stepped(cut=[["b", 0]])], "cut.*greater than"),
+    "a step of no benchmark": ([HEADER, evaluated(body={"kind": "stepped", "benchmarks": {}})],
+        "benchmarks: .*at least 1"),
     "an unknown kind of body": ([HEADER, evaluated(body={"kind": "guess"})], "not a valid message"),
 }  # fmt: skip
 
@@ -155,6 +171,13 @@ def test_what_is_no_message_is_refused_by_name(frames: list[bytes], fault: str) 
         decode(frames, FROM_WORKER)
     assert not isinstance(caught.value, VersionMismatchError)
     assert len(caught.value.message) < 500
+
+
+def test_a_step_that_has_enough_before_it_begins_is_refused() -> None:
+    assign = next(message for message in MASTER_MESSAGES if isinstance(message, Assign))
+    table = {**assign.model_dump(mode="json"), "upto": 3, "enough": 4}
+    with pytest.raises(WireError, match="a step of 3 answers cannot have 4"):
+        decode([HEADER, bytes(msgpack.packb(table))], FROM_MASTER)
 
 
 @pytest.mark.parametrize("offset", [-1, 1])

@@ -7,7 +7,15 @@ import zlib
 import pytest
 
 from apbmm_common.errors import WireError
-from apbmm_common.protocol.answers import MOST_UNPACKED_BYTES, Answer, answer_key, pack, unpack
+from apbmm_common.protocol.answers import (
+    CUT,
+    MOST_UNPACKED_BYTES,
+    Answer,
+    answer_key,
+    pack,
+    replaces,
+    unpack,
+)
 from apbmm_common.protocol.codec import MAX_BYTES, encode
 from apbmm_common.protocol.messages import (
     FULL_BYTES,
@@ -77,3 +85,18 @@ DAMAGED = {
 def test_a_damaged_answer_is_refused(packed: bytes) -> None:
     with pytest.raises(WireError, match="damaged"):
         unpack(KeptAnswer(key=KEY, packed=packed))
+
+
+def cut(tokens: int) -> KeptAnswer:
+    return kept(dataclasses.replace(ANSWER, token_ids=(7,) * tokens, finish_reason=CUT))
+
+
+def test_a_finished_answer_replaces_one_that_was_cut_off_and_a_longer_one_a_shorter_one() -> None:
+    damaged = KeptAnswer(key=KEY, packed=b"text")
+    rising = [damaged, cut(0), cut(3), cut(300), kept()]
+    for rank, new in enumerate(rising):
+        for other, old in enumerate(rising):
+            assert replaces(new, old) == (rank > other), (rank, other)
+    longer = kept(dataclasses.replace(ANSWER, text="x", token_ids=(1,) * 9, finish_reason="length"))
+    assert not replaces(longer, kept())
+    assert not replaces(kept(), longer)
