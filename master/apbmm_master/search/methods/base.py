@@ -43,8 +43,10 @@ if TYPE_CHECKING:
 class SearchState:
     """All that a proposal may depend on.
 
-    - `x` (n, D) and `y` (n, m): the completed evaluations, in the order in which they were told;
+    - `x` (n, D) and `y` (n, m): the evaluations that were told, in the order in which each was told
+      first;
     - `variance` (n, m): the known noise of `y`; 0 where none is known;
+    - `revision`: how often an observation was added or changed;
     - `rejected` (r, D): the vectors whose evaluation failed for good;
     - `pending` (P, D): the vectors in flight;
     - `issued` (i, D): all vectors that `ask` returned, in order. The first `designed` of them
@@ -58,6 +60,7 @@ class SearchState:
     pending: Array
     issued: Array
     designed: int
+    revision: int = 0
 
     @property
     def index(self) -> int:
@@ -109,7 +112,11 @@ class Search(ABC):
         self._y: list[Array] = []
         self._variance: list[Array] = []
         self._rejected: list[Array] = []
+        self._place: dict[bytes, int] = {}
+        """Of each observed vector: its place among the observations."""
+        self._revision = 0
         self._issued: list[Array] = []
+        self._exactly_issued: set[bytes] = set()
         self._outstanding: list[Array] = []
         self._designed = 0
         self._batch: _Batch | None = None
@@ -121,14 +128,15 @@ class Search(ABC):
 
     @property
     def exhausted(self) -> bool:
-        """Whether the budget of completed evaluations is spent, so that `ask` returns no more."""
+        """Whether as many vectors were told as the budget has, so that `ask` returns no more."""
         return self.problem.budget is not None and len(self._x) >= self.problem.budget
 
     def ask(self, count: int, pending: Sequence[npt.ArrayLike] = ()) -> list[Array]:
         """Up to `count` vectors (D,) to evaluate now.
 
         `pending` are the vectors in flight. A vector that an earlier `ask` returned is in flight
-        until it is told or rejected, also when `pending` leaves it out.
+        until it is told or rejected, also when `pending` leaves it out. One that was told is not in
+        flight, although more may be measured of it.
 
         Fewer than `count` vectors, or none, are returned when the method has to wait for results
         (of its initial design or its batch), and when the rest of the budget is spent or in flight.
@@ -163,7 +171,10 @@ class Search(ABC):
     def tell(
         self, x: npt.ArrayLike, y: npt.ArrayLike, variance: npt.ArrayLike | None = None
     ) -> None:
-        """Add a completed evaluation: objectives `y` (m,) at `x` (D,), whether asked for or not.
+        """Add an evaluation: objectives `y` (m,) at `x` (D,), whether asked for or not.
+
+        An `x` that was told before has its observation replaced, as by a full measurement after an
+        estimate. It counts once.
 
         An `x` that `ask` returned may be rounded, to six decimals or float32: the search takes it
         for the vector that it returned, so that rounding changes nothing.
@@ -182,11 +193,19 @@ class Search(ABC):
         if (noise < 0.0).any():
             raise SettingError("variance has a negative entry")
         vector = self._settled(vector)
+        place = self._place_of(vector)
+        if place is not None:
+            if (values != self._y[place]).any() or (noise != self._variance[place]).any():
+                self._y[place], self._variance[place] = values, noise
+                self._revision += 1
+            return
         if (again := find_same(self._rows(self._rejected), vector)) is not None:
             del self._rejected[again]
+        self._place[vector.tobytes()] = len(self._x)
         self._x.append(vector)
         self._y.append(values)
         self._variance.append(noise)
+        self._revision += 1
 
     def reject(self, x: npt.ArrayLike) -> None:
         """Give up on `x` (D,), whose evaluation failed for good, so that it is not proposed again.
@@ -194,7 +213,8 @@ class Search(ABC):
         It is no observation. For a vector that was told or rejected before this changes nothing.
         """
         vector = self._settled(self._vector(x))
-        if find_same(self._rows([*self._x, *self._rejected]), vector) is None:
+        known = self._place_of(vector) is not None
+        if not known and find_same(self._rows(self._rejected), vector) is None:
             self._rejected.append(vector)
 
     @abstractmethod
@@ -254,6 +274,7 @@ class Search(ABC):
     def _record(self, vectors: Sequence[Array]) -> None:
         self._designed += min(len(vectors), self._design_missing())
         self._issued.extend(vectors)
+        self._exactly_issued.update(vector.tobytes() for vector in vectors)
         self._outstanding.extend(vectors)
         if self._batch is not None:
             self._batch.served += len(vectors)
@@ -263,16 +284,33 @@ class Search(ABC):
         # Most are exactly equal to one of the first, which takes no comparison with all.
         exact = (i for i, known in enumerate(self._outstanding) if (known == vector).all())
         if (index := next(exact, None)) is None:
+            if vector.tobytes() in self._exactly_issued:
+                return vector
             index = find_same(self._rows(self._outstanding), vector)
-        if index is not None:
-            return self._outstanding.pop(index)
+        return self._as_issued(vector) if index is None else self._outstanding.pop(index)
+
+    def _as_issued(self, vector: Array) -> Array:
+        """The issued vector that `vector` is but for rounding; itself where there is none."""
+        if vector.tobytes() in self._exactly_issued:
+            return vector
         index = find_same(self._rows(self._issued), vector)
         return vector if index is None else self._issued[index]
+
+    def _place_of(self, vector: Array) -> int | None:
+        """The place among the observations of a vector as `_settled` returns it."""
+        key = vector.tobytes()
+        if key in self._place or key in self._exactly_issued:
+            return self._place.get(key)
+        return find_same(self._rows(self._x), vector)
 
     def _in_flight(self, pending: Sequence[npt.ArrayLike]) -> list[Array]:
         given = self._vectors(pending, "pending")
         own = self._rows(self._outstanding)
-        foreign = [vector for vector in given if find_same(own, vector) is None]
+        foreign = [
+            vector
+            for vector in given
+            if find_same(own, vector) is None and self._place_of(self._as_issued(vector)) is None
+        ]
         return [*self._outstanding, *foreign]
 
     def _state(self, pending: Sequence[Array]) -> SearchState:
@@ -286,6 +324,7 @@ class Search(ABC):
             pending=rows(pending),
             issued=rows(self._issued),
             designed=self._designed,
+            revision=self._revision,
         )
 
     def _rows(self, vectors: Sequence[Array]) -> Array:

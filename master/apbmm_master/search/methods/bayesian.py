@@ -66,9 +66,9 @@ class BayesianSearch(Search):
             return self._surrogate(self._state(self._in_flight(())))
 
     def _surrogate(self, state: SearchState) -> Surrogate:
-        """The model of the completed evaluations, fitted again when their number has changed."""
-        if self._fitted is None or self._fitted[0] != len(state.x):
-            self._fitted = (len(state.x), self._fit(state))
+        """The model of all observations, fitted again when one was added or changed."""
+        if self._fitted is None or self._fitted[0] != state.revision:
+            self._fitted = (state.revision, self._fit(state))
         return self._fitted[1]
 
     def _avoid(self, state: SearchState) -> Array:

@@ -120,12 +120,11 @@ class MoeadCmaes(Search):
 def offspring_numbers(state: SearchState) -> Indices:
     """Of each completed vector (n,): which offspring it is, counted from 0 after the design.
 
-    -1 for a vector of the design, for one that was told without having been asked for, and for a
-    second result of the same offspring.
+    -1 for a vector of the design, and for one that was told without having been asked for.
     """
     # A search observes what it issued exactly as issued, however it was told.
     numbers = {x.tobytes(): number for number, x in enumerate(state.issued[state.designed :])}
-    return np.array([numbers.pop(x.tobytes(), -1) for x in state.x])
+    return np.array([numbers.get(x.tobytes(), -1) for x in state.x])
 
 
 def normalised(y: Array) -> Array:
