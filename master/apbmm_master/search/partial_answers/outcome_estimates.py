@@ -10,7 +10,7 @@ earlier merge from the others, given the same questions. The errors weight the c
 correct their variances. So the result is about as good as the best of them, and tells how good it
 is. While answers are in flight, tokens are estimated in logarithm alone.
 
-- `estimate` gives the mean score and mean tokens of one merge.
+- `estimate` gives the mean score and mean tokens of one merge, `Estimator` those of many.
 - `particular_variances` tells how much of the noise of such means merges do not share.
 """
 
@@ -26,15 +26,16 @@ import numpy as np
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SearchError, WrongShapeError
 from apbmm_master.search.partial_answers.outcome_model import (
+    FEWEST_VECTORS,
     TINY,
     Case,
     Gaussian,
-    Kernel,
+    Kriging,
     Mask,
-    centres,
-    kernels_of,
+    Trend,
     log_tokens,
     question_variances,
+    trends,
 )
 
 SHARES = (0.0, 0.4, 0.7, 0.9)
@@ -135,32 +136,43 @@ def estimate(earlier: Outcomes, answers: Answers) -> BenchmarkEstimate:
     for arrays that do not fit, and SearchError where nothing is known: no answer, and no earlier
     merge with all of them.
     """
-    size = earlier.scores.shape[1]
-    if answers.scores.shape != (size,) or answers.tokens.shape != (size,):
-        raise WrongShapeError(f"there must be a score and tokens for each of {size} questions")
-    done = np.isfinite(answers.scores) & np.isfinite(answers.tokens)
-    rows = np.isfinite(earlier.scores) & np.isfinite(earlier.tokens)
-    complete = rows.all(axis=1)
-    if complete.sum() >= FEWEST_COMPLETE:
-        chosen = None if earlier.vectors is None else earlier.vectors[complete]
-        earlier = Outcomes(earlier.scores[complete], earlier.tokens[complete], chosen)
-        rows = rows[complete]
-    if not done.any() and not complete.any():
-        raise SearchError("a mean cannot be estimated without any answer")
-    kernels: tuple[Kernel, ...] = ()
-    if earlier.vectors is not None and answers.vector is not None:
-        kernels = kernels_of(np.concatenate([earlier.vectors, answers.vector[None]]))
-    none = np.zeros(size)
-    bounds = none if answers.generated is None else np.nan_to_num(answers.generated)
-    scores = Case(_where(rows, earlier.scores), _where(done, answers.scores), none, kernels, True)
-    tokens = Case(
-        _where(rows, earlier.tokens),
-        _where(done, answers.tokens),
-        np.where(done, 0.0, bounds),
-        kernels,
-        False,
-    )
-    return BenchmarkEstimate(_estimated(scores), _estimated(tokens))
+    return Estimator(earlier).estimate(answers)
+
+
+class Estimator:
+    """Estimates of any number of merges from the same earlier ones.
+
+    What follows from the earlier ones alone is computed once.
+    """
+
+    def __init__(self, earlier: Outcomes) -> None:
+        rows = np.isfinite(earlier.scores) & np.isfinite(earlier.tokens)
+        vectors = earlier.vectors
+        chosen = rows.all(axis=1)
+        if chosen.sum() < FEWEST_COMPLETE:
+            chosen = np.ones_like(chosen)
+        kriging = None
+        if vectors is not None and chosen.sum() >= FEWEST_VECTORS:
+            kriging = Kriging(vectors[chosen])
+        rows = rows[chosen]
+        self._some_complete = bool(rows.all(axis=1).any())
+        self._scores = _Quantity(_where(rows, earlier.scores[chosen]), kriging, shares=True)
+        self._tokens = _Quantity(_where(rows, earlier.tokens[chosen]), kriging, shares=False)
+
+    def estimate(self, answers: Answers) -> BenchmarkEstimate:
+        """As the function `estimate`."""
+        size = self._scores.rows.shape[1]
+        if answers.scores.shape != (size,) or answers.tokens.shape != (size,):
+            raise WrongShapeError(f"there must be a score and tokens for each of {size} questions")
+        done = np.isfinite(answers.scores) & np.isfinite(answers.tokens)
+        if not done.any() and not self._some_complete:
+            raise SearchError("a mean cannot be estimated without any answer")
+        none = np.zeros(size)
+        bounds = none if answers.generated is None else np.nan_to_num(answers.generated)
+        scores = self._scores.case(_where(done, answers.scores), none, answers.vector)
+        flying = np.where(done, 0.0, bounds)
+        tokens = self._tokens.case(_where(done, answers.tokens), flying, answers.vector)
+        return BenchmarkEstimate(_estimated(scores, self._scores), _estimated(tokens, self._tokens))
 
 
 def particular_variances(values: Array) -> Array:
@@ -184,8 +196,8 @@ def particular_variances(values: Array) -> Array:
     size = values.shape[1]
     shares = bool((values >= 0.0).all() and (values <= 1.0).all())
     nothing = np.full(size, np.nan)
-    case = Case(values, nothing, np.zeros(size), (), shares)
-    centre = centres(values, ())[0]
+    case = Case(values, nothing, np.zeros(size), None, shares)
+    centre = trends(values, None)[0].at(None)
     variances = question_variances(values, centre.residuals, shares)
     share = PARTICULAR_SHARE if len(values) > 2 else 0.0
     model = Gaussian.of(values, centre, variances, share, case, log=False)
@@ -209,14 +221,39 @@ class _Candidate:
     prior: float = 1.0
 
 
-def _estimated(case: Case) -> MeanEstimate:
+class _Quantity:
+    """Scores or tokens (n, Q) of the earlier merges, NaN where they have not answered."""
+
+    def __init__(self, rows: Array, kriging: Kriging | None, *, shares: bool) -> None:
+        self.rows, self.shares, self._kriging = rows, shares, kriging
+        self._models: dict[bool, list[tuple[Trend, Array]]] = {}
+
+    def case(self, row: Array, bounds: Array, vector: Array | None) -> Case:
+        """What is known of this quantity of a merge, from its own answers."""
+        return Case(self.rows, row, bounds, vector, self.shares)
+
+    def models(self, *, log: bool) -> list[tuple[Trend, Array]]:
+        """The trends of the rows, or of their logarithms, and the variance (Q,) of each question.
+
+        What is missing is filled in.
+        """
+        if log not in self._models:
+            rows = _filled(log_tokens(self.rows) if log else self.rows)
+            self._models[log] = [
+                (trend, question_variances(rows, trend.residuals, self.shares))
+                for trend in trends(rows, self._kriging)
+            ]
+        return self._models[log]
+
+
+def _estimated(case: Case, quantity: _Quantity) -> MeanEstimate:
     """The estimate of one quantity: all candidates, weighted and their variances corrected."""
     done = case.done
     size, known = len(done), float(case.row[done].sum())
     if done.all():
         return MeanEstimate(known / size, 0.0, known / size, known / size)
     truth = case.rows[case.complete][:, ~done].sum(axis=1)
-    candidates = _gaussian(case)
+    candidates = _gaussian(case, quantity)
     if not candidates or not case.bounds.any():
         candidates += _simple(case)
     weights, corrections = _judged(candidates, truth)
@@ -304,7 +341,7 @@ def _regression(values: Array, difficulty: Array, done: Mask, case: Case) -> _Ca
     )
 
 
-def _gaussian(case: Case) -> list[_Candidate]:
+def _gaussian(case: Case, quantity: _Quantity) -> list[_Candidate]:
     """The Gaussian candidates: each scale, centre and share of the sample covariance."""
     if not len(case.rows):
         return []
@@ -315,13 +352,14 @@ def _gaussian(case: Case) -> list[_Candidate]:
         scales: tuple[bool, ...] = (False,)
     else:
         scales = (True,) if len(case.rows) <= 2 or case.bounds.any() else (False, True)
+    shares = SHARES if len(case.rows) > 2 else SHARES[:1]
     for log in scales:
-        rows = _filled(log_tokens(case.rows) if log else case.rows)
-        shares = SHARES if len(rows) > 2 else SHARES[:1]
-        for centre in centres(rows, case.kernels):
-            variances = question_variances(rows, centre.residuals, case.shares)
+        for trend, variances in quantity.models(log=log):
+            if case.vector is None and trend.kriging is not None:
+                continue
+            centre = trend.at(case.vector)
             for share in shares:
-                model = Gaussian.of(rows, centre, variances, share, case, log=log)
+                model = Gaussian.of(trend.rows, centre, variances, share, case, log=log)
                 found.append(_smeared(model, case, 1.0 / len(shares)))
     return found
 

@@ -20,7 +20,6 @@ estimated from the others as if it had answered the same questions, in closed fo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,14 +55,14 @@ class Case:
 
     - `rows` (n, Q), `row` (Q,): of the earlier merges and of this one; NaN where unanswered;
     - `bounds` (Q,): lower bounds of the answers in flight, 0 elsewhere;
-    - `kernels`: those that may predict this merge's row from its vector; none without vectors;
+    - `vector` (D,): this merge; None where it is not known;
     - `shares`: the values lie between 0 and 1.
     """
 
     rows: Array
     row: Array
     bounds: Array
-    kernels: tuple[Kernel, ...]
+    vector: Array | None
     shares: bool
 
     @property
@@ -98,68 +97,98 @@ class Centre:
     scale: float
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """One kernel of the kriging: Matern-5/2 over vectors and their means.
+class Kriging:
+    """Ordinary kriging of rows at the vectors (n, D) of the earlier merges.
 
-    - `inverse` (n, n): of the covariance of the earlier merges, with nugget and unknown mean;
-    - `towards` (n,): their covariance with this merge;
-    - `own`: this merge's variance.
+    Its kernel is Matern-5/2 over vectors and their means, for each of the `LENGTHSCALES` and
+    `NUGGETS`. `inverses` are of the covariances of the earlier merges, with nugget and unknown
+    mean.
     """
 
-    inverse: Array
-    towards: Array
-    own: float
+    def __init__(self, vectors: Array) -> None:
+        self._places = _places(vectors)
+        distance = _distances(self._places, self._places)
+        count = len(vectors)
+        self._settings = [(scale, nugget) for scale in LENGTHSCALES for nugget in NUGGETS]
+        self.inverses = [
+            np.asarray(np.linalg.inv(_matern(distance / scale) + VAGUE + nugget * np.eye(count)))
+            for scale, nugget in self._settings
+        ]
+
+    def towards(self, number: int, vector: Array) -> tuple[Array, float]:
+        """Covariance (n,) of another merge with the earlier ones, and its variance.
+
+        `number` is that of one of the `inverses`.
+        """
+        scale, nugget = self._settings[number]
+        distance = _distances(self._places, _places(vector[None]))[:, 0]
+        return _matern(distance / scale) + VAGUE, 1.0 + nugget + VAGUE
 
 
-def kernels_of(vectors: Array) -> tuple[Kernel, ...]:
-    """A kernel for each lengthscale and nugget, given the vectors (n + 1, D); none for few."""
-    count = len(vectors) - 1
-    if count < FEWEST_VECTORS:
-        return ()
-    places = np.column_stack([vectors / math.sqrt(vectors.shape[1]), vectors.mean(axis=1)])
-    squared = np.maximum(
-        (places**2).sum(axis=1)[:, None] + (places**2).sum(axis=1) - 2.0 * places @ places.T, 0.0
-    )
-    found = []
-    for lengthscale in LENGTHSCALES:
-        kernel = _matern(np.sqrt(squared) / lengthscale) + VAGUE
-        for nugget in NUGGETS:
-            inverse = np.asarray(np.linalg.inv(kernel[:count, :count] + nugget * np.eye(count)))
-            found.append(Kernel(inverse, kernel[count, :count], 1.0 + nugget + VAGUE))
-    return tuple(found)
+@dataclass(frozen=True)
+class Trend:
+    """How the earlier rows (n, Q) follow from each other; `at` gives the `Centre` for a merge.
+
+    `number` is that of the kernel of `kriging`, None for the mean row. `variances` (n,) are those
+    of the predictions of each row by the others, in any one unit.
+    """
+
+    rows: Array
+    residuals: Array
+    variances: Array
+    scale: float
+    kriging: Kriging | None = None
+    number: int = -1
+
+    def at(self, vector: Array | None) -> Centre:
+        """The centre for another merge, at `vector` (D,)."""
+        count = len(self.rows)
+        if self.kriging is None or vector is None:
+            last = (1.0 + 1.0 / count) / (1.0 + 1.0 / (count - 1)) if count > 1 else 1.0
+            ratios = np.append(np.ones(count), last)
+            return Centre(self.residuals, self.rows.mean(axis=0), ratios, self.scale)
+        towards, own = self.kriging.towards(self.number, vector)
+        weights = self.kriging.inverses[self.number] @ towards
+        variances = np.append(self.variances, own - towards @ weights)
+        ratios = variances / self.variances.mean()
+        return Centre(self.residuals, weights @ self.rows, ratios, self.scale)
 
 
-def centres(rows: Array, kernels: Sequence[Kernel]) -> list[Centre]:
+def trends(rows: Array, kriging: Kriging | None) -> list[Trend]:
     """The mean row; and ordinary kriging, where its leave-one-out residuals are smaller.
 
     The kernel is the one with the smallest leave-one-out residuals, in closed form (Dubrule, 1983),
     and the same for all questions.
     """
     count = len(rows)
-    mean = rows.mean(axis=0)
-    around = (rows - mean) * (count / max(count - 1, 1))
-    last = (1.0 + 1.0 / count) / (1.0 + 1.0 / (count - 1)) if count > 1 else 1.0
-    found = [Centre(around, mean, np.append(np.ones(count), last), 1.0)]
-    gram = (rows - mean) @ (rows - mean).T
+    around = (rows - rows.mean(axis=0)) * (count / max(count - 1, 1))
+    found = [Trend(rows, around, np.ones(count), 1.0)]
+    if kriging is None:
+        return found
+    gram = (rows - rows.mean(axis=0)) @ (rows - rows.mean(axis=0)).T
     around_mean = float((around**2).sum())
     losses = [
-        (((k.inverse @ gram) * k.inverse).sum(axis=1) / np.diag(k.inverse) ** 2).sum()
-        for k in kernels
+        (((inverse @ gram) * inverse).sum(axis=1) / np.diag(inverse) ** 2).sum()
+        for inverse in kriging.inverses
     ]
-    if losses and min(losses) < around_mean:
-        kernel = kernels[int(np.argmin(losses))]
-        of_each = 1.0 / np.diag(kernel.inverse)
-        of_this = kernel.own - kernel.towards @ kernel.inverse @ kernel.towards
-        found.append(
-            Centre(
-                (kernel.inverse @ rows) * of_each[:, None],
-                kernel.towards @ kernel.inverse @ rows,
-                np.append(of_each, of_this) / of_each.mean(),
-                float(min(losses)) / around_mean,
-            )
-        )
+    if min(losses) < around_mean:
+        number = int(np.argmin(losses))
+        inverse = kriging.inverses[number]
+        of_each = 1.0 / np.diag(inverse)
+        residuals = (inverse @ rows) * of_each[:, None]
+        scale = float(min(losses)) / around_mean
+        found.append(Trend(rows, residuals, of_each, scale, kriging, number))
     return found
+
+
+def _places(vectors: Array) -> Array:
+    """What the distances are of: the vectors, scaled, and their means."""
+    return np.column_stack([vectors / math.sqrt(vectors.shape[1]), vectors.mean(axis=1)])
+
+
+def _distances(a: Array, b: Array) -> Array:
+    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * a @ b.T
+    return np.asarray(np.sqrt(np.maximum(squared, 0.0)))
 
 
 def _matern(distance: Array) -> Array:

@@ -9,6 +9,7 @@ from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SearchError, WrongShapeError
 from apbmm_master.search.partial_answers.outcome_estimates import (
     Answers,
+    Estimator,
     Outcomes,
     estimate,
     particular_variances,
@@ -204,3 +205,18 @@ def test_variances_need_two_merges() -> None:
     assert particular_variances(np.array([[0.0, 1.0, 1.0], [0.0, 1.0, 0.0]])).shape == (2,)
     with pytest.raises(WrongShapeError, match="two merges"):
         particular_variances(np.zeros((1, 5)))
+
+
+def test_estimates_of_many_merges_are_those_of_each_alone() -> None:
+    """What is shared between them leaves no trace of one in another, in whatever order."""
+    scores, tokens = simulated(16, 30, seed=8)
+    vectors = np.random.default_rng(8).random((16, 4))
+    earlier = Outcomes(scores[:12], tokens[:12], vectors[:12])
+    each = [
+        Answers(first(6 + i, scores[i]), first(6 + i, tokens[i]), vector=vectors[i])
+        for i in (12, 13, 14, 15)
+    ]
+    alone = [estimate(earlier, answers) for answers in each]
+    together = Estimator(earlier)
+    assert [together.estimate(answers) for answers in reversed(each)] == alone[::-1]
+    assert len({found.accuracy.mean for found in alone}) == 4
