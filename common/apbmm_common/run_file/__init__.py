@@ -25,6 +25,7 @@ from apbmm_common.run_file.schema import (
     PriorSection,
     RunSpec,
     SourcesSection,
+    StepsSection,
     TimingsSection,
 )
 from apbmm_common.run_file.space import Space, block_of
@@ -43,6 +44,7 @@ __all__ = [
     "RunSpec",
     "SourcesSection",
     "Space",
+    "StepsSection",
     "TimingsSection",
     "block_of",
     "load_run_file",

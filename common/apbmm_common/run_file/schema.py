@@ -13,7 +13,7 @@ The same models travel to the workers in WELCOME, so that a worker needs no run 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -457,6 +457,41 @@ class BudgetSection(Section):
         return initial
 
 
+class StepsSection(Section):
+    """Measures merges in steps: each answers a part of the questions, and the promising ones all.
+
+    All merges are asked in one order, of which each prefix has its part of every benchmark. After
+    the first step of that order a merge pauses, and its objectives are estimated from its answers
+    and those of other merges; the search is told the estimates with their variances. When the rest
+    of the budget is about what the front of all estimates takes to be completed, paused merges go
+    on with what they have answered, the most promising first. Front, hypervolume and exports hold
+    only merges that answered everything. The references answer everything at once.
+
+    It needs two objectives, of accuracy and tokens, and a method that takes variances. All keys may
+    be changed when a run is resumed.
+    """
+
+    enabled: bool | None = None
+    """Whether merges are measured in steps. Without the key they are not."""
+    first: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the questions of the first step."""
+    answered: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """The first step ends when so much of it is answered. Longer answers are cut there; a merge
+    that goes on continues them where they were cut."""
+    audits: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the paused merges, drawn at random, that go on at once all the same. They show how
+    good the estimates are."""
+    kept: Annotated[float, Field(gt=0, le=10)] = 0.7
+    """What of the budget is kept for the end: this many times what the front of all estimates is
+    expected to take. Less begins more merges, more completes more of them."""
+
+
+STEPPED_METRICS = frozenset({"accuracy", "tokens"})
+"""The metrics whose means are estimated from part of the answers."""
+STEPPED_OBJECTIVES = 2
+"""The expected gain in hypervolume by a paused merge is known for so many objectives."""
+
+
 class ConfirmSection(Section):
     """What the front is measured on once more, by `apbmm confirm`: not what the search asked.
 
@@ -612,6 +647,7 @@ class RunSpec(Section):
     prior: PriorSection = PriorSection()
     algorithm: AlgorithmSection = AlgorithmSection()
     budget: BudgetSection = BudgetSection()
+    steps: StepsSection = StepsSection()
     confirm: ConfirmSection = ConfirmSection()
     engine: EngineSection = EngineSection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -652,6 +688,13 @@ class RunSpec(Section):
     ) -> GenerationSection:
         _refuse(_repeat_faults(info.data.get("benchmarks", ()), generation))
         return generation
+
+    @field_validator("steps")
+    @classmethod
+    def _can_be_estimated(cls, steps: StepsSection, info: ValidationInfo) -> StepsSection:
+        if steps.enabled:
+            _refuse(_step_faults(info.data.get("objectives", ())))
+        return steps
 
     @field_validator("confirm")
     @classmethod
@@ -737,6 +780,11 @@ class RunSpec(Section):
         """How sources are merged: ``linear``, or the method whose grid is searched."""
         method = searched_as(self.algorithm.name)
         return LINEAR if method is None else method.name
+
+    @property
+    def measures_in_steps(self) -> bool:
+        """Whether merges are measured in steps, where they answer enough questions for that."""
+        return bool(self.steps.enabled)
 
     @property
     def hypervolume_reference(self) -> tuple[float, ...]:
@@ -826,6 +874,18 @@ def may_report(adapter: str, metric: str) -> bool:
     EvalScope's adapters are known only when it has reported on the references.
     """
     return metric in METRICS or not is_own_adapter(adapter)
+
+
+def _step_faults(objectives: Sequence[ObjectiveSection]) -> Iterator[str]:
+    """Why merges cannot be measured in steps with valid objectives."""
+    if objectives and len(objectives) != STEPPED_OBJECTIVES:
+        yield f"enabled: steps need two objectives, not {len(objectives)}"
+    for objective in objectives:
+        if objective.metric not in STEPPED_METRICS:
+            yield (
+                f"enabled: objective {objective.name} is of {objective.metric}, and only "
+                f"{' and '.join(sorted(STEPPED_METRICS))} are estimated from part of the answers"
+            )
 
 
 def _merge_faults(merge: MergeSection, algorithm: str) -> Iterator[str]:

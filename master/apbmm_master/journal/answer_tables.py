@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from apbmm_common.process.failpoints import reach
+from apbmm_common.protocol.answers import replaces
 from apbmm_common.protocol.messages import FULL_BYTES, MOST_ENTRIES, Answers, KeptAnswer
 from apbmm_master.journal.events import (
     AnyEvent,
@@ -19,6 +20,7 @@ from apbmm_master.journal.events import (
     EvaluationFailed,
     ResultRecorded,
     SourcesVerified,
+    Stopped,
 )
 
 SCHEMA = """
@@ -40,7 +42,11 @@ PAGE = (
     "SELECT number, length(packed) FROM kept_answers WHERE evaluation = ? "
     "ORDER BY number LIMIT ? OFFSET ?"
 )
-_INSERT_ANSWER = "INSERT OR IGNORE INTO kept_answers (evaluation, key, packed) VALUES (?, ?, ?)"
+_INSERT_ANSWER = (
+    "INSERT INTO kept_answers (evaluation, key, packed) VALUES (?, ?, ?) "
+    "ON CONFLICT (evaluation, key) DO UPDATE SET packed = excluded.packed "
+    "WHERE replaces(key, excluded.packed, packed)"
+)
 _INSERT_OUTCOME = "INSERT OR IGNORE INTO kept_outcomes VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -60,6 +66,7 @@ class AnswerTables:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        db.create_function("replaces", 3, _replaces, deterministic=True)
         self._counts: dict[str, Kept] = {}
         self.read()
 
@@ -79,7 +86,8 @@ class AnswerTables:
     def keep(self, batches: Iterable[tuple[str, Answers]]) -> None:
         """Commit answers with their evaluations, in one transaction.
 
-        What is stored already stays as it is, so a repetition changes nothing.
+        What is stored already stays as it is, so a repetition changes nothing; but an answer that
+        was cut off gives way to one that goes on from it (`answers.replaces`).
         """
         changed = set()
         with self._db:
@@ -125,7 +133,7 @@ class AnswerTables:
         found: set[str] = set()
         for event in events:
             match event:
-                case ResultRecorded() | EvaluationFailed():
+                case ResultRecorded() | EvaluationFailed() | Stopped():
                     found.add(event.evaluation)
                 case AttemptFailed() if event.fault in BLAMED:
                     found.add(event.evaluation)
@@ -137,6 +145,10 @@ class AnswerTables:
         """Note that what `delete` did is committed."""
         for name in evaluations:
             self._counts.pop(name, None)
+
+
+def _replaces(key: str, new: bytes, old: bytes) -> bool:
+    return replaces(KeptAnswer(key=key, packed=new), KeptAnswer(key=key, packed=old))
 
 
 def exist(db: sqlite3.Connection) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from apbmm_common.protocol.messages import Evaluated, Measured
-from apbmm_master.journal.events import Purpose
+from apbmm_common.protocol.messages import Evaluated, Measured, Stepped
+from apbmm_master.journal.events import BenchmarkEstimates, Purpose
 from apbmm_master.journal.lifecycle import ACTIVE_ATTEMPT, AttemptState, EvaluationState
 
 REFERENCES = ("thinking", "instruct")
@@ -29,6 +29,7 @@ class Attempt:
     ``kept``: how many answers of earlier attempts its worker need not ask for. ``worker_lost``: its
     worker had begun the evaluation and was not heard again. ``kept_at_loss``: how many were kept
     then.
+    ``upto`` and ``enough`` are those of its `Assign`.
     ``gpu_seconds``: what it cost, once it has ended; see `spending.Spending`.
     """
 
@@ -47,6 +48,8 @@ class Attempt:
     worker_lost: bool = False
     gpu_seconds: float = 0.0
     kept_at_loss: int = 0
+    upto: int = 0
+    enough: int = 0
 
     @property
     def lost_in_vain(self) -> bool:
@@ -59,12 +62,47 @@ class Attempt:
         return self.state in ACTIVE_ATTEMPT
 
 
+@dataclass(frozen=True, slots=True)
+class FirstStep:
+    """What a merge has answered in its first step, without the rows of single answers.
+
+    ``scores``: the sum of the scores of its answers, by benchmark. ``worker`` measured it.
+    """
+
+    body: Stepped
+    scores: dict[str, float]
+    worker: str
+    paused_at: float
+
+    @property
+    def answered(self) -> int:
+        """How many answers are scored."""
+        return sum(part.answered for part in self.body.benchmarks.values())
+
+    @property
+    def answers(self) -> int:
+        """How many answers the whole evaluation has."""
+        return sum(part.answers for part in self.body.benchmarks.values())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were generated, in cut answers as well."""
+        return sum(part.tokens for part in self.body.benchmarks.values())
+
+    @property
+    def share(self) -> float:
+        """The share of all answers that is scored."""
+        return self.answered / self.answers
+
+
 @dataclass(slots=True)
 class Evaluation:
     """One vector, or the measurement of the discrepancies, with its attempts and its result.
 
     ``ordinal`` is its place among all proposals; ``body`` what was measured, without per-question
-    outcomes, which stay in the journal; None until it is done.
+    outcomes, which stay in the journal; None until it is done. ``step`` is what its first step has
+    answered, and ``estimate`` what the search was told of it then; None where it has not paused.
+    They stay when it is done.
     """
 
     id: str
@@ -75,6 +113,8 @@ class Evaluation:
     state: EvaluationState = EvaluationState.QUEUED
     attempts: list[Attempt] = field(default_factory=list)
     body: Evaluated | Measured | None = None
+    step: FirstStep | None = None
+    estimate: BenchmarkEstimates | None = None
     seconds: float = 0.0
     worker: str = ""
     done_seq: int = 0
@@ -184,12 +224,15 @@ class AskCall:
 class TellCall:
     """A call of ``tell`` for an evaluation that is done, or that has failed (``rejected``).
 
+    ``estimated``: it had paused, and its estimate was told. The tell of its result replaces that.
+
     In journals of earlier versions an evaluation may be rejected, for the workers lost on it, and
     be done later; its observation is then told as well.
     """
 
     evaluation: str
     rejected: bool = False
+    estimated: bool = False
 
 
 Call = AskCall | TellCall

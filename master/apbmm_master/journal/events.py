@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from apbmm_common.errors import FailureKind
-from apbmm_common.protocol.messages import Evaluated, Measured, with_metrics
+from apbmm_common.protocol.messages import Evaluated, Measured, Stepped, with_metrics
 
 Purpose = Literal["measure", "reference", "initial", "search", "learnt"]
 
@@ -153,7 +153,8 @@ class Proposed(Event):
 class Leased(Event):
     """Committed before ASSIGN is sent.
 
-    ``kept`` is how many answers of earlier attempts the worker need not ask for.
+    ``kept`` is how many answers of earlier attempts the worker need not ask for. ``upto`` and
+    ``enough`` are those of `Assign`: 0 where the merge is to answer everything.
     """
 
     event: Literal["leased"] = "leased"
@@ -163,6 +164,8 @@ class Leased(Event):
     worker: str
     boot: str
     kept: int = 0
+    upto: int = 0
+    enough: int = 0
 
 
 class Accepted(Event):
@@ -204,8 +207,55 @@ class ResultRecorded(Event):
     body: Annotated[Measurements, BeforeValidator(with_metrics)]
 
 
+class Paused(Event):
+    """A merge has answered its first step; the rows of its answers are kept beside the event.
+
+    ``scores``: the sum of the scores of its answers, by benchmark.
+    """
+
+    event: Literal["paused"] = "paused"
+    evaluation: str
+    attempt: int
+    lease: str
+    worker: str
+    seconds: float
+    digest: str
+    body: Stepped
+    scores: dict[str, float]
+
+
+MeanAndVariance = tuple[float, float]
+BenchmarkEstimates = dict[str, dict[str, MeanAndVariance]]
+"""Of one merge, by benchmark and metric: the estimated mean over all answers, and its variance."""
+
+
+class Estimated(Event):
+    """The estimates that the search is told of merges that have paused."""
+
+    event: Literal["estimated"] = "estimated"
+    estimates: dict[str, BenchmarkEstimates]
+
+
+class Stopped(Event):
+    """A paused merge never goes on: whatever it still answered, a measured merge beats it."""
+
+    event: Literal["stopped"] = "stopped"
+    evaluation: str
+    reason: str
+
+
+class Finishing(Event):
+    """From here on merges that have paused are completed, and no other is begun."""
+
+    event: Literal["finishing"] = "finishing"
+    reason: str
+
+
 class DuplicateResult(Event):
-    """A valid result that came after its evaluation was done or had failed; it does not count."""
+    """A valid result that came too late and does not count.
+
+    Its evaluation was done, stopped or had failed; or it is of a step that is recorded already.
+    """
 
     event: Literal["duplicate"] = "duplicate"
     evaluation: str
@@ -299,6 +349,10 @@ AnyEvent = (
     | Accepted
     | Lost
     | ResultRecorded
+    | Paused
+    | Estimated
+    | Stopped
+    | Finishing
     | DuplicateResult
     | AttemptFailed
     | EvaluationFailed

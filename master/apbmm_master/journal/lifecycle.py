@@ -1,10 +1,12 @@
 """The state machines of evaluations and their attempts, and the liveness of workers. Pure.
 
 Evaluation:  QUEUED -> ACTIVE -> DONE | FAILED,  ACTIVE -> QUEUED when its attempt ended without a
-             result, FAILED -> FAILED only (a late success is a duplicate).
-Attempt:     LEASED -> RUNNING -> DONE | FAILED | LOST; LEASED may end the same ways, and a LOST
-             or FAILED attempt may still become DONE (a message sent twice can make a worker do it
-             again): the first valid result wins, whichever attempt it is.
+             result, FAILED -> FAILED only (a late success is a duplicate). One that is measured in
+             steps: ACTIVE -> PAUSED -> ACTIVE -> DONE, or PAUSED -> STOPPED. It is PAUSED again
+             when a later attempt ended without a result.
+Attempt:     LEASED -> RUNNING -> DONE | PAUSED | FAILED | LOST; LEASED may end the same ways, and a
+             LOST or FAILED attempt may still become DONE or PAUSED (a message sent twice can make a
+             worker do it again): the first valid result wins, whichever attempt it is.
 
 The liveness of an attempt's worker (LIVE, SUSPECT, ORPHANED) is derived from how long the worker
 has been silent on the monotonic clock; it is never stored, so no clock can leave it stale.
@@ -23,7 +25,9 @@ class EvaluationState(StrEnum):
 
     QUEUED = "queued"
     ACTIVE = "active"
+    PAUSED = "paused"
     DONE = "done"
+    STOPPED = "stopped"
     FAILED = "failed"
 
 
@@ -33,6 +37,7 @@ class AttemptState(StrEnum):
     LEASED = "leased"
     RUNNING = "running"
     DONE = "done"
+    PAUSED = "paused"
     FAILED = "failed"
     LOST = "lost"
 
@@ -47,28 +52,50 @@ class Liveness(StrEnum):
 
 EVALUATION_MOVES: dict[EvaluationState, frozenset[EvaluationState]] = {
     EvaluationState.QUEUED: frozenset(
-        {EvaluationState.ACTIVE, EvaluationState.DONE, EvaluationState.FAILED}
+        {
+            EvaluationState.ACTIVE,
+            EvaluationState.PAUSED,
+            EvaluationState.DONE,
+            EvaluationState.FAILED,
+        }
     ),
     EvaluationState.ACTIVE: frozenset(
-        {EvaluationState.QUEUED, EvaluationState.DONE, EvaluationState.FAILED}
+        {
+            EvaluationState.QUEUED,
+            EvaluationState.PAUSED,
+            EvaluationState.DONE,
+            EvaluationState.FAILED,
+        }
+    ),
+    EvaluationState.PAUSED: frozenset(
+        {
+            EvaluationState.ACTIVE,
+            EvaluationState.DONE,
+            EvaluationState.STOPPED,
+            EvaluationState.FAILED,
+        }
     ),
     EvaluationState.DONE: frozenset(),
+    EvaluationState.STOPPED: frozenset(),
     EvaluationState.FAILED: frozenset(),
 }
-"""QUEUED -> DONE: a lost attempt's result arrived before the next attempt was leased."""
+"""QUEUED -> DONE or PAUSED: a lost attempt's result arrived before the next attempt was leased."""
 
+_ENDS = frozenset({AttemptState.DONE, AttemptState.PAUSED, AttemptState.FAILED, AttemptState.LOST})
+_LATE_ENDS = frozenset({AttemptState.DONE, AttemptState.PAUSED})
 ATTEMPT_MOVES: dict[AttemptState, frozenset[AttemptState]] = {
-    AttemptState.LEASED: frozenset(
-        {AttemptState.RUNNING, AttemptState.DONE, AttemptState.FAILED, AttemptState.LOST}
-    ),
-    AttemptState.RUNNING: frozenset({AttemptState.DONE, AttemptState.FAILED, AttemptState.LOST}),
-    AttemptState.LOST: frozenset({AttemptState.DONE}),
+    AttemptState.LEASED: _ENDS | {AttemptState.RUNNING},
+    AttemptState.RUNNING: _ENDS,
+    AttemptState.LOST: _LATE_ENDS,
     AttemptState.DONE: frozenset(),
-    AttemptState.FAILED: frozenset({AttemptState.DONE}),
+    AttemptState.PAUSED: frozenset(),
+    AttemptState.FAILED: _LATE_ENDS,
 }
 
 ACTIVE_ATTEMPT = frozenset({AttemptState.LEASED, AttemptState.RUNNING})
-SETTLED = frozenset({EvaluationState.DONE, EvaluationState.FAILED})
+DELIVERED = frozenset({AttemptState.DONE, AttemptState.PAUSED})
+"""The attempt's result is recorded, that of all questions or of a step."""
+SETTLED = frozenset({EvaluationState.DONE, EvaluationState.STOPPED, EvaluationState.FAILED})
 UNFINISHED = frozenset(EvaluationState) - SETTLED
 
 

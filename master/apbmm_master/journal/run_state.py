@@ -14,7 +14,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.protocol.messages import Evaluated, Stepped
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_master.journal.evaluations import (
     BUDGET_PURPOSES,
@@ -24,6 +24,7 @@ from apbmm_master.journal.evaluations import (
     Attempt,
     Call,
     Evaluation,
+    FirstStep,
     Learning,
     TellCall,
 )
@@ -32,11 +33,14 @@ from apbmm_master.journal.events import (
     AttemptFailed,
     DuplicateResult,
     EpochStarted,
+    Estimated,
     EvaluationFailed,
     Finished,
+    Finishing,
     FrontToConfirm,
     Leased,
     Lost,
+    Paused,
     Proposed,
     Purpose,
     Record,
@@ -46,6 +50,7 @@ from apbmm_master.journal.events import (
     RunStarted,
     SourcesVerified,
     SpecChanged,
+    Stopped,
     WorkerJoined,
     WorkerLeft,
     WorkerQuarantined,
@@ -107,8 +112,9 @@ class RunState:
         """What everything has cost that has ended."""
         self.duplicates: set[str] = set()
         """Leases whose results came after their evaluation was done or had failed."""
-        self.finished, self.failed = "", False
-        """Why the run ended, empty while it goes on; whether that was for what failed in it."""
+        self.finishing, self.finished, self.failed = "", "", False
+        """Why only paused merges go on, and why the run ended, both empty before that; whether it
+        ended for what failed in it."""
         self._tells_waiting: list[TellCall] = []
         """Tells that wait for the references to be measured."""
         self._counts: Counter[tuple[Purpose, EvaluationState]] = Counter()
@@ -224,7 +230,7 @@ class RunState:
                 self.begun = record.time
             case SpecChanged() as event:
                 self.spec = RunSpec.model_validate(event.spec)
-                self.finished, self.failed = "", False
+                self.finishing, self.finished, self.failed = "", "", False
                 self._pause(record.time)
             case EpochStarted() as event:
                 self.epoch = event.epoch
@@ -261,6 +267,16 @@ class RunState:
                 self._fail_attempt(event, record.time)
             case ResultRecorded() as event:
                 self._complete(event, record)
+            case Paused() as event:
+                self._pause_evaluation(event, record.time)
+            case Estimated() as event:
+                self._estimate(event)
+            case Stopped() as event:
+                evaluation = self.evaluations[event.evaluation]
+                self._set_state(evaluation, EvaluationState.STOPPED)
+                evaluation.message = event.reason
+            case Finishing() as event:
+                self.finishing = event.reason
             case DuplicateResult() as event:
                 self.duplicates.add(event.lease)
             case EvaluationFailed() as event:
@@ -329,7 +345,15 @@ class RunState:
             raise InvariantError(f"{event.worker} holds a lease already")
         self._set_state(evaluation, EvaluationState.ACTIVE)
         attempt = Attempt(
-            event.attempt, event.lease, event.worker, event.boot, self.epoch, time, event.kept
+            event.attempt,
+            event.lease,
+            event.worker,
+            event.boot,
+            self.epoch,
+            time,
+            event.kept,
+            upto=event.upto,
+            enough=event.enough,
         )
         evaluation.attempts.append(attempt)
         self._held[event.worker] = evaluation, attempt
@@ -351,7 +375,7 @@ class RunState:
         self._end_attempt(attempt, time)
         if attempt.worker_lost:
             self._with_failed_attempts[evaluation.id] = None
-        self._set_state(evaluation, EvaluationState.QUEUED)
+        self._wait_again(evaluation)
         if attempt.lost_in_vain and evaluation.lost_workers == LOST_WORKERS_LIMIT:
             # The method is told here and not at the EvaluationFailed that follows. Earlier versions
             # wrote no such event, but told the method here, and `Proposed.calls` of later asks in
@@ -367,21 +391,17 @@ class RunState:
             self.sessions.engine_died(attempt.boot, evaluation.id)
         if event.fault in {"vector", "engine", "run_file"}:
             self._with_failed_attempts[evaluation.id] = None
-        self._set_state(evaluation, EvaluationState.QUEUED)
+        self._wait_again(evaluation)
+
+    def _wait_again(self, evaluation: Evaluation) -> None:
+        """Note that an attempt ended without a result, so that another one may follow."""
+        waits = EvaluationState.QUEUED if evaluation.step is None else EvaluationState.PAUSED
+        self._set_state(evaluation, waits)
 
     def _complete(self, event: ResultRecorded, record: Record) -> None:
         evaluation = self.evaluations[event.evaluation]
         self._set_state(evaluation, EvaluationState.DONE)
-        for attempt in evaluation.attempts:
-            if attempt.lease == event.lease:
-                attempt.state = move_attempt(attempt.state, AttemptState.DONE)
-                self._end_attempt(attempt, record.time, event.seconds)
-                if isinstance(event.body, Evaluated):
-                    self.sessions.evaluated(attempt.boot)
-            elif attempt.active:
-                attempt.state = move_attempt(attempt.state, AttemptState.LOST)
-                attempt.message = "an earlier attempt delivered"
-                self._end_attempt(attempt, record.time)
+        self._end_attempts(evaluation, event, record.time)
         body = event.body
         evaluation.body = body.without_outcomes() if isinstance(body, Evaluated) else body
         evaluation.seconds, evaluation.worker = event.seconds, event.worker
@@ -391,6 +411,44 @@ class RunState:
         if evaluation.in_budget:
             self.completed.append(evaluation.id)
         self._tell(evaluation)
+
+    def _end_attempts(
+        self, evaluation: Evaluation, event: ResultRecorded | Paused, time: float
+    ) -> None:
+        """Note that the attempt of an event has delivered; another one in progress ends as well."""
+        delivered = AttemptState.PAUSED if isinstance(event, Paused) else AttemptState.DONE
+        for attempt in evaluation.attempts:
+            if attempt.lease == event.lease:
+                attempt.state = move_attempt(attempt.state, delivered)
+                self._end_attempt(attempt, time, event.seconds)
+                if isinstance(event.body, Evaluated | Stepped):
+                    self.sessions.evaluated(attempt.boot)
+            elif attempt.active:
+                attempt.state = move_attempt(attempt.state, AttemptState.LOST)
+                attempt.message = "an earlier attempt delivered"
+                self._end_attempt(attempt, time)
+
+    def _pause_evaluation(self, event: Paused, time: float) -> None:
+        evaluation = self.evaluations[event.evaluation]
+        if evaluation.step is not None:
+            raise InvariantError(f"{evaluation.id} has paused before")
+        self._set_state(evaluation, EvaluationState.PAUSED)
+        self._end_attempts(evaluation, event, time)
+        evaluation.step = FirstStep(
+            event.body.without_rows(), dict(event.scores), event.worker, time
+        )
+        self.spending.paused(evaluation.step)
+        insort(self.durations, event.seconds)
+
+    def _estimate(self, event: Estimated) -> None:
+        for name, estimate in event.estimates.items():
+            evaluation = self.evaluations[name]
+            if evaluation.step is None or evaluation.estimate is not None:
+                raise InvariantError(f"an estimate of {name}, which has not paused newly")
+            evaluation.estimate = estimate
+            # One that has its result already, by a late attempt, was told with that.
+            if evaluation.state not in SETTLED:
+                self._tell(evaluation, estimated=True)
 
     def _end_attempt(self, attempt: Attempt, time: float, worked: float = 0.0) -> None:
         """Note the end and the cost of an attempt; see `Spending.attempt_ended`."""
@@ -404,13 +462,15 @@ class RunState:
         if not evaluation.failed_by_lost_workers:  # else `_lose` has told the method
             self._tell(evaluation, rejected=True)
 
-    def _tell(self, evaluation: Evaluation, *, rejected: bool = False) -> None:
+    def _tell(
+        self, evaluation: Evaluation, *, rejected: bool = False, estimated: bool = False
+    ) -> None:
         """Tell the method of an evaluation, once both references are measured.
 
         Before that, Eq. 2 gives no objectives.
         """
         if evaluation.is_merge:
-            self._tells_waiting.append(TellCall(evaluation.id, rejected))
+            self._tells_waiting.append(TellCall(evaluation.id, rejected, estimated))
         if self.references_done:
             self.calls.extend(self._tells_waiting)
             self._tells_waiting.clear()

@@ -14,7 +14,8 @@ from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.repetitions import share_variance
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation
+from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation, FirstStep
+from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.search.arrays import Array
@@ -124,6 +125,45 @@ def known_noise(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...
     """Variance of `score` that the search is told; see `objective_variance`."""
     learned = learned_variances(evaluation.body) if isinstance(evaluation.body, Evaluated) else {}
     return _by_eq_2(partial(objective_variance, learned=learned), run_state, evaluation)
+
+
+def estimated_objectives(
+    run_state: RunState, estimate: BenchmarkEstimates
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Objective vector of a merge of which means over all answers are estimated, and its variance.
+
+    Eq. 2 is linear in these means, so it takes them as they are. The variance is that of the
+    estimate; the means of benchmarks are independent.
+    """
+    assert run_state.spec is not None
+    parts = [
+        {
+            benchmark: {metric: numbers[which] for metric, numbers in metrics.items()}
+            for benchmark, metrics in estimate.items()
+        }
+        for which in (0, 1)
+    ]
+    objectives, references = objectives_of(run_state.spec), references_of(run_state)
+    means = objective_vector(objectives, parts[0], references)
+    variances = objective_variance(objectives, parts[0], references, parts[1])
+    return tuple(map(float, means)), tuple(map(float, variances))
+
+
+def best_reachable(run_state: RunState, step: FirstStep) -> tuple[float, ...]:
+    """Objective vector of a merge that has paused, if it answers all the rest right, in no token.
+
+    So it is at least what the merge would be measured to have.
+    """
+    assert run_state.spec is not None
+    best = {
+        name: {
+            "accuracy": (step.scores[name] + part.answers - part.answered) / part.answers,
+            "tokens": part.tokens / part.answers,
+        }
+        for name, part in step.body.benchmarks.items()
+    }
+    found = objective_vector(objectives_of(run_state.spec), best, references_of(run_state))
+    return tuple(map(float, found))
 
 
 def learned_variances(body: Evaluated) -> dict[str, dict[str, float]]:

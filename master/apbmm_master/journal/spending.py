@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from apbmm_common.protocol.messages import Evaluated, Measured
-from apbmm_master.journal.evaluations import Attempt, Evaluation
+from apbmm_master.journal.evaluations import Attempt, Evaluation, FirstStep
 from apbmm_master.journal.lifecycle import AttemptState
 
 Pauses = Sequence[tuple[float, float]]
@@ -65,7 +65,8 @@ class Spending:
     """What has been paid for.
 
     - ``gpu_seconds``: of all attempts that have ended, whatever came of them;
-    - ``tokens``: of all results;
+    - ``tokens``: of all results, and of the first steps of merges without a result;
+    - ``answers_in_part``: the scored answers of these merges;
     - ``merges``, ``references``: the results of those in the budget, and of the references;
     - ``learnt``: results of an earlier run, at what they cost there on one card; nothing of it is
       paid by this run.
@@ -73,6 +74,7 @@ class Spending:
 
     gpu_seconds: float = 0.0
     tokens: float = 0.0
+    answers_in_part: int = 0
     merges: Delivered = field(default_factory=Delivered)
     references: Delivered = field(default_factory=Delivered)
     learnt: Delivered = field(default_factory=Delivered)
@@ -102,10 +104,18 @@ class Spending:
         attempt.ended_at, attempt.gpu_seconds = time, max(before, cards * worked)
         self.gpu_seconds += attempt.gpu_seconds - before
 
+    def paused(self, step: FirstStep) -> None:
+        """Count what a merge has answered in its first step."""
+        self.tokens += step.tokens
+        self.answers_in_part += step.answered
+
     def delivered(self, evaluation: Evaluation) -> None:
-        """Count the result of an evaluation."""
+        """Count the result of an evaluation, in place of its first step."""
         tokens = tokens_of(evaluation.body)
         self.tokens += tokens
+        if evaluation.step is not None:
+            self.tokens -= evaluation.step.tokens
+            self.answers_in_part -= evaluation.step.answered
         if evaluation.purpose != "measure":
             group = self.merges if evaluation.in_budget else self.references
             group.add(gpu_seconds_of_result(evaluation), tokens)

@@ -16,11 +16,11 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 from apbmm_common.errors import JournalError, RunDirectoryError
@@ -28,11 +28,14 @@ from apbmm_common.process.failpoints import reach
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.protocol.messages import Answers, Evaluated
 from apbmm_master.journal import answer_tables
+from apbmm_master.journal import partial_outcomes as partial
 from apbmm_master.journal.answer_tables import AnswerTables, Kept
-from apbmm_master.journal.events import EVENT, Record, ResultLearnt, ResultRecorded
+from apbmm_master.journal.events import EVENT, Paused, Record, ResultLearnt, ResultRecorded
 from apbmm_master.journal.lifecycle import InvariantError
+from apbmm_master.journal.partial_outcomes import PartialRow
 from apbmm_master.journal.run_directory import claim
 
+T = TypeVar("T")
 NAME = JOURNAL
 MARK = "journal.mark"
 MARK_DIGITS = 20
@@ -181,6 +184,9 @@ class Journal:
         outcomes: list[tuple[str, str, str, float, int, str]] = []
         if isinstance(event, RESULTS) and isinstance(event.body, Evaluated):
             event, outcomes = _without_outcomes(event, event.body)
+        elif isinstance(event, Paused):
+            partial.insert(self._db, event.evaluation, event.body)
+            event = event.model_copy(update={"body": event.body.without_rows()})
         self._db.execute(
             "INSERT INTO events VALUES (?, ?, ?, ?)",
             (record.seq, record.time, event.event, event.model_dump_json()),
@@ -188,6 +194,21 @@ class Journal:
         if isinstance(event, RESULTS):
             self._db.execute("INSERT INTO results VALUES (?, ?)", (event.evaluation, record.seq))
             self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", outcomes)
+            partial.delete(self._db, [event.evaluation])
+
+    def outcomes(self, evaluation: str) -> list[OutcomeRow]:
+        """The committed answers of an evaluation that is done. Raises `JournalError`."""
+        return self._read(lambda db: _outcomes(db, evaluation))
+
+    def partial_outcomes(self, evaluation: str) -> list[PartialRow]:
+        """The committed answers of a merge that has paused. Raises `JournalError`."""
+        return self._read(lambda db: partial.read(db, evaluation))
+
+    def _read(self, query: Callable[[sqlite3.Connection], list[T]]) -> list[T]:
+        try:
+            return query(self._db)
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: cannot be read: {error}") from error
 
     def records(self) -> Iterator[Record]:
         """Every committed event in order."""
@@ -249,12 +270,16 @@ def read_outcomes(run_dir: Path, evaluation: str | None = None) -> list[OutcomeR
     Raises `JournalError` as `read_journal` does. Without answers for evaluations whose worker was
     of a version that sent none.
     """
+    with _reading(run_dir / NAME) as (db, begun):
+        return _outcomes(db, evaluation) if begun else []
+
+
+def _outcomes(db: sqlite3.Connection, evaluation: str | None) -> list[OutcomeRow]:
     query = (
         "SELECT evaluation, benchmark, question, score, tokens, finish_reason FROM outcomes "
         "WHERE ?1 IS NULL OR evaluation = ?1 ORDER BY rowid"
     )
-    with _reading(run_dir / NAME) as (db, begun):
-        return [OutcomeRow(*row) for row in db.execute(query, (evaluation,))] if begun else []
+    return [OutcomeRow(*row) for row in db.execute(query, (evaluation,))]
 
 
 def read_outcome_sums(run_dir: Path) -> dict[tuple[str, str], OutcomeSums]:
@@ -364,10 +389,16 @@ def _set_up(db: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA foreign_keys=ON")
-        if version == 0 or not answer_tables.exist(db):
+        if version == 0 or not _has_all_tables(db):
             # At once, so that a reader sees a whole journal or an empty file.
-            tables = SCHEMA + answer_tables.SCHEMA
+            tables = SCHEMA + answer_tables.SCHEMA + partial.SCHEMA
             db.executescript(f"BEGIN; {tables} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+
+
+def _has_all_tables(db: sqlite3.Connection) -> bool:
+    """Whether it has those that came after the first version of the schema."""
+    found = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (partial.TABLE,)).fetchone()
+    return found is not None and answer_tables.exist(db)
 
 
 def _open_mark(run_dir: Path) -> int:

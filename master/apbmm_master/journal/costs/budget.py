@@ -7,12 +7,18 @@ before. What a limit counts is said with its key, in `BudgetSection`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from apbmm_common.run_file import BudgetSection
 from apbmm_master.journal.costs.cost import attempt_gpu_seconds
+from apbmm_master.journal.first_steps import (
+    answers_of_a_merge,
+    first_step,
+    share_in_progress,
+    share_of,
+)
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 
@@ -36,7 +42,8 @@ class Limit:
     - ``in_progress``: what the evaluations in progress are expected to cost, at least what they
       have taken up to the last event;
     - ``each``: what one evaluation is expected to cost, the mean of those completed, or that of the
-      references while there are none. 0 while nothing is known.
+      references while there are none. 0 while nothing is known;
+    - ``first``: which share of that the first step of a new merge is; 1 where there are no steps.
     """
 
     name: LimitName
@@ -44,6 +51,7 @@ class Limit:
     spent: float
     in_progress: float
     each: float
+    first: float = 1.0
 
     @property
     def left(self) -> float:
@@ -55,16 +63,22 @@ class Limit:
         """Whether it is spent."""
         return self.spent >= self.most * (1 - ROUNDING)
 
-    def room(self, queued: int = 0) -> float:
+    @property
+    def unused(self) -> float:
+        """What neither is spent nor will be by what is in progress; below 0 where that is more."""
+        return self.most * (1 - ROUNDING) - self.spent - self.in_progress
+
+    def room(self, queued: int = 0, kept: float = 0.0) -> float:
         """How many evaluations may be begun, beside so many that are queued for it already.
 
-        One may be begun as long as anything is left beside what is in progress.
+        One may be begun as long as anything is left beside what is in progress, and what is
+        ``kept`` for other purposes.
         """
-        most = self.most * (1 - ROUNDING)
-        open_ = most - self.spent - self.in_progress - queued * self.each
+        begin = self.first * self.each
+        open_ = self.unused - kept - queued * begin
         if open_ <= 0.0:
             return 0.0
-        return math.ceil(open_ / self.each) if self.each else math.inf
+        return math.ceil(open_ / begin) if begin else math.inf
 
     @property
     def in_words(self) -> str:
@@ -86,32 +100,43 @@ def limits(run_state: RunState, budget: BudgetSection | None = None) -> tuple[Li
 def _limits(run_state: RunState, budget: BudgetSection) -> Iterator[Limit]:
     spending = run_state.spending
     typical = spending.typical
+    first = share_of(run_state, first_step(run_state))
+    active = [
+        (evaluation, attempt, share_in_progress(run_state, evaluation, attempt))
+        for evaluation, attempt in run_state.active_attempts()
+    ]
     if budget.evaluations is not None:
-        done = run_state.count(EvaluationState.DONE)
-        begun = run_state.count(EvaluationState.ACTIVE)
-        yield Limit("evaluations", budget.evaluations, done, begun, 1.0)
+        done = float(run_state.count(EvaluationState.DONE))
+        if spending.answers_in_part:
+            done += spending.answers_in_part / answers_of_a_merge(run_state)
+        begun = math.fsum(share for evaluation, _, share in active if evaluation.in_budget)
+        yield Limit("evaluations", budget.evaluations, done, begun, 1.0, first)
     if budget.gpu_hours is not None:
         each = typical.gpu_seconds / typical.count if typical.count else 0.0
-        active = math.fsum(
-            max(
-                attempt_gpu_seconds(run_state, attempt, run_state.time),
-                each if evaluation.purpose != "measure" else 0.0,
-            )
-            for evaluation, attempt in run_state.active_attempts()
+        held = math.fsum(
+            max(attempt_gpu_seconds(run_state, attempt, run_state.time), each * share)
+            for _, attempt, share in active
         )
-        hours = (seconds / SECONDS_PER_HOUR for seconds in (spending.gpu_seconds, active, each))
-        yield Limit("gpu_hours", budget.gpu_hours, *hours)
+        spent, begun, mean = (
+            seconds / SECONDS_PER_HOUR for seconds in (spending.gpu_seconds, held, each)
+        )
+        yield Limit("gpu_hours", budget.gpu_hours, spent, begun, mean, first)
     if budget.generated_tokens is not None:
         each = typical.tokens / typical.count if typical.count else 0.0
-        answering = sum(e.purpose != "measure" for e, _ in run_state.active_attempts())
+        answering = each * math.fsum(share for _, _, share in active)
         yield Limit(
-            "generated_tokens", budget.generated_tokens, spending.tokens, answering * each, each
+            "generated_tokens", budget.generated_tokens, spending.tokens, answering, each, first
         )
 
 
-def room(run_state: RunState, queued: int = 0) -> float:
-    """How many evaluations may be begun within every limit; infinite while no cost is known."""
-    return min(limit.room(queued) for limit in limits(run_state))
+def room(
+    run_state: RunState, queued: int = 0, kept: Mapping[LimitName, float] | None = None
+) -> float:
+    """How many evaluations may be begun within every limit; infinite while no cost is known.
+
+    ``kept``: what of each limit is kept for the end of the run.
+    """
+    return min(limit.room(queued, (kept or {}).get(limit.name, 0.0)) for limit in limits(run_state))
 
 
 def reached(run_state: RunState) -> Limit | None:
