@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from apbmm_master.search.arrays import Array
@@ -81,7 +81,14 @@ def test_the_order_of_questions_and_of_merges_changes_nothing(drawn: Drawn) -> N
     close(estimate(earlier, answers), estimate(moved, own))
 
 
+def nothing_answered() -> Drawn:
+    """An earlier merge without any answer, which says nothing."""
+    none, own = np.full((1, 4), np.nan), np.array([1.0, np.nan, np.nan, np.nan])
+    return Outcomes(none, none), Answers(own, own), np.random.default_rng(0)
+
+
 @given(cases(), st.sampled_from([0.0, 1.0]))
+@example(nothing_answered(), 0.0)
 @settings(max_examples=20, deadline=None)
 def test_where_every_answer_is_alike_so_is_the_estimate(drawn: Drawn, score: float) -> None:
     earlier, answers, _ = drawn

@@ -150,7 +150,7 @@ class Estimator:
         vectors = earlier.vectors
         chosen = rows.all(axis=1)
         if chosen.sum() < FEWEST_COMPLETE:
-            chosen = np.ones_like(chosen)
+            chosen = rows.any(axis=1)
         kriging = None
         if vectors is not None and chosen.sum() >= FEWEST_VECTORS:
             kriging = Kriging(vectors[chosen])
