@@ -16,7 +16,7 @@ from rich.console import Console
 from apbmm.installed import ENGINES, EVALUATION, SEARCH, require_installed
 from apbmm.run.command import conclude
 from apbmm.run.devices import CPU, REHEARSAL
-from apbmm.run.processes import LocalWorker, master_command, run_processes
+from apbmm.run.processes import LocalWorker, master_command, run_processes, run_screen
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder, uniform_hypervolume
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.process.known_runs import JOURNAL
@@ -60,7 +60,8 @@ def run_demo(run_dir: Path | None, options: DemoOptions) -> int:
             "the first result takes about a minute"
         )
     workers = demo_workers(options.workers, rehearsal=rehearsal)
-    code = run_processes(folder, workers, search_of(folder))
+    screen = run_screen(folder, workers)
+    code = run_processes(folder, workers, search_of(folder), screen=screen)
     conclude(folder, spec, code, goes_on=f"apbmm demo --run-dir {folder}")
     if code in (EXIT_DONE, EXIT_INTERRUPTED) and not rehearsal:
         _compare_with_uniform(folder, console)

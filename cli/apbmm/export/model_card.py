@@ -256,7 +256,7 @@ def _front(facts: CardFacts) -> Iterator[str]:
         (
             (
                 f"**{each.id}**" if each.id == evaluation.id else each.id,
-                *(f"{value:+.3f}" for value in each.objectives or ()),
+                *(f"{value:.3f}" for value in each.objectives or ()),
                 *(figure_in_words(name, each.figure(name)) for name in metrics),
             )
             for each in shown

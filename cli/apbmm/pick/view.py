@@ -139,7 +139,7 @@ def side_by_side(results: RunResults, evaluations: Sequence[EvaluationResult]) -
         table.add_column(each.id, justify="right")
     for index, name in enumerate(results.objectives):
         cells = [each.objectives[index] if each.objectives else None for each in evaluations]
-        table.add_row(name, *("-" if value is None else f"{value:+.3f}" for value in cells))
+        table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in cells))
     metrics = results.shown_metrics
     benchmarks = [benchmark.name for benchmark in results.spec.benchmarks]
     groups = [(benchmark, [benchmark]) for benchmark in benchmarks]
@@ -167,7 +167,7 @@ def ranking(results: RunResults, ranked: Sequence[EvaluationResult]) -> Table:
             str(rank),
             each.id,
             "yes" if each.on_front else "",
-            *(f"{value:+.3f}" for value in each.objectives or ()),
+            *(f"{value:.3f}" for value in each.objectives or ()),
             *(figure_in_words(name, each.figure(name)) for name in shown),
         )
     return table

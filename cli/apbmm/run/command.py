@@ -16,7 +16,7 @@ from apbmm.results.run_results import read_results
 from apbmm.results.words import print_rehearsal
 from apbmm.run.devices import ALL, CPU, ON_THE_CPU, devices_of, uses_card
 from apbmm.run.flags import RunFlags
-from apbmm.run.processes import LocalWorker, master_command, reached_at, run_processes
+from apbmm.run.processes import LocalWorker, master_command, reached_at, run_processes, run_screen
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.protocol.addresses import is_local
@@ -64,17 +64,21 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
     console = Console(highlight=False, soft_wrap=True)
     over = _is_over(run_dir, spec)
 
+    started = () if over else workers
+    screen = run_screen(run_dir, started) if started else None
+
     def announce() -> None:
-        if not rehearsal:
+        if not rehearsal and screen is None:
             console.print(_start_in_words(devices, run_dir), markup=False)
 
     options = _master_options(flags)
     code = run_processes(
         run_dir,
-        () if over else workers,
+        started,
         lambda address: master_command(run_file, run_dir, address, options),
         bind=flags.bind,
         announce=announce,
+        screen=screen,
     )
     conclude(run_dir, spec, code, goes_on="the same command")
     if over and code == EXIT_DONE:

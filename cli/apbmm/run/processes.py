@@ -22,8 +22,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
+from rich.console import Console
+
 from apbmm.results.run_directories import local_address
 from apbmm.run.devices import uses_card
+from apbmm.status.live.screen import LiveScreen, has_screen
 from apbmm_common.errors import ApbmmError
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.process.parent_death import die_with
@@ -33,7 +36,7 @@ from apbmm_common.process.signals import (
     StopRequests,
     handlers_restored,
 )
-from apbmm_common.protocol.status_requests import NoMasterError, ask
+from apbmm_common.protocol.status_requests import NoMasterError, Snapshot, ask
 from apbmm_master.journal.confirmation import confirm_folder
 
 POLL_SECONDS = 0.2
@@ -94,13 +97,14 @@ def run_processes(
     bind: str | None = None,
     journal_folder: Path | None = None,
     announce: Callable[[], object] = lambda: None,
+    screen: LiveScreen | None = None,
 ) -> int:
     """Run a master to its end, with ``workers`` from when it listens; returns the exit code.
 
     ``begin`` makes the master's command line from the address that it listens on: ``bind``, by
     default a free port of this host. ``journal_folder`` is where that master keeps its journal, by
     default ``run_dir``, which has the workers' folders. ``announce`` is called when the workers
-    start. Raises `WorkersLostError` and
+    start. With ``screen`` the master prints nothing there. Raises `WorkersLostError` and
     `MasterLostError`.
     """
     listens = bind or f"tcp://127.0.0.1:{free_port()}"
@@ -109,15 +113,40 @@ def run_processes(
     with ExitStack() as stack:
         stops = stack.enter_context(_stop_requests())
         fleet: dict[LocalWorker, subprocess.Popen[bytes]] = {}
+        if screen is not None:
+            stack.enter_context(screen)
         stack.callback(lambda: dismiss(list(fleet.values()), drop=stops.at_once))
         busy = _answers(folder)
-        master = _start(begin(listens))
+        master = _start_master(begin(listens), screen)
         stack.callback(lambda: dismiss([master], drop=True))
         if workers and _listens(master, folder, stops, busy=busy):
             announce()
             for worker in workers:
                 fleet[worker] = _start_worker(run_dir, address, worker)
-        return _supervise(run_dir, folder, master, fleet, stops)
+        say = _print if screen is None else screen.say
+        return _supervise(run_dir, folder, master, fleet, stops, say)
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def run_screen(run_dir: Path, workers: Sequence[LocalWorker]) -> LiveScreen | None:
+    """The live view of a run whose processes are about to start; None without a terminal."""
+    console = Console(highlight=False)
+    if not has_screen(console):
+        return None
+
+    def look() -> Snapshot | None:
+        address = local_address(confirm_folder(run_dir)) or local_address(run_dir)
+        return ask(address) if address else None
+
+    return LiveScreen(
+        look,
+        console=console,
+        expected=[worker.name for worker in workers],
+        hint="Ctrl-C finishes the evaluations in hand and stops; the same command goes on",
+    )
 
 
 def reached_at(bind: str) -> str:
@@ -174,10 +203,23 @@ def _start_worker(run_dir: Path, address: str, worker: LocalWorker) -> subproces
         return _start(worker_command(run_dir, address, worker), log, locks)
 
 
+def _start_master(command: Sequence[str], screen: LiveScreen | None) -> subprocess.Popen[bytes]:
+    """Start a master, which prints to the terminal or, beside a ``screen``, nothing but errors."""
+    if screen is None:
+        return _start(command)
+    return _start(command, subprocess.DEVNULL, errors=screen.output)
+
+
 def _start(
-    command: Sequence[str], output: IO[bytes] | None = None, settings: Mapping[str, str] = EMPTY
+    command: Sequence[str],
+    output: IO[bytes] | int | None = None,
+    settings: Mapping[str, str] = EMPTY,
+    errors: IO[bytes] | int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a command; its output goes to ``output``, by default to where this process's goes."""
+    """Start a command; its output goes to ``output``, by default to where this process's goes.
+
+    Its errors go there too, or to ``errors``.
+    """
     environment = {
         key: value
         for key, value in os.environ.items()
@@ -187,7 +229,7 @@ def _start(
         command,
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=output,
+        stderr=output if errors is None else errors,
         env={**environment, **settings},
         process_group=0,
         preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - there are no threads yet
@@ -210,8 +252,12 @@ def _supervise(
     master: subprocess.Popen[bytes],
     fleet: Mapping[LocalWorker, subprocess.Popen[bytes]],
     stops: StopRequests,
+    say: Callable[[str], None],
 ) -> int:
-    """Wait for the master's end; meanwhile forward signals and watch the workers."""
+    """Wait for the master's end; meanwhile forward signals and watch the workers.
+
+    ``say`` tells a person something.
+    """
     forwarded = False
     told: set[str] = set()
     checked = time.monotonic()
@@ -223,9 +269,9 @@ def _supervise(
             forwarded = True
             if not (journal_folder / JOURNAL).is_file():  # no evaluation has begun
                 return stops.exit_code
-            print("finishing the evaluations in hand; Ctrl-C again stops at once", file=sys.stderr)  # noqa: T201
+            say("finishing the evaluations in hand; Ctrl-C again stops at once")
             master.send_signal(stops.numbers[0])
-        _tell_of_dead_workers(run_dir, fleet, told)
+        _tell_of_dead_workers(run_dir, fleet, told, say)
         if fleet and all(process.poll() is not None for process in fleet.values()):
             raise WorkersLostError(
                 f"every worker has ended: {_how_they_ended(run_dir, fleet)}",
@@ -260,9 +306,12 @@ def _end_of_worker(run_dir: Path, worker: LocalWorker, code: int) -> str:
 
 
 def _tell_of_dead_workers(
-    run_dir: Path, fleet: Mapping[LocalWorker, subprocess.Popen[bytes]], told: set[str]
+    run_dir: Path,
+    fleet: Mapping[LocalWorker, subprocess.Popen[bytes]],
+    told: set[str],
+    say: Callable[[str], None],
 ) -> None:
-    """Print once of each worker that it died, while others go on. ``told`` takes their names."""
+    """Say once of each worker that it died, while others go on. ``told`` takes their names."""
     dead = [
         (worker, process.returncode)
         for worker, process in fleet.items()
@@ -272,11 +321,10 @@ def _tell_of_dead_workers(
         told.add(worker.name)
         if len(told) < len(fleet):
             log = worker_folder(run_dir, worker) / "worker.log"
-            print(  # noqa: T201
+            say(
                 f"worker {worker.name} {_end_of_worker(run_dir, worker, code)}: the others go on, "
                 f"and evaluate anew what it held; its log is {log}; the same command later starts "
-                "all workers again",
-                file=sys.stderr,
+                "all workers again"
             )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from apbmm.status.query import Target, find
@@ -11,6 +13,8 @@ from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.protocol.status_requests import NoMasterError, Snapshot
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from apbmm.results.confirmation import Confirmation
     from apbmm.results.run_results import RunResults
 
@@ -120,25 +124,43 @@ def _confirmation_as_json(target: Target, results: RunResults | None = None) -> 
 
 
 def _watch(target: Target) -> int:
-    from rich.live import Live
-
+    """Show the run until its end: on a terminal the live view, elsewhere a line for each event."""
     from apbmm.status.view import console, render
 
-    screen, last, code = console(), target.snapshot(), EXIT_DONE
+    output, last, code = console(), target.snapshot(), EXIT_DONE
     try:
-        with Live(render(last), console=screen, auto_refresh=False) as live:
+        with _display(output) as show:
+            show(last)
             while not _over(target, last):
                 time.sleep(REDRAW_SECONDS)
                 last = target.snapshot()
-                live.update(render(last), refresh=True)
+                show(last)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except NoMasterError:
         _require_end(target, last)
     finally:
-        if not screen.is_terminal:  # on a terminal rich ends the line of the last frame itself
-            screen.line()
+        output.print(render(last))
     return code
+
+
+@contextmanager
+def _display(output: Console) -> Iterator[Callable[[Snapshot], None]]:
+    """What is called with each snapshot to show it."""
+    from apbmm.status.live.events import EventLines
+    from apbmm.status.live.screen import LiveScreen, has_screen
+
+    if has_screen(output):
+        with LiveScreen(console=output) as screen:
+            yield screen.show
+        return
+    lines = EventLines()
+
+    def show(status: Snapshot) -> None:
+        for line in lines.of(status):
+            output.print(line, markup=False, soft_wrap=True)
+
+    yield show
 
 
 def _over(target: Target, last: Snapshot) -> bool:

@@ -22,6 +22,7 @@ Entry = Mapping[str, Any]
 WIDTH_WITHOUT_TERMINAL = 120
 BAR_WIDTH = 40
 INSECURE = "INSECURE: other hosts can reach this master, and it accepts them all (no keys)"
+CARD = "card"
 STALE_SECONDS = 20.0
 """A heartbeat older than this is shown in yellow."""
 
@@ -36,9 +37,9 @@ def render(status: Entry) -> RenderableType:
     """The whole snapshot."""
     if not status.get("run"):
         return Text("the journal is empty: the run has not begun")
-    parts: list[RenderableType] = [_head(status), *_story(status)]
+    parts: list[RenderableType] = [head(status), *_story(status)]
     parts += [*_budget(status), _counts(status)]
-    parts += [Text(line, style="yellow") for line in _trouble(status)]
+    parts += [Text(line, style="yellow") for line in trouble_lines(status)]
     if status["workers"]:
         parts.append(_workers(status["workers"], _answers_kept(status)))
     parts += [Text(line) for line in _kept(status)]
@@ -58,7 +59,8 @@ def render(status: Entry) -> RenderableType:
     return Group(*parts)
 
 
-def _head(status: Entry) -> Text:
+def head(status: Entry) -> Text:
+    """The run, its method and its state in one line."""
     text = Text()
     if status.get("rehearsal"):
         text.append("REHEARSAL ", style="bold magenta")
@@ -88,7 +90,7 @@ def _story(status: Entry) -> Iterator[Text]:
     parts = [
         f"begun {moment(status['begun_at'])}, last event {moment(status['last_at'])}",
         f"{duration(status['seconds'])} with a master",
-        f"evaluations took {duration(status['gpu_seconds'])} of a card and "
+        f"evaluations took {duration(status['gpu_seconds'])} of a {device_of(status)} and "
         f"{status['tokens']:,.0f} tokens",
         f"workers on {', '.join(hosts)}" if hosts else "no worker yet",
     ]
@@ -103,6 +105,12 @@ def _story(status: Entry) -> Iterator[Text]:
             yield Text(f"{place}: {', '.join(f'{name} {v}' for name, v in versions.items())}")
 
 
+def device_of(status: Entry) -> str:
+    """What evaluations take the time of: a card, or a worker where no card takes part."""
+    gpus = {gpu for _, gpu in status.get("hosts", ())}
+    return "worker" if gpus and gpus <= {"cpu", "rehearsal"} else CARD
+
+
 def _benchmark(benchmark: Entry) -> str:
     questions, repeats = benchmark["questions"], benchmark.get("repeats", 1)
     count = "" if questions is None else f", {asked_in_words(questions, repeats)}"
@@ -112,7 +120,7 @@ def _benchmark(benchmark: Entry) -> str:
 def _budget(status: Entry) -> Iterator[RenderableType]:
     """A bar for each limit, what a merge costs, and when the first limit is reached."""
     rows = Table.grid(padding=(0, 1))
-    for limit in _limits(status):
+    for limit in limits_of(status):
         most, spent = limit["limit"], limit["spent"]
         bar = ProgressBar(most, min(most, spent), width=BAR_WIDTH)
         numbers = f"{amount(spent)}/{amount(most)} {UNITS[limit['name']]}"
@@ -121,8 +129,8 @@ def _budget(status: Entry) -> Iterator[RenderableType]:
     parts = []
     if cost := status.get("mean_cost"):
         parts.append(
-            f"a merge costs {duration(cost['gpu_seconds'])} of a card and {cost['tokens']:,.0f} "
-            "tokens on average"
+            f"a merge costs {duration(cost['gpu_seconds'])} of a {device_of(status)} and "
+            f"{cost['tokens']:,.0f} tokens on average"
         )
     if expected := status.get("forecast"):
         unit = UNITS[expected["limit"]]
@@ -131,7 +139,7 @@ def _budget(status: Entry) -> Iterator[RenderableType]:
         yield Text("; ".join(parts))
 
 
-def _limits(status: Entry) -> Sequence[Entry]:
+def limits_of(status: Entry) -> Sequence[Entry]:
     """The limits; those of an earlier version's master, which had one kind."""
     done, most = status["evaluations"]["done"], status["budget"]
     alone = {
@@ -150,7 +158,8 @@ def _counts(status: Entry) -> Text:
     return Text(", ".join(f"{counts[name]} {name}" for name in names))
 
 
-def _trouble(status: Entry) -> list[str]:
+def trouble_lines(status: Entry) -> list[str]:
+    """What a person should know or do something about, a line each."""
     lines = [INSECURE] if status.get("security") == "insecure" else []
     lines += [str(status["trouble"])] if status.get("trouble") else []
     if layers := status.get("identical_layers"):
@@ -232,7 +241,7 @@ def _points(
     for benchmark, name in columns:
         table.add_column(f"{benchmark}\n{name}", justify="right")
     for point in points:
-        row = [point["id"], *(f"{value:+.3f}" for value in point.get("objectives", ()))]
+        row = [point["id"], *(f"{value:.3f}" for value in point.get("objectives", ()))]
         row += [_cell(point["metrics"][benchmark], name) for benchmark, name in columns]
         table.add_row(*row)
     return table
@@ -275,7 +284,7 @@ def evaluations_table(results: RunResults) -> Table:
             each.purpose,
             str(each.state),
             "yes" if each.on_front else "",
-            *(f"{value:+.3f}" for value in each.objectives or ()),
+            *(f"{value:.3f}" for value in each.objectives or ()),
             *("-" for _ in results.objectives if each.objectives is None),
             *(metric(name).text(f.value if (f := each.figure(name)) else None) for name in columns),
             f"{each.gpu_seconds:.1f}",

@@ -138,7 +138,7 @@ class RunConsole:
         scores = self._score_history.update(run_state)
         spent = ", ".join(limit.in_words for limit in limits(run_state))
         for done in self._score_history.history(self._shown):
-            objectives = " ".join(f"{value:+.3f}" for value in done.objectives)
+            objectives = " ".join(f"{value:.3f}" for value in done.objectives)
             metrics = _metrics_text(done.evaluation, run_state)
             self.console.print(
                 f"{done.evaluation.id}  [{objectives}]  {metrics}  "

@@ -1,0 +1,47 @@
+"""Prints what happens in a run, a plain line each, by the differences of status snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from apbmm.status.live.view import completion
+from apbmm.status.view import trouble_lines
+
+Entry = Mapping[str, Any]
+
+
+class EventLines:
+    """What is new in each snapshot, in lines; what the first one has is new as well.
+
+    Completions between two snapshots are named as far as snapshots name the last ones.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._workers: dict[str, str] = {}
+        self._trouble: set[str] = set()
+
+    def of(self, status: Entry) -> Iterator[str]:
+        """The lines of the next snapshot."""
+        for name in status.get("references", {}):
+            if name not in self._seen:
+                self._seen.add(name)
+                yield f"reference {name} is measured"
+        for done in status.get("recent", ()):
+            if done["id"] not in self._seen:
+                self._seen.add(done["id"])
+                front = "  on the front" if done["on_front"] else ""
+                yield f"{completion(done, status['objectives'])}{front}"
+        yield from self._of_workers(status)
+        trouble = trouble_lines(status)
+        yield from (text for text in trouble if text not in self._trouble)
+        self._trouble = set(trouble)
+
+    def _of_workers(self, status: Entry) -> Iterator[str]:
+        now = {worker["name"]: worker["state"] for worker in status["workers"]}
+        for name in sorted(now.keys() - self._workers.keys()):
+            yield f"worker {name} joined"
+        for name in sorted(self._workers.keys() - now.keys()):
+            yield f"worker {name} left"
+        self._workers = now
