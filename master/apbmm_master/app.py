@@ -33,6 +33,9 @@ class MasterFlags:
         Address that workers connect to.
     status_bind
         TCP address that answers status requests, beside the socket in the run directory.
+    metrics
+        Port of the loopback interface that serves metrics to Prometheus at /metrics, or HOST:PORT.
+        Whoever reaches it may read them. Default: none are served.
     keys
         Folder of keys (apbmm keys new-master): only workers with an allowed key may join. Default:
         ~/.config/apbmm/keys if that holds a master's key; none goes without.
@@ -50,6 +53,7 @@ class MasterFlags:
     run_dir: Path | None = None
     bind: str = "tcp://127.0.0.1:5711"
     status_bind: str | None = None
+    metrics: str | None = None
     keys: str | None = None
     insecure: bool = False
     learn_from: Path | None = None
@@ -103,9 +107,12 @@ def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
         authenticator,
         earlier=earlier,
         accepted=beginning.accept,
+        metrics=flags.metrics,
         summary=flags.summary,
     )
     if code != EXIT_DONE or not spec.confirm.at_end or not ended_well(folder):
         return code
     authenticator = open_authenticator(*addresses, known, insecure=flags.insecure)
-    return confirm_search(folder, *addresses, authenticator, spec=spec, summary=flags.summary)
+    return confirm_search(
+        folder, *addresses, authenticator, spec=spec, metrics=flags.metrics, summary=flags.summary
+    )

@@ -32,6 +32,7 @@ def confirm_search(
     *,
     spec: RunSpec | None = None,
     wanted: Sequence[str] = (),
+    metrics: str | None = None,
     summary: bool = True,
 ) -> int:
     """Measure the front of the search in ``run_dir`` once more, or the ``wanted`` evaluations.
@@ -49,4 +50,13 @@ def confirm_search(
     assert search.spec is not None
     merges = len(before.to_confirm.keys() | front.vectors.keys())
     confirming = confirmation_spec(spec or search.spec, merges)
-    return serve(confirming, folder, bind, status_bind, authenticator, front=front, summary=summary)
+    return serve(
+        confirming,
+        folder,
+        bind,
+        status_bind,
+        authenticator,
+        front=front,
+        metrics=metrics,
+        summary=summary,
+    )

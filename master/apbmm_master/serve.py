@@ -16,6 +16,8 @@ from apbmm_common.process.systemd import Supervisor
 from apbmm_common.protocol.addresses import allow_ipv6, is_local
 from apbmm_common.protocol.curve_keys import MasterKeys
 from apbmm_common.run_file import RunSpec
+from apbmm_master.followers.launch import Followers
+from apbmm_master.followers.process import Ending
 from apbmm_master.journal.costs.budget import limits
 from apbmm_master.journal.events import FrontToConfirm
 from apbmm_master.journal.learning import EarlierRun
@@ -42,20 +44,21 @@ def serve(  # noqa: PLR0913 - everything that a master runs with
     front: FrontToConfirm | None = None,
     earlier: EarlierRun | None = None,
     accepted: Callable[[RunState], None] = lambda _: None,
+    metrics: str | None = None,
     summary: bool = True,
 ) -> int:
     """Run or resume a search in ``run_dir``, or with ``front`` confirm one; returns the exit code.
 
     With ``earlier`` a new search learns from an earlier run.
     ``accepted`` is called once the run directory takes the run, before anything is recorded there;
-    it may refuse by an `ApbmmError`. With ``summary`` the terminal shows the workers' address at
-    the start, and the front and the run directory at the end. Raises `UsageError`, `JournalError`
-    and `RunChangedError` before it changes anything.
+    it may refuse by an `ApbmmError`. ``metrics`` is where metrics are served. With ``summary`` the
+    terminal shows the workers' address at the start, and the front and the run directory at the
+    end. Raises `UsageError`, `JournalError` and `RunChangedError` before it changes anything.
     """
     allow_open_files()
     if not _has_begun(run_dir):  # a refusal must leave nothing behind that looks like a run
         require_free(bind, status_bind)
-    with handlers_restored(), Journal(run_dir) as journal:
+    with Followers(run_dir, metrics) as followers, handlers_restored(), Journal(run_dir) as journal:
 
         def begin() -> Master:
             master = Master(journal, spec, bind, authenticator, front, earlier)
@@ -64,7 +67,7 @@ def serve(  # noqa: PLR0913 - everything that a master runs with
 
         try:
             return asyncio.run(
-                _serve(begin, run_dir, bind, status_bind, authenticator, summary=summary)
+                _serve(begin, run_dir, bind, status_bind, authenticator, followers, summary=summary)
             )
         except asyncio.CancelledError:  # by a second signal, while everything was being closed
             return EXIT_INTERRUPTED
@@ -114,6 +117,7 @@ async def _serve(
     bind: str,
     status_bind: str | None,
     authenticator: Authenticator,
+    followers: Followers,
     *,
     summary: bool,
 ) -> int:
@@ -126,23 +130,29 @@ async def _serve(
     master.turned = lambda: supervisor.turn(_status_line(master), stopping=master.draining)
     stops = _handle_signals(master, terminal.draining if summary else lambda _: None)
     answering = asyncio.create_task(status.serve())
-    end = None
+    end, ending = None, Ending("stopped")
     try:
         master.listen()  # before the terminal shows the address
+        await followers.start()
         with terminal:
             if summary and not master.run_state.finished:
                 terminal.begin(bind)
             end = await master.run()
+        ending = Ending("over") if end is not None else ending
         await status.farewell()
     except asyncio.CancelledError:
         if not stops.at_once:
             raise
+    except Exception as error:
+        ending = Ending("error", str(error))
+        raise
     finally:
         answering.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await answering
         status.close()
         await authenticator.close()
+        await followers.end(ending)
         stops.ignore_more()
     if summary:
         terminal.conclude(master.run_state)

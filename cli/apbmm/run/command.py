@@ -206,6 +206,7 @@ def _master_options(flags: RunFlags) -> list[str]:
     """The master's flags that are passed on as they were given."""
     given = {
         "--status-bind": flags.status_bind,
+        "--metrics": flags.metrics,
         "--keys": flags.keys,
         "--learn-from": flags.learn_from,
     }

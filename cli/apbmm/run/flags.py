@@ -32,6 +32,8 @@ class RunFlags:
         free port that only this host reaches.
     status_bind
         TCP address that answers status requests, beside the socket in the run directory.
+    metrics
+        Port of this host that serves metrics to Prometheus, or HOST:PORT.
     keys
         Folder of keys. Default: ~/.config/apbmm/keys if that holds a master's key; none goes
         without.
@@ -51,6 +53,7 @@ class RunFlags:
     run_dir: Path | None = None
     bind: str | None = None
     status_bind: str | None = None
+    metrics: str | None = None
     keys: Annotated[str | None, Parameter(env_var="APBMM_KEYS")] = None
     insecure: Switch = False
     learn_from: Path | None = None

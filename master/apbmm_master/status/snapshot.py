@@ -116,6 +116,7 @@ def journal_snapshot(
         "budget": spec.budget.evaluations if spec else 0,
         "limits": [_limit(limit) for limit in limits(run_state)] if spec else [],
         "mean_cost": _mean_cost(run_state),
+        "proposals": _proposals(run_state),
         "forecast": None,
         "learnt": _learnt(run_state, scores),
         "epoch": run_state.epoch,
@@ -183,6 +184,12 @@ def _mean_cost(run_state: RunState) -> dict[str, float] | None:
         "gpu_seconds": merges.gpu_seconds / merges.count,
         "tokens": merges.tokens / merges.count,
     }
+
+
+def _proposals(run_state: RunState) -> dict[str, float]:
+    """How often the search method has proposed, and the seconds that it took for all of that."""
+    seconds = math.fsum(ask.seconds for ask in run_state.asks)
+    return {"count": len(run_state.asks), "seconds": seconds}
 
 
 def _learnt(run_state: RunState, scores: Scores) -> dict[str, Any] | None:

@@ -1,0 +1,130 @@
+"""Starts the followers of a run beside its master, and ends them with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from apbmm_common.errors import UsageError
+from apbmm_master.followers.process import LAST_SECONDS, Ending
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+KILL_SECONDS = LAST_SECONDS + 5
+"""A follower that lives so long after its master's end is killed."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A follower, and the task that logs its lines and waits for its end."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    listening: asyncio.Task[None]
+
+
+class Followers:
+    """The followers of one run. ``metrics`` is where metrics are served, None for nowhere.
+
+    Raises `UsageError` for an address of metrics that cannot be listened on.
+    """
+
+    def __init__(self, run_dir: Path, metrics: str | None = None) -> None:
+        self._run_dir = run_dir
+        self._metrics = None if metrics is None else listening_socket(metrics)
+        self._running: list[_Running] = []
+        self._ending = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+
+    async def start(self) -> None:
+        """Start them, once the journal and the status socket are there."""
+        if self._metrics is not None:
+            await self._start("metrics", str(self._metrics.fileno()))
+
+    async def _start(self, name: str, *arguments: str) -> None:
+        sockets = () if self._metrics is None else (self._metrics.fileno(),)
+        try:
+            with self._log(name).open("ab") as log_file:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-P", "-m", f"apbmm_master.followers.{name}",
+                    str(self._run_dir), *arguments,
+                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                    stderr=log_file, pass_fds=sockets,
+                    process_group=0,  # Ctrl-C is for the master, which tells its followers
+                )  # fmt: skip
+        except OSError as error:
+            log.warning("%s: could not be started: %s", name, error)
+            return
+        listening = asyncio.create_task(self._listen(name, process))
+        self._running.append(_Running(name, process, listening))
+
+    def _log(self, name: str) -> Path:
+        return self._run_dir / f"{name}.log"
+
+    async def _listen(self, name: str, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            log.warning("%s: %s", name, line.decode(errors="replace").rstrip())
+        code = await process.wait()
+        if not self._ending:
+            log.warning(
+                "%s has ended (exit code %d), and the run goes on without: see %s",
+                name, code, self._log(name),
+            )  # fmt: skip
+        elif code:
+            log.warning(
+                "%s did not come to its end (exit code %d): see %s", name, code, self._log(name)
+            )
+
+    async def end(self, ending: Ending) -> None:
+        """Tell them how the master ended, and wait for what they still do, but not for long."""
+        self._ending = True
+        for follower in self._running:
+            assert follower.process.stdin is not None
+            with contextlib.suppress(OSError):
+                follower.process.stdin.write(ending.encode())
+                follower.process.stdin.close()
+        if self._running:
+            await asyncio.wait([f.listening for f in self._running], timeout=KILL_SECONDS)
+        for follower in self._running:
+            if follower.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    follower.process.kill()
+                await follower.listening
+
+
+def listening_socket(address: str) -> socket.socket:
+    """A TCP socket that listens on ``PORT`` of the loopback interface, or on ``HOST:PORT``.
+
+    Raises `UsageError` for any other text, and where it cannot listen.
+    """
+    found = re.fullmatch(r"(?:(?P<host>\[[^\]]+\]|[^\s:\[\]]+):)?(?P<port>\d{1,5})", address)
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise UsageError(
+            f"--metrics {address}: neither a port nor an address", "as in 9464 or 0.0.0.0:9464"
+        )
+    host, port = (found["host"] or LOOPBACK).strip("[]"), int(found["port"])
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UsageError(
+            f"cannot serve metrics on {address}: {reason}",
+            "--metrics names another port, or another address of this host",
+        ) from error
