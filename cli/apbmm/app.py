@@ -45,11 +45,12 @@ def install_completion(*, shell: Literal["bash", "zsh", "fish", "powershell"] | 
     return install(app, shell)
 
 
+OneGpu = Annotated[str | None, Parameter(name=("--gpu", "--gpus"))]
 Keys = Annotated[str | None, Parameter(env_var="APBMM_KEYS")]
 AtLeastOne = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 
 
-@app.command
+@app.command(usage="apbmm init [OPTIONS] [RUN_FILE]")
 def init(run_file: Path = Path("run.toml"), /, *, flags: InitFlags = NOTHING_GIVEN) -> int:
     """Write a run file for two models and some benchmarks, ready for apbmm check and apbmm run.
 
@@ -118,7 +119,7 @@ def schema(*, out: Path | None = None) -> int:
     return write_schema(out)
 
 
-@app.command
+@app.command(usage="apbmm doctor [OPTIONS] [RUN_FILE]")
 def doctor(
     run_file: Path | None = None,
     /,
@@ -184,7 +185,7 @@ def try_run(
     *,
     source: Literal["thinking", "instruct"] | None = None,
     questions: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 5,
-    gpu: str | None = None,
+    gpu: OneGpu = None,
     allow_remote_code: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -225,7 +226,7 @@ def try_run(
     )
 
 
-@app.command
+@app.command(usage="apbmm status [OPTIONS] [RUN]")
 def status(
     run: str | None = None,
     /,
@@ -257,7 +258,7 @@ def status(
     return show_status(run, watch=watch, as_json=json, lists_all=all, keys=keys)
 
 
-@app.command
+@app.command(usage="apbmm pick [OPTIONS] [RUN]")
 def pick(
     run: str | None = None,
     /,
@@ -286,7 +287,7 @@ def pick(
     return show_pick(run, preference, ranks_all=all, as_json=json)
 
 
-@app.command
+@app.command(usage="apbmm compare [OPTIONS] RUN_DIR...")
 def compare(
     *run_dirs: Path,
     json: Annotated[bool, Parameter(negative=())] = False,
@@ -315,7 +316,7 @@ def compare(
     return EXIT_DONE
 
 
-@app.command
+@app.command(usage="apbmm table [OPTIONS] [RUN]")
 def table(
     run: str | None = None,
     /,
@@ -345,7 +346,7 @@ def table(
     return write_table(run, form, out, outcomes=outcomes)
 
 
-@app.command
+@app.command(usage="apbmm answers --eval STR [OPTIONS] [RUN]")
 def answers(
     run: str | None = None,
     /,
@@ -381,7 +382,7 @@ def answers(
     return show_answers(AnswersRequest(run, evaluation, against, question, state, json))
 
 
-@app.command
+@app.command(usage="apbmm clean [OPTIONS] [RUN...]")
 def clean(
     *runs: str,
     state: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = (),
@@ -411,7 +412,7 @@ def clean(
     return run_clean(CleanRequest(runs, state, yes, json))
 
 
-@app.command
+@app.command(usage="apbmm report [OPTIONS] [RUN_DIR...]")
 def report(
     *run_dirs: Path,
     out: Path | None = None,
@@ -441,7 +442,7 @@ def report(
     return write_report(run_dirs, out, form, show_hosts=show_hosts)
 
 
-@app.command
+@app.command(usage="apbmm confirm [OPTIONS] [RUN]")
 def confirm(run: str | None = None, /, *, options: ConfirmOptions = NONE_GIVEN) -> int:
     """Measure the front of a search once more, on questions that took no part in the search.
 
@@ -461,7 +462,7 @@ def confirm(run: str | None = None, /, *, options: ConfirmOptions = NONE_GIVEN) 
     return run_confirm(run, options)
 
 
-@app.command
+@app.command(usage="apbmm measure --model PATH [OPTIONS] [RUN]")
 def measure(
     run: str | None = None,
     /,
@@ -470,7 +471,7 @@ def measure(
     against: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     path: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
     search_questions: Annotated[bool, Parameter(negative=())] = False,
-    gpu: str | None = None,
+    gpu: OneGpu = None,
     allow_remote_code: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -551,7 +552,7 @@ def demo(
     return run_demo(run_dir, DemoOptions(evaluations, workers, seed, rehearsal))
 
 
-@app.command
+@app.command(usage="apbmm export --out PATH [OPTIONS] [RUN]")
 def export(run: str | None = None, /, *, request: ExportRequest) -> int:
     """Write a merge of a run as a complete Hugging Face folder, ready to serve.
 
@@ -569,7 +570,7 @@ def export(run: str | None = None, /, *, request: ExportRequest) -> int:
     return run_export(run, request)
 
 
-@app.command
+@app.command(usage="apbmm merge --out PATH [OPTIONS] [RUN EVALUATION]")
 def merge(
     run: str | None = None,
     evaluation: str | None = None,

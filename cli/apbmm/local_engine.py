@@ -42,7 +42,7 @@ def local_engine(purpose: str, gpu: str, *, allow_remote_code: bool) -> Iterator
             allow_remote_code=allow_remote_code,
         )
         options.scratch.mkdir()
-        claim = Claim(options)
+        claim = Claim(options, once=True)
         try:
             yield options
         except UsageError:

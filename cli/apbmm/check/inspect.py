@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import math
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -56,6 +57,9 @@ from apbmm_common.run_file.load import read_table
 from apbmm_common.run_file.schema import paths_in
 from apbmm_worker.engine.kinds import require_kind
 
+REFERENCES = 2
+SHORT_SECONDS = 10.0
+"""An evaluation that takes less is rare: vLLM starts for longer."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
 NO_SEARCH = (
     "this host cannot run apbmm-master: pip install '.[master]', in the folder of apbmm's sources, "
@@ -167,13 +171,20 @@ def inspect_questions(found: Inspection, *, required: bool, allowed_code: bool =
         found.notes += [f"benchmark {name}: {note}" for note in notes]
 
 
-def _budget_notes(budget: BudgetSection) -> list[str]:
-    if budget.evaluations is None or budget.initial < budget.evaluations:
-        return []
-    return [
-        f"budget.initial: all {budget.evaluations} evaluations are initial ones, so no search "
-        "takes place: lower initial, or raise evaluations"
-    ]
+def _budget_notes(budget: BudgetSection) -> Iterator[str]:
+    if budget.evaluations is not None and budget.initial >= budget.evaluations:
+        yield (
+            f"budget.initial: all {budget.evaluations} evaluations are initial ones, so no search "
+            "takes place: lower initial, or raise evaluations"
+        )
+    least = REFERENCES + budget.initial + 1
+    each = (budget.gpu_hours or math.inf) * 3600 / least
+    if each < SHORT_SECONDS:
+        yield (
+            f"budget.gpu_hours: {budget.gpu_hours:g} GPU-hours are {each:.2g} s for each of the "
+            f"{REFERENCES} references, the {budget.initial} initial evaluations and one of the "
+            "search: apbmm check --probe says what an evaluation takes"
+        )
 
 
 def _inspect_paths(found: Inspection) -> None:

@@ -18,8 +18,8 @@ from apbmm.status.view import console
 from apbmm_common import __version__
 
 SCHEMA = 1
-NUMBERS = "seed|hyper-\nvolume|Spacing|contri-\nbution|front|load\nrate|time|done|failed"
-"""The columns of numbers, separated by bars."""
+NUMBERS = "seed|HV|Spacing|pooled\nfront|front|load\nrate|time|done|failed"
+"""The columns of numbers, separated by bars; with a name beside them they fit into 80 columns."""
 
 
 def as_json(found: Comparison) -> dict[str, Any]:
@@ -35,8 +35,8 @@ def print_table(found: Comparison) -> None:
     screen.print(table(found))
     point = ", ".join(f"{value:g}" for value in found.reference_point)
     screen.print(
-        f"hypervolume above ({point}) in {', '.join(found.objectives)}; contribution to the "
-        f"{found.pooled_front} points of the pooled front; load rate and time of the search after "
+        f"HV: hypervolume above ({point}) in {', '.join(found.objectives)}; pooled front: "
+        f"contribution to its {found.pooled_front} points; load rate and time of the search after "
         "its initial design",
         markup=False,
     )
@@ -51,13 +51,13 @@ def print_table(found: Comparison) -> None:
 
 def table(found: Comparison) -> Table:
     """The rows for people; a run that is not finished says so under its name."""
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown.add_column("run", overflow="fold")
-    shown.add_column("method", overflow="fold")
+    shown = Table(box=SIMPLE_HEAD, padding=0)
+    shown.add_column("run\nmethod", overflow="fold")
     for name in NUMBERS.split("|"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
-        cells = (Text(cell) for cell in row_cells(row, found.pooled_front))
+        run, method, *numbers = row_cells(row, found.pooled_front)
+        cells = map(Text, (f"{run}\n{method}", *numbers))
         shown.add_row(*cells, style="" if row.state == "finished" else "yellow")
     return shown
 

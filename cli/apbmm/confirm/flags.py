@@ -47,7 +47,7 @@ class ConfirmOptions:
     status_bind: str | None = None
     keys: Annotated[str | None, Parameter(env_var="APBMM_KEYS")] = None
     insecure: Switch = False
-    gpus: str | None = None
+    gpus: Annotated[str | None, Parameter(name=("--gpus", "--gpu"))] = None
     workers: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None
     json: Switch = False
     quiet: Switch = False

@@ -36,6 +36,10 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
     """
     if run_file.exists() and not flags.force:
         raise UsageError(f"{run_file} exists", "--force replaces it")
+    if not run_file.absolute().parent.is_dir():
+        raise UsageError(
+            f"{run_file}: there is no folder {run_file.parent}", f"mkdir -p {run_file.parent}"
+        )
     asks = sys.stdin.isatty()
     if not asks:
         _require_all(flags)

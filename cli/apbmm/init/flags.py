@@ -51,7 +51,7 @@ class InitFlags:
     benchmark: Repeatable = ()
     question: str | None = None
     answer: str | None = None
-    gpus: str | None = None
+    gpus: Annotated[str | None, Parameter(name=("--gpus", "--gpu"))] = None
     max_tokens: AtLeastOne = None
     evaluations: AtLeastOne = None
     name: str | None = None

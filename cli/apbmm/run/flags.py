@@ -48,7 +48,7 @@ class RunFlags:
         where the run file asks for it as well.
     """
 
-    gpus: str | None = None
+    gpus: Annotated[str | None, Parameter(name=("--gpus", "--gpu"))] = None
     workers: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None
     run_dir: Path | None = None
     bind: str | None = None

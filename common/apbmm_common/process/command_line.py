@@ -27,12 +27,15 @@ def command_app(name: str, text: str, *, from_environment: bool = False) -> App:
     from cyclopts import App
     from cyclopts.config import Env
 
+    from apbmm_common.process.help_text import FlowingHelp
+
     return App(
         name=name,
         help=text,
         config=Env(SETTINGS, command=False) if from_environment else None,
         version=__version__,
         help_format="plaintext",
+        help_formatter=FlowingHelp(),
         suppress_keyboard_interrupt=False,
     )
 

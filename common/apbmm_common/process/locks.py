@@ -47,6 +47,12 @@ class FileLock:
         """Give the lock up; to be called once."""
         os.close(self._descriptor)
 
+    def remove(self) -> None:
+        """Remove the file and give the lock up; to be called once, in place of `release`."""
+        with suppress(OSError):
+            self.path.unlink()
+        self.release()
+
 
 def lock_file(
     path: Path, *, wait: bool = False, create: bool = True, all_users: bool = False

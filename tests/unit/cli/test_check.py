@@ -528,3 +528,13 @@ def test_a_budget_without_a_search_is_noted(run_file: Path) -> None:
         for note in with_changes(run_file, {"initial = 6": "initial = 2"}).notes
         if note.startswith("budget.initial")
     ]
+
+
+@pytest.mark.parametrize(("hours", "noted"), [("0.001", True), ("1.0", False)])
+def test_a_budget_of_seconds_is_noted(run_file: Path, hours: str, noted: bool) -> None:
+    changes = {"[prior]": f"[budget]\ngpu_hours = {hours}\n[prior]"}
+    notes = with_changes(run_file, changes).notes
+    said = (
+        "budget.gpu_hours: 0.001 GPU-hours are 0.33 s for each of the 2 references, the 8 initial"
+    )
+    assert any(note.startswith(said) for note in notes) == noted

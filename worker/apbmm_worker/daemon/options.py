@@ -156,10 +156,12 @@ def state_folder(name: str, given: Path | None) -> Path:
 class Claim:
     """Exclusive use of the worker's name and cards on this host, until `release`.
 
-    Raises `UsageError` if another worker uses one of them.
+    With ``once`` nobody else will have the name, whose lock is then not left behind. Raises
+    `UsageError` if another worker uses one of them.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, once: bool = False) -> None:
+        self._once = once
         folder = lock_folder()
         with contextlib.suppress(OSError):  # `_claim` reports a folder that cannot be used
             folder.mkdir(parents=True)
@@ -178,8 +180,11 @@ class Claim:
 
     def release(self) -> None:
         """Release all locks."""
-        for lock in self._locks:
-            lock.release()
+        for number, lock in enumerate(self._locks):
+            if number == 0 and self._once:
+                lock.remove()
+            else:
+                lock.release()
 
 
 def _cards(options: Options) -> list[str]:

@@ -70,8 +70,13 @@ def gpu_hours(results: RunResults, moments: Sequence[float]) -> list[float]:
 
 def hours_name(results: RunResults) -> str:
     """``GPU-hours``, or ``worker-hours`` where a worker had no GPU."""
+    return "GPU-hours" if device_name(results) == "card" else "worker-hours"
+
+
+def device_name(results: RunResults) -> str:
+    """What evaluations take the time of: a ``card``, or a ``worker`` where one had none."""
     stays = results.run_state.sessions.stays
-    return "GPU-hours" if all(stay.gpu[:1].isdigit() for stay in stays) else "worker-hours"
+    return "card" if all(stay.gpu[:1].isdigit() for stay in stays) else "worker"
 
 
 SpanKind = Purpose | Literal["lost", "connected"]

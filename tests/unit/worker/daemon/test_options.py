@@ -68,6 +68,18 @@ def test_two_workers_on_one_card_are_refused_by_name() -> None:
     Claim(worker("b", "1")).release()
 
 
+def test_a_name_that_is_used_once_leaves_no_lock_behind() -> None:
+    folder = options.lock_folder()
+    claim = Claim(worker("once-1", "3"), once=True)
+    assert (folder / "name-once-1.lock").exists()
+    with pytest.raises(UsageError, match="name once-1 is in use"):
+        Claim(worker("once-1", "4"))
+    claim.release()
+    assert not (folder / "name-once-1.lock").exists()
+    assert (folder / "gpu-3.lock").exists()
+    Claim(worker("once-1", "3")).release()
+
+
 def test_a_refused_claim_holds_nothing() -> None:
     first = Claim(worker("a", "1"))
     with pytest.raises(UsageError, match="GPU 1 "):
