@@ -27,7 +27,14 @@ from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.confirmation import begin_to_confirm
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
-from apbmm_master.journal.events import AnyEvent, EpochStarted, Finished, FrontToConfirm, Record
+from apbmm_master.journal.events import (
+    AnyEvent,
+    EpochStarted,
+    Finished,
+    Finishing,
+    FrontToConfirm,
+    Record,
+)
 from apbmm_master.journal.learning import EarlierRun, begin_to_learn
 from apbmm_master.journal.lifecycle import UNFINISHED
 from apbmm_master.journal.master_sessions import installed_versions
@@ -43,6 +50,7 @@ from apbmm_master.scheduling.leases import LeaseDispatch
 from apbmm_master.scheduling.message_handlers import MessageHandlers
 from apbmm_master.scheduling.policy import (
     AskForVectors,
+    BeginFinishing,
     Decision,
     FinishRun,
     Situation,
@@ -302,6 +310,9 @@ class Master:
         match decision:
             case AskForVectors(count):
                 self.optimiser.ask(self.run_state, count)
+            case BeginFinishing(reason):
+                self.record(Finishing(reason=reason))
+                self._wake_up()
             case FinishRun(reason, failed):
                 self.record(Finished(reason=reason, failed=failed))
             case _:

@@ -13,12 +13,27 @@ from apbmm_common.protocol.messages import Evaluated, Failed
 from apbmm_master.journal.answer_tables import Kept
 from apbmm_master.journal.costs.budget import reached
 from apbmm_master.journal.costs.cost import generated_tokens
-from apbmm_master.journal.events import AttemptFailed, Leased, ResultRecorded
+from apbmm_master.journal.evaluations import TellCall
+from apbmm_master.journal.events import (
+    AttemptFailed,
+    Finishing,
+    Leased,
+    Paused,
+    ResultRecorded,
+)
 from apbmm_master.journal.lifecycle import SETTLED, EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.worker_sessions import SUSPECT_VECTORS
 from fault_accounts import scaled
-from protocol_world import PROMPTS, Sim, World, answer_of, measured_of
+from protocol_world import (
+    PROMPTS,
+    Sim,
+    World,
+    answer_of,
+    cut_answer_of,
+    is_finished,
+    measured_of,
+)
 
 NAMES = ("a", "b", "c")
 CROWD = 200
@@ -169,8 +184,11 @@ class ProtocolMachine(RuleBasedStateMachine):
             assert evaluation.state not in SETTLED
             kept = self.world.kept(name)
             assert len({answer.key for answer in kept}) == len(kept), "stored twice"
-            assert kept == [answer_of(evaluation.vector, answer.key) for answer in kept]
-            assert self.world.tables.of(name) == Kept(len(kept), len(kept))
+            finished = [answer for answer in kept if is_finished(answer)]
+            assert finished == [answer_of(evaluation.vector, answer.key) for answer in finished]
+            cut = [answer for answer in kept if answer not in finished]
+            assert cut == [cut_answer_of(evaluation.vector, answer.key) for answer in cut]
+            assert self.world.tables.of(name) == Kept(len(kept), len(finished))
 
     @invariant()
     def an_engine_is_asked_only_what_its_worker_does_not_have(self) -> None:
@@ -222,7 +240,10 @@ class ProtocolMachine(RuleBasedStateMachine):
         assert spending.gpu_seconds == pytest.approx(sum(a.gpu_seconds for a in attempts))
         assert all(0 <= a.gpu_seconds <= (a.ended_at or 0) - a.leased_at for a in attempts)
         done = [e for e in evaluations if e.state is EvaluationState.DONE]
-        assert spending.tokens == pytest.approx(sum(generated_tokens(e) for e in done))
+        in_part = [e.step for e in evaluations if e.step is not None and e not in done]
+        tokens = [*map(generated_tokens, done), *(step.tokens for step in in_part)]
+        assert spending.tokens == pytest.approx(sum(tokens))
+        assert spending.answers_in_part == sum(step.answered for step in in_part)
         assert spending.merges.count == len(self.world.run_state.completed)
 
     def teardown(self) -> None:
@@ -235,7 +256,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             world.settle()
         assert world.end is not None
         if not world.end.failed:
-            assert reached(world.run_state) is not None
+            assert self.world.run_state.finishing or reached(world.run_state) is not None
 
 
 ProtocolMachine.TestCase.settings = settings(
@@ -263,6 +284,58 @@ CostlyMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestCostly = CostlyMachine.TestCase
+
+
+class SteppedMachine(ProtocolMachine):
+    """The same where merges are measured in steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        steps = {"enabled": True, "first": 0.4, "answered": 0.5, "audits": 0.3}
+        self.world = World(steps=steps, budget={"evaluations": 4, "initial": 2, "failures": 3})
+
+    @invariant()
+    def a_merge_pauses_once_and_then_answers_everything(self) -> None:
+        paused: set[str] = set()
+        for record in self.world.stored:
+            match record.event:
+                case Paused() as event:
+                    assert event.evaluation not in paused
+                    paused.add(event.evaluation)
+                case Leased() as event if event.evaluation in paused:
+                    assert event.upto == 0
+                case Leased(upto=upto) if upto:
+                    assert upto == 4
+
+    @invariant()
+    def what_has_paused_is_told_once_before_its_result(self) -> None:
+        told: dict[str, list[TellCall]] = {}
+        for call in self.world.run_state.calls:
+            if isinstance(call, TellCall):
+                told.setdefault(call.evaluation, []).append(call)
+        for name, calls in told.items():
+            assert len(calls) <= 2
+            assert [call.estimated for call in calls] in ([False], [True], [True, False])
+            is_estimated = self.world.run_state.evaluations[name].estimate is not None
+            assert not calls[0].estimated or is_estimated
+
+    @invariant()
+    def no_merge_is_begun_at_the_end(self) -> None:
+        begun, finishing = set(), False
+        for record in self.world.stored:
+            finishing |= isinstance(record.event, Finishing)
+            if isinstance(record.event, Leased):
+                assert not finishing or record.event.evaluation in begun
+                begun.add(record.event.evaluation)
+
+
+SteppedMachine.TestCase.settings = settings(
+    max_examples=scaled(600, 40),
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestStepped = SteppedMachine.TestCase
 
 
 def test_nothing_is_leased_again_while_a_live_worker_holds_it() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import RunFileError
-from apbmm_common.protocol.answers import Answer, answer_key, pack, unpack
+from apbmm_common.protocol.answers import CUT, Answer, answer_key, pack, replaces, unpack
 from apbmm_common.protocol.messages import (
     Accept,
     Answers,
@@ -18,6 +20,7 @@ from apbmm_common.protocol.messages import (
     Assign,
     Beat,
     BeatAck,
+    BenchmarkPart,
     BenchmarkResult,
     Bye,
     Cancel,
@@ -37,31 +40,39 @@ from apbmm_common.protocol.messages import (
     Result,
     ResultAck,
     ScoredOutcome,
+    Stepped,
     Welcome,
 )
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.answer_tables import BLAMED, AnswerTables
 from apbmm_master.journal.answer_tables import SCHEMA as ANSWER_SCHEMA
-from apbmm_master.journal.evaluations import MEASURE
+from apbmm_master.journal.evaluations import MEASURE, Evaluation
 from apbmm_master.journal.events import (
     AnyEvent,
     EpochStarted,
+    Estimated,
     EvaluationFailed,
     Finished,
+    Finishing,
+    Paused,
     Proposal,
     Proposed,
     Record,
     ResultRecorded,
     RunStarted,
+    Stopped,
 )
-from apbmm_master.journal.lifecycle import SETTLED
+from apbmm_master.journal.lifecycle import SETTLED, EvaluationState
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.scheduling.answer_keeper import AnswerKeeper
+from apbmm_master.scheduling.estimated_merges import EstimatedMerges
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.leases import LeaseDispatch
 from apbmm_master.scheduling.message_handlers import MessageHandlers
 from apbmm_master.scheduling.policy import (
     AskForVectors,
+    BeginFinishing,
     FinishRun,
     Situation,
     decide,
@@ -118,6 +129,18 @@ def answer_of(vector: Sequence[float], key: str) -> KeptAnswer:
     return packed
 
 
+def cut_answer_of(vector: Sequence[float], key: str) -> KeptAnswer:
+    """The same, cut off after its first token."""
+    packed = pack(key, Answer("", unpack(answer_of(vector, key)).token_ids[:1], 1, CUT, 0.25))
+    assert packed is not None
+    return packed
+
+
+def is_finished(kept: KeptAnswer) -> bool:
+    """Whether an answer is not cut off."""
+    return unpack(kept).finish_reason != CUT
+
+
 def outcome_of(key: str) -> ScoredOutcome:
     """The outcome of a question."""
     return ScoredOutcome(
@@ -125,7 +148,29 @@ def outcome_of(key: str) -> ScoredOutcome:
     )
 
 
-def result_of(assign: Assign, body: Evaluated | Measured | Failed, seconds: float = 1.0) -> Result:
+def step_of(has: Iterable[KeptAnswer]) -> Stepped:
+    """What a merge has answered of the questions of `measurement`."""
+    outcomes = [outcome_of(kept.key) for kept in has if is_finished(kept)]
+    cut = tuple((str(PROMPTS[kept.key]), 1) for kept in has if not is_finished(kept))
+    part = BenchmarkPart(
+        questions=10,
+        answered=len(outcomes),
+        tokens=sum(outcome.tokens for outcome in outcomes) + len(cut),
+        outcomes=tuple((o.question, o.score, o.tokens, o.finish_reason) for o in outcomes),
+        cut=cut,
+    )
+    return Stepped(benchmarks={"sums": part})
+
+
+def estimate_of(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float]]]:
+    """What is estimated of a merge: what it will have."""
+    found = measured_of(evaluation.vector).benchmarks["sums"].metrics
+    return {"sums": {"accuracy": (found["accuracy"], 0.01), "tokens": (found["tokens"], 400.0)}}
+
+
+def result_of(
+    assign: Assign, body: Evaluated | Stepped | Measured | Failed, seconds: float = 1.0
+) -> Result:
     """The RESULT of an assignment."""
     return Result(
         run=assign.run, evaluation=assign.evaluation, attempt=assign.attempt, lease=assign.lease,
@@ -198,7 +243,7 @@ class Sim:
         if self.flying is None and self.new:
             self.flying = Answers(
                 run=self.run, lease=lease, first=self.acknowledged, answers=tuple(self.new),
-                outcomes=tuple(outcome_of(answer.key) for answer in self.new),
+                outcomes=tuple(outcome_of(kept.key) for kept in self.new if is_finished(kept)),
             )  # fmt: skip
             self.new = []
         if self.flying is not None:
@@ -209,10 +254,27 @@ class Sim:
         assert self.held is not None
         if self.held.work == "measure":
             return
-        for key in [key for key in PROMPTS if key not in self.has][:count]:
+        asked = list(PROMPTS)[: self.held.upto or None]
+        for key in [key for key in asked if not self._has_finished(key)][:count]:
             self.asked.setdefault(self.held.lease, []).append(key)
             self.has[key] = answer_of(self.held.vector, key)
             self.new.append(self.has[key])
+
+    def _has_finished(self, key: str) -> bool:
+        return key in self.has and is_finished(self.has[key])
+
+    def _end_step(self) -> Evaluated | Stepped:
+        """Have the engine answer what is enough for the held step, and cut the others off."""
+        assert self.held is not None
+        asked = list(PROMPTS)[: self.held.upto]
+        self.answer(max(0, self.held.enough - sum(map(self._has_finished, asked))))
+        for key in asked:
+            if key not in self.has:
+                self.has[key] = cut_answer_of(self.held.vector, key)
+                self.new.append(self.has[key])
+        if all(map(self._has_finished, PROMPTS)):
+            return measured_of(self.held.vector)
+        return step_of(self.has.values())
 
     def hear(self, message: FromMaster) -> None:  # noqa: C901 - one branch for each message
         """React as the daemon does."""
@@ -261,8 +323,10 @@ class Sim:
         if held is None or message.lease != held.lease or message.after != self.fetched:
             return
         for kept in message.answers:
-            assert unpack(kept) == unpack(answer_of(held.vector, kept.key)), "another merge's"
-            self.has.setdefault(kept.key, kept)
+            whole, cut = answer_of(held.vector, kept.key), cut_answer_of(held.vector, kept.key)
+            assert unpack(kept) in (unpack(whole), unpack(cut)), "another merge's"
+            if kept.key not in self.has or replaces(kept, self.has[kept.key]):
+                self.has[kept.key] = kept
         self.fetched += len(message.answers)
         self.fetches = bool(message.answers) and self.fetched < message.total
 
@@ -291,11 +355,13 @@ class Sim:
         self.says.append(Accept(run=self.run, lease=assign.lease, hello=self.hellos))
 
     def finish(
-        self, body: Evaluated | Measured | Failed | None = None, seconds: float = 1.0
+        self, body: Evaluated | Stepped | Measured | Failed | None = None, seconds: float = 1.0
     ) -> None:
         """End what is held, well unless a body says otherwise."""
         assert self.held is not None
-        if body is None:
+        if body is None and self.held.upto:
+            body = self._end_step()
+        elif body is None:
             self.answer(len(PROMPTS))
         result = result_of(self.held, body or body_of(self.held), seconds)
         self._drop()
@@ -328,6 +394,7 @@ class World:
         self.on_the_way: list[tuple[bytes, FromWorker]] = []
         self.answers: list[tuple[bytes, FromMaster]] = []
         self.fails_to_commit = False
+        self.scores, self.estimates = ScoreHistory(), EstimatedMerges()
         self.search = 0
         """Another number, other vectors."""
         self.refused: list[RunFileError] = []
@@ -365,7 +432,19 @@ class World:
 
     def situation(self) -> Situation:
         """The instant that policy sees."""
-        return Situation(self.now, self.listening_since, False, False, None, False)
+        now = Situation(self.now, self.listening_since, False, False, None, False)
+        estimated = self.estimates.update(self.run_state, {})
+        if not estimated:
+            return now
+        front = list(self.scores.update(self.run_state).front.values())
+        return replace(now, estimated=estimated, measured=np.array(front).reshape(-1, 2))
+
+    def _estimate(self) -> None:
+        """What the search's process does with merges that have paused."""
+        paused = self.run_state.of_state(EvaluationState.PAUSED)
+        found = {e.id: estimate_of(e) for e in paused if e.estimate is None}
+        if found and self.run_state.references_done:
+            self.record(Estimated(estimates=found))
 
     @property
     def end(self) -> FinishRun | None:
@@ -383,10 +462,13 @@ class World:
         for identity, message in messages:
             self.handlers.handle(identity, message, self.now)
         self._bootstrap()
+        self._estimate()
         for decision in decide(self.run_state, self.fleet, self.situation()):
             match decision:
                 case AskForVectors(count):
                     self._propose(count)
+                case BeginFinishing(reason):
+                    self.record(Finishing(reason=reason))
                 case FinishRun(reason, failed):
                     self.record(Finished(reason=reason, failed=failed))
                 case _:
@@ -501,11 +583,13 @@ class World:
 
     def _may_be_forgotten(self, result: Result) -> None:
         """An acknowledged result is in the journal, or was not needed any more."""
-        settled = {
-            record.event.evaluation
-            for record in self.stored
-            if isinstance(record.event, ResultRecorded | EvaluationFailed)
-        }
+        settled = set()
+        for record in self.stored:
+            match record.event:
+                case ResultRecorded() | EvaluationFailed() | Stopped() as event:
+                    settled.add(event.evaluation)
+                case Paused() as event if isinstance(result.body, Stepped):
+                    settled.add(event.evaluation)
         assert isinstance(result.body, Failed) or result.evaluation in settled, "paid for and lost"
 
     def _is_kept(self, sent: Answers, ack: AnswersAck) -> None:

@@ -17,13 +17,21 @@ from apbmm_master.journal.events import (
     EvaluationFailed,
     Leased,
     Lost,
+    Stopped,
     WorkerLeft,
     work_of,
 )
+from apbmm_master.journal.first_steps import Step
 from apbmm_master.journal.lifecycle import AttemptState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.scheduling.fleet import Fleet
-from apbmm_master.scheduling.policy import FailEvaluation, GiveUpLease, GrantLease, RemoveWorker
+from apbmm_master.scheduling.policy import (
+    FailEvaluation,
+    GiveUpLease,
+    GrantLease,
+    RemoveWorker,
+    StopEvaluation,
+)
 
 
 class LeaseDispatch:
@@ -51,7 +59,9 @@ class LeaseDispatch:
         """When the ASSIGN of each lease that waits for its ACCEPT was last sent."""
 
     def carry_out(
-        self, decision: GiveUpLease | RemoveWorker | FailEvaluation | GrantLease, now: float
+        self,
+        decision: GiveUpLease | RemoveWorker | FailEvaluation | StopEvaluation | GrantLease,
+        now: float,
     ) -> None:
         """Record the events of one decision."""
         match decision:
@@ -74,10 +84,12 @@ class LeaseDispatch:
                 self._fleet.leave(worker)
             case FailEvaluation(evaluation, message):
                 self._record(EvaluationFailed(evaluation=evaluation, message=message))
-            case GrantLease(evaluation, worker=name):
-                self._grant(evaluation, name, now)
+            case StopEvaluation(evaluation, reason):
+                self._record(Stopped(evaluation=evaluation, reason=reason))
+            case GrantLease(evaluation, worker=name, step=step):
+                self._grant(evaluation, name, step, now)
 
-    def _grant(self, evaluation: str, name: str, now: float) -> None:
+    def _grant(self, evaluation: str, name: str, step: Step, now: float) -> None:
         number = len(self._run_state.evaluations[evaluation].attempts) + 1
         # The random part keeps leases apart when an older copy of a journal is resumed: a worker
         # may still hold a lease of the same evaluation and number that the copy does not know.
@@ -91,6 +103,8 @@ class LeaseDispatch:
                 worker=name,
                 boot=boot,
                 kept=self._kept(evaluation).answers,
+                upto=step.upto,
+                enough=step.enough,
             )
         )
         found = self._run_state.find(lease)
@@ -133,5 +147,7 @@ class LeaseDispatch:
                 config=self._run_state.spec.config_hash(self._run_state.digests),
                 fresh=any(a.worker == worker.name and a.fault for a in evaluation.attempts[:-1]),
                 kept=self._kept(evaluation.id).answers,
+                upto=attempt.upto,
+                enough=attempt.enough,
             ),
         )

@@ -6,6 +6,7 @@ A handler records events and queues answers.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ from apbmm_common.protocol.messages import (
     Refuse,
     Result,
     ResultAck,
+    Stepped,
     Unfit,
     Welcome,
 )
@@ -44,13 +46,15 @@ from apbmm_master.journal.events import (
     AttemptFailed,
     DuplicateResult,
     Lost,
+    Paused,
     ResultRecorded,
     SourcesVerified,
     WorkerJoined,
     WorkerLeft,
     WorkerQuarantined,
 )
-from apbmm_master.journal.lifecycle import SETTLED, AttemptState
+from apbmm_master.journal.first_steps import answers_of_a_merge
+from apbmm_master.journal.lifecycle import DELIVERED, SETTLED, AttemptState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import missing_metrics
 from apbmm_master.scheduling.answer_keeper import AnswerKeeper
@@ -58,6 +62,27 @@ from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.wire.refusals import NotAllowedError
 
 log = logging.getLogger(__name__)
+
+
+def _recorded(evaluation: Evaluation, attempt: Attempt, message: Result) -> ResultRecorded | Paused:
+    """The event of a valid result."""
+    body = message.body
+    assert not isinstance(body, Failed)
+    of_attempt: dict[str, Any] = {
+        "evaluation": evaluation.id,
+        "attempt": attempt.number,
+        "lease": attempt.lease,
+        "worker": attempt.worker,
+        "seconds": message.seconds,
+        "digest": message.digest,
+    }
+    if not isinstance(body, Stepped):
+        return ResultRecorded(body=body, **of_attempt)
+    scores = {
+        name: math.fsum(score for _, score, *_ in part.outcomes)
+        for name, part in body.benchmarks.items()
+    }
+    return Paused(body=body, scores=scores, **of_attempt)
 
 
 class MessageHandlers:
@@ -205,8 +230,11 @@ class MessageHandlers:
         )
 
     def _is_wanted(self, lease: str) -> bool:
+        """Whether the work under a lease may still give a result that counts."""
         found = self.run_state.find(lease)
-        return found is not None and found[0].state not in SETTLED
+        return (
+            found is not None and found[0].state not in SETTLED and found[1].state not in DELIVERED
+        )
 
     def _is_awaited(self, lease: str) -> bool:
         """Whether the result of a wanted lease is still to come.
@@ -215,11 +243,8 @@ class MessageHandlers:
         acknowledgement has arrived.
         """
         found = self.run_state.find(lease)
-        return (
-            found is not None
-            and found[0].state not in SETTLED
-            and found[1].state is not AttemptState.FAILED
-        )
+        has_failed = found is not None and found[1].state is AttemptState.FAILED
+        return self._is_wanted(lease) and not has_failed
 
     def _reconcile(self, worker: Worker) -> None:
         """Bring the leases of a boot in line with its HELLO.
@@ -336,7 +361,7 @@ class MessageHandlers:
     def _holds(self, worker: Worker, lease: str) -> None:
         """Note that the worker works on a lease, or cancel it if its evaluation has ended."""
         found = self.run_state.find(lease)
-        if found is None or found[0].state in SETTLED:
+        if found is None or not self._is_wanted(lease):
             self._send_after_commit(worker.identity, Cancel(run=self.run_state.run, lease=lease))
             return
         evaluation, attempt = found
@@ -367,8 +392,9 @@ class MessageHandlers:
 
     # ---- results -------------------------------------------------------------------------
     #
-    # The first valid result of an evaluation counts, whichever attempt it came from. An attempt
-    # still in progress is then cancelled. A result that comes later is logged as a duplicate.
+    # The first valid result of an evaluation counts, whichever attempt it came from, and so does
+    # that of its first step before it. An attempt still in progress is then cancelled. A result
+    # that comes later is logged as a duplicate.
 
     def _result(self, worker: Worker, message: Result) -> None:
         """Record a result, and acknowledge it after the commit that stores it."""
@@ -385,7 +411,9 @@ class MessageHandlers:
         failure = self._failure(evaluation, attempt, message)
         if failure is not None:
             self._fail(worker, evaluation, attempt, failure)
-        elif evaluation.state in SETTLED:
+        elif evaluation.state in SETTLED or (
+            isinstance(message.body, Stepped) and evaluation.step is not None
+        ):
             self._late(evaluation, attempt, message)
         else:
             self._succeed(worker, evaluation, attempt, message)
@@ -397,7 +425,9 @@ class MessageHandlers:
         """The failure that a result reports, or what is wrong with it; None for a valid result."""
         assert self.run_state.spec is not None
         body = message.body
-        expected = "measured" if evaluation.purpose == "measure" else "evaluated"
+        expected = ["measured" if evaluation.purpose == "measure" else "evaluated"]
+        if attempt.upto:
+            expected.append("stepped")
         text = ""
         if canonical_hash(body.model_dump(mode="json")) != message.digest:
             text = "the result is damaged: its digest does not match"
@@ -405,38 +435,44 @@ class MessageHandlers:
             return body
         elif attempt.epoch < self.run_state.verified_epoch:
             text = "it was measured with questions that have been replaced since"
-        elif body.kind != expected:
-            text = f"a {body.kind} body for a job that is to be {expected}"
+        elif body.kind not in expected:
+            text = f"a {body.kind} body for a job that is to be {' or '.join(expected)}"
         elif isinstance(body, Measured) and len(body.parameter) != self.run_state.layers:
             text = f"{len(body.parameter)} layers measured, the run has {self.run_state.layers}"
-        elif isinstance(body, Evaluated):
-            asked = {b.name: b.repeats for b in self.run_state.spec.benchmarks}
-            answered = {name: result.repeats for name, result in body.benchmarks.items()}
-            if set(answered) != set(asked):
-                text = f"benchmarks {sorted(answered)} instead of {sorted(asked)}"
-            elif answered != asked:
-                text = f"repeats of the benchmarks are {answered} instead of {asked}"
-            elif evaluation.purpose != "reference":  # those are judged before the search begins
-                text = missing_metrics(self.run_state.spec, body)
+        else:
+            text = self._wrong_answers(evaluation, body)
         return Failed(fault="infrastructure", message=text[:4096]) if text else None
+
+    def _wrong_answers(self, evaluation: Evaluation, body: Evaluated | Stepped | Measured) -> str:
+        """What is wrong with the answers to benchmarks that a result has; "" if nothing is."""
+        spec = self.run_state.spec
+        assert spec is not None
+        if isinstance(body, Measured):
+            return ""
+        asked = {b.name: b.repeats for b in spec.benchmarks}
+        answered = {name: result.repeats for name, result in body.benchmarks.items()}
+        if set(answered) != set(asked):
+            return f"benchmarks {sorted(answered)} instead of {sorted(asked)}"
+        if answered != asked:
+            return f"repeats of the benchmarks are {answered} instead of {asked}"
+        if isinstance(body, Stepped):
+            parts = body.benchmarks.values()
+            if any(part.answered != len(part.outcomes) for part in parts):
+                return "the outcomes of answers are missing"
+            answers, expected = (
+                sum(part.answers for part in parts),
+                answers_of_a_merge(self.run_state),
+            )
+            return "" if answers == expected else f"{answers} answers instead of {expected}"
+        # References are judged before the search begins.
+        return "" if evaluation.purpose == "reference" else missing_metrics(spec, body)
 
     def _succeed(
         self, worker: Worker, evaluation: Evaluation, attempt: Attempt, message: Result
     ) -> None:
-        assert isinstance(message.body, Evaluated | Measured)
         worker.failures_in_row, worker.last_failure = 0, ""
         rival = evaluation.active_attempt
-        self._record(
-            ResultRecorded(
-                evaluation=evaluation.id,
-                attempt=attempt.number,
-                lease=attempt.lease,
-                worker=attempt.worker,
-                seconds=message.seconds,
-                digest=message.digest,
-                body=message.body,
-            )
-        )
+        self._record(_recorded(evaluation, attempt, message))
         if rival is not None and rival.lease != attempt.lease:
             self._cancel(rival)
 
@@ -454,7 +490,7 @@ class MessageHandlers:
 
     def _late(self, evaluation: Evaluation, attempt: Attempt, message: Result) -> None:
         """Log a result that came after its evaluation had ended, unless it is a repetition."""
-        if attempt.state is AttemptState.DONE or attempt.lease in self.run_state.duplicates:
+        if attempt.state in DELIVERED or attempt.lease in self.run_state.duplicates:
             return
         metrics: dict[str, Any] = {}
         if isinstance(message.body, Evaluated):

@@ -15,6 +15,8 @@ Invariants of the scheduler, in this module and in `leases` and `message_handler
    leaves room beside what is spent and in progress (`journal.budget`), and while the hypervolume
    grows (`journal.patience`). A reference or the measurement is leased only while no limit of
    GPU-hours or tokens is spent.
+   A merge that has paused goes on while something is left of every limit. Once the run is
+   finishing, no other merge is begun.
 7. An evaluation that failed gets no further attempt. Its vector is avoided by the search and its
    place in the budget goes to another vector.
 8. A worker that found a fault of the data or the run file gets nothing more, until the evaluation
@@ -25,14 +27,17 @@ The transitions of evaluations and attempts are the tables of `journal.lifecycle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from math import ceil
+
+import numpy as np
 
 from apbmm_common.errors import ApbmmError, RunFileError
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.costs.budget import reached, reached_cost, room
+from apbmm_master.journal.costs.budget import limits, reached, reached_cost, room
 from apbmm_master.journal.evaluations import MEASURE, REFERENCES, Attempt, Evaluation
+from apbmm_master.journal.first_steps import WHOLE, Step, measures_in_steps, step_of
 from apbmm_master.journal.lifecycle import (
     EvaluationState,
     Liveness,
@@ -40,7 +45,14 @@ from apbmm_master.journal.lifecycle import (
     orphan_deadline,
 )
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.scheduling.estimated_merges import (
+    EstimatedMerge,
+    beaten,
+    completed_at_the_end,
+    kept_for_the_end,
+)
 from apbmm_master.scheduling.fleet import Fleet, Worker
+from apbmm_master.search.arrays import Array
 
 WAIT_WORTH_AVOIDING = 0.005
 """No vector is prefetched while an ask takes a smaller share of an evaluation's time than this."""
@@ -82,6 +94,22 @@ class GrantLease:
 
     evaluation: str
     worker: str
+    step: Step = WHOLE
+
+
+@dataclass(frozen=True)
+class StopEvaluation:
+    """Never go on with a merge that has paused, for a reason."""
+
+    evaluation: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BeginFinishing:
+    """From now on complete merges that have paused and begin no other, for a reason."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +127,16 @@ class FinishRun:
     failed: bool = False
 
 
-Decision = GiveUpLease | RemoveWorker | FailEvaluation | GrantLease | AskForVectors | FinishRun
+Decision = (
+    GiveUpLease
+    | RemoveWorker
+    | FailEvaluation
+    | GrantLease
+    | StopEvaluation
+    | BeginFinishing
+    | AskForVectors
+    | FinishRun
+)
 
 
 @dataclass(frozen=True)
@@ -108,12 +145,15 @@ class Situation:
 
     - ``now``: seconds on the monotonic clock.
     - ``listening_since``: when this master began to listen, on the same clock.
-    - ``asking``: an ask is in progress, or the search method waits for a further result.
+    - ``asking``: an ask or an estimate is in progress, or the search method waits for a further
+      result.
     - ``exhausted``: the search method will propose nothing more.
     - ``batch``: vectors that a synchronous method proposes at a time; None for an asynchronous one.
     - ``draining``: nothing new is to be started.
     - ``ask_seconds``: duration of the last ask; 0 before the first.
     - ``stalled``: why the run's patience is at an end, in words; "" while it is not.
+    - ``estimated``: the merges that have paused and are estimated, those that go on now included.
+    - ``measured`` (n, m): objectives of the front of the merges that are measured in full.
     """
 
     now: float
@@ -124,6 +164,13 @@ class Situation:
     draining: bool
     ask_seconds: float = 0.0
     stalled: str = ""
+    estimated: tuple[EstimatedMerge, ...] = ()
+    measured: Array = field(default_factory=lambda: np.zeros((0, 2)), compare=False)
+
+    @property
+    def paused(self) -> list[EstimatedMerge]:
+        """Those of ``estimated`` that nobody measures now."""
+        return [m for m in self.estimated if m.evaluation.state is EvaluationState.PAUSED]
 
 
 def decide(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Decision]:
@@ -138,6 +185,9 @@ def decide(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Deci
         return [*decisions, end]
     if situation.draining or run_file_fault(run_state, fleet) is not None:
         return decisions
+    turns = _turns(run_state, situation)
+    if turns:
+        return [*decisions, *turns]
     idle = idle_workers(run_state, fleet, situation)
     given = _grant_leases(run_state, fleet, idle, situation)
     decisions += given
@@ -205,8 +255,9 @@ def _unreachable(
 
 
 def _failed_for_good(run_state: RunState) -> Iterator[FailEvaluation]:
+    waiting = (EvaluationState.QUEUED, EvaluationState.PAUSED)
     for evaluation in run_state.with_failed_attempts():
-        if evaluation.state is EvaluationState.QUEUED and evaluation.reason_to_give_up:
+        if evaluation.state in waiting and evaluation.reason_to_give_up:
             yield FailEvaluation(evaluation.id, evaluation.reason_to_give_up)
 
 
@@ -232,11 +283,64 @@ def _reason_to_end(run_state: RunState, situation: Situation) -> str:
     if limit is not None:
         is_number = limit.name == "evaluations"
         return completed if is_number else f"{limit.in_words} are spent, {completed}"
+    if run_state.finishing or _has_steps(run_state):
+        # `_turns` begins the finishing.
+        is_finished = run_state.finishing and _is_finished(run_state, situation)
+        in_part = run_state.count(EvaluationState.PAUSED, EvaluationState.STOPPED)
+        reason = f"{run_state.finishing}: {completed}, {in_part} merges measured in part"
+        return reason if is_finished else ""
     if situation.stalled:
         return f"{situation.stalled}, {completed}"
     queued = any(True for _ in run_state.of_state(EvaluationState.QUEUED))
     if situation.exhausted and not queued and not situation.asking:
         return f"the method has no more to try after {done} evaluations"
+    return ""
+
+
+def _has_steps(run_state: RunState) -> bool:
+    """Whether merges are measured in steps, or some have paused that are to be completed."""
+    return measures_in_steps(run_state) or run_state.count(EvaluationState.PAUSED) > 0
+
+
+def _is_finished(run_state: RunState, situation: Situation) -> bool:
+    """Whether no merge goes on that has paused, or was begun, when nothing is in progress."""
+    undecided = any(e.estimate is None for e in run_state.of_state(EvaluationState.PAUSED))
+    if undecided or (room(run_state) > 0 and _begun(run_state)):
+        return False
+    paused = situation.paused
+    return completed_at_the_end(run_state, paused, (), situation.measured) is None
+
+
+def _begun(run_state: RunState) -> list[Evaluation]:
+    """Merges in the queue of which an attempt has ended without a result."""
+    queued = run_state.of_budget(EvaluationState.QUEUED)
+    return [e for e in queued if e.attempts and not e.reason_to_give_up]
+
+
+def _turns(run_state: RunState, situation: Situation) -> list[Decision]:
+    """Decisions after which the others are to be taken anew: what stops, and whether to finish."""
+    if not (run_state.references_done and _has_steps(run_state)):
+        return []
+    stops: list[Decision] = [
+        StopEvaluation(merge.evaluation.id, "a measured merge beats whatever it still answers")
+        for merge in beaten(situation.paused, situation.measured)
+    ]
+    if stops or run_state.finishing:
+        return stops
+    reason = _reason_to_finish(run_state, situation)
+    return [BeginFinishing(reason)] if reason else []
+
+
+def _reason_to_finish(run_state: RunState, situation: Situation) -> str:
+    """Why no further merge is begun where merges are measured in steps; "" while some are."""
+    kept = kept_for_the_end(run_state, situation.paused, situation.measured)
+    if any(0.0 < kept[limit.name] >= limit.unused for limit in limits(run_state)):
+        return "the budget's rest went into the front"
+    if situation.stalled:
+        return situation.stalled
+    queued = any(True for _ in run_state.of_state(EvaluationState.QUEUED))
+    if situation.exhausted and not queued and not situation.asking:
+        return "the method has no more to try"
     return ""
 
 
@@ -272,24 +376,18 @@ def _failure(run_state: RunState, spec: RunSpec) -> FinishRun | None:
 def _grant_leases(
     run_state: RunState, fleet: Fleet, idle: list[Worker], situation: Situation
 ) -> list[GrantLease]:
-    """Leases for the idle workers, in the order of `_in_order` and within the budget.
+    """Leases for the idle workers, in the order of `_candidates`.
 
     An evaluation goes to a worker that has not failed it, where there is one.
     """
-    assert run_state.spec is not None
     accusing = run_state.data_faults()
     free = [worker for worker in idle if worker.name not in accusing]
-    if not free:
-        return []
     given: list[GrantLease] = []
+    if not free:
+        return given
     still_held = {lease for worker in fleet.workers.values() for lease in worker.held}
-    left = 0.0 if situation.stalled else room(run_state)
-    may_pay = reached_cost(run_state) is None
-    for evaluation in _in_order(run_state):
-        if not free:
-            break
-        within_budget = left > 0 if evaluation.in_budget else may_pay
-        if evaluation.reason_to_give_up or not within_budget:
+    for evaluation in _candidates(run_state, situation, given):
+        if evaluation.reason_to_give_up:
             continue
         if any(attempt.lease in still_held for attempt in evaluation.attempts):
             continue
@@ -298,9 +396,61 @@ def _grant_leases(
             worker = free[0]
         if worker is not None:
             free.remove(worker)
-            given.append(GrantLease(evaluation.id, worker.name))
-            left -= evaluation.in_budget
+            given.append(GrantLease(evaluation.id, worker.name, step_of(run_state, evaluation)))
+        if not free:
+            break
     return given
+
+
+def _candidates(
+    run_state: RunState, situation: Situation, given: Sequence[GrantLease]
+) -> Iterator[Evaluation]:
+    """What may be leased within the budget, in its order; ``given`` grows as it is leased.
+
+    The measurement and the references come first. Then come the merges that have paused and are to
+    show how good the estimates are, then those in the queue. Once the run is finishing, those in
+    the queue that were begun come first, and then the paused merges of `completed_at_the_end`.
+    """
+    queue = _in_order(run_state)
+    if reached_cost(run_state) is None:
+        yield from (evaluation for evaluation in queue if not evaluation.in_budget)
+    if run_state.finishing:
+        if room(run_state) > 0:
+            yield from _begun(run_state)
+        yield from _completed_at_the_end(run_state, situation, given)
+        return
+    if room(run_state) > 0:
+        yield from (merge.evaluation for merge in situation.paused if merge.audited)
+    left = _room(run_state, situation)
+    for evaluation in queue:
+        if evaluation.in_budget and left > 0:
+            before = len(given)
+            yield evaluation
+            left -= len(given) - before
+
+
+def _room(run_state: RunState, situation: Situation, queued: int = 0) -> float:
+    """How many merges may be begun beside so many that are queued, before the run's end."""
+    if situation.stalled:
+        return 0.0
+    if not situation.estimated:
+        return room(run_state, queued)
+    kept = kept_for_the_end(run_state, situation.paused, situation.measured)
+    return room(run_state, queued, kept)
+
+
+def _completed_at_the_end(
+    run_state: RunState, situation: Situation, given: Sequence[GrantLease]
+) -> Iterator[Evaluation]:
+    paused = situation.paused
+    underway = [merge for merge in situation.estimated if merge not in paused]
+    while merge := completed_at_the_end(run_state, paused, underway, situation.measured):
+        before = len(given)
+        yield merge.evaluation
+        if len(given) > before:
+            underway.append(merge)
+        else:  # no free worker may have it
+            paused.remove(merge)
 
 
 def _in_order(run_state: RunState) -> list[Evaluation]:
@@ -333,7 +483,7 @@ def _ask(
     run_state: RunState, spec: RunSpec, situation: Situation, idle: int, given: int
 ) -> AskForVectors | None:
     """An ask, if one is due; ``given`` of the ``idle`` workers get vectors that are queued."""
-    if situation.asking or situation.exhausted or run_state.layers == 0:
+    if situation.asking or situation.exhausted or run_state.layers == 0 or run_state.finishing:
         return None
     missing = initial_missing(run_state, spec)
     wanted = idle - given
@@ -343,7 +493,7 @@ def _ask(
     if not wanted and (run_state.asks or not missing):
         return None
     queued = run_state.count(EvaluationState.QUEUED)
-    left = 0.0 if situation.stalled else room(run_state, queued)
+    left = _room(run_state, situation, queued)
     if left <= 0:
         return None
     if missing:

@@ -1,0 +1,164 @@
+"""Merges that have answered a first step: which are beaten, and which go on at the end. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from apbmm_master.journal.costs.budget import Limit, LimitName, limits
+from apbmm_master.journal.evaluations import Evaluation, FirstStep
+from apbmm_master.journal.events import BenchmarkEstimates
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import best_reachable, estimated_objectives
+from apbmm_master.search.arrays import Array
+from apbmm_master.search.partial_answers.steps import (
+    Paused,
+    audited,
+    certainly_beaten,
+    completed_next,
+    expected_gain,
+    reserve,
+)
+
+OVERRUN = 1.25
+"""A paused merge may be completed where the rest of the budget, times this, is what it costs."""
+SMALLEST_COST = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class EstimatedMerge:
+    """A merge that has answered its first step and is not measured in full.
+
+    - ``mean``, ``deviation`` (m,): of the objectives that it would have in full;
+    - ``best`` (m,): the best that these can be;
+    - ``tokens``: what its other answers are expected to take;
+    - ``audited``: it is completed to check its estimate.
+    """
+
+    evaluation: Evaluation
+    step: FirstStep
+    mean: Array
+    deviation: Array
+    best: Array
+    tokens: float
+    audited: bool
+
+    def cost(self, run_state: RunState, limit: Limit) -> float:
+        """What it costs to complete it, in the unit of a limit; over 0."""
+        rest = 1.0 - self.step.share
+        typical = run_state.spending.typical
+        match limit.name:
+            case "generated_tokens":
+                cost = self.tokens
+            case "gpu_hours" if typical.tokens:
+                cost = limit.each * self.tokens * typical.count / typical.tokens
+            case _:
+                cost = limit.each * rest
+        return max(cost, SMALLEST_COST)
+
+
+@dataclass
+class EstimatedMerges:
+    """Computes each `EstimatedMerge` of a run once for each of its estimates."""
+
+    _known: dict[str, tuple[BenchmarkEstimates, EstimatedMerge]] = field(default_factory=dict)
+
+    def update(
+        self, run_state: RunState, newest: Mapping[str, BenchmarkEstimates]
+    ) -> tuple[EstimatedMerge, ...]:
+        """The merges that pause, or go on after a pause, and whose estimates the search knows.
+
+        ``newest`` has later estimates than those that the search was told.
+        """
+        known = self._known
+        self._known = {}
+        for evaluation in run_state.of_budget(EvaluationState.PAUSED, EvaluationState.ACTIVE):
+            told, step = evaluation.estimate, evaluation.step
+            if told is None or step is None:
+                continue
+            estimate = newest.get(evaluation.id, told)
+            same = known.get(evaluation.id)
+            if same is None or same[0] is not estimate or same[1].evaluation is not evaluation:
+                same = estimate, _estimated(run_state, evaluation, step, estimate)
+            self._known[evaluation.id] = same
+        return tuple(merge for _, merge in self._known.values())
+
+
+def _estimated(
+    run_state: RunState, evaluation: Evaluation, step: FirstStep, estimate: BenchmarkEstimates
+) -> EstimatedMerge:
+    assert run_state.spec is not None
+    mean, variance = estimated_objectives(run_state, estimate)
+    parts = step.body.benchmarks
+    tokens = sum(estimate[name]["tokens"][0] * part.answers for name, part in parts.items())
+    return EstimatedMerge(
+        evaluation,
+        step,
+        np.array(mean),
+        np.sqrt(variance),
+        np.array(best_reachable(run_state, step)),
+        tokens - step.tokens,
+        audited(run_state.spec.seed, evaluation.ordinal, run_state.spec.steps.audits),
+    )
+
+
+def beaten(merges: Sequence[EstimatedMerge], measured: Array) -> list[EstimatedMerge]:
+    """Those that whatever they still answer cannot be better than ``measured`` (n, m) merges.
+
+    Those that check the estimates are left out: without them the checks would be biased.
+    """
+    return [m for m in merges if not m.audited and certainly_beaten(m.best, measured)]
+
+
+def kept_for_the_end(
+    run_state: RunState, paused: Sequence[EstimatedMerge], measured: Array
+) -> dict[LimitName, float]:
+    """What of each limit is kept to complete the front of all estimates and measurements."""
+    assert run_state.spec is not None
+    return {
+        limit.name: run_state.spec.steps.kept
+        * reserve([_paused(m, m.cost(run_state, limit)) for m in paused], measured)
+        for limit in limits(run_state)
+    }
+
+
+def completed_at_the_end(
+    run_state: RunState,
+    paused: Sequence[EstimatedMerge],
+    underway: Sequence[EstimatedMerge],
+    measured: Array,
+) -> EstimatedMerge | None:
+    """The paused merge that goes on now; None where the budget allows none of use.
+
+    Its expected gain is that beyond what is measured and what is completed ``underway``. Of these,
+    the merges in ``paused`` are not in the costs that the run state has in progress.
+    """
+    assert run_state.spec is not None
+    begun = [merge for merge in underway if merge in paused]
+    open_ = [merge for merge in paused if merge not in begun]
+    if not open_:
+        return None
+    costs = np.zeros(len(open_))
+    for limit in limits(run_state):
+        left = limit.unused - sum(merge.cost(run_state, limit) for merge in begun)
+        if left <= 0.0:
+            return None
+        costs = np.maximum(costs, [merge.cost(run_state, limit) / left for merge in open_])
+    reference = np.array(run_state.spec.hypervolume_reference)
+    rivals = np.concatenate([measured, *(merge.mean[None] for merge in underway)])
+    gains = expected_gain(
+        np.stack([merge.mean for merge in open_]),
+        np.stack([merge.deviation for merge in open_]),
+        rivals,
+        reference,
+    )
+    choices = [_paused(merge, float(cost)) for merge, cost in zip(open_, costs, strict=True)]
+    index = completed_next(choices, gains, OVERRUN)
+    return None if index is None else open_[index]
+
+
+def _paused(merge: EstimatedMerge, cost: float) -> Paused:
+    return Paused(merge.mean, merge.deviation, cost)

@@ -1,0 +1,345 @@
+"""Merges measured in steps: what is leased, what stops, and how such a run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apbmm_common.protocol.messages import Beat, Cancel, Failed, ResultAck
+from apbmm_master.journal.costs.budget import LimitName
+from apbmm_master.journal.events import (
+    AttemptFailed,
+    DuplicateResult,
+    Estimated,
+    Finishing,
+    Leased,
+    Paused,
+    ResultRecorded,
+    Stopped,
+)
+from apbmm_master.journal.first_steps import Step
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.scheduling.estimated_merges import (
+    EstimatedMerges,
+    completed_at_the_end,
+    kept_for_the_end,
+)
+from apbmm_master.scheduling.policy import (
+    AskForVectors,
+    BeginFinishing,
+    Decision,
+    StopEvaluation,
+    decide,
+)
+from protocol_world import RUN, Sim, World, measured_of, result_of, step_of
+from stepped_merges import estimate
+
+STEPS = {"enabled": True, "first": 0.4, "answered": 0.5, "audits": 0.0}
+BUDGET = {"evaluations": 6, "initial": 2, "failures": 3}
+
+
+def world_of(*names: str, steps: Any = None, budget: Any = None) -> tuple[World, list[Sim]]:
+    world = World(steps={**STEPS, **(steps or {})}, budget={**BUDGET, **(budget or {})})
+    return world, [world.join(name) for name in names]
+
+
+def work(world: World, until: Callable[[], bool]) -> None:
+    """Workers do what they are given until something is so."""
+    for _ in range(200):
+        if until():
+            return
+        world.now += 1.0
+        for worker in world.alive:
+            if worker.held is not None:
+                worker.finish()
+            worker.beat()
+        world.exchange()
+    raise AssertionError("it never was")
+
+
+def of_state(world: World, state: EvaluationState) -> list[str]:
+    return [e.id for e in world.run_state.of_state(state)]
+
+
+def events(world: World, kind: type) -> list[Any]:
+    return [r.event for r in world.stored if isinstance(r.event, kind)]
+
+
+def decisions(world: World, **situation: Any) -> list[Decision]:
+    return decide(world.run_state, world.fleet, replace(world.situation(), **situation))
+
+
+def held_by(world: World, worker: Sim, until: Callable[[], bool]) -> Any:
+    """What a worker holds once something is so; it is not finished."""
+    work(world, lambda: worker.held is not None and until())
+    return worker.held
+
+
+def paused_run(count: int = 3, **changes: Any) -> tuple[World, Sim]:
+    """A run of one worker in which so many merges have paused."""
+    world, (a,) = world_of("a", **changes)
+    work(world, lambda: world.run_state.count(EvaluationState.PAUSED) == count)
+    return world, a
+
+
+def test_a_new_merge_is_asked_a_step_and_the_references_everything() -> None:
+    world, _ = paused_run()
+    asked = {event.evaluation: (event.upto, event.enough) for event in events(world, Leased)}
+    assert asked["thinking"] == asked["instruct"] == (0, 0)
+    assert asked["e0001"] == asked["e0002"] == (4, 2)
+
+
+def test_a_merge_that_begins_before_any_reference_is_done_is_asked_everything() -> None:
+    world, _ = world_of("a", "b", "c", "d")
+    work(world, lambda: len(events(world, Leased)) >= 4)
+    asked = {event.evaluation: event.upto for event in events(world, Leased)}
+    assert asked["e0001"] == 0
+
+
+def test_a_pause_is_decided_on_once_it_is_estimated() -> None:
+    world, _ = paused_run(1)
+    evaluation = world.run_state.evaluations["e0001"]
+    assert evaluation.estimate is not None
+    told = world.situation().estimated
+    assert [merge.evaluation.id for merge in told] == ["e0001"]
+    evaluation.estimate = None
+    assert EstimatedMerges().update(world.run_state, {}) == ()
+
+
+def test_an_audited_merge_goes_on_before_another_is_begun() -> None:
+    world, _ = world_of("a", steps={"audits": 1.0})
+    work(world, lambda: len(world.run_state.completed) == 2)
+    order = [(event.evaluation, event.upto) for event in events(world, Leased)[3:]]
+    assert order[:4] == [("e0001", 4), ("e0001", 0), ("e0002", 4), ("e0002", 0)]
+
+
+def test_the_end_completes_the_most_promising_ones_within_the_budget() -> None:
+    world, _ = world_of("a", "b")
+    world.settle()
+    assert len(events(world, Finishing)) == 1
+    assert len(world.run_state.evaluations) - 3 > BUDGET["evaluations"], "more than in full"
+    completed = {event.evaluation for event in events(world, ResultRecorded)}
+    gone_on = {e.evaluation for e in events(world, Leased) if e.attempt > 1}
+    assert gone_on <= completed
+    spent = float(world.run_state.count(EvaluationState.DONE))
+    spent += world.run_state.spending.answers_in_part / 10
+    assert 4.5 < spent <= 6.3
+    assert "merges measured in part" in world.run_state.finished
+    assert of_state(world, EvaluationState.PAUSED), "what is left of them"
+
+
+def test_finishing_is_latched_and_begins_no_merge() -> None:
+    world, a = paused_run(2)
+    held_by(world, a, lambda: a.held is not None and a.held.upto > 0)
+    assert decisions(world, exhausted=True) == [BeginFinishing("the method has no more to try")]
+    world.record(Finishing(reason="r"))
+    a.finish()
+    world.collect()
+    world.turn()
+    found = decisions(world)
+    assert not [d for d in found if isinstance(d, AskForVectors | BeginFinishing)]
+    work(world, lambda: world.end is not None)
+    later = [r.event for r in world.stored if isinstance(r.event, Leased) and r.event.attempt > 1]
+    assert later
+    assert all(event.upto == 0 for event in later)
+
+
+def test_patience_completes_the_front_before_it_ends_the_run() -> None:
+    world, _ = paused_run(3)
+    assert decisions(world, stalled="no growth") == [BeginFinishing("no growth")]
+
+
+def test_a_merge_that_cannot_be_better_than_a_measured_one_is_stopped() -> None:
+    world, _ = paused_run(1, steps={"audits": 0.0})
+    situation = world.situation()
+    (merge,) = situation.estimated
+    worse, better = merge.best + 0.01, merge.best - np.array([0.0, 0.01])
+    assert not [d for d in decisions(world, measured=better[None]) if isinstance(d, StopEvaluation)]
+    (stop,) = decisions(world, measured=worse[None])
+    world.dispatch.carry_out(stop, world.now)  # type: ignore[arg-type]
+    world.commit()
+    assert of_state(world, EvaluationState.STOPPED) == ["e0001"]
+    assert [event.evaluation for event in events(world, Stopped)] == ["e0001"]
+    world.settle()
+    assert "e0001" not in world.run_state.completed
+
+
+def test_an_audited_merge_is_never_stopped() -> None:
+    world, (a,) = world_of("a", steps={"audits": 1.0})
+    held_by(world, a, lambda: bool(events(world, Paused)))
+    a.alive = False
+    world.now += 500.0
+    world.turn()
+    (merge,) = world.situation().estimated
+    assert merge.audited
+    assert of_state(world, EvaluationState.PAUSED) == ["e0001"]
+    found = decisions(world, measured=merge.best[None] + 1.0)
+    assert not [d for d in found if isinstance(d, StopEvaluation)]
+
+
+# ---- the choice at the end ---------------------------------------------------------------
+
+
+def test_what_is_kept_grows_with_the_front_of_the_estimates() -> None:
+    world, _ = paused_run(3)
+    none = np.zeros((0, 2))
+    estimated = world.situation().paused
+    one, three = (
+        kept_for_the_end(world.run_state, paused, none)["evaluations"]
+        for paused in (estimated[:1], estimated)
+    )
+    assert one == pytest.approx(0.7 * 0.8), "of what it has not answered"
+    assert three == pytest.approx(3 * 0.7 * 0.8), "each of them is better in something"
+    beaten = np.array([[9.0, 9.0]])
+    assert kept_for_the_end(world.run_state, estimated, beaten)["evaluations"] == 0.0
+
+
+def test_the_gain_is_what_a_merge_adds_to_those_that_are_completed_already() -> None:
+    world, _ = paused_run(3)
+    newest = {e: estimate((0.6, 0.0001), (300.0, 1.0)) for e in ("e0001", "e0002")}
+    newest["e0003"] = estimate((0.3, 0.0001), (120.0, 1.0))
+    one, two, other = EstimatedMerges().update(world.run_state, newest)
+    none = np.zeros((0, 2))
+    assert completed_at_the_end(world.run_state, [one, two, other], (), none) in (one, two)
+    assert completed_at_the_end(world.run_state, [two, other], [one], none) is other
+
+
+def test_nothing_goes_on_that_the_budget_does_not_allow() -> None:
+    world, _ = paused_run(3, budget={"evaluations": 2, "initial": 2})
+    paused = world.situation().paused
+    assert completed_at_the_end(world.run_state, paused, (), np.zeros((0, 2))) is not None
+    begun = paused[:2]
+    left = completed_at_the_end(world.run_state, paused, begun, np.zeros((0, 2)))
+    assert left is None
+
+
+@pytest.mark.parametrize("name", ["gpu_hours", "generated_tokens"])
+def test_other_limits_are_kept_in_their_own_units(name: LimitName) -> None:
+    large = {"gpu_hours": 1.0, "generated_tokens": 10**6}[name]
+    world, _ = paused_run(2, budget={"evaluations": None, name: large})
+    paused = world.situation().paused
+    kept = kept_for_the_end(world.run_state, paused, np.zeros((0, 2)))
+    assert list(kept) == [name]
+    if name == "generated_tokens":
+        assert kept[name] == pytest.approx(0.7 * (paused[0].tokens + paused[1].tokens))
+    assert 0 < kept[name] < large
+
+
+# ---- messages ----------------------------------------------------------------------------
+
+
+def test_a_step_is_recorded_acknowledged_and_frees_its_worker() -> None:
+    world, (a,) = world_of("a")
+    held = held_by(world, a, lambda: a.held is not None and a.held.upto > 0)
+    a.finish()
+    world.collect()
+    world.turn()
+    assert ResultAck(run=RUN, lease=held.lease) in [answer for _, answer in world.answers]
+    (event,) = events(world, Paused)
+    assert (event.evaluation, event.scores) == (held.evaluation, {"sums": 2.0})
+    assert event.body.benchmarks["sums"].answered == 2
+    world.deliver()
+    world.exchange()
+    assert a.held is not None
+
+
+def test_repeated_and_late_steps_change_nothing() -> None:
+    world, (a,) = world_of("a", steps={"audits": 1.0})
+    held = held_by(world, a, lambda: a.held is not None and a.held.upto > 0)
+    a.finish()
+    (result,) = a.outbox.values()
+    world.exchange()
+    before = list(world.stored)
+    world.turn([(a.identity, result)])
+    assert not [r for r in world.stored[len(before) :] if isinstance(r.event, DuplicateResult)]
+    work(world, lambda: held.evaluation in world.run_state.completed)
+    body = world.run_state.evaluations[held.evaluation].body
+    other = result.model_copy(update={"lease": f"{held.evaluation}.9"})
+    world.turn([(a.identity, result), (a.identity, other)])
+    assert world.run_state.evaluations[held.evaluation].body == body
+    assert world.run_state.evaluations[held.evaluation].state is EvaluationState.DONE
+    assert len(events(world, Paused)) == len({e.evaluation for e in events(world, Paused)})
+
+
+def test_a_pause_that_crosses_a_result_keeps_the_result() -> None:
+    """A worker that was given up answers its step when another one has answered everything."""
+    world, (a,) = world_of("a", steps={"audits": 1.0})
+    held = held_by(world, a, lambda: a.held is not None and a.held.upto > 0)
+    a.alive = False
+    a.finish()
+    (late,) = a.outbox.values()
+    a.says.clear()
+    world.now += 500.0
+    world.turn([])
+    b = world.join("b")
+    work(world, lambda: held.evaluation in world.run_state.completed)
+    recorded = world.run_state.evaluations[held.evaluation].body
+    world.turn([(b.identity, late)])
+    assert world.run_state.evaluations[held.evaluation].body == recorded
+    assert [event.lease for event in events(world, DuplicateResult)] == [held.lease]
+
+
+def test_a_late_full_result_of_a_paused_merge_counts() -> None:
+    world, (a,) = world_of("a", steps={"audits": 1.0})
+    held = held_by(world, a, lambda: a.held is not None and a.held.attempt == 2)
+    a.alive = False
+    b = world.join("b")
+    world.now += 500.0
+    world.turn()
+    assert of_state(world, EvaluationState.PAUSED) == [held.evaluation]
+    world.exchange()
+    world.turn([(b.identity, result_of(held, measured_of(held.vector)))])
+    assert held.evaluation in world.run_state.completed
+
+
+def test_a_step_that_nobody_asked_for_is_the_workers_fault() -> None:
+    world, (a,) = world_of("a")
+    held = held_by(world, a, lambda: a.held is not None and a.held.evaluation == "instruct")
+    world.turn([(a.identity, result_of(held, step_of(())))])
+    (failure,) = events(world, AttemptFailed)
+    assert "a stepped body" in failure.message
+
+
+def test_a_failed_second_attempt_leaves_the_merge_paused_and_goes_to_another_worker() -> None:
+    world, (a,) = world_of("a", steps={"audits": 1.0})
+    held = held_by(world, a, lambda: a.held is not None and a.held.attempt == 2)
+    a.finish(Failed(fault="infrastructure", message="no"))
+    b = world.join("b")
+    world.exchange()
+    world.exchange()
+    assert held.evaluation in [worker.held.evaluation for worker in (a, b) if worker.held]
+    assert world.run_state.evaluations[held.evaluation].step is not None
+
+
+def test_a_merge_that_fails_for_its_vector_after_its_pause_is_given_up() -> None:
+    world, (a,) = world_of("a", steps={"audits": 1.0})
+    held = held_by(world, a, lambda: a.held is not None and a.held.attempt == 2)
+    for _ in range(2):
+        held_by(world, a, lambda: a.held is not None and a.held.evaluation == held.evaluation)
+        a.finish(Failed(fault="vector", message="NaN"))
+        world.exchange()
+        world.exchange()
+    assert of_state(world, EvaluationState.FAILED) == [held.evaluation]
+
+
+def test_the_lease_and_the_assignment_name_the_step() -> None:
+    world, (a,) = world_of("a")
+    held = held_by(world, a, lambda: a.held is not None and a.held.upto > 0)
+    _, attempt = world.run_state.find(held.lease) or (None, None)
+    assert attempt is not None
+    assert Step(held.upto, held.enough) == Step(attempt.upto, attempt.enough) == Step(4, 2)
+
+
+def test_a_worker_that_still_names_a_delivered_step_is_told_to_drop_it() -> None:
+    world, (a,) = world_of("a")
+    held = held_by(world, a, lambda: a.held is not None and a.held.upto > 0)
+    a.finish()
+    world.exchange()
+    world.answers.clear()
+    world.turn([(a.identity, Beat(run=RUN, lease=held.lease, hello=a.hellos))])
+    assert Cancel(run=RUN, lease=held.lease) in [answer for _, answer in world.answers]
+    assert events(world, Estimated)
