@@ -52,6 +52,9 @@ def render(status: Entry) -> RenderableType:
         front = sorted(status["front"], key=lambda point: tuple(point["objectives"]))
         objectives = status.get("objectives", ())
         parts.append(_points("Pareto front", front, status, objectives))
+    if estimates := estimated(status):
+        parts.append(_estimates(estimates, status))
+    parts += [Text(line) for line in _steps(status)]
     parts.append(Text(_result(status)))
     stages = stage_line(status.get("stages", {}))
     if stages:
@@ -154,7 +157,8 @@ def limits_of(status: Entry) -> Sequence[Entry]:
 
 def _counts(status: Entry) -> Text:
     counts = status["evaluations"]
-    names = ("done", "running", "queued", "failed")
+    names = ["done", "running", "queued", "failed"]
+    names[1:1] = [name for name in ("paused", "stopped") if counts.get(name)]
     return Text(", ".join(f"{counts[name]} {name}" for name in names))
 
 
@@ -254,6 +258,54 @@ def _cell(values: Entry, name: str) -> str:
         return metric(name).text(truncated / (values["questions"] * values.get("repeats", 1)))
     cut = f" ({truncated:.0f} cut)" if name == "tokens" and truncated else ""
     return metric(name).text(values.get(name)) + cut
+
+
+def estimated(status: Entry) -> list[Entry]:
+    """The merges that are estimated from part of the answers, in the order of their proposals."""
+    steps = status.get("steps") or {}
+    return [entry for entry in steps.get("estimates", ()) if entry["objectives"] is not None]
+
+
+def estimate_in_words(entry: Entry, objectives: Sequence[str]) -> str:
+    """An estimated merge in a line; ``~`` marks what is no measurement."""
+    scores = ", ".join(
+        f"{name} ~{value:.3f}" for name, value in zip(objectives, entry["objectives"], strict=False)
+    )
+    return f"{entry['id']}  {scores}  after {entry['answered']} of {entry['answers']} answers"
+
+
+def _estimates(estimates: Sequence[Entry], status: Entry) -> Table:
+    """What is estimated, with the standard deviations, and what each merge has cost."""
+    table = Table(title="Estimates from part of the answers (~)")
+    table.add_column("id")
+    for name in status.get("objectives", ()):
+        table.add_column(name, justify="right")
+    for name in ("state", "answered", "tokens", "GPU-seconds"):
+        table.add_column(name, justify="right")
+    ordered = sorted(estimates, key=lambda entry: tuple(entry["objectives"]))
+    for entry in ordered:
+        pairs = zip(entry["objectives"], entry["deviations"], strict=True)
+        table.add_row(
+            entry["id"],
+            *(f"~{value:+.3f} ± {deviation:.3f}" for value, deviation in pairs),
+            entry["state"],
+            f"{entry['answered']}/{entry['answers']}",
+            f"{entry['tokens']:,.0f}",
+            f"{entry['gpu_seconds']:.1f}",
+        )
+    return table
+
+
+def _steps(status: Entry) -> Iterator[str]:
+    """What the merges measured in steps have come to."""
+    steps = status.get("steps") or {}
+    if steps.get("finishing") and not status.get("finished"):
+        yield f"paused merges are completed, and no other is begun: {steps['finishing']}"
+    if (checks := steps.get("checks", {})) and checks["merges"]:
+        yield (
+            f"{checks['merges']} merges drawn at random were completed to check their estimates: "
+            f"{checks['within']} of {checks['means']} means lay within their 95 % intervals"
+        )
 
 
 def _result(status: Entry) -> str:

@@ -13,6 +13,7 @@
 - `costs` has the limits of its budget, what evaluations cost, and its patience.
 - `resume` begins a run, or checks that a journal may go on with an edited run file.
 - `confirmation` makes the run that measures a search's front once more.
+- `estimate_checks` counts how many estimates of paused merges were right.
 - `scores` computes objectives, front, hypervolume and load rate from the run state.
 - `clock.RunClock` gives the times of the events.
 
@@ -25,6 +26,7 @@ __all__ = [
     "clock",
     "confirmation",
     "costs",
+    "estimate_checks",
     "evaluations",
     "events",
     "first_steps",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from apbmm_master.journal.costs.budget import Limit, LimitName, limits
+from apbmm_master.journal.estimate_checks import is_audited
 from apbmm_master.journal.evaluations import Evaluation, FirstStep
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -16,7 +17,6 @@ from apbmm_master.journal.scores import best_reachable, estimated_objectives
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.partial_answers.steps import (
     Paused,
-    audited,
     certainly_beaten,
     completed_next,
     expected_gain,
@@ -90,7 +90,6 @@ class EstimatedMerges:
 def _estimated(
     run_state: RunState, evaluation: Evaluation, step: FirstStep, estimate: BenchmarkEstimates
 ) -> EstimatedMerge:
-    assert run_state.spec is not None
     mean, variance = estimated_objectives(run_state, estimate)
     parts = step.body.benchmarks
     tokens = sum(estimate[name]["tokens"][0] * part.answers for name, part in parts.items())
@@ -101,7 +100,7 @@ def _estimated(
         np.sqrt(variance),
         np.array(best_reachable(run_state, step)),
         tokens - step.tokens,
-        audited(run_state.spec.seed, evaluation.ordinal, run_state.spec.steps.audits),
+        is_audited(run_state, evaluation),
     )
 
 

@@ -27,19 +27,28 @@ from apbmm_master.journal.costs.budget import forecast, limits
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import (
     AttemptFailed,
+    Estimated,
     EvaluationFailed,
+    Finishing,
     Leased,
     Lost,
     Record,
     ResultRecorded,
     RunLearnt,
     SourcesVerified,
+    Stopped,
     WorkerJoined,
     WorkerLeft,
     WorkerQuarantined,
 )
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory, Scores, load_rate, measurement_of
+from apbmm_master.journal.scores import (
+    ScoreHistory,
+    Scores,
+    estimated_objectives,
+    load_rate,
+    measurement_of,
+)
 from apbmm_master.status.stages import stage_line, stage_summary
 
 log = logging.getLogger(__name__)
@@ -94,11 +103,21 @@ class RunConsole:
         if held:
             self.console.print(f"finishing {held}; a second signal stops at once", markup=False)
 
-    def watch(self, record: Record, run_state: RunState) -> None:  # noqa: C901 - a branch for each
+    def watch(self, record: Record, run_state: RunState) -> None:  # noqa: C901, PLR0912 - a branch for each
         """Print an event that matters to a person."""
         match record.event:
             case ResultRecorded(evaluation=name):
                 self._completed(run_state.evaluations[name], run_state)
+            case Estimated(estimates=estimates):
+                for name in estimates:
+                    self._estimated(run_state.evaluations[name], run_state)
+            case Stopped(evaluation=name, reason=reason):
+                self.console.print(f"{name} is stopped: {reason}", markup=False)
+            case Finishing(reason=reason):
+                self.console.print(
+                    f"paused merges are completed from here on, and no other is begun: {reason}",
+                    markup=False,
+                )
             case RunLearnt(run=run):
                 count = len(run_state.learning.evaluations)
                 self.console.print(f"learnt {count} merges and both references from {run}")
@@ -147,6 +166,20 @@ class RunConsole:
                 markup=False,
             )
         self._shown = scores.completed
+
+    def _estimated(self, evaluation: Evaluation, run_state: RunState) -> None:
+        """Print the estimate of a merge that has paused; ``~`` marks what is no measurement."""
+        step, estimate = evaluation.step, evaluation.estimate
+        assert step is not None
+        assert estimate is not None
+        self._bar.update(self._task, **self._budget(run_state))
+        means, _ = estimated_objectives(run_state, estimate)
+        spent = ", ".join(limit.in_words for limit in limits(run_state))
+        self.console.print(
+            f"{evaluation.id}  ~[{' '.join(f'{value:+.3f}' for value in means)}]  "
+            f"after {step.answered} of {step.answers} answers  ({spent})",
+            markup=False,
+        )
 
     def _budget(self, run_state: RunState) -> dict[str, Any]:
         """The bar's fields: the largest share of a limit, all that is spent, and the time left."""

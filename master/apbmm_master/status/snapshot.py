@@ -26,13 +26,16 @@ from apbmm_master.journal.costs.cost import (
     gpu_seconds,
     seconds_served,
 )
+from apbmm_master.journal.estimate_checks import checks_of
 from apbmm_master.journal.evaluations import Attempt, Evaluation
+from apbmm_master.journal.first_steps import measures_in_steps
 from apbmm_master.journal.lifecycle import UNFINISHED, EvaluationState
 from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
     ScoreHistory,
     Scores,
+    estimated_objectives,
     load_rate,
     measured_references,
 )
@@ -127,6 +130,7 @@ def journal_snapshot(
         "master_alive": False,
         "objectives": [objective.name for objective in spec.objectives] if spec else [],
         "evaluations": _counts(run_state),
+        "steps": _steps(run_state, now, is_scaled=not trouble),
         "metrics": _shown_metrics(run_state, scores),
         "references": {e.id: _metrics(e) for e in measured_references(run_state)},
         "measured": _measured(run_state),
@@ -159,8 +163,54 @@ def _counts(run_state: RunState) -> dict[str, int]:
         "done": run_state.count(EvaluationState.DONE),
         "running": run_state.count(EvaluationState.ACTIVE),
         "queued": run_state.count(EvaluationState.QUEUED),
+        "paused": run_state.count(EvaluationState.PAUSED),
+        "stopped": run_state.count(EvaluationState.STOPPED),
         "failed": run_state.count(EvaluationState.FAILED),
         "duplicates": len(run_state.duplicates),
+    }
+
+
+def _steps(run_state: RunState, now: float, *, is_scaled: bool) -> dict[str, Any] | None:
+    """What merges measured in steps have come to; None in a run without any.
+
+    ``finishing`` is why no more are begun; "" before that. ``checks`` are those of
+    `estimate_checks`.
+    """
+    begun = [e for e in run_state.evaluations.values() if e.step is not None]
+    if not (begun or measures_in_steps(run_state)):
+        return None
+    waiting = [e for e in begun if e.state is not EvaluationState.DONE]
+    return {
+        "finishing": run_state.finishing,
+        "checks": asdict(checks_of(run_state)),
+        "estimates": [_estimate(run_state, e, now, is_scaled=is_scaled) for e in waiting],
+    }
+
+
+def _estimate(
+    run_state: RunState, evaluation: Evaluation, now: float, *, is_scaled: bool
+) -> dict[str, Any]:
+    """A merge that has answered its first step; its objectives are None until it is estimated."""
+    step = evaluation.step
+    assert step is not None
+    objectives = deviations = None
+    metrics = {
+        name: {metric: mean for metric, (mean, _) in found.items()}
+        for name, found in (evaluation.estimate or {}).items()
+    }
+    if evaluation.estimate is not None and is_scaled:
+        means, variances = estimated_objectives(run_state, evaluation.estimate)
+        objectives, deviations = list(means), [math.sqrt(v) for v in variances]
+    return {
+        "id": evaluation.id,
+        "state": str(evaluation.state),
+        "objectives": objectives,
+        "deviations": deviations,
+        "metrics": metrics,
+        "answered": step.answered,
+        "answers": step.answers,
+        "tokens": step.tokens,
+        "gpu_seconds": evaluation_gpu_seconds(run_state, evaluation, now),
     }
 
 

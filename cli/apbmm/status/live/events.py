@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from apbmm.status.live.view import completion
-from apbmm.status.view import trouble_lines
+from apbmm.status.view import estimate_in_words, estimated, trouble_lines
 
 Entry = Mapping[str, Any]
 
@@ -33,6 +33,10 @@ class EventLines:
                 self._seen.add(done["id"])
                 front = "  on the front" if done["on_front"] else ""
                 yield f"{completion(done, status['objectives'])}{front}"
+        for entry in estimated(status):
+            if (name := f"~{entry['id']}") not in self._seen:
+                self._seen.add(name)
+                yield estimate_in_words(entry, status["objectives"])
         yield from self._of_workers(status)
         trouble = trouble_lines(status)
         yield from (text for text in trouble if text not in self._trouble)

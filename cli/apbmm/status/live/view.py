@@ -17,6 +17,8 @@ from apbmm.status.view import (
     CARD,
     STALE_SECONDS,
     device_of,
+    estimate_in_words,
+    estimated,
     head,
     limits_of,
     trouble_lines,
@@ -175,7 +177,10 @@ class LiveView:
                 Text(f"reference {name}: {_means_in_words(metrics)}")
                 for name, metrics in status.get("references", {}).items()
             ]
-        return _section("Last completions (green: on the front)" if recent else "Measured", rows)
+        found = _section("Last completions (green: on the front)" if recent else "Measured", rows)
+        last = estimated(status)[-MOST_COMPLETIONS:]
+        guessed = [Text(estimate_in_words(entry, names), style="dim") for entry in reversed(last)]
+        return [*found, *_section("Last estimates", guessed)]
 
     def _plot(self, width: int, height: int, *, ascii_only: bool) -> list[Text]:
         found = _plotted(self.status or {})
@@ -184,7 +189,8 @@ class LiveView:
         marks, x, y = found
         lines = scatter(marks, x, y, width, height, ascii_only=ascii_only)
         return _section(
-            "Front: o, T and I are the thinking and the instruct model, . others", map(Text, lines)
+            "Front: o, T and I are the thinking and the instruct model, . others, ~ estimates",
+            map(Text, lines),
         )
 
     def _wrong(self, width: int) -> list[Text]:
@@ -260,7 +266,8 @@ def _result(status: Entry) -> str:
     if status.get("load_rate") is not None:
         parts.append(f"load rate {status['load_rate']:.1%}")
     counts = status["evaluations"]
-    parts += [f"{counts[name]} {name}" for name in ("queued", "failed") if counts.get(name)]
+    shown = ("paused", "stopped", "queued", "failed")
+    parts += [f"{counts[name]} {name}" for name in shown if counts.get(name)]
     return ", ".join(parts)
 
 
@@ -303,6 +310,7 @@ def _plotted(status: Entry) -> tuple[list[Mark], Axis, Axis] | None:
         for name, metrics in status.get("references", {}).items()
     ]
     points = [
+        *({**point, "character": "~"} for point in estimated(status)),
         *({**point, "character": "."} for point in others),
         *references,
         *({**point, "character": "o"} for point in front),
