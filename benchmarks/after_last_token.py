@@ -60,6 +60,9 @@ class PacedAnswers:
     def abort(self) -> None:
         """Nothing of this survives the run."""
 
+    def cut(self) -> None:
+        """No evaluation here is a step."""
+
     def _answer(self, prompts: Sequence[Prompt], futures: list[Future[Completion]]) -> None:
         draw, start = random.Random(1), time.monotonic()
         for n, (prompt, future) in enumerate(zip(prompts, futures, strict=True)):

@@ -89,6 +89,10 @@ class StandIn:
         """Whether requests are unfinished."""
         return bool(self._waiting or self._running)
 
+    def unfinished(self, keys: Sequence[str]) -> list[tuple[str, Completion]]:  # noqa: ARG002
+        """Nothing: no evaluation here is a step."""
+        return []
+
     def abort(self, keys: Sequence[str]) -> None:
         """Drop requests."""
         for key in keys:

@@ -35,6 +35,9 @@ class Parisian:
     def abort(self) -> None:
         """Nothing is in flight."""
 
+    def cut(self) -> None:
+        """Nothing is in flight."""
+
 
 def test_the_scoring_process_runs_the_file_that_the_run_was_prepared_with(tmp_path: Path) -> None:
     own = tmp_path / "mine.py"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from apbmm_common.errors import EvaluationError
-from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed, Measured, Stepped
 from apbmm_common.run_file import RunSpec, parse_run
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
@@ -73,7 +73,7 @@ async def job_in(
         await job.close()
 
 
-async def evaluate(job: EvaluationJob, weight: float) -> Evaluated | Measured | Failed:
+async def evaluate(job: EvaluationJob, weight: float) -> Evaluated | Stepped | Measured | Failed:
     """One uniform merge."""
     name, vector = f"w{weight}", (weight,) * LAYERS
     return await job.work(
@@ -84,7 +84,7 @@ async def evaluate(job: EvaluationJob, weight: float) -> Evaluated | Measured | 
     )  # fmt: skip
 
 
-async def measure(job: EvaluationJob) -> Evaluated | Measured | Failed:
+async def measure(job: EvaluationJob) -> Evaluated | Stepped | Measured | Failed:
     return await job.work(
         Assign(
             run="r", evaluation="measure", attempt=1, lease="measure.1", work="measure", vector=(),

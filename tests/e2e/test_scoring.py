@@ -24,7 +24,7 @@ from apbmm_common.protocol.messages import ScoredOutcome
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation import scoring_client
-from apbmm_worker.evaluation.asking_order import asking_order
+from apbmm_worker.evaluation.asking_order import Step, asking_order
 from apbmm_worker.evaluation.scoring_client import AnswerListener, ScoringClient
 from tiny_checkpoints import write_tiny_qwen3
 
@@ -74,12 +74,31 @@ class Oracle:
         for future in self.futures:
             future.cancel()
 
+    def cut(self) -> None:
+        raise AssertionError("nothing is cut off here")
+
 
 class Silent(Oracle):
     """Never answers."""
 
     def work(self, prompts: Sequence[Prompt], futures: Sequence[Future[Completion]]) -> None:
         pass
+
+
+class CutOff(Oracle):
+    """Answers the first ``finished`` prompts, and has two tokens of each other one."""
+
+    def __init__(self, source: Path, finished: int) -> None:
+        super().__init__(source)
+        self.finished = finished
+
+    def work(self, prompts: Sequence[Prompt], futures: Sequence[Future[Completion]]) -> None:
+        self.waiting = list(zip(prompts, futures, strict=True))[self.finished :]
+        super().work(prompts[: self.finished], futures[: self.finished])
+
+    def cut(self) -> None:
+        for prompt, future in self.waiting:
+            future.set_result(Completion("", (8, 9), len(prompt.token_ids), "cut", 0.25))
 
 
 class Listening(AnswerListener):
@@ -236,6 +255,48 @@ def test_the_engine_is_not_asked_for_answers_that_were_kept(
     found = client.evaluate(silent, tmp_path / "out", lambda *_: None, whole.answers)
     assert found.benchmarks == undisturbed.benchmarks
     assert silent.asked == [[]]
+
+
+def test_a_step_ends_with_enough_answers_and_the_rest_gives_what_one_go_gives(
+    client: ScoringClient, source: Path, tmp_path: Path
+) -> None:
+    out, none = tmp_path / "out", lambda *_: None
+    undisturbed = client.evaluate(Oracle(source), out, none)
+    process, told, progress = client.process_id, Listening(), list[tuple[int, int]]()
+    first = CutOff(source, finished=9)
+    found = client.evaluate(
+        first, out, lambda *step: progress.append(step), {}, told, Step(upto=14, enough=9)
+    )
+    assert client.process_id == process
+    assert found.benchmarks == {}
+    assert not out.exists(), "EvalScope's records of a step are left"
+    assert progress[-1] == (9, 14)
+    assert len(first.asked[0]) == 14
+    parts = found.parts
+    assert {(part.questions, part.repeats) for part in parts.values()} == {(QUESTIONS, 1)}
+    assert sum(part.answered for part in parts.values()) == len(told.outcomes) == 9
+    assert [tokens for part in parts.values() for _, tokens in part.cut] == [2] * 5
+    whole = {row for result in undisturbed.benchmarks.values() for row in result.outcomes}
+    assert {row for part in parts.values() for row in part.outcomes} <= whole
+    reasons = [answer.finish_reason for answer in told.answers.values()]
+    assert (reasons.count("stop"), reasons.count("cut")) == (9, 5)
+
+    little = client.evaluate(Oracle(source), out, none, step=Step(upto=1)).parts
+    assert sorted(part.answered for part in little.values()) == [0, 0, 0, 1]
+    assert all(part.cut == () for part in little.values())
+
+    # A second step needs what is there already: the engine is not waited for.
+    again = client.evaluate(CutOff(source, 0), out, none, told.answers, None, Step(14, 9))
+    assert again.parts == parts
+
+    rest = Oracle(source)
+    found = client.evaluate(rest, out, none, told.answers)
+    for name, result in found.benchmarks.items():
+        assert result.outcomes == undisturbed.benchmarks[name].outcomes
+        assert result.metrics["accuracy"] == undisturbed.benchmarks[name].metrics["accuracy"]
+    assert found.benchmarks.keys() == undisturbed.benchmarks.keys()
+    assert (found.parts, found.kept) == ({}, 9)
+    assert [prompt.begun for prompt in rest.asked[0]].count((8, 9)) == 5
 
 
 def test_a_scoring_process_that_dies_is_told_with_its_log_and_replaced(

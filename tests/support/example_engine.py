@@ -64,11 +64,20 @@ class FakeBackend:
         return [(key, self._answer(prompt)) for key, prompt in prompts.items()]
 
     def _answer(self, prompt: Prompt) -> Completion:
-        return Completion(self.word, (0,), len(prompt.token_ids), "stop", seconds=0.0)
+        tokens = (*prompt.begun, 0)
+        return Completion(self.word, tokens, len(prompt.token_ids), "stop", seconds=0.0)
 
     def busy(self) -> bool:
         """Whether requests are unfinished."""
         return bool(self._prompts)
+
+    def unfinished(self, keys: Sequence[str]) -> list[tuple[str, Completion]]:
+        """Nothing but what the answers began with."""
+        prompts = {key: self._prompts[key] for key in keys}
+        return [
+            (key, Completion("", prompt.begun, len(prompt.token_ids), "cut", seconds=0.0))
+            for key, prompt in prompts.items()
+        ]
 
     def abort(self, keys: Sequence[str]) -> None:
         """Drop requests."""

@@ -2,7 +2,7 @@
 
     prepare   -> progress*, prepared
     measure   -> progress*, measured
-    use_answers*, evaluate -> (progress, new_answers)*, evaluated
+    use_answers*, evaluate -> (progress, new_answers)*, evaluated or stepped
     evaluate_folder -> progress*, evaluated
     stop, or the end of the socket -> the child ends with exit status 0
     any failure -> command_failed
@@ -26,6 +26,7 @@ from apbmm_common.protocol.messages import (
     KeptAnswer,
     Measured,
     ScoredOutcome,
+    Stepped,
 )
 
 
@@ -68,6 +69,7 @@ class Evaluate(BaseModel):
     """Evaluate the merge of one vector; EvalScope's records go to ``outputs``.
 
     The vector is of the run's space. That of a ``reference`` has one weight for each layer.
+    ``upto`` and ``enough`` are those of the `Assign`.
     """
 
     model_config = WIRE
@@ -76,6 +78,8 @@ class Evaluate(BaseModel):
     vector: tuple[Finite, ...]
     reference: bool = False
     outputs: str
+    upto: Count = 0
+    enough: Count = 0
 
 
 class EvaluateFolder(BaseModel):
@@ -154,7 +158,7 @@ class CommandFailed(BaseModel):
 
 
 Command = Prepare | Measure | UseAnswers | Evaluate | EvaluateFolder | Stop
-Answer = Prepared | Measured | Evaluated | CommandFailed
+Answer = Prepared | Measured | Evaluated | Stepped | CommandFailed
 """The last event of a command."""
 Event = StageProgress | NewAnswers | Answer
 

@@ -13,6 +13,7 @@ import zlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from apbmm_common.errors import WireError
 from apbmm_common.protocol.messages import MOST_PACKED_BYTES, KeptAnswer
@@ -21,7 +22,7 @@ MOST_UNPACKED_BYTES = 16 << 20
 """Most bytes of an answer before compression; a longer one is not kept."""
 _HEAD = struct.Struct("<IIId")
 """Counts of tokens, of prompt tokens and of bytes of the finish reason; seconds."""
-CUT = "cut"
+CUT: Final = "cut"
 """Finish reason of an answer that the end of a step has cut off. It has no text."""
 
 

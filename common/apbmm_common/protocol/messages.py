@@ -497,7 +497,7 @@ class Assign(Message):
 
     ``upto`` over 0 asks for a step: only the first so many answers in the run's asking order are
     asked. With ``enough`` of them answered (0: all) the step ends, and the others are cut off. The
-    result is then `Stepped`, or `Evaluated` where nothing is left to be answered.
+    result is then `Stepped`; where both are all answers of the run, it is `Evaluated`.
     """
 
     type: Literal["assign"] = "assign"

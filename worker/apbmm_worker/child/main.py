@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from apbmm_common.errors import ApbmmError, EvaluationError, failure_kind
 from apbmm_common.process.logs import set_up_logging
-from apbmm_common.protocol.messages import Evaluated, KeptAnswer
+from apbmm_common.protocol.messages import Evaluated, KeptAnswer, Stepped
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.child.answer_stream import AnswerStream
 from apbmm_worker.child.channel import Channel
@@ -39,6 +39,7 @@ from apbmm_worker.child_protocol import (
     UseAnswers,
 )
 from apbmm_worker.engine.kinds import engine_kind
+from apbmm_worker.evaluation.asking_order import Step
 from apbmm_worker.message_socket import inherited_socket
 
 _log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Child:
             case Stop():
                 raise AssertionError("Channel.serve ends with it")
 
-    def _evaluate(self, command: Evaluate) -> Evaluated:
+    def _evaluate(self, command: Evaluate) -> Evaluated | Stepped:
         kept, self._kept = self._kept, []
         with AnswerStream(self._reporter.send) as stream:
             return self._prepared().evaluate(
@@ -135,6 +136,7 @@ class Child:
                 reference=command.reference,
                 kept=kept,
                 listener=stream,
+                step=Step(command.upto, command.enough),
             )
 
     def _prepare(self, command: Prepare) -> Prepared:

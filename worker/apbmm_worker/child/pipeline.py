@@ -24,12 +24,13 @@ from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
 from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import DataError, EvaluationError, SourceError, UsageError
-from apbmm_common.protocol.messages import Evaluated, KeptAnswer, Measured
+from apbmm_common.protocol.messages import Evaluated, KeptAnswer, Measured, Stepped
 from apbmm_common.run_file import EngineSection, GenerationSection, RunSpec, Space
 from apbmm_worker import environment
 from apbmm_worker.child_protocol import Prepare
 from apbmm_worker.engine.kinds import engine_kind, require_kind
 from apbmm_worker.engine.token_progress import TokenProgress
+from apbmm_worker.evaluation.asking_order import EVERYTHING, Step
 from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 
@@ -168,14 +169,16 @@ class Pipeline:
         reference: bool = False,
         kept: Sequence[KeptAnswer] = (),
         listener: AnswerListener | None = None,
-    ) -> Evaluated:
+        step: Step = EVERYTHING,
+    ) -> Evaluated | Stepped:
         """Merge, load and evaluate one vector; EvalScope's records go to ``outputs/evaluation``.
 
         The vector is of the run's space, that of a ``reference`` one weight for each layer. The
-        engine is not asked for the answers in ``kept``; ``listener`` is told of its answers and of
-        all outcomes. Raises `EvaluationError`; `usable` tells whether the engine survived. The
-        first evaluation compares the sources with the merges that equal them, and fails if they
-        answer otherwise.
+        engine is not asked for the finished answers in ``kept``, and goes on behind the others;
+        ``listener`` is told of its answers and of all outcomes. The result of a ``step`` that has
+        not everything is `Stepped`, without records. Raises `EvaluationError`; `usable` tells
+        whether the engine survived. The first evaluation compares the sources with the merges that
+        equal them, and fails if they answer otherwise.
         """
         from apbmm_worker.evaluation.kept_answers import completions
 
@@ -188,11 +191,20 @@ class Pipeline:
         engine = self._loader.bring(merge, stages)
         how = {**engine.description(), "hot_load": self._loader.description()}
         result = ask(
-            self._scoring, engine, evaluation, outputs, self._progress, completions(kept), listener
+            self._scoring,
+            engine,
+            evaluation,
+            outputs,
+            self._progress,
+            completions(kept),
+            listener,
+            step,
         )
         if result.kept:
             how["kept_answers"] = result.kept
         stages |= {"evaluate": result.seconds, "report": result.report_seconds}
+        if result.parts:
+            return Stepped(benchmarks=result.parts, stages=stages, engine=how)
         return Evaluated(benchmarks=result.benchmarks, stages=stages, engine=how)
 
     def close(self, *, ending: bool = False) -> None:
@@ -373,16 +385,18 @@ def ask(
     progress: ReportProgress,
     kept: Mapping[str, Completion] = MappingProxyType({}),
     listener: AnswerListener | None = None,
+    step: Step = EVERYTHING,
 ) -> EvalScopeResult:
     """Have an engine answer all questions; EvalScope's records go to ``outputs/evaluation``.
 
-    ``kept`` and ``listener`` are as in `ScoringClient.evaluate`. Raises `EvaluationError`.
+    ``kept``, ``listener`` and ``step`` are as in `ScoringClient.evaluate`. Raises
+    `EvaluationError`.
     """
     name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")
     if not name:
         raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
     with TokenProgress(engine, lambda done, n: progress("evaluate", done, n)) as signs:
-        return scoring.evaluate(engine, outputs / name, signs.answered, kept, listener)
+        return scoring.evaluate(engine, outputs / name, signs.answered, kept, listener, step)
 
 
 def in_turn(columns: Sequence[Sequence[T]], limit: int) -> list[T]:

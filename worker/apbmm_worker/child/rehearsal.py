@@ -4,7 +4,8 @@ It speaks `apbmm_worker.child_protocol` and touches no model. Scores and tokens 
 from a smooth synthetic landscape over the merge vector. The time that an evaluation takes, the time
 to each answer and the number of truncated answers grow with the tokens. All metrics are taken from
 these invented answers as they are from real ones. They are sent as they come, and those that were
-kept are not invented again. Status, report and exports of a rehearsal say that it is one.
+kept are not invented again; steps end and go on as real ones do. Status, report and exports of a
+rehearsal say that it is one.
 
 APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
 KIND:EVALUATION. KIND is ``vector``, ``infrastructure``, ``run_file``, ``engine`` (the process dies)
@@ -14,6 +15,7 @@ for what comes before the first, as in ``vector:e0003,infrastructure:*``.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -21,18 +23,19 @@ import random
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.metrics import METRICS, Outcome
-from apbmm_common.protocol.answers import Answer, answer_key, pack, unpack
+from apbmm_common.protocol.answers import CUT, Answer, answer_key, pack, unpack
 from apbmm_common.protocol.messages import (
     Evaluated,
     KeptAnswer,
     Measured,
     ScoredOutcome,
     Share,
+    Stepped,
 )
 from apbmm_common.repetitions import repetition_id
 from apbmm_common.run_file import RunSpec, Space
@@ -48,7 +51,8 @@ from apbmm_worker.child_protocol import (
     StageProgress,
     UseAnswers,
 )
-from apbmm_worker.evaluation.outcomes import benchmark_result
+from apbmm_worker.evaluation.asking_order import Step, asking_order
+from apbmm_worker.evaluation.outcomes import benchmark_part, benchmark_result
 from apbmm_worker.message_socket import inherited_socket
 
 QUESTIONS = 100
@@ -56,6 +60,8 @@ PROGRESS_SECONDS = 0.25
 TOKENS = (200.0, 4000.0)
 """Mean tokens of the two synthetic sources, cheap and thinking."""
 SECONDS_A_TOKEN = 0.01
+CUT_AT = 0.5
+"""Share of an answer that is there when the end of a step cuts it off."""
 TRUNCATED = 0.05
 """Share of truncated answers at the tokens of the thinking source."""
 FAULT_MESSAGE = "APBMM_REHEARSAL_FAULT asks for it"
@@ -117,16 +123,19 @@ def evaluated(
 def result_of(
     spec: RunSpec, outcomes: Mapping[str, Sequence[Outcome]], seconds: float, kept: int = 0
 ) -> Evaluated:
-    """What the outcomes by benchmark give; ``kept`` of their answers were not invented anew."""
-    results = {
-        benchmark.name: benchmark_result(outcomes[benchmark.name], repeats=benchmark.repeats)
-        for benchmark in spec.benchmarks
-    }
-    return Evaluated(
-        benchmarks={name: r.model_copy(update={"outcomes": ()}) for name, r in results.items()},
+    """What the outcomes by benchmark give; ``kept`` of their answers were not invented anew.
+
+    Estimates of merges that are measured in steps need the outcomes of single questions.
+    """
+    result = Evaluated(
+        benchmarks={
+            benchmark.name: benchmark_result(outcomes[benchmark.name], repeats=benchmark.repeats)
+            for benchmark in spec.benchmarks
+        },
         stages={"rehearse": seconds},
-        engine={"kind": "REHEARSAL", **({"kept_answers": kept} if kept else {})},
+        engine=description(kept),
     )
+    return result if spec.measures_in_steps else result.without_outcomes()
 
 
 def invented(
@@ -191,35 +200,98 @@ def part_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[fl
     return (weight * math.prod(parameters.values()),) * layers
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question of a rehearsal: its number, its answer's key, its benchmark and its outcome."""
+
+    number: int
+    key: str
+    benchmark: str
+    outcome: Outcome
+
+    @property
+    def tokens_when_cut(self) -> int:
+        """The tokens so far of an answer that the end of a step cuts off: half of them."""
+        return max(1, round(self.outcome.tokens * CUT_AT))
+
+
+def questions_of(spec: RunSpec, outcomes: Mapping[str, Sequence[Outcome]]) -> list[Question]:
+    """The questions in the run's asking order."""
+    count = itertools.count()
+    questions = [
+        Question(next(count), answer_key([place, number], spec.seed), name, outcome)
+        for place, (name, each) in enumerate(outcomes.items())
+        for number, outcome in enumerate(each)
+    ]
+    sizes = {name: len(each) for name, each in outcomes.items()}
+    return [questions[number] for number in asking_order(sizes, spec.generation.seed)]
+
+
 def evaluate(
     spec: RunSpec, command: Evaluate, kept: Iterable[KeptAnswer], channel: Channel
-) -> Evaluated:
+) -> Evaluated | Stepped:
     """Wait as long as the answers that are not kept would take, and return what all of them give.
 
-    The questions of the benchmarks are answered in turns.
+    A step answers as many as it needs, one after another, and then cuts off the others.
     """
     seconds, outcomes = invented(spec, command.vector, reference=command.reference)
     answers = {answer.key: unpack(answer) for answer in kept}
-    questions = [
-        (answer_key([place, number], spec.seed), name, outcome)
-        for number in range(max(map(len, outcomes.values())))
-        for place, (name, each) in enumerate(outcomes.items())
-        for outcome in each[number : number + 1]
-    ]
-    missing = [question for question in questions if question[0] not in answers]
-    seconds *= len(missing) / len(questions)
+    finished = {key for key, answer in answers.items() if answer.finish_reason != CUT}
+    questions = questions_of(spec, outcomes)
+    step = Step(command.upto, command.enough)
+    asked = step.asked(questions)
+    missing = [question for question in asked if question.key not in finished]
+    kept_count = len(asked) - len(missing)
+    count = max(0, step.needed(len(asked)) - kept_count)
+    now, cut = missing[:count], missing[count:]
+    parts = sum(1 - CUT_AT * (question.key in answers) for question in now)
+    parts += CUT_AT * sum(question.key not in answers for question in cut)
+    seconds *= parts / len(questions)
     steps = max(1, math.ceil(seconds / PROGRESS_SECONDS))
-    for step in range(steps):
-        channel.send(StageProgress(stage="rehearse", done=step, total=steps))
+    for number in range(steps):
+        channel.send(StageProgress(stage="rehearse", done=number, total=steps))
         time.sleep(seconds / steps)
-        first, end = (len(missing) * n // steps for n in (step, step + 1))
-        channel.send(new_answers(missing[first:end]))
-    for key, _, outcome in missing:
-        answers[key] = as_answer(outcome)
-    measured_outcomes: dict[str, list[Outcome]] = {name: [] for name in outcomes}
-    for key, name, _ in questions:
-        measured_outcomes[name].append(Outcome(**json.loads(answers[key].text)))
-    return result_of(spec, measured_outcomes, seconds, len(questions) - len(missing))
+        first, end = (len(now) * n // steps for n in (number, number + 1))
+        channel.send(new_answers(now[first:end]))
+    for question in now:
+        answers[question.key] = as_answer(question.outcome)
+    channel.send(cut_answers(question for question in cut if question.key not in answers))
+    found: dict[str, list[Outcome]] = {name: [] for name in outcomes}
+    left = {question.key for question in cut}
+    for question in sorted(asked, key=lambda question: question.number):
+        if question.key not in left:
+            found[question.benchmark].append(Outcome(**json.loads(answers[question.key].text)))
+    if step.needed(len(asked)) == len(questions):
+        return result_of(spec, found, seconds, kept_count)
+    return step_of(spec, outcomes, found, cut, seconds, kept_count)
+
+
+def step_of(
+    spec: RunSpec,
+    outcomes: Mapping[str, Sequence[Outcome]],
+    found: Mapping[str, Sequence[Outcome]],
+    cut: Iterable[Question],
+    seconds: float,
+    kept: int,
+) -> Stepped:
+    """What the ``found`` ones of all outcomes give, and the questions that were cut off."""
+    rows: dict[str, list[tuple[str, int]]] = {name: [] for name in outcomes}
+    for question in cut:
+        rows[question.benchmark].append((question.outcome.question, question.tokens_when_cut))
+    repeats = {benchmark.name: benchmark.repeats for benchmark in spec.benchmarks}
+    return Stepped(
+        benchmarks={
+            name: benchmark_part(found[name], rows[name], len(each), repeats[name])
+            for name, each in outcomes.items()
+        },
+        stages={"rehearse": seconds},
+        engine=description(kept),
+    )
+
+
+def description(kept: int) -> dict[str, object]:
+    """What stands for the engine's description; ``kept`` answers were not invented anew."""
+    return {"kind": "REHEARSAL", **({"kept_answers": kept} if kept else {})}
 
 
 def as_answer(outcome: Outcome) -> Answer:
@@ -227,16 +299,17 @@ def as_answer(outcome: Outcome) -> Answer:
     return Answer(json.dumps(asdict(outcome)), (), 1, outcome.finish_reason, outcome.seconds)
 
 
-def new_answers(questions: Iterable[tuple[str, str, Outcome]]) -> NewAnswers:
-    """Questions that were answered and scored: the key of each, its benchmark and its outcome."""
+def new_answers(questions: Iterable[Question]) -> NewAnswers:
+    """Questions that were answered and scored."""
     answers, outcomes = [], []
-    for key, benchmark, outcome in questions:
-        packed = pack(key, as_answer(outcome))
+    for question in questions:
+        outcome = question.outcome
+        packed = pack(question.key, as_answer(outcome))
         assert packed is not None
         answers.append(packed)
         outcomes.append(
             ScoredOutcome(
-                benchmark=benchmark,
+                benchmark=question.benchmark,
                 question=outcome.question,
                 score=outcome.score,
                 tokens=round(outcome.tokens),
@@ -245,6 +318,18 @@ def new_answers(questions: Iterable[tuple[str, str, Outcome]]) -> NewAnswers:
             )
         )
     return NewAnswers(answers=tuple(answers), outcomes=tuple(outcomes))
+
+
+def cut_answers(questions: Iterable[Question]) -> NewAnswers:
+    """The beginnings of answers that were cut off."""
+    answers = []
+    for question in questions:
+        tokens = (0,) * question.tokens_when_cut
+        seconds = question.outcome.seconds * CUT_AT
+        packed = pack(question.key, Answer("", tokens, 1, CUT, seconds))
+        assert packed is not None
+        answers.append(packed)
+    return NewAnswers(answers=tuple(answers))
 
 
 def fault(evaluation: str) -> str:

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 FETCH_ATTEMPTS = 4
 """Repetitions of ANSWERS_WANTED after which the engine is asked instead."""
 SETTLE_REPEATS = 2
-"""Repetitions of ANSWERS for which the failure of an attempt waits for its answers."""
+"""Repetitions of ANSWERS for which a failure, or a step's result, waits for its answers."""
 MOST_LEASES = 4
 """Leases whose answers are held at most; those of older ones are dropped."""
 POLL_SECONDS = 0.1
@@ -50,6 +50,8 @@ class AnswerQueue:
         """When the message that is on its way was sent; minus infinity for never."""
         self.hurried = False
         """Whether the next message is sent as soon as the last one is acknowledged."""
+        self.acknowledged = asyncio.Event()
+        """Set with every acknowledgement."""
         self._entries: deque[KeptAnswer | ScoredOutcome] = deque()
         self._first = 0
         self._message: Answers | None = None
@@ -104,6 +106,7 @@ class AnswerQueue:
         self._first = upto
         self._message = None
         self.sent_at = float("-inf")
+        self.acknowledged.set()
         return True
 
 
@@ -177,7 +180,9 @@ class AnswerDelivery:
             async with asyncio.timeout(SETTLE_REPEATS * spec.timings.resend):
                 while len(queue):
                     await self._send_if_due(queue)
-                    await asyncio.sleep(POLL_SECONDS)
+                    queue.acknowledged.clear()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(queue.acknowledged.wait(), POLL_SECONDS)
 
     async def send_all(self) -> None:
         """Send everything at once, because this process ends; no acknowledgement is awaited."""

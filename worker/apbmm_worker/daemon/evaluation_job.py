@@ -10,7 +10,14 @@ from pathlib import Path
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.metrics import in_words, shown_metrics
-from apbmm_common.protocol.messages import Assign, Evaluated, Failed, KeptAnswer, Measured
+from apbmm_common.protocol.messages import (
+    Assign,
+    Evaluated,
+    Failed,
+    KeptAnswer,
+    Measured,
+    Stepped,
+)
 from apbmm_common.run_file import RunSpec, SourcesSection
 from apbmm_worker.child_protocol import (
     Command,
@@ -185,7 +192,7 @@ class EvaluationJob:
 
     async def work(
         self, assign: Assign, answers: AnswerDelivery | None = None
-    ) -> Evaluated | Measured | Failed:
+    ) -> Evaluated | Stepped | Measured | Failed:
         """Do the work of a lease; an `EvaluationError` becomes a `Failed`.
 
         ``answers`` has those of an earlier attempt, and gets the new ones.
@@ -231,7 +238,7 @@ class EvaluationJob:
         stall: float,
         kept: Sequence[KeptAnswer] = (),
         keep: Callable[[NewAnswers], None] = _forget,
-    ) -> Prepared | Measured | Evaluated:
+    ) -> Prepared | Measured | Evaluated | Stepped:
         """The answer to a command; ``kept`` and ``keep`` are as in `EvaluationChild.ask`.
 
         Raises `EvaluationError` for a failure, and for a child that shows no progress for
@@ -299,10 +306,12 @@ def _command(assign: Assign, outputs: Path) -> Command:
         vector=assign.vector,
         reference=assign.work == "reference",
         outputs=str(outputs),
+        upto=assign.upto,
+        enough=assign.enough,
     )
 
 
-def _unexpected(answer: Prepared | Measured | Evaluated) -> EvaluationError:
+def _unexpected(answer: Prepared | Measured | Evaluated | Stepped) -> EvaluationError:
     return EvaluationError(
         f"the evaluation process answered with {answer.kind}, which was not asked for",
         "this is a defect of apbmm; child.log has more",
@@ -310,9 +319,13 @@ def _unexpected(answer: Prepared | Measured | Evaluated) -> EvaluationError:
     )
 
 
-def _summary(body: Evaluated | Measured, spec: RunSpec) -> str:
+def _summary(body: Evaluated | Stepped | Measured, spec: RunSpec) -> str:
     if isinstance(body, Measured):
         return ""
+    if isinstance(body, Stepped):
+        counts = [(part.answered, part.answers) for part in body.benchmarks.values()]
+        answered, answers = map(sum, zip(*counts, strict=True))
+        return f": a step, {answered} of {answers} questions are answered"
     shown = shown_metrics(objective.metric for objective in spec.objectives)
     parts = [f"{name} {in_words(r.metrics, shown)}" for name, r in body.benchmarks.items()]
     return ": " + ", ".join(parts)

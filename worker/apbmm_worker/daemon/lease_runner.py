@@ -9,7 +9,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from apbmm_common.errors import EvaluationError
-from apbmm_common.protocol.messages import Accept, Assign, Cancel, Decline, Failed, FromWorker
+from apbmm_common.protocol.messages import (
+    Accept,
+    Assign,
+    Cancel,
+    Decline,
+    Failed,
+    FromWorker,
+    Stepped,
+)
 from apbmm_worker.daemon.answer_delivery import AnswerDelivery
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.membership import Membership
@@ -91,8 +99,9 @@ class LeaseRunner:
         body = await self._job.work(assign, self._answers)
         if isinstance(body, Failed) and body.fault == "run_file":
             self._membership.doubt()
-        if isinstance(body, Failed) and body.fault in ("engine", "infrastructure"):
-            # The next attempt may begin as soon as the master knows of the failure.
+        fault = body.fault if isinstance(body, Failed) else ""
+        if isinstance(body, Stepped) or fault in ("engine", "infrastructure"):
+            # The next attempt may begin as soon as the master knows of this one's end.
             await self._answers.settle(assign)
         else:
             self._answers.drop(assign.run, assign.lease)

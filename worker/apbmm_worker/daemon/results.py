@@ -25,12 +25,13 @@ Body = Evaluated | Stepped | Measured | Failed
 def make_result(assign: Assign, body: Body, seconds: float) -> Result:
     """The RESULT of a lease; without per-question outcomes if these make it too long to send."""
     result = _result(assign, body, seconds)
-    if isinstance(body, Evaluated):
+    if isinstance(body, Evaluated | Stepped):
         try:
             encode(result)
         except WireError:
             log.warning("%s: too many questions to send their outcomes", assign.evaluation)
-            return _result(assign, body.without_outcomes(), seconds)
+            slim = body.without_outcomes() if isinstance(body, Evaluated) else body.without_rows()
+            return _result(assign, slim, seconds)
     return result
 
 

@@ -7,6 +7,7 @@ commands of other threads in between. Those threads hold futures.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import queue
@@ -22,25 +23,45 @@ from apbmm_common.errors import ApbmmError, EvaluationError
 if TYPE_CHECKING:
     from apbmm_worker.merging.plan import TensorPlan
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "cut"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question as the model sees it: token ids, and the seed of its random draws."""
+    """One question as the model sees it: token ids, and the seed of its random draws.
+
+    ``begun`` are the first tokens of its answer, where an earlier attempt was cut off. The engine
+    goes on behind them, within the same limit of tokens.
+    """
 
     token_ids: tuple[int, ...]
     seed: int = 0
+    begun: tuple[int, ...] = ()
+
+    @property
+    def draws(self) -> int:
+        """The seed of the tokens to come.
+
+        The tokens in ``begun`` have used up the first draws of ``seed``. A generator that began
+        with ``seed`` again would repeat them, and the rest of the answer would depend on its
+        beginning.
+        """
+        if not self.begun:
+            return self.seed
+        digest = hashlib.sha256(f"{self.seed}:{len(self.begun)}".encode()).digest()
+        return int.from_bytes(digest[:4], "big")
 
 
 @dataclass(frozen=True)
 class Completion:
     """One answer. ``token_ids`` are all generated tokens, with the end-of-sequence token.
 
-    ``finish_reason`` is ``length`` if the token limit cut the answer off. ``seconds`` is the time
-    from the submission to the last token.
+    ``finish_reason`` is ``length`` if the token limit cut the answer off, and ``cut`` if
+    `EngineDriver.cut` did: then there are the tokens so far, and no text. Text and tokens begin
+    with what the prompt has in ``begun``. ``seconds`` is the time from the submission to the last
+    token.
     """
 
     text: str
@@ -104,6 +125,9 @@ class Backend(Protocol):
 
     def busy(self) -> bool:
         """Whether requests are unfinished."""
+
+    def unfinished(self, keys: Sequence[str]) -> list[tuple[str, Completion]]:
+        """What there is of the answers to unfinished requests, by key, finish reason ``cut``."""
 
     def abort(self, keys: Sequence[str]) -> None:
         """Drop requests."""
@@ -188,14 +212,34 @@ class EngineDriver(Generic[B]):
 
     def abort(self) -> None:
         """Drop all requests in flight and cancel their futures."""
-        done: Future[None] = Future()
 
-        def command() -> None:
+        def drop(backend: B) -> None:
             dropped, self._pending = self._pending, {}
             for future in dropped.values():
                 future.cancel()
+            backend.abort(list(dropped))
+
+        self._end_flight(drop)
+
+    def cut(self) -> None:
+        """Drop all requests in flight; their futures get what there is of their answers."""
+
+        def end(backend: B) -> None:
+            cut = dict(backend.unfinished(list(self._pending)))
+            backend.abort(list(self._pending))
+            ended, self._pending = self._pending, {}
+            for key, future in ended.items():
+                future.set_result(cut[key])
+
+        self._end_flight(end)
+
+    def _end_flight(self, end: Callable[[B], None]) -> None:
+        """Run ``end`` on the engine between steps; its error breaks the engine."""
+        done: Future[None] = Future()
+
+        def command() -> None:
             try:
-                self._require_backend().abort(list(dropped))
+                end(self._require_backend())
             except Exception as error:  # noqa: BLE001 - breaks the engine, which the caller sees
                 self._break(error)
             done.set_result(None)

@@ -14,6 +14,7 @@ The scoring process (`scoring_process`) imports the others, which import EvalSco
 own_adapters  `register_own_adapters`: the adapters of a run's own Python file
 questions   `prepare_benchmarks`: the questions of a run, chosen and rendered once for all merges
 evaluate    `evaluate`: the answers of one merge, scored
+answering_model  `AnsweringModel`: the merge as a model of EvalScope's
 adapters    `ensure_registered`: which benchmarks there are, apbmm's own among them
 math_calls  `MathCalls`: EvalScope's mathematical extractions and comparisons, without forks
 target_scores  `score_targets`: whether each right answer scores 1 when it is the model's
@@ -23,6 +24,7 @@ No other room imports EvalScope.
 
 __all__ = [
     "adapters",
+    "answering_model",
     "asking_order",
     "evaluate",
     "kept_answers",

@@ -8,7 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of an evaluation: the first ``upto`` answers of the asking order (0: all of them).
+
+    It ends when ``enough`` of these are answered (0: all).
+    """
+
+    upto: int = 0
+    enough: int = 0
+
+    def asked(self, order: Sequence[T]) -> list[T]:
+        """The questions that are asked, of all in their order."""
+        return list(order[: self.upto or len(order)])
+
+    def needed(self, asked: int) -> int:
+        """How many of the ``asked`` questions have to be answered."""
+        return min(self.enough or asked, asked)
+
+
+EVERYTHING = Step()
 
 
 def asking_order(sizes: Mapping[str, int], seed: int) -> list[int]:

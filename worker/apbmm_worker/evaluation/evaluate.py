@@ -10,6 +10,10 @@ EvalScope's evaluators run side by side while the engine computes. They score ea
 arrives, and their rows are recorded at the same time, so little is left to do after the last token.
 They are called as EvalScope's `run_task` calls them, but without its HTML page and its sweep of all
 memory, which took longer than everything else.
+
+In a step EvalScope is given the questions of the step only. When enough of them are answered, the
+others are cut off: EvalScope gets an empty answer to each, so that its evaluators end as always.
+What it makes of these is left out, and so is its report.
 """
 
 from __future__ import annotations
@@ -18,56 +22,47 @@ import contextlib
 import shutil
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from apbmm_common.errors import ApbmmError, EvaluationError
-from apbmm_common.metrics import LONGEST_METRIC_NAME, score_metric
-from apbmm_common.protocol.messages import BenchmarkResult, ScoredOutcome
-from apbmm_common.run_file import GenerationSection
-from apbmm_worker.engine.driver import Completion, Prompt
+from apbmm_common.metrics import LONGEST_METRIC_NAME, Outcome, score_metric
+from apbmm_common.protocol.answers import CUT
+from apbmm_common.protocol.messages import (
+    BenchmarkPart,
+    BenchmarkResult,
+    CutRow,
+    ScoredOutcome,
+)
+from apbmm_worker.evaluation.answering_model import AnsweringModel
 from apbmm_worker.evaluation.logging_guard import preserved_logging
 from apbmm_worker.evaluation.outcomes import (
     Place,
     Report,
     Rows,
+    benchmark_part,
     checked_result,
     outcome_of,
     outcomes_of,
 )
 from apbmm_worker.evaluation.questions import (
-    MODEL_NAME,
     PreparedBenchmark,
     PreparedBenchmarks,
-    Question,
-    chat_text,
-    draw_seed,
     evalscope_task,
     load_questions,
+    only_questions,
     repeat_questions,
-    require_room,
 )
 from apbmm_worker.evaluation.scoring_client import Answering, AnswerProgress
 from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
-from apbmm_worker.evaluation.thoughts import ThoughtAndAnswer, Thoughts
 
 with preserved_logging():
     from evalscope.api.evaluator import Evaluator
-    from evalscope.api.messages import (
-        ChatMessage,
-        ChatMessageAssistant,
-        ContentReasoning,
-        ContentText,
-    )
-    from evalscope.api.messages.perf_metrics import PerformanceMetrics
     from evalscope.api.metric.semantics import MetricIdentity
-    from evalscope.api.model import ChatCompletionChoice, ModelAPI, ModelOutput, ModelUsage
     from evalscope.api.model.lazy_model import LazyModel
     from evalscope.api.registry import create_evaluator
     from evalscope.metrics.semantics.naming import canonicalize_producer_identity
@@ -84,24 +79,35 @@ def evaluate(
     out_dir: Path,
     progress: AnswerProgress,
     tell: TellOutcome = lambda _: None,
+    *,
+    asked: Sequence[int] = (),
+    needed: int = 0,
 ) -> EvalScopeResult:
     """Ask every question and score the answers.
 
-    EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists. Raises
-    `EvaluationError`: no number is ever derived from an error, a missing answer or an unusable
-    score.
+    In a step, only the questions with the numbers ``asked`` (all if there are none) are asked, and
+    when ``needed`` of them are answered (0: all), the others are cut off. The result then has
+    ``parts``.
+
+    EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists; that of a step
+    is deleted. Raises `EvaluationError`: no number is ever derived from an error, a missing answer
+    or an unusable score.
     """
     start = time.monotonic()
-    questions = [q for benchmark in prepared.benchmarks for q in benchmark.questions]
-    model = _AnsweringModel(engine, prepared, questions, progress)
-    with _quietly(out_dir), ThreadPoolExecutor(len(prepared.benchmarks), "scoring") as threads:
+    is_step = bool(asked or needed)
+    benchmarks = prepared.only(asked) if asked else prepared.benchmarks
+    questions = [q for benchmark in benchmarks for q in benchmark.questions]
+    model = AnsweringModel(engine, prepared, questions, progress)
+    enough = _Enough(needed, engine.cut)
+    with _quietly(out_dir), ThreadPoolExecutor(len(benchmarks), "scoring") as threads:
         try:
             running = []
-            for benchmark in prepared.benchmarks:
+            for benchmark in benchmarks:
                 folder = out_dir / benchmark.name
-                evaluator = _evaluator(benchmark, model, prepared.generation, folder)
+                shutil.rmtree(folder, ignore_errors=True)  # EvalScope appends to what is there
+                evaluator = _evaluator(benchmark, model, folder, is_step=is_step)
                 cache = evaluator.cache_manager
-                told = _Told(benchmark, tell)
+                told = _Told(benchmark, tell, enough.answered)
                 rows = (
                     recorded(cache, "prediction", told.answered),
                     recorded(cache, "review", told.scored),
@@ -110,36 +116,46 @@ def evaluate(
             wait([scoring.report for scoring in running], return_when=FIRST_EXCEPTION)
             # A failed benchmark comes first: answers that the others wait for may never arrive.
             running.sort(key=lambda scoring: not scoring.has_failed)
-            results = {s.benchmark.name: _result(s, model) for s in running}
+            reports = {scoring.benchmark.name: _report_of(scoring, model) for scoring in running}
             model.require_all_collected()
         except BaseException:
             engine.abort()  # ends the evaluators that wait for answers
             raise
-    return EvalScopeResult(results, model.last_answer - start, time.monotonic() - model.last_answer)
+    results, parts = {}, {}
+    if is_step:
+        parts = _parts(prepared, running)
+        shutil.rmtree(out_dir, ignore_errors=True)
+    else:
+        results = {s.benchmark.name: _result(s, reports[s.benchmark.name]) for s in running}
+    last = model.last_answer
+    return EvalScopeResult(results, last - start, time.monotonic() - last, parts=parts)
 
 
 def _evaluator(
-    benchmark: PreparedBenchmark,
-    model: _AnsweringModel,
-    generation: GenerationSection,
-    out_dir: Path,
+    benchmark: PreparedBenchmark, model: AnsweringModel, out_dir: Path, *, is_step: bool
 ) -> Evaluator:
-    """EvalScope's evaluator of one benchmark, its questions loaded.
+    """EvalScope's evaluator of one benchmark, its questions loaded; it gives None for a step.
 
     The questions are loaded here, one benchmark after another, because adapters may draw from the
     process's one random state.
     """
-    shutil.rmtree(out_dir, ignore_errors=True)  # EvalScope appends to what an attempt left
+    generation, section = model.generation, benchmark.chosen.benchmark
     task = evalscope_task(benchmark.chosen, generation, model, len(benchmark.questions), out_dir)
     outputs = OutputsStructure(outputs_dir=str(out_dir))
     try:
         scored, once = load_questions(benchmark.chosen, task, generation.seed)
-        questions = repeat_questions(once, benchmark.chosen.benchmark.repeats, task)
+        questions = repeat_questions(once, section.repeats, task)
+        if is_step:
+            questions = only_questions(questions, benchmark.places.keys())
         scored.load_dataset = lambda: questions
-        scored.run_inference = model.knowing_repetition(scored.run_inference, benchmark)
-        return create_evaluator(scored, LazyModel(task), outputs, task)
+        scored.run_inference = model.knowing_repetition(scored.run_inference, section)
+        evaluator = create_evaluator(scored, LazyModel(task), outputs, task)
     except Exception as error:
         raise _failed(benchmark, error, out_dir) from error
+    if is_step:  # an aggregation may need all answers
+        scored.aggregate_subset = lambda *_, **__: [None]
+        evaluator.get_report = lambda *_: None
+    return evaluator
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +173,12 @@ class _Scoring:
         return self.report.done() and self.report.exception() is not None
 
 
-def _result(scoring: _Scoring, model: _AnsweringModel) -> BenchmarkResult:
-    """Wait for EvalScope's report and turn its rows into a result."""
+def _report_of(scoring: _Scoring, model: AnsweringModel) -> Report | None:
+    """Wait for EvalScope's report; None for a step, which has none."""
     benchmark = scoring.benchmark
     try:
-        report = _report(scoring.report.result())
+        report = scoring.report.result()
+        return _report(report) if report is not None else None
     except ApbmmError:
         raise
     except Exception as error:
@@ -170,10 +187,65 @@ def _result(scoring: _Scoring, model: _AnsweringModel) -> BenchmarkResult:
             raise model.failure from error
         was_answered = model.failure is None
         raise _failed(benchmark, error, scoring.folder, was_answered=was_answered) from error
+
+
+def _result(scoring: _Scoring, report: Report | None) -> BenchmarkResult:
+    """The result of a benchmark, from its rows and EvalScope's report."""
+    benchmark = scoring.benchmark
     adapter = benchmark.chosen.benchmark.adapter
     rows = (scoring.predictions, scoring.reviews)
     outcomes = outcomes_of(*rows, adapter, benchmark.places, mean_name)
+    assert report is not None, "an evaluation that is no step has a report"
     return checked_result(adapter, outcomes, report, benchmark.chosen.benchmark.repeats)
+
+
+def _parts(prepared: PreparedBenchmarks, running: Sequence[_Scoring]) -> dict[str, BenchmarkPart]:
+    """What there is of each benchmark when a step has ended; nothing of one that was not asked."""
+    asked = {scoring.benchmark.name: scoring for scoring in running}
+    parts = {}
+    for benchmark in prepared.benchmarks:
+        scoring = asked.get(benchmark.name)
+        outcomes, cut = _answered_and_cut(scoring) if scoring is not None else ([], [])
+        repeats = benchmark.chosen.benchmark.repeats
+        parts[benchmark.name] = benchmark_part(outcomes, cut, len(benchmark.questions), repeats)
+    return parts
+
+
+def _answered_and_cut(scoring: _Scoring) -> tuple[list[Outcome], list[CutRow]]:
+    """The outcomes of the answered questions of a step, and the cut ones with their tokens."""
+    benchmark = scoring.benchmark
+    cut = {(subset, int(row.index)): row for subset, row in scoring.predictions if _is_cut(row)}
+    answered = {place: name for place, name in benchmark.places.items() if place not in cut}
+    predictions, reviews = (
+        [(subset, row) for subset, row in rows if (subset, int(row.index)) not in cut]
+        for rows in (scoring.predictions, scoring.reviews)
+    )
+    adapter = benchmark.chosen.benchmark.adapter
+    outcomes = outcomes_of(predictions, reviews, adapter, answered, mean_name)
+    tokens = [(benchmark.places[p], row.model_output.usage.output_tokens) for p, row in cut.items()]
+    return outcomes, [(name, int(count)) for name, count in tokens if count]
+
+
+def _is_cut(prediction: Any) -> bool:
+    """Whether a row of EvalScope's is that of an answer that was cut off."""
+    return bool((prediction.model_output.metadata or {}).get(CUT))
+
+
+class _Enough:
+    """Calls ``end`` once, when so many questions are answered; never for 0."""
+
+    def __init__(self, needed: int, end: Callable[[], None]) -> None:
+        self._left = needed
+        self._end = end
+        self._lock = threading.Lock()
+
+    def answered(self) -> None:
+        """Count an answered question."""
+        with self._lock:
+            self._left -= 1
+            ends = self._left == 0
+        if ends:
+            self._end()
 
 
 def recorded(cache: Any, kind: str, tell: Callable[[str, Any], None]) -> list[tuple[str, Any]]:
@@ -196,19 +268,24 @@ def recorded(cache: Any, kind: str, tell: Callable[[str, Any], None]) -> list[tu
 
 
 class _Told:
-    """Tells the outcomes of one benchmark's questions as EvalScope writes their rows.
+    """Tells the outcomes of one benchmark's answered questions as EvalScope writes their rows.
 
     EvalScope writes a question's answer before its score.
     """
 
-    def __init__(self, benchmark: PreparedBenchmark, tell: TellOutcome) -> None:
+    def __init__(
+        self, benchmark: PreparedBenchmark, tell: TellOutcome, count: Callable[[], None]
+    ) -> None:
         self._benchmark = benchmark
         self._tell = tell
+        self._count = count
         self._answers: dict[Place, Any] = {}
 
     def answered(self, subset: str, row: Any) -> None:
-        """Take in a row of an answer."""
-        self._answers[subset, int(row.index)] = row
+        """Take in a row of an answer, and count the answer unless it was cut off."""
+        if not _is_cut(row):
+            self._answers[subset, int(row.index)] = row
+            self._count()
 
     def scored(self, subset: str, row: Any) -> None:
         """Take in a row of a score. One that is not usable is left to the end of the evaluation."""
@@ -274,149 +351,3 @@ def _quietly(out_dir: Path) -> Iterator[None]:
     console = (out_dir / "console.log").open("w", encoding="utf-8")
     with console, contextlib.redirect_stderr(console):
         yield
-
-
-_Waiting = defaultdict[int, deque[Future[Completion]]]
-"""Answers under way to one question, by repetition."""
-_draws: ContextVar[tuple[int, int]] = ContextVar("_draws", default=(0, 0))
-"""Which answer to a question EvalScope asks for in this thread: its repetition, and its number
-among all draws, which also counts those of an earlier search."""
-
-
-class _AnsweringModel(ModelAPI):  # type: ignore[misc]
-    """The merge as EvalScope sees it: a model that returns the answers already under way."""
-
-    def __init__(
-        self,
-        engine: Answering,
-        prepared: PreparedBenchmarks,
-        questions: Sequence[Question],
-        progress: AnswerProgress,
-    ) -> None:
-        super().__init__(MODEL_NAME)
-        self.failure: BaseException | None = None
-        self.last_answer = time.monotonic()
-        self._engine = engine
-        self._prepared = prepared
-        self._thoughts = Thoughts(prepared.generation.thought_end, prepared.renderer)
-        self._opens_thought = {question.chat: question.opens_thought for question in questions}
-        self._lock = threading.Lock()
-        self._answered = 0
-        self._asked = len(questions)
-        self._progress = progress
-        self._underway: defaultdict[str, _Waiting] = defaultdict(lambda: defaultdict(deque))
-        futures = engine.submit([question.prompt for question in questions])
-        for question, future in zip(questions, futures, strict=True):
-            self._underway[question.chat][question.repetition].append(future)
-            future.add_done_callback(self._count)
-
-    def generate(
-        self,
-        input: list[ChatMessage],  # noqa: A002 - EvalScope's name
-        tools: Any,  # noqa: ARG002
-        tool_choice: Any,  # noqa: ARG002
-        config: Any,  # noqa: ARG002 - the engine decodes as the run file says
-    ) -> ModelOutput:
-        """The answer to one request of EvalScope's. Called in EvalScope's threads."""
-        try:
-            completion = self._collect(input).result()
-        except BaseException as error:
-            # EvalScope waits for its other threads before it gives up: end their requests at once.
-            with self._lock:
-                first = self.failure is None
-                self.failure = self.failure or error
-            if first:
-                self._engine.abort()
-            raise
-        opened = self._opens_thought[chat_text(input)]
-        return _as_output(completion, self._thoughts.split(completion, opened=opened))
-
-    def knowing_repetition(
-        self, run: Callable[..., Any], benchmark: PreparedBenchmark
-    ) -> Callable[..., Any]:
-        """An adapter's `run_inference` that tells `generate` which answer to a question is wanted.
-
-        EvalScope's requests have the messages alone, which are the same in all repetitions.
-        """
-        section = benchmark.chosen.benchmark
-
-        def run_inference(*arguments: Any, sample: Any, **named: Any) -> Any:
-            repetition = int(sample.id) % section.repeats if section.repeats > 1 else 0
-            token = _draws.set((repetition, section.asked_before + repetition))
-            try:
-                return run(*arguments, sample=sample, **named)
-            finally:
-                _draws.reset(token)
-
-        return run_inference
-
-    def require_all_collected(self) -> None:
-        """Raise if EvalScope did not ask what was prepared."""
-        left = sum(len(answers) for chat in self._underway.values() for answers in chat.values())
-        if left:
-            raise EvaluationError(
-                f"EvalScope never asked {left} of {self._asked} prepared questions",
-                kind="run_file",
-            )
-
-    def _collect(self, messages: list[ChatMessage]) -> Future[Completion]:
-        chat = chat_text(messages)
-        repetition, draws = _draws.get()
-        with self._lock:
-            waiting: Mapping[int, deque[Future[Completion]]] = self._underway.get(chat, {})
-            # An adapter that asks in threads of its own takes any answer to the question.
-            answers = waiting.get(repetition) or next(filter(None, waiting.values()), None)
-            if answers:
-                return answers.popleft()
-        # An adapter that asks back: this turn could not be prepared.
-        generation = self._prepared.generation
-        tokens = self._prepared.renderer.tokens(messages)
-        self._opens_thought[chat] = self._thoughts.opened_by_prompt(tokens)
-        require_room("of several turns", chat[:80], len(tokens), generation)
-        seed = draw_seed(generation.seed, chat, draws)
-        return self._engine.submit([Prompt(tokens, seed)])[0]
-
-    def _count(self, future: Future[Completion]) -> None:
-        if future.cancelled() or future.exception() is not None:
-            return
-        with self._lock:
-            self._answered += 1
-            self.last_answer = time.monotonic()
-            answered = self._answered
-        self._progress(answered, self._asked)
-
-
-def _as_output(completion: Completion, text: ThoughtAndAnswer) -> ModelOutput:
-    """An answer in EvalScope's form. Without perf_metrics its report has no token summary.
-
-    EvalScope keeps the thought in its files and scores the rest.
-    """
-    content: str | list[ContentReasoning | ContentText] = text.answer
-    if text.closed is not None:
-        content = [ContentReasoning(reasoning=text.thought), ContentText(text=text.answer)]
-    message = ChatMessageAssistant(
-        content=content,
-        model=MODEL_NAME,
-        source="generate",
-        perf_metrics=PerformanceMetrics(
-            latency=completion.seconds,
-            input_tokens=completion.prompt_tokens,
-            output_tokens=completion.tokens,
-        ),
-    )
-    usage = ModelUsage(
-        input_tokens=completion.prompt_tokens,
-        output_tokens=completion.tokens,
-        total_tokens=completion.prompt_tokens + completion.tokens,
-    )
-    is_cut_off = completion.finish_reason == "length" or text.closed is False
-    choice = ChatCompletionChoice(
-        message=message, stop_reason="max_tokens" if is_cut_off else "stop"
-    )
-    return ModelOutput(
-        model=MODEL_NAME,
-        choices=[choice],
-        usage=usage,
-        time=completion.seconds,
-        metadata={"thought_closed": text.closed},
-    )

@@ -1,4 +1,4 @@
-"""Completions of the engine as the master keeps them, and back."""
+"""Completions of the engine as the master keeps them, and back, the cut ones as beginnings."""
 
 from __future__ import annotations
 

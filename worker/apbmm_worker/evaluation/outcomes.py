@@ -14,7 +14,7 @@ from typing import Any
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.metrics import METRICS, Outcome, means, number_of, score_metric
-from apbmm_common.protocol.messages import BenchmarkResult
+from apbmm_common.protocol.messages import BenchmarkPart, BenchmarkResult, CutRow
 from apbmm_common.repetitions import Spread, question_of, spread
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,21 @@ def benchmark_result(
         malformed=verdicts.count(False),
         outcomes=tuple((o.question, o.score, round(o.tokens), o.finish_reason) for o in outcomes),
         spreads=_spreads(outcomes, metrics, repeats) if repeats > 1 else {},
+    )
+
+
+def benchmark_part(
+    outcomes: Sequence[Outcome], cut: Sequence[CutRow], answers: int, repeats: int = 1
+) -> BenchmarkPart:
+    """What a step has of a benchmark with so many ``answers`` in all."""
+    rows = tuple((o.question, o.score, round(o.tokens), o.finish_reason) for o in outcomes)
+    return BenchmarkPart(
+        questions=answers // repeats,
+        repeats=repeats,
+        answered=len(rows),
+        tokens=sum(row[2] for row in rows) + sum(tokens for _, tokens in cut),
+        outcomes=rows,
+        cut=tuple(cut),
     )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -106,6 +107,18 @@ class PreparedBenchmarks:
     benchmarks: tuple[PreparedBenchmark, ...]
     generation: GenerationSection
     renderer: Renderer
+
+    def only(self, numbers: Collection[int]) -> tuple[PreparedBenchmark, ...]:
+        """The benchmarks with these of their questions, counted from 0 through all benchmarks.
+
+        Those that have none are left out.
+        """
+        wanted, count = set(numbers), itertools.count()
+        some = [
+            replace(b, questions=tuple(q for q in b.questions if next(count) in wanted))
+            for b in self.benchmarks
+        ]
+        return tuple(benchmark for benchmark in some if benchmark.questions)
 
 
 class Renderer:
@@ -285,6 +298,16 @@ def repeat_questions(subsets: DatasetDict, repeats: int, task: TaskConfig) -> Da
         repeated[subset] = MemoryDataset(copies, name=subset)
         repeated[subset].reindex(group_size=repeats)
     return DatasetDict(repeated)
+
+
+def only_questions(subsets: DatasetDict, places: Collection[Place]) -> DatasetDict:
+    """The questions at these places."""
+    return DatasetDict(
+        {
+            subset: samples.filter(lambda sample, subset=subset: (subset, sample.id) in places)
+            for subset, samples in subsets.items()
+        }
+    )
 
 
 def _questions(

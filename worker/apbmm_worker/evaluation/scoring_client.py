@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -23,16 +23,17 @@ from typing import Protocol
 
 from apbmm_common.datasets.benchmark_folders import Places
 from apbmm_common.errors import ApbmmError, EvaluationError, WireError
-from apbmm_common.protocol.answers import answer_key
+from apbmm_common.protocol.answers import CUT, answer_key
 from apbmm_common.protocol.messages import ScoredOutcome
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.asking_order import asking_order
+from apbmm_worker.evaluation.asking_order import EVERYTHING, Step, asking_order
 from apbmm_worker.evaluation.scoring_protocol import (
     FROM_SCORING,
     Abort,
     Answered,
     Ask,
+    Enough,
     EvalScopeResult,
     Failed,
     FromScoring,
@@ -65,6 +66,9 @@ class Answering(Protocol):
     def abort(self) -> None:
         """Drop all requests in flight."""
 
+    def cut(self) -> None:
+        """Drop all requests in flight; there is an answer to each, as far as it has come."""
+
 
 class AnswerListener:
     """Told of new answers and of outcomes as they come, from any thread; this one does nothing.
@@ -73,7 +77,7 @@ class AnswerListener:
     """
 
     def answered(self, key: str, completion: Completion) -> None:
-        """The engine has given an answer; ``key`` is the `answer_key` of its prompt."""
+        """The engine has given an answer, or a part of it; ``key`` is its prompt's `answer_key`."""
 
     def scored(self, outcome: ScoredOutcome) -> None:
         """EvalScope has scored a question."""
@@ -146,23 +150,36 @@ class ScoringClient:
         progress: AnswerProgress,
         kept: Mapping[str, Completion] = MappingProxyType({}),
         listener: AnswerListener | None = None,
+        step: Step = EVERYTHING,
     ) -> EvalScopeResult:
-        """Ask every question, in the run's `asking_order`, and have the answers scored.
+        """Ask the questions of a step, in the run's `asking_order`, and have the answers scored.
 
-        ``kept`` has answers of an earlier attempt by their prompts' `answer_key`: the engine is
-        asked for the rest only, and EvalScope scores and reports on all. ``listener`` is told of
-        the engine's answers, and of the outcomes of all. EvalScope's own output goes to
-        ``out_dir/NAME``, which is replaced if it exists. Raises `EvaluationError`: no number is
-        ever derived from an error, a missing answer or an unusable score.
+        ``kept`` has answers of earlier attempts by their prompts' `answer_key`: the engine is asked
+        for the rest only, and goes on behind those that were cut off. EvalScope scores and reports
+        on all. ``listener`` is told of the engine's answers, and of the outcomes of all.
+        EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists, and does
+        not stay where the step left answers out. Raises `EvaluationError`: no number is ever
+        derived from an error, a missing answer or an unusable score.
         """
-        questions = sum(len(benchmark.prompts) for benchmark in self.benchmarks())
+        order = self._in_order()
+        asked = step.asked(order)
+        needed = step.needed(len(asked))
         process = self._running()
         listener = listener or AnswerListener()
+        limit = int(self._prepare.generation["max_tokens"])
         start = time.monotonic()
         try:
-            process.send(Score(out_dir=str(out_dir)))
-            flight = _InFlight(engine, process.send, questions, progress, kept, listener)
-            flight.ask(self._in_order())
+            process.send(
+                Score(
+                    out_dir=str(out_dir),
+                    asked=tuple(sorted(n for n, _ in asked)) if len(asked) < len(order) else (),
+                    needed=needed if needed < len(asked) else 0,
+                )
+            )
+            flight = _InFlight(
+                engine, process.send, (len(order), len(asked)), limit, progress, kept, listener
+            )
+            flight.ask(asked)
             for message in process.messages():
                 match message:
                     case Ask():
@@ -170,6 +187,8 @@ class ScoringClient:
                         flight.ask(list(enumerate(prompts, message.first)))
                     case QuestionScored():
                         listener.scored(message.outcome)
+                    case Enough():
+                        flight.cut()
                     case Abort():
                         engine.abort()
                     case Failed():
@@ -177,7 +196,9 @@ class ScoringClient:
                     case Scored():
                         last = flight.last_answer
                         seconds = (last - start, time.monotonic() - last)
-                        return EvalScopeResult(message.benchmarks, *seconds, flight.kept)
+                        return EvalScopeResult(
+                            message.benchmarks, *seconds, flight.kept, message.parts
+                        )
                     case _:
                         raise _unexpected(message)
             raise process.died()
@@ -255,13 +276,18 @@ def _as_texts(places: Places) -> tuple[str, ...]:
 
 
 class _InFlight:
-    """The prompts of one evaluation; sends each answer when it is finished, a kept one at once."""
+    """The prompts of one evaluation; sends each answer when it is finished, a kept one at once.
+
+    ``questions`` are the numbers of all prepared questions and of those that are asked, ``limit``
+    the tokens that an answer may have. The other arguments are those of `ScoringClient.evaluate`.
+    """
 
     def __init__(
         self,
         engine: Answering,
         send: Callable[[ToScoring], None],
-        questions: int,
+        questions: tuple[int, int],
+        limit: int,
         progress: AnswerProgress,
         kept: Mapping[str, Completion],
         listener: AnswerListener,
@@ -271,29 +297,51 @@ class _InFlight:
         """Prepared questions whose answers were kept."""
         self._engine = engine
         self._send = send
-        self._questions = questions
+        self._prepared, self._asked = questions
+        self._limit = limit
         self._progress = progress
         self._kept = kept
         self._listener = listener
         self._lock = threading.Lock()
         self._answered = 0
+        self._is_cut = False
 
     def ask(self, asked: Sequence[tuple[int, Prompt]]) -> None:
         """Put prompts in flight, in this order, each with its number."""
-        keys = [answer_key(prompt.token_ids, prompt.seed) for _, prompt in asked]
         rest = []
-        for key, (number, prompt) in zip(keys, asked, strict=True):
-            if key in self._kept:
-                self.kept += number < self._questions
-                self._give(number, self._kept[key])
+        for number, prompt in asked:
+            key = answer_key(prompt.token_ids, prompt.seed)
+            kept = self._kept.get(key)
+            if kept is not None and kept.finish_reason != CUT:
+                self.kept += number < self._prepared
+                self._give(number, kept)
+            elif self._is_cut:  # what an adapter asks on
+                self._give(number, Completion("", (), len(prompt.token_ids), CUT, 0.0))
             else:
-                rest.append((key, number, prompt))
-        futures = self._engine.submit([prompt for _, _, prompt in rest])
-        for (key, number, _), future in zip(rest, futures, strict=True):
-            future.add_done_callback(partial(self._forward, key, number))
+                rest.append((key, number, self._continued(prompt, kept), kept))
+        futures = self._engine.submit([prompt for _, _, prompt, _ in rest])
+        for (key, number, prompt, kept), future in zip(rest, futures, strict=True):
+            before = kept if prompt.begun else None
+            future.add_done_callback(partial(self._forward, key, number, before))
 
-    def _forward(self, key: str, number: int, future: Future[Completion]) -> None:
-        """Called in the engine's thread, which must not wait for the scoring process."""
+    def cut(self) -> None:
+        """Cut off what is in flight."""
+        self._is_cut = True
+        self._engine.cut()
+
+    def _continued(self, prompt: Prompt, kept: Completion | None) -> Prompt:
+        """The prompt, with the beginning of its answer where there is one that fits."""
+        if kept is None or not 0 < len(kept.token_ids) < self._limit:
+            return prompt
+        return replace(prompt, begun=kept.token_ids)
+
+    def _forward(
+        self, key: str, number: int, before: Completion | None, future: Future[Completion]
+    ) -> None:
+        """Called in the engine's thread, which must not wait for the scoring process.
+
+        ``before`` is what there was of the answer.
+        """
         if future.cancelled():
             self._send(Unanswered(number=number))
             return
@@ -301,18 +349,23 @@ class _InFlight:
         if error is not None:
             self._send(Unanswered(number=number, failure=Failed.of(error)))
             return
-        self._give(number, future.result())
-        self._listener.answered(key, future.result())
+        answer = future.result()
+        if before is not None:
+            answer = replace(answer, seconds=before.seconds + answer.seconds)
+        self._give(number, answer)
+        known = before.tokens if before is not None else 0
+        if answer.finish_reason != CUT or answer.tokens > known:
+            self._listener.answered(key, answer)
 
     def _give(self, number: int, completion: Completion) -> None:
         self._send(Answered.of(number, completion))
         with self._lock:
             self.last_answer = time.monotonic()
-            if number >= self._questions:
+            if number >= self._prepared or completion.finish_reason == CUT:
                 return
             self._answered += 1
             answered = self._answered
-        self._progress(answered, self._questions)
+        self._progress(answered, self._asked)
 
 
 class _Process:

@@ -30,6 +30,7 @@ from apbmm_worker.evaluation.scoring_protocol import (
     Answered,
     Ask,
     AskedPrompt,
+    Enough,
     Failed,
     FromScoring,
     PrepareQuestions,
@@ -69,11 +70,14 @@ class RemoteEngine:
         with self._sending:
             self._connection.sendall(data)
 
-    def begin(self, questions: int) -> None:
-        """Expect the answers of another evaluation."""
+    def begin(self, questions: int, asked: Sequence[int] = ()) -> None:
+        """Expect the answers of another evaluation: to the ``asked`` ones of the questions, or all.
+
+        The numbers of ``asked`` are ascending.
+        """
         with self._lock:
-            self._prepared = [Future() for _ in range(questions)]
-            self._futures = dict(enumerate(self._prepared))
+            self._futures = {number: Future() for number in asked or range(questions)}
+            self._prepared = list(self._futures.values())
             self._asked = questions
 
     def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
@@ -90,6 +94,10 @@ class RemoteEngine:
             asked = tuple(AskedPrompt(token_ids=p.token_ids, seed=p.seed) for p in prompts)
             self.send(Ask(first=first, prompts=asked))
         return futures
+
+    def cut(self) -> None:
+        """Have all prompts in flight cut off; what there is of their answers comes like others."""
+        self.send(Enough())
 
     def abort(self) -> None:
         """Drop all prompts in flight."""
@@ -144,8 +152,8 @@ class Scoring:
                         self._engine.take(message)
                     case Score():
                         assert self._prepared is not None, "questions are prepared first"
-                        asked = sum(len(b.questions) for b in self._prepared.benchmarks)
-                        self._engine.begin(asked)
+                        questions = sum(len(b.questions) for b in self._prepared.benchmarks)
+                        self._engine.begin(questions, message.asked)
                         self._commands.put(message)
                     case PrepareQuestions():
                         self._commands.put(message)
@@ -167,8 +175,10 @@ class Scoring:
             Path(command.out_dir),
             lambda *_: None,
             lambda outcome: self._engine.send(QuestionScored(outcome=outcome)),
+            asked=command.asked,
+            needed=command.needed,
         )
-        return Scored(benchmarks=result.benchmarks)
+        return Scored(benchmarks=result.benchmarks, parts=result.parts)
 
     def _prepare(self, command: PrepareQuestions) -> Ready:
         from apbmm_worker.evaluation.math_calls import MathCalls

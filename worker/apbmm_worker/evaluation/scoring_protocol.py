@@ -1,19 +1,21 @@
 """What the engine's process and the scoring process say to each other, over an inherited socket.
 
     prepare -> questions*, ready
-    score, answered*, unanswered* -> ask*, outcome*, abort?, scored
+    score, answered*, unanswered* -> ask*, outcome*, enough?, abort?, scored
     any failure -> failed
 
-The engine's process sends ``score`` and puts all prepared questions in flight, but for those whose
-answers it has already. It sends each answer as it is finished, by the number of its question:
-prepared questions are counted from 0 through all benchmarks, those of ``ask`` follow.
+The engine's process sends ``score`` and puts the prepared questions of its step in flight, but for
+those whose answers it has already. It sends each answer as it is finished, by the number of its
+question: prepared questions are counted from 0 through all benchmarks, those of ``ask`` follow.
+When the scoring process says ``enough``, it sends what there is of the other answers, with finish
+reason ``cut``.
 `message_socket` says how messages are encoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +32,13 @@ from apbmm_common.errors import (
     failure_kind,
     unreadable,
 )
-from apbmm_common.protocol.messages import WIRE, BenchmarkResult, Count, ScoredOutcome
+from apbmm_common.protocol.messages import (
+    WIRE,
+    BenchmarkPart,
+    BenchmarkResult,
+    Count,
+    ScoredOutcome,
+)
 from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
 
 QUESTIONS_A_MESSAGE = 256
@@ -39,7 +47,7 @@ _USAGE_ERRORS = {kind.__name__: kind for kind in (UsageError, RunFileError, Sour
 
 @dataclass(frozen=True)
 class EvalScopeResult:
-    """Results by the benchmark's name.
+    """Results by the benchmark's name; of a step that left answers out, ``parts`` in their place.
 
     ``seconds`` is the time to the last token, ``report_seconds`` the time from there to the
     results. ``kept`` counts the prepared questions that the engine was not asked, because an
@@ -50,6 +58,7 @@ class EvalScopeResult:
     seconds: float
     report_seconds: float
     kept: int = 0
+    parts: dict[str, BenchmarkPart] = field(default_factory=dict)
 
 
 class OwnAdapters(BaseModel):
@@ -87,11 +96,17 @@ class PrepareQuestions(BaseModel):
 
 
 class Score(BaseModel):
-    """Score one merge: answers to all prepared questions follow. Records go to ``out_dir``."""
+    """Score one merge; records go to ``out_dir``.
+
+    Answers to the prepared questions follow that are ``asked`` in this step, all where there are no
+    numbers. When ``needed`` of them are answered (0: all), it is enough.
+    """
 
     model_config = WIRE
     kind: Literal["score"] = "score"
     out_dir: str
+    asked: tuple[Count, ...] = ()
+    needed: Count = 0
 
 
 class Answered(BaseModel):
@@ -207,6 +222,13 @@ class Ask(BaseModel):
     prompts: tuple[AskedPrompt, ...]
 
 
+class Enough(BaseModel):
+    """The step ends: cut off what is in flight."""
+
+    model_config = WIRE
+    kind: Literal["enough"] = "enough"
+
+
 class Abort(BaseModel):
     """Drop all prompts in flight: this evaluation has failed."""
 
@@ -223,15 +245,19 @@ class QuestionScored(BaseModel):
 
 
 class Scored(BaseModel):
-    """The results of all benchmarks, confirmed by EvalScope's own reports."""
+    """The results of all benchmarks, confirmed by EvalScope's own reports.
+
+    Where answers are left out, ``parts`` has what there is of all benchmarks.
+    """
 
     model_config = WIRE
     kind: Literal["scored"] = "scored"
-    benchmarks: dict[str, BenchmarkResult]
+    benchmarks: dict[str, BenchmarkResult] = {}
+    parts: dict[str, BenchmarkPart] = {}
 
 
 ToScoring = PrepareQuestions | Score | Answered | Unanswered
-FromScoring = Questions | Ready | Ask | Abort | QuestionScored | Scored | Failed
+FromScoring = Questions | Ready | Ask | Enough | Abort | QuestionScored | Scored | Failed
 
 TO_SCORING: TypeAdapter[ToScoring] = TypeAdapter(Annotated[ToScoring, Field(discriminator="kind")])
 FROM_SCORING: TypeAdapter[FromScoring] = TypeAdapter(

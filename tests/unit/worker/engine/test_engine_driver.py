@@ -43,6 +43,13 @@ class ScriptedEngine:
     def busy(self) -> bool:
         return bool(self.waiting)
 
+    def unfinished(self, keys: Sequence[str]) -> list[tuple[str, Completion]]:
+        assert threading.get_ident() == self.thread
+        prompts = [(key, self.waiting[key]) for key in keys]
+        if any(prompt.token_ids[0] == 777 for _, prompt in prompts):
+            raise RuntimeError("out of tokens")
+        return [(key, Completion("", (5, *p.token_ids), 1, "cut", 0.0)) for key, p in prompts]
+
     def abort(self, keys: Sequence[str]) -> None:
         for key in keys:
             self.waiting.pop(key, None)
@@ -156,6 +163,46 @@ def test_abort_cancels_what_is_in_flight(
     assert engine.waiting == {}
     assert driver.usable
     assert driver.submit([Prompt((9,))])[0].result(5).token_ids == (9,)
+
+
+def test_what_is_in_flight_is_cut_off_with_its_tokens_so_far(
+    driver: EngineDriver[ScriptedEngine], engine: ScriptedEngine
+) -> None:
+    engine.gate.clear()
+    futures = driver.submit([Prompt((n,)) for n in range(5)])
+    cutting = threading.Thread(target=driver.cut)
+    cutting.start()
+    engine.gate.set()
+    cutting.join(5)
+    answers = [future.result(0) for future in futures]
+    cut = [answer.token_ids for answer in answers if answer.finish_reason == "cut"]
+    assert cut
+    assert set(cut) <= {(5, n) for n in range(5)}
+    assert engine.waiting == {}
+    driver.cut()  # nothing is in flight
+    assert driver.submit([Prompt((9,))])[0].result(5).token_ids == (9,)
+
+
+def test_an_engine_that_cannot_cut_off_is_broken(
+    driver: EngineDriver[ScriptedEngine], engine: ScriptedEngine
+) -> None:
+    engine.gate.clear()
+    futures = driver.submit([Prompt((777,)), Prompt((1,)), Prompt((1,))])
+    cutting = threading.Thread(target=driver.cut)
+    cutting.start()
+    engine.gate.set()
+    cutting.join(5)
+    with pytest.raises(EvaluationError, match="out of tokens"):
+        futures[0].result(5)
+    assert not driver.usable
+
+
+def test_the_rest_of_an_answer_has_draws_of_its_own() -> None:
+    whole, rest, later = Prompt((1,), 3), Prompt((1,), 3, (4,)), Prompt((1,), 3, (4, 5))
+    assert whole.draws == 3
+    assert len({whole.draws, rest.draws, later.draws}) == 3
+    assert rest.draws == Prompt((1,), 3, (6,)).draws, "the number of tokens decides"
+    assert 0 <= rest.draws < 2**32
 
 
 def test_a_build_that_fails_is_reported() -> None:

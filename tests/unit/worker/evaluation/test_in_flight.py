@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.answers import answer_key
@@ -12,6 +13,7 @@ from apbmm_worker.evaluation.scoring_client import AnswerListener, _InFlight
 from apbmm_worker.evaluation.scoring_protocol import Answered, ToScoring, Unanswered
 
 PREPARED = 4
+LIMIT = 9
 
 
 class FakeEngine:
@@ -20,6 +22,8 @@ class FakeEngine:
     def __init__(self) -> None:
         self.asked: list[Prompt] = []
         self.futures: list[Future[Completion]] = []
+        self.written: tuple[int, ...] = ()
+        """What is generated of each answer before it is cut off."""
 
     def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
         self.asked += prompts
@@ -31,13 +35,21 @@ class FakeEngine:
         for future in self.futures:
             future.cancel()
 
+    def cut(self) -> None:
+        for future, asked in zip(self.futures, self.asked, strict=True):
+            if not future.done():
+                tokens = (*asked.begun, *self.written)
+                future.set_result(Completion("", tokens, len(asked.token_ids), "cut", 0.25))
+
 
 class Listening(AnswerListener):
     def __init__(self) -> None:
         self.keys: list[str] = []
+        self.answers: list[Completion] = []
 
-    def answered(self, key: str, completion: Completion) -> None:  # noqa: ARG002
+    def answered(self, key: str, completion: Completion) -> None:
         self.keys.append(key)
+        self.answers.append(completion)
 
 
 def prompt(number: int) -> Prompt:
@@ -53,15 +65,23 @@ def completion(number: int) -> Completion:
 
 
 class Flight:
-    """A flight of prepared questions of which ``kept`` have answers."""
+    """A flight of prepared questions of which ``kept`` have answers, and ``begun`` beginnings."""
 
-    def __init__(self, *kept: int) -> None:
+    def __init__(self, *kept: int, begun: Mapping[int, tuple[int, ...]] | None = None) -> None:
         self.engine, self.listener = FakeEngine(), Listening()
         self.sent: list[ToScoring] = []
         self.progress: list[tuple[int, int]] = []
         answers = {key(number): completion(number) for number in kept}
+        for number, tokens in (begun or {}).items():
+            answers[key(number)] = Completion("", tokens, 3, "cut", 2.0)
         self.flight = _InFlight(
-            self.engine, self.sent.append, PREPARED, self._report, answers, self.listener
+            self.engine,
+            self.sent.append,
+            (PREPARED, PREPARED),
+            LIMIT,
+            self._report,
+            answers,
+            self.listener,
         )
 
     def _report(self, done: int, total: int) -> None:
@@ -110,3 +130,44 @@ def test_the_same_prompt_with_another_seed_is_another_question() -> None:
     flight = Flight(1)
     flight.flight.ask([(0, Prompt(prompt(1).token_ids, seed=2)), (1, prompt(1))])
     assert [p.seed for p in flight.engine.asked] == [2]
+
+
+def test_an_answer_that_was_cut_off_is_gone_on_with() -> None:
+    flight = Flight(0, begun={1: (7, 8)})
+    flight.flight.ask([(number, prompt(number)) for number in (0, 1, 2)])
+    assert flight.engine.asked == [replace(prompt(1), begun=(7, 8)), prompt(2)]
+    assert flight.flight.kept == 1, "a beginning is no answer"
+    flight.engine.futures[0].set_result(Completion("whole", (7, 8, 9), 3, "stop", 0.5))
+    whole = Completion("whole", (7, 8, 9), 3, "stop", 2.5)  # the seconds of both parts
+    assert flight.sent[-1] == Answered.of(1, whole)
+    assert (flight.listener.keys, flight.listener.answers) == ([key(1)], [whole])
+
+
+def test_a_beginning_that_leaves_no_room_is_asked_anew() -> None:
+    flight = Flight(begun={0: tuple(range(LIMIT)), 1: tuple(range(LIMIT - 1)), 2: ()})
+    flight.flight.ask([(number, prompt(number)) for number in range(3)])
+    begun = [len(asked.begun) for asked in flight.engine.asked]
+    assert begun == [0, LIMIT - 1, 0]
+
+
+def test_the_end_of_a_step_cuts_off_the_rest_and_keeps_what_is_new_of_it() -> None:
+    flight = Flight(0, begun={1: (7, 8)})
+    flight.flight.ask([(number, prompt(number)) for number in range(3)])
+    flight.engine.written = (4,)
+    flight.flight.cut()
+    cut = [Completion("", (7, 8, 4), 3, "cut", 2.25), Completion("", (4,), 3, "cut", 0.25)]
+    assert flight.sent[1:] == [Answered.of(n, answer) for n, answer in enumerate(cut, 1)]
+    assert flight.listener.answers == cut
+    assert flight.progress == [(1, 4)], "an answer that is cut off does not count"
+    # What an adapter asks on is answered at once, with nothing.
+    flight.flight.ask([(PREPARED, prompt(9))])
+    assert flight.sent[-1] == Answered.of(PREPARED, Completion("", (), 3, "cut", 0.0))
+    assert len(flight.engine.asked) == 2
+
+
+def test_an_answer_of_which_nothing_new_was_generated_is_not_told() -> None:
+    flight = Flight(begun={1: (7, 8)})
+    flight.flight.ask([(number, prompt(number)) for number in range(3)])
+    flight.flight.cut()
+    assert [message.number for message in flight.sent if isinstance(message, Answered)] == [0, 1, 2]
+    assert flight.listener.keys == []

@@ -32,18 +32,17 @@ class VllmBackend:
         self._engine = features.new_engine(arguments)
         self._rpc("apbmm_end_with", os.getpid())
         self._generation = generation
-        self._submitted: dict[str, float] = {}
+        self._submitted: dict[str, tuple[Prompt, float]] = {}
         self.compared_all = False
         """Whether all tensors of the last load could be compared with the live weights."""
         self.weights_digest = ""
         self._verify(first)
 
     def add(self, key: str, prompt: Prompt) -> None:
-        """Take a request in."""
-        self._engine.add_request(
-            key, {"prompt_token_ids": list(prompt.token_ids)}, self._sampling(prompt)
-        )
-        self._submitted[key] = time.monotonic()
+        """Take a request in. What an answer begins with is part of the prompt for vLLM."""
+        given = [*prompt.token_ids, *prompt.begun]
+        self._engine.add_request(key, {"prompt_token_ids": given}, self._sampling(prompt))
+        self._submitted[key] = (prompt, time.monotonic())
 
     def step(self) -> list[tuple[str, Completion]]:
         """Compute one step; the requests that it finished."""
@@ -56,6 +55,16 @@ class VllmBackend:
     def busy(self) -> bool:
         """Whether requests are unfinished."""
         return bool(self._engine.has_unfinished_requests())
+
+    def unfinished(self, keys: Sequence[str]) -> list[tuple[str, Completion]]:
+        """What there is of the answers to unfinished requests."""
+        tokens, now = features.tokens_so_far(self._engine), time.monotonic()
+        found = []
+        for key in keys:
+            prompt, began = self._submitted[key]
+            answer = (*prompt.begun, *tokens[key])
+            found.append((key, Completion("", answer, len(prompt.token_ids), "cut", now - began)))
+        return found
 
     def abort(self, keys: Sequence[str]) -> None:
         """Drop requests."""
@@ -169,9 +178,9 @@ class VllmBackend:
             temperature=generation.temperature,
             top_p=generation.top_p,
             top_k=generation.top_k,
-            max_tokens=generation.max_tokens,
+            max_tokens=generation.max_tokens - len(prompt.begun),
             # Greedy decoding draws nothing, and seeded requests are slower.
-            seed=prompt.seed if generation.temperature > 0 else None,
+            seed=prompt.draws if generation.temperature > 0 else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
@@ -186,10 +195,15 @@ class VllmBackend:
                     f"vLLM ended a request with {other!r}, which is no answer",
                     kind="infrastructure",
                 )
+        prompt, began = self._submitted.pop(output.request_id)
+        tokens, text = (*prompt.begun, *answer.token_ids), answer.text
+        if prompt.begun:
+            sampling = self._sampling(prompt)
+            text = features.text_of(self._engine, prompt.token_ids, tokens, sampling, reason)
         return Completion(
-            text=answer.text,
-            token_ids=tuple(answer.token_ids),
-            prompt_tokens=len(output.prompt_token_ids),
+            text=text,
+            token_ids=tokens,
+            prompt_tokens=len(prompt.token_ids),
             finish_reason=reason,
-            seconds=time.monotonic() - self._submitted.pop(output.request_id),
+            seconds=time.monotonic() - began,
         )

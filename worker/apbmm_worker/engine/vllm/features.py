@@ -6,8 +6,9 @@ Each function looks at what the installed vLLM has, not at its version number.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -51,6 +52,37 @@ def engine_process_died(engine: Any) -> bool | None:
     """Whether the engine's process has died; None when the engine is in this process."""
     resources = getattr(engine.engine_core, "resources", None)
     return None if resources is None else bool(resources.engine_dead)
+
+
+def tokens_so_far(engine: Any) -> dict[str, tuple[int, ...]]:
+    """The tokens that unfinished requests have generated, by the id that they were added with.
+
+    vLLM gives them out for requests with outputs after every step only, which are slower.
+    """
+    return {
+        getattr(state, "external_req_id", None) or state.request_id: tuple(
+            state.detokenizer.output_token_ids
+        )
+        for state in engine.output_processor.request_states.values()
+    }
+
+
+def text_of(
+    engine: Any, prompt: Sequence[int], answer: Sequence[int], sampling: Any, reason: str
+) -> str:
+    """The text that vLLM gives an answer to a prompt, whose finish reason is ``reason``."""
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    request = SimpleNamespace(
+        request_id="",
+        prompt_token_ids=list(prompt),
+        prompt_embeds=None,
+        sampling_params=sampling,
+    )
+    tokenizer = engine.output_processor.tokenizer
+    detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+    detokenizer.update(list(answer), reason == "stop")
+    return str(detokenizer.get_next_output_text(finished=True, delta=False))
 
 
 def computing_dtype(worker: Any) -> torch.dtype:
