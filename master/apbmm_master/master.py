@@ -126,7 +126,7 @@ class Master:
                     versions=installed_versions(),
                 )
             )
-        self.optimiser = OptimiserClient(self._wake_up)
+        self.optimiser = OptimiserClient(self._wake_up, self.journal.path.parent)
         self.router = Router(bind, self._wake_up, self.authenticator)
         self._listening = False
         self._allowed = self.authenticator.revision
@@ -341,6 +341,7 @@ class Master:
         except JournalError as error:
             await self._back_to_journal(error)
             return
+        self.optimiser.stored()
         for identity, message in messages:
             await self._post(identity, message)
         await self._keep_answers()

@@ -18,6 +18,7 @@ from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation, Fi
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.search import reference_scaling
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import ReferenceScaleError
 from apbmm_master.search.pareto import hypervolume
@@ -132,20 +133,11 @@ def estimated_objectives(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Objective vector of a merge of which means over all answers are estimated, and its variance.
 
-    Eq. 2 is linear in these means, so it takes them as they are. The variance is that of the
-    estimate; the means of benchmarks are independent.
+    The variance is that of the estimate alone; see `reference_scaling.estimated_objectives`.
     """
     assert run_state.spec is not None
-    parts = [
-        {
-            benchmark: {metric: numbers[which] for metric, numbers in metrics.items()}
-            for benchmark, metrics in estimate.items()
-        }
-        for which in (0, 1)
-    ]
     objectives, references = objectives_of(run_state.spec), references_of(run_state)
-    means = objective_vector(objectives, parts[0], references)
-    variances = objective_variance(objectives, parts[0], references, parts[1])
+    means, variances = reference_scaling.estimated_objectives(objectives, estimate, references)
     return tuple(map(float, means)), tuple(map(float, variances))
 
 

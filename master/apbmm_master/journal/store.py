@@ -16,7 +16,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -280,6 +280,24 @@ def _outcomes(db: sqlite3.Connection, evaluation: str | None) -> list[OutcomeRow
         "WHERE ?1 IS NULL OR evaluation = ?1 ORDER BY rowid"
     )
     return [OutcomeRow(*row) for row in db.execute(query, (evaluation,))]
+
+
+def read_rows(
+    run_dir: Path, done: Iterable[str], paused: Iterable[str]
+) -> Iterator[tuple[str, list[PartialRow]]]:
+    """Evaluations with their answers, one after another: those that are done, then paused ones.
+
+    A paused one has no rows once it has its result. Raises `JournalError` as `read_journal` does.
+    """
+    query = (
+        "SELECT benchmark, question, score, tokens, finish_reason FROM outcomes "
+        "WHERE evaluation = ? ORDER BY rowid"
+    )
+    with _reading(run_dir / NAME) as (db, _):
+        for name in done:
+            yield name, [PartialRow(*row) for row in db.execute(query, (name,))]
+        for name in paused:
+            yield name, partial.read(db, name)
 
 
 def read_outcome_sums(run_dir: Path) -> dict[tuple[str, str], OutcomeSums]:

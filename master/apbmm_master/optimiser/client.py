@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import is_
+from pathlib import Path
+from typing import TypeVar
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
@@ -14,13 +16,29 @@ from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file import RunSpec, Space
 from apbmm_master.journal.evaluations import MEASURE, REFERENCES, AskCall, Call, Evaluation
-from apbmm_master.journal.events import AnyEvent, Proposal, Proposed, Purpose, work_of
+from apbmm_master.journal.events import (
+    AnyEvent,
+    BenchmarkEstimates,
+    Proposal,
+    Proposed,
+    Purpose,
+    work_of,
+)
+from apbmm_master.journal.learning import merges_of
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import known_noise, score
+from apbmm_master.journal.scores import (
+    estimated_objectives,
+    known_noise,
+    objectives_of,
+    references_of,
+    score,
+)
+from apbmm_master.optimiser.outcome_book import AnsweredMerge, OutcomeRequest, earlier_merges
 from apbmm_master.optimiser.process import (
     AskReply,
     AskRequest,
+    Estimates,
     History,
     OptimiserProcess,
     PastAsk,
@@ -32,6 +50,7 @@ from apbmm_master.scheduling.policy import initial_missing
 from apbmm_master.search.prior import Discrepancies
 
 Recorder = Callable[[AnyEvent], None]
+Reply = TypeVar("Reply")
 
 
 class SearchFailedError(ApbmmError):
@@ -56,13 +75,21 @@ class _OpenAsk:
 class OptimiserClient:
     """Asks the search method in its own process, one ask at a time.
 
-    ``wake`` is called when a reply has come. ``batch``, ``exhausted`` and ``seconds`` are those of
-    the last reply. ``failure`` is the error that ended the search, if one did.
+    ``wake`` is called when a reply has come. ``run_dir`` has the journal, from which the process
+    reads the outcomes of answers; without it there are none, and no estimates. ``batch``,
+    ``exhausted`` and ``seconds`` are those of the last reply. ``failure`` is the error that ended
+    the search, if one did.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], run_dir: Path | None = None) -> None:
         self._process = OptimiserProcess()
         self._wake = wake
+        self._run_dir = run_dir
+        self._unstored = asyncio.Event()
+        """Set once all that the requests made so far name is in the journal."""
+        self._estimating: asyncio.Task[Estimates] | None = None
+        self._estimated: tuple[object, Estimates] = None, {}
+        """The newest estimates, after what they were asked for."""
         self._open: _OpenAsk | None = None
         self._empty_after = -1
         """How many calls came before the last ask that gave no vectors; -1 where none did."""
@@ -118,11 +145,64 @@ class OptimiserClient:
             tuple(e.vector for e in pending),
             count,
             seen,
+            self._outcomes(run_state),
         )
         whole_history = partial(history_of, run_state, 0, calls)
-        task = asyncio.create_task(self._process.ask(request, whole_history))
-        task.add_done_callback(lambda _: self._wake())
+        task = self._task(lambda: self._process.ask(request, whole_history))
         self._open = _OpenAsk(task, purpose, calls, tuple(e.id for e in pending), run_state.seq)
+
+    def estimates(self, run_state: RunState) -> Mapping[str, BenchmarkEstimates]:
+        """The newest estimates of the merges that have answered a first step and have no result.
+
+        To be called in every turn: where merges have paused or completed since, the computation is
+        begun anew and ``wake`` called once it is done. Merges that have just paused are missing
+        until then. The result depends on the answers of the run alone.
+        """
+        self._take_estimates()
+        request = self._outcomes(run_state) if partial_merges(run_state) else None
+        if request is None:
+            return {}
+        wanted = request.complete, request.partial
+        if self._estimating is None and self._estimated[0] != wanted:
+            self._estimating = self._task(lambda: self._process.estimates(request))
+            self._estimated = wanted, self._estimated[1]
+        known = self._estimated[1]
+        names = (merge.evaluation for merge in request.partial)
+        return {name: known[name] for name in names if name in known}
+
+    def _take_estimates(self) -> None:
+        """Take the reply of the process, if there is one."""
+        if self._estimating is None or not self._estimating.done():
+            return
+        task, self._estimating = self._estimating, None
+        try:
+            self._estimated = self._estimated[0], task.result()
+        except Exception as error:  # noqa: BLE001 - as of asks
+            self.failure = _named(error)
+
+    def _outcomes(self, run_state: RunState) -> OutcomeRequest | None:
+        """What the process is to read; None without a journal, or before Eq. 2 can be applied."""
+        if self._run_dir is None or not run_state.references_done:
+            return None
+        return outcome_request(run_state, self._run_dir)
+
+    def _task(self, request: Callable[[], Awaitable[Reply]]) -> asyncio.Task[Reply]:
+        """A request in progress. Where there is a journal it begins with the next `stored`."""
+        unstored = self._unstored if self._run_dir is not None else None
+
+        async def begun() -> Reply:
+            if unstored is not None:
+                await unstored.wait()
+            return await request()
+
+        task = asyncio.create_task(begun())
+        task.add_done_callback(lambda _: self._wake())
+        return task
+
+    def stored(self) -> None:
+        """Begin the requests that were made: what they name is in the journal now."""
+        self._unstored.set()
+        self._unstored = asyncio.Event()
 
     def _seen(self, run_state: RunState) -> int:
         """How many of the run state's calls the process has seen; 0 where it has seen others."""
@@ -139,15 +219,8 @@ class OptimiserClient:
         self._open = None
         try:
             reply = asked.task.result()
-        except ApbmmError as error:
-            self.failure = error
-            return
         except Exception as error:  # noqa: BLE001 - an error of a fit ends the run by name
-            self.failure = SearchFailedError(
-                f"the search method failed: {type(error).__name__}: {error}",
-                "everything measured is recorded; the same command goes on from here",
-            )
-            self.failure.__cause__ = error
+            self.failure = _named(error)
             return
         self.batch = reply.batch
         self.exhausted = reply.exhausted
@@ -159,16 +232,31 @@ class OptimiserClient:
         self._sent = run_state.calls[: asked.calls + bool(reply.vectors)]
 
     def forget(self) -> None:
-        """Drop an ask in progress: the run state it was computed from is outdated."""
+        """Drop what is in progress: the run state it was computed from is outdated."""
         if self._open is not None:
             self._open.task.cancel()
-        self._open = None
+        if self._estimating is not None:
+            self._estimating.cancel()
+        self._open = self._estimating = None
+        self._estimated = None, {}
         self._empty_after = -1
 
     async def close(self) -> None:
         """End the process."""
         self.forget()
         await asyncio.to_thread(self._process.close)
+
+
+def _named(error: Exception) -> ApbmmError:
+    """The error that ends the run: itself where it has a name, else that the search failed."""
+    if isinstance(error, ApbmmError):
+        return error
+    failure = SearchFailedError(
+        f"the search method failed: {type(error).__name__}: {error}",
+        "everything measured is recorded; the same command goes on from here",
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def pending_evaluations(run_state: RunState) -> list[Evaluation]:
@@ -224,7 +312,10 @@ def search_arguments(run_state: RunState) -> SearchArguments:
         objectives=len(spec.objectives),
         seed=spec.seed,
         # The search counts everything that it is told, also what was learnt from another run.
-        budget=None if budget is None else budget + len(run_state.learning.evaluations),
+        # Where merges are measured in steps, a vector is less than an evaluation.
+        budget=None
+        if budget is None or spec.measures_in_steps
+        else budget + len(run_state.learning.evaluations),
         initial=spec.budget.initial,
         workers=spec.algorithm.batch,
         reference_point=spec.hypervolume_reference,
@@ -285,5 +376,49 @@ def _with_vectors(run_state: RunState, call: Call) -> PastAsk | PastTell:
     evaluation = run_state.evaluations[call.evaluation]
     if call.rejected:
         return PastTell(evaluation.vector, None)
+    if call.estimated:
+        assert evaluation.estimate is not None
+        objectives, variance = estimated_objectives(run_state, evaluation.estimate)
+        return PastTell(evaluation.vector, objectives, variance)
     objectives = score(run_state, evaluation)
-    return PastTell(evaluation.vector, objectives, known_noise(run_state, evaluation))
+    return PastTell(
+        evaluation.vector, objectives, known_noise(run_state, evaluation), evaluation.id
+    )
+
+
+def outcome_request(run_state: RunState, run_dir: Path) -> OutcomeRequest:
+    """Which outcomes of a run count now; both references must be measured."""
+    spec = run_state.spec
+    assert spec is not None
+    return OutcomeRequest(
+        run_dir,
+        tuple(AnsweredMerge(name, _source_vector(run_state, name)) for name in REFERENCES),
+        tuple(map(_answered, earlier_merges(merges_of(run_state)))),
+        tuple(map(_answered, partial_merges(run_state))),
+        {benchmark.name: benchmark.repeats for benchmark in spec.benchmarks},
+        objectives_of(spec),
+        references_of(run_state),
+    )
+
+
+def partial_merges(run_state: RunState) -> list[Evaluation]:
+    """The merges that have answered a first step and not all, in the order of their proposals.
+
+    They are paused, go on, or are stopped.
+    """
+    states = set(EvaluationState) - {EvaluationState.DONE, EvaluationState.FAILED}
+    found = [e for e in run_state.of_state(*states) if e.step is not None]
+    return sorted(found, key=lambda evaluation: evaluation.ordinal)
+
+
+def _answered(evaluation: Evaluation) -> AnsweredMerge:
+    return AnsweredMerge(evaluation.id, evaluation.vector)
+
+
+def _source_vector(run_state: RunState, name: str) -> Vector | None:
+    """The point of the space that is a source, or nearly so; None where a space has no such point.
+
+    A source has a weight for every layer; see `Assign`.
+    """
+    space = run_state.space
+    return (SOURCE_WEIGHTS[name],) * space.dimensions if space.owners else None

@@ -4,6 +4,9 @@ The process keeps the search object between asks. A request carries only the new
 tell. When the process's history does not match (a new process, a resumed run, discrepancies that
 have just been measured), the request is sent again with all calls: the search is created anew and
 its history replayed, earlier asks by `Search.recall`, which fits nothing.
+
+The outcomes of single answers are not sent: the process reads them from the journal
+(`outcome_book`). Before each ask the search is told again what follows from them now.
 """
 
 from __future__ import annotations
@@ -14,19 +17,23 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from apbmm_common.process.parent_death import die_with
+from apbmm_master.journal.events import BenchmarkEstimates
+from apbmm_master.optimiser.outcome_book import OutcomeBook, OutcomeRequest
 from apbmm_master.search.methods import Search, create, method_class
 from apbmm_master.search.prior import Discrepancies, component_importance
 
 Vector = tuple[float, ...]
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,14 @@ class PastAsk:
 class PastTell:
     """An evaluated vector, or with ``objectives`` None a rejected one.
 
-    ``variance``: the known noise of the objectives.
+    ``variance``: the known noise of the objectives. ``evaluation``: its id where it is done, for
+    its outcomes; empty where it is estimated.
     """
 
     vector: Vector
     objectives: Vector | None
     variance: Vector | None = None
+    evaluation: str = ""
 
 
 History = tuple[PastAsk | PastTell, ...]
@@ -77,7 +86,8 @@ History = tuple[PastAsk | PastTell, ...]
 class AskRequest:
     """Ask for ``count`` vectors after the calls of ``history``, while ``pending`` are in flight.
 
-    ``history`` leaves out the first ``seen`` calls, which the process has seen.
+    ``history`` leaves out the first ``seen`` calls, which the process has seen. ``outcomes`` is
+    None where none can be read yet.
     """
 
     arguments: SearchArguments
@@ -85,6 +95,7 @@ class AskRequest:
     pending: tuple[Vector, ...]
     count: int
     seen: int = 0
+    outcomes: OutcomeRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,10 @@ class AskReply:
     exhausted: bool
     seconds: float
     diagnostics: dict[str, Any]
+
+
+Estimates = dict[str, BenchmarkEstimates]
+"""Of merges that have answered a part, by evaluation."""
 
 
 class HistoryMismatchError(Exception):
@@ -148,15 +163,22 @@ class OptimiserSession:
         self._arguments: SearchArguments | None = None
         self._history: list[PastAsk | PastTell] = []
         self._search: Search | None = None
+        self._book = OutcomeBook()
+
+    def estimates(self, request: OutcomeRequest) -> Estimates:
+        """See `OutcomeBook.estimates`."""
+        return self._book.estimates(request)
 
     def reply(self, request: AskRequest) -> AskReply:
         """Bring the search up to the request's history and ask it.
 
-        Raises `HistoryMismatchError`, and what the search method raises.
+        Raises `HistoryMismatchError`, `JournalError`, and what the search method raises.
         """
         began = time.perf_counter()
         search = self._up_to_date(request)
         index = sum(len(call.vectors) for call in self._history if isinstance(call, PastAsk))
+        if request.outcomes is not None:
+            self._tell_outcomes(search, request.outcomes)
         pending = [np.array(vector) for vector in request.pending]
         vectors = tuple(tuple(map(float, v)) for v in search.ask(request.count, pending))
         if vectors:
@@ -170,6 +192,29 @@ class OptimiserSession:
             time.perf_counter() - began,
             json_value(asdict(report)) if report is not None else {},
         )
+
+    def _tell_outcomes(self, search: Search, request: OutcomeRequest) -> None:
+        """Tell the search anew what the outcomes now show of what it was told before.
+
+        That is the noise of merges that are done, and the estimates of partial ones, which have
+        that noise besides. It depends on the history and the outcomes alone. A synchronous method
+        is told nothing: its batch is computed from what was told when it was opened, which a
+        replay has to repeat.
+        """
+        if search.batch is not None or not search.uses_outcomes:
+            return
+        tells = {e.vector: e for e in self._history if isinstance(e, PastTell) and e.objectives}
+        names = [tell.evaluation for tell in tells.values() if tell.evaluation]
+        noise = self._book.noise(request, names)
+        for vector, tell in tells.items():
+            if tell.objectives is not None and tell.evaluation in noise:
+                search.tell(np.array(vector), np.array(tell.objectives), noise[tell.evaluation])
+        usual = sum(noise.values()) / max(len(noise), 1)
+        estimated = self._book.estimated_objectives(request)
+        for merge in request.partial:
+            if merge.vector in tells and merge.evaluation in estimated:
+                mean, variance = estimated[merge.evaluation]
+                search.tell(np.array(merge.vector), mean, variance + usual)
 
     def _up_to_date(self, request: AskRequest) -> Search:
         """The search after all calls of the request's history."""
@@ -236,6 +281,10 @@ def _reply(request: AskRequest) -> AskReply:
     return _session.reply(request)
 
 
+def _estimates(request: OutcomeRequest) -> Estimates:
+    return _session.estimates(request)
+
+
 class OptimiserProcess:
     """Handle of the child process. One that died is replaced, and the request repeated once."""
 
@@ -261,18 +310,29 @@ class OptimiserProcess:
             with contextlib.suppress(BrokenProcessPool, HistoryMismatchError):
                 return await self._submit(request)
             request = replace(request, history=whole_history(), seen=0)
+        return await self._repeated(lambda: self._submit(request))
+
+    async def estimates(self, request: OutcomeRequest) -> Estimates:
+        """The estimates of a run's partial merges. Raises `JournalError`."""
+        return await self._repeated(lambda: self._run(_estimates, request))
+
+    async def _repeated(self, submit: Callable[[], Awaitable[Reply]]) -> Reply:
+        """What ``submit`` gives; once more with a new process where the first one died."""
         try:
-            return await self._submit(request)
+            return await submit()
         except BrokenProcessPool:
             await asyncio.to_thread(self._pool.shutdown)
             self._pool = self._new_pool()
-            return await self._submit(request)
+            return await submit()
 
     async def _submit(self, request: AskRequest) -> AskReply:
+        return await self._run(_reply, request)
+
+    async def _run(self, function: Callable[[Request], Reply], request: Request) -> Reply:
         # The first submission starts the process, which takes longer than an event loop may wait.
         # The process ends with the thread that started it: one of the loop's executor, whose
         # threads live as long as the loop.
-        future = await asyncio.to_thread(self._pool.submit, _reply, request)
+        future = await asyncio.to_thread(self._pool.submit, function, request)
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:

@@ -84,6 +84,30 @@ def objective_variance(
     return np.array(found, dtype=np.float64)
 
 
+def estimated_objectives(
+    objectives: Sequence[ScaledObjective],
+    estimates: Mapping[str, Mapping[str, tuple[float, float]]],
+    references: Mapping[str, Measurement],
+) -> tuple[Array, Array]:
+    """Objective vector (m,) of a model whose metrics are estimated, and its variances (m,).
+
+    `estimates`: benchmark -> metric -> mean and variance. Eq. 2 is affine in the metrics, so it
+    takes the means as they are. Estimates of different benchmarks are independent. Raises what
+    `objective_vector` raises.
+    """
+    means, variances = (
+        {
+            benchmark: {name: numbers[which] for name, numbers in metrics.items()}
+            for benchmark, metrics in estimates.items()
+        }
+        for which in (0, 1)
+    )
+    return (
+        objective_vector(objectives, means, references),
+        objective_variance(objectives, means, references, variances),
+    )
+
+
 def check_references(
     objectives: Sequence[ScaledObjective], references: Mapping[str, Measurement]
 ) -> None:

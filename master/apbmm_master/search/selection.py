@@ -20,11 +20,17 @@ MOST_WITH_SURPLUS = 4
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """The paper's settings of one dispatch event (sections III-D and IV-C).
+    """What every method with a surrogate can be set to: the paper's dispatch event, and its data.
+
+    The settings of one dispatch event (sections III-D and IV-C):
 
     `samples` are the Monte-Carlo samples of the acquisition function; `restarts` and `raw_samples`
     are those of its optimisation (`MultiStart`). `pool_factor` is kappa of Eq. 25; the two weights
     are lambda_gap and lambda_prox of Eq. 31.
+
+    `outcomes`: the surrogate takes the known noise of observations into account, and a run tells
+    what the outcomes of single answers show of it (see `optimiser.outcome_book`). The paper's
+    surrogate is told of no noise.
     """
 
     samples: int = 128
@@ -33,6 +39,7 @@ class SelectionSettings:
     pool_factor: float = 3.0
     gap_weight: float = 0.25
     proximity_weight: float = 0.15
+    outcomes: bool = False
 
     def pool_for(self, count: int) -> int:
         """Candidates in the pool for `count` vectors (Eq. 25).

@@ -45,7 +45,8 @@ class ApBmm(BayesianSearch):
     def _fit(self, state: SearchState) -> Surrogate:
         scores = self.problem.importance if self.uses_importance else None
         start = None if scores is None else initial_lengthscales(scores)
-        return fit(state.x, state.y, start, lengthscale_bounds=self._bounds)
+        noise = self._noise(state)
+        return fit(state.x, state.y, start, variance=noise, lengthscale_bounds=self._bounds)
 
 
 class ApBmmNoPrior(ApBmm):

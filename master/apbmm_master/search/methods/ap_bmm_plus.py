@@ -6,7 +6,8 @@ What differs from `ap-bmm`, and of which kind each difference is:
   surrogate. By Eq. 2, x = 0 scores (0, 1) and x = 1 scores (1, 0). A fit leaves them out while the
   other observations contradict them (see `ends_are_plausible`);
 - information: the known noise of an observation is part of the likelihood, in addition to the noise
-  that the fit learns (see `reference_scaling.objective_variance` for what a run tells);
+  that the fit learns. A run tells what the outcomes of single answers show of it, or else what
+  `reference_scaling.objective_variance` says;
 - information: half of the initial design lies on the diagonal x = (t, ..., t) between the two;
 - waiting: idle workers do not wait for the last points of the initial design. Once all of them
   are out, vectors are proposed as soon as a model can be fitted: at once with the references as
@@ -66,7 +67,9 @@ class ApBmmPlusSettings(SelectionSettings):
     - `map_fit`: MAP instead of the paper's maximum likelihood;
     - `lengthscale_spread`: standard deviation of the MAP's prior on each log lengthscale;
     - `summaries`: the kernel sees summary statistics of a merge;
-    - `weighted`: one of these statistics is the mean weighted by the importance.
+    - `weighted`: one of these statistics is the mean weighted by the importance;
+    - `outcomes`: a run tells what outcomes show of the noise. Without it the noise that a run tells
+      is that of independent questions.
     """
 
     raw_samples: int = 128
@@ -80,6 +83,7 @@ class ApBmmPlusSettings(SelectionSettings):
     lengthscale_spread: float = 1.0
     summaries: bool = True
     weighted: bool = True
+    outcomes: bool = True
 
 
 class ApBmmPlus(BayesianSearch):

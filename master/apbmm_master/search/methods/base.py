@@ -131,6 +131,11 @@ class Search(ABC):
         """Whether as many vectors were told as the budget has, so that `ask` returns no more."""
         return self.problem.budget is not None and len(self._x) >= self.problem.budget
 
+    @property
+    def uses_outcomes(self) -> bool:
+        """Whether a run tells anew what the outcomes of single answers show of observations."""
+        return False
+
     def ask(self, count: int, pending: Sequence[npt.ArrayLike] = ()) -> list[Array]:
         """Up to `count` vectors (D,) to evaluate now.
 
@@ -181,7 +186,7 @@ class Search(ABC):
 
         `variance` (m,) is the known part of the noise of `y`, in squared units of `y`. None and 0
         mean that no noise is known. `ap-bmm-plus` adds it to the noise that it learns. The methods
-        of the papers do not use it: they only check it.
+        of the papers use it with the setting `outcomes`, else they only check it.
 
         Raises SettingError for a negative variance, and what `ask` raises for vectors.
         """

@@ -45,7 +45,7 @@ class Qnehvi(BayesianSearch):
 
     def _fit(self, state: SearchState) -> Surrogate:
         priors = dimension_scaled(self.dimensions) if self.settings.stock_priors else None
-        return fit(state.x, state.y, hyperpriors=priors)
+        return fit(state.x, state.y, hyperpriors=priors, variance=self._noise(state))
 
 
 class SipBmm(BayesianSearch):
@@ -66,7 +66,7 @@ class SipBmm(BayesianSearch):
     def _fit(self, state: SearchState) -> Surrogate:
         scores = self.problem.importance
         start = np.ones(self.dimensions) if scores is None else initial_lengthscales(scores)
-        return fit(state.x, state.y, start, sparse_axes(start))
+        return fit(state.x, state.y, start, sparse_axes(start), variance=self._noise(state))
 
 
 class Momm(BayesianSearch):
@@ -83,7 +83,7 @@ class Momm(BayesianSearch):
     pool_factor: ClassVar[int] = 3
 
     def _fit(self, state: SearchState) -> Surrogate:
-        return fit(state.x, state.y)
+        return fit(state.x, state.y, variance=self._noise(state))
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         seed = proposal_seed(self.problem.seed, state.index)

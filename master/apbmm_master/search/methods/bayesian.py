@@ -40,9 +40,18 @@ class BayesianSearch(Search):
         super().__init__(problem, settings)
         self._fitted: tuple[int, Surrogate] | None = None
 
+    @property
+    def uses_outcomes(self) -> bool:
+        """See `Search.uses_outcomes`."""
+        return bool(self.settings.outcomes)
+
     @abstractmethod
     def _fit(self, state: SearchState) -> Surrogate:
         """The model of the completed evaluations of `state`, at least one."""
+
+    def _noise(self, state: SearchState) -> Array | None:
+        """The known noise that the likelihood of a method of the papers has; None by default."""
+        return state.variance if self.settings.outcomes else None
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         with one_thread():
