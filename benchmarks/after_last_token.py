@@ -82,7 +82,7 @@ def prepared_demo(questions: int, folder: Path) -> tuple[PreparedBenchmarks, Sco
         for benchmark, found in zip(spec.benchmarks, problems, strict=True)
     ]
     folders = {benchmark.name: places_of(benchmark) for benchmark in benchmarks}
-    source = Path(spec.sources.instruct)
+    source = Path(spec.sources.folders["instruct"])
     inputs = (benchmarks, folders, spec.generation, source, folder / "scratch")
     return prepare_benchmarks(*inputs), ScoringClient(*inputs, folder / "scoring.log")
 

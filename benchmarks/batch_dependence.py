@@ -75,7 +75,7 @@ def prompts_of(spec: RunSpec, scratch: Path) -> list[Prompt]:
     from apbmm_worker.evaluation.questions import prepare_benchmarks
 
     folders = {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks}
-    source = Path(spec.sources.instruct)
+    source = Path(spec.sources.folders["instruct"])
     prepared = prepare_benchmarks(spec.benchmarks, folders, spec.generation, source, scratch)
     prompts = [question.prompt for b in prepared.benchmarks for question in b.questions]
     sizes = {benchmark.name: len(benchmark.questions) for benchmark in prepared.benchmarks}
@@ -131,8 +131,12 @@ def random_model(like: Path, folder: Path) -> Path:
 
 def measure(spec: RunSpec, dtype: str, merges: int, scratch: Path) -> Iterator[str]:
     """The rows of one dtype."""
-    instruct = Path(spec.sources.instruct)
-    folders = {"thinking": Path(spec.sources.thinking), "instruct": instruct, "base": instruct}
+    instruct = Path(spec.sources.folders["instruct"])
+    folders = {
+        "thinking": Path(spec.sources.folders["thinking"]),
+        "instruct": instruct,
+        "base": instruct,
+    }
     sources = verify_sources(folders, scratch / "digests")
     prompts = prompts_of(spec, scratch / "questions")
     settings = spec.engine.model_copy(update={"dtype": dtype})

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.run_file import EngineSection, GenerationSection, MergeSection
+from apbmm_common.run_file import EngineSection, GenerationSection
 from apbmm_worker import environment
 
 CHUNK = 1 << 20
@@ -117,21 +117,17 @@ def build(
     """Sources, engine and merges; and the seconds that the engine took to start."""
     from apbmm_worker.engine.resident import ResidentEngine
     from apbmm_worker.merging.merge import write_merge
-    from apbmm_worker.merging.plan import plan
-    from apbmm_worker.merging.source_weights import layer_weights
+    from apbmm_worker.merging.plan import plan_sum
+    from apbmm_worker.merging.source_weights import pair_weights
     from apbmm_worker.merging.sources import verify_sources
     from random_qwen3 import QWEN3_4B, of_size, write_random
 
     shape = of_size(gigabytes) if device == environment.CPU else QWEN3_4B
     paths = {role: write_random(folder / role, shape, n) for n, role in enumerate(ROLES)}
     sources = verify_sources(paths, folder / "cache")
-    thinking, instruct = (sources.checkpoints[role] for role in ROLES)
     vectors = [[(layer + 0.5) / shape.layers for layer in range(shape.layers)]]
     vectors.append([1.0 - weight for weight in vectors[0]])
-    plans = [
-        plan(thinking, instruct, layer_weights(vector, shape.layers), MergeSection())
-        for vector in vectors
-    ]
+    plans = [plan_sum(sources.checkpoints, pair_weights(vector)) for vector in vectors]
 
     def write(turn: int) -> None:
         write_merge(sources, plans[turn % 2], {}, "instruct", scratch / "merge")

@@ -31,10 +31,10 @@ from functools import partial
 from pathlib import Path
 
 from apbmm_common.merge_methods import METHODS
-from apbmm_common.run_file import MergeSection
 from apbmm_worker.engine.checksum import MergeChecksums
 from apbmm_worker.merging.merge import write_merge
-from apbmm_worker.merging.plan import ModelLevelMerge, plan, plan_task_vectors
+from apbmm_worker.merging.plan import ModelLevelMerge, plan_sum, plan_task_vectors
+from apbmm_worker.merging.source_weights import pair_weights
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from random_qwen3 import of_size, write_random
 
@@ -113,8 +113,8 @@ def compare(sources: VerifiedSources, folder: Path, repeat: int) -> dict[str, li
     """What each means cost each time, writing into ``folder``."""
     first, second = (sources.checkpoints[role].files[0] for role in ("thinking", "instruct"))
     copy, out = folder / "copy", folder / "out"
-    thinking, instruct = (sources.checkpoints[role] for role in ("thinking", "instruct"))
-    plans = plan(thinking, instruct, vector_of(sources), MergeSection())
+    pair = {role: sources.checkpoints[role] for role in ("thinking", "instruct")}
+    plans = plan_sum(pair, pair_weights(vector_of(sources)))
     ways: dict[str, Callable[[], object]] = {
         MATERIALISE: lambda: write_merge(sources, plans, {}, "instruct", out),
         EXPORT: lambda: write_merge(

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from apbmm_common.merge_methods import METHODS
 from apbmm_common.metrics import METRICS
 from apbmm_common.run_file import RunSpec
-from apbmm_common.run_file.schema import NAME_RULE, HostPath, Section, Unit, section_of
+from apbmm_common.run_file.schema import NAME_RULE, HostPath, NamesSource, Section, Unit, section_of
 from apbmm_master.search.methods import method_class, names
 
 _COMPARISONS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
@@ -62,7 +62,8 @@ def keys(kind: type[Section] = RunSpec, prefix: str = "") -> Iterator[tuple[str,
 def _table(kind: type[Section]) -> Iterator[str]:
     """One row for each key of a section that is not a table itself."""
     hints = get_type_hints(kind, include_extras=True)
-    rows = [
+    rows = [("a name", "path", "required", kind.other_keys)] if kind.other_keys else []
+    rows += [
         (f"`{key}`", _type(hints[key]), _default(info), info.description or "")
         for key, info in kind.model_fields.items()
         if section_of(info) is None
@@ -176,10 +177,20 @@ def _type(hint: Any) -> str:  # noqa: PLR0911 - one for each kind of type
     if hint in {int, float}:
         number = "whole number" if hint is int else "number"
         return number + _range(marks) + _unit(marks)
-    if any(isinstance(mark, HostPath) for mark in marks):
-        return "path"
+    if words := _marked(marks):
+        return words
     pattern = any(getattr(item, "pattern", None) for item in _flat(marks))
     return f"text of {NAME_RULE}" if pattern else "text"
+
+
+def _marked(marks: Iterable[Any]) -> str:
+    """What a text is by the schema's marks, a path or a source's name; "" without a mark."""
+    for mark in marks:
+        if isinstance(mark, HostPath):
+            return "path"
+        if isinstance(mark, NamesSource):
+            return _alternatives([*(f"`{other}`" for other in mark.others), "the name of a source"])
+    return ""
 
 
 def _flat(marks: Iterable[Any]) -> list[Any]:

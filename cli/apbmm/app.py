@@ -183,7 +183,7 @@ def try_run(
     run_file: Path,
     /,
     *,
-    source: Literal["thinking", "instruct"] | None = None,
+    source: str | None = None,
     questions: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 5,
     gpu: OneGpu = None,
     allow_remote_code: Annotated[bool, Parameter(negative=())] = False,
@@ -199,8 +199,8 @@ def try_run(
     run_file
         RUN.toml.
     source
-        The source that answers. Default: the one whose template is used
-        (generation.template_from).
+        The source that answers, by its name in the run file. Default: the one whose template is
+        used (generation.template_from).
     questions
         Questions of each benchmark: the first of those that a run would ask.
     gpu

@@ -33,10 +33,9 @@ from apbmm_worker.engine.driver import EngineBackend, Prompt
 from apbmm_worker.engine.resident import ResidentEngine
 from apbmm_worker.engine.vllm import live_weights
 from apbmm_worker.engine.vllm.backend import VllmBackend
-from apbmm_worker.merging.plan import TensorPlan, plan
-from apbmm_worker.merging.source_weights import layer_weights
+from apbmm_worker.merging.plan import TensorPlan
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
-from layer_wise_merge import materialise
+from layer_wise_merge import materialise, plan
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_qwen3
 
 pytestmark = [
@@ -92,7 +91,7 @@ def lively_model(folder: Path, seed: int, dtype: torch.dtype, *, tied: bool) -> 
 
 def planned(sources: VerifiedSources, vector: Sequence[float]) -> Plans:
     thinking, instruct = (sources.checkpoints[role] for role in ROLES)
-    return plan(thinking, instruct, layer_weights(vector, LAYERS), MergeSection())
+    return plan(thinking, instruct, vector, MergeSection())
 
 
 @dataclass

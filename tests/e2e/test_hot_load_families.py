@@ -18,12 +18,10 @@ from apbmm_common.run_file import MergeSection
 from apbmm_worker import environment
 from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
 from apbmm_worker.engine.resident import ResidentEngine
-from apbmm_worker.merging.plan import plan
-from apbmm_worker.merging.source_weights import layer_weights
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 from e2e.test_hot_load import GENERATION, MERGES, SETTINGS, answers, fresh_answers, prompts
-from layer_wise_merge import materialise
+from layer_wise_merge import materialise, plan
 from tiny_checkpoints import write_tokenizer
 from tiny_families import FAMILIES, write_family
 
@@ -72,7 +70,7 @@ def test_as_a_fresh_engine_answers(
     thinking, instruct = (sources.checkpoints[role] for role in ("thinking", "instruct"))
 
     def plans(vector: list[float]) -> Any:
-        return plan(thinking, instruct, layer_weights(vector, LAYERS), MergeSection())
+        return plan(thinking, instruct, vector, MergeSection())
 
     def merge(vector: list[float]) -> PlannedMerge:
         def write(slot: Path) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 
 from apbmm.check.generation import generation_notes
@@ -19,9 +20,9 @@ from apbmm.check.questions import FirstQuestion, first_question, rendered_notes
 from apbmm.questions.ask import render_questions, require_evalscope
 from apbmm.questions.messages import RenderedBenchmark
 from apbmm_common.checkpoint.compatibility import (
-    IDENTICAL,
     compatibility_faults,
     compatibility_warnings,
+    identical,
     identical_files,
 )
 from apbmm_common.checkpoint.config_differences import ROPE_TABLES
@@ -205,7 +206,7 @@ def _inspect_paths(found: Inspection) -> None:
 
 
 def _inspect_sources(found: Inspection, spec: RunSpec) -> None:
-    folders = spec.sources.model_dump(exclude_none=True)
+    folders, names = spec.sources.with_base, spec.sources.names
     for role, path in folders.items():
         try:
             found.checkpoints[role] = read_checkpoint(Path(path))
@@ -217,12 +218,14 @@ def _inspect_sources(found: Inspection, spec: RunSpec) -> None:
     _inspect_engine(found, spec.engine)
     _inspect_code(found, spec.engine)
     _inspect_generation(found, spec.generation)
-    if "instruct" in checkpoints:
-        _inspect_blocks(found, spec.merge)
+    if names[-1] in checkpoints:
+        _inspect_blocks(found, spec.merge, checkpoints[names[-1]])
     if checkpoints.keys() != folders.keys():
         return
-    if identical_files(checkpoints["thinking"], checkpoints["instruct"]):
-        found.faults.append(f"sources: {IDENTICAL}")
+    pairs = combinations(names, 2)
+    same = [pair for pair in pairs if identical_files(*(checkpoints[name] for name in pair))]
+    if same:
+        found.faults += [f"sources: {identical(pair)}" for pair in same]
     elif faults := compatibility_faults(
         checkpoints, common_vocabulary=spec.merge.vocabulary == "common"
     ):
@@ -273,11 +276,11 @@ def _inspect_code(found: Inspection, engine: EngineSection) -> None:
                 found.fault(error, f"sources.{role}")
 
 
-def _inspect_blocks(found: Inspection, merge: MergeSection) -> None:
+def _inspect_blocks(found: Inspection, merge: MergeSection, checkpoint: Checkpoint) -> None:
     if merge.blocks is None:
         return
     with suppress(SourceError):  # layers that cannot be counted are a fault of their own
-        layers = layer_count(found.checkpoints["instruct"])
+        layers = layer_count(checkpoint)
         try:
             block_of(layers, merge.blocks)
         except RunFileError as error:
@@ -286,12 +289,12 @@ def _inspect_blocks(found: Inspection, merge: MergeSection) -> None:
 
 def _inspect_layers(found: Inspection) -> None:
     """Find the layers that are not searched; a fault where none is left to search."""
-    pair = [found.checkpoints[role] for role in ("thinking", "instruct")]
+    merged = [each for role, each in found.checkpoints.items() if role != BASE_ROLE]
     try:
-        found.identical_layers = identical_layers(pair)
+        found.identical_layers = identical_layers(merged)
         if found.spec is not None:
-            groups = outside_groups(pair)
-            Space.of(found.spec, layer_count(pair[-1]), groups, found.identical_layers)
+            groups = outside_groups(merged)
+            Space.of(found.spec, layer_count(merged[-1]), groups, found.identical_layers)
     except (SourceError, RunFileError) as error:
         found.fault(error)
 
@@ -315,7 +318,7 @@ def _inspect_generation(found: Inspection, generation: GenerationSection) -> Non
         tables = [table for key in ROPE_TABLES if isinstance(table := config.get(key), dict)]
         tables += [table for each in tables for table in each.values() if isinstance(table, dict)]
         scaled = any(table.get("factor") for table in tables)
-        if role == "base" or scaled or not isinstance(longest, int):
+        if role == BASE_ROLE or scaled or not isinstance(longest, int):
             continue
         if generation.context > longest:
             found.faults.append(

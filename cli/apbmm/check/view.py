@@ -8,9 +8,10 @@ from rich.console import Console
 
 from apbmm.check.inspect import Inspection
 from apbmm.check.questions import shortened
-from apbmm.results.words import asked_in_words
+from apbmm.results.words import asked_in_words, in_list
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count
 from apbmm_common.checkpoint.identical_layers import not_searched
+from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.merge_methods import LINEAR, METHODS
@@ -70,10 +71,12 @@ def plan(found: Inspection) -> list[Row]:
 def _sources(found: Inspection) -> list[Row]:
     assert found.spec is not None
     rows = [(role, _checkpoint(source)) for role, source in found.checkpoints.items()]
-    if rows and "base" not in found.checkpoints:
+    if rows and BASE_ROLE not in found.checkpoints:
+        *others, anchor = found.spec.sources.names
+        have = "has a task vector" if len(others) == 1 else "have task vectors"
         alone = found.spec.merge_method != LINEAR
-        lacks = ", so only the thinking model has a task vector" if alone else ""
-        rows.append(("base", f"the instruct model{lacks}"))
+        lacks = f", so only {in_list(others)} {have}" if alone else ""
+        rows.append((BASE_ROLE, f"{anchor}{lacks}"))
     if rows:
         largest = max(source.weight_bytes for source in found.checkpoints.values())
         rows.append(("scratch", f"{size(largest)} on each worker, for one merged checkpoint"))
@@ -110,7 +113,7 @@ def _checkpoint(source: Checkpoint) -> str:
 def _merge(found: Inspection, spec: RunSpec) -> str:
     outside = f"outside the layers {spec.merge.outside_layers}"
     if spec.merge.outside_layers == "own":
-        merged = [found.checkpoints[role] for role in ("thinking", "instruct") if found.checkpoints]
+        merged = [each for role, each in found.checkpoints.items() if role != BASE_ROLE]
         groups = ", ".join(outside_groups(merged)) if merged else "each group of tensors"
         outside = f"outside the layers weights of their own for {groups}"
     if spec.merge_method != LINEAR:
@@ -188,7 +191,8 @@ def _budget(found: Inspection, spec: RunSpec) -> str:
     costs = [f"{budget.gpu_hours:g} GPU-hours"] if budget.gpu_hours else []
     costs += [f"{budget.generated_tokens:,} generated tokens"] if budget.generated_tokens else []
     most = "evaluations" if budget.evaluations is None else f"{budget.evaluations} evaluations"
-    text = f"{most} ({budget.initial} of them initial) and 2 references"
+    references = len(found.spec.sources.names) if found.spec is not None else 0
+    text = f"{most} ({budget.initial} of them initial) and {references} references"
     text += f" within {' and '.join(costs)}" if costs else ""
     if budget.patience is not None:
         text += (
@@ -202,7 +206,7 @@ def _budget(found: Inspection, spec: RunSpec) -> str:
         return text
     if budget.evaluations is None:
         return f"{text}: {sum(known):,} answers each"
-    return f"{text}: {(budget.evaluations + 2) * sum(known):,} answers"
+    return f"{text}: {(budget.evaluations + references) * sum(known):,} answers"
 
 
 def size(count: float) -> str:

@@ -37,7 +37,8 @@ def run_export(run: str | None, request: ExportRequest) -> int:
     from apbmm.export.sources import source_folders, verified_sources
 
     folders = source_folders(results, request.paths, request.base_models)
-    require_room(orders[0].out, len(orders) * _size(folders, request))
+    anchor = folders[results.spec.sources.names[-1]]
+    require_room(orders[0].out, len(orders) * _size(anchor, request))
     import torch
 
     from apbmm.export.written_merge import write
@@ -136,9 +137,9 @@ def _completed(results: RunResults, name: str) -> EvaluationResult:
     return evaluation
 
 
-def _size(folders: dict[str, SourceFolder], request: ExportRequest) -> int:
+def _size(anchor: SourceFolder, request: ExportRequest) -> int:
     """Bytes of a merge's weights, from the header of the source whose layout it gets."""
-    checkpoint = read_checkpoint(folders["instruct"].folder)
+    checkpoint = read_checkpoint(anchor.folder)
     total = checkpoint.weight_bytes
     if request.dtype != "source":
         floats = [each for each in checkpoint.tensors.values() if each.is_float]

@@ -28,9 +28,9 @@ class ExportRequest:
     front
         Write every merge of the front.
     paths
-        NAME=FOLDER: where this host has a source (thinking, instruct or base). NAME=ORG/MODEL, or
-        ORG/MODEL@REVISION, takes its snapshot from the Hugging Face cache. Default: where the run
-        file has it.
+        NAME=FOLDER: where this host has a source, by its name in the run file, or base.
+        NAME=ORG/MODEL, or ORG/MODEL@REVISION, takes its snapshot from the Hugging Face cache.
+        Default: where the run file has it.
     base_models
         NAME=ORG/MODEL: a source's id on the Hub, for the card. Known of snapshots in the cache.
     dtype

@@ -16,7 +16,7 @@ from apbmm.merge.places import RECIPE
 from apbmm.pick.remarks import against
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import EvaluationResult, RunResults
-from apbmm.results.words import REHEARSAL, figure_in_words, times
+from apbmm.results.words import REHEARSAL, figure_in_words, in_list, times
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
@@ -275,25 +275,41 @@ def _weights(facts: CardFacts) -> Iterator[str]:
             ("parameter", "value"), ((n, f"{v:.6g}") for n, v in evaluation.parameters.items())
         )
         return
-    yield f"![Weight of the thinking model in each layer]({PICTURE_FILE})\n"
-    yield (
-        "Each tensor is `x` times thinking's plus `1 - x` times instruct's. "
-        f"{_outside(evaluation, spec.merge.outside_layers)}\n"
-    )
+    shown = facts.results.weighed
+    names = spec.sources.names
+    if len(shown) == 1:
+        yield f"![Weight of {names[0]} in each layer]({PICTURE_FILE})\n"
+        rule = f"Each tensor is `x` times {names[0]}'s plus `1 - x` times {names[1]}'s."
+    else:
+        yield f"![Weights of {in_list(names)} in each layer]({PICTURE_FILE})\n"
+        rule = f"Each tensor is the sum of those of {in_list(names)} with these weights."
+    yield f"{rule} {_outside(facts, spec.merge.outside_layers)}\n"
+    columns = [evaluation.source_weights[name] for name in shown]
     yield from _table(
-        ("layer", "x"),
-        ((str(n), f"{weight:.6f}") for n, weight in enumerate(evaluation.layer_weights)),
+        ("layer", *(shown if len(shown) > 1 else ("x",))),
+        (
+            (str(n), *(f"{weight:.6f}" for weight in row))
+            for n, row in enumerate(zip(*columns, strict=True))
+        ),
     )
 
 
-def _outside(evaluation: EvaluationResult, rule: str) -> str:
+def _outside(facts: CardFacts, rule: str) -> str:
     """What happens to tensors that belong to no layer."""
-    if evaluation.outside_weights:
-        own = ", ".join(f"{name} {x:.6f}" for name, x in evaluation.outside_weights.items())
-        return f"Outside the layers `x` is: {own}."
-    if rule in ("thinking", "instruct"):
+    own = facts.evaluation.outside_source_weights
+    shown = facts.results.weighed
+    what = "`x` is" if len(shown) == 1 else "the weights are"
+    if facts.evaluation.outside_weights:
+        groups = (
+            f"{f'{name} ' if len(shown) > 1 else ''}{group} {weight:.6f}"
+            for name in shown
+            for group, weight in own[name].items()
+        )
+        return f"Outside the layers {what}: {', '.join(groups)}."
+    if rule in facts.results.spec.sources.names:
         return f"Embeddings, final norm and output head are {rule}'s."
-    return "Embeddings, final norm and output head get the mean of the layers' `x`."
+    mean = "`x`" if len(shown) == 1 else "weights"
+    return f"Embeddings, final norm and output head get the mean of the layers' {mean}."
 
 
 def _serving(facts: CardFacts) -> Iterator[str]:

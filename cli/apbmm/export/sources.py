@@ -98,10 +98,10 @@ def verified_sources(results: RunResults, folders: Mapping[str, SourceFolder]) -
 def _wanted(results: RunResults) -> dict[str, Path]:
     """The sources that the run's merges are made of, as its run file has them."""
     spec = results.spec.sources
-    wanted = {"thinking": Path(spec.thinking), "instruct": Path(spec.instruct)}
+    wanted = {name: Path(folder) for name, folder in spec.folders.items()}
     space = Space.of(results.spec, results.run_state.layers, results.run_state.outside)
     if not space.owners:  # a model-level merge
-        wanted[BASE_ROLE] = Path(spec.base or spec.instruct)
+        wanted[BASE_ROLE] = Path(spec.base or spec.folders[spec.names[-1]])
     return wanted
 
 
@@ -110,7 +110,9 @@ def _by_role(results: RunResults, items: Sequence[str], flag: str) -> dict[str, 
     for item in items:
         role, separator, value = item.partition("=")
         if not (role and separator and value):
-            raise UsageError(f"{flag} {item}: expected NAME=VALUE", "as in thinking=...")
+            raise UsageError(
+                f"{flag} {item}: expected NAME=VALUE", f"as in {next(iter(_wanted(results)))}=..."
+            )
         if role not in _wanted(results):
             names = ", ".join(_wanted(results))
             raise UsageError(f"{flag} {item}: the run merges no {role}", f"it merges {names}")

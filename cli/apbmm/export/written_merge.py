@@ -24,11 +24,12 @@ from apbmm.results.words import REHEARSAL
 from apbmm_common.checkpoint.headers import prediction_tensors
 from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.run_file import LEAST_SOURCES
 from apbmm_worker.engine.checksum import MergeChecksums, folder_digest
 from apbmm_worker.merging.folder import stated_dtype
 from apbmm_worker.merging.merge import MergeReport, write_merge
 from apbmm_worker.merging.plan import with_prediction_layers
-from apbmm_worker.merging.run_merges import MERGED, merge_of
+from apbmm_worker.merging.run_merges import merge_of
 
 if TYPE_CHECKING:
     from apbmm_common.run_file import RunSpec
@@ -74,7 +75,7 @@ def write(
         merge = merge_of(
             spec, sources, evaluation.vector, reference=evaluation.purpose == "reference"
         )
-        plans = with_prediction_layers(merge.plans, sources.checkpoints[MERGED[-1]])
+        plans = with_prediction_layers(merge.plans, sources.checkpoints[spec.sources.names[-1]])
         export = _Export(results, spec, sources, folders, order, plans)
         report = write_merge(
             sources,
@@ -108,7 +109,7 @@ class _Export:
     ) -> None:
         self._results, self._spec, self._order = results, spec, order
         self._sources, self._folders, self._plans = sources, folders, plans
-        self._last = sources.checkpoints[MERGED[-1]]
+        self._last = sources.checkpoints[spec.sources.names[-1]]
         self._checksums = MergeChecksums(plans)
         self.weights = ""
 
@@ -137,8 +138,8 @@ class _Export:
         names = {r: each.hub_id or str(each.folder.resolve()) for r, each in self._folders.items()}
         config = mergekit_config(self._plans, self._sources, names, self._spec)
         (folder / CONFIG_FILE).write_text(config.text(_heading(results, evaluation)), "utf-8")
-        if evaluation.layer_weights:
-            picture = layer_picture(evaluation.layer_weights, _title(results, evaluation))
+        if evaluation.source_weights:
+            picture = layer_picture(evaluation.source_weights, _title(results, evaluation))
             (folder / PICTURE_FILE).write_text(picture, encoding="utf-8")
         write_eval_results(folder, facts)
         model_card(facts).save(folder / CARD_FILE)
@@ -199,4 +200,6 @@ def _heading(results: RunResults, evaluation: EvaluationResult) -> str:
 
 def _title(results: RunResults, evaluation: EvaluationResult) -> str:
     mark = "REHEARSAL: " if results.rehearsal else ""
-    return f"{mark}weight of the thinking model by layer, {evaluation.id}"
+    names = list(evaluation.source_weights)
+    whose = f"weight of {names[0]}" if len(names) == LEAST_SOURCES else "weights of the sources"
+    return f"{mark}{whose} by layer, {evaluation.id}"

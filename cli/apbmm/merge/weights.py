@@ -24,8 +24,8 @@ from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.errors import EvaluationError, UsageError
 from apbmm_common.run_file import block_of
+from apbmm_common.simplex import Row
 from apbmm_worker.merging.source_weights import (
-    Row,
     SourceWeights,
     outside_rows,
     simplex_row,

@@ -73,7 +73,8 @@ def print_pick(
     if confirmation and confirmed:
         _print_confirmed(screen, confirmation.run, confirmed)
     if chosen:
-        screen.print(_weights(chosen), markup=False)
+        for line in _weights(results, chosen):
+            screen.print(line, markup=False)
     if ranks_all and choice.ranked:
         screen.print(ranking(results, choice.ranked))
     for line in doubts(results, choice, confirmed):
@@ -108,12 +109,14 @@ def _print_confirmed(screen: Console, run: RunResults, merge: ConfirmedMerge) ->
     screen.print(side_by_side(run, [merge.confirmed, *run.references.values()]))
 
 
-def _weights(chosen: EvaluationResult) -> str:
+def _weights(results: RunResults, chosen: EvaluationResult) -> Iterator[str]:
     """How the merge is made."""
-    if chosen.layer_weights:
-        weights = " ".join(f"{weight:.2f}" for weight in chosen.layer_weights)
-        return f"thinking's weight in layers 0 to {len(chosen.layer_weights) - 1}: {weights}"
-    return ", ".join(f"{name} {value:g}" for name, value in chosen.parameters.items())
+    if not chosen.source_weights:
+        yield ", ".join(f"{name} {value:g}" for name, value in chosen.parameters.items())
+    for name in results.weighed if chosen.source_weights else ():
+        row = chosen.source_weights[name]
+        weights = " ".join(f"{weight:.2f}" for weight in row)
+        yield f"{name}'s weight in layers 0 to {len(row) - 1}: {weights}"
 
 
 def _head(results: RunResults, choice: Choice) -> Iterator[str]:

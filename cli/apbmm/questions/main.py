@@ -42,7 +42,6 @@ def render(request: RenderRequest) -> Rendered:
     from apbmm_worker.evaluation.target_scores import TargetReport
 
     spec = RunSpec.model_validate(request.spec)
-    sources = spec.sources.model_dump()
     try:
         if request.allowed_code and spec.adapters is not None:
             register_own_adapters(OwnAdapters.of(Path(spec.adapters)))
@@ -50,7 +49,7 @@ def render(request: RenderRequest) -> Rendered:
             [benchmark.model_copy(update={"repeats": 1}) for benchmark in spec.benchmarks],
             {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks},
             spec.generation,
-            Path(sources[spec.generation.template_from]),
+            Path(spec.sources.folders[spec.generation.template_from]),
             scratch / "questions",
             remote_code=request.allowed_code and spec.engine.remote_code,
         )

@@ -43,6 +43,7 @@ def evaluation_as_json(results: RunResults, evaluation: EvaluationResult) -> dic
         "vector": list(each.vector),
         "layer_weights": list(each.layer_weights),
         "outside_weights": dict(each.outside_weights),
+        "source_weights": {name: list(row) for name, row in each.source_weights.items()},
         "parameters": dict(each.parameters),
         "objectives": dict(zip(results.objectives, each.objectives, strict=True))
         if each.objectives is not None

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from apbmm.results.figures import BenchmarkFigures, Figure, mean_figure
 from apbmm.results.run_directories import local_address, run_directory
 from apbmm_common.errors import UsageError
 from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_common.run_file import RunSpec, Space
+from apbmm_common.run_file import LEAST_SOURCES, RunSpec, Space
 from apbmm_master.journal.costs.cost import gpu_seconds, seconds_served
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import Purpose, Record
@@ -38,13 +38,16 @@ class EvaluationResult:
     """One evaluation of a run.
 
     Attributes:
-        id: as in status: ``thinking``, ``instruct``, ``e0001``, ...
+        id: as in status: ``e0001``, ..., and the names of the sources for the references.
         purpose: ``reference``, ``initial``, ``search``, ... as the journal has it; ``learnt`` for
             a merge of an earlier run.
         state: queued, active, done or failed.
         vector: in [0, 1]^D; the vector of a reference lies at an end of the space, or is empty.
-        layer_weights: the thinking model's weight for each layer; empty for a model-level merge.
+        layer_weights: the first source's weight for each layer; empty for a model-level merge.
         outside_weights: the same for each searched group of tensors outside the layers.
+        source_weights: the weight of each source, by its name, for each layer; the last one's, the
+            anchor's, is what the others leave. Empty for a model-level merge.
+        outside_source_weights: the same for each searched group of tensors outside the layers.
         parameters: a model-level merge's weight and parameters, by name; empty for a linear merge.
         benchmarks: what was measured, by benchmark, in the order of the run file; empty until done.
         objectives: Eq. 2, all to be maximised; None until it is done and can be scaled.
@@ -66,6 +69,8 @@ class EvaluationResult:
     vector: tuple[float, ...]
     layer_weights: tuple[float, ...] = ()
     outside_weights: Mapping[str, float] = field(default_factory=dict)
+    source_weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    outside_source_weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     parameters: Mapping[str, float] = field(default_factory=dict)
     benchmarks: Mapping[str, BenchmarkFigures] = field(default_factory=dict)
     objectives: tuple[float, ...] | None = None
@@ -143,6 +148,12 @@ class RunResults:
     trouble: str
     run_state: RunState
     records: Sequence[Record]
+
+    @property
+    def weighed(self) -> tuple[str, ...]:
+        """The sources whose weights are shown: of two the first, of more all."""
+        names = self.spec.sources.names
+        return names[:1] if len(names) == LEAST_SOURCES else names
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -286,15 +297,12 @@ class _Reading:
         scored = self.scored.get(evaluation.id)
         first = evaluation.attempts[0].leased_at if evaluation.attempts else None
         is_done = evaluation.state is EvaluationState.DONE
-        weights = self._weights(evaluation.vector)
         return EvaluationResult(
             id=evaluation.id,
             purpose=evaluation.purpose,
             state=evaluation.state,
             vector=evaluation.vector,
-            layer_weights=weights[0],
-            outside_weights=weights[1],
-            parameters=weights[2],
+            **self._weights(evaluation.vector),
             benchmarks=self._benchmarks(evaluation),
             objectives=scored.objectives if scored else self._objectives(evaluation),
             on_front=evaluation.id in self.front,
@@ -310,17 +318,26 @@ class _Reading:
             message=evaluation.message,
         )
 
-    def _weights(
-        self, vector: tuple[float, ...]
-    ) -> tuple[tuple[float, ...], dict[str, float], dict[str, float]]:
-        """Layer weights, outside weights, and parameters of a model-level merge."""
-        space = self.space
-        if space is None or len(vector) != space.dimensions:  # as the measurement of the layers
-            return (), {}, {}
+    def _weights(self, vector: tuple[float, ...]) -> dict[str, Any]:
+        """The fields that say how a vector weighs the sources."""
+        space, spec = self.space, self.run_state.spec
+        if space is None or spec is None or len(vector) != space.dimensions:
+            return {}  # as the measurement of the layers
         if not space.owners:
             weight, parameters = space.weight_and_parameters(vector)
-            return (), {}, {"weight": weight, **parameters}
-        return space.layer_weights(vector), space.outside_weights(vector), {}
+            return {"parameters": {"weight": weight, **parameters}}
+        names = spec.sources.names
+        layers = zip(*space.layer_rows(vector), strict=True)
+        groups = space.outside_rows(vector)
+        return {
+            "layer_weights": space.layer_weights(vector),
+            "outside_weights": space.outside_weights(vector),
+            "source_weights": dict(zip(names, layers, strict=True)),
+            "outside_source_weights": {
+                name: {group: row[index] for group, row in groups.items()}
+                for index, name in enumerate(names)
+            },
+        }
 
     def _benchmarks(self, evaluation: Evaluation) -> dict[str, BenchmarkFigures]:
         if not isinstance(evaluation.body, Evaluated):

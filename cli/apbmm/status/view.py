@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from apbmm.results.run_results import RunResults
+from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import asked_in_words, duration, moment
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
@@ -330,7 +330,6 @@ def evaluations_table(results: RunResults) -> Table:
         table.add_column(name, justify="right")
     table.add_column("weights", overflow="fold")
     for each in results.evaluations:
-        weights = each.layer_weights or each.vector
         table.add_row(
             each.id,
             each.purpose,
@@ -340,6 +339,14 @@ def evaluations_table(results: RunResults) -> Table:
             *("-" for _ in results.objectives if each.objectives is None),
             *(metric(name).text(f.value if (f := each.figure(name)) else None) for name in columns),
             f"{each.gpu_seconds:.1f}",
-            Text(each.message or " ".join(f"{weight:.2f}" for weight in weights)),
+            Text(each.message or "\n".join(_weights(results, each))),
         )
     return table
+
+
+def _weights(results: RunResults, each: EvaluationResult) -> Iterator[str]:
+    """The weights of a merge by layer: a line for each source that is named, or the one line."""
+    rows = {name: each.source_weights[name] for name in results.weighed if each.source_weights}
+    for name, row in (rows or {"": each.vector}).items():
+        weights = " ".join(f"{weight:.2f}" for weight in row)
+        yield f"{name} {weights}" if len(rows) > 1 else weights

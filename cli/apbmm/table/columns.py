@@ -24,7 +24,7 @@ class Column:
 RUN = (
     Column("run", str, "the run's own name, which no other run has"),
     Column("rehearsal", bool, "whether the measurements are invented"),
-    Column("evaluation", str, "`thinking`, `instruct`, `e0001`, ..."),
+    Column("evaluation", str, "`e0001`, ..., or the name of a source"),
 )
 EVALUATION = (
     *RUN,
@@ -55,11 +55,29 @@ METRIC = (
     Column("BENCHMARK.METRIC.high", float, "upper limit of its interval"),
     Column("BENCHMARK.METRIC.standard_error", float, "its standard error over the questions"),
 )
-LAYER = Column("layer.NUMBER", float, "thinking's weight in a layer; not for model-level methods")
+LAYER = Column(
+    "layer.NUMBER",
+    float,
+    "first source's weight in a layer, of two; not for model-level methods",
+)
 OUTSIDE = Column("outside.GROUP", float, "its weight in a group of tensors outside the layers")
+LAYER_OF_SOURCE = Column("layer.NUMBER.SOURCE", float, "the same of each of more than two sources")
+OUTSIDE_OF_SOURCE = Column(
+    "outside.GROUP.SOURCE", float, "its weight in a group outside the layers"
+)
 PARAMETER = Column("parameter.NAME", float, "weight and parameters of a model-level merge")
 VECTOR = Column("vector.NUMBER", float, "a component of the vector that was searched, 0 to 1")
-PATTERNS = (OBJECTIVE, *BENCHMARK, *METRIC, LAYER, OUTSIDE, PARAMETER, VECTOR)
+PATTERNS = (
+    OBJECTIVE,
+    *BENCHMARK,
+    *METRIC,
+    LAYER,
+    OUTSIDE,
+    LAYER_OF_SOURCE,
+    OUTSIDE_OF_SOURCE,
+    PARAMETER,
+    VECTOR,
+)
 
 OUTCOME = (
     *RUN,

@@ -12,10 +12,12 @@ from apbmm.table.columns import (
     BENCHMARK,
     EVALUATION,
     LAYER,
+    LAYER_OF_SOURCE,
     METRIC,
     OBJECTIVE,
     OUTCOME,
     OUTSIDE,
+    OUTSIDE_OF_SOURCE,
     PARAMETER,
     VECTOR,
     Column,
@@ -74,10 +76,12 @@ def _named_after_the_run(
             for column, value in _of_benchmark(benchmark, each.benchmarks[benchmark]):
                 yield group, column, value
     last = len(results.spec.benchmarks) + 1
-    for number, weight in enumerate(each.layer_weights):
-        yield last, named(LAYER, number), weight
-    for name, weight in each.outside_weights.items():
-        yield last + 1, named(OUTSIDE, name), weight
+    for source in results.weighed if each.source_weights else ():
+        whose = (source,) if len(results.weighed) > 1 else ()
+        for number, weight in enumerate(each.source_weights[source]):
+            yield last, named(LAYER_OF_SOURCE if whose else LAYER, number, *whose), weight
+        for name, weight in each.outside_source_weights[source].items():
+            yield last + 1, named(OUTSIDE_OF_SOURCE if whose else OUTSIDE, name, *whose), weight
     for name, value in each.parameters.items():
         yield last + 2, named(PARAMETER, name), value
     for number, component in enumerate(each.vector):

@@ -47,6 +47,11 @@ def run_try(request: TryRequest) -> int:
         return EXIT_USAGE
     spec = found.spec
     assert spec is not None
+    if request.source is not None and request.source not in spec.sources.names:
+        raise UsageError(
+            f"--source {request.source}: no source of {request.run_file} is called so",
+            f"one of {', '.join(spec.sources.names)}",
+        )
     if spec.evaluation.kind == "rehearsal":
         raise UsageError(
             f"{request.run_file} is a rehearsal, which asks no model anything",

@@ -10,11 +10,10 @@ from pathlib import Path
 from apbmm.local_engine import ShowStage, watched_job
 from apbmm.questions.ask import render_questions
 from apbmm.questions.messages import RenderedBenchmark
-from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
 from apbmm_common.datasets.benchmark_folders import places_of, select_questions
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed
-from apbmm_common.run_file import BenchmarkSection, RunSpec
+from apbmm_common.run_file import BenchmarkSection, RunSpec, reference_vector
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 
@@ -86,7 +85,7 @@ async def _evaluated(job: EvaluationJob, spec: RunSpec, source: str) -> Evaluate
         attempt=1,
         lease=EVALUATION,
         work="reference",
-        vector=(SOURCE_WEIGHTS[source],) * prepared.layers,
+        vector=reference_vector(spec.sources, source, prepared.layers),
         config=EVALUATION,
     )
     body = await job.work(assign)

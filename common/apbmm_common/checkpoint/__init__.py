@@ -10,7 +10,7 @@
 - `settings_files`: tokenizer, chat template and generation config (`unusable_settings`);
 - `vocabularies`: tokenizers' vocabularies, and sources cut to the rows of the vocabulary that all
   have (`with_common_vocabulary`);
-- `roles`: the roles of sources that are treated unlike the others;
+- `roles`: the role of the source that is treated unlike the others;
 - `identical_layers`: the layers that are the same in all sources;
 - `byte_order_marks`: a folder that transformers reads, whatever wrote its JSON files;
 - `remote_code`: Python code that comes with a checkpoint.

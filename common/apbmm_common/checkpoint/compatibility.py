@@ -23,7 +23,7 @@ from apbmm_common.checkpoint.headers import (
     flat_config,
     layer_count,
 )
-from apbmm_common.checkpoint.roles import BASE_ROLE, REFERENCE_ROLE
+from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.settings_files import (
     OTHER_VOCABULARIES,
     has_tokenizer,
@@ -43,11 +43,6 @@ from apbmm_common.checkpoint.vocabularies import (
     with_common_vocabulary,
 )
 from apbmm_common.errors import SourceError
-
-IDENTICAL = (
-    "thinking and instruct are the same checkpoint, so both denominators of Eq. 2 "
-    "(expert minus vanilla) vanish"
-)
 
 _QUANTISED = ("quantization_config", "quantization", "compression_config")
 _PACKED = re.compile(r"\.(weight|qweight|q_weight|qzeros|weight_packed|W_q)$")
@@ -76,9 +71,9 @@ def compatibility_faults(
     without_tokenizers: bool = False,
     common_vocabulary: bool = False,
 ) -> list[str]:
-    """Compare every role with the instruct model (or the first role); one line for each fault.
+    """Compare every role with the last merged one; one line for each fault.
 
-    ``checkpoints`` maps roles (``thinking``, ``instruct``, ``base``) to what `read_checkpoint`
+    ``checkpoints`` maps roles (``base``, and names of the merged sources) to what `read_checkpoint`
     returned. Compared: architecture, layer count, tensor names, shapes, dtypes (two float dtypes
     may differ, anything else may not), config, and the tokenizer's vocabulary, except the base's,
     which tokenizes nothing. ``without_tokenizers`` lets checkpoints pass that have no tokenizer;
@@ -100,7 +95,7 @@ def _faults_between(
     checkpoints: Mapping[str, Checkpoint], without_tokenizers: bool, common_vocabulary: bool
 ) -> list[str]:
     faults: list[str] = []
-    reference = _reference(checkpoints)
+    reference = compared_with(checkpoints)
     for role, checkpoint in checkpoints.items():
         if checkpoint.path.resolve() == checkpoints[reference].path.resolve():
             continue
@@ -118,9 +113,21 @@ def _faults_between(
     return faults
 
 
-def _reference(checkpoints: Mapping[str, Checkpoint]) -> str:
-    """The role that the others are compared with; "" without any."""
-    return REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints), "")
+def compared_with(checkpoints: Mapping[str, Checkpoint]) -> str:
+    """The role that the others are compared with: the last merged one, a run's anchor.
+
+    The base where it is alone, "" without any.
+    """
+    merged = [role for role in checkpoints if role != BASE_ROLE]
+    return merged[-1] if merged else next(iter(checkpoints), "")
+
+
+def identical(roles: tuple[str, str]) -> str:
+    """What is wrong with two sources that hold the same tensors."""
+    return (
+        f"{roles[0]} and {roles[1]} are the same checkpoint, so that no measurement can tell them "
+        "apart and Eq. 2 (expert minus vanilla) would divide by zero"
+    )
 
 
 def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
@@ -340,7 +347,7 @@ def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     were added to a vocabulary may have other names at the same ids. With a common vocabulary, one
     source may have tokens that another lacks.
     """
-    reference = _reference(checkpoints)
+    reference = compared_with(checkpoints)
     warnings: list[str] = []
     for role, checkpoint in checkpoints.items():
         warnings += _own_warnings(role, checkpoint)

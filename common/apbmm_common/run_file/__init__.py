@@ -5,7 +5,7 @@
 - `load_run_file` reads a file, `parse_run` validates its tables. Both raise `RunFileError`, which
   names every fault at once. `run_as_toml` writes one.
 - `Space` says what the components of a decision vector mean, `block_of` which block of layers each
-  layer belongs to.
+  layer belongs to, `reference_vector` which vector stands for one source alone.
 
 The modules: `schema` (the keys), `load` (reading, and faults in words), `engine_limits` (vLLM's
 arguments that a run file may not set), `space`, `json_schema` (the keys, for editors).
@@ -13,6 +13,7 @@ arguments that a run file may not set), `space`, `json_schema` (the keys, for ed
 
 from apbmm_common.run_file.load import load_run_file, parse_run, run_as_toml
 from apbmm_common.run_file.schema import (
+    LEAST_SOURCES,
     PAPER_OBJECTIVES,
     AlgorithmSection,
     BenchmarkSection,
@@ -28,9 +29,10 @@ from apbmm_common.run_file.schema import (
     StepsSection,
     TimingsSection,
 )
-from apbmm_common.run_file.space import Space, block_of
+from apbmm_common.run_file.space import Space, block_of, reference_vector
 
 __all__ = [
+    "LEAST_SOURCES",
     "PAPER_OBJECTIVES",
     "AlgorithmSection",
     "BenchmarkSection",
@@ -49,5 +51,6 @@ __all__ = [
     "block_of",
     "load_run_file",
     "parse_run",
+    "reference_vector",
     "run_as_toml",
 ]

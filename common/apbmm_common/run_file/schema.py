@@ -13,9 +13,10 @@ The same models travel to the workers in WELCOME, so that a worker needs no run 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +31,7 @@ from pydantic.fields import FieldInfo
 
 from apbmm_common.answer_rules import AnswerRule
 from apbmm_common.canonical_json import canonical_hash
+from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.merge_methods import LINEAR, searched_as
 from apbmm_common.metrics import LONGEST_METRIC_NAME, METRICS
 from apbmm_common.run_file.engine_limits import forbidden_arguments
@@ -55,6 +57,26 @@ class HostPath:
     named: str = ""
 
 
+PAPER_SOURCES = ("thinking", "instruct")
+"""The paper's two sources; the second one is the anchor."""
+LEAST_SOURCES, MOST_SOURCES = 2, 2
+SOURCE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+SOURCE_NAME_RULE = "1 to 32 letters, digits, dashes and underscores, a letter first"
+EVALUATION_ID = re.compile(r"[el][0-9]+")
+RESERVED_SOURCE_NAMES = frozenset(
+    ("adapters", "prompts", "mean", "own", "measure", "try", "front", "all", "rehearsal")
+)
+"""Names of other paths, of other rules for tensors outside the layers, and of evaluations."""
+
+
+@dataclass(frozen=True)
+class NamesSource:
+    """Marks a key whose value is the name of a source, or one of ``others``."""
+
+    others: tuple[str, ...] = ()
+
+
+SourceName = Annotated[str, NamesSource()]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 NAME_RULE = "1 to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
 Path = Annotated[str, HostPath()]
@@ -119,24 +141,74 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
+    other_keys: ClassVar[str] = ""
+    """What a key of the author's own choice means, which is then the path that it names. Empty for
+    a table that takes none."""
 
 
 class SourcesSection(Section):
     """The checkpoints that are merged: folders in Hugging Face layout, with safetensors weights.
 
-    All must be fine-tunes of one model: the same architecture, tensor names, shapes and vocabulary.
-    Nothing is downloaded. Paths, here and in the other tables, are relative to the run file; `~`
-    and `$VARIABLES` are replaced by the environment in which it is read.
+    Two, each under a name of your choice: a merge is a weighted sum of them. All must be
+    fine-tunes of one model: the same architecture, tensor names, shapes and vocabulary. Nothing is
+    downloaded. Paths, here and in the other tables, are relative to the run file; `~` and
+    `$VARIABLES` are replaced by the environment in which it is read.
     """
 
-    thinking: Path
-    """Folder of the thinking model: the merge at x = 1."""
-    instruct: Path
-    """Folder of the instruct model: the merge at x = 0."""
+    model_config = ConfigDict(extra="allow", json_schema_extra={"minProperties": LEAST_SOURCES})
+    other_keys: ClassVar[str] = (
+        "Folder of a source, under a name of your choice: two such keys. `thinking` and `instruct` "
+        "are such names."
+    )
+    __pydantic_extra__: dict[str, Path]
+
     base: OptionalPath = None
-    """Folder of the base model, which task vectors are taken from. Without it the instruct model
-    is the base, as in the paper. Set it for the model-level methods (`ties`, `dare`, ...), so that
-    both models have a task vector; the linear merge does not use it."""
+    """Folder of the base model, which task vectors are taken from. Without it the anchor is the
+    base, as the instruct model is in the paper. Set it for the model-level methods (`ties`, `dare`,
+    ...), so that every source has a task vector; the linear merge does not use it."""
+    anchor: SourceName | None = None
+    """Name of the source that a merge equals at x = 0. Without it the last one of the table; of
+    `thinking` and `instruct` it is `instruct`."""
+
+    @model_validator(mode="after")
+    def _names_of_sources(self) -> SourcesSection:
+        _refuse(self._faults())
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        given = list(self.__pydantic_extra__)
+        for name in given:
+            if not SOURCE_NAME.fullmatch(name):
+                yield f"{name!r} cannot name a source: {SOURCE_NAME_RULE}"
+            elif name in RESERVED_SOURCE_NAMES or EVALUATION_ID.fullmatch(name):
+                yield f"{name} cannot name a source: it means something else to apbmm"
+        if not LEAST_SOURCES <= len(given) <= MOST_SOURCES:
+            number = f"{len(given)} ({', '.join(given)})" if given else "none"
+            yield f"{MOST_SOURCES} sources are merged, not {number}"
+        if self.anchor is not None and self.anchor not in given:
+            yield f"anchor: no source is called {self.anchor}: {', '.join(given)}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the merged sources, in the order of their weights: the anchor is the last.
+
+        The others are in the order of the table. Those of the paper are thinking, instruct.
+        """
+        given = tuple(self.__pydantic_extra__)
+        last = self.anchor or given[-1]
+        if self.anchor is None and {*given} == {*PAPER_SOURCES}:
+            last = PAPER_SOURCES[-1]
+        return (*(name for name in given if name != last), last)
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folders of the merged sources by name, in the order of `names`."""
+        return {name: self.__pydantic_extra__[name] for name in self.names}
+
+    @property
+    def with_base(self) -> dict[str, str]:
+        """The folders of the merged sources, and of the base where it is one of its own."""
+        return self.folders | ({} if self.base is None else {BASE_ROLE: self.base})
 
 
 class MergeSection(Section):
@@ -146,13 +218,13 @@ class MergeSection(Section):
     """Number of blocks of contiguous layers that share one weight. Without it each layer has a
     weight of its own. Set it to search fewer dimensions. Only for layer-wise methods; at most the
     number of layers."""
-    outside_layers: Literal["mean", "own", "thinking", "instruct"] = "mean"
+    outside_layers: Annotated[str, NamesSource(("mean", "own"))] = "mean"
     """Weights of the tensors that belong to no layer (embeddings, final norm, output head): `mean`
-    gives them the mean of the layers' weights, `own` searches one more weight for each of these
-    groups (layer-wise methods only), `thinking` and `instruct` copy them from that source. With
-    `mean` and `own` the merges at x = 0 and x = 1 are the sources in every tensor."""
+    gives them the mean of the layers' weights, `own` searches weights of their own for each of
+    these groups (layer-wise methods only), the name of a source copies them from that source. With
+    `mean` and `own` a merge of one source alone is that source in every tensor."""
     dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
-    """Dtype that merged tensors are stored in: `source` is each tensor's own in the instruct model.
+    """Dtype that merged tensors are stored in: `source` is each tensor's own in the anchor.
     Sums are computed in float32 and rounded once in any case."""
     vocabulary: Literal["same", "common"] = "same"
     """What of the sources' vocabularies is merged. `same` expects one vocabulary, and embeddings
@@ -167,12 +239,13 @@ class MergeSection(Section):
 class GenerationSection(Section):
     """How answers are decoded. One choice serves every evaluation, references included."""
 
-    template_from: Literal["thinking", "instruct"] = "thinking"
+    template_from: SourceName = PAPER_SOURCES[0]
     """Source whose tokenizer, chat template and generation config all evaluations use. The other
-    source is then asked with a template that is not its own."""
+    sources are then asked with a template that is not their own. Without it `thinking`, or the
+    first source where none is called so."""
     max_tokens: Tokens
     """Most tokens of one answer. A longer answer is cut off and counts as truncated. Choose it so
-    that few answers of the thinking model are cut."""
+    that few answers of the source that thinks longest are cut."""
     context: Tokens
     """Length of vLLM's context: prompt and answer together. It must be larger than `max_tokens` by
     the longest prompt, and no larger than the models' position limit."""
@@ -231,8 +304,8 @@ class BenchmarkSection(Section):
     """One benchmark on local files. A run has one or more of these tables."""
 
     name: Name
-    """Name in results, in objectives and for a worker's `--path NAME=FOLDER`. Not `thinking`,
-    `instruct`, `base`, `adapters` or `prompts`, which name other paths there."""
+    """Name in results, in objectives and for a worker's `--path NAME=FOLDER`. Not the name
+    of a source, `base`, `adapters` or `prompts`, which name other paths there."""
     adapter: str
     """EvalScope's name of the benchmark (`aime25`, `gpqa_diamond`, ...), or one of apbmm's own:
     `apbmm_answer` for questions and answers of one's own, `apbmm_exact`, which compares whole
@@ -332,17 +405,18 @@ LATER_BENCHMARK_KEYS: Mapping[str, Any] = {
 class ObjectiveSection(Section):
     """One objective of Eq. 2: a metric averaged over benchmarks, scaled by two references.
 
-    A run has two to five of these tables. Without any, the paper's two objectives are searched:
-    `reasoning` (`accuracy`, expert `thinking`) and `cost` (`tokens`, expert `instruct`).
+    A run has two to five of these tables. Without any, a run of two sources searches the paper's
+    two objectives: `reasoning` (`accuracy`, expert `thinking`, or the first source where none is
+    called so) and `cost` (`tokens`, expert `instruct`, or the anchor).
     """
 
     name: Name
     """Name of the objective wherever results are shown."""
     metric: Annotated[str, Field(min_length=1, max_length=LONGEST_METRIC_NAME)]
     """The number that is measured on each question and averaged; see below."""
-    expert: Literal["thinking", "instruct"]
+    expert: SourceName
     """The source that scores 1: the one that is good at it."""
-    vanilla: Literal["thinking", "instruct"]
+    vanilla: SourceName
     """The source that scores 0. Not the same as `expert`."""
     benchmarks: tuple[Name, ...] | None = None
     """Names of the benchmarks that are averaged. Without it all are."""
@@ -354,11 +428,22 @@ class ObjectiveSection(Section):
             raise ValueError("expert and vanilla are the same source, so Eq. 2 divides by zero")
         return vanilla
 
+    def faults_of_sources(self, sources: tuple[str, ...]) -> Iterator[str]:
+        """What is wrong with its references in a run of these sources."""
+        for key, name in (("expert", self.expert), ("vanilla", self.vanilla)):
+            for fault in _unknown_source(key, name, sources):
+                yield f"objective {self.name}: {fault}"
 
-PAPER_OBJECTIVES = (
-    ObjectiveSection(name="reasoning", metric="accuracy", expert="thinking", vanilla="instruct"),
-    ObjectiveSection(name="cost", metric="tokens", expert="instruct", vanilla="thinking"),
-)
+
+def paper_objectives(first: str, anchor: str) -> tuple[ObjectiveSection, ObjectiveSection]:
+    """The paper's objectives: of two sources the first is good at the task, the anchor is cheap."""
+    return (
+        ObjectiveSection(name="reasoning", metric="accuracy", expert=first, vanilla=anchor),
+        ObjectiveSection(name="cost", metric="tokens", expert=anchor, vanilla=first),
+    )
+
+
+PAPER_OBJECTIVES = paper_objectives(*PAPER_SOURCES)
 
 
 class PriorSection(Section):
@@ -411,7 +496,7 @@ class BudgetSection(Section):
     """
 
     evaluations: Positive | None = None
-    """Merges whose evaluation is completed. The two references do not count. 40 where no limit is
+    """Merges whose evaluation is completed. The references do not count. 40 where no limit is
     given."""
     gpu_hours: Annotated[float, Field(gt=0), Unit("hours")] | None = None
     """Hours that workers hold leases, times the cards of each worker; a CPU worker counts as one
@@ -664,21 +749,39 @@ class RunSpec(Section):
                 return {**table, "benchmarks": _with_default(benchmarks, "holdout", share)}
         return table
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_by_the_sources(cls, table: Any) -> Any:
+        """Give a run whose sources have other names than the paper's what it does not say."""
+        try:
+            sources = SourcesSection.model_validate(table["sources"])
+        except (LookupError, TypeError, ValueError):  # a fault of its own
+            return table
+        if PAPER_SOURCES[0] not in sources.names and isinstance(table.get("generation"), Mapping):
+            table = {
+                **table,
+                "generation": {"template_from": sources.names[0], **table["generation"]},
+            }
+        if len(sources.names) == LEAST_SOURCES and "objectives" not in table:
+            table = {**table, "objectives": paper_objectives(*sources.names)}
+        return table
+
     @field_validator("benchmarks")
     @classmethod
     def _benchmarks_differ(
-        cls, benchmarks: tuple[BenchmarkSection, ...]
+        cls, benchmarks: tuple[BenchmarkSection, ...], info: ValidationInfo
     ) -> tuple[BenchmarkSection, ...]:
-        _refuse(cls._benchmark_faults([benchmark.name for benchmark in benchmarks]))
+        names = [benchmark.name for benchmark in benchmarks]
+        _refuse(cls._benchmark_faults(names, _source_names(info)))
         return benchmarks
 
     @classmethod
-    def _benchmark_faults(cls, names: list[str]) -> Iterator[str]:
+    def _benchmark_faults(cls, names: list[str], sources: tuple[str, ...]) -> Iterator[str]:
         if not names:
             yield "a run needs at least one"
         if len(set(names)) != len(names):
             yield f"two benchmarks have the same name: {names}"
-        for taken in sorted({*names} & path_names(cls)):
+        for taken in sorted({*names} & {*path_names(cls), *sources}):
             yield f"a benchmark cannot be called {taken}: that names another path"
 
     @field_validator("generation")
@@ -696,6 +799,22 @@ class RunSpec(Section):
             _refuse(_step_faults(info.data.get("objectives", ())))
         return steps
 
+    @field_validator("generation")
+    @classmethod
+    def _template_of_a_source(
+        cls, generation: GenerationSection, info: ValidationInfo
+    ) -> GenerationSection:
+        _refuse(_unknown_source("template_from", generation.template_from, _source_names(info)))
+        return generation
+
+    @field_validator("merge")
+    @classmethod
+    def _follows_a_source(cls, merge: MergeSection, info: ValidationInfo) -> MergeSection:
+        if merge.outside_layers not in ("mean", "own"):
+            names = _source_names(info)
+            _refuse(_unknown_source("outside_layers", merge.outside_layers, names, "mean, own"))
+        return merge
+
     @field_validator("confirm")
     @classmethod
     def _confirming_repeats_differ(
@@ -710,7 +829,7 @@ class RunSpec(Section):
     @classmethod
     def _confirmed_on_others(cls, confirm: ConfirmSection, info: ValidationInfo) -> ConfirmSection:
         names = [b.name for b in (*info.data.get("benchmarks", ()), *confirm.benchmarks)]
-        _refuse(cls._benchmark_faults(names or ["none"]))
+        _refuse(cls._benchmark_faults(names or ["none"], _source_names(info)))
         return confirm
 
     @field_validator("objectives")
@@ -718,18 +837,28 @@ class RunSpec(Section):
     def _objectives_fit(
         cls, objectives: tuple[ObjectiveSection, ...], info: ValidationInfo
     ) -> tuple[ObjectiveSection, ...]:
-        _refuse(cls._objective_faults(objectives, info.data.get("benchmarks")))
+        sources = _source_names(info)
+        if objectives == PAPER_OBJECTIVES and sources and not {*PAPER_SOURCES} <= {*sources}:
+            raise ValueError(
+                f"nothing says which of {', '.join(sources)} is good at what: add [[objectives]] "
+                "tables, each with an expert and a vanilla source"
+            )
+        _refuse(cls._objective_faults(objectives, info.data.get("benchmarks"), sources))
         return objectives
 
     @staticmethod
     def _objective_faults(
-        objectives: tuple[ObjectiveSection, ...], benchmarks: tuple[BenchmarkSection, ...] | None
+        objectives: tuple[ObjectiveSection, ...],
+        benchmarks: tuple[BenchmarkSection, ...] | None,
+        sources: tuple[str, ...],
     ) -> Iterator[str]:
         names = [objective.name for objective in objectives]
         if len(set(names)) != len(names):
             yield f"two objectives have the same name: {names}"
         if not 2 <= len(names) <= 5:
             yield f"between 2 and 5 objectives, not {len(names)}"
+        for objective in objectives:
+            yield from objective.faults_of_sources(sources)
         if benchmarks is None:
             return
         known = {benchmark.name for benchmark in benchmarks}
@@ -804,12 +933,16 @@ class RunSpec(Section):
         return paths
 
     def without_paths(self) -> dict[str, Any]:
-        """The run as JSON values without its paths: what does not depend on the host."""
+        """The run as JSON values without its paths: what does not depend on the host.
+
+        Of the sources the names are left, in the order of their weights.
+        """
         table = self.model_dump(mode="json")
         for found in reversed(list(paths_in(table))):
             del found.table[found.key]
         for benchmark in (*table["benchmarks"], *table["confirm"]["benchmarks"]):
             benchmark.pop("path", None)  # what is left of a list of files
+        table["sources"] = list(self.sources.names)
         return table
 
     def config_hash(self, digests: Mapping[str, str]) -> str:
@@ -822,6 +955,8 @@ class RunSpec(Section):
         parts = ("benchmarks", "generation", "merge", "engine", "evaluation")
         config = {part: whole[part] for part in parts} | {"method": self.merge_method}
         # Runs that were begun before these keys were there keep their hash.
+        if self.sources.names != PAPER_SOURCES:
+            config["sources"] = whole["sources"]
         if not config["merge"]["parameters"]:
             del config["merge"]["parameters"]
         if config["merge"]["vocabulary"] == "same":
@@ -837,6 +972,21 @@ class RunSpec(Section):
         if config["generation"]["thought_end"] == "</think>":
             del config["generation"]["thought_end"]
         return canonical_hash({**config, "digests": dict(digests)})
+
+
+def _source_names(info: ValidationInfo) -> tuple[str, ...]:
+    """The names of a run's sources; empty where they are not valid, which is a fault of its own."""
+    sources = info.data.get("sources")
+    return () if sources is None else sources.names
+
+
+def _unknown_source(
+    key: str, name: str, sources: tuple[str, ...], others: str = ""
+) -> Iterator[str]:
+    """A fault where ``name`` is none of the sources; ``others`` are other values of the key."""
+    if sources and name not in sources:
+        known = ", ".join(filter(None, (others, *sources)))
+        yield f"{key}: no source is called {name}: must be one of {known}"
 
 
 def _with_default(tables: Iterable[Any], key: str, value: Any) -> list[Any]:
@@ -968,6 +1118,17 @@ def paths_in(
                     yield from paths_in(item, section, f"{prefix}{key}.{index}.")
         elif section is not None and isinstance(value, MutableMapping):
             yield from paths_in(value, section, f"{prefix}{key}.")
+    yield from _other_paths(table, kind, prefix)
+
+
+def _other_paths(
+    table: MutableMapping[str, Any], kind: type[Section], prefix: str
+) -> Iterator[FoundPath]:
+    """The keys of the author's own choice, each of which names a path."""
+    others = [key for key in table if key not in kind.model_fields] if kind.other_keys else []
+    for key in others:
+        if isinstance(table[key], str):
+            yield FoundPath(prefix + key, key, table, key)
 
 
 def _takes_list(info: FieldInfo) -> bool:

@@ -8,7 +8,6 @@ from apbmm_common.protocol.messages import Evaluated, Measured, Stepped
 from apbmm_master.journal.events import BenchmarkEstimates, Purpose
 from apbmm_master.journal.lifecycle import ACTIVE_ATTEMPT, AttemptState, EvaluationState
 
-REFERENCES = ("thinking", "instruct")
 MEASURE = "measure"
 BUDGET_PURPOSES: tuple[Purpose, ...] = ("initial", "search")
 """Purposes that count towards ``budget.evaluations``."""

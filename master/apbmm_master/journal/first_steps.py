@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation
+from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.run_state import RunState
 
 FEWEST_ANSWERS = 40
@@ -26,7 +26,7 @@ WHOLE = Step()
 
 def answers_of_a_merge(run_state: RunState) -> int:
     """How many answers a merge gives in full, as a reference has shown; 0 before that."""
-    for name in REFERENCES:
+    for name in run_state.references:
         reference = run_state.evaluations.get(name)
         if reference is not None and isinstance(reference.body, Evaluated):
             return sum(result.answers for result in reference.body.benchmarks.values())

@@ -41,7 +41,7 @@ def earlier_run(run_dir: Path, spec: RunSpec) -> EarlierRun:
     run_state = RunState().replay(read_journal(run_dir))
     if run_state.spec is None or not run_state.references_done or not merges_of(run_state):
         raise UsageError(
-            f"--learn-from {run_dir}: nothing to learn: this run has not measured both references "
+            f"--learn-from {run_dir}: nothing to learn: this run has not measured all references "
             "and a merge",
             "leave --learn-from out, or let that run go on",
         )

@@ -1,7 +1,7 @@
-"""Whether the answers of the two references are worth a search: judged before it begins.
+"""Whether the answers of the references are worth a search: judged before it begins.
 
 A search scales every merge by the references (Eq. 2). Where their answers are mostly cut off, or
-both are equally accurate, the scaled objectives say nothing, and a search of hours ranks noise.
+all are equally accurate, the scaled objectives say nothing, and a search of hours ranks noise.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from apbmm_common.errors import RunFileError
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
-from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file import LEAST_SOURCES, RunSpec
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import check_scaling, measured_references
+from apbmm_master.journal.scores import check_scaling, measured_references, objectives_of
 
 MOST_POOR = 0.5
 """Largest share of a reference's answers to a benchmark that may be truncated, or malformed.
@@ -33,7 +33,7 @@ _CAUSES = (
 
 
 def judge_references(run_state: RunState) -> None:
-    """Raise an error if the references, both measured, are not worth a search.
+    """Raise an error if the references, all measured, are not worth a search.
 
     `RunFileError` for poor answers, unless the search has begun or ``budget.any_references`` allows
     them, and the error of `check_scaling` where Eq. 2 cannot be applied. A run that confirms a
@@ -58,11 +58,21 @@ def judge_references(run_state: RunState) -> None:
 def faults_of_references(
     spec: RunSpec, references: Mapping[str, Mapping[str, BenchmarkResult]]
 ) -> list[str]:
-    """What is wrong with the references' results, by reference and benchmark, with all figures."""
+    """What is wrong with the references' results, by reference and benchmark, with all figures.
+
+    A source of more than two may be poor at a benchmark that no objective scales by it.
+    """
+    scaled = {
+        (reference, benchmark)
+        for objective in objectives_of(spec)
+        for reference in (objective.expert, objective.vanilla)
+        for benchmark in objective.benchmarks
+    }
     faults = [
         fault
         for reference, benchmarks in references.items()
         for benchmark, result in benchmarks.items()
+        if len(references) == LEAST_SOURCES or (reference, benchmark) in scaled
         for fault in _poor_answers(reference, benchmark, result)
     ]
     uses_accuracy = any(objective.metric == "accuracy" for objective in spec.objectives)

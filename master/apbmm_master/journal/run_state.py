@@ -19,7 +19,6 @@ from apbmm_common.run_file import RunSpec, Space
 from apbmm_master.journal.evaluations import (
     BUDGET_PURPOSES,
     LOST_WORKERS_LIMIT,
-    REFERENCES,
     AskCall,
     Attempt,
     Call,
@@ -138,11 +137,16 @@ class RunState:
 
     @property
     def references_done(self) -> bool:
-        """Whether both references are measured, so that Eq. 2 can be applied."""
-        return all(
+        """Whether all references are measured, so that Eq. 2 can be applied."""
+        return self.spec is not None and all(
             name in self.evaluations and self.evaluations[name].state is EvaluationState.DONE
-            for name in REFERENCES
+            for name in self.references
         )
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Ids of the references' evaluations: the names of the sources, the anchor last."""
+        return () if self.spec is None else self.spec.sources.names
 
     def of_state(self, *states: EvaluationState) -> Iterator[Evaluation]:
         """Evaluations of each of ``states`` in turn, in the order of their proposals."""
@@ -465,7 +469,7 @@ class RunState:
     def _tell(
         self, evaluation: Evaluation, *, rejected: bool = False, estimated: bool = False
     ) -> None:
-        """Tell the method of an evaluation, once both references are measured.
+        """Tell the method of an evaluation, once all references are measured.
 
         Before that, Eq. 2 gives no objectives.
         """

@@ -14,7 +14,7 @@ from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.repetitions import share_variance
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation, FirstStep
+from apbmm_master.journal.evaluations import Attempt, Evaluation, FirstStep
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
@@ -45,7 +45,7 @@ class ScoredEvaluation:
 class Scores:
     """Front and hypervolume after the last of ``completed`` evaluations.
 
-    ``front``: objective vectors by evaluation id, in the order of completion. All empty until both
+    ``front``: objective vectors by evaluation id, in the order of completion. All empty until all
     references are measured. Merges that the run has learnt from an earlier one are in the front and
     in the hypervolume, and not in ``completed``; ``learnt`` is the hypervolume of these alone.
     """
@@ -96,7 +96,7 @@ def references_of(run_state: RunState) -> dict[str, Measurement]:
 
 def measured_references(run_state: RunState) -> list[Evaluation]:
     """The reference evaluations that are complete."""
-    found = (run_state.evaluations.get(name) for name in REFERENCES)
+    found = (run_state.evaluations.get(name) for name in run_state.references)
     return [e for e in found if e is not None and e.state is EvaluationState.DONE]
 
 
@@ -118,7 +118,7 @@ def _scalable(run_state: RunState) -> bool:
 
 
 def score(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
-    """Objective vector of one completed evaluation; both references must be measured."""
+    """Objective vector of one completed evaluation; all references must be measured."""
     return _by_eq_2(objective_vector, run_state, evaluation)
 
 

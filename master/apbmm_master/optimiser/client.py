@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from apbmm_common.canonical_json import canonical_hash
-from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Measured
-from apbmm_common.run_file import RunSpec, Space
-from apbmm_master.journal.evaluations import MEASURE, REFERENCES, AskCall, Call, Evaluation
+from apbmm_common.run_file import RunSpec, Space, reference_vector
+from apbmm_master.journal.evaluations import MEASURE, AskCall, Call, Evaluation
 from apbmm_master.journal.events import (
     AnyEvent,
     BenchmarkEstimates,
@@ -115,13 +114,15 @@ class OptimiserClient:
         That is the references, unless they were learnt, and, in a search, the discrepancy
         measurement; in a run that confirms a search, the merges that are confirmed.
         """
-        if run_state.layers == 0:
+        if run_state.layers == 0 or run_state.spec is None:
             return
+        sources = run_state.spec.sources
         jobs: list[tuple[str, Purpose, Vector]] = []
         if not run_state.confirms:
             jobs.append((MEASURE, "measure", ()))
         jobs += [
-            (name, "reference", (SOURCE_WEIGHTS[name],) * run_state.layers) for name in REFERENCES
+            (name, "reference", reference_vector(sources, name, run_state.layers))
+            for name in sources.names
         ]
         jobs += [(name, "search", vector) for name, vector in run_state.to_confirm.items()]
         for name, purpose, vector in jobs:
@@ -320,24 +321,30 @@ def search_arguments(run_state: RunState) -> SearchArguments:
         workers=spec.algorithm.batch,
         reference_point=spec.hypervolume_reference,
         discrepancies=_discrepancies(run_state, spec, space),
-        ends=_ends(spec),
+        numbers=space.numbers,
+        ends=_ends(run_state, spec),
         settings=spec.algorithm.settings,
     )
 
 
-def _ends(spec: RunSpec) -> tuple[Vector, Vector] | None:
-    """What x = 0 (instruct) and x = 1 (thinking) score by Eq. 2: 1 for an expert, else 0.
+def _ends(run_state: RunState, spec: RunSpec) -> tuple[Vector, ...] | None:
+    """What the sources score: the anchor, which is x = 0, then the others in their order.
 
-    None where a merge follows one source outside the layers: x = 0 and x = 1 are then not the
-    sources themselves.
+    By Eq. 2 an expert scores 1 and a vanilla reference 0; what a source of more than two scores in
+    an objective that does not name it has been measured. None where a merge follows one source
+    outside the layers: merges at the corners of the space are then not the sources themselves.
     """
-    if spec.merge.outside_layers in {"thinking", "instruct"}:
+    *others, anchor = spec.sources.names
+    if spec.merge.outside_layers in spec.sources.names:
         return None
-    experts = [objective.expert for objective in spec.objectives]
-    instruct, thinking = (
-        tuple(float(expert == source) for expert in experts) for source in ("instruct", "thinking")
-    )
-    return instruct, thinking
+    if len(others) == 1:
+        experts = [objective.expert for objective in spec.objectives]
+        return tuple(
+            tuple(float(expert == source) for expert in experts) for source in (anchor, *others)
+        )
+    if not run_state.references_done:
+        return None
+    return tuple(score(run_state, run_state.evaluations[name]) for name in (anchor, *others))
 
 
 def _discrepancies(run_state: RunState, spec: RunSpec, space: Space) -> Discrepancies | None:
@@ -355,6 +362,7 @@ def _discrepancies(run_state: RunState, spec: RunSpec, space: Space) -> Discrepa
         components=space.owners,
         outside=tuple(found.outside.get(group) for group in space.outside),
         parameter_weight=spec.prior.parameter_share,
+        numbers=space.numbers,
     )
 
 
@@ -387,12 +395,14 @@ def _with_vectors(run_state: RunState, call: Call) -> PastAsk | PastTell:
 
 
 def outcome_request(run_state: RunState, run_dir: Path) -> OutcomeRequest:
-    """Which outcomes of a run count now; both references must be measured."""
+    """Which outcomes of a run count now; all references must be measured."""
     spec = run_state.spec
     assert spec is not None
     return OutcomeRequest(
         run_dir,
-        tuple(AnsweredMerge(name, _source_vector(run_state, name)) for name in REFERENCES),
+        tuple(
+            AnsweredMerge(name, _source_vector(run_state, name)) for name in run_state.references
+        ),
         tuple(map(_answered, earlier_merges(merges_of(run_state)))),
         tuple(map(_answered, partial_merges(run_state))),
         {benchmark.name: benchmark.repeats for benchmark in spec.benchmarks},
@@ -418,7 +428,9 @@ def _answered(evaluation: Evaluation) -> AnsweredMerge:
 def _source_vector(run_state: RunState, name: str) -> Vector | None:
     """The point of the space that is a source, or nearly so; None where a space has no such point.
 
-    A source has a weight for every layer; see `Assign`.
+    A source has its numbers for every layer; see `Assign`.
     """
+    assert run_state.spec is not None
     space = run_state.space
-    return (SOURCE_WEIGHTS[name],) * space.dimensions if space.owners else None
+    parts = space.dimensions // space.numbers
+    return reference_vector(run_state.spec.sources, name, parts) if space.owners else None

@@ -40,7 +40,9 @@ Reply = TypeVar("Reply")
 class SearchArguments:
     """What a search is created with; see `new_search`.
 
-    ``ends``: what the source models score at x = 0 and x = 1, None where these are not the sources.
+    ``numbers``: how many components each layer has, one fewer than sources. ``ends``: what the
+    source models score, the anchor at x = 0 first, then the others in their order; None where the
+    corners of the space are not the sources.
     """
 
     name: str
@@ -51,8 +53,9 @@ class SearchArguments:
     initial: int
     workers: int
     reference_point: Vector
+    numbers: int = 1
     discrepancies: Discrepancies | None = None
-    ends: tuple[Vector, Vector] | None = None
+    ends: tuple[Vector, ...] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -142,6 +145,7 @@ def new_search(arguments: SearchArguments) -> Search:
         budget=arguments.budget,
         initial=arguments.initial,
         workers=arguments.workers,
+        numbers=arguments.numbers,
         reference_point=arguments.reference_point,
         importance=importance,
         **settings,

@@ -34,9 +34,10 @@ from math import ceil
 import numpy as np
 
 from apbmm_common.errors import ApbmmError, RunFileError
+from apbmm_common.metrics import metric
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.costs.budget import limits, reached, reached_cost, room
-from apbmm_master.journal.evaluations import MEASURE, REFERENCES, Attempt, Evaluation
+from apbmm_master.journal.evaluations import MEASURE, Attempt, Evaluation
 from apbmm_master.journal.first_steps import WHOLE, Step, measures_in_steps, step_of
 from apbmm_master.journal.lifecycle import (
     EvaluationState,
@@ -457,16 +458,31 @@ def _in_order(run_state: RunState) -> list[Evaluation]:
     """The queue: the measurement, which is short, the references, then the merges as proposed.
 
     All that follows the initial design waits for the references, so the longest of them goes first:
-    the one with the longest attempt so far, which was not enough, or else the thinking model.
+    the one with the longest attempt so far, which was not enough, or else the one that is expected
+    to take longest.
     """
+    order = _longest_first(run_state)
 
     def urgency(evaluation: Evaluation) -> tuple[int, float, int]:
-        if evaluation.id not in REFERENCES:
+        if evaluation.id not in order:
             return 2 * evaluation.in_budget, 0.0, evaluation.ordinal
         longest = max((attempt.gpu_seconds for attempt in evaluation.attempts), default=0.0)
-        return 1, -longest, REFERENCES.index(evaluation.id)
+        return 1, -longest, order.index(evaluation.id)
 
     return sorted(run_state.of_state(EvaluationState.QUEUED), key=urgency)
+
+
+def _longest_first(run_state: RunState) -> list[str]:
+    """The references, those that objectives call costly before the others, the cheap ones last.
+
+    The order of the sources decides between equals: the first one of the paper's is thinking.
+    """
+    costs = dict.fromkeys(run_state.references, 0)
+    for objective in run_state.spec.objectives if run_state.spec is not None else ():
+        if metric(objective.metric).better == "lower":
+            costs[objective.vanilla] += 1
+            costs[objective.expert] -= 1
+    return sorted(costs, key=lambda name: -costs[name])
 
 
 def _worker_that_has_not_failed(evaluation: Evaluation, free: list[Worker]) -> Worker | None:

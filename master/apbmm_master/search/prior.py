@@ -95,9 +95,10 @@ class Discrepancies:
     """What the importance of a run's components is computed from: plain numbers.
 
     `parameter` (Eq. 5) and `activation` (Eq. 8) have one number for each of the L layers.
-    `components` names the component of the vector that weighs each layer, None for a layer that is
-    not searched. `outside` has the parameter discrepancy of each searched group of tensors outside
-    the layers, None for a group that was not measured. `parameter_weight` is k1 of Eq. 10.
+    `components` names the block of each layer, of those that are searched, None for a layer that
+    is not: `numbers` components of the vector weigh a block. `outside` has the parameter
+    discrepancy of each searched group of tensors outside the layers, None for a group that was not
+    measured. `parameter_weight` is k1 of Eq. 10.
     """
 
     parameter: tuple[float, ...]
@@ -105,12 +106,14 @@ class Discrepancies:
     components: tuple[int | None, ...]
     outside: tuple[float | None, ...] = ()
     parameter_weight: float = 0.5
+    numbers: int = 1
 
 
 def component_importance(found: Discrepancies, *, use_activations: bool = True) -> Array:
     """Importance (D,) in [0, 1] of each component of a vector.
 
-    A component that weighs several layers gets the mean of their scores s_l. Layers that are not
+    The components of several layers get the mean of their scores s_l; all numbers of a layer or
+    group have one importance. Layers that are not
     searched take no part: Eq. 6-12 are those of a model without them. The components of the groups
     outside the layers follow. Such a group is scored by its parameter discrepancy, rescaled as
     those of the layers are (Eq. 6). Activations are those of layers, and groups have no neighbours
@@ -125,7 +128,7 @@ def component_importance(found: Discrepancies, *, use_activations: bool = True) 
     scores = layer_importance(parameter, activation, found.parameter_weight)
     mean = math.fsum(scores) / len(scores) if len(scores) else 0.5
     groups = [mean if g is None else rescale([g], parameter)[0] for g in found.outside]
-    return np.concatenate([component_means(scores, owners), groups])
+    return np.repeat(np.concatenate([component_means(scores, owners), groups]), found.numbers)
 
 
 def component_means(scores: npt.ArrayLike, owners: Sequence[int]) -> Array:

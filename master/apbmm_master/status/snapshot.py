@@ -304,7 +304,7 @@ def _story(run_state: RunState, now: float) -> dict[str, Any]:
 
 def _paths(spec: RunSpec) -> dict[str, str]:
     """The sources' paths by role."""
-    return {role: path for role, path in spec.sources.model_dump().items() if isinstance(path, str)}
+    return spec.sources.with_base
 
 
 def is_rehearsal(run_state: RunState) -> bool:

@@ -121,7 +121,7 @@ def test_a_sound_run_has_no_faults_and_a_plan(run_file: Path) -> None:
     assert found.faults == []
     rows = dict(plan(found))
     assert "12 layers" in rows["thinking"]
-    assert rows["base"] == "the instruct model"
+    assert rows["base"] == "instruct"
     assert "2 questions" in rows["benchmark"]
     assert "40 evaluations (8 of them initial) and 2 references" in rows["budget"]
     assert "84 answers" in rows["budget"]
@@ -222,7 +222,7 @@ def test_an_invalid_run_file_is_looked_into_all_the_same(run_file: Path) -> None
             "context = 200": "context = 20",
             '"sobol"': '"sobel"\nbatches = 2\nsetings = 1',
             '"exact"\nquestions = 2': '"x"\nquestions = 0',
-            "instruct =": "instrukt =",
+            "instruct =": "mean =",
         },
     )
     assert found.spec is None
@@ -234,7 +234,7 @@ def test_an_invalid_run_file_is_looked_into_all_the_same(run_file: Path) -> None
         "pair/thinking: no such file or folder",
         "benchmarks.0.questions: must be at least 1",
         "/x: no such file or folder",
-        "sources.instruct: missing",
+        "sources: mean cannot name a source",
     ):
         assert expected in text
 
@@ -270,7 +270,7 @@ def test_a_model_level_merge_says_what_its_task_vectors_start_from(run_file: Pat
     assert found.faults == []
     rows = dict(plan(found))
     assert rows["merge"].startswith("ties of whole models, ")
-    assert rows["base"] == "the instruct model, so only the thinking model has a task vector"
+    assert rows["base"] == "instruct, so only thinking has a task vector"
     shutil.copytree(run_file.parent / "pair" / "instruct", run_file.parent / "pair" / "base")
     found = with_changes(run_file, {"[sources]": '[sources]\nbase = "pair/base"'})
     assert "12 layers" in dict(plan(found))["base"]

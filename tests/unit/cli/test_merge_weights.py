@@ -14,10 +14,10 @@ from apbmm_common.errors import EvaluationError, UsageError
 from apbmm_worker.merging.source_weights import (
     SourceWeights,
     outside_rows,
-    own_rows,
     pair_weights,
     simplex_row,
     stick_breaking,
+    with_tied_head,
 )
 
 PAIR = WeightsReader(4, ("a", "b"), simplex=True)
@@ -78,19 +78,11 @@ def test_what_is_no_point_of_a_simplex_is_refused(row: tuple[float, ...]) -> Non
         simplex_row(row, "layer 3")
 
 
-def test_a_weight_for_each_group_outside() -> None:
-    assert own_rows({"embeddings": 0.25, "norm": 1, "head": 0.5}) == {
-        "embeddings": (0.25, 0.75), "norm": (1, 0), "head": (0.5, 0.5),
-    }  # fmt: skip
-    tied = own_rows({"embeddings": 0.25, "norm": 1})
-    assert tied["head"] == tied["embeddings"]
-
-
-@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
-def test_a_weight_of_a_group_is_in_the_unit_interval(weight: float) -> None:
-    with pytest.raises(EvaluationError, match=f"the weight of the norm is {weight}") as caught:
-        own_rows({"embeddings": 0.5, "norm": weight})
-    assert caught.value.kind == "vector"
+def test_a_head_that_is_tied_has_the_weights_of_the_embeddings() -> None:
+    own = {"embeddings": (0.25, 0.75), "norm": (1.0, 0.0)}
+    assert with_tied_head(own) == {**own, "head": (0.25, 0.75)}
+    assert with_tied_head({**own, "head": (0.5, 0.5)})["head"] == (0.5, 0.5)
+    assert with_tied_head({"norm": (1.0, 0.0)}) == {"norm": (1.0, 0.0)}
 
 
 def test_outside_rules() -> None:

@@ -24,7 +24,7 @@ ADAPTER = "gsm8k"
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--source", "base"], "error: invalid value"),
+        (["--source", "base"], "error: --source base: no source of "),
         (["--questions", "0"], "error: invalid value"),
         (["--gpu", "first"], "error: --gpu first: not a card"),
         (["--gpu", "rehearsal"], "error: --gpu rehearsal: nothing is asked in a rehearsal"),

@@ -60,7 +60,7 @@ def reads(variables: dict[str, str], path: Path) -> bool:
     paths = LocalPaths({}, parse_roots(flags.root, flags.master))
     spec = run_spec(evaluation={"kind": "vllm"}, sources={"thinking": str(path)})
     try:
-        return paths.of("thinking", spec.sources.thinking) == str(path)
+        return paths.of("thinking", spec.sources.folders["thinking"]) == str(path)
     except EvaluationError:
         return False
 

@@ -48,13 +48,16 @@ def test_types_ranges_units_and_defaults_are_those_of_the_schema(text: str) -> N
     assert generation["max_tokens"][1:3] == ["whole number ≥ 1, in tokens", "required"]
     assert generation["top_p"][1:3] == ["number > 0 and ≤ 1", "`0.95`"]
     assert rows(text, "## `[merge]`")["outside_layers"][1:3] == [
-        "`mean`, `own`, `thinking` or `instruct`",
+        "`mean`, `own` or the name of a source",
         "`mean`",
     ]
     assert rows(text, "## `[timings]`")["beat"][1] == "number > 0, in seconds"
     assert rows(text, "## `[engine]`")["remote_code"][1:3] == ["`true` or `false`", "`false`"]
     assert rows(text, "## `[[benchmarks]]`")["question_ids"][1] == "list of: whole number ≥ 0"
     assert rows(text, "## `[sources]`")["base"][1:3] == ["path", "none"]
+    assert "## `[sources]` (required)" in text
+    assert "| a name | path | required | Folder of a source, under a name of your choice" in text
+    assert rows(text, "## `[[objectives]]`")["expert"][1] == "the name of a source"
     assert rows(text, "## `[[benchmarks]]`")["path"][1] == "path or list of: path"
     assert rows(text, "## `[[benchmarks]]`")["name"][1].startswith("text of 1 to 64 letters")
 

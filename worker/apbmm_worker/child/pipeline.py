@@ -20,12 +20,17 @@ from apbmm_common.checkpoint.compatibility import compatibility_warnings
 from apbmm_common.checkpoint.config_differences import config_differences
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.checkpoint.remote_code import own_code, require_code
-from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
 from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import DataError, EvaluationError, SourceError, UsageError
 from apbmm_common.protocol.messages import Evaluated, KeptAnswer, Measured, Stepped
-from apbmm_common.run_file import EngineSection, GenerationSection, RunSpec, Space
+from apbmm_common.run_file import (
+    EngineSection,
+    GenerationSection,
+    RunSpec,
+    Space,
+    reference_vector,
+)
 from apbmm_worker import environment
 from apbmm_worker.child_protocol import Prepare
 from apbmm_worker.engine.kinds import engine_kind, require_kind
@@ -123,7 +128,7 @@ class Pipeline:
         return self._loader.engine is None or self._loader.engine.usable
 
     def measure(self) -> Measured:
-        """How much the two sources differ, layer by layer."""
+        """How much the sources differ, layer by layer."""
         from apbmm_worker.discrepancy import measure
 
         prior = self._spec.prior
@@ -173,7 +178,7 @@ class Pipeline:
     ) -> Evaluated | Stepped:
         """Merge, load and evaluate one vector; EvalScope's records go to ``outputs/evaluation``.
 
-        The vector is of the run's space, that of a ``reference`` one weight for each layer. The
+        The vector is of the run's space, that of a ``reference`` as `reference_vector` has it. The
         engine is not asked for the finished answers in ``kept``, and goes on behind the others;
         ``listener`` is told of its answers and of all outcomes. The result of a ``step`` that has
         not everything is `Stepped`, without records. Raises `EvaluationError`; `usable` tells
@@ -231,6 +236,7 @@ class Pipeline:
             self._inputs.sources,
             cache,
             lambda done, total: self._progress("verify", done, total),
+            distinct=self._spec.sources.names,
             common_vocabulary=self._spec.merge.vocabulary == "common",
         )
         for warning in compatibility_warnings(sources.checkpoints):
@@ -302,10 +308,14 @@ class Pipeline:
         from apbmm_worker.merging.run_merges import merge_of
 
         merges = (
-            merge_of(self._spec, self.sources, [x] * self.sources.layers, reference=True).plans
-            for x in SOURCE_WEIGHTS.values()
+            merge_of(self._spec, self.sources, self._reference(name), reference=True).plans
+            for name in self._spec.sources.names
         )
         return next(other for other in merges if other != plans)
+
+    def _reference(self, name: str) -> tuple[float, ...]:
+        """The vector of the merge that is one source alone."""
+        return reference_vector(self._spec.sources, name, self.sources.layers)
 
     def _new_loader(self) -> HotLoader[ResidentEngine]:
         from apbmm_worker.engine.hot_load import HotLoader
@@ -348,12 +358,12 @@ class Pipeline:
         checkpoints = self.sources.checkpoints  # maybe cut to a common vocabulary
         of_merges = checkpoints[self._spec.generation.template_from].config
         found = []
-        for role, weight in SOURCE_WEIGHTS.items():
+        for role in self._spec.sources.names:
             folder = checkpoints[role].path
             differences = config_differences(read_checkpoint(folder).config, of_merges)
             if self._spec.merge.vocabulary == "common" and "vocab_size" in differences:
                 continue
-            merge = self._planned([weight] * self.sources.layers, reference=True)
+            merge = self._planned(self._reference(role), reference=True)
             found.append(SourceMerge(role, folder, merge, differences))
         return found
 

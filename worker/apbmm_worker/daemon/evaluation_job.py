@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import EvaluationError
 from apbmm_common.metrics import in_words, shown_metrics
 from apbmm_common.protocol.messages import (
@@ -18,7 +19,7 @@ from apbmm_common.protocol.messages import (
     Measured,
     Stepped,
 )
-from apbmm_common.run_file import RunSpec, SourcesSection
+from apbmm_common.run_file import RunSpec
 from apbmm_worker.child_protocol import (
     Command,
     CommandFailed,
@@ -177,8 +178,9 @@ class EvaluationJob:
         # A rehearsal reads no files, so its run may name files that do not exist.
         roots = self._options.roots if self._kind == "vllm" else None
         paths = LocalPaths(self._options.paths, roots).of_run(spec)
-        sources = {role: paths[role][0] for role in SourcesSection.model_fields if role in paths}
-        sources.setdefault("base", sources["instruct"])
+        roles = (*spec.sources.names, BASE_ROLE)
+        sources = {role: paths[role][0] for role in roles if role in paths}
+        sources.setdefault(BASE_ROLE, sources[spec.sources.names[-1]])
         return Prepare(
             spec=spec.model_dump(mode="json"),
             sources=sources,

@@ -1,7 +1,8 @@
-"""The discrepancies of two sources, layer by layer, from which the prior is made (Eq. 5, 7, 8).
+"""The discrepancies of the sources, layer by layer, from which the prior is made (Eq. 5, 7, 8).
 
 The parameter discrepancy is computed from the files, in chunks. The activation discrepancy runs
-both models, one after the other, on the same prompts (`apbmm_worker.discrepancy.activations`).
+the models, one after the other, on the same prompts (`apbmm_worker.discrepancy.activations`). Of
+more than two sources, a layer's discrepancy is that of the two that differ most in it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import torch
 
 from apbmm_common.checkpoint.contents import opened, read_into
 from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader, layer_of
+from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.tensor_groups import optional_tensors, outside_group
 from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file import PriorSection
@@ -35,10 +38,10 @@ def measure(
     *,
     remote_code: bool = False,
 ) -> Measured:
-    """Both discrepancies of the thinking and the instruct model: Eq. 5, and Eq. 7 and 8.
+    """Both discrepancies of the sources: Eq. 5, and Eq. 7 and 8.
 
     The first ``prior.questions`` prompts are run, through the chat template of the source
-    ``template_from`` for both models. ``device`` is ``cpu`` or ``cuda:N``; one model at a time is
+    ``template_from`` for all models. ``device`` is ``cpu`` or ``cuda:N``; one model at a time is
     on it. ``remote_code``: run the Python code that comes with the models. Raises `SourceError`
     for unusable prompts, and for a model that cannot be loaded or whose activations are not finite.
     """
@@ -52,7 +55,7 @@ def measure(
         max_tokens=prior.max_tokens,
         remote_code=remote_code,
     )
-    thinking, instruct = (
+    states = [
         pooled_states(
             sources.checkpoints[role].path,
             encoded,
@@ -62,9 +65,10 @@ def measure(
             device=device,
             remote_code=remote_code,
         )
-        for role in ("thinking", "instruct")
-    )
-    activation = cosine_discrepancy(thinking, instruct, prior.batch)
+        for role in merged_roles(sources)
+    ]
+    pairs = combinations(states, 2)
+    activation = largest([cosine_discrepancy(*pair, prior.batch) for pair in pairs])
     return Measured(
         parameter=parameter,
         activation=activation,
@@ -74,50 +78,66 @@ def measure(
     )
 
 
+def merged_roles(sources: VerifiedSources) -> list[str]:
+    """The sources that are merged: all but the base."""
+    return [role for role in sources.checkpoints if role != BASE_ROLE]
+
+
+def largest(of_pairs: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """For each layer the largest of the discrepancies that pairs of sources have in it."""
+    return tuple(map(max, zip(*of_pairs, strict=True)))
+
+
 def parameter_discrepancy(
     sources: VerifiedSources,
 ) -> tuple[tuple[float, ...], dict[str, float]]:
     """Eq. 5: mean over a layer's tensors of ``||TV1 - TV2|| / (||base|| + eps)``.
 
-    The base cancels in ``TV1 - TV2``, which is thinking minus instruct. Squares are summed in
+    The base cancels in ``TV1 - TV2``, which is source 1 minus source 2. Squares are summed in
     float64. Integer and boolean tensors do not count. Returns one number for each layer, and the
-    same for each group of tensors outside the layers.
+    same for each group of tensors outside the layers: each that of the pair that differs most.
     """
-    thinking, instruct = (sources.checkpoints[role] for role in ("thinking", "instruct"))
-    base = sources.checkpoints.get("base", instruct)
+    merged = [sources.checkpoints[role] for role in merged_roles(sources)]
+    base = sources.checkpoints.get(BASE_ROLE, merged[-1])
     groups = sources.outside
-    left_out = optional_tensors((thinking, instruct, base))
+    left_out = optional_tensors((*merged, base))
     keys: list[int | str] = [*range(sources.layers), *groups]
-    ratios: dict[int | str, list[float]] = {key: [] for key in keys}
-    with opened(thinking, instruct, base) as files:
-        for name, tensor in instruct.tensors.items():
+    ratios: dict[int | str, list[list[float]]] = {key: [] for key in keys}
+    with opened(*merged, base) as files:
+        for name, tensor in merged[-1].tensors.items():
             layer = layer_of(name)
             key = outside_group(name) if layer is None else layer
             if key not in ratios or name in left_out or not tensor.is_float:
                 continue
-            trio = (thinking.tensors[name], tensor, base.tensors[name])
-            difference, norm = _norms(trio, files)
-            ratios[key].append(difference / (norm + EPSILON))
-    means = {key: math.fsum(found) / len(found) for key, found in ratios.items()}
+            tensors = [checkpoint.tensors[name] for checkpoint in (*merged, base)]
+            differences, norm = _norms(tensors, files)
+            ratios[key].append([difference / (norm + EPSILON) for difference in differences])
+    means = {
+        key: max(math.fsum(of_pair) / len(found) for of_pair in zip(*found, strict=True))
+        for key, found in ratios.items()
+    }
     return tuple(means[layer] for layer in range(sources.layers)), {g: means[g] for g in groups}
 
 
-def _norms(
-    trio: tuple[TensorHeader, TensorHeader, TensorHeader], files: Mapping[Path, int]
-) -> tuple[float, float]:
-    """``||thinking - instruct||_2`` and ``||base||_2`` of one tensor."""
-    difference, base_squares = 0.0, 0.0
-    count = math.prod(trio[0].shape)
-    buffers = [bytearray(CHUNK_ELEMENTS * ITEM_BYTES[tensor.dtype]) for tensor in trio]
+def _norms(tensors: Sequence[TensorHeader], files: Mapping[Path, int]) -> tuple[list[float], float]:
+    """``||source 1 - source 2||_2`` of each pair of sources, and ``||base||_2``, of one tensor.
+
+    ``tensors``: that of each source, then the base's.
+    """
+    pairs = list(combinations(range(len(tensors) - 1), 2))
+    squares, base_squares = [0.0] * len(pairs), 0.0
+    count = math.prod(tensors[0].shape)
+    buffers = [bytearray(CHUNK_ELEMENTS * ITEM_BYTES[tensor.dtype]) for tensor in tensors]
     for begin in range(0, count, CHUNK_ELEMENTS):
         size = min(CHUNK_ELEMENTS, count - begin)
         values = []
-        for tensor, buffer in zip(trio, buffers, strict=True):
+        for tensor, buffer in zip(tensors, buffers, strict=True):
             item = ITEM_BYTES[tensor.dtype]
             data = memoryview(buffer)[: size * item]
             read_into(files[tensor.file], data, tensor.offset + begin * item, tensor.file)
             values.append(torch.frombuffer(data, dtype=TORCH_DTYPES[tensor.dtype]).double())
-        delta = values[0] - values[1]
-        difference += float(delta.dot(delta))
-        base_squares += float(values[2].dot(values[2]))
-    return math.sqrt(difference), math.sqrt(base_squares)
+        for number, (one, two) in enumerate(pairs):
+            delta = values[one] - values[two]
+            squares[number] += float(delta.dot(delta))
+        base_squares += float(values[-1].dot(values[-1]))
+    return [math.sqrt(square) for square in squares], math.sqrt(base_squares)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from apbmm_common.checkpoint.headers import (
     DTYPE_CODES,
@@ -23,17 +22,7 @@ from apbmm_common.checkpoint.headers import (
 from apbmm_common.checkpoint.tensor_groups import optional_tensors
 from apbmm_common.errors import EvaluationError
 from apbmm_common.merge_methods import METHODS
-from apbmm_common.run_file import MergeSection
-from apbmm_worker.merging.source_weights import (
-    Row,
-    SourceWeights,
-    outside_rows,
-    own_rows,
-    pair_weights,
-    total,
-)
-
-NOTHING: Mapping[str, float] = MappingProxyType({})
+from apbmm_worker.merging.source_weights import SourceWeights, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +88,7 @@ class TensorPlan:
     """How one tensor is made of the tensors of the same name in several ``sources``.
 
     ``layout`` is the tensor whose name, shape and file name the result gets: the last source's,
-    which of two sources is the instruct model's. ``dtype`` is the stored one. With a
+    which of a run's sources is the anchor. ``dtype`` is the stored one. With a
     `ModelLevelMerge` the first source is the base.
     """
 
@@ -134,32 +123,10 @@ class TensorPlan:
         return replace(self, layout=_rows(self.layout, begin, count), sources=sources)
 
 
-def plan(
-    thinking: Checkpoint,
-    instruct: Checkpoint,
-    weights: Sequence[float],
-    merge: MergeSection,
-    own: Mapping[str, float] = NOTHING,
-) -> tuple[TensorPlan, ...]:
-    """The layer-wise merge of two sources (Eq. 4), in the order of the instruct model's files.
-
-    ``weights``: the thinking model's, one for each layer (`layer_weights`). A tensor of no layer
-    gets mean(weights), or follows the source that ``merge.outside_layers`` names, or gets the
-    weight of its group in ``own`` (`tensor_groups.outside_group`) if that says ``own``.
-    """
-    sources = {"thinking": thinking, "instruct": instruct}
-    chosen = pair_weights(weights)
-    rule: str | Mapping[str, Row] = merge.outside_layers
-    if rule == "own":
-        rule = own_rows(own)
-    outside = outside_rows(rule, tuple(sources), chosen.layers)
-    return plan_sum(sources, SourceWeights(chosen.layers, outside), merge.dtype)
-
-
 def plan_sum(
     sources: Mapping[str, Checkpoint], weights: SourceWeights, dtype: str = "source"
 ) -> tuple[TensorPlan, ...]:
-    """A weighted sum of any number of sources, in the order of the last source's files.
+    """A weighted sum of any number of sources (Eq. 4), in the order of the last source's files.
 
     The stored dtype is the last source's own for each tensor, unless ``dtype`` names one. Integers
     and booleans, which verification found equal, are copied. `optional_tensors` are left out.

@@ -6,21 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from apbmm_common.checkpoint.headers import layer_of
-from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
+from apbmm_common.checkpoint.headers import Checkpoint, layer_of
+from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.merge_methods import LINEAR
 from apbmm_common.run_file import MergeSection, RunSpec, Space
+from apbmm_common.simplex import Row
 from apbmm_worker.merging.plan import (
     ModelLevelMerge,
     TensorPlan,
     copied,
-    plan,
+    plan_sum,
     plan_task_vectors,
 )
-from apbmm_worker.merging.source_weights import layer_weights
+from apbmm_worker.merging.source_weights import (
+    SourceWeights,
+    outside_rows,
+    stick_breaking,
+    with_tied_head,
+)
 from apbmm_worker.merging.sources import VerifiedSources
-
-MERGED = tuple(SOURCE_WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +40,44 @@ def merge_of(
 ) -> RunMerge:
     """The merge that a vector of the run's space stands for.
 
-    A ``reference`` is one of the sources: its vector has one weight for each layer, whatever the
-    run searches. Random methods draw by the run's seed. Raises `EvaluationError` (``vector``) for a
-    vector that is not of the space.
+    A ``reference`` is one of the sources: its vector has the numbers of each layer, whatever the
+    run searches (`reference_vector`). Random methods draw by the run's seed. Raises
+    `EvaluationError` (``vector``) for a vector that is not of the space.
     """
+    names = spec.sources.names
+    merged = {name: sources.checkpoints[name] for name in names}
     if reference:
         # The whole source, outside the layers too: Eq. 2 measures all merges by the sources.
-        return _linear(MergeSection(dtype=spec.merge.dtype), sources, vector, {})
+        rows = stick_breaking(vector, sources.layers, len(names))
+        return _linear(MergeSection(dtype=spec.merge.dtype), sources, merged, rows, {})
     space = _space(spec, sources, len(vector))
     if space.method == LINEAR:
-        layers, own = space.layer_weights(vector), space.outside_weights(vector)
-        return _linear(spec.merge, sources, layers, own)
+        rows, own = space.layer_rows(vector), space.outside_rows(vector)
+        return _linear(spec.merge, sources, merged, rows, own)
     weight, searched = space.weight_and_parameters(vector)
     parameters = {**spec.merge.parameters, **searched}
     rule = ModelLevelMerge(space.method, weight, parameters, spec.seed)
     plans = plan_task_vectors(
-        {role: sources.checkpoints[role] for role in MERGED},
-        sources.checkpoints["base"],
-        rule,
-        spec.merge.outside_layers,
-        spec.merge.dtype,
+        merged, sources.checkpoints[BASE_ROLE], rule, spec.merge.outside_layers, spec.merge.dtype
     )
     return RunMerge(plans, {"task_vectors": rule.recipe, "merge": _settings(spec.merge)})
 
 
 def _linear(
-    merge: MergeSection, sources: VerifiedSources, vector: Sequence[float], own: Mapping[str, float]
+    merge: MergeSection,
+    sources: VerifiedSources,
+    merged: Mapping[str, Checkpoint],
+    rows: Sequence[Row],
+    own: Mapping[str, Row],
 ) -> RunMerge:
-    thinking, instruct = (sources.checkpoints[role] for role in MERGED)
-    weights = layer_weights(vector, sources.layers)
-    recipe: dict[str, Any] = {"vector": weights, "merge": _settings(merge)}
-    if own:
-        recipe["outside"] = dict(own)
-    plans = plan(thinking, instruct, weights, merge, own)
+    """The weighted sum of the sources ``merged`` by these weights of each layer.
+
+    ``own``: those of groups outside the layers, if ``merge.outside_layers`` says so.
+    """
+    rule = with_tied_head(own) if merge.outside_layers == "own" else merge.outside_layers
+    weights = SourceWeights(tuple(rows), outside_rows(rule, tuple(merged), rows))
+    recipe: dict[str, Any] = {**_recipe(tuple(merged), rows, own), "merge": _settings(merge)}
+    plans = plan_sum(merged, weights, merge.dtype)
     if sources.identical_layers:
         recipe["identical_layers"] = sources.identical_layers
         plans = tuple(
@@ -76,6 +85,17 @@ def _linear(
             for tensor in plans
         )
     return RunMerge(plans, recipe)
+
+
+def _recipe(names: Sequence[str], rows: Sequence[Row], own: Mapping[str, Row]) -> dict[str, Any]:
+    """The weights as the recipe has them: of two sources, the first one's alone."""
+    if len(names) == 2:
+        found: dict[str, Any] = {"vector": tuple(row[0] for row in rows)}
+        outside: dict[str, Any] = {group: row[0] for group, row in own.items()}
+    else:
+        found = {"sources": list(names), "weights": [list(row) for row in rows]}
+        outside = {group: list(row) for group, row in own.items()}
+    return found | ({"outside": outside} if outside else {})
 
 
 def _space(spec: RunSpec, sources: VerifiedSources, components: int) -> Space:

@@ -1,9 +1,9 @@
 """The weight of each source in each tensor of a weighted sum; pure.
 
-Of two sources, a layer's weights are one number: the first source's weight. Of more, they are a
-point of a simplex, given as it is or by stick-breaking. Tensors outside the layers (embeddings,
-final norm, output head), of which the paper says nothing, get the mean over the layers unless the
-caller says otherwise.
+A layer's weights are a point of a simplex, given as it is or by stick-breaking (`simplex`): of two
+sources one number, the first source's weight. Tensors outside the layers (embeddings, final norm,
+output head), of which the paper says nothing, get the mean over the layers unless the caller says
+otherwise.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS, outside_group
 from apbmm_common.errors import EvaluationError
-
-Row = tuple[float, ...]
-"""One weight for each source."""
+from apbmm_common.simplex import Row, row_of
 
 _TOLERANCE = 1e-6
 
@@ -59,41 +57,18 @@ def total(weights: Sequence[float]) -> float:
         ) from None
 
 
-def layer_weights(vector: Sequence[float], layers: int) -> tuple[float, ...]:
-    """The first (thinking) source's weight for each layer: the vector itself, checked.
-
-    Raises `EvaluationError` (``vector``) unless it has one number in [0, 1] for each layer.
-    """
-    if len(vector) != layers:
-        raise EvaluationError(
-            f"the vector has {len(vector)} components, the sources {layers} layers", kind="vector"
-        )
-    return _unit_interval(vector)
-
-
 def pair_weights(weights: Iterable[float]) -> SourceWeights:
     """Two sources: weight x for the first and 1 - x for the second; mean(x) outside the layers."""
     layers = tuple((float(x), 1.0 - float(x)) for x in weights)
     return SourceWeights(layers, outside_rows("mean", (), layers))
 
 
-def own_rows(weights: Mapping[str, float]) -> dict[str, Row]:
-    """Two sources: the weights of each group outside the layers, from the first source's weight.
+def with_tied_head(rows: Mapping[str, Row]) -> dict[str, Row]:
+    """The weights of groups outside the layers; a head that is tied to the embeddings gets theirs.
 
-    A head that is tied to the embeddings has no weight of its own and gets theirs. Raises
-    `EvaluationError` (``vector``) for a weight outside [0, 1].
+    Such a head has no weights of its own.
     """
-    for group, weight in weights.items():
-        if not 0.0 <= weight <= 1.0:  # also catches a NaN
-            raise EvaluationError(
-                f"the weight of the {group} is {weight}, outside [0, 1]", kind="vector"
-            )
-    rows: dict[str, Row] = {
-        group: (float(weight), 1.0 - weight) for group, weight in weights.items()
-    }
-    if "embeddings" in rows:
-        rows.setdefault("head", rows["embeddings"])
-    return rows
+    return {"head": rows["embeddings"], **rows} if "embeddings" in rows else dict(rows)
 
 
 def simplex_row(weights: Sequence[float], where: str) -> Row:
@@ -112,14 +87,10 @@ def simplex_row(weights: Sequence[float], where: str) -> Row:
 
 
 def stick_breaking(vector: Sequence[float], layers: int, sources: int) -> tuple[Row, ...]:
-    """S - 1 numbers in [0, 1] a layer to S weights that sum to 1, for each layer.
+    """For each layer, the S weights that S - 1 numbers in [0, 1] stand for (`simplex.row_of`).
 
-    The first source takes a share of the stick, the next a share of the rest, and so on; the last
-    source gets what is left. Zeros are the last source, v_1 = 1 is the first, and of two sources
-    the first gets v itself. The numbers of one layer lie together. v_k stands for the share
-    1 - (1 - v_k)^(1 / (S - k)), so that numbers drawn uniformly give points that are uniform on the
-    simplex (with v_k itself as the share, the last sources would get little). Raises
-    `EvaluationError` (``vector``) for a vector of another length or outside [0, 1].
+    The numbers of one layer lie together. Raises `EvaluationError` (``vector``) for a vector of
+    another length or outside [0, 1].
     """
     free = sources - 1
     if len(vector) != layers * free:
@@ -130,17 +101,8 @@ def stick_breaking(vector: Sequence[float], layers: int, sources: int) -> tuple[
         )
     values = _unit_interval(vector)
     return tuple(
-        _broken(values[begin : begin + free]) for begin in range(0, layers * free, max(free, 1))
+        row_of(values[begin : begin + free]) for begin in range(0, layers * free, max(free, 1))
     )
-
-
-def _broken(values: Sequence[float]) -> Row:
-    left, row = 1.0, []
-    for rest, value in zip(range(len(values), 0, -1), values, strict=True):
-        share = value if rest == 1 else 1.0 - (1.0 - value) ** (1.0 / rest)
-        row.append(left * share)
-        left *= 1.0 - share
-    return (*row, left)
 
 
 def outside_rows(

@@ -13,22 +13,24 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.compatibility import (
-    IDENTICAL,
+    compared_with,
+    identical,
     require_compatible,
 )
 from apbmm_common.checkpoint.contents import opened, read_into
 from apbmm_common.checkpoint.headers import Checkpoint, TensorHeader, layer_count, read_checkpoint
 from apbmm_common.checkpoint.identical_layers import identical_layers
-from apbmm_common.checkpoint.roles import BASE_ROLE, REFERENCE_ROLE
+from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.settings_files import GENERATION_FILE, TOKENIZER_FILES
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.checkpoint.vocabularies import with_common_vocabulary
@@ -84,17 +86,18 @@ def verify_sources(
     cache: Path | None,
     progress: ByteProgress | None = None,
     *,
+    distinct: Sequence[str] = (),
     without_tokenizers: bool = False,
     common_vocabulary: bool = False,
 ) -> VerifiedSources:
     """Read and verify the sources; a folder given for two roles is read once.
 
-    ``paths`` maps roles (``thinking``, ``instruct``, ``base``, or any names) to folders; ``cache``
-    is a folder for earlier outcomes, None to keep none; ``progress`` is called with (bytes read,
-    bytes to read); ``without_tokenizers`` accepts sources that have none;
-    ``common_vocabulary`` takes the rows of the vocabulary alone that all sources have. Raises
-    `SourceError` naming every incompatibility, or the file and tensor that holds a NaN or an
-    infinity, or that thinking and instruct are identical.
+    ``paths`` maps roles (names of sources, and ``base``) to folders; ``cache`` is a folder for
+    earlier outcomes, None to keep none; ``progress`` is called with (bytes read, bytes to read);
+    no two of the roles ``distinct`` may hold the same tensors; ``without_tokenizers`` accepts
+    sources that have none; ``common_vocabulary`` takes the rows of the vocabulary alone that all
+    sources have. Raises `SourceError` naming every incompatibility, or the file and tensor that
+    holds a NaN or an infinity, or two distinct roles that are identical.
     """
     start = time.monotonic()
     checkpoints = {role: read_checkpoint(Path(path)) for role, path in paths.items()}
@@ -106,17 +109,17 @@ def verify_sources(
     stamps = {role: _stamps(checkpoint) for role, checkpoint in checkpoints.items()}
 
     digests = _digests(checkpoints, stamps, cache, progress)
-    if "thinking" in digests and digests["thinking"] == digests.get("instruct"):
-        raise SourceError(
-            f"{IDENTICAL}: {paths['thinking']} and {paths['instruct']} hold the same tensors",
-            "name two different checkpoints",
-        )
-    reference = REFERENCE_ROLE if REFERENCE_ROLE in checkpoints else next(iter(checkpoints))
+    for pair in combinations(distinct, 2):
+        if digests[pair[0]] == digests[pair[1]]:
+            raise SourceError(
+                f"{identical(pair)}: {paths[pair[0]]} and {paths[pair[1]]} hold the same tensors",
+                "name different checkpoints",
+            )
     return VerifiedSources(
         checkpoints=checkpoints,
         digests=digests,
         settings={role: settings_digest(c) for role, c in checkpoints.items()},
-        layers=layer_count(checkpoints[reference]),
+        layers=layer_count(checkpoints[compared_with(checkpoints)]),
         seconds=time.monotonic() - start,
         stamps=stamps,
         identical_layers=identical_layers(

@@ -281,7 +281,7 @@ class Shade:
     logarithmic: bool = False
 
 
-WEIGHTS = Shade("weight of thinking", "blueorange", (0.0, 1.0))
+WEIGHTS = Shade("weight", "blueorange", (0.0, 1.0))
 SCORES = Shade("score", "cividis", (0.0, 1.0))
 LENGTHSCALES = Shade("lengthscale", "viridis", logarithmic=True)
 

@@ -20,8 +20,10 @@ from apbmm_master.search.surrogate import Surrogate
 class Component:
     """One component of a vector: a layer, a block of them, or a group of tensors outside them.
 
+    Of more than two sources there is one for each source but the anchor.
+
     Attributes:
-        name: ``7``, ``4-7``, ``embeddings``.
+        name: ``7``, ``4-7``, ``embeddings``; of more than two sources ``7 coder``.
         parameter, activation: its discrepancies after the rescaling of Eq. 6 and 9, the mean of a
             block's; None where none was measured.
         importance: the fused and smoothed score of Eq. 12, whether the run's method uses it or not.
@@ -60,7 +62,7 @@ def components(results: RunResults, surrogate: Surrogate | None) -> list[Compone
     space = state.space
     found = search_arguments(state).discrepancies
     scores = _scores(found, space) if found else [(None, None, None)] * space.dimensions
-    names = component_names(space)
+    names = component_names(space, results.spec.sources.names)
     if surrogate is None:
         return [Component(name, *score) for name, score in zip(names, scores, strict=True)]
     changes = effects(results, surrogate)
@@ -76,15 +78,18 @@ def components(results: RunResults, surrogate: Surrogate | None) -> list[Compone
     ]
 
 
-def component_names(space: Space) -> list[str]:
-    """What each component of a linear merge's vector weighs."""
+def component_names(space: Space, sources: Sequence[str]) -> list[str]:
+    """What each component of a linear merge's vector weighs; ``sources`` with the anchor last."""
     layers: dict[int, list[int]] = {}
     for layer, owner in enumerate(space.owners):
         if owner is not None:
             layers.setdefault(owner, []).append(layer)
     blocks = [layers[component] for component in sorted(layers)]
     names = [str(b[0]) if len(b) == 1 else f"{b[0]}-{b[-1]}" for b in blocks]
-    return [*names, *space.outside]
+    parts = [*names, *space.outside]
+    if space.numbers == 1:
+        return parts
+    return [f"{part} {source}" for part in parts for source in sources[: space.numbers]]
 
 
 def _scores(
@@ -95,8 +100,8 @@ def _scores(
     owners = np.array([found.components[layer] for layer in layers])
     raw = np.array(found.parameter)[layers]
     parameter, activation = rescale(raw), rescale(np.array(found.activation)[layers])
-    importance = component_importance(found).tolist()
-    count = space.dimensions - len(found.outside)
+    importance = component_importance(found).tolist()[:: space.numbers]
+    count = space.dimensions // space.numbers - len(found.outside)
     inside = [
         (_mean(parameter, owners == d), _mean(activation, owners == d), importance[d])
         for d in range(count)
@@ -105,7 +110,7 @@ def _scores(
         (None if group is None else float(rescale([group], raw)[0]), None, importance[count + i])
         for i, group in enumerate(found.outside)
     ]
-    return [*inside, *outside]
+    return [score for score in (*inside, *outside) for _ in range(space.numbers)]
 
 
 def _mean(values: Array, chosen: Array) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import (
@@ -20,6 +21,7 @@ from apbmm.report.data.model import search_method
 from apbmm.report.data.points import front_numbers
 from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.run_results import RunResults
+from apbmm.results.words import in_list
 from apbmm_master.search.surrogate import Surrogate
 
 AXIS = "layer"
@@ -35,29 +37,38 @@ def layers_section(results: RunResults, surrogate: Surrogate | None) -> ReportSe
     return ReportSection("Layers", figures=figures, tables=tables)
 
 
-def weight_cells(results: RunResults) -> list[Cell]:
-    """The weight of thinking in each layer, and each group outside, of every front member."""
+def weight_cells(results: RunResults, source: str) -> list[Cell]:
+    """A source's weight in each layer, and each group outside, of every front member."""
     numbers = front_numbers(results)
     return [
         Cell(name, str(numbers[each.id]), weight, f"{each.id}, {name}: {weight:.3f}")
         for each in reversed(results.front)
+        if each.source_weights
         for name, weight in [
-            *((str(layer), weight) for layer, weight in enumerate(each.layer_weights)),
-            *each.outside_weights.items(),
+            *((str(layer), weight) for layer, weight in enumerate(each.source_weights[source])),
+            *each.outside_source_weights[source].items(),
         ]
     ]
 
 
 def _weights(results: RunResults) -> Iterator[ReportFigure]:
-    cells = weight_cells(results)
-    if cells:
-        yield ReportFigure(
-            "front-weights",
-            "Layer weights along the front",
-            "Each row is a merge of the front, numbered as in the table; 1 is thinking alone in "
-            "that layer, 0 instruct alone.",
-            heat_map(cells, WEIGHTS, AXIS, "merge on the front"),
-        )
+    names = results.spec.sources.names
+    maps = [
+        heat_map(cells, replace(WEIGHTS, title=f"weight of {name}"), AXIS, "merge on the front")
+        for name in results.weighed
+        if (cells := weight_cells(results, name))
+    ]
+    if not maps:
+        return
+    scale = f"1 is {names[0]} alone in that layer, 0 {names[1]} alone"
+    if len(maps) > 1:
+        scale = f"1 is the source of that map alone in that layer; the maps are of {in_list(names)}"
+    yield ReportFigure(
+        "front-weights",
+        "Layer weights along the front",
+        f"Each row is a merge of the front, numbered as in the table; {scale}.",
+        maps[0] if len(maps) == 1 else stacked(maps),
+    )
 
 
 def prior_cells(
@@ -115,12 +126,13 @@ def _effects(results: RunResults, found: Sequence[Component]) -> Iterator[Report
         for column in found
         for objective, value in zip(results.objectives, column.effects, strict=True)
     ]
+    *others, anchor = results.spec.sources.names
     yield ReportFigure(
         "layer-effects",
         "Which layers mattered",
-        "What the surrogate expects of taking a layer from thinking instead of instruct, all other "
-        "weights as they are, on average over the evaluated merges. These are estimates from few "
-        "evaluations, not measurements.",
+        f"What the surrogate expects of taking a layer from {' or '.join(others)} instead of "
+        f"{anchor}, all other weights as they are, on average over the evaluated merges. These are "
+        "estimates from few evaluations, not measurements.",
         grouped_bars(bars, AXIS, "change of the objective"),
     )
 

@@ -92,19 +92,21 @@ def _learnt(results: RunResults) -> Iterator[str]:
     if learning.run:
         of_front = sum(each.on_front for each in results.learnt)
         yield (
-            f"Learnt: both references and {len(results.learnt)} merges are of {learning.run}, and "
+            f"Learnt: the references and {len(results.learnt)} merges are of {learning.run}, and "
             f"{of_front} of these merges are on the front. They are not part of the cost."
         )
 
 
 def _picks(results: RunResults, knee: Choice) -> Iterator[str]:
-    """The knee, and the cheapest merge that is as accurate as the thinking model."""
+    """The knee, and the cheapest merge that is as accurate as the most accurate source."""
     yield f"Pick: {_with_comparison(results, knee)} apbmm pick chooses by limits of your own."
-    thinking = results.references["thinking"].figure("accuracy")
-    if thinking is not None:
-        lossless = choose(results, Preference((Limit("accuracy", "min", thinking.value),)))
+    found = ((each.figure("accuracy"), name) for name, each in results.references.items())
+    accurate = [(figure.value, name) for figure, name in found if figure is not None]
+    if accurate:
+        value, best = max(accurate, key=lambda pair: pair[0])
+        lossless = choose(results, Preference((Limit("accuracy", "min", value),)))
         if lossless.evaluation is None:
-            yield "Pick: no merge is as accurate as thinking itself."
+            yield f"Pick: no merge is as accurate as {best} itself."
         elif lossless.evaluation is not knee.evaluation:
             yield f"Pick where no accuracy may be lost: {_with_comparison(results, lossless)}"
 

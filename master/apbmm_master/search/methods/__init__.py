@@ -88,6 +88,7 @@ def create(  # noqa: PLR0913 - the interface of every method
     budget: int | None = 40,
     initial: int = 8,
     workers: int = 4,
+    numbers: int = 1,
     reference_point: npt.ArrayLike | None = None,
     importance: npt.ArrayLike | None = None,
     **settings: object,
@@ -99,6 +100,7 @@ def create(  # noqa: PLR0913 - the interface of every method
     - `initial`: how many of them are the initial design, a scrambled Sobol sequence that most
       methods share;
     - `workers`: vectors in one batch of a synchronous method; asynchronous methods ignore it;
+    - `numbers`: how many components each layer of a merge has: one fewer than sources;
     - `reference_point` (m,): of the hypervolume; -0.2 for each objective by default;
     - `importance` (dimensions,): the importance of each component in [0, 1], or None;
     - `settings`: the method's own.
@@ -117,6 +119,7 @@ def create(  # noqa: PLR0913 - the interface of every method
         budget=budget,
         initial=initial,
         workers=workers,
+        numbers=numbers,
         reference_point=reference_point,
         importance=importance,
     )

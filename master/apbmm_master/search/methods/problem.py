@@ -28,7 +28,8 @@ class Problem:
     """The checked arguments of `create`, for D dimensions and m objectives.
 
     `reference_point` is (m,), and `importance` is (D,) or None. `budget` is None where the number
-    of evaluations is not known in advance.
+    of evaluations is not known in advance. `numbers` is how many components, S - 1 of S sources,
+    give a layer its weights by stick-breaking (`apbmm_common.simplex`); D is a multiple of it.
     """
 
     dimensions: int
@@ -37,6 +38,7 @@ class Problem:
     budget: int | None
     initial: int
     workers: int
+    numbers: int
     reference_point: Array
     importance: Array | None
 
@@ -49,8 +51,9 @@ class Problem:
         budget: int | None,
         **numbers: int,
     ) -> Problem:
-        """The problem. Raises SettingError for a count out of range, OutsideBoxError for an
-        importance outside [0, 1], and what `as_vector` raises.
+        """The problem. Raises SettingError for a count out of range and for dimensions that are not
+        a multiple of `numbers`, OutsideBoxError for an importance outside [0, 1], and what
+        `as_vector` raises.
         """
         smallest = {"objectives": 2, "seed": 0}
         numbers = {n: whole_number(v, n, smallest.get(n, 1)) for n, v in numbers.items()}
@@ -59,6 +62,10 @@ class Problem:
         if numbers["seed"] >= SEEDS:
             raise SettingError(f"seed is {numbers['seed']}, not less than 2**63")
         objectives, dimensions = numbers["objectives"], numbers["dimensions"]
+        if dimensions % numbers["numbers"]:
+            raise SettingError(
+                f"{dimensions} dimensions are no multiple of the {numbers['numbers']} of one layer"
+            )
         if reference_point is None:
             reference_point = np.full(objectives, DEFAULT_REFERENCE)
         scores = None
@@ -74,8 +81,8 @@ class Problem:
         )
 
     def with_dimensions(self, dimensions: int) -> Problem:
-        """The same problem over a space of another size, without layer importance."""
-        return dataclasses.replace(self, dimensions=dimensions, importance=None)
+        """The same problem over a space of another size, whose components weigh no layers."""
+        return dataclasses.replace(self, dimensions=dimensions, numbers=1, importance=None)
 
 
 def whole_number(value: object, name: str, smallest: int) -> int:

@@ -178,7 +178,9 @@ def test_the_front_goes_to_a_folder_for_each_merge(run_dir: Path, tmp_path: Path
 def test_a_source_may_be_an_export_too(run_dir: Path, tmp_path: Path) -> None:
     export(run_dir, tmp_path / "out", evaluation="thinking")
     results = read_results(run_dir)
-    one, two = (load_tensors(Path(p)) for p in (tmp_path / "out", results.spec.sources.thinking))
+    one, two = (
+        load_tensors(Path(p)) for p in (tmp_path / "out", results.spec.sources.folders["thinking"])
+    )
     assert all(torch.equal(one[name], two[name]) for name in two)
 
 

@@ -58,8 +58,8 @@ ALL = (*MODELS, "--benchmark", "data/sums.jsonl", "--gpus", "cpu")
 def test_the_chat_template_says_which_model_thinks(host: Path) -> None:
     think(host / "models" / "second")
     spec = written(*ALL)
-    assert Path(spec.sources.thinking).name == "second"
-    assert Path(spec.sources.instruct).name == "first"
+    assert Path(spec.sources.folders["thinking"]).name == "second"
+    assert Path(spec.sources.folders["instruct"]).name == "first"
     assert spec.name == "out"
     assert spec.benchmarks[0].name == "sums"
     text = Path("out.toml").read_text()
@@ -71,7 +71,7 @@ def test_names_say_it_where_templates_do_not(host: Path) -> None:
     (host / "models" / "first").rename(host / "models" / "Small-Thinking")
     models = ("--model", "models/second", "--model", "models/Small-Thinking")
     spec = written(*models, "--benchmark", "data/sums.jsonl", "--gpus", "cpu")
-    assert Path(spec.sources.thinking).name == "Small-Thinking"
+    assert Path(spec.sources.folders["thinking"]).name == "Small-Thinking"
 
 
 def test_where_nothing_says_it_the_flags_do(host: Path) -> None:
@@ -81,7 +81,7 @@ def test_where_nothing_says_it_the_flags_do(host: Path) -> None:
     assert not (host / "run.toml").exists()
     flags = ("--instruct", "models/second", "--model", "models/first", *ALL[4:])
     spec = written(*flags, "--max-tokens", "64", "--evaluations", "5", "--name", "mine")
-    assert Path(spec.sources.thinking).name == "first"
+    assert Path(spec.sources.folders["thinking"]).name == "first"
     assert (spec.name, spec.generation.max_tokens, spec.budget.evaluations) == ("mine", 64, 5)
     assert spec.budget.initial == 2
 
@@ -160,7 +160,7 @@ def test_ids_of_cached_models(host: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "thinking    lab/Tiny-Thinking: its name says so" in shown.stdout
     spec = load_run_file(host / "run.toml")
-    assert "models--lab--Tiny-Thinking/snapshots/abc123" in spec.sources.thinking
+    assert "models--lab--Tiny-Thinking/snapshots/abc123" in spec.sources.folders["thinking"]
 
     missing = run("apbmm", "init", "o.toml", *arguments, "--model", "lab/None", env=cache)
     assert missing.returncode == 2
@@ -198,11 +198,11 @@ def test_at_a_terminal_it_asks_for_what_is_not_given(host: Path) -> None:
     assert "Which is the thinking model: 1 (first) or 2 (second)" in shown
     assert "Benchmark 2 (folder or file) (empty: no more)" in shown
     spec = load_run_file(host / "run.toml")
-    assert Path(spec.sources.thinking).name == "second"
+    assert Path(spec.sources.folders["thinking"]).name == "second"
     assert spec.generation.max_tokens == 50
 
 
 def test_the_model_that_is_asked_for_takes_the_place_that_is_left(host: Path) -> None:
     named = ("--instruct", "models/first", "--benchmark", "data/sums.jsonl")
     at_terminal(host, "models/second\ncpu\n", *named)
-    assert Path(load_run_file(host / "run.toml").sources.thinking).name == "second"
+    assert Path(load_run_file(host / "run.toml").sources.folders["thinking"]).name == "second"

@@ -88,7 +88,7 @@ def test_columns_say_what_each_component_is_and_does(tmp_path: Path) -> None:
 
 def test_heat_maps_have_the_weights_of_the_front(tmp_path: Path) -> None:
     results = written(tmp_path)
-    cells = weight_cells(results)
+    cells = weight_cells(results, "thinking")
     assert len(cells) == len(results.front) * 4
     best = max(results.front, key=lambda each: each.objectives or ())
     assert [cell.value for cell in cells[:4]] == list(best.layer_weights)
@@ -101,10 +101,14 @@ def test_heat_maps_have_the_weights_of_the_front(tmp_path: Path) -> None:
         (Space("linear", 3, (0, 1, 2)), ["0", "1", "2"]),
         (Space("linear", 2, (0, 0, 1, 1)), ["0-1", "2-3"]),
         (Space("linear", 3, (0, None, 1), ("norm",)), ["0", "2", "norm"]),
+        (
+            Space("linear", 4, (0, 0), ("norm",), 3),
+            ["0-1 coder", "0-1 writer", "norm coder", "norm writer"],
+        ),
     ],
 )
 def test_components_are_named_by_what_they_weigh(space: Space, names: list[str]) -> None:
-    assert component_names(space) == names
+    assert component_names(space, ("coder", "writer", "chat")[: space.sources]) == names
 
 
 def test_methods_without_a_model_have_weights_and_a_prior_alone(tmp_path: Path) -> None:

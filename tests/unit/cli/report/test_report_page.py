@@ -118,7 +118,7 @@ def test_a_report_says_what_was_learnt_and_what_is_left_of_the_budget(tmp_path: 
     folder = write_run(tmp_path / "run", [[0.1, 0.1]], learn_from=earlier)
     write_report([folder], tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert f"both references and {len(POINTS)} merges are of world-1" in text
+    assert f"the references and {len(POINTS)} merges are of world-1" in text
     assert "of these merges are on the front. They are not part of the cost." in text
     assert "Of the budget: 1/1 evaluations (0 left)." in text
     assert "A merge cost 10.0 s of a card and" in text

@@ -146,5 +146,5 @@ def test_without_pyarrow_parquet_says_what_is_missing(
 def test_columns_are_documented() -> None:
     assert named(METRIC[1], "aime25", "accuracy").name == "aime25.accuracy.low"
     text = as_markdown((*EVALUATION, *PATTERNS))
-    assert "| `layer.NUMBER` | float | thinking's weight in a layer;" in text
+    assert "| `layer.NUMBER` | float | first source's weight in a layer, of two;" in text
     assert text.count("\n") == 1 + len(EVALUATION) + len(PATTERNS)

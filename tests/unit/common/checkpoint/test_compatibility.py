@@ -174,7 +174,7 @@ def test_a_tensor_that_no_such_model_has_is_a_warning(pair: tuple[Path, Path]) -
 
 def test_one_folder_named_twice_is_a_warning(pair: tuple[Path, Path]) -> None:
     twice = {"1": read_checkpoint(pair[0]), "2": read_checkpoint(pair[0])}
-    assert compatibility_warnings(twice) == ["2 and 1 are the same folder"]
+    assert compatibility_warnings(twice) == ["1 and 2 are the same folder"]
 
 
 def test_whole_numbers_that_differ_are_found_before_a_run(pair: tuple[Path, Path]) -> None:

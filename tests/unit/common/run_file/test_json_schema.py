@@ -26,7 +26,7 @@ FAULTS = [
     ("generation", "max_tokens", 0),
     ("generation", "max_tokens", "many"),
     ("generation", "no_such_key", 1),
-    ("merge", "outside_layers", "median"),
+    ("merge", "dtype", "int8"),
     ("sources", "base", 3),
     ("budget", "initial", -1),
 ]

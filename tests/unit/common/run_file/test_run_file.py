@@ -277,17 +277,17 @@ def test_relative_paths_start_at_the_run_file(tmp_path: Path) -> None:
         benchmarks=[{"name": "sums", "adapter": "sums", "path": "data/sums"}],
     )
     run = load_run_file(path)
-    assert run.sources.thinking == str(tmp_path / "models" / "t")
-    assert run.sources.instruct == str(tmp_path / "deep" / "i")
+    assert run.sources.folders["thinking"] == str(tmp_path / "models" / "t")
+    assert run.sources.folders["instruct"] == str(tmp_path / "deep" / "i")
     assert run.named_paths() == {
-        "thinking": run.sources.thinking,
-        "instruct": run.sources.instruct,
+        "thinking": run.sources.folders["thinking"],
+        "instruct": run.sources.folders["instruct"],
         "base": None,
         "sums": str(tmp_path / "deep" / "data" / "sums"),
         "prompts": None,
         "adapters": None,
     }
-    assert run.without_paths()["sources"] == {}
+    assert run.without_paths()["sources"] == ["thinking", "instruct"]
     assert run.benchmarks[0].path == str(tmp_path / "deep" / "data" / "sums")
 
 
@@ -332,8 +332,8 @@ def test_variables_in_paths_are_replaced(tmp_path: Path, monkeypatch: pytest.Mon
     sources = {"thinking": "${MODELS}/thinking", "instruct": "$dollar/instruct"}
     (tmp_path / "$dollar/instruct").mkdir(parents=True)
     spec = load_run_file(write_run_file(tmp_path / "run.toml", sources=sources))
-    assert spec.sources.thinking == "/models/new/thinking"
-    assert spec.sources.instruct == str(tmp_path / "$dollar/instruct")
+    assert spec.sources.folders["thinking"] == "/models/new/thinking"
+    assert spec.sources.folders["instruct"] == str(tmp_path / "$dollar/instruct")
     monkeypatch.delenv("MODELS")
     with pytest.raises(RunFileError, match=r"sources.thinking: .* \${MODELS} is not set in"):
         load_run_file(tmp_path / "run.toml")

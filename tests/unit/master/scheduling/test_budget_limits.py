@@ -9,7 +9,7 @@ import pytest
 from apbmm_master.journal.costs.budget import Limit, forecast, limits, reached
 from apbmm_master.journal.costs.cost import gpu_seconds, seconds_served
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
-from apbmm_master.journal.evaluations import REFERENCES, Attempt, Evaluation
+from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory
@@ -89,7 +89,11 @@ def test_what_is_in_progress_counts_with_its_expected_cost(names: str, evaluatio
     if len(names) > 1:  # the first evaluations are begun before their cost is known
         world.now += EACH
         for worker in world.alive:
-            if worker.held is not None and worker.held.evaluation in ("measure", *REFERENCES):
+            if worker.held is not None and worker.held.evaluation in (
+                "measure",
+                "thinking",
+                "instruct",
+            ):
                 worker.finish()
         exchange(world)
     work(world)

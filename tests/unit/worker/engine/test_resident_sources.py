@@ -16,9 +16,8 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import MergeSection
 from apbmm_worker.engine.resident_sources import ResidentSources
 from apbmm_worker.merging.merge import merged_tensors
-from apbmm_worker.merging.plan import plan
 from apbmm_worker.merging.shards import Shard
-from apbmm_worker.merging.source_weights import layer_weights
+from layer_wise_merge import plan
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 
 LAYERS = 3
@@ -33,7 +32,7 @@ def test_bit_for_bit_as_from_files(tmp_path: Path, dtype: torch.dtype, stored: s
     sources = ResidentSources(torch.device("cpu"))
     merge = MergeSection.model_validate({"dtype": stored})
     for vector in ([0.3, 0.9, 0.5], [0.0] * LAYERS, [1.0] * LAYERS, [0.0, 1.0, 1 / 3]):
-        plans = plan(thinking, instruct, layer_weights(vector, LAYERS), merge)
+        plans = plan(thinking, instruct, vector, merge)
         found = {name: value.clone() for name, value in sources.tensors(plans)}
         with opened(thinking, instruct) as files:
             expected = {name: value.clone() for name, value in merged_tensors(plans, files)}

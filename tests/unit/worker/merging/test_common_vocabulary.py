@@ -12,10 +12,9 @@ import transformers
 from apbmm_common.run_file import MergeSection
 from apbmm_worker.discrepancy.measure import parameter_discrepancy
 from apbmm_worker.engine.resident_sources import ResidentSources
-from apbmm_worker.merging.plan import plan
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from apbmm_worker.merging.stream import MergeStream, to_bytes
-from layer_wise_merge import materialise
+from layer_wise_merge import materialise, plan
 from tiny_checkpoints import VOCABULARY_SIZE, load_tensors, pad_vocabulary, write_tiny_pair
 
 EMBEDDING = "model.embed_tokens.weight"

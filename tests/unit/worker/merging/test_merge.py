@@ -17,10 +17,9 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging import weighted_sum
 from apbmm_worker.merging.folder import PARTIAL_SUFFIX, RECIPE_FILE
-from apbmm_worker.merging.plan import WeightedSum, plan
-from apbmm_worker.merging.source_weights import layer_weights
+from apbmm_worker.merging.plan import WeightedSum
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
-from layer_wise_merge import materialise
+from layer_wise_merge import materialise, plan
 from tiny_checkpoints import (
     edit_config,
     load_tensors,
@@ -227,7 +226,7 @@ def test_report_recipe_and_progress(pair: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("vector", "words"),
     [
-        ((0.5,) * (LAYERS - 1), "has 2 components, the sources 3 layers"),
+        ((0.5,) * (LAYERS - 1), "has 2 components; 3 layers of 2 sources"),
         ((0.5, 1.0000001, 0.5), "component 1 of the vector is 1.0000001"),
         ((0.5, 0.5, -1e-9), "component 2 of the vector is -1e-09"),
         ((float("nan"), 0.5, 0.5), "component 0 of the vector is nan"),
@@ -240,10 +239,6 @@ def test_bad_vectors_are_the_vectors_fault(
         materialise(verify(pair), vector, MergeSection(), "thinking", pair[0].parent / "out")
     assert words in caught.value.message
     assert caught.value.kind == "vector"
-
-
-def test_layer_weights_are_the_vector() -> None:
-    assert layer_weights([0, 1, 0.5], 3) == (0.0, 1.0, 0.5)
 
 
 def test_plan_is_in_file_order_and_reads_only_headers(pair: tuple[Path, Path]) -> None:

@@ -1,0 +1,127 @@
+"""Sources under names of the user's choice: their order, and what the names decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from apbmm_common.errors import RunFileError
+from apbmm_common.protocol.codec import decode, encode
+from apbmm_common.protocol.messages import FROM_MASTER, Welcome
+from apbmm_common.run_file import RunSpec, parse_run, reference_vector
+from rehearsal_runs import run_table
+
+
+def table_of(sources: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**run_table(**changes), "sources": sources}
+
+
+def spec_of(*names: str, **changes: Any) -> RunSpec:
+    return parse_run(table_of({name: f"/{name}" for name in names}, **changes), "test")
+
+
+def faults_of(sources: dict[str, Any], **changes: Any) -> list[str]:
+    with pytest.raises(RunFileError) as caught:
+        parse_run(table_of(sources, **changes), "run.toml")
+    return list(caught.value.faults)
+
+
+@pytest.mark.parametrize(
+    ("sources", "names"),
+    [
+        ({"thinking": "t", "instruct": "i"}, ("thinking", "instruct")),
+        ({"instruct": "i", "thinking": "t"}, ("thinking", "instruct")),
+        ({"instruct": "i", "base": "b", "thinking": "t"}, ("thinking", "instruct")),
+        ({"coder": "c", "chat": "h"}, ("coder", "chat")),
+        ({"chat": "h", "coder": "c"}, ("chat", "coder")),
+        ({"chat": "h", "coder": "c", "anchor": "chat"}, ("coder", "chat")),
+        ({"thinking": "t", "instruct": "i", "anchor": "thinking"}, ("instruct", "thinking")),
+    ],
+)
+def test_the_anchor_is_the_last_source_unless_the_file_says_otherwise(
+    sources: dict[str, str], names: tuple[str, ...]
+) -> None:
+    spec = parse_run(table_of(sources), "test")
+    assert spec.sources.names == names
+    assert spec.sources.folders == {name: sources[name] for name in names}
+    over_the_wire = decode(
+        encode(Welcome(run="r", epoch=1, spec=spec.model_dump(mode="json"))), FROM_MASTER
+    )
+    assert isinstance(over_the_wire, Welcome)
+    assert RunSpec.model_validate(over_the_wire.spec).sources.names == names
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        ({}, "sources are merged, not none"),
+        ({"coder": "c"}, "sources are merged, not 1 (coder)"),
+        ({f"s{chr(97 + n)}": "p" for n in range(9)}, "not 9 (sa, sb"),
+        ({"a.b": "c", "d": "e"}, "sources: 'a.b' cannot name a source: 1 to 32 letters"),
+        ({"9a": "c", "d": "e"}, "sources: '9a' cannot name a source"),
+        ({"e0001": "c", "d": "e"}, "sources: e0001 cannot name a source: it means something"),
+        ({"mean": "c", "d": "e"}, "sources: mean cannot name a source: it means something"),
+        ({"a": "c", "d": "e", "anchor": "f"}, "sources: anchor: no source is called f: a, d"),
+        ({"a": 3, "d": "e"}, "sources.a: must be text, not 3"),
+    ],
+)
+def test_names_that_cannot_be(sources: dict[str, Any], words: str) -> None:
+    assert any(words in fault for fault in faults_of(sources)), faults_of(sources)
+
+
+def test_what_is_not_said_follows_from_the_order_of_two_sources() -> None:
+    spec = spec_of("coder", "chat")
+    assert spec.generation.template_from == "coder"
+    assert [(o.name, o.expert, o.vanilla) for o in spec.objectives] == [
+        ("reasoning", "coder", "chat"),
+        ("cost", "chat", "coder"),
+    ]
+
+
+def test_every_key_that_names_a_source_is_checked() -> None:
+    changes = {
+        "generation": {"template_from": "thinking"},
+        "merge": {"outside_layers": "median"},
+        "objectives": [
+            {"name": "a", "metric": "accuracy", "expert": "coder", "vanilla": "instruct"},
+            {"name": "b", "metric": "tokens", "expert": "thinking", "vanilla": "chat"},
+        ],
+        "benchmarks": [{"name": "chat", "adapter": "a", "path": "p"}],
+    }
+    known = "must be one of coder, chat"
+    assert sorted(faults_of({"coder": "c", "chat": "h"}, **changes)) == [
+        "benchmarks: a benchmark cannot be called chat: that names another path",
+        f"generation: template_from: no source is called thinking: {known}",
+        "merge: outside_layers: no source is called median: must be one of mean, own, coder, chat",
+        f"objectives: objective a: vanilla: no source is called instruct: {known}",
+        f"objectives: objective b: expert: no source is called thinking: {known}",
+    ]
+
+
+def test_a_worker_maps_the_paths_of_sources_by_their_names() -> None:
+    assert (
+        spec_of("coder", "chat").named_paths().items()
+        >= {"coder": "/coder", "chat": "/chat"}.items()
+    )
+
+
+def test_names_and_order_are_part_of_what_is_measured() -> None:
+    digests = {"a": "1", "b": "2", "thinking": "1", "instruct": "2"}
+    of_pairs = {
+        names: spec_of(*names, generation={"template_from": "a"}).config_hash(digests)
+        for names in (("a", "b"), ("b", "a"))
+    }
+    assert len(set(of_pairs.values())) == 2
+    papers = [
+        spec_of(*names).config_hash(digests)
+        for names in (("thinking", "instruct"), ("instruct", "thinking"))
+    ]
+    assert papers[0] == papers[1]
+    assert spec_of("a", "b").without_paths()["sources"] == ["a", "b"]
+
+
+def test_the_vector_of_a_reference_has_ones_for_the_first_of_two_and_zeros_for_the_anchor() -> None:
+    sources = spec_of("coder", "chat").sources
+    assert reference_vector(sources, "coder", 3) == (1.0, 1.0, 1.0)
+    assert reference_vector(sources, "chat", 3) == (0.0, 0.0, 0.0)
