@@ -35,9 +35,8 @@ from apbmm_common.run_file import RunSpec
 from apbmm_master.serve import allow_open_files
 from apbmm_worker.child import rehearsal
 from apbmm_worker.child_protocol import Prepared
-from apbmm_worker.daemon.answer_delivery import AnswerDelivery
 from apbmm_worker.daemon.daemon import Daemon
-from apbmm_worker.daemon.evaluation_job import EvaluationJob
+from apbmm_worker.daemon.evaluation_job import AnswerStore, EvaluationJob
 from apbmm_worker.daemon.options import Options
 
 MAX_SOCKETS = 16_384
@@ -103,7 +102,7 @@ class RehearsedJob(EvaluationJob):
     async def work(
         self,
         assign: Assign,
-        answers: AnswerDelivery | None = None,  # noqa: ARG002
+        answers: AnswerStore | None = None,  # noqa: ARG002
     ) -> Evaluated | Measured | Failed:
         """Sleep, and invent what was measured."""
         assert self._spec is not None

@@ -74,6 +74,9 @@ def check(
     /,
     *,
     questions: bool | None = None,
+    probe: Annotated[bool, Parameter(negative=())] = False,
+    probe_questions: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 32,
+    gpu: OneGpu = None,
     allow_remote_code: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Dry run: name every error of a run file at once, or print what would run.
@@ -88,8 +91,17 @@ def check(
         Have EvalScope read the benchmarks, which takes it some seconds: shows the first question
         of each as the model will see it, checks that every prompt fits the context, and scores
         every right answer as if the model had given it. Default: where EvalScope is installed.
+    probe
+        Start an engine as a worker does, ask both sources some questions, and say what the run will
+        cost: seconds, GPU-hours, wall-clock time, with a range and what it was reckoned from; and
+        whether the limit of tokens cuts answers off.
+    probe_questions
+        Questions of each benchmark that --probe asks, spread over all of them.
+    gpu
+        What --probe runs on: card number; several as 0,1; or cpu. Default: 0, or cpu where a CPU
+        build of PyTorch is installed.
     allow_remote_code
-        Run Python code for that, where the run file asks for it: its own adapters, a tokenizer's.
+        Run Python code for these, where the run file asks for it: its own adapters, a tokenizer's.
     """
     from apbmm.check.inspect import inspect, inspect_questions
     from apbmm.check.view import print_faults, print_plan
@@ -99,7 +111,17 @@ def check(
     if questions is not False and not found.faults and not rehearsal:
         inspect_questions(found, required=bool(questions), allowed_code=allow_remote_code)
     (print_faults if found.faults else print_plan)(found)
-    return EXIT_USAGE if found.faults else EXIT_DONE
+    if found.faults:
+        return EXIT_USAGE
+    if probe:
+        from apbmm.probe.command import run_probe
+        from apbmm.probe.view import lines
+
+        shown = run_probe(
+            found, questions=probe_questions, gpu=gpu, allow_remote_code=allow_remote_code
+        )
+        print("\n".join(lines(shown)))  # noqa: T201
+    return EXIT_DONE
 
 
 @app.command

@@ -102,10 +102,10 @@ def default_gpu() -> str:
     return "cpu" if on_cpu() else "0"
 
 
-def require_packages(engine: str) -> None:
+def require_packages(engine: str, command: str = "apbmm try") -> None:
     """Raise `UsageError` unless what a worker with this kind of engine needs is installed."""
     require_installed(
-        "apbmm try runs a model",
+        f"{command} runs a model",
         (*EVALUATION, *ENGINES.get(engine, ())),
         "pip install '.[worker]', or '.[worker-cpu]', in the folder of apbmm's sources",
     )

@@ -36,21 +36,37 @@ def with_few_questions(spec: RunSpec, most: int) -> RunSpec:
 
     Raises `SourceError` for data that cannot be used.
     """
-    benchmarks = tuple(
-        _few_of(benchmark, most, spec.generation.seed) for benchmark in spec.benchmarks
-    )
+    few = with_some_questions(spec, most, spread=False)
     # One evaluation needs no trial of loading in memory.
     engine = spec.engine.model_copy(update={"hot_load": "checkpoint"})
-    return spec.model_copy(update={"benchmarks": benchmarks, "engine": engine})
+    return few.model_copy(update={"engine": engine})
 
 
-def _few_of(benchmark: BenchmarkSection, most: int, seed: int) -> BenchmarkSection:
+def with_some_questions(spec: RunSpec, most: int, *, spread: bool = True) -> RunSpec:
+    """The run with at most so many of each benchmark's questions, each asked once.
+
+    They are ``spread`` over all of a benchmark's, or its first. Raises `SourceError` as above.
+    """
+    benchmarks = tuple(
+        _some_of(benchmark, most, spec.generation.seed, spread=spread)
+        for benchmark in spec.benchmarks
+    )
+    return spec.model_copy(update={"benchmarks": benchmarks})
+
+
+def _some_of(
+    benchmark: BenchmarkSection, most: int, seed: int, *, spread: bool
+) -> BenchmarkSection:
     positions = select_questions(benchmark, places_of(benchmark), seed).positions
     if positions is None:
         first = min(most, benchmark.questions or most)
         return benchmark.model_copy(update={"questions": first, "repeats": 1})
-    chosen = {"questions": None, "sample": None, "question_ids": positions[:most], "repeats": 1}
-    return benchmark.model_copy(update=chosen)
+    count = min(most, len(positions))
+    places = (number * len(positions) // count if spread else number for number in range(count))
+    chosen = tuple(positions[place] for place in places)
+    return benchmark.model_copy(
+        update={"questions": None, "sample": None, "question_ids": chosen, "repeats": 1}
+    )
 
 
 async def evaluate_source(spec: RunSpec, source: str, options: Options, show: ShowStage) -> Trial:

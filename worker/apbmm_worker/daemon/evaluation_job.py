@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import EvaluationError
@@ -31,7 +32,6 @@ from apbmm_worker.child_protocol import (
     Prepared,
     StageProgress,
 )
-from apbmm_worker.daemon.answer_delivery import AnswerDelivery
 from apbmm_worker.daemon.answer_texts import folder_for
 from apbmm_worker.daemon.child_process import EvaluationChild
 from apbmm_worker.daemon.local_paths import LocalPaths
@@ -45,6 +45,18 @@ MOST_TEXT = 4000
 
 def _forget(_: NewAnswers) -> None:
     """Keeps no answers."""
+
+
+class AnswerStore(Protocol):
+    """Has answers of an earlier attempt, and gets the new ones."""
+
+    async def fetch(
+        self, assign: Assign, report: Callable[[StageProgress], None]
+    ) -> Sequence[KeptAnswer]:
+        """The answers of an earlier attempt."""
+
+    def keep(self, assign: Assign) -> Callable[[NewAnswers], None]:
+        """What takes in the new answers of a lease that begins."""
 
 
 class JobProgress:
@@ -193,7 +205,7 @@ class EvaluationJob:
         )
 
     async def work(
-        self, assign: Assign, answers: AnswerDelivery | None = None
+        self, assign: Assign, answers: AnswerStore | None = None
     ) -> Evaluated | Stepped | Measured | Failed:
         """Do the work of a lease; an `EvaluationError` becomes a `Failed`.
 

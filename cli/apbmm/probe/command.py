@@ -1,0 +1,82 @@
+"""`apbmm check --probe`: asks both sources some questions, and prints what the run will cost."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from apbmm.check.inspect import Inspection
+from apbmm.probe.forecast import AT_ONCE, Forecast, Plan, Probed, reckon
+from apbmm.probe.view import Shown
+from apbmm.try_run.command import default_gpu, require_packages
+from apbmm_common.errors import UsageError
+from apbmm_common.run_file import RunSpec
+
+
+def run_probe(
+    found: Inspection,
+    *,
+    questions: int = 32,
+    gpu: str | None = None,
+    allow_remote_code: bool = False,
+) -> Shown:
+    """Probe a run without faults; `view.lines` prints what was found.
+
+    ``questions`` of each benchmark are asked. Raises `UsageError` for a run or a host with which
+    nothing can be asked, and `ApbmmError` for an engine or an evaluation that fails.
+    """
+    from apbmm.local_engine import local_engine, work_in_stages
+    from apbmm.probe.evaluation import probe_sources
+    from apbmm.try_run.evaluation import with_some_questions
+    from apbmm_worker.daemon.options import parse_gpu
+
+    spec = found.spec
+    assert spec is not None
+    device = parse_gpu(gpu or default_gpu())
+    if device == "rehearsal" or spec.evaluation.kind == "rehearsal":
+        raise UsageError(
+            f"{found.run_file} is a rehearsal, which asks no model anything",
+            'take kind = "rehearsal" out of its [evaluation], or leave --probe out',
+        )
+    require_packages(spec.engine.kind, "apbmm check --probe")
+    some = with_some_questions(spec, questions)
+    with local_engine("probe", device, allow_remote_code=allow_remote_code) as options:
+        probed, prepared = work_in_stages(
+            "probe", options, lambda show: probe_sources(some, options, show)
+        )
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    cards = 1 if device == "cpu" else device.count(",") + 1
+    forecast = _forecast(found.run_file, spec, found.questions, probed, prepared, cards)
+    return Shown(spec, device, memory, probed, forecast)
+
+
+def _forecast(
+    run_file: Path,
+    spec: RunSpec,
+    questions: Mapping[str, int | None],
+    probed: list[Probed],
+    prepared: float,
+    cards: int,
+) -> Forecast:
+    counts = {}
+    for benchmark in spec.benchmarks:
+        count = questions.get(benchmark.name)
+        if count is None:
+            raise UsageError(
+                f"{run_file}: how many questions {benchmark.name} has is not known, so what the "
+                "run costs cannot be reckoned",
+                f"give it questions = N in its [[benchmarks]], or use apbmm try {run_file}",
+            )
+        counts[benchmark.name] = count * benchmark.repeats
+    arguments: Mapping[str, Any] = probed[0].evaluated.engine.get("arguments", {})
+    at_once = int(arguments.get("max_num_seqs") or AT_ONCE)
+    plan = Plan(counts, spec.budget, spec.generation.max_tokens, at_once)
+    try:
+        return reckon(probed, plan, prepared, cards)
+    except ValueError as error:
+        raise UsageError(
+            f"{run_file}: {error}, so what the run costs cannot be reckoned",
+            f"apbmm try {run_file} shows what the models answer",
+        ) from error

@@ -1,0 +1,125 @@
+"""What `apbmm check --probe` prints: the sources, the engine, the run, and how it was reckoned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from apbmm.probe.forecast import FLEETS, LONGER, Cost, Forecast, Probed
+from apbmm.results.words import duration
+from apbmm_common.metrics import metric
+from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.costs.budget import UNITS, amount
+
+MANY_CUT = 0.1
+"""A share of answers cut by the limit of tokens above which it is told."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """All that is printed. ``memory``: bytes of the largest process of the engine."""
+
+    spec: RunSpec
+    device: str
+    memory: int
+    probed: Sequence[Probed]
+    forecast: Forecast
+
+
+def lines(shown: Shown) -> list[str]:
+    """The lines for people."""
+    return [*_sources(shown), *_engine(shown), *_run(shown), *_reckoned(shown), *_notes(shown)]
+
+
+def _row(name: str, text: str) -> str:
+    return f"{name:<12} {text}"
+
+
+def _sources(shown: Shown) -> Iterator[str]:
+    for source in shown.probed:
+        parts = []
+        for name, result in source.evaluated.benchmarks.items():
+            accuracy = metric("accuracy").text(result.metrics.get("accuracy"))
+            tokens = metric("tokens").text_with_unit(result.metrics["tokens"])
+            parts.append(
+                f"{name} {accuracy} {tokens}, {result.truncated} of {result.questions} cut"
+            )
+        yield _row(source.source, "; ".join(parts))
+
+
+def _engine(shown: Shown) -> Iterator[str]:
+    forecast = shown.forecast
+    speed, seen = forecast.speed, forecast.probed_at_once
+    yield _row(
+        "speed",
+        f"{speed.tokens_a_second(seen):,.0f} tokens a second with {seen} answers at once, "
+        f"{speed.tokens_a_second(1):,.0f} with one",
+    )
+    where = "" if shown.device == "cpu" else " of the host"
+    yield _row("memory", f"{shown.memory / 1e9:.1f} GB{where} in the largest process of a worker")
+    yield _row("start", f"{duration(forecast.likely.start)} of a worker before its first answer")
+
+
+def _run(shown: Shown) -> Iterator[str]:
+    forecast = shown.forecast
+    likely = forecast.likely
+    yield _row(
+        "evaluation",
+        f"about {_range(forecast, lambda cost: cost.evaluation, duration)}: load "
+        f"{duration(likely.load)}, answers {duration(likely.answers)}, report "
+        f"{duration(likely.report)}",
+    )
+    counts = sorted({cost.evaluations for cost in (forecast.low, likely, forecast.high)})
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    hours = "GPU-hours" if shown.device != "cpu" else "hours of one worker"
+    yield _row(
+        "run",
+        f"{many} evaluations with the references, until the {UNITS[likely.limit]} are spent: about "
+        f"{_range(forecast, lambda cost: cost.gpu_hours, amount)} {hours}",
+    )
+    walls = (f"{workers} in {_range(forecast, _wall(workers), duration)}" for workers in FLEETS)
+    yield _row("workers", ", ".join(walls))
+
+
+def _wall(workers: int) -> Callable[[Cost], float]:
+    return lambda cost: cost.wall(workers)
+
+
+def _range(forecast: Forecast, value: Callable[[Cost], float], text: Callable[[float], str]) -> str:
+    low, likely, high = map(value, (forecast.low, forecast.likely, forecast.high))
+    return f"{text(likely)} ({text(low)} to {text(high)})"
+
+
+def _reckoned(shown: Shown) -> Iterator[str]:
+    forecast = shown.forecast
+    asked, seen = forecast.asked_at_once, forecast.probed_at_once
+    low, likely, high = (
+        f"{cost.tokens:,.0f}" for cost in (forecast.low, forecast.likely, forecast.high)
+    )
+    yield _row(
+        "reckoned",
+        f"merges answer with {likely} tokens, the mean of both sources; {low} if most are like the "
+        f"shorter one, {high} if they are {LONGER:g} times as long as the longer one",
+    )
+    if asked > seen:
+        yield _row(
+            "",
+            f"the run has up to {asked} answers at once, the probe had {seen}: in the cheapest "
+            "case each step takes what the probe says for so many, in the dearest more answers at "
+            "once add tokens a second by their square root",
+        )
+    yield _row(
+        "", "failures, other users of the host, and a search that ends sooner are not reckoned"
+    )
+
+
+def _notes(shown: Shown) -> Iterator[str]:
+    generation = shown.spec.generation
+    for source in shown.probed:
+        for name, result in source.evaluated.benchmarks.items():
+            if result.truncated > MANY_CUT * result.questions:
+                yield (
+                    f"note: {source.source}: {result.truncated} of {result.questions} answers to "
+                    f"{name} were cut off at max_tokens = {generation.max_tokens}: raise it, and "
+                    "context with it, unless these answers would never end"
+                )
