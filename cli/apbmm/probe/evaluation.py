@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 from apbmm.local_engine import ShowStage, watched_job
 from apbmm.probe.forecast import Probed
 from apbmm.probe.speed import TimedAnswer
-from apbmm_common.checkpoint.roles import SOURCE_WEIGHTS
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.answers import unpack
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed, KeptAnswer
-from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file import RunSpec, reference_vector
 from apbmm_worker.child_protocol import NewAnswers, StageProgress
 from apbmm_worker.daemon.options import Options
 
 RUN = "probe"
-SOURCES = ("instruct", "thinking")
-"""In this order: the second is loaded into the engine that the first has started."""
 
 
 @dataclass
@@ -48,7 +45,9 @@ class Timings:
 async def probe_sources(
     spec: RunSpec, options: Options, show: ShowStage
 ) -> tuple[list[Probed], float]:
-    """Both sources' measurements on the questions of ``spec``, and the seconds of preparation.
+    """Each source's measurements on the questions of ``spec``, and the seconds of preparation.
+
+    The first of them starts the engine, the others are loaded into it.
 
     Raises `UsageError`, `EvaluationError` or `ApbmmError`. Cancelled, it leaves no process behind.
     """
@@ -57,7 +56,7 @@ async def probe_sources(
         layers = (await job.prepare(spec)).layers
         prepared = time.monotonic() - began
         found = []
-        for source in SOURCES:
+        for source in reversed(spec.sources.names):
             timings = Timings()
             assign = Assign(
                 run=RUN,
@@ -65,7 +64,7 @@ async def probe_sources(
                 attempt=1,
                 lease=source,
                 work="reference",
-                vector=(SOURCE_WEIGHTS[source],) * layers,
+                vector=reference_vector(spec.sources, source, layers),
                 config=RUN,
             )
             body = await job.work(assign, timings)

@@ -1,8 +1,8 @@
 """What a run will cost, reckoned from a short evaluation of each source.
 
 Three cases bound what is not known. How long merges answer: nearer to the source with the shorter
-answers, as both, or longer than both. How fast the engine is with more answers in progress than the
-probe had: as the fit to the probe says, or hardly faster.
+answers, as all sources, or longer than all. How fast the engine is with more answers in progress
+than the probe had: as the fit to the probe says, or hardly faster.
 """
 
 from __future__ import annotations
@@ -111,15 +111,15 @@ class Forecast:
 
 
 def reckon(probed: Sequence[Probed], plan: Plan, prepared: float, cards: int) -> Forecast:
-    """The forecast from both sources, the second of which was loaded into the running engine.
+    """The forecast from all sources, the last of which was loaded into the running engine.
 
     ``prepared``: seconds of a worker before its first evaluation. Raises `ValueError` where no
     token was generated.
     """
     speed = fit([source.answers for source in probed])
     seen = min(len(source.answers) for source in probed)
-    shorter, longer = sorted(probed, key=lambda source: source.mean_tokens)
-    first, second = (source.evaluated.stages for source in probed)
+    shorter, *_, longer = sorted(probed, key=lambda source: source.mean_tokens)
+    first, second = (source.evaluated.stages for source in (probed[0], probed[-1]))
     count = sum(plan.answers.values())
     report = max(first.get("report", 0.0), second.get("report", 0.0))
 
@@ -136,7 +136,7 @@ def reckon(probed: Sequence[Probed], plan: Plan, prepared: float, cards: int) ->
     return Forecast(
         cost(_drawn((shorter, shorter, longer), plan), speed.of_step, 0.0),
         cost(
-            _drawn((shorter, longer), plan),
+            _drawn(probed, plan),
             lambda answers: math.sqrt(speed.of_step(answers) * crowded(answers)),
             0.5,
         ),

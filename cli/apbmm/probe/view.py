@@ -98,8 +98,8 @@ def _reckoned(shown: Shown) -> Iterator[str]:
     )
     yield _row(
         "reckoned",
-        f"merges answer with {likely} tokens, the mean of both sources; {low} if most are like the "
-        f"shorter one, {high} if they are {LONGER:g} times as long as the longer one",
+        f"merges answer with {likely} tokens, the mean of the sources; {low} if most are like the "
+        f"shortest, {high} if they are {LONGER:g} times as long as the longest",
     )
     if asked > seen:
         yield _row(

@@ -80,10 +80,13 @@ def test_everything_of_a_run_is_on_eighty_columns_and_forty_lines() -> None:
         "tokens",
         "e0006  reasoning 0.800, cost -0.100  60.0% 200.0 tokens  12.0 s",
         "no space left",
+        "Front: o on it, . others, ~ estimates, T thinking, I instruct",
         "Ctrl-C",
     ):
         assert piece in text
     assert "e0001" not in text
+    same = drawn(snapshot(references={"model-a": FIGURES, "model-b": FIGURES}))
+    assert "1 model-a, 2 model-b" in same
 
 
 def test_what_matters_most_is_left_on_a_small_terminal() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,10 +188,9 @@ class LiveView:
             return []
         marks, x, y = found
         lines = scatter(marks, x, y, width, height, ascii_only=ascii_only)
-        return _section(
-            "Front: o, T and I are the thinking and the instruct model, . others, ~ estimates",
-            map(Text, lines),
-        )
+        names = (self.status or {}).get("references", {})
+        sources = "".join(f", {mark} {name}" for name, mark in _marks_of(names).items())
+        return _section(f"Front: o on it, . others, ~ estimates{sources}", map(Text, lines))
 
     def _wrong(self, width: int) -> list[Text]:
         said = [*(trouble_lines(self.status) if self.status else ()), *self.notices]
@@ -298,6 +297,14 @@ def _mean(metrics: Mapping[str, Entry], name: str) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
+def _marks_of(sources: Iterable[str]) -> dict[str, str]:
+    """The character that stands for each source: its initial, or its number where two share one."""
+    names = list(sources)
+    initials = [name[0].upper() for name in names]
+    own = len(set(initials)) == len(names)
+    return {name: initials[n] if own else str(n + 1) for n, name in enumerate(names)}
+
+
 def _plotted(status: Entry) -> tuple[list[Mark], Axis, Axis] | None:
     """Marks and axes: accuracy against tokens, or else the first two objectives; None if neither.
 
@@ -305,9 +312,9 @@ def _plotted(status: Entry) -> tuple[list[Mark], Axis, Axis] | None:
     """
     front = list(status.get("front", ()))
     others = [done for done in status.get("recent", ()) if not done["on_front"]]
+    sources = _marks_of(status.get("references", {}))
     references = [
-        {"metrics": metrics, "character": name[0].upper()}
-        for name, metrics in status.get("references", {}).items()
+        {"metrics": status["references"][name], "character": mark} for name, mark in sources.items()
     ]
     points = [
         *({**point, "character": "~"} for point in estimated(status)),

@@ -106,7 +106,7 @@ def test_everything_is_told() -> None:
         "42 evaluations with the references, until the evaluations are spent: about ",
         "GPU-hours",
         "workers      1 in ",
-        "reckoned     merges answer with 250 tokens, the mean of both sources; 199 if",
+        "reckoned     merges answer with 250 tokens, the mean of the sources; 199 if",
         "the run has up to 160 answers at once, the probe had 10",
         "note: thinking: 3 of 10 answers to sums were cut off at max_tokens",
     ):

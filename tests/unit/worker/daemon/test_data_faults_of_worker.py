@@ -13,7 +13,7 @@ from apbmm_common.protocol.messages import Assign, Failed, FromWorker, Ready, Un
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.child_protocol import Prepared
 from apbmm_worker.daemon.answer_delivery import AnswerDelivery
-from apbmm_worker.daemon.evaluation_job import EvaluationJob
+from apbmm_worker.daemon.evaluation_job import AnswerStore, EvaluationJob
 from apbmm_worker.daemon.lease_runner import LeaseRunner
 from apbmm_worker.daemon.membership import Membership
 from apbmm_worker.daemon.options import Options
@@ -35,7 +35,7 @@ class Questions(EvaluationJob):
         found = {"benchmark.sums": self.digest}
         return Prepared(digests=found, layers=4, outside=(), versions={}, seconds=0.0)
 
-    async def work(self, assign: Assign, answers: AnswerDelivery | None = None) -> Failed:  # noqa: ARG002
+    async def work(self, assign: Assign, answers: AnswerStore | None = None) -> Failed:  # noqa: ARG002
         return Failed(fault="run_file", message=f"{assign.evaluation} has no usable score")
 
 
