@@ -2,6 +2,9 @@
 PYTHON ?= python3.11
 TORCH := 2.13.0
 MERGEKIT := 0.1.5
+TRACKIO := 0.43.0
+MLFLOW := 3.17.2
+WANDB := 0.31.0
 BIN := .venv/bin
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
@@ -10,7 +13,7 @@ FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/property/test_poisonous_vectors.py tests/property/test_repetition.py \
   tests/property/test_hostile_input.py
 
-.PHONY: install demo test test-vllm test-others test-fast test-hot-load test-mergekit test-faults \
+.PHONY: install demo test test-vllm test-others test-fast test-hot-load test-mergekit test-trackers test-faults \
   lint docs clean
 
 install: $(STAMP)
@@ -77,6 +80,20 @@ test-mergekit: .venv/mergekit/.installed
 	$(call install-torch,.venv/mergekit/bin/python)
 	$(BIN)/uv pip install --quiet --python .venv/mergekit/bin/python \
 	  --override worker/cpu-overrides.txt mergekit==$(MERGEKIT)
+	touch $@
+
+# Runs sent to the real Trackio, MLflow and W&B, in an environment of their own: their pins are not
+# ours. It holds them before what it borrows from .venv.
+test-trackers: .venv/trackers/.installed
+	APBMM_TRACKERS_PYTHON=$(CURDIR)/.venv/trackers/bin/python \
+	  $(BIN)/pytest tests/unit/master/followers/test_real_trackers.py
+
+.venv/trackers/.installed: $(STAMP)
+	$(PYTHON) -m venv --clear .venv/trackers
+	$(BIN)/uv pip install --quiet --python .venv/trackers/bin/python \
+	  trackio==$(TRACKIO) mlflow==$(MLFLOW) wandb==$(WANDB)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > $$(.venv/trackers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_apbmm.pth
 	touch $@
 
 # Every fault test with its full counts, which takes about an hour; prints what was counted.

@@ -35,7 +35,7 @@ def load_run(run_file: Path) -> RunSpec:
         faults += _method_faults(table.get("algorithm", {}))
     else:
         faults += _method_faults(table.get("algorithm", {}))
-        faults += _message_faults(spec.model_dump(mode="json"))
+        faults += _message_faults(spec.for_workers())
         if not faults:
             return spec
     raise not_valid(str(run_file), faults)

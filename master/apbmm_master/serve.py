@@ -58,7 +58,11 @@ def serve(  # noqa: PLR0913 - everything that a master runs with
     allow_open_files()
     if not _has_begun(run_dir):  # a refusal must leave nothing behind that looks like a run
         require_free(bind, status_bind)
-    with Followers(run_dir, metrics) as followers, handlers_restored(), Journal(run_dir) as journal:
+    with (
+        Followers(run_dir, spec, metrics) as followers,
+        handlers_restored(),
+        Journal(run_dir) as journal,
+    ):
 
         def begin() -> Master:
             master = Master(journal, spec, bind, authenticator, front, earlier)
@@ -133,7 +137,7 @@ async def _serve(
     end, ending = None, Ending("stopped")
     try:
         master.listen()  # before the terminal shows the address
-        await followers.start()
+        await followers.start(master.journal.seq)
         with terminal:
             if summary and not master.run_state.finished:
                 terminal.begin(bind)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Self
 
 from apbmm_common.errors import UsageError
+from apbmm_common.run_file import RunSpec
 from apbmm_master.followers.process import LAST_SECONDS, Ending
+from apbmm_master.followers.track.kinds import require_tracker
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +35,18 @@ class _Running:
 
 
 class Followers:
-    """The followers of one run. ``metrics`` is where metrics are served, None for nowhere.
+    """The followers that a run file asks for.
 
-    Raises `UsageError` for an address of metrics that cannot be listened on.
+    ``metrics`` is where metrics are served, None for nowhere. Raises `UsageError` for an address
+    that cannot be listened on, and for a tracker that is not installed.
     """
 
-    def __init__(self, run_dir: Path, metrics: str | None = None) -> None:
+    def __init__(self, run_dir: Path, spec: RunSpec, metrics: str | None = None) -> None:
         self._run_dir = run_dir
+        self._tracker = spec.track.tracker
+        self._notifies = bool(spec.notify.command or spec.notify.webhook)
+        if self._tracker is not None:
+            require_tracker(self._tracker)
         self._metrics = None if metrics is None else listening_socket(metrics)
         self._running: list[_Running] = []
         self._ending = False
@@ -51,20 +58,24 @@ class Followers:
         if self._metrics is not None:
             self._metrics.close()
 
-    async def start(self) -> None:
-        """Start them, once the journal and the status socket are there."""
+    async def start(self, seq: int) -> None:
+        """Start them, once the journal, with ``seq`` events, and the status socket are there."""
         if self._metrics is not None:
-            await self._start("metrics", str(self._metrics.fileno()))
+            listening = self._metrics.fileno()
+            await self._start("metrics", str(listening), inherits=(listening,))
+        if self._tracker is not None:
+            await self._start("track", self._tracker)
+        if self._notifies:
+            await self._start("notify", str(seq))
 
-    async def _start(self, name: str, *arguments: str) -> None:
-        sockets = () if self._metrics is None else (self._metrics.fileno(),)
+    async def _start(self, name: str, *arguments: str, inherits: tuple[int, ...] = ()) -> None:
         try:
             with self._log(name).open("ab") as log_file:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-P", "-m", f"apbmm_master.followers.{name}",
                     str(self._run_dir), *arguments,
                     stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                    stderr=log_file, pass_fds=sockets,
+                    stderr=log_file, pass_fds=inherits,
                     process_group=0,  # Ctrl-C is for the master, which tells its followers
                 )  # fmt: skip
         except OSError as error:

@@ -16,11 +16,11 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-LAST_SECONDS = 15
+LAST_SECONDS = 30
 """How long a follower may take to end once its master has ended."""
 LONGEST_LINE = 2000
 
@@ -50,6 +50,17 @@ class Ending:
 
 
 _ENDING = TypeAdapter(Ending)
+
+
+class Followed(Protocol):
+    """What a follower knows of its master: whether and how it has ended."""
+
+    ended: threading.Event
+    ending: Ending
+
+    def say(self, line: str) -> None:
+        """Have the master log a line."""
+        ...
 
 
 class FollowedMaster:

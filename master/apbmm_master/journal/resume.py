@@ -24,6 +24,8 @@ MAY_CHANGE = (
     "confirm.benchmarks",
     "confirm.repeats",
     "confirm.at_end",
+    "track",
+    "notify",
     "timings",
 )
 """Keys and tables that a resumed run may change, beside all paths."""

@@ -215,16 +215,17 @@ class Journal:
         return _records(self._db, self.path)
 
 
-def read_journal(run_dir: Path) -> list[Record]:
-    """Every event of a run directory, without locking it: safe beside a living master.
+def read_journal(run_dir: Path, after: int = 0) -> list[Record]:
+    """The events of a run directory that follow number ``after``, by default all.
 
-    Raises `JournalError` when there is no journal or it cannot be read.
+    The journal is not locked: this is safe beside a living master. Raises `JournalError` when there
+    is no journal or it cannot be read.
     """
     path = run_dir / NAME
     mark = read_end_mark(run_dir)  # before the journal, which may grow meanwhile
     with _reading(path) as (db, begun):
-        records = list(_records(db, path)) if begun else []
-    _require_whole(path, records[-1].seq if records else 0, mark)
+        records = list(_records(db, path, after)) if begun else []
+    _require_whole(path, records[-1].seq if records else after, mark)
     return records
 
 
@@ -333,10 +334,10 @@ def _require_whole(path: Path, seq: int, mark: int) -> None:
         )
 
 
-def _records(db: sqlite3.Connection, path: Path) -> Iterator[Record]:
+def _records(db: sqlite3.Connection, path: Path, after: int = 0) -> Iterator[Record]:
     try:
-        rows = db.execute("SELECT seq, time, body FROM events ORDER BY seq")
-        for expected, (seq, when, body) in enumerate(rows, 1):
+        rows = db.execute("SELECT seq, time, body FROM events WHERE seq > ? ORDER BY seq", (after,))
+        for expected, (seq, when, body) in enumerate(rows, after + 1):
             if seq != expected:
                 raise ValueError(f"event {expected} is missing")
             yield Record(seq, when, EVENT.validate_json(body))
