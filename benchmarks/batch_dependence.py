@@ -6,7 +6,9 @@ An evaluation that goes on from kept answers computes the rest in other batches 
 Temperature is 0, so nothing is drawn, but a batch's size may decide in which order numbers are
 added. The demo pair's questions are answered in the order of a run: all at once, all at once again,
 the last tenth of the order alone (a worker was lost at 90 %), and the last few questions one by
-one. Tokens are compared place by place with those of the first row, whose share is therefore 0.
+one. The last row has the answers that were not there after a quarter of the engine's steps. They
+were cut off then, as at the end of a step of a merge, and went on behind their tokens so far. Texts
+are compared, and tokens place by place, with those of the first row, whose share is therefore 0.
 
 Models are random merges of the pair, and one of the pair's shapes with random weights. The latter
 has learned nothing, so its choices are as close to each other as choices can be.
@@ -20,15 +22,17 @@ import platform
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 
 from apbmm.demo.command import DemoOptions, demo_run
 from apbmm_common.datasets.benchmark_folders import places_of
+from apbmm_common.protocol.answers import CUT
 from apbmm_common.run_file import RunSpec
 from apbmm_worker import environment
 from apbmm_worker.engine.driver import Completion, Prompt
@@ -58,7 +62,7 @@ class Comparison:
         """Compare the answers to the same questions."""
         for one, other in zip(found, first, strict=True):
             self.answers += 1
-            self.other_answers += one.token_ids != other.token_ids
+            self.other_answers += (one.token_ids, one.text) != (other.token_ids, other.text)
             pairs = list(zip_longest(one.token_ids, other.token_ids))
             self.tokens += len(one.token_ids)
             self.other_tokens += sum(a != b for a, b in pairs)
@@ -94,12 +98,28 @@ def answered(engine: ResidentEngine, prompts: Sequence[Prompt]) -> list[Completi
     return [future.result() for future in engine.submit(prompts)]
 
 
+def continued(
+    engine: ResidentEngine, prompts: Sequence[Prompt], steps: int
+) -> tuple[list[int], list[Completion]]:
+    """The numbers of the prompts whose answers are cut off after so many steps; their answers."""
+    end = engine.steps + steps
+    futures = engine.submit(prompts)
+    while engine.steps < end:
+        time.sleep(0.001)
+    engine.cut()
+    begun = {n: f.result() for n, f in enumerate(futures) if f.result().finish_reason == CUT}
+    rest = [replace(prompts[n], begun=answer.token_ids) for n, answer in begun.items()]
+    return list(begun), answered(engine, rest)
+
+
 def compare(
     engine: ResidentEngine, prompts: Sequence[Prompt], found: dict[str, Comparison]
 ) -> None:
     """Add the ways to batch of the engine's present model to ``found``, by name."""
     tail = len(prompts) // 10
+    before = engine.steps
     whole = answered(engine, prompts)
+    steps = engine.steps - before
     again = answered(engine, prompts)
     last = answered(engine, prompts[-tail:])
     alone = [answered(engine, [prompt])[0] for prompt in prompts[-ALONE:]]
@@ -110,6 +130,9 @@ def compare(
         ("one by one", alone),
     ):
         found.setdefault(name, Comparison()).add(answers, whole[-len(answers) :])
+    numbers, answers = continued(engine, prompts, steps // 4)
+    cut = found.setdefault("cut off and gone on with", Comparison())
+    cut.add(answers, [whole[number] for number in numbers])
 
 
 def random_model(like: Path, folder: Path) -> Path:

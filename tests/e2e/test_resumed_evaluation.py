@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.protocol.answers import Answer, unpack
-from apbmm_common.protocol.messages import Assign, Evaluated, Failed, KeptAnswer, ScoredOutcome
+from apbmm_common.protocol.answers import CUT, Answer, replaces, unpack
+from apbmm_common.protocol.messages import (
+    Assign,
+    Evaluated,
+    Failed,
+    KeptAnswer,
+    ScoredOutcome,
+    Stepped,
+)
 from apbmm_common.run_file import RunSpec, run_as_toml
 from apbmm_master.journal.events import AttemptFailed, Lost, ResultRecorded
 from apbmm_worker.child_protocol import NewAnswers, StageProgress
@@ -30,10 +37,15 @@ LATE = 50
 """Answers after which an attempt is killed."""
 
 
+STEP, ENOUGH = 24, 19
+"""The first step of a merge that is measured in steps, and the answers that end it."""
+AT_ONCE = 4
+
+
 def slow_spec() -> RunSpec:
-    """One answer after another, so that an attempt can be killed late."""
+    """A few answers at once, so that an attempt can be killed late."""
     spec = spec_of_the_pair(1)
-    engine = spec.engine.model_copy(update={"arguments": {"max_num_seqs": 1}})
+    engine = spec.engine.model_copy(update={"arguments": {"max_num_seqs": AT_ONCE}})
     return spec.model_copy(update={"engine": engine})
 
 
@@ -49,7 +61,9 @@ class Shelf(AnswerDelivery):
         return self._take
 
     def _take(self, event: NewAnswers) -> None:
-        self.answers |= {answer.key: answer for answer in event.answers}
+        for answer in event.answers:
+            old = self.answers.setdefault(answer.key, answer)
+            self.answers[answer.key] = answer if replaces(answer, old) else old
         self.outcomes += event.outcomes
         self.late(len(self.answers))
 
@@ -58,6 +72,11 @@ class Shelf(AnswerDelivery):
     ) -> list[KeptAnswer]:
         report(StageProgress(stage="fetch answers", done=0, total=assign.kept))
         return list(self.answers.values())[: assign.kept]
+
+    @property
+    def finished(self) -> int:
+        """How many answers were not cut off."""
+        return sum(unpack(answer).finish_reason != CUT for answer in self.answers.values())
 
     def unpacked(self) -> dict[str, Answer]:
         """The answers, without the seconds that they took."""
@@ -72,7 +91,7 @@ def rows(outcomes: list[ScoredOutcome]) -> set[tuple[object, ...]]:
     return {(o.benchmark, o.question, o.score, o.tokens, o.finish_reason) for o in outcomes}
 
 
-async def test_the_rest_is_asked_after_a_kill_and_the_outcomes_are_those_of_a_whole_evaluation(
+async def test_a_step_and_the_rest_after_a_kill_give_the_outcomes_of_a_whole_evaluation(
     tmp_path: Path,
 ) -> None:
     for folder in ("state", "scratch"):
@@ -80,13 +99,13 @@ async def test_the_rest_is_asked_after_a_kill_and_the_outcomes_are_those_of_a_wh
     job = EvaluationJob(Options("w", "cpu", "", tmp_path / "state", tmp_path / "scratch"))
     spec = slow_spec()
 
-    def assign(attempt: int, kept: int = 0) -> Assign:
+    def assign(attempt: int, kept: int = 0, upto: int = 0, enough: int = 0) -> Assign:
         return Assign(
             run="r", evaluation="e", attempt=attempt, lease=f"e-{attempt}", work="evaluate",
-            vector=(0.3,) * layers, config="c", kept=kept,
+            vector=(0.3,) * layers, config="c", kept=kept, upto=upto, enough=enough,
         )  # fmt: skip
 
-    whole, broken, rest = Shelf(), Shelf(), Shelf()
+    whole, stepped, broken, rest = Shelf(), Shelf(), Shelf(), Shelf()
     try:
         layers = (await job.prepare(spec)).layers
         undisturbed = await job.work(assign(1), whole)
@@ -94,25 +113,39 @@ async def test_the_rest_is_asked_after_a_kill_and_the_outcomes_are_those_of_a_wh
         assert len(whole.answers) == QUESTIONS
 
         child = pid_of_child(job)
+        step = await job.work(assign(2, 0, STEP, ENOUGH), stepped)
+        assert isinstance(step, Stepped), step
+        assert pid_of_child(job) == child, "a step ends without another engine"
 
         def kill_late(answers: int) -> None:
             with contextlib.suppress(ProcessLookupError):
                 if answers >= LATE:
                     os.kill(child, signal.SIGKILL)
 
-        broken.late = kill_late
-        failed = await job.work(assign(2), broken)
+        broken.answers, broken.late = dict(stepped.answers), kill_late
+        failed = await job.work(assign(3, len(stepped.answers)), broken)
         assert isinstance(failed, Failed), failed
         assert failed.fault == "engine"
         kept = len(broken.answers)
         assert LATE <= kept < QUESTIONS
 
         rest.answers = dict(broken.answers)
-        again = await job.work(assign(3, kept), rest)
+        again = await job.work(assign(4, kept), rest)
     finally:
         await job.close()
+    parts = step.benchmarks.values()
+    answered, cut = (sum(part.answered for part in parts), sum(len(part.cut) for part in parts))
+    assert ENOUGH <= answered < STEP
+    assert 0 < cut <= min(AT_ONCE, STEP - answered)
+    assert (stepped.finished, len(stepped.answers)) == (answered, answered + cut)
+    assert len(stepped.outcomes) == answered
+    for name, part in step.benchmarks.items():
+        assert set(part.outcomes) <= set(undisturbed.benchmarks[name].outcomes)
+    for key, answer in stepped.unpacked().items():
+        assert answer.token_ids == whole.unpacked()[key].token_ids[: len(answer.token_ids)]
+
     assert isinstance(again, Evaluated), again
-    assert again.engine["kept_answers"] == kept
+    assert again.engine["kept_answers"] == broken.finished
     assert "kept_answers" not in undisturbed.engine
     assert rest.unpacked() == whole.unpacked()
     assert rows(rest.outcomes) == rows(whole.outcomes)

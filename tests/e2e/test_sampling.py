@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,19 @@ def test_prompts_that_do_not_fit_into_a_step_are_answered_by_their_seeds(tmp_pat
     engine = ResidentEngine(settings, generation, model, environment.CPU)
     try:
         answers = [future.result() for future in engine.submit(prompts)]
+        long = [(p, a) for p, a in zip(prompts, answers, strict=True) if a.tokens > 3]
+        begun = [replace(prompt, begun=answer.token_ids[:3]) for prompt, answer in long]
+        rest = [future.result() for future in engine.submit(begun)]
+        again = [future.result() for future in engine.submit(begun)]
     finally:
         engine.close()
     assert all(answer.tokens for answer in answers)
     assert len({answer.token_ids for answer in answers}) > 10
+    # An answer that goes on behind its beginning has other draws, the same each time.
+    assert [answer.token_ids for answer in rest] == [answer.token_ids for answer in again]
+    for (prompt, whole), answer in zip(long, rest, strict=True):
+        assert answer.token_ids[:3] == whole.token_ids[:3]
+        assert 3 < answer.tokens <= generation.max_tokens
+        assert answer.prompt_tokens == len(prompt.token_ids)
+    same = [a.token_ids == whole.token_ids for (_, whole), a in zip(long, rest, strict=True)]
+    assert sum(same) < len(same) / 2
