@@ -56,7 +56,7 @@ def init(run_file: Path = Path("run.toml"), /, *, flags: InitFlags = NOTHING_GIV
 
     Reads the headers of the models and every row of the benchmarks, decides which model is the
     thinking one, guesses adapters and proposes limits. At a terminal it asks for what is not given.
-    Nothing is downloaded.
+    Nothing is downloaded without --download.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ def write_schema(out: Path | None) -> int:
 
     Raises `UsageError` for a file that cannot be written.
     """
-    text = json.dumps(run_file_schema(), indent=2, ensure_ascii=False) + "\n"
+    text = schema_text()
     if out is None:
         sys.stdout.write(text)
         return EXIT_DONE
@@ -26,3 +26,8 @@ def write_schema(out: Path | None) -> int:
             f"--out {out}: cannot be written: {error.strerror}", "name a file in a folder"
         ) from error
     return EXIT_DONE
+
+
+def schema_text() -> str:
+    """The schema as a file."""
+    return json.dumps(run_file_schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""The part of the Hugging Face Hub's API that an upload uses, on this host."""
+"""The parts of the Hugging Face Hub's API that an upload and a download use, on this host."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 
 TOKEN = "hf_stand_in"
@@ -20,7 +21,8 @@ COMMIT = 40 * "1"
 class Hub:
     """What was uploaded: ``files`` by path, and ``created`` repositories by name (private or not).
 
-    ``refuses``: an HTTP status for every commit.
+    ``refuses``: an HTTP status for every commit, and for every question about a model. ``models``
+    can be downloaded: their files by path; ``asked`` has the paths of the files that were.
     """
 
     address: str = ""
@@ -29,6 +31,8 @@ class Hub:
     messages: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     refuses: int = 0
+    models: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
     large: dict[str, bytes] = field(default_factory=dict)
     """Contents by their SHA-256."""
 
@@ -51,8 +55,42 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Nothing."""
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
-        self._answer({"error": "not found"}, 404)
+        kind, *parts = self.path.split("?")[0].strip("/").split("/")
+        name = "/".join(parts[1:3] if kind == "api" else [kind, *parts[:1]])
+        files = self.hub.models.get(name)
+        if self.hub.refuses or files is None:
+            found = {} if self.hub.refuses else {"X-Error-Code": "RepoNotFound"}
+            self._answer({"error": "not found"}, self.hub.refuses or 404, found)
+        elif kind != "api":
+            self._file(files.get("/".join(parts[3:])))
+        elif "tree" in parts:
+            entries = [self._entry(path, content) for path, content in files.items()]
+            self._answer(entries)
+        else:
+            siblings = [{"rfilename": path} for path in files]
+            self._answer({"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings})
+
+    @staticmethod
+    def _entry(path: str, content: bytes) -> dict[str, Any]:
+        oid = hashlib.sha1(content).hexdigest()
+        return {"type": "file", "path": path, "size": len(content), "oid": oid}
+
+    def _file(self, content: bytes | None) -> None:
+        if content is None:
+            self._answer({"error": "not found"}, 404)
+            return
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", hashlib.sha1(content).hexdigest())
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.hub.asked.append(self.path.rpartition("/")[2])
+            self.wfile.write(content)
 
     def do_PUT(self) -> None:
         body = self._body()
@@ -101,13 +139,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def _answer(self, value: object, status: int = 200) -> None:
+    def _answer(
+        self, value: object, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         text = json.dumps(value).encode()
         self.send_response(status)
+        for name, header in headers.items():
+            self.send_header(name, header)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(text)
+        if self.command != "HEAD":
+            self.wfile.write(text)
 
 
 @contextmanager

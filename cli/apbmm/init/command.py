@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,9 +18,11 @@ from apbmm.init.benchmarks import Guess, guess
 from apbmm.init.flags import InitFlags
 from apbmm.init.limits import propose
 from apbmm.init.models import Model, read_model, which_thinks
-from apbmm.init.text import Proposal, run_file_text
+from apbmm.init.objectives import PAPER, objectives_of
+from apbmm.init.text import SCHEMA_FILE, Proposal, benchmark_names, run_file_text
 from apbmm.installed import on_cpu
 from apbmm.run.devices import ALL, CPU, cards_of_this_host, devices_of
+from apbmm.run_file_schema import schema_text
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, UsageError
 from apbmm_common.process.command_line import report
 from apbmm_common.process.whole_files import write_whole
@@ -45,6 +48,14 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
         _require_all(flags)
     thinking, instruct, said_by = _sources(flags, asks=asks)
     benchmarks = _benchmarks(flags, asks=asks)
+    names = benchmark_names(benchmarks)
+    objectives = objectives_of(flags.objective, names)
+    if asks and _missing(flags) and not flags.objective:
+        objectives = _answer(
+            "Objectives (two to five metrics)",
+            lambda given: objectives_of(given.replace(",", " ").split(), names),
+            default=",".join(PAPER),
+        )
     gpus = flags.gpus or (
         _answer("GPUs (all, 0,1, cpu)", _device_names, default=_default_gpus())
         if asks and _missing(flags)
@@ -59,7 +70,14 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
     )
     name = flags.name or re.sub(r"[^A-Za-z0-9._-]+", "-", run_file.stem).lstrip("._-")[:64] or "run"
     proposal = Proposal(
-        name, thinking, instruct, said_by, benchmarks, limits, flags.evaluations or MERGES
+        name,
+        thinking,
+        instruct,
+        said_by,
+        benchmarks,
+        objectives,
+        limits,
+        flags.evaluations or MERGES,
     )
     if not _written(run_file, proposal):
         return EXIT_USAGE
@@ -95,13 +113,15 @@ def _sources(flags: InitFlags, *, asks: bool) -> tuple[Model, Model, str]:
     missing = 2 - _models_given(flags)
     if missing < 0:
         raise UsageError(f"{2 - missing} models are named", "two are merged")
-    models = [read_model(name) for name in (flags.thinking, *flags.model) if name is not None]
+    read = partial(read_model, download=flags.download)
+    models = [read(name) for name in (flags.thinking, *flags.model) if name is not None]
+    cached = "" if flags.download else "cached "
     models += [
-        _answer(f"Model {number} (folder, or cached ORG/MODEL)", read_model)
+        _answer(f"Model {number} (folder, or {cached}ORG/MODEL)", read)
         for number in range(3 - missing, 3)
     ]
     if flags.instruct is not None:
-        models.append(read_model(flags.instruct))
+        models.append(read(flags.instruct))
     first, second = models
     if first.checkpoint.path == second.checkpoint.path:
         raise UsageError(f"{second.named} is both models", "two are merged")
@@ -195,6 +215,7 @@ def _written(run_file: Path, proposal: Proposal) -> bool:
             print_faults(found)
             return False
         write_whole(run_file, content.encode())
+        write_whole(run_file.with_name(SCHEMA_FILE), schema_text().encode())
     except OSError as error:
         raise UsageError(f"{run_file}: cannot be written: {error.strerror}") from error
     finally:
@@ -210,6 +231,8 @@ def _tell(run_file: Path, proposal: Proposal, gpus: str, memory: int) -> None:
     for each in proposal.benchmarks:
         count = "" if each.questions is None else f"{each.questions} questions, "
         _say(f"benchmark   {each.path}: {count}{each.adapter} ({each.reason})")
+    for objective in proposal.objectives:
+        _say(f"objective   {objective.name}: {objective.metric}")
     why = f" ({'; '.join(limits.reasons)})" if limits.reasons else ""
     _say(f"limits      {limits.max_tokens} tokens in a context of {limits.context}{why}")
     if memory and limits.at_once is not None and limits.at_once < 1:
@@ -217,9 +240,9 @@ def _tell(run_file: Path, proposal: Proposal, gpus: str, memory: int) -> None:
             "note: the models and one answer hardly fit on a card: give each worker several, as in "
             "--gpus 0+1"
         )
-    _say(f"wrote {run_file}; next:")
+    _say(f"wrote {run_file}, and {SCHEMA_FILE} beside it for editors; next:")
     file = shlex.quote(str(run_file))
-    _say(f"  apbmm check {file}")
+    _say(f"  apbmm check {file} --probe")
     _say(f"  apbmm run {file} --gpus {gpus}")
 
 

@@ -32,6 +32,9 @@ class InitFlags:
         Column with the questions, where its name is not one that is guessed. For every --benchmark.
     answer
         Column with the answers, likewise.
+    objective
+        [NAME=]METRIC[@BENCHMARK,...], two to five times: what merges are compared by, as accuracy,
+        tokens, truncated, or a score that EvalScope reports. Default: accuracy and tokens.
     gpus
         Cards that the run is for, as apbmm run takes them. Default: all, or cpu where a CPU build
         of PyTorch is installed.
@@ -39,6 +42,8 @@ class InitFlags:
         Most tokens of an answer. Default: as many as models and card allow, up to 32768.
     evaluations
         Merges to evaluate. Default: 40.
+    download
+        Fetch models that are named by their ids, and are not there, into the Hugging Face cache.
     name
         Name of the run. Default: that of the file.
     force
@@ -51,9 +56,11 @@ class InitFlags:
     benchmark: Repeatable = ()
     question: str | None = None
     answer: str | None = None
+    objective: Repeatable = ()
     gpus: Annotated[str | None, Parameter(name=("--gpus", "--gpu"))] = None
     max_tokens: AtLeastOne = None
     evaluations: AtLeastOne = None
+    download: Annotated[bool, Parameter(negative=())] = False
     name: str | None = None
     force: Annotated[bool, Parameter(negative=())] = False
 

@@ -29,6 +29,8 @@ class Limits:
     reasons: tuple[str, ...]
     at_once: int | None = None
     """Answers of full length that the keys and values of one engine have room for."""
+    token_bytes: int = 0
+    """Bytes of one token's keys and values; 0 where that is not known."""
 
 
 def propose(
@@ -58,7 +60,7 @@ def propose(
     prompt = min(prompt, context // 2)
     answer = min(max_tokens or WANTED_ANSWER, context - prompt)
     at_once = room // context if room is not None else None
-    return Limits(answer, context, tuple(reasons), at_once)
+    return Limits(answer, context, tuple(reasons), at_once, token_bytes(_largest(checkpoints)))
 
 
 def cache_tokens(checkpoints: Sequence[Checkpoint], memory: int) -> int | None:
@@ -67,17 +69,28 @@ def cache_tokens(checkpoints: Sequence[Checkpoint], memory: int) -> int | None:
     Every layer keeps a key and a value of each key-value head. Negative where not even the weights
     fit.
     """
-    largest = max(checkpoints, key=lambda checkpoint: checkpoint.weight_bytes)
-    config = text_config(largest.config)
+    largest = _largest(checkpoints)
+    token = token_bytes(largest)
+    if not token:
+        return None
+    return int(memory * ENGINE_SHARE - largest.weight_bytes - ENGINE_BYTES) // token
+
+
+def token_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of one token's keys and values in every layer; 0 for other kinds of attention."""
+    config = text_config(checkpoint.config)
     heads = _count(config.get("num_attention_heads"))
     hidden = _count(config.get("hidden_size"))
     kv_heads = _count(config.get("num_key_value_heads")) or heads
     kinds = set(config.get("layer_types") or ())
     if not heads or not hidden or "kv_lora_rank" in config or not kinds <= {"full_attention"}:
-        return None
+        return 0
     width = _count(config.get("head_dim")) or hidden // heads
-    token = 2 * layer_count(largest) * kv_heads * width * CACHED_BYTES
-    return int(memory * ENGINE_SHARE - largest.weight_bytes - ENGINE_BYTES) // token
+    return 2 * layer_count(checkpoint) * kv_heads * width * CACHED_BYTES
+
+
+def _largest(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    return max(checkpoints, key=lambda checkpoint: checkpoint.weight_bytes)
 
 
 def _count(value: Any) -> int:

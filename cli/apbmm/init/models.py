@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from apbmm.hub_cache import REVISION, cached_snapshot, hub_id_of
+from apbmm.hub_cache import REVISION, cached_snapshot, download_snapshot, hub_id_of
 from apbmm_common.checkpoint.headers import Checkpoint, read_checkpoint, read_object
 from apbmm_common.errors import SourceError, UsageError
 
@@ -38,10 +38,11 @@ class Model:
         return next((tag for tag in THOUGHTS if tag in self.template), "")
 
 
-def read_model(named: str) -> Model:
+def read_model(named: str, *, download: bool = False) -> Model:
     """Read the headers of a model in a folder or in the Hugging Face cache.
 
-    Raises `UsageError` for a model that is not on this host, and `SourceError` for damaged files.
+    With ``download`` a model that is not in the cache is fetched from the Hub. Raises `UsageError`
+    for a model that cannot be had, and `SourceError` for damaged files.
     """
     if not named:
         raise UsageError("a model is needed", "a folder, or ORG/MODEL in the Hugging Face cache")
@@ -53,11 +54,14 @@ def read_model(named: str) -> Model:
                 f"{named}: no such folder, and not ORG/MODEL",
                 "name a folder with config.json and safetensors weights",
             )
-        snapshot = cached_snapshot(hub["id"], hub["revision"])
+        if download:
+            snapshot: Path | None = download_snapshot(hub["id"], hub["revision"])
+        else:
+            snapshot = cached_snapshot(hub["id"], hub["revision"])
         if snapshot is None:
             raise UsageError(
                 f"{named}: no such folder, and not in the Hugging Face cache",
-                f"hf download {hub['id']} fetches it; HF_HOME says where the cache is",
+                "--download fetches it; HF_HOME says where the cache is",
             )
         folder = snapshot
     checkpoint = read_checkpoint(folder.absolute())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 from apbmm.init.benchmarks import MANY, SAMPLE, Guess
 from apbmm.init.limits import Limits
 from apbmm.init.models import THOUGHTS, Model
+from apbmm.init.objectives import Objective
 
+SCHEMA_FILE = "apbmm.schema.json"
 MOST_AT_ONCE = 256
 """vLLM computes no more answers at once by default on most cards."""
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -28,6 +30,8 @@ class Proposal:
     said_by: str
     """What says that the thinking model is one."""
     benchmarks: tuple[Guess, ...]
+    objectives: tuple[Objective, ...]
+    """None where they are the paper's."""
     limits: Limits
     evaluations: int
 
@@ -45,10 +49,10 @@ def run_file_text(proposal: Proposal, folder: Path) -> str:
 
 
 def _head(proposal: Proposal, folder: Path) -> Iterator[str]:
-    yield "#:schema ./apbmm.schema.json"
+    yield f"#:schema ./{SCHEMA_FILE}"
     yield "# Written by apbmm init. Every key is explained in the run-file reference. Paths are"
-    yield "# relative to this file. The first line is for editors: the schema that it names is"
-    yield "# written by apbmm schema --out apbmm.schema.json."
+    yield "# relative to this file. By the file in the first line editors complete and check keys;"
+    yield f"# after an update apbmm schema --out {SCHEMA_FILE} writes it again."
     yield ""
     yield f"name = {text(proposal.name)}"
     yield "seed = 0"
@@ -61,11 +65,17 @@ def _head(proposal: Proposal, folder: Path) -> Iterator[str]:
     yield ""
 
 
+def benchmark_names(benchmarks: Iterable[Guess]) -> list[str]:
+    """The names that benchmarks have in the run file, in their order."""
+    names: list[str] = []
+    for guess in benchmarks:
+        names.append(guess.named(names))
+    return names
+
+
 def _benchmarks(proposal: Proposal, folder: Path) -> Iterator[str]:
-    taken: set[str] = set()
-    for guess in proposal.benchmarks:
-        name = guess.named(taken)
-        taken.add(name)
+    names = benchmark_names(proposal.benchmarks)
+    for name, guess in zip(names, proposal.benchmarks, strict=True):
         count = "" if guess.questions is None else f"{guess.questions} questions; "
         yield f"# {count}{guess.adapter}: {guess.reason}."
         yield "[[benchmarks]]"
@@ -88,6 +98,9 @@ def _generation(proposal: Proposal) -> Iterator[str]:
     yield "# An answer is cut off at max_tokens; few answers of the thinking model should be."
     for reason in limits.reasons:
         yield f"# context: {reason}."
+    if limits.token_bytes:
+        each = limits.token_bytes * limits.context / 1e9
+        yield f"# Keys and values of one answer of full length take {each:.2g} GB."
     if limits.at_once is not None and limits.at_once < MOST_AT_ONCE:
         yield f"# One engine has room for about {limits.at_once} answers of full length at once."
     yield f"max_tokens = {limits.max_tokens}"
@@ -101,10 +114,26 @@ def _generation(proposal: Proposal) -> Iterator[str]:
     yield ""
 
 
+def _objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:
+    if not objectives:
+        yield "# Without [[objectives]] there are the two of the paper: reasoning, from accuracy"
+        yield "# (the thinking model is 1), and cost, from tokens (the instruct model is 1)."
+        yield ""
+    for objective in objectives:
+        good, poor = ("instruct", "thinking") if objective.cheap else ("thinking", "instruct")
+        yield f"# 1 is the {good} model, 0 the {poor} one: exchange them where that is wrong."
+        yield "[[objectives]]"
+        yield f"name = {text(objective.name)}"
+        yield f"metric = {text(objective.metric)}"
+        yield f"expert = {text(good)}"
+        yield f"vanilla = {text(poor)}"
+        if objective.benchmarks:
+            yield f"benchmarks = [{', '.join(map(text, objective.benchmarks))}]"
+        yield ""
+
+
 def _rest(proposal: Proposal) -> Iterator[str]:
-    yield "# Without [[objectives]] there are the two of the paper: reasoning, from accuracy (the"
-    yield "# thinking model is 1), and cost, from generated tokens (the instruct model is 1)."
-    yield ""
+    yield from _objectives(proposal.objectives)
     yield "# Merges that are evaluated, beside the two models themselves. gpu_hours = 24.0 would"
     yield "# limit the cost, patience = 10 ends a search whose hypervolume has stopped growing."
     yield "[budget]"

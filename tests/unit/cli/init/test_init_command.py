@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from apbmm_common.datasets.demo_pair import demo_folder
 from apbmm_common.run_file import RunSpec, load_run_file
 from commands import called, command_line, environment, run
+from hub_stand_in import Hub, hub_stand_in
 
 THINKS = "{{ messages }}<think>\n"
 
@@ -43,7 +45,7 @@ def written(*arguments: str) -> RunSpec:
     shown = called("init", "out.toml", *arguments)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.splitlines()[-2:] == [
-        "  apbmm check out.toml",
+        "  apbmm check out.toml --probe",
         "  apbmm run out.toml --gpus cpu",
     ]
     checked = called("check", "out.toml", "--no-questions")
@@ -84,6 +86,91 @@ def test_where_nothing_says_it_the_flags_do(host: Path) -> None:
     assert Path(spec.sources.folders["thinking"]).name == "first"
     assert (spec.name, spec.generation.max_tokens, spec.budget.evaluations) == ("mine", 64, 5)
     assert spec.budget.initial == 2
+
+
+def test_objectives_as_flags(host: Path) -> None:
+    think(host / "models" / "second")
+    assert (
+        written(*ALL).objectives
+        == written(*ALL, "--force", "--objective", "accuracy", "--objective", "tokens").objectives
+    )
+    flags = ("--objective", "accuracy@sums", "--objective", "short=tokens")
+    spec = written(*ALL, "--force", *flags)
+    found = [(o.name, o.metric, o.expert, o.benchmarks) for o in spec.objectives]
+    assert found == [
+        ("reasoning-sums", "accuracy", "thinking", ("sums",)),
+        ("short", "tokens", "instruct", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("accuracy",), "1 objective: a front needs 2 to 5"),
+        (("accuracy", "tokens@other"), "objective tokens@other: no benchmark is called other"),
+        (("accuracy", "a=b=c"), "'a=b=c' is no objective"),
+        (("accuracy", "reasoning=tokens"), "two objectives have the same name"),
+    ],
+)
+def test_what_is_no_objective_is_refused(host: Path, given: tuple[str, ...], said: str) -> None:
+    think(host / "models" / "second")
+    flags = [part for each in given for part in ("--objective", each)]
+    shown = called("init", "out.toml", *ALL, *flags)
+    assert shown.returncode == 2
+    assert said in shown.stderr
+    assert not (host / "out.toml").exists()
+
+
+def test_the_schema_that_it_names_is_written_and_a_missing_folder_is_told(host: Path) -> None:
+    think(host / "models" / "second")
+    written(*ALL)
+    assert json.loads((host / "apbmm.schema.json").read_text())["title"]
+    shown = called("init", "none/out.toml", *ALL)
+    assert shown.stderr.splitlines() == [
+        "error: none/out.toml: there is no folder none",
+        "hint: mkdir -p none",
+    ]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with hub_stand_in() as stand_in:
+        monkeypatch.setattr(constants, "ENDPOINT", stand_in.address)
+        template = f"{stand_in.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield stand_in
+
+
+def test_models_are_downloaded_where_that_is_asked_for(host: Path, hub: Hub) -> None:
+    for name in ("Tiny-Thinking", "Tiny-Instruct"):
+        source = demo_folder() / f"tiny_{name.rpartition('-')[2].lower()}"
+        files = {file.name: file.read_bytes() for file in source.iterdir()}
+        hub.models[f"lab/{name}"] = {**files, "pytorch_model.bin": b"0" * 1000}
+    models = ("--model", "lab/Tiny-Thinking", "--model", "lab/Tiny-Instruct")
+    refused = called("init", "out.toml", *models, *ALL[4:])
+    assert "--download fetches it" in refused.stderr
+    spec = written(*models, *ALL[4:], "--download")
+    assert "models--lab--Tiny-Thinking/snapshots/" in spec.sources.folders["thinking"]
+    assert "model.safetensors" in hub.asked
+    assert "pytorch_model.bin" not in hub.asked
+    asked = len(hub.asked)
+    written(*models, *ALL[4:], "--download", "--force")
+    assert len(hub.asked) == asked  # they are in the cache
+
+
+@pytest.mark.parametrize(("refuses", "said"), [(0, "has no such model"), (403, "did not give it")])
+def test_a_download_that_fails_is_one_line(host: Path, hub: Hub, refuses: int, said: str) -> None:
+    hub.refuses = refuses
+    models = ("--model", "lab/None", "--model", "models/first")
+    shown = called("init", "out.toml", *models, *ALL[4:], "--download")
+    assert shown.returncode == 2
+    error, hint = shown.stderr.splitlines()[-2:]
+    assert error.startswith("error: lab/None: ")
+    assert said in error
+    assert hint.startswith("hint: ")
 
 
 def test_an_existing_file_is_replaced_only_by_force(host: Path) -> None:
@@ -166,7 +253,7 @@ def test_ids_of_cached_models(host: Path) -> None:
     assert missing.returncode == 2
     assert missing.stderr.splitlines() == [
         "error: lab/None: no such folder, and not in the Hugging Face cache",
-        "hint: hf download lab/None fetches it; HF_HOME says where the cache is",
+        "hint: --download fetches it; HF_HOME says where the cache is",
     ]
 
 
@@ -191,7 +278,8 @@ def at_terminal(folder: Path, answers: str, *arguments: str) -> str:
 
 
 def test_at_a_terminal_it_asks_for_what_is_not_given(host: Path) -> None:
-    answers = "\nmodels/none\nmodels/first\nmodels/second\n2\ndata/sums.jsonl\n\n\n"
+    models = "\nmodels/none\nmodels/first\nmodels/second\n2\n"
+    answers = f"{models}data/sums.jsonl\n\naccuracy\ntokens, truncated\n\n"
     shown = at_terminal(host, answers, "--max-tokens", "50")
     assert "error: a model is needed" in shown
     assert "models/none: no such folder, and not in the Hugging Face cache" in shown
@@ -200,9 +288,15 @@ def test_at_a_terminal_it_asks_for_what_is_not_given(host: Path) -> None:
     spec = load_run_file(host / "run.toml")
     assert Path(spec.sources.folders["thinking"]).name == "second"
     assert spec.generation.max_tokens == 50
+    assert "1 objective: a front needs 2 to 5" in shown
+    found = [(o.name, o.metric, o.expert, o.vanilla) for o in spec.objectives]
+    assert found == [
+        ("cost", "tokens", "instruct", "thinking"),
+        ("truncated", "truncated", "instruct", "thinking"),
+    ]
 
 
 def test_the_model_that_is_asked_for_takes_the_place_that_is_left(host: Path) -> None:
     named = ("--instruct", "models/first", "--benchmark", "data/sums.jsonl")
-    at_terminal(host, "models/second\ncpu\n", *named)
+    at_terminal(host, "models/second\n\ncpu\n", *named)
     assert Path(load_run_file(host / "run.toml").sources.folders["thinking"]).name == "second"
