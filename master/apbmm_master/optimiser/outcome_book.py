@@ -80,6 +80,11 @@ class Table:
     tokens: Array
     generated: Array
 
+    @classmethod
+    def of(cls, size: int) -> Table:
+        """Of so many questions, none of them answered."""
+        return cls(np.full(size, np.nan), np.full(size, np.nan), np.zeros(size))
+
 
 def earlier_merges(complete: Sequence[Merge]) -> Sequence[Merge]:
     """Those of the complete merges, in the order of their completion, that teach estimates.
@@ -133,19 +138,16 @@ class OutcomeBook:
             for row in rows:
                 places = self._questions.setdefault(row.benchmark, {})
                 places[row.question] = len(places)
-        found = {}
-        for name, places in self._questions.items():
-            scores, tokens, generated = (np.full(len(places), np.nan) for _ in range(3))
-            generated[:] = 0.0
-            for row in rows:
-                place = places.get(row.question) if row.benchmark == name else None
-                if place is None:
-                    continue
-                if row.score is None:
-                    generated[place] = row.tokens
-                else:
-                    scores[place], tokens[place] = row.score, row.tokens
-            found[name] = Table(scores, tokens, generated)
+        found = {name: Table.of(len(places)) for name, places in self._questions.items()}
+        for row in rows:
+            place = self._questions.get(row.benchmark, {}).get(row.question)
+            if place is None:
+                continue
+            table = found[row.benchmark]
+            if row.score is None:
+                table.generated[place] = row.tokens
+            else:
+                table.scores[place], table.tokens[place] = row.score, row.tokens
         return found
 
     # ---- estimates -----------------------------------------------------------------------

@@ -71,12 +71,13 @@ def objective_variance(
     benchmarks' means, benchmark -> metric -> variance, that answers have shown; they go before.
 
     All merges answer the same questions, with the same random draws where decoding is random. Part
-    of this variance therefore moves all merges alike, and it is an upper bound of the noise between
-    merges. The search is told it all the same: what is wanted is the front of the true scores, and
-    without the variance a model of few evaluations takes chance for a property of the layers. On
-    simulated landscapes, models that were told the binomial variance predicted the true scores
-    about as well as models that were told the exact one, and much better than models that were told
-    none (benchmarks/results/search_design.md).
+    of the metric's own variance therefore moves all merges alike, and it is an upper bound of the
+    noise between merges. A search that is not told what outcomes show of that
+    (`partial_answers.outcome_estimates.particular_variances`) is told it all the same: what is
+    wanted is the front of the true scores, and without a variance a model of few evaluations takes
+    chance for a property of the layers. On simulated landscapes, models that were told the binomial
+    variance predicted the true scores about as well as models that were told the exact one, and
+    much better than models that were told none (benchmarks/results/search_design.md).
 
     Raises what `objective_vector` raises.
     """
