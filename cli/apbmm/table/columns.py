@@ -29,7 +29,7 @@ RUN = (
 EVALUATION = (
     *RUN,
     Column("purpose", str, "`measure`, `reference`, `initial`, `search` or `learnt`"),
-    Column("state", str, "`queued`, `active`, `done` or `failed`"),
+    Column("state", str, "`queued`, `active`, `paused`, `done`, `stopped` or `failed`"),
     Column("message", str, "why it failed"),
     Column("on_front", bool, "whether no other merge beats it in every objective"),
     Column("completion", int, "its place among the completed evaluations, from 0"),

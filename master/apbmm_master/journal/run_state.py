@@ -149,8 +149,8 @@ class RunState:
         return () if self.spec is None else self.spec.sources.names
 
     def of_state(self, *states: EvaluationState) -> Iterator[Evaluation]:
-        """Evaluations of each of ``states`` in turn, in the order of their proposals."""
-        for state in states:
+        """Evaluations of each of ``states`` in turn, or of all, in the order of their proposals."""
+        for state in states or EvaluationState:
             for _, name in self._by_state[state]:
                 yield self.evaluations[name]
 

@@ -68,14 +68,13 @@ def stage_summary(run_state: RunState) -> dict[str, Any]:
     """Mean seconds of each stage, and the share of the workers' time that engines computed.
 
     Covers the completed evaluations of the search; before there is one, all completed evaluations.
+    What answered a first step counts as an evaluation, and what answered the rest as another.
 
     - ``evaluations``: their number.
     - ``seconds``: by stage, in `ORDER`, the mean over those evaluations that have the stage.
     - ``engine_busy``: seconds of ``evaluate``, divided by the seconds from each worker's first
       lease to its last result under one master process; None while no evaluation is complete.
     """
-    from apbmm_common.protocol.messages import Evaluated
-
     means = defaultdict[str, _Mean](_Mean)
     for ask in run_state.asks:
         if ask.purpose == "search" and ask.evaluations and ask.seconds > 0:
@@ -85,9 +84,7 @@ def stage_summary(run_state: RunState) -> dict[str, Any]:
         active_times[session.worker].append(_ActiveTime(session))
     evaluations = 0
     busy = 0.0
-    for evaluation, attempt in _done(run_state):
-        assert isinstance(evaluation.body, Evaluated)
-        stages = evaluation.body.stages
+    for stages, attempt in _delivered(run_state):
         evaluations += 1
         for stage, seconds in stages.items():
             means[stage].add(seconds)
@@ -124,17 +121,27 @@ def _in_order(stages: Iterable[str]) -> list[str]:
     return sorted(stages, key=lambda stage: (known.get(stage, len(ORDER)), stage))
 
 
-def _done(run_state: RunState) -> Iterator[tuple[Evaluation, Attempt]]:
-    """Completed evaluations of the search, in order, with the attempt that gave the result."""
-    from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
+def _delivered(run_state: RunState) -> list[tuple[Mapping[str, float], Attempt]]:
+    """The stages of what was measured in the search, in order, with the attempt that did."""
+    found = [
+        (evaluation.purpose, stages, attempt)
+        for evaluation in run_state.of_budget()
+        for stages, attempt in _deliveries(evaluation)
+    ]
+    if any(purpose == "search" for purpose, *_ in found):
+        found = [each for each in found if each[0] == "search"]
+    return sorted(((stages, attempt) for _, stages, attempt in found), key=lambda p: _ended(p[1]))
 
-    searched = run_state.count(EvaluationState.DONE, purposes=("search",)) > 0
-    for name in run_state.completed:
-        evaluation = run_state.evaluations[name]
-        if evaluation.purpose == "search" or not searched:
-            for attempt in evaluation.attempts:
-                if attempt.state is AttemptState.DONE:
-                    yield evaluation, attempt
+
+def _deliveries(evaluation: Evaluation) -> Iterator[tuple[Mapping[str, float], Attempt]]:
+    from apbmm_common.protocol.messages import Evaluated
+    from apbmm_master.journal.lifecycle import AttemptState
+
+    for attempt in evaluation.attempts:
+        if attempt.state is AttemptState.PAUSED and evaluation.step is not None:
+            yield evaluation.step.body.stages, attempt
+        elif attempt.state is AttemptState.DONE and isinstance(evaluation.body, Evaluated):
+            yield evaluation.body.stages, attempt
 
 
 def _extend(active: _ActiveTime, attempt: Attempt, wait: _Mean) -> None:

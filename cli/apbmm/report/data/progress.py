@@ -13,7 +13,7 @@ from apbmm.results.run_results import RunResults
 from apbmm_master.journal.costs.cost import attempt_gpu_seconds
 from apbmm_master.journal.evaluations import Attempt
 from apbmm_master.journal.events import Purpose
-from apbmm_master.journal.lifecycle import AttemptState
+from apbmm_master.journal.lifecycle import DELIVERED
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import worker_loads
 
@@ -144,7 +144,7 @@ def _attempts(run_state: RunState, begin: float) -> Iterator[Span]:
 
 
 def _kind(attempt: Attempt, purpose: Purpose) -> SpanKind:
-    return purpose if attempt.active or attempt.state is AttemptState.DONE else "lost"
+    return purpose if attempt.active or attempt.state in DELIVERED else "lost"
 
 
 def _or(moment: float | None, otherwise: float) -> float:
