@@ -18,7 +18,9 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from apbmm_common.errors import JournalError
 from apbmm_common.process.failpoints import reach
@@ -29,14 +31,16 @@ from apbmm_master.journal.confirmation import begin_to_confirm
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.events import (
     AnyEvent,
+    BenchmarkEstimates,
     EpochStarted,
+    Estimated,
     Finished,
     Finishing,
     FrontToConfirm,
     Record,
 )
 from apbmm_master.journal.learning import EarlierRun, begin_to_learn
-from apbmm_master.journal.lifecycle import UNFINISHED
+from apbmm_master.journal.lifecycle import UNFINISHED, EvaluationState
 from apbmm_master.journal.master_sessions import installed_versions
 from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.resume import begin_or_resume
@@ -45,6 +49,7 @@ from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.store import Journal
 from apbmm_master.optimiser.client import OptimiserClient
 from apbmm_master.scheduling.answer_keeper import AnswerKeeper
+from apbmm_master.scheduling.estimated_merges import EstimatedMerges
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.leases import LeaseDispatch
 from apbmm_master.scheduling.message_handlers import MessageHandlers
@@ -59,6 +64,7 @@ from apbmm_master.scheduling.policy import (
     standstill,
 )
 from apbmm_master.scheduling.token_rate import TokenRate
+from apbmm_master.search.arrays import Array
 from apbmm_master.wire.authentication import Authenticator
 from apbmm_master.wire.refusals import NotAllowedError
 from apbmm_master.wire.router import Received, Router
@@ -69,6 +75,7 @@ TURN_MESSAGES = 256
 """Most messages that are handled between two commits, so that none waits long for its answer."""
 TICK_SECONDS = 0.25
 """Longest time between two turns."""
+NOTHING_MEASURED: Array = np.zeros((0, 2))
 RETRY_SECONDS = 1.0
 """Between attempts to commit while the journal cannot be written."""
 
@@ -103,6 +110,9 @@ class Master:
         self.turned: Callable[[], None] = lambda: None
         """Called every turn, at least once `TICK_SECONDS` and once before `run` returns."""
         self.score_history = ScoreHistory()
+        self._estimated = EstimatedMerges()
+        self._newest_estimates: Mapping[str, BenchmarkEstimates] = {}
+        self._awaits_estimates = False
         self.token_rate = TokenRate()
         self._not_kept = False
         """Whether the last answers of unfinished evaluations could not be stored."""
@@ -280,16 +290,24 @@ class Master:
 
     def situation(self) -> Situation:
         """What `policy.decide` needs beside run state and fleet."""
+        estimated = self._estimated.update(self.run_state, self._newest_estimates)
         return Situation(
             now=time.monotonic(),
             listening_since=self.listening_since,
-            asking=self.optimiser.busy(self.run_state),
+            asking=self.optimiser.busy(self.run_state) or self._awaits_estimates,
             exhausted=self.optimiser.exhausted or bool(self.run_state.confirms),
             batch=self.optimiser.batch,
             draining=self.draining,
             ask_seconds=self.optimiser.seconds,
             stalled=self._stalled(),
+            estimated=estimated,
+            measured=self._measured() if estimated else NOTHING_MEASURED,
         )
+
+    def _measured(self) -> Array:
+        """Objectives (n, m) of the front of the merges that are measured in full."""
+        front = list(self.score_history.update(self.run_state).front.values())
+        return np.array(front).reshape(len(front), NOTHING_MEASURED.shape[1])
 
     def _stalled(self) -> str:
         """Why patience is at an end; only once the search has begun, as references then scale."""
@@ -303,8 +321,24 @@ class Master:
     def _decide(self) -> None:
         self.optimiser.propose_references(self.run_state, self.record)
         self.optimiser.take_reply(self.run_state, self.record)
+        self._take_estimates()
         for decision in decide(self.run_state, self.fleet, self.situation()):
             self._carry_out(decision)
+
+    def _take_estimates(self) -> None:
+        """Journal the estimates of merges that have paused since the last ones.
+
+        An ask waits for them, but only once: where merges pause all the time, the next ones may
+        wait for the ask.
+        """
+        self._newest_estimates = self.optimiser.estimates(self.run_state)
+        paused = [e.id for e in self.run_state.of_state(EvaluationState.PAUSED) if not e.estimate]
+        newest = self._newest_estimates
+        found = {name: newest[name] for name in paused if name in newest}
+        if found:
+            self.record(Estimated(estimates=found))
+        waits = bool(paused) and self.run_state.references_done
+        self._awaits_estimates = waits and not found
 
     def _carry_out(self, decision: Decision) -> None:
         match decision:
