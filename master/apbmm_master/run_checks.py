@@ -19,7 +19,7 @@ from apbmm_common.protocol.messages import FROM_MASTER, Welcome
 from apbmm_common.run_file import AlgorithmSection, RunSpec, parse_run
 from apbmm_common.run_file.load import not_valid, read_table
 from apbmm_master.search.errors import SearchError
-from apbmm_master.search.methods import create, require_known
+from apbmm_master.search.methods import create, method_class, names, require_known
 
 
 def load_run(run_file: Path) -> RunSpec:
@@ -35,6 +35,7 @@ def load_run(run_file: Path) -> RunSpec:
         faults += _method_faults(table.get("algorithm", {}))
     else:
         faults += _method_faults(table.get("algorithm", {}))
+        faults += _step_faults(spec)
         faults += _message_faults(spec.for_workers())
         if not faults:
             return spec
@@ -58,6 +59,14 @@ def _method_faults(table: object) -> Iterator[str]:
             require_settings(algorithm)
         except UsageError as error:
             yield f"algorithm.settings: {error}"
+
+
+def _step_faults(spec: RunSpec) -> Iterator[str]:
+    """Why the search method cannot be told estimates, where merges are measured in steps."""
+    name = spec.algorithm.name
+    known = name in names() and find_spec("botorch") is not None
+    if spec.measures_in_steps and known and not method_class(name).takes_estimates:
+        yield f"steps.enabled: {name} would take the estimates of paused merges for measurements"
 
 
 def _message_faults(spec: dict[str, Any]) -> Iterator[str]:

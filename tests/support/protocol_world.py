@@ -112,7 +112,15 @@ def body_of(assign: Assign) -> Evaluated | Measured:
     """What an honest worker measures: more of the first source is better and dearer."""
     if assign.work == "measure":
         return Measured(parameter=(1.0,) * LAYERS, activation=(1.0,) * LAYERS, prompts=1)
-    return measured_of(assign.vector)
+    body = measured_of(assign.vector)
+    return with_outcomes(body) if assign.work == "reference" else body
+
+
+def with_outcomes(body: Evaluated) -> Evaluated:
+    """The same with an outcome for each question, which estimates of others need."""
+    rows = tuple((str(number), 1.0, 1, "stop") for number in range(10))
+    result = body.benchmarks["sums"].model_copy(update={"outcomes": rows})
+    return Evaluated(benchmarks={"sums": result})
 
 
 def measured_of(vector: Sequence[float]) -> Evaluated:

@@ -1091,11 +1091,11 @@ def may_report(adapter: str, metric: str) -> bool:
 def _step_faults(objectives: Sequence[ObjectiveSection]) -> Iterator[str]:
     """Why merges cannot be measured in steps with valid objectives."""
     if objectives and len(objectives) != STEPPED_OBJECTIVES:
-        yield f"enabled: steps need two objectives, not {len(objectives)}"
+        yield f"steps need two objectives, not {len(objectives)}"
     for objective in objectives:
         if objective.metric not in STEPPED_METRICS:
             yield (
-                f"enabled: objective {objective.name} is of {objective.metric}, and only "
+                f"objective {objective.name} is of {objective.metric}, and only "
                 f"{' and '.join(sorted(STEPPED_METRICS))} are estimated from part of the answers"
             )
 

@@ -99,7 +99,8 @@ class Evaluation:
     """One vector, or the measurement of the discrepancies, with its attempts and its result.
 
     ``ordinal`` is its place among all proposals; ``body`` what was measured, without per-question
-    outcomes, which stay in the journal; None until it is done. ``step`` is what its first step has
+    outcomes, which stay in the journal; None until it is done. ``outcomes`` is how many of these
+    there are. ``step`` is what its first step has
     answered, and ``estimate`` what the search was told of it then; None where it has not paused.
     They stay when it is done.
     """
@@ -112,6 +113,7 @@ class Evaluation:
     state: EvaluationState = EvaluationState.QUEUED
     attempts: list[Attempt] = field(default_factory=list)
     body: Evaluated | Measured | None = None
+    outcomes: int = 0
     step: FirstStep | None = None
     estimate: BenchmarkEstimates | None = None
     seconds: float = 0.0

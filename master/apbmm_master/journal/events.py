@@ -24,6 +24,13 @@ def work_of(purpose: Purpose) -> Literal["measure", "reference", "evaluate"]:
 Measurements = Annotated[Evaluated | Measured, Field(discriminator="kind")]
 
 
+def outcome_count(body: Evaluated | Measured) -> int:
+    """How many outcomes of single answers a result comes with."""
+    if isinstance(body, Measured):
+        return 0
+    return sum(len(result.outcomes) for result in body.benchmarks.values())
+
+
 QUESTIONS = "benchmark."
 """What the names of the questions' digests begin with; see `apbmm_worker.child.pipeline`."""
 
@@ -110,7 +117,7 @@ class RunLearnt(Event):
 class ResultLearnt(Event):
     """A reference or merge of the earlier run; per-question outcomes are kept beside it.
 
-    ``source`` is its id there.
+    ``source`` is its id there, ``outcomes`` as in `ResultRecorded`.
     """
 
     event: Literal["result_learnt"] = "result_learnt"
@@ -120,6 +127,7 @@ class ResultLearnt(Event):
     vector: tuple[float, ...]
     seconds: float
     body: Evaluated
+    outcomes: int = 0
 
 
 class Proposal(Event):
@@ -194,7 +202,8 @@ class Lost(Event):
 class ResultRecorded(Event):
     """The one result of an evaluation; per-question outcomes are kept beside it.
 
-    The body of an event that an earlier version wrote is read in today's form.
+    ``outcomes`` is how many; 0 as well in journals of versions that did not count them. The body of
+    an event that an earlier version wrote is read in today's form.
     """
 
     event: Literal["result"] = "result"
@@ -205,6 +214,7 @@ class ResultRecorded(Event):
     seconds: float
     digest: str
     body: Annotated[Measurements, BeforeValidator(with_metrics)]
+    outcomes: int = 0
 
 
 class Paused(Event):

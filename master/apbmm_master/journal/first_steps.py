@@ -33,6 +33,15 @@ def answers_of_a_merge(run_state: RunState) -> int:
     return 0
 
 
+def may_estimate(run_state: RunState) -> bool:
+    """Whether the outcomes of the references are known as far as these are done.
+
+    Estimates are learned from them. Workers and journals of early versions had none.
+    """
+    found = [run_state.evaluations.get(name) for name in run_state.references]
+    return all(e.outcomes > 0 for e in found if e is not None and e.body is not None)
+
+
 def measures_in_steps(run_state: RunState) -> bool:
     """Whether the merges that begin now are measured in steps.
 
@@ -41,6 +50,8 @@ def measures_in_steps(run_state: RunState) -> bool:
     """
     spec = run_state.spec
     if spec is None or run_state.confirms or not spec.measures_in_steps:
+        return False
+    if not may_estimate(run_state):
         return False
     fewest = 2 if spec.steps.enabled else FEWEST_ANSWERS
     return answers_of_a_merge(run_state) >= fewest

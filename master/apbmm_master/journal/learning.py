@@ -14,7 +14,7 @@ from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.evaluations import Evaluation
-from apbmm_master.journal.events import AnyEvent, ResultLearnt, RunLearnt
+from apbmm_master.journal.events import AnyEvent, ResultLearnt, RunLearnt, outcome_count
 from apbmm_master.journal.resume import changed
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import measured_references, missing_metrics
@@ -125,6 +125,7 @@ def begin_to_learn(
     for evaluation, body in _results(source):
         is_reference = evaluation.purpose == "reference"
         number += not is_reference
+        whole = _with_outcomes(body, earlier.outcomes.get(evaluation.id, []))
         record(
             ResultLearnt(
                 evaluation=evaluation.id if is_reference else f"l{number:04d}",
@@ -132,7 +133,8 @@ def begin_to_learn(
                 purpose="reference" if is_reference else "learnt",
                 vector=evaluation.vector,
                 seconds=evaluation.seconds,
-                body=_with_outcomes(body, earlier.outcomes.get(evaluation.id, [])),
+                body=whole,
+                outcomes=outcome_count(whole),
             )
         )
 

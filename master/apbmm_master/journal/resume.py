@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "confirm.at_end",
     "track",
     "notify",
+    "steps",
     "timings",
 )
 """Keys and tables that a resumed run may change, beside all paths."""

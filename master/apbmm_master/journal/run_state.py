@@ -316,7 +316,7 @@ class RunState:
         ordinal = len(self.evaluations)
         evaluation = Evaluation(event.evaluation, event.purpose, event.vector, record.seq, ordinal)
         evaluation.state, evaluation.body = EvaluationState.DONE, event.body.without_outcomes()
-        evaluation.seconds = event.seconds
+        evaluation.seconds, evaluation.outcomes = event.seconds, event.outcomes
         evaluation.done_seq, evaluation.done_at = record.seq, record.time
         self.evaluations[evaluation.id] = evaluation
         self._by_state[EvaluationState.DONE].append((ordinal, evaluation.id))
@@ -408,6 +408,7 @@ class RunState:
         self._end_attempts(evaluation, event, record.time)
         body = event.body
         evaluation.body = body.without_outcomes() if isinstance(body, Evaluated) else body
+        evaluation.outcomes = event.outcomes
         evaluation.seconds, evaluation.worker = event.seconds, event.worker
         evaluation.done_seq, evaluation.done_at = record.seq, record.time
         self.spending.delivered(evaluation)

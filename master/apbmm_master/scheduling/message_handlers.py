@@ -52,6 +52,7 @@ from apbmm_master.journal.events import (
     WorkerJoined,
     WorkerLeft,
     WorkerQuarantined,
+    outcome_count,
 )
 from apbmm_master.journal.first_steps import answers_of_a_merge
 from apbmm_master.journal.lifecycle import DELIVERED, SETTLED, AttemptState
@@ -77,7 +78,7 @@ def _recorded(evaluation: Evaluation, attempt: Attempt, message: Result) -> Resu
         "digest": message.digest,
     }
     if not isinstance(body, Stepped):
-        return ResultRecorded(body=body, **of_attempt)
+        return ResultRecorded(body=body, outcomes=outcome_count(body), **of_attempt)
     scores = {
         name: math.fsum(score for _, score, *_ in part.outcomes)
         for name, part in body.benchmarks.items()

@@ -38,7 +38,7 @@ from apbmm_common.metrics import metric
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.costs.budget import limits, reached, reached_cost, room
 from apbmm_master.journal.evaluations import MEASURE, Attempt, Evaluation
-from apbmm_master.journal.first_steps import WHOLE, Step, measures_in_steps, step_of
+from apbmm_master.journal.first_steps import WHOLE, Step, may_estimate, measures_in_steps, step_of
 from apbmm_master.journal.lifecycle import (
     EvaluationState,
     Liveness,
@@ -420,8 +420,10 @@ def _candidates(
             yield from _begun(run_state)
         yield from _completed_at_the_end(run_state, situation, given)
         return
-    if room(run_state) > 0:
+    if room(run_state) > 0 and may_estimate(run_state):
         yield from (merge.evaluation for merge in situation.paused if merge.audited)
+    elif room(run_state) > 0:  # nothing will ever be decided on them
+        yield from run_state.of_budget(EvaluationState.PAUSED)
     left = _room(run_state, situation)
     for evaluation in queue:
         if evaluation.in_budget and left > 0:

@@ -93,6 +93,7 @@ class ApBmmPlus(BayesianSearch):
     settings_type: ClassVar[type[SelectionSettings]] = ApBmmPlusSettings
     uses_importance: ClassVar[bool] = True
     uses_references: ClassVar[bool] = True
+    takes_estimates: ClassVar[bool] = True
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         super().__init__(problem, settings)

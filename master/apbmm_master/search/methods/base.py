@@ -89,7 +89,9 @@ class Search(ABC):
     - `uses_activations`: that importance includes the activation branch (Eq. 7-9); without it the
       parameter branch (Eq. 5, 6) stands alone;
     - `uses_references`: it has the settings `references` and `ends`, and a run passes it as `ends`
-      what the source models score at x = 0 and x = 1.
+      what the source models score at x = 0 and x = 1;
+    - `takes_estimates`: it may be told estimates of objectives, because it allows for their
+      variances or looks at no objectives. Only then are merges measured in steps.
 
     `apbmm_master.search.methods.register` makes a method known by its name.
     """
@@ -101,6 +103,7 @@ class Search(ABC):
     uses_importance: ClassVar[bool] = False
     uses_activations: ClassVar[bool] = True
     uses_references: ClassVar[bool] = False
+    takes_estimates: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         require_sobol(problem.dimensions)

@@ -23,6 +23,7 @@ class Sobol(Search):
 
     name: ClassVar[str] = "sobol"
     has_design: ClassVar[bool] = False
+    takes_estimates: ClassVar[bool] = True
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         return first_distinct(
@@ -34,6 +35,7 @@ class FixedPoints(Search):
     """A method whose points are fixed from the start. Asynchronous, without an initial design."""
 
     has_design: ClassVar[bool] = False
+    takes_estimates: ClassVar[bool] = True
 
     @property
     def exhausted(self) -> bool:

@@ -58,10 +58,12 @@ def leased(name: str, attempt: int = 1, upto: int = 0) -> Leased:
     )  # fmt: skip
 
 
-def done(name: str, accuracy: float, tokens: float, attempt: int = 1) -> ResultRecorded:
+def done(
+    name: str, accuracy: float, tokens: float, attempt: int = 1, outcomes: int = 10
+) -> ResultRecorded:
     return ResultRecorded(
         evaluation=name, attempt=attempt, lease=f"{name}.{attempt}", worker="a", seconds=1.0,
-        digest="d", body=whole(accuracy, tokens),
+        digest="d", body=whole(accuracy, tokens), outcomes=outcomes,
     )  # fmt: skip
 
 
@@ -185,6 +187,13 @@ def test_the_first_step_is_a_share_of_what_a_reference_answered() -> None:
     unknown = RunState().replay(records(proposed("e1"), begun=BEGUN[:2]))
     assert not measures_in_steps(unknown)
     assert step_of(unknown, unknown.evaluations["e1"]) == Step()
+
+
+def test_without_the_outcomes_of_the_references_nothing_is_measured_in_steps() -> None:
+    """As in a journal of an early version."""
+    old = [done("thinking", 0.8, 200.0, outcomes=0) if e is BEGUN[4] else e for e in BEGUN]
+    run_state = RunState().replay(records(begun=old))
+    assert first_step(run_state) == Step()
 
 
 def test_the_next_attempt_asks_what_the_last_one_did() -> None:

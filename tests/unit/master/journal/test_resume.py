@@ -54,6 +54,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "budget.generated_tokens": {
         "budget": {"evaluations": 4, "initial": 2, "failures": 3, "generated_tokens": 5000}
     },
+    "steps.enabled": {"steps": {"enabled": True}},
     "budget.failures": {"budget": {"evaluations": 4, "initial": 2, "failures": 9}},
     "timings.stall": {"timings": {"stall": 5.0}},
     "sources.thinking": {"sources": {"thinking": "/moved"}},

@@ -19,6 +19,7 @@ from apbmm_master.journal.events import (
     Leased,
     Paused,
     ResultRecorded,
+    SpecChanged,
     Stopped,
 )
 from apbmm_master.journal.first_steps import Step
@@ -35,7 +36,7 @@ from apbmm_master.scheduling.policy import (
     StopEvaluation,
     decide,
 )
-from protocol_world import RUN, Sim, World, measured_of, result_of, step_of
+from protocol_world import RUN, Sim, World, measured_of, result_of, step_of, world_spec
 from stepped_merges import estimate
 
 STEPS = {"enabled": True, "first": 0.4, "answered": 0.5, "audits": 0.0}
@@ -179,6 +180,19 @@ def test_an_audited_merge_is_never_stopped() -> None:
     assert of_state(world, EvaluationState.PAUSED) == ["e0001"]
     found = decisions(world, measured=merge.best[None] + 1.0)
     assert not [d for d in found if isinstance(d, StopEvaluation)]
+
+
+def test_without_steps_from_now_on_merges_begin_in_full_and_the_end_is_as_with_them() -> None:
+    world, _ = paused_run(2)
+    changed = world_spec(steps={"enabled": False}, budget=BUDGET)
+    event = SpecChanged(spec=changed.model_dump(mode="json"), keys=("steps.enabled",))
+    world.record(event)
+    world.commit()
+    before = len(events(world, Leased))
+    world.settle()
+    assert {lease.upto for lease in events(world, Leased)[before:]} <= {0, 4}
+    assert {lease.upto for lease in events(world, Leased)[before + 1 :]} == {0}
+    assert world.run_state.finishing, "what is paused may still be completed"
 
 
 # ---- the choice at the end ---------------------------------------------------------------
