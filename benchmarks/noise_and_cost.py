@@ -49,7 +49,7 @@ from simulated_answers import (
     SIZES,
     TOKENS,
     AnswerWorld,
-    engine_seconds,
+    engine_step,
     means,
     objectives,
     question_order,
@@ -161,7 +161,7 @@ class Simulation:
                 if not vectors:
                     break
                 scores, tokens = self.world.answers(vectors[0])
-                took = engine_seconds(tokens[self.order], LANES) + HOT_LOAD
+                took = engine_step(tokens[self.order], LANES, len(tokens)).seconds + HOT_LOAD
                 spent += took
                 begun += 1
                 heapq.heappush(flying, (clock + took, begun, vectors[0], scores, tokens))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,8 +25,10 @@ from fast_search import FastSearch
 from simulated_answers import (
     BENCHMARK,
     QUESTIONS,
+    SIZES,
+    TINY,
     AnswerWorld,
-    engine_seconds,
+    engine_step,
     means,
     objectives,
     question_order,
@@ -36,6 +39,8 @@ Array = npt.NDArray[np.float64]
 REFERENCE = np.array([-0.2, -0.2])
 WORKERS, INITIAL, FULL = 4, 8, 40
 HOT_LOAD = 60.0
+PREFILL = 8_000.0
+"""Tokens a second of an answer that goes on: those that it has are read before the next one."""
 UNLIKELY = 0.1
 SAMPLES = np.random.default_rng(1).normal(size=(256, 2))
 
@@ -51,7 +56,9 @@ class Rule:
     - `shares` of the questions after each step;
     - `kept`: the share of `steps.reserve` that the end of the budget is kept for;
     - `opening`: how many merges are measured in full before any pauses;
-    - `audits`: the share of pauses that are completed all the same.
+    - `audits`: the share of pauses that are completed all the same;
+    - `answered`: a step but the last ends when this share of its questions is answered; the other
+      answers are cut, and go on from their own tokens in the next step.
     """
 
     choice: str
@@ -59,6 +66,7 @@ class Rule:
     kept: float = 1.0
     opening: int = 0
     audits: float = 0.0
+    answered: float = 1.0
 
 
 RULES = {
@@ -68,6 +76,9 @@ RULES = {
     "halving": Rule("halving"),
     "gain": Rule("gain"),
     "late, from 30 %": Rule("late", (0.3, 1.0), kept=0.7),
+    "late, from 30 %, 90 % answered": Rule("late", (0.3, 1.0), kept=0.7, answered=0.9),
+    "late, from 30 %, 80 % answered": Rule("late", (0.3, 1.0), kept=0.7, answered=0.8),
+    "late, from 30 %, 70 % answered": Rule("late", (0.3, 1.0), kept=0.7, answered=0.7),
     "late, 4 in full": Rule("late", opening=4),
     "late, 4 in full, audited": Rule("late", opening=4, audits=0.1),
     "late, 4 in full, from 30 %": Rule("late", (0.3, 1.0), kept=0.7, opening=4),
@@ -110,13 +121,19 @@ class Outcome:
 
 @dataclass
 class Merge:
-    """A vector, its answers, and how much of them is known."""
+    """A vector, its answers, and how much of them is known.
+
+    `done` questions of the order have been asked, those up to `until` are being asked. `generated`
+    (Q,) are the tokens of each answer so far, `rest` are those that are expected to follow.
+    """
 
     x: Array
     number: int
     scores: Array
     tokens: Array
     truth: Array
+    generated: Array
+    rest: float = 0.0
     done: int = 0
     until: int = 0
     stopped: bool = False
@@ -128,6 +145,11 @@ class Merge:
     def running(self) -> bool:
         """Whether a worker measures it now."""
         return self.until > self.done
+
+    @property
+    def answered(self) -> npt.NDArray[np.bool_]:
+        """Which questions (Q,) have a whole answer."""
+        return np.asarray(self.generated > self.tokens - TINY)
 
     @property
     def full(self) -> bool:
@@ -174,14 +196,20 @@ class Simulation:
             self._finish(merge)
 
     def _merge(self, x: Array, number: int) -> Merge:
-        return Merge(x, number, *self.world.answers(x), self.world.truth(x))
+        return Merge(x, number, *self.world.answers(x), self.world.truth(x), np.zeros(QUESTIONS))
 
     def _begin(self, merge: Merge, *, hot_load: bool) -> float:
         """Ask the questions of the merge's next step; how many seconds that takes."""
         merge.until = next(end for end in self.ends if end > merge.done)
-        tokens = merge.tokens[self.order[merge.done : merge.until]]
-        seconds = engine_seconds(tokens, self.campaign.lanes) + HOT_LOAD * hot_load
-        self.tokens += float(tokens.sum())
+        asked = self.order[: merge.until]
+        open_ones = asked[~merge.answered[asked]]
+        share = self.rule.answered if merge.until < QUESTIONS else 1.0
+        enough = math.ceil(share * merge.until) - (merge.until - len(open_ones))
+        cut = merge.generated[open_ones]
+        step = engine_step(merge.tokens[open_ones] - cut, self.campaign.lanes, enough)
+        merge.generated[open_ones] += step.generated
+        seconds = step.seconds + float(cut.sum()) / PREFILL + HOT_LOAD * hot_load
+        self.tokens += float(step.generated.sum())
         self.gpu_seconds += seconds
         return seconds
 
@@ -196,8 +224,7 @@ class Simulation:
     def _estimate(self, merge: Merge) -> None:
         """Tell the search what is known of a merge."""
         raw, spread = np.zeros(4), np.zeros(4)
-        known = np.zeros(QUESTIONS, dtype=bool)
-        known[self.order[: merge.done]] = True
+        known, cut = merge.answered, np.where(merge.answered, 0.0, merge.generated)
         earlier = [*self.references, *(m for m in self.merges if m.full and m is not merge)]
         for k in (0, 1):
             asked = np.equal(BENCHMARK, k)
@@ -210,12 +237,14 @@ class Simulation:
                 Answers(
                     np.where(known, merge.scores, np.nan)[asked],
                     np.where(known, merge.tokens, np.nan)[asked],
+                    generated=cut[asked],
                     vector=merge.x,
                 ),
             )
             raw[[k, 2 + k]] = found.accuracy.mean, found.tokens.mean
             spread[[k, 2 + k]] = found.accuracy.variance, found.tokens.variance
         merge.y, merge.variance = objectives(raw), variances(spread)
+        merge.rest = max(float(raw[2:] @ SIZES - merge.generated.sum()), 1.0)
         self.search.tell(merge.x, merge.y, merge.variance)
 
     def _measured(self) -> Array:
@@ -225,11 +254,6 @@ class Simulation:
     def _new(self) -> Merge:
         unknown = [m.x for m in self.merges if m.running and not m.done]
         return self._merge(self.search.ask(unknown), len(self.merges))
-
-    def _rest(self, merge: Merge) -> float:
-        """Tokens that the other questions of a merge are expected to take."""
-        answered = merge.tokens[self.order[: merge.done]]
-        return float(answered.mean()) * (QUESTIONS - merge.done)
 
     def _next(self, last: Merge | None) -> Merge | None:
         """The merge that a worker measures now, after `last`; None when it stays idle."""
@@ -274,7 +298,7 @@ class Simulation:
         if not at:
             return []
         mean, deviation = self.search.posterior(np.stack([m.x for m in at]))
-        return [Paused(mean[i], deviation[i], self._rest(m)) for i, m in enumerate(at)]
+        return [Paused(mean[i], deviation[i], m.rest) for i, m in enumerate(at)]
 
     def _chosen(
         self, last: Merge | None, at: list[Merge], paused: list[Paused], gains: Array
@@ -300,10 +324,8 @@ class Simulation:
     def _is_stopped(self, merge: Merge, estimated: Paused) -> bool:
         measured = self._measured()
         if self.rule.choice == "bound":
-            known = np.zeros(QUESTIONS, dtype=bool)
-            known[self.order[: merge.done]] = True
-            scores, tokens = np.where(known, merge.scores, 1.0), np.where(known, merge.tokens, 0.0)
-            return certainly_beaten(objectives(means(scores, tokens)), measured)
+            scores = np.where(merge.answered, merge.scores, 1.0)
+            return certainly_beaten(objectives(means(scores, merge.generated)), measured)
         samples = estimated.mean + estimated.deviation * SAMPLES
         worse = np.asarray((measured[None] >= samples[:, None]).all(axis=2))
         beaten = worse.any(axis=1)

@@ -317,16 +317,16 @@ def _regression(values: Array, difficulty: Array, done: Mask, case: Case) -> _Ca
     y = values[:, done]
     mean = y.mean(axis=1)
     deviations = y - mean[:, None]
-    x = difficulty - difficulty[:, done].mean(axis=1, keepdims=True)
-    spread = (x[:, done] ** 2).sum(axis=1)
-    spread = spread + 1e-3 * spread.mean() + TINY
-    slope = (x[:, done] * deviations).sum(axis=1) / spread
-    residual = ((deviations - slope[:, None] * x[:, done]) ** 2).sum(axis=1)
     if case.shares:
         smoothed = (y.sum(axis=1) + 1.0) / (answered + 2.0)
         prior = smoothed * (1.0 - smoothed)
     else:
         prior = ((deviations**2).sum(axis=1) + (0.5 * mean) ** 2) / answered
+    x = difficulty - difficulty[:, done].mean(axis=1, keepdims=True)
+    # The slope is N(0, 1) before the answers: those to questions of one difficulty tell nothing.
+    spread = (x[:, done] ** 2).sum(axis=1) + prior + TINY
+    slope = (x[:, done] * deviations).sum(axis=1) / spread
+    residual = ((deviations - slope[:, None] * x[:, done]) ** 2).sum(axis=1)
     noise = (residual + prior) / answered + TINY
     predicted = mean[:, None] + slope[:, None] * x[:, ~done]
     reach = x[:, ~done].sum(axis=1)

@@ -44,6 +44,8 @@ FEWEST_VECTORS = 6
 """Earlier merges from which on kriging is tried."""
 LONGEST = 10.0
 """No answer is expected to be longer than so many times the longest that was seen."""
+OWN_ANSWERS = 5.0
+"""How many answers' worth of evidence for the scale of all variances each earlier merge has."""
 SWEEPS, DAMPING = 8, 0.7
 """Of expectation propagation."""
 TINY = 1e-9
@@ -321,14 +323,32 @@ class Gaussian:
         residuals = self.centre.residuals - factors.mean @ self.columns
         return np.asarray(residuals / (1.0 - factors.variances(self.columns) / self.noise))
 
+    def _own_scale(self, residuals: Array) -> float:
+        """The factor of all variances that the merge's own answers tell; `residuals` (d,) are
+        theirs.
+
+        Two merges that are far apart, as the sources are, say little about how far another one is
+        from what they predict. On log scale that would move the mean as well.
+        """
+        done, ratio = self.case.done, self.centre.ratios[-1]
+        weighted = self.columns[:, done] / self.noise[done]
+        shift = weighted @ residuals
+        precision = np.eye(len(weighted)) + weighted @ self.columns[:, done].T
+        square = residuals @ (residuals / self.noise[done])
+        square -= shift @ np.linalg.solve(precision, shift)
+        others = OWN_ANSWERS * max(len(self.rows) - 1, 1)
+        return float((square / ratio + others) / (done.sum() + others))
+
     def final(self) -> tuple[float, float]:
         """Mean and variance of the sum over the unanswered questions of this merge."""
         case, done = self.case, self.case.done
-        ratio = self.centre.ratios[-1]
-        columns, noise = self.columns * math.sqrt(ratio), self.noise * ratio
         row, bounds = (
             (log_tokens(case.row), log_tokens(case.bounds)) if self.log else (case.row, case.bounds)
         )
+        ratio = self.centre.ratios[-1]
+        if self.log:
+            ratio *= self._own_scale((row - self.centre.prediction)[done])
+        columns, noise = self.columns * math.sqrt(ratio), self.noise * ratio
         weighted = columns[:, done] / noise[done]
         sites = _Sites(
             np.eye(len(columns)) + weighted @ columns[:, done].T,

@@ -122,6 +122,34 @@ def test_answers_in_flight_tell_that_a_merge_rambles() -> None:
     assert low < truth < high
 
 
+def test_a_step_that_cuts_its_last_answers_is_centred_with_the_sources_alone() -> None:
+    """Two sources far apart say little of how much a merge's own answers vary."""
+    ratios = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        level, hard = np.array([[-0.8], [0.8], [rng.uniform(-0.8, 0.8)]]), rng.normal(size=130)
+        tokens = np.exp(8.0 + level + 0.5 * hard + 0.5 * rng.normal(size=(3, 130)))
+        begun = np.arange(130) < 39
+        limit = np.quantile(tokens[2, begun], 0.8)
+        finished = begun & (tokens[2] <= limit)
+        answers = Answers(
+            np.where(finished, 1.0, np.nan),
+            np.where(finished, tokens[2], np.nan),
+            np.where(begun & ~finished, limit, 0.0),
+        )
+        found = estimate(Outcomes(np.ones((2, 130)), tokens[:2]), answers).tokens
+        ratios.append(found.mean / tokens[2].mean())
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.12)
+
+
+def test_answers_to_questions_of_one_difficulty_do_not_make_the_variance_explode() -> None:
+    sources = np.array([[0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]] * 2)
+    scores = np.array([1.0, 0.0, 1.0] + [np.nan] * 7)
+    tokens = np.where(np.isfinite(scores), 10.0, np.nan)
+    found = estimate(Outcomes(sources, np.full((2, 10), 10.0)), Answers(scores, tokens))
+    assert found.accuracy.variance < 0.25
+
+
 @pytest.mark.parametrize("complete", [3, 12])
 def test_earlier_merges_may_have_answered_in_part(complete: int) -> None:
     """A few complete merges are helped out by others, many are taken alone."""

@@ -1,0 +1,211 @@
+"""Full evaluations of merges of the demo pair by one resident vLLM and EvalScope, kept on disk.
+
+`serve` holds the engine, a `Pipeline` as the worker's child does, and answers clients on a socket
+in the store's folder, one vector after another. A vector that was evaluated before is read from
+`evaluations.jsonl`. So methods and runs share evaluations, and clients may run in environments
+without vLLM. All merges answer the same fixed sample of the pair's questions, at temperature 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Client, Listener
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+KEY = b"merges of the demo pair"
+DECIMALS = 6
+LAYERS = 12
+DISCREPANCY = "discrepancy.json"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Scores and generated tokens of one merge, question by question."""
+
+    scores: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    def measured(self) -> dict[str, float]:
+        """The means, as Eq. 2 takes them."""
+        return {
+            "accuracy": float(np.mean(self.scores)),
+            "tokens": float(np.mean(self.tokens)),
+            "questions": len(self.scores),
+        }
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """The prior's two measures (Eq. 5 and 8), one number for each layer."""
+
+    parameter: tuple[float, ...]
+    activation: tuple[float, ...]
+
+
+Evaluation = dict[str, Benchmark]
+
+
+class Evaluations:
+    """The client: what the store in `folder` has, and from its server what it lacks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known = dict(kept(folder))
+
+    def of(self, vector: npt.ArrayLike) -> Evaluation:
+        """All outcomes of a merge, by benchmark."""
+        key = rounded(vector)
+        if key not in self._known:
+            self._known[key] = self._asked(key)
+        return self._known[key]
+
+    def discrepancy(self) -> Discrepancy:
+        """How much the two sources differ, layer by layer."""
+        found: Discrepancy = kept_discrepancy(self._folder) or self._asked(())
+        return found
+
+    def _asked(self, request: tuple[float, ...]) -> Any:
+        with Client(str(self._folder / "socket"), authkey=KEY) as connection:
+            connection.send(request)
+            return connection.recv()
+
+
+def rounded(vector: npt.ArrayLike) -> tuple[float, ...]:
+    """A vector as it is evaluated and kept."""
+    return tuple(np.round(np.asarray(vector, dtype=np.float64), DECIMALS).tolist())
+
+
+class Store:
+    """What is kept in a folder, and what measures the rest."""
+
+    def __init__(
+        self,
+        folder: Path,
+        evaluate: Callable[[Sequence[float]], Evaluation],
+        measure: Callable[[], Discrepancy],
+    ) -> None:
+        self._folder, self._file = folder, folder / "evaluations.jsonl"
+        self._evaluate, self._measure = evaluate, measure
+        self._known = dict(kept(folder))
+
+    def answer(self, request: tuple[float, ...]) -> Evaluation | Discrepancy:
+        """The evaluation of a vector; the discrepancy for an empty one."""
+        if not request:
+            return self._discrepancy()
+        if request not in self._known:
+            found = self._evaluate(request)
+            line = {"x": request, "benchmarks": {name: asdict(b) for name, b in found.items()}}
+            with self._file.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            self._known[request] = found
+        return self._known[request]
+
+    def _discrepancy(self) -> Discrepancy:
+        found = kept_discrepancy(self._folder)
+        if found is None:
+            found = self._measure()
+            (self._folder / DISCREPANCY).write_text(json.dumps(asdict(found)))
+        return found
+
+
+def kept_discrepancy(folder: Path) -> Discrepancy | None:
+    """The discrepancy in a store, if it was measured."""
+    file = folder / DISCREPANCY
+    if not file.exists():
+        return None
+    values = json.loads(file.read_text())
+    return Discrepancy(tuple(values["parameter"]), tuple(values["activation"]))
+
+
+def kept(folder: Path) -> Iterator[tuple[tuple[float, ...], Evaluation]]:
+    """Every evaluation in a store, by vector."""
+    file = folder / "evaluations.jsonl"
+    for line in file.read_text().splitlines() if file.exists() else ():
+        entry = json.loads(line)
+        yield (
+            tuple(entry["x"]),
+            {
+                name: Benchmark(tuple(b["scores"]), tuple(b["tokens"]))
+                for name, b in entry["benchmarks"].items()
+            },
+        )
+
+
+def serve(folder: Path, sample: int | None) -> None:
+    """Answer clients until interrupted. `sample` questions of each benchmark, or all of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    require_same_sample(folder / "sample.json", sample)
+    measuring = Measuring(folder, sample)
+    socket = folder / "socket"
+    socket.unlink(missing_ok=True)
+    try:
+        store = Store(folder, measuring.evaluate, measuring.discrepancy)
+        with Listener(str(socket), authkey=KEY) as listener:
+            print(f"answering at {socket}", flush=True)
+            while True:
+                with listener.accept() as connection:
+                    try:
+                        connection.send(store.answer(connection.recv()))
+                    except (EOFError, BrokenPipeError):
+                        continue  # the client is gone; what it asked for is kept
+    finally:
+        measuring.close()
+
+
+def require_same_sample(file: Path, sample: int | None) -> None:
+    """Refuse to mix evaluations of different questions in one store."""
+    if file.exists() and json.loads(file.read_text()) != sample:
+        raise SystemExit(f"{file.parent} holds evaluations of another sample of the questions")
+    file.write_text(json.dumps(sample))
+
+
+class Measuring:
+    """The worker's own pipeline on the demo's run file."""
+
+    def __init__(self, folder: Path, sample: int | None) -> None:
+        from apbmm.demo.command import DemoOptions, demo_run
+        from apbmm_common.datasets.benchmark_folders import places_of
+        from apbmm_worker.child.pipeline import LocalInputs, Pipeline
+
+        spec = demo_run(DemoOptions(), None)
+        asked = [b.model_copy(update={"sample": sample}) for b in spec.benchmarks]
+        engine = {"max_num_seqs": 512, **spec.engine.arguments}
+        spec = spec.model_copy(
+            update={
+                "benchmarks": tuple(asked),
+                "engine": spec.engine.model_copy(update={"arguments": engine}),
+            }
+        )
+        sources = {name: Path(folder) for name, folder in spec.sources.folders.items()}
+        prompts = Path(spec.prior.prompts) if spec.prior.prompts else None
+        places = {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks}
+        inputs = LocalInputs(sources, places, prompts, folder / "scratch", "cpu")
+        self._pipeline = Pipeline(spec, inputs, lambda *_: None)
+        self._outputs = folder / "scratch" / "outputs"
+
+    def evaluate(self, vector: Sequence[float]) -> Evaluation:
+        """Merge, load, ask and score."""
+        result = self._pipeline.evaluate("merge", vector, self._outputs)
+        return {
+            name: Benchmark(
+                tuple(row[1] for row in sorted(found.outcomes)),
+                tuple(row[2] for row in sorted(found.outcomes)),
+            )
+            for name, found in result.benchmarks.items()
+        }
+
+    def discrepancy(self) -> Discrepancy:
+        """Measure the prior."""
+        found = self._pipeline.measure()
+        return Discrepancy(found.parameter, found.activation)
+
+    def close(self) -> None:
+        """Stop the engine and the scoring."""
+        self._pipeline.close()
