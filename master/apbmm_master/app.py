@@ -9,7 +9,7 @@ from pathlib import Path
 from cyclopts import Parameter
 
 from apbmm_common.process.command_line import command_app
-from apbmm_common.process.logs import Level
+from apbmm_common.process.logs import Level, LogFormat
 from apbmm_common.process.signals import sigint_exits_at_once
 
 app = command_app(
@@ -48,6 +48,9 @@ class MasterFlags:
         Print the front, its hypervolume and the load rate at the end.
     log_level
         Least severe level that is logged to standard error.
+    log_format
+        text, or json for one JSON object a line, with the ids of run and evaluation: of the log,
+        and of every event on standard output.
     """
 
     run_dir: Path | None = None
@@ -59,6 +62,7 @@ class MasterFlags:
     learn_from: Path | None = None
     summary: bool = True
     log_level: Level = "WARNING"
+    log_format: LogFormat = "text"
 
 
 NONE_GIVEN = MasterFlags()
@@ -89,7 +93,7 @@ def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
         from apbmm_master.run_checks import load_run
         from apbmm_master.serve import open_authenticator, serve
 
-    set_up_logging(flags.log_level)
+    set_up_logging(flags.log_level, flags.log_format)
     spec = load_run(run_file)
     known = master_keys(flags.keys)
     addresses = (flags.bind, flags.status_bind)

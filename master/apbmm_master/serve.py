@@ -11,6 +11,7 @@ from pathlib import Path
 import zmq
 
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
+from apbmm_common.process.logs import logs_json
 from apbmm_common.process.signals import StopRequests, handlers_restored
 from apbmm_common.process.systemd import Supervisor
 from apbmm_common.protocol.addresses import allow_ipv6, is_local
@@ -26,6 +27,7 @@ from apbmm_master.journal.store import NAME as JOURNAL
 from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.status.console import RunConsole
+from apbmm_master.status.json_lines import JsonLines
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket
 from apbmm_master.wire.authentication import Authenticator
@@ -128,7 +130,7 @@ async def _serve(
     master = begin()
     authenticator.open()
     status = StatusSocket(run_dir, lambda: live_snapshot(master), authenticator, status_bind)
-    terminal = RunConsole(master.run_state, run_dir)
+    terminal = terminal_of(master.run_state, run_dir)
     master.watchers += [status.publish, terminal.watch]
     supervisor = Supervisor()
     master.turned = lambda: supervisor.turn(_status_line(master), stopping=master.draining)
@@ -163,6 +165,11 @@ async def _serve(
     if end is not None:
         return EXIT_FAILED if end.failed else EXIT_DONE
     return stops.exit_code
+
+
+def terminal_of(run_state: RunState, run_dir: Path) -> RunConsole | JsonLines:
+    """What prints the progress of a run, in the format of this process's log."""
+    return (JsonLines if logs_json() else RunConsole)(run_state, run_dir)
 
 
 def _status_line(master: Master) -> str:

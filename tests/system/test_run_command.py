@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -57,6 +58,23 @@ def test_it_ends_with_the_front_and_the_same_command_goes_on(tmp_path: Path) -> 
     more = run("apbmm", "run", run_file, cwd=tmp_path, timeout=120)
     assert "finished: 8 evaluations completed" in more.stdout
     assert processes_naming(str(run_file)) == []
+
+
+def test_as_json_every_line_names_run_and_evaluation(tmp_path: Path) -> None:
+    run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1)
+    shown = run("apbmm", "run", run_file, "--log-format", "json", cwd=tmp_path, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    events = [json.loads(line) for line in shown.stdout.splitlines()]
+    runs = {event.get("run") for event in events[1:]}
+    assert len(runs) == 1
+    assert (events[-1]["event"], events[-1]["finished"]) == ("end", True)
+    assert {e["evaluation"] for e in events if e["event"] == "result"} >= {"e0001"}
+    (log,) = (tmp_path / "runs" / "trial" / "workers").glob("*/worker.log")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    done = [line for line in lines if "done after" in line["message"]]
+    assert done
+    assert all(line["message"].startswith(line["evaluation"]) for line in done)
+    assert {line["run"] for line in done} == runs
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from apbmm_common.process.command_line import command_app
-from apbmm_common.process.logs import Level
+from apbmm_common.process.logs import Level, LogFormat
 from apbmm_common.process.signals import StopRequests, handlers_restored, sigint_exits_at_once
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class WorkerFlags:
         its table engine), and a run's own adapters (adapters). Only for code that you have read.
     log_level
         Least severity of the messages on standard error.
+    log_format
+        text, or json for one JSON object a line, with the ids of run and evaluation.
     """
 
     gpu: str
@@ -80,6 +82,7 @@ class WorkerFlags:
     insecure: bool = False
     allow_remote_code: bool = False
     log_level: Level = "INFO"
+    log_format: LogFormat = "text"
 
 
 @app.default
@@ -94,7 +97,7 @@ def worker(*, flags: WorkerFlags) -> int:
         from apbmm_worker.daemon import options
         from apbmm_worker.engine_options import parse_engine_arguments
 
-    set_up_logging(flags.log_level)
+    set_up_logging(flags.log_level, flags.log_format)
     card = options.parse_gpu(flags.gpu)
     worker_name = options.parse_name(flags.name) if flags.name else options.default_name(card)
     folder = options.state_folder(worker_name, flags.state)

@@ -19,6 +19,7 @@ from apbmm.run.flags import RunFlags
 from apbmm.run.processes import LocalWorker, master_command, reached_at, run_processes, run_screen
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
 from apbmm_common.process.known_runs import JOURNAL
+from apbmm_common.process.logs import logs_json, set_up_logging
 from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import NO_KEYS, SECRET, master_keys
 from apbmm_common.run_file import RunSpec
@@ -31,7 +32,7 @@ from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.store import read_journal
-from apbmm_master.status.console import RunConsole
+from apbmm_master.serve import terminal_of
 from apbmm_worker.daemon.options import default_name
 
 INSTALL_FOR_CARDS = (
@@ -45,6 +46,7 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
 
     Raises `UsageError` for flags or a host with which it cannot be run, before anything starts.
     """
+    set_up_logging("WARNING", flags.log_format)
     found = inspect(run_file)
     if found.faults:
         print_faults(found)
@@ -61,14 +63,14 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
     run_dir = flags.run_dir or Path("runs") / spec.name
     if flags.run_dir is None and (note := elsewhere(run_dir, spec.name)):
         print(note, file=sys.stderr)  # noqa: T201
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, quiet=logs_json())
     over = _is_over(run_dir, spec)
 
     started = () if over else workers
-    screen = run_screen(run_dir, started) if started else None
+    screen = run_screen(run_dir, started) if started and not logs_json() else None
 
     def announce() -> None:
-        if not rehearsal and screen is None:
+        if not rehearsal and screen is None and not logs_json():
             console.print(_start_in_words(devices, run_dir), markup=False)
 
     options = _master_options(flags)
@@ -114,7 +116,7 @@ def conclude(run_dir: Path, spec: RunSpec, code: int, *, goes_on: str) -> None:
     """
     if code == EXIT_USAGE:
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, quiet=logs_json())
     if not (run_dir / JOURNAL).is_file():
         console.print(f"interrupted before the run began: {goes_on} begins it", markup=False)
         return
@@ -122,7 +124,7 @@ def conclude(run_dir: Path, spec: RunSpec, code: int, *, goes_on: str) -> None:
     if code == EXIT_FAILED and not run_state.finished:
         return
     print_rehearsal(console, rehearsal=spec.evaluation.kind == "rehearsal")
-    RunConsole(run_state, run_dir, console).conclude(run_state, goes_on=goes_on)
+    terminal_of(run_state, run_dir).conclude(run_state, goes_on=goes_on)
     if spec.confirm.at_end and run_state.finished:
         search = read_results(run_dir)
         confirmation = read_confirmation(search)

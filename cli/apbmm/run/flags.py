@@ -8,6 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
+from apbmm_common.process.logs import LogFormat
+
 Switch = Annotated[bool, Parameter(negative=())]
 
 
@@ -43,6 +45,9 @@ class RunFlags:
         Run directory of an earlier run that a new run learns from.
     scratch
         Folder for merged checkpoints of the workers. Default: within the run directory.
+    log_format
+        text, or json for one JSON object a line, with the ids of run and evaluation: of every event
+        in place of the live view, and of the logs of master and workers.
     allow_remote_code
         Let the workers run Python code that comes with checkpoints or is the run's own adapters,
         where the run file asks for it as well.
@@ -58,6 +63,7 @@ class RunFlags:
     insecure: Switch = False
     learn_from: Path | None = None
     scratch: Path | None = None
+    log_format: Annotated[LogFormat, Parameter(env_var="APBMM_LOG_FORMAT")] = "text"
     allow_remote_code: Switch = False
 
 

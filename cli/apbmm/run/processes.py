@@ -7,6 +7,7 @@ the master's records are on disk.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -29,6 +30,7 @@ from apbmm.run.devices import uses_card
 from apbmm.status.live.screen import LiveScreen, has_screen
 from apbmm_common.errors import ApbmmError
 from apbmm_common.process.known_runs import JOURNAL
+from apbmm_common.process.logs import logs_json
 from apbmm_common.process.parent_death import die_with
 from apbmm_common.process.signals import (
     SAME_REQUEST_SECONDS,
@@ -128,6 +130,9 @@ def run_processes(
 
 
 def _print(text: str) -> None:
+    if logs_json():
+        logging.getLogger(__name__).warning("%s", text)
+        return
     print(text, file=sys.stderr)  # noqa: T201
 
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from apbmm_common.errors import EvaluationError
+from apbmm_common.process.logs import identify
 from apbmm_common.protocol.messages import (
     Accept,
     Assign,
@@ -73,6 +74,7 @@ class LeaseRunner:
         await self._send(Accept(run=assign.run, lease=assign.lease))
         if self.held is None:
             self.held = assign
+            identify(evaluation=assign.evaluation)
             self.task = asyncio.create_task(self._work(assign))
 
     def _objection(self, assign: Assign) -> str:
@@ -110,11 +112,15 @@ class LeaseRunner:
             await asyncio.to_thread(self._outbox.put, result)
         except EvaluationError as error:
             log.error("%s", error)
-        self.held = None
+        self._let_go()
         self._finished.append((assign.run, assign.lease))
         if assign.run == self._membership.run:
             self._sent_at[result.lease] = time.monotonic()
             await self._send(result)
+
+    def _let_go(self) -> None:
+        self.held = None
+        identify(evaluation="")
 
     async def cancel(self, message: Cancel) -> None:
         """Obey a CANCEL: of a lease that the run's journal does not know, or that is not wanted."""
@@ -132,7 +138,7 @@ class LeaseRunner:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         await self._job.abort()
-        self.held = None
+        self._let_go()
         self._finished.append((run, lease))
 
     def delivered(self, run: str, lease: str) -> None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from apbmm_common.errors import EvaluationError
+from apbmm_common.process.logs import identify
 from apbmm_common.protocol.messages import FromWorker, Ready, Unfit
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.daemon.evaluation_job import MOST_TEXT, EvaluationJob
@@ -49,6 +50,7 @@ class Membership:
         prepared = run == self.run and self.spec is not None and _same_preparation(spec, self.spec)
         prepared = prepared and not self._in_doubt
         self.run = run
+        identify(run=run)
         self.spec = spec
         self._changed.set()
         if prepared and self.ready is not None:
