@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.events import AttemptFailed, Leased, Lost, ResultRecorded
+from apbmm_master.journal.events import AttemptFailed, Leased, Lost, Paused, ResultRecorded
 from apbmm_master.journal.store import read_kept
 from apbmm_worker.child import rehearsal
 from fault_accounts import Accounts, accounts, scaled
@@ -96,6 +96,48 @@ def test_the_next_attempt_asks_only_the_rest(site: Site, end: str) -> None:
     assert spared(site, name) == second
     assert len(site.events(AttemptFailed if end == "child" else Lost)) == 1
     assert f"{name} goes on on a; {second} answers of earlier attempts are kept" in master.output
+
+
+@pytest.mark.parametrize("midst", ["step", "rest"])
+def test_a_worker_killed_in_the_midst_of_a_step_or_of_the_rest_goes_on(
+    site: Site, midst: str
+) -> None:
+    """The next attempt has the same part to answer, and the answers that were acknowledged."""
+    steps = {"enabled": True, "first": 0.5, "audits": 1.0}  # every paused merge goes on at once
+    budget = {"evaluations": 4, "initial": 4}
+    site.configure(budget=budget, evaluation={"rehearsal_seconds": 8.0}, steps=steps)
+    worker, master = site.worker("a"), site.master()
+    wait_for("the master", (site.run_dir / "status.json").is_file)
+
+    def reached() -> Leased | None:
+        status = site.status()
+        stored = {row["id"]: row["answers"] for row in status["kept"]}
+        leases = {(lease.evaluation, lease.attempt): lease for lease in site.events(Leased)}
+        for row in status["running"]:
+            lease = leases[row["id"], row["attempt"]]
+            is_midst = lease.upto > 0 if midst == "step" else lease.kept > 0
+            if is_midst and stored.get(row["id"], 0) > row["taken"] + 5:
+                return lease
+        return None
+
+    killed = wait_for(f"answers of a {midst}", reached)
+    worker.kill()
+    site.worker("a")
+    assert master.end() == 0, master.output
+    state, name = site.run_state(), killed.evaluation
+    assert state.spec is not None
+    body = state.evaluations[name].body
+    assert isinstance(body, Evaluated)
+    _, expected = rehearsal.evaluated(state.spec, state.evaluations[name].vector)
+    assert body.without_outcomes().benchmarks == expected.without_outcomes().benchmarks
+    leases = [lease for lease in site.events(Leased) if lease.evaluation == name]
+    again = next(lease for lease in leases if lease.attempt == killed.attempt + 1)
+    assert (again.upto, again.enough) == (killed.upto, killed.enough)
+    assert (killed.upto > 0) == (midst == "step")
+    assert again.kept > killed.kept
+    assert [lease.kept for lease in leases] == sorted(lease.kept for lease in leases)
+    assert [event.evaluation for event in site.events(Paused)].count(name) == 1
+    assert len(site.events(Lost)) == 1
 
 
 def _with_new_answers(site: Site, killed: set[Attempt]) -> set[Attempt]:
