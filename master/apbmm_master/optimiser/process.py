@@ -214,7 +214,7 @@ class OptimiserSession:
             if tell.objectives is not None and tell.evaluation in noise:
                 search.tell(np.array(vector), np.array(tell.objectives), noise[tell.evaluation])
         usual = sum(noise.values()) / max(len(noise), 1)
-        estimated = self._book.estimated_objectives(request)
+        estimated = self._book.estimated_objectives(request) if request.partial else {}
         for merge in request.partial:
             if merge.vector in tells and merge.evaluation in estimated:
                 mean, variance = estimated[merge.evaluation]

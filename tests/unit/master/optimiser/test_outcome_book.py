@@ -34,7 +34,11 @@ from apbmm_master.optimiser.client import (
     pending_evaluations,
     search_arguments,
 )
-from apbmm_master.optimiser.outcome_book import OutcomeBook, earlier_merges
+from apbmm_master.optimiser.outcome_book import (
+    OutcomeBook,
+    OutcomesMissingError,
+    earlier_merges,
+)
 from apbmm_master.optimiser.process import AskRequest, Estimates, OptimiserSession
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.partial_answers.outcome_estimates import (
@@ -224,6 +228,21 @@ def test_a_merge_that_was_done_before_its_rows_were_read_has_no_estimate(tmp_pat
     run.lease("p0", 2)
     run.finish("p0", 2)
     assert list(OutcomeBook().estimates(request)) == ["p1"]
+
+
+def test_references_without_outcomes_are_named(tmp_path: Path) -> None:
+    """As in a run that has learnt from one of an early version, whose workers sent none."""
+    run = Run(tmp_path)
+    run.propose("p", (0.5,) * LAYERS)
+    run.lease("p", 1)
+    run.pause("p")
+    request = outcome_request(run.run_state, run.folder)
+    with Journal(run.folder) as journal:
+        journal._db.execute("DELETE FROM outcomes WHERE evaluation = 'instruct'")
+        journal._db.commit()
+    with pytest.raises(OutcomesMissingError, match="no outcomes of the reference instruct"):
+        OutcomeBook().estimates(request)
+    assert OutcomeBook().noise(request, []) == {}
 
 
 def test_noise_is_learned_from_all_that_are_done_and_the_references(tmp_path: Path) -> None:
