@@ -92,7 +92,7 @@ def check(
         of each as the model will see it, checks that every prompt fits the context, and scores
         every right answer as if the model had given it. Default: where EvalScope is installed.
     probe
-        Start an engine as a worker does, ask both sources some questions, and say what the run will
+        Start an engine as a worker does, ask the sources some questions, and say what the run will
         cost: seconds, GPU-hours, wall-clock time, with a range and what it was reckoned from; and
         whether the limit of tokens cuts answers off.
     probe_questions
@@ -289,7 +289,7 @@ def pick(
     all: Annotated[bool, Parameter(negative=())] = False,  # noqa: A002 - the flag's name
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    """Pick the merge to serve, and say why: in raw figures with intervals, against both sources.
+    """Pick the merge to serve, and say why: in raw figures with intervals, against the sources.
 
     With a limit, the best of the merges within it by the objective that it does not speak of.
     Otherwise the knee of the front. Where nothing is within the limits, the nearest merges are

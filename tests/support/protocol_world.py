@@ -43,7 +43,7 @@ from apbmm_common.protocol.messages import (
     Stepped,
     Welcome,
 )
-from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file import RunSpec, reference_vector
 from apbmm_master.journal.answer_tables import BLAMED, AnswerTables
 from apbmm_master.journal.answer_tables import SCHEMA as ANSWER_SCHEMA
 from apbmm_master.journal.evaluations import MEASURE, Evaluation
@@ -525,9 +525,10 @@ class World:
 
     def _bootstrap(self) -> None:
         if self.run_state.layers and MEASURE not in self.run_state.evaluations:
-            for name, vector in (
-                (MEASURE, ()), ("thinking", (1.0,) * LAYERS), ("instruct", (0.0,) * LAYERS)
-            ):  # fmt: skip
+            assert self.run_state.spec is not None
+            sources = self.run_state.spec.sources
+            references = ((name, reference_vector(sources, name, LAYERS)) for name in sources.names)
+            for name, vector in ((MEASURE, ()), *references):
                 if name in self.run_state.evaluations:  # learnt
                     continue
                 purpose: Any = "measure" if name == MEASURE else "reference"

@@ -74,7 +74,7 @@ def test_a_run_learns_from_an_earlier_one_and_is_resumed_without_it(site: Site) 
     assert site.records() == []
     killed = site.master("--learn-from", str(earlier))
     wait_for("a merge", lambda: site.done() > 1)
-    assert "learnt 6 merges and both references from rehearsed-" in killed.output
+    assert "learnt 6 merges and the references from rehearsed-" in killed.output
     killed.kill()
     shutil.rmtree(earlier)
     master = site.master()

@@ -58,7 +58,6 @@ from apbmm_common.run_file.load import read_table
 from apbmm_common.run_file.schema import paths_in
 from apbmm_worker.engine.kinds import require_kind
 
-REFERENCES = 2
 SHORT_SECONDS = 10.0
 """An evaluation that takes less is rare: vLLM starts for longer."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -117,7 +116,7 @@ def inspect(run_file: Path) -> Inspection:
     if find_spec("botorch") is None:
         found.notes.append(NO_SEARCH)
     if found.spec is not None:
-        found.notes += _budget_notes(found.spec.budget)
+        found.notes += _budget_notes(found.spec.budget, len(found.spec.sources.names))
     if found.spec is None:
         _inspect_paths(found)
     elif found.spec.evaluation.kind != "rehearsal":  # which reads no files
@@ -172,18 +171,18 @@ def inspect_questions(found: Inspection, *, required: bool, allowed_code: bool =
         found.notes += [f"benchmark {name}: {note}" for note in notes]
 
 
-def _budget_notes(budget: BudgetSection) -> Iterator[str]:
+def _budget_notes(budget: BudgetSection, references: int) -> Iterator[str]:
     if budget.evaluations is not None and budget.initial >= budget.evaluations:
         yield (
             f"budget.initial: all {budget.evaluations} evaluations are initial ones, so no search "
             "takes place: lower initial, or raise evaluations"
         )
-    least = REFERENCES + budget.initial + 1
+    least = references + budget.initial + 1
     each = (budget.gpu_hours or math.inf) * 3600 / least
     if each < SHORT_SECONDS:
         yield (
             f"budget.gpu_hours: {budget.gpu_hours:g} GPU-hours are {each:.2g} s for each of the "
-            f"{REFERENCES} references, the {budget.initial} initial evaluations and one of the "
+            f"{references} references, the {budget.initial} initial evaluations and one of the "
             "search: apbmm check --probe says what an evaluation takes"
         )
 

@@ -184,7 +184,7 @@ def _notes(runs: Sequence[RunResults], scale: RunResults | None) -> Iterator[str
     """Differences that do not prevent a comparison, one line each."""
     first = runs[0]
     if scale is None:
-        yield "no objectives: of no run are both references measured so that Eq. 2 can be applied"
+        yield "no objectives: of no run are all references measured so that Eq. 2 can be applied"
     for other in runs[1:]:
         ours, theirs = _circumstances(first), _circumstances(other)
         keys = sorted(changed(ours, theirs))

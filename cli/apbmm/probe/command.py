@@ -1,4 +1,4 @@
-"""`apbmm check --probe`: asks both sources some questions, and prints what the run will cost."""
+"""`apbmm check --probe`: asks the sources some questions, and prints what the run will cost."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def _forecast(
         counts[benchmark.name] = count * benchmark.repeats
     arguments: Mapping[str, Any] = probed[0].evaluated.engine.get("arguments", {})
     at_once = int(arguments.get("max_num_seqs") or AT_ONCE)
-    plan = Plan(counts, spec.budget, spec.generation.max_tokens, at_once)
+    references = len(spec.sources.names)
+    plan = Plan(counts, spec.budget, spec.generation.max_tokens, at_once, references)
     try:
         return reckon(probed, plan, prepared, cards)
     except ValueError as error:

@@ -15,10 +15,9 @@ from random import Random
 
 from apbmm.probe.speed import Speed, TimedAnswer, fit, seconds_for
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_common.run_file import BudgetSection
+from apbmm_common.run_file import LEAST_SOURCES, BudgetSection
 from apbmm_master.journal.costs.budget import LimitName
 
-REFERENCES = 2
 AT_ONCE = 256
 """Answers that vLLM has in progress at most, where the run file and apbmm do not say."""
 FLEETS = (1, 2, 4, 8)
@@ -61,6 +60,7 @@ class Plan:
     budget: BudgetSection
     most_tokens: int
     at_once: int = AT_ONCE
+    references: int = LEAST_SOURCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +173,13 @@ def _drawn(sources: Sequence[Probed], plan: Plan, longer: float = 1.0) -> list[i
 
 def _paid(plan: Plan, gpu_seconds: float, tokens: float) -> tuple[int, LimitName]:
     """How many evaluations of this cost the budget pays for, and by which of its limits."""
-    return min(_limits(plan.budget, gpu_seconds, tokens))
+    return min(_limits(plan, gpu_seconds, tokens))
 
 
-def _limits(
-    budget: BudgetSection, gpu_seconds: float, tokens: float
-) -> Iterator[tuple[int, LimitName]]:
+def _limits(plan: Plan, gpu_seconds: float, tokens: float) -> Iterator[tuple[int, LimitName]]:
+    budget = plan.budget
     if budget.evaluations is not None:
-        yield budget.evaluations + REFERENCES, "evaluations"
+        yield budget.evaluations + plan.references, "evaluations"
     if budget.gpu_hours is not None:
         yield math.ceil(budget.gpu_hours * SECONDS_AN_HOUR / gpu_seconds), "gpu_hours"
     if budget.generated_tokens is not None:

@@ -100,7 +100,7 @@ def _story(status: Entry) -> Iterator[Text]:
     yield Text("; ".join(parts))
     if learnt := status.get("learnt"):
         yield Text(
-            f"learnt from {learnt['run']}: both references and {learnt['merges']} merges (l0001, "
+            f"learnt from {learnt['run']}: the references and {learnt['merges']} merges (l0001, "
             f"...), hypervolume {learnt['hypervolume']:.4f} by themselves; not part of this budget"
         )
     for place, versions in status.get("versions", {}).items():
@@ -312,7 +312,7 @@ def _result(status: Entry) -> str:
     if not status["front"] and status.get("trouble") and len(status.get("references", ())) > 1:
         return "no objectives: Eq. 2 cannot be applied to these references"
     if not status["front"]:
-        return "no objectives yet: they need both references and a completed evaluation"
+        return "no objectives yet: they need all references and a completed evaluation"
     parts = [f"hypervolume {status['hypervolume']:.4f}", f"{len(status['front'])} on the front"]
     if status.get("load_rate") is not None:
         parts.append(f"load rate {status['load_rate']:.1%}")

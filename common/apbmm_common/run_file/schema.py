@@ -59,7 +59,7 @@ class HostPath:
 
 PAPER_SOURCES = ("thinking", "instruct")
 """The paper's two sources; the second one is the anchor."""
-LEAST_SOURCES, MOST_SOURCES = 2, 2
+LEAST_SOURCES, MOST_SOURCES = 2, 8
 SOURCE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 SOURCE_NAME_RULE = "1 to 32 letters, digits, dashes and underscores, a letter first"
 EVALUATION_ID = re.compile(r"[el][0-9]+")
@@ -149,7 +149,7 @@ class Section(BaseModel):
 class SourcesSection(Section):
     """The checkpoints that are merged: folders in Hugging Face layout, with safetensors weights.
 
-    Two, each under a name of your choice: a merge is a weighted sum of them. All must be
+    Two to eight, each under a name of your choice: a merge is a weighted sum of them. All must be
     fine-tunes of one model: the same architecture, tensor names, shapes and vocabulary. Nothing is
     downloaded. Paths, here and in the other tables, are relative to the run file; `~` and
     `$VARIABLES` are replaced by the environment in which it is read.
@@ -157,8 +157,8 @@ class SourcesSection(Section):
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"minProperties": LEAST_SOURCES})
     other_keys: ClassVar[str] = (
-        "Folder of a source, under a name of your choice: two such keys. `thinking` and `instruct` "
-        "are such names."
+        "Folder of a source, under a name of your choice: from two to eight such keys. `thinking` "
+        "and `instruct` are such names."
     )
     __pydantic_extra__: dict[str, Path]
 
@@ -184,7 +184,7 @@ class SourcesSection(Section):
                 yield f"{name} cannot name a source: it means something else to apbmm"
         if not LEAST_SOURCES <= len(given) <= MOST_SOURCES:
             number = f"{len(given)} ({', '.join(given)})" if given else "none"
-            yield f"{MOST_SOURCES} sources are merged, not {number}"
+            yield f"from {LEAST_SOURCES} to {MOST_SOURCES} sources are merged, not {number}"
         if self.anchor is not None and self.anchor not in given:
             yield f"anchor: no source is called {self.anchor}: {', '.join(given)}"
 

@@ -319,6 +319,7 @@ def search_arguments(run_state: RunState) -> SearchArguments:
     spec = run_state.spec
     assert spec is not None
     space, budget = run_state.space, spec.budget.evaluations
+    ends, noise = _ends(run_state, spec)
     return SearchArguments(
         name=spec.algorithm.name,
         dimensions=space.dimensions,
@@ -334,29 +335,42 @@ def search_arguments(run_state: RunState) -> SearchArguments:
         reference_point=spec.hypervolume_reference,
         discrepancies=_discrepancies(run_state, spec, space),
         numbers=space.numbers,
-        ends=_ends(run_state, spec),
+        ends=ends,
+        ends_noise=noise,
         settings=spec.algorithm.settings,
     )
 
 
-def _ends(run_state: RunState, spec: RunSpec) -> tuple[Vector, ...] | None:
-    """What the sources score: the anchor, which is x = 0, then the others in their order.
+def _ends(
+    run_state: RunState, spec: RunSpec
+) -> tuple[tuple[Vector, ...] | None, tuple[Vector, ...]]:
+    """What the sources score, and the variances of that: the anchor, then the others in order.
 
-    By Eq. 2 an expert scores 1 and a vanilla reference 0; what a source of more than two scores in
-    an objective that does not name it has been measured. None where a merge follows one source
-    outside the layers: merges at the corners of the space are then not the sources themselves.
+    By Eq. 2 an expert scores 1 and a vanilla reference 0, exactly. What a source of more than two
+    scores in an objective that does not name it has been measured, with its noise. (None, ()) where
+    a merge follows one source outside the layers: merges at the corners of the space are then not
+    the sources themselves.
     """
     *others, anchor = spec.sources.names
     if spec.merge.outside_layers in spec.sources.names:
-        return None
+        return None, ()
     if len(others) == 1:
         experts = [objective.expert for objective in spec.objectives]
-        return tuple(
-            tuple(float(expert == source) for expert in experts) for source in (anchor, *others)
-        )
+        exact = (tuple(float(e == source) for e in experts) for source in (anchor, *others))
+        return tuple(exact), ()
     if not run_state.references_done:
-        return None
-    return tuple(score(run_state, run_state.evaluations[name]) for name in (anchor, *others))
+        return None, ()
+    references = [run_state.evaluations[name] for name in (anchor, *others)]
+    noise = (
+        tuple(
+            0.0 if reference.id in (objective.expert, objective.vanilla) else variance
+            for objective, variance in zip(
+                spec.objectives, known_noise(run_state, reference), strict=True
+            )
+        )
+        for reference in references
+    )
+    return tuple(score(run_state, reference) for reference in references), tuple(noise)
 
 
 def _discrepancies(run_state: RunState, spec: RunSpec, space: Space) -> Discrepancies | None:

@@ -42,7 +42,7 @@ class SearchArguments:
 
     ``numbers``: how many components each layer has, one fewer than sources. ``ends``: what the
     source models score, the anchor at x = 0 first, then the others in their order; None where the
-    corners of the space are not the sources.
+    corners of the space are not the sources. ``ends_noise``: the variances of these.
     """
 
     name: str
@@ -56,6 +56,7 @@ class SearchArguments:
     numbers: int = 1
     discrepancies: Discrepancies | None = None
     ends: tuple[Vector, ...] | None = None
+    ends_noise: tuple[Vector, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -148,7 +149,8 @@ def new_search(arguments: SearchArguments) -> Search:
     if method.uses_references and arguments.ends is None:
         settings = {"references": False} | settings
     elif method.uses_references:
-        settings = {"ends": arguments.ends} | settings
+        noise = {"ends_noise": arguments.ends_noise} if arguments.ends_noise else {}
+        settings = {"ends": arguments.ends, **noise} | settings
     importance = None
     if method.uses_importance and arguments.discrepancies is not None:
         importance = component_importance(

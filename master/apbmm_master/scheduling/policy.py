@@ -351,7 +351,7 @@ def _spent_without_references(run_state: RunState) -> FinishRun | None:
     if limit is None:
         return None
     return FinishRun(
-        f"{limit.in_words} are spent before both references were measured (hint: raise "
+        f"{limit.in_words} are spent before all references were measured (hint: raise "
         f"budget.{limit.name}, and the same command goes on)",
         True,
     )

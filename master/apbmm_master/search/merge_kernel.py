@@ -10,6 +10,11 @@ between two merges over the D weights *and* over these summary statistics:
 - the mean of 4 x (1 - x): 0 for a merge that takes each layer from one source, 1 for a merge that
   averages the sources in every layer.
 
+Of S sources a layer has S - 1 numbers, which stand for weights by stick-breaking
+(`apbmm_common.simplex`). Distances are then those of the weights of all sources but the last, the
+means are those of each of these sources, and the mixing is S / (S - 1) (1 - sum_i w_i^2), which of
+two sources is 4 x (1 - x).
+
 A misleading importance does little harm: the fit gives that one statistic a long lengthscale.
 """
 
@@ -25,34 +30,65 @@ from apbmm_master.search.arrays import Array
 
 # Keeps every layer in the weighted mean, and the weights finite.
 IMPORTANCE_FLOOR = 0.1
+# The root of what a source leaves has no derivative at 0.
+LEAST_LEFT = 1e-9
 
 
 class MergeKernel(MaternKernel):  # type: ignore[misc]
     """ARD Matern-5/2 over the D weights of a merge, followed by its summary statistics.
 
-    `importance` (D,) has the score of each component in [0, 1], or is None. `lengthscale` has D
-    entries for the weights and `summary_count(importance)` more. Keyword arguments are those of
-    MaternKernel, without `ard_num_dims`.
+    `importance` (D,) has the score of each component in [0, 1], or is None; the `numbers` of one
+    layer have the same. `lengthscale` has D entries for the weights and `summary_count` more.
+    Keyword arguments are those of MaternKernel, without `ard_num_dims`.
     """
 
-    def __init__(self, dimensions: int, importance: Array | None, **settings: Any) -> None:
-        size = dimensions + summary_count(importance)
+    def __init__(
+        self, dimensions: int, importance: Array | None, numbers: int = 1, **settings: Any
+    ) -> None:
+        size = dimensions + summary_count(importance, numbers)
         super().__init__(nu=2.5, ard_num_dims=size, **settings)
-        self.register_buffer("weights", _mean_weights(dimensions, importance))
+        self.numbers = numbers
+        of_layers = None if importance is None else importance[::numbers]
+        self.register_buffer("weights", _mean_weights(dimensions // numbers, of_layers))
 
     def forward(self, x1: Tensor, x2: Tensor, **options: Any) -> Tensor:
         """The kernel matrix (..., a, b) of merges `x1` (..., a, D) and `x2` (..., b, D)."""
         return super().forward(self.with_summaries(x1), self.with_summaries(x2), **options)
 
     def with_summaries(self, x: Tensor) -> Tensor:
-        """Merges (..., D) with their summary statistics appended: (..., D + 2) or (..., D + 3)."""
-        mixing = 4.0 * (x * (1.0 - x)).mean(dim=-1, keepdim=True)
-        return torch.cat([x, x @ self.weights, mixing], dim=-1)
+        """Weights of merges (..., D), with their summary statistics appended."""
+        if self.numbers == 1:
+            mixing = 4.0 * (x * (1.0 - x)).mean(dim=-1, keepdim=True)
+            return torch.cat([x, x @ self.weights, mixing], dim=-1)
+        weights = source_weights(x, self.numbers)
+        last = 1.0 - weights.sum(dim=-1)
+        even = (self.numbers + 1) / self.numbers
+        mixing = even * (1.0 - weights.square().sum(dim=-1) - last.square())
+        means = weights.transpose(-1, -2) @ self.weights
+        parts = [weights.flatten(-2), means.flatten(-2), mixing.mean(dim=-1, keepdim=True)]
+        return torch.cat(parts, dim=-1)
 
 
-def summary_count(importance: Array | None) -> int:
+def source_weights(x: Tensor, numbers: int) -> Tensor:
+    """Of merges (..., D), the weights of all sources but the last in each layer, (..., L, S - 1).
+
+    They are those of `simplex.row_of`, but that what a source leaves is at least a root of
+    `LEAST_LEFT`.
+    """
+    sticks = x.unflatten(-1, (-1, numbers))
+    left = torch.ones_like(sticks[..., 0])
+    found = []
+    for place, rest in enumerate(range(numbers, 0, -1)):
+        after = 1.0 - sticks[..., place]
+        kept = after if rest == 1 else after.clamp_min(LEAST_LEFT) ** (1.0 / rest)
+        found.append(left * (1.0 - kept))
+        left = left * kept
+    return torch.stack(found, dim=-1)
+
+
+def summary_count(importance: Array | None, numbers: int = 1) -> int:
     """How many summary statistics a kernel with this importance appends."""
-    return 2 if importance is None else 3
+    return (1 if importance is None else 2) * numbers + 1
 
 
 def _mean_weights(dimensions: int, importance: Array | None) -> Tensor:

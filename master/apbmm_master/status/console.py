@@ -120,7 +120,7 @@ class RunConsole:
                 )
             case RunLearnt(run=run):
                 count = len(run_state.learning.evaluations)
-                self.console.print(f"learnt {count} merges and both references from {run}")
+                self.console.print(f"learnt {count} merges and the references from {run}")
             case WorkerJoined(worker=name):
                 self.console.print(f"worker {name} joined")
             case SourcesVerified(identical_layers=layers) if layers:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import operator
 import os
 import random
 import signal
@@ -27,7 +28,7 @@ from dataclasses import asdict, dataclass
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
-from apbmm_common.metrics import METRICS, Outcome
+from apbmm_common.metrics import METRICS, Outcome, metric
 from apbmm_common.protocol.answers import CUT, Answer, answer_key, pack, unpack
 from apbmm_common.protocol.messages import (
     Evaluated,
@@ -38,7 +39,8 @@ from apbmm_common.protocol.messages import (
     Stepped,
 )
 from apbmm_common.repetitions import repetition_id
-from apbmm_common.run_file import RunSpec, Space
+from apbmm_common.run_file import LEAST_SOURCES, RunSpec, Space
+from apbmm_common.simplex import Row, row_of
 from apbmm_worker.child.channel import Channel
 from apbmm_worker.child_protocol import (
     Command,
@@ -149,16 +151,14 @@ def invented(
     others = any(b.held_out or b.asked_before for b in spec.benchmarks)
     questions = ["held out"] if others else []
     noise = random.Random(canonical_hash([*vector, *questions]))  # noqa: S311
-    if reference:
-        weights = (*vector, *[vector[0]] * len(space.outside))
-    else:
-        weights = part_weights(space, vector, layers)
-    tokens = landscape.tokens(weights)
+    rows = part_rows(space, vector, layers, reference=reference)
+    tokens = landscape.tokens(levels(rows, strengths(spec, "lower")))
     seconds = spec.evaluation.rehearsal_seconds * tokens / TOKENS[1] * noise.uniform(0.7, 1.3)
     scores = {objective.metric for objective in spec.objectives} - METRICS.keys()
     outcomes = {}
     for index, benchmark in enumerate(spec.benchmarks):
-        accuracy = landscape.accuracy(weights, index / len(spec.benchmarks))
+        level = levels(rows, strengths(spec, "higher", benchmark.name))
+        accuracy = landscape.accuracy(level, index / len(spec.benchmarks))
         right = [
             sum(noise.random() < accuracy for _ in range(QUESTIONS))
             for _ in range(benchmark.repeats)
@@ -188,16 +188,44 @@ def invented_outcomes(right: Sequence[int], tokens: float, scores: Iterable[str]
     ]
 
 
-def part_weights(space: Space, vector: Sequence[float], layers: int) -> tuple[float, ...]:
-    """A weight for each layer, and for each group of other tensors with a weight of its own.
+def part_rows(
+    space: Space, vector: Sequence[float], layers: int, *, reference: bool
+) -> tuple[Row, ...]:
+    """The sources' weights in each layer, and in each group of other tensors with its own.
 
     A merge of whole models has one weight in all layers of this landscape: the product of its
-    numbers.
+    numbers is the first source's, the last one's is the rest.
     """
+    if reference:
+        numbers = len(vector) // layers
+        return (row_of(vector[:numbers]),) * (layers + len(space.outside))
     if space.owners:
-        return (*space.layer_weights(vector), *space.outside_weights(vector).values())
+        return (*space.layer_rows(vector), *space.outside_rows(vector).values())
     weight, parameters = space.weight_and_parameters(vector)
-    return (weight * math.prod(parameters.values()),) * layers
+    return (row_of([weight * math.prod(parameters.values())]),) * layers
+
+
+def strengths(spec: RunSpec, better: str, benchmark: str | None = None) -> list[float]:
+    """How much of a metric each source has, 0 to 1, by the first objective that names the source.
+
+    Of metrics of which more is ``better``, that is 1 for the expert and 0 for the vanilla source;
+    of others, such as tokens, the other way round. Of two sources it is always 1 and 0.
+    """
+    names = spec.sources.names
+    found: dict[str, float] = {}
+    if len(names) == LEAST_SOURCES:
+        return [1.0, 0.0]
+    for objective in spec.objectives:
+        asks = objective.benchmarks is None or benchmark in (None, *objective.benchmarks)
+        if metric(objective.metric).better == better and asks:
+            found.setdefault(objective.expert, float(better == "higher"))
+            found.setdefault(objective.vanilla, float(better != "higher"))
+    return [found.get(name, 0.5) for name in names]
+
+
+def levels(rows: Sequence[Row], strength: Sequence[float]) -> tuple[float, ...]:
+    """The sources' mean strength in each part, weighted by the weights that it has."""
+    return tuple(math.fsum(map(operator.mul, row, strength)) for row in rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 What differs from `ap-bmm`, and of which kind each difference is:
 
-- information: the two reference models, which every run measures, are observations of the
-  surrogate. By Eq. 2, x = 0 scores (0, 1) and x = 1 scores (1, 0). A fit leaves them out while the
+- information: the reference models, which every run measures, are observations of the surrogate.
+  By Eq. 2, of two, x = 0 scores (0, 1) and x = 1 scores (1, 0). A fit leaves them out while the
   other observations contradict them (see `ends_are_plausible`);
 - information: the known noise of an observation is part of the likelihood, in addition to the noise
   that the fit learns. A run tells what the outcomes of single answers show of it, or else what
   `reference_scaling.objective_variance` says;
-- information: half of the initial design lies on the diagonal x = (t, ..., t) between the two;
+- information: half of the initial design lies on the diagonal x = (t, ..., t) between the two, or
+  on the edges between each two of more sources, with one weight for all layers;
 - waiting: idle workers do not wait for the last points of the initial design. Once all of them
   are out, vectors are proposed as soon as a model can be fitted: at once with the references as
   observations, else after `FEWEST_RESULTS` results;
@@ -29,14 +30,15 @@ same information.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, combinations
 from typing import ClassVar
 
 import numpy as np
 
+from apbmm_common.simplex import numbers_of, one_hot
 from apbmm_master.search.arrays import Array, as_matrix
 from apbmm_master.search.errors import SearchError, SettingError
 from apbmm_master.search.hyperpriors import dimension_scaled
@@ -61,9 +63,11 @@ class ApBmmPlusSettings(SelectionSettings):
     """The settings of `ap-bmm-plus`.
 
     - `references`: the reference models are observations;
-    - `ends` (2, m): what x = 0 and x = 1 score. The default is what Eq. 2 says of the paper's two
-      objectives. It is not used with another number of objectives;
-    - `diagonal`: half of the initial design lies on the diagonal;
+    - `ends` (S, m): what the S sources score, the one at x = 0 first, then the others in the order
+      of their weights. The default is what Eq. 2 says of the paper's two sources and objectives. It
+      is not used with other numbers of them;
+    - `ends_noise` (S, m): the known noise of `ends`, in squared units; none by default;
+    - `diagonal`: half of the initial design lies on the edges between sources;
     - `map_fit`: MAP instead of the paper's maximum likelihood;
     - `lengthscale_spread`: standard deviation of the MAP's prior on each log lengthscale;
     - `summaries`: the kernel sees summary statistics of a merge;
@@ -78,6 +82,7 @@ class ApBmmPlusSettings(SelectionSettings):
     proximity_weight: float = 0.0
     references: bool = True
     ends: tuple[tuple[float, ...], ...] = ((0.0, 1.0), (1.0, 0.0))
+    ends_noise: tuple[tuple[float, ...], ...] = ()
     diagonal: bool = True
     map_fit: bool = True
     lengthscale_spread: float = 1.0
@@ -97,17 +102,24 @@ class ApBmmPlus(BayesianSearch):
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         super().__init__(problem, settings)
+        sources = problem.numbers + 1
         try:
             self._ends = as_matrix(self.settings.ends, "ends")
+            self._ends_noise = as_matrix(self.settings.ends_noise or 0.0 * self._ends, "ends_noise")
         except SearchError as error:
-            raise SettingError(f"ap-bmm-plus: ends must be two rows of numbers: {error}") from error
-        if len(self._ends) != 2:
-            raise SettingError(f"ap-bmm-plus: ends must be two rows, not {len(self._ends)}")
+            raise SettingError(
+                f"ap-bmm-plus: ends must be {sources} rows of numbers: {error}"
+            ) from error
+        if "ends" in settings and len(self._ends) != sources:
+            raise SettingError(f"ap-bmm-plus: ends must be {sources} rows, not {len(self._ends)}")
+        if self._ends_noise.shape != self._ends.shape or (self._ends_noise < 0.0).any():
+            raise SettingError("ap-bmm-plus: ends_noise must be variances in the shape of ends")
 
     @property
     def _has_ends(self) -> bool:
         """Whether the reference models are observations of this search."""
-        return bool(self.settings.references) and self._ends.shape[1] == self.problem.objectives
+        shape = (self.problem.numbers + 1, self.problem.objectives)
+        return bool(self.settings.references) and self._ends.shape == shape
 
     def _can_propose(self) -> bool:
         fittable = self._has_ends or len(self._x) >= FEWEST_RESULTS
@@ -118,12 +130,12 @@ class ApBmmPlus(BayesianSearch):
         if not self._has_ends:
             return self._fitted_to(*data)
         ends = self._ends
-        corners = np.stack([np.zeros(self.dimensions), np.ones(self.dimensions)])
+        corners = self._corners()
         if len(state.x):
             alone = self._fitted_to(*data)
             if not ends_are_plausible(alone, corners, ends):
                 return alone
-        more = (corners, ends, np.zeros_like(ends))
+        more = (corners, ends, self._ends_noise)
         return self._fitted_to(*(np.concatenate(pair) for pair in zip(data, more, strict=True)))
 
     def _fitted_to(self, x: Array, y: Array, variance: Array) -> Surrogate:
@@ -138,28 +150,52 @@ class ApBmmPlus(BayesianSearch):
             priors = dimension_scaled(size, scale=scale)
             return fit(x, y, hyperpriors=priors, variance=variance)
         weights = scores if options.weighted else None
-        priors = dimension_scaled(size, summaries=summary_count(weights), scale=scale)
-        kernel = partial(MergeKernel, size, weights)
+        numbers = self.problem.numbers
+        priors = dimension_scaled(size, summaries=summary_count(weights, numbers), scale=scale)
+        kernel = partial(MergeKernel, size, weights, numbers)
         return fit(x, y, hyperpriors=priors, kernel=kernel, variance=variance)
 
     def _design(self, state: SearchState, count: int) -> list[Array]:
         points = scrambled_sobol(self.dimensions, self.problem.seed)
         if self.settings.diagonal:
-            points = chain(self._diagonal(), points)
+            points = chain(self._edges(), points)
         return first_distinct(points, state.known, count)
 
-    def _diagonal(self) -> Iterator[Array]:
+    def _corners(self) -> Array:
+        """The points (S, D) that are the sources, in the order of `ends`."""
+        sources = self.problem.numbers + 1
+        order = [sources - 1, *range(sources - 1)]
+        return np.stack([self._everywhere(one_hot(source, sources)) for source in order])
+
+    def _edges(self) -> Iterator[Array]:
+        """Points between each two sources in turn, those of one edge evenly spaced.
+
+        Neighbours in the order of the sources come first, so that few points reach every source.
+        """
+        sources = self.problem.numbers + 1
+        edges = sorted(combinations(range(sources), 2), key=lambda edge: edge[1] - edge[0])
         size = self.problem.initial // 2
-        for step in range(1, size + 1):
-            yield np.full(self.dimensions, step / (size + 1))
+        for number in range(size):
+            first, second = edges[number % len(edges)]
+            points = len(range(number % len(edges), size, len(edges)))
+            share = (number // len(edges) + 1) / (points + 1)
+            row = [0.0] * sources
+            row[first], row[second] = share, 1.0 - share
+            yield self._everywhere(row)
+
+    def _everywhere(self, row: Sequence[float]) -> Array:
+        """The point (D,) with these weights of the sources in every layer."""
+        numbers = numbers_of(row)
+        return np.tile(numbers, self.dimensions // len(numbers))
 
 
 def ends_are_plausible(model: Surrogate, corners: Array, ends: Array) -> bool:
-    """Whether a model fitted without them can believe `ends` (2, m) at `corners` (2, D).
+    """Whether a model fitted without them can believe `ends` (S, m) at `corners` (S, D).
 
     The posterior density of the ends divided by their prior density is a Bayes factor: how much
     likelier the observations are with these ends than without. It must be at least
-    `SMALLEST_BAYES_FACTOR`; the bound is low because the ends follow from Eq. 2.
+    `SMALLEST_BAYES_FACTOR` for each two of them; the bound is low because the ends follow from
+    Eq. 2.
     """
     gained = model.log_density(corners, ends) - model.log_density(corners, ends, prior=True)
-    return bool(gained.sum() >= math.log(SMALLEST_BAYES_FACTOR))
+    return bool(gained.sum() >= math.log(SMALLEST_BAYES_FACTOR) * len(ends) / 2)

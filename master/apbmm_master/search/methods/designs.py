@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, islice
 from typing import ClassVar
 
 import numpy as np
@@ -57,14 +57,20 @@ class Uniform(FixedPoints):
 
     Without a budget the values are those of van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, ...
     t = 0 and t = 1 are left out: they are the reference models, which are measured anyway. The
-    order of the points covers the line evenly, wherever the search stops.
+    order of the points covers the line evenly, wherever the search stops. Of more than two sources,
+    all layers have the weights of one point of the simplex, the next of a scrambled Sobol sequence.
     """
 
     name: ClassVar[str] = "uniform"
 
     def _points(self) -> Iterator[Array]:
-        for t in self._weights():
-            yield np.full(self.dimensions, t)
+        numbers = self.problem.numbers
+        if numbers == 1:
+            for t in self._weights():
+                yield np.full(self.dimensions, t)
+            return
+        for point in islice(scrambled_sobol(numbers, self.problem.seed), self.problem.budget):
+            yield np.tile(point, self.dimensions // numbers)
 
     def _weights(self) -> Iterator[float]:
         size = self.problem.budget

@@ -125,10 +125,14 @@ def _setting(method: str, name: str, value: object, default: object) -> object:
     if type(value) is not type(default):
         expected = type(default).__name__
         raise SettingError(f"{method}: {name} must be of type {expected}, not {value!r}")
-    if isinstance(value, tuple) and isinstance(default, tuple) and isinstance(default[0], float):
+    if isinstance(value, tuple) and isinstance(default, tuple) and _of_floats(default):
         return tuple(_setting(method, name, entry, default[0]) for entry in value)
     if isinstance(value, float) and not (np.isfinite(value) and value >= 0.0):
         raise SettingError(f"{method}: {name} is {value}, which is not a non-negative number")
     if type(value) is int and value < 1:
         raise SettingError(f"{method}: {name} is {value}, less than 1")
     return value
+
+
+def _of_floats(default: tuple[object, ...]) -> bool:
+    return bool(default) and isinstance(default[0], float)

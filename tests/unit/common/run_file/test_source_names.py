@@ -55,7 +55,7 @@ def test_the_anchor_is_the_last_source_unless_the_file_says_otherwise(
 @pytest.mark.parametrize(
     ("sources", "words"),
     [
-        ({}, "sources are merged, not none"),
+        ({}, "from 2 to 8 sources are merged, not none"),
         ({"coder": "c"}, "sources are merged, not 1 (coder)"),
         ({f"s{chr(97 + n)}": "p" for n in range(9)}, "not 9 (sa, sb"),
         ({"a.b": "c", "d": "e"}, "sources: 'a.b' cannot name a source: 1 to 32 letters"),

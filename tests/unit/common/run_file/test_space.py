@@ -101,3 +101,38 @@ def test_nothing_but_identical_layers_is_refused(outside: str) -> None:
 
 def test_a_merge_of_whole_models_weighs_no_single_layer() -> None:
     assert space(identical=(0, 1, 2, 3), algorithm={"name": "ties"}).dimensions == 2
+
+
+THREE: dict[str, Any] = {"sources": {"coder": "/none/coder"}}
+
+
+def test_more_sources_take_numbers_by_stick_breaking() -> None:
+    found = space(**THREE)
+    assert (found.dimensions, found.numbers, found.sources) == (8, 2, 3)
+    rows = found.layer_rows([1.0, 0.3, 0.0, 1.0, 0.0, 0.0, 5 / 9, 0.5])
+    assert rows[:3] == ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    assert rows[3] == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert found.layer_weights([1.0, 0.3] * 4) == (1.0,) * 4
+
+
+def test_blocks_and_groups_of_more_sources_have_as_many_numbers_each() -> None:
+    found = space(layers=5, merge={"blocks": 2, "outside_layers": "own"}, **THREE)
+    assert found.dimensions == 2 * (2 + len(OUTSIDE_GROUPS))
+    vector = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+    assert found.layer_rows(vector)[2:4] == ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    assert list(found.outside_rows(vector).values()) == [
+        (0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0),
+    ]  # fmt: skip
+
+
+def test_a_layer_of_more_sources_that_is_not_searched_has_the_mean_weights() -> None:
+    found = space(layers=3, identical=(1,), **THREE)
+    assert found.dimensions == 4
+    rows = found.layer_rows([1.0, 0.0, 0.0, 1.0])
+    assert rows[1] == pytest.approx((0.5, 0.5, 0.0))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_component_outside_the_unit_interval_is_refused(value: float) -> None:
+    with pytest.raises(EvaluationError, match="component 2 of the vector is"):
+        space().layer_rows([0.5, 0.5, value, 0.5])

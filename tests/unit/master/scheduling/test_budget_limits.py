@@ -216,7 +216,7 @@ def test_a_limit_that_is_spent_by_the_references_ends_the_run_as_failed() -> Non
     work(world)
     assert world.end is not None
     assert world.end.failed
-    assert "before both references were measured (hint: raise budget.gpu_hours" in world.end.reason
+    assert "before all references were measured (hint: raise budget.gpu_hours" in world.end.reason
     assert world.run_state.evaluations["thinking"].state is EvaluationState.DONE
     assert not world.run_state.evaluations["instruct"].attempts
 
