@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apbmm.check.view import size
 from apbmm.init.benchmarks import MANY, SAMPLE, Guess
 from apbmm.init.limits import Limits
 from apbmm.init.models import THOUGHTS, Model
@@ -99,8 +100,8 @@ def _generation(proposal: Proposal) -> Iterator[str]:
     for reason in limits.reasons:
         yield f"# context: {reason}."
     if limits.token_bytes:
-        each = limits.token_bytes * limits.context / 1e9
-        yield f"# Keys and values of one answer of full length take {each:.2g} GB."
+        each = size(limits.token_bytes * limits.context)
+        yield f"# Keys and values of one answer of full length take {each}."
     if limits.at_once is not None and limits.at_once < MOST_AT_ONCE:
         yield f"# One engine has room for about {limits.at_once} answers of full length at once."
     yield f"max_tokens = {limits.max_tokens}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from apbmm.probe.forecast import FLEETS, LONGER, Cost, Forecast, Probed
+from apbmm.probe.forecast import FLEETS, LONGER, SECONDS_AN_HOUR, Cost, Forecast, Probed
 from apbmm.results.words import duration
 from apbmm_common.metrics import metric
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.costs.budget import UNITS, amount
+from apbmm_master.journal.costs.budget import UNITS
 
 MANY_CUT = 0.1
 """A share of answers cut by the limit of tokens above which it is told."""
@@ -71,11 +71,13 @@ def _run(shown: Shown) -> Iterator[str]:
     )
     counts = sorted({cost.evaluations for cost in (forecast.low, likely, forecast.high)})
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    hours = "GPU-hours" if shown.device != "cpu" else "hours of one worker"
+    paid = _range(forecast, lambda cost: cost.gpu_hours, lambda hours: f"{hours:.2g}")
+    if shown.device == "cpu":
+        paid = _range(forecast, lambda cost: cost.gpu_hours * SECONDS_AN_HOUR, duration)
     yield _row(
         "run",
         f"{many} evaluations with the references, until the {UNITS[likely.limit]} are spent: about "
-        f"{_range(forecast, lambda cost: cost.gpu_hours, amount)} {hours}",
+        f"{paid}{' of one worker' if shown.device == 'cpu' else ' GPU-hours'}",
     )
     walls = (f"{workers} in {_range(forecast, _wall(workers), duration)}" for workers in FLEETS)
     yield _row("workers", ", ".join(walls))

@@ -10,14 +10,18 @@ from apbmm_common.protocol.messages import (
     Answers,
     AnswersAck,
     AnswersWanted,
+    Evaluated,
     FromMaster,
     KeptAnswer,
     KeptAnswers,
+    Result,
+    Stepped,
 )
 from apbmm_master.journal.answer_tables import BLAMED, AnswerTables
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.lifecycle import SETTLED
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.spending import tokens_of
 from apbmm_master.scheduling.token_rate import TokenRate
 
 log = logging.getLogger(__name__)
@@ -46,6 +50,14 @@ class AnswerKeeper:
         """Keep answers at the next commit of answers, which is followed by their ANSWERS_ACK."""
         self._rate.take(message)
         self._arrived.append((identity, message))
+
+    def ended(self, message: Result) -> None:
+        """Count the tokens of a result whose answers were all given in its own attempt."""
+        match message.body:
+            case Evaluated() as body:
+                self._rate.end(message.lease, tokens_of(body))
+            case Stepped(benchmarks=parts):
+                self._rate.end(message.lease, sum(part.tokens for part in parts.values()))
 
     def due(self) -> tuple[list[tuple[str, Answers]], list[tuple[bytes, AnswersAck]]]:
         """What has arrived: answers to be stored, with their evaluations, and acknowledgements.

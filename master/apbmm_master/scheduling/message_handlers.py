@@ -409,6 +409,8 @@ class MessageHandlers:
             )
             return
         evaluation, attempt = found
+        if not attempt.kept:
+            self._keeper.ended(message)
         failure = self._failure(evaluation, attempt, message)
         if failure is not None:
             self._fail(worker, evaluation, attempt, failure)

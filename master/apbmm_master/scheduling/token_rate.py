@@ -5,12 +5,22 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from apbmm_common.protocol.answers import token_count
 from apbmm_common.protocol.messages import Answers
 
 LONGEST_SECONDS = 1800
 """What is older is forgotten."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What was counted of a lease: entries of its messages, which are repeated, and tokens."""
+
+    upto: int = 0
+    tokens: int = 0
+    ended: bool = False
 
 
 class TokenRate:
@@ -26,15 +36,23 @@ class TokenRate:
         self._began = clock()
         self._seconds: deque[tuple[int, int]] = deque()
         """(second, tokens), in order."""
-        self._last: dict[str, int] = {}
-        """By lease: how many of its entries have been counted, as messages are repeated."""
+        self._leases: dict[str, _Counted] = {}
 
     def take(self, message: Answers) -> None:
         """Count the answers of a message, unless it repeats one."""
-        if message.upto <= self._last.get(message.lease, 0):
+        counted = self._leases.setdefault(message.lease, _Counted())
+        if counted.ended or message.upto <= counted.upto:
             return
-        self._last[message.lease] = message.upto
-        self.add(sum(map(token_count, message.answers)))
+        tokens = sum(map(token_count, message.answers))
+        counted.upto, counted.tokens = message.upto, counted.tokens + tokens
+        self.add(tokens)
+
+    def end(self, lease: str, tokens: float) -> None:
+        """Count those of the ``tokens`` of a lease that has ended whose answers were not sent."""
+        counted = self._leases.setdefault(lease, _Counted())
+        if not counted.ended:
+            counted.ended = True
+            self.add(max(0, round(tokens) - counted.tokens))
 
     def add(self, tokens: int) -> None:
         """Count tokens that have just arrived."""

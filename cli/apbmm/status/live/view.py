@@ -149,9 +149,10 @@ class LiveView:
         if age is not None and age > STALE_SECONDS:
             return Text(f"silent for {duration(age + since)} ({worker['state']})", style="yellow")
         stage, state = worker.get("stage", ""), worker["state"]
-        if state not in ("busy", "preparing", "draining") or not (stage or worker["evaluation"]):
-            return Text(state, style="red" if worker.get("reason") else "dim")
         name = worker["evaluation"]
+        is_at_work = state == "preparing" or (state in ("busy", "draining") and name)
+        if not is_at_work:
+            return Text(state, style="red" if worker.get("reason") else "dim")
         text = f"{spinner} {name or 'prepares'}: {STAGES.get(stage, stage or 'begins')}"
         total = worker.get("total", 0)
         if stage in COUNTED and total > 1:
@@ -241,7 +242,8 @@ def _left(status: Entry) -> list[str]:
     paid = f" and {hours} GPU-hours" if device == CARD else ""
     return [
         f"{so_far}; about {duration(expected['seconds'])}{paid} left",
-        f"  estimated for {expected['merges']:.0f} merges of {duration(expected['each'])}, "
+        f"  estimated for {expected['merges']:.0f} merge{'s' if expected['merges'] > 1 else ''} of "
+        f"{duration(expected['each'])}, "
         f"the mean of {expected['measured']}, on {cards} {device}{'s' if cards > 1 else ''}",
     ]
 

@@ -111,4 +111,4 @@ def test_everything_is_told() -> None:
         "note: thinking: 3 of 10 answers to sums were cut off at max_tokens",
     ):
         assert piece in text
-    assert "hours of one worker" in "\n".join(lines(Shown(run_spec(), "cpu", 1, pair, forecast)))
+    assert " of one worker" in "\n".join(lines(Shown(run_spec(), "cpu", 1, pair, forecast)))

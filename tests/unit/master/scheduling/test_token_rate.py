@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from apbmm_common.protocol.answers import Answer, pack, token_count
 from apbmm_common.protocol.messages import Answers, KeptAnswer
 from apbmm_master.scheduling.token_rate import TokenRate
+from protocol_world import World
 
 
 class Clock:
@@ -55,6 +58,30 @@ def test_a_repeated_message_counts_once() -> None:
         rate.take(message(0, 100))
     rate.take(message(0, 7, lease="other"))
     assert rate.total == 107
+
+
+def test_the_end_of_a_lease_counts_what_was_not_sent_before() -> None:
+    rate = TokenRate(Clock())
+    rate.take(message(0, 100))
+    rate.end("l", 250.0)
+    rate.end("l", 250.0)  # a result is repeated
+    rate.take(message(1, 150))  # and its answers may come late
+    assert rate.total == 250
+    rate.end("other", 30.0)
+    assert rate.total == 280
+
+
+def test_a_run_counts_the_tokens_of_its_results() -> None:
+    world = World(budget={"evaluations": 2, "initial": 2, "failures": 0})
+    worker = world.join("a")
+    while world.end is None:
+        world.exchange()
+        world.now += 10.0
+        if worker.held is not None:
+            worker.finish()
+    spent = world.run_state.spending.tokens
+    assert spent > 0
+    assert world.keeper._rate.total == pytest.approx(spent, abs=4)
 
 
 def test_what_is_old_is_forgotten() -> None:
