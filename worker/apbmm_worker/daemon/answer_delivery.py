@@ -179,8 +179,8 @@ class AnswerDelivery:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_REPEATS * spec.timings.resend):
                 while len(queue):
-                    await self._send_if_due(queue)
                     queue.acknowledged.clear()
+                    await self._send_if_due(queue)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(queue.acknowledged.wait(), POLL_SECONDS)
 

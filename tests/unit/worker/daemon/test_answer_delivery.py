@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,16 +24,22 @@ from apbmm_common.protocol.messages import (
     FromWorker,
     KeptAnswer,
     KeptAnswers,
+    Result,
     ScoredOutcome,
+    Stepped,
 )
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.child_protocol import NewAnswers, StageProgress
 from apbmm_worker.daemon.answer_delivery import (
     FETCH_ATTEMPTS,
     MOST_LEASES,
+    SETTLE_REPEATS,
     AnswerDelivery,
     AnswerQueue,
 )
+from apbmm_worker.daemon.lease_runner import LeaseRunner
+from apbmm_worker.daemon.outbox import Outbox
+from message_examples import STEPPED
 from rehearsal_runs import run_spec
 
 RUN = "run-1"
@@ -60,6 +69,7 @@ def assigned(evaluation: str = "e0001", kept: int = 0, attempt: int = 1) -> Assi
 class Joined:
     run: str = RUN
     spec: RunSpec | None = SPEC
+    ready: Any = None
 
 
 @dataclass
@@ -175,6 +185,37 @@ async def test_a_failed_attempt_waits_for_its_answers_but_not_for_a_deaf_master(
     deaf.deaf = 0
     await deaf.delivery.send_all()
     assert len(deaf.entries) == 5
+
+
+class FakeJob:
+    """Ends a step at once, with two answers."""
+
+    async def work(self, assign: Assign, answers: AnswerDelivery) -> Stepped:
+        answers.keep(assign)(NewAnswers(answers=(answer(1), answer(2))))
+        return STEPPED
+
+
+async def test_the_result_of_a_step_follows_its_answers_but_does_not_wait_for_a_deaf_master(
+    tmp_path: Path,
+) -> None:
+    joined = Joined()
+    joined.ready = SimpleNamespace(digests={})
+    assign = assigned().model_copy(update={"config": SPEC.config_hash({}), "upto": 3, "enough": 2})
+    for deaf, kinds in (
+        (0, ["answers", "result"]),
+        (1000, ["answers"] * SETTLE_REPEATS + ["result"]),
+    ):
+        master = FakeMaster()
+        fakes: Any = (FakeJob(), Outbox(tmp_path / str(deaf)), joined, master.delivery, master.hear)
+        runner = LeaseRunner(*fakes)
+        await runner.take(assign)
+        master.deaf = deaf
+        assert runner.task is not None
+        async with asyncio.timeout(20):
+            await runner.task
+        assert [message.type for message in master.heard] == ["accept", *kinds]
+        assert isinstance(master.heard[-1], Result)
+        assert master.heard[-1].body == STEPPED
 
 
 async def test_what_an_earlier_lease_has_left_is_still_sent_up_to_a_limit() -> None:
