@@ -18,6 +18,7 @@ def test_every_search_proposal_follows_from_what_the_journal_says(site: Site) ->
     site.configure(
         algorithm={"name": "ap-bmm-plus", "settings": CHEAP},
         budget={"evaluations": 9, "initial": 4},
+        steps={"enabled": False},
         evaluation={"rehearsal_seconds": 0.5},
     )
     workers = [site.worker("a"), site.worker("b")]

@@ -133,16 +133,18 @@ def _compare_with_uniform(run_dir: Path, console: Console) -> None:
     """Print what uniform interpolation reaches with as many evaluations."""
     if not (run_dir / JOURNAL).is_file():
         return
+    from apbmm_master.journal.costs.budget import evaluations_spent
     from apbmm_master.journal.run_state import RunState
     from apbmm_master.journal.scores import scores_of
     from apbmm_master.journal.store import read_journal
 
-    scores = scores_of(RunState().replay(read_journal(run_dir)))
-    if not scores.front:
+    run_state = RunState().replay(read_journal(run_dir))
+    if not scores_of(run_state).front:
         return
-    volume = uniform_hypervolume(scores.completed)
+    spent = round(evaluations_spent(run_state))
+    volume = uniform_hypervolume(spent)
     if volume is None:
-        console.print(f"uniform interpolation was not measured with {scores.completed}")
+        console.print(f"uniform interpolation was not measured with {spent}")
     else:
         console.print(
             f"uniform interpolation reaches a hypervolume of {volume:.4f} with as many evaluations"

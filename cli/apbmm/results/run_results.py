@@ -183,8 +183,15 @@ class RunResults:
 
     @property
     def completed_of_budget(self) -> str:
-        """As in ``12 of 40``, or ``12`` where the number of evaluations is not limited."""
+        """As in ``12 of 40``, or ``12`` where the number of evaluations is not limited.
+
+        Merges that have answered a first step only are named instead of a limit, which counts them
+        by their shares.
+        """
         done, most = len(self.completed), self.spec.budget.evaluations
+        waiting = (EvaluationState.PAUSED, EvaluationState.STOPPED)
+        if in_part := self.run_state.count(*waiting):
+            return f"{done} (and {in_part} in part)"
         return str(done) if most is None else f"{done} of {most}"
 
     @property

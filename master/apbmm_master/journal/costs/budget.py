@@ -97,6 +97,13 @@ def limits(run_state: RunState, budget: BudgetSection | None = None) -> tuple[Li
     return tuple(_limits(run_state, budget or run_state.spec.budget))
 
 
+def evaluations_spent(run_state: RunState) -> float:
+    """Completed evaluations, and the shares of those that have answered a first step."""
+    done = float(run_state.count(EvaluationState.DONE))
+    in_part = run_state.spending.answers_in_part
+    return done + in_part / answers_of_a_merge(run_state) if in_part else done
+
+
 def _limits(run_state: RunState, budget: BudgetSection) -> Iterator[Limit]:
     spending = run_state.spending
     typical = spending.typical
@@ -106,9 +113,7 @@ def _limits(run_state: RunState, budget: BudgetSection) -> Iterator[Limit]:
         for evaluation, attempt in run_state.active_attempts()
     ]
     if budget.evaluations is not None:
-        done = float(run_state.count(EvaluationState.DONE))
-        if spending.answers_in_part:
-            done += spending.answers_in_part / answers_of_a_merge(run_state)
+        done = evaluations_spent(run_state)
         begun = math.fsum(share for evaluation, _, share in active if evaluation.in_budget)
         yield Limit("evaluations", budget.evaluations, done, begun, 1.0, first)
     if budget.gpu_hours is not None:

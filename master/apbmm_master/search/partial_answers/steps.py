@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
 
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import WrongShapeError
@@ -70,6 +69,8 @@ def expected_gain(mean: Array, deviation: Array, measured: Array, reference: Arr
 
 def _expected_excess(mean: Array, deviation: Array, bounds: Array) -> Array:
     """E max(Y - bound, 0) of Gaussian Y."""
+    from scipy.special import ndtr  # showing the state of a run needs none of it
+
     spread = np.maximum(deviation, SMALLEST_DEVIATION)
     scaled = (mean - bounds) / spread
     density = np.exp(-0.5 * scaled**2) / np.sqrt(2.0 * np.pi)
