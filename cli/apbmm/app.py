@@ -280,6 +280,29 @@ def status(
     return show_status(run, watch=watch, as_json=json, lists_all=all, keys=keys)
 
 
+@app.command(usage="apbmm dashboard [OPTIONS] [RUN ...]")
+def dashboard(*runs: str, host: str = "127.0.0.1", port: int | None = None) -> int:
+    """Show runs in a browser as they go on: front, progress, workers, evaluations, events.
+
+    Prints the address of the page and serves it until Ctrl-C. It only shows: nothing can be changed
+    there. Living, finished and abandoned runs, several side by side.
+
+    Parameters
+    ----------
+    runs
+        Run directories, or names of runs. Default: all runs under runs/, and those that begin there
+        later.
+    host
+        Address to listen on. One that other hosts can reach demands a token, which the printed
+        address has.
+    port
+        Port to listen on. Default: 5757, or a free one where that is taken.
+    """
+    from apbmm.dashboard.command import DashboardRequest, run_dashboard
+
+    return run_dashboard(DashboardRequest(runs, host, port))
+
+
 @app.command(usage="apbmm pick [OPTIONS] [RUN]")
 def pick(
     run: str | None = None,
@@ -549,6 +572,7 @@ def demo(
     workers: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 2,
     seed: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     rehearsal: Annotated[bool, Parameter(negative=())] = False,
+    dashboard: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Search merges of the shipped pair of small models, on the CPU: a master and its workers.
 
@@ -568,10 +592,12 @@ def demo(
         Seed of the search. Default: 0, or as the run was begun.
     rehearsal
         Invent the measurements instead of running the models: tries only the machinery.
+    dashboard
+        Show the run in a browser while it goes on (apbmm dashboard); prints the address.
     """
     from apbmm.demo.command import DemoOptions, run_demo
 
-    return run_demo(run_dir, DemoOptions(evaluations, workers, seed, rehearsal))
+    return run_demo(run_dir, DemoOptions(evaluations, workers, seed, rehearsal, dashboard))
 
 
 @app.command(usage="apbmm export --out PATH [OPTIONS] [RUN]")

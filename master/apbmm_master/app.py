@@ -36,6 +36,8 @@ class MasterFlags:
     metrics
         Port of the loopback interface that serves metrics to Prometheus at /metrics, or HOST:PORT.
         Whoever reaches it may read them. Default: none are served.
+    dashboard
+        Port of the loopback interface that serves apbmm dashboard while the master runs.
     keys
         Folder of keys (apbmm keys new-master): only workers with an allowed key may join. Default:
         ~/.config/apbmm/keys if that holds a master's key; none goes without.
@@ -57,6 +59,7 @@ class MasterFlags:
     bind: str = "tcp://127.0.0.1:5711"
     status_bind: str | None = None
     metrics: str | None = None
+    dashboard: int | None = None
     keys: str | None = None
     insecure: bool = False
     learn_from: Path | None = None
@@ -88,6 +91,7 @@ def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
         from apbmm_common.protocol.curve_keys import master_keys
         from apbmm_master.beginning import Beginning, elsewhere
         from apbmm_master.confirm import confirm_search, ended_well
+        from apbmm_master.followers.launch import Beside
         from apbmm_master.journal.learning import earlier_run
         from apbmm_master.journal.run_directory import require_for_runs
         from apbmm_master.run_checks import load_run
@@ -97,6 +101,7 @@ def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
     spec = load_run(run_file)
     known = master_keys(flags.keys)
     addresses = (flags.bind, flags.status_bind)
+    beside = Beside(flags.metrics, flags.dashboard)
     authenticator = open_authenticator(*addresses, known, insecure=flags.insecure)
     folder = flags.run_dir or Path("runs") / spec.name
     require_for_runs(folder, run_file)
@@ -111,12 +116,17 @@ def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
         authenticator,
         earlier=earlier,
         accepted=beginning.accept,
-        metrics=flags.metrics,
+        beside=beside,
         summary=flags.summary,
     )
     if code != EXIT_DONE or not spec.confirm.at_end or not ended_well(folder):
         return code
     authenticator = open_authenticator(*addresses, known, insecure=flags.insecure)
     return confirm_search(
-        folder, *addresses, authenticator, spec=spec, metrics=flags.metrics, summary=flags.summary
+        folder,
+        *addresses,
+        authenticator,
+        spec=spec,
+        beside=beside,
+        summary=flags.summary,
     )

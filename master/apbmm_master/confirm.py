@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apbmm_common.run_file import RunSpec
+from apbmm_master.followers.launch import NOTHING, Beside
 from apbmm_master.journal.confirmation import (
     confirm_folder,
     confirmation_spec,
@@ -32,7 +33,7 @@ def confirm_search(
     *,
     spec: RunSpec | None = None,
     wanted: Sequence[str] = (),
-    metrics: str | None = None,
+    beside: Beside = NOTHING,
     summary: bool = True,
 ) -> int:
     """Measure the front of the search in ``run_dir`` once more, or the ``wanted`` evaluations.
@@ -57,6 +58,6 @@ def confirm_search(
         status_bind,
         authenticator,
         front=front,
-        metrics=metrics,
+        beside=beside,
         summary=summary,
     )

@@ -290,9 +290,7 @@ class Master:
 
     def situation(self) -> Situation:
         """What `policy.decide` needs beside run state and fleet."""
-        estimated = self._estimated.update(
-            self.run_state, self._newest_estimates, self.optimiser.expected
-        )
+        estimated = self._estimated.update(self.run_state, self._newest_estimates)
         return Situation(
             now=time.monotonic(),
             listening_since=self.listening_since,

@@ -17,7 +17,7 @@ from apbmm_common.process.systemd import Supervisor
 from apbmm_common.protocol.addresses import allow_ipv6, is_local
 from apbmm_common.protocol.curve_keys import MasterKeys
 from apbmm_common.run_file import RunSpec
-from apbmm_master.followers.launch import Followers
+from apbmm_master.followers.launch import NOTHING, Beside, Followers
 from apbmm_master.followers.process import Ending
 from apbmm_master.journal.costs.budget import limits
 from apbmm_master.journal.events import FrontToConfirm
@@ -28,7 +28,7 @@ from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.status.console import RunConsole
 from apbmm_master.status.json_lines import JsonLines
-from apbmm_master.status.snapshot import live_snapshot
+from apbmm_master.status.snapshot import live_snapshot, present
 from apbmm_master.status.sockets import StatusSocket
 from apbmm_master.wire.authentication import Authenticator
 from apbmm_master.wire.router import bind_hint, flush
@@ -46,14 +46,14 @@ def serve(  # noqa: PLR0913 - everything that a master runs with
     front: FrontToConfirm | None = None,
     earlier: EarlierRun | None = None,
     accepted: Callable[[RunState], None] = lambda _: None,
-    metrics: str | None = None,
+    beside: Beside = NOTHING,
     summary: bool = True,
 ) -> int:
     """Run or resume a search in ``run_dir``, or with ``front`` confirm one; returns the exit code.
 
     With ``earlier`` a new search learns from an earlier run.
     ``accepted`` is called once the run directory takes the run, before anything is recorded there;
-    it may refuse by an `ApbmmError`. ``metrics`` is where metrics are served. With ``summary`` the
+    it may refuse by an `ApbmmError`. ``beside`` is served beside the master. With ``summary`` the
     terminal shows the workers' address at the start, and the front and the run directory at the
     end. Raises `UsageError`, `JournalError` and `RunChangedError` before it changes anything.
     """
@@ -61,7 +61,7 @@ def serve(  # noqa: PLR0913 - everything that a master runs with
     if not _has_begun(run_dir):  # a refusal must leave nothing behind that looks like a run
         require_free(bind, status_bind)
     with (
-        Followers(run_dir, spec, metrics) as followers,
+        Followers(run_dir, spec, beside) as followers,
         handlers_restored(),
         Journal(run_dir) as journal,
     ):
@@ -129,7 +129,13 @@ async def _serve(
 ) -> int:
     master = begin()
     authenticator.open()
-    status = StatusSocket(run_dir, lambda: live_snapshot(master), authenticator, status_bind)
+    status = StatusSocket(
+        run_dir,
+        lambda: live_snapshot(master),
+        authenticator,
+        status_bind,
+        present=lambda: present(master),
+    )
     terminal = terminal_of(master.run_state, run_dir)
     master.watchers += [status.publish, terminal.watch]
     supervisor = Supervisor()
@@ -142,7 +148,7 @@ async def _serve(
         await followers.start(master.journal.seq)
         with terminal:
             if summary and not master.run_state.finished:
-                terminal.begin(bind)
+                terminal.begin(bind, followers.dashboard)
             end = await master.run()
         ending = Ending("over") if end is not None else ending
         await status.farewell()

@@ -70,8 +70,10 @@ class Page:
             raise RuntimeError(f"{method}: {message['error']['message']}")
         return dict(message["result"])
 
-    def open(self, file: Path, width: int, height: int = 900, *, mobile: bool = False) -> None:
-        """Load a file in a window of ``width`` x ``height`` pixels and wait for all of it."""
+    def open(
+        self, page: Path | str, width: int, height: int = 900, *, mobile: bool = False
+    ) -> None:
+        """Load a file or an address in a window of so many pixels and wait for all of it."""
         self.events.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -80,7 +82,8 @@ class Page:
             deviceScaleFactor=1,
             mobile=mobile,
         )
-        self.call("Page.navigate", url=file.absolute().as_uri())
+        url = page if isinstance(page, str) else page.absolute().as_uri()
+        self.call("Page.navigate", url=url)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._message())
         # What the page says while it is drawn comes before the answer to this.

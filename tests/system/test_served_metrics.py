@@ -28,7 +28,7 @@ def test_a_master_is_scraped_beside_its_loop_and_not_by_it(site: Site) -> None:
     other = site.folder / "other"
     taken = run("apbmm-master", site.run_file, "--run-dir", other, "--metrics", port)
     assert taken.returncode == 2
-    assert f"cannot serve metrics on {port}: Address already in use" in taken.stderr
+    assert f"--metrics {port}: cannot be listened on: Address already in use" in taken.stderr
     assert not (other / "journal.sqlite").exists()
 
     with socket.create_connection(("127.0.0.1", port)):  # a reader that says nothing

@@ -12,6 +12,7 @@ from apbmm.answers.side_by_side import (
     answered_questions,
     questions_called,
     texts_folder,
+    usual_folders,
 )
 from apbmm.answers.view import answers_as_json, print_list, print_texts
 from apbmm.results.json_form import print_json
@@ -20,7 +21,6 @@ from apbmm.results.run_results import EvaluationResult, RunResults, read_results
 from apbmm.results.words import print_rehearsal
 from apbmm.status.view import console
 from apbmm_common.errors import EXIT_DONE, ApbmmError
-from apbmm_worker.daemon.options import state_folder
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def show_answers(request: AnswersRequest) -> int:
         [request.evaluation] if request.against is None else [request.evaluation, request.against]
     )
     evaluations = [results.evaluation(name) for name in names]
-    folders = [*request.state, results.run_dir / "workers", _own_states()]
+    folders = [*request.state, *usual_folders(results.run_dir)]
     questions = answered_questions(results, evaluations, folders)
     if request.question is not None:
         questions = questions_called(questions, request.question)
@@ -62,11 +62,6 @@ def show_answers(request: AnswersRequest) -> int:
     else:
         print_texts(screen, questions)
     return EXIT_DONE
-
-
-def _own_states() -> Path:
-    """The folder of the states of this user's workers."""
-    return state_folder("NAME", None).parent
 
 
 def _require_texts(

@@ -15,6 +15,7 @@ from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.repetitions import question_of, repetition_id
 from apbmm_master.journal.store import OutcomeRow, read_outcomes
+from apbmm_worker.daemon.options import state_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +177,8 @@ def texts_folder(
             if (state / within).is_dir():
                 return state / within
     return None
+
+
+def usual_folders(run_dir: Path) -> list[Path]:
+    """Where a run's workers keep their states: in its folder, or with this user's own workers."""
+    return [run_dir / "workers", state_folder("NAME", None).parent]

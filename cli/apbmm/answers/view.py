@@ -26,17 +26,19 @@ def answers_as_json(
         "schema": SCHEMA,
         **run_as_json(results),
         "evaluations": list(evaluations),
-        "questions": [
-            {
-                "benchmark": question.benchmark,
-                "question": question.question,
-                "answer": question.answer_id,
-                "asked": question.asked or None,
-                "target": question.target or None,
-                "answers": {name: _as_json(a) for name, a in question.answers.items()},
-            }
-            for question in questions
-        ],
+        "questions": [question_as_json(question) for question in questions],
+    }
+
+
+def question_as_json(question: AnsweredQuestion) -> dict[str, Any]:
+    """One question with the answers to it; a text that was not found is null."""
+    return {
+        "benchmark": question.benchmark,
+        "question": question.question,
+        "answer": question.answer_id,
+        "asked": question.asked or None,
+        "target": question.target or None,
+        "answers": {name: _as_json(answer) for name, answer in question.answers.items()},
     }
 
 

@@ -14,9 +14,16 @@ from pathlib import Path
 from rich.console import Console
 
 from apbmm.installed import ENGINES, EVALUATION, SEARCH, require_installed
-from apbmm.run.command import conclude
+from apbmm.run.command import conclude, shows_again
 from apbmm.run.devices import CPU, REHEARSAL
-from apbmm.run.processes import LocalWorker, master_command, run_processes, run_screen
+from apbmm.run.processes import (
+    LocalWorker,
+    dashboard_in_words,
+    dashboard_port,
+    master_command,
+    run_processes,
+    run_screen,
+)
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder, uniform_hypervolume
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.process.known_runs import JOURNAL
@@ -41,6 +48,7 @@ class DemoOptions:
     workers: int = DEMO_WORKERS
     seed: int | None = None
     rehearsal: bool = False
+    dashboard: bool = False
 
 
 def run_demo(run_dir: Path | None, options: DemoOptions) -> int:
@@ -60,9 +68,14 @@ def run_demo(run_dir: Path | None, options: DemoOptions) -> int:
             "the first result takes about a minute"
         )
     workers = demo_workers(options.workers, rehearsal=rehearsal)
-    screen = run_screen(folder, workers)
-    code = run_processes(folder, workers, search_of(folder), screen=screen)
+    dashboard = dashboard_port() if options.dashboard else None
+    if dashboard is not None:
+        console.print(dashboard_in_words(dashboard), markup=False)
+    screen = run_screen(folder, workers, dashboard)
+    code = run_processes(folder, workers, search_of(folder, dashboard), screen=screen)
     conclude(folder, spec, code, goes_on=f"apbmm demo --run-dir {folder}")
+    if options.dashboard:
+        console.print(shows_again(folder), markup=False)
     if code in (EXIT_DONE, EXIT_INTERRUPTED) and not rehearsal:
         _compare_with_uniform(folder, console)
     return code
@@ -74,9 +87,14 @@ def demo_workers(count: int, *, rehearsal: bool) -> tuple[LocalWorker, ...]:
     return tuple(LocalWorker(f"demo-{number}", device) for number in range(1, count + 1))
 
 
-def search_of(run_dir: Path) -> Callable[[str], list[str]]:
-    """Makes the command line of the master of the demo in ``run_dir`` from its address."""
-    return lambda address: master_command(run_dir / RUN_FILE, run_dir, address)
+def search_of(run_dir: Path, dashboard: int | None = None) -> Callable[[str], list[str]]:
+    """Makes the command line of the master of the demo in ``run_dir`` from its address.
+
+    ``dashboard`` is the port of the run's dashboard.
+    """
+    shown = () if dashboard is None else ("--dashboard", str(dashboard))
+    options = ("--keys", "none", *shown)
+    return lambda address: master_command(run_dir / RUN_FILE, run_dir, address, options)
 
 
 def demo_run(options: DemoOptions, before: RunSpec | None) -> RunSpec:

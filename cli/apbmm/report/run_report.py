@@ -32,7 +32,7 @@ def run_document(results: RunResults, *, show_hosts: bool = False) -> Document:
         surrogate = fitted_surrogate(results)
         sections = (
             summary_section(results, answers, confirmation),
-            front_section(results, surrogate),
+            front_section(results, surrogate, confirmation),
             confirmation_section(results, confirmation),
             progress_section(results, names),
             layers_section(results, surrogate),

@@ -228,16 +228,40 @@ def read_results(named: Path) -> RunResults:
     folder = run_directory(named)
     records = read_journal(folder)
     run_state = RunState().replay(records)
-    spec = run_state.spec
-    if spec is None:
+    if run_state.spec is None:
         raise UsageError(f"{named}: the journal is empty: the run has not begun")
+    return results_of(
+        str(named),
+        folder,
+        records,
+        run_state,
+        sums=read_outcome_sums(folder),
+        history=ScoreHistory(),
+    )
+
+
+def results_of(
+    label: str,
+    folder: Path,
+    records: Sequence[Record],
+    run_state: RunState,
+    *,
+    sums: Mapping[tuple[str, str], OutcomeSums],
+    history: ScoreHistory,
+) -> RunResults:
+    """The results of a run that has begun, from what its journal holds.
+
+    ``records`` made ``run_state``; ``sums`` are those of `read_outcome_sums`. ``history`` has the
+    scores of the same run state so far, or none.
+    """
+    spec = run_state.spec
+    assert spec is not None
     trouble = _trouble(run_state)
-    history = ScoreHistory()
     scores = Scores() if trouble else history.update(run_state)
     reading = _Reading(
         run_state,
         run_state.space if run_state.layers else None,
-        read_outcome_sums(folder),
+        sums,
         {scored.evaluation.id: scored for scored in history.history()},
         {name: place for place, name in enumerate(run_state.completed)},
         frozenset(scores.front),
@@ -247,7 +271,7 @@ def read_results(named: Path) -> RunResults:
     evaluations = tuple(reading.result(each) for each in run_state.evaluations.values())
     front = [each for each in evaluations if each.on_front]
     return RunResults(
-        label=str(named),
+        label=label,
         run_dir=folder,
         run=run_state.run,
         spec=spec,

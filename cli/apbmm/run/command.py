@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,15 @@ from apbmm.results.run_results import read_results
 from apbmm.results.words import print_rehearsal
 from apbmm.run.devices import ALL, CPU, ON_THE_CPU, devices_of, uses_card
 from apbmm.run.flags import RunFlags
-from apbmm.run.processes import LocalWorker, master_command, reached_at, run_processes, run_screen
+from apbmm.run.processes import (
+    LocalWorker,
+    dashboard_in_words,
+    dashboard_port,
+    master_command,
+    reached_at,
+    run_processes,
+    run_screen,
+)
 from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.process.logs import logs_json, set_up_logging
@@ -67,13 +76,16 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
     over = _is_over(run_dir, spec)
 
     started = () if over else workers
-    screen = run_screen(run_dir, started) if started and not logs_json() else None
+    dashboard = dashboard_port() if flags.dashboard and started else None
+    screen = run_screen(run_dir, started, dashboard) if started and not logs_json() else None
 
     def announce() -> None:
+        if dashboard is not None and not logs_json():
+            console.print(dashboard_in_words(dashboard), markup=False)
         if not rehearsal and screen is None and not logs_json():
             console.print(_start_in_words(devices, run_dir), markup=False)
 
-    options = _master_options(flags)
+    options = _master_options(flags, dashboard)
     code = run_processes(
         run_dir,
         started,
@@ -83,6 +95,8 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
         screen=screen,
     )
     conclude(run_dir, spec, code, goes_on="the same command")
+    if flags.dashboard:
+        console.print(shows_again(run_dir), markup=False)
     if over and code == EXIT_DONE:
         console.print(_had_finished(run_dir, run_file), markup=False)
     return code
@@ -204,11 +218,17 @@ def _worker_keys(names: Sequence[str], flags: RunFlags) -> list[str]:
     return ["--keys", str(keys.folder)]
 
 
-def _master_options(flags: RunFlags) -> list[str]:
+def shows_again(run_dir: Path) -> str:
+    """How a run is seen in a browser when its master has ended."""
+    return f"{shlex.join(('apbmm', 'dashboard', str(run_dir)))} shows it in a browser again"
+
+
+def _master_options(flags: RunFlags, dashboard: int | None) -> list[str]:
     """The master's flags that are passed on as they were given."""
     given = {
         "--status-bind": flags.status_bind,
         "--metrics": flags.metrics,
+        "--dashboard": dashboard,
         "--keys": flags.keys,
         "--learn-from": flags.learn_from,
     }

@@ -36,6 +36,8 @@ class RunFlags:
         TCP address that answers status requests, beside the socket in the run directory.
     metrics
         Port of this host that serves metrics to Prometheus, or HOST:PORT.
+    dashboard
+        Show the run in a browser while it goes on (apbmm dashboard); prints the address.
     keys
         Folder of keys. Default: ~/.config/apbmm/keys if that holds a master's key; none goes
         without.
@@ -59,6 +61,7 @@ class RunFlags:
     bind: str | None = None
     status_bind: str | None = None
     metrics: str | None = None
+    dashboard: Switch = False
     keys: Annotated[str | None, Parameter(env_var="APBMM_KEYS")] = None
     insecure: Switch = False
     learn_from: Path | None = None

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import IO
 
 from rich.console import Console
 
+from apbmm.dashboard.command import LOOPBACK, PORT
 from apbmm.results.run_directories import local_address
 from apbmm.run.devices import uses_card
 from apbmm.status.live.screen import LiveScreen, has_screen
@@ -136,8 +137,20 @@ def _print(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
 
 
-def run_screen(run_dir: Path, workers: Sequence[LocalWorker]) -> LiveScreen | None:
-    """The live view of a run whose processes are about to start; None without a terminal."""
+def dashboard_port() -> int:
+    """A port for the dashboard of a run: the usual one, or a free one where that is taken."""
+    with suppress(OSError), socket.create_server((LOOPBACK, PORT)):
+        return PORT
+    return free_port()
+
+
+def run_screen(
+    run_dir: Path, workers: Sequence[LocalWorker], dashboard: int | None = None
+) -> LiveScreen | None:
+    """The live view of a run whose processes are about to start; None without a terminal.
+
+    ``dashboard`` is the port of the run's dashboard.
+    """
     console = Console(highlight=False)
     if not has_screen(console):
         return None
@@ -150,8 +163,14 @@ def run_screen(run_dir: Path, workers: Sequence[LocalWorker]) -> LiveScreen | No
         look,
         console=console,
         expected=[worker.name for worker in workers],
-        hint="Ctrl-C finishes the evaluations in hand and stops; the same command goes on",
+        hint="Ctrl-C finishes the evaluations in hand and stops; the same command goes on"
+        + ("" if dashboard is None else f"; {dashboard_in_words(dashboard)}"),
     )
+
+
+def dashboard_in_words(port: int) -> str:
+    """Where the dashboard of a run on this host is."""
+    return f"dashboard: http://{LOOPBACK}:{port}/"
 
 
 def reached_at(bind: str) -> str:

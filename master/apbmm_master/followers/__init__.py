@@ -9,6 +9,8 @@ the status socket, so that one that fails or hangs costs the run nothing.
 - `metrics` serves the run's metrics to Prometheus.
 - `notify` runs a command or posts to a webhook when something happens.
 - `track` sends evaluations, front and figures to a tracker of experiments.
+
+The dashboard is a room of the command (`apbmm.dashboard`), and is started as they are.
 """
 
 __all__ = ["following", "launch", "metrics", "notify", "process", "track"]

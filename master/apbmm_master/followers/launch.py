@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +26,21 @@ KILL_SECONDS = LAST_SECONDS + 5
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What is served beside a master; None for what is not.
+
+    ``metrics`` is where metrics are served (see `listening_socket`), ``dashboard`` the port of the
+    dashboard.
+    """
+
+    metrics: str | None = None
+    dashboard: int | None = None
+
+
+NOTHING = Beside()
+
+
+@dataclass(frozen=True)
 class _Running:
     """A follower, and the task that logs its lines and waits for its end."""
 
@@ -35,19 +50,25 @@ class _Running:
 
 
 class Followers:
-    """The followers that a run file asks for.
+    """The followers that a run file asks for, and those that are served ``beside`` the master.
 
-    ``metrics`` is where metrics are served, None for nowhere. Raises `UsageError` for an address
-    that cannot be listened on, and for a tracker that is not installed.
+    Raises `UsageError` for an address that cannot be listened on, and for a tracker that is not
+    installed.
     """
 
-    def __init__(self, run_dir: Path, spec: RunSpec, metrics: str | None = None) -> None:
+    def __init__(self, run_dir: Path, spec: RunSpec, beside: Beside = NOTHING) -> None:
         self._run_dir = run_dir
         self._tracker = spec.track.tracker
         self._notifies = bool(spec.notify.command or spec.notify.webhook)
         if self._tracker is not None:
             require_tracker(self._tracker)
-        self._metrics = None if metrics is None else listening_socket(metrics)
+        with contextlib.ExitStack() as closing:
+            self._sockets = {
+                follower: closing.enter_context(listening_socket(str(address), f"--{follower}"))
+                for follower, address in asdict(beside).items()
+                if address is not None
+            }
+            self._closing = closing.pop_all()
         self._running: list[_Running] = []
         self._ending = False
 
@@ -55,14 +76,18 @@ class Followers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
+        self._closing.close()
+
+    @property
+    def dashboard(self) -> str:
+        """What a browser of this host opens; "" without a dashboard."""
+        serving = self._sockets.get("dashboard")
+        return "" if serving is None else f"http://{LOOPBACK}:{serving.getsockname()[1]}/"
 
     async def start(self, seq: int) -> None:
         """Start them, once the journal, with ``seq`` events, and the status socket are there."""
-        if self._metrics is not None:
-            listening = self._metrics.fileno()
-            await self._start("metrics", str(listening), inherits=(listening,))
+        for name, serving in self._sockets.items():
+            await self._start(name, str(serving.fileno()), inherits=(serving.fileno(),))
         if self._tracker is not None:
             await self._start("track", self._tracker)
         if self._notifies:
@@ -72,8 +97,7 @@ class Followers:
         try:
             with self._log(name).open("ab") as log_file:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-P", "-m", f"apbmm_master.followers.{name}",
-                    str(self._run_dir), *arguments,
+                    sys.executable, "-P", "-m", _module(name), str(self._run_dir), *arguments,
                     stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                     stderr=log_file, pass_fds=inherits,
                     process_group=0,  # Ctrl-C is for the master, which tells its followers
@@ -119,15 +143,20 @@ class Followers:
                 await follower.listening
 
 
-def listening_socket(address: str) -> socket.socket:
+def _module(name: str) -> str:
+    """What is started. The dashboard is one of the command's rooms, and shares others of these."""
+    return "apbmm.dashboard" if name == "dashboard" else f"apbmm_master.followers.{name}"
+
+
+def listening_socket(address: str, flag: str) -> socket.socket:
     """A TCP socket that listens on ``PORT`` of the loopback interface, or on ``HOST:PORT``.
 
-    Raises `UsageError` for any other text, and where it cannot listen.
+    Raises `UsageError`, naming ``flag``, for any other text, and where it cannot listen.
     """
     found = re.fullmatch(r"(?:(?P<host>\[[^\]]+\]|[^\s:\[\]]+):)?(?P<port>\d{1,5})", address)
     if found is None or not 0 < int(found["port"]) < 65536:
         raise UsageError(
-            f"--metrics {address}: neither a port nor an address", "as in 9464 or 0.0.0.0:9464"
+            f"{flag} {address}: neither a port nor an address", "as in 9464 or 0.0.0.0:9464"
         )
     host, port = (found["host"] or LOOPBACK).strip("[]"), int(found["port"])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -136,6 +165,6 @@ def listening_socket(address: str) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise UsageError(
-            f"cannot serve metrics on {address}: {reason}",
-            "--metrics names another port, or another address of this host",
+            f"{flag} {address}: cannot be listened on: {reason}",
+            "name another port, or another address of this host",
         ) from error

@@ -37,8 +37,7 @@ from apbmm_master.optimiser.outcome_book import AnsweredMerge, OutcomeRequest, e
 from apbmm_master.optimiser.process import (
     AskReply,
     AskRequest,
-    EstimateReply,
-    EstimateRequest,
+    Estimates,
     History,
     OptimiserProcess,
     PastAsk,
@@ -87,8 +86,8 @@ class OptimiserClient:
         self._run_dir = run_dir
         self._unstored = asyncio.Event()
         """Set once all that the requests made so far name is in the journal."""
-        self._estimating: asyncio.Task[EstimateReply] | None = None
-        self._estimated: tuple[object, EstimateReply] = None, EstimateReply()
+        self._estimating: asyncio.Task[Estimates] | None = None
+        self._estimated: tuple[object, Estimates] = None, {}
         """The newest estimates, after what they were asked for."""
         self._open: _OpenAsk | None = None
         self._empty_after = -1
@@ -164,24 +163,13 @@ class OptimiserClient:
         request = self._outcomes(run_state) if partial_merges(run_state) else None
         if request is None:
             return {}
-        wanted = len(merges_of(run_state)), request.partial
+        wanted = request.complete, request.partial
         if self._estimating is None and self._estimated[0] != wanted:
-            tells = tuple(_told(run_state, evaluation) for evaluation in merges_of(run_state))
-            whole = EstimateRequest(search_arguments(run_state), tells, request)
-            self._estimating = self._task(lambda: self._process.estimates(whole))
+            self._estimating = self._task(lambda: self._process.estimates(request))
             self._estimated = wanted, self._estimated[1]
-        known = self._estimated[1].estimates
+        known = self._estimated[1]
         names = (merge.evaluation for merge in request.partial)
         return {name: known[name] for name in names if name in known}
-
-    @property
-    def expected(self) -> Mapping[str, tuple[Vector, Vector]]:
-        """By evaluation: what the method's surrogate expects of the objectives of partial merges.
-
-        Means and standard deviations, computed with the newest `estimates`. The surrogate takes
-        part of an estimate's error for what it is, as the vectors near it tell.
-        """
-        return self._estimated[1].expected
 
     def _take_estimates(self) -> None:
         """Take the reply of the process, if there is one."""
@@ -251,7 +239,7 @@ class OptimiserClient:
         if self._estimating is not None:
             self._estimating.cancel()
         self._open = self._estimating = None
-        self._estimated = None, EstimateReply()
+        self._estimated = None, {}
         self._empty_after = -1
 
     async def close(self) -> None:
@@ -414,13 +402,10 @@ def _with_vectors(run_state: RunState, call: Call) -> PastAsk | PastTell:
         assert evaluation.estimate is not None
         objectives, variance = estimated_objectives(run_state, evaluation.estimate)
         return PastTell(evaluation.vector, objectives, variance)
-    return _told(run_state, evaluation)
-
-
-def _told(run_state: RunState, evaluation: Evaluation) -> PastTell:
-    """What is told of a merge that is done."""
-    noise = known_noise(run_state, evaluation)
-    return PastTell(evaluation.vector, score(run_state, evaluation), noise, evaluation.id)
+    objectives = score(run_state, evaluation)
+    return PastTell(
+        evaluation.vector, objectives, known_noise(run_state, evaluation), evaluation.id
+    )
 
 
 def outcome_request(run_state: RunState, run_dir: Path) -> OutcomeRequest:

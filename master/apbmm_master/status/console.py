@@ -90,12 +90,14 @@ class RunConsole:
     ) -> None:
         self._bar.stop()
 
-    def begin(self, address: str) -> None:
-        """Print the address for workers."""
+    def begin(self, address: str, dashboard: str = "") -> None:
+        """Print the address for workers, and that of the dashboard if there is one."""
         self.console.print(
             f"waiting for workers at {address}: apbmm-worker --gpu N --master {address}",
             markup=False,
         )
+        if dashboard:
+            self.console.print(f"dashboard: {dashboard}", markup=False)
 
     def draining(self, run_state: RunState) -> None:
         """Print which evaluations a stopping master waits for."""

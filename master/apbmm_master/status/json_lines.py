@@ -56,9 +56,10 @@ class JsonLines:
     def _write(self, message: str, *, level: str = "INFO", **more: Any) -> None:
         self._output.write(as_json(level, LOGGER, message, **more) + "\n")
 
-    def begin(self, address: str) -> None:
-        """Tell the address for workers."""
-        self._write(f"waiting for workers at {address}", event="listening", address=address)
+    def begin(self, address: str, dashboard: str = "") -> None:
+        """Tell the address for workers, and that of the dashboard if there is one."""
+        more = {"dashboard": dashboard} if dashboard else {}
+        self._write(f"waiting for workers at {address}", event="listening", address=address, **more)
 
     def draining(self, run_state: RunState) -> None:
         """Tell which evaluations a stopping master waits for."""

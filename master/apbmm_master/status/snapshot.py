@@ -76,21 +76,33 @@ def live_snapshot(master: LiveRun) -> dict[str, Any]:
     """Status of the run that ``master`` serves."""
     kept = master.journal.answers.all
     snapshot = journal_snapshot(master.run_state, master.score_history, master.clock.now(), kept)
-    snapshot["master_alive"] = True
-    expected = forecast(master.run_state, master.clock.now()) if snapshot["run"] else None
-    snapshot["forecast"] = asdict(expected) if expected else None
-    snapshot["workers"] = [
-        _worker(master, worker) for _, worker in sorted(master.fleet.workers.items())
-    ]
-    over = _span(master.run_state)
-    snapshot["tokens_a_second"] = {"mean": master.token_rate.over(over), "seconds": over}
     snapshot["wire"] = master.authenticator.refusals.as_status()
     snapshot["security"] = master.authenticator.security
-    snapshot["trouble"] = (
-        master.trouble or snapshot["trouble"] or standstill(master.run_state, master.fleet)
-    )
-    snapshot["draining"] = master.draining
-    return snapshot
+    return {**snapshot, **present(master), "trouble": _trouble_of(master, snapshot["trouble"])}
+
+
+def present(master: LiveRun) -> dict[str, Any]:
+    """The part of the status that no event tells: what the workers are doing now.
+
+    It takes no longer in a long run, so that it may be asked for every second.
+    """
+    now, over = master.clock.now(), _span(master.run_state)
+    expected = forecast(master.run_state, now) if master.run_state.spec else None
+    return {
+        "seq": master.run_state.seq,
+        "master_alive": True,
+        "forecast": asdict(expected) if expected else None,
+        "workers": [_worker(master, worker) for _, worker in sorted(master.fleet.workers.items())],
+        "tokens_a_second": {"mean": master.token_rate.over(over), "seconds": over},
+        "running": [_running(e, a, now) for e, a in master.run_state.active_attempts()],
+        "trouble": _trouble_of(master),
+        "draining": master.draining,
+    }
+
+
+def _trouble_of(master: LiveRun, of_journal: str = "") -> str:
+    """What is wrong now: with the journal's disk, with what was measured, or with the workers."""
+    return master.trouble or of_journal or standstill(master.run_state, master.fleet)
 
 
 def journal_snapshot(

@@ -42,13 +42,39 @@ FAREWELL_SECONDS = 2.0
 """`apbmm status --watch` asks at least this often; see `StatusSocket.farewell`."""
 MAX_REQUEST_BYTES = 4096
 """libzmq closes the connection of a longer request."""
+REQUESTS = ("status", "present", "time")
 ADDRESS_FILE = "status.json"
 LONGEST_IPC_PATH = 100
 """Bytes. The path of a Unix socket has at most 108."""
 
 
+class _KeptAnswer:
+    """An answer that is made anew when it is asked for after a while."""
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        self._make = make
+        self._kept = b""
+        self._until = -math.inf
+
+    def get(self) -> bytes:
+        """The answer as JSON."""
+        began = time.monotonic()
+        if began >= self._until:
+            self._kept = json.dumps(self._make()).encode()
+            ended = time.monotonic()
+            self._until = ended + max(FRESH_SECONDS, (ended - began) / SNAPSHOT_SHARE)
+        return self._kept
+
+    def forget(self) -> None:
+        """Make the next answer anew."""
+        self._until = -math.inf
+
+
 class StatusSocket:
-    """Answers requests with ``snapshot()`` and publishes records; ``tcp`` is a further address."""
+    """Answers requests with ``snapshot()`` or ``present()``, and publishes records.
+
+    ``tcp`` is a further address.
+    """
 
     def __init__(
         self,
@@ -56,10 +82,9 @@ class StatusSocket:
         snapshot: Callable[[], dict[str, Any]],
         authenticator: Authenticator,
         tcp: str | None = None,
+        present: Callable[[], dict[str, Any]] = dict,
     ) -> None:
-        self._snapshot = snapshot
-        self._answer_kept = b""
-        self._keep_until = -math.inf
+        self._answers = {b"status": _KeptAnswer(snapshot), b"present": _KeptAnswer(present)}
         self._folder = _socket_folder(run_dir)
         self._address_file = run_dir / ADDRESS_FILE
         self._authenticator = authenticator
@@ -94,8 +119,8 @@ class StatusSocket:
     async def serve(self) -> None:
         """Answer requests until cancelled; an unknown request gets an error object.
 
-        ``status`` is answered with the snapshot, and ``time`` with the seconds since 1970 by this
-        host's clock.
+        ``status`` is answered with the snapshot, ``present`` with the part of it that no event
+        tells, and ``time`` with the seconds since 1970 by this host's clock.
         """
         serving = [self._serve(self._local, lambda request: self._answer(request.bytes))]
         if self._remote is not None:
@@ -130,21 +155,17 @@ class StatusSocket:
     def _answer(self, request: bytes) -> bytes:
         if request == b"time":
             return json.dumps({"time": time.time()}).encode()
-        if request != b"status":
-            return _error("unknown request", "the requests are: status, time")
-        began = time.monotonic()
-        if began >= self._keep_until:
-            self._answer_kept = json.dumps(self._snapshot()).encode()
-            ended = time.monotonic()
-            self._keep_until = ended + max(FRESH_SECONDS, (ended - began) / SNAPSHOT_SHARE)
-        return self._answer_kept
+        if request not in self._answers:
+            return _error("unknown request", f"the requests are: {', '.join(REQUESTS)}")
+        return self._answers[request].get()
 
     async def farewell(self) -> None:
         """Answer for `FAREWELL_SECONDS` longer if a reader watches over TCP.
 
         Only the master can tell that reader how the run ended; a local one reads the journal.
         """
-        self._keep_until = -math.inf  # the kept snapshot is older than the end
+        for answer in self._answers.values():
+            answer.forget()  # it is older than the end
         if time.monotonic() - self._remote_asked < FAREWELL_SECONDS:
             await asyncio.sleep(FAREWELL_SECONDS)
 

@@ -94,30 +94,31 @@ class ReportFigure:
 def draw(figure: ReportFigure, form: Format, *, rehearsal: bool) -> bytes:
     """The figure as a file with its title; one of a rehearsal says so."""
     subtitle = {"subtitle": REHEARSAL, "subtitleColor": VERMILION} if rehearsal else {}
-    specification = _specification(figure.chart, {"text": figure.title, **subtitle})
+    drawn = specification(figure.chart, {"text": figure.title, **subtitle})
     match form:
         case "svg":
-            return _annotated(vl_convert.vegalite_to_svg(specification), figure)
+            return _annotated(vl_convert.vegalite_to_svg(drawn), figure)
         case "png":
-            return bytes(vl_convert.vegalite_to_png(specification, scale=PNG_SCALE))
+            return bytes(vl_convert.vegalite_to_png(drawn, scale=PNG_SCALE))
         case "pdf":
-            return bytes(vl_convert.vegalite_to_pdf(specification))
+            return bytes(vl_convert.vegalite_to_pdf(drawn))
 
 
 def inline(figure: ReportFigure, *, rehearsal: bool) -> str:
     """The figure as an SVG element to be put into a page, which shows title and caption itself."""
     title = {"text": REHEARSAL, "color": VERMILION} if rehearsal else None
-    svg = vl_convert.vegalite_to_svg(_specification(figure.chart, title))
+    svg = vl_convert.vegalite_to_svg(specification(figure.chart, title))
     return _annotated(svg, figure).decode()
 
 
-def _specification(chart: Chart, title: dict[str, Any] | None) -> dict[str, Any]:
+def specification(chart: Chart, title: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The chart in Vega-Lite, with the looks of all figures."""
     # Checking a chart against the schema takes longer than drawing it; the tests do it.
-    specification: dict[str, Any] = chart.to_dict(validate=False)
-    specification["config"] = CONFIG
+    found: dict[str, Any] = chart.to_dict(validate=False)
+    found["config"] = CONFIG
     if title is not None:
-        specification["title"] = title
-    return specification
+        found["title"] = title
+    return found
 
 
 def _annotated(svg: str, figure: ReportFigure) -> bytes:

@@ -56,6 +56,7 @@ def _steps(
     field, name, colour = value
     rows = [
         {
+            "evaluation": step.evaluation,
             "x": getattr(step, against),
             "y": getattr(step, field),
             "about": f"{step.evaluation}: {name} {getattr(step, field):.5g} after "
@@ -87,6 +88,7 @@ def gantt_chart(found: Timeline) -> Chart:
     unit, size = time_unit(found.seconds)
     rows = [
         {
+            "evaluation": span.evaluation,
             "worker": _with_load(span.worker, found.loads.get(span.worker)),
             "kind": SPANS[span.kind][0],
             "begin": span.begin / size,
@@ -138,6 +140,7 @@ PLACES = {
     "dominated": ("dominated", GREY, "cross"),
     "reference": ("reference", VERMILION, "diamond"),
     "pending": ("in progress, as predicted", GREEN, "square"),
+    "confirmed": ("confirmed", PURPLE, "triangle-up"),
 }
 
 
@@ -145,7 +148,8 @@ PLACES = {
 class Mark:
     """A point of a scatter chart, and its 95 % intervals; ``label`` is written beside it."""
 
-    place: Place | Literal["pending"]
+    place: Place | Literal["pending", "confirmed"]
+    evaluation: str
     x: float
     y: float
     about: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from apbmm_common.run_file import Space
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.prior import Discrepancies, component_importance, descending_rank, rescale
-from apbmm_master.search.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from apbmm_master.search.surrogate import Surrogate
 
 
 @dataclass(frozen=True, slots=True)

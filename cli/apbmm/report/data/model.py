@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,8 +21,9 @@ from apbmm_master.optimiser.process import replayed_search
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import UnknownAlgorithmError
 from apbmm_master.search.methods import Search, method_class
-from apbmm_master.search.methods.bayesian import BayesianSearch
-from apbmm_master.search.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from apbmm_master.search.surrogate import Surrogate
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ def fitted_surrogate(results: RunResults) -> Surrogate | None:
         return None
     if search_method(results) is None:
         return None
+    from apbmm_master.search.methods.bayesian import BayesianSearch
+
     search = replayed_search(search_arguments(state), history_of(state))
     return search.surrogate() if isinstance(search, BayesianSearch) else None
 

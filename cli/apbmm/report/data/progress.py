@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,17 @@ def steps(results: RunResults) -> list[Step]:
     return [
         Step(each.id, number, spent, each.hypervolume or 0.0, each.front_size or 0)
         for number, (each, spent) in enumerate(zip(done, hours, strict=True), 1)
+    ]
+
+
+def changes(found: Sequence[Step]) -> list[Step]:
+    """The steps at which the front changed, the first and the last: the same curve in steps."""
+    known = [(step.hypervolume, step.front) for step in found]
+    last = len(found) - 1
+    return [
+        step
+        for number, step in enumerate(found)
+        if number in (0, last) or known[number] != known[number - 1]
     ]
 
 
@@ -128,6 +139,18 @@ def timeline(results: RunResults) -> Timeline:
             for worker, load in loads.items()
         },
     )
+
+
+def last_attempts(found: Timeline, most: int) -> Timeline:
+    """The last ``most`` attempts of a timeline, and what the workers did meanwhile."""
+    attempts = sorted(span.begin for span in found.spans if span.kind != "connected")
+    if len(attempts) <= most:
+        return found
+    begin = attempts[-most]
+    spans = (
+        replace(span, begin=max(span.begin, begin)) for span in found.spans if span.end > begin
+    )
+    return Timeline(tuple(spans), found.loads)
 
 
 def _attempts(run_state: RunState, begin: float) -> Iterator[Span]:

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import Mark, scatter_chart
 from apbmm.report.data.model import pending_predictions
 from apbmm.report.data.points import front_numbers, interval, measured, objective_figures, place
 from apbmm.report.document import ReportSection, ReportTable
+from apbmm.results.confirmation import Confirmation
 from apbmm.results.figures import Figure
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import figure_in_words
-from apbmm_master.search.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from apbmm_master.search.surrogate import Surrogate
 
 
-def front_section(results: RunResults, surrogate: Surrogate | None) -> ReportSection | None:
+CONFIRMED = (
+    " Triangles are merges as they were confirmed, scaled by the references on the same questions."
+)
+
+
+def front_section(
+    results: RunResults, surrogate: Surrogate | None, confirmation: Confirmation | None = None
+) -> ReportSection | None:
     """Figures of all measured merges and the table of the front; None without objectives."""
     if not measured(results):
         return None
     return ReportSection(
         "Front",
-        figures=(*_objective_figures(results, surrogate), *_benchmark_figures(results)),
+        figures=(
+            *_objective_figures(results, surrogate, confirmation),
+            *_benchmark_figures(results),
+        ),
         tables=(front_table(results),),
     )
 
@@ -33,10 +47,13 @@ def labels(results: RunResults) -> dict[str, str]:
     return numbers | {name: name for name in results.references}
 
 
-def _objective_figures(results: RunResults, surrogate: Surrogate | None) -> Iterator[ReportFigure]:
+def _objective_figures(
+    results: RunResults, surrogate: Surrogate | None, confirmation: Confirmation | None
+) -> Iterator[ReportFigure]:
     names, called = results.objectives, labels(results)
     expected = pending_predictions(results, surrogate) if surrogate else {}
     found = [(each, objective_figures(results, each)) for each in measured(results)]
+    confirmed = _confirmed_figures(confirmation)
     for first, second in combinations(range(len(names)), 2):
         x, y = names[first], names[second]
         marks = [
@@ -49,17 +66,41 @@ def _objective_figures(results: RunResults, surrogate: Surrogate | None) -> Iter
             for each, figures in found
         ]
         marks += [
-            Mark("pending", row[first], row[second], f"{name}, as the surrogate predicts it")
+            Mark("pending", name, row[first], row[second], f"{name}, as the surrogate predicts it")
             for name, row in expected.items()
+        ]
+        marks += [
+            _confirmed_mark(name, (figures[first], figures[second]), (x, y))
+            for name, figures in confirmed.items()
         ]
         yield ReportFigure(
             f"objectives-{x}-{y}",
             f"Objectives: {x} and {y}",
             "Eq. 2: 1 is the source that is good at it, 0 the other; more is better. Numbers are "
             "those of the table. Bars are 95 % intervals: how far a merge may be from what it "
-            "would reach on more questions of the same kind.",
+            "would reach on more questions of the same kind."
+            f"{CONFIRMED if confirmed else ''}",
             scatter_chart(marks, x, y, stairs=len(names) == 2 and bool(results.front)),
         )
+
+
+def _confirmed_figures(confirmation: Confirmation | None) -> dict[str, tuple[Figure, ...]]:
+    """The objectives of the merges as they were confirmed; empty where there are none."""
+    if confirmation is None or confirmation.run.trouble:
+        return {}
+    return {
+        merge.id: objective_figures(confirmation.run, merge.confirmed)
+        for merge in confirmation.merges
+        if merge.confirmed.objectives is not None and merge.id not in confirmation.run.references
+    }
+
+
+def _confirmed_mark(name: str, figures: tuple[Figure, Figure], axes: tuple[str, str]) -> Mark:
+    x, y = figures
+    about = f"{name}, confirmed: {axes[0]} {x.value:.4f}, {axes[1]} {y.value:.4f}"
+    return Mark(
+        "confirmed", name, x.value, y.value, about, x_interval=interval(x), y_interval=interval(y)
+    )
 
 
 def _mark(
@@ -70,6 +111,7 @@ def _mark(
     shows = place(each) != "dominated"
     return Mark(
         place(each),
+        each.id,
         x.value,
         y.value,
         f"{each.id}: {values}",

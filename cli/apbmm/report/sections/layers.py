@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import (
@@ -22,7 +23,9 @@ from apbmm.report.data.points import front_numbers
 from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import in_list
-from apbmm_master.search.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from apbmm_master.search.surrogate import Surrogate
 
 AXIS = "layer"
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import calibration_chart
 from apbmm.report.data.model import calibrations
 from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.run_results import RunResults
-from apbmm_master.search.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from apbmm_master.search.surrogate import Surrogate
 
 FEWEST = 4
 """With fewer evaluations a prediction from all others says nothing."""

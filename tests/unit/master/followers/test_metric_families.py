@@ -105,15 +105,15 @@ def test_names_and_units_are_as_prometheus_wants_them(text: bytes) -> None:
 
 def test_a_port_is_of_the_loopback_interface_unless_told_otherwise() -> None:
     port = free_port()
-    with listening_socket(str(port)) as listening:
+    with listening_socket(str(port), "--metrics") as listening:
         assert listening.getsockname() == ("127.0.0.1", port)
-        with pytest.raises(UsageError, match=f":{port}: Address already in use"):
-            listening_socket(f"127.0.0.1:{port}")
-    with listening_socket(f"0.0.0.0:{port}") as listening:
+        with pytest.raises(UsageError, match=f":{port}: cannot be listened on: Address al"):
+            listening_socket(f"127.0.0.1:{port}", "--metrics")
+    with listening_socket(f"0.0.0.0:{port}", "--metrics") as listening:
         assert listening.getsockname() == ("0.0.0.0", port)
 
 
 @pytest.mark.parametrize("text", ["", "0", "70000", "here", "tcp://127.0.0.1:80", ":9464"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="neither a port nor an address"):
-        listening_socket(text)
+        listening_socket(text, "--metrics")

@@ -1,0 +1,149 @@
+"""`apbmm dashboard`: serves the dashboard until it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from apbmm.installed import require_installed
+from apbmm.results.run_directories import RUNS, find_run
+from apbmm_common.errors import EXIT_DONE, UsageError
+from apbmm_master.journal.confirmation import confirm_folder
+
+LOOPBACK = "127.0.0.1"
+PORT = 5757
+"""Where the dashboard is by default; a free port where this one is taken."""
+
+
+@dataclass(frozen=True)
+class DashboardRequest:
+    """What the command line asks for; None stands for an option that was not given."""
+
+    runs: Sequence[str] = ()
+    host: str = LOOPBACK
+    port: int | None = None
+
+
+def run_dashboard(request: DashboardRequest) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit code.
+
+    Raises `UsageError` for a run that there is not, for an address that cannot be listened on, and
+    where a package is not installed.
+    """
+    named = [_place(find_run(run)) for run in request.runs]
+    if not named and not RUNS.is_dir():
+        raise UsageError("there is no folder runs/ here", "name a run directory, or a run")
+    _require_installed()
+    with contextlib.closing(_listen(request.host, request.port)) as listening:
+        token = "" if is_loopback(request.host) else secrets.token_urlsafe(24)
+        address = _address(request.host, listening.getsockname()[1], token)
+
+        def announce() -> None:
+            print(f"dashboard: {address}", file=sys.stderr, flush=True)  # noqa: T201
+
+        _serve(named, listening, request.host, token, announce)
+    return EXIT_DONE
+
+
+def serve_beside_master(run_dir: Path, listening: socket.socket) -> None:
+    """Serve the run of the master that has started this process, until it ends."""
+    from apbmm_master.followers.process import FollowedMaster
+
+    master = FollowedMaster()
+    try:
+        _require_installed()
+    except UsageError as error:
+        master.say(str(error))
+        return
+
+    def leave() -> None:
+        master.ended.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=leave, daemon=True).start()
+    # The confirmation of a search is shown with the search.
+    search = run_dir.parent if confirm_folder(run_dir.parent) == run_dir else run_dir
+    with contextlib.suppress(KeyboardInterrupt):
+        _serve([_place(search)], listening, LOOPBACK, "", lambda: None)
+
+
+def _require_installed() -> None:
+    """Raise `UsageError` where a package is missing that the dashboard needs."""
+    needed = ("altair", "jinja2", "vl_convert", "starlette", "uvicorn", "sse_starlette")
+    hint = "pip install 'apbmm[master]' has all that it needs"
+    require_installed("the dashboard serves charts to a browser", needed, hint)
+
+
+def _serve(
+    named: Sequence[tuple[Path, str]],
+    listening: socket.socket,
+    host: str,
+    token: str,
+    announce: Callable[[], object],
+) -> None:
+    from apbmm.dashboard.guard import Guard, own_names
+    from apbmm.dashboard.server import application, serve
+    from apbmm.dashboard.watched_runs import WatchedRuns
+
+    cookie = f"apbmm-dashboard-{listening.getsockname()[1]}"
+    guard = partial(Guard, names=own_names(host), token=token, cookie=cookie)
+    serve(application(WatchedRuns(named), guard), listening, announce)
+
+
+def _place(folder: Path) -> tuple[Path, str]:
+    """The folder of a run, and what it is called on the page."""
+    return folder, str(folder)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can reach what listens on ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    """A socket that listens on ``host``. Raises `UsageError`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, PORT if port is None else port, type=socket.SOCK_STREAM
+        )[0]
+    except OSError as error:
+        raise UsageError(f"--host {host}: {error.strerror}", "as in 0.0.0.0") from error
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        try:
+            listening.bind(address)
+        except OSError:
+            if port is not None:
+                raise
+            listening.bind((address[0], 0, *address[2:]))
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise UsageError(
+            f"cannot listen on {host}, port {port}: {error.strerror}", "name another --port"
+        ) from error
+    return listening
+
+
+def _address(host: str, port: int, token: str) -> str:
+    """What a browser opens. An address of all interfaces is shown by this host's name."""
+    name = host
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            name = socket.gethostname()
+    name = f"[{name}]" if ":" in name else name
+    return f"http://{name}:{port}/{f'?token={token}' if token else ''}"

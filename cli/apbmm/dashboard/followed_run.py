@@ -1,0 +1,101 @@
+"""One run in memory: its journal, read once, and then the events that its master publishes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apbmm.results.run_results import RunResults, results_of
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_master.journal.events import EVENT, Record, ResultLearnt, ResultRecorded
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import ScoreHistory
+from apbmm_master.journal.store import OutcomeSums, read_journal, read_outcome_sums
+
+BESIDE = {"seq", "time", "rehearsal"}
+"""What a published event has besides its own fields; see `StatusSocket.publish`."""
+NAMES_A_RUN = ("run_started", "run_learnt")
+"""Events that have a field ``run`` of their own."""
+
+
+def published_record(body: bytes) -> Record:
+    """The record that a master published. Raises `ValueError` for one of another version."""
+    told = json.loads(body)
+    event = {key: value for key, value in told.items() if key not in BESIDE}
+    if event["event"] not in NAMES_A_RUN:
+        event.pop("run", None)
+    return Record(told["seq"], told["time"], EVENT.validate_python(event))
+
+
+@dataclass
+class FollowedRun:
+    """A run as its journal and its master tell it."""
+
+    folder: Path
+    label: str
+    run_state: RunState = field(default_factory=RunState)
+    records: list[Record] = field(default_factory=list)
+    history: ScoreHistory = field(default_factory=ScoreHistory)
+    _sums: dict[tuple[str, str], OutcomeSums] = field(default_factory=dict)
+
+    def read(self) -> None:
+        """Read the journal from its beginning. Raises `JournalError`."""
+        records = read_journal(self.folder)
+        sums = read_outcome_sums(self.folder)  # afterwards, so that no result lacks its own
+        self.run_state = RunState().replay(records)
+        self.records, self.history, self._sums = records, ScoreHistory(), sums
+
+    def take(self, records: Iterable[Record]) -> bool:
+        """Apply published events that the journal did not have yet; False where one is missing."""
+        for record in records:
+            if record.seq > self.run_state.seq + 1:
+                return False
+            if record.seq == self.run_state.seq + 1:
+                self.run_state.apply(record)
+                self.records.append(_without_outcomes(record, self._sums))
+        return True
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the journal holds anything."""
+        return self.run_state.spec is not None
+
+    def results(self) -> RunResults:
+        """What the run has found so far. It must have begun."""
+        return results_of(
+            self.label,
+            self.folder,
+            self.records,
+            self.run_state,
+            sums=self._sums,
+            history=self.history,
+        )
+
+
+def _without_outcomes(record: Record, sums: dict[tuple[str, str], OutcomeSums]) -> Record:
+    """The record as the journal has it, without single answers, which are added to ``sums``."""
+    event = record.event
+    if not isinstance(event, ResultRecorded | ResultLearnt):
+        return record
+    if not isinstance(event.body, Evaluated):
+        return record
+    for benchmark, result in event.body.benchmarks.items():
+        if result.outcomes:
+            sums[event.evaluation, benchmark] = _sums_of(result.outcomes)
+    bare = event.model_copy(update={"body": event.body.without_outcomes()})
+    return Record(record.seq, record.time, bare)
+
+
+def _sums_of(outcomes: Iterable[tuple[str, float, int, str]]) -> OutcomeSums:
+    """As `read_outcome_sums` computes them."""
+    scores, tokens = zip(*((score, count) for _, score, count, _ in outcomes), strict=True)
+    return OutcomeSums(
+        len(scores),
+        math.fsum(scores),
+        math.fsum(score * score for score in scores),
+        sum(tokens),
+        sum(count * count for count in tokens),
+    )

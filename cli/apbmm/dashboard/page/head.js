@@ -1,0 +1,70 @@
+// What stands above every view of a run: its state, its budget, and what is wrong with it.
+
+import { badge, bar, duration, element, number } from "./dom.js";
+
+const UNITS = { evaluations: "evaluations", gpu_hours: "GPU-hours", generated_tokens: "tokens" };
+
+export class Head {
+  constructor() {
+    this.box = element("section", { class: "head", "aria-label": "state of the run" });
+  }
+
+  update(run) {
+    const { status, present, summary } = run;
+    const trouble = [summary.trouble, present.trouble || status.trouble].filter(Boolean);
+    this.box.replaceChildren(
+      ...[
+        status.rehearsal ? element("p", { class: "rehearsal" }, "REHEARSAL: the measurements are invented") : null,
+        element(
+          "h2",
+          {},
+          status.run || summary.label,
+          " ",
+          status.condition ? badge(condition(status, present)) : null,
+          element("small", {}, status.begun ? `${status.algorithm} in ${summary.label}` : summary.label),
+        ),
+        status.finished ? element("p", {}, `Over: ${status.finished}.`) : null,
+        ...trouble.map((text) => element("p", { class: "trouble", role: "alert" }, text)),
+        status.begun ? tiles(status, present) : element("p", { class: "note" }, summary.reading ? "The journal is being read…" : "The run has not begun."),
+      ].filter(Boolean),
+    );
+  }
+}
+
+function condition(status, present) {
+  if (present.draining) return "draining";
+  return status.condition;
+}
+
+function tiles(status, present) {
+  const counts = status.evaluations;
+  const left = present.forecast ? `about ${duration(present.forecast.seconds)} left` : "";
+  const busy = (present.workers ?? []).filter((worker) => worker.state === "busy").length;
+  return element(
+    "dl",
+    { class: "tiles" },
+    ...status.limits.map((limit) =>
+      tile(
+        UNITS[limit.name] ?? limit.name,
+        bar(limit.spent / limit.limit, `${amount(limit.spent)} of ${amount(limit.limit)}`),
+        `${amount(limit.left)} left`,
+      ),
+    ),
+    tile("hypervolume", number(status.hypervolume, ".4f"), `${status.front_size} on the front`),
+    tile("running", String(counts.running), [left, counts.queued ? `${counts.queued} queued` : "", counts.failed ? `${counts.failed} failed` : ""].filter(Boolean).join(", ")),
+    tile("workers", String((present.workers ?? status.workers).length), present.workers ? `${busy} busy` : "no master"),
+    tile("cost", duration(status.gpu_seconds), `of ${status.hours_name === "GPU-hours" ? "a card" : "a worker"}, ${Math.round(status.tokens).toLocaleString("en")} tokens`),
+    tile("load rate", number(status.load_rate, ".1%"), `${duration(status.seconds)} with a master`),
+    status.confirmed
+      ? tile("confirmed", `${status.confirmed.merges} of ${status.confirmed.wanted}`, `hypervolume ${number(status.confirmed.hypervolume, ".4f")}`)
+      : null,
+  );
+}
+
+function tile(name, value, more = "") {
+  return element("div", {}, element("dt", {}, name), element("dd", {}, value), element("dd", { class: "more" }, more));
+}
+
+function amount(value) {
+  return value >= 100 ? Math.round(value).toLocaleString("en") : String(Number(value.toFixed(2)));
+}

@@ -1,0 +1,65 @@
+// The first view, with the front and how it grew; and the view of the layers.
+
+import { copied, element, number, table } from "./dom.js";
+import { Figures } from "./figures.js";
+
+export function show(key, evaluation) {
+  location.hash = `#/${key}/evaluations/${encodeURIComponent(evaluation)}`;
+}
+
+export class Overview {
+  constructor(key) {
+    this.key = key;
+    const open = (evaluation) => show(key, evaluation);
+    this.figures = new Figures(`/runs/${key}/figures/overview`, { open });
+    this.members = element("div");
+    this.box = element("div", {}, element("h2", {}, "Front"), this.figures.box, this.members);
+  }
+
+  close() {
+    this.figures.close();
+  }
+
+  update(changed, run) {
+    if (!run.status.begun) return;
+    if (changed.has("rows") || changed.has("status")) this.figures.update(run.status.seq);
+    if (changed.has("rows")) this.members.replaceChildren(...this.frontTable(run));
+  }
+
+  frontTable(run) {
+    const members = [...run.rows.values()].filter((row) => row.number).sort((a, b) => a.number - b.number);
+    if (!members.length) return [];
+    const holds = run.status.confirmed?.holds ?? {};
+    const shown = run.columns.filter((column) => !["seconds", "gpu_seconds"].includes(column.key));
+    const confirmed = Object.keys(holds).length > 0;
+    return [
+      table(
+        ["", "evaluation", ...(confirmed ? ["holds"] : []), ...shown.map((c) => c.title), "take it away"],
+        members.map((row) => [
+          String(row.number),
+          element("a", { href: `#/${this.key}/evaluations/${row.id}` }, row.id),
+          ...(confirmed ? [{ true: "yes", false: "no" }[holds[row.id]] ?? ""] : []),
+          ...shown.map((column) => number(row[column.key], column.form)),
+          row.export ? copied(row.export, "copy export") : "",
+        ]),
+        2 + confirmed,
+      ),
+      element("p", { class: "caption" }, "Merges on the front, by their numbers in the figures."),
+    ];
+  }
+}
+
+export class Layers {
+  constructor(key) {
+    this.figures = new Figures(`/runs/${key}/figures/layers`);
+    this.box = element("div", {}, element("h2", {}, "Prior and layers"), this.figures.box);
+  }
+
+  close() {
+    this.figures.close();
+  }
+
+  update(changed, run) {
+    if (run.status.begun && (changed.has("rows") || changed.has("status"))) this.figures.update(run.status.seq);
+  }
+}

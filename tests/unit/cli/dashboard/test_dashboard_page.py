@@ -1,0 +1,47 @@
+"""What the page is made of."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from apbmm.dashboard.run_page import log_names, log_text
+from apbmm_common.errors import UsageError
+
+PAGE = files("apbmm.dashboard").joinpath("page")
+SCRIPTS = sorted(file.name for file in PAGE.iterdir() if file.name.endswith(".js"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_texts_reach_the_page_as_text_alone(name: str) -> None:
+    script = PAGE.joinpath(name).read_text(encoding="utf-8")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", script)
+    assert not re.search(r"https?://", script)
+
+
+def test_every_script_is_used_and_is_there() -> None:
+    scripts = {name: PAGE.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS}
+    imported = {n for text in scripts.values() for n in re.findall(r'from "\./([\w.]+)"', text)}
+    page = PAGE.joinpath("index.html").read_text(encoding="utf-8")
+    assert imported | set(re.findall(r'src="/page/(\w+\.js)"', page)) == {*SCRIPTS, "charts.js"}
+
+
+def test_logs_are_read_from_their_ends_and_from_nowhere_else(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "workers" / "w1").mkdir(parents=True)
+    (run / "workers" / "w1" / "worker.log").write_text("one\ntwo\n", encoding="utf-8")
+    (run / "secret.key").write_text("key", encoding="utf-8")
+    (tmp_path / "elsewhere.log").write_text("other", encoding="utf-8")
+    (run / "linked.log").symlink_to(tmp_path / "elsewhere.log")
+    assert log_names(run) == ["workers/w1/worker.log"]
+    whole = log_text(run, "workers/w1/worker.log")
+    assert whole == {"begin": 0, "end": 8, "text": "one\ntwo\n"}
+    assert log_text(run, "workers/w1/worker.log", 4)["text"] == "two\n"
+    assert log_text(run, "workers/w1/worker.log", 8)["text"] == ""
+    assert log_text(run, "workers/w1/worker.log", 99)["text"] == "one\ntwo\n"  # begun anew
+    for name in ("secret.key", "linked.log", "../elsewhere.log", "/etc/passwd"):
+        with pytest.raises(UsageError):
+            log_text(run, name)
