@@ -29,6 +29,7 @@ from apbmm_common.protocol.messages import (
     Ready,
     Result,
     ResultAck,
+    Stepped,
     Welcome,
 )
 from apbmm_common.run_file import RunSpec
@@ -38,6 +39,7 @@ from apbmm_worker.child_protocol import Prepared
 from apbmm_worker.daemon.daemon import Daemon
 from apbmm_worker.daemon.evaluation_job import AnswerStore, EvaluationJob
 from apbmm_worker.daemon.options import Options
+from apbmm_worker.evaluation.asking_order import Step
 
 MAX_SOCKETS = 16_384
 """A worker has three: its own and those that watch it. Fixed when the first one is made."""
@@ -103,13 +105,18 @@ class RehearsedJob(EvaluationJob):
         self,
         assign: Assign,
         answers: AnswerStore | None = None,  # noqa: ARG002
-    ) -> Evaluated | Measured | Failed:
+    ) -> Evaluated | Stepped | Measured | Failed:
         """Sleep, and invent what was measured."""
         assert self._spec is not None
         began = time.monotonic()
         if assign.work == "measure":
             return rehearsal.measured(self._spec)
-        body = rehearsal.evaluated(self._spec, assign.vector)[1]
+        seconds, outcomes = rehearsal.invented(self._spec, assign.vector, reference=False)
+        body: Evaluated | Stepped = rehearsal.result_of(self._spec, outcomes, seconds)
+        if assign.upto:
+            questions = rehearsal.questions_of(self._spec, outcomes)
+            part = rehearsal.Part.of(questions, Step(assign.upto, assign.enough), {})
+            body = rehearsal.body_of(self._spec, part, seconds * part.share)
         await asyncio.sleep(self._duration(assign))
         self._times.spans.append((assign.evaluation, began, time.monotonic()))
         return body

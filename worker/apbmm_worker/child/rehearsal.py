@@ -23,6 +23,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -255,65 +256,97 @@ def questions_of(spec: RunSpec, outcomes: Mapping[str, Sequence[Outcome]]) -> li
     return [questions[number] for number in asking_order(sizes, spec.generation.seed)]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one attempt does: it answers the questions ``now``, one after another, and cuts ``cut``.
+
+    ``asked`` are all of its step, ``questions`` all of the run, in the asking order. ``answers``
+    are those of earlier attempts, by key.
+    """
+
+    questions: Sequence[Question]
+    asked: Sequence[Question]
+    now: Sequence[Question]
+    cut: Sequence[Question]
+    answers: Mapping[str, Answer]
+
+    @classmethod
+    def of(cls, questions: Sequence[Question], step: Step, answers: Mapping[str, Answer]) -> Part:
+        """The part of an attempt at a step."""
+        asked = step.asked(questions)
+        missing = [q for q in asked if q.key not in answers or answers[q.key].finish_reason == CUT]
+        count = max(0, step.needed(len(asked)) - (len(asked) - len(missing)))
+        return cls(questions, asked, missing[:count], missing[count:], answers)
+
+    @property
+    def kept(self) -> int:
+        """How many of its questions were answered before."""
+        return len(self.asked) - len(self.now) - len(self.cut)
+
+    @property
+    def newly_cut(self) -> list[Question]:
+        """The questions whose answers it begins and does not finish."""
+        return [question for question in self.cut if question.key not in self.answers]
+
+    @property
+    def share(self) -> float:
+        """Its share of the time that an evaluation takes."""
+        whole = sum(1 - CUT_AT * (question.key in self.answers) for question in self.now)
+        return (whole + CUT_AT * len(self.newly_cut)) / len(self.questions)
+
+    def outcomes(self) -> dict[str, list[Outcome]]:
+        """All outcomes of the step, by benchmark; kept answers have theirs."""
+        found: dict[str, list[Outcome]] = {question.benchmark: [] for question in self.questions}
+        numbers = {question.number for question in (*self.now, *self.cut)}
+        new = {question.number for question in self.now}
+        for question in sorted(self.asked, key=lambda question: question.number):
+            if question.number in new:
+                found[question.benchmark].append(question.outcome)
+            elif question.number not in numbers:
+                kept = json.loads(self.answers[question.key].text)
+                found[question.benchmark].append(Outcome(**kept))
+        return found
+
+
 def evaluate(
     spec: RunSpec, command: Evaluate, kept: Iterable[KeptAnswer], channel: Channel
 ) -> Evaluated | Stepped:
-    """Wait as long as the answers that are not kept would take, and return what all of them give.
-
-    A step answers as many as it needs, one after another, and then cuts off the others.
-    """
+    """Wait as long as the answers that are not kept would take; what all of them give."""
     seconds, outcomes = invented(spec, command.vector, reference=command.reference)
     answers = {answer.key: unpack(answer) for answer in kept}
-    finished = {key for key, answer in answers.items() if answer.finish_reason != CUT}
-    questions = questions_of(spec, outcomes)
-    step = Step(command.upto, command.enough)
-    asked = step.asked(questions)
-    missing = [question for question in asked if question.key not in finished]
-    kept_count = len(asked) - len(missing)
-    count = max(0, step.needed(len(asked)) - kept_count)
-    now, cut = missing[:count], missing[count:]
-    parts = sum(1 - CUT_AT * (question.key in answers) for question in now)
-    parts += CUT_AT * sum(question.key not in answers for question in cut)
-    seconds *= parts / len(questions)
+    part = Part.of(questions_of(spec, outcomes), Step(command.upto, command.enough), answers)
+    seconds *= part.share
     steps = max(1, math.ceil(seconds / PROGRESS_SECONDS))
     for number in range(steps):
         channel.send(StageProgress(stage="rehearse", done=number, total=steps))
         time.sleep(seconds / steps)
-        first, end = (len(now) * n // steps for n in (number, number + 1))
-        channel.send(new_answers(now[first:end]))
-    for question in now:
-        answers[question.key] = as_answer(question.outcome)
-    channel.send(cut_answers(question for question in cut if question.key not in answers))
-    found: dict[str, list[Outcome]] = {name: [] for name in outcomes}
-    left = {question.key for question in cut}
-    for question in sorted(asked, key=lambda question: question.number):
-        if question.key not in left:
-            found[question.benchmark].append(Outcome(**json.loads(answers[question.key].text)))
-    if step.needed(len(asked)) == len(questions):
-        return result_of(spec, found, seconds, kept_count)
-    return step_of(spec, outcomes, found, cut, seconds, kept_count)
+        first, end = (len(part.now) * n // steps for n in (number, number + 1))
+        channel.send(new_answers(part.now[first:end]))
+    channel.send(cut_answers(part.newly_cut))
+    return body_of(spec, part, seconds)
 
 
-def step_of(
-    spec: RunSpec,
-    outcomes: Mapping[str, Sequence[Outcome]],
-    found: Mapping[str, Sequence[Outcome]],
-    cut: Iterable[Question],
-    seconds: float,
-    kept: int,
-) -> Stepped:
-    """What the ``found`` ones of all outcomes give, and the questions that were cut off."""
-    rows: dict[str, list[tuple[str, int]]] = {name: [] for name in outcomes}
-    for question in cut:
-        rows[question.benchmark].append((question.outcome.question, question.tokens_when_cut))
-    repeats = {benchmark.name: benchmark.repeats for benchmark in spec.benchmarks}
+def body_of(spec: RunSpec, part: Part, seconds: float) -> Evaluated | Stepped:
+    """What a part gives: `Evaluated` where nothing is left to be answered, else `Stepped`."""
+    outcomes = part.outcomes()
+    if sum(map(len, outcomes.values())) == len(part.questions):
+        return result_of(spec, outcomes, seconds, part.kept)
+    cut: dict[str, list[tuple[str, int]]] = {name: [] for name in outcomes}
+    for question in part.cut:
+        cut[question.benchmark].append((question.outcome.question, question.tokens_when_cut))
+    answers = Counter(question.benchmark for question in part.questions)
     return Stepped(
         benchmarks={
-            name: benchmark_part(found[name], rows[name], len(each), repeats[name])
-            for name, each in outcomes.items()
+            benchmark.name: benchmark_part(
+                outcomes[benchmark.name],
+                cut[benchmark.name],
+                answers[benchmark.name],
+                benchmark.repeats,
+            )
+            for benchmark in spec.benchmarks
         },
         stages={"rehearse": seconds},
-        engine=description(kept),
+        engine=description(part.kept),
     )
 
 
