@@ -24,6 +24,7 @@ from apbmm.installed import on_cpu
 from apbmm.run.devices import ALL, CPU, cards_of_this_host, devices_of
 from apbmm.run_file_schema import schema_text
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, UsageError
+from apbmm_common.metrics import METRICS
 from apbmm_common.process.command_line import report
 from apbmm_common.process.whole_files import write_whole
 
@@ -52,7 +53,7 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
     objectives = objectives_of(flags.objective, names)
     if asks and _missing(flags) and not flags.objective:
         objectives = _answer(
-            "Objectives (two to five metrics)",
+            f"Objectives (two to five of {', '.join(METRICS)}, or a score of EvalScope)",
             lambda given: objectives_of(given.replace(",", " ").split(), names),
             default=",".join(PAPER),
         )

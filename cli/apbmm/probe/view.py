@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -41,9 +42,9 @@ def _sources(shown: Shown) -> Iterator[str]:
         for name, result in source.evaluated.benchmarks.items():
             accuracy = metric("accuracy").text(result.metrics.get("accuracy"))
             tokens = metric("tokens").text_with_unit(result.metrics["tokens"])
-            parts.append(
-                f"{name} {accuracy} {tokens}, {result.truncated} of {result.questions} cut"
-            )
+            cut = f"{result.truncated} of {result.questions} cut"
+            malformed = f", {result.malformed} malformed" if result.malformed else ""
+            parts.append(f"{name} {accuracy} {tokens}, {cut}{malformed}")
         yield _row(source.source, "; ".join(parts))
 
 
@@ -116,6 +117,7 @@ def _reckoned(shown: Shown) -> Iterator[str]:
 
 
 def _notes(shown: Shown) -> Iterator[str]:
+    yield from _objective_notes(shown)
     generation = shown.spec.generation
     for source in shown.probed:
         for name, result in source.evaluated.benchmarks.items():
@@ -125,3 +127,29 @@ def _notes(shown: Shown) -> Iterator[str]:
                     f"{name} were cut off at max_tokens = {generation.max_tokens}: raise it, and "
                     "context with it, unless these answers would never end"
                 )
+
+
+def _objective_notes(shown: Shown) -> Iterator[str]:
+    """Objectives whose expert is not better than the other source: no merge can be scaled."""
+    measured = {source.source: source.evaluated.benchmarks for source in shown.probed}
+    for objective in shown.spec.objectives:
+        names = objective.benchmarks or tuple(b.name for b in shown.spec.benchmarks)
+        expert, vanilla = (
+            [measured[source][name].metrics.get(objective.metric) for name in names]
+            for source in (objective.expert, objective.vanilla)
+        )
+        values = [*expert, *vanilla]
+        if any(value is None for value in values):
+            continue
+        described = metric(objective.metric)
+        good, poor = (
+            statistics.fmean(v for v in each if v is not None) for each in (expert, vanilla)
+        )
+        if (good > poor) if described.better == "higher" else (good < poor):
+            continue
+        yield (
+            f"note: objective {objective.name}: {objective.expert} ({described.text(good)}) is not "
+            f"better than {objective.vanilla} ({described.text(poor)}) in {objective.metric} here; "
+            "a run ends after its references where that is so of all questions: does the adapter "
+            "find the answers? apbmm try shows them"
+        )

@@ -111,4 +111,6 @@ def test_everything_is_told() -> None:
         "note: thinking: 3 of 10 answers to sums were cut off at max_tokens",
     ):
         assert piece in text
+    assert "note: objective reasoning: thinking (50.0%) is not better than instruct (50.0%)" in text
+    assert "objective cost" not in text
     assert " of one worker" in "\n".join(lines(Shown(run_spec(), "cpu", 1, pair, forecast)))
