@@ -12,6 +12,11 @@ discrepancy (Eq. 8), and both fused and smoothed (Eq. 12).
 Spearman's rank correlation over the layers. The 95 % intervals are percentiles of 2,000 bootstrap
 draws of layers and, within each benchmark, of questions, the same ones for all merges. `p` is that
 of a permutation of the layers, two-sided.
+
+The second table tells what the importance does to the surrogate, on three searches of the pair with
+the real vLLM (see `estimates.py`): the root mean square error of both objectives for the merges of
+the other two searches, after the first 10, 20 and 40 merges of one. The importance is the measured
+one, none, the measured one reversed (1 - s), or one of five shuffled ones.
 """
 
 from __future__ import annotations
@@ -24,13 +29,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
+from apbmm_master.search.methods import create
+from apbmm_master.search.methods.bayesian import BayesianSearch, one_thread
 from apbmm_master.search.prior import layer_importance
+from estimates import demo_runs
+from paired_noise import REFERENCES, objectives
 from quality_report import made_by, markdown
 from real_evaluations import LAYERS, Evaluations
 
 Array = npt.NDArray[np.float64]
 OTHERS = 0.4
 DRAWS = 2000
+SHUFFLES = 5
+SIZES = (10, 20, 40)
+METHODS = ("ap-bmm", "ap-bmm-plus")
 OBJECTIVES = ("reasoning", "cost")
 Outcomes = dict[str, Array]
 """Of each benchmark: scores and tokens (2 + 2 L, 2, Q) of the sources and the layers' merges."""
@@ -62,6 +74,7 @@ def main() -> None:
     head = ["discrepancy", "effect on", "rank correlation", "95 % interval", "p"]
     text = made_by(f"python benchmarks/prior_evidence.py STORE --out {options.out}")
     text += "\n" + "\n".join(__doc__.splitlines()[5:]) + "\n\n" + markdown([head, *rows])
+    text += "\n" + markdown(surrogate_rows(measures["fused (Eq. 12)"]))
     text += "\n" + markdown(layer_rows(measures, effects))
     options.out.with_suffix(".md").write_text(text)
     found = {name: values.tolist() for name, values in measures.items()}
@@ -119,6 +132,52 @@ def cells(
     redrawn = [spearmanr(measure[layers], values).statistic for layers, values in draws]
     low, high = np.nanpercentile(redrawn, (2.5, 97.5))
     return [f"{found:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{p:.4f}"]
+
+
+def surrogate_rows(importance: Array) -> list[list[str]]:
+    """A table of the surrogate's errors with each importance, for two methods."""
+    rng = np.random.default_rng(2)
+    shuffled = [rng.permutation(importance) for _ in range(SHUFFLES)]
+    kinds: dict[str, list[Array | None]] = {
+        "measured": [importance],
+        "none": [None],
+        "reversed": [1.0 - importance],
+        "shuffled": [*shuffled],
+    }
+    rows = [
+        ["method", "importance", *(f"{name}, {n} merges" for n in SIZES for name in OBJECTIVES)]
+    ]
+    for method in METHODS:
+        for kind, given in kinds.items():
+            errors = np.mean([surrogate_errors(method, each) for each in given], axis=0)
+            rows.append([f"`{method}`", kind, *(f"{value:.4f}" for value in errors.ravel())])
+    return rows
+
+
+def surrogate_errors(method: str, importance: Array | None) -> Array:
+    """Root mean square errors (sizes, 2) of a method's surrogate, over all three searches."""
+    runs = demo_runs()
+    every = {name: np.arange(found[0].scores.shape[1]) for name, found in runs.items()}
+    searches = [
+        (found.vectors[REFERENCES:], objectives(runs, number, every))
+        for number, found in enumerate(next(iter(runs.values())))
+    ]
+    squares = np.zeros((len(SIZES), len(searches), 2))
+    for number, (x, y) in enumerate(searches):
+        # By Eq. 2 the sources score 0 and 1.
+        low = np.array([y[0, 0], y[1, 1]])
+        others = [each for other, each in enumerate(searches) if other != number]
+        unseen = np.concatenate([vectors for vectors, _ in others])
+        true = np.concatenate([values[REFERENCES:] for _, values in others]) - low
+        for size, count in enumerate(SIZES):
+            search = create(method, LAYERS, seed=0, importance=importance)
+            assert isinstance(search, BayesianSearch)
+            for row in zip(x[:count], y[REFERENCES : REFERENCES + count] - low, strict=True):
+                search.tell(*row)
+            with one_thread():
+                predicted = search._fit(search._state(())).mean(unseen)
+            squares[size, number] = ((predicted - true) ** 2).mean(axis=0)
+    return np.asarray(np.sqrt(squares.mean(axis=1)))
 
 
 def layer_rows(measures: dict[str, Array], effects: dict[str, Array]) -> list[list[str]]:
