@@ -34,7 +34,7 @@ POINTS = [
     answered([1.0, 1.0, 1.0, 0.0], [300, 320, 340, 900]),
     answered([1.0, 0.0, 0.0, 0.0], [400, 500, 600, 700]),  # not on the front
 ]
-ENDS = {
+ENDS: Mapping[str, Evaluated] = {
     "thinking": answered([1.0, 1.0, 1.0, 1.0], [800, 900, 1000, 990]),
     "instruct": answered([1.0, 0.0, 0.0, 0.0], [50, 60, 70, 80]),
 }
@@ -51,9 +51,14 @@ def write_pair(folder: Path, **more: Any) -> dict[str, Path]:
     return {role: folder / role for role in ("thinking", "instruct", "base")}
 
 
-def write_merged_run(folder: Path, sources: Mapping[str, Path], **changes: Any) -> Path:
+def write_merged_run(
+    folder: Path,
+    sources: Mapping[str, Path],
+    ends: Mapping[str, Evaluated] = ENDS,
+    **changes: Any,
+) -> Path:
     """A finished run over ``sources``, with each merge's digest beside its measurements."""
-    named = {role: str(path) for role, path in sources.items()}
+    named = {role: str(path) for role, path in sources.items()} | changes.pop("named", {})
     changes.setdefault("evaluation", {"kind": "vllm", "layers": None})
     changes.setdefault("name", "trial")
     common = changes.get("merge", {}).get("vocabulary") == "common"
@@ -61,7 +66,7 @@ def write_merged_run(folder: Path, sources: Mapping[str, Path], **changes: Any) 
     first = write_run(
         folder / "as-rehearsed",
         POINTS,
-        ends=ENDS,
+        ends=ends,
         outside=verified.outside,
         sources=named,
         **changes,

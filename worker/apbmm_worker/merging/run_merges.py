@@ -93,7 +93,7 @@ def _recipe(names: Sequence[str], rows: Sequence[Row], own: Mapping[str, Row]) -
         found: dict[str, Any] = {"vector": tuple(row[0] for row in rows)}
         outside: dict[str, Any] = {group: row[0] for group, row in own.items()}
     else:
-        found = {"sources": list(names), "weights": [list(row) for row in rows]}
+        found = {"order": list(names), "layer_weights": [list(row) for row in rows]}
         outside = {group: list(row) for group, row in own.items()}
     return found | ({"outside": outside} if outside else {})
 

@@ -80,8 +80,8 @@ def test_every_tensor_is_the_sum_of_all_sources(folder: Path) -> None:
     mean = [sum(column) / LAYERS for column in zip(*ROWS, strict=True)]
     outside = dict.fromkeys(("model.embed_tokens.weight", "model.norm.weight"), mean)
     assert_close(written(folder, sources, merge), sums(folder, ROWS, outside))
-    assert merge.recipe["sources"] == list(NAMES)
-    assert merge.recipe["weights"] == [list(row) for row in ROWS]
+    assert merge.recipe["order"] == list(NAMES)
+    assert merge.recipe["layer_weights"] == [list(row) for row in ROWS]
 
 
 def test_groups_outside_have_numbers_of_their_own(folder: Path) -> None:
@@ -145,7 +145,7 @@ def test_layers_that_are_alike_in_all_sources_are_copied_and_not_searched(
     merge = merge_of(spec(), sources, VECTOR[:4])
     alike = [plan for plan in merge.plans if layer_of(plan.name) == 1]
     assert {len(plan.sources) for plan in alike} == {1}
-    assert merge.recipe["weights"][0] == list(ROWS[0])
+    assert merge.recipe["layer_weights"][0] == list(ROWS[0])
 
 
 def test_two_of_three_that_are_the_same_are_refused(folder: Path) -> None:
