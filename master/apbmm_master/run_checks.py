@@ -34,7 +34,7 @@ def load_run(run_file: Path) -> RunSpec:
         faults += error.faults
         faults += _method_faults(table.get("algorithm", {}))
     else:
-        faults += _method_faults(table.get("algorithm", {}))
+        faults += _method_faults(table.get("algorithm", {}), len(spec.sources.names) - 1)
         faults += _step_faults(spec)
         faults += _message_faults(spec.for_workers())
         if not faults:
@@ -42,8 +42,11 @@ def load_run(run_file: Path) -> RunSpec:
     raise not_valid(str(run_file), faults)
 
 
-def _method_faults(table: object) -> Iterator[str]:
-    """What the search says of the table ``[algorithm]``, if that is valid."""
+def _method_faults(table: object, numbers: int = 1) -> Iterator[str]:
+    """What the search says of the table ``[algorithm]``, if that is valid.
+
+    ``numbers`` is one fewer than the sources.
+    """
     try:
         algorithm = AlgorithmSection.model_validate(table)
     except ValidationError:
@@ -56,7 +59,7 @@ def _method_faults(table: object) -> Iterator[str]:
     # A host that is only used to look at runs need not have BoTorch.
     if find_spec("botorch") is not None:
         try:
-            require_settings(algorithm)
+            require_settings(algorithm, numbers)
         except UsageError as error:
             yield f"algorithm.settings: {error}"
 
@@ -89,12 +92,12 @@ def _welcome_fault(spec: dict[str, Any]) -> str:
     return ""
 
 
-def require_settings(algorithm: AlgorithmSection) -> None:
+def require_settings(algorithm: AlgorithmSection, numbers: int = 1) -> None:
     """Raise `UsageError` for settings that the search method does not have."""
     if not algorithm.settings:  # which spares the import of the method, of a second or more
         return
     try:
-        create(algorithm.name, 2, **algorithm.settings)
+        create(algorithm.name, 2 * numbers, numbers=numbers, **algorithm.settings)
     except SearchError as error:
         raise UsageError(error.message, error.hint) from error
     except TypeError as error:  # a setting with the name of a parameter of `create`

@@ -17,9 +17,10 @@ import yaml  # type: ignore[import-untyped]
 
 from apbmm.export.command import run_export
 from apbmm.export.flags import ExportRequest
-from merged_runs import write_merged_run, write_pair
+from merged_runs import ENDS, write_merged_run, write_pair
 from mergekit_references import run_mergekit
-from tiny_checkpoints import load_tensors
+from tiny_checkpoints import load_tensors, write_related
+from written_runs import answered
 
 Tensors = dict[str, torch.Tensor]
 PYTHON = os.environ.get("APBMM_MERGEKIT_PYTHON")
@@ -28,11 +29,16 @@ CASES: dict[str, dict[str, Any]] = {
     "own": {"merge": {"outside_layers": "own"}},
     "followed": {"merge": {"outside_layers": "instruct"}},
     "blocks": {"merge": {"blocks": 2}},
+    "three": {
+        "ends": {**ENDS, "coder": answered([1.0, 1.0, 0.0, 0.0], [200, 220, 240, 260])},
+        "named": {"anchor": "instruct"},
+        "merge": {"outside_layers": "own"},
+    },
     "task_arithmetic": {"algorithm": {"name": "ta"}},
     "ties": {"algorithm": {"name": "ties"}},
     "breadcrumbs": {"algorithm": {"name": "breadcrumbs"}},
 }
-LAYER_WISE = ("mean", "own", "followed", "blocks")
+LAYER_WISE = ("mean", "own", "followed", "blocks", "three")
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +46,13 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
     """A merge of a run of each case."""
     folder = tmp_path_factory.mktemp("exports")
     sources = write_pair(folder / "sources", tied=False)
+    coder = write_related(sources["base"], folder / "sources" / "coder", seed=3)
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         for name, changes in CASES.items():
             used = {r: p for r, p in sources.items() if r != "base" or name not in LAYER_WISE}
+            used |= {"coder": coder} if name == "three" else {}
             run_dir = write_merged_run(folder / name, used, **changes)
             request = ExportRequest(out=folder / name / "out", evaluation="e0002")
             assert run_export(str(run_dir), request) == 0

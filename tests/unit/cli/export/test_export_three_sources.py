@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml  # type: ignore[import-untyped]
 from rich.console import Console
 
 from apbmm.app import app
@@ -67,7 +66,7 @@ def test_every_source_is_a_reference_and_has_its_weights(results: RunResults) ->
     assert set(merge.outside_source_weights["coder"]) == {"embeddings", "norm", "head"}
 
 
-def test_an_export_is_the_merge_that_was_evaluated_and_mergekit_makes_it(
+def test_an_export_is_the_merge_that_was_evaluated_and_says_how_it_is_made(
     run_dir: Path, tmp_path: Path, results: RunResults
 ) -> None:
     out = tmp_path / "out"
@@ -76,15 +75,6 @@ def test_an_export_is_the_merge_that_was_evaluated_and_mergekit_makes_it(
     merge = results.evaluation("e0002")
     columns = [merge.source_weights[name] for name in NAMES]
     assert record["layer_weights"] == [list(row) for row in zip(*columns, strict=True)]
-    config = yaml.safe_load((out / "mergekit_config.yml").read_text())
-    assert len(config["models"]) == len(NAMES)
-    tensors = [load_tensors(Path(model["model"])) for model in config["models"]]
-    filters = [model["parameters"]["weight"] for model in config["models"]]
-    for name, value in load_tensors(out).items():
-        shares = [next(row["value"] for row in rows if row["filter"] in name) for rows in filters]
-        total = sum(w * t[name].float() for w, t in zip(shares, tensors, strict=True))
-        assert isinstance(total, torch.Tensor)
-        assert torch.equal(total.bfloat16(), value), name
     card = (out / "README.md").read_text()
     assert "| layer | thinking | coder | instruct |" in card
     assert "the sum of those of thinking, coder and instruct with these weights" in card

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from apbmm_common.run_file import RunSpec
+from apbmm_common.errors import UsageError
+from apbmm_common.run_file import AlgorithmSection, RunSpec
 from apbmm_common.simplex import row_of
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.optimiser.process import new_search
+from apbmm_master.run_checks import require_settings
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SettingError
 from apbmm_master.search.merge_kernel import MergeKernel, source_weights, summary_count
@@ -178,3 +180,11 @@ def test_a_run_tells_what_was_measured_of_its_sources() -> None:
     vectors = [run_state.evaluations[name].vector for name in ("coder", "writer", "chat")]
     assert [vector[:2] for vector in vectors] == [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)]
     assert {len(vector) for vector in vectors} == {2 * run_state.layers}
+
+
+def test_settings_of_a_run_are_checked_for_its_number_of_sources() -> None:
+    ends = [list(row[:2]) for row in ENDS]
+    algorithm = AlgorithmSection(name="ap-bmm-plus", settings={"ends": ends})
+    require_settings(algorithm, 2)
+    with pytest.raises(UsageError, match="ends must be 2 rows, not 3"):
+        require_settings(algorithm)
