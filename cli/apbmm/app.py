@@ -13,7 +13,7 @@ from apbmm.init.flags import NOTHING_GIVEN, InitFlags
 from apbmm.merge.flags import MergeRequest
 from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags
 from apbmm.run.flags import ALL_DEFAULTS, RunFlags
-from apbmm_common.errors import EXIT_DONE, EXIT_USAGE
+from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, UsageError
 from apbmm_common.process.command_line import command_app
 
 app = command_app(
@@ -106,6 +106,8 @@ def check(
     from apbmm.check.inspect import inspect, inspect_questions
     from apbmm.check.view import print_faults, print_plan
 
+    if gpu is not None and not probe:
+        raise UsageError(f"--gpu {gpu}: without --probe nothing runs on a device", "add --probe")
     found = inspect(run_file)
     rehearsal = found.spec is not None and found.spec.evaluation.kind == "rehearsal"
     if questions is not False and not found.faults and not rehearsal:

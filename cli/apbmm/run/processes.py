@@ -164,7 +164,7 @@ def run_screen(
         console=console,
         expected=[worker.name for worker in workers],
         hint="Ctrl-C finishes the evaluations in hand and stops; the same command goes on"
-        + ("" if dashboard is None else f"; {dashboard_in_words(dashboard)}"),
+        + ("" if dashboard is None else f"\n{dashboard_in_words(dashboard)}"),
     )
 
 

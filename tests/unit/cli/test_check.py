@@ -17,7 +17,7 @@ from apbmm.check.view import plan, size
 from apbmm_common.errors import RunFileError
 from apbmm_master.app import MasterFlags, master
 from code_of_its_own import FILES, give_own_code
-from commands import run, write_rehearsal
+from commands import called, run, write_rehearsal
 from tiny_checkpoints import (
     VOCABULARY,
     edit_config,
@@ -113,6 +113,14 @@ def test_a_token_beyond_the_common_rows(run_file: Path, tmp_path: Path) -> None:
     assert found.faults[0].startswith(
         "merge: vocabulary = \"common\": '<think>' of thinking is 100, and all sources have rows "
         "for 0 to 95 alone"
+    )
+
+
+def test_a_device_is_for_the_probe_alone(run_file: Path) -> None:
+    shown = called("check", run_file, "--gpu", "0")
+    assert (shown.returncode, shown.stderr.splitlines()) == (
+        2,
+        ["error: --gpu 0: without --probe nothing runs on a device", "hint: add --probe"],
     )
 
 

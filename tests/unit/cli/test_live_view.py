@@ -123,6 +123,11 @@ def test_a_run_that_begins_moves_and_says_what_is_going_on() -> None:
     assert "Front" not in text
 
 
+def test_the_address_of_a_dashboard_is_a_line_of_its_own() -> None:
+    lines = drawn(snapshot(), hint="Ctrl-C stops\ndashboard: http://127.0.0.1:8787/").splitlines()
+    assert lines[-2:] == ["Ctrl-C stops", "dashboard: http://127.0.0.1:8787/"]
+
+
 def test_a_silent_worker_and_one_in_quarantine_are_told() -> None:
     found = [
         worker("a", heartbeat_age=65.0),

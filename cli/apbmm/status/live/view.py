@@ -63,7 +63,7 @@ class LiveView:
 
     ``expected``: workers that were started here, and may not have joined yet. ``notices``: what
     else is to be told. ``taken`` and ``now``: when the snapshot was taken, and the present, in
-    seconds of one clock; ``began``: when the view did. ``hint`` is the last line.
+    seconds of one clock; ``began``: when the view did. ``hint`` has the last lines.
     """
 
     status: Entry | None = None
@@ -88,7 +88,7 @@ class LiveView:
         workers = [] if self._is_over else self._workers(spinner, width)
         wrong = self._wrong(width)
         last = self._completions()
-        end = [Text(self.hint, style="dim")]
+        end = [Text(line, style="dim") for line in self.hint.splitlines()]
         room = height - sum(map(len, (top, workers, wrong, end)))
         shown = last if room >= len(last) else []
         room -= len(shown)
