@@ -163,6 +163,7 @@ def run_screen(
         look,
         console=console,
         expected=[worker.name for worker in workers],
+        log=run_dir / "master.log",
         hint="Ctrl-C finishes the evaluations in hand and stops; the same command goes on"
         + ("" if dashboard is None else f"\n{dashboard_in_words(dashboard)}"),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,6 +200,21 @@ def test_events_are_told_once_a_line_each() -> None:
     assert [line.split()[0] for line in second] == ["e0002", "worker"]
     assert second[0].endswith("on the front")
     assert second[1] == "worker gpu0 left"
+
+
+def test_what_a_master_says_is_kept_in_the_run_directory(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
+    none, log = tmp_path / "none", tmp_path / "run" / "master.log"
+    log.parent.mkdir()
+    none.mkdir()
+    (log.parent / "journal.sqlite").touch()
+    for place in (log, none / "master.log"):
+        with LiveScreen(console=console, log=place) as screen:
+            os.write(screen.output.fileno(), b"WARNING one\n")
+            screen._keep()
+            os.write(screen.output.fileno(), b"WARNING two\n")
+    assert log.read_text() == "WARNING one\nWARNING two\n"
+    assert not list(none.iterdir())
 
 
 def test_what_was_said_outlives_the_screen(capsys: pytest.CaptureFixture[str]) -> None:

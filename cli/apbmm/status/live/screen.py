@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
@@ -16,11 +18,14 @@ from rich.live import Live
 
 from apbmm.status.live.view import TURNS_A_SECOND, LiveView
 from apbmm_common.errors import ApbmmError
+from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.protocol.status_requests import Snapshot
 
 POLL_SECONDS = 1.0
 """Between two snapshots."""
 JOIN_SECONDS = 5.0
+MOST_BYTES = 1 << 20
+"""Of `LiveScreen.output`, so much at most goes into the log at a time."""
 MOST_LINES = 50
 """Of what was written to `LiveScreen.output`, so many of the last lines are shown in the end."""
 
@@ -36,7 +41,7 @@ class LiveScreen:
     ``ask`` gives the next snapshot; None, or an `ApbmmError`, where there is none, and the last one
     stays. Without it `show` is called with each. ``expected`` are workers that were started here.
     What is said by `say` stands in the view and, when that is gone, on standard error, where the
-    end of `output` follows.
+    end of `output` follows. All of `output` goes into the file ``log`` once a run has begun there.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class LiveScreen:
         console: Console | None = None,
         expected: Sequence[str] = (),
         hint: str = "",
+        log: Path | None = None,
     ) -> None:
         self._ask = ask
         self.output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the view
@@ -54,6 +60,9 @@ class LiveScreen:
         if hint:
             self._view.hint = hint
         self._said: list[str] = []
+        self._log = log
+        self._kept = 0
+        """Bytes of `output` that are in the log."""
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="snapshots", daemon=True)
         self._live = Live(
@@ -81,6 +90,7 @@ class LiveScreen:
         self._live.stop()
         if self._ask is not None:
             self._thread.join(JOIN_SECONDS)
+        self._keep()
         with self.output:
             self.output.seek(0)
             written = self.output.read().decode(errors="replace").splitlines()
@@ -107,4 +117,17 @@ class LiveScreen:
                 found = self._ask()
                 if found is not None:
                     self.show(found)
+            self._keep()
             self._ends.wait(POLL_SECONDS)
+
+    def _keep(self) -> None:
+        """Add what is new in `output` to the log; a folder without a run stays as it is.
+
+        The place in the file is not moved: the process that writes there shares it.
+        """
+        new = os.pread(self.output.fileno(), MOST_BYTES, self._kept)
+        if not new or self._log is None or not (self._log.parent / JOURNAL).is_file():
+            return
+        with contextlib.suppress(OSError), self._log.open("ab") as log:
+            log.write(new)
+            self._kept += len(new)
