@@ -21,7 +21,7 @@ from apbmm.init.models import Model, read_model, which_thinks
 from apbmm.init.objectives import PAPER, objectives_of
 from apbmm.init.text import SCHEMA_FILE, Proposal, benchmark_names, run_file_text
 from apbmm.installed import on_cpu
-from apbmm.run.devices import ALL, CPU, cards_of_this_host, devices_of
+from apbmm.run.devices import ALL, CPU, devices_of, memory_of
 from apbmm.run_file_schema import schema_text
 from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, UsageError
 from apbmm_common.metrics import METRICS
@@ -190,15 +190,12 @@ def _default_gpus() -> str:
 
 
 def _memory(gpus: str) -> int:
-    """Bytes of the cards of one worker, of the smallest where they differ; 0 if not known."""
-    if gpus == CPU:
-        return 0
-    devices = ("0",) if gpus == ALL else devices_of(gpus, None, rehearsal=False)
-    try:
-        smallest = min(cards_of_this_host().memories)
-    except UsageError:  # the run is for another host
-        return 0
-    return smallest * min(len(device.split(",")) for device in devices)
+    """As `memory_of`; the run may be for another host, whose cards are not known."""
+    return memory_of((gpus,) if gpus == CPU else _devices(gpus))
+
+
+def _devices(gpus: str) -> tuple[str, ...]:
+    return ("0",) if gpus == ALL else devices_of(gpus, None, rehearsal=False)
 
 
 # ---- the file ------------------------------------------------------------------------------------

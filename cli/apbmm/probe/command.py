@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from apbmm.check.inspect import Inspection
+from apbmm.init.limits import cache_tokens
 from apbmm.probe.forecast import AT_ONCE, Forecast, Plan, Probed, reckon
 from apbmm.probe.view import Shown
+from apbmm.run.devices import memory_of
 from apbmm.try_run.command import default_gpu, require_packages
 from apbmm_common.errors import UsageError
 from apbmm_common.run_file import RunSpec
@@ -47,20 +48,22 @@ def run_probe(
             "probe", options, lambda show: probe_sources(some, options, show)
         )
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    cards = 1 if device == "cpu" else device.count(",") + 1
-    forecast = _forecast(found.run_file, spec, found.questions, probed, prepared, cards)
-    return Shown(spec, device, memory, probed, forecast)
+    card = memory_of((device,))
+    room = cache_tokens(list(found.checkpoints.values()), card) if card else None
+    forecast = _forecast(found, spec, probed, prepared, device, room)
+    return Shown(spec, device, memory, room, probed, forecast)
 
 
 def _forecast(
-    run_file: Path,
+    found: Inspection,
     spec: RunSpec,
-    questions: Mapping[str, int | None],
     probed: list[Probed],
     prepared: float,
-    cards: int,
+    device: str,
+    room: int | None,
 ) -> Forecast:
-    counts = {}
+    """``room``: tokens whose keys and values the engine has room for, if that is known."""
+    run_file, questions, counts = found.run_file, found.questions, {}
     for benchmark in spec.benchmarks:
         count = questions.get(benchmark.name)
         if count is None:
@@ -72,8 +75,12 @@ def _forecast(
         counts[benchmark.name] = count * benchmark.repeats
     arguments: Mapping[str, Any] = probed[0].evaluated.engine.get("arguments", {})
     at_once = int(arguments.get("max_num_seqs") or AT_ONCE)
+    if room is not None:
+        longest = max(source.mean_tokens for source in probed)
+        at_once = min(at_once, max(1, int(room / max(longest, 1.0))))
     references = len(spec.sources.names)
     plan = Plan(counts, spec.budget, spec.generation.max_tokens, at_once, references)
+    cards = 1 if device == "cpu" else device.count(",") + 1
     try:
         return reckon(probed, plan, prepared, cards)
     except ValueError as error:

@@ -18,11 +18,16 @@ MANY_CUT = 0.1
 
 @dataclass(frozen=True)
 class Shown:
-    """All that is printed. ``memory``: bytes of the largest process of the engine."""
+    """All that is printed.
+
+    ``memory``: bytes of the largest process of the engine. ``room``: tokens whose keys and values
+    fit on the card, by the models' configs; None where that is not known.
+    """
 
     spec: RunSpec
     device: str
     memory: int
+    room: int | None
     probed: Sequence[Probed]
     forecast: Forecast
 
@@ -57,7 +62,11 @@ def _engine(shown: Shown) -> Iterator[str]:
         f"{speed.tokens_a_second(1):,.0f} with one",
     )
     where = "" if shown.device == "cpu" else " of the host"
-    yield _row("memory", f"{shown.memory / 1e9:.1f} GB{where} in the largest process of a worker")
+    memory = f"{shown.memory / 1e9:.1f} GB{where} in the largest process of a worker"
+    if shown.room is not None:
+        full = shown.room // shown.spec.generation.context
+        memory += f"; keys and values of about {full} answers of full length fit on the card"
+    yield _row("memory", memory)
     yield _row("start", f"{duration(forecast.likely.start)} of a worker before its first answer")
 
 

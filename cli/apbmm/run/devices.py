@@ -6,7 +6,7 @@ Cards are found by nvidia-smi, which comes with their driver, and not by importi
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from apbmm.doctor.facts import Cards
 from apbmm.doctor.gather import cards
@@ -78,6 +78,17 @@ def _visible_cards(environment: Mapping[str, str]) -> int:
     if visible == HIDDEN:
         raise UsageError("--gpus all: CUDA_VISIBLE_DEVICES=-1 hides every card", ON_THE_CPU)
     return len(visible.split(",")) if visible else len(cards_of_this_host().names)
+
+
+def memory_of(devices: Sequence[str]) -> int:
+    """Bytes of the cards of one worker, of the smallest where they differ; 0 if not known."""
+    if not all(map(uses_card, devices)):
+        return 0
+    try:
+        smallest = min(cards_of_this_host().memories)
+    except UsageError:  # this host has no card
+        return 0
+    return smallest * min(len(device.split(",")) for device in devices)
 
 
 def cards_of_this_host() -> Cards:

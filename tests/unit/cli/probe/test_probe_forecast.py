@@ -96,11 +96,11 @@ def test_workers_share_the_evaluations() -> None:
 def test_everything_is_told() -> None:
     pair = (PAIR[0], probed("thinking", 400, truncated=3))
     forecast = reckon(pair, plan(answers=160, evaluations=40), 8.0, 1)
-    text = "\n".join(lines(Shown(run_spec(), "0", 3_000_000_000, pair, forecast)))
+    text = "\n".join(lines(Shown(run_spec(), "0", 3_000_000_000, 10_000, pair, forecast)))
     for piece in (
         "instruct     sums 50.0% 100.0 tokens, 0 of 10 cut",
         "speed        100 tokens a second with 10 answers at once, 10 with one",
-        "memory       3.0 GB of the host",
+        "memory       3.0 GB of the host in the largest process of a worker; keys and values of",
         "start        28.0 s of a worker",
         "evaluation   about ",
         "42 evaluations with the references, until the evaluations are spent: about ",
@@ -113,4 +113,4 @@ def test_everything_is_told() -> None:
         assert piece in text
     assert "note: objective reasoning: thinking (50.0%) is not better than instruct (50.0%)" in text
     assert "objective cost" not in text
-    assert " of one worker" in "\n".join(lines(Shown(run_spec(), "cpu", 1, pair, forecast)))
+    assert " of one worker" in "\n".join(lines(Shown(run_spec(), "cpu", 1, None, pair, forecast)))
