@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apbmm.check.inspect import Inspection
 from apbmm.init.limits import cache_tokens
-from apbmm.probe.forecast import AT_ONCE, Forecast, Plan, Probed, reckon
+from apbmm.probe.forecast import AT_ONCE, Plan, Probed, reckon
 from apbmm.probe.view import Shown
 from apbmm.run.devices import memory_of
 from apbmm.try_run.command import default_gpu, require_packages
@@ -42,6 +42,7 @@ def run_probe(
             'take kind = "rehearsal" out of its [evaluation], or leave --probe out',
         )
     require_packages(spec.engine.kind, "apbmm check --probe")
+    counts = _answers(found, spec)
     some = with_some_questions(spec, questions)
     with local_engine("probe", device, allow_remote_code=allow_remote_code) as options:
         probed, prepared = work_in_stages(
@@ -50,41 +51,36 @@ def run_probe(
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     card = memory_of((device,))
     room = cache_tokens(list(found.checkpoints.values()), card) if card else None
-    forecast = _forecast(found, spec, probed, prepared, device, room)
+    cards = 1 if device == "cpu" else device.count(",") + 1
+    plan = Plan(counts, spec.budget, spec.generation.max_tokens, _at_once(probed, room))
+    try:
+        forecast = reckon(probed, plan, prepared, cards)
+    except ValueError as error:
+        raise UsageError(
+            f"{found.run_file}: {error}, so what the run costs cannot be reckoned",
+            f"apbmm try {found.run_file} shows what the models answer",
+        ) from error
     return Shown(spec, device, memory, room, probed, forecast)
 
 
-def _forecast(
-    found: Inspection,
-    spec: RunSpec,
-    probed: list[Probed],
-    prepared: float,
-    device: str,
-    room: int | None,
-) -> Forecast:
-    """``room``: tokens whose keys and values the engine has room for, if that is known."""
-    run_file, questions, counts = found.run_file, found.questions, {}
+def _at_once(probed: Sequence[Probed], room: int | None) -> int:
+    """How many answers the engine has in progress at most; ``room`` as in `Shown`."""
+    arguments: Mapping[str, Any] = probed[0].evaluated.engine.get("arguments", {})
+    most = int(arguments.get("max_num_seqs") or AT_ONCE)
+    longest = max(source.mean_tokens for source in probed)
+    return most if room is None else min(most, max(1, int(room / max(longest, 1.0))))
+
+
+def _answers(found: Inspection, spec: RunSpec) -> dict[str, int]:
+    """How many answers an evaluation has of each benchmark. Raises `UsageError` if not known."""
+    counts = {}
     for benchmark in spec.benchmarks:
-        count = questions.get(benchmark.name)
+        count = found.questions.get(benchmark.name)
         if count is None:
             raise UsageError(
-                f"{run_file}: how many questions {benchmark.name} has is not known, so what the "
-                "run costs cannot be reckoned",
-                f"give it questions = N in its [[benchmarks]], or use apbmm try {run_file}",
+                f"{found.run_file}: how many questions {benchmark.name} has is not known, so what "
+                "the run costs cannot be reckoned",
+                f"give it questions = N in its [[benchmarks]], or use apbmm try {found.run_file}",
             )
         counts[benchmark.name] = count * benchmark.repeats
-    arguments: Mapping[str, Any] = probed[0].evaluated.engine.get("arguments", {})
-    at_once = int(arguments.get("max_num_seqs") or AT_ONCE)
-    if room is not None:
-        longest = max(source.mean_tokens for source in probed)
-        at_once = min(at_once, max(1, int(room / max(longest, 1.0))))
-    references = len(spec.sources.names)
-    plan = Plan(counts, spec.budget, spec.generation.max_tokens, at_once, references)
-    cards = 1 if device == "cpu" else device.count(",") + 1
-    try:
-        return reckon(probed, plan, prepared, cards)
-    except ValueError as error:
-        raise UsageError(
-            f"{run_file}: {error}, so what the run costs cannot be reckoned",
-            f"apbmm try {run_file} shows what the models answer",
-        ) from error
+    return counts
