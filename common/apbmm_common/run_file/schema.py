@@ -1000,7 +1000,7 @@ class RunSpec(Section):
             del found.table[found.key]
         for benchmark in (*table["benchmarks"], *table["confirm"]["benchmarks"]):
             benchmark.pop("path", None)  # what is left of a list of files
-        table["sources"] = list(self.sources.names)
+        table["sources"] = ", ".join(self.sources.names)
         return table
 
     def for_workers(self) -> dict[str, Any]:

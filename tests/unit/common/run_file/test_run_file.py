@@ -287,7 +287,7 @@ def test_relative_paths_start_at_the_run_file(tmp_path: Path) -> None:
         "prompts": None,
         "adapters": None,
     }
-    assert run.without_paths()["sources"] == ["thinking", "instruct"]
+    assert run.without_paths()["sources"] == "thinking, instruct"
     assert run.benchmarks[0].path == str(tmp_path / "deep" / "data" / "sums")
 
 

@@ -118,7 +118,7 @@ def test_names_and_order_are_part_of_what_is_measured() -> None:
         for names in (("thinking", "instruct"), ("instruct", "thinking"))
     ]
     assert papers[0] == papers[1]
-    assert spec_of("a", "b").without_paths()["sources"] == ["a", "b"]
+    assert spec_of("a", "b").without_paths()["sources"] == "a, b"
 
 
 def test_the_vector_of_a_reference_has_ones_for_the_first_of_two_and_zeros_for_the_anchor() -> None:
