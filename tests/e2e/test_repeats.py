@@ -86,6 +86,7 @@ class DrawnAnswers:
         self._tokenizer = tokenizer
         self._form = form
         self.prompts: list[Prompt] = []
+        self.was_cut = False
 
     def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
         self.prompts += prompts
@@ -99,7 +100,7 @@ class DrawnAnswers:
         raise AssertionError("nothing fails here")
 
     def cut(self) -> None:
-        raise AssertionError("nothing is cut off here")
+        self.was_cut = True  # everything is answered already
 
     def _answer(self, prompt: Prompt) -> Completion:
         text = self._tokenizer.decode(prompt.token_ids)
@@ -164,6 +165,28 @@ def mean_in(report: Any) -> tuple[float, int]:
     subsets = [subset for category in metric["categories"] for subset in category["subsets"]]
     count = sum(subset["num"] for subset in subsets)
     return sum(subset["score"] * subset["num"] for subset in subsets) / count, count
+
+
+@pytest.mark.parametrize("adapter", DATA)
+def test_every_adapter_scores_the_answers_of_a_step(
+    tmp_path: Path, source: Path, adapter: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    from apbmm_worker.evaluation.evaluate import evaluate
+
+    prepared = prepare(tmp_path, source, adapter, repeats=REPEATS)
+    oracle = DrawnAnswers(AutoTokenizer.from_pretrained(source), DATA[adapter][0])
+    numbers = (1, 2, 4, 9)  # two answers to the first question, one to others
+    found = evaluate(oracle, prepared, tmp_path / "out", lambda *_: None, asked=numbers, needed=3)
+    questions = [prepared.benchmarks[0].questions[number] for number in numbers]
+    part = found.parts["b"]
+    assert (part.questions, part.repeats, part.answered, part.cut) == (4, REPEATS, 4, ())
+    assert {row[:3] for row in part.outcomes} == {
+        (q.identity, float(is_right(q.prompt.seed)), 10 + q.prompt.seed % 7) for q in questions
+    }
+    assert sorted(p.seed for p in oracle.prompts) == sorted(q.prompt.seed for q in questions)
+    assert oracle.was_cut
 
 
 @pytest.mark.parametrize("adapter", DATA)
