@@ -58,7 +58,9 @@ class Rule:
     - `opening`: how many merges are measured in full before any pauses;
     - `audits`: the share of pauses that are completed all the same;
     - `answered`: a step but the last ends when this share of its questions is answered; the other
-      answers are cut, and go on from their own tokens in the next step.
+      answers are cut, and go on from their own tokens in the next step;
+    - `alone`: of a paused merge its estimate counts, and not what the surrogate expects there that
+      is told all estimates.
     """
 
     choice: str
@@ -67,6 +69,7 @@ class Rule:
     opening: int = 0
     audits: float = 0.0
     answered: float = 1.0
+    alone: bool = False
 
 
 RULES = {
@@ -78,6 +81,9 @@ RULES = {
     "late, from 30 %": Rule("late", (0.3, 1.0), kept=0.7),
     "late, from 30 %, 90 % answered": Rule("late", (0.3, 1.0), kept=0.7, answered=0.9),
     "late, from 30 %, 80 % answered": Rule("late", (0.3, 1.0), kept=0.7, answered=0.8),
+    "late, from 30 %, 80 % answered, estimates alone": Rule(
+        "late", (0.3, 1.0), kept=0.7, answered=0.8, alone=True
+    ),
     "late, from 30 %, 70 % answered": Rule("late", (0.3, 1.0), kept=0.7, answered=0.7),
     "late, 4 in full": Rule("late", opening=4),
     "late, 4 in full, audited": Rule("late", opening=4, audits=0.1),
@@ -298,6 +304,9 @@ class Simulation:
         if not at:
             return []
         mean, deviation = self.search.posterior(np.stack([m.x for m in at]))
+        if self.rule.alone:
+            mean, deviation = (np.stack(v) for v in ([m.y for m in at], [m.variance for m in at]))
+            deviation = np.sqrt(deviation)
         return [Paused(mean[i], deviation[i], m.rest) for i, m in enumerate(at)]
 
     def _chosen(

@@ -16,11 +16,11 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 from urllib.parse import quote
 
 from apbmm_common.errors import JournalError, RunDirectoryError
@@ -35,7 +35,6 @@ from apbmm_master.journal.lifecycle import InvariantError
 from apbmm_master.journal.partial_outcomes import PartialRow
 from apbmm_master.journal.run_directory import claim
 
-T = TypeVar("T")
 NAME = JOURNAL
 MARK = "journal.mark"
 MARK_DIGITS = 20
@@ -196,20 +195,6 @@ class Journal:
             self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", outcomes)
             partial.delete(self._db, [event.evaluation])
 
-    def outcomes(self, evaluation: str) -> list[OutcomeRow]:
-        """The committed answers of an evaluation that is done. Raises `JournalError`."""
-        return self._read(lambda db: _outcomes(db, evaluation))
-
-    def partial_outcomes(self, evaluation: str) -> list[PartialRow]:
-        """The committed answers of a merge that has paused. Raises `JournalError`."""
-        return self._read(lambda db: partial.read(db, evaluation))
-
-    def _read(self, query: Callable[[sqlite3.Connection], list[T]]) -> list[T]:
-        try:
-            return query(self._db)
-        except sqlite3.Error as error:
-            raise JournalError(f"{self.path}: cannot be read: {error}") from error
-
     def records(self) -> Iterator[Record]:
         """Every committed event in order."""
         return _records(self._db, self.path)
@@ -271,16 +256,12 @@ def read_outcomes(run_dir: Path, evaluation: str | None = None) -> list[OutcomeR
     Raises `JournalError` as `read_journal` does. Without answers for evaluations whose worker was
     of a version that sent none.
     """
-    with _reading(run_dir / NAME) as (db, begun):
-        return _outcomes(db, evaluation) if begun else []
-
-
-def _outcomes(db: sqlite3.Connection, evaluation: str | None) -> list[OutcomeRow]:
     query = (
         "SELECT evaluation, benchmark, question, score, tokens, finish_reason FROM outcomes "
         "WHERE ?1 IS NULL OR evaluation = ?1 ORDER BY rowid"
     )
-    return [OutcomeRow(*row) for row in db.execute(query, (evaluation,))]
+    with _reading(run_dir / NAME) as (db, begun):
+        return [OutcomeRow(*row) for row in db.execute(query, (evaluation,))] if begun else []
 
 
 def read_rows(
