@@ -23,6 +23,7 @@ KEY = b"merges of the demo pair"
 DECIMALS = 6
 LAYERS = 12
 DISCREPANCY = "discrepancy.json"
+SAMPLE = "sample.json"
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def kept(folder: Path) -> Iterator[tuple[tuple[float, ...], Evaluation]]:
 def serve(folder: Path, sample: int | None) -> None:
     """Answer clients until interrupted. `sample` questions of each benchmark, or all of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    require_same_sample(folder / "sample.json", sample)
+    require_same_sample(folder / SAMPLE, sample)
     measuring = Measuring(folder, sample)
     socket = folder / "socket"
     socket.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ from apbmm_master.search.reference_scaling import (
     objective_vector,
 )
 from peer_searches import PEERS, peer
-from real_evaluations import LAYERS, Discrepancy, Evaluation, Evaluations, serve
+from real_evaluations import LAYERS, SAMPLE, Discrepancy, Evaluation, Evaluations, serve
 
 Array = npt.NDArray[np.float64]
 INITIAL, BUDGET = 8, 40
@@ -213,7 +213,8 @@ def main() -> None:
     else:
         from real_merges_report import write_report
 
-        write_report(campaigns(options.store), options.out)
+        sample = json.loads((options.store / SAMPLE).read_text())
+        write_report(campaigns(options.store), sample, options.out)
 
 
 if __name__ == "__main__":

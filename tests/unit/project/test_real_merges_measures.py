@@ -1,0 +1,123 @@
+"""What benchmarks/real_merges.py does around the engine: campaigns, its store, its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apbmm_master.search.methods.sequences import scrambled_sobol
+from commands import REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+
+
+def fake_outcomes(vector: Sequence[float]) -> Any:
+    """Twenty questions of which the thinking source answers more, with more tokens."""
+    from real_evaluations import Benchmark
+
+    weight = float(np.mean(vector))
+    solved = tuple(float(q < 4 + 12 * weight) for q in range(20))
+    return {"sums": Benchmark(solved, tuple(3 + round(30 * weight) + q for q in range(20)))}
+
+
+class FakeEvaluations:
+    """The client of a server, without one."""
+
+    def of(self, vector: Sequence[float]) -> Any:
+        return fake_outcomes(vector)
+
+    def discrepancy(self) -> Any:
+        from real_evaluations import LAYERS, Discrepancy
+
+        return Discrepancy(tuple(range(LAYERS)), tuple(range(LAYERS)))
+
+
+def test_a_campaign_begins_with_the_design_of_its_seed_and_is_scaled_by_the_sources() -> None:
+    from real_evaluations import LAYERS
+    from real_merges import BUDGET, ENDS, INITIAL, PeerMethod, Scale, campaign
+
+    evaluations: Any = FakeEvaluations()
+    found: Any = campaign("sobol", 3, evaluations)
+    assert len(found["x"]) == len(found["y"]) == len(found["tokens"]) == BUDGET
+    peers = PeerMethod("botorch", 3)
+    for x in found["x"][:INITIAL]:
+        assert peers.ask() == pytest.approx(np.array(x), abs=1e-6)
+    scale = Scale.of(evaluations)
+    for weight, y in ENDS:
+        assert scale.objective(fake_outcomes([weight] * LAYERS)) == pytest.approx(np.array(y))
+    first = next(iter(scrambled_sobol(LAYERS, 3)))
+    assert found["tokens"][0] == sum(fake_outcomes(first.tolist())["sums"].tokens)
+
+
+def test_a_store_measures_each_vector_once(tmp_path: Path) -> None:
+    from real_evaluations import Discrepancy, Evaluations, Store
+
+    asked: list[Sequence[float]] = []
+
+    def evaluate(vector: Sequence[float]) -> Any:
+        asked.append(vector)
+        return fake_outcomes(vector)
+
+    def measure() -> Discrepancy:
+        return Discrepancy((1.0,), (2.0,))
+
+    for _ in range(2):  # the second is a server that was started again
+        store = Store(tmp_path, evaluate, measure)
+        assert store.answer((0.5, 0.25)) == fake_outcomes((0.5, 0.25))
+        assert store.answer(()) == measure()
+    assert asked == [(0.5, 0.25)]
+    # What is kept takes no server.
+    assert Evaluations(tmp_path).of([0.5, 0.25]) == fake_outcomes((0.5, 0.25))
+    assert Evaluations(tmp_path).discrepancy() == measure()
+
+
+def test_another_sample_of_the_questions_needs_another_store(tmp_path: Path) -> None:
+    from real_evaluations import require_same_sample
+
+    file = tmp_path / "sample.json"
+    require_same_sample(file, 60)
+    require_same_sample(file, 60)
+    with pytest.raises(SystemExit, match="another sample"):
+        require_same_sample(file, None)
+
+
+def points(method: str, seed: int, tokens: int, *y: tuple[float, float]) -> dict[str, Any]:
+    return {"method": method, "seed": seed, "y": y, "tokens": [tokens] * len(y)}
+
+
+def test_differences_are_paired_at_equal_evaluations_and_at_equal_tokens(tmp_path: Path) -> None:
+    from real_merges_report import Curve, write_report
+
+    good, bad = (0.8, 0.8), (0.0, 0.0)
+    ours = [points("ap-bmm-plus", seed, 10, *[bad] * 9, good) for seed in (1, 2)]
+    cheap = [points("cheap", seed, 5, good, *[bad] * 9) for seed in (1, 2)]
+    line = points("uniform", 0, 10, *[bad] * 10)
+    curve = Curve.of(ours[0])
+    assert curve.trajectory == pytest.approx(0.52)
+    assert (curve.within(99), curve.within(100)) == pytest.approx((0.04, 1.0))
+    assert (curve.reaches(0.5), curve.reaches(1.1)) == (10.0, float("inf"))
+    write_report([*ours, *cheap, line], 60, tmp_path / "found")
+    text = (tmp_path / "found.md").read_text()
+    # Fifty tokens are all of the cheap method's and half of ours.
+    assert "| `cheap` | 2 | +0.000 ± 0.000 | 1.000 | 1.000 | 0 |" in text
+    assert "| -0.960 ± 0.000 | 10 |" in text
+    assert "| `uniform` | 2 | +0.960 ± 0.000 |" in text
+    kept = json.loads((tmp_path / "found.json").read_text())
+    assert len(kept) == 5
+    assert "x" not in kept[0]
+
+
+def test_holms_correction() -> None:
+    from real_merges_report import holm
+
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
+        {"a": 0.03, "c": 0.06, "b": 0.06}
+    )
