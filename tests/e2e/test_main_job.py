@@ -64,7 +64,8 @@ def check_status(found: dict[str, Any]) -> None:
     """What stands in the status is a measurement of this pair."""
     assert found["master_alive"] is False
     assert found["evaluations"] == {
-        "done": EVALUATIONS, "running": 0, "queued": 0, "failed": 0, "duplicates": 0
+        "done": EVALUATIONS, "running": 0, "queued": 0, "paused": 0, "stopped": 0, "failed": 0,
+        "duplicates": 0,
     }  # fmt: skip
     references = found["references"]
     for benchmark in ("chain", "trail"):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from apbmm_master.journal.events import DuplicateResult, Lost
+from apbmm_master.journal.events import DuplicateResult, Lost, Paused
+from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from fault_accounts import scaled
 from protocol_world import Sim, World
@@ -17,6 +18,9 @@ COPIES = 10
 DELAY_TURNS = 6
 HISTORIES = scaled(1_000, 40)
 BUDGET = {"evaluations": 8, "initial": 3}
+STEPS = {"enabled": True, "first": 0.4, "answered": 0.5, "audits": 0.2}
+UPTO = 4
+"""Answers of a first step with these settings, of 10 in all."""
 
 
 class Network:
@@ -72,10 +76,10 @@ def work(workers: list[Sim], dice: random.Random) -> None:
             worker.beat()
 
 
-def repeated(seed: int) -> World:
+def repeated(seed: int, **changes: Any) -> World:
     """The same run over a network that repeats and reorders."""
     dice = random.Random(seed)
-    world = World(budget=BUDGET)
+    world = World(budget=BUDGET, **changes)
     workers = [world.join(name) for name in ("a", "b", "c")]
     there, back = Network(dice), Network(dice)
     for _ in range(2000):
@@ -111,3 +115,18 @@ def test_repeated_and_reordered_messages_change_nothing(
     record_property(
         "figures", f"{HISTORIES} runs with each message up to {COPIES} times, shuffled: one result"
     )
+
+
+@pytest.mark.timeout(600)
+def test_repeated_and_reordered_messages_pause_no_merge_twice() -> None:
+    """Which merges are begun before the end depends on who is quick; the rest does not."""
+    for seed in range(HISTORIES // 4):
+        world = repeated(seed, steps=STEPS)
+        paused = [r.event.evaluation for r in world.stored if isinstance(r.event, Paused)]
+        assert len(paused) == len(set(paused)) > BUDGET["initial"], f"seed {seed}"
+        for record in world.stored:
+            assert not isinstance(record.event, Lost | DuplicateResult), f"seed {seed}: {record}"
+        for name, kept in world.tables.all.items():
+            assert world.run_state.evaluations[name].state is EvaluationState.PAUSED
+            assert kept.outcomes <= kept.answers <= UPTO, f"seed {seed}: {name} has {kept}"
+        assert RunState().replay(world.stored) == world.run_state

@@ -46,7 +46,8 @@ def test_status_and_compare_read_it(old: Site) -> None:
     assert shown.returncode == 0, shown.stderr
     status = json.loads(shown.stdout)
     assert status["evaluations"] == {
-        "done": len(DONE), "running": 2, "queued": 0, "failed": 1, "duplicates": 0,
+        "done": len(DONE), "running": 2, "queued": 0, "paused": 0, "stopped": 0, "failed": 1,
+        "duplicates": 0,
     }  # fmt: skip
     assert [item["id"] for item in status["failures"]] == ["e0003"]
     assert {point["id"] for point in status["front"]} <= set(DONE)

@@ -557,7 +557,8 @@ class StepsSection(Section):
     """
 
     enabled: bool | None = None
-    """Whether merges are measured in steps. Without the key they are not."""
+    """Whether merges are measured in steps. Without the key they are with `ap-bmm-plus`, where the
+    objectives allow it and there are at least 40 answers a merge, and with no other method."""
     first: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the questions of the first step."""
     answered: Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -571,6 +572,7 @@ class StepsSection(Section):
     expected to take. Less begins more merges, more completes more of them."""
 
 
+STEPPED_BY_DEFAULT = frozenset({"ap-bmm-plus"})
 STEPPED_METRICS = frozenset({"accuracy", "tokens"})
 """The metrics whose means are estimated from part of the answers."""
 STEPPED_OBJECTIVES = 2
@@ -971,7 +973,10 @@ class RunSpec(Section):
     @property
     def measures_in_steps(self) -> bool:
         """Whether merges are measured in steps, where they answer enough questions for that."""
-        return bool(self.steps.enabled)
+        if self.steps.enabled is not None:
+            return self.steps.enabled
+        by_default = self.algorithm.name in STEPPED_BY_DEFAULT
+        return by_default and not list(_step_faults(self.objectives))
 
     @property
     def hypervolume_reference(self) -> tuple[float, ...]:

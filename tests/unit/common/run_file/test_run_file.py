@@ -243,6 +243,16 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "one objective": (
         {"objectives": [{"name": "a", "metric": "tokens", "expert": "thinking",
                          "vanilla": "instruct"}]}, "between 2 and 5 objectives, not 1"),
+    "steps without an objective of what is estimated": (
+        {"steps": {"enabled": True}, "objectives": [
+            {"name": "a", "metric": "truncated", "expert": "thinking", "vanilla": "instruct"},
+            {"name": "b", "metric": "tokens", "expert": "instruct", "vanilla": "thinking"}]},
+        "steps: objective a is of truncated, and only accuracy and tokens",
+    ),
+    "steps of three objectives": (
+        {"steps": {"enabled": True}, "objectives": [
+            {"name": n, "metric": "tokens", "expert": "instruct", "vanilla": "thinking"}
+            for n in "abc"]}, "steps need two objectives, not 3"),
     "no benchmarks": ({"benchmarks": []}, "benchmarks"),
     "a benchmark named like a source": (
         {"benchmarks": [{"name": "base", "adapter": "a", "path": "p"}]}, "cannot be called base"),
@@ -485,6 +495,19 @@ def test_a_budget_has_at_least_one_limit_and_forty_evaluations_without_any() -> 
     for wrong in ({"gpu_hours": 0}, {"generated_tokens": 0}, {"patience": 0}):
         with pytest.raises(RunFileError, match=next(iter(wrong))):
             budget(**wrong)
+
+
+def test_merges_are_measured_in_steps_by_default_where_that_is_possible() -> None:
+    plus = {"name": "ap-bmm-plus"}
+    assert run_spec(algorithm=plus).measures_in_steps
+    assert not run_spec(algorithm=plus, steps={"enabled": False}).measures_in_steps
+    assert not run_spec(algorithm={"name": "ap-bmm"}).measures_in_steps
+    assert run_spec(steps={"enabled": True}).measures_in_steps
+    others = [
+        {"name": name, "metric": "tokens", "expert": "instruct", "vanilla": "thinking"}
+        for name in "abc"
+    ]
+    assert not run_spec(algorithm=plus, objectives=others).measures_in_steps
 
 
 def test_limits_that_are_not_given_stay_so_in_what_is_journaled_and_sent() -> None:
