@@ -226,7 +226,8 @@ def detail(results: RunResults, name: str) -> Json:
             for attempt in evaluation.attempts
         ],
         "commands": commands(results, each),
-        "weights": _weights_chart(each),
+        "sources": list(results.spec.sources.names),
+        "weights": _weights_chart(results, each),
         "forms": {name: metric(name).form for b in each.benchmarks.values() for name in b.metrics},
     }
 
@@ -238,31 +239,34 @@ def commands(results: RunResults, each: EvaluationResult) -> dict[str, str]:
     if each.purpose in ("initial", "search", "learnt") and each.benchmarks:
         found[EXPORT] = shlex.join(("apbmm", "export", run, "--eval", each.id, "--out", each.id))
     if each.benchmarks and not results.rehearsal:
-        against = () if each.id == "thinking" else ("--against", "thinking")
+        first = results.spec.sources.names[0]
+        against = () if each.id == first else ("--against", first)
         found["list its answers"] = shlex.join(
             ("apbmm", "answers", run, "--eval", each.id, *against)
         )
     return found
 
 
-def _weights_chart(each: EvaluationResult) -> Json | None:
-    weights = {str(layer): weight for layer, weight in enumerate(each.layer_weights)}
-    weights |= each.outside_weights
-    if not weights:
+def _weights_chart(results: RunResults, each: EvaluationResult) -> Json | None:
+    if not each.source_weights:
         return None
-    bars = [
-        Bar(name, "weight of thinking", value, f"{name}: {value:.3f}")
-        for name, value in weights.items()
-    ]
-    return specification(grouped_bars(bars, "layer", "weight of thinking"))
+    bars = []
+    for source in results.weighed:
+        weights = {str(layer): w for layer, w in enumerate(each.source_weights[source])}
+        weights |= each.outside_source_weights[source]
+        series = f"weight of {source}"
+        bars += [Bar(name, series, w, f"{source}, {name}: {w:.3f}") for name, w in weights.items()]
+    title = bars[0].series if len(results.weighed) == 1 else "weight"
+    return specification(grouped_bars(bars, "layer", title))
 
 
 def answers(results: RunResults, name: str, against: str) -> Json:
     """Some answers of an evaluation beside those of another one, those that differ first.
 
-    Raises `UsageError` for an id that there is not, and `ApbmmError` where the journal has no
-    answers.
+    ``against``: the other one; "" for the first source. Raises `UsageError` for an id that there is
+    not, and `ApbmmError` where the journal has no answers.
     """
+    against = against or results.spec.sources.names[0]
     evaluations = [results.evaluation(each) for each in (name, against)]
     found = answered_questions(results, evaluations, usual_folders(results.run_dir))
     differing = [question for question in found if question.differs]

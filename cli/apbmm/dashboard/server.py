@@ -143,7 +143,7 @@ class _Pages:
     async def answers(self, request: Request) -> Response:
         """Some answers of one evaluation beside those of another."""
         name = request.path_params["evaluation"]
-        against = request.query_params.get("against", "thinking")
+        against = request.query_params.get("against", "")
         compute = partial(run_page.answers, name=name, against=against)
         return JSONResponse(await self._run(request).read(compute))
 

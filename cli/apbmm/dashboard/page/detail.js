@@ -3,8 +3,6 @@
 import { badge, bar, copied, duration, element, fetched, figure, moment, number, table } from "./dom.js";
 import { drawn } from "./figures.js";
 
-const SOURCES = ["thinking", "instruct"];
-
 export class Detail {
   constructor(key, shut) {
     this.key = key;
@@ -136,7 +134,7 @@ export class Detail {
 
   answers(found) {
     const place = element("div", { "aria-live": "polite" });
-    const others = SOURCES.filter((source) => source !== found.id);
+    const others = found.sources.filter((source) => source !== found.id);
     return [
       element("h3", {}, "Answers"),
       element(

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from apbmm.app import app
+from apbmm.dashboard.run_page import detail
 from apbmm.export.command import run_export
 from apbmm.export.flags import ExportRequest
 from apbmm.report.sections.layers import layers_section
@@ -118,3 +119,11 @@ def test_a_report_has_a_map_of_each_source(results: RunResults) -> None:
     maps = weights.chart.to_dict()["vconcat"]
     titles = [each["encoding"]["color"]["title"] for each in maps]
     assert titles == [f"weight of {name}" for name in NAMES]
+
+
+def test_the_dashboard_shows_the_weights_of_every_source(results: RunResults) -> None:
+    found = detail(results, "e0002")
+    assert found["sources"] == list(NAMES)
+    text = json.dumps(found["weights"])
+    assert all(f"weight of {name}" in text for name in NAMES)
+    assert "--against thinking" in " ".join(found["commands"].values())
