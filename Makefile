@@ -5,6 +5,7 @@ MERGEKIT := 0.1.5
 TRACKIO := 0.43.0
 MLFLOW := 3.17.2
 WANDB := 0.31.0
+SKYPILOT := 0.14.1
 BIN := .venv/bin
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
@@ -13,8 +14,8 @@ FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/property/test_poisonous_vectors.py tests/property/test_repetition.py \
   tests/property/test_hostile_input.py
 
-.PHONY: install demo test test-vllm test-others test-fast test-hot-load test-mergekit test-trackers test-faults \
-  lint docs clean
+.PHONY: install demo test test-vllm test-others test-fast test-hot-load test-mergekit \
+  test-trackers test-skypilot test-faults lint docs clean
 
 install: $(STAMP)
 
@@ -94,6 +95,16 @@ test-trackers: .venv/trackers/.installed
 	  trackio==$(TRACKIO) mlflow==$(MLFLOW) wandb==$(WANDB)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	  > $$(.venv/trackers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_apbmm.pth
+	touch $@
+
+# The task of SkyPilot, as SkyPilot itself reads it, in an environment of its own.
+test-skypilot: .venv/skypilot/.installed
+	APBMM_SKYPILOT_PYTHON=$(CURDIR)/.venv/skypilot/bin/python \
+	  $(BIN)/pytest tests/unit/project/test_cluster_examples.py -k skypilot
+
+.venv/skypilot/.installed: $(STAMP)
+	$(PYTHON) -m venv --clear .venv/skypilot
+	$(BIN)/uv pip install --quiet --python .venv/skypilot/bin/python skypilot==$(SKYPILOT)
 	touch $@
 
 # Every fault test with its full counts, which takes about an hour; prints what was counted.

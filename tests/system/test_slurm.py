@@ -1,4 +1,4 @@
-"""The batch script on a real Slurm of two nodes, both of them this machine."""
+"""The batch scripts on a real Slurm of two nodes, both of them this machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ from apbmm_master.journal.events import EpochStarted, Leased, ResultRecorded
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import REPOSITORY, environment
-from rehearsal_runs import free_port, wait_for, write_run_file
+from rehearsal_runs import Site, free_port, wait_for, write_run_file
 
-SBATCH = REPOSITORY / "examples" / "cluster" / "slurm" / "apbmm.sbatch"
+SLURM = REPOSITORY / "examples" / "cluster" / "slurm"
+SBATCH, WORKERS = SLURM / "apbmm.sbatch", SLURM / "workers.sbatch"
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIGURATION = """
 ClusterName=apbmm
@@ -198,3 +200,42 @@ def test_a_master_that_ends_before_its_workers_are_started_ends_the_job(
     log = (tmp_path / f"apbmm-{job}.log").read_text()
     assert "nonsense" in log
     assert state == "FAILED", log
+
+
+@pytest.mark.slow
+def test_workers_of_an_array_join_and_leave_on_their_own(
+    cluster: Cluster, site: Site, tmp_path: Path
+) -> None:
+    site.configure(budget={"evaluations": 80, "initial": 4}, evaluation={"rehearsal_seconds": 4.0})
+    master = site.master()  # for longer than a task takes to come back
+    settings = f"ALL,APBMM_GPU=rehearsal,APBMM_MASTER={site.address},APBMM_LEAVE_AFTER=0.05"
+    array = cluster.run(
+        "sbatch", "--parsable", "--array=1-3", "--gpus-per-task=0", "--cpus-per-task=1",
+        f"--export={settings}", str(WORKERS), cwd=tmp_path,
+    ).strip()  # fmt: skip
+    wait_for("three workers", lambda: len(joined(site)) == 3)
+
+    # As half an hour before the end of its time: it finishes its evaluation and is queued again.
+    cluster.run("scancel", "--batch", "--signal=USR1", f"{array}_1")
+    wait_for("its place in the queue", lambda: cluster.state(f"{array}_1") == "PENDING")
+    cluster.run("scontrol", "update", f"JobId={array}_1", "StartTime=now")
+    wait_for("its second time", lambda: joined(site).get("array-1") == 2)
+
+    assert master.end() == 0
+    site.assert_whole(80)
+    site.assert_nothing_was_repeated()
+    wait_for("the end of all", lambda: states(cluster, array) <= {"COMPLETED"})
+    log = (tmp_path / f"apbmm-worker-{array}_2.log").read_text()
+    assert "no master has had a run for this worker" in log
+
+
+def joined(site: Site) -> dict[str, int]:
+    """How often each worker has joined the run."""
+    if not site.records():
+        return {}
+    return Counter(stay.worker for stay in site.run_state().sessions.stays)
+
+
+def states(cluster: Cluster, array: str) -> set[str]:
+    """The states of an array's tasks, those that Slurm has not forgotten."""
+    return set(cluster.run("squeue", "-h", "-t", "all", "-j", array, "-o", "%T").split())

@@ -344,3 +344,30 @@ async def test_an_evaluation_does_not_wait_for_answers_that_never_come(site: Sit
         assert "kept_answers" not in result.body.engine
     finally:
         master.close()
+
+
+@pytest.mark.slow
+async def test_a_worker_leaves_when_there_has_been_no_run_for_as_long_as_it_was_told(
+    site: Site,
+) -> None:
+    run, master = spec(), FakeMaster(site.port)
+    told = {"APBMM_LEAVE_AFTER": "0.03"}
+    try:
+        lonely = site.worker("b", at="tcp://127.0.0.1:9", env=told)
+        assert await asyncio.to_thread(lonely.end) == 0
+        assert "no master has had a run for this worker" in lonely.output
+        worker = site.worker("a", env=told)
+        await master.hear(Hello)
+        ready = await welcome(master, run)
+        for _ in range(15):  # three seconds with a run, and without work
+            await master.hear(Beat)
+            await master.say(BeatAck(epoch=1, stage="ready"))
+        assert worker.popen.poll() is None
+        await master.say(assignment(run, ready))
+        result = await master.hear(Result)
+        await master.say(ResultAck(run=RUN, lease=result.lease))
+        await master.say(Bye(run=RUN, reason="over"))
+        assert await asyncio.to_thread(worker.end) == 0
+        assert outbox(site) == []
+    finally:
+        master.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from apbmm_common.process.command_line import command_app
 from apbmm_common.process.logs import Level, LogFormat
@@ -64,6 +64,9 @@ class WorkerFlags:
     allow_remote_code
         Run Python code where a run file asks for it as well: that of checkpoints (remote_code in
         its table engine), and a run's own adapters (adapters). Only for code that you have read.
+    leave_after
+        Minutes: end when no master has had a run for this worker for so long, as after the end of
+        a run. Default: wait for the next run for ever.
     log_level
         Least severity of the messages on standard error.
     log_format
@@ -81,6 +84,7 @@ class WorkerFlags:
     keys: str | None = None
     insecure: bool = False
     allow_remote_code: bool = False
+    leave_after: Annotated[float | None, Parameter(validator=validators.Number(gte=0))] = None
     log_level: Level = "INFO"
     log_format: LogFormat = "text"
 
@@ -116,6 +120,7 @@ def worker(*, flags: WorkerFlags) -> int:
         roots=options.parse_roots(flags.root, flags.master),
         engine=parse_engine_arguments(flags.engine_arg),
         allow_remote_code=flags.allow_remote_code,
+        leave_after=None if flags.leave_after is None else flags.leave_after * 60,
     )
     return serve(settings)
 

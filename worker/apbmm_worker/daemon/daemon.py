@@ -78,6 +78,7 @@ class Daemon:
         self.shutdown = Shutdown(self.lease_runner, self.outbox)
         self.supervisor = Supervisor()
         self._welcome = False
+        self._without_run_since = time.monotonic()
         self._heard = 0.0
         self._hellos = 0
         self._hello_pause = HELLO_SECONDS[0]
@@ -103,6 +104,7 @@ class Daemon:
                         task.result()
                 if self._welcome:
                     await self.lease_runner.resend()
+                self._leave_if_left_alone()
                 self.shutdown.turn(self.run_id if self._welcome else None)
                 self.supervisor.turn(self._doing(), stopping=self.shutdown.asked)
             if self._welcome:
@@ -210,6 +212,17 @@ class Daemon:
             total=progress.latest.total,
             quiet=time.monotonic() - progress.moved,
         )
+
+    def _leave_if_left_alone(self) -> None:
+        """Stop where there has been no run for as long as this worker was told to wait."""
+        if self._welcome or self.lease_runner.held is not None:
+            self._without_run_since = time.monotonic()
+            return
+        patience = self.options.leave_after
+        alone = time.monotonic() - self._without_run_since
+        if patience is not None and alone >= patience and not self.shutdown.asked:
+            log.info("no master has had a run for this worker for %.0f s: leaving", alone)
+            self.stop(interrupted=False)
 
     def _forget_master(self) -> None:
         self._welcome = False

@@ -39,7 +39,7 @@ class Options:
     benchmark's name) to paths of this host. ``roots`` are the folders that all other paths must be
     in; None allows any. ``engine`` has engine arguments of this host as text, by name. With
     ``allow_remote_code`` a run may execute the code that comes with its checkpoints, and its own
-    file of adapters.
+    file of adapters. ``leave_after``: after so many seconds without a run it ends; None: never.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Options:
     roots: tuple[Path, ...] | None = None
     engine: Mapping[str, str] = field(default_factory=dict)
     allow_remote_code: bool = False
+    leave_after: float | None = None
 
     @property
     def outbox(self) -> Path:
