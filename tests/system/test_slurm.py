@@ -218,8 +218,13 @@ def test_workers_of_an_array_join_and_leave_on_their_own(
     # As half an hour before the end of its time: it finishes its evaluation and is queued again.
     cluster.run("scancel", "--batch", "--signal=USR1", f"{array}_1")
     wait_for("its place in the queue", lambda: cluster.state(f"{array}_1") == "PENDING")
-    cluster.run("scontrol", "update", f"JobId={array}_1", "StartTime=now")
-    wait_for("its second time", lambda: joined(site).get("array-1") == 2)
+
+    def is_back() -> bool:
+        # Slurm lets a job that was queued again wait for two minutes.
+        cluster.run("scontrol", "update", f"JobId={array}_1", "StartTime=now")
+        return joined(site).get("array-1") == 2
+
+    wait_for("its second time", is_back)
 
     assert master.end() == 0
     site.assert_whole(80)
