@@ -290,7 +290,9 @@ class Master:
 
     def situation(self) -> Situation:
         """What `policy.decide` needs beside run state and fleet."""
-        estimated = self._estimated.update(self.run_state, self._newest_estimates)
+        estimated = self._estimated.update(
+            self.run_state, self._newest_estimates, self.optimiser.expected
+        )
         return Situation(
             now=time.monotonic(),
             listening_since=self.listening_since,

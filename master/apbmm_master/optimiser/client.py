@@ -37,7 +37,8 @@ from apbmm_master.optimiser.outcome_book import AnsweredMerge, OutcomeRequest, e
 from apbmm_master.optimiser.process import (
     AskReply,
     AskRequest,
-    Estimates,
+    EstimateReply,
+    EstimateRequest,
     History,
     OptimiserProcess,
     PastAsk,
@@ -86,8 +87,8 @@ class OptimiserClient:
         self._run_dir = run_dir
         self._unstored = asyncio.Event()
         """Set once all that the requests made so far name is in the journal."""
-        self._estimating: asyncio.Task[Estimates] | None = None
-        self._estimated: tuple[object, Estimates] = None, {}
+        self._estimating: asyncio.Task[EstimateReply] | None = None
+        self._estimated: tuple[object, EstimateReply] = None, EstimateReply()
         """The newest estimates, after what they were asked for."""
         self._open: _OpenAsk | None = None
         self._empty_after = -1
@@ -163,13 +164,24 @@ class OptimiserClient:
         request = self._outcomes(run_state) if partial_merges(run_state) else None
         if request is None:
             return {}
-        wanted = request.complete, request.partial
+        wanted = len(merges_of(run_state)), request.partial
         if self._estimating is None and self._estimated[0] != wanted:
-            self._estimating = self._task(lambda: self._process.estimates(request))
+            tells = tuple(_told(run_state, evaluation) for evaluation in merges_of(run_state))
+            whole = EstimateRequest(search_arguments(run_state), tells, request)
+            self._estimating = self._task(lambda: self._process.estimates(whole))
             self._estimated = wanted, self._estimated[1]
-        known = self._estimated[1]
+        known = self._estimated[1].estimates
         names = (merge.evaluation for merge in request.partial)
         return {name: known[name] for name in names if name in known}
+
+    @property
+    def expected(self) -> Mapping[str, tuple[Vector, Vector]]:
+        """By evaluation: what the method's surrogate expects of the objectives of partial merges.
+
+        Means and standard deviations, computed with the newest `estimates`. The surrogate takes
+        part of an estimate's error for what it is, as the vectors near it tell.
+        """
+        return self._estimated[1].expected
 
     def _take_estimates(self) -> None:
         """Take the reply of the process, if there is one."""
@@ -239,7 +251,7 @@ class OptimiserClient:
         if self._estimating is not None:
             self._estimating.cancel()
         self._open = self._estimating = None
-        self._estimated = None, {}
+        self._estimated = None, EstimateReply()
         self._empty_after = -1
 
     async def close(self) -> None:
@@ -402,10 +414,13 @@ def _with_vectors(run_state: RunState, call: Call) -> PastAsk | PastTell:
         assert evaluation.estimate is not None
         objectives, variance = estimated_objectives(run_state, evaluation.estimate)
         return PastTell(evaluation.vector, objectives, variance)
-    objectives = score(run_state, evaluation)
-    return PastTell(
-        evaluation.vector, objectives, known_noise(run_state, evaluation), evaluation.id
-    )
+    return _told(run_state, evaluation)
+
+
+def _told(run_state: RunState, evaluation: Evaluation) -> PastTell:
+    """What is told of a merge that is done."""
+    noise = known_noise(run_state, evaluation)
+    return PastTell(evaluation.vector, score(run_state, evaluation), noise, evaluation.id)
 
 
 def outcome_request(run_state: RunState, run_dir: Path) -> OutcomeRequest:

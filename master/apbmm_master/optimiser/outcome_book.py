@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from apbmm_common.errors import ApbmmError
 from apbmm_common.repetitions import question_of
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.partial_outcomes import PartialRow
@@ -38,6 +39,10 @@ WINDOW = 128
 """Merges whose noise is learned together; it takes an inverse of this size."""
 LEARNT = frozenset({"accuracy", "tokens"})
 """Metrics that are the mean of a column of the outcomes."""
+
+
+class OutcomesMissingError(ApbmmError):
+    """The journal has no outcomes of a reference, so that nothing can be estimated from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +161,8 @@ class OutcomeBook:
         """Means over all answers of the partial merges, those of which rows are known.
 
         They depend on the answers of the references, of ``complete`` and of the merge alone. A
-        merge is estimated anew where ``complete`` has changed.
+        merge is estimated anew where ``complete`` has changed. Raises `OutcomesMissingError`, and
+        JournalError.
         """
         self.read(request)
         earlier = tuple(each.evaluation for each in (*request.references, *request.complete))
@@ -166,7 +172,7 @@ class OutcomeBook:
         estimators = self._estimators[1]
         for merge in request.partial:
             tables = self._partial.get(merge.evaluation)
-            if tables is not None and merge.evaluation not in self._estimates and estimators:
+            if tables is not None and merge.evaluation not in self._estimates:
                 vector = None if merge.vector is None else np.array(merge.vector)
                 self._estimates[merge.evaluation] = {
                     name: _estimated(estimator, tables[name], vector)
@@ -176,7 +182,14 @@ class OutcomeBook:
         return {name: self._estimates[name] for name in names if name in self._estimates}
 
     def _learned(self, request: OutcomeRequest) -> dict[str, Estimator]:
-        """An estimator for each benchmark; none where a reference has no rows."""
+        """An estimator for each benchmark."""
+        for reference in request.references:
+            if not self._is_whole(reference.evaluation):
+                raise OutcomesMissingError(
+                    f"merges cannot be measured in steps: the journal has no outcomes of the "
+                    f"reference {reference.evaluation}",
+                    "set steps.enabled = false, and the same command goes on",
+                )
         every = (*request.references, *request.complete)
         found = {}
         for name in self._questions:
@@ -186,8 +199,6 @@ class OutcomeBook:
                 for table, each in zip(tables, every, strict=True)
                 if table is not None and np.isfinite(table.scores).all()
             ]
-            if len(known) < len(request.references):
-                return {}
             vectors = [vector for _, vector in known if vector is not None]
             found[name] = Estimator(
                 Outcomes(

@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -117,8 +117,25 @@ class AskReply:
     diagnostics: dict[str, Any]
 
 
-Estimates = dict[str, BenchmarkEstimates]
-"""Of merges that have answered a part, by evaluation."""
+@dataclass(frozen=True)
+class EstimateRequest:
+    """Estimate the partial merges of ``outcomes``; ``tells`` are all merges that are done."""
+
+    arguments: SearchArguments
+    tells: tuple[PastTell, ...]
+    outcomes: OutcomeRequest
+
+
+@dataclass(frozen=True)
+class EstimateReply:
+    """Of merges that have answered a part, by evaluation.
+
+    ``estimates`` follow from outcomes alone. ``expected`` are means and standard deviations of the
+    objectives by the method's surrogate, which is told all estimates; empty without a surrogate.
+    """
+
+    estimates: dict[str, BenchmarkEstimates] = field(default_factory=dict)
+    expected: dict[str, tuple[Vector, Vector]] = field(default_factory=dict)
 
 
 class HistoryMismatchError(Exception):
@@ -171,9 +188,23 @@ class OptimiserSession:
         self._search: Search | None = None
         self._book = OutcomeBook()
 
-    def estimates(self, request: OutcomeRequest) -> Estimates:
-        """See `OutcomeBook.estimates`."""
-        return self._book.estimates(request)
+    def estimates(self, request: EstimateRequest) -> EstimateReply:
+        """Estimates, and what a search that is told them expects; the session's own is left alone.
+
+        It depends on the request and the outcomes alone. Raises what `OutcomeBook.estimates` does.
+        """
+        found = self._book.estimates(request.outcomes)
+        search = replayed_search(request.arguments, request.tells)
+        tells = {tell.vector: tell for tell in request.tells}
+        self._tell_outcomes(search, tells, request.outcomes, list(found))
+        vectors = {merge.evaluation: merge.vector for merge in request.outcomes.partial}
+        at = np.array([vectors[name] for name in found], dtype=np.float64)
+        predicted = search.predicted(at) if found else None
+        if predicted is None:
+            return EstimateReply(found)
+        rows = zip(*(part.tolist() for part in predicted), strict=True)
+        pairs = ((tuple(mean), tuple(deviation)) for mean, deviation in rows)
+        return EstimateReply(found, dict(zip(found, pairs, strict=True)))
 
     def reply(self, request: AskRequest) -> AskReply:
         """Bring the search up to the request's history and ask it.
@@ -183,8 +214,12 @@ class OptimiserSession:
         began = time.perf_counter()
         search = self._up_to_date(request)
         index = sum(len(call.vectors) for call in self._history if isinstance(call, PastAsk))
-        if request.outcomes is not None:
-            self._tell_outcomes(search, request.outcomes)
+        # A synchronous method's batch is computed from what was told when it was opened, which a
+        # replay has to repeat.
+        if request.outcomes is not None and search.batch is None and search.uses_outcomes:
+            tells = {e.vector: e for e in self._history if isinstance(e, PastTell) and e.objectives}
+            known = [m.evaluation for m in request.outcomes.partial if m.vector in tells]
+            self._tell_outcomes(search, tells, request.outcomes, known)
         pending = [np.array(vector) for vector in request.pending]
         vectors = tuple(tuple(map(float, v)) for v in search.ask(request.count, pending))
         if vectors:
@@ -199,26 +234,30 @@ class OptimiserSession:
             json_value(asdict(report)) if report is not None else {},
         )
 
-    def _tell_outcomes(self, search: Search, request: OutcomeRequest) -> None:
-        """Tell the search anew what the outcomes now show of what it was told before.
+    def _tell_outcomes(
+        self,
+        search: Search,
+        tells: Mapping[Vector, PastTell],
+        request: OutcomeRequest,
+        partial: Collection[str],
+    ) -> None:
+        """Tell the search anew what the outcomes now show of what it was told in ``tells``.
 
-        That is the noise of merges that are done, and the estimates of partial ones, which have
-        that noise besides. It depends on the history and the outcomes alone. A synchronous method
-        is told nothing: its batch is computed from what was told when it was opened, which a
-        replay has to repeat.
+        That is the noise of merges that are done, and the estimates of those in ``partial``, which
+        have the usual noise besides. It depends on the arguments and the outcomes alone.
         """
-        if search.batch is not None or not search.uses_outcomes:
-            return
-        tells = {e.vector: e for e in self._history if isinstance(e, PastTell) and e.objectives}
-        names = [tell.evaluation for tell in tells.values() if tell.evaluation]
-        noise = self._book.noise(request, names)
-        for vector, tell in tells.items():
-            if tell.objectives is not None and tell.evaluation in noise:
-                search.tell(np.array(vector), np.array(tell.objectives), noise[tell.evaluation])
-        usual = sum(noise.values()) / max(len(noise), 1)
-        estimated = self._book.estimated_objectives(request)
+        done = {tell.evaluation: tell for tell in tells.values() if tell.evaluation}
+        noise = self._book.noise(request, tuple(done)) if search.uses_outcomes else {}
+        for name, variance in noise.items():
+            if name in done:
+                objectives = done[name].objectives
+                assert objectives is not None
+                search.tell(np.array(done[name].vector), np.array(objectives), variance)
+        told = [tell.variance for tell in done.values() if tell.variance is not None]
+        usual = np.mean(list(noise.values()) or told or [0.0], axis=0)
+        estimated = self._book.estimated_objectives(request) if partial else {}
         for merge in request.partial:
-            if merge.vector in tells and merge.evaluation in estimated:
+            if merge.evaluation in partial and merge.evaluation in estimated:
                 mean, variance = estimated[merge.evaluation]
                 search.tell(np.array(merge.vector), mean, variance + usual)
 
@@ -287,7 +326,7 @@ def _reply(request: AskRequest) -> AskReply:
     return _session.reply(request)
 
 
-def _estimates(request: OutcomeRequest) -> Estimates:
+def _estimates(request: EstimateRequest) -> EstimateReply:
     return _session.estimates(request)
 
 
@@ -318,8 +357,8 @@ class OptimiserProcess:
             request = replace(request, history=whole_history(), seen=0)
         return await self._repeated(lambda: self._submit(request))
 
-    async def estimates(self, request: OutcomeRequest) -> Estimates:
-        """The estimates of a run's partial merges. Raises `JournalError`."""
+    async def estimates(self, request: EstimateRequest) -> EstimateReply:
+        """See `OptimiserSession.estimates`."""
         return await self._repeated(lambda: self._run(_estimates, request))
 
     async def _repeated(self, submit: Callable[[], Awaitable[Reply]]) -> Reply:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -23,6 +25,8 @@ from apbmm_master.search.partial_answers.steps import (
     reserve,
 )
 
+Expected = tuple[tuple[float, ...], tuple[float, ...]]
+"""Means and standard deviations of objectives."""
 OVERRUN = 1.25
 """A paused merge may be completed where the rest of the budget, times this, is what it costs."""
 SMALLEST_COST = 1e-9
@@ -67,11 +71,16 @@ class EstimatedMerges:
     _known: dict[str, tuple[BenchmarkEstimates, EstimatedMerge]] = field(default_factory=dict)
 
     def update(
-        self, run_state: RunState, newest: Mapping[str, BenchmarkEstimates]
+        self,
+        run_state: RunState,
+        newest: Mapping[str, BenchmarkEstimates],
+        expected: Mapping[str, Expected] = MappingProxyType({}),
     ) -> tuple[EstimatedMerge, ...]:
         """The merges that pause, or go on after a pause, and whose estimates the search knows.
 
-        ``newest`` has later estimates than those that the search was told.
+        ``newest`` has later estimates than those that the search was told, and ``expected`` what a
+        surrogate that knows all of these expects of the objectives: a merge that looks good by
+        chance looks less so among others like it. Both come together.
         """
         known = self._known
         self._known = {}
@@ -82,22 +91,31 @@ class EstimatedMerges:
             estimate = newest.get(evaluation.id, told)
             same = known.get(evaluation.id)
             if same is None or same[0] is not estimate or same[1].evaluation is not evaluation:
-                same = estimate, _estimated(run_state, evaluation, step, estimate)
+                objectives = expected.get(evaluation.id) or _by_itself(run_state, estimate)
+                same = estimate, _estimated(run_state, evaluation, step, estimate, objectives)
             self._known[evaluation.id] = same
         return tuple(merge for _, merge in self._known.values())
 
 
-def _estimated(
-    run_state: RunState, evaluation: Evaluation, step: FirstStep, estimate: BenchmarkEstimates
-) -> EstimatedMerge:
+def _by_itself(run_state: RunState, estimate: BenchmarkEstimates) -> Expected:
     mean, variance = estimated_objectives(run_state, estimate)
+    return mean, tuple(map(math.sqrt, variance))
+
+
+def _estimated(
+    run_state: RunState,
+    evaluation: Evaluation,
+    step: FirstStep,
+    estimate: BenchmarkEstimates,
+    objectives: Expected,
+) -> EstimatedMerge:
     parts = step.body.benchmarks
     tokens = sum(estimate[name]["tokens"][0] * part.answers for name, part in parts.items())
     return EstimatedMerge(
         evaluation,
         step,
-        np.array(mean),
-        np.sqrt(variance),
+        np.array(objectives[0]),
+        np.array(objectives[1]),
         np.array(best_reachable(run_state, step)),
         tokens - step.tokens,
         is_audited(run_state, evaluation),

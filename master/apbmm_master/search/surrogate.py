@@ -88,6 +88,12 @@ class Surrogate:
             mean = self.model.posterior(torch.as_tensor(x)).mean
         return np.asarray(mean.numpy(), dtype=np.float64)
 
+    def predicted(self, x: Array) -> tuple[Array, Array]:
+        """Posterior mean and standard deviation (b, m), without noise, as of `mean`."""
+        with torch.no_grad():
+            posterior = self.model.posterior(torch.as_tensor(x))
+        return posterior.mean.numpy(), posterior.variance.sqrt().numpy()
+
     def leave_one_out(self) -> tuple[Array, Array]:
         """Mean and standard deviation (n, m) of each observation as the others predict it.
 

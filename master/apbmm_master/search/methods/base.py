@@ -225,6 +225,13 @@ class Search(ABC):
         if not known and find_same(self._rows(self._rejected), vector) is None:
             self._rejected.append(vector)
 
+    def predicted(self, x: npt.ArrayLike) -> tuple[Array, Array] | None:  # noqa: ARG002
+        """Mean and standard deviation (b, m) of the objectives at `x` (b, D), by all that was told.
+
+        None for a method without a surrogate, and while too little was told.
+        """
+        return None
+
     @abstractmethod
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         """Up to `count` vectors that depend on `state` alone. Called once `_can_propose` holds."""

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from apbmm_master.search.arrays import Array, Indices
+from apbmm_master.search.arrays import Array, Indices, as_matrix
 from apbmm_master.search.methods.base import Search, SearchState
 from apbmm_master.search.methods.deduplication import first_distinct
 from apbmm_master.search.methods.problem import Problem
@@ -73,6 +74,13 @@ class BayesianSearch(Search):
             return None
         with one_thread(), torch_defaults():
             return self._surrogate(self._state(self._in_flight(())))
+
+    def predicted(self, x: npt.ArrayLike) -> tuple[Array, Array] | None:
+        """See `Search.predicted`."""
+        points = as_matrix(x, "x", self.dimensions)
+        surrogate = self.surrogate()
+        with one_thread():
+            return None if surrogate is None else surrogate.predicted(points)
 
     def _surrogate(self, state: SearchState) -> Surrogate:
         """The model of all observations, fitted again when one was added or changed."""

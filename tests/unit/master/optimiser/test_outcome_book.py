@@ -14,6 +14,7 @@ from apbmm_common.protocol.messages import BenchmarkPart, BenchmarkResult, Evalu
 from apbmm_common.repetitions import repetition_id
 from apbmm_master.journal.events import (
     AnyEvent,
+    BenchmarkEstimates,
     EpochStarted,
     Estimated,
     Leased,
@@ -34,8 +35,18 @@ from apbmm_master.optimiser.client import (
     pending_evaluations,
     search_arguments,
 )
-from apbmm_master.optimiser.outcome_book import OutcomeBook, earlier_merges
-from apbmm_master.optimiser.process import AskRequest, Estimates, OptimiserSession
+from apbmm_master.optimiser.outcome_book import (
+    OutcomeBook,
+    OutcomesMissingError,
+    earlier_merges,
+)
+from apbmm_master.optimiser.process import (
+    AskRequest,
+    EstimateReply,
+    EstimateRequest,
+    OptimiserSession,
+    PastTell,
+)
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.partial_answers.outcome_estimates import (
     Answers,
@@ -164,7 +175,7 @@ class Run:
             found = self.estimates()
             self.add(Estimated(estimates={name: found[name]}))
 
-    def estimates(self) -> Estimates:
+    def estimates(self) -> dict[str, BenchmarkEstimates]:
         return OutcomeBook().estimates(outcome_request(self.run_state, self.folder))
 
     def ask(self, seen: int = 0) -> AskRequest:
@@ -224,6 +235,21 @@ def test_a_merge_that_was_done_before_its_rows_were_read_has_no_estimate(tmp_pat
     run.lease("p0", 2)
     run.finish("p0", 2)
     assert list(OutcomeBook().estimates(request)) == ["p1"]
+
+
+def test_references_without_outcomes_are_named(tmp_path: Path) -> None:
+    """As in a run that has learnt from one of an early version, whose workers sent none."""
+    run = Run(tmp_path)
+    run.propose("p", (0.5,) * LAYERS)
+    run.lease("p", 1)
+    run.pause("p")
+    request = outcome_request(run.run_state, run.folder)
+    with Journal(run.folder) as journal:
+        journal._db.execute("DELETE FROM outcomes WHERE evaluation = 'instruct'")
+        journal._db.commit()
+    with pytest.raises(OutcomesMissingError, match="no outcomes of the reference instruct"):
+        OutcomeBook().estimates(request)
+    assert OutcomeBook().noise(request, []) == {}
 
 
 def test_noise_is_learned_from_all_that_are_done_and_the_references(tmp_path: Path) -> None:
@@ -305,6 +331,42 @@ def test_a_resumed_search_proposes_what_the_living_one_does(tmp_path: Path) -> N
         run.scores[f"n{step}"] = run.tokens[f"n{step}"] = np.zeros((1, QUESTIONS))
 
 
+def test_what_is_expected_of_a_merge_is_what_its_neighbours_and_its_estimate_say(
+    tmp_path: Path,
+) -> None:
+    """The surrogate is told results and estimates, and asked at the partial merges' vectors."""
+    run = Run(tmp_path)
+    run.begin("e0", "e1", "e2", "e3", "e4", "e5")
+    run.pause_new("p0", "p1")
+    session = OptimiserSession()
+    session.reply(run.ask())
+    request = outcome_request(run.run_state, run.folder)
+    done = tuple(c for c in history_of(run.run_state) if isinstance(c, PastTell) and c.evaluation)
+    wanted = EstimateRequest(search_arguments(run.run_state), done, request)
+    reply = session.estimates(wanted)
+    assert reply == OptimiserSession().estimates(wanted)
+    assert reply.estimates == run.estimates()
+    assert session._search is not None
+    vectors = np.array([merge.vector for merge in request.partial])
+    # The search that proposes was told the same.
+    expected = session._search.predicted(vectors)
+    assert expected is not None
+    for row, name in enumerate(("p0", "p1")):
+        np.testing.assert_allclose(reply.expected[name], [part[row] for part in expected])
+        _, variance = OutcomeBook().estimated_objectives(request)[name]
+        assert (np.array(reply.expected[name][1]) < np.sqrt(variance)).all()
+
+
+def test_without_a_surrogate_nothing_is_expected(tmp_path: Path) -> None:
+    run = Run(tmp_path, algorithm={"name": "sobol"})
+    run.begin("e0", "e1")
+    run.pause_new("p")
+    request = outcome_request(run.run_state, run.folder)
+    wanted = EstimateRequest(search_arguments(run.run_state), (), request)
+    reply = OptimiserSession().estimates(wanted)
+    assert (list(reply.estimates), reply.expected) == (["p"], {})
+
+
 def test_steps_do_not_end_a_method_with_as_many_vectors_as_evaluations(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert run.spec.budget.evaluations == 4
@@ -325,11 +387,11 @@ def test_a_method_that_is_not_told_outcomes_has_what_was_journaled(tmp_path: Pat
 
 async def test_the_client_estimates_what_has_changed_once_it_is_stored(tmp_path: Path) -> None:
     run, woken = Run(tmp_path), asyncio.Event()
-    client, book, asked = OptimiserClient(woken.set, tmp_path), OutcomeBook(), []
+    client, session, asked = OptimiserClient(woken.set, tmp_path), OptimiserSession(), []
 
-    async def estimates(request: Any) -> Estimates:
-        asked.append([merge.evaluation for merge in request.partial])
-        return book.estimates(request)
+    async def estimates(request: EstimateRequest) -> EstimateReply:
+        asked.append([merge.evaluation for merge in request.outcomes.partial])
+        return session.estimates(request)
 
     client._process.estimates = estimates  # type: ignore[method-assign]
 
@@ -357,8 +419,9 @@ async def test_the_client_estimates_what_has_changed_once_it_is_stored(tmp_path:
         run.begin("e2")
         assert await newest() == run.estimates()
         assert asked == [["p"], ["p"]]
+        assert list(client.expected) == ["p"]
         client.forget()
-        assert client.estimates(run.run_state) == {}
+        assert (client.estimates(run.run_state), client.expected) == ({}, {})
     finally:
         await client.close()
 

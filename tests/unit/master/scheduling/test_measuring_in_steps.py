@@ -222,6 +222,20 @@ def test_the_gain_is_what_a_merge_adds_to_those_that_are_completed_already() -> 
     assert completed_at_the_end(world.run_state, [two, other], [one], none) is other
 
 
+def test_what_the_surrogate_expects_of_a_merge_goes_before_its_estimate() -> None:
+    """A lucky first step counts for less where merges like it are not that good."""
+    world, _ = paused_run(2)
+    newest = {e: estimate((0.6, 0.0001), (300.0, 1.0)) for e in ("e0001", "e0002")}
+    merges = EstimatedMerges()
+    alone, other = merges.update(world.run_state, newest)
+    newest = {name: dict(each) for name, each in newest.items()}
+    expected = {"e0001": ((0.1, 0.2), (0.3, 0.4))}
+    one, two = merges.update(world.run_state, newest, expected)
+    assert (one.mean.tolist(), one.deviation.tolist()) == ([0.1, 0.2], [0.3, 0.4])
+    assert two.mean.tolist() == other.mean.tolist() == alone.mean.tolist()
+    assert one.tokens == alone.tokens
+
+
 def test_nothing_goes_on_that_the_budget_does_not_allow() -> None:
     world, _ = paused_run(3, budget={"evaluations": 2, "initial": 2})
     paused = world.situation().paused
