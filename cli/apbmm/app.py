@@ -283,7 +283,9 @@ def status(
 
 
 @app.command(usage="apbmm dashboard [OPTIONS] [RUN ...]")
-def dashboard(*runs: str, host: str = "127.0.0.1", port: int | None = None) -> int:
+def dashboard(
+    *runs: str, host: str = "127.0.0.1", port: int | None = None, keys: Keys = None
+) -> int:
     """Show runs in a browser as they go on: front, progress, workers, evaluations, events.
 
     Prints the address of the page and serves it until Ctrl-C. It only shows: nothing can be changed
@@ -292,17 +294,20 @@ def dashboard(*runs: str, host: str = "127.0.0.1", port: int | None = None) -> i
     Parameters
     ----------
     runs
-        Run directories, or names of runs. Default: all runs under runs/, and those that begin there
-        later.
+        Run directories, names of runs, or addresses of status sockets (tcp://HOST:PORT). Default:
+        all runs under runs/, and those that begin there later.
     host
         Address to listen on. One that other hosts can reach demands a token, which the printed
         address has.
     port
         Port to listen on. Default: 5757, or a free one where that is taken.
+    keys
+        Folder of keys, for addresses: the master's, or a worker's. Default: ~/.config/apbmm/keys if
+        there are keys in it; none goes without.
     """
     from apbmm.dashboard.command import DashboardRequest, run_dashboard
 
-    return run_dashboard(DashboardRequest(runs, host, port))
+    return run_dashboard(DashboardRequest(runs, host, port, keys))
 
 
 @app.command(usage="apbmm pick [OPTIONS] [RUN]")

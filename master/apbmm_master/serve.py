@@ -27,6 +27,7 @@ from apbmm_master.journal.store import NAME as JOURNAL
 from apbmm_master.journal.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.status.console import RunConsole
+from apbmm_master.status.event_pages import events_after
 from apbmm_master.status.json_lines import JsonLines
 from apbmm_master.status.snapshot import live_snapshot, present
 from apbmm_master.status.sockets import StatusSocket
@@ -135,6 +136,7 @@ async def _serve(
         authenticator,
         status_bind,
         present=lambda: present(master),
+        events=lambda after: events_after(master.journal, master.run_state, after),
     )
     terminal = terminal_of(master.run_state, run_dir)
     master.watchers += [status.publish, terminal.watch]

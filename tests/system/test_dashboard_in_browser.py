@@ -27,11 +27,19 @@ pytestmark = [
 VIEWS = ("overview", "evaluations", "evaluations/e0003", "workers", "layers", "events", "logs")
 EVALUATIONS = 2000
 WITHIN_SECONDS = 1.0
-"""How soon a completion is shown. A loaded machine may be late for some, and not for all."""
+"""How soon a page stands and a completion is shown: a loaded machine may be late, not always."""
+TRIES = 5
 MESSAGES = (
     "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded",
 )  # fmt: skip
 SETTLED = "!document.querySelector('[aria-busy]') && !!document.querySelector('main h2')"
+
+
+ALL_DRAWN = """
+(next => !next || (next.scrollIntoView(), false))(
+  [...document.querySelectorAll("main .chart")].find(chart => !chart.querySelector("svg")))
+"""
+"""A figure is drawn when it comes into sight: this brings the next one there."""
 
 
 class Dashboard:
@@ -107,6 +115,7 @@ def look(page: Page, address: str, width: int = 1280) -> None:
     page.open("about:blank", width)  # another view of the same page would only be gone to
     page.open(address, width, mobile=width < 500)
     wait_for("the page", lambda: page.value(SETTLED))
+    wait_for("the figures", lambda: page.value(ALL_DRAWN))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -219,6 +228,20 @@ def press_to(page: Page, focus: str) -> set[str]:
     raise AssertionError(f"{focus} is not reached by Tab: {sorted(reached)}")
 
 
+def test_two_thousand_evaluations_stand_within_a_second(dashboard: Dashboard, page: Page) -> None:
+    for view in ("overview", "evaluations"):
+        took = []
+        for _ in range(TRIES):
+            page.open("about:blank", 1280)
+            page.call("Page.navigate", url=dashboard.at("long", view))
+            took.append(page.value(SECONDS_TO_STAND))
+            if took[-1] < WITHIN_SECONDS:
+                break
+        assert min(took) < WITHIN_SECONDS, (view, took)
+        wait_for("the page", lambda: page.value(SETTLED))
+    assert page.value("document.querySelectorAll('.evaluations tbody tr').length") == 100
+
+
 def test_a_completion_is_shown_within_a_second(site: Site, page: Page) -> None:
     site.configure(budget={"evaluations": 6, "initial": 6}, evaluation={"rehearsal_seconds": 0.8})
     port = free_port()
@@ -242,6 +265,16 @@ def test_a_completion_is_shown_within_a_second(site: Site, page: Page) -> None:
     assert "Traceback" not in (site.run_dir / "dashboard.log").read_text(encoding="utf-8")
 
 
+SECONDS_TO_STAND = """
+new Promise(done => {
+  const look = setInterval(() => {
+    if (!document.querySelector(".tiles") || !document.querySelector("main tbody tr")) return;
+    clearInterval(look);
+    done(performance.now() / 1000);
+  }, 10);
+})
+"""
+"""Until the numbers and the table are there; figures follow."""
 CONNECTION = "document.getElementById('connection').textContent"
 NOTE_COMPLETIONS = """
 window.noted = {};

@@ -14,11 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apbmm.installed import require_installed
 from apbmm.results.run_directories import RUNS, find_run
 from apbmm_common.errors import EXIT_DONE, UsageError
+from apbmm_common.protocol.curve_keys import reader_keys
 from apbmm_master.journal.confirmation import confirm_folder
+
+if TYPE_CHECKING:
+    from apbmm.dashboard.followed_run import FollowedRun
 
 LOOPBACK = "127.0.0.1"
 PORT = 5757
@@ -32,6 +37,7 @@ class DashboardRequest:
     runs: Sequence[str] = ()
     host: str = LOOPBACK
     port: int | None = None
+    keys: str | None = None
 
 
 def run_dashboard(request: DashboardRequest) -> int:
@@ -40,7 +46,16 @@ def run_dashboard(request: DashboardRequest) -> int:
     Raises `UsageError` for a run that there is not, for an address that cannot be listened on, and
     where a package is not installed.
     """
-    named = [_place(find_run(run)) for run in request.runs]
+    from apbmm.dashboard.followed_run import FollowedRun, RemoteRun
+
+    named: list[FollowedRun] = []
+    for run in request.runs:
+        if "://" in run:
+            keys = reader_keys(request.keys)
+            named.append(RemoteRun(Path(run), run, address=run, keys=keys))
+        else:
+            folder = find_run(run, "give the run directory or name of a run, or an address")
+            named.append(FollowedRun(folder, str(folder)))
     if not named and not RUNS.is_dir():
         raise UsageError("there is no folder runs/ here", "name a run directory, or a run")
     _require_installed()
@@ -57,6 +72,7 @@ def run_dashboard(request: DashboardRequest) -> int:
 
 def serve_beside_master(run_dir: Path, listening: socket.socket) -> None:
     """Serve the run of the master that has started this process, until it ends."""
+    from apbmm.dashboard.followed_run import FollowedRun
     from apbmm_master.followers.process import FollowedMaster
 
     master = FollowedMaster()
@@ -74,7 +90,7 @@ def serve_beside_master(run_dir: Path, listening: socket.socket) -> None:
     # The confirmation of a search is shown with the search.
     search = run_dir.parent if confirm_folder(run_dir.parent) == run_dir else run_dir
     with contextlib.suppress(KeyboardInterrupt):
-        _serve([_place(search)], listening, LOOPBACK, "", lambda: None)
+        _serve([FollowedRun(search, str(search))], listening, LOOPBACK, "", lambda: None)
 
 
 def _require_installed() -> None:
@@ -85,7 +101,7 @@ def _require_installed() -> None:
 
 
 def _serve(
-    named: Sequence[tuple[Path, str]],
+    named: Sequence[FollowedRun],
     listening: socket.socket,
     host: str,
     token: str,
@@ -98,11 +114,6 @@ def _serve(
     cookie = f"apbmm-dashboard-{listening.getsockname()[1]}"
     guard = partial(Guard, names=own_names(host), token=token, cookie=cookie)
     serve(application(WatchedRuns(named), guard), listening, announce)
-
-
-def _place(folder: Path) -> tuple[Path, str]:
-    """The folder of a run, and what it is called on the page."""
-    return folder, str(folder)
 
 
 def is_loopback(host: str) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from apbmm.results.run_results import RunResults, results_of
+from apbmm_common.protocol.curve_keys import ClientKeys
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.events import EVENT, Record, ResultLearnt, ResultRecorded
+from apbmm_common.protocol.status_requests import ask
+from apbmm_master.journal.events import EVENT, Paused, Record, ResultLearnt, ResultRecorded
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.store import OutcomeSums, read_journal, read_outcome_sums
@@ -21,9 +23,8 @@ NAMES_A_RUN = ("run_started", "run_learnt")
 """Events that have a field ``run`` of their own."""
 
 
-def published_record(body: bytes) -> Record:
-    """The record that a master published. Raises `ValueError` for one of another version."""
-    told = json.loads(body)
+def published_record(told: Mapping[str, Any]) -> Record:
+    """The record of an event as published. Raises `ValueError` for one of another version."""
     event = {key: value for key, value in told.items() if key not in BESIDE}
     if event["event"] not in NAMES_A_RUN:
         event.pop("run", None)
@@ -75,9 +76,42 @@ class FollowedRun:
         )
 
 
+@dataclass
+class RemoteRun(FollowedRun):
+    """A run of a master on another host, which is asked for the events that are new.
+
+    Its folder is not here: texts, logs and confirmations are not seen.
+    """
+
+    address: str = ""
+    keys: ClientKeys | None = None
+
+    def read(self) -> None:
+        """Ask for what is new. Raises `ApbmmError` where no master answers."""
+        while True:
+            request = f"events {self.run_state.seq}".encode()
+            page = ask(self.address, self.keys, request=request)
+            if page["last"] < self.run_state.seq:  # another run, or one that was begun anew
+                self.run_state, self.records, self.history = RunState(), [], ScoreHistory()
+                continue
+            for evaluation, benchmark, *sums in page["sums"]:
+                self._sums[evaluation, benchmark] = OutcomeSums(*sums)
+            if not page["events"]:
+                return
+            self.take(map(published_record, page["events"]))
+
+    def results(self) -> RunResults:
+        """What the run has found so far. It must have begun."""
+        found = super().results()
+        return found if found.ended else replace(found, condition="running")
+
+
 def _without_outcomes(record: Record, sums: dict[tuple[str, str], OutcomeSums]) -> Record:
     """The record as the journal has it, without single answers, which are added to ``sums``."""
     event = record.event
+    if isinstance(event, Paused):
+        slim = event.model_copy(update={"body": event.body.without_rows()})
+        return Record(record.seq, record.time, slim)
     if not isinstance(event, ResultRecorded | ResultLearnt):
         return record
     if not isinstance(event.body, Evaluated):

@@ -28,6 +28,7 @@ from apbmm_common.errors import UsageError
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.events import Record
+from apbmm_master.journal.scores import estimated_objectives
 from apbmm_master.status.event_words import event_in_words
 from apbmm_master.status.snapshot import journal_snapshot
 
@@ -101,13 +102,15 @@ def rows(results: RunResults) -> dict[str, Json]:
 
 
 def _row(results: RunResults, each: EvaluationResult, number: int | None) -> Json:
-    objectives = {f"o{n}": value for n, value in enumerate(each.objectives or ())}
+    estimate = _estimate(results, each.id) if each.objectives is None else None
+    objectives = {f"o{n}": value for n, value in enumerate(each.objectives or estimate or ())}
     metrics = {f"m.{name}": each.figure(name) for name in results.shown_metrics}
     return {
         "id": each.id,
         "purpose": each.purpose,
         "state": str(each.state),
         "number": number,
+        "estimated": estimate is not None,
         **objectives,
         **{name: figure.value for name, figure in metrics.items() if figure is not None},
         "seconds": each.seconds or None,
@@ -118,6 +121,14 @@ def _row(results: RunResults, each: EvaluationResult, number: int | None) -> Jso
         "message": each.message,
         "export": commands(results, each).get(EXPORT) if number else None,
     }
+
+
+def _estimate(results: RunResults, name: str) -> tuple[float, ...] | None:
+    """The objectives that are estimated of a merge that has answered a part of the questions."""
+    estimate = results.run_state.evaluations[name].estimate
+    if estimate is None or results.trouble or not results.run_state.references_done:
+        return None
+    return estimated_objectives(results.run_state, estimate)[0]
 
 
 def event_lines(records: Sequence[Record], most: int = LAST_EVENTS) -> list[Json]:
@@ -235,7 +246,9 @@ def detail(results: RunResults, name: str) -> Json:
 def commands(results: RunResults, each: EvaluationResult) -> dict[str, str]:
     """Commands about an evaluation, to be copied, by what they do."""
     run = str(results.run_dir.resolve())
-    found = {}
+    found: dict[str, str] = {}
+    if not results.run_dir.is_dir():  # that of a master on another host
+        return found
     if each.purpose in ("initial", "search", "learnt") and each.benchmarks:
         found[EXPORT] = shlex.join(("apbmm", "export", run, "--eval", each.id, "--out", each.id))
     if each.benchmarks and not results.rehearsal:

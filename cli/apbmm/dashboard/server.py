@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -119,12 +118,8 @@ class _Pages:
         view = request.path_params["view"]
         if view not in run_page.FIGURES:
             raise UsageError("there is no such view")
-
-        def compute(results: RunResults) -> bytes:
-            found = run_page.sections_as_json(run_page.FIGURES[view](results))
-            return json.dumps({"seq": results.run_state.seq, "sections": found}).encode()
-
-        return _json(await self._run(request).read(compute))
+        found = await self._run(request).figures(view)
+        return Response(found, media_type="application/json")
 
     async def comparison(self, request: Request) -> Response:
         """Several runs side by side."""
@@ -165,10 +160,6 @@ class _Pages:
 
 def _itself(results: RunResults) -> RunResults:
     return results
-
-
-def _json(content: bytes) -> Response:
-    return Response(content, media_type="application/json")
 
 
 def _charts_library() -> bytes:

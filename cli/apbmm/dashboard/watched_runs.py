@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +23,12 @@ import zmq
 import zmq.asyncio
 
 from apbmm.dashboard import run_page
-from apbmm.dashboard.followed_run import FollowedRun, published_record
+from apbmm.dashboard.followed_run import FollowedRun, RemoteRun, published_record
 from apbmm.results.run_directories import RUNS, local_address
 from apbmm.results.run_results import RunResults
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.process.known_runs import JOURNAL
+from apbmm_common.protocol.status_requests import ask
 from apbmm_master.journal.confirmation import confirm_folder
 from apbmm_master.journal.lifecycle import InvariantError
 from apbmm_master.status.sockets import ADDRESS_FILE
@@ -52,9 +54,10 @@ Reader = asyncio.Queue[tuple[str, str]]
 """Waiting messages of one reader: the name of an event, and its data as JSON."""
 
 
-def key_of(folder: Path) -> str:
-    """What a run is called in addresses: the same whenever the dashboard is started."""
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+def key_of(place: Path | str) -> str:
+    """What the run of a folder or an address is called: the same at every start."""
+    name = place if isinstance(place, str) else str(place.resolve())
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 @dataclass
@@ -65,13 +68,16 @@ class WatchedRun:
     changed: Callable[[], None]
     """Called when what the list of runs shows has changed."""
     trouble: str = ""
-    is_read: bool = False
+    updates: int = 0
+    """How often it was read or has changed."""
     status: Json = field(default_factory=dict)
     readers: set[Reader] = field(default_factory=set)
     _present: Json = field(default_factory=dict)
     _rows: dict[str, Json] = field(default_factory=dict)
     _columns: list[Json] = field(default_factory=list)
     _results: RunResults | None = None
+    _figures: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    """By view: the figures as JSON, and after which update they were made."""
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -102,17 +108,25 @@ class WatchedRun:
             "hypervolume": found.get("hypervolume"),
             "begun_at": found.get("begun_at"),
             "trouble": self.trouble,
-            "reading": not self.is_read,
-            "seq": found.get("seq", 0),
+            "updates": self.updates,
         }
 
     async def read(self, compute: Callable[[RunResults], T]) -> T:
         """What ``compute`` makes of the results. Raises `UsageError` while there are none."""
         async with self._lock:
             if self._results is None:
-                nothing = "the run has not begun" if self.is_read else "its journal is being read"
+                nothing = "the run has not begun" if self.updates else "its journal is being read"
                 raise UsageError(self.trouble or nothing)
             return await asyncio.to_thread(compute, self._results)
+
+    async def figures(self, view: str) -> bytes:
+        """The figures of a view as JSON, made once after each update for all readers."""
+        made, content = self._figures.get(view, (-1, b""))
+        if made != self.updates:
+            updates = self.updates
+            content = await self.read(lambda results: _figures(results, view))
+            self._figures[view] = (updates, content)
+        return content
 
     def join(self, reader: Reader) -> None:
         """Tell a reader the whole run, and from now on whatever changes."""
@@ -153,7 +167,7 @@ class WatchedRun:
                 except (OSError, ValueError, KeyError, zmq.ZMQError) as error:
                     log.info("%s: its master cannot be followed: %s", self.folder, error)
                 self._present = {}
-            if serving is not None or not self.is_read:
+            if serving is not None or not self.updates:
                 await self._update(None)
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -185,12 +199,12 @@ class WatchedRun:
             if self._present.get("seq", 0) > self.followed.run_state.seq and of_run:
                 await self._update(None)  # what was published before the subscription
             return
-        bodies = []
+        told = []
         while await events.poll(0):
             _, body = await events.recv_multipart()
-            bodies.append(body)
+            told.append(json.loads(body))
         began = time.monotonic()
-        await self._update(bodies if of_run else [])
+        await self._update(told if of_run else [])
         await asyncio.sleep(REST * (time.monotonic() - began))
 
     async def _ask(self, context: zmq.asyncio.Context, address: str, serving: Path) -> None:
@@ -209,20 +223,19 @@ class WatchedRun:
                     return
                 await asyncio.sleep(PRESENT_SECONDS if self.readers else 2 * PRESENT_SECONDS)
 
-    async def _update(self, bodies: list[bytes] | None) -> None:
+    async def _update(self, told: list[Json] | None) -> None:
         """Apply published events, or with None read the journal; then tell what has changed."""
         async with self._lock:
             seq = self.followed.run_state.seq
             try:
-                rows = await asyncio.to_thread(self._compute, bodies)
+                rows = await asyncio.to_thread(self._compute, told)
                 self.trouble = ""
             except (ApbmmError, InvariantError, OSError, ValueError) as error:
-                self.trouble = str(error)
-                rows = {}
-        self.is_read = True
+                self.trouble, rows = str(error), self._rows
+        self.updates += 1
         changed = [row for name, row in rows.items() if self._rows.get(name) != row]
         anew = bool(self._rows) and not rows.keys() >= self._rows.keys()
-        self._rows = rows or self._rows
+        self._rows = rows
         if anew:
             self._tell("whole", self._whole())
         else:
@@ -239,10 +252,10 @@ class WatchedRun:
             )
         self.changed()
 
-    def _compute(self, bodies: list[bytes] | None) -> dict[str, Json]:
+    def _compute(self, told: list[Json] | None) -> dict[str, Json]:
         """Everything that the page shows, in a thread; returns the rows of the evaluations."""
         run = self.followed
-        if bodies is None or not run.take(map(published_record, bodies)):
+        if told is None or not run.take(map(published_record, told)):
             run.read()
         if not run.has_begun:
             self.status = run_page.not_begun(run)
@@ -254,10 +267,46 @@ class WatchedRun:
         return rows
 
 
+@dataclass
+class WatchedMaster(WatchedRun):
+    """The run of a master on another host, which is asked for news once a second."""
+
+    @property
+    def key(self) -> str:
+        """See `key_of`."""
+        return key_of(self.followed.label)
+
+    async def follow(self) -> None:
+        """Follow the run until cancelled."""
+        run = self.followed
+        assert isinstance(run, RemoteRun)
+        last = -1
+        while True:
+            try:
+                request = partial(ask, run.address, run.keys, request=b"present")
+                self._present = await asyncio.to_thread(request)
+                self._tell("present", self._present)
+            except ApbmmError as error:
+                self._present = {}
+                if str(error) != self.trouble:
+                    self.trouble = str(error)
+                    await self._update([])
+            else:
+                if self._present["seq"] != last or self.trouble:
+                    await self._update(None)
+                    last = run.run_state.seq
+            await asyncio.sleep(PRESENT_SECONDS if self.readers else ANSWER_SECONDS)
+
+
+def _figures(results: RunResults, view: str) -> bytes:
+    sections = run_page.sections_as_json(run_page.FIGURES[view](results))
+    return json.dumps({"sections": sections}).encode()
+
+
 class WatchedRuns:
     """All runs of a dashboard: those that were named, or else all under runs/."""
 
-    def __init__(self, named: Iterable[tuple[Path, str]]) -> None:
+    def __init__(self, named: Iterable[FollowedRun]) -> None:
         self._runs: dict[str, WatchedRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._readers: set[Reader] = set()
@@ -267,19 +316,20 @@ class WatchedRuns:
         """Follow all runs until cancelled."""
         try:
             while True:
-                for folder, label in self._named or _listed():
-                    self._add(folder, label)
+                for run in self._named or _listed():
+                    self._add(run)
                 await asyncio.sleep(LIST_SECONDS)
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _add(self, folder: Path, label: str) -> None:
-        key = key_of(folder)
-        if key not in self._runs:
-            self._runs[key] = WatchedRun(FollowedRun(folder, label), self._changed)
-            self._tasks.add(asyncio.create_task(self._runs[key].follow()))
+    def _add(self, followed: FollowedRun) -> None:
+        kind = WatchedMaster if isinstance(followed, RemoteRun) else WatchedRun
+        run = kind(followed, self._changed)
+        if run.key not in self._runs:
+            self._runs[run.key] = run
+            self._tasks.add(asyncio.create_task(run.follow()))
             self._changed()
 
     def find(self, key: str) -> WatchedRun:
@@ -317,10 +367,10 @@ class WatchedRuns:
                 run.readers.discard(reader)
 
 
-def _listed() -> list[tuple[Path, str]]:
+def _listed() -> list[FollowedRun]:
     """Every run under runs/, the one that changed last first."""
     try:
         journals = sorted(RUNS.glob(f"*/{JOURNAL}"), key=lambda file: -file.stat().st_mtime)
     except OSError:
         return []
-    return [(file.parent, str(file.parent)) for file in journals]
+    return [FollowedRun(file.parent, str(file.parent)) for file in journals]

@@ -18,6 +18,7 @@ import shutil
 import sqlite3
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -282,14 +283,38 @@ def read_rows(
             yield name, partial.read(db, name)
 
 
+def read_page(
+    run_dir: Path, after: int, most: int
+) -> tuple[list[Record], dict[tuple[str, str], OutcomeSums]]:
+    """At most so many events after number ``after``, and the sums over the answers of these.
+
+    Raises `JournalError` as `read_journal` does.
+    """
+    path = run_dir / NAME
+    with _reading(path) as (db, begun):
+        records = list(islice(_records(db, path, after), most)) if begun else []
+        sums: dict[tuple[str, str], OutcomeSums] = {}
+        for record in records:
+            if isinstance(record.event, RESULTS):
+                sums |= _outcome_sums(db, record.event.evaluation)
+    return records, sums
+
+
 def read_outcome_sums(run_dir: Path) -> dict[tuple[str, str], OutcomeSums]:
     """The sums over the answers, by evaluation and benchmark. Raises `JournalError`."""
-    query = (
-        "SELECT evaluation, benchmark, count(*), total(score), total(score * score), "
-        "sum(tokens), sum(tokens * tokens) FROM outcomes GROUP BY evaluation, benchmark"
-    )
     with _reading(run_dir / NAME) as (db, begun):
-        rows = db.execute(query).fetchall() if begun else []
+        return _outcome_sums(db) if begun else {}
+
+
+def _outcome_sums(
+    db: sqlite3.Connection, evaluation: str | None = None
+) -> dict[tuple[str, str], OutcomeSums]:
+    rows = db.execute(
+        "SELECT evaluation, benchmark, count(*), total(score), total(score * score), "
+        "sum(tokens), sum(tokens * tokens) FROM outcomes "
+        "WHERE ?1 IS NULL OR evaluation = ?1 GROUP BY evaluation, benchmark",
+        (evaluation,),
+    )
     return {(evaluation, benchmark): OutcomeSums(*sums) for evaluation, benchmark, *sums in rows}
 
 

@@ -15,15 +15,18 @@ from apbmm_master.journal.events import (
     EpochStarted,
     EvaluationFailed,
     Finished,
+    Finishing,
     FrontToConfirm,
     Leased,
     Lost,
+    Paused,
     Proposed,
     ResultRecorded,
     RunLearnt,
     RunStarted,
     SourcesVerified,
     SpecChanged,
+    Stopped,
     WorkerJoined,
     WorkerLeft,
     WorkerQuarantined,
@@ -75,6 +78,15 @@ def event_in_words(event: AnyEvent) -> EventWords | None:  # noqa: C901, PLR0911
         case ResultRecorded(evaluation=name, worker=worker):
             text = f"{name} is done on {worker} in {event.seconds:.1f} s: {_measured(event)}"
             return EventWords(text, "plain", name, worker)
+        case Paused(evaluation=name, worker=worker):
+            parts = event.body.benchmarks.values()
+            answered, asked = sum(p.answered for p in parts), sum(p.answers for p in parts)
+            text = f"{name} pauses on {worker}: {answered} of {asked} questions are answered"
+            return EventWords(text, "quiet", name, worker)
+        case Stopped(evaluation=name):
+            return EventWords(f"{name} does not go on: {event.reason}", evaluation=name)
+        case Finishing():
+            return EventWords(f"merges that have paused are completed now: {event.reason}")
         case DuplicateResult(evaluation=name, worker=worker):
             return EventWords(f"a late result of {name} does not count", "quiet", name, worker)
         case AttemptFailed(evaluation=name, worker=worker):

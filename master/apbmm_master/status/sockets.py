@@ -13,7 +13,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from apbmm_common.protocol import socket_monitor
 from apbmm_common.protocol.addresses import allow_ipv6
 from apbmm_master.journal.events import Record
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.status.snapshot import is_rehearsal
+from apbmm_master.status.event_pages import published
 from apbmm_master.wire.authentication import STATUS, Authenticator
 from apbmm_master.wire.refusals import NotAllowedError
 from apbmm_master.wire.router import bind_hint
@@ -42,7 +42,7 @@ FAREWELL_SECONDS = 2.0
 """`apbmm status --watch` asks at least this often; see `StatusSocket.farewell`."""
 MAX_REQUEST_BYTES = 4096
 """libzmq closes the connection of a longer request."""
-REQUESTS = ("status", "present", "time")
+REQUESTS = ("status", "present", "events N", "time")
 ADDRESS_FILE = "status.json"
 LONGEST_IPC_PATH = 100
 """Bytes. The path of a Unix socket has at most 108."""
@@ -73,7 +73,8 @@ class _KeptAnswer:
 class StatusSocket:
     """Answers requests with ``snapshot()`` or ``present()``, and publishes records.
 
-    ``tcp`` is a further address.
+    ``events(after)`` has the committed events after a number, for readers on other hosts; it is
+    called in a thread. ``tcp`` is a further address.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class StatusSocket:
         authenticator: Authenticator,
         tcp: str | None = None,
         present: Callable[[], dict[str, Any]] = dict,
+        events: Callable[[int], dict[str, Any]] = lambda _: {},
     ) -> None:
+        self._events_after = events
         self._answers = {b"status": _KeptAnswer(snapshot), b"present": _KeptAnswer(present)}
         self._folder = _socket_folder(run_dir)
         self._address_file = run_dir / ADDRESS_FILE
@@ -120,7 +123,8 @@ class StatusSocket:
         """Answer requests until cancelled; an unknown request gets an error object.
 
         ``status`` is answered with the snapshot, ``present`` with the part of it that no event
-        tells, and ``time`` with the seconds since 1970 by this host's clock.
+        tells, ``events N`` with the events after number N, and ``time`` with the seconds since 1970
+        by this host's clock.
         """
         serving = [self._serve(self._local, lambda request: self._answer(request.bytes))]
         if self._remote is not None:
@@ -128,12 +132,12 @@ class StatusSocket:
         await asyncio.gather(*serving)
 
     async def _serve(
-        self, router: zmq.asyncio.Socket, answer: Callable[[zmq.Frame], bytes]
+        self, router: zmq.asyncio.Socket, answer: Callable[[zmq.Frame], Awaitable[bytes]]
     ) -> None:
         while True:
             *envelope, request = await router.recv_multipart(copy=False)
             # A REQ socket puts an empty delimiter frame into the envelope, a DEALER none.
-            reply = [*(frame.bytes for frame in envelope), answer(request)]
+            reply = [*(frame.bytes for frame in envelope), await answer(request)]
             try:
                 await router.send_multipart(reply, flags=zmq.DONTWAIT)
             except zmq.ZMQError as error:
@@ -141,7 +145,7 @@ class StatusSocket:
             # Receiving from a socket that has more messages does not yield to the event loop.
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _answer_remote(self, request: zmq.Frame) -> bytes:
+    async def _answer_remote(self, request: zmq.Frame) -> bytes:
         """The answer over TCP, if the allow-list has the sender's key now."""
         if self._authenticator.keys is not None:
             try:
@@ -150,11 +154,15 @@ class StatusSocket:
                 self._authenticator.refusals.note("keys", error.message, error.hint)
                 return _error(error.message, error.hint)
         self._remote_asked = time.monotonic()
-        return self._answer(request.bytes)
+        return await self._answer(request.bytes)
 
-    def _answer(self, request: bytes) -> bytes:
+    async def _answer(self, request: bytes) -> bytes:
         if request == b"time":
             return json.dumps({"time": time.time()}).encode()
+        name, _, after = request.partition(b" ")
+        if name == b"events" and after.isdigit():
+            found = await asyncio.to_thread(self._events_after, int(after))
+            return json.dumps(found).encode()
         if request not in self._answers:
             return _error("unknown request", f"the requests are: {', '.join(REQUESTS)}")
         return self._answers[request].get()
@@ -174,17 +182,9 @@ class StatusSocket:
 
         As in the status, ``rehearsal`` is true if the run's measurements are invented.
         """
-        body = {
-            "run": run_state.run,
-            "rehearsal": is_rehearsal(run_state),
-            "seq": record.seq,
-            "time": record.time,
-            **record.event.model_dump(mode="json"),
-        }
+        body = json.dumps(published(record, run_state)).encode()
         try:
-            self._events.send_multipart(
-                [record.event.event.encode(), json.dumps(body).encode()], flags=zmq.DONTWAIT
-            )
+            self._events.send_multipart([record.event.event.encode(), body], flags=zmq.DONTWAIT)
         except zmq.Again:
             log.info("a subscriber is too slow and misses events")
 

@@ -18,7 +18,7 @@ export class Comparison {
 
   update(_, runs) {
     const compared = runs.filter((run) => this.keys.includes(run.key));
-    const ready = compared.every((run) => !run.reading);
-    if (ready && compared.length) this.figures.update(compared.map((run) => run.seq).join());
+    const ready = compared.every((run) => run.updates);
+    if (ready && compared.length) this.figures.update(compared.map((run) => run.updates).join());
   }
 }

@@ -6,7 +6,16 @@ import { Figures } from "./figures.js";
 import { show } from "./overview.js";
 
 const PAGE = 100;
-const STATES = { "": "all", front: "on the front", done: "done", active: "in progress", queued: "queued", failed: "failed" };
+const STATES = {
+  "": "all",
+  front: "on the front",
+  done: "done",
+  active: "in progress",
+  queued: "queued",
+  paused: "paused",
+  stopped: "stopped",
+  failed: "failed",
+};
 const TEXTS = [
   ["id", "evaluation"],
   ["number", "front"],
@@ -97,7 +106,7 @@ export class Evaluations {
   }
 
   drawFigure() {
-    if (this.run.status.begun && this.box.querySelector("details").open) this.figures.update(this.run.status.seq);
+    if (this.run.status.begun && this.box.querySelector("details").open) this.figures.update(this.run.summary.updates);
   }
 
   columns() {
@@ -147,7 +156,8 @@ export class Evaluations {
     const rows = this.shown(), columns = this.columns();
     const pages = Math.max(1, Math.ceil(rows.length / PAGE));
     this.page = Math.min(this.page, pages - 1);
-    this.count.textContent = `${rows.length} of ${this.run.rows.size} evaluations`;
+    const estimated = rows.some((row) => row.estimated) ? "; ~ is an estimate from a part of the answers" : "";
+    this.count.textContent = `${rows.length} of ${this.run.rows.size} evaluations${estimated}`;
     this.head.replaceChildren(element("th", { scope: "col" }, ""), ...columns.map((column) => this.heading(column)));
     this.body.replaceChildren(
       ...rows.slice(this.page * PAGE, (this.page + 1) * PAGE).map((row) => this.row(row, columns)),
@@ -216,7 +226,7 @@ export class Evaluations {
   }
 
   cell(row, key, form) {
-    if (form) return number(row[key], form);
+    if (form) return (row.estimated && /^o\d/.test(key) ? "~ " : "") + number(row[key], form);
     if (key === "id") {
       return element("a", { href: `#/${this.key}/evaluations/${row.id}`, "data-focus": `open-${row.id}` }, row.id);
     }

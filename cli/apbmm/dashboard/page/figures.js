@@ -4,14 +4,19 @@ import { element, fetched, table } from "./dom.js";
 
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const REST = 1000;
+// The library is large, and the page does not wait for it with anything else.
+const library = new Promise((done) => {
+  if (window.vegaEmbed) done();
+  else document.querySelector('script[src="/page/charts.js"]').addEventListener("load", done);
+});
 const tip = document.getElementById("tip");
 
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-// The figures of one view of a run. `update` draws them anew if the run has changed; `chosen` are
-// evaluations to mark; `open` is called with the evaluation of a mark that was clicked.
+// The figures of one view of a run, drawn as they come into sight. `update` draws them anew if the
+// run has changed; `open` is called with the evaluation of a mark that was clicked.
 export class Figures {
   constructor(address, { open = () => {}, only = () => true } = {}) {
     this.box = element("div", { class: "figures-of-view" });
@@ -19,34 +24,35 @@ export class Figures {
     this.open = open;
     this.only = only;
     this.chosen = new Set();
-    this.seq = -1;
-    this.drawn = "";
+    this.updates = -1;
     this.redraw = () => this.draw();
     dark.addEventListener("change", this.redraw);
     this.sizes = new ResizeObserver(() => this.resized());
     this.sizes.observe(this.box);
+    this.sight = new IntersectionObserver((places) => this.seen(places), { rootMargin: "200px" });
   }
 
   close() {
     dark.removeEventListener("change", this.redraw);
     this.sizes.disconnect();
+    this.sight.disconnect();
     this.closed = true;
   }
 
-  async update(seq) {
-    if (seq === this.seq || this.closed) return;
-    this.seq = seq;
+  async update(updates) {
+    if (updates === this.updates || this.closed) return;
+    this.updates = updates;
     if (this.busy) return;
     this.busy = true;
     if (!this.found) this.box.setAttribute("aria-busy", "true");
     let last;
     do {
-      last = this.seq;
+      last = this.updates;
       this.found = await fetched(this.address);
       if (this.closed) return;
       await this.draw();
       await new Promise((done) => setTimeout(done, REST));
-    } while (last !== this.seq && !this.closed);
+    } while (last !== this.updates && !this.closed);
     this.busy = false;
   }
 
@@ -66,10 +72,22 @@ export class Figures {
     const sections = this.found.sections.map((section) => this.section(section));
     const fresh = element("div", { class: "figures-of-view drawing" }, sections);
     this.box.append(fresh);
-    await Promise.all([...fresh.querySelectorAll(".chart")].map((place) => this.chart(place)));
-    const parts = [...fresh.childNodes];
+    // What was in sight is drawn before it takes the place of the figures before.
+    const places = [...fresh.querySelectorAll(".chart")];
+    const names = new Set([...this.box.querySelectorAll(".chart svg")].map((svg) => svg.parentNode.figure?.name));
+    await Promise.all(places.filter((place) => names.has(place.figure.name)).map((place) => this.chart(place)));
+    if (this.closed) return;
     const none = element("p", { class: "note" }, "Nothing to draw yet.");
-    this.box.replaceChildren(...(parts.length ? parts : [none]));
+    this.box.replaceChildren(...(fresh.childNodes.length ? fresh.childNodes : [none]));
+    this.sight.disconnect();
+    for (const place of places) this.sight.observe(place);
+    if (!places.length) this.box.removeAttribute("aria-busy");
+    this.mark();
+  }
+
+  async seen(places) {
+    const fresh = places.filter(({ isIntersecting, target }) => isIntersecting && !target.firstChild);
+    await Promise.all(fresh.map(({ target }) => this.chart(target)));
     this.box.removeAttribute("aria-busy");
     this.mark();
   }
@@ -96,6 +114,7 @@ export class Figures {
   }
 
   async chart(place) {
+    this.sight.unobserve(place);
     await drawn(place, place.figure.chart, place.figure.title, this.open);
   }
 
@@ -111,6 +130,7 @@ export class Figures {
 
 // Draw a chart into an element; a click on a mark of an evaluation calls `open` with it.
 export async function drawn(place, chart, title, open = () => {}) {
+  await library;
   const width = Math.max(220, Math.min(1100, place.clientWidth - 96));
   const { view } = await window.vegaEmbed(place, fitted(chart, width), {
     mode: "vega-lite",
@@ -139,7 +159,7 @@ function showTip(event, text) {
 function fitted(chart, width) {
   const text = colour("text"), quiet = colour("quiet"), line = colour("line");
   // Vega warns of the scales of marks that there are none of.
-  const filled = (part) => chart.datasets?.[part.data?.name]?.length !== 0;
+  const filled = (part) => chart.datasets?.[part.data?.name] !== "[]";
   const wide = (part) => {
     const made = { ...part };
     if (typeof made.width === "number") made.width = width;

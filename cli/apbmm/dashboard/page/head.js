@@ -25,7 +25,7 @@ export class Head {
         ),
         status.finished ? element("p", {}, `Over: ${status.finished}.`) : null,
         ...trouble.map((text) => element("p", { class: "trouble", role: "alert" }, text)),
-        status.begun ? tiles(status, present) : element("p", { class: "note" }, summary.reading ? "The journal is being read…" : "The run has not begun."),
+        status.begun ? tiles(status, present) : element("p", { class: "note" }, !summary.updates ? "The journal is being read…" : "The run has not begun."),
       ].filter(Boolean),
     );
   }

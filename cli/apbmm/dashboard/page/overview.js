@@ -22,7 +22,7 @@ export class Overview {
 
   update(changed, run) {
     if (!run.status.begun) return;
-    if (changed.has("rows") || changed.has("status")) this.figures.update(run.status.seq);
+    if (changed.has("rows") || changed.has("status")) this.figures.update(run.summary.updates);
     if (changed.has("rows")) this.members.replaceChildren(...this.frontTable(run));
   }
 
@@ -60,6 +60,6 @@ export class Layers {
   }
 
   update(changed, run) {
-    if (run.status.begun && (changed.has("rows") || changed.has("status"))) this.figures.update(run.status.seq);
+    if (run.status.begun && (changed.has("rows") || changed.has("status"))) this.figures.update(run.summary.updates);
   }
 }

@@ -49,7 +49,7 @@ export class RunList {
         element("b", {}, run.label.split("/").pop()),
         run.rehearsal ? badge("rehearsal") : null,
         run.condition ? badge(run.condition) : null,
-        element("small", {}, run.reading ? "is being read" : run.trouble || inWords(run)),
+        element("small", {}, !run.updates ? "is being read" : run.trouble || inWords(run)),
       ),
     );
   }

@@ -18,7 +18,7 @@ export class Workers {
 
   update(changed, run) {
     if (changed.has("present") || changed.has("status")) this.now.replaceChildren(this.workers(run));
-    if (run.status.begun && (changed.has("rows") || changed.has("status"))) this.figures.update(run.status.seq);
+    if (run.status.begun && (changed.has("rows") || changed.has("status"))) this.figures.update(run.summary.updates);
   }
 
   workers(run) {

@@ -5,6 +5,7 @@ vl-convert draws them within this process, without a browser and without a netwo
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ WIDTH, HEIGHT = 430, 280
 
 
 def data(rows: Iterable[dict[str, Any]]) -> alt.InlineData:
-    """Rows as the data of a chart."""
-    return alt.InlineData(values=list(rows))
+    """Rows as the data of a chart, in JSON: Altair copies lists again and again."""
+    return alt.InlineData(values=json.dumps(list(rows)), format=alt.JsonDataFormat(type="json"))
 
 
 def legend(field: str, looks: Sequence[tuple[str, str, str]]) -> tuple[alt.Color, alt.Shape]:

@@ -163,7 +163,16 @@ def scatter_chart(
 ) -> Chart:
     """Points by their place in the front; ``stairs`` bounds what the front dominates."""
     rows = [
-        {**asdict(mark), "place": PLACES[mark.place][0]}
+        {
+            "place": PLACES[mark.place][0],
+            "evaluation": mark.evaluation,
+            "x": mark.x,
+            "y": mark.y,
+            "about": mark.about,
+            "label": mark.label,
+            "x_interval": mark.x_interval,
+            "y_interval": mark.y_interval,
+        }
         for mark in sorted(marks, key=lambda mark: -list(PLACES).index(mark.place))
     ]
     used = [look for look in PLACES.values() if any(row["place"] == look[0] for row in rows)]

@@ -46,7 +46,7 @@ def _body(record: Record, outcomes: dict[str, Any]) -> bytes:
 
 
 def test_published_events_make_the_same_run_as_the_journal(run: Path, tmp_path: Path) -> None:
-    records = [published_record(body) for body in published(run)]
+    records = [published_record(json.loads(body)) for body in published(run)]
     begun = write_journal(tmp_path / "begun", read_journal(run)[:3])
     followed = FollowedRun(begun, "begun")
     followed.read()
@@ -65,7 +65,7 @@ def test_published_events_make_the_same_run_as_the_journal(run: Path, tmp_path: 
 
 
 def test_a_missed_event_is_noticed_and_a_repeated_one_changes_nothing(run: Path) -> None:
-    records = [published_record(body) for body in published(run)]
+    records = [published_record(json.loads(body)) for body in published(run)]
     followed = FollowedRun(run, "run")
     assert followed.take(records[:4])
     assert followed.take(records[2:5])
