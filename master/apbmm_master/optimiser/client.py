@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import is_
 from pathlib import Path
@@ -147,7 +147,7 @@ class OptimiserClient:
             tuple(e.vector for e in pending),
             count,
             seen,
-            self._outcomes(run_state),
+            ask_outcomes(run_state, self._run_dir),
         )
         whole_history = partial(history_of, run_state, 0, calls)
         task = self._task(lambda: self._process.ask(request, whole_history))
@@ -161,9 +161,10 @@ class OptimiserClient:
         until then. The result depends on the answers of the run alone.
         """
         self._take_estimates()
-        request = self._outcomes(run_state) if partial_merges(run_state) else None
-        if request is None:
+        run_dir = self._run_dir
+        if run_dir is None or not run_state.references_done or not partial_merges(run_state):
             return {}
+        request = outcome_request(run_state, run_dir)
         wanted = len(merges_of(run_state)), request.partial
         if self._estimating is None and self._estimated[0] != wanted:
             tells = tuple(_told(run_state, evaluation) for evaluation in merges_of(run_state))
@@ -192,12 +193,6 @@ class OptimiserClient:
             self._estimated = self._estimated[0], task.result()
         except Exception as error:  # noqa: BLE001 - as of asks
             self.failure = _named(error)
-
-    def _outcomes(self, run_state: RunState) -> OutcomeRequest | None:
-        """What the process is to read; None without a journal, or before Eq. 2 can be applied."""
-        if self._run_dir is None or not run_state.references_done:
-            return None
-        return outcome_request(run_state, self._run_dir)
 
     def _task(self, request: Callable[[], Awaitable[Reply]]) -> asyncio.Task[Reply]:
         """A request in progress. Where there is a journal it begins with the next `stored`."""
@@ -413,7 +408,7 @@ def _with_vectors(run_state: RunState, call: Call) -> PastAsk | PastTell:
     if call.estimated:
         assert evaluation.estimate is not None
         objectives, variance = estimated_objectives(run_state, evaluation.estimate)
-        return PastTell(evaluation.vector, objectives, variance)
+        return PastTell(evaluation.vector, objectives, variance, evaluation.id, estimated=True)
     return _told(run_state, evaluation)
 
 
@@ -421,6 +416,17 @@ def _told(run_state: RunState, evaluation: Evaluation) -> PastTell:
     """What is told of a merge that is done."""
     noise = known_noise(run_state, evaluation)
     return PastTell(evaluation.vector, score(run_state, evaluation), noise, evaluation.id)
+
+
+def ask_outcomes(run_state: RunState, run_dir: Path | None) -> OutcomeRequest | None:
+    """Which outcomes count when vectors are asked for: those of what is done.
+
+    So proposals follow from the journal at any later time: the answers of a first step are no
+    longer there once all are. None without a journal, or before Eq. 2 can be applied.
+    """
+    if run_dir is None or not run_state.references_done:
+        return None
+    return replace(outcome_request(run_state, run_dir), complete=(), partial=())
 
 
 def outcome_request(run_state: RunState, run_dir: Path) -> OutcomeRequest:

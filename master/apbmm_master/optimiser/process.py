@@ -17,17 +17,19 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from apbmm_common.process.parent_death import die_with
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.optimiser.outcome_book import OutcomeBook, OutcomeRequest
+from apbmm_master.search.arrays import Array
 from apbmm_master.search.methods import Search, create, method_class
 from apbmm_master.search.prior import Discrepancies, component_importance
 
@@ -72,14 +74,15 @@ class PastAsk:
 class PastTell:
     """An evaluated vector, or with ``objectives`` None a rejected one.
 
-    ``variance``: the known noise of the objectives. ``evaluation``: its id where it is done, for
-    its outcomes; empty where it is estimated.
+    ``variance``: the known noise of the objectives. ``evaluation``: its id, for its outcomes.
+    ``estimated``: it has answered a part; ``variance`` is that of the estimates alone.
     """
 
     vector: Vector
     objectives: Vector | None
     variance: Vector | None = None
     evaluation: str = ""
+    estimated: bool = False
 
 
 History = tuple[PastAsk | PastTell, ...]
@@ -195,8 +198,12 @@ class OptimiserSession:
         """
         found = self._book.estimates(request.outcomes)
         search = replayed_search(request.arguments, request.tells)
-        tells = {tell.vector: tell for tell in request.tells}
-        self._tell_outcomes(search, tells, request.outcomes, list(found))
+        usual = self._tell_noise(search, request.tells, request.outcomes)
+        objectives = self._book.estimated_objectives(request.outcomes)
+        for merge in request.outcomes.partial:
+            if merge.evaluation in found:
+                mean, variance = objectives[merge.evaluation]
+                search.tell(np.array(merge.vector), mean, variance + usual)
         vectors = {merge.evaluation: merge.vector for merge in request.outcomes.partial}
         at = np.array([vectors[name] for name in found], dtype=np.float64)
         predicted = search.predicted(at) if found else None
@@ -216,10 +223,9 @@ class OptimiserSession:
         index = sum(len(call.vectors) for call in self._history if isinstance(call, PastAsk))
         # A synchronous method's batch is computed from what was told when it was opened, which a
         # replay has to repeat.
-        if request.outcomes is not None and search.batch is None and search.uses_outcomes:
-            tells = {e.vector: e for e in self._history if isinstance(e, PastTell) and e.objectives}
-            known = [m.evaluation for m in request.outcomes.partial if m.vector in tells]
-            self._tell_outcomes(search, tells, request.outcomes, known)
+        if request.outcomes is not None and search.batch is None:
+            last = {each.vector: each for each in self._history if isinstance(each, PastTell)}
+            self._tell_noise(search, list(last.values()), request.outcomes)
         pending = [np.array(vector) for vector in request.pending]
         vectors = tuple(tuple(map(float, v)) for v in search.ask(request.count, pending))
         if vectors:
@@ -234,32 +240,27 @@ class OptimiserSession:
             json_value(asdict(report)) if report is not None else {},
         )
 
-    def _tell_outcomes(
-        self,
-        search: Search,
-        tells: Mapping[Vector, PastTell],
-        request: OutcomeRequest,
-        partial: Collection[str],
-    ) -> None:
-        """Tell the search anew what the outcomes now show of what it was told in ``tells``.
+    def _tell_noise(
+        self, search: Search, tells: Sequence[PastTell], request: OutcomeRequest
+    ) -> Array:
+        """Tell the search anew, with their noise as outcomes show it now, what it was told.
 
-        That is the noise of merges that are done, and the estimates of those in ``partial``, which
-        have the usual noise besides. It depends on the arguments and the outcomes alone.
+        What is estimated has the usual noise besides, which is returned (m,). It depends on the
+        arguments and on the outcomes of evaluations that are done.
         """
-        done = {tell.evaluation: tell for tell in tells.values() if tell.evaluation}
-        noise = self._book.noise(request, tuple(done)) if search.uses_outcomes else {}
-        for name, variance in noise.items():
-            if name in done:
-                objectives = done[name].objectives
-                assert objectives is not None
-                search.tell(np.array(done[name].vector), np.array(objectives), variance)
-        told = [tell.variance for tell in done.values() if tell.variance is not None]
-        usual = np.mean(list(noise.values()) or told or [0.0], axis=0)
-        estimated = self._book.estimated_objectives(request) if partial else {}
-        for merge in request.partial:
-            if merge.evaluation in partial and merge.evaluation in estimated:
-                mean, variance = estimated[merge.evaluation]
-                search.tell(np.array(merge.vector), mean, variance + usual)
+        done = [tell for tell in tells if tell.objectives and not tell.estimated]
+        names = [tell.evaluation for tell in done if tell.evaluation]
+        noise = self._book.noise(request, names) if search.uses_outcomes else {}
+        told = [np.array(tell.variance) for tell in done if tell.variance]
+        usual = np.mean(list(noise.values()) or told or [np.zeros(1)], axis=0)
+        for tell in tells:
+            if tell.objectives is None:
+                continue
+            variance: npt.ArrayLike | None = noise.get(tell.evaluation, tell.variance)
+            if tell.estimated:
+                variance = np.array(tell.variance) + usual
+            search.tell(np.array(tell.vector), np.array(tell.objectives), variance)
+        return np.asarray(usual)
 
     def _up_to_date(self, request: AskRequest) -> Search:
         """The search after all calls of the request's history."""
