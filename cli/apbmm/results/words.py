@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,14 @@ def figure_in_words(name: str, figure: Figure | None) -> str:
     if figure.standard_error is not None:
         return f"{text} ± {described.text(figure.standard_error)}"
     return text
+
+
+def checks_in_words(checks: Mapping[str, int]) -> str:
+    """What `EstimateChecks` says of merges that were completed to check their estimates."""
+    return (
+        f"{checks['merges']} merges drawn at random were completed to check their estimates: "
+        f"{checks['within']} of {checks['means']} means lay within their 95 % intervals"
+    )
 
 
 def in_list(names: Sequence[str]) -> str:

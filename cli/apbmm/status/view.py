@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apbmm.results.run_results import EvaluationResult, RunResults
-from apbmm.results.words import asked_in_words, duration, moment
+from apbmm.results.words import asked_in_words, checks_in_words, duration, moment
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
 from apbmm_master.journal.costs.budget import UNITS, amount
@@ -302,10 +302,7 @@ def _steps(status: Entry) -> Iterator[str]:
     if steps.get("finishing") and not status.get("finished"):
         yield f"paused merges are completed, and no other is begun: {steps['finishing']}"
     if (checks := steps.get("checks", {})) and checks["merges"]:
-        yield (
-            f"{checks['merges']} merges drawn at random were completed to check their estimates: "
-            f"{checks['within']} of {checks['means']} means lay within their 95 % intervals"
-        )
+        yield checks_in_words(checks)
 
 
 def _result(status: Entry) -> str:

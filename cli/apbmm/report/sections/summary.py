@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from apbmm.pick.choice import Choice, Limit, Preference, choose, no_objectives
 from apbmm.pick.remarks import against, doubts
@@ -13,8 +14,9 @@ from apbmm.report.document import ReportSection
 from apbmm.report.sections.answers import alike
 from apbmm.results.confirmation import Confirmation
 from apbmm.results.run_results import EvaluationResult, RunResults
-from apbmm.results.words import duration, in_list
+from apbmm.results.words import checks_in_words, duration, in_list
 from apbmm_master.journal.costs.budget import amount, limits
+from apbmm_master.journal.estimate_checks import checks_of
 from apbmm_master.journal.lifecycle import EvaluationState
 
 TITLE = "In plain words"
@@ -34,6 +36,7 @@ def summary_section(
             _found(results),
             _cost(results),
             *_learnt(results),
+            *_steps(results),
             *_picks(results, knee),
             *_doubts(results, knee, found, confirmation),
         ),
@@ -95,6 +98,20 @@ def _learnt(results: RunResults) -> Iterator[str]:
             f"Learnt: the references and {len(results.learnt)} merges are of {learning.run}, and "
             f"{of_front} of these merges are on the front. They are not part of the cost."
         )
+
+
+def _steps(results: RunResults) -> Iterator[str]:
+    """How much was measured in part, and how good the estimates were that the search had of it."""
+    begun = [e for e in results.run_state.evaluations.values() if e.step is not None]
+    if not begun:
+        return
+    checks = checks_of(results.run_state)
+    checked = f" {checks_in_words(asdict(checks))}." if checks.merges else ""
+    yield (
+        f"Steps: {len(begun)} merges answered a part of the questions first, and "
+        f"{sum(e.body is not None for e in begun)} of them all questions later. The others are "
+        f"estimated, and count nowhere in this report but in the cost.{checked}"
+    )
 
 
 def _picks(results: RunResults, knee: Choice) -> Iterator[str]:

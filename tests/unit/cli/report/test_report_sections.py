@@ -37,6 +37,28 @@ def test_the_summary_says_what_was_found_and_what_to_pick(tmp_path: Path) -> Non
     assert any("nothing is confirmed" in line for line in text)
 
 
+def test_the_summary_says_what_was_measured_in_part_and_how_good_the_estimates_were(
+    tmp_path: Path,
+) -> None:
+    steps = {"enabled": True, "first": 0.4, "answered": 0.5, "audits": 0.3}
+    world = World(steps=steps, budget={"evaluations": 6, "initial": 2, "failures": 3})
+    world.join("a")
+    world.settle()
+    with Journal(tmp_path) as journal:
+        journal.append(world.stored)
+    results = read_results(tmp_path)
+    (line,) = (
+        paragraph
+        for paragraph in section(run_document(results), "In plain words").paragraphs
+        if paragraph.startswith("Steps: ")
+    )
+    begun = [e for e in world.run_state.evaluations.values() if e.step]
+    assert f"{len(begun)} merges answered a part of the questions first" in line
+    assert "means lay within their 95 % intervals" in line
+    in_part = len(begun) - len(results.completed)
+    assert results.completed_of_budget == f"{len(results.completed)} (and {in_part} in part)"
+
+
 def test_a_merge_that_beats_a_reference_is_told(tmp_path: Path) -> None:
     document = run_document(read_results(write_run(tmp_path, [[1.1, 0.1], [0.7, 0.8], [0.1, 0.9]])))
     text = section(document, "In plain words").paragraphs
