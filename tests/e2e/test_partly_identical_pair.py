@@ -31,8 +31,6 @@ settings = {{ samples = 16, restarts = 2, raw_samples = 16 }}
 [budget]
 evaluations = 3
 initial = 2
-[steps]
-enabled = false
 [merge]
 vocabulary = "common"
 [engine]

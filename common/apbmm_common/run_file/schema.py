@@ -558,7 +558,8 @@ class StepsSection(Section):
 
     enabled: bool | None = None
     """Whether merges are measured in steps. Without the key they are with `ap-bmm-plus`, where the
-    objectives allow it and there are at least 40 answers a merge, and with no other method."""
+    objectives allow it, for a budget of 10 `evaluations` or more, or without that limit, and at
+    least 40 answers a merge. With other methods they are not."""
     first: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the questions of the first step."""
     answered: Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -573,6 +574,8 @@ class StepsSection(Section):
 
 
 STEPPED_BY_DEFAULT = frozenset({"ap-bmm-plus"})
+FEWEST_STEPPED_EVALUATIONS = 10
+"""A run of fewer evaluations measures in full by default: it is a trial, or every merge counts."""
 STEPPED_METRICS = frozenset({"accuracy", "tokens"})
 """The metrics whose means are estimated from part of the answers."""
 STEPPED_OBJECTIVES = 2
@@ -975,8 +978,12 @@ class RunSpec(Section):
         """Whether merges are measured in steps, where they answer enough questions for that."""
         if self.steps.enabled is not None:
             return self.steps.enabled
-        by_default = self.algorithm.name in STEPPED_BY_DEFAULT
-        return by_default and not list(_step_faults(self.objectives))
+        evaluations = self.budget.evaluations
+        return (
+            self.algorithm.name in STEPPED_BY_DEFAULT
+            and (evaluations is None or evaluations >= FEWEST_STEPPED_EVALUATIONS)
+            and not list(_step_faults(self.objectives))
+        )
 
     @property
     def hypervolume_reference(self) -> tuple[float, ...]:

@@ -498,16 +498,20 @@ def test_a_budget_has_at_least_one_limit_and_forty_evaluations_without_any() -> 
 
 
 def test_merges_are_measured_in_steps_by_default_where_that_is_possible() -> None:
-    plus = {"name": "ap-bmm-plus"}
-    assert run_spec(algorithm=plus).measures_in_steps
-    assert not run_spec(algorithm=plus, steps={"enabled": False}).measures_in_steps
-    assert not run_spec(algorithm={"name": "ap-bmm"}).measures_in_steps
-    assert run_spec(steps={"enabled": True}).measures_in_steps
+    plus = {"algorithm": {"name": "ap-bmm-plus"}, "budget": {"evaluations": 10}}
+    assert run_spec(**plus).measures_in_steps
+    assert not run_spec(**plus, steps={"enabled": False}).measures_in_steps
+    assert not run_spec(**{**plus, "algorithm": {"name": "ap-bmm"}}).measures_in_steps
+    few = {**plus, "budget": {"evaluations": 9}}
+    assert not run_spec(**few).measures_in_steps
+    assert run_spec(**few, steps={"enabled": True}).measures_in_steps
+    hours = {**plus, "budget": {"evaluations": None, "gpu_hours": 1.0}}
+    assert run_spec(**hours).measures_in_steps
     others = [
         {"name": name, "metric": "tokens", "expert": "instruct", "vanilla": "thinking"}
         for name in "abc"
     ]
-    assert not run_spec(algorithm=plus, objectives=others).measures_in_steps
+    assert not run_spec(**plus, objectives=others).measures_in_steps
 
 
 def test_limits_that_are_not_given_stay_so_in_what_is_journaled_and_sent() -> None:
