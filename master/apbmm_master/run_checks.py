@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from apbmm_common.errors import RunFileError, UsageError, WireError
 from apbmm_common.protocol.codec import MAX_BYTES, decode, encode
 from apbmm_common.protocol.messages import FROM_MASTER, Welcome
-from apbmm_common.run_file import AlgorithmSection, RunSpec, parse_run
+from apbmm_common.run_file import LEAST_SOURCES, AlgorithmSection, RunSpec, parse_run
 from apbmm_common.run_file.load import not_valid, read_table
 from apbmm_master.search.errors import SearchError
 from apbmm_master.search.methods import create, method_class, names, require_known
@@ -34,7 +34,7 @@ def load_run(run_file: Path) -> RunSpec:
         faults += error.faults
         faults += _method_faults(table.get("algorithm", {}))
     else:
-        faults += _method_faults(table.get("algorithm", {}), len(spec.sources.names) - 1)
+        faults += _method_faults(table.get("algorithm", {}), spec)
         faults += _step_faults(spec)
         faults += _message_faults(spec.for_workers())
         if not faults:
@@ -42,10 +42,10 @@ def load_run(run_file: Path) -> RunSpec:
     raise not_valid(str(run_file), faults)
 
 
-def _method_faults(table: object, numbers: int = 1) -> Iterator[str]:
+def _method_faults(table: object, spec: RunSpec | None = None) -> Iterator[str]:
     """What the search says of the table ``[algorithm]``, if that is valid.
 
-    ``numbers`` is one fewer than the sources.
+    ``spec``: the whole run, if that is.
     """
     try:
         algorithm = AlgorithmSection.model_validate(table)
@@ -59,7 +59,7 @@ def _method_faults(table: object, numbers: int = 1) -> Iterator[str]:
     # A host that is only used to look at runs need not have BoTorch.
     if find_spec("botorch") is not None:
         try:
-            require_settings(algorithm, numbers)
+            require_settings(algorithm, spec)
         except UsageError as error:
             yield f"algorithm.settings: {error}"
 
@@ -92,12 +92,17 @@ def _welcome_fault(spec: dict[str, Any]) -> str:
     return ""
 
 
-def require_settings(algorithm: AlgorithmSection, numbers: int = 1) -> None:
-    """Raise `UsageError` for settings that the search method does not have."""
+def require_settings(algorithm: AlgorithmSection, spec: RunSpec | None = None) -> None:
+    """Raise `UsageError` for settings that the search method does not have.
+
+    ``spec``: the run whose sources it merges; two without it.
+    """
     if not algorithm.settings:  # which spares the import of the method, of a second or more
         return
     try:
-        create(algorithm.name, 2 * numbers, numbers=numbers, **algorithm.settings)
+        sources = LEAST_SOURCES if spec is None else len(spec.sources.names)
+        numbers = sources - (spec is None or spec.merge.combine == "simplex")
+        create(algorithm.name, 2 * numbers, numbers=numbers, sources=sources, **algorithm.settings)
     except SearchError as error:
         raise UsageError(error.message, error.hint) from error
     except TypeError as error:  # a setting with the name of a parameter of `create`

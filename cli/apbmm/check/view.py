@@ -122,10 +122,12 @@ def _merge(found: Inspection, spec: RunSpec) -> str:
         fixed = [f"{p.name} {values[p.name]:g}" for p in method.parameters if not p.grid]
         how = ", ".join((f"{method.name} of whole models", *fixed))
         outside = "all tensors alike" if spec.merge.outside_layers == "mean" else outside
-    elif spec.merge.blocks is not None:
-        how = f"linear, {spec.merge.blocks} blocks of layers"
     else:
-        how = "linear, layer by layer"
+        layers = "layer by layer"
+        if spec.merge.blocks is not None:
+            layers = f"{spec.merge.blocks} blocks of layers"
+        kind = "linear" if spec.merge.combine == "simplex" else "task vectors added to the base"
+        how = f"{kind}, {layers}"
     return f"{how}, {outside}, dtype {spec.merge.dtype}"
 
 

@@ -277,7 +277,12 @@ def _weights(facts: CardFacts) -> Iterator[str]:
         return
     shown = facts.results.weighed
     names = spec.sources.names
-    if len(shown) == 1:
+    if spec.merge.combine != "simplex":
+        rule = (
+            "Each tensor is the base's plus the differences of those of "
+            f"{in_list(names)} from it, times these weights."
+        )
+    elif len(shown) == 1:
         yield f"![Weight of {names[0]} in each layer]({PICTURE_FILE})\n"
         rule = f"Each tensor is `x` times {names[0]}'s plus `1 - x` times {names[1]}'s."
     else:

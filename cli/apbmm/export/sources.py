@@ -100,7 +100,7 @@ def _wanted(results: RunResults) -> dict[str, Path]:
     spec = results.spec.sources
     wanted = {name: Path(folder) for name, folder in spec.folders.items()}
     space = Space.of(results.spec, results.run_state.layers, results.run_state.outside)
-    if not space.owners:  # a model-level merge
+    if not (space.owners and space.simplex):  # task vectors against the base
         wanted[BASE_ROLE] = Path(spec.base or spec.folders[spec.names[-1]])
     return wanted
 

@@ -138,7 +138,7 @@ class _Export:
         names = {r: each.hub_id or str(each.folder.resolve()) for r, each in self._folders.items()}
         config = mergekit_config(self._plans, self._sources, names, self._spec)
         (folder / CONFIG_FILE).write_text(config.text(_heading(results, evaluation)), "utf-8")
-        if evaluation.source_weights:
+        if evaluation.source_weights and self._spec.merge.combine == "simplex":
             picture = layer_picture(evaluation.source_weights, _title(results, evaluation))
             (folder / PICTURE_FILE).write_text(picture, encoding="utf-8")
         write_eval_results(folder, facts)

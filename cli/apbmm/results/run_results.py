@@ -45,8 +45,8 @@ class EvaluationResult:
         vector: in [0, 1]^D; the vector of a reference lies at an end of the space, or is empty.
         layer_weights: the first source's weight for each layer; empty for a model-level merge.
         outside_weights: the same for each searched group of tensors outside the layers.
-        source_weights: the weight of each source, by its name, for each layer; the last one's, the
-            anchor's, is what the others leave. Empty for a model-level merge.
+        source_weights: the weight of each source, by its name, for each layer; those of a layer sum
+            to 1 unless task vectors are added to a base. Empty for a model-level merge.
         outside_source_weights: the same for each searched group of tensors outside the layers.
         parameters: a model-level merge's weight and parameters, by name; empty for a linear merge.
         benchmarks: what was measured, by benchmark, in the order of the run file; empty until done.
@@ -151,9 +151,10 @@ class RunResults:
 
     @property
     def weighed(self) -> tuple[str, ...]:
-        """The sources whose weights are shown: of two the first, of more all."""
+        """The sources whose weights are shown: the first of two that sum to 1, else all."""
         names = self.spec.sources.names
-        return names[:1] if len(names) == LEAST_SOURCES else names
+        one = len(names) == LEAST_SOURCES and self.spec.merge.combine == "simplex"
+        return names[:1] if one else names
 
     @property
     def objectives(self) -> tuple[str, ...]:

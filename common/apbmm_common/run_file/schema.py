@@ -214,6 +214,11 @@ class SourcesSection(Section):
 class MergeSection(Section):
     """How a vector becomes a checkpoint (Eq. 4), and what happens outside the layers."""
 
+    combine: Literal["simplex", "task_arithmetic"] = "simplex"
+    """What the weights of a layer-wise merge are. `simplex`: those of all sources sum to 1.
+    `task_arithmetic`: each source has a weight in [0, 1] of its own, by which its difference from
+    the base is added to the base. That takes one number more for each layer, a `base` in
+    `[sources]`, and may find merges that no weighted mean is; x = 0 is then the base."""
     blocks: Positive | None = None
     """Number of blocks of contiguous layers that share one weight. Without it each layer has a
     weight of its own. Set it to search fewer dimensions. Only for layer-wise methods; at most the
@@ -400,6 +405,12 @@ LATER_BENCHMARK_KEYS: Mapping[str, Any] = {
     "asked_before": 0,
 }
 """Keys that came after the first version, with the values that leave a run's hash as it was."""
+LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
+    "merge": {"combine": "simplex", "parameters": {}, "vocabulary": "same"},
+    "engine": {"kind": "vllm", "batch_invariant": False},
+    "generation": {"thought_end": "</think>"},
+}
+"""The same of other tables."""
 
 
 class ObjectiveSection(Section):
@@ -878,6 +889,14 @@ class RunSpec(Section):
             _refuse(_unknown_source("outside_layers", merge.outside_layers, names, "mean, own"))
         return merge
 
+    @field_validator("merge")
+    @classmethod
+    def _has_a_base_of_its_own(cls, merge: MergeSection, info: ValidationInfo) -> MergeSection:
+        sources = info.data.get("sources")
+        if merge.combine == "task_arithmetic" and sources is not None:
+            _refuse(_base_faults(sources))
+        return merge
+
     @field_validator("confirm")
     @classmethod
     def _confirming_repeats_differ(
@@ -1031,20 +1050,12 @@ class RunSpec(Section):
         # Runs that were begun before these keys were there keep their hash.
         if self.sources.names != PAPER_SOURCES:
             config["sources"] = whole["sources"]
-        if not config["merge"]["parameters"]:
-            del config["merge"]["parameters"]
-        if config["merge"]["vocabulary"] == "same":
-            del config["merge"]["vocabulary"]
-        for benchmark in config["benchmarks"]:
-            for key, default in LATER_BENCHMARK_KEYS.items():
-                if benchmark[key] == default:
-                    del benchmark[key]
-        if config["engine"]["kind"] == "vllm":
-            del config["engine"]["kind"]
-        if not config["engine"]["batch_invariant"]:
-            del config["engine"]["batch_invariant"]
-        if config["generation"]["thought_end"] == "</think>":
-            del config["generation"]["thought_end"]
+        tables = [(config[part], later) for part, later in LATER_KEYS.items()]
+        tables += [(benchmark, LATER_BENCHMARK_KEYS) for benchmark in config["benchmarks"]]
+        for table, later in tables:
+            for key, default in later.items():
+                if table[key] == default:
+                    del table[key]
         return canonical_hash({**config, "digests": dict(digests)})
 
 
@@ -1052,6 +1063,15 @@ def _source_names(info: ValidationInfo) -> tuple[str, ...]:
     """The names of a run's sources; empty where they are not valid, which is a fault of its own."""
     sources = info.data.get("sources")
     return () if sources is None else sources.names
+
+
+def _base_faults(sources: SourcesSection) -> Iterator[str]:
+    """Why task vectors cannot be taken from the base of these sources."""
+    if sources.base is None:
+        yield "combine: task_arithmetic adds to a base: name it as base in [sources]"
+    for name, folder in sources.folders.items():
+        if folder == sources.base:
+            yield f"combine: {name} is the base itself, so it has no task vector"
 
 
 def _unknown_source(
@@ -1119,6 +1139,8 @@ def _merge_faults(merge: MergeSection, algorithm: str) -> Iterator[str]:
         for name in merge.parameters:
             yield f"merge.parameters: {name} has no effect on a linear merge"
         return
+    if merge.combine != "simplex":
+        yield f"merge.combine has no effect on {algorithm}, which merges whole models"
     if merge.blocks is not None:
         yield (
             f"merge.blocks cuts the layers into blocks, but {algorithm} gives all layers one weight"

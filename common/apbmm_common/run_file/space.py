@@ -3,9 +3,11 @@
 A run searches [0, 1]^D. With the linear merge (Eq. 4) of two sources a vector holds the first
 source's weight for each layer (D = L), or for each of fewer blocks of contiguous layers. More
 sources, S of them, take S - 1 numbers for each layer or block, by stick-breaking (see `simplex`):
-D = (S - 1) L. If the run file asks for them, those of the tensors outside the layers follow, for
-each group (``merge.outside_layers``). With a model-level method a vector holds the weight of that
-one merge of whole models, and the parameters of the method that its grid varies.
+D = (S - 1) L. With ``merge.combine = "task_arithmetic"`` a layer has a number for each source,
+which weighs its difference from the base: D = S L. If the run file asks for them, those of the
+tensors outside the layers follow, for each group (``merge.outside_layers``). With a model-level
+method a vector holds the weight of that one merge of whole models, and the parameters of the method
+that its grid varies.
 
 Layers whose tensors are identical in all sources are not searched: their weight changes nothing. A
 block that consists of such layers alone is not searched either.
@@ -52,7 +54,8 @@ class Space:
     ``owners``: for a linear merge, the block that each layer is in, of those that are searched:
     its numbers are components of a vector, those of block 0 first. None for a layer that is not
     searched. Empty for a model-level method, whose components weigh no single layer. ``outside``:
-    the groups of tensors that the last components weigh. ``sources``: how many are merged.
+    the groups of tensors that the last components weigh. ``sources``: how many are merged;
+    ``simplex``: whether their weights sum to 1.
     """
 
     method: str
@@ -60,6 +63,7 @@ class Space:
     owners: tuple[int | None, ...] = ()
     outside: tuple[str, ...] = ()
     sources: int = 2
+    simplex: bool = True
 
     @classmethod
     def of(
@@ -77,7 +81,9 @@ class Space:
         method = spec.merge_method
         if method != LINEAR:
             return cls(method, 1 + len(METHODS[method].searched))
-        names = spec.sources.names
+        names, simplex = spec.sources.names, spec.merge.combine == "simplex"
+        if not simplex:
+            identical = ()  # a layer that is the same in all sources may differ from the base's
         block = block_of(layers, spec.merge.blocks or layers)
         searched = sorted({block[layer] for layer in range(layers) if layer not in identical})
         if not searched:
@@ -89,13 +95,19 @@ class Space:
         place = {number: index for index, number in enumerate(searched)}
         own = tuple(groups) if spec.merge.outside_layers == "own" else ()
         owners = tuple(place.get(number) for number in block)
-        dimensions = (len(searched) + len(own)) * (len(names) - 1)
-        return cls(method, dimensions, owners, own, len(names))
+        dimensions = (len(searched) + len(own)) * (len(names) - simplex)
+        return cls(method, dimensions, owners, own, len(names), simplex)
 
     @property
     def numbers(self) -> int:
         """How many components of a vector belong to one layer, block or group."""
-        return self.sources - 1
+        return self.sources - self.simplex
+
+    def corner(self, source: int) -> tuple[float, ...]:
+        """The vector of a linear merge that is one source alone, by its position."""
+        row = one_hot(source, self.sources)
+        numbers = numbers_of(row) if self.simplex else row
+        return numbers * (self.dimensions // self.numbers)
 
     def layer_rows(self, vector: Sequence[float]) -> tuple[Row, ...]:
         """A linear merge's weights of all sources, for each layer.
@@ -107,8 +119,8 @@ class Space:
         self._require(vector)
         rows = self._rows(vector)
         searched = [rows[owner] for owner in self.owners if owner is not None]
-        means = [math.fsum(column) / len(column) for column in zip(*searched, strict=True)][:-1]
-        mean = (*means, 1.0 - math.fsum(means))
+        means = [math.fsum(column) / len(column) for column in zip(*searched, strict=True)]
+        mean = (*means[:-1], 1.0 - math.fsum(means[:-1])) if self.simplex else tuple(means)
         return tuple(mean if owner is None else rows[owner] for owner in self.owners)
 
     def layer_weights(self, vector: Sequence[float]) -> tuple[float, ...]:
@@ -130,7 +142,8 @@ class Space:
 
     def _rows(self, vector: Sequence[float]) -> list[Row]:
         size = self.numbers
-        return [row_of(vector[begin : begin + size]) for begin in range(0, len(vector), size)]
+        parts = [tuple(vector[begin : begin + size]) for begin in range(0, len(vector), size)]
+        return [row_of(part) for part in parts] if self.simplex else parts
 
     def weight_and_parameters(self, vector: Sequence[float]) -> tuple[float, dict[str, float]]:
         """A model-level merge's weight, and the parameters that the grid varies, by name.

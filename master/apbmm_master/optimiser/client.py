@@ -330,6 +330,7 @@ def search_arguments(run_state: RunState) -> SearchArguments:
         reference_point=spec.hypervolume_reference,
         discrepancies=_discrepancies(run_state, spec, space),
         numbers=space.numbers,
+        sources=space.sources,
         ends=ends,
         ends_noise=noise,
         settings=spec.algorithm.settings,
@@ -465,7 +466,5 @@ def _source_vector(run_state: RunState, name: str) -> Vector | None:
 
     A source has its numbers for every layer; see `Assign`.
     """
-    assert run_state.spec is not None
     space = run_state.space
-    parts = space.dimensions // space.numbers
-    return reference_vector(run_state.spec.sources, name, parts) if space.owners else None
+    return space.corner(run_state.references.index(name)) if space.owners else None

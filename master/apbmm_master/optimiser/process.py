@@ -42,9 +42,9 @@ Reply = TypeVar("Reply")
 class SearchArguments:
     """What a search is created with; see `new_search`.
 
-    ``numbers``: how many components each layer has, one fewer than sources. ``ends``: what the
-    source models score, the anchor at x = 0 first, then the others in their order; None where the
-    corners of the space are not the sources. ``ends_noise``: the variances of these.
+    ``numbers``: how many components each layer has, one fewer than ``sources`` or as many.
+    ``ends``: what the source models score, the anchor first, then the others in their order; None
+    where the corners of the space are not the sources. ``ends_noise``: the variances of these.
     """
 
     name: str
@@ -56,6 +56,7 @@ class SearchArguments:
     workers: int
     reference_point: Vector
     numbers: int = 1
+    sources: int = 2
     discrepancies: Discrepancies | None = None
     ends: tuple[Vector, ...] | None = None
     ends_noise: tuple[Vector, ...] = ()
@@ -168,6 +169,7 @@ def new_search(arguments: SearchArguments) -> Search:
         initial=arguments.initial,
         workers=arguments.workers,
         numbers=arguments.numbers,
+        sources=arguments.sources,
         reference_point=arguments.reference_point,
         importance=importance,
         **settings,

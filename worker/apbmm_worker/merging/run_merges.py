@@ -9,7 +9,7 @@ from typing import Any
 from apbmm_common.checkpoint.headers import Checkpoint, layer_of
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.merge_methods import LINEAR
-from apbmm_common.run_file import MergeSection, RunSpec, Space
+from apbmm_common.run_file import LEAST_SOURCES, MergeSection, RunSpec, Space
 from apbmm_common.simplex import Row
 from apbmm_worker.merging.plan import (
     ModelLevelMerge,
@@ -70,13 +70,19 @@ def _linear(
     rows: Sequence[Row],
     own: Mapping[str, Row],
 ) -> RunMerge:
-    """The weighted sum of the sources ``merged`` by these weights of each layer.
+    """The weighted sum of the sources ``merged`` by these weights of each layer, or of their task
+    vectors.
 
     ``own``: those of groups outside the layers, if ``merge.outside_layers`` says so.
     """
     rule = with_tied_head(own) if merge.outside_layers == "own" else merge.outside_layers
     weights = SourceWeights(tuple(rows), outside_rows(rule, tuple(merged), rows))
-    recipe: dict[str, Any] = {**_recipe(tuple(merged), rows, own), "merge": _settings(merge)}
+    simplex = merge.combine == "simplex"
+    found = _recipe(tuple(merged), rows, own, simplex=simplex)
+    recipe: dict[str, Any] = {**found, "merge": _settings(merge)}
+    if not simplex:
+        with_base = {BASE_ROLE: sources.checkpoints[BASE_ROLE], **merged}
+        return RunMerge(plan_sum(with_base, weights.against_base(), merge.dtype), recipe)
     plans = plan_sum(merged, weights, merge.dtype)
     if sources.identical_layers:
         recipe["identical_layers"] = sources.identical_layers
@@ -87,9 +93,11 @@ def _linear(
     return RunMerge(plans, recipe)
 
 
-def _recipe(names: Sequence[str], rows: Sequence[Row], own: Mapping[str, Row]) -> dict[str, Any]:
-    """The weights as the recipe has them: of two sources, the first one's alone."""
-    if len(names) == 2:
+def _recipe(
+    names: Sequence[str], rows: Sequence[Row], own: Mapping[str, Row], *, simplex: bool
+) -> dict[str, Any]:
+    """The weights as the recipe has them: of two that sum to 1, the first one's alone."""
+    if len(names) == LEAST_SOURCES and simplex:
         found: dict[str, Any] = {"vector": tuple(row[0] for row in rows)}
         outside: dict[str, Any] = {group: row[0] for group, row in own.items()}
     else:

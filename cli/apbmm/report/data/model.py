@@ -14,7 +14,6 @@ import numpy as np
 
 from apbmm.results.figures import STANDARD_ERRORS
 from apbmm.results.run_results import RunResults
-from apbmm_common.simplex import numbers_of, one_hot
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.optimiser.client import history_of, search_arguments
 from apbmm_master.optimiser.process import replayed_search
@@ -122,15 +121,16 @@ def effects(results: RunResults, surrogate: Surrogate) -> Array:
     """What each component of a vector changes, by the surrogate: (D, m).
 
     The mean over the known merges of the predicted objective with the component's layer, block or
-    group taken from its source, minus that with it taken from the anchor, all others as they are.
+    group taken from its source, minus that with it at x = 0, all others as they are.
     """
     x = np.array([each.vector for each in results.merges])
-    numbers = results.run_state.space.numbers
+    space = results.run_state.space
+    numbers = space.numbers
     changes = []
     for begin in range(0, x.shape[1], numbers):
         for source in range(numbers):
             low, high = x.copy(), x.copy()
             low[:, begin : begin + numbers] = 0.0
-            high[:, begin : begin + numbers] = numbers_of(one_hot(source, numbers + 1))
+            high[:, begin : begin + numbers] = space.corner(source)[:numbers]
             changes.append((surrogate.mean(high) - surrogate.mean(low)).mean(axis=0))
     return np.array(changes)

@@ -130,6 +130,8 @@ def _effects(results: RunResults, found: Sequence[Component]) -> Iterator[Report
         for objective, value in zip(results.objectives, column.effects, strict=True)
     ]
     *others, anchor = results.spec.sources.names
+    if results.spec.merge.combine != "simplex":
+        others, anchor = [*others, anchor], "the base"
     yield ReportFigure(
         "layer-effects",
         "Which layers mattered",

@@ -89,6 +89,7 @@ def create(  # noqa: PLR0913 - the interface of every method
     initial: int = 8,
     workers: int = 4,
     numbers: int = 1,
+    sources: int | None = None,
     reference_point: npt.ArrayLike | None = None,
     importance: npt.ArrayLike | None = None,
     **settings: object,
@@ -100,7 +101,8 @@ def create(  # noqa: PLR0913 - the interface of every method
     - `initial`: how many of them are the initial design, a scrambled Sobol sequence that most
       methods share;
     - `workers`: vectors in one batch of a synchronous method; asynchronous methods ignore it;
-    - `numbers`: how many components each layer of a merge has: one fewer than sources;
+    - `numbers`: how many components each layer of a merge has: one fewer than `sources`, which is
+      the default, or as many, where the weights of a layer need not sum to 1;
     - `reference_point` (m,): of the hypervolume; -0.2 for each objective by default;
     - `importance` (dimensions,): the importance of each component in [0, 1], or None;
     - `settings`: the method's own.
@@ -120,6 +122,7 @@ def create(  # noqa: PLR0913 - the interface of every method
         initial=initial,
         workers=workers,
         numbers=numbers,
+        sources=sources,
         reference_point=reference_point,
         importance=importance,
     )

@@ -102,7 +102,7 @@ class ApBmmPlus(BayesianSearch):
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         super().__init__(problem, settings)
-        sources = problem.numbers + 1
+        sources = problem.sources
         try:
             self._ends = as_matrix(self.settings.ends, "ends")
             self._ends_noise = as_matrix(self.settings.ends_noise or 0.0 * self._ends, "ends_noise")
@@ -118,7 +118,7 @@ class ApBmmPlus(BayesianSearch):
     @property
     def _has_ends(self) -> bool:
         """Whether the reference models are observations of this search."""
-        shape = (self.problem.numbers + 1, self.problem.objectives)
+        shape = (self.problem.sources, self.problem.objectives)
         return bool(self.settings.references) and self._ends.shape == shape
 
     def _can_propose(self) -> bool:
@@ -150,7 +150,7 @@ class ApBmmPlus(BayesianSearch):
             priors = dimension_scaled(size, scale=scale)
             return fit(x, y, hyperpriors=priors, variance=variance)
         weights = scores if options.weighted else None
-        numbers = self.problem.numbers
+        numbers = self.problem.numbers if self.problem.simplex else 1
         priors = dimension_scaled(size, summaries=summary_count(weights, numbers), scale=scale)
         kernel = partial(MergeKernel, size, weights, numbers)
         return fit(x, y, hyperpriors=priors, kernel=kernel, variance=variance)
@@ -163,7 +163,7 @@ class ApBmmPlus(BayesianSearch):
 
     def _corners(self) -> Array:
         """The points (S, D) that are the sources, in the order of `ends`."""
-        sources = self.problem.numbers + 1
+        sources = self.problem.sources
         order = [sources - 1, *range(sources - 1)]
         return np.stack([self._everywhere(one_hot(source, sources)) for source in order])
 
@@ -172,7 +172,7 @@ class ApBmmPlus(BayesianSearch):
 
         Neighbours in the order of the sources come first, so that few points reach every source.
         """
-        sources = self.problem.numbers + 1
+        sources = self.problem.sources
         edges = sorted(combinations(range(sources), 2), key=lambda edge: edge[1] - edge[0])
         size = self.problem.initial // 2
         for number in range(size):
@@ -185,7 +185,7 @@ class ApBmmPlus(BayesianSearch):
 
     def _everywhere(self, row: Sequence[float]) -> Array:
         """The point (D,) with these weights of the sources in every layer."""
-        numbers = numbers_of(row)
+        numbers = numbers_of(row) if self.problem.simplex else tuple(row)
         return np.tile(numbers, self.dimensions // len(numbers))
 
 

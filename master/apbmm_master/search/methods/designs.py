@@ -58,14 +58,14 @@ class Uniform(FixedPoints):
     Without a budget the values are those of van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, ...
     t = 0 and t = 1 are left out: they are the reference models, which are measured anyway. The
     order of the points covers the line evenly, wherever the search stops. Of more than two sources,
-    all layers have the weights of one point of the simplex, the next of a scrambled Sobol sequence.
+    all layers have the weights of one point, the next of a scrambled Sobol sequence.
     """
 
     name: ClassVar[str] = "uniform"
 
     def _points(self) -> Iterator[Array]:
         numbers = self.problem.numbers
-        if numbers == 1:
+        if numbers == 1 and self.problem.simplex:
             for t in self._weights():
                 yield np.full(self.dimensions, t)
             return

@@ -30,6 +30,7 @@ class Problem:
     `reference_point` is (m,), and `importance` is (D,) or None. `budget` is None where the number
     of evaluations is not known in advance. `numbers` is how many components, S - 1 of S sources,
     give a layer its weights by stick-breaking (`apbmm_common.simplex`); D is a multiple of it.
+    Where `numbers` is `sources`, they are the weights themselves.
     """
 
     dimensions: int
@@ -39,8 +40,14 @@ class Problem:
     initial: int
     workers: int
     numbers: int
+    sources: int
     reference_point: Array
     importance: Array | None
+
+    @property
+    def simplex(self) -> bool:
+        """Whether the weights of a layer sum to 1."""
+        return self.numbers == self.sources - 1
 
     @classmethod
     def checked(
@@ -49,6 +56,7 @@ class Problem:
         reference_point: npt.ArrayLike | None,
         importance: npt.ArrayLike | None,
         budget: int | None,
+        sources: int | None = None,
         **numbers: int,
     ) -> Problem:
         """The problem. Raises SettingError for a count out of range and for dimensions that are not
@@ -62,6 +70,10 @@ class Problem:
         if numbers["seed"] >= SEEDS:
             raise SettingError(f"seed is {numbers['seed']}, not less than 2**63")
         objectives, dimensions = numbers["objectives"], numbers["dimensions"]
+        of_layer = numbers["numbers"]
+        sources = of_layer + 1 if sources is None else whole_number(sources, "sources", 2)
+        if of_layer not in (sources - 1, sources):
+            raise SettingError(f"numbers is {of_layer}, neither {sources - 1} nor {sources}")
         if dimensions % numbers["numbers"]:
             raise SettingError(
                 f"{dimensions} dimensions are no multiple of the {numbers['numbers']} of one layer"
@@ -77,12 +89,15 @@ class Problem:
             reference_point=as_vector(reference_point, "reference_point", objectives),
             importance=scores,
             budget=budget,
+            sources=sources,
             **numbers,
         )
 
     def with_dimensions(self, dimensions: int) -> Problem:
         """The same problem over a space of another size, whose components weigh no layers."""
-        return dataclasses.replace(self, dimensions=dimensions, numbers=1, importance=None)
+        return dataclasses.replace(
+            self, dimensions=dimensions, numbers=1, sources=2, importance=None
+        )
 
 
 def whole_number(value: object, name: str, smallest: int) -> int:

@@ -34,11 +34,12 @@ CASES: dict[str, dict[str, Any]] = {
         "named": {"anchor": "instruct"},
         "merge": {"outside_layers": "own"},
     },
+    "task vectors": {"merge": {"combine": "task_arithmetic", "outside_layers": "own"}},
     "task_arithmetic": {"algorithm": {"name": "ta"}},
     "ties": {"algorithm": {"name": "ties"}},
     "breadcrumbs": {"algorithm": {"name": "breadcrumbs"}},
 }
-LAYER_WISE = ("mean", "own", "followed", "blocks", "three")
+LAYER_WISE = ("mean", "own", "followed", "blocks", "three", "task vectors")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         for name, changes in CASES.items():
-            used = {r: p for r, p in sources.items() if r != "base" or name not in LAYER_WISE}
+            used = {r: p for r, p in sources.items() if r != "base" or name not in LAYER_WISE[:-1]}
             used |= {"coder": coder} if name == "three" else {}
             run_dir = write_merged_run(folder / name, used, **changes)
             request = ExportRequest(out=folder / name / "out", evaluation="e0002")

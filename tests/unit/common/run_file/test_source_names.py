@@ -99,6 +99,25 @@ def test_every_key_that_names_a_source_is_checked() -> None:
     ]
 
 
+TASK_VECTORS = {"combine": "task_arithmetic"}
+
+
+def test_task_vectors_need_a_base_of_their_own() -> None:
+    sources = {"coder": "/c", "chat": "/h"}
+    assert faults_of(sources, merge=TASK_VECTORS) == [
+        "merge: combine: task_arithmetic adds to a base: name it as base in [sources]"
+    ]
+    assert faults_of({**sources, "base": "/h"}, merge=TASK_VECTORS) == [
+        "merge: combine: chat is the base itself, so it has no task vector"
+    ]
+    (fault,) = faults_of({**sources, "base": "/b"}, merge=TASK_VECTORS, algorithm={"name": "ties"})
+    assert fault == "algorithm: merge.combine has no effect on ties, which merges whole models"
+    spec = parse_run(table_of({**sources, "base": "/b"}, merge=TASK_VECTORS), "test")
+    assert spec.config_hash({}) != parse_run(table_of({**sources, "base": "/b"}), "t").config_hash(
+        {}
+    )
+
+
 def test_a_worker_maps_the_paths_of_sources_by_their_names() -> None:
     assert (
         spec_of("coder", "chat").named_paths().items()

@@ -47,7 +47,7 @@ def spec(name: str = "sobol", **changes: Any) -> RunSpec:
         {"name": "coding", "metric": "accuracy", "expert": "coder", "vanilla": "chat"},
         {"name": "cost", "metric": "tokens", "expert": "chat", "vanilla": "writer"},
     ]
-    sources = {name: f"/{name}" for name in NAMES}
+    sources = {name: f"/{name}" for name in (*NAMES, "base")}
     return parse_run({**table, "sources": sources, "objectives": objectives}, "test")
 
 
@@ -131,6 +131,36 @@ def test_whole_models_are_merged_by_all_task_vectors(folder: Path) -> None:
         torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
 
 
+TASK_VECTORS = {"combine": "task_arithmetic"}
+
+
+def test_task_vectors_have_weights_of_their_own_in_each_layer(folder: Path) -> None:
+    sources = verified(folder)
+    rows = [(0.3, 0.8, 0.0), (1.0, 1.0, 1.0), (0.0, 0.5, 0.25)]
+    merge = merge_of(spec(merge=TASK_VECTORS), sources, [w for row in rows for w in row])
+    found, base = written(folder, sources, merge), load_tensors(folder / "base")
+    tensors = [load_tensors(folder / name) for name in NAMES]
+    mean = [sum(column) / LAYERS for column in zip(*rows, strict=True)]
+    for name, tensor in found.items():
+        layer = layer_of(name)
+        pairs = zip(mean if layer is None else rows[layer], tensors, strict=True)
+        moved = sum(w * (t[name].double() - base[name].double()) for w, t in pairs)
+        expected = base[name].double() + moved
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-6)
+    assert merge.recipe["layer_weights"] == [list(row) for row in rows]
+
+
+def test_the_corners_of_task_vectors_are_the_sources_and_the_base(folder: Path) -> None:
+    sources, run = verified(folder), spec(merge=TASK_VECTORS)
+    space = Space.of(run, LAYERS, ())
+    assert space.dimensions == 3 * LAYERS
+    corners = {name: space.corner(index) for index, name in enumerate(NAMES)}
+    for name, vector in {**corners, "base": (0.0,) * 9}.items():
+        found = written(folder, sources, merge_of(run, sources, vector))
+        source = load_tensors(folder / name)
+        assert all(torch.equal(found[key], source[key]) for key in source), name
+
+
 def test_layers_that_are_alike_in_all_sources_are_copied_and_not_searched(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +172,8 @@ def test_layers_that_are_alike_in_all_sources_are_copied_and_not_searched(
     assert sources.identical_layers == (1,)
     with_identical_layers(tmp_path / "coder", folder / "coder", [1])
     assert verified(tmp_path).identical_layers == (), "two of three are not all"
+    assert len(Space.of(spec(merge=TASK_VECTORS), LAYERS, (), (1,)).owners) == LAYERS
+    assert Space.of(spec(merge=TASK_VECTORS), LAYERS, (), (1,)).dimensions == 9, "not as the base"
     merge = merge_of(spec(), sources, VECTOR[:4])
     alike = [plan for plan in merge.plans if layer_of(plan.name) == 1]
     assert {len(plan.sources) for plan in alike} == {1}

@@ -103,6 +103,24 @@ def test_uniform_gives_all_layers_one_point_of_the_simplex() -> None:
     assert np.mean(means, axis=0) == pytest.approx([1 / 3] * 3, abs=0.1)
 
 
+def test_weights_that_need_not_sum_to_1_are_searched_as_they_are() -> None:
+    search = create(
+        "ap-bmm-plus", 3 * LAYERS, 3, seed=1, initial=6, numbers=3, sources=3, ends=ENDS, **CHEAP
+    )
+    points = search.ask(6)
+    assert [tuple(np.round(x[:3], 6)) for x in points[:3]] == [
+        (0.5, 0.5, 0.0), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5),
+    ]  # fmt: skip
+    for x in points:
+        search.tell(x, np.array(ENDS)[[1, 2, 0]].T @ x.reshape(-1, 3).mean(axis=0))
+    corners = np.stack([np.tile(np.eye(3)[index], LAYERS) for index in (2, 0, 1)])
+    found = search.surrogate().mean(corners)  # type: ignore[attr-defined]
+    assert np.abs(found - ENDS).max() < 0.05
+    assert len(search.ask(1)) == 1
+    with pytest.raises(SettingError, match="numbers is 3, neither 1 nor 2"):
+        create("sobol", 9, 2, numbers=3, sources=2)
+
+
 def test_dimensions_are_whole_layers() -> None:
     with pytest.raises(SettingError, match="7 dimensions are no multiple of the 2 of one layer"):
         create("sobol", 7, 2, numbers=2)
@@ -185,6 +203,6 @@ def test_a_run_tells_what_was_measured_of_its_sources() -> None:
 def test_settings_of_a_run_are_checked_for_its_number_of_sources() -> None:
     ends = [list(row[:2]) for row in ENDS]
     algorithm = AlgorithmSection(name="ap-bmm-plus", settings={"ends": ends})
-    require_settings(algorithm, 2)
+    require_settings(algorithm, three_sources())
     with pytest.raises(UsageError, match="ends must be 2 rows, not 3"):
         require_settings(algorithm)
