@@ -21,7 +21,9 @@ from apbmm_master.followers.track.kinds import require_tracker
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-KILL_SECONDS = LAST_SECONDS + 5
+NOTE_SECONDS = 3.0
+"""After so long the terminal says what the master waits for."""
+KILL_SECONDS = LAST_SECONDS + 5.0
 """A follower that lives so long after its master's end is killed."""
 
 
@@ -123,7 +125,11 @@ class Followers:
             )  # fmt: skip
         elif code:
             log.warning(
-                "%s did not come to its end (exit code %d): see %s", name, code, self._log(name)
+                "%s did not come to its end (exit code %d), and the same command lets it go on: "
+                "see %s",
+                name,
+                code,
+                self._log(name),
             )
 
     async def end(self, ending: Ending) -> None:
@@ -134,8 +140,13 @@ class Followers:
             with contextlib.suppress(OSError):
                 follower.process.stdin.write(ending.encode())
                 follower.process.stdin.close()
-        if self._running:
-            await asyncio.wait([f.listening for f in self._running], timeout=KILL_SECONDS)
+        busy = {follower.listening for follower in self._running}
+        if busy:
+            _, busy = await asyncio.wait(busy, timeout=NOTE_SECONDS)
+        if busy:
+            names = ", ".join(f.name for f in self._running if f.listening in busy)
+            log.warning("waiting for %s, up to %d s", names, LAST_SECONDS)
+            await asyncio.wait(busy, timeout=KILL_SECONDS - NOTE_SECONDS)
         for follower in self._running:
             if follower.process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):

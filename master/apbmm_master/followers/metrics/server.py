@@ -25,7 +25,7 @@ from apbmm_master.status.sockets import ADDRESS_FILE
 
 log = logging.getLogger(__name__)
 
-FRESH_SECONDS = 1.0
+FRESH_SECONDS = 2.0
 """Scrapes within this time are answered from the same snapshot, however many there are."""
 IDLE_SECONDS = 10
 """A connection that sends no request for so long is closed."""

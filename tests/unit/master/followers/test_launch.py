@@ -53,7 +53,8 @@ def test_a_follower_hears_how_its_master_ended(ending: Ending) -> None:
 async def test_a_follower_that_does_not_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(launch, "KILL_SECONDS", 0.5)
+    monkeypatch.setattr(launch, "NOTE_SECONDS", 0.2)
+    monkeypatch.setattr(launch, "KILL_SECONDS", 0.7)
     deaf = tmp_path / "deaf"
     deaf.write_text("#!/bin/sh\necho I am here\nexec sleep 60\n")
     deaf.chmod(0o755)
@@ -64,6 +65,7 @@ async def test_a_follower_that_does_not_end_is_killed(
     await followers.end(Ending("over"))
     assert time.monotonic() - before < 10
     assert "notify: I am here" in caplog.text
+    assert "waiting for notify, up to 30 s" in caplog.text
     assert "notify did not come to its end (exit code -9)" in caplog.text
 
 
