@@ -121,3 +121,18 @@ def test_telling_the_same_again_changes_nothing() -> None:
     search.tell(x, [0.1, 0.2])
     assert search._state(()).revision == revision + 1
     assert search._state(()).variance.tolist() == [[0.0, 0.0]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(1, 20))
+def test_a_vector_that_nobody_asked_for_is_known_again_when_it_comes_back_rounded(
+    seed: int, count: int
+) -> None:
+    rng, search = np.random.default_rng(seed), make("sobol", budget=None)
+    # With vectors of the same sum, which are not the same.
+    x = rng.random((count, 5))
+    x = np.concatenate([x, x[:, ::-1]])
+    for round_of in (np.float64, np.float32):
+        for vector in x:
+            search.tell(vector.astype(round_of), evaluate(vector))
+    assert len(search._state(()).x) == len(x)

@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from apbmm_common.process.parent_death import die_with
 from apbmm_master.journal.events import BenchmarkEstimates
@@ -256,11 +255,10 @@ class OptimiserSession:
         told = [np.array(tell.variance) for tell in done if tell.variance]
         usual = np.mean(list(noise.values()) or told or [np.zeros(1)], axis=0)
         for tell in tells:
-            if tell.objectives is None:
+            changed = tell.estimated or tell.evaluation in noise
+            if tell.objectives is None or not changed:
                 continue
-            variance: npt.ArrayLike | None = noise.get(tell.evaluation, tell.variance)
-            if tell.estimated:
-                variance = np.array(tell.variance) + usual
+            variance = np.array(tell.variance) + usual if tell.estimated else noise[tell.evaluation]
             search.tell(np.array(tell.vector), np.array(tell.objectives), variance)
         return np.asarray(usual)
 

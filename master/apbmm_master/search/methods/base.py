@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from apbmm_master.search.arrays import Array, as_vector
 from apbmm_master.search.errors import OutsideBoxError, SettingError, WrongShapeError
-from apbmm_master.search.methods.deduplication import find_same, first_distinct
+from apbmm_master.search.methods.deduplication import SAME, find_same, first_distinct
 from apbmm_master.search.methods.problem import (
     NoSettings,
     Problem,
@@ -117,6 +118,8 @@ class Search(ABC):
         self._rejected: list[Array] = []
         self._place: dict[bytes, int] = {}
         """Of each observed vector: its place among the observations."""
+        self._by_sum: list[tuple[float, int]] = []
+        """The sum of each observed vector, in increasing order, with that place."""
         self._revision = 0
         self._issued: list[Array] = []
         self._exactly_issued: set[bytes] = set()
@@ -210,6 +213,7 @@ class Search(ABC):
         if (again := find_same(self._rows(self._rejected), vector)) is not None:
             del self._rejected[again]
         self._place[vector.tobytes()] = len(self._x)
+        insort(self._by_sum, (float(vector.sum()), len(self._x)))
         self._x.append(vector)
         self._y.append(values)
         self._variance.append(noise)
@@ -316,7 +320,13 @@ class Search(ABC):
         key = vector.tobytes()
         if key in self._place or key in self._exactly_issued:
             return self._place.get(key)
-        return find_same(self._rows(self._x), vector)
+        # The sums of vectors that are the same but for rounding are close to each other.
+        total, apart = float(vector.sum()), 2.0 * SAME * self.dimensions
+        low = bisect_left(self._by_sum, (total - apart, -1))
+        high = bisect_left(self._by_sum, (total + apart, -1))
+        places = [place for _, place in self._by_sum[low:high]]
+        index = find_same(self._rows([self._x[place] for place in places]), vector)
+        return None if index is None else places[index]
 
     def _in_flight(self, pending: Sequence[npt.ArrayLike]) -> list[Array]:
         given = self._vectors(pending, "pending")
