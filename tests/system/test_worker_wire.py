@@ -186,7 +186,7 @@ async def test_a_hung_or_killed_evaluation_is_seen_and_its_process_replaced(site
         await master.say(assignment(run, ready))
         await master.hear(Accept)
         child = child_of(worker)
-        while not (await master.hear(Beat)).stage:
+        while (await master.hear(Beat)).stage != "rehearse":
             pass
         os.kill(child, signal.SIGSTOP)
         result = await master.hear(Result)
@@ -202,7 +202,7 @@ async def test_a_hung_or_killed_evaluation_is_seen_and_its_process_replaced(site
         await master.hear(Accept)
         second = child_of(worker)
         assert second != child
-        while not (await master.hear(Beat)).stage:
+        while (await master.hear(Beat)).stage != "rehearse":
             pass
         os.kill(second, signal.SIGKILL)
         result = await master.hear(Result)
