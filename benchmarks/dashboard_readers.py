@@ -75,6 +75,8 @@ async def read(address: str, key: str, heard: list[int], number: int) -> None:
                     drawing = asyncio.create_task(draw(f"{address}/runs/{key}/figures/overview"))
     finally:
         writer.close()
+        if drawing is not None:
+            drawing.cancel()
 
 
 async def draw(url: str) -> None:

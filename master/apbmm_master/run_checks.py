@@ -36,7 +36,7 @@ def load_run(run_file: Path) -> RunSpec:
     else:
         faults += _method_faults(table.get("algorithm", {}), spec)
         faults += _step_faults(spec)
-        faults += _message_faults(spec.for_others())
+        faults += _message_faults(spec.for_workers())
         if not faults:
             return spec
     raise not_valid(str(run_file), faults)

@@ -83,6 +83,13 @@ def write_run(
     return folder
 
 
+def write_journal(folder: Path, records: Sequence[Record]) -> Path:
+    """A run directory whose journal ends early."""
+    with Journal(folder) as journal:
+        journal.append(records)
+    return folder
+
+
 def lengthen(folder: Path, points: Sequence[Point]) -> Path:
     """Add merges that measured ``points`` to a run that goes on; quicker than `write_run`."""
     records = read_journal(folder)

@@ -270,7 +270,7 @@ def _weights_chart(results: RunResults, each: EvaluationResult) -> Json | None:
         series = f"weight of {source}"
         bars += [Bar(name, series, w, f"{source}, {name}: {w:.3f}") for name, w in weights.items()]
     title = bars[0].series if len(results.weighed) == 1 else "weight"
-    return specification(grouped_bars(bars, "layer", title))
+    return specification(grouped_bars(bars, "layer", title, domain=(0.0, 1.0)))
 
 
 def answers(results: RunResults, name: str, against: str) -> Json:

@@ -74,7 +74,7 @@ def run_demo(run_dir: Path | None, options: DemoOptions) -> int:
     screen = run_screen(folder, workers, dashboard)
     code = run_processes(folder, workers, search_of(folder, dashboard), screen=screen)
     conclude(folder, spec, code, goes_on=f"apbmm demo --run-dir {folder}")
-    if options.dashboard:
+    if options.dashboard and code in (EXIT_DONE, EXIT_INTERRUPTED):
         console.print(shows_again(folder), markup=False)
     if code in (EXIT_DONE, EXIT_INTERRUPTED) and not rehearsal:
         _compare_with_uniform(folder, console)

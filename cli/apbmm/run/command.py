@@ -95,7 +95,7 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
         screen=screen,
     )
     conclude(run_dir, spec, code, goes_on="the same command")
-    if flags.dashboard:
+    if flags.dashboard and code != EXIT_USAGE:
         console.print(shows_again(run_dir), markup=False)
     if over and code == EXIT_DONE:
         console.print(_had_finished(run_dir, run_file), markup=False)

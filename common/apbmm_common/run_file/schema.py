@@ -1034,12 +1034,9 @@ class RunSpec(Section):
         table["sources"] = ", ".join(self.sources.names)
         return table
 
-    def for_others(self, *, exclude_none: bool = False) -> dict[str, Any]:
-        """The run as JSON values without what only its master needs to know, which may be secret.
-
-        Workers, reports and trackers get this.
-        """
-        return self.model_dump(mode="json", exclude={"track", "notify"}, exclude_none=exclude_none)
+    def for_workers(self) -> dict[str, Any]:
+        """The run as JSON values, without what only its master needs to know."""
+        return self.model_dump(mode="json", exclude={"track", "notify"})
 
     def config_hash(self, digests: Mapping[str, str]) -> str:
         """SHA-256 of all that decides what an evaluation measures.

@@ -224,7 +224,7 @@ class MessageHandlers:
             Welcome(
                 run=self.run_state.run,
                 epoch=self.run_state.epoch,
-                spec=self.run_state.spec.for_others(),
+                spec=self.run_state.spec.for_workers(),
                 keep=tuple(sorted(worker.held)),
                 abandon=abandon,
             ),

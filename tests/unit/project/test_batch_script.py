@@ -168,7 +168,7 @@ def test_the_end_tells_workers_that_are_there_and_names_what_it_keeps(job: Job) 
     assert not job.disk.exists()
 
 
-def test_the_end_does_not_wait_for_others_that_never_were(job: Job) -> None:
+def test_the_end_does_not_wait_for_workers_that_never_were(job: Job) -> None:
     write_journal(job.disk, 3)
     appear, end = "squeue() { echo 7.0; }", 'kill "$workers"; wait "$workers" || true'
     assert appear in FINISH

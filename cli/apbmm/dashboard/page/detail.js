@@ -93,7 +93,7 @@ export class Detail {
           ["cut off by the limit", ...names.map((name) => String(benchmarks[name].truncated))],
         ],
       ),
-      element("p", { class: "caption" }, "Brackets hold 95 % intervals."),
+      element("p", { class: "caption" }, "Below the figures are their 95 % intervals."),
     ];
   }
 

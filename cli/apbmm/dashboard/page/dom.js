@@ -25,11 +25,12 @@ export function number(value, form = ".4g") {
   return String(Number(value.toPrecision(4)));
 }
 
+// A figure with its interval below it.
 export function figure(found, form) {
   if (!found) return "–";
   const { value, low, high } = found;
   if (low === null || high === null) return number(value, form);
-  return `${number(value, form)} (${number(low, form)} to ${number(high, form)})`;
+  return [number(value, form), element("small", {}, `${number(low, form)} to ${number(high, form)}`)];
 }
 
 export function duration(seconds) {

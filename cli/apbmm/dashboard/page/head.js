@@ -6,13 +6,26 @@ const UNITS = { evaluations: "evaluations", gpu_hours: "GPU-hours", generated_to
 
 export class Head {
   constructor() {
-    this.box = element("section", { class: "head", "aria-label": "state of the run" });
+    this.state = element("div");
+    this.trouble = element("div", { role: "alert" });
+    this.numbers = element("div");
+    this.box = element("section", { class: "head", "aria-label": "state of the run" }, this.state, this.trouble, this.numbers);
   }
 
   update(run) {
     const { status, present, summary } = run;
     const trouble = [summary.trouble, present.trouble || status.trouble].filter(Boolean);
-    this.box.replaceChildren(
+    if (trouble.join() !== this.told) {
+      // Only what is new is read out.
+      this.told = trouble.join();
+      this.trouble.replaceChildren(...trouble.map((text) => element("p", { class: "trouble" }, text)));
+    }
+    this.numbers.replaceChildren(
+      status.begun
+        ? tiles(status, present)
+        : element("p", { class: "note" }, summary.updates ? "The run has not begun." : "The journal is being read…"),
+    );
+    this.state.replaceChildren(
       ...[
         status.rehearsal ? element("p", { class: "rehearsal" }, "REHEARSAL: the measurements are invented") : null,
         element(
@@ -24,8 +37,6 @@ export class Head {
           element("small", {}, status.begun ? `${status.algorithm} in ${summary.label}` : summary.label),
         ),
         status.finished ? element("p", {}, `Over: ${status.finished}.`) : null,
-        ...trouble.map((text) => element("p", { class: "trouble", role: "alert" }, text)),
-        status.begun ? tiles(status, present) : element("p", { class: "note" }, !summary.updates ? "The journal is being read…" : "The run has not begun."),
       ].filter(Boolean),
     );
   }
@@ -39,6 +50,8 @@ function condition(status, present) {
 function tiles(status, present) {
   const counts = status.evaluations;
   const left = present.forecast ? `about ${duration(present.forecast.seconds)} left` : "";
+  const tokens = present.tokens_a_second?.mean;
+  const speed = tokens ? `, ${Math.round(tokens).toLocaleString("en")} tokens a second` : "";
   const busy = (present.workers ?? []).filter((worker) => worker.state === "busy").length;
   return element(
     "dl",
@@ -52,7 +65,7 @@ function tiles(status, present) {
     ),
     tile("hypervolume", number(status.hypervolume, ".4f"), `${status.front_size} on the front`),
     tile("running", String(counts.running), [left, counts.queued ? `${counts.queued} queued` : "", counts.failed ? `${counts.failed} failed` : ""].filter(Boolean).join(", ")),
-    tile("workers", String((present.workers ?? status.workers).length), present.workers ? `${busy} busy` : "no master"),
+    tile("workers", String((present.workers ?? status.workers).length), present.workers ? `${busy} busy${speed}` : "no master"),
     tile("cost", duration(status.gpu_seconds), `of ${status.hours_name === "GPU-hours" ? "a card" : "a worker"}, ${Math.round(status.tokens).toLocaleString("en")} tokens`),
     tile("load rate", number(status.load_rate, ".1%"), `${duration(status.seconds)} with a master`),
     status.confirmed

@@ -344,8 +344,19 @@ class Bar:
     about: str
 
 
-def grouped_bars(bars: Sequence[Bar], x_title: str, y_title: str, *, beside: bool = True) -> Chart:
-    """Bars up and down from 0, one for each series, beside one another or on one line."""
+def grouped_bars(
+    bars: Sequence[Bar],
+    x_title: str,
+    y_title: str,
+    *,
+    beside: bool = True,
+    domain: tuple[float, float] | None = None,
+) -> Chart:
+    """Bars up and down from 0, one for each series, beside one another or on one line.
+
+    ``domain`` is that of the values, by default what they are in.
+    """
+    scale = alt.Undefined if domain is None else alt.Scale(domain=list(domain))
     names = list(dict.fromkeys(bar.name for bar in bars))
     series = list(dict.fromkeys(bar.series for bar in bars))
     chart: alt.Chart = (
@@ -354,7 +365,7 @@ def grouped_bars(bars: Sequence[Bar], x_title: str, y_title: str, *, beside: boo
         .encode(
             x=alt.X("name:N", title=x_title, sort=names, axis=alt.Axis(labelAngle=0)),
             xOffset=alt.XOffset("series:N", sort=series) if beside else alt.Undefined,
-            y=alt.Y("value:Q", title=y_title),
+            y=alt.Y("value:Q", title=y_title, scale=scale),
             color=alt.Color(
                 "series:N", title=None, scale=alt.Scale(domain=series, range=list(SERIES))
             ),

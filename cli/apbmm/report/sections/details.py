@@ -45,7 +45,7 @@ def _failures(results: RunResults, names: Names) -> Iterator[tuple[str, str, str
 
 def settings_section(results: RunResults, names: Names) -> ReportSection:
     """The run file as resolved, the digests of what was read, and who took part."""
-    settings = results.spec.for_others(exclude_none=True)
+    settings = results.spec.model_dump(mode="json", exclude_none=True)
     return ReportSection(
         "Settings and versions",
         tables=(

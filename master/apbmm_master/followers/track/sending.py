@@ -82,7 +82,7 @@ class Sending:
     def _run(self) -> TrackedRun:
         run_state = self._points.run_state
         assert run_state.spec is not None
-        config = run_state.spec.for_others()
+        config = run_state.spec.for_workers()
         rehearsal = is_rehearsal(run_state)
         return TrackedRun(run_state.run, self._run_dir, run_state.spec.track, config, rehearsal)
 

@@ -14,8 +14,8 @@ from apbmm.results.run_results import read_results
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.events import Record, ResultRecorded
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import Journal, read_journal, read_outcomes
-from written_runs import answered, write_run
+from apbmm_master.journal.store import read_journal, read_outcomes
+from written_runs import answered, write_journal, write_run
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,3 @@ def test_the_last_events_are_in_words(run: Path) -> None:
     done = next(line for line in lines if line["evaluation"] == "e0001" and "done" in line["text"])
     assert "sums 50.0%" in done["text"]
     assert done["worker"] == "a"
-
-
-def write_journal(folder: Path, records: list[Record]) -> Path:
-    """A run directory whose journal ends early."""
-    with Journal(folder) as journal:
-        journal.append(records)
-    return folder

@@ -86,15 +86,13 @@ def test_failures_are_listed_with_their_reasons(tmp_path: Path) -> None:
 
 
 def test_settings_and_versions_are_those_of_the_journal(tmp_path: Path) -> None:
-    told = {"webhook": "https://hooks.example/secret"}
-    document = run_document(read_results(write_run(tmp_path, POINTS, notify=told)))
+    document = run_document(read_results(write_run(tmp_path, POINTS)))
     assert section(document, "Failures").paragraphs == ("None: every attempt gave a result.",)
     settings, digests, processes = section(document, "Settings and versions").tables
     found = {row[0]: row[1] for row in settings.rows}
     assert found["algorithm.name"] == "sobol"
     assert found["benchmarks.sums.adapter"] == "sums"
     assert found["budget.evaluations"] == "4"
-    assert not [key for key in found if key.startswith(("notify", "track"))]
     assert digests.rows == (("rehearsal", "d"),)
     assert processes.rows == (("master", "host1", "", ""), ("a", "host1", "0", ""))
 

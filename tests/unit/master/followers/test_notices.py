@@ -157,4 +157,4 @@ def test_a_run_file_names_what_is_no_url() -> None:
 def test_workers_are_told_neither_of_the_webhook_nor_of_the_tracker() -> None:
     spec = run_spec(notify={"webhook": "https://hooks.example/secret"}, track={"tracker": "wandb"})
     assert "secret" in spec.model_dump_json()
-    assert not {"notify", "track"} & spec.for_others().keys()
+    assert not {"notify", "track"} & spec.for_workers().keys()
