@@ -76,3 +76,23 @@ def test_a_run_with_poor_references_ends_unless_the_run_file_allows_them(
     assert caught.value.exit_code == EXIT_USAGE
     hint = caught.value.hint
     assert hint.index("swapped") < hint.index("max_tokens") < hint.index("adapter's prompt")
+
+
+def test_of_three_sources_only_those_that_scale_an_objective_are_judged_by_its_benchmark() -> None:
+    objectives = [
+        {"name": "coding", "metric": "accuracy", "benchmarks": ["code"],
+         "expert": "coder", "vanilla": "instruct"},
+        {"name": "cost", "metric": "tokens", "benchmarks": ["sums"],
+         "expert": "instruct", "vanilla": "thinking"},
+    ]  # fmt: skip
+    benchmarks = [{"name": name, "adapter": name, "path": "/none"} for name in ("sums", "code")]
+    spec = run_spec(sources={"coder": "/none/coder"}, objectives=objectives, benchmarks=benchmarks)
+    poor = result(0.0, malformed=40)
+    references = {
+        "thinking": {"sums": GOOD, "code": poor},
+        "coder": {"sums": poor, "code": GOOD},
+        "instruct": {"sums": GOOD, "code": result(0.5)},
+    }
+    assert faults_of_references(spec, references) == []
+    references["instruct"]["code"] = poor
+    assert faults_of_references(spec, references)[0].startswith("instruct, code: 40 of 40")
