@@ -9,7 +9,8 @@ import pytest
 from apbmm_common.errors import RunFileError
 from apbmm_common.protocol.codec import decode, encode
 from apbmm_common.protocol.messages import FROM_MASTER, Welcome
-from apbmm_common.run_file import RunSpec, parse_run, reference_vector
+from apbmm_common.run_file import RunSpec, load_run_file, parse_run, reference_vector
+from commands import REPOSITORY
 from rehearsal_runs import run_table
 
 
@@ -144,3 +145,10 @@ def test_the_vector_of_a_reference_has_ones_for_the_first_of_two_and_zeros_for_t
     sources = spec_of("coder", "chat").sources
     assert reference_vector(sources, "coder", 3) == (1.0, 1.0, 1.0)
     assert reference_vector(sources, "chat", 3) == (0.0, 0.0, 0.0)
+
+
+def test_a_run_of_an_earlier_version_keeps_its_hash() -> None:
+    """Results in its journal are known by it."""
+    run_file = REPOSITORY / "tests" / "fixtures" / "run_directory_of_protocol_2" / "run.toml"
+    found = load_run_file(run_file).config_hash({"thinking": "1", "instruct": "2"})
+    assert found == "a10d72b6ea95d0065a7a2649b8bfb26bbffa766d5f94dd493b6f08b8a743c3bc"
