@@ -93,11 +93,11 @@ class CutOff(Oracle):
         self.finished = finished
 
     def work(self, prompts: Sequence[Prompt], futures: Sequence[Future[Completion]]) -> None:
-        self.waiting = list(zip(prompts, futures, strict=True))[self.finished :]
         super().work(prompts[: self.finished], futures[: self.finished])
 
     def cut(self) -> None:
-        for prompt, future in self.waiting:
+        (prompts,) = self.asked
+        for prompt, future in list(zip(prompts, self.futures, strict=True))[self.finished :]:
             future.set_result(Completion("", (8, 9), len(prompt.token_ids), "cut", 0.25))
 
 

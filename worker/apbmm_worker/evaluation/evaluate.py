@@ -222,8 +222,8 @@ def _answered_and_cut(scoring: _Scoring) -> tuple[list[Outcome], list[CutRow]]:
     )
     adapter = benchmark.chosen.benchmark.adapter
     outcomes = outcomes_of(predictions, reviews, adapter, answered, mean_name)
-    tokens = [(benchmark.places[p], row.model_output.usage.output_tokens) for p, row in cut.items()]
-    return outcomes, [(name, int(count)) for name, count in tokens if count]
+    counts = {place: int(row.model_output.usage.output_tokens) for place, row in cut.items()}
+    return outcomes, [(n, counts[p]) for p, n in benchmark.places.items() if counts.get(p)]
 
 
 def _is_cut(prediction: Any) -> bool:
