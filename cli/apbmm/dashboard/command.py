@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import secrets
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +20,8 @@ from apbmm_common.protocol.curve_keys import reader_keys
 from apbmm_master.journal.confirmation import confirm_folder
 
 if TYPE_CHECKING:
+    import threading
+
     from apbmm.dashboard.followed_run import FollowedRun
 
 LOOPBACK = "127.0.0.1"
@@ -82,15 +81,10 @@ def serve_beside_master(run_dir: Path, listening: socket.socket) -> None:
         master.say(str(error))
         return
 
-    def leave() -> None:
-        master.ended.wait()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=leave, daemon=True).start()
     # The confirmation of a search is shown with the search.
     search = run_dir.parent if confirm_folder(run_dir.parent) == run_dir else run_dir
-    with contextlib.suppress(KeyboardInterrupt):
-        _serve([FollowedRun(search, str(search))], listening, LOOPBACK, "", lambda: None)
+    run = FollowedRun(search, str(search))
+    _serve([run], listening, LOOPBACK, "", lambda: None, master.ended)
 
 
 def _require_installed() -> None:
@@ -106,6 +100,7 @@ def _serve(
     host: str,
     token: str,
     announce: Callable[[], object],
+    ended: threading.Event | None = None,
 ) -> None:
     from apbmm.dashboard.guard import Guard, own_names
     from apbmm.dashboard.server import application, serve
@@ -113,7 +108,7 @@ def _serve(
 
     cookie = f"apbmm-dashboard-{listening.getsockname()[1]}"
     guard = partial(Guard, names=own_names(host), token=token, cookie=cookie)
-    serve(application(WatchedRuns(named), guard), listening, announce)
+    serve(application(WatchedRuns(named), guard), listening, announce, ended)
 
 
 def is_loopback(host: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,6 +32,7 @@ THREADS = 3
 """Runs are read and figures are computed in so many threads."""
 LEAVE_SECONDS = 1
 """How long open streams may take to end when the dashboard is stopped."""
+POLL_SECONDS = 0.2
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 CHARTS = "charts.js"
 
@@ -168,8 +170,16 @@ def _charts_library() -> bytes:
     return vl_convert.javascript_bundle().encode()  # type: ignore[call-arg]
 
 
-def serve(app: Guard, listening: socket.socket, announce: Callable[[], object]) -> None:
-    """Serve until SIGINT or SIGTERM; ``announce`` is called once requests are answered."""
+def serve(
+    app: Guard,
+    listening: socket.socket,
+    announce: Callable[[], object],
+    ended: threading.Event | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, or until ``ended`` is set.
+
+    ``announce`` is called once requests are answered.
+    """
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -187,6 +197,9 @@ def serve(app: Guard, listening: socket.socket, announce: Callable[[], object]) 
             await asyncio.sleep(0.01)
         if server.started:
             announce()
+        while ended is not None and not serving.done():
+            server.should_exit |= ended.is_set()
+            await asyncio.sleep(POLL_SECONDS)
         await serving
 
     asyncio.run(run())
