@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from rehearsal_runs import Site, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
+Recorder = Callable[[str, object], None]
 STEPS = {"enabled": True, "audits": 0.2}
 BUDGET = {"evaluations": 5, "initial": 3}
 EVERY = rehearsal.QUESTIONS
@@ -33,10 +35,10 @@ UPTO, ENOUGH = 30, 24
 MASTER = [
     *(f"journal.{point}/paused" for point in ("begin", "insert", "commit")),
     *(f"journal.{point}/estimated:2" for point in ("begin", "commit")),
-    "send.before/result_ack:4", "journal.insert/estimated", "send.after/kept_answers",
-    "send.after/result_ack:5", "send.before/kept_answers",
+    "send.before/result_ack:4", "journal.insert/estimated", "send.after/result_ack:5",
 ]  # fmt: skip
 END = [f"journal.{point}/finishing" for point in ("begin", "insert", "commit")]
+GOING_ON = ["send.before/kept_answers", "send.after/kept_answers"]
 WORKER = [
     "outbox.begin:4", "outbox.stored", "send.after/answers_wanted", "send.before/answers:2",
     "outbox.synced", "send.after/result", "ack.before", "send.before/answers_wanted",
@@ -48,7 +50,7 @@ def configure(site: Site, **changes: Any) -> None:
     site.configure(steps=STEPS, **changes)
 
 
-def assert_whole(site: Site) -> None:
+def assert_whole(site: Site, evaluations: int = BUDGET["evaluations"]) -> None:
     """Everything adds up, and whatever was measured is as without any fault."""
     state = site.run_state()
     assert state.spec is not None
@@ -76,7 +78,7 @@ def assert_whole(site: Site) -> None:
     unfinished = {e.id for e in state.of_state(EvaluationState.PAUSED, EvaluationState.QUEUED)}
     assert read_kept(site.run_dir).keys() <= unfinished
     (limit,) = limits(state)
-    assert BUDGET["evaluations"] - 1 < limit.spent < BUDGET["evaluations"] + 0.5
+    assert evaluations - 1 < limit.spent < evaluations + 0.5
 
 
 def invented(site: Site, name: str) -> set[tuple[str, float, int]]:
@@ -130,25 +132,35 @@ def test_a_run_begins_more_merges_than_its_budget_and_completes_the_best(site: S
     assert len(site.run_state().completed) > len(state.completed)
 
 
-def test_a_master_killed_at_every_step_of_a_pause_loses_and_repeats_nothing(site: Site) -> None:
-    configure(site)
+def test_a_master_killed_at_every_step_of_a_pause_loses_and_repeats_nothing(
+    site: Site, record_property: Recorder
+) -> None:
+    steps = [
+        *MASTER[: scaled(len(MASTER), 6)],
+        *END[: scaled(len(END), 1)],
+        *GOING_ON[: scaled(len(GOING_ON), 0)],
+    ]
+    evaluations = len(steps) - 2
+    configure(site, budget={"evaluations": evaluations, "initial": 3})
     workers = [site.worker("a"), site.worker("b")]
-    for step in [*MASTER[: scaled(len(MASTER), 6)], *END[: scaled(len(END), 1)]]:
+    for step in steps:
         site.master(env={"APBMM_FAILPOINTS": f"{step}=kill"}).dies_at(step)
     last = site.master()
     assert last.end() == 0, last.output
-    assert_whole(site)
+    assert_whole(site, evaluations)
     assert completed_later(site)
     assert site.events(DuplicateResult) == []
     assert all(worker.popen.poll() is None for worker in workers)
+    record_property("figures", f"master killed at {len(steps)} steps of pauses: nothing lost")
 
 
 def test_a_worker_killed_at_every_step_of_a_pause_loses_what_was_in_flight_alone(
-    site: Site,
+    site: Site, record_property: Recorder
 ) -> None:
     configure(site, evaluation={"rehearsal_seconds": 3.0})
     master = site.master()
-    for step in WORKER[: scaled(len(WORKER), 4)]:
+    steps = WORKER[: scaled(len(WORKER), 4)]
+    for step in steps:
         site.worker("a", env={"APBMM_FAILPOINTS": f"{step}=kill"}).dies_at(step)
     site.worker("a")
     assert master.end() == 0, master.output
@@ -156,6 +168,7 @@ def test_a_worker_killed_at_every_step_of_a_pause_loses_what_was_in_flight_alone
     for name in site.attempts():
         kept = [lease.kept for lease in site.events(Leased) if lease.evaluation == name]
         assert kept == sorted(kept), "an acknowledged answer was lost"
+    record_property("figures", f"worker killed at {len(steps)} steps of pauses: none asked again")
 
 
 def test_a_disk_that_refuses_a_pause_gets_it_again(site: Site) -> None:
