@@ -40,18 +40,25 @@ class Watch:
         self._history = ScoreHistory()
         self._scores = Scores()
 
-    def take(self, record: Record) -> Notice | None:
-        """Apply the next event; the notice that it is worth."""
+    def take(self, record: Record) -> list[Notice]:
+        """Apply the next event; the notices that it is worth.
+
+        The second reference that is measured gives merges that were there before it their scores.
+        """
         self.run_state.apply(record)
         match record.event:
             case Finished(failed=failed, reason=reason):
                 word = "failed" if failed else "finished"
-                return self._notice("failure" if failed else "end", f"{word}: {reason}", record)
-            case ResultRecorded(evaluation=name):
+                return [self._notice("failure" if failed else "end", f"{word}: {reason}", record)]
+            case ResultRecorded():
+                before = self._scores.front
                 self._scores = self._history.update(self.run_state)
-                if name in self._scores.front:
-                    return self._notice("front", self._in_words(name), record, evaluation=name)
-        return None
+                return [
+                    self._notice("front", self._in_words(name), record, evaluation=name)
+                    for name in self._scores.front
+                    if name not in before
+                ]
+        return []
 
     def _in_words(self, name: str) -> str:
         spec = self.run_state.spec
@@ -62,6 +69,8 @@ class Watch:
 
     def ended(self, ending: Ending) -> Notice | None:
         """The notice of a master that has ended, unless the journal has told of its end."""
+        if self.run_state.spec is None:
+            return None  # it ended before the run began
         match ending.how:
             case "error":
                 return self._notice("failure", f"the master ended by an error: {ending.message}")

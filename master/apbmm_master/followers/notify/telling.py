@@ -31,12 +31,13 @@ def tell_of(run_dir: Path, master: Followed, begin: int) -> None:
 
     for records in followed(run_dir, master):
         for record in records:
-            notice = watch.take(record)
-            if notice is not None and record.seq > told:
-                tell(notice)
+            notices = watch.take(record)
+            if notices and record.seq > told:
+                for notice in notices:
+                    tell(notice)
                 _remember(run_dir, record.seq)
-    if (notice := watch.ended(master.ending)) is not None:
-        tell(notice)
+    if (last := watch.ended(master.ending)) is not None:
+        tell(last)
 
 
 def _position(run_dir: Path, begin: int) -> int:

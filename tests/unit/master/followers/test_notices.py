@@ -18,6 +18,7 @@ from apbmm_master.journal.events import Finished, Record, ResultRecorded
 from apbmm_master.journal.store import Journal, read_journal
 from ended_master import EndedMaster
 from posted_notices import posted_notices
+from protocol_world import World
 from rehearsal_runs import run_spec
 from written_runs import write_run
 
@@ -28,7 +29,7 @@ NOTICE = Notice("end", "demo: finished", {"run": "demo-1"})
 def watched(run_dir: Path) -> tuple[Watch, list[Notice]]:
     """A run from beginning to end, and its notices."""
     watch = Watch()
-    return watch, [n for r in read_journal(run_dir) if (n := watch.take(r)) is not None]
+    return watch, [n for r in read_journal(run_dir) for n in watch.take(r)]
 
 
 def test_new_members_of_the_front_and_the_end_are_worth_a_notice(tmp_path: Path) -> None:
@@ -48,11 +49,35 @@ def test_new_members_of_the_front_and_the_end_are_worth_a_notice(tmp_path: Path)
     assert (told["notice"], told["evaluations"], told["front"]) == ("end", 3, 1)
 
 
+def test_merges_that_were_there_before_the_references_are_new_on_the_front_with_them() -> None:
+    world = World(budget={"evaluations": 8, "initial": 8})
+    workers = [world.join(name) for name in "abcd"]
+    while world.run_state.layers == 0 or len(list(world.run_state.active_attempts())) < 4:
+        world.exchange()
+        world.now += 10.0
+        for worker in workers:
+            if worker.held is not None and worker.held.work == "measure":
+                worker.finish()
+    for worker in sorted(workers, key=lambda w: w.held is None or w.held.work == "reference"):
+        if worker.held is not None:
+            worker.finish()
+            world.exchange()
+    watch = Watch()
+    told = [[n.figures["evaluation"] for n in watch.take(record)] for record in world.stored]
+    first = next(names for names in told if names)
+    assert set(first) <= {"e0001", "e0002"}
+    assert watch.run_state.references_done
+
+
+def test_a_master_that_ends_before_its_run_began_is_worth_no_notice() -> None:
+    assert Watch().ended(Ending("killed")) is None
+
+
 def test_a_run_that_fails_is_a_failure(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path, POINTS, budget=9)
     watch, _ = watched(run_dir)
-    notice = watch.take(Record(watch.run_state.seq + 1, 1.0, Finished(reason="why", failed=True)))
-    assert notice is not None
+    end = Finished(reason="why", failed=True)
+    (notice,) = watch.take(Record(watch.run_state.seq + 1, 1.0, end))
     assert (notice.happened, "failed: why" in notice.text) == ("failure", True)
 
 
