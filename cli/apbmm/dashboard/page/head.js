@@ -64,7 +64,7 @@ function tiles(status, present) {
       ),
     ),
     tile("hypervolume", number(status.hypervolume, ".4f"), `${status.front_size} on the front`),
-    tile("running", String(counts.running), [left, counts.queued ? `${counts.queued} queued` : "", counts.failed ? `${counts.failed} failed` : ""].filter(Boolean).join(", ")),
+    tile("running", String(counts.running), [left, counts.queued ? `${counts.queued} queued` : "", counts.paused ? `${counts.paused} paused` : "", counts.failed ? `${counts.failed} failed` : ""].filter(Boolean).join(", ")),
     tile("workers", String((present.workers ?? status.workers).length), present.workers ? `${busy} busy${speed}` : "no master"),
     tile("cost", duration(status.gpu_seconds), `of ${status.hours_name === "GPU-hours" ? "a card" : "a worker"}, ${Math.round(status.tokens).toLocaleString("en")} tokens`),
     tile("load rate", number(status.load_rate, ".1%"), `${duration(status.seconds)} with a master`),

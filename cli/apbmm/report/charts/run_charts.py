@@ -141,6 +141,7 @@ PLACES = {
     "reference": ("reference", VERMILION, "diamond"),
     "pending": ("in progress, as predicted", GREEN, "square"),
     "confirmed": ("confirmed", PURPLE, "triangle-up"),
+    "estimated": ("paused, as estimated", SKY, "triangle-down"),
 }
 
 
@@ -148,7 +149,7 @@ PLACES = {
 class Mark:
     """A point of a scatter chart, and its 95 % intervals; ``label`` is written beside it."""
 
-    place: Place | Literal["pending", "confirmed"]
+    place: Place | Literal["pending", "confirmed", "estimated"]
     evaluation: str
     x: float
     y: float

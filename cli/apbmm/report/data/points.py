@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from apbmm.results.figures import Figure, mean_figure
 from apbmm.results.run_results import EvaluationResult, RunResults
-from apbmm_master.journal.scores import objectives_of
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.scores import estimated_objectives, objectives_of
 
 Place = Literal["front", "dominated", "reference"]
 
@@ -50,6 +52,25 @@ def objective_figures(results: RunResults, evaluation: EvaluationResult) -> tupl
         # Summed in the same way as the journal's own, to the last digit.
         figures.append(Figure(evaluation.objectives[number], mean.low, mean.high))
     return tuple(figures)
+
+
+def estimates(results: RunResults) -> dict[str, tuple[Figure, ...]]:
+    """Each objective of the merges that have paused, estimated from a part of the answers.
+
+    The standard error is that of the estimate.
+    """
+    state = results.run_state
+    if results.trouble or not state.references_done:
+        return {}
+    found = {}
+    for evaluation in state.of_state(EvaluationState.PAUSED, EvaluationState.STOPPED):
+        if evaluation.estimate is not None:
+            means, variances = estimated_objectives(state, evaluation.estimate)
+            found[evaluation.id] = tuple(
+                Figure(mean, standard_error=math.sqrt(variance))
+                for mean, variance in zip(means, variances, strict=True)
+            )
+    return found
 
 
 def _scaled(raw: Figure, vanilla: float, span: float) -> Figure:

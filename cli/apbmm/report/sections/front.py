@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import Mark, scatter_chart
 from apbmm.report.data.model import pending_predictions
-from apbmm.report.data.points import front_numbers, interval, measured, objective_figures, place
+from apbmm.report.data.points import (
+    estimates,
+    front_numbers,
+    interval,
+    measured,
+    objective_figures,
+    place,
+)
 from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.confirmation import Confirmation
 from apbmm.results.figures import Figure
@@ -53,7 +60,7 @@ def _objective_figures(
     names, called = results.objectives, labels(results)
     expected = pending_predictions(results, surrogate) if surrogate else {}
     found = [(each, objective_figures(results, each)) for each in measured(results)]
-    confirmed = _confirmed_figures(confirmation)
+    confirmed, estimated = _confirmed_figures(confirmation), estimates(results)
     for first, second in combinations(range(len(names)), 2):
         x, y = names[first], names[second]
         marks = [
@@ -68,6 +75,10 @@ def _objective_figures(
         marks += [
             Mark("pending", name, row[first], row[second], f"{name}, as the surrogate predicts it")
             for name, row in expected.items()
+        ]
+        marks += [
+            _estimated_mark(name, (row[first], row[second]), (x, y))
+            for name, row in estimated.items()
         ]
         marks += [
             _confirmed_mark(name, (figures[first], figures[second]), (x, y))
@@ -93,6 +104,15 @@ def _confirmed_figures(confirmation: Confirmation | None) -> dict[str, tuple[Fig
         for merge in confirmation.merges
         if merge.confirmed.objectives is not None and merge.id not in confirmation.run.references
     }
+
+
+def _estimated_mark(name: str, figures: tuple[Figure, Figure], axes: tuple[str, str]) -> Mark:
+    said = ", ".join(
+        f"{axis} ~ {figure.value:.3f} ± {figure.standard_error:.3f}"
+        for axis, figure in zip(axes, figures, strict=True)
+    )
+    about = f"{name}, estimated from a part of the answers: {said}"
+    return Mark("estimated", name, figures[0].value, figures[1].value, about)
 
 
 def _confirmed_mark(name: str, figures: tuple[Figure, Figure], axes: tuple[str, str]) -> Mark:
