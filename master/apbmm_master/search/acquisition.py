@@ -2,7 +2,7 @@
 
 The score of a candidate x is the log of the Monte-Carlo mean of
 HV(sampled front of D + P + x) - HV(sampled front of D + P), with BoTorch's smoothing of the
-logarithm (Ament et al., 2023) and BoTorch's box decompositions. An acquisition object is immutable:
+logarithm (Ament et al., 2023) and box decompositions. An acquisition object is immutable:
 conditioning on one more pending point gives a new object. The original object, which knows only
 the evaluations that are really running, is kept and scores the candidate pool (`candidate_pool`).
 
@@ -19,14 +19,12 @@ import torch
 from botorch.acquisition import AcquisitionFunction
 from botorch.acquisition.logei import TAU_RELU
 from botorch.models import SingleTaskGP
-from botorch.utils.multi_objective.box_decompositions import (
-    BoxDecompositionList,
-    FastNondominatedPartitioning,
-)
+from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
 from botorch.utils.multi_objective.pareto import is_non_dominated
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 
+from apbmm_master.search.box_cells import cells_above, packed
 from apbmm_master.search.joint_samples import JointSamples, draw, keep_fronts
 
 # BoTorch's temperature of the smoothed minimum in qLogNEHVI.
@@ -121,16 +119,13 @@ def _partition(values: Tensor, reference_point: Tensor) -> tuple[Tensor, Tensor,
     if len(reference_point) == 2:
         boxes = FastNondominatedPartitioning(ref_point=reference_point, Y=values)
         fronts = boxes.pareto_Y
-    else:
-        # BoTorch batches the decomposition for two objectives only.
-        boxes = BoxDecompositionList(
-            *[FastNondominatedPartitioning(ref_point=reference_point, Y=v) for v in values]
-        )
-        most = max(len(front) for front in boxes.pareto_Y)
-        fronts = reference_point.expand(len(values), most, -1).clone()
-        for front, found in zip(fronts, boxes.pareto_Y, strict=True):
-            front[: len(found)] = found
-    lower, upper = boxes.get_hypercell_bounds()
+        lower, upper = boxes.get_hypercell_bounds()
+    else:  # which BoTorch decomposes one sample after another
+        on_front = is_non_dominated(values) & (values > reference_point).all(dim=-1)
+        owner = on_front.nonzero()[:, 0]
+        fronts = packed(values[on_front], owner, len(values), reference_point)
+        real = (fronts > reference_point).all(dim=-1)
+        lower, upper = cells_above(fronts, real, reference_point)
     return fronts, lower, upper.clamp_max(LARGEST_SIDE) - lower
 
 
