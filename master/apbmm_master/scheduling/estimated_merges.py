@@ -17,6 +17,7 @@ from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import best_reachable, estimated_objectives
 from apbmm_master.search.arrays import Array
+from apbmm_master.search.pareto import front
 from apbmm_master.search.partial_answers.steps import (
     Paused,
     certainly_beaten,
@@ -127,7 +128,17 @@ def beaten(merges: Sequence[EstimatedMerge], measured: Array) -> list[EstimatedM
 
     Those that check the estimates are left out: without them the checks would be biased.
     """
-    return [m for m in merges if not m.audited and certainly_beaten(m.best, measured)]
+    open_ = [merge for merge in merges if not merge.audited]
+    if not (open_ and len(measured)):
+        return []
+    # Of a run's many paused merges most can still be better than each measured one in something.
+    best = np.stack([merge.best for merge in open_])
+    suspects = (best <= measured.max(axis=0)).all(axis=1)
+    return [
+        merge
+        for merge, suspect in zip(open_, suspects, strict=True)
+        if suspect and certainly_beaten(merge.best, measured)
+    ]
 
 
 def kept_for_the_end(
@@ -135,11 +146,21 @@ def kept_for_the_end(
 ) -> dict[LimitName, float]:
     """What of each limit is kept to complete the front of all estimates and measurements."""
     assert run_state.spec is not None
+    on_front = _on_front(paused, measured)
     return {
         limit.name: run_state.spec.steps.kept
-        * reserve([_paused(m, m.cost(run_state, limit)) for m in paused], measured)
+        * reserve([_paused(m, m.cost(run_state, limit)) for m in on_front], measured)
         for limit in limits(run_state)
     }
+
+
+def _on_front(paused: Sequence[EstimatedMerge], measured: Array) -> list[EstimatedMerge]:
+    """Those that no other of them and no measured merge is expected to beat."""
+    if not paused:
+        return []
+    means = np.stack([merge.mean for merge in paused])
+    found = front(np.concatenate([means, measured.reshape(-1, means.shape[1])]))
+    return [paused[i] for i in found if i < len(paused)]
 
 
 def completed_at_the_end(
