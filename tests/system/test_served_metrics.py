@@ -55,4 +55,5 @@ def test_metrics_end_with_a_killed_master(site: Site) -> None:
 def assert_gone(master: Process, port: int) -> None:
     """Nothing of a master that has ended is left."""
     wait_for("the end of the metrics", lambda: not scrape(port))
-    assert "metrics" not in master.output
+    assert "metrics has ended" not in master.output
+    assert "did not come to its end" not in master.output

@@ -29,7 +29,7 @@ def test_a_webhook_hears_of_a_killed_master_and_of_the_end_once(site: Site) -> N
         assert again.end() == 0
         assert len(server.notices) == 2
         assert (site.run_dir / "told").read_text() == "failure\nend\n"
-        assert "notify" not in second.output + again.output
+        assert "[notify]" not in second.output + again.output
     site.assert_whole(6)
 
 
