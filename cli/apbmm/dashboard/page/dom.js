@@ -69,11 +69,25 @@ export function table(headings, rows, words = 1) {
   );
 }
 
+// Fill a box anew. What has the focus in it keeps that, if it is there again.
+export function renew(box, ...children) {
+  const called = (one) => one.dataset.focus ?? one.getAttribute("href");
+  const focused = box.contains(document.activeElement) ? called(document.activeElement) : null;
+  box.replaceChildren(...children);
+  if (!focused) return;
+  const again = [...box.querySelectorAll("a, button, input")].find((one) => called(one) === focused);
+  again?.focus({ preventScroll: true });
+}
+
 // A button that puts a command on the clipboard.
 export function copied(command, label = "copy") {
-  const button = element("button", { type: "button", title: command, "aria-label": `${label}: ${command}` }, label);
+  const button = element("button", { type: "button", title: command, "data-focus": command, "aria-label": `${label}: ${command}` }, label);
   button.addEventListener("click", async () => {
-    button.textContent = (await put(command)) ? "copied" : "select the text";
+    if (!(await put(command))) {
+      window.prompt("The browser gives no clipboard to this page. Copy it from here:", command);
+      return;
+    }
+    button.textContent = "copied";
     setTimeout(() => (button.textContent = label), 1500);
   });
   return button;

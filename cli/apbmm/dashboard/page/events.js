@@ -1,6 +1,6 @@
 // What happened, newest first; and the ends of the logs that lie in the run's folder.
 
-import { element, fetched, moment } from "./dom.js";
+import { element, fetched, moment, renew } from "./dom.js";
 
 const AGAIN = 2000;
 const LONGEST = 200000;
@@ -26,7 +26,8 @@ export class Events {
 
   draw() {
     const shown = this.events.filter((each) => this.quiet.checked || each.weight !== "quiet");
-    this.list.replaceChildren(
+    renew(
+      this.list,
       ...shown.toReversed().map((each) =>
         element(
           "li",

@@ -1,6 +1,6 @@
 // The first view, with the front and how it grew; and the view of the layers.
 
-import { copied, element, number, table } from "./dom.js";
+import { copied, element, number, renew, table } from "./dom.js";
 import { Figures } from "./figures.js";
 
 export function show(key, evaluation) {
@@ -23,7 +23,7 @@ export class Overview {
   update(changed, run) {
     if (!run.status.begun) return;
     if (changed.has("rows") || changed.has("status")) this.figures.update(run.summary.updates);
-    if (changed.has("rows")) this.members.replaceChildren(...this.frontTable(run));
+    if (changed.has("rows")) renew(this.members, ...this.frontTable(run));
   }
 
   frontTable(run) {

@@ -1,6 +1,6 @@
 // What each worker does now, and what it did when.
 
-import { badge, bar, duration, element, table } from "./dom.js";
+import { badge, bar, duration, element, renew, table } from "./dom.js";
 import { Figures } from "./figures.js";
 import { show } from "./overview.js";
 
@@ -17,7 +17,7 @@ export class Workers {
   }
 
   update(changed, run) {
-    if (changed.has("present") || changed.has("status")) this.now.replaceChildren(this.workers(run));
+    if (changed.has("present") || changed.has("status")) renew(this.now, this.workers(run));
     if (run.status.begun && (changed.has("rows") || changed.has("status"))) this.figures.update(run.summary.updates);
   }
 
