@@ -68,7 +68,7 @@ def _step_faults(spec: RunSpec) -> Iterator[str]:
     """Why the search method cannot be told estimates, where merges are measured in steps."""
     name = spec.algorithm.name
     known = name in names() and find_spec("botorch") is not None
-    if spec.measures_in_steps and known and not method_class(name).takes_estimates:
+    if spec.steps.enabled and known and not method_class(name).takes_estimates:
         yield f"steps.enabled: {name} would take the estimates of paused merges for measurements"
 
 

@@ -16,7 +16,6 @@ def test_no_worker_idles_while_a_design_point_is_out(site: Site) -> None:
     site.configure(
         algorithm={"name": "ap-bmm-plus", "settings": cheap},
         budget={"evaluations": 40, "initial": 4},
-        steps={"enabled": False},
         evaluation={"rehearsal_seconds": 6.0},
     )
     site.master()

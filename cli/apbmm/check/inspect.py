@@ -125,7 +125,6 @@ def inspect(run_file: Path) -> Inspection:
         _inspect_prompts(found, found.spec.prior)
         _inspect_adapters(found, found.spec)
         _inspect_objectives(found, found.spec)
-        _inspect_steps(found, found.spec)
     return found
 
 
@@ -391,23 +390,6 @@ def _inspect_adapters(found: Inspection, spec: RunSpec) -> None:
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         found.faults.append(f"adapters: {file}{line}: {error}")
-
-
-def _inspect_steps(found: Inspection, spec: RunSpec) -> None:
-    """Add a note where merges answer too few questions to be measured in steps by default."""
-    from apbmm_master.journal.first_steps import FEWEST_ANSWERS
-
-    counts = [
-        (benchmark.repeats, found.questions.get(benchmark.name)) for benchmark in spec.benchmarks
-    ]
-    answers = sum(repeats * count for repeats, count in counts if count is not None)
-    are_known = all(count is not None for _, count in counts)
-    by_default = spec.measures_in_steps and spec.steps.enabled is None
-    if by_default and are_known and answers < FEWEST_ANSWERS:
-        found.notes.append(
-            f"steps.enabled: a merge gives {answers} answers, fewer than {FEWEST_ANSWERS}, so "
-            "merges are measured in full: true measures them in steps all the same"
-        )
 
 
 def _inspect_objectives(found: Inspection, spec: RunSpec) -> None:

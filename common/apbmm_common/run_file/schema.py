@@ -567,10 +567,9 @@ class StepsSection(Section):
     be changed when a run is resumed.
     """
 
-    enabled: bool | None = None
-    """Whether merges are measured in steps. Without the key they are with `ap-bmm-plus`, where the
-    objectives allow it, for a budget of 10 `evaluations` or more, or without that limit, and at
-    least 40 answers a merge. With other methods they are not."""
+    enabled: bool = False
+    """Whether merges are measured in steps. It saves tokens; that it saves GPU-hours is not shown
+    (see the docs on benchmarks), so that it has to be asked for."""
     first: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the questions of the first step."""
     answered: Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -584,9 +583,6 @@ class StepsSection(Section):
     expected to take. Less begins more merges, more completes more of them."""
 
 
-STEPPED_BY_DEFAULT = frozenset({"ap-bmm-plus"})
-FEWEST_STEPPED_EVALUATIONS = 10
-"""A run of fewer evaluations measures in full by default: it is a trial, or every merge counts."""
 STEPPED_METRICS = frozenset({"accuracy", "tokens"})
 """The metrics whose means are estimated from part of the answers."""
 STEPPED_OBJECTIVES = 2
@@ -991,18 +987,6 @@ class RunSpec(Section):
         """How sources are merged: ``linear``, or the method whose grid is searched."""
         method = searched_as(self.algorithm.name)
         return LINEAR if method is None else method.name
-
-    @property
-    def measures_in_steps(self) -> bool:
-        """Whether merges are measured in steps, where they answer enough questions for that."""
-        if self.steps.enabled is not None:
-            return self.steps.enabled
-        evaluations = self.budget.evaluations
-        return (
-            self.algorithm.name in STEPPED_BY_DEFAULT
-            and (evaluations is None or evaluations >= FEWEST_STEPPED_EVALUATIONS)
-            and not list(_step_faults(self.objectives))
-        )
 
     @property
     def hypervolume_reference(self) -> tuple[float, ...]:

@@ -9,8 +9,8 @@ from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.run_state import RunState
 
-FEWEST_ANSWERS = 40
-"""Merges that answer fewer questions are not measured in steps, unless the run file says so."""
+FEWEST_ANSWERS = 2
+"""Fewer cannot be asked in two steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,11 @@ def measures_in_steps(run_state: RunState) -> bool:
     run that confirms a search.
     """
     spec = run_state.spec
-    if spec is None or run_state.confirms or not spec.measures_in_steps:
+    if spec is None or run_state.confirms or not spec.steps.enabled:
         return False
     if not may_estimate(run_state):
         return False
-    fewest = 2 if spec.steps.enabled else FEWEST_ANSWERS
-    return answers_of_a_merge(run_state) >= fewest
+    return answers_of_a_merge(run_state) >= FEWEST_ANSWERS
 
 
 def step_of(run_state: RunState, evaluation: Evaluation) -> Step:

@@ -323,7 +323,7 @@ def search_arguments(run_state: RunState) -> SearchArguments:
         # The search counts everything that it is told, also what was learnt from another run.
         # Where merges are measured in steps, a vector is less than an evaluation.
         budget=None
-        if budget is None or spec.measures_in_steps
+        if budget is None or spec.steps.enabled
         else budget + len(run_state.learning.evaluations),
         initial=spec.budget.initial,
         workers=spec.algorithm.batch,

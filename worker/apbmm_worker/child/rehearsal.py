@@ -138,7 +138,7 @@ def result_of(
         stages={"rehearse": seconds},
         engine=description(kept),
     )
-    return result if spec.measures_in_steps else result.without_outcomes()
+    return result if spec.steps.enabled else result.without_outcomes()
 
 
 def invented(

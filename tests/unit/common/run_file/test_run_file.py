@@ -497,23 +497,6 @@ def test_a_budget_has_at_least_one_limit_and_forty_evaluations_without_any() -> 
             budget(**wrong)
 
 
-def test_merges_are_measured_in_steps_by_default_where_that_is_possible() -> None:
-    plus = {"algorithm": {"name": "ap-bmm-plus"}, "budget": {"evaluations": 10}}
-    assert run_spec(**plus).measures_in_steps
-    assert not run_spec(**plus, steps={"enabled": False}).measures_in_steps
-    assert not run_spec(**{**plus, "algorithm": {"name": "ap-bmm"}}).measures_in_steps
-    few = {**plus, "budget": {"evaluations": 9}}
-    assert not run_spec(**few).measures_in_steps
-    assert run_spec(**few, steps={"enabled": True}).measures_in_steps
-    hours = {**plus, "budget": {"evaluations": None, "gpu_hours": 1.0}}
-    assert run_spec(**hours).measures_in_steps
-    others = [
-        {"name": name, "metric": "tokens", "expert": "instruct", "vanilla": "thinking"}
-        for name in "abc"
-    ]
-    assert not run_spec(**plus, objectives=others).measures_in_steps
-
-
 def test_limits_that_are_not_given_stay_so_in_what_is_journaled_and_sent() -> None:
     found = run_spec(budget={"evaluations": None, "gpu_hours": 3.0})
     assert RunSpec.model_validate(found.model_dump(mode="json")) == found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 
-import pytest
 from rich.console import Console
 
 from apbmm.status.live.events import EventLines
@@ -72,9 +71,8 @@ def test_merges_that_were_not_drawn_are_no_check() -> None:
     assert checks_of(settled(audits=0.0).run_state) == EstimateChecks()
 
 
-@pytest.mark.parametrize("enabled", [None, False])
-def test_a_run_without_steps_has_nothing_of_them(enabled: bool | None) -> None:
-    world = World(steps={"enabled": enabled})
+def test_a_run_without_steps_has_nothing_of_them() -> None:
+    world = World()
     world.join("a")
     world.settle()
     assert journal_snapshot(world.run_state, now=world.now)["steps"] is None
