@@ -568,8 +568,8 @@ class StepsSection(Section):
     """
 
     enabled: bool = False
-    """Whether merges are measured in steps. It saves tokens; that it saves GPU-hours is not shown
-    (see the docs on benchmarks), so that it has to be asked for."""
+    """Whether merges are measured in steps. In simulations a saving is not shown (see the page on
+    benchmarks), so that it has to be asked for."""
     first: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the questions of the first step."""
     answered: Annotated[float, Field(gt=0, le=1)] = 0.8
