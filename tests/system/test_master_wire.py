@@ -146,7 +146,7 @@ async def test_an_expert_that_is_worse_ends_the_run_by_name_and_keeps_everything
         master_in_process(swapped, tmp_path) as (_, address, task),
         FakeWorker(address, "a").at_work(),
     ):
-        with pytest.raises(ReferenceScaleError, match=r"'cost'.*expert is the worse") as caught:
+        with pytest.raises(ReferenceScaleError, match=r"'cost'.*is worse than") as caught:
             await task
     assert caught.value.exit_code == EXIT_USAGE
     run_state = RunState().replay(read_journal(tmp_path))

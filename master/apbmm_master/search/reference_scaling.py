@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apbmm_common.metrics import metric
+from apbmm_common.metrics import Metric, metric
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import NotFiniteError, ReferenceScaleError, SettingError
 
@@ -22,6 +22,9 @@ Measurement = Mapping[str, Mapping[str, float]]
 
 `objective_variance` also reads "questions", the number of questions that were asked.
 """
+
+MOST_BY_CHANCE = 1.96
+"""Standard deviations that two references of one accuracy differ by in 95 % of all draws."""
 
 
 @dataclass(frozen=True)
@@ -170,23 +173,37 @@ def _span(
     vanilla = _reference(objective, objective.vanilla, benchmark, references)
     span = expert - vanilla
     where = f"objective {objective.name!r}, benchmark {benchmark!r}"
-    scores = (
-        f"expert {objective.expert!r} has {objective.metric} {expert:g} and "
-        f"vanilla {objective.vanilla!r} {vanilla:g}"
-    )
+    described = metric(objective.metric)
+    questions = references[objective.expert][benchmark].get("questions")
+    scores = f"{described.text_with_unit(expert)} against {described.text_with_unit(vanilla)}"
+    scores += f" on {questions:.0f} questions" if questions else ""
     if abs(span) <= 1e-9 * max(abs(expert), abs(vanilla)):
         raise ReferenceScaleError(
-            f"{where}: the references cannot be told apart ({scores})",
+            f"{where}: the references cannot be told apart: {objective.expert} and "
+            f"{objective.vanilla} are alike in {objective.metric} ({scores})",
             "ask more questions, or leave this benchmark out of the objective",
         )
-    better = metric(objective.metric).better
-    if (span < 0) is (better == "higher"):
+    if (span < 0) is (described.better == "higher"):
+        few = ""
+        if questions and not _is_told_apart(described, expert, vanilla, int(questions)):
+            few = "so few questions do not tell the two apart: ask more of them. Or "
         raise ReferenceScaleError(
-            f"{where}: the expert is the worse of the two ({scores}; {better} is better), so Eq. 2 "
-            "would reward getting worse",
-            "swap expert and vanilla, or leave this benchmark out of the objective",
+            f"{where}: {objective.expert} is worse than {objective.vanilla} in {objective.metric} "
+            f"({scores}; {described.better} is better), but the objective is 0 at "
+            f"{objective.vanilla} and 1 at {objective.expert}",
+            f"{few}are the two models swapped in [sources]? Otherwise [[objectives]] says which "
+            "of them is the better one (expert) and which the other (vanilla), and on which "
+            "benchmarks",
         )
     return vanilla, span
+
+
+def _is_told_apart(described: Metric, one: float, other: float, questions: int) -> bool:
+    """Whether the difference of two means is more than chance; True where that is not known."""
+    if described.variance is None:
+        return True
+    variance = described.variance(one, questions) + described.variance(other, questions)
+    return abs(one - other) > MOST_BY_CHANCE * math.sqrt(variance)
 
 
 def _reference(

@@ -130,6 +130,23 @@ def test_an_expert_on_the_wrong_side_is_refused_by_benchmark() -> None:
         check_references((COST,), worse)
 
 
+@pytest.mark.parametrize(("questions", "few"), [(60, True), (600, False)])
+def test_references_on_the_wrong_sides_are_told_in_the_words_of_sources(
+    questions: int, few: bool
+) -> None:
+    worse = {
+        name: {"aime": {"accuracy": accuracy, "questions": questions}}
+        for name, accuracy in (("thinking", 0.1333333), ("instruct", 0.22))
+    }
+    objective = ScaledObjective("reasoning", "accuracy", ("aime",), "thinking", "instruct")
+    with pytest.raises(ReferenceScaleError) as caught:
+        check_references((objective,), worse)
+    said = f"thinking is worse than instruct in accuracy (13.3% against 22.0% on {questions} ques"
+    assert said in caught.value.message
+    assert "swapped in [sources]?" in caught.value.hint
+    assert ("so few questions do not tell the two apart" in caught.value.hint) is few
+
+
 def test_what_was_not_measured_is_refused() -> None:
     with pytest.raises(ReferenceScaleError, match="'instruct', which was not measured"):
         check_references((REASONING,), {"thinking": REFERENCES["thinking"]})
