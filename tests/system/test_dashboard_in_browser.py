@@ -263,6 +263,7 @@ def test_a_completion_is_shown_within_a_second(site: Site, page: Page) -> None:
     assert min(late) < WITHIN_SECONDS, late
     wait_for("word that it has gone", lambda: "live" not in page.value(CONNECTION))
     assert "dashboard did not come to its end" not in master.output
+    assert "waiting for dashboard" not in master.output
     assert "Traceback" not in (site.run_dir / "dashboard.log").read_text(encoding="utf-8")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +27,7 @@ from apbmm.dashboard.comparison_page import comparison
 from apbmm.dashboard.guard import Guard
 from apbmm.dashboard.watched_runs import WatchedRun, WatchedRuns
 from apbmm.results.run_results import RunResults
-from apbmm_common.errors import ApbmmError, UsageError
+from apbmm_common.errors import EXIT_DONE, ApbmmError, UsageError
 
 THREADS = 3
 """Runs are read and figures are computed in so many threads."""
@@ -176,7 +177,7 @@ def serve(
     announce: Callable[[], object],
     ended: threading.Event | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, or until ``ended`` is set.
+    """Serve until SIGINT or SIGTERM, or until ``ended`` is set, which ends this process.
 
     ``announce`` is called once requests are answered.
     """
@@ -201,5 +202,8 @@ def serve(
             server.should_exit |= ended.is_set()
             await asyncio.sleep(POLL_SECONDS)
         await serving
+        if ended is not None and ended.is_set():
+            # The loop would wait for its threads, which compute figures that no page gets any more.
+            os._exit(EXIT_DONE)
 
     asyncio.run(run())

@@ -1,0 +1,39 @@
+"""A dashboard ends with its master, whatever its pages have asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SERVES = """
+import asyncio, socket, threading, time, urllib.request
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+from apbmm.dashboard.server import serve
+
+ended, asked = threading.Event(), threading.Event()
+
+def compute():
+    asked.set()
+    time.sleep(60)
+
+async def slow(request):
+    await asyncio.to_thread(compute)
+    return Response()
+
+listening = socket.create_server(("127.0.0.1", 0))
+address = "http://127.0.0.1:%d/" % listening.getsockname()[1]
+
+def page():
+    threading.Thread(target=urllib.request.urlopen, args=[address], daemon=True).start()
+    threading.Thread(target=lambda: (asked.wait(), print("asked", flush=True), ended.set())).start()
+
+serve(Starlette(routes=[Route("/", slow)]), listening, page, ended)
+"""
+
+
+def test_figures_that_are_still_computed_do_not_delay_the_end() -> None:
+    command = [sys.executable, "-c", SERVES]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30, check=True)
+    assert done.stdout == "asked\n"
