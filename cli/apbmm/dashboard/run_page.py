@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -56,7 +57,8 @@ OWN_ROWS = ("front",)
 
 def status(run: FollowedRun, results: RunResults) -> Json:
     """The status snapshot of the journal, and what the page's head shows besides."""
-    snapshot = journal_snapshot(run.run_state, run.history)
+    now = max(time.time(), run.run_state.time) if results.condition == "running" else None
+    snapshot = journal_snapshot(run.run_state, run.history, now)
     found = {key: value for key, value in snapshot.items() if key not in OWN_ROWS}
     confirmation = read_confirmation(results)
     return {

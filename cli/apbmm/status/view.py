@@ -159,7 +159,14 @@ def _counts(status: Entry) -> Text:
     counts = status["evaluations"]
     names = ["done", "running", "queued", "failed"]
     names[1:1] = [name for name in ("paused", "stopped") if counts.get(name)]
-    return Text(", ".join(f"{counts[name]} {name}" for name in names))
+    abandoned = 0 if status["master_alive"] else counts["running"]
+    if abandoned:
+        names.remove("running")
+    text = ", ".join(f"{counts[name]} {name}" for name in names)
+    if abandoned:
+        were = "was" if abandoned == 1 else "were"
+        text += f"; {abandoned} {were} running when the master ended"
+    return Text(text)
 
 
 def trouble_lines(status: Entry) -> list[str]:

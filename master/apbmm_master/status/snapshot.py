@@ -6,7 +6,6 @@ Keys are only added to a snapshot; to remove one or change its meaning takes a n
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from types import MappingProxyType
@@ -91,6 +90,7 @@ def present(master: LiveRun) -> dict[str, Any]:
     return {
         "seq": master.run_state.seq,
         "master_alive": True,
+        "seconds": _seconds(master.run_state, now),
         "forecast": asdict(expected) if expected else None,
         "workers": [_worker(master, worker) for _, worker in sorted(master.fleet.workers.items())],
         "tokens_a_second": {"mean": master.token_rate.over(over), "seconds": over},
@@ -113,13 +113,14 @@ def journal_snapshot(
 ) -> dict[str, Any]:
     """Status from the journal alone, with the workers that were last present and their work.
 
-    ``score_history`` has the scores of the same run, if they are known. ``now`` is the time of the
-    run's `RunClock`, by default that of a clock started now. ``kept`` is how much is kept of each
-    unfinished evaluation. A run that has not begun has every key too; its ``run`` is empty.
+    ``score_history`` has the scores of the same run, if they are known. ``now`` is the time up to
+    which the run has gone on: that of a living master's `RunClock`, by default that of the last
+    event, since nothing goes on without a master. ``kept`` is how much is kept of each unfinished
+    evaluation. A run that has not begun has every key too; its ``run`` is empty.
     """
     spec = run_state.spec
     trouble = _reference_trouble(run_state)
-    now = max(time.time(), run_state.time) if now is None else now
+    now = run_state.time if now is None or run_state.finished else now
     history = score_history or ScoreHistory()
     scores = Scores() if trouble else history.update(run_state)
     return {
@@ -268,11 +269,10 @@ def _learnt(run_state: RunState, scores: Scores) -> dict[str, Any] | None:
 def _story(run_state: RunState, now: float) -> dict[str, Any]:
     """What was searched on which hosts, from when to when, and what it cost.
 
-    ``seconds`` is wall-clock time with a master, up to the last event or up to ``now`` while an
-    evaluation is in progress; ``gpu_seconds`` as in `cost.gpu_seconds`.
+    ``seconds`` is wall-clock time with a master up to ``now``; ``gpu_seconds`` as in
+    `cost.gpu_seconds`.
     """
     spec = run_state.spec
-    until = now if any(True for _ in run_state.active_attempts()) else run_state.time
     references = measured_references(run_state)
     return {
         "sources": _paths(spec) if spec else {},
@@ -295,8 +295,8 @@ def _story(run_state: RunState, now: float) -> dict[str, Any]:
         "begun_at": run_state.begun if spec else None,
         "last_at": run_state.time if spec else None,
         "failed": run_state.failed,
-        "seconds": seconds_served(run_state, until) if spec else 0.0,
-        "gpu_seconds": math.fsum(gpu_seconds(run_state, until).values()),
+        "seconds": _seconds(run_state, now),
+        "gpu_seconds": math.fsum(gpu_seconds(run_state, now).values()),
         "tokens": run_state.spending.tokens,
         "masters": [asdict(master) for master in run_state.masters],
         "versions": {
@@ -312,6 +312,13 @@ def _story(run_state: RunState, now: float) -> dict[str, Any]:
         },
         "hosts": sorted({(stay.host, stay.gpu) for stay in run_state.sessions.stays}),
     }
+
+
+def _seconds(run_state: RunState, now: float) -> float:
+    """Wall-clock time with a master, up to ``now`` or the run's end; 0 before the run has begun."""
+    if run_state.spec is None:
+        return 0.0
+    return seconds_served(run_state, run_state.time if run_state.finished else now)
 
 
 def _paths(spec: RunSpec) -> dict[str, str]:

@@ -146,6 +146,8 @@ def test_the_metrics_of_the_objectives_are_shown_too() -> None:
 
 def test_a_run_without_a_master_says_so() -> None:
     assert "no master: this is what the journal says" in shown(master_alive=False)
+    abandoned = "3 done, 2 queued, 1 failed; 1 was running when the master ended"
+    assert abandoned in shown(master_alive=False)
     assert "finished: 40 evaluations completed" in shown(finished="40 evaluations completed")
     assert "draining" in shown(draining=True)
     assert "REHEARSAL" in shown(rehearsal=True)

@@ -52,6 +52,8 @@ function tiles(status, present) {
   const left = present.forecast ? `about ${duration(present.forecast.seconds)} left` : "";
   const tokens = present.tokens_a_second?.mean;
   const speed = tokens ? `, ${Math.round(tokens).toLocaleString("en")} tokens a second` : "";
+  const running = status.condition === "running";
+  const abandoned = running ? 0 : counts.running;
   const busy = (present.workers ?? []).filter((worker) => worker.state === "busy").length;
   return element(
     "dl",
@@ -64,10 +66,10 @@ function tiles(status, present) {
       ),
     ),
     tile("hypervolume", number(status.hypervolume, ".4f"), `${status.front_size} on the front`),
-    tile("running", String(counts.running), [left, counts.queued ? `${counts.queued} queued` : "", counts.paused ? `${counts.paused} paused` : "", counts.failed ? `${counts.failed} failed` : ""].filter(Boolean).join(", ")),
+    tile("running", String(running ? counts.running : 0), [left, abandoned ? `${abandoned} ${abandoned > 1 ? "were" : "was"} running when the master ended` : "", counts.queued ? `${counts.queued} queued` : "", counts.paused ? `${counts.paused} paused` : "", counts.failed ? `${counts.failed} failed` : ""].filter(Boolean).join(", ")),
     tile("workers", String((present.workers ?? status.workers).length), present.workers ? `${busy} busy${speed}` : "no master"),
     tile("cost", duration(status.gpu_seconds), `of ${status.hours_name === "GPU-hours" ? "a card" : "a worker"}, ${Math.round(status.tokens).toLocaleString("en")} tokens`),
-    tile("load rate", number(status.load_rate, ".1%"), `${duration(status.seconds)} with a master`),
+    tile("load rate", number(status.load_rate, ".1%"), `${duration(present.seconds ?? status.seconds)} with a master`),
     status.confirmed
       ? tile("confirmed", `${status.confirmed.merges} of ${status.confirmed.wanted}`, `hypervolume ${number(status.confirmed.hypervolume, ".4f")}`)
       : null,

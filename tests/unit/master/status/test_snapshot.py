@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from apbmm.results.run_results import results_of
 from apbmm_common.protocol.messages import Beat, Hello
+from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.status.snapshot import RECENT, journal_snapshot
 from protocol_world import RUN, World
 from served_world import Served, status_of
@@ -43,6 +49,31 @@ def test_the_last_completions_are_shown_and_no_worker_after_the_end() -> None:
     assert recent[-1]["hypervolume"] == snapshot["hypervolume"]
     assert recent[-1]["metrics"]["sums"]["questions"] == 10
     assert recent[0]["at"] < recent[-1]["at"] <= world.now
+
+
+def test_without_a_master_time_and_cost_stand_still_at_the_last_event(tmp_path: Path) -> None:
+    world = World()
+    world.join("a")
+    world.exchange()
+    world.now += 90.0
+    world.join("b")
+    world.exchange()
+    snapshot = journal_snapshot(world.run_state)
+    assert snapshot["running"]
+    results = results_of(
+        "run", tmp_path, world.stored, world.run_state, sums={}, history=ScoreHistory()
+    )
+    assert snapshot["seconds"] == results.seconds
+    assert snapshot["gpu_seconds"] == results.gpu_seconds > 0.0
+
+
+def test_the_time_of_a_living_run_goes_on_while_its_workers_prepare() -> None:
+    world = World()
+    last = world.run_state.time
+    before, after = (
+        journal_snapshot(world.run_state, now=last + passed)["seconds"] for passed in (5.0, 12.0)
+    )
+    assert after - before == pytest.approx(7.0)
 
 
 def test_tokens_a_second_are_of_a_minute_or_a_mean_evaluation() -> None:
