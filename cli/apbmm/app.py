@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +14,7 @@ from apbmm.init.flags import NOTHING_GIVEN, InitFlags
 from apbmm.merge.flags import MergeRequest
 from apbmm.pick.flags import NO_PREFERENCE, PreferenceFlags
 from apbmm.run.flags import ALL_DEFAULTS, RunFlags
-from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, UsageError
+from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
 from apbmm_common.process.command_line import command_app
 
 app = command_app(
@@ -94,7 +95,8 @@ def check(
     probe
         Start an engine as a worker does, ask the sources some questions, and say what the run will
         cost: seconds, GPU-hours, wall-clock time, with a range and what it was reckoned from; and
-        whether the limit of tokens cuts answers off.
+        whether the limit of tokens cuts answers off. The exit code is 1 where such a run would end
+        after its references, as most answers are malformed, say.
     probe_questions
         Questions of each benchmark that --probe asks, spread over all of them.
     gpu
@@ -104,7 +106,7 @@ def check(
         Run Python code for these, where the run file asks for it: its own adapters, a tokenizer's.
     """
     from apbmm.check.inspect import inspect, inspect_questions
-    from apbmm.check.view import print_faults, print_plan
+    from apbmm.check.view import print_conclusion, print_faults, print_plan
 
     if gpu is not None and not probe:
         raise UsageError(f"--gpu {gpu}: without --probe nothing runs on a device", "add --probe")
@@ -112,17 +114,22 @@ def check(
     rehearsal = found.spec is not None and found.spec.evaluation.kind == "rehearsal"
     if questions is not False and not found.faults and not rehearsal:
         inspect_questions(found, required=bool(questions), allowed_code=allow_remote_code)
-    (print_faults if found.faults else print_plan)(found)
     if found.faults:
+        print_faults(found)
         return EXIT_USAGE
+    print_plan(found)
     if probe:
         from apbmm.probe.command import run_probe
-        from apbmm.probe.view import lines
+        from apbmm.probe.view import ENDS, lines
 
         shown = run_probe(
             found, questions=probe_questions, gpu=gpu, allow_remote_code=allow_remote_code
         )
         print("\n".join(lines(shown)))  # noqa: T201
+        if shown.ends:
+            print(f"{run_file}: {ENDS}: see the warning above", file=sys.stderr)  # noqa: T201
+            return EXIT_FAILED
+    print_conclusion(found)
     return EXIT_DONE
 
 

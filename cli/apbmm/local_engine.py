@@ -18,7 +18,8 @@ from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Claim, Options
 
 T = TypeVar("T")
-ShowStage = Callable[[str], None]
+ShowStage = Callable[[str, str], None]
+"""Shows a stage, and how much of it is done."""
 POLL_SECONDS = 0.2
 
 
@@ -94,13 +95,13 @@ async def watched_job(options: Options, show: ShowStage) -> AsyncIterator[Evalua
 
 async def _show_stages(job: EvaluationJob, show: ShowStage) -> None:
     """Show the stage of the work in hand, whenever it changes."""
-    last = ""
+    last = ("", "")
     while True:
         event = job.progress.latest
         counted = f" {event.done} of {event.total}" if event.total > 1 else ""
-        if event.stage and (text := f"{event.stage}{counted}") != last:
-            show(text)
-            last = text
+        if event.stage and (shown := (event.stage, counted)) != last:
+            show(*shown)
+            last = shown
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -119,10 +120,25 @@ def _with_log(error: ApbmmError, log: Path, prefix: str) -> ApbmmError:
 
 @contextmanager
 def _stages(what: str, gpu: str) -> Iterator[ShowStage]:
-    """Show the stage of the work on a terminal, in one line that is gone at the end."""
+    """Show the stage of the work, on a terminal in one line that is gone at the end.
+
+    Where standard error is no terminal, every stage gets a line of its own.
+    """
     from rich.console import Console
     from rich.markup import escape
 
     where = "the CPU" if gpu == "cpu" else f"GPU {gpu}"
-    with Console(stderr=True).status(f"{what} on {where}") as line:
-        yield lambda stage: line.update(f"{what} on {where}: {escape(stage)}")
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        last = [""]
+
+        def print_new(stage: str, done: str) -> None:
+            del done
+            if stage != last[0]:
+                last[0] = stage
+                console.print(f"{what} on {where}: {stage}", markup=False)
+
+        yield print_new
+        return
+    with console.status(f"{what} on {where}") as line:
+        yield lambda stage, done: line.update(f"{what} on {where}: {escape(stage + done)}")

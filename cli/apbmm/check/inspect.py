@@ -16,7 +16,7 @@ from itertools import combinations
 from pathlib import Path
 
 from apbmm.check.generation import generation_notes
-from apbmm.check.questions import FirstQuestion, first_question, rendered_notes
+from apbmm.check.questions import FirstQuestion, first_question, rendered_notes, rendered_warnings
 from apbmm.questions.ask import render_questions, require_evalscope
 from apbmm.questions.messages import RenderedBenchmark
 from apbmm_common.checkpoint.compatibility import (
@@ -74,6 +74,8 @@ class Inspection:
     run_file: Path
     spec: RunSpec | None = None
     faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What most likely spoils a run, although it would begin."""
     notes: list[str] = field(default_factory=list)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     identical_layers: tuple[int, ...] = ()
@@ -147,6 +149,12 @@ def inspect_questions(found: Inspection, *, required: bool, allowed_code: bool =
         return
     try:
         require_evalscope()
+        print(  # noqa: T201
+            "EvalScope is loaded and reads the benchmarks, which takes it 10 s to a minute "
+            "(--no-questions leaves it out)",
+            file=sys.stderr,
+            flush=True,
+        )
         with tempfile.TemporaryDirectory(prefix="apbmm-check-") as scratch:
             asked = render_questions(
                 spec, Path(scratch), most=1, allowed_code=allowed_code, targets=True
@@ -168,6 +176,7 @@ def inspect_questions(found: Inspection, *, required: bool, allowed_code: bool =
                 f"tokenizer does not tell them apart{unknown if benchmark.unknown_share else ''}"
             )
         found.faults += [f"benchmark {name}: {fault}" for fault in faults]
+        found.warnings += [f"benchmark {name}: {each}" for each in rendered_warnings(benchmark)]
         found.notes += [f"benchmark {name}: {note}" for note in notes]
 
 

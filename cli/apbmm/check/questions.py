@@ -15,7 +15,7 @@ TARGET_COLUMNS = ("answer", "Correct Answer")
 
 
 MOST_UNKNOWN = 0.03
-"""A larger share of unknown tokens is noted: single odd characters are not."""
+"""A larger share of unknown tokens is a warning: single odd characters are not."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,6 @@ def rendered_notes(benchmark: RenderedBenchmark, raw: FirstQuestion | None) -> l
             f"its {benchmark.count} questions have {benchmark.distinct} different prompts: rows "
             "are alike, or the tokenizer or a template does not tell them apart"
         )
-    if benchmark.unknown_share > MOST_UNKNOWN:
-        notes.append(
-            f"{benchmark.unknown_share:.0%} of its prompts' tokens are the tokenizer's unknown "
-            "token: the model does not see what stands there"
-        )
     asked = benchmark.first[0].asked
     if raw is not None and raw.question and asked.strip() != raw.question.strip():
         before, found, after = asked.partition(raw.question.strip())
@@ -62,6 +57,16 @@ def rendered_notes(benchmark: RenderedBenchmark, raw: FirstQuestion | None) -> l
         else:
             notes.append("the adapter changes the questions: the model sees other text")
     return notes
+
+
+def rendered_warnings(benchmark: RenderedBenchmark) -> list[str]:
+    """What the models cannot see of a benchmark's questions."""
+    if benchmark.unknown_share <= MOST_UNKNOWN:
+        return []
+    return [
+        f"{benchmark.unknown_share:.0%} of its prompts' tokens are the tokenizer's unknown token: "
+        "the model does not see what stands there"
+    ]
 
 
 def _unknown(name: str) -> str:

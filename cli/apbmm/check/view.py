@@ -36,9 +36,17 @@ def print_plan(found: Inspection) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for name, text in plan(found):
         console.print(f"{name:<12} {text}", markup=False)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", markup=False)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
-    console.print(f"{found.run_file}: no errors", markup=False)
+
+
+def print_conclusion(found: Inspection) -> None:
+    """That a run file has no errors, and how many warnings."""
+    count = len(found.warnings)
+    warnings = f", {count} warning{'s' if count > 1 else ''} (above)" if count else ""
+    print(f"{found.run_file}: no errors{warnings}")  # noqa: T201
 
 
 def plan(found: Inspection) -> list[Row]:

@@ -5,4 +5,4 @@ some questions, `speed` fits the engine's speed to the answers' seconds, `foreca
 and `view` prints it. `speed` and `forecast` are pure.
 """
 
-__all__ = ["command", "evaluation", "forecast", "speed", "view"]
+__all__ = ["command", "evaluation", "forecast", "poor_answers", "speed", "view"]

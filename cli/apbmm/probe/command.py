@@ -9,6 +9,7 @@ from typing import Any
 from apbmm.check.inspect import Inspection
 from apbmm.init.limits import cache_tokens
 from apbmm.probe.forecast import AT_ONCE, Plan, Probed, reckon
+from apbmm.probe.poor_answers import reasons_to_end
 from apbmm.probe.view import Shown
 from apbmm.run.devices import memory_of
 from apbmm.try_run.command import default_gpu, require_packages
@@ -29,7 +30,7 @@ def run_probe(
     nothing can be asked, and `ApbmmError` for an engine or an evaluation that fails.
     """
     from apbmm.local_engine import local_engine, work_in_stages
-    from apbmm.probe.evaluation import probe_sources
+    from apbmm.probe.evaluation import RUN, probe_sources
     from apbmm.try_run.evaluation import with_some_questions
     from apbmm_worker.daemon.options import parse_gpu
 
@@ -48,6 +49,8 @@ def run_probe(
         probed, prepared = work_in_stages(
             "probe", options, lambda show: probe_sources(some, options, show)
         )
+        # `EvaluationJob` puts the records of evaluations below their run's folder.
+        ends = reasons_to_end(some, probed, options.state / "outputs" / RUN)
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     card = memory_of((device,))
     room = cache_tokens(list(found.checkpoints.values()), card) if card else None
@@ -60,7 +63,7 @@ def run_probe(
             f"{found.run_file}: {error}, so what the run costs cannot be reckoned",
             f"apbmm try {found.run_file} shows what the models answer",
         ) from error
-    return Shown(spec, device, memory, room, probed, forecast)
+    return Shown(spec, device, memory, room, probed, forecast, tuple(ends))
 
 
 def _at_once(probed: Sequence[Probed], room: int | None) -> int:

@@ -12,6 +12,7 @@ from apbmm_common.metrics import metric
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.costs.budget import UNITS
 
+ENDS = "such a run ends after its references"
 MANY_CUT = 0.1
 """A share of answers cut by the limit of tokens above which it is told."""
 
@@ -30,11 +31,21 @@ class Shown:
     room: int | None
     probed: Sequence[Probed]
     forecast: Forecast
+    ends: Sequence[str] = ()
+    """Why a run like this ends after its references; empty where it goes on."""
 
 
 def lines(shown: Shown) -> list[str]:
     """The lines for people."""
-    return [*_sources(shown), *_engine(shown), *_run(shown), *_reckoned(shown), *_notes(shown)]
+    ends = [f"warning: {ENDS}:", *(f"  {reason}" for reason in shown.ends)] if shown.ends else []
+    return [
+        *ends,
+        *_sources(shown),
+        *_engine(shown),
+        *_run(shown),
+        *_reckoned(shown),
+        *_notes(shown),
+    ]
 
 
 def _row(name: str, text: str) -> str:
@@ -126,7 +137,8 @@ def _reckoned(shown: Shown) -> Iterator[str]:
 
 
 def _notes(shown: Shown) -> Iterator[str]:
-    yield from _objective_notes(shown)
+    if not shown.ends:  # which says it already
+        yield from _objective_notes(shown)
     generation = shown.spec.generation
     for source in shown.probed:
         for name, result in source.evaluated.benchmarks.items():

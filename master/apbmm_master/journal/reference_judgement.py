@@ -58,23 +58,8 @@ def judge_references(run_state: RunState) -> None:
 def faults_of_references(
     spec: RunSpec, references: Mapping[str, Mapping[str, BenchmarkResult]]
 ) -> list[str]:
-    """What is wrong with the references' results, by reference and benchmark, with all figures.
-
-    A source of more than two may be poor at a benchmark that no objective scales by it.
-    """
-    scaled = {
-        (reference, benchmark)
-        for objective in objectives_of(spec)
-        for reference in (objective.expert, objective.vanilla)
-        for benchmark in objective.benchmarks
-    }
-    faults = [
-        fault
-        for reference, benchmarks in references.items()
-        for benchmark, result in benchmarks.items()
-        if len(references) == LEAST_SOURCES or (reference, benchmark) in scaled
-        for fault in _poor_answers(reference, benchmark, result)
-    ]
+    """What is wrong with the references' results, by reference and benchmark, with all figures."""
+    faults = poor_answers(spec, references)
     uses_accuracy = any(objective.metric == "accuracy" for objective in spec.objectives)
     if uses_accuracy and not any(
         _differ(name, references) for name in _common_benchmarks(references)
@@ -87,6 +72,28 @@ def faults_of_references(
             for benchmark, result in benchmarks.items()
         ]
     return faults
+
+
+def poor_answers(
+    spec: RunSpec, references: Mapping[str, Mapping[str, BenchmarkResult]]
+) -> list[str]:
+    """Results of which most answers are truncated or malformed, by reference and benchmark.
+
+    A source of more than two may be poor at a benchmark that no objective scales by it.
+    """
+    scaled = {
+        (reference, benchmark)
+        for objective in objectives_of(spec)
+        for reference in (objective.expert, objective.vanilla)
+        for benchmark in objective.benchmarks
+    }
+    return [
+        fault
+        for reference, benchmarks in references.items()
+        for benchmark, result in benchmarks.items()
+        if len(references) == LEAST_SOURCES or (reference, benchmark) in scaled
+        for fault in _poor_answers(reference, benchmark, result)
+    ]
 
 
 def _common_benchmarks(references: Mapping[str, Mapping[str, BenchmarkResult]]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.check.questions import FirstQuestion, rendered_notes
+from apbmm.check.questions import FirstQuestion, rendered_notes, rendered_warnings
 from apbmm.questions.messages import RenderedBenchmark, RenderedQuestion
 from apbmm_common.datasets.benchmark_folders import select_questions
 from apbmm_common.run_file import BenchmarkSection
@@ -168,15 +168,17 @@ def test_text_that_the_tokenizer_does_not_know_is_noted(run_file: Path, tmp_path
     write_rows(tmp_path / "aime", [{"problem": "\u3042" * 400, "answer": "1"}])
     run_file.write_text(RUN.format(context=800).replace("questions = 2\n", ""))
     shown = run("apbmm", "check", run_file, "--questions", timeout=300)
-    assert re.search(r"note: benchmark aime: [5-9]\d% of its prompts' tokens are", shown.stdout)
+    assert re.search(r"warning: benchmark aime: [5-9]\d% of its prompts' tokens are", shown.stdout)
+    assert shown.stdout.splitlines()[-1].endswith("no errors, 1 warning (above)")
+    assert "EvalScope is loaded" in shown.stderr
 
 
-def test_unknown_tokens_are_noted_where_they_are_many() -> None:
+def test_unknown_tokens_are_a_warning_where_they_are_many() -> None:
     few = rendered("2 + 2?").model_copy(update={"unknown_share": 0.01})
-    assert rendered_notes(few, None) == []
+    assert rendered_warnings(few) == []
     many = rendered("2 + 2?").model_copy(update={"unknown_share": 0.5})
-    (note,) = rendered_notes(many, None)
-    assert note.startswith("50% of its prompts' tokens are the tokenizer's unknown token")
+    (warning,) = rendered_warnings(many)
+    assert warning.startswith("50% of its prompts' tokens are the tokenizer's unknown token")
 
 
 def test_a_question_that_is_asked_verbatim_gets_no_note() -> None:

@@ -1,0 +1,111 @@
+"""Why a run would end after its references, by a probe: what is wrong, an example, and a fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from apbmm.answers.records import RecordedAnswer, recorded_answers
+from apbmm.check.questions import shortened
+from apbmm.probe.forecast import Probed
+from apbmm_common.answer_rules import EXTRACTIONS, AnswerRule
+from apbmm_common.errors import ApbmmError
+from apbmm_common.protocol.messages import BenchmarkResult
+from apbmm_common.run_file import BenchmarkSection, RunSpec
+from apbmm_common.run_file.schema import ANSWER_ADAPTER
+from apbmm_master.journal.reference_judgement import poor_answers
+
+ANSWER_CHARACTERS = 300
+"""Of an example; of a longer answer the middle is left out."""
+
+
+def reasons_to_end(spec: RunSpec, probed: Sequence[Probed], records: Path) -> list[str]:
+    """Lines that say why such a run ends after its references; empty where it would go on.
+
+    ``records`` holds a folder of EvalScope's records for each source.
+    """
+    results = {each.source: each.evaluated.benchmarks for each in probed}
+    lines = [] if spec.budget.any_references else poor_answers(spec, results)
+    used = [b for b in spec.benchmarks if _decides(spec, b.name)]
+    for benchmark in used:
+        if _none_right([benchmarks[benchmark.name] for benchmarks in results.values()]):
+            lines.append(f"{benchmark.name}: no source answers any question right")
+    if not lines:
+        return []
+    for source, benchmarks in results.items():
+        for benchmark in spec.benchmarks:
+            result = benchmarks[benchmark.name]
+            if not (result.malformed or _none_right([result])):
+                continue
+            with suppress(ApbmmError):  # without records there is no example
+                kept = recorded_answers(records / source / benchmark.name, benchmark.adapter)
+                lines += _example(source, benchmark.name, list(kept.values()))
+                lines += _other_rule(spec, benchmark, source, list(kept.values()))
+    return lines
+
+
+def _decides(spec: RunSpec, benchmark: str) -> bool:
+    """Whether an objective is the accuracy on a benchmark."""
+    return any(
+        objective.metric == "accuracy" and benchmark in (objective.benchmarks or (benchmark,))
+        for objective in spec.objectives
+    )
+
+
+def _none_right(results: Sequence[BenchmarkResult]) -> bool:
+    return all(result.metrics.get("accuracy") == 0 for result in results)
+
+
+def _example(source: str, benchmark: str, answers: Sequence[RecordedAnswer]) -> Iterator[str]:
+    """An answer in which nothing was found, or else a wrong one; whole answers before cut ones."""
+    wrong = [answer for answer in answers if not answer.score]
+    wrong.sort(key=lambda answer: (answer.well_formed is not False, answer.truncated))
+    for answer in wrong[:1]:
+        found = repr(answer.extracted) if answer.extracted else "no answer"
+        yield (
+            f"{source}, {benchmark}: for example, {found} was found in "
+            f"{shortened(answer.answer, ANSWER_CHARACTERS)!r}, and the right answer is "
+            f"{answer.target!r}"
+        )
+
+
+def _other_rule(
+    spec: RunSpec, benchmark: BenchmarkSection, source: str, answers: Sequence[RecordedAnswer]
+) -> Iterator[str]:
+    """The extraction of `apbmm_answer` that finds more right answers, or at least more answers."""
+    if benchmark.adapter != ANSWER_ADAPTER or not answers:
+        return
+    own = AnswerRule.of(benchmark.arguments)
+    texts = [
+        (answer.answer.rpartition(spec.generation.thought_end or "\0")[2], answer.target)
+        for answer in answers
+    ]
+    counts = {"": _counts(own, texts), **_counts_of_others(own, texts)}
+    best = max(counts, key=lambda name: counts[name])
+    if best:
+        right, found = counts[best]
+        yield (
+            f'{source}, {benchmark.name}: extract = "{best}" in its arguments would find an answer '
+            f"in {found} of {len(answers)}, {right} of them right"
+        )
+
+
+def _counts_of_others(
+    own: AnswerRule, texts: Sequence[tuple[str, str]]
+) -> Mapping[str, tuple[int, int]]:
+    counts = {}
+    for name in EXTRACTIONS.keys() - {"exact", own.extract}:
+        rule = replace(own, extract=name, after="", regex="")
+        with suppress(ValueError):  # no answer of this form could be right
+            counts[name] = _counts(rule, [(text, rule.target(right)) for text, right in texts])
+    return counts
+
+
+def _counts(rule: AnswerRule, texts: Sequence[tuple[str, str]]) -> tuple[int, int]:
+    """In how many texts the rule finds the right answer, as text or as number, and any answer."""
+    found = [(rule.answer_in(text), right) for text, right in texts]
+    answered = [(answer, right) for answer, right in found if answer is not None]
+    right = [pair for pair in answered if rule.is_equal(*pair, lambda *_: False)]
+    return len(right), len(answered)

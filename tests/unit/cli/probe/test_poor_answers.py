@@ -1,0 +1,67 @@
+"""A probe whose answers are not worth a search: why, with an example and a rule that fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apbmm.answers.records import RecordedAnswer
+from apbmm.probe import poor_answers
+from apbmm.probe.forecast import Probed
+from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
+from rehearsal_runs import run_spec
+
+TEXTS = ["so 3 and 4 make 7", "\\boxed{8}", "9 it is", "I do not know"]
+BOXED = {"extract": "boxed", "compare": "number"}
+
+
+def recorded(text: str, target: str) -> RecordedAnswer:
+    found = "8" if "boxed" in text else ""
+    return RecordedAnswer(
+        "", "?", text, 5, False, bool(found), found, target, float(found == target), {}
+    )
+
+
+def probed(accuracy: float, malformed: int) -> list[Probed]:
+    result = BenchmarkResult(
+        metrics={"accuracy": accuracy, "tokens": 5.0}, questions=4, malformed=malformed
+    )
+    return [Probed(s, Evaluated(benchmarks={"own": result}), ()) for s in ("thinking", "instruct")]
+
+
+@pytest.fixture
+def reasons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """`reasons_to_end` of a benchmark of one's own with the answers of `TEXTS`."""
+    answers = {("test", n): recorded(t, str(7 + n)) for n, t in enumerate(TEXTS)}
+    monkeypatch.setattr(poor_answers, "recorded_answers", lambda *_: answers)
+    (tmp_path / "own.jsonl").write_text('{"question": "?", "answer": "7"}\n')
+
+    def of(accuracy: float, malformed: int, **budget: Any) -> list[str]:
+        own = {"name": "own", "adapter": "apbmm_answer", "path": str(tmp_path / "own.jsonl")}
+        spec = run_spec(
+            benchmarks=[{**own, "arguments": BOXED}],
+            budget={"evaluations": 8, "initial": 2, **budget},
+        )
+        return poor_answers.reasons_to_end(spec, probed(accuracy, malformed), tmp_path)
+
+    return of
+
+
+def test_malformed_answers_are_told_with_an_example_and_the_rule_that_fits(reasons: Any) -> None:
+    lines = reasons(0.25, 3)
+    assert lines[0].startswith("thinking, own: 3 of 4 answers are malformed")
+    assert any("no answer was found in 'so 3 and 4 make 7'" in line for line in lines)
+    assert any("the right answer is '7'" in line for line in lines)
+    fix = 'extract = "last_number" in its arguments would find an answer in 3 of 4, 3 of them right'
+    assert f"thinking, own: {fix}" in lines
+
+
+def test_no_right_answer_ends_a_run_whatever_is_allowed(reasons: Any) -> None:
+    assert reasons(0.0, 0, any_references=True)[0] == "own: no source answers any question right"
+
+
+def test_a_run_that_goes_on_has_no_reasons(reasons: Any) -> None:
+    assert reasons(0.25, 1) == []
+    assert reasons(0.25, 3, any_references=True) == []
