@@ -18,7 +18,7 @@ async def test_each_source_answers_and_its_answers_are_timed(
     spec = run_spec(evaluation={"kind": "rehearsal", "layers": 4, "rehearsal_seconds": 0.1})
     stages: list[str] = []
     with local_engine("probe", "rehearsal", allow_remote_code=False) as options:
-        probed, prepared = await probe_sources(spec, options, stages.append)
+        probed, prepared = await probe_sources(spec, options, lambda stage, _: stages.append(stage))
     assert [source.source for source in probed] == list(reversed(spec.sources.names))
     assert prepared > 0
     cheap, dear = probed
