@@ -149,6 +149,18 @@ def test_runs_stand_side_by_side(dashboard: Dashboard, page: Page) -> None:
     assert "do not mean the same" in page.value(text)
 
 
+def test_a_run_without_merges_shows_its_references_and_what_is_awaited(
+    dashboard: Dashboard, page: Page
+) -> None:
+    look(page, dashboard.at("nothing", "overview"))
+    shown = page.value("document.querySelector('main').innerText")
+    assert "No merge is measured yet. No master serves the run." in shown
+    assert "no master" in page.value("document.querySelector('.head h2').textContent")
+    cells = "[...document.querySelectorAll('main tbody tr td:first-child')].map(c => c.textContent)"
+    assert page.value(cells) == ["thinking", "instruct"]
+    assert page.value(CONNECTION) == ""
+
+
 def test_the_front_is_drawn_with_intervals_and_what_is_confirmed(
     dashboard: Dashboard, page: Page
 ) -> None:

@@ -47,7 +47,11 @@ LOG_BYTES = 65_536
 """The end of a log that is shown at first."""
 LOGS = ("*.log", "*.out", "*.err", "workers/*/worker.log", "confirm/workers/*/worker.log")
 """Where the logs of a run are, if they are in its folder."""
+FIRST_LOGS = {"master.log": 0, "dashboard.log": 2}
+"""The order of the logs: the master's, others, and that of the dashboard itself."""
 EXPORT = "export this merge"
+CONDITIONS = {"failed": "ended with an error", "unfinished": "no master"}
+"""Conditions of a run that the page says otherwise."""
 OWN_ROWS = ("front",)
 """Parts of the status that the rows of the evaluations have as well."""
 
@@ -63,7 +67,7 @@ def status(run: FollowedRun, results: RunResults) -> Json:
     confirmation = read_confirmation(results)
     return {
         **found,
-        "condition": results.condition,
+        "condition": _condition(results.condition, snapshot["trouble"]),
         "begun": True,
         "hours_name": hours_name(results),
         "front_size": len(results.front),
@@ -80,7 +84,14 @@ def status(run: FollowedRun, results: RunResults) -> Json:
 
 def not_begun(run: FollowedRun) -> Json:
     """The status of a run whose journal is empty."""
-    return {**journal_snapshot(run.run_state), "condition": "unfinished", "begun": False}
+    return {**journal_snapshot(run.run_state), "condition": "", "begun": False}
+
+
+def _condition(condition: str, trouble: str) -> str:
+    """The condition in words. A master with trouble in its journal ends without a result."""
+    if condition == "unfinished" and trouble:
+        condition = "failed"
+    return CONDITIONS.get(condition, condition)
 
 
 def columns(results: RunResults, found: Mapping[str, Json]) -> list[Json]:
@@ -305,14 +316,17 @@ def answers(results: RunResults, name: str, against: str) -> Json:
 
 
 def log_names(run_dir: Path) -> list[str]:
-    """The logs in a run's folder, by their places in it; links are left out."""
+    """The logs in a run's folder, by their places in it, that of the master first.
+
+    Links are left out.
+    """
     found = {
         file.relative_to(run_dir).as_posix()
         for pattern in LOGS
         for file in run_dir.glob(pattern)
         if file.is_file() and not file.is_symlink() and not file.parent.is_symlink()
     }
-    return sorted(found)
+    return sorted(found, key=lambda name: (FIRST_LOGS.get(name, 1), name))
 
 
 def log_text(run_dir: Path, name: str, after: int | None = None) -> Json:

@@ -167,6 +167,7 @@ class WatchedRun:
                 except (OSError, ValueError, KeyError, zmq.ZMQError) as error:
                     log.info("%s: its master cannot be followed: %s", self.folder, error)
                 self._present = {}
+                self._tell("present", {})
             if serving is not None or not self.updates:
                 await self._update(None)
             await asyncio.sleep(LOOK_SECONDS)
@@ -288,6 +289,7 @@ class WatchedMaster(WatchedRun):
                 self._tell("present", self._present)
             except ApbmmError as error:
                 self._present = {}
+                self._tell("present", {})
                 if str(error) != self.trouble:
                     self.trouble = str(error)
                     await self._update([])

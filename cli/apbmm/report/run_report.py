@@ -37,7 +37,7 @@ def run_document(results: RunResults, *, show_hosts: bool = False) -> Document:
             progress_section(results, names),
             layers_section(results, surrogate),
             model_section(results, surrogate),
-            answers_section(results, answers),
+            answers_section(answers),
             failures_section(results, names),
             settings_section(results, names),
         )

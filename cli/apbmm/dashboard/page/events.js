@@ -88,6 +88,8 @@ export class Logs {
       const follows = this.text.scrollTop + this.text.clientHeight >= this.text.scrollHeight - 40;
       const before = found.begin === this.end ? this.text.textContent : "";
       this.text.textContent = (before + found.text).slice(-LONGEST);
+      this.note.textContent = this.text.textContent ? "" : "This log is empty.";
+      this.text.hidden = !this.text.textContent;
       this.end = found.end;
       if (follows) this.text.scrollTop = this.text.scrollHeight;
     }

@@ -48,32 +48,59 @@ function condition(status, present) {
 }
 
 function tiles(status, present) {
-  const counts = status.evaluations;
-  const left = present.forecast ? `about ${duration(present.forecast.seconds)} left` : "";
-  const tokens = present.tokens_a_second?.mean;
-  const speed = tokens ? `, ${Math.round(tokens).toLocaleString("en")} tokens a second` : "";
-  const running = status.condition === "running";
-  const abandoned = running ? 0 : counts.running;
-  const busy = (present.workers ?? []).filter((worker) => worker.state === "busy").length;
+  const left = present.forecast ? `, about ${duration(present.forecast.seconds)}` : "";
   return element(
     "dl",
     { class: "tiles" },
-    ...status.limits.map((limit) =>
+    ...status.limits.map((limit, place) =>
       tile(
         UNITS[limit.name] ?? limit.name,
         bar(limit.spent / limit.limit, `${amount(limit.spent)} of ${amount(limit.limit)}`),
-        `${amount(limit.left)} left`,
+        `${amount(limit.left)} left${place === 0 ? left : ""}`,
       ),
     ),
     tile("hypervolume", number(status.hypervolume, ".4f"), `${status.front_size} on the front`),
-    tile("running", String(running ? counts.running : 0), [left, abandoned ? `${abandoned} ${abandoned > 1 ? "were" : "was"} running when the master ended` : "", counts.queued ? `${counts.queued} queued` : "", counts.paused ? `${counts.paused} paused` : "", counts.failed ? `${counts.failed} failed` : ""].filter(Boolean).join(", ")),
-    tile("workers", String((present.workers ?? status.workers).length), present.workers ? `${busy} busy${speed}` : "no master"),
+    ...(present.workers ? atWork(status, present) : status.condition === "running" ? [] : leftOver(status)),
     tile("cost", duration(status.gpu_seconds), `of ${status.hours_name === "GPU-hours" ? "a card" : "a worker"}, ${Math.round(status.tokens).toLocaleString("en")} tokens`),
-    tile("load rate", number(status.load_rate, ".1%"), `${duration(present.seconds ?? status.seconds)} with a master`),
+    tile("time", duration(present.seconds ?? status.seconds), "with a master"),
+    tile("load rate", number(status.load_rate, ".1%"), "of the workers' time is used"),
     status.confirmed
       ? tile("confirmed", `${status.confirmed.merges} of ${status.confirmed.wanted}`, `hypervolume ${number(status.confirmed.hypervolume, ".4f")}`)
       : null,
   );
+}
+
+// What the master's workers do now, both tiles as of one moment.
+function atWork({ evaluations }, { workers, running, tokens_a_second }) {
+  const states = {};
+  for (const { state } of workers) states[state] = (states[state] ?? 0) + 1;
+  const tokens = tokens_a_second?.mean;
+  return [
+    tile("being evaluated", String(running.length), counted(evaluations, ["queued", "paused", "failed"])),
+    tile(
+      "workers",
+      String(workers.length),
+      [
+        counted(states, Object.keys(states)),
+        ...(tokens ? [`${Math.round(tokens).toLocaleString("en")} tokens a second`] : []),
+      ]
+        .filter(Boolean)
+        .join(", "),
+    ),
+  ];
+}
+
+// What a run without a master has not completed.
+function leftOver({ evaluations }) {
+  const { running: interrupted, queued, paused, failed } = evaluations;
+  const all = interrupted + queued + paused + failed;
+  if (!all) return [];
+  const words = counted({ ...evaluations, interrupted }, ["interrupted", "queued", "paused", "failed"]);
+  return [tile("not completed", String(all), words)];
+}
+
+function counted(counts, names) {
+  return names.filter((name) => counts[name]).map((name) => `${counts[name]} ${name}`).join(", ");
 }
 
 function tile(name, value, more = "") {

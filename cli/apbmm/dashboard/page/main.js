@@ -85,10 +85,16 @@ function showComparison(keys) {
   shown.view.update(new Set(["runs"]), known.runs);
 }
 
+// A connection that holds is worth a word only where something can come by it.
+function showConnection() {
+  const { connection, run } = known;
+  const word = connection === "live" && run?.status.condition !== "running" ? "" : connection;
+  const place = document.getElementById("connection");
+  if (place.textContent !== word) place.replaceChildren(word ? badge(word) : "");
+}
+
 listen((changed) => {
-  if (changed.has("connection")) {
-    document.getElementById("connection").replaceChildren(badge(known.connection));
-  }
+  showConnection();
   if (changed.has("runs") || changed.has("run")) route();
   if (known.run && shown.head) {
     shown.head.update(known.run);

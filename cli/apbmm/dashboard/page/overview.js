@@ -12,8 +12,9 @@ export class Overview {
     this.key = key;
     const open = (evaluation) => show(key, evaluation);
     this.figures = new Figures(`/runs/${key}/figures/overview`, { open });
+    this.awaited = element("p");
     this.members = element("div");
-    this.box = element("div", {}, element("h2", {}, "Front"), this.figures.box, this.members);
+    this.box = element("div", {}, element("h2", {}, "Front"), this.awaited, this.figures.box, this.members);
   }
 
   close() {
@@ -24,29 +25,46 @@ export class Overview {
     if (!run.status.begun) return;
     if (changed.has("rows") || changed.has("status")) this.figures.update(run.summary.updates);
     if (changed.has("rows")) renew(this.members, ...this.frontTable(run));
+    this.awaited.textContent = awaited(run);
+    this.awaited.hidden = !this.awaited.textContent;
   }
 
   frontTable(run) {
-    const members = [...run.rows.values()].filter((row) => row.number).sort((a, b) => a.number - b.number);
+    const rows = [...run.rows.values()];
+    const members = rows.filter((row) => row.number).sort((a, b) => a.number - b.number);
+    members.push(...rows.filter((row) => row.purpose === "reference" && row.state === "done"));
     if (!members.length) return [];
     const holds = run.status.confirmed?.holds ?? {};
     const shown = run.columns.filter((column) => !["seconds", "gpu_seconds"].includes(column.key));
     const confirmed = Object.keys(holds).length > 0;
     return [
       table(
-        ["", "evaluation", ...(confirmed ? ["holds"] : []), ...shown.map((c) => c.title), "take it away"],
+        ["evaluation", ...(confirmed ? ["holds"] : []), ...shown.map((c) => c.title), "take it away"],
         members.map((row) => [
-          String(row.number),
           element("a", { href: `#/${this.key}/evaluations/${row.id}` }, row.id),
           ...(confirmed ? [{ true: "yes", false: "no" }[holds[row.id]] ?? ""] : []),
           ...shown.map((column) => number(row[column.key], column.form)),
           row.export ? copied(row.export, "copy export") : "",
         ]),
-        2 + confirmed,
+        1 + confirmed,
       ),
-      element("p", { class: "caption" }, "Merges on the front, by their numbers in the figures."),
+      element("p", { class: "caption" }, "Merges on the front, then the references."),
     ];
   }
+}
+
+// Why the front has no merge; "" if it has one.
+function awaited({ status, present, rows }) {
+  const all = [...rows.values()];
+  if (all.some((row) => row.number)) return "";
+  if (status.finished) return "No merge was measured.";
+  const references = all.filter((row) => row.purpose === "reference" && row.state !== "done").map((row) => row.id);
+  const now = (present.running ?? []).map((each) => each.id).join(", ");
+  return [
+    "No merge is measured yet.",
+    references.length ? `The references come first, as the objectives are scaled by them: ${references.join(" and ")}.` : "",
+    present.workers ? `Being evaluated: ${now || "nothing"}.` : status.condition === "running" ? "" : "No master serves the run.",
+  ].filter(Boolean).join(" ");
 }
 
 export class Layers {

@@ -27,7 +27,7 @@ function connect() {
   source = new EventSource(known.key ? `/stream?run=${known.key}` : "/stream");
   source.addEventListener("open", () => connected("live"));
   source.addEventListener("error", () => {
-    connected(source.readyState === EventSource.CLOSED ? "ended" : "connecting");
+    connected(source.readyState === EventSource.CLOSED ? "connection lost" : "connection lost, trying again");
   });
   for (const [name, take] of Object.entries({ runs, whole, update, present })) {
     source.addEventListener(name, (event) => take(JSON.parse(event.data)));

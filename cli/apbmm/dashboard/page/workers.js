@@ -34,7 +34,7 @@ export class Workers {
         worker.host,
         worker.evaluation ? element("a", { href: `#/${this.key}/evaluations/${worker.evaluation}` }, worker.evaluation) : "",
         worker.stage ?? "",
-        worker.total ? bar(worker.done / worker.total, `${worker.done} of ${worker.total}`) : "",
+        worker.total ? bar(worker.done / worker.total, `${worker.done} of ${worker.total}`) : worker.evaluation ? "none yet" : "",
         seconds.has(worker.name) ? duration(seconds.get(worker.name)) : "",
         worker.heartbeat_age === undefined ? "" : `${worker.heartbeat_age.toFixed(1)} s ago`,
       ]),

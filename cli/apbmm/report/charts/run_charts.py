@@ -33,8 +33,12 @@ from apbmm.report.data.points import Place
 from apbmm.report.data.progress import Step, Timeline
 from apbmm.results.figures import STANDARD_ERRORS
 
-LABEL_WIDTH, LABEL_HEIGHT = 0.04, 0.04
-"""Room of a number beside a point, as shares of the figure."""
+LETTER_WIDTH, LABEL_HEIGHT = 0.022, 0.06
+"""Room of a letter, and of a line, as shares of the figure."""
+LABEL_PLACES = (-7, 16)
+"""Where a label may stand: so many pixels below its point."""
+SIDES: tuple[tuple[Literal["left", "right"], int], ...] = (("left", 6), ("right", -6))
+"""How a label is aligned, and so many pixels right of its point."""
 Rows = list[dict[str, Any]]
 
 
@@ -201,34 +205,41 @@ def scatter_chart(
 
 
 def _label_layers(rows: Rows, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
-    """Labels beside their points, towards the middle, so that none leaves the figure."""
-    middle = (min(row["x"] for row in rows) + max(row["x"] for row in rows)) / 2
-    labelled = _apart(rows)
-    left = [row for row in labelled if row["x"] <= middle]
-    right = [row for row in labelled if row["x"] > middle]
-    look: dict[str, Any] = {"dy": -7, "fontSize": 12, "color": BLACK}
-    texts = (
-        alt.Chart(data(left)).mark_text(align="left", dx=6, **look),
-        alt.Chart(data(right)).mark_text(align="right", dx=-6, **look),
-    )
-    for mark in texts:
-        yield mark.encode(x=x, y=y, text="label:N")
+    """Labels above or below their points, towards the middle, so that none leaves the figure."""
+    placed = _apart(rows)
+    for dy in LABEL_PLACES:
+        look: dict[str, Any] = {"dy": dy, "fontSize": 12, "color": BLACK}
+        for side, dx in SIDES:
+            found = [row for row, *where in placed if where == [side, dy]]
+            texts = alt.Chart(data(found)).mark_text(align=side, dx=dx, **look)
+            yield texts.encode(x=x, y=y, text="label:N")
 
 
-def _apart(rows: Rows) -> Rows:
-    """Rows whose labels do not lie on one another; the names of references come first."""
+def _apart(rows: Rows) -> list[tuple[dict[str, Any], str, int]]:
+    """Rows whose labels do not lie on one another, the side of each, and its place.
+
+    References come first. A label without room is left out.
+    """
     wide, high = (
         max(row[axis] for row in rows) - min(row[axis] for row in rows) or 1.0 for axis in "xy"
     )
-    kept: Rows = []
-    for row in sorted(rows, key=lambda row: row["label"].isdigit()):
-        crowded = any(
-            abs(row["x"] - other["x"]) < LABEL_WIDTH * wide * (1 if other["label"].isdigit() else 3)
-            and abs(row["y"] - other["y"]) < LABEL_HEIGHT * high
-            for other in kept
-        )
-        if row["label"] and not crowded:
-            kept.append(row)
+    middle = (min(row["x"] for row in rows) + max(row["x"] for row in rows)) / 2
+    kept: list[tuple[dict[str, Any], str, int]] = []
+    taken: list[tuple[float, float, float]] = []
+    for row in sorted(rows, key=lambda row: bool(row["place"] != PLACES["reference"][0])):
+        align = "left" if row["x"] <= middle else "right"
+        ends = [0.0, LETTER_WIDTH * (len(row["label"]) + 1)]
+        begin, end = (row["x"] / wide + (e if align == "left" else -e) for e in ends)
+        left, right = min(begin, end), max(begin, end)
+        for dy in LABEL_PLACES if row["label"] else ():
+            line = row["y"] / high - dy / (HEIGHT + 40)
+            if all(
+                right < other_left or other_right < left or abs(line - other) > LABEL_HEIGHT
+                for other_left, other_right, other in taken
+            ):
+                kept.append((row, align, dy))
+                taken.append((left, right, line))
+                break
     return kept
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal
 
 from apbmm.results.figures import Figure, mean_figure
@@ -27,8 +28,13 @@ def place(evaluation: EvaluationResult) -> Place:
 
 
 def front_numbers(results: RunResults) -> dict[str, int]:
-    """What the members of the front are called in figures: 1 is best in the first objective."""
+    """The places of the members of the front along it: 1 is best in the first objective."""
     return {each.id: number for number, each in enumerate(reversed(results.front), 1)}
+
+
+def short_id(name: str) -> str:
+    """What an evaluation is called in figures: its id without zeros, e17 for e0017."""
+    return re.sub(r"^([a-z]+)0+(?=\d)", r"\1", name)
 
 
 def objective_figures(results: RunResults, evaluation: EvaluationResult) -> tuple[Figure, ...]:

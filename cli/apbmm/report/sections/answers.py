@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from apbmm.report.charts.drawing import ReportFigure
 from apbmm.report.charts.run_charts import Bar, grouped_bars
 from apbmm.report.data.answers import LEVEL, Neighbours
-from apbmm.report.data.points import front_numbers
+from apbmm.report.data.points import short_id
 from apbmm.report.document import ReportSection
-from apbmm.results.run_results import RunResults
 
 
-def answers_section(results: RunResults, found: Sequence[Neighbours]) -> ReportSection | None:
+def answers_section(found: Sequence[Neighbours]) -> ReportSection | None:
     """What neighbours answered differently; None without answers of single questions."""
     if not found:
         return None
-    numbers = front_numbers(results)
     bars = [
         Bar(
-            str(numbers[pair.first]),
+            short_id(pair.first),
             series,
             value,
             f"{pair.first} and {pair.second}: {pair.first_better} and {pair.second_better} of "

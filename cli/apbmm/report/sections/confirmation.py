@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from apbmm.report.data.points import front_numbers
 from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.confirmation import SAME_QUESTIONS, Confirmation, ConfirmedMerge
 from apbmm.results.run_results import RunResults
@@ -20,7 +19,6 @@ def confirmation_section(
         for name in results.shown_metrics
         if any(merge.confirmed.figure(name) for merge in confirmation.merges)
     ]
-    numbers = front_numbers(results)
     return ReportSection(
         "Confirmation",
         paragraphs=(
@@ -33,14 +31,12 @@ def confirmation_section(
         tables=(
             ReportTable(
                 (
-                    "",
                     "evaluation",
                     "holds",
                     *(f"{name}, {when}" for name in names for when in ("search", "confirmed")),
                 ),
                 tuple(
                     (
-                        str(numbers.get(merge.id, "")),
                         merge.id,
                         merge.holds_in_words,
                         *_cells(merge, names),
@@ -48,7 +44,7 @@ def confirmation_section(
                     for merge in confirmation.merges
                 ),
                 "Means over the benchmarks, with their intervals or standard errors.",
-                words=3,
+                words=2,
             ),
         ),
     )

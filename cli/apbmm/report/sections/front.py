@@ -11,11 +11,11 @@ from apbmm.report.charts.run_charts import Mark, scatter_chart
 from apbmm.report.data.model import pending_predictions
 from apbmm.report.data.points import (
     estimates,
-    front_numbers,
     interval,
     measured,
     objective_figures,
     place,
+    short_id,
 )
 from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.confirmation import Confirmation
@@ -49,9 +49,8 @@ def front_section(
 
 
 def labels(results: RunResults) -> dict[str, str]:
-    """What is written beside a point: its number on the front, or the name of a reference."""
-    numbers = {name: str(number) for name, number in front_numbers(results).items()}
-    return numbers | {name: name for name in results.references}
+    """What is written beside the points of the front and of the references: their ids, short."""
+    return {name: short_id(name) for name in (*(e.id for e in results.front), *results.references)}
 
 
 def _objective_figures(
@@ -87,9 +86,9 @@ def _objective_figures(
         yield ReportFigure(
             f"objectives-{x}-{y}",
             f"Objectives: {x} and {y}",
-            "Eq. 2: 1 is the source that is good at it, 0 the other; more is better. Numbers are "
-            "those of the table. Bars are 95 % intervals: how far a merge may be from what it "
-            "would reach on more questions of the same kind."
+            "Eq. 2: 1 is the source that is good at it, 0 the other; more is better. Labels are "
+            "ids (e17 is e0017), as far as there is room. Bars are 95 % intervals: how "
+            "far a merge may be from what it would reach on more questions of the same kind."
             f"{CONFIRMED if confirmed else ''}",
             scatter_chart(marks, x, y, stairs=len(names) == 2 and bool(results.front)),
         )
@@ -172,13 +171,11 @@ def front_table(results: RunResults) -> ReportTable:
         for name in names
         if any(name in each.benchmarks[benchmark.name].metrics for each in shown)
     ]
-    numbers = front_numbers(results)
     raw = tuple(f"{benchmark} {name}" for benchmark, name in columns)
     return ReportTable(
-        ("", "evaluation", *results.objectives, *raw, "seconds"),
+        ("evaluation", *results.objectives, *raw, "seconds"),
         tuple(
             (
-                str(numbers.get(each.id, "")),
                 each.id,
                 *(f"{value:.4f}" for value in each.objectives or ()),
                 *(
@@ -191,5 +188,5 @@ def front_table(results: RunResults) -> ReportTable:
         ),
         "Merges on the front, then the references (as the paper's Table III). Brackets hold 95 % "
         "intervals, ± is a standard error.",
-        words=2,
+        words=1,
     )

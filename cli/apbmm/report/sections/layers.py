@@ -19,7 +19,7 @@ from apbmm.report.charts.run_charts import (
 )
 from apbmm.report.data.layers import Agreement, Component, agreements, components
 from apbmm.report.data.model import search_method
-from apbmm.report.data.points import front_numbers
+from apbmm.report.data.points import short_id
 from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import in_list
@@ -42,9 +42,8 @@ def layers_section(results: RunResults, surrogate: Surrogate | None) -> ReportSe
 
 def weight_cells(results: RunResults, source: str) -> list[Cell]:
     """A source's weight in each layer, and each group outside, of every front member."""
-    numbers = front_numbers(results)
     return [
-        Cell(name, str(numbers[each.id]), weight, f"{each.id}, {name}: {weight:.3f}")
+        Cell(name, short_id(each.id), weight, f"{each.id}, {name}: {weight:.3f}")
         for each in reversed(results.front)
         if each.source_weights
         for name, weight in [
@@ -69,7 +68,7 @@ def _weights(results: RunResults) -> Iterator[ReportFigure]:
     yield ReportFigure(
         "front-weights",
         "Layer weights along the front",
-        f"Each row is a merge of the front, numbered as in the table; {scale}.",
+        f"Each row is a merge of the front (e17 is e0017), in its order; {scale}.",
         maps[0] if len(maps) == 1 else stacked(maps),
     )
 
@@ -164,13 +163,10 @@ def _parameters(results: RunResults) -> Iterator[ReportTable]:
     """What a model-level method varies, for each front member."""
     members = [each for each in reversed(results.front) if each.parameters]
     if members:
-        numbers, names = front_numbers(results), list(members[0].parameters)
+        names = list(members[0].parameters)
         yield ReportTable(
-            ("", "evaluation", *names),
-            tuple(
-                (str(numbers[e.id]), e.id, *(f"{e.parameters[name]:.4g}" for name in names))
-                for e in members
-            ),
+            ("evaluation", *names),
+            tuple((e.id, *(f"{e.parameters[name]:.4g}" for name in names)) for e in members),
             "Parameters of the merges on the front.",
-            words=2,
+            words=1,
         )

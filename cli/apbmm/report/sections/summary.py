@@ -8,7 +8,6 @@ from dataclasses import asdict
 from apbmm.pick.choice import Choice, Limit, Preference, choose, no_objectives
 from apbmm.pick.remarks import against, doubts
 from apbmm.report.data.answers import Neighbours
-from apbmm.report.data.points import front_numbers
 from apbmm.report.data.progress import device_name, hours_name
 from apbmm.report.document import ReportSection
 from apbmm.report.sections.answers import alike
@@ -131,10 +130,8 @@ def _picks(results: RunResults, knee: Choice) -> Iterator[str]:
 def _with_comparison(results: RunResults, choice: Choice) -> str:
     chosen = choice.evaluation
     assert chosen is not None
-    number = front_numbers(results).get(chosen.id)
-    where = f" (number {number} in the figures)" if number else ""
     compared = (against(results, chosen, name) for name in results.references)
-    return f"{chosen.id}{where}, {choice.reason}. {'; '.join(filter(None, compared))}."
+    return f"{chosen.id}, {choice.reason}. {'; '.join(filter(None, compared))}."
 
 
 def _doubts(

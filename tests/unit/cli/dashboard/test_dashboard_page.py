@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from apbmm.dashboard.run_page import log_names, log_text
+from apbmm.dashboard.followed_run import FollowedRun
+from apbmm.dashboard.run_page import log_names, log_text, status
 from apbmm_common.errors import UsageError
+from written_runs import write_run
 
 PAGE = files("apbmm.dashboard").joinpath("page")
 SCRIPTS = sorted(file.name for file in PAGE.iterdir() if file.name.endswith(".js"))
@@ -27,6 +29,24 @@ def test_every_script_is_used_and_is_there() -> None:
     imported = {n for text in scripts.values() for n in re.findall(r'from "\./([\w.]+)"', text)}
     page = PAGE.joinpath("index.html").read_text(encoding="utf-8")
     assert imported | set(re.findall(r'src="/page/(\w+\.js)"', page)) == {*SCRIPTS, "charts.js"}
+
+
+@pytest.mark.parametrize(
+    ("instruct", "condition"), [((0.2, 100), "no master"), ((0.8, 1000), "ended with an error")]
+)
+def test_a_run_that_its_references_stopped_has_ended_with_an_error(
+    tmp_path: Path, instruct: tuple[float, float], condition: str
+) -> None:
+    ends = {"thinking": (0.8, 1000), "instruct": instruct}
+    run = FollowedRun(write_run(tmp_path / "run", [], budget=4, ends=ends), "run")
+    run.read()
+    assert status(run, run.results())["condition"] == condition
+
+
+def test_the_log_of_the_master_comes_first_and_that_of_the_dashboard_last(tmp_path: Path) -> None:
+    for name in ("dashboard.log", "master.log", "notices.log"):
+        (tmp_path / name).touch()
+    assert log_names(tmp_path) == ["master.log", "notices.log", "dashboard.log"]
 
 
 def test_logs_are_read_from_their_ends_and_from_nowhere_else(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from apbmm.report.data.layers import agreements, component_names, components
 from apbmm.report.data.model import calibrations, effects, fitted_surrogate, pending_predictions
+from apbmm.report.data.points import short_id
 from apbmm.report.sections.layers import layers_section, weight_cells
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.run_file import Space
@@ -92,7 +93,7 @@ def test_heat_maps_have_the_weights_of_the_front(tmp_path: Path) -> None:
     assert len(cells) == len(results.front) * 4
     best = max(results.front, key=lambda each: each.objectives or ())
     assert [cell.value for cell in cells[:4]] == list(best.layer_weights)
-    assert {cell.row for cell in cells} == {str(n) for n in range(1, len(results.front) + 1)}
+    assert {cell.row for cell in cells} == {short_id(each.id) for each in results.front}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_model_level_method_shows_parameters(tmp_path: Path) -> None:
     section = layers_section(results, fitted_surrogate(results))
     assert section is not None
     assert section.figures == ()
-    assert section.tables[0].headings == ("", "evaluation", "weight")
+    assert section.tables[0].headings == ("evaluation", "weight")
 
 
 def test_nothing_is_fitted_before_there_is_a_result(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_the_summary_says_what_was_found_and_what_to_pick(tmp_path: Path) -> Non
     assert text[0].startswith("Found: 4 of 4 merges are evaluated, and 3 of them are on the front")
     assert text[1].startswith("Cost: 0.0194 GPU-hours on 1 worker, 70.0 s of wall-clock time")
     # The knee: accuracy 0.2 + 0.6 * 0.6 of 0.8, tokens 1000 - 900 * 0.6 of 1000.
-    assert text[2].startswith("Pick: e0003 (number 2 in the figures), the knee of the front")
+    assert text[2].startswith("Pick: e0003, the knee of the front")
     assert "70% of thinking's accuracy for 46% of its tokens" in text[2]
     assert text[3] == "Pick: no merge is as accurate as thinking itself."
     assert "Doubt: everything. This is a rehearsal, and every measurement is invented." in text
@@ -112,10 +112,10 @@ def test_search_and_confirmed_figures_stand_side_by_side(tmp_path: Path) -> None
         in (found.paragraphs[0])
     )
     (table,) = found.tables
-    assert [row[:3] for row in table.rows] == [
-        ("", "thinking", ""),
-        ("1", "e0002", "no"),
-        ("2", "e0001", "yes"),
+    assert [row[:2] for row in table.rows] == [
+        ("thinking", ""),
+        ("e0002", "no"),
+        ("e0001", "yes"),
     ]
     tokens = table.headings.index("tokens, search")
     assert table.rows[2][tokens : tokens + 2] == ("550.0", "460.0")
