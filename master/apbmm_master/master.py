@@ -60,7 +60,7 @@ from apbmm_master.scheduling.policy import (
     FinishRun,
     Situation,
     decide,
-    run_file_fault,
+    fault_that_ends,
     standstill,
 )
 from apbmm_master.scheduling.token_rate import TokenRate
@@ -197,8 +197,7 @@ class Master:
 
         A run that is over already ends at once. Raises what `listen` does,
         `JournalError` when not even the beginning can be stored, and the named errors of a search
-        method, of references that cannot be scaled, and of `run_file_fault`; all that was measured
-        is then stored.
+        method and of `fault_that_ends`; all that was measured is then stored.
         """
         if self._end is not None:
             self.turned()
@@ -233,8 +232,8 @@ class Master:
         self._leases.resend(time.monotonic())
         await self._commit()
         self._warn_of_standstill()
-        self._require_usable_data()
-        judge_references(self.run_state)
+        if (fault := fault_that_ends(self.run_state, self.fleet)) is not None:
+            raise fault
         if self.optimiser.failure is not None:
             raise self.optimiser.failure
 
@@ -257,12 +256,6 @@ class Master:
         if reason and reason != self.standstill:
             log.error("%s", reason)
         self.standstill = reason
-
-    def _require_usable_data(self) -> None:
-        """Raise the error of `run_file_fault`, unless the run is over."""
-        error = run_file_fault(self.run_state, self.fleet) if self._end is None else None
-        if error is not None:
-            raise error
 
     async def _wait(self) -> None:
         if not self.router.has_messages:

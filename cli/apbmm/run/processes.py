@@ -29,6 +29,7 @@ from apbmm.dashboard.command import LOOPBACK, PORT
 from apbmm.results.run_directories import local_address
 from apbmm.run.devices import uses_card
 from apbmm.status.live.screen import LiveScreen, has_screen
+from apbmm.status.query import from_journal
 from apbmm_common.errors import ApbmmError
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.process.logs import logs_json
@@ -127,7 +128,11 @@ def run_processes(
             for worker in workers:
                 fleet[worker] = _start_worker(run_dir, address, worker)
         say = _print if screen is None else screen.say
-        return _supervise(run_dir, folder, master, fleet, stops, say)
+        code = _supervise(run_dir, folder, master, fleet, stops, say)
+        if screen is not None and master.poll() is not None:
+            with suppress(ApbmmError):  # how it ended, while the workers leave
+                screen.show(from_journal(folder))
+        return code
 
 
 def _print(text: str) -> None:

@@ -72,6 +72,8 @@ def head(status: Entry) -> Text:
     if status.get("finished"):
         style = "red" if status.get("failed") else "green"
         text.append(f"finished: {status['finished']}", style=style)
+    elif status.get("fault"):
+        text.append("stopped by an error", style="red")
     elif not status["master_alive"]:
         text.append("no master: this is what the journal says", style="yellow")
     elif status.get("draining"):

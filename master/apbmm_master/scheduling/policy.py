@@ -21,6 +21,7 @@ Invariants of the scheduler, in this module and in `leases` and `message_handler
    place in the budget goes to another vector.
 8. A worker that found a fault of the data or the run file gets nothing more, until the evaluation
    that it failed is done. The run ends (`run_file_fault`) when another worker finds one too.
+9. Nothing is leased once the run is to end with an error (`fault_that_ends`).
 
 The transitions of evaluations and attempts are the tables of `journal.lifecycle`.
 """
@@ -45,6 +46,7 @@ from apbmm_master.journal.lifecycle import (
     liveness,
     orphan_deadline,
 )
+from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.scheduling.estimated_merges import (
     EstimatedMerge,
@@ -184,7 +186,7 @@ def decide(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Deci
     end = _end(run_state, spec, situation)
     if end is not None:
         return [*decisions, end]
-    if situation.draining or run_file_fault(run_state, fleet) is not None:
+    if situation.draining or fault_that_ends(run_state, fleet) is not None:
         return decisions
     turns = _turns(run_state, situation)
     if turns:
@@ -566,6 +568,20 @@ def attempt_liveness(
     assert run_state.spec is not None
     worker = fleet.workers.get(attempt.worker)
     return liveness(silence(worker, attempt, situation), run_state.spec.timings)
+
+
+def fault_that_ends(run_state: RunState, fleet: Fleet) -> ApbmmError | None:
+    """The error that a run ends with whatever is left of its budget; None while it goes on.
+
+    It is that of `judge_references` or of `run_file_fault`.
+    """
+    if run_state.finished:
+        return None
+    try:
+        judge_references(run_state)
+    except ApbmmError as error:
+        return error
+    return run_file_fault(run_state, fleet)
 
 
 def run_file_fault(run_state: RunState, fleet: Fleet) -> RunFileError | None:

@@ -40,7 +40,12 @@ from apbmm_master.journal.scores import (
 )
 from apbmm_master.journal.store import Journal
 from apbmm_master.scheduling.fleet import Fleet, Worker
-from apbmm_master.scheduling.policy import Situation, attempt_liveness, standstill
+from apbmm_master.scheduling.policy import (
+    Situation,
+    attempt_liveness,
+    fault_that_ends,
+    standstill,
+)
 from apbmm_master.scheduling.token_rate import LONGEST_SECONDS, TokenRate
 from apbmm_master.status.stages import stage_summary
 from apbmm_master.wire.authentication import Authenticator
@@ -86,7 +91,10 @@ def present(master: LiveRun) -> dict[str, Any]:
     It takes no longer in a long run, so that it may be asked for every second.
     """
     now, over = master.clock.now(), _span(master.run_state)
-    expected = forecast(master.run_state, now) if master.run_state.spec else None
+    fault = fault_that_ends(master.run_state, master.fleet) if master.run_state.spec else None
+    expected = None
+    if master.run_state.spec and fault is None:
+        expected = forecast(master.run_state, now)
     return {
         "seq": master.run_state.seq,
         "master_alive": True,
@@ -96,6 +104,7 @@ def present(master: LiveRun) -> dict[str, Any]:
         "tokens_a_second": {"mean": master.token_rate.over(over), "seconds": over},
         "running": [_running(e, a, now) for e, a in master.run_state.active_attempts()],
         "trouble": _trouble_of(master),
+        "fault": "" if fault is None else str(fault),
         "draining": master.draining,
     }
 
@@ -116,7 +125,8 @@ def journal_snapshot(
     ``score_history`` has the scores of the same run, if they are known. ``now`` is the time up to
     which the run has gone on: that of a living master's `RunClock`, by default that of the last
     event, since nothing goes on without a master. ``kept`` is how much is kept of each unfinished
-    evaluation. A run that has not begun has every key too; its ``run`` is empty.
+    evaluation. ``fault`` is the error that the run ends with, if one is known; ``trouble`` is
+    whatever a person should know. A run that has not begun has every key too; its ``run`` is empty.
     """
     spec = run_state.spec
     trouble = _reference_trouble(run_state)
@@ -140,6 +150,7 @@ def journal_snapshot(
         "finished": run_state.finished,
         **_story(run_state, now),
         "trouble": trouble or _data_trouble(run_state),
+        "fault": "" if run_state.finished else trouble,
         "master_alive": False,
         "objectives": [objective.name for objective in spec.objectives] if spec else [],
         "evaluations": _counts(run_state),

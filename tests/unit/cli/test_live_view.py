@@ -125,6 +125,15 @@ def test_a_run_that_begins_moves_and_says_what_is_going_on() -> None:
     assert "Front" not in text
 
 
+def test_an_error_that_ends_the_run_is_on_top_without_a_time_left() -> None:
+    text = drawn(snapshot(fault="the references are poor", trouble="the references are poor"))
+    assert "stopped by an error" in text
+    assert text.count("the references are poor") == 1
+    assert text.index("the references are poor") < text.index("6/40 evaluations")
+    assert "left" not in text
+    assert "47/120" not in text
+
+
 def test_the_address_of_a_dashboard_is_a_line_of_its_own() -> None:
     lines = drawn(snapshot(), hint="Ctrl-C stops\ndashboard: http://127.0.0.1:8787/").splitlines()
     assert lines[-2:] == ["Ctrl-C stops", "dashboard: http://127.0.0.1:8787/"]

@@ -98,7 +98,11 @@ class LiveView:
 
     @property
     def _is_over(self) -> bool:
-        return bool(self.status and self.status.get("finished"))
+        """Whether nothing goes on any more: no worker is shown at work then."""
+        status = self.status
+        if status is None or not status.get("run"):
+            return False
+        return bool(status.get("finished") or status.get("fault") or not status["master_alive"])
 
     def _spinner(self, *, ascii_only: bool) -> str:
         frames = ASCII_SPINNER if ascii_only else SPINNER
@@ -114,7 +118,8 @@ class LiveView:
         line = head(status)
         if not self._is_over:
             line = Text.assemble(f"{spinner} ", line)
-        lines = [line, *_budget(status, width, ascii_only=ascii_only)]
+        fault = _section("The run stops", _some_lines([status.get("fault", "")], width, "red"))
+        lines = [line, *fault, *_budget(status, width, ascii_only=ascii_only)]
         texts = [*_left(status), _speed(status), _result(status)]
         lines += [Text(text) for text in texts if text]
         return lines
@@ -194,12 +199,11 @@ class LiveView:
         return _section(f"Front: o on it, . others, ~ estimates{sources}", map(Text, lines))
 
     def _wrong(self, width: int) -> list[Text]:
-        said = [*(trouble_lines(self.status) if self.status else ()), *self.notices]
-        lines = [Text(piece, style="yellow") for text in said for piece in _wrapped(text, width)]
-        if len(lines) > MOST_TROUBLE:
-            left_out = len(lines) - MOST_TROUBLE + 1
-            lines = [*lines[: MOST_TROUBLE - 1], Text(f"... and {left_out} more lines")]
-        return _section("What is wrong", lines)
+        status = self.status or {"workers": ()}
+        fault = status.get("fault")  # it stands on top
+        told = trouble_lines({**status, "trouble": fault or status.get("trouble", "")})
+        said = [*(text for text in told if text != fault), *self.notices]
+        return _section("What is wrong", _some_lines(said, width, "yellow"))
 
 
 def _cut(line: Text, width: int) -> Text:
@@ -211,6 +215,16 @@ def _cut(line: Text, width: int) -> Text:
 def _wrapped(text: str, width: int) -> list[str]:
     console = Console(width=width, color_system=None)
     return [line.plain for line in Text(text).wrap(console, width)]
+
+
+def _some_lines(texts: Iterable[str], width: int, style: str) -> list[Text]:
+    """Texts in lines of the width, `MOST_TROUBLE` at most."""
+    pieces = (piece for text in texts if text for piece in _wrapped(text, width))
+    lines = [Text(piece, style=style) for piece in pieces]
+    if len(lines) > MOST_TROUBLE:
+        left_out = len(lines) - MOST_TROUBLE + 1
+        lines = [*lines[: MOST_TROUBLE - 1], Text(f"... and {left_out} more lines")]
+    return lines
 
 
 def _section(title: str, lines: Any) -> list[Text]:
@@ -234,7 +248,7 @@ def _budget(status: Entry, width: int, *, ascii_only: bool) -> Iterator[Text]:
 def _left(status: Entry) -> list[str]:
     """How long it has taken, how much is left, and what that estimate follows from."""
     so_far = f"{duration(status.get('seconds', 0.0))} so far"
-    expected = status.get("forecast")
+    expected = None if status.get("fault") else status.get("forecast")
     if not expected or not expected.get("measured"):
         return [so_far]
     cards, device = expected["cards"], device_of(status)

@@ -7,8 +7,10 @@ import pytest
 from apbmm_common.errors import EXIT_USAGE, RunFileError
 from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_master.journal.reference_judgement import faults_of_references, judge_references
+from apbmm_master.scheduling.policy import fault_that_ends
 from protocol_world import World
 from rehearsal_runs import run_spec
+from served_world import Served, status_of
 
 
 def result(accuracy: float, *, truncated: int = 0, malformed: int = 0) -> BenchmarkResult:
@@ -76,6 +78,24 @@ def test_a_run_with_poor_references_ends_unless_the_run_file_allows_them(
     assert caught.value.exit_code == EXIT_USAGE
     hint = caught.value.hint
     assert hint.index("swapped") < hint.index("max_tokens") < hint.index("adapter's prompt")
+
+
+def test_no_merge_is_leased_after_references_that_end_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("apbmm_master.journal.reference_judgement.LEAST_DIFFERENCE", 1000.0)
+    world = World(budget={"evaluations": 4, "initial": 2})
+    worker = world.join("a")
+    while not world.run_state.references_done:
+        world.exchange()
+        if worker.held is not None:
+            worker.finish()
+    world.exchange()
+    assert isinstance(fault_that_ends(world.run_state, world.fleet), RunFileError)
+    assert list(world.run_state.active_attempts()) == []
+    status = status_of(Served(world))
+    assert status["fault"].startswith("the references are not worth a search")
+    assert status["forecast"] is None
 
 
 def test_of_three_sources_only_those_that_scale_an_objective_are_judged_by_its_benchmark() -> None:

@@ -96,7 +96,7 @@ def test_status_of_a_journal_that_has_not_begun_has_every_key() -> None:
 
 
 def test_status_tells_of_references_that_cannot_be_scaled() -> None:
-    world = World()
+    world = World(budget={"evaluations": 4, "initial": 2, "any_references": True})
     assert journal_snapshot(world.run_state)["trouble"] == ""
     worker = world.join("a")
     for _ in range(20):
