@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter, validators
+from cyclopts import Group, Parameter, validators
 
 from apbmm.confirm.flags import NONE_GIVEN, ConfirmOptions
 from apbmm.export.flags import ExportRequest
@@ -19,12 +19,19 @@ from apbmm_common.process.command_line import command_app
 
 app = command_app(
     "apbmm",
-    "Run a search on this host, and look at runs. On several hosts: apbmm-master and apbmm-worker.",
+    "Run a search on this host, and look at runs. On several hosts: apbmm-master and apbmm-worker."
+    "\n\nFirst: apbmm demo, which brings its models and needs no card.",
 )
+
+START, WATCH, RESULT, HOSTS, app.group_commands = map(
+    Group.create_ordered, ("Start", "Watch", "Results", "Hosts and keys", "More")
+)
+"""The parts of the commands' list, in the order in which a user needs them."""
 
 app.command(
     "apbmm.keys:app",
     name="keys",
+    group=HOSTS,
     help="Make, list and revoke the keys of a master and its workers.",
 )
 
@@ -51,12 +58,14 @@ Keys = Annotated[str | None, Parameter(env_var="APBMM_KEYS")]
 AtLeastOne = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 
 
-@app.command(usage="apbmm init [OPTIONS] [RUN_FILE]")
+@app.command(usage="apbmm init [OPTIONS] [RUN_FILE]", group=START)
 def init(run_file: Path = Path("run.toml"), /, *, flags: InitFlags = NOTHING_GIVEN) -> int:
     """Write a run file for two models and some benchmarks, ready for apbmm check and apbmm run.
 
     Reads the headers of the models and every row of the benchmarks, decides which model is the
-    thinking one, guesses adapters and proposes limits. At a terminal it asks for what is not given.
+    thinking one, guesses adapters and proposes limits. Where neither chat templates nor the names
+    of the folders say which it is, --thinking and --instruct name the two in place of --model. At a
+    terminal it asks for what is not given.
     Nothing is downloaded without --download.
 
     Parameters
@@ -69,7 +78,7 @@ def init(run_file: Path = Path("run.toml"), /, *, flags: InitFlags = NOTHING_GIV
     return write_run_file(run_file, flags)
 
 
-@app.command
+@app.command(group=START)
 def check(
     run_file: Path,
     /,
@@ -133,7 +142,7 @@ def check(
     return EXIT_DONE
 
 
-@app.command
+@app.command(group=START)
 def schema(*, out: Path | None = None) -> int:
     """Print the JSON schema of the run file, with which editors complete and check its keys.
 
@@ -150,7 +159,7 @@ def schema(*, out: Path | None = None) -> int:
     return write_schema(out)
 
 
-@app.command(usage="apbmm doctor [OPTIONS] [RUN_FILE]")
+@app.command(usage="apbmm doctor [OPTIONS] [RUN_FILE]", group=HOSTS)
 def doctor(
     run_file: Path | None = None,
     /,
@@ -190,7 +199,7 @@ def doctor(
     return run_doctor(DoctorRequest(run_file, run_dir, scratch, master, status, keys, json))
 
 
-@app.command
+@app.command(group=START)
 def run(run_file: Path, /, *, flags: RunFlags = ALL_DEFAULTS) -> int:
     """Run a search on this host: a master, and one worker for each card.
 
@@ -209,7 +218,7 @@ def run(run_file: Path, /, *, flags: RunFlags = ALL_DEFAULTS) -> int:
     return run_search(run_file, flags)
 
 
-@app.command(name="try")
+@app.command(name="try", group=START)
 def try_run(
     run_file: Path,
     /,
@@ -257,7 +266,7 @@ def try_run(
     )
 
 
-@app.command(usage="apbmm status [OPTIONS] [RUN]")
+@app.command(usage="apbmm status [OPTIONS] [RUN]", group=WATCH)
 def status(
     run: str | None = None,
     /,
@@ -289,7 +298,7 @@ def status(
     return show_status(run, watch=watch, as_json=json, lists_all=all, keys=keys)
 
 
-@app.command(usage="apbmm dashboard [OPTIONS] [RUN ...]")
+@app.command(usage="apbmm dashboard [OPTIONS] [RUN ...]", group=WATCH)
 def dashboard(
     *runs: str, host: str = "127.0.0.1", port: int | None = None, keys: Keys = None
 ) -> int:
@@ -317,7 +326,7 @@ def dashboard(
     return run_dashboard(DashboardRequest(runs, host, port, keys))
 
 
-@app.command(usage="apbmm pick [OPTIONS] [RUN]")
+@app.command(usage="apbmm pick [OPTIONS] [RUN]", group=RESULT)
 def pick(
     run: str | None = None,
     /,
@@ -346,7 +355,7 @@ def pick(
     return show_pick(run, preference, ranks_all=all, as_json=json)
 
 
-@app.command(usage="apbmm compare [OPTIONS] RUN_DIR...")
+@app.command(usage="apbmm compare [OPTIONS] RUN_DIR...", group=RESULT)
 def compare(
     *run_dirs: Path,
     json: Annotated[bool, Parameter(negative=())] = False,
@@ -375,7 +384,7 @@ def compare(
     return EXIT_DONE
 
 
-@app.command(usage="apbmm table [OPTIONS] [RUN]")
+@app.command(usage="apbmm table [OPTIONS] [RUN]", group=RESULT)
 def table(
     run: str | None = None,
     /,
@@ -405,7 +414,7 @@ def table(
     return write_table(run, form, out, outcomes=outcomes)
 
 
-@app.command(usage="apbmm answers --eval STR [OPTIONS] [RUN]")
+@app.command(usage="apbmm answers --eval STR [OPTIONS] [RUN]", group=RESULT)
 def answers(
     run: str | None = None,
     /,
@@ -441,7 +450,7 @@ def answers(
     return show_answers(AnswersRequest(run, evaluation, against, question, state, json))
 
 
-@app.command(usage="apbmm clean [OPTIONS] [RUN...]")
+@app.command(usage="apbmm clean [OPTIONS] [RUN...]", group=HOSTS)
 def clean(
     *runs: str,
     state: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = (),
@@ -471,7 +480,7 @@ def clean(
     return run_clean(CleanRequest(runs, state, yes, json))
 
 
-@app.command(usage="apbmm report [OPTIONS] [RUN_DIR...]")
+@app.command(usage="apbmm report [OPTIONS] [RUN_DIR...]", group=RESULT)
 def report(
     *run_dirs: Path,
     out: Path | None = None,
@@ -501,7 +510,7 @@ def report(
     return write_report(run_dirs, out, form, show_hosts=show_hosts)
 
 
-@app.command(usage="apbmm confirm [OPTIONS] [RUN]")
+@app.command(usage="apbmm confirm [OPTIONS] [RUN]", group=RESULT)
 def confirm(run: str | None = None, /, *, options: ConfirmOptions = NONE_GIVEN) -> int:
     """Measure the front of a search once more, on questions that took no part in the search.
 
@@ -521,7 +530,7 @@ def confirm(run: str | None = None, /, *, options: ConfirmOptions = NONE_GIVEN) 
     return run_confirm(run, options)
 
 
-@app.command(usage="apbmm measure --model PATH [OPTIONS] [RUN]")
+@app.command(usage="apbmm measure --model PATH [OPTIONS] [RUN]", group=RESULT)
 def measure(
     run: str | None = None,
     /,
@@ -578,7 +587,7 @@ def measure(
     )
 
 
-@app.command
+@app.command(group=START)
 def demo(
     *,
     run_dir: Path | None = None,
@@ -614,7 +623,7 @@ def demo(
     return run_demo(run_dir, DemoOptions(evaluations, workers, seed, rehearsal, dashboard))
 
 
-@app.command(usage="apbmm export --out PATH [OPTIONS] [RUN]")
+@app.command(usage="apbmm export --out PATH [OPTIONS] [RUN]", group=RESULT)
 def export(run: str | None = None, /, *, request: ExportRequest) -> int:
     """Write a merge of a run as a complete Hugging Face folder, ready to serve.
 
@@ -632,7 +641,7 @@ def export(run: str | None = None, /, *, request: ExportRequest) -> int:
     return run_export(run, request)
 
 
-@app.command(usage="apbmm merge --out PATH [OPTIONS] [RUN EVALUATION]")
+@app.command(usage="apbmm merge --out PATH [OPTIONS] [RUN EVALUATION]", group=RESULT)
 def merge(
     run: str | None = None,
     evaluation: str | None = None,

@@ -18,6 +18,8 @@ from apbmm.init.objectives import Objective
 SCHEMA_FILE = "apbmm.schema.json"
 MOST_AT_ONCE = 256
 """vLLM computes no more answers at once by default on most cards."""
+LEAST_TO_SHARE = 100
+"""With fewer questions a confirmation would have under 30, and the search under 70."""
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -141,10 +143,21 @@ def _rest(proposal: Proposal) -> Iterator[str]:
     yield f"evaluations = {proposal.evaluations}"
     yield f"initial = {_initial(proposal.evaluations)}"
     yield ""
+    yield from _confirm(proposal.benchmarks)
+
+
+def _confirm(benchmarks: tuple[Guess, ...]) -> Iterator[str]:
+    """What is kept for a confirmation, as a comment where a benchmark has too few questions."""
     yield "# Keeps a share of the questions out of the search, on which apbmm confirm measures the"
-    yield "# front once more. It cannot be changed once a run has begun."
-    yield "# [confirm]"
-    yield "# holdout = 0.3"
+    yield "# front once more: the best of many noisy measurements look better than they are. It"
+    yield "# cannot be changed once a run has begun."
+    enough = all((guess.questions or 0) >= LEAST_TO_SHARE for guess in benchmarks)
+    if not enough:
+        yield f"# Left out, as not every benchmark is known to have {LEAST_TO_SHARE} questions:"
+        yield "# a share of few is too few to tell merges apart, and the search would lack them."
+    mark = "" if enough else "# "
+    yield f"{mark}[confirm]"
+    yield f"{mark}holdout = 0.3"
     yield ""
 
 

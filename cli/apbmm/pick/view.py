@@ -15,6 +15,7 @@ from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.json_form import evaluation_as_json, run_as_json
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import figure_in_words, print_rehearsal
+from apbmm_master.journal.confirmation import can_confirm
 
 SCHEMA = 1
 
@@ -79,7 +80,7 @@ def print_pick(
         screen.print(ranking(results, choice.ranked))
     for line in doubts(results, choice, confirmed):
         screen.print(f"note: {line}", style="yellow", markup=False)
-    if chosen and not confirmed:
+    if chosen and not confirmed and (confirmation or can_confirm(results.spec)):
         screen.print(_unconfirmed(results, chosen, confirmation), markup=False)
 
 

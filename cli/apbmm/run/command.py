@@ -33,7 +33,7 @@ from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import NO_KEYS, SECRET, master_keys
 from apbmm_common.run_file import RunSpec
 from apbmm_master.beginning import elsewhere
-from apbmm_master.journal.confirmation import confirm_folder
+from apbmm_master.journal.confirmation import can_confirm, confirm_folder
 from apbmm_master.journal.costs.budget import reached
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.events import AnyEvent
@@ -95,11 +95,36 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
         screen=screen,
     )
     conclude(run_dir, spec, code, goes_on="the same command")
+    following = next_commands(run_dir, spec, gpus) if code == EXIT_DONE else []
+    console.print(*following, sep="\n", end="\n" if following else "", markup=False)
     if flags.dashboard and code != EXIT_USAGE:
         console.print(shows_again(run_dir), markup=False)
     if over and code == EXIT_DONE:
         console.print(_had_finished(run_dir, run_file), markup=False)
     return code
+
+
+def next_commands(run_dir: Path, spec: RunSpec, gpus: str) -> list[str]:
+    """What can be done with a run that is finished."""
+    folder, rehearsal = str(run_dir), spec.evaluation.kind == "rehearsal"
+    confirms = can_confirm(spec) and not spec.confirm.at_end
+    commands = [
+        (("pick", folder), "the merge to serve, against the sources"),
+        (("report", folder), "one HTML file: what was found, and what to doubt"),
+        (("confirm", folder, "--gpus", gpus), "the front on questions that it was not chosen by"),
+        (
+            ("export", folder, "--out", f"{spec.name}-merge"),
+            "the picked merge as a folder to serve",
+        ),
+    ]
+    possible = {"confirm": confirms and not rehearsal, "export": not rehearsal}
+    shown = [
+        (shlex.join(("apbmm", *command)), what)
+        for command, what in commands
+        if possible.get(command[0], True)
+    ]
+    width = max(len(command) for command, _ in shown)
+    return ["next:", *(f"  {command:<{width}}  # {what}" for command, what in shown)]
 
 
 def _is_over(run_dir: Path, spec: RunSpec) -> bool:

@@ -55,6 +55,11 @@ def confirmation_spec(spec: RunSpec, merges: int) -> RunSpec:
     return RunSpec.model_validate(spec.model_copy(update=changes).model_dump(mode="json"))
 
 
+def can_confirm(spec: RunSpec) -> bool:
+    """Whether the run file keeps anything that the front could be confirmed on."""
+    return any(True for _ in _asked(spec))
+
+
 def _asked(spec: RunSpec) -> Iterable[BenchmarkSection]:
     """What was kept out of the search, and other benchmarks.
 

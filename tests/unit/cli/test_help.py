@@ -28,6 +28,15 @@ def test_usage_names_the_arguments(command: str) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_commands_are_grouped_from_the_first_to_the_last_that_a_user_needs() -> None:
+    shown = help_of()
+    assert "First: apbmm demo" in shown
+    groups = ("Start", "Watch", "Results", "Hosts and keys", "More")
+    places = [shown.index(f"─ {group} ─") for group in groups]
+    assert places == sorted(places)
+    assert "─ Commands ─" not in shown
+
+
 def test_paragraphs_fill_the_width() -> None:
     paragraph = help_of("run").split("\n\n")[2]
     lines = [line.rstrip() for line in paragraph.splitlines()]

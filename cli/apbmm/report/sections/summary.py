@@ -14,6 +14,7 @@ from apbmm.report.sections.answers import alike
 from apbmm.results.confirmation import Confirmation
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import checks_in_words, duration, in_list
+from apbmm_master.journal.confirmation import can_confirm
 from apbmm_master.journal.costs.budget import amount, limits
 from apbmm_master.journal.estimate_checks import checks_of
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -153,7 +154,7 @@ def _doubts(
     if failed:
         yield f"Doubt: {failed} merges failed and were never measured."
     if confirmation is None:
-        yield (
-            "Doubt: nothing is confirmed on questions that the search did not ask (apbmm confirm "
-            "does that)."
-        )
+        how = "apbmm confirm does that"
+        if not can_confirm(results.spec):
+            how = "the run file keeps none out of the search: [confirm]"
+        yield f"Doubt: nothing is confirmed on questions that the search did not ask ({how})."

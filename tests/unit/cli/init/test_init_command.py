@@ -69,6 +69,16 @@ def test_the_chat_template_says_which_model_thinks(host: Path) -> None:
     assert "# second: only its chat template has <think>." in text
 
 
+def test_questions_are_kept_for_a_confirmation_where_there_are_enough(host: Path) -> None:
+    think(host / "models" / "second")
+    assert written(*ALL).confirm.holdout == 0.0
+    assert "# [confirm]\n# holdout = 0.3" in Path("out.toml").read_text()
+    rows = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(100)]
+    (host / "data" / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    spec = written(*ALL, "--force")
+    assert (spec.confirm.holdout, spec.benchmarks[0].holdout) == (0.3, 0.3)
+
+
 def test_names_say_it_where_templates_do_not(host: Path) -> None:
     (host / "models" / "first").rename(host / "models" / "Small-Thinking")
     models = ("--model", "models/second", "--model", "models/Small-Thinking")

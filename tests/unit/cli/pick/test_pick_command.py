@@ -69,7 +69,10 @@ def test_where_nothing_fits_the_exit_code_says_so(folder: Path) -> None:
 
 
 def test_a_merge_that_is_not_confirmed_is_told_from_those_that_are(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", POINTS)
+    nothing_kept = write_run(tmp_path / "other", POINTS)
+    assert "apbmm confirm" not in called("pick", nothing_kept, "--min-accuracy", 0.5).stdout
+    held = {"name": "sums", "adapter": "sums", "path": "/none/sums", "holdout": 0.3}
+    folder = write_run(tmp_path / "run", POINTS, benchmarks=[held])
     unknown = called("pick", folder, "--min-accuracy", 0.5).stdout
     assert f"apbmm confirm {folder} measures it on questions" in unknown.replace("\n", " ")
     write_confirmation(folder, [measured(POINTS[0])])
