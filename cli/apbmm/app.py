@@ -136,7 +136,8 @@ def check(
         )
         print("\n".join(lines(shown)))  # noqa: T201
         if shown.ends:
-            print(f"{run_file}: {ENDS}: see the warning above", file=sys.stderr)  # noqa: T201
+            hint = f"see the warning above; apbmm try {run_file} shows prompts and answers"
+            print(f"{run_file}: {ENDS}: {hint}", file=sys.stderr)  # noqa: T201
             return EXIT_FAILED
     print_conclusion(found)
     return EXIT_DONE

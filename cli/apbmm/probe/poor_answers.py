@@ -74,7 +74,10 @@ def _example(source: str, benchmark: str, answers: Sequence[RecordedAnswer]) -> 
 def _other_rule(
     spec: RunSpec, benchmark: BenchmarkSection, source: str, answers: Sequence[RecordedAnswer]
 ) -> Iterator[str]:
-    """The extraction of `apbmm_answer` that finds more right answers, or at least more answers."""
+    """The extraction of `apbmm_answer` that finds the most right answers, or answers in most texts.
+
+    Nothing where the run's own is as good, or no other finds much.
+    """
     if benchmark.adapter != ANSWER_ADAPTER or not answers:
         return
     own = AnswerRule.of(benchmark.arguments)
@@ -84,8 +87,8 @@ def _other_rule(
     ]
     counts = {"": _counts(own, texts), **_counts_of_others(own, texts)}
     best = max(counts, key=lambda name: counts[name])
-    if best:
-        right, found = counts[best]
+    right, found = counts[best]
+    if best and (right or found > len(answers) / 2):
         yield (
             f'{source}, {benchmark.name}: extract = "{best}" in its arguments would find an answer '
             f"in {found} of {len(answers)}, {right} of them right"

@@ -64,9 +64,8 @@ def _some_of(
     count = min(most, len(positions))
     places = (number * len(positions) // count if spread else number for number in range(count))
     chosen = tuple(positions[place] for place in places)
-    return benchmark.model_copy(
-        update={"questions": None, "sample": None, "question_ids": chosen, "repeats": 1}
-    )
+    these = {"questions": None, "sample": None, "question_ids": chosen, "holdout": 0.0}
+    return benchmark.model_copy(update={**these, "repeats": 1})
 
 
 async def evaluate_source(spec: RunSpec, source: str, options: Options, show: ShowStage) -> Trial:

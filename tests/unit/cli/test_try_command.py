@@ -13,6 +13,7 @@ from apbmm.try_run import command
 from apbmm.try_run.evaluation import with_few_questions
 from apbmm.try_run.records import tried_questions
 from apbmm.try_run.view import MOST_CHARACTERS, TriedBenchmark, as_json, report, shortened
+from apbmm_common.datasets.benchmark_folders import places_of, select_questions
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.protocol.messages import BenchmarkResult
 from commands import run, write_rehearsal
@@ -62,6 +63,16 @@ def test_each_question_is_tried_once(tmp_path: Path) -> None:
     assert [(b.repeats, b.question_ids, b.questions) for b in few.benchmarks] == [
         (1, (0, 1), None), (1, None, 2)
     ]  # fmt: skip
+
+
+def test_what_is_kept_for_a_confirmation_does_not_lessen_the_questions(tmp_path: Path) -> None:
+    rows = [{"id": f"q{n}", "question": f"{n}?", "answer": "x"} for n in range(20)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    own = {"name": "own", "adapter": "apbmm_exact", "path": str(tmp_path), "holdout": 0.5}
+    (some,) = with_few_questions(run_spec(benchmarks=[own]), 8).benchmarks
+    asked = select_questions(some, places_of(some)).positions
+    assert asked is not None
+    assert len(asked) == 8
 
 
 def row(name: str, index: int, **more: Any) -> str:
