@@ -165,6 +165,7 @@ function fitted(chart, width) {
     if (typeof made.width === "number") made.width = width;
     for (const list of ["layer", "vconcat"]) if (made[list]) made[list] = made[list].filter(filled).map(wide);
     if (made.mark?.color === "#000000") made.mark = { ...made.mark, color: text };
+    if (made.mark?.type === "text" && width < 330) made.mark = { ...made.mark, fontSize: 10 };
     if (made.mark?.stroke === "white") made.mark = { ...made.mark, stroke: colour("surface") };
     return made;
   };

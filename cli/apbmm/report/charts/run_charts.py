@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, Literal
 
 import altair as alt
@@ -33,11 +34,11 @@ from apbmm.report.data.points import Place
 from apbmm.report.data.progress import Step, Timeline
 from apbmm.results.figures import STANDARD_ERRORS
 
-LETTER_WIDTH, LABEL_HEIGHT = 0.022, 0.06
+LETTER_WIDTH, LABEL_HEIGHT = 0.02, 0.055
 """Room of a letter, and of a line, as shares of the figure."""
 LABEL_PLACES = (-7, 16)
 """Where a label may stand: so many pixels below its point."""
-SIDES: tuple[tuple[Literal["left", "right"], int], ...] = (("left", 6), ("right", -6))
+SIDES = {"left": 6, "right": -6}
 """How a label is aligned, and so many pixels right of its point."""
 Rows = list[dict[str, Any]]
 
@@ -205,42 +206,53 @@ def scatter_chart(
 
 
 def _label_layers(rows: Rows, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
-    """Labels above or below their points, towards the middle, so that none leaves the figure."""
-    placed = _apart(rows)
-    for dy in LABEL_PLACES:
-        look: dict[str, Any] = {"dy": dy, "fontSize": 12, "color": BLACK}
-        for side, dx in SIDES:
-            found = [row for row, *where in placed if where == [side, dy]]
-            texts = alt.Chart(data(found)).mark_text(align=side, dx=dx, **look)
+    """Labels beside their points, above or below."""
+    placed = _placed(rows)
+    for side, dx in SIDES.items():
+        for dy in LABEL_PLACES:
+            found = [row for row, where in placed if where == (side, dy)]
+            look: dict[str, Any] = {"align": side, "dx": dx, "dy": dy}
+            texts = alt.Chart(data(found)).mark_text(fontSize=12, color=BLACK, **look)
             yield texts.encode(x=x, y=y, text="label:N")
 
 
-def _apart(rows: Rows) -> list[tuple[dict[str, Any], str, int]]:
-    """Rows whose labels do not lie on one another, the side of each, and its place.
+def _placed(rows: Rows) -> list[tuple[dict[str, Any], tuple[str, int]]]:
+    """Rows with a side and a place where the label lies on no other one, and on no point.
 
-    References come first. A label without room is left out.
+    The side towards the middle is better, and references come first. A label without room is left
+    out.
     """
-    wide, high = (
-        max(row[axis] for row in rows) - min(row[axis] for row in rows) or 1.0 for axis in "xy"
-    )
-    middle = (min(row["x"] for row in rows) + max(row["x"] for row in rows)) / 2
-    kept: list[tuple[dict[str, Any], str, int]] = []
+    (left, wide), (_, high) = (_begin_and_length(rows, axis) for axis in "xy")
+    points = [(row["x"] / wide, row["y"] / high) for row in rows]
     taken: list[tuple[float, float, float]] = []
-    for row in sorted(rows, key=lambda row: bool(row["place"] != PLACES["reference"][0])):
-        align = "left" if row["x"] <= middle else "right"
-        ends = [0.0, LETTER_WIDTH * (len(row["label"]) + 1)]
-        begin, end = (row["x"] / wide + (e if align == "left" else -e) for e in ends)
-        left, right = min(begin, end), max(begin, end)
-        for dy in LABEL_PLACES if row["label"] else ():
-            line = row["y"] / high - dy / (HEIGHT + 40)
-            if all(
-                right < other_left or other_right < left or abs(line - other) > LABEL_HEIGHT
-                for other_left, other_right, other in taken
+    placed: list[tuple[dict[str, Any], tuple[str, int]]] = []
+    named = [row for row in rows if row["label"]]
+    for row in sorted(named, key=lambda row: row["place"] != PLACES["reference"][0]):
+        sides = sorted(SIDES, reverse=row["x"] > left + wide / 2)
+        for side, dy in product(sides, LABEL_PLACES):
+            direction = 1 if side == "left" else -1
+            near = row["x"] / wide + direction * LETTER_WIDTH / 2
+            begin, end = sorted((near, near + direction * LETTER_WIDTH * len(row["label"])))
+            line = row["y"] / high - (dy - 4) / (HEIGHT + 40)
+            if (
+                left / wide <= begin
+                and end <= left / wide + 1
+                and not any(begin < x < end and abs(line - y) < LABEL_HEIGHT / 2 for x, y in points)
+                and not any(
+                    begin < other_end and other_begin < end and abs(line - y) < LABEL_HEIGHT
+                    for other_begin, other_end, y in taken
+                )
             ):
-                kept.append((row, align, dy))
-                taken.append((left, right, line))
+                placed.append((row, (side, dy)))
+                taken.append((begin, end, line))
                 break
-    return kept
+    return placed
+
+
+def _begin_and_length(rows: Rows, axis: str) -> tuple[float, float]:
+    """The part of an axis that points and their intervals take."""
+    values = [v for row in rows for v in (row[axis], *(row[f"{axis}_interval"] or ()))]
+    return min(values), max(values) - min(values) or 1.0
 
 
 # ---- surrogate ---------------------------------------------------------------------------------
