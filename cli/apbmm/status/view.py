@@ -14,7 +14,7 @@ from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import asked_in_words, checks_in_words, duration, moment
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
-from apbmm_master.journal.costs.budget import UNITS, amount
+from apbmm_master.journal.costs.budget import UNITS, amount, roughly
 from apbmm_master.status.stages import stage_line
 
 Entry = Mapping[str, Any]
@@ -139,7 +139,7 @@ def _budget(status: Entry) -> Iterator[RenderableType]:
         )
     if expected := status.get("forecast"):
         unit = UNITS[expected["limit"]]
-        parts.append(f"about {duration(expected['seconds'])} until the {unit} are spent")
+        parts.append(f"{roughly(expected['seconds'])} until the {unit} are spent")
     if parts:
         yield Text("; ".join(parts))
 

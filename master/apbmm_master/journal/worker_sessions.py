@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from apbmm_master.journal.events import WorkerJoined, WorkerLeft, WorkerQuarantined
@@ -47,6 +48,18 @@ class WorkerSessions:
     def cards(self, worker: str, boot: str) -> int:
         """How many cards a boot has, 1 for one that never joined."""
         return self._cards.get((worker, boot), 1)
+
+    def cards_here(self, without: Collection[str] = ()) -> list[int]:
+        """The cards of each worker that is here and not in quarantine, the largest number first.
+
+        ``without`` are names of others that are left out.
+        """
+        here = (
+            self._cards[boot]
+            for boot in self._here
+            if boot not in self.quarantined and boot[0] not in without
+        )
+        return sorted(here, reverse=True)
 
     def take(self, event: WorkerJoined | WorkerLeft | WorkerQuarantined, time: float) -> None:
         """Take one event in. Raises `InvariantError` for a boot that joins twice."""

@@ -60,6 +60,11 @@ class Worker:
             self.quarantined or self.draining or self.foreign or self.paused
         )
 
+    @property
+    def may_still_work(self) -> bool:
+        """Whether it may get a lease now or later, without a person's help."""
+        return not (self.is_blocked or self.draining or self.foreign)
+
 
 @dataclass(frozen=True)
 class Joined:

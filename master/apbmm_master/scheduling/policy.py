@@ -594,7 +594,7 @@ def run_file_fault(run_state: RunState, fleet: Fleet) -> RunFileError | None:
     found = _preparation_faults(fleet)
     for name, (evaluation, attempt) in run_state.data_faults().items():
         found[name] = f"{evaluation.id} on {name}", str(ApbmmError(attempt.message, attempt.hint))
-    others = [w for w in fleet.workers.values() if w.name not in found and _may_contradict(w)]
+    others = [w for w in fleet.workers.values() if w.name not in found and w.may_still_work]
     if not found or (others and len(found) == 1):
         return None
     return RunFileError(
@@ -614,11 +614,6 @@ def _preparation_faults(fleet: Fleet) -> dict[str, tuple[str, str]]:
         for worker in fleet.workers.values()
         if worker.stage == "unfit" and worker.unfit_fault == "run_file"
     }
-
-
-def _may_contradict(worker: Worker) -> bool:
-    """Whether a worker may still show that the run can be evaluated."""
-    return not (worker.is_blocked or worker.draining or worker.foreign)
 
 
 def standstill(run_state: RunState, fleet: Fleet) -> str:

@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import sys
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TextIO, cast
@@ -187,11 +186,10 @@ class RunConsole:
         """The bar's fields: the largest share of a limit, all that is spent, and the time left."""
         found = limits(run_state)
         expected = forecast(run_state, run_state.time)
-        left = timedelta(seconds=round(expected.seconds)) if expected else None
         return {
             "completed": min(1.0, max(limit.spent / limit.most for limit in found)),
             "spent": ", ".join(limit.in_words for limit in found),
-            "left": f"about {left} left" if left else "",
+            "left": f"{expected.in_words} left" if expected else "",
         }
 
     def conclude(self, run_state: RunState, *, goes_on: str = "the same command") -> None:

@@ -94,12 +94,13 @@ def present(master: LiveRun) -> dict[str, Any]:
     fault = fault_that_ends(master.run_state, master.fleet) if master.run_state.spec else None
     expected = None
     if master.run_state.spec and fault is None:
-        expected = forecast(master.run_state, now)
+        away = [w.name for w in master.fleet.workers.values() if not w.may_still_work]
+        expected = forecast(master.run_state, now, away)
     return {
         "seq": master.run_state.seq,
         "master_alive": True,
         "seconds": _seconds(master.run_state, now),
-        "forecast": asdict(expected) if expected else None,
+        "forecast": {**asdict(expected), "in_words": expected.in_words} if expected else None,
         "workers": [_worker(master, worker) for _, worker in sorted(master.fleet.workers.items())],
         "tokens_a_second": {"mean": master.token_rate.over(over), "seconds": over},
         "running": [_running(e, a, now) for e, a in master.run_state.active_attempts()],

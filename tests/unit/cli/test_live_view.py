@@ -74,7 +74,7 @@ def test_everything_of_a_run_is_on_eighty_columns_and_forty_lines() -> None:
         "trial-1  ap-bmm-plus  master alive",
         "6/40 evaluations",
         "1.25/4 GPU-hours",
-        "4.0 min so far; about 50.0 min and 1.89 GPU-hours left",
+        "4.0 min so far; about 50 min and 1.89 GPU-hours left",
         "estimated for 34 merges of 3.3 min, the mean of 6, on 2 cards",
         "5,120 tokens a second over the last 60.0 s, 34,567 tokens in all",
         "hypervolume 0.7500, 1 on the front, load rate 90.0%",
@@ -151,7 +151,7 @@ def test_a_silent_worker_and_one_in_quarantine_are_told() -> None:
 
 def test_a_run_on_the_cpu_speaks_of_workers() -> None:
     text = drawn(snapshot(hosts=[["h", "cpu"]]))
-    assert "about 50.0 min left" in text
+    assert "about 50 min left" in text
     assert "on 2 workers" in text
     assert "card" not in text
 

@@ -122,7 +122,7 @@ def test_every_limit_shows_what_is_spent_and_left() -> None:
         "1.25/4 GPU-hours, 2.75 left",
         "6,000,000/5,000,000 generated tokens, 0 left",
         "a merge costs 5.0 min of a card and 123,456 tokens on average; "
-        "about 2.50 h until the GPU-hours are spent",
+        "about 2.5 h until the GPU-hours are spent",
     ):
         assert piece in text
     assert "evaluations" not in text

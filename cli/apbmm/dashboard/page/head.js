@@ -48,7 +48,7 @@ function condition(status, present) {
 }
 
 function tiles(status, present) {
-  const left = present.forecast ? `, about ${duration(present.forecast.seconds)}` : "";
+  const left = present.forecast ? `, ${present.forecast.in_words}` : "";
   return element(
     "dl",
     { class: "tiles" },

@@ -24,7 +24,7 @@ from apbmm.status.view import (
     trouble_lines,
 )
 from apbmm_common.metrics import in_words, metric
-from apbmm_master.journal.costs.budget import UNITS, amount
+from apbmm_master.journal.costs.budget import UNITS, amount, roughly
 
 Entry = Mapping[str, Any]
 
@@ -255,7 +255,7 @@ def _left(status: Entry) -> list[str]:
     hours = amount(expected["merges"] * expected["each"] / SECONDS_AN_HOUR)
     paid = f" and {hours} GPU-hours" if device == CARD else ""
     return [
-        f"{so_far}; about {duration(expected['seconds'])}{paid} left",
+        f"{so_far}; {roughly(expected['seconds'])}{paid} left",
         f"  estimated for {expected['merges']:.0f} merge{'s' if expected['merges'] > 1 else ''} of "
         f"{duration(expected['each'])}, "
         f"the mean of {expected['measured']}, on {cards} {device}{'s' if cards > 1 else ''}",

@@ -7,7 +7,7 @@ before. What a limit counts is said with its key, in `BudgetSection`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -160,7 +160,8 @@ class Forecast:
     """In how many seconds the budget is spent, and by which limit.
 
     It follows from the ``merges`` that are left, at ``each`` GPU-seconds, the mean of ``measured``
-    evaluations, on ``cards`` cards.
+    evaluations, on ``cards`` cards, those of the workers that may work. How many are busy at an
+    instant says little, since each waits for its next merge now and then.
     """
 
     limit: LimitName
@@ -170,14 +171,32 @@ class Forecast:
     measured: int = 0
     cards: int = 0
 
+    @property
+    def in_words(self) -> str:
+        """The time as `roughly` says it."""
+        return roughly(self.seconds)
 
-def forecast(run_state: RunState, now: float) -> Forecast | None:
-    """When the first limit is reached, at the pace of the cards that are at work ``now``.
 
-    None while nothing is in progress or nothing has been measured. Patience may end the run sooner.
+def roughly(seconds: float) -> str:
+    """A time to come for people, as coarse as forecasts are: ``about 2 min``."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return "less than 1 min"
+    if minutes < 20:
+        return f"about {minutes:.0f} min"
+    if minutes < 90:
+        return f"about {5 * round(minutes / 5)} min"
+    return f"about {amount(round(minutes / 30) / 2)} h"
+
+
+def forecast(run_state: RunState, now: float, away: Collection[str] = ()) -> Forecast | None:
+    """When the first limit is reached, at the pace of the connected workers; ``now`` is the time.
+
+    ``away`` are the names of workers that are connected and get no work. None while nobody may work
+    or nothing has been measured. Patience may end the run sooner.
     """
     merges = [a for e, a in run_state.active_attempts() if e.in_budget]
-    cards = sum(run_state.sessions.cards(a.worker, a.boot) for _, a in run_state.active_attempts())
+    cards = run_state.sessions.cards_here(away)
     typical = run_state.spending.typical
     if not (cards and typical.count):
         return None
@@ -191,5 +210,6 @@ def forecast(run_state: RunState, now: float) -> Forecast | None:
     each = typical.gpu_seconds / typical.count
     begun = math.fsum(attempt_gpu_seconds(run_state, attempt, now) for attempt in merges)
     left = first.left / first.each
-    seconds = max(0.0, left * each - begun) / cards
-    return Forecast(first.name, seconds, left, each, typical.count, cards)
+    at_work = sum(cards[: max(1, math.ceil(left))])  # the last merges leave workers idle
+    seconds = max(0.0, left * each - begun) / at_work
+    return Forecast(first.name, seconds, left, each, typical.count, at_work)

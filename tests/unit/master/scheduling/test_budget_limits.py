@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apbmm_master.journal.costs.budget import Limit, forecast, limits, reached
+from apbmm_master.journal.costs.budget import Limit, forecast, limits, reached, roughly
 from apbmm_master.journal.costs.cost import gpu_seconds, seconds_served
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.evaluations import Attempt, Evaluation
@@ -266,6 +266,46 @@ def test_the_time_left_is_that_of_the_first_limit() -> None:
     later = forecast(world.run_state, world.now + 10.0)
     assert later is not None
     assert later.seconds == pytest.approx(5 * EACH / 2 - 10.0)
+    alone = forecast(world.run_state, world.now, away=["b"])
+    assert alone is not None
+    assert alone.seconds == pytest.approx(5 * EACH)
+
+
+def test_the_time_left_does_not_jump_when_a_worker_waits_for_its_next_merge() -> None:
+    world = world_of("ab", evaluations=8)
+    for _ in range(3):
+        world.now += EACH
+        for worker in world.alive:
+            if worker.held is not None:
+                worker.finish()
+        exchange(world)
+    world.now += EACH
+    before = forecast(world.run_state, world.now)
+    (first, *_) = (worker for worker in world.alive if worker.held is not None)
+    first.finish()
+    world.collect()
+    for identity, message in world.on_the_way:
+        world.handlers.handle(identity, message, world.now)
+    assert len(list(world.run_state.active_attempts())) == 1
+    after = forecast(world.run_state, world.now)
+    assert before is not None
+    assert after is not None
+    assert (before.cards, after.cards) == (2, 2)
+    assert after.seconds == pytest.approx(before.seconds, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (20.0, "less than 1 min"),
+        (125.0, "about 2 min"),
+        (50 * 60.0, "about 50 min"),
+        (100 * 60.0, "about 1.5 h"),
+        (30 * 3600.0, "about 30 h"),
+    ],
+)
+def test_a_time_left_is_said_coarsely(seconds: float, words: str) -> None:
+    assert roughly(seconds) == words
 
 
 # ---- patience ------------------------------------------------------------------------------

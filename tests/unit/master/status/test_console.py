@@ -137,7 +137,7 @@ def test_the_terminal_shows_what_is_spent_and_how_long_the_rest_takes() -> None:
         for record in world.stored:
             progress.watch(record, world.run_state)
     assert "0.12/0.5 GPU-hours" in out.getvalue()
-    assert "about 0:22:30 left" in out.getvalue()
+    assert "about 20 min left" in out.getvalue()
     progress.conclude(world.run_state)
     assert "spent: 0.12/0.5 GPU-hours" in out.getvalue()
 
