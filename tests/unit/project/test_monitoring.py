@@ -17,7 +17,7 @@ from commands import REPOSITORY, environment
 from protocol_world import World
 from served_world import Served, status_of
 
-MONITORING = REPOSITORY / "monitoring"
+MONITORING = REPOSITORY / "systemd" / "monitoring"
 SELECTOR = re.compile(r"\b(apbmm_\w+)(?:\{([^}]*)\})?")
 OF_EVERY_TARGET = {"instance", "job"}
 

@@ -1,7 +1,7 @@
 """Metrics of a run for Prometheus, served by a process of its own.
 
 `families` makes them from a status snapshot, `server` serves them at `/metrics`. The files in
-`monitoring/` (a dashboard for Grafana, alert rules) name them.
+`systemd/monitoring/` (a dashboard for Grafana, alert rules) name them.
 """
 
 __all__ = ["families", "server"]
