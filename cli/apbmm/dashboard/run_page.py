@@ -25,6 +25,7 @@ from apbmm.report.sections.progress import trajectories, workers_figure
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.json_form import evaluation_as_json
 from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm.results.words import cost_unit
 from apbmm_common.errors import UsageError
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
@@ -103,7 +104,7 @@ def columns(results: RunResults, found: Mapping[str, Json]) -> list[Json]:
             for name in results.shown_metrics
         ),
         {"key": "seconds", "title": "seconds", "form": ".1f"},
-        {"key": "gpu_seconds", "title": "card seconds", "form": ".1f"},
+        {"key": "gpu_seconds", "title": cost_unit(results.device, "seconds"), "form": ".1f"},
     ]
     return [each for each in every if any(each["key"] in row for row in found.values())]
 

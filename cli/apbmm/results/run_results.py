@@ -196,6 +196,12 @@ class RunResults:
         return str(done) if most is None else f"{done} of {most}"
 
     @property
+    def device(self) -> str:
+        """What evaluations take the time of: a ``card``, or a ``worker`` where one had none."""
+        stays = self.run_state.sessions.stays
+        return "card" if all(stay.gpu[:1].isdigit() for stay in stays) else "worker"
+
+    @property
     def seconds(self) -> float:
         """Wall-clock time from the first event to the last, without the pauses."""
         return seconds_served(self.run_state, self.last_at)

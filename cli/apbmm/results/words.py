@@ -56,6 +56,11 @@ def times(repeats: int) -> str:
     return f" x {repeats}" if repeats > 1 else ""
 
 
+def cost_unit(device: str, unit: str) -> str:
+    """``GPU-seconds`` of a card, ``worker-seconds`` of a worker without one; ``unit`` is a time."""
+    return f"{'GPU' if device == 'card' else device}-{unit}"
+
+
 def print_rehearsal(screen: Console, *, rehearsal: bool) -> None:
     """The line that stands above everything about a rehearsal; nothing for another run."""
     from rich.text import Text

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apbmm.results.run_results import EvaluationResult, RunResults
-from apbmm.results.words import asked_in_words, checks_in_words, duration, moment
+from apbmm.results.words import asked_in_words, checks_in_words, cost_unit, duration, moment
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
 from apbmm_master.journal.costs.budget import UNITS, amount, roughly
@@ -215,7 +215,7 @@ def _kept(status: Entry) -> Iterator[str]:
 
 def _workers(workers: Sequence[Entry], kept: Mapping[str, int]) -> Table:
     table = Table(title="Workers")
-    for name in ("worker", "gpu", "state", "evaluation", "stage"):
+    for name in ("worker", "device", "state", "evaluation", "stage"):
         table.add_column(name)
     table.add_column("progress", justify="right")
     table.add_column("answers kept", justify="right")
@@ -289,7 +289,7 @@ def _estimates(estimates: Sequence[Entry], status: Entry) -> Table:
     table.add_column("id")
     for name in status.get("objectives", ()):
         table.add_column(name, justify="right")
-    for name in ("state", "answered", "tokens", "GPU-seconds"):
+    for name in ("state", "answered", "tokens", cost_unit(device_of(status), "seconds")):
         table.add_column(name, justify="right")
     ordered = sorted(estimates, key=lambda entry: tuple(entry["objectives"]))
     for entry in ordered:
@@ -332,7 +332,7 @@ def evaluations_table(results: RunResults) -> Table:
     table = Table(title="Evaluations")
     for name in ("id", "purpose", "state", "front"):
         table.add_column(name)
-    for name in (*results.objectives, *columns, "GPU-seconds"):
+    for name in (*results.objectives, *columns, cost_unit(results.device, "seconds")):
         table.add_column(name, justify="right")
     table.add_column("weights", overflow="fold")
     for each in results.evaluations:

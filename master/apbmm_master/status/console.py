@@ -147,9 +147,13 @@ class RunConsole:
         """Print text that may come from elsewhere, so brackets in it are not markup."""
         self.console.print(text, style=style, markup=False)
 
+    def _say_whole(self, text: str) -> None:
+        """Print prose, on a terminal broken between words; a file has it in one line."""
+        self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
+
     def _completed(self, evaluation: Evaluation, run_state: RunState) -> None:
         if isinstance(evaluation.body, Measured):
-            self.console.print(f"discrepancy measured on {evaluation.body.prompts} prompts")
+            self.console.print(f"discrepancies measured on {evaluation.body.prompts} prompts")
         elif not evaluation.in_budget:
             self.console.print(f"reference {evaluation.id}: {_metrics_text(evaluation, run_state)}")
         self._bar.update(self._task, **self._budget(run_state))
@@ -204,17 +208,17 @@ class RunConsole:
                 f"hypervolume {scores.hypervolume:.4f}, {len(scores.front)} on the front, "
                 f"{scores.completed} evaluations"
             )
-        self.console.print(f"spent: {', '.join(limit.in_words for limit in limits(run_state))}")
+        self._say_whole(f"spent: {', '.join(limit.in_words for limit in limits(run_state))}")
         rate = load_rate(run_state, 0.0)
         if rate is not None:
             self.console.print(f"load rate {rate:.1%}")
         stages = stage_line(stage_summary(run_state))
         if stages:
-            self.console.print(stages, markup=False)
+            self._say_whole(stages)
         if run_state.finished:
-            self.console.print(f"finished: {run_state.finished}", markup=False)
+            self._say_whole(f"finished: {run_state.finished}")
         else:
-            self.console.print(f"not finished: {goes_on} goes on from here", markup=False)
+            self._say_whole(f"not finished: {goes_on} goes on from here")
         self.console.print(f"run directory: {self._run_dir}", markup=False)
 
 

@@ -78,7 +78,7 @@ def test_everything_of_a_run_is_on_eighty_columns_and_forty_lines() -> None:
         "estimated for 34 merges of 3.3 min, the mean of 6, on 2 cards",
         "5,120 tokens a second over the last 60.0 s, 34,567 tokens in all",
         "hypervolume 0.7500, 1 on the front, load rate 90.0%",
-        "e0007: asks 47/120 questions, 10.0 s",
+        "e0007: evaluates 47/120 questions, 10.0 s",
         "tokens",
         "e0006  reasoning 0.800, cost -0.100  60.0% 200.0 tokens  12.0 s",
         "no space left",
@@ -95,7 +95,7 @@ def test_what_matters_most_is_left_on_a_small_terminal() -> None:
     text = drawn(snapshot(trouble="no space left"), width=40, height=14)
     assert len(text.splitlines()) <= 14
     assert max(map(len, text.splitlines())) <= 40
-    for piece in ("trial-1", "6/40", "asks 47/120", "no space left", "Ctrl-C"):
+    for piece in ("trial-1", "6/40", "evaluates 47/120", "no space left", "Ctrl-C"):
         assert piece in text
     assert "e0006" not in text
 

@@ -20,7 +20,7 @@ export function badge(word) {
 export function number(value, form = ".4g") {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const digits = Number(/\.(\d+)/.exec(form)?.[1] ?? 0);
-  if (form.endsWith("%")) return `${(100 * value).toFixed(digits)} %`;
+  if (form.endsWith("%")) return `${(100 * value).toFixed(digits)}%`;
   if (form.endsWith("f")) return value.toFixed(digits);
   return String(Number(value.toPrecision(4)));
 }

@@ -26,7 +26,7 @@ export class Workers {
     if (!workers.length) return element("p", { class: "note" }, "No worker is connected.");
     const seconds = new Map((run.present.running ?? run.status.running).map((each) => [each.worker, each.seconds]));
     return table(
-      ["worker", "state", "card", "host", "evaluation", "stage", "questions", "for", "heartbeat"],
+      ["worker", "state", "device", "host", "evaluation", "stage", "questions", "for", "heartbeat"],
       workers.map((worker) => [
         worker.name,
         element("span", {}, badge(worker.state), ...[worker.reason, worker.trouble].filter(Boolean).map((text) => element("span", { class: "trouble" }, text))),

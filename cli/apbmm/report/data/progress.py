@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from apbmm.results.run_results import RunResults
+from apbmm.results.words import cost_unit
 from apbmm_master.journal.costs.cost import attempt_gpu_seconds
 from apbmm_master.journal.evaluations import Attempt
 from apbmm_master.journal.events import Purpose
@@ -81,13 +82,7 @@ def gpu_hours(results: RunResults, moments: Sequence[float]) -> list[float]:
 
 def hours_name(results: RunResults) -> str:
     """``GPU-hours``, or ``worker-hours`` where a worker had no GPU."""
-    return "GPU-hours" if device_name(results) == "card" else "worker-hours"
-
-
-def device_name(results: RunResults) -> str:
-    """What evaluations take the time of: a ``card``, or a ``worker`` where one had none."""
-    stays = results.run_state.sessions.stays
-    return "card" if all(stay.gpu[:1].isdigit() for stay in stays) else "worker"
+    return cost_unit(results.device, "hours")
 
 
 SpanKind = Purpose | Literal["lost", "connected"]

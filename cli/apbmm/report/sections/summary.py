@@ -8,7 +8,7 @@ from dataclasses import asdict
 from apbmm.pick.choice import Choice, Limit, Preference, choose, no_objectives
 from apbmm.pick.remarks import against, doubts
 from apbmm.report.data.answers import Neighbours
-from apbmm.report.data.progress import device_name, hours_name
+from apbmm.report.data.progress import hours_name
 from apbmm.report.document import ReportSection
 from apbmm.report.sections.answers import alike
 from apbmm.results.confirmation import Confirmation
@@ -78,7 +78,7 @@ def _cost(results: RunResults) -> str:
     )
     merges = results.run_state.spending.merges
     each = (
-        f" A merge cost {duration(merges.gpu_seconds / merges.count)} of a {device_name(results)} "
+        f" A merge cost {duration(merges.gpu_seconds / merges.count)} of a {results.device} "
         f"and {merges.tokens / merges.count:,.0f} tokens on average."
         if merges.count
         else ""

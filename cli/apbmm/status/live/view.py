@@ -42,15 +42,15 @@ STAGES = {
     "begin": "begins",
     "verify": "verifies the sources",
     "read benchmarks": "reads the benchmarks",
-    "measure": "compares the sources' layers",
+    "measure": "measures the discrepancies",
     "merge": "merges",
     "start engine": "starts its engine",
-    "try hot-loading": "tries to load merges in memory",
+    "try hot-loading": "tries hot-loading",
     "compare sources": "compares the engine with the sources",
     "load": "loads the merge",
-    "evaluate": "asks",
+    "evaluate": "evaluates",
     "rehearse": "invents answers",
-    "report": "scores",
+    "report": "reports",
 }
 """What a worker does in each stage. Others are shown by their names."""
 COUNTED = ("evaluate", "rehearse", "measure", "verify")

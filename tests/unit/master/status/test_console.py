@@ -142,6 +142,25 @@ def test_the_terminal_shows_what_is_spent_and_how_long_the_rest_takes() -> None:
     assert "spent: 0.12/0.5 GPU-hours" in out.getvalue()
 
 
+def test_the_last_lines_are_broken_between_words_on_a_terminal() -> None:
+    run_state = World(budget={"evaluations": 4, "gpu_hours": 0.5, "initial": 2}).run_state
+    reason = "the hypervolume has stopped growing over the last evaluations of it, and all ends"
+    run_state.finished = reason
+    shown = {}
+    for is_terminal in (True, False):
+        out = io.StringIO()
+        console = Console(
+            file=out, width=40, force_terminal=is_terminal, soft_wrap=True, color_system=None
+        )
+        RunConsole(run_state, Path("run"), console).conclude(run_state)
+        shown[is_terminal] = out.getvalue()
+    words = f"finished: {reason}".split()
+    lines = [line for line in shown[True].splitlines() if set(line.split()) & set(words)]
+    assert max(map(len, lines)) <= 40
+    assert set(words) <= set(shown[True].split())
+    assert f"finished: {reason}\n" in shown[False]
+
+
 def test_the_snapshot_has_each_limit_in_its_unit() -> None:
     budget = {"evaluations": 9, "gpu_hours": 0.5, "generated_tokens": 10**6, "initial": 2}
     world = World(budget=budget)
