@@ -22,6 +22,7 @@ from apbmm_master.journal.events import (
 from apbmm_master.journal.learning import begin_to_learn, earlier_run
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import Journal, read_journal
+from apbmm_master.scheduling.policy import fault_that_ends
 from apbmm_worker.evaluation.outcomes import benchmark_result
 from protocol_world import World, measurement
 
@@ -63,6 +64,8 @@ def write_run(
     while world.end is None:
         world.exchange()
         if worker.held is None:
+            if fault_that_ends(world.run_state, world.fleet) is not None:
+                break
             continue
         name, body = worker.held.evaluation, None
         if name in ends:
