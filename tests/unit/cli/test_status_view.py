@@ -338,7 +338,7 @@ def test_a_run_tells_its_story(tmp_path: Path) -> None:
 
 
 def test_how_often_a_question_is_asked_is_shown_beside_their_number(tmp_path: Path) -> None:
-    right, wrong = answered([1.0] * 6, [1000] * 6, 3), answered([0.0] * 6, [10] * 6, 3)
+    right, wrong = answered([1.0] * 6, [900] * 6, 3), answered([0.0] * 6, [10] * 6, 3)
     ends = {"thinking": right, "instruct": wrong}
     points = [answered([1, 1, 0, 0, 0, 1], [LIMIT, 20, 20, LIMIT, 20, 20], 3)]
     folder = write_run(tmp_path / "run", points, ends=ends, **repeated_sums(3))
@@ -347,7 +347,7 @@ def test_how_often_a_question_is_asked_is_shown_beside_their_number(tmp_path: Pa
     assert "(2 cut)" in text
     found = json.loads(called("status", folder, "--json").stdout)
     assert found["benchmarks"][0]["repeats"] == 3
-    assert found["tokens"] == 6 * 1000 + 6 * 10 + 2 * LIMIT + 4 * 20
+    assert found["tokens"] == 6 * 900 + 6 * 10 + 2 * LIMIT + 4 * 20
 
 
 def test_all_lists_every_evaluation_with_its_weights(tmp_path: Path) -> None:
