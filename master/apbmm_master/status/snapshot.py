@@ -474,7 +474,8 @@ def _worker(master: LiveRun, worker: Worker) -> dict[str, Any]:
     situation = master.situation()
     held = master.run_state.held_by(worker.name)
     beat = worker.beat
-    at_work = beat if held or worker.stage == "preparing" else None
+    told = held and beat and beat.lease == held[1].lease  # not of the evaluation before
+    at_work = beat if told or worker.stage == "preparing" else None
     return {
         "name": worker.name,
         "gpu": worker.gpu,

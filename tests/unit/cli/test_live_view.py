@@ -120,9 +120,34 @@ def test_a_run_that_begins_moves_and_says_what_is_going_on() -> None:
     )
     text = drawn(status, now=7.0, taken=4.0, began=0.0, expected=["one", "two", "three"])
     assert "prepares: verifies the sources 3/8" in text
-    assert "thinking: starts its engine, 23.0 s" in text
+    assert "thinking: starts its engine, 23.5 s" in text
     assert "starts (7.0 s)" in next(line for line in text.splitlines() if "three" in line)
     assert "Front" not in text
+
+
+def test_the_time_of_a_stage_goes_forward_until_the_next_one() -> None:
+    def reads(**changes: Any) -> dict[str, Any]:
+        preparing = {"state": "preparing", "evaluation": "", "stage": "read benchmarks"}
+        return snapshot(workers=[worker("one", **{**preparing, **changes})])
+
+    view = LiveView(reads(quiet=2.0, heartbeat_age=0.0), now=0.0)
+
+    def shown(status: dict[str, Any], now: float) -> str:
+        view.status, view.taken, view.now = status, now, now
+        text = "\n".join(line.plain for line in view.lines(80, 40))
+        return text.partition("prepares: ")[2].partition("\n")[0]
+
+    assert shown(reads(quiet=2.0, heartbeat_age=0.1), 0.1) == "reads the benchmarks, 2.1 s"
+    assert shown(reads(quiet=2.0, heartbeat_age=3.0), 3.0) == "reads the benchmarks, 5.0 s"
+    assert shown(reads(quiet=0.5, heartbeat_age=0.0), 5.0) == "reads the benchmarks, 7.0 s"
+    assert shown(reads(stage="try hot-loading", quiet=0.5, heartbeat_age=0.0), 6.0) == (
+        "tries hot-loading, 0.5 s"
+    )
+
+
+def test_an_evaluation_whose_stage_is_not_known_yet_shows_its_own_time() -> None:
+    begins = worker("gpu0", stage="", done=0, total=0, quiet=0.0, heartbeat_age=4.0)
+    assert "e0007: begins, 8.0 s" in drawn(snapshot(workers=[begins]))
 
 
 def test_an_error_that_ends_the_run_is_on_top_without_a_time_left() -> None:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -108,7 +109,8 @@ class LiveScreen:
 
     def show(self, status: Snapshot) -> None:
         """Draw a snapshot from now on."""
-        self._view.status, self._view.taken = status, time.monotonic()
+        # In one step: another thread draws.
+        self._view = replace(self._view, status=status, taken=time.monotonic())
 
     def _poll(self) -> None:
         assert self._ask is not None

@@ -63,7 +63,8 @@ class LiveView:
 
     ``expected``: workers that were started here, and may not have joined yet. ``notices``: what
     else is to be told. ``taken`` and ``now``: when the snapshot was taken, and the present, in
-    seconds of one clock; ``began``: when the view did. ``hint`` has the last lines.
+    seconds of one clock; ``began``: when the view did. ``hint`` has the last lines. ``stages``: by
+    worker its evaluation and stage, and when that began as far as the snapshots say.
     """
 
     status: Entry | None = None
@@ -73,6 +74,7 @@ class LiveView:
     now: float = 0.0
     began: float = 0.0
     hint: str = "Ctrl-C ends the view; the run goes on"
+    stages: dict[str, tuple[str, str, float]] = field(default_factory=dict)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """As many lines as the terminal has at most, each cut to its width."""
@@ -157,6 +159,7 @@ class LiveView:
         name = worker["evaluation"]
         is_at_work = state == "preparing" or (state in ("busy", "draining") and name)
         if not is_at_work:
+            self.stages.pop(worker["name"], None)
             return Text(state, style="red" if worker.get("reason") else "dim")
         text = f"{spinner} {name or 'prepares'}: {STAGES.get(stage, stage or 'begins')}"
         total = worker.get("total", 0)
@@ -165,8 +168,25 @@ class LiveView:
             text += f" {worker['done']}/{total}{unit}"
             seconds = running[name]["seconds"] + since if name in running else None
         else:
-            seconds = worker.get("quiet", 0.0) + since
+            seconds = self.now - self._stage_began(worker, running)
         return Text(text if seconds is None else f"{text}, {duration(seconds)}")
+
+    def _stage_began(self, worker: Entry, running: Mapping[str, Entry]) -> float:
+        """When the stage of a worker began, by the earliest that a snapshot said.
+
+        A heartbeat's ``quiet`` is as old as the heartbeat, and begins anew within a stage.
+        """
+        name, stage = worker["evaluation"], worker.get("stage", "")
+        if not stage and name in running:
+            seconds = running[name]["seconds"]
+        else:
+            seconds = worker.get("quiet", 0.0) + (worker.get("heartbeat_age") or 0.0)
+        began: float = self.taken - seconds
+        *known, earlier = self.stages.get(worker["name"], ("", "", began))
+        if known == [name, stage]:
+            began = min(began, earlier)
+        self.stages[worker["name"]] = (name, stage, began)
+        return began
 
     # ---- what was found ------------------------------------------------------------------
 

@@ -38,6 +38,24 @@ def test_a_worker_that_is_not_ready_shows_its_stage() -> None:
     assert [worker[key] for key in ("stage", "done", "total", "quiet")] == ["verify", 3, 8, 1.5]
 
 
+def test_an_evaluation_does_not_show_the_progress_of_the_one_before() -> None:
+    world = World()
+    a = world.join("a")
+    shown = []
+    for _ in range(2):
+        world.exchange()
+        assert a.held is not None
+        lease = a.held.lease
+        (before,) = status_of(Served(world))["workers"]
+        beat = Beat(run=RUN, lease=lease, stage="evaluate", done=9, total=84, hello=a.hellos)
+        world.turn([(a.identity, beat)])
+        (after,) = status_of(Served(world))["workers"]
+        shown.append([(row["stage"], row["done"], row["total"]) for row in (before, after)])
+        a.finish()
+        world.exchange()
+    assert shown == [[("", 0, 0), ("evaluate", 9, 84)]] * 2
+
+
 def test_the_last_completions_are_shown_and_no_worker_after_the_end() -> None:
     world = searched(RECENT + 2)
     snapshot = journal_snapshot(world.run_state)
