@@ -77,7 +77,7 @@ def status(run: FollowedRun, results: RunResults) -> Json:
         else {
             "merges": len([m for m in confirmation.merges if m.search.purpose != "reference"]),
             "wanted": confirmation.wanted,
-            "hypervolume": confirmation.run.hypervolume,
+            "hypervolume": confirmation.run.hypervolume if confirmation.run.front else None,
             "holds": {merge.id: merge.holds for merge in confirmation.front},
         },
     }

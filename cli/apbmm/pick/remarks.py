@@ -51,6 +51,8 @@ def doubts(
     yield from _as_good(results, choice, chosen)
     for limit in choice.preference.limits:
         yield from _uncertain(results, chosen, limit)
+        if confirmed is not None:
+            yield from _missed(results, confirmed.confirmed, limit)
     for benchmark, figures in chosen.benchmarks.items():
         if figures.truncated > MOST_TRUNCATED * figures.answers:
             share = figures.truncated / figures.answers
@@ -72,6 +74,15 @@ def _as_good(results: RunResults, choice: Choice, chosen: EvaluationResult) -> I
             yield f"{name} is at least as good in every objective: serve it as it is"
         elif name in choice.references_within:
             yield f"{name} itself is within the limits"
+
+
+def _missed(results: RunResults, confirmed: EvaluationResult, limit: Limit) -> Iterator[str]:
+    figure = quantity(results, confirmed, limit.name)
+    if figure is not None and limit.shortfall(figure.value) > 0.0:
+        yield (
+            f"confirmed it misses the limit {limit_in_words(limit)}: it has "
+            f"{value_in_words(limit.name, figure.value)} there"
+        )
 
 
 def _uncertain(results: RunResults, chosen: EvaluationResult, limit: Limit) -> Iterator[str]:

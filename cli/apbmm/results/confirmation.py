@@ -97,7 +97,8 @@ def read_confirmation(search: RunResults) -> Confirmation | None:
 def conclusion(search: RunResults, found: Confirmation, goes_on: str = "") -> list[str]:
     """How many merges are confirmed, what they were asked, and both hypervolumes.
 
-    ``goes_on`` is the command that measures what is missing, by default `apbmm confirm`.
+    ``goes_on`` is the command that measures what is missing, by default `apbmm confirm`; it is not
+    named while a master measures it.
     """
     asked = ", ".join(f"{name} ({words})" for name, words in _questions(found).items())
     lines = [f"confirmed on {asked or 'nothing yet'}"]
@@ -114,7 +115,10 @@ def conclusion(search: RunResults, found: Confirmation, goes_on: str = "") -> li
             "confirmed (each scaled by the references on its own questions)"
         )
     missing = found.wanted - sum(merge.search.purpose != "reference" for merge in found.merges)
-    if missing:
+    if missing and found.run.condition == "running":
+        shown_by = shlex.join(("apbmm", "status", str(found.run.run_dir)))
+        lines.append(f"being confirmed now, {missing} of {found.wanted} to go: {shown_by} shows it")
+    elif missing:
         goes_on = goes_on or shlex.join(("apbmm", "confirm", str(search.run_dir)))
         lines.append(f"{missing} of {found.wanted} are still to be measured: {goes_on} goes on")
     return lines

@@ -123,8 +123,7 @@ def next_commands(run_dir: Path, spec: RunSpec, gpus: str) -> list[str]:
         for command, what in commands
         if possible.get(command[0], True)
     ]
-    width = max(len(command) for command, _ in shown)
-    return ["next:", *(f"  {command:<{width}}  # {what}" for command, what in shown)]
+    return ["next:", *(line for command, what in shown for line in (f"  # {what}", f"  {command}"))]
 
 
 def _is_over(run_dir: Path, spec: RunSpec) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import textwrap
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
@@ -85,7 +86,22 @@ def run_app(app: App) -> int:
 
 
 def report(error: ApbmmError) -> None:
-    """Print an error and its hint to standard error."""
-    print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
+    """Print an error and its hint to standard error.
+
+    The hint stays in one line: commands are copied from it.
+    """
+    print(_between_words(f"error: {error.message}"), file=sys.stderr)  # noqa: T201
     if error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
+
+
+def _between_words(text: str) -> str:
+    """The text in lines of the terminal's width; as it is where standard error is none."""
+    try:
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return text
+    if not width:
+        return text
+    fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
+    return "\n".join(map(fill, text.splitlines()))

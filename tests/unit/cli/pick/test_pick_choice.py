@@ -193,3 +193,16 @@ def test_a_confirmed_merge_is_shown_in_both_figures(
         "on the questions of the confirmation another confirmed merge beats it"
     ]
     assert pick_as_json(results, choice, None, ranks_all=False)["confirmed"] is None
+
+
+@pytest.mark.parametrize(("least", "misses"), [(0.45, False), (0.5, True)])
+def test_a_merge_whose_confirmed_figure_misses_a_limit_is_doubted(
+    results: RunResults, least: float, *, misses: bool
+) -> None:
+    found = confirmation(results, holds=True)
+    choice = chosen(results, min_accuracy=least, knee=True)
+    assert choice.evaluation is not None
+    assert choice.evaluation.id == "e0002"
+    told = pick_as_json(results, choice, found, ranks_all=False)["doubts"]
+    words = f"confirmed it misses the limit accuracy ≥ {least:.1%}: it has 46.0% there"
+    assert (words in told) == misses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shlex
 import signal
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_common.process.command_line import run_app
+from apbmm_common.errors import UsageError
+from apbmm_common.process.command_line import report, run_app
 from commands import MODULES, command_line, environment, run, write_rehearsal
 
 HELP = [
@@ -254,4 +256,20 @@ def test_workers_that_share_scratch_use_folders_of_their_own(
     assert [settings.scratch for settings in seen] == [
         tmp_path / "scratch" / "one",
         tmp_path / "scratch" / "two",
+    ]
+
+
+def test_on_a_terminal_an_error_is_broken_between_words_and_its_hint_is_not(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    error = UsageError(f"there is no /models/{'x' * 30} to merge", "apbmm init RUN.toml --force")
+    report(error)
+    assert len(capfd.readouterr().err.splitlines()) == 2
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((20, 24)))
+    report(error)
+    assert capfd.readouterr().err.splitlines() == [
+        "error: there is no",
+        f"/models/{'x' * 30}",
+        "to merge",
+        "hint: apbmm init RUN.toml --force",
     ]
