@@ -119,6 +119,11 @@ class AnswerRule:
         return same_expression(answer, target)
 
 
+def template_words(arguments: Mapping[str, Any]) -> str:
+    """What the template of a benchmark's ``arguments`` adds to the cells of a row."""
+    return re.sub(r"\{[^{}]+\}", " ", str(arguments.get("template", ""))).strip()
+
+
 def number(text: str) -> Fraction | None:
     """The exact value of a text that is one number; None for any other text.
 

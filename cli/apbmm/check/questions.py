@@ -63,9 +63,15 @@ def rendered_warnings(benchmark: RenderedBenchmark) -> list[str]:
     """What the models cannot see of a benchmark's questions."""
     if benchmark.unknown_share <= MOST_UNKNOWN:
         return []
+    because = ""
+    if benchmark.template_unknown_share > MOST_UNKNOWN:
+        because = (
+            f"; {benchmark.template_unknown_share:.0%} of its template's own are, so begin with "
+            'arguments.template: "{question}" is the question alone'
+        )
     return [
         f"{benchmark.unknown_share:.0%} of its prompts' tokens are the tokenizer's unknown token: "
-        "the model does not see what stands there"
+        f"the model does not see what stands there{because}"
     ]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.datasets.benchmark_folders import Selection, select_questions
+from apbmm_common.datasets.benchmark_folders import Selection, columns_of, select_questions
 from apbmm_common.datasets.general_adapters import LETTERS
 from apbmm_common.errors import SourceError, UsageError
 from apbmm_common.run_file import BenchmarkSection
@@ -42,6 +43,8 @@ class Guess:
     """How many questions it has; None where apbmm does not know its adapter's files."""
     longest: int = 0
     """Characters of its longest question with its choices."""
+    comment: str = ""
+    """What the run file says above its arguments."""
 
     def named(self, taken: Collection[str]) -> str:
         """Its name in the run file: that of its folder or file, and none of ``taken``."""
@@ -51,11 +54,26 @@ class Guess:
         return next(name for name in names if name not in TAKEN and name not in taken)
 
 
+class ColumnsError(UsageError):
+    """No column of a benchmark is known as its question, or none as its answer.
+
+    ``columns`` are those that it has; ``missing`` is "question", "answer" or both.
+    """
+
+    def __init__(
+        self, message: str, hint: str, columns: Sequence[str], missing: Sequence[str]
+    ) -> None:
+        super().__init__(message, hint)
+        self.columns = columns
+        self.missing = missing
+
+
 def guess(given: str, question: str | None = None, answer: str | None = None) -> Guess:
     """What the benchmark ``PATH`` or ``ADAPTER=PATH`` is.
 
     Every adapter is tried by reading all rows with it. ``question`` and ``answer`` name columns,
-    which only `apbmm_answer` can be told. Raises `UsageError` where none fits.
+    which only `apbmm_answer` can be told. Raises `UsageError` where none fits, `ColumnsError`
+    where other columns might.
     """
     if not given:
         raise UsageError("a benchmark is needed", "a folder or a data file with questions")
@@ -131,12 +149,24 @@ def _own_questions(path: Path, questions: Sequence[str], answers: Sequence[str])
             reason = f"columns {question} and {answer}; {kind}"
             return _read(path, ANSWER_ADAPTER, reason, {**own, **rule})
     assert first is not None
-    why = first.message.removeprefix(UNNAMED)
-    raise UsageError(
-        f"no adapter fits: {why}" if str(path) in why else f"{path}: no adapter fits: {why}",
+    raise _misfit(path, first, {"question": questions, "answer": answers})
+
+
+def _misfit(path: Path, error: SourceError, known: Mapping[str, Sequence[str]]) -> UsageError:
+    """Why no adapter fits; ``known`` has the columns that were looked for, by their role."""
+    why = error.message.removeprefix(UNNAMED)
+    message = f"no adapter fits: {why}" if str(path) in why else f"{path}: no adapter fits: {why}"
+    hint = (
         "--question COLUMN --answer COLUMN name its columns; ADAPTER=PATH names an adapter of "
-        "EvalScope",
+        "EvalScope"
     )
+    columns: Sequence[str] = ()
+    with suppress(SourceError):  # the message says what cannot be read
+        columns = columns_of(_section(path, ANSWER_ADAPTER, {"extract": "exact"}), path)
+    missing = [role for role, names in known.items() if not set(names) & set(columns)]
+    if columns and missing:
+        return ColumnsError(message, hint, columns, missing)
+    return UsageError(message, hint)
 
 
 def _rule(answers: Collection[str]) -> tuple[dict[str, str], str]:
@@ -150,6 +180,22 @@ def _rule(answers: Collection[str]) -> tuple[dict[str, str], str]:
     return {"extract": "boxed", "compare": "text", "template": BOXED}, "answers are texts"
 
 
+def without_box(found: Guess) -> Guess:
+    """The same benchmark for models that cannot read the request for a box: none is asked for."""
+    if found.arguments.get("template") != BOXED:
+        return found
+    kept = {key: value for key, value in found.arguments.items() if key != "template"}
+    rule = "last_number" if kept.get("compare") == "number" else "exact"
+    # Without a comparison of its own a boxed answer is compared as an expression.
+    compare = kept.get("compare", "expression")
+    arguments = {**kept, "extract": rule, "compare": compare, "template": "{question}"}
+    comment = (
+        "The tokenizer does not know the words that ask for an answer in \\boxed{}: the question "
+        "stands alone."
+    )
+    return replace(found, arguments=arguments, comment=comment)
+
+
 def _read(
     path: Path, adapter: str, reason: str, arguments: Mapping[str, Any] | None = None
 ) -> Guess:
@@ -160,10 +206,13 @@ def _read(
 
 
 def _selected(path: Path, adapter: str, arguments: Mapping[str, Any]) -> Selection:
-    section = BenchmarkSection(
+    return select_questions(_section(path, adapter, arguments), path)
+
+
+def _section(path: Path, adapter: str, arguments: Mapping[str, Any]) -> BenchmarkSection:
+    return BenchmarkSection(
         name=GUESSED, adapter=adapter, path=str(path), arguments=dict(arguments)
     )
-    return select_questions(section, path)
 
 
 def _characters(record: Mapping[str, Any]) -> int:

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from apbmm.check.inspect import inspect
 from apbmm.check.view import print_faults
-from apbmm.init.benchmarks import Guess, guess
+from apbmm.init.benchmarks import BOXED, ColumnsError, Guess, guess, without_box
 from apbmm.init.flags import InitFlags
 from apbmm.init.limits import propose
-from apbmm.init.models import Model, read_model, which_thinks
+from apbmm.init.models import Model, knows, read_model, which_thinks
 from apbmm.init.objectives import PAPER, objectives_of
 from apbmm.init.text import SCHEMA_FILE, Proposal, benchmark_names, run_file_text
 from apbmm.installed import on_cpu
@@ -49,6 +49,8 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
         _require_all(flags)
     thinking, instruct, said_by = _sources(flags, asks=asks)
     benchmarks = _benchmarks(flags, asks=asks)
+    if not knows(thinking.checkpoint.path, BOXED.replace("{question}", "")):
+        benchmarks = tuple(map(without_box, benchmarks))
     names = benchmark_names(benchmarks)
     objectives = objectives_of(flags.objective, names)
     if asks and _missing(flags) and not flags.objective:
@@ -144,7 +146,7 @@ def _sources(flags: InitFlags, *, asks: bool) -> tuple[Model, Model, str]:
 
 
 def _benchmarks(flags: InitFlags, *, asks: bool) -> tuple[Guess, ...]:
-    found = [guess(given, flags.question, flags.answer) for given in flags.benchmark]
+    found = [_understood(given, flags, asks=asks) for given in flags.benchmark]
     while asks and not flags.benchmark:
         more = " (empty: no more)" if found else ""
         given = _answer(
@@ -158,7 +160,23 @@ def _benchmarks(flags: InitFlags, *, asks: bool) -> tuple[Guess, ...]:
 
 
 def _guess_or_end(found: Sequence[Guess], flags: InitFlags) -> Callable[[str], Guess | None]:
-    return lambda given: guess(given, flags.question, flags.answer) if given or not found else None
+    return lambda given: _understood(given, flags, asks=True) if given or not found else None
+
+
+def _understood(given: str, flags: InitFlags, *, asks: bool) -> Guess:
+    """What a benchmark is; with ``asks`` columns that are not known are asked for."""
+    named = {"question": flags.question, "answer": flags.answer}
+    try:
+        return guess(given, **named)
+    except ColumnsError as error:
+        if not asks:
+            raise
+        for role in error.missing:
+            named[role] = _answer(
+                f"Which column is the {role} ({', '.join(error.columns)})",
+                partial(_one_of, error.columns),
+            )
+    return guess(given, **named)
 
 
 def _answer(question: str, read: Callable[[str], T], default: str = "") -> T:
@@ -172,6 +190,12 @@ def _answer(question: str, read: Callable[[str], T], default: str = "") -> T:
             return read(line.strip() or default)
         except ApbmmError as error:
             report(error)
+
+
+def _one_of(columns: Sequence[str], given: str) -> str:
+    if given not in columns:
+        raise UsageError(f"there is no column {given!r}, only {', '.join(columns)}")
+    return given
 
 
 def _one_or_two(given: str) -> int:

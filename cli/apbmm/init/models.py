@@ -9,6 +9,7 @@ from pathlib import Path
 
 from apbmm.hub_cache import REVISION, cached_snapshot, download_snapshot, hub_id_of
 from apbmm_common.checkpoint.headers import Checkpoint, read_checkpoint, read_object
+from apbmm_common.checkpoint.vocabularies import TOKENIZER_FILE
 from apbmm_common.errors import SourceError, UsageError
 
 THOUGHTS = ("<think>", "[THINK]")
@@ -77,6 +78,21 @@ def chat_template(folder: Path) -> str:
         return str(read_object(folder / "tokenizer_config.json").get("chat_template") or "")
     except (OSError, ValueError, SourceError):
         return ""
+
+
+def knows(folder: Path, text: str) -> bool:
+    """Whether a folder's tokenizer has tokens for all of a text.
+
+    True as well where that cannot be told: `tokenizers` is not installed, or cannot read the file.
+    """
+    try:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        found = tokenizer.encode(text, add_special_tokens=False).tokens
+    except Exception:  # noqa: BLE001 - tokenizers raises no narrower class
+        return True
+    return getattr(tokenizer.model, "unk_token", None) not in found
 
 
 def which_thinks(pair: tuple[Model, Model]) -> tuple[Model, Model, str] | None:

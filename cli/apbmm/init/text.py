@@ -88,6 +88,8 @@ def _benchmarks(proposal: Proposal, folder: Path) -> Iterator[str]:
         if guess.questions is not None and guess.questions > MANY:
             yield "# Drawn at random, the same for every merge: remove the line to ask all."
             yield f"sample = {SAMPLE}"
+        if guess.comment:
+            yield f"# {guess.comment}"
         if guess.arguments:
             yield f"arguments = {inline(guess.arguments)}"
         yield ""

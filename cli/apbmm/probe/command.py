@@ -50,7 +50,7 @@ def run_probe(
             "probe", options, lambda show: probe_sources(some, options, show)
         )
         # `EvaluationJob` puts the records of evaluations below their run's folder.
-        ends = reasons_to_end(some, probed, options.state / "outputs" / RUN)
+        ends = reasons_to_end(some, probed, options.state / "outputs" / RUN, found.rendered)
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     card = memory_of((device,))
     room = cache_tokens(list(found.checkpoints.values()), card) if card else None

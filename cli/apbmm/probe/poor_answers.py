@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from apbmm.answers.records import RecordedAnswer, recorded_answers
-from apbmm.check.questions import shortened
+from apbmm.check.questions import rendered_warnings, shortened
 from apbmm.probe.forecast import Probed
+from apbmm.questions.messages import RenderedBenchmark
 from apbmm_common.answer_rules import EXTRACTIONS, AnswerRule
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import BenchmarkResult
@@ -21,10 +22,16 @@ ANSWER_CHARACTERS = 300
 """Of an example; of a longer answer the middle is left out."""
 
 
-def reasons_to_end(spec: RunSpec, probed: Sequence[Probed], records: Path) -> list[str]:
+def reasons_to_end(
+    spec: RunSpec,
+    probed: Sequence[Probed],
+    records: Path,
+    rendered: Mapping[str, RenderedBenchmark],
+) -> list[str]:
     """Lines that say why such a run ends after its references; empty where it would go on.
 
-    ``records`` holds a folder of EvalScope's records for each source.
+    ``records`` holds a folder of EvalScope's records for each source; ``rendered`` has the
+    benchmarks' prompts as far as they are known.
     """
     results = {each.source: each.evaluated.benchmarks for each in probed}
     lines = [] if spec.budget.any_references else poor_answers(spec, results)
@@ -34,6 +41,8 @@ def reasons_to_end(spec: RunSpec, probed: Sequence[Probed], records: Path) -> li
             lines.append(f"{benchmark.name}: no source answers any question right")
     if not lines:
         return []
+    for name, prompts in rendered.items():  # before other rules: this may be why none fits
+        lines += [f"{name}: {warning}" for warning in rendered_warnings(prompts)]
     for source, benchmarks in results.items():
         for benchmark in spec.benchmarks:
             result = benchmarks[benchmark.name]

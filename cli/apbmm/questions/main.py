@@ -17,10 +17,12 @@ from apbmm.questions.messages import (
     RenderedQuestion,
     RenderRequest,
 )
+from apbmm_common.answer_rules import template_words
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.errors import UsageError
 from apbmm_common.process.parent_death import die_with
 from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file.schema import ANSWER_ADAPTER
 from apbmm_worker import environment
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ def render(request: RenderRequest) -> Rendered:
             longest=max(len(question.prompt.token_ids) for question in benchmark.questions),
             unknown_share=prepared.renderer.unknown_share(
                 question.prompt.token_ids for question in benchmark.questions
+            ),
+            template_unknown_share=prepared.renderer.unknown_share_of_text(
+                template_words(section.arguments) if section.adapter == ANSWER_ADAPTER else ""
             ),
             first=tuple(
                 RenderedQuestion(

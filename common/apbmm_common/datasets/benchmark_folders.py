@@ -265,6 +265,21 @@ def select_questions(benchmark: BenchmarkSection, places: Places, seed: int = 0)
     )
 
 
+def columns_of(benchmark: BenchmarkSection, place: Path) -> tuple[str, ...]:
+    """The columns of a benchmark's first row that is not blank; none where apbmm does not know its
+    adapter's files.
+
+    Raises `SourceError` for data that is missing or cannot be read.
+    """
+    layout = _layout(benchmark)
+    if layout is None:
+        return ()
+    with _naming(benchmark):
+        files = (_files_by_subset if layout.by_subset else _data_files)(benchmark, layout, (place,))
+        rows = (row for file in files for row in read_rows(file) if not row.is_blank)
+        return next((tuple(map(str, row.values)) for row in rows), ())
+
+
 def choose_questions(
     benchmark: BenchmarkSection, places: Places, scratch: Path, seed: int = 0
 ) -> ChosenQuestions:

@@ -179,6 +179,9 @@ def test_unknown_tokens_are_a_warning_where_they_are_many() -> None:
     many = rendered("2 + 2?").model_copy(update={"unknown_share": 0.5})
     (warning,) = rendered_warnings(many)
     assert warning.startswith("50% of its prompts' tokens are the tokenizer's unknown token")
+    assert "template" not in warning
+    (warning,) = rendered_warnings(many.model_copy(update={"template_unknown_share": 1.0}))
+    assert "100% of its template's own are, so begin with arguments.template" in warning
 
 
 def test_a_question_that_is_asked_verbatim_gets_no_note() -> None:

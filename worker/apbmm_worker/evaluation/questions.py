@@ -171,6 +171,10 @@ class Renderer:
         counts = Counter(token == unknown for prompt in prompts for token in prompt)
         return counts[True] / counts.total() if counts else 0.0
 
+    def unknown_share_of_text(self, text: str) -> float:
+        """As `unknown_share`, of a text without a chat template."""
+        return self.unknown_share([self._tokenizer.encode(text, add_special_tokens=False)])
+
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included, as the model is given it."""
         text: str = self._tokenizer.decode(

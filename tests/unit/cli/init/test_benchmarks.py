@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from apbmm.init.benchmarks import guess
+from apbmm.init.benchmarks import ColumnsError, guess, without_box
 from apbmm_common.errors import UsageError
 
 GPQA = {"Question": "Which?", "Correct Answer": "a", "High-level domain": "Physics"}
@@ -69,6 +69,37 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
     found = guess(str(file))
     assert found.arguments["question"] == "prompt"
     assert found.arguments["answer"] == "target"
+
+
+def test_columns_that_are_not_known_are_told_apart(tmp_path: Path) -> None:
+    file = written(tmp_path / "mine.jsonl", {"task": "q", "answer": "7", "steps": "s"})
+    with pytest.raises(ColumnsError) as caught:
+        guess(str(file))
+    assert caught.value.columns == ("task", "answer", "steps")
+    assert caught.value.missing == ["question"]
+    assert guess(str(file), question="task").arguments["question"] == "task"
+
+
+@pytest.mark.parametrize(
+    ("answer", "rule"),
+    [
+        ("42", {"extract": "last_number", "compare": "number"}),
+        ("x^2", {"extract": "exact", "compare": "expression"}),
+        ("Paris", {"extract": "exact", "compare": "text"}),
+    ],
+)
+def test_without_the_words_for_a_box_none_is_looked_for(
+    tmp_path: Path, answer: str, rule: dict[str, str]
+) -> None:
+    file = written(tmp_path / "mine.jsonl", {"prompt": "q", "answer": answer})
+    found = without_box(guess(str(file)))
+    assert found.arguments == {"question": "prompt", **rule, "template": "{question}"}
+    assert "does not know the words" in found.comment
+
+
+def test_a_benchmark_without_a_box_stays_as_it_is(tmp_path: Path) -> None:
+    found = guess(str(written(tmp_path / "mine.jsonl", {"question": "q", "answer": "B"})))
+    assert without_box(found) == found
 
 
 def test_an_adapter_that_is_named_is_taken(tmp_path: Path) -> None:

@@ -306,6 +306,37 @@ def test_at_a_terminal_it_asks_for_what_is_not_given(host: Path) -> None:
     ]
 
 
+def test_at_a_terminal_it_asks_for_columns_of_ones_own(host: Path) -> None:
+    think(host / "models" / "second")
+    rows = [{"task": f"What is {n} + 1?", "gold": n + 1, "steps": "one"} for n in range(9)]
+    (host / "data" / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    answers = "data/sums.jsonl\ntasks\ntask\ngold\n\n\ncpu\n"
+    shown = at_terminal(host, answers, *MODELS)
+    assert "Which column is the question (task, gold, steps): " in shown
+    assert "there is no column 'tasks', only task, gold, steps" in shown
+    assert "no adapter fits" not in shown
+    arguments = load_run_file(host / "run.toml").benchmarks[0].arguments
+    assert (arguments["question"], arguments["answer"]) == ("task", "gold")
+
+
+def test_a_box_is_asked_for_only_in_words_that_the_tokenizer_knows(host: Path) -> None:
+    think(host / "models" / "second")
+    spec = written(*ALL)
+    assert spec.benchmarks[0].arguments["extract"] == "last_number"
+    assert "# The tokenizer does not know the words" in Path("out.toml").read_text()
+    for name in ("first", "second"):
+        file = host / "models" / name / "tokenizer.json"
+        table = json.loads(file.read_text())
+        vocabulary = table["model"]["vocab"]
+        words = ["Put", "your", "final", "answer", "in", "\\boxed{}."]
+        # In place of tokens that no template has: the models have no rows for more.
+        for word, old in zip(words, [t for t in vocabulary if t[0] in "*>"], strict=False):
+            vocabulary[word] = vocabulary.pop(old)
+        file.write_text(json.dumps(table))
+    spec = written(*ALL, "--force")
+    assert spec.benchmarks[0].arguments["extract"] == "boxed"
+
+
 def test_the_model_that_is_asked_for_takes_the_place_that_is_left(host: Path) -> None:
     named = ("--instruct", "models/first", "--benchmark", "data/sums.jsonl")
     at_terminal(host, "models/second\n\ncpu\n", *named)

@@ -10,6 +10,7 @@ import pytest
 from apbmm.answers.records import RecordedAnswer
 from apbmm.probe import poor_answers
 from apbmm.probe.forecast import Probed
+from apbmm.questions.messages import RenderedBenchmark
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
 from rehearsal_runs import run_spec
 
@@ -38,13 +39,16 @@ def reasons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(poor_answers, "recorded_answers", lambda *_: answers)
     (tmp_path / "own.jsonl").write_text('{"question": "?", "answer": "7"}\n')
 
-    def of(accuracy: float, malformed: int, **budget: Any) -> list[str]:
+    def of(accuracy: float, malformed: int, unknown: float = 0, **budget: Any) -> list[str]:
         own = {"name": "own", "adapter": "apbmm_answer", "path": str(tmp_path / "own.jsonl")}
         spec = run_spec(
             benchmarks=[{**own, "arguments": BOXED}],
             budget={"evaluations": 8, "initial": 2, **budget},
         )
-        return poor_answers.reasons_to_end(spec, probed(accuracy, malformed), tmp_path)
+        prompts = RenderedBenchmark(count=4, distinct=4, longest=9, unknown_share=unknown, first=())
+        return poor_answers.reasons_to_end(
+            spec, probed(accuracy, malformed), tmp_path, {"own": prompts}
+        )
 
     return of
 
@@ -56,6 +60,15 @@ def test_malformed_answers_are_told_with_an_example_and_the_rule_that_fits(reaso
     assert any("the right answer is '7'" in line for line in lines)
     fix = 'extract = "last_number" in its arguments would find an answer in 3 of 4, 3 of them right'
     assert f"thinking, own: {fix}" in lines
+
+
+def test_prompts_that_the_tokenizer_does_not_know_are_told_before_other_rules(reasons: Any) -> None:
+    lines = reasons(0.25, 3, unknown=0.29)
+    told = [n for n, line in enumerate(lines) if line.startswith("own: 29% of its prompts' tokens")]
+    rules = [n for n, line in enumerate(lines) if "last_number" in line]
+    assert len(told) == 1
+    assert told < rules
+    assert not any("prompts' tokens" in line for line in reasons(0.25, 3))
 
 
 def test_no_right_answer_ends_a_run_whatever_is_allowed(reasons: Any) -> None:
