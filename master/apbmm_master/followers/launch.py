@@ -121,8 +121,10 @@ class Followers:
         if not self._ending:
             log.warning(
                 "%s has ended (exit code %d), and the run goes on without: see %s",
-                name, code, self._log(name),
-            )  # fmt: skip
+                name,
+                code,
+                self._log(name),
+            )
         elif code:
             log.warning(
                 "%s did not come to its end (exit code %d), and the same command lets it go on: "

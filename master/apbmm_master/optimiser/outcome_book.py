@@ -58,7 +58,7 @@ class OutcomeRequest:
     """Which outcomes of a run count, and what they are to be turned into.
 
     - ``run_dir``: where the journal is;
-    - ``references``: the two sources; ``complete``: merges that have answered everything, in the
+    - ``references``: the sources; ``complete``: merges that have answered everything, in the
       order in which they did, those that estimates are learned from;
     - ``partial``: merges that have answered a first step only, in the order of their proposals;
     - ``repeats``: of each benchmark; ``objectives`` and ``scale``, the metrics of the references:

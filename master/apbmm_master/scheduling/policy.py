@@ -294,8 +294,7 @@ def _reason_to_end(run_state: RunState, situation: Situation) -> str:
         return reason if is_finished else ""
     if situation.stalled:
         return f"{situation.stalled}, {completed}"
-    queued = any(True for _ in run_state.of_state(EvaluationState.QUEUED))
-    if situation.exhausted and not queued and not situation.asking:
+    if _has_no_more_to_try(run_state, situation):
         return f"the method has no more to try after {done} evaluations"
     return ""
 
@@ -341,10 +340,13 @@ def _reason_to_finish(run_state: RunState, situation: Situation) -> str:
         return "the budget's rest went into the front"
     if situation.stalled:
         return situation.stalled
+    return "the method has no more to try" if _has_no_more_to_try(run_state, situation) else ""
+
+
+def _has_no_more_to_try(run_state: RunState, situation: Situation) -> bool:
+    """Whether the method will propose nothing more, and all that it proposed was begun."""
     queued = any(True for _ in run_state.of_state(EvaluationState.QUEUED))
-    if situation.exhausted and not queued and not situation.asking:
-        return "the method has no more to try"
-    return ""
+    return situation.exhausted and not queued and not situation.asking
 
 
 def _spent_without_references(run_state: RunState) -> FinishRun | None:

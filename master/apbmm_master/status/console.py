@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self, TextIO, cast
 
 from rich.console import Console
@@ -48,9 +47,13 @@ from apbmm_master.journal.scores import (
     load_rate,
     measurement_of,
 )
+from apbmm_master.status.event_words import event_in_words
 from apbmm_master.status.stages import stage_line, stage_summary
 
 log = logging.getLogger(__name__)
+
+STYLES = {"warning": "yellow", "error": "red"}
+"""By the weight of an event."""
 
 
 class RunConsole:
@@ -81,12 +84,7 @@ class RunConsole:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def begin(self, address: str, dashboard: str = "") -> None:
@@ -104,7 +102,7 @@ class RunConsole:
         if held:
             self.console.print(f"finishing {held}; a second signal stops at once", markup=False)
 
-    def watch(self, record: Record, run_state: RunState) -> None:  # noqa: C901, PLR0912 - a branch for each
+    def watch(self, record: Record, run_state: RunState) -> None:  # noqa: C901 - a branch for each
         """Print an event that matters to a person."""
         match record.event:
             case ResultRecorded(evaluation=name):
@@ -126,26 +124,16 @@ class RunConsole:
                 self.console.print(f"worker {name} joined")
             case SourcesVerified(identical_layers=layers) if layers:
                 self.console.print(not_searched(layers), markup=False)
-            case WorkerLeft(worker=name, reason=reason):
-                self.console.print(f"worker {name} left: {reason}", markup=False)
-            case WorkerQuarantined(worker=name, reason=reason):
-                self._say(f"worker {name} is quarantined: {reason}", "red")
             case Leased(evaluation=name, worker=worker, kept=kept) if kept:
                 self.console.print(
                     f"{name} goes on on {worker}; {kept} answers of earlier attempts are kept",
                     markup=False,
                 )
-            case Lost(evaluation=name, reason=reason):
-                self._say(f"{name} is queued again: {reason}", "yellow")
-            case AttemptFailed(evaluation=name, worker=worker, message=message, hint=hint):
-                advice = f" (hint: {hint})" if hint else ""
-                self._say(f"{name} failed on {worker}: {message}{advice}", "yellow")
-            case EvaluationFailed(evaluation=name, message=message):
-                self._say(f"{name} is given up: {message}", "red")
-
-    def _say(self, text: str, style: str) -> None:
-        """Print text that may come from elsewhere, so brackets in it are not markup."""
-        self.console.print(text, style=style, markup=False)
+            case WorkerLeft() | WorkerQuarantined() | Lost() | AttemptFailed() | EvaluationFailed():
+                words = event_in_words(record.event)
+                assert words is not None
+                # The text may come from elsewhere, so brackets in it are not markup.
+                self.console.print(words.text, style=STYLES.get(words.weight), markup=False)
 
     def _say_whole(self, text: str) -> None:
         """Print prose, on a terminal broken between words; a file has it in one line."""
