@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,13 @@ from apbmm.results.run_results import RunResults, results_of
 from apbmm_common.protocol.curve_keys import ClientKeys
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.protocol.status_requests import ask
-from apbmm_master.journal.events import EVENT, Paused, Record, ResultLearnt, ResultRecorded
+from apbmm_master.journal.events import (
+    EVENT,
+    Record,
+    ResultLearnt,
+    ResultRecorded,
+    without_answers,
+)
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.store import OutcomeSums, read_journal, read_outcome_sums
@@ -56,7 +61,7 @@ class FollowedRun:
                 return False
             if record.seq == self.run_state.seq + 1:
                 self.run_state.apply(record)
-                self.records.append(_without_outcomes(record, self._sums))
+                self.records.append(_without_answers(record, self._sums))
         return True
 
     @property
@@ -106,30 +111,11 @@ class RemoteRun(FollowedRun):
         return found if found.ended else replace(found, condition="running")
 
 
-def _without_outcomes(record: Record, sums: dict[tuple[str, str], OutcomeSums]) -> Record:
-    """The record as the journal has it, without single answers, which are added to ``sums``."""
+def _without_answers(record: Record, sums: dict[tuple[str, str], OutcomeSums]) -> Record:
+    """The record as the journal has it; the sums over a result's answers are added to ``sums``."""
     event = record.event
-    if isinstance(event, Paused):
-        slim = event.model_copy(update={"body": event.body.without_rows()})
-        return Record(record.seq, record.time, slim)
-    if not isinstance(event, ResultRecorded | ResultLearnt):
-        return record
-    if not isinstance(event.body, Evaluated):
-        return record
-    for benchmark, result in event.body.benchmarks.items():
-        if result.outcomes:
-            sums[event.evaluation, benchmark] = _sums_of(result.outcomes)
-    bare = event.model_copy(update={"body": event.body.without_outcomes()})
-    return Record(record.seq, record.time, bare)
-
-
-def _sums_of(outcomes: Iterable[tuple[str, float, int, str]]) -> OutcomeSums:
-    """As `read_outcome_sums` computes them."""
-    scores, tokens = zip(*((score, count) for _, score, count, _ in outcomes), strict=True)
-    return OutcomeSums(
-        len(scores),
-        math.fsum(scores),
-        math.fsum(score * score for score in scores),
-        sum(tokens),
-        sum(count * count for count in tokens),
-    )
+    if isinstance(event, ResultRecorded | ResultLearnt) and isinstance(event.body, Evaluated):
+        for benchmark, result in event.body.benchmarks.items():
+            if result.outcomes:
+                sums[event.evaluation, benchmark] = OutcomeSums.of(result.outcomes)
+    return replace(record, event=without_answers(event))

@@ -20,7 +20,7 @@ from apbmm.results.run_results import EvaluationResult, RunResults, read_results
 from apbmm.status.view import console
 from apbmm.try_run.command import default_gpu, require_packages
 from apbmm_common.errors import EXIT_DONE, UsageError
-from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
+from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.scores import objectives_of, raw_metrics, references_of
 from apbmm_master.journal.store import OutcomeSums
@@ -115,7 +115,9 @@ def measured_result(results: RunResults, name: str, body: Evaluated) -> Evaluati
         state=EvaluationState.DONE,
         vector=(),
         benchmarks={
-            name: BenchmarkFigures.of(measured, _sums(measured))
+            name: BenchmarkFigures.of(
+                measured, OutcomeSums.of(measured.outcomes) if measured.outcomes else None
+            )
             for name, measured in body.benchmarks.items()
         },
     )
@@ -126,21 +128,6 @@ def measured_result(results: RunResults, name: str, body: Evaluated) -> Evaluati
     except SearchError:  # the references cannot set a scale, or are not measured
         return result
     return replace(result, objectives=tuple(map(float, scaled)))
-
-
-def _sums(benchmark: BenchmarkResult) -> OutcomeSums | None:
-    """The sums that a journal would have of the answers; None without single answers."""
-    if not benchmark.outcomes:
-        return None
-    scores = [score for _, score, _, _ in benchmark.outcomes]
-    tokens = [count for _, _, count, _ in benchmark.outcomes]
-    return OutcomeSums(
-        len(scores),
-        sum(scores),
-        sum(score * score for score in scores),
-        sum(tokens),
-        sum(count * count for count in tokens),
-    )
 
 
 def _as_json(results: RunResults, measured: EvaluationResult, model: Path) -> dict[str, Any]:

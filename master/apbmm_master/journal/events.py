@@ -371,6 +371,18 @@ AnyEvent = (
     | WorkerQuarantined
     | Finished
 )
+
+
+def without_answers(event: AnyEvent) -> AnyEvent:
+    """The event as the journal keeps it: single answers have tables of their own."""
+    match event:
+        case Paused():
+            return event.model_copy(update={"body": event.body.without_rows()})
+        case ResultRecorded(body=Evaluated() as body) | ResultLearnt(body=body):
+            return event.model_copy(update={"body": body.without_outcomes()})
+    return event
+
+
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
 
 

@@ -13,6 +13,7 @@ written after each commit and is not synced: it may lag behind the journal and i
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import sqlite3
@@ -30,7 +31,14 @@ from apbmm_common.protocol.messages import Answers, Evaluated
 from apbmm_master.journal import answer_tables
 from apbmm_master.journal import partial_outcomes as partial
 from apbmm_master.journal.answer_tables import AnswerTables, Kept
-from apbmm_master.journal.events import EVENT, Paused, Record, ResultLearnt, ResultRecorded
+from apbmm_master.journal.events import (
+    EVENT,
+    Paused,
+    Record,
+    ResultLearnt,
+    ResultRecorded,
+    without_answers,
+)
 from apbmm_master.journal.lifecycle import InvariantError
 from apbmm_master.journal.partial_outcomes import PartialRow
 from apbmm_master.journal.run_directory import claim
@@ -175,19 +183,17 @@ class Journal:
 
     def _insert(self, record: Record) -> None:
         event = record.event
-        outcomes: list[tuple[str, str, str, float, int, str]] = []
-        if isinstance(event, RESULTS) and isinstance(event.body, Evaluated):
-            event, outcomes = _without_outcomes(event, event.body)
-        elif isinstance(event, Paused):
-            partial.insert(self._db, event.evaluation, event.body)
-            event = event.model_copy(update={"body": event.body.without_rows()})
         self._db.execute(
             "INSERT INTO events VALUES (?, ?, ?, ?)",
-            (record.seq, record.time, event.event, event.model_dump_json()),
+            (record.seq, record.time, event.event, without_answers(event).model_dump_json()),
         )
+        if isinstance(event, Paused):
+            partial.insert(self._db, event.evaluation, event.body)
         if isinstance(event, RESULTS):
             self._db.execute("INSERT INTO results VALUES (?, ?)", (event.evaluation, record.seq))
-            self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", outcomes)
+            self._db.executemany(
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", _outcomes_of(event)
+            )
             partial.delete(self._db, [event.evaluation])
 
     def records(self) -> Iterator[Record]:
@@ -243,6 +249,19 @@ class OutcomeSums:
     squared_score: float
     tokens: int
     squared_tokens: int
+
+    @classmethod
+    def of(cls, outcomes: Sequence[tuple[str, float, int, str]]) -> Self:
+        """The sums over the answers of a result, as `read_outcome_sums` gives them."""
+        scores = [score for _, score, _, _ in outcomes]
+        tokens = [count for _, _, count, _ in outcomes]
+        return cls(
+            len(outcomes),
+            math.fsum(scores),
+            math.fsum(score * score for score in scores),
+            sum(tokens),
+            sum(count * count for count in tokens),
+        )
 
 
 def read_outcomes(run_dir: Path, evaluation: str | None = None) -> list[OutcomeRow]:
@@ -352,16 +371,14 @@ def _damaged(path: Path, error: Exception) -> JournalError:
     )
 
 
-def _without_outcomes(
-    event: ResultRecorded | ResultLearnt, body: Evaluated
-) -> tuple[ResultRecorded | ResultLearnt, list[tuple[str, str, str, float, int, str]]]:
-    """Split the per-question outcomes off: replay does not need them, analyses do."""
-    rows = [
-        (event.evaluation, name, question, score, tokens, reason)
-        for name, result in body.benchmarks.items()
-        for question, score, tokens, reason in result.outcomes
-    ]
-    return event.model_copy(update={"body": body.without_outcomes()}), rows
+def _outcomes_of(
+    event: ResultRecorded | ResultLearnt,
+) -> Iterator[tuple[str, str, str, float, int, str]]:
+    """The rows of a result's single answers: replay does not need them, analyses do."""
+    if isinstance(event.body, Evaluated):
+        for name, result in event.body.benchmarks.items():
+            for outcome in result.outcomes:
+                yield event.evaluation, name, *outcome
 
 
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
