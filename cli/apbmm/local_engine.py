@@ -1,4 +1,4 @@
-"""An engine on this host for one evaluation, without a master, for `apbmm try` and `measure`."""
+"""An engine on this host, without a master, for `apbmm try`, `measure` and `check --probe`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.process.signals import StopRequests, handlers_restored
-from apbmm_worker.daemon.evaluation_job import EvaluationJob
+from apbmm_common.protocol.messages import Assign, Evaluated, Failed
+from apbmm_common.run_file import RunSpec, reference_vector
+from apbmm_worker.daemon.evaluation_job import AnswerStore, EvaluationJob
 from apbmm_worker.daemon.options import Claim, Options
 
 T = TypeVar("T")
@@ -91,6 +93,36 @@ async def watched_job(options: Options, show: ShowStage) -> AsyncIterator[Evalua
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
         await job.abort()
+
+
+async def evaluated_source(
+    job: EvaluationJob,
+    spec: RunSpec,
+    source: str,
+    layers: int,
+    *,
+    run: str,
+    evaluation: str,
+    answers: AnswerStore | None = None,
+) -> Evaluated:
+    """The measurements of a source on the questions of a prepared run; ``answers`` as of `work`.
+
+    The records lie below ``outputs/RUN/EVALUATION`` of the job's state. Raises `ApbmmError`.
+    """
+    assign = Assign(
+        run=run,
+        evaluation=evaluation,
+        attempt=1,
+        lease=evaluation,
+        work="reference",
+        vector=reference_vector(spec.sources, source, layers),
+        config=run,
+    )
+    body = await job.work(assign, answers)
+    if isinstance(body, Failed):
+        raise ApbmmError(body.message, body.hint)
+    assert isinstance(body, Evaluated)
+    return body
 
 
 async def _show_stages(job: EvaluationJob, show: ShowStage) -> None:

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from apbmm.local_engine import ShowStage, watched_job
+from apbmm.local_engine import ShowStage, evaluated_source, watched_job
 from apbmm.probe.forecast import Probed
 from apbmm.probe.speed import TimedAnswer
-from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.answers import unpack
-from apbmm_common.protocol.messages import Assign, Evaluated, Failed, KeptAnswer
-from apbmm_common.run_file import RunSpec, reference_vector
+from apbmm_common.protocol.messages import Assign, KeptAnswer
+from apbmm_common.run_file import RunSpec
 from apbmm_worker.child_protocol import NewAnswers, StageProgress
 from apbmm_worker.daemon.options import Options
 
@@ -58,18 +57,8 @@ async def probe_sources(
         found = []
         for source in reversed(spec.sources.names):
             timings = Timings()
-            assign = Assign(
-                run=RUN,
-                evaluation=source,
-                attempt=1,
-                lease=source,
-                work="reference",
-                vector=reference_vector(spec.sources, source, layers),
-                config=RUN,
+            body = await evaluated_source(
+                job, spec, source, layers, run=RUN, evaluation=source, answers=timings
             )
-            body = await job.work(assign, timings)
-            if isinstance(body, Failed):
-                raise ApbmmError(body.message, body.hint)
-            assert isinstance(body, Evaluated)
             found.append(Probed(source, body, tuple(timings.answers)))
         return found, prepared

@@ -7,13 +7,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from apbmm.local_engine import ShowStage, watched_job
+from apbmm.local_engine import ShowStage, evaluated_source, watched_job
 from apbmm.questions.ask import render_questions
 from apbmm.questions.messages import RenderedBenchmark
 from apbmm_common.datasets.benchmark_folders import places_of, select_questions
-from apbmm_common.errors import ApbmmError
-from apbmm_common.protocol.messages import Assign, Evaluated, Failed
-from apbmm_common.run_file import BenchmarkSection, RunSpec, reference_vector
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.run_file import BenchmarkSection, RunSpec
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 
@@ -94,17 +93,6 @@ async def evaluate_source(spec: RunSpec, source: str, options: Options, show: Sh
 
 async def _evaluated(job: EvaluationJob, spec: RunSpec, source: str) -> Evaluated:
     prepared = await job.prepare(spec)
-    assign = Assign(
-        run=EVALUATION,
-        evaluation=EVALUATION,
-        attempt=1,
-        lease=EVALUATION,
-        work="reference",
-        vector=reference_vector(spec.sources, source, prepared.layers),
-        config=EVALUATION,
+    return await evaluated_source(
+        job, spec, source, prepared.layers, run=EVALUATION, evaluation=EVALUATION
     )
-    body = await job.work(assign)
-    if isinstance(body, Failed):
-        raise ApbmmError(body.message, body.hint)
-    assert isinstance(body, Evaluated)
-    return body
