@@ -2,23 +2,21 @@
 
 - `events` defines the events that a journal holds.
 - `store.Journal` keeps them in SQLite; `store.read_journal` reads them beside a living master.
-- `answer_tables` keeps the answers of unfinished evaluations beside them, `partial_outcomes` what
-  is scored of merges that have paused.
+- `answer_tables` keeps the answers of unfinished evaluations beside them.
 - `run_directory` makes, checks and locks the folder that a journal lies in.
 - `run_state.RunState` is the state of the run that the events imply. `evaluations` and
   `worker_sessions` define its parts, `spending` what was paid, `lifecycle` the transitions that
   it allows.
-- `first_steps` says how much of a merge is asked first, where merges are measured in steps.
+- `steps` has what merges that are measured in steps need besides.
 - `master_sessions` has the masters that served the run.
 - `costs` has the limits of its budget, what evaluations cost, and its patience.
 - `resume` begins a run, or checks that a journal may go on with an edited run file.
 - `confirmation` makes the run that measures a search's front once more.
-- `estimate_checks` counts how many estimates of paused merges were right.
 - `scores` computes objectives, front, hypervolume and load rate from the run state.
 - `clock.RunClock` gives the times of the events.
 
 No module here knows sockets or workers' liveness. Only `store`, `answer_tables`,
-`partial_outcomes` and `run_directory` touch files.
+`steps.partial_outcomes` and `run_directory` touch files.
 """
 
 __all__ = [
@@ -26,19 +24,17 @@ __all__ = [
     "clock",
     "confirmation",
     "costs",
-    "estimate_checks",
     "evaluations",
     "events",
-    "first_steps",
     "lifecycle",
     "master_sessions",
-    "partial_outcomes",
     "reference_judgement",
     "resume",
     "run_directory",
     "run_state",
     "scores",
     "spending",
+    "steps",
     "store",
     "worker_sessions",
 ]

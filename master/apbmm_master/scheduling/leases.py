@@ -21,9 +21,9 @@ from apbmm_master.journal.events import (
     WorkerLeft,
     work_of,
 )
-from apbmm_master.journal.first_steps import Step
 from apbmm_master.journal.lifecycle import AttemptState
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.steps.first_steps import Step
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.policy import (
     FailEvaluation,

@@ -54,10 +54,10 @@ from apbmm_master.journal.events import (
     WorkerQuarantined,
     outcome_count,
 )
-from apbmm_master.journal.first_steps import answers_of_a_merge
 from apbmm_master.journal.lifecycle import DELIVERED, SETTLED, AttemptState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import missing_metrics
+from apbmm_master.journal.steps.first_steps import answers_of_a_merge
 from apbmm_master.scheduling.answer_keeper import AnswerKeeper
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.wire.refusals import NotAllowedError

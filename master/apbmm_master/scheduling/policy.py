@@ -39,7 +39,6 @@ from apbmm_common.metrics import metric
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.costs.budget import limits, reached, reached_cost, room
 from apbmm_master.journal.evaluations import MEASURE, Attempt, Evaluation
-from apbmm_master.journal.first_steps import WHOLE, Step, may_estimate, measures_in_steps, step_of
 from apbmm_master.journal.lifecycle import (
     EvaluationState,
     Liveness,
@@ -48,6 +47,13 @@ from apbmm_master.journal.lifecycle import (
 )
 from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.steps.first_steps import (
+    WHOLE,
+    Step,
+    may_estimate,
+    measures_in_steps,
+    step_of,
+)
 from apbmm_master.scheduling.estimated_merges import (
     EstimatedMerge,
     beaten,

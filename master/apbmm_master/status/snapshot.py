@@ -25,9 +25,7 @@ from apbmm_master.journal.costs.cost import (
     gpu_seconds,
     seconds_served,
 )
-from apbmm_master.journal.estimate_checks import checks_of
 from apbmm_master.journal.evaluations import Attempt, Evaluation
-from apbmm_master.journal.first_steps import measures_in_steps
 from apbmm_master.journal.lifecycle import UNFINISHED, EvaluationState
 from apbmm_master.journal.reference_judgement import judge_references
 from apbmm_master.journal.run_state import RunState
@@ -38,6 +36,8 @@ from apbmm_master.journal.scores import (
     load_rate,
     measured_references,
 )
+from apbmm_master.journal.steps.estimate_checks import checks_of
+from apbmm_master.journal.steps.first_steps import measures_in_steps
 from apbmm_master.journal.store import Journal
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.policy import (

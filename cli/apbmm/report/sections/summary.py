@@ -16,8 +16,8 @@ from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import checks_in_words, duration, in_list
 from apbmm_master.journal.confirmation import can_confirm
 from apbmm_master.journal.costs.budget import amount, limits
-from apbmm_master.journal.estimate_checks import checks_of
 from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.steps.estimate_checks import checks_of
 
 TITLE = "In plain words"
 

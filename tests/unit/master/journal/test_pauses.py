@@ -30,10 +30,10 @@ from apbmm_master.journal.events import (
     SpecChanged,
     Stopped,
 )
-from apbmm_master.journal.first_steps import Step, first_step, measures_in_steps, step_of
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState, InvariantError
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import best_reachable, estimated_objectives, score
+from apbmm_master.journal.steps.first_steps import Step, first_step, measures_in_steps, step_of
 from apbmm_master.journal.store import NAME, Journal, read_outcomes, read_rows
 from protocol_world import PROMPTS, answer_of, world_spec
 from stepped_merges import estimate, estimated, paused, stepped, whole

@@ -22,8 +22,8 @@ from apbmm_master.journal.events import (
     SpecChanged,
     Stopped,
 )
-from apbmm_master.journal.first_steps import Step
 from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.steps.first_steps import Step
 from apbmm_master.scheduling.estimated_merges import (
     EstimatedMerges,
     completed_at_the_end,
