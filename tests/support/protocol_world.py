@@ -656,3 +656,15 @@ class World:
             self.exchange()
         active = list(self.run_state.active_attempts())
         raise AssertionError(f"not finished: {vars(self.fleet)} {active}")
+
+
+def searched(evaluations: int) -> World:
+    """A run of one worker up to its end."""
+    world = World(budget={"evaluations": evaluations, "initial": evaluations, "failures": 0})
+    worker = world.join("a")
+    while world.end is None:
+        world.exchange()
+        world.now += 10.0
+        if worker.held is not None:
+            worker.finish()
+    return world

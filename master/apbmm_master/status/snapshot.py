@@ -101,7 +101,7 @@ def present(master: LiveRun) -> dict[str, Any]:
         "master_alive": True,
         "seconds": _seconds(master.run_state, now),
         "forecast": {**asdict(expected), "in_words": expected.in_words} if expected else None,
-        "workers": [_worker(master, worker) for _, worker in sorted(master.fleet.workers.items())],
+        "workers": _workers(master),
         "tokens_a_second": {"mean": master.token_rate.over(over), "seconds": over},
         "running": [_running(e, a, now) for e, a in master.run_state.active_attempts()],
         "trouble": _trouble_of(master),
@@ -470,8 +470,15 @@ def _last_seen(run_state: RunState, name: str) -> dict[str, Any]:
     }
 
 
-def _worker(master: LiveRun, worker: Worker) -> dict[str, Any]:
-    situation = master.situation()
+def _workers(master: LiveRun) -> list[dict[str, Any]]:
+    workers = [worker for _, worker in sorted(master.fleet.workers.items())]
+    if not workers:
+        return []
+    situation = master.situation()  # once: it takes longer the more merges have paused
+    return [_worker(master, worker, situation) for worker in workers]
+
+
+def _worker(master: LiveRun, worker: Worker, situation: Situation) -> dict[str, Any]:
     held = master.run_state.held_by(worker.name)
     beat = worker.beat
     told = held and beat and beat.lease == held[1].lease  # not of the evaluation before

@@ -7,7 +7,7 @@ import pytest
 from apbmm_common.protocol.answers import Answer, pack, token_count
 from apbmm_common.protocol.messages import Answers, KeptAnswer
 from apbmm_master.scheduling.token_rate import TokenRate
-from protocol_world import World
+from protocol_world import searched
 
 
 class Clock:
@@ -72,13 +72,7 @@ def test_the_end_of_a_lease_counts_what_was_not_sent_before() -> None:
 
 
 def test_a_run_counts_the_tokens_of_its_results() -> None:
-    world = World(budget={"evaluations": 2, "initial": 2, "failures": 0})
-    worker = world.join("a")
-    while world.end is None:
-        world.exchange()
-        world.now += 10.0
-        if worker.held is not None:
-            worker.finish()
+    world = searched(2)
     spent = world.run_state.spending.tokens
     assert spent > 0
     assert world.keeper._rate.total == pytest.approx(spent, abs=4)

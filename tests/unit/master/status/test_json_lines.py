@@ -14,7 +14,7 @@ from apbmm_common.process import logs
 from apbmm_common.process.logs import JsonFormatter, identify
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.status.json_lines import JsonLines
-from protocol_world import RUN, World
+from protocol_world import RUN, World, searched
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +34,7 @@ def told(world: World) -> list[dict[str, Any]]:
 
 
 def test_every_event_is_one_object_with_the_ids_of_run_and_evaluation() -> None:
-    world = World(budget={"evaluations": 3, "initial": 3, "failures": 0})
-    worker = world.join("a")
-    while world.end is None:
-        world.exchange()
-        world.now += 10.0
-        if worker.held is not None:
-            worker.finish()
+    world = searched(3)
     found = told(world)
     assert len(found) == len(world.stored) + 1
     assert {line["run"] for line in found} == {RUN}

@@ -10,20 +10,8 @@ from apbmm.results.run_results import results_of
 from apbmm_common.protocol.messages import Beat, Hello
 from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.status.snapshot import RECENT, journal_snapshot
-from protocol_world import RUN, World
+from protocol_world import RUN, World, searched
 from served_world import Served, status_of
-
-
-def searched(evaluations: int) -> World:
-    """A run of one worker up to its end."""
-    world = World(budget={"evaluations": evaluations, "initial": evaluations, "failures": 0})
-    worker = world.join("a")
-    while world.end is None:
-        world.exchange()
-        world.now += 10.0
-        if worker.held is not None:
-            worker.finish()
-    return world
 
 
 def test_a_worker_that_is_not_ready_shows_its_stage() -> None:
