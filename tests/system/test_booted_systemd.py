@@ -25,7 +25,7 @@ TESTS = Path(__file__).parents[1]
 UNITS = TESTS.parent / "systemd"
 SYSTEMD = Path("/lib/systemd/systemd")
 CGROUPS = Path("/sys/fs/cgroup")
-BUDGET = 8
+BUDGET = 10
 EVALUATION = 12.0
 """Seconds of the slowest."""
 STOP = 2
@@ -56,16 +56,22 @@ echo beyond_the_watchdog="$(of $M ActiveState) $(of $W ActiveState) $(of $M NRes
 [ "$(of $M WatchdogTimestampMonotonic)" -gt "$fed" ] && echo watchdog=fed
 
 begun() { [ "$(number_done)" != "$before" ] && at_work; }
-before=$(number_done)
-until_true begun
-before=$(number_done)
-begin=$(clock)
-systemctl stop $W
-echo worker_stopped="$(of $W Result) $(of $W ExecMainStatus)"
-echo worker_seconds=$(($(clock) - begin))
-echo delivered="$before -> $(number_done)"
+# A stop that comes late in an evaluation, on a busy machine, shows nothing: then once more.
+for _ in 1 2 3; do
+  before=$(number_done)
+  until_true begun
+  before=$(number_done)
+  begin=$(clock)
+  systemctl stop $W
+  seconds=$(($(clock) - begin)) result="$(of $W Result) $(of $W ExecMainStatus)"
+  after=$(number_done)
+  systemctl start $W
+  [ $seconds -ge $STOP ] && break
+done
+echo worker_stopped="$result"
+echo worker_seconds=$seconds
+echo delivered="$before -> $after"
 
-systemctl start $W
 until_true at_work
 kill -9 "$(of $M MainPID)"
 until_true is $M NRestarts 1
@@ -106,7 +112,7 @@ def share(tmp_path: Path) -> Iterator[Path]:
         evaluation={"rehearsal_seconds": EVALUATION},
     )
     (folder / "timings.conf").write_text(TIMINGS)
-    (folder / "trial.sh").write_text(TRIAL)
+    (folder / "trial.sh").write_text(f"STOP={STOP}\n{TRIAL}")
     readable = {Path(sys.prefix), Path(sys.base_prefix), TESTS.parent}
     with (folder / "boot.log").open("wb") as log:
         machine = subprocess.Popen(
