@@ -12,6 +12,8 @@
 - `costs` has the limits of its budget, what evaluations cost, and its patience.
 - `resume` begins a run, or checks that a journal may go on with an edited run file.
 - `confirmation` makes the run that measures a search's front once more.
+- `reference_judgement` says whether the references are worth a search, and `reference_causes` what
+  may have made them poor.
 - `scores` computes objectives, front, hypervolume and load rate from the run state.
 - `clock.RunClock` gives the times of the events.
 
@@ -28,6 +30,7 @@ __all__ = [
     "events",
     "lifecycle",
     "master_sessions",
+    "reference_causes",
     "reference_judgement",
     "resume",
     "run_directory",

@@ -12,8 +12,10 @@ from apbmm_common.errors import RunFileError
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
 from apbmm_common.run_file import LEAST_SOURCES, RunSpec
+from apbmm_master.journal.reference_causes import WHAT_MAY_CHANGE, causes_in_words
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import check_scaling, measured_references, objectives_of
+from apbmm_master.search.errors import ReferenceScaleError
 
 MOST_POOR = 0.5
 """Largest share of a reference's answers to a benchmark that may be truncated, or malformed.
@@ -24,12 +26,6 @@ LEAST_DIFFERENCE = 0.5
 """In questions: references whose numbers of right answers differ by less are equally accurate."""
 EXAMPLES = 2
 """Answers that are shown of a poor result."""
-
-_CAUSES = (
-    "likely causes, in this order: the sources are swapped in [sources]; generation.max_tokens is "
-    "too low; the adapter's prompt, or generation.template_from, does not fit the models. apbmm "
-    "try shows prompts and answers. budget.any_references = true searches all the same"
-)
 
 
 def judge_references(run_state: RunState) -> None:
@@ -51,8 +47,20 @@ def judge_references(run_state: RunState) -> None:
         }
         faults = faults_of_references(spec, results)
         if faults:
-            raise RunFileError("the references are not worth a search:", _CAUSES, faults)
-    check_scaling(run_state)
+            scales = _fault_of_scaling(run_state) is None
+            hint = causes_in_words(spec, results, most_poor=MOST_POOR, scales=scales)
+            raise RunFileError("the references are not worth a search:", hint, faults)
+    if (fault := _fault_of_scaling(run_state)) is not None:
+        hint = f"{fault.hint}; {WHAT_MAY_CHANGE}" if fault.hint else WHAT_MAY_CHANGE
+        raise ReferenceScaleError(fault.message, hint)
+
+
+def _fault_of_scaling(run_state: RunState) -> ReferenceScaleError | None:
+    try:
+        check_scaling(run_state)
+    except ReferenceScaleError as error:
+        return error
+    return None
 
 
 def faults_of_references(

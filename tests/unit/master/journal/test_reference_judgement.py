@@ -6,6 +6,7 @@ import pytest
 
 from apbmm_common.errors import EXIT_USAGE, RunFileError
 from apbmm_common.protocol.messages import BenchmarkResult
+from apbmm_master.journal.reference_causes import causes_in_words
 from apbmm_master.journal.reference_judgement import faults_of_references, judge_references
 from apbmm_master.scheduling.policy import fault_that_ends
 from protocol_world import World
@@ -13,9 +14,11 @@ from rehearsal_runs import run_spec
 from served_world import Served, status_of
 
 
-def result(accuracy: float, *, truncated: int = 0, malformed: int = 0) -> BenchmarkResult:
+def result(
+    accuracy: float, *, truncated: int = 0, malformed: int = 0, tokens: float = 64.0
+) -> BenchmarkResult:
     return BenchmarkResult(
-        metrics={"accuracy": accuracy, "tokens": 64.0},
+        metrics={"accuracy": accuracy, "tokens": tokens},
         questions=40,
         truncated=truncated,
         malformed=malformed,
@@ -76,8 +79,35 @@ def test_a_run_with_poor_references_ends_unless_the_run_file_allows_them(
     with pytest.raises(RunFileError, match="not worth a search") as caught:
         judge_references(world.run_state)
     assert caught.value.exit_code == EXIT_USAGE
-    hint = caught.value.hint
-    assert hint.index("swapped") < hint.index("max_tokens") < hint.index("adapter's prompt")
+    assert "--run-dir" in caught.value.hint
+
+
+SWAPPED = "swapped in [sources]"
+CUT = "generation.max_tokens = "
+FORM = "adapter, or its arguments"
+FEW = "too few, or the models are alike"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "instruct", "likely"),
+    [
+        (result(0.0, malformed=40), result(0.0, malformed=40, tokens=9.0), {FORM}),
+        (result(0.0, malformed=40, tokens=9.0), result(0.0, malformed=40), {SWAPPED, FORM}),
+        (result(0.0, malformed=40, truncated=40), result(0.5, tokens=9.0), {CUT}),
+        (result(0.3, malformed=24, truncated=24), result(0.1, tokens=9.0), {CUT}),
+        (GOOD, result(0.75, tokens=9.0), {FEW}),
+    ],
+)
+def test_causes_that_the_figures_rule_out_are_not_named(
+    thinking: BenchmarkResult, instruct: BenchmarkResult, likely: set[str]
+) -> None:
+    references = {"thinking": {"sums": thinking}, "instruct": {"sums": instruct}}
+    words = causes_in_words(run_spec(), references, most_poor=0.5, scales=True)
+    assert {cause for cause in (SWAPPED, CUT, FORM, FEW) if cause in words} == likely
+    assert "any_references" in words
+    unscaled = causes_in_words(run_spec(), references, most_poor=0.5, scales=False)
+    assert "any_references" not in unscaled
+    assert "--run-dir" in unscaled
 
 
 def test_no_merge_is_leased_after_references_that_end_the_run(
