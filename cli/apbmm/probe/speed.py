@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+NONE = 1e-6
+"""A part of a step of at most so much of the other one is none."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -40,6 +42,15 @@ class Speed:
     def of_step(self, answers: int) -> float:
         """Seconds of one step with so many answers in progress."""
         return self.step + self.each * answers
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether the answers told the step's own part from that of each answer.
+
+        Where one of them is 0, it is the bound of the fit, and a step with far fewer answers than
+        were measured is not known.
+        """
+        return min(self.step, self.each) > NONE * max(self.step, self.each)
 
     def tokens_a_second(self, answers: int) -> float:
         """Tokens a second with so many answers in progress."""

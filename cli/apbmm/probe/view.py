@@ -67,11 +67,10 @@ def _sources(shown: Shown) -> Iterator[str]:
 def _engine(shown: Shown) -> Iterator[str]:
     forecast = shown.forecast
     speed, seen = forecast.speed, forecast.probed_at_once
-    yield _row(
-        "speed",
-        f"{speed.tokens_a_second(seen):,.0f} tokens a second with {seen} answers at once, "
-        f"{speed.tokens_a_second(1):,.0f} with one",
-    )
+    speed_text = f"{speed.tokens_a_second(seen):,.0f} tokens a second with {seen} answers at once"
+    if speed.is_told_apart:
+        speed_text += f"; fitted to how they ended, {speed.tokens_a_second(1):,.0f} with one"
+    yield _row("speed", speed_text)
     where = "" if shown.device == "cpu" else " of the host"
     memory = f"{shown.memory / 1e9:.1f} GB{where} in the largest process of a worker"
     if shown.room is not None:

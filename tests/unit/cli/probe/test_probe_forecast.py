@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from apbmm.probe.forecast import Plan, Probed, reckon
-from apbmm.probe.speed import TimedAnswer
+from apbmm.probe.speed import Speed, TimedAnswer
 from apbmm.probe.view import Shown, lines
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
 from apbmm_common.run_file import BudgetSection
@@ -99,7 +100,7 @@ def test_everything_is_told() -> None:
     text = "\n".join(lines(Shown(run_spec(), "0", 3_000_000_000, 10_000, pair, forecast)))
     for piece in (
         "instruct     sums 50.0% 100.0 tokens, 0 of 10 cut",
-        "speed        100 tokens a second with 10 answers at once, 10 with one",
+        "speed        100 tokens a second with 10 answers at once\n",
         "memory       3.0 GB of the host in the largest process of a worker; keys and values of",
         "start        28.0 s of a worker",
         "evaluation   about ",
@@ -114,3 +115,13 @@ def test_everything_is_told() -> None:
     assert "note: objective reasoning: thinking (50.0%) is not better than instruct (50.0%)" in text
     assert "objective cost" not in text
     assert " of one worker" in "\n".join(lines(Shown(run_spec(), "cpu", 1, None, pair, forecast)))
+
+
+def test_a_speed_of_one_answer_that_the_probe_does_not_tell_is_left_out() -> None:
+    forecast = reckon(PAIR, plan(evaluations=40), 8.0, 1)
+    told = replace(forecast, speed=Speed(0.0, 0.02, 0.001))
+    text = "\n".join(lines(Shown(run_spec(), "cpu", 1, None, PAIR, told)))
+    assert "333 tokens a second with 10 answers at once; fitted to how they ended, 48 wi" in text
+    for unknown in (Speed(0.0, 0.02, 0.0), Speed(0.0, 0.0, 0.01)):
+        shown = Shown(run_spec(), "cpu", 1, None, PAIR, replace(forecast, speed=unknown))
+        assert "with one" not in "\n".join(lines(shown))
