@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -83,7 +86,7 @@ def _example(source: str, benchmark: str, answers: Sequence[RecordedAnswer]) -> 
 def _other_rule(
     spec: RunSpec, benchmark: BenchmarkSection, source: str, answers: Sequence[RecordedAnswer]
 ) -> Iterator[str]:
-    """The extraction of `apbmm_answer` that finds the most right answers, or answers in most texts.
+    """The rule of `apbmm_answer` that finds the most right answers, or answers in most texts.
 
     Nothing where the run's own is as good, or no other finds much.
     """
@@ -99,20 +102,31 @@ def _other_rule(
     right, found = counts[best]
     if best and (right or found > len(answers) / 2):
         yield (
-            f'{source}, {benchmark.name}: extract = "{best}" in its arguments would find an answer '
-            f"in {found} of {len(answers)}, {right} of them right"
+            f"{source}, {benchmark.name}: {best} in its arguments would find an answer in {found} "
+            f"of {len(answers)}, {right} of them right"
         )
 
 
 def _counts_of_others(
     own: AnswerRule, texts: Sequence[tuple[str, str]]
 ) -> Mapping[str, tuple[int, int]]:
+    """The `_counts` of other rules, by what stands in the arguments for them."""
+    ways = [("extract", name) for name in EXTRACTIONS.keys() - {"exact", own.extract}]
+    ways += [("after", marker) for marker in _markers(texts) if marker != own.after]
     counts = {}
-    for name in EXTRACTIONS.keys() - {"exact", own.extract}:
-        rule = replace(own, extract=name, after="", regex="")
+    for key, value in ways:
+        rule = replace(own, **{"extract": "", "after": "", "regex": "", key: value})
         with suppress(ValueError):  # no answer of this form could be right
-            counts[name] = _counts(rule, [(text, rule.target(right)) for text, right in texts])
+            targets = [(text, rule.target(right)) for text, right in texts]
+            counts[f"{key} = {json.dumps(value, ensure_ascii=False)}"] = _counts(rule, targets)
     return counts
+
+
+def _markers(texts: Sequence[tuple[str, str]]) -> list[str]:
+    """What stands before the right answer where that ends a text, if it is one mark mostly."""
+    ends = (re.search(rf"(\S*[^\w\s])\s*{re.escape(right)}\s*\Z", text) for text, right in texts)
+    found = Counter(end[1] for end in ends if end is not None)
+    return [mark for mark, count in found.most_common(1) if count > found.total() / 2]
 
 
 def _counts(rule: AnswerRule, texts: Sequence[tuple[str, str]]) -> tuple[int, int]:

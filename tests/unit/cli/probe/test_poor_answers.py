@@ -33,16 +33,27 @@ def probed(accuracy: float, malformed: int) -> list[Probed]:
 
 
 @pytest.fixture
-def reasons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """`reasons_to_end` of a benchmark of one's own with the answers of `TEXTS`."""
-    answers = {("test", n): recorded(t, str(7 + n)) for n, t in enumerate(TEXTS)}
-    monkeypatch.setattr(poor_answers, "recorded_answers", lambda *_: answers)
+def answers() -> tuple[dict[str, str], dict[str, str]]:
+    """The benchmark's arguments, and texts with the right answers."""
+    return BOXED, {text: str(7 + n) for n, text in enumerate(TEXTS)}
+
+
+@pytest.fixture
+def reasons(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    answers: tuple[dict[str, str], dict[str, str]],
+) -> Any:
+    """`reasons_to_end` of a benchmark of one's own with these answers."""
+    arguments, texts = answers
+    kept = {("test", n): recorded(*pair) for n, pair in enumerate(texts.items())}
+    monkeypatch.setattr(poor_answers, "recorded_answers", lambda *_: kept)
     (tmp_path / "own.jsonl").write_text('{"question": "?", "answer": "7"}\n')
 
     def of(accuracy: float, malformed: int, unknown: float = 0, **budget: Any) -> list[str]:
         own = {"name": "own", "adapter": "apbmm_answer", "path": str(tmp_path / "own.jsonl")}
         spec = run_spec(
-            benchmarks=[{**own, "arguments": BOXED}],
+            benchmarks=[{**own, "arguments": arguments}],
             budget={"evaluations": 8, "initial": 2, **budget},
         )
         prompts = RenderedBenchmark(count=4, distinct=4, longest=9, unknown_share=unknown, first=())
@@ -60,6 +71,15 @@ def test_malformed_answers_are_told_with_an_example_and_the_rule_that_fits(reaso
     assert any("the right answer is '7'" in line for line in lines)
     fix = 'extract = "last_number" in its arguments would find an answer in 3 of 4, 3 of them right'
     assert f"thinking, own: {fix}" in lines
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [({"extract": "letter"}, {"b ; hop #D": "D", "go # E": "E", "x ; # F": "F", "1 ; 2": "G"})],
+)
+def test_a_mark_before_the_answers_is_told(reasons: Any) -> None:
+    fix = 'after = "#" in its arguments would find an answer in 3 of 4, 3 of them right'
+    assert f"thinking, own: {fix}" in reasons(0.0, 4)
 
 
 def test_prompts_that_the_tokenizer_does_not_know_are_told_before_other_rules(reasons: Any) -> None:
