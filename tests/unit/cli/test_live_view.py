@@ -228,12 +228,36 @@ def test_events_are_told_once_a_line_each() -> None:
         "reference instruct is measured",
         "e0001  reasoning 0.800, cost -0.100  60.0% 200.0 tokens  12.0 s",
         "worker gpu0 joined",
+        "worker gpu0 begins e0007",
         "no space left",
     ]
     second = list(lines.of(snapshot(recent=[done(1), done(2, on_front=True)], workers=[])))
     assert [line.split()[0] for line in second] == ["e0002", "worker"]
     assert second[0].endswith("on the front")
     assert second[1] == "worker gpu0 left"
+
+
+def test_of_a_worker_that_prepares_each_stage_is_told_once() -> None:
+    lines = EventLines()
+    told = [
+        list(lines.of(snapshot(references={}, recent=[], workers=[worker("gpu0", **now)])))
+        for now in (
+            {"state": "preparing", "stage": "start engine", "evaluation": ""},
+            {"state": "preparing", "stage": "start engine", "evaluation": "", "quiet": 9.0},
+            {"state": "preparing", "stage": "try hot-loading", "evaluation": ""},
+            {"state": "idle", "stage": "", "evaluation": ""},
+            {"evaluation": "thinking"},
+            {"evaluation": "thinking", "stage": "report"},
+        )
+    ]
+    assert told[0] == ["worker gpu0 joined", "worker gpu0 starts its engine"]
+    assert told[1:] == [
+        [],
+        ["worker gpu0 tries hot-loading"],
+        [],
+        ["worker gpu0 begins thinking"],
+        [],
+    ]
 
 
 def test_what_a_master_says_is_kept_in_the_run_directory(tmp_path: Path) -> None:

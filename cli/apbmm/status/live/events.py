@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from apbmm.status.live.view import completion
+from apbmm.status.live.view import STAGES, completion
 from apbmm.status.view import estimate_in_words, estimated, trouble_lines
 
 Entry = Mapping[str, Any]
@@ -14,12 +14,14 @@ Entry = Mapping[str, Any]
 class EventLines:
     """What is new in each snapshot, in lines; what the first one has is new as well.
 
-    Completions between two snapshots are named as far as snapshots name the last ones.
+    Completions between two snapshots are named as far as snapshots name the last ones. Of workers
+    that prepare every stage is told, of others which evaluation they begin.
     """
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
         self._workers: dict[str, str] = {}
+        """By name what was told of each."""
         self._trouble: set[str] = set()
 
     def of(self, status: Entry) -> Iterator[str]:
@@ -43,9 +45,20 @@ class EventLines:
         self._trouble = set(trouble)
 
     def _of_workers(self, status: Entry) -> Iterator[str]:
-        now = {worker["name"]: worker["state"] for worker in status["workers"]}
+        now = {worker["name"]: _work_of(worker) for worker in status["workers"]}
         for name in sorted(now.keys() - self._workers.keys()):
             yield f"worker {name} joined"
+        for name, work in sorted(now.items()):
+            if work and work != self._workers.get(name):
+                yield f"worker {name} {work}"
         for name in sorted(self._workers.keys() - now.keys()):
             yield f"worker {name} left"
         self._workers = now
+
+
+def _work_of(worker: Entry) -> str:
+    """What a worker prepares, or the evaluation that it has begun; "" where it does neither."""
+    if worker["state"] == "preparing":
+        stage = worker.get("stage", "")
+        return STAGES.get(stage, stage)
+    return f"begins {worker['evaluation']}" if worker["evaluation"] else ""
