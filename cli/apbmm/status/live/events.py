@@ -60,5 +60,5 @@ def _work_of(worker: Entry) -> str:
     """What a worker prepares, or the evaluation that it has begun; "" where it does neither."""
     if worker["state"] == "preparing":
         stage = worker.get("stage", "")
-        return STAGES.get(stage, stage)
+        return STAGES.get(stage, str(stage))
     return f"begins {worker['evaluation']}" if worker["evaluation"] else ""
