@@ -9,6 +9,7 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,9 +98,7 @@ def landscape_of(campaign: Campaign) -> Landscape:
 
 def build(campaign: Campaign, landscape: Landscape) -> Search:
     """The search a campaign names, with the settings after its colon."""
-    name, _, settings = campaign.method.partition("@")[0].partition(":")
-    parts = re.split(r",(?=\w+=)", settings) if settings else []
-    pairs = dict(part.split("=") for part in parts)
+    name, settings = named_settings(campaign.method.partition("@")[0])
     kind = campaign.importance
     return create(
         name,
@@ -109,8 +108,15 @@ def build(campaign: Campaign, landscape: Landscape) -> Search:
         initial=INITIAL,
         workers=campaign.workers,
         importance=None if kind is None else landscape.importance(kind),
-        **{key: json.loads(value) for key, value in pairs.items()},
+        **settings,
     )
+
+
+def named_settings(method: str) -> tuple[str, dict[str, Any]]:
+    """A method's name and its settings, from `name:setting=JSON,setting=JSON`."""
+    name, _, settings = method.partition(":")
+    pairs = [part.split("=") for part in re.split(r",(?=\w+=)", settings)] if settings else []
+    return name, {key: json.loads(value) for key, value in pairs}
 
 
 def fly(

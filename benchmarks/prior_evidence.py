@@ -1,6 +1,6 @@
-"""Does the layer importance prior know which layers matter? Rank correlations on the demo pair.
+"""Does the layer importance prior know which layers matter? Rank correlations on a pair.
 
-    python benchmarks/real_merges.py serve STORE &
+    python benchmarks/real_merges.py serve STORE [--run-file PAIR/run.toml] &
     python benchmarks/prior_evidence.py STORE --out benchmarks/results/prior_evidence
 
 Each layer's effect is measured: all other layers have the weight 0.4, this one 0 and then 1, and
@@ -13,10 +13,11 @@ Spearman's rank correlation over the layers. The 95 % intervals are percentiles 
 draws of layers and, within each benchmark, of questions, the same ones for all merges. `p` is that
 of a permutation of the layers, two-sided.
 
-The second table tells what the importance does to the surrogate, on three searches of the pair with
-the real vLLM (see `estimates.py`): the root mean square error of both objectives for the merges of
-the other two searches, after the first 10, 20 and 40 merges of one. The importance is the measured
-one, none, the measured one reversed (1 - s), or one of five shuffled ones.
+Where the pair is the demo's, the second table tells what the importance does to the surrogate, on
+three searches with the real vLLM (see `estimates.py`): the root mean square error of both
+objectives for the merges of the other two searches, after the first 10, 20 and 40 merges of one.
+The importance is the measured one, none, the measured one reversed (1 - s), or one of five shuffled
+ones.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ from apbmm_master.search.prior import layer_importance
 from estimates import demo_runs
 from paired_noise import REFERENCES, objectives
 from quality_report import made_by, markdown
-from real_evaluations import LAYERS, Evaluations
+from real_evaluations import Evaluations
 
 Array = npt.NDArray[np.float64]
+DEMO = "demo"
+"""The name of the run whose searches `estimates.py` reads."""
 OTHERS = 0.4
 DRAWS = 2000
 SHUFFLES = 5
@@ -74,7 +77,8 @@ def main() -> None:
     head = ["discrepancy", "effect on", "rank correlation", "95 % interval", "p"]
     text = made_by(f"python benchmarks/prior_evidence.py STORE --out {options.out}")
     text += "\n" + "\n".join(__doc__.splitlines()[5:]) + "\n\n" + markdown([head, *rows])
-    text += "\n" + markdown(surrogate_rows(measures["fused (Eq. 12)"]))
+    if evaluations.asked.pair == DEMO:
+        text += "\n" + markdown(surrogate_rows(measures["fused (Eq. 12)"]))
     text += "\n" + markdown(layer_rows(measures, effects))
     options.out.with_suffix(".md").write_text(text)
     found = {name: values.tolist() for name, values in measures.items()}
@@ -84,10 +88,11 @@ def main() -> None:
 
 def measured(evaluations: Evaluations) -> Outcomes:
     """The two sources, and for each layer the merge with weight 0 and with weight 1 there."""
-    vectors = np.full((2, LAYERS, LAYERS), OTHERS)
+    layers = evaluations.layers
+    vectors = np.full((2, layers, layers), OTHERS)
     for weight in (0, 1):
         np.fill_diagonal(vectors[weight], float(weight))
-    every = [np.zeros(LAYERS), np.ones(LAYERS), *vectors.reshape(-1, LAYERS)]
+    every = [np.zeros(layers), np.ones(layers), *vectors.reshape(-1, layers)]
     found = [evaluations.of(vector) for vector in every]
     return {
         name: np.array([[merge[name].scores, merge[name].tokens] for merge in found])
@@ -99,21 +104,28 @@ def effects_of(
     outcomes: Outcomes, chosen: dict[str, npt.NDArray[np.intp]] | None = None
 ) -> dict[str, Array]:
     """Signed effect (L,) of each layer on each objective, over all questions or the chosen ones."""
-    total = np.zeros((LAYERS, 2))
+    layers = layers_of(outcomes)
+    total = np.zeros((layers, 2))
     for name, values in outcomes.items():
         means = (values if chosen is None else values[:, :, chosen[name]]).mean(axis=2)
         low, high = means[:2]
         spans = np.array([high[0] - low[0], low[1] - high[1]])
-        total += (means[2 + LAYERS :] - means[2 : 2 + LAYERS]) / spans / len(outcomes)
+        total += (means[2 + layers :] - means[2 : 2 + layers]) / spans / len(outcomes)
     return dict(zip(OBJECTIVES, total.T, strict=True))
+
+
+def layers_of(outcomes: Outcomes) -> int:
+    """The number of layers that the merges are of."""
+    return (len(next(iter(outcomes.values()))) - 2) // 2
 
 
 def drawn(outcomes: Outcomes) -> dict[str, list[tuple[npt.NDArray[np.intp], Array]]]:
     """For each objective the drawn layers, and their effects on the drawn questions."""
     rng = np.random.default_rng(0)
+    count = layers_of(outcomes)
     found: dict[str, list[tuple[npt.NDArray[np.intp], Array]]] = {name: [] for name in OBJECTIVES}
     for _ in range(DRAWS):
-        layers = rng.integers(LAYERS, size=LAYERS)
+        layers = rng.integers(count, size=count)
         sizes = {name: values.shape[2] for name, values in outcomes.items()}
         questions = {name: rng.integers(size, size=size) for name, size in sizes.items()}
         for name, effect in effects_of(outcomes, questions).items():
@@ -170,7 +182,7 @@ def surrogate_errors(method: str, importance: Array | None) -> Array:
         unseen = np.concatenate([vectors for vectors, _ in others])
         true = np.concatenate([values[REFERENCES:] for _, values in others]) - low
         for size, count in enumerate(SIZES):
-            search = create(method, LAYERS, seed=0, importance=importance)
+            search = create(method, unseen.shape[1], seed=0, importance=importance)
             assert isinstance(search, BayesianSearch)
             for row in zip(x[:count], y[REFERENCES : REFERENCES + count] - low, strict=True):
                 search.tell(*row)
@@ -183,7 +195,7 @@ def surrogate_errors(method: str, importance: Array | None) -> Array:
 def layer_rows(measures: dict[str, Array], effects: dict[str, Array]) -> list[list[str]]:
     """A table of all layers; effects are signed: weight 1 minus weight 0."""
     rows = [["layer", *measures, *(f"effect on {name}" for name in effects)]]
-    for layer in range(LAYERS):
+    for layer in range(len(next(iter(measures.values())))):
         cells = [f"{values[layer]:.4f}" for values in measures.values()]
         cells += [f"{values[layer]:+.4f}" for values in effects.values()]
         rows.append([str(layer), *cells])

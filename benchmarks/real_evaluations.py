@@ -1,9 +1,10 @@
-"""Full evaluations of merges of the demo pair by one resident vLLM and EvalScope, kept on disk.
+"""Full evaluations of merges of a pair by one resident vLLM and EvalScope, kept on disk.
 
 `serve` holds the engine, a `Pipeline` as the worker's child does, and answers clients on a socket
 in the store's folder, one vector after another. A vector that was evaluated before is read from
 `evaluations.jsonl`. So methods and runs share evaluations, and clients may run in environments
-without vLLM. All merges answer the same fixed sample of the pair's questions, at temperature 0.
+without vLLM. All merges answer the same fixed sample of the pair's questions, at temperature 0. The
+pair is that of a run file, the demo's by default.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from apbmm_common.run_file import RunSpec
+
 Array = npt.NDArray[np.float64]
-KEY = b"merges of the demo pair"
+KEY = b"merges of a pair"
 DECIMALS = 6
-LAYERS = 12
 DISCREPANCY = "discrepancy.json"
-SAMPLE = "sample.json"
+ASKED = "asked.json"
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,48 @@ class Discrepancy:
 Evaluation = dict[str, Benchmark]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What all evaluations of a store are of.
+
+    - `pair`: the name of the run file's run; `layers`: of its models;
+    - `sample`: questions of each benchmark, None for all of them;
+    - `confirming`: the questions are those of the run file's `[[confirm.benchmarks]]`.
+    """
+
+    pair: str
+    layers: int
+    sample: int | None = None
+    confirming: bool = False
+
+    @classmethod
+    def kept(cls, folder: Path) -> Asked | None:
+        """That of a store, if it has been served."""
+        file = folder / ASKED
+        return cls(**json.loads(file.read_text())) if file.exists() else None
+
+    def keep(self, folder: Path) -> None:
+        """Write it to a store; refuse to mix evaluations of different questions in one."""
+        if (Asked.kept(folder) or self) != self:
+            raise SystemExit(f"{folder} holds evaluations of other questions: {Asked.kept(folder)}")
+        (folder / ASKED).write_text(json.dumps(asdict(self)))
+
+
 class Evaluations:
     """The client: what the store in `folder` has, and from its server what it lacks."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known = dict(kept(folder))
+        asked = Asked.kept(folder)
+        if asked is None:
+            raise SystemExit(f"{folder} is no store: run `real_merges.py serve` first")
+        self.asked = asked
+
+    @property
+    def layers(self) -> int:
+        """The number of layers of the pair."""
+        return self.asked.layers
 
     def of(self, vector: npt.ArrayLike) -> Evaluation:
         """All outcomes of a merge, by benchmark."""
@@ -139,11 +178,23 @@ def kept(folder: Path) -> Iterator[tuple[tuple[float, ...], Evaluation]]:
         )
 
 
-def serve(folder: Path, sample: int | None) -> None:
-    """Answer clients until interrupted. `sample` questions of each benchmark, or all of them."""
+def serve(folder: Path, run_file: Path | None, sample: int | None, *, confirming: bool) -> None:
+    """Answer clients until interrupted.
+
+    `run_file` is the pair's, the demo's by default. Each merge is asked `sample` questions of each
+    benchmark, or all; where `confirming`, of those that confirm a front.
+    """
+    from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
+    from apbmm_common.run_file import load_run_file
+
+    spec = load_run_file(run_file or demo_folder() / RUN_FILE)
+    config = Path(next(iter(spec.sources.folders.values()))) / "config.json"
+    layers = json.loads(config.read_text())["num_hidden_layers"]
     folder.mkdir(parents=True, exist_ok=True)
-    require_same_sample(folder / SAMPLE, sample)
-    measuring = Measuring(folder, sample)
+    Asked(spec.name, layers, sample, confirming).keep(folder)
+    if confirming:
+        spec = spec.model_copy(update={"benchmarks": spec.confirm.benchmarks})
+    measuring = Measuring(folder, spec, sample)
     socket = folder / "socket"
     socket.unlink(missing_ok=True)
     try:
@@ -160,22 +211,13 @@ def serve(folder: Path, sample: int | None) -> None:
         measuring.close()
 
 
-def require_same_sample(file: Path, sample: int | None) -> None:
-    """Refuse to mix evaluations of different questions in one store."""
-    if file.exists() and json.loads(file.read_text()) != sample:
-        raise SystemExit(f"{file.parent} holds evaluations of another sample of the questions")
-    file.write_text(json.dumps(sample))
-
-
 class Measuring:
-    """The worker's own pipeline on the demo's run file."""
+    """The worker's own pipeline on a run file."""
 
-    def __init__(self, folder: Path, sample: int | None) -> None:
-        from apbmm.demo.command import DemoOptions, demo_run
+    def __init__(self, folder: Path, spec: RunSpec, sample: int | None) -> None:
         from apbmm_common.datasets.benchmark_folders import places_of
         from apbmm_worker.child.pipeline import LocalInputs, Pipeline
 
-        spec = demo_run(DemoOptions(), None)
         asked = [b.model_copy(update={"sample": sample}) for b in spec.benchmarks]
         engine = {"max_num_seqs": 512, **spec.engine.arguments}
         spec = spec.model_copy(

@@ -1,19 +1,28 @@
-"""Searches of real merges of the demo pair: ours and other people's, at equal cost.
+"""Searches of real merges of a pair: ours and other people's, at equal cost.
 
     python benchmarks/real_merges.py serve STORE --sample 60 &
     python benchmarks/real_merges.py search STORE --seeds 10 --first-seed 101
+    python benchmarks/real_merges.py serve FURTHER --sample 60 --confirming &
+    python benchmarks/real_merges.py confirm STORE FURTHER
     python benchmarks/real_merges.py report STORE --out benchmarks/results/real_merges
 
 `serve` holds one vLLM and EvalScope and keeps every evaluation by its vector (`real_evaluations`).
-`search` runs what is missing of the campaigns and adds each to `campaigns.jsonl`; several may run
-side by side, also in an environment of the peers (`peers-requirements.txt`) without vLLM.
+The pair is the demo's, or that of `--run-file` (`second_pair.py` makes one). `search` runs what is
+missing of the campaigns and adds each to `campaigns.jsonl`; several may run side by side, also in
+an environment of the peers (`peers-requirements.txt`) without vLLM. `confirm` measures the fronts
+on the run file's `[[confirm.benchmarks]]`.
 
 A campaign is 8 evaluations of an initial design and 32 more, one after another: every method knows
-all results before it proposes. The initial design is the scrambled Sobol sequence of the seed,
-shared by all methods, but for `ap-bmm-plus`, which has its own as shipped (`,shared` gives it the
-shared one too), and `uniform`, which has no seed. A method with `,references` is told what the
-two sources score, (0, 1) and (1, 0) by Eq. 2, before it begins. Objectives are those of Eq. 2, and
-the methods of apbmm are told noise as in a run.
+all results before it proposes. Objectives are those of Eq. 2, and the methods of apbmm are told
+noise as in a run. The initial design is the scrambled Sobol sequence of the seed, shared by all
+methods, but for `ap-bmm-plus`, which has its own as shipped, and for `uniform` and `ta`, which have
+no seed. `ta` (task arithmetic) has 80 evaluations. A method is named
+
+- `NAME` or `NAME:setting=JSON,setting=JSON`, as in `search_quality.py`;
+- `NAME,flat`, `NAME,random` or `NAME,reversed`, also with settings behind: with a layer importance
+  that says nothing, that of other layers (drawn anew for each seed), or 1 minus the measured one;
+- `PEER` or `PEER,references` (`peer_searches`): the latter is told what the two sources score,
+  (0, 1) and (1, 0) by Eq. 2, before it begins.
 """
 
 from __future__ import annotations
@@ -25,30 +34,37 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from apbmm_master.search.methods import create, method_class
 from apbmm_master.search.methods.sequences import scrambled_sobol
+from apbmm_master.search.pareto import front
 from apbmm_master.search.prior import Discrepancies, component_importance
 from apbmm_master.search.reference_scaling import (
     ScaledObjective,
     objective_variance,
     objective_vector,
 )
+from campaigns import named_settings
 from peer_searches import PEERS, peer
-from real_evaluations import LAYERS, SAMPLE, Discrepancy, Evaluation, Evaluations, serve
+from real_evaluations import Discrepancy, Evaluation, Evaluations, rounded, serve
 
 Array = npt.NDArray[np.float64]
-INITIAL, BUDGET = 8, 40
+INITIAL, BUDGET, MODEL_LEVEL_BUDGET = 8, 40, 80
 ENDS = ((0.0, (0.0, 1.0)), (1.0, (1.0, 0.0)))
 """The weight of all layers, and what the source with that weight scores by Eq. 2."""
-OURS = ("ap-bmm-plus", "ap-bmm-plus,shared", "ap-bmm", "qnehvi", "sobol", "uniform")
+OURS = (
+    "ap-bmm-plus", "ap-bmm", "momm", "qnehvi", "moead-cmaes", "sip-bmm", "uniform", "sobol", "ta",
+)  # fmt: skip
 THEIRS = (
     "botorch", "botorch,references", "optuna-tpe", "optuna-tpe,references", "optuna-nsga2",
     "optuna-gp", "optuna-gp,references", "ax", "ax,references",
 )  # fmt: skip
+WITHOUT_SEED = ("uniform", "ta")
+CAMPAIGNS, CONFIRMED = "campaigns.jsonl", "confirmed.jsonl"
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ class Scale:
     def of(cls, evaluations: Evaluations) -> Scale:
         """Measure the two sources."""
         ends = {
-            name: means(evaluations.of(np.full(LAYERS, weight)))
+            name: means(evaluations.of(np.full(evaluations.layers, weight)))
             for name, weight in (("instruct", 0.0), ("thinking", 1.0))
         }
         return cls(ends)
@@ -97,47 +113,72 @@ def generated(found: Evaluation) -> int:
 class OwnMethod:
     """A method of apbmm, created as a run creates it."""
 
-    def __init__(self, name: str, seed: int, prior: Discrepancy) -> None:
-        name, _, variant = name.partition(",")
+    def __init__(self, named: str, seed: int, layers: int, prior: Discrepancy) -> None:
+        head, settings = named_settings(named)
+        name, _, variant = head.partition(",")
         method = method_class(name)
         importance = None
         if method.uses_importance:
-            found = Discrepancies(prior.parameter, prior.activation, tuple(range(LAYERS)))
-            importance = component_importance(found, use_activations=method.uses_activations)
-        settings = {"diagonal": False} if variant == "shared" else {}
+            found = Discrepancies(prior.parameter, prior.activation, tuple(range(layers)))
+            measured = component_importance(found, use_activations=method.uses_activations)
+            importance = importance_variant(measured, variant, seed)
+        self._layers = layers
         self._search = create(
-            name, LAYERS, seed=seed, budget=BUDGET, initial=INITIAL, importance=importance,
-            **settings,
+            name, layers, seed=seed, budget=budget_of(named), initial=INITIAL,
+            importance=importance, **settings,
         )  # fmt: skip
 
     def ask(self) -> Array:
-        """The next vector."""
-        return self._search.ask(1)[0]
+        """The next vector; that of task arithmetic is one weight for all layers."""
+        self._asked = self._search.ask(1)[0]
+        if len(self._asked) == self._layers:
+            return self._asked
+        return np.full(self._layers, self._asked[0])
 
-    def tell(self, x: Array, y: Array, variance: Array) -> None:
-        """A result, with the noise that a run knows."""
-        self._search.tell(x, y, variance)
+    def tell(self, y: Array, variance: Array) -> None:
+        """The result of what was asked for, with the noise that a run knows."""
+        self._search.tell(self._asked, y, variance)
 
 
 class PeerMethod:
     """A tool of other people behind the shared initial design."""
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, layers: int) -> None:
         name, _, variant = name.partition(",")
-        self._search = peer(name, LAYERS, seed)
-        self._design: Iterator[Array] = islice(scrambled_sobol(LAYERS, seed), INITIAL)
+        self._search = peer(name, layers, seed)
+        self._design: Iterator[Array] = islice(scrambled_sobol(layers, seed), INITIAL)
         if variant == "references":
             for weight, y in ENDS:
-                self._search.tell(np.full(LAYERS, weight), np.array(y))
+                self._search.tell(np.full(layers, weight), np.array(y))
 
     def ask(self) -> Array:
         """The next point of the design, then what the tool proposes."""
         design = next(self._design, None)
-        return self._search.ask() if design is None else np.asarray(design)
+        self._asked = self._search.ask() if design is None else np.asarray(design)
+        return self._asked
 
-    def tell(self, x: Array, y: Array, variance: Array) -> None:  # noqa: ARG002 - none takes noise
-        """A result."""
-        self._search.tell(x, y)
+    def tell(self, y: Array, variance: Array) -> None:  # noqa: ARG002 - none takes noise
+        """The result of what was asked for."""
+        self._search.tell(self._asked, y)
+
+
+def budget_of(named: str) -> int:
+    """How many evaluations a method has: twice as many where it is one of whole models."""
+    return MODEL_LEVEL_BUDGET if named == "ta" else BUDGET
+
+
+def importance_variant(measured: Array, variant: str, seed: int) -> Array | None:
+    """The importance that a method is given instead of the measured one."""
+    match variant:
+        case "":
+            return measured
+        case "flat":
+            return np.full_like(measured, 0.5)
+        case "random":
+            return np.random.default_rng(seed).permutation(measured)
+        case "reversed":
+            return np.asarray(1.0 - measured)
+    raise SystemExit(f"there is no importance {variant!r}: flat, random or reversed")
 
 
 def campaign(name: str, seed: int, evaluations: Evaluations) -> dict[str, object]:
@@ -146,15 +187,15 @@ def campaign(name: str, seed: int, evaluations: Evaluations) -> dict[str, object
     begun = time.process_time()
     method: OwnMethod | PeerMethod
     if name.partition(",")[0] in PEERS:
-        method = PeerMethod(name, seed)
+        method = PeerMethod(name, seed, evaluations.layers)
     else:
-        method = OwnMethod(name, seed, evaluations.discrepancy())
+        method = OwnMethod(name, seed, evaluations.layers, evaluations.discrepancy())
     vectors, objectives, tokens = [], [], []
-    for _ in range(BUDGET):
+    for _ in range(budget_of(name)):
         x = method.ask()
         found = evaluations.of(x)
         y = scale.objective(found)
-        method.tell(x, y, scale.variance(found))
+        method.tell(y, scale.variance(found))
         vectors.append(np.round(x, 6).tolist())
         objectives.append(np.round(y, 6).tolist())
         tokens.append(generated(found))
@@ -169,52 +210,79 @@ def campaign(name: str, seed: int, evaluations: Evaluations) -> dict[str, object
 
 
 def search(store: Path, methods: list[str], seeds: range) -> None:
-    """Run the campaigns that `campaigns.jsonl` lacks, seed by seed."""
-    file = store / "campaigns.jsonl"
+    """Run the campaigns that the store lacks, seed by seed."""
     for seed in seeds:
         for name in methods:
-            at = 0 if name == "uniform" else seed
-            if (name, at) in {(c["method"], c["seed"]) for c in campaigns(store)}:
+            at = 0 if name in WITHOUT_SEED else seed
+            if (name, at) in {(c["method"], c["seed"]) for c in lines_of(store / CAMPAIGNS)}:
                 continue
             found = campaign(name, at, Evaluations(store))
-            with file.open("a") as lines:
-                lines.write(json.dumps(found) + "\n")
+            add(found, store / CAMPAIGNS)
             print(f"{at} {name} {found['cpu_seconds']}", flush=True)
 
 
-def campaigns(store: Path) -> list[dict[str, object]]:
-    """Every campaign in a store."""
-    file = store / "campaigns.jsonl"
+def confirm(store: Path, further: Path, methods: list[str] | None) -> None:
+    """Measure the fronts of all campaigns once more, on the questions of another store."""
+    evaluations = Evaluations(further)
+    scale = Scale.of(evaluations)
+    done = {(c["method"], c["seed"]) for c in lines_of(store / CONFIRMED)}
+    every = sorted(lines_of(store / CAMPAIGNS), key=lambda each: each["seed"])
+    for each in every:
+        key = each["method"], each["seed"]
+        if key in done or (methods and each["method"] not in methods):
+            continue
+        vectors = {rounded(each["x"][index]) for index in front(each["y"])}
+        y = [np.round(scale.objective(evaluations.of(x)), 6).tolist() for x in sorted(vectors)]
+        add({"method": key[0], "seed": key[1], "y": y}, store / CONFIRMED)
+        print(f"{key[1]} {key[0]} {len(vectors)}", flush=True)
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    """Every object in a file of JSON lines, none where there is no file."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def add(found: Mapping[str, object], file: Path) -> None:
+    """One more line."""
+    with file.open("a") as lines:
+        lines.write(json.dumps(found) + "\n")
+
+
 def main() -> None:
-    """Serve, search or report."""
+    """Serve, search, confirm or report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser("serve", help="hold the engine and answer searches")
+    serving.add_argument("--run-file", type=Path, help="that of the pair; the demo's by default")
     serving.add_argument("--sample", type=int, help="questions of each benchmark; all by default")
+    serving.add_argument("--confirming", action="store_true", help="ask what confirms a front")
     searching = commands.add_parser("search", help="run the campaigns that are missing")
     searching.add_argument("--methods", nargs="+", default=[*OURS, *THEIRS])
     searching.add_argument("--seeds", type=int, default=10)
     searching.add_argument("--first-seed", type=int, default=101)
+    confirming = commands.add_parser("confirm", help="measure the fronts on further questions")
+    confirming.add_argument("--methods", nargs="+", help="all by default")
     reporting = commands.add_parser("report", help="write OUT.md and OUT.json")
     reporting.add_argument("--out", type=Path, required=True)
-    for command in (serving, searching, reporting):
+    for command in (serving, searching, confirming, reporting):
         command.add_argument("store", type=Path, help="folder of evaluations and campaigns")
+    confirming.add_argument("further", type=Path, help="store of a server that is `--confirming`")
     options = parser.parse_args()
     if options.command == "serve":
-        serve(options.store, options.sample)
+        serve(options.store, options.run_file, options.sample, confirming=options.confirming)
     elif options.command == "search":
         first = options.first_seed
         search(options.store, options.methods, range(first, first + options.seeds))
+    elif options.command == "confirm":
+        confirm(options.store, options.further, options.methods)
     else:
         from real_merges_report import write_report
 
-        sample = json.loads((options.store / SAMPLE).read_text())
-        write_report(campaigns(options.store), sample, options.out)
+        store = options.store
+        campaigns, confirmed = lines_of(store / CAMPAIGNS), lines_of(store / CONFIRMED)
+        write_report(campaigns, confirmed, Evaluations(store).asked, options.out)
 
 
 if __name__ == "__main__":

@@ -12,21 +12,28 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import wilcoxon
 
-from apbmm_master.search.pareto import hypervolume
+from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
 from quality_report import half_width, made_by, markdown
+from real_evaluations import Asked
 
 Array = npt.NDArray[np.float64]
 REFERENCE = (-0.2, -0.2)
 INITIAL = 8
 FIRST = "ap-bmm-plus"
 PREAMBLE = """\
-Real merges of the demo pair by vLLM on a CPU and EvalScope, {sample} questions of each of two
-benchmarks, campaigns of 8 + 32 evaluations, one after another; see `benchmarks/real_merges.py`.
-Hypervolume of the objectives of Eq. 2 as measured on these questions, above (-0.2, -0.2);
-`trajectory` is its mean over the 32, `tokens` are all that a campaign generated. Differences are
-paired by seed, with 95 % intervals (Student's t), Wilcoxon's p and Holm's correction over the
-table. At equal tokens: those of the cheaper campaign of each pair. The last column is the median
-number of evaluations after which `ap-bmm-plus` has the other's final hypervolume.
+Real merges of the pair of run `{pair}` by vLLM on a CPU and EvalScope, {sample} questions of each
+benchmark, campaigns of 8 + 32 evaluations (`ta`: 80), one after another; see
+`benchmarks/real_merges.py`. Hypervolume of the objectives of Eq. 2 as measured on these questions,
+above (-0.2, -0.2); `trajectory` is its mean over the evaluations after the eighth, `tokens` are all
+that a campaign generated. Spacing and front (its size) are those of all merges of a campaign.
+Contribution is a method's share of the front pooled over all methods of the table, over the seeds
+that all of them have run. Confirmed is the hypervolume of a campaign's front when its merges answer
+questions that the search did not ask.
+
+Differences are paired by seed, with 95 % intervals (Student's t), Wilcoxon's p and Holm's
+correction over the table. At equal tokens: those of the cheaper campaign of each pair. The last
+column is the median number of evaluations after which `ap-bmm-plus` has the other's final
+hypervolume.
 """
 SEEDLESS = 0
 """The seed of campaigns that have none: they are paired with every seed."""
@@ -34,17 +41,28 @@ SEEDLESS = 0
 
 @dataclass(frozen=True)
 class Curve:
-    """Hypervolume after each evaluation (n,), and all tokens generated until then (n,)."""
+    """What a campaign reached.
 
+    Its objectives (n, 2), the hypervolume after each evaluation (n,), all tokens generated until
+    then (n,), and the hypervolume of its front on further questions, if that was measured.
+    """
+
+    points: Array
     volumes: Array
     tokens: Array
+    confirmed: float | None = None
 
     @classmethod
-    def of(cls, campaign: Mapping[str, Any]) -> Curve:
-        """The curve of a campaign as it is kept."""
+    def of(cls, campaign: Mapping[str, Any], confirmed: Sequence[Sequence[float]] = ()) -> Curve:
+        """The curve of a campaign as it is kept, and its front's objectives when confirmed."""
         points = np.array(campaign["y"])
         volumes = [hypervolume(points[: k + 1], REFERENCE) for k in range(len(points))]
-        return cls(np.array(volumes), np.cumsum(campaign["tokens"]).astype(np.float64))
+        return cls(
+            points,
+            np.array(volumes),
+            np.cumsum(campaign["tokens"]).astype(np.float64),
+            hypervolume(np.array(confirmed), REFERENCE) if len(confirmed) else None,
+        )
 
     @property
     def trajectory(self) -> float:
@@ -65,16 +83,23 @@ class Curve:
 Curves = dict[str, dict[int, Curve]]
 
 
-def write_report(campaigns: Sequence[Mapping[str, Any]], sample: int | None, out: Path) -> None:
+def write_report(
+    campaigns: Sequence[Mapping[str, Any]],
+    confirmed: Sequence[Mapping[str, Any]],
+    asked: Asked,
+    out: Path,
+) -> None:
     """`OUT.md` with the tables, `OUT.json` with objectives and tokens of every evaluation.
 
-    Each merge answered a `sample` of each benchmark's questions; None for all of them.
+    `confirmed` holds the objectives of fronts on further questions, `asked` what was asked.
     """
+    again = {(each["method"], each["seed"]): each["y"] for each in confirmed}
     curves: Curves = {}
     for campaign in campaigns:
-        curves.setdefault(campaign["method"], {})[campaign["seed"]] = Curve.of(campaign)
+        method, seed = campaign["method"], campaign["seed"]
+        curves.setdefault(method, {})[seed] = Curve.of(campaign, again.get((method, seed), ()))
     parts = [made_by(f"python benchmarks/real_merges.py report STORE --out {out}")]
-    parts.append(PREAMBLE.format(sample=sample or "all"))
+    parts.append(PREAMBLE.format(pair=asked.pair, sample=asked.sample or "all"))
     parts += [means(curves), differences(curves)]
     out.with_suffix(".md").write_text("\n".join(parts))
     kept = [{name: c[name] for name in ("method", "seed", "y", "tokens")} for c in campaigns]
@@ -84,13 +109,40 @@ def write_report(campaigns: Sequence[Mapping[str, Any]], sample: int | None, out
 
 def means(curves: Curves) -> str:
     """The means of each method over its own runs."""
-    rows = [["method", "runs", "hypervolume", "trajectory", "tokens"]]
-    for method, runs in sorted(curves.items(), key=lambda item: -_final(item[1])):
-        trajectory = np.mean([run.trajectory for run in runs.values()])
-        tokens = np.mean([run.tokens[-1] for run in runs.values()])
-        cells = [f"{_final(runs):.3f}", f"{trajectory:.3f}", f"{tokens:,.0f}"]
-        rows.append([f"`{method}`", str(len(runs)), *cells])
+    rows = [
+        [
+            "method", "runs", "hypervolume", "trajectory", "Spacing", "front", "contribution",
+            "tokens", "confirmed",
+        ]
+    ]  # fmt: skip
+    shares = contribution_shares(curves)
+    for method, found in sorted(curves.items(), key=lambda item: -_final(item[1])):
+        runs = list(found.values())
+        confirmed = [run.confirmed for run in runs if run.confirmed is not None]
+        rows.append(
+            [
+                f"`{method}`",
+                str(len(runs)),
+                f"{_final(found):.3f}",
+                f"{np.mean([run.trajectory for run in runs]):.3f}",
+                f"{np.mean([spacing(run.points) for run in runs]):.3f}",
+                f"{np.mean([len(front(run.points)) for run in runs]):.1f}",
+                f"{shares[method]:.2f}",
+                f"{np.mean([run.tokens[-1] for run in runs]):,.0f}",
+                f"{np.mean(confirmed):.3f} ({len(confirmed)})" if confirmed else "",
+            ]
+        )
     return markdown(rows)
+
+
+def contribution_shares(curves: Curves) -> dict[str, float]:
+    """Each method's share of the front of all methods, over the seeds that all of them have."""
+    seeded = [set(runs) for runs in curves.values() if set(runs) != {SEEDLESS}]
+    counts = np.zeros(len(curves))
+    for seed in set.intersection(*seeded) if seeded else {SEEDLESS}:
+        groups = [runs.get(seed) or runs[SEEDLESS] for runs in curves.values()]
+        counts += contributions([run.points for run in groups])
+    return dict(zip(curves, counts / max(counts.sum(), 1.0), strict=True))
 
 
 def _final(runs: Mapping[int, Curve]) -> float:
@@ -101,7 +153,7 @@ def differences(curves: Curves) -> str:
     """Paired differences of `ap-bmm-plus` from each other method, positive where it is ahead."""
     head = [
         f"`{FIRST}` minus", "pairs", "at equal evaluations", "p", "p (Holm)", "ahead in",
-        "trajectory", "at equal tokens", "reaches its end with",
+        "trajectory", "at equal tokens", "reaches its end with", "confirmed",
     ]  # fmt: skip
     found = {method: pairs_of(curves, method) for method in curves if method != FIRST}
     found = {method: pairs for method, pairs in found.items() if len(pairs) > 1}
@@ -121,9 +173,20 @@ def differences(curves: Curves) -> str:
                 f"`{method}`", str(len(pairs)), interval(delta), f"{p[method]:.3f}",
                 f"{corrected[method]:.3f}", f"{int((delta > 0).sum())}", interval(trajectory),
                 interval(equal), f"{reached:.0f}" if np.isfinite(reached) else "never",
+                confirmed_difference(pairs),
             ]
         )  # fmt: skip
     return markdown(rows) if len(rows) > 1 else "No method has two pairs yet: no differences.\n"
+
+
+def confirmed_difference(pairs: Sequence[tuple[Curve, Curve]]) -> str:
+    """The difference on further questions, of the pairs where both were confirmed."""
+    found = [
+        ours.confirmed - theirs.confirmed
+        for ours, theirs in pairs
+        if ours.confirmed is not None and theirs.confirmed is not None
+    ]
+    return interval(np.array(found)) if len(found) > 1 else ""
 
 
 def pairs_of(curves: Curves, method: str) -> list[tuple[Curve, Curve]]:

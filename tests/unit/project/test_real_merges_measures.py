@@ -28,26 +28,30 @@ def fake_outcomes(vector: Sequence[float]) -> Any:
     return {"sums": Benchmark(solved, tuple(3 + round(30 * weight) + q for q in range(20)))}
 
 
+LAYERS = 12
+
+
 class FakeEvaluations:
     """The client of a server, without one."""
+
+    layers = LAYERS
 
     def of(self, vector: Sequence[float]) -> Any:
         return fake_outcomes(vector)
 
     def discrepancy(self) -> Any:
-        from real_evaluations import LAYERS, Discrepancy
+        from real_evaluations import Discrepancy
 
         return Discrepancy(tuple(range(LAYERS)), tuple(range(LAYERS)))
 
 
 def test_a_campaign_begins_with_the_design_of_its_seed_and_is_scaled_by_the_sources() -> None:
-    from real_evaluations import LAYERS
     from real_merges import BUDGET, ENDS, INITIAL, PeerMethod, Scale, campaign
 
     evaluations: Any = FakeEvaluations()
     found: Any = campaign("sobol", 3, evaluations)
     assert len(found["x"]) == len(found["y"]) == len(found["tokens"]) == BUDGET
-    peers = PeerMethod("botorch", 3)
+    peers = PeerMethod("botorch", 3, LAYERS)
     for x in found["x"][:INITIAL]:
         assert peers.ask() == pytest.approx(np.array(x), abs=1e-6)
     scale = Scale.of(evaluations)
@@ -58,7 +62,7 @@ def test_a_campaign_begins_with_the_design_of_its_seed_and_is_scaled_by_the_sour
 
 
 def test_a_store_measures_each_vector_once(tmp_path: Path) -> None:
-    from real_evaluations import Discrepancy, Evaluations, Store
+    from real_evaluations import Asked, Discrepancy, Evaluations, Store
 
     asked: list[Sequence[float]] = []
 
@@ -75,18 +79,71 @@ def test_a_store_measures_each_vector_once(tmp_path: Path) -> None:
         assert store.answer(()) == measure()
     assert asked == [(0.5, 0.25)]
     # What is kept takes no server.
+    with pytest.raises(SystemExit, match="no store"):
+        Evaluations(tmp_path)
+    Asked("demo", 2).keep(tmp_path)
     assert Evaluations(tmp_path).of([0.5, 0.25]) == fake_outcomes((0.5, 0.25))
     assert Evaluations(tmp_path).discrepancy() == measure()
 
 
-def test_another_sample_of_the_questions_needs_another_store(tmp_path: Path) -> None:
-    from real_evaluations import require_same_sample
+def test_other_questions_need_another_store(tmp_path: Path) -> None:
+    from real_evaluations import Asked
 
-    file = tmp_path / "sample.json"
-    require_same_sample(file, 60)
-    require_same_sample(file, 60)
-    with pytest.raises(SystemExit, match="another sample"):
-        require_same_sample(file, None)
+    asked = Asked("demo", LAYERS, 60)
+    asked.keep(tmp_path)
+    asked.keep(tmp_path)
+    for other in (Asked("demo", LAYERS), Asked("demo", LAYERS, 60, confirming=True)):
+        with pytest.raises(SystemExit, match="other questions"):
+            other.keep(tmp_path)
+
+
+def test_task_arithmetic_has_twice_the_evaluations_and_one_weight() -> None:
+    from real_merges import campaign
+
+    found: Any = campaign("ta", 0, FakeEvaluations())  # type: ignore[arg-type]
+    assert len(found["x"]) == 80
+    assert all(len(set(x)) == 1 and len(x) == LAYERS for x in found["x"])
+
+
+def test_settings_and_importance_stand_in_a_methods_name() -> None:
+    from real_merges import OwnMethod, importance_variant
+
+    prior = FakeEvaluations().discrepancy()
+    plain, shared = (
+        OwnMethod(name, 3, LAYERS, prior)
+        for name in ("ap-bmm-plus", "ap-bmm-plus,flat:diagonal=false,references=false")
+    )
+    assert len(set(plain.ask())) == 1
+    assert len(set(shared.ask())) == LAYERS
+    measured = np.linspace(0.0, 1.0, LAYERS)
+    random = importance_variant(measured, "random", 3)
+    assert random is not None
+    assert sorted(random) == pytest.approx(measured)
+    assert importance_variant(measured, "reversed", 3) == pytest.approx(measured[::-1])
+    with pytest.raises(SystemExit, match="no importance"):
+        OwnMethod("ap-bmm,none", 3, LAYERS, prior)
+
+
+def test_fronts_are_confirmed_on_other_questions(tmp_path: Path) -> None:
+    from real_evaluations import Asked, Discrepancy, Evaluations, Store
+    from real_merges import CAMPAIGNS, CONFIRMED, Scale, add, confirm, lines_of
+
+    x = [[0.1], [0.6], [0.4]]
+    add(
+        {"method": "sobol", "seed": 1, "x": x, "y": [[0, 1], [1, 0], [-1, 0]]}, tmp_path / CAMPAIGNS
+    )
+    further = tmp_path / "further"
+    further.mkdir()
+    Asked("demo", 1, confirming=True).keep(further)
+    store = Store(further, fake_outcomes, lambda: Discrepancy((), ()))
+    for vector in ((0.0,), (1.0,), (0.1,), (0.6,)):
+        store.answer(vector)
+    for _ in range(2):
+        confirm(tmp_path, further, None)
+    (found,) = lines_of(tmp_path / CONFIRMED)
+    scale = Scale.of(Evaluations(further))
+    expected = [scale.objective(fake_outcomes(vector)).tolist() for vector in ((0.1,), (0.6,))]
+    assert found["y"] == pytest.approx(np.array(expected), abs=1e-6)
 
 
 def points(method: str, seed: int, tokens: int, *y: tuple[float, float]) -> dict[str, Any]:
@@ -94,6 +151,7 @@ def points(method: str, seed: int, tokens: int, *y: tuple[float, float]) -> dict
 
 
 def test_differences_are_paired_at_equal_evaluations_and_at_equal_tokens(tmp_path: Path) -> None:
+    from real_evaluations import Asked
     from real_merges_report import Curve, write_report
 
     good, bad = (0.8, 0.8), (0.0, 0.0)
@@ -104,12 +162,14 @@ def test_differences_are_paired_at_equal_evaluations_and_at_equal_tokens(tmp_pat
     assert curve.trajectory == pytest.approx(0.52)
     assert (curve.within(99), curve.within(100)) == pytest.approx((0.04, 1.0))
     assert (curve.reaches(0.5), curve.reaches(1.1)) == (10.0, float("inf"))
-    write_report([*ours, *cheap, line], 60, tmp_path / "found")
+    front = {"method": "uniform", "seed": 0, "y": [(0.3, 0.3)]}
+    write_report([*ours, *cheap, line], [front], Asked("demo", 12, 60), tmp_path / "found")
     text = (tmp_path / "found.md").read_text()
     # Fifty tokens are all of the cheap method's and half of ours.
     assert "| `cheap` | 2 | +0.000 ± 0.000 | 1.000 | 1.000 | 0 |" in text
     assert "| -0.960 ± 0.000 | 10 |" in text
     assert "| `uniform` | 2 | +0.960 ± 0.000 |" in text
+    assert "| 0.250 (1) |" in text
     kept = json.loads((tmp_path / "found.json").read_text())
     assert len(kept) == 5
     assert "x" not in kept[0]
