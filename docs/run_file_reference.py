@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from apbmm_common.merge_methods import METHODS
@@ -162,6 +163,8 @@ def _type(hint: Any) -> str:  # noqa: PLR0911 - one for each kind of type
     while get_origin(hint) is Annotated:
         hint, *inner = get_args(hint)
         marks = [*inner, *marks]
+    hint = _taken(hint, marks)
+    marks = [mark for mark in marks if not isinstance(mark, BeforeValidator)]
     if get_origin(hint) in {Union, UnionType}:
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
         return " or ".join(_type(Annotated[(kind, *marks)] if marks else kind) for kind in kinds)
@@ -181,6 +184,12 @@ def _type(hint: Any) -> str:  # noqa: PLR0911 - one for each kind of type
         return words
     pattern = any(getattr(item, "pattern", None) for item in _flat(marks))
     return f"text of {NAME_RULE}" if pattern else "text"
+
+
+def _taken(hint: Any, marks: Iterable[Any]) -> Any:
+    """What a key takes: more than what it becomes, where a validator says so."""
+    taken = (m.json_schema_input_type for m in marks if isinstance(m, BeforeValidator))
+    return next(taken, hint)
 
 
 def _marked(marks: Iterable[Any]) -> str:

@@ -19,6 +19,8 @@ from typing import Literal
 
 LONGEST_METRIC_NAME = 128
 """Characters."""
+Better = Literal["higher", "lower"]
+"""Which values of a metric are better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Metric:
 
     name: str
     meaning: str
-    better: Literal["higher", "lower"]
+    better: Better
     of: Callable[[Outcome], float | None] | None
     unit: str = ""
     form: str = ".4g"

@@ -15,6 +15,7 @@ from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.merge_methods import LINEAR, METHODS
+from apbmm_common.metrics import metric
 from apbmm_common.run_file import BenchmarkSection, ObjectiveSection, RunSpec
 
 Row = tuple[str, str]
@@ -184,11 +185,16 @@ def _prior(spec: RunSpec) -> str:
 
 
 def _objective(objective: ObjectiveSection, spec: RunSpec) -> str:
-    names = objective.benchmarks or tuple(b.name for b in spec.benchmarks)
-    return (
-        f"{objective.name}: {objective.metric} on {', '.join(names)}, 0 = {objective.vanilla}, "
-        f"1 = {objective.expert}"
-    )
+    weights = objective.benchmarks or dict.fromkeys((b.name for b in spec.benchmarks), 1.0)
+    equal = len({*weights.values()}) == 1
+    names = [name if equal else f"{name} (weight {weight:g})" for name, weight in weights.items()]
+    described = metric(objective.metric)
+    zero, one = objective.vanilla, objective.expert
+    if objective.scale is not None:
+        zero, one = map(described.text_with_unit, objective.scale)
+    elif objective.target is not None:
+        zero, one = "the worst source", described.text_with_unit(objective.target)
+    return f"{objective.name}: {objective.metric} on {', '.join(names)}, 0 = {zero}, 1 = {one}"
 
 
 def _algorithm(spec: RunSpec) -> str:

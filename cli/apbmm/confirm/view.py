@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -75,7 +75,7 @@ def _cells(
     return metric(name).text(before.value if before else None), figure_in_words(name, after)
 
 
-def _benchmarks(name: str, run: RunResults) -> tuple[str, ...]:
-    """The benchmarks that a metric is averaged over in a run's first objective of it."""
+def _benchmarks(name: str, run: RunResults) -> Mapping[str, float]:
+    """The benchmarks, with weights, that a run's first objective averages a metric over."""
     chosen = next((o.benchmarks for o in run.spec.objectives if o.metric == name), None)
-    return chosen or ()
+    return chosen or {}

@@ -153,6 +153,8 @@ def _objective_notes(shown: Shown) -> Iterator[str]:
     """Objectives whose expert is not better than the other source: no merge can be scaled."""
     measured = {source.source: source.evaluated.benchmarks for source in shown.probed}
     for objective in shown.spec.objectives:
+        if objective.expert is None or objective.vanilla is None:
+            continue
         names = objective.benchmarks or tuple(b.name for b in shown.spec.benchmarks)
         expert, vanilla = (
             [measured[source][name].metrics.get(objective.metric) for name in names]
@@ -165,7 +167,7 @@ def _objective_notes(shown: Shown) -> Iterator[str]:
         good, poor = (
             statistics.fmean(v for v in each if v is not None) for each in (expert, vanilla)
         )
-        if (good > poor) if described.better == "higher" else (good < poor):
+        if (good > poor) if objective.better == "higher" else (good < poor):
             continue
         yield (
             f"note: objective {objective.name}: {objective.expert} ({described.text(good)}) is not "

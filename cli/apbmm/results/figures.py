@@ -13,7 +13,7 @@ would reach on more questions of the same kind.
   Wilson's interval is that of as many questions as would tell the share as precisely with one
   answer each (`apbmm_common.repetitions`).
 - A mean over several benchmarks has an interval from theirs, by the square-and-add rule: each side
-  is the root of the sum of the squared sides, over the number of benchmarks. R. G. Newcombe, 1998.
+  is the root of the sum of the squared sides, each times its weight. R. G. Newcombe, 1998.
 
 The journal has score, tokens and the reason of the end for every answer. Other metrics have no
 interval, unless questions have several answers.
@@ -22,7 +22,7 @@ interval, unless questions have several answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
@@ -138,8 +138,13 @@ class BenchmarkFigures:
         return round(right) if is_whole and self._is_right_or_wrong else None
 
 
-def mean_figure(figures: Iterable[Figure | None]) -> Figure | None:
-    """The mean of figures of several benchmarks; None unless there are any and all are known."""
+def mean_figure(
+    figures: Iterable[Figure | None], weights: Sequence[float] | None = None
+) -> Figure | None:
+    """The mean of figures of several benchmarks; None unless there are any and all are known.
+
+    ``weights`` has one for each; without it all are equal.
+    """
     known = []
     for each in figures:
         if each is None:
@@ -149,15 +154,20 @@ def mean_figure(figures: Iterable[Figure | None]) -> Figure | None:
         return None
     if len(known) == 1:
         return known[0]
-    value = math.fsum(each.value for each in known) / len(known)
-    below = [each.value - each.low for each in known if each.low is not None]
-    above = [each.high - each.value for each in known if each.high is not None]
-    errors = [each.standard_error for each in known if each.standard_error is not None]
+    weights = weights or [1.0] * len(known)
+    shares = [weight / math.fsum(weights) for weight in weights]
+    pairs = list(zip(known, shares, strict=True))
+    value = math.fsum(each.value * share for each, share in pairs)
+    below = [(each.value - each.low) * share for each, share in pairs if each.low is not None]
+    above = [(each.high - each.value) * share for each, share in pairs if each.high is not None]
+    errors = [
+        each.standard_error * share for each, share in pairs if each.standard_error is not None
+    ]
     return Figure(
         value,
-        value - math.hypot(*below) / len(known) if len(below) == len(known) else None,
-        value + math.hypot(*above) / len(known) if len(above) == len(known) else None,
-        math.hypot(*errors) / len(known) if len(errors) == len(known) else None,
+        value - math.hypot(*below) if len(below) == len(known) else None,
+        value + math.hypot(*above) if len(above) == len(known) else None,
+        math.hypot(*errors) if len(errors) == len(known) else None,
     )
 
 

@@ -98,13 +98,19 @@ class EvaluationResult:
         pairs = zip(self.objectives, other.objectives, strict=True)
         return all(ours >= theirs for ours, theirs in pairs)
 
-    def figure(self, name: str, benchmarks: Sequence[str] = ()) -> Figure | None:
-        """A metric, averaged over ``benchmarks`` or over all; None where one of them lacks it."""
-        chosen = benchmarks or tuple(self.benchmarks)
-        return mean_figure(
+    def figure(
+        self, name: str, benchmarks: Sequence[str] | Mapping[str, float] = ()
+    ) -> Figure | None:
+        """A metric, averaged over ``benchmarks`` or over all; None where one of them lacks it.
+
+        A mapping has the weights of the benchmarks.
+        """
+        figures = (
             self.benchmarks[each].figure(name) if each in self.benchmarks else None
-            for each in chosen
+            for each in benchmarks or self.benchmarks
         )
+        weights = list(benchmarks.values()) if isinstance(benchmarks, Mapping) else None
+        return mean_figure(figures, weights or None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,8 @@ def _objectives(
     """The objectives, each over those of its benchmarks that are asked, or else over all."""
     names = {benchmark.name for benchmark in benchmarks}
     for objective in objectives:
-        left = tuple(name for name in objective.benchmarks or () if name in names)
+        weights = objective.benchmarks or {}
+        left = {name: weight for name, weight in weights.items() if name in names}
         yield objective.model_copy(update={"benchmarks": left or None})
 
 

@@ -68,8 +68,8 @@ def faults_of_references(
 ) -> list[str]:
     """What is wrong with the references' results, by reference and benchmark, with all figures."""
     faults = poor_answers(spec, references)
-    uses_accuracy = any(objective.metric == "accuracy" for objective in spec.objectives)
-    if uses_accuracy and not any(
+    scales_accuracy = any(o.metric == "accuracy" and o.expert for o in spec.objectives)
+    if scales_accuracy and not any(
         _differ(name, references) for name in _common_benchmarks(references)
     ):
         faults.append("accuracy cannot tell the references apart on any benchmark")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.repetitions import share_variance
-from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file import ObjectiveSection, RunSpec
 from apbmm_master.journal.evaluations import Attempt, Evaluation, FirstStep
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -58,10 +58,21 @@ class Scores:
 
 def objectives_of(spec: RunSpec) -> tuple[ScaledObjective, ...]:
     """The run's objectives, with the benchmarks each one averages over."""
-    every = tuple(benchmark.name for benchmark in spec.benchmarks)
-    return tuple(
-        ScaledObjective(o.name, o.metric, o.benchmarks or every, o.expert, o.vanilla)
-        for o in spec.objectives
+    every = dict.fromkeys((benchmark.name for benchmark in spec.benchmarks), 1.0)
+    return tuple(_scaled(objective, objective.benchmarks or every) for objective in spec.objectives)
+
+
+def _scaled(objective: ObjectiveSection, weights: Mapping[str, float]) -> ScaledObjective:
+    return ScaledObjective(
+        objective.name,
+        objective.metric,
+        tuple(weights),
+        objective.expert or "",
+        objective.vanilla or "",
+        weights=tuple(weights.values()),
+        scale=objective.scale,
+        target=objective.target,
+        better=objective.better,
     )
 
 

@@ -342,16 +342,16 @@ def _ends(
 ) -> tuple[tuple[Vector, ...] | None, tuple[Vector, ...]]:
     """What the sources score, and the variances of that: the anchor, then the others in order.
 
-    By Eq. 2 an expert scores 1 and a vanilla reference 0, exactly. What a source of more than two
-    scores in an objective that does not name it has been measured, with its noise. (None, ()) where
+    By Eq. 2 an expert scores 1 and a vanilla reference 0, exactly. What a source scores in an
+    objective that does not name it has been measured, with its noise. (None, ()) where
     a merge follows one source outside the layers: merges at the corners of the space are then not
     the sources themselves.
     """
     *others, anchor = spec.sources.names
     if spec.merge.outside_layers in spec.sources.names:
         return None, ()
-    if len(others) == 1:
-        experts = [objective.expert for objective in spec.objectives]
+    experts = [objective.expert for objective in spec.objectives]
+    if len(others) == 1 and all(experts):
         exact = (tuple(float(e == source) for e in experts) for source in (anchor, *others))
         return tuple(exact), ()
     if not run_state.references_done:

@@ -35,7 +35,6 @@ from math import ceil
 import numpy as np
 
 from apbmm_common.errors import ApbmmError, RunFileError
-from apbmm_common.metrics import metric
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.costs.budget import limits, reached, reached_cost, room
 from apbmm_master.journal.evaluations import MEASURE, Attempt, Evaluation
@@ -491,7 +490,7 @@ def _longest_first(run_state: RunState) -> list[str]:
     """
     costs = dict.fromkeys(run_state.references, 0)
     for objective in run_state.spec.objectives if run_state.spec is not None else ():
-        if metric(objective.metric).better == "lower":
+        if objective.better == "lower" and objective.expert and objective.vanilla:
             costs[objective.vanilla] += 1
             costs[objective.expert] -= 1
     return sorted(costs, key=lambda name: -costs[name])

@@ -1,19 +1,20 @@
 """Raw metrics to objective vectors: the reference scaling of Eq. 2.
 
 Every objective is maximised; it is 0 at its vanilla reference and 1 at its expert. A cost becomes
-an objective by naming the cheap model as its expert. Eq. 2 is affine in the raw metrics, so that
-raw metrics can be stored and the objectives computed from them at any later time.
+an objective by naming the cheap model as its expert. An objective may name values of its metric in
+their place. Both are affine in the raw metrics, so that raw metrics can be stored and the
+objectives computed from them at any later time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from apbmm_common.metrics import Metric, metric
+from apbmm_common.metrics import Better, Metric, metric
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import NotFiniteError, ReferenceScaleError, SettingError
 
@@ -25,25 +26,58 @@ Measurement = Mapping[str, Mapping[str, float]]
 
 MOST_BY_CHANCE = 1.96
 """Standard deviations that two references of one accuracy differ by in 95 % of all draws."""
+_WAY_OUT = "name the values that score 0 and 1, scale = [LOW, HIGH], in place of the two sources"
 
 
 @dataclass(frozen=True)
 class ScaledObjective:
-    """One objective of Eq. 2: the mean over `benchmarks` of one reference-scaled metric.
+    """One objective of Eq. 2: the weighted mean over `benchmarks` of one scaled metric.
 
-    `expert` and `vanilla` are keys of the references: the model that should score 1 and the one
-    that should score 0.
+    What scores 0 and 1 is one of these:
+
+    - `vanilla` and `expert`, keys of the references: their values on each benchmark;
+    - `scale`: two values of the metric, the same for all benchmarks;
+    - `target`: the value that scores 1. The worst of the references scores 0, by their weighted
+      means over the benchmarks.
+
+    `weights` has one for each benchmark; without it all are equal. `better` says whether higher or
+    lower values are better, without it as of the metric.
     """
 
     name: str
     metric: str
     benchmarks: tuple[str, ...]
-    expert: str
-    vanilla: str
+    expert: str = ""
+    vanilla: str = ""
+    _: KW_ONLY
+    weights: tuple[float, ...] = ()
+    scale: tuple[float, float] | None = None
+    target: float | None = None
+    better: Better | None = None
 
     def __post_init__(self) -> None:
         if not self.benchmarks:
             raise SettingError(f"objective {self.name!r} names no benchmark")
+        if self.weights and len(self.weights) != len(self.benchmarks):
+            raise SettingError(f"objective {self.name!r} has not one weight for each benchmark")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The weight of each benchmark in the mean; they sum to 1."""
+        weights = self.weights or (1.0,) * len(self.benchmarks)
+        total = math.fsum(weights)
+        return {name: w / total for name, w in zip(self.benchmarks, weights, strict=True)}
+
+    def mean(self, values: Sequence[float]) -> float:
+        """The weighted mean of a value for each benchmark; of equal values exactly that value."""
+        weights = self.weights or (1.0,) * len(self.benchmarks)
+        total = math.fsum(w * value for w, value in zip(weights, values, strict=True))
+        return total / math.fsum(weights)
+
+    @property
+    def rewards_more(self) -> bool:
+        """Whether higher values of the metric are better."""
+        return (self.better or metric(self.metric).better) == "higher"
 
 
 def objective_vector(
@@ -119,23 +153,38 @@ def check_references(
 
     The expert must differ from the vanilla reference on each benchmark, or Eq. 2 divides by
     zero, and must be the better one by the metric's own direction, or it would reward getting
-    worse. Both references must have the metric. The message names the objective, the benchmark and
-    both values.
+    worse. A target must be better than the worst reference. All references that are used must have
+    the metric. The message names the objective, the benchmark and both values.
     """
     for objective in objectives:
-        for benchmark in objective.benchmarks:
-            _span(objective, benchmark, references)
+        scaling(objective, references)
+
+
+def scaling(
+    objective: ScaledObjective, references: Mapping[str, Measurement]
+) -> dict[str, tuple[float, float]]:
+    """By benchmark: the value of the metric that scores 0, and the signed distance to that of 1.
+
+    Raises what `check_references` does.
+    """
+    if objective.scale is not None:
+        zero, one = objective.scale
+        return dict.fromkeys(objective.benchmarks, (zero, one - zero))
+    if objective.target is not None:
+        return dict.fromkeys(objective.benchmarks, _to_target(objective, references))
+    return {name: _span(objective, name, references) for name in objective.benchmarks}
 
 
 def _scaled_mean(
     objective: ScaledObjective, measured: Measurement, references: Mapping[str, Measurement]
 ) -> float:
-    scaled = []
-    for benchmark in objective.benchmarks:
-        vanilla, span = _span(objective, benchmark, references)
-        value = _metric(measured, benchmark, objective.metric, "the evaluated model")
-        scaled.append((value - vanilla) / span)
-    return math.fsum(scaled) / len(scaled)
+    found = scaling(objective, references).items()
+    return objective.mean(
+        [
+            (_metric(measured, benchmark, objective.metric, "the evaluated model") - zero) / span
+            for benchmark, (zero, span) in found
+        ]
+    )
 
 
 def _variance(
@@ -144,14 +193,14 @@ def _variance(
     references: Mapping[str, Measurement],
     learned: Measurement,
 ) -> float:
-    scaled = []
-    for benchmark in objective.benchmarks:
-        _, span = _span(objective, benchmark, references)
+    shares = objective.shares
+    found = []
+    for benchmark, (_, span) in scaling(objective, references).items():
         variance = learned.get(benchmark, {}).get(objective.metric)
         if variance is None:
             variance = _known_variance(objective, benchmark, measured)
-        scaled.append(variance / span**2)
-    return math.fsum(scaled) / len(scaled) ** 2
+        found.append(variance * (shares[benchmark] / span) ** 2)
+    return math.fsum(found)
 
 
 def _known_variance(objective: ScaledObjective, benchmark: str, measured: Measurement) -> float:
@@ -163,6 +212,37 @@ def _known_variance(objective: ScaledObjective, benchmark: str, measured: Measur
         for name in (objective.metric, "questions")
     )
     return variance(mean, int(questions))
+
+
+def _to_target(
+    objective: ScaledObjective, references: Mapping[str, Measurement]
+) -> tuple[float, float]:
+    """The worst reference's mean, and the signed distance from it to the target."""
+    assert objective.target is not None
+    described = metric(objective.metric)
+    means = {
+        name: objective.mean(
+            [_reference(objective, name, each, references) for each in objective.benchmarks]
+        )
+        for name in references
+    }
+    if not means:
+        raise ReferenceScaleError(f"objective {objective.name!r}: no reference was measured")
+    sign = 1.0 if objective.rewards_more else -1.0
+    worst = min(means, key=lambda name: sign * means[name])
+    span = objective.target - means[worst]
+    if sign * span <= 0.0 or _are_alike(objective.target, means[worst]):
+        raise ReferenceScaleError(
+            f"objective {objective.name!r}: every source reaches the target of "
+            f"{described.text_with_unit(objective.target)}: {worst}, the worst of them, has "
+            f"{described.text_with_unit(means[worst])}",
+            "name a target that is harder to reach, or the values that score 0 and 1 with scale",
+        )
+    return means[worst], span
+
+
+def _are_alike(one: float, other: float) -> bool:
+    return abs(one - other) <= 1e-9 * max(abs(one), abs(other))
 
 
 def _span(
@@ -177,23 +257,24 @@ def _span(
     questions = references[objective.expert][benchmark].get("questions")
     scores = f"{described.text_with_unit(expert)} against {described.text_with_unit(vanilla)}"
     scores += f" on {questions:.0f} questions" if questions else ""
-    if abs(span) <= 1e-9 * max(abs(expert), abs(vanilla)):
+    if _are_alike(expert, vanilla):
         raise ReferenceScaleError(
             f"{where}: the references cannot be told apart: {objective.expert} and "
             f"{objective.vanilla} are alike in {objective.metric} ({scores})",
-            "ask more questions, or leave this benchmark out of the objective",
+            f"ask more questions, leave this benchmark out of the objective, or {_WAY_OUT}",
         )
-    if (span < 0) is (described.better == "higher"):
+    if (span < 0) is objective.rewards_more:
         few = ""
+        better = "higher" if objective.rewards_more else "lower"
         if questions and not _is_told_apart(described, expert, vanilla, int(questions)):
             few = "so few questions do not tell the two apart: ask more of them. Or "
         raise ReferenceScaleError(
             f"{where}: {objective.expert} is worse than {objective.vanilla} in {objective.metric} "
-            f"({scores}; {described.better} is better), but the objective is 0 at "
+            f"({scores}; {better} is better), but the objective is 0 at "
             f"{objective.vanilla} and 1 at {objective.expert}",
             f"{few}are the two models swapped in [sources]? Otherwise [[objectives]] says which "
             "of them is the better one (expert) and which the other (vanilla), and on which "
-            "benchmarks",
+            f"benchmarks; or {_WAY_OUT}",
         )
     return vanilla, span
 

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
-from apbmm_common.metrics import METRICS, Outcome, metric
+from apbmm_common.metrics import METRICS, Outcome
 from apbmm_common.protocol.answers import CUT, Answer, answer_key, pack, unpack
 from apbmm_common.protocol.messages import (
     Evaluated,
@@ -218,7 +218,7 @@ def strengths(spec: RunSpec, better: str, benchmark: str | None = None) -> list[
         return [1.0, 0.0]
     for objective in spec.objectives:
         asks = objective.benchmarks is None or benchmark in (None, *objective.benchmarks)
-        if metric(objective.metric).better == better and asks:
+        if objective.expert and objective.vanilla and objective.better == better and asks:
             found.setdefault(objective.expert, float(better == "higher"))
             found.setdefault(objective.vanilla, float(better != "higher"))
     return [found.get(name, 0.5) for name in names]

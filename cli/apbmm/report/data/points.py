@@ -9,7 +9,8 @@ from typing import Literal
 from apbmm.results.figures import Figure, mean_figure
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.scores import estimated_objectives, objectives_of
+from apbmm_master.journal.scores import estimated_objectives, objectives_of, references_of
+from apbmm_master.search.reference_scaling import scaling
 
 Place = Literal["front", "dominated", "reference"]
 
@@ -40,19 +41,16 @@ def short_id(name: str) -> str:
 def objective_figures(results: RunResults, evaluation: EvaluationResult) -> tuple[Figure, ...]:
     """Each objective of a measured evaluation (Eq. 2), with the interval of its raw figures.
 
-    The references are taken as exact.
+    What scores 0 and 1 is taken as exact.
     """
     figures = []
+    references = references_of(results.run_state)
     for number, objective in enumerate(objectives_of(results.spec)):
-        scaled = []
-        for benchmark in objective.benchmarks:
-            vanilla, expert = (
-                results.references[name].benchmarks[benchmark].metrics[objective.metric]
-                for name in (objective.vanilla, objective.expert)
-            )
+        shares, scaled = objective.shares, []
+        for benchmark, (zero, span) in scaling(objective, references).items():
             raw = evaluation.benchmarks[benchmark].figure(objective.metric)
-            scaled.append(raw and _scaled(raw, vanilla, expert - vanilla))
-        mean = mean_figure(scaled)
+            scaled.append(raw and _scaled(raw, zero, span))
+        mean = mean_figure(scaled, list(shares.values()))
         assert mean is not None
         assert evaluation.objectives is not None
         # Summed in the same way as the journal's own, to the last digit.
@@ -79,10 +77,10 @@ def estimates(results: RunResults) -> dict[str, tuple[Figure, ...]]:
     return found
 
 
-def _scaled(raw: Figure, vanilla: float, span: float) -> Figure:
-    limits = [(v - vanilla) / span for v in (raw.low, raw.high) if v is not None]
+def _scaled(raw: Figure, zero: float, span: float) -> Figure:
+    limits = [(v - zero) / span for v in (raw.low, raw.high) if v is not None]
     low, high = (min(limits), max(limits)) if len(limits) == 2 else (None, None)
-    return Figure((raw.value - vanilla) / span, low, high)
+    return Figure((raw.value - zero) / span, low, high)
 
 
 def interval(figure: Figure) -> tuple[float, float] | None:

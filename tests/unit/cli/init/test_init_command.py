@@ -108,7 +108,7 @@ def test_objectives_as_flags(host: Path) -> None:
     spec = written(*ALL, "--force", *flags)
     found = [(o.name, o.metric, o.expert, o.benchmarks) for o in spec.objectives]
     assert found == [
-        ("reasoning-sums", "accuracy", "thinking", ("sums",)),
+        ("reasoning-sums", "accuracy", "thinking", {"sums": 1.0}),
         ("short", "tokens", "instruct", None),
     ]
 

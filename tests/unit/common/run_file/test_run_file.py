@@ -71,7 +71,7 @@ def test_keys_that_do_not_fit_together_are_named_beside_keys_at_fault() -> None:
             "generation.context: max_tokens (128) leaves no room for a prompt in a context of 128",
             "budget.failures: must be at least 0, not -1",
             "budget.initial: initial (9) is larger than evaluations (6)",
-            "objectives.0.benchmarks: must be a list, not 'sum'",
+            "objectives.0.benchmarks: must be a list of names, or a table of their weights",
             "objectives.0.vanilla: expert and vanilla are the same source, so Eq. 2 divides by "
             "zero",
             "algorithm: merge.blocks cuts the layers into blocks, but ties gives all layers one "

@@ -59,7 +59,7 @@ def test_it_asks_what_was_kept_out_and_the_further_benchmarks() -> None:
     spec = run_spec(benchmarks=HELD, confirm={"benchmarks": [NEW]}, objectives=objectives)
     confirm = confirmation_spec(spec, 7)
     assert [(b.name, b.held_out) for b in confirm.benchmarks] == [("sums", True), ("new", False)]
-    assert [o.benchmarks for o in confirm.objectives] == [("sums",), None]
+    assert [o.benchmarks for o in confirm.objectives] == [{"sums": 1.0}, None]
     assert confirm.budget.evaluations == 7
     assert confirm.name == "rehearsed-confirm"
     assert (confirm.sources, confirm.generation, confirm.merge, confirm.engine) == (

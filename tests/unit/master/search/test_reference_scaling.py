@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from apbmm_common.metrics import binomial_variance
 from apbmm_master.search.errors import NotFiniteError, ReferenceScaleError, SettingError
 from apbmm_master.search.reference_scaling import (
     Measurement,
@@ -159,3 +162,84 @@ def test_what_was_not_measured_is_refused() -> None:
 def test_an_objective_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(SettingError, match="names no benchmark"):
         ScaledObjective("speed", "tokens", (), "a", "b")
+
+
+def test_weights_of_benchmarks_worked_by_hand() -> None:
+    objective = ScaledObjective(
+        "reasoning", "accuracy", ("gpqa", "aime"), "thinking", "instruct", weights=(3.0, 1.0)
+    )
+    merged = {
+        "gpqa": {"accuracy": 0.5, "questions": 198.0},
+        "aime": {"accuracy": 0.75, "questions": 30.0},
+    }
+    assert objective_vector((objective,), merged, REFERENCES) == pytest.approx([0.625])
+    gpqa, aime = (
+        binomial_variance(merged[n]["accuracy"], int(merged[n]["questions"])) for n in merged
+    )
+    expected = gpqa * (0.75 / 0.2) ** 2 + aime * (0.25 / 0.3) ** 2
+    assert objective_variance((objective,), merged, REFERENCES) == pytest.approx([expected])
+
+
+def test_a_scale_in_raw_units_needs_no_references() -> None:
+    saved = ScaledObjective("cost", "tokens", ("gpqa", "aime"), scale=(4000.0, 500.0))
+    check_references((saved,), {})
+    value = objective_vector((saved,), measured((0.5, 0.5), (500.0, 4000.0)), {})
+    assert value == pytest.approx([0.5])
+    learned = {"gpqa": {"tokens": 49.0}, "aime": {"tokens": 0.0}}
+    variance = objective_variance((saved,), {}, {}, learned)
+    assert variance == pytest.approx([49.0 / 3500.0**2 / 4])
+
+
+def test_a_target_scores_one_and_the_worst_source_zero() -> None:
+    """By their means over the benchmarks: instruct has 0.425 and thinking 0.675."""
+    aimed = ScaledObjective("right", "accuracy", ("gpqa", "aime"), target=0.925)
+    instruct, thinking, beyond = (
+        objective_vector((aimed,), model, REFERENCES)[0]
+        for model in (
+            REFERENCES["instruct"],
+            REFERENCES["thinking"],
+            measured((1.0, 1.0), (0.0, 0.0)),
+        )
+    )
+    assert (instruct, thinking) == pytest.approx((0.0, 0.5))
+    assert beyond == pytest.approx(1.15)
+    cheap = ScaledObjective("cost", "tokens", ("gpqa",), target=500.0)
+    assert objective_vector((cheap,), REFERENCES["thinking"], REFERENCES) == pytest.approx([0.0])
+
+
+def test_a_target_that_every_source_reaches_is_refused() -> None:
+    easy = ScaledObjective("right", "accuracy", ("gpqa", "aime"), target=0.425)
+    with pytest.raises(
+        ReferenceScaleError, match=r"reaches the target of 42\.5%: instruct"
+    ) as caught:
+        check_references((easy,), REFERENCES)
+    assert "scale" in caught.value.hint
+    with pytest.raises(ReferenceScaleError, match="thinking, the worst of them, has 9000"):
+        check_references((ScaledObjective("c", "tokens", ("gpqa",), target=9e3),), REFERENCES)
+
+
+def test_a_direction_of_its_own_says_which_source_is_the_better_one() -> None:
+    bad = ScaledObjective("bad", "accuracy", ("gpqa",), "instruct", "thinking", better="lower")
+    check_references((bad,), REFERENCES)
+    with pytest.raises(ReferenceScaleError, match="higher is better") as caught:
+        check_references(
+            (ScaledObjective("x", "accuracy", ("gpqa",), "instruct", "thinking"),), REFERENCES
+        )
+    assert "scale = [LOW, HIGH]" in caught.value.hint
+
+
+@given(
+    values=st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 9)), min_size=1, max_size=4),
+    scale=st.tuples(st.floats(-5, 5), st.floats(6, 9)),
+)
+def test_a_scaled_mean_is_between_its_benchmarks(
+    values: list[tuple[float, float]], scale: tuple[float, float]
+) -> None:
+    names = tuple(map(str, range(len(values))))
+    objective = ScaledObjective(
+        "o", "f1", names, weights=tuple(weight for _, weight in values), scale=scale
+    )
+    model = {name: {"f1": value} for name, (value, _) in zip(names, values, strict=True)}
+    (found,) = objective_vector((objective,), model, {})
+    scaled = [(value - scale[0]) / (scale[1] - scale[0]) for value, _ in values]
+    assert min(scaled) - 1e-9 <= found <= max(scaled) + 1e-9
