@@ -265,6 +265,7 @@ def main() -> None:
     confirming = commands.add_parser("confirm", help="measure the fronts on further questions")
     confirming.add_argument("--methods", nargs="+", help="all by default")
     reporting = commands.add_parser("report", help="write OUT.md and OUT.json")
+    reporting.add_argument("--methods", nargs="+", help="all by default")
     reporting.add_argument("--out", type=Path, required=True)
     for command in (serving, searching, confirming, reporting):
         command.add_argument("store", type=Path, help="folder of evaluations and campaigns")
@@ -281,7 +282,14 @@ def main() -> None:
         from real_merges_report import write_report
 
         store = options.store
-        campaigns, confirmed = lines_of(store / CAMPAIGNS), lines_of(store / CONFIRMED)
+        campaigns, confirmed = (
+            [
+                c
+                for c in lines_of(store / name)
+                if not options.methods or c["method"] in options.methods
+            ]
+            for name in (CAMPAIGNS, CONFIRMED)
+        )
         write_report(campaigns, confirmed, Evaluations(store).asked, options.out)
 
 

@@ -20,14 +20,16 @@ Array = npt.NDArray[np.float64]
 REFERENCE = (-0.2, -0.2)
 INITIAL = 8
 FIRST = "ap-bmm-plus"
+COUNTS = (10, 15, 20, 25, 30, 35, 40)
 PREAMBLE = """\
 Real merges of the pair of run `{pair}` by vLLM on a CPU and EvalScope, {sample} questions of each
 benchmark, campaigns of 8 + 32 evaluations (`ta`: 80), one after another; see
 `benchmarks/real_merges.py`. Hypervolume of the objectives of Eq. 2 as measured on these questions,
 above (-0.2, -0.2); `trajectory` is its mean over the evaluations after the eighth, `tokens` are all
 that a campaign generated. Spacing and front (its size) are those of all merges of a campaign.
-Contribution is a method's share of the front pooled over all methods of the table, over the seeds
-that all of them have run. Confirmed is the hypervolume of a campaign's front when its merges answer
+Contribution is a method's share of the front pooled over all methods of the table. The first two
+tables are of the seeds that all of their methods have run. Confirmed is the hypervolume of a
+campaign's front when its merges answer
 questions that the search did not ask.
 
 Differences are paired by seed, with 95 % intervals (Student's t), Wilcoxon's p and Holm's
@@ -100,7 +102,7 @@ def write_report(
         curves.setdefault(method, {})[seed] = Curve.of(campaign, again.get((method, seed), ()))
     parts = [made_by(f"python benchmarks/real_merges.py report STORE --out {out}")]
     parts.append(PREAMBLE.format(pair=asked.pair, sample=asked.sample or "all"))
-    parts += [means(curves), differences(curves)]
+    parts += [means(curves), trajectories(curves), differences(curves)]
     out.with_suffix(".md").write_text("\n".join(parts))
     kept = [{name: c[name] for name in ("method", "seed", "y", "tokens")} for c in campaigns]
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in kept)
@@ -108,7 +110,7 @@ def write_report(
 
 
 def means(curves: Curves) -> str:
-    """The means of each method over its own runs."""
+    """The means of each method over the seeds that all of them have."""
     rows = [
         [
             "method", "runs", "hypervolume", "trajectory", "Spacing", "front", "contribution",
@@ -116,14 +118,13 @@ def means(curves: Curves) -> str:
         ]
     ]  # fmt: skip
     shares = contribution_shares(curves)
-    for method, found in sorted(curves.items(), key=lambda item: -_final(item[1])):
-        runs = list(found.values())
+    for method, runs in by_hypervolume(curves).items():
         confirmed = [run.confirmed for run in runs if run.confirmed is not None]
         rows.append(
             [
                 f"`{method}`",
                 str(len(runs)),
-                f"{_final(found):.3f}",
+                f"{np.mean([run.volumes[-1] for run in runs]):.3f}",
                 f"{np.mean([run.trajectory for run in runs]):.3f}",
                 f"{np.mean([spacing(run.points) for run in runs]):.3f}",
                 f"{np.mean([len(front(run.points)) for run in runs]):.1f}",
@@ -135,18 +136,40 @@ def means(curves: Curves) -> str:
     return markdown(rows)
 
 
+def trajectories(curves: Curves) -> str:
+    """Mean hypervolume after so many evaluations, over the seeds that all methods have."""
+    rows = [["hypervolume after", *(str(count) for count in COUNTS)]]
+    for method, runs in by_hypervolume(curves).items():
+        cells = [np.mean([run.volumes[:count][-1] for run in runs]) for count in COUNTS]
+        rows.append([f"`{method}`", *(f"{cell:.3f}" for cell in cells)])
+    return markdown(rows)
+
+
+def common_seeds(curves: Curves) -> list[int]:
+    """The seeds that all methods have that have seeds at all."""
+    seeded = [set(runs) for runs in curves.values() if set(runs) != {SEEDLESS}]
+    return sorted(set.intersection(*seeded)) if seeded else [SEEDLESS]
+
+
+def by_hypervolume(curves: Curves) -> dict[str, list[Curve]]:
+    """The runs of the common seeds, the method with the highest mean hypervolume first."""
+    seeds = common_seeds(curves)
+    found = {
+        method: list(runs.values()) if set(runs) == {SEEDLESS} else [runs[seed] for seed in seeds]
+        for method, runs in curves.items()
+    }
+    found = {method: runs for method, runs in found.items() if runs}
+    final = {method: np.mean([run.volumes[-1] for run in runs]) for method, runs in found.items()}
+    return {method: found[method] for method in sorted(found, key=lambda name: -final[name])}
+
+
 def contribution_shares(curves: Curves) -> dict[str, float]:
     """Each method's share of the front of all methods, over the seeds that all of them have."""
-    seeded = [set(runs) for runs in curves.values() if set(runs) != {SEEDLESS}]
     counts = np.zeros(len(curves))
-    for seed in set.intersection(*seeded) if seeded else {SEEDLESS}:
+    for seed in common_seeds(curves):
         groups = [runs.get(seed) or runs[SEEDLESS] for runs in curves.values()]
         counts += contributions([run.points for run in groups])
     return dict(zip(curves, counts / max(counts.sum(), 1.0), strict=True))
-
-
-def _final(runs: Mapping[int, Curve]) -> float:
-    return float(np.mean([run.volumes[-1] for run in runs.values()]))
 
 
 def differences(curves: Curves) -> str:
