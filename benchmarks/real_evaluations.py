@@ -62,13 +62,15 @@ class Asked:
 
     - `pair`: the name of the run file's run; `layers`: of its models;
     - `sample`: questions of each benchmark, None for all of them;
-    - `confirming`: the questions are those of the run file's `[[confirm.benchmarks]]`.
+    - `confirming`: the questions are those of the run file's `[[confirm.benchmarks]]`;
+    - `grid`: the vectors are those of the grid of this model-level method, and not layer-wise.
     """
 
     pair: str
     layers: int
     sample: int | None = None
     confirming: bool = False
+    grid: str | None = None
 
     @classmethod
     def kept(cls, folder: Path) -> Asked | None:
@@ -178,11 +180,13 @@ def kept(folder: Path) -> Iterator[tuple[tuple[float, ...], Evaluation]]:
         )
 
 
-def serve(folder: Path, run_file: Path | None, sample: int | None, *, confirming: bool) -> None:
+def serve(
+    folder: Path, run_file: Path | None, sample: int | None, *, confirming: bool, grid: str | None
+) -> None:
     """Answer clients until interrupted.
 
     `run_file` is the pair's, the demo's by default. Each merge is asked `sample` questions of each
-    benchmark, or all; where `confirming`, of those that confirm a front.
+    benchmark, or all. `confirming` and `grid` are as in `Asked`.
     """
     from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
     from apbmm_common.run_file import load_run_file
@@ -191,10 +195,13 @@ def serve(folder: Path, run_file: Path | None, sample: int | None, *, confirming
     config = Path(next(iter(spec.sources.folders.values()))) / "config.json"
     layers = json.loads(config.read_text())["num_hidden_layers"]
     folder.mkdir(parents=True, exist_ok=True)
-    Asked(spec.name, layers, sample, confirming).keep(folder)
+    Asked(spec.name, layers, sample, confirming, grid).keep(folder)
     if confirming:
         spec = spec.model_copy(update={"benchmarks": spec.confirm.benchmarks})
-    measuring = Measuring(folder, spec, sample)
+    if grid:
+        algorithm = spec.algorithm.model_copy(update={"name": grid})
+        spec = spec.model_copy(update={"algorithm": algorithm})
+    measuring = Measuring(folder, spec, sample, layers)
     socket = folder / "socket"
     socket.unlink(missing_ok=True)
     try:
@@ -214,7 +221,7 @@ def serve(folder: Path, run_file: Path | None, sample: int | None, *, confirming
 class Measuring:
     """The worker's own pipeline on a run file."""
 
-    def __init__(self, folder: Path, spec: RunSpec, sample: int | None) -> None:
+    def __init__(self, folder: Path, spec: RunSpec, sample: int | None, layers: int) -> None:
         from apbmm_common.datasets.benchmark_folders import places_of
         from apbmm_worker.child.pipeline import LocalInputs, Pipeline
 
@@ -231,11 +238,13 @@ class Measuring:
         places = {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks}
         inputs = LocalInputs(sources, places, prompts, folder / "scratch", "cpu")
         self._pipeline = Pipeline(spec, inputs, lambda *_: None)
+        self._layers = layers
         self._outputs = folder / "scratch" / "outputs"
 
     def evaluate(self, vector: Sequence[float]) -> Evaluation:
-        """Merge, load, ask and score."""
-        result = self._pipeline.evaluate("merge", vector, self._outputs)
+        """Merge, load, ask and score; one weight of 0 or 1 for all layers is a source."""
+        source = len(vector) == self._layers and set(vector) in ({0.0}, {1.0})
+        result = self._pipeline.evaluate("merge", vector, self._outputs, reference=source)
         return {
             name: Benchmark(
                 tuple(row[1] for row in sorted(found.outcomes)),

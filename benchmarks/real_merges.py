@@ -4,7 +4,7 @@
     python benchmarks/real_merges.py search STORE --seeds 10 --first-seed 101
     python benchmarks/real_merges.py serve FURTHER --sample 60 --confirming &
     python benchmarks/real_merges.py confirm STORE FURTHER
-    python benchmarks/real_merges.py report STORE --out benchmarks/results/real_merges
+    python benchmarks/real_merges.py report STORE [MORE ...] --out benchmarks/results/real_merges
 
 `serve` holds one vLLM and EvalScope and keeps every evaluation by its vector (`real_evaluations`).
 The pair is the demo's, or that of `--run-file` (`second_pair.py` makes one). `search` runs what is
@@ -15,8 +15,9 @@ on the run file's `[[confirm.benchmarks]]`.
 A campaign is 8 evaluations of an initial design and 32 more, one after another: every method knows
 all results before it proposes. Objectives are those of Eq. 2, and the methods of apbmm are told
 noise as in a run. The initial design is the scrambled Sobol sequence of the seed, shared by all
-methods, but for `ap-bmm-plus`, which has its own as shipped, and for `uniform` and `ta`, which have
-no seed. `ta` (task arithmetic) has 80 evaluations. A method is named
+methods, but for `ap-bmm-plus`, which has its own as shipped, and for `uniform` and the grids of
+model-level methods (`ta`, `ties`, ..), which have no seed. A grid has 80 evaluations, and a store
+of its own (`serve STORE --grid ties`). A method is named
 
 - `NAME` or `NAME:setting=JSON,setting=JSON`, as in `search_quality.py`;
 - `NAME,flat`, `NAME,random` or `NAME,reversed`, also with settings behind: with a layer importance
@@ -30,7 +31,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -39,6 +40,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from apbmm_common.merge_methods import searched_as
 from apbmm_master.search.methods import create, method_class
 from apbmm_master.search.methods.sequences import scrambled_sobol
 from apbmm_master.search.pareto import front
@@ -57,13 +59,12 @@ INITIAL, BUDGET, MODEL_LEVEL_BUDGET = 8, 40, 80
 ENDS = ((0.0, (0.0, 1.0)), (1.0, (1.0, 0.0)))
 """The weight of all layers, and what the source with that weight scores by Eq. 2."""
 OURS = (
-    "ap-bmm-plus", "ap-bmm", "momm", "qnehvi", "moead-cmaes", "sip-bmm", "uniform", "sobol", "ta",
+    "ap-bmm-plus", "ap-bmm", "momm", "qnehvi", "moead-cmaes", "sip-bmm", "uniform", "sobol",
 )  # fmt: skip
 THEIRS = (
     "botorch", "botorch,references", "optuna-tpe", "optuna-tpe,references", "optuna-nsga2",
     "optuna-gp", "optuna-gp,references", "ax", "ax,references",
 )  # fmt: skip
-WITHOUT_SEED = ("uniform", "ta")
 CAMPAIGNS, CONFIRMED = "campaigns.jsonl", "confirmed.jsonl"
 
 
@@ -122,18 +123,15 @@ class OwnMethod:
             found = Discrepancies(prior.parameter, prior.activation, tuple(range(layers)))
             measured = component_importance(found, use_activations=method.uses_activations)
             importance = importance_variant(measured, variant, seed)
-        self._layers = layers
         self._search = create(
             name, layers, seed=seed, budget=budget_of(named), initial=INITIAL,
             importance=importance, **settings,
         )  # fmt: skip
 
     def ask(self) -> Array:
-        """The next vector; that of task arithmetic is one weight for all layers."""
+        """The next vector."""
         self._asked = self._search.ask(1)[0]
-        if len(self._asked) == self._layers:
-            return self._asked
-        return np.full(self._layers, self._asked[0])
+        return self._asked
 
     def tell(self, y: Array, variance: Array) -> None:
         """The result of what was asked for, with the noise that a run knows."""
@@ -164,7 +162,7 @@ class PeerMethod:
 
 def budget_of(named: str) -> int:
     """How many evaluations a method has: twice as many where it is one of whole models."""
-    return MODEL_LEVEL_BUDGET if named == "ta" else BUDGET
+    return MODEL_LEVEL_BUDGET if searched_as(named) else BUDGET
 
 
 def importance_variant(measured: Array, variant: str, seed: int) -> Array | None:
@@ -183,6 +181,8 @@ def importance_variant(measured: Array, variant: str, seed: int) -> Array | None
 
 def campaign(name: str, seed: int, evaluations: Evaluations) -> dict[str, object]:
     """Run one search; what it measured, in order: vectors, objectives, tokens."""
+    if searched_as(name) and evaluations.asked.grid != name:
+        raise SystemExit(f"{name} needs a store of its own: `serve STORE --grid {name}`")
     scale = Scale.of(evaluations)
     begun = time.process_time()
     method: OwnMethod | PeerMethod
@@ -213,7 +213,7 @@ def search(store: Path, methods: list[str], seeds: range) -> None:
     """Run the campaigns that the store lacks, seed by seed."""
     for seed in seeds:
         for name in methods:
-            at = 0 if name in WITHOUT_SEED else seed
+            at = 0 if name == "uniform" or searched_as(name) else seed
             if (name, at) in {(c["method"], c["seed"]) for c in lines_of(store / CAMPAIGNS)}:
                 continue
             found = campaign(name, at, Evaluations(store))
@@ -258,39 +258,51 @@ def main() -> None:
     serving.add_argument("--run-file", type=Path, help="that of the pair; the demo's by default")
     serving.add_argument("--sample", type=int, help="questions of each benchmark; all by default")
     serving.add_argument("--confirming", action="store_true", help="ask what confirms a front")
+    serving.add_argument("--grid", help="a model-level method, whose merges are answered alone")
     searching = commands.add_parser("search", help="run the campaigns that are missing")
     searching.add_argument("--methods", nargs="+", default=[*OURS, *THEIRS])
     searching.add_argument("--seeds", type=int, default=10)
     searching.add_argument("--first-seed", type=int, default=101)
-    confirming = commands.add_parser("confirm", help="measure the fronts on further questions")
-    confirming.add_argument("--methods", nargs="+", help="all by default")
+    again = commands.add_parser("confirm", help="measure the fronts on further questions")
+    again.add_argument("--methods", nargs="+", help="all by default")
     reporting = commands.add_parser("report", help="write OUT.md and OUT.json")
     reporting.add_argument("--methods", nargs="+", help="all by default")
     reporting.add_argument("--out", type=Path, required=True)
-    for command in (serving, searching, confirming, reporting):
+    for command in (serving, searching, again):
         command.add_argument("store", type=Path, help="folder of evaluations and campaigns")
-    confirming.add_argument("further", type=Path, help="store of a server that is `--confirming`")
+    reporting.add_argument("stores", nargs="+", type=Path, help="stores of the same questions")
+    again.add_argument("further", type=Path, help="store of a server that is `--confirming`")
     options = parser.parse_args()
     if options.command == "serve":
-        serve(options.store, options.run_file, options.sample, confirming=options.confirming)
+        confirming, grid = options.confirming, options.grid
+        serve(options.store, options.run_file, options.sample, confirming=confirming, grid=grid)
     elif options.command == "search":
         first = options.first_seed
         search(options.store, options.methods, range(first, first + options.seeds))
     elif options.command == "confirm":
         confirm(options.store, options.further, options.methods)
     else:
-        from real_merges_report import write_report
+        report(options.stores, options.methods, options.out)
 
-        store = options.store
-        campaigns, confirmed = (
-            [
-                c
-                for c in lines_of(store / name)
-                if not options.methods or c["method"] in options.methods
-            ]
-            for name in (CAMPAIGNS, CONFIRMED)
-        )
-        write_report(campaigns, confirmed, Evaluations(store).asked, options.out)
+
+def report(stores: Sequence[Path], methods: list[str] | None, out: Path) -> None:
+    """One report of the campaigns of all stores; those of a method and seed count once."""
+    from real_merges_report import write_report
+
+    questions = {(a.pair, a.sample) for a in (Evaluations(store).asked for store in stores)}
+    if len(questions) > 1:
+        raise SystemExit(f"these stores are of different questions: {sorted(questions, key=str)}")
+    found = [
+        {
+            (each["seed"], each["method"]): each
+            for store in stores
+            for each in lines_of(store / file)
+            if not methods or each["method"] in methods
+        }
+        for file in (CAMPAIGNS, CONFIRMED)
+    ]
+    campaigns, confirmed = ([kept[key] for key in sorted(kept)] for kept in found)
+    write_report(campaigns, confirmed, Evaluations(stores[0]).asked, out)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,13 @@ FIRST = "ap-bmm-plus"
 COUNTS = (10, 15, 20, 25, 30, 35, 40)
 PREAMBLE = """\
 Real merges of the pair of run `{pair}` by vLLM on a CPU and EvalScope, {sample} questions of each
-benchmark, campaigns of 8 + 32 evaluations (`ta`: 80), one after another; see
+benchmark, campaigns of 8 + 32 evaluations (grids: 80), one after another; see
 `benchmarks/real_merges.py`. Hypervolume of the objectives of Eq. 2 as measured on these questions,
 above (-0.2, -0.2); `trajectory` is its mean over the evaluations after the eighth, `tokens` are all
 that a campaign generated. Spacing and front (its size) are those of all merges of a campaign.
 Contribution is a method's share of the front pooled over all methods of the table. The first two
 tables are of the seeds that all of their methods have run. Confirmed is the hypervolume of a
-campaign's front when its merges answer
-questions that the search did not ask.
+campaign's front when its merges answer questions that the search did not ask.
 
 Differences are paired by seed, with 95 % intervals (Student's t), Wilcoxon's p and Holm's
 correction over the table. At equal tokens: those of the cheaper campaign of each pair. The last

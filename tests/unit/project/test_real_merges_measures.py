@@ -36,6 +36,11 @@ class FakeEvaluations:
 
     layers = LAYERS
 
+    def __init__(self) -> None:
+        from real_evaluations import Asked
+
+        self.asked = Asked("demo", LAYERS)
+
     def of(self, vector: Sequence[float]) -> Any:
         return fake_outcomes(vector)
 
@@ -97,12 +102,17 @@ def test_other_questions_need_another_store(tmp_path: Path) -> None:
             other.keep(tmp_path)
 
 
-def test_task_arithmetic_has_twice_the_evaluations_and_one_weight() -> None:
+def test_a_grid_has_twice_the_evaluations_and_a_store_of_its_own() -> None:
+    from real_evaluations import Asked
     from real_merges import campaign
 
-    found: Any = campaign("ta", 0, FakeEvaluations())  # type: ignore[arg-type]
+    evaluations: Any = FakeEvaluations()
+    with pytest.raises(SystemExit, match="--grid ties"):
+        campaign("ties", 0, evaluations)
+    evaluations.asked = Asked("demo", LAYERS, grid="ties")
+    found: Any = campaign("ties", 0, evaluations)
     assert len(found["x"]) == 80
-    assert all(len(set(x)) == 1 and len(x) == LAYERS for x in found["x"])
+    assert {len(x) for x in found["x"]} == {2}
 
 
 def test_settings_and_importance_stand_in_a_methods_name() -> None:
