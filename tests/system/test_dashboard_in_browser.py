@@ -279,6 +279,27 @@ def test_a_completion_is_shown_within_a_second(site: Site, page: Page) -> None:
     assert "Traceback" not in (site.run_dir / "dashboard.log").read_text(encoding="utf-8")
 
 
+def test_a_confirmation_is_told_from_the_search(page: Page, tmp_path: Path) -> None:
+    held = [{"name": "sums", "adapter": "sums", "path": "/none/sums", "holdout": 0.3}]
+    search = write_run(tmp_path / "search", [some_point(n) for n in range(4)], benchmarks=held)
+    address, port, log = f"tcp://127.0.0.1:{free_port()}", free_port(), tmp_path / "log"
+    badges = "[...document.querySelectorAll('.head h2 .badge')].map(b => b.textContent)"
+    with started("apbmm", "dashboard", search, "--port", str(port), log=log):
+        wait_for("the dashboard", lambda: f":{port}/" in log.read_text(encoding="utf-8"))
+        with started("apbmm", "confirm", search, "--bind", address, "--keys", "none", log=log):
+            look(page, f"http://127.0.0.1:{port}/")
+            both = ["finished", "being confirmed"]
+            wait_for("the confirmation", lambda: page.value(badges) == both)
+            tiles = page.value("document.querySelector('.tiles').innerText")
+            assert "4 of 4" in tiles
+            assert "being confirmed\nnothing yet" in tiles
+            assert "workers that confirm\n0" in tiles
+            look(page, f"http://127.0.0.1:{port}/#/{key_of(search)}/workers")
+            wait_for("the workers", lambda: "These confirm the front" in page.value(MAIN))
+        wait_for("its end", lambda: page.value(badges) == ["finished"])
+
+
+MAIN = "document.querySelector('main').innerText"
 SECONDS_TO_STAND = """
 new Promise(done => {
   const look = setInterval(() => {

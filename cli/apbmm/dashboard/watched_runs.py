@@ -218,6 +218,7 @@ class WatchedRun:
                 if await asking.poll(round(ANSWER_SECONDS * 1000)):
                     answer = json.loads(await asking.recv())
                     if "error" not in answer:  # a master of an earlier version
+                        answer["confirming"] = serving != self.folder
                         self._present = answer
                         self._tell("present", answer)
                 elif not await asyncio.to_thread(local_address, serving):

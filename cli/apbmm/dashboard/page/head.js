@@ -13,8 +13,15 @@ export class Head {
   }
 
   update(run) {
-    const { status, present, summary } = run;
-    const trouble = [summary.trouble, present.trouble || status.trouble].filter(Boolean);
+    const { status, summary } = run;
+    // A master that confirms the front says nothing of the search itself.
+    const present = run.present.confirming ? {} : run.present;
+    const confirming = run.present.confirming ? run.present : null;
+    const trouble = [
+      summary.trouble,
+      present.trouble || status.trouble,
+      confirming?.trouble && `The confirmation: ${confirming.trouble}`,
+    ].filter(Boolean);
     if (trouble.join() !== this.told) {
       // Only what is new is read out.
       this.told = trouble.join();
@@ -22,7 +29,7 @@ export class Head {
     }
     this.numbers.replaceChildren(
       status.begun
-        ? tiles(status, present)
+        ? tiles(status, present, confirming)
         : element("p", { class: "note" }, summary.updates ? "The run has not begun." : "The journal is being read…"),
     );
     this.state.replaceChildren(
@@ -34,6 +41,7 @@ export class Head {
           status.run || summary.label,
           " ",
           status.condition ? badge(condition(status, present)) : null,
+          confirming ? badge("being confirmed") : null,
           element("small", {}, status.begun ? `${status.algorithm} in ${summary.label}` : summary.label),
         ),
         status.finished ? element("p", {}, `Over: ${status.finished}.`) : null,
@@ -47,7 +55,7 @@ function condition(status, present) {
   return status.condition;
 }
 
-function tiles(status, present) {
+function tiles(status, present, confirming) {
   const left = present.forecast ? `, ${present.forecast.in_words}` : "";
   return element(
     "dl",
@@ -67,26 +75,31 @@ function tiles(status, present) {
     status.confirmed
       ? tile("confirmed", `${status.confirmed.merges} of ${status.confirmed.wanted}`, `hypervolume ${number(status.confirmed.hypervolume, ".4f")}`)
       : null,
+    ...(confirming ? beingConfirmed(confirming) : []),
   );
 }
 
 // What the master's workers do now, both tiles as of one moment.
 function atWork({ evaluations }, { workers, running, tokens_a_second }) {
-  const states = {};
-  for (const { state } of workers) states[state] = (states[state] ?? 0) + 1;
-  const tokens = tokens_a_second?.mean;
   return [
     tile("being evaluated", String(running.length), counted(evaluations, ["queued", "paused", "failed"])),
-    tile(
-      "workers",
-      String(workers.length),
-      [
-        counted(states, Object.keys(states)),
-        ...(tokens ? [`${Math.round(tokens).toLocaleString("en")} tokens a second`] : []),
-      ]
-        .filter(Boolean)
-        .join(", "),
-    ),
+    tile("workers", String(workers.length), states(workers, tokens_a_second)),
+  ];
+}
+
+// How many workers are in each state, and how fast they are together.
+function states(workers, speed) {
+  const counts = {};
+  for (const { state } of workers) counts[state] = (counts[state] ?? 0) + 1;
+  const tokens = speed?.mean ? `${Math.round(speed.mean).toLocaleString("en")} tokens a second` : "";
+  return [counted(counts, Object.keys(counts)), tokens].filter(Boolean).join(", ");
+}
+
+// What the workers of a confirmation do now.
+function beingConfirmed({ workers, running, forecast, tokens_a_second }) {
+  return [
+    tile("being confirmed", running.map(({ id }) => id).join(", ") || "nothing yet", forecast ? forecast.in_words : ""),
+    tile("workers that confirm", String(workers.length), states(workers, tokens_a_second)),
   ];
 }
 

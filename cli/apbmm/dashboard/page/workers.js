@@ -23,6 +23,13 @@ export class Workers {
 
   workers(run) {
     const workers = run.present.workers ?? run.status.workers;
+    const confirming = run.present.confirming
+      ? element("p", { class: "note" }, "These confirm the front: they measure its merges once more, on other questions. Below is what the search's workers did.")
+      : null;
+    return element("div", {}, confirming, this.table(workers, run));
+  }
+
+  table(workers, run) {
     if (!workers.length) return element("p", { class: "note" }, "No worker is connected.");
     const seconds = new Map((run.present.running ?? run.status.running).map((each) => [each.worker, each.seconds]));
     return table(

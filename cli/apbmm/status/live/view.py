@@ -222,8 +222,11 @@ class LiveView:
         status = self.status or {"workers": ()}
         fault = status.get("fault")  # it stands on top
         told = trouble_lines({**status, "trouble": fault or status.get("trouble", "")})
-        said = [*(text for text in told if text != fault), *self.notices]
-        return _section("What is wrong", _some_lines(said, width, "yellow"))
+        wrong = [text for text in told if text != fault]
+        return [
+            *_section("What is wrong", _some_lines(wrong, width, "yellow")),
+            *_section("Notices", _some_lines(self.notices, width, "yellow")),
+        ]
 
 
 def _cut(line: Text, width: int) -> Text:
