@@ -80,11 +80,16 @@ def write_merged_run(
     return run_dir
 
 
-def write_confirmation(run_dir: Path, points: Sequence[Evaluated], **changes: Any) -> None:
+def write_confirmation(
+    run_dir: Path,
+    points: Sequence[Evaluated],
+    ends: Mapping[str, Evaluated] = ENDS,
+    **changes: Any,
+) -> None:
     """A confirmation of the run's first merges, which measured these ``points``."""
     search = RunState().replay(read_journal(run_dir))
     vectors = {f"e{n:04}": search.evaluations[f"e{n:04}"].vector for n in range(1, len(points) + 1)}
-    first = write_run(run_dir / "unedited", points, ends=ENDS, **changes)
+    first = write_run(run_dir / "unedited", points, ends=ends, **changes)
     begun, *rest = (record.event for record in read_journal(first))
     shutil.rmtree(first)
     front = FrontToConfirm(search=search.run, digests={}, vectors=vectors)

@@ -12,11 +12,13 @@ import struct
 import subprocess
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from commands import command_line, environment, processes_naming, write_rehearsal
+from commands import command_line, environment, processes_naming, run, write_rehearsal
+from rehearsal_runs import write_run_file
 
 pytestmark = pytest.mark.slow
 
@@ -57,11 +59,13 @@ class Terminal:
         os.close(self.theirs)
 
 
-def test_the_view_follows_the_size_of_the_terminal_and_is_gone_at_the_end(tmp_path: Path) -> None:
-    run_file = write_rehearsal(tmp_path / "run.toml", seconds=1.0, evaluations=50)
-    terminal = Terminal(80, 40)
+@contextlib.contextmanager
+def shown_on(
+    terminal: Terminal, command: str, *arguments: object
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command on the terminal, which are both gone at the end."""
     process = subprocess.Popen(
-        command_line("apbmm", "run", run_file, "--run-dir", tmp_path / "run"),
+        command_line(command, *arguments),
         stdin=terminal.theirs,
         stdout=terminal.theirs,
         stderr=terminal.theirs,
@@ -69,6 +73,18 @@ def test_the_view_follows_the_size_of_the_terminal_and_is_gone_at_the_end(tmp_pa
         start_new_session=True,
     )
     try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        terminal.close()
+
+
+def test_the_view_follows_the_size_of_the_terminal_and_is_gone_at_the_end(tmp_path: Path) -> None:
+    run_file = write_rehearsal(tmp_path / "run.toml", seconds=1.0, evaluations=50)
+    terminal = Terminal(80, 40)
+    command = ("apbmm", "run", run_file, "--run-dir", tmp_path / "run")
+    with shown_on(terminal, *command) as process:
         terminal.read_until("the master starts")
         terminal.read_until("Last completions")
         assert any("Ctrl-C finishes" in line for line in terminal.frame())
@@ -83,12 +99,31 @@ def test_the_view_follows_the_size_of_the_terminal_and_is_gone_at_the_end(tmp_pa
         os.kill(process.pid, signal.SIGINT)
         terminal.read_until("run directory: ")
         assert process.wait(30) == 130
-    finally:
-        process.kill()
-        process.wait()
-        terminal.close()
     after = terminal.text.split("\x1b[?1049l")[-1]
     assert "finishing the evaluations in hand; Ctrl-C again stops at once" in after
     assert "not finished: the same command goes on from here" in after
     assert "Traceback" not in terminal.text
     assert processes_naming(str(run_file)) == []
+
+
+def test_a_confirmation_has_the_same_view_and_ends_with_what_can_be_done_next(
+    tmp_path: Path,
+) -> None:
+    held = [{"name": "sums", "adapter": "sums", "path": "/none/sums", "holdout": 0.3}]
+    budget = {"evaluations": 3, "initial": 3}
+    file = write_run_file(
+        tmp_path / "run.toml", benchmarks=held, budget=budget, algorithm={"name": "sobol"}
+    )
+    search = tmp_path / "run"
+    assert run("apbmm", "run", file, "--run-dir", search, timeout=120).returncode == 0
+    terminal = Terminal(120, 40)
+    with shown_on(terminal, "apbmm", "confirm", search, "--gpus", "cpu") as process:
+        terminal.read_until("the master starts")
+        terminal.read_until("Workers")
+        terminal.read_until("next:", 120.0)
+        assert process.wait(30) == 0
+    after = CONTROL.sub("", terminal.text.split("\x1b[?1049l")[-1])
+    assert "confirmed members of the front still hold" in after
+    commands = [line.split()[1] for line in after.splitlines() if line.startswith("  apbmm ")]
+    assert commands == ["pick", "report"]  # a rehearsal has nothing to export
+    assert "waiting for workers" not in terminal.text

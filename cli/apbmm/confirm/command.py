@@ -16,10 +16,10 @@ from apbmm.results.confirmation import read_confirmation
 from apbmm.results.json_form import print_json
 from apbmm.results.run_directories import find_run
 from apbmm.results.run_results import RunResults, read_results
-from apbmm.run.command import local_workers
+from apbmm.run.command import local_workers, next_commands
 from apbmm.run.devices import devices_of
 from apbmm.run.flags import RunFlags
-from apbmm.run.processes import LocalWorker, run_processes
+from apbmm.run.processes import LocalWorker, run_processes, run_screen
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.process.logs import set_up_logging
@@ -110,6 +110,7 @@ def _serve_with(
         master,
         bind=options.bind,
         journal_folder=confirm_folder(search.run_dir),
+        screen=None if options.json else run_screen(search.run_dir, workers),
     )
 
 
@@ -137,3 +138,5 @@ def _show(search: RunResults, options: ConfirmOptions) -> None:
         print_json(as_json(search, found))
     else:
         print_confirmation(search, found, shlex.join(("apbmm", *_arguments(search, options))))
+        if not found.missing:
+            print("\n".join(next_commands(search.run_dir, search.spec)))  # noqa: T201

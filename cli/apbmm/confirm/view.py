@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from apbmm.results.confirmation import Confirmation, ConfirmedMerge, conclusion
+from apbmm.results.confirmation import Confirmation, ConfirmedMerge, benchmarks_of, conclusion
 from apbmm.results.json_form import evaluation_as_json, run_as_json
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import figure_in_words, print_rehearsal
@@ -70,12 +70,6 @@ def _metrics(search: RunResults) -> Sequence[str]:
 def _cells(
     name: str, merge: ConfirmedMerge, search: RunResults, found: Confirmation
 ) -> tuple[str, str]:
-    before = merge.search.figure(name, _benchmarks(name, search))
-    after = merge.confirmed.figure(name, _benchmarks(name, found.run))
+    before = merge.search.figure(name, benchmarks_of(name, search))
+    after = merge.confirmed.figure(name, benchmarks_of(name, found.run))
     return metric(name).text(before.value if before else None), figure_in_words(name, after)
-
-
-def _benchmarks(name: str, run: RunResults) -> Mapping[str, float]:
-    """The benchmarks, with weights, that a run's first objective averages a metric over."""
-    chosen = next((o.benchmarks for o in run.spec.objectives if o.metric == name), None)
-    return chosen or {}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from apbmm.results.run_results import EvaluationResult, RunResults, read_results
 from apbmm.results.words import asked_in_words
+from apbmm_common.metrics import metric
 from apbmm_master.journal.confirmation import confirm_folder
 from apbmm_master.journal.store import NAME as JOURNAL
 
@@ -14,6 +17,9 @@ SAME_QUESTIONS = (
     "the questions are those of the search, with answers drawn anew: this rules out luck with the "
     "draws, not luck with the questions"
 )
+
+LEAST_FOR_ALL = 2
+"""Of one merge it is not said that all fall."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,11 @@ class Confirmation:
         """How many of `front` hold."""
         return sum(merge.holds is True for merge in self.merges)
 
+    @property
+    def missing(self) -> int:
+        """How many merges are still to be measured."""
+        return self.wanted - sum(merge.search.purpose != "reference" for merge in self.merges)
+
     def of(self, name: str) -> ConfirmedMerge | None:
         """The merge or reference of an id; None while it is not confirmed."""
         return next((merge for merge in self.merges if merge.id == name), None)
@@ -107,6 +118,7 @@ def conclusion(search: RunResults, found: Confirmation, goes_on: str = "") -> li
     if found.front:
         still = f"{found.holding} of {len(found.front)} confirmed members of the front still hold"
         lines.append(still)
+    lines += common_falls(search, found)
     if found.run.trouble:
         lines.append(f"no objectives on these questions: {found.run.trouble}")
     elif found.run.front:
@@ -114,7 +126,7 @@ def conclusion(search: RunResults, found: Confirmation, goes_on: str = "") -> li
             f"hypervolume {search.hypervolume:.4f} in the search, {found.run.hypervolume:.4f} "
             "confirmed (each scaled by the references on its own questions)"
         )
-    missing = found.wanted - sum(merge.search.purpose != "reference" for merge in found.merges)
+    missing = found.missing
     if missing and found.run.condition == "running":
         shown_by = shlex.join(("apbmm", "status", str(found.run.run_dir)))
         lines.append(f"being confirmed now, {missing} of {found.wanted} to go: {shown_by} shows it")
@@ -122,6 +134,73 @@ def conclusion(search: RunResults, found: Confirmation, goes_on: str = "") -> li
         goes_on = goes_on or shlex.join(("apbmm", "confirm", str(search.run_dir)))
         lines.append(f"{missing} of {found.wanted} are still to be measured: {goes_on} goes on")
     return lines
+
+
+def common_falls(search: RunResults, found: Confirmation) -> list[str]:
+    """By metric of the objectives: that all merges are poorer than in the search, if they are.
+
+    What the sources lost as well is of the questions, or of the draws. What merges alone lost is of
+    the choice: the best of many measurements have been lucky.
+    """
+    shares = {
+        is_source: [m for m in found.merges if (m.search.purpose == "reference") is is_source]
+        for is_source in (True, False)
+    }
+    lines = []
+    for name in dict.fromkeys(objective.metric for objective in search.spec.objectives):
+        sources, merges = (_changes(name, shares[which], search, found) for which in (True, False))
+        if len(merges) < LEAST_FOR_ALL or any(each.loss <= 0 for each in merges):
+            continue
+        text = f"all {len(merges)} confirmed merges are poorer in {name} than in the search"
+        text += f", {_means(name, merges)} on average"
+        if sources:
+            text += f"; the sources: {_means(name, sources)}. "
+            asked = "draws" if found.asks_the_same_questions else "questions"
+            text += (
+                f"That is of the {asked}: compare merges with sources that answered the same"
+                if all(each.loss > 0 for each in sources)
+                else "The best of many measurements have been lucky: expect the confirmed figures"
+            )
+        lines.append(text)
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A metric's value in the search and as confirmed, and how much poorer it is confirmed."""
+
+    before: float
+    after: float
+    loss: float
+
+
+def _changes(
+    name: str, merges: Sequence[ConfirmedMerge], search: RunResults, found: Confirmation
+) -> list[_Change]:
+    benchmarks = [benchmarks_of(name, run) for run in (search, found.run)]
+    changes = []
+    for merge in merges:
+        before, after = (
+            each.figure(name, over)
+            for each, over in zip((merge.search, merge.confirmed), benchmarks, strict=True)
+        )
+        if before is not None and after is not None:
+            more = after.value - before.value
+            loss = -more if metric(name).better == "higher" else more
+            changes.append(_Change(before.value, after.value, loss))
+    return changes
+
+
+def _means(name: str, changes: Sequence[_Change]) -> str:
+    """As in "61.0% in place of 66.2%"."""
+    before, after = (fmean(getattr(c, when) for c in changes) for when in ("before", "after"))
+    return f"{metric(name).text(after)} in place of {metric(name).text(before)}"
+
+
+def benchmarks_of(name: str, run: RunResults) -> Mapping[str, float]:
+    """The benchmarks, with weights, that a run's first objective averages a metric over."""
+    chosen = next((o.benchmarks for o in run.spec.objectives if o.metric == name), None)
+    return chosen or {}
 
 
 def _questions(found: Confirmation) -> dict[str, str]:

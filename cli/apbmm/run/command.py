@@ -104,25 +104,23 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
     return code
 
 
-def next_commands(run_dir: Path, spec: RunSpec, gpus: str) -> list[str]:
-    """What can be done with a run that is finished."""
+def next_commands(run_dir: Path, spec: RunSpec, gpus: str | None = None) -> list[str]:
+    """What can be done with a run that is finished.
+
+    ``gpus`` would confirm it; without them it is confirmed.
+    """
     folder, rehearsal = str(run_dir), spec.evaluation.kind == "rehearsal"
-    confirms = can_confirm(spec) and not spec.confirm.at_end
-    commands = [
+    commands: list[tuple[tuple[str, ...], str]] = [
         (("pick", folder), "the merge to serve, against the sources"),
         (("report", folder), "one HTML file: what was found, and what to doubt"),
-        (("confirm", folder, "--gpus", gpus), "the front on questions that it was not chosen by"),
-        (
-            ("export", folder, "--out", f"{spec.name}-merge"),
-            "the picked merge as a folder to serve",
-        ),
     ]
-    possible = {"confirm": confirms and not rehearsal, "export": not rehearsal}
-    shown = [
-        (shlex.join(("apbmm", *command)), what)
-        for command, what in commands
-        if possible.get(command[0], True)
-    ]
+    if gpus is not None and can_confirm(spec) and not (spec.confirm.at_end or rehearsal):
+        confirm = ("confirm", folder, "--gpus", gpus)
+        commands.append((confirm, "the front on questions that it was not chosen by"))
+    if not rehearsal:
+        export = ("export", folder, "--out", f"{spec.name}-merge")
+        commands.append((export, "the picked merge as a folder to serve"))
+    shown = [(shlex.join(("apbmm", *command)), what) for command, what in commands]
     return ["next:", *(line for command, what in shown for line in (f"  # {what}", f"  {command}"))]
 
 

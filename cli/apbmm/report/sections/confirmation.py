@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apbmm.report.document import ReportSection, ReportTable
-from apbmm.results.confirmation import SAME_QUESTIONS, Confirmation, ConfirmedMerge
+from apbmm.results.confirmation import SAME_QUESTIONS, Confirmation, ConfirmedMerge, common_falls
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import figure_in_words
 
@@ -26,6 +26,7 @@ def confirmation_section(
             "are on the front of the confirmed merges as well. The hypervolume of the confirmed "
             f"front is {confirmation.run.hypervolume:.4f}, that of the search "
             f"{results.hypervolume:.4f}.",
+            *(f"{line[0].upper()}{line[1:]}." for line in common_falls(results, confirmation)),
             *([f"{SAME_QUESTIONS.capitalize()}."] if confirmation.asks_the_same_questions else []),
         ),
         tables=(

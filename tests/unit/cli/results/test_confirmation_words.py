@@ -11,12 +11,14 @@ import pytest
 
 from apbmm.dashboard.followed_run import FollowedRun
 from apbmm.dashboard.run_page import status
-from apbmm.results.confirmation import Confirmation, conclusion
+from apbmm.results.confirmation import Confirmation, common_falls, conclusion, read_confirmation
 from apbmm.results.run_results import RunResults, read_results
+from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.confirmation import confirm_folder
 from apbmm_master.journal.store import read_journal
-from merged_runs import write_confirmation
-from written_runs import measured, write_journal, write_run
+from merged_runs import ENDS, write_confirmation
+from merged_runs import POINTS as MERGES
+from written_runs import answered, measured, write_journal, write_run
 
 POINTS = [(0.1, 0.95), (0.6, 0.7), (0.9, 0.2)]
 
@@ -36,6 +38,42 @@ def test_a_confirmation_that_a_master_measures_is_not_to_be_started_again(
     assert conclusion(search, measuring, "the same command")[-1] == (
         f"being confirmed now, 3 of 3 to go: apbmm status {run.run_dir} shows it"
     )
+
+
+POORER = {
+    "thinking": answered([1.0, 1.0, 1.0, 0.0], [800, 900, 1000, 990]),
+    "instruct": answered([0.0, 0.0, 0.0, 0.0], [50, 60, 70, 80]),
+}
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "ends", "said"),
+    [
+        ((0.25, 0.5), ENDS, "The best of many measurements have been lucky"),
+        ((0.25, 0.5), POORER, "That is of the questions: compare merges with sources"),
+        ((0.25, 1.0), POORER, ""),  # not all fall
+        ((0.25,), POORER, ""),
+    ],
+)
+def test_a_fall_of_all_merges_is_said_with_what_the_sources_did(
+    tmp_path: Path, accuracies: tuple[float, ...], ends: dict[str, Evaluated], said: str
+) -> None:
+    folder = write_run(tmp_path / "run", MERGES[:2], ends=ENDS)
+    again = [
+        answered([float(n < 4 * share) for n in range(4)], [t] * 4)
+        for share, t in zip(accuracies, (120, 300), strict=False)
+    ]
+    write_confirmation(folder, again, ends)
+    search = read_results(folder)
+    found = read_confirmation(search)
+    assert found is not None
+    falls = common_falls(search, found)
+    assert len(falls) == bool(said)
+    for line in falls:
+        assert said in line
+        assert "all 2 confirmed merges are poorer in accuracy than in the search" in line
+        assert "37.5% in place of 62.5% on average; the sources: " in line
+        assert line in conclusion(search, found)
 
 
 def test_a_confirmation_without_a_front_has_no_hypervolume(tmp_path: Path) -> None:
