@@ -9,7 +9,7 @@ from statistics import fmean
 
 from apbmm.results.run_results import EvaluationResult, RunResults, read_results
 from apbmm.results.words import asked_in_words
-from apbmm_common.metrics import metric
+from apbmm_common.metrics import Better, metric
 from apbmm_master.journal.confirmation import confirm_folder
 from apbmm_master.journal.store import NAME as JOURNAL
 
@@ -147,8 +147,11 @@ def common_falls(search: RunResults, found: Confirmation) -> list[str]:
         for is_source in (True, False)
     }
     lines = []
-    for name in dict.fromkeys(objective.metric for objective in search.spec.objectives):
-        sources, merges = (_changes(name, shares[which], search, found) for which in (True, False))
+    wanted = {o.metric: o.better for o in reversed(search.spec.objectives)}
+    for name, better in wanted.items():
+        sources, merges = (
+            _changes(name, better, shares[which], search, found) for which in (True, False)
+        )
         if len(merges) < LEAST_FOR_ALL or any(each.loss <= 0 for each in merges):
             continue
         text = f"all {len(merges)} confirmed merges are poorer in {name} than in the search"
@@ -175,7 +178,11 @@ class _Change:
 
 
 def _changes(
-    name: str, merges: Sequence[ConfirmedMerge], search: RunResults, found: Confirmation
+    name: str,
+    better: Better,
+    merges: Sequence[ConfirmedMerge],
+    search: RunResults,
+    found: Confirmation,
 ) -> list[_Change]:
     benchmarks = [benchmarks_of(name, run) for run in (search, found.run)]
     changes = []
@@ -186,7 +193,7 @@ def _changes(
         )
         if before is not None and after is not None:
             more = after.value - before.value
-            loss = -more if metric(name).better == "higher" else more
+            loss = -more if better == "higher" else more
             changes.append(_Change(before.value, after.value, loss))
     return changes
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping
 
-from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_common.run_file import LEAST_SOURCES, RunSpec
 from apbmm_master.journal.scores import objectives_of
@@ -65,8 +64,9 @@ def _causes(spec: RunSpec, references: References, most_poor: float) -> Iterator
 
 def _may_be_swapped(spec: RunSpec, references: References) -> bool:
     """Whether some objective's expert is the poorer of its two, and no other's is the better."""
-    leads = [_lead_of_expert(objective, references) for objective in objectives_of(spec)]
-    return min(leads) < 0 and max(leads) <= 0
+    scaled = [objective for objective in objectives_of(spec) if objective.expert]
+    leads = [_lead_of_expert(objective, references) for objective in scaled]
+    return min(leads, default=0.0) < 0 and max(leads) <= 0
 
 
 def _lead_of_expert(objective: ScaledObjective, references: References) -> float:
@@ -78,7 +78,7 @@ def _lead_of_expert(objective: ScaledObjective, references: References) -> float
         if all(name in references[each][benchmark].metrics for each in (expert, vanilla))
     ]
     lead = statistics.fmean(leads) if leads else 0.0
-    return lead if metric(name).better == "higher" else -lead
+    return lead if objective.rewards_more else -lead
 
 
 def _why_alike(results: list[BenchmarkResult]) -> str:

@@ -146,3 +146,15 @@ def test_of_three_sources_only_those_that_scale_an_objective_are_judged_by_its_b
     assert faults_of_references(spec, references) == []
     references["instruct"]["code"] = poor
     assert faults_of_references(spec, references)[0].startswith("instruct, code: 40 of 40")
+
+
+def test_models_are_not_called_swapped_where_no_objective_tells_them_apart() -> None:
+    objectives = [
+        {"name": "right", "metric": "accuracy", "scale": [0.0, 1.0]},
+        {"name": "cost", "metric": "tokens", "target": 10.0},
+    ]
+    references = {"thinking": {"sums": result(0.0, malformed=40)}, "instruct": {"sums": GOOD}}
+    spec = run_spec(objectives=objectives)
+    words = causes_in_words(spec, references, most_poor=0.5, scales=True)
+    assert FORM in words
+    assert SWAPPED not in words
