@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from apbmm_common.process.command_line import run_app
+from free_ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 SIGNALS_BY_DEFAULT = ("env", "--default-signal=INT,HUP")
@@ -135,9 +135,7 @@ def write_rehearsal(
 
 def free_address() -> str:
     """A loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    return f"tcp://127.0.0.1:{free_port()}"
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:

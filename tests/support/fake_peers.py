@@ -29,8 +29,9 @@ from apbmm_master.master import Master
 from apbmm_master.scheduling.policy import FinishRun
 from apbmm_master.wire.authentication import Authenticator
 from apbmm_worker.daemon.master_link import MasterLink
+from free_ports import free_port
 from protocol_world import Sim
-from rehearsal_runs import DEADLINE, free_port
+from rehearsal_runs import DEADLINE
 
 M = TypeVar("M")
 POLL_MILLISECONDS = 50

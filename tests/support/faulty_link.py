@@ -11,7 +11,7 @@ import contextlib
 import threading
 from typing import Literal, Self
 
-from rehearsal_runs import free_port
+from free_ports import free_port
 
 Direction = Literal["up", "down"]
 POLL_SECONDS = 0.02

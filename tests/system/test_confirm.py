@@ -11,7 +11,8 @@ import pytest
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import read_results
 from commands import run, started, wait_until
-from rehearsal_runs import free_port, write_run_file
+from free_ports import free_port
+from rehearsal_runs import write_run_file
 from written_runs import repeated_sums, write_run
 
 pytestmark = pytest.mark.slow

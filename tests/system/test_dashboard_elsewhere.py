@@ -10,7 +10,8 @@ from apbmm.dashboard.followed_run import FollowedRun, RemoteRun
 from apbmm.dashboard.run_page import detail, overview_figures, rows
 from apbmm_common.protocol.status_requests import NoMasterError
 from apbmm_master.status import event_pages
-from rehearsal_runs import Site, free_port, wait_for
+from free_ports import free_port
+from rehearsal_runs import Site, wait_for
 
 
 def test_a_run_is_followed_by_its_status_socket(

@@ -14,9 +14,10 @@ from apbmm.dashboard.watched_runs import key_of
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.events import ResultRecorded
 from commands import started, wait_until
+from free_ports import free_port
 from headless_chromium import NAMES, Page, chromium_path, headless_page
 from merged_runs import write_confirmation
-from rehearsal_runs import Site, free_port, wait_for
+from rehearsal_runs import Site, wait_for
 from written_runs import answered, lengthen, write_run
 
 CHROMIUM = chromium_path()

@@ -22,8 +22,9 @@ from apbmm_master.master import Master
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket
 from fake_peers import FakeWorker, master_in_process, until, worker_socket
+from free_ports import free_port
 from protocol_world import world_spec
-from rehearsal_runs import DEADLINE, free_port
+from rehearsal_runs import DEADLINE
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from apbmm_common.protocol.messages import Bye
 from apbmm_worker.daemon import master_link
 from apbmm_worker.daemon.master_link import BROKEN_OFF
 from fake_peers import FakeMaster, until, worker_socket
-from rehearsal_runs import free_port
+from free_ports import free_port
 
 LOGGER = "apbmm_worker.daemon.master_link"
 

@@ -7,7 +7,8 @@ import socket
 import urllib.request
 
 from commands import run
-from rehearsal_runs import Process, Site, free_port, wait_for
+from free_ports import free_port
+from rehearsal_runs import Process, Site, wait_for
 
 
 def scrape(port: int) -> str:

@@ -20,7 +20,8 @@ from apbmm_master.journal.events import EpochStarted, Leased, ResultRecorded
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import REPOSITORY, environment
-from rehearsal_runs import Site, free_port, wait_for, write_run_file
+from free_ports import free_port
+from rehearsal_runs import Site, wait_for, write_run_file
 
 SLURM = REPOSITORY / "examples" / "cluster" / "slurm"
 SBATCH, WORKERS = SLURM / "apbmm.sbatch", SLURM / "workers.sbatch"

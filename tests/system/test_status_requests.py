@@ -20,8 +20,9 @@ from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket
 from apbmm_master.wire.authentication import Authenticator
 from fake_peers import FakeWorker, master_in_process, until
+from free_ports import free_port
 from protocol_world import world_spec
-from rehearsal_runs import DEADLINE, free_port
+from rehearsal_runs import DEADLINE
 
 MOST_REQUESTS = 20_000
 TIMINGS = {"beat": 0.2, "suspect": 20.0, "unreachable": 40.0, "resend": 0.5}

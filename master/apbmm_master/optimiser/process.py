@@ -318,9 +318,9 @@ def _start(parent: int) -> None:
     die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    import torch
-
-    torch.set_num_threads(1)
+    # PyTorch reads them when a method that needs it imports it; some methods never do.
+    for library in ("OMP", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"
 
 
 def _reply(request: AskRequest) -> AskReply:

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_ndtr
 
 from apbmm_master.search.arrays import Array
 
@@ -407,6 +406,8 @@ class _Sites:
 
         Each bound is replaced by a Gaussian factor of z with precision t and shift s.
         """
+        from scipy.special import log_ndtr  # a master that starts needs none of it
+
         count = len(self.bounds)
         t, s = np.zeros(count), np.zeros(count)
         for sweep in range(SWEEPS if count else 1):

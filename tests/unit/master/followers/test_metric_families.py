@@ -17,8 +17,8 @@ from apbmm_common.errors import UsageError
 from apbmm_master.followers.launch import listening_socket
 from apbmm_master.followers.metrics.families import families
 from commands import environment
+from free_ports import free_port
 from protocol_world import World
-from rehearsal_runs import free_port
 from served_world import Served, status_of
 
 
