@@ -18,6 +18,8 @@ from apbmm_master.optimiser.client import (
 from apbmm_master.optimiser.process import AskReply, AskRequest, History, OptimiserSession
 from protocol_world import Sim, World
 
+pytestmark = pytest.mark.slow
+
 
 class Watched(OptimiserClient):
     """Keeps what is submitted."""

@@ -13,6 +13,8 @@ from apbmm_master.status import event_pages
 from free_ports import free_port
 from rehearsal_runs import Site, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_is_followed_by_its_status_socket(
     site: Site, monkeypatch: pytest.MonkeyPatch

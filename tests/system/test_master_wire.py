@@ -35,6 +35,7 @@ def spec(**changes: Any) -> Any:
     return world_spec(timings=TIMINGS, **changes)
 
 
+@pytest.mark.slow
 async def test_a_run_goes_through_without_blocking_the_event_loop(tmp_path: Path) -> None:
     gc.collect()  # what earlier tests left, which blocks when it is collected
     async with master_in_process(spec(), tmp_path) as (master, address, task):
@@ -46,6 +47,7 @@ async def test_a_run_goes_through_without_blocking_the_event_loop(tmp_path: Path
     assert RunState().replay(read_journal(tmp_path)) == master.run_state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [True, False])
 async def test_an_end_whose_commit_fails_comes_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool
@@ -116,6 +118,7 @@ async def test_repeated_and_shuffled_messages_give_the_same_result(tmp_path: Pat
     assert await run_of(tmp_path / "often", random.Random(4)) == expected
 
 
+@pytest.mark.slow
 async def test_a_body_over_the_limit_cuts_the_connection_and_nothing_else(tmp_path: Path) -> None:
     async with master_in_process(spec(), tmp_path) as (_, address, task):
         stranger = zmq.asyncio.Context.instance().socket(zmq.DEALER)

@@ -6,9 +6,13 @@ import signal
 import socket
 import urllib.request
 
+import pytest
+
 from commands import run
 from free_ports import free_port
 from rehearsal_runs import Process, Site, wait_for
+
+pytestmark = pytest.mark.slow
 
 
 def scrape(port: int) -> str:

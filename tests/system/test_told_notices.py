@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from posted_notices import posted_notices
 from rehearsal_runs import Site, wait_for
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_webhook_hears_of_a_killed_master_and_of_the_end_once(site: Site) -> None:

@@ -178,6 +178,7 @@ def test_a_rehearsal_says_so_and_reads_no_files(tmp_path: Path) -> None:
     assert "REHEARSAL" in dict(plan(found))["evaluation"]
 
 
+@pytest.mark.slow
 def test_every_fault_at_once(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(RUN.replace("sobol", "sobel").replace('"apbmm_exact"', '"aime52"'))
@@ -432,7 +433,7 @@ def test_rows_that_are_no_questions_are_shown_and_other_faults_have_their_row(
     blank = b'{"id": "", "question": "", "answer": ""}\n'
     data.write_bytes(b"\xef\xbb\xbf" + data.read_bytes() + blank)
     run_file.write_bytes(b"\xef\xbb\xbf" + run_file.read_bytes())
-    shown = run("apbmm", "check", run_file, "--no-questions")
+    shown = called("check", run_file, "--no-questions")
     assert shown.returncode == 0
     assert f"1 of 4 rows are no questions and are left out; in {data}, line 4" in shown.stdout
     for content, message in (
@@ -441,7 +442,7 @@ def test_rows_that_are_no_questions_are_shown_and_other_faults_have_their_row(
         (b'{"id": "1", "question": "q", "answer": []}', "line 1: 'answer' is list"),
     ):
         data.write_bytes(content)
-        shown = run("apbmm", "check", run_file)
+        shown = called("check", run_file)
         assert shown.returncode == 2
         assert "1 error\n" in shown.stderr
         assert message in shown.stderr

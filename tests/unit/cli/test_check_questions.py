@@ -58,6 +58,7 @@ def test_check_shows_the_first_question_as_the_data_has_it(run_file: Path) -> No
     assert "'What is 0 + 0?', target '0' (as in the data)" in line
 
 
+@pytest.mark.slow
 def test_check_shows_what_the_model_will_see(run_file: Path) -> None:
     """EvalScope wraps the question of aime25, and ignores an argument that it does not know."""
     pytest.importorskip("evalscope", reason="EvalScope is not installed here")
@@ -80,6 +81,7 @@ def test_check_shows_what_the_model_will_see(run_file: Path) -> None:
     assert "does not fit a context of 120" in shown.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "said"),
     [
@@ -99,6 +101,7 @@ def test_chat_templates_that_fail_or_lose_the_question(
     assert "Traceback" not in shown.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_run_s_own_adapters_run_only_with_leave(run_file: Path, tmp_path: Path) -> None:
     write_capitals(tmp_path / "capitals")
@@ -163,6 +166,7 @@ def test_prompts_that_are_the_same_are_noted() -> None:
     assert note.startswith("its 9 questions have 7 different prompts")
 
 
+@pytest.mark.slow
 def test_text_that_the_tokenizer_does_not_know_is_noted(run_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("evalscope", reason="EvalScope is not installed here")
     write_rows(tmp_path / "aime", [{"problem": "\u3042" * 400, "answer": "1"}])

@@ -103,6 +103,7 @@ def test_what_is_no_real_number_is_refused() -> None:
 def test_the_light_modules_import_neither_torch_nor_scipy() -> None:
     code = (
         "import sys, apbmm_master.search, apbmm_master.search.reference_scaling;"
+        "import apbmm_master.serve, apbmm_master.optimiser.process;"
         "import apbmm_master.search.prior, apbmm_master.status.snapshot;"
         "apbmm_master.search.names();"
         "print([m for m in ('torch', 'botorch', 'scipy', 'pymoo') if m in sys.modules])"

@@ -148,6 +148,7 @@ def with_one_design_point_out(name: str, told: int = 7, **settings: object) -> S
     return search
 
 
+@pytest.mark.slow
 def test_plus_leaves_no_worker_idle_while_its_design_is_out() -> None:
     search = with_one_design_point_out("ap-bmm-plus")
     vectors = search.ask(63)
