@@ -23,7 +23,7 @@ from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 from e2e.test_hot_load import GENERATION, MERGES, SETTINGS, answers, fresh_answers, prompts
 from layer_wise_merge import materialise, plan
 from tiny_checkpoints import write_tokenizer
-from tiny_families import FAMILIES, write_family
+from tiny_families import FAMILIES, VISION, write_family
 
 pytestmark = [
     pytest.mark.vllm,
@@ -49,7 +49,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VerifiedSourc
 def sources_of(family: str, folder: Path) -> VerifiedSources:
     options: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 64, "head_dim": 32}
     options["max_position_embeddings"] = GENERATION.context
-    if "moe_intermediate_size" in FAMILIES[family][1]:
+    text = VISION[family][1] if family in VISION else family
+    if "moe_intermediate_size" in FAMILIES[text][1]:
         options["moe_intermediate_size"] = 32
     paths = {}
     for seed, role in enumerate(("thinking", "instruct")):

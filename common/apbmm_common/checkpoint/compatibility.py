@@ -22,6 +22,7 @@ from apbmm_common.checkpoint.headers import (
     TensorHeader,
     flat_config,
     layer_count,
+    tower_tensors,
 )
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.settings_files import (
@@ -378,6 +379,7 @@ def _warnings_between(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint
             f"config.json: {_some(stated)}. Merges get the config of the source that "
             "template_from names; a run ends if a source answers otherwise with its own"
         )
+    yield from _tower_warnings(roles, pair)
     first, second = (read_vocabulary(each.path) for each in pair)
     if first is None or second is None:
         return
@@ -395,6 +397,23 @@ def _warnings_between(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint
                 f"vocabulary: {_some(alone)} only in {role}, and the rows of other sources are "
                 f"merged with theirs. {_TEMPLATE}"
             )
+
+
+def _tower_warnings(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> Iterator[str]:
+    """A warning where the towers of multimodal models differ, of which merges get one."""
+    both = [(pair[0].tensors.get(name), pair[1].tensors[name]) for name in tower_tensors(pair[1])]
+    same_kind = sorted((a.name, a, b) for a, b in both if a is not None)
+    try:
+        with opened_files(tensor.file for _, *two in same_kind for tensor in two) as files:
+            other = [name for name, *two in same_kind if not same_tensors(two, files)]
+    except SourceError as error:
+        yield str(error)
+        return
+    if other:
+        yield (
+            f"tensor {_some(other)} beside the language model differs in {roles[0]} and "
+            f"{roles[1]}: all merges get those of {roles[1]}, and no evaluation uses them"
+        )
 
 
 def _other_vocabulary_faults(

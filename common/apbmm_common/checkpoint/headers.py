@@ -68,9 +68,13 @@ _PREDICTION = re.compile(r"(?:(?:model|language_model)\.)*mtp(?:_\w+)?\.")
 # Every component before the layer stack must be one of these, so that the layers of a vision or
 # audio tower (`vision_tower.encoder.layers.0`) are not taken for the language model's.
 _LAYER = re.compile(
-    r"(?:(?:model|language_model|text_model|transformer|decoder|gpt_neox|backbone)\.)*"
+    r"(?P<wrappers>(?:(?:model|language_model|text_model|transformer|decoder|gpt_neox|backbone)\.)*)"
     r"(?:layers|h|blocks)\.(?P<index>[0-9]+)\."
 )
+# Where the language model of a multimodal one is, and its output head, which may be beside it.
+_LANGUAGE_MODEL = re.compile(r"(?:\w+\.)*?(?:language_model|text_model)\.")
+_OUTER_HEAD = re.compile(r"(?:lm_head|embed_out|output)\.")
+_TOWER_CONFIG = re.compile(r"(?:vision|visual|image|audio|speech|video)\w*_config")
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,33 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part of a config (multimodal folders nest it in ``text_config``)."""
     nested = config.get("text_config")
     return nested if isinstance(nested, dict) else config
+
+
+def is_multimodal(config: Mapping[str, Any]) -> bool:
+    """Whether a config is of a language model with towers for images, video or sound."""
+    return any(
+        _TOWER_CONFIG.fullmatch(key) is not None and isinstance(value, dict)
+        for key, value in config.items()
+    )
+
+
+def tower_tensors(checkpoint: Checkpoint) -> frozenset[str]:
+    """Tensors of a multimodal model beside its language model: towers, and what projects them.
+
+    Text alone does not reach them. `prediction_tensors` are not among them.
+    """
+    if not is_multimodal(checkpoint.config):
+        return frozenset()
+    match = next(filter(None, map(_LAYER.match, checkpoint.tensors)), None)
+    wrappers = match["wrappers"] if match else ""
+    inner = _LANGUAGE_MODEL.match(wrappers)
+    root = inner[0] if inner else wrappers
+    others = prediction_tensors(checkpoint)
+    return frozenset(
+        name
+        for name in checkpoint.tensors
+        if not name.startswith(root) and not _OUTER_HEAD.match(name) and name not in others
+    )
 
 
 def layer_count(checkpoint: Checkpoint) -> int:

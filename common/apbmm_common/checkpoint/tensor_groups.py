@@ -9,7 +9,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from apbmm_common.checkpoint.headers import Checkpoint, layer_of, prediction_tensors, text_config
+from apbmm_common.checkpoint.headers import (
+    Checkpoint,
+    layer_of,
+    prediction_tensors,
+    text_config,
+    tower_tensors,
+)
 
 OUTSIDE_GROUPS = ("embeddings", "norm", "head")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.")
@@ -30,9 +36,9 @@ def outside_groups(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     """The groups that a merge of these checkpoints has floating-point tensors in.
 
     A head that every config ties to the embeddings is not among them, even where the files hold
-    it too.
+    it too. Neither are `headers.tower_tensors`, which have no weights.
     """
-    left_out = optional_tensors(checkpoints)
+    left_out = optional_tensors(checkpoints) | tower_tensors(checkpoints[-1])
     found = {
         outside_group(name)
         for name, tensor in checkpoints[-1].tensors.items()
@@ -82,7 +88,7 @@ def heads(checkpoint: Checkpoint) -> set[str]:
     """The names of the output head's matrices in a checkpoint's files."""
     return {
         name
-        for name in checkpoint.tensors
+        for name in _language_tensors(checkpoint)
         if layer_of(name) is None and outside_group(name) == "head" and name.endswith(".weight")
     }
 
@@ -93,14 +99,20 @@ def heads_beside_embeddings(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]
     Embeddings have the shape of the head. A head that is stored in their place, as by tools that
     write shared tensors once, is not among the keys.
     """
+    tensors = checkpoint.tensors
     found = {
         head: tuple(
             name
-            for name, tensor in checkpoint.tensors.items()
-            if tensor.shape == checkpoint.tensors[head].shape
+            for name in _language_tensors(checkpoint)
+            if tensors[name].shape == tensors[head].shape
             and layer_of(name) is None
             and outside_group(name) != "head"
         )
         for head in heads(checkpoint)
     }
     return {head: embeddings for head, embeddings in found.items() if embeddings}
+
+
+def _language_tensors(checkpoint: Checkpoint) -> list[str]:
+    towers = tower_tensors(checkpoint)
+    return [name for name in checkpoint.tensors if name not in towers]

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from apbmm_common.checkpoint.byte_order_marks import without_marks
-from apbmm_common.checkpoint.headers import layer_of
+from apbmm_common.checkpoint.headers import is_multimodal, layer_of
 from apbmm_common.errors import SourceError
 
 Pooling = Literal["last", "mean"]
@@ -190,7 +190,7 @@ def _load_model(folder: Path, remote_code: bool) -> Any:
     transformers.utils.logging.disable_progress_bar()
     try:
         with without_marks(folder) as readable:
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            model, info = _loader(readable, remote_code).from_pretrained(
                 readable,
                 local_files_only=True,
                 trust_remote_code=remote_code,
@@ -199,12 +199,25 @@ def _load_model(folder: Path, remote_code: bool) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:
-        raise SourceError(f"{folder}: transformers cannot load the model: {error}") from error
+        said = str(error).split("\n", 1)[0]
+        raise SourceError(f"{folder}: transformers cannot load the model: {said}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         # transformers would fill it with random numbers.
         raise SourceError(f"{folder}: the weights lack tensor {missing[0]}")
     return model.eval()
+
+
+def _loader(folder: Path, remote_code: bool) -> Any:
+    """The class that loads a model: multimodal ones need not have a language model's."""
+    config = transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=remote_code
+    )
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not is_multimodal(
+        config.to_dict()
+    ):
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForImageTextToText
 
 
 def _load_tokenizer(folder: Path, remote_code: bool) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from apbmm_common.checkpoint.contents import opened, read_into
-from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader, layer_of
+from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader, layer_of, tower_tensors
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.tensor_groups import optional_tensors, outside_group
 from apbmm_common.protocol.messages import Measured
@@ -100,7 +100,7 @@ def parameter_discrepancy(
     merged = [sources.checkpoints[role] for role in merged_roles(sources)]
     base = sources.checkpoints.get(BASE_ROLE, merged[-1])
     groups = sources.outside
-    left_out = optional_tensors((*merged, base))
+    left_out = optional_tensors((*merged, base)) | tower_tensors(merged[-1])
     keys: list[int | str] = [*range(sources.layers), *groups]
     ratios: dict[int | str, list[list[float]]] = {key: [] for key in keys}
     with opened(*merged, base) as files:

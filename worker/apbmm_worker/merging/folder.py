@@ -36,7 +36,11 @@ CONFIG_FILE = "config.json"
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace
 PARTIAL_SUFFIX = ".apbmm-partial"  # of the folder in which a merge is made
 _EARLIER_SUFFIX = ".apbmm-earlier"  # of a merge, between the two renames that replace it
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
 # Bytes of one write. The kernel looks for free memory in runs as long as a write. In a virtual
 # machine the longest runs are often those that the host has taken back, and getting them again
 # costs seven times the write; short runs are nearly always at hand.

@@ -18,6 +18,7 @@ from apbmm_common.checkpoint.headers import (
     TensorHeader,
     layer_of,
     prediction_tensors,
+    tower_tensors,
 )
 from apbmm_common.checkpoint.tensor_groups import optional_tensors
 from apbmm_common.errors import EvaluationError
@@ -129,9 +130,11 @@ def plan_sum(
     """A weighted sum of any number of sources (Eq. 4), in the order of the last source's files.
 
     The stored dtype is the last source's own for each tensor, unless ``dtype`` names one. Integers
-    and booleans, which verification found equal, are copied. `optional_tensors` are left out.
+    and booleans, which verification found equal, are copied, and so are the last source's
+    `tower_tensors`. `optional_tensors` are left out.
     """
     checkpoints = tuple(sources.values())
+    towers = tower_tensors(checkpoints[-1])
     return tuple(
         TensorPlan(
             layout,
@@ -139,7 +142,7 @@ def plan_sum(
             WeightedSum(weights.of(layout.name)),
             DTYPE_CODES.get(dtype, layout.dtype),
         )
-        if layout.is_float
+        if layout.is_float and layout.name not in towers
         else _copy(layout)
         for layout in _kept(checkpoints, checkpoints[-1])
     )
@@ -156,16 +159,17 @@ def plan_task_vectors(
 
     A source that is the base has a task vector of zeros and is left out. Tensors of no layer are
     merged like any other, unless ``outside_layers`` names a source (or ``base``) to follow. Stored
-    dtypes, integers and optional tensors are as in `plan_sum`. Raises `EvaluationError`
+    dtypes, integers, towers and optional tensors are as in `plan_sum`. Raises `EvaluationError`
     (``vector``) for weights that cannot be summed.
     """
     last = list(sources.values())[-1]
     moved = tuple(c for c in sources.values() if c.path.resolve() != base.path.resolve())
     followed = {**sources, "base": base}.get(outside_layers)
+    towers = tower_tensors(last)
     plans = []
     for layout in _kept((base, *sources.values()), last):
         name = layout.name
-        if not layout.is_float:
+        if not layout.is_float or name in towers:
             plans.append(_copy(layout))
             continue
         stored = DTYPE_CODES.get(dtype, layout.dtype)

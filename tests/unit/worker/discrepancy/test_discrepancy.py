@@ -30,7 +30,7 @@ from tiny_checkpoints import (
     write_related,
     write_tiny_pair,
 )
-from tiny_families import FAMILIES, write_family
+from tiny_families import FAMILIES, VISION, write_family
 
 LAYERS = 11
 PROMPTS = ["What is 3+4?", "Add the numbers 17, 4 and 256, then halve.", "x", "Is 91 prime?", "Go"]
@@ -210,7 +210,7 @@ def test_a_long_prompt_loses_its_end_and_not_its_template(pair: tuple[Path, Path
         encode_prompts(pair[0], PROMPTS, max_tokens=frame)
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "qwen3"])
+@pytest.mark.parametrize("family", [*(f for f in FAMILIES if f != "qwen3"), *VISION])
 def test_layers_are_found_in_every_family(tmp_path: Path, family: str) -> None:
     folder = write_family(tmp_path / "m", family, seed=0, dtype=torch.float32)
     states = pooled_states(

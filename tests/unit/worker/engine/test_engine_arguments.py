@@ -25,7 +25,20 @@ def test_auto_is_the_checkpoints_own_dtype(checkpoint: Path) -> None:
     """vLLM's own auto would round float32 to bfloat16 without a word."""
     assert engine_arguments(EngineSection(), GENERATION, checkpoint, "cpu")["dtype"] == "float32"
     wanted = EngineSection(dtype="bfloat16")
-    assert engine_arguments(wanted, GENERATION, checkpoint, "0")["dtype"] == "bfloat16"
+    arguments = engine_arguments(wanted, GENERATION, checkpoint, "0")
+    assert arguments["dtype"] == "bfloat16"
+    assert "language_model_only" not in arguments
+
+
+def test_a_multimodal_model_is_started_without_its_towers(tmp_path: Path) -> None:
+    """And its dtype may be stated for its language model alone."""
+    config = {"vision_config": {"depth": 2}, "text_config": {"dtype": "float32"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arguments = engine_arguments(EngineSection(), GENERATION, tmp_path, "cpu")
+    assert arguments["language_model_only"] is True
+    assert arguments["dtype"] == "float32"
+    own = EngineSection(arguments={"language_model_only": False})
+    assert engine_arguments(own, GENERATION, tmp_path, "cpu")["language_model_only"] is False
 
 
 def test_devices(checkpoint: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 import torch
@@ -44,6 +45,52 @@ def test_two_tensors_of_one_storage_are_not_written() -> None:
     """A checkpoint with a head of its own for a model that ties it: only vLLM knows what to do."""
     assert live_weights(Model(tied=False), EMBEDDING, HEAD).writable
     assert not live_weights(Model(tied=True), EMBEDDING, HEAD).writable
+
+
+class StageMissingLayer(torch.nn.Module):  # type: ignore[misc]
+    """Stands where vLLM leaves out a tower."""
+
+
+class Renaming:
+    """The part of vLLM's rules for names that is followed."""
+
+    orig_to_new_prefix: ClassVar = {
+        "lm_head.": "language_model.lm_head.",
+        "model.": "language_model.",
+    }
+
+
+class Multimodal(torch.nn.Module):  # type: ignore[misc]
+    """A language model with a parameter of its own, and a tower that is left out."""
+
+    hf_to_vllm_mapper = Renaming()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.language_model = Model(tied=False)
+        self.language_model.decay = torch.nn.Parameter(torch.zeros(3))
+        self.visual = StageMissingLayer()
+
+
+def test_a_language_model_within_a_multimodal_one_is_written_without_its_towers() -> None:
+    model = Multimodal()
+    shapes = {
+        f"model.{EMBEDDING}": SHAPE,
+        HEAD: SHAPE,
+        "model.decay": (3,),
+        "visual.blocks.0.weight": (2, 2),
+    }
+    live = LiveWeights(model, shapes, torch.bfloat16)
+    assert live.writable
+    assert live.locations.keys() == shapes.keys() - {"visual.blocks.0.weight"}
+    made = {name: torch.randn(shape).to(torch.bfloat16) for name, shape in shapes.items()}
+
+    live.write(lambda _: made.items())
+
+    inner = model.language_model
+    assert torch.equal(inner.embed_tokens.weight.data, made[f"model.{EMBEDDING}"])
+    assert torch.equal(inner.lm_head.weight.data, made[HEAD])
+    assert torch.equal(inner.decay.data, made["model.decay"].float())
 
 
 @pytest.mark.parametrize(("stored", "made_there"), [("BF16", True), ("F32", False)])

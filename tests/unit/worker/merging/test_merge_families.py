@@ -8,12 +8,14 @@ import pytest
 import torch
 import transformers
 
+from apbmm_common.checkpoint.compatibility import compatibility_warnings
+from apbmm_common.checkpoint.headers import layer_of, tower_tensors
 from apbmm_common.errors import SourceError
 from apbmm_common.run_file import MergeSection
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from layer_wise_merge import materialise
 from tiny_checkpoints import load_tensors, rounding_error, save_tensors, write_tokenizer
-from tiny_families import FAMILIES, write_family
+from tiny_families import FAMILIES, VISION, write_family
 
 LAYERS = 11  # so that layer 1 and layer 10 both exist
 
@@ -30,7 +32,7 @@ def write_pair(folder: Path, family: str) -> VerifiedSources:
     return verify_sources(paths, folder / "cache")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *VISION])
 def test_a_family_merges_layer_by_layer(tmp_path: Path, family: str) -> None:
     sources = write_pair(tmp_path, family)
     assert sources.layers == LAYERS
@@ -42,20 +44,53 @@ def test_a_family_merges_layer_by_layer(tmp_path: Path, family: str) -> None:
     thinking, instruct = load_tensors(tmp_path / "thinking"), load_tensors(tmp_path / "instruct")
     result = load_tensors(out)
     assert result.keys() == thinking.keys() == instruct.keys()
+    towers = tower_tensors(sources.checkpoints["instruct"])
+    assert bool(towers) == (family in VISION)
     layered = 0
     for name, tensor in result.items():
-        parts = name.split(".")
-        in_layer = parts[:2] == ["model", "layers"]
-        weight = vector[int(parts[2])] if in_layer else sum(vector) / LAYERS
-        layered += in_layer
+        if name in towers:
+            assert torch.equal(tensor, instruct[name])
+            continue
+        layer = layer_of(name)
+        weight = sum(vector) / LAYERS if layer is None else vector[layer]
+        layered += layer is not None
         assert rounding_error(tensor, thinking[name], instruct[name], weight).max() <= 1 + 1e-6
     assert layered >= 5 * LAYERS
 
-    model, info = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    loader = (
+        transformers.AutoModelForImageTextToText
+        if family in VISION
+        else transformers.AutoModelForCausalLM
+    )
+    model, info = loader.from_pretrained(out, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     with torch.inference_mode():
         assert bool(model(torch.arange(5)[None]).logits.isfinite().all())
+
+
+def test_towers_that_differ_are_named_and_follow_the_last_source(tmp_path: Path) -> None:
+    paths = {
+        role: write_family(tmp_path / role, "gemma3-vision", seed=0, layers=1)
+        for role in ("thinking", "instruct")
+    }
+    other = "multi_modal_projector.mm_soft_emb_norm.weight"
+    inner = "language_model.model.norm.weight"
+    tensors = load_tensors(paths["thinking"])
+    save_tensors(paths["thinking"], tensors | {n: tensors[n] + 1 for n in (other, inner)})
+    for path in paths.values():
+        write_tokenizer(path)
+    sources = verify_sources(paths, None)
+    assert compatibility_warnings(sources.checkpoints) == [
+        f"tensor {other} beside the language model differs in thinking and instruct: all merges "
+        "get those of instruct, and no evaluation uses them"
+    ]
+
+    materialise(sources, (0.5,), MergeSection(), "thinking", tmp_path / "out")
+
+    result, instruct = load_tensors(tmp_path / "out"), load_tensors(paths["instruct"])
+    assert torch.equal(result[other], instruct[other])
+    assert rounding_error(result[inner], tensors[inner] + 1, instruct[inner], 0.5).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from apbmm_common.checkpoint.headers import flat_config, is_multimodal
 from apbmm_common.errors import RunFileError
 from apbmm_common.run_file import EngineSection, GenerationSection
 from apbmm_worker.engine.kinds import installed_versions
@@ -38,9 +39,10 @@ def engine_arguments(
     A run whose settings ask for the checkpoints' own code comes here only where that is allowed:
     see `daemon.evaluation_job.EvaluationJob.prepare`.
     """
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8-sig"))
     arguments: dict[str, Any] = {
         "model": str(checkpoint),
-        "dtype": _dtype(settings, checkpoint),
+        "dtype": _dtype(settings, config),
         "max_model_len": generation.context,
         "seed": generation.seed,
         "worker_extension_cls": EXTENSION_CLASS,
@@ -48,6 +50,8 @@ def engine_arguments(
         "use_tqdm_on_load": False,
         "trust_remote_code": settings.remote_code,
     }
+    if is_multimodal(config):
+        arguments["language_model_only"] = True  # evaluations show no images
     if device == CPU:
         arguments |= {
             # Compiling takes longer than a small model's whole search.
@@ -68,12 +72,12 @@ def engine_arguments(
     return arguments | dict(settings.arguments)
 
 
-def _dtype(settings: EngineSection, checkpoint: Path) -> str:
+def _dtype(settings: EngineSection, config: Mapping[str, Any]) -> str:
     """The dtype to compute in. ``auto`` is the checkpoint's own.
 
     vLLM's own "auto" silently rounds a float32 checkpoint to bfloat16.
     """
     if settings.dtype != "auto":
         return settings.dtype
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8-sig"))
-    return str(config.get("dtype") or config.get("torch_dtype") or "auto")
+    flat = flat_config(config)
+    return str(flat.get("dtype") or flat.get("torch_dtype") or "auto")

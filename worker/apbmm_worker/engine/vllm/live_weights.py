@@ -26,7 +26,9 @@ from apbmm_worker.merging.tensor_bytes import stored_dtype
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Iterable[tuple[str, torch.Tensor]]
 
-_TIED_HEAD = {"lm_head.weight": "model.embed_tokens.weight"}
+_HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+_OF_MATRICES = ("weight", "bias")
+_LEFT_OUT = "StageMissingLayer"  # vLLM's class in place of a tower that is not wanted
 _PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"})
 
 
@@ -131,13 +133,15 @@ class Packer:
 class LiveWeights:
     """Where the tensors of a checkpoint with these ``shapes`` are in ``model``.
 
-    ``dtype`` is the dtype that the model computes in.
+    ``dtype`` is the dtype that the model computes in. Tensors of the parts that vLLM has left out
+    of the model, as the towers of a multimodal one, are passed over.
     """
 
     def __init__(self, model: Any, shapes: Shapes, dtype: torch.dtype) -> None:
         self.model = model
         self.dtype = dtype
-        self.locations: dict[str, list[Location]] = {name: [] for name in shapes}
+        held = _names_in_model(model, shapes).values()
+        self.locations: dict[str, list[Location]] = {name: [] for name in held}
         for name, location in _locations(model, shapes):
             self.locations[name].append(location)
 
@@ -186,7 +190,9 @@ class LiveWeights:
             return packer.rows(location) if live is None else live
 
         def place(tensor: TensorPlan) -> torch.Tensor | None:
-            location = self.locations[tensor.name][0]
+            location = next(iter(self.locations.get(tensor.name, ())), None)
+            if location is None:
+                return None
             there = rows(location)
             fits = there.is_contiguous() and there.device.type == "cpu"
             same = there.shape == tensor.shape and there.dtype == stored_dtype(tensor.dtype)
@@ -196,12 +202,13 @@ class LiveWeights:
             for name, tensor in made(place):
                 written = {tensor.data_ptr()}
                 given = shards.get(name, WHOLE)
-                for location in self.locations[name]:
+                locations = self.locations.get(name, [])
+                for location in locations:
                     there = rows(location)
                     if there.data_ptr() not in written:
                         written.add(there.data_ptr())
                         there.copy_(location.of(tensor, given))
-                for location in self.locations[name]:
+                for location in locations:
                     if location.packed:
                         packer.written(location)
         packer.require_all()
@@ -252,16 +259,17 @@ def _locations(model: Any, shapes: Shapes) -> Iterator[tuple[str, Location]]:
     """
     stacks: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
     heads = {id(getattr(module, "lm_head", None)) for module in model.modules()}
+    given = _names_in_model(model, shapes)
     for path, module in model.named_modules():
         prefix, _, last = path.rpartition(".")
         prefix = f"{prefix}." if prefix else ""
-        for attribute in ("weight", "bias"):
-            if getattr(module, attribute, None) is None:
-                continue
-            names = [f"{prefix}{name}.{attribute}" for name in stacks.get(last, [last])]
-            if not shapes.keys() >= set(names):
-                names = [_TIED_HEAD.get(name, name) for name in names]
-            if not shapes.keys() >= set(names) or not all(shapes[name] for name in names):
+        for attribute, _parameter in module.named_parameters(recurse=False):
+            stacked_here = stacks.get(last, [last]) if attribute in _OF_MATRICES else [last]
+            found = [f"{prefix}{name}.{attribute}" for name in stacked_here]
+            if not given.keys() >= set(found):
+                found = [_tied(name) for name in found]
+            names = [given[name] for name in found if name in given]
+            if len(names) < len(found) or not all(shapes[name] for name in names):
                 continue
             held = _held(module, attribute, [shapes[name] for name in names])
             packed = attribute == "weight" and _multiplies_packed(module, heads)
@@ -270,6 +278,37 @@ def _locations(model: Any, shapes: Shapes) -> Iterator[tuple[str, Location]]:
             for name, (shard, shape) in zip(names, held, strict=False):
                 yield name, Location(module, attribute, first, shape, stacked, packed, shard)
                 first += shape[0]
+
+
+def _names_in_model(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """A checkpoint's names by those that they have in the model.
+
+    They begin otherwise where a language model is part of a multimodal one. vLLM's classes say so
+    in ``hf_to_vllm_mapper``. Of its rules those for beginnings are followed. Others rename what a
+    class computes from a tensor, which cannot be compared with it. Tensors of parts that are left
+    out are not among the names.
+    """
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    beginnings: Mapping[str, str | None] = getattr(mapper, "orig_to_new_prefix", {})
+    absent = tuple(
+        f"{path}." for path, module in model.named_modules() if type(module).__name__ == _LEFT_OUT
+    )
+    found = {}
+    for given in names:
+        name = given
+        for old, new in beginnings.items():
+            if name.startswith(old) and new is not None:
+                name = new + name.removeprefix(old)
+        if not name.startswith(absent):
+            found[name] = given
+    return found
+
+
+def _tied(name: str) -> str:
+    """The name of the embeddings, in place of that of a head that may be tied to them."""
+    if name != _HEAD and not name.endswith(f".{_HEAD}"):
+        return name
+    return name.removesuffix(_HEAD) + _EMBEDDINGS
 
 
 def _held(
