@@ -499,7 +499,8 @@ def report(
         recently changed run under runs/.
     out
         The file to write, or with another --format the folder for the figures. Default:
-        report.html, or report-figures.
+        report.html, or report-figures, in the run directory; of several runs comparison.html, or
+        comparison-figures, here.
     form
         html, or svg, png or pdf for the figures alone, a file each.
     show_hosts

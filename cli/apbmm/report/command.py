@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from apbmm.report.document import Document
 
 ReportFormat = Literal["html", "svg", "png", "pdf"]
-PAGE, FIGURES = Path("report.html"), Path("report-figures")
 
 
 def write_report(
@@ -29,8 +28,10 @@ def write_report(
 ) -> int:
     """Write the report and say where it is; returns the exit code.
 
-    ``out`` is a file for HTML, a folder for figures. Without ``run_dirs`` it is about the run that
-    changed last. With ``show_hosts`` it has whole paths and the names of hosts.
+    ``out`` is a file for HTML, a folder for figures. By default a report is in the folder of its
+    run, a comparison in the current folder; one of the same name is replaced, and that is said.
+    Without ``run_dirs`` it is about the run that changed last. With ``show_hosts`` it has whole
+    paths and the names of hosts.
 
     Raises `UsageError` where a folder holds no run, where runs cannot be compared, where the place
     cannot be written, and where the drawing library is not installed.
@@ -46,12 +47,12 @@ def write_report(
             f"a report needs {error.name}, which is not installed",
             "pip install 'apbmm[master]' has all that it needs",
         ) from error
+    written = out or _usual_place(runs, form)
+    replaced = written.exists()
     try:
         if form == "html":
-            written = out or PAGE
             write_whole(written, page(document).encode())
         else:
-            written = out or FIGURES
             written.mkdir(parents=True, exist_ok=True)
             for figure in document.figures:
                 content = draw(figure, form, rehearsal=document.rehearsal)
@@ -59,8 +60,17 @@ def write_report(
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}", "name another --out") from error
     mark = "REHEARSAL " if document.rehearsal else ""
-    sys.stdout.write(f"{mark}report: {written.absolute()}\n")
+    earlier = " (in the place of an earlier one)" if replaced else ""
+    sys.stdout.write(f"{mark}report: {written.absolute()}{earlier}\n")
     return EXIT_DONE
+
+
+def _usual_place(runs: Sequence[RunResults], form: ReportFormat) -> Path:
+    """Where a report is written that is given no place."""
+    name = "report.html" if form == "html" else "report-figures"
+    if len(runs) > 1:
+        return Path(name.replace("report", "comparison"))
+    return runs[0].run_dir / name
 
 
 def _document(runs: Sequence[RunResults], *, show_hosts: bool) -> Document:

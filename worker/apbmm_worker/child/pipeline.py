@@ -142,7 +142,6 @@ class Pipeline:
             # The card's memory does not hold both the engine and the sources.
             self._loader.close()
             device = "cuda:0"
-        self._progress("measure", 0, len(prompts))
         return measure.measure(
             self.sources,
             prompts,
@@ -150,6 +149,7 @@ class Pipeline:
             self._spec.generation.template_from,
             device,
             remote_code=self._spec.engine.remote_code,
+            progress=lambda done, total: self._progress("measure", done, total),
         )
 
     @property

@@ -7,7 +7,7 @@ transformers is right for every layer except the last, whose entry is taken afte
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,17 +52,18 @@ def pooled_states(
     pooling: Pooling,
     device: str,
     remote_code: bool = False,
+    step: Callable[[int], None] = lambda _count: None,
 ) -> torch.Tensor:
     """Run one model on the prompts; float32 states of shape (prompts, layers, hidden) on the CPU.
 
     The state of layer l is that layer's own output at the prompt's last token, or its mean over
     the prompt's tokens. Padding is on the right, where causal attention never looks, and never
     pooled. The model is removed from the device at the end. ``remote_code``: run the Python code
-    that comes with it. Raises `SourceError` when it cannot be loaded or gives a state that is not
-    finite.
+    that comes with it. ``step`` is called with the prompts of each batch that was run. Raises
+    `SourceError` when it cannot be loaded or gives a state that is not finite.
     """
     try:
-        states = _states(folder, encoded, layers, batch, pooling, device, remote_code)
+        states = _states(folder, encoded, layers, batch, pooling, device, remote_code, step)
     finally:
         # Nothing refers to the model any more, but its modules refer to each other.
         gc.collect()
@@ -125,12 +126,17 @@ def _states(
     pooling: Pooling,
     device: str,
     remote_code: bool,
+    step: Callable[[int], None],
 ) -> torch.Tensor:
     model = _load_model(folder, remote_code)
     model.to(device)
     stack = _decoder_layers(model, folder, layers)
     batches = [encoded[begin : begin + batch] for begin in range(0, len(encoded), batch)]
-    return torch.cat([_run(model, stack, part, pooling, device) for part in batches])
+    states = []
+    for part in batches:
+        states.append(_run(model, stack, part, pooling, device))
+        step(len(part))
+    return torch.cat(states)
 
 
 def _run(

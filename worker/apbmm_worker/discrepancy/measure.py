@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -37,18 +37,30 @@ def measure(
     device: str = "cpu",
     *,
     remote_code: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Measured:
     """Both discrepancies of the sources: Eq. 5, and Eq. 7 and 8.
 
     The first ``prior.questions`` prompts are run, through the chat template of the source
     ``template_from`` for all models. ``device`` is ``cpu`` or ``cuda:N``; one model at a time is
-    on it. ``remote_code``: run the Python code that comes with the models. Raises `SourceError`
+    on it. ``remote_code``: run the Python code that comes with the models. ``progress`` is told how
+    many tensors are compared and prompts run, of how many, for all sources. Raises `SourceError`
     for unusable prompts, and for a model that cannot be loaded or whose activations are not finite.
     """
     start = time.monotonic()
     sources.require_unchanged()
-    parameter, outside = parameter_discrepancy(sources)
     chosen = list(prompts[: prior.questions])
+    roles = merged_roles(sources)
+    tensors = len(sources.checkpoints[roles[-1]].tensors)
+    done, total = 0, tensors + len(roles) * len(chosen)
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    step(0)
+    parameter, outside = parameter_discrepancy(sources, step)
     encoded = encode_prompts(
         sources.checkpoints[template_from].path,
         chosen,
@@ -64,8 +76,9 @@ def measure(
             pooling=prior.pooling,
             device=device,
             remote_code=remote_code,
+            step=step,
         )
-        for role in merged_roles(sources)
+        for role in roles
     ]
     pairs = combinations(states, 2)
     activation = largest([cosine_discrepancy(*pair, prior.batch) for pair in pairs])
@@ -89,13 +102,14 @@ def largest(of_pairs: Sequence[Sequence[float]]) -> tuple[float, ...]:
 
 
 def parameter_discrepancy(
-    sources: VerifiedSources,
+    sources: VerifiedSources, step: Callable[[int], None] = lambda _count: None
 ) -> tuple[tuple[float, ...], dict[str, float]]:
     """Eq. 5: mean over a layer's tensors of ``||TV1 - TV2|| / (||base|| + eps)``.
 
     The base cancels in ``TV1 - TV2``, which is source 1 minus source 2. Squares are summed in
     float64. Integer and boolean tensors do not count. Returns one number for each layer, and the
     same for each group of tensors outside the layers: each that of the pair that differs most.
+    ``step`` is called with 1 for each tensor.
     """
     merged = [sources.checkpoints[role] for role in merged_roles(sources)]
     base = sources.checkpoints.get(BASE_ROLE, merged[-1])
@@ -105,6 +119,7 @@ def parameter_discrepancy(
     ratios: dict[int | str, list[list[float]]] = {key: [] for key in keys}
     with opened(*merged, base) as files:
         for name, tensor in merged[-1].tensors.items():
+            step(1)
             layer = layer_of(name)
             key = outside_group(name) if layer is None else layer
             if key not in ratios or name in left_out or not tensor.is_float:

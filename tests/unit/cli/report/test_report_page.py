@@ -43,8 +43,13 @@ class Page(HTMLParser):
 
 def test_the_whole_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = called("report", write_run(tmp_path / "run", POINTS))
-    assert shown.stdout == f"REHEARSAL report: {tmp_path / 'report.html'}\n"
+    written = f"REHEARSAL report: {write_run(tmp_path / 'run', POINTS) / 'report.html'}"
+    assert called("report", "run").stdout == f"{written}\n"
+    assert called("report", "run").stdout == f"{written} (in the place of an earlier one)\n"
+    write_run(tmp_path / "other", POINTS, seed=2)
+    shown = called("report", "run", "other")
+    assert shown.stdout == f"REHEARSAL report: {tmp_path / 'comparison.html'}\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "other", "comparison.html"}
 
 
 def test_the_page_needs_neither_scripts_nor_a_network(tmp_path: Path) -> None:

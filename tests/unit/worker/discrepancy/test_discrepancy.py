@@ -149,7 +149,14 @@ def test_cosine_discrepancy_is_eq_7_and_8() -> None:
 def test_measure(pair: tuple[Path, Path]) -> None:
     sources = verify(pair)
     prior = PriorSection(questions=3, batch=2)
-    measured = measure(sources, PROMPTS, prior, "thinking")
+    told: list[tuple[int, int]] = []
+    measured = measure(sources, PROMPTS, prior, "thinking", progress=lambda *now: told.append(now))
+    tensors = len(sources.checkpoints["thinking"].tensors)
+    (total,) = {of for _, of in told}
+    assert total == tensors + 2 * measured.prompts
+    assert [done for done, _ in told][: tensors + 1] == list(range(tensors + 1))
+    assert sorted(told) == told
+    assert told[-1] == (total, total)
     assert measured.prompts == 3
     assert measured.seconds > 0
     assert (measured.parameter, measured.outside) == parameter_discrepancy(sources)
