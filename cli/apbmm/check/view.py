@@ -68,6 +68,7 @@ def plan(found: Inspection) -> list[Row]:
         rows += _first_question(found, benchmark.name)
     rows += [("generation", _generation(spec)), ("prior", _prior(spec))]
     rows += [("objective", _objective(o, spec)) for o in spec.objectives]
+    rows += _constraints(spec)
     point = ", ".join(f"{value:g}" for value in spec.hypervolume_reference)
     rows += [
         ("hypervolume", f"above ({point})"),
@@ -195,6 +196,11 @@ def _objective(objective: ObjectiveSection, spec: RunSpec) -> str:
     elif objective.target is not None:
         zero, one = "the worst source", described.text_with_unit(objective.target)
     return f"{objective.name}: {objective.metric} on {', '.join(names)}, 0 = {zero}, 1 = {one}"
+
+
+def _constraints(spec: RunSpec) -> list[Row]:
+    words = ", ".join(each.in_words for each in spec.constraints)
+    return [("constraints", f"{words} (what breaks one is on no front)")] if words else []
 
 
 def _algorithm(spec: RunSpec) -> str:

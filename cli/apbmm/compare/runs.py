@@ -23,6 +23,7 @@ from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.resume import changed
 from apbmm_master.journal.scores import (
+    broken_constraints,
     load_rate,
     measurement_of,
     objectives_of,
@@ -33,7 +34,8 @@ from apbmm_master.journal.scores import (
 from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
 from apbmm_master.search.reference_scaling import objective_vector
 
-Points = list[tuple[float, ...]]
+Points = list[tuple[float, ...] | None]
+"""Objectives of merges; None for one that breaks a constraint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def compare(runs: Sequence[RunResults]) -> Comparison:
     point = first.hypervolume_reference
     scale = common_scale(runs)
     scored = [scaled_objectives(run, scale) for run in runs]
-    shares = contributions([points or [] for points in scored])
+    shares = contributions([members(points or []) for points in scored])
     rows = tuple(
         _row(run, points, share, point)
         for run, points, share in zip(runs, scored, shares, strict=True)
@@ -106,24 +108,34 @@ def common_scale(runs: Sequence[RunResults]) -> RunResults | None:
 def scaled_objectives(run: RunResults, scale: RunResults | None) -> Points | None:
     """Objectives of the completed evaluations by the references of ``scale``; None without.
 
-    In the order of their completion.
+    In the order of their completion, with None in place of those that break a constraint.
     """
     if scale is None:
         return None
     objectives, references = objectives_of(run.spec), references_of(scale.run_state)
     measured = (measurement_of(run.run_state.evaluations[name]) for name in run.run_state.completed)
-    return [tuple(objective_vector(objectives, metrics, references)) for metrics in measured]
+    return [
+        None
+        if broken_constraints(run.spec, metrics)
+        else tuple(objective_vector(objectives, metrics, references))
+        for metrics in measured
+    ]
+
+
+def members(points: Points) -> list[tuple[float, ...]]:
+    """The objectives of the merges that break no constraint."""
+    return [point for point in points if point is not None]
 
 
 def _row(run: RunResults, points: Points | None, share: int, point: tuple[float, ...]) -> Row:
-    run_state = run.run_state
+    run_state, found = run.run_state, members(points or [])
     return Row(
         run=run.label,
         method=run.spec.algorithm.name,
-        hypervolume=hypervolume(points, point) if points else None,
-        spacing=spacing(points) if points else None,
+        hypervolume=(hypervolume(found, point) if found else 0.0) if points else None,
+        spacing=(spacing(found) if found else 0.0) if points else None,
         contribution=share if points else None,
-        front=len(front(points)) if points else None,
+        front=(len(front(found)) if found else 0) if points else None,
         load_rate=load_rate(run_state, run_state.time),
         seconds=_search_seconds(run),
         done=len(run_state.completed),
@@ -176,6 +188,8 @@ def _meaning(run: RunResults) -> dict[str, Any]:
         "generation": spec["generation"],
         "objectives": {objective["name"]: objective for objective in spec["objectives"]},
         "reference_point": list(run.spec.hypervolume_reference),
+        "at_least": spec["at_least"],
+        "at_most": spec["at_most"],
         "contents": {role: digests[role] for role in digests.keys() - {"base", "base.settings"}},
     }
 

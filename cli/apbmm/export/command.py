@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from apbmm.export.flags import ExportRequest
 from apbmm.merge.flags import MergeRequest
 from apbmm.merge.places import RECIPE, output_folder, require_room
-from apbmm.pick.choice import choose, preference_of
+from apbmm.pick.choice import choose, no_objectives, preference_of
 from apbmm.pick.flags import NO_PREFERENCE
 from apbmm.results.run_directories import find_run
 from apbmm_common.checkpoint.headers import DTYPE_CODES, ITEM_BYTES, read_checkpoint
@@ -112,7 +112,8 @@ def _orders(request: ExportRequest, results: RunResults) -> list[Order]:
     if request.front:
         if not results.front:
             raise ApbmmError(
-                f"{results.label}: the run has no front yet", results.trouble or "apbmm status"
+                f"{results.label}: the run has no front yet: {no_objectives(results)}",
+                "apbmm status",
             )
         return [order(each, request.out / each.id) for each in results.front]
     if request.evaluation is not None:

@@ -91,12 +91,12 @@ def _limit(kind: Literal["min", "max"], text: str) -> Limit:
 
 
 def choose(results: RunResults, preference: Preference) -> Choice:
-    """Rank the completed merges of a run by a preference.
+    """Rank the completed merges of a run that break no constraint by a preference.
 
     Raises `UsageError` for a limit of something that the run did not measure or that it cannot
     reach, and `ApbmmError` where the run has no objectives yet.
     """
-    merges = [each for each in results.merges if each.objectives is not None]
+    merges = [e for e in results.merges if e.objectives is not None and not e.breaks]
     if not merges:
         raise ApbmmError(
             f"{results.label}: nothing to pick from: {no_objectives(results)}",
@@ -122,11 +122,16 @@ def choose(results: RunResults, preference: Preference) -> Choice:
 
 
 def no_objectives(results: RunResults) -> str:
-    """Why a run has no merge with objectives."""
+    """Why a run has no merge with objectives that may be on the front."""
     if results.trouble:
         return results.trouble
     if not results.run_state.references_done:
         return "the references are not measured yet"
+    if results.breaking:
+        return (
+            f"all {len(results.breaking)} merges that are measured break a constraint of the run "
+            f"file ({', '.join(each.in_words for each in results.spec.constraints)})"
+        )
     return "no evaluation is completed yet"
 
 

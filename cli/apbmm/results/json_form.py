@@ -48,6 +48,7 @@ def evaluation_as_json(results: RunResults, evaluation: EvaluationResult) -> dic
         "objectives": dict(zip(results.objectives, each.objectives, strict=True))
         if each.objectives is not None
         else None,
+        "breaks": list(each.breaks),
         "on_front": each.on_front,
         "benchmarks": {
             name: {

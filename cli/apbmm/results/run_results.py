@@ -24,7 +24,9 @@ from apbmm_master.journal.scores import (
     ScoredEvaluation,
     ScoreHistory,
     Scores,
+    broken_constraints,
     check_scaling,
+    measurement_of,
     score,
 )
 from apbmm_master.journal.store import OutcomeSums, read_journal, read_outcome_sums
@@ -51,7 +53,9 @@ class EvaluationResult:
         parameters: a model-level merge's weight and parameters, by name; empty for a linear merge.
         benchmarks: what was measured, by benchmark, in the order of the run file; empty until done.
         objectives: Eq. 2, all to be maximised; None until it is done and can be scaled.
-        on_front: whether no other merge beats it in every objective.
+        breaks: the constraints that it breaks, in words.
+        on_front: whether no other merge beats it in every objective; no merge that breaks a
+            constraint is.
         completion: its place among the budget's completed evaluations, from 0; None for others.
         hypervolume, front_size: of the run after its completion; None for others.
         seconds: the worker's time for the attempt that delivered.
@@ -74,6 +78,7 @@ class EvaluationResult:
     parameters: Mapping[str, float] = field(default_factory=dict)
     benchmarks: Mapping[str, BenchmarkFigures] = field(default_factory=dict)
     objectives: tuple[float, ...] | None = None
+    breaks: tuple[str, ...] = ()
     on_front: bool = False
     completion: int | None = None
     hypervolume: float | None = None
@@ -187,6 +192,11 @@ class RunResults:
     def merges(self) -> tuple[EvaluationResult, ...]:
         """Every merge that is known: those learnt, then those completed."""
         return (*self.learnt, *self.completed)
+
+    @property
+    def breaking(self) -> tuple[EvaluationResult, ...]:
+        """The merges that break a constraint."""
+        return tuple(each for each in self.merges if each.breaks)
 
     @property
     def completed_of_budget(self) -> str:
@@ -349,6 +359,7 @@ class _Reading:
             **self._weights(evaluation.vector),
             benchmarks=self._benchmarks(evaluation),
             objectives=scored.objectives if scored else self._objectives(evaluation),
+            breaks=self._breaks(evaluation),
             on_front=evaluation.id in self.front,
             completion=self.places.get(evaluation.id),
             hypervolume=scored.hypervolume if scored else None,
@@ -390,6 +401,13 @@ class _Reading:
             name: BenchmarkFigures.of(result, self.sums.get((evaluation.id, name)))
             for name, result in evaluation.body.benchmarks.items()
         }
+
+    def _breaks(self, evaluation: Evaluation) -> tuple[str, ...]:
+        spec = self.run_state.spec
+        if spec is None or not (self.is_scaled and isinstance(evaluation.body, Evaluated)):
+            return ()
+        broken = broken_constraints(spec, measurement_of(evaluation))
+        return tuple(constraint.in_words for constraint in broken)
 
     def _objectives(self, evaluation: Evaluation) -> tuple[float, ...] | None:
         """Those of a reference or any other evaluation that is not of the budget."""

@@ -175,6 +175,8 @@ def trouble_lines(status: Entry) -> list[str]:
     """What a person should know or do something about, a line each."""
     lines = [INSECURE] if status.get("security") == "insecure" else []
     lines += [str(status["trouble"])] if status.get("trouble") else []
+    for name, broken in status.get("references_breaking", {}).items():
+        lines.append(f"{name} itself breaks {', '.join(broken)}")
     if layers := status.get("identical_layers"):
         lines.append(not_searched(layers))
     lines += [f"{f['id']} is given up: {f['message']}" for f in status.get("failures", ())]
@@ -317,9 +319,15 @@ def _steps(status: Entry) -> Iterator[str]:
 def _result(status: Entry) -> str:
     if not status["front"] and status.get("trouble") and len(status.get("references", ())) > 1:
         return "no objectives: Eq. 2 cannot be applied to these references"
+    limits = ", ".join(status.get("constraints", ()))
+    breaking = status.get("breaking", 0)
+    if not status["front"] and breaking:
+        return f"no front yet: all {breaking} merges that are measured break {limits}"
     if not status["front"]:
         return "no objectives yet: they need all references and a completed evaluation"
     parts = [f"hypervolume {status['hypervolume']:.4f}", f"{len(status['front'])} on the front"]
+    if limits:
+        parts.append(f"{breaking or 'no'} merge{'' if breaking == 1 else 's'} beyond {limits}")
     if status.get("load_rate") is not None:
         parts.append(f"load rate {status['load_rate']:.1%}")
     return ", ".join(parts)
@@ -340,7 +348,7 @@ def evaluations_table(results: RunResults) -> Table:
             each.id,
             each.purpose,
             str(each.state),
-            "yes" if each.on_front else "",
+            "yes" if each.on_front else "breaks a constraint" if each.breaks else "",
             *(f"{value:.3f}" for value in each.objectives or ()),
             *("-" for _ in results.objectives if each.objectives is None),
             *(metric(name).text(f.value if (f := each.figure(name)) else None) for name in columns),

@@ -35,6 +35,14 @@ from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.merge_methods import LINEAR, searched_as
 from apbmm_common.metrics import LONGEST_METRIC_NAME, METRICS, Better, metric
+from apbmm_common.run_file.constraints import (
+    SIGNS,
+    Constraint,
+    Side,
+    constraints_of,
+    faults_of_limits,
+    flattened,
+)
 from apbmm_common.run_file.engine_limits import forbidden_arguments
 
 
@@ -535,6 +543,11 @@ def paper_objectives(first: str, anchor: str) -> tuple[ObjectiveSection, Objecti
 PAPER_OBJECTIVES = paper_objectives(*PAPER_SOURCES)
 
 
+Limits = Annotated[
+    dict[str, float], BeforeValidator(flattened, json_schema_input_type=dict[str, Any])
+]
+
+
 class PriorSection(Section):
     """How the layers' importance is measured (Eq. 5-14): once, by one worker, before the search.
 
@@ -874,6 +887,13 @@ class RunSpec(Section):
     reference_point: tuple[float, ...] | None = None
     """Point above which the hypervolume is measured: one number for each objective, in their order.
     Without it -0.2 each. Hypervolumes of runs with different points cannot be compared."""
+    at_least: Limits = Field(default_factory=dict)
+    """Constraints: merges below one of these values are no members of the front, and the search
+    learns where they are. `{ chat_format = 0.98 }` is of the accuracy on that benchmark,
+    `{ chat_format.f1 = 0.9 }` of another of its scores, and the name of a metric alone of its mean
+    over all benchmarks. What counts is what was measured; chance is not allowed for."""
+    at_most: Limits = Field(default_factory=dict)
+    """The same with values above which merges are no members: `{ tokens = 2000 }`."""
     merge: MergeSection = MergeSection()
     prior: PriorSection = PriorSection()
     algorithm: AlgorithmSection = AlgorithmSection()
@@ -944,7 +964,8 @@ class RunSpec(Section):
     @classmethod
     def _can_be_estimated(cls, steps: StepsSection, info: ValidationInfo) -> StepsSection:
         if steps.enabled:
-            _refuse(_step_faults(info.data.get("objectives", ())))
+            constrained = any(info.data.get(side) for side in SIGNS)
+            _refuse(_step_faults(info.data.get("objectives", ()), constrained=constrained))
         return steps
 
     @field_validator("generation")
@@ -1041,6 +1062,17 @@ class RunSpec(Section):
             raise ValueError(f"{len(point)} numbers for {len(objectives)} objectives")
         return point
 
+    @field_validator("at_least", "at_most")
+    @classmethod
+    def _limits_of_what_is_measured(
+        cls, limits: dict[str, float], info: ValidationInfo
+    ) -> dict[str, float]:
+        benchmarks: tuple[BenchmarkSection, ...] | None = info.data.get("benchmarks")
+        if benchmarks:
+            side: Side = "at_least" if info.field_name == "at_least" else "at_most"
+            _refuse(_limit_faults(side, limits, benchmarks, info.data.get("at_least", {})))
+        return limits
+
     @field_validator("algorithm")
     @classmethod
     def _fits_the_merge(cls, algorithm: AlgorithmSection, info: ValidationInfo) -> AlgorithmSection:
@@ -1070,6 +1102,12 @@ class RunSpec(Section):
     def hypervolume_reference(self) -> tuple[float, ...]:
         """Reference point of the hypervolume; -0.2 each unless the run file says otherwise."""
         return self.reference_point or (-0.2,) * len(self.objectives)
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What every member of the front is within."""
+        names = [benchmark.name for benchmark in self.benchmarks]
+        return constraints_of({"at_least": self.at_least, "at_most": self.at_most}, names)
 
     def named_paths(self) -> dict[str, str | tuple[str, ...] | None]:
         """Every path of the run by its name, or the paths of a list; None for an optional one that
@@ -1182,8 +1220,35 @@ def may_report(adapter: str, metric: str) -> bool:
     return metric in METRICS or not is_own_adapter(adapter)
 
 
-def _step_faults(objectives: Sequence[ObjectiveSection]) -> Iterator[str]:
+def _limit_faults(
+    side: Side,
+    limits: Mapping[str, float],
+    benchmarks: Sequence[BenchmarkSection],
+    at_least: Mapping[str, float],
+) -> Iterator[str]:
+    """What is wrong with one table of constraints; ``at_least`` is the other one of `at_most`."""
+    names = [benchmark.name for benchmark in benchmarks]
+    yield from faults_of_limits(side, limits, names)
+    adapters = {benchmark.name: benchmark.adapter for benchmark in benchmarks}
+    for constraint in constraints_of({"at_least": {}, "at_most": {}, side: limits}, names):
+        for name in constraint.benchmarks:
+            known = constraint.metric != constraint.name or constraint.metric in METRICS
+            if known and not may_report(adapters[name], constraint.metric):
+                yield (
+                    f"{constraint.name}: benchmark {name} reports no {constraint.metric}, only "
+                    f"{', '.join(METRICS)}"
+                )
+        if side == "at_most" and at_least.get(constraint.name, -math.inf) > constraint.limit:
+            yield (
+                f"{constraint.name}: nothing is at least {at_least[constraint.name]:g} and at most "
+                f"{constraint.limit:g}"
+            )
+
+
+def _step_faults(objectives: Sequence[ObjectiveSection], *, constrained: bool) -> Iterator[str]:
     """Why merges cannot be measured in steps with valid objectives."""
+    if constrained:
+        yield "steps and constraints (at_least, at_most) do not go together"
     if objectives and len(objectives) != STEPPED_OBJECTIVES:
         yield f"steps need two objectives, not {len(objectives)}"
     for objective in objectives:

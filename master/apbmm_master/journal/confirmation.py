@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.run_file import BudgetSection, RunSpec
+from apbmm_common.run_file.constraints import SIGNS
 from apbmm_common.run_file.schema import BenchmarkSection, ConfirmSection, ObjectiveSection
 from apbmm_master.journal.events import QUESTIONS, AnyEvent, FrontToConfirm
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -45,10 +47,11 @@ def confirmation_spec(spec: RunSpec, merges: int) -> RunSpec:
     budget = BudgetSection(
         evaluations=merges, initial=1, failures=spec.budget.failures, any_references=True
     )
-    changes = {
+    changes: dict[str, Any] = {
         "name": spec.name[: _LONGEST_NAME - len(_SUFFIX)] + _SUFFIX,
         "benchmarks": benchmarks,
         "objectives": tuple(_objectives(spec.objectives, benchmarks)),
+        **_limits(spec, benchmarks),
         "budget": budget,
         "confirm": ConfirmSection(),
     }
@@ -83,6 +86,16 @@ def _objectives(
         weights = objective.benchmarks or {}
         left = {name: weight for name, weight in weights.items() if name in names}
         yield objective.model_copy(update={"benchmarks": left or None})
+
+
+def _limits(spec: RunSpec, benchmarks: Sequence[BenchmarkSection]) -> dict[str, dict[str, float]]:
+    """The constraints without those of a benchmark that is not asked."""
+    names = {benchmark.name for benchmark in benchmarks}
+    limits: dict[str, dict[str, float]] = {side: {} for side in SIGNS}
+    for constraint in spec.constraints:
+        if constraint.name == constraint.metric or {*constraint.benchmarks} <= names:
+            limits[constraint.side][constraint.name] = constraint.limit
+    return limits
 
 
 def front_to_confirm(search: RunState, wanted: Sequence[str] = ()) -> FrontToConfirm:

@@ -30,7 +30,7 @@ MAY_CHANGE = (
     "timings",
 )
 """Keys and tables that a resumed run may change, beside all paths."""
-UNTIL_SEARCHED = ("objectives",)
+UNTIL_SEARCHED = ("objectives", "at_least", "at_most")
 """Keys that may change as long as no vector was proposed from objectives.
 
 The journal holds raw metrics, and Eq. 2 is applied to them when it is read.

@@ -14,6 +14,7 @@ from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.repetitions import share_variance
 from apbmm_common.run_file import ObjectiveSection, RunSpec
+from apbmm_common.run_file.constraints import Constraint
 from apbmm_master.journal.evaluations import Attempt, Evaluation, FirstStep
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -33,12 +34,16 @@ from apbmm_master.search.reference_scaling import (
 
 @dataclass(frozen=True, slots=True)
 class ScoredEvaluation:
-    """A completed evaluation with its objective vector, hypervolume and front size after it."""
+    """A completed evaluation with its objective vector, hypervolume and front size after it.
+
+    ``broken`` are the constraints that it breaks: with any it is no member of the front.
+    """
 
     evaluation: Evaluation
     objectives: tuple[float, ...]
     hypervolume: float
     front: int
+    broken: tuple[Constraint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class Scores:
     """Front and hypervolume after the last of ``completed`` evaluations.
 
     ``front``: objective vectors by evaluation id, in the order of completion. All empty until all
-    references are measured. Merges that the run has learnt from an earlier one are in the front and
-    in the hypervolume, and not in ``completed``; ``learnt`` is the hypervolume of these alone.
+    references are measured. Merges that break a constraint are neither in the front nor in the
+    hypervolume. Merges that the run has learnt from an earlier one are, and not in ``completed``;
+    ``learnt`` is the hypervolume of these alone.
     """
 
     completed: int = 0
@@ -76,6 +82,39 @@ def _scaled(objective: ObjectiveSection, weights: Mapping[str, float]) -> Scaled
     )
 
 
+def margins_of(spec: RunSpec) -> tuple[ScaledObjective, ...]:
+    """The run's constraints as what the search learns: at least 0 where a constraint is met.
+
+    In the units of the metric.
+    """
+    return tuple(
+        ScaledObjective(
+            each.name,
+            each.metric,
+            each.benchmarks,
+            scale=(each.limit, each.limit + (1.0 if each.side == "at_least" else -1.0)),
+        )
+        for each in spec.constraints
+    )
+
+
+def told_of(spec: RunSpec) -> tuple[ScaledObjective, ...]:
+    """What the search is told: the objectives, then the margins of the constraints."""
+    return (*objectives_of(spec), *margins_of(spec))
+
+
+def broken_constraints(spec: RunSpec, measured: Measurement) -> tuple[Constraint, ...]:
+    """The constraints that raw metrics break."""
+    margins = objective_vector(margins_of(spec), measured, {})
+    return tuple(c for c, margin in zip(spec.constraints, margins, strict=True) if margin < 0.0)
+
+
+def broken_by(run_state: RunState, evaluation: Evaluation) -> tuple[Constraint, ...]:
+    """The constraints that a completed evaluation breaks; a reference may break one too."""
+    assert run_state.spec is not None
+    return broken_constraints(run_state.spec, measurement_of(evaluation))
+
+
 def measurement_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """Raw metrics of a completed evaluation for Eq. 2: benchmark -> metrics, and "questions"."""
     return raw_metrics(evaluation.body) if isinstance(evaluation.body, Evaluated) else {}
@@ -90,10 +129,10 @@ def raw_metrics(body: Evaluated) -> dict[str, dict[str, float]]:
 
 
 def missing_metrics(spec: RunSpec, body: Evaluated) -> str:
-    """Says which metrics of the run's objectives a result lacks; empty when it has them all."""
+    """Says which metrics of objectives and constraints a result lacks; empty if it has them all."""
     missing = {
         f"benchmark {benchmark} has no {objective.metric}"
-        for objective in objectives_of(spec)
+        for objective in told_of(spec)
         for benchmark in objective.benchmarks
         if objective.metric not in body.benchmarks[benchmark].metrics
     }
@@ -130,13 +169,22 @@ def _scalable(run_state: RunState) -> bool:
 
 def score(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
     """Objective vector of one completed evaluation; all references must be measured."""
-    return _by_eq_2(objective_vector, run_state, evaluation)
+    assert run_state.spec is not None
+    return _by_eq_2(objective_vector, objectives_of(run_state.spec), run_state, evaluation)
+
+
+def told_values(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
+    """What the search is told of one completed evaluation: `score`, then the margins."""
+    assert run_state.spec is not None
+    return _by_eq_2(objective_vector, told_of(run_state.spec), run_state, evaluation)
 
 
 def known_noise(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
-    """Variance of `score` that the search is told; see `objective_variance`."""
+    """Variance of `told_values` that the search is told; see `objective_variance`."""
+    assert run_state.spec is not None
     learned = learned_variances(evaluation.body) if isinstance(evaluation.body, Evaluated) else {}
-    return _by_eq_2(partial(objective_variance, learned=learned), run_state, evaluation)
+    rule = partial(objective_variance, learned=learned)
+    return _by_eq_2(rule, told_of(run_state.spec), run_state, evaluation)
 
 
 def estimated_objectives(
@@ -191,14 +239,12 @@ def learned_variances(body: Evaluated) -> dict[str, dict[str, float]]:
 
 def _by_eq_2(
     rule: Callable[[Sequence[ScaledObjective], Measurement, Mapping[str, Measurement]], Array],
+    objectives: Sequence[ScaledObjective],
     run_state: RunState,
     evaluation: Evaluation,
 ) -> tuple[float, ...]:
-    """One number for each objective of the run, from what was measured of model and references."""
-    assert run_state.spec is not None
-    found = rule(
-        objectives_of(run_state.spec), measurement_of(evaluation), references_of(run_state)
-    )
+    """One number for each objective, from what was measured of model and references."""
+    found = rule(objectives, measurement_of(evaluation), references_of(run_state))
     return tuple(float(value) for value in found)
 
 
@@ -235,9 +281,11 @@ class ScoreHistory:
             self.learnt = self._hypervolume
         for name in run_state.completed[len(self._scored) :]:
             evaluation = run_state.evaluations[name]
-            objectives = self._add(run_state, evaluation)
+            objectives, broken = self._add(run_state, evaluation)
             self._scored.append(
-                ScoredEvaluation(evaluation, objectives, self._hypervolume, len(self._front))
+                ScoredEvaluation(
+                    evaluation, objectives, self._hypervolume, len(self._front), broken
+                )
             )
         return Scores(len(self._scored), dict(self._front), self._hypervolume, self.learnt)
 
@@ -245,10 +293,18 @@ class ScoreHistory:
         """The scored evaluations in the order of their completion, from number ``begin`` on."""
         return self._scored[begin:]
 
-    def _add(self, run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
-        """Objectives of an evaluation, which the front takes in unless another dominates it."""
+    def _add(
+        self, run_state: RunState, evaluation: Evaluation
+    ) -> tuple[tuple[float, ...], tuple[Constraint, ...]]:
+        """Objectives of an evaluation and the constraints that it breaks.
+
+        The front takes it in unless it breaks one or another member dominates it.
+        """
         assert run_state.spec is not None
         objectives = score(run_state, evaluation)
+        broken = broken_by(run_state, evaluation)
+        if broken:
+            return objectives, broken
         new = np.array(objectives, dtype=np.float64)
         points = np.array(list(self._front.values()), dtype=np.float64).reshape(-1, len(new))
         different = (points != new).any(axis=1)
@@ -259,7 +315,7 @@ class ScoreHistory:
             self._front[evaluation.id] = objectives
             front = np.array(list(self._front.values()), dtype=np.float64)
             self._hypervolume = hypervolume(front, run_state.spec.hypervolume_reference)
-        return objectives
+        return objectives, ()
 
 
 def _no_worse(points: Array, others: Array) -> npt.NDArray[np.bool_]:

@@ -29,9 +29,9 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
     estimated_objectives,
     known_noise,
-    objectives_of,
     references_of,
-    score,
+    told_of,
+    told_values,
 )
 from apbmm_master.optimiser.outcome_book import AnsweredMerge, OutcomeRequest, earlier_merges
 from apbmm_master.optimiser.process import (
@@ -319,6 +319,7 @@ def search_arguments(run_state: RunState) -> SearchArguments:
         name=spec.algorithm.name,
         dimensions=space.dimensions,
         objectives=len(spec.objectives),
+        constraints=len(spec.constraints),
         seed=spec.seed,
         # The search counts everything that it is told, also what was learnt from another run.
         # Where merges are measured in steps, a vector is less than an evaluation.
@@ -343,7 +344,8 @@ def _ends(
     """What the sources score, and the variances of that: the anchor, then the others in order.
 
     By Eq. 2 an expert scores 1 and a vanilla reference 0, exactly. What a source scores in an
-    objective that does not name it has been measured, with its noise. (None, ()) where
+    objective that does not name it, and the margins of constraints, have been measured, with their
+    noise. (None, ()) where
     a merge follows one source outside the layers: merges at the corners of the space are then not
     the sources themselves.
     """
@@ -351,7 +353,7 @@ def _ends(
     if spec.merge.outside_layers in spec.sources.names:
         return None, ()
     experts = [objective.expert for objective in spec.objectives]
-    if len(others) == 1 and all(experts):
+    if len(others) == 1 and all(experts) and not spec.constraints:
         exact = (tuple(float(e == source) for e in experts) for source in (anchor, *others))
         return tuple(exact), ()
     if not run_state.references_done:
@@ -361,12 +363,12 @@ def _ends(
         tuple(
             0.0 if reference.id in (objective.expert, objective.vanilla) else variance
             for objective, variance in zip(
-                spec.objectives, known_noise(run_state, reference), strict=True
+                told_of(spec), known_noise(run_state, reference), strict=True
             )
         )
         for reference in references
     )
-    return tuple(score(run_state, reference) for reference in references), tuple(noise)
+    return tuple(told_values(run_state, reference) for reference in references), tuple(noise)
 
 
 def _discrepancies(run_state: RunState, spec: RunSpec, space: Space) -> Discrepancies | None:
@@ -416,7 +418,7 @@ def _with_vectors(run_state: RunState, call: Call) -> PastAsk | PastTell:
 def _told(run_state: RunState, evaluation: Evaluation) -> PastTell:
     """What is told of a merge that is done."""
     noise = known_noise(run_state, evaluation)
-    return PastTell(evaluation.vector, score(run_state, evaluation), noise, evaluation.id)
+    return PastTell(evaluation.vector, told_values(run_state, evaluation), noise, evaluation.id)
 
 
 def ask_outcomes(run_state: RunState, run_dir: Path | None) -> OutcomeRequest | None:
@@ -442,7 +444,7 @@ def outcome_request(run_state: RunState, run_dir: Path) -> OutcomeRequest:
         tuple(map(_answered, earlier_merges(merges_of(run_state)))),
         tuple(map(_answered, partial_merges(run_state))),
         {benchmark.name: benchmark.repeats for benchmark in spec.benchmarks},
-        objectives_of(spec),
+        told_of(spec),
         references_of(run_state),
     )
 

@@ -41,7 +41,8 @@ Reply = TypeVar("Reply")
 class SearchArguments:
     """What a search is created with; see `new_search`.
 
-    ``numbers``: how many components each layer has, one fewer than ``sources`` or as many.
+    ``constraints``: how many numbers a tell has after the objectives. ``numbers``: how many
+    components each layer has, one fewer than ``sources`` or as many.
     ``ends``: what the source models score, the anchor first, then the others in their order; None
     where the corners of the space are not the sources. ``ends_noise``: the variances of these.
     """
@@ -54,6 +55,7 @@ class SearchArguments:
     initial: int
     workers: int
     reference_point: Vector
+    constraints: int = 0
     numbers: int = 1
     sources: int = 2
     discrepancies: Discrepancies | None = None
@@ -74,6 +76,7 @@ class PastAsk:
 class PastTell:
     """An evaluated vector, or with ``objectives`` None a rejected one.
 
+    ``objectives`` are followed by the margins of the constraints.
     ``variance``: the known noise of the objectives. ``evaluation``: its id, for its outcomes.
     ``estimated``: it has answered a part; ``variance`` is that of the estimates alone.
     """
@@ -167,6 +170,7 @@ def new_search(arguments: SearchArguments) -> Search:
         budget=arguments.budget,
         initial=arguments.initial,
         workers=arguments.workers,
+        constraints=arguments.constraints,
         numbers=arguments.numbers,
         sources=arguments.sources,
         reference_point=arguments.reference_point,

@@ -6,8 +6,13 @@ logarithm (Ament et al., 2023) and box decompositions. An acquisition object is 
 conditioning on one more pending point gives a new object. The original object, which knows only
 the evaluations that are really running, is kept and scores the candidate pool (`candidate_pool`).
 
-D are the completed and P the pending evaluations. Shapes: S samples, m objectives, b candidates,
-C cells, D dimensions.
+What the model has beyond the objectives are margins of constraints, below 0 where one is broken. An
+outcome that breaks one is on no sampled front, and the improvement of a candidate counts by how
+feasible it is in each sample: the mean is that of the improvement times the probability of
+feasibility (Gardner et al., 2014; Daulton et al., 2020).
+
+D are the completed and P the pending evaluations. Shapes: S samples, m objectives, c constraints, b
+candidates, C cells, D dimensions.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from botorch.acquisition.logei import TAU_RELU
 from botorch.models import SingleTaskGP
 from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
 from botorch.utils.multi_objective.pareto import is_non_dominated
+from botorch.utils.safe_math import log_fatmoid
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 
@@ -29,6 +35,8 @@ from apbmm_master.search.joint_samples import JointSamples, draw, keep_fronts
 
 # BoTorch's temperature of the smoothed minimum in qLogNEHVI.
 TAU_MIN = 1e-3
+# BoTorch's temperature of the smoothed indicator of feasibility; of standardised margins.
+TAU_FEASIBLE = 1e-3
 # The log of a side of length 0 (of padding cells), and the length of an unbounded side.
 LOG_ZERO, LARGEST_SIDE = -700.0, 1e10
 # Candidates that are evaluated together: few enough for the intermediate arrays to stay in cache.
@@ -45,7 +53,10 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
     """
 
     def __init__(self, joint: JointSamples, outcomes: Tensor, reference_point: Tensor) -> None:
-        """`outcomes` (S, k, m): the sampled outcomes of `joint` that can be on a sampled front."""
+        """`outcomes` (S, k, m): the sampled outcomes of `joint` that can be on a sampled front.
+
+        Infeasible ones are at the reference point.
+        """
         super().__init__(model=joint.model)
         self.joint = joint
         self.reference_point = reference_point
@@ -60,8 +71,16 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
     @t_batch_mode_transform(expected_q=1)  # type: ignore[untyped-decorator]
     def forward(self, X: Tensor) -> Tensor:  # noqa: N803 - BoTorch's name
         """Log expected hypervolume improvement (b,) of the candidates `X` (b, 1, D)."""
+        count = len(self.reference_point)
         samples = self.joint.at(X.squeeze(-2))
-        value: Tensor = _LogMeanImprovement.apply(samples, self.lower, self.log_sides)
+        feasibility = None
+        if samples.shape[-1] > count:
+            scale = self.joint.model.outcome_transform.stdvs.squeeze(0)[count:]
+            margins = samples[..., count:] / (TAU_FEASIBLE * scale)
+            feasibility = log_fatmoid(margins).sum(dim=-1)
+        value: Tensor = _LogMeanImprovement.apply(
+            samples[..., :count], self.lower, self.log_sides, feasibility
+        )
         return value
 
     def given(self, x: Tensor) -> PendingAwareLogNEHVI:
@@ -69,7 +88,8 @@ class PendingAwareLogNEHVI(AcquisitionFunction):  # type: ignore[misc]
         with torch.no_grad():
             joint = self.joint.extended(x)
             # A point that is not on its sample's front is not on it after an addition either.
-            outcomes = torch.cat([self._fronts, joint.values[:, -1:]], dim=1)
+            new = _members(joint.values[:, -1:], self.reference_point)
+            outcomes = torch.cat([self._fronts, new], dim=1)
             return PendingAwareLogNEHVI(joint, outcomes, self.reference_point)
 
     def thinned(self, samples: int) -> PendingAwareLogNEHVI:
@@ -104,10 +124,20 @@ def pending_aware(
     observed = model.train_inputs[0][0]
     with torch.no_grad():
         joint = draw(model, torch.cat([observed, pending]), samples, spare=pool, seed=seed)
-        better = (joint.values > reference_point).all(dim=-1)
-        on_front = (is_non_dominated(joint.values, deduplicate=False) & better).any(dim=0)
+        outcomes = _members(joint.values, reference_point)
+        better = (outcomes > reference_point).all(dim=-1)
+        on_front = (is_non_dominated(outcomes, deduplicate=False) & better).any(dim=0)
         kept = keep_fronts(joint, on_front)
-        return PendingAwareLogNEHVI(kept, kept.values, reference_point)
+        return PendingAwareLogNEHVI(kept, _members(kept.values, reference_point), reference_point)
+
+
+def _members(values: Tensor, reference_point: Tensor) -> Tensor:
+    """Objectives (S, k, m) of sampled outcomes (S, k, m + c), infeasible ones at the reference."""
+    count = len(reference_point)
+    if values.shape[-1] == count:
+        return values
+    feasible = (values[..., count:] >= 0.0).all(dim=-1, keepdim=True)
+    return values[..., :count].where(feasible, reference_point)
 
 
 def _partition(values: Tensor, reference_point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,30 +164,36 @@ class _LogMeanImprovement(torch.autograd.Function):  # type: ignore[misc]
 
     The improvement in a cell is the product over objectives of min(side, relu(y - lower)), with
     BoTorch's smooth `fatplus` and `fatmin` for relu and min. The value is that of BoTorch's
-    `_compute_log_qehvi` for q = 1, in a fraction of the operations. Takes samples (S, b, m),
-    returns (b,).
+    `_compute_log_qehvi` for q = 1, in a fraction of the operations. Takes samples (S, b, m), and
+    the log feasibility of each (S, b) or None; returns (b,).
     """
 
     @staticmethod
-    def forward(ctx: Any, samples: Tensor, lower: Tensor, log_sides: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, samples: Tensor, lower: Tensor, log_sides: Tensor, feasibility: Tensor | None
+    ) -> Tensor:
         value, slope = _log_side(
             samples.permute(2, 0, 1).unsqueeze(-1),
             lower.permute(2, 0, 1).unsqueeze(-2),
             log_sides.permute(2, 0, 1).unsqueeze(-2),
         )
         log_area = value.sum(dim=0)
+        if feasibility is not None:
+            log_area += feasibility.unsqueeze(-1)
         largest = log_area.amax(dim=(0, 2), keepdim=True)
         share = log_area.sub_(largest).exp_()
         total = share.sum(dim=(0, 2))
         if ctx.needs_input_grad[0]:
             share /= total[None, :, None]
-            ctx.save_for_backward((slope * share).sum(dim=-1).permute(1, 2, 0))
+            of_sample = None if feasibility is None else share.sum(dim=-1)
+            ctx.save_for_backward((slope * share).sum(dim=-1).permute(1, 2, 0), of_sample)
         return largest.flatten() + (total / len(samples)).log()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return slope * grad[None, :, None], None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
+        slope, of_sample = ctx.saved_tensors
+        by_feasibility = None if of_sample is None else of_sample * grad
+        return slope * grad[None, :, None], None, None, by_feasibility
 
 
 def _log_side(y: Tensor, lower: Tensor, log_side: Tensor) -> tuple[Tensor, Tensor]:

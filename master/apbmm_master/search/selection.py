@@ -63,8 +63,8 @@ class SelectionSettings:
 class SelectionReport:
     """What decided a selection, as plain numbers for the journal.
 
-    - `fit_status`: "fitted" or "initial: REASON" for each objective;
-    - `lengthscales`: a row for each objective;
+    - `fit_status`: "fitted" or "initial: REASON" for each objective, then for each constraint;
+    - `lengthscales`: a row for each of these;
     - `acquisition` (M,): log acquisition value of each candidate given the pending points;
     - `scores` (chosen, M): J of Eq. 31 at each choice;
     - `chosen`: indices of the chosen candidates in the pool;
@@ -101,10 +101,11 @@ def select(
 ) -> Selection:
     """Choose `count` vectors given the fitted `surrogate` and the pending vectors.
 
-    `observed` (n, m) are the objectives of the completed evaluations and `pending` (P, D) the
-    vectors in flight. The pool has M candidates (Eq. 25; see `SelectionSettings.pool_for`), scored
-    by Eq. 26 and reranked by Eq. 27-32. The result depends on the arguments alone, and torch's
-    global generator stays as it was.
+    `observed` (n, m) are the objectives of the completed evaluations that meet all constraints, and
+    `pending` (P, D) the vectors in flight. What `surrogate` models beyond the m objectives are the
+    margins of constraints. The pool has M candidates (Eq. 25; see `SelectionSettings.pool_for`),
+    scored by Eq. 26 and reranked by Eq. 27-32. The result depends on the arguments alone, and
+    torch's global generator stays as it was.
     """
     settings = settings or SelectionSettings()
     start = time.process_time()
@@ -112,7 +113,7 @@ def select(
     reranking = rerank(
         pool,
         score,
-        surrogate.mean(pool),
+        surrogate.mean(pool)[:, : len(reference_point)],
         observed,
         pending,
         count,

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Self, TextIO, cast
 
@@ -21,6 +22,7 @@ from rich.table import Table
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import in_words, metric, shown_metrics
 from apbmm_common.protocol.messages import Evaluated, Measured
+from apbmm_common.run_file.constraints import Constraint
 from apbmm_master.journal.costs.budget import forecast, limits
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import (
@@ -43,6 +45,7 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
     ScoreHistory,
     Scores,
+    broken_by,
     estimated_objectives,
     load_rate,
     measurement_of,
@@ -143,7 +146,10 @@ class RunConsole:
         if isinstance(evaluation.body, Measured):
             self.console.print(f"discrepancies measured on {evaluation.body.prompts} prompts")
         elif not evaluation.in_budget:
-            self.console.print(f"reference {evaluation.id}: {_metrics_text(evaluation, run_state)}")
+            self.console.print(
+                f"reference {evaluation.id}: {_metrics_text(evaluation, run_state)}"
+                f"{_breaks(broken_by(run_state, evaluation))}"
+            )
         self._bar.update(self._task, **self._budget(run_state))
         if not run_state.references_done:
             return
@@ -155,7 +161,7 @@ class RunConsole:
             self.console.print(
                 f"{done.evaluation.id}  [{objectives}]  {metrics}  "
                 f"{done.evaluation.seconds:.1f} s  HV {done.hypervolume:.4f}  front {done.front}  "
-                f"({spent})",
+                f"({spent}){_breaks(done.broken)}",
                 markup=False,
             )
         self._shown = scores.completed
@@ -196,6 +202,10 @@ class RunConsole:
                 f"hypervolume {scores.hypervolume:.4f}, {len(scores.front)} on the front, "
                 f"{scores.completed} evaluations"
             )
+        broken = sum(bool(done.broken) for done in self._score_history.history())
+        if broken and run_state.spec is not None:
+            limits_in_words = ", ".join(each.in_words for each in run_state.spec.constraints)
+            self._say_whole(f"{broken} of {scores.completed} merges break {limits_in_words}")
         self._say_whole(f"spent: {', '.join(limit.in_words for limit in limits(run_state))}")
         rate = load_rate(run_state, 0.0)
         if rate is not None:
@@ -208,6 +218,11 @@ class RunConsole:
         else:
             self._say_whole(f"not finished: {goes_on} goes on from here")
         self.console.print(f"run directory: {self._run_dir}", markup=False)
+
+
+def _breaks(broken: Sequence[Constraint]) -> str:
+    """What is added to the line of an evaluation that breaks constraints."""
+    return f"  breaks {', '.join(each.in_words for each in broken)}" if broken else ""
 
 
 def front_table(scores: Scores, run_state: RunState) -> Table:

@@ -83,6 +83,8 @@ class JsonLines:
         for done in reversed(self._score_history.history()):
             if done.evaluation.id == name:
                 found |= {"objectives": done.objectives, "on_front": name in scores.front}
+                if done.broken:
+                    found["breaks"] = [constraint.in_words for constraint in done.broken]
                 break
         return {**found, "hypervolume": scores.hypervolume, "front": len(scores.front)}
 

@@ -32,6 +32,7 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
     ScoreHistory,
     Scores,
+    broken_by,
     estimated_objectives,
     load_rate,
     measured_references,
@@ -160,6 +161,9 @@ def journal_snapshot(
         "references": {e.id: _metrics(e) for e in measured_references(run_state)},
         "measured": _measured(run_state),
         "identical_layers": list(run_state.identical_layers),
+        "constraints": [each.in_words for each in spec.constraints] if spec else [],
+        "breaking": 0 if trouble else sum(bool(done.broken) for done in history.history()),
+        "references_breaking": _references_breaking(run_state),
         "front": [_point(run_state, now, *point) for point in scores.front.items()],
         "recent": [] if trouble else _recent(run_state, history, scores, now),
         "hypervolume": scores.hypervolume,
@@ -386,6 +390,12 @@ def _point(
     }
 
 
+def _references_breaking(run_state: RunState) -> dict[str, list[str]]:
+    """The constraints that each reference breaks, in words; those that break none are left out."""
+    found = {e.id: broken_by(run_state, e) for e in measured_references(run_state)}
+    return {name: [each.in_words for each in broken] for name, broken in found.items() if broken}
+
+
 def _recent(
     run_state: RunState, history: ScoreHistory, scores: Scores, now: float
 ) -> list[dict[str, Any]]:
@@ -396,6 +406,7 @@ def _recent(
             "at": done.evaluation.done_at,
             "objectives": list(done.objectives),
             "on_front": done.evaluation.id in scores.front,
+            "breaks": [constraint.in_words for constraint in done.broken],
             "metrics": _metrics(done.evaluation),
             "seconds": done.evaluation.seconds,
             "gpu_seconds": evaluation_gpu_seconds(run_state, done.evaluation, now),

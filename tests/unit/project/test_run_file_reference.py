@@ -31,7 +31,7 @@ def test_every_key_has_a_description() -> None:
 
 def test_the_reference_names_every_key_with_its_meaning(text: str) -> None:
     assert set(rows(f"\n{text}", "## Top of the file")) == {
-        "name", "seed", "adapters", "reference_point"
+        "name", "seed", "adapters", "reference_point", "at_least", "at_most"
     }  # fmt: skip
     for key, info in keys():
         table, _, name = key.rpartition(".")

@@ -143,6 +143,7 @@ def time_unit(seconds: float) -> tuple[str, float]:
 PLACES = {
     "front": ("on the front", BLUE, "circle"),
     "dominated": ("dominated", GREY, "cross"),
+    "broken": ("breaks a constraint", GREY, "triangle-left"),
     "reference": ("reference", VERMILION, "diamond"),
     "pending": ("in progress, as predicted", GREEN, "square"),
     "confirmed": ("confirmed", PURPLE, "triangle-up"),

@@ -33,9 +33,15 @@ class Trajectory:
 
 def pooled_points(runs: Sequence[RunResults]) -> list[PooledPoint]:
     """The front of every run by one measurement of the references; empty without any."""
-    scored = _scored(runs)
-    owners = [(run, place) for run, points in enumerate(scored) for place in front(points).tolist()]
-    everything = [scored[run][place] for run, place in owners]
+    known = [
+        [(place, point) for place, point in enumerate(points) if point is not None]
+        for points in _scored(runs)
+    ]
+    fronts = [front([point for _, point in found]).tolist() if found else [] for found in known]
+    owners = [
+        (run, *known[run][number]) for run, numbers in enumerate(fronts) for number in numbers
+    ]
+    everything = [point for _, _, point in owners]
     best = set(front(everything).tolist()) if everything else set()
     names = experiments(runs)
     return [
@@ -43,10 +49,10 @@ def pooled_points(runs: Sequence[RunResults]) -> list[PooledPoint]:
             names[run],
             runs[run].label,
             runs[run].run_state.completed[place],
-            everything[number],
+            point,
             number in best,
         )
-        for number, (run, place) in enumerate(owners)
+        for number, (run, place, point) in enumerate(owners)
     ]
 
 
@@ -61,12 +67,12 @@ def trajectories(runs: Sequence[RunResults]) -> list[Trajectory]:
 
 
 def _growth(points: Points, reference_point: tuple[float, ...]) -> tuple[float, ...]:
-    best: Points = []
-    volumes = []
+    best: list[tuple[float, ...]] = []
+    volumes: list[float] = []
     for new in points:
-        candidates = [*best, new]
-        best = [candidates[i] for i in front(candidates).tolist()]
-        volumes.append(hypervolume(best, reference_point))
+        candidates = [*best, *([] if new is None else [new])]
+        best = [candidates[i] for i in front(candidates).tolist()] if candidates else []
+        volumes.append(hypervolume(best, reference_point) if best else 0.0)
     return tuple(volumes)
 
 

@@ -113,7 +113,8 @@ def pending_predictions(results: RunResults, surrogate: Surrogate) -> dict[str, 
     pending = results.run_state.of_budget(*waiting)
     if not pending:
         return {}
-    means = surrogate.mean(np.array([each.vector for each in pending]))
+    count = len(results.objectives)
+    means = surrogate.mean(np.array([each.vector for each in pending]))[:, :count]
     return {each.id: tuple(row) for each, row in zip(pending, means.tolist(), strict=True)}
 
 

@@ -12,7 +12,7 @@ from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.scores import estimated_objectives, objectives_of, references_of
 from apbmm_master.search.reference_scaling import scaling
 
-Place = Literal["front", "dominated", "reference"]
+Place = Literal["front", "dominated", "broken", "reference"]
 
 
 def measured(results: RunResults) -> list[EvaluationResult]:
@@ -25,6 +25,8 @@ def place(evaluation: EvaluationResult) -> Place:
     """Where an evaluation with objectives stands."""
     if evaluation.purpose == "reference":
         return "reference"
+    if evaluation.breaks:
+        return "broken"
     return "front" if evaluation.on_front else "dominated"
 
 

@@ -86,7 +86,8 @@ def _objective_figures(
         yield ReportFigure(
             f"objectives-{x}-{y}",
             f"Objectives: {x} and {y}",
-            "Eq. 2: 1 is the source that is good at it, 0 the other; more is better. Labels are "
+            "Eq. 2: 1 is the source that is good at it, 0 the other, or what the run file says; "
+            "more is better. Labels are "
             "ids (e17 is e0017), as far as there is room. Bars are 95 % intervals: how "
             "far a merge may be from what it would reach on more questions of the same kind."
             f"{CONFIRMED if confirmed else ''}",
@@ -127,13 +128,14 @@ def _mark(
 ) -> Mark:
     """A point of a scatter chart; intervals of dominated points would hide the others."""
     x, y = figures
-    shows = place(each) != "dominated"
+    shows = place(each) not in ("dominated", "broken")
+    beyond = f"; breaks {', '.join(each.breaks)}" if each.breaks else ""
     return Mark(
         place(each),
         each.id,
         x.value,
         y.value,
-        f"{each.id}: {values}",
+        f"{each.id}: {values}{beyond}",
         called.get(each.id, ""),
         interval(x) if shows else None,
         interval(y) if shows else None,

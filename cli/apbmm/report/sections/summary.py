@@ -35,6 +35,7 @@ def summary_section(
         paragraphs=(
             _found(results),
             _cost(results),
+            *_constraints(results),
             *_learnt(results),
             *_steps(results),
             *_picks(results, knee),
@@ -61,6 +62,21 @@ def _found(results: RunResults) -> str:
         f"Found: {results.completed_of_budget} merges are evaluated, and {len(results.front)} of "
         "them are on the front: no other merge beats them in every objective. The hypervolume is "
         f"{results.hypervolume:.4f}.{beaten}"
+    )
+
+
+def _constraints(results: RunResults) -> Iterator[str]:
+    """How many merges break a constraint, and which sources do."""
+    if not (constraints := results.spec.constraints):
+        return
+    sources = [name for name, each in results.references.items() if each.breaks]
+    count = len(results.breaking)
+    yield (
+        f"Constraints: {', '.join(each.in_words for each in constraints)}. {count or 'None'} of "
+        f"{len(results.merges)} merges break{'s' if count == 1 else ''} one, and "
+        f"{in_list(sources) if sources else 'no source'} "
+        f"{'do' if len(sources) > 1 else 'does'}. Such merges are on no front, whatever their "
+        "objectives; chance in a measurement is not allowed for."
     )
 
 

@@ -216,7 +216,9 @@ class LiveView:
         lines = scatter(marks, x, y, width, height, ascii_only=ascii_only)
         names = (self.status or {}).get("references", {})
         sources = "".join(f", {mark} {name}" for name, mark in _marks_of(names).items())
-        return _section(f"Front: o on it, . others, ~ estimates{sources}", map(Text, lines))
+        beyond = ", x beyond a constraint" if (self.status or {}).get("constraints") else ""
+        title = f"Front: o on it, . others{beyond}, ~ estimates{sources}"
+        return _section(title, map(Text, lines))
 
     def _wrong(self, width: int) -> list[Text]:
         status = self.status or {"workers": ()}
@@ -321,7 +323,9 @@ def completion(done: Entry, objectives: Sequence[str]) -> str:
     scores = ", ".join(
         f"{name} {value:.3f}" for name, value in zip(objectives, done["objectives"], strict=False)
     )
-    return f"{done['id']}  {scores}  {_means_in_words(done['metrics'])}  {done['seconds']:.1f} s"
+    beyond = f"  breaks {', '.join(done['breaks'])}" if done.get("breaks") else ""
+    means = _means_in_words(done["metrics"])
+    return f"{done['id']}  {scores}  {means}  {done['seconds']:.1f} s{beyond}"
 
 
 def _means_in_words(metrics: Mapping[str, Entry]) -> str:
@@ -357,7 +361,7 @@ def _plotted(status: Entry) -> tuple[list[Mark], Axis, Axis] | None:
     ]
     points = [
         *({**point, "character": "~"} for point in estimated(status)),
-        *({**point, "character": "."} for point in others),
+        *({**point, "character": "x" if point.get("breaks") else "."} for point in others),
         *references,
         *({**point, "character": "o"} for point in front),
     ]

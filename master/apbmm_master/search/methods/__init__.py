@@ -84,6 +84,7 @@ def create(  # noqa: PLR0913 - the interface of every method
     dimensions: int,
     objectives: int = 2,
     *,
+    constraints: int = 0,
     seed: int = 0,
     budget: int | None = 40,
     initial: int = 8,
@@ -96,6 +97,8 @@ def create(  # noqa: PLR0913 - the interface of every method
 ) -> Search:
     """Create the search method `name` for vectors in [0, 1]^dimensions.
 
+    - `constraints`: how many numbers `tell` takes after the objectives, each at least 0 where a
+      constraint is met and below 0 where it is broken;
     - `budget`: completed evaluations in all; None where that is not known in advance, and `ask`
       then goes on for as long as it is called;
     - `initial`: how many of them are the initial design, a scrambled Sobol sequence that most
@@ -117,6 +120,7 @@ def create(  # noqa: PLR0913 - the interface of every method
     problem = Problem.checked(
         dimensions=dimensions,
         objectives=objectives,
+        constraints=constraints,
         seed=seed,
         budget=budget,
         initial=initial,

@@ -46,7 +46,7 @@ class ApBmm(BayesianSearch):
         scores = self.problem.importance if self.uses_importance else None
         start = None if scores is None else initial_lengthscales(scores)
         noise = self._noise(state)
-        return fit(state.x, state.y, start, variance=noise, lengthscale_bounds=self._bounds)
+        return fit(state.x, state.told, start, variance=noise, lengthscale_bounds=self._bounds)
 
 
 class ApBmmNoPrior(ApBmm):

@@ -63,10 +63,10 @@ class ApBmmPlusSettings(SelectionSettings):
     """The settings of `ap-bmm-plus`.
 
     - `references`: the reference models are observations;
-    - `ends` (S, m): what the S sources score, the one at x = 0 first, then the others in the order
-      of their weights. The default is what Eq. 2 says of the paper's two sources and objectives. It
-      is not used with other numbers of them;
-    - `ends_noise` (S, m): the known noise of `ends`, in squared units; none by default;
+    - `ends` (S, m + c): what the S sources score, and their margins of c constraints, the one at
+      x = 0 first, then the others in the order of their weights. The default is what Eq. 2 says of
+      the paper's two sources and objectives. It is not used with other numbers of them;
+    - `ends_noise` (S, m + c): the known noise of `ends`, in squared units; none by default;
     - `diagonal`: half of the initial design lies on the edges between sources;
     - `map_fit`: MAP instead of the paper's maximum likelihood;
     - `lengthscale_spread`: standard deviation of the MAP's prior on each log lengthscale;
@@ -118,7 +118,7 @@ class ApBmmPlus(BayesianSearch):
     @property
     def _has_ends(self) -> bool:
         """Whether the reference models are observations of this search."""
-        shape = (self.problem.sources, self.problem.objectives)
+        shape = (self.problem.sources, self.problem.told)
         return bool(self.settings.references) and self._ends.shape == shape
 
     def _can_propose(self) -> bool:
@@ -126,7 +126,7 @@ class ApBmmPlus(BayesianSearch):
         return fittable or super()._can_propose()
 
     def _fit(self, state: SearchState) -> Surrogate:
-        data = (state.x, state.y, state.variance)
+        data = (state.x, state.told, state.variance)
         if not self._has_ends:
             return self._fitted_to(*data)
         ends = self._ends

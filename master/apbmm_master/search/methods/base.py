@@ -44,9 +44,10 @@ if TYPE_CHECKING:
 class SearchState:
     """All that a proposal may depend on.
 
-    - `x` (n, D) and `y` (n, m): the evaluations that were told, in the order in which each was told
+    - `x` (n, D), `y` (n, m) and `margins` (n, c): the evaluations that were told, with their
+      objectives and by how much they meet each constraint, in the order in which each was told
       first;
-    - `variance` (n, m): the known noise of `y`; 0 where none is known;
+    - `variance` (n, m + c): the known noise of `y` and `margins`; 0 where none is known;
     - `revision`: how often an observation was added or changed;
     - `rejected` (r, D): the vectors whose evaluation failed for good;
     - `pending` (P, D): the vectors in flight;
@@ -56,6 +57,7 @@ class SearchState:
 
     x: Array
     y: Array
+    margins: Array
     variance: Array
     rejected: Array
     pending: Array
@@ -67,6 +69,16 @@ class SearchState:
     def index(self) -> int:
         """Index of the next proposal. With the search's seed it seeds that proposal."""
         return len(self.issued)
+
+    @property
+    def told(self) -> Array:
+        """Objectives and margins (n, m + c), which a surrogate models."""
+        return np.concatenate([self.y, self.margins], axis=1)
+
+    @property
+    def feasible(self) -> npt.NDArray[np.bool_]:
+        """Which evaluations (n,) meet every constraint."""
+        return np.asarray((self.margins >= 0.0).all(axis=1))
 
     @property
     def known(self) -> Array:
@@ -184,20 +196,24 @@ class Search(ABC):
     ) -> None:
         """Add an evaluation: objectives `y` (m,) at `x` (D,), whether asked for or not.
 
+        With constraints `y` is (m + c,): after the objectives come the margins by which they are
+        met, below 0 where one is broken. Methods without a surrogate that learns from them look at
+        the objectives alone, unless they say otherwise.
+
         An `x` that was told before has its observation replaced, as by a full measurement after an
         estimate. It counts once.
 
         An `x` that `ask` returned may be rounded, to six decimals or float32: the search takes it
         for the vector that it returned, so that rounding changes nothing.
 
-        `variance` (m,) is the known part of the noise of `y`, in squared units of `y`. None and 0
-        mean that no noise is known. `ap-bmm-plus` adds it to the noise that it learns. The methods
+        `variance`, in the shape of `y`, is the known part of its noise, in squared units of `y`.
+        None and 0 mean that none is known. `ap-bmm-plus` adds it to what it learns. The methods
         of the papers use it with the setting `outcomes`, else they only check it.
 
         Raises SettingError for a negative variance, and what `ask` raises for vectors.
         """
         vector = self._vector(x)
-        values = as_vector(y, "y", self.problem.objectives)
+        values = as_vector(y, "y", self.problem.told)
         noise = np.zeros(len(values))
         if variance is not None:
             noise = as_vector(variance, "variance", len(values)).copy()
@@ -230,7 +246,7 @@ class Search(ABC):
             self._rejected.append(vector)
 
     def predicted(self, x: npt.ArrayLike) -> tuple[Array, Array] | None:  # noqa: ARG002
-        """Mean and standard deviation (b, m) of the objectives at `x` (b, D), by all that was told.
+        """Mean and standard deviation (b, m + c) at `x` (b, D), by all that was told.
 
         None for a method without a surrogate, and while too little was told.
         """
@@ -340,10 +356,12 @@ class Search(ABC):
 
     def _state(self, pending: Sequence[Array]) -> SearchState:
         rows = self._rows
-        columns = self.problem.objectives
+        columns, objectives = self.problem.told, self.problem.objectives
+        told = np.array(self._y).reshape(-1, columns)
         return SearchState(
             x=rows(self._x),
-            y=np.array(self._y).reshape(-1, columns),
+            y=told[:, :objectives],
+            margins=told[:, objectives:],
             variance=np.array(self._variance).reshape(-1, columns),
             rejected=rows(self._rejected),
             pending=rows(pending),

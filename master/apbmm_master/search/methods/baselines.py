@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from apbmm_master.search.arrays import Array
@@ -45,7 +46,7 @@ class Qnehvi(BayesianSearch):
 
     def _fit(self, state: SearchState) -> Surrogate:
         priors = dimension_scaled(self.dimensions) if self.settings.stock_priors else None
-        return fit(state.x, state.y, hyperpriors=priors, variance=self._noise(state))
+        return fit(state.x, state.told, hyperpriors=priors, variance=self._noise(state))
 
 
 class SipBmm(BayesianSearch):
@@ -66,7 +67,7 @@ class SipBmm(BayesianSearch):
     def _fit(self, state: SearchState) -> Surrogate:
         scores = self.problem.importance
         start = np.ones(self.dimensions) if scores is None else initial_lengthscales(scores)
-        return fit(state.x, state.y, start, sparse_axes(start), variance=self._noise(state))
+        return fit(state.x, state.told, start, sparse_axes(start), variance=self._noise(state))
 
 
 class Momm(BayesianSearch):
@@ -83,7 +84,7 @@ class Momm(BayesianSearch):
     pool_factor: ClassVar[int] = 3
 
     def _fit(self, state: SearchState) -> Surrogate:
-        return fit(state.x, state.y, variance=self._noise(state))
+        return fit(state.x, state.told, variance=self._noise(state))
 
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         seed = proposal_seed(self.problem.seed, state.index)
@@ -92,14 +93,16 @@ class Momm(BayesianSearch):
             surrogate = self._surrogate(state)
             selection = select(
                 surrogate,
-                state.y,
+                state.y[state.feasible],
                 self._avoid(state),
                 size,
                 reference_point=self.problem.reference_point,
                 seed=seed,
                 settings=self.settings,
             )
-            evolved = differential_evolution(state.x, state.y, size, np.random.default_rng(seed))
+            evolved = differential_evolution(
+                state.x, state.y, size, np.random.default_rng(seed), feasible=state.feasible
+            )
             pool = np.concatenate([selection.pool, evolved])
             with torch.no_grad():
                 model = surrogate.model
@@ -118,14 +121,16 @@ def differential_evolution(
     *,
     weight: float = 0.5,
     crossover: float = 0.9,
+    feasible: npt.NDArray[np.bool_] | None = None,
 ) -> Array:
     """`count` trial vectors (count, D) by rand/1/bin, clipped to the box.
 
     `x` (n, D) and `y` (n, m) are the completed evaluations. The target of each trial is a random
-    vector on their front; its three parents are random distinct vectors of `x` (with repeats when
-    there are fewer than three).
+    vector on the front of those that are `feasible` (n,), or of all where none is; its three
+    parents are random distinct vectors of `x` (with repeats when there are fewer than three).
     """
-    best = front(y)
+    among = np.arange(len(y)) if feasible is None or not feasible.any() else feasible.nonzero()[0]
+    best = among[front(y[among])]
     trials = np.empty((count, x.shape[1]))
     for row in range(count):
         target = x[rng.choice(best)]

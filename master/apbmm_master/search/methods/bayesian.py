@@ -58,7 +58,7 @@ class BayesianSearch(Search):
         with one_thread():
             selection = select(
                 self._surrogate(state),
-                state.y,
+                state.y[state.feasible],
                 self._avoid(state),
                 count,
                 reference_point=self.problem.reference_point,

@@ -80,6 +80,7 @@ class MoeadCmaes(Search):
     def _strategy(self, subproblem: int, state: SearchState) -> Any:
         """The CMA-ES of a subproblem, after all batches of which something completed."""
         losses = scalarised(normalised(state.y), self._weights[subproblem])
+        losses = constrained(losses, state.margins)
         numbers = offspring_numbers(state)
         batches = np.where(numbers < 0, -1, numbers // self.problem.workers)
         by_neighbours = np.array(
@@ -138,6 +139,18 @@ def scalarised(y: Array, weight: Array) -> Array:
     """Augmented Tchebycheff loss (n,) of maximised objectives (n, m), from their ideal point."""
     distance = y.max(axis=0) - y
     return np.asarray((weight * distance).max(axis=1) + SUM_WEIGHT * distance.sum(axis=1))
+
+
+def constrained(losses: Array, margins: Array) -> Array:
+    """Losses (n,) in which whatever breaks a constraint is worse than what breaks none.
+
+    Of those that do, less is better: the sum of what is missing of the `margins` (n, c), each in
+    standard deviations. Deb (2000).
+    """
+    scale = margins.std(axis=0)
+    missing = (np.clip(-margins, 0.0, None) / np.where(scale > 0.0, scale, 1.0)).sum(axis=1)
+    worst = losses.max(initial=0.0)
+    return np.asarray(np.where(missing > 0.0, worst + missing, losses), dtype=np.float64)
 
 
 def simplex_lattice(objectives: int, smallest: int) -> Array:

@@ -25,7 +25,7 @@ class NoSettings:
 
 @dataclass(frozen=True)
 class Problem:
-    """The checked arguments of `create`, for D dimensions and m objectives.
+    """The checked arguments of `create`, for D dimensions, m objectives and c `constraints`.
 
     `reference_point` is (m,), and `importance` is (D,) or None. `budget` is None where the number
     of evaluations is not known in advance. `numbers` is how many components, S - 1 of S sources,
@@ -35,6 +35,7 @@ class Problem:
 
     dimensions: int
     objectives: int
+    constraints: int
     seed: int
     budget: int | None
     initial: int
@@ -43,6 +44,11 @@ class Problem:
     sources: int
     reference_point: Array
     importance: Array | None
+
+    @property
+    def told(self) -> int:
+        """How many numbers an evaluation has, m + c."""
+        return self.objectives + self.constraints
 
     @property
     def simplex(self) -> bool:
@@ -63,7 +69,7 @@ class Problem:
         a multiple of `numbers`, OutsideBoxError for an importance outside [0, 1], and what
         `as_vector` raises.
         """
-        smallest = {"objectives": 2, "seed": 0}
+        smallest = {"objectives": 2, "constraints": 0, "seed": 0}
         numbers = {n: whole_number(v, n, smallest.get(n, 1)) for n, v in numbers.items()}
         if budget is not None:
             budget = whole_number(budget, "budget", smallest=1)

@@ -206,3 +206,13 @@ def test_a_merge_whose_confirmed_figure_misses_a_limit_is_doubted(
     told = pick_as_json(results, choice, found, ranks_all=False)["doubts"]
     words = f"confirmed it misses the limit accuracy ≥ {least:.1%}: it has 46.0% there"
     assert (words in told) == misses
+
+
+def test_what_breaks_a_constraint_is_not_picked(tmp_path: Path) -> None:
+    limited = read_results(write_run(tmp_path / "limited", POINTS, at_most={"tokens": 550}))
+    assert set(ids(chosen(limited))) == {"e0001", "e0002", "e0003"}
+    assert [each.id for each in limited.breaking] == ["e0004", "e0005"]
+    none = read_results(write_run(tmp_path / "none", POINTS, at_most={"tokens": 120}))
+    assert none.front == ()
+    with pytest.raises(ApbmmError, match=r"all 5 merges .* break a constraint .*tokens ≤ 120"):
+        chosen(none)

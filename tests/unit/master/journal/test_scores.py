@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apbmm_common.metrics import binomial_variance
 from apbmm_common.repetitions import share_variance
 from apbmm_master.journal.events import EpochStarted, SpecChanged, WorkerJoined, WorkerLeft
 from apbmm_master.journal.run_state import RunState
@@ -13,6 +14,7 @@ from apbmm_master.journal.scores import (
     ScoredEvaluation,
     ScoreHistory,
     Scores,
+    broken_by,
     check_scaling,
     known_noise,
     load_rate,
@@ -20,7 +22,7 @@ from apbmm_master.journal.scores import (
     scores_of,
 )
 from apbmm_master.journal.store import read_journal
-from apbmm_master.optimiser.client import history_of
+from apbmm_master.optimiser.client import history_of, search_arguments
 from apbmm_master.optimiser.process import PastTell
 from apbmm_master.search.errors import ReferenceScaleError
 from apbmm_master.search.pareto import front, hypervolume
@@ -177,3 +179,44 @@ def test_references_without_an_objectives_metric_are_named_with_what_they_have()
 def test_the_metrics_that_a_result_lacks_are_named() -> None:
     assert missing_metrics(run_spec(objectives=F1), measurement()) == "benchmark sums has no f1"
     assert missing_metrics(run_spec(), measurement()) == ""
+
+
+def test_what_breaks_a_constraint_is_neither_on_the_front_nor_in_the_hypervolume(
+    tmp_path: Path,
+) -> None:
+    """At most 550 tokens and at least 0.3 right: of the points the 1st, 4th and 5th break one."""
+    points = [(0.1, 0.95), (0.6, 0.7), (0.5, 0.65), (0.9, 0.2), (0.8, 0.3)]
+    limits = {"at_least": {"sums": 0.3}, "at_most": {"tokens": 550}}
+    folder = write_run(tmp_path / "limited", points, **limits)
+    run_state = RunState().replay(read_journal(folder))
+    scores = scores_of(run_state)
+    assert list(scores.front) == ["e0002"]
+    assert scores.hypervolume == pytest.approx(0.8 * 0.9)
+    found = {
+        done.evaluation.id: [each.in_words for each in done.broken] for done in history(run_state)
+    }
+    assert found == {
+        "e0001": ["sums ≥ 30.0%"],
+        "e0002": [],
+        "e0003": [],
+        "e0004": ["tokens ≤ 550.0"],
+        "e0005": ["tokens ≤ 550.0"],
+    }
+    names = ("thinking", "instruct")
+    broken = [broken_by(run_state, run_state.evaluations[name]) for name in names]
+    assert [[each.name for each in those] for those in broken] == [["tokens"], ["sums"]]
+
+
+def test_the_search_is_told_margins_after_the_objectives(tmp_path: Path) -> None:
+    limits = {"at_least": {"sums": 0.3}, "at_most": {"tokens": 550}}
+    run_state = RunState().replay(read_journal(write_run(tmp_path, [(0.6, 0.7)], **limits)))
+    (tell,) = [call for call in history_of(run_state) if isinstance(call, PastTell)]
+    assert tell.objectives == pytest.approx((0.6, 0.7, 0.26, 180.0))
+    assert tell.variance is not None
+    assert tell.variance[2] == pytest.approx(binomial_variance(0.56, 10))
+    arguments = search_arguments(run_state)
+    assert (arguments.objectives, arguments.constraints) == (2, 2)
+    assert arguments.ends is not None
+    assert arguments.ends[0] == pytest.approx((0.0, 1.0, -0.1, 450.0))
+    assert arguments.ends_noise[0][:2] == (0.0, 0.0)
+    assert arguments.ends_noise[0][2] > 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -98,7 +100,7 @@ def test_formula_and_gradient_are_botorchs() -> None:
     x = torch.rand(16, DIMENSIONS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     samples = acquisition.joint.at(x).detach()
     ours_in, theirs_in = (samples.clone().requires_grad_() for _ in range(2))
-    ours = _LogMeanImprovement.apply(ours_in, acquisition.lower, acquisition.log_sides)
+    ours = _LogMeanImprovement.apply(ours_in, acquisition.lower, acquisition.log_sides, None)
     theirs = botorchs_formula(acquisition, theirs_in)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     ours.sum().backward()
@@ -106,7 +108,62 @@ def test_formula_and_gradient_are_botorchs() -> None:
     torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=1e-8, atol=1e-8)
 
 
-def botorchs_formula(acquisition: PendingAwareLogNEHVI, samples: torch.Tensor) -> torch.Tensor:
+def constrained_problem() -> tuple[Surrogate, Array, Array]:
+    """The same with a third output: the margin of a constraint that half of the box breaks."""
+    rng = np.random.default_rng(6)
+    x = rng.random((16, DIMENSIONS))
+    y = np.stack([1.0 - ((x - c) ** 2).mean(axis=1) for c in (0.1, 0.9)], axis=1)
+    return fit(x, np.column_stack([y, x[:, 0] - 0.5])), rng.random((2, DIMENSIONS)), np.full(2, 0.4)
+
+
+def test_with_a_constraint_formula_and_gradient_are_botorchs() -> None:
+    acquisition = build(*constrained_problem())
+    x = torch.rand(16, DIMENSIONS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ours_in, theirs_in = (x.clone().requires_grad_() for _ in range(2))
+    ours = acquisition(ours_in.unsqueeze(-2))
+    samples = acquisition.joint.at(theirs_in)
+    scale = acquisition.joint.model.outcome_transform.stdvs.squeeze()[2]
+    theirs = botorchs_formula(acquisition, samples, [lambda each: -each[..., 2] / scale])
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-6)
+    ours.sum().backward()
+    theirs.sum().backward()
+    torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_what_breaks_a_constraint_is_on_no_sampled_front_and_not_proposed() -> None:
+    surrogate, pending, reference = constrained_problem()
+    acquisition = build(surrogate, pending, reference)
+    everything = torch.cat([surrogate.model.train_inputs[0][0], torch.as_tensor(pending)])
+    full = draw(surrogate.model, everything, SAMPLES, spare=4, seed=7).values.numpy()
+    for sample, front in zip(full, acquisition._fronts.numpy(), strict=True):
+        feasible = sample[sample[:, 2] >= 0.0][:, :2]
+        assert hypervolume(front, reference) == pytest.approx(hypervolume(feasible, reference))
+    x = torch.full((2, DIMENSIONS), 0.5, dtype=torch.float64)
+    x[:, 0] = torch.tensor([0.2, 0.8])
+    broken, met = acquisition.score(x).tolist()
+    assert met > broken + 3.0, "e^3 times the expected improvement"
+    search = MultiStart(restarts=2, raw_samples=32, screening_samples=16)
+    torch.manual_seed(0)
+    pool, _ = optimise_pool(acquisition, 2, search)
+    assert (pool[:, 0] > 0.45).all()
+
+
+def test_before_anything_is_feasible_the_feasible_region_is_looked_for() -> None:
+    rng = np.random.default_rng(7)
+    x = rng.random((12, DIMENSIONS)) * 0.5
+    y = np.stack([x.mean(axis=1), 1.0 - x.mean(axis=1), x[:, 0] - 0.6], axis=1)
+    acquisition = build(fit(x, y), np.zeros((0, DIMENSIONS)), np.zeros(2))
+    candidates = torch.full((2, DIMENSIONS), 0.25, dtype=torch.float64)
+    candidates[:, 0] = torch.tensor([0.1, 0.9])
+    far, near = acquisition.score(candidates).tolist()
+    assert near > far + 1.0
+
+
+def botorchs_formula(
+    acquisition: PendingAwareLogNEHVI,
+    samples: torch.Tensor,
+    constraints: list[Callable[[torch.Tensor], torch.Tensor]] | None = None,
+) -> torch.Tensor:
     """BoTorch's `_compute_log_qehvi` with our cells; built without its constructor, which would
     compile an extension."""
     theirs = logei.qLogExpectedHypervolumeImprovement.__new__(
@@ -114,7 +171,8 @@ def botorchs_formula(acquisition: PendingAwareLogNEHVI, samples: torch.Tensor) -
     )
     torch.nn.Module.__init__(theirs)
     logei.SubsetIndexCachingMixin.__init__(theirs)
-    theirs.objective, theirs.constraints = IdentityMCMultiOutputObjective(), None
+    theirs.objective = IdentityMCMultiOutputObjective(outcomes=[0, 1], num_outcomes=None)
+    theirs.constraints, theirs.eta = constraints, 1e-3
     theirs.ref_point = acquisition.reference_point
     theirs.cell_lower_bounds = acquisition.lower
     padding = acquisition.log_sides < -600

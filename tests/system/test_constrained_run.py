@@ -1,0 +1,100 @@
+"""A run of four objectives and a constraint with real processes, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from apbmm_master.journal.scores import ScoreHistory, broken_by, score
+from commands import run
+from rehearsal_runs import Site, wait_for
+
+RUN = """
+name = "four"
+at_most = { code.tokens = 1400 }
+[sources]
+thinking = "/none/t"
+instruct = "/none/i"
+[generation]
+max_tokens = 64
+context = 128
+[algorithm.settings]
+samples = 16
+restarts = 2
+raw_samples = 16
+[budget]
+evaluations = 9
+initial = 4
+[confirm]
+at_end = false
+[evaluation]
+kind = "rehearsal"
+layers = 4
+rehearsal_seconds = 0.2
+[timings]
+beat = 0.2
+[[benchmarks]]
+name = "maths"
+adapter = "a"
+path = "/none/m"
+[[benchmarks]]
+name = "code"
+adapter = "a"
+path = "/none/k"
+[[objectives]]
+name = "both"
+metric = "accuracy"
+benchmarks = { maths = 2, code = 1 }
+expert = "thinking"
+vanilla = "instruct"
+[[objectives]]
+name = "coding"
+metric = "f1"
+benchmarks = ["code"]
+scale = [0, 1]
+[[objectives]]
+name = "cost"
+metric = "tokens"
+target = 100
+[[objectives]]
+name = "whole"
+metric = "truncated"
+scale = [1, 0]
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def test_it_is_killed_resumed_and_told_everywhere(site: Site) -> None:
+    site.run_file = site.folder / "run.toml"
+    site.run_file.write_text(RUN, encoding="utf-8")
+    site.worker("a")
+    master = site.master()
+    wait_for("results of the search", lambda: site.done() >= 5)
+    master.kill()
+    master = site.master()
+    assert master.end() == 0, master.output
+    site.assert_whole(9)
+    state, history = site.run_state(), ScoreHistory()
+    scores = history.update(state)
+    thinking, instruct = (score(state, state.evaluations[n]) for n in state.references)
+    assert (thinking[0], instruct[0], thinking[2]) == pytest.approx((1.0, 0.0, 0.0))
+    assert (
+        "thinking itself breaks code.tokens ≤ 1400" in run("apbmm", "status", site.run_dir).stdout
+    )
+    beyond = {name for name in state.completed if broken_by(state, state.evaluations[name])}
+    assert 0 < len(beyond) < 9, "some merges break it and some do not"
+    assert not beyond & {*scores.front}
+    assert f"{len(beyond)} of 9 merges break code.tokens ≤ 1400" in master.output.replace("\n", " ")
+
+    picked = json.loads(run("apbmm", "pick", site.run_dir, "--json", "--all").stdout)
+    assert {each["id"] for each in picked["ranked"]} == {*state.completed} - beyond
+    report = site.folder / "report.html"
+    made = run("apbmm", "report", site.run_dir, "--out", report)
+    assert made.returncode == 0, made.stderr
+    assert "breaks a constraint" in report.read_text(encoding="utf-8")
+    compared = json.loads(run("apbmm", "compare", site.run_dir, "--json").stdout)
+    (row,) = compared["runs"]
+    assert row["hypervolume"] == pytest.approx(scores.hypervolume)
+    assert row["front"] == len(scores.front)
