@@ -27,12 +27,14 @@ def ratios(results: RunResults, evaluation: EvaluationResult, reference: str) ->
 
 
 def against(results: RunResults, evaluation: EvaluationResult, reference: str) -> str:
-    """As in "87% of thinking's accuracy for 41% of its tokens"."""
-    parts = ""
-    for name, ratio in ratios(results, evaluation, reference).items():
-        share = f"{ratio:.0%} of" if ratio < 2.0 else f"{ratio:.1f} times"
-        parts += f" for {share} its {name}" if parts else f"{share} {reference}'s {name}"
-    return parts
+    """As in "87% of thinking's accuracy for 41% of its tokens"; of more metrics a list."""
+    found = ratios(results, evaluation, reference)
+    whose = [f"{reference}'s", *["its"] * len(found)]
+    parts = [
+        f"{f'{ratio:.0%} of' if ratio < 2.0 else f'{ratio:.1f} times'} {owner} {name}"
+        for (name, ratio), owner in zip(found.items(), whose, strict=False)
+    ]
+    return (" for " if len(parts) == 2 else ", ").join(parts)
 
 
 def doubts(

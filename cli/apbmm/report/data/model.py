@@ -134,4 +134,4 @@ def effects(results: RunResults, surrogate: Surrogate) -> Array:
             low[:, begin : begin + numbers] = 0.0
             high[:, begin : begin + numbers] = space.corner(source)[:numbers]
             changes.append((surrogate.mean(high) - surrogate.mean(low)).mean(axis=0))
-    return np.array(changes)
+    return np.array(changes)[:, : len(results.objectives)]
