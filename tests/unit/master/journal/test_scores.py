@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ def test_what_breaks_a_constraint_is_neither_on_the_front_nor_in_the_hypervolume
 ) -> None:
     """At most 550 tokens and at least 0.3 right: of the points the 1st, 4th and 5th break one."""
     points = [(0.1, 0.95), (0.6, 0.7), (0.5, 0.65), (0.9, 0.2), (0.8, 0.3)]
-    limits = {"at_least": {"sums": 0.3}, "at_most": {"tokens": 550}}
+    limits: dict[str, Any] = {"at_least": {"sums": 0.3}, "at_most": {"tokens": 550}}
     folder = write_run(tmp_path / "limited", points, **limits)
     run_state = RunState().replay(read_journal(folder))
     scores = scores_of(run_state)
@@ -208,7 +209,7 @@ def test_what_breaks_a_constraint_is_neither_on_the_front_nor_in_the_hypervolume
 
 
 def test_the_search_is_told_margins_after_the_objectives(tmp_path: Path) -> None:
-    limits = {"at_least": {"sums": 0.3}, "at_most": {"tokens": 550}}
+    limits: dict[str, Any] = {"at_least": {"sums": 0.3}, "at_most": {"tokens": 550}}
     run_state = RunState().replay(read_journal(write_run(tmp_path, [(0.6, 0.7)], **limits)))
     (tell,) = [call for call in history_of(run_state) if isinstance(call, PastTell)]
     assert tell.objectives == pytest.approx((0.6, 0.7, 0.26, 180.0))
