@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -11,8 +10,6 @@ from mkdocs.structure.files import File, Files
 from apbmm_common.run_file.json_schema import run_file_schema
 from run_file_reference import run_file_reference
 
-REPOSITORY = Path(__file__).parents[1]
-PICTURE = "examples/overview.svg"
 INTRODUCTION = """\
 A run file is TOML. It names the sources, the benchmarks and the settings of one run. Unknown keys
 are refused, and `apbmm check RUN.toml` names every fault at once. Paths are relative to the run
@@ -24,13 +21,13 @@ This page is generated from the schema that reads the file."""
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the run-file reference and the JSON schema of the run file, and the overview picture."""
+    """Put the run-file reference in the place of its page, and add the JSON schema."""
+    if (stands := files.get_file_from_path("run-file.md")) is not None:
+        files.remove(stands)
     page = f"# Run file\n\n{INTRODUCTION}\n\n{run_file_reference()}"
     files.append(File.generated(config, "run-file.md", content=page))
     schema = json.dumps(run_file_schema(), indent=2)
     files.append(File.generated(config, "apbmm.schema.json", content=schema))
-    picture = (REPOSITORY / PICTURE).read_text(encoding="utf-8")
-    files.append(File.generated(config, "overview.svg", content=picture))
     return files
 
 
