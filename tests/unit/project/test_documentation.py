@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def methods_named(page: Path) -> set[str]:
 
 def test_the_readme_fits_a_reading() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) < 200
+
+
+def test_the_gain_in_the_readme_is_what_was_measured() -> None:
+    found = json.loads((REPOSITORY / "examples/demo_pair/measured.json").read_text())
+    pairs = [(each["fresh"]["merge"], each["fresh"]["line"]) for each in found["dominating"]]
+    more = [merge["accuracy"] - line["accuracy"] for merge, line in pairs]
+    fewer = [1 - merge["tokens"] / line["tokens"] for merge, line in pairs]
+    assert min(more) >= 0
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"up to {100 * max(more):.1f} points more" in readme
+    assert f"for {100 * min(fewer):.0f} to {100 * max(fewer):.0f} % fewer tokens" in readme
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
