@@ -124,6 +124,7 @@ def _row(results: RunResults, each: EvaluationResult, number: int | None) -> Jso
         "purpose": each.purpose,
         "state": str(each.state),
         "number": number,
+        "breaks": ", ".join(each.breaks),
         "estimated": estimate is not None,
         **objectives,
         **{name: figure.value for name, figure in metrics.items() if figure is not None},

@@ -263,9 +263,13 @@ def _front(facts: CardFacts) -> Iterator[str]:
         ),
     )
     yield (
-        "\nObjectives are scaled by the sources: 0 is the source that is poor at it, 1 the source "
-        f"that is good at it. The front's hypervolume is {results.hypervolume:.4f}."
+        "\nObjectives are scaled by the sources, 0 is the source that is poor at it and 1 the one "
+        "that is good at it, or by values of the run file. The front's hypervolume is "
+        f"{results.hypervolume:.4f}."
     )
+    if limits := [each.in_words for each in results.spec.constraints]:
+        broken = f"breaks {', '.join(evaluation.breaks)}" if evaluation.breaks else "breaks none"
+        yield f"\nMembers of the front are within {', '.join(limits)}. This merge {broken}."
 
 
 def _weights(facts: CardFacts) -> Iterator[str]:

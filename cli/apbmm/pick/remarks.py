@@ -30,10 +30,10 @@ def against(results: RunResults, evaluation: EvaluationResult, reference: str) -
     """As in "87% of thinking's accuracy for 41% of its tokens"; of more metrics a list."""
     found = ratios(results, evaluation, reference)
     whose = [f"{reference}'s", *["its"] * len(found)]
-    parts = [
-        f"{f'{ratio:.0%} of' if ratio < 2.0 else f'{ratio:.1f} times'} {owner} {name}"
-        for (name, ratio), owner in zip(found.items(), whose, strict=False)
+    shares = [
+        f"{ratio:.0%} of" if ratio < 2.0 else f"{ratio:.1f} times" for ratio in found.values()
     ]
+    parts = [" ".join(each) for each in zip(shares, whose, found, strict=False)]
     return (" for " if len(parts) == 2 else ", ").join(parts)
 
 

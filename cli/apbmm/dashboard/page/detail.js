@@ -57,7 +57,7 @@ export class Detail {
   parts(found) {
     const objectives = Object.entries(found.objectives ?? {});
     return [
-      element("p", {}, badge(found.state), ` ${found.purpose}${found.on_front ? ", on the front" : ""}`),
+      element("p", {}, badge(found.state), ` ${found.purpose}${found.on_front ? ", on the front" : ""}${found.breaks.length ? `, breaks ${found.breaks.join(", ")}` : ""}`),
       found.message ? element("p", { class: "trouble" }, found.message) : null,
       Object.entries(found.commands).map(([what, command]) =>
         element("p", { class: "command" }, copied(command, `copy: ${what}`), element("code", {}, command)),

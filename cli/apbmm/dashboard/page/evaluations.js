@@ -231,7 +231,7 @@ export class Evaluations {
       return element("a", { href: `#/${this.key}/evaluations/${row.id}`, "data-focus": `open-${row.id}` }, row.id);
     }
     if (key === "done_at") return moment(row.done_at);
-    if (key === "number") return row.number === null ? "" : "yes";
+    if (key === "number") return row.number === null ? (row.breaks ? `breaks ${row.breaks}` : "") : "yes";
     return row[key] === null || row[key] === undefined ? "" : String(row[key]);
   }
 

@@ -67,7 +67,7 @@ function tiles(status, present, confirming) {
         `${amount(limit.left)} left${place === 0 ? left : ""}`,
       ),
     ),
-    tile("hypervolume", number(status.hypervolume, ".4f"), `${status.front_size} on the front`),
+    tile("hypervolume", number(status.hypervolume, ".4f"), `${status.front_size} on the front${beyond(status)}`),
     ...(present.workers ? atWork(status, present) : status.condition === "running" ? [] : leftOver(status)),
     tile("cost", duration(status.gpu_seconds), `of ${status.hours_name === "GPU-hours" ? "a card" : "a worker"}, ${Math.round(status.tokens).toLocaleString("en")} tokens`),
     tile("time", duration(present.seconds ?? status.seconds), "with a master"),
@@ -122,4 +122,9 @@ function tile(name, value, more = "") {
 
 function amount(value) {
   return value >= 100 ? Math.round(value).toLocaleString("en") : String(Number(value.toFixed(2)));
+}
+
+// How many merges break a constraint, where the run has any.
+function beyond(status) {
+  return status.constraints.length ? `, ${status.breaking} beyond ${status.constraints.join(", ")}` : "";
 }

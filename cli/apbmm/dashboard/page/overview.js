@@ -57,6 +57,7 @@ export class Overview {
 function awaited({ status, present, rows }) {
   const all = [...rows.values()];
   if (all.some((row) => row.number)) return "";
+  if (status.breaking) return `All ${status.breaking} merges that are measured break ${status.constraints.join(", ")}.`;
   if (status.finished) return "No merge was measured.";
   const references = all.filter((row) => row.purpose === "reference" && row.state !== "done").map((row) => row.id);
   const now = (present.running ?? []).map((each) => each.id).join(", ");
