@@ -7,6 +7,7 @@ MLFLOW := 3.17.2
 WANDB := 0.31.0
 SKYPILOT := 0.14.1
 BIN := .venv/bin
+SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/system/test_full_disk.py \
@@ -54,18 +55,19 @@ lint: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
 
-# The tests with the real vLLM compute, the others mostly wait: they run side by side.
+# Each process of pytest takes one file after the other; those that are quick come last. Engines
+# compute and the other tests mostly wait, so there are more processes than processors.
 test: lint docs
 	+@$(MAKE) --jobs=2 --keep-going --output-sync=target --no-print-directory test-vllm test-others
 
 test-vllm: install
-	$(BIN)/pytest -m vllm
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m vllm
 
 test-others: install
-	$(BIN)/pytest -m "not vllm"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not vllm"
 
 test-fast: install
-	$(BIN)/pytest -m "not vllm and not slow"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not vllm and not slow"
 
 # Fifty random merges of every kind of model, each against a fresh engine: about half an hour.
 test-hot-load: install

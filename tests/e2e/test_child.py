@@ -147,7 +147,7 @@ def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Prepare, tmp_path: 
     assert temporary_checkpoints(prepare) == []
 
     daemon.send(Stop())
-    assert daemon.process.wait(3) == 0
+    assert daemon.process.wait(20) == 0
     assert daemon.group() == []
 
     # The source's folder as it stands answers as the merge that is that source.

@@ -105,6 +105,7 @@ def test_a_live_engine_is_loaded_with_it(merge: RunMerge, sources: VerifiedSourc
         torch.testing.assert_close(result[name], tensor)
 
 
+@pytest.mark.slow
 def test_the_command_has_its_flags(sources: VerifiedSources, tmp_path: Path) -> None:
     """In a process of its own, where the example is there before the command is built."""
     program = "import example_merge_method, apbmm.cli; apbmm.cli.main()"

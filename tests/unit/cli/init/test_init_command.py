@@ -243,6 +243,7 @@ def test_models_that_cannot_be_merged_are_refused_as_by_check(host: Path) -> Non
     assert sorted(path.name for path in host.iterdir()) == ["data", "models"]
 
 
+@pytest.mark.slow
 def test_ids_of_cached_models(host: Path) -> None:
     hub = host / "home" / "hub"
     for name in ("Tiny-Thinking", "Tiny-Instruct"):

@@ -45,7 +45,9 @@ def test_help_takes_less_than_half_a_second_of_cpu(command: tuple[str, ...]) -> 
         best = min(best, cpu_seconds() - before)
         assert shown.returncode == 0
         assert shown.stdout.startswith("Usage: " + " ".join(command))
-    assert best < 0.5
+        if best < 0.5:
+            return
+    pytest.fail(f"{best:.2f} s at best")
 
 
 @pytest.mark.parametrize("command", ["apbmm", "apbmm-master", "apbmm-worker"])

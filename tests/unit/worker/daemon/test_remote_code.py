@@ -116,6 +116,7 @@ def test_without_a_word_there_is_none(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_transformers_runs_it_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import dynamic_module_utils
 

@@ -24,6 +24,7 @@ def kept_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     calls.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept_processes")
 def test_equal_expressions_and_one_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapters, "EXPRESSION_SECONDS", 5.0)

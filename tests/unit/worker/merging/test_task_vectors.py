@@ -140,6 +140,7 @@ def test_dare_keeps_a_share_and_the_norm(trio: Path) -> None:
     assert_close(vector[kept], 0.5 * ratio * full[kept])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", [0.6, 0.1])  # at 0.1 the smallest of a row never stays
 def test_della_keeps_by_rank_within_rows(trio: Path, density: float) -> None:
     full = task_vector(trio, "a")[MATRIX]
