@@ -1,6 +1,6 @@
 """How well means over all questions are estimated from the answers to some of them.
 
-    python benchmarks/estimates.py > benchmarks/results/estimates.md
+    python benchmarks/estimates.py --out tables.jsonl > benchmarks/results/estimates.md
     python benchmarks/estimates.py extract runs/a runs/b OUT.npz
 
 The estimator of `search.partial_answers.outcome_estimates` is compared with the plain mean of the
@@ -18,13 +18,15 @@ The tables have the root mean square error, of tokens in units of their mean, an
 often the 80 and 95 % intervals hold the truth.
 
 The answered questions are random in these tables, and none is in flight. The last table is of an
-engine that answers several at once, so that short answers finish first.
+engine that answers several at once, so that short answers finish first. Tables that are in the file
+`--out` are not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -301,6 +303,24 @@ def seconds(count: int, size: int) -> float:
     return time.process_time() - begin
 
 
+class Tables:
+    """The rows of tables that are made already, kept in a file if there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self._known: dict[str, list[str]] = dict(map(json.loads, lines))
+
+    def get(self, title: str, rows: Iterator[str]) -> list[str]:
+        """The rows of a table, made where the file does not have them."""
+        if title not in self._known:
+            self._known[title] = list(rows)
+            if self._path is not None:
+                with self._path.open("a") as file:
+                    file.write(json.dumps([title, self._known[title]]) + "\n")
+        return self._known[title]
+
+
 def main() -> None:
     """Print the tables, or extract the outcomes of runs."""
     if sys.argv[1:2] == ["extract"]:
@@ -311,7 +331,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6, help="simulated benchmarks of each size")
     parser.add_argument("--unseen", type=int, default=20, help="merges to estimate in each")
     parser.add_argument("--only", default="", help="settings whose title holds this")
+    parser.add_argument("--out", type=Path, help="append every table as a JSON line")
     options = parser.parse_args()
+    tables = Tables(options.out)
     print("# Means over all questions from the answers to some\n")
     print(made_by(" ".join(["python", *sys.argv])))
     print("\n".join(__doc__.splitlines()[5:]))
@@ -321,7 +343,7 @@ def main() -> None:
             continue
         print(f"\n## {title[0].upper()}{title[1:]}\n\n| mean | estimator | {shares} |")
         print("|---|---|" + "---|" * len(SHARES))
-        print("\n".join(table(pairs, number)), flush=True)
+        print("\n".join(tables.get(title, table(pairs, number))), flush=True)
     if options.only in "in flight":
         print("\n## Answers in flight, simulated, 40 earlier merges\n")
         print("Window: questions that the engine answers at once; finished: of all questions.\n")
@@ -330,7 +352,7 @@ def main() -> None:
         for window in (12, 64):
             for share in (0.15, 0.30):
                 rows = flying(window, share, options.seeds, options.unseen)
-                print("\n".join(rows), flush=True)
+                print("\n".join(tables.get(f"{window} {share}", rows)), flush=True)
     print("\n## Time\n\n| earlier merges | questions | CPU seconds |\n|---|---|---|")
     for count, size in ((40, 130), (40, 468), (300, 1000)):
         print(f"| {count} | {size} | {seconds(count, size):.2f} |")

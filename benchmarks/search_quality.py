@@ -25,7 +25,7 @@ from pathlib import Path
 
 from apbmm_master.search.methods import method_class
 from campaigns import BUDGET, INITIAL, Campaign, Outcome, simulate
-from merge_landscapes import FAMILIES, KINDS, QUESTIONS
+from merge_landscapes import FAMILIES, KINDS, PAPER_FAMILIES, QUESTIONS
 from quality_report import report
 
 METHODS = (
@@ -85,7 +85,8 @@ def main() -> None:
     """Run the campaigns that the command line names and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    families = (*FAMILIES, *PAPER_FAMILIES)
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=families)
     parser.add_argument("--importance", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
