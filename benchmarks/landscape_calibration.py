@@ -52,8 +52,8 @@ def reachable(landscape: Landscape, evaluations: int) -> float:
     merges = np.concatenate([ends, rng.random((RANDOM, landscape.layers))])
     found = objectives(landscape, merges)
     while len(merges) < evaluations:
-        parents = merges[rng.choice(front(found), (2, GENERATION))]
-        children = np.where(rng.random(parents[0].shape) < 0.5, *parents)
+        first, second = (merges[rng.choice(front(found), GENERATION)] for _ in range(2))
+        children = np.where(rng.random(first.shape) < 0.5, first, second)
         rates, steps = rng.choice([0.03, 0.1, 0.3], GENERATION), rng.choice([0.1, 0.4], GENERATION)
         changed = rng.random(children.shape) < rates[:, None]
         children = children + changed * steps[:, None] * rng.normal(size=children.shape)
