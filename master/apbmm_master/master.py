@@ -52,6 +52,7 @@ from apbmm_master.scheduling.answer_keeper import AnswerKeeper
 from apbmm_master.scheduling.estimated_merges import EstimatedMerges
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.leases import LeaseDispatch
+from apbmm_master.scheduling.merges_in_progress import ReachableObjectives
 from apbmm_master.scheduling.message_handlers import MessageHandlers
 from apbmm_master.scheduling.policy import (
     AskForVectors,
@@ -111,6 +112,7 @@ class Master:
         """Called every turn, at least once `TICK_SECONDS` and once before `run` returns."""
         self.score_history = ScoreHistory()
         self._estimated = EstimatedMerges()
+        self._reachable = ReachableObjectives()
         self._newest_estimates: Mapping[str, BenchmarkEstimates] = {}
         self._awaits_estimates = False
         self.token_rate = TokenRate()
@@ -286,6 +288,11 @@ class Master:
         estimated = self._estimated.update(
             self.run_state, self._newest_estimates, self.optimiser.expected
         )
+        spec = self.run_state.spec
+        stops = spec is not None and spec.steps.stop_beaten
+        measured = self._measured() if estimated or stops else NOTHING_MEASURED
+        scored = self.journal.answers.scored
+        reachable = self._reachable.update(self.run_state, scored) if len(measured) else {}
         return Situation(
             now=time.monotonic(),
             listening_since=self.listening_since,
@@ -296,7 +303,8 @@ class Master:
             ask_seconds=self.optimiser.seconds,
             stalled=self._stalled(),
             estimated=estimated,
-            measured=self._measured() if estimated else NOTHING_MEASURED,
+            reachable=reachable,
+            measured=measured,
         )
 
     def _measured(self) -> Array:
@@ -321,13 +329,14 @@ class Master:
             self._carry_out(decision)
 
     def _take_estimates(self) -> None:
-        """Journal the estimates of merges that have paused since the last ones.
+        """Journal the estimates of merges that have paused or were stopped since the last ones.
 
         An ask waits for them, but only once: where merges pause all the time, the next ones may
         wait for the ask.
         """
         self._newest_estimates = self.optimiser.estimates(self.run_state)
-        paused = [e.id for e in self.run_state.of_state(EvaluationState.PAUSED) if not e.estimate]
+        in_part = self.run_state.of_state(EvaluationState.PAUSED, EvaluationState.STOPPED)
+        paused = [e.id for e in in_part if not e.estimate]
         newest = self._newest_estimates
         found = {name: newest[name] for name in paused if name in newest}
         if found:

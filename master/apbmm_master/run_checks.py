@@ -68,8 +68,9 @@ def _step_faults(spec: RunSpec) -> Iterator[str]:
     """Why the search method cannot be told estimates, where merges are measured in steps."""
     name = spec.algorithm.name
     known = name in names() and find_spec("botorch") is not None
-    if spec.steps.enabled and known and not method_class(name).takes_estimates:
-        yield f"steps.enabled: {name} would take the estimates of paused merges for measurements"
+    if spec.steps.in_part and known and not method_class(name).takes_estimates:
+        key = "enabled" if spec.steps.enabled else "stop_beaten"
+        yield f"steps.{key}: {name} would take estimates of merges for measurements"
 
 
 def _message_faults(spec: dict[str, Any]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation import scoring_client
 from apbmm_worker.evaluation.asking_order import Step, asking_order
+from apbmm_worker.evaluation.cut_off import CutOff as FromOutside
 from apbmm_worker.evaluation.scoring_client import AnswerListener, ScoringClient
 from tiny_checkpoints import write_tiny_qwen3
 
@@ -297,6 +298,35 @@ def test_a_step_ends_with_enough_answers_and_the_rest_gives_what_one_go_gives(
     assert found.benchmarks.keys() == undisturbed.benchmarks.keys()
     assert (found.parts, found.kept) == ({}, 9)
     assert [prompt.begun for prompt in rest.asked[0]].count((8, 9)) == 5
+
+
+@pytest.mark.parametrize("finished", [9, 0])
+def test_an_evaluation_that_is_cut_off_from_outside_is_a_step(
+    client: ScoringClient, source: Path, tmp_path: Path, finished: int
+) -> None:
+    out, none = tmp_path / "out", lambda *_: None
+    process, told, ask = client.process_id, Listening(), FromOutside()
+    if not finished:
+        ask.ask()  # before it begins
+
+    def progress(done: int, _: int) -> None:
+        if done == finished:
+            threading.Timer(0.2, ask.ask).start()
+
+    engine = CutOff(source, finished)
+    found = client.evaluate(engine, out, progress, {}, told, Step(cut_off=ask))
+    assert client.process_id == process
+    assert found.benchmarks == {}
+    assert not out.exists(), "EvalScope's records of a step are left"
+    parts = found.parts.values()
+    assert sum(part.answered for part in parts) == len(told.outcomes) == finished
+    assert sum(len(part.cut) for part in parts) == 4 * QUESTIONS - finished
+
+    late = FromOutside()
+    whole = client.evaluate(Oracle(source), out, none, told.answers, step=Step(cut_off=late))
+    late.ask()
+    assert whole.parts == {}
+    assert whole.benchmarks.keys() == found.parts.keys()
 
 
 def test_a_scoring_process_that_dies_is_told_with_its_log_and_replaced(

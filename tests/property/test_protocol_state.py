@@ -16,10 +16,12 @@ from apbmm_master.journal.costs.cost import generated_tokens
 from apbmm_master.journal.evaluations import TellCall
 from apbmm_master.journal.events import (
     AttemptFailed,
+    Beaten,
     Finishing,
     Leased,
     Paused,
     ResultRecorded,
+    Stopped,
 )
 from apbmm_master.journal.lifecycle import SETTLED, EvaluationState
 from apbmm_master.journal.run_state import RunState
@@ -338,6 +340,57 @@ SteppedMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestStepped = SteppedMachine.TestCase
+
+
+class BeatenMachine(ProtocolMachine):
+    """The same where merges that a measured one beats are stopped while they are evaluated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        budget = {"evaluations": 4, "initial": 2, "failures": 3}
+        self.world = World(steps={"stop_beaten": True}, budget=budget)
+        self.world.search = 60  # so that the first merge that is measured beats what rambles
+        self.world.rambles = True
+
+    @invariant()
+    def what_is_stopped_was_beaten_has_its_answers_and_is_left_alone(self) -> None:
+        beaten: dict[str, str] = {}
+        paused: dict[str, str] = {}
+        stopped: set[str] = set()
+        for record in self.world.stored:
+            match record.event:
+                case Beaten() as event:
+                    assert event.lease not in beaten.values(), "told once for each attempt"
+                    beaten[event.evaluation] = event.lease
+                case Paused() as event:
+                    assert event.evaluation not in paused
+                    paused[event.evaluation] = event.lease
+                case Stopped() as event:
+                    assert self.world.run_state.find(paused[event.evaluation])
+                    stopped.add(event.evaluation)
+                case Leased() | ResultRecorded() as event:
+                    assert event.evaluation not in stopped
+        assert stopped == set(paused) <= set(beaten)
+        for name in stopped:
+            evaluation = self.world.run_state.evaluations[name]
+            assert evaluation.state is EvaluationState.STOPPED
+            assert evaluation.in_budget
+            assert evaluation.step is not None
+            assert evaluation.step.answered < len(PROMPTS)
+
+    @invariant()
+    def what_is_stopped_is_told_once(self) -> None:
+        told = [c.evaluation for c in self.world.run_state.calls if isinstance(c, TellCall)]
+        assert len(told) == len(set(told))
+
+
+BeatenMachine.TestCase.settings = settings(
+    max_examples=scaled(600, 40),
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestBeaten = BeatenMachine.TestCase
 
 
 def test_nothing_is_leased_again_while_a_live_worker_holds_it() -> None:

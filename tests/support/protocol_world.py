@@ -25,6 +25,7 @@ from apbmm_common.protocol.messages import (
     Bye,
     Cancel,
     Decline,
+    Enough,
     Evaluated,
     Failed,
     FromMaster,
@@ -69,6 +70,7 @@ from apbmm_master.scheduling.answer_keeper import AnswerKeeper
 from apbmm_master.scheduling.estimated_merges import EstimatedMerges
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.leases import LeaseDispatch
+from apbmm_master.scheduling.merges_in_progress import ReachableObjectives
 from apbmm_master.scheduling.message_handlers import MessageHandlers
 from apbmm_master.scheduling.policy import (
     AskForVectors,
@@ -149,16 +151,20 @@ def is_finished(kept: KeptAnswer) -> bool:
     return unpack(kept).finish_reason != CUT
 
 
-def outcome_of(key: str) -> ScoredOutcome:
-    """The outcome of a question."""
+def outcome_of(key: str, *, rambles: bool = False) -> ScoredOutcome:
+    """The outcome of a question; one that ``rambles`` is wrong and takes very many tokens."""
     return ScoredOutcome(
-        benchmark="sums", question=str(PROMPTS[key]), score=1.0, tokens=2, finish_reason="stop"
+        benchmark="sums",
+        question=str(PROMPTS[key]),
+        score=float(not rambles),
+        tokens=10_000 if rambles else 2,
+        finish_reason="stop",
     )
 
 
-def step_of(has: Iterable[KeptAnswer]) -> Stepped:
+def step_of(has: Iterable[KeptAnswer], *, rambles: bool = False) -> Stepped:
     """What a merge has answered of the questions of `measurement`."""
-    outcomes = [outcome_of(kept.key) for kept in has if is_finished(kept)]
+    outcomes = [outcome_of(kept.key, rambles=rambles) for kept in has if is_finished(kept)]
     cut = tuple((str(PROMPTS[kept.key]), 1) for kept in has if not is_finished(kept))
     part = BenchmarkPart(
         questions=10,
@@ -193,7 +199,7 @@ class Sim:
     ``has``: answers to the questions of its lease, its engine's or kept ones; ``asked``: keys of
     all questions that its engine was asked, by lease. ``new``: answers that are not sent yet,
     ``flying``: the message of those that are not acknowledged. ``fetches``: it waits for more kept
-    answers.
+    answers. ``rambles``: see `outcome_of`.
     """
 
     name: str
@@ -218,6 +224,7 @@ class Sim:
     acknowledged: int = 0
     fetched: int = 0
     fetches: bool = False
+    rambles: bool = False
 
     def hello(self) -> None:
         """Say HELLO."""
@@ -251,7 +258,11 @@ class Sim:
         if self.flying is None and self.new:
             self.flying = Answers(
                 run=self.run, lease=lease, first=self.acknowledged, answers=tuple(self.new),
-                outcomes=tuple(outcome_of(kept.key) for kept in self.new if is_finished(kept)),
+                outcomes=tuple(
+                    outcome_of(kept.key, rambles=self.rambles)
+                    for kept in self.new
+                    if is_finished(kept)
+                ),
             )  # fmt: skip
             self.new = []
         if self.flying is not None:
@@ -280,11 +291,16 @@ class Sim:
             if key not in self.has:
                 self.has[key] = cut_answer_of(self.held.vector, key)
                 self.new.append(self.has[key])
+        return self._body()
+
+    def _body(self) -> Evaluated | Stepped:
+        """What there is of the held merge."""
+        assert self.held is not None
         if all(map(self._has_finished, PROMPTS)):
             return measured_of(self.held.vector)
-        return step_of(self.has.values())
+        return step_of(self.has.values(), rambles=self.rambles)
 
-    def hear(self, message: FromMaster) -> None:  # noqa: C901 - one branch for each message
+    def hear(self, message: FromMaster) -> None:  # noqa: C901, PLR0912 - one branch for each
         """React as the daemon does."""
         match message:
             case Welcome():
@@ -304,6 +320,10 @@ class Sim:
             case Cancel():
                 if self.held is not None and self.held.lease == message.lease:
                     self._drop()
+            case Enough():
+                held = self.held is not None and self.held.lease == message.lease
+                if held and not self.fetches:  # else the repetition
+                    self.finish(self._body())
             case Refuse(final=True):
                 self.alive, self.refused = False, message.reason
             case BeatAck(stage="preparing"):
@@ -403,6 +423,9 @@ class World:
         self.answers: list[tuple[bytes, FromMaster]] = []
         self.fails_to_commit = False
         self.scores, self.estimates = ScoreHistory(), EstimatedMerges()
+        self.reachable = ReachableObjectives()
+        self.rambles = False
+        """Whether the merges of workers that join from now on ramble."""
         self.search = 0
         """Another number, other vectors."""
         self.refused: list[RunFileError] = []
@@ -442,14 +465,17 @@ class World:
         """The instant that policy sees."""
         now = Situation(self.now, self.listening_since, False, False, None, False)
         estimated = self.estimates.update(self.run_state, {})
-        if not estimated:
+        assert self.run_state.spec is not None
+        if not (estimated or self.run_state.spec.steps.stop_beaten):
             return now
         front = list(self.scores.update(self.run_state).front.values())
-        return replace(now, estimated=estimated, measured=np.array(front).reshape(-1, 2))
+        measured = np.array(front).reshape(-1, 2)
+        reachable = self.reachable.update(self.run_state, self.tables.scored) if front else {}
+        return replace(now, estimated=estimated, reachable=reachable, measured=measured)
 
     def _estimate(self) -> None:
-        """What the search's process does with merges that have paused."""
-        paused = self.run_state.of_state(EvaluationState.PAUSED)
+        """What the search's process does with merges that have paused or were stopped."""
+        paused = self.run_state.of_state(EvaluationState.PAUSED, EvaluationState.STOPPED)
         found = {e.id: estimate_of(e) for e in paused if e.estimate is None}
         if found and self.run_state.references_done:
             self.record(Estimated(estimates=found))
@@ -563,7 +589,7 @@ class World:
         boot = self._boots
         worker = Sim(
             name, f"boot{boot}", f"id{boot}".encode(),
-            outside=outside, identical_layers=identical_layers,
+            outside=outside, identical_layers=identical_layers, rambles=self.rambles,
         )  # fmt: skip
         if old is not None:
             old.alive = False

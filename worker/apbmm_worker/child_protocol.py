@@ -4,10 +4,12 @@
     measure   -> progress*, measured
     use_answers*, evaluate -> (progress, new_answers)*, evaluated or stepped
     evaluate_folder -> progress*, evaluated
+        end_answers may come meanwhile: the answer is stepped, unless everything was answered
     stop, or the end of the socket -> the child ends with exit status 0
     any failure -> command_failed
 
-The daemon sends one command at a time; use_answers, which precede evaluate, have no answer.
+The daemon sends one command at a time; use_answers, which precede evaluate, and end_answers have no
+answer.
 `message_socket` says how messages are encoded.
 """
 
@@ -69,17 +71,26 @@ class Evaluate(BaseModel):
     """Evaluate the merge of one vector; EvalScope's records go to ``outputs``.
 
     The vector is of the run's space. That of a ``reference`` has one weight for each layer.
-    ``upto`` and ``enough`` are those of the `Assign`.
+    ``upto`` and ``enough`` are those of the `Assign`. ``lease`` names it for `EndAnswers`.
     """
 
     model_config = WIRE
     kind: Literal["evaluate"] = "evaluate"
     evaluation: str
+    lease: str = ""
     vector: tuple[Finite, ...]
     reference: bool = False
     outputs: str
     upto: Count = 0
     enough: Count = 0
+
+
+class EndAnswers(BaseModel):
+    """Cut off the answers in flight of the evaluation under a lease, now or once it has begun."""
+
+    model_config = WIRE
+    kind: Literal["end_answers"] = "end_answers"
+    lease: str
 
 
 class EvaluateFolder(BaseModel):
@@ -157,7 +168,7 @@ class CommandFailed(BaseModel):
     fatal: bool = False
 
 
-Command = Prepare | Measure | UseAnswers | Evaluate | EvaluateFolder | Stop
+Command = Prepare | Measure | UseAnswers | Evaluate | EndAnswers | EvaluateFolder | Stop
 Answer = Prepared | Measured | Evaluated | Stepped | CommandFailed
 """The last event of a command."""
 Event = StageProgress | NewAnswers | Answer

@@ -5,13 +5,13 @@
     READY    sources are read, their digests      REFUSE       why this worker may not join
     UNFIT    this host cannot take part           ASSIGN       one piece of work under a lease
     ACCEPT   I hold the lease                     CANCEL       drop the lease
-    DECLINE  I do not take the lease              BEAT_ACK     the master lives, in this epoch
-    BEAT     I live; stage and progress           RESULT_ACK   stored: forget the result
-    RESULT   measurements, a step, or a failure   HELLO_AGAIN  I do not know you: send HELLO
-    ANSWERS  the next answers of a lease          ANSWERS_ACK  stored: send the next
-    ANSWERS_WANTED  give me those that you have   KEPT_ANSWERS  the next of them
-    DRAIN    give me no more work                 BYE          the run is over
-    BYE      I leave
+    DECLINE  I do not take the lease              ENOUGH       end the lease with what it has
+    BEAT     I live; stage and progress           BEAT_ACK     the master lives, in this epoch
+    RESULT   measurements, a step, or a failure   RESULT_ACK   stored: forget the result
+    ANSWERS  the next answers of a lease          HELLO_AGAIN  I do not know you: send HELLO
+    ANSWERS_WANTED  give me those that you have   ANSWERS_ACK  stored: send the next
+    DRAIN    give me no more work                 KEPT_ANSWERS  the next of the kept answers
+    BYE      I leave                              BYE          the run is over
 
 One evaluation, from joining to the stored result (worker -> and <- master):
 
@@ -25,9 +25,10 @@ One evaluation, from joining to the stored result (worker -> and <- master):
     RESULT -> <- RESULT_ACK                         the result is in the journal
 
 A connection may lose any message. A sender repeats ASSIGN until ACCEPT or DECLINE, RESULT until
-RESULT_ACK, ANSWERS until ANSWERS_ACK and ANSWERS_WANTED until KEPT_ANSWERS; a repetition is the
-same message, and receivers ignore what they know already. A worker that the master does not know
-(after a restart of the master, say) is asked to send HELLO again.
+RESULT_ACK, ENOUGH until that RESULT, ANSWERS until ANSWERS_ACK and ANSWERS_WANTED until
+KEPT_ANSWERS; a repetition is the same message, and receivers ignore what they know already. A
+worker that the master does not know (after a restart of the master, say) is asked to send HELLO
+again.
 
 A *lease* is one attempt at one evaluation, given to one worker. A *boot* is one life of a worker
 process, an *epoch* one life of a master process. A message is two frames: `codec.HEADER` with the
@@ -378,7 +379,7 @@ class BenchmarkPart(BaseModel):
 
 
 class Stepped(BaseModel):
-    """What one merge has answered when a step has ended: see ``upto`` in `Assign`.
+    """What one merge has answered when a step has ended: see ``upto`` in `Assign`, and `Enough`.
 
     ``benchmarks`` has all benchmarks of the run, also those of which nothing is answered yet.
     Answers that the step did not ask, or that had no token yet when it ended, have no row.
@@ -549,6 +550,17 @@ class Cancel(Message):
     """The journal has no such lease, so a result that the worker keeps for it is of no use."""
 
 
+class Enough(Message):
+    """What is answered under the lease is enough: end it, as a step ends that has `enough`.
+
+    Answers in flight are cut off, and the engine stays. The result is `Stepped`, unless everything
+    was answered already. It is sent again until the result arrives.
+    """
+
+    type: Literal["enough"] = "enough"
+    lease: Id
+
+
 class BeatAck(Message):
     """The master lives, in this epoch. ``stage`` is the worker's as the master knows it.
 
@@ -581,6 +593,7 @@ FromMaster = (
     | Refuse
     | Assign
     | Cancel
+    | Enough
     | BeatAck
     | AnswersAck
     | KeptAnswers

@@ -672,6 +672,17 @@ class StepsSection(Section):
     kept: Annotated[float, Field(gt=0, le=10)] = 0.7
     """What of the budget is kept for the end: this many times what the front of all estimates is
     expected to take. Less begins more merges, more completes more of them."""
+    stop_beaten: bool = False
+    """Whether a merge is stopped as soon as a measured merge beats whatever it still answers: one
+    that is as accurate as if all open questions were answered right, with no more tokens than
+    have been generated. At temperature 0 such a merge is never on the front. It counts towards the
+    budget with what it has answered, and the search is told its estimate. It goes without
+    `enabled`, and has the same needs."""
+
+    @property
+    def in_part(self) -> bool:
+        """Whether merges may be measured in part."""
+        return self.enabled or self.stop_beaten
 
 
 STEPPED_METRICS = frozenset({"accuracy", "tokens"})
@@ -963,7 +974,7 @@ class RunSpec(Section):
     @field_validator("steps")
     @classmethod
     def _can_be_estimated(cls, steps: StepsSection, info: ValidationInfo) -> StepsSection:
-        if steps.enabled:
+        if steps.in_part:
             constrained = any(info.data.get(side) for side in SIGNS)
             _refuse(_step_faults(info.data.get("objectives", ()), constrained=constrained))
         return steps

@@ -58,6 +58,15 @@ class Kept:
     outcomes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredPart:
+    """What an evaluation has of one benchmark: scored answers, the sum of scores, and tokens."""
+
+    answered: int = 0
+    scores: float = 0.0
+    tokens: int = 0
+
+
 class AnswerTables:
     """The tables in an open database, and how much each evaluation has in them.
 
@@ -68,11 +77,13 @@ class AnswerTables:
         self._db = db
         db.create_function("replaces", 3, _replaces, deterministic=True)
         self._counts: dict[str, Kept] = {}
+        self._parts: dict[str, dict[str, ScoredPart]] = {}
         self.read()
 
     def read(self) -> None:
         """Count anew what is stored."""
         self._counts = counts(self._db)
+        self._parts = {name: self._scored(name) for name in self._counts}
 
     @property
     def all(self) -> Mapping[str, Kept]:
@@ -82,6 +93,10 @@ class AnswerTables:
     def of(self, evaluation: str) -> Kept:
         """How much of an evaluation is committed."""
         return self._counts.get(evaluation, Kept())
+
+    def scored(self, evaluation: str) -> Mapping[str, ScoredPart]:
+        """What of an evaluation is scored, by benchmark; the same object until that changes."""
+        return self._parts.get(evaluation, {})
 
     def keep(self, batches: Iterable[tuple[str, Answers]]) -> None:
         """Commit answers with their evaluations, in one transaction.
@@ -101,11 +116,20 @@ class AnswerTables:
             reach("journal.insert", "answers")
         for name in changed:
             self._counts[name] = Kept(*(self._count(table, name) for table in TABLES))
+            self._parts[name] = self._scored(name)
         reach("journal.commit", "answers")
 
     def _count(self, table: str, evaluation: str) -> int:
         query = f"SELECT count(*) FROM {table} WHERE evaluation = ?"  # noqa: S608 - of `TABLES`
         return int(self._db.execute(query, (evaluation,)).fetchone()[0])
+
+    def _scored(self, evaluation: str) -> dict[str, ScoredPart]:
+        query = (
+            "SELECT benchmark, count(*), total(score), sum(tokens) FROM kept_outcomes "
+            "WHERE evaluation = ? GROUP BY benchmark"
+        )
+        rows = self._db.execute(query, (evaluation,))
+        return {benchmark: ScoredPart(*part) for benchmark, *part in rows}
 
     def page(self, evaluation: str, after: int) -> tuple[KeptAnswer, ...]:
         """The kept answers of an evaluation from number ``after`` on, as many as a message has."""
@@ -145,6 +169,7 @@ class AnswerTables:
         """Note that what `delete` did is committed."""
         for name in evaluations:
             self._counts.pop(name, None)
+            self._parts.pop(name, None)
 
 
 def _replaces(key: str, new: bytes, old: bytes) -> bool:

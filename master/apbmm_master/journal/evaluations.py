@@ -28,7 +28,8 @@ class Attempt:
     ``kept``: how many answers of earlier attempts its worker need not ask for. ``worker_lost``: its
     worker had begun the evaluation and was not heard again. ``kept_at_loss``: how many were kept
     then.
-    ``upto`` and ``enough`` are those of its `Assign`.
+    ``upto`` and ``enough`` are those of its `Assign`. ``beaten``: why its worker was told that what
+    is answered is enough; empty where it was not.
     ``gpu_seconds``: what it cost, once it has ended; see `spending.Spending`.
     """
 
@@ -49,6 +50,7 @@ class Attempt:
     kept_at_loss: int = 0
     upto: int = 0
     enough: int = 0
+    beaten: str = ""
 
     @property
     def lost_in_vain(self) -> bool:
@@ -63,7 +65,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class FirstStep:
-    """What a merge has answered in its first step, without the rows of single answers.
+    """What a merge has answered in its first step, or when it was beaten, without single answers.
 
     ``scores``: the sum of the scores of its answers, by benchmark. ``worker`` measured it.
     """

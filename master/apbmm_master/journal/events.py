@@ -246,6 +246,18 @@ class Estimated(Event):
     estimates: dict[str, BenchmarkEstimates]
 
 
+class Beaten(Event):
+    """A measured merge beats whatever one in progress still answers; its worker is told to end.
+
+    It is stopped with what it has answered then. ``reason`` is that of its `Stopped`.
+    """
+
+    event: Literal["beaten"] = "beaten"
+    evaluation: str
+    lease: str
+    reason: str
+
+
 class Stopped(Event):
     """A paused merge never goes on: whatever it still answered, a measured merge beats it."""
 
@@ -361,6 +373,7 @@ AnyEvent = (
     | ResultRecorded
     | Paused
     | Estimated
+    | Beaten
     | Stopped
     | Finishing
     | DuplicateResult

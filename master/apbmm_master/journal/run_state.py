@@ -30,6 +30,7 @@ from apbmm_master.journal.evaluations import (
 from apbmm_master.journal.events import (
     Accepted,
     AttemptFailed,
+    Beaten,
     DuplicateResult,
     EpochStarted,
     Estimated,
@@ -275,6 +276,9 @@ class RunState:
                 self._pause_evaluation(event, record.time)
             case Estimated() as event:
                 self._estimate(event)
+            case Beaten() as event:
+                _, attempt = self._leased(event.lease)
+                attempt.beaten = event.reason
             case Stopped() as event:
                 evaluation = self.evaluations[event.evaluation]
                 self._set_state(evaluation, EvaluationState.STOPPED)
@@ -452,7 +456,7 @@ class RunState:
                 raise InvariantError(f"an estimate of {name}, which has not paused newly")
             evaluation.estimate = estimate
             # One that has its result already, by a late attempt, was told with that.
-            if evaluation.state not in SETTLED:
+            if evaluation.state not in {EvaluationState.DONE, EvaluationState.FAILED}:
                 self._tell(evaluation, estimated=True)
 
     def _end_attempt(self, attempt: Attempt, time: float, worked: float = 0.0) -> None:

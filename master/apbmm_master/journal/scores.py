@@ -15,6 +15,7 @@ from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.repetitions import share_variance
 from apbmm_common.run_file import ObjectiveSection, RunSpec
 from apbmm_common.run_file.constraints import Constraint
+from apbmm_master.journal.answer_tables import ScoredPart
 from apbmm_master.journal.evaluations import Attempt, Evaluation, FirstStep
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -30,6 +31,9 @@ from apbmm_master.search.reference_scaling import (
     objective_variance,
     objective_vector,
 )
+
+ENDLESS = 1e12
+"""Tokens of an answer that never ends, as a number that can be computed with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,20 +205,34 @@ def estimated_objectives(
 
 
 def best_reachable(run_state: RunState, step: FirstStep) -> tuple[float, ...]:
-    """Objective vector of a merge that has paused, if it answers all the rest right, in no token.
-
-    So it is at least what the merge would be measured to have.
-    """
-    assert run_state.spec is not None
-    best = {
-        name: {
-            "accuracy": (step.scores[name] + part.answers - part.answered) / part.answers,
-            "tokens": part.tokens / part.answers,
-        }
+    """Objective vector of a merge that has paused, if it answers the rest right, in no token."""
+    parts = {
+        name: ScoredPart(part.answered, step.scores[name], part.tokens)
         for name, part in step.body.benchmarks.items()
     }
-    found = objective_vector(objectives_of(run_state.spec), best, references_of(run_state))
-    return tuple(map(float, found))
+    answers = {name: part.answers for name, part in step.body.benchmarks.items()}
+    return best_with(run_state, parts, answers)
+
+
+def best_with(
+    run_state: RunState, parts: Mapping[str, ScoredPart], answers: Mapping[str, int]
+) -> tuple[float, ...]:
+    """Objective vector of a merge, if it answers right, in no token, all that it has not answered.
+
+    So it is at least what the merge would be measured to have. An objective by which fewer right
+    answers or more tokens are better has what all wrong ones, in endless tokens, would give.
+    ``answers``: of each benchmark in full.
+    """
+    assert run_state.spec is not None
+    objectives, references = objectives_of(run_state.spec), references_of(run_state)
+    best, worst = {}, {}
+    for name, whole in answers.items():
+        part = parts.get(name, ScoredPart())
+        accuracy = (part.scores + whole - part.answered) / whole
+        best[name] = {"accuracy": accuracy, "tokens": part.tokens / whole}
+        worst[name] = {"accuracy": part.scores / whole, "tokens": ENDLESS}
+    ends = [objective_vector(objectives, end, references) for end in (best, worst)]
+    return tuple(map(float, np.maximum(*ends)))
 
 
 def learned_variances(body: Evaluated) -> dict[str, dict[str, float]]:

@@ -322,9 +322,9 @@ def search_arguments(run_state: RunState) -> SearchArguments:
         constraints=len(spec.constraints),
         seed=spec.seed,
         # The search counts everything that it is told, also what was learnt from another run.
-        # Where merges are measured in steps, a vector is less than an evaluation.
+        # Where merges are measured in part, a vector is less than an evaluation.
         budget=None
-        if budget is None or spec.steps.enabled
+        if budget is None or spec.steps.in_part
         else budget + len(run_state.learning.evaluations),
         initial=spec.budget.initial,
         workers=spec.algorithm.batch,

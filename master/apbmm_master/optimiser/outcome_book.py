@@ -186,9 +186,9 @@ class OutcomeBook:
         for reference in request.references:
             if not self._is_whole(reference.evaluation):
                 raise OutcomesMissingError(
-                    f"merges cannot be measured in steps: the journal has no outcomes of the "
+                    f"merges cannot be measured in part: the journal has no outcomes of the "
                     f"reference {reference.evaluation}",
-                    "set steps.enabled = false, and the same command goes on",
+                    "set enabled and stop_beaten of [steps] to false, and the same command goes on",
                 )
         every = (*request.references, *request.complete)
         found = {}

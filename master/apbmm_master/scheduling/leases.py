@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from apbmm_common.protocol.messages import Assign, FromMaster
+from apbmm_common.protocol.messages import Assign, Enough, FromMaster
 from apbmm_master.journal.answer_tables import Kept
 from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.events import (
     AnyEvent,
+    Beaten,
     EvaluationFailed,
     Leased,
     Lost,
@@ -26,6 +27,7 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.steps.first_steps import Step
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.policy import (
+    EndAttempt,
     FailEvaluation,
     GiveUpLease,
     GrantLease,
@@ -57,10 +59,17 @@ class LeaseDispatch:
         self._kept = kept
         self._sent_at: dict[str, float] = {}
         """When the ASSIGN of each lease that waits for its ACCEPT was last sent."""
+        self._enough_at: dict[str, float] = {}
+        """When the ENOUGH of each lease in progress that is beaten was last sent."""
 
     def carry_out(
         self,
-        decision: GiveUpLease | RemoveWorker | FailEvaluation | StopEvaluation | GrantLease,
+        decision: GiveUpLease
+        | RemoveWorker
+        | FailEvaluation
+        | EndAttempt
+        | StopEvaluation
+        | GrantLease,
         now: float,
     ) -> None:
         """Record the events of one decision."""
@@ -84,6 +93,8 @@ class LeaseDispatch:
                 self._fleet.leave(worker)
             case FailEvaluation(evaluation, message):
                 self._record(EvaluationFailed(evaluation=evaluation, message=message))
+            case EndAttempt(evaluation, lease, reason):
+                self._record(Beaten(evaluation=evaluation, lease=lease, reason=reason))
             case StopEvaluation(evaluation, reason):
                 self._record(Stopped(evaluation=evaluation, reason=reason))
             case GrantLease(evaluation, worker=name, step=step):
@@ -112,10 +123,28 @@ class LeaseDispatch:
         self._assign(*found, now)
 
     def resend(self, now: float) -> None:
-        """Send the ASSIGNs again that were not accepted within ``timings.resend`` seconds.
+        """Send what has had no effect within ``timings.resend`` seconds: ASSIGN, and ENOUGH.
 
         A worker that gets the same ASSIGN twice does the work once.
         """
+        self._resend_assigns(now)
+        self._resend_enough(now)
+
+    def _resend_enough(self, now: float) -> None:
+        """Send ENOUGH for each lease in progress that is beaten, the first time at once."""
+        assert self._run_state.spec is not None
+        interval = self._run_state.spec.timings.resend
+        beaten = [attempt for _, attempt in self._run_state.active_attempts() if attempt.beaten]
+        self._enough_at = {a.lease: self._enough_at.get(a.lease, -interval) for a in beaten}
+        for attempt in beaten:
+            present = self._fleet.boot_of(attempt.worker) == attempt.boot
+            if present and now - self._enough_at[attempt.lease] >= interval:
+                self._enough_at[attempt.lease] = now
+                identity = self._fleet.workers[attempt.worker].identity
+                enough = Enough(run=self._run_state.run, lease=attempt.lease)
+                self._send_after_commit(identity, enough)
+
+    def _resend_assigns(self, now: float) -> None:
         assert self._run_state.spec is not None
         interval = self._run_state.spec.timings.resend
         waiting = [

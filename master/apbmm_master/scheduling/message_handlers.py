@@ -49,6 +49,7 @@ from apbmm_master.journal.events import (
     Paused,
     ResultRecorded,
     SourcesVerified,
+    Stopped,
     WorkerJoined,
     WorkerLeft,
     WorkerQuarantined,
@@ -429,7 +430,7 @@ class MessageHandlers:
         assert self.run_state.spec is not None
         body = message.body
         expected = ["measured" if evaluation.purpose == "measure" else "evaluated"]
-        if attempt.upto:
+        if attempt.upto or attempt.beaten:
             expected.append("stepped")
         text = ""
         if canonical_hash(body.model_dump(mode="json")) != message.digest:
@@ -475,7 +476,10 @@ class MessageHandlers:
     ) -> None:
         worker.failures_in_row, worker.last_failure = 0, ""
         rival = evaluation.active_attempt
-        self._record(_recorded(evaluation, attempt, message))
+        event = _recorded(evaluation, attempt, message)
+        self._record(event)
+        if isinstance(event, Paused) and attempt.beaten:
+            self._record(Stopped(evaluation=evaluation.id, reason=attempt.beaten))
         if rival is not None and rival.lease != attempt.lease:
             self._cancel(rival)
 

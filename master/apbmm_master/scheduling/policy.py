@@ -28,7 +28,7 @@ The transitions of evaluations and attempts are the tables of `journal.lifecycle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -60,8 +60,10 @@ from apbmm_master.scheduling.estimated_merges import (
     kept_for_the_end,
 )
 from apbmm_master.scheduling.fleet import Fleet, Worker
+from apbmm_master.scheduling.merges_in_progress import beaten_in_progress
 from apbmm_master.search.arrays import Array
 
+BEATEN = "a measured merge beats whatever it still answers"
 WAIT_WORTH_AVOIDING = 0.005
 """No vector is prefetched while an ask takes a smaller share of an evaluation's time than this."""
 PAPER_WORKERS = 4
@@ -106,6 +108,15 @@ class GrantLease:
 
 
 @dataclass(frozen=True)
+class EndAttempt:
+    """Have a worker end a lease with what is answered, for a reason."""
+
+    evaluation: str
+    lease: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class StopEvaluation:
     """Never go on with a merge that has paused, for a reason."""
 
@@ -140,6 +151,7 @@ Decision = (
     | RemoveWorker
     | FailEvaluation
     | GrantLease
+    | EndAttempt
     | StopEvaluation
     | BeginFinishing
     | AskForVectors
@@ -161,6 +173,7 @@ class Situation:
     - ``ask_seconds``: duration of the last ask; 0 before the first.
     - ``stalled``: why the run's patience is at an end, in words; "" while it is not.
     - ``estimated``: the merges that have paused and are estimated, those that go on now included.
+    - ``reachable``: by evaluation, the best objectives (m,) that merges in progress can still have.
     - ``measured`` (n, m): objectives of the front of the merges that are measured in full.
     """
 
@@ -173,6 +186,7 @@ class Situation:
     ask_seconds: float = 0.0
     stalled: str = ""
     estimated: tuple[EstimatedMerge, ...] = ()
+    reachable: Mapping[str, Array] = field(default_factory=dict, compare=False)
     measured: Array = field(default_factory=lambda: np.zeros((0, 2)), compare=False)
 
     @property
@@ -188,6 +202,7 @@ def decide(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Deci
     decisions: list[Decision] = list(_lost_leases(run_state, fleet, spec, situation))
     decisions += _unreachable(run_state, fleet, spec, situation)
     decisions += _failed_for_good(run_state)
+    decisions += _beaten(run_state, situation)
     end = _end(run_state, spec, situation)
     if end is not None:
         return [*decisions, end]
@@ -269,6 +284,13 @@ def _failed_for_good(run_state: RunState) -> Iterator[FailEvaluation]:
             yield FailEvaluation(evaluation.id, evaluation.reason_to_give_up)
 
 
+def _beaten(run_state: RunState, situation: Situation) -> Iterator[EndAttempt]:
+    for evaluation, attempt in beaten_in_progress(
+        run_state, situation.reachable, situation.measured
+    ):
+        yield EndAttempt(evaluation.id, attempt.lease, BEATEN)
+
+
 def _end(run_state: RunState, spec: RunSpec, situation: Situation) -> FinishRun | None:
     if run_state.finished:
         return None
@@ -329,7 +351,7 @@ def _turns(run_state: RunState, situation: Situation) -> list[Decision]:
     if not (run_state.references_done and _has_steps(run_state)):
         return []
     stops: list[Decision] = [
-        StopEvaluation(merge.evaluation.id, "a measured merge beats whatever it still answers")
+        StopEvaluation(merge.evaluation.id, BEATEN)
         for merge in beaten(situation.paused, situation.measured)
     ]
     if stops or run_state.finishing:

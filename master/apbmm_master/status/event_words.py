@@ -11,6 +11,7 @@ from apbmm_common.protocol.messages import Measured
 from apbmm_master.journal.events import (
     AnyEvent,
     AttemptFailed,
+    Beaten,
     DuplicateResult,
     EpochStarted,
     EvaluationFailed,
@@ -83,6 +84,8 @@ def event_in_words(event: AnyEvent) -> EventWords | None:  # noqa: C901, PLR0911
             answered, asked = sum(p.answered for p in parts), sum(p.answers for p in parts)
             text = f"{name} pauses on {worker}: {answered} of {asked} questions are answered"
             return EventWords(text, "quiet", name, worker)
+        case Beaten(evaluation=name):
+            return EventWords(f"{name} is to end: {event.reason}", "quiet", name)
         case Stopped(evaluation=name):
             return EventWords(f"{name} does not go on: {event.reason}", evaluation=name)
         case Finishing():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 from apbmm_common.errors import WireError
-from apbmm_worker.child_protocol import COMMANDS, Command, CommandFailed, Event, Stop
+from apbmm_worker.child_protocol import COMMANDS, Command, CommandFailed, EndAnswers, Event, Stop
 from apbmm_worker.message_socket import bodies, message_in, to_bytes
 
 
@@ -21,17 +23,39 @@ class Channel:
         """Send one event. Raises `WireError` for an event that cannot be encoded."""
         self._socket.sendall(to_bytes(event))
 
-    def serve(self, obey: Callable[[Command], None]) -> None:
+    def serve(
+        self, obey: Callable[[Command], None], end_answers: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Call ``obey`` with each command, until `Stop` or until the daemon closes the socket.
 
-        A message that is not a command is answered with `CommandFailed`.
+        ``end_answers`` is called with the lease of `EndAnswers`, in another thread, at once. A
+        message that is not a command is answered with `CommandFailed`.
         """
-        for body in bodies(self._file.read):
+        arrived: queue.SimpleQueue[Command | WireError | None] = queue.SimpleQueue()
+
+        def read() -> None:
             try:
-                command = message_in(body, COMMANDS)
-            except WireError as error:
-                self.send(CommandFailed(fault="infrastructure", message=error.message))
-                continue
+                for command in self._commands():
+                    if isinstance(command, EndAnswers):
+                        end_answers(command.lease)
+                    else:
+                        arrived.put(command)
+            finally:
+                arrived.put(None)
+
+        threading.Thread(target=read, name="commands", daemon=True).start()
+        while (command := arrived.get()) is not None:
             if isinstance(command, Stop):
                 return
-            obey(command)
+            if isinstance(command, WireError):
+                self.send(CommandFailed(fault="infrastructure", message=command.message))
+            else:
+                obey(command)
+
+    def _commands(self) -> Iterator[Command | WireError]:
+        """The commands as they come; an error for a message that is none."""
+        for body in bodies(self._file.read):
+            try:
+                yield message_in(body, COMMANDS)
+            except WireError as error:
+                yield error

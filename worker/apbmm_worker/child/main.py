@@ -28,6 +28,7 @@ from apbmm_worker.child_protocol import (
     Answer,
     Command,
     CommandFailed,
+    EndAnswers,
     Evaluate,
     EvaluateFolder,
     Event,
@@ -40,6 +41,7 @@ from apbmm_worker.child_protocol import (
 )
 from apbmm_worker.engine.kinds import engine_kind
 from apbmm_worker.evaluation.asking_order import Step
+from apbmm_worker.evaluation.cut_off import CutOffs
 from apbmm_worker.message_socket import inherited_socket
 
 _log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class Child:
         self._reporter = reporter
         self._pipeline: Pipeline | None = None
         self._kept: list[KeptAnswer] = []
+        self.cut_offs = CutOffs()
 
     def obey(self, command: Command) -> None:
         """Run one command and send its answer, if it has one."""
@@ -111,7 +114,9 @@ class Child:
         if self._pipeline is not None:
             self._pipeline.close(ending=ending)
 
-    def _answer(self, command: Prepare | Measure | Evaluate | EvaluateFolder | Stop) -> Answer:
+    def _answer(
+        self, command: Prepare | Measure | Evaluate | EndAnswers | EvaluateFolder | Stop
+    ) -> Answer:
         match command:
             case Prepare():
                 return self._prepare(command)
@@ -123,8 +128,8 @@ class Child:
                 from apbmm_worker.child.folder_evaluation import evaluate_folder
 
                 return evaluate_folder(command, self._reporter.progress)
-            case Stop():
-                raise AssertionError("Channel.serve ends with it")
+            case Stop() | EndAnswers():
+                raise AssertionError("Channel.serve takes it")
 
     def _evaluate(self, command: Evaluate) -> Evaluated | Stepped:
         kept, self._kept = self._kept, []
@@ -136,7 +141,7 @@ class Child:
                 reference=command.reference,
                 kept=kept,
                 listener=stream,
-                step=Step(command.upto, command.enough),
+                step=Step(command.upto, command.enough, self.cut_offs.begin(command.lease)),
             )
 
     def _prepare(self, command: Prepare) -> Prepared:
@@ -167,7 +172,7 @@ def main() -> None:
     faulthandler.enable()
     set_up_logging()
     child = Child(Reporter(channel))
-    channel.serve(child.obey)
+    channel.serve(child.obey, child.cut_offs.ask)
     child.close(ending=True)
     # An orderly end of the engine's threads takes seconds, and frees only what this frees too.
     sys.stdout.flush()

@@ -25,7 +25,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
@@ -55,6 +55,7 @@ from apbmm_worker.child_protocol import (
     UseAnswers,
 )
 from apbmm_worker.evaluation.asking_order import Step, asking_order
+from apbmm_worker.evaluation.cut_off import CutOff, CutOffs
 from apbmm_worker.evaluation.outcomes import benchmark_part, benchmark_result
 from apbmm_worker.message_socket import inherited_socket
 
@@ -63,6 +64,8 @@ PROGRESS_SECONDS = 0.25
 TOKENS = (200.0, 4000.0)
 """Mean tokens of the two synthetic sources, cheap and thinking."""
 SECONDS_A_TOKEN = 0.01
+IN_FLIGHT = 4
+"""Questions that are being answered when an evaluation is cut off."""
 CUT_AT = 0.5
 """Share of an answer that is there when the end of a step cuts it off."""
 TRUNCATED = 0.05
@@ -138,7 +141,7 @@ def result_of(
         stages={"rehearse": seconds},
         engine=description(kept),
     )
-    return result if spec.steps.enabled else result.without_outcomes()
+    return result if spec.steps.in_part else result.without_outcomes()
 
 
 def invented(
@@ -261,7 +264,7 @@ class Part:
     """What one attempt does: it answers the questions ``now``, one after another, and cuts ``cut``.
 
     ``asked`` are all of its step, ``questions`` all of the run, in the asking order. ``answers``
-    are those of earlier attempts, by key.
+    are those of earlier attempts, by key. ``left`` it did not come to.
     """
 
     questions: Sequence[Question]
@@ -269,6 +272,7 @@ class Part:
     now: Sequence[Question]
     cut: Sequence[Question]
     answers: Mapping[str, Answer]
+    left: Sequence[Question] = ()
 
     @classmethod
     def of(cls, questions: Sequence[Question], step: Step, answers: Mapping[str, Answer]) -> Part:
@@ -278,10 +282,16 @@ class Part:
         count = max(0, step.needed(len(asked)) - (len(asked) - len(missing)))
         return cls(questions, asked, missing[:count], missing[count:], answers)
 
+    def ended_after(self, count: int) -> Part:
+        """The same, cut off when so many questions of ``now`` are answered."""
+        flying = count + IN_FLIGHT
+        cut = (*self.now[count:flying], *self.cut)
+        return replace(self, now=self.now[:count], cut=cut, left=self.now[flying:])
+
     @property
     def kept(self) -> int:
         """How many of its questions were answered before."""
-        return len(self.asked) - len(self.now) - len(self.cut)
+        return len(self.asked) - len(self.now) - len(self.cut) - len(self.left)
 
     @property
     def newly_cut(self) -> list[Question]:
@@ -297,7 +307,7 @@ class Part:
     def outcomes(self) -> dict[str, list[Outcome]]:
         """All outcomes of the step, by benchmark; kept answers have theirs."""
         found: dict[str, list[Outcome]] = {question.benchmark: [] for question in self.questions}
-        numbers = {question.number for question in (*self.now, *self.cut)}
+        numbers = {question.number for question in (*self.now, *self.cut, *self.left)}
         new = {question.number for question in self.now}
         for question in sorted(self.asked, key=lambda question: question.number):
             if question.number in new:
@@ -309,15 +319,28 @@ class Part:
 
 
 def evaluate(
-    spec: RunSpec, command: Evaluate, kept: Iterable[KeptAnswer], channel: Channel
+    spec: RunSpec,
+    command: Evaluate,
+    kept: Iterable[KeptAnswer],
+    channel: Channel,
+    cut_off: CutOff | None = None,
 ) -> Evaluated | Stepped:
-    """Wait as long as the answers that are not kept would take; what all of them give."""
+    """Wait as long as the answers that are not kept would take; what all of them give.
+
+    Where it is ``cut_off``, what there is by then.
+    """
+    began = time.monotonic()
+    cut_off = cut_off or CutOff()
     seconds, outcomes = invented(spec, command.vector, reference=command.reference)
     answers = {answer.key: unpack(answer) for answer in kept}
     part = Part.of(questions_of(spec, outcomes), Step(command.upto, command.enough), answers)
     seconds *= part.share
     steps = max(1, math.ceil(seconds / PROGRESS_SECONDS))
     for number in range(steps):
+        if cut_off.is_asked:
+            part = part.ended_after(len(part.now) * number // steps)
+            seconds = time.monotonic() - began
+            break
         channel.send(StageProgress(stage="rehearse", done=number, total=steps))
         time.sleep(seconds / steps)
         first, end = (len(part.now) * n // steps for n in (number, number + 1))
@@ -421,6 +444,7 @@ class Rehearsal:
         self._channel = channel
         self._spec: RunSpec | None = None
         self._kept: list[KeptAnswer] = []
+        self.cut_offs = CutOffs()
 
     def obey(self, command: Command) -> None:
         """Send the answer to a command, if it has one."""
@@ -440,13 +464,15 @@ class Rehearsal:
                 self._channel.send(fail(kind))
             case Evaluate():
                 kept, self._kept = self._kept, []
-                self._channel.send(evaluate(self._spec, command, kept, self._channel))
+                cut_off = self.cut_offs.begin(command.lease)
+                self._channel.send(evaluate(self._spec, command, kept, self._channel, cut_off))
 
 
 def main() -> None:
     """Entry point of the child process."""
     channel = Channel(inherited_socket(__doc__))
-    channel.serve(Rehearsal(channel).obey)
+    rehearsal = Rehearsal(channel)
+    channel.serve(rehearsal.obey, rehearsal.cut_offs.ask)
 
 
 if __name__ == "__main__":

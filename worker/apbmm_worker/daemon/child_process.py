@@ -17,6 +17,7 @@ from apbmm_worker.child_protocol import (
     EVENTS,
     Answer,
     Command,
+    EndAnswers,
     NewAnswers,
     StageProgress,
     Stop,
@@ -125,6 +126,11 @@ class EvaluationChild:
                 f"this is a defect of apbmm; {self._log_path} has more",
                 kind="infrastructure",
             ) from error
+
+    def end_answers(self, lease: str) -> None:
+        """Have the answers of an evaluation cut off; see `EndAnswers`. Nothing if it is dead."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(to_bytes(EndAnswers(lease=lease)))
 
     def _died(self, how: str) -> EvaluationError:
         code = self._process.returncode if self._process else None

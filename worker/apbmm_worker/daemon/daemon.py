@@ -32,6 +32,7 @@ from apbmm_common.protocol.messages import (
     Bye,
     Cancel,
     Drain,
+    Enough,
     FromMaster,
     FromWorker,
     Hello,
@@ -251,7 +252,7 @@ class Daemon:
                 await self._refused(message)
             case Assign():
                 await self.lease_runner.take(message)
-            case Cancel():
+            case Cancel() | Enough():
                 await self.lease_runner.cancel(message)
             case ResultAck(lease=lease):
                 log.info("%s is delivered", lease)

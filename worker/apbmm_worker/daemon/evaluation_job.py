@@ -246,6 +246,14 @@ class EvaluationJob:
         log.info("%s done after %.1f s%s", assign.evaluation, seconds, _summary(body, spec))
         return body
 
+    def end_answers(self, lease: str) -> None:
+        """Have what is answered under a lease be enough; its child may still have to be told of it.
+
+        A child that is started later for the same lease is not told: its worker repeats this.
+        """
+        if self._child is not None:
+            self._child.end_answers(lease)
+
     async def _run(
         self,
         command: Command,
@@ -317,6 +325,7 @@ def _command(assign: Assign, outputs: Path) -> Command:
         return Measure()
     return Evaluate(
         evaluation=assign.evaluation,
+        lease=assign.lease,
         vector=assign.vector,
         reference=assign.work == "reference",
         outputs=str(outputs),

@@ -15,6 +15,7 @@ from apbmm_common.protocol.messages import (
     Assign,
     Cancel,
     Decline,
+    Enough,
     Failed,
     FromWorker,
     Stepped,
@@ -122,8 +123,18 @@ class LeaseRunner:
         self.held = None
         identify(evaluation="")
 
-    async def cancel(self, message: Cancel) -> None:
-        """Obey a CANCEL: of a lease that the run's journal does not know, or that is not wanted."""
+    async def cancel(self, message: Cancel | Enough) -> None:
+        """Obey a CANCEL: of a lease that the run's journal does not know, or that is not wanted.
+
+        Or an ENOUGH: of a lease that is to end with what is answered. One that is not held any more
+        has a result on its way.
+        """
+        if isinstance(message, Enough):
+            held = self.held
+            if held is not None and (held.run, held.lease) == (message.run, message.lease):
+                log.info("what %s has answered is enough", held.evaluation)
+                self._job.end_answers(held.lease)
+            return
         if message.unknown:
             self._outbox.set_aside(message.run, message.lease)
             self._answers.drop(message.run, message.lease)

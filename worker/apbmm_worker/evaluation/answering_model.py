@@ -72,6 +72,8 @@ class AnsweringModel(ModelAPI):  # type: ignore[misc]
         super().__init__(MODEL_NAME)
         self.failure: BaseException | None = None
         self.last_answer = time.monotonic()
+        self.has_cut = False
+        """Whether EvalScope was given an answer that was cut off; it then has those of a step."""
         self._engine = engine
         self._prepared = prepared
         self._thoughts = Thoughts(prepared.generation.thought_end, prepared.renderer)
@@ -112,6 +114,7 @@ class AnsweringModel(ModelAPI):  # type: ignore[misc]
         return _as_output(completion, self._thoughts.split(completion, opened=opened))
 
     def _note_cut(self) -> None:
+        self.has_cut = True
         asking = _asking.get()
         if asking is not None:
             asking.was_cut = True

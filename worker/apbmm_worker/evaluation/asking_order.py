@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
+
+from apbmm_worker.evaluation.cut_off import CutOff
 
 T = TypeVar("T")
 
@@ -19,11 +21,12 @@ T = TypeVar("T")
 class Step:
     """A part of an evaluation: the first ``upto`` answers of the asking order (0: all of them).
 
-    It ends when ``enough`` of these are answered (0: all).
+    It ends when ``enough`` of these are answered (0: all), or when its ``cut_off`` is asked for.
     """
 
     upto: int = 0
     enough: int = 0
+    cut_off: CutOff | None = field(default=None, compare=False)
 
     def asked(self, order: Sequence[T]) -> list[T]:
         """The questions that are asked, of all in their order."""

@@ -13,7 +13,8 @@ memory, which took longer than everything else.
 
 In a step EvalScope is given the questions of the step only. When enough of them are answered, the
 others are cut off: EvalScope gets an empty answer to each, so that its evaluators end as always.
-What it makes of these is left out, and so is its report.
+What it makes of these is left out, and so is its report. An evaluation whose answers the engine's
+process cuts off is a step from then on.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def evaluate(
 
     In a step, only the questions with the numbers ``asked`` (all if there are none) are asked, and
     when ``needed`` of them are answered (0: all), the others are cut off. The result then has
-    ``parts``.
+    ``parts``, as it has where an answer comes cut off by itself.
 
     EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists; that of a step
     is deleted. Raises `EvaluationError`: no number is ever derived from an error, a missing answer
@@ -122,7 +123,7 @@ def evaluate(
             engine.abort()  # ends the evaluators that wait for answers
             raise
     results, parts = {}, {}
-    if is_step:
+    if is_step or model.has_cut:
         parts = _parts(prepared, running)
         shutil.rmtree(out_dir, ignore_errors=True)
     else:
@@ -135,6 +136,8 @@ def _evaluator(
     benchmark: PreparedBenchmark, model: AnsweringModel, out_dir: Path, *, is_step: bool
 ) -> Evaluator:
     """EvalScope's evaluator of one benchmark, its questions loaded; it gives None for a step.
+
+    Whether an evaluation is a step may show in its answers only: see `AnsweringModel.has_cut`.
 
     The questions are loaded here, one benchmark after another, because adapters may draw from the
     process's one random state.
@@ -152,9 +155,13 @@ def _evaluator(
         evaluator = create_evaluator(scored, LazyModel(task), outputs, task)
     except Exception as error:
         raise _failed(benchmark, error, out_dir) from error
-    if is_step:  # an aggregation may need all answers
-        scored.aggregate_subset = lambda *_, **__: [None]
-        evaluator.get_report = lambda *_: None
+
+    def unless_step(whole: Callable[..., Any], otherwise: Any) -> Callable[..., Any]:
+        return lambda *a, **n: otherwise if is_step or model.has_cut else whole(*a, **n)
+
+    # An aggregation may need all answers.
+    scored.aggregate_subset = unless_step(scored.aggregate_subset, [None])
+    evaluator.get_report = unless_step(evaluator.get_report, None)
     return evaluator
 
 

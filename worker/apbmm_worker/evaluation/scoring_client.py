@@ -28,6 +28,7 @@ from apbmm_common.protocol.messages import ScoredOutcome
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.asking_order import EVERYTHING, Step, asking_order
+from apbmm_worker.evaluation.cut_off import CutOff
 from apbmm_worker.evaluation.scoring_protocol import (
     FROM_SCORING,
     Abort,
@@ -166,6 +167,7 @@ class ScoringClient:
         needed = step.needed(len(asked))
         process = self._running()
         listener = listener or AnswerListener()
+        cut_off = step.cut_off or CutOff()
         limit = int(self._prepare.generation["max_tokens"])
         start = time.monotonic()
         try:
@@ -180,6 +182,7 @@ class ScoringClient:
                 engine, process.send, (len(order), len(asked)), limit, progress, kept, listener
             )
             flight.ask(asked)
+            cut_off.in_flight(flight.cut)
             for message in process.messages():
                 match message:
                     case Ask():
@@ -205,6 +208,8 @@ class ScoringClient:
         except BaseException:
             engine.abort()
             raise
+        finally:
+            cut_off.over()
 
     def _in_order(self) -> list[tuple[int, Prompt]]:
         """The prepared questions with their numbers, in the order in which they are asked."""

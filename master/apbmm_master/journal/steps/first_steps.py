@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.steps.estimate_checks import is_audited
 
 FEWEST_ANSWERS = 2
 """Fewer cannot be asked in two steps."""
@@ -26,11 +27,16 @@ WHOLE = Step()
 
 def answers_of_a_merge(run_state: RunState) -> int:
     """How many answers a merge gives in full, as a reference has shown; 0 before that."""
+    return sum(answers_by_benchmark(run_state).values())
+
+
+def answers_by_benchmark(run_state: RunState) -> dict[str, int]:
+    """How many answers a merge gives in full, by benchmark; empty before a reference is done."""
     for name in run_state.references:
         reference = run_state.evaluations.get(name)
         if reference is not None and isinstance(reference.body, Evaluated):
-            return sum(result.answers for result in reference.body.benchmarks.values())
-    return 0
+            return {name: result.answers for name, result in reference.body.benchmarks.items()}
+    return {}
 
 
 def may_estimate(run_state: RunState) -> bool:
@@ -54,6 +60,20 @@ def measures_in_steps(run_state: RunState) -> bool:
     if not may_estimate(run_state):
         return False
     return answers_of_a_merge(run_state) >= FEWEST_ANSWERS
+
+
+def stops_when_beaten(run_state: RunState, evaluation: Evaluation) -> bool:
+    """Whether an evaluation is ended once a measured merge beats whatever it still answers.
+
+    That is so of merges that have not paused; those that check estimates are measured in full.
+    """
+    spec = run_state.spec
+    if spec is None or not spec.steps.stop_beaten or run_state.confirms:
+        return False
+    if not (evaluation.in_budget and evaluation.step is None):
+        return False
+    checks = spec.steps.enabled and is_audited(run_state, evaluation)
+    return not checks and run_state.references_done and may_estimate(run_state)
 
 
 def step_of(run_state: RunState, evaluation: Evaluation) -> Step:

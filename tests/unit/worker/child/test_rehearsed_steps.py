@@ -12,6 +12,7 @@ from apbmm_common.protocol.messages import Evaluated, KeptAnswer, Stepped
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.child import rehearsal
 from apbmm_worker.child_protocol import Evaluate, NewAnswers
+from apbmm_worker.evaluation.cut_off import CutOff
 from rehearsal_runs import run_spec
 
 ALL = 2 * rehearsal.QUESTIONS
@@ -92,6 +93,29 @@ def test_a_step_and_the_rest_are_one_evaluation_in_time_answers_and_result(
     assert slept.seconds == pytest.approx(seconds)
     assert {unpack(answer).finish_reason for answer in channel.kept.values()} <= {"stop", "length"}
     assert len(channel.kept) == ALL
+
+
+def test_what_is_cut_off_from_outside_is_a_step(
+    spec: RunSpec, slept: Slept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, cut_off = FakeChannel(), CutOff()
+    channel_of_child: Any = channel
+    sends: list[Any] = []
+
+    def send(event: Any) -> None:
+        FakeChannel.send(channel, event)
+        sends.append(event)
+        if len(channel.kept) > ALL / 2:
+            cut_off.ask()
+
+    monkeypatch.setattr(channel, "send", send)
+    command = Evaluate(evaluation="e", vector=VECTOR, outputs="")
+    step = rehearsal.evaluate(spec, command, [], channel_of_child, cut_off)
+    assert isinstance(step, Stepped)
+    answered = sum(part.answered for part in step.benchmarks.values())
+    outcomes = [o for event in sends if isinstance(event, NewAnswers) for o in event.outcomes]
+    assert ALL / 2 < answered == len(outcomes) < ALL
+    assert sum(len(part.cut) for part in step.benchmarks.values()) == rehearsal.IN_FLIGHT
 
 
 @pytest.mark.parametrize(("upto", "enough", "kind"), [

@@ -1,0 +1,99 @@
+"""Runs in which merges are stopped while they are evaluated, over crashes as well."""
+
+from __future__ import annotations
+
+import pytest
+
+from apbmm_common.protocol.messages import Evaluated
+from apbmm_master.journal.costs.budget import evaluations_spent
+from apbmm_master.journal.evaluations import Evaluation
+from apbmm_master.journal.events import Beaten, Leased, Paused, Stopped, WorkerJoined
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.store import read_outcomes, read_rows
+from apbmm_worker.child import rehearsal
+from rehearsal_runs import Site
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+BUDGET = {"evaluations": 4, "initial": 4}
+KILLED = ["journal.commit/beaten", "send.after/enough", "journal.begin/stopped"]
+
+
+def configure(site: Site) -> None:
+    """A run whose second merge is beaten by its first when .59 of it is answered."""
+    site.configure(
+        seed=7, steps={"stop_beaten": True}, budget=BUDGET, evaluation={"rehearsal_seconds": 5.0}
+    )
+
+
+def whole(site: Site, evaluation: Evaluation) -> tuple[float, float]:
+    """Accuracy and tokens that a merge would have been measured to have."""
+    spec = site.run_state().spec
+    assert spec is not None
+    _, found = rehearsal.evaluated(spec, evaluation.vector)
+    metrics = found.benchmarks["sums"].metrics
+    return metrics["accuracy"], metrics["tokens"]
+
+
+def assert_stopped_soundly(site: Site) -> None:
+    state = site.run_state()
+    assert state.finished
+    assert not state.failed
+    stopped = list(state.of_state(EvaluationState.STOPPED))
+    assert stopped
+    measured = [state.evaluations[name].body for name in state.completed]
+    for evaluation in stopped:
+        accuracy, tokens = whole(site, evaluation)
+        assert any(
+            isinstance(body, Evaluated)
+            and body.benchmarks["sums"].metrics["accuracy"] >= accuracy
+            and body.benchmarks["sums"].metrics["tokens"] <= tokens
+            for body in measured
+        ), "it might have been on the front"
+        assert evaluation.step is not None
+        assert 0 < evaluation.step.answered < rehearsal.QUESTIONS
+        ((_, rows),) = read_rows(site.run_dir, [], [evaluation.id])
+        answered = [row for row in rows if row.score is not None]
+        assert len(answered) == evaluation.step.answered, "its answers stay"
+        assert evaluation.estimate is not None, "the search is told"
+    outcomes = [(row.evaluation, row.question) for row in read_outcomes(site.run_dir)]
+    assert len(outcomes) == len(set(outcomes))
+    assert evaluations_spent(state) >= BUDGET["evaluations"] - 1e-9
+    begun = {event.evaluation for event in site.events(Leased)}
+    assert len(begun) - 3 > BUDGET["evaluations"], "what is saved goes to other merges"
+
+
+def test_a_beaten_merge_is_stopped_and_its_worker_takes_the_next_one(site: Site) -> None:
+    configure(site)
+    worker = site.worker("a")
+    master = site.master()
+    assert master.end() == 0, master.output
+    assert_stopped_soundly(site)
+    assert len(site.events(WorkerJoined)) == 1
+    assert "is enough" in worker.output
+    beaten, paused, stopped = (
+        [event.evaluation for event in site.events(kind)] for kind in (Beaten, Paused, Stopped)
+    )
+    assert stopped == paused
+    assert set(stopped) <= set(beaten)
+    assert f"{stopped[0]} is stopped: a measured merge beats" in master.output
+
+
+def test_a_master_that_is_killed_meanwhile_stops_it_all_the_same(site: Site) -> None:
+    configure(site)
+    site.worker("a")
+    for step in KILLED:
+        site.master(env={"APBMM_FAILPOINTS": f"{step}=kill"}).dies_at(step)
+    last = site.master()
+    assert last.end() == 0, last.output
+    assert_stopped_soundly(site)
+
+
+def test_a_worker_that_is_killed_meanwhile_loses_no_answer(site: Site) -> None:
+    configure(site)
+    master = site.master()
+    step = "outbox.begin:5"
+    site.worker("a", env={"APBMM_FAILPOINTS": f"{step}=kill"}).dies_at(step)
+    site.worker("a")
+    assert master.end() == 0, master.output
+    assert_stopped_soundly(site)

@@ -1,0 +1,250 @@
+"""Merges that are stopped while they are evaluated, for a measured merge beats them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apbmm_common.protocol.messages import AnswersAck, Enough
+from apbmm_common.run_file.schema import ObjectiveSection
+from apbmm_master.journal.answer_tables import ScoredPart
+from apbmm_master.journal.costs.budget import evaluations_spent
+from apbmm_master.journal.evaluations import TellCall
+from apbmm_master.journal.events import Beaten, DuplicateResult, Leased, Paused, Stopped
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.scores import best_with, score
+from apbmm_master.scheduling.merges_in_progress import (
+    ROUNDING,
+    ReachableObjectives,
+    beaten_in_progress,
+)
+from protocol_world import PROMPTS, Sim, World, measured_of, measurement
+
+BUDGET = {"evaluations": 4, "initial": 2, "failures": 3}
+
+
+def events(world: World, kind: type) -> list[Any]:
+    return [r.event for r in world.stored if isinstance(r.event, kind)]
+
+
+def work(world: World, *, but: Sim | None = None) -> None:
+    """A second in which the workers, but for one, finish what they hold."""
+    world.now += 1.0
+    for worker in world.alive:
+        if worker.held is not None and worker is not but:
+            worker.finish()
+        worker.beat()
+    world.exchange()
+
+
+def rambling_run(**steps: Any) -> tuple[World, Sim]:
+    """A run with a measured merge, in which a worker holds another one that rambles."""
+    world = World(steps={"stop_beaten": True, **steps}, budget=BUDGET)
+    world.search = 60
+    world.rambles = True
+    world.join("a")
+    for _ in range(20):
+        if world.run_state.completed:
+            break
+        work(world)
+    world.workers[0].alive = False
+    world.now += 100.0
+    b = world.join("b")
+    for _ in range(20):
+        if b.held is not None and b.held.work == "evaluate":
+            return world, b
+        work(world, but=b)
+    raise AssertionError("it never got a merge")
+
+
+def answer(world: World, worker: Sim, count: int) -> None:
+    """Have answers of a worker arrive and be committed; of the replies, that alone arrives."""
+    worker.answer(count)
+    worker.stream()
+    world.collect()
+    world.turn()
+    for _, message in world.answers:
+        if isinstance(message, AnswersAck):
+            worker.hear(message)
+    world.turn()
+
+
+def test_it_is_stopped_once_the_best_that_it_can_become_is_beaten() -> None:
+    world, b = rambling_run()
+    assert b.held is not None
+    name = b.held.evaluation
+    answer(world, b, 2)
+    assert not events(world, Beaten)
+    answer(world, b, 3)
+    assert [e.evaluation for e in events(world, Beaten)] == [name]
+    world.exchange()
+    evaluation = world.run_state.evaluations[name]
+    assert evaluation.state is EvaluationState.STOPPED
+    assert evaluation.message == events(world, Beaten)[0].reason
+    assert evaluation.step is not None
+    assert evaluation.step.answered == 5
+    assert evaluations_spent(world.run_state) == pytest.approx(1.5), "with what it has answered"
+    assert world.tables.of(name).answers == 0, "nobody goes on with it"
+    told = [c for c in world.run_state.calls if isinstance(c, TellCall) and c.evaluation == name]
+    assert [call.estimated for call in told] == [True]
+    world.settle()
+    assert RunState().replay(world.stored) == world.run_state
+
+
+def test_enough_is_said_again_until_the_result_is_there() -> None:
+    world, b = rambling_run()
+    answer(world, b, 5)
+    world.answers.clear()
+    for _ in range(3):
+        world.now += 2.0
+        b.beat()
+        world.collect()
+        world.turn()
+    said = [m for _, m in world.answers if isinstance(m, Enough)]
+    assert len(said) == 3
+    assert len(events(world, Beaten)) == 1
+    world.exchange()
+    world.answers.clear()
+    world.now += 10.0
+    world.turn()
+    assert not [m for _, m in world.answers if isinstance(m, Enough)]
+
+
+def test_a_result_that_crosses_it_is_kept() -> None:
+    world, b = rambling_run()
+    assert b.held is not None
+    name = b.held.evaluation
+    answer(world, b, 5)
+    assert events(world, Beaten)
+    b.answer(len(PROMPTS))
+    b.finish(measured_of(b.held.vector))
+    world.exchange()
+    assert world.run_state.evaluations[name].state is EvaluationState.DONE
+    assert not events(world, Stopped)
+
+
+def test_after_a_restart_of_the_master_it_is_said_again() -> None:
+    world, b = rambling_run()
+    answer(world, b, 5)
+    world.answers.clear()
+    world.restart()
+    for _ in range(3):
+        world.now += 2.0
+        b.beat()
+        world.exchange()
+    assert len(events(world, Beaten)) == 1
+    assert len(events(world, Stopped)) == 1
+
+
+def test_where_its_worker_dies_the_next_one_ends_it_from_the_kept_answers() -> None:
+    world, b = rambling_run()
+    assert b.held is not None
+    name = b.held.evaluation
+    answer(world, b, 5)
+    world.answers.clear()
+    b.alive = False
+    world.now += 100.0
+    c = world.join("c")
+    for _ in range(20):
+        if c.held is not None and c.held.evaluation != name:
+            c.finish()
+        world.now += 1.0
+        c.beat()
+        world.exchange()
+    assert len(events(world, Beaten)) == 2, "of both attempts"
+    evaluation = world.run_state.evaluations[name]
+    assert evaluation.state is EvaluationState.STOPPED
+    assert evaluation.step is not None
+    assert evaluation.step.answered == 5
+    assert not c.asked.get(evaluation.attempts[-1].lease)
+
+
+def test_a_step_that_nobody_asked_for_is_no_result() -> None:
+    world, b = rambling_run()
+    assert b.held is not None
+    name = b.held.evaluation
+    b.answer(2)
+    b.finish(b._body())
+    world.collect()
+    world.turn()
+    assert not events(world, Paused)
+    faults = [attempt.fault for attempt in world.run_state.evaluations[name].attempts]
+    assert "infrastructure" in faults
+
+
+def test_without_the_setting_nothing_is_stopped() -> None:
+    world, b = rambling_run(stop_beaten=False)
+    answer(world, b, 5)
+    assert world.situation().reachable == {}
+    assert not events(world, Beaten)
+
+
+def test_references_and_checks_of_estimates_are_never_stopped() -> None:
+    world, b = rambling_run(enabled=True, audits=1.0, first=0.9, answered=1.0)
+    answer(world, b, 5)
+    assert world.situation().reachable == {}
+    assert not events(world, DuplicateResult)
+    assert {e.evaluation[0] for e in events(world, Leased)} >= {"t", "i", "e"}
+
+
+@given(
+    scores=st.lists(st.sampled_from([0.0, 1.0]), min_size=10, max_size=10),
+    tokens=st.lists(st.integers(1, 5000), min_size=10, max_size=10),
+    answered=st.integers(0, 10),
+    rival=st.tuples(st.floats(0.0, 1.0), st.floats(1.0, 4000.0)),
+)
+def test_what_is_stopped_could_never_have_been_on_the_front(
+    scores: list[float], tokens: list[int], answered: int, rival: tuple[float, float]
+) -> None:
+    world, _ = RAMBLING
+    done = world.run_state.evaluations[world.run_state.completed[0]]
+    part = ScoredPart(answered, sum(scores[:answered]), sum(tokens[:answered]))
+    best = np.array(best_with(world.run_state, {"sums": part}, {"sums": 10}))
+    before = done.body
+    try:
+        done.body = measurement(*rival)
+        measured = np.array([score(world.run_state, done)])
+        done.body = measurement(sum(scores) / 10, sum(tokens) / 10)
+        whole = np.array(score(world.run_state, done))
+    finally:
+        done.body = before
+    assert (whole <= best + ROUNDING).all()
+    name = next(e.id for e, _ in world.run_state.active_attempts())
+    if list(beaten_in_progress(world.run_state, {name: best}, measured)):
+        assert (measured[0] >= whole).all()
+
+
+def test_the_best_is_computed_once_for_the_same_answers() -> None:
+    world, b = rambling_run()
+    answer(world, b, 1)
+    reachable = ReachableObjectives()
+    first = reachable.update(world.run_state, world.tables.scored)
+    again = reachable.update(world.run_state, world.tables.scored)
+    assert list(first) == list(again) == [b.held.evaluation if b.held else ""]
+    assert all(first[name] is again[name] for name in first)
+    answer(world, b, 1)
+    later = reachable.update(world.run_state, world.tables.scored)
+    assert all(later[name] is not first[name] for name in first)
+
+
+def test_where_more_tokens_are_better_no_end_of_them_is_known() -> None:
+    world, _ = rambling_run()
+    spec = world.run_state.spec
+    assert spec is not None
+    rows = [
+        {"name": "right", "metric": "accuracy", "scale": [0.0, 1.0]},
+        {"name": "long", "metric": "tokens", "scale": [0.0, 1000.0], "direction": "maximise"},
+    ]
+    objectives = tuple(map(ObjectiveSection.model_validate, rows))
+    world.run_state.spec = spec.model_copy(update={"objectives": objectives})
+    best = best_with(world.run_state, {"sums": ScoredPart(4, 1.0, 500)}, {"sums": 10})
+    assert best[0] == pytest.approx(0.7)
+    assert best[1] > 1e6
+
+
+RAMBLING = rambling_run()
