@@ -11,7 +11,7 @@ merge that is stopped is no rival of later ones.
 - real: three searches of the demo pair with the real vLLM (see `estimates.py`), 40 merges each in
   the order of their completion;
 - simulated, at the paper's scale (`simulated_answers.py`, noise 1, D = 12): 40 merges of a Sobol
-  sequence, and 40 with one weight for all layers, in random order; 8 landscapes of each of 4
+  sequence, and 40 with one weight for all layers, in random order; 4 landscapes of each of 4
   families.
 
 Tokens saved are a share of what all merges in full take. Lost: members of the front of all full
@@ -37,7 +37,8 @@ from quality_report import made_by, markdown
 from simulated_answers import ACCURACIES, BENCHMARK, TOKENS, AnswerWorld
 
 Array = npt.NDArray[np.float64]
-FAMILIES, LANDSCAPES, MERGES, DIMENSIONS = (
+FAMILIES = ("calibrated", "network", "additive", "coherent")
+LANDSCAPES, MERGES, DIMENSIONS = 4, 40, 12
     ("calibrated", "network", "additive", "coherent"),
     8,
     40,

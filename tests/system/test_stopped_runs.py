@@ -22,7 +22,7 @@ KILLED = ["journal.commit/beaten", "send.after/enough", "journal.begin/stopped"]
 def configure(site: Site) -> None:
     """A run whose second merge is beaten by its first when .59 of it is answered."""
     site.configure(
-        seed=7, steps={"stop_beaten": True}, budget=BUDGET, evaluation={"rehearsal_seconds": 5.0}
+        seed=7, steps={"stop_beaten": True}, budget=BUDGET, evaluation={"rehearsal_seconds": 10.0}
     )
 
 
