@@ -39,11 +39,6 @@ from simulated_answers import ACCURACIES, BENCHMARK, TOKENS, AnswerWorld
 Array = npt.NDArray[np.float64]
 FAMILIES = ("calibrated", "network", "additive", "coherent")
 LANDSCAPES, MERGES, DIMENSIONS = 4, 40, 12
-    ("calibrated", "network", "additive", "coherent"),
-    8,
-    40,
-    12,
-)
 
 
 @dataclass(frozen=True)
