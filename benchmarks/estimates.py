@@ -14,6 +14,12 @@ the earlier merges), on merges that it has not seen:
   longer for harder questions, for merges with higher accuracy and for wrong answers; item-response
   scores with several skills.
 
+- repeated: the same with 30 questions that are asked four times each at a temperature above 0. Of
+  what is particular to a merge and a question a part is the question's, the rest is drawn anew for
+  each answer. The estimator takes each answer for a question of its own. "By question" tells it
+  what the answers to a question have in common: of a question the mean of those that are known,
+  as if it were all of them.
+
 The tables have the root mean square error, of tokens in units of their mean, and in brackets how
 often the 80 and 95 % intervals hold the truth.
 
@@ -51,6 +57,7 @@ Array = npt.NDArray[np.float64]
 DEMO = Path(__file__).parents[1] / "tests" / "fixtures" / "demo_outcomes.npz"
 SHARES = (0.05, 0.10, 0.15, 0.30, 0.50, 0.60, 0.80)
 QUESTIONS, LAYERS, LIMIT = 130, 36, 35_000.0
+REPEATED, REPEATS, DRAWN_ANEW = 30, 4, 0.5
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,70 @@ def simulated(seed: int, count: int) -> Merges:
     log_tokens = log_tokens + skills @ (0.25 * rng.normal(size=(4, QUESTIONS)))
     log_tokens += 0.35 * rng.standard_t(4, size=(count, QUESTIONS)) + 0.25 * (1.0 - scores)
     return Merges(x, scores, np.minimum(np.round(np.exp(log_tokens)), LIMIT))
+
+
+def repeated(seed: int, count: int) -> Merges:
+    """Merges as `simulated` has them, of whose questions the first `REPEATED` are asked anew.
+
+    Each is asked `REPEATS` times; the answers to a question lie side by side.
+    """
+    base = simulated(seed, count)
+    rng = np.random.default_rng([seed, 1])
+    size = (count, REPEATED, REPEATS)
+    right, tokens = base.scores[:, :REPEATED, None], base.tokens[:, :REPEATED, None]
+    changes = rng.random(size) < DRAWN_ANEW
+    scores = np.where(changes, rng.random(size) < right.mean(axis=0), right)
+    long = np.minimum(np.round(tokens * np.exp(0.35 * rng.normal(size=size))), LIMIT)
+    return Merges(base.vectors, *(v.astype(float).reshape(count, -1) for v in (scores, long)))
+
+
+def by_question(rows: Array, done: npt.NDArray[np.bool_]) -> Array:
+    """The mean of the known answers to each question (.., REPEATED); NaN where there is none."""
+    answers = np.where(done, rows, np.nan).reshape(*rows.shape[:-1], REPEATED, REPEATS)
+    known = np.isfinite(answers)
+    sums = np.where(known, answers, 0.0).sum(axis=-1)
+    return np.where(known.any(axis=-1), sums / np.maximum(known.sum(axis=-1), 1), np.nan)
+
+
+def repetitions(earlier: int, seeds: int, unseen: int) -> Iterator[str]:
+    """The rows of the table of repeated questions: errors and how often intervals hold."""
+    for share in (0.15, 0.3, 0.6):
+        found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+        for seed in range(seeds):
+            merges = repeated(1000 + seed, earlier + unseen)
+            before, last = merges.some(slice(earlier)), merges.some(slice(earlier, None))
+            size = REPEATED * REPEATS
+            rng = np.random.default_rng([seed, earlier])
+            done = np.isin(np.arange(size), rng.permutation(size)[: round(share * size)])
+            every = np.ones(size, dtype=bool)
+            whole = Outcomes(
+                by_question(before.scores, every), by_question(before.tokens, every), before.vectors
+            )
+            unit = float(last.tokens.mean())
+            nan = np.where(done, 0.0, np.nan)
+            for vector, scores, tokens in zip(last.vectors, last.scores, last.tokens, strict=True):
+                each = estimate(
+                    before.outcomes(), Answers(scores + nan, tokens + nan, None, vector)
+                )
+                grouped = Answers(
+                    by_question(scores, done), by_question(tokens, done), None, vector
+                )
+                for name, result in (
+                    ("estimator", each),
+                    ("by question", estimate(whole, grouped)),
+                ):
+                    for quantity, part, true, scale in (
+                        ("accuracy", result.accuracy, scores.mean(), 1.0),
+                        ("tokens", result.tokens, tokens.mean(), unit),
+                    ):
+                        entry = ((part.mean - float(true)) / scale, *held(part, float(true)))
+                        found.setdefault((quantity, name), []).append(entry)
+        for (quantity, name), entries in sorted(found.items()):
+            values = np.array(entries)
+            root = np.sqrt((values[:, 0] ** 2).mean())
+            cover = (f"{100 * v:.0f} %" for v in values[:, 1:].mean(axis=0))
+            cells = (earlier, f"{share:.0%}", quantity, name, f"{root:.4f}", *cover)
+            yield "| " + " | ".join(map(str, cells)) + " |"
 
 
 def plain(earlier: Array, row: Array, done: npt.NDArray[np.bool_]) -> float:  # noqa: ARG001
@@ -353,6 +424,13 @@ def main() -> None:
             for share in (0.15, 0.30):
                 rows = flying(window, share, options.seeds, options.unseen)
                 print("\n".join(tables.get(f"{window} {share}", rows)), flush=True)
+    if options.only in "repeated":
+        print("\n## Questions that are asked four times, simulated\n")
+        print("| earlier merges | answered | mean | estimator | error | 80 % holds | 95 % holds |")
+        print("|---|---|---|---|---|---|---|")
+        for earlier in (2, 12, 40):
+            rows = repetitions(earlier, options.seeds, options.unseen)
+            print("\n".join(tables.get(f"repeated {earlier}", rows)), flush=True)
     print("\n## Time\n\n| earlier merges | questions | CPU seconds |\n|---|---|---|")
     for count, size in ((40, 130), (40, 468), (300, 1000)):
         print(f"| {count} | {size} | {seconds(count, size):.2f} |")

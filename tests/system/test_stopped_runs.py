@@ -71,9 +71,9 @@ def test_a_beaten_merge_is_stopped_and_its_worker_takes_the_next_one(site: Site)
     assert_stopped_soundly(site)
     assert len(site.events(WorkerJoined)) == 1
     assert "is enough" in worker.output
-    beaten, paused, stopped = (
-        [event.evaluation for event in site.events(kind)] for kind in (Beaten, Paused, Stopped)
-    )
+    beaten = [event.evaluation for event in site.events(Beaten)]
+    paused = [event.evaluation for event in site.events(Paused)]
+    stopped = [event.evaluation for event in site.events(Stopped)]
     assert stopped == paused
     assert set(stopped) <= set(beaten)
     assert f"{stopped[0]} is stopped: a measured merge beats" in master.output
