@@ -17,7 +17,7 @@ from apbmm.check.view import print_faults
 from apbmm.init.benchmarks import BOXED, ColumnsError, Guess, guess, without_box
 from apbmm.init.flags import InitFlags
 from apbmm.init.limits import propose
-from apbmm.init.models import Model, knows, read_model, which_thinks
+from apbmm.init.models import Model, Source, knows, named_model, read_model, which_thinks
 from apbmm.init.objectives import PAPER, objectives_of
 from apbmm.init.text import SCHEMA_FILE, Proposal, benchmark_names, run_file_text
 from apbmm.installed import on_cpu
@@ -27,6 +27,8 @@ from apbmm_common.errors import EXIT_DONE, EXIT_USAGE, ApbmmError, UsageError
 from apbmm_common.metrics import METRICS
 from apbmm_common.process.command_line import report
 from apbmm_common.process.whole_files import write_whole
+from apbmm_common.run_file import LEAST_SOURCES
+from apbmm_common.run_file.schema import MOST_SOURCES, PAPER_SOURCES
 
 T = TypeVar("T")
 MERGES = 40
@@ -47,16 +49,17 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
     asks = sys.stdin.isatty()
     if not asks:
         _require_all(flags)
-    thinking, instruct, said_by = _sources(flags, asks=asks)
+    sources = _sources(flags, asks=asks)
     benchmarks = _benchmarks(flags, asks=asks)
-    if not knows(thinking.checkpoint.path, BOXED.replace("{question}", "")):
+    if not knows(sources[0].model.checkpoint.path, BOXED.replace("{question}", "")):
         benchmarks = tuple(map(without_box, benchmarks))
-    names = benchmark_names(benchmarks)
-    objectives = objectives_of(flags.objective, names)
+    names = [source.name for source in sources]
+    asked = benchmark_names(benchmarks, names)
+    objectives = objectives_of(flags.objective, asked, names)
     if asks and _missing(flags) and not flags.objective:
         objectives = _answer(
             f"Objectives (two to five of {', '.join(METRICS)}, or a score of EvalScope)",
-            lambda given: objectives_of(given.replace(",", " ").split(), names),
+            lambda given: objectives_of(given.replace(",", " ").split(), asked, names),
             default=",".join(PAPER),
         )
     gpus = flags.gpus or (
@@ -66,7 +69,7 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
     )
     memory = _memory(gpus)
     limits = propose(
-        [thinking.checkpoint, instruct.checkpoint],
+        [source.model.checkpoint for source in sources],
         max(each.longest for each in benchmarks),
         memory,
         flags.max_tokens,
@@ -74,9 +77,7 @@ def write_run_file(run_file: Path, flags: InitFlags) -> int:
     name = flags.name or re.sub(r"[^A-Za-z0-9._-]+", "-", run_file.stem).lstrip("._-")[:64] or "run"
     proposal = Proposal(
         name,
-        thinking,
-        instruct,
-        said_by,
+        sources,
         benchmarks,
         objectives,
         limits,
@@ -111,38 +112,107 @@ def _require_all(flags: InitFlags) -> None:
 # ---- what is given or asked ----------------------------------------------------------------------
 
 
-def _sources(flags: InitFlags, *, asks: bool) -> tuple[Model, Model, str]:
-    """The thinking model, the other one, and what says which is which."""
-    missing = 2 - _models_given(flags)
-    if missing < 0:
-        raise UsageError(f"{2 - missing} models are named", "two are merged")
+def _sources(flags: InitFlags, *, asks: bool) -> tuple[Source, ...]:
+    """The sources, the anchor last: under names that were given, or a pair that is told apart."""
+    given = [*flags.model]
+    if asks and not _models_given(flags):
+        question = f"Model 1 ({_where(flags)}; or NAME=FOLDER, of two to eight)"
+        given = [_answer(question, partial(_readable, flags))]
+    names = [named_model(each)[0] for each in given]
+    if any(names):
+        if not all(names) or flags.thinking or flags.instruct:
+            raise UsageError(
+                "some models are named and others are not", "name all: --model NAME=FOLDER"
+            )
+        found = _named(given, flags, asks=asks)
+    else:
+        found = _pair(given, flags, asks=asks)
+    paths = [source.model.checkpoint.path for source in found]
+    if twice := next(
+        (s.model.named for s in found if paths.count(s.model.checkpoint.path) > 1), ""
+    ):
+        raise UsageError(f"{twice} is given twice", "a merge is of different models")
+    return found
+
+
+def _named(given: list[str], flags: InitFlags, *, asks: bool) -> tuple[Source, ...]:
+    """Sources under names of the user's own."""
+
+    def read(text: str) -> Source | None:
+        if not text and len(sources) >= LEAST_SOURCES:
+            return None
+        name, place = named_model(text)
+        if not name or any(source.name == name for source in sources):
+            raise UsageError(f"{text!r}: a model needs a name of its own", "NAME=FOLDER")
+        return Source(name, read_model(place, download=flags.download))
+
+    sources: list[Source] = []
+    for text in given:
+        source = read(text)
+        assert source is not None
+        sources.append(source)
+    while asks and len(sources) < (LEAST_SOURCES if flags.model else MOST_SOURCES):
+        more = "" if len(sources) < LEAST_SOURCES else "; empty: no more, the last one is x = 0"
+        source = _answer(f"Model {len(sources) + 1} (NAME=FOLDER{more})", read)
+        if source is None:
+            break
+        sources.append(source)
+    if not LEAST_SOURCES <= len(sources) <= MOST_SOURCES:
+        raise UsageError(
+            f"{len(sources)} model{'' if len(sources) == 1 else 's'}: from {LEAST_SOURCES} to "
+            f"{MOST_SOURCES} are merged",
+            "--model NAME=FOLDER names each",
+        )
+    return tuple(sources)
+
+
+def _pair(given: list[str], flags: InitFlags, *, asks: bool) -> tuple[Source, ...]:
+    """The thinking model and the other one."""
+    count = len(given) + (flags.thinking is not None) + (flags.instruct is not None)
+    if count > LEAST_SOURCES:
+        raise UsageError(
+            f"{count} models are named",
+            "--model NAME=FOLDER for each, where more than two are merged",
+        )
     read = partial(read_model, download=flags.download)
-    models = [read(name) for name in (flags.thinking, *flags.model) if name is not None]
-    cached = "" if flags.download else "cached "
-    models += [
-        _answer(f"Model {number} (folder, or {cached}ORG/MODEL)", read)
-        for number in range(3 - missing, 3)
-    ]
+    models = [read(name) for name in (flags.thinking, *given) if name is not None]
+    models += [_answer(f"Model {n} ({_where(flags)})", read) for n in range(count + 1, 3)]
     if flags.instruct is not None:
         models.append(read(flags.instruct))
     first, second = models
-    if first.checkpoint.path == second.checkpoint.path:
-        raise UsageError(f"{second.named} is both models", "two are merged")
     if flags.thinking is not None or flags.instruct is not None:
-        return first, second, "named as the thinking model"
+        return _as_pair(first, second, "named as the thinking model")
     found = which_thinks((first, second))
     if found is not None:
-        return found
+        return _as_pair(*found)
+    if first.checkpoint.path == second.checkpoint.path:
+        return _as_pair(first, second, "")
     if not asks:
         raise UsageError(
             f"neither chat templates nor names say which of {first.named} and {second.named} is "
             "the thinking model",
-            "name it with --thinking, and the other one with --instruct",
+            "name it with --thinking, and the other one with --instruct; or name both as you like "
+            "with --model NAME=FOLDER",
         )
     choice = _answer(
         f"Which is the thinking model: 1 ({first.label}) or 2 ({second.label})", _one_or_two
     )
-    return (first, second, "said so") if choice == 1 else (second, first, "said so")
+    return _as_pair(*((first, second) if choice == 1 else (second, first)), "said so")
+
+
+def _as_pair(thinking: Model, instruct: Model, said_by: str) -> tuple[Source, ...]:
+    names = PAPER_SOURCES
+    return Source(names[0], thinking, said_by), Source(names[1], instruct)
+
+
+def _where(flags: InitFlags) -> str:
+    return f"folder, or {'' if flags.download else 'cached '}ORG/MODEL"
+
+
+def _readable(flags: InitFlags, given: str) -> str:
+    """What was typed, if it is a model. Raises `UsageError`."""
+    read_model(named_model(given)[1], download=flags.download)
+    return given
 
 
 def _benchmarks(flags: InitFlags, *, asks: bool) -> tuple[Guess, ...]:
@@ -248,8 +318,9 @@ def _written(run_file: Path, proposal: Proposal) -> bool:
 def _tell(run_file: Path, proposal: Proposal, gpus: str, memory: int) -> None:
     """What was decided and why, and the next two commands."""
     limits = proposal.limits
-    _say(f"thinking    {proposal.thinking.label}: {proposal.said_by}")
-    _say(f"instruct    {proposal.instruct.label}")
+    for source in proposal.sources:
+        why = f": {source.said_by}" if source.said_by else ""
+        _say(f"{source.name:<11} {source.model.label}{why}")
     for each in proposal.benchmarks:
         count = "" if each.questions is None else f"{each.questions} questions, "
         _say(f"benchmark   {each.path}: {count}{each.adapter} ({each.reason})")

@@ -20,7 +20,8 @@ class InitFlags:
     ----------
     model
         A model, to be given twice: its folder, or its id where the Hugging Face cache has it
-        (ORG/MODEL, ORG/MODEL@REVISION).
+        (ORG/MODEL, ORG/MODEL@REVISION). As NAME=FOLDER it is a source of that name: two to eight,
+        of which the last one is the merge at x = 0.
     thinking
         The thinking one of the two, where the files do not say which it is. In place of a --model.
     instruct
@@ -33,8 +34,10 @@ class InitFlags:
     answer
         Column with the answers, likewise.
     objective
-        [NAME=]METRIC[@BENCHMARK,...], two to five times: what merges are compared by, as accuracy,
-        tokens, truncated, or a score that EvalScope reports. Default: accuracy and tokens.
+        [NAME=]METRIC[@BENCHMARK,...][:SOURCE], two to five times: what merges are compared by, as
+        accuracy, tokens, truncated, or a score that EvalScope reports; SOURCE is the one that is
+        good at it. Default: accuracy, at which the first source is good, and tokens, at which the
+        last one is.
     gpus
         Cards that the run is for, as apbmm run takes them. Default: all, or cpu where a CPU build
         of PyTorch is installed.

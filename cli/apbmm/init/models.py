@@ -1,4 +1,4 @@
-"""The two models: where they are, and which of them is the thinking one."""
+"""The models: where they are, what they are called, and which of two is the thinking one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from apbmm.hub_cache import REVISION, cached_snapshot, download_snapshot, hub_id
 from apbmm_common.checkpoint.headers import Checkpoint, read_checkpoint, read_object
 from apbmm_common.checkpoint.vocabularies import TOKENIZER_FILE
 from apbmm_common.errors import SourceError, UsageError
+from apbmm_common.run_file.schema import SOURCE_NAME
 
 THOUGHTS = ("<think>", "[THINK]")
 """Tags that open a thought."""
@@ -37,6 +38,23 @@ class Model:
     def thought(self) -> str:
         """The tag that opens a thought in its chat template; "" where none does."""
         return next((tag for tag in THOUGHTS if tag in self.template), "")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as a run file names it, and what says so, for a person."""
+
+    name: str
+    model: Model
+    said_by: str = ""
+
+
+def named_model(given: str) -> tuple[str, str]:
+    """The name and the place of ``NAME=PLACE``; without a name, "" and all of it."""
+    name, mark, place = given.partition("=")
+    if mark and SOURCE_NAME.fullmatch(name) and not Path(given).expanduser().is_dir():
+        return name, place
+    return "", given
 
 
 def read_model(named: str, *, download: bool = False) -> Model:

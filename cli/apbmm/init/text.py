@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from apbmm.check.view import size
 from apbmm.init.benchmarks import MANY, SAMPLE, Guess
 from apbmm.init.limits import Limits
-from apbmm.init.models import THOUGHTS, Model
-from apbmm.init.objectives import Objective
+from apbmm.init.models import THOUGHTS, Source
+from apbmm.init.objectives import PAPER_OBJECTIVES, Objective
+from apbmm_common.run_file import LEAST_SOURCES
 
 SCHEMA_FILE = "apbmm.schema.json"
 MOST_AT_ONCE = 256
@@ -28,15 +29,23 @@ class Proposal:
     """Everything that the run file says."""
 
     name: str
-    thinking: Model
-    instruct: Model
-    said_by: str
-    """What says that the thinking model is one."""
+    sources: tuple[Source, ...]
+    """The last one is the anchor."""
     benchmarks: tuple[Guess, ...]
     objectives: tuple[Objective, ...]
     """None where they are the paper's."""
     limits: Limits
     evaluations: int
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the sources."""
+        return [source.name for source in self.sources]
+
+    @property
+    def template_from(self) -> Source:
+        """The first source that thinks by its chat template, or else the first one."""
+        return next((each for each in self.sources if each.model.thought), self.sources[0])
 
 
 def run_file_text(proposal: Proposal, folder: Path) -> str:
@@ -61,23 +70,27 @@ def _head(proposal: Proposal, folder: Path) -> Iterator[str]:
     yield "seed = 0"
     yield ""
     yield "[sources]"
-    yield f"# {proposal.thinking.label}: {proposal.said_by}. It is the merge at x = 1."
-    yield f"thinking = {place(proposal.thinking.checkpoint.path, folder)}"
-    yield f"# {proposal.instruct.label}: the merge at x = 0."
-    yield f"instruct = {place(proposal.instruct.checkpoint.path, folder)}"
+    *others, anchor = proposal.sources
+    for source in others:
+        why = f": {source.said_by}" if source.said_by else ""
+        at_one = " It is the merge at x = 1." if len(others) == 1 else ""
+        yield f"# {source.model.label}{why}.{at_one}"
+        yield f"{source.name} = {place(source.model.checkpoint.path, folder)}"
+    yield f"# {anchor.model.label}: the merge at x = 0."
+    yield f"{anchor.name} = {place(anchor.model.checkpoint.path, folder)}"
     yield ""
 
 
-def benchmark_names(benchmarks: Iterable[Guess]) -> list[str]:
-    """The names that benchmarks have in the run file, in their order."""
+def benchmark_names(benchmarks: Iterable[Guess], sources: Sequence[str]) -> list[str]:
+    """The names that benchmarks have in the run file, in their order; none is a source's."""
     names: list[str] = []
     for guess in benchmarks:
-        names.append(guess.named(names))
+        names.append(guess.named([*sources, *names]))
     return names
 
 
 def _benchmarks(proposal: Proposal, folder: Path) -> Iterator[str]:
-    names = benchmark_names(proposal.benchmarks)
+    names = benchmark_names(proposal.benchmarks, proposal.names)
     for name, guess in zip(names, proposal.benchmarks, strict=True):
         count = "" if guess.questions is None else f"{guess.questions} questions; "
         yield f"# {count}{guess.adapter}: {guess.reason}."
@@ -98,9 +111,11 @@ def _benchmarks(proposal: Proposal, folder: Path) -> Iterator[str]:
 def _generation(proposal: Proposal) -> Iterator[str]:
     limits = proposal.limits
     yield "[generation]"
-    yield "# Both models are asked with this one's chat template."
-    yield 'template_from = "thinking"'
-    yield "# An answer is cut off at max_tokens; few answers of the thinking model should be."
+    source = proposal.template_from
+    every = "Both" if len(proposal.sources) == LEAST_SOURCES else "All"
+    yield f"# {every} models are asked with this one's chat template."
+    yield f"template_from = {text(source.name)}"
+    yield "# An answer is cut off at max_tokens; few answers of a model that thinks should be."
     for reason in limits.reasons:
         yield f"# context: {reason}."
     if limits.token_bytes:
@@ -114,19 +129,22 @@ def _generation(proposal: Proposal) -> Iterator[str]:
     yield "# Greedy decoding. Where a benchmark has few questions, temperature = 0.6 here and"
     yield "# repeats = 8 there measure it more precisely."
     yield "temperature = 0.0"
-    if proposal.thinking.thought == THOUGHTS[1]:
+    if source.model.thought == THOUGHTS[1]:
         yield f"thought_end = {text(THOUGHTS[1].replace('[', '[/'))}"
     yield ""
 
 
-def _objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:
-    if not objectives:
+def _objectives(proposal: Proposal) -> Iterator[str]:
+    objectives, names = proposal.objectives, proposal.names
+    if not objectives and len(names) == LEAST_SOURCES:
+        good, cheap = (objective.experts(names)[0] for objective in PAPER_OBJECTIVES)
         yield "# Without [[objectives]] there are the two of the paper: reasoning, from accuracy"
-        yield "# (the thinking model is 1), and cost, from tokens (the instruct model is 1)."
+        yield f"# ({good} is 1), and cost, from tokens ({cheap} is 1)."
         yield ""
-    for objective in objectives:
-        good, poor = ("instruct", "thinking") if objective.cheap else ("thinking", "instruct")
-        yield f"# 1 is the {good} model, 0 the {poor} one: exchange them where that is wrong."
+        return
+    for objective in objectives or PAPER_OBJECTIVES:
+        good, poor = objective.experts(names)
+        yield f"# 1 is {good}, 0 is {poor}: name others where that is wrong."
         yield "[[objectives]]"
         yield f"name = {text(objective.name)}"
         yield f"metric = {text(objective.metric)}"
@@ -138,8 +156,8 @@ def _objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:
 
 
 def _rest(proposal: Proposal) -> Iterator[str]:
-    yield from _objectives(proposal.objectives)
-    yield "# Merges that are evaluated, beside the two models themselves. gpu_hours = 24.0 would"
+    yield from _objectives(proposal)
+    yield "# Merges that are evaluated, beside the models themselves. gpu_hours = 24.0 would"
     yield "# limit the cost, patience = 10 ends a search whose hypervolume has stopped growing."
     yield "[budget]"
     yield f"evaluations = {proposal.evaluations}"

@@ -17,6 +17,7 @@ from apbmm_common.datasets.demo_pair import demo_folder
 from apbmm_common.run_file import RunSpec, load_run_file
 from commands import called, command_line, environment, run
 from hub_stand_in import Hub, hub_stand_in
+from tiny_checkpoints import write_related
 
 THINKS = "{{ messages }}<think>\n"
 
@@ -230,7 +231,60 @@ def test_columns_of_any_name_are_named_by_flags(host: Path) -> None:
 
 def test_one_model_twice(host: Path) -> None:
     shown = called("init", "--thinking", "models/first", "--instruct", "models/first", *ALL[4:])
-    assert "error: models/first is both models" in shown.stderr
+    assert "error: models/first is given twice" in shown.stderr
+
+
+def named(*names: str) -> tuple[str, ...]:
+    """Flags for models of these names, in folders of the same names."""
+    return tuple(part for name in names for part in ("--model", f"{name}=models/{name}"))
+
+
+def test_three_models_under_names_of_ones_own(host: Path) -> None:
+    write_related(host / "models" / "first", host / "models" / "third", seed=3)
+    think(host / "models" / "second")
+    rest = ("--benchmark", "data/sums.jsonl", "--gpus", "cpu")
+    spec = written(*named("first", "second", "third"), *rest)
+    assert spec.sources.names == ("first", "second", "third")
+    assert spec.generation.template_from == "second"
+    found = [(o.name, o.metric, o.expert, o.vanilla) for o in spec.objectives]
+    assert found == [
+        ("reasoning", "accuracy", "first", "third"),
+        ("cost", "tokens", "third", "first"),
+    ]
+    objectives = [
+        *("--objective", "sums=accuracy@sums:second"),
+        *("--objective", "accuracy:third", "--objective", "tokens"),
+    ]
+    spec = written(*named("first", "second", "third"), *rest, *objectives, "--force")
+    assert [(o.name, o.expert, o.vanilla) for o in spec.objectives] == [
+        ("sums", "second", "third"),
+        ("reasoning", "third", "first"),
+        ("cost", "third", "first"),
+    ]
+
+
+def test_two_models_under_names_of_ones_own(host: Path) -> None:
+    (host / "data" / "sums.jsonl").rename(host / "data" / "second.jsonl")
+    spec = written(*named("second", "first"), "--benchmark", "data/second.jsonl", "--gpus", "cpu")
+    assert spec.sources.names == ("second", "first")
+    assert [benchmark.name for benchmark in spec.benchmarks] == ["second-2"]
+    assert [o.expert for o in spec.objectives] == ["second", "first"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--model", "a=models/first", "--model", "models/second"), "others are not"),
+        (("--model", "a=models/first", "--model", "a=models/second"), "a name of its own"),
+        ((*MODELS, "--model", "models/second"), "3 models are named"),
+        (("--model", "a=models/first", "--instruct", "models/second"), "others are not"),
+        ((*named("first", "second"), "--objective", "tokens:x", "--objective", "accuracy"), "no s"),
+    ],
+)
+def test_names_that_do_not_do_are_refused(host: Path, given: tuple[str, ...], said: str) -> None:
+    shown = called("init", *given, *ALL[4:])
+    assert shown.returncode == 2
+    assert said in shown.stderr
 
 
 def test_models_that_cannot_be_merged_are_refused_as_by_check(host: Path) -> None:
@@ -305,6 +359,15 @@ def test_at_a_terminal_it_asks_for_what_is_not_given(host: Path) -> None:
         ("cost", "tokens", "instruct", "thinking"),
         ("truncated", "truncated", "instruct", "thinking"),
     ]
+
+
+def test_at_a_terminal_it_asks_for_models_under_names(host: Path) -> None:
+    write_related(host / "models" / "first", host / "models" / "third", seed=3)
+    models = "b=models/second\nmodels/first\nc=models/third\na=models/first\n\n"
+    shown = at_terminal(host, f"{models}data/sums.jsonl\n\n\ncpu\n")
+    assert "a model needs a name of its own" in shown
+    assert "Model 4 (NAME=FOLDER; empty: no more, the last one is x = 0)" in shown
+    assert load_run_file(host / "run.toml").sources.names == ("b", "c", "a")
 
 
 def test_at_a_terminal_it_asks_for_columns_of_ones_own(host: Path) -> None:
