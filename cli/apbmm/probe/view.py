@@ -11,6 +11,7 @@ from apbmm.results.words import duration
 from apbmm_common.metrics import metric
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.costs.budget import UNITS
+from apbmm_master.journal.scores import broken_constraints, missing_metrics, raw_metrics
 
 ENDS = "such a run ends after its references"
 MANY_CUT = 0.1
@@ -140,6 +141,7 @@ def _notes(shown: Shown) -> Iterator[str]:
         yield from _objective_notes(shown)
     generation = shown.spec.generation
     for source in shown.probed:
+        yield from _limit_notes(shown.spec, source)
         for name, result in source.evaluated.benchmarks.items():
             if result.truncated > MANY_CUT * result.questions:
                 yield (
@@ -147,6 +149,18 @@ def _notes(shown: Shown) -> Iterator[str]:
                     f"{name} were cut off at max_tokens = {generation.max_tokens}: raise it, and "
                     "context with it, unless these answers would never end"
                 )
+
+
+def _limit_notes(spec: RunSpec, source: Probed) -> Iterator[str]:
+    """Constraints that a source breaks, and metrics that are named and not reported."""
+    if missing := missing_metrics(spec, source.evaluated):
+        yield f"note: {source.source}: {missing}: no evaluation of this run could be used"
+    elif broken := broken_constraints(spec, raw_metrics(source.evaluated)):
+        words = ", ".join(constraint.in_words for constraint in broken)
+        yield (
+            f"note: {source.source} breaks {words} on these questions; where all sources do, "
+            "merges that do not may be rare"
+        )
 
 
 def _objective_notes(shown: Shown) -> Iterator[str]:

@@ -6,7 +6,7 @@ all are equally accurate, the scaled objectives say nothing, and a search of hou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from apbmm_common.errors import RunFileError
 from apbmm_common.metrics import metric
@@ -16,6 +16,7 @@ from apbmm_master.journal.reference_causes import WHAT_MAY_CHANGE, causes_in_wor
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import check_scaling, measured_references, objectives_of
 from apbmm_master.search.errors import ReferenceScaleError
+from apbmm_master.search.reference_scaling import ScaledObjective
 
 MOST_POOR = 0.5
 """Largest share of a reference's answers to a benchmark that may be truncated, or malformed.
@@ -92,7 +93,7 @@ def poor_answers(
     scaled = {
         (reference, benchmark)
         for objective in objectives_of(spec)
-        for reference in (objective.expert, objective.vanilla)
+        for reference in _scaled_by(objective, references)
         for benchmark in objective.benchmarks
     }
     return [
@@ -102,6 +103,13 @@ def poor_answers(
         if len(references) == LEAST_SOURCES or (reference, benchmark) in scaled
         for fault in _poor_answers(reference, benchmark, result)
     ]
+
+
+def _scaled_by(objective: ScaledObjective, references: Iterable[str]) -> Iterable[str]:
+    """The references that an objective is scaled by: with a target the worst, which may be any."""
+    if objective.scale is not None:
+        return ()
+    return references if objective.target is not None else (objective.expert, objective.vanilla)
 
 
 def _common_benchmarks(references: Mapping[str, Mapping[str, BenchmarkResult]]) -> list[str]:

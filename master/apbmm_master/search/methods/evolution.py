@@ -149,8 +149,8 @@ def constrained(losses: Array, margins: Array) -> Array:
     """
     scale = margins.std(axis=0)
     missing = (np.clip(-margins, 0.0, None) / np.where(scale > 0.0, scale, 1.0)).sum(axis=1)
-    worst = losses.max(initial=0.0)
-    return np.asarray(np.where(missing > 0.0, worst + missing, losses), dtype=np.float64)
+    broken = (margins < 0.0).any(axis=1)
+    return np.asarray(np.where(broken, losses.max() + missing, losses), dtype=np.float64)
 
 
 def simplex_lattice(objectives: int, smallest: int) -> Array:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import WrongShapeError
@@ -86,3 +88,19 @@ def test_evolution_prefers_what_breaks_no_constraint() -> None:
     )
     kept = (trials[:, None, :] == x[None, :, :]).sum(axis=-1)  # all but one component
     assert (kept[:, 1:].max(axis=1) >= 2).all()
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.floats(-5, 5), st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=12
+    )
+)
+def test_whatever_breaks_a_constraint_is_worse_than_all_that_break_none(
+    rows: list[tuple[float, float, float]],
+) -> None:
+    table = np.array(rows)
+    feasible = (table[:, 1:] >= 0.0).all(axis=1)
+    losses = constrained(table[:, 0], table[:, 1:])
+    np.testing.assert_array_equal(losses[feasible], table[feasible, 0])
+    if feasible.any():
+        assert (losses[~feasible] >= losses[feasible].max()).all()
