@@ -26,6 +26,7 @@ from apbmm_master.search.methods import method_class, names
 
 _COMPARISONS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
 _LARGEST_EXACT = 2**53
+_TABLES = {section_of(info) for info in RunSpec.model_fields.values()}
 
 
 def run_file_reference() -> str:
@@ -38,6 +39,8 @@ def run_file_reference() -> str:
         heading = f"[[{key}]]" if get_origin(info.annotation) is tuple else f"[{key}]"
         needed = " (required)" if info.is_required() else ""
         parts += [f"## `{heading}`{needed}", inspect.getdoc(kind) or "", *_table(kind)]
+        for inner, section in own_tables(kind):
+            parts += [f"### `[[{key}.{inner}]]`", inspect.getdoc(section) or "", *_table(section)]
         if key == "objectives":
             parts += _metrics()
         if key == "merge":
@@ -56,8 +59,16 @@ def keys(kind: type[Section] = RunSpec, prefix: str = "") -> Iterator[tuple[str,
         inner = section_of(info)
         if inner is None:
             yield prefix + key, info
-        elif not prefix:
+        elif not prefix or inner not in _TABLES:
             yield from keys(inner, f"{prefix}{key}.")
+
+
+def own_tables(kind: type[Section]) -> Iterator[tuple[str, type[Section]]]:
+    """The tables within a table that are not also at the top of the file, by their keys."""
+    for key, info in kind.model_fields.items():
+        inner = section_of(info)
+        if inner is not None and inner not in _TABLES:
+            yield key, inner
 
 
 def _table(kind: type[Section]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from apbmm_common.errors import JournalError
 from apbmm_common.process.failpoints import reach
 from apbmm_common.protocol.messages import Bye, FromMaster
 from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.adaptive_blocks import find_borders
 from apbmm_master.journal.clock import RunClock
 from apbmm_master.journal.confirmation import begin_to_confirm
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
@@ -323,6 +324,7 @@ class Master:
 
     def _decide(self) -> None:
         self.optimiser.propose_references(self.run_state, self.record)
+        find_borders(self.run_state, self.record)
         self.optimiser.take_reply(self.run_state, self.record)
         self._take_estimates()
         for decision in decide(self.run_state, self.fleet, self.situation()):

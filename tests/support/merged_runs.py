@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file import MergeSection, RunSpec
 from apbmm_master.journal.confirmation import CONFIRM
 from apbmm_master.journal.events import (
     AnyEvent,
@@ -61,13 +61,15 @@ def write_merged_run(
     named = {role: str(path) for role, path in sources.items()} | changes.pop("named", {})
     changes.setdefault("evaluation", {"kind": "vllm", "layers": None})
     changes.setdefault("name", "trial")
-    common = changes.get("merge", {}).get("vocabulary") == "common"
-    verified = verify_sources(sources, None, common_vocabulary=common)
+    merge = MergeSection.model_validate(changes.get("merge", {}))
+    common = merge.vocabulary == "common"
+    verified = verify_sources(sources, None, common_vocabulary=common, merge=merge)
     first = write_run(
         folder / "as-rehearsed",
         POINTS,
         ends=ends,
         outside=verified.outside,
+        parts=verified.parts,
         sources=named,
         **changes,
     )
@@ -109,7 +111,12 @@ def _edited(
         evaluation = run_state.evaluations[event.evaluation]
         reference = evaluation.purpose == "reference"
         digest = digest_of(
-            run_state.spec, verified, evaluation.vector, scratch, reference=reference
+            run_state.spec,
+            verified,
+            evaluation.vector,
+            scratch,
+            reference=reference,
+            borders=run_state.borders or (),
         )
         engine = {"versions": {"vllm": "0.0.1"}, "weights": digest}
         return event.model_copy(update={"body": event.body.model_copy(update={"engine": engine})})
@@ -123,8 +130,9 @@ def digest_of(
     out: Path,
     *,
     reference: bool = False,
+    borders: Sequence[int] = (),
 ) -> str:
     """The digest of a merge's weights, written to ``out``."""
-    merge = merge_of(spec, sources, vector, reference=reference)
+    merge = merge_of(spec, sources, vector, reference=reference, borders=borders)
     write_merge(sources, merge.plans, merge.recipe, spec.generation.template_from, out)
     return folder_digest(out)

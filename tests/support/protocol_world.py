@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from apbmm_common.protocol.messages import (
     Welcome,
 )
 from apbmm_common.run_file import RunSpec, reference_vector
+from apbmm_master.journal.adaptive_blocks import find_borders
 from apbmm_master.journal.answer_tables import BLAMED, AnswerTables
 from apbmm_master.journal.answer_tables import SCHEMA as ANSWER_SCHEMA
 from apbmm_master.journal.evaluations import MEASURE, Evaluation
@@ -215,6 +217,7 @@ class Sim:
     run: str = RUN
     outside: tuple[str, ...] = ()
     identical_layers: tuple[int, ...] = ()
+    parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=lambda: dict(DIGESTS))
     says: list[FromWorker] = field(default_factory=list)
     has: dict[str, KeptAnswer] = field(default_factory=dict)
@@ -334,7 +337,7 @@ class Sim:
     def _ready(self) -> None:
         found = {
             "layers": LAYERS, "outside": self.outside, "digests": self.digests,
-            "identical_layers": self.identical_layers,
+            "identical_layers": self.identical_layers, "parts": dict(self.parts),
         }  # fmt: skip
         self.says.append(Ready.model_validate({"run": self.run, **found, "versions": {}}))
 
@@ -560,6 +563,7 @@ class World:
                 purpose: Any = "measure" if name == MEASURE else "reference"
                 proposal = Proposal(evaluation=name, vector=vector, key=name)
                 self.record(Proposed(purpose=purpose, proposals=(proposal,)))
+        find_borders(self.run_state, self.record)
 
     def _propose(self, count: int) -> None:
         assert self.run_state.spec is not None
@@ -581,7 +585,11 @@ class World:
     # ---- the workers and the network -----------------------------------------------------
 
     def join(
-        self, name: str, outside: tuple[str, ...] = (), identical_layers: tuple[int, ...] = ()
+        self,
+        name: str,
+        outside: tuple[str, ...] = (),
+        identical_layers: tuple[int, ...] = (),
+        parts: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     ) -> Sim:
         """Start a worker process; the outbox of the name's last one is on its disk."""
         self._boots += 1
@@ -589,7 +597,7 @@ class World:
         boot = self._boots
         worker = Sim(
             name, f"boot{boot}", f"id{boot}".encode(),
-            outside=outside, identical_layers=identical_layers, rambles=self.rambles,
+            outside=outside, identical_layers=identical_layers, parts=parts, rambles=self.rambles,
         )  # fmt: skip
         if old is not None:
             old.alive = False

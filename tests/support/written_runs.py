@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from apbmm_common.metrics import Outcome
@@ -47,6 +48,7 @@ def write_run(
     budget: int = 0,
     pause: float = 0.0,
     outside: tuple[str, ...] = (),
+    parts: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     learn_from: Path | None = None,
     **changes: Any,
 ) -> Path:
@@ -59,7 +61,7 @@ def write_run(
     world = World(budget={"evaluations": budget, "initial": 1, "failures": 0}, **changes)
     if learn_from is not None:
         learn(world, learn_from)
-    worker = world.join("a", outside)
+    worker = world.join("a", outside, parts=parts)
     left = list(points)
     while world.end is None:
         world.exchange()

@@ -71,7 +71,8 @@ class Evaluate(BaseModel):
     """Evaluate the merge of one vector; EvalScope's records go to ``outputs``.
 
     The vector is of the run's space. That of a ``reference`` has one weight for each layer.
-    ``upto`` and ``enough`` are those of the `Assign`. ``lease`` names it for `EndAnswers`.
+    ``borders``, ``upto`` and ``enough`` are those of the `Assign`. ``lease`` names it for
+    `EndAnswers`.
     """
 
     model_config = WIRE
@@ -80,6 +81,7 @@ class Evaluate(BaseModel):
     lease: str = ""
     vector: tuple[Finite, ...]
     reference: bool = False
+    borders: tuple[Count, ...] = ()
     outputs: str
     upto: Count = 0
     enough: Count = 0
@@ -144,7 +146,8 @@ class Prepared(BaseModel):
 
     ``digests`` identify the inputs by name: weights, settings files, questions. ``layers`` is the
     number of layers of a source, ``identical_layers`` are those whose tensors are equal in all
-    sources, and ``outside`` names the groups of tensors that belong to no layer.
+    sources, ``parts`` the layers in which each part of layers is searched, and ``outside`` names
+    the groups of tensors that belong to no layer.
     """
 
     model_config = WIRE
@@ -153,6 +156,7 @@ class Prepared(BaseModel):
     layers: Annotated[int, Field(ge=1)]
     outside: tuple[str, ...]
     identical_layers: tuple[int, ...] = ()
+    parts: dict[str, tuple[int, ...]] = {}
     versions: dict[str, str]
     seconds: float
 

@@ -51,8 +51,8 @@ from apbmm_common.run_file import (
     PriorSection,
     RunSpec,
     Space,
-    block_of,
     load_run_file,
+    searched_parts,
 )
 from apbmm_common.run_file.load import read_table
 from apbmm_common.run_file.schema import paths_in
@@ -80,6 +80,8 @@ class Inspection:
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     identical_layers: tuple[int, ...] = ()
     """Layers that are not searched: their tensors are the same in all sources."""
+    space: Space | None = None
+    """What is searched, where the sources can be merged; blocks yet to be found are one."""
     code: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Python files that come with a checkpoint, by role; only where there are any."""
     questions: dict[str, int | None] = field(default_factory=dict)
@@ -285,12 +287,10 @@ def _inspect_code(found: Inspection, engine: EngineSection) -> None:
 
 
 def _inspect_blocks(found: Inspection, merge: MergeSection, checkpoint: Checkpoint) -> None:
-    if merge.blocks is None:
-        return
     with suppress(SourceError):  # layers that cannot be counted are a fault of their own
         layers = layer_count(checkpoint)
         try:
-            block_of(layers, merge.blocks)
+            merge.block_of(layers)
         except RunFileError as error:
             found.fault(error)
 
@@ -302,7 +302,9 @@ def _inspect_layers(found: Inspection) -> None:
         found.identical_layers = identical_layers(merged)
         if found.spec is not None:
             groups = outside_groups(merged)
-            Space.of(found.spec, layer_count(merged[-1]), groups, found.identical_layers)
+            layers, identical = layer_count(merged[-1]), found.identical_layers
+            parts = searched_parts(found.spec.merge, merged)
+            found.space = Space.of(found.spec, layers, groups, identical, parts)
     except (SourceError, RunFileError) as error:
         found.fault(error)
 

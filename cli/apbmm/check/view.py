@@ -16,7 +16,13 @@ from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.merge_methods import LINEAR, METHODS
 from apbmm_common.metrics import metric
-from apbmm_common.run_file import BenchmarkSection, ObjectiveSection, RunSpec
+from apbmm_common.run_file import (
+    BenchmarkSection,
+    MergeSection,
+    ObjectiveSection,
+    RunSpec,
+    part_names,
+)
 
 Row = tuple[str, str]
 
@@ -133,12 +139,27 @@ def _merge(found: Inspection, spec: RunSpec) -> str:
         how = ", ".join((f"{method.name} of whole models", *fixed))
         outside = "all tensors alike" if spec.merge.outside_layers == "mean" else outside
     else:
-        layers = "layer by layer"
-        if spec.merge.blocks is not None:
-            layers = f"{spec.merge.blocks} blocks of layers"
         kind = "linear" if spec.merge.combine == "simplex" else "task vectors added to the base"
-        how = f"{kind}, {layers}"
+        how = f"{kind}, {_grain(found, spec.merge)}"
     return f"{how}, {outside}, dtype {spec.merge.dtype}"
+
+
+def _grain(found: Inspection, merge: MergeSection) -> str:
+    """What shares a weight, and how many numbers are searched."""
+    blocks = len(merge.borders) + 1 if merge.borders else merge.blocks
+    within = "each layer" if blocks is None else f"{blocks} blocks of layers"
+    parts = found.space.parts if found.space is not None else part_names(merge)
+    match merge.grain:
+        case "layer":
+            return "layer by layer"
+        case "blocks":
+            return within
+        case "adaptive":
+            return (
+                f"{within} whose borders are found from how much the sources differ in each layer"
+            )
+    text = f"{in_list(parts)} apart in {within}"
+    return f"{text} ({found.space.dimensions} numbers)" if found.space is not None else text
 
 
 def _benchmark(found: Inspection, benchmark: BenchmarkSection) -> str:

@@ -280,8 +280,7 @@ def _weights_chart(results: RunResults, each: EvaluationResult) -> Json | None:
         return None
     bars = []
     for source in results.weighed:
-        weights = {str(layer): w for layer, w in enumerate(each.source_weights[source])}
-        weights |= each.outside_source_weights[source]
+        weights = each.named_weights(source) | dict(each.outside_source_weights[source])
         series = f"weight of {source}"
         bars += [Bar(name, series, w, f"{source}, {name}: {w:.3f}") for name, w in weights.items()]
     title = bars[0].series if len(results.weighed) == 1 else "weight"

@@ -13,17 +13,19 @@ _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#
 """Of Okabe and Ito, told apart by the colour-blind: of the sources but the anchor."""
 
 
-def layer_picture(weights: Mapping[str, Sequence[float]], title: str) -> str:
+def layer_picture(weights: Mapping[str, Mapping[str, float]], title: str) -> str:
     """Bars of the sources' weights in each layer, on one another from 0 at the bottom to 1.
 
-    ``weights`` has those of each source by its name; what the others leave is the last one's.
+    ``weights`` has those of each source by its name, for each layer or part of one by its name;
+    what the others leave is the last one's.
     """
     return "\n".join(_lines(weights, title)) + "\n"
 
 
-def _lines(weights: Mapping[str, Sequence[float]], title: str) -> Iterator[str]:
+def _lines(weights: Mapping[str, Mapping[str, float]], title: str) -> Iterator[str]:
     *others, _ = weights
-    rows = list(zip(*(weights[name] for name in others), strict=True))
+    columns = list(weights[others[0]])
+    rows = [[weights[name][column] for name in others] for column in columns]
     inner, height = _WIDTH - _LEFT - 8, _HEIGHT - _TOP - _BOTTOM
     step = inner / len(rows)
     yield (
@@ -37,20 +39,20 @@ def _lines(weights: Mapping[str, Sequence[float]], title: str) -> Iterator[str]:
         yield from _legend(list(weights))
     yield f'<rect x="{_LEFT}" y="{_TOP}" width="{inner}" height="{height}" fill="{_ANCHOR}"/>'
     every = max(1, -(-len(rows) // 18))
-    for layer, row in enumerate(rows):
-        left, top = _LEFT + layer * step, float(_TOP + height)
+    for place, (column, row) in enumerate(zip(columns, rows, strict=True)):
+        left, top = _LEFT + place * step, float(_TOP + height)
         for name, weight, colour in zip(others, row, _COLOURS, strict=False):
             top -= height * weight
             whose = "" if len(others) == 1 else f"{escape(name)} "
             yield (
                 f'<rect x="{left + 0.1 * step:.2f}" y="{top:.2f}"'
                 f' width="{0.8 * step:.2f}" height="{height * weight:.2f}" fill="{colour}">'
-                f"<title>layer {layer}: {whose}{weight:.3f}</title></rect>"
+                f"<title>layer {column}: {whose}{weight:.3f}</title></rect>"
             )
-        if layer % every == 0:
+        if place % every == 0:
             yield (
                 f'<text x="{left + step / 2:.2f}" y="{_HEIGHT - 12}"'
-                f' text-anchor="middle">{layer}</text>'
+                f' text-anchor="middle">{escape(column)}</text>'
             )
     for value in (0.0, 0.5, 1.0):
         y = _TOP + height * (1 - value)

@@ -25,6 +25,8 @@ _THEIR_NAMES = {"dare": "dare_linear"}
 """Where mergekit has another name for a method."""
 _DTYPES = {code: name for name, code in DTYPE_CODES.items()}
 Config = dict[str, Any]
+Shares = dict[Path, float]
+"""The weights of the sources in a tensor, by their folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,9 @@ def mergekit_config(
 
 
 def _linear(plans: Sequence[TensorPlan], named: Mapping[Path, str], template: str) -> Config:
-    """A weighted sum: each layer, and each tensor that belongs to none, has its own weights."""
+    """A weighted sum: tensors are told apart by parts of their names, where weights differ."""
     used = dict.fromkeys(source.file.parent for plan in plans for source in plan.sources)
-    weights: dict[str, dict[Path, float]] = {}
-    for plan in sorted(plans, key=_place):
-        assert isinstance(plan.rule, WeightedSum)
-        shares = zip(plan.sources, plan.rule.weights, strict=True)
-        weights[_filter(plan.name)] = {source.file.parent: share for source, share in shares}
+    weights = dict(_filters({plan.name: _shares(plan) for plan in sorted(plans, key=_place)}))
     return {
         "merge_method": "linear",
         "base_model": template,
@@ -139,13 +137,38 @@ def _place(plan: TensorPlan) -> tuple[int, str]:
     return (sys.maxsize, plan.name) if layer is None else (layer, "")
 
 
-def _filter(tensor: str) -> str:
-    """The part of a name that mergekit's filter looks for: all tensors of a layer share one.
+def _shares(plan: TensorPlan) -> Shares:
+    assert isinstance(plan.rule, WeightedSum)
+    pairs = zip(plan.sources, plan.rule.weights, strict=True)
+    return {source.file.parent: share for source, share in pairs}
 
-    The point at its end tells layer 1 from layer 10.
+
+def _filters(shares: Mapping[str, Shares]) -> Iterator[tuple[str, Shares]]:
+    """Texts that mergekit's filter looks for in names, and the weights of what it finds by them.
+
+    All tensors of a layer with the same weights have one. The point at its end tells layer 1 from
+    layer 10.
     """
-    layer = layer_of(tensor)
-    if layer is None:
-        return tensor
-    part = f".{layer}."
-    return tensor[: tensor.index(part) + len(part)]
+    layers: dict[str, list[str]] = {}
+    for name in shares:
+        layer = layer_of(name)
+        part = name if layer is None else f".{layer}."
+        layers.setdefault(name[: name.index(part) + len(part)], []).append(name)
+    for begin, names in layers.items():
+        yield from _within(begin, names, shares)
+
+
+def _within(
+    begin: str, names: Sequence[str], shares: Mapping[str, Shares]
+) -> Iterator[tuple[str, Shares]]:
+    """The filters of tensors whose names begin so: one, or those of each next part of the names."""
+    if all(shares[name] == shares[names[0]] for name in names):
+        yield begin, shares[names[0]]
+        return
+    nexts: dict[str, list[str]] = {}
+    for name in names:
+        part, point, _ = name[len(begin) :].partition(".")
+        nexts.setdefault(begin + part + point, []).append(name)
+    # A name may be the beginning of a longer one, and the first filter that fits counts.
+    for longer in sorted(nexts, key=len, reverse=True):
+        yield from _within(longer, nexts[longer], shares)

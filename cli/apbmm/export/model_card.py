@@ -20,6 +20,7 @@ from apbmm.results.words import REHEARSAL, figure_in_words, in_list, times
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
+from apbmm_common.run_file import MergeSection
 
 if TYPE_CHECKING:
     from apbmm_common.run_file.schema import BenchmarkSection, GenerationSection
@@ -293,13 +294,35 @@ def _weights(facts: CardFacts) -> Iterator[str]:
         yield f"![Weights of {in_list(names)} in each layer]({PICTURE_FILE})\n"
         rule = f"Each tensor is the sum of those of {in_list(names)} with these weights."
     yield f"{rule} {_outside(facts, spec.merge.outside_layers)}\n"
-    columns = [evaluation.source_weights[name] for name in shown]
+    if parts_in_words := _parts(spec.merge):
+        yield f"{parts_in_words}\n"
+    columns: dict[str, Sequence[float]] = {}
+    for name in shown:
+        source = name if len(shown) > 1 else "x"
+        parts = evaluation.part_weights[name] or {"": evaluation.source_weights[name]}
+        columns |= {f"{source} {part}".rstrip(): weights for part, weights in parts.items()}
     yield from _table(
-        ("layer", *(shown if len(shown) > 1 else ("x",))),
+        ("layer", *columns),
         (
             (str(n), *(f"{weight:.6f}" for weight in row))
-            for n, row in enumerate(zip(*columns, strict=True))
+            for n, row in enumerate(zip(*columns.values(), strict=True))
         ),
+    )
+
+
+def _parts(merge: MergeSection) -> str:
+    """Which tensors of a layer the weights of its parts are of; "" where it has no parts."""
+    if merge.grain == "parts":
+        return "Attention and MLP of a layer have weights of their own, with the norms before them."
+    if merge.grain != "filters":
+        return ""
+    filters = (
+        f"{each.name} is what has {' or '.join(f'`{text}`' for text in each.texts)} in its name"
+        for each in merge.filters
+    )
+    return (
+        f"Of the tensors of a layer, {'; '.join(filters)}. The first that fits counts; what none "
+        "fits has the mean of the layer's weights."
     )
 
 

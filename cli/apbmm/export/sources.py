@@ -12,7 +12,7 @@ from apbmm.merge.places import digest_cache, expanded
 from apbmm.results.run_results import RunResults
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import SourceError, UsageError
-from apbmm_common.run_file import Space
+from apbmm_common.merge_methods import LINEAR
 
 if TYPE_CHECKING:
     from apbmm_worker.merging.sources import VerifiedSources
@@ -71,6 +71,7 @@ def verified_sources(results: RunResults, folders: Mapping[str, SourceFolder]) -
         {role: each.folder for role, each in folders.items()},
         digest_cache(),
         common_vocabulary=results.spec.merge.vocabulary == "common",
+        merge=results.spec.merge,
     )
     journaled = results.run_state.digests
     for role, digest in sources.digests.items():
@@ -99,8 +100,8 @@ def _wanted(results: RunResults) -> dict[str, Path]:
     """The sources that the run's merges are made of, as its run file has them."""
     spec = results.spec.sources
     wanted = {name: Path(folder) for name, folder in spec.folders.items()}
-    space = Space.of(results.spec, results.run_state.layers, results.run_state.outside)
-    if not (space.owners and space.simplex):  # task vectors against the base
+    if results.spec.merge_method != LINEAR or results.spec.merge.combine != "simplex":
+        # task vectors against the base
         wanted[BASE_ROLE] = Path(spec.base or spec.folders[spec.names[-1]])
     return wanted
 

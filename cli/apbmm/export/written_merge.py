@@ -73,7 +73,11 @@ def write(
         spec = spec.model_copy(update={"merge": merge_section})
     try:
         merge = merge_of(
-            spec, sources, evaluation.vector, reference=evaluation.purpose == "reference"
+            spec,
+            sources,
+            evaluation.vector,
+            reference=evaluation.purpose == "reference",
+            borders=results.run_state.borders or (),
         )
         plans = with_prediction_layers(merge.plans, sources.checkpoints[spec.sources.names[-1]])
         export = _Export(results, spec, sources, folders, order, plans)
@@ -139,7 +143,8 @@ class _Export:
         config = mergekit_config(self._plans, self._sources, names, self._spec)
         (folder / CONFIG_FILE).write_text(config.text(_heading(results, evaluation)), "utf-8")
         if evaluation.source_weights and self._spec.merge.combine == "simplex":
-            picture = layer_picture(evaluation.source_weights, _title(results, evaluation))
+            weights = {name: evaluation.named_weights(name) for name in evaluation.source_weights}
+            picture = layer_picture(weights, _title(results, evaluation))
             (folder / PICTURE_FILE).write_text(picture, encoding="utf-8")
         write_eval_results(folder, facts)
         model_card(facts).save(folder / CARD_FILE)

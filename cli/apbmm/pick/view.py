@@ -115,9 +115,11 @@ def _weights(results: RunResults, chosen: EvaluationResult) -> Iterator[str]:
     if not chosen.source_weights:
         yield ", ".join(f"{name} {value:g}" for name, value in chosen.parameters.items())
     for name in results.weighed if chosen.source_weights else ():
-        row = chosen.source_weights[name]
-        weights = " ".join(f"{weight:.2f}" for weight in row)
-        yield f"{name}'s weight in layers 0 to {len(row) - 1}: {weights}"
+        parts = chosen.part_weights[name] or {"": chosen.source_weights[name]}
+        for part, row in parts.items():
+            weights = " ".join(f"{weight:.2f}" for weight in row)
+            where = f"{part} of " if part else ""
+            yield f"{name}'s weight in {where}layers 0 to {len(row) - 1}: {weights}"
 
 
 def _head(results: RunResults, choice: Choice) -> Iterator[str]:

@@ -44,6 +44,11 @@ def evaluation_as_json(results: RunResults, evaluation: EvaluationResult) -> dic
         "layer_weights": list(each.layer_weights),
         "outside_weights": dict(each.outside_weights),
         "source_weights": {name: list(row) for name, row in each.source_weights.items()},
+        "part_weights": {
+            name: {part: list(row) for part, row in parts.items()}
+            for name, parts in each.part_weights.items()
+            if parts
+        },
         "parameters": dict(each.parameters),
         "objectives": dict(zip(results.objectives, each.objectives, strict=True))
         if each.objectives is not None

@@ -48,7 +48,10 @@ class EvaluationResult:
         layer_weights: the first source's weight for each layer; empty for a model-level merge.
         outside_weights: the same for each searched group of tensors outside the layers.
         source_weights: the weight of each source, by its name, for each layer; those of a layer sum
-            to 1 unless task vectors are added to a base. Empty for a model-level merge.
+            to 1 unless task vectors are added to a base. Those of a layer whose parts have weights
+            of their own are the mean of these. Empty for a model-level merge.
+        part_weights: by source and part, the weight in each layer; empty where layers are weighed
+            as a whole.
         outside_source_weights: the same for each searched group of tensors outside the layers.
         parameters: a model-level merge's weight and parameters, by name; empty for a linear merge.
         benchmarks: what was measured, by benchmark, in the order of the run file; empty until done.
@@ -74,6 +77,7 @@ class EvaluationResult:
     layer_weights: tuple[float, ...] = ()
     outside_weights: Mapping[str, float] = field(default_factory=dict)
     source_weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    part_weights: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     outside_source_weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     parameters: Mapping[str, float] = field(default_factory=dict)
     benchmarks: Mapping[str, BenchmarkFigures] = field(default_factory=dict)
@@ -95,6 +99,18 @@ class EvaluationResult:
     def tokens(self) -> float:
         """Generated tokens of all answers together."""
         return math.fsum(each.tokens for each in self.benchmarks.values())
+
+    def named_weights(self, source: str) -> dict[str, float]:
+        """A source's weight in each layer, or each layer's first part, then its next, by its name.
+
+        The names are ``7`` and ``7 attention``. The merge is layer-wise.
+        """
+        parts = self.part_weights[source] or {"": self.source_weights[source]}
+        return {
+            f"{layer} {part}".rstrip(): weight
+            for part, weights in parts.items()
+            for layer, weight in enumerate(weights)
+        }
 
     def is_no_worse_than(self, other: EvaluationResult) -> bool:
         """Whether it is at least as good in every objective. Both have objectives."""
@@ -283,7 +299,7 @@ def results_of(
     scores = Scores() if trouble else history.update(run_state)
     reading = _Reading(
         run_state,
-        run_state.space if run_state.layers else None,
+        run_state.space if run_state.has_space else None,
         sums,
         {scored.evaluation.id: scored for scored in history.history()},
         {name: place for place, name in enumerate(run_state.completed)},
@@ -338,7 +354,7 @@ class _Reading:
 
     run_state: RunState
     space: Space | None
-    """None until the sources are verified."""
+    """None until it is known."""
     sums: Mapping[tuple[str, str], OutcomeSums]
     scored: Mapping[str, ScoredEvaluation]
     places: Mapping[str, int]
@@ -383,11 +399,15 @@ class _Reading:
             return {"parameters": {"weight": weight, **parameters}}
         names = spec.sources.names
         layers = zip(*space.layer_rows(vector), strict=True)
-        groups = space.outside_rows(vector)
+        groups, parts = space.outside_rows(vector), space.part_rows(vector)
         return {
             "layer_weights": space.layer_weights(vector),
             "outside_weights": space.outside_weights(vector),
             "source_weights": dict(zip(names, layers, strict=True)),
+            "part_weights": {
+                name: {part: tuple(row[index] for row in rows) for part, rows in parts.items()}
+                for index, name in enumerate(names)
+            },
             "outside_source_weights": {
                 name: {group: row[index] for group, row in groups.items()}
                 for index, name in enumerate(names)

@@ -359,8 +359,12 @@ def evaluations_table(results: RunResults) -> Table:
 
 
 def _weights(results: RunResults, each: EvaluationResult) -> Iterator[str]:
-    """The weights of a merge by layer: a line for each source that is named, or the one line."""
-    rows = {name: each.source_weights[name] for name in results.weighed if each.source_weights}
+    """The weights of a merge by layer: a line for each source or part, or the one line."""
+    rows: dict[str, tuple[float, ...]] = {}
+    for source in results.weighed if each.source_weights else ():
+        name = source if len(results.weighed) > 1 else ""
+        of_parts = each.part_weights[source] or {"": each.source_weights[source]}
+        rows |= {f"{name} {part}".strip(): row for part, row in of_parts.items()}
     for name, row in (rows or {"": each.vector}).items():
         weights = " ".join(f"{weight:.2f}" for weight in row)
         yield f"{name} {weights}" if len(rows) > 1 else weights

@@ -60,8 +60,10 @@ LAYER = Column(
     float,
     "first source's weight in a layer, of two; not for model-level methods",
 )
+PART = Column("part.NUMBER.PART", float, "its weight in a part of a layer, where these have own")
 OUTSIDE = Column("outside.GROUP", float, "its weight in a group of tensors outside the layers")
 LAYER_OF_SOURCE = Column("layer.NUMBER.SOURCE", float, "the same of each of more than two sources")
+PART_OF_SOURCE = Column("part.NUMBER.PART.SOURCE", float, "its weight in a part of a layer")
 OUTSIDE_OF_SOURCE = Column(
     "outside.GROUP.SOURCE", float, "its weight in a group outside the layers"
 )
@@ -72,8 +74,10 @@ PATTERNS = (
     *BENCHMARK,
     *METRIC,
     LAYER,
+    PART,
     OUTSIDE,
     LAYER_OF_SOURCE,
+    PART_OF_SOURCE,
     OUTSIDE_OF_SOURCE,
     PARAMETER,
     VECTOR,

@@ -19,6 +19,8 @@ from apbmm.table.columns import (
     OUTSIDE,
     OUTSIDE_OF_SOURCE,
     PARAMETER,
+    PART,
+    PART_OF_SOURCE,
     VECTOR,
     Column,
     named,
@@ -77,15 +79,26 @@ def _named_after_the_run(
                 yield group, column, value
     last = len(results.spec.benchmarks) + 1
     for source in results.weighed if each.source_weights else ():
-        whose = (source,) if len(results.weighed) > 1 else ()
-        for number, weight in enumerate(each.source_weights[source]):
-            yield last, named(LAYER_OF_SOURCE if whose else LAYER, number, *whose), weight
-        for name, weight in each.outside_source_weights[source].items():
-            yield last + 1, named(OUTSIDE_OF_SOURCE if whose else OUTSIDE, name, *whose), weight
+        for place, column, weight in _of_source(each, source, is_named=len(results.weighed) > 1):
+            yield last + place, column, weight
     for name, value in each.parameters.items():
         yield last + 2, named(PARAMETER, name), value
     for number, component in enumerate(each.vector):
         yield last + 3, named(VECTOR, number), component
+
+
+def _of_source(
+    each: EvaluationResult, source: str, *, is_named: bool
+) -> Iterator[tuple[int, Column, float]]:
+    """A source's weights; ``is_named`` where the columns have its name."""
+    whose = (source,) if is_named else ()
+    for number, weight in enumerate(each.source_weights[source]):
+        yield 0, named(LAYER_OF_SOURCE if whose else LAYER, number, *whose), weight
+    for part, weights in each.part_weights[source].items():
+        for number, weight in enumerate(weights):
+            yield 0, named(PART_OF_SOURCE if whose else PART, number, part, *whose), weight
+    for name, weight in each.outside_source_weights[source].items():
+        yield 1, named(OUTSIDE_OF_SOURCE if whose else OUTSIDE, name, *whose), weight
 
 
 def _of_benchmark(benchmark: str, figures: BenchmarkFigures) -> Iterator[tuple[Column, Any]]:

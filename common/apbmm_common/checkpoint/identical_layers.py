@@ -35,13 +35,18 @@ def identical_layers(checkpoints: Sequence[Checkpoint]) -> tuple[int, ...]:
 
 def not_searched(layers: Sequence[int]) -> str:
     """One line that says which layers are not searched and why; ``layers`` in increasing order."""
+    which = "layer {} is" if len(layers) == 1 else "layers {} are"
+    whose = "its" if len(layers) == 1 else "their"
+    found = which.format(layer_ranges(layers))
+    return f"{found} not searched: {whose} tensors are identical in all sources"
+
+
+def layer_ranges(layers: Sequence[int]) -> str:
+    """Layers, in increasing order, as in ``0-3, 7``."""
     ranges: list[list[int]] = []
     for layer in layers:
         if ranges and ranges[-1][-1] == layer - 1:
             ranges[-1] = [ranges[-1][0], layer]
         else:
             ranges.append([layer])
-    named = ", ".join("-".join(map(str, ends)) for ends in ranges)
-    which = f"layer {named} is" if len(layers) == 1 else f"layers {named} are"
-    whose = "its" if len(layers) == 1 else "their"
-    return f"{which} not searched: {whose} tensors are identical in all sources"
+    return ", ".join("-".join(map(str, ends)) for ends in ranges)

@@ -62,6 +62,7 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Vector = Annotated[tuple[Share, ...], Field(max_length=4096)]
+Layers = Annotated[tuple[Count, ...], Field(max_length=4096)]
 Versions = Annotated[dict[Text, Text], Field(max_length=64)]
 Stage = Literal["preparing", "unfit", "ready"]
 WIRE = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -136,8 +137,10 @@ class Ready(Message):
     layers: Annotated[int, Field(ge=1, le=4096)]
     outside: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
     """Groups of tensors that belong to no layer (embeddings, final norm, head)."""
-    identical_layers: Annotated[tuple[Count, ...], Field(max_length=4096)] = ()
+    identical_layers: Layers = ()
     """The layers whose tensors are the same in all sources; they are not searched."""
+    parts: Annotated[dict[Id, Layers], Field(max_length=64)] = {}
+    """Where parts of layers have weights of their own: the layers in which each is searched."""
     digests: Annotated[dict[Id, Id], Field(max_length=256)]
     versions: Versions
 
@@ -399,6 +402,9 @@ class Stepped(BaseModel):
         return self.model_copy(update={"benchmarks": slim})
 
 
+PartNumbers = Annotated[tuple[Finite | None, ...], Field(max_length=4096)]
+
+
 class Measured(BaseModel):
     """The discrepancy of every layer (Eq. 5 and 8), before any rescaling.
 
@@ -411,6 +417,9 @@ class Measured(BaseModel):
     activation: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=4096)]
     outside: Annotated[dict[Id, Finite], Field(max_length=16)] = {}
     """That of the parameters (Eq. 5), for each group of tensors that belong to no layer."""
+    parts: Annotated[dict[Id, PartNumbers], Field(max_length=64)] = {}
+    """The same for each part of layers that has weights of its own: a number for each layer, None
+    for one without that part."""
     prompts: Count
     seconds: Annotated[float, Field(ge=0)] = 0.0
 
@@ -418,6 +427,8 @@ class Measured(BaseModel):
     def _one_number_a_layer(self) -> Self:
         if len(self.parameter) != len(self.activation):
             raise ValueError("parameter and activation discrepancy differ in length")
+        if any(len(numbers) != len(self.parameter) for numbers in self.parts.values()):
+            raise ValueError("the discrepancies of parts and layers differ in length")
         return self
 
 
@@ -493,6 +504,7 @@ class Assign(Message):
 
     ``vector`` lies in the space that the run searches (`apbmm_common.run_file.space`). That of a
     reference, which is one of the sources, has one weight for each layer in every space.
+    ``borders`` are the first layers of all blocks but the first, where the run has found them.
     ``config`` identifies the settings that the result is measured under. ``kept`` is how many
     answers of earlier attempts the master holds, for ANSWERS_WANTED.
 
@@ -507,6 +519,7 @@ class Assign(Message):
     lease: Id
     work: Literal["evaluate", "reference", "measure"]
     vector: Vector = ()
+    borders: Layers = ()
     config: Id
     fresh: bool = False
     kept: Count = 0

@@ -120,7 +120,9 @@ def front_to_confirm(search: RunState, wanted: Sequence[str] = ()) -> FrontToCon
             )
     inputs = {n: d for n, d in search.digests.items() if not n.startswith(QUESTIONS)}
     vectors = {name: search.evaluations[name].vector for name in names}
-    return FrontToConfirm(search=search.run, digests=inputs, vectors=vectors)
+    return FrontToConfirm(
+        search=search.run, digests=inputs, vectors=vectors, borders=search.borders
+    )
 
 
 def begin_to_confirm(

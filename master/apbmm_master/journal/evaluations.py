@@ -201,11 +201,13 @@ class Learning:
     """What a run knows from an earlier one.
 
     ``run`` is the id of the earlier run, empty without one, ``identical_layers`` the layers that it
-    did not search, ``evaluations`` the ids here of its merges, ``sources`` their ids there.
+    did not search, ``parts`` those in which it searched each part, ``evaluations`` the ids here of
+    its merges, ``sources`` their ids there.
     """
 
     run: str = ""
     identical_layers: tuple[int, ...] = ()
+    parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     evaluations: list[str] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
 

@@ -85,33 +85,51 @@ class SourcesVerified(Event):
     outside: tuple[str, ...] = ()
     identical_layers: tuple[int, ...] = ()
     """Not searched; none in runs that began before such layers left the search space."""
+    parts: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Where parts of layers have weights of their own: the layers in which each is searched."""
     digests: dict[str, str]
+
+
+class BordersFound(Event):
+    """Where the blocks of a run with ``grain = "adaptive"`` begin, all but the first.
+
+    They follow from the measured discrepancies, and decide what the vectors of the run mean: all
+    that is proposed comes after this event.
+    """
+
+    event: Literal["borders_found"] = "borders_found"
+    borders: tuple[int, ...]
 
 
 class FrontToConfirm(Event):
     """Merges of a search to be measured once more, in a run that confirms that search.
 
     ``search`` is the run id of the search, ``digests`` its digests of the sources, which every
-    worker must read, ``vectors`` the merges by their ids in the search. A later event adds merges.
+    worker must read, ``vectors`` the merges by their ids in the search, ``borders`` those of its
+    blocks, where it has found them. A later event adds merges.
     """
 
     event: Literal["front_to_confirm"] = "front_to_confirm"
     search: str
     digests: dict[str, str]
     vectors: dict[str, tuple[float, ...]]
+    borders: tuple[int, ...] | None = None
 
 
 class RunLearnt(Event):
     """The search begins with the results of an earlier run, which `ResultLearnt` events follow.
 
     ``run`` is that run's id, ``digests`` what it has read, which every worker must read,
-    ``identical_layers`` the layers that it does not search.
+    ``identical_layers`` the layers that it does not search, ``parts`` those in which it searches
+    each part, ``borders`` those of its blocks, where it has found them.
     """
 
     event: Literal["run_learnt"] = "run_learnt"
     run: str
     digests: dict[str, str]
     identical_layers: tuple[int, ...]
+    parts: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    borders: tuple[int, ...] | None = None
 
 
 class ResultLearnt(Event):
@@ -363,6 +381,7 @@ AnyEvent = (
     | SpecChanged
     | EpochStarted
     | SourcesVerified
+    | BordersFound
     | FrontToConfirm
     | RunLearnt
     | ResultLearnt

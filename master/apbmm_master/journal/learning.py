@@ -119,6 +119,8 @@ def begin_to_learn(
             run=source.run,
             digests=source.digests,
             identical_layers=source.identical_layers,
+            parts=source.parts,
+            borders=source.borders,
         )
     )
     number = 0

@@ -31,6 +31,7 @@ from apbmm_master.journal.events import (
     Accepted,
     AttemptFailed,
     Beaten,
+    BordersFound,
     DuplicateResult,
     EpochStarted,
     Estimated,
@@ -71,7 +72,7 @@ from apbmm_master.journal.worker_sessions import WorkerSessions
 class RunState:
     """The run as the events so far describe it."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # noqa: PLR0915 - a statement for each field
         self.seq, self.time = 0, 0.0
         """Number of the last event, and its time in Unix seconds, for reports and the budget."""
         self.run = ""
@@ -85,6 +86,10 @@ class RunState:
         self.outside: tuple[str, ...] = ()
         self.identical_layers: tuple[int, ...] = ()
         """Layers that are not searched: their tensors are the same in all sources."""
+        self.parts: dict[str, tuple[int, ...]] = {}
+        """Where parts of layers have weights of their own: the layers in which each is searched."""
+        self.borders: tuple[int, ...] | None = None
+        """Where the blocks of ``grain = "adaptive"`` begin, all but the first; None until found."""
         self.digests: dict[str, str] = {}
         self.verified_epoch = 0
         """The epoch in which the digests were read."""
@@ -131,10 +136,25 @@ class RunState:
     # ---- reading -------------------------------------------------------------------------
 
     @property
+    def has_space(self) -> bool:
+        """Whether it is known what a vector means: the layers, their parts and their blocks."""
+        if self.spec is None or self.layers == 0:
+            return False
+        return self.spec.merge.grain != "adaptive" or self.borders is not None
+
+    @property
     def space(self) -> Space:
-        """The space that the run searches, once its sources are verified."""
+        """The space that the run searches, once it is known."""
+        assert self.has_space
         assert self.spec is not None
-        return Space.of(self.spec, self.layers, self.outside, self.identical_layers)
+        return Space.of(
+            self.spec,
+            self.layers,
+            self.outside,
+            self.identical_layers,
+            self.parts,
+            self.borders or (),
+        )
 
     @property
     def references_done(self) -> bool:
@@ -247,15 +267,21 @@ class RunState:
                 )
             case SourcesVerified() as event:
                 self.layers, self.outside = event.layers, event.outside
-                self.identical_layers = event.identical_layers
+                self.identical_layers, self.parts = event.identical_layers, dict(event.parts)
                 self.digests = dict(event.digests)
                 self.verified_epoch = self.epoch
+            case BordersFound() as event:
+                if self.borders is not None:
+                    raise InvariantError("borders found twice")
+                self.borders = event.borders
             case FrontToConfirm() as event:
                 self.confirms = event.search
                 self.expected_digests = dict(event.digests)
                 self.to_confirm |= event.vectors
+                self.borders = event.borders
             case RunLearnt() as event:
-                self.learning = Learning(event.run, event.identical_layers)
+                self.learning = Learning(event.run, event.identical_layers, dict(event.parts))
+                self.borders = event.borders
                 self.expected_digests = dict(event.digests)
             case ResultLearnt() as event:
                 self._learn(event, record)

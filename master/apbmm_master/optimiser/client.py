@@ -306,7 +306,10 @@ def content_key(run_state: RunState, vector: Vector, purpose: Purpose) -> str:
     """SHA-256 of the canonical vector and of all else that decides its measurement."""
     assert run_state.spec is not None
     config = run_state.spec.config_hash(run_state.digests)
-    return canonical_hash({"work": work_of(purpose), "vector": list(vector), "config": config})
+    content = {"work": work_of(purpose), "vector": list(vector), "config": config}
+    if run_state.borders is not None:
+        content["borders"] = list(run_state.borders)
+    return canonical_hash(content)
 
 
 def search_arguments(run_state: RunState) -> SearchArguments:
@@ -374,19 +377,29 @@ def _ends(
 def _discrepancies(run_state: RunState, spec: RunSpec, space: Space) -> Discrepancies | None:
     """What the importance is computed from.
 
-    None until it is measured, and for a model-level method, whose components weigh no layers.
+    None until it is measured, and for a model-level method, whose components weigh no layers. Parts
+    of layers have parameter discrepancies of their own, and the activation discrepancies of their
+    layers.
     """
     measure = run_state.evaluations.get(MEASURE)
     found = measure.body if measure is not None else None
     if not isinstance(found, Measured) or not space.owners:
         return None
+    of_parts = [found.parts.get(part, found.parameter) for part in space.parts]
+    parameter = [
+        found.parameter[layer] if number is None else number
+        for numbers in of_parts or [found.parameter]
+        for layer, number in enumerate(numbers)
+    ]
+    parts = max(1, len(space.parts))
     return Discrepancies(
-        parameter=found.parameter,
-        activation=found.activation,
+        parameter=tuple(parameter),
+        activation=found.activation * parts,
         components=space.owners,
         outside=tuple(found.outside.get(group) for group in space.outside),
         parameter_weight=spec.prior.parameter_share,
         numbers=space.numbers,
+        parts=parts,
     )
 
 

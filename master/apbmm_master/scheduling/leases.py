@@ -173,6 +173,7 @@ class LeaseDispatch:
                 lease=attempt.lease,
                 work=work_of(evaluation.purpose),
                 vector=evaluation.vector,
+                borders=self._run_state.borders or (),
                 config=self._run_state.spec.config_hash(self._run_state.digests),
                 fresh=any(a.worker == worker.name and a.fault for a in evaluation.attempts[:-1]),
                 kept=self._kept(evaluation.id).answers,

@@ -310,6 +310,7 @@ class MessageHandlers:
                 layers=message.layers,
                 outside=message.outside,
                 identical_layers=self._not_searched(message),
+                parts=self._searched_parts(message),
                 digests=dict(message.digests),
             )
         )
@@ -332,6 +333,11 @@ class MessageHandlers:
             return self.run_state.learning.identical_layers
         linear = spec is not None and spec.merge_method == LINEAR
         return message.identical_layers if linear else ()
+
+    def _searched_parts(self, message: Ready) -> dict[str, tuple[int, ...]]:
+        """The layers in which each part is searched; those of an earlier run as `_not_searched`."""
+        learning = self.run_state.learning
+        return dict(learning.parts if learning.run else message.parts)
 
     def _bye(self, worker: Worker, message: Bye) -> None:
         """A worker leaves. Leases are lost unless it keeps their results for its next boot."""

@@ -532,7 +532,7 @@ def _ask(
     run_state: RunState, spec: RunSpec, situation: Situation, idle: int, given: int
 ) -> AskForVectors | None:
     """An ask, if one is due; ``given`` of the ``idle`` workers get vectors that are queued."""
-    if situation.asking or situation.exhausted or run_state.layers == 0 or run_state.finishing:
+    if situation.asking or situation.exhausted or run_state.finishing or not run_state.has_space:
         return None
     missing = initial_missing(run_state, spec)
     wanted = idle - given

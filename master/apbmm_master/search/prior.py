@@ -72,7 +72,16 @@ def layer_importance(
     activation: npt.ArrayLike | None,
     parameter_weight: float = 0.5,
 ) -> Array:
-    """The fused importance s_l of Eq. 6-12, in [0, 1], from both discrepancies (L,).
+    """The fused and smoothed importance s_l of Eq. 6-12, in [0, 1]; see `fused_discrepancy`."""
+    return smooth(fused_discrepancy(parameter, activation, parameter_weight))
+
+
+def fused_discrepancy(
+    parameter: npt.ArrayLike,
+    activation: npt.ArrayLike | None,
+    parameter_weight: float = 0.5,
+) -> Array:
+    """The fused prior c_l of Eq. 6-10, in [0, 1], from both discrepancies (L,).
 
     `parameter_weight` is k1, and k2 = 1 - k1. Without activations (None) the parameter branch
     stands alone, as in SIP-BMM. Raises SettingError for a weight outside [0, 1].
@@ -81,22 +90,23 @@ def layer_importance(
         raise SettingError(f"parameter_weight is {parameter_weight}, outside [0, 1]")
     by_parameter = rescale(parameter)
     if activation is None:
-        return smooth(by_parameter)
+        return by_parameter
     by_activation = rescale(activation)
     if len(by_activation) != len(by_parameter):
         raise WrongShapeError(
             f"{len(by_parameter)} parameter discrepancies but {len(by_activation)} of activations"
         )
-    return smooth(parameter_weight * by_parameter + (1.0 - parameter_weight) * by_activation)
+    return parameter_weight * by_parameter + (1.0 - parameter_weight) * by_activation
 
 
 @dataclass(frozen=True)
 class Discrepancies:
     """What the importance of a run's components is computed from: plain numbers.
 
-    `parameter` (Eq. 5) and `activation` (Eq. 8) have one number for each of the L layers.
-    `components` names the block of each layer, of those that are searched, None for a layer that
-    is not: `numbers` components of the vector weigh a block. `outside` has the parameter
+    `parameter` (Eq. 5) and `activation` (Eq. 8) have one number for each of the L layers, and
+    where these have several `parts`, for each layer's first part, then for each layer's second
+    part, and so on. `components` names the unit of each, of those that are searched, None for one
+    that is not: `numbers` components of the vector weigh a unit. `outside` has the parameter
     discrepancy of each searched group of tensors outside the layers, None for a group that was not
     measured. `parameter_weight` is k1 of Eq. 10.
     """
@@ -107,25 +117,31 @@ class Discrepancies:
     outside: tuple[float | None, ...] = ()
     parameter_weight: float = 0.5
     numbers: int = 1
+    parts: int = 1
 
 
 def component_importance(found: Discrepancies, *, use_activations: bool = True) -> Array:
     """Importance (D,) in [0, 1] of each component of a vector.
 
-    The components of several layers get the mean of their scores s_l; all numbers of a layer or
-    group have one importance. Layers that are not
-    searched take no part: Eq. 6-12 are those of a model without them. The components of the groups
+    The components of several layers get the mean of their scores s_l; all numbers of a unit or
+    group have one importance. Layers that are not searched take no part: Eq. 6-12 are those of a
+    model without them. Parts of layers are rescaled together, and smoothed each with its own
+    neighbours. The components of the groups
     outside the layers follow. Such a group is scored by its parameter discrepancy, rescaled as
     those of the layers are (Eq. 6). Activations are those of layers, and groups have no neighbours
     to be smoothed with. A group that was not measured gets the mean of the layers' scores.
     """
-    layers = [layer for layer, owner in enumerate(found.components) if owner is not None]
+    size = len(found.components)
     owners = [owner for owner in found.components if owner is not None]
-    parameter = as_vector(found.parameter, "discrepancy", len(found.components))[layers]
+    of_parts = np.array_split([owner is not None for owner in found.components], found.parts)
+    cells = np.flatnonzero(np.concatenate(of_parts))
+    parameter = as_vector(found.parameter, "discrepancy", size)[cells]
     activation = None
     if use_activations:
-        activation = as_vector(found.activation, "discrepancy", len(found.components))[layers]
-    scores = layer_importance(parameter, activation, found.parameter_weight)
+        activation = as_vector(found.activation, "discrepancy", size)[cells]
+    fused = fused_discrepancy(parameter, activation, found.parameter_weight)
+    ends = np.cumsum([part.sum() for part in of_parts])[:-1]
+    scores = np.concatenate([smooth(part) for part in np.split(fused, ends)])
     mean = math.fsum(scores) / len(scores) if len(scores) else 0.5
     groups = [mean if g is None else rescale([g], parameter)[0] for g in found.outside]
     return np.repeat(np.concatenate([component_means(scores, owners), groups]), found.numbers)

@@ -27,6 +27,7 @@ from apbmm_master.journal.costs.budget import forecast, limits
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import (
     AttemptFailed,
+    BordersFound,
     Estimated,
     EvaluationFailed,
     Finishing,
@@ -132,7 +133,14 @@ class RunConsole:
                     f"{name} goes on on {worker}; {kept} answers of earlier attempts are kept",
                     markup=False,
                 )
-            case WorkerLeft() | WorkerQuarantined() | Lost() | AttemptFailed() | EvaluationFailed():
+            case (
+                WorkerLeft()
+                | WorkerQuarantined()
+                | Lost()
+                | AttemptFailed()
+                | EvaluationFailed()
+                | BordersFound()
+            ):
                 words = event_in_words(record.event)
                 assert words is not None
                 # The text may come from elsewhere, so brackets in it are not markup.

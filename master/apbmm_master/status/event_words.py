@@ -12,6 +12,7 @@ from apbmm_master.journal.events import (
     AnyEvent,
     AttemptFailed,
     Beaten,
+    BordersFound,
     DuplicateResult,
     EpochStarted,
     EvaluationFailed,
@@ -61,6 +62,9 @@ def event_in_words(event: AnyEvent) -> EventWords | None:  # noqa: C901, PLR0911
             more = f"; {not_searched(identical)}" if identical else ""
             text = f"worker {event.worker} read the sources: {event.layers} layers{more}"
             return EventWords(text, worker=event.worker)
+        case BordersFound():
+            begins = ", ".join(map(str, (0, *event.borders)))
+            return EventWords(f"{len(event.borders) + 1} blocks are found, from layers {begins}")
         case FrontToConfirm():
             return EventWords(f"{len(event.vectors)} merges of {event.search} are to be confirmed")
         case RunLearnt():

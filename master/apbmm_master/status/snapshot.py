@@ -387,6 +387,12 @@ def _point(
         "tokens": generated_tokens(evaluation),
         "vector": list(evaluation.vector),
         "layer_weights": list(space.layer_weights(evaluation.vector)) if space.owners else [],
+        "part_weights": {
+            part: [row[0] for row in rows]
+            for part, rows in space.part_rows(evaluation.vector).items()
+        }
+        if space.parts
+        else {},
     }
 
 

@@ -139,6 +139,7 @@ class Child:
                 command.vector,
                 Path(command.outputs),
                 reference=command.reference,
+                borders=command.borders,
                 kept=kept,
                 listener=stream,
                 step=Step(command.upto, command.enough, self.cut_offs.begin(command.lease)),
@@ -156,6 +157,7 @@ class Child:
             layers=sources.layers,
             outside=tuple(sources.outside),
             identical_layers=tuple(sources.identical_layers),
+            parts=dict(sources.parts),
             versions=engine_kind(spec.engine.kind).versions(),
             seconds=time.monotonic() - start,
         )

@@ -113,7 +113,8 @@ class Pipeline:
             undo.callback(self._scoring.close)
             self.sources = self._verify_sources()
             # Raises where there are too few layers to search.
-            Space.of(spec, self.sources.layers, self.sources.outside, self.sources.identical_layers)
+            found = self.sources
+            Space.of(spec, found.layers, found.outside, found.identical_layers, found.parts)
             self._check_engine()
             progress("read benchmarks", 0, len(spec.benchmarks))
             self._scoring.benchmarks()
@@ -172,13 +173,15 @@ class Pipeline:
         outputs: Path,
         *,
         reference: bool = False,
+        borders: Sequence[int] = (),
         kept: Sequence[KeptAnswer] = (),
         listener: AnswerListener | None = None,
         step: Step = EVERYTHING,
     ) -> Evaluated | Stepped:
         """Merge, load and evaluate one vector; EvalScope's records go to ``outputs/evaluation``.
 
-        The vector is of the run's space, that of a ``reference`` as `reference_vector` has it. The
+        The vector is of the run's space, that of a ``reference`` as `reference_vector` has it;
+        ``borders`` are those of the blocks of `Assign`. The
         engine is not asked for the finished answers in ``kept``, and goes on behind the others;
         ``listener`` is told of its answers and of all outcomes. The result of a ``step`` that has
         not everything is `Stepped`, without records. Raises `EvaluationError`; `usable` tells
@@ -188,7 +191,7 @@ class Pipeline:
         from apbmm_worker.evaluation.kept_answers import completions
 
         stages: dict[str, float] = {}
-        merge = self._planned(vector, reference=reference)
+        merge = self._planned(vector, reference=reference, borders=borders)
         if not self._sources_compared:
             self._compare_sources(stages)
             self._sources_compared = True
@@ -238,6 +241,7 @@ class Pipeline:
             lambda done, total: self._progress("verify", done, total),
             distinct=self._spec.sources.names,
             common_vocabulary=self._spec.merge.vocabulary == "common",
+            merge=self._spec.merge,
         )
         for warning in compatibility_warnings(sources.checkpoints):
             _log.warning("%s", warning)
@@ -281,13 +285,15 @@ class Pipeline:
 
     # ---- one evaluation ----
 
-    def _planned(self, vector: Sequence[float], *, reference: bool) -> PlannedMerge:
+    def _planned(
+        self, vector: Sequence[float], *, reference: bool, borders: Sequence[int] = ()
+    ) -> PlannedMerge:
         """The merge of a vector. Raises `EvaluationError` if it cannot be made."""
         from apbmm_worker.engine.hot_load import PlannedMerge
         from apbmm_worker.merging.merge import write_merge
         from apbmm_worker.merging.run_merges import merge_of
 
-        merge = merge_of(self._spec, self.sources, vector, reference=reference)
+        merge = merge_of(self._spec, self.sources, vector, reference=reference, borders=borders)
 
         def write(slot: Path) -> None:
             write_merge(

@@ -40,7 +40,7 @@ from apbmm_common.protocol.messages import (
     Stepped,
 )
 from apbmm_common.repetitions import repetition_id
-from apbmm_common.run_file import LEAST_SOURCES, RunSpec, Space
+from apbmm_common.run_file import LEAST_SOURCES, RunSpec, Space, part_names
 from apbmm_common.simplex import Row, row_of
 from apbmm_worker.child.channel import Channel
 from apbmm_worker.child_protocol import (
@@ -104,25 +104,41 @@ def prepared(spec: RunSpec) -> Prepared:
         digests={"rehearsal": canonical_hash([spec.seed, spec.evaluation.layers])},
         layers=spec.evaluation.layers,
         outside=tuple(OUTSIDE_GROUPS),
+        parts=searched_parts(spec),
         versions={"kind": "REHEARSAL"},
         seconds=0.0,
     )
 
 
 def measured(spec: RunSpec) -> Measured:
-    """The answer to `Measure`: an invented discrepancy for each layer and group outside."""
+    """The answer to `Measure`: an invented discrepancy for each layer, part and group outside."""
     assert spec.evaluation.layers is not None
     numbers = random.Random(spec.seed)  # noqa: S311
     weights = tuple(numbers.expovariate(1.0) for _ in range(spec.evaluation.layers))
     outside = {group: numbers.expovariate(1.0) for group in OUTSIDE_GROUPS}
-    return Measured(parameter=weights, activation=weights, outside=outside, prompts=0)
+    parts: dict[str, tuple[float | None, ...]] = {
+        part: tuple(numbers.expovariate(1.0) for _ in layers)
+        for part, layers in searched_parts(spec).items()
+    }
+    return Measured(parameter=weights, activation=weights, outside=outside, parts=parts, prompts=0)
+
+
+def searched_parts(spec: RunSpec) -> dict[str, tuple[int, ...]]:
+    """Every layer of the invented models has every part that the run tells apart."""
+    assert spec.evaluation.layers is not None
+    every = tuple(range(spec.evaluation.layers))
+    return dict.fromkeys(part_names(spec.merge), every)
 
 
 def evaluated(
-    spec: RunSpec, vector: Sequence[float], *, reference: bool = False
+    spec: RunSpec,
+    vector: Sequence[float],
+    *,
+    reference: bool = False,
+    borders: Sequence[int] = (),
 ) -> tuple[float, Evaluated]:
     """Seconds that the evaluation of a vector takes, and the answer to `Evaluate`."""
-    seconds, outcomes = invented(spec, vector, reference=reference)
+    seconds, outcomes = invented(spec, vector, reference=reference, borders=borders)
     return seconds, result_of(spec, outcomes, seconds)
 
 
@@ -145,13 +161,14 @@ def result_of(
 
 
 def invented(
-    spec: RunSpec, vector: Sequence[float], *, reference: bool
+    spec: RunSpec, vector: Sequence[float], *, reference: bool, borders: Sequence[int] = ()
 ) -> tuple[float, dict[str, list[Outcome]]]:
     """Seconds that the evaluation of a vector takes, and its outcomes by benchmark."""
     layers = spec.evaluation.layers
     assert layers is not None
-    space = Space.of(spec, layers, OUTSIDE_GROUPS)
-    landscape = Landscape(layers + len(space.outside), spec.seed)
+    space = Space.of(spec, layers, OUTSIDE_GROUPS, (), searched_parts(spec), borders)
+    cells = layers * max(1, len(space.parts))
+    landscape = Landscape(cells + len(space.outside), spec.seed)
     others = any(b.held_out or b.asked_before for b in spec.benchmarks)
     questions = ["held out"] if others else []
     noise = random.Random(canonical_hash([*vector, *questions]))  # noqa: S311
@@ -195,16 +212,20 @@ def invented_outcomes(right: Sequence[int], tokens: float, scores: Iterable[str]
 def part_rows(
     space: Space, vector: Sequence[float], layers: int, *, reference: bool
 ) -> tuple[Row, ...]:
-    """The sources' weights in each layer, and in each group of other tensors with its own.
+    """The sources' weights in each layer, or each part of one, and in each group of other tensors
+    with its own.
 
     A merge of whole models has one weight in all layers of this landscape: the product of its
     numbers is the first source's, the last one's is the rest.
     """
     if reference:
         numbers = len(vector) // layers
-        return (row_of(vector[:numbers]),) * (layers + len(space.outside))
+        cells = layers * max(1, len(space.parts))
+        return (row_of(vector[:numbers]),) * (cells + len(space.outside))
     if space.owners:
-        return (*space.layer_rows(vector), *space.outside_rows(vector).values())
+        parts = space.part_rows(vector).values()
+        inside = itertools.chain.from_iterable(parts) if parts else space.layer_rows(vector)
+        return (*inside, *space.outside_rows(vector).values())
     weight, parameters = space.weight_and_parameters(vector)
     return (row_of([weight * math.prod(parameters.values())]),) * layers
 
@@ -331,7 +352,9 @@ def evaluate(
     """
     began = time.monotonic()
     cut_off = cut_off or CutOff()
-    seconds, outcomes = invented(spec, command.vector, reference=command.reference)
+    seconds, outcomes = invented(
+        spec, command.vector, reference=command.reference, borders=command.borders
+    )
     answers = {answer.key: unpack(answer) for answer in kept}
     part = Part.of(questions_of(spec, outcomes), Step(command.upto, command.enough), answers)
     seconds *= part.share

@@ -328,6 +328,7 @@ def _command(assign: Assign, outputs: Path) -> Command:
         lease=assign.lease,
         vector=assign.vector,
         reference=assign.work == "reference",
+        borders=assign.borders,
         outputs=str(outputs),
         upto=assign.upto,
         enough=assign.enough,

@@ -111,6 +111,7 @@ class Membership:
             layers=prepared.layers,
             outside=prepared.outside,
             identical_layers=prepared.identical_layers,
+            parts=prepared.parts,
             digests=prepared.digests,
             versions=prepared.versions,
         )

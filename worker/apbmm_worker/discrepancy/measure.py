@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def measure(
         progress(done, total)
 
     step(0)
-    parameter, outside = parameter_discrepancy(sources, step)
+    found = parameter_discrepancy(sources, step)
     encoded = encode_prompts(
         sources.checkpoints[template_from].path,
         chosen,
@@ -83,9 +84,10 @@ def measure(
     pairs = combinations(states, 2)
     activation = largest([cosine_discrepancy(*pair, prior.batch) for pair in pairs])
     return Measured(
-        parameter=parameter,
+        parameter=found.layers,
         activation=activation,
-        outside=outside,
+        outside=found.outside,
+        parts=found.parts,
         prompts=len(chosen),
         seconds=time.monotonic() - start,
     )
@@ -101,37 +103,57 @@ def largest(of_pairs: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(map(max, zip(*of_pairs, strict=True)))
 
 
+@dataclass(frozen=True, slots=True)
+class ParameterDiscrepancy:
+    """Eq. 5 for each layer, for each group of tensors outside them, and for each part of a layer.
+
+    ``parts`` has a number for each layer, None where a layer has no such part.
+    """
+
+    layers: tuple[float, ...]
+    outside: dict[str, float]
+    parts: dict[str, tuple[float | None, ...]]
+
+
 def parameter_discrepancy(
     sources: VerifiedSources, step: Callable[[int], None] = lambda _count: None
-) -> tuple[tuple[float, ...], dict[str, float]]:
+) -> ParameterDiscrepancy:
     """Eq. 5: mean over a layer's tensors of ``||TV1 - TV2|| / (||base|| + eps)``.
 
     The base cancels in ``TV1 - TV2``, which is source 1 minus source 2. Squares are summed in
-    float64. Integer and boolean tensors do not count. Returns one number for each layer, and the
-    same for each group of tensors outside the layers: each that of the pair that differs most.
-    ``step`` is called with 1 for each tensor.
+    float64. Integer and boolean tensors do not count. Each number is that of the pair of sources
+    that differs most. ``step`` is called with 1 for each tensor.
     """
     merged = [sources.checkpoints[role] for role in merged_roles(sources)]
     base = sources.checkpoints.get(BASE_ROLE, merged[-1])
-    groups = sources.outside
     left_out = optional_tensors((*merged, base)) | tower_tensors(merged[-1])
-    keys: list[int | str] = [*range(sources.layers), *groups]
-    ratios: dict[int | str, list[list[float]]] = {key: [] for key in keys}
+    keys = {*range(sources.layers), *sources.outside}
+    ratios: dict[int | str | tuple[str, int], list[list[float]]] = {}
     with opened(*merged, base) as files:
         for name, tensor in merged[-1].tensors.items():
             step(1)
             layer = layer_of(name)
             key = outside_group(name) if layer is None else layer
-            if key not in ratios or name in left_out or not tensor.is_float:
+            if key not in keys or name in left_out or not tensor.is_float:
                 continue
             tensors = [checkpoint.tensors[name] for checkpoint in (*merged, base)]
             differences, norm = _norms(tensors, files)
-            ratios[key].append([difference / (norm + EPSILON) for difference in differences])
+            of_pairs = [difference / (norm + EPSILON) for difference in differences]
+            ratios.setdefault(key, []).append(of_pairs)
+            if layer is not None and name in sources.part_of:
+                ratios.setdefault((sources.part_of[name], layer), []).append(of_pairs)
     means = {
         key: max(math.fsum(of_pair) / len(found) for of_pair in zip(*found, strict=True))
         for key, found in ratios.items()
     }
-    return tuple(means[layer] for layer in range(sources.layers)), {g: means[g] for g in groups}
+    return ParameterDiscrepancy(
+        tuple(means[layer] for layer in range(sources.layers)),
+        {group: means[group] for group in sources.outside},
+        {
+            part: tuple(means.get((part, layer)) for layer in range(sources.layers))
+            for part in sources.parts
+        },
+    )
 
 
 def _norms(tensors: Sequence[TensorHeader], files: Mapping[Path, int]) -> tuple[list[float], float]:

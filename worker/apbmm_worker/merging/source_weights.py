@@ -1,7 +1,8 @@
 """The weight of each source in each tensor of a weighted sum; pure.
 
 A layer's weights are a point of a simplex, given as it is or by stick-breaking (`simplex`): of two
-sources one number, the first source's weight. Tensors outside the layers (embeddings, final norm,
+sources one number, the first source's weight. Parts of a layer may have weights of their own.
+Tensors outside the layers (embeddings, final norm,
 output head), of which the paper says nothing, get the mean over the layers unless the caller says
 otherwise.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS, outside_group
@@ -22,21 +23,31 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class SourceWeights:
-    """The weights of all sources in each layer, and in each group of `OUTSIDE_GROUPS`."""
+    """The weights of all sources in each layer, and in each group of `OUTSIDE_GROUPS`.
+
+    ``parts``: those in each layer of some parts of the layers; ``part_of``: the part that a tensor
+    is in, by its name.
+    """
 
     layers: tuple[Row, ...]
     outside: Mapping[str, Row]
+    parts: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    part_of: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, tensor_name: str) -> Row:
         """The weights in one tensor."""
         layer = layer_of(tensor_name)
-        return self.outside[outside_group(tensor_name)] if layer is None else self.layers[layer]
+        if layer is None:
+            return self.outside[outside_group(tensor_name)]
+        return self.parts.get(self.part_of.get(tensor_name, ""), self.layers)[layer]
 
     def against_base(self) -> SourceWeights:
         """The weights of ``base + sum_i w_i * (source_i - base)``; the base is the first source."""
         return SourceWeights(
-            tuple(_with_rest(row) for row in self.layers),
+            tuple(map(_with_rest, self.layers)),
             {group: _with_rest(row) for group, row in self.outside.items()},
+            {part: tuple(map(_with_rest, rows)) for part, rows in self.parts.items()},
+            self.part_of,
         )
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from apbmm_common.checkpoint.settings_files import GENERATION_FILE, TOKENIZER_FI
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.checkpoint.vocabularies import with_common_vocabulary
 from apbmm_common.errors import SourceError, unreadable
+from apbmm_common.run_file import MergeSection, parts_of_tensors, searched_parts
 from apbmm_worker.merging.tensor_bytes import ByteProgress, FileBuffer, all_finite
 
 CHUNK = 4 << 20
@@ -55,7 +56,9 @@ class VerifiedSources:
     bytes of all tensors, whatever the sharding; ``settings`` of tokenizer, chat template,
     generation config and config. ``stamps`` are (real path, size, mtime in ns) of the weight
     files, to notice a source that changes later. ``seconds`` is the time that verification took.
-    ``identical_layers``: layers whose tensors are the same in all sources but the base.
+    ``identical_layers``: layers whose tensors are the same in all sources but the base. Where parts
+    of layers have weights of their own, ``part_of`` has the part of each tensor by its name, and
+    ``parts`` the layers in which each part is searched.
     """
 
     checkpoints: dict[str, Checkpoint]
@@ -65,6 +68,8 @@ class VerifiedSources:
     seconds: float
     stamps: dict[str, tuple[Stamp, ...]]
     identical_layers: tuple[int, ...]
+    parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    part_of: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def outside(self) -> tuple[str, ...]:
@@ -89,6 +94,7 @@ def verify_sources(
     distinct: Sequence[str] = (),
     without_tokenizers: bool = False,
     common_vocabulary: bool = False,
+    merge: MergeSection | None = None,
 ) -> VerifiedSources:
     """Read and verify the sources; a folder given for two roles is read once.
 
@@ -96,8 +102,9 @@ def verify_sources(
     earlier outcomes, None to keep none; ``progress`` is called with (bytes read, bytes to read);
     no two of the roles ``distinct`` may hold the same tensors; ``without_tokenizers`` accepts
     sources that have none; ``common_vocabulary`` takes the rows of the vocabulary alone that all
-    sources have. Raises `SourceError` naming every incompatibility, or the file and tensor that
-    holds a NaN or an infinity, or two distinct roles that are identical.
+    sources have; ``merge`` says which parts of layers have weights of their own. Raises
+    `SourceError` naming every incompatibility, or the file and tensor that holds a NaN or an
+    infinity, or two distinct roles that are identical.
     """
     start = time.monotonic()
     checkpoints = {role: read_checkpoint(Path(path)) for role, path in paths.items()}
@@ -115,6 +122,7 @@ def verify_sources(
                 f"{identical(pair)}: {paths[pair[0]]} and {paths[pair[1]]} hold the same tensors",
                 "name different checkpoints",
             )
+    merged = [checkpoint for role, checkpoint in checkpoints.items() if role != BASE_ROLE]
     return VerifiedSources(
         checkpoints=checkpoints,
         digests=digests,
@@ -122,9 +130,9 @@ def verify_sources(
         layers=layer_count(checkpoints[compared_with(checkpoints)]),
         seconds=time.monotonic() - start,
         stamps=stamps,
-        identical_layers=identical_layers(
-            [checkpoint for role, checkpoint in checkpoints.items() if role != BASE_ROLE]
-        ),
+        identical_layers=identical_layers(merged),
+        parts={} if merge is None else searched_parts(merge, merged),
+        part_of={} if merge is None else parts_of_tensors(merge, merged[-1].tensors),
     )
 
 

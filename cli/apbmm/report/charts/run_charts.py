@@ -338,7 +338,7 @@ def heat_map(cells: Sequence[Cell], shade: Shade, title: str, row_title: str = "
         alt.Chart(data(asdict(cell) for cell in cells))
         .mark_rect(stroke="white", strokeWidth=0.5)
         .encode(
-            x=alt.X("column:N", title=title, sort=columns, axis=alt.Axis(labelAngle=0)),
+            x=alt.X("column:N", title=title, sort=columns, axis=_axis(columns)),
             y=alt.Y("row:N", title=row_title or None, sort=rows),
             color=alt.Color(
                 "value:Q",
@@ -351,6 +351,11 @@ def heat_map(cells: Sequence[Cell], shade: Shade, title: str, row_title: str = "
         .properties(width=WIDTH, height={"step": 18})
     )
     return chart
+
+
+def _axis(names: Sequence[str]) -> alt.Axis:
+    """An axis of names: upright where they are of several words, which take more room."""
+    return alt.Axis(labelAngle=-90 if any(" " in name for name in names) else 0)
 
 
 def stacked(charts: Sequence[Chart]) -> Chart:
@@ -388,7 +393,7 @@ def grouped_bars(
         alt.Chart(data(asdict(bar) for bar in bars))
         .mark_bar()
         .encode(
-            x=alt.X("name:N", title=x_title, sort=names, axis=alt.Axis(labelAngle=0)),
+            x=alt.X("name:N", title=x_title, sort=names, axis=_axis(names)),
             xOffset=alt.XOffset("series:N", sort=series) if beside else alt.Undefined,
             y=alt.Y("value:Q", title=y_title, scale=scale),
             color=alt.Color(

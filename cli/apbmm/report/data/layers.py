@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One component of a vector: a layer, a block of them, or a group of tensors outside them.
+    """One component of a vector: a layer, a block or part of them, or a group of tensors outside.
 
     Of more than two sources there is one for each source but the anchor.
 
     Attributes:
-        name: ``7``, ``4-7``, ``embeddings``; of more than two sources ``7 coder``.
+        name: ``7``, ``4-7``, ``7 attention``, ``embeddings``; of more than two sources ``7 coder``.
         parameter, activation: its discrepancies after the rescaling of Eq. 6 and 9, the mean of a
             block's; None where none was measured.
         importance: the fused and smoothed score of Eq. 12, whether the run's method uses it or not.
@@ -60,7 +60,7 @@ class Agreement:
 def components(results: RunResults, surrogate: Surrogate | None) -> list[Component]:
     """The components of a linear merge; empty for a model-level method."""
     state = results.run_state
-    if not state.layers or not state.space.owners:
+    if not state.has_space or not state.space.owners:
         return []
     space = state.space
     found = search_arguments(state).discrepancies
@@ -83,16 +83,9 @@ def components(results: RunResults, surrogate: Surrogate | None) -> list[Compone
 
 def component_names(space: Space, sources: Sequence[str]) -> list[str]:
     """What each component of a linear merge's vector weighs; ``sources`` with the anchor last."""
-    layers: dict[int, list[int]] = {}
-    for layer, owner in enumerate(space.owners):
-        if owner is not None:
-            layers.setdefault(owner, []).append(layer)
-    blocks = [layers[component] for component in sorted(layers)]
-    names = [str(b[0]) if len(b) == 1 else f"{b[0]}-{b[-1]}" for b in blocks]
-    parts = [*names, *space.outside]
     if space.numbers == 1:
-        return parts
-    return [f"{part} {source}" for part in parts for source in sources[: space.numbers]]
+        return list(space.unit_names)
+    return [f"{unit} {source}" for unit in space.unit_names for source in sources[: space.numbers]]
 
 
 def _scores(

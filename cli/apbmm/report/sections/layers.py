@@ -41,13 +41,13 @@ def layers_section(results: RunResults, surrogate: Surrogate | None) -> ReportSe
 
 
 def weight_cells(results: RunResults, source: str) -> list[Cell]:
-    """A source's weight in each layer, and each group outside, of every front member."""
+    """A source's weight in each layer or part, and each group outside, of every front member."""
     return [
         Cell(name, short_id(each.id), weight, f"{each.id}, {name}: {weight:.3f}")
         for each in reversed(results.front)
         if each.source_weights
         for name, weight in [
-            *((str(layer), weight) for layer, weight in enumerate(each.source_weights[source])),
+            *each.named_weights(source).items(),
             *each.outside_source_weights[source].items(),
         ]
     ]

@@ -29,6 +29,23 @@ CASES: dict[str, dict[str, Any]] = {
     "own": {"merge": {"outside_layers": "own"}},
     "followed": {"merge": {"outside_layers": "instruct"}},
     "blocks": {"merge": {"blocks": 2}},
+    "parts": {"merge": {"grain": "parts", "outside_layers": "own"}},
+    "filters": {
+        "merge": {
+            "grain": "filters",
+            "blocks": 2,
+            "filters": [
+                {"name": "queries", "tensors": ["q_proj", "q_norm"]},
+                {"name": "mlp", "tensors": "mlp"},
+            ],
+        }
+    },
+    "adaptive": {"merge": {"grain": "adaptive", "blocks": 2}},
+    "three parts": {
+        "ends": {**ENDS, "coder": answered([1.0, 1.0, 0.0, 0.0], [200, 220, 240, 260])},
+        "named": {"anchor": "instruct"},
+        "merge": {"grain": "parts"},
+    },
     "three": {
         "ends": {**ENDS, "coder": answered([1.0, 1.0, 0.0, 0.0], [200, 220, 240, 260])},
         "named": {"anchor": "instruct"},
@@ -39,7 +56,10 @@ CASES: dict[str, dict[str, Any]] = {
     "ties": {"algorithm": {"name": "ties"}},
     "breadcrumbs": {"algorithm": {"name": "breadcrumbs"}},
 }
-LAYER_WISE = ("mean", "own", "followed", "blocks", "three", "task vectors")
+LAYER_WISE = (
+    "mean", "own", "followed", "blocks", "parts", "filters", "adaptive", "three parts", "three",
+    "task vectors",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +73,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         for name, changes in CASES.items():
             used = {r: p for r, p in sources.items() if r != "base" or name not in LAYER_WISE[:-1]}
-            used |= {"coder": coder} if name == "three" else {}
+            used |= {"coder": coder} if name.startswith("three") else {}
             run_dir = write_merged_run(folder / name, used, **changes)
             request = ExportRequest(out=folder / name / "out", evaluation="e0002")
             assert run_export(str(run_dir), request) == 0

@@ -220,6 +220,50 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "blocks of a model-level method": (
         {"merge": {"blocks": 2}, "algorithm": {"name": "ties"}}, "ties gives all layers one weight",
     ),
+    "parts of a model-level method": (
+        {"merge": {"grain": "parts"}, "algorithm": {"name": "ties"}},
+        "merge.grain = parts has no effect on ties, which merges whole models",
+    ),
+    "blocks of a layer-wise grain": (
+        {"merge": {"grain": "layer", "blocks": 2}}, 'blocks has no effect on grain = "layer"',
+    ),
+    "borders and a number of blocks": (
+        {"merge": {"borders": [1], "blocks": 2}}, "give either blocks, their number, or borders",
+    ),
+    "borders that do not increase": (
+        {"merge": {"borders": [2, 2]}}, r"borders: \[2, 2\] do not increase",
+    ),
+    "a border behind the last layer": (
+        {"merge": {"borders": [2, 4]}}, "no block can begin at layer 4: the layers are 0 to 3",
+    ),
+    "a block-wise grain without blocks": (
+        {"merge": {"grain": "blocks"}}, 'grain = "blocks" needs blocks, their number, or borders',
+    ),
+    "an adaptive grain without a number": (
+        {"merge": {"grain": "adaptive"}}, 'grain = "adaptive" needs blocks, their number',
+    ),
+    "borders of an adaptive grain": (
+        {"merge": {"grain": "adaptive", "blocks": 2, "borders": [1]}},
+        'borders has no effect on grain = "adaptive"',
+    ),
+    "filters of another grain": (
+        {"merge": {"filters": [{"name": "a", "tensors": "mlp"}]}},
+        'filters has no effect on grain = "layer"',
+    ),
+    "a grain of no filters": (
+        {"merge": {"grain": "filters"}}, r'grain = "filters" needs \[\[merge.filters\]\] tables',
+    ),
+    "two filters of one name": (
+        {"merge": {"grain": "filters", "filters": [{"name": "a", "tensors": t} for t in "xy"]}},
+        "two filters have the same name",
+    ),
+    "a filter of no tensors": (
+        {"merge": {"grain": "filters", "filters": [{"name": "a", "tensors": []}]}},
+        "names no tensors",
+    ),
+    "experts of another grain": (
+        {"merge": {"experts_apart": True}}, 'experts_apart has no effect on grain = "layer"',
+    ),
     "own weights outside the layers of a model-level method": (
         {"merge": {"outside_layers": "own"}, "algorithm": {"name": "ta"}},
         "ta gives all tensors one weight",
@@ -374,12 +418,24 @@ def test_the_configuration_hash_follows_what_is_measured_and_not_where() -> None
     assert run_spec(budget={"evaluations": 99}).config_hash(digests) == one
     assert run_spec(generation={"max_tokens": 65}).config_hash(digests) != one
     assert run_spec(merge={"blocks": 2}).config_hash(digests) != one
+    assert run_spec(merge={"grain": "parts"}).config_hash(digests) != one
     assert run_spec(merge={"outside_layers": "own"}).config_hash(digests) != one
     assert run_spec(merge={"vocabulary": "common"}).config_hash(digests) != one
     assert run_spec(engine={"batch_invariant": True}).config_hash(digests) != one
     assert run_spec(algorithm={"name": "uniform"}).config_hash(digests) == one
     assert run_spec(algorithm={"name": "ties"}).config_hash(digests) != one
     assert run_spec().config_hash({**digests, "thinking": "c"}) != one
+
+
+def test_blocks_without_a_grain_are_what_they_were() -> None:
+    named = run_spec(merge={"grain": "blocks", "blocks": 2})
+    before = run_spec(merge={"blocks": 2})
+    assert before.merge == named.merge
+    assert before.config_hash({}) == named.config_hash({})
+    assert run_spec(merge={"grain": "adaptive", "blocks": 2}).config_hash({}) != before.config_hash(
+        {}
+    )
+    assert run_spec().merge.grain == "layer"
 
 
 def test_runs_of_earlier_versions_keep_their_configuration_hash() -> None:

@@ -103,6 +103,99 @@ def test_a_merge_of_whole_models_weighs_no_single_layer() -> None:
     assert space(identical=(0, 1, 2, 3), algorithm={"name": "ties"}).dimensions == 2
 
 
+# ---- parts of layers --------------------------------------------------------------------
+
+PARTS: dict[str, tuple[int, ...]] = {"attention": (0, 1, 2, 3), "mlp": (0, 1, 3)}
+
+
+def of_parts(parts: dict[str, tuple[int, ...]] = PARTS, **changes: Any) -> Space:
+    return Space.of(run_spec(**changes), 4, OUTSIDE_GROUPS, parts=parts)
+
+
+def test_attention_and_mlp_of_a_layer_have_numbers_of_their_own() -> None:
+    found = of_parts(merge={"grain": "parts"})
+    assert (found.dimensions, found.layers) == (7, 4)
+    assert found.unit_names == (
+        "0 attention", "0 mlp", "1 attention", "1 mlp", "2 attention", "3 attention", "3 mlp",
+    )  # fmt: skip
+    vector = [0.1, 0.3, 0.2, 0.4, 0.5, 0.6, 0.8]
+    rows = found.part_rows(vector)
+    assert [row[0] for row in rows["attention"]] == [0.1, 0.2, 0.5, 0.6]
+    # The MLP of layer 2 is not searched, and has the weight of its layer.
+    assert [row[0] for row in rows["mlp"]] == [0.3, 0.4, 0.5, 0.8]
+    assert found.layer_weights(vector) == pytest.approx((0.2, 0.3, 0.5, 0.7))
+
+
+def test_parts_of_blocks_share_a_weight() -> None:
+    found = of_parts(merge={"grain": "parts", "blocks": 2, "outside_layers": "own"})
+    assert found.unit_names == (
+        "0-1 attention", "0-1 mlp", "2-3 attention", "3 mlp", "embeddings", "norm", "head",
+    )  # fmt: skip
+    rows = found.part_rows([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    assert [row[0] for row in rows["attention"]] == [0.1, 0.1, 0.3, 0.3]
+    assert [row[0] for row in rows["mlp"]] == [0.2, 0.2, 0.3, 0.4]
+
+
+def test_parts_of_more_sources_have_as_many_numbers_each() -> None:
+    found = of_parts(merge={"grain": "parts", "blocks": 1}, **THREE)
+    assert found.dimensions == 4
+    rows = found.part_rows([1.0, 0.0, 0.0, 1.0])
+    assert rows["attention"][3] == (1.0, 0.0, 0.0)
+    assert rows["mlp"][3] == (0.0, 1.0, 0.0)
+    assert found.layer_rows([1.0, 0.0, 0.0, 1.0])[0] == pytest.approx((0.5, 0.5, 0.0))
+
+
+@pytest.mark.parametrize("merge", [{"grain": "parts"}, {"grain": "parts", "blocks": 2}])
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_the_corners_of_parts_are_the_sources(merge: dict[str, Any], end: float) -> None:
+    found = of_parts(merge=merge)
+    vector = found.corner(1 - int(end))
+    assert set(vector) == {end}
+    assert found.layer_weights(vector) == (end,) * 4
+    assert {row[0] for rows in found.part_rows(vector).values() for row in rows} == {end}
+
+
+def test_a_part_that_is_the_same_in_all_sources_has_no_numbers() -> None:
+    found = of_parts({"attention": (0, 1, 2, 3)}, merge={"grain": "parts"})
+    assert (found.dimensions, found.parts) == (4, ("attention",))
+    with pytest.raises(RunFileError, match="tensors of all layers are identical"):
+        of_parts({}, merge={"grain": "parts"})
+
+
+def test_a_filter_that_fits_nothing_is_refused() -> None:
+    filters = [{"name": "mlp", "tensors": "mlp"}, {"name": "none", "tensors": "nothing"}]
+    with pytest.raises(RunFileError, match=r"merge\.filters: none fits no tensor of the layers"):
+        of_parts(merge={"grain": "filters", "filters": filters})
+    with pytest.raises(RunFileError, match=r"merge\.experts_apart: the sources have no experts"):
+        of_parts(merge={"grain": "parts", "experts_apart": True})
+
+
+def test_a_vector_that_is_too_long_for_a_message_is_refused() -> None:
+    many = {"grain": "filters", "filters": [{"name": f"f{i}", "tensors": "*"} for i in range(60)]}
+    parts = {f"f{i}": tuple(range(100)) for i in range(60)}
+    with pytest.raises(RunFileError, match="a vector of 6000 numbers is too long: at most 4096"):
+        Space.of(run_spec(merge=many), 100, OUTSIDE_GROUPS, parts=parts)
+
+
+# ---- blocks by their borders ------------------------------------------------------------
+
+
+def test_borders_are_where_blocks_begin() -> None:
+    seven = {"evaluation": {"layers": 7}}
+    found = space(layers=6, merge={"borders": [1, 4]}, **seven)
+    assert found.owners == (0, 1, 1, 1, 2, 2)
+    assert found.unit_names == ("0", "1-3", "4-5")
+    with pytest.raises(RunFileError, match="no block can begin at layer 6: the layers are 0 to 5"):
+        space(layers=6, merge={"borders": [1, 6]}, **seven)
+
+
+def test_the_borders_of_an_adaptive_grain_are_those_that_were_found() -> None:
+    run = run_spec(merge={"grain": "adaptive", "blocks": 3})
+    assert Space.of(run, 6, OUTSIDE_GROUPS, borders=(1, 4)).owners == (0, 1, 1, 1, 2, 2)
+    with pytest.raises(RunFileError, match="2 layers that differ cannot be cut into 3 blocks"):
+        Space.of(run, 6, OUTSIDE_GROUPS, (0, 1, 2, 3))
+
+
 THREE: dict[str, Any] = {"sources": {"coder": "/none/coder"}}
 
 

@@ -70,7 +70,8 @@ def test_parameter_discrepancy_is_eq_5(
     base = write_related(pair[1], tmp_path / "base", seed=7) if own_base else pair[1]
     monkeypatch.setattr(discrepancy_module, "CHUNK_ELEMENTS", 1000)
 
-    measured, outside = parameter_discrepancy(verify(pair, base))
+    found = parameter_discrepancy(verify(pair, base))
+    measured, outside = found.layers, found.outside
 
     one, two, zero = (load_tensors(folder) for folder in (*pair, base))
     for layer in range(LAYERS):
@@ -159,7 +160,8 @@ def test_measure(pair: tuple[Path, Path]) -> None:
     assert told[-1] == (total, total)
     assert measured.prompts == 3
     assert measured.seconds > 0
-    assert (measured.parameter, measured.outside) == parameter_discrepancy(sources)
+    found = parameter_discrepancy(sources)
+    assert (measured.parameter, measured.outside) == (found.layers, found.outside)
     encoded = encode_prompts(pair[0], PROMPTS[:3], max_tokens=256)
     one, two = (
         pooled_states(folder, encoded, layers=LAYERS, batch=2, pooling="last", device="cpu")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.errors import EvaluationError, RunFileError
@@ -226,3 +227,80 @@ def test_a_pair_whose_layers_are_all_identical_is_refused(tmp_path: Path) -> Non
     sources = verified(tmp_path)
     with pytest.raises(RunFileError, match="tensors of all layers are identical"):
         merge_of(spec(), sources, [0.5])
+
+
+# ---- parts of layers, and blocks that were found ----------------------------------------
+
+FILTERS = [
+    {"name": "queries", "tensors": "q_proj"},
+    {"name": "attention", "tensors": ["self_attn", "input_layernorm"]},
+]
+
+
+def of_grain(folder: Path, run: RunSpec) -> VerifiedSources:
+    paths = {role: folder / role for role in ROLES}
+    return verify_sources(paths, folder / "cache", merge=run.merge)
+
+
+def test_attention_and_mlp_get_their_own_weights(folder: Path) -> None:
+    run = spec(merge={"grain": "parts"})
+    sources = of_grain(folder, run)
+    vector = [0.1, 0.9, 0.2, 0.8, 0.3, 0.7]
+    found = written(folder, sources, run, vector)
+    one, two = (load_tensors(folder / role) for role in ROLES)
+    for name, value in found.items():
+        layer = layer_of(name)
+        if layer is None:
+            weight = 0.5
+        else:
+            is_mlp = "mlp" in name or "post_attention_layernorm" in name
+            weight = vector[2 * layer + is_mlp]
+        expected = weight * one[name].float() + (1 - weight) * two[name].float()
+        torch.testing.assert_close(value.float(), expected, rtol=2**-8, atol=1e-6)
+    recipe = json.loads((folder / "out" / RECIPE_FILE).read_text())
+    assert recipe["parts"] == {"attention": vector[::2], "mlp": vector[1::2]}
+
+
+def test_what_no_filter_fits_gets_the_mean_of_its_layer(folder: Path) -> None:
+    run = spec(merge={"grain": "filters", "filters": FILTERS, "blocks": 1})
+    sources = of_grain(folder, run)
+    merge = merge_of(run, sources, [0.2, 0.6])
+    rules = {plan.name: plan.rule for plan in merge.plans}
+
+    def weight(name: str) -> float:
+        rule = rules[f"model.layers.1.{name}.weight"]
+        assert isinstance(rule, WeightedSum)
+        return rule.weights[0]
+
+    assert weight("self_attn.q_proj") == 0.2
+    assert weight("self_attn.k_proj") == weight("input_layernorm") == 0.6
+    assert weight("mlp.up_proj") == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_corners_of_parts_are_the_sources_bit_for_bit(folder: Path, value: float) -> None:
+    run = spec(merge={"grain": "parts", "outside_layers": "own"})
+    sources = of_grain(folder, run)
+    found = written(folder, sources, run, [value] * (2 * LAYERS + len(sources.outside)))
+    for name, tensor in load_tensors(folder / ROLES[value == 0.0]).items():
+        if name in found:
+            assert torch.equal(tensor, found[name]), name
+
+
+def test_found_borders_say_which_layers_share_a_weight(folder: Path) -> None:
+    run = spec(merge={"grain": "adaptive", "blocks": 2})
+    merge = merge_of(run, verified(folder), [0.25, 0.75], borders=(1,))
+    assert merge.recipe["vector"] == (0.25, 0.75, 0.75)
+
+
+def test_a_part_that_is_the_same_in_all_sources_is_copied(tmp_path: Path) -> None:
+    thinking, instruct = write_tiny_pair(tmp_path, layers=LAYERS)
+    same = {n: t for n, t in load_tensors(instruct).items() if "mlp" in n or "post_att" in n}
+    save_file(load_tensors(thinking) | same, thinking / "model.safetensors", {"format": "pt"})
+    run = spec(merge={"grain": "parts"})
+    sources = of_grain(tmp_path, run)
+    assert sources.parts == {"attention": tuple(range(LAYERS))}
+    merge = merge_of(run, sources, [0.3] * LAYERS)
+    rules = {plan.name: plan.rule for plan in merge.plans}
+    for name in same:
+        assert rules[name] == WeightedSum((1.0,)), name

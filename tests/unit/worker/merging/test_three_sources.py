@@ -194,12 +194,13 @@ def test_bad_vectors_are_the_vectors_fault(folder: Path, vector: list[float]) ->
 
 
 def test_a_layers_discrepancy_is_that_of_the_pair_that_differs_most(folder: Path) -> None:
-    found, outside = parameter_discrepancy(verified(folder))
+    of_three = parameter_discrepancy(verified(folder))
+    found, outside = of_three.layers, of_three.outside
     pairs = []
     for first, second in ((0, 1), (0, 2), (1, 2)):
         roles = {NAMES[first]: folder / NAMES[first], NAMES[second]: folder / NAMES[second]}
         pairs.append(
             parameter_discrepancy(verify_sources({**roles, "base": folder / "base"}, None))
         )
-    assert found == tuple(map(max, *(layers for layers, _ in pairs)))
-    assert outside["norm"] == max(groups["norm"] for _, groups in pairs)
+    assert found == tuple(map(max, *(pair.layers for pair in pairs)))
+    assert outside["norm"] == max(pair.outside["norm"] for pair in pairs)
