@@ -112,8 +112,10 @@ def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | M
             )
         except EvaluationError as error:  # it begins with the name of the setting
             raise UsageError(f"--{error.message}", error.hint) from error
-    layers = layer_count(read_checkpoint(next(iter(paths.values()))))
-    reader = WeightsReader(layers, tuple(paths), simplex=request.method == LINEAR)
+    first = read_checkpoint(next(iter(paths.values())))
+    reader = WeightsReader(
+        layer_count(first), tuple(paths), simplex=request.method == LINEAR, tensors=first.tensors
+    )
     if request.weights is not None:
         return reader.file(expanded(request.weights, "--weights"), request.outside_layers)
     assert request.weight is not None
@@ -134,7 +136,7 @@ def _planned(
         recipe |= {"task_vectors": rule.recipe, "outside_layers": outside}
         base = sources.checkpoints[BASE_ROLE]
         return plan_task_vectors(merged, base, rule, outside, request.dtype), recipe
-    recipe |= {"weights": asdict(rule)}
+    recipe |= {"weights": {key: value for key, value in asdict(rule).items() if value}}
     parts: Mapping[str, Checkpoint] = merged
     if request.method != LINEAR:
         parts = {BASE_ROLE: sources.checkpoints[BASE_ROLE], **merged}

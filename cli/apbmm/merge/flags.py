@@ -68,9 +68,11 @@ class MergeRequest:
         JSON file of weights (linear, task_arithmetic). A list has an entry for each layer: the
         first source's weight of two (or the only one's), or a list with a weight for each source.
         {"layers": [...]} is the same, {"blocks": [...]} has an entry for each of so many runs of
-        layers, {"sticks": [...]} numbers in [0, 1] by stick-breaking (linear), one fewer a layer
-        than sources. Beside them "outside" says what --outside-layers does, or has entries for
-        "embeddings", "norm" and "head".
+        layers ("borders" beside it says where they begin), {"parts": {"attention": [...], "mlp":
+        [...]}} and {"filters": [{"tensors": "q_proj", "layers": [...]}, ...]} have such lists for
+        parts of the layers, {"sticks": [...]} numbers in [0, 1] by stick-breaking (linear), one
+        fewer a layer than sources. Beside them "outside" says what --outside-layers does, or has
+        entries for "embeddings", "norm" and "head".
     seed
         Decides what the random methods (dare, della) drop. Default: 0.
     outside_layers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def written(folder: Path, value: Any) -> Path:
         (PAIR, [0, 0.5, 1, 0.25], [(0, 1), (0.5, 0.5), (1, 0), (0.25, 0.75)]),
         (PAIR, {"layers": [[0.5, 0.5], 0, 0, 0]}, [(0.5, 0.5), (0, 1), (0, 1), (0, 1)]),
         (PAIR, {"blocks": [1, 0]}, [(1, 0), (1, 0), (0, 1), (0, 1)]),
+        (PAIR, {"blocks": [1, 0], "borders": [1]}, [(1, 0), (0, 1), (0, 1), (0, 1)]),
         (PAIR, {"sticks": [1, 0, 0.5, 0]}, [(1, 0), (0, 1), (0.5, 0.5), (0, 1)]),
         (TRIO, [[0.2, 0.3, 0.5], [0, 0, 1]], [(0.2, 0.3, 0.5), (0, 0, 1)]),
         (TRIO, {"sticks": [1, 0, 0, 1]}, [(1, 0, 0), (0, 1, 0)]),
@@ -118,6 +120,30 @@ def test_files_of_weights(
     assert list(weights.layers) == layers
     means = [math.fsum(column) / len(layers) for column in zip(*layers, strict=True)]
     assert weights.outside["norm"] == pytest.approx(tuple(means))
+
+
+TENSORS = [f"model.layers.{n}.{name}" for n in range(4) for name in ("self_attn.q", "mlp.up")]
+WITH_TENSORS = replace(PAIR, tensors=TENSORS)
+
+
+def test_parts_of_layers_have_lists_of_their_own(tmp_path: Path) -> None:
+    value = {"parts": {"attention": [0, 1, 0.5, 0], "mlp": [1, 1, 0, [0.25, 0.75]]}}
+    weights = WITH_TENSORS.file(written(tmp_path, value), None)
+    assert weights.of("model.layers.0.self_attn.q") == (0, 1)
+    assert weights.of("model.layers.3.mlp.up") == (0.25, 0.75)
+    assert weights.layers == ((0.5, 0.5), (1, 0), (0.25, 0.75), (0.125, 0.875))
+
+
+def test_what_no_filter_fits_has_the_mean_of_its_layer(tmp_path: Path) -> None:
+    one = {"tensors": "q", "layers": [0.2, 0.4, 0.6, 0.8]}
+    weights = WITH_TENSORS.file(written(tmp_path, {"filters": [one]}), "a")
+    assert weights.of("model.layers.1.self_attn.q") == (0.4, 0.6)
+    assert weights.of("model.layers.1.mlp.up") == (0.4, 0.6)
+    assert weights.of("model.norm.weight") == (1, 0)
+    both = {"filters": [one, {"tensors": ["x", "up"], "layers": [1] * 4}]}
+    weights = WITH_TENSORS.file(written(tmp_path, both), None)
+    assert weights.of("model.layers.1.mlp.up") == (1, 0)
+    assert weights.of("model.layers.1.other") == pytest.approx((0.7, 0.3))
 
 
 def test_a_file_says_what_happens_outside_and_the_flag_overrules(tmp_path: Path) -> None:
@@ -144,6 +170,13 @@ def test_a_file_says_what_happens_outside_and_the_flag_overrules(tmp_path: Path)
         (TRIO, [0.5, 0.5], "layer 0: one number for 3 sources"),
         (PAIR, {"blocks": [0.5] * 5}, "4 layers cannot be cut into 5 blocks"),
         (PAIR, {"blocks": []}, "4 layers cannot be cut into 0 blocks"),
+        (PAIR, {"blocks": [0, 1], "borders": [4]}, "borders: not the first layers of all 2 blocks"),
+        (PAIR, {"blocks": [0, 1], "borders": [1, 2]}, "borders: not the first layers"),
+        (PAIR, {"layers": [0] * 4, "borders": [1]}, "unknown key borders"),
+        (PAIR, {"parts": {"mlp": [0] * 4}}, "parts: not an object with lists for attention and"),
+        (PAIR, {"parts": {"attention": [0] * 4, "mlp": [0] * 4}}, "attention fits no tensor"),
+        (PAIR, {"filters": [{"tensors": "mlp"}]}, 'not a list of objects with "tensors" and'),
+        (PAIR, {"filters": [{"tensors": "z", "layers": [0] * 4}]}, "z fits no tensor"),
         (PAIR, {"sticks": [0.5]}, "the vector has 1 components; 4 layers of 2 sources take 4"),
         (VECTORS, {"sticks": [0.5] * 2}, "for a linear merge"),
         (VECTORS, [[10**400, 0], [0, 0]], "layer 0: neither a number nor"),

@@ -181,7 +181,7 @@ def test_a_vector_that_is_too_long_for_a_message_is_refused() -> None:
 
 
 def test_borders_are_where_blocks_begin() -> None:
-    seven = {"evaluation": {"layers": 7}}
+    seven: dict[str, Any] = {"evaluation": {"layers": 7}}
     found = space(layers=6, merge={"borders": [1, 4]}, **seven)
     assert found.owners == (0, 1, 1, 1, 2, 2)
     assert found.unit_names == ("0", "1-3", "4-5")
