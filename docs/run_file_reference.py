@@ -39,14 +39,14 @@ def run_file_reference() -> str:
         heading = f"[[{key}]]" if get_origin(info.annotation) is tuple else f"[{key}]"
         needed = " (required)" if info.is_required() else ""
         parts += [f"## `{heading}`{needed}", inspect.getdoc(kind) or "", *_table(kind)]
-        for inner, section in own_tables(kind):
-            parts += [f"### `[[{key}.{inner}]]`", inspect.getdoc(section) or "", *_table(section)]
         if key == "objectives":
             parts += _metrics()
         if key == "merge":
             parts += _merge_methods()
         if key == "algorithm":
             parts += _search_methods()
+        for inner, section in own_tables(kind):
+            parts += [f"## `[[{key}.{inner}]]`", inspect.getdoc(section) or "", *_table(section)]
     return "\n\n".join(parts) + "\n"
 
 
