@@ -15,6 +15,7 @@ from apbmm.results.words import asked_in_words, checks_in_words, cost_unit, dura
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
 from apbmm_master.journal.costs.budget import UNITS, amount, roughly
+from apbmm_master.status.point_table import PointTable
 from apbmm_master.status.stages import stage_line
 
 Entry = Mapping[str, Any]
@@ -241,11 +242,7 @@ def _workers(workers: Sequence[Entry], kept: Mapping[str, int]) -> Table:
 
 def _points(
     title: str, points: Sequence[Entry], status: Entry, objectives: Sequence[str] = ()
-) -> Table:
-    table = Table(title=title)
-    table.add_column("id")
-    for name in objectives:
-        table.add_column(name, justify="right")
+) -> PointTable:
     shown = status.get("metrics") or shown_metrics(())
     columns = [
         (benchmark, name)
@@ -253,13 +250,19 @@ def _points(
         for name in shown
         if any(name in point["metrics"][benchmark] for point in points)
     ]
-    for benchmark, name in columns:
-        table.add_column(f"{benchmark}\n{name}", justify="right")
-    for point in points:
-        row = [point["id"], *(f"{value:.3f}" for value in point.get("objectives", ()))]
-        row += [_cell(point["metrics"][benchmark], name) for benchmark, name in columns]
-        table.add_row(*row)
-    return table
+    return PointTable(
+        title,
+        objectives,
+        [f"{benchmark}\n{name}" for benchmark, name in columns],
+        [
+            (
+                point["id"],
+                [f"{value:.3f}" for value in point.get("objectives", ())],
+                [_cell(point["metrics"][benchmark], name) for benchmark, name in columns],
+            )
+            for point in points
+        ],
+    )
 
 
 def _cell(values: Entry, name: str) -> str:

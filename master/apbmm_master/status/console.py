@@ -17,7 +17,6 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import in_words, metric, shown_metrics
@@ -52,6 +51,7 @@ from apbmm_master.journal.scores import (
     measurement_of,
 )
 from apbmm_master.status.event_words import event_in_words
+from apbmm_master.status.point_table import PointTable
 from apbmm_master.status.stages import stage_line, stage_summary
 
 log = logging.getLogger(__name__)
@@ -233,13 +233,9 @@ def _breaks(broken: Sequence[Constraint]) -> str:
     return f"  breaks {', '.join(each.in_words for each in broken)}" if broken else ""
 
 
-def front_table(scores: Scores, run_state: RunState) -> Table:
+def front_table(scores: Scores, run_state: RunState) -> PointTable:
     """The front as a table, sorted by the first objective."""
     assert run_state.spec is not None
-    table = Table(title="Pareto front")
-    table.add_column("id")
-    for objective in run_state.spec.objectives:
-        table.add_column(objective.name, justify="right")
     points = {name: measurement_of(run_state.evaluations[name]) for name in scores.front}
     columns = [
         (benchmark.name, name)
@@ -247,13 +243,19 @@ def front_table(scores: Scores, run_state: RunState) -> Table:
         for name in _shown(run_state)
         if any(name in measured[benchmark.name] for measured in points.values())
     ]
-    for benchmark_name, metric_name in columns:
-        table.add_column(f"{benchmark_name}\n{metric_name}", justify="right")
-    for name, objectives in sorted(scores.front.items(), key=lambda point: point[1]):
-        row = [name, *(f"{value:.3f}" for value in objectives)]
-        row += [metric(m).text(points[name][b].get(m)) for b, m in columns]
-        table.add_row(*row)
-    return table
+    return PointTable(
+        "Pareto front",
+        [objective.name for objective in run_state.spec.objectives],
+        [f"{benchmark}\n{name}" for benchmark, name in columns],
+        [
+            (
+                name,
+                [f"{value:.3f}" for value in objectives],
+                [metric(m).text(points[name][b].get(m)) for b, m in columns],
+            )
+            for name, objectives in sorted(scores.front.items(), key=lambda point: point[1])
+        ],
+    )
 
 
 def _shown(run_state: RunState) -> tuple[str, ...]:
