@@ -11,6 +11,7 @@ import numpy as np
 from apbmm.report.data.model import effects
 from apbmm.results.run_results import RunResults
 from apbmm_common.run_file import Space
+from apbmm_master.journal.events import Proposed
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.prior import Discrepancies, component_importance, descending_rank, rescale
@@ -31,7 +32,8 @@ class Component:
             block's; None where none was measured.
         importance: the fused and smoothed score of Eq. 12, whether the run's method uses it or not.
         initial, fitted: its lengthscale for each objective, when the last fit began and as it
-            ended; empty without a surrogate.
+            ended. Without a surrogate ``initial`` is empty, and ``fitted`` is of the fit that the
+            last proposal came from, if any did.
         effects: see `model.effects`; empty without a surrogate.
     """
 
@@ -67,7 +69,11 @@ def components(results: RunResults, surrogate: Surrogate | None) -> list[Compone
     scores = _scores(found, space) if found else [(None, None, None)] * space.dimensions
     names = component_names(space, results.spec.sources.names)
     if surrogate is None:
-        return [Component(name, *score) for name, score in zip(names, scores, strict=True)]
+        fits = proposed_lengthscales(results)
+        return [
+            Component(name, *score, fitted=tuple(fit[d] for fit in fits))
+            for d, (name, score) in enumerate(zip(names, scores, strict=True))
+        ]
     changes = effects(results, surrogate)
     return [
         Component(
@@ -79,6 +85,19 @@ def components(results: RunResults, surrogate: Surrogate | None) -> list[Compone
         )
         for d, name in enumerate(names)
     ]
+
+
+def proposed_lengthscales(results: RunResults) -> list[list[float]]:
+    """For each objective the lengthscales (D,) of the fit that the last proposal came from.
+
+    The journal has them with the proposal; empty where none came from a surrogate.
+    """
+    for record in reversed(results.records):
+        if isinstance(record.event, Proposed):
+            rows = record.event.diagnostics.get("lengthscales") or []
+            if rows and min(map(len, rows)) >= results.run_state.space.dimensions:
+                return [list(map(float, row)) for row in rows[: len(results.objectives)]]
+    return []
 
 
 def component_names(space: Space, sources: Sequence[str]) -> list[str]:
@@ -115,7 +134,7 @@ def _mean(values: Array, chosen: Array) -> float:
 
 def agreements(found: Sequence[Component], objectives: Sequence[str]) -> list[Agreement]:
     """How the prior's order of the components agrees with what the surrogate learned."""
-    if not found or not found[0].fitted or any(column.importance is None for column in found):
+    if not found or not found[0].effects or any(column.importance is None for column in found):
         return []
     importance = [column.importance or 0.0 for column in found]
     return [

@@ -107,6 +107,11 @@ def _prior(results: RunResults, found: Sequence[Component]) -> Iterator[ReportFi
     ]
     if not parts:
         return
+    of_proposal = (
+        " The fitted ones are those that the last proposal came from."
+        if found[0].fitted and not found[0].initial
+        else ""
+    )
     method = search_method(results)
     used = method is None or method.uses_importance
     yield ReportFigure(
@@ -115,7 +120,7 @@ def _prior(results: RunResults, found: Sequence[Component]) -> Iterator[ReportFi
         "How much the sources differ in parameters and in activations, rescaled to 0 to 1 (Eq. 6 "
         "and 9), and the importance that follows (Eq. 12)"
         f"{'' if used else ', which this method does not use'}. A short lengthscale (dark) means "
-        "that the surrogate lets the objective change fast along that layer.",
+        f"that the surrogate lets the objective change fast along that layer.{of_proposal}",
         stacked(parts),
     )
 

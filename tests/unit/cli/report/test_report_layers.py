@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from apbmm.report.data.points import short_id
 from apbmm.report.sections.layers import layers_section, weight_cells
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.run_file import Space
+from apbmm_master.journal.events import Proposed, Record
 from written_runs import write_run
 
 POINTS = [[0.1, 0.9], [0.2, 0.85], [0.35, 0.7], [0.5, 0.6], [0.55, 0.4], [0.8, 0.3]]
@@ -64,6 +66,25 @@ def test_a_pending_merge_is_predicted(tmp_path: Path) -> None:
     assert name == "e0006"
     # Merges of the first five vectors and both ends are on a line between the ends.
     assert all(0.0 < value < 1.0 for value in pending_predictions(results, surrogate)[name])
+
+
+def test_without_another_fit_there_are_the_lengthscales_of_the_last_proposal(
+    tmp_path: Path,
+) -> None:
+    results = written(tmp_path)
+    assert [column.fitted for column in components(results, None)] == [()] * 4
+    *before, last = [r for r in results.records if isinstance(r.event, Proposed)]
+    fits = {"lengthscales": [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0], [9.0] * 4]}
+    event = last.event.model_copy(update={"diagnostics": fits})
+    results = replace(results, records=[*before, Record(last.seq, last.time, event)])
+    found = components(results, None)
+    assert [column.fitted for column in found] == [(1, 5), (2, 6), (3, 7), (4, 8)]
+    assert agreements(found, results.objectives) == []
+    section = layers_section(results, None)
+    assert section is not None
+    (prior,) = [figure for figure in section.figures if figure.name == "prior"]
+    assert "that the last proposal came from" in prior.caption
+    assert "fitted, cost" in str(prior.chart.to_dict())
 
 
 def test_columns_say_what_each_component_is_and_does(tmp_path: Path) -> None:
