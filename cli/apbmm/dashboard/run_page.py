@@ -287,12 +287,23 @@ def _weights_chart(results: RunResults, each: EvaluationResult) -> Json | None:
     return specification(grouped_bars(bars, "layer", title, domain=(0.0, 1.0)))
 
 
+def require_folder(run_dir: Path) -> None:
+    """Raise `UsageError` for a run whose folder is on another host."""
+    if not run_dir.is_dir():
+        raise UsageError(
+            "texts of answers and logs are not sent over an address, and the folder of the run, "
+            "which has them, is on its master's host",
+            "apbmm dashboard and apbmm answers show them there",
+        )
+
+
 def answers(results: RunResults, name: str, against: str) -> Json:
     """Some answers of an evaluation beside those of another one, those that differ first.
 
     ``against``: the other one; "" for the first source. Raises `UsageError` for an id that there is
-    not, and `ApbmmError` where the journal has no answers.
+    not and for a run of another host, and `ApbmmError` where the journal has no answers.
     """
+    require_folder(results.run_dir)
     against = against or results.spec.sources.names[0]
     evaluations = [results.evaluation(each) for each in (name, against)]
     found = answered_questions(results, evaluations, usual_folders(results.run_dir))
@@ -319,8 +330,9 @@ def answers(results: RunResults, name: str, against: str) -> Json:
 def log_names(run_dir: Path) -> list[str]:
     """The logs in a run's folder, by their places in it, that of the master first.
 
-    Links are left out.
+    Links are left out. Raises `UsageError` for a run of another host.
     """
+    require_folder(run_dir)
     found = {
         file.relative_to(run_dir).as_posix()
         for pattern in LOGS

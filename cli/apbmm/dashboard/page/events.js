@@ -67,7 +67,7 @@ export class Logs {
     this.choice.hidden = this.text.hidden = !found.length;
     this.note.textContent = found.length
       ? ""
-      : "No log lies in the folder of the run. A worker on another host keeps its own, and a master writes to its terminal.";
+      : names.error || "No log lies in the folder of the run. A worker on another host keeps its own, and a master writes to its terminal.";
     if (found.length) this.begin();
   }
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from apbmm.dashboard.followed_run import FollowedRun
-from apbmm.dashboard.run_page import log_names, log_text, status
+from apbmm.dashboard.run_page import answers, log_names, log_text, status
+from apbmm.results.run_results import read_results
 from apbmm_common.errors import UsageError
 from written_runs import write_run
 
@@ -47,6 +50,14 @@ def test_the_log_of_the_master_comes_first_and_that_of_the_dashboard_last(tmp_pa
     for name in ("dashboard.log", "master.log", "notices.log"):
         (tmp_path / name).touch()
     assert log_names(tmp_path) == ["master.log", "notices.log", "dashboard.log"]
+
+
+def test_what_a_run_of_another_host_does_not_show_is_said(tmp_path: Path) -> None:
+    results = replace(read_results(write_run(tmp_path, [(0.5, 0.5)])), run_dir=Path("tcp://a:1"))
+    for asked in (partial(answers, results, "e0001", ""), partial(log_names, results.run_dir)):
+        with pytest.raises(UsageError, match="on its master's host") as caught:
+            asked()
+        assert caught.value.hint == "apbmm dashboard and apbmm answers show them there"
 
 
 def test_logs_are_read_from_their_ends_and_from_nowhere_else(tmp_path: Path) -> None:
