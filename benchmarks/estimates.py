@@ -8,8 +8,8 @@ answered questions and with a regression on the questions' difficulty (the share
 the earlier merges), on merges that it has not seen:
 
 - real: three searches of the demo pair with the real vLLM, 40 evaluations each. The merges of one
-  search and the two sources are the earlier ones, all or the first twelve of them, and those of
-  the next search are estimated. `extract` makes the file of their outcomes from run directories;
+  search and the two sources are the earlier ones, all or the first twelve of them, and the first
+  of the next search are estimated. `extract` makes the file of their outcomes from run directories;
 - simulated, at the paper's scale: 130 questions, answers of up to 35,000 tokens with heavy tails,
   longer for harder questions, for merges with higher accuracy and for wrong answers; item-response
   scores with several skills.
@@ -268,7 +268,7 @@ def settings(options: argparse.Namespace) -> Iterator[tuple[str, list[tuple[Merg
     for benchmark, runs in demo_runs().items():
         for first in (None, 12):
             pairs = [
-                (run.some(slice(first)), other.some(slice(2, None)))
+                (run.some(slice(first)), other.some(slice(2, 2 + options.unseen)))
                 for run, other in zip(runs, runs[1:] + runs[:1], strict=True)
             ]
             count = len(pairs[0][0].scores)
@@ -400,7 +400,9 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=6, help="simulated benchmarks of each size")
-    parser.add_argument("--unseen", type=int, default=20, help="merges to estimate in each")
+    parser.add_argument(
+        "--unseen", type=int, default=20, help="merges to estimate in each, real ones too"
+    )
     parser.add_argument("--only", default="", help="settings whose title holds this")
     parser.add_argument("--out", type=Path, help="append every table as a JSON line")
     options = parser.parse_args()
