@@ -393,6 +393,39 @@ BeatenMachine.TestCase.settings = settings(
 TestBeaten = BeatenMachine.TestCase
 
 
+class BeatenStepsMachine(ProtocolMachine):
+    """The same where merges are measured in steps, and stopped in any of them when beaten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        steps = {"enabled": True, "stop_beaten": True, "first": 0.4, "answered": 0.5, "audits": 0.3}
+        self.world = World(steps=steps, budget={"evaluations": 4, "initial": 2, "failures": 3})
+        self.world.search = 60
+        self.world.rambles = True
+
+    @invariant()
+    def a_merge_pauses_again_only_where_it_was_beaten(self) -> None:
+        beaten: set[str] = set()
+        paused: set[str] = set()
+        stopped: set[str] = set()
+        for record in self.world.stored:
+            match record.event:
+                case Beaten() as event:
+                    beaten.add(event.lease)
+                case Paused() as event:
+                    assert event.evaluation not in paused or event.lease in beaten
+                    paused.add(event.evaluation)
+                case Stopped() as event:
+                    assert event.evaluation in paused
+                    stopped.add(event.evaluation)
+                case Leased() | ResultRecorded() as event:
+                    assert event.evaluation not in stopped
+
+
+BeatenStepsMachine.TestCase.settings = BeatenMachine.TestCase.settings
+TestBeatenSteps = BeatenStepsMachine.TestCase
+
+
 def test_nothing_is_leased_again_while_a_live_worker_holds_it() -> None:
     """Lossless but reordered and repeated messages, and restarts: no evaluation has two leases."""
     for seed in range(40):

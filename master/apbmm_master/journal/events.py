@@ -236,7 +236,9 @@ class ResultRecorded(Event):
 
 
 class Paused(Event):
-    """A merge has answered its first step; the rows of its answers are kept beside the event.
+    """A merge has answered its first step, or all that it will because it is `Beaten`.
+
+    The rows of its answers are kept beside the event, in place of those of an earlier step.
 
     ``scores``: the sum of the scores of its answers, by benchmark.
     """

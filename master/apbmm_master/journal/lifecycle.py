@@ -3,7 +3,8 @@
 Evaluation:  QUEUED -> ACTIVE -> DONE | FAILED,  ACTIVE -> QUEUED when its attempt ended without a
              result, FAILED -> FAILED only (a late success is a duplicate). One that is measured in
              steps: ACTIVE -> PAUSED -> ACTIVE -> DONE, or PAUSED -> STOPPED. It is PAUSED again
-             when a later attempt ended without a result.
+             when a later attempt ended without a result. One that is beaten while it is evaluated:
+             ACTIVE -> PAUSED -> STOPPED.
 Attempt:     LEASED -> RUNNING -> DONE | PAUSED | FAILED | LOST; LEASED may end the same ways, and a
              LOST or FAILED attempt may still become DONE or PAUSED (a message sent twice can make a
              worker do it again): the first valid result wins, whichever attempt it is.
@@ -70,6 +71,7 @@ EVALUATION_MOVES: dict[EvaluationState, frozenset[EvaluationState]] = {
     EvaluationState.PAUSED: frozenset(
         {
             EvaluationState.ACTIVE,
+            EvaluationState.PAUSED,
             EvaluationState.DONE,
             EvaluationState.STOPPED,
             EvaluationState.FAILED,
@@ -79,7 +81,10 @@ EVALUATION_MOVES: dict[EvaluationState, frozenset[EvaluationState]] = {
     EvaluationState.STOPPED: frozenset(),
     EvaluationState.FAILED: frozenset(),
 }
-"""QUEUED -> DONE or PAUSED: a lost attempt's result arrived before the next attempt was leased."""
+"""QUEUED -> DONE or PAUSED: a lost attempt's result arrived before the next attempt was leased.
+
+So did that of a beaten one where a merge is PAUSED twice.
+"""
 
 _ENDS = frozenset({AttemptState.DONE, AttemptState.PAUSED, AttemptState.FAILED, AttemptState.LOST})
 _LATE_ENDS = frozenset({AttemptState.DONE, AttemptState.PAUSED})

@@ -465,14 +465,16 @@ class RunState:
 
     def _pause_evaluation(self, event: Paused, time: float) -> None:
         evaluation = self.evaluations[event.evaluation]
-        if evaluation.step is not None:
+        before = evaluation.step
+        _, attempt = self._leased(event.lease)
+        if before is not None and not attempt.beaten:
             raise InvariantError(f"{evaluation.id} has paused before")
         self._set_state(evaluation, EvaluationState.PAUSED)
         self._end_attempts(evaluation, event, time)
         evaluation.step = FirstStep(
             event.body.without_rows(), dict(event.scores), event.worker, time
         )
-        self.spending.paused(evaluation.step)
+        self.spending.paused(evaluation.step, before)
         insort(self.durations, event.seconds)
 
     def _estimate(self, event: Estimated) -> None:

@@ -104,10 +104,10 @@ class Spending:
         attempt.ended_at, attempt.gpu_seconds = time, max(before, cards * worked)
         self.gpu_seconds += attempt.gpu_seconds - before
 
-    def paused(self, step: FirstStep) -> None:
-        """Count what a merge has answered in its first step."""
-        self.tokens += step.tokens
-        self.answers_in_part += step.answered
+    def paused(self, step: FirstStep, before: FirstStep | None = None) -> None:
+        """Count what a merge has answered in its first step, or in place of what it had before."""
+        self.tokens += step.tokens - (before.tokens if before else 0)
+        self.answers_in_part += step.answered - (before.answered if before else 0)
 
     def delivered(self, evaluation: Evaluation) -> None:
         """Count the result of an evaluation, in place of its first step."""

@@ -422,7 +422,7 @@ class MessageHandlers:
         if failure is not None:
             self._fail(worker, evaluation, attempt, failure)
         elif evaluation.state in SETTLED or (
-            isinstance(message.body, Stepped) and evaluation.step is not None
+            isinstance(message.body, Stepped) and evaluation.step is not None and not attempt.beaten
         ):
             self._late(evaluation, attempt, message)
         else:

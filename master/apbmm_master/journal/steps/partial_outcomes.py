@@ -48,7 +48,8 @@ def rows_of(body: Stepped) -> Iterator[PartialRow]:
 
 
 def insert(db: sqlite3.Connection, evaluation: str, body: Stepped) -> None:
-    """Store the answers of a step, within the transaction of the caller."""
+    """Store the answers of a step in place of earlier ones, within the caller's transaction."""
+    delete(db, [evaluation])
     db.executemany(
         "INSERT INTO partial_outcomes VALUES (?, ?, ?, ?, ?, ?)",
         (

@@ -184,6 +184,31 @@ def test_without_the_setting_nothing_is_stopped() -> None:
     assert not events(world, Beaten)
 
 
+def test_one_that_goes_on_after_a_pause_is_stopped_too() -> None:
+    world, b = rambling_run(enabled=True, audits=0.0, first=0.4, answered=0.5)
+    assert b.held is not None
+    name = b.held.evaluation
+    evaluation = world.run_state.evaluations[name]
+    first = evaluation.step
+    assert first is not None
+    assert b.held.upto == 0
+    b.stream()  # asks for kept answers, of which there are none
+    world.exchange()
+    answer(world, b, 5)
+    world.now += 2.0
+    b.beat()
+    world.exchange()
+    assert evaluation.state is EvaluationState.STOPPED
+    assert evaluation.step is not None
+    assert evaluation.step.answered > first.answered
+    assert world.run_state.spending.answers_in_part == sum(
+        e.step.answered
+        for e in world.run_state.evaluations.values()
+        if e.step is not None and e.state is not EvaluationState.DONE
+    )
+    assert RunState().replay(world.stored) == world.run_state
+
+
 def test_references_and_checks_of_estimates_are_never_stopped() -> None:
     world, b = rambling_run(enabled=True, audits=1.0, first=0.9, answered=1.0)
     answer(world, b, 5)
