@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 TORCH := 2.13.0
 MERGEKIT := 0.1.5
+PEFT := 0.21.2
+ACCELERATE := 1.15.0
 TRACKIO := 0.43.0
 MLFLOW := 3.17.2
 WANDB := 0.31.0
@@ -16,7 +18,7 @@ FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/property/test_hostile_input.py
 
 .PHONY: install demo test test-vllm test-others test-fast test-hot-load test-mergekit \
-  test-trackers test-skypilot test-faults lint docs clean
+  test-peft test-trackers test-skypilot test-faults lint docs clean
 
 install: $(STAMP)
 
@@ -83,6 +85,15 @@ test-mergekit: .venv/mergekit/.installed
 	$(call install-torch,.venv/mergekit/bin/python)
 	$(BIN)/uv pip install --quiet --python .venv/mergekit/bin/python \
 	  --override worker/cpu-overrides.txt mergekit==$(MERGEKIT)
+	touch $@
+
+# LoRA adapters beside those that the real PEFT merges.
+test-peft: .venv/peft/.installed
+	PYTHONPATH=$(CURDIR)/.venv/peft $(BIN)/pytest tests/unit/worker/merging/test_adapted_sources.py
+
+.venv/peft/.installed: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .venv/peft \
+	  peft==$(PEFT) accelerate==$(ACCELERATE)
 	touch $@
 
 # Runs sent to the real Trackio, MLflow and W&B, in an environment of their own: their pins are not

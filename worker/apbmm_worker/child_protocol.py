@@ -37,7 +37,8 @@ class Prepare(BaseModel):
 
     ``spec`` is the run file. All paths are those of this host: ``sources`` by role, ``benchmarks``
     by name, ``adapters`` is the file of the run's own. ``engine`` has the engine arguments that
-    this host sets, as text.
+    this host sets, as text. ``lora_adapters`` are those of sources that are an adapter on the model
+    in ``sources``, by role.
     """
 
     model_config = WIRE
@@ -50,6 +51,7 @@ class Prepare(BaseModel):
     scratch: str
     device: str
     engine: dict[str, str] = {}
+    lora_adapters: dict[str, str] = {}
 
 
 class Measure(BaseModel):

@@ -30,11 +30,11 @@ from apbmm_common.checkpoint.headers import (
     Checkpoint,
     is_broken_link,
     layer_count,
-    read_checkpoint,
     read_object,
     text_config,
 )
 from apbmm_common.checkpoint.identical_layers import identical_layers
+from apbmm_common.checkpoint.lora_adapters import read_adapted
 from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.tensor_groups import outside_groups
@@ -217,9 +217,11 @@ def _inspect_paths(found: Inspection) -> None:
 
 def _inspect_sources(found: Inspection, spec: RunSpec) -> None:
     folders, names = spec.sources.with_base, spec.sources.names
+    adapters = spec.sources.lora_adapters
     for role, path in folders.items():
         try:
-            found.checkpoints[role] = read_checkpoint(Path(path))
+            adapter = adapters.get(role)
+            found.checkpoints[role] = read_adapted(Path(path), Path(adapter) if adapter else None)
         except SourceError as error:
             found.fault(error, f"sources.{role}")
     if found.checkpoints.keys() == folders.keys() and spec.merge.vocabulary == "common":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from apbmm.export.flags import ExportRequest
 from apbmm.merge.flags import MergeRequest
-from apbmm.merge.places import RECIPE, output_folder, require_room
+from apbmm.merge.places import RECIPE, adapted, output_folder, require_room
 from apbmm.pick.choice import choose, no_objectives, preference_of
 from apbmm.pick.flags import NO_PREFERENCE
 from apbmm.results.run_directories import find_run
@@ -44,13 +44,16 @@ def run_export(run: str | None, request: ExportRequest) -> int:
     from apbmm.export.written_merge import write
 
     torch.set_num_threads(1)  # the merge has threads of its own
-    sources = verified_sources(results, folders)
-    for order in orders:
-        with stack_unwound_by_signals():
-            written = write(results, sources, folders, order)
-        _print(results, folders, order, written)
-        if request.push_to_hub is not None:
-            _push(results, order, request.push_to_hub, public=request.public)
+    bases = {role: each.folder for role, each in folders.items()}
+    adapters = {role: each.adapter for role, each in folders.items() if each.adapter is not None}
+    with adapted(bases, adapters, orders[0].out) as merged:
+        sources = verified_sources(results, merged)
+        for order in orders:
+            with stack_unwound_by_signals():
+                written = write(results, sources, folders, order)
+            _print(results, folders, order, written)
+            if request.push_to_hub is not None:
+                _push(results, order, request.push_to_hub, public=request.public)
     return EXIT_DONE
 
 

@@ -80,7 +80,8 @@ def licence_of(folder: Path) -> Licence:
 
 
 def _metadata(facts: CardFacts, licences: Mapping[str, Licence]) -> ModelCardData:
-    ids = [each.hub_id for each in facts.sources.values() if each.hub_id]
+    parts = [i for each in facts.sources.values() for i in (each.hub_id, each.adapter_id)]
+    ids = [each for each in parts if each]
     known = {licence for licence in licences.values() if licence.licence}
     (licence,) = known if len(known) == 1 else (Licence(),)
     tags = ["merge", "apbmm", "layer-wise-merge" if facts.evaluation.layer_weights else "mergekit"]
@@ -412,9 +413,14 @@ def _licence(facts: CardFacts, licences: Mapping[str, Licence]) -> Iterator[str]
 
 
 def _linked(role: str, source: SourceFolder) -> str:
-    if source.hub_id:
-        return f"[{source.hub_id}](https://huggingface.co/{source.hub_id}) ({role})"
-    return f"`{source.folder.name}` ({role})"
+    places = [_place_linked(source.hub_id, source.folder)]
+    if source.adapter is not None:
+        places.append(_place_linked(source.adapter_id, source.adapter))
+    return f"{' with the LoRA adapter '.join(places)} ({role})"
+
+
+def _place_linked(hub_id: str, folder: Path) -> str:
+    return f"[{hub_id}](https://huggingface.co/{hub_id})" if hub_id else f"`{folder.name}`"
 
 
 def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from apbmm.results.run_results import RunResults
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import SourceError, UsageError
 from apbmm_common.merge_methods import LINEAR
+from apbmm_common.run_file.schema import adapter_path_name
 
 if TYPE_CHECKING:
     from apbmm_worker.merging.sources import VerifiedSources
@@ -20,10 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SourceFolder:
-    """A source's folder, and its id on the Hugging Face Hub; "" where that is not known."""
+    """A source's folder, and its id on the Hugging Face Hub; "" where that is not known.
+
+    ``adapter``: that of a LoRA adapter which is added to it, and its id.
+    """
 
     folder: Path
     hub_id: str = ""
+    adapter: Path | None = None
+    adapter_id: str = ""
+
+    @property
+    def named(self) -> str:
+        """Where it is, as mergekit writes it: an id on the Hub or a folder, ``+`` the adapter's."""
+        parts = [self.hub_id or str(self.folder.resolve())]
+        if self.adapter is not None:
+            parts.append(self.adapter_id or str(self.adapter.resolve()))
+        return "+".join(parts)
 
 
 def source_folders(
@@ -41,14 +55,26 @@ def source_folders(
     for role, text in stated.items():
         if not HUB_ID.fullmatch(text):
             raise UsageError(f"--base-model {role}={text}: not ORG/MODEL")
+    adapters = _adapters(results)
     found: dict[str, SourceFolder] = {}
     faults = []
     for role, own in _wanted(results).items():
         source = _named_folder(role, named[role]) if role in named else _own_folder(own)
         if source is None:
             faults.append(f"{role}: {own} is not on this host")
-        else:
-            found[role] = SourceFolder(source.folder, stated.get(role, source.hub_id))
+            continue
+        found[role] = SourceFolder(source.folder, stated.get(role, source.hub_id))
+        if role in adapters:
+            key = adapter_path_name(role)
+            adapter = (
+                _named_folder(key, named[key]) if key in named else _own_folder(adapters[role])
+            )
+            if adapter is None:
+                faults.append(f"{key}: {adapters[role]} is not on this host")
+            else:
+                found[role] = replace(
+                    found[role], adapter=adapter.folder, adapter_id=adapter.hub_id
+                )
     if faults:
         raise UsageError(
             "\n".join(faults),
@@ -58,8 +84,8 @@ def source_folders(
     return found
 
 
-def verified_sources(results: RunResults, folders: Mapping[str, SourceFolder]) -> VerifiedSources:
-    """The sources, verified to be those that the run merged.
+def verified_sources(results: RunResults, folders: Mapping[str, Path]) -> VerifiedSources:
+    """The sources, verified to be those that the run merged; ``folders`` have the adapters added.
 
     Raises `SourceError` for sources that cannot be merged, and for one whose weights, or whose
     tokenizer and settings where these are used, are not those that the run's workers read. A
@@ -68,7 +94,7 @@ def verified_sources(results: RunResults, folders: Mapping[str, SourceFolder]) -
     from apbmm_worker.merging.sources import verify_sources
 
     sources = verify_sources(
-        {role: each.folder for role, each in folders.items()},
+        folders,
         digest_cache(),
         common_vocabulary=results.spec.merge.vocabulary == "common",
         merge=results.spec.merge,
@@ -77,14 +103,14 @@ def verified_sources(results: RunResults, folders: Mapping[str, SourceFolder]) -
     for role, digest in sources.digests.items():
         if journaled.get(role, digest) != digest:
             raise SourceError(
-                f"{role}: {folders[role].folder} does not hold the weights that the run merged",
+                f"{role}: {folders[role]} does not hold the weights that the run merged",
                 f"--path {role}=FOLDER names the folder of those that it merged",
             )
     template = results.spec.generation.template_from
     settings = sources.settings[template]
     if journaled.get(f"{template}.settings", settings) != settings:
         raise SourceError(
-            f"{template}: {folders[template].folder} has another tokenizer, chat template or "
+            f"{template}: {folders[template]} has another tokenizer, chat template or "
             "config than when the run asked its questions",
             f"--path {template}=FOLDER names a folder that has the same",
         )
@@ -106,6 +132,16 @@ def _wanted(results: RunResults) -> dict[str, Path]:
     return wanted
 
 
+def _adapters(results: RunResults) -> dict[str, Path]:
+    """The LoRA adapters of the sources, as the run file has them."""
+    spec = results.spec.sources
+    found = {name: Path(folder) for name, folder in spec.lora_adapters.items()}
+    anchor = spec.names[-1]
+    if spec.base is None and anchor in found:
+        found[BASE_ROLE] = found[anchor]
+    return found
+
+
 def _by_role(results: RunResults, items: Sequence[str], flag: str) -> dict[str, str]:
     found = {}
     for item in items:
@@ -114,7 +150,7 @@ def _by_role(results: RunResults, items: Sequence[str], flag: str) -> dict[str, 
             raise UsageError(
                 f"{flag} {item}: expected NAME=VALUE", f"as in {next(iter(_wanted(results)))}=..."
             )
-        if role not in _wanted(results):
+        if role not in (*_wanted(results), *map(adapter_path_name, _adapters(results))):
             names = ", ".join(_wanted(results))
             raise UsageError(f"{flag} {item}: the run merges no {role}", f"it merges {names}")
         found[role] = value

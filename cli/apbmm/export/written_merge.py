@@ -139,7 +139,7 @@ class _Export:
             stored,
             self.weights,
         )
-        names = {r: each.hub_id or str(each.folder.resolve()) for r, each in self._folders.items()}
+        names = {role: each.named for role, each in self._folders.items()}
         config = mergekit_config(self._plans, self._sources, names, self._spec)
         (folder / CONFIG_FILE).write_text(config.text(_heading(results, evaluation)), "utf-8")
         if evaluation.source_weights and self._spec.merge.combine == "simplex":
@@ -184,16 +184,20 @@ def _record(facts: CardFacts, digest: str) -> dict[str, Any]:
         "run": results.run,
         "evaluation": evaluation.id,
         "point": evaluation.vector,
-        "sources": {
-            role: {"hub_id": each.hub_id} if each.hub_id else {"folder": str(each.folder.resolve())}
-            for role, each in facts.sources.items()
-        },
+        "sources": {role: _source_record(each) for role, each in facts.sources.items()},
         "weights_digest": digest,
         "weights": facts.weights,
         "metrics": {name: dict(each.metrics) for name, each in evaluation.benchmarks.items()},
         "objectives": dict(zip(results.objectives, evaluation.objectives or (), strict=False)),
         "versions": versions(results, evaluation),
     }
+
+
+def _source_record(source: SourceFolder) -> dict[str, str]:
+    found = {"hub_id": source.hub_id} if source.hub_id else {"folder": str(source.folder.resolve())}
+    if source.adapter is not None:
+        found["adapter"] = source.adapter_id or str(source.adapter.resolve())
+    return found
 
 
 def _heading(results: RunResults, evaluation: EvaluationResult) -> str:

@@ -127,10 +127,8 @@ def _sources(flags: InitFlags, *, asks: bool) -> tuple[Source, ...]:
         found = _named(given, flags, asks=asks)
     else:
         found = _pair(given, flags, asks=asks)
-    paths = [source.model.checkpoint.path for source in found]
-    if twice := next(
-        (s.model.named for s in found if paths.count(s.model.checkpoint.path) > 1), ""
-    ):
+    places = [source.model.place for source in found]
+    if twice := next((s.model.named for s in found if places.count(s.model.place) > 1), ""):
         raise UsageError(f"{twice} is given twice", "a merge is of different models")
     return found
 
@@ -185,7 +183,7 @@ def _pair(given: list[str], flags: InitFlags, *, asks: bool) -> tuple[Source, ..
     found = which_thinks((first, second))
     if found is not None:
         return _as_pair(*found)
-    if first.checkpoint.path == second.checkpoint.path:
+    if first.place == second.place:
         return _as_pair(first, second, "")
     if not asks:
         raise UsageError(

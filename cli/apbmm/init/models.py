@@ -9,6 +9,7 @@ from pathlib import Path
 
 from apbmm.hub_cache import REVISION, cached_snapshot, download_snapshot, hub_id_of
 from apbmm_common.checkpoint.headers import Checkpoint, read_checkpoint, read_object
+from apbmm_common.checkpoint.lora_adapters import base_of, is_adapter, read_adapted
 from apbmm_common.checkpoint.vocabularies import TOKENIZER_FILE
 from apbmm_common.errors import SourceError, UsageError
 from apbmm_common.run_file.schema import SOURCE_NAME
@@ -29,9 +30,14 @@ class Model:
     """Its chat template; "" without one."""
 
     @property
+    def place(self) -> tuple[Path, Path | None]:
+        """Its folder, and that of its adapter where it is one."""
+        return self.checkpoint.path, self.checkpoint.adapter
+
+    @property
     def label(self) -> str:
         """Its id on the hub, or the last part of its folder."""
-        path = self.checkpoint.path
+        path = self.checkpoint.adapter or self.checkpoint.path
         return hub_id_of(path) or path.name
 
     @property
@@ -83,8 +89,34 @@ def read_model(named: str, *, download: bool = False) -> Model:
                 "--download fetches it; HF_HOME says where the cache is",
             )
         folder = snapshot
-    checkpoint = read_checkpoint(folder.absolute())
+    folder = folder.absolute()
+    if is_adapter(folder):
+        model = _base(folder, download=download)
+        checkpoint = read_adapted(model.checkpoint.path, folder)
+        return Model(named, checkpoint, model.template)
+    checkpoint = read_checkpoint(folder)
     return Model(named, checkpoint, chat_template(checkpoint.path))
+
+
+def _base(adapter: Path, *, download: bool) -> Model:
+    """The model that an adapter was trained on, as its config names it.
+
+    A folder may be named from where the adapter is. Raises `UsageError` as `read_model` does.
+    """
+    stated = base_of(adapter)
+    if stated and (adapter / stated).is_dir():
+        stated = str((adapter / stated).resolve())
+    try:
+        model = read_model(stated, download=download)
+    except UsageError as error:
+        raise UsageError(
+            f"{adapter}: a LoRA adapter on {stated or 'a model that its config does not name'}, "
+            "which is not here",
+            f"{error.hint}; or write {{ path = BASE, adapter = FOLDER }} into the run file",
+        ) from error
+    if model.checkpoint.adapter is not None:
+        raise UsageError(f"{adapter}: its base {stated} is an adapter itself")
+    return model
 
 
 def chat_template(folder: Path) -> str:

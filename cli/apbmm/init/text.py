@@ -75,9 +75,9 @@ def _head(proposal: Proposal, folder: Path) -> Iterator[str]:
         why = f": {source.said_by}" if source.said_by else ""
         at_one = " It is the merge at x = 1." if len(others) == 1 else ""
         yield f"# {source.model.label}{why}.{at_one}"
-        yield f"{source.name} = {place(source.model.checkpoint.path, folder)}"
+        yield f"{source.name} = {checkpoint(source.model, folder)}"
     yield f"# {anchor.model.label}: the merge at x = 0."
-    yield f"{anchor.name} = {place(anchor.model.checkpoint.path, folder)}"
+    yield f"{anchor.name} = {checkpoint(anchor.model, folder)}"
     yield ""
 
 
@@ -199,6 +199,14 @@ def inline(table: Mapping[str, Any]) -> str:
         for key, value in table.items()
     )
     return f"{{ {', '.join(parts)} }}"
+
+
+def checkpoint(model: Model, folder: Path) -> str:
+    """A source as it stands in a run file in ``folder``, with its adapter where it is one."""
+    path, adapter = model.place
+    if adapter is None:
+        return place(path, folder)
+    return f"{{ path = {place(path, folder)}, adapter = {place(adapter, folder)} }}"
 
 
 def place(path: Path, folder: Path) -> str:

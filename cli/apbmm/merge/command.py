@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apbmm.merge.flags import MergeRequest, given
-from apbmm.merge.places import digest_cache, expanded, output_folder
+from apbmm.merge.places import adapted, digest_cache, expanded, output_folder, with_adapter
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import EXIT_DONE, ApbmmError, EvaluationError, UsageError
 from apbmm_common.merge_methods import LINEAR, METHODS
@@ -33,21 +33,34 @@ def run_merge(request: MergeRequest) -> int:
     for an output folder that cannot be used; `SourceError` for sources that cannot be merged;
     `ApbmmError` for a full disk.
     """
-    paths = _named_sources(request.source)
+    paths, adapters = _named_sources(request.source)
     _check_flags(request, paths)
     _check_names(request, paths)
     out = output_folder(request.out)
     rule = _rule(request, paths)
     import torch
 
+    torch.set_num_threads(1)  # the merge has threads of its own
+    if request.base is not None:
+        paths[BASE_ROLE] = expanded(request.base, "--base")
+    named = {role: with_adapter(path, adapters.get(role)) for role, path in paths.items()}
+    with stack_unwound_by_signals(), adapted(paths, adapters, out) as folders:
+        return _write(request, rule, folders, named, out)
+
+
+def _write(
+    request: MergeRequest,
+    rule: SourceWeights | ModelLevelMerge,
+    paths: Mapping[str, Path],
+    named: Mapping[str, str],
+    out: Path,
+) -> int:
+    """Write the merge of the sources in ``paths``, which are ``named`` so in its recipe."""
     from apbmm_common.checkpoint.compatibility import compatibility_warnings
     from apbmm_worker.merging.merge import write_merge
     from apbmm_worker.merging.plan import with_prediction_layers
     from apbmm_worker.merging.sources import verify_sources
 
-    torch.set_num_threads(1)  # the merge has threads of its own
-    if request.base is not None:
-        paths[BASE_ROLE] = expanded(request.base, "--base")
     template = request.template_from or next(iter(paths))
     sources = verify_sources(
         paths,
@@ -60,15 +73,14 @@ def run_merge(request: MergeRequest) -> int:
         _warn(warning.replace("template_from", "--template-from"))
     started = time.monotonic()
     try:
-        plans, recipe = _planned(request, rule, sources)
+        plans, recipe = _planned(request, rule, sources, named)
         last = [c for role, c in sources.checkpoints.items() if role != BASE_ROLE][-1]
         plans = with_prediction_layers(plans, last)
-        with stack_unwound_by_signals():
-            report = write_merge(sources, plans, recipe, template, out, dtype=request.dtype)
+        report = write_merge(sources, plans, recipe, template, out, dtype=request.dtype)
     except EvaluationError as error:
         raise ApbmmError(error.message, error.hint) from error
     seconds = time.monotonic() - started
-    names = ", ".join(f"{name}={path}" for name, path in paths.items())
+    names = ", ".join(f"{name}={path}" for name, path in named.items())
     print(  # noqa: T201
         f"{out}: {request.method} merge of {names}; {report.bytes / 1e9:.3f} GB in "
         f"{seconds:.1f} s after {sources.seconds:.1f} s of verification; tokenizer and "
@@ -123,14 +135,16 @@ def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | M
 
 
 def _planned(
-    request: MergeRequest, rule: SourceWeights | ModelLevelMerge, sources: VerifiedSources
+    request: MergeRequest,
+    rule: SourceWeights | ModelLevelMerge,
+    sources: VerifiedSources,
+    named: Mapping[str, str],
 ) -> tuple[tuple[TensorPlan, ...], dict[str, Any]]:
     """The plan of each tensor, and the recipe to keep beside the weights."""
     from apbmm_worker.merging.plan import ModelLevelMerge, plan_sum, plan_task_vectors
 
     merged = {role: c for role, c in sources.checkpoints.items() if role != BASE_ROLE}
-    folders = {role: str(c.path.resolve()) for role, c in sources.checkpoints.items()}
-    recipe: dict[str, Any] = {"method": request.method, "sources": folders}
+    recipe: dict[str, Any] = {"method": request.method, "sources": dict(named)}
     if isinstance(rule, ModelLevelMerge):
         outside = request.outside_layers or "mean"
         recipe |= {"task_vectors": rule.recipe, "outside_layers": outside}
@@ -144,9 +158,10 @@ def _planned(
     return plan_sum(parts, rule, request.dtype), recipe
 
 
-def _named_sources(given: Sequence[str]) -> dict[str, Path]:
-    """Name -> folder, in the order given; without NAME= the names are 1, 2, ..."""
+def _named_sources(given: Sequence[str]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Folders and adapters by name, in the order given; without NAME= the names are 1, 2, ..."""
     paths: dict[str, Path] = {}
+    adapters: dict[str, Path] = {}
     for number, text in enumerate(given, start=1):
         match = _NAMED.fullmatch(text)
         # An existing folder whose name contains = is taken as a path.
@@ -157,8 +172,13 @@ def _named_sources(given: Sequence[str]) -> dict[str, Path]:
             raise UsageError(f"--source: two sources are called {name}")
         if name in (BASE_ROLE, "mean"):
             raise UsageError(f"--source: a source cannot be called {name}", "choose another name")
+        folder, plus, adapter = path.rpartition("+")
+        # As mergekit writes a model with an adapter, unless a folder has such a name.
+        if plus and folder and adapter and not expanded(path, "--source").exists():
+            adapters[name] = expanded(adapter, "--source")
+            path = folder
         paths[name] = expanded(path, "--source")
-    return paths
+    return paths, adapters
 
 
 def _check_flags(request: MergeRequest, paths: Mapping[str, Path]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -50,6 +52,29 @@ def output_folder(given: Path, *, replace: bool = False) -> Path:
             f"--out {given}: no folder can be made there: {reason}", "choose another"
         ) from error
     return out
+
+
+@contextmanager
+def adapted(
+    folders: Mapping[str, Path], adapters: Mapping[str, Path], out: Path
+) -> Iterator[dict[str, Path]]:
+    """The folders of sources by role; near ``out``, for a while, with the adapters that some have.
+
+    Raises `SourceError` for an adapter that cannot be added to its base.
+    """
+    if not adapters:
+        yield dict(folders)
+        return
+    from apbmm_worker.merging.adapted_sources import with_adapters
+
+    near = next(folder for folder in out.parents if folder.exists())
+    with TemporaryDirectory(prefix=f"{out.name}.apbmm-", dir=near) as scratch:
+        yield with_adapters(folders, adapters, Path(scratch))
+
+
+def with_adapter(folder: Path, adapter: Path | None) -> str:
+    """A source as mergekit writes one: its folder, and ``+`` before its adapter's."""
+    return str(folder.resolve()) + ("" if adapter is None else f"+{adapter.resolve()}")
 
 
 def require_room(out: Path, size: int) -> None:

@@ -10,6 +10,7 @@
 - `settings_files`: tokenizer, chat template and generation config (`unusable_settings`);
 - `vocabularies`: tokenizers' vocabularies, and sources cut to the rows of the vocabulary that all
   have (`with_common_vocabulary`);
+- `lora_adapters`: LoRA adapters, and what they change in their base (`read_adapted`);
 - `roles`: the role of the source that is treated unlike the others;
 - `identical_layers`: the layers that are the same in all sources;
 - `byte_order_marks`: a folder that transformers reads, whatever wrote its JSON files;
@@ -25,6 +26,7 @@ __all__ = [
     "contents",
     "headers",
     "identical_layers",
+    "lora_adapters",
     "remote_code",
     "roles",
     "settings_files",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from apbmm_common.checkpoint.config_differences import (
     ROPE_TABLES,
@@ -26,7 +27,9 @@ from apbmm_common.checkpoint.headers import (
 )
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.settings_files import (
+    GENERATION_FILE,
     OTHER_VOCABULARIES,
+    TOKENIZER_FILES,
     has_tokenizer,
     unusable_settings,
 )
@@ -135,8 +138,11 @@ def identical_files(first: Checkpoint, second: Checkpoint) -> bool:
     """Whether two checkpoints have the same folder or byte-identical weight files.
 
     Two fine-tunes differ early, so this reads little unless they are in fact identical. Equal
-    weights in different sharding are only seen by the content digest.
+    weights in different sharding are only seen by the content digest, and so is an adapter that
+    changes nothing.
     """
+    if first.adapter != second.adapter:
+        return False
     if first.path.resolve() == second.path.resolve():
         return True
     files = (first.files, second.files)
@@ -359,6 +365,14 @@ def compatibility_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
 
 
 def _own_warnings(role: str, checkpoint: Checkpoint) -> Iterator[str]:
+    own = (*TOKENIZER_FILES, GENERATION_FILE)
+    if checkpoint.adapter is not None and (
+        other := [name for name in own if _differs(checkpoint.adapter / name, checkpoint.path)]
+    ):
+        yield (
+            f"{role}: {_some(other)} of the adapter in {checkpoint.adapter} is not used: a source "
+            "has the tokenizer and templates of its base"
+        )
     if (checkpoint.path / "adapter_config.json").exists():
         yield (
             f"{role}: the adapter in {checkpoint.path} is not applied: merges and engines take "
@@ -371,8 +385,17 @@ def _own_warnings(role: str, checkpoint: Checkpoint) -> Iterator[str]:
         )
 
 
+def _differs(file: Path, base: Path) -> bool:
+    """Whether an adapter's file is there, and is not the base's."""
+    own = base / file.name
+    try:
+        return file.is_file() and not (own.is_file() and same_files(file, own))
+    except SourceError:
+        return True
+
+
 def _warnings_between(roles: tuple[str, str], pair: tuple[Checkpoint, Checkpoint]) -> Iterator[str]:
-    if pair[0].path.resolve() == pair[1].path.resolve():
+    if pair[0].path.resolve() == pair[1].path.resolve() and pair[0].adapter == pair[1].adapter:
         yield f"{roles[0]} and {roles[1]} are the same folder"
     if stated := stated_by_one(roles, (pair[0].config, pair[1].config)):
         yield (

@@ -37,7 +37,9 @@ DTYPE_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Dtypes that a merge may be stored in, by torch's names, as safetensors calls them."""
 FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
 
-_ADAPTER = "an adapter is no checkpoint: merge it into its base, as peft does"
+_ADAPTER = (
+    "an adapter is no checkpoint: name it with its base, as { path = BASE, adapter = FOLDER }"
+)
 _GGUF = "GGUF is not read: download the checkpoint that it was made from"
 # Patterns of files in place of the weights that are read, and hints. The first one found is named.
 _OTHER_FORMATS = (
@@ -96,11 +98,17 @@ class TensorHeader:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder's configuration and tensors, the tensors in the order they have in their files."""
+    """A folder's configuration and tensors, the tensors in the order they have in their files.
+
+    ``adapter``: the folder of a LoRA adapter whose changes are to be added to the tensors that
+    ``changed`` names, as a source of `lora_adapters.read_adapted` has it.
+    """
 
     path: Path
     config: dict[str, Any]
     tensors: dict[str, TensorHeader]
+    adapter: Path | None = None
+    changed: frozenset[str] = frozenset()
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -15,11 +15,13 @@ from apbmm_common.checkpoint.tensor_groups import optional_tensors
 def identical_layers(checkpoints: Sequence[Checkpoint]) -> tuple[int, ...]:
     """The layers all of whose tensors hold the same bytes in every checkpoint, in order.
 
-    Tensors that a merge leaves out do not count. Equal numbers in two dtypes are not the same
-    bytes. The comparison of a layer ends at the first difference, so that a pair without such
-    layers costs one chunk a layer. Raises `SourceError` for a file that cannot be read.
+    Tensors that a merge leaves out do not count, and a tensor that an adapter changes is not the
+    same. Equal numbers in two dtypes are not the same bytes. The comparison of a layer ends at the
+    first difference, so that a pair without such layers costs one chunk a layer. Raises
+    `SourceError` for a file that cannot be read.
     """
     left_out = optional_tensors(checkpoints)
+    changed = frozenset[str]().union(*(checkpoint.changed for checkpoint in checkpoints))
     layers: dict[int, list[str]] = {}
     for name in checkpoints[0].tensors:
         layer = layer_of(name)
@@ -29,7 +31,8 @@ def identical_layers(checkpoints: Sequence[Checkpoint]) -> tuple[int, ...]:
         return tuple(
             layer
             for layer, names in sorted(layers.items())
-            if all(same_tensors([c.tensors[name] for c in checkpoints], files) for name in names)
+            if changed.isdisjoint(names)
+            and all(same_tensors([c.tensors[name] for c in checkpoints], files) for name in names)
         )
 
 

@@ -18,7 +18,15 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from apbmm_common.errors import RunFileError
-from apbmm_common.run_file.schema import NAME_RULE, RunSpec, Section, paths_in, section_of
+from apbmm_common.run_file.schema import (
+    NAME_RULE,
+    SOURCE_KINDS,
+    AdaptedSource,
+    RunSpec,
+    Section,
+    paths_in,
+    section_of,
+)
 
 
 def load_run_file(path: Path) -> RunSpec:
@@ -116,7 +124,8 @@ _WORDS = {
 
 def _fault_lines(fault: ErrorDetails) -> list[str]:
     """One line for each thing that pydantic's error says about a key: its place, what is wrong."""
-    place = ".".join(map(str, fault["loc"])) or "run file"
+    parts = [str(part) for part in fault["loc"] if part not in SOURCE_KINDS]
+    place = ".".join(parts) or "run file"
     match fault["type"]:
         case "extra_forbidden":
             near = get_close_matches(str(fault["loc"][-1]), _keys_beside(fault["loc"]), 1)
@@ -135,8 +144,10 @@ def _keys_beside(place: tuple[int | str, ...]) -> Iterable[str]:
     """The keys of the table that the key at ``place`` is in."""
     kind: type[Section] = RunSpec
     for key in place[:-1]:
-        if isinstance(key, str):
+        if isinstance(key, str) and key in kind.model_fields:
             kind = section_of(kind.model_fields[key]) or kind
+        elif key in SOURCE_KINDS:
+            kind = AdaptedSource
     return kind.model_fields
 
 

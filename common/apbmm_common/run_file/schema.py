@@ -23,7 +23,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -157,6 +159,28 @@ class Section(BaseModel):
     a table that takes none."""
 
 
+class AdaptedSource(Section):
+    """A source that is a LoRA adapter on a model."""
+
+    path: Path
+    """Folder of the model that the adapter was trained on."""
+    adapter: Path
+    """Folder of the adapter, as PEFT saves it. A worker adds it to the model once; the source's
+    tokenizer and config are the model's."""
+
+
+def _kind_of_source(value: Any) -> str:
+    return _ADAPTED if isinstance(value, Mapping | AdaptedSource) else _FOLDER
+
+
+_FOLDER, _ADAPTED = SOURCE_KINDS = ("(folder)", "(adapter)")
+"""Kinds of sources, which pydantic puts into the places of faults."""
+Source = Annotated[
+    Annotated[Path, Tag(_FOLDER)] | Annotated[AdaptedSource, Tag(_ADAPTED)],
+    Discriminator(_kind_of_source),
+]
+
+
 class SourcesSection(Section):
     """The checkpoints that are merged: folders in Hugging Face layout, with safetensors weights.
 
@@ -169,9 +193,10 @@ class SourcesSection(Section):
     model_config = ConfigDict(extra="allow", json_schema_extra={"minProperties": LEAST_SOURCES})
     other_keys: ClassVar[str] = (
         "Folder of a source, under a name of your choice: from two to eight such keys. `thinking` "
-        "and `instruct` are such names."
+        "and `instruct` are such names. `{ path = FOLDER, adapter = FOLDER }` is a model with a "
+        "LoRA adapter of PEFT's, which workers add to it once; it is then like any other source."
     )
-    __pydantic_extra__: dict[str, Path]
+    __pydantic_extra__: dict[str, Source]
 
     base: OptionalPath = None
     """Folder of the base model, which task vectors are taken from. Without it the anchor is the
@@ -213,8 +238,18 @@ class SourcesSection(Section):
 
     @property
     def folders(self) -> dict[str, str]:
-        """The folders of the merged sources by name, in the order of `names`."""
-        return {name: self.__pydantic_extra__[name] for name in self.names}
+        """The folders of the merged sources by name, in the order of `names`.
+
+        Where a source is an adapter on a model, that of the model.
+        """
+        given = {name: self.__pydantic_extra__[name] for name in self.names}
+        return {n: s.path if isinstance(s, AdaptedSource) else s for n, s in given.items()}
+
+    @property
+    def lora_adapters(self) -> dict[str, str]:
+        """The folders of the adapters by the names of their sources."""
+        given = {name: self.__pydantic_extra__[name] for name in self.names}
+        return {n: s.adapter for n, s in given.items() if isinstance(s, AdaptedSource)}
 
     @property
     def with_base(self) -> dict[str, str]:
@@ -1297,7 +1332,7 @@ def _base_faults(sources: SourcesSection) -> Iterator[str]:
     if sources.base is None:
         yield "combine: task_arithmetic adds to a base: name it as base in [sources]"
     for name, folder in sources.folders.items():
-        if folder == sources.base:
+        if folder == sources.base and name not in sources.lora_adapters:
             yield f"combine: {name} is the base itself, so it has no task vector"
 
 
@@ -1486,8 +1521,18 @@ def _other_paths(
     """The keys of the author's own choice, each of which names a path."""
     others = [key for key in table if key not in kind.model_fields] if kind.other_keys else []
     for key in others:
-        if isinstance(table[key], str):
+        value = table[key]
+        if isinstance(value, str):
             yield FoundPath(prefix + key, key, table, key)
+        elif isinstance(value, MutableMapping):
+            for part, name in (("path", key), ("adapter", adapter_path_name(key))):
+                if isinstance(value.get(part), str):
+                    yield FoundPath(f"{prefix}{key}.{part}", name, value, part)
+
+
+def adapter_path_name(source: str) -> str:
+    """The name of the path of a source's adapter, by which a worker maps it."""
+    return f"{source}.adapter"
 
 
 def _takes_list(info: FieldInfo) -> bool:

@@ -338,8 +338,12 @@ def _seconds(run_state: RunState, now: float) -> float:
 
 
 def _paths(spec: RunSpec) -> dict[str, str]:
-    """The sources' paths by role."""
-    return spec.sources.with_base
+    """The sources' paths by role, with those of their adapters."""
+    adapters = spec.sources.lora_adapters
+    return {
+        role: " + ".join((path, *(adapters[r] for r in (role,) if r in adapters)))
+        for role, path in spec.sources.with_base.items()
+    }
 
 
 def is_rehearsal(run_state: RunState) -> bool:

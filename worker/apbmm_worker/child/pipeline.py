@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
@@ -65,6 +65,7 @@ class LocalInputs:
 
     ``benchmarks`` has the folder, file or files of each, ``adapters`` is the file of the run's own
     adapters. ``engine`` has the engine arguments that this host sets, as text, by name.
+    ``lora_adapters`` are adapters that are added to sources first, by role.
     """
 
     sources: Mapping[str, Path]
@@ -74,6 +75,7 @@ class LocalInputs:
     device: str
     engine: Mapping[str, str] = field(default_factory=dict)
     adapters: Path | None = None
+    lora_adapters: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def of(cls, command: Prepare) -> LocalInputs:
@@ -86,6 +88,7 @@ class LocalInputs:
             device=command.device,
             engine=command.engine,
             adapters=Path(command.adapters) if command.adapters else None,
+            lora_adapters={role: Path(path) for role, path in command.lora_adapters.items()},
         )
 
 
@@ -234,6 +237,16 @@ class Pipeline:
         remote_code = self._spec.engine.remote_code
         for folder in self._inputs.sources.values():
             require_allowed_code(folder, remote_code=remote_code)
+        if self._inputs.lora_adapters:
+            from apbmm_worker.merging.adapted_sources import FOLDER, with_adapters
+
+            sources_with = with_adapters(
+                self._inputs.sources,
+                self._inputs.lora_adapters,
+                self._inputs.scratch / FOLDER,
+                lambda done, total: self._progress("add adapter", done, total),
+            )
+            self._inputs = replace(self._inputs, sources=sources_with)
         cache = self._inputs.scratch / "source-digests"
         sources = verify_sources(
             self._inputs.sources,
@@ -429,6 +442,11 @@ def _check_paths(spec: RunSpec, inputs: LocalInputs) -> None:
     faults = [
         f"{role}: {folder} is not a folder"
         for role, folder in inputs.sources.items()
+        if not folder.is_dir()
+    ]
+    faults += [
+        f"{role}: its adapter {folder} is not a folder"
+        for role, folder in inputs.lora_adapters.items()
         if not folder.is_dir()
     ]
     if inputs.prompts is not None and not inputs.prompts.is_file():

@@ -21,6 +21,7 @@ from apbmm_common.protocol.messages import (
     Stepped,
 )
 from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file.schema import adapter_path_name
 from apbmm_worker.child_protocol import (
     Command,
     CommandFailed,
@@ -192,7 +193,12 @@ class EvaluationJob:
         paths = LocalPaths(self._options.paths, roots).of_run(spec)
         roles = (*spec.sources.names, BASE_ROLE)
         sources = {role: paths[role][0] for role in roles if role in paths}
-        sources.setdefault(BASE_ROLE, sources[spec.sources.names[-1]])
+        lora = {n: paths[adapter_path_name(n)][0] for n in spec.sources.lora_adapters}
+        if BASE_ROLE not in sources:
+            anchor = spec.sources.names[-1]
+            sources[BASE_ROLE] = sources[anchor]
+            if anchor in lora:
+                lora[BASE_ROLE] = lora[anchor]
         return Prepare(
             spec=spec.model_dump(mode="json"),
             sources=sources,
@@ -202,6 +208,7 @@ class EvaluationJob:
             scratch=str(self._options.scratch),
             device=self._options.gpu,
             engine=dict(self._options.engine),
+            lora_adapters=lora,
         )
 
     async def work(

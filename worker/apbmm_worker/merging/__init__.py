@@ -1,7 +1,8 @@
 """Merges of checkpoints, and the verification of what is merged.
 
-A merge goes through four modules:
+A merge goes through these modules:
 
+- `adapted_sources` adds LoRA adapters to their bases, before anything else.
 - `sources` verifies the source checkpoints once, reading every byte.
 - `run_merges` turns a vector of a run into a plan; `plan` says how each tensor is made of the
   sources' tensors, by the weights of `source_weights`.
@@ -11,13 +12,14 @@ A merge goes through four modules:
 - `folder` writes them as a Hugging Face folder, which `temporary_checkpoints` finds a place for;
   `stream` gives them to a live engine, and `shards` cuts them for tensor parallelism.
 
-Other rooms import `sources`, `run_merges`, `plan`, `merge`, `stream`, `shards`,
+Other rooms import `adapted_sources`, `sources`, `run_merges`, `plan`, `merge`, `stream`, `shards`,
 `temporary_checkpoints`, `orphaned_folders`, and for sums of their own `weighted_sum`,
 `source_weights` and `tensor_bytes`. All but `orphaned_folders` import torch, so nothing is imported
 here.
 """
 
 __all__ = [
+    "adapted_sources",
     "merge",
     "orphaned_folders",
     "plan",

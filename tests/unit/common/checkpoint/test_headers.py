@@ -158,7 +158,7 @@ def test_missing_folder_file_and_config(tmp_path: Path) -> None:
     [
         (["consolidated.safetensors"], "Mistral's own layout"),
         (["consolidated-00001-of-00002.safetensors"], "Mistral's own layout"),
-        (["adapter_model.safetensors"], "merge it into its base"),
+        (["adapter_model.safetensors"], "name it with its base"),
         (["model-00001-of-00002.safetensors"], f"download {INDEX_FILE}"),
         (["weights.safetensors"], "save_pretrained"),
         (["model.Q4_K_M.gguf"], "GGUF"),
@@ -295,7 +295,7 @@ def test_a_link_whose_file_is_not_there_is_called_so(
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("adapter_config.json", "merge it into its base"),
+        ("adapter_config.json", "name it with its base"),
         ("model-Q4_K_M.gguf", "GGUF is not read"),
         ("snapshots/4d7a/config.json", "name the folder below snapshots"),
         ("checkpoint-500/config.json", "name the folder that holds the model's files"),
