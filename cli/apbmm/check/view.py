@@ -95,7 +95,10 @@ def _sources(found: Inspection) -> list[Row]:
         rows.append((BASE_ROLE, f"{anchor}{lacks}"))
     if rows:
         largest = max(source.weight_bytes for source in found.checkpoints.values())
-        rows.append(("scratch", f"{size(largest)} on each worker, for one merged checkpoint"))
+        adapted = [s for s in found.checkpoints.values() if s.adapter is not None]
+        more = sum(source.weight_bytes for source in adapted)
+        kept = f", and {size(more)} for sources with their adapters" if adapted else ""
+        rows.append(("scratch", f"{size(largest)} on each worker, for one merged checkpoint{kept}"))
     return rows
 
 
@@ -120,8 +123,9 @@ def _code(found: Inspection, spec: RunSpec) -> list[Row]:
 
 def _checkpoint(source: Checkpoint) -> str:
     dtypes = sorted({tensor.dtype for tensor in source.tensors.values()})
+    adapter = f" with {len(source.changed)} changed by {source.adapter}" if source.adapter else ""
     return (
-        f"{source.path}: {layer_count(source)} layers, {len(source.tensors)} tensors, "
+        f"{source.path}: {layer_count(source)} layers, {len(source.tensors)} tensors{adapter}, "
         f"{size(source.weight_bytes)} ({', '.join(dtypes)})"
     )
 

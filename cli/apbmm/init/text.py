@@ -12,7 +12,7 @@ from typing import Any
 from apbmm.check.view import size
 from apbmm.init.benchmarks import MANY, SAMPLE, Guess
 from apbmm.init.limits import Limits
-from apbmm.init.models import THOUGHTS, Source
+from apbmm.init.models import THOUGHTS, Model, Source
 from apbmm.init.objectives import PAPER_OBJECTIVES, Objective
 from apbmm_common.run_file import LEAST_SOURCES
 

@@ -18,6 +18,7 @@ from apbmm_common.errors import RunFileError
 from apbmm_master.app import MasterFlags, master
 from code_of_its_own import FILES, give_own_code
 from commands import called, run, write_rehearsal
+from tiny_adapters import write_adapter
 from tiny_checkpoints import (
     VOCABULARY,
     edit_config,
@@ -547,3 +548,33 @@ def test_a_budget_of_seconds_is_noted(run_file: Path, hours: str, noted: bool) -
         "budget.gpu_hours: 0.001 GPU-hours are 0.33 s for each of the 2 references, the 8 initial"
     )
     assert any(note.startswith(said) for note in notes) == noted
+
+
+ADAPTED = {'"pair/thinking"': '{ path = "pair/instruct", adapter = "lora" }'}
+
+
+def test_an_adapter_on_a_model_is_a_source(run_file: Path) -> None:
+    folder = run_file.parent
+    modules = [f"layers.{layer}.mlp.up_proj" for layer in (3, 4)]
+    write_adapter(folder / "lora", folder / "pair" / "instruct", modules=modules)
+    found = with_changes(run_file, ADAPTED)
+    assert found.faults == []
+    assert found.identical_layers == tuple(layer for layer in range(12) if layer not in (3, 4))
+    rows = dict(plan(found))
+    assert f"134 tensors with 2 changed by {folder / 'lora'}" in rows["thinking"]
+    assert rows["scratch"].endswith("for sources with their adapters")
+
+
+def test_an_adapter_that_is_not_understood_is_named(run_file: Path) -> None:
+    folder = run_file.parent
+    write_adapter(folder / "lora", folder / "pair" / "instruct", use_dora=True)
+    (fault,) = with_changes(run_file, ADAPTED).faults
+    assert fault.startswith(f"sources.thinking: {folder / 'lora'}: DoRA is not understood")
+
+
+def test_two_sources_with_one_adapter_are_one(run_file: Path) -> None:
+    folder = run_file.parent
+    write_adapter(folder / "lora", folder / "pair" / "instruct")
+    same = {**ADAPTED, '= "pair/instruct"\n': '= { path = "pair/instruct", adapter = "lora" }\n'}
+    (fault,) = with_changes(run_file, same).faults
+    assert "thinking and instruct are the same checkpoint" in fault

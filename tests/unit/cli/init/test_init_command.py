@@ -17,6 +17,7 @@ from apbmm_common.datasets.demo_pair import demo_folder
 from apbmm_common.run_file import RunSpec, load_run_file
 from commands import called, command_line, environment, run
 from hub_stand_in import Hub, hub_stand_in
+from tiny_adapters import write_adapter
 from tiny_checkpoints import write_related
 
 THINKS = "{{ messages }}<think>\n"
@@ -405,3 +406,21 @@ def test_the_model_that_is_asked_for_takes_the_place_that_is_left(host: Path) ->
     named = ("--instruct", "models/first", "--benchmark", "data/sums.jsonl")
     at_terminal(host, "models/second\n\ncpu\n", *named)
     assert Path(load_run_file(host / "run.toml").sources.folders["thinking"]).name == "second"
+
+
+def test_an_adapter_is_a_model_with_the_base_that_its_config_names(host: Path) -> None:
+    first = host / "models" / "first"
+    stated = {"base_model_name_or_path": "../first"}
+    write_adapter(host / "models" / "reasoner", first, **stated)
+    models = ("--thinking", "models/reasoner", "--instruct", "models/first")
+    spec = written(*models, *ALL[4:])
+    assert spec.sources.folders == {"thinking": str(first), "instruct": str(first)}
+    assert spec.sources.lora_adapters == {"thinking": str(host / "models" / "reasoner")}
+
+
+def test_an_adapter_whose_base_is_not_here_says_so(host: Path) -> None:
+    stated = {"base_model_name_or_path": "lab/Nowhere"}
+    write_adapter(host / "lora", host / "models" / "first", **stated)
+    shown = called("init", "out.toml", "--model", "lora", *ALL[2:])
+    assert shown.returncode == 2
+    assert "a LoRA adapter on lab/Nowhere, which is not here" in shown.stderr

@@ -152,3 +152,23 @@ def test_a_run_of_an_earlier_version_keeps_its_hash() -> None:
     run_file = REPOSITORY / "tests" / "fixtures" / "run_directory_of_protocol_2" / "run.toml"
     found = load_run_file(run_file).config_hash({"thinking": "1", "instruct": "2"})
     assert found == "a10d72b6ea95d0065a7a2649b8bfb26bbffa766d5f94dd493b6f08b8a743c3bc"
+
+
+def test_a_source_may_be_an_adapter_on_a_model() -> None:
+    adapted = {"path": "base", "adapter": "lora"}
+    spec = parse_run(table_of({"thinking": adapted, "instruct": "base"}), "test")
+    assert spec.sources.folders == {"thinking": "base", "instruct": "base"}
+    assert spec.sources.lora_adapters == {"thinking": "lora"}
+    paths = spec.named_paths()
+    assert (paths["thinking"], paths["thinking.adapter"]) == ("base", "lora")
+    assert "lora" not in str(spec.without_paths())
+    assert RunSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_faults_of_an_adapted_source_are_named() -> None:
+    adapted = {"path": 3, "adaptor": "lora"}
+    faults = faults_of({"thinking": adapted, "instruct": 5})
+    assert "sources.thinking.path: must be text, not 3" in faults
+    assert "sources.thinking.adapter: missing" in faults
+    assert "sources.thinking.adaptor: unknown key, adapter is one" in faults
+    assert "sources.instruct: must be text, not 5" in faults
