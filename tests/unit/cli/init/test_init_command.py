@@ -410,8 +410,7 @@ def test_the_model_that_is_asked_for_takes_the_place_that_is_left(host: Path) ->
 
 def test_an_adapter_is_a_model_with_the_base_that_its_config_names(host: Path) -> None:
     first = host / "models" / "first"
-    stated = {"base_model_name_or_path": "../first"}
-    write_adapter(host / "models" / "reasoner", first, **stated)
+    write_adapter(host / "models" / "reasoner", first, base_model_name_or_path="../first")
     models = ("--thinking", "models/reasoner", "--instruct", "models/first")
     spec = written(*models, *ALL[4:])
     assert spec.sources.folders == {"thinking": str(first), "instruct": str(first)}
@@ -419,8 +418,8 @@ def test_an_adapter_is_a_model_with_the_base_that_its_config_names(host: Path) -
 
 
 def test_an_adapter_whose_base_is_not_here_says_so(host: Path) -> None:
-    stated = {"base_model_name_or_path": "lab/Nowhere"}
-    write_adapter(host / "lora", host / "models" / "first", **stated)
+    first = host / "models" / "first"
+    write_adapter(host / "lora", first, base_model_name_or_path="lab/Nowhere")
     shown = called("init", "out.toml", "--model", "lora", *ALL[2:])
     assert shown.returncode == 2
     assert "a LoRA adapter on lab/Nowhere, which is not here" in shown.stderr
