@@ -1419,12 +1419,6 @@ def _step_faults(objectives: Sequence[ObjectiveSection], *, constrained: bool) -
                 f"objective {objective.name} is of {objective.metric}, and only "
                 f"{' and '.join(sorted(STEPPED_METRICS))} are estimated from part of the answers"
             )
-        elif objective.better != metric(objective.metric).better:
-            yield (
-                f"objective {objective.name}: direction: a merge that has answered in part is held "
-                f"against the best that it can reach, where {metric(objective.metric).better} "
-                f"{objective.metric} has to be better"
-            )
 
 
 def _merge_faults(merge: MergeSection, algorithm: str) -> Iterator[str]:

@@ -197,8 +197,8 @@ class Search(ABC):
         """Add an evaluation: objectives `y` (m,) at `x` (D,), whether asked for or not.
 
         With constraints `y` is (m + c,): after the objectives come the margins by which they are
-        met, below 0 where one is broken. Methods without a surrogate that learns from them look at
-        the objectives alone, unless they say otherwise.
+        met, below 0 where one is broken. Of the methods without a surrogate only `moead-cmaes`
+        looks at these.
 
         An `x` that was told before has its observation replaced, as by a full measurement after an
         estimate. It counts once.

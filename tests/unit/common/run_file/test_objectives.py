@@ -58,20 +58,6 @@ def test_what_is_better_follows_from_the_direction_or_the_metric() -> None:
     assert spec_of(metric="f1", target=1, direction="minimise").objectives[0].better == "lower"
 
 
-def test_steps_take_the_usual_directions_only() -> None:
-    table = run_table(
-        objectives=[
-            {"name": "bad", "metric": "accuracy", **PAIR, "direction": "minimise"},
-            {"name": "cost", "metric": "tokens", **PAIR},
-        ],
-        steps={"enabled": True},
-    )
-    with pytest.raises(RunFileError) as caught:
-        parse_run(table, "run.toml")
-    (fault,) = caught.value.faults
-    assert fault.startswith("steps: objective bad: direction: a merge that has answered in part")
-
-
 @pytest.mark.parametrize(
     ("objective", "said"),
     [
