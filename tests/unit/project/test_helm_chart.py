@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
@@ -18,14 +19,13 @@ from apbmm_master.wire.allow_list import AllowList
 from apbmm_worker.app import WorkerFlags
 from cluster_settings import MASTER, reads, settings
 from commands import REPOSITORY, environment
+from custom_resources import SCHEMAS
 from helm_charts import ChartError, remarks, rendered
 
 VERSION = "1.33"
 """Of Kubernetes, whose schema the manifests are to fit."""
 CHART = REPOSITORY / "examples" / "cluster" / "helm" / "apbmm"
 RUN = "name = 'a \"run\"'\n[sources]\nthinking = '/models/t'\n"
-KINDS_OF_OTHERS = {"JobSet", "ServiceMonitor"}
-"""Custom resources, which Kubernetes' own schema does not have."""
 DEFAULT: dict[str, Any] = {"run": RUN}
 AS_JOBS: dict[str, Any] = {
     "run": RUN,
@@ -87,7 +87,7 @@ def test_helm_has_nothing_to_say_of_the_chart() -> None:
 @pytest.mark.parametrize("kind", RELEASES)
 def test_every_object_fits_kubernetes_schema(kind: str) -> None:
     documents = release(kind)
-    own = [d for d in documents if d["kind"] not in KINDS_OF_OTHERS]
+    own = [d for d in documents if d["kind"] not in SCHEMAS]
     if kind == "jobs":
         own += [
             {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, **job}
@@ -100,6 +100,21 @@ def test_every_object_fits_kubernetes_schema(kind: str) -> None:
         unknown = {**document, part: {**document[part], "replica": 1}}
         with pytest.raises(kubernetes_validate.ValidationError):
             kubernetes_validate.validate(unknown, VERSION, strict=True)
+
+
+def test_custom_resources_have_the_fields_that_their_types_define() -> None:
+    others = [d for d in release("jobs") if d["kind"] in SCHEMAS]
+    assert {document["kind"] for document in others} == SCHEMAS.keys()
+    for document in others:
+        jsonschema.validate(document, SCHEMAS[document["kind"]])
+        for unknown in (
+            {**document, "spec": {**document["spec"], "maxRestarts": 1}},
+            {**document, "apiVersion": document["apiVersion"].replace("v1", "v2")},
+        ):
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(unknown, SCHEMAS[document["kind"]])
+    (found,) = [d for d in others if d["kind"] == "JobSet"]
+    assert set(found["spec"]["successPolicy"]["targetReplicatedJobs"]) <= jobs(others).keys()
 
 
 def test_there_is_one_master_and_its_workers_find_it() -> None:
