@@ -29,7 +29,8 @@ above (-0.2, -0.2); `trajectory` is its mean over the evaluations after the eigh
 that a campaign generated. Spacing and front (its size) are those of all merges of a campaign.
 Contribution is a method's share of the front pooled over all methods of the table. The first two
 tables are of the seeds that all of their methods have run. Confirmed is the hypervolume of a
-campaign's front when its merges answer questions that the search did not ask.
+campaign's front when its merges answer questions that the search did not ask. The merges of all
+campaigns together, {merges} of them, have a hypervolume of {pooled:.3f}.
 
 Differences are paired by seed, with 95 % intervals (Student's t), Wilcoxon's p and Holm's
 correction over the table. At equal tokens: those of the cheaper campaign of each pair. The last
@@ -100,7 +101,15 @@ def write_report(
         method, seed = campaign["method"], campaign["seed"]
         curves.setdefault(method, {})[seed] = Curve.of(campaign, again.get((method, seed), ()))
     parts = [made_by(f"python benchmarks/real_merges.py report STORE --out {out}")]
-    parts.append(PREAMBLE.format(pair=asked.pair, sample=asked.sample or "all"))
+    every = np.concatenate([run.points for runs in curves.values() for run in runs.values()])
+    parts.append(
+        PREAMBLE.format(
+            pair=asked.pair,
+            sample=asked.sample or "all",
+            merges=len(every),
+            pooled=hypervolume(every, REFERENCE),
+        )
+    )
     parts += [means(curves), trajectories(curves), differences(curves)]
     out.with_suffix(".md").write_text("\n".join(parts))
     kept = [{name: c[name] for name in ("method", "seed", "y", "tokens")} for c in campaigns]
