@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
@@ -209,13 +210,15 @@ def serve(
         with Listener(str(socket), authkey=KEY) as listener:
             print(f"answering at {socket}", flush=True)
             while True:
-                with listener.accept() as connection:
-                    try:
-                        connection.send(store.answer(connection.recv()))
-                    except (EOFError, BrokenPipeError):
-                        continue  # the client is gone; what it asked for is kept
+                answer_next(listener, store)
     finally:
         measuring.close()
+
+
+def answer_next(listener: Listener, store: Store) -> None:
+    """Answer one client. One that is gone, even while it waited, ends nobody else's search."""
+    with suppress(EOFError, ConnectionError), listener.accept() as connection:
+        connection.send(store.answer(connection.recv()))
 
 
 class Measuring:

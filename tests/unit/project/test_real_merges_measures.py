@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,21 @@ def test_a_store_measures_each_vector_once(tmp_path: Path) -> None:
     Asked("demo", 2).keep(tmp_path)
     assert Evaluations(tmp_path).of([0.5, 0.25]) == fake_outcomes((0.5, 0.25))
     assert Evaluations(tmp_path).discrepancy() == measure()
+
+
+def test_a_client_that_is_gone_ends_nobody_elses_search(tmp_path: Path) -> None:
+    from real_evaluations import KEY, Asked, Discrepancy, Evaluations, Store, answer_next
+
+    store = Store(tmp_path, fake_outcomes, lambda: Discrepancy((), ()))
+    Asked("demo", 2).keep(tmp_path)
+    path = str(tmp_path / "socket")
+    with Listener(path, authkey=KEY) as listener, ThreadPoolExecutor(1) as threads:
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.connect(path)
+        answer_next(listener, store)
+        asked = threads.submit(Evaluations(tmp_path).of, (0.5, 0.25))
+        answer_next(listener, store)
+        assert asked.result(timeout=10) == fake_outcomes((0.5, 0.25))
 
 
 def test_other_questions_need_another_store(tmp_path: Path) -> None:
