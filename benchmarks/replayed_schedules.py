@@ -105,7 +105,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("store", type=Path, help="folder of evaluations and campaigns")
-    parser.add_argument("--methods", nargs="+", default=["ap-bmm", "ap-bmm-plus", "sobol"])
+    parser.add_argument("--methods", nargs="+", default=["ap-bmm", "ap-bmm-plus"])
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     evaluations = Evaluations(options.store)
