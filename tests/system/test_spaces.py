@@ -63,6 +63,41 @@ def test_a_block_wise_run_searches_a_weight_for_each_block(site: Site) -> None:
     assert blocks == pytest.approx((sum(layers[:3]) / 3, sum(layers[3:]) / 2))
 
 
+def test_blocks_that_are_found_keep_their_borders_when_the_run_goes_on(site: Site) -> None:
+    run = {"merge": {"grain": "adaptive", "blocks": 2}, "evaluation": {"layers": LAYERS}}
+    site.configure(**run, budget={"evaluations": 3, "initial": 3})
+    before, landscape = finished(site, 3)
+    site.configure(**run, budget={"evaluations": 4, "initial": 3})
+    master = site.master()
+    assert master.end() == 0, master.output
+    site.assert_whole(4)
+    site.assert_nothing_was_repeated()
+    run_state = site.run_state()
+    assert run_state.borders is not None
+    assert run_state.borders == before.borders
+    (border,) = run_state.borders
+    for name in run_state.completed:
+        first, second = run_state.evaluations[name].vector
+        weights = [first] * border + [second] * (LAYERS - border)
+        assert tokens_of(run_state.evaluations[name]) == nearly(landscape.tokens(weights))
+
+
+def test_attention_and_mlp_are_searched_apart(site: Site) -> None:
+    site.configure(
+        merge={"grain": "parts", "blocks": 2},
+        algorithm={"name": "ap-bmm", "settings": CHEAP},
+        budget={"evaluations": 5, "initial": 4},
+        evaluation={"layers": LAYERS},
+    )
+    run_state, _ = finished(site, 5)
+    assert run_state.spec is not None
+    landscape = Landscape(2 * LAYERS, run_state.spec.seed)
+    for name in run_state.completed:
+        vector = run_state.evaluations[name].vector
+        cells = [vector[2 * (layer >= 3) + part] for part in (0, 1) for layer in range(LAYERS)]
+        assert tokens_of(run_state.evaluations[name]) == nearly(landscape.tokens(cells))
+
+
 def test_a_run_with_weights_outside_the_layers_searches_them_and_resumes(site: Site) -> None:
     run = {"merge": {"outside_layers": "own"}, "evaluation": {"layers": LAYERS}}
     site.configure(**run, budget={"evaluations": 3, "initial": 3})
