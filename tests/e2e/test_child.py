@@ -32,7 +32,6 @@ from apbmm_worker.merging.orphaned_folders import MEMORY
 from apbmm_worker.merging.temporary_checkpoints import owner
 from apbmm_worker.message_socket import LENGTH
 from child_on_a_socket import Daemon, engine_core
-from commands import wait_until
 from tiny_checkpoints import edit_config, load_tensors, save_tensors, write_tiny_pair
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -294,28 +293,6 @@ def test_a_source_that_its_own_config_makes_another_model_is_named(
     assert (failed.fault, failed.fatal) == ("run_file", False)
     assert f"instruct: from {instruct} as it stands" in failed.message
     assert "rms_norm_eps is 0.5 there and not stated in merges" in failed.message
-
-
-def test_a_killed_child_is_replaced(daemon: Daemon, prepare: Prepare, tmp_path: Path) -> None:
-    """Killed in the middle of an evaluation; the next one starts on the same scratch folder."""
-    daemon.ask(prepare)
-    daemon.send(daemon.evaluate_command("e", [0.5] * LAYERS))
-    event = daemon.receive()
-    assert isinstance(event, StageProgress)
-    os.killpg(daemon.process.pid, signal.SIGKILL)
-    while event is not None:
-        event = daemon.receive()
-    assert daemon.process.wait() == -signal.SIGKILL
-    wait_until(lambda: daemon.group() == [])  # the scoring process ends with its parent
-
-    replacement = Daemon(tmp_path / "second.log")
-    try:
-        assert isinstance(replacement.ask(prepare)[0], Prepared)
-        event, _ = replacement.evaluate("e", [0.5] * LAYERS)
-        check_numbers(event)
-        assert temporary_checkpoints(prepare) == []
-    finally:
-        replacement.end()
 
 
 TENSORS = 2 + 11 * LAYERS

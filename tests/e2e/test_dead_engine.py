@@ -1,62 +1,24 @@
-"""The process that a real vLLM runs in dies, or stands still, in the middle of an evaluation."""
+"""The process that a real vLLM runs in stands still in the middle of an evaluation."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed
-from apbmm_common.run_file import run_as_toml
-from apbmm_master.journal.events import AttemptFailed, EvaluationFailed, WorkerQuarantined
-from apbmm_master.status.snapshot import journal_snapshot
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 from child_on_a_socket import engine_core, in_session, pid_of_child
 from demo_pair_runs import spec_of_the_pair
-from rehearsal_runs import Site, site_in, wait_for
+from rehearsal_runs import wait_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 EVALUATIONS = 2
 STALL_SECONDS = 3.0
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    yield from site_in(tmp_path)
-
-
-def configure(site: Site) -> None:
-    """Write the run file."""
-    site.run_file = site.folder / "run.toml"
-    site.run_file.write_text(run_as_toml(spec_of_the_pair(EVALUATIONS)), encoding="utf-8")
-
-
-def test_a_killed_vllm_is_replaced_and_its_evaluation_done_again(site: Site) -> None:
-    configure(site)
-    worker, master = site.worker("a", gpu="cpu"), site.master()
-    wait_for("a vector in hand", lambda: "evaluating e0001" in worker.output, 600)
-    (engine,) = worker.children()
-    group = os.getpgid(engine)
-    assert group == engine != worker.popen.pid
-    os.kill(engine, signal.SIGKILL)
-    assert master.end(600) == 0, master.output + worker.output
-    site.assert_whole(EVALUATIONS)
-    (failure,) = site.events(AttemptFailed)
-    assert (failure.evaluation, failure.fault) == ("e0001", "engine")
-    assert "the evaluation process died" in failure.message
-    assert site.attempts()["e0001"] == 2
-    assert site.events(EvaluationFailed) + site.events(WorkerQuarantined) == []
-    (replacement,) = worker.children()
-    assert replacement != engine
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group, 0)
-    front = journal_snapshot(site.run_state())["front"]
-    assert front, "what the replacement measured counts"
 
 
 @pytest.mark.slow

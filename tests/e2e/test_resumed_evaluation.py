@@ -19,14 +19,21 @@ from apbmm_common.protocol.messages import (
     Stepped,
 )
 from apbmm_common.run_file import RunSpec, run_as_toml
-from apbmm_master.journal.events import AttemptFailed, Lost, ResultRecorded
+from apbmm_master.journal.events import (
+    AttemptFailed,
+    EvaluationFailed,
+    Lost,
+    ResultRecorded,
+    WorkerQuarantined,
+)
+from apbmm_master.status.snapshot import journal_snapshot
 from apbmm_worker.child_protocol import NewAnswers, StageProgress
 from apbmm_worker.daemon.answer_delivery import AnswerDelivery
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 from child_on_a_socket import pid_of_child
 from demo_pair_runs import spec_of_the_pair
-from rehearsal_runs import Process, Site, site_in, wait_for
+from rehearsal_runs import Site, site_in, wait_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -163,13 +170,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
     yield from site_in(tmp_path)
 
 
-def kill_child(worker: Process) -> None:
-    (child,) = worker.children()
-    os.kill(child, signal.SIGKILL)
-
-
-@pytest.mark.parametrize("whom", ["the engine's process", "the worker"])
-def test_what_the_master_has_kept_is_not_asked_again(site: Site, whom: str) -> None:
+def test_a_killed_vllm_is_replaced_and_what_the_master_has_kept_is_not_asked_again(
+    site: Site,
+) -> None:
+    """A worker that is killed itself goes on in the same way (`test_faults_answers`)."""
     site.run_file = site.folder / "run.toml"
     site.run_file.write_text(run_as_toml(slow_spec()), encoding="utf-8")
     worker, master = site.worker("a", gpu="cpu"), site.master()
@@ -179,16 +183,24 @@ def test_what_the_master_has_kept_is_not_asked_again(site: Site, whom: str) -> N
 
     wait_for("a vector in hand", lambda: "evaluating e0001" in worker.output, 600)
     wait_for("the first of its answers", lambda: kept() > 0, 300)
-    if whom == "the worker":
-        worker.kill()
-        worker = site.worker("a", gpu="cpu")
-    else:
-        kill_child(worker)
+    (engine,) = worker.children()
+    group = os.getpgid(engine)
+    assert group == engine != worker.popen.pid
+    os.kill(engine, signal.SIGKILL)
     assert master.end(600) == 0, master.output + worker.output
     site.assert_whole(1)
-    assert len(site.events(AttemptFailed)) + len(site.events(Lost)) == 1
+    (failure,) = site.events(AttemptFailed)
+    assert (failure.evaluation, failure.fault) == ("e0001", "engine")
+    assert "the evaluation process died" in failure.message
     assert site.attempts()["e0001"] == 2
+    assert site.events(EvaluationFailed) + site.events(WorkerQuarantined) + site.events(Lost) == []
+    (replacement,) = worker.children()
+    assert replacement != engine
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
     (body,) = [e.body for e in site.events(ResultRecorded) if e.evaluation == "e0001"]
     assert isinstance(body, Evaluated)
     assert 0 < body.engine["kept_answers"] < QUESTIONS
     assert sum(result.questions for result in body.benchmarks.values()) == QUESTIONS
+    front = journal_snapshot(site.run_state())["front"]
+    assert front, "what the replacement measured counts"

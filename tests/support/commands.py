@@ -75,9 +75,9 @@ def run(
     *arguments: object,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    timeout: float = 60,
+    timeout: float = 200,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command to its end; it takes seconds, or minutes on a machine that is busy."""
     return subprocess.run(
         [*SIGNALS_BY_DEFAULT, *command_line(command, *arguments)],
         capture_output=True,
