@@ -59,8 +59,9 @@ docs: install
 
 # Each process of pytest takes one file after the other; those that are quick come last. Engines
 # compute and the other tests mostly wait, so there are more processes than processors.
-test: lint docs
-	+@$(MAKE) --jobs=2 --keep-going --output-sync=target --no-print-directory test-vllm test-others
+test: install
+	+@$(MAKE) --jobs=3 --keep-going --output-sync=target --no-print-directory \
+	  test-others test-vllm lint docs
 
 test-vllm: install
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m vllm
