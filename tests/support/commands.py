@@ -146,8 +146,8 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def processes_naming(text: str) -> list[int]:
-    """Processes whose command line holds ``text``, except this one."""
+def processes_naming(*texts: str) -> list[int]:
+    """Processes whose command line holds each of ``texts``, except this one."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -156,6 +156,6 @@ def processes_naming(text: str) -> list[int]:
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if text in line:
+        if all(text in line for text in texts):
             found.append(int(entry.name))
     return found

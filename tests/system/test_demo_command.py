@@ -117,11 +117,8 @@ def test_killed_it_takes_its_processes_along(tmp_path: Path) -> None:
 def test_a_demo_says_who_was_killed(tmp_path: Path) -> None:
     log = tmp_path / "demo.log"
     with busy_demo(tmp_path / "run", log) as demo:
-        (worker,) = [
-            pid
-            for pid in processes_naming("apbmm_worker.cli")
-            if str(tmp_path / "run" / "workers" / "demo-2") in arguments_of(pid)
-        ]
+        folder = str(tmp_path / "run")
+        (worker,) = processes_naming("apbmm_worker.cli", f"{folder}/workers/demo-2")
         os.kill(worker, signal.SIGKILL)
         wait_until(
             lambda: (
@@ -129,11 +126,7 @@ def test_a_demo_says_who_was_killed(tmp_path: Path) -> None:
                 "memory): the others go on" in log.read_text()
             )
         )
-        (master,) = [
-            pid
-            for pid in processes_naming("apbmm_master.cli")
-            if str(tmp_path / "run") in arguments_of(pid)
-        ]
+        (master,) = processes_naming("apbmm_master.cli", folder)
         os.kill(master, signal.SIGKILL)
         assert demo.wait(60) == 1
     *_, error, hint = log.read_text().splitlines()
@@ -142,10 +135,6 @@ def test_a_demo_says_who_was_killed(tmp_path: Path) -> None:
     )
     assert f"the same command with this --run-dir goes on ({tmp_path / 'run'})" in hint
     assert processes_naming(str(tmp_path / "run")) == []
-
-
-def arguments_of(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
 
 
 def test_a_demo_whose_workers_all_end_says_why(tmp_path: Path) -> None:
