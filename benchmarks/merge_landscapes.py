@@ -22,8 +22,8 @@ Families:
 
 In all of these one weight for all layers does well, which it does not in the paper's Table II: a
 hypervolume of .71 against 1.13 to 1.33. `PAPER_FAMILIES` are calibrated to Tables II and III: the
-line of one weight for all layers has .71 on average, and what layer-wise weights can reach is a
-little above the 1.39 of all points of Table III (`landscape_calibration.py`):
+line of one weight for all layers has .69 to .71 on average, and layer-wise weights reach 1.32 to
+1.34 without noise, where all points of Table III have 1.39 with it (`landscape_calibration.py`):
 
 - `valleys`: `switching` with a deeper loss half way between the sources. Its term is that of the
   kernel of `ap-bmm-plus` (`mixing`, 4 x (1 - x)), weighted;

@@ -16,7 +16,8 @@ from rehearsal_runs import Site
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BUDGET = {"evaluations": 4, "initial": 4}
-KILLED = ["journal.commit/beaten", "send.after/enough", "journal.begin/stopped"]
+KILLED = ["journal.begin/stopped", "journal.commit/beaten"]
+"""After the second one the merge may have answered everything before there is a master again."""
 
 
 def configure(site: Site) -> None:
