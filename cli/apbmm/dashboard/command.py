@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apbmm.installed import require_installed
-from apbmm.results.run_directories import RUNS, find_run
+from apbmm.results.run_directories import RUNS, find_run, no_run
 from apbmm_common.errors import EXIT_DONE, UsageError
 from apbmm_common.protocol.curve_keys import reader_keys
 from apbmm_master.journal.confirmation import confirm_folder
@@ -56,7 +56,7 @@ def run_dashboard(request: DashboardRequest) -> int:
             folder = find_run(run, "give the run directory or name of a run, or an address")
             named.append(FollowedRun(folder, str(folder)))
     if not named and not RUNS.is_dir():
-        raise UsageError("there is no folder runs/ here", "name a run directory, or a run")
+        raise no_run(RUNS)
     _require_installed()
     with contextlib.closing(_listen(request.host, request.port)) as listening:
         token = "" if is_loopback(request.host) else secrets.token_urlsafe(24)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from apbmm.pick.choice import Choice, Limit, limit_in_words, quantity, value_in_words
 from apbmm.results.confirmation import ConfirmedMerge
 from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm.results.words import in_list
 
 MOST_TRUNCATED = 0.1
 """Share of truncated answers beyond which a merge is doubted."""
@@ -61,7 +62,9 @@ def doubts(
             yield f"{share:.0%} of its answers to {benchmark} are cut off by max_tokens"
     if confirmed is not None:
         if confirmed.holds is False:
-            yield "on the questions of the confirmation another confirmed merge beats it"
+            others = confirmed.beaten_by
+            beaten = f"{in_list(others)} beat{'' if len(others) > 1 else 's'} it" if others else ""
+            yield f"on the questions of the confirmation {beaten or 'it is not on the front'}"
     elif known > 1:
         yield (
             f"it is the best of {known} measurements with chance in each, so expect a little "

@@ -27,13 +27,15 @@ class ConfirmedMerge:
     """One merge or reference in both runs.
 
     ``holds``: whether a member of the search's front is on the front of the confirmed merges; None
-    for other evaluations, and where no objectives can be computed.
+    for other evaluations, and where no objectives can be computed. ``beaten_by``: which confirmed
+    merges beat it.
     """
 
     id: str
     search: EvaluationResult
     confirmed: EvaluationResult
     holds: bool | None = None
+    beaten_by: tuple[str, ...] = ()
 
     @property
     def holds_in_words(self) -> str:
@@ -98,11 +100,19 @@ def read_confirmation(search: RunResults) -> Confirmation | None:
             search.evaluation(name),
             done[name],
             done[name].on_front if name in front and not run.trouble else None,
+            _beating(run, done[name]),
         )
         for name in dict.fromkeys(names)
         if name in done
     ]
     return Confirmation(run, tuple(merges), len(run.run_state.to_confirm))
+
+
+def _beating(run: RunResults, each: EvaluationResult) -> tuple[str, ...]:
+    """The members of the confirmed front that beat a merge which is not on it."""
+    if run.trouble or each.on_front or each.objectives is None or each.purpose == "reference":
+        return ()
+    return tuple(member.id for member in run.front if member.is_no_worse_than(each))
 
 
 def conclusion(search: RunResults, found: Confirmation, goes_on: str = "") -> list[str]:

@@ -62,10 +62,15 @@ def latest_run(folder: Path) -> Path:
         for file in folder.glob(f"*/{name}")
     ]
     if not journals:
-        known = ", ".join(map(str, latest_places(3)))
-        hint = f"; the latest of this user: {known}" if known else ""
-        raise UsageError(f"there is no run under {folder}/", f"name a run directory{hint}")
+        raise no_run(folder)
     return max(journals)[1]
+
+
+def no_run(folder: Path) -> UsageError:
+    """The error where nothing is named and ``folder`` has no run; it names the user's latest."""
+    known = ", ".join(map(str, latest_places(3)))
+    hint = f"; the latest of this user: {known}" if known else ""
+    return UsageError(f"there is no run under {folder}/", f"name a run directory{hint}")
 
 
 def local_address(run_dir: Path) -> str:

@@ -189,9 +189,13 @@ def test_a_confirmed_merge_is_shown_in_both_figures(
     whole = pick_as_json(results, choice, confirmation(results, holds=False), ranks_all=False)
     assert whole["confirmed"]["mean"]["accuracy"]["value"] == 0.46
     assert whole["confirmed"]["holds"] is False
-    assert whole["doubts"] == [
-        "on the questions of the confirmation another confirmed merge beats it"
-    ]
+    lost = "on the questions of the confirmation"
+    assert whole["doubts"] == [f"{lost} it is not on the front"]
+    found = confirmation(results, holds=False)
+    beaten = replace(found.merges[0], beaten_by=("e0001", "e0004"))
+    found = replace(found, merges=(beaten,))
+    whole = pick_as_json(results, choice, found, ranks_all=False)
+    assert whole["doubts"] == [f"{lost} e0001 and e0004 beat it"]
     assert pick_as_json(results, choice, None, ranks_all=False)["confirmed"] is None
 
 

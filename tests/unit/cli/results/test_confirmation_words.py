@@ -76,6 +76,14 @@ def test_a_fall_of_all_merges_is_said_with_what_the_sources_did(
         assert line in conclusion(search, found)
 
 
+def test_a_merge_that_does_not_hold_is_told_what_beats_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", MERGES[:2], ends=ENDS)
+    write_confirmation(folder, [MERGES[0], answered([1.0, 0.0, 0.0, 0.0], [900] * 4)], ENDS)
+    found = read_confirmation(read_results(folder))
+    assert found is not None
+    assert {m.id: m.beaten_by for m in found.merges if m.beaten_by} == {"e0002": ("e0001",)}
+
+
 def test_a_confirmation_without_a_front_has_no_hypervolume(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", POINTS)
     write_confirmation(folder, [measured(POINTS[0])])
