@@ -39,6 +39,7 @@ ONE_HOT = {"thinking": [1.0] * LAYERS, "instruct": [0.0] * LAYERS}
 TRIED = (
     *("gemma2", "gemma3", "llama", "mistral", "mixtral", "olmo2", "phi3"),
     *("qwen2", "qwen3", "qwen3-moe", "qwen3-next", "qwen3.5", "qwen3.5-vision"),
+    "mistral-window",
 )
 WITH_TORCHVISION = {"qwen3.5", "qwen3.5-vision"}  # vLLM's code for them imports it
 HERE = [f for f in TRIED if f not in WITH_TORCHVISION or find_spec("torchvision")]

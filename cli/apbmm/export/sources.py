@@ -73,7 +73,7 @@ def source_folders(
                 faults.append(f"{key}: {adapters[role]} is not on this host")
             else:
                 found[role] = replace(
-                    found[role], adapter=adapter.folder, adapter_id=adapter.hub_id
+                    found[role], adapter=adapter.folder, adapter_id=stated.get(key, adapter.hub_id)
                 )
     if faults:
         raise UsageError(
