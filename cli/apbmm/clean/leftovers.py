@@ -22,7 +22,7 @@ from apbmm_worker.merging.orphaned_folders import MEMORY, orphans
 Kind = Literal["state", "scratch", "checkpoint", "lock"]
 MEANINGS: dict[Kind, str] = {
     "state": "state of a worker that is gone: logs, texts of answers, scratch",
-    "scratch": "scratch of a worker that is gone: digests of sources, rendered questions",
+    "scratch": "scratch of a worker that is gone: digests, sources with adapters, questions",
     "checkpoint": "merge of a process that was killed",
     "lock": "lock that nobody holds",
 }
