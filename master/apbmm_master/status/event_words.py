@@ -64,7 +64,7 @@ def event_in_words(event: AnyEvent) -> EventWords | None:  # noqa: C901, PLR0911
             return EventWords(text, worker=event.worker)
         case BordersFound():
             begins = ", ".join(map(str, (0, *event.borders)))
-            return EventWords(f"{len(event.borders) + 1} blocks are found, from layers {begins}")
+            return EventWords(f"{len(event.borders) + 1} blocks are found: they begin at {begins}")
         case FrontToConfirm():
             return EventWords(f"{len(event.vectors)} merges of {event.search} are to be confirmed")
         case RunLearnt():
