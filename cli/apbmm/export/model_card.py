@@ -314,7 +314,8 @@ def _weights(facts: CardFacts) -> Iterator[str]:
 def _parts(merge: MergeSection) -> str:
     """Which tensors of a layer the weights of its parts are of; "" where it has no parts."""
     if merge.grain == "parts":
-        return "Attention and MLP of a layer have weights of their own, with the norms before them."
+        parts = "Attention, MLP and experts" if merge.experts_apart else "Attention and MLP"
+        return f"{parts} of a layer have weights of their own, with the norms before them."
     if merge.grain != "filters":
         return ""
     filters = (
