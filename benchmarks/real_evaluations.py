@@ -225,6 +225,7 @@ class Measuring:
     """The worker's own pipeline on a run file."""
 
     def __init__(self, folder: Path, spec: RunSpec, sample: int | None, layers: int) -> None:
+        from apbmm_common.checkpoint.roles import BASE_ROLE
         from apbmm_common.datasets.benchmark_folders import places_of
         from apbmm_worker.child.pipeline import LocalInputs, Pipeline
 
@@ -236,7 +237,8 @@ class Measuring:
                 "engine": spec.engine.model_copy(update={"arguments": engine}),
             }
         )
-        sources = {name: Path(folder) for name, folder in spec.sources.folders.items()}
+        sources = {role: Path(path) for role, path in spec.sources.with_base.items()}
+        sources.setdefault(BASE_ROLE, sources[spec.sources.names[-1]])
         prompts = Path(spec.prior.prompts) if spec.prior.prompts else None
         places = {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks}
         inputs = LocalInputs(sources, places, prompts, folder / "scratch", "cpu")
