@@ -25,6 +25,6 @@ def test_methods_that_allow_for_variances_or_look_at_no_results(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", ["ap-bmm", "qnehvi", "moead-cmaes"])
 def test_methods_that_would_take_estimates_for_measurements(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RunFileError, match=f"{name} would take the estimates of paused merges"):
+    with pytest.raises(RunFileError, match=f"{name} would take estimates of merges"):
         load(tmp_path, name, steps={"enabled": True})
     assert not load(tmp_path, name)
