@@ -15,10 +15,12 @@ from apbmm_master.journal.costs.budget import reached
 from apbmm_master.journal.costs.cost import generated_tokens
 from apbmm_master.journal.evaluations import TellCall
 from apbmm_master.journal.events import (
+    AnswersComplete,
     AttemptFailed,
     Beaten,
     Finishing,
     Leased,
+    Lost,
     Paused,
     ResultRecorded,
     Stopped,
@@ -75,6 +77,25 @@ class ProtocolMachine(RuleBasedStateMachine):
         worker = self._pick(index, holding=True)
         if worker is not None:
             worker.finish()
+
+    @rule(index=st.integers(0, 5))
+    def all_answers_are_in(self, index: int) -> None:
+        worker = self._pick(index, holding=True)
+        if worker is not None:
+            worker.complete_answers()
+            worker.beat()
+
+    @rule(index=st.integers(0, 5), outcome=st.sampled_from(["good", "failed", "lost"]))
+    def a_report_ends(self, index: int, outcome: str) -> None:
+        workers = [worker for worker in self.world.alive if worker.reporting is not None]
+        if not workers:
+            return
+        worker = workers[index % len(workers)]
+        if outcome == "lost":
+            worker.lose_report()
+        else:
+            failed = Failed(fault="infrastructure", message="made up")
+            worker.report(failed if outcome == "failed" else None)
 
     @rule(index=st.integers(0, 5), count=st.integers(1, 4))
     def an_engine_answers(self, index: int, count: int) -> None:
@@ -163,8 +184,30 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     @invariant()
     def one_active_lease_a_worker(self) -> None:
-        holders = [attempt.worker for _, attempt in self.world.run_state.active_attempts()]
+        active = [attempt for _, attempt in self.world.run_state.active_attempts()]
+        reporting = [a.worker for a in active if a.answered_at is not None]
+        holders = [a.worker for a in active if a.answered_at is None]
         assert len(holders) == len(set(holders))
+        assert len(reporting) == len(set(reporting))
+
+    @invariant()
+    def another_lease_is_given_only_once_all_answers_are_in(self) -> None:
+        """Of one boot, so that its engine has one merge at a time."""
+        open_: dict[tuple[str, str], set[str]] = {}
+        of: dict[str, set[str]] = {}
+        for record in self.world.stored:
+            match record.event:
+                case Leased(lease=lease, worker=worker, boot=boot):
+                    of[lease] = open_.setdefault((worker, boot), set())
+                    assert not of[lease]
+                    of[lease].add(lease)
+                case AnswersComplete(lease=lease) | Lost(lease=lease):
+                    of[lease].discard(lease)
+                case AttemptFailed(lease=lease):
+                    of[lease].discard(lease)
+                case ResultRecorded(evaluation=name) | Paused(evaluation=name):
+                    for attempt in self.world.run_state.evaluations[name].attempts:
+                        of.get(attempt.lease, set()).discard(attempt.lease)
 
     @invariant()
     def the_first_valid_result_is_the_one_result(self) -> None:
@@ -437,8 +480,10 @@ def test_nothing_is_leased_again_while_a_live_worker_holds_it() -> None:
                 break
             world.now += 0.5
             for worker in workers:
+                if worker.reporting is not None and dice.random() < 0.3:
+                    worker.report()
                 if worker.held is not None and dice.random() < 0.3:
-                    worker.finish()
+                    worker.finish() if dice.random() < 0.5 else worker.complete_answers()
                 worker.beat()
             world.collect()
             world.on_the_way *= 2

@@ -201,7 +201,8 @@ class Sim:
     ``has``: answers to the questions of its lease, its engine's or kept ones; ``asked``: keys of
     all questions that its engine was asked, by lease. ``new``: answers that are not sent yet,
     ``flying``: the message of those that are not acknowledged. ``fetches``: it waits for more kept
-    answers. ``rambles``: see `outcome_of`.
+    answers. ``reporting``: a lease whose answers are complete, and what its report will say.
+    ``rambles``: see `outcome_of`.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Sim:
     welcome: bool = False
     hellos: int = 0
     held: Assign | None = None
+    reporting: tuple[Assign, Evaluated | Stepped | Measured] | None = None
     outbox: dict[str, Result] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     refused: str = ""
@@ -229,10 +231,16 @@ class Sim:
     fetches: bool = False
     rambles: bool = False
 
+    @property
+    def works(self) -> list[Assign]:
+        """What it holds."""
+        reported = [] if self.reporting is None else [self.reporting[0]]
+        return reported if self.held is None else [self.held, *reported]
+
     def hello(self) -> None:
         """Say HELLO."""
         self.hellos += 1
-        held = () if self.held is None else (_lease(self.held),)
+        held = tuple(_lease(assign) for assign in self.works)
         self.says.append(
             Hello(
                 worker=self.name, boot=self.boot, number=self.hellos, gpu="0", host="h", pid=1,
@@ -247,7 +255,10 @@ class Sim:
             self.hello()
             return
         lease = self.held.lease if self.held else ""
-        self.says.append(Beat(run=self.run, lease=lease, hello=self.hellos))
+        reporting = self.reporting[0].lease if self.reporting else ""
+        self.says.append(
+            Beat(run=self.run, lease=lease, hello=self.hellos, reporting=reporting, worked=0.5)
+        )
         self.stream()
         self.says.extend(self.outbox.values())
 
@@ -308,8 +319,8 @@ class Sim:
         match message:
             case Welcome():
                 self.welcome, self.run = True, message.run
-                if self.held is not None and self.held.lease in message.abandon:
-                    self._drop()
+                for lease in message.abandon:
+                    self._drop_lease(lease)
                 self._ready()
             case HelloAgain():
                 self.welcome = False
@@ -321,8 +332,7 @@ class Sim:
             case AnswersAck() | KeptAnswers():
                 self._hear_of_answers(message)
             case Cancel():
-                if self.held is not None and self.held.lease == message.lease:
-                    self._drop()
+                self._drop_lease(message.lease)
             case Enough():
                 held = self.held is not None and self.held.lease == message.lease
                 if held and not self.fetches:  # else the repetition
@@ -361,6 +371,13 @@ class Sim:
         self.fetched += len(message.answers)
         self.fetches = bool(message.answers) and self.fetched < message.total
 
+    def _drop_lease(self, lease: str) -> None:
+        if self.held is not None and self.held.lease == lease:
+            self._drop()
+        elif self.reporting is not None and self.reporting[0].lease == lease:
+            self.finished.add(lease)
+            self.reporting = None
+
     def _drop(self) -> None:
         assert self.held is not None
         self.finished.add(self.held.lease)
@@ -374,6 +391,9 @@ class Sim:
 
     def _assigned(self, assign: Assign) -> None:
         if assign.lease in self.outbox:
+            return
+        if self.reporting is not None and self.reporting[0].lease == assign.lease:
+            self.says.append(Accept(run=self.run, lease=assign.lease, hello=self.hellos))
             return
         if self.held is not None and self.held.lease != assign.lease:
             self.says.append(Decline(run=self.run, lease=assign.lease, reason="it holds another"))
@@ -398,6 +418,37 @@ class Sim:
         self._drop()
         self.outbox[result.lease] = result
         self.says.append(result)
+
+    def complete_answers(self) -> None:
+        """Answer the rest of what is held, and go on with its report while the engine is free."""
+        assert self.held is not None
+        if self.reporting is not None:
+            return
+        if self.held.upto:
+            body: Evaluated | Stepped | Measured = self._end_step()
+        else:
+            self.answer(len(PROMPTS))
+            body = body_of(self.held)
+        self.stream()
+        self.reporting = self.held, body
+        self._hold(None)
+
+    def report(self, failure: Failed | None = None) -> None:
+        """End a report, well unless there is a failure."""
+        assert self.reporting is not None
+        assign, body = self.reporting
+        self.reporting = None
+        self.finished.add(assign.lease)
+        self.outbox[assign.lease] = result_of(assign, failure or body)
+        self.says.append(self.outbox[assign.lease])
+
+    def lose_report(self) -> None:
+        """Have the process that makes the report die; HELLO tells what is still held."""
+        assert self.reporting is not None
+        self.finished.add(self.reporting[0].lease)
+        self.reporting = None
+        self.welcome = False
+        self.hello()
 
     def bye(self) -> None:
         """Leave for good."""
@@ -684,6 +735,8 @@ class World:
                 return
             self.now += 1.0
             for worker in self.alive:
+                if worker.reporting is not None:
+                    worker.report()
                 if worker.held is not None:
                     worker.finish()
                 worker.beat()

@@ -232,12 +232,19 @@ def _workers(workers: Sequence[Entry], kept: Mapping[str, int]) -> Table:
             Text(worker["gpu"]),
             Text(worker["state"]),
             Text(worker["evaluation"]),
-            Text(worker.get("stage", "")),
+            Text(_stage(worker)),
             f"{worker['done']}/{total}" if total else "",
             str(kept.get(worker["evaluation"], "")),
             Text("" if age is None else f"{age:.0f} s ago", style="yellow" if is_stale else ""),
         )
     return table
+
+
+def _stage(worker: Entry) -> str:
+    """What a worker does, and of which merge it makes the report beside that."""
+    reported = worker.get("reporting", "")
+    beside = f"report of {reported}" if reported not in ("", worker["evaluation"]) else ""
+    return "; ".join(filter(None, (worker.get("stage", ""), beside)))
 
 
 def _points(

@@ -177,7 +177,10 @@ class Beat(Message):
     """The worker's heartbeat.
 
     - ``hello``: number of the last HELLO sent before it.
-    - ``lease``: the lease of this run that the worker holds, or "".
+    - ``lease``: the lease of this run whose merge the worker's engine has, or "".
+    - ``reporting``: the lease of this run whose answers are all in, or "": only its report is still
+      made, so that the engine is free for another. ``worked`` are the seconds from its beginning to
+      its last answer.
     - ``stage``, ``done``, ``total``: what the evaluation, or the preparation of a worker that is
       not ready, does now, and its progress there.
     - ``quiet``: seconds without progress.
@@ -187,6 +190,8 @@ class Beat(Message):
     type: Literal["beat"] = "beat"
     hello: Count = 0
     lease: Annotated[str, Field(max_length=128)] = ""
+    reporting: Annotated[str, Field(max_length=128)] = ""
+    worked: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     stage: Annotated[str, Field(max_length=64)] = ""
     done: Count = 0
     total: Count = 0

@@ -751,9 +751,9 @@ class BudgetSection(Section):
     gpu_hours: Annotated[float, Field(gt=0), Unit("hours")] | None = None
     """Hours that workers hold leases, times the cards of each worker; a CPU worker counts as one
     card. Everything leased counts: merges, references, the measurement of the layers, and attempts
-    that fail or are lost. Time in which a worker waits for work does not count. Time without a
-    master, which is that from its last event to the first event of the next one, counts as far as
-    a result says that its worker went on."""
+    that fail or are lost. Time in which a worker waits for work does not count, nor does a report
+    that is made beside the next merge. Time without a master, which is that from its last event to
+    the first event of the next one, counts as far as a result says that its worker went on."""
     generated_tokens: Annotated[Positive, Unit("tokens")] | None = None
     """Tokens of all answers in the results of merges and references. Answers of attempts without
     a result are not known, and do not count."""

@@ -29,8 +29,9 @@ class Attempt:
     worker had begun the evaluation and was not heard again. ``kept_at_loss``: how many were kept
     then.
     ``upto`` and ``enough`` are those of its `Assign`. ``beaten``: why its worker was told that what
-    is answered is enough; empty where it was not.
-    ``gpu_seconds``: what it cost, once it has ended; see `spending.Spending`.
+    is answered is enough; empty where it was not. ``answered_at``: when all answers were in and its
+    worker's engine was free, where that was told before its end.
+    ``gpu_seconds``: what it cost, once all answers are in or it has ended; see `spending.Spending`.
     """
 
     number: int
@@ -51,11 +52,17 @@ class Attempt:
     upto: int = 0
     enough: int = 0
     beaten: str = ""
+    answered_at: float | None = None
 
     @property
     def lost_in_vain(self) -> bool:
         """Whether its worker was lost before it had brought the evaluation further."""
         return self.worker_lost and self.kept_at_loss <= self.kept
+
+    @property
+    def engine_until(self) -> float | None:
+        """When its worker's engine was done with it; None while it is not."""
+        return self.ended_at if self.answered_at is None else self.answered_at
 
     @property
     def active(self) -> bool:

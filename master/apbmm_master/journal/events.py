@@ -217,6 +217,18 @@ class Lost(Event):
     kept: int = 0
 
 
+class AnswersComplete(Event):
+    """All answers of an attempt are in: its report is still made, but its worker's engine is free.
+
+    ``seconds``: from its beginning to its last answer, by the worker's clock.
+    """
+
+    event: Literal["answers_complete"] = "answers_complete"
+    evaluation: str
+    lease: str
+    seconds: float
+
+
 class ResultRecorded(Event):
     """The one result of an evaluation; per-question outcomes are kept beside it.
 
@@ -390,6 +402,7 @@ AnyEvent = (
     | Proposed
     | Leased
     | Accepted
+    | AnswersComplete
     | Lost
     | ResultRecorded
     | Paused

@@ -5,9 +5,11 @@ Evaluation:  QUEUED -> ACTIVE -> DONE | FAILED,  ACTIVE -> QUEUED when its attem
              steps: ACTIVE -> PAUSED -> ACTIVE -> DONE, or PAUSED -> STOPPED. It is PAUSED again
              when a later attempt ended without a result. One that is beaten while it is evaluated:
              ACTIVE -> PAUSED -> STOPPED.
-Attempt:     LEASED -> RUNNING -> DONE | PAUSED | FAILED | LOST; LEASED may end the same ways, and a
-             LOST or FAILED attempt may still become DONE or PAUSED (a message sent twice can make a
-             worker do it again): the first valid result wins, whichever attempt it is.
+Attempt:     LEASED -> RUNNING -> DONE | PAUSED | FAILED | LOST. It is REPORTING after RUNNING while
+             its report is made and its engine is free already. LEASED and REPORTING may end the
+             same ways, and a LOST or FAILED attempt may still become DONE or PAUSED (a message sent
+             twice can make a worker do it again): the first valid result wins, whichever attempt
+             it is.
 
 The liveness of an attempt's worker (LIVE, SUSPECT, ORPHANED) is derived from how long the worker
 has been silent on the monotonic clock; it is never stored, so no clock can leave it stale.
@@ -37,6 +39,7 @@ class AttemptState(StrEnum):
 
     LEASED = "leased"
     RUNNING = "running"
+    REPORTING = "reporting"
     DONE = "done"
     PAUSED = "paused"
     FAILED = "failed"
@@ -90,14 +93,17 @@ _ENDS = frozenset({AttemptState.DONE, AttemptState.PAUSED, AttemptState.FAILED, 
 _LATE_ENDS = frozenset({AttemptState.DONE, AttemptState.PAUSED})
 ATTEMPT_MOVES: dict[AttemptState, frozenset[AttemptState]] = {
     AttemptState.LEASED: _ENDS | {AttemptState.RUNNING},
-    AttemptState.RUNNING: _ENDS,
+    AttemptState.RUNNING: _ENDS | {AttemptState.REPORTING},
+    AttemptState.REPORTING: _ENDS,
     AttemptState.LOST: _LATE_ENDS,
     AttemptState.DONE: frozenset(),
     AttemptState.PAUSED: frozenset(),
     AttemptState.FAILED: _LATE_ENDS,
 }
 
-ACTIVE_ATTEMPT = frozenset({AttemptState.LEASED, AttemptState.RUNNING})
+BEGUN = frozenset({AttemptState.RUNNING, AttemptState.REPORTING})
+"""The attempt's worker has said that it holds the lease."""
+ACTIVE_ATTEMPT = BEGUN | {AttemptState.LEASED}
 DELIVERED = frozenset({AttemptState.DONE, AttemptState.PAUSED})
 """The attempt's result is recorded, that of all questions or of a step."""
 SETTLED = frozenset({EvaluationState.DONE, EvaluationState.STOPPED, EvaluationState.FAILED})

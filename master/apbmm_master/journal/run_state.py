@@ -29,6 +29,7 @@ from apbmm_master.journal.evaluations import (
 )
 from apbmm_master.journal.events import (
     Accepted,
+    AnswersComplete,
     AttemptFailed,
     Beaten,
     BordersFound,
@@ -57,6 +58,7 @@ from apbmm_master.journal.events import (
     WorkerQuarantined,
 )
 from apbmm_master.journal.lifecycle import (
+    BEGUN,
     SETTLED,
     AttemptState,
     EvaluationState,
@@ -65,8 +67,11 @@ from apbmm_master.journal.lifecycle import (
     move_evaluation,
 )
 from apbmm_master.journal.master_sessions import MasterSession
-from apbmm_master.journal.spending import Spending, tokens_of
+from apbmm_master.journal.spending import Spending, answers_complete, tokens_of
 from apbmm_master.journal.worker_sessions import WorkerSessions
+
+Work = tuple[Evaluation, Attempt]
+"""An evaluation in progress, with its attempt."""
 
 
 class RunState:
@@ -125,8 +130,8 @@ class RunState:
         self._counts: Counter[tuple[Purpose, EvaluationState]] = Counter()
         self._by_state = {state: list[tuple[int, str]]() for state in EvaluationState}
         self._with_failed_attempts: dict[str, None] = {}
-        self._held: dict[str, tuple[Evaluation, Attempt]] = {}
-        """By worker: the evaluation and attempt that it holds."""
+        self._held, self._reported = dict[str, Work](), dict[str, Work]()
+        """By worker: what its engine works on, and that of which it still makes the report."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunState) and vars(self) == vars(other)
@@ -183,13 +188,26 @@ class RunState:
         """How many evaluations of ``purposes`` are in any of ``states``, or in any at all."""
         return sum(self._counts[p, s] for p in purposes for s in states or EvaluationState)
 
-    def active_attempts(self) -> Iterator[tuple[Evaluation, Attempt]]:
-        """Every evaluation in progress with its attempt, in the order of their leases."""
+    def active_attempts(self) -> Iterator[Work]:
+        """Every evaluation in progress with its attempt, those first that are being reported."""
+        yield from self._reported.values()
         yield from self._held.values()
 
-    def held_by(self, worker: str) -> tuple[Evaluation, Attempt] | None:
-        """The evaluation that a worker has in progress, with its attempt."""
+    def held_by(self, worker: str) -> Work | None:
+        """The evaluation that a worker's engine has in progress, with its attempt."""
         return self._held.get(worker)
+
+    def reported_by(self, worker: str) -> Work | None:
+        """The evaluation of which a worker makes the report while its engine is free for another.
+
+        With its attempt.
+        """
+        return self._reported.get(worker)
+
+    def work_of(self, worker: str) -> list[Work]:
+        """What a worker has in progress, at most two evaluations: see `held_by`, `reported_by`."""
+        found = (self._held.get(worker), self._reported.get(worker))
+        return [each for each in found if each is not None]
 
     def with_failed_attempts(self) -> Iterator[Evaluation]:
         """Evaluations in the queue or in progress with an attempt whose worker may not be at fault.
@@ -292,6 +310,8 @@ class RunState:
             case Accepted() as event:
                 _, attempt = self._leased(event.lease)
                 attempt.state = move_attempt(attempt.state, AttemptState.RUNNING)
+            case AnswersComplete() as event:
+                self._free_engine(event, record.time)
             case Lost() as event:
                 self._lose(event, record.time)
             case AttemptFailed() as event:
@@ -339,7 +359,9 @@ class RunState:
         if new in SETTLED:
             self._with_failed_attempts.pop(evaluation.id, None)
         if old is EvaluationState.ACTIVE:
-            del self._held[evaluation.attempts[-1].worker]
+            attempt = evaluation.attempts[-1]
+            is_reported = attempt.answered_at is not None
+            del (self._reported if is_reported else self._held)[attempt.worker]
 
     def _learn(self, event: ResultLearnt, record: Record) -> None:
         """Add a result of an earlier run, which cost this one nothing."""
@@ -393,6 +415,15 @@ class RunState:
         self._held[event.worker] = evaluation, attempt
         self.leases[event.lease] = evaluation.id
 
+    def _free_engine(self, event: AnswersComplete, time: float) -> None:
+        _, attempt = self._leased(event.lease)
+        if self.reported_by(attempt.worker) is not None:
+            raise InvariantError(f"{attempt.worker} makes a report already")
+        attempt.state = move_attempt(attempt.state, AttemptState.REPORTING)
+        cards = self.sessions.cards(attempt.worker, attempt.boot)
+        answers_complete(attempt, time, cards, self.pauses, event.seconds)
+        self._reported[attempt.worker] = self._held.pop(attempt.worker)
+
     def _leased(self, lease: str) -> tuple[Evaluation, Attempt]:
         """As `find`. Raises `InvariantError` for a lease that was never granted."""
         found = self.find(lease)
@@ -402,7 +433,7 @@ class RunState:
 
     def _lose(self, event: Lost, time: float) -> None:
         evaluation, attempt = self._leased(event.lease)
-        attempt.worker_lost = event.vanished and attempt.state is AttemptState.RUNNING
+        attempt.worker_lost = event.vanished and attempt.state in BEGUN
         attempt.kept_at_loss = event.kept
         attempt.state = move_attempt(attempt.state, AttemptState.LOST)
         attempt.message = event.reason

@@ -376,7 +376,7 @@ def search_window(run_state: RunState, now: float) -> tuple[float, float] | None
 
 @dataclass(frozen=True, slots=True)
 class WorkerLoad:
-    """Seconds that a worker held leases, and seconds that it was connected."""
+    """Seconds that a worker's engine had leases, and seconds that the worker was connected."""
 
     busy: float = 0.0
     present: float = 0.0
@@ -399,7 +399,8 @@ def worker_loads(run_state: RunState, now: float) -> dict[str, WorkerLoad]:
     for evaluation in run_state.evaluations.values():
         for attempt in evaluation.attempts:
             for span in stays.get(attempt.worker, ()):
-                busy[attempt.worker] += overlap(attempt.leased_at, _end(attempt, end), *span)
+                until = end if attempt.engine_until is None else attempt.engine_until
+                busy[attempt.worker] += overlap(attempt.leased_at, until, *span)
     present = {
         worker: sum(max(0.0, left - joined) for joined, left in spans)
         for worker, spans in stays.items()
@@ -408,7 +409,7 @@ def worker_loads(run_state: RunState, now: float) -> dict[str, WorkerLoad]:
 
 
 def load_rate(run_state: RunState, now: float) -> float | None:
-    """Seconds that workers held leases, divided by the seconds that they were connected.
+    """Seconds that engines had leases, divided by the seconds that their workers were connected.
 
     Both are those of `worker_loads`. None when nothing was leased.
     """

@@ -95,13 +95,13 @@ class Spending:
 
         ``worked``: seconds that its result says its worker worked. They count where they are more
         than the seconds with a master, as when the worker went on without one. Of an attempt that
-        had been given up and delivers all the same, only they count.
+        had been given up and delivers all the same, only they count. One whose answers were
+        complete before costs nothing from there on.
         """
-        worked = min(worked, time - attempt.leased_at)
-        if attempt.ended_at is None:
-            worked = max(worked, seconds_with_master(attempt.leased_at, time, pauses))
-        before = attempt.gpu_seconds
-        attempt.ended_at, attempt.gpu_seconds = time, max(before, cards * worked)
+        before = 0.0 if attempt.ended_at is None else attempt.gpu_seconds
+        if attempt.answered_at is None:
+            attempt.gpu_seconds = max(before, _cost(attempt, time, cards, pauses, worked))
+        attempt.ended_at = time
         self.gpu_seconds += attempt.gpu_seconds - before
 
     def paused(self, step: FirstStep, before: FirstStep | None = None) -> None:
@@ -119,3 +119,19 @@ class Spending:
         if evaluation.purpose != "measure":
             group = self.merges if evaluation.in_budget else self.references
             group.add(gpu_seconds_of_result(evaluation), tokens)
+
+
+def answers_complete(
+    attempt: Attempt, time: float, cards: int, pauses: Pauses, worked: float
+) -> None:
+    """Note in an attempt that its engine is free at ``time``, and what it costs."""
+    attempt.gpu_seconds = _cost(attempt, time, cards, pauses, worked)
+    attempt.answered_at = time
+
+
+def _cost(attempt: Attempt, time: float, cards: int, pauses: Pauses, worked: float) -> float:
+    """GPU-seconds up to ``time``; ``worked`` as in `Spending.attempt_ended`."""
+    worked = min(worked, time - attempt.leased_at)
+    if attempt.ended_at is None:
+        worked = max(worked, seconds_with_master(attempt.leased_at, time, pauses))
+    return cards * worked

@@ -42,6 +42,7 @@ from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.events import (
     QUESTIONS,
     Accepted,
+    AnswersComplete,
     AnyEvent,
     AttemptFailed,
     DuplicateResult,
@@ -55,7 +56,7 @@ from apbmm_master.journal.events import (
     WorkerQuarantined,
     outcome_count,
 )
-from apbmm_master.journal.lifecycle import DELIVERED, SETTLED, AttemptState
+from apbmm_master.journal.lifecycle import BEGUN, DELIVERED, SETTLED, AttemptState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import missing_metrics
 from apbmm_master.journal.steps.first_steps import answers_of_a_merge
@@ -260,7 +261,7 @@ class MessageHandlers:
             if attempt.lease in worker.held:
                 if attempt.state is AttemptState.LEASED:
                     self._record(Accepted(evaluation=evaluation.id, lease=attempt.lease))
-            elif attempt.state is AttemptState.RUNNING:
+            elif attempt.state in BEGUN:
                 self._lose(evaluation, attempt, f"{worker.name} no longer holds it")
 
     def _ready(self, worker: Worker, message: Ready) -> None:
@@ -361,8 +362,11 @@ class MessageHandlers:
         """Note what the worker says it holds, so that a lost ACCEPT or CANCEL is made good."""
         worker.beat, worker.paused = beat, False
         worker.held.clear()
-        if beat.lease and beat.run == self.run_state.run:
-            self._holds(worker, beat.lease)
+        if beat.run == self.run_state.run:
+            if beat.reporting:
+                self._reports(worker, beat)
+            if beat.lease:
+                self._holds(worker, beat.lease)
         ack = BeatAck(run=self.run_state.run, epoch=self.run_state.epoch, stage=worker.stage)
         self._send_after_commit(worker.identity, ack)
 
@@ -379,6 +383,21 @@ class MessageHandlers:
         worker.declines = 0
         if attempt.state is AttemptState.LEASED:
             self._record(Accepted(evaluation=evaluation.id, lease=lease))
+
+    def _reports(self, worker: Worker, beat: Beat) -> None:
+        """Note that only the report is missing of a lease, so that its engine is free.
+
+        Of one at a time: the result of the last one may still be on its way.
+        """
+        self._holds(worker, beat.reporting)
+        held = self.run_state.held_by(worker.name)
+        if held is None or self.run_state.reported_by(worker.name) is not None:
+            return
+        evaluation, attempt = held
+        if attempt.lease == beat.reporting and beat.reporting in worker.held:
+            self._record(
+                AnswersComplete(evaluation=evaluation.id, lease=attempt.lease, seconds=beat.worked)
+            )
 
     def _decline(self, worker: Worker, message: Decline) -> None:
         worker.held.discard(message.lease)

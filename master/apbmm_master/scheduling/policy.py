@@ -3,7 +3,8 @@
 Invariants of the scheduler, in this module and in `leases` and `message_handlers`:
 
 1. A lease is committed to the journal before its ASSIGN is sent.
-2. A worker holds at most one lease.
+2. A worker holds at most one lease whose answers are awaited. It holds another one only where all
+   answers to that are in, and only its report is still made.
 3. An evaluation has at most one active attempt.
 4. An evaluation is not leased again before its last attempt has ended. An attempt ends by a result,
    a failure, a DECLINE or a BYE, or because its worker is lost: it no longer holds the lease, was
@@ -231,12 +232,16 @@ def _answers_for(worker: Worker, attempt: Attempt) -> bool:
 
 
 def idle_workers(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Worker]:
-    """Workers that could begin an evaluation now, sorted by name."""
-    free = [
-        worker
-        for name, worker in fleet.workers.items()
-        if run_state.held_by(name) is None and not worker.held and not worker.delivering
-    ]
+    """Workers that could begin an evaluation now, sorted by name.
+
+    A worker that still makes the report of its last one is idle: its engine is.
+    """
+    free = []
+    for name, worker in fleet.workers.items():
+        reported = run_state.reported_by(name)
+        done = {reported[1].lease} if reported is not None else set()
+        if run_state.held_by(name) is None and worker.held <= done and not worker.delivering:
+            free.append(worker)
     return _able(free, run_state, situation)
 
 
@@ -273,7 +278,7 @@ def _unreachable(
 ) -> Iterator[RemoveWorker]:
     limit = spec.timings.unreachable
     for worker in fleet.workers.values():
-        if situation.now - worker.heard >= limit and run_state.held_by(worker.name) is None:
+        if situation.now - worker.heard >= limit and not run_state.work_of(worker.name):
             yield RemoveWorker(worker.name)
 
 
@@ -565,7 +570,7 @@ def vectors_to_prefetch(run_state: RunState, ask_seconds: float, idle: int) -> i
     typical = run_state.durations[len(run_state.durations) // 2]
     if ask_seconds <= WAIT_WORTH_AVOIDING * typical:
         return 0
-    workers = idle + run_state.count(EvaluationState.ACTIVE)
+    workers = idle + sum(a.answered_at is None for _, a in run_state.active_attempts())
     most = max(0, workers // PAPER_WORKERS - 1)
     return ceil(min(most, 2 * workers * ask_seconds / typical)) if typical else most
 

@@ -481,13 +481,13 @@ def _last_seen(run_state: RunState, name: str) -> dict[str, Any]:
     presence = max(
         (p for p in run_state.sessions.stays if p.worker == name), key=lambda p: p.joined
     )
-    held = run_state.held_by(name)
+    work = run_state.work_of(name)
     return {
         "name": name,
         "gpu": presence.gpu,
         "host": presence.host,
         "state": "unknown",
-        "evaluation": held[0].id if held else "",
+        "evaluation": work[0][0].id if work else "",
     }
 
 
@@ -500,7 +500,8 @@ def _workers(master: LiveRun) -> list[dict[str, Any]]:
 
 
 def _worker(master: LiveRun, worker: Worker, situation: Situation) -> dict[str, Any]:
-    held = master.run_state.held_by(worker.name)
+    held = next(iter(master.run_state.work_of(worker.name)), None)
+    reported = master.run_state.reported_by(worker.name)
     beat = worker.beat
     told = held and beat and beat.lease == held[1].lease  # not of the evaluation before
     at_work = beat if told or worker.stage == "preparing" else None
@@ -516,7 +517,8 @@ def _worker(master: LiveRun, worker: Worker, situation: Situation) -> dict[str, 
         if held
         else "",
         "evaluation": held[0].id if held else "",
-        "stage": at_work.stage if at_work else "",
+        "reporting": reported[0].id if reported else "",
+        "stage": at_work.stage if at_work else "report" if held and held == reported else "",
         "done": at_work.done if at_work else 0,
         "total": at_work.total if at_work else 0,
         "quiet": at_work.quiet if at_work else 0.0,

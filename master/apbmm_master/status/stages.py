@@ -164,4 +164,5 @@ def _evaluating(stages: Mapping[str, float], attempt: Attempt, session: WorkerSe
 
 
 def _ended(attempt: Attempt) -> float:
-    return attempt.leased_at if attempt.ended_at is None else attempt.ended_at
+    """When the engine was done with an attempt."""
+    return attempt.leased_at if attempt.engine_until is None else attempt.engine_until

@@ -40,7 +40,7 @@ export class Workers {
         worker.gpu,
         worker.host,
         worker.evaluation ? element("a", { href: `#/${this.key}/evaluations/${worker.evaluation}` }, worker.evaluation) : "",
-        worker.stage ?? "",
+        [worker.stage, beside(worker)].filter(Boolean).join("; "),
         worker.total ? bar(worker.done / worker.total, `${worker.done} of ${worker.total}`) : worker.evaluation ? "none yet" : "",
         seconds.has(worker.name) ? duration(seconds.get(worker.name)) : "",
         worker.heartbeat_age === undefined ? "" : `${worker.heartbeat_age.toFixed(1)} s ago`,
@@ -48,4 +48,9 @@ export class Workers {
       6,
     );
   }
+}
+
+// The report that a worker makes while its engine has the next merge.
+function beside({ evaluation, reporting }) {
+  return reporting && reporting !== evaluation ? `report of ${reporting}` : "";
 }

@@ -66,7 +66,7 @@ def gpu_hours(results: RunResults, moments: Sequence[float]) -> list[float]:
     changes: dict[float, float] = defaultdict(float)
     for evaluation in results.run_state.evaluations.values():
         for attempt in evaluation.attempts:
-            end = _or(attempt.ended_at, results.last_at)
+            end = _or(attempt.engine_until, results.last_at)
             if end > attempt.leased_at:
                 cost = attempt_gpu_seconds(results.run_state, attempt, results.last_at)
                 rate = cost / (end - attempt.leased_at)
@@ -155,7 +155,7 @@ def _attempts(run_state: RunState, begin: float) -> Iterator[Span]:
                 attempt.worker,
                 _kind(attempt, evaluation.purpose),
                 attempt.leased_at - begin,
-                _or(attempt.ended_at, run_state.time) - begin,
+                _or(attempt.engine_until, run_state.time) - begin,
                 evaluation.id,
                 attempt.message,
             )

@@ -169,7 +169,9 @@ class LiveView:
             seconds = running[name]["seconds"] + since if name in running else None
         else:
             seconds = self.now - self._stage_began(worker, running)
-        return Text(text if seconds is None else f"{text}, {duration(seconds)}")
+        text += "" if seconds is None else f", {duration(seconds)}"
+        reported = worker.get("reporting", "")
+        return Text(text if reported in ("", name) else f"{text}; report of {reported}")
 
     def _stage_began(self, worker: Entry, running: Mapping[str, Entry]) -> float:
         """When the stage of a worker began, by the earliest that a snapshot said.

@@ -29,8 +29,8 @@ def evaluation_gpu_seconds(run_state: RunState, evaluation: Evaluation, now: flo
 
 
 def attempt_gpu_seconds(run_state: RunState, attempt: Attempt, now: float) -> float:
-    """What one attempt cost; up to ``now`` if it is in progress."""
-    if attempt.ended_at is not None:
+    """What one attempt cost; up to ``now`` if its engine works on it."""
+    if attempt.engine_until is not None:
         return attempt.gpu_seconds
     seconds = seconds_with_master(attempt.leased_at, now, run_state.pauses)
     return seconds * run_state.sessions.cards(attempt.worker, attempt.boot)
