@@ -105,6 +105,7 @@ class RehearsedJob(EvaluationJob):
         self,
         assign: Assign,
         answers: AnswerStore | None = None,  # noqa: ARG002
+        freed: Callable[[], None] | None = None,  # noqa: ARG002
     ) -> Evaluated | Stepped | Measured | Failed:
         """Sleep, and invent what was measured."""
         assert self._spec is not None

@@ -14,9 +14,11 @@ from apbmm_worker.child_protocol import (
     EVENTS,
     Answer,
     Command,
+    EngineFree,
     Evaluate,
     Event,
     NewAnswers,
+    OfReport,
     StageProgress,
 )
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
@@ -90,6 +92,8 @@ class Daemon:
                     progress.append(event)
                 case NewAnswers():
                     self.told.append(event)
+                case EngineFree() | OfReport():
+                    raise AssertionError("only where it may be free early")
                 case _:
                     return event, progress
         raise EOFError(self.log.read_text()[-2000:])

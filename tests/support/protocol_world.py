@@ -314,7 +314,7 @@ class Sim:
             return measured_of(self.held.vector)
         return step_of(self.has.values(), rambles=self.rambles)
 
-    def hear(self, message: FromMaster) -> None:  # noqa: C901, PLR0912 - one branch for each
+    def hear(self, message: FromMaster) -> None:  # noqa: C901 - one branch for each
         """React as the daemon does."""
         match message:
             case Welcome():

@@ -3,13 +3,15 @@
     prepare   -> progress*, prepared
     measure   -> progress*, measured
     use_answers*, evaluate -> (progress, new_answers)*, evaluated or stepped
+        or, where the report takes long -> (progress, new_answers)*, engine_free, and beside the
+        events of the next command: of_report(new_answers)*, of_report(evaluated or stepped)
     evaluate_folder -> progress*, evaluated
         end_answers may come meanwhile: the answer is stepped, unless everything was answered
     stop, or the end of the socket -> the child ends with exit status 0
     any failure -> command_failed
 
 The daemon sends one command at a time; use_answers, which precede evaluate, and end_answers have no
-answer.
+answer. One that has said ``engine_free`` does not count, of which there is one at a time too.
 `message_socket` says how messages are encoded.
 """
 
@@ -74,7 +76,8 @@ class Evaluate(BaseModel):
 
     The vector is of the run's space. That of a ``reference`` has one weight for each layer.
     ``borders``, ``upto`` and ``enough`` are those of the `Assign`. ``lease`` names it for
-    `EndAnswers`.
+    `EndAnswers`. ``may_free``: the engine may be free for the next command before the report is
+    made.
     """
 
     model_config = WIRE
@@ -87,6 +90,7 @@ class Evaluate(BaseModel):
     outputs: str
     upto: Count = 0
     enough: Count = 0
+    may_free: bool = False
 
 
 class EndAnswers(BaseModel):
@@ -174,10 +178,25 @@ class CommandFailed(BaseModel):
     fatal: bool = False
 
 
+class EngineFree(BaseModel):
+    """All answers are in: the next command may come while the report is made."""
+
+    model_config = WIRE
+    kind: Literal["engine_free"] = "engine_free"
+
+
+class OfReport(BaseModel):
+    """An event of the command that has said `EngineFree`."""
+
+    model_config = WIRE
+    kind: Literal["of_report"] = "of_report"
+    event: NewAnswers | Evaluated | Stepped | CommandFailed = Field(discriminator="kind")
+
+
 Command = Prepare | Measure | UseAnswers | Evaluate | EndAnswers | EvaluateFolder | Stop
 Answer = Prepared | Measured | Evaluated | Stepped | CommandFailed
 """The last event of a command."""
-Event = StageProgress | NewAnswers | Answer
+Event = StageProgress | NewAnswers | EngineFree | OfReport | Answer
 
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

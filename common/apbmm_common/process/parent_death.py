@@ -16,6 +16,7 @@ def die_with(parent: int) -> None:
 
     ``parent`` is the parent's process id, as the parent knows it. Testing for 1, the id of the
     process that inherits orphans, would be wrong in a container, where the parent may be 1 itself.
+    The kernel counts the thread that made this process as its parent: that thread must go on.
     """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

@@ -18,10 +18,13 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._file = connection.makefile("rb")
+        self._sending = threading.Lock()
 
     def send(self, event: Event) -> None:
-        """Send one event. Raises `WireError` for an event that cannot be encoded."""
-        self._socket.sendall(to_bytes(event))
+        """Send one event; any thread may. Raises `WireError` for one that cannot be encoded."""
+        data = to_bytes(event)
+        with self._sending:
+            self._socket.sendall(data)
 
     def serve(
         self, obey: Callable[[Command], None], end_answers: Callable[[str], None] = lambda _: None

@@ -8,7 +8,13 @@ from apbmm_common.errors import SourceError
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
 from apbmm_worker import environment
-from apbmm_worker.child.pipeline import ReportProgress, ask, require_allowed_code, require_cards
+from apbmm_worker.child.pipeline import (
+    ReportProgress,
+    ask,
+    records_folder,
+    require_allowed_code,
+    require_cards,
+)
 from apbmm_worker.child_protocol import EvaluateFolder
 from apbmm_worker.engine.kinds import require_kind
 from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
@@ -55,7 +61,8 @@ def _evaluated(command: EvaluateFolder, spec: RunSpec, progress: ReportProgress)
             spec.engine, spec.generation, folder, command.device, command.engine
         )
         try:
-            result = ask(scoring, engine, command.evaluation, Path(command.outputs), progress)
+            records = records_folder(Path(command.outputs), command.evaluation)
+            result = ask(scoring, engine, records, progress)
             how = engine.description()
         finally:
             engine.close()

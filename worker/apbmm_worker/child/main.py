@@ -13,11 +13,15 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from apbmm_common.errors import ApbmmError, EvaluationError, failure_kind
+from apbmm_common.errors import ApbmmError, EvaluationError, WireError, failure_kind
 from apbmm_common.process.logs import set_up_logging
 from apbmm_common.protocol.messages import Evaluated, KeptAnswer, Stepped
 from apbmm_common.run_file import RunSpec
@@ -29,10 +33,13 @@ from apbmm_worker.child_protocol import (
     Command,
     CommandFailed,
     EndAnswers,
+    EngineFree,
     Evaluate,
     EvaluateFolder,
     Event,
     Measure,
+    NewAnswers,
+    OfReport,
     Prepare,
     Prepared,
     StageProgress,
@@ -46,6 +53,7 @@ from apbmm_worker.message_socket import inherited_socket
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 PROGRESS_SECONDS = 0.5
 
 
@@ -74,6 +82,26 @@ class Reporter:
                 self._sent = now
 
 
+class _EvaluationEvents:
+    """Sends the events of one evaluation, marked as those of a report once its engine is free."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._lock = threading.Lock()
+        self._is_free = False
+
+    def engine_is_free(self) -> None:
+        """Say so."""
+        with self._lock:
+            self._reporter.send(EngineFree())
+            self._is_free = True
+
+    def send(self, event: NewAnswers | Evaluated | Stepped | CommandFailed) -> None:
+        """Send one event."""
+        with self._lock:
+            self._reporter.send(OfReport(event=event) if self._is_free else event)
+
+
 class Child:
     """Obeys the daemon's commands."""
 
@@ -82,19 +110,31 @@ class Child:
         self._pipeline: Pipeline | None = None
         self._kept: list[KeptAnswer] = []
         self.cut_offs = CutOffs()
+        self._has_reported = threading.Event()
+        """Whether no report is made beside the present command."""
+        self._has_reported.set()
 
     def obey(self, command: Command) -> None:
-        """Run one command and send its answer, if it has one."""
-        if isinstance(command, UseAnswers):
-            self._kept += command.answers
-            return
-        answer: Answer
+        """Run one command and send its answer, if it has one.
+
+        Where an evaluation goes on with its report, the answer is sent when that is made.
+        """
+        match command:
+            case UseAnswers():
+                self._kept += command.answers
+            case Evaluate():
+                self._evaluate(command)
+            case _:
+                self._reporter.send(self._outcome(command, partial(self._answer, command)))
+
+    def _outcome(self, command: Command, work: Callable[[], T]) -> T | CommandFailed:
+        """What ``work`` returns, or its failure."""
         try:
-            answer = self._answer(command)
+            return work()
         except ApbmmError as error:
             _log.warning("%s failed: %s", command.kind, error)
             usable = self._pipeline is None or self._pipeline.usable
-            answer = CommandFailed(
+            return CommandFailed(
                 fault=failure_kind(error),
                 message=error.message,
                 hint=error.hint,
@@ -106,24 +146,19 @@ class Child:
             if isinstance(error, ValidationError):
                 message = f"unsound result: {str(error).splitlines()[0]}"
             hint = "the worker's child.log has more"
-            answer = CommandFailed(fault="infrastructure", message=message, hint=hint, fatal=True)
-        self._reporter.send(answer)
+            return CommandFailed(fault="infrastructure", message=message, hint=hint, fatal=True)
 
     def close(self, *, ending: bool = False) -> None:
         """Close the pipeline, if there is one; ``ending`` as in `Pipeline.close`."""
         if self._pipeline is not None:
             self._pipeline.close(ending=ending)
 
-    def _answer(
-        self, command: Prepare | Measure | Evaluate | EndAnswers | EvaluateFolder | Stop
-    ) -> Answer:
+    def _answer(self, command: Prepare | Measure | EndAnswers | EvaluateFolder | Stop) -> Answer:
         match command:
             case Prepare():
                 return self._prepare(command)
             case Measure():
                 return self._prepared().measure()
-            case Evaluate():
-                return self._evaluate(command)
             case EvaluateFolder():
                 from apbmm_worker.child.folder_evaluation import evaluate_folder
 
@@ -131,10 +166,14 @@ class Child:
             case Stop() | EndAnswers():
                 raise AssertionError("Channel.serve takes it")
 
-    def _evaluate(self, command: Evaluate) -> Evaluated | Stepped:
+    def _evaluate(self, command: Evaluate) -> None:
+        """Evaluate, and send the answer; return when the engine is free."""
         kept, self._kept = self._kept, []
-        with AnswerStream(self._reporter.send) as stream:
-            return self._prepared().evaluate(
+        events = _EvaluationEvents(self._reporter)
+        stream = AnswerStream(events.send)
+
+        def begin() -> Future[Evaluated | Stepped]:
+            return self._prepared().begin(
                 command.evaluation,
                 command.vector,
                 Path(command.outputs),
@@ -143,7 +182,34 @@ class Child:
                 kept=kept,
                 listener=stream,
                 step=Step(command.upto, command.enough, self.cut_offs.begin(command.lease)),
+                may_free=self._has_reported.is_set if command.may_free else None,
             )
+
+        def end(begun: Future[Evaluated | Stepped]) -> None:
+            answer = self._outcome(command, begun.result)
+            stream.__exit__()
+            try:
+                events.send(answer)
+            except WireError as error:
+                events.send(CommandFailed(fault="infrastructure", message=error.message))
+
+        def end_report(begun: Future[Evaluated | Stepped]) -> None:
+            try:
+                end(begun)
+            finally:
+                self._has_reported.set()
+
+        stream.__enter__()
+        begun = self._outcome(command, begin)
+        if isinstance(begun, CommandFailed):
+            stream.__exit__()
+            events.send(begun)
+        elif begun.done():
+            end(begun)
+        else:
+            self._has_reported.clear()
+            events.engine_is_free()
+            begun.add_done_callback(end_report)
 
     def _prepare(self, command: Prepare) -> Prepared:
         start = time.monotonic()

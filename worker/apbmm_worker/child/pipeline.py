@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import threading
 from collections.abc import Callable, Container, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
     from apbmm_worker.engine.resident import ResidentEngine
     from apbmm_worker.engine.source_answers import SourceMerge
-    from apbmm_worker.evaluation.scoring_client import AnswerListener, ScoringClient
+    from apbmm_worker.evaluation.scoring_client import AnswerListener, EarlyEnd, ScoringClient
     from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
     from apbmm_worker.merging.plan import TensorPlan
     from apbmm_worker.merging.sources import VerifiedSources
@@ -181,17 +184,41 @@ class Pipeline:
         listener: AnswerListener | None = None,
         step: Step = EVERYTHING,
     ) -> Evaluated | Stepped:
+        """Merge, load and evaluate one vector: what `begin` comes to."""
+        begun = self.begin(
+            evaluation, vector, outputs, reference=reference, borders=borders, kept=kept,
+            listener=listener, step=step, may_free=None,
+        )  # fmt: skip
+        return begun.result()
+
+    def begin(  # noqa: PLR0913 - those of an evaluation, by their names
+        self,
+        evaluation: str,
+        vector: Sequence[float],
+        outputs: Path,
+        *,
+        reference: bool,
+        borders: Sequence[int],
+        kept: Sequence[KeptAnswer],
+        listener: AnswerListener | None,
+        step: Step,
+        may_free: Callable[[], bool] | None,
+    ) -> Future[Evaluated | Stepped]:
         """Merge, load and evaluate one vector; EvalScope's records go to ``outputs/evaluation``.
 
+        Returns when the evaluation is over, or, once ``may_free`` is true, when its engine is free
+        before the report is made: another one may begin then.
+
         The vector is of the run's space, that of a ``reference`` as `reference_vector` has it;
-        ``borders`` are those of the blocks of `Assign`. The
-        engine is not asked for the finished answers in ``kept``, and goes on behind the others;
-        ``listener`` is told of its answers and of all outcomes. The result of a ``step`` that has
-        not everything is `Stepped`, without records. Raises `EvaluationError`; `usable` tells
-        whether the engine survived. The first evaluation compares the sources with the merges that
-        equal them, and fails if they answer otherwise.
+        ``borders`` are those of the blocks of `Assign`. The engine is not asked for the finished
+        answers in ``kept``, and goes on behind the others; ``listener`` is told of its answers and
+        of all outcomes. The result of a ``step`` that has not everything is `Stepped`, without
+        records. Raises `EvaluationError`; `usable` tells whether the engine survived. The first
+        evaluation compares the sources with the merges that equal them, and fails if they answer
+        otherwise.
         """
         from apbmm_worker.evaluation.kept_answers import completions
+        from apbmm_worker.evaluation.scoring_client import EarlyEnd
 
         stages: dict[str, float] = {}
         merge = self._planned(vector, reference=reference, borders=borders)
@@ -201,22 +228,34 @@ class Pipeline:
         self._progress("load", 0, 1)
         engine = self._loader.bring(merge, stages)
         how = {**engine.description(), "hot_load": self._loader.description()}
-        result = ask(
-            self._scoring,
-            engine,
-            evaluation,
-            outputs,
-            self._progress,
-            completions(kept),
-            listener,
-            step,
-        )
-        if result.kept:
-            how["kept_answers"] = result.kept
-        stages |= {"evaluate": result.seconds, "report": result.report_seconds}
-        if result.parts:
-            return Stepped(benchmarks=result.parts, stages=stages, engine=how)
-        return Evaluated(benchmarks=result.benchmarks, stages=stages, engine=how)
+        answers = completions(kept)
+        records = records_folder(outputs, evaluation)
+        is_free = threading.Event()
+        stall = self._spec.timings.stall
+        early = EarlyEnd(may_free, is_free.set, stall) if may_free is not None else None
+
+        def evaluated() -> Evaluated | Stepped:
+            result = ask(
+                self._scoring,
+                engine,
+                records,
+                self._progress,
+                answers,
+                listener,
+                step,
+                early,
+            )
+            if result.kept:
+                how["kept_answers"] = result.kept
+            seconds = {"evaluate": result.seconds, "report": result.report_seconds}
+            if result.parts:
+                return Stepped(benchmarks=result.parts, stages=stages | seconds, engine=how)
+            return Evaluated(benchmarks=result.benchmarks, stages=stages | seconds, engine=how)
+
+        begun = _in_thread(evaluated)
+        begun.add_done_callback(lambda _: is_free.set())
+        is_free.wait()
+        return begun
 
     def close(self, *, ending: bool = False) -> None:
         """Stop the engine and the scoring, and remove temporary checkpoints.
@@ -409,23 +448,54 @@ class Pipeline:
 def ask(
     scoring: ScoringClient,
     engine: ResidentEngine,
-    evaluation: str,
-    outputs: Path,
+    records: Path,
     progress: ReportProgress,
     kept: Mapping[str, Completion] = MappingProxyType({}),
     listener: AnswerListener | None = None,
     step: Step = EVERYTHING,
+    early: EarlyEnd | None = None,
 ) -> EvalScopeResult:
-    """Have an engine answer all questions; EvalScope's records go to ``outputs/evaluation``.
+    """Have an engine answer all questions; EvalScope's records go to the folder ``records``.
 
-    ``kept``, ``listener`` and ``step`` are as in `ScoringClient.evaluate`. Raises
-    `EvaluationError`.
+    ``kept`` and all that follow are as in `ScoringClient.evaluate`. There is no progress once the
+    engine is free. Raises `EvaluationError`.
     """
+    with contextlib.ExitStack() as until_free:
+        signs = until_free.enter_context(
+            TokenProgress(engine, lambda done, n: progress("evaluate", done, n))
+        )
+
+        def free(told: Callable[[], None]) -> None:
+            until_free.close()
+            told()
+
+        if early is not None:
+            early = replace(early, freed=partial(free, early.freed))
+        return scoring.evaluate(engine, records, signs.answered, kept, listener, step, early)
+
+
+def records_folder(outputs: Path, evaluation: str) -> Path:
+    """Where the records of an evaluation go. Raises `EvaluationError`."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", evaluation).lstrip(".")
     if not name:
         raise EvaluationError(f"{evaluation!r} is not a usable id", kind="infrastructure")
-    with TokenProgress(engine, lambda done, n: progress("evaluate", done, n)) as signs:
-        return scoring.evaluate(engine, outputs / name, signs.answered, kept, listener, step)
+    return outputs / name
+
+
+def _in_thread(work: Callable[[], T]) -> Future[T]:
+    """What ``work`` returns or raises, in a thread of its own."""
+    future = Future[T]()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, name="evaluation", daemon=True).start()
+    return future
 
 
 def in_turn(columns: Sequence[Sequence[T]], limit: int) -> list[T]:

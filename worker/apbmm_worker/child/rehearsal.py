@@ -10,11 +10,15 @@ rehearsal say that it is one.
 APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
 KIND:EVALUATION. KIND is ``vector``, ``infrastructure``, ``run_file``, ``engine`` (the process dies)
 or ``hang`` (the evaluation never ends). EVALUATION is an id, ``*`` for all of them, or ``prepare``
-for what comes before the first, as in ``vector:e0003,infrastructure:*``.
+for what comes before the first, as in ``vector:e0003,infrastructure:*``. KIND may also be
+``report``: the answers come, and their report fails.
+
+APBMM_REHEARSAL_REPORT is the time in seconds that each report takes; the engine is free meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -22,6 +26,7 @@ import operator
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,9 +51,11 @@ from apbmm_worker.child.channel import Channel
 from apbmm_worker.child_protocol import (
     Command,
     CommandFailed,
+    EngineFree,
     Evaluate,
     Measure,
     NewAnswers,
+    OfReport,
     Prepare,
     Prepared,
     StageProgress,
@@ -71,6 +78,9 @@ CUT_AT = 0.5
 TRUNCATED = 0.05
 """Share of truncated answers at the tokens of the thinking source."""
 FAULT_MESSAGE = "APBMM_REHEARSAL_FAULT asks for it"
+REPORT = "report"
+"""The kind of a fault that comes after all answers."""
+REPORT_POLL_SECONDS = 0.02
 PREPARE = "prepare"
 """What stands for the preparation of a run among the evaluations that fail."""
 
@@ -468,6 +478,8 @@ class Rehearsal:
         self._spec: RunSpec | None = None
         self._kept: list[KeptAnswer] = []
         self.cut_offs = CutOffs()
+        self._has_reported = threading.Event()
+        self._has_reported.set()
 
     def obey(self, command: Command) -> None:
         """Send the answer to a command, if it has one."""
@@ -482,13 +494,34 @@ class Rehearsal:
                 self._channel.send(measured(self._spec))
             case UseAnswers():
                 self._kept += command.answers
-            case Evaluate() if kind := fault(command.evaluation):
+            case Evaluate() if (kind := fault(command.evaluation)) not in ("", REPORT):
                 self._kept = []
                 self._channel.send(fail(kind))
             case Evaluate():
                 kept, self._kept = self._kept, []
                 cut_off = self.cut_offs.begin(command.lease)
-                self._channel.send(evaluate(self._spec, command, kept, self._channel, cut_off))
+                body = evaluate(self._spec, command, kept, self._channel, cut_off)
+                self._report(command, fail(kind) if kind else body)
+
+    def _report(self, command: Evaluate, answer: Evaluated | Stepped | CommandFailed) -> None:
+        """Send the answer when the report is made; return when the engine is free.
+
+        One report is made beside another command at a time.
+        """
+        end = time.monotonic() + float(os.environ.get("APBMM_REHEARSAL_REPORT", "0"))
+        while (left := end - time.monotonic()) > 0:
+            if command.may_free and self._has_reported.is_set():
+                self._has_reported.clear()
+                self._channel.send(EngineFree())
+                threading.Timer(left, self._end_report, (answer,)).start()
+                return
+            time.sleep(min(left, REPORT_POLL_SECONDS))
+        self._channel.send(answer)
+
+    def _end_report(self, answer: Evaluated | Stepped | CommandFailed) -> None:
+        with contextlib.suppress(OSError):  # the daemon has ended
+            self._channel.send(OfReport(event=answer))
+        self._has_reported.set()
 
 
 def main() -> None:

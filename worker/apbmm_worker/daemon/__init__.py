@@ -1,7 +1,8 @@
 """The worker's daemon: its connection to a master, and the work that it holds.
 
 - `daemon` is the loop; `master_link` the socket; `membership` the run that it belongs to.
-- `lease_runner` holds one lease at a time, `evaluation_job` does its work in `child_process`.
+- `lease_runner` holds a lease, and one more while its report is made; `evaluation_job` does their
+  work in `child_process`.
 - `outbox` keeps results until they are delivered; `results` makes them; `shutdown` ends the worker.
 - `answer_delivery` sends answers to the master as they come, and fetches those that it kept.
 - `options`, `local_paths`, `answer_texts`: command line, this host's paths, EvalScope's records.

@@ -48,6 +48,8 @@ class AnswerQueue:
         self.lease = lease
         self.sent_at = float("-inf")
         """When the message that is on its way was sent; minus infinity for never."""
+        self.is_open = True
+        """Whether more may come."""
         self.hurried = False
         """Whether the next message is sent as soon as the last one is acknowledged."""
         self.acknowledged = asyncio.Event()
@@ -141,7 +143,8 @@ class AnswerDelivery:
 
     def keep(self, assign: Assign) -> Callable[[NewAnswers], None]:
         """What takes in the new answers of a lease that begins."""
-        self._queues = {key: queue for key, queue in self._queues.items() if len(queue)}
+        used = {key: queue for key, queue in self._queues.items() if len(queue) or queue.is_open}
+        self._queues = used
         while len(self._queues) >= MOST_LEASES:
             oldest = self._queues.pop(next(iter(self._queues)))
             log.warning("%d answers and scores of %s are dropped", len(oldest), oldest.lease)
@@ -169,11 +172,20 @@ class AnswerDelivery:
         if queue.message(only_full=not queue.hurried) is not None:
             await self._send_if_due(queue)
 
+    def end(self, assign: Assign) -> None:
+        """Note that no more answers of a lease come."""
+        queue = self._queues.get((assign.run, assign.lease))
+        if queue is not None:
+            queue.is_open = False
+
     async def settle(self, assign: Assign) -> None:
         """Wait until the master has all answers of a lease, or for `SETTLE_REPEATS` in vain."""
         queue = self._queues.get((assign.run, assign.lease))
         spec = self._joined.spec
-        if queue is None or spec is None or assign.run != self._joined.run:
+        if queue is None:
+            return
+        self.end(assign)
+        if spec is None or assign.run != self._joined.run:
             return
         queue.hurried = True
         with contextlib.suppress(TimeoutError):

@@ -74,7 +74,13 @@ class Daemon:
         self.membership = Membership(self.job, lambda: self.lease_runner.busy, self._send)
         self.answers = AnswerDelivery(self.membership, self._send)
         self.lease_runner = LeaseRunner(
-            self.job, self.outbox, self.membership, self.answers, self._send
+            self.job,
+            self.outbox,
+            self.membership,
+            self.answers,
+            self._send,
+            self._tell_at_once,
+            self._forget_master,
         )
         self.shutdown = Shutdown(self.lease_runner, self.outbox)
         self.supervisor = Supervisor()
@@ -100,7 +106,8 @@ class Daemon:
         try:
             while self.shutdown.exit_code is None:
                 await asyncio.wait(tasks, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                for task in (*tasks, self.lease_runner.task, self.membership.task):
+                works = (self.lease_runner.task, self.lease_runner.report_task)
+                for task in (*tasks, *works, self.membership.task):
                     if task is not None and task.done() and not task.cancelled():
                         task.result()
                 if self._welcome:
@@ -122,18 +129,20 @@ class Daemon:
 
     def _doing(self) -> str:
         """One line for the service manager."""
+        doing = [f"{work.evaluation}: report" for work in self.lease_runner.works]
         if self.lease_runner.held is not None:
-            return (
-                f"{self.lease_runner.held.evaluation}: {self.job.progress.latest.stage or BEGINS}"
-            )
+            stage = self.job.progress.latest.stage or BEGINS
+            doing[0] = f"{self.lease_runner.held.evaluation}: {stage}"
+        if doing:
+            return ", ".join(doing)
         if self.shutdown.asked and self.outbox.unsaved:
             return self.outbox.trouble
         return f"waits for work of {self.run_id}" if self._welcome else "waits for a master"
 
     async def _end_tasks(self) -> None:
-        ending = [
-            task for task in (self.lease_runner.task, self.membership.task) if task is not None
-        ]
+        runner = self.lease_runner
+        tasks = (runner.task, runner.report_task, self.membership.task)
+        ending = [task for task in tasks if task is not None]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
@@ -181,7 +190,7 @@ class Daemon:
             host=socket.gethostname(),
             pid=os.getpid(),
             versions={"apbmm": __version__},
-            held=() if self.lease_runner.held is None else (lease_of(self.lease_runner.held),),
+            held=tuple(lease_of(work) for work in self.lease_runner.works),
             unacknowledged=tuple(lease_of(r) for r in self.outbox.everything()[:1024]),
         )
 
@@ -200,13 +209,19 @@ class Daemon:
 
     def _heartbeat(self) -> Beat:
         trouble = self.outbox.trouble[:MOST_TEXT]
-        held = self.lease_runner.held
+        held, reporting = self.lease_runner.held, self.lease_runner.reporting
+        beat = Beat(run=self.run_id, trouble=trouble)
+        if reporting is not None and reporting.run == self.run_id:
+            reported = {"reporting": reporting.lease, "worked": self.lease_runner.worked}
+            beat = beat.model_copy(update=reported)
         if held is None and self.membership.ready is not None:
-            return Beat(run=self.run_id, trouble=trouble)
+            return beat
         progress = self.job.progress
         return Beat(
             run=self.run_id,
             trouble=trouble,
+            reporting=beat.reporting,
+            worked=beat.worked,
             lease=held.lease if held is not None and held.run == self.run_id else "",
             stage=progress.latest.stage[:64] or BEGINS,
             done=progress.latest.done,
@@ -214,9 +229,14 @@ class Daemon:
             quiet=time.monotonic() - progress.moved,
         )
 
+    def _tell_at_once(self) -> None:
+        """Say what is held before the next beat is due."""
+        if self._welcome:
+            self._soon(self._send(self._heartbeat()))
+
     def _leave_if_left_alone(self) -> None:
         """Stop where there has been no run for as long as this worker was told to wait."""
-        if self._welcome or self.lease_runner.held is not None:
+        if self._welcome or self.lease_runner.busy:
             self._without_run_since = time.monotonic()
             return
         patience = self.options.leave_after
@@ -283,8 +303,9 @@ class Daemon:
             return
         if not self._welcome or self.run_id != message.run:
             log.info("joined run %s at %s", message.run, self.options.master)
-        if self.lease_runner.held is not None and self.lease_runner.held.run != message.run:
-            log.info("finishing %s first", self.lease_runner.held.run)
+        for work in self.lease_runner.works:
+            if work.run != message.run:
+                log.info("finishing %s first", work.run)
         self._welcome = True
         self._hello_pause = HELLO_SECONDS[0]
         for lease in message.abandon:

@@ -34,7 +34,7 @@ from apbmm_worker.child_protocol import (
     StageProgress,
 )
 from apbmm_worker.daemon.answer_texts import folder_for
-from apbmm_worker.daemon.child_process import EvaluationChild
+from apbmm_worker.daemon.child_process import EvaluationChild, Talk
 from apbmm_worker.daemon.local_paths import LocalPaths
 from apbmm_worker.daemon.options import Options
 
@@ -212,17 +212,23 @@ class EvaluationJob:
         )
 
     async def work(
-        self, assign: Assign, answers: AnswerStore | None = None
+        self,
+        assign: Assign,
+        answers: AnswerStore | None = None,
+        freed: Callable[[], None] | None = None,
     ) -> Evaluated | Stepped | Measured | Failed:
         """Do the work of a lease; an `EvaluationError` becomes a `Failed`.
 
-        ``answers`` has those of an earlier attempt, and gets the new ones.
+        ``answers`` has those of an earlier attempt, and gets the new ones. ``freed``, if given, is
+        called when the engine is free before the report is made: the work of another lease may
+        begin then. Raises `ReportLostError` if that takes the report with it.
         """
         assert self._prepared is not None
         spec = self._prepared
         self.progress = JobProgress()
         began = time.monotonic()
         prepared = False
+        talk = Talk(self.progress.move)
         if assign.work == "measure":
             log.info("measuring how much the sources differ")
         else:
@@ -233,17 +239,17 @@ class EvaluationJob:
             kept = self._options.state / "outputs"
             outputs = await asyncio.to_thread(folder_for, kept, assign.run)
             prepared = True
-            body = await self._run(
-                _command(assign, outputs),
-                spec.timings.stall,
-                await answers.fetch(assign, self.progress.move) if answers is not None else (),
-                answers.keep(assign) if answers is not None else _forget,
-            )
+            kept_answers = await answers.fetch(assign, talk.report) if answers is not None else ()
+            if answers is not None:
+                talk.keep = answers.keep(assign)
+            command = _command(assign, outputs, may_free=freed is not None)
+            body = await self._run(command, spec.timings.stall, talk, kept_answers, freed)
             if isinstance(body, Prepared):
                 raise _unexpected(body)
         except EvaluationError as error:
             log.warning("%s failed: %s", assign.evaluation, error)
-            if error.kind not in ("vector", "run_file"):  # which are no fault of the child
+            # Of these two kinds it is no fault of the child.
+            if not talk.engine_is_free.is_set() and error.kind not in ("vector", "run_file"):
                 await self._replace()
             fault = error.kind if prepared else "infrastructure"
             return Failed(
@@ -265,21 +271,27 @@ class EvaluationJob:
         self,
         command: Command,
         stall: float,
+        talk: Talk | None = None,
         kept: Sequence[KeptAnswer] = (),
-        keep: Callable[[NewAnswers], None] = _forget,
+        freed: Callable[[], None] | None = None,
     ) -> Prepared | Measured | Evaluated | Stepped:
-        """The answer to a command; ``kept`` and ``keep`` are as in `EvaluationChild.ask`.
+        """The answer to a command; ``talk`` and ``kept`` are as in `EvaluationChild.ask`.
 
-        Raises `EvaluationError` for a failure, and for a child that shows no progress for
-        ``stall`` seconds.
+        ``freed`` as in `work`. Raises `EvaluationError` for a failure, and for a child that shows
+        no progress for ``stall`` seconds.
         """
         assert self._child is not None
-        child = self._child
-        watch = asyncio.create_task(_wait_for_stall(child, stall))
-        talk = asyncio.create_task(child.ask(command, self.progress.move, keep, kept))
+        child, talk = self._child, talk or Talk(self.progress.move)
+        talk.heard()
+        asking = asyncio.create_task(child.ask(command, talk, kept))
+        watch = asyncio.create_task(_wait_for_stall(child, talk, stall))
+        free = asyncio.create_task(talk.engine_is_free.wait())
         try:
-            await asyncio.wait({watch, talk}, return_when=asyncio.FIRST_COMPLETED)
-            if not talk.done():
+            await asyncio.wait({asking, watch, free}, return_when=asyncio.FIRST_COMPLETED)
+            if freed is not None and not asking.done() and not watch.done():
+                freed()
+                await asyncio.wait({asking, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
                 await self._replace()
                 raise EvaluationError(
                     f"the evaluation showed no progress for {stall:g} s in stage "
@@ -287,24 +299,28 @@ class EvaluationJob:
                     "timings.stall in the run file is the limit",
                     kind="engine",
                 )
-            answer = talk.result()
+            answer = asking.result()
         finally:
-            for task in (watch, talk):
+            for task in (asking, watch, free):
                 task.cancel()
-            await asyncio.gather(watch, talk, return_exceptions=True)
+            await asyncio.gather(asking, watch, free, return_exceptions=True)
         if isinstance(answer, CommandFailed):
             kind = answer.fault
-            if answer.fatal:
+            if answer.fatal and not talk.engine_is_free.is_set():
                 await self._replace()
                 kind = "engine" if kind == "infrastructure" else kind
             raise EvaluationError(answer.message, answer.hint, kind=kind)
         return answer
 
     async def _replace(self) -> None:
-        """Kill the child; the next command starts another."""
-        if self._child is not None:
-            await self._child.kill()
-            self._child = None
+        """Kill the child once it makes no report; the next command starts another."""
+        child = self._child
+        if child is not None:
+            stall = self._prepared.timings.stall if self._prepared is not None else 0.0
+            await child.reported(stall)
+            await child.kill()
+            if self._child is child:
+                self._child = None
 
     async def close(self) -> None:
         """Ask the child to end, and wait for its end."""
@@ -313,8 +329,10 @@ class EvaluationJob:
             self._child = None
 
     async def abort(self) -> None:
-        """Drop the current work at once."""
-        await self._replace()
+        """Drop the current work at once, and a report with it."""
+        if self._child is not None:
+            await self._child.kill()
+            self._child = None
 
 
 def _adapters(spec: RunSpec, paths: Mapping[str, Sequence[str]]) -> str | None:
@@ -322,12 +340,19 @@ def _adapters(spec: RunSpec, paths: Mapping[str, Sequence[str]]) -> str | None:
     return paths["adapters"][0] if spec.adapters is not None else None
 
 
-async def _wait_for_stall(child: EvaluationChild, stall: float) -> None:
-    while child.quiet < stall:
+async def _wait_for_stall(child: EvaluationChild, talk: Talk, stall: float) -> None:
+    """Wait until a command has shown no progress for ``stall`` seconds.
+
+    A report that stalls is ended by the child itself, unless that hangs as well. Where it has the
+    next command, that tells.
+    """
+    while talk.quiet < (2 * stall if talk.engine_is_free.is_set() else stall) or (
+        talk.engine_is_free.is_set() and child.is_asked
+    ):
         await asyncio.sleep(min(1.0, stall / 4))
 
 
-def _command(assign: Assign, outputs: Path) -> Command:
+def _command(assign: Assign, outputs: Path, *, may_free: bool) -> Command:
     if assign.work == "measure":
         return Measure()
     return Evaluate(
@@ -339,6 +364,7 @@ def _command(assign: Assign, outputs: Path) -> Command:
         outputs=str(outputs),
         upto=assign.upto,
         enough=assign.enough,
+        may_free=may_free,
     )
 
 

@@ -41,11 +41,9 @@ class Shutdown:
         self._lease_runner.leaving = True
         self._began = time.monotonic()
         self._code = EXIT_INTERRUPTED if interrupted else EXIT_DONE
-        if self._lease_runner.held is not None:
-            log.info(
-                "finishing %s before leaving; stop again to drop it",
-                self._lease_runner.held.evaluation,
-            )
+        if works := self._lease_runner.works:
+            names = ", ".join(work.evaluation for work in works)
+            log.info("finishing %s before leaving; stop again to drop it", names)
 
     def turn(self, run: str | None) -> None:
         """Set ``exit_code`` if nothing is left to do.
@@ -54,7 +52,7 @@ class Shutdown:
         result that the disk refused is in memory alone: the worker stays until it is stored or
         delivered.
         """
-        if not self.asked or self._lease_runner.held is not None:
+        if not self.asked or self._lease_runner.busy:
             self._began = time.monotonic()
             return
         if unsaved := self._outbox.unsaved:

@@ -83,12 +83,14 @@ def evaluate(
     *,
     asked: Sequence[int] = (),
     needed: int = 0,
+    collected: Callable[[], None] = lambda: None,
 ) -> EvalScopeResult:
     """Ask every question and score the answers.
 
     In a step, only the questions with the numbers ``asked`` (all if there are none) are asked, and
     when ``needed`` of them are answered (0: all), the others are cut off. The result then has
-    ``parts``, as it has where an answer comes cut off by itself.
+    ``parts``, as it has where an answer comes cut off by itself. ``collected`` is called when
+    EvalScope has recorded all answers.
 
     EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists; that of a step
     is deleted. Raises `EvaluationError`: no number is ever derived from an error, a missing answer
@@ -99,7 +101,8 @@ def evaluate(
     benchmarks = prepared.only(asked) if asked else prepared.benchmarks
     questions = [q for benchmark in benchmarks for q in benchmark.questions]
     model = AnsweringModel(engine, prepared, questions, progress)
-    enough = _Enough(needed, engine.cut)
+    enough = _Countdown(needed, engine.cut)
+    answers = _Countdown(len(questions), collected)
     with _quietly(out_dir), ThreadPoolExecutor(len(benchmarks), "scoring") as threads:
         try:
             running = []
@@ -108,7 +111,7 @@ def evaluate(
                 shutil.rmtree(folder, ignore_errors=True)  # EvalScope appends to what is there
                 evaluator = _evaluator(benchmark, model, folder, is_step=is_step)
                 cache = evaluator.cache_manager
-                told = _Told(benchmark, tell, enough.answered)
+                told = _Told(benchmark, tell, enough.count, answers.count)
                 rows = (
                     recorded(cache, "prediction", told.answered),
                     recorded(cache, "review", told.scored),
@@ -238,16 +241,16 @@ def _is_cut(prediction: Any) -> bool:
     return bool((prediction.model_output.metadata or {}).get(CUT))
 
 
-class _Enough:
-    """Calls ``end`` once, when so many questions are answered; never for 0."""
+class _Countdown:
+    """Calls ``end`` once, when so many have been counted; never for 0."""
 
     def __init__(self, needed: int, end: Callable[[], None]) -> None:
         self._left = needed
         self._end = end
         self._lock = threading.Lock()
 
-    def answered(self) -> None:
-        """Count an answered question."""
+    def count(self) -> None:
+        """Count one more."""
         with self._lock:
             self._left -= 1
             ends = self._left == 0
@@ -277,15 +280,21 @@ def recorded(cache: Any, kind: str, tell: Callable[[str, Any], None]) -> list[tu
 class _Told:
     """Tells the outcomes of one benchmark's answered questions as EvalScope writes their rows.
 
-    EvalScope writes a question's answer before its score.
+    EvalScope writes a question's answer before its score. ``count`` is called with each answered
+    question, ``count_all`` also with those that were cut off.
     """
 
     def __init__(
-        self, benchmark: PreparedBenchmark, tell: TellOutcome, count: Callable[[], None]
+        self,
+        benchmark: PreparedBenchmark,
+        tell: TellOutcome,
+        count: Callable[[], None],
+        count_all: Callable[[], None],
     ) -> None:
         self._benchmark = benchmark
         self._tell = tell
         self._count = count
+        self._count_all = count_all
         self._answers: dict[Place, Any] = {}
 
     def answered(self, subset: str, row: Any) -> None:
@@ -293,6 +302,7 @@ class _Told:
         if not _is_cut(row):
             self._answers[subset, int(row.index)] = row
             self._count()
+        self._count_all()
 
     def scored(self, subset: str, row: Any) -> None:
         """Take in a row of a score. One that is not usable is left to the end of the evaluation."""

@@ -14,12 +14,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, Self
 
 from apbmm_common.datasets.benchmark_folders import Places
 from apbmm_common.errors import ApbmmError, EvaluationError, WireError
@@ -34,6 +34,7 @@ from apbmm_worker.evaluation.scoring_protocol import (
     Abort,
     Answered,
     Ask,
+    Collected,
     Enough,
     EvalScopeResult,
     Failed,
@@ -53,6 +54,13 @@ from apbmm_worker.message_socket import bodies, child_command, message_in, to_by
 _log = logging.getLogger(__name__)
 
 _MODULE = "apbmm_worker.evaluation.scoring_process"
+
+SHORT_REPORT_SECONDS = 1.0
+"""The engine is not given to another merge where the report takes no longer than this.
+
+Each proposal would be made with one more result unknown, and little would be gained.
+"""
+POLL_SECONDS = 0.05
 
 AnswerProgress = Callable[[int, int], None]
 """Called with the numbers of answered and of all questions; may be called from any thread."""
@@ -85,6 +93,19 @@ class AnswerListener:
 
 
 @dataclass(frozen=True)
+class EarlyEnd:
+    """Lets an engine be free for the next merge before the report on this one is made.
+
+    ``freed`` is called from any thread when it is, not before ``may`` is true. From then on a
+    silence of ``stall`` seconds ends the report.
+    """
+
+    may: Callable[[], bool]
+    freed: Callable[[], None]
+    stall: float
+
+
+@dataclass(frozen=True)
 class AskedBenchmark:
     """A benchmark's prompts, the texts of their questions, and a digest that includes targets."""
 
@@ -98,9 +119,10 @@ class ScoringClient:
     """Has a run's answers scored by EvalScope in a process of its own.
 
     The constructor starts the process, which prepares the questions meanwhile; `benchmarks` waits
-    for them. A process that dies is replaced by the next evaluation. For one thread. ``log`` takes
-    the process's standard output and error. The arguments are those of `prepare_benchmarks`, and
-    the run's own ``adapters``, if they may be run.
+    for them. A process that dies is replaced by the next evaluation. Where the report of one merge
+    is made while the next one is evaluated, each of them has a process. ``log`` takes the standard
+    output and error of all. The arguments are those of `prepare_benchmarks`, and the run's own
+    ``adapters``, if they may be run.
     """
 
     def __init__(
@@ -126,13 +148,22 @@ class ScoringClient:
             adapters=adapters,
         )
         self._benchmarks: tuple[AskedBenchmark, ...] | None = None
-        self._process: _Process | None = None
+        self._lock = threading.Lock()
+        # A child dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): one for all.
+        self._starting = ThreadPoolExecutor(1, "starts-scoring")
+        self._idle: list[_Process] = []
+        self._busy: list[_Process] = []
+        self._report_seconds = 0.0
+        """Of the last report."""
+        self._asks_late = False
+        """Whether an adapter has asked the engine for more when EvalScope had all answers."""
         self._start()
 
     @property
     def process_id(self) -> int | None:
-        """The scoring process's id, while there is one."""
-        return self._process.id if self._process is not None else None
+        """The id of the process that the next evaluation takes; None where it starts one."""
+        with self._lock:
+            return next((process.id for process in self._idle), None)
 
     def benchmarks(self) -> tuple[AskedBenchmark, ...]:
         """The prepared benchmarks.
@@ -141,7 +172,7 @@ class ScoringClient:
         process dies.
         """
         if self._benchmarks is None:
-            self._benchmarks = self._prepared()
+            self._benchmarks = self._idle[0].prepared()
         return self._benchmarks
 
     def evaluate(
@@ -152,6 +183,7 @@ class ScoringClient:
         kept: Mapping[str, Completion] = MappingProxyType({}),
         listener: AnswerListener | None = None,
         step: Step = EVERYTHING,
+        early: EarlyEnd | None = None,
     ) -> EvalScopeResult:
         """Ask the questions of a step, in the run's `asking_order`, and have the answers scored.
 
@@ -159,57 +191,81 @@ class ScoringClient:
         for the rest only, and goes on behind those that were cut off. EvalScope scores and reports
         on all. ``listener`` is told of the engine's answers, and of the outcomes of all.
         EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists, and does
-        not stay where the step left answers out. Raises `EvaluationError`: no number is ever
-        derived from an error, a missing answer or an unusable score.
+        not stay where the step left answers out.
+
+        ``early`` is told when the engine is free before the report is made, where that takes more
+        than `SHORT_REPORT_SECONDS`. Another thread may call this method then.
+
+        Raises `EvaluationError`: no number is ever derived from an error, a missing answer or an
+        unusable score.
         """
         order = self._in_order()
         asked = step.asked(order)
         needed = step.needed(len(asked))
-        process = self._running()
         listener = listener or AnswerListener()
         cut_off = step.cut_off or CutOff()
         limit = int(self._prepare.generation["max_tokens"])
-        start = time.monotonic()
-        try:
-            process.send(
-                Score(
-                    out_dir=str(out_dir),
-                    asked=tuple(sorted(n for n, _ in asked)) if len(asked) < len(order) else (),
-                    needed=needed if needed < len(asked) else 0,
+        loan = _Loan(engine)
+        with self._process() as process, _Watch(process, early) as watch:
+            start = time.monotonic()
+            is_over = False
+            try:
+                process.send(
+                    Score(
+                        out_dir=str(out_dir),
+                        asked=tuple(sorted(n for n, _ in asked)) if len(asked) < len(order) else (),
+                        needed=needed if needed < len(asked) else 0,
+                    )
                 )
-            )
-            flight = _InFlight(
-                engine, process.send, (len(order), len(asked)), limit, progress, kept, listener
-            )
-            flight.ask(asked)
-            cut_off.in_flight(flight.cut)
-            for message in process.messages():
-                match message:
-                    case Ask():
-                        prompts = [asked.prompt for asked in message.prompts]
-                        flight.ask(list(enumerate(prompts, message.first)))
-                    case QuestionScored():
-                        listener.scored(message.outcome)
-                    case Enough():
-                        flight.cut()
-                    case Abort():
-                        engine.abort()
-                    case Failed():
-                        raise message.exception
-                    case Scored():
-                        last = flight.last_answer
-                        seconds = (last - start, time.monotonic() - last)
-                        return EvalScopeResult(
-                            message.benchmarks, *seconds, flight.kept, message.parts
-                        )
-                    case _:
-                        raise _unexpected(message)
-            raise process.died()
-        except BaseException:
-            engine.abort()
-            raise
-        finally:
-            cut_off.over()
+                flight = _InFlight(
+                    loan, process.send, (len(order), len(asked)), limit, progress, kept, listener
+                )
+                flight.ask(asked)
+                cut_off.in_flight(flight.cut)
+                for message in process.messages():
+                    watch.heard()
+                    match message:
+                        case Collected():
+                            if not self._asks_late:
+                                watch.end_loan(loan, self._patience, self._have_idle)
+                        case Failed():
+                            is_over = True
+                            raise message.exception
+                        case Scored():
+                            is_over = True
+                            last = flight.last_answer
+                            self._report_seconds = time.monotonic() - last
+                            seconds = (last - start, self._report_seconds)
+                            return EvalScopeResult(
+                                message.benchmarks, *seconds, flight.kept, message.parts
+                            )
+                        case _:
+                            self._asks_late |= isinstance(message, Ask) and loan.is_over
+                            flight.obey(message)
+                raise watch.stalled or process.died()
+            except BaseException:
+                loan.abort()
+                if not is_over:  # it may wait for answers that never come
+                    process.kill()
+                raise
+            finally:
+                cut_off.over()
+
+    @property
+    def _patience(self) -> float:
+        """Seconds of a report after which the engine is given to another merge."""
+        is_long = self._report_seconds > SHORT_REPORT_SECONDS
+        return 0.0 if is_long else SHORT_REPORT_SECONDS
+
+    def _have_idle(self) -> None:
+        """Have a process for the next evaluation."""
+        try:
+            with self._lock:
+                is_needed = not self._idle
+            if is_needed:
+                self._start()
+        except EvaluationError as error:  # the next evaluation tries again, and tells it
+            _log.warning("%s", error)
 
     def _in_order(self) -> list[tuple[int, Prompt]]:
         """The prepared questions with their numbers, in the order in which they are asked."""
@@ -219,65 +275,160 @@ class ScoringClient:
         return [(number, prompts[number]) for number in asking_order(sizes, seed)]
 
     def close(self) -> None:
-        """End the process."""
-        process, self._process = self._process, None
-        if process is not None:
+        """End all processes."""
+        with self._lock:
+            processes = [*self._idle, *self._busy]
+            self._idle, self._busy = [], []
+        for process in processes:
             process.kill()
 
-    def _start(self) -> _Process:
+    def _start(self) -> None:
+        """Start an idle process, without waiting for its questions."""
         try:
-            self._process = _Process(self.log)
+            process = self._starting.submit(_Process, self.log).result()
         except OSError as error:
             raise EvaluationError(
                 f"the scoring process cannot be started: {error}", kind="infrastructure"
             ) from error
-        self._process.send(self._prepare)
-        return self._process
+        process.send(self._prepare)
+        with self._lock:
+            self._idle.append(process)
 
-    def _running(self) -> _Process:
-        """The process; another if it has died, with the same questions."""
-        if self._process is not None and self._process.alive:
-            return self._process
-        _log.warning("the scoring process has died, and is replaced; its log is %s", self.log)
-        self.close()
-        process = self._start()
-        if self._prepared() != self._benchmarks:
-            self.close()
-            raise EvaluationError(
-                "the questions are not those that the run was prepared with",
-                "a benchmark's folder was changed while the run is going on",
-                kind="infrastructure",
-            )
-        return process
+    @contextlib.contextmanager
+    def _process(self) -> Iterator[_Process]:
+        """A process for one evaluation; another if it has died, with the same questions."""
+        with self._lock:
+            self._idle, dead = _by_life(self._idle)
+            is_needed = not self._idle
+        for process in dead:
+            _log.warning("the scoring process has died, and is replaced; its log is %s", self.log)
+            process.kill()
+        if is_needed:
+            self._start()
+        with self._lock:
+            process = self._idle.pop(0)
+            self._busy.append(process)
+        try:
+            if process.questions is None and process.prepared() != self._benchmarks:
+                process.kill()
+                raise EvaluationError(
+                    "the questions are not those that the run was prepared with",
+                    "a benchmark's folder was changed while the run is going on",
+                    kind="infrastructure",
+                )
+            yield process
+        finally:
+            with self._lock:
+                if process in self._busy:  # it was not closed
+                    self._busy.remove(process)
+                    self._idle.append(process)
 
-    def _prepared(self) -> tuple[AskedBenchmark, ...]:
-        """Wait for the questions of a process that has just started."""
-        assert self._process is not None
-        questions: dict[str, list[Questions]] = {}
-        for message in self._process.messages():
-            match message:
-                case Questions():
-                    questions.setdefault(message.benchmark, []).append(message)
-                case Ready(digests=digests):
-                    return tuple(
-                        AskedBenchmark(
-                            name,
-                            tuple(p.prompt for some in questions[name] for p in some.prompts),
-                            tuple(p.text for some in questions[name] for p in some.prompts),
-                            digest,
-                        )
-                        for name, digest in digests.items()
-                    )
-                case Failed():
-                    raise message.exception
-                case _:
-                    raise _unexpected(message)
-        raise self._process.died()
+
+def _by_life(processes: Sequence[_Process]) -> tuple[list[_Process], list[_Process]]:
+    """Those that run, and those that have died."""
+    alive = [process for process in processes if process.alive]
+    return alive, [process for process in processes if process not in alive]
 
 
 def _as_texts(places: Places) -> tuple[str, ...]:
     """A benchmark's folder, file or files as texts."""
     return (str(places),) if isinstance(places, Path) else tuple(map(str, places))
+
+
+class _Loan:
+    """An engine for the answers to one merge, until it is free for another: then it is let alone.
+
+    It has the methods of `Answering`.
+    """
+
+    def __init__(self, engine: Answering) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self.is_over = False
+
+    def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
+        """Put prompts in flight. Raises `EvaluationError` once the engine has another merge."""
+        with self._lock:
+            if self.is_over:
+                raise EvaluationError(
+                    "an adapter asked for another answer when it had all of them",
+                    "the engine had been given the next merge; it is kept until the report is "
+                    "made from now on",
+                    kind="infrastructure",
+                )
+            return self._engine.submit(prompts)
+
+    def abort(self) -> None:
+        """Drop what is in flight of this merge."""
+        with self._lock:
+            if not self.is_over:
+                self._engine.abort()
+
+    def cut(self) -> None:
+        """Cut off what is in flight of this merge."""
+        with self._lock:
+            if not self.is_over:
+                self._engine.cut()
+
+    def end(self) -> None:
+        """Let the engine alone from now on."""
+        with self._lock:
+            self.is_over = True
+
+
+class _Watch:
+    """Ends the loan of an engine once a report lasts, and a report that has stalled since."""
+
+    def __init__(self, process: _Process, early: EarlyEnd | None) -> None:
+        self._process = process
+        self._early = early
+        self._over = threading.Event()
+        self._heard = time.monotonic()
+        self._thread: threading.Thread | None = None
+        self.stalled: EvaluationError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def heard(self) -> None:
+        """Note a sign of life of the process."""
+        self._heard = time.monotonic()
+
+    def end_loan(self, loan: _Loan, patience: float, prepare: Callable[[], None]) -> None:
+        """End the loan in ``patience`` seconds unless the report is made by then.
+
+        ``prepare`` is called before that is told.
+        """
+        early = self._early
+        if early is None:
+            return
+
+        def watch() -> None:
+            if self._over.wait(patience):
+                return
+            while not early.may():
+                if self._over.wait(POLL_SECONDS):
+                    return
+            loan.end()
+            prepare()
+            early.freed()
+            while not self._over.wait(max(0.01, self._heard + early.stall - time.monotonic())):
+                if time.monotonic() - self._heard >= early.stall:
+                    self.stalled = EvaluationError(
+                        f"the report showed no progress for {early.stall:g} s",
+                        "timings.stall in the run file is the limit",
+                        kind="engine",
+                    )
+                    self._process.end()
+                    return
+
+        self._thread = threading.Thread(target=watch, name="report", daemon=True)
+        self._thread.start()
 
 
 class _InFlight:
@@ -333,6 +484,20 @@ class _InFlight:
         """Cut off what is in flight."""
         self._is_cut = True
         self._engine.cut()
+
+    def obey(self, message: FromScoring) -> None:
+        """Do what the scoring process asks for."""
+        match message:
+            case Ask(first=first, prompts=prompts):
+                self.ask(list(enumerate((asked.prompt for asked in prompts), first)))
+            case QuestionScored(outcome=outcome):
+                self._listener.scored(outcome)
+            case Enough():
+                self.cut()
+            case Abort():
+                self._engine.abort()
+            case _:
+                raise _unexpected(message)
 
     def _continued(self, prompt: Prompt, kept: Completion | None) -> Prompt:
         """The prompt, with the beginning of its answer where there is one that fits."""
@@ -392,6 +557,8 @@ class _Process:
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
             )
+        self.questions: tuple[AskedBenchmark, ...] | None = None
+        """What it has prepared; None before `prepared`."""
         self._outgoing: queue.SimpleQueue[ToScoring | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="to-scoring", daemon=True)
         self._writer.start()
@@ -425,6 +592,34 @@ class _Process:
                 f"its log is {self._log}",
                 kind="infrastructure",
             ) from error
+
+    def prepared(self) -> tuple[AskedBenchmark, ...]:
+        """Wait for the questions of a process that has just started."""
+        questions: dict[str, list[Questions]] = {}
+        for message in self.messages():
+            match message:
+                case Questions():
+                    questions.setdefault(message.benchmark, []).append(message)
+                case Ready(digests=digests):
+                    self.questions = tuple(
+                        AskedBenchmark(
+                            name,
+                            tuple(p.prompt for some in questions[name] for p in some.prompts),
+                            tuple(p.text for some in questions[name] for p in some.prompts),
+                            digest,
+                        )
+                        for name, digest in digests.items()
+                    )
+                    return self.questions
+                case Failed():
+                    raise message.exception
+                case _:
+                    raise _unexpected(message)
+        raise self.died()
+
+    def end(self) -> None:
+        """End it, and with it its `messages`; any thread may call this."""
+        self._process.kill()
 
     def died(self) -> EvaluationError:
         """The error that says so."""

@@ -30,6 +30,7 @@ from apbmm_worker.evaluation.scoring_protocol import (
     Answered,
     Ask,
     AskedPrompt,
+    Collected,
     Enough,
     Failed,
     FromScoring,
@@ -177,6 +178,7 @@ class Scoring:
             lambda outcome: self._engine.send(QuestionScored(outcome=outcome)),
             asked=command.asked,
             needed=command.needed,
+            collected=lambda: self._engine.send(Collected()),
         )
         return Scored(benchmarks=result.benchmarks, parts=result.parts)
 

@@ -1,7 +1,7 @@
 """What the engine's process and the scoring process say to each other, over an inherited socket.
 
     prepare -> questions*, ready
-    score, answered*, unanswered* -> ask*, outcome*, enough?, abort?, scored
+    score, answered*, unanswered* -> ask*, outcome*, enough?, collected?, abort?, scored
     any failure -> failed
 
 The engine's process sends ``score`` and puts the prepared questions of its step in flight, but for
@@ -229,6 +229,13 @@ class Enough(BaseModel):
     kind: Literal["enough"] = "enough"
 
 
+class Collected(BaseModel):
+    """EvalScope has all answers; what is left is scoring."""
+
+    model_config = WIRE
+    kind: Literal["collected"] = "collected"
+
+
 class Abort(BaseModel):
     """Drop all prompts in flight: this evaluation has failed."""
 
@@ -257,7 +264,9 @@ class Scored(BaseModel):
 
 
 ToScoring = PrepareQuestions | Score | Answered | Unanswered
-FromScoring = Questions | Ready | Ask | Enough | Abort | QuestionScored | Scored | Failed
+FromScoring = (
+    Questions | Ready | Ask | Enough | Collected | Abort | QuestionScored | Scored | Failed
+)
 
 TO_SCORING: TypeAdapter[ToScoring] = TypeAdapter(Annotated[ToScoring, Field(discriminator="kind")])
 FROM_SCORING: TypeAdapter[FromScoring] = TypeAdapter(

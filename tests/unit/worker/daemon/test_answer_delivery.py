@@ -190,7 +190,7 @@ async def test_a_failed_attempt_waits_for_its_answers_but_not_for_a_deaf_master(
 class FakeJob:
     """Ends a step at once, with two answers."""
 
-    async def work(self, assign: Assign, answers: AnswerDelivery) -> Stepped:
+    async def work(self, assign: Assign, answers: AnswerDelivery, _: object) -> Stepped:
         answers.keep(assign)(NewAnswers(answers=(answer(1), answer(2))))
         return STEPPED
 

@@ -35,7 +35,12 @@ class Questions(EvaluationJob):
         found = {"benchmark.sums": self.digest}
         return Prepared(digests=found, layers=4, outside=(), versions={}, seconds=0.0)
 
-    async def work(self, assign: Assign, answers: AnswerStore | None = None) -> Failed:  # noqa: ARG002
+    async def work(
+        self,
+        assign: Assign,
+        answers: AnswerStore | None = None,  # noqa: ARG002
+        freed: Callable[[], None] | None = None,  # noqa: ARG002
+    ) -> Failed:
         return Failed(fault="run_file", message=f"{assign.evaluation} has no usable score")
 
 
