@@ -34,6 +34,8 @@ from apbmm_master.search.reference_scaling import (
 
 ENDLESS = 1e12
 """Tokens of an answer that never ends, as a number that can be computed with."""
+ROUNDING = 1e-9
+"""Share of a limit by which a mean may miss it because the sums are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,21 @@ def told_of(spec: RunSpec) -> tuple[ScaledObjective, ...]:
     return (*objectives_of(spec), *margins_of(spec))
 
 
+def measured_margins(spec: RunSpec, measured: Measurement) -> tuple[float, ...]:
+    """By how much raw metrics meet each constraint, in the units of its metric; below 0: not.
+
+    A mean that misses its limit by rounding alone is at the limit.
+    """
+    margins = objective_vector(margins_of(spec), measured, {})
+    return tuple(
+        0.0 if abs(margin) <= ROUNDING * abs(constraint.limit) else float(margin)
+        for constraint, margin in zip(spec.constraints, margins, strict=True)
+    )
+
+
 def broken_constraints(spec: RunSpec, measured: Measurement) -> tuple[Constraint, ...]:
     """The constraints that raw metrics break."""
-    margins = objective_vector(margins_of(spec), measured, {})
+    margins = measured_margins(spec, measured)
     return tuple(c for c, margin in zip(spec.constraints, margins, strict=True) if margin < 0.0)
 
 
@@ -180,7 +194,8 @@ def score(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
 def told_values(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:
     """What the search is told of one completed evaluation: `score`, then the margins."""
     assert run_state.spec is not None
-    return _by_eq_2(objective_vector, told_of(run_state.spec), run_state, evaluation)
+    margins = measured_margins(run_state.spec, measurement_of(evaluation))
+    return (*score(run_state, evaluation), *margins)
 
 
 def known_noise(run_state: RunState, evaluation: Evaluation) -> tuple[float, ...]:

@@ -16,9 +16,11 @@ from apbmm_master.journal.scores import (
     ScoreHistory,
     Scores,
     broken_by,
+    broken_constraints,
     check_scaling,
     known_noise,
     load_rate,
+    measured_margins,
     missing_metrics,
     scores_of,
 )
@@ -206,6 +208,20 @@ def test_what_breaks_a_constraint_is_neither_on_the_front_nor_in_the_hypervolume
     names = ("thinking", "instruct")
     broken = [broken_by(run_state, run_state.evaluations[name]) for name in names]
     assert [[each.name for each in those] for those in broken] == [["tokens"], ["sums"]]
+
+
+def test_a_mean_at_its_limit_but_for_rounding_breaks_nothing() -> None:
+    benchmarks = [{"name": name, "adapter": "a", "path": "p"} for name in "abc"]
+    spec = run_spec(benchmarks=benchmarks, at_least={"accuracy": 0.8}, at_most={"tokens": 100.1})
+
+    def measured(*tokens: float) -> dict[str, dict[str, float]]:
+        pairs = zip("abc", (0.9, 0.7, 0.8), tokens, strict=True)
+        return {name: {"accuracy": share, "tokens": mean} for name, share, mean in pairs}
+
+    assert measured_margins(spec, measured(100.0, 100.1, 100.2)) == (0.0, 0.0)
+    assert broken_constraints(spec, measured(100.0, 100.1, 100.2)) == ()
+    broken = broken_constraints(spec, measured(100.0, 100.1, 100.21))
+    assert [each.name for each in broken] == ["tokens"]
 
 
 def test_the_search_is_told_margins_after_the_objectives(tmp_path: Path) -> None:
