@@ -28,7 +28,7 @@ from apbmm_common.checkpoint.headers import (
     read_headers,
     read_object,
 )
-from apbmm_common.checkpoint.tensor_groups import outside_group, stated_tie
+from apbmm_common.checkpoint.tensor_groups import heads, outside_group, stated_tie
 from apbmm_common.errors import SourceError
 
 CONFIG_FILE = "adapter_config.json"
@@ -176,9 +176,14 @@ def _config(path: Path) -> dict[str, Any]:
             "the adapter does not hold these",
             "save it with peft's path_initial_model_for_weight_conversion",
         )
-    alpha = config.get("lora_alpha")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise SourceError(f"{path / CONFIG_FILE}: lora_alpha is {alpha!r}, not a number")
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise SourceError(f"{path / CONFIG_FILE}: alpha_pattern is {patterns!r}, not a table")
+    alphas = {"lora_alpha": config.get("lora_alpha")}
+    alphas |= {f"alpha_pattern of {module}": alpha for module, alpha in patterns.items()}
+    for key, alpha in alphas.items():
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not -1e9 < alpha < 1e9:
+            raise SourceError(f"{path / CONFIG_FILE}: {key} is {alpha!r}, not a number")
     return config
 
 
@@ -215,7 +220,8 @@ def _low_rank(
     *,
     embedding: bool,
 ) -> LowRank:
-    if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
+    fits = len(down.shape) == len(up.shape) == 2 and 0 < down.shape[0] == up.shape[1]
+    if not fits:
         raise SourceError(
             f"{path / WEIGHTS_FILE}: {name} has matrices {list(down.shape)} and {list(up.shape)}",
             _BY_HAND,
@@ -233,7 +239,7 @@ def _of_pattern(patterns: Any, module: str, default: float) -> float:
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return float(value)
-        except (re.error, TypeError, ValueError):
+        except re.error:
             continue
     return default
 
@@ -244,7 +250,7 @@ def _faults(adapter: LoraAdapter, base: Checkpoint) -> Iterator[str]:
         yield from _shape_faults(name, shape[::-1] if change.transposed else shape, base)
     for name, tensor in adapter.replaced.items():
         yield from _shape_faults(name, tensor.shape, base)
-    if stated_tie(base.config):
+    if _is_tied(base):
         tied = [name for name in adapter.changed if outside_group(name) in ("embeddings", "head")]
         for name in sorted(tied):
             yield f"it changes {name}, and the base ties its head to its embeddings"
@@ -260,6 +266,11 @@ def _shape_faults(name: str, shape: tuple[int, ...], base: Checkpoint) -> Iterat
         yield f"{name} is of dtype {own.dtype} in the base"
 
 
+def _is_tied(base: Checkpoint) -> bool:
+    """Whether the output head is the embeddings, as the config says or as there is no other."""
+    stated = stated_tie(base.config)
+    return not heads(base) if stated is None else stated
+
+
 def _hint(base: Checkpoint) -> str:
-    tied = stated_tie(base.config)
-    return "name the model that it was trained on" if not tied else _BY_HAND
+    return _BY_HAND if _is_tied(base) else "name the model that it was trained on"

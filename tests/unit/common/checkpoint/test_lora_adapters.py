@@ -71,6 +71,9 @@ def test_an_adapted_source_is_its_base_with_other_tensors(base: Path, tmp_path: 
         ({"lora_bias": True}, "lora_bias"),
         ({"init_lora_weights": "pissa_niter_4"}, "began with pissa_niter_4"),
         ({"lora_alpha": "high"}, "lora_alpha is 'high', not a number"),
+        ({"lora_alpha": 10**400}, "not a number"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is ['q_proj'], not a table"),
+        ({"alpha_pattern": {"q_proj": "x"}}, "alpha_pattern of q_proj is 'x', not a number"),
     ],
 )
 def test_other_kinds_are_refused_by_name(
@@ -97,6 +100,13 @@ def test_other_kinds_are_refused_by_name(
             "model.norm.weight has no lora_B",
         ),
         ({f"{PREFIX}{QUERY}": torch.ones(64, 64, dtype=torch.int8)}, "is of dtype I8"),
+        (
+            {
+                f"{PREFIX}model.norm.lora_A.weight": torch.ones(0, 64),
+                f"{PREFIX}model.norm.lora_B.weight": torch.ones(64, 0),
+            },
+            "model.norm.weight has matrices [0, 64] and [64, 0]",
+        ),
     ],
 )
 def test_what_does_not_fit_the_base_is_named(
@@ -119,6 +129,10 @@ def test_tied_embeddings_are_not_changed(base: Path, tmp_path: Path) -> None:
     edit_config(base, tie_word_embeddings=True)
     with pytest.raises(SourceError, match="the base ties its head to its embeddings"):
         read_adapter(folder, read_checkpoint(base))
+    without_head = write_tiny_qwen3(tmp_path / "without-head", seed=0, layers=2, tied=True)
+    edit_config(without_head, tie_word_embeddings=None)
+    with pytest.raises(SourceError, match="the base ties its head to its embeddings"):
+        read_adapter(folder, read_checkpoint(without_head))
 
 
 def test_what_is_no_adapter_is_named(base: Path, tmp_path: Path) -> None:
