@@ -30,6 +30,7 @@ from apbmm_worker.merging.folder import (
     copy_settings,
     fresh_folder,
     preallocated,
+    settings_files,
     stated_dtype,
     write_at,
     write_index,
@@ -69,7 +70,8 @@ def with_adapters(
 def _adapted(base: Path, adapter: Path, parent: Path, progress: ByteProgress | None) -> Path:
     checkpoint = read_checkpoint(base)
     read = read_adapter(adapter, checkpoint)
-    files = (*checkpoint.files, base / "config.json", adapter / WEIGHTS_FILE, adapter / CONFIG_FILE)
+    settings = (base / "config.json", *settings_files(checkpoint))
+    files = (*checkpoint.files, *settings, adapter / WEIGHTS_FILE, adapter / CONFIG_FILE)
     out = parent / canonical_hash([_VERSION, [_stamp(file) for file in files]])[:16]
     if (out / RECIPE_FILE).exists():
         return out

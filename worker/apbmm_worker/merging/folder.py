@@ -213,13 +213,18 @@ def copy_settings(folder: Path, template: Checkpoint, dtype: str | None) -> None
     All come from ``template``, so that token ids, end tokens and limits belong together. The
     config names ``dtype``, the stored one, unless that is None.
     """
-    for name in (*TOKENIZER_FILES, GENERATION_FILE, *PROCESSOR_FILES, *code_files(template)):
-        if (template.path / name).is_file():
-            copy_without_mark(template.path / name, folder / name)
+    for file in settings_files(template):
+        copy_without_mark(file, folder / file.name)
     config = _with_dtype(template.config, dtype)
     if isinstance(config.get("text_config"), dict):
         config["text_config"] = _with_dtype(config["text_config"], dtype)
     write_json(folder / CONFIG_FILE, config)
+
+
+def settings_files(template: Checkpoint) -> list[Path]:
+    """The files that `copy_settings` copies, those that there are."""
+    names = (*TOKENIZER_FILES, GENERATION_FILE, *PROCESSOR_FILES, *code_files(template))
+    return [template.path / name for name in names if (template.path / name).is_file()]
 
 
 def stated_dtype(checkpoint: Checkpoint) -> str | None:

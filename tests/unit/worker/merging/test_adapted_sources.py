@@ -67,6 +67,9 @@ def test_a_source_is_written_once_and_anew_when_its_files_change(tmp_path: Path)
     assert other != first
     verified = verify_sources({"a": first, "b": other, "base": base}, None, distinct=("a", "b"))
     assert len(set(verified.digests.values())) == 3
+    (base / "chat_template.jinja").write_text("edited")
+    edited = adapted(base, lora[0], tmp_path / "scratch")
+    assert (edited / "chat_template.jinja").read_text() == "edited"
     write_tiny_qwen3(base, seed=1, layers=2)
     assert adapted(base, lora[0], tmp_path / "scratch") not in (first, other)
 
