@@ -254,12 +254,13 @@ def _filters(entries: Any, path: Path) -> tuple[dict[str, list[str]], dict[str, 
     """The texts of each filter, and its entries, by the texts as one."""
     texts: dict[str, list[str]] = {}
     parts: dict[str, Any] = {}
-    for entry in entries if isinstance(entries, list) else [{}]:
+    for entry in entries if isinstance(entries, list) and entries else [{}]:
         table = entry if isinstance(entry, dict) else {}
         tensors = table.get("tensors")
         tensors = [tensors] if isinstance(tensors, str) else tensors
         if (
             not isinstance(tensors, list)
+            or not tensors
             or not all(isinstance(text, str) and text for text in tensors)
             or table.keys() != {"tensors", "layers"}
         ):

@@ -176,6 +176,8 @@ def test_a_file_says_what_happens_outside_and_the_flag_overrules(tmp_path: Path)
         (PAIR, {"parts": {"mlp": [0] * 4}}, "parts: not an object with lists for attention and"),
         (PAIR, {"parts": {"attention": [0] * 4, "mlp": [0] * 4}}, "attention fits no tensor"),
         (PAIR, {"filters": [{"tensors": "mlp"}]}, 'not a list of objects with "tensors" and'),
+        (PAIR, {"filters": []}, 'not a list of objects with "tensors" and'),
+        (PAIR, {"filters": [{"tensors": [], "layers": [0] * 4}]}, 'not a list of objects with "te'),
         (PAIR, {"filters": [{"tensors": "z", "layers": [0] * 4}]}, "z fits no tensor"),
         (PAIR, {"sticks": [0.5]}, "the vector has 1 components; 4 layers of 2 sources take 4"),
         (VECTORS, {"sticks": [0.5] * 2}, "for a linear merge"),
