@@ -95,6 +95,13 @@ class Metric:
         """A value for people, without its unit; a dash for a missing one."""
         return "-" if value is None else format(value, self.form)
 
+    def fault_of(self, value: float) -> str:
+        """That no result has such a value, in words; "" for a value that one may have."""
+        if self.least <= value <= self.most:
+            return ""
+        share = "; 0.98 is 98 %" if self.most == 1.0 else ""
+        return f"{self.name} is from {self.least:g} to {self.most:g}{share}"
+
     def text_with_unit(self, value: float | None) -> str:
         """A value for people, with its unit."""
         return f"{self.text(value)} {self.unit}".rstrip()

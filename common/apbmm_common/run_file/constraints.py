@@ -55,13 +55,8 @@ def faults_of_limits(
                 f"({', '.join(METRICS)}); a score of one benchmark is BENCHMARK.SCORE"
             )
             continue
-        described = metric(name)
-        if not described.least <= limit <= described.most:
-            share = "; 0.98 is 98 %" if described.most == 1.0 else ""
-            yield (
-                f"{key} {SIGNS[side]} {limit:g}: {name} is from {described.least:g} to "
-                f"{described.most:g}{share}"
-            )
+        if fault := metric(name).fault_of(limit):
+            yield f"{key} {SIGNS[side]} {limit:g}: {fault}"
 
 
 def _meant(key: str, benchmarks: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -80,7 +75,7 @@ def flattened(table: Any, prefix: str = "") -> Any:
         return table
     found: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             found |= flattened(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value

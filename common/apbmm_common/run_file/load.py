@@ -19,8 +19,8 @@ from pydantic_core import ErrorDetails
 
 from apbmm_common.errors import RunFileError
 from apbmm_common.run_file.schema import (
+    KINDS_OF_VALUES,
     NAME_RULE,
-    SOURCE_KINDS,
     AdaptedSource,
     RunSpec,
     Section,
@@ -118,13 +118,18 @@ _WORDS = {
     "greater_than": "must be more than {gt}",
     "less_than": "must be less than {lt}",
     "string_pattern_mismatch": f"must be {NAME_RULE}",
+    "string_too_short": "must have at least {min_length} character",
+}
+_LENGTHS = {
+    "too_short": "must have at least {min_length} entries, and has {actual_length}",
+    "too_long": "must have at most {max_length} entries, and has {actual_length}",
 }
 """pydantic's types of errors in words for the author of a run file."""
 
 
 def _fault_lines(fault: ErrorDetails) -> list[str]:
     """One line for each thing that pydantic's error says about a key: its place, what is wrong."""
-    parts = [str(part) for part in fault["loc"] if part not in SOURCE_KINDS]
+    parts = [str(part) for part in fault["loc"] if part not in KINDS_OF_VALUES]
     place = ".".join(parts) or "run file"
     match fault["type"]:
         case "extra_forbidden":
@@ -135,6 +140,8 @@ def _fault_lines(fault: ErrorDetails) -> list[str]:
         case kind if kind in _WORDS:
             words = _WORDS[kind].format(**fault.get("ctx", {}))
             reasons = [f"{words}, not {_shown(fault['input'])}"]
+        case kind if kind in _LENGTHS:
+            reasons = [_LENGTHS[kind].format(**fault.get("ctx", {}))]
         case _:
             reasons = fault["msg"].removeprefix("Value error, ").splitlines()
     return [f"{place}: {reason}" for reason in reasons]
@@ -146,7 +153,7 @@ def _keys_beside(place: tuple[int | str, ...]) -> Iterable[str]:
     for key in place[:-1]:
         if isinstance(key, str) and key in kind.model_fields:
             kind = section_of(kind.model_fields[key]) or kind
-        elif key in SOURCE_KINDS:
+        elif key in KINDS_OF_VALUES:
             kind = AdaptedSource
     return kind.model_fields
 

@@ -173,8 +173,10 @@ def _kind_of_source(value: Any) -> str:
     return _ADAPTED if isinstance(value, Mapping | AdaptedSource) else _FOLDER
 
 
-_FOLDER, _ADAPTED = SOURCE_KINDS = ("(folder)", "(adapter)")
-"""Kinds of sources, which pydantic puts into the places of faults."""
+_FOLDER, _ADAPTED = "(folder)", "(adapter)"
+_TEXT, _LIST = "(text)", "(list)"
+KINDS_OF_VALUES = (_FOLDER, _ADAPTED, _TEXT, _LIST)
+"""Kinds of sources and of texts, which pydantic puts into the places of faults."""
 Source = Annotated[
     Annotated[Path, Tag(_FOLDER)] | Annotated[AdaptedSource, Tag(_ADAPTED)],
     Discriminator(_kind_of_source),
@@ -257,21 +259,25 @@ class SourcesSection(Section):
         return self.folders | ({} if self.base is None else {BASE_ROLE: self.base})
 
 
+def _kind_of_texts(value: Any) -> str:
+    return _LIST if isinstance(value, list | tuple) else _TEXT
+
+
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[
+    Annotated[Text, Tag(_TEXT)] | Annotated[tuple[Text, ...], Field(min_length=1), Tag(_LIST)],
+    Discriminator(_kind_of_texts),
+]
+
+
 class FilterSection(Section):
     """Tensors of the layers, by texts that their names hold, as in mergekit's configurations."""
 
     name: Name
     """Name of the filter wherever weights are shown."""
-    tensors: Annotated[str, Field(min_length=1)] | tuple[Annotated[str, Field(min_length=1)], ...]
+    tensors: Texts
     """Text that is part of the tensors' names (`self_attn`, say), or a list of such texts. `"*"`
     fits every name."""
-
-    @field_validator("tensors")
-    @classmethod
-    def _at_least_one_text(cls, tensors: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not tensors:
-            raise ValueError("names no tensors")
-        return tensors
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -570,7 +576,7 @@ LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
 """The same of other tables."""
 
 
-Weight = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(gt=0, le=1e6)]
 
 
 def _as_weights(value: Any) -> Any:
@@ -637,6 +643,18 @@ class ObjectiveSection(Section):
         if scale is not None and scale[0] == scale[1]:
             raise ValueError("both values are the same, so nothing can be scaled by them")
         return scale
+
+    @field_validator("scale", "target")
+    @classmethod
+    def _values_that_results_have(
+        cls, given: tuple[float, float] | float | None, info: ValidationInfo
+    ) -> tuple[float, float] | float | None:
+        if given is not None and "metric" in info.data:
+            described = metric(info.data["metric"])
+            values = given if isinstance(given, tuple) else (given,)
+            faults = ((value, described.fault_of(value)) for value in values)
+            _refuse(f"no result has {value:g}: {fault}" for value, fault in faults if fault)
+        return given
 
     @field_validator("direction")
     @classmethod

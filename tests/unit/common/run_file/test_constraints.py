@@ -57,6 +57,7 @@ chat.format = 0.9
         ({"at_least": {"summs": 0.9}}, "at_least: summs is neither a benchmark (sums, chat.format"),
         ({"at_least": {"sums": 98}}, "accuracy is from 0 to 1; 0.98 is 98 %"),
         ({"at_least": {"sums": "all"}}, "at_least.sums: must be a number, not 'all'"),
+        ({"at_least": {"sums": {}}}, "at_least.sums: must be a number, not a table"),
         ({"at_least": 0.9}, "at_least: must be a table, not 0.9"),
         ({"at_most": {"tokens": -1}}, "tokens ≤ -1: tokens is from 0 to inf"),
         ({"at_least": {"own.f1": 1}}, "own.f1: benchmark own reports no f1, only accuracy"),

@@ -259,7 +259,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a filter of no tensors": (
         {"merge": {"grain": "filters", "filters": [{"name": "a", "tensors": []}]}},
-        "names no tensors",
+        r"merge\.filters\.0\.tensors: must have at least 1 entries, and has 0",
+    ),
+    "a filter of an empty text": (
+        {"merge": {"grain": "filters", "filters": [{"name": "a", "tensors": ""}]}},
+        r"merge\.filters\.0\.tensors: must have at least 1 character, not ''",
     ),
     "experts of another grain": (
         {"merge": {"experts_apart": True}}, 'experts_apart has no effect on grain = "layer"',
