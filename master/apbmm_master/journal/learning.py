@@ -82,7 +82,7 @@ def _require_same_measurements(run_dir: Path, run_state: RunState, spec: RunSpec
     lacking = {missing_metrics(spec, body) for _, body in _results(run_state)} - {""}
     if lacking:
         raise UsageError(
-            f"--learn-from {run_dir}: its results lack what [objectives] name: "
+            f"--learn-from {run_dir}: its results lack what objectives and constraints name: "
             f"{'; '.join(sorted(lacking))}",
             "choose metrics that it has measured, or leave --learn-from out",
         )
