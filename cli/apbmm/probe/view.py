@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from apbmm.probe.forecast import FLEETS, LONGER, SECONDS_AN_HOUR, Cost, Forecast, Probed
@@ -11,7 +10,18 @@ from apbmm.results.words import duration
 from apbmm_common.metrics import metric
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.costs.budget import UNITS
-from apbmm_master.journal.scores import broken_constraints, missing_metrics, raw_metrics
+from apbmm_master.journal.scores import (
+    broken_constraints,
+    missing_metrics,
+    objectives_of,
+    raw_metrics,
+)
+from apbmm_master.search.errors import ReferenceScaleError
+from apbmm_master.search.reference_scaling import (
+    Measurement,
+    ScaledObjective,
+    check_references,
+)
 
 ENDS = "such a run ends after its references"
 MANY_CUT = 0.1
@@ -164,24 +174,25 @@ def _limit_notes(spec: RunSpec, source: Probed) -> Iterator[str]:
 
 
 def _objective_notes(shown: Shown) -> Iterator[str]:
-    """Objectives whose expert is not better than the other source: no merge can be scaled."""
-    measured = {source.source: source.evaluated.benchmarks for source in shown.probed}
-    for objective in shown.spec.objectives:
-        if objective.expert is None or objective.vanilla is None:
+    """Objectives that cannot be scaled: no better expert, or a target that all sources reach."""
+    measured = {source.source: raw_metrics(source.evaluated) for source in shown.probed}
+    for objective in objectives_of(shown.spec):
+        used = measured if objective.target is not None else (objective.expert, objective.vanilla)
+        if objective.scale is not None or any(
+            objective.metric not in measured[source][name]
+            for source in used
+            for name in objective.benchmarks
+        ):
             continue
-        names = objective.benchmarks or tuple(b.name for b in shown.spec.benchmarks)
-        expert, vanilla = (
-            [measured[source][name].metrics.get(objective.metric) for name in names]
-            for source in (objective.expert, objective.vanilla)
-        )
-        values = [*expert, *vanilla]
-        if any(value is None for value in values):
+        if objective.target is not None:
+            yield from _target_notes(objective, measured)
             continue
         described = metric(objective.metric)
         good, poor = (
-            statistics.fmean(v for v in each if v is not None) for each in (expert, vanilla)
+            objective.mean([measured[each][n][objective.metric] for n in objective.benchmarks])
+            for each in used
         )
-        if (good > poor) if objective.better == "higher" else (good < poor):
+        if (good > poor) if objective.rewards_more else (good < poor):
             continue
         yield (
             f"note: objective {objective.name}: {objective.expert} ({described.text(good)}) is not "
@@ -189,3 +200,10 @@ def _objective_notes(shown: Shown) -> Iterator[str]:
             "a run ends after its references where that is so of all questions: does the adapter "
             "find the answers? apbmm try shows them"
         )
+
+
+def _target_notes(objective: ScaledObjective, measured: Mapping[str, Measurement]) -> Iterator[str]:
+    try:
+        check_references([objective], measured)
+    except ReferenceScaleError as error:
+        yield f"note: {error.message}; a run ends after its references where that is so of all"

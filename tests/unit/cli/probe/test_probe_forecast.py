@@ -125,3 +125,13 @@ def test_a_speed_of_one_answer_that_the_probe_does_not_tell_is_left_out() -> Non
     for unknown in (Speed(0.0, 0.02, 0.0), Speed(0.0, 0.0, 0.01)):
         shown = Shown(run_spec(), "cpu", 1, None, PAIR, replace(forecast, speed=unknown))
         assert "with one" not in "\n".join(lines(shown))
+
+
+def test_a_target_that_all_sources_reach_is_told() -> None:
+    cost = {"name": "cost", "metric": "tokens", "target": 500}
+    accuracy = {"name": "accuracy", "metric": "accuracy", "target": 0.9}
+    forecast = reckon(PAIR, plan(evaluations=40), 8.0, 1)
+    spec = run_spec(objectives=[cost, accuracy])
+    text = "\n".join(lines(Shown(spec, "0", 3_000_000_000, 10_000, PAIR, forecast)))
+    assert "note: objective 'cost': every source reaches the target of 500.0 tokens" in text
+    assert "objective 'accuracy'" not in text
