@@ -72,12 +72,16 @@ def _may_be_swapped(spec: RunSpec, references: References) -> bool:
 def _lead_of_expert(objective: ScaledObjective, references: References) -> float:
     """By how much the expert is better, on the benchmarks that both have the metric of; or 0."""
     name, expert, vanilla = objective.metric, objective.expert, objective.vanilla
-    leads = [
-        references[expert][benchmark].metrics[name] - references[vanilla][benchmark].metrics[name]
+    leads = {
+        benchmark: (
+            references[expert][benchmark].metrics[name]
+            - references[vanilla][benchmark].metrics[name]
+        )
         for benchmark in objective.benchmarks
         if all(name in references[each][benchmark].metrics for each in (expert, vanilla))
-    ]
-    lead = statistics.fmean(leads) if leads else 0.0
+    }
+    shares = [objective.shares[benchmark] for benchmark in leads]
+    lead = statistics.fmean(leads.values(), shares) if leads else 0.0
     return lead if objective.rewards_more else -lead
 
 

@@ -158,3 +158,22 @@ def test_models_are_not_called_swapped_where_no_objective_tells_them_apart() -> 
     words = causes_in_words(spec, references, most_poor=0.5, scales=True)
     assert FORM in words
     assert SWAPPED not in words
+
+
+@pytest.mark.parametrize(("weight", "is_swapped"), [(1, False), (9, True)])
+def test_models_are_called_swapped_by_the_weights_of_the_benchmarks(
+    weight: int, is_swapped: bool
+) -> None:
+    objectives = [
+        {"name": "right", "metric": "accuracy", "benchmarks": {"sums": weight, "code": 1},
+         "expert": "thinking", "vanilla": "instruct"},
+        {"name": "cost", "metric": "tokens", "target": 10.0},
+    ]  # fmt: skip
+    benchmarks = [{"name": name, "adapter": name, "path": "/none"} for name in ("sums", "code")]
+    spec = run_spec(objectives=objectives, benchmarks=benchmarks)
+    references = {
+        "thinking": {"sums": result(0.5), "code": result(0.75)},
+        "instruct": {"sums": result(0.6), "code": result(0.5)},
+    }
+    words = causes_in_words(spec, references, most_poor=0.5, scales=True)
+    assert (SWAPPED in words) is is_swapped
