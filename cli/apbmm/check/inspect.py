@@ -19,6 +19,7 @@ from apbmm.check.generation import generation_notes
 from apbmm.check.questions import FirstQuestion, first_question, rendered_notes, rendered_warnings
 from apbmm.questions.ask import render_questions, require_evalscope
 from apbmm.questions.messages import RenderedBenchmark
+from apbmm.results.words import in_list
 from apbmm_common.checkpoint.compatibility import (
     compatibility_faults,
     compatibility_warnings,
@@ -324,6 +325,7 @@ def _inspect_generation(found: Inspection, generation: GenerationSection) -> Non
             "takes the tokenizer of its model type, which may read text otherwise"
         )
     found.notes += generation_notes(found.checkpoints, generation)
+    short: dict[int, list[str]] = {}
     for role, checkpoint in found.checkpoints.items():
         config = text_config(checkpoint.config)
         longest = config.get("max_position_embeddings")
@@ -333,10 +335,15 @@ def _inspect_generation(found: Inspection, generation: GenerationSection) -> Non
         if role == BASE_ROLE or scaled or not isinstance(longest, int):
             continue
         if generation.context > longest:
-            found.faults.append(
-                f"generation.context: {generation.context} tokens, but {role} has positions for "
-                f"{longest}"
-            )
+            short.setdefault(longest, []).append(role)
+    if short:
+        each = [
+            f"{in_list(roles)} {'have' if len(roles) > 1 else 'has'} positions for {longest}"
+            for longest, roles in sorted(short.items())
+        ]
+        found.faults.append(
+            f"generation.context: {generation.context} tokens, but {' and '.join(each)}"
+        )
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -15,7 +15,7 @@ TARGET_COLUMNS = ("answer", "Correct Answer")
 
 
 MOST_UNKNOWN = 0.03
-"""A larger share of unknown tokens is a warning: single odd characters are not."""
+"""Of a template with a larger share of unknown tokens the warning names the template."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def rendered_notes(benchmark: RenderedBenchmark, raw: FirstQuestion | None) -> l
 
 def rendered_warnings(benchmark: RenderedBenchmark) -> list[str]:
     """What the models cannot see of a benchmark's questions."""
-    if benchmark.unknown_share <= MOST_UNKNOWN:
+    if not benchmark.unknown_prompts:
         return []
     because = ""
     if benchmark.template_unknown_share > MOST_UNKNOWN:
@@ -70,8 +70,9 @@ def rendered_warnings(benchmark: RenderedBenchmark) -> list[str]:
             'arguments.template: "{question}" is the question alone'
         )
     return [
-        f"{benchmark.unknown_share:.0%} of its prompts' tokens are the tokenizer's unknown token: "
-        f"the model does not see what stands there{because}"
+        f"{benchmark.unknown_prompts} of {benchmark.count} prompts have text that the tokenizer "
+        f"does not know ({benchmark.unknown_share:.1%} of all tokens), first: "
+        f"{benchmark.first_unknown}: the model does not see what stands there{because}"
     ]
 
 

@@ -26,8 +26,16 @@ from apbmm_common.run_file.schema import ANSWER_ADAPTER
 from apbmm_worker import environment
 
 if TYPE_CHECKING:
-    from apbmm_worker.evaluation.questions import PreparedBenchmarks
+    from apbmm_worker.evaluation.questions import (
+        PreparedBenchmark,
+        PreparedBenchmarks,
+        Question,
+        Renderer,
+    )
     from apbmm_worker.evaluation.target_scores import TargetReport
+
+TOKENS_AROUND = 8
+"""How many tokens of a prompt are shown on each side of its first unknown one."""
 
 
 def render(request: RenderRequest) -> Rendered:
@@ -61,10 +69,13 @@ def render(request: RenderRequest) -> Rendered:
     rendered = {}
     for benchmark in prepared.benchmarks:
         section = benchmark.chosen.benchmark
+        unknown = _with_unknown_text(benchmark, prepared.renderer)
         rendered[benchmark.name] = RenderedBenchmark(
             count=len(benchmark.questions),
             distinct=len({question.prompt.token_ids for question in benchmark.questions}),
             longest=max(len(question.prompt.token_ids) for question in benchmark.questions),
+            unknown_prompts=len(unknown),
+            first_unknown=_shown(unknown[0], prepared.renderer) if unknown else "",
             unknown_share=prepared.renderer.unknown_share(
                 question.prompt.token_ids for question in benchmark.questions
             ),
@@ -88,6 +99,21 @@ def render(request: RenderRequest) -> Rendered:
             target_notes=targets.get(benchmark.name, TargetReport()).notes,
         )
     return Rendered(benchmarks=rendered)
+
+
+def _with_unknown_text(benchmark: PreparedBenchmark, renderer: Renderer) -> list[Question]:
+    """The questions whose prompts have the tokenizer's unknown token."""
+    unknown = renderer.unknown_token
+    return [q for q in benchmark.questions if unknown in q.prompt.token_ids]
+
+
+def _shown(question: Question, renderer: Renderer) -> str:
+    """Where a question is, and what the model sees around its first unknown token."""
+    ids, unknown = question.prompt.token_ids, renderer.unknown_token
+    assert unknown is not None
+    at = ids.index(unknown)
+    near = renderer.text(ids[max(at - TOKENS_AROUND, 0) : at + TOKENS_AROUND + 1])
+    return f"{question.row or f'question {question.identity}'} ({near!r})"
 
 
 def _target_reports(prepared: PreparedBenchmarks) -> dict[str, TargetReport]:

@@ -43,7 +43,8 @@ class RenderedBenchmark(BaseModel):
     """A benchmark whose questions are read and rendered.
 
     ``count`` questions will be asked, with ``distinct`` different prompts, the longest with
-    ``longest`` tokens; ``unknown_share`` of all their tokens are the tokenizer's unknown token, and
+    ``longest`` tokens. ``unknown_prompts`` of them have the tokenizer's unknown token, the first of
+    which ``first_unknown`` shows; ``unknown_share`` of all their tokens are that token, and
     ``template_unknown_share`` of those of the template that `apbmm_answer` puts around a question.
     ``first`` has the first questions. ``unknown_arguments`` are those that the
     adapter does not have, which EvalScope would ignore. ``target_faults`` and ``target_notes`` say
@@ -53,6 +54,8 @@ class RenderedBenchmark(BaseModel):
     count: int
     distinct: int
     longest: int
+    unknown_prompts: int = 0
+    first_unknown: str = ""
     unknown_share: float = 0.0
     template_unknown_share: float = 0.0
     first: tuple[RenderedQuestion, ...]

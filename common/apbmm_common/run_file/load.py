@@ -91,7 +91,15 @@ def parse_run(table: dict[str, Any], origin: str) -> RunSpec:
     try:
         return RunSpec.model_validate(table)
     except ValidationError as error:
-        faults = [line for fault in error.errors() for line in _fault_lines(fault)]
+        found = error.errors()
+        meant = {(*fault["loc"][:-1], _meant(fault)) for fault in found}
+        faults = [
+            line
+            for fault in found
+            # The key that was meant is not missing as well.
+            if not (fault["type"] == "missing" and fault["loc"] in meant)
+            for line in _fault_lines(fault)
+        ]
         raise not_valid(origin, faults) from None
 
 
@@ -133,8 +141,8 @@ def _fault_lines(fault: ErrorDetails) -> list[str]:
     place = ".".join(parts) or "run file"
     match fault["type"]:
         case "extra_forbidden":
-            near = get_close_matches(str(fault["loc"][-1]), _keys_beside(fault["loc"]), 1)
-            reasons = ["unknown key" + (f", {near[0]} is one" if near else "")]
+            meant = _meant(fault)
+            reasons = ["unknown key" + (f": did you mean {meant}?" if meant else "")]
         case "missing":
             reasons = ["missing"]
         case kind if kind in _WORDS:
@@ -145,6 +153,14 @@ def _fault_lines(fault: ErrorDetails) -> list[str]:
         case _:
             reasons = fault["msg"].removeprefix("Value error, ").splitlines()
     return [f"{place}: {reason}" for reason in reasons]
+
+
+def _meant(fault: ErrorDetails) -> str:
+    """The known key that an unknown one is close to; "" for none, and for any other fault."""
+    if fault["type"] != "extra_forbidden":
+        return ""
+    near = get_close_matches(str(fault["loc"][-1]), _keys_beside(fault["loc"]), 1)
+    return near[0] if near else ""
 
 
 def _keys_beside(place: tuple[int | str, ...]) -> Iterable[str]:

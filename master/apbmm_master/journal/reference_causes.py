@@ -17,9 +17,12 @@ References = Mapping[str, Mapping[str, BenchmarkResult]]
 """Results by reference and benchmark."""
 
 WHAT_MAY_CHANGE = (
-    "a run keeps its models, questions, prompts and limits of tokens: where one of these has to "
-    "change, begin another run by --run-dir; [[objectives]] may change in this one"
+    "[[objectives]] may change in this run; models, questions, prompts and limits of tokens only "
+    "in another one (--run-dir)"
 )
+UNKNOWN_TEXT = "the tokenizer does not know text of the prompts (apbmm check warns of it)"
+LOW_ACCURACY = 0.3
+"""Sources that are equally accurate, and no more than this, may not see what is asked."""
 
 
 def causes_in_words(
@@ -89,7 +92,12 @@ def _why_alike(results: list[BenchmarkResult]) -> str:
     """Why sources that answer well enough may be equally accurate."""
     accuracies = [result.metrics.get("accuracy", 0.0) for result in results]
     if max(accuracies) == 0.0:
-        return "the questions are too hard for all, or the adapter compares answers wrongly"
+        return (
+            "the questions are too hard for all, the adapter compares answers wrongly, or "
+            f"{UNKNOWN_TEXT}"
+        )
     if min(accuracies) == 1.0:
         return "the questions are too easy for both"
+    if max(accuracies) <= LOW_ACCURACY:
+        return f"the questions are too few or too hard, the models are alike, or {UNKNOWN_TEXT}"
     return "the questions are too few, or the models are alike at them"

@@ -272,9 +272,8 @@ def _span(
             f"{where}: {objective.expert} is worse than {objective.vanilla} in {objective.metric} "
             f"({scores}; {better} is better), but the objective is 0 at "
             f"{objective.vanilla} and 1 at {objective.expert}",
-            f"{few}are the two models swapped in [sources]? Otherwise [[objectives]] says which "
-            "of them is the better one (expert) and which the other (vanilla), and on which "
-            f"benchmarks; or {_WAY_OUT}",
+            f"{few}are the two models swapped in [sources]? If not, mend the objective's expert, "
+            "vanilla or benchmarks, or give it scale = [LOW, HIGH]",
         )
     return vanilla, span
 

@@ -206,7 +206,11 @@ def test_the_master_names_all_that_is_wrong_with_a_run_file_as_check_does(tmp_pa
     wrong = '"sobel"\n[engine.arguments]\nmodel = "x"\nhf_token = "y"\n'
     for name, more, first in (
         ("unfit", "", []),
-        ("invalid", "[engine]\nhot_lode = 1\n", ["engine.hot_lode: unknown key, hot_load is one"]),
+        (
+            "invalid",
+            "[engine]\nhot_lode = 1\n",
+            ["engine.hot_lode: unknown key: did you mean hot_load?"],
+        ),
     ):
         file = tmp_path / f"{name}.toml"
         file.write_text(RUN.replace('"sobol"', wrong + more))
@@ -238,8 +242,8 @@ def test_an_invalid_run_file_is_looked_into_all_the_same(run_file: Path) -> None
     assert found.spec is None
     text = "\n".join(found.faults)
     for expected in (
-        "algorithm.batches: unknown key, batch is one",
-        "algorithm.setings: unknown key, settings is one",
+        "algorithm.batches: unknown key: did you mean batch?",
+        "algorithm.setings: unknown key: did you mean settings?",
         "leaves no room for a prompt",
         "pair/thinking: no such file or folder",
         "benchmarks.0.questions: must be at least 1",
@@ -316,8 +320,18 @@ def test_a_source_without_chat_template_cannot_lend_it(run_file: Path) -> None:
 
 def test_a_context_beyond_the_model_is_refused(run_file: Path) -> None:
     found = with_changes(run_file, {"context = 200": "context = 2000"})
-    assert len(found.faults) == 2
-    assert "generation.context: 2000 tokens, but thinking has positions for" in found.faults[0]
+    (fault,) = found.faults
+    told = "generation.context: 2000 tokens, but thinking and instruct have positions for 1024"
+    assert fault == told
+    config = run_file.parent / "pair" / "instruct" / "config.json"
+    text = config.read_text().replace(
+        '"max_position_embeddings": 1024', '"max_position_embeddings": 512'
+    )
+    config.write_text(text)
+    assert any(
+        fault.endswith("instruct has positions for 512 and thinking has positions for 1024")
+        for fault in inspect(run_file).faults
+    )
 
 
 @pytest.mark.parametrize("remote_code", [False, True])

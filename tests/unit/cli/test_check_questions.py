@@ -172,18 +172,25 @@ def test_text_that_the_tokenizer_does_not_know_is_noted(run_file: Path, tmp_path
     write_rows(tmp_path / "aime", [{"problem": "\u3042" * 400, "answer": "1"}])
     run_file.write_text(RUN.format(context=800).replace("questions = 2\n", ""))
     shown = run("apbmm", "check", run_file, "--questions", timeout=300)
-    assert re.search(r"warning: benchmark aime: [5-9]\d% of its prompts' tokens are", shown.stdout)
+    assert "warning: benchmark aime: 1 of 1 prompts have text that the tokenizer does not" in (
+        shown.stdout
+    )
+    assert re.search(
+        r"\([5-9]\d\.\d% of all tokens\), first: .*test.jsonl, line 1 \(", shown.stdout
+    )
     assert shown.stdout.splitlines()[-1].endswith("no errors, 1 warning (above)")
     assert "EvalScope is loaded" in shown.stderr
 
 
-def test_unknown_tokens_are_a_warning_where_they_are_many() -> None:
-    few = rendered("2 + 2?").model_copy(update={"unknown_share": 0.01})
-    assert rendered_warnings(few) == []
-    many = rendered("2 + 2?").model_copy(update={"unknown_share": 0.5})
+def test_unknown_tokens_are_a_warning_however_few_they_are() -> None:
+    assert rendered_warnings(rendered("2 + 2?")) == []
+    some = {"unknown_prompts": 2, "unknown_share": 0.012, "first_unknown": "row 3 ('2 <unk> 2')"}
+    many = rendered("2 + 2?").model_copy(update={"count": 9, **some})
     (warning,) = rendered_warnings(many)
-    assert warning.startswith("50% of its prompts' tokens are the tokenizer's unknown token")
-    assert "template" not in warning
+    assert warning == (
+        "2 of 9 prompts have text that the tokenizer does not know (1.2% of all tokens), first: "
+        "row 3 ('2 <unk> 2'): the model does not see what stands there"
+    )
     (warning,) = rendered_warnings(many.model_copy(update={"template_unknown_share": 1.0}))
     assert "100% of its template's own are, so begin with arguments.template" in warning
 

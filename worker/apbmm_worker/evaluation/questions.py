@@ -159,14 +159,23 @@ class Renderer:
             ) from error
         return tuple(ids)
 
+    @property
+    def unknown_token(self) -> int | None:
+        """The id that stands for text the tokenizer does not know; None where no id is that alone.
+
+        An id that also ends turns or begins texts does not say it.
+        """
+        tokenizer = self._tokenizer
+        unknown: int | None = tokenizer.unk_token_id
+        return None if unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id) else unknown
+
     def unknown_share(self, prompts: Iterable[Sequence[int]]) -> float:
         """The share of the prompts' token ids that are the tokenizer's unknown token.
 
-        0 where the tokenizer has none, or where that also ends turns or begins texts.
+        0 where there is no `unknown_token`.
         """
-        tokenizer = self._tokenizer
-        unknown = tokenizer.unk_token_id
-        if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        unknown = self.unknown_token
+        if unknown is None:
             return 0.0
         counts = Counter(token == unknown for prompt in prompts for token in prompt)
         return counts[True] / counts.total() if counts else 0.0

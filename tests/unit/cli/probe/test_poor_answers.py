@@ -50,13 +50,15 @@ def reasons(
     monkeypatch.setattr(poor_answers, "recorded_answers", lambda *_: kept)
     (tmp_path / "own.jsonl").write_text('{"question": "?", "answer": "7"}\n')
 
-    def of(accuracy: float, malformed: int, unknown: float = 0, **budget: Any) -> list[str]:
+    def of(accuracy: float, malformed: int, unknown: int = 0, **budget: Any) -> list[str]:
         own = {"name": "own", "adapter": "apbmm_answer", "path": str(tmp_path / "own.jsonl")}
         spec = run_spec(
             benchmarks=[{**own, "arguments": arguments}],
             budget={"evaluations": 8, "initial": 2, **budget},
         )
-        prompts = RenderedBenchmark(count=4, distinct=4, longest=9, unknown_share=unknown, first=())
+        prompts = RenderedBenchmark(
+            count=4, distinct=4, longest=9, unknown_prompts=unknown, first=()
+        )
         return poor_answers.reasons_to_end(
             spec, probed(accuracy, malformed), tmp_path, {"own": prompts}
         )
@@ -83,12 +85,12 @@ def test_a_mark_before_the_answers_is_told(reasons: Any) -> None:
 
 
 def test_prompts_that_the_tokenizer_does_not_know_are_told_before_other_rules(reasons: Any) -> None:
-    lines = reasons(0.25, 3, unknown=0.29)
-    told = [n for n, line in enumerate(lines) if line.startswith("own: 29% of its prompts' tokens")]
+    lines = reasons(0.25, 3, unknown=3)
+    told = [n for n, line in enumerate(lines) if line.startswith("own: 3 of 4 prompts have text")]
     rules = [n for n, line in enumerate(lines) if "last_number" in line]
     assert len(told) == 1
     assert told < rules
-    assert not any("prompts' tokens" in line for line in reasons(0.25, 3))
+    assert not any("prompts have text" in line for line in reasons(0.25, 3))
 
 
 def test_no_right_answer_ends_a_run_whatever_is_allowed(reasons: Any) -> None:

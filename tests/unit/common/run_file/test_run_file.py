@@ -192,6 +192,24 @@ def test_faults_are_worded_for_whoever_wrote_the_file(changes: dict[str, Any], l
     assert faults_of(**changes) == [line]
 
 
+def test_a_misspelt_key_is_not_missing_as_well() -> None:
+    table = run_table()
+    table["generation"]["max_tokns"] = table["generation"].pop("max_tokens")
+    with pytest.raises(RunFileError) as caught:
+        parse_run(table, "run.toml")
+    meant = "generation.max_tokns: unknown key: did you mean max_tokens?"
+    assert caught.value.faults == (meant,)
+    del table["generation"]["context"]
+    with pytest.raises(RunFileError) as caught:
+        parse_run(table, "run.toml")
+    assert set(caught.value.faults) == {meant, "generation.context: missing"}
+    table = run_table()
+    table["generations"] = table.pop("generation")
+    with pytest.raises(RunFileError) as caught:
+        parse_run(table, "run.toml")
+    assert caught.value.faults == ("generations: unknown key: did you mean generation?",)
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no room for a prompt": ({"generation": {"max_tokens": 128}}, "no room for a prompt"),
     "more initial than budget": ({"budget": {"initial": 9}}, "larger than evaluations"),

@@ -169,6 +169,6 @@ def test_faults_of_an_adapted_source_are_named() -> None:
     adapted = {"path": 3, "adaptor": "lora"}
     faults = faults_of({"thinking": adapted, "instruct": 5})
     assert "sources.thinking.path: must be text, not 3" in faults
-    assert "sources.thinking.adapter: missing" in faults
-    assert "sources.thinking.adaptor: unknown key, adapter is one" in faults
+    assert "sources.thinking.adapter: missing" not in faults
+    assert "sources.thinking.adaptor: unknown key: did you mean adapter?" in faults
     assert "sources.instruct: must be text, not 5" in faults

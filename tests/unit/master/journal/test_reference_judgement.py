@@ -6,7 +6,7 @@ import pytest
 
 from apbmm_common.errors import EXIT_USAGE, RunFileError
 from apbmm_common.protocol.messages import BenchmarkResult
-from apbmm_master.journal.reference_causes import causes_in_words
+from apbmm_master.journal.reference_causes import UNKNOWN_TEXT, causes_in_words
 from apbmm_master.journal.reference_judgement import faults_of_references, judge_references
 from apbmm_master.scheduling.policy import fault_that_ends
 from protocol_world import World
@@ -96,6 +96,8 @@ FEW = "too few, or the models are alike"
         (result(0.0, malformed=40, truncated=40), result(0.5, tokens=9.0), {CUT}),
         (result(0.3, malformed=24, truncated=24), result(0.1, tokens=9.0), {CUT}),
         (GOOD, result(0.75, tokens=9.0), {FEW}),
+        (result(0.2), result(0.2, tokens=9.0), {UNKNOWN_TEXT}),
+        (result(0.0), result(0.0, tokens=9.0), {UNKNOWN_TEXT}),
     ],
 )
 def test_causes_that_the_figures_rule_out_are_not_named(
@@ -103,7 +105,7 @@ def test_causes_that_the_figures_rule_out_are_not_named(
 ) -> None:
     references = {"thinking": {"sums": thinking}, "instruct": {"sums": instruct}}
     words = causes_in_words(run_spec(), references, most_poor=0.5, scales=True)
-    assert {cause for cause in (SWAPPED, CUT, FORM, FEW) if cause in words} == likely
+    assert {cause for cause in (SWAPPED, CUT, FORM, FEW, UNKNOWN_TEXT) if cause in words} == likely
     assert "any_references" in words
     unscaled = causes_in_words(run_spec(), references, most_poor=0.5, scales=False)
     assert "any_references" not in unscaled
