@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 
 from apbmm_common.errors import UsageError
-from apbmm_common.process.known_runs import JOURNAL, latest_places, places_of
+from apbmm_common.process.known_runs import JOURNAL, latest_places, places_ending, places_of
 
 RUNS = Path("runs")
 
@@ -15,16 +16,18 @@ RUNS = Path("runs")
 def find_run(named: str | None, hint: str = "give the run directory or name of a run") -> Path:
     """The run directory ``named``, by its path or by the run's name; None is the latest in runs/.
 
-    A name is that of a folder in runs/, of a run, or of its run file. Raises `UsageError` where
-    there is none, or where several runs are of that name.
+    A name is that of a folder in runs/, of a run, or of its run file. A relative path that does not
+    exist here may be the end of the path of a run of this user. Raises `UsageError` where there is
+    none, or where several runs are meant.
     """
     if named is None:
         return latest_run(RUNS)
     folder = Path(named)
-    if folder.name == named and not folder.exists():
-        if (RUNS / named / JOURNAL).is_file():
+    if not os.path.lexists(folder):
+        is_name = folder.name == named
+        if is_name and (RUNS / named / JOURNAL).is_file():
             return RUNS / named
-        places = places_of(named)
+        places = (places_of(named) if is_name else []) or places_ending(folder)
         if len(places) > 1:
             raise UsageError(
                 f"{named}: {len(places)} runs are called so",
@@ -42,7 +45,7 @@ def run_directory(named: Path, hint: str = "give the run directory of a run") ->
             raise UsageError(f"{named}: a file, and not a run directory", hint)
         folder = named.parent if named.is_file() else named
         if not folder.is_dir():
-            raise UsageError(f"{named}: no such run directory", hint)
+            raise UsageError(f"{named}: no such run directory", hint + _latest_known())
         if not (folder / JOURNAL).is_file():
             runs = sorted(str(file.parent) for file in folder.glob(f"*/{JOURNAL}"))
             raise UsageError(
@@ -68,9 +71,13 @@ def latest_run(folder: Path) -> Path:
 
 def no_run(folder: Path) -> UsageError:
     """The error where nothing is named and ``folder`` has no run; it names the user's latest."""
+    return UsageError(f"there is no run under {folder}/", f"name a run directory{_latest_known()}")
+
+
+def _latest_known() -> str:
+    """What a hint adds about the runs of this user; "" if none is known."""
     known = ", ".join(map(str, latest_places(3)))
-    hint = f"; the latest of this user: {known}" if known else ""
-    return UsageError(f"there is no run under {folder}/", f"name a run directory{hint}")
+    return f"; the latest of this user: {known}" if known else ""
 
 
 def local_address(run_dir: Path) -> str:

@@ -46,6 +46,12 @@ def places_of(name: str) -> list[Path]:
     ]
 
 
+def places_ending(path: Path) -> list[Path]:
+    """The folders of runs whose paths end with all parts of a relative ``path``."""
+    parts = path.parts
+    return [place for _, place in _known() if parts and place.parts[-len(parts) :] == parts]
+
+
 def latest_places(most: int) -> list[Path]:
     """The folders of the runs that were begun or gone on with last."""
     return [place for _, place in _known()][:most]

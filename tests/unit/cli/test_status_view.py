@@ -379,10 +379,31 @@ def test_runs_are_found_by_their_names(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UsageError, match="first: 2 runs are called so") as caught:
         find("first")
     assert str(two) in caught.value.hint
-    with pytest.raises(UsageError, match="second: no such run directory"):
+    with pytest.raises(UsageError, match="second: no such run directory") as caught:
         find("second")
+    assert caught.value.hint.endswith(f"tcp://HOST:PORT; the latest of this user: {two}, {one}")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UsageError, match="no run under runs/") as caught:
         find(None)
     assert str(one) in caught.value.hint
+
+
+def test_a_relative_path_of_elsewhere_is_the_end_of_one_runs_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    one, two = (write_run(tmp_path / name / "runs" / "x", [(0.5, 0.5)]) for name in ("a", "b"))
+    note_run("first-00000001", one)
+    assert find("runs/x").run_dir == one
+    assert find("./runs/x/").run_dir == one
+    assert find("x").run_dir == one
+    for wrong in ("uns/x", "../runs/x", "runs", str(tmp_path / "runs" / "x")):
+        with pytest.raises(UsageError, match="no such run directory"):
+            find(wrong)
+    note_run("second-00000001", two)
+    with pytest.raises(UsageError, match="runs/x: 2 runs are called so"):
+        find("runs/x")
+    assert find("b/runs/x").run_dir == two
