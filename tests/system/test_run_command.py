@@ -63,6 +63,22 @@ def test_it_ends_with_the_front_and_the_same_command_goes_on(tmp_path: Path) -> 
     assert processes_naming(str(run_file)) == []
 
 
+def test_a_run_file_of_models_is_rehearsed_in_a_run_directory_of_its_own(tmp_path: Path) -> None:
+    short = (demo_folder() / "demo.toml").read_text().replace("evaluations = 40", "evaluations = 9")
+    for part in ("thinking", "instruct", "problems"):
+        (tmp_path / part).symlink_to(demo_folder() / part)
+    (tmp_path / "run.toml").write_text(short)
+    command = ("apbmm", "run", "run.toml", "--rehearsal", "--workers", 2)
+    shown = run(*command, cwd=tmp_path, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    assert "REHEARSAL: the measurements are invented" in shown.stdout
+    assert "run directory: runs/demo-rehearsal" in shown.stdout
+    assert "finished: 9 evaluations completed" in shown.stdout
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["demo-rehearsal"]
+    again = run(*command, cwd=tmp_path, timeout=120)
+    assert "raise budget.evaluations in run.toml" in again.stdout
+
+
 def test_as_json_every_line_names_run_and_evaluation(tmp_path: Path) -> None:
     run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1)
     shown = run("apbmm", "run", run_file, "--log-format", "json", cwd=tmp_path, timeout=120)
@@ -101,6 +117,7 @@ def test_ctrl_c_stops_all_together_and_a_second_master_is_refused(tmp_path: Path
     text = log.read_text()
     assert "finishing the evaluations in hand; Ctrl-C again stops at once" in text
     assert "not finished: the same command goes on from here" in text
+    assert "next:" not in text  # no merge is measured yet
     assert "Traceback" not in text
     assert processes_naming(str(run_file)) == []
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from apbmm.installed import ENGINES, EVALUATION, SEARCH, require_installed
-from apbmm.run.command import conclude, shows_again
+from apbmm.run.command import REHEARSAL_SECONDS, conclude, shows_again
 from apbmm.run.devices import CPU, REHEARSAL
 from apbmm.run.processes import (
     LocalWorker,
@@ -32,7 +32,6 @@ from apbmm_master.journal.run_directory import unusable
 
 DEMO_WORKERS = 2
 REHEARSAL_LAYERS = 12
-REHEARSAL_SECONDS = 0.5
 PACKAGES = (*SEARCH, *EVALUATION, *ENGINES["vllm"])
 INSTALL = "in a checkout `make demo` installs everything; the README says how to with pip"
 MADE_TO_WIN = (

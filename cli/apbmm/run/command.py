@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -26,20 +26,23 @@ from apbmm.run.processes import (
     run_processes,
     run_screen,
 )
-from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
+from apbmm_common.checkpoint.headers import Checkpoint, layer_count
+from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.process.logs import logs_json, set_up_logging
+from apbmm_common.process.whole_files import write_whole
 from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import NO_KEYS, SECRET, master_keys
-from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file import EvaluationSection, RunSpec, run_as_toml
 from apbmm_master.beginning import elsewhere
 from apbmm_master.journal.confirmation import can_confirm, confirm_folder
 from apbmm_master.journal.costs.budget import reached
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.events import AnyEvent
 from apbmm_master.journal.resume import begin_or_resume
+from apbmm_master.journal.run_directory import unusable
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory
+from apbmm_master.journal.scores import ScoreHistory, scores_of
 from apbmm_master.journal.store import read_journal
 from apbmm_master.serve import terminal_of
 from apbmm_worker.daemon.options import default_name
@@ -49,19 +52,26 @@ INSTALL_FOR_CARDS = (
 )
 INSTALL = "pip install '.[master,worker]', or '.[master,worker-cpu]', in the folder of its sources"
 
+REHEARSAL_SECONDS = 0.5
+REHEARSED = "-rehearsal"
+"""What the name of a rehearsal of a run file ends with."""
+REHEARSED_FILE = "run-file.rehearsal.toml"
+MOST_OF_NAME = 64
+
 
 def run_search(run_file: Path, flags: RunFlags) -> int:
     """Begin or resume the search of a run file; returns the exit code.
 
-    Raises `UsageError` for flags or a host with which it cannot be run, before anything starts.
+    With ``flags.rehearsal`` it is a rehearsal of that run, with a run directory of its own. Raises
+    `UsageError` for flags or a host with which it cannot be run, before anything starts.
     """
     set_up_logging("WARNING", flags.log_format)
     found = inspect(run_file)
     if found.faults:
         print_faults(found)
         return EXIT_USAGE
-    spec = found.spec
-    assert spec is not None
+    assert found.spec is not None
+    spec = rehearsal_of(found.spec, found.checkpoints) if flags.rehearsal else found.spec
     rehearsal = spec.evaluation.kind == "rehearsal"
     gpus = flags.gpus or (CPU if rehearsal or on_cpu() else ALL)
     devices = devices_of(gpus, flags.workers, rehearsal=rehearsal)
@@ -86,16 +96,18 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
             console.print(_start_in_words(devices, run_dir), markup=False)
 
     options = _master_options(flags, dashboard)
+    served = _write_rehearsed(run_dir, spec) if flags.rehearsal else run_file
     code = run_processes(
         run_dir,
         started,
-        lambda address: master_command(run_file, run_dir, address, options),
+        lambda address: master_command(served, run_dir, address, options),
         bind=flags.bind,
         announce=announce,
         screen=screen,
     )
     conclude(run_dir, spec, code, goes_on="the same command")
-    following = next_commands(run_dir, spec, gpus) if code == EXIT_DONE else []
+    ended = code in (EXIT_DONE, EXIT_INTERRUPTED)
+    following = next_commands(run_dir, spec, gpus) if ended else []
     console.print(*following, sep="\n", end="\n" if following else "", markup=False)
     if flags.dashboard and code != EXIT_USAGE:
         console.print(shows_again(run_dir), markup=False)
@@ -105,10 +117,12 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
 
 
 def next_commands(run_dir: Path, spec: RunSpec, gpus: str | None = None) -> list[str]:
-    """What can be done with a run that is finished.
+    """What can be done with a run, ended or not; nothing while its front is empty.
 
     ``gpus`` would confirm it; without them it is confirmed.
     """
+    if not _has_front(run_dir):
+        return []
     folder, rehearsal = str(run_dir), spec.evaluation.kind == "rehearsal"
     commands: list[tuple[tuple[str, ...], str]] = [
         (("pick", folder), "the merge to serve, against the sources"),
@@ -122,6 +136,41 @@ def next_commands(run_dir: Path, spec: RunSpec, gpus: str | None = None) -> list
         commands.append((export, "the picked merge as a folder to serve"))
     shown = [(shlex.join(("apbmm", *command)), what) for command, what in commands]
     return ["next:", *(line for command, what in shown for line in (f"  # {what}", f"  {command}"))]
+
+
+def _has_front(run_dir: Path) -> bool:
+    """Whether a run has found a merge to pick, confirm and export."""
+    if not (run_dir / JOURNAL).is_file():
+        return False
+    return bool(scores_of(RunState().replay(read_journal(run_dir))).front)
+
+
+def rehearsal_of(spec: RunSpec, checkpoints: Mapping[str, Checkpoint]) -> RunSpec:
+    """A run with invented measurements in place of ``spec``'s, and invented models of its layers.
+
+    It has a name, and so a run directory, of its own. ``checkpoints`` are the sources'. A run file
+    that is a rehearsal keeps what it says of it.
+    """
+    evaluation = spec.evaluation
+    if evaluation.kind != "rehearsal":
+        evaluation = EvaluationSection(
+            kind="rehearsal",
+            layers=layer_count(checkpoints[spec.sources.names[-1]]),
+            rehearsal_seconds=REHEARSAL_SECONDS,
+        )
+    name = spec.name[: MOST_OF_NAME - len(REHEARSED)] + REHEARSED
+    return spec.model_copy(update={"name": name, "evaluation": evaluation})
+
+
+def _write_rehearsed(run_dir: Path, spec: RunSpec) -> Path:
+    """Write the run file of a rehearsal into its run directory; returns its path."""
+    file = run_dir / REHEARSED_FILE
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(file, run_as_toml(spec).encode())
+    except OSError as error:
+        raise UsageError(unusable(run_dir, error), "set --run-dir") from error
+    return file
 
 
 def _is_over(run_dir: Path, spec: RunSpec) -> bool:

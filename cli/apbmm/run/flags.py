@@ -45,6 +45,9 @@ class RunFlags:
         Without keys, allow addresses that other hosts can reach.
     learn_from
         Run directory of an earlier run that a new run learns from.
+    rehearsal
+        Invent the measurements, of models with the layers of the run file's sources, to try the
+        machinery: nothing is evaluated, and the run directory is runs/NAME-rehearsal.
     scratch
         Folder for merged checkpoints of the workers. Default: within the run directory.
     log_format
@@ -65,6 +68,7 @@ class RunFlags:
     keys: Annotated[str | None, Parameter(env_var="APBMM_KEYS")] = None
     insecure: Switch = False
     learn_from: Path | None = None
+    rehearsal: Switch = False
     scratch: Path | None = None
     log_format: Annotated[LogFormat, Parameter(env_var="APBMM_LOG_FORMAT")] = "text"
     allow_remote_code: Switch = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from cyclopts.config import Env
@@ -10,6 +11,7 @@ from cyclopts.exceptions import (
     CycloptsError,
     MissingArgumentError,
     UnknownCommandError,
+    UnknownOptionError,
     UnusedCliTokensError,
 )
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 _SENTENCE = re.compile(r"(?<=[.?]) (?=(?:Must be|Did you mean|Choose from|Available commands)\b)")
+_SUGGESTS = "did you mean "
+_CLOSE = 0.75
+"""Least similarity of an option that is suggested, of 1: cyclopts suggests any from 0.6 on."""
 
 
 def usage_error(error: CycloptsError, app: App) -> UsageError:
@@ -42,7 +47,18 @@ def usage_error(error: CycloptsError, app: App) -> UsageError:
     if isinstance(error, UnknownCommandError):  # its list of commands is cut off
         hints = [clause for clause in hints if not clause.startswith("available commands")]
         hints.append(f"{command} --help shows all")
+    if isinstance(error, UnknownOptionError):
+        given = error.token.keyword or error.token.value
+        hints = [clause for clause in hints if _is_close(clause, given)]
     return UsageError(": ".join([first, *limits]), "; ".join(hints).replace("?;", "?") or more)
+
+
+def _is_close(hint: str, given: str) -> bool:
+    """Whether a hint suggests nothing, or an option like the one that was ``given``."""
+    suggested = hint.removeprefix(_SUGGESTS).rstrip("?").strip("-")
+    return suggested == hint or bool(
+        get_close_matches(given.strip("-"), [suggested], cutoff=_CLOSE)
+    )
 
 
 def _clause(sentence: str) -> str:

@@ -69,6 +69,7 @@ WRONG = [
     ("apbmm check", "RUN_FILE is missing", f"apbmm check {MORE}"),
     ("apbmm check a b", "'b' is one argument too many", f"apbmm check {MORE}"),
     ("apbmm status --watc", "unknown option: --watc", "did you mean --watch?"),
+    ("apbmm run x.toml --workplace", "unknown option: --workplace", f"apbmm run {MORE}"),
     ("apbmm status --nonsense", "unknown option: --nonsense", f"apbmm status {MORE}"),
     (
         "apbmm demo --evaluations 0",
