@@ -35,13 +35,14 @@ endef
 $(STAMP): pyproject.toml worker/cpu-overrides.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	  || { echo "apbmm needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet uv
-	$(call install-torch,$(BIN)/python)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --override worker/cpu-overrides.txt \
+	@echo "installing into .venv: two or three minutes, and the time of the downloads"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet uv
+	@$(call install-torch,$(BIN)/python)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --override worker/cpu-overrides.txt \
 	  --editable '.[master,worker-cpu,test,docs]'
 	@$(BIN)/python -m compileall -qq -j 0 .venv/lib >/dev/null 2>&1 || true
-	touch $@
+	@touch $@
 
 # For instance: make demo ARGS="--evaluations 30"
 demo: install
