@@ -107,7 +107,8 @@ def adapted(adapter: str, wishes: argparse.Namespace, folder: Path) -> RunSpec:
     engine = {"arguments": {**spec.engine.arguments, "max_num_seqs": wishes.sequences}}
     slow = {}
     if wishes.report_seconds:
-        benchmark = benchmark.model_copy(update={"adapter": SLOW_REPORT})
+        slowly = {"adapter": SLOW_REPORT, "path": str(folder / adapter)}
+        benchmark = benchmark.model_copy(update=slowly)
         slow["adapters"] = str(Path(__file__).with_name(f"{SLOW_REPORT}.py"))
     return spec.model_copy(
         update={
