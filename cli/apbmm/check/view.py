@@ -30,10 +30,10 @@ MOST_CHARACTERS = 1000
 """Of a question or prompt; of a longer one the middle is left out."""
 
 
-def print_faults(found: Inspection) -> None:
-    """Every fault on a numbered line of standard error."""
+def print_faults(found: Inspection, but: str = "") -> None:
+    """Every fault on a numbered line of standard error; ``but`` goes before their number."""
     count = len(found.faults)
-    lines = [f"{found.run_file}: {count} {'error' if count == 1 else 'errors'}"]
+    lines = [f"{found.run_file}: {but}{count} {'error' if count == 1 else 'errors'}"]
     lines += [f"  {number}. {fault}" for number, fault in enumerate(found.faults, 1)]
     print("\n".join(lines), file=sys.stderr)  # noqa: T201
 

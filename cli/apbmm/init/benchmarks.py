@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from apbmm.init.close_paths import meant
 from apbmm_common.datasets.benchmark_folders import Selection, columns_of, select_questions
 from apbmm_common.datasets.general_adapters import LETTERS
 from apbmm_common.errors import SourceError, UsageError
@@ -84,7 +87,8 @@ def guess(given: str, question: str | None = None, answer: str | None = None) ->
     if not path.exists():
         raise UsageError(
             f"{path}: no such folder or file",
-            "name a folder or a data file with questions; nothing is downloaded",
+            meant(Path(place).expanduser())
+            or "name a folder or a data file with questions; nothing is downloaded",
         )
     named_columns = question is not None or answer is not None
     if adapter and adapter != ANSWER_ADAPTER:
@@ -165,6 +169,15 @@ def _misfit(path: Path, error: SourceError, known: Mapping[str, Sequence[str]]) 
         columns = columns_of(_section(path, ANSWER_ADAPTER, {"extract": "exact"}), path)
     missing = [role for role, names in known.items() if not set(names) & set(columns)]
     if columns and missing:
+        # A column that was named, and not those that are tried without a name.
+        close = {
+            role: get_close_matches(known[role][0], columns, 1)
+            for role in missing
+            if len(known[role]) == 1
+        }
+        flags = [f"--{role} {shlex.quote(near[0])}" for role, near in close.items() if near]
+        if flags:
+            hint = f"did you mean {' '.join(flags)}?"
         return ColumnsError(message, hint, columns, missing)
     return UsageError(message, hint)
 

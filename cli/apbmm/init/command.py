@@ -17,7 +17,15 @@ from apbmm.check.view import print_faults
 from apbmm.init.benchmarks import BOXED, ColumnsError, Guess, guess, without_box
 from apbmm.init.flags import InitFlags
 from apbmm.init.limits import propose
-from apbmm.init.models import Model, Source, knows, named_model, read_model, which_thinks
+from apbmm.init.models import (
+    Model,
+    Source,
+    knows,
+    named_model,
+    read_model,
+    swapped,
+    which_thinks,
+)
 from apbmm.init.objectives import PAPER, objectives_of
 from apbmm.init.text import SCHEMA_FILE, Proposal, benchmark_names, run_file_text
 from apbmm.installed import on_cpu
@@ -302,7 +310,7 @@ def _written(run_file: Path, proposal: Proposal) -> bool:
         found = inspect(draft)
         if found.faults:
             found.run_file = run_file
-            print_faults(found)
+            print_faults(found, "not written, ")
             return False
         write_whole(run_file, content.encode())
         write_whole(run_file.with_name(SCHEMA_FILE), schema_text().encode())
@@ -319,6 +327,11 @@ def _tell(run_file: Path, proposal: Proposal, gpus: str, memory: int) -> None:
     for source in proposal.sources:
         why = f": {source.said_by}" if source.said_by else ""
         _say(f"{source.name:<11} {source.model.label}{why}")
+    models = {source.name: source.model for source in proposal.sources}
+    if models.keys() == set(PAPER_SOURCES) and (
+        note := swapped(*(models[name] for name in PAPER_SOURCES))
+    ):
+        _say(f"note: {note}")
     for each in proposal.benchmarks:
         count = "" if each.questions is None else f"{each.questions} questions, "
         _say(f"benchmark   {each.path}: {count}{each.adapter} ({each.reason})")

@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apbmm.hub_cache import REVISION, cached_snapshot, download_snapshot, hub_id_of
-from apbmm_common.checkpoint.headers import Checkpoint, read_checkpoint, read_object
+from apbmm.init.close_paths import meant
+from apbmm_common.checkpoint.headers import (
+    Checkpoint,
+    is_broken_link,
+    read_checkpoint,
+    read_object,
+)
 from apbmm_common.checkpoint.lora_adapters import base_of, is_adapter, read_adapted
+from apbmm_common.checkpoint.settings_files import OTHER_VOCABULARIES
 from apbmm_common.checkpoint.vocabularies import TOKENIZER_FILE
 from apbmm_common.errors import SourceError, UsageError
 from apbmm_common.run_file.schema import SOURCE_NAME
@@ -77,7 +84,7 @@ def read_model(named: str, *, download: bool = False) -> Model:
         if folder.exists() or hub is None:
             raise UsageError(
                 f"{named}: no such folder, and not ORG/MODEL",
-                "name a folder with config.json and safetensors weights",
+                meant(folder) or "name a folder with config.json and safetensors weights",
             )
         if download:
             snapshot: Path | None = download_snapshot(hub["id"], hub["revision"])
@@ -86,7 +93,9 @@ def read_model(named: str, *, download: bool = False) -> Model:
         if snapshot is None:
             raise UsageError(
                 f"{named}: no such folder, and not in the Hugging Face cache",
-                "--download fetches it; HF_HOME says where the cache is",
+                f"{near} If not, --download fetches it"
+                if (near := meant(folder))
+                else "--download fetches it; HF_HOME says where the cache is",
             )
         folder = snapshot
     folder = folder.absolute()
@@ -95,6 +104,13 @@ def read_model(named: str, *, download: bool = False) -> Model:
         checkpoint = read_adapted(model.checkpoint.path, folder)
         return Model(named, checkpoint, model.template)
     checkpoint = read_checkpoint(folder)
+    files = [folder / name for name in (TOKENIZER_FILE, *OTHER_VOCABULARIES)]
+    if not any(file.exists() or is_broken_link(file) for file in files):
+        raise UsageError(
+            f"{named} has no tokenizer ({TOKENIZER_FILE})",
+            "copy the tokenizer's files and the chat template from the model that it was trained "
+            "from",
+        )
     return Model(named, checkpoint, chat_template(checkpoint.path))
 
 
@@ -158,6 +174,17 @@ def which_thinks(pair: tuple[Model, Model]) -> tuple[Model, Model, str] | None:
     return thinking, instruct, " and ".join(_reasons(thinking, instruct))
 
 
+def swapped(thinking: Model, instruct: Model) -> str:
+    """A note where templates and names of a pair say the opposite of its roles; "" otherwise."""
+    found = which_thinks((thinking, instruct))
+    if found is None or found[0] is thinking:
+        return ""
+    return (
+        f"{thinking.label} is given as thinking and {instruct.label} as instruct, and of the two "
+        f"{instruct.label} looks like the thinking model: {found[2]}"
+    )
+
+
 def _by_name(label: str) -> int:
     if ANSWERS_AT_ONCE.search(label):
         return -1
@@ -168,4 +195,5 @@ def _reasons(thinking: Model, instruct: Model) -> Iterator[str]:
     if thinking.thought and not instruct.thought:
         yield f"only its chat template has {thinking.thought}"
     if _by_name(thinking.label) > _by_name(instruct.label):
-        yield "its name says so"
+        whose = "its" if _by_name(thinking.label) == 1 else "the other one's"
+        yield f"{whose} name says so"

@@ -100,6 +100,46 @@ def test_where_nothing_says_it_the_flags_do(host: Path) -> None:
     assert spec.budget.initial == 2
 
 
+def test_models_whose_names_say_the_opposite_of_their_roles_are_noted(host: Path) -> None:
+    (host / "models" / "first").rename(host / "models" / "alpha-think")
+    (host / "models" / "second").rename(host / "models" / "beta-chat")
+    flags = ("--thinking", "models/beta-chat", "--instruct", "models/alpha-think", *ALL[4:])
+    shown = called("init", "out.toml", *flags)
+    assert shown.returncode == 0, shown.stderr
+    assert (
+        "note: beta-chat is given as thinking and alpha-think as instruct, and of the two "
+        "alpha-think looks like the thinking model: its name says so"
+    ) in shown.stdout.splitlines()
+    flags = ("--thinking", "models/alpha-think", "--instruct", "models/beta-chat", *ALL[4:])
+    assert "note: " not in called("init", "out.toml", *flags, "--force").stdout
+
+
+def test_a_model_without_a_tokenizer_is_one_error(host: Path) -> None:
+    for file in (*(host / "models" / "first").glob("token*"), host / "models/first/merges.txt"):
+        file.unlink(missing_ok=True)
+    shown = called("init", "out.toml", *ALL)
+    assert shown.returncode == 2
+    error, hint = shown.stderr.splitlines()
+    assert error == "error: models/first has no tokenizer (tokenizer.json)"
+    assert hint.startswith("hint: copy the tokenizer's files")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (("--model", "models/frist", *ALL[2:]), "did you mean models/first? If not, --download"),
+        (("--model", "modles/first", *ALL[2:]), "did you mean models/first? If not, --download"),
+        ((*ALL[:4], "--benchmark", "data/sumz.jsonl"), "did you mean data/sums.jsonl?"),
+        ((*ALL, "--question", "qestion"), "did you mean --question question?"),
+    ],
+)
+def test_what_is_misspelt_gets_a_suggestion(host: Path, given: tuple[str, ...], hint: str) -> None:
+    think(host / "models" / "second")
+    shown = called("init", "out.toml", *given)
+    assert shown.returncode == 2
+    assert f"\nhint: {hint}" in shown.stderr
+
+
 def test_objectives_as_flags(host: Path) -> None:
     think(host / "models" / "second")
     assert (
@@ -294,7 +334,7 @@ def test_models_that_cannot_be_merged_are_refused_as_by_check(host: Path) -> Non
     models = ("--model", "models/second", "--model", "models/other")
     shown = called("init", "out.toml", *models, *ALL[4:])
     assert shown.returncode == 2
-    assert shown.stderr.startswith("out.toml: ")
+    assert shown.stderr.startswith("out.toml: not written, ")
     assert sorted(path.name for path in host.iterdir()) == ["data", "models"]
 
 
