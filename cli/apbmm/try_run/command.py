@@ -83,17 +83,19 @@ def _try(request: TryRequest, spec: RunSpec, gpu: str) -> int:
 
 def _tried(few: RunSpec, trial: Trial) -> Iterator[TriedBenchmark]:
     """What came of each benchmark's questions; the records are read while they are there."""
+    from apbmm.check.questions import rendered_warnings
     from apbmm.try_run.records import tried_questions
     from apbmm.try_run.view import TriedBenchmark
 
     for benchmark in few.benchmarks:
         records = trial.outputs / benchmark.name
-        shown = trial.questions[benchmark.name].first
+        rendered = trial.questions[benchmark.name]
         yield TriedBenchmark(
             benchmark.name,
             benchmark.adapter,
-            tried_questions(records, benchmark.adapter, shown),
+            tried_questions(records, benchmark.adapter, rendered.first),
             trial.evaluated.benchmarks[benchmark.name],
+            tuple(rendered_warnings(rendered)),
         )
 
 

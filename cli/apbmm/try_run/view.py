@@ -18,12 +18,16 @@ MOST_CHARACTERS = 3000
 
 @dataclass(frozen=True)
 class TriedBenchmark:
-    """A benchmark's name and adapter, its questions, and what was measured on them."""
+    """A benchmark's name and adapter, its questions, and what was measured on them.
+
+    ``warnings``: what the models cannot see of the prompts.
+    """
 
     name: str
     adapter: str
     questions: tuple[TriedQuestion, ...]
     result: BenchmarkResult
+    warnings: tuple[str, ...] = ()
 
 
 def as_json(run: str, source: str, benchmarks: Sequence[TriedBenchmark]) -> dict[str, Any]:
@@ -117,6 +121,7 @@ def _summary(source: str, benchmarks: Sequence[TriedBenchmark]) -> list[str]:
                 metric("closed_thoughts").text_with_unit(result.metrics["closed_thoughts"])
             )
         lines.append(f"{benchmark.name}: {source}, {', '.join(parts)}")
+        lines += [f"warning: {benchmark.name}: {warning}" for warning in benchmark.warnings]
         lines += [f"note: {benchmark.name}: {note}" for note in notes(benchmark)]
     return lines
 

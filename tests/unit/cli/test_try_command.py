@@ -174,8 +174,10 @@ def test_vllm_is_needed_only_by_the_engine_of_that_name(monkeypatch: pytest.Monk
 def test_mostly_useless_answers_get_a_note(records: Path) -> None:
     (cut,) = tried_questions(records, ADAPTER, [asked("hard_one")])
     result = BenchmarkResult(metrics={"accuracy": 0.0, "tokens": 7.0}, questions=1, truncated=1)
-    last = report("thinking", [TriedBenchmark("sums", ADAPTER, (cut,), result)])[-1]
-    assert last.startswith("note: sums: most answers were cut off")
+    warned = TriedBenchmark("sums", ADAPTER, (cut,), result, ("1 of 1 prompts have text",))
+    *_, warning, note = report("thinking", [warned])
+    assert warning == "warning: sums: 1 of 1 prompts have text"
+    assert note.startswith("note: sums: most answers were cut off")
 
 
 def test_long_texts_lose_their_middle() -> None:
