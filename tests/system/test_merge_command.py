@@ -64,7 +64,8 @@ def test_a_linear_merge_by_layer(folder: Path, tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert shown.stderr == ""
     (line,) = shown.stdout.splitlines()
-    assert line.startswith(f"{out}: linear merge of 1=a, second=b; 0.000 GB in ")
+    names = f"1={folder / 'a'}, second={folder / 'b'}"
+    assert line.startswith(f"{out}: linear merge of {names}; 0.000 GB in ")
     assert line.endswith("tokenizer and templates of second")
     one, two, result = (load_tensors(place) for place in (folder / "a", folder / "b", out))
     for name, tensor in result.items():

@@ -41,6 +41,15 @@ def both(site: Site) -> tuple[tuple[Evaluation, Attempt], tuple[Evaluation, Atte
     return None
 
 
+def both_and_its_answers(
+    site: Site,
+) -> tuple[tuple[Evaluation, Attempt], tuple[Evaluation, Attempt]] | None:
+    """As `both`, once most answers of what is reported on are stored."""
+    stored = {row["id"]: row["answers"] for row in site.status()["kept"]}
+    found = both(site)
+    return found if found is not None and stored.get(found[0][0].id, 0) > QUESTIONS / 2 else None
+
+
 def began_beside_a_report(site: Site) -> int:
     """How many merges were leased to a worker that still made a report."""
     count, reporting = 0, dict[str, str]()
@@ -88,7 +97,9 @@ def test_a_worker_killed_with_two_leases_loses_both_and_keeps_their_answers(site
     configure(site, 4)
     master = site.master()
     worker = site.worker("a", env=SLOW)
-    reported, held = wait_for("two leases of one worker", partial(both, site))
+    wait_for("the master", (site.run_dir / "status.json").is_file)
+    found = wait_for("two leases, and the answers of one", partial(both_and_its_answers, site))
+    reported, held = found
     worker.kill()
     site.worker("a", env=SLOW)
     assert master.end() == 0, master.output
@@ -97,8 +108,8 @@ def test_a_worker_killed_with_two_leases_loses_both_and_keeps_their_answers(site
     again = {event.evaluation: event.kept for event in site.events(Leased) if event.attempt == 2}
     assert again.keys() == {reported[0].id, held[0].id}
     assert again[reported[0].id] > QUESTIONS / 2
-    found = accounts(site, [site.run_dir])
-    assert (found.lost, found.twice, len(found.again)) == ([], [], 2)
+    account = accounts(site, [site.run_dir])
+    assert (account.lost, account.twice, len(account.again)) == ([], [], 2)
 
 
 def test_a_killed_engine_takes_a_report_with_it_that_is_not_at_fault(site: Site) -> None:

@@ -72,7 +72,8 @@ def read_runs(run_dirs: Sequence[Path]) -> list[RunResults]:
             faults.append(error)
     if faults:
         hints = dict.fromkeys(fault.hint for fault in faults if fault.hint)
-        raise UsageError("\n".join(fault.message for fault in faults), "; ".join(hints))
+        longest = [h for h in hints if not any(o != h and o.startswith(h) for o in hints)]
+        raise UsageError("\n".join(fault.message for fault in faults), "; ".join(longest))
     return runs
 
 
