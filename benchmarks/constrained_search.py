@@ -13,19 +13,16 @@ pairs). Campaigns whose outcome is in `--out` are not run again.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
 
 from apbmm_master.search.methods import create, method_class
 from apbmm_master.search.pareto import hypervolume
 from merge_landscapes import Landscape
+from paired_seeds import main
 
 Array = npt.NDArray[np.float64]
 LAYERS, INITIAL, BUDGET, WORKERS = 12, 8, 32, 4
@@ -95,51 +92,5 @@ def campaign(label: str, seed: int) -> Outcome:
     return (hypervolume(feasible, (-0.2, -0.2)) if feasible else 0.0), len(feasible)
 
 
-def report(found: Mapping[tuple[str, int], Outcome]) -> str:
-    """Three columns for each search, over the seeds that all searches have."""
-    seeds = sorted({seed for _, seed in found})
-    whole = [seed for seed in seeds if all((label, seed) in found for label in SEARCHES)]
-    first, *_ = SEARCHES
-    lines = [
-        f"{len(whole)} paired seeds",
-        "",
-        f"| search | feasible of {BUDGET} | hypervolume | {first} minus it |",
-        "|---|---|---|---|",
-    ]
-    for label in SEARCHES:
-        own = np.array([found[label, seed] for seed in whole])
-        differences = np.array([found[first, seed][0] for seed in whole]) - own[:, 0]
-        half = student.ppf(0.975, len(whole) - 1) * differences.std(ddof=1) / len(whole) ** 0.5
-        against = "" if label == first else f"{differences.mean():+.3f} ± {half:.3f}"
-        volume, count = own.mean(axis=0)
-        lines.append(f"| {label} | {count:.1f} | {volume:.3f} | {against} |")
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    """Run what is missing and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--out", type=Path, required=True, help="outcomes, a JSON line each")
-    parser.add_argument("--report", type=Path, help="where to write the table")
-    options = parser.parse_args()
-    found: dict[tuple[str, int], Outcome] = {}
-    if options.out.exists():
-        for line in options.out.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            found[row["search"], row["seed"]] = (row["hypervolume"], row["feasible"])
-    for seed in range(options.seeds):
-        for label in SEARCHES:
-            if (label, seed) not in found:
-                found[label, seed] = volume, count = campaign(label, seed)
-                row = {"search": label, "seed": seed, "hypervolume": volume, "feasible": count}
-                with options.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-    text = report(found)
-    print(text)
-    if options.report:
-        options.report.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, SEARCHES, campaign, ("search", "hypervolume", f"feasible of {BUDGET}"))

@@ -14,21 +14,14 @@ Acquisition has fewer samples and restarts than in a run (`CHEAP`), alike for al
   over the finer blocks and is told all earlier evaluations.
 
 The report has the hypervolume above (-0.2, -0.2) of the noise-free objectives of each, and the mean
-difference from `layer` with a 95 % interval (Student's t over the pairs). Campaigns whose
+difference of `layer` from it with a 95 % interval (Student's t over the pairs). Campaigns whose
 outcome is in `--out` are not run again.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
 
 from apbmm_master.search.block_partition import block_borders
 from apbmm_master.search.hyperpriors import dimension_scaled
@@ -36,6 +29,7 @@ from apbmm_master.search.methods import Search, create
 from apbmm_master.search.pareto import hypervolume
 from apbmm_master.search.surrogate import fit
 from merge_landscapes import FAMILIES, Landscape, Measured
+from paired_seeds import main
 
 Array = npt.NDArray[np.float64]
 LAYERS, BLOCKS, REFINE_AFTER = 36, 9, 16
@@ -84,7 +78,7 @@ def refined(blocks: list[list[int]], x: Array, told: list[Measured]) -> list[lis
     return found
 
 
-def campaign(grain: str, seed: int) -> float:
+def campaign(grain: str, seed: int) -> tuple[float]:
     """The hypervolume of the noise-free objectives of all evaluations of one search."""
     landscape = Landscape(FAMILIES[seed % len(FAMILIES)], seed, LAYERS)
     importance = landscape.importance("informative")
@@ -107,7 +101,7 @@ def campaign(grain: str, seed: int) -> float:
         search.tell(narrowed(point, blocks), measured.observed, measured.told)
         points.append(point)
         told.append(measured)
-    return hypervolume(np.array([each.true for each in told]), (-0.2, -0.2))
+    return (hypervolume(np.array([each.true for each in told]), (-0.2, -0.2)),)
 
 
 def narrowed(point: Array, blocks: list[list[int]]) -> Array:
@@ -123,58 +117,5 @@ def widened(x: Array, blocks: list[list[int]]) -> Array:
     return point
 
 
-def report(found: Mapping[tuple[str, int], float]) -> str:
-    """Two columns for each grain, over the seeds that all have."""
-    seeds = sorted({seed for _, seed in found})
-    grains = [grain for grain in GRAINS if any(grain == each for each, _ in found)]
-    whole = [seed for seed in seeds if all((grain, seed) in found for grain in grains)]
-    lines = [
-        f"{len(whole)} paired seeds",
-        "",
-        "| grain | hypervolume | it minus `layer` |",
-        "|---|---|---|",
-    ]
-    of_layers = np.array([found["layer", seed] for seed in whole])
-    for grain in grains:
-        own = np.array([found[grain, seed] for seed in whole])
-        differences = own - of_layers
-        half = student.ppf(0.975, len(whole) - 1) * differences.std(ddof=1) / len(whole) ** 0.5
-        against = "" if grain == "layer" else f"{differences.mean():+.3f} ± {half:.3f}"
-        lines.append(f"| {grain} | {own.mean():.3f} | {against} |")
-    return "\n".join(lines) + "\n"
-
-
-def _campaign(job: tuple[str, int]) -> float:
-    return campaign(*job)
-
-
-def main() -> None:
-    """Run what is missing and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--grains", nargs="+", default=list(GRAINS), choices=GRAINS)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="outcomes, a JSON line each")
-    parser.add_argument("--report", type=Path, help="where to write the table")
-    options = parser.parse_args()
-    found: dict[tuple[str, int], float] = {}
-    if options.out.exists():
-        for line in options.out.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            found[row["grain"], row["seed"]] = row["hypervolume"]
-    jobs = [(g, seed) for seed in range(options.seeds) for g in options.grains]
-    jobs = [job for job in jobs if job not in found]
-    with ProcessPoolExecutor(options.processes) as pool:
-        for (grain, seed), value in zip(jobs, pool.map(_campaign, jobs), strict=True):
-            found[grain, seed] = value
-            row = {"grain": grain, "seed": seed, "hypervolume": value}
-            with options.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-    text = report(found)
-    print(text)
-    if options.report:
-        options.report.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, GRAINS, campaign, ("grain", "hypervolume"))

@@ -13,19 +13,16 @@ Campaigns whose outcome is in `--out` are not run again.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
 
 from apbmm_common.simplex import numbers_of, one_hot, row_of
 from apbmm_master.search.methods import create, method_class
 from apbmm_master.search.pareto import hypervolume
+from paired_seeds import main
 
 Array = npt.NDArray[np.float64]
 LAYERS, SOURCES, QUESTIONS = 12, 3, 130
@@ -87,7 +84,7 @@ class ThreeSources:
         return self._scaled(raw), np.array([*variance, 0.0])
 
 
-def campaign(label: str, seed: int) -> float:
+def campaign(label: str, seed: int) -> tuple[float]:
     """The hypervolume of the noise-free objectives of all evaluations of one search."""
     name, given = METHODS[label]
     landscape = ThreeSources(seed)
@@ -113,53 +110,8 @@ def campaign(label: str, seed: int) -> float:
         x = flying.pop(0)
         search.tell(x, *landscape.measured(x, seed))
         points.append(landscape.true(x))
-    return hypervolume(np.array(points), (-0.2,) * SOURCES)
-
-
-def report(found: Mapping[tuple[str, int], float]) -> str:
-    """Two columns for each method, over the seeds that all methods have."""
-    seeds = sorted({seed for _, seed in found})
-    whole = [seed for seed in seeds if all((label, seed) in found for label in METHODS)]
-    first, *_ = METHODS
-    lines = [
-        f"{len(whole)} paired seeds",
-        "",
-        f"| method | hypervolume | {first} minus it |",
-        "|---|---|---|",
-    ]
-    for label in METHODS:
-        own = np.array([found[label, seed] for seed in whole])
-        differences = np.array([found[first, seed] for seed in whole]) - own
-        half = student.ppf(0.975, len(whole) - 1) * differences.std(ddof=1) / len(whole) ** 0.5
-        against = "" if label == first else f"{differences.mean():+.3f} ± {half:.3f}"
-        lines.append(f"| {label} | {own.mean():.3f} | {against} |")
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    """Run what is missing and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--out", type=Path, required=True, help="outcomes, a JSON line each")
-    parser.add_argument("--report", type=Path, help="where to write the table")
-    options = parser.parse_args()
-    found: dict[tuple[str, int], float] = {}
-    if options.out.exists():
-        for line in options.out.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            found[row["method"], row["seed"]] = row["hypervolume"]
-    for seed in range(options.seeds):
-        for label in METHODS:
-            if (label, seed) not in found:
-                found[label, seed] = campaign(label, seed)
-                row = {"method": label, "seed": seed, "hypervolume": found[label, seed]}
-                with options.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-    text = report(found)
-    print(text)
-    if options.report:
-        options.report.write_text(text, encoding="utf-8")
+    return (hypervolume(np.array(points), (-0.2,) * SOURCES),)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, METHODS, campaign, ("method", "hypervolume"))
