@@ -120,7 +120,7 @@ def test_a_confirmation_has_the_same_view_and_ends_with_what_can_be_done_next(
     with shown_on(terminal, "apbmm", "confirm", search, "--gpus", "cpu") as process:
         terminal.read_until("the master starts")
         terminal.read_until("Workers")
-        terminal.read_until("next:", 120.0)
+        terminal.read_until("apbmm report", 120.0)
         assert process.wait(30) == 0
     after = CONTROL.sub("", terminal.text.split("\x1b[?1049l")[-1])
     assert "confirmed members of the front still hold" in after
