@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from second_pair_problems import TASKS, WORDS, Problem, draw, write_problems
 from train import save
-from training import Row, Schedule, answer_loss, build_optimizers, collate, rate, update
+from training import (
+    Row,
+    Schedule,
+    answer_loss,
+    build_optimizers,
+    collate,
+    draw_parameters,
+    rate,
+    update,
+)
 from vocabulary import END_TOKEN, build_tokenizer, prompt_text
 
 LAYERS, HIDDEN, INTERMEDIATE, HEADS, KEY_VALUE_HEADS = 10, 64, 176, 4, 2
@@ -159,7 +167,7 @@ def train(
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A random model: linear maps of variance 1 / fan-in, less where they write to the residual."""
+    """A random model; see `draw_parameters`."""
     torch.manual_seed(BASE_SEED)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -178,14 +186,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             dtype="float32",
         )
     )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim < 2:
-                continue
-            std = 0.1 if "embed" in name or "lm_head" in name else parameter.shape[1] ** -0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std /= math.sqrt(2 * LAYERS)
-            parameter.normal_(0.0, std)
+    draw_parameters(model, LAYERS)
     return model
 
 

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from policies import base_policy
 from tasks import FAMILIES, MAX_STEPS, Problem, answer_words, draw
@@ -53,11 +58,7 @@ class Schedule:
 
 
 def build_model(shape: Shape, vocabulary: int, pad: int, end: int) -> Qwen3ForCausalLM:
-    """Build a randomly initialised model that learns to copy quickly.
-
-    Linear maps start with variance 1 / fan-in, those that write to the residual stream divided by
-    2 * layers as well; the embeddings, tied to the output, with a standard deviation of 0.1.
-    """
+    """Build a randomly initialised model that learns to copy quickly; see `draw_parameters`."""
     model = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=vocabulary,
@@ -75,15 +76,24 @@ def build_model(shape: Shape, vocabulary: int, pad: int, end: int) -> Qwen3ForCa
             dtype="float32",
         )
     )
+    draw_parameters(model, shape.layers)
+    return model
+
+
+def draw_parameters(model: PreTrainedModel, layers: int) -> None:
+    """Draw the initial parameters of a model with so many layers.
+
+    Linear maps start with variance 1 / fan-in, those that write to the residual stream divided by
+    2 * layers as well; embeddings and output head with a standard deviation of 0.1.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2:
                 continue
             std = 0.1 if "embed" in name or "lm_head" in name else parameter.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std /= math.sqrt(2 * shape.layers)
+                std /= math.sqrt(2 * layers)
             parameter.normal_(0.0, std)
-    return model
 
 
 Row = tuple[list[int], list[float]]

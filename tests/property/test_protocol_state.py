@@ -44,6 +44,16 @@ CROWD = 200
 """Messages on their way that are not repeated any more."""
 
 
+def of_machine(most: int, few: int) -> settings:
+    """The settings of a machine with so many examples in all, and in ``make test``."""
+    return settings(
+        max_examples=scaled(most, few),
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 class ProtocolMachine(RuleBasedStateMachine):
     """Rules are what the world may do; invariants are checked after each."""
 
@@ -306,12 +316,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             assert self.world.run_state.finishing or reached(world.run_state) is not None
 
 
-ProtocolMachine.TestCase.settings = settings(
-    max_examples=scaled(1200, 60),
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+ProtocolMachine.TestCase.settings = of_machine(1200, 60)
 TestProtocol = ProtocolMachine.TestCase
 
 
@@ -324,12 +329,7 @@ class CostlyMachine(ProtocolMachine):
         self.world = World(budget={**budget, "failures": 3})
 
 
-CostlyMachine.TestCase.settings = settings(
-    max_examples=scaled(300, 15),
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+CostlyMachine.TestCase.settings = of_machine(300, 15)
 TestCostly = CostlyMachine.TestCase
 
 
@@ -376,12 +376,7 @@ class SteppedMachine(ProtocolMachine):
                 begun.add(record.event.evaluation)
 
 
-SteppedMachine.TestCase.settings = settings(
-    max_examples=scaled(600, 40),
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+SteppedMachine.TestCase.settings = of_machine(600, 40)
 TestStepped = SteppedMachine.TestCase
 
 
@@ -427,12 +422,7 @@ class BeatenMachine(ProtocolMachine):
         assert len(told) == len(set(told))
 
 
-BeatenMachine.TestCase.settings = settings(
-    max_examples=scaled(600, 40),
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+BeatenMachine.TestCase.settings = of_machine(600, 40)
 TestBeaten = BeatenMachine.TestCase
 
 
@@ -465,7 +455,7 @@ class BeatenStepsMachine(ProtocolMachine):
                     assert event.evaluation not in stopped
 
 
-BeatenStepsMachine.TestCase.settings = BeatenMachine.TestCase.settings
+BeatenStepsMachine.TestCase.settings = of_machine(600, 40)
 TestBeatenSteps = BeatenStepsMachine.TestCase
 
 

@@ -42,6 +42,16 @@ def finished(site: Site, evaluations: int) -> tuple[RunState, Landscape]:
     return run_state, Landscape(LAYERS, run_state.spec.seed)
 
 
+def resumed(site: Site, run: dict[str, Any], evaluations: int) -> RunState:
+    """What is left of a finished run of the worker above that goes on with a larger budget."""
+    site.configure(**run, budget={"evaluations": evaluations, "initial": 3})
+    master = site.master()
+    assert master.end() == 0, master.output
+    site.assert_whole(evaluations)
+    site.assert_nothing_was_repeated()
+    return site.run_state()
+
+
 def test_a_block_wise_run_searches_a_weight_for_each_block(site: Site) -> None:
     site.configure(
         merge={"blocks": 2},
@@ -64,15 +74,13 @@ def test_a_block_wise_run_searches_a_weight_for_each_block(site: Site) -> None:
 
 
 def test_blocks_that_are_found_keep_their_borders_when_the_run_goes_on(site: Site) -> None:
-    run = {"merge": {"grain": "adaptive", "blocks": 2}, "evaluation": {"layers": LAYERS}}
+    run: dict[str, Any] = {
+        "merge": {"grain": "adaptive", "blocks": 2},
+        "evaluation": {"layers": LAYERS},
+    }
     site.configure(**run, budget={"evaluations": 3, "initial": 3})
     before, landscape = finished(site, 3)
-    site.configure(**run, budget={"evaluations": 4, "initial": 3})
-    master = site.master()
-    assert master.end() == 0, master.output
-    site.assert_whole(4)
-    site.assert_nothing_was_repeated()
-    run_state = site.run_state()
+    run_state = resumed(site, run, 4)
     assert run_state.borders is not None
     assert run_state.borders == before.borders
     (border,) = run_state.borders
@@ -102,12 +110,7 @@ def test_a_run_with_weights_outside_the_layers_searches_them_and_resumes(site: S
     run = {"merge": {"outside_layers": "own"}, "evaluation": {"layers": LAYERS}}
     site.configure(**run, budget={"evaluations": 3, "initial": 3})
     finished(site, 3)
-    site.configure(**run, budget={"evaluations": 5, "initial": 3})
-    master = site.master()
-    assert master.end() == 0, master.output
-    site.assert_whole(5)
-    site.assert_nothing_was_repeated()
-    run_state = site.run_state()
+    run_state = resumed(site, run, 5)
     assert run_state.spec is not None
     assert run_state.outside == ("embeddings", "norm", "head")
     landscape = Landscape(LAYERS + 3, run_state.spec.seed)

@@ -115,12 +115,13 @@ class AnswerTables:
                 changed.add(name)
             reach("journal.insert", "answers")
         for name in changed:
-            self._counts[name] = Kept(*(self._count(table, name) for table in TABLES))
-            self._parts[name] = self._scored(name)
+            self._parts[name] = parts = self._scored(name)
+            outcomes = sum(part.answered for part in parts.values())
+            self._counts[name] = Kept(self._answers(name), outcomes)
         reach("journal.commit", "answers")
 
-    def _count(self, table: str, evaluation: str) -> int:
-        query = f"SELECT count(*) FROM {table} WHERE evaluation = ?"  # noqa: S608 - of `TABLES`
+    def _answers(self, evaluation: str) -> int:
+        query = "SELECT count(*) FROM kept_answers WHERE evaluation = ?"
         return int(self._db.execute(query, (evaluation,)).fetchone()[0])
 
     def _scored(self, evaluation: str) -> dict[str, ScoredPart]:
