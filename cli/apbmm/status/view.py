@@ -292,7 +292,9 @@ def estimate_in_words(entry: Entry, objectives: Sequence[str]) -> str:
     scores = ", ".join(
         f"{name} ~{value:.3f}" for name, value in zip(objectives, entry["objectives"], strict=False)
     )
-    return f"{entry['id']}  {scores}  after {entry['answered']} of {entry['answers']} answers"
+    beyond = f"  may break {', '.join(entry['breaks'])}" if entry.get("breaks") else ""
+    answered = f"after {entry['answered']} of {entry['answers']} answers"
+    return f"{entry['id']}  {scores}  {answered}{beyond}"
 
 
 def _estimates(estimates: Sequence[Entry], status: Entry) -> Table:
@@ -303,6 +305,9 @@ def _estimates(estimates: Sequence[Entry], status: Entry) -> Table:
         table.add_column(name, justify="right")
     for name in ("state", "answered", "tokens", cost_unit(device_of(status), "seconds")):
         table.add_column(name, justify="right")
+    constrained = bool(status.get("constraints"))
+    if constrained:
+        table.add_column("may break")
     ordered = sorted(estimates, key=lambda entry: tuple(entry["objectives"]))
     for entry in ordered:
         pairs = zip(entry["objectives"], entry["deviations"], strict=True)
@@ -313,6 +318,7 @@ def _estimates(estimates: Sequence[Entry], status: Entry) -> Table:
             f"{entry['answered']}/{entry['answers']}",
             f"{entry['tokens']:,.0f}",
             f"{entry['gpu_seconds']:.1f}",
+            *([", ".join(entry.get("breaks", ()))] if constrained else ()),
         )
     return table
 

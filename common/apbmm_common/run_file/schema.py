@@ -820,8 +820,8 @@ class StepsSection(Section):
     on with what they have answered, the most promising first. Front, hypervolume and exports hold
     only merges that answered everything. The references answer everything at once.
 
-    It needs two objectives, of accuracy and tokens, and a method that takes variances. All keys may
-    be changed when a run is resumed.
+    It needs two objectives, of accuracy and tokens, constraints of these two metrics alone, and a
+    method that takes variances. All keys may be changed when a run is resumed.
     """
 
     enabled: bool = False
@@ -841,9 +841,10 @@ class StepsSection(Section):
     stop_beaten: bool = False
     """Whether a merge is stopped as soon as a measured merge beats whatever it still answers: one
     that is as accurate as if all open questions were answered right, with no more tokens than
-    have been generated. At temperature 0 such a merge is never on the front. It counts towards the
-    budget with what it has answered, and the search is told its estimate. It goes without
-    `enabled`, and has the same needs."""
+    have been generated. At temperature 0 such a merge is never on the front. One that breaks a
+    constraint whatever it still answers is stopped too, once a merge is measured that breaks none.
+    What is stopped counts towards the budget with what it has answered, and the search is told its
+    estimate. It goes without `enabled`, and has the same needs."""
 
     @property
     def in_part(self) -> bool:
@@ -1141,8 +1142,10 @@ class RunSpec(Section):
     @classmethod
     def _can_be_estimated(cls, steps: StepsSection, info: ValidationInfo) -> StepsSection:
         if steps.in_part:
-            constrained = any(info.data.get(side) for side in SIGNS)
-            _refuse(_step_faults(info.data.get("objectives", ()), constrained=constrained))
+            limits = {side: info.data.get(side, {}) for side in SIGNS}
+            names = [benchmark.name for benchmark in info.data.get("benchmarks", ())]
+            constraints = constraints_of(limits, names)
+            _refuse(_step_faults(info.data.get("objectives", ()), constraints))
         return steps
 
     @field_validator("generation")
@@ -1425,17 +1428,20 @@ def _limit_faults(
             )
 
 
-def _step_faults(objectives: Sequence[ObjectiveSection], *, constrained: bool) -> Iterator[str]:
-    """Why merges cannot be measured in steps with valid objectives."""
-    if constrained:
-        yield "steps and constraints (at_least, at_most) do not go together"
+def _step_faults(
+    objectives: Sequence[ObjectiveSection], constraints: Sequence[Constraint]
+) -> Iterator[str]:
+    """Why merges cannot be measured in steps with valid objectives and constraints."""
     if objectives and len(objectives) != STEPPED_OBJECTIVES:
         yield f"steps need two objectives, not {len(objectives)}"
-    for objective in objectives:
-        if objective.metric not in STEPPED_METRICS:
+    estimated = " and ".join(sorted(STEPPED_METRICS))
+    named = {f"objective {each.name}": each.metric for each in objectives}
+    named |= {f"constraint {each.in_words}": each.metric for each in constraints}
+    for name, wanted in named.items():
+        if wanted not in STEPPED_METRICS:
             yield (
-                f"objective {objective.name} is of {objective.metric}, and only "
-                f"{' and '.join(sorted(STEPPED_METRICS))} are estimated from part of the answers"
+                f"{name} is of {wanted}, and only {estimated} are estimated from part of the "
+                "answers"
             )
 
 

@@ -279,7 +279,9 @@ class Estimated(Event):
 
 
 class Beaten(Event):
-    """A measured merge beats whatever one in progress still answers; its worker is told to end.
+    """A merge in progress is no member of the front, whatever it still answers.
+
+    A measured merge beats it, or it breaks a constraint. Its worker is told to end.
 
     It is stopped with what it has answered then. ``reason`` is that of its `Stopped`.
     """
@@ -291,7 +293,7 @@ class Beaten(Event):
 
 
 class Stopped(Event):
-    """A paused merge never goes on: whatever it still answered, a measured merge beats it."""
+    """A paused merge never goes on: it is no member of the front, whatever it still answered."""
 
     event: Literal["stopped"] = "stopped"
     evaluation: str

@@ -214,9 +214,28 @@ def estimated_objectives(
     The variance is that of the estimate alone; see `reference_scaling.estimated_objectives`.
     """
     assert run_state.spec is not None
-    objectives, references = objectives_of(run_state.spec), references_of(run_state)
-    means, variances = reference_scaling.estimated_objectives(objectives, estimate, references)
+    count = len(run_state.spec.objectives)
+    means, variances = estimated_values(run_state, estimate)
+    return means[:count], variances[:count]
+
+
+def estimated_values(
+    run_state: RunState, estimate: BenchmarkEstimates
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What the search is told of such a merge: `estimated_objectives`, then the margins."""
+    assert run_state.spec is not None
+    told, references = told_of(run_state.spec), references_of(run_state)
+    means, variances = reference_scaling.estimated_objectives(told, estimate, references)
     return tuple(map(float, means)), tuple(map(float, variances))
+
+
+def breaks_by_estimate(spec: RunSpec, estimate: BenchmarkEstimates) -> tuple[Constraint, ...]:
+    """The constraints that the estimated means break."""
+    means = {
+        benchmark: {name: mean for name, (mean, _) in found.items()}
+        for benchmark, found in estimate.items()
+    }
+    return broken_constraints(spec, means)
 
 
 def best_reachable(run_state: RunState, step: FirstStep) -> tuple[float, ...]:
@@ -235,19 +254,25 @@ def best_with(
     """Objective vector of a merge, if it answers right, in no token, all that it has not answered.
 
     So it is at least what the merge would be measured to have. An objective by which fewer right
-    answers or more tokens are better has what all wrong ones, in endless tokens, would give.
+    answers or more tokens are better has what all wrong ones, in endless tokens, would give. A
+    merge that breaks a constraint whatever it still answers has -inf in each objective.
     ``answers``: of each benchmark in full.
     """
     assert run_state.spec is not None
-    objectives, references = objectives_of(run_state.spec), references_of(run_state)
+    spec, references = run_state.spec, references_of(run_state)
     best, worst = {}, {}
     for name, whole in answers.items():
         part = parts.get(name, ScoredPart())
         accuracy = (part.scores + whole - part.answered) / whole
         best[name] = {"accuracy": accuracy, "tokens": part.tokens / whole}
         worst[name] = {"accuracy": part.scores / whole, "tokens": ENDLESS}
-    ends = [objective_vector(objectives, end, references) for end in (best, worst)]
-    return tuple(map(float, np.maximum(*ends)))
+    reachable = np.maximum(
+        *(objective_vector(told_of(spec), end, references) for end in (best, worst))
+    )
+    margins = reachable[len(spec.objectives) :]
+    if any(m < -ROUNDING * abs(c.limit) for m, c in zip(margins, spec.constraints, strict=True)):
+        return (-math.inf,) * len(spec.objectives)
+    return tuple(map(float, reachable[: len(spec.objectives)]))
 
 
 def learned_variances(body: Evaluated) -> dict[str, dict[str, float]]:

@@ -27,7 +27,7 @@ from apbmm_master.journal.learning import merges_of
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
-    estimated_objectives,
+    estimated_values,
     known_noise,
     references_of,
     told_of,
@@ -423,8 +423,8 @@ def _with_vectors(run_state: RunState, call: Call) -> PastAsk | PastTell:
         return PastTell(evaluation.vector, None)
     if call.estimated:
         assert evaluation.estimate is not None
-        objectives, variance = estimated_objectives(run_state, evaluation.estimate)
-        return PastTell(evaluation.vector, objectives, variance, evaluation.id, estimated=True)
+        values, variance = estimated_values(run_state, evaluation.estimate)
+        return PastTell(evaluation.vector, values, variance, evaluation.id, estimated=True)
     return _told(run_state, evaluation)
 
 

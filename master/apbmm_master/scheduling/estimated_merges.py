@@ -14,23 +14,26 @@ from apbmm_master.journal.evaluations import Evaluation, FirstStep
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import best_reachable, estimated_objectives
+from apbmm_master.journal.scores import best_reachable, estimated_values
 from apbmm_master.journal.steps.estimate_checks import is_audited
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.pareto import front
 from apbmm_master.search.partial_answers.steps import (
     Paused,
     certainly_beaten,
+    chance_of_feasibility,
     completed_next,
     expected_gain,
     reserve,
 )
 
 Expected = tuple[tuple[float, ...], tuple[float, ...]]
-"""Means and standard deviations of objectives."""
+"""Means and standard deviations of objectives, then of the margins of constraints."""
 OVERRUN = 1.25
 """A paused merge may be completed where the rest of the budget, times this, is what it costs."""
 SMALLEST_COST = 1e-9
+LEAST_CHANCE = 0.05
+"""A paused merge that is less likely to meet all constraints gains nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +41,8 @@ class EstimatedMerge:
     """A merge that has answered its first step and is not measured in full.
 
     - ``mean``, ``deviation`` (m,): of the objectives that it would have in full;
-    - ``best`` (m,): the best that these can be;
+    - ``feasible``: the probability that it would meet all constraints;
+    - ``best`` (m,): the best that these objectives can be, -inf if it breaks a constraint anyhow;
     - ``tokens``: what its other answers are expected to take;
     - ``audited``: it is completed to check its estimate.
     """
@@ -47,6 +51,7 @@ class EstimatedMerge:
     step: FirstStep
     mean: Array
     deviation: Array
+    feasible: float
     best: Array
     tokens: float
     audited: bool
@@ -80,8 +85,8 @@ class EstimatedMerges:
         """The merges that pause, or go on after a pause, and whose estimates the search knows.
 
         ``newest`` has later estimates than those that the search was told, and ``expected`` what a
-        surrogate that knows all of these expects of the objectives: a merge that looks good by
-        chance looks less so among others like it. Both come together.
+        surrogate that knows all of these expects of objectives and margins: a merge that looks good
+        by chance looks less so among others like it. Both come together.
         """
         known = self._known
         self._known = {}
@@ -92,14 +97,14 @@ class EstimatedMerges:
             estimate = newest.get(evaluation.id, told)
             same = known.get(evaluation.id)
             if same is None or same[0] is not estimate or same[1].evaluation is not evaluation:
-                objectives = expected.get(evaluation.id) or _by_itself(run_state, estimate)
-                same = estimate, _estimated(run_state, evaluation, step, estimate, objectives)
+                values = expected.get(evaluation.id) or _by_itself(run_state, estimate)
+                same = estimate, _estimated(run_state, evaluation, step, estimate, values)
             self._known[evaluation.id] = same
         return tuple(merge for _, merge in self._known.values())
 
 
 def _by_itself(run_state: RunState, estimate: BenchmarkEstimates) -> Expected:
-    mean, variance = estimated_objectives(run_state, estimate)
+    mean, variance = estimated_values(run_state, estimate)
     return mean, tuple(map(math.sqrt, variance))
 
 
@@ -108,15 +113,18 @@ def _estimated(
     evaluation: Evaluation,
     step: FirstStep,
     estimate: BenchmarkEstimates,
-    objectives: Expected,
+    values: Expected,
 ) -> EstimatedMerge:
-    parts = step.body.benchmarks
+    assert run_state.spec is not None
+    parts, count = step.body.benchmarks, len(run_state.spec.objectives)
+    mean, deviation = np.array(values)
     tokens = sum(estimate[name]["tokens"][0] * part.answers for name, part in parts.items())
     return EstimatedMerge(
         evaluation,
         step,
-        np.array(objectives[0]),
-        np.array(objectives[1]),
+        mean[:count],
+        deviation[:count],
+        chance_of_feasibility(mean[count:], deviation[count:]),
         np.array(best_reachable(run_state, step)),
         tokens - step.tokens,
         is_audited(run_state, evaluation),
@@ -155,12 +163,22 @@ def kept_for_the_end(
 
 
 def _on_front(paused: Sequence[EstimatedMerge], measured: Array) -> list[EstimatedMerge]:
-    """Those that no other of them and no measured merge is expected to beat."""
-    if not paused:
-        return []
-    means = np.stack([merge.mean for merge in paused])
+    """Those that no other of them and no measured merge is expected to beat.
+
+    They are expected to meet all constraints. While that holds for none, and nothing is measured
+    that meets them, it is the likeliest one, so that something is kept to find out.
+    """
+    feasible = [merge for merge in paused if _is_expected_feasible(merge)]
+    if not feasible:
+        hopeful = [] if len(measured) else [m for m in paused if m.feasible >= LEAST_CHANCE]
+        return sorted(hopeful, key=lambda merge: -merge.feasible)[:1]
+    means = np.stack([merge.mean for merge in feasible])
     found = front(np.concatenate([means, measured.reshape(-1, means.shape[1])]))
-    return [paused[i] for i in found if i < len(paused)]
+    return [feasible[i] for i in found if i < len(feasible)]
+
+
+def _is_expected_feasible(merge: EstimatedMerge) -> bool:
+    return merge.feasible >= 0.5
 
 
 def completed_at_the_end(
@@ -171,8 +189,10 @@ def completed_at_the_end(
 ) -> EstimatedMerge | None:
     """The paused merge that goes on now; None where the budget allows none of use.
 
-    Its expected gain is that beyond what is measured and what is completed ``underway``. Of these,
-    the merges in ``paused`` are not in the costs that the run state has in progress.
+    Its expected gain is that beyond what is measured and what is completed ``underway``, times the
+    probability that it meets all constraints (Gardner et al., 2014); below `LEAST_CHANCE` it is 0.
+    Of those underway, the merges in ``paused`` are not in the costs that the run state has in
+    progress.
     """
     assert run_state.spec is not None
     begun = [merge for merge in underway if merge in paused]
@@ -186,8 +206,12 @@ def completed_at_the_end(
             return None
         costs = np.maximum(costs, [merge.cost(run_state, limit) / left for merge in open_])
     reference = np.array(run_state.spec.hypervolume_reference)
-    rivals = np.concatenate([measured, *(merge.mean[None] for merge in underway)])
-    gains = expected_gain(
+    rivals = np.concatenate(
+        [measured, *(merge.mean[None] for merge in underway if _is_expected_feasible(merge))]
+    )
+    gains = np.array(
+        [merge.feasible if merge.feasible >= LEAST_CHANCE else 0.0 for merge in open_]
+    ) * expected_gain(
         np.stack([merge.mean for merge in open_]),
         np.stack([merge.deviation for merge in open_]),
         rivals,

@@ -65,6 +65,7 @@ from apbmm_master.scheduling.merges_in_progress import beaten_in_progress
 from apbmm_master.search.arrays import Array
 
 BEATEN = "a measured merge beats whatever it still answers"
+INFEASIBLE = "it breaks a constraint whatever it still answers"
 WAIT_WORTH_AVOIDING = 0.005
 """No vector is prefetched while an ask takes a smaller share of an evaluation's time than this."""
 PAPER_WORKERS = 4
@@ -293,7 +294,13 @@ def _beaten(run_state: RunState, situation: Situation) -> Iterator[EndAttempt]:
     for evaluation, attempt in beaten_in_progress(
         run_state, situation.reachable, situation.measured
     ):
-        yield EndAttempt(evaluation.id, attempt.lease, BEATEN)
+        reason = _why_stopped(situation.reachable[evaluation.id])
+        yield EndAttempt(evaluation.id, attempt.lease, reason)
+
+
+def _why_stopped(best: Array) -> str:
+    """Why a merge that can become ``best`` (m,) at the best is no member of the front."""
+    return BEATEN if np.isfinite(best).all() else INFEASIBLE
 
 
 def _end(run_state: RunState, spec: RunSpec, situation: Situation) -> FinishRun | None:
@@ -356,7 +363,7 @@ def _turns(run_state: RunState, situation: Situation) -> list[Decision]:
     if not (run_state.references_done and _has_steps(run_state)):
         return []
     stops: list[Decision] = [
-        StopEvaluation(merge.evaluation.id, BEATEN)
+        StopEvaluation(merge.evaluation.id, _why_stopped(merge.best))
         for merge in beaten(situation.paused, situation.measured)
     ]
     if stops or run_state.finishing:

@@ -45,6 +45,7 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
     ScoreHistory,
     Scores,
+    breaks_by_estimate,
     broken_by,
     estimated_objectives,
     load_rate,
@@ -180,11 +181,14 @@ class RunConsole:
         assert step is not None
         assert estimate is not None
         self._bar.update(self._task, **self._budget(run_state))
+        assert run_state.spec is not None
         means, _ = estimated_objectives(run_state, estimate)
+        broken = breaks_by_estimate(run_state.spec, estimate)
         spent = ", ".join(limit.in_words for limit in limits(run_state))
         self.console.print(
             f"{evaluation.id}  ~[{' '.join(f'{value:+.3f}' for value in means)}]  "
-            f"after {step.answered} of {step.answers} answers  ({spent})",
+            f"after {step.answered} of {step.answers} answers  ({spent})"
+            f"{_breaks(broken, 'may break')}",
             markup=False,
         )
 
@@ -228,9 +232,9 @@ class RunConsole:
         self.console.print(f"run directory: {self._run_dir}", markup=False)
 
 
-def _breaks(broken: Sequence[Constraint]) -> str:
+def _breaks(broken: Sequence[Constraint], verb: str = "breaks") -> str:
     """What is added to the line of an evaluation that breaks constraints."""
-    return f"  breaks {', '.join(each.in_words for each in broken)}" if broken else ""
+    return f"  {verb} {', '.join(each.in_words for each in broken)}" if broken else ""
 
 
 def front_table(scores: Scores, run_state: RunState) -> PointTable:

@@ -32,6 +32,7 @@ from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import (
     ScoreHistory,
     Scores,
+    breaks_by_estimate,
     broken_by,
     estimated_objectives,
     load_rate,
@@ -219,16 +220,22 @@ def _steps(run_state: RunState, now: float, *, is_scaled: bool) -> dict[str, Any
 def _estimate(
     run_state: RunState, evaluation: Evaluation, now: float, *, is_scaled: bool
 ) -> dict[str, Any]:
-    """A merge that has answered its first step; its objectives are None until it is estimated."""
+    """A merge that has answered its first step; its objectives are None until it is estimated.
+
+    ``breaks``: the constraints that the estimated means break.
+    """
     step = evaluation.step
     assert step is not None
+    assert run_state.spec is not None
     objectives = deviations = None
+    estimate = evaluation.estimate
+    broken = breaks_by_estimate(run_state.spec, estimate) if estimate else ()
     metrics = {
         name: {metric: mean for metric, (mean, _) in found.items()}
-        for name, found in (evaluation.estimate or {}).items()
+        for name, found in (estimate or {}).items()
     }
-    if evaluation.estimate is not None and is_scaled:
-        means, variances = estimated_objectives(run_state, evaluation.estimate)
+    if estimate is not None and is_scaled:
+        means, variances = estimated_objectives(run_state, estimate)
         objectives, deviations = list(means), [math.sqrt(v) for v in variances]
     return {
         "id": evaluation.id,
@@ -236,6 +243,7 @@ def _estimate(
         "objectives": objectives,
         "deviations": deviations,
         "metrics": metrics,
+        "breaks": [each.in_words for each in broken],
         "answered": step.answered,
         "answers": step.answers,
         "tokens": step.tokens,

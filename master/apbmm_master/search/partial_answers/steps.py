@@ -67,6 +67,13 @@ def expected_gain(mean: Array, deviation: Array, measured: Array, reference: Arr
     return np.asarray((widths * heights).sum(axis=1))
 
 
+def chance_of_feasibility(mean: Array, deviation: Array) -> float:
+    """The probability that independent Gaussian margins (c,) are all at least 0; 1 without any."""
+    from scipy.special import ndtr
+
+    return float(ndtr(mean / np.maximum(deviation, SMALLEST_DEVIATION)).prod())
+
+
 def _expected_excess(mean: Array, deviation: Array, bounds: Array) -> Array:
     """E max(Y - bound, 0) of Gaussian Y."""
     from scipy.special import ndtr  # showing the state of a run needs none of it

@@ -66,13 +66,18 @@ chat.format = 0.9
             "at_most: sums: nothing is at least 0.9 and at most 0.8",
         ),
         (
-            {"at_least": {"sums": 0.9}, "steps": {"enabled": True}},
-            "steps: steps and constraints (at_least, at_most) do not go together",
+            {"at_most": {"truncated": 0.1}, "steps": {"stop_beaten": True}},
+            "steps: constraint truncated ≤ 10.0% is of truncated, and only accuracy and tokens are",
         ),
     ],
 )
 def test_limits_that_cannot_be_are_named(changes: dict[str, Any], said: str) -> None:
     assert any(said in fault for fault in faults_of(**changes))
+
+
+def test_limits_of_what_is_estimated_go_with_steps() -> None:
+    spec = spec_of(at_least={"sums": 0.9}, at_most={"tokens": 900}, steps={"enabled": True})
+    assert [each.metric for each in spec.constraints] == ["accuracy", "tokens"]
 
 
 def test_a_confirmation_keeps_the_limits_of_what_it_asks() -> None:

@@ -315,6 +315,26 @@ def test_a_search_is_told_estimates_noise_and_then_the_results(tmp_path: Path) -
     assert again.y[row, 0] == pytest.approx(scaled)
 
 
+def test_a_search_is_told_estimated_margins_of_constraints_as_well(tmp_path: Path) -> None:
+    """A margin's variance is that of the estimated mean, and what is expected has margins too."""
+    run, session = Run(tmp_path, at_least={"sums": 0.55}), OptimiserSession()
+    run.begin("e0", "e1", "e2")
+    run.pause_new("p0")
+    assert len(session.reply(run.ask()).vectors) == 1
+    assert session._search is not None
+    state = session._search._state(())
+    request = outcome_request(run.run_state, run.folder)
+    accuracy, spread = run.estimates()["p0"]["sums"]["accuracy"]
+    assert state.margins[3] == pytest.approx([accuracy - 0.55])
+    usual = np.mean(list(OutcomeBook().noise(request, ["e0", "e1", "e2"]).values()), axis=0)
+    np.testing.assert_allclose(state.variance[3, 2], spread + usual[2])
+    assert state.variance.shape == (4, 3)
+    tells = [call for call in history_of(run.run_state) if isinstance(call, PastTell)]
+    done = tuple(tell for tell in tells if not tell.estimated)
+    reply = session.estimates(EstimateRequest(search_arguments(run.run_state), done, request))
+    assert [len(part) for part in reply.expected["p0"]] == [3, 3]
+
+
 def test_a_resumed_search_proposes_what_the_living_one_does(tmp_path: Path) -> None:
     """One session sees each call and outcome as it comes, the other ones all at the end."""
     run, living = Run(tmp_path), OptimiserSession()

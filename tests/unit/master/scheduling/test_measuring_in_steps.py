@@ -23,6 +23,7 @@ from apbmm_master.journal.events import (
     Stopped,
 )
 from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.steps.first_steps import Step
 from apbmm_master.scheduling.estimated_merges import (
     EstimatedMerges,
@@ -43,8 +44,12 @@ STEPS = {"enabled": True, "first": 0.4, "answered": 0.5, "audits": 0.0}
 BUDGET = {"evaluations": 6, "initial": 2, "failures": 3}
 
 
-def world_of(*names: str, steps: Any = None, budget: Any = None) -> tuple[World, list[Sim]]:
-    world = World(steps={**STEPS, **(steps or {})}, budget={**BUDGET, **(budget or {})})
+def world_of(
+    *names: str, steps: Any = None, budget: Any = None, limits: Any = None
+) -> tuple[World, list[Sim]]:
+    world = World(
+        steps={**STEPS, **(steps or {})}, budget={**BUDGET, **(budget or {})}, **(limits or {})
+    )
     return world, [world.join(name) for name in names]
 
 
@@ -234,6 +239,75 @@ def test_what_the_surrogate_expects_of_a_merge_goes_before_its_estimate() -> Non
     assert (one.mean.tolist(), one.deviation.tolist()) == ([0.1, 0.2], [0.3, 0.4])
     assert two.mean.tolist() == other.mean.tolist() == alone.mean.tolist()
     assert one.tokens == alone.tokens
+
+
+def test_a_merge_that_is_likely_infeasible_gains_nothing_and_nothing_is_kept_for_it() -> None:
+    """Of two with the same estimate of the objectives, the one counts whose margin is known."""
+    limited = world_spec(at_most={"tokens": 250}, steps=STEPS, budget=BUDGET)
+    world, _ = paused_run(3)
+    world.run_state.spec = limited
+    newest = {
+        "e0001": estimate((0.7, 0.0001), (300.0, 25.0)),
+        "e0002": estimate((0.6, 0.0001), (240.0, 25.0)),
+        "e0003": estimate((0.65, 0.0001), (255.0, 100.0)),
+    }
+    merges = EstimatedMerges().update(world.run_state, newest)
+    assert [merge.feasible for merge in merges] == pytest.approx([0.0, 0.977, 0.309], abs=1e-3)
+    assert all(len(merge.mean) == len(merge.deviation) == len(merge.best) == 2 for merge in merges)
+    far, within, near = merges
+    none = np.zeros((0, 2))
+    state = world.run_state
+    assert completed_at_the_end(state, merges, (), none) is within
+    assert completed_at_the_end(state, [far, near], [within], none) is near, "it may be feasible"
+    assert completed_at_the_end(state, [far], (), none) is None
+    kept = [kept_for_the_end(state, each, none)["evaluations"] for each in ([within], merges)]
+    assert kept[0] == kept[1] > 0.0, "a member of the front is expected to meet the limit"
+    assert kept_for_the_end(state, [far, near], none)["evaluations"] == kept[0], "the likeliest"
+    measured = np.array([[0.0, 0.0]])
+    assert kept_for_the_end(state, [far, near], measured)["evaluations"] == 0.0
+    assert kept_for_the_end(state, [far], none)["evaluations"] == 0.0
+
+
+def test_a_run_with_a_limit_completes_what_may_be_within_it_and_its_front_is_within() -> None:
+    """Of this world's estimates of tokens the standard deviation is 20."""
+    world, _ = world_of("a", "b", limits={"at_most": {"tokens": 120}})
+    world.settle()
+    tokens = {
+        name: measured_of(each.vector).benchmarks["sums"].metrics["tokens"]
+        for name, each in world.run_state.evaluations.items()
+    }
+    completed = [tokens[name] for name in world.run_state.completed]
+    assert max(completed) < 120 + 20 * 1.65
+    assert max(tokens[name] for name in of_state(world, EvaluationState.PAUSED)) > 153
+    front = ScoreHistory().update(world.run_state).front
+    assert front
+    assert max(tokens[name] for name in front) <= 120
+
+
+def test_what_the_surrogate_expects_of_a_margin_decides_on_feasibility() -> None:
+    world, _ = paused_run(1)
+    world.run_state.spec = world_spec(at_least={"sums": 0.5}, steps=STEPS, budget=BUDGET)
+    newest = {"e0001": estimate((0.9, 0.0001), (300.0, 1.0))}
+    (alone,) = EstimatedMerges().update(world.run_state, newest)
+    expected = {"e0001": ((0.1, 0.2, -0.3), (0.3, 0.4, 0.1))}
+    (merge,) = EstimatedMerges().update(world.run_state, newest, expected)
+    assert (merge.mean.tolist(), merge.deviation.tolist()) == ([0.1, 0.2], [0.3, 0.4])
+    assert alone.feasible > 0.99
+    assert merge.feasible < 0.01
+
+
+def test_a_paused_merge_that_breaks_a_limit_whatever_it_answers_is_stopped_for_that() -> None:
+    world, _ = paused_run(1)
+    (merge,) = world.situation().estimated
+    found = decisions(world, measured=merge.best[None] - 1.0)
+    assert not [d for d in found if isinstance(d, StopEvaluation)]
+    spent = merge.step.tokens / 10  # a mean over all ten questions that cannot shrink
+    world.run_state.spec = world_spec(at_most={"tokens": 0.9 * spent}, steps=STEPS, budget=BUDGET)
+    world.estimates = EstimatedMerges()
+    (merge,) = world.situation().estimated
+    assert np.isneginf(merge.best).all()
+    (stop,) = decisions(world, measured=np.array([[-5.0, -5.0]]))
+    assert stop == StopEvaluation("e0001", "it breaks a constraint whatever it still answers")
 
 
 def test_nothing_goes_on_that_the_budget_does_not_allow() -> None:

@@ -17,13 +17,13 @@ from apbmm_master.journal.evaluations import TellCall
 from apbmm_master.journal.events import Beaten, DuplicateResult, Leased, Paused, Stopped
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import best_with, score
+from apbmm_master.journal.scores import best_with, broken_constraints, raw_metrics, score
 from apbmm_master.scheduling.merges_in_progress import (
     ROUNDING,
     ReachableObjectives,
     beaten_in_progress,
 )
-from protocol_world import PROMPTS, Sim, World, measured_of, measurement
+from protocol_world import PROMPTS, Sim, World, measured_of, measurement, world_spec
 
 BUDGET = {"evaluations": 4, "initial": 2, "failures": 3}
 
@@ -242,6 +242,34 @@ def test_what_is_stopped_could_never_have_been_on_the_front(
     name = next(e.id for e, _ in world.run_state.active_attempts())
     if list(beaten_in_progress(world.run_state, {name: best}, measured)):
         assert (measured[0] >= whole).all()
+
+
+@given(
+    scores=st.lists(st.sampled_from([0.0, 1.0]), min_size=10, max_size=10),
+    tokens=st.lists(st.integers(1, 5000), min_size=10, max_size=10),
+    answered=st.integers(0, 10),
+    least=st.floats(0.0, 1.0),
+    most=st.floats(1.0, 5000.0),
+)
+def test_what_is_stopped_for_a_limit_breaks_it_in_full(
+    scores: list[float], tokens: list[int], answered: int, least: float, most: float
+) -> None:
+    world, _ = RAMBLING
+    before = world.run_state.spec
+    limited = world_spec(at_least={"sums": least}, at_most={"tokens": most})
+    part = ScoredPart(answered, sum(scores[:answered]), sum(tokens[:answered]))
+    try:
+        world.run_state.spec = limited
+        best = best_with(world.run_state, {"sums": part}, {"sums": 10})
+    finally:
+        world.run_state.spec = before
+    assert len(best) == 2
+    whole = raw_metrics(measurement(sum(scores) / 10, sum(tokens) / 10))
+    broken = broken_constraints(limited, whole)
+    if np.isneginf(best).any():
+        assert broken
+    elif answered == 10:
+        assert not broken
 
 
 def test_the_best_is_computed_once_for_the_same_answers() -> None:

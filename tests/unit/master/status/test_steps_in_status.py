@@ -12,7 +12,7 @@ from apbmm.status.view import render
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.steps.estimate_checks import EstimateChecks, checks_of
 from apbmm_master.status.snapshot import journal_snapshot
-from protocol_world import World
+from protocol_world import World, world_spec
 from stepped_merges import estimate
 
 STEPS = {"enabled": True, "first": 0.4, "answered": 0.5}
@@ -53,6 +53,23 @@ def test_estimates_are_shown_as_such_with_what_they_have_cost() -> None:
     assert "after 2 of 10 answers" in view
     lines = list(EventLines().of(status))
     assert sum(line.startswith(f"{first['id']}  ") and "~" in line for line in lines) == 1
+
+
+def test_an_estimate_says_which_limits_it_breaks() -> None:
+    world = settled()
+    world.run_state.spec = world_spec(at_most={"tokens": 110}, steps=STEPS, budget=BUDGET)
+    status = journal_snapshot(world.run_state, now=world.now)
+    found = {
+        entry["id"]: (entry["metrics"]["sums"]["tokens"] > 110, entry["breaks"])
+        for entry in status["steps"]["estimates"]
+    }
+    assert {beyond for beyond, _ in found.values()} == {True, False}
+    assert all(breaks == ["tokens ≤ 110.0"] * beyond for beyond, breaks in found.values())
+    text = text_of(render(status))
+    assert "may break" in text
+    lines = [line for line in EventLines().of(status) if "~" in line]
+    said = {line.split()[0]: line.endswith("may break tokens ≤ 110.0") for line in lines}
+    assert said == {name: beyond for name, (beyond, _) in found.items()}
 
 
 def test_checks_count_the_means_within_their_intervals() -> None:

@@ -13,6 +13,7 @@ from apbmm_master.search.partial_answers.steps import (
     Paused,
     audited,
     certainly_beaten,
+    chance_of_feasibility,
     completed_next,
     expected_gain,
     reserve,
@@ -51,6 +52,16 @@ def test_expected_gain_without_a_front_or_a_deviation() -> None:
     assert sure == pytest.approx([0.5])
     with pytest.raises(WrongShapeError, match="two objectives, not 3"):
         expected_gain(np.zeros((1, 3)), np.ones((1, 3)), np.empty((0, 3)), np.zeros(3))
+
+
+def test_the_chance_of_feasibility_is_the_share_of_samples_that_meet_all_limits() -> None:
+    mean, deviation = np.array([0.05, -0.1]), np.array([0.1, 0.2])
+    samples = np.random.default_rng(0).normal(mean, deviation, (40_000, 2))
+    share = (samples >= 0.0).all(axis=1).mean()
+    assert chance_of_feasibility(mean, deviation) == pytest.approx(share, abs=0.01)
+    assert chance_of_feasibility(np.zeros(0), np.zeros(0)) == 1.0
+    known = [chance_of_feasibility(np.array([m]), np.zeros(1)) for m in (0.001, -0.001)]
+    assert known == [1.0, 0.0]
 
 
 @settings(max_examples=200)
