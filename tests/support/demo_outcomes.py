@@ -1,6 +1,6 @@
 """Outcomes of three real searches of the demo pair, 40 merges and the two sources each.
 
-`apbmm demo --seed 0`, `1` and `2`, extracted by `benchmarks/estimates.py extract`.
+`apbmm demo --seed 0`, `1` and `2`, extracted by `benchmarks.partial_answers.estimates extract`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The bytes of files and tensors: reading them, and comparing them up to the first difference.
 
 Positioned reads into reused buffers keep memory flat whatever the size of a checkpoint, and were
-faster than memory maps (see `benchmarks/merge_speed.py`).
+faster than memory maps (see `benchmarks/merging/merge_speed.py`).
 """
 
 from __future__ import annotations

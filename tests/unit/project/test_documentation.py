@@ -14,6 +14,7 @@ from commands import REPOSITORY
 PAGES = [
     REPOSITORY / "README.md",
     REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "benchmarks/README.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 FOLDERS = (
@@ -28,6 +29,11 @@ FOLDERS = (
     "worker",
 )
 SOURCE = re.compile(r"`([\w./-]+/[\w.-]+|[\w-]+\.py)`")
+
+
+def page_name(page: Path) -> str:
+    """The page's path in the repository."""
+    return page.relative_to(REPOSITORY).as_posix()
 
 
 def prose(page: Path) -> str:
@@ -70,7 +76,7 @@ def test_the_tables_of_methods_are_complete(page: str) -> None:
     assert methods_named(REPOSITORY / page) == set(names())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
         if target.startswith("https://"):
@@ -81,7 +87,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_source_files_that_are_named_exist(page: Path) -> None:
     """A named path is one from the top, or the end of one, as in `search/prior.py`."""
     tree = [
@@ -94,6 +100,22 @@ def test_source_files_that_are_named_exist(page: Path) -> None:
         assert known or not re.search(
             r"\.(py|toml|md|yaml|sbatch)$|^(master|worker|common|cli)/", name
         ), name
+
+
+def test_the_index_of_benchmarks_is_complete() -> None:
+    """Every module is named in its room's section, every file of results in a row or by a row."""
+    benchmarks = REPOSITORY / "benchmarks"
+    head, *sections = re.split(r"^## (?=\w+/)", prose(benchmarks / "README.md"), flags=re.MULTILINE)
+    found = {text.split("/")[0]: text for text in sections}
+    modules = [path for path in benchmarks.rglob("*.py") if path.stem != "__init__"]
+    for path in modules:
+        named = head if path.parent == benchmarks else found[path.parent.name]
+        assert re.search(rf"`{path.stem}(\.py)?`", named), path
+    index = "".join(sections)
+    rows = re.findall(r"^\| `(\w+)` \|", index, flags=re.MULTILINE)
+    assert set(rows) <= {path.stem for path in modules}
+    for path in (benchmarks / "results").iterdir():
+        assert f"`{path.name}`" in index or path.stem in rows, path
 
 
 def test_examples_of_files_are_those_that_tests_run() -> None:

@@ -53,8 +53,8 @@ class FileBuffer:
         """``length`` bytes that lie in their pages as the bytes from ``offset`` of a file do.
 
         Some processors copy five times as slowly to an address that lies a few bytes further on in
-        its page, because they take that for an overlap (`benchmarks/copy_alignment.py`). The memory
-        is aligned for numbers even where the file is not.
+        its page, because they take that for an overlap (`benchmarks/merging/copy_alignment.py`).
+        The memory is aligned for numbers even where the file is not.
         """
         begin = offset % mmap.PAGESIZE & -ALIGNMENT
         if begin + length > len(self._memory):

@@ -1,0 +1,1 @@
+"""The scripts that measure; README.md says what each of them answers."""

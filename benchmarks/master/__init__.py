@@ -1,0 +1,1 @@
+"""What a master bears, and what its search takes for a proposal."""

@@ -1,0 +1,1 @@
+"""How long merges, their way into an engine, and their export take."""

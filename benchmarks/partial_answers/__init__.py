@@ -1,0 +1,1 @@
+"""What answers to single questions tell of a merge, and what it saves to ask fewer."""

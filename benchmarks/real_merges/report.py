@@ -1,0 +1,249 @@
+"""The tables of `searches.py`, in Markdown, and its data in JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import wilcoxon
+
+from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
+from benchmarks.real_merges.evaluations import Asked
+from benchmarks.tables import half_width, made_by, markdown
+
+Array = npt.NDArray[np.float64]
+REFERENCE = (-0.2, -0.2)
+INITIAL = 8
+FIRST = "ap-bmm-plus"
+COUNTS = (10, 15, 20, 25, 30, 35, 40)
+PREAMBLE = """\
+Real merges of the pair of run `{pair}` by vLLM on a CPU and EvalScope, {sample} questions of each
+benchmark, campaigns of 8 + 32 evaluations (grids: 80), one after another; see
+`benchmarks/real_merges/searches.py`. Hypervolume of the objectives of Eq. 2 as measured on these
+questions, above (-0.2, -0.2); `trajectory` is its mean over the evaluations after the eighth,
+`tokens` are all that a campaign generated. Spacing and front (its size) are those of all merges of
+a campaign.
+Contribution is a method's share of the front pooled over all methods of the table. The first two
+tables are of the seeds that all of their methods have run. Confirmed is the hypervolume of a
+campaign's front when its merges answer questions that the search did not ask. The merges of all
+campaigns together, {merges} of them, have a hypervolume of {pooled:.3f}.
+
+Differences are paired by seed, with 95 % intervals (Student's t), Wilcoxon's p and Holm's
+correction over the table. At equal tokens: those of the cheaper campaign of each pair. The last
+column is the median number of evaluations after which `ap-bmm-plus` has the other's final
+hypervolume.
+"""
+SEEDLESS = 0
+"""The seed of campaigns that have none: they are paired with every seed."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a campaign reached.
+
+    Its objectives (n, 2), the hypervolume after each evaluation (n,), all tokens generated until
+    then (n,), and the hypervolume of its front on further questions, if that was measured.
+    """
+
+    points: Array
+    volumes: Array
+    tokens: Array
+    confirmed: float | None = None
+
+    @classmethod
+    def of(cls, campaign: Mapping[str, Any], confirmed: Sequence[Sequence[float]] = ()) -> Curve:
+        """The curve of a campaign as it is kept, and its front's objectives when confirmed."""
+        points = np.array(campaign["y"])
+        volumes = [hypervolume(points[: k + 1], REFERENCE) for k in range(len(points))]
+        return cls(
+            points,
+            np.array(volumes),
+            np.cumsum(campaign["tokens"]).astype(np.float64),
+            hypervolume(np.array(confirmed), REFERENCE) if len(confirmed) else None,
+        )
+
+    @property
+    def trajectory(self) -> float:
+        """Mean hypervolume over the evaluations after the initial design."""
+        return float(self.volumes[INITIAL:].mean())
+
+    def within(self, tokens: float) -> float:
+        """Hypervolume of the evaluations that so many tokens are enough for."""
+        count = int(np.searchsorted(self.tokens, tokens, side="right"))
+        return float(self.volumes[count - 1]) if count else 0.0
+
+    def reaches(self, volume: float) -> float:
+        """After how many evaluations the hypervolume is at least this; infinite if it never is."""
+        found = np.flatnonzero(self.volumes >= volume)
+        return float(found[0] + 1) if len(found) else float("inf")
+
+
+Curves = dict[str, dict[int, Curve]]
+
+
+def write_report(
+    campaigns: Sequence[Mapping[str, Any]],
+    confirmed: Sequence[Mapping[str, Any]],
+    asked: Asked,
+    out: Path,
+) -> None:
+    """`OUT.md` with the tables, `OUT.json` with objectives and tokens of every evaluation.
+
+    `confirmed` holds the objectives of fronts on further questions, `asked` what was asked.
+    """
+    again = {(each["method"], each["seed"]): each["y"] for each in confirmed}
+    curves: Curves = {}
+    for campaign in campaigns:
+        method, seed = campaign["method"], campaign["seed"]
+        curves.setdefault(method, {})[seed] = Curve.of(campaign, again.get((method, seed), ()))
+    parts = [made_by(f"python -m benchmarks.real_merges.searches report STORE --out {out}")]
+    every = np.concatenate([run.points for runs in curves.values() for run in runs.values()])
+    parts.append(
+        PREAMBLE.format(
+            pair=asked.pair,
+            sample=asked.sample or "all",
+            merges=len(every),
+            pooled=hypervolume(every, REFERENCE),
+        )
+    )
+    parts += [means(curves), trajectories(curves), differences(curves)]
+    out.with_suffix(".md").write_text("\n".join(parts))
+    kept = [{name: c[name] for name in ("method", "seed", "y", "tokens")} for c in campaigns]
+    lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in kept)
+    out.with_suffix(".json").write_text(f"[\n{lines}\n]\n")
+
+
+def means(curves: Curves) -> str:
+    """The means of each method over the seeds that all of them have."""
+    rows = [
+        [
+            "method", "runs", "hypervolume", "trajectory", "Spacing", "front", "contribution",
+            "tokens", "confirmed",
+        ]
+    ]  # fmt: skip
+    shares = contribution_shares(curves)
+    for method, runs in by_hypervolume(curves).items():
+        confirmed = [run.confirmed for run in runs if run.confirmed is not None]
+        rows.append(
+            [
+                f"`{method}`",
+                str(len(runs)),
+                f"{np.mean([run.volumes[-1] for run in runs]):.3f}",
+                f"{np.mean([run.trajectory for run in runs]):.3f}",
+                f"{np.mean([spacing(run.points) for run in runs]):.3f}",
+                f"{np.mean([len(front(run.points)) for run in runs]):.1f}",
+                f"{shares[method]:.2f}",
+                f"{np.mean([run.tokens[-1] for run in runs]):,.0f}",
+                f"{np.mean(confirmed):.3f} ({len(confirmed)})" if confirmed else "",
+            ]
+        )
+    return markdown(rows)
+
+
+def trajectories(curves: Curves) -> str:
+    """Mean hypervolume after so many evaluations, over the seeds that all methods have."""
+    rows = [["hypervolume after", *(str(count) for count in COUNTS)]]
+    for method, runs in by_hypervolume(curves).items():
+        cells = [np.mean([run.volumes[:count][-1] for run in runs]) for count in COUNTS]
+        rows.append([f"`{method}`", *(f"{cell:.3f}" for cell in cells)])
+    return markdown(rows)
+
+
+def common_seeds(curves: Curves) -> list[int]:
+    """The seeds that all methods have that have seeds at all."""
+    seeded = [set(runs) for runs in curves.values() if set(runs) != {SEEDLESS}]
+    return sorted(set.intersection(*seeded)) if seeded else [SEEDLESS]
+
+
+def by_hypervolume(curves: Curves) -> dict[str, list[Curve]]:
+    """The runs of the common seeds, the method with the highest mean hypervolume first."""
+    seeds = common_seeds(curves)
+    found = {
+        method: list(runs.values()) if set(runs) == {SEEDLESS} else [runs[seed] for seed in seeds]
+        for method, runs in curves.items()
+    }
+    found = {method: runs for method, runs in found.items() if runs}
+    final = {method: np.mean([run.volumes[-1] for run in runs]) for method, runs in found.items()}
+    return {method: found[method] for method in sorted(found, key=lambda name: -final[name])}
+
+
+def contribution_shares(curves: Curves) -> dict[str, float]:
+    """Each method's share of the front of all methods, over the seeds that all of them have."""
+    counts = np.zeros(len(curves))
+    for seed in common_seeds(curves):
+        groups = [runs.get(seed) or runs[SEEDLESS] for runs in curves.values()]
+        counts += contributions([run.points for run in groups])
+    return dict(zip(curves, counts / max(counts.sum(), 1.0), strict=True))
+
+
+def differences(curves: Curves) -> str:
+    """Paired differences of `ap-bmm-plus` from each other method, positive where it is ahead."""
+    head = [
+        f"`{FIRST}` minus", "pairs", "at equal evaluations", "p", "p (Holm)", "ahead in",
+        "trajectory", "at equal tokens", "reaches its end with", "confirmed",
+    ]  # fmt: skip
+    found = {method: pairs_of(curves, method) for method in curves if method != FIRST}
+    found = {method: pairs for method, pairs in found.items() if len(pairs) > 1}
+    deltas = {method: np.array([a.volumes[-1] - b.volumes[-1] for a, b in pairs])
+              for method, pairs in found.items()}  # fmt: skip
+    p = {method: signed_rank(delta) for method, delta in deltas.items()}
+    corrected = holm(p)
+    rows = [head]
+    for method, pairs in found.items():
+        delta = deltas[method]
+        trajectory = np.array([a.trajectory - b.trajectory for a, b in pairs])
+        ends = [min(a.tokens[-1], b.tokens[-1]) for a, b in pairs]
+        equal = np.array([a.within(t) - b.within(t) for (a, b), t in zip(pairs, ends, strict=True)])
+        reached = np.median([a.reaches(b.volumes[-1]) for a, b in pairs])
+        rows.append(
+            [
+                f"`{method}`", str(len(pairs)), interval(delta), f"{p[method]:.3f}",
+                f"{corrected[method]:.3f}", f"{int((delta > 0).sum())}", interval(trajectory),
+                interval(equal), f"{reached:.0f}" if np.isfinite(reached) else "never",
+                confirmed_difference(pairs),
+            ]
+        )  # fmt: skip
+    return markdown(rows) if len(rows) > 1 else "No method has two pairs yet: no differences.\n"
+
+
+def confirmed_difference(pairs: Sequence[tuple[Curve, Curve]]) -> str:
+    """The difference on further questions, of the pairs where both were confirmed."""
+    found = [
+        ours.confirmed - theirs.confirmed
+        for ours, theirs in pairs
+        if ours.confirmed is not None and theirs.confirmed is not None
+    ]
+    return interval(np.array(found)) if len(found) > 1 else ""
+
+
+def pairs_of(curves: Curves, method: str) -> list[tuple[Curve, Curve]]:
+    """The runs of the first method and of another with the same seed."""
+    other = curves[method]
+    if set(other) == {SEEDLESS}:
+        return [(run, other[SEEDLESS]) for run in curves.get(FIRST, {}).values()]
+    return [(run, other[seed]) for seed, run in curves.get(FIRST, {}).items() if seed in other]
+
+
+def interval(delta: Array) -> str:
+    """Mean and half the 95 % interval (Student's t)."""
+    return f"{delta.mean():+.3f} ± {half_width(delta):.3f}"
+
+
+def signed_rank(delta: Array) -> float:
+    """Wilcoxon's two-sided p; 1 where there is no difference at all."""
+    return float(wilcoxon(delta).pvalue) if np.any(delta != 0.0) else 1.0
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Holm's correction for so many comparisons."""
+    found: dict[str, float] = {}
+    largest = 0.0
+    for rank, (name, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p) - rank) * value))
+        found[name] = largest
+    return found

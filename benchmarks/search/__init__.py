@@ -1,0 +1,1 @@
+"""How good searches are, on synthetic merges of known truth."""
