@@ -30,7 +30,6 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import t as student_t
 
 from apbmm_master.search.hyperpriors import dimension_scaled
 from apbmm_master.search.merge_kernel import MergeKernel, summary_count
@@ -39,7 +38,7 @@ from apbmm_master.search.partial_answers.outcome_estimates import particular_var
 from apbmm_master.search.surrogate import fit
 from benchmarks.partial_answers.estimates import Merges, demo_runs
 from benchmarks.partial_answers.simulated_answers import BENCHMARK, AnswerWorld
-from benchmarks.tables import command_line, made_by
+from benchmarks.tables import command_line, half_width, made_by
 
 Array = npt.NDArray[np.float64]
 MODELS = ("objectives", "composed")
@@ -184,11 +183,10 @@ def simulated(family: str, seed: int) -> list[Array]:
 def row(title: str, count: int, pairs: Sequence[Array]) -> str:
     """A row of the table from the qualities (2, 4) of each pair."""
     values = np.array(pairs)
-    change = values[:, 1] - values[:, 0]
-    reach = student_t.ppf(0.975, len(change) - 1) * change.std(axis=0, ddof=1) / len(change) ** 0.5
+    changes = (values[:, 1] - values[:, 0]).T
     cells = [
-        f"{values[:, 0, k].mean():.3f} | {change[:, k].mean():+.3f} ± {reach[k]:.3f}"
-        for k in range(4)
+        f"{own.mean():.3f} | {change.mean():+.3f} ± {half_width(change):.3f}"
+        for own, change in zip(values[:, 0].T, changes, strict=True)
     ]
     return f"| {title} | {count} | {len(values)} | " + " | ".join(cells) + " |"
 
