@@ -37,9 +37,10 @@ def constraints_of(
 ) -> tuple[Constraint, ...]:
     """The constraints of valid tables, those of `at_least` first."""
     return tuple(
-        Constraint(key, side, *_meant(key, benchmarks), limit)
+        Constraint(key, side, name, tuple(benchmarks) if of is None else (of,), limit)
         for side in SIGNS
         for key, limit in limits[side].items()
+        for name, of in [meaning(key, benchmarks)]
     )
 
 
@@ -48,7 +49,7 @@ def faults_of_limits(
 ) -> Iterator[str]:
     """What of one table names nothing that is measured, or no value that it may have."""
     for key, limit in limits.items():
-        name, _ = _meant(key, benchmarks)
+        name, _ = meaning(key, benchmarks)
         if name == key and key not in METRICS:
             yield (
                 f"{key} is neither a benchmark ({', '.join(benchmarks)}) nor a metric "
@@ -59,14 +60,17 @@ def faults_of_limits(
             yield f"{key} {SIGNS[side]} {limit:g}: {fault}"
 
 
-def _meant(key: str, benchmarks: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """The metric and the benchmarks that a key names; the key itself for what is no benchmark's."""
+def meaning(key: str, benchmarks: Sequence[str]) -> tuple[str, str | None]:
+    """The metric that a key names, and the benchmark; None for the mean over all benchmarks.
+
+    What names no benchmark is taken for a metric.
+    """
     if key in benchmarks:
-        return "accuracy", (key,)
+        return "accuracy", key
     for name in sorted(benchmarks, key=len, reverse=True):
         if key.startswith(f"{name}."):
-            return key[len(name) + 1 :], (name,)
-    return key, tuple(benchmarks)
+            return key[len(name) + 1 :], name
+    return key, None
 
 
 def flattened(table: Any, prefix: str = "") -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.run_file import BudgetSection, RunSpec
-from apbmm_common.run_file.constraints import SIGNS
+from apbmm_common.run_file.constraints import SIGNS, meaning
 from apbmm_common.run_file.schema import BenchmarkSection, ConfirmSection, ObjectiveSection
 from apbmm_master.journal.events import QUESTIONS, AnyEvent, FrontToConfirm
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -89,11 +89,14 @@ def _objectives(
 
 
 def _limits(spec: RunSpec, benchmarks: Sequence[BenchmarkSection]) -> dict[str, dict[str, float]]:
-    """The constraints without those of a benchmark that is not asked."""
-    names = {benchmark.name for benchmark in benchmarks}
+    """The constraints whose keys mean the same here: not those of a benchmark that is not asked.
+
+    A benchmark may be called like a metric, here or in the search.
+    """
+    there, here = ([each.name for each in asked] for asked in (spec.benchmarks, benchmarks))
     limits: dict[str, dict[str, float]] = {side: {} for side in SIGNS}
     for constraint in spec.constraints:
-        if constraint.name == constraint.metric or {*constraint.benchmarks} <= names:
+        if meaning(constraint.name, there) == meaning(constraint.name, here):
             limits[constraint.side][constraint.name] = constraint.limit
     return limits
 

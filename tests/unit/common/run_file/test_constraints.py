@@ -87,3 +87,13 @@ def test_a_confirmation_keeps_the_limits_of_what_it_asks() -> None:
     confirm = confirmation_spec(spec, 3)
     assert [b.name for b in confirm.benchmarks] == ["sums"]
     assert (confirm.at_least, confirm.at_most) == ({"sums": 0.5}, {"tokens": 900.0})
+
+
+def test_a_limit_of_a_benchmark_called_like_a_metric_is_none_of_another_mean() -> None:
+    named = [{**BENCHMARKS[0], "holdout": 0.3}, {**BENCHMARKS[0], "name": "accuracy"}]
+    spec = spec_of(benchmarks=named, at_least={"accuracy": 0.9, "sums": 0.5})
+    assert spec.constraints[0].benchmarks == ("accuracy",)
+    assert confirmation_spec(spec, 3).at_least == {"sums": 0.5}
+    further = [{**BENCHMARKS[0], "name": "tokens"}]
+    spec = spec_of(at_most={"tokens": 900, "accuracy": 0.9}, confirm={"benchmarks": further})
+    assert confirmation_spec(spec, 3).at_most == {"accuracy": 0.9}, "of all that is asked"
