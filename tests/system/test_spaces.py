@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from apbmm_common.checkpoint.identical_layers import layer_ranges
 from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.run_state import RunState
@@ -13,6 +14,7 @@ from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.optimiser.process import new_search
 from apbmm_master.search.prior import component_importance, layer_importance, rescale
 from apbmm_worker.child.rehearsal import Landscape
+from commands import run as run_command
 from rehearsal_runs import Site
 
 CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
@@ -84,6 +86,9 @@ def test_blocks_that_are_found_keep_their_borders_when_the_run_goes_on(site: Sit
     assert run_state.borders is not None
     assert run_state.borders == before.borders
     (border,) = run_state.borders
+    blocks = "; ".join(map(layer_ranges, (range(border), range(border, LAYERS))))
+    said = f"2 blocks of layers, found from how much the sources differ: {blocks}"
+    assert said in run_command("apbmm", "status", site.run_dir).stdout
     for name in run_state.completed:
         first, second = run_state.evaluations[name].vector
         weights = [first] * border + [second] * (LAYERS - border)

@@ -37,6 +37,12 @@ def checks_in_words(checks: Mapping[str, int]) -> str:
     )
 
 
+def blocks_in_words(blocks: Sequence[str]) -> str:
+    """The blocks of layers that a run has found; there is at least one."""
+    count = f"{len(blocks)} block{'s' if len(blocks) > 1 else ''} of layers"
+    return f"{count}, found from how much the sources differ: {'; '.join(blocks)}"
+
+
 def in_list(names: Sequence[str]) -> str:
     """Names as a sentence has them: "a, b and c"; there is at least one."""
     *others, last = names

@@ -11,7 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from apbmm.results.run_results import EvaluationResult, RunResults
-from apbmm.results.words import asked_in_words, checks_in_words, cost_unit, duration, moment
+from apbmm.results.words import (
+    asked_in_words,
+    blocks_in_words,
+    checks_in_words,
+    cost_unit,
+    duration,
+    moment,
+)
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
 from apbmm_master.journal.costs.budget import UNITS, amount, roughly
@@ -90,6 +97,8 @@ def _story(status: Entry) -> Iterator[Text]:
         yield Text(", ".join(f"{role} {path}" for role, path in sources.items()))
     if benchmarks := status.get("benchmarks"):
         yield Text(", ".join(map(_benchmark, benchmarks)))
+    if blocks := status.get("found_blocks"):
+        yield Text(blocks_in_words(blocks))
     if status.get("begun_at") is None:
         return
     hosts = [f"{host} ({gpu})" for host, gpu in status["hosts"]]

@@ -162,6 +162,17 @@ class RunState:
         )
 
     @property
+    def found_blocks(self) -> tuple[str, ...]:
+        """The layers of each block that was found, as in ``4-7``; empty in a run that finds none.
+
+        Those of ``grain = "adaptive"``.
+        """
+        if self.borders is None or not self.has_space:
+            return ()
+        space = self.space
+        return space.unit_names[: len(space.unit_names) - len(space.outside)]
+
+    @property
     def references_done(self) -> bool:
         """Whether all references are measured, so that Eq. 2 can be applied."""
         return self.spec is not None and all(

@@ -162,6 +162,7 @@ def journal_snapshot(
         "references": {e.id: _metrics(e) for e in measured_references(run_state)},
         "measured": _measured(run_state),
         "identical_layers": list(run_state.identical_layers),
+        "found_blocks": list(run_state.found_blocks),
         "constraints": [each.in_words for each in spec.constraints] if spec else [],
         "breaking": 0 if trouble else sum(bool(done.broken) for done in history.history()),
         "references_breaking": _references_breaking(run_state),

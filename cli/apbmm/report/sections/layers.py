@@ -22,7 +22,7 @@ from apbmm.report.data.model import search_method
 from apbmm.report.data.points import short_id
 from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.run_results import RunResults
-from apbmm.results.words import in_list
+from apbmm.results.words import blocks_in_words, in_list
 
 if TYPE_CHECKING:
     from apbmm_master.search.surrogate import Surrogate
@@ -35,9 +35,11 @@ def layers_section(results: RunResults, surrogate: Surrogate | None) -> ReportSe
     found = components(results, surrogate)
     figures = (*_weights(results), *_prior(results, found), *_effects(results, found))
     tables = (*_parameters(results), *_agreement(results, found))
-    if not figures and not tables:
+    blocks = results.run_state.found_blocks
+    paragraphs = (f"{blocks_in_words(blocks)}.",) if blocks else ()
+    if not (figures or tables or paragraphs):
         return None
-    return ReportSection("Layers", figures=figures, tables=tables)
+    return ReportSection("Layers", paragraphs, figures, tables)
 
 
 def weight_cells(results: RunResults, source: str) -> list[Cell]:

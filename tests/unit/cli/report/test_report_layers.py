@@ -15,7 +15,9 @@ from apbmm.report.data.points import short_id
 from apbmm.report.sections.layers import layers_section, weight_cells
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.run_file import Space
+from apbmm_common.run_file.schema import MergeSection
 from apbmm_master.journal.events import Proposed, Record
+from apbmm_master.status.snapshot import journal_snapshot
 from written_runs import write_run
 
 POINTS = [[0.1, 0.9], [0.2, 0.85], [0.35, 0.7], [0.5, 0.6], [0.55, 0.4], [0.8, 0.3]]
@@ -139,6 +141,23 @@ def test_methods_without_a_model_have_weights_and_a_prior_alone(tmp_path: Path) 
     section = layers_section(results, None)
     assert section is not None
     assert [figure.name for figure in section.figures] == ["front-weights", "prior"]
+
+
+def test_blocks_that_were_found_are_said_before_any_figure(tmp_path: Path) -> None:
+    results = written(tmp_path)
+    section = layers_section(results, None)
+    assert section is not None
+    assert section.paragraphs == ()
+    results.run_state.borders = (1, 2, 3)
+    results.run_state.spec = results.spec.model_copy(
+        update={"merge": MergeSection(grain="adaptive", blocks=4)}
+    )
+    assert journal_snapshot(results.run_state)["found_blocks"] == ["0", "1", "2", "3"]
+    section = layers_section(results, None)
+    assert section is not None
+    assert section.paragraphs == (
+        "4 blocks of layers, found from how much the sources differ: 0; 1; 2; 3.",
+    )
 
 
 def test_a_model_level_method_shows_parameters(tmp_path: Path) -> None:
