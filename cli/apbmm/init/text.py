@@ -13,7 +13,7 @@ from apbmm.check.view import size
 from apbmm.init.benchmarks import MANY, SAMPLE, Guess
 from apbmm.init.limits import Limits
 from apbmm.init.models import THOUGHTS, Model, Source
-from apbmm.init.objectives import PAPER_OBJECTIVES, Objective
+from apbmm.init.objectives import MOST, PAPER_OBJECTIVES, Objective
 from apbmm_common.run_file import LEAST_SOURCES
 
 SCHEMA_FILE = "apbmm.schema.json"
@@ -22,6 +22,15 @@ MOST_AT_ONCE = 256
 LEAST_TO_SHARE = 100
 """With fewer questions a confirmation would have under 30, and the search under 70."""
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+SCALED_BY_VALUES = {
+    "right": ('metric = "accuracy"', "scale = [0.2, 0.9]  # these values score 0 and 1"),
+    "short": (
+        'metric = "tokens"',
+        'direction = "minimise"',
+        "target = 500  # scores 1; the source that is worst scores 0",
+    ),
+}
+"""Objectives that need no two sources which differ, as examples, by name."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,10 @@ def _head(proposal: Proposal, folder: Path) -> Iterator[str]:
     yield ""
     yield f"name = {text(proposal.name)}"
     yield "seed = 0"
+    yield "# Merges beyond a limit are no members of the front, and the search avoids them."
+    first, *_ = benchmark_names(proposal.benchmarks, proposal.names)
+    yield f"# at_least = {inline({first: 0.5})}  # accuracy on this benchmark"
+    yield f"# at_most = {inline({'tokens': 2000})}  # mean over all benchmarks"
     yield ""
     yield "[sources]"
     *others, anchor = proposal.sources
@@ -139,8 +152,9 @@ def _objectives(proposal: Proposal) -> Iterator[str]:
     if not objectives and len(names) == LEAST_SOURCES:
         good, cheap = (objective.experts(names)[0] for objective in PAPER_OBJECTIVES)
         yield "# Without [[objectives]] there are the two of the paper: reasoning, from accuracy"
-        yield f"# ({good} is 1), and cost, from tokens ({cheap} is 1)."
-        yield ""
+        yield f"# ({good} is 1), and cost, from tokens ({cheap} is 1). These in their place are"
+        yield "# scaled by values, as where the sources hardly differ:"
+        yield from _scaled_by_values(())
         return
     for objective in objectives or PAPER_OBJECTIVES:
         good, poor = objective.experts(names)
@@ -153,6 +167,20 @@ def _objectives(proposal: Proposal) -> Iterator[str]:
         if objective.benchmarks:
             yield f"benchmarks = [{', '.join(map(text, objective.benchmarks))}]"
         yield ""
+    taken = [objective.name for objective in objectives or PAPER_OBJECTIVES]
+    if len(taken) < MOST:
+        yield "# Objectives may be scaled by values, as where no two sources differ enough:"
+        yield from _scaled_by_values(taken)
+
+
+def _scaled_by_values(taken: Sequence[str]) -> Iterator[str]:
+    """Objectives as comments, as many as a run may have beside those of ``taken`` names."""
+    free = [name for name in SCALED_BY_VALUES if name not in taken]
+    for name in free[: MOST - len(taken)]:
+        yield "# [[objectives]]"
+        yield f"# name = {text(name)}"
+        yield from (f"# {line}" for line in SCALED_BY_VALUES[name])
+    yield ""
 
 
 def _rest(proposal: Proposal) -> Iterator[str]:

@@ -7,6 +7,7 @@ import os
 import pty
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,6 +154,52 @@ def test_objectives_as_flags(host: Path) -> None:
         ("reasoning-sums", "accuracy", "thinking", {"sums": 1.0}),
         ("short", "tokens", "instruct", None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ((), ["right", "short"]),
+        (
+            ("--objective", "accuracy", "--objective", "short=tokens"),
+            ["reasoning", "short", "right"],
+        ),
+        (
+            (*("--objective", "accuracy", "--objective", "tokens"),
+             *("--objective", "a=accuracy", "--objective", "b=tokens")),
+            ["reasoning", "cost", "a", "b", "right"],
+        ),
+    ],
+)  # fmt: skip
+def test_its_examples_are_valid_once_they_are_no_comments(
+    host: Path, flags: tuple[str, ...], names: list[str]
+) -> None:
+    think(host / "models" / "second")
+    (host / "data" / "sums.jsonl").rename(host / "data" / "two sums.jsonl")
+    written(*ALL[:4], "--benchmark", "data/two sums.jsonl", *ALL[6:], *flags)
+    lines = Path("out.toml").read_text().splitlines()
+    Path("out.toml").write_text("\n".join(map(uncommented, lines)), encoding="utf-8")
+    checked = called("check", "out.toml", "--no-questions")
+    assert checked.returncode == 0, checked.stderr
+    spec = load_run_file(Path("out.toml"))
+    assert [objective.name for objective in spec.objectives] == names
+    assert {"scale": (0.2, 0.9), "target": None}.items() <= (
+        next(o for o in spec.objectives if o.name == "right").model_dump().items()
+    )
+    assert [each.in_words for each in spec.constraints] == [
+        f"{spec.benchmarks[0].name} ≥ 50.0%",
+        "tokens ≤ 2000.0",
+    ]
+    assert spec.confirm.holdout == 0.3
+
+
+def uncommented(line: str) -> str:
+    """A comment that is TOML without its mark, as that."""
+    try:
+        tomllib.loads(line.removeprefix("# "))
+    except tomllib.TOMLDecodeError:
+        return line
+    return line.removeprefix("# ")
 
 
 @pytest.mark.parametrize(
