@@ -16,7 +16,7 @@ from apbmm_common.checkpoint.headers import (
     read_object,
 )
 from apbmm_common.checkpoint.lora_adapters import base_of, is_adapter, read_adapted
-from apbmm_common.checkpoint.settings_files import OTHER_VOCABULARIES
+from apbmm_common.checkpoint.settings_files import OTHER_VOCABULARIES, WITHOUT_TOKENIZER
 from apbmm_common.checkpoint.vocabularies import TOKENIZER_FILE
 from apbmm_common.errors import SourceError, UsageError
 from apbmm_common.run_file.schema import SOURCE_NAME
@@ -106,11 +106,7 @@ def read_model(named: str, *, download: bool = False) -> Model:
     checkpoint = read_checkpoint(folder)
     files = [folder / name for name in (TOKENIZER_FILE, *OTHER_VOCABULARIES)]
     if not any(file.exists() or is_broken_link(file) for file in files):
-        raise UsageError(
-            f"{named} has no tokenizer ({TOKENIZER_FILE})",
-            "copy the tokenizer's files and the chat template from the model that it was trained "
-            "from",
-        )
+        raise UsageError(f"{named} has no tokenizer ({TOKENIZER_FILE})", WITHOUT_TOKENIZER)
     return Model(named, checkpoint, chat_template(checkpoint.path))
 
 

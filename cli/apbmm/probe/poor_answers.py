@@ -20,7 +20,10 @@ from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_common.run_file import BenchmarkSection, RunSpec
 from apbmm_common.run_file.schema import ANSWER_ADAPTER
 from apbmm_master.journal.reference_judgement import poor_answers
+from apbmm_master.journal.scores import objectives_of
 
+FEW_RIGHT = 0.2
+"""Share of right answers up to which a tie says more about the adapter than about the sources."""
 ANSWER_CHARACTERS = 300
 """Of an example; of a longer answer the middle is left out."""
 
@@ -42,6 +45,14 @@ def reasons_to_end(
     for benchmark in used:
         if _none_right([benchmarks[benchmark.name] for benchmarks in results.values()]):
             lines.append(f"{benchmark.name}: no source answers any question right")
+    tied = {b.name: _tied(spec, b.name, results) for b in used}
+    for name, pair in tied.items():
+        if pair:
+            result = results[pair[0]][name]
+            lines.append(
+                f"{name}: {pair[0]} and {pair[1]} both answer {_right(result)} of {result.answers} "
+                "questions right, and few: they cannot be told apart"
+            )
     if not lines:
         return []
     for name, prompts in rendered.items():  # before other rules: this may be why none fits
@@ -49,7 +60,8 @@ def reasons_to_end(
     for source, benchmarks in results.items():
         for benchmark in spec.benchmarks:
             result = benchmarks[benchmark.name]
-            if not (result.malformed or _none_right([result])):
+            is_tied = source in tied.get(benchmark.name, ())
+            if not (result.malformed or is_tied or _none_right([result])):
                 continue
             with suppress(ApbmmError):  # without records there is no example
                 kept = recorded_answers(records / source / benchmark.name, benchmark.adapter)
@@ -64,6 +76,33 @@ def _decides(spec: RunSpec, benchmark: str) -> bool:
         objective.metric == "accuracy" and benchmark in (objective.benchmarks or (benchmark,))
         for objective in spec.objectives
     )
+
+
+def _tied(
+    spec: RunSpec, benchmark: str, results: Mapping[str, Mapping[str, BenchmarkResult]]
+) -> tuple[str, ...]:
+    """Expert and vanilla source of an objective that answer as few questions right; else none.
+
+    Where many are right, as many are chance: the run asks more questions than a probe.
+    """
+    for objective in objectives_of(spec):
+        if objective.metric != "accuracy" or benchmark not in objective.benchmarks:
+            continue
+        pair = (objective.expert, objective.vanilla)
+        if objective.expert and _few_and_as_many([results[each][benchmark] for each in pair]):
+            return pair
+    return ()
+
+
+def _few_and_as_many(pair: Sequence[BenchmarkResult]) -> bool:
+    if any("accuracy" not in result.metrics for result in pair):
+        return False
+    one, other = map(_right, pair)
+    return 0 < one == other <= FEW_RIGHT * pair[0].answers
+
+
+def _right(result: BenchmarkResult) -> int:
+    return round(result.metrics["accuracy"] * result.answers)
 
 
 def _none_right(results: Sequence[BenchmarkResult]) -> bool:

@@ -30,6 +30,7 @@ from apbmm_common.checkpoint.settings_files import (
     GENERATION_FILE,
     OTHER_VOCABULARIES,
     TOKENIZER_FILES,
+    WITHOUT_TOKENIZER,
     has_tokenizer,
     unusable_settings,
 )
@@ -315,7 +316,10 @@ def _vocabulary_faults(
         return []  # a fault of one source alone: `unusable_settings`
     if first is None or second is None:
         index = 0 if first is None else 1
-        return [f"vocabulary: {roles[index]} has no tokenizer.json in {pair[index].path}"]
+        return [
+            f"vocabulary: {roles[index]} has no tokenizer.json in {pair[index].path} "
+            f"(hint: {WITHOUT_TOKENIZER})"
+        ]
     if common:
         first, second = first.shared_with(second), second.shared_with(first)
     different = different_tokens(first, second)
@@ -449,7 +453,9 @@ def _other_vocabulary_faults(
             if all(file.exists() for file in files) and same_files(files[0], files[1]):
                 return []
             return [f"vocabulary: {name} differs in {roles[0]} and {roles[1]}"]
-    return [f"vocabulary: neither {roles[0]} nor {roles[1]} has a tokenizer"]
+    return [
+        f"vocabulary: neither {roles[0]} nor {roles[1]} has a tokenizer (hint: {WITHOUT_TOKENIZER})"
+    ]
 
 
 def _some(names: list[str]) -> str:

@@ -16,6 +16,10 @@ from apbmm_common.errors import SourceError, unreadable
 
 OTHER_VOCABULARIES = ("vocab.json", "tokenizer.model", "tekken.json", "vocab.txt")
 """Vocabularies in older formats than tokenizer.json."""
+WITHOUT_TOKENIZER = (
+    "copy the tokenizer's files and the chat template from the model that it was trained from"
+)
+"""What helps a checkpoint in whose folder there is no vocabulary."""
 TOKENIZER_FILES = (
     TOKENIZER_FILE,
     *OTHER_VOCABULARIES,

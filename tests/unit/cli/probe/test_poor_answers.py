@@ -25,9 +25,9 @@ def recorded(text: str, target: str) -> RecordedAnswer:
     )
 
 
-def probed(accuracy: float, malformed: int) -> list[Probed]:
+def probed(accuracy: float, malformed: int, questions: int) -> list[Probed]:
     result = BenchmarkResult(
-        metrics={"accuracy": accuracy, "tokens": 5.0}, questions=4, malformed=malformed
+        metrics={"accuracy": accuracy, "tokens": 5.0}, questions=questions, malformed=malformed
     )
     return [Probed(s, Evaluated(benchmarks={"own": result}), ()) for s in ("thinking", "instruct")]
 
@@ -50,7 +50,9 @@ def reasons(
     monkeypatch.setattr(poor_answers, "recorded_answers", lambda *_: kept)
     (tmp_path / "own.jsonl").write_text('{"question": "?", "answer": "7"}\n')
 
-    def of(accuracy: float, malformed: int, unknown: int = 0, **budget: Any) -> list[str]:
+    def of(
+        accuracy: float, malformed: int, unknown: int = 0, questions: int = 4, **budget: Any
+    ) -> list[str]:
         own = {"name": "own", "adapter": "apbmm_answer", "path": str(tmp_path / "own.jsonl")}
         spec = run_spec(
             benchmarks=[{**own, "arguments": arguments}],
@@ -60,7 +62,7 @@ def reasons(
             count=4, distinct=4, longest=9, unknown_prompts=unknown, first=()
         )
         return poor_answers.reasons_to_end(
-            spec, probed(accuracy, malformed), tmp_path, {"own": prompts}
+            spec, probed(accuracy, malformed, questions), tmp_path, {"own": prompts}
         )
 
     return of
@@ -95,6 +97,20 @@ def test_prompts_that_the_tokenizer_does_not_know_are_told_before_other_rules(re
 
 def test_no_right_answer_ends_a_run_whatever_is_allowed(reasons: Any) -> None:
     assert reasons(0.0, 0, any_references=True)[0] == "own: no source answers any question right"
+
+
+def test_a_tie_of_few_right_answers_is_told_with_an_example_and_the_rule_that_fits(
+    reasons: Any,
+) -> None:
+    lines = reasons(0.1, 0, questions=20)
+    assert lines[0] == (
+        "own: thinking and instruct both answer 2 of 20 questions right, and few: they cannot be "
+        "told apart"
+    )
+    for source in ("thinking", "instruct"):
+        assert any(line.startswith(f"{source}, own: for example, no answer") for line in lines)
+        assert any(line.startswith(f'{source}, own: extract = "last_number"') for line in lines)
+    assert reasons(0.5, 0, questions=20) == [], "of more questions one may be the better"
 
 
 def test_a_run_that_goes_on_has_no_reasons(reasons: Any) -> None:

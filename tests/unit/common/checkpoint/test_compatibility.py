@@ -18,6 +18,7 @@ from apbmm_common.checkpoint.compatibility import (
 )
 from apbmm_common.checkpoint.config_differences import config_differences
 from apbmm_common.checkpoint.headers import read_checkpoint
+from apbmm_common.checkpoint.settings_files import WITHOUT_TOKENIZER
 from apbmm_common.checkpoint.tensor_groups import optional_tensors
 from apbmm_common.errors import SourceError
 from denied_files import deny
@@ -266,9 +267,10 @@ def test_missing_and_damaged_tokenizers(pair: tuple[Path, Path]) -> None:
     (thinking / "tokenizer.json").write_text("[]")
     assert "not a JSON object" in faults(*pair)[0]
     (thinking / "tokenizer.json").unlink()
-    assert faults(*pair) == [f"vocabulary: thinking has no tokenizer.json in {thinking}"]
+    hint = f"(hint: {WITHOUT_TOKENIZER})"
+    assert faults(*pair) == [f"vocabulary: thinking has no tokenizer.json in {thinking} {hint}"]
     (instruct / "tokenizer.json").unlink()
-    assert faults(*pair) == ["vocabulary: neither thinking nor instruct has a tokenizer"]
+    assert faults(*pair) == [f"vocabulary: neither thinking nor instruct has a tokenizer {hint}"]
     (thinking / "tokenizer.model").write_bytes(b"1")
     (instruct / "tokenizer.model").write_bytes(b"2")
     assert faults(*pair) == ["vocabulary: tokenizer.model differs in thinking and instruct"]
