@@ -9,6 +9,8 @@ MLFLOW := 3.17.2
 WANDB := 0.31.0
 SKYPILOT := 0.14.1
 BIN := .venv/bin
+# Tests are compiled once, also where the environment says to keep no bytecode.
+export PYTHONDONTWRITEBYTECODE :=
 SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
@@ -59,13 +61,15 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
 
 # Each process of pytest takes one file after the other; those that are quick come last. Engines
-# compute and the other tests mostly wait, so there are more processes than processors.
+# compute and the other tests mostly wait, so there are more processes than processors. Those with
+# engines collect only the files that have one of their tests.
 test: install
 	+@$(MAKE) --jobs=3 --keep-going --output-sync=target --no-print-directory \
 	  test-others test-vllm lint docs
 
 test-vllm: install
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m vllm
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m vllm \
+	  $$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.vllm' tests | sort)
 
 test-others: install
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not vllm"
