@@ -1,6 +1,6 @@
 """Asynchronous against synchronous searches on four workers, with the durations of real merges.
 
-    python -m benchmarks.real_merges.replayed_schedules STORE --out OUT
+    python -m benchmarks.real_merges.replayed_schedules STORE --out OUT [--gantt FILE.svg]
 
 STORE is one of `searches.py`. The merges of each of its campaigns are evaluated in their order
 on simulated workers. Their answers' lengths are real: the tokens of every question, times 300,
@@ -27,9 +27,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import numpy.typing as npt
 
+from apbmm.report.charts.drawing import Chart, ReportFigure, draw
+from apbmm.report.charts.run_charts import gantt_chart
+from apbmm.report.data.progress import Span, Timeline
 from benchmarks.partial_answers.simulated_answers import engine_step
 from benchmarks.partial_answers.stepped_campaigns import HOT_LOAD
 from benchmarks.real_merges.evaluations import Evaluation, Evaluations
@@ -43,10 +47,11 @@ SCHEDULES = ("asynchronous", "no waiting", "synchronous")
 
 @dataclass(frozen=True)
 class Schedule:
-    """Begin and end (n,) of each evaluation in seconds, the initial design's first."""
+    """Begin, end and worker (n,) of each evaluation, in seconds, the initial design's first."""
 
     begins: Array
     ends: Array
+    workers: npt.NDArray[np.intp]
 
     @property
     def hours(self) -> float:
@@ -63,16 +68,42 @@ class Schedule:
 
 def scheduled(seconds: Sequence[float], kind: str) -> Schedule:
     """Evaluate in order on the workers, by one of `SCHEDULES`."""
-    free = [0.0] * WORKERS
+    free = [(0.0, worker) for worker in range(WORKERS)]
     begins, ends = np.zeros(len(seconds)), np.zeros(len(seconds))
+    workers = np.zeros(len(seconds), dtype=np.intp)
     for number, duration in enumerate(seconds):
         whole_batch = kind == "synchronous" and number % WORKERS == 0
         if whole_batch or (kind == "asynchronous" and number == INITIAL):
-            free = [max(free)] * WORKERS
-        begins[number] = heapq.heappop(free)
+            free = [(max(free)[0], worker) for worker in range(WORKERS)]
+        begins[number], workers[number] = heapq.heappop(free)
         ends[number] = begins[number] + duration
-        heapq.heappush(free, float(ends[number]))
-    return Schedule(begins, ends)
+        heapq.heappush(free, (float(ends[number]), int(workers[number])))
+    return Schedule(begins, ends, workers)
+
+
+def timeline_of(schedule: Schedule) -> Timeline:
+    """The schedule as the report of a run draws it, with each worker's load over all of it."""
+    names = [f"worker {number + 1}" for number in schedule.workers]
+    spans = tuple(
+        Span(name, "initial" if number < INITIAL else "search", float(begin), float(end))
+        for number, (name, begin, end) in enumerate(
+            zip(names, schedule.begins, schedule.ends, strict=True)
+        )
+    )
+    busy = {name: sum(s.end - s.begin for s in spans if s.worker == name) for name in names}
+    last = float(schedule.ends.max())
+    return Timeline(spans, {name: seconds / last for name, seconds in busy.items()})
+
+
+def gantt(seconds: Sequence[float]) -> Chart:
+    """What each worker does under each schedule, one below the other, in the same hours."""
+    found = {kind: scheduled(seconds, kind) for kind in SCHEDULES}
+    charts = [
+        gantt_chart(timeline_of(schedule)).properties(title=f"{kind}: {schedule.hours:.1f} hours")
+        for kind, schedule in found.items()
+    ]
+    drawn: alt.VConcatChart = alt.vconcat(*charts).resolve_scale(x="shared")
+    return drawn
 
 
 def seconds_of(found: Evaluation, lanes: int) -> float:
@@ -107,6 +138,7 @@ def main() -> None:
     parser.add_argument("store", type=Path, help="folder of evaluations and campaigns")
     parser.add_argument("--methods", nargs="+", default=["ap-bmm", "ap-bmm-plus"])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--gantt", type=Path, help="draw the last method's first campaign (SVG)")
     options = parser.parse_args()
     evaluations = Evaluations(options.store)
     campaigns = [c for c in lines_of(options.store / CAMPAIGNS) if c["method"] in options.methods]
@@ -129,6 +161,10 @@ def main() -> None:
     options.out.with_suffix(".md").write_text(text)
     lines = ",\n".join(json.dumps(entry) for entry in kept)
     options.out.with_suffix(".json").write_text(f"[\n{lines}\n]\n")
+    if options.gantt:
+        title = f"One search by {options.methods[-1]}, {LANES[-1]} answers at once on each worker"
+        drawn = ReportFigure("schedules", title, "", gantt(kept[-1]["seconds"][0]))
+        options.gantt.write_bytes(draw(drawn, "svg", rehearsal=False))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,14 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.real_merges.second_pair_problems import TASKS, WORDS, Problem, draw, write_problems
+from benchmarks.real_merges.second_pair_problems import (
+    MOST_STEPS,
+    TASKS,
+    WORDS,
+    Problem,
+    draw,
+    write_problems,
+)
 from train import save
 from training import (
     Row,
@@ -42,7 +49,7 @@ from vocabulary import END_TOKEN, build_tokenizer, prompt_text
 
 LAYERS, HIDDEN, INTERMEDIATE, HEADS, KEY_VALUE_HEADS = 10, 64, 176, 4, 2
 BASE_SEED, FINE_TUNE_SEED = 5, 6
-BASE: Final = Schedule(steps=1400, peak_rate=7e-3)
+BASE: Final = Schedule(steps=1600, peak_rate=7e-3, curriculum=0.25)
 FINE_TUNE: Final = Schedule(steps=160, peak_rate=1.5e-3, warm_up=10)
 RUN = """\
 name = "second-pair"
@@ -59,9 +66,9 @@ path = "problems/row.jsonl"
 arguments = { after = "#" }
 
 [[benchmarks]]
-name = "rank"
+name = "let"
 adapter = "apbmm_answer"
-path = "problems/rank.jsonl"
+path = "problems/let.jsonl"
 arguments = { after = "#" }
 
 [generation]
@@ -85,9 +92,9 @@ path = "problems/confirm_row.jsonl"
 arguments = { after = "#" }
 
 [[confirm.benchmarks]]
-name = "new-rank"
+name = "new-let"
 adapter = "apbmm_answer"
-path = "problems/confirm_rank.jsonl"
+path = "problems/confirm_let.jsonl"
 arguments = { after = "#" }
 
 [engine]
@@ -112,11 +119,9 @@ def at_once(problem: Problem, rng: random.Random) -> Sequence[str]:
 
 
 def in_any_way(problem: Problem, rng: random.Random) -> Sequence[str]:
-    """The base's: in full, in notes, in full up to some step, or at once."""
-    steps = rng.choice((problem.worked, problem.worked, problem.noted, ()))
-    if steps and rng.random() < 0.25:
-        return steps[: rng.randrange(len(steps))]
-    return steps
+    """The base's: in full, in full up to some step, or at once."""
+    steps = len(problem.worked)
+    return problem.worked[: rng.choice((steps, steps, rng.randrange(steps + 1), 0))]
 
 
 def encoded(tokenizer: PreTrainedTokenizerFast, problem: Problem, steps: Sequence[str]) -> Row:
@@ -133,9 +138,11 @@ def batches(
     rng = random.Random(seed)
     step = 0
     while step < schedule.steps:
+        progress = step / max(1.0, schedule.curriculum * schedule.steps)
+        most = min(MOST_STEPS, 1 + int(MOST_STEPS * progress))
         rows = []
         for _ in range(4 * schedule.batch):
-            problem = draw(rng, rng.choice(list(TASKS)), held_out=False)
+            problem = draw(rng, rng.choice(list(TASKS)), held_out=False, most_steps=most)
             rows.append(encoded(tokenizer, problem, answer(problem, rng)))
         rows.sort(key=lambda row: len(row[0]))
         groups = [rows[i : i + schedule.batch] for i in range(0, len(rows), schedule.batch)]

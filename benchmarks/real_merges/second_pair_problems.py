@@ -1,9 +1,10 @@
 """The problems of the second pair (`second_pair.py`), and how they are worked out.
 
-- `row`: `row B D A C E swap 1-3 2-5 where A` asks for the place of A after the swaps, `# 1`.
-  Worked out: the whole row after each swap, `1-3 A D B C E ; 2-5 A E B C D ; # 1`.
-- `rank`: `list 4 7 1 9 rank 2` asks for the second smallest, `# 4`. Worked out: all of them in
-  order, `1 1 ; 2 4 ; 3 7 ; 4 9 ; # 4`.
+- `row`: `row 1 B 2 D 3 A 4 C 5 E a 1-3 b 2-5 where A` swaps the items of a row, step by step, and
+  asks for the place of A in the end, `# 1`. Worked out: its place after each swap,
+  `A 3 ; a 1-3 1 ; b 2-5 1 ; # 1`.
+- `let`: `let a 3 let b a +4 let c b -2 ask c` defines variables by earlier ones, modulo 7, and asks
+  for the last, `# 5`. Worked out: each of them, `a 3 ; b a 3 +4 0 ; c b 0 -2 5 ; # 5`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from pathlib import Path
 from typing import Final
 
 SEED = 7
-ITEMS, PLACES, DIGITS = "ABCDE", "12345", "0123456789"
+ITEMS, PLACES, LABELS = "ABCDE", "12345", "abcdefgh"
+MODULUS = 7
 SWAPS = tuple(f"{first}-{second}" for first, second in combinations(PLACES, 2))
-MOST_SWAPS, FEWEST_DIGITS, MOST_DIGITS = 7, 3, 9
+OPERATIONS = tuple(f"{sign}{number}" for sign in "+-" for number in range(1, MODULUS))
+MOST_STEPS = 7
 WORDS = (
-    *("row", "swap", "where", "list", "rank", "user", "assistant", ";", "#"),
+    *("row", "where", "let", "ask", "user", "assistant", ";", "#"),
     *ITEMS,
-    *DIGITS,
+    *map(str, range(MODULUS)),
+    *LABELS,
     *SWAPS,
+    *OPERATIONS,
 )
 HELD_OUT_SHARE = 8
 """One question in so many, by the hash of its text, is never trained on."""
@@ -35,48 +40,50 @@ SCORED, CONFIRMING, PROMPTS = 200, 100, 48
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question, its answer, and two ways to work it out, step by step."""
+    """A question, its answer, and the steps that lead there."""
 
     question: str
     answer: str
     worked: tuple[str, ...]
-    noted: tuple[str, ...]
 
 
-def row_problem(rng: random.Random) -> Problem:
-    """Where an item is after some swaps; noted is only its place after each of them."""
+def row_problem(rng: random.Random, steps: int) -> Problem:
+    """Where an item is after some swaps."""
     row = rng.sample(ITEMS, len(ITEMS))
-    item, swaps = rng.choice(ITEMS), [rng.choice(SWAPS) for _ in range(rng.randint(1, MOST_SWAPS))]
-    question = f"row {' '.join(row)} swap {' '.join(swaps)} where {item}"
-    worked, noted = [], []
-    for swap in swaps:
+    item, swaps = rng.choice(ITEMS), [rng.choice(SWAPS) for _ in range(steps)]
+    listed = " ".join(f"{label} {swap}" for label, swap in zip(LABELS, swaps, strict=False))
+    placed = " ".join(f"{place} {each}" for place, each in zip(PLACES, row, strict=True))
+    question = f"row {placed} {listed} where {item}"
+    worked = [f"{item} {row.index(item) + 1} ;"]
+    for label, swap in zip(LABELS, swaps, strict=False):
         first, second = (int(place) - 1 for place in swap.split("-"))
         row[first], row[second] = row[second], row[first]
-        worked.append(f"{swap} {' '.join(row)} ;")
-        noted.append(str(row.index(item) + 1))
-    return Problem(question, noted[-1], tuple(worked), tuple(noted))
+        worked.append(f"{label} {swap} {row.index(item) + 1} ;")
+    return Problem(question, str(row.index(item) + 1), tuple(worked))
 
 
-def rank_problem(rng: random.Random) -> Problem:
-    """The digit with some rank; noted are only the digits until then."""
-    digits = rng.sample(DIGITS, rng.randint(FEWEST_DIGITS, MOST_DIGITS))
-    rank = rng.randint(1, len(digits))
-    ordered = sorted(digits)
-    worked = tuple(f"{place} {digit} ;" for place, digit in enumerate(ordered, start=1))
-    question = f"list {' '.join(digits)} rank {rank}"
-    return Problem(question, ordered[rank - 1], worked, tuple(ordered[:rank]))
+def let_problem(rng: random.Random, steps: int) -> Problem:
+    """The value of a variable that is defined by others."""
+    label, values = LABELS[0], {LABELS[0]: rng.randrange(MODULUS)}
+    defined, worked = [f"let {label} {values[label]}"], [f"{label} {values[label]} ;"]
+    for label in LABELS[1 : steps + 1]:
+        earlier, operation = rng.choice(list(values)), rng.choice(OPERATIONS)
+        values[label] = (values[earlier] + int(operation)) % MODULUS
+        defined.append(f"let {label} {earlier} {operation}")
+        worked.append(f"{label} {earlier} {values[earlier]} {operation} {values[label]} ;")
+    return Problem(f"{' '.join(defined)} ask {label}", str(values[label]), tuple(worked))
 
 
-TASKS: Final[Mapping[str, Callable[[random.Random], Problem]]] = {
+TASKS: Final[Mapping[str, Callable[[random.Random, int], Problem]]] = {
     "row": row_problem,
-    "rank": rank_problem,
+    "let": let_problem,
 }
 
 
-def draw(rng: random.Random, task: str, *, held_out: bool) -> Problem:
-    """A problem of the test side or of the training side."""
+def draw(rng: random.Random, task: str, *, held_out: bool, most_steps: int = MOST_STEPS) -> Problem:
+    """A problem of the test side or of the training side, of one step to so many."""
     while True:
-        problem = TASKS[task](rng)
+        problem = TASKS[task](rng, rng.randint(1, most_steps))
         digest = hashlib.sha256(problem.question.encode()).digest()
         if (digest[0] % HELD_OUT_SHARE == 0) is held_out:
             return problem
