@@ -1,10 +1,11 @@
 """All that lies between two evaluations: materialising, hot-loading, the gap. One after another.
 
-    python -m benchmarks.evaluation.between_evaluations
-        [--gigabytes 1 8] [--mergekit PYTHON] [--device cpu]
+    python -m benchmarks.evaluation.between_evaluations [--mergekit PYTHON]
+    python -m benchmarks.evaluation.between_evaluations --device cuda:0
 
-Runs the three scripts that measure it, each with its own yardsticks. Takes about a quarter of an
-hour on two cores, because the engine's busy share needs evaluations of a minute.
+Runs the three scripts that measure it, each with its own yardsticks, and a whole search of the
+demo's pair on the device. Takes about a quarter of an hour on two cores, because the engine's busy
+share needs evaluations of a minute. On a card the hot-load is that of Qwen3-4B's exact shape.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
+
+from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
 
 
 def measure(script: str, *arguments: object) -> None:
@@ -19,6 +23,17 @@ def measure(script: str, *arguments: object) -> None:
     words = ["-m", f"benchmarks.{script}", *map(str, arguments)]
     print("$ python " + " ".join(words), flush=True)
     subprocess.run([sys.executable, *words], check=True)
+    print(flush=True)
+
+
+def search(device: str) -> None:
+    """Search the demo's pair by one worker on the device."""
+    print(f"A search of the demo's pair on {device}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["run", str(demo_folder() / RUN_FILE), "--gpus", device.removeprefix("cuda:")]
+        words += ["--workers", "1"] if device == "cpu" else []
+        apbmm = [sys.executable, "-m", "apbmm.cli", *words, "--run-dir", f"{folder}/run"]
+        subprocess.run([*apbmm, "--keys", "none"], check=True)
     print(flush=True)
 
 
@@ -30,11 +45,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or cuda:N")
     arguments = parser.parse_args()
     mergekit = ("--mergekit", arguments.mergekit) if arguments.mergekit else ()
+    device = ("--device", arguments.device)
     measure("merging.merge_speed", "--gigabytes", *arguments.gigabytes, "--repeat", 7, *mergekit)
-    measure("merging.hot_load", "--repeat", 7, "--device", arguments.device)
-    measure("evaluation.gap")
+    measure("merging.hot_load", "--repeat", 7, *device)
+    measure("evaluation.gap", *device)
     slow = ("--evaluations", 2, "--sequences", 1, "--times", 3)
-    measure("evaluation.gap", "--adapters", "aime25", *slow)
+    measure("evaluation.gap", "--adapters", "aime25", *slow, *device)
+    search(arguments.device)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Where the seconds between two evaluations go, for each kind of adapter, with one worker.
 
     python -m benchmarks.evaluation.gap [--adapters aime25 ...] [--evaluations 8] [--sequences 64]
-        [--times 1] [--report-seconds 10]
+        [--times 1] [--report-seconds 10] [--device cuda:0]
 
 Runs the demo pair with the real vLLM and EvalScope, once for each adapter: the demo's problems are
 asked as a benchmark of that adapter, without a prompt of its own around them. The times come from
@@ -134,7 +134,8 @@ def row(adapter: str, wishes: argparse.Namespace, folder: Path) -> str:
     spec = adapted(adapter, wishes, run_dir / "questions")
     (run_dir / RUN_FILE).write_text(run_as_toml(spec), encoding="utf-8")
     options = ("--keys", "none", "--allow-remote-code")
-    workers = [replace(w, options=options) for w in demo_workers(1, rehearsal=False)]
+    device = wishes.device.removeprefix("cuda:")
+    workers = [replace(w, gpu=device, options=options) for w in demo_workers(1, rehearsal=False)]
     with _output_as_errors():
         code = run_processes(run_dir, workers, search_of(run_dir))
     if code:
@@ -197,6 +198,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=64, help="answers computed at once")
     parser.add_argument("--times", type=int, default=1, help="each question is asked so often")
     parser.add_argument("--report-seconds", type=float, default=0.0, help="see above")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda:N")
     wishes = parser.parse_args()
     if wishes.report_seconds:
         os.environ["REPORT_SECONDS"] = str(wishes.report_seconds)
