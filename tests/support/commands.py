@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 from apbmm_common.process.command_line import run_app
 from free_ports import free_port
@@ -89,19 +90,23 @@ def run(
     )
 
 
-def called(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """`apbmm` with these arguments, in this process: cheaper than `run`, for commands that read."""
+def called(
+    *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`apbmm` with these arguments, in this process: cheaper than `run`, for what ends at once."""
     from apbmm.app import app
 
     output, errors = io.StringIO(), io.StringIO()
-    before = sys.argv
-    sys.argv = ["apbmm", *map(str, arguments)]
-    try:
-        with redirect_stdout(output), redirect_stderr(errors):
-            code = run_app(app)
-    finally:
-        sys.argv = before
-    return subprocess.CompletedProcess(sys.argv, code, output.getvalue(), errors.getvalue())
+    line = ["apbmm", *map(str, arguments)]
+    with (
+        patch.object(sys, "argv", line),
+        patch.dict(os.environ, environment(env), clear=True),
+        chdir(cwd or Path()),
+        redirect_stdout(output),
+        redirect_stderr(errors),
+    ):
+        code = run_app(app)
+    return subprocess.CompletedProcess(line, code, output.getvalue(), errors.getvalue())
 
 
 @contextmanager

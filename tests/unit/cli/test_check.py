@@ -17,7 +17,7 @@ from apbmm.check.view import plan, size
 from apbmm_common.errors import RunFileError
 from apbmm_master.app import MasterFlags, master
 from code_of_its_own import FILES, give_own_code
-from commands import called, run, write_rehearsal
+from commands import called, write_rehearsal
 from tiny_adapters import write_adapter
 from tiny_checkpoints import (
     VOCABULARY,
@@ -183,7 +183,7 @@ def test_a_rehearsal_says_so_and_reads_no_files(tmp_path: Path) -> None:
 def test_every_fault_at_once(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(RUN.replace("sobol", "sobel").replace('"apbmm_exact"', '"aime52"'))
-    shown = run("apbmm", "check", file)
+    shown = called("check", file)
     assert shown.returncode == 2
     lines = shown.stderr.splitlines()
     assert lines[0] == f"{file}: {len(lines) - 1} errors"

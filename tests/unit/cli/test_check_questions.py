@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from apbmm.check import inspect
 from apbmm.check.questions import FirstQuestion, rendered_notes, rendered_warnings
-from apbmm.questions.messages import RenderedBenchmark, RenderedQuestion
+from apbmm.questions.main import render
+from apbmm.questions.messages import RenderedBenchmark, RenderedQuestion, RenderRequest
 from apbmm_common.datasets.benchmark_folders import select_questions
-from apbmm_common.run_file import BenchmarkSection
-from commands import run
+from apbmm_common.errors import UsageError
+from apbmm_common.run_file import BenchmarkSection, RunSpec
+from commands import called, run
 from own_questions import ADAPTERS, write_capitals
 from tiny_checkpoints import write_tiny_pair
 
@@ -35,6 +38,17 @@ context = {context}
 name = "sobol"
 """
 
+STRANGE = """
+[[benchmarks]]
+name = "strange"
+adapter = "aime25"
+path = "strange"
+"""
+
+
+def run_text(context: int = 800) -> str:
+    return RUN.format(context=context)
+
 
 @pytest.fixture
 def run_file(tmp_path: Path) -> Path:
@@ -43,7 +57,7 @@ def run_file(tmp_path: Path) -> Path:
     rows = [{"problem": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(3)]
     write_rows(tmp_path / "aime", rows)
     file = tmp_path / "run.toml"
-    file.write_text(RUN.format(context=800))
+    file.write_text(run_text())
     return file
 
 
@@ -52,20 +66,26 @@ def write_rows(folder: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def test_check_shows_the_first_question_as_the_data_has_it(run_file: Path) -> None:
-    shown = run("apbmm", "check", run_file, "--no-questions")
+    shown = called("check", run_file, "--no-questions")
     assert shown.returncode == 0, shown.stderr
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("question ")]
     assert "'What is 0 + 0?', target '0' (as in the data)" in line
 
 
 @pytest.mark.slow
-def test_check_shows_what_the_model_will_see(run_file: Path) -> None:
-    """EvalScope wraps the question of aime25, and ignores an argument that it does not know."""
+def test_check_shows_what_the_model_will_see(run_file: Path, tmp_path: Path) -> None:
+    """EvalScope wraps the question of aime25, and ignores an argument that it does not know.
+
+    The tokenizer does not know the text of the other benchmark.
+    """
     pytest.importorskip("evalscope", reason="EvalScope is not installed here")
+    (tmp_path / "strange").mkdir()
+    write_rows(tmp_path / "strange", [{"problem": "\u3042" * 400, "answer": "1"}])
+    run_file.write_text(run_text() + STRANGE)
     shown = run("apbmm", "check", run_file, "--questions", timeout=300)
     assert shown.returncode == 0, shown.stderr
     text = shown.stdout
-    (prompt,) = [line for line in text.splitlines() if line.startswith("prompt ")]
+    prompt, _ = [line for line in text.splitlines() if line.startswith("prompt ")]
     assert "'<|im_start|>user\\n" in prompt
     assert "What is 0 + 0?" in prompt
     assert prompt.endswith(" tokens, target '0'")
@@ -73,15 +93,51 @@ def test_check_shows_what_the_model_will_see(run_file: Path) -> None:
     assert "arguments.few_shot_nun: EvalScope does not know it and ignores it, few_shot_num" in text
     assert "benchmark aime: the adapter puts a prompt of its own around each question" in text
     assert "arguments.few_shot_num:" not in text
+    warning = "warning: benchmark strange: 1 of 1 prompts have text that the tokenizer does not"
+    assert warning in text
+    assert re.search(r"\([5-9]\d\.\d% of all tokens\), first: .*test.jsonl, line 1 \(", text)
+    assert text.splitlines()[-1].endswith("no errors, 2 warnings (above)")
+    assert "EvalScope is loaded" in shown.stderr
 
-    run_file.write_text(RUN.format(context=120))
-    shown = run("apbmm", "check", run_file, "--questions", timeout=300)
+
+@pytest.fixture
+def rendered_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions are rendered in this process, which holds EvalScope once for all tests."""
+    pytest.importorskip("evalscope", reason="EvalScope is not installed here")
+
+    async def render_here(
+        spec: RunSpec, scratch: Path, most: int, *, allowed_code: bool, targets: bool
+    ) -> dict[str, RenderedBenchmark]:
+        rendered = render(
+            RenderRequest(
+                spec=spec.model_dump(mode="json"),
+                scratch=str(scratch),
+                most=most,
+                allowed_code=allowed_code,
+                targets=targets,
+            )
+        )
+        if rendered.error:
+            raise UsageError(rendered.error, rendered.hint)
+        return rendered.benchmarks
+
+    monkeypatch.setattr(inspect, "render_questions", render_here)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # EvalScope's and datasets' own
+@pytest.mark.usefixtures("rendered_here")
+def test_a_prompt_that_does_not_fit_the_context_is_named(run_file: Path) -> None:
+    run_file.write_text(run_text(context=120))
+    shown = called("check", run_file, "--questions")
     assert shown.returncode == 2
     assert "benchmark aime: question 0 has a prompt of " in shown.stderr
     assert "does not fit a context of 120" in shown.stderr
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # EvalScope's and datasets' own
+@pytest.mark.usefixtures("rendered_here")
 @pytest.mark.parametrize(
     ("template", "said"),
     [
@@ -92,10 +148,9 @@ def test_check_shows_what_the_model_will_see(run_file: Path) -> None:
 def test_chat_templates_that_fail_or_lose_the_question(
     run_file: Path, tmp_path: Path, template: str, said: str
 ) -> None:
-    pytest.importorskip("evalscope", reason="EvalScope is not installed here")
     config = tmp_path / "thinking/tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": template}))
-    shown = run("apbmm", "check", run_file, timeout=300)
+    shown = called("check", run_file)
     assert shown.returncode == 2
     assert re.search(said, shown.stderr)
     assert "Traceback" not in shown.stderr
@@ -108,12 +163,12 @@ def test_the_run_s_own_adapters_run_only_with_leave(run_file: Path, tmp_path: Pa
     own = tmp_path / "mine.py"
     mark = tmp_path / "ran"
     own.write_text(ADAPTERS.read_text() + f"\nopen({str(mark)!r}, 'w').close()\n")
-    text = RUN.format(context=800).replace("[sources]", 'adapters = "mine.py"\n[sources]')
+    text = run_text().replace("[sources]", 'adapters = "mine.py"\n[sources]')
     text = text.replace('"aime25"', '"capitals"').replace('path = "aime"', 'path = "capitals"')
     text = text.replace("questions = 2\n", "").replace("few_shot_nun = 2, ", "")
     run_file.write_text(text)
 
-    shown = run("apbmm", "check", run_file)
+    shown = called("check", run_file)
     assert shown.returncode == 0, shown.stderr
     assert f"{own}: workers take part only with --allow-remote-code" in shown.stdout
     assert f"note: {own} is not run without --allow-remote-code" in shown.stdout
@@ -127,7 +182,7 @@ def test_the_run_s_own_adapters_run_only_with_leave(run_file: Path, tmp_path: Pa
     assert mark.exists()
 
     own.write_text("import os\n\ndef broken(:\n")
-    shown = run("apbmm", "check", run_file)
+    shown = called("check", run_file)
     assert (shown.returncode, f"adapters: {own}, line 3: " in shown.stderr) == (2, True)
 
 
@@ -164,22 +219,6 @@ def test_prompts_that_are_the_same_are_noted() -> None:
     alike = rendered("2 + 2?").model_copy(update={"count": 9, "distinct": 7})
     (note,) = rendered_notes(alike, FirstQuestion("2 + 2?", "4"))
     assert note.startswith("its 9 questions have 7 different prompts")
-
-
-@pytest.mark.slow
-def test_text_that_the_tokenizer_does_not_know_is_noted(run_file: Path, tmp_path: Path) -> None:
-    pytest.importorskip("evalscope", reason="EvalScope is not installed here")
-    write_rows(tmp_path / "aime", [{"problem": "\u3042" * 400, "answer": "1"}])
-    run_file.write_text(RUN.format(context=800).replace("questions = 2\n", ""))
-    shown = run("apbmm", "check", run_file, "--questions", timeout=300)
-    assert "warning: benchmark aime: 1 of 1 prompts have text that the tokenizer does not" in (
-        shown.stdout
-    )
-    assert re.search(
-        r"\([5-9]\d\.\d% of all tokens\), first: .*test.jsonl, line 1 \(", shown.stdout
-    )
-    assert shown.stdout.splitlines()[-1].endswith("no errors, 1 warning (above)")
-    assert "EvalScope is loaded" in shown.stderr
 
 
 def test_unknown_tokens_are_a_warning_however_few_they_are() -> None:

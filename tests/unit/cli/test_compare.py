@@ -13,7 +13,7 @@ from apbmm.compare.runs import Comparison, compare, read_runs
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import duration
 from apbmm_common.errors import UsageError
-from commands import run
+from commands import called
 from paper_tables import AP_BMM, MOEAD, MOMM, TA, TABLE_III
 from written_runs import INSTRUCT, THINKING, measured, write_run
 
@@ -138,13 +138,13 @@ def test_another_place_and_another_engine_are_no_obstacle(tmp_path: Path) -> Non
 def test_the_command_prints_both_forms_and_says_rehearsal(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", [[0.5, 0.5], [0.2, 0.9]])
     two = write_run(tmp_path / "two", [[0.4, 0.6]], budget=3, algorithm={"name": "uniform"})
-    shown = run("apbmm", "compare", one, two, env={"COLUMNS": "200"})
+    shown = called("compare", one, two, env={"COLUMNS": "200"})
     assert shown.returncode == 0, shown.stderr
     text = shown.stdout
     assert text.startswith("REHEARSAL")
     assert "1/3" in text
     assert "unfinished" in text
-    printed = run("apbmm", "compare", one / "journal.sqlite", two, "--json")
+    printed = called("compare", one / "journal.sqlite", two, "--json")
     whole = json.loads(printed.stdout)
     assert printed.stdout.count("\n") == 1
     assert whole["rehearsal"] is True
@@ -156,7 +156,7 @@ def test_folders_without_a_run_are_named_at_once(tmp_path: Path) -> None:
     whole = write_run(tmp_path / "whole", [[0.5, 0.5]])
     empty = tmp_path / "empty"
     empty.mkdir()
-    shown = run("apbmm", "compare", whole, empty, tmp_path / "none", whole)
+    shown = called("compare", whole, empty, tmp_path / "none", whole)
     assert shown.returncode == 2
     *faults, hint = shown.stderr.splitlines()
     assert faults == [
@@ -166,7 +166,7 @@ def test_folders_without_a_run_are_named_at_once(tmp_path: Path) -> None:
     ]
     assert hint.startswith("hint: give the run directory or name of a run")
     assert hint.count("give the run directory") == 1
-    nothing = run("apbmm", "compare")
+    nothing = called("compare")
     assert nothing.returncode == 2
     assert "no run to compare" in nothing.stderr
 

@@ -9,7 +9,7 @@ import pytest
 from apbmm import keys
 from apbmm_common.errors import UsageError
 from apbmm_common.protocol import curve_keys
-from commands import run
+from commands import called
 
 
 @pytest.fixture
@@ -71,11 +71,11 @@ def test_the_folder_of_a_master_is_an_argument_or_a_flag(tmp_path: Path) -> None
         (("./none",), "none"),
         ((), "by-variable"),
     ):
-        done = run("apbmm", "keys", "new-master", *arguments, env=home, cwd=tmp_path)
+        done = called("keys", "new-master", *arguments, env=home, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(f"the master's keys are in {tmp_path / made}\n")
         assert (tmp_path / made / "master.key_secret").exists()
-    twice = run("apbmm", "keys", "new-master", "one", "--keys", "two", env=home, cwd=tmp_path)
+    twice = called("keys", "new-master", "one", "--keys", "two", env=home, cwd=tmp_path)
     assert (twice.returncode, twice.stderr) == (
         2,
         "error: two folders: one and --keys two\nhint: name one\n",
@@ -87,7 +87,7 @@ def test_the_folder_of_a_master_is_an_argument_or_a_flag(tmp_path: Path) -> None
 def test_no_keys_are_no_folder(tmp_path: Path, command: str, by_variable: bool) -> None:
     flag = () if by_variable else ("--keys", "none")
     settings = {"APBMM_KEYS": "none"} if by_variable else {}
-    done = run("apbmm", "keys", *command.split(), *flag, env=settings, cwd=tmp_path)
+    done = called("keys", *command.split(), *flag, env=settings, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: none goes without keys (--keys, APBMM_KEYS), and this")
     assert done.stderr.count("\n") == 2
@@ -97,10 +97,10 @@ def test_no_keys_are_no_folder(tmp_path: Path, command: str, by_variable: bool) 
 def test_the_environment_names_the_folder(tmp_path: Path) -> None:
     settings = {"APBMM_KEYS": str(tmp_path / "keys")}
     for arguments in (("new-master",), ("new-worker", "a"), ("list",), ("revoke", "a")):
-        done = run("apbmm", "keys", *arguments, env=settings)
+        done = called("keys", *arguments, env=settings)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "keys" / "a.key_secret").exists()
-    again = run("apbmm", "keys", "new-master", env=settings)
+    again = called("keys", "new-master", env=settings)
     assert again.returncode == 2
     assert "is there already" in again.stderr
     assert "Traceback" not in again.stderr

@@ -16,7 +16,7 @@ from apbmm.try_run.view import MOST_CHARACTERS, TriedBenchmark, as_json, report,
 from apbmm_common.datasets.benchmark_folders import places_of, select_questions
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.protocol.messages import BenchmarkResult
-from commands import run, write_rehearsal
+from commands import called, write_rehearsal
 from rehearsal_runs import run_spec
 
 ADAPTER = "gsm8k"
@@ -35,7 +35,7 @@ ADAPTER = "gsm8k"
 def test_what_cannot_be_asked_is_one_line_with_a_hint(
     options: list[str], told: str, tmp_path: Path
 ) -> None:
-    shown = run("apbmm", "try", write_rehearsal(tmp_path / "run.toml"), *options)
+    shown = called("try", write_rehearsal(tmp_path / "run.toml"), *options)
     assert shown.returncode == 2
     error, hint = shown.stderr.splitlines()
     assert told in error
@@ -46,7 +46,7 @@ def test_what_cannot_be_asked_is_one_line_with_a_hint(
 def test_the_faults_of_a_run_file_are_those_that_check_names(tmp_path: Path) -> None:
     file = write_rehearsal(tmp_path / "run.toml")
     file.write_text(file.read_text().replace('kind = "rehearsal"', 'kind = "vllm"'))
-    tried, checked = (run("apbmm", command, file) for command in ("try", "check"))
+    tried, checked = (called(command, file) for command in ("try", "check"))
     assert (tried.returncode, tried.stderr) == (2, checked.stderr)
     assert "sources.thinking" in tried.stderr
 

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from apbmm_common.datasets.demo_pair import demo_folder
 from apbmm_common.run_file import RunSpec, load_run_file
-from commands import called, command_line, environment, run
+from commands import called, command_line, environment
 from hub_stand_in import Hub, hub_stand_in
 from tiny_adapters import write_adapter
 from tiny_checkpoints import write_related
@@ -385,8 +385,9 @@ def test_models_that_cannot_be_merged_are_refused_as_by_check(host: Path) -> Non
     assert sorted(path.name for path in host.iterdir()) == ["data", "models"]
 
 
-@pytest.mark.slow
-def test_ids_of_cached_models(host: Path) -> None:
+def test_ids_of_cached_models(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
     hub = host / "home" / "hub"
     for name in ("Tiny-Thinking", "Tiny-Instruct"):
         model = hub / f"models--lab--{name}"
@@ -395,14 +396,14 @@ def test_ids_of_cached_models(host: Path) -> None:
         (model / "refs").mkdir()
         (model / "refs" / "main").write_text("abc123")
     arguments = ("--model", "lab/Tiny-Instruct", "--benchmark", "data/sums.jsonl", "--gpus", "cpu")
-    cache = {"HF_HOME": str(host / "home")}
-    shown = run("apbmm", "init", *arguments, "--model", "lab/Tiny-Thinking", env=cache)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
+    shown = called("init", *arguments, "--model", "lab/Tiny-Thinking")
     assert shown.returncode == 0, shown.stderr
     assert "thinking    lab/Tiny-Thinking: its name says so" in shown.stdout
     spec = load_run_file(host / "run.toml")
     assert "models--lab--Tiny-Thinking/snapshots/abc123" in spec.sources.folders["thinking"]
 
-    missing = run("apbmm", "init", "o.toml", *arguments, "--model", "lab/None", env=cache)
+    missing = called("init", "o.toml", *arguments, "--model", "lab/None")
     assert missing.returncode == 2
     assert missing.stderr.splitlines() == [
         "error: lab/None: no such folder, and not in the Hugging Face cache",
