@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -128,16 +127,9 @@ def check(
         return EXIT_USAGE
     print_plan(found)
     if probe:
-        from apbmm.probe.command import run_probe
-        from apbmm.probe.view import ENDS, lines
+        from apbmm.probe.command import print_probe
 
-        shown = run_probe(
-            found, questions=probe_questions, gpu=gpu, allow_remote_code=allow_remote_code
-        )
-        print("\n".join(lines(shown)))  # noqa: T201
-        if shown.ends:
-            hint = f"see the warning above; apbmm try {run_file} shows prompts and answers"
-            print(f"{run_file}: {ENDS}: {hint}", file=sys.stderr)  # noqa: T201
+        if not print_probe(found, probe_questions, gpu, allow_remote_code=allow_remote_code):
             return EXIT_FAILED
     print_conclusion(found)
     return EXIT_DONE

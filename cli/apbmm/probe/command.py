@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,23 @@ from apbmm.check.inspect import Inspection
 from apbmm.init.limits import cache_tokens
 from apbmm.probe.forecast import AT_ONCE, Plan, Probed, reckon
 from apbmm.probe.poor_answers import reasons_to_end
-from apbmm.probe.view import Shown
+from apbmm.probe.view import ENDS, Shown, lines
 from apbmm.run.devices import memory_of
 from apbmm.try_run.command import default_gpu, require_packages
 from apbmm_common.errors import UsageError
 from apbmm_common.run_file import RunSpec
+
+
+def print_probe(
+    found: Inspection, questions: int, gpu: str | None, *, allow_remote_code: bool
+) -> bool:
+    """As `run_probe`, and print what was found; whether such a run outlives its references."""
+    shown = run_probe(found, questions=questions, gpu=gpu, allow_remote_code=allow_remote_code)
+    print("\n".join(lines(shown)))  # noqa: T201
+    if shown.ends:
+        hint = f"see the warning above; apbmm try {found.run_file} shows prompts and answers"
+        print(f"{found.run_file}: {ENDS}: {hint}", file=sys.stderr)  # noqa: T201
+    return not shown.ends
 
 
 def run_probe(

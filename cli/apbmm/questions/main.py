@@ -45,7 +45,6 @@ def render(request: RenderRequest) -> Rendered:
     """
     scratch = Path(request.scratch)
     environment.apply(environment.CPU, scratch)
-    from apbmm_worker.evaluation.adapters import unknown_arguments
     from apbmm_worker.evaluation.own_adapters import register_own_adapters
     from apbmm_worker.evaluation.questions import prepare_benchmarks
     from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
@@ -66,39 +65,52 @@ def render(request: RenderRequest) -> Rendered:
     except UsageError as error:
         return Rendered(error=error.message, hint=error.hint)
     targets = _target_reports(prepared) if request.targets else {}
-    rendered = {}
-    for benchmark in prepared.benchmarks:
-        section = benchmark.chosen.benchmark
-        unknown = _with_unknown_text(benchmark, prepared.renderer)
-        rendered[benchmark.name] = RenderedBenchmark(
-            count=len(benchmark.questions),
-            distinct=len({question.prompt.token_ids for question in benchmark.questions}),
-            longest=max(len(question.prompt.token_ids) for question in benchmark.questions),
-            unknown_prompts=len(unknown),
-            first_unknown=_shown(unknown[0], prepared.renderer) if unknown else "",
-            unknown_share=prepared.renderer.unknown_share(
-                question.prompt.token_ids for question in benchmark.questions
-            ),
-            template_unknown_share=prepared.renderer.unknown_share_of_text(
-                template_words(section.arguments) if section.adapter == ANSWER_ADAPTER else ""
-            ),
-            first=tuple(
-                RenderedQuestion(
-                    question=question.identity,
-                    subset=question.place[0],
-                    index=question.place[1],
-                    prompt=prepared.renderer.text(question.prompt.token_ids),
-                    tokens=len(question.prompt.token_ids),
-                    asked=question.text,
-                    target=question.target,
-                )
-                for question in benchmark.questions[: request.most]
-            ),
-            unknown_arguments=unknown_arguments(section.adapter, section.arguments),
-            target_faults=targets.get(benchmark.name, TargetReport()).faults,
-            target_notes=targets.get(benchmark.name, TargetReport()).notes,
-        )
-    return Rendered(benchmarks=rendered)
+    return Rendered(
+        benchmarks={
+            benchmark.name: _rendered(
+                benchmark,
+                prepared.renderer,
+                request.most,
+                targets.get(benchmark.name, TargetReport()),
+            )
+            for benchmark in prepared.benchmarks
+        }
+    )
+
+
+def _rendered(
+    benchmark: PreparedBenchmark, renderer: Renderer, most: int, targets: TargetReport
+) -> RenderedBenchmark:
+    from apbmm_worker.evaluation.adapters import unknown_arguments
+
+    section = benchmark.chosen.benchmark
+    unknown = _with_unknown_text(benchmark, renderer)
+    prompts = [question.prompt.token_ids for question in benchmark.questions]
+    template = template_words(section.arguments) if section.adapter == ANSWER_ADAPTER else ""
+    return RenderedBenchmark(
+        count=len(benchmark.questions),
+        distinct=len(set(prompts)),
+        longest=max(map(len, prompts)),
+        unknown_prompts=len(unknown),
+        first_unknown=_shown(unknown[0], renderer) if unknown else "",
+        unknown_share=renderer.unknown_share(prompts),
+        template_unknown_share=renderer.unknown_share_of_text(template),
+        first=tuple(
+            RenderedQuestion(
+                question=question.identity,
+                subset=question.place[0],
+                index=question.place[1],
+                prompt=renderer.text(question.prompt.token_ids),
+                tokens=len(question.prompt.token_ids),
+                asked=question.text,
+                target=question.target,
+            )
+            for question in benchmark.questions[:most]
+        ),
+        unknown_arguments=unknown_arguments(section.adapter, section.arguments),
+        target_faults=targets.faults,
+        target_notes=targets.notes,
+    )
 
 
 def _with_unknown_text(benchmark: PreparedBenchmark, renderer: Renderer) -> list[Question]:

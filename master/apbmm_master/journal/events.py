@@ -392,34 +392,27 @@ class Finished(Event):
     failed: bool = False
 
 
-AnyEvent = (
-    RunStarted
-    | SpecChanged
-    | EpochStarted
-    | SourcesVerified
-    | BordersFound
-    | FrontToConfirm
-    | RunLearnt
-    | ResultLearnt
-    | Proposed
-    | Leased
+RunEvent = RunStarted | SpecChanged | EpochStarted | Finishing | Finished
+"""How a run goes: its beginning, its masters, its end."""
+SpaceEvent = SourcesVerified | BordersFound | FrontToConfirm | RunLearnt
+"""What a run searches, and what it is to find again."""
+EvaluationEvent = ResultLearnt | Proposed | Estimated | Stopped | EvaluationFailed
+"""What befalls evaluations, whatever their workers do."""
+AttemptEvent = (
+    Leased
     | Accepted
     | AnswersComplete
     | Lost
     | ResultRecorded
     | Paused
-    | Estimated
     | Beaten
-    | Stopped
-    | Finishing
     | DuplicateResult
     | AttemptFailed
-    | EvaluationFailed
-    | WorkerJoined
-    | WorkerLeft
-    | WorkerQuarantined
-    | Finished
 )
+"""What befalls the attempt of a worker at an evaluation."""
+WorkerEvent = WorkerJoined | WorkerLeft | WorkerQuarantined
+"""How workers come and go."""
+AnyEvent = RunEvent | SpaceEvent | EvaluationEvent | AttemptEvent | WorkerEvent
 
 
 def without_answers(event: AnyEvent) -> AnyEvent:

@@ -30,12 +30,14 @@ from apbmm_master.journal.evaluations import (
 from apbmm_master.journal.events import (
     Accepted,
     AnswersComplete,
+    AttemptEvent,
     AttemptFailed,
     Beaten,
     BordersFound,
     DuplicateResult,
     EpochStarted,
     Estimated,
+    EvaluationEvent,
     EvaluationFailed,
     Finished,
     Finishing,
@@ -48,14 +50,13 @@ from apbmm_master.journal.events import (
     Record,
     ResultLearnt,
     ResultRecorded,
+    RunEvent,
     RunLearnt,
     RunStarted,
     SourcesVerified,
+    SpaceEvent,
     SpecChanged,
     Stopped,
-    WorkerJoined,
-    WorkerLeft,
-    WorkerQuarantined,
 )
 from apbmm_master.journal.lifecycle import (
     BEGUN,
@@ -272,85 +273,104 @@ class RunState:
             self.apply(record)
         return self
 
-    def apply(self, record: Record) -> None:  # noqa: C901, PLR0912, PLR0915 - a branch for each event
+    def apply(self, record: Record) -> None:
         """Apply one event. Raises `InvariantError` when it cannot happen in this state."""
+        event = record.event
         if record.seq <= self.seq:
             raise InvariantError(f"event {record.seq} after {self.seq}")
-        if self.spec is None and not isinstance(record.event, RunStarted):
+        if self.spec is None and not isinstance(event, RunStarted):
             raise InvariantError("the journal does not begin with run_started")
-        match record.event:
-            case RunStarted() as event:
+        if isinstance(event, RunEvent):
+            self._change_course(event, record.time)
+        elif isinstance(event, SpaceEvent):
+            self._change_space(event)
+        elif isinstance(event, EvaluationEvent):
+            self._change_evaluations(event, record)
+        elif isinstance(event, AttemptEvent):
+            self._change_attempt(event, record)
+        else:
+            self.sessions.take(event, record.time)
+        self.seq, self.time = record.seq, record.time
+
+    def _change_course(self, event: RunEvent, time: float) -> None:
+        match event:
+            case RunStarted():
                 self.run, self.spec = event.run, RunSpec.model_validate(event.spec)
-                self.begun = record.time
-            case SpecChanged() as event:
+                self.begun = time
+            case SpecChanged():
                 self.spec = RunSpec.model_validate(event.spec)
                 self.finishing, self.finished, self.failed = "", "", False
-                self._pause(record.time)
-            case EpochStarted() as event:
+                self._pause(time)
+            case EpochStarted():
                 self.epoch = event.epoch
-                self._pause(record.time)
+                self._pause(time)
+                versions = dict(event.versions)
                 self.masters.append(
-                    MasterSession(
-                        event.epoch, event.host, record.time, event.security, dict(event.versions)
-                    )
+                    MasterSession(event.epoch, event.host, time, event.security, versions)
                 )
-            case SourcesVerified() as event:
+            case Finishing():
+                self.finishing = event.reason
+            case Finished():
+                self.finished, self.failed = event.reason, event.failed
+
+    def _change_space(self, event: SpaceEvent) -> None:
+        match event:
+            case SourcesVerified():
                 self.layers, self.outside = event.layers, event.outside
                 self.identical_layers, self.parts = event.identical_layers, dict(event.parts)
                 self.digests = dict(event.digests)
                 self.verified_epoch = self.epoch
-            case BordersFound() as event:
+            case BordersFound():
                 if self.borders is not None:
                     raise InvariantError("borders found twice")
                 self.borders = event.borders
-            case FrontToConfirm() as event:
+            case FrontToConfirm():
                 self.confirms = event.search
                 self.expected_digests = dict(event.digests)
                 self.to_confirm |= event.vectors
                 self.borders = event.borders
-            case RunLearnt() as event:
+            case RunLearnt():
                 self.learning = Learning(event.run, event.identical_layers, dict(event.parts))
                 self.borders = event.borders
                 self.expected_digests = dict(event.digests)
-            case ResultLearnt() as event:
+
+    def _change_evaluations(self, event: EvaluationEvent, record: Record) -> None:
+        match event:
+            case ResultLearnt():
                 self._learn(event, record)
-            case Proposed() as event:
+            case Proposed():
                 self._propose(event, record.seq)
-            case Leased() as event:
-                self._lease(event, record.time)
-            case Accepted() as event:
-                _, attempt = self._leased(event.lease)
-                attempt.state = move_attempt(attempt.state, AttemptState.RUNNING)
-            case AnswersComplete() as event:
-                self._free_engine(event, record.time)
-            case Lost() as event:
-                self._lose(event, record.time)
-            case AttemptFailed() as event:
-                self._fail_attempt(event, record.time)
-            case ResultRecorded() as event:
-                self._complete(event, record)
-            case Paused() as event:
-                self._pause_evaluation(event, record.time)
-            case Estimated() as event:
+            case Estimated():
                 self._estimate(event)
-            case Beaten() as event:
-                _, attempt = self._leased(event.lease)
-                attempt.beaten = event.reason
-            case Stopped() as event:
+            case Stopped():
                 evaluation = self.evaluations[event.evaluation]
                 self._set_state(evaluation, EvaluationState.STOPPED)
                 evaluation.message = event.reason
-            case Finishing() as event:
-                self.finishing = event.reason
-            case DuplicateResult() as event:
-                self.duplicates.add(event.lease)
-            case EvaluationFailed() as event:
+            case EvaluationFailed():
                 self._fail_evaluation(event)
-            case WorkerJoined() | WorkerLeft() | WorkerQuarantined() as event:
-                self.sessions.take(event, record.time)
-            case Finished() as event:
-                self.finished, self.failed = event.reason, event.failed
-        self.seq, self.time = record.seq, record.time
+
+    def _change_attempt(self, event: AttemptEvent, record: Record) -> None:
+        match event:
+            case Leased():
+                self._lease(event, record.time)
+            case Accepted():
+                _, attempt = self._leased(event.lease)
+                attempt.state = move_attempt(attempt.state, AttemptState.RUNNING)
+            case AnswersComplete():
+                self._free_engine(event, record.time)
+            case Lost():
+                self._lose(event, record.time)
+            case AttemptFailed():
+                self._fail_attempt(event, record.time)
+            case ResultRecorded():
+                self._complete(event, record)
+            case Paused():
+                self._pause_evaluation(event, record.time)
+            case Beaten():
+                _, attempt = self._leased(event.lease)
+                attempt.beaten = event.reason
+            case DuplicateResult():
+                self.duplicates.add(event.lease)
 
     def _pause(self, until: float) -> None:
         """Note that no master ran from the last event on; no worker's session covers the pause."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from apbmm_master.journal.events import WorkerJoined, WorkerLeft, WorkerQuarantined
+from apbmm_master.journal.events import WorkerEvent, WorkerJoined, WorkerLeft, WorkerQuarantined
 from apbmm_master.journal.lifecycle import InvariantError
 
 Boot = tuple[str, str]
@@ -61,7 +61,7 @@ class WorkerSessions:
         )
         return sorted(here, reverse=True)
 
-    def take(self, event: WorkerJoined | WorkerLeft | WorkerQuarantined, time: float) -> None:
+    def take(self, event: WorkerEvent, time: float) -> None:
         """Take one event in. Raises `InvariantError` for a boot that joins twice."""
         boot = (event.worker, event.boot)
         match event:

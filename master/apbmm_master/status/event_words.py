@@ -10,11 +10,13 @@ from apbmm_common.metrics import in_words
 from apbmm_common.protocol.messages import Measured
 from apbmm_master.journal.events import (
     AnyEvent,
+    AttemptEvent,
     AttemptFailed,
     Beaten,
     BordersFound,
     DuplicateResult,
     EpochStarted,
+    EvaluationEvent,
     EvaluationFailed,
     Finished,
     Finishing,
@@ -24,11 +26,14 @@ from apbmm_master.journal.events import (
     Paused,
     Proposed,
     ResultRecorded,
+    RunEvent,
     RunLearnt,
     RunStarted,
     SourcesVerified,
+    SpaceEvent,
     SpecChanged,
     Stopped,
+    WorkerEvent,
     WorkerJoined,
     WorkerLeft,
     WorkerQuarantined,
@@ -48,8 +53,20 @@ class EventWords:
     worker: str = ""
 
 
-def event_in_words(event: AnyEvent) -> EventWords | None:  # noqa: C901, PLR0911, PLR0912 - a branch for each event
+def event_in_words(event: AnyEvent) -> EventWords | None:
     """What happened; None for events that tell a person nothing new."""
+    if isinstance(event, RunEvent):
+        return _of_run(event)
+    if isinstance(event, SpaceEvent):
+        return _of_space(event)
+    if isinstance(event, EvaluationEvent):
+        return _of_evaluations(event)
+    if isinstance(event, AttemptEvent):
+        return _of_attempt(event)
+    return _of_worker(event)
+
+
+def _of_run(event: RunEvent) -> EventWords:
     match event:
         case RunStarted():
             return EventWords(f"run {event.run} begins")
@@ -57,6 +74,15 @@ def event_in_words(event: AnyEvent) -> EventWords | None:  # noqa: C901, PLR0911
             return EventWords(f"the run file was changed: {', '.join(event.keys)}")
         case EpochStarted():
             return EventWords(f"master {event.epoch} serves the run on {event.host}")
+        case Finishing():
+            return EventWords(f"merges that have paused are completed now: {event.reason}")
+        case Finished():
+            weight: Weight = "error" if event.failed else "plain"
+            return EventWords(f"the run is over: {event.reason}", weight)
+
+
+def _of_space(event: SpaceEvent) -> EventWords:
+    match event:
         case SourcesVerified():
             identical = event.identical_layers
             more = f"; {not_searched(identical)}" if identical else ""
@@ -69,11 +95,24 @@ def event_in_words(event: AnyEvent) -> EventWords | None:  # noqa: C901, PLR0911
             return EventWords(f"{len(event.vectors)} merges of {event.search} are to be confirmed")
         case RunLearnt():
             return EventWords(f"the search learns from {event.run}")
+
+
+def _of_evaluations(event: EvaluationEvent) -> EventWords | None:
+    match event:
         case Proposed():
             names = [proposal.evaluation for proposal in event.proposals]
             took = f" in {event.seconds:.1f} s" if event.seconds >= 0.05 else ""
             named = ", ".join(names) or "nothing"
             return EventWords(f"{named} proposed{took}", "quiet", "".join(names[:1]))
+        case Stopped(evaluation=name):
+            return EventWords(f"{name} does not go on: {event.reason}", evaluation=name)
+        case EvaluationFailed(evaluation=name):
+            return EventWords(f"{name} is given up: {event.message}", "error", name)
+    return None
+
+
+def _of_attempt(event: AttemptEvent) -> EventWords | None:  # noqa: PLR0911 - one for each event
+    match event:
         case Leased(evaluation=name, worker=worker):
             kept = f", {event.kept} answers of earlier attempts are kept" if event.kept else ""
             again = f", attempt {event.attempt}" if event.attempt > 1 else ""
@@ -90,30 +129,26 @@ def event_in_words(event: AnyEvent) -> EventWords | None:  # noqa: C901, PLR0911
             return EventWords(text, "quiet", name, worker)
         case Beaten(evaluation=name):
             return EventWords(f"{name} is to end: {event.reason}", "quiet", name)
-        case Stopped(evaluation=name):
-            return EventWords(f"{name} does not go on: {event.reason}", evaluation=name)
-        case Finishing():
-            return EventWords(f"merges that have paused are completed now: {event.reason}")
         case DuplicateResult(evaluation=name, worker=worker):
             return EventWords(f"a late result of {name} does not count", "quiet", name, worker)
         case AttemptFailed(evaluation=name, worker=worker):
             hint = f" (hint: {event.hint})" if event.hint else ""
             text = f"{name} failed on {worker}: {event.message}{hint}"
             return EventWords(text, "warning", name, worker)
-        case EvaluationFailed(evaluation=name):
-            return EventWords(f"{name} is given up: {event.message}", "error", name)
-        case WorkerJoined(worker=worker):
+    return None
+
+
+def _of_worker(event: WorkerEvent) -> EventWords:
+    worker = event.worker
+    match event:
+        case WorkerJoined():
             text = f"worker {worker} joined ({event.gpu} on {event.host})"
             return EventWords(text, worker=worker)
-        case WorkerLeft(worker=worker):
+        case WorkerLeft():
             return EventWords(f"worker {worker} left: {event.reason}", worker=worker)
-        case WorkerQuarantined(worker=worker):
+        case WorkerQuarantined():
             text = f"worker {worker} is quarantined: {event.reason}"
             return EventWords(text, "error", worker=worker)
-        case Finished():
-            weight: Weight = "error" if event.failed else "plain"
-            return EventWords(f"the run is over: {event.reason}", weight)
-    return None
 
 
 def _measured(event: ResultRecorded) -> str:

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 from apbmm_common.process.logs import as_json, identify
 from apbmm_master.journal.costs.budget import limits
-from apbmm_master.journal.events import (
-    AttemptFailed,
-    EvaluationFailed,
-    Lost,
-    Record,
-    ResultRecorded,
-    RunStarted,
-    WorkerQuarantined,
-)
+from apbmm_master.journal.events import Record, ResultRecorded, RunStarted
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory, load_rate
 from apbmm_master.status.console import LenientOutput
+from apbmm_master.status.event_words import Weight, event_in_words
 
 LOGGER = "apbmm_master.events"
 LARGE = {"spec", "body", "outcomes", "proposals", "estimates", "merges", "references"}
 """Fields of events that are not repeated: the journal has them."""
-LEVELS: dict[type, str] = {
-    Lost: "WARNING",
-    AttemptFailed: "WARNING",
-    WorkerQuarantined: "ERROR",
-    EvaluationFailed: "ERROR",
-}
+LEVELS: Mapping[Weight, str] = {"warning": "WARNING", "error": "ERROR"}
+"""Levels of events of these weights; all others are INFO."""
 
 
 class JsonLines:
@@ -71,7 +61,8 @@ class JsonLines:
         about = " ".join(str(fields[key]) for key in ("evaluation", "worker") if key in fields)
         said = fields.pop("message", "") or fields.get("reason", "")
         message = ": ".join(part for part in (f"{event.event} {about}".strip(), said) if part)
-        level = LEVELS.get(type(event), "INFO")
+        words = event_in_words(event)
+        level = LEVELS.get(words.weight, "INFO") if words else "INFO"
         self._write(message, level=level, seq=record.seq, **fields)
 
     def _scores(self, name: str, run_state: RunState) -> dict[str, Any]:

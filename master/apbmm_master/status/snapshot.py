@@ -171,6 +171,13 @@ def journal_snapshot(
         "hypervolume": scores.hypervolume,
         "load_rate": load_rate(run_state, now),
         "stages": stage_summary(run_state),
+        **_work(run_state, now, kept),
+    }
+
+
+def _work(run_state: RunState, now: float, kept: Mapping[str, Kept]) -> dict[str, Any]:
+    """Who works on what, and what is left of evaluations that are not done."""
+    return {
         "workers": [_last_seen(run_state, name) for name in _present(run_state)],
         "running": [
             _running(evaluation, attempt, now)

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apbmm_common.checkpoint.compatibility import compatibility_warnings
 from apbmm_common.checkpoint.config_differences import config_differences
@@ -222,12 +222,7 @@ class Pipeline:
 
         stages: dict[str, float] = {}
         merge = self._planned(vector, reference=reference, borders=borders)
-        if not self._sources_compared:
-            self._compare_sources(stages)
-            self._sources_compared = True
-        self._progress("load", 0, 1)
-        engine = self._loader.bring(merge, stages)
-        how = {**engine.description(), "hot_load": self._loader.description()}
+        engine, how = self._loaded(merge, stages)
         answers = completions(kept)
         records = records_folder(outputs, evaluation)
         is_free = threading.Event()
@@ -236,21 +231,9 @@ class Pipeline:
 
         def evaluated() -> Evaluated | Stepped:
             result = ask(
-                self._scoring,
-                engine,
-                records,
-                self._progress,
-                answers,
-                listener,
-                step,
-                early,
+                self._scoring, engine, records, self._progress, answers, listener, step, early
             )
-            if result.kept:
-                how["kept_answers"] = result.kept
-            seconds = {"evaluate": result.seconds, "report": result.report_seconds}
-            if result.parts:
-                return Stepped(benchmarks=result.parts, stages=stages | seconds, engine=how)
-            return Evaluated(benchmarks=result.benchmarks, stages=stages | seconds, engine=how)
+            return _message_of(result, stages, how)
 
         begun = _in_thread(evaluated)
         begun.add_done_callback(lambda _: is_free.set())
@@ -336,6 +319,17 @@ class Pipeline:
         return in_turn([benchmark.prompts for benchmark in self._scoring.benchmarks()], PROMPTS)
 
     # ---- one evaluation ----
+
+    def _loaded(
+        self, merge: PlannedMerge, stages: dict[str, float]
+    ) -> tuple[ResidentEngine, dict[str, Any]]:
+        """An engine that holds the merge, and what results say of it and of how it came there."""
+        if not self._sources_compared:
+            self._compare_sources(stages)
+            self._sources_compared = True
+        self._progress("load", 0, 1)
+        engine = self._loader.bring(merge, stages)
+        return engine, {**engine.description(), "hot_load": self._loader.description()}
 
     def _planned(
         self, vector: Sequence[float], *, reference: bool, borders: Sequence[int] = ()
@@ -472,6 +466,17 @@ def ask(
         if early is not None:
             early = replace(early, freed=partial(free, early.freed))
         return scoring.evaluate(engine, records, signs.answered, kept, listener, step, early)
+
+
+def _message_of(
+    result: EvalScopeResult, stages: Mapping[str, float], how: Mapping[str, Any]
+) -> Evaluated | Stepped:
+    """The result of an evaluation: `Stepped` where it has not everything."""
+    stages = {**stages, "evaluate": result.seconds, "report": result.report_seconds}
+    engine = {**how, "kept_answers": result.kept} if result.kept else dict(how)
+    if result.parts:
+        return Stepped(benchmarks=result.parts, stages=stages, engine=engine)
+    return Evaluated(benchmarks=result.benchmarks, stages=stages, engine=engine)
 
 
 def records_folder(outputs: Path, evaluation: str) -> Path:

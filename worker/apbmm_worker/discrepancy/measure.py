@@ -62,9 +62,34 @@ def measure(
 
     step(0)
     found = parameter_discrepancy(sources, step)
+    return Measured(
+        parameter=found.layers,
+        activation=activation_discrepancy(
+            sources, chosen, prior, template_from, device, remote_code, step
+        ),
+        outside=found.outside,
+        parts=found.parts,
+        prompts=len(chosen),
+        seconds=time.monotonic() - start,
+    )
+
+
+def activation_discrepancy(
+    sources: VerifiedSources,
+    prompts: Sequence[str],
+    prior: PriorSection,
+    template_from: str,
+    device: str,
+    remote_code: bool,
+    step: Callable[[int], None],
+) -> tuple[float, ...]:
+    """Eq. 7 and 8 of each layer on the prompts; the arguments are those of `measure`.
+
+    ``step`` is told of each prompt that a model has run.
+    """
     encoded = encode_prompts(
         sources.checkpoints[template_from].path,
-        chosen,
+        prompts,
         max_tokens=prior.max_tokens,
         remote_code=remote_code,
     )
@@ -79,18 +104,10 @@ def measure(
             remote_code=remote_code,
             step=step,
         )
-        for role in roles
+        for role in merged_roles(sources)
     ]
     pairs = combinations(states, 2)
-    activation = largest([cosine_discrepancy(*pair, prior.batch) for pair in pairs])
-    return Measured(
-        parameter=found.layers,
-        activation=activation,
-        outside=found.outside,
-        parts=found.parts,
-        prompts=len(chosen),
-        seconds=time.monotonic() - start,
-    )
+    return largest([cosine_discrepancy(*pair, prior.batch) for pair in pairs])
 
 
 def merged_roles(sources: VerifiedSources) -> list[str]:

@@ -208,7 +208,7 @@ class ScoringClient:
         loan = _Loan(engine)
         with self._process() as process, _Watch(process, early) as watch:
             start = time.monotonic()
-            is_over = False
+            last: Scored | Failed | None = None
             try:
                 process.send(
                     Score(
@@ -222,34 +222,39 @@ class ScoringClient:
                 )
                 flight.ask(asked)
                 cut_off.in_flight(flight.cut)
-                for message in process.messages():
-                    watch.heard()
-                    match message:
-                        case Collected():
-                            if not self._asks_late:
-                                watch.end_loan(loan, self._patience, self._have_idle)
-                        case Failed():
-                            is_over = True
-                            raise message.exception
-                        case Scored():
-                            is_over = True
-                            last = flight.last_answer
-                            self._report_seconds = time.monotonic() - last
-                            seconds = (last - start, self._report_seconds)
-                            return EvalScopeResult(
-                                message.benchmarks, *seconds, flight.kept, message.parts
-                            )
-                        case _:
-                            self._asks_late |= isinstance(message, Ask) and loan.is_over
-                            flight.obey(message)
-                raise watch.stalled or process.died()
+                last = self._last_message(process, watch, loan, flight)
+                if isinstance(last, Failed):
+                    raise last.exception
             except BaseException:
                 loan.abort()
-                if not is_over:  # it may wait for answers that never come
+                if last is None:  # it may wait for answers that never come
                     process.kill()
                 raise
             finally:
                 cut_off.over()
+            self._report_seconds = time.monotonic() - flight.last_answer
+            seconds = (flight.last_answer - start, self._report_seconds)
+            return EvalScopeResult(last.benchmarks, *seconds, flight.kept, last.parts)
+
+    def _last_message(
+        self, process: _Process, watch: _Watch, loan: _Loan, flight: _InFlight
+    ) -> Scored | Failed:
+        """Do what the process asks for until it is done.
+
+        Raises `EvaluationError` where it dies before that, or its report stalls.
+        """
+        for message in process.messages():
+            watch.heard()
+            match message:
+                case Collected():
+                    if not self._asks_late:
+                        watch.end_loan(loan, self._patience, self._have_idle)
+                case Scored() | Failed():
+                    return message
+                case _:
+                    self._asks_late |= isinstance(message, Ask) and loan.is_over
+                    flight.obey(message)
+        raise watch.stalled or process.died()
 
     @property
     def _patience(self) -> float:

@@ -12,6 +12,7 @@ import pytest
 
 from apbmm_common.process import logs
 from apbmm_common.process.logs import JsonFormatter, identify
+from apbmm_master.journal.events import Finished, Record
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.status.json_lines import JsonLines
 from protocol_world import RUN, World, searched
@@ -64,6 +65,15 @@ def test_a_loss_is_a_warning_with_its_reason() -> None:
     assert lost["level"] == "WARNING"
     assert lost["evaluation"] in lost["message"]
     assert lost["reason"] in lost["message"]
+
+
+def test_the_end_of_a_failed_run_is_an_error() -> None:
+    world, output = searched(3), io.StringIO()
+    lines = JsonLines(world.run_state, Path("runs/r"), output)
+    for failed in (False, True):
+        lines.watch(Record(1, 0.0, Finished(reason="why", failed=failed)), world.run_state)
+    levels = [json.loads(line)["level"] for line in output.getvalue().splitlines()]
+    assert levels == ["INFO", "ERROR"]
 
 
 def test_a_log_says_what_its_process_is_about() -> None:
