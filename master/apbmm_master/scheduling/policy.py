@@ -37,7 +37,7 @@ import numpy as np
 
 from apbmm_common.errors import ApbmmError, RunFileError
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.costs.budget import limits, reached, reached_cost, room
+from apbmm_master.journal.costs.budget import LimitName, limits, reached, reached_cost, room
 from apbmm_master.journal.evaluations import MEASURE, Attempt, Evaluation
 from apbmm_master.journal.lifecycle import (
     EvaluationState,
@@ -148,6 +148,8 @@ class FinishRun:
     failed: bool = False
 
 
+Kept = Mapping[LimitName, float]
+"""What of each limit is kept to complete merges that have paused."""
 Decision = (
     GiveUpLease
     | RemoveWorker
@@ -210,13 +212,14 @@ def decide(run_state: RunState, fleet: Fleet, situation: Situation) -> list[Deci
         return [*decisions, end]
     if situation.draining or fault_that_ends(run_state, fleet) is not None:
         return decisions
-    turns = _turns(run_state, situation)
+    kept = _kept(run_state, situation)
+    turns = _turns(run_state, situation, kept)
     if turns:
         return [*decisions, *turns]
     idle = idle_workers(run_state, fleet, situation)
-    given = _grant_leases(run_state, fleet, idle, situation)
+    given = _grant_leases(run_state, fleet, idle, situation, kept)
     decisions += given
-    ask = _ask(run_state, spec, situation, len(idle), len(given))
+    ask = _ask(run_state, spec, situation, len(idle), len(given), kept)
     return [*decisions, ask] if ask else decisions
 
 
@@ -358,7 +361,14 @@ def _begun(run_state: RunState) -> list[Evaluation]:
     return [e for e in queued if e.attempts and not e.reason_to_give_up]
 
 
-def _turns(run_state: RunState, situation: Situation) -> list[Decision]:
+def _kept(run_state: RunState, situation: Situation) -> Kept:
+    """`kept_for_the_end`; nothing where no merge has paused, or the end has come."""
+    if run_state.finishing or not situation.estimated:
+        return {}
+    return kept_for_the_end(run_state, situation.paused, situation.measured)
+
+
+def _turns(run_state: RunState, situation: Situation, kept: Kept) -> list[Decision]:
     """Decisions after which the others are to be taken anew: what stops, and whether to finish."""
     if not (run_state.references_done and _has_steps(run_state)):
         return []
@@ -368,14 +378,13 @@ def _turns(run_state: RunState, situation: Situation) -> list[Decision]:
     ]
     if stops or run_state.finishing:
         return stops
-    reason = _reason_to_finish(run_state, situation)
+    reason = _reason_to_finish(run_state, situation, kept)
     return [BeginFinishing(reason)] if reason else []
 
 
-def _reason_to_finish(run_state: RunState, situation: Situation) -> str:
+def _reason_to_finish(run_state: RunState, situation: Situation, kept: Kept) -> str:
     """Why no further merge is begun where merges are measured in steps; "" while some are."""
-    kept = kept_for_the_end(run_state, situation.paused, situation.measured)
-    if any(0.0 < kept[limit.name] >= limit.unused for limit in limits(run_state)):
+    if any(0.0 < kept.get(limit.name, 0.0) >= limit.unused for limit in limits(run_state)):
         return "the budget's rest went into the front"
     if situation.stalled:
         return situation.stalled
@@ -418,7 +427,7 @@ def _failure(run_state: RunState, spec: RunSpec) -> FinishRun | None:
 
 
 def _grant_leases(
-    run_state: RunState, fleet: Fleet, idle: list[Worker], situation: Situation
+    run_state: RunState, fleet: Fleet, idle: list[Worker], situation: Situation, kept: Kept
 ) -> list[GrantLease]:
     """Leases for the idle workers, in the order of `_candidates`.
 
@@ -430,7 +439,7 @@ def _grant_leases(
     if not free:
         return given
     still_held = {lease for worker in fleet.workers.values() for lease in worker.held}
-    for evaluation in _candidates(run_state, situation, given):
+    for evaluation in _candidates(run_state, situation, given, kept):
         if evaluation.reason_to_give_up:
             continue
         if any(attempt.lease in still_held for attempt in evaluation.attempts):
@@ -447,7 +456,7 @@ def _grant_leases(
 
 
 def _candidates(
-    run_state: RunState, situation: Situation, given: Sequence[GrantLease]
+    run_state: RunState, situation: Situation, given: Sequence[GrantLease], kept: Kept
 ) -> Iterator[Evaluation]:
     """What may be leased within the budget, in its order; ``given`` grows as it is leased.
 
@@ -467,7 +476,7 @@ def _candidates(
         yield from (merge.evaluation for merge in situation.paused if merge.audited)
     elif room(run_state) > 0:  # nothing will ever be decided on them
         yield from run_state.of_budget(EvaluationState.PAUSED)
-    left = _room(run_state, situation)
+    left = _room(run_state, situation, kept)
     for evaluation in queue:
         if evaluation.in_budget and left > 0:
             before = len(given)
@@ -475,14 +484,9 @@ def _candidates(
             left -= len(given) - before
 
 
-def _room(run_state: RunState, situation: Situation, queued: int = 0) -> float:
+def _room(run_state: RunState, situation: Situation, kept: Kept, queued: int = 0) -> float:
     """How many merges may be begun beside so many that are queued, before the run's end."""
-    if situation.stalled:
-        return 0.0
-    if not situation.estimated:
-        return room(run_state, queued)
-    kept = kept_for_the_end(run_state, situation.paused, situation.measured)
-    return room(run_state, queued, kept)
+    return 0.0 if situation.stalled else room(run_state, queued, kept)
 
 
 def _completed_at_the_end(
@@ -541,7 +545,7 @@ def _failed_on_all(evaluation: Evaluation, able: list[Worker]) -> bool:
 
 
 def _ask(
-    run_state: RunState, spec: RunSpec, situation: Situation, idle: int, given: int
+    run_state: RunState, spec: RunSpec, situation: Situation, idle: int, given: int, kept: Kept
 ) -> AskForVectors | None:
     """An ask, if one is due; ``given`` of the ``idle`` workers get vectors that are queued."""
     if situation.asking or situation.exhausted or run_state.finishing or not run_state.has_space:
@@ -554,7 +558,7 @@ def _ask(
     if not wanted and (run_state.asks or not missing):
         return None
     queued = run_state.count(EvaluationState.QUEUED)
-    left = _room(run_state, situation, queued)
+    left = _room(run_state, situation, kept, queued)
     if left <= 0:
         return None
     if missing:
