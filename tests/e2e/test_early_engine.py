@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,14 @@ class Says:
         self.disturbed += 1
 
 
-def scoring(adapter: str, folder: Path) -> ScoringClient:
+@contextmanager
+def slow_scoring(
+    adapter: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ScoringClient]:
+    """A client that is ready; an adapter of `slow_scoring` takes `SECONDS` for each answer."""
+    monkeypatch.setenv("SLOW_SCORING", str(SECONDS))
     questions = write_capitals(folder / "capitals")
-    return ScoringClient(
+    client = ScoringClient(
         [BenchmarkSection(name="own", adapter=adapter, path=str(questions), questions=QUESTIONS)],
         {"own": questions},
         GenerationSection(max_tokens=10, context=900),
@@ -74,6 +80,9 @@ def scoring(adapter: str, folder: Path) -> ScoringClient:
         folder / "scoring.log",
         adapters=OwnAdapters.of(SUPPORT / "slow_scoring.py"),
     )
+    with closing(client):
+        client.benchmarks()
+        yield client
 
 
 @pytest.fixture
@@ -99,10 +108,7 @@ def begin(
 def test_two_merges_are_scored_side_by_side_and_never_mixed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolExecutor
 ) -> None:
-    monkeypatch.setenv("SLOW_SCORING", str(SECONDS))
-    client = scoring("slow_capitals", tmp_path)
-    try:
-        client.benchmarks()
+    with slow_scoring("slow_capitals", tmp_path, monkeypatch) as client:
         first = Says("It is Capital: Paris.")
         early, free = begin(threads, client, first, tmp_path / "one")
         assert free.wait(900)
@@ -122,18 +128,13 @@ def test_two_merges_are_scored_side_by_side_and_never_mixed(
         assert first.disturbed == 0
         again = client.evaluate(Says("Capital: Paris."), tmp_path / "four", lambda *_: None)
         assert again.benchmarks["own"].metrics["accuracy"] == 0.5
-    finally:
-        client.close()
 
 
 def test_an_adapter_that_asks_while_it_scores_never_asks_another_merge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolExecutor
 ) -> None:
     """The evaluation fails once; from then on the engine is kept until the report is made."""
-    monkeypatch.setenv("SLOW_SCORING", str(SECONDS))
-    client = scoring("late_capitals", tmp_path)
-    try:
-        client.benchmarks()
+    with slow_scoring("late_capitals", tmp_path, monkeypatch) as client:
         engine = Says("It is Capital: Paris.")
         early, free = begin(threads, client, engine, tmp_path / "one")
         assert free.wait(900)
@@ -145,8 +146,6 @@ def test_an_adapter_that_asks_while_it_scores_never_asks_another_merge(
         assert kept.result(900).benchmarks["own"].metrics["accuracy"] == 0.5
         assert not free.is_set()
         assert len(engine.asked) == 2 + QUESTIONS
-    finally:
-        client.close()
 
 
 @pytest.mark.vllm

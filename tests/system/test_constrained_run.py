@@ -8,74 +8,32 @@ import pytest
 
 from apbmm_master.journal.scores import ScoreHistory, broken_by, score
 from commands import run
-from rehearsal_runs import Site, wait_for
+from rehearsal_runs import Site
+from resumed_searches import killed_and_resumed
 
-RUN = """
-name = "four"
-at_most = { code.tokens = 1400 }
-[sources]
-thinking = "/none/t"
-instruct = "/none/i"
-[generation]
-max_tokens = 64
-context = 128
-[algorithm.settings]
-samples = 16
-restarts = 2
-raw_samples = 16
-[budget]
-evaluations = 9
-initial = 4
-[confirm]
-at_end = false
-[evaluation]
-kind = "rehearsal"
-layers = 4
-rehearsal_seconds = 0.2
-[timings]
-beat = 0.2
-[[benchmarks]]
-name = "maths"
-adapter = "a"
-path = "/none/m"
-[[benchmarks]]
-name = "code"
-adapter = "a"
-path = "/none/k"
-[[objectives]]
-name = "both"
-metric = "accuracy"
-benchmarks = { maths = 2, code = 1 }
-expert = "thinking"
-vanilla = "instruct"
-[[objectives]]
-name = "coding"
-metric = "f1"
-benchmarks = ["code"]
-scale = [0, 1]
-[[objectives]]
-name = "cost"
-metric = "tokens"
-target = 100
-[[objectives]]
-name = "whole"
-metric = "truncated"
-scale = [1, 0]
-"""
+OBJECTIVES = [
+    {
+        "name": "both",
+        "metric": "accuracy",
+        "benchmarks": {"maths": 2, "code": 1},
+        "expert": "thinking",
+        "vanilla": "instruct",
+    },
+    {"name": "coding", "metric": "f1", "benchmarks": ["code"], "scale": [0, 1]},
+    {"name": "cost", "metric": "tokens", "target": 100},
+    {"name": "whole", "metric": "truncated", "scale": [1, 0]},
+]
 
 pytestmark = pytest.mark.slow
 
 
 def test_it_is_killed_resumed_and_told_everywhere(site: Site) -> None:
-    site.run_file = site.folder / "run.toml"
-    site.run_file.write_text(RUN, encoding="utf-8")
-    site.worker("a")
-    master = site.master()
-    wait_for("results of the search", lambda: site.done() >= 5)
-    master.kill()
-    master = site.master()
-    assert master.end() == 0, master.output
-    site.assert_whole(9)
+    said = killed_and_resumed(
+        site,
+        at_most={"code": {"tokens": 1400}},
+        confirm={"at_end": False},
+        objectives=OBJECTIVES,
+    )
     state, history = site.run_state(), ScoreHistory()
     scores = history.update(state)
     thinking, instruct = (score(state, state.evaluations[n]) for n in state.references)
@@ -86,7 +44,7 @@ def test_it_is_killed_resumed_and_told_everywhere(site: Site) -> None:
     beyond = {name for name in state.completed if broken_by(state, state.evaluations[name])}
     assert 0 < len(beyond) < 9, "some merges break it and some do not"
     assert not beyond & {*scores.front}
-    assert f"{len(beyond)} of 9 merges break code.tokens ≤ 1400" in master.output.replace("\n", " ")
+    assert f"{len(beyond)} of 9 merges break code.tokens ≤ 1400" in said.replace("\n", " ")
 
     picked = json.loads(run("apbmm", "pick", site.run_dir, "--json", "--all").stdout)
     assert {each["id"] for each in picked["ranked"]} == {*state.completed} - beyond
