@@ -34,7 +34,7 @@ from apbmm_worker.message_socket import LENGTH
 from child_on_a_socket import Daemon, engine_core
 from tiny_checkpoints import edit_config, load_tensors, save_tensors, write_tiny_pair
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.vllm
 
 LAYERS = 4
 QUESTIONS = 12
@@ -146,7 +146,7 @@ def test_a_run_from_prepare_to_stop(daemon: Daemon, prepare: Prepare, tmp_path: 
     assert temporary_checkpoints(prepare) == []
 
     daemon.send(Stop())
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(120) == 0
     assert daemon.group() == []
 
     # The source's folder as it stands answers as the merge that is that source.
@@ -202,7 +202,6 @@ def check_numbers(answer: Answer) -> None:
 
 
 def test_wrong_paths_are_named_at_once(daemon: Daemon, prepare: Prepare, tmp_path: Path) -> None:
-    start = time.monotonic()
     answer, _ = daemon.ask(
         changed(
             prepare,
@@ -216,7 +215,8 @@ def test_wrong_paths_are_named_at_once(daemon: Daemon, prepare: Prepare, tmp_pat
     assert failed.fatal is False
     for name in ("/no/such/model", "/no/such/prompts", "benchmark three", "holds no data"):
         assert name in failed.message
-    assert time.monotonic() - start < 10  # nothing heavy was imported
+    loaded = Path(f"/proc/{daemon.process.pid}/maps").read_text()
+    assert "libtorch" not in loaded, "at once means before PyTorch is imported"
 
     answer, _ = daemon.evaluate("e", [0.0])
     assert failure(answer).message == "no run has been prepared"
@@ -353,7 +353,7 @@ def test_an_engine_in_its_own_processes(victim: str, prepare: Prepare, tmp_path:
             assert (failed.fault, failed.fatal) == ("infrastructure", True)
         else:
             daemon.process.kill()
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 120
             while daemon.group() and time.monotonic() < deadline:
                 time.sleep(0.2)
             assert daemon.group() == []

@@ -62,7 +62,7 @@ async def test_a_vllm_that_stands_still_is_named_and_replaced_with_its_whole_gro
         assert isinstance(broken, Failed), broken
         assert broken.fault == "engine"
         assert f"no progress for {STALL_SECONDS:g} s in stage " in broken.message
-        wait_for("the end of the whole group", lambda: not in_session(child), 20)
+        wait_for("the end of the whole group", lambda: not in_session(child))
         job.adopt(patient)
         again = await job.work(assign("b", 2))
         assert isinstance(again, Evaluated), again

@@ -20,7 +20,7 @@ from code_of_its_own import FILES, give_own_code, that_ran
 from own_questions import ADAPTERS, CAPITALS, write_capitals
 from tiny_checkpoints import write_related, write_tiny_qwen3
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.vllm
 
 LAYERS, QUESTIONS = 4, 4
 

@@ -24,7 +24,6 @@ from tiny_checkpoints import write_tiny_qwen3
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
     pytest.mark.filterwarnings("default"),  # EvalScope's and datasets' own
 ]
 

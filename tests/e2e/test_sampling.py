@@ -15,7 +15,6 @@ from tiny_checkpoints import write_tiny_qwen3
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(300),
     pytest.mark.filterwarnings("default"),  # vLLM's own
 ]
 

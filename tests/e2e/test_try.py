@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_nothing_behind(run_file: Path, tmp_path: Path) -> None:
     wait_until(lambda: list(tmp_path.glob("*/child.log")))
     time.sleep(2)
     process.send_signal(signal.SIGINT)
-    out, told = process.communicate(timeout=60)
+    out, told = process.communicate(timeout=200)
     assert (process.returncode, out, told.splitlines()[-1]) == (130, "", "interrupted"), told
     assert "Traceback" not in told
     assert not list(tmp_path.glob("apbmm-try-*"))

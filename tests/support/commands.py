@@ -143,7 +143,7 @@ def free_address() -> str:
     return f"tcp://127.0.0.1:{free_port()}"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 200) -> None:
     """Poll until ``condition`` is true; fails the test when it never is."""
     deadline = time.monotonic() + seconds
     while not condition():

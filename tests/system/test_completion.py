@@ -50,7 +50,7 @@ def test_bash_completes(home: Path, line: tuple[str, ...], word: str) -> None:
         text=True,
         env=environment({"HOME": str(home)}),
         cwd=REPOSITORY,
-        timeout=60,
+        timeout=200,
         check=True,
     )
     assert word in told.stdout.splitlines()

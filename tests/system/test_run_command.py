@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 def test_it_ends_with_the_front_and_the_same_command_goes_on(tmp_path: Path) -> None:
     run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1)
-    shown = run("apbmm", "run", run_file, "--workers", 2, cwd=tmp_path, timeout=120)
+    shown = run("apbmm", "run", run_file, "--workers", 2, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     *_, finished, place, following, _, pick, _, report = shown.stdout.splitlines()
     assert following == "next:"
@@ -48,7 +48,7 @@ def test_it_ends_with_the_front_and_the_same_command_goes_on(tmp_path: Path) -> 
     logs = tmp_path / "runs" / "trial" / "workers"
     assert {log.parent.name for log in logs.glob("*/worker.log")} == {f"{name}-1", f"{name}-2"}
 
-    over = run("apbmm", "run", run_file, cwd=tmp_path, timeout=120)
+    over = run("apbmm", "run", run_file, cwd=tmp_path)
     assert over.returncode == 0, over.stderr
     assert "finished: 6 evaluations completed" in over.stdout
     assert "joined" not in over.stdout
@@ -58,7 +58,7 @@ def test_it_ends_with_the_front_and_the_same_command_goes_on(tmp_path: Path) -> 
     )
 
     write_rehearsal(run_file, seconds=0.1, evaluations=8)
-    more = run("apbmm", "run", run_file, cwd=tmp_path, timeout=120)
+    more = run("apbmm", "run", run_file, cwd=tmp_path)
     assert "finished: 8 evaluations completed" in more.stdout
     assert processes_naming(str(run_file)) == []
 
@@ -69,19 +69,19 @@ def test_a_run_file_of_models_is_rehearsed_in_a_run_directory_of_its_own(tmp_pat
         (tmp_path / part).symlink_to(demo_folder() / part)
     (tmp_path / "run.toml").write_text(short)
     command = ("apbmm", "run", "run.toml", "--rehearsal", "--workers", 2)
-    shown = run(*command, cwd=tmp_path, timeout=120)
+    shown = run(*command, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "REHEARSAL: the measurements are invented" in shown.stdout
     assert "run directory: runs/demo-rehearsal" in shown.stdout
     assert "finished: 9 evaluations completed" in shown.stdout
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["demo-rehearsal"]
-    again = run(*command, cwd=tmp_path, timeout=120)
+    again = run(*command, cwd=tmp_path)
     assert "raise budget.evaluations in run.toml" in again.stdout
 
 
 def test_as_json_every_line_names_run_and_evaluation(tmp_path: Path) -> None:
     run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1)
-    shown = run("apbmm", "run", run_file, "--log-format", "json", cwd=tmp_path, timeout=120)
+    shown = run("apbmm", "run", run_file, "--log-format", "json", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     events = [json.loads(line) for line in shown.stdout.splitlines()]
     runs = {event.get("run") for event in events[1:]}
@@ -113,7 +113,7 @@ def test_ctrl_c_stops_all_together_and_a_second_master_is_refused(tmp_path: Path
         assert "another master is running this run" in second.stderr
         assert second.stdout == ""
         running.send_signal(signal.SIGINT)
-        assert running.wait(60) == 130
+        assert running.wait(200) == 130
     text = log.read_text()
     assert "finishing the evaluations in hand; Ctrl-C again stops at once" in text
     assert "not finished: the same command goes on from here" in text
@@ -128,7 +128,7 @@ def test_a_killed_worker_is_named_with_its_signal_and_no_line_of_its_log(tmp_pat
         for worker in processes_naming(str(run_dir / "workers")):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
-        assert running.wait(60) == 1
+        assert running.wait(200) == 1
     name = default_name("rehearsal")
     assert log.read_text().splitlines()[-2] == (
         f"error: every worker has ended: worker {name}-1 was killed by signal 9 "
@@ -140,9 +140,9 @@ def test_its_front_is_confirmed_by_workers_of_its_own(tmp_path: Path) -> None:
     held = "[confirm]\nholdout = 0.3"
     run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1, extra=held)
     run_dir = tmp_path / "run"
-    searched = run("apbmm", "run", run_file, "--run-dir", run_dir, timeout=120)
+    searched = run("apbmm", "run", run_file, "--run-dir", run_dir)
     assert searched.returncode == 0, searched.stderr
-    confirmed = run("apbmm", "confirm", run_dir, "--gpus", "cpu", timeout=120)
+    confirmed = run("apbmm", "confirm", run_dir, "--gpus", "cpu")
     assert confirmed.returncode == 0, confirmed.stderr
     assert "confirmed members of the front still hold" in confirmed.stdout
     assert processes_naming(str(run_dir)) == []
@@ -152,13 +152,13 @@ def test_a_stopped_confirmation_names_the_command_that_goes_on(tmp_path: Path) -
     held = "[confirm]\nholdout = 0.3"
     run_file = write_rehearsal(tmp_path / "run.toml", seconds=1.5, extra=held)
     run_dir, log = tmp_path / "run", tmp_path / "confirm.log"
-    searched = run("apbmm", "run", run_file, "--run-dir", run_dir, "--workers", 4, timeout=120)
+    searched = run("apbmm", "run", run_file, "--run-dir", run_dir, "--workers", 4)
     assert searched.returncode == 0, searched.stderr
     command = ("confirm", run_dir, "--gpus", "cpu", "--workers", 1)
     with started("apbmm", *command, log=log) as confirming:
         wait_until(lambda: "joined" in log.read_text())
         confirming.send_signal(signal.SIGINT)
-        assert confirming.wait(60) == 130
+        assert confirming.wait(200) == 130
     goes_on = f"are still to be measured: {shlex.join(['apbmm', *map(str, command)])} goes on"
     assert log.read_text().splitlines()[-1].endswith(goes_on)
 
@@ -167,10 +167,10 @@ def test_a_confirmation_asked_for_after_the_end_gets_workers(tmp_path: Path) -> 
     held = "[confirm]\nholdout = 0.3"
     run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1, extra=held)
     run_dir = tmp_path / "run"
-    searched = run("apbmm", "run", run_file, "--run-dir", run_dir, timeout=120)
+    searched = run("apbmm", "run", run_file, "--run-dir", run_dir)
     assert searched.returncode == 0, searched.stderr
     write_rehearsal(run_file, seconds=0.1, extra=f"{held}\nat_end = true")
-    confirmed = run("apbmm", "run", run_file, "--run-dir", run_dir, timeout=120)
+    confirmed = run("apbmm", "run", run_file, "--run-dir", run_dir)
     assert confirmed.returncode == 0, confirmed.stderr
     assert "confirmed members of the front still hold" in confirmed.stdout
     assert "had finished before" not in confirmed.stdout
@@ -188,7 +188,7 @@ def test_with_keys_the_workers_need_theirs(tmp_path: Path) -> None:
 
     new_worker(keys, worker)
     everywhere = free_address().replace("127.0.0.1", "0.0.0.0")
-    served = run("apbmm", *arguments, "--bind", everywhere, timeout=120)
+    served = run("apbmm", *arguments, "--bind", everywhere)
     assert served.returncode == 0, served.stderr
 
 

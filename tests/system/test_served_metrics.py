@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def scrape(port: int) -> str:
     """The metrics; empty while nobody serves them."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             return str(answer.read().decode())
     except OSError:
         return ""

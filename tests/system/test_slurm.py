@@ -120,7 +120,7 @@ class Cluster:
         """End the jobs and the daemons."""
         self.run("scancel", "--full", "--user=root")
         with contextlib.suppress(AssertionError):
-            wait_for("no jobs", lambda: not self.run("squeue", "-h"), 30)
+            wait_for("no jobs", lambda: not self.run("squeue", "-h"))
         for daemon in reversed(self.daemons):
             daemon.kill()
             daemon.wait()

@@ -112,7 +112,7 @@ def test_status_live_and_from_the_journal(rehearsal: Rehearsal) -> None:
     assert (rehearsal.run_dir / "status.json").exists()
     began = time.monotonic()
     dead = rehearsal.status()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert dead.keys() >= KEYS
     assert dead["master_alive"] is False
     assert dead["run"] == live["run"]
@@ -135,7 +135,7 @@ def test_the_documentation_reads_status_without_apbmm(rehearsal: Rehearsal) -> N
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=60,
+        timeout=200,
         check=True,
     )
     assert shown.stdout.startswith(rehearsal.status()["run"])
@@ -164,6 +164,6 @@ def test_watch_follows_a_run_to_its_end(tmp_path: Path) -> None:
                 env={"APBMM_LOCK_DIR": str(tmp_path / "locks")},
             )
         )  # fmt: skip
-        assert master.wait(60) == 0
-        assert watch.wait(30) == 0
+        assert master.wait(200) == 0
+        assert watch.wait(200) == 0
     assert "finished: 4 evaluations completed" in (tmp_path / "watch.log").read_text()

@@ -114,7 +114,7 @@ def test_a_client_that_is_gone_ends_nobody_elses_search(tmp_path: Path) -> None:
         answer_next(listener, store)
         asked = threads.submit(Evaluations(tmp_path).of, (0.5, 0.25))
         answer_next(listener, store)
-        assert asked.result(timeout=10) == fake_outcomes((0.5, 0.25))
+        assert asked.result(timeout=60) == fake_outcomes((0.5, 0.25))
 
 
 def test_other_questions_need_another_store(tmp_path: Path) -> None:

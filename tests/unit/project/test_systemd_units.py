@@ -22,7 +22,7 @@ def verify(*units: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=60,
+        timeout=200,
         check=False,
     )
 

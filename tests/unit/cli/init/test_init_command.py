@@ -425,7 +425,7 @@ def at_terminal(folder: Path, answers: str, *arguments: str) -> str:
     ) as asking:
         os.close(terminal)
         os.write(controller, answers.encode())
-        shown, _ = asking.communicate(timeout=120)
+        shown, _ = asking.communicate(timeout=200)
     os.close(controller)
     assert asking.returncode == 0, shown
     return shown

@@ -176,7 +176,7 @@ def test_a_command_that_ignores_ctrl_c_from_its_start_goes_on_ignoring_it(tmp_pa
     line = f"trap '' INT; exec {shlex.join(command_line('apbmm', 'status'))}"
     shown = subprocess.run(
         ["sh", "-c", line], env=environment({"PYTHONPATH": str(tmp_path)}), cwd=tmp_path,
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert (shown.returncode, shown.stderr) == (0, "")
 

@@ -43,7 +43,7 @@ def test_a_command_with_a_wrong_failpoint_says_so_in_one_line(tmp_path: Path) ->
     told = subprocess.run(
         [*command, str(tmp_path)],
         env={**os.environ, "APBMM_FAILPOINTS": "x=kill"},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert told.returncode == 2
     assert "'x=kill' is no failpoint" in told.stderr

@@ -28,7 +28,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path;"
         "from apbmm_common.process.locks import lock_file;"
-        "lock = lock_file(Path(sys.argv[1])); print('locked', flush=True); time.sleep(60)"
+        "lock = lock_file(Path(sys.argv[1])); print('locked', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, tmp_path / "lock"], stdout=subprocess.PIPE,
@@ -62,7 +62,7 @@ def test_a_file_that_is_replaced_while_it_is_waited_for_is_locked_anew(tmp_path:
     waiting.start()
     path.unlink()
     first.release()
-    waiting.join(timeout=10)
+    waiting.join(timeout=60)
     (second,) = found
     assert second.is_in_place
     with pytest.raises(LockHeldError):

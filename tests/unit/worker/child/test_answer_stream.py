@@ -39,7 +39,7 @@ def test_answers_are_sent_while_the_evaluation_goes_on() -> None:
     arrived = threading.Event()
     with AnswerStream(lambda _: arrived.set(), seconds=0.01) as stream:
         stream.answered(key(1), completion(1))
-        assert arrived.wait(20)
+        assert arrived.wait(60)
 
 
 def test_who_tells_the_stream_never_waits_for_the_daemon_and_no_fault_of_it_is_raised() -> None:
@@ -47,12 +47,12 @@ def test_who_tells_the_stream_never_waits_for_the_daemon_and_no_fault_of_it_is_r
 
     def stuck(_: NewAnswers) -> None:
         told.set()
-        free.wait(20)
+        free.wait(60)
         raise WireError("a message is over the limit")
 
     with AnswerStream(stuck, seconds=0.01) as stream:
         stream.scored(OUTCOME)
-        assert told.wait(20)
+        assert told.wait(60)
         for number in range(1000):
             stream.answered(key(number), completion(number))
         free.set()
