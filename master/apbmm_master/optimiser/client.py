@@ -76,13 +76,18 @@ class OptimiserClient:
     """Asks the search method in its own process, one ask at a time.
 
     ``wake`` is called when a reply has come. ``run_dir`` has the journal, from which the process
-    reads the outcomes of answers; without it there are none, and no estimates. ``batch``,
-    ``exhausted`` and ``seconds`` are those of the last reply. ``failure`` is the error that ended
-    the search, if one did.
+    reads the outcomes of answers; without it there are none, and no estimates. ``process`` is a new
+    one by default. ``batch``, ``exhausted`` and ``seconds`` are those of the last reply.
+    ``failure`` is the error that ended the search, if one did.
     """
 
-    def __init__(self, wake: Callable[[], None], run_dir: Path | None = None) -> None:
-        self._process = OptimiserProcess()
+    def __init__(
+        self,
+        wake: Callable[[], None],
+        run_dir: Path | None = None,
+        process: OptimiserProcess | None = None,
+    ) -> None:
+        self._process = process or OptimiserProcess()
         self._wake = wake
         self._run_dir = run_dir
         self._unstored = asyncio.Event()

@@ -188,13 +188,13 @@ def replayed_search(arguments: SearchArguments, history: History) -> Search:
 
 
 class OptimiserSession:
-    """A search object and the calls that it has seen."""
+    """A search object and the calls that it has seen; ``book`` has what it knows of answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, book: OutcomeBook | None = None) -> None:
         self._arguments: SearchArguments | None = None
         self._history: list[PastAsk | PastTell] = []
         self._search: Search | None = None
-        self._book = OutcomeBook()
+        self._book = book or OutcomeBook()
 
     def estimates(self, request: EstimateRequest) -> EstimateReply:
         """Estimates, and what a search that is told them expects; the session's own is left alone.
