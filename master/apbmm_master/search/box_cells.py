@@ -15,6 +15,8 @@ from torch import Tensor
 
 Bounds = tuple[Tensor, Tensor, Tensor]
 """Upper bounds (T, m), the points (T, m, m) that define each, and the front (T,) of each."""
+REPLACED = -torch.inf
+"""Stands for a bound in whose place there are others; no point is below it."""
 
 
 def cells_above(fronts: Tensor, on_front: Tensor, reference_point: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,17 +45,31 @@ def _bounds(points: Tensor, upper: Tensor, ideal: Tensor) -> Bounds:
     A point that is infinite is none.
     """
     count, number, size = points.shape
-    bounds = upper.expand(count, size)
-    defining = ideal.expand(count, size, size).clone()
+    bounds = upper.repeat(count, 1)
+    defining = ideal.repeat(count, size, 1)
     defining[:, range(size), range(size)] = upper
-    owner = torch.arange(count)
+    owner, used = torch.arange(count), count
     for index in range(number):
-        point = points[owner, index]
-        hit = (bounds > point).all(dim=-1)
-        kept = [(bounds[~hit], defining[~hit], owner[~hit])]
-        kept += [_moved(bounds[hit], defining[hit], owner[hit], point[hit], j) for j in range(size)]
-        bounds, defining, owner = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    return bounds, defining, owner
+        point = points[owner[:used], index]
+        hit = (bounds[:used] > point).all(dim=-1).nonzero()[:, 0]
+        old = bounds[hit], defining[hit], owner[hit], point[hit]
+        moved = [_moved(*old, j) for j in range(size)]
+        new = [torch.cat(parts) for parts in zip(*moved, strict=True)]
+        # New rows follow the others, which stay in their places: copying all would take the time.
+        bounds[hit] = REPLACED
+        more = len(new[0])
+        if used + more > len(owner):
+            left = bounds[:used, 0] > REPLACED
+            kept = [rows[:used][left] for rows in (bounds, defining, owner)]
+            used = len(kept[0])
+            bounds, defining, owner = (
+                torch.cat([rows, rows.new_empty(used + more, *rows.shape[1:])]) for rows in kept
+            )
+        places = slice(used, used + more)
+        bounds[places], defining[places], owner[places] = new
+        used += more
+    left = bounds[:used, 0] > REPLACED
+    return bounds[:used][left], defining[:used][left], owner[:used][left]
 
 
 def _moved(bounds: Tensor, defining: Tensor, owner: Tensor, point: Tensor, j: int) -> Bounds:
