@@ -91,7 +91,7 @@ def test_answers_come_by_their_length_and_those_in_flight_have_as_many_tokens() 
 
 def test_a_budget_counts_the_tokens_of_answers_that_were_asked(tmp_path: Path) -> None:
     references = tokens_of([0.0] * LAYERS) + tokens_of([1.0] * LAYERS)
-    budget = {"generated_tokens": references + 1500}
+    budget = {"generated_tokens": references + 2500}
     master = searched(tmp_path, budget, {"enabled": True, "first": 0.5, "answered": 1.0})
     state = master.run_state
     spent = float(references)
