@@ -18,7 +18,7 @@ from apbmm_master.journal.events import Proposed
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import NAME, read_journal, read_outcomes
 from apbmm_master.optimiser.client import search_arguments
-from commands import processes_naming, run, started, wait_until
+from commands import called, processes_naming, run, started, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -28,20 +28,21 @@ QUESTIONS = 234
 """Of each of the two benchmarks."""
 
 
-def status(run_dir: Path) -> dict[str, Any]:
-    shown = run("apbmm", "status", run_dir, "--json")
-    return dict(json.loads(shown.stdout)) if shown.returncode == 0 else {}
+def journaled(run_dir: Path) -> RunState:
+    """The run as its journal tells it; empty while there is none."""
+    found = RunState()
+    return found.replay(read_journal(run_dir)) if (run_dir / NAME).exists() else found
 
 
 def test_the_demo_survives_kill_9_and_ends_with_a_pareto_set(tmp_path: Path) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "demo.log"
     arguments = ("demo", "--run-dir", run_dir, "--evaluations", EVALUATIONS)
     with started("apbmm", *arguments, log=log) as demo:
-        wait_until(lambda: (status(run_dir).get("evaluations") or {}).get("done", 0) >= 3, 300)
+        wait_until(lambda: len(journaled(run_dir).completed) >= 3, 300)
         demo.send_signal(signal.SIGKILL)
         demo.wait()
     wait_until(lambda: not processes_naming(str(run_dir)))
-    before = RunState().replay(read_journal(run_dir))
+    before = journaled(run_dir)
     assert before.run
     assert not before.finished
 
@@ -52,8 +53,8 @@ def test_the_demo_survives_kill_9_and_ends_with_a_pareto_set(tmp_path: Path) -> 
     assert folder == f"run directory: {run_dir}"
     assert uniform.startswith("uniform interpolation reaches a hypervolume of ")
 
-    check_status(status(run_dir))
-    after = RunState().replay(read_journal(run_dir))
+    check_status(json.loads(called("status", run_dir, "--json").stdout))
+    after = journaled(run_dir)
     check_nothing_was_repeated(before, after)
     check_diagnostics(run_dir)
     check_outcomes(run_dir)
@@ -120,7 +121,7 @@ def check_outcomes(run_dir: Path) -> None:
 
 def check_export(run_dir: Path, name: str, out: Path) -> None:
     """An export has the weights that were evaluated, and transformers gives the same answers."""
-    shown = run("apbmm", "export", run_dir, "--eval", name, "--out", out)
+    shown = called("export", run_dir, "--eval", name, "--out", out)
     assert shown.returncode == 0, shown.stderr
     assert "weights: bit for bit those that were evaluated" in shown.stdout
     check_answers(run_dir, name, out)

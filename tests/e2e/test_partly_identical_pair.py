@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_common.datasets.demo_pair import demo_folder
-from commands import run
+from commands import called
 from demo_pair_runs import run_to_its_end, write_run
 from tiny_checkpoints import pad_vocabulary, with_identical_layers
 
@@ -49,12 +49,12 @@ def test_identical_layers_leave_the_search(tmp_path: Path) -> None:
     with_identical_layers(tmp_path / "thinking", pair / "instruct", IDENTICAL)
     pad_vocabulary(tmp_path / "thinking", vocabulary_size(pair / "instruct") + 32)
     run_file = write_run(tmp_path / "run.toml", RUN)
-    assert LINE in run("apbmm", "check", run_file, "--no-questions").stdout
+    assert LINE in called("check", run_file, "--no-questions").stdout
     run_state, shown = run_to_its_end(run_file)
     assert LINE in shown
     assert run_state.identical_layers == IDENTICAL
     assert len(run_state.completed) == 3
     searched = run_state.layers - len(IDENTICAL)
     assert all(len(run_state.evaluations[name].vector) == searched for name in run_state.completed)
-    status = json.loads(run("apbmm", "status", tmp_path / "run", "--json").stdout)
+    status = json.loads(called("status", tmp_path / "run", "--json").stdout)
     assert status["identical_layers"] == list(IDENTICAL)

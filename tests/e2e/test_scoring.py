@@ -168,11 +168,19 @@ def scoring(source: Path, benchmarks: Sequence[BenchmarkSection], folder: Path) 
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the client that the tests share."""
+    return tmp_path_factory.mktemp("client")
+
+
+@pytest.fixture(scope="module")
 def client(
-    source: Path, benchmarks: tuple[BenchmarkSection, ...], tmp_path: Path
+    source: Path, benchmarks: tuple[BenchmarkSection, ...], place: Path
 ) -> Iterator[ScoringClient]:
-    client = scoring(source, benchmarks, tmp_path)
+    """One process scores for all tests: it outlives whatever ends an evaluation."""
+    client = scoring(source, benchmarks, place)
+    client.benchmarks()
     yield client
     client.close()
 
@@ -329,9 +337,8 @@ def test_an_evaluation_that_is_cut_off_from_outside_is_a_step(
 
 
 def test_a_scoring_process_that_dies_is_told_with_its_log_and_replaced(
-    client: ScoringClient, source: Path, tmp_path: Path
+    client: ScoringClient, place: Path, source: Path, tmp_path: Path
 ) -> None:
-    client.benchmarks()
     first, engine = client.process_id, Silent(source)
     assert first is not None
     threading.Timer(1.0, os.kill, (first, signal.SIGKILL)).start()
@@ -340,7 +347,7 @@ def test_a_scoring_process_that_dies_is_told_with_its_log_and_replaced(
         client.evaluate(engine, tmp_path / "out", lambda *_: None)
     assert time.monotonic() - start < 120
     assert failure.value.kind == "infrastructure"
-    assert str(tmp_path / "scoring.log") in failure.value.hint
+    assert str(place / "scoring.log") in failure.value.hint
     assert engine.aborted.is_set()
 
     found = client.evaluate(Oracle(source), tmp_path / "out", lambda *_: None)

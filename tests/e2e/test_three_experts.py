@@ -11,7 +11,7 @@ from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_common.run_file import load_run_file, run_as_toml
 from apbmm_common.simplex import row_of
 from apbmm_master.journal.scores import score
-from commands import REPOSITORY, run
+from commands import REPOSITORY, called
 from demo_pair_runs import run_to_its_end
 
 NAMES = ("thinking", "picker", "instruct")
@@ -60,13 +60,13 @@ def test_three_sources_are_merged_measured_and_searched(tmp_path: Path) -> None:
         assert all(sum(row) == pytest.approx(1.0) for row in rows)
 
     run_dir = tmp_path / "run"
-    status = json.loads(run("apbmm", "status", run_dir, "--json").stdout)
+    status = json.loads(called("status", run_dir, "--json").stdout)
     assert [len(point["objectives"]) for point in status["front"]] == [3] * len(status["front"])
     assert status["hypervolume"] > 0.0
-    picked = run("apbmm", "pick", run_dir)
+    picked = called("pick", run_dir)
     assert picked.returncode == 0, picked.stderr
     assert "picker's weight in layers 0 to 11: " in picked.stdout
     front = status["front"][0]["id"]
-    exported = run("apbmm", "export", run_dir, "--eval", front, "--out", tmp_path / "out")
+    exported = called("export", run_dir, "--eval", front, "--out", tmp_path / "out")
     assert exported.returncode == 0, exported.stderr
     assert "bit for bit those that were evaluated" in exported.stdout

@@ -42,6 +42,7 @@ OFTEN = settings(max_examples=scaled(1200, 60), deadline=None)
 BUDGET = {"evaluations": 12, "initial": 2, "failures": 4}
 
 
+@pytest.mark.slow
 @given(poisonous=POISONOUS, crew=CREW, order=ORDER)
 @OFTEN
 def test_vectors_that_kill_every_engine_are_given_up_and_harm_no_worker(
@@ -115,6 +116,7 @@ def until_the_end(
         yield
 
 
+@pytest.mark.slow
 @given(poisonous=POISONOUS, crew=CREW, order=ORDER)
 @OFTEN
 def test_vectors_that_take_hosts_down_fail_and_the_run_ends_without_them(

@@ -317,7 +317,7 @@ class ProtocolMachine(RuleBasedStateMachine):
 
 
 ProtocolMachine.TestCase.settings = of_machine(1200, 60)
-TestProtocol = ProtocolMachine.TestCase
+TestProtocol = pytest.mark.slow(ProtocolMachine.TestCase)
 
 
 class CostlyMachine(ProtocolMachine):
@@ -377,7 +377,7 @@ class SteppedMachine(ProtocolMachine):
 
 
 SteppedMachine.TestCase.settings = of_machine(600, 40)
-TestStepped = SteppedMachine.TestCase
+TestStepped = pytest.mark.slow(SteppedMachine.TestCase)
 
 
 class BeatenMachine(ProtocolMachine):
@@ -423,7 +423,7 @@ class BeatenMachine(ProtocolMachine):
 
 
 BeatenMachine.TestCase.settings = of_machine(600, 40)
-TestBeaten = BeatenMachine.TestCase
+TestBeaten = pytest.mark.slow(BeatenMachine.TestCase)
 
 
 class BeatenStepsMachine(ProtocolMachine):
@@ -456,7 +456,7 @@ class BeatenStepsMachine(ProtocolMachine):
 
 
 BeatenStepsMachine.TestCase.settings = of_machine(600, 40)
-TestBeatenSteps = BeatenStepsMachine.TestCase
+TestBeatenSteps = pytest.mark.slow(BeatenStepsMachine.TestCase)
 
 
 def test_nothing_is_leased_again_while_a_live_worker_holds_it() -> None:
@@ -488,6 +488,7 @@ def test_nothing_is_leased_again_while_a_live_worker_holds_it() -> None:
         assert len(leases) == len(set(leases)), f"seed {seed}"
 
 
+@pytest.mark.slow
 def test_where_an_older_copy_of_the_journal_goes_on_results_belong_to_their_vectors() -> None:
     """The search takes another course then, and workers hold, or are done with, what it forgot."""
     told_to_forget = 0

@@ -71,7 +71,10 @@ def replayed(story: Story, search: Search) -> Search:
     return search
 
 
-@pytest.mark.parametrize("name", ["sobol", "ap-bmm-plus", "qnehvi", "moead-cmaes", "uniform"])
+SLOW = pytest.param("ap-bmm-plus", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["sobol", SLOW, "qnehvi", "moead-cmaes", "uniform"])
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(actions=ACTIONS)
 def test_laws_of_a_search_that_is_told_again(name: str, actions: list[tuple[str, int]]) -> None:

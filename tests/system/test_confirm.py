@@ -10,7 +10,7 @@ import pytest
 
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import read_results
-from commands import run, started, wait_until
+from commands import called, run, started, wait_until
 from free_ports import free_port
 from rehearsal_runs import write_run_file
 from written_runs import repeated_sums, write_run
@@ -68,8 +68,8 @@ def test_a_front_is_confirmed_by_the_same_worker_and_a_killed_confirmation_goes_
         assert by_id[merge.id]["holds"] == merge.holds
     said = f"of {len(front)} confirmed members of the front still hold"
     assert said in done.stdout
-    assert said in run("apbmm", "status", folder).stdout
-    status = json.loads(run("apbmm", "status", folder, "--json").stdout)
+    assert said in called("status", folder).stdout
+    status = json.loads(called("status", folder, "--json").stdout)
     assert status["confirmation"]["holds"] == {n: by_id[n]["holds"] for n in front}
 
 
@@ -98,13 +98,13 @@ def test_the_searchs_own_questions_are_asked_again_with_other_draws(tmp_path: Pa
         assert figure is not None
         assert figure.low is not None
     assert any(m.confirmed.benchmarks["sums"].spreads["accuracy"].within for m in found.merges)
-    status = run("apbmm", "status", folder).stdout
+    status = called("status", folder).stdout
     assert "sums (100 questions x 5)" in status
     assert "the questions are those of the search, with answers drawn anew" in status
 
 
 def test_what_cannot_be_confirmed_is_said(tmp_path: Path) -> None:
-    shown = run("apbmm", "confirm", tmp_path)
+    shown = called("confirm", tmp_path)
     assert shown.returncode == 2
     assert "not a run directory" in shown.stderr
     assert "Traceback" not in shown.stderr
@@ -113,6 +113,6 @@ def test_what_cannot_be_confirmed_is_said(tmp_path: Path) -> None:
 def test_a_run_is_found_by_its_name(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "first", [(0.5, 0.5), (0.2, 0.8)])
     for named in (("first",), ()):  # the latest, where none is named
-        shown = run("apbmm", "confirm", *named, "--keys", "none", cwd=tmp_path)
+        shown = called("confirm", *named, "--keys", "none", cwd=tmp_path)
         assert shown.returncode == 2
         assert "the run file keeps no questions to confirm on" in shown.stderr

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from apbmm_master.journal.scores import ScoreHistory, broken_by, score
-from commands import run
+from commands import called
 from rehearsal_runs import Site
 from resumed_searches import killed_and_resumed
 
@@ -38,21 +38,19 @@ def test_it_is_killed_resumed_and_told_everywhere(site: Site) -> None:
     scores = history.update(state)
     thinking, instruct = (score(state, state.evaluations[n]) for n in state.references)
     assert (thinking[0], instruct[0], thinking[2]) == pytest.approx((1.0, 0.0, 0.0))
-    assert (
-        "thinking itself breaks code.tokens ≤ 1400" in run("apbmm", "status", site.run_dir).stdout
-    )
+    assert "thinking itself breaks code.tokens ≤ 1400" in called("status", site.run_dir).stdout
     beyond = {name for name in state.completed if broken_by(state, state.evaluations[name])}
     assert 0 < len(beyond) < 9, "some merges break it and some do not"
     assert not beyond & {*scores.front}
     assert f"{len(beyond)} of 9 merges break code.tokens ≤ 1400" in said.replace("\n", " ")
 
-    picked = json.loads(run("apbmm", "pick", site.run_dir, "--json", "--all").stdout)
+    picked = json.loads(called("pick", site.run_dir, "--json", "--all").stdout)
     assert {each["id"] for each in picked["ranked"]} == {*state.completed} - beyond
     report = site.folder / "report.html"
-    made = run("apbmm", "report", site.run_dir, "--out", report)
+    made = called("report", site.run_dir, "--out", report)
     assert made.returncode == 0, made.stderr
     assert "breaks a constraint" in report.read_text(encoding="utf-8")
-    compared = json.loads(run("apbmm", "compare", site.run_dir, "--json").stdout)
+    compared = json.loads(called("compare", site.run_dir, "--json").stdout)
     (row,) = compared["runs"]
     assert row["hypervolume"] == pytest.approx(scores.hypervolume)
     assert row["front"] == len(scores.front)

@@ -18,7 +18,7 @@ from apbmm.run.processes import WorkersLostError, last_line, run_processes
 from apbmm_common.errors import UsageError
 from apbmm_common.process.signals import SAME_REQUEST_SECONDS
 from apbmm_common.run_file import run_as_toml
-from commands import processes_naming, run, started, wait_until
+from commands import called, processes_naming, run, started, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def begin(run_dir: Path, seconds: float) -> None:
 
 
 def status(run_dir: Path) -> dict[str, object]:
-    shown = run("apbmm", "status", run_dir, "--json")
+    shown = called("status", run_dir, "--json")
     return dict(json.loads(shown.stdout)) if shown.returncode == 0 else {}
 
 

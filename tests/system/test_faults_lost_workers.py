@@ -10,7 +10,7 @@ import pytest
 from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT
 from apbmm_master.journal.events import EvaluationFailed, Lost
 from apbmm_master.journal.lifecycle import EvaluationState
-from commands import run
+from commands import called
 from fault_accounts import accounts
 from rehearsal_runs import Site, wait_for
 
@@ -32,7 +32,7 @@ def failed(site: Site) -> set[str]:
 
 
 def assert_named_in_status(site: Site, *, alive: bool) -> None:
-    shown = run("apbmm", "status", site.run_dir, "--json")
+    shown = called("status", site.run_dir, "--json")
     assert shown.returncode == 0, shown.stderr
     found: dict[str, Any] = json.loads(shown.stdout)
     assert found["master_alive"] == alive

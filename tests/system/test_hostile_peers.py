@@ -95,6 +95,7 @@ async def seconds_to_register(master: Master, address: str, name: str) -> float:
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 async def test_malformed_frames_are_counted_and_disturb_nobody(
     tmp_path: Path, record_property: Callable[[str, object], None]

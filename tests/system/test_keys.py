@@ -12,7 +12,7 @@ import pytest
 from zmq.utils import z85
 
 from apbmm_master.journal.events import EpochStarted, Lost, WorkerJoined, WorkerLeft
-from commands import run
+from commands import called
 from rehearsal_runs import Process, Site, wait_for
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 def keys(site: Site, *arguments: str) -> str:
     """`apbmm keys` on the site's folder; what it prints."""
-    done = run("apbmm", "keys", *arguments, env={"APBMM_KEYS": str(folder(site))})
+    done = called("keys", *arguments, env={"APBMM_KEYS": str(folder(site))})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -78,7 +78,7 @@ def test_a_run_with_keys_from_the_first_to_the_last(site: Site) -> None:
     keys(site, "revoke", "a")
     wait_for("its leave", lambda: any(e.worker == "a" for e in site.events(WorkerLeft)))
     wait_for("the refusal", lambda: "the key of worker a was revoked" in first.output)
-    shown = run("apbmm", "status", address, "--json", env={"APBMM_KEYS": str(folder(site))})
+    shown = called("status", address, "--json", env={"APBMM_KEYS": str(folder(site))})
     assert shown.returncode == 0, shown.stderr
     status.write_text(shown.stdout)
     snapshot = json.loads(shown.stdout)

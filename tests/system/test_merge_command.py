@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from commands import run
+from commands import called, run
 from small_disk import small_disk
 from tiny_checkpoints import (
     load_tensors,
@@ -45,8 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def merge(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """The command, run beside the sources; its digests are kept there, too."""
-    cache = {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    return run("apbmm", "merge", *arguments, cwd=folder, env=cache)
+    return called("merge", *arguments, cwd=folder, env={"XDG_CACHE_HOME": str(folder / "cache")})
 
 
 def test_a_linear_merge_by_layer(folder: Path, tmp_path: Path) -> None:
@@ -214,7 +213,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_sources_are_read(
     (tmp_path / "circle").symlink_to("circle")
     cache = tmp_path / "cache"
     arguments = ("--source", folder / "a", "--source", folder / "b", "--weight", 0.5, "--out", out)
-    shown = run("apbmm", "merge", *arguments, cwd=tmp_path, env={"XDG_CACHE_HOME": str(cache)})
+    shown = called("merge", *arguments, cwd=tmp_path, env={"XDG_CACHE_HOME": str(cache)})
     assert shown.returncode == 2, shown.stderr
     assert shown.stderr.startswith(f"error: --out {out}: ")
     assert words in shown.stderr
@@ -228,8 +227,8 @@ def test_an_output_is_written_where_its_path_leads(folder: Path, tmp_path: Path,
     here.mkdir()
     before = here.stat().st_ino
     (tmp_path / "link").symlink_to(here)
-    shown = run(
-        "apbmm", "merge", "--source", folder / "a", "--source", folder / "b", "--weight", 0.5,
+    shown = called(
+        "merge", "--source", folder / "a", "--source", folder / "b", "--weight", 0.5,
         "--out", out, cwd=here if out == "." else tmp_path,
         env={"XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(tmp_path)},
     )  # fmt: skip

@@ -21,6 +21,7 @@ from apbmm_common.protocol.curve_keys import new_master, new_worker
 from apbmm_worker.daemon.options import default_name
 from commands import (
     REPOSITORY,
+    called,
     free_address,
     processes_naming,
     run,
@@ -205,8 +206,8 @@ def test_what_the_master_refuses_starts_no_worker(tmp_path: Path) -> None:
 
 def test_a_run_file_with_faults_is_refused_as_check_refuses_it(tmp_path: Path) -> None:
     run_file = REPOSITORY / "examples" / "qwen3-4b-paper.toml"
-    checked = run("apbmm", "check", run_file)
-    shown = run("apbmm", "run", run_file, "--gpus", "cpu", cwd=tmp_path)
+    checked = called("check", run_file)
+    shown = called("run", run_file, "--gpus", "cpu", cwd=tmp_path)
     assert shown.returncode == checked.returncode == 2
     assert shown.stderr == checked.stderr
     assert list(tmp_path.iterdir()) == []
@@ -215,7 +216,7 @@ def test_a_run_file_with_faults_is_refused_as_check_refuses_it(tmp_path: Path) -
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this host may have a card")
 def test_a_host_without_a_card(tmp_path: Path) -> None:
     run_file = REPOSITORY / "examples" / "demo_pair" / "demo.toml"
-    shown = run("apbmm", "run", run_file, "--gpus", "all", cwd=tmp_path)
+    shown = called("run", run_file, "--gpus", "all", cwd=tmp_path)
     assert shown.returncode == 2
     assert shown.stderr.splitlines() == [
         "error: no card was found: nvidia-smi names none",
@@ -226,7 +227,7 @@ def test_a_host_without_a_card(tmp_path: Path) -> None:
 @pytest.mark.skipif(not on_cpu(), reason="PyTorch can use cards here")
 def test_cards_and_the_cpu_build_of_pytorch(tmp_path: Path) -> None:
     run_file = REPOSITORY / "examples" / "demo_pair" / "demo.toml"
-    shown = run("apbmm", "run", run_file, "--gpus", "0", cwd=tmp_path)
+    shown = called("run", run_file, "--gpus", "0", cwd=tmp_path)
     assert shown.returncode == 2
     error, hint = shown.stderr.splitlines()
     assert error == "error: --gpus 0: the CPU build of PyTorch is installed, which uses no card"

@@ -16,7 +16,7 @@ import pytest
 
 from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT
 from apbmm_master.journal.events import Leased, ResultRecorded
-from commands import run
+from commands import called
 from rehearsal_runs import Site
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_directory_of_protocol_2"
@@ -42,7 +42,7 @@ def test_its_state_is_what_it_was(old: Site) -> None:
 
 
 def test_status_and_compare_read_it(old: Site) -> None:
-    shown = run("apbmm", "status", old.run_dir, "--json")
+    shown = called("status", old.run_dir, "--json")
     assert shown.returncode == 0, shown.stderr
     status = json.loads(shown.stdout)
     assert status["evaluations"] == {
@@ -52,7 +52,7 @@ def test_status_and_compare_read_it(old: Site) -> None:
     assert [item["id"] for item in status["failures"]] == ["e0003"]
     assert {point["id"] for point in status["front"]} <= set(DONE)
     assert status["hypervolume"] > 0
-    compared = run("apbmm", "compare", old.run_dir, "--json")
+    compared = called("compare", old.run_dir, "--json")
     assert compared.returncode == 0, compared.stderr
     assert str(status["hypervolume"]) in compared.stdout
 

@@ -16,6 +16,7 @@ import pytest
 
 from commands import (
     REPOSITORY,
+    called,
     environment,
     free_address,
     run,
@@ -64,7 +65,7 @@ class Rehearsal:
 
     def status(self, target: object | None = None) -> dict[str, Any]:
         """What `apbmm status --json` prints, which is one object and nothing else."""
-        shown = run("apbmm", "status", target or self.run_dir, "--json")
+        shown = called("status", target or self.run_dir, "--json")
         assert shown.returncode == 0, shown.stderr
         assert shown.stdout.count("\n") == 1
         whole: dict[str, Any] = json.loads(shown.stdout)
@@ -74,7 +75,7 @@ class Rehearsal:
         """Whether the journal knows of at least one point of the front."""
         if not (self.run_dir / "journal.sqlite").exists():
             return False
-        shown = run("apbmm", "status", self.run_dir, "--json")
+        shown = called("status", self.run_dir, "--json")
         return shown.returncode == 0 and bool(json.loads(shown.stdout).get("front"))
 
 
@@ -119,8 +120,8 @@ def test_status_live_and_from_the_journal(rehearsal: Rehearsal) -> None:
     assert dead["evaluations"]["done"] >= live["evaluations"]["done"]
     assert {point["id"] for point in dead["front"]}
     assert dead["hypervolume"] >= live["hypervolume"]
-    assert "no master" in run("apbmm", "status", rehearsal.run_dir).stdout
-    gone = run("apbmm", "status", rehearsal.status_address)
+    assert "no master" in called("status", rehearsal.run_dir).stdout
+    gone = called("status", rehearsal.status_address)
     assert gone.returncode == 1
     assert "no master answers" in gone.stderr
     assert "Traceback" not in gone.stderr

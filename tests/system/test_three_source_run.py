@@ -6,7 +6,7 @@ import pytest
 
 from apbmm_common.simplex import row_of
 from apbmm_master.journal.scores import score
-from commands import run
+from commands import called
 from rehearsal_runs import Site, write_run_file
 from resumed_searches import SEARCH, killed_and_resumed
 
@@ -48,7 +48,7 @@ def test_it_is_killed_resumed_and_whole(site: Site) -> None:
         vector = state.evaluations[name].vector
         rows = [row_of(vector[begin : begin + 2]) for begin in range(0, len(vector), 2)]
         assert [sum(row) for row in rows] == pytest.approx([1.0] * 5)
-    shown = run("apbmm", "status", site.run_dir, "--all")
+    shown = called("status", site.run_dir, "--all")
     assert shown.returncode == 0, shown.stderr
     assert all(name in shown.stdout for name in NAMES)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from apbmm_common.datasets.demo_pair import demo_folder
-from commands import run
+from commands import called
 from tiny_checkpoints import edit_config, load_tensors, save_tensors
 
 pytestmark = pytest.mark.slow
@@ -31,13 +31,13 @@ def demo(tmp_path: Path) -> Path:
 
 
 def check(demo: Path) -> subprocess.CompletedProcess[str]:
-    return run("apbmm", "check", demo / "demo.toml", "--no-questions")
+    return called("check", demo / "demo.toml", "--no-questions")
 
 
 def merge(demo: Path, weight: float = 1.0) -> subprocess.CompletedProcess[str]:
     """A merge of the pair into the folder ``out``; the thinking model comes first."""
-    return run(
-        "apbmm", "merge", "--source", "thinking", "--source", "instruct", "--weight", weight,
+    return called(
+        "merge", "--source", "thinking", "--source", "instruct", "--weight", weight,
         "--out", "out", cwd=demo, env={"XDG_CACHE_HOME": str(demo / "cache")},
     )  # fmt: skip
 

@@ -62,6 +62,7 @@ def record(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "apbmm_merge.json").read_text()))
 
 
+@pytest.mark.slow
 def test_an_export_is_a_complete_folder_of_the_weights_that_were_evaluated(
     run_dir: Path, pair: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

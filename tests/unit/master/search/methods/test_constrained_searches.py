@@ -62,7 +62,7 @@ def test_every_method_takes_margins_and_replays(name: str) -> None:
     np.testing.assert_array_equal(search.ask(2), again.ask(2))
 
 
-@pytest.mark.parametrize("name", ["ap-bmm-plus", "ap-bmm"])
+@pytest.mark.parametrize("name", ["ap-bmm-plus", pytest.param("ap-bmm", marks=pytest.mark.slow)])
 def test_proposals_learn_where_the_constraint_is_met(name: str) -> None:
     proposed = run(created(name), 16)[10:]
     met = sum(x[0] <= LIMIT + 0.05 for x in proposed)
