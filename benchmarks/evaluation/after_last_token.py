@@ -30,13 +30,13 @@ from apbmm.demo.command import DemoOptions, demo_run
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.protocol.messages import OutcomeRow
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.evaluate import mean_name
-from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
-from apbmm_worker.evaluation.questions import (
+from apbmm_worker.evaluation.evalscope.evaluate import mean_name
+from apbmm_worker.evaluation.evalscope.questions import (
     PreparedBenchmark,
     PreparedBenchmarks,
     prepare_benchmarks,
 )
+from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
 from apbmm_worker.evaluation.scoring_client import ScoringClient
 from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
 from benchmarks.evaluation.adapter_questions import demo_problems, write_benchmark

@@ -77,7 +77,7 @@ class Comparison:
 
 def prompts_of(spec: RunSpec, scratch: Path) -> list[Prompt]:
     """The run's prompts, in the order in which they are asked."""
-    from apbmm_worker.evaluation.questions import prepare_benchmarks
+    from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
 
     folders = {benchmark.name: places_of(benchmark) for benchmark in spec.benchmarks}
     source = Path(spec.sources.folders["instruct"])

@@ -145,8 +145,8 @@ class Bench:
 
     def together(self, section: BenchmarkSection) -> EvalScopeResult:
         """An evaluation with EvalScope in this process."""
-        from apbmm_worker.evaluation.evaluate import evaluate
-        from apbmm_worker.evaluation.questions import prepare_benchmarks
+        from apbmm_worker.evaluation.evalscope.evaluate import evaluate
+        from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
 
         prepared = prepare_benchmarks(
             [section],

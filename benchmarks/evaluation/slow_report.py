@@ -9,7 +9,7 @@ from typing import Any
 from evalscope.api.benchmark import BenchmarkMeta
 from evalscope.api.registry import register_benchmark
 
-from apbmm_worker.evaluation.adapters import ExactMatchAdapter
+from apbmm_worker.evaluation.evalscope.adapters import ExactMatchAdapter
 
 ADAPTER = "slow_report"
 

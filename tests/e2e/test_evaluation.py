@@ -30,7 +30,7 @@ from tiny_checkpoints import (
 )
 
 if TYPE_CHECKING:
-    from apbmm_worker.evaluation.questions import PreparedBenchmarks
+    from apbmm_worker.evaluation.evalscope.questions import PreparedBenchmarks
     from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
 
 pytestmark = [
@@ -102,7 +102,7 @@ class BenchmarkFolders:
     def prepare(
         self, *benchmarks: BenchmarkSection, generation: GenerationSection = GENERATION
     ) -> PreparedBenchmarks:
-        from apbmm_worker.evaluation.questions import prepare_benchmarks
+        from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
 
         paths = {b.name: self.folder / b.name for b in benchmarks}
         return prepare_benchmarks(
@@ -117,7 +117,7 @@ class BenchmarkFolders:
     def evaluate(
         self, answer: Callable[[str], str], *benchmarks: BenchmarkSection
     ) -> tuple[EvalScopeResult, Oracle]:
-        from apbmm_worker.evaluation.evaluate import evaluate
+        from apbmm_worker.evaluation.evalscope.evaluate import evaluate
 
         oracle = self.oracle(answer)
         prepared = self.prepare(*benchmarks)
@@ -139,7 +139,7 @@ def outcomes_on_disk(folders: BenchmarkFolders, chosen: BenchmarkSection) -> tup
     """What a reader of EvalScope's files would take from them."""
     from evalscope.api.evaluator.cache import ModelResult, ReviewResult
 
-    from apbmm_worker.evaluation.evaluate import mean_name
+    from apbmm_worker.evaluation.evalscope.evaluate import mean_name
     from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
 
     def rows(kind: str, form: Any) -> list[tuple[str, Any]]:
@@ -226,7 +226,7 @@ def test_a_benchmark_that_evalscope_scores_in_batches(
     from evalscope.api.metric import Score
     from evalscope.api.registry import BENCHMARK_REGISTRY
 
-    from apbmm_worker.evaluation.adapters import ExactMatchAdapter, ensure_registered
+    from apbmm_worker.evaluation.evalscope.adapters import ExactMatchAdapter, ensure_registered
 
     class InBatches(ExactMatchAdapter):
         def __init__(self, **arguments: Any) -> None:
@@ -254,7 +254,7 @@ def test_every_score_that_the_report_names_is_a_metric(
     from evalscope.api.metric.semantics import MetricSelector
     from evalscope.api.registry import BENCHMARK_REGISTRY
 
-    from apbmm_worker.evaluation.adapters import ExactMatchAdapter, ensure_registered
+    from apbmm_worker.evaluation.evalscope.adapters import ExactMatchAdapter, ensure_registered
 
     class WithF1(ExactMatchAdapter):
         def match_score(self, *arguments: Any, **named: Any) -> Score:
@@ -351,7 +351,7 @@ def test_gpqa_with_chosen_questions(folders: BenchmarkFolders) -> None:
 
 
 def test_an_error_is_never_a_wrong_answer(folders: BenchmarkFolders) -> None:
-    from apbmm_worker.evaluation.evaluate import evaluate
+    from apbmm_worker.evaluation.evalscope.evaluate import evaluate
 
     folders.write("b", sums(6))
 
@@ -396,7 +396,7 @@ class HeldOracle(Oracle):
 
 def test_benchmarks_are_scored_side_by_side_while_answers_come(folders: BenchmarkFolders) -> None:
     """The first benchmark has no answer before the second one's report is written."""
-    from apbmm_worker.evaluation.evaluate import evaluate
+    from apbmm_worker.evaluation.evalscope.evaluate import evaluate
 
     folders.write("slow", sums(4, step=2))
     folders.write("fast", sums(4, first=8, step=2))
@@ -424,7 +424,7 @@ def test_benchmarks_are_scored_side_by_side_while_answers_come(folders: Benchmar
 
 
 def test_a_failure_does_not_wait_for_answers_that_never_come(folders: BenchmarkFolders) -> None:
-    from apbmm_worker.evaluation.evaluate import evaluate
+    from apbmm_worker.evaluation.evalscope.evaluate import evaluate
 
     folders.write("held", sums(3))
     folders.write("failing", sums(3, first=8))
@@ -593,7 +593,7 @@ def evaluated(
     kind: type[Oracle] = Oracle,
 ) -> BenchmarkResult:
     """The result of answering ``text`` to the one question of `AIME`."""
-    from apbmm_worker.evaluation.evaluate import evaluate
+    from apbmm_worker.evaluation.evalscope.evaluate import evaluate
 
     prepared = folders.prepare(AIME, generation=generation)
     oracle = folders.oracle(lambda _: text, kind)

@@ -74,7 +74,7 @@ def test_the_scoring_process_runs_the_file_that_the_run_was_prepared_with(tmp_pa
 def test_a_file_that_cannot_be_used_is_one_line_with_its_place(
     text: str, message: str, tmp_path: Path
 ) -> None:
-    from apbmm_worker.evaluation.own_adapters import register_own_adapters
+    from apbmm_worker.evaluation.evalscope.own_adapters import register_own_adapters
 
     own = tmp_path / "mine.py"
     own.write_text(text)
@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_used_is_one_line_with_its_place(
 
 
 def test_a_file_that_has_changed_is_refused(tmp_path: Path) -> None:
-    from apbmm_worker.evaluation.own_adapters import register_own_adapters
+    from apbmm_worker.evaluation.evalscope.own_adapters import register_own_adapters
 
     own = tmp_path / "mine.py"
     own.write_text("x = 1\n")

@@ -133,7 +133,7 @@ def section(adapter: str, **settings: Any) -> BenchmarkSection:
 
 
 def prepare(folder: Path, source: Path, adapter: str, **settings: Any) -> Any:
-    from apbmm_worker.evaluation.questions import prepare_benchmarks
+    from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
 
     data = write_data(folder / "data", adapter)
     chosen = section(adapter, **settings)
@@ -144,7 +144,7 @@ def evaluate(folder: Path, source: Path, adapter: str, **settings: Any) -> tuple
     """The prepared questions, the result, and EvalScope's own report."""
     from transformers import AutoTokenizer
 
-    from apbmm_worker.evaluation.evaluate import evaluate
+    from apbmm_worker.evaluation.evalscope.evaluate import evaluate
 
     prepared = prepare(folder, source, adapter, **settings)
     oracle = DrawnAnswers(AutoTokenizer.from_pretrained(source), DATA[adapter][0])
@@ -172,7 +172,7 @@ def test_every_adapter_scores_the_answers_of_a_step(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from apbmm_worker.evaluation.evaluate import evaluate
+    from apbmm_worker.evaluation.evalscope.evaluate import evaluate
 
     prepared = prepare(tmp_path, source, adapter, repeats=REPEATS)
     oracle = DrawnAnswers(AutoTokenizer.from_pretrained(source), DATA[adapter][0])
@@ -215,7 +215,7 @@ def test_evalscope_knows_which_answers_are_to_one_question(
     from evalscope.api.metric.semantics import MetricSelector
     from evalscope.api.registry import BENCHMARK_REGISTRY
 
-    from apbmm_worker.evaluation.adapters import ensure_registered
+    from apbmm_worker.evaluation.evalscope.adapters import ensure_registered
 
     ensure_registered("apbmm_exact")
     adapter = BENCHMARK_REGISTRY["apbmm_exact"]
@@ -251,8 +251,8 @@ def test_one_answer_is_asked_for_as_before_and_a_confirmation_draws_others(
 
 
 def test_a_right_answer_is_scored_once_and_named_by_its_row(tmp_path: Path, source: Path) -> None:
-    from apbmm_worker.evaluation.questions import prepare_benchmarks
-    from apbmm_worker.evaluation.target_scores import score_targets
+    from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
+    from apbmm_worker.evaluation.evalscope.target_scores import score_targets
 
     rows = [{"question": str(n), "answer": answer} for n, answer in enumerate(("1", "2", "a b"))]
     (tmp_path / "any.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

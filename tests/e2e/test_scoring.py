@@ -188,8 +188,8 @@ def client(
 def test_the_results_are_those_of_the_evaluation_in_one_process(
     client: ScoringClient, source: Path, benchmarks: tuple[BenchmarkSection, ...], tmp_path: Path
 ) -> None:
-    from apbmm_worker.evaluation.evaluate import evaluate
-    from apbmm_worker.evaluation.questions import prepare_benchmarks
+    from apbmm_worker.evaluation.evalscope.evaluate import evaluate
+    from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
 
     folders = {b.name: places_of(b) for b in benchmarks}
     prepared = prepare_benchmarks(benchmarks, folders, GENERATION, source, tmp_path / "other")
@@ -426,9 +426,9 @@ def test_an_adapter_that_stops_at_a_row_is_no_fault_of_the_worker(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from apbmm_worker.evaluation.adapters import ExactMatchAdapter
-    from apbmm_worker.evaluation.evaluate import evaluate
-    from apbmm_worker.evaluation.questions import prepare_benchmarks
+    from apbmm_worker.evaluation.evalscope.adapters import ExactMatchAdapter
+    from apbmm_worker.evaluation.evalscope.evaluate import evaluate
+    from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
 
     exact = benchmarks[0]
     prepared = prepare_benchmarks(

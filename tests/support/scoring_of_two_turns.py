@@ -12,8 +12,8 @@ from evalscope.api.benchmark import BenchmarkMeta
 from evalscope.api.messages import ChatMessageUser
 from evalscope.api.registry import register_benchmark
 
-from apbmm_worker.evaluation.adapters import ExactMatchAdapter
-from apbmm_worker.evaluation.scoring_process import main
+from apbmm_worker.evaluation.evalscope.adapters import ExactMatchAdapter
+from apbmm_worker.evaluation.evalscope.scoring_process import main
 
 ADAPTER = "two_turns"
 

@@ -430,6 +430,6 @@ def is_known_adapter(adapter: str) -> bool:
     """
     if layout_of(adapter) is not None or find_spec("evalscope") is None:
         return True
-    from apbmm_worker.evaluation.adapters import ensure_registered
+    from apbmm_worker.evaluation.evalscope.adapters import ensure_registered
 
     return ensure_registered(adapter)

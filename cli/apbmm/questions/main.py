@@ -26,13 +26,13 @@ from apbmm_common.run_file.schema import ANSWER_ADAPTER
 from apbmm_worker import environment
 
 if TYPE_CHECKING:
-    from apbmm_worker.evaluation.questions import (
+    from apbmm_worker.evaluation.evalscope.questions import (
         PreparedBenchmark,
         PreparedBenchmarks,
         Question,
         Renderer,
     )
-    from apbmm_worker.evaluation.target_scores import TargetReport
+    from apbmm_worker.evaluation.evalscope.target_scores import TargetReport
 
 TOKENS_AROUND = 8
 """How many tokens of a prompt are shown on each side of its first unknown one."""
@@ -45,10 +45,10 @@ def render(request: RenderRequest) -> Rendered:
     """
     scratch = Path(request.scratch)
     environment.apply(environment.CPU, scratch)
-    from apbmm_worker.evaluation.own_adapters import register_own_adapters
-    from apbmm_worker.evaluation.questions import prepare_benchmarks
+    from apbmm_worker.evaluation.evalscope.own_adapters import register_own_adapters
+    from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
+    from apbmm_worker.evaluation.evalscope.target_scores import TargetReport
     from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
-    from apbmm_worker.evaluation.target_scores import TargetReport
 
     spec = RunSpec.model_validate(request.spec)
     try:
@@ -81,7 +81,7 @@ def render(request: RenderRequest) -> Rendered:
 def _rendered(
     benchmark: PreparedBenchmark, renderer: Renderer, most: int, targets: TargetReport
 ) -> RenderedBenchmark:
-    from apbmm_worker.evaluation.adapters import unknown_arguments
+    from apbmm_worker.evaluation.evalscope.adapters import unknown_arguments
 
     section = benchmark.chosen.benchmark
     unknown = _with_unknown_text(benchmark, renderer)
@@ -130,8 +130,8 @@ def _shown(question: Question, renderer: Renderer) -> str:
 
 def _target_reports(prepared: PreparedBenchmarks) -> dict[str, TargetReport]:
     """What the benchmarks' own right answers score, with EvalScope's mathematics without forks."""
-    from apbmm_worker.evaluation.math_calls import MathCalls
-    from apbmm_worker.evaluation.target_scores import score_targets
+    from apbmm_worker.evaluation.evalscope.math_calls import MathCalls
+    from apbmm_worker.evaluation.evalscope.target_scores import score_targets
 
     calls = MathCalls()
     calls.install()

@@ -53,7 +53,7 @@ from apbmm_worker.message_socket import bodies, child_command, message_in, to_by
 
 _log = logging.getLogger(__name__)
 
-_MODULE = "apbmm_worker.evaluation.scoring_process"
+_MODULE = "apbmm_worker.evaluation.evalscope.scoring_process"
 
 SHORT_REPORT_SECONDS = 1.0
 """The engine is not given to another merge where the report takes no longer than this.

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("evalscope")
 
-from apbmm_worker.evaluation import adapters
-from apbmm_worker.evaluation.math_calls import MathCalls
+from apbmm_worker.evaluation.evalscope import adapters
+from apbmm_worker.evaluation.evalscope.math_calls import MathCalls
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from apbmm_worker.evaluation.logging_guard import preserved_logging
+from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
 
 
 def test_logging_survives_a_library_that_rearranges_it() -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from apbmm_worker.evaluation.math_calls import MathCalls
+from apbmm_worker.evaluation.evalscope.math_calls import MathCalls
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 

@@ -10,7 +10,7 @@ import pytest
 
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.scoring_process import RemoteEngine
+from apbmm_worker.evaluation.evalscope.scoring_process import RemoteEngine
 from apbmm_worker.evaluation.scoring_protocol import (
     FROM_SCORING,
     TO_SCORING,

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from apbmm_common.errors import SourceError, unreadable
-from apbmm_worker.evaluation.logging_guard import preserved_logging
+from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
 from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
 
 with preserved_logging():

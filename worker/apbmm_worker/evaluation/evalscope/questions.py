@@ -27,9 +27,9 @@ from apbmm_common.errors import DataError, RunFileError, SourceError
 from apbmm_common.repetitions import repetition_id
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Prompt
-from apbmm_worker.evaluation.logging_guard import preserved_logging
+from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
+from apbmm_worker.evaluation.evalscope.thoughts import Thoughts
 from apbmm_worker.evaluation.outcomes import Place
-from apbmm_worker.evaluation.thoughts import Thoughts
 
 with preserved_logging():
     from evalscope import TaskConfig
@@ -39,7 +39,7 @@ with preserved_logging():
     from evalscope.utils.model_utils import seed_everything
     from transformers import AutoTokenizer
 
-    from apbmm_worker.evaluation.adapters import ensure_registered
+    from apbmm_worker.evaluation.evalscope.adapters import ensure_registered
 
 # EvalScope logs its whole configuration and every stage; its warnings are enough for our log.
 logging.getLogger("evalscope").addFilter(lambda record: record.levelno >= logging.WARNING)

@@ -19,10 +19,9 @@ from typing import Any
 
 from apbmm_common.datasets.benchmark_folders import layout_of
 from apbmm_common.errors import DataError
-from apbmm_worker.evaluation.logging_guard import preserved_logging
-from apbmm_worker.evaluation.math_calls import MOST_PROCESSES
-from apbmm_worker.evaluation.outcomes import USABLE
-from apbmm_worker.evaluation.questions import (
+from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
+from apbmm_worker.evaluation.evalscope.math_calls import MOST_PROCESSES
+from apbmm_worker.evaluation.evalscope.questions import (
     MODEL_NAME,
     PreparedBenchmark,
     PreparedBenchmarks,
@@ -30,6 +29,7 @@ from apbmm_worker.evaluation.questions import (
     evalscope_task,
     load_questions,
 )
+from apbmm_worker.evaluation.outcomes import USABLE
 
 with preserved_logging():
     from evalscope.api.benchmark import DefaultDataAdapter

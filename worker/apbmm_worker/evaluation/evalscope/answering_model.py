@@ -15,8 +15,8 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.answers import CUT
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.logging_guard import preserved_logging
-from apbmm_worker.evaluation.questions import (
+from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
+from apbmm_worker.evaluation.evalscope.questions import (
     MODEL_NAME,
     PreparedBenchmarks,
     Question,
@@ -24,8 +24,8 @@ from apbmm_worker.evaluation.questions import (
     draw_seed,
     require_room,
 )
+from apbmm_worker.evaluation.evalscope.thoughts import ThoughtAndAnswer, Thoughts
 from apbmm_worker.evaluation.scoring_client import Answering, AnswerProgress
-from apbmm_worker.evaluation.thoughts import ThoughtAndAnswer, Thoughts
 
 with preserved_logging():
     from evalscope.api.messages import (

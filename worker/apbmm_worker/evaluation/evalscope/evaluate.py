@@ -39,8 +39,16 @@ from apbmm_common.protocol.messages import (
     CutRow,
     ScoredOutcome,
 )
-from apbmm_worker.evaluation.answering_model import AnsweringModel
-from apbmm_worker.evaluation.logging_guard import preserved_logging
+from apbmm_worker.evaluation.evalscope.answering_model import AnsweringModel
+from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
+from apbmm_worker.evaluation.evalscope.questions import (
+    PreparedBenchmark,
+    PreparedBenchmarks,
+    evalscope_task,
+    load_questions,
+    only_questions,
+    repeat_questions,
+)
 from apbmm_worker.evaluation.outcomes import (
     Place,
     Report,
@@ -49,14 +57,6 @@ from apbmm_worker.evaluation.outcomes import (
     checked_result,
     outcome_of,
     outcomes_of,
-)
-from apbmm_worker.evaluation.questions import (
-    PreparedBenchmark,
-    PreparedBenchmarks,
-    evalscope_task,
-    load_questions,
-    only_questions,
-    repeat_questions,
 )
 from apbmm_worker.evaluation.scoring_client import Answering, AnswerProgress
 from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult

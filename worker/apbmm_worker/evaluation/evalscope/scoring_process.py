@@ -1,4 +1,4 @@
-"""The scoring process: ``python -m apbmm_worker.evaluation.scoring_process --fd N --parent PID``.
+"""The scoring process: this module as a program, ``--fd N --parent PID``.
 
 Holds EvalScope, so that neither its interpreter lock nor its forks touch the process of the engine,
 which starts it and asks for everything (`scoring_client`). The messages are those of
@@ -45,7 +45,7 @@ from apbmm_worker.evaluation.scoring_protocol import (
 from apbmm_worker.message_socket import bodies, inherited_socket, message_in, to_bytes
 
 if TYPE_CHECKING:
-    from apbmm_worker.evaluation.questions import PreparedBenchmarks
+    from apbmm_worker.evaluation.evalscope.questions import PreparedBenchmarks
 
 _log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class Scoring:
     def _obey(self, command: PrepareQuestions | Score) -> FromScoring:
         if isinstance(command, PrepareQuestions):
             return self._prepare(command)
-        from apbmm_worker.evaluation.evaluate import evaluate
+        from apbmm_worker.evaluation.evalscope.evaluate import evaluate
 
         assert self._prepared is not None
         result = evaluate(
@@ -183,12 +183,12 @@ class Scoring:
         return Scored(benchmarks=result.benchmarks, parts=result.parts)
 
     def _prepare(self, command: PrepareQuestions) -> Ready:
-        from apbmm_worker.evaluation.math_calls import MathCalls
-        from apbmm_worker.evaluation.questions import prepare_benchmarks
-        from apbmm_worker.evaluation.target_scores import require_scorable
+        from apbmm_worker.evaluation.evalscope.math_calls import MathCalls
+        from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
+        from apbmm_worker.evaluation.evalscope.target_scores import require_scorable
 
         if command.adapters is not None:
-            from apbmm_worker.evaluation.own_adapters import register_own_adapters
+            from apbmm_worker.evaluation.evalscope.own_adapters import register_own_adapters
 
             register_own_adapters(command.adapters)
         calls = MathCalls()

@@ -15,7 +15,7 @@ from typing import Any
 from apbmm_common.answer_rules import AnswerRule
 from apbmm_common.run_file.schema import ANSWER_ADAPTER, EXACT_ADAPTER, is_own_adapter
 from apbmm_worker.evaluation import demo_answers
-from apbmm_worker.evaluation.logging_guard import preserved_logging
+from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
 
 with preserved_logging():
     import evalscope.benchmarks  # noqa: F401 - with which EvalScope's registry knows them
