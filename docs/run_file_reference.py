@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from apbmm_common.merge_methods import METHODS
 from apbmm_common.metrics import METRICS
 from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file.descriptions import description
 from apbmm_common.run_file.schema import NAME_RULE, HostPath, NamesSource, Section, Unit, section_of
 from apbmm_master.search.methods import method_class, names
 
@@ -50,15 +51,15 @@ def run_file_reference() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def keys(kind: type[Section] = RunSpec, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of the run file that is not a table, by its dotted name.
+def keys(kind: type[Section] = RunSpec, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of the run file that is not a table, by its dotted name, with what it means.
 
     Tables within `[confirm]` have the keys of those at the top, which are named once.
     """
     for key, info in kind.model_fields.items():
         inner = section_of(info)
         if inner is None:
-            yield prefix + key, info
+            yield prefix + key, description(kind.__name__, key)
         elif not prefix or inner not in _TABLES:
             yield from keys(inner, f"{prefix}{key}.")
 
@@ -76,7 +77,7 @@ def _table(kind: type[Section]) -> Iterator[str]:
     hints = get_type_hints(kind, include_extras=True)
     rows = [("a name", "path", "required", kind.other_keys)] if kind.other_keys else []
     rows += [
-        (f"`{key}`", _type(hints[key]), _default(info), info.description or "")
+        (f"`{key}`", _type(hints[key]), _default(info), description(kind.__name__, key))
         for key, info in kind.model_fields.items()
         if section_of(info) is None
     ]

@@ -10,7 +10,8 @@
   source alone.
 
 The modules: `schema` (the keys), `load` (reading, and faults in words), `engine_limits` (vLLM's
-arguments that a run file may not set), `blocks`, `space`, `json_schema` (the keys, for editors).
+arguments that a run file may not set), `blocks`, `space`, `descriptions` (what each key means),
+`json_schema` (the keys, for editors).
 """
 
 from apbmm_common.run_file.blocks import block_by_borders, block_of

@@ -11,12 +11,18 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from apbmm_common.run_file.descriptions import description
 from apbmm_common.run_file.schema import RunSpec
 
 
 def run_file_schema() -> dict[str, Any]:
     """The schema, JSON Schema 2020-12."""
     schema = RunSpec.model_json_schema(schema_generator=_TomlSchema)
+    tables = {"RunSpec": schema, **schema["$defs"]}
+    for name, table in tables.items():
+        for key, value in table.get("properties", {}).items():
+            if text := description(name, key):
+                value["description"] = text
     return {
         "$schema": _TomlSchema.schema_dialect,
         **schema,

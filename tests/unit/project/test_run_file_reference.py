@@ -26,21 +26,19 @@ def rows(text: str, heading: str) -> dict[str, list[str]]:
 
 
 def test_every_key_has_a_description() -> None:
-    assert [key for key, info in keys() if len(info.description or "") < 10] == []
+    assert [key for key, meaning in keys() if len(meaning) < 10] == []
 
 
 def test_the_reference_names_every_key_with_its_meaning(text: str) -> None:
     assert set(rows(f"\n{text}", "## Top of the file")) == {
         "name", "seed", "adapters", "reference_point", "at_least", "at_most"
     }  # fmt: skip
-    for key, info in keys():
+    for key, meaning in keys():
         table, _, name = key.rpartition(".")
         if table:
             heading = f"## `[{table}]`"
             heading = heading if heading in text else f"## `[[{table}]]`"
-            assert rows(text, heading)[name][-1].strip() == " ".join(
-                (info.description or "").split()
-            )
+            assert rows(text, heading)[name][-1].strip() == " ".join(meaning.split())
 
 
 def test_types_ranges_units_and_defaults_are_those_of_the_schema(text: str) -> None:
