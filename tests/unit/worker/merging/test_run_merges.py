@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -23,10 +25,13 @@ from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from rehearsal_runs import run_spec
 from tiny_checkpoints import (
     load_tensors,
+    rounding_error,
     with_identical_layers,
     write_related,
     write_tiny_pair,
+    write_tokenizer,
 )
+from tiny_families import write_family
 
 LAYERS = 3
 ROLES = ("thinking", "instruct")
@@ -304,3 +309,80 @@ def test_a_part_that_is_the_same_in_all_sources_is_copied(tmp_path: Path) -> Non
     rules = {plan.name: plan.rule for plan in merge.plans}
     for name in same:
         assert rules[name] == WeightedSum((1.0,)), name
+
+
+# ---- parts of a mixture, tensor by tensor -----------------------------------------------
+
+MIXTURE_LAYERS = 4  # three of linear attention, and one of full attention
+PARTS = ("attention", "mlp", "experts")
+OF_MIXTURE = {"down": ("down_proj",), "linear": ("linear_attn",), "moe": (".experts.", "mlp.gate.")}
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two random mixtures, with a router and a shared expert in each layer."""
+    folder = tmp_path_factory.mktemp("mixture")
+    for seed, role in enumerate(ROLES):
+        write_family(folder / role, "qwen3-next", seed=seed, layers=MIXTURE_LAYERS)
+        write_tokenizer(folder / role)
+    return folder
+
+
+def require_weights(
+    folder: Path, found: dict[str, torch.Tensor], weight: Callable[[str], float]
+) -> None:
+    """Each tensor is w * thinking + (1 - w) * instruct, rounded once, as mergekit has linear."""
+    one, two = (load_tensors(folder / role) for role in ROLES)
+    assert found.keys() == one.keys()
+    for name, tensor in found.items():
+        assert not torch.equal(one[name], two[name])
+        error = rounding_error(tensor, one[name], two[name], weight(name))
+        assert error.max() <= 1 + 1e-6, name
+
+
+def test_experts_get_weights_apart_from_routers_and_shared_experts(mixture: Path) -> None:
+    run = spec(merge={"grain": "parts", "experts_apart": True})
+    sources = of_grain(mixture, run)
+    vector = [(5 * n % 12) / 11 for n in range(len(PARTS) * MIXTURE_LAYERS)]
+    seen = Counter[tuple[str, str]]()
+
+    def weight(name: str) -> float:
+        layer = layer_of(name)
+        if layer is None:
+            return sum(vector) / len(vector)
+        is_mlp = ".mlp." in name or "post_attention_layernorm" in name
+        part = "experts" if ".mlp.experts." in name else "mlp" if is_mlp else "attention"
+        seen[part, name.partition(f".{layer}.")[2]] += 1
+        return vector[len(PARTS) * layer + PARTS.index(part)]
+
+    require_weights(mixture, written(mixture, sources, run, vector), weight)
+    assert {part for part, _ in seen} == set(PARTS)
+    for name in ("mlp.gate.weight", "mlp.shared_expert.up_proj.weight"):
+        assert seen["mlp", name] == MIXTURE_LAYERS
+
+
+def test_filters_weigh_the_tensors_that_they_are_the_first_to_fit(mixture: Path) -> None:
+    """As mergekit reads a list of filters. A layer has no number for a filter that fits none."""
+    filters = [{"name": name, "tensors": list(texts)} for name, texts in OF_MIXTURE.items()]
+    run = spec(merge={"grain": "filters", "filters": filters})
+    sources = of_grain(mixture, run)
+    last = MIXTURE_LAYERS - 1
+    cells = [(layer, part) for layer in range(MIXTURE_LAYERS) for part in OF_MIXTURE]
+    cells.remove((last, "linear"))
+    numbers = {cell: (5 * n % 12) / 11 for n, cell in enumerate(cells)}
+    means = [
+        fmean(value for cell, value in numbers.items() if cell[0] == layer)
+        for layer in range(MIXTURE_LAYERS)
+    ]
+
+    def weight(name: str) -> float:
+        layer = layer_of(name)
+        if layer is None:
+            return fmean(means)
+        fits = (part for part, texts in OF_MIXTURE.items() if any(t in name for t in texts))
+        part = next(fits, None)
+        return means[layer] if part is None else numbers[layer, part]
+
+    require_weights(mixture, written(mixture, sources, run, list(numbers.values())), weight)
+    assert weight(f"model.layers.{last}.self_attn.q_proj.weight") == means[last]
+    assert weight("model.layers.0.mlp.shared_expert.down_proj.weight") == numbers[0, "down"]
