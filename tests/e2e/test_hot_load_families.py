@@ -92,7 +92,8 @@ def test_as_a_fresh_engine_answers(
     merge(MIXED).write(tmp_path / "mixed")
     expected = [fresh_answers(sources.checkpoints[role].path), fresh_answers(tmp_path / "mixed")]
     assert expected[0] != expected[1]
-    other = plans([random.Random(1).random() for _ in range(LAYERS)])
+    numbers = random.Random(1)
+    other = merge([numbers.random() for _ in range(LAYERS)])
     loader = HotLoader(
         setting,
         lambda slot: ResidentEngine(SETTINGS, GENERATION, slot, environment.CPU),

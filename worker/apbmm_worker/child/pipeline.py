@@ -355,15 +355,13 @@ class Pipeline:
         self.sources.require_unchanged()
         return PlannedMerge(merge.plans, write)
 
-    def _other(self, plans: Sequence[TensorPlan]) -> Sequence[TensorPlan]:
+    def _other(self, plans: Sequence[TensorPlan]) -> PlannedMerge:
         """A merge that differs from the given one: one of the sources."""
-        from apbmm_worker.merging.run_merges import merge_of
-
         merges = (
-            merge_of(self._spec, self.sources, self._reference(name), reference=True).plans
+            self._planned(self._reference(name), reference=True)
             for name in self._spec.sources.names
         )
-        return next(other for other in merges if other != plans)
+        return next(other for other in merges if other.plans != plans)
 
     def _reference(self, name: str) -> tuple[float, ...]:
         """The vector of the merge that is one source alone."""

@@ -17,14 +17,17 @@ Setting = Literal["auto", "memory", "checkpoint"]
 
 
 class FaultyEngine:
-    """Holds the name of a merge. ``fault``: what its loads in memory do wrong, or all others."""
+    """Holds the name of a merge, twice. ``fault``: what its loads in memory do wrong, or all loads.
+
+    ``stale``: its loads leave one of the names as it was, ``stale in memory``: those in memory do.
+    """
 
     def __init__(self, checkpoint: Path, fault: str) -> None:
         self.usable = True
         self.compared_all = "hides" not in fault
         self.weights_digest = ""
         self.fault = fault
-        self.holds = checkpoint.read_text()
+        self.holds = self.hidden = checkpoint.read_text()
         self.loads: list[str] = []
 
     def load(self, checkpoint: Path) -> None:
@@ -33,6 +36,8 @@ class FaultyEngine:
             self.usable = False
             raise EvaluationError("a size does not fit", kind="infrastructure")
         self.holds = checkpoint.read_text() + ("!" if "reload" in self.fault else "")
+        if not self.fault.endswith("stale"):
+            self.hidden = checkpoint.read_text()
 
     def load_merge(self, plans: Sequence[TensorPlan]) -> None:
         self.loads.append("memory")
@@ -45,9 +50,11 @@ class FaultyEngine:
             raise EvaluationError("out of memory", kind="infrastructure")
         if self.fault != "ignores":
             self.holds = str(plans) + ("?" if "garbles" in self.fault else "")
+            if "stale" not in self.fault:
+                self.hidden = str(plans)
 
     def state(self, *_: object) -> tuple[Any, ...]:
-        return (self.holds,)
+        return (self.holds, self.hidden)
 
     def greedy(self, *_: object) -> Any:
         raise AssertionError("the trial asks for states only")
@@ -65,7 +72,10 @@ class Name(str):
 class World:
     """A loader over faulty engines, whose merges are names."""
 
-    def __init__(self, tmp_path: Path, setting: Setting, fault: str = "") -> None:
+    def __init__(
+        self, tmp_path: Path, setting: Setting, fault: str = "", *, second_fits: bool = True
+    ) -> None:
+        self.second_fits = second_fits
         self.engines: list[FaultyEngine] = []
         self.slots = TemporaryCheckpoints(tmp_path, memory=tmp_path)
 
@@ -73,21 +83,25 @@ class World:
             self.engines.append(FaultyEngine(checkpoint, fault))
             return self.engines[-1]
 
-        self.loader = HotLoader(setting, start, self.slots, self.plans, [])
+        self.loader = HotLoader(setting, start, self.slots, lambda _: self.merge("other"), [])
 
-    def plans(self, _: object = None, name: str = "other") -> Any:
-        return (Name(name),)
-
-    def bring(self, name: str) -> tuple[str, set[str]]:
-        """What the engine holds after a merge is brought in, and the stages that it took."""
-        plans, stages = self.plans(name=name), dict[str, float]()
+    def merge(self, name: str) -> PlannedMerge:
+        plans: Any = (Name(name),)
 
         def write(slot: Path) -> None:
+            if name == "other" and not self.second_fits:
+                raise EvaluationError("the disk is full", kind="infrastructure")
             slot.parent.mkdir(exist_ok=True, parents=True)
             slot.write_text(str(plans))
 
-        engine = self.loader.bring(PlannedMerge(plans, write), stages)
+        return PlannedMerge(plans, write)
+
+    def bring(self, name: str) -> tuple[str, set[str]]:
+        """What the engine holds after a merge is brought in, and the stages that it took."""
+        stages = dict[str, float]()
+        engine = self.loader.bring(self.merge(name), stages)
         assert all(seconds >= 0 for seconds in stages.values())
+        assert engine.hidden.strip("!?") == engine.holds.strip("!?")
         return engine.holds, set(stages)
 
 
@@ -160,6 +174,7 @@ def test_a_reload_that_is_not_equal_is_not_chosen(tmp_path: Path, setting: Setti
         ("auto", "dies, reload"),
         ("auto", "dies, hides"),
         ("auto", "dies, reload dies"),
+        ("auto", "hides, stale"),
         ("checkpoint", "reload"),
         ("checkpoint", "hides"),
         ("checkpoint", "reload dies"),
@@ -179,6 +194,31 @@ def test_where_no_way_is_equal_every_merge_gets_a_fresh_engine(
         assert world.bring(name) == (f"('{name}',)", {"merge", "start engine"})
         assert len(world.engines) == begun + number
         assert [engine.usable for engine in world.engines].count(True) == 1
+
+
+def test_where_not_all_is_compared_another_merge_is_replaced_from_the_start(tmp_path: Path) -> None:
+    """In an engine that began with the merge itself, what is never written would pass."""
+    world = World(tmp_path, "memory", "hides")
+    assert world.bring("a")[0] == "('a',)"
+    assert [engine.usable for engine in world.engines] == [False, True]
+    assert world.loader.choice.way == "memory"
+    assert world.bring("b") == ("('b',)", {"load"})
+
+
+def test_a_reload_that_writes_all_is_chosen_where_memory_leaves_some(tmp_path: Path) -> None:
+    world = World(tmp_path, "auto", "hides, stale in memory")
+    assert world.bring("a")[0] == "('a',)"
+    assert world.loader.choice.way == "checkpoint"
+    assert "by memory" in world.loader.choice.reason
+    assert world.bring("b") == ("('b',)", {"merge", "load"})
+
+
+def test_where_another_merge_finds_no_room_nothing_is_hot_loaded(tmp_path: Path) -> None:
+    world = World(tmp_path, "auto", "hides", second_fits=False)
+    assert world.bring("a")[0] == "('a',)"
+    assert world.loader.choice.way == "fresh engine"
+    assert world.loader.choice.reason == "the disk is full"
+    assert world.bring("b") == ("('b',)", {"merge", "start engine"})
 
 
 def test_checkpoint_that_is_asked_for_is_tried_without_memory(tmp_path: Path) -> None:

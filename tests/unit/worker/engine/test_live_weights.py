@@ -93,6 +93,31 @@ def test_a_language_model_within_a_multimodal_one_is_written_without_its_towers(
     assert torch.equal(inner.decay.data, made["model.decay"].float())
 
 
+class Stacking(torch.nn.Module):  # type: ignore[misc]
+    """Stacks gate and up, says its class, as vLLM's do."""
+
+    packed_modules_mapping: ClassVar = {"gate_up_proj": ["gate_proj", "up_proj"]}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj = torch.nn.Linear(4, 6, bias=False)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [{"gate_up_proj.weight": (6, 4)}, {"gate_proj.weight": (2, 4), "up_proj.weight": (4, 4)}],
+)
+def test_rows_are_found_whether_the_checkpoint_stacks_them_or_not(
+    shapes: dict[str, tuple[int, ...]],
+) -> None:
+    model = Stacking()
+    live = LiveWeights(model, shapes, torch.float32)
+    assert live.writable
+    made = {name: torch.randn(shape) for name, shape in shapes.items()}
+    live.write(lambda _: made.items())
+    assert torch.equal(model.gate_up_proj.weight.data, torch.cat([*made.values()]))
+
+
 @pytest.mark.parametrize(("stored", "made_there"), [("BF16", True), ("F32", False)])
 def test_a_tensor_is_made_in_the_live_rows_where_its_dtype_is_theirs(
     stored: str, made_there: bool

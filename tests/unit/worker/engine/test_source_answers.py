@@ -83,7 +83,7 @@ class World:
             "memory" if not garbled else "auto",
             self.start,
             TemporaryCheckpoints(folder, memory=folder),
-            lambda _: self.plans("other"),
+            lambda _: self.merge("other"),
             [],
         )
 
@@ -96,9 +96,9 @@ class World:
         (folder / "weights").write_text(weights)
         (folder / "config").write_text(config)
 
-    @staticmethod
-    def plans(name: str) -> Any:
-        return (Name(name),)
+    def merge(self, name: str) -> PlannedMerge:
+        plans: Any = (Name(name),)
+        return PlannedMerge(plans, lambda slot: self.write(slot, name))
 
     def compare(self) -> set[str]:
         """Compare both sources; the stages that it took."""
@@ -106,7 +106,7 @@ class World:
             SourceMerge(
                 role,
                 folder,
-                PlannedMerge(self.plans(role), lambda slot, role=role: self.write(slot, role)),  # type: ignore[misc]
+                self.merge(role),
                 self.settings[role],
             )
             for role, folder in self.folders.items()

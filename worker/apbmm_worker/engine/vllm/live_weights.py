@@ -256,6 +256,7 @@ def _locations(model: Any, shapes: Shapes) -> Iterator[tuple[str, Location]]:
     """The locations of each tensor of the checkpoint, by name; a tied embedding has two.
 
     ``packed_modules_mapping`` of the model class says which tensors vLLM stacks into which module.
+    For some families it says so of tensors that their checkpoints have in one (GLM-4).
     """
     stacks: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
     heads = {id(getattr(module, "lm_head", None)) for module in model.modules()}
@@ -267,7 +268,8 @@ def _locations(model: Any, shapes: Shapes) -> Iterator[tuple[str, Location]]:
             stacked_here = stacks.get(last, [last]) if attribute in _OF_MATRICES else [last]
             found = [f"{prefix}{name}.{attribute}" for name in stacked_here]
             if not given.keys() >= set(found):
-                found = [_tied(name) for name in found]
+                whole = f"{prefix}{last}.{attribute}"
+                found = [whole] if whole in given else [_tied(name) for name in found]
             names = [given[name] for name in found if name in given]
             if len(names) < len(found) or not all(shapes[name] for name in names):
                 continue
