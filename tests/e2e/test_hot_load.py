@@ -33,9 +33,12 @@ from apbmm_worker.engine.driver import EngineBackend, Prompt
 from apbmm_worker.engine.resident import ResidentEngine
 from apbmm_worker.engine.vllm import live_weights
 from apbmm_worker.engine.vllm.backend import VllmBackend
+from apbmm_worker.merging.merge import write_merge
 from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.run_merges import merge_of
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from layer_wise_merge import materialise, plan
+from rehearsal_runs import run_spec
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_qwen3
 
 pytestmark = [
@@ -162,8 +165,37 @@ def expected(merges: Merges) -> list[Answers]:
     return [fresh_answers(checkpoint) for checkpoint in merges.folders[:2]]
 
 
+@dataclass
+class PartsMerge:
+    """A merge with weights for attention and MLP apart, and one with their means in each layer."""
+
+    folder: Path
+    plans: Plans
+    without_parts: Plans
+    expected: Answers
+
+
 @pytest.fixture(scope="module")
-def resident(merges: Merges) -> Iterator[ResidentEngine]:
+def of_parts(merges: Merges, tmp_path_factory: pytest.TempPathFactory) -> PartsMerge:
+    """The merge of a vector of a run."""
+    run = run_spec(merge={"grain": "parts"})
+    paths = {role: merges.folders[0].parent / role for role in ROLES}
+    sources = verify_sources(paths, None, merge=run.merge)
+    numbers = random.Random(3)
+    merge = merge_of(run, sources, [numbers.random() for _ in range(2 * LAYERS)])
+    folder = tmp_path_factory.mktemp("parts") / "merge"
+    write_merge(sources, merge.plans, merge.recipe, "thinking", folder)
+    return PartsMerge(
+        folder, merge.plans, planned(sources, merge.recipe["vector"]), fresh_answers(folder)
+    )
+
+
+@pytest.fixture(scope="module")
+def resident(
+    merges: Merges,
+    expected: list[Answers],
+    of_parts: PartsMerge,
+) -> Iterator[ResidentEngine]:
     engine = fresh_engine(merges.folders[0])
     yield engine
     engine.close()
@@ -226,6 +258,21 @@ def test_without_this_step_the_answers_are_wrong(
     assert wrong != expected[1]
     load(resident, merges, 1, way)
     assert answers(resident) == expected[1]
+
+
+def test_parts_with_weights_of_their_own_answer_as_a_fresh_engine(
+    of_parts: PartsMerge, resident: ResidentEngine
+) -> None:
+    """vLLM stacks gate and up of one part, and q, k and v of the other."""
+    for load_parts in (
+        lambda: resident.load_merge(of_parts.plans),
+        lambda: resident.load(of_parts.folder),
+    ):
+        resident.load_merge(of_parts.without_parts)
+        assert answers(resident) != of_parts.expected
+        load_parts()
+        assert answers(resident) == of_parts.expected
+        assert resident.weights_digest == folder_digest(of_parts.folder)
 
 
 def test_verification_notices_every_tensor(merges: Merges, resident: ResidentEngine) -> None:
