@@ -3,7 +3,8 @@
 The fresh engine for a merge that is one of the sources holds that source's folder as it stands.
 
 Where neither way of hot-loading is equal (vLLM's reload of experts on a CPU), that takes a fresh
-engine for each merge. The dense families run with `make test-hot-load`.
+engine for each merge. Of gpt-oss a reload leaves experts as they were, which no comparison sees.
+The other families run with `make test-hot-load`.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ ONE_HOT = {"thinking": [1.0] * LAYERS, "instruct": [0.0] * LAYERS}
 TRIED = (
     *("gemma2", "gemma3", "llama", "mistral", "mixtral", "olmo2", "phi3"),
     *("qwen2", "qwen3", "qwen3-moe", "qwen3-next", "qwen3.5", "qwen3.5-vision"),
-    "mistral-window",
+    *("gemma3-vision", "glm4", "gpt-oss", "mistral-window", "mistral3", "olmo3"),
+    *("qwen3-vision", "qwen3.5-moe"),
 )
-WITH_TORCHVISION = {"qwen3.5", "qwen3.5-vision"}  # vLLM's code for them imports it
+# vLLM's code for them imports it.
+WITH_TORCHVISION = {"qwen3.5", "qwen3.5-moe", *VISION}
 HERE = [f for f in TRIED if f not in WITH_TORCHVISION or find_spec("torchvision")]
-ALL = HERE if MERGES >= 50 else ["qwen3-moe"]
+ALL = HERE if MERGES >= 50 else ["qwen3-moe", "gpt-oss"]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +73,15 @@ def sources_of(family: str, folder: Path) -> VerifiedSources:
     return verify_sources(paths, folder / "cache")
 
 
-@pytest.mark.parametrize(("setting", "role"), [("auto", "thinking"), ("checkpoint", "instruct")])
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize(
+    ("family", "setting", "role"),
+    [
+        (family, setting, role)
+        for family in ALL
+        for setting, role in (("auto", "thinking"), ("checkpoint", "instruct"))
+        if MERGES >= 50 or (family, setting) != ("gpt-oss", "checkpoint")
+    ],
+)
 def test_as_a_fresh_engine_answers(
     tmp_path: Path, family: str, setting: Any, role: str, written: dict[str, VerifiedSources]
 ) -> None:
