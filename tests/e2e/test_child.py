@@ -261,10 +261,6 @@ def test_settings_that_cannot_work_are_refused_by_prepare(daemon: Daemon, prepar
     command.spec["generation"] = {"max_tokens": 120, "context": 128}
     assert "does not fit a context of 128" in failure(daemon.ask(command)[0]).message
     command = changed(prepare)
-    command.spec["benchmarks"][0]["adapter"] = "no_such_benchmark"
-    failed = failure(daemon.ask(command)[0])
-    assert "EvalScope has no benchmark 'no_such_benchmark'" in failed.message
-    command = changed(prepare)
     command.spec["engine"] = {"arguments": {"no_such_argument": 1}}
     failed = failure(daemon.ask(command)[0])
     assert "no engine argument no_such_argument" in failed.message

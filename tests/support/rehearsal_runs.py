@@ -34,7 +34,7 @@ from free_ports import free_port
 
 T = TypeVar("T")
 NOTHING: Mapping[str, str] = MappingProxyType({})
-DEADLINE = 120.0
+DEADLINE = 240.0
 """Seconds that any condition may take on a loaded machine; no test depends on it being reached."""
 
 
