@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-DEADLINE = 120.0
+DEADLINE = 240.0
 """Seconds that one answer may take on a loaded machine; no test depends on it being reached."""
 FLAGS = (
     "--headless",
