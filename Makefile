@@ -75,7 +75,7 @@ test-others: install
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not vllm"
 
 test-fast: install
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not vllm and not slow"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not vllm and not slow" tests/property tests/system tests/unit
 
 # Fifty random merges of every kind of model, each against a fresh engine: about half an hour.
 test-hot-load: install
