@@ -69,7 +69,7 @@ def test_the_demo_ends_with_the_front_and_goes_on_when_asked(tmp_path: Path) -> 
     assert over.returncode == 0, over.stderr
     assert "spent: 10/10 evaluations" in over.stdout
 
-    changed = run("apbmm", "demo", "--run-dir", run_dir, "--seed", 7)
+    changed = called("demo", "--run-dir", run_dir, "--seed", 7)
     assert changed.returncode == 2
     assert "seed" in changed.stderr
     assert "Traceback" not in changed.stderr
@@ -152,7 +152,7 @@ def test_a_demo_whose_workers_all_end_says_why(tmp_path: Path) -> None:
 
 def test_a_run_directory_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    shown = run("apbmm", "demo", "--rehearsal", "--run-dir", tmp_path / "file" / "run")
+    shown = called("demo", "--rehearsal", "--run-dir", tmp_path / "file" / "run")
     assert shown.returncode == 2
     assert "cannot be used as a run directory" in shown.stderr
 

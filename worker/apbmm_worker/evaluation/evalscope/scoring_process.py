@@ -187,13 +187,16 @@ class Scoring:
         from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
         from apbmm_worker.evaluation.evalscope.target_scores import require_scorable
 
+        own: tuple[str, ...] = ()
         if command.adapters is not None:
             from apbmm_worker.evaluation.evalscope.own_adapters import register_own_adapters
 
-            register_own_adapters(command.adapters)
+            own = register_own_adapters(command.adapters)
         calls = MathCalls()
         calls.install()
-        if not all(is_own_adapter(section["adapter"]) for section in command.benchmarks):
+        # Adapters of the run's or ours seldom compare mathematics: the first call starts a process.
+        names = {section["adapter"] for section in command.benchmarks}
+        if not all(name in own or is_own_adapter(name) for name in names):
             calls.start()
         self._prepared = prepare_benchmarks(
             [BenchmarkSection.model_validate(section) for section in command.benchmarks],
