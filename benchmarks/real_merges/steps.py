@@ -151,7 +151,8 @@ class Outcome:
         """The same campaign up to the full evaluation that reaches so many tokens."""
         count = 1 + sum(spent < tokens for spent in self.spent[:-1])
         kept = {"begun": count, "tokens": self.spent[count - 1], "y": self.y[:count]}
-        return Outcome(**{**asdict(self), **kept, "spent": self.spent[:count]})
+        kept |= {"spent": self.spent[:count], "truth": self.y[:count]}
+        return Outcome(**{**asdict(self), **kept})
 
 
 REFERENCE = np.array([-0.2, -0.2])
@@ -199,18 +200,23 @@ def main() -> None:
         command.add_argument("store", type=Path, help="folder of evaluations and campaigns")
         command.add_argument("--out", type=Path, required=True, help="campaigns, a JSON line each")
         command.add_argument("--lanes", type=int, default=12, help="answers at once")
+        command.add_argument("--seeds", type=int, default=10)
+        command.add_argument("--first-seed", type=int, default=101)
+        command.add_argument("--every", type=int, default=1, help="2: every second seed")
     searching.add_argument("--run-file", type=Path, help="that of the pair; the demo's by default")
     searching.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     searching.add_argument("--share", type=float, default=0.5, help="the budget; `whole` has 1")
-    searching.add_argument("--seeds", type=int, default=10)
-    searching.add_argument("--first-seed", type=int, default=101)
-    searching.add_argument("--every", type=int, default=1, help="2: every second seed")
     reporting.add_argument("--report", type=Path, help="write it there instead of printing it")
     options = parser.parse_args()
     if options.command == "search":
         search(options)
         return
-    text = report(options.store, completed(options.out), options.lanes)
+    results = {
+        campaign: outcome
+        for campaign, outcome in completed(options.out).items()
+        if campaign.seed in seeds(options) and campaign.lanes == options.lanes
+    }
+    text = report(results, lines_of(options.store / CAMPAIGNS))
     if options.report:
         options.report.write_text(text)
     else:
@@ -220,8 +226,7 @@ def main() -> None:
 def search(options: argparse.Namespace) -> None:
     """Run the campaigns that `--out` lacks, seed by seed; each seed's `whole` first."""
     spec = load_run_file(options.run_file or demo_folder() / RUN_FILE)
-    first = options.first_seed
-    for seed in range(first, first + options.seeds * options.every, options.every):
+    for seed in seeds(options):
         unit = Campaign(WHOLE, 1.0, seed, options.lanes)
         rest = [Campaign(arm, options.share, seed, options.lanes) for arm in options.arms]
         for campaign in (unit, *(c for c in rest if c.arm != WHOLE)):
@@ -239,6 +244,12 @@ def search(options: argparse.Namespace) -> None:
                 f"{outcome.cpu_seconds:.0f} s",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
+
+
+def seeds(options: argparse.Namespace) -> range:
+    """The seeds that the command line names."""
+    first = options.first_seed
+    return range(first, first + options.seeds * options.every, options.every)
 
 
 def completed(path: Path) -> Results:
@@ -325,19 +336,22 @@ def scaled(errors: Array, variances: Array) -> list[float]:
     return [round(each, 3) for each in in_deviations]
 
 
-def report(store: Path, results: Results, lanes: int) -> str:
-    """The document."""
-    units = {c.seed: o for c, o in results.items() if c.arm == WHOLE and c.lanes == lanes}
+def report(results: Results, campaigns: Sequence[Mapping[str, Any]]) -> str:
+    """The document; `campaigns` are those of the store."""
+    units = {c.seed: o for c, o in results.items() if c.arm == WHOLE}
+    kept = {c: o for c, o in results.items() if c.seed in units}
     rows = [
         [
-            "arm", "share", "seeds", "hypervolume", "minus `whole`, share 1",
-            "minus `whole`, same share", "tokens", "begun", "in full", "stopped", "front",
-            "80 %", "95 %", "of means, 95 %",
+            "arm", "share", "seeds", "hypervolume", "of all begun", "minus `whole`, share 1",
+            "minus `whole`, same share", "minus `uncut`, same share", "tokens", "begun", "in full",
+            "stopped", "front", "error", "80 %", "95 %", "of means, 95 %",
         ]
     ]  # fmt: skip
-    kept = {c: o for c, o in results.items() if c.lanes == lanes and c.seed in units}
-    for (arm, share), found in arms(kept, units, lines_of(store / CAMPAIGNS)).items():
-        rows.append([arm, f"{share:g}", str(len(found)), *cells(found, units, share)])
+    every = arms(kept, units, campaigns)
+    for (arm, share), found in every.items():
+        begun = {seed: unit.beginning(share * unit.tokens) for seed, unit in units.items()}
+        against = (units, begun, every.get(("uncut", share), {}))
+        rows.append([arm, f"{share:g}", str(len(found)), *cells(found, against)])
     return made_by(command_line()) + "\n" + markdown(rows)
 
 
@@ -371,17 +385,14 @@ def of_store_campaign(each: Mapping[str, Any]) -> Outcome:
     return Outcome(len(y), 0, spent[-1], y, spent, y, (), (), "", each["cpu_seconds"])
 
 
-def cells(found: Mapping[int, Outcome], units: Mapping[int, Outcome], share: float) -> list[str]:
-    """The columns of one arm."""
-    every = list(found.values())
-    reached = np.array([each.hypervolume for each in every])
-    whole = np.array([units[seed].hypervolume for seed in found])
-    same = [units[seed].beginning(share * units[seed].tokens).hypervolume for seed in found]
+def cells(found: Mapping[int, Outcome], against: Sequence[Mapping[int, Outcome]]) -> list[str]:
+    """The columns of one arm; the first of those that it is compared `against` is the unit."""
+    every, units = list(found.values()), against[0]
     ratios = [each.tokens / units[seed].tokens for seed, each in found.items()]
     cells = [
-        f"{reached.mean():.3f}",
-        difference(reached - whole),
-        difference(reached - np.array(same)),
+        f"{np.mean([each.hypervolume for each in every]):.3f}",
+        f"{np.mean([hypervolume(each.truth, REFERENCE) for each in every]):.3f}",
+        *(difference(found, others) for others in against),
         f"{np.mean(ratios):.2f}",
         f"{np.mean([each.begun for each in every]):.1f}",
         f"{np.mean([len(each.y) for each in every]):.1f}",
@@ -390,6 +401,9 @@ def cells(found: Mapping[int, Outcome], units: Mapping[int, Outcome], share: flo
     ]
     errors = np.array([error for each in every for error in each.errors]).reshape(-1, 2)
     of_means = np.array([error for each in every for error in each.of_means])
+    cells.append(
+        " / ".join(f"{error:+.2f}" for error in np.median(errors, axis=0)) if len(errors) else ""
+    )
     for bound in LEVELS.values():
         inside = (np.abs(errors) <= bound).mean(axis=0) if len(errors) else ()
         cells.append(" / ".join(f"{100 * part:.0f}" for part in inside))
@@ -397,10 +411,14 @@ def cells(found: Mapping[int, Outcome], units: Mapping[int, Outcome], share: flo
     return [*cells, held]
 
 
-def difference(paired: Array) -> str:
-    """Mean of paired differences, with a 95 % interval."""
-    width = half_width(paired) if len(paired) > 1 else math.nan
-    return f"{paired.mean():+.3f} ± {width:.3f}"
+def difference(found: Mapping[int, Outcome], others: Mapping[int, Outcome]) -> str:
+    """Mean difference of the hypervolumes of the seeds that both have, with a 95 % interval."""
+    common = found.keys() & others.keys()
+    if not common or found == others:
+        return ""
+    paired = np.array([found[seed].hypervolume - others[seed].hypervolume for seed in common])
+    width = f" ± {half_width(paired):.3f}" if len(paired) > 1 else ""
+    return f"{paired.mean():+.3f}{width}"
 
 
 if __name__ == "__main__":
