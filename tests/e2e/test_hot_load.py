@@ -68,13 +68,13 @@ def answers(engine: ResidentEngine) -> Answers:
     return [future.result().token_ids for future in engine.submit(prompts())]
 
 
-def fresh_engine(checkpoint: Path) -> ResidentEngine:
-    return ResidentEngine(SETTINGS, GENERATION, checkpoint, environment.CPU)
+def fresh_engine(checkpoint: Path, settings: EngineSection = SETTINGS) -> ResidentEngine:
+    return ResidentEngine(settings, GENERATION, checkpoint, environment.CPU)
 
 
-def fresh_answers(checkpoint: Path) -> Answers:
+def fresh_answers(checkpoint: Path, settings: EngineSection = SETTINGS) -> Answers:
     """Answers of an engine that has never held anything else."""
-    engine = fresh_engine(checkpoint)
+    engine = fresh_engine(checkpoint, settings)
     try:
         return answers(engine)
     finally:
