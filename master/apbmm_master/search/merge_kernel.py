@@ -37,9 +37,9 @@ LEAST_LEFT = 1e-9
 class MergeKernel(MaternKernel):  # type: ignore[misc]
     """ARD Matern-5/2 over the D weights of a merge, followed by its summary statistics.
 
-    `importance` (D,) has the score of each component in [0, 1], or is None; the `numbers` of one
-    layer have the same. `lengthscale` has D entries for the weights and `summary_count` more.
-    Keyword arguments are those of MaternKernel, without `ard_num_dims`.
+    `importance` (D,) has the score of each component in [0, 1], or is None; of the `numbers` of one
+    layer each weights the mean of its own source. `lengthscale` has D entries for the weights and
+    `summary_count` more. Keyword arguments are those of MaternKernel, without `ard_num_dims`.
     """
 
     def __init__(
@@ -48,8 +48,7 @@ class MergeKernel(MaternKernel):  # type: ignore[misc]
         size = dimensions + summary_count(importance, numbers)
         super().__init__(nu=2.5, ard_num_dims=size, **settings)
         self.numbers = numbers
-        of_layers = None if importance is None else importance[::numbers]
-        self.register_buffer("weights", _mean_weights(dimensions // numbers, of_layers))
+        self.register_buffer("weights", _mean_weights(dimensions, importance, numbers))
 
     def forward(self, x1: Tensor, x2: Tensor, **options: Any) -> Tensor:
         """The kernel matrix (..., a, b) of merges `x1` (..., a, D) and `x2` (..., b, D)."""
@@ -59,12 +58,12 @@ class MergeKernel(MaternKernel):  # type: ignore[misc]
         """Weights of merges (..., D), with their summary statistics appended."""
         if self.numbers == 1:
             mixing = 4.0 * (x * (1.0 - x)).mean(dim=-1, keepdim=True)
-            return torch.cat([x, x @ self.weights, mixing], dim=-1)
+            return torch.cat([x, x @ self.weights[:, 0], mixing], dim=-1)
         weights = source_weights(x, self.numbers)
         last = 1.0 - weights.sum(dim=-1)
         even = (self.numbers + 1) / self.numbers
         mixing = even * (1.0 - weights.square().sum(dim=-1) - last.square())
-        means = weights.transpose(-1, -2) @ self.weights
+        means = (weights.unsqueeze(-1) * self.weights).sum(dim=-3)
         parts = [weights.flatten(-2), means.flatten(-2), mixing.mean(dim=-1, keepdim=True)]
         return torch.cat(parts, dim=-1)
 
@@ -91,11 +90,11 @@ def summary_count(importance: Array | None, numbers: int = 1) -> int:
     return (1 if importance is None else 2) * numbers + 1
 
 
-def _mean_weights(dimensions: int, importance: Array | None) -> Tensor:
-    """Weights (D, 1 or 2) of the plain mean and of the mean weighted by the importance."""
+def _mean_weights(dimensions: int, importance: Array | None, numbers: int) -> Tensor:
+    """Weights (L, S - 1, 1 or 2) of the plain mean and of the mean weighted by the importance."""
     columns = [torch.ones(dimensions, dtype=torch.float64)]
     if importance is not None:
         # With the floor, an importance that is 0 everywhere gives the plain mean.
         columns.append(torch.as_tensor(importance) + IMPORTANCE_FLOOR)
-    stacked = torch.stack(columns, dim=-1)
+    stacked = torch.stack(columns, dim=-1).unflatten(0, (-1, numbers))
     return stacked / stacked.sum(dim=0)

@@ -12,7 +12,12 @@ import torch
 
 from apbmm_master.search.acquisition import pending_aware
 from apbmm_master.search.hyperpriors import dimension_scaled
-from apbmm_master.search.merge_kernel import IMPORTANCE_FLOOR, MergeKernel, summary_count
+from apbmm_master.search.merge_kernel import (
+    IMPORTANCE_FLOOR,
+    MergeKernel,
+    source_weights,
+    summary_count,
+)
 from apbmm_master.search.surrogate import Surrogate, fit
 
 Array = npt.NDArray[np.float64]
@@ -55,6 +60,18 @@ def test_an_importance_of_zeros_is_the_plain_mean() -> None:
         == pytest.approx(float(with_summaries[0, 5]))
         == pytest.approx(0.4)
     )
+
+
+def test_each_number_of_a_layer_weights_the_mean_of_its_own_source() -> None:
+    scores = np.array([[0.9, 0.1], [0.2, 0.7], [0.0, 0.5]])
+    x = torch.as_tensor(np.random.default_rng(0).random((1, 6)))
+    found = MergeKernel(6, scores.ravel(), 2).with_summaries(x)[0, 6:10]
+    shares, rows = scores + IMPORTANCE_FLOOR, source_weights(x, 2)[0].numpy()
+    for source in (0, 1):
+        plain, weighted = found[2 * source : 2 * source + 2]
+        assert float(plain) == pytest.approx(rows[:, source].mean())
+        expected = np.average(rows[:, source], weights=shares[:, source])
+        assert float(weighted) == pytest.approx(expected)
 
 
 def merges(count: int, dimensions: int, seed: int) -> Array:
