@@ -17,11 +17,10 @@ Arms:
 
 - `whole`: every merge is measured in full. Smaller shares are the beginnings of the same campaign,
   up to the evaluation that reaches the share;
-- `steps`: `[steps]` as shipped, with `enabled`: a first step of 30 % of the questions that ends
-  when 80 % of these are answered, `--lanes` answers at once; an audit of a tenth of the pauses;
-  what .7 of the front of all estimates takes is kept for the end;
-- `uncut`: the same, but a first step has all its answers (`answered = 1`). All arms below are as
-  `uncut` but for what they name;
+- `uncut`: `[steps]` as shipped, with `enabled`: a first step of 30 % of the questions, `--lanes`
+  answers at once; an audit of a tenth of the pauses; what .7 of the front of all estimates takes
+  is kept for the end. All arms below are as `uncut` but for what they name;
+- `cut`: the first step ends when 80 % of it are answered (`answered`);
 - `plain`: a merge is estimated by the means of its own answers, with binomial variances of
   accuracies and those of the answers for tokens, times the share of questions that are open;
 - `no audits`, `no reserve` (next to nothing is kept), `half reserve`, `double reserve`;
@@ -80,7 +79,7 @@ WHOLE = "whole"
 OTHERS = ("qnehvi", "ap-bmm", "sobol", "uniform")
 SHARES = (0.5, 0.75, 1.0)
 LEVELS = {"80 %": 1.2816, "95 %": 1.9600}
-UNCUT: Mapping[str, Any] = {"enabled": True, "answered": 1.0}
+UNCUT: Mapping[str, Any] = {"enabled": True}
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ class Arm:
 
 ARMS = {
     WHOLE: Arm({}),
-    "steps": Arm({"enabled": True}),
     "uncut": Arm(UNCUT),
+    "cut": Arm({**UNCUT, "answered": 0.8}),
     "plain": Arm(UNCUT, plain=True),
     "no audits": Arm({**UNCUT, "audits": 0.0}),
     "no reserve": Arm({**UNCUT, "kept": 0.001}),

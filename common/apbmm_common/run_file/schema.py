@@ -824,13 +824,15 @@ class StepsSection(Section):
     """
 
     enabled: bool = False
-    """Whether merges are measured in steps. In simulations a saving is not shown (see the page on
-    benchmarks), so that it has to be asked for."""
+    """Whether merges are measured in steps. A saving is not shown, neither simulated nor on real
+    merges (see the page on benchmarks), so that it has to be asked for."""
     first: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the questions of the first step."""
-    answered: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """The first step ends when so much of it is answered. Longer answers are cut there; a merge
-    that goes on continues them where they were cut."""
+    answered: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The first step ends when so much of it is answered. With less than 1 longer answers are cut
+    there, and a merge that goes on continues them where they were cut. An engine then waits for no
+    last answer, but where long answers are right more often than short ones, or less often,
+    estimates of accuracy are off by more than their intervals say."""
     audits: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the paused merges, drawn at random, that go on at once all the same. They show how
     good the estimates are."""
