@@ -29,8 +29,8 @@ questions, above (-0.2, -0.2); `trajectory` is its mean over the evaluations aft
 `tokens` are all that a campaign generated. Spacing and front (its size) are those of all merges of
 a campaign.
 Contribution is a method's share of the front pooled over all methods of the table. The first two
-tables are of the seeds that all of their methods have run. Confirmed is the hypervolume of a
-campaign's front when its merges answer questions that the search did not ask. The merges of all
+tables are of the methods that have run every seed of `ap-bmm-plus`. Confirmed is the hypervolume of
+a campaign's front when its merges answer questions that the search did not ask. The merges of all
 campaigns together, {merges} of them, have a hypervolume of {pooled:.3f}.
 
 Differences are paired by seed, with 95 % intervals (Student's t), Wilcoxon's p and Holm's
@@ -111,11 +111,22 @@ def write_report(
             pooled=hypervolume(every, REFERENCE),
         )
     )
-    parts += [means(curves), trajectories(curves), differences(curves)]
+    everywhere = complete(curves)
+    parts += [means(everywhere), trajectories(everywhere), differences(curves)]
     out.with_suffix(".md").write_text("\n".join(parts))
     kept = [{name: c[name] for name in ("method", "seed", "y", "tokens")} for c in campaigns]
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in kept)
     out.with_suffix(".json").write_text(f"[\n{lines}\n]\n")
+
+
+def complete(curves: Curves) -> Curves:
+    """The methods that have run every seed of `ap-bmm-plus`, and those without seeds."""
+    seeds = set(curves.get(FIRST, {}))
+    return {
+        method: runs
+        for method, runs in curves.items()
+        if set(runs) in ({SEEDLESS}, seeds | set(runs))
+    }
 
 
 def means(curves: Curves) -> str:

@@ -11,8 +11,8 @@ The pair is the demo's, or that of `--run-file` (`second_pair.py` makes one). `s
 missing of the campaigns and adds each to `campaigns.jsonl`; several may run side by side, also in
 an environment of the peers (`peers-requirements.txt`) without vLLM. `confirm` measures the fronts
 on the run file's `[[confirm.benchmarks]]`. A store that begins with
-`results/real_merges_campaigns.jsonl` as its `campaigns.jsonl` goes on behind those of the demo pair
-that have been run.
+`results/real_merges_campaigns.jsonl` or `results/second_pair_campaigns.jsonl` as its
+`campaigns.jsonl` goes on behind those of the pair that have been run.
 
 A campaign is 8 evaluations of an initial design and 32 more, one after another: every method knows
 all results before it proposes. Objectives are those of Eq. 2, and the methods of apbmm are told

@@ -15,7 +15,7 @@ import pytest
 
 from apbmm_master.search.methods.sequences import scrambled_sobol
 from benchmarks.real_merges.evaluations import Asked, Benchmark, Discrepancy, Evaluations, Store
-from benchmarks.real_merges.report import Curve, holm, write_report
+from benchmarks.real_merges.report import Curve, complete, holm, write_report
 from benchmarks.real_merges.searches import (
     BUDGET,
     CAMPAIGNS,
@@ -196,6 +196,13 @@ def test_differences_are_paired_at_equal_evaluations_and_at_equal_tokens(tmp_pat
     kept = json.loads((tmp_path / "found.json").read_text())
     assert len(kept) == 5
     assert "x" not in kept[0]
+
+
+def test_means_are_of_methods_that_ran_every_seed_or_have_none() -> None:
+    curve = Curve(np.zeros((1, 2)), np.zeros(1), np.zeros(1))
+    seeds = {"ap-bmm-plus": (101, 102), "more": (101, 102, 103), "fewer": (102,), "none": (0,)}
+    curves = {method: dict.fromkeys(found, curve) for method, found in seeds.items()}
+    assert list(complete(curves)) == ["ap-bmm-plus", "more", "none"]
 
 
 def test_holms_correction() -> None:
