@@ -3,7 +3,7 @@
     PYTHONPATH=examples/demo_pair python -m benchmarks.real_merges.second_pair --out DIR
 
 writes `base/`, `thinking/`, `instruct/`, `problems/` (`second_pair_problems.py`) and `run.toml` to
-DIR, in about ten minutes of one core. Every seed is fixed; with the same versions the run can be
+DIR, in about eight minutes of one core. Every seed is fixed; with the same versions the run can be
 repeated exactly.
 
 What differs from the demo pair: Llama instead of Qwen3, 10 layers instead of 12, an output head of

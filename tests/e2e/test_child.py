@@ -216,7 +216,7 @@ def test_wrong_paths_are_named_at_once(daemon: Daemon, prepare: Prepare, tmp_pat
     for name in ("/no/such/model", "/no/such/prompts", "benchmark three", "holds no data"):
         assert name in failed.message
     loaded = Path(f"/proc/{daemon.process.pid}/maps").read_text()
-    assert "libtorch" not in loaded, "at once means before PyTorch is imported"
+    assert "/vllm/" not in loaded, "at once means before vLLM is imported"
 
     answer, _ = daemon.evaluate("e", [0.0])
     assert failure(answer).message == "no run has been prepared"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -99,6 +100,7 @@ def called(
     output, errors = io.StringIO(), io.StringIO()
     line = ["apbmm", *map(str, arguments)]
     with (
+        kept_logging(),
         patch.object(sys, "argv", line),
         patch.dict(os.environ, environment(env), clear=True),
         chdir(cwd or Path()),
@@ -107,6 +109,18 @@ def called(
     ):
         code = run_app(app)
     return subprocess.CompletedProcess(line, code, output.getvalue(), errors.getvalue())
+
+
+@contextmanager
+def kept_logging() -> Iterator[None]:
+    """The root logger has the handlers and the level again that it had before."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @contextmanager

@@ -45,6 +45,8 @@ def reasons_to_end(
     for benchmark in used:
         if _none_right([benchmarks[benchmark.name] for benchmarks in results.values()]):
             lines.append(f"{benchmark.name}: no source answers any question right")
+    if not lines:
+        return []
     tied = {b.name: _tied(spec, b.name, results) for b in used}
     for name, pair in tied.items():
         if pair:
@@ -53,8 +55,6 @@ def reasons_to_end(
                 f"{name}: {pair[0]} and {pair[1]} both answer {_right(result)} of {result.answers} "
                 "questions right, and few: they cannot be told apart"
             )
-    if not lines:
-        return []
     for name, prompts in rendered.items():  # before other rules: this may be why none fits
         lines += [f"{name}: {warning}" for warning in rendered_warnings(prompts)]
     for source, benchmarks in results.items():
@@ -83,7 +83,7 @@ def _tied(
 ) -> tuple[str, ...]:
     """Expert and vanilla source of an objective that answer as few questions right; else none.
 
-    Where many are right, as many are chance: the run asks more questions than a probe.
+    It is no reason by itself: the run asks more questions than a probe.
     """
     for objective in objectives_of(spec):
         if objective.metric != "accuracy" or benchmark not in objective.benchmarks:

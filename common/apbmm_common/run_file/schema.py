@@ -1143,7 +1143,8 @@ class RunSpec(Section):
     @classmethod
     def _can_be_estimated(cls, steps: StepsSection, info: ValidationInfo) -> StepsSection:
         if steps.in_part:
-            limits = {side: info.data.get(side, {}) for side in SIGNS}
+            whole = "benchmarks" in info.data  # else their own fault is told
+            limits = {side: info.data.get(side, {}) if whole else {} for side in SIGNS}
             names = [benchmark.name for benchmark in info.data.get("benchmarks", ())]
             constraints = constraints_of(limits, names)
             _refuse(_step_faults(info.data.get("objectives", ()), constraints))

@@ -42,6 +42,7 @@ class EstimatedMerge:
 
     - ``mean``, ``deviation`` (m,): of the objectives that it would have in full;
     - ``feasible``: the probability that it would meet all constraints;
+    - ``meets``: whether it is expected to meet each of them;
     - ``best`` (m,): the best that these objectives can be, -inf if it breaks a constraint anyhow;
     - ``tokens``: what its other answers are expected to take;
     - ``audited``: it is completed to check its estimate.
@@ -52,6 +53,7 @@ class EstimatedMerge:
     mean: Array
     deviation: Array
     feasible: float
+    meets: bool
     best: Array
     tokens: float
     audited: bool
@@ -118,14 +120,18 @@ def _estimated(
     assert run_state.spec is not None
     parts, count = step.body.benchmarks, len(run_state.spec.objectives)
     mean, deviation = np.array(values)
+    best = np.array(best_reachable(run_state, step))
+    can_meet = bool(np.isfinite(best).all())
+    chance = chance_of_feasibility(mean[count:], deviation[count:])
     tokens = sum(estimate[name]["tokens"][0] * part.answers for name, part in parts.items())
     return EstimatedMerge(
         evaluation,
         step,
         mean[:count],
         deviation[:count],
-        chance_of_feasibility(mean[count:], deviation[count:]),
-        np.array(best_reachable(run_state, step)),
+        chance if can_meet else 0.0,
+        can_meet and bool((mean[count:] >= 0.0).all()),
+        best,
         tokens - step.tokens,
         is_audited(run_state, evaluation),
     )
@@ -168,17 +174,13 @@ def _on_front(paused: Sequence[EstimatedMerge], measured: Array) -> list[Estimat
     They are expected to meet all constraints. While that holds for none, and nothing is measured
     that meets them, it is the likeliest one, so that something is kept to find out.
     """
-    feasible = [merge for merge in paused if _is_expected_feasible(merge)]
+    feasible = [merge for merge in paused if merge.meets]
     if not feasible:
         hopeful = [] if len(measured) else [m for m in paused if m.feasible >= LEAST_CHANCE]
         return sorted(hopeful, key=lambda merge: -merge.feasible)[:1]
     means = np.stack([merge.mean for merge in feasible])
     found = front(np.concatenate([means, measured.reshape(-1, means.shape[1])]))
     return [feasible[i] for i in found if i < len(feasible)]
-
-
-def _is_expected_feasible(merge: EstimatedMerge) -> bool:
-    return merge.feasible >= 0.5
 
 
 def completed_at_the_end(
@@ -206,9 +208,7 @@ def completed_at_the_end(
             return None
         costs = np.maximum(costs, [merge.cost(run_state, limit) / left for merge in open_])
     reference = np.array(run_state.spec.hypervolume_reference)
-    rivals = np.concatenate(
-        [measured, *(merge.mean[None] for merge in underway if _is_expected_feasible(merge))]
-    )
+    rivals = np.concatenate([measured, *(merge.mean[None] for merge in underway if merge.meets)])
     gains = np.array(
         [merge.feasible if merge.feasible >= LEAST_CHANCE else 0.0 for merge in open_]
     ) * expected_gain(

@@ -152,6 +152,7 @@ class HotLoader(Generic[E]):
             if self._setting != "checkpoint":
                 self._try(self.engine, merge, slot, trial)
             if self._setting == "memory" and "memory" in trial.faults:
+                self.close()  # which may hold another merge
                 raise trial.faults["memory"]
             if trial.faults:
                 self._start_anew(slot)

@@ -102,15 +102,15 @@ def test_no_right_answer_ends_a_run_whatever_is_allowed(reasons: Any) -> None:
 def test_a_tie_of_few_right_answers_is_told_with_an_example_and_the_rule_that_fits(
     reasons: Any,
 ) -> None:
-    lines = reasons(0.1, 0, questions=20)
-    assert lines[0] == (
+    lines = reasons(0.1, 15, questions=20)
+    assert (
         "own: thinking and instruct both answer 2 of 20 questions right, and few: they cannot be "
         "told apart"
-    )
+    ) in lines
     for source in ("thinking", "instruct"):
         assert any(line.startswith(f"{source}, own: for example, no answer") for line in lines)
         assert any(line.startswith(f'{source}, own: extract = "last_number"') for line in lines)
-    assert reasons(0.5, 0, questions=20) == [], "of more questions one may be the better"
+    assert reasons(0.1, 0, questions=20) == [], "of more questions one may be the better"
 
 
 def test_a_run_that_goes_on_has_no_reasons(reasons: Any) -> None:

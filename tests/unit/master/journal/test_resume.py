@@ -77,6 +77,14 @@ def test_what_may_change_is_recorded(key: str, changes: dict[str, Any]) -> None:
     assert RunSpec.model_validate(event.spec) == new
 
 
+def test_how_steps_are_measured_means_nothing_while_they_are_off() -> None:
+    """A default that a later version changes does not take up a run that has ended."""
+    assert resumed(world_spec(steps={"answered": 0.5, "first": 0.2})) == []
+    (event,) = resumed(world_spec(steps={"enabled": True, "answered": 0.5}))
+    assert isinstance(event, SpecChanged)
+    assert event.keys == ("steps.answered", "steps.enabled")
+
+
 def test_another_number_of_answers_to_each_question_is_another_run() -> None:
     """But for the confirmation, which may ask as often as it likes when a run is over."""
     twice = repeated_sums(2)

@@ -296,6 +296,19 @@ def test_what_the_surrogate_expects_of_a_margin_decides_on_feasibility() -> None
     assert merge.feasible < 0.01
 
 
+def test_budget_is_kept_for_a_merge_that_is_expected_to_meet_each_limit() -> None:
+    """It meets each with a probability of .69, and all with less than a half."""
+    world, _ = paused_run(1)
+    limits = {"at_least": {"sums": 0.5}, "at_most": {"tokens": 320}}
+    world.run_state.spec = world_spec(**limits, steps=STEPS, budget=BUDGET)
+    newest = {"e0001": estimate((0.55, 0.01), (300.0, 1600.0))}
+    (merge,) = EstimatedMerges().update(world.run_state, newest)
+    assert merge.meets
+    assert 0.4 < merge.feasible < 0.5
+    measured = np.array([[-0.1, -0.1]])
+    assert kept_for_the_end(world.run_state, [merge], measured)["evaluations"] > 0.0
+
+
 def test_a_paused_merge_that_breaks_a_limit_whatever_it_answers_is_stopped_for_that() -> None:
     world, _ = paused_run(1)
     (merge,) = world.situation().estimated

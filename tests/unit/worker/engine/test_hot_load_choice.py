@@ -152,9 +152,11 @@ def test_auto_falls_back_to_checkpoints_on_a_fresh_engine(tmp_path: Path, fault:
 @pytest.mark.parametrize("fault", ["dies", "garbles", "ignores"])
 def test_memory_that_is_asked_for_and_unequal_is_an_error(tmp_path: Path, fault: str) -> None:
     world = World(tmp_path, "memory", fault)
-    with pytest.raises(EvaluationError) as failure:
-        world.bring("a")
-    assert failure.value.kind == "infrastructure"
+    for merge in ("a", "b"):
+        with pytest.raises(EvaluationError) as failure:
+            world.bring(merge)
+        assert failure.value.kind == "infrastructure"
+        assert world.loader.engine is None, "it may hold another merge"
 
 
 @pytest.mark.parametrize("setting", ["auto", "memory"])

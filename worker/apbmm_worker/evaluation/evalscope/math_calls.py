@@ -40,12 +40,13 @@ class MathCalls:
         self._idle: queue.LifoQueue[_MathProcess] = queue.LifoQueue()
         for _ in range(MOST_PROCESSES):
             self._idle.put(_MathProcess())
+        self._replaced: tuple[Callable[..., Any], bool] | None = None
 
     def install(self) -> None:
         """Have EvalScope call `run` in this process."""
         from evalscope.metrics.math import parser
 
-        assert parser.run_isolated
+        self._replaced = parser.run_isolated, parser._warmed_up
         parser.run_isolated = self.run
         parser._warmed_up = True
 
@@ -54,7 +55,11 @@ class MathCalls:
         threading.Thread(target=self._start_one, name="math", daemon=True).start()
 
     def close(self) -> None:
-        """End all processes, once no call is running."""
+        """End all processes, once no call is running, and give EvalScope back its own function."""
+        if self._replaced is not None:
+            from evalscope.metrics.math import parser
+
+            parser.run_isolated, parser._warmed_up = self._replaced
         for _ in range(MOST_PROCESSES):
             self._idle.get().end()
 
