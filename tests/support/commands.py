@@ -94,7 +94,7 @@ def run(
 def called(
     *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """`apbmm` with these arguments, in this process: cheaper than `run`, for what ends at once."""
+    """`apbmm` in this process and its environment: cheaper than `run`, for what ends at once."""
     from apbmm.app import app
 
     output, errors = io.StringIO(), io.StringIO()
@@ -102,7 +102,7 @@ def called(
     with (
         kept_logging(),
         patch.object(sys, "argv", line),
-        patch.dict(os.environ, environment(env), clear=True),
+        patch.dict(os.environ, env or {}),
         chdir(cwd or Path()),
         redirect_stdout(output),
         redirect_stderr(errors),

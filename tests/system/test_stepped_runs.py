@@ -28,7 +28,7 @@ from rehearsal_runs import Site, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 Recorder = Callable[[str, object], None]
-STEPS = {"enabled": True, "audits": 0.2}
+STEPS = {"enabled": True, "answered": 0.8, "audits": 0.2}
 BUDGET = {"evaluations": 5, "initial": 3}
 EVERY = rehearsal.QUESTIONS
 UPTO, ENOUGH = 30, 24
@@ -194,7 +194,7 @@ def test_a_journal_of_an_earlier_version_goes_on_in_full(site: Site) -> None:
     configure(site, evaluation={"rehearsal_seconds": 2.0})
     again = site.master()
     assert again.end() == 0, again.output
-    assert site.events(SpecChanged)[0].keys == ("steps.audits", "steps.enabled")
+    assert site.events(SpecChanged)[0].keys == ("steps.answered", "steps.audits", "steps.enabled")
     site.assert_whole(BUDGET["evaluations"])
     site.assert_nothing_was_repeated()
     assert site.events(Paused) == []
