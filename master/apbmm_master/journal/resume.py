@@ -43,15 +43,14 @@ def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEve
     Any key may change before the sources were verified, for nothing was computed from it. Raises
     `RunChangedError` with the keys that changed and may not change.
     """
-    new = spec.model_dump(mode="json")
     if run_state.spec is None:
         run = f"{spec.name}-{secrets.token_hex(4)}"
-        record(RunStarted(run=run, spec=new))
+        record(RunStarted(run=run, spec=spec.model_dump(mode="json")))
         return
     if not (run_state.spec.steps.in_part or spec.steps.in_part):
         # What says how to measure in steps means nothing then, and its defaults have changed.
         spec = spec.model_copy(update={"steps": run_state.spec.steps})
-        new = spec.model_dump(mode="json")
+    new = spec.model_dump(mode="json")
     keys = sorted(changed(run_state.spec.model_dump(mode="json"), new))
     searched = any(ask.purpose == "search" for ask in run_state.asks)
     # Paths may change: the contents are compared by digest when a worker has read them.
