@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from apbmm_common.errors import JournalError
+from apbmm_common.errors import JournalError, RunChangedError
 from apbmm_common.protocol.answers import CUT, Answer, pack
 from apbmm_common.protocol.messages import Answers, KeptAnswer
 from apbmm_master.journal.costs.budget import limits, room
@@ -27,15 +28,17 @@ from apbmm_master.journal.events import (
     Record,
     ResultRecorded,
     RunStarted,
+    SourcesVerified,
     SpecChanged,
     Stopped,
 )
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState, InvariantError
+from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import best_reachable, estimated_objectives, score
 from apbmm_master.journal.steps.first_steps import Step, first_step, measures_in_steps, step_of
 from apbmm_master.journal.store import NAME, Journal, read_outcomes, read_rows
-from protocol_world import PROMPTS, answer_of, world_spec
+from protocol_world import DIGESTS, PROMPTS, answer_of, world_spec
 from stepped_merges import estimate, estimated, paused, stepped, whole
 
 PAUSED, ACTIVE = EvaluationState.PAUSED, EvaluationState.ACTIVE
@@ -118,6 +121,20 @@ def test_a_merge_whose_second_attempt_ends_without_a_result_is_paused_again(end:
     late = Record(run_state.seq + 1, 999.0, done("e1", 0.6, 90.0, 2))
     run_state.apply(late)
     assert run_state.evaluations["e1"].state is EvaluationState.DONE
+
+
+def test_limits_stay_once_a_merge_is_estimated() -> None:
+    """An estimate is of accuracy and tokens: a limit of another metric could not be told of it."""
+    limited = world_spec(at_most={"sums": {"seconds": 9.0}})
+    begun = (*BEGUN, SourcesVerified(worker="a", layers=4, digests=DIGESTS))
+    pause = (proposed("e1", "initial"), *PAUSE[1:])
+    for events, refused in ((pause, False), ((*pause, estimated("e1")), True)):
+        run_state = RunState().replay(records(*events, begun=begun))
+        found: list[AnyEvent] = []
+        expected = pytest.raises(RunChangedError, match=r"in at_most\.sums") if refused else None
+        with expected or nullcontext():
+            begin_or_resume(run_state, limited, found.append)
+        assert len(found) == (not refused)
 
 
 def test_a_late_step_of_a_lost_attempt_ends_its_rival() -> None:
