@@ -172,10 +172,10 @@ def _training_data(model: SingleTaskGP) -> tuple[Tensor, Tensor]:
 
 
 def _to_observed(model: SingleTaskGP, values: Tensor) -> Tensor:
-    scale = model.outcome_transform
-    return values * scale.stdvs.squeeze(0) + scale.means.squeeze(0)
+    observed: Tensor = model.outcome_transform.untransform(values)[0]
+    return observed
 
 
 def _to_standard(model: SingleTaskGP, values: Tensor) -> Tensor:
-    scale = model.outcome_transform
-    return (values - scale.means.squeeze(0)) / scale.stdvs.squeeze(0)
+    standard: Tensor = model.outcome_transform(values)[0]
+    return standard

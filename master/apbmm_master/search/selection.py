@@ -65,6 +65,7 @@ class SelectionReport:
 
     - `fit_status`: "fitted" or "initial: REASON" for each objective, then for each constraint;
     - `lengthscales`: a row for each of these;
+    - `correlated`: both are those of the objectives' principal components instead;
     - `acquisition` (M,): log acquisition value of each candidate given the pending points;
     - `scores` (chosen, M): J of Eq. 31 at each choice;
     - `chosen`: indices of the chosen candidates in the pool;
@@ -73,6 +74,7 @@ class SelectionReport:
 
     fit_status: tuple[str, ...]
     lengthscales: tuple[tuple[float, ...], ...]
+    correlated: bool
     acquisition: tuple[float, ...]
     scores: tuple[tuple[float, ...], ...]
     chosen: tuple[int, ...]
@@ -123,6 +125,7 @@ def select(
     report = SelectionReport(
         fit_status=surrogate.status,
         lengthscales=tuple(tuple(row) for row in surrogate.lengthscales.tolist()),
+        correlated=surrogate.correlated,
         acquisition=tuple(score.tolist()),
         scores=tuple(tuple(row) for row in reranking.scores.tolist()),
         chosen=tuple(reranking.chosen.tolist()),

@@ -39,6 +39,7 @@ from gpytorch.settings import min_fixed_noise
 from linear_operator.utils.errors import NanError, NotPSDError
 
 from apbmm_master.search.arrays import Array
+from apbmm_master.search.principal_components import PrincipalComponents
 
 # Where lengthscales start without a layer prior: GPyTorch's own default, softplus(0).
 DEFAULT_LENGTHSCALE = math.log(2.0)
@@ -72,7 +73,8 @@ class Surrogate:
     `status` has an entry for each objective: "fitted", or "initial: REASON" where the likelihood
     could not be optimised and the hyperparameters are the initial ones. `lengthscales` has a row
     for each objective, with as many entries as the kernel has lengthscales (D with the paper's
-    kernel), and `initial_lengthscales` those that the fit began with. `seconds` is the CPU time of
+    kernel), and `initial_lengthscales` those that the fit began with. Where `correlated` is set,
+    all of these are of the objectives' principal components instead. `seconds` is the CPU time of
     the fit.
     """
 
@@ -80,6 +82,7 @@ class Surrogate:
     status: tuple[str, ...]
     lengthscales: Array = field(repr=False)
     initial_lengthscales: Array = field(repr=False)
+    correlated: bool = False
     seconds: float = 0.0
 
     def mean(self, x: Array) -> Array:
@@ -108,15 +111,15 @@ class Surrogate:
             inverse = torch.linalg.inv(covariance)
             precision = inverse.diagonal(dim1=-2, dim2=-1)
             mean = targets - (inverse @ targets.unsqueeze(-1)).squeeze(-1) / precision
-            deviation = precision.rsqrt().mT * scaling.stdvs
-            mean = mean.mT * scaling.stdvs + scaling.means
-        return mean.numpy(), deviation.numpy()
+            mean, variance = scaling.untransform(mean.mT, precision.reciprocal().mT)
+        return mean.numpy(), variance.sqrt().numpy()
 
     def log_density(self, x: Array, y: Array, *, prior: bool = False) -> Array:
         """Log density (m,) of observing `y` (b, m) at `x` (b, D), jointly over the b rows.
 
         The density is that of the posterior, or with `prior` that of the prior process with the
-        fitted hyperparameters. The noise is the learned noise. Units are standardised.
+        fitted hyperparameters. The noise is the learned noise. Units are those of the targets:
+        standardised, and with `correlated` an entry is that of a principal component.
         """
         points, scaling = torch.as_tensor(x), self.model.outcome_transform
         with torch.no_grad():
@@ -141,6 +144,7 @@ def fit(
     kernel: KernelMaker | None = None,
     variance: Array | None = None,
     lengthscale_bounds: tuple[float, float] = LENGTHSCALE_BOUNDS,
+    correlated: int = 0,
 ) -> Surrogate:
     """Fit one zero-mean ARD Matern-5/2 GP per objective to standardised targets (Eq. 15-19).
 
@@ -149,21 +153,23 @@ def fit(
     the kernel in place of the paper's, from keyword arguments of MaternKernel; `variance` (n, m)
     is the noise known of each observation, in squared units of `y`, to which the fit adds what it
     learns: one noise for all observations, known or not; `lengthscale_bounds` are the smallest and
-    the largest lengthscale that the fit may choose. The likelihood (posterior, with
-    `hyperpriors`) is optimised from that point alone, so the result depends on nothing but the
+    the largest lengthscale that the fit may choose; of the first `correlated` objectives the GPs
+    are those of their principal components (`principal_components`). The likelihood (posterior,
+    with `hyperpriors`) is optimised from that point alone, so the result depends on nothing but the
     arguments. A fit that fails keeps the initial hyperparameters and says so in the returned
     status.
     """
     start = time.process_time()
     known = None if variance is None or not variance.any() else torch.as_tensor(variance)
     data = (torch.as_tensor(x), torch.as_tensor(y))
-    model = _build(*data, lengthscales, hyperpriors, kernel, known, lengthscale_bounds)
+    bounds = lengthscale_bounds
+    model = _build(*data, lengthscales, hyperpriors, kernel, known, bounds, correlated)
     initial = _lengthscales(model)
     status = _optimise(model)
     model.eval()
     model.requires_grad_(False)
     seconds = time.process_time() - start
-    return Surrogate(model, status, _lengthscales(model), initial, seconds)
+    return Surrogate(model, status, _lengthscales(model), initial, correlated > 0, seconds)
 
 
 def _lengthscales(model: SingleTaskGP) -> Array:
@@ -180,6 +186,7 @@ def _build(
     make_kernel: KernelMaker | None = None,
     variance: torch.Tensor | None = None,
     lengthscale_bounds: tuple[float, float] = LENGTHSCALE_BOUNDS,
+    correlated: int = 0,
 ) -> SingleTaskGP:
     priors = priors or Hyperpriors()
     batch = torch.Size([y.shape[1]])
@@ -197,7 +204,8 @@ def _build(
         outputscale_prior=priors.outputscale,
         outputscale_constraint=LogTransformedInterval(*OUTPUTSCALE_BOUNDS, initial_value=1.0),
     )
-    scaling = Standardize(m=y.shape[1])
+    size = y.shape[1]
+    scaling = PrincipalComponents(size, correlated) if correlated else Standardize(m=size)
     model = SingleTaskGP(
         x,
         y,

@@ -88,12 +88,13 @@ def components(results: RunResults, surrogate: Surrogate | None) -> list[Compone
 
 
 def proposed_lengthscales(results: RunResults) -> list[list[float]]:
-    """For each objective the lengthscales (D,) of the fit that the last proposal came from.
+    """For each objective the lengthscales (D,) of the last fit that a proposal came from.
 
-    The journal has them with the proposal; empty where none came from a surrogate.
+    The journal has them with the proposal; empty where none came from a surrogate of the
+    objectives themselves.
     """
     for record in reversed(results.records):
-        if isinstance(record.event, Proposed):
+        if isinstance(record.event, Proposed) and not record.event.diagnostics.get("correlated"):
             rows = record.event.diagnostics.get("lengthscales") or []
             if rows and min(map(len, rows)) >= results.run_state.space.dimensions:
                 return [list(map(float, row)) for row in rows[: len(results.objectives)]]

@@ -19,6 +19,10 @@ What differs from `ap-bmm`, and of which kind each difference is:
   Eq. 14: they start from GPyTorch's default;
 - modelling: the hyperparameters are the MAP under dimension-scaled priors, not the maximum
   likelihood;
+- modelling: two surrogates propose in turn. One is the paper's, with independent objectives. The
+  other models their principal components (see `principal_components`), because the objectives of
+  merges are opposite to one another. It predicts them better, but where it expects nothing it does
+  not look, and a search by it alone ends too early (benchmarks/results/surrogates.md);
 - choice: vectors are chosen one after another (sequential greedy), without an oversized pool and
   without reranking.
 
@@ -72,6 +76,8 @@ class ApBmmPlusSettings(SelectionSettings):
     - `lengthscale_spread`: standard deviation of the MAP's prior on each log lengthscale;
     - `summaries`: the kernel sees summary statistics of a merge;
     - `weighted`: one of these statistics is the mean weighted by the importance;
+    - `correlated`: so much of the proposals, from 0 to 1, is chosen by a surrogate of the
+      objectives' principal components; with the default these are every second one;
     - `outcomes`: a run tells what outcomes show of the noise. Without it the noise that a run tells
       is that of independent questions.
     """
@@ -88,6 +94,7 @@ class ApBmmPlusSettings(SelectionSettings):
     lengthscale_spread: float = 1.0
     summaries: bool = True
     weighted: bool = True
+    correlated: float = 0.5
     outcomes: bool = True
 
 
@@ -114,6 +121,9 @@ class ApBmmPlus(BayesianSearch):
             raise SettingError(f"ap-bmm-plus: ends must be {sources} rows, not {len(self._ends)}")
         if self._ends_noise.shape != self._ends.shape or (self._ends_noise < 0.0).any():
             raise SettingError("ap-bmm-plus: ends_noise must be variances in the shape of ends")
+        if self.settings.correlated > 1.0:
+            raise SettingError("ap-bmm-plus: correlated is a share of the proposals, at most 1")
+        self._of_components: tuple[int, Surrogate] | None = None
 
     @property
     def _has_ends(self) -> bool:
@@ -125,35 +135,45 @@ class ApBmmPlus(BayesianSearch):
         fittable = self._has_ends or len(self._x) >= FEWEST_RESULTS
         return fittable or super()._can_propose()
 
-    def _fit(self, state: SearchState) -> Surrogate:
+    def _chosen_by(self, state: SearchState, count: int) -> Surrogate:
+        """See `BayesianSearch._chosen_by`: the two surrogates take turns."""
+        share, turn = self.settings.correlated, state.index // count
+        if math.floor((turn + 1) * share) == math.floor(turn * share):
+            return super()._chosen_by(state, count)
+        if self._of_components is None or self._of_components[0] != state.revision:
+            fitted = self._fit(state, correlated=self.problem.objectives)
+            self._of_components = (state.revision, fitted)
+        return self._of_components[1]
+
+    def _fit(self, state: SearchState, correlated: int = 0) -> Surrogate:
         data = (state.x, state.told, state.variance)
         if not self._has_ends:
-            return self._fitted_to(*data)
+            return self._fitted_to(*data, correlated)
         ends = self._ends
         corners = self._corners()
         if len(state.x):
-            alone = self._fitted_to(*data)
+            alone = self._fitted_to(*data, correlated)
             if not ends_are_plausible(alone, corners, ends):
                 return alone
         more = (corners, ends, self._ends_noise)
-        return self._fitted_to(*(np.concatenate(pair) for pair in zip(data, more, strict=True)))
+        x, y, variance = (np.concatenate(pair) for pair in zip(data, more, strict=True))
+        return self._fitted_to(x, y, variance, correlated)
 
-    def _fitted_to(self, x: Array, y: Array, variance: Array) -> Surrogate:
+    def _fitted_to(self, x: Array, y: Array, variance: Array, correlated: int) -> Surrogate:
         options = self.settings
         size = self.dimensions
         scores = self.problem.importance
+        to_data = partial(fit, x, y, variance=variance, correlated=correlated)
         if not options.map_fit:
-            start = None if scores is None else initial_lengthscales(scores)
-            return fit(x, y, start, variance=variance)
+            return to_data(None if scores is None else initial_lengthscales(scores))
         scale = options.lengthscale_spread
         if not options.summaries:
-            priors = dimension_scaled(size, scale=scale)
-            return fit(x, y, hyperpriors=priors, variance=variance)
+            return to_data(hyperpriors=dimension_scaled(size, scale=scale))
         weights = scores if options.weighted else None
         numbers = self.problem.numbers if self.problem.simplex else 1
         priors = dimension_scaled(size, summaries=summary_count(weights, numbers), scale=scale)
         kernel = partial(MergeKernel, size, weights, numbers)
-        return fit(x, y, hyperpriors=priors, kernel=kernel, variance=variance)
+        return to_data(hyperpriors=priors, kernel=kernel)
 
     def _design(self, state: SearchState, count: int) -> list[Array]:
         points = scrambled_sobol(self.dimensions, self.problem.seed)

@@ -57,7 +57,7 @@ class BayesianSearch(Search):
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         with one_thread():
             selection = select(
-                self._surrogate(state),
+                self._chosen_by(state, count),
                 state.y[state.feasible],
                 self._avoid(state),
                 count,
@@ -87,6 +87,10 @@ class BayesianSearch(Search):
         if self._fitted is None or self._fitted[0] != state.revision:
             self._fitted = (state.revision, self._fit(state))
         return self._fitted[1]
+
+    def _chosen_by(self, state: SearchState, count: int) -> Surrogate:  # noqa: ARG002
+        """The model that a proposal of `count` vectors is chosen by."""
+        return self._surrogate(state)
 
     def _avoid(self, state: SearchState) -> Array:
         """The vectors (a, D) that acquisition and reranking treat as pending."""

@@ -78,7 +78,10 @@ def test_without_another_fit_there_are_the_lengthscales_of_the_last_proposal(
     *before, last = [r for r in results.records if isinstance(r.event, Proposed)]
     fits = {"lengthscales": [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0], [9.0] * 4]}
     event = last.event.model_copy(update={"diagnostics": fits})
-    results = replace(results, records=[*before, Record(last.seq, last.time, event)])
+    # A later fit of their principal components has lengthscales of none of the objectives.
+    turned = last.event.model_copy(update={"diagnostics": {**fits, "correlated": True}})
+    last_two = [Record(last.seq + at, last.time, each) for at, each in enumerate((event, turned))]
+    results = replace(results, records=[*before, *last_two])
     found = components(results, None)
     assert [column.fitted for column in found] == [(1, 5), (2, 6), (3, 7), (4, 8)]
     assert agreements(found, results.objectives) == []

@@ -27,14 +27,17 @@ DIMENSIONS = 4
 SAMPLES = 32
 
 
-def problem(objectives: int = 2, count: int = 12) -> tuple[Surrogate, Array, Array]:
+def problem(
+    objectives: int = 2, count: int = 12, correlated: int = 0
+) -> tuple[Surrogate, Array, Array]:
     """A fitted surrogate, three pending vectors and the reference point."""
     rng = np.random.default_rng(5)
     x = rng.random((count, DIMENSIONS))
     centres = np.linspace(0.1, 0.9, objectives)
     y = np.stack([1.0 - ((x - c) ** 2).mean(axis=1) for c in centres], axis=1)
     noisy = y + 0.02 * rng.standard_normal(y.shape)
-    return fit(x, noisy), rng.random((3, DIMENSIONS)), np.full(objectives, 0.4)
+    surrogate = fit(x, noisy, correlated=correlated)
+    return surrogate, rng.random((3, DIMENSIONS)), np.full(objectives, 0.4)
 
 
 def build(
@@ -58,9 +61,9 @@ def literal_value(joint: JointSamples, x: Array, reference: Array) -> float:
     return float(np.mean(gains))
 
 
-@pytest.mark.parametrize("objectives", [2, 3])
-def test_the_value_is_equation_24(objectives: int) -> None:
-    surrogate, pending, reference = problem(objectives)
+@pytest.mark.parametrize(("objectives", "correlated"), [(2, 0), (3, 0), (2, 2), (3, 3)])
+def test_the_value_is_equation_24(objectives: int, correlated: int) -> None:
+    surrogate, pending, reference = problem(objectives, correlated=correlated)
     acquisition = build(surrogate, pending, reference)
     x = np.random.default_rng(1).random((8, DIMENSIONS))
     values = acquisition.score(torch.as_tensor(x)).exp().numpy()
@@ -70,9 +73,11 @@ def test_the_value_is_equation_24(objectives: int) -> None:
     assert max(expected) > 1e-3
 
 
-@pytest.mark.parametrize("objectives", [2, 3])
-def test_dropping_points_off_every_sampled_front_changes_no_front(objectives: int) -> None:
-    surrogate, pending, reference = problem(objectives, count=30)
+@pytest.mark.parametrize(("objectives", "correlated"), [(2, 0), (3, 0), (2, 2)])
+def test_dropping_points_off_every_sampled_front_changes_no_front(
+    objectives: int, correlated: int
+) -> None:
+    surrogate, pending, reference = problem(objectives, 30, correlated)
     kept = build(surrogate, pending, reference).joint.values.numpy()
     everything = torch.cat([surrogate.model.train_inputs[0][0], torch.as_tensor(pending)])
     full = draw(surrogate.model, everything, SAMPLES, spare=4, seed=7).values.numpy()
@@ -202,8 +207,9 @@ def test_value_agrees_with_botorchs_acquisition_function(monkeypatch: pytest.Mon
     torch.testing.assert_close(ours.score(x).exp(), expected, rtol=0.15, atol=2e-4)
 
 
-def test_the_gradient_is_that_of_the_value() -> None:
-    surrogate, pending, reference = problem()
+@pytest.mark.parametrize("correlated", [0, 2])
+def test_the_gradient_is_that_of_the_value(correlated: int) -> None:
+    surrogate, pending, reference = problem(correlated=correlated)
     acquisition = build(surrogate, pending, reference)
     x = torch.full((1, 1, DIMENSIONS), 0.4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(acquisition, x, eps=1e-7, atol=1e-4)
@@ -246,9 +252,10 @@ def test_the_pool_is_diverse() -> None:
     assert float(distances.min()) > 1e-2
 
 
-def test_conditioning_is_the_joint_posterior() -> None:
+@pytest.mark.parametrize("correlated", [0, 2])
+def test_conditioning_is_the_joint_posterior(correlated: int) -> None:
     """`extended` draws the new outcome jointly: with it in the baseline, its samples repeat."""
-    surrogate, pending, _ = problem()
+    surrogate, pending, _ = problem(correlated=correlated)
     joint = draw(surrogate.model, torch.as_tensor(pending), 64, spare=3, seed=2)
     x = torch.full((1, DIMENSIONS), 0.3, dtype=torch.float64)
     grown = joint.extended(x)

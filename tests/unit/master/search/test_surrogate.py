@@ -167,6 +167,29 @@ def test_leave_one_out_is_the_prediction_from_the_others(known: float | None) ->
             assert deviations[i, k] == pytest.approx(scale * math.sqrt(spread), rel=1e-6)
 
 
+def test_leave_one_out_of_correlated_objectives_is_theirs() -> None:
+    """By its own formula: with the components' models, each observation from the others."""
+    x, y = data(8)
+    fitted = fit(x, y, correlated=2)
+    means, deviations = fitted.leave_one_out()
+    axes = fitted.model.outcome_transform.axes.numpy()
+    scale = y.std(axis=0, ddof=1)
+    targets = (y - y.mean(axis=0)) / scale @ axes
+    kernels = fitted.model.covar_module(torch.as_tensor(x)).to_dense().numpy()
+    noises = fitted.model.likelihood.noise.numpy()
+    for i in range(len(x)):
+        others = np.arange(len(x)) != i
+        found = []
+        for k in range(2):
+            gram = kernels[k][np.ix_(others, others)] + noises[k] * np.eye(len(x) - 1)
+            weights = np.linalg.solve(gram, kernels[k][others, i])
+            spread = kernels[k][i, i] + noises[k, 0] - weights @ kernels[k][others, i]
+            found.append((weights @ targets[others, k], spread))
+        mean, variance = np.array(found).T
+        np.testing.assert_allclose(means[i], y.mean(axis=0) + scale * (axes @ mean), rtol=1e-6)
+        np.testing.assert_allclose(deviations[i], scale * np.sqrt(axes**2 @ variance), rtol=1e-6)
+
+
 def test_a_fit_tells_where_its_lengthscales_began() -> None:
     x, y = data()
     start = np.array([0.5, 1.0, 2.0])

@@ -227,9 +227,32 @@ def test_plus_knows_the_references_without_counting_them() -> None:
 
 def test_plus_with_every_difference_off_is_ap_bmm() -> None:
     off = dict.fromkeys(("references", "diagonal", "map_fit"), False)
-    papers = {"pool_factor": 3, "gap_weight": 0.25, "proximity_weight": 0.15}
-    vectors = started("ap-bmm-plus", **off, **papers).ask(2)
-    np.testing.assert_array_equal(np.array(vectors), np.array(started("ap-bmm").ask(2)))
+    papers = {"correlated": 0.0, "pool_factor": 3, "gap_weight": 0.25, "proximity_weight": 0.15}
+    plus, plain = started("ap-bmm-plus", **off, **papers), started("ap-bmm")
+    for _ in range(2):
+        np.testing.assert_array_equal(np.array(plus.ask(1)), np.array(plain.ask(1)))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.5, [False, True, False]), (0.0, [False] * 3), (1.0, [True] * 3)]
+)
+def test_the_two_surrogates_of_plus_take_turns(
+    share: float, expected: list[bool], count: int
+) -> None:
+    """Also where vectors are asked for in pairs. What a report shows is of the objectives."""
+    search, turns = started("ap-bmm-plus", correlated=share), []
+    for _ in expected:
+        for x in search.ask(count):
+            search.tell(x, evaluate(x))
+        assert search.last_selection is not None
+        turns.append(search.last_selection.correlated)
+    assert turns == expected
+    shown = search.surrogate()
+    assert shown is not None
+    assert not shown.correlated
+    with pytest.raises(SettingError, match="at most 1"):
+        started("ap-bmm-plus", correlated=1.5)
 
 
 @pytest.mark.parametrize("setting", ["map_fit", "summaries", "weighted"])
