@@ -231,6 +231,29 @@ def test_questions_are_asked_in_the_order_of_the_run_and_outcomes_are_told_as_th
     assert {outcome.seconds for outcome in told.outcomes} == {0.5}
 
 
+def test_the_longest_answers_of_earlier_merges_may_be_asked_for_first(
+    source: Path, benchmarks: tuple[BenchmarkSection, ...], tmp_path: Path
+) -> None:
+    client = scoring(source, benchmarks, tmp_path)
+    engines = [Oracle(source, lambda number: "7" * (1 + number % 3)) for _ in range(3)]
+    try:
+        for engine, longest_first in zip(engines, (True, True, False), strict=True):
+            step = Step(longest_first=longest_first)
+            client.evaluate(engine, tmp_path / "out", lambda *_: None, step=step)
+        prepared = [prompt for benchmark in client.benchmarks() for prompt in benchmark.prompts]
+    finally:
+        client.close()
+    sizes = {benchmark.name: QUESTIONS for benchmark in benchmarks}
+    order = asking_order(sizes, GENERATION.seed)
+    plain = [[prepared[number] for number in order]]
+    lengths = [len(engines[0].futures[at].result().token_ids) for at in range(len(order))]
+    longest = sorted(range(len(order)), key=lambda at: -lengths[at])
+    assert engines[0].asked == plain, "nothing is known of the first merge"
+    assert engines[1].asked == [[plain[0][at] for at in longest]]
+    assert engines[1].asked != plain
+    assert engines[2].asked == plain
+
+
 def test_the_engine_is_not_asked_for_answers_that_were_kept(
     client: ScoringClient, source: Path, tmp_path: Path
 ) -> None:

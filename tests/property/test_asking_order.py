@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apbmm_worker.evaluation.asking_order import asking_order
+from apbmm_worker.evaluation.asking_order import AnswerLengths, asking_order
 
 SIZES = st.dictionaries(st.text(min_size=1, max_size=5), st.integers(1, 60), min_size=1, max_size=8)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -51,3 +51,25 @@ def test_every_question_may_come_first() -> None:
 
 
 ORDER = [0, 1, 5, 2, 3, 4]
+
+
+LENGTHS = st.lists(st.dictionaries(st.integers(0, 9), st.integers(0, 40_000)), max_size=4)
+
+
+@given(LENGTHS, st.permutations(range(10)))
+def test_the_longest_come_first_and_unknown_ones_before_all(
+    merges: list[dict[int, int]], order: list[int]
+) -> None:
+    lengths = AnswerLengths()
+    for tokens in merges:
+        lengths.learn(tokens)
+    found = lengths.longest_first(order)
+    assert sorted(found) == sorted(order)
+    known = {number for tokens in merges for number in tokens}
+    unknown = [number for number in order if number not in known]
+    assert found[: len(unknown)] == unknown
+    for before, after in pairwise(found[len(unknown) :]):
+        pair = [[m[n] for m in merges if n in m] for n in (before, after)]
+        assert not (max(pair[0]) < min(pair[1]))
+        if pair[0] == pair[1]:
+            assert order.index(before) < order.index(after)

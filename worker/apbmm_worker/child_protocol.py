@@ -75,9 +75,9 @@ class Evaluate(BaseModel):
     """Evaluate the merge of one vector; EvalScope's records go to ``outputs``.
 
     The vector is of the run's space. That of a ``reference`` has one weight for each layer.
-    ``borders``, ``upto`` and ``enough`` are those of the `Assign`. ``lease`` names it for
-    `EndAnswers`. ``may_free``: the engine may be free for the next command before the report is
-    made.
+    ``borders``, ``upto``, ``enough`` and ``longest_first`` are those of the `Assign`. ``lease``
+    names it for `EndAnswers`. ``may_free``: the engine may be free for the next command before the
+    report is made.
     """
 
     model_config = WIRE
@@ -90,6 +90,7 @@ class Evaluate(BaseModel):
     outputs: str
     upto: Count = 0
     enough: Count = 0
+    longest_first: bool = False
     may_free: bool = False
 
 

@@ -516,6 +516,8 @@ class Assign(Message):
     ``upto`` over 0 asks for a step: only the first so many answers in the run's asking order are
     asked. With ``enough`` of them answered (0: all) the step ends, and the others are cut off. The
     result is then `Stepped`; where both are all answers of the run, it is `Evaluated`.
+
+    ``longest_first`` allows another order: nothing is estimated from a part of the answers.
     """
 
     type: Literal["assign"] = "assign"
@@ -530,6 +532,7 @@ class Assign(Message):
     kept: Count = 0
     upto: Count = 0
     enough: Count = 0
+    longest_first: bool = False
 
     @model_validator(mode="after")
     def _step_has_enough(self) -> Self:

@@ -179,5 +179,6 @@ class LeaseDispatch:
                 kept=self._kept(evaluation.id).answers,
                 upto=attempt.upto,
                 enough=attempt.enough,
+                longest_first=not self._run_state.spec.steps.in_part,
             ),
         )

@@ -171,6 +171,8 @@ class Child:
         kept, self._kept = self._kept, []
         events = _EvaluationEvents(self._reporter)
         stream = AnswerStream(events.send)
+        cut_off = self.cut_offs.begin(command.lease)
+        step = Step(command.upto, command.enough, cut_off, command.longest_first)
 
         def begin() -> Future[Evaluated | Stepped]:
             return self._prepared().begin(
@@ -181,7 +183,7 @@ class Child:
                 borders=command.borders,
                 kept=kept,
                 listener=stream,
-                step=Step(command.upto, command.enough, self.cut_offs.begin(command.lease)),
+                step=step,
                 may_free=self._has_reported.is_set if command.may_free else None,
             )
 

@@ -364,6 +364,7 @@ def _command(assign: Assign, outputs: Path, *, may_free: bool) -> Command:
         outputs=str(outputs),
         upto=assign.upto,
         enough=assign.enough,
+        longest_first=assign.longest_first,
         may_free=may_free,
     )
 

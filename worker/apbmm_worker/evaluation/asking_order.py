@@ -1,13 +1,18 @@
-"""The one order in which a run asks its questions: random, and stratified by benchmark.
+"""The order in which a run asks its questions: random, and stratified by benchmark.
 
 An evaluation that ends early has answered a prefix of this order, whatever its questions' length or
 difficulty: a random sample of each benchmark, in proportion to the benchmarks' sizes.
+
+Where nothing is estimated from a part of the answers, those that are expected to be long may come
+first instead (`AnswerLengths`). An engine that cannot hold all of them then has none left that
+begins late and that it generates alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -22,11 +27,13 @@ class Step:
     """A part of an evaluation: the first ``upto`` answers of the asking order (0: all of them).
 
     It ends when ``enough`` of these are answered (0: all), or when its ``cut_off`` is asked for.
+    ``longest_first``: the questions whose answers were longest may be asked first.
     """
 
     upto: int = 0
     enough: int = 0
     cut_off: CutOff | None = field(default=None, compare=False)
+    longest_first: bool = False
 
     def asked(self, order: Sequence[T]) -> list[T]:
         """The questions that are asked, of all in their order."""
@@ -38,6 +45,31 @@ class Step:
 
 
 EVERYTHING = Step()
+
+
+class AnswerLengths:
+    """How long the answers to each question were, over the merges that have answered it."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[int, float]] = {}
+
+    def learn(self, tokens: Mapping[int, int]) -> None:
+        """Take the tokens of one merge's answers, by the questions' numbers."""
+        for number, length in tokens.items():
+            count, total = self._found.get(number, (0, 0.0))
+            self._found[number] = count + 1, total + math.log1p(length)
+
+    def longest_first(self, order: Sequence[int]) -> list[int]:
+        """The same questions by the mean logarithm of their answers' tokens, the largest first.
+
+        Questions that no merge has answered come before all others. Equal ones keep their order.
+        """
+
+        def expected(number: int) -> float:
+            count, total = self._found.get(number, (0, 0.0))
+            return total / count if count else math.inf
+
+        return sorted(order, key=expected, reverse=True)
 
 
 def asking_order(sizes: Mapping[str, int], seed: int) -> list[int]:

@@ -27,7 +27,7 @@ from apbmm_common.protocol.answers import CUT, answer_key
 from apbmm_common.protocol.messages import ScoredOutcome
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.asking_order import EVERYTHING, Step, asking_order
+from apbmm_worker.evaluation.asking_order import EVERYTHING, AnswerLengths, Step, asking_order
 from apbmm_worker.evaluation.cut_off import CutOff
 from apbmm_worker.evaluation.scoring_protocol import (
     FROM_SCORING,
@@ -148,6 +148,7 @@ class ScoringClient:
             adapters=adapters,
         )
         self._benchmarks: tuple[AskedBenchmark, ...] | None = None
+        self._lengths = AnswerLengths()
         self._lock = threading.Lock()
         # A child dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG): one for all.
         self._starting = ThreadPoolExecutor(1, "starts-scoring")
@@ -185,7 +186,7 @@ class ScoringClient:
         step: Step = EVERYTHING,
         early: EarlyEnd | None = None,
     ) -> EvalScopeResult:
-        """Ask the questions of a step, in the run's `asking_order`, and have the answers scored.
+        """Ask the questions of a step, in the run's order or the step's, and have them scored.
 
         ``kept`` has answers of earlier attempts by their prompts' `answer_key`: the engine is asked
         for the rest only, and goes on behind those that were cut off. EvalScope scores and reports
@@ -199,7 +200,7 @@ class ScoringClient:
         Raises `EvaluationError`: no number is ever derived from an error, a missing answer or an
         unusable score.
         """
-        order = self._in_order()
+        order = self._in_order(longest_first=step.longest_first)
         asked = step.asked(order)
         needed = step.needed(len(asked))
         listener = listener or AnswerListener()
@@ -225,6 +226,7 @@ class ScoringClient:
                 last = self._last_message(process, watch, loan, flight)
                 if isinstance(last, Failed):
                     raise last.exception
+                self._lengths.learn(flight.lengths)
             except BaseException:
                 loan.abort()
                 if last is None:  # it may wait for answers that never come
@@ -272,12 +274,15 @@ class ScoringClient:
         except EvaluationError as error:  # the next evaluation tries again, and tells it
             _log.warning("%s", error)
 
-    def _in_order(self) -> list[tuple[int, Prompt]]:
+    def _in_order(self, *, longest_first: bool) -> list[tuple[int, Prompt]]:
         """The prepared questions with their numbers, in the order in which they are asked."""
         prompts = [prompt for benchmark in self.benchmarks() for prompt in benchmark.prompts]
         sizes = {benchmark.name: len(benchmark.prompts) for benchmark in self.benchmarks()}
         seed = self._prepare.generation["seed"]
-        return [(number, prompts[number]) for number in asking_order(sizes, seed)]
+        order = asking_order(sizes, seed)
+        if longest_first:
+            order = self._lengths.longest_first(order)
+        return [(number, prompts[number]) for number in order]
 
     def close(self) -> None:
         """End all processes."""
@@ -456,6 +461,8 @@ class _InFlight:
         self.last_answer = time.monotonic()
         self.kept = 0
         """Prepared questions whose answers were kept."""
+        self.lengths: dict[int, int] = {}
+        """Tokens of the finished answers to prepared questions, by their numbers."""
         self._engine = engine
         self._send = send
         self._prepared, self._asked = questions
@@ -538,6 +545,7 @@ class _InFlight:
             self.last_answer = time.monotonic()
             if number >= self._prepared or completion.finish_reason == CUT:
                 return
+            self.lengths[number] = len(completion.token_ids)
             self._answered += 1
             answered = self._answered
         self._progress(answered, self._asked)

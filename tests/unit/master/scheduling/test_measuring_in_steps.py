@@ -138,6 +138,18 @@ def test_the_end_completes_the_most_promising_ones_within_the_budget() -> None:
     assert of_state(world, EvaluationState.PAUSED), "what is left of them"
 
 
+@pytest.mark.parametrize(
+    ("steps", "any_order"),
+    [({"enabled": False}, True), ({"enabled": True}, False), ({"stop_beaten": True}, False)],
+)
+def test_only_what_is_measured_in_full_may_be_asked_in_another_order(
+    steps: dict[str, Any], any_order: bool
+) -> None:
+    world, (a,) = world_of("a", steps={"enabled": False, **steps})
+    held = held_by(world, a, lambda: a.held is not None and a.held.work == "evaluate")
+    assert held.longest_first is any_order
+
+
 def test_finishing_is_latched_and_begins_no_merge() -> None:
     world, a = paused_run(2)
     held_by(world, a, lambda: a.held is not None and a.held.upto > 0)

@@ -101,6 +101,7 @@ def test_kept_answers_go_to_be_scored_at_once_and_the_rest_to_the_engine_in_orde
     assert flight.sent[-1] == Answered.of(1, completion(1))
     assert flight.listener.keys == [key(1)]
     assert flight.progress[-1] == (3, 4)
+    assert flight.flight.lengths == {0: 1, 3: 1, 1: 1}, "of kept answers too"
 
 
 def test_what_an_adapter_asks_on_is_taken_from_kept_answers_too_but_is_no_question() -> None:
