@@ -32,8 +32,8 @@ class Component:
             block's; None where none was measured.
         importance: the fused and smoothed score of Eq. 12, whether the run's method uses it or not.
         initial, fitted: its lengthscale for each objective, when the last fit began and as it
-            ended. Without a surrogate ``initial`` is empty, and ``fitted`` is of the fit that the
-            last proposal came from, if any did.
+            ended. Without a surrogate ``initial`` is empty, and ``fitted`` is of the last
+            fit to the objectives that a proposal came from, if any did.
         effects: see `model.effects`; empty without a surrogate.
     """
 

@@ -110,7 +110,7 @@ def _prior(results: RunResults, found: Sequence[Component]) -> Iterator[ReportFi
     if not parts:
         return
     of_proposal = (
-        " The fitted ones are those that the last proposal came from."
+        " The fitted ones are of the last model of the objectives that a proposal came from."
         if found[0].fitted and not found[0].initial
         else ""
     )

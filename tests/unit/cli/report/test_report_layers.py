@@ -88,7 +88,7 @@ def test_without_another_fit_there_are_the_lengthscales_of_the_last_proposal(
     section = layers_section(results, None)
     assert section is not None
     (prior,) = [figure for figure in section.figures if figure.name == "prior"]
-    assert "that the last proposal came from" in prior.caption
+    assert "of the last model of the objectives that a proposal came from" in prior.caption
     assert "fitted, cost" in str(prior.chart.to_dict())
 
 
