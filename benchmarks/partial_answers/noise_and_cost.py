@@ -123,7 +123,7 @@ class SearchPerSecond(ApBmmPlus):
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             gain = pending_aware(
-                self._surrogate(state).model,
+                self._chosen_by(state, count).model,
                 torch.as_tensor(self.problem.reference_point),
                 torch.as_tensor(self._avoid(state)),
                 samples=self.settings.samples,

@@ -28,9 +28,9 @@ class Attempt:
     ``kept``: how many answers of earlier attempts its worker need not ask for. ``worker_lost``: its
     worker had begun the evaluation and was not heard again. ``kept_at_loss``: how many were kept
     then.
-    ``upto`` and ``enough`` are those of its `Assign`. ``beaten``: why its worker was told that what
-    is answered is enough; empty where it was not. ``answered_at``: when all answers were in and its
-    worker's engine was free, where that was told before its end.
+    ``upto``, ``enough`` and ``longest_first`` are those of its `Assign`. ``beaten``: why its worker
+    was told that what is answered is enough; empty where it was not. ``answered_at``: when all
+    answers were in and its worker's engine was free, where that was told before its end.
     ``gpu_seconds``: what it cost, once all answers are in or it has ended; see `spending.Spending`.
     """
 
@@ -51,6 +51,7 @@ class Attempt:
     kept_at_loss: int = 0
     upto: int = 0
     enough: int = 0
+    longest_first: bool = False
     beaten: str = ""
     answered_at: float | None = None
 

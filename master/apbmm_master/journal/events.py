@@ -180,7 +180,8 @@ class Leased(Event):
     """Committed before ASSIGN is sent.
 
     ``kept`` is how many answers of earlier attempts the worker need not ask for. ``upto`` and
-    ``enough`` are those of `Assign`: 0 where the merge is to answer everything.
+    ``enough`` are those of `Assign`: 0 where the merge is to answer everything. So is
+    ``longest_first``.
     """
 
     event: Literal["leased"] = "leased"
@@ -192,6 +193,7 @@ class Leased(Event):
     kept: int = 0
     upto: int = 0
     enough: int = 0
+    longest_first: bool = False
 
 
 class Accepted(Event):

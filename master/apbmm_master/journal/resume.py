@@ -31,10 +31,10 @@ MAY_CHANGE = (
 )
 """Keys and tables that a resumed run may change, beside all paths."""
 UNTIL_SEARCHED = ("objectives", "at_least", "at_most")
-"""Keys that may change as long as no vector was proposed from objectives, and none is estimated.
+"""Keys that may change as long as no vector was proposed from objectives.
 
-The journal holds raw metrics, and Eq. 2 is applied to them when it is read. Estimates are of two
-metrics alone.
+The journal holds raw metrics, and Eq. 2 is applied to them when it is read. They stay once a merge
+was measured in part: what is estimated of it are two metrics alone.
 """
 
 
@@ -54,7 +54,7 @@ def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEve
     new = spec.model_dump(mode="json")
     keys = sorted(changed(run_state.spec.model_dump(mode="json"), new))
     searched = any(ask.purpose == "search" for ask in run_state.asks)
-    searched = searched or any(e.estimate is not None for e in run_state.evaluations.values())
+    searched = searched or any(e.step is not None for e in run_state.evaluations.values())
     # Paths may change: the contents are compared by digest when a worker has read them.
     not_paths = sorted(changed(run_state.spec.without_paths(), spec.without_paths()))
     refused = [key for key in not_paths if not may_change(key, searched=searched)]

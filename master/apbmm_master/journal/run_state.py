@@ -441,6 +441,7 @@ class RunState:
             event.kept,
             upto=event.upto,
             enough=event.enough,
+            longest_first=event.longest_first,
         )
         evaluation.attempts.append(attempt)
         self._held[event.worker] = evaluation, attempt

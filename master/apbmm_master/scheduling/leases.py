@@ -101,6 +101,7 @@ class LeaseDispatch:
                 self._grant(evaluation, name, step, now)
 
     def _grant(self, evaluation: str, name: str, step: Step, now: float) -> None:
+        assert self._run_state.spec is not None
         number = len(self._run_state.evaluations[evaluation].attempts) + 1
         # The random part keeps leases apart when an older copy of a journal is resumed: a worker
         # may still hold a lease of the same evaluation and number that the copy does not know.
@@ -116,6 +117,7 @@ class LeaseDispatch:
                 kept=self._kept(evaluation).answers,
                 upto=step.upto,
                 enough=step.enough,
+                longest_first=not (self._run_state.spec.steps.in_part or step.upto),
             )
         )
         found = self._run_state.find(lease)
@@ -179,6 +181,6 @@ class LeaseDispatch:
                 kept=self._kept(evaluation.id).answers,
                 upto=attempt.upto,
                 enough=attempt.enough,
-                longest_first=not self._run_state.spec.steps.in_part,
+                longest_first=attempt.longest_first,
             ),
         )

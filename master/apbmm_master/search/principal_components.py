@@ -18,6 +18,8 @@ from botorch.posteriors import Posterior
 from botorch.posteriors.transformed import TransformedPosterior
 from torch import Tensor
 
+NEARLY_0 = 1e-6
+
 
 class PrincipalComponents(Standardize):  # type: ignore[misc]
     """Standardised outcomes of which the first `correlated` are turned to principal components.
@@ -81,9 +83,13 @@ class PrincipalComponents(Standardize):  # type: ignore[misc]
 
 
 def _axes(standard: Tensor, correlated: int) -> Tensor:
-    """Orthonormal axes (m, m) of standardised outcomes (n, m); see `PrincipalComponents`."""
+    """Orthonormal axes (m, m) of standardised outcomes (n, m); see `PrincipalComponents`.
+
+    The last entry of an axis that is not nearly 0 is positive: rounding decides no sign.
+    """
     first = standard[:, :correlated]
     _, vectors = torch.linalg.eigh(first.mT @ first)
-    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    place = torch.arange(correlated).unsqueeze(-1) * (vectors.abs() > NEARLY_0)
+    last = vectors.gather(0, place.argmax(dim=0, keepdim=True))
     rest = torch.eye(standard.shape[-1] - correlated, dtype=standard.dtype)
-    return torch.block_diag(vectors * largest.sign(), rest)
+    return torch.block_diag(vectors * last.sign(), rest)

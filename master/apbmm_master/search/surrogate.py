@@ -43,7 +43,8 @@ from apbmm_master.search.principal_components import PrincipalComponents
 
 # Where lengthscales start without a layer prior: GPyTorch's own default, softplus(0).
 DEFAULT_LENGTHSCALE = math.log(2.0)
-# Wide enough never to bind on standardised targets. They keep the factorisation well-posed.
+# Wide enough not to bind on standardised targets, nor on components that vary a hundredth as much.
+# They keep the factorisation well-posed.
 LENGTHSCALE_BOUNDS = (1e-2, 1e3)
 OUTPUTSCALE_BOUNDS = (1e-3, 1e3)
 NOISE_BOUNDS = (1e-4, 2.0)

@@ -6,7 +6,7 @@ stands here is free of EvalScope, and the process that holds the engine imports 
 scoring_client    `ScoringClient`: starts the scoring process, forwards answers, receives results
 scoring_protocol  the messages between the two processes, and `EvalScopeResult`
 outcomes          `benchmark_result`: the metrics of answered questions; rehearsals use it, too
-asking_order      `asking_order`: the order in which a run asks its questions
+asking_order      `asking_order`: the random order of a run; `AnswerLengths`: the longest first
 cut_off           `CutOff`: ends an evaluation with what is answered
 kept_answers      the engine's answers as the master keeps them
 demo_answers      prompt and answer format of the demo pair's benchmarks

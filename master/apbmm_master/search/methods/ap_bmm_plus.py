@@ -27,8 +27,8 @@ What differs from `ap-bmm`, and of which kind each difference is:
   without reranking.
 
 Each can be switched off by a setting. With `map_fit=False` the lengthscales start from the
-importance (Eq. 14); with the paper's pool and reranking besides, the method is `ap-bmm` given the
-same information.
+importance (Eq. 14); with the paper's pool and reranking and `correlated=0` besides, the method is
+`ap-bmm` given the same information.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class ApBmmPlusSettings(SelectionSettings):
     - `lengthscale_spread`: standard deviation of the MAP's prior on each log lengthscale;
     - `summaries`: the kernel sees summary statistics of a merge;
     - `weighted`: one of these statistics is the mean weighted by the importance;
-    - `correlated`: so much of the proposals, from 0 to 1, is chosen by a surrogate of the
-      objectives' principal components; with the default these are every second one;
+    - `correlated`: the share of the proposals, from 0 to 1, that is chosen by a surrogate of the
+      objectives' principal components; with the default these are every second one. What is
+      reported of a model, and what is expected of merges that have paused, is of the other one;
     - `outcomes`: a run tells what outcomes show of the noise. Without it the noise that a run tells
       is that of independent questions.
     """

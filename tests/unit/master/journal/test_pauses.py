@@ -123,12 +123,13 @@ def test_a_merge_whose_second_attempt_ends_without_a_result_is_paused_again(end:
     assert run_state.evaluations["e1"].state is EvaluationState.DONE
 
 
-def test_limits_stay_once_a_merge_is_estimated() -> None:
+def test_limits_stay_once_a_merge_was_measured_in_part() -> None:
     """An estimate is of accuracy and tokens: a limit of another metric could not be told of it."""
     limited = world_spec(at_most={"sums": {"seconds": 9.0}})
     begun = (*BEGUN, SourcesVerified(worker="a", layers=4, digests=DIGESTS))
     pause = (proposed("e1", "initial"), *PAUSE[1:])
-    for events, refused in ((pause, False), ((*pause, estimated("e1")), True)):
+    cases = ((pause[:2], False), (pause, True), ((*pause, estimated("e1")), True))
+    for events, refused in cases:
         run_state = RunState().replay(records(*events, begun=begun))
         found: list[AnyEvent] = []
         expected = pytest.raises(RunChangedError, match=r"in at_most\.sums") if refused else None

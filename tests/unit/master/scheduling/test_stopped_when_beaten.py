@@ -14,7 +14,14 @@ from apbmm_common.run_file.schema import ObjectiveSection
 from apbmm_master.journal.answer_tables import ScoredPart
 from apbmm_master.journal.costs.budget import evaluations_spent
 from apbmm_master.journal.evaluations import TellCall
-from apbmm_master.journal.events import Beaten, DuplicateResult, Leased, Paused, Stopped
+from apbmm_master.journal.events import (
+    Beaten,
+    DuplicateResult,
+    Leased,
+    Paused,
+    SpecChanged,
+    Stopped,
+)
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import best_with, broken_constraints, raw_metrics, score
@@ -182,6 +189,23 @@ def test_without_the_setting_nothing_is_stopped() -> None:
     answer(world, b, 5)
     assert world.situation().reachable == {}
     assert not events(world, Beaten)
+
+
+def test_one_that_was_asked_the_longest_answers_first_is_not_stopped() -> None:
+    """It began without the setting, and the run was resumed with it."""
+    world, b = rambling_run(stop_beaten=False)
+    assert b.held is not None
+    assert b.held.longest_first
+    changed = world_spec(steps={"stop_beaten": True}, budget=BUDGET)
+    event = SpecChanged(spec=changed.model_dump(mode="json"), keys=("steps.stop_beaten",))
+    world.record(event)
+    answer(world, b, 5)
+    assert not events(world, Beaten)
+    before = len(events(world, Leased))
+    world.settle()
+    later = events(world, Leased)[before:]
+    assert later
+    assert not any(lease.longest_first for lease in later)
 
 
 def test_one_that_goes_on_after_a_pause_is_stopped_too() -> None:

@@ -1,7 +1,7 @@
 """A run's questions as EvalScope will ask them: chosen, rendered, and known to fit the context.
 
 They are prepared once per run, in the order in which EvalScope asks them. They are then put in
-flight for every merge, in the order of `asking_order`.
+flight for every merge, in an order of `asking_order`.
 """
 
 from __future__ import annotations
