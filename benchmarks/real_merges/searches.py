@@ -46,6 +46,7 @@ from apbmm_common.merge_methods import searched_as
 from apbmm_master.search.methods import create, method_class
 from apbmm_master.search.methods.sequences import scrambled_sobol
 from apbmm_master.search.pareto import front
+from apbmm_master.search.partial_answers.outcome_estimates import particular_variances
 from apbmm_master.search.prior import Discrepancies, component_importance
 from apbmm_master.search.reference_scaling import (
     ScaledObjective,
@@ -98,9 +99,25 @@ class Scale:
         """The objectives (2,) of a merge."""
         return objective_vector(self.objectives, means(found), self.references)
 
-    def variance(self, found: Evaluation) -> Array:
-        """The variance (2,) that a search is told."""
-        return objective_variance(self.objectives, means(found), self.references)
+    def noise(self, sources: Sequence[Evaluation], found: Sequence[Evaluation]) -> list[Array]:
+        """The variance (2,) that a run tells of each merge found so far.
+
+        It is learned anew from the outcomes of these merges and the sources, as in
+        `OutcomeBook.noise`.
+        """
+        every = [*sources, *found]
+        learned: list[dict[str, dict[str, float]]] = [{} for _ in every]
+        for name in sources[0]:
+            scores = particular_variances(np.array([each[name].scores for each in every]))
+            tokens = particular_variances(
+                np.array([each[name].tokens for each in every], dtype=np.float64)
+            )
+            for place, of_merge in enumerate(learned):
+                of_merge[name] = {"accuracy": float(scores[place]), "tokens": float(tokens[place])}
+        return [
+            objective_variance(self.objectives, {}, self.references, of_merge)
+            for of_merge in learned[len(sources) :]
+        ]
 
 
 def means(found: Evaluation) -> dict[str, dict[str, float]]:
@@ -129,15 +146,18 @@ class OwnMethod:
             name, layers, seed=seed, budget=budget_of(named), initial=INITIAL,
             importance=importance, **settings,
         )  # fmt: skip
+        self._told: list[tuple[Array, Array]] = []
 
     def ask(self) -> Array:
         """The next vector."""
         self._asked = self._search.ask(1)[0]
         return self._asked
 
-    def tell(self, y: Array, variance: Array) -> None:
-        """The result of what was asked for, with the noise that a run knows."""
-        self._search.tell(self._asked, y, variance)
+    def tell(self, y: Array, noise: Sequence[Array]) -> None:
+        """The result of what was asked for, and the noise of all results as it is known now."""
+        self._told.append((self._asked, y))
+        for (vector, objectives), variance in zip(self._told, noise, strict=True):
+            self._search.tell(vector, objectives, variance)
 
 
 class PeerMethod:
@@ -157,7 +177,7 @@ class PeerMethod:
         self._asked = self._search.ask() if design is None else np.asarray(design)
         return self._asked
 
-    def tell(self, y: Array, variance: Array) -> None:  # noqa: ARG002 - none takes noise
+    def tell(self, y: Array, noise: Sequence[Array]) -> None:  # noqa: ARG002 - none takes noise
         """The result of what was asked for."""
         self._search.tell(self._asked, y)
 
@@ -192,22 +212,22 @@ def campaign(name: str, seed: int, evaluations: Evaluations) -> dict[str, object
         method = PeerMethod(name, seed, evaluations.layers)
     else:
         method = OwnMethod(name, seed, evaluations.layers, evaluations.discrepancy())
-    vectors, objectives, tokens = [], [], []
+    sources = [evaluations.of(np.full(evaluations.layers, weight)) for weight, _ in ENDS]
+    vectors, objectives, found = [], [], []
     for _ in range(budget_of(name)):
         x = method.ask()
-        found = evaluations.of(x)
-        y = scale.objective(found)
-        method.tell(y, scale.variance(found))
+        found.append(evaluations.of(x))
+        y = scale.objective(found[-1])
+        method.tell(y, scale.noise(sources, found))
         vectors.append(np.round(x, 6).tolist())
         objectives.append(np.round(y, 6).tolist())
-        tokens.append(generated(found))
     return {
         "method": name,
         "seed": seed,
         "cpu_seconds": round(time.process_time() - begun, 2),
         "x": vectors,
         "y": objectives,
-        "tokens": tokens,
+        "tokens": [generated(each) for each in found],
     }
 
 
