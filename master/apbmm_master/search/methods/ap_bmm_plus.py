@@ -22,7 +22,7 @@ What differs from `ap-bmm`, and of which kind each difference is:
 - modelling: two surrogates propose in turn. One is the paper's, with independent objectives. The
   other models their principal components (see `principal_components`), because the objectives of
   merges are opposite to one another. It predicts them better, but where it expects nothing it does
-  not look, and a search by it alone ends too early (benchmarks/results/surrogates.md);
+  not look, and a search by it alone may end too early (benchmarks/results/surrogates.md);
 - choice: vectors are chosen one after another (sequential greedy), without an oversized pool and
   without reranking.
 
