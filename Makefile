@@ -11,7 +11,7 @@ SKYPILOT := 0.14.1
 BIN := .venv/bin
 # Tests are compiled once, also where the environment says to keep no bytecode.
 export PYTHONDONTWRITEBYTECODE :=
-SIDE_BY_SIDE := --dist=loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/system/test_full_disk.py \
@@ -68,14 +68,14 @@ test: install
 	  test-others test-vllm lint docs
 
 test-vllm: install
-	$(BIN)/pytest --numprocesses=2 $(SIDE_BY_SIDE) -m vllm \
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m vllm \
 	  $$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.vllm' tests | sort)
 
 test-others: install
-	$(BIN)/pytest --numprocesses=3 $(SIDE_BY_SIDE) -m "not vllm"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not vllm"
 
 test-fast: install
-	$(BIN)/pytest --numprocesses=2 $(SIDE_BY_SIDE) -m "not vllm and not slow" tests/property tests/system tests/unit
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not vllm and not slow" tests/property tests/system tests/unit
 
 # Fifty random merges of every kind of model, each against a fresh engine: about half an hour.
 test-hot-load: install

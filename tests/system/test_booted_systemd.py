@@ -160,7 +160,7 @@ def test_the_units_do_what_they_promise(share: Path) -> None:
         wait_for("a systemd that boots", lambda: "booted" in said(share))
     except AssertionError:
         pytest.skip(f"no systemd boots here: {(share / 'boot.log').read_text()[-300:]}")
-    wait_for("the trial", lambda: "finished" in said(share), 300)
+    wait_for("the trial", lambda: "finished" in said(share), 500)
     found = said(share)
     told = (share / "trial.log").read_text(errors="replace")
     assert found["started"] == "active active", told
