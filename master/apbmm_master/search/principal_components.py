@@ -10,8 +10,6 @@ as the observations are.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from botorch.models.transforms.outcome import Standardize
 from botorch.posteriors import Posterior
@@ -73,13 +71,13 @@ class PrincipalComponents(Standardize):  # type: ignore[misc]
     ) -> Posterior:
         """The posterior of the outcomes: samples, mean and variance."""
 
-        def variance(_mean: Tensor, of_components: Tensor) -> Tensor:
-            return of_components @ (self.axes.mT * self.stdvs.squeeze(-2)).square()
+        def of_outcomes(components: Tensor, *_variance: Tensor) -> Tensor:
+            return self.untransform(components)[0]
 
-        def mean(of_components: Tensor, *_variance: Any) -> Tensor:
-            return self.untransform(of_components)[0]
+        def variance(components: Tensor, variances: Tensor) -> Tensor | None:
+            return self.untransform(components, variances)[1]
 
-        return TransformedPosterior(posterior, mean, mean, variance)
+        return TransformedPosterior(posterior, of_outcomes, of_outcomes, variance)
 
 
 def _axes(standard: Tensor, correlated: int) -> Tensor:

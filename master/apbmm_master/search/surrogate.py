@@ -163,8 +163,7 @@ def fit(
     start = time.process_time()
     known = None if variance is None or not variance.any() else torch.as_tensor(variance)
     data = (torch.as_tensor(x), torch.as_tensor(y))
-    bounds = lengthscale_bounds
-    model = _build(*data, lengthscales, hyperpriors, kernel, known, bounds, correlated)
+    model = _build(*data, lengthscales, hyperpriors, kernel, known, lengthscale_bounds, correlated)
     initial = _lengthscales(model)
     status = _optimise(model)
     model.eval()
