@@ -124,7 +124,6 @@ class ApBmmPlus(BayesianSearch):
             raise SettingError("ap-bmm-plus: ends_noise must be variances in the shape of ends")
         if self.settings.correlated > 1.0:
             raise SettingError("ap-bmm-plus: correlated is a share of the proposals, at most 1")
-        self._of_components: tuple[int, Surrogate] | None = None
 
     @property
     def _has_ends(self) -> bool:
@@ -141,10 +140,8 @@ class ApBmmPlus(BayesianSearch):
         share, turn = self.settings.correlated, state.index // count
         if math.floor((turn + 1) * share) == math.floor(turn * share):
             return super()._chosen_by(state, count)
-        if self._of_components is None or self._of_components[0] != state.revision:
-            fitted = self._fit(state, correlated=self.problem.objectives)
-            self._of_components = (state.revision, fitted)
-        return self._of_components[1]
+        objectives = self.problem.objectives
+        return self._kept(objectives, state, partial(self._fit, correlated=objectives))
 
     def _fit(self, state: SearchState, correlated: int = 0) -> Surrogate:
         data = (state.x, state.told, state.variance)

@@ -7,7 +7,7 @@ settings.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -39,7 +39,7 @@ class BayesianSearch(Search):
 
     def __init__(self, problem: Problem, settings: Mapping[str, object]) -> None:
         super().__init__(problem, settings)
-        self._fitted: tuple[int, Surrogate] | None = None
+        self._fitted: dict[int, tuple[int, Surrogate]] = {}
 
     @property
     def uses_outcomes(self) -> bool:
@@ -84,9 +84,20 @@ class BayesianSearch(Search):
 
     def _surrogate(self, state: SearchState) -> Surrogate:
         """The model of all observations, fitted again when one was added or changed."""
-        if self._fitted is None or self._fitted[0] != state.revision:
-            self._fitted = (state.revision, self._fit(state))
-        return self._fitted[1]
+        return self._kept(0, state, self._fit)
+
+    def _kept(
+        self, which: int, state: SearchState, fit: Callable[[SearchState], Surrogate]
+    ) -> Surrogate:
+        """One of the models of a method, `fit` again when an observation was added or changed.
+
+        `which` tells a method's models apart.
+        """
+        revision, fitted = self._fitted.get(which, (None, None))
+        if fitted is None or revision != state.revision:
+            fitted = fit(state)
+            self._fitted[which] = (state.revision, fitted)
+        return fitted
 
     def _chosen_by(self, state: SearchState, count: int) -> Surrogate:  # noqa: ARG002
         """The model that a proposal of `count` vectors is chosen by."""
