@@ -115,6 +115,8 @@ _WORDS = {
     "int_from_float": "must be a whole number",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
     "finite_number": "must be a finite number",
     "string_type": "must be text",
     "dict_type": "must be a table",

@@ -18,7 +18,7 @@ from apbmm_master.journal.events import AnyEvent, ResultLearnt, RunLearnt, outco
 from apbmm_master.journal.resume import changed
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import measured_references, missing_metrics
-from apbmm_master.journal.store import OutcomeRow, read_journal, read_outcomes
+from apbmm_master.journal.store import NAME, OutcomeRow, read_journal, read_outcomes
 
 MEASURED_BY = ("benchmarks", "generation", "merge", "engine", "evaluation")
 """Tables of a run file that decide what an evaluation measures; see `RunSpec.config_hash`."""
@@ -35,9 +35,10 @@ class EarlierRun:
 def earlier_run(run_dir: Path, spec: RunSpec) -> EarlierRun:
     """The run in ``run_dir``, from which a run of ``spec`` can learn.
 
-    Raises `UsageError` for a run that has nothing to learn from, or has measured something else,
-    and what `read_journal` raises.
+    Raises `UsageError` for what is no run directory, and for a run that has nothing to learn from,
+    or has measured something else, and what `read_journal` raises.
     """
+    _require_run_directory(run_dir)
     run_state = RunState().replay(read_journal(run_dir))
     if run_state.spec is None or not run_state.references_done or not merges_of(run_state):
         raise UsageError(
@@ -55,6 +56,18 @@ def earlier_run(run_dir: Path, spec: RunSpec) -> EarlierRun:
     for row in read_outcomes(run_dir):
         outcomes.setdefault(row.evaluation, []).append(row)
     return EarlierRun(run_state, outcomes)
+
+
+def _require_run_directory(run_dir: Path) -> None:
+    try:
+        is_one, why = (run_dir / NAME).is_file(), f"it holds no {NAME}"
+    except OSError as error:
+        is_one, why = False, error.strerror or str(error)
+    if not is_one:
+        raise UsageError(
+            f"--learn-from {run_dir}: not a run directory: {why}",
+            "name the run directory of an earlier run, or leave --learn-from out",
+        )
 
 
 def merges_of(run_state: RunState) -> list[Evaluation]:

@@ -121,6 +121,18 @@ def test_tables_that_do_not_fit_together_are_named_beside_tables_at_fault() -> N
     ]
 
 
+def test_a_number_is_neither_text_nor_true_and_a_switch_is_no_number() -> None:
+    faults = faults_of(
+        budget={"gpu_hours": True, "patience_growth": "0.1"}, steps={"first": "x", "enabled": 2}
+    )
+    assert sorted(faults) == [
+        "budget.gpu_hours: must be a number, not true",
+        "budget.patience_growth: must be a number, not '0.1'",
+        "steps.enabled: must be true or false, not 2",
+        "steps.first: must be a number, not 'x'",
+    ]
+
+
 def test_a_metric_that_no_benchmark_of_apbmms_own_reports_is_named() -> None:
     """Of EvalScope's adapters nothing is known before they have reported."""
     objectives: list[dict[str, Any]] = [

@@ -228,6 +228,14 @@ def test_a_run_without_results_has_nothing_to_teach(tmp_path: Path) -> None:
         earlier_run(begun, world_spec())
 
 
+def test_what_is_no_run_directory_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.touch()
+    for place in (tmp_path, tmp_path / "none", file):
+        with pytest.raises(UsageError, match=f"--learn-from {place}: not a run directory"):
+            earlier_run(place, world_spec())
+
+
 def test_workers_with_other_contents_than_the_earlier_run_are_refused(folder: Path) -> None:
     world = learner(folder)
     wrong = world.join("wrong")
