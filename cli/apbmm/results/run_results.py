@@ -43,7 +43,7 @@ class EvaluationResult:
         id: as in status: ``e0001``, ..., and the names of the sources for the references.
         purpose: ``reference``, ``initial``, ``search``, ... as the journal has it; ``learnt`` for
             a merge of an earlier run.
-        state: queued, active, done or failed.
+        state: queued, active, paused, done, stopped or failed.
         vector: in [0, 1]^D; the vector of a reference lies at an end of the space, or is empty.
         layer_weights: the first source's weight for each layer; empty for a model-level merge.
         outside_weights: the same for each searched group of tensors outside the layers.
@@ -67,7 +67,8 @@ class EvaluationResult:
         begun_at, done_at: Unix seconds of the first lease and of the result; None until then.
         attempts: how often it was leased.
         worker: the one that delivered.
-        message: why it failed.
+        tokens_in_part: generated tokens of its first step.
+        message: why it failed, or was stopped.
     """
 
     id: str
@@ -93,11 +94,14 @@ class EvaluationResult:
     done_at: float | None = None
     attempts: int = 0
     worker: str = ""
+    tokens_in_part: int = 0
     message: str = ""
 
     @property
     def tokens(self) -> float:
-        """Generated tokens of all answers together."""
+        """Generated tokens of all answers together; so far where it was measured in part."""
+        if not self.benchmarks:
+            return float(self.tokens_in_part)
         return math.fsum(each.tokens for each in self.benchmarks.values())
 
     def named_weights(self, source: str) -> dict[str, float]:
@@ -386,6 +390,7 @@ class _Reading:
             done_at=evaluation.done_at if is_done else None,
             attempts=len(evaluation.attempts),
             worker=evaluation.worker,
+            tokens_in_part=evaluation.step.tokens if evaluation.step is not None else 0,
             message=evaluation.message,
         )
 

@@ -37,7 +37,7 @@ EVALUATION = (
     Column("front_size", int, "merges on the front after its completion"),
     Column("seconds", float, "the worker's time for the attempt that delivered"),
     Column("gpu_seconds", float, "time of all attempts, times the cards of their workers"),
-    Column("tokens", float, "generated tokens of all answers together"),
+    Column("tokens", float, "generated tokens of all answers so far"),
     Column("attempts", int, "how often a worker was given it"),
     Column("worker", str, "the worker that delivered"),
     Column("begun_at", float, "when it was first given to a worker, in Unix seconds"),

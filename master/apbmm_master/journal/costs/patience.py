@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.scores import ScoreHistory
@@ -15,8 +17,9 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
 
     ``scores`` are those after each completed evaluation, up to date. The present hypervolume is
     compared with that before the last merges whose evaluations cost as much as `patience` mean
-    ones, in GPU-seconds (`gpu_seconds_of_result`). The evaluations of the initial design
-    come first and are not among those.
+    ones, in GPU-seconds (`gpu_seconds_of_result`). Merges that were stopped, for they could not
+    make it grow, are among them, at what they cost. The evaluations of the initial design come
+    first and are not among those.
     """
     assert run_state.spec is not None
     budget, merges = run_state.spec.budget, run_state.spending.merges
@@ -25,9 +28,15 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
         return ""
     mean = merges.gpu_seconds / merges.count
     designed = run_state.count(EvaluationState.DONE, purposes=("initial",))
-    spent = 0.0
-    for index in range(len(history) - 1, designed - 1, -1):
-        spent += gpu_seconds_of_result(history[index].evaluation) / mean if mean else 1.0
+    stopped = _stopped(run_state)
+    spent, count = 0.0, 0
+    for index in range(len(history), designed - 1, -1):
+        if index < len(history):
+            seconds = gpu_seconds_of_result(history[index].evaluation)
+            spent, count = spent + (seconds / mean if mean else 1.0), count + 1
+        since = history[index - 1].evaluation.done_at if index else 0.0
+        while stopped and stopped[-1][0] > since:
+            spent, count = spent + (stopped.pop()[1] / mean if mean else 0.0), count + 1
         if spent < budget.patience - ROUNDING:
             continue
         before = history[index - 1].hypervolume if index else scores.learnt or 0.0
@@ -35,7 +44,18 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
         if growth > budget.patience_growth * before:
             return ""
         share = growth / before if before else 0.0
-        return (
-            f"the hypervolume grew by {share:.2%} over the last {len(history) - index} evaluations"
-        )
+        return f"the hypervolume grew by {share:.2%} over the last {count} evaluations"
     return ""
+
+
+def _stopped(run_state: RunState) -> list[tuple[float, float]]:
+    """When the search's merges that are stopped were last measured, and what that has cost."""
+    merges = run_state.of_budget(EvaluationState.STOPPED)
+    return sorted(
+        (
+            evaluation.attempts[-1].ended_at or 0.0,
+            math.fsum(a.gpu_seconds for a in evaluation.attempts),
+        )
+        for evaluation in merges
+        if evaluation.purpose == "search"
+    )

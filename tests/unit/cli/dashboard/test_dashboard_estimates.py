@@ -50,3 +50,10 @@ def test_a_paused_merge_is_in_table_and_figure_as_an_estimate(run: FollowedRun) 
     assert "e9 pauses on a: 2 of 10 questions are answered" in [
         line["text"] for line in event_lines(run.records)
     ]
+
+
+def test_a_paused_merge_shows_what_it_has_cost_and_no_figure(run: FollowedRun) -> None:
+    results = run.results()
+    e9 = results.evaluation("e9")
+    assert (e9.tokens, e9.benchmarks, e9.objectives) == (250.0, {}, None)
+    assert sum(each.tokens for each in results.evaluations) == results.tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from apbmm_common.protocol.messages import AnswersAck, Enough
 from apbmm_common.run_file.schema import ObjectiveSection
 from apbmm_master.journal.answer_tables import ScoredPart
 from apbmm_master.journal.costs.budget import evaluations_spent
+from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.evaluations import TellCall
 from apbmm_master.journal.events import (
     Beaten,
@@ -49,9 +51,9 @@ def work(world: World, *, but: Sim | None = None) -> None:
     world.exchange()
 
 
-def rambling_run(**steps: Any) -> tuple[World, Sim]:
+def rambling_run(budget: Mapping[str, int] = BUDGET, **steps: Any) -> tuple[World, Sim]:
     """A run with a measured merge, in which a worker holds another one that rambles."""
-    world = World(steps={"stop_beaten": True, **steps}, budget=BUDGET)
+    world = World(steps={"stop_beaten": True, **steps}, budget=budget)
     world.search = 60
     world.rambles = True
     world.join("a")
@@ -101,6 +103,21 @@ def test_it_is_stopped_once_the_best_that_it_can_become_is_beaten() -> None:
     assert [call.estimated for call in told] == [True]
     world.settle()
     assert RunState().replay(world.stored) == world.run_state
+
+
+def test_what_is_stopped_counts_towards_the_patience_at_its_cost() -> None:
+    """Each takes half a second, and the measured merge a second."""
+    world, b = rambling_run({"evaluations": 90, "initial": 1, "patience": 2})
+    stalled = []
+    for _ in range(4):
+        world.now += 0.5
+        answer(world, b, 5)
+        world.exchange()
+        world.exchange()
+        world.scores.update(world.run_state)
+        stalled.append(standstill_of_hypervolume(world.run_state, world.scores))
+    assert world.run_state.count(EvaluationState.STOPPED) == 4
+    assert stalled == ["", "", "", "the hypervolume grew by 0.00% over the last 4 evaluations"]
 
 
 def test_enough_is_said_again_until_the_result_is_there() -> None:
