@@ -114,6 +114,11 @@ def verified_sources(results: RunResults, folders: Mapping[str, Path]) -> Verifi
             "config than when the run asked its questions",
             f"--path {template}=FOLDER names a folder that has the same",
         )
+    if not results.run_state.has_space:
+        raise SourceError(
+            "what a merge weighs is not known yet: no worker of the run has read its sources",
+            "let a worker join the run",
+        )
     if sources.layers != results.run_state.layers:
         raise SourceError(
             f"the run has {results.run_state.layers} layers, the sources have {sources.layers}",

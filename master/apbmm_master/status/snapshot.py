@@ -398,7 +398,8 @@ def _point(
     run_state: RunState, now: float, name: str, objectives: tuple[float, ...]
 ) -> dict[str, Any]:
     evaluation = run_state.evaluations[name]
-    space = run_state.space
+    # A run that has learnt merges has a front before a worker has told it the layers.
+    space = run_state.space if run_state.has_space else None
     return {
         "id": name,
         "objectives": list(objectives),
@@ -406,12 +407,14 @@ def _point(
         "gpu_seconds": evaluation_gpu_seconds(run_state, evaluation, now),
         "tokens": generated_tokens(evaluation),
         "vector": list(evaluation.vector),
-        "layer_weights": list(space.layer_weights(evaluation.vector)) if space.owners else [],
+        "layer_weights": list(space.layer_weights(evaluation.vector))
+        if space and space.owners
+        else [],
         "part_weights": {
             part: [row[0] for row in rows]
             for part, rows in space.part_rows(evaluation.vector).items()
         }
-        if space.parts
+        if space and space.parts
         else {},
     }
 

@@ -70,7 +70,7 @@ def fitted_surrogate(results: RunResults) -> Surrogate | None:
     state = results.run_state
     if results.trouble or not state.references_done or not results.merges:
         return None
-    if search_method(results) is None:
+    if search_method(results) is None or not state.has_space:
         return None
     from apbmm_master.search.methods.bayesian import BayesianSearch
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from apbmm.pick.choice import Preference, choose
+from apbmm.report.data.model import fitted_surrogate
 from apbmm.results.run_results import read_results
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.protocol.messages import Evaluated
@@ -26,7 +27,7 @@ from apbmm_master.scheduling.policy import initial_missing
 from apbmm_master.search.pareto import hypervolume
 from apbmm_master.status.snapshot import journal_snapshot
 from protocol_world import World, measurement, world_spec
-from written_runs import ENDS, answered, learn, measured, write_run
+from written_runs import ENDS, answered, learn, measured, write_journal, write_run
 
 EARLIER = [(0.5, 0.5), (0.9, 0.3), (0.2, 0.2)]
 BUDGET = {"evaluations": 3, "initial": 2, "failures": 0}
@@ -165,6 +166,20 @@ def test_a_resumed_run_needs_no_second_folder(folder: Path) -> None:
     world.settle()
     assert world.end is not None
     assert len(world.run_state.completed) == 3
+
+
+def test_what_is_learnt_is_shown_before_a_worker_has_told_the_layers(
+    folder: Path, tmp_path: Path
+) -> None:
+    world = learner(folder)
+    assert not world.run_state.has_space
+    front = journal_snapshot(world.run_state)["front"]
+    assert [(point["id"], point["layer_weights"]) for point in front] == [
+        (name, []) for name in scores_of(world.run_state).front
+    ]
+    results = read_results(write_journal(tmp_path / "learner", world.stored))
+    assert len(results.merges) == len(EARLIER)
+    assert fitted_surrogate(results) is None
 
 
 def test_learning_twice_changes_nothing_and_another_run_is_refused(
