@@ -37,11 +37,11 @@ from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ZeroMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
-from apbmm_master.search.acquisition import pending_aware
-from apbmm_master.search.candidate_pool import MultiStart, optimise_pool
+from apbmm_master.search.acquisition.candidate_pool import MultiStart, optimise_pool
+from apbmm_master.search.acquisition.log_nehvi import pending_aware
 from apbmm_master.search.methods import create, method_class
 from apbmm_master.search.prior import initial_lengthscales
-from apbmm_master.search.surrogate import fit
+from apbmm_master.search.surrogate.gaussian_process import fit
 from benchmarks.search.merge_landscapes import Landscape
 
 Array = npt.NDArray[np.float64]

@@ -31,11 +31,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from apbmm_master.search.hyperpriors import dimension_scaled
-from apbmm_master.search.merge_kernel import MergeKernel, summary_count
 from apbmm_master.search.methods.bayesian import one_thread
 from apbmm_master.search.partial_answers.outcome_estimates import particular_variances
-from apbmm_master.search.surrogate import fit
+from apbmm_master.search.surrogate.gaussian_process import fit
+from apbmm_master.search.surrogate.hyperpriors import dimension_scaled
+from apbmm_master.search.surrogate.merge_kernel import MergeKernel, summary_count
 from benchmarks.partial_answers.estimates import Merges, demo_runs
 from benchmarks.partial_answers.simulated_answers import BENCHMARK, AnswerWorld
 from benchmarks.tables import command_line, half_width, made_by

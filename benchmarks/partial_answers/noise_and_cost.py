@@ -36,8 +36,8 @@ import torch
 from torch import Tensor
 
 from apbmm_common.metrics import binomial_variance
-from apbmm_master.search.acquisition import PendingAwareLogNEHVI, pending_aware
-from apbmm_master.search.candidate_pool import MultiStart, optimise_pool
+from apbmm_master.search.acquisition.candidate_pool import MultiStart, optimise_pool
+from apbmm_master.search.acquisition.log_nehvi import PendingAwareLogNEHVI, pending_aware
 from apbmm_master.search.methods import create
 from apbmm_master.search.methods.ap_bmm_plus import ApBmmPlus
 from apbmm_master.search.methods.base import SearchState

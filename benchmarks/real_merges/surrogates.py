@@ -23,7 +23,7 @@ import numpy.typing as npt
 from apbmm_master.search.methods import create
 from apbmm_master.search.methods.ap_bmm_plus import ApBmmPlus
 from apbmm_master.search.methods.bayesian import one_thread
-from apbmm_master.search.surrogate import Surrogate
+from apbmm_master.search.surrogate.gaussian_process import Surrogate
 from benchmarks.real_merges.searches import INITIAL, lines_of
 from benchmarks.tables import command_line, half_width, made_by, markdown
 

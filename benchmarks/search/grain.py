@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from apbmm_master.search.block_partition import block_borders
-from apbmm_master.search.hyperpriors import dimension_scaled
 from apbmm_master.search.methods import Search, create
 from apbmm_master.search.pareto import hypervolume
-from apbmm_master.search.surrogate import fit
+from apbmm_master.search.surrogate.gaussian_process import fit
+from apbmm_master.search.surrogate.hyperpriors import dimension_scaled
 from benchmarks.search.merge_landscapes import FAMILIES, Landscape, Measured
 from benchmarks.search.paired_seeds import main
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
-from apbmm_master.search.surrogate import log_likelihood
+from apbmm_master.search.surrogate.gaussian_process import log_likelihood
 
 PARAMETERS = 3
 """Tensors that are fitted: lengthscales, outputscales and noises of all objectives."""

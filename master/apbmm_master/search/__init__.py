@@ -14,6 +14,9 @@ True
 - `front`, `hypervolume`, `spacing` and `contributions` measure Pareto fronts.
 - `SearchError` is the base of all errors that this library raises.
 
+Its rooms: `methods` proposes, with the models of `surrogate` and the choice of vectors by
+`acquisition`; `partial_answers` estimates means from part of the answers.
+
 Importing this package imports NumPy alone; PyTorch and BoTorch come with the methods that use them.
 
 Other rooms also import `prior` (from discrepancies to importance), `reference_scaling` (Eq. 2),

@@ -17,7 +17,7 @@ from apbmm_master.search.arrays import Array
 from apbmm_master.search.prior import Discrepancies, component_importance, descending_rank, rescale
 
 if TYPE_CHECKING:
-    from apbmm_master.search.surrogate import Surrogate
+    from apbmm_master.search.surrogate.gaussian_process import Surrogate
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from apbmm_master.search.errors import UnknownAlgorithmError
 from apbmm_master.search.methods import Search, method_class
 
 if TYPE_CHECKING:
-    from apbmm_master.search.surrogate import Surrogate
+    from apbmm_master.search.surrogate.gaussian_process import Surrogate
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import figure_in_words
 
 if TYPE_CHECKING:
-    from apbmm_master.search.surrogate import Surrogate
+    from apbmm_master.search.surrogate.gaussian_process import Surrogate
 
 
 CONFIRMED = (

@@ -25,7 +25,7 @@ from apbmm.results.run_results import RunResults
 from apbmm.results.words import blocks_in_words, in_list
 
 if TYPE_CHECKING:
-    from apbmm_master.search.surrogate import Surrogate
+    from apbmm_master.search.surrogate.gaussian_process import Surrogate
 
 AXIS = "layer"
 

@@ -11,7 +11,7 @@ from apbmm.report.document import ReportSection, ReportTable
 from apbmm.results.run_results import RunResults
 
 if TYPE_CHECKING:
-    from apbmm_master.search.surrogate import Surrogate
+    from apbmm_master.search.surrogate.gaussian_process import Surrogate
 
 FEWEST = 4
 """With fewer evaluations a prediction from all others says nothing."""

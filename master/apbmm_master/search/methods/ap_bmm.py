@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from apbmm_master.search.acquisition.selection import SelectionSettings
 from apbmm_master.search.errors import SettingError
 from apbmm_master.search.methods.base import SearchState
 from apbmm_master.search.methods.bayesian import BayesianSearch
 from apbmm_master.search.methods.problem import Problem
 from apbmm_master.search.prior import LEAST_IMPORTANT, LENGTHSCALE_STEPS, initial_lengthscales
-from apbmm_master.search.selection import SelectionSettings
-from apbmm_master.search.surrogate import LENGTHSCALE_BOUNDS, Surrogate, fit
+from apbmm_master.search.surrogate.gaussian_process import LENGTHSCALE_BOUNDS, Surrogate, fit
 
 
 @dataclass(frozen=True)

@@ -43,18 +43,18 @@ from typing import ClassVar
 import numpy as np
 
 from apbmm_common.simplex import numbers_of, one_hot
+from apbmm_master.search.acquisition.selection import SelectionSettings
 from apbmm_master.search.arrays import Array, as_matrix
 from apbmm_master.search.errors import SearchError, SettingError
-from apbmm_master.search.hyperpriors import dimension_scaled
-from apbmm_master.search.merge_kernel import MergeKernel, summary_count
 from apbmm_master.search.methods.base import SearchState
 from apbmm_master.search.methods.bayesian import BayesianSearch
 from apbmm_master.search.methods.deduplication import first_distinct
 from apbmm_master.search.methods.problem import Problem
 from apbmm_master.search.methods.sequences import scrambled_sobol
 from apbmm_master.search.prior import initial_lengthscales
-from apbmm_master.search.selection import SelectionSettings
-from apbmm_master.search.surrogate import Surrogate, fit
+from apbmm_master.search.surrogate.gaussian_process import Surrogate, fit
+from apbmm_master.search.surrogate.hyperpriors import dimension_scaled
+from apbmm_master.search.surrogate.merge_kernel import MergeKernel, summary_count
 
 FEWEST_RESULTS = 2
 """Targets are standardised, which takes two of them to say anything."""

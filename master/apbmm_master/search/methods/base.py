@@ -37,7 +37,7 @@ from apbmm_master.search.methods.sequences import (
 )
 
 if TYPE_CHECKING:
-    from apbmm_master.search.selection import SelectionReport
+    from apbmm_master.search.acquisition.selection import SelectionReport
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from apbmm_master.search.acquisition.selection import SelectionSettings, select
 from apbmm_master.search.arrays import Array
-from apbmm_master.search.hyperpriors import dimension_scaled, sparse_axes
 from apbmm_master.search.methods.base import SearchState
 from apbmm_master.search.methods.bayesian import BayesianSearch, one_thread, proposal_seed
 from apbmm_master.search.pareto import front
 from apbmm_master.search.prior import initial_lengthscales
-from apbmm_master.search.selection import SelectionSettings, select
-from apbmm_master.search.surrogate import Surrogate, fit
+from apbmm_master.search.surrogate.gaussian_process import Surrogate, fit
+from apbmm_master.search.surrogate.hyperpriors import dimension_scaled, sparse_axes
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from apbmm_master.search.acquisition.selection import Selection, SelectionSettings, select
 from apbmm_master.search.arrays import Array, Indices, as_matrix
 from apbmm_master.search.methods.base import Search, SearchState
 from apbmm_master.search.methods.deduplication import first_distinct
 from apbmm_master.search.methods.problem import Problem
 from apbmm_master.search.methods.sequences import scrambled_sobol, torch_defaults
-from apbmm_master.search.selection import Selection, SelectionSettings, select
-from apbmm_master.search.surrogate import Surrogate
+from apbmm_master.search.surrogate.gaussian_process import Surrogate
 
 
 class BayesianSearch(Search):

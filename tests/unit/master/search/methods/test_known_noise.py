@@ -12,10 +12,10 @@ import torch
 from gpytorch.priors import LogNormalPrior
 
 from apbmm_master.optimiser.process import AskRequest, OptimiserSession, PastTell, SearchArguments
-from apbmm_master.search.acquisition import pending_aware
-from apbmm_master.search.hyperpriors import dimension_scaled
+from apbmm_master.search.acquisition.log_nehvi import pending_aware
 from apbmm_master.search.methods import Search, create
-from apbmm_master.search.surrogate import INITIAL_NOISE, Hyperpriors, _build, fit
+from apbmm_master.search.surrogate.gaussian_process import INITIAL_NOISE, Hyperpriors, _build, fit
+from apbmm_master.search.surrogate.hyperpriors import dimension_scaled
 from gpytorch_likelihood import assert_as_gpytorch
 
 Array = npt.NDArray[np.float64]

@@ -11,8 +11,8 @@ import pytest
 from botorch.exceptions.errors import ModelFittingError
 
 from apbmm_common.run_file import AlgorithmSection
-from apbmm_master.search import surrogate
 from apbmm_master.search.methods import Search, create, names
+from apbmm_master.search.surrogate import gaussian_process
 from cheap_searches import BUDGET, WITHOUT_DESIGN, WITHOUT_MODEL, evaluate, make
 
 pytestmark = pytest.mark.slow
@@ -219,7 +219,7 @@ def test_a_failing_likelihood_fit_is_survived(name: str, monkeypatch: pytest.Mon
     def fail(*_: object, **__: object) -> None:
         raise ModelFittingError("All attempts to fit the model have failed.")
 
-    monkeypatch.setattr(surrogate, "fit_gpytorch_mll", fail)
+    monkeypatch.setattr(gaussian_process, "fit_gpytorch_mll", fail)
     search = make(name)
     for x in search.ask(4):
         search.tell(x, evaluate(x))

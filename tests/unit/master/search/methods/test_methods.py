@@ -12,9 +12,7 @@ import torch
 from botorch.exceptions.errors import ModelFittingError
 from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
 
-from apbmm_master.search import surrogate
 from apbmm_master.search.errors import SettingError
-from apbmm_master.search.hyperpriors import InverseSquareHalfCauchy, dimension_scaled
 from apbmm_master.search.methods import Search, create
 from apbmm_master.search.methods.baselines import differential_evolution
 from apbmm_master.search.methods.bayesian import BayesianSearch
@@ -29,6 +27,8 @@ from apbmm_master.search.methods.evolution import (
 from apbmm_master.search.methods.sequences import spread_order
 from apbmm_master.search.pareto import hypervolume
 from apbmm_master.search.prior import initial_lengthscales
+from apbmm_master.search.surrogate import gaussian_process
+from apbmm_master.search.surrogate.hyperpriors import InverseSquareHalfCauchy, dimension_scaled
 
 Array = npt.NDArray[np.float64]
 CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
@@ -60,7 +60,7 @@ def starting_lengthscales(search: BayesianSearch, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object, **__: object) -> None:
         raise ModelFittingError("stopped")
 
-    monkeypatch.setattr(surrogate, "fit_gpytorch_mll", fail)
+    monkeypatch.setattr(gaussian_process, "fit_gpytorch_mll", fail)
     search.ask(1)
     assert search.last_selection is not None
     return np.array(search.last_selection.lengthscales)

@@ -17,10 +17,10 @@ from apbmm_master.optimiser.process import new_search
 from apbmm_master.run_checks import require_settings
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SettingError
-from apbmm_master.search.merge_kernel import MergeKernel, source_weights, summary_count
 from apbmm_master.search.methods import create
 from apbmm_master.search.methods.base import Search
 from apbmm_master.search.prior import Discrepancies, component_importance
+from apbmm_master.search.surrogate.merge_kernel import MergeKernel, source_weights, summary_count
 from protocol_world import World, measurement, world_spec
 
 LAYERS = 3

@@ -10,15 +10,15 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from apbmm_master.search.acquisition import pending_aware
-from apbmm_master.search.hyperpriors import dimension_scaled
-from apbmm_master.search.merge_kernel import (
+from apbmm_master.search.acquisition.log_nehvi import pending_aware
+from apbmm_master.search.surrogate.gaussian_process import Surrogate, fit
+from apbmm_master.search.surrogate.hyperpriors import dimension_scaled
+from apbmm_master.search.surrogate.merge_kernel import (
     IMPORTANCE_FLOOR,
     MergeKernel,
     source_weights,
     summary_count,
 )
-from apbmm_master.search.surrogate import Surrogate, fit
 
 Array = npt.NDArray[np.float64]
 IMPORTANCE = np.array([0.9, 0.1, 0.5, 0.0])

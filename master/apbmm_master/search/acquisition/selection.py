@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from apbmm_master.search.acquisition import pending_aware
+from apbmm_master.search.acquisition.candidate_pool import MultiStart, optimise_pool
+from apbmm_master.search.acquisition.log_nehvi import pending_aware
+from apbmm_master.search.acquisition.rerank import rerank
 from apbmm_master.search.arrays import Array, Indices
-from apbmm_master.search.candidate_pool import MultiStart, optimise_pool
-from apbmm_master.search.rerank import rerank
-from apbmm_master.search.surrogate import Surrogate
+from apbmm_master.search.surrogate.gaussian_process import Surrogate
 
 MOST_WITH_SURPLUS = 4
 """The surplus of the pool grows with the number of vectors asked for up to this number."""

@@ -12,15 +12,15 @@ from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
 from botorch.sampling.normal import SobolQMCNormalSampler
 
-from apbmm_master.search.acquisition import (
+from apbmm_master.search.acquisition.candidate_pool import MultiStart, optimise_pool
+from apbmm_master.search.acquisition.joint_samples import JointSamples, draw
+from apbmm_master.search.acquisition.log_nehvi import (
     PendingAwareLogNEHVI,
     _LogMeanImprovement,
     pending_aware,
 )
-from apbmm_master.search.candidate_pool import MultiStart, optimise_pool
-from apbmm_master.search.joint_samples import JointSamples, draw
 from apbmm_master.search.pareto import hypervolume
-from apbmm_master.search.surrogate import Surrogate, fit
+from apbmm_master.search.surrogate.gaussian_process import Surrogate, fit
 
 Array = npt.NDArray[np.float64]
 DIMENSIONS = 4

@@ -39,7 +39,7 @@ from gpytorch.settings import min_fixed_noise
 from linear_operator.utils.errors import NanError, NotPSDError
 
 from apbmm_master.search.arrays import Array
-from apbmm_master.search.principal_components import PrincipalComponents
+from apbmm_master.search.surrogate.principal_components import PrincipalComponents
 
 # Where lengthscales start without a layer prior: GPyTorch's own default, softplus(0).
 DEFAULT_LENGTHSCALE = math.log(2.0)

@@ -7,7 +7,7 @@ import torch
 from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
 from botorch.utils.multi_objective.pareto import is_non_dominated
 
-from apbmm_master.search.box_cells import cells_above
+from apbmm_master.search.acquisition.box_cells import cells_above
 from apbmm_master.search.pareto import hypervolume
 
 FRONTS = 5

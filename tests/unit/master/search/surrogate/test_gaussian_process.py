@@ -12,8 +12,8 @@ from botorch.exceptions.errors import ModelFittingError
 from gpytorch.priors import LogNormalPrior
 from linear_operator.utils.errors import NotPSDError
 
-from apbmm_master.search import surrogate
-from apbmm_master.search.surrogate import Hyperpriors, _build, fit, log_likelihood
+from apbmm_master.search.surrogate import gaussian_process
+from apbmm_master.search.surrogate.gaussian_process import Hyperpriors, _build, fit, log_likelihood
 from gpytorch_likelihood import assert_as_gpytorch
 
 Array = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ def test_the_likelihood_is_equation_19_of_standardised_targets() -> None:
     start = np.array([0.5, 1.0, 2.0])
     model = _build(torch.as_tensor(x), torch.as_tensor(y), start, None)
     values = log_likelihood(model).detach()
-    kernel = literal_kernel(x, start, 1.0) + surrogate.INITIAL_NOISE * np.eye(len(x))
+    kernel = literal_kernel(x, start, 1.0) + gaussian_process.INITIAL_NOISE * np.eye(len(x))
     for k in range(2):
         target = (y[:, k] - y[:, k].mean()) / y[:, k].std(ddof=1)
         fit_term = float(target @ np.linalg.solve(kernel, target))
@@ -103,7 +103,7 @@ def test_a_failed_fit_keeps_the_initial_hyperparameters_and_says_so(
     def fail(*_: object, **__: object) -> None:
         raise ModelFittingError("All attempts to fit the model have failed.")
 
-    monkeypatch.setattr(surrogate, "fit_gpytorch_mll", fail)
+    monkeypatch.setattr(gaussian_process, "fit_gpytorch_mll", fail)
     x, y = data()
     start = np.array([0.5, 2.0, 5.0])
     fitted = fit(x, y, start)
@@ -122,7 +122,7 @@ def test_an_optimiser_that_breaks_halfway_is_rolled_back(monkeypatch: pytest.Mon
             raise NotPSDError("the kernel matrix is not positive definite")
         return real(model)
 
-    monkeypatch.setattr(surrogate, "log_likelihood", breaks)
+    monkeypatch.setattr(gaussian_process, "log_likelihood", breaks)
     x, y = data()
     start = np.array([0.5, 2.0, 5.0])
     fitted = fit(x, y, start)

@@ -11,7 +11,7 @@ from botorch.optim.initializers import initialize_q_batch
 from botorch.utils.sampling import draw_sobol_samples
 from torch import Tensor
 
-from apbmm_master.search.acquisition import PendingAwareLogNEHVI
+from apbmm_master.search.acquisition.log_nehvi import PendingAwareLogNEHVI
 from apbmm_master.search.arrays import Array
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from apbmm_master.search.rerank import gap_reward, min_max, proximity_penalty, rerank
+from apbmm_master.search.acquisition.rerank import gap_reward, min_max, proximity_penalty, rerank
 
 Array = npt.NDArray[np.float64]
 

@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from apbmm_master.search.joint_samples import draw
-from apbmm_master.search.principal_components import PrincipalComponents
-from apbmm_master.search.surrogate import Surrogate, fit
+from apbmm_master.search.acquisition.joint_samples import draw
+from apbmm_master.search.surrogate.gaussian_process import Surrogate, fit
+from apbmm_master.search.surrogate.principal_components import PrincipalComponents
 
 Array = npt.NDArray[np.float64]
 

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from apbmm_master.search.acquisition.rerank import rerank
+from apbmm_master.search.acquisition.selection import Selection, SelectionSettings, select
 from apbmm_master.search.pareto import hypervolume
-from apbmm_master.search.rerank import rerank
-from apbmm_master.search.selection import Selection, SelectionSettings, select
-from apbmm_master.search.surrogate import Surrogate, fit
+from apbmm_master.search.surrogate.gaussian_process import Surrogate, fit
 
 Array = npt.NDArray[np.float64]
 REFERENCE = np.array([-0.2, -0.2])

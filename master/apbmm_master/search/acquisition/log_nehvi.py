@@ -30,8 +30,8 @@ from botorch.utils.safe_math import log_fatmoid
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 
-from apbmm_master.search.box_cells import cells_above, packed
-from apbmm_master.search.joint_samples import JointSamples, draw, keep_fronts
+from apbmm_master.search.acquisition.box_cells import cells_above, packed
+from apbmm_master.search.acquisition.joint_samples import JointSamples, draw, keep_fronts
 
 # BoTorch's temperature of the smoothed minimum in qLogNEHVI.
 TAU_MIN = 1e-3

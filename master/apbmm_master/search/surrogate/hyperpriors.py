@@ -11,7 +11,7 @@ import torch
 from gpytorch.priors import GammaPrior, LogNormalPrior, Prior
 
 from apbmm_master.search.arrays import Array
-from apbmm_master.search.surrogate import Hyperpriors
+from apbmm_master.search.surrogate.gaussian_process import Hyperpriors
 
 # BoTorch's defaults (Hvarfner et al., 2024): the median lengthscale grows with sqrt(D).
 LENGTHSCALE_LOC, LENGTHSCALE_SCALE = math.sqrt(2.0), math.sqrt(3.0)
