@@ -31,8 +31,10 @@ def figure_in_words(name: str, figure: Figure | None) -> str:
 
 def checks_in_words(checks: Mapping[str, int]) -> str:
     """What `EstimateChecks` says of merges that were completed to check their estimates."""
+    one = checks["merges"] == 1
     return (
-        f"{checks['merges']} merges drawn at random were completed to check their estimates: "
+        f"{checks['merges']} merge{' was' if one else 's were'} drawn at random and completed to "
+        f"check {'its' if one else 'their'} estimates: "
         f"{checks['within']} of {checks['means']} means lay within their 95 % intervals"
     )
 

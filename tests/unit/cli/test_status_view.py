@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from apbmm.results.run_directories import latest_run, local_address
+from apbmm.results.words import checks_in_words
 from apbmm.status import command
 from apbmm.status.query import Target, find
 from apbmm.status.view import render
@@ -105,6 +106,12 @@ def test_everything_is_shown() -> None:
     ):
         assert piece in text
     assert text.index("e0001") < text.index("e0002")
+
+
+def test_checks_of_estimates_are_said_of_one_merge_and_of_several() -> None:
+    one = checks_in_words({"merges": 1, "means": 4, "within": 3})
+    assert one.startswith("1 merge was drawn at random and completed to check its estimates: 3 of")
+    assert checks_in_words({"merges": 2, "means": 8, "within": 8}).startswith("2 merges were drawn")
 
 
 def test_every_limit_shows_what_is_spent_and_left() -> None:
