@@ -478,7 +478,9 @@ def partial_merges(run_state: RunState) -> list[Evaluation]:
 
 
 def _answered(evaluation: Evaluation) -> AnsweredMerge:
-    return AnsweredMerge(evaluation.id, evaluation.vector)
+    done = evaluation.body is not None
+    answered = 0 if done or evaluation.step is None else evaluation.step.answered
+    return AnsweredMerge(evaluation.id, evaluation.vector, answered)
 
 
 def _source_vector(run_state: RunState, name: str) -> Vector | None:

@@ -47,10 +47,14 @@ class OutcomesMissingError(ApbmmError):
 
 @dataclass(frozen=True, slots=True)
 class AnsweredMerge:
-    """An evaluation and its vector; None for a source that is no point of the space."""
+    """An evaluation and its vector; None for a source that is no point of the space.
+
+    ``answered``: how much of a partial merge is answered, which grows if it goes on and is beaten.
+    """
 
     evaluation: str
     vector: tuple[float, ...] | None
+    answered: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class OutcomeBook:
         """Of each benchmark: the place of each answer, by its id."""
         self._done: dict[str, dict[str, Table]] = {}
         self._partial: dict[str, dict[str, Table]] = {}
+        self._answered: dict[str, int] = {}
+        """`AnsweredMerge.answered` of each partial merge when it was read."""
         self._estimators: tuple[tuple[str, ...], dict[str, Estimator]] = ((), {})
         self._estimates: dict[str, BenchmarkEstimates] = {}
 
@@ -120,8 +126,8 @@ class OutcomeBook:
         """
         wanted = [each.evaluation for each in (*request.references, *request.complete)]
         new = [name for name in dict.fromkeys([*wanted, *done]) if name not in self._done]
-        paused = [each.evaluation for each in request.partial]
-        paused = [name for name in paused if name not in self._partial]
+        answered = {each.evaluation: each.answered for each in request.partial}
+        paused = [name for name in answered if self._answered.get(name) != answered[name]]
         if not new and not paused:
             return
         for name, rows in read_rows(request.run_dir, new, paused):
@@ -129,8 +135,11 @@ class OutcomeBook:
                 # Without rows it has its result since, and is not asked for again.
                 if rows:
                     self._partial[name] = self._tables(rows)
+                    self._answered[name] = answered[name]
+                    self._estimates.pop(name, None)
             else:
                 self._partial.pop(name, None)
+                self._answered.pop(name, None)
                 self._done[name] = self._tables(rows)
 
     def _tables(self, rows: Sequence[PartialRow]) -> dict[str, Table]:

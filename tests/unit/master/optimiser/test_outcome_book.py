@@ -14,6 +14,7 @@ from apbmm_common.protocol.messages import BenchmarkPart, BenchmarkResult, Evalu
 from apbmm_common.repetitions import repetition_id
 from apbmm_master.journal.events import (
     AnyEvent,
+    Beaten,
     BenchmarkEstimates,
     EpochStarted,
     Estimated,
@@ -143,7 +144,7 @@ class Run:
             )
         )  # fmt: skip
 
-    def pause(self, name: str, answered: int = 10, cut: int = 2) -> None:
+    def pause(self, name: str, answered: int = 10, cut: int = 2, attempt: int = 1) -> None:
         rows = self.rows(name)
         outcomes = rows[:answered]
         flying = [(row[0], row[2] // 2) for row in rows[answered : answered + cut]]
@@ -156,8 +157,8 @@ class Run:
         )
         self.add(
             Paused(
-                evaluation=name, attempt=1, lease=f"{name}.1", worker="a", seconds=1.0, digest="d",
-                body=Stepped(benchmarks={"sums": part}),
+                evaluation=name, attempt=attempt, lease=f"{name}.{attempt}", worker="a",
+                seconds=1.0, digest="d", body=Stepped(benchmarks={"sums": part}),
                 scores={"sums": sum(row[1] for row in outcomes)},
             )
         )  # fmt: skip
@@ -228,6 +229,21 @@ def test_estimates_are_the_same_whenever_and_together_with_whatever_they_are_mad
         grown = book.estimates(outcome_request(run.run_state, run.folder))
         assert grown == run.estimates()
         assert list(grown) == [f"p{i}" for i in range(step + 1)]
+
+
+def test_a_merge_that_went_on_and_was_beaten_is_estimated_from_all_its_answers(
+    tmp_path: Path,
+) -> None:
+    run, book = Run(tmp_path), OutcomeBook()
+    run.begin("e0", "e1")
+    run.pause_new("p")
+    first = book.estimates(outcome_request(run.run_state, run.folder))
+    run.lease("p", 2)
+    run.add(Beaten(evaluation="p", lease="p.2", reason="beaten"))
+    run.pause("p", answered=20, attempt=2)
+    grown = book.estimates(outcome_request(run.run_state, run.folder))
+    assert grown == run.estimates()
+    assert grown["p"]["sums"]["tokens"][1] < first["p"]["sums"]["tokens"][1]
 
 
 def test_a_merge_that_was_done_before_its_rows_were_read_has_no_estimate(tmp_path: Path) -> None:
