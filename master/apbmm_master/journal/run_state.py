@@ -126,6 +126,8 @@ class RunState:
         self.finishing, self.finished, self.failed = "", "", False
         """Why only paused merges go on, and why the run ended, both empty before that; whether it
         ended for what failed in it."""
+        self.finishing_at = 0.0
+        """Since when only paused merges go on; 0 before that."""
         self._tells_waiting: list[TellCall] = []
         """Tells that wait for the references to be measured."""
         self._counts: Counter[tuple[Purpose, EvaluationState]] = Counter()
@@ -300,6 +302,7 @@ class RunState:
             case SpecChanged():
                 self.spec = RunSpec.model_validate(event.spec)
                 self.finishing, self.finished, self.failed = "", "", False
+                self.finishing_at = 0.0
                 self._pause(time)
             case EpochStarted():
                 self.epoch = event.epoch
@@ -309,7 +312,7 @@ class RunState:
                     MasterSession(event.epoch, event.host, time, event.security, versions)
                 )
             case Finishing():
-                self.finishing = event.reason
+                self.finishing, self.finishing_at = event.reason, time
             case Finished():
                 self.finished, self.failed = event.reason, event.failed
 

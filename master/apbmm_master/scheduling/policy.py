@@ -17,7 +17,7 @@ Invariants of the scheduler, in this module and in `leases` and `message_handler
    grows (`journal.patience`). A reference or the measurement is leased only while no limit of
    GPU-hours or tokens is spent.
    A merge that has paused goes on while something is left of every limit. Once the run is
-   finishing, no other merge is begun.
+   finishing, no other merge is begun, and paused ones go on while that makes the hypervolume grow.
 7. An evaluation that failed gets no further attempt. Its vector is avoided by the search and its
    place in the budget goes to another vector.
 8. A worker that found a fault of the data or the run file gets nothing more, until the evaluation
@@ -332,8 +332,8 @@ def _reason_to_end(run_state: RunState, situation: Situation) -> str:
         # `_turns` begins the finishing.
         is_finished = run_state.finishing and _is_finished(run_state, situation)
         in_part = run_state.count(EvaluationState.PAUSED, EvaluationState.STOPPED)
-        reason = f"{run_state.finishing}: {completed}, {in_part} merges measured in part"
-        return reason if is_finished else ""
+        reason = situation.stalled or run_state.finishing
+        return f"{reason}: {completed}, {in_part} merges measured in part" if is_finished else ""
     if situation.stalled:
         return f"{situation.stalled}, {completed}"
     if _has_no_more_to_try(run_state, situation):
@@ -348,11 +348,13 @@ def _has_steps(run_state: RunState) -> bool:
 
 def _is_finished(run_state: RunState, situation: Situation) -> bool:
     """Whether no merge goes on that has paused, or was begun, when nothing is in progress."""
-    undecided = any(e.estimate is None for e in run_state.of_state(EvaluationState.PAUSED))
-    if undecided or (room(run_state) > 0 and _begun(run_state)):
+    if room(run_state) > 0 and _begun(run_state):
         return False
-    paused = situation.paused
-    return completed_at_the_end(run_state, paused, (), situation.measured) is None
+    if situation.stalled:
+        return True
+    if any(e.estimate is None for e in run_state.of_state(EvaluationState.PAUSED)):
+        return False  # they are decided on once they are estimated
+    return completed_at_the_end(run_state, situation.paused, (), situation.measured) is None
 
 
 def _begun(run_state: RunState) -> list[Evaluation]:
@@ -470,7 +472,8 @@ def _candidates(
     if run_state.finishing:
         if room(run_state) > 0:
             yield from _begun(run_state)
-        yield from _completed_at_the_end(run_state, situation, given)
+        if not situation.stalled:
+            yield from _completed_at_the_end(run_state, situation, given)
         return
     if room(run_state) > 0 and may_estimate(run_state):
         yield from (merge.evaluation for merge in situation.paused if merge.audited)

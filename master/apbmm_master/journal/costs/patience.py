@@ -19,7 +19,7 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
     compared with that before the last merges whose evaluations cost as much as `patience` mean
     ones, in GPU-seconds (`gpu_seconds_of_result`). Merges that were stopped, for they could not
     make it grow, are among them, at what they cost. The evaluations of the initial design come
-    first and are not among those.
+    first and are not among those. Once the run is finishing, only what was completed since counts.
     """
     assert run_state.spec is not None
     budget, merges = run_state.spec.budget, run_state.spending.merges
@@ -28,9 +28,13 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
         return ""
     mean = merges.gpu_seconds / merges.count
     designed = run_state.count(EvaluationState.DONE, purposes=("initial",))
+    first = designed
+    if run_state.finishing:
+        before = sum(done.evaluation.done_at <= run_state.finishing_at for done in history)
+        first = max(designed, before)
     stopped = _stopped(run_state)
     spent, count = 0.0, 0
-    for index in range(len(history), designed - 1, -1):
+    for index in range(len(history), first - 1, -1):
         if index < len(history):
             seconds = gpu_seconds_of_result(history[index].evaluation)
             spent, count = spent + (seconds / mean if mean else 1.0), count + 1
@@ -39,11 +43,11 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
             spent, count = spent + (stopped.pop()[1] / mean if mean else 0.0), count + 1
         if spent < budget.patience - ROUNDING:
             continue
-        before = history[index - 1].hypervolume if index else scores.learnt or 0.0
-        growth = history[-1].hypervolume - before
-        if growth > budget.patience_growth * before:
+        earlier = history[index - 1].hypervolume if index else scores.learnt or 0.0
+        growth = history[-1].hypervolume - earlier
+        if growth > budget.patience_growth * earlier:
             return ""
-        share = growth / before if before else 0.0
+        share = growth / earlier if earlier else 0.0
         return f"the hypervolume grew by {share:.2%} over the last {count} evaluations"
     return ""
 
@@ -58,4 +62,5 @@ def _stopped(run_state: RunState) -> list[tuple[float, float]]:
         )
         for evaluation in merges
         if evaluation.purpose == "search"
+        and (evaluation.attempts[-1].ended_at or 0.0) > run_state.finishing_at
     )

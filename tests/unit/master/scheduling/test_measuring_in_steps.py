@@ -11,6 +11,7 @@ import pytest
 
 from apbmm_common.protocol.messages import Beat, Cancel, Failed, ResultAck
 from apbmm_master.journal.costs.budget import LimitName
+from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.events import (
     AttemptFailed,
     DuplicateResult,
@@ -34,6 +35,8 @@ from apbmm_master.scheduling.policy import (
     AskForVectors,
     BeginFinishing,
     Decision,
+    FinishRun,
+    GrantLease,
     StopEvaluation,
     decide,
 )
@@ -169,6 +172,31 @@ def test_finishing_is_latched_and_begins_no_merge() -> None:
 def test_patience_completes_the_front_before_it_ends_the_run() -> None:
     world, _ = paused_run(3)
     assert decisions(world, stalled="no growth") == [BeginFinishing("no growth")]
+
+
+def test_patience_ends_the_finishing_too() -> None:
+    world, a = paused_run(3)
+    held_by(world, a, lambda: True)
+    world.record(Finishing(reason="r"))
+    a.finish()
+    world.collect()
+    for identity, message in world.on_the_way:
+        world.handlers.handle(identity, message, world.now)
+    world.on_the_way = []
+    assert [d for d in decisions(world) if isinstance(d, GrantLease)]
+    (end,) = decisions(world, stalled="no growth")
+    assert isinstance(end, FinishRun)
+    assert end.reason.startswith("no growth: 0 evaluations completed, 4 merges measured in part")
+
+
+def test_patience_begins_anew_with_the_finishing() -> None:
+    budget = {"evaluations": 60, "initial": 1, "patience": 3, "patience_growth": 0.9}
+    world, _ = world_of("a", steps={"audits": 1.0}, budget=budget)
+    work(world, lambda: len(world.run_state.completed) == 6)
+    world.scores.update(world.run_state)
+    assert standstill_of_hypervolume(world.run_state, world.scores)
+    world.record(Finishing(reason="r"))
+    assert not standstill_of_hypervolume(world.run_state, world.scores)
 
 
 def test_a_merge_that_cannot_be_better_than_a_measured_one_is_stopped() -> None:
