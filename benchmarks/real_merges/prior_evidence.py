@@ -3,17 +3,17 @@
     python -m benchmarks.real_merges.searches serve STORE [--run-file PAIR/run.toml] &
     python -m benchmarks.real_merges.prior_evidence STORE --out benchmarks/results/prior_evidence
 
-Each layer's effect is measured: all other layers have the weight 0.4, this one 0 and then 1, and
-the effect is how far the two merges are apart in each objective of Eq. 2 (absolute difference).
-All questions are asked, of the real vLLM, and scored by EvalScope. The effects are compared with
-what the prior of the paper is made of: the parameter discrepancy (Eq. 5), the activation
-discrepancy (Eq. 8), and both fused and smoothed (Eq. 12).
+Each layer's effect is measured: all other layers have the weight 0.4 (`--others`), this one 0 and
+then 1, and the effect is how far the two merges are apart in each objective of Eq. 2 (absolute
+difference). The questions are those of the store, asked of the real vLLM and scored by EvalScope.
+The effects are compared with what the prior of the paper is made of: the parameter discrepancy
+(Eq. 5), the activation discrepancy (Eq. 8), and both fused and smoothed (Eq. 12).
 
 Spearman's rank correlation over the layers. The 95 % intervals are percentiles of 2,000 bootstrap
 draws of layers and, within each benchmark, of questions, the same ones for all merges. `p` is that
 of a permutation of the layers, two-sided.
 
-Where the pair is the demo's, the second table tells what the importance does to the surrogate, on
+Where the pair is the demo's, the last table tells what the importance does to the surrogate, on
 three searches with the real vLLM (see `partial_answers/estimates.py`): the root mean square error
 of both objectives for the merges of the other two searches, after the first 10, 20 and 40 merges of
 one. The importance is the measured one, none, the measured one reversed (1 - s), or one of five
@@ -36,12 +36,11 @@ from apbmm_master.search.prior import layer_importance
 from benchmarks.partial_answers.estimates import demo_runs
 from benchmarks.partial_answers.paired_noise import REFERENCES, objectives
 from benchmarks.real_merges.evaluations import Evaluations
-from benchmarks.tables import made_by, markdown
+from benchmarks.tables import command_line, made_by, markdown
 
 Array = npt.NDArray[np.float64]
 DEMO = "demo"
 """The name of the run whose searches `partial_answers/estimates.py` reads."""
-OTHERS = 0.4
 DRAWS = 2000
 SHUFFLES = 5
 SIZES = (10, 20, 40)
@@ -57,6 +56,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("store", type=Path, help="folder of a server of `searches.py serve`")
+    parser.add_argument("--others", type=float, nargs="+", default=[0.4], metavar="WEIGHT")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     evaluations = Evaluations(options.store)
@@ -66,30 +66,41 @@ def main() -> None:
         "activation (Eq. 8)": np.array(prior.activation),
         "fused (Eq. 12)": layer_importance(prior.parameter, prior.activation),
     }
-    outcomes = measured(evaluations)
-    effects = effects_of(outcomes)
-    draws = drawn(outcomes)
+    found = {name: values.tolist() for name, values in measures.items()}
+    text = made_by(command_line()) + "\n" + "\n".join(__doc__.splitlines()[5:]) + "\n"
+    for others in options.others:
+        outcomes = measured(evaluations, others)
+        effects = effects_of(outcomes)
+        text += f"\n## All other layers at {others:g}\n\n"
+        text += correlations(measures, effects, drawn(outcomes))
+        text += "\n" + markdown(layer_rows(measures, effects))
+        found |= {f"effect on {name} at {others:g}": e.tolist() for name, e in effects.items()}
+    if evaluations.asked.pair == DEMO:
+        text += "\n## What the importance does to the surrogate\n\n"
+        text += markdown(surrogate_rows(measures["fused (Eq. 12)"]))
+    options.out.with_suffix(".md").write_text(text)
+    options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def correlations(
+    measures: dict[str, Array],
+    effects: dict[str, Array],
+    draws: dict[str, list[tuple[npt.NDArray[np.intp], Array]]],
+) -> str:
+    """A table of the rank correlation of each discrepancy with the effect on each objective."""
+    head = ["discrepancy", "effect on", "rank correlation", "95 % interval", "p"]
     rows = [
         [measure, name, *cells(values, np.abs(effects[name]), draws[name])]
         for measure, values in measures.items()
         for name in OBJECTIVES
     ]
-    head = ["discrepancy", "effect on", "rank correlation", "95 % interval", "p"]
-    text = made_by(f"python -m benchmarks.real_merges.prior_evidence STORE --out {options.out}")
-    text += "\n" + "\n".join(__doc__.splitlines()[5:]) + "\n\n" + markdown([head, *rows])
-    if evaluations.asked.pair == DEMO:
-        text += "\n" + markdown(surrogate_rows(measures["fused (Eq. 12)"]))
-    text += "\n" + markdown(layer_rows(measures, effects))
-    options.out.with_suffix(".md").write_text(text)
-    found = {name: values.tolist() for name, values in measures.items()}
-    found |= {f"effect on {name}": values.tolist() for name, values in effects.items()}
-    options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    return markdown([head, *rows])
 
 
-def measured(evaluations: Evaluations) -> Outcomes:
+def measured(evaluations: Evaluations, others: float) -> Outcomes:
     """The two sources, and for each layer the merge with weight 0 and with weight 1 there."""
     layers = evaluations.layers
-    vectors = np.full((2, layers, layers), OTHERS)
+    vectors = np.full((2, layers, layers), others)
     for weight in (0, 1):
         np.fill_diagonal(vectors[weight], float(weight))
     every = [np.zeros(layers), np.ones(layers), *vectors.reshape(-1, layers)]
