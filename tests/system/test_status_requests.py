@@ -13,6 +13,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol import curve_keys
 from apbmm_common.protocol.status_requests import ask
 from apbmm_master.status import sockets
@@ -88,6 +89,32 @@ async def test_who_asks_soon_after_another_gets_the_same_snapshot(
             assert await asyncio.to_thread(ask, local) == {"snapshot": 0}
         await status.farewell()  # the end is told to whoever asks from here on
         assert await asyncio.to_thread(ask, local) == {"snapshot": 1}
+    finally:
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+        status.close()
+
+
+async def test_an_answer_that_cannot_be_made_ends_no_later_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = itertools.count(1)
+
+    def snapshot() -> dict[str, Any]:
+        if next(asked) < 3:
+            raise RuntimeError("out of memory")
+        return {"run": "r"}
+
+    status = StatusSocket(tmp_path, snapshot, Authenticator())
+    answering = asyncio.create_task(status.serve())
+    local = json.loads((tmp_path / "status.json").read_text())["status"]
+    try:
+        for _ in range(2):
+            with pytest.raises(ApbmmError, match="the master could not answer: out of memory"):
+                await asyncio.to_thread(ask, local)
+        assert await asyncio.to_thread(ask, local) == {"run": "r"}
+        told = [each for each in caplog.records if each.exc_info]
+        assert [each.message for each in told] == ["a status request could not be answered"]
     finally:
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)

@@ -41,8 +41,10 @@ def ask(address: str, keys: ClientKeys | None = None, *, request: bytes = b"stat
             answer = json.loads(asking.recv())
         except (zmq.Again, ValueError):
             raise NoMasterError(f"no master answers at {address}", _remedy(keys)) from None
-    if not isinstance(answer, dict) or "error" in answer:
+    if not isinstance(answer, dict):
         raise NoMasterError(f"{address} is not a master's status socket: {answer}")
+    if "error" in answer:
+        raise NoMasterError(f"{address}: {answer['error']}", str(answer.get("hint", "")))
     return answer
 
 

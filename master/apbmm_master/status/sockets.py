@@ -94,6 +94,8 @@ class StatusSocket:
         self._local = _router()
         self._remote: zmq.asyncio.Socket | None = None
         self._remote_asked = -math.inf
+        self._failed_with = ""
+        """Of the last answer that could not be made."""
         self._events: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         addresses = {
             "status": f"ipc://{self._folder}/status.sock",
@@ -137,13 +139,26 @@ class StatusSocket:
         while True:
             *envelope, request = await router.recv_multipart(copy=False)
             # A REQ socket puts an empty delimiter frame into the envelope, a DEALER none.
-            reply = [*(frame.bytes for frame in envelope), await answer(request)]
+            reply = [*(frame.bytes for frame in envelope), await self._answered(answer, request)]
             try:
                 await router.send_multipart(reply, flags=zmq.DONTWAIT)
             except zmq.ZMQError as error:
                 log.info("the sender of a status request has gone: %s", error)
             # Receiving from a socket that has more messages does not yield to the event loop.
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _answered(
+        self, answer: Callable[[zmq.Frame], Awaitable[bytes]], request: zmq.Frame
+    ) -> bytes:
+        """The answer; an error object where making it fails, which later requests may not do."""
+        try:
+            return await answer(request)
+        except Exception as error:
+            message = f"the master could not answer: {error or type(error).__name__}"
+            if message != self._failed_with:  # readers ask again and again
+                log.exception("a status request could not be answered")
+            self._failed_with = message
+            return _error(message, "the run goes on; the master's log has the traceback")
 
     async def _answer_remote(self, request: zmq.Frame) -> bytes:
         """The answer over TCP, if the allow-list has the sender's key now."""
