@@ -161,11 +161,21 @@ def kept_for_the_end(
     """What of each limit is kept to complete the front of all estimates and measurements."""
     assert run_state.spec is not None
     on_front = _on_front(paused, measured)
+    share = run_state.spec.steps.kept
+    if on_front:
+        share = min(share, _missing_on_front(run_state, measured) / len(on_front))
     return {
-        limit.name: run_state.spec.steps.kept
+        limit.name: share
         * reserve([_paused(m, m.cost(run_state, limit)) for m in on_front], measured)
         for limit in limits(run_state)
     }
+
+
+def _missing_on_front(run_state: RunState, measured: Array) -> float:
+    """How many merges the front may still get at the end; infinite unless the run file says."""
+    assert run_state.spec is not None
+    most = run_state.spec.steps.front
+    return math.inf if most is None else max(0, most - len(front(measured)))
 
 
 def _on_front(paused: Sequence[EstimatedMerge], measured: Array) -> list[EstimatedMerge]:
@@ -189,8 +199,9 @@ def completed_at_the_end(
     underway: Sequence[EstimatedMerge],
     measured: Array,
 ) -> EstimatedMerge | None:
-    """The paused merge that goes on now; None where the budget allows none of use.
+    """The paused merge that goes on now.
 
+    None where the budget allows none of use, and where the front has as many as it may get.
     Its expected gain is that beyond what is measured and what is completed ``underway``, times the
     probability that it meets all constraints (Gardner et al., 2014); below `LEAST_CHANCE` it is 0.
     Of those underway, the merges in ``paused`` are not in the costs that the run state has in
@@ -209,6 +220,8 @@ def completed_at_the_end(
         costs = np.maximum(costs, [merge.cost(run_state, limit) / left for merge in open_])
     reference = np.array(run_state.spec.hypervolume_reference)
     rivals = np.concatenate([measured, *(merge.mean[None] for merge in underway if merge.meets)])
+    if _missing_on_front(run_state, rivals) < 1:
+        return None
     gains = np.array(
         [merge.feasible if merge.feasible >= LEAST_CHANCE else 0.0 for merge in open_]
     ) * expected_gain(

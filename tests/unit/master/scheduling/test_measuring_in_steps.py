@@ -259,6 +259,40 @@ def test_what_is_kept_grows_with_the_front_of_the_estimates() -> None:
     assert kept_for_the_end(world.run_state, estimated, beaten)["evaluations"] == 0.0
 
 
+def test_paused_merges_go_on_until_the_front_has_as_many_as_the_run_file_asks_for() -> None:
+    world, _ = paused_run(3, steps={"front": 2, "kept": 1.0})
+    state, none = world.run_state, np.zeros((0, 2))
+    newest = {
+        "e0001": estimate((0.3, 0.0001), (120.0, 1.0)),
+        "e0002": estimate((0.6, 0.0001), (300.0, 1.0)),
+        "e0003": estimate((0.5, 0.0001), (240.0, 1.0)),
+    }
+    merges = EstimatedMerges().update(state, newest)
+    kept = kept_for_the_end(state, merges, none)["evaluations"]
+    assert kept == pytest.approx(2 * 0.8), "two of the three on the front of the estimates"
+    first = completed_at_the_end(state, merges, (), none)
+    assert first is not None
+    others = [merge for merge in merges if merge is not first]
+    second = completed_at_the_end(state, others, [first], none)
+    assert second is not None
+    third = [merge for merge in others if merge is not second]
+    assert completed_at_the_end(state, third, [first, second], none) is None
+    done = np.stack([first.mean, second.mean])
+    assert completed_at_the_end(state, third, (), done) is None
+    assert kept_for_the_end(state, third, done)["evaluations"] == 0.0
+    beaten = np.stack([first.mean, first.mean - 0.1])
+    assert completed_at_the_end(state, third, (), beaten) is not None, "one of them is on no front"
+
+
+def test_a_run_ends_with_the_front_that_was_asked_for() -> None:
+    world, _ = world_of("a", "b", steps={"front": 1})
+    world.settle()
+    assert world.run_state.finished
+    scores = ScoreHistory().update(world.run_state)
+    assert scores.completed == len(scores.front) == 1
+    assert world.run_state.count(EvaluationState.PAUSED) > 0
+
+
 def test_the_gain_is_what_a_merge_adds_to_those_that_are_completed_already() -> None:
     world, _ = paused_run(3)
     newest = {e: estimate((0.6, 0.0001), (300.0, 1.0)) for e in ("e0001", "e0002")}
