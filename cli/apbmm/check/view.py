@@ -80,6 +80,7 @@ def plan(found: Inspection) -> list[Row]:
         ("hypervolume", f"above ({point})"),
         ("algorithm", _algorithm(spec)),
         ("budget", _budget(found, spec)),
+        *_steps(spec),
     ]
     return rows
 
@@ -254,6 +255,18 @@ def _budget(found: Inspection, spec: RunSpec) -> str:
     if budget.evaluations is None:
         return f"{text}: {sum(known):,} answers each"
     return f"{text}: {(budget.evaluations + references) * sum(known):,} answers"
+
+
+def _steps(spec: RunSpec) -> list[Row]:
+    """What merges that are measured in part answer."""
+    steps = spec.steps
+    texts = []
+    if steps.enabled:
+        until = f", until {steps.front} are on the front" if steps.front else ""
+        texts.append(f"each merge answers {steps.first:.0%} first, the promising ones all{until}")
+    if steps.stop_beaten:
+        texts.append("merges that are beaten whatever they still answer are stopped")
+    return [("steps", "; ".join(texts))] if texts else []
 
 
 def size(count: float) -> str:
