@@ -149,6 +149,7 @@ def test_a_budget_of_costs_is_told(run_file: Path) -> None:
 
 
 def test_steps_are_told_where_merges_are_measured_in_part(run_file: Path) -> None:
+    assert "steps" not in dict(plan(inspect(run_file)))
     steps = "[steps]\nenabled = true\nfront = 8\nstop_beaten = true\n[prior]"
     found = with_changes(run_file, {"[prior]": steps})
     assert found.faults == []
@@ -156,7 +157,6 @@ def test_steps_are_told_where_merges_are_measured_in_part(run_file: Path) -> Non
         "each merge answers 30% first, the promising ones all, until 8 are on the front; "
         "merges that are beaten whatever they still answer are stopped"
     )
-    assert "steps" not in dict(plan(inspect(run_file)))
 
 
 def test_repeats_are_told_beside_the_questions_and_make_answers(run_file: Path) -> None:
