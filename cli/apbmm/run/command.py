@@ -37,12 +37,12 @@ from apbmm_common.run_file import EvaluationSection, RunSpec, run_as_toml
 from apbmm_master.beginning import elsewhere
 from apbmm_master.journal.confirmation import can_confirm, confirm_folder
 from apbmm_master.journal.costs.budget import reached
-from apbmm_master.journal.costs.patience import standstill_of_hypervolume
+from apbmm_master.journal.costs.patience import ended_by_patience
 from apbmm_master.journal.events import AnyEvent
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_directory import unusable
 from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory, scores_of
+from apbmm_master.journal.scores import scores_of
 from apbmm_master.journal.store import read_journal
 from apbmm_master.serve import terminal_of
 from apbmm_worker.daemon.options import default_name
@@ -219,12 +219,11 @@ def conclude(run_dir: Path, spec: RunSpec, code: int, *, goes_on: str) -> None:
 
 def _had_finished(run_dir: Path, run_file: Path) -> str:
     """That nothing had to be started for a run, and which key goes on with it when raised."""
-    run_state, scores = RunState().replay(read_journal(run_dir)), ScoreHistory()
-    scores.update(run_state)
+    run_state = RunState().replay(read_journal(run_dir))
     if (limit := reached(run_state)) is not None:
         key = f"budget.{limit.name}"
     else:
-        key = "budget.patience" if standstill_of_hypervolume(run_state, scores) else ""
+        key = "budget.patience" if ended_by_patience(run_state) else ""
     more = f": raise {key} in {run_file}, and the same command goes on" if key else ""
     return f"this run had finished before, and no worker was started{more}"
 

@@ -10,6 +10,8 @@ from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.spending import gpu_seconds_of_result
 
 ROUNDING = 1e-9
+GREW = "the hypervolume grew"
+"""How the reason of such an end begins, also in journals."""
 
 
 def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
@@ -19,7 +21,8 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
     compared with that before the last merges whose evaluations cost as much as `patience` mean
     ones, in GPU-seconds (`gpu_seconds_of_result`). Merges that were stopped, for they could not
     make it grow, are among them, at what they cost. The evaluations of the initial design come
-    first and are not among those. Once the run is finishing, only what was completed since counts.
+    first and are not among those. Once the run is finishing, all that was completed since counts,
+    and nothing else.
     """
     assert run_state.spec is not None
     budget, merges = run_state.spec.budget, run_state.spending.merges
@@ -27,11 +30,10 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
     if budget.patience is None or not history:
         return ""
     mean = merges.gpu_seconds / merges.count
-    designed = run_state.count(EvaluationState.DONE, purposes=("initial",))
-    first = designed
     if run_state.finishing:
-        before = sum(done.evaluation.done_at <= run_state.finishing_at for done in history)
-        first = max(designed, before)
+        first = sum(done.evaluation.done_at <= run_state.finishing_at for done in history)
+    else:
+        first = run_state.count(EvaluationState.DONE, purposes=("initial",))
     stopped = _stopped(run_state)
     spent, count = 0.0, 0
     for index in range(len(history), first - 1, -1):
@@ -48,8 +50,13 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
         if growth > budget.patience_growth * earlier:
             return ""
         share = growth / earlier if earlier else 0.0
-        return f"the hypervolume grew by {share:.2%} over the last {count} evaluations"
+        return f"{GREW} by {share:.2%} over the last {count} evaluations"
     return ""
+
+
+def ended_by_patience(run_state: RunState) -> bool:
+    """Whether a run has finished because its hypervolume had stopped growing."""
+    return run_state.finished.startswith(GREW)
 
 
 def _stopped(run_state: RunState) -> list[tuple[float, float]]:
