@@ -840,9 +840,9 @@ class StepsSection(Section):
     """What of the budget is kept for the end: this many times what the front of all estimates is
     expected to take. Less begins more merges, more completes more of them."""
     front: Positive | None = None
-    """Complete paused merges at the end only until so many are on the front: as many as you would
-    look at. They are chosen by the hypervolume that each adds to the others, and so lie apart. By
-    default all go on that make the hypervolume grow and that the budget allows."""
+    """Complete paused merges at the end only until so many are on the front that no estimate beats:
+    as many as you would look at. They are chosen by the hypervolume that each adds to the others,
+    for its cost. By default all go on that make the hypervolume grow and that the budget allows."""
     stop_beaten: bool = False
     """Whether a merge is stopped as soon as a measured merge beats whatever it still answers: one
     that is as accurate as if all open questions were answered right, with no more tokens than

@@ -163,7 +163,7 @@ def kept_for_the_end(
     on_front = _on_front(paused, measured)
     share = run_state.spec.steps.kept
     if on_front:
-        share = min(share, _missing_on_front(run_state, measured) / len(on_front))
+        share = min(share, _missing_on_front(run_state, paused, measured) / len(on_front))
     return {
         limit.name: share
         * reserve([_paused(m, m.cost(run_state, limit)) for m in on_front], measured)
@@ -171,11 +171,20 @@ def kept_for_the_end(
     }
 
 
-def _missing_on_front(run_state: RunState, measured: Array) -> float:
-    """How many merges the front may still get at the end; infinite unless the run file says."""
+def _missing_on_front(
+    run_state: RunState, paused: Sequence[EstimatedMerge], measured: Array
+) -> float:
+    """How many merges the front may still get at the end; infinite unless the run file says.
+
+    Measured merges that a paused one is expected to beat do not count: they are to leave the front.
+    """
     assert run_state.spec is not None
     most = run_state.spec.steps.front
-    return math.inf if most is None else max(0, most - len(front(measured)))
+    if most is None:
+        return math.inf
+    means = [merge.mean[None] for merge in paused if merge.meets]
+    found = front(np.concatenate([measured, *means]))
+    return max(0, most - int((found < len(measured)).sum()))
 
 
 def _on_front(paused: Sequence[EstimatedMerge], measured: Array) -> list[EstimatedMerge]:
@@ -201,7 +210,7 @@ def completed_at_the_end(
 ) -> EstimatedMerge | None:
     """The paused merge that goes on now.
 
-    None where the budget allows none of use, and where the front has as many as it may get.
+    None where the budget allows none of use, and where the front has as many as `[steps] front`.
     Its expected gain is that beyond what is measured and what is completed ``underway``, times the
     probability that it meets all constraints (Gardner et al., 2014); below `LEAST_CHANCE` it is 0.
     Of those underway, the merges in ``paused`` are not in the costs that the run state has in
@@ -220,7 +229,7 @@ def completed_at_the_end(
         costs = np.maximum(costs, [merge.cost(run_state, limit) / left for merge in open_])
     reference = np.array(run_state.spec.hypervolume_reference)
     rivals = np.concatenate([measured, *(merge.mean[None] for merge in underway if merge.meets)])
-    if _missing_on_front(run_state, rivals) < 1:
+    if _missing_on_front(run_state, open_, rivals) < 1:
         return None
     gains = np.array(
         [merge.feasible if merge.feasible >= LEAST_CHANCE else 0.0 for merge in open_]

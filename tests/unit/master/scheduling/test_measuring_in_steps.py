@@ -11,7 +11,7 @@ import pytest
 
 from apbmm_common.protocol.messages import Beat, Cancel, Failed, ResultAck
 from apbmm_master.journal.costs.budget import LimitName
-from apbmm_master.journal.costs.patience import standstill_of_hypervolume
+from apbmm_master.journal.costs.patience import ended_by_patience, standstill_of_hypervolume
 from apbmm_master.journal.events import (
     AttemptFailed,
     DuplicateResult,
@@ -199,6 +199,31 @@ def test_patience_begins_anew_with_the_finishing() -> None:
     assert not standstill_of_hypervolume(world.run_state, world.scores)
 
 
+def test_paused_merges_of_the_initial_design_count_towards_patience_in_the_finishing() -> None:
+    budget = {"evaluations": 60, "initial": 5, "patience": 3, "patience_growth": 0.9}
+    world, _ = paused_run(5, budget=budget)
+    world.record(Finishing(reason="r"))
+    stalled: dict[int, bool] = {}
+
+    def are_completed() -> bool:
+        world.scores.update(world.run_state)
+        completed = len(world.run_state.completed)
+        stalled[completed] = bool(standstill_of_hypervolume(world.run_state, world.scores))
+        return completed == 5
+
+    work(world, are_completed)
+    assert world.run_state.count(EvaluationState.DONE, purposes=("initial",)) == 5
+    assert stalled == {0: False, 1: False, 2: False, 3: False, 4: True, 5: True}
+
+
+def test_a_run_whose_patience_began_the_finishing_has_ended_by_it() -> None:
+    world, _ = paused_run(2)
+    world.record(Finishing(reason="the hypervolume grew by 0.00% over the last 3 evaluations"))
+    world.settle()
+    assert world.run_state.finished
+    assert ended_by_patience(world.run_state)
+
+
 def test_a_merge_that_cannot_be_better_than_a_measured_one_is_stopped() -> None:
     world, _ = paused_run(1, steps={"audits": 0.0})
     situation = world.situation()
@@ -282,6 +307,18 @@ def test_paused_merges_go_on_until_the_front_has_as_many_as_the_run_file_asks_fo
     assert kept_for_the_end(state, third, done)["evaluations"] == 0.0
     beaten = np.stack([first.mean, first.mean - 0.1])
     assert completed_at_the_end(state, third, (), beaten) is not None, "one of them is on no front"
+
+
+def test_measured_merges_that_estimates_beat_do_not_fill_the_front() -> None:
+    """Such as those of the audits, which are drawn at random."""
+    world, _ = paused_run(1, steps={"front": 2, "kept": 1.0})
+    state = world.run_state
+    (merge,) = EstimatedMerges().update(state, {"e0001": estimate((0.6, 0.0001), (300.0, 1.0))})
+    poor = merge.mean - np.array([[0.1, 0.2], [0.2, 0.1]])
+    assert completed_at_the_end(state, [merge], (), poor) is merge
+    assert kept_for_the_end(state, [merge], poor)["evaluations"] == pytest.approx(0.8)
+    apart = merge.mean + np.array([[-0.1, 0.2], [0.2, -0.1]])
+    assert completed_at_the_end(state, [merge], (), apart) is None
 
 
 def test_a_run_ends_with_the_front_that_was_asked_for() -> None:
