@@ -13,9 +13,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol import curve_keys
-from apbmm_common.protocol.status_requests import ask
+from apbmm_common.protocol.status_requests import RequestFailedError, ask
 from apbmm_master.status import sockets
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket
@@ -110,7 +109,9 @@ async def test_an_answer_that_cannot_be_made_ends_no_later_one(
     local = json.loads((tmp_path / "status.json").read_text())["status"]
     try:
         for _ in range(2):
-            with pytest.raises(ApbmmError, match="the master could not answer: out of memory"):
+            with pytest.raises(
+                RequestFailedError, match="the master could not answer: out of memory"
+            ):
                 await asyncio.to_thread(ask, local)
         assert await asyncio.to_thread(ask, local) == {"run": "r"}
         told = [each for each in caplog.records if each.exc_info]

@@ -217,7 +217,7 @@ class WatchedRun:
                 await asking.send(b"present")
                 if await asking.poll(round(ANSWER_SECONDS * 1000)):
                     answer = json.loads(await asking.recv())
-                    if "error" not in answer:  # a master of an earlier version
+                    if "error" not in answer:  # an earlier version, or it could not
                         answer["confirming"] = serving != self.folder
                         self._present = answer
                         self._tell("present", answer)

@@ -21,10 +21,14 @@ class NoMasterError(ApbmmError):
     """No master answers at a status address."""
 
 
+class RequestFailedError(NoMasterError):
+    """A master answers, but not with what it was asked for."""
+
+
 def ask(address: str, keys: ClientKeys | None = None, *, request: bytes = b"status") -> Snapshot:
     """One answer of a status socket, by default the snapshot.
 
-    Raises `NoMasterError` or `UsageError`.
+    Raises `NoMasterError`, `RequestFailedError` where the answer is an error, or `UsageError`.
     """
     with zmq.Context() as context, context.socket(zmq.REQ) as asking:
         asking.set(zmq.LINGER, 0)
@@ -44,7 +48,7 @@ def ask(address: str, keys: ClientKeys | None = None, *, request: bytes = b"stat
     if not isinstance(answer, dict):
         raise NoMasterError(f"{address} is not a master's status socket: {answer}")
     if "error" in answer:
-        raise NoMasterError(f"{address}: {answer['error']}", str(answer.get("hint", "")))
+        raise RequestFailedError(f"{address}: {answer['error']}", str(answer.get("hint", "")))
     return answer
 
 

@@ -19,7 +19,7 @@ from apbmm.status.view import render
 from apbmm_common.errors import UsageError
 from apbmm_common.process.known_runs import note_run
 from apbmm_common.protocol import status_requests
-from apbmm_common.protocol.status_requests import NoMasterError, ask
+from apbmm_common.protocol.status_requests import NoMasterError, RequestFailedError, ask
 from apbmm_master.journal.run_state import RunState
 from apbmm_master.journal.store import read_journal
 from commands import called, free_address
@@ -309,6 +309,19 @@ def test_a_master_that_goes_in_the_midst_of_its_run_is_an_error(
     with pytest.raises(NoMasterError, match="no master answers"):
         watched(monkeypatch)
     assert capsys.readouterr().out == ""
+
+
+def test_a_master_that_answers_with_an_error_has_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(target: Target) -> dict[str, Any]:
+        if not answers:
+            raise RequestFailedError("the master could not answer: out of memory")
+        return answers.pop()
+
+    answers: list[dict[str, Any]] = [SNAPSHOT]
+    monkeypatch.setattr(Target, "snapshot", answer)
+    monkeypatch.setattr("apbmm.status.command.time.sleep", lambda _: None)
+    with pytest.raises(RequestFailedError, match="could not answer: out of memory"):
+        command.show_status("tcp://127.0.0.1:1", watch=True, as_json=False)
 
 
 def test_what_was_refused_is_shown_by_kind() -> None:
