@@ -10,6 +10,7 @@ band of `ap-bmm-plus` is its 95 % interval (Student's t). The campaigns are thos
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,11 @@ LOOKS = {
 def curves(campaigns: Path) -> Iterator[dict[str, Any]]:
     """The points of all lines of a pair: means after each evaluation, and their 95 % intervals."""
     kept = lines_of(campaigns)
+    searches = Counter(each["method"] for each in kept)
     for method, (name, _, _) in LOOKS.items():
+        if searches[method] not in (1, searches[FIRST]):
+            continue  # other seeds would be another mean; one search has no seed
         runs = [Curve.of(each).volumes[:BUDGET] for each in kept if each["method"] == method]
-        if not runs:
-            continue
         for number in range(INITIAL, BUDGET + 1):
             values = np.array([run[number - 1] for run in runs])
             half = half_width(values) if len(runs) > 1 else 0.0

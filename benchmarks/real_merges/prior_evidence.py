@@ -67,7 +67,12 @@ def main() -> None:
         "fused (Eq. 12)": layer_importance(prior.parameter, prior.activation),
     }
     found = {name: values.tolist() for name, values in measures.items()}
-    text = made_by(command_line()) + "\n" + "\n".join(__doc__.splitlines()[5:]) + "\n"
+    text = (
+        made_by(command_line().replace(str(options.store), "STORE"))
+        + "\n"
+        + "\n".join(__doc__.splitlines()[5:])
+        + "\n"
+    )
     for others in options.others:
         outcomes = measured(evaluations, others)
         effects = effects_of(outcomes)

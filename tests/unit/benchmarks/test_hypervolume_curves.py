@@ -27,6 +27,7 @@ def test_a_line_is_the_mean_over_seeds_with_its_interval(tmp_path: Path) -> None
         + searched("ap-bmm-plus", 102, 0.4)
         + searched("uniform", 0, 0.3)
         + searched("not drawn", 101, 0.9)
+        + "".join(searched("sobol", seed, 0.9) for seed in (101, 102, 103))
     )
     rows = list(curves(kept))
     assert {row["method"] for row in rows} == {"ap-bmm-plus", "one weight for all layers"}
