@@ -96,12 +96,14 @@ Path = Annotated[str, HostPath()]
 OptionalPath = Annotated[str | None, HostPath()]
 Integer = Annotated[int, Field(ge=-(2**53), le=2**53, strict=True)]
 """Every reader of JSON and MessagePack keeps integers of this range exact."""
+Number = Annotated[float, Field(strict=True)]
+"""Neither text nor true."""
 Natural = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 Positive = Annotated[int, Field(ge=1, le=2**53, strict=True)]
 Tokens = Annotated[Positive, Unit("tokens")]
 Layers = Annotated[int, Field(ge=1, le=4000, strict=True)]
 """The weights of so many layers, and of the tensors outside them, fit into one message."""
-Seconds = Annotated[float, Field(strict=True, gt=0), Unit("seconds")]
+Seconds = Annotated[Number, Field(gt=0), Unit("seconds")]
 
 
 def _portable(value: Any) -> Any:
@@ -340,7 +342,7 @@ class MergeSection(Section):
     and head of one size. `common` merges the first rows, as many as all sources have: set it where
     fine-tunes were padded to other sizes. Each token must have one of those rows, and tokens and
     ids that two sources both have must be the same in both."""
-    parameters: dict[str, float] = Field(default_factory=dict)
+    parameters: dict[str, Number] = Field(default_factory=dict)
     """Parameters of a model-level merge method that its grid does not vary, by name (`gamma` of
     `breadcrumbs`, say). The merge methods and their parameters are listed below."""
 
@@ -409,10 +411,10 @@ class GenerationSection(Section):
     context: Tokens
     """Length of vLLM's context: prompt and answer together. It must be larger than `max_tokens` by
     the longest prompt, and no larger than the models' position limit."""
-    temperature: Annotated[float, Field(strict=True, ge=0)] = 0.0
+    temperature: Annotated[Number, Field(ge=0)] = 0.0
     """Sampling temperature. 0 is greedy decoding, which gives the same answers each time on one
     kind of device."""
-    top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.95
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
     """Nucleus sampling: only the most probable tokens with this total probability are drawn. Of no
     effect at temperature 0."""
     top_k: Annotated[Integer, Field(ge=-1)] = 20
@@ -489,7 +491,7 @@ class BenchmarkSection(Section):
     """Asks each question so many times, with other draws each time, and scores the mean of its
     answers (avg@k). Set it where a benchmark has few questions: AIME has 30. Questions, not
     answers, are counted by `questions`, `sample` and all intervals. Needs a temperature above 0."""
-    holdout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    holdout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of these questions that the search does not ask: `apbmm confirm` asks them. They are
     drawn as those of `sample` are. Without it that of `[confirm]`. Needs an adapter whose files
     apbmm knows."""
@@ -575,7 +577,7 @@ LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
 """The same of other tables."""
 
 
-Weight = Annotated[float, Field(strict=True, gt=0, le=1e6)]
+Weight = Annotated[Number, Field(gt=0, le=1e6)]
 
 
 def _as_weights(value: Any) -> Any:
@@ -619,10 +621,10 @@ class ObjectiveSection(Section):
     benchmarks: Weights = None
     """The benchmarks that are averaged: a list of their names, or a table of their weights in the
     mean, as in `{ aime = 2, gsm8k = 1 }`. Without it all are, with equal weights."""
-    scale: tuple[float, float] | None = None
+    scale: tuple[Number, Number] | None = None
     """The values of the metric that score 0 and 1, in its own units: `[0.2, 0.9]` of accuracy,
     `[4000, 500]` of tokens. Set it where no pair of sources differs enough to scale by."""
-    target: float | None = None
+    target: Number | None = None
     """The value of the metric that scores 1, as a mean over the benchmarks; the source that is
     worst at it scores 0. Values beyond the target score more than 1."""
     direction: Literal["maximise", "minimise"] | None = None
@@ -709,7 +711,7 @@ PAPER_OBJECTIVES = paper_objectives(*PAPER_SOURCES)
 
 
 Limits = Annotated[
-    dict[str, float], BeforeValidator(flattened, json_schema_input_type=dict[str, Any])
+    dict[str, Number], BeforeValidator(flattened, json_schema_input_type=dict[str, Any])
 ]
 
 
@@ -733,7 +735,7 @@ class PriorSection(Section):
     pooling: Literal["last", "mean"] = "last"
     """How the activations of a prompt's tokens become one vector for each layer: that of the last
     token, or the mean over all tokens."""
-    parameter_share: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.5
+    parameter_share: Annotated[Number, Field(ge=0, le=1)] = 0.5
     """Weight of the parameter discrepancy in the importance (Eq. 11); the rest is the weight of the
     activation discrepancy."""
 
@@ -765,7 +767,7 @@ class BudgetSection(Section):
     evaluations: Positive | None = None
     """Merges whose evaluation is completed. The references do not count. 40 where no limit is
     given."""
-    gpu_hours: Annotated[float, Field(strict=True, gt=0), Unit("hours")] | None = None
+    gpu_hours: Annotated[Number, Field(gt=0), Unit("hours")] | None = None
     """Hours that workers hold leases, times the cards of each worker; a CPU worker counts as one
     card. Everything leased counts: merges, references, the measurement of the layers, and attempts
     that fail or are lost. Time in which a worker waits for work does not count, nor does a report
@@ -782,7 +784,7 @@ class BudgetSection(Section):
     `patience_growth` while merges were evaluated that cost as much as so many average ones. An
     expensive merge counts as more than one, a cheap one as less, by the time of its worker.
     The initial design does not count. It may be changed when a run is resumed."""
-    patience_growth: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.01
+    patience_growth: Annotated[Number, Field(ge=0, lt=1)] = 0.01
     """Share of the hypervolume by which it must grow. It may be changed when a run is resumed."""
     failures: Natural = 10
     """How many vectors may fail for good before the run ends as failed. It may be changed when a
@@ -826,17 +828,17 @@ class StepsSection(Section):
     enabled: bool = False
     """Whether merges are measured in steps. A saving is not shown, neither simulated nor on real
     merges (see the page on benchmarks), so that it has to be asked for."""
-    first: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.3
+    first: Annotated[Number, Field(gt=0, lt=1)] = 0.3
     """Share of the questions of the first step."""
-    answered: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+    answered: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """The first step ends when so much of it is answered. With less than 1 longer answers are cut
     there, and a merge that goes on continues them where they were cut. An engine then waits for no
     last answer, but where long answers are right more often than short ones, or less often,
     estimates of accuracy are off by more than their intervals say."""
-    audits: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.1
+    audits: Annotated[Number, Field(ge=0, le=1)] = 0.1
     """Share of the paused merges, drawn at random, that go on at once all the same. They show how
     good the estimates are."""
-    kept: Annotated[float, Field(strict=True, gt=0, le=10)] = 0.7
+    kept: Annotated[Number, Field(gt=0, le=10)] = 0.7
     """What of the budget is kept for the end: this many times what the front of all estimates is
     expected to take. Less begins more merges, more completes more of them."""
     front: Positive | None = None
@@ -871,7 +873,7 @@ class ConfirmSection(Section):
     tables, with the keys of `[[benchmarks]]`; they may be added when a run is over.
     """
 
-    holdout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    holdout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of each benchmark's questions that is kept out of the search, 0.3 say: drawn at random
     with the seed of `[generation]`, each subset or level of the data by its share. It cannot be
     changed once a run has begun."""
@@ -904,7 +906,7 @@ class EngineSection(Section):
     """Name of the engine. There is one, `vllm`; workers and `apbmm check` refuse any other."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype that the engine computes in. `auto` is the one that the merge's config.json names."""
-    gpu_memory_utilization: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.9
+    gpu_memory_utilization: Annotated[Number, Field(gt=0, le=1)] = 0.9
     """Share of a card's memory that vLLM takes. Lower it where something else needs memory of the
     same card. Of no effect on a CPU."""
     hot_load: Literal["auto", "memory", "checkpoint"] = "auto"
@@ -943,7 +945,7 @@ class EvaluationSection(Section):
     layers: Layers | None = None
     """Number of layers of a rehearsal's invented models. Required for a rehearsal, unused
     otherwise."""
-    rehearsal_seconds: Annotated[float, Field(strict=True, ge=0), Unit("seconds")] = 1.0
+    rehearsal_seconds: Annotated[Number, Field(ge=0), Unit("seconds")] = 1.0
     """How long a rehearsal's evaluation of the thinking model takes, on average; merges with fewer
     tokens take less."""
 
@@ -1067,7 +1069,7 @@ class RunSpec(Section):
     other workers take no part. A changed file makes other evaluations."""
     generation: GenerationSection
     objectives: tuple[ObjectiveSection, ...] = PAPER_OBJECTIVES
-    reference_point: tuple[float, ...] | None = None
+    reference_point: tuple[Number, ...] | None = None
     """Point above which the hypervolume is measured: one number for each objective, in their order.
     Without it -0.2 each. Hypervolumes of runs with different points cannot be compared."""
     at_least: Limits = Field(default_factory=dict)

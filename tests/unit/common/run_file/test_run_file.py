@@ -131,6 +131,21 @@ def test_a_number_is_neither_text_nor_true_and_a_switch_is_no_number() -> None:
         "steps.enabled: must be true or false, not 2",
         "steps.first: must be a number, not 'x'",
     ]
+    faults = faults_of(
+        reference_point=["0", True], at_least={"accuracy": "0.5"}, at_most={"tokens": True},
+        objectives=[
+            {"name": "a", "metric": "accuracy", "scale": ["0.2", 0.9]},
+            {"name": "b", "metric": "tokens", "target": True},
+        ],
+    )  # fmt: skip
+    assert sorted(faults) == [
+        "at_least.accuracy: must be a number, not '0.5'",
+        "at_most.tokens: must be a number, not true",
+        "objectives.0.scale.0: must be a number, not '0.2'",
+        "objectives.1.target: must be a number, not true",
+        "reference_point.0: must be a number, not '0'",
+        "reference_point.1: must be a number, not true",
+    ]
 
 
 def test_a_metric_that_no_benchmark_of_apbmms_own_reports_is_named() -> None:
