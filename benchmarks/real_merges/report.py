@@ -29,13 +29,13 @@ questions, above (-0.2, -0.2); `trajectory` is its mean over the evaluations aft
 `tokens` are all that a campaign generated. Spacing and front (its size) are those of all merges of
 a campaign.
 Contribution is a method's share of the front pooled over all methods of the table. The first two
-tables are of the methods that have run every seed of `ap-bmm-plus`. Confirmed is the hypervolume of
+tables are of the methods that have run every seed of `{first}`. Confirmed is the hypervolume of
 a campaign's front when its merges answer questions that the search did not ask. The merges of all
 campaigns together, {merges} of them, have a hypervolume of {pooled:.3f}.
 
 Differences are paired by seed, with 95 % intervals (Student's t), Wilcoxon's p and Holm's
 correction over the table. At equal tokens: those of the cheaper campaign of each pair. The last
-column is the median number of evaluations after which `ap-bmm-plus` has the other's final
+column is the median number of evaluations after which `{first}` has the other's final
 hypervolume.
 """
 SEEDLESS = 0
@@ -91,10 +91,12 @@ def write_report(
     confirmed: Sequence[Mapping[str, Any]],
     asked: Asked,
     out: Path,
+    first: str = FIRST,
 ) -> None:
     """`OUT.md` with the tables, `OUT.json` with objectives and tokens of every evaluation.
 
-    `confirmed` holds the objectives of fronts on further questions, `asked` what was asked.
+    `confirmed` holds the objectives of fronts on further questions, `asked` what was asked. The
+    differences are those of `first` from the others.
     """
     again = {(each["method"], each["seed"]): each["y"] for each in confirmed}
     curves: Curves = {}
@@ -109,19 +111,20 @@ def write_report(
             sample=asked.sample or "all",
             merges=len(every),
             pooled=hypervolume(every, REFERENCE),
+            first=first,
         )
     )
-    everywhere = complete(curves)
-    parts += [means(everywhere), trajectories(everywhere), differences(curves)]
+    everywhere = complete(curves, first)
+    parts += [means(everywhere), trajectories(everywhere), differences(curves, first)]
     out.with_suffix(".md").write_text("\n".join(parts))
     kept = [{name: c[name] for name in ("method", "seed", "y", "tokens")} for c in campaigns]
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in kept)
     out.with_suffix(".json").write_text(f"[\n{lines}\n]\n")
 
 
-def complete(curves: Curves) -> Curves:
-    """The methods that have run every seed of `ap-bmm-plus`, and those without seeds."""
-    seeds = set(curves.get(FIRST, {}))
+def complete(curves: Curves, first: str = FIRST) -> Curves:
+    """The methods that have run every seed of the first one, and those without seeds."""
+    seeds = set(curves.get(first, {}))
     return {
         method: runs
         for method, runs in curves.items()
@@ -192,13 +195,13 @@ def contribution_shares(curves: Curves) -> dict[str, float]:
     return dict(zip(curves, counts / max(counts.sum(), 1.0), strict=True))
 
 
-def differences(curves: Curves) -> str:
-    """Paired differences of `ap-bmm-plus` from each other method, positive where it is ahead."""
+def differences(curves: Curves, first: str) -> str:
+    """Paired differences of the first method from each other one, positive where it is ahead."""
     head = [
-        f"`{FIRST}` minus", "pairs", "at equal evaluations", "p", "p (Holm)", "ahead in",
+        f"`{first}` minus", "pairs", "at equal evaluations", "p", "p (Holm)", "ahead in",
         "trajectory", "at equal tokens", "reaches its end with", "confirmed",
     ]  # fmt: skip
-    found = {method: pairs_of(curves, method) for method in curves if method != FIRST}
+    found = {method: pairs_of(curves, first, method) for method in curves if method != first}
     found = {method: pairs for method, pairs in found.items() if len(pairs) > 1}
     deltas = {method: np.array([a.volumes[-1] - b.volumes[-1] for a, b in pairs])
               for method, pairs in found.items()}  # fmt: skip
@@ -232,12 +235,12 @@ def confirmed_difference(pairs: Sequence[tuple[Curve, Curve]]) -> str:
     return interval(np.array(found)) if len(found) > 1 else ""
 
 
-def pairs_of(curves: Curves, method: str) -> list[tuple[Curve, Curve]]:
+def pairs_of(curves: Curves, first: str, method: str) -> list[tuple[Curve, Curve]]:
     """The runs of the first method and of another with the same seed."""
-    other = curves[method]
+    ours, other = curves.get(first, {}), curves[method]
     if set(other) == {SEEDLESS}:
-        return [(run, other[SEEDLESS]) for run in curves.get(FIRST, {}).values()]
-    return [(run, other[seed]) for seed, run in curves.get(FIRST, {}).items() if seed in other]
+        return [(run, other[SEEDLESS]) for run in ours.values()]
+    return [(run, other[seed]) for seed, run in ours.items() if seed in other]
 
 
 def interval(delta: Array) -> str:

@@ -15,7 +15,9 @@ on the run file's `[[confirm.benchmarks]]`. A store that begins with
 `campaigns.jsonl` goes on behind those of the pair that have been run.
 
 A campaign is 8 evaluations of an initial design and 32 more, one after another: every method knows
-all results before it proposes. Objectives are those of Eq. 2, and the methods of apbmm are told
+all results before it proposes. With `search --workers 4` four simulated workers evaluate at once, a
+merge for as long as its tokens say, so that methods of apbmm have vectors pending; the name of such
+a method ends with `, 4 workers`. Objectives are those of Eq. 2, and the methods of apbmm are told
 noise as in a run. The initial design is the scrambled Sobol sequence of the seed, shared by all
 methods, but for `ap-bmm-plus`, which has its own as shipped, and for `uniform` and the grids of
 model-level methods (`ta`, `ties`, ..), which have no seed. A grid has 80 evaluations, and a store
@@ -35,6 +37,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -148,14 +151,14 @@ class OwnMethod:
         )  # fmt: skip
         self._told: list[tuple[Array, Array]] = []
 
-    def ask(self) -> Array:
-        """The next vector."""
-        self._asked = self._search.ask(1)[0]
-        return self._asked
+    def ask(self) -> Array | None:
+        """The next vector; None where the method waits for results."""
+        asked = self._search.ask(1)
+        return asked[0] if asked else None
 
-    def tell(self, y: Array, noise: Sequence[Array]) -> None:
+    def tell(self, x: Array, y: Array, noise: Sequence[Array]) -> None:
         """The result of what was asked for, and the noise of all results as it is known now."""
-        self._told.append((self._asked, y))
+        self._told.append((x, y))
         for (vector, objectives), variance in zip(self._told, noise, strict=True):
             self._search.tell(vector, objectives, variance)
 
@@ -174,12 +177,11 @@ class PeerMethod:
     def ask(self) -> Array:
         """The next point of the design, then what the tool proposes."""
         design = next(self._design, None)
-        self._asked = self._search.ask() if design is None else np.asarray(design)
-        return self._asked
+        return self._search.ask() if design is None else np.asarray(design)
 
-    def tell(self, y: Array, noise: Sequence[Array]) -> None:  # noqa: ARG002 - none takes noise
+    def tell(self, x: Array, y: Array, noise: Sequence[Array]) -> None:  # noqa: ARG002 - none takes noise
         """The result of what was asked for."""
-        self._search.tell(self._asked, y)
+        self._search.tell(x, y)
 
 
 def budget_of(named: str) -> int:
@@ -201,7 +203,7 @@ def importance_variant(measured: Array, variant: str, seed: int) -> Array | None
     raise SystemExit(f"there is no importance {variant!r}: flat, random or reversed")
 
 
-def campaign(name: str, seed: int, evaluations: Evaluations) -> dict[str, object]:
+def campaign(name: str, seed: int, evaluations: Evaluations, workers: int = 1) -> dict[str, object]:
     """Run one search; what it measured, in order: vectors, objectives, tokens."""
     if searched_as(name) and evaluations.asked.grid != name:
         raise SystemExit(f"{name} needs a store of its own: `serve STORE --grid {name}`")
@@ -209,20 +211,28 @@ def campaign(name: str, seed: int, evaluations: Evaluations) -> dict[str, object
     begun = time.process_time()
     method: OwnMethod | PeerMethod
     if name.partition(",")[0] in PEERS:
+        if workers > 1:
+            raise SystemExit(f"{name} is asked for one vector after another: leave --workers out")
         method = PeerMethod(name, seed, evaluations.layers)
     else:
         method = OwnMethod(name, seed, evaluations.layers, evaluations.discrepancy())
     sources = [evaluations.of(np.full(evaluations.layers, weight)) for weight, _ in ENDS]
     vectors, objectives, found = [], [], []
+    pending: list[tuple[int, int, Array, Evaluation]] = []
+    clock, number = 0, 0
     for _ in range(budget_of(name)):
-        x = method.ask()
-        found.append(evaluations.of(x))
-        y = scale.objective(found[-1])
-        method.tell(y, scale.noise(sources, found))
+        while len(pending) < workers and (asked := method.ask()) is not None:
+            merge = evaluations.of(asked)
+            heappush(pending, (clock + generated(merge), number, asked, merge))
+            number += 1
+        clock, _, x, merge = heappop(pending)
+        found.append(merge)
+        y = scale.objective(merge)
+        method.tell(x, y, scale.noise(sources, found))
         vectors.append(np.round(x, 6).tolist())
         objectives.append(np.round(y, 6).tolist())
     return {
-        "method": name,
+        "method": labelled(name, workers),
         "seed": seed,
         "cpu_seconds": round(time.process_time() - begun, 2),
         "x": vectors,
@@ -231,16 +241,22 @@ def campaign(name: str, seed: int, evaluations: Evaluations) -> dict[str, object
     }
 
 
-def search(store: Path, methods: list[str], seeds: range) -> None:
+def labelled(name: str, workers: int) -> str:
+    """How a campaign's method is named."""
+    return name if workers == 1 else f"{name}, {workers} workers"
+
+
+def search(store: Path, methods: list[str], seeds: range, workers: int) -> None:
     """Run the campaigns that the store lacks, seed by seed."""
     for seed in seeds:
         for name in methods:
             at = 0 if name == "uniform" or searched_as(name) else seed
-            if (name, at) in {(c["method"], c["seed"]) for c in lines_of(store / CAMPAIGNS)}:
+            label = labelled(name, workers)
+            if (label, at) in {(c["method"], c["seed"]) for c in lines_of(store / CAMPAIGNS)}:
                 continue
-            found = campaign(name, at, Evaluations(store))
+            found = campaign(name, at, Evaluations(store), workers)
             add(found, store / CAMPAIGNS)
-            print(f"{at} {name} {found['cpu_seconds']}", flush=True)
+            print(f"{at} {label} {found['cpu_seconds']}", flush=True)
 
 
 def confirm(store: Path, further: Path, methods: list[str] | None) -> None:
@@ -285,10 +301,12 @@ def main() -> None:
     searching.add_argument("--methods", nargs="+", default=[*OURS, *THEIRS])
     searching.add_argument("--seeds", type=int, default=10)
     searching.add_argument("--first-seed", type=int, default=101)
+    searching.add_argument("--workers", type=int, default=1, help="simulated, at once")
     again = commands.add_parser("confirm", help="measure the fronts on further questions")
     again.add_argument("--methods", nargs="+", help="all by default")
     reporting = commands.add_parser("report", help="write OUT.md and OUT.json")
     reporting.add_argument("--methods", nargs="+", help="all by default")
+    reporting.add_argument("--first", default=OURS[0], help="minus each other method")
     reporting.add_argument("--out", type=Path, required=True)
     for command in (serving, searching, again):
         command.add_argument("store", type=Path, help="folder of evaluations and campaigns")
@@ -300,14 +318,15 @@ def main() -> None:
         serve(options.store, options.run_file, options.sample, confirming=confirming, grid=grid)
     elif options.command == "search":
         first = options.first_seed
-        search(options.store, options.methods, range(first, first + options.seeds))
+        seeds = range(first, first + options.seeds)
+        search(options.store, options.methods, seeds, options.workers)
     elif options.command == "confirm":
         confirm(options.store, options.further, options.methods)
     else:
-        report(options.stores, options.methods, options.out)
+        report(options.stores, options.methods, options.first, options.out)
 
 
-def report(stores: Sequence[Path], methods: list[str] | None, out: Path) -> None:
+def report(stores: Sequence[Path], methods: list[str] | None, first: str, out: Path) -> None:
     """One report of the campaigns of all stores; those of a method and seed count once."""
     from benchmarks.real_merges.report import write_report
 
@@ -324,7 +343,7 @@ def report(stores: Sequence[Path], methods: list[str] | None, out: Path) -> None
         for file in (CAMPAIGNS, CONFIRMED)
     ]
     campaigns, confirmed = ([kept[key] for key in sorted(kept)] for kept in found)
-    write_report(campaigns, confirmed, Evaluations(stores[0]).asked, out)
+    write_report(campaigns, confirmed, Evaluations(stores[0]).asked, out, first)
 
 
 if __name__ == "__main__":

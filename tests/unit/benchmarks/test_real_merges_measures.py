@@ -72,6 +72,23 @@ def test_a_campaign_begins_with_the_design_of_its_seed_and_is_scaled_by_the_sour
     assert found["tokens"][0] == sum(fake_outcomes(first.tolist())["sums"].tokens)
 
 
+def test_several_workers_end_in_the_order_of_their_tokens() -> None:
+    evaluations: Any = FakeEvaluations()
+    alone: Any = campaign("sobol", 3, evaluations)
+    found: Any = campaign("sobol", 3, evaluations, workers=4)
+    assert found["method"] == "sobol, 4 workers"
+    assert sorted(found["x"]) == sorted(alone["x"]), "its points depend on no result"
+    tokens = dict(zip(map(tuple, alone["x"]), alone["tokens"], strict=True))
+    ends, free = [], [0] * 4
+    for x in alone["x"]:
+        free.sort()
+        free[0] += tokens[tuple(x)]
+        ends.append((free[0], x))
+    assert [x for _, x in sorted(ends, key=lambda end: end[0])] == found["x"]
+    with pytest.raises(SystemExit, match="one vector after another"):
+        campaign("botorch", 3, evaluations, workers=2)
+
+
 def test_a_store_measures_each_vector_once(tmp_path: Path) -> None:
     asked: list[Sequence[float]] = []
 
@@ -142,8 +159,11 @@ def test_settings_and_importance_stand_in_a_methods_name() -> None:
         OwnMethod(name, 3, LAYERS, prior)
         for name in ("ap-bmm-plus", "ap-bmm-plus,flat:diagonal=false,references=false")
     )
-    assert len(set(plain.ask())) == 1
-    assert len(set(shared.ask())) == LAYERS
+    first, other = plain.ask(), shared.ask()
+    assert first is not None
+    assert other is not None
+    assert len(set(first)) == 1
+    assert len(set(other)) == LAYERS
     measured = np.linspace(0.0, 1.0, LAYERS)
     random = importance_variant(measured, "random", 3)
     assert random is not None
