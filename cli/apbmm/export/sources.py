@@ -87,10 +87,15 @@ def source_folders(
 def verified_sources(results: RunResults, folders: Mapping[str, Path]) -> VerifiedSources:
     """The sources, verified to be those that the run merged; ``folders`` have the adapters added.
 
-    Raises `SourceError` for sources that cannot be merged, and for one whose weights, or whose
-    tokenizer and settings where these are used, are not those that the run's workers read. A
-    rehearsal's workers read none.
+    Raises `SourceError` while the run knows no layers, for sources that cannot be merged, and for
+    one whose weights, or whose tokenizer and settings where these are used, are not those that the
+    run's workers read. A rehearsal's workers read none.
     """
+    if not results.run_state.has_space:
+        raise SourceError(
+            "what a merge weighs is not known yet: no worker of the run has read its sources",
+            "let a worker join the run",
+        )
     from apbmm_worker.merging.sources import verify_sources
 
     sources = verify_sources(
@@ -113,11 +118,6 @@ def verified_sources(results: RunResults, folders: Mapping[str, Path]) -> Verifi
             f"{template}: {folders[template]} has another tokenizer, chat template or "
             "config than when the run asked its questions",
             f"--path {template}=FOLDER names a folder that has the same",
-        )
-    if not results.run_state.has_space:
-        raise SourceError(
-            "what a merge weighs is not known yet: no worker of the run has read its sources",
-            "let a worker join the run",
         )
     if sources.layers != results.run_state.layers:
         raise SourceError(

@@ -783,7 +783,8 @@ class BudgetSection(Section):
     """Ends the run when the hypervolume has stopped growing: when it has grown by no more than
     `patience_growth` while merges were evaluated that cost as much as so many average ones. An
     expensive merge counts as more than one, a cheap one as less, by the time of its worker.
-    The initial design does not count. It may be changed when a run is resumed."""
+    The initial design does not count. A merge that was stopped counts at what it has cost. It may
+    be changed when a run is resumed."""
     patience_growth: Annotated[Number, Field(ge=0, lt=1)] = 0.01
     """Share of the hypervolume by which it must grow. It may be changed when a run is resumed."""
     failures: Natural = 10

@@ -13,9 +13,9 @@ Invariants of the scheduler, in this module and in `leases` and `message_handler
 5. The first valid result of an evaluation is its only one. A result is acknowledged only after the
    commit that records it.
 6. An evaluation that counts against the budget is leased only while every limit of the budget
-   leaves room beside what is spent and in progress (`journal.budget`), and while the hypervolume
-   grows (`journal.patience`). A reference or the measurement is leased only while no limit of
-   GPU-hours or tokens is spent.
+   leaves room beside what is spent and in progress (`journal.costs.budget`), and while the
+   hypervolume grows (`journal.costs.patience`). A reference or the measurement is leased only while
+   no limit of GPU-hours or tokens is spent.
    A merge that has paused goes on while something is left of every limit. Once the run is
    finishing, no other merge is begun, and paused ones go on while that makes the hypervolume grow.
 7. An evaluation that failed gets no further attempt. Its vector is avoided by the search and its

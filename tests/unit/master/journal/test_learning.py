@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from apbmm.export.sources import verified_sources
 from apbmm.pick.choice import Preference, choose
 from apbmm.report.data.model import fitted_surrogate
 from apbmm.results.run_results import read_results
-from apbmm_common.errors import RunChangedError, UsageError
+from apbmm_common.errors import RunChangedError, SourceError, UsageError
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.confirmation import front_to_confirm
 from apbmm_master.journal.costs.budget import limits
@@ -180,6 +181,8 @@ def test_what_is_learnt_is_shown_before_a_worker_has_told_the_layers(
     results = read_results(write_journal(tmp_path / "learner", world.stored))
     assert len(results.merges) == len(EARLIER)
     assert fitted_surrogate(results) is None
+    with pytest.raises(SourceError, match="no worker of the run has read its sources"):
+        verified_sources(results, {})
 
 
 def test_learning_twice_changes_nothing_and_another_run_is_refused(
