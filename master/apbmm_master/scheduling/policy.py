@@ -323,7 +323,10 @@ def _end(run_state: RunState, spec: RunSpec, situation: Situation) -> FinishRun 
 def _reason_to_end(run_state: RunState, situation: Situation) -> str:
     """Why a run ends in which nothing is in progress; "" while it goes on."""
     done = run_state.count(EvaluationState.DONE)
+    in_part = run_state.count(EvaluationState.PAUSED, EvaluationState.STOPPED)
     completed = f"{done} evaluations completed"
+    if in_part:
+        completed += f", {in_part} merge{'s' if in_part > 1 else ''} measured in part"
     limit = reached(run_state)
     if limit is not None:
         is_number = limit.name == "evaluations"
@@ -331,9 +334,7 @@ def _reason_to_end(run_state: RunState, situation: Situation) -> str:
     if run_state.finishing or _has_steps(run_state):
         # `_turns` begins the finishing.
         is_finished = run_state.finishing and _is_finished(run_state, situation)
-        in_part = run_state.count(EvaluationState.PAUSED, EvaluationState.STOPPED)
-        reason = situation.stalled or run_state.finishing
-        return f"{reason}: {completed}, {in_part} merges measured in part" if is_finished else ""
+        return f"{situation.stalled or run_state.finishing}: {completed}" if is_finished else ""
     if situation.stalled:
         return f"{situation.stalled}, {completed}"
     if _has_no_more_to_try(run_state, situation):

@@ -330,6 +330,18 @@ def test_a_run_ends_with_the_front_that_was_asked_for() -> None:
     assert world.run_state.count(EvaluationState.PAUSED) > 0
 
 
+def test_a_run_whose_budget_went_into_first_steps_says_so_at_its_end() -> None:
+    """The merges of the audits fill the front, so that nothing is kept."""
+    world, _ = world_of("a", steps={"front": 1, "audits": 0.5}, budget={"evaluations": 12})
+    world.settle()
+    state = world.run_state
+    in_part = state.count(EvaluationState.PAUSED)
+    assert not state.finishing
+    assert in_part > 1
+    done = len(state.completed)
+    assert state.finished == f"{done} evaluations completed, {in_part} merges measured in part"
+
+
 def test_the_gain_is_what_a_merge_adds_to_those_that_are_completed_already() -> None:
     world, _ = paused_run(3)
     newest = {e: estimate((0.6, 0.0001), (300.0, 1.0)) for e in ("e0001", "e0002")}
