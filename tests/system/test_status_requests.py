@@ -13,6 +13,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from apbmm.status.query import Target
 from apbmm_common.protocol import curve_keys
 from apbmm_common.protocol.status_requests import RequestFailedError, ask
 from apbmm_master.status import sockets
@@ -112,7 +113,7 @@ async def test_an_answer_that_cannot_be_made_ends_no_later_one(
             with pytest.raises(
                 RequestFailedError, match="the master could not answer: out of memory"
             ):
-                await asyncio.to_thread(ask, local)
+                await asyncio.to_thread(Target(tmp_path).snapshot)
         assert await asyncio.to_thread(ask, local) == {"run": "r"}
         told = [each for each in caplog.records if each.exc_info]
         assert [each.message for each in told] == ["a status request could not be answered"]

@@ -40,7 +40,7 @@ from apbmm_common.process.signals import (
     StopRequests,
     handlers_restored,
 )
-from apbmm_common.protocol.status_requests import NoMasterError, Snapshot, ask
+from apbmm_common.protocol.status_requests import NoMasterError, RequestFailedError, Snapshot, ask
 from apbmm_master.journal.confirmation import confirm_folder
 
 POLL_SECONDS = 0.2
@@ -373,7 +373,7 @@ def _require_fit_workers(run_dir: Path, journal_folder: Path) -> None:
         return
     try:
         workers = ask(address)["workers"]
-    except (NoMasterError, KeyError):
+    except (NoMasterError, RequestFailedError, KeyError):
         return
     unfit = [worker for worker in workers if worker["state"] in ("unfit", "quarantined")]
     if workers and len(unfit) == len(workers):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from apbmm.status.query import Target, find
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
-from apbmm_common.protocol.status_requests import NoMasterError, RequestFailedError, Snapshot
+from apbmm_common.protocol.status_requests import NoMasterError, Snapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,8 +137,6 @@ def _watch(target: Target) -> int:
                 show(last)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
-    except RequestFailedError:
-        raise  # the master has not gone
     except NoMasterError:
         _require_end(target, last)
     finally:

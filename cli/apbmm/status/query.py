@@ -20,7 +20,11 @@ class Target:
     keys: ClientKeys | None = None
 
     def snapshot(self) -> Snapshot:
-        """The present status. Raises `NoMasterError` or `JournalError` if there is none."""
+        """The present status.
+
+        Raises `NoMasterError` or `JournalError` if there is none, and `RequestFailedError` where
+        the master answers with an error.
+        """
         if self.run_dir is None:
             return ask(self.address, self.keys)
         address = local_address(self.run_dir)

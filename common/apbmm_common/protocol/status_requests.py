@@ -21,7 +21,7 @@ class NoMasterError(ApbmmError):
     """No master answers at a status address."""
 
 
-class RequestFailedError(NoMasterError):
+class RequestFailedError(ApbmmError):
     """A master answers, but not with what it was asked for."""
 
 
