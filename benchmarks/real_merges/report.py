@@ -27,11 +27,11 @@ benchmark, campaigns of 8 + 32 evaluations (grids: 80), one after another; see
 `benchmarks/real_merges/searches.py`. Hypervolume of the objectives of Eq. 2 as measured on these
 questions, above (-0.2, -0.2); `trajectory` is its mean over the evaluations after the eighth,
 `tokens` are all that a campaign generated. Spacing and front (its size) are those of all merges of
-a campaign.
-Contribution is a method's share of the front pooled over all methods of the table. The first two
-tables are of the methods that have run every seed of `{first}`. Confirmed is the hypervolume of
-a campaign's front when its merges answer questions that the search did not ask. The merges of all
-campaigns together, {merges} of them, have a hypervolume of {pooled:.3f}.
+a campaign. Contribution is a method's share of the front pooled over all methods of the table. The
+first two tables are of the seeds of `{first}` that most methods have run, and of the methods that
+have run all of these. Confirmed is the hypervolume of a campaign's front when its merges answer
+questions that the search did not ask. The merges of all campaigns together, {merges} of them, have
+a hypervolume of {pooled:.3f}.
 
 Differences are paired by seed, with 95 % intervals (Student's t), Wilcoxon's p and Holm's
 correction over the table. At equal tokens: those of the cheaper campaign of each pair. The last
@@ -123,12 +123,21 @@ def write_report(
 
 
 def complete(curves: Curves, first: str = FIRST) -> Curves:
-    """The methods that have run every seed of the first one, and those without seeds."""
-    seeds = set(curves.get(first, {}))
+    """The methods that have run the usual seeds, and those without seeds.
+
+    The usual ones are those of the first method that half of the others have run as well.
+    """
+    others = [set(runs) for method, runs in curves.items() if method != first]
+    seeded = [seeds for seeds in others if seeds != {SEEDLESS}]
+    usual = {
+        seed
+        for seed in curves.get(first, {})
+        if sum(seed in seeds for seeds in seeded) >= len(seeded) / 2
+    }
     return {
         method: runs
         for method, runs in curves.items()
-        if set(runs) in ({SEEDLESS}, seeds | set(runs))
+        if set(runs) in ({SEEDLESS}, usual | set(runs))
     }
 
 
