@@ -10,7 +10,6 @@ band of `ap-bmm-plus` is its 95 % interval (Student's t). The campaigns are thos
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from apbmm.report.charts.drawing import (
     data,
     draw,
 )
-from benchmarks.real_merges.report import FIRST, INITIAL, Curve
+from benchmarks.real_merges.report import FIRST, INITIAL, Curve, Curves, by_hypervolume, complete
 from benchmarks.real_merges.searches import BUDGET, lines_of
 from benchmarks.tables import half_width
 
@@ -58,12 +57,15 @@ LOOKS = {
 
 def curves(campaigns: Path) -> Iterator[dict[str, Any]]:
     """The points of all lines of a pair: means after each evaluation, and their 95 % intervals."""
-    kept = lines_of(campaigns)
-    searches = Counter(each["method"] for each in kept)
+    kept: Curves = {}
+    for each in lines_of(campaigns):
+        if each["method"] in LOOKS:
+            kept.setdefault(each["method"], {})[each["seed"]] = Curve.of(each)
+    drawn = by_hypervolume(complete(kept))  # over the same seeds
     for method, (name, _, _) in LOOKS.items():
-        if searches[method] not in (1, searches[FIRST]):
-            continue  # other seeds would be another mean; one search has no seed
-        runs = [Curve.of(each).volumes[:BUDGET] for each in kept if each["method"] == method]
+        runs = [run.volumes[:BUDGET] for run in drawn.get(method, ())]
+        if not runs:
+            continue
         for number in range(INITIAL, BUDGET + 1):
             values = np.array([run[number - 1] for run in runs])
             half = half_width(values) if len(runs) > 1 else 0.0

@@ -27,10 +27,12 @@ def test_a_line_is_the_mean_over_seeds_with_its_interval(tmp_path: Path) -> None
         + searched("ap-bmm-plus", 102, 0.4)
         + searched("uniform", 0, 0.3)
         + searched("not drawn", 101, 0.9)
-        + "".join(searched("sobol", seed, 0.9) for seed in (101, 102, 103))
+        + "".join(searched("sobol", seed, seed - 100.0) for seed in (101, 102, 103))
+        + searched("qnehvi", 101, 0.9)
     )
     rows = list(curves(kept))
-    assert {row["method"] for row in rows} == {"ap-bmm-plus", "one weight for all layers"}
+    names = {"ap-bmm-plus", "one weight for all layers", "Sobol points"}
+    assert {row["method"] for row in rows} == names, "qnehvi lacks a seed"
     first = [row for row in rows if row["method"] == "ap-bmm-plus"]
     assert [row["x"] for row in first] == list(range(INITIAL, BUDGET + 1))
     ends = [hypervolume([[height, 0.5]], REFERENCE) for height in (0.3, 0.5)]
@@ -39,5 +41,8 @@ def test_a_line_is_the_mean_over_seeds_with_its_interval(tmp_path: Path) -> None
     # Student's t of one degree of freedom, at 97.5 %, is 12.706.
     half = 12.706 * (ends[1] - ends[0]) / 2
     assert first[-1]["high"] - first[-1]["y"] == pytest.approx(half, rel=1e-4)
-    alone = [row for row in rows if row["method"] != "ap-bmm-plus"]
+    two = [row for row in rows if row["method"] == "Sobol points"]
+    heights = [hypervolume([[height, 0.5]], REFERENCE) for height in (1.0, 2.0)]
+    assert two[0]["y"] == pytest.approx(sum(heights) / 2), "of the seeds that both have"
+    alone = [row for row in rows if row["method"] == "one weight for all layers"]
     assert all(row["low"] == row["y"] == row["high"] for row in alone)
