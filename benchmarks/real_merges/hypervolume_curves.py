@@ -33,7 +33,7 @@ from apbmm.report.charts.drawing import (
     data,
     draw,
 )
-from benchmarks.real_merges.report import FIRST, INITIAL, Curve, Curves, by_hypervolume, complete
+from benchmarks.real_merges.report import FIRST, INITIAL, by_hypervolume, by_method, complete
 from benchmarks.real_merges.searches import BUDGET, lines_of
 from benchmarks.tables import half_width
 
@@ -57,10 +57,7 @@ LOOKS = {
 
 def curves(campaigns: Path) -> Iterator[dict[str, Any]]:
     """The points of all lines of a pair: means after each evaluation, and their 95 % intervals."""
-    kept: Curves = {}
-    for each in lines_of(campaigns):
-        if each["method"] in LOOKS:
-            kept.setdefault(each["method"], {})[each["seed"]] = Curve.of(each)
+    kept = by_method(each for each in lines_of(campaigns) if each["method"] in LOOKS)
     drawn = by_hypervolume(complete(kept))  # over the same seeds
     for method, (name, _, _) in LOOKS.items():
         runs = [run.volumes[:BUDGET] for run in drawn.get(method, ())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,7 @@ def write_report(
     `confirmed` holds the objectives of fronts on further questions, `asked` what was asked. The
     differences are those of `first` from the others.
     """
-    again = {(each["method"], each["seed"]): each["y"] for each in confirmed}
-    curves: Curves = {}
-    for campaign in campaigns:
-        method, seed = campaign["method"], campaign["seed"]
-        curves.setdefault(method, {})[seed] = Curve.of(campaign, again.get((method, seed), ()))
+    curves = by_method(campaigns, confirmed)
     parts = [made_by(f"python -m benchmarks.real_merges.searches report STORE --out {out}")]
     every = np.concatenate([run.points for runs in curves.values() for run in runs.values()])
     parts.append(
@@ -120,6 +116,18 @@ def write_report(
     kept = [{name: c[name] for name in ("method", "seed", "y", "tokens")} for c in campaigns]
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in kept)
     out.with_suffix(".json").write_text(f"[\n{lines}\n]\n")
+
+
+def by_method(
+    campaigns: Iterable[Mapping[str, Any]], confirmed: Sequence[Mapping[str, Any]] = ()
+) -> Curves:
+    """The curves of campaigns as they are kept, by method and seed."""
+    again = {(each["method"], each["seed"]): each["y"] for each in confirmed}
+    curves: Curves = {}
+    for campaign in campaigns:
+        method, seed = campaign["method"], campaign["seed"]
+        curves.setdefault(method, {})[seed] = Curve.of(campaign, again.get((method, seed), ()))
+    return curves
 
 
 def complete(curves: Curves, first: str = FIRST) -> Curves:
