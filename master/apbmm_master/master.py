@@ -271,11 +271,10 @@ class Master:
     @property
     def _end(self) -> FinishRun | None:
         """How the run ended; None while it goes on."""
-        return (
-            FinishRun(self.run_state.finished, self.run_state.failed)
-            if self.run_state.finished
-            else None
-        )
+        state = self.run_state
+        if not state.finished:
+            return None
+        return FinishRun(state.finished, state.failed, state.by_patience)
 
     def _over(self) -> bool:
         if self._end is not None:
@@ -350,11 +349,11 @@ class Master:
         match decision:
             case AskForVectors(count):
                 self.optimiser.ask(self.run_state, count)
-            case BeginFinishing(reason):
-                self.record(Finishing(reason=reason))
+            case BeginFinishing(reason, by_patience):
+                self.record(Finishing(reason=reason, by_patience=by_patience))
                 self._wake_up()
-            case FinishRun(reason, failed):
-                self.record(Finished(reason=reason, failed=failed))
+            case FinishRun(reason, failed, by_patience):
+                self.record(Finished(reason=reason, failed=failed, by_patience=by_patience))
             case _:
                 self._leases.carry_out(decision, time.monotonic())
                 self._wake_up()

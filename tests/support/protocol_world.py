@@ -537,11 +537,10 @@ class World:
     @property
     def end(self) -> FinishRun | None:
         """How the run ended; None while it goes on."""
-        return (
-            FinishRun(self.run_state.finished, self.run_state.failed)
-            if self.run_state.finished
-            else None
-        )
+        state = self.run_state
+        if not state.finished:
+            return None
+        return FinishRun(state.finished, state.failed, state.by_patience)
 
     def turn(self, messages: Iterable[tuple[bytes, FromWorker]] | None = None) -> None:
         """One turn of the master with ``messages`` (all that are on the way by default)."""
@@ -555,10 +554,10 @@ class World:
             match decision:
                 case AskForVectors(count):
                     self._propose(count)
-                case BeginFinishing(reason):
-                    self.record(Finishing(reason=reason))
-                case FinishRun(reason, failed):
-                    self.record(Finished(reason=reason, failed=failed))
+                case BeginFinishing(reason, by_patience):
+                    self.record(Finishing(reason=reason, by_patience=by_patience))
+                case FinishRun(reason, failed, by_patience):
+                    self.record(Finished(reason=reason, failed=failed, by_patience=by_patience))
                 case _:
                     self.dispatch.carry_out(decision, self.now)
         self.dispatch.resend(self.now)

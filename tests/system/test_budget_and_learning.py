@@ -98,5 +98,6 @@ def test_a_run_ends_when_its_hypervolume_has_stopped_growing(site: Site) -> None
     assert master.end() == 0, master.output
     run_state = site.run_state()
     assert run_state.finished.startswith("the hypervolume grew by ")
+    assert run_state.by_patience
     assert run_state.finished in master.output
     assert 4 < len(run_state.completed) < 30

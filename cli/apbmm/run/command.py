@@ -37,7 +37,6 @@ from apbmm_common.run_file import EvaluationSection, RunSpec, run_as_toml
 from apbmm_master.beginning import elsewhere
 from apbmm_master.journal.confirmation import can_confirm, confirm_folder
 from apbmm_master.journal.costs.budget import reached
-from apbmm_master.journal.costs.patience import ended_by_patience
 from apbmm_master.journal.events import AnyEvent
 from apbmm_master.journal.resume import begin_or_resume
 from apbmm_master.journal.run_directory import unusable
@@ -223,7 +222,7 @@ def _had_finished(run_dir: Path, run_file: Path) -> str:
     if (limit := reached(run_state)) is not None:
         key = f"budget.{limit.name}"
     else:
-        key = "budget.patience" if ended_by_patience(run_state) else ""
+        key = "budget.patience" if run_state.by_patience else ""
     more = f": raise {key} in {run_file}, and the same command goes on" if key else ""
     return f"this run had finished before, and no worker was started{more}"
 

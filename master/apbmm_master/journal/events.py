@@ -302,11 +302,23 @@ class Stopped(Event):
     reason: str
 
 
+REASON_BEFORE_BY_PATIENCE = "the hypervolume grew by "
+"""Earlier versions recorded no ``by_patience``: it was so where a reason began with this."""
+
+
+def _by_patience_in_words(event: dict[str, Any]) -> bool:
+    return str(event.get("reason", "")).startswith(REASON_BEFORE_BY_PATIENCE)
+
+
 class Finishing(Event):
-    """From here on merges that have paused are completed, and no other is begun."""
+    """From here on merges that have paused are completed, and no other is begun.
+
+    ``by_patience``: because the hypervolume has stopped growing; see `costs.patience`.
+    """
 
     event: Literal["finishing"] = "finishing"
     reason: str
+    by_patience: bool = Field(default_factory=_by_patience_in_words)
 
 
 class DuplicateResult(Event):
@@ -387,11 +399,16 @@ class WorkerQuarantined(Event):
 
 
 class Finished(Event):
-    """The run is over: its budget is spent, or, with ``failed``, too much of it failed."""
+    """The run is over: its budget is spent, or, with ``failed``, too much of it failed.
+
+    ``by_patience`` as in `Finishing`; also where that had begun by patience, and nothing is left
+    to complete.
+    """
 
     event: Literal["finished"] = "finished"
     reason: str
     failed: bool = False
+    by_patience: bool = Field(default_factory=_by_patience_in_words)
 
 
 RunEvent = RunStarted | SpecChanged | EpochStarted | Finishing | Finished

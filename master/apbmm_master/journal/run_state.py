@@ -126,6 +126,8 @@ class RunState:
         self.finishing, self.finished, self.failed = "", "", False
         """Why only paused merges go on, and why the run ended, both empty before that; whether it
         ended for what failed in it."""
+        self.by_patience = False
+        """Whether the later of these two is because the hypervolume had stopped growing."""
         self.finishing_at = 0.0
         """Since when only paused merges go on; 0 before that."""
         self._tells_waiting: list[TellCall] = []
@@ -302,7 +304,7 @@ class RunState:
             case SpecChanged():
                 self.spec = RunSpec.model_validate(event.spec)
                 self.finishing, self.finished, self.failed = "", "", False
-                self.finishing_at = 0.0
+                self.finishing_at, self.by_patience = 0.0, False
                 self._pause(time)
             case EpochStarted():
                 self.epoch = event.epoch
@@ -313,8 +315,10 @@ class RunState:
                 )
             case Finishing():
                 self.finishing, self.finishing_at = event.reason, time
+                self.by_patience = event.by_patience
             case Finished():
                 self.finished, self.failed = event.reason, event.failed
+                self.by_patience = event.by_patience
 
     def _change_space(self, event: SpaceEvent) -> None:
         match event:

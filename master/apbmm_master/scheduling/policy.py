@@ -128,9 +128,13 @@ class StopEvaluation:
 
 @dataclass(frozen=True)
 class BeginFinishing:
-    """From now on complete merges that have paused and begin no other, for a reason."""
+    """From now on complete merges that have paused and begin no other, for a reason.
+
+    ``by_patience`` as in the event `Finishing`.
+    """
 
     reason: str
+    by_patience: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,10 +146,14 @@ class AskForVectors:
 
 @dataclass(frozen=True)
 class FinishRun:
-    """End the run; ``failed`` where that is because too much of it failed."""
+    """End the run; ``failed`` where that is because too much of it failed.
+
+    ``by_patience`` as in the event `Finished`.
+    """
 
     reason: str
     failed: bool = False
+    by_patience: bool = False
 
 
 Kept = Mapping[LimitName, float]
@@ -316,12 +324,11 @@ def _end(run_state: RunState, spec: RunSpec, situation: Situation) -> FinishRun 
         return None
     if not run_state.references_done:
         return _spent_without_references(run_state)
-    reason = _reason_to_end(run_state, situation)
-    return FinishRun(reason) if reason else None
+    return _success(run_state, situation)
 
 
-def _reason_to_end(run_state: RunState, situation: Situation) -> str:
-    """Why a run ends in which nothing is in progress; "" while it goes on."""
+def _success(run_state: RunState, situation: Situation) -> FinishRun | None:
+    """The end of a run that has done what it was to do, when nothing is in progress."""
     done = run_state.count(EvaluationState.DONE)
     in_part = run_state.count(EvaluationState.PAUSED, EvaluationState.STOPPED)
     completed = f"{done} evaluations completed"
@@ -330,16 +337,26 @@ def _reason_to_end(run_state: RunState, situation: Situation) -> str:
     limit = reached(run_state)
     if limit is not None:
         is_number = limit.name == "evaluations"
-        return completed if is_number else f"{limit.in_words} are spent, {completed}"
-    if run_state.finishing or _has_steps(run_state):
-        # `_turns` begins the finishing.
-        is_finished = run_state.finishing and _is_finished(run_state, situation)
-        return f"{situation.stalled or run_state.finishing}: {completed}" if is_finished else ""
+        return FinishRun(completed if is_number else f"{limit.in_words} are spent, {completed}")
+    if run_state.finishing:
+        return _end_of_finishing(run_state, situation, completed)
+    if _has_steps(run_state):  # `_turns` begins the finishing first
+        return None
     if situation.stalled:
-        return f"{situation.stalled}, {completed}"
+        return FinishRun(f"{situation.stalled}, {completed}", by_patience=True)
     if _has_no_more_to_try(run_state, situation):
-        return f"the method has no more to try after {done} evaluations"
-    return ""
+        return FinishRun(f"the method has no more to try after {done} evaluations")
+    return None
+
+
+def _end_of_finishing(
+    run_state: RunState, situation: Situation, completed: str
+) -> FinishRun | None:
+    if not _is_finished(run_state, situation):
+        return None
+    by_patience = bool(situation.stalled) or run_state.by_patience
+    reason = situation.stalled or run_state.finishing
+    return FinishRun(f"{reason}: {completed}", by_patience=by_patience)
 
 
 def _has_steps(run_state: RunState) -> bool:
@@ -381,17 +398,19 @@ def _turns(run_state: RunState, situation: Situation, kept: Kept) -> list[Decisi
     ]
     if stops or run_state.finishing:
         return stops
-    reason = _reason_to_finish(run_state, situation, kept)
-    return [BeginFinishing(reason)] if reason else []
+    finishing = _finishing(run_state, situation, kept)
+    return [finishing] if finishing else []
 
 
-def _reason_to_finish(run_state: RunState, situation: Situation, kept: Kept) -> str:
-    """Why no further merge is begun where merges are measured in steps; "" while some are."""
+def _finishing(run_state: RunState, situation: Situation, kept: Kept) -> BeginFinishing | None:
+    """The finishing of a run that measures in steps, once it begins no further merge."""
     if any(0.0 < kept.get(limit.name, 0.0) >= limit.unused for limit in limits(run_state)):
-        return "the budget's rest went into the front"
+        return BeginFinishing("the budget's rest went into the front")
     if situation.stalled:
-        return situation.stalled
-    return "the method has no more to try" if _has_no_more_to_try(run_state, situation) else ""
+        return BeginFinishing(situation.stalled, by_patience=True)
+    if _has_no_more_to_try(run_state, situation):
+        return BeginFinishing("the method has no more to try")
+    return None
 
 
 def _has_no_more_to_try(run_state: RunState, situation: Situation) -> bool:

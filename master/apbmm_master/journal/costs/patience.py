@@ -10,8 +10,6 @@ from apbmm_master.journal.scores import ScoreHistory
 from apbmm_master.journal.spending import gpu_seconds_of_result
 
 ROUNDING = 1e-9
-GREW = "the hypervolume grew"
-"""How the reason of such an end begins, also in journals."""
 
 
 def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
@@ -50,13 +48,8 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
         if growth > budget.patience_growth * earlier:
             return ""
         share = growth / earlier if earlier else 0.0
-        return f"{GREW} by {share:.2%} over the last {count} evaluations"
+        return f"the hypervolume grew by {share:.2%} over the last {count} evaluations"
     return ""
-
-
-def ended_by_patience(run_state: RunState) -> bool:
-    """Whether a run has finished because its hypervolume had stopped growing."""
-    return run_state.finished.startswith(GREW)
 
 
 def _stopped(run_state: RunState) -> list[tuple[float, float]]:

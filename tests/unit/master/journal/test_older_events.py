@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
-from apbmm_master.journal.events import EVENT, ResultRecorded
+from apbmm_master.journal.events import EVENT, Finished, Finishing, ResultRecorded
 
 RESULT = (
     '{"event":"result","evaluation":"e0007","attempt":1,"lease":"e0007.1.5f3a","worker":"host-0",'
@@ -48,3 +48,14 @@ def test_a_result_of_protocol_2_has_its_accuracy_and_tokens_as_metrics() -> None
 def test_a_result_of_no_version_is_refused(old: str, new: str) -> None:
     with pytest.raises(ValidationError):
         EVENT.validate_json(RESULT.replace(old, new))
+
+
+@pytest.mark.parametrize("kind", ["finishing", "finished"])
+def test_an_end_by_patience_was_told_by_its_words_only(kind: str) -> None:
+    words = {"the hypervolume grew by 0.00% over the last 9 evaluations": True, "spent": False}
+    for reason, by_patience in words.items():
+        event = EVENT.validate_json(f'{{"event":"{kind}","reason":"{reason}"}}')
+        assert isinstance(event, Finishing | Finished)
+        assert event.by_patience is by_patience
+        recorded = event.model_copy(update={"by_patience": not by_patience})
+        assert EVENT.validate_json(recorded.model_dump_json()) == recorded, "words no longer count"

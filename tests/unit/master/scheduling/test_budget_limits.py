@@ -8,7 +8,7 @@ import pytest
 
 from apbmm_master.journal.costs.budget import Limit, forecast, limits, reached, roughly
 from apbmm_master.journal.costs.cost import gpu_seconds, seconds_served
-from apbmm_master.journal.costs.patience import ended_by_patience, standstill_of_hypervolume
+from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
 from apbmm_master.journal.run_state import RunState
@@ -354,8 +354,7 @@ def test_a_run_ends_when_the_hypervolume_has_not_grown_for_long_enough() -> None
         assert world.end is None
     evaluate(world, worker, 0.6)
     reason = "the hypervolume grew by 0.00% over the last 4 evaluations, 9 evaluations completed"
-    assert world.end == FinishRun(reason)
-    assert ended_by_patience(world.run_state)
+    assert world.end == FinishRun(reason, by_patience=True)
 
 
 def test_growth_below_the_given_share_is_none() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from apbmm_common.protocol.messages import Beat, Cancel, Failed, ResultAck
 from apbmm_master.journal.costs.budget import LimitName
-from apbmm_master.journal.costs.patience import ended_by_patience, standstill_of_hypervolume
+from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.events import (
     AttemptFailed,
     DuplicateResult,
@@ -171,7 +171,7 @@ def test_finishing_is_latched_and_begins_no_merge() -> None:
 
 def test_patience_completes_the_front_before_it_ends_the_run() -> None:
     world, _ = paused_run(3)
-    assert decisions(world, stalled="no growth") == [BeginFinishing("no growth")]
+    assert decisions(world, stalled="no growth") == [BeginFinishing("no growth", by_patience=True)]
 
 
 def test_patience_ends_the_finishing_too() -> None:
@@ -187,6 +187,7 @@ def test_patience_ends_the_finishing_too() -> None:
     (end,) = decisions(world, stalled="no growth")
     assert isinstance(end, FinishRun)
     assert end.reason.startswith("no growth: 0 evaluations completed, 4 merges measured in part")
+    assert end.by_patience
 
 
 def test_patience_begins_anew_with_the_finishing() -> None:
@@ -218,10 +219,17 @@ def test_paused_merges_of_the_initial_design_count_towards_patience_in_the_finis
 
 def test_a_run_whose_patience_began_the_finishing_has_ended_by_it() -> None:
     world, _ = paused_run(2)
-    world.record(Finishing(reason="the hypervolume grew by 0.00% over the last 3 evaluations"))
+    world.record(Finishing(reason="no growth", by_patience=True))
     world.settle()
-    assert world.run_state.finished
-    assert ended_by_patience(world.run_state)
+    assert world.end is not None
+    assert world.end.by_patience
+
+
+def test_a_finishing_that_spends_the_budget_has_not_ended_by_patience() -> None:
+    world, _ = paused_run(2, budget={"evaluations": 2, "initial": 2})
+    world.record(Finishing(reason="no growth", by_patience=True))
+    world.settle()
+    assert world.end == FinishRun("2 evaluations completed")
 
 
 def test_a_merge_that_cannot_be_better_than_a_measured_one_is_stopped() -> None:
