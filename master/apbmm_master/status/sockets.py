@@ -94,8 +94,8 @@ class StatusSocket:
         self._local = _router()
         self._remote: zmq.asyncio.Socket | None = None
         self._remote_asked = -math.inf
-        self._failed_with = ""
-        """Of the last answer that could not be made."""
+        self._failing: dict[bytes, str] = {}
+        """By kind of request: why its last answer could not be made, where it could not."""
         self._events: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         addresses = {
             "status": f"ipc://{self._folder}/status.sock",
@@ -151,14 +151,17 @@ class StatusSocket:
         self, answer: Callable[[zmq.Frame], Awaitable[bytes]], request: zmq.Frame
     ) -> bytes:
         """The answer; an error object where making it fails, which later requests may not do."""
+        kind = request.bytes.partition(b" ")[0]
         try:
-            return await answer(request)
+            made = await answer(request)
         except Exception as error:
-            message = f"the master could not answer: {error or type(error).__name__}"
-            if message != self._failed_with:  # readers ask again and again
+            message = f"the master could not answer: {str(error) or type(error).__name__}"
+            if message != self._failing.get(kind):  # readers ask again and again
                 log.exception("a status request could not be answered")
-            self._failed_with = message
+            self._failing[kind] = message
             return _error(message, "the run goes on; the master's log has the traceback")
+        self._failing.pop(kind, None)
+        return made
 
     async def _answer_remote(self, request: zmq.Frame) -> bytes:
         """The answer over TCP, if the allow-list has the sender's key now."""
