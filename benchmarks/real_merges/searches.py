@@ -37,6 +37,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import heappop, heappush
 from itertools import islice
 from pathlib import Path
@@ -49,7 +50,7 @@ from apbmm_common.merge_methods import searched_as
 from apbmm_master.search.methods import create, method_class
 from apbmm_master.search.methods.sequences import scrambled_sobol
 from apbmm_master.search.pareto import front
-from apbmm_master.search.partial_answers.outcome_estimates import particular_variances
+from apbmm_master.search.partial_answers.objective_noise import objective_noise
 from apbmm_master.search.prior import Discrepancies, component_importance
 from apbmm_master.search.reference_scaling import (
     ScaledObjective,
@@ -78,16 +79,21 @@ CAMPAIGNS, CONFIRMED = "campaigns.jsonl", "confirmed.jsonl"
 class Scale:
     """Eq. 2 with the two sources as measured."""
 
-    references: Mapping[str, Mapping[str, Mapping[str, float]]]
+    sources: Mapping[str, Evaluation]
 
     @classmethod
     def of(cls, evaluations: Evaluations) -> Scale:
         """Measure the two sources."""
         ends = {
-            name: means(evaluations.of(np.full(evaluations.layers, weight)))
+            name: evaluations.of(np.full(evaluations.layers, weight))
             for name, weight in (("instruct", 0.0), ("thinking", 1.0))
         }
         return cls(ends)
+
+    @cached_property
+    def references(self) -> dict[str, dict[str, dict[str, float]]]:
+        """What the sources score."""
+        return {name: means(found) for name, found in self.sources.items()}
 
     @property
     def objectives(self) -> tuple[ScaledObjective, ...]:
@@ -102,25 +108,23 @@ class Scale:
         """The objectives (2,) of a merge."""
         return objective_vector(self.objectives, means(found), self.references)
 
-    def noise(self, sources: Sequence[Evaluation], found: Sequence[Evaluation]) -> list[Array]:
-        """The variance (2,) that a run tells of each merge found so far.
+    def noise(self, found: Evaluation) -> Array:
+        """The variance (2,) that a run tells of a merge before outcomes show more of it."""
+        return objective_variance(self.objectives, means(found), self.references)
 
-        It is learned anew from the outcomes of these merges and the sources, as in
-        `OutcomeBook.noise`.
-        """
-        every = [*sources, *found]
-        learned: list[dict[str, dict[str, float]]] = [{} for _ in every]
-        for name in sources[0]:
-            scores = particular_variances(np.array([each[name].scores for each in every]))
-            tokens = particular_variances(
-                np.array([each[name].tokens for each in every], dtype=np.float64)
-            )
-            for place, of_merge in enumerate(learned):
-                of_merge[name] = {"accuracy": float(scores[place]), "tokens": float(tokens[place])}
-        return [
-            objective_variance(self.objectives, {}, self.references, of_merge)
-            for of_merge in learned[len(sources) :]
+    def noise_by_outcomes(self, found: Sequence[Evaluation]) -> list[Array]:
+        """The variance (2,) of each merge found so far, by their outcomes and the sources'."""
+        answers = [
+            {
+                name: {
+                    "accuracy": np.array(benchmark.scores),
+                    "tokens": np.array(benchmark.tokens, dtype=np.float64),
+                }
+                for name, benchmark in each.items()
+            }
+            for each in (*self.sources.values(), *found)
         ]
+        return objective_noise(answers, self.objectives, self.references)[len(self.sources) :]
 
 
 def means(found: Evaluation) -> dict[str, dict[str, float]]:
@@ -136,7 +140,9 @@ def generated(found: Evaluation) -> int:
 class OwnMethod:
     """A method of apbmm, created as a run creates it."""
 
-    def __init__(self, named: str, seed: int, layers: int, prior: Discrepancy) -> None:
+    def __init__(
+        self, named: str, seed: int, layers: int, prior: Discrepancy, scale: Scale
+    ) -> None:
         head, settings = named_settings(named)
         name, _, variant = head.partition(",")
         method = method_class(name)
@@ -149,17 +155,22 @@ class OwnMethod:
             name, layers, seed=seed, budget=budget_of(named), initial=INITIAL,
             importance=importance, **settings,
         )  # fmt: skip
-        self._told: list[tuple[Array, Array]] = []
+        self._scale = scale
+        self._told: list[tuple[Array, Array, Evaluation]] = []
 
     def ask(self) -> Array | None:
         """The next vector; None where the method waits for results."""
         asked = self._search.ask(1)
         return asked[0] if asked else None
 
-    def tell(self, x: Array, y: Array, noise: Sequence[Array]) -> None:
-        """The result of what was asked for, and the noise of all results as it is known now."""
-        self._told.append((x, y))
-        for (vector, objectives), variance in zip(self._told, noise, strict=True):
+    def tell(self, x: Array, y: Array, merge: Evaluation) -> None:
+        """The result of what was asked for, and the noise that a run would tell now."""
+        self._told.append((x, y, merge))
+        if not self._search.uses_outcomes:
+            self._search.tell(x, y, self._scale.noise(merge))
+            return
+        noise = self._scale.noise_by_outcomes([merge for _, _, merge in self._told])
+        for (vector, objectives, _), variance in zip(self._told, noise, strict=True):
             self._search.tell(vector, objectives, variance)
 
 
@@ -179,7 +190,7 @@ class PeerMethod:
         design = next(self._design, None)
         return self._search.ask() if design is None else np.asarray(design)
 
-    def tell(self, x: Array, y: Array, noise: Sequence[Array]) -> None:  # noqa: ARG002 - none takes noise
+    def tell(self, x: Array, y: Array, merge: Evaluation) -> None:  # noqa: ARG002 - none takes noise
         """The result of what was asked for."""
         self._search.tell(x, y)
 
@@ -215,8 +226,7 @@ def campaign(name: str, seed: int, evaluations: Evaluations, workers: int = 1) -
             raise SystemExit(f"{name} is asked for one vector after another: leave --workers out")
         method = PeerMethod(name, seed, evaluations.layers)
     else:
-        method = OwnMethod(name, seed, evaluations.layers, evaluations.discrepancy())
-    sources = [evaluations.of(np.full(evaluations.layers, weight)) for weight, _ in ENDS]
+        method = OwnMethod(name, seed, evaluations.layers, evaluations.discrepancy(), scale)
     vectors, objectives, found = [], [], []
     pending: list[tuple[int, int, Array, Evaluation]] = []
     clock, number = 0, 0
@@ -228,7 +238,7 @@ def campaign(name: str, seed: int, evaluations: Evaluations, workers: int = 1) -
         clock, _, x, merge = heappop(pending)
         found.append(merge)
         y = scale.objective(merge)
-        method.tell(x, y, scale.noise(sources, found))
+        method.tell(x, y, merge)
         vectors.append(np.round(x, 6).tolist())
         objectives.append(np.round(y, 6).tolist())
     return {

@@ -19,24 +19,21 @@ from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.steps.partial_outcomes import PartialRow
 from apbmm_master.journal.store import read_rows
 from apbmm_master.search.arrays import Array
+from apbmm_master.search.partial_answers.objective_noise import objective_noise
 from apbmm_master.search.partial_answers.outcome_estimates import (
     Answers,
     Estimator,
     Outcomes,
-    particular_variances,
 )
 from apbmm_master.search.reference_scaling import (
     Measurement,
     ScaledObjective,
     estimated_objectives,
-    objective_variance,
 )
 
 Merge = TypeVar("Merge")
 MOST_EARLIER = 48
 """Complete merges, the last ones, that estimates are learned from."""
-WINDOW = 128
-"""Merges whose noise is learned together; it takes an inverse of this size."""
 LEARNT = frozenset({"accuracy", "tokens"})
 """Metrics that are the mean of a column of the outcomes."""
 
@@ -230,10 +227,9 @@ class OutcomeBook:
     def noise(self, request: OutcomeRequest, done: Sequence[str]) -> dict[str, Array]:
         """Variances (m,) of the objectives of merges that are done, which no others share.
 
-        Those of the means that the objectives are made of (`particular_variances`), learned from
-        all that are done and the references, by Eq. 2. The references' are there as well. Empty
-        where an objective is of another metric than accuracy or tokens. Without those of which
-        there are no outcomes.
+        `objective_noise`, learned from all that are done and the references, whose noise is there
+        as well. Empty where an objective is of another metric than accuracy or tokens. Without
+        those of which there are no outcomes.
         """
         if not {objective.metric for objective in request.objectives} <= LEARNT:
             return {}
@@ -242,18 +238,18 @@ class OutcomeBook:
         names = [name for name in (*references, *done) if self._is_whole(name)]
         if len(names) < len(references) or len(names) == 0:
             return {}
-        learned: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
-        for benchmark in self._questions:
-            for metric in LEARNT:
-                values = np.stack(
-                    [self._by_question(name, benchmark, metric, request.repeats) for name in names]
-                )
-                for name, variance in zip(names, _in_windows(values), strict=True):
-                    learned[name].setdefault(benchmark, {})[metric] = float(variance)
-        return {
-            name: objective_variance(request.objectives, {}, request.scale, learned[name])
+        answers = [
+            {
+                benchmark: {
+                    metric: self._by_question(name, benchmark, metric, request.repeats)
+                    for metric in LEARNT
+                }
+                for benchmark in self._questions
+            }
             for name in names
-        }
+        ]
+        noise = objective_noise(answers, request.objectives, request.scale)
+        return dict(zip(names, noise, strict=True))
 
     def _is_whole(self, name: str) -> bool:
         tables = self._done[name]
@@ -282,16 +278,3 @@ def _estimated(
     found = estimator.estimate(Answers(table.scores, table.tokens, table.generated, vector))
     pairs = (("accuracy", found.accuracy), ("tokens", found.tokens))
     return {metric: (mean.mean, mean.variance) for metric, mean in pairs}
-
-
-def _in_windows(values: Array) -> Array:
-    """`particular_variances` (n,) of rows (n, Q), in windows of as many rows as `WINDOW`.
-
-    The last window has the last so many rows, some of which are in the one before.
-    """
-    count = len(values)
-    found = np.empty(count)
-    for number in range(0, count, WINDOW):
-        begin = min(number, max(0, count - WINDOW))
-        found[begin : begin + WINDOW] = particular_variances(values[begin : begin + WINDOW])
-    return found

@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from apbmm_master.search.methods.sequences import scrambled_sobol
+from benchmarks.real_merges import searches
 from benchmarks.real_merges.evaluations import Asked, Benchmark, Discrepancy, Evaluations, Store
 from benchmarks.real_merges.report import Curve, complete, holm, write_report
 from benchmarks.real_merges.searches import (
@@ -154,9 +156,10 @@ def test_a_grid_has_twice_the_evaluations_and_a_store_of_its_own() -> None:
 
 
 def test_settings_and_importance_stand_in_a_methods_name() -> None:
-    prior = FakeEvaluations().discrepancy()
+    evaluations: Any = FakeEvaluations()
+    prior, scale = evaluations.discrepancy(), Scale.of(evaluations)
     plain, shared = (
-        OwnMethod(name, 3, LAYERS, prior)
+        OwnMethod(name, 3, LAYERS, prior, scale)
         for name in ("ap-bmm-plus", "ap-bmm-plus,flat:diagonal=false,references=false")
     )
     first, other = plain.ask(), shared.ask()
@@ -170,7 +173,29 @@ def test_settings_and_importance_stand_in_a_methods_name() -> None:
     assert sorted(random) == pytest.approx(measured)
     assert importance_variant(measured, "reversed", 3) == pytest.approx(measured[::-1])
     with pytest.raises(SystemExit, match="no importance"):
-        OwnMethod("ap-bmm,none", 3, LAYERS, prior)
+        OwnMethod("ap-bmm,none", 3, LAYERS, prior, scale)
+
+
+def test_a_method_is_told_noise_as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of outcomes where it uses them, learned anew from all results; else the usual one."""
+    evaluations: Any = FakeEvaluations()
+    prior, scale = evaluations.discrepancy(), Scale.of(evaluations)
+    x = list(islice(scrambled_sobol(LAYERS, 3), 3))
+    merges = [fake_outcomes(vector.tolist()) for vector in x]
+    y = [scale.objective(merge) for merge in merges]
+    learning, plain = (OwnMethod(name, 3, LAYERS, prior, scale) for name in ("ap-bmm-plus", "momm"))
+    peer = PeerMethod("botorch", 3, LAYERS)
+    for told in zip(x, y, merges, strict=True):
+        learning.tell(*told)
+    learned = scale.noise_by_outcomes(merges)
+    np.testing.assert_array_equal(learning._search._state(()).variance, learned)
+    monkeypatch.setattr(searches, "objective_noise", None)
+    for told in zip(x, y, merges, strict=True):
+        plain.tell(*told)
+        peer.tell(*told)
+    reasoning, cost = plain._search._state(()).variance.T
+    assert (reasoning > 0.0).all()
+    assert (cost == 0.0).all(), "nothing is known of it without outcomes"
 
 
 def test_fronts_are_confirmed_on_other_questions(tmp_path: Path) -> None:
