@@ -8,12 +8,15 @@ import pytest
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import SearchError, WrongShapeError
 from apbmm_master.search.partial_answers.outcome_estimates import (
+    PARTICULAR_SHARE,
+    PRIOR_ANSWERS,
     Answers,
     Estimator,
     Outcomes,
     estimate,
     particular_variances,
 )
+from apbmm_master.search.partial_answers.outcome_model import FEW_MERGES, question_variances
 from demo_outcomes import demo_outcomes
 
 
@@ -210,6 +213,36 @@ def test_variances_leave_out_what_merges_share() -> None:
     found = particular_variances(values)
     assert found.mean() == pytest.approx(0.25 / 200, rel=0.2)
     assert values.var(axis=1).mean() / 200 > 30 * found.mean()
+
+
+def left_out_one_by_one(values: Array) -> Array:
+    """`particular_variances` by inverses of size Q: each answer of each merge from all the others.
+
+    The covariance of questions is that among the other merges, with the module's shrunken variances
+    and its constant column.
+    """
+    count, size = values.shape
+    around = (values - values.mean(axis=0)) * count / (count - 1)
+    variances = question_variances(values, around, bool(values.max() <= 1.0))
+    own = np.diag((1.0 - PARTICULAR_SHARE) * variances)
+    constant = np.full((size, size), variances.mean() * FEW_MERGES / (count + FEW_MERGES))
+    squares = np.empty(count)
+    for i in range(count):
+        others = np.delete(values, i, axis=0)
+        centred = others - others.mean(axis=0)
+        shared = PARTICULAR_SHARE * centred.T @ centred / (count - 1)
+        precision = np.linalg.inv(shared + constant + own)
+        differences = precision @ (values[i] - others.mean(axis=0)) / np.diag(precision)
+        squares[i] = (differences**2).sum()
+    pooled = (squares + PRIOR_ANSWERS * squares.mean() / size) / (PRIOR_ANSWERS + size)
+    return np.asarray(pooled / size)
+
+
+@pytest.mark.parametrize("count", [3, 5, 14])
+def test_variances_are_those_of_answers_left_out_one_by_one(count: int) -> None:
+    """Their closed form, with inverses of the merges' number, is exact."""
+    for values in simulated(count, 40, seed=count):
+        np.testing.assert_allclose(particular_variances(values), left_out_one_by_one(values))
 
 
 def test_a_noisy_merge_has_a_larger_variance() -> None:
