@@ -15,7 +15,7 @@ SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/system/test_full_disk.py \
-  tests/unit/master/journal/test_journal_damage.py tests/property/test_protocol_state.py \
+  tests/unit/master/journal/storage/test_journal_damage.py tests/property/test_protocol_state.py \
   tests/property/test_poisonous_vectors.py tests/property/test_repetition.py \
   tests/property/test_hostile_input.py
 

@@ -38,8 +38,8 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     RunStarted,
 )
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import Journal, read_journal, read_kept
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import Journal, read_journal, read_kept
 
 QUESTIONS = 130
 TOKENS = 12_000

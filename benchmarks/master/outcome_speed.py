@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from apbmm_master.journal.store import NAME, Journal
+from apbmm_master.journal.storage.store import NAME, Journal
 from apbmm_master.optimiser.outcome_book import AnsweredMerge, OutcomeBook, OutcomeRequest
 from apbmm_master.search.reference_scaling import ScaledObjective
 from benchmarks.tables import command_line, made_by

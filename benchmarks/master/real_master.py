@@ -14,7 +14,7 @@ from pathlib import Path
 from apbmm_common.protocol.curve_keys import NO_KEYS, new_master, new_worker
 from apbmm_common.run_file import RunSpec, parse_run, run_as_toml
 from apbmm_master.journal.events import Record
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.storage.store import read_journal
 
 LAYERS = 36
 """Of the paper's models."""

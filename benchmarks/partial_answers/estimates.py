@@ -43,8 +43,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal, read_outcomes
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal, read_outcomes
 from apbmm_master.search.partial_answers.outcome_estimates import (
     Answers,
     MeanEstimate,

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal, read_outcomes
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal, read_outcomes
 from apbmm_master.search.pareto import front, hypervolume
 from apbmm_master.search.partial_answers.outcome_estimates import Answers, Outcomes, estimate
 from apbmm_master.search.partial_answers.steps import (

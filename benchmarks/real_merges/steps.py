@@ -52,14 +52,14 @@ import numpy.typing as npt
 
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
 from apbmm_common.run_file import RunSpec, load_run_file
-from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.scores import (
+from apbmm_master.journal.assessment.scores import (
     ScoreHistory,
     estimated_objectives,
     objectives_of,
     references_of,
 )
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.optimiser.outcome_book import OutcomeBook, OutcomeRequest
 from apbmm_master.search.pareto import front, hypervolume
 from apbmm_master.search.partial_answers.outcome_estimates import (

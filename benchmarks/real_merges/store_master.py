@@ -19,8 +19,6 @@ from apbmm_common.errors import ApbmmError
 from apbmm_common.metrics import Outcome
 from apbmm_common.protocol.messages import Evaluated, FromMaster, Measured, Stepped
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.answer_tables import ScoredPart
-from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.events import (
     Accepted,
     Beaten,
@@ -31,7 +29,9 @@ from apbmm_master.journal.events import (
     WorkerJoined,
     outcome_count,
 )
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation
+from apbmm_master.journal.storage.answer_tables import ScoredPart
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.optimiser.client import OptimiserClient
 from apbmm_master.optimiser.outcome_book import OutcomeBook

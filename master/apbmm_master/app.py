@@ -92,8 +92,8 @@ def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
         from apbmm_master.beginning import Beginning, elsewhere
         from apbmm_master.confirm import confirm_search, ended_well
         from apbmm_master.followers.launch import Beside
-        from apbmm_master.journal.learning import earlier_run
-        from apbmm_master.journal.run_directory import require_for_runs
+        from apbmm_master.journal.run_start.learning import earlier_run
+        from apbmm_master.journal.storage.run_directory import require_for_runs
         from apbmm_master.run_checks import load_run
         from apbmm_master.serve import open_authenticator, serve
 

@@ -13,9 +13,9 @@ from apbmm_common.errors import UsageError
 from apbmm_common.process.known_runs import note_run, places_of
 from apbmm_common.process.whole_files import write_whole
 from apbmm_common.run_file import RunSpec, run_as_toml
-from apbmm_master.journal.master_sessions import change_of_keys
-from apbmm_master.journal.run_directory import GIVEN, RESOLVED
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.master_sessions import change_of_keys
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.run_directory import GIVEN, RESOLVED
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from apbmm_common.run_file import RunSpec
 from apbmm_master.followers.launch import NOTHING, Beside
-from apbmm_master.journal.confirmation import (
+from apbmm_master.journal.run_start.confirmation import (
     confirm_folder,
     confirmation_spec,
     front_to_confirm,
 )
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import NAME as JOURNAL
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import NAME as JOURNAL
+from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.serve import serve
 from apbmm_master.wire.authentication import Authenticator
 

@@ -26,9 +26,8 @@ from apbmm_common.errors import JournalError
 from apbmm_common.process.failpoints import reach
 from apbmm_common.protocol.messages import Bye, FromMaster
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.adaptive_blocks import find_borders
-from apbmm_master.journal.clock import RunClock
-from apbmm_master.journal.confirmation import begin_to_confirm
+from apbmm_master.journal.assessment.reference_judgement import judge_references
+from apbmm_master.journal.assessment.scores import ScoreHistory
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.events import (
     AnyEvent,
@@ -40,14 +39,15 @@ from apbmm_master.journal.events import (
     FrontToConfirm,
     Record,
 )
-from apbmm_master.journal.learning import EarlierRun, begin_to_learn
 from apbmm_master.journal.lifecycle import UNFINISHED, EvaluationState
-from apbmm_master.journal.master_sessions import installed_versions
-from apbmm_master.journal.reference_judgement import judge_references
-from apbmm_master.journal.resume import begin_or_resume
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.run_start.adaptive_blocks import find_borders
+from apbmm_master.journal.run_start.confirmation import begin_to_confirm
+from apbmm_master.journal.run_start.learning import EarlierRun, begin_to_learn
+from apbmm_master.journal.run_start.resume import begin_or_resume
+from apbmm_master.journal.state.master_sessions import installed_versions
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.clock import RunClock
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.optimiser.client import OptimiserClient
 from apbmm_master.scheduling.answer_keeper import AnswerKeeper
 from apbmm_master.scheduling.estimated_merges import EstimatedMerges

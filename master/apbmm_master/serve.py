@@ -21,10 +21,10 @@ from apbmm_master.followers.launch import NOTHING, Beside, Followers
 from apbmm_master.followers.process import Ending
 from apbmm_master.journal.costs.budget import limits
 from apbmm_master.journal.events import FrontToConfirm
-from apbmm_master.journal.learning import EarlierRun
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import NAME as JOURNAL
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.run_start.learning import EarlierRun
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import NAME as JOURNAL
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.status.console import RunConsole
 from apbmm_master.status.event_pages import events_after

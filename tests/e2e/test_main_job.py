@@ -15,8 +15,8 @@ import pytest
 import transformers
 
 from apbmm_master.journal.events import Proposed
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import NAME, read_journal, read_outcomes
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import NAME, read_journal, read_outcomes
 from apbmm_master.optimiser.client import search_arguments
 from commands import called, processes_naming, run, started, wait_until
 

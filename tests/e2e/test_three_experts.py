@@ -10,7 +10,7 @@ import pytest
 from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_common.run_file import load_run_file, run_as_toml
 from apbmm_common.simplex import row_of
-from apbmm_master.journal.scores import score
+from apbmm_master.journal.assessment.scores import score
 from commands import REPOSITORY, called
 from demo_pair_runs import run_to_its_end
 

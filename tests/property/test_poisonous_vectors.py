@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apbmm_common.protocol.messages import Failed
-from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.worker_sessions import SUSPECT_VECTORS
+from apbmm_master.journal.state.evaluations import LOST_WORKERS_LIMIT
+from apbmm_master.journal.state.worker_sessions import SUSPECT_VECTORS
 from apbmm_master.scheduling.policy import FinishRun
 from fault_accounts import scaled
 from protocol_world import Sim, World

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from apbmm_common.protocol.messages import Evaluated, Failed
-from apbmm_master.journal.answer_tables import Kept
 from apbmm_master.journal.costs.budget import reached
 from apbmm_master.journal.costs.cost import generated_tokens
-from apbmm_master.journal.evaluations import TellCall
 from apbmm_master.journal.events import (
     AnswersComplete,
     AttemptFailed,
@@ -26,8 +24,10 @@ from apbmm_master.journal.events import (
     Stopped,
 )
 from apbmm_master.journal.lifecycle import SETTLED, EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.worker_sessions import SUSPECT_VECTORS
+from apbmm_master.journal.state.evaluations import TellCall
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.state.worker_sessions import SUSPECT_VECTORS
+from apbmm_master.journal.storage.answer_tables import Kept
 from fault_accounts import scaled
 from protocol_world import (
     PROMPTS,

@@ -10,7 +10,7 @@ import pytest
 
 from apbmm_master.journal.events import DuplicateResult, Lost, Paused
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.run_state import RunState
 from fault_accounts import scaled
 from protocol_world import Sim, World
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
 from apbmm_common.run_file import RunSpec, load_run_file
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from commands import free_address, started
 
 FEW_QUESTIONS = """

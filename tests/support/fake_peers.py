@@ -24,7 +24,7 @@ from apbmm_common.protocol.messages import (
     FromWorker,
 )
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.scheduling.policy import FinishRun
 from apbmm_master.wire.authentication import Authenticator

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apbmm_master.journal.events import DuplicateResult, ResultRecorded
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.storage.store import read_journal
 from rehearsal_runs import Process, Site
 
 SCALE = float(os.environ.get("APBMM_FAULT_SCALE", "0"))

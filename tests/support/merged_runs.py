@@ -11,7 +11,6 @@ import torch
 
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import MergeSection, RunSpec
-from apbmm_master.journal.confirmation import CONFIRM
 from apbmm_master.journal.events import (
     AnyEvent,
     FrontToConfirm,
@@ -19,8 +18,9 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     SourcesVerified,
 )
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import Journal, read_journal
+from apbmm_master.journal.run_start.confirmation import CONFIRM
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import Journal, read_journal
 from apbmm_worker.engine.checksum import folder_digest
 from apbmm_worker.merging.merge import write_merge
 from apbmm_worker.merging.run_merges import merge_of

@@ -46,10 +46,7 @@ from apbmm_common.protocol.messages import (
     Welcome,
 )
 from apbmm_common.run_file import RunSpec, reference_vector
-from apbmm_master.journal.adaptive_blocks import find_borders
-from apbmm_master.journal.answer_tables import BLAMED, AnswerTables
-from apbmm_master.journal.answer_tables import SCHEMA as ANSWER_SCHEMA
-from apbmm_master.journal.evaluations import MEASURE, Evaluation
+from apbmm_master.journal.assessment.scores import ScoreHistory
 from apbmm_master.journal.events import (
     AnyEvent,
     EpochStarted,
@@ -66,8 +63,11 @@ from apbmm_master.journal.events import (
     Stopped,
 )
 from apbmm_master.journal.lifecycle import SETTLED, EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory
+from apbmm_master.journal.run_start.adaptive_blocks import find_borders
+from apbmm_master.journal.state.evaluations import MEASURE, Evaluation
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.answer_tables import BLAMED, AnswerTables
+from apbmm_master.journal.storage.answer_tables import SCHEMA as ANSWER_SCHEMA
 from apbmm_master.scheduling.answer_keeper import AnswerKeeper
 from apbmm_master.scheduling.estimated_merges import EstimatedMerges
 from apbmm_master.scheduling.fleet import Fleet

@@ -27,8 +27,8 @@ from apbmm_master.journal.events import (
     Record,
     ResultRecorded,
 )
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from commands import SIGNALS_BY_DEFAULT
 from free_ports import free_port
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from apbmm_master.journal.scores import ScoreHistory
+from apbmm_master.journal.assessment.scores import ScoreHistory
 from apbmm_master.scheduling.token_rate import TokenRate
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.wire.authentication import Authenticator

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import pytest_asyncio
 
-from apbmm_master.journal.evaluations import AskCall
+from apbmm_master.journal.state.evaluations import AskCall
 from apbmm_master.optimiser.client import (
     OptimiserClient,
     history_of,

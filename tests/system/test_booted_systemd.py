@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_master.journal.events import Lost, ResultRecorded
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.storage.store import read_journal
 from rehearsal_runs import wait_for, write_run_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
+from apbmm_master.journal.assessment.scores import scores_of
 from apbmm_master.journal.costs.budget import limits
 from apbmm_master.journal.events import ResultLearnt
-from apbmm_master.journal.scores import scores_of
 from rehearsal_runs import Site, wait_for
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from apbmm_master.journal.scores import ScoreHistory, broken_by, score
+from apbmm_master.journal.assessment.scores import ScoreHistory, broken_by, score
 from commands import called
 from rehearsal_runs import Site
 from resumed_searches import killed_and_resumed

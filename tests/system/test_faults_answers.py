@@ -13,7 +13,7 @@ import pytest
 
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.events import AttemptFailed, Leased, Lost, Paused, ResultRecorded
-from apbmm_master.journal.store import read_kept
+from apbmm_master.journal.storage.store import read_kept
 from apbmm_worker.child import rehearsal
 from fault_accounts import Accounts, accounts, scaled
 from rehearsal_runs import Site, press, wait_for

@@ -16,8 +16,8 @@ from apbmm_common.protocol.codec import decode
 from apbmm_common.protocol.messages import FROM_MASTER
 from apbmm_common.run_file import load_run_file
 from apbmm_master.journal.events import ResultRecorded, WorkerJoined
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from apbmm_worker.child.rehearsal import prepared
 from fake_peers import FakeWorker, master_in_process, until
 from fault_accounts import SCALE, scaled

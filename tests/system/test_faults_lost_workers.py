@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT
 from apbmm_master.journal.events import EvaluationFailed, Lost
 from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.state.evaluations import LOST_WORKERS_LIMIT
 from commands import called
 from fault_accounts import accounts
 from rehearsal_runs import Site, wait_for

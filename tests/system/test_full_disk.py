@@ -9,8 +9,8 @@ import pytest
 
 from apbmm_common.protocol.messages import Assign, Bye, Hello, Ready, Result, ResultAck, Welcome
 from apbmm_master.journal.events import ResultRecorded
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from fake_peers import FakeMaster
 from fault_accounts import Accounts, accounts
 from rehearsal_runs import Site, press, run_spec, wait_for

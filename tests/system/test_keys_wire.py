@@ -16,8 +16,8 @@ from apbmm_common.protocol.codec import encode
 from apbmm_common.protocol.curve_keys import ClientKeys, MasterKeys
 from apbmm_common.protocol.messages import BeatAck, Bye, Refuse, Welcome
 from apbmm_common.protocol.status_requests import NoMasterError, ask
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.master import Master
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket

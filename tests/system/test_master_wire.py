@@ -18,8 +18,8 @@ from apbmm_common.errors import EXIT_USAGE, JournalError, UsageError
 from apbmm_common.protocol.codec import HEADER
 from apbmm_common.protocol.messages import Beat, Failed, Refuse
 from apbmm_master.journal.events import Finished, Record
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import Journal, read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import Journal, read_journal
 from apbmm_master.master import Master
 from apbmm_master.scheduling.policy import FinishRun
 from apbmm_master.search.errors import ReferenceScaleError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_master.journal.events import Finished, Record, RunStarted
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.scheduling.policy import FinishRun
 from protocol_world import world_spec

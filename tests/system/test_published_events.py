@@ -12,7 +12,7 @@ import zmq
 
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.events import Record, RunStarted
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.status.sockets import StatusSocket
 from apbmm_master.wire.authentication import Authenticator
 from rehearsal_runs import run_spec, wait_for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apbmm_master.journal.events import Proposed
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.optimiser.client import ask_outcomes, history_of, search_arguments
 from apbmm_master.optimiser.process import AskRequest, OptimiserSession, PastTell
 from rehearsal_runs import Site, wait_for

@@ -11,8 +11,8 @@ from functools import partial
 
 import pytest
 
-from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.events import AnswersComplete, AttemptFailed, Leased, Lost, ResultRecorded
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation
 from fault_accounts import Accounts, accounts, scaled
 from rehearsal_runs import Process, Site, wait_for
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT
 from apbmm_master.journal.events import Leased, ResultRecorded
+from apbmm_master.journal.state.evaluations import LOST_WORKERS_LIMIT
 from commands import called
 from rehearsal_runs import Site
 

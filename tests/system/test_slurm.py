@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from apbmm_master.journal.events import EpochStarted, Leased, ResultRecorded
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from commands import REPOSITORY, environment
 from free_ports import free_port
 from rehearsal_runs import Site, wait_for, write_run_file

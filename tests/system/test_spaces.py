@@ -8,8 +8,8 @@ import pytest
 
 from apbmm_common.checkpoint.identical_layers import layer_ranges
 from apbmm_common.protocol.messages import Evaluated, Measured
-from apbmm_master.journal.evaluations import Evaluation
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.evaluations import Evaluation
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.optimiser.process import new_search
 from apbmm_master.search.prior import component_importance, layer_importance, rescale

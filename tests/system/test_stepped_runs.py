@@ -20,7 +20,7 @@ from apbmm_master.journal.events import (
     SpecChanged,
 )
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.store import read_kept, read_outcomes
+from apbmm_master.journal.storage.store import read_kept, read_outcomes
 from apbmm_worker.child import rehearsal
 from fault_accounts import scaled
 from rehearsal_runs import Site, wait_for

@@ -6,10 +6,10 @@ import pytest
 
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.costs.budget import evaluations_spent
-from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import Beaten, Leased, Paused, Stopped, WorkerJoined
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.store import read_outcomes, read_rows
+from apbmm_master.journal.state.evaluations import Evaluation
+from apbmm_master.journal.storage.store import read_outcomes, read_rows
 from apbmm_worker.child import rehearsal
 from rehearsal_runs import Site
 

@@ -10,7 +10,7 @@ import pytest
 
 from apbmm_common.errors import RunDirectoryError, UsageError
 from apbmm_common.run_file import load_run_file
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.serve import serve
 from apbmm_master.wire.authentication import Authenticator
 from commands import free_address, run, write_rehearsal

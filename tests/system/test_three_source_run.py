@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apbmm_common.simplex import row_of
-from apbmm_master.journal.scores import score
+from apbmm_master.journal.assessment.scores import score
 from commands import called
 from rehearsal_runs import Site, write_run_file
 from resumed_searches import SEARCH, killed_and_resumed

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from commands import command_line, environment, free_address, started, write_rehearsal
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from apbmm.answers.records import RecordedAnswer, recorded_answers
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.repetitions import question_of, repetition_id
-from apbmm_master.journal.store import OutcomeRow, read_outcomes
+from apbmm_master.journal.storage.store import OutcomeRow, read_outcomes
 from apbmm_worker.daemon.options import state_folder
 
 

@@ -20,9 +20,7 @@ from apbmm.compare.rows import Row
 from apbmm.results.run_directories import find_run
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.errors import ApbmmError, UsageError
-from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.resume import changed
-from apbmm_master.journal.scores import (
+from apbmm_master.journal.assessment.scores import (
     broken_constraints,
     load_rate,
     measurement_of,
@@ -31,6 +29,8 @@ from apbmm_master.journal.scores import (
     references_of,
     search_window,
 )
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.run_start.resume import changed
 from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
 from apbmm_master.search.reference_scaling import objective_vector
 

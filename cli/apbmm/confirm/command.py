@@ -25,7 +25,7 @@ from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.process.logs import set_up_logging
 from apbmm_common.protocol.curve_keys import NO_KEYS, master_keys
 from apbmm_master.confirm import confirm_search
-from apbmm_master.journal.confirmation import confirm_folder
+from apbmm_master.journal.run_start.confirmation import confirm_folder
 from apbmm_master.run_checks import load_run
 from apbmm_master.serve import open_authenticator
 

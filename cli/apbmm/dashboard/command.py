@@ -17,7 +17,7 @@ from apbmm.installed import require_installed
 from apbmm.results.run_directories import RUNS, find_run, no_run
 from apbmm_common.errors import EXIT_DONE, UsageError
 from apbmm_common.protocol.curve_keys import reader_keys
-from apbmm_master.journal.confirmation import confirm_folder
+from apbmm_master.journal.run_start.confirmation import confirm_folder
 
 if TYPE_CHECKING:
     import threading

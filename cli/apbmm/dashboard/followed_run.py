@@ -11,6 +11,7 @@ from apbmm.results.run_results import RunResults, results_of
 from apbmm_common.protocol.curve_keys import ClientKeys
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.protocol.status_requests import ask
+from apbmm_master.journal.assessment.scores import ScoreHistory
 from apbmm_master.journal.events import (
     EVENT,
     Record,
@@ -18,9 +19,8 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     without_answers,
 )
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory
-from apbmm_master.journal.store import OutcomeSums, read_journal, read_outcome_sums
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import OutcomeSums, read_journal, read_outcome_sums
 
 BESIDE = {"seq", "time", "rehearsal"}
 """What a published event has besides its own fields; see `StatusSocket.publish`."""

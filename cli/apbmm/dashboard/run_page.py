@@ -29,8 +29,8 @@ from apbmm.results.words import cost_unit
 from apbmm_common.errors import UsageError
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import Evaluated
+from apbmm_master.journal.assessment.scores import estimated_objectives
 from apbmm_master.journal.events import Record
-from apbmm_master.journal.scores import estimated_objectives
 from apbmm_master.status.event_words import event_in_words
 from apbmm_master.status.snapshot import journal_snapshot
 

@@ -29,8 +29,8 @@ from apbmm.results.run_results import RunResults
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.protocol.status_requests import ask
-from apbmm_master.journal.confirmation import confirm_folder
 from apbmm_master.journal.lifecycle import InvariantError
+from apbmm_master.journal.run_start.confirmation import confirm_folder
 from apbmm_master.status.sockets import ADDRESS_FILE
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder, uniform_hyper
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.run_file import EvaluationSection, RunSpec, load_run_file, run_as_toml
-from apbmm_master.journal.run_directory import unusable
+from apbmm_master.journal.storage.run_directory import unusable
 
 DEMO_WORKERS = 2
 REHEARSAL_LAYERS = 12
@@ -139,9 +139,9 @@ def require_same_run(run_dir: Path, spec: RunSpec) -> None:
     """
     if not (run_dir / JOURNAL).is_file():
         return
-    from apbmm_master.journal.resume import begin_or_resume
-    from apbmm_master.journal.run_state import RunState
-    from apbmm_master.journal.store import read_journal
+    from apbmm_master.journal.run_start.resume import begin_or_resume
+    from apbmm_master.journal.state.run_state import RunState
+    from apbmm_master.journal.storage.store import read_journal
 
     begin_or_resume(RunState().replay(read_journal(run_dir)), spec, lambda _: None)
 
@@ -150,10 +150,10 @@ def _compare_with_uniform(run_dir: Path, console: Console) -> None:
     """Print what uniform interpolation reaches with as many evaluations."""
     if not (run_dir / JOURNAL).is_file():
         return
+    from apbmm_master.journal.assessment.scores import scores_of
     from apbmm_master.journal.costs.budget import evaluations_spent
-    from apbmm_master.journal.run_state import RunState
-    from apbmm_master.journal.scores import scores_of
-    from apbmm_master.journal.store import read_journal
+    from apbmm_master.journal.state.run_state import RunState
+    from apbmm_master.journal.storage.store import read_journal
 
     run_state = RunState().replay(read_journal(run_dir))
     if not scores_of(run_state).front:

@@ -144,7 +144,7 @@ def shared_memory(folder: Path) -> SharedMemory:
 
 def locks(run_dir: Path) -> Locks:
     """Whether files in a run directory, or where it would be made, can be written and locked."""
-    from apbmm_master.journal.run_directory import (
+    from apbmm_master.journal.storage.run_directory import (
         file_system,
         refuse_network_file_system,
         unusable,

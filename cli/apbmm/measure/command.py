@@ -21,9 +21,9 @@ from apbmm.status.view import console
 from apbmm.try_run.command import default_gpu, require_packages
 from apbmm_common.errors import EXIT_DONE, UsageError
 from apbmm_common.protocol.messages import Evaluated
+from apbmm_master.journal.assessment.scores import objectives_of, raw_metrics, references_of
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.scores import objectives_of, raw_metrics, references_of
-from apbmm_master.journal.store import OutcomeSums
+from apbmm_master.journal.storage.store import OutcomeSums
 from apbmm_master.search.errors import SearchError
 from apbmm_master.search.reference_scaling import objective_vector
 from apbmm_worker.daemon.options import Options, parse_gpu

@@ -8,7 +8,7 @@ from pathlib import Path
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm_common.errors import UsageError
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.store import read_outcomes
+from apbmm_master.journal.storage.store import read_outcomes
 from apbmm_worker.daemon.local_paths import LocalPaths
 from apbmm_worker.daemon.options import parse_paths
 

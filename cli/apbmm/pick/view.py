@@ -15,7 +15,7 @@ from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.json_form import evaluation_as_json, run_as_json
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import figure_in_words, print_rehearsal
-from apbmm_master.journal.confirmation import can_confirm
+from apbmm_master.journal.run_start.confirmation import can_confirm
 
 SCHEMA = 1
 

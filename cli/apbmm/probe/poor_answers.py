@@ -19,8 +19,8 @@ from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_common.run_file import BenchmarkSection, RunSpec
 from apbmm_common.run_file.schema import ANSWER_ADAPTER
-from apbmm_master.journal.reference_judgement import poor_answers
-from apbmm_master.journal.scores import objectives_of
+from apbmm_master.journal.assessment.reference_judgement import poor_answers
+from apbmm_master.journal.assessment.scores import objectives_of
 
 FEW_RIGHT = 0.2
 """Share of right answers up to which a tie says more about the adapter than about the sources."""

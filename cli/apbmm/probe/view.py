@@ -9,13 +9,13 @@ from apbmm.probe.forecast import FLEETS, LONGER, SECONDS_AN_HOUR, Cost, Forecast
 from apbmm.results.words import duration
 from apbmm_common.metrics import metric
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.costs.budget import UNITS
-from apbmm_master.journal.scores import (
+from apbmm_master.journal.assessment.scores import (
     broken_constraints,
     missing_metrics,
     objectives_of,
     raw_metrics,
 )
+from apbmm_master.journal.costs.budget import UNITS
 from apbmm_master.search.errors import ReferenceScaleError
 from apbmm_master.search.reference_scaling import (
     Measurement,

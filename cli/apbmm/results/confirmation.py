@@ -10,8 +10,8 @@ from statistics import fmean
 from apbmm.results.run_results import EvaluationResult, RunResults, read_results
 from apbmm.results.words import asked_in_words
 from apbmm_common.metrics import Better, metric
-from apbmm_master.journal.confirmation import confirm_folder
-from apbmm_master.journal.store import NAME as JOURNAL
+from apbmm_master.journal.run_start.confirmation import confirm_folder
+from apbmm_master.journal.storage.store import NAME as JOURNAL
 
 SAME_QUESTIONS = (
     "the questions are those of the search, with answers drawn anew: this rules out luck with the "

@@ -29,7 +29,7 @@ from statistics import NormalDist
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_common.repetitions import Spread, effective_questions
-from apbmm_master.journal.store import OutcomeSums
+from apbmm_master.journal.storage.store import OutcomeSums
 
 LEVEL = 0.95
 STANDARD_ERRORS = NormalDist().inv_cdf((1 + LEVEL) / 2)

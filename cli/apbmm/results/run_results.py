@@ -15,12 +15,7 @@ from apbmm_common.errors import UsageError
 from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import LEAST_SOURCES, RunSpec, Space
-from apbmm_master.journal.costs.cost import gpu_seconds, seconds_served
-from apbmm_master.journal.evaluations import Evaluation
-from apbmm_master.journal.events import Purpose, Record
-from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import (
+from apbmm_master.journal.assessment.scores import (
     ScoredEvaluation,
     ScoreHistory,
     Scores,
@@ -29,7 +24,12 @@ from apbmm_master.journal.scores import (
     measurement_of,
     score,
 )
-from apbmm_master.journal.store import OutcomeSums, read_journal, read_outcome_sums
+from apbmm_master.journal.costs.cost import gpu_seconds, seconds_served
+from apbmm_master.journal.events import Purpose, Record
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.state.evaluations import Evaluation
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import OutcomeSums, read_journal, read_outcome_sums
 from apbmm_master.search.errors import SearchError
 
 RunCondition = Literal["running", "unfinished", "finished", "failed"]

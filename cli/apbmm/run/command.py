@@ -35,14 +35,14 @@ from apbmm_common.protocol.addresses import is_local
 from apbmm_common.protocol.curve_keys import NO_KEYS, SECRET, master_keys
 from apbmm_common.run_file import EvaluationSection, RunSpec, run_as_toml
 from apbmm_master.beginning import elsewhere
-from apbmm_master.journal.confirmation import can_confirm, confirm_folder
+from apbmm_master.journal.assessment.scores import scores_of
 from apbmm_master.journal.costs.budget import reached
 from apbmm_master.journal.events import AnyEvent
-from apbmm_master.journal.resume import begin_or_resume
-from apbmm_master.journal.run_directory import unusable
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import scores_of
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.run_start.confirmation import can_confirm, confirm_folder
+from apbmm_master.journal.run_start.resume import begin_or_resume
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.run_directory import unusable
+from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.serve import terminal_of
 from apbmm_worker.daemon.options import default_name
 

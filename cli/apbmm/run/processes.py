@@ -41,7 +41,7 @@ from apbmm_common.process.signals import (
     handlers_restored,
 )
 from apbmm_common.protocol.status_requests import NoMasterError, RequestFailedError, Snapshot, ask
-from apbmm_master.journal.confirmation import confirm_folder
+from apbmm_master.journal.run_start.confirmation import confirm_folder
 
 POLL_SECONDS = 0.2
 HEALTH_SECONDS = 5.0

@@ -88,7 +88,7 @@ def _confirmation(
     """
     if target.run_dir is None:
         return None
-    from apbmm_master.journal.confirmation import confirm_folder
+    from apbmm_master.journal.run_start.confirmation import confirm_folder
 
     if not confirm_folder(target.run_dir).is_dir():
         return None

@@ -48,8 +48,8 @@ def find(run: str | None, keys: str | None = None) -> Target:
 
 def from_journal(run_dir: Path) -> Snapshot:
     """The status according to the journal. Raises `JournalError`."""
-    from apbmm_master.journal.run_state import RunState
-    from apbmm_master.journal.store import read_journal, read_kept
+    from apbmm_master.journal.state.run_state import RunState
+    from apbmm_master.journal.storage.store import read_journal, read_kept
     from apbmm_master.status.snapshot import journal_snapshot
 
     kept = read_kept(run_dir)

@@ -26,7 +26,7 @@ from apbmm.table.columns import (
     named,
 )
 from apbmm_common.repetitions import split_id
-from apbmm_master.journal.store import read_outcomes
+from apbmm_master.journal.storage.store import read_outcomes
 
 Row = Mapping[str, Any]
 

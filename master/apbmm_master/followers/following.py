@@ -8,7 +8,7 @@ from pathlib import Path
 from apbmm_common.process.locks import FileLock, lock_file
 from apbmm_master.followers.process import Followed
 from apbmm_master.journal.events import Record
-from apbmm_master.journal.store import read_end_mark, read_journal
+from apbmm_master.journal.storage.store import read_end_mark, read_journal
 
 POLL_SECONDS = 1.0
 

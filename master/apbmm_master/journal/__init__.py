@@ -1,43 +1,17 @@
 """The journal of a run, and all that follows from it.
 
-- `events` defines the events that a journal holds.
-- `store.Journal` keeps them in SQLite; `store.read_journal` reads them beside a living master.
-- `answer_tables` keeps the answers of unfinished evaluations beside them.
-- `run_directory` makes, checks and locks the folder that a journal lies in.
-- `run_state.RunState` is the state of the run that the events imply. `evaluations` and
-  `worker_sessions` define its parts, `spending` what was paid, `lifecycle` the transitions that
-  it allows.
-- `steps` has what merges that are measured in steps need besides.
-- `master_sessions` has the masters that served the run.
-- `costs` has the limits of its budget, what evaluations cost, and its patience.
-- `resume` begins a run, or checks that a journal may go on with an edited run file.
-- `confirmation` makes the run that measures a search's front once more.
-- `reference_judgement` says whether the references are worth a search, and `reference_causes` what
-  may have made them poor.
-- `scores` computes objectives, front, hypervolume and load rate from the run state.
-- `clock.RunClock` gives the times of the events.
+- `events` defines the events that a journal holds, and `lifecycle` the transitions that they make
+  in evaluations and attempts.
+- `storage` is the journal on disk: the SQLite file and the folder it lies in.
+- `state` is the state of the run that the events imply.
+- `assessment` says what that state amounts to: scores and front, whether the references are worth a
+  search, how much of a merge is asked first, how good its estimates were.
+- `costs` has the limits of a run's budget, what evaluations cost, and its patience.
+- `run_start` has what a run begins with: a run file, an earlier run, a search to confirm.
 
-No module here knows sockets or workers' liveness. Only `store`, `answer_tables`,
-`steps.partial_outcomes` and `run_directory` touch files.
+Imports go from `run_start` to `costs`, `assessment`, then `state` or `storage`, which do not know
+each other, then `events` and `lifecycle`. No module here knows sockets or workers' liveness. Only
+`storage`, and `run_start.learning` through it, touch files.
 """
 
-__all__ = [
-    "answer_tables",
-    "clock",
-    "confirmation",
-    "costs",
-    "evaluations",
-    "events",
-    "lifecycle",
-    "master_sessions",
-    "reference_causes",
-    "reference_judgement",
-    "resume",
-    "run_directory",
-    "run_state",
-    "scores",
-    "spending",
-    "steps",
-    "store",
-    "worker_sessions",
-]
+__all__ = ["assessment", "costs", "events", "lifecycle", "run_start", "state", "storage"]

@@ -50,7 +50,7 @@ class RunStarted(Event):
 
 
 class SpecChanged(Event):
-    """The run was resumed with an edited run file; see `resume.may_change`."""
+    """The run was resumed with an edited run file; see `run_start.resume.may_change`."""
 
     event: Literal["spec_changed"] = "spec_changed"
     spec: dict[str, Any]

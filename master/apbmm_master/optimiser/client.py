@@ -14,7 +14,13 @@ from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file import RunSpec, Space, reference_vector
-from apbmm_master.journal.evaluations import MEASURE, AskCall, Call, Evaluation
+from apbmm_master.journal.assessment.scores import (
+    estimated_values,
+    known_noise,
+    references_of,
+    told_of,
+    told_values,
+)
 from apbmm_master.journal.events import (
     AnyEvent,
     BenchmarkEstimates,
@@ -23,16 +29,10 @@ from apbmm_master.journal.events import (
     Purpose,
     work_of,
 )
-from apbmm_master.journal.learning import merges_of
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import (
-    estimated_values,
-    known_noise,
-    references_of,
-    told_of,
-    told_values,
-)
+from apbmm_master.journal.run_start.learning import merges_of
+from apbmm_master.journal.state.evaluations import MEASURE, AskCall, Call, Evaluation
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.optimiser.outcome_book import AnsweredMerge, OutcomeRequest, earlier_merges
 from apbmm_master.optimiser.process import (
     AskReply,

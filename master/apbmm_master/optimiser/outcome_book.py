@@ -16,8 +16,8 @@ import numpy as np
 from apbmm_common.errors import ApbmmError
 from apbmm_common.repetitions import question_of
 from apbmm_master.journal.events import BenchmarkEstimates
-from apbmm_master.journal.steps.partial_outcomes import PartialRow
-from apbmm_master.journal.store import read_rows
+from apbmm_master.journal.storage.partial_outcomes import PartialRow
+from apbmm_master.journal.storage.store import read_rows
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.partial_answers.objective_noise import objective_noise
 from apbmm_master.search.partial_answers.outcome_estimates import (

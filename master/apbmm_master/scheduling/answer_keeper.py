@@ -17,11 +17,11 @@ from apbmm_common.protocol.messages import (
     Result,
     Stepped,
 )
-from apbmm_master.journal.answer_tables import BLAMED, AnswerTables
-from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.lifecycle import SETTLED
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.spending import tokens_of
+from apbmm_master.journal.state.evaluations import Evaluation
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.state.spending import tokens_of
+from apbmm_master.journal.storage.answer_tables import BLAMED, AnswerTables
 from apbmm_master.scheduling.token_rate import TokenRate
 
 log = logging.getLogger(__name__)

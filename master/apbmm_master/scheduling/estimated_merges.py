@@ -9,13 +9,13 @@ from types import MappingProxyType
 
 import numpy as np
 
+from apbmm_master.journal.assessment.estimate_checks import is_audited
+from apbmm_master.journal.assessment.scores import best_reachable, estimated_values
 from apbmm_master.journal.costs.budget import Limit, LimitName, limits
-from apbmm_master.journal.evaluations import Evaluation, FirstStep
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import best_reachable, estimated_values
-from apbmm_master.journal.steps.estimate_checks import is_audited
+from apbmm_master.journal.state.evaluations import Evaluation, FirstStep
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.pareto import front
 from apbmm_master.search.partial_answers.steps import (

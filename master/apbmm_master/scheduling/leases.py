@@ -10,8 +10,7 @@ import secrets
 from collections.abc import Callable
 
 from apbmm_common.protocol.messages import Assign, Enough, FromMaster
-from apbmm_master.journal.answer_tables import Kept
-from apbmm_master.journal.evaluations import Attempt, Evaluation
+from apbmm_master.journal.assessment.first_steps import Step
 from apbmm_master.journal.events import (
     AnyEvent,
     Beaten,
@@ -23,8 +22,9 @@ from apbmm_master.journal.events import (
     work_of,
 )
 from apbmm_master.journal.lifecycle import AttemptState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.steps.first_steps import Step
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.answer_tables import Kept
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.policy import (
     EndAttempt,

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from apbmm_master.journal.answer_tables import ScoredPart
-from apbmm_master.journal.evaluations import Attempt, Evaluation
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import best_with
-from apbmm_master.journal.steps.first_steps import answers_by_benchmark, stops_when_beaten
+from apbmm_master.journal.assessment.first_steps import answers_by_benchmark, stops_when_beaten
+from apbmm_master.journal.assessment.scores import best_with
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.answer_tables import ScoredPart
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.partial_answers.steps import certainly_beaten
 

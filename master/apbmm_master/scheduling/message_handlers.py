@@ -38,7 +38,8 @@ from apbmm_common.protocol.messages import (
     Unfit,
     Welcome,
 )
-from apbmm_master.journal.evaluations import Attempt, Evaluation
+from apbmm_master.journal.assessment.first_steps import answers_of_a_merge
+from apbmm_master.journal.assessment.scores import missing_metrics
 from apbmm_master.journal.events import (
     QUESTIONS,
     Accepted,
@@ -57,9 +58,8 @@ from apbmm_master.journal.events import (
     outcome_count,
 )
 from apbmm_master.journal.lifecycle import BEGUN, DELIVERED, SETTLED, AttemptState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import missing_metrics
-from apbmm_master.journal.steps.first_steps import answers_of_a_merge
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.scheduling.answer_keeper import AnswerKeeper
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.wire.refusals import NotAllowedError

@@ -37,23 +37,23 @@ import numpy as np
 
 from apbmm_common.errors import ApbmmError, RunFileError
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.costs.budget import LimitName, limits, reached, reached_cost, room
-from apbmm_master.journal.evaluations import MEASURE, Attempt, Evaluation
-from apbmm_master.journal.lifecycle import (
-    EvaluationState,
-    Liveness,
-    liveness,
-    orphan_deadline,
-)
-from apbmm_master.journal.reference_judgement import judge_references
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.steps.first_steps import (
+from apbmm_master.journal.assessment.first_steps import (
     WHOLE,
     Step,
     may_estimate,
     measures_in_steps,
     step_of,
 )
+from apbmm_master.journal.assessment.reference_judgement import judge_references
+from apbmm_master.journal.costs.budget import LimitName, limits, reached, reached_cost, room
+from apbmm_master.journal.lifecycle import (
+    EvaluationState,
+    Liveness,
+    liveness,
+    orphan_deadline,
+)
+from apbmm_master.journal.state.evaluations import MEASURE, Attempt, Evaluation
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.scheduling.estimated_merges import (
     EstimatedMerge,
     beaten,

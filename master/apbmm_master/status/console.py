@@ -22,8 +22,16 @@ from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import in_words, metric, shown_metrics
 from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_common.run_file.constraints import Constraint
+from apbmm_master.journal.assessment.scores import (
+    ScoreHistory,
+    Scores,
+    breaks_by_estimate,
+    broken_by,
+    estimated_objectives,
+    load_rate,
+    measurement_of,
+)
 from apbmm_master.journal.costs.budget import forecast, limits
-from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.events import (
     AttemptFailed,
     BordersFound,
@@ -41,16 +49,8 @@ from apbmm_master.journal.events import (
     WorkerLeft,
     WorkerQuarantined,
 )
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import (
-    ScoreHistory,
-    Scores,
-    breaks_by_estimate,
-    broken_by,
-    estimated_objectives,
-    load_rate,
-    measurement_of,
-)
+from apbmm_master.journal.state.evaluations import Evaluation
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.status.event_words import event_in_words
 from apbmm_master.status.point_table import PointTable
 from apbmm_master.status.stages import stage_line, stage_summary

@@ -6,8 +6,8 @@ from dataclasses import astuple
 from typing import Any
 
 from apbmm_master.journal.events import Record
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import Journal, read_page
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import Journal, read_page
 from apbmm_master.status.snapshot import is_rehearsal
 
 MOST_EVENTS = 200

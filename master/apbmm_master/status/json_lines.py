@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from apbmm_common.process.logs import as_json, identify
+from apbmm_master.journal.assessment.scores import ScoreHistory, load_rate
 from apbmm_master.journal.costs.budget import limits
 from apbmm_master.journal.events import Record, ResultRecorded, RunStarted
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory, load_rate
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.status.console import LenientOutput
 from apbmm_master.status.event_words import Weight, event_in_words
 

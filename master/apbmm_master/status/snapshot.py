@@ -16,20 +16,10 @@ from apbmm_common.errors import ApbmmError
 from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.answer_tables import Kept
-from apbmm_master.journal.clock import RunClock
-from apbmm_master.journal.costs.budget import Limit, forecast, limits
-from apbmm_master.journal.costs.cost import (
-    evaluation_gpu_seconds,
-    generated_tokens,
-    gpu_seconds,
-    seconds_served,
-)
-from apbmm_master.journal.evaluations import Attempt, Evaluation
-from apbmm_master.journal.lifecycle import UNFINISHED, EvaluationState
-from apbmm_master.journal.reference_judgement import judge_references
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import (
+from apbmm_master.journal.assessment.estimate_checks import checks_of
+from apbmm_master.journal.assessment.first_steps import measures_in_steps
+from apbmm_master.journal.assessment.reference_judgement import judge_references
+from apbmm_master.journal.assessment.scores import (
     ScoreHistory,
     Scores,
     breaks_by_estimate,
@@ -38,9 +28,19 @@ from apbmm_master.journal.scores import (
     load_rate,
     measured_references,
 )
-from apbmm_master.journal.steps.estimate_checks import checks_of
-from apbmm_master.journal.steps.first_steps import measures_in_steps
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.costs.budget import Limit, forecast, limits
+from apbmm_master.journal.costs.cost import (
+    evaluation_gpu_seconds,
+    generated_tokens,
+    gpu_seconds,
+    seconds_served,
+)
+from apbmm_master.journal.lifecycle import UNFINISHED, EvaluationState
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.answer_tables import Kept
+from apbmm_master.journal.storage.clock import RunClock
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.policy import (
     Situation,

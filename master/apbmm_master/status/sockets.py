@@ -24,7 +24,7 @@ from apbmm_common.errors import UsageError
 from apbmm_common.protocol import socket_monitor
 from apbmm_common.protocol.addresses import allow_ipv6
 from apbmm_master.journal.events import Record
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.status.event_pages import published
 from apbmm_master.wire.authentication import STATUS, Authenticator
 from apbmm_master.wire.refusals import NotAllowedError

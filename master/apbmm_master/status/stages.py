@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apbmm_master.journal.evaluations import Attempt, Evaluation
-    from apbmm_master.journal.run_state import RunState
-    from apbmm_master.journal.worker_sessions import WorkerSession
+    from apbmm_master.journal.state.evaluations import Attempt, Evaluation
+    from apbmm_master.journal.state.run_state import RunState
+    from apbmm_master.journal.state.worker_sessions import WorkerSession
 
 ORDER = (
     "propose",

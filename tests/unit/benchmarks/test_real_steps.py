@@ -13,7 +13,7 @@ import pytest
 
 from apbmm_common.metrics import Outcome as AnswerOutcome
 from apbmm_common.run_file import parse_run
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.optimiser.outcome_book import OutcomeBook
 from apbmm_master.search.partial_answers.outcome_estimates import Answers, Estimator, Outcomes
 from benchmarks.real_merges.evaluations import Asked, Benchmark, Discrepancy

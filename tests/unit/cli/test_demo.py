@@ -15,7 +15,7 @@ from apbmm.demo.command import DemoOptions, demo_run, run_demo
 from apbmm_common.errors import EXIT_FAILED, RunChangedError, UsageError
 from apbmm_common.run_file import RunSpec, load_run_file, run_as_toml
 from apbmm_master.journal.events import Record, RunStarted, SourcesVerified
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.storage.store import Journal
 from protocol_world import DIGESTS, World
 
 

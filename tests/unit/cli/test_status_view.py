@@ -20,8 +20,8 @@ from apbmm_common.errors import UsageError
 from apbmm_common.process.known_runs import note_run
 from apbmm_common.protocol import status_requests
 from apbmm_common.protocol.status_requests import NoMasterError, RequestFailedError, ask
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from commands import called, free_address
 from written_runs import LIMIT, answered, repeated_sums, write_run
 

@@ -12,8 +12,8 @@ from apbmm_common.process.known_runs import note_run, places_of
 from apbmm_common.run_file import load_run_file
 from apbmm_master.beginning import Beginning, elsewhere
 from apbmm_master.journal.events import EpochStarted, Finished
-from apbmm_master.journal.master_sessions import change_of_keys, installed_versions
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.master_sessions import change_of_keys, installed_versions
+from apbmm_master.journal.state.run_state import RunState
 from protocol_world import World
 from rehearsal_runs import run_spec
 

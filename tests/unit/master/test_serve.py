@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.serve import _handle_signals
 from protocol_world import world_spec

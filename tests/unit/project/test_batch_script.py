@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Record, WorkerLeft
-from apbmm_master.journal.store import Journal, read_end_mark, read_journal
+from apbmm_master.journal.storage.store import Journal, read_end_mark, read_journal
 from commands import REPOSITORY, environment
 from rehearsal_runs import wait_for
 

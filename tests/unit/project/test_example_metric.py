@@ -15,8 +15,8 @@ from apbmm.compare.runs import compare, read_runs
 from apbmm.status.view import render
 from apbmm_common.metrics import METRICS, Metric
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.scores import known_noise
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.assessment.scores import known_noise
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.status.snapshot import journal_snapshot
 from apbmm_worker.child import rehearsal
 from protocol_world import World

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from apbmm.results.run_results import RunResults
 from apbmm_common.repetitions import question_of
-from apbmm_master.journal.store import OutcomeRow, read_outcomes
+from apbmm_master.journal.storage.store import OutcomeRow, read_outcomes
 
 LEVEL = 0.05
 

@@ -8,8 +8,12 @@ from typing import Literal
 
 from apbmm.results.figures import Figure, mean_figure
 from apbmm.results.run_results import EvaluationResult, RunResults
+from apbmm_master.journal.assessment.scores import (
+    estimated_objectives,
+    objectives_of,
+    references_of,
+)
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.scores import estimated_objectives, objectives_of, references_of
 from apbmm_master.search.reference_scaling import scaling
 
 Place = Literal["front", "dominated", "broken", "reference"]

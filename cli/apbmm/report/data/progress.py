@@ -11,12 +11,12 @@ import numpy as np
 
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import cost_unit
+from apbmm_master.journal.assessment.scores import worker_loads
 from apbmm_master.journal.costs.cost import attempt_gpu_seconds
-from apbmm_master.journal.evaluations import Attempt
 from apbmm_master.journal.events import Purpose
 from apbmm_master.journal.lifecycle import DELIVERED
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import worker_loads
+from apbmm_master.journal.state.evaluations import Attempt
+from apbmm_master.journal.state.run_state import RunState
 
 SECONDS_PER_HOUR = 3600.0
 

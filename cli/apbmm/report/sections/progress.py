@@ -11,7 +11,7 @@ from apbmm.report.document import ReportSection
 from apbmm.report.names import Names
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import duration
-from apbmm_master.journal.scores import load_rate
+from apbmm_master.journal.assessment.scores import load_rate
 
 MOST_DOTS = 300
 """Of longer runs the evaluations that changed the front are drawn, and the last."""

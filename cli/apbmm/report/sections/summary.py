@@ -14,10 +14,10 @@ from apbmm.report.sections.answers import alike
 from apbmm.results.confirmation import Confirmation
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import checks_in_words, duration, in_list
-from apbmm_master.journal.confirmation import can_confirm
+from apbmm_master.journal.assessment.estimate_checks import checks_of
 from apbmm_master.journal.costs.budget import amount, limits
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.steps.estimate_checks import checks_of
+from apbmm_master.journal.run_start.confirmation import can_confirm
 
 TITLE = "In plain words"
 

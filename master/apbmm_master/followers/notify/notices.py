@@ -7,9 +7,9 @@ from typing import Any
 
 from apbmm_common.run_file.schema import Happening
 from apbmm_master.followers.process import Ending
+from apbmm_master.journal.assessment.scores import ScoreHistory, Scores
 from apbmm_master.journal.events import Finished, Record, ResultRecorded
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory, Scores
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.status.snapshot import is_rehearsal
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from apbmm_master.journal.evaluations import Evaluation
-from apbmm_master.journal.events import Record, ResultRecorded
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import (
+from apbmm_master.journal.assessment.scores import (
     ScoredEvaluation,
     ScoreHistory,
     Scores,
     measured_references,
     measurement_of,
 )
+from apbmm_master.journal.events import Record, ResultRecorded
+from apbmm_master.journal.state.evaluations import Evaluation
+from apbmm_master.journal.state.run_state import RunState
 
 Row = dict[str, str | float]
 

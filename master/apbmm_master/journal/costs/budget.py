@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from apbmm_common.run_file import BudgetSection
-from apbmm_master.journal.costs.cost import attempt_gpu_seconds
-from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.steps.first_steps import (
+from apbmm_master.journal.assessment.first_steps import (
     answers_of_a_merge,
     first_step,
     share_in_progress,
     share_of,
 )
+from apbmm_master.journal.costs.cost import attempt_gpu_seconds
+from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.state.run_state import RunState
 
 LimitName = Literal["evaluations", "gpu_hours", "generated_tokens"]
 UNITS: dict[LimitName, str] = {

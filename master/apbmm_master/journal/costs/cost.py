@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from apbmm_master.journal.evaluations import Attempt, Evaluation
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.spending import seconds_with_master, tokens_of
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.state.spending import seconds_with_master, tokens_of
 
 
 def gpu_seconds(run_state: RunState, now: float) -> dict[str, float]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from apbmm_master.journal.assessment.scores import ScoreHistory
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory
-from apbmm_master.journal.spending import gpu_seconds_of_result
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.state.spending import gpu_seconds_of_result
 
 ROUNDING = 1e-9
 

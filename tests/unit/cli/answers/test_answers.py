@@ -12,7 +12,7 @@ import pytest
 from apbmm.answers.records import RecordedAnswer
 from apbmm.answers.side_by_side import matched
 from apbmm.results.run_results import read_results
-from apbmm_master.journal.store import read_outcomes
+from apbmm_master.journal.storage.store import read_outcomes
 from commands import called
 from protocol_world import measurement
 from written_runs import LIMIT, answered, repeated_sums, write_run

@@ -10,7 +10,7 @@ import pytest
 from apbmm.dashboard.followed_run import FollowedRun
 from apbmm.dashboard.run_page import event_lines, overview_figures, rows, sections_as_json
 from apbmm_master.journal.events import AnyEvent, Leased, Proposal, Proposed, Record, ResultRecorded
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.storage.store import read_journal
 from stepped_merges import estimated, paused
 from written_runs import write_journal, write_run
 

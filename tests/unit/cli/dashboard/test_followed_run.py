@@ -13,8 +13,8 @@ from apbmm.dashboard.run_page import event_lines, rows, status
 from apbmm.results.run_results import read_results
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.events import Record, ResultRecorded
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal, read_outcomes
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal, read_outcomes
 from written_runs import answered, write_journal, write_run
 
 

@@ -14,7 +14,7 @@ from apbmm.dashboard import watched_runs
 from apbmm.dashboard.followed_run import FollowedRun
 from apbmm.dashboard.watched_runs import WatchedRun, WatchedRuns, key_of
 from apbmm_common.errors import UsageError
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.status.event_pages import published
 from written_runs import write_journal, write_run
 

@@ -14,7 +14,7 @@ import zmq
 from apbmm.doctor import gather
 from apbmm.doctor.facts import Cards
 from apbmm_common.protocol import curve_keys
-from apbmm_master.journal import run_directory
+from apbmm_master.journal.storage import run_directory
 from commands import free_address
 
 NVIDIA_SMI = "#!/bin/sh\n{}\n"

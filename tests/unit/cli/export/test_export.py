@@ -24,7 +24,7 @@ from apbmm.results.run_results import read_results
 from apbmm_common.errors import ApbmmError, SourceError, UsageError
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.events import Record, ResultRecorded
-from apbmm_master.journal.store import Journal, read_journal
+from apbmm_master.journal.storage.store import Journal, read_journal
 from merged_runs import write_confirmation, write_merged_run, write_pair
 from tiny_checkpoints import load_tensors, pad_vocabulary, write_related
 from written_runs import answered

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from commands import called
 from merged_runs import write_confirmation
 from written_runs import measured, write_run

@@ -12,7 +12,7 @@ from apbmm.report.data.progress import Span, Timeline
 from apbmm.report.names import Names, short_path
 from apbmm_common.protocol.messages import Failed
 from apbmm_master.journal.events import AnyEvent, EpochStarted, Record, WorkerJoined
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.storage.store import Journal
 from protocol_world import World
 from written_runs import write_run
 

@@ -11,7 +11,7 @@ from apbmm.report.sections.confirmation import confirmation_section
 from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.run_results import read_results
 from apbmm_common.protocol.messages import Failed
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.storage.store import Journal
 from protocol_world import World
 from written_runs import write_run
 

@@ -14,8 +14,8 @@ from apbmm.dashboard.run_page import status
 from apbmm.results.confirmation import Confirmation, common_falls, conclusion, read_confirmation
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.confirmation import confirm_folder
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.run_start.confirmation import confirm_folder
+from apbmm_master.journal.storage.store import read_journal
 from merged_runs import ENDS, write_confirmation
 from merged_runs import POINTS as MERGES
 from written_runs import answered, measured, write_journal, write_run

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from apbmm.results.figures import BenchmarkFigures, Figure, mean_figure, wilson
 from apbmm_common.repetitions import spread
-from apbmm_master.journal.store import OutcomeSums
+from apbmm_master.journal.storage.store import OutcomeSums
 
 
 def figures(scores: list[float], tokens: list[int], truncated: int = 0) -> BenchmarkFigures:

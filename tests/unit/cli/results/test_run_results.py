@@ -12,9 +12,9 @@ import pytest
 from apbmm.results.run_results import read_results
 from apbmm_common.errors import UsageError
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import scores_of
-from apbmm_master.journal.store import Journal, read_journal, read_outcomes
+from apbmm_master.journal.assessment.scores import scores_of
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import Journal, read_journal, read_outcomes
 from protocol_world import measurement
 from written_runs import LIMIT, answered, write_run
 

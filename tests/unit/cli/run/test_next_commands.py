@@ -9,8 +9,8 @@ from apbmm.run.command import next_commands, rehearsal_of
 from apbmm_common.checkpoint.headers import layer_count
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
 from apbmm_common.run_file import load_run_file, run_as_toml
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from written_runs import write_run
 
 

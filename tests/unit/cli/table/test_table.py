@@ -19,8 +19,8 @@ from apbmm.table.formats import as_csv, as_json, as_parquet
 from apbmm.table.rows import evaluation_table, outcome_table
 from apbmm_common.errors import UsageError
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from commands import called
 from protocol_world import measurement
 from written_runs import LIMIT, answered, repeated_sums, write_run

@@ -9,7 +9,7 @@ import pytest
 
 from apbmm_common.errors import RunFileError
 from apbmm_common.run_file import RunSpec, parse_run, run_as_toml
-from apbmm_master.journal.confirmation import confirmation_spec
+from apbmm_master.journal.run_start.confirmation import confirmation_spec
 from rehearsal_runs import run_table
 
 BENCHMARKS = [

@@ -15,7 +15,7 @@ from apbmm_master.followers.notify.notices import Notice, Watch
 from apbmm_master.followers.notify.telling import tell_of
 from apbmm_master.followers.process import Ending
 from apbmm_master.journal.events import Finished, Record, ResultRecorded
-from apbmm_master.journal.store import Journal, read_journal
+from apbmm_master.journal.storage.store import Journal, read_journal
 from ended_master import EndedMaster
 from posted_notices import posted_notices
 from protocol_world import World

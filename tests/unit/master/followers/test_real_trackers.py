@@ -17,7 +17,7 @@ import pytest
 from apbmm_master.followers.process import Ending
 from apbmm_master.followers.track.kinds import KINDS
 from apbmm_master.journal.events import ResultRecorded
-from apbmm_master.journal.store import Journal, read_journal
+from apbmm_master.journal.storage.store import Journal, read_journal
 from commands import environment
 from written_runs import write_run
 

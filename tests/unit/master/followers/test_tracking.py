@@ -11,7 +11,7 @@ from apbmm_master.followers.track import sending
 from apbmm_master.followers.track.points import Point, Points
 from apbmm_master.followers.track.sending import Sending, track
 from apbmm_master.followers.track.tracker import TrackedRun
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.storage.store import read_journal
 from ended_master import EndedMaster
 from written_runs import write_run
 

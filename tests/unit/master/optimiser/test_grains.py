@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from apbmm_common.protocol.messages import Measured
-from apbmm_master.journal.adaptive_blocks import find_borders
-from apbmm_master.journal.confirmation import front_to_confirm
-from apbmm_master.journal.evaluations import MEASURE
 from apbmm_master.journal.events import BordersFound
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.run_start.adaptive_blocks import find_borders
+from apbmm_master.journal.run_start.confirmation import front_to_confirm
+from apbmm_master.journal.state.evaluations import MEASURE
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.optimiser.client import content_key, search_arguments
 from apbmm_master.optimiser.process import new_search
 from apbmm_master.search.prior import fused_discrepancy, smooth
@@ -82,7 +82,9 @@ def test_borders_are_found_once_and_stay_after_a_restart(monkeypatch: pytest.Mon
     world = World(merge=ADAPTIVE)
     worker = world.join("a")
     until_measured(world, worker)
-    monkeypatch.setattr("apbmm_master.journal.adaptive_blocks.block_borders", lambda *_: (3,))
+    monkeypatch.setattr(
+        "apbmm_master.journal.run_start.adaptive_blocks.block_borders", lambda *_: (3,)
+    )
     world.restart()
     for _ in range(5):
         world.exchange()

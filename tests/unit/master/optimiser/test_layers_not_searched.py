@@ -12,9 +12,9 @@ from rich.console import Console
 
 from apbmm.status.view import render
 from apbmm_common.protocol.messages import Measured
-from apbmm_master.journal.evaluations import MEASURE
 from apbmm_master.journal.events import SourcesVerified
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.evaluations import MEASURE
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.optimiser.process import AskRequest, OptimiserSession, new_search
 from apbmm_master.search.prior import layer_importance

@@ -12,6 +12,7 @@ import pytest
 
 from apbmm_common.protocol.messages import BenchmarkPart, BenchmarkResult, Evaluated, Stepped
 from apbmm_common.repetitions import repetition_id
+from apbmm_master.journal.assessment.scores import estimated_objectives
 from apbmm_master.journal.events import (
     AnyEvent,
     Beaten,
@@ -27,9 +28,8 @@ from apbmm_master.journal.events import (
     RunStarted,
     SourcesVerified,
 )
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import estimated_objectives
-from apbmm_master.journal.store import Journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import Journal
 from apbmm_master.optimiser.client import (
     OptimiserClient,
     ask_outcomes,

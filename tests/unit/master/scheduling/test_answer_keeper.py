@@ -17,9 +17,9 @@ from apbmm_common.protocol.messages import (
     KeptAnswer,
     KeptAnswers,
 )
-from apbmm_master.journal.answer_tables import Kept
 from apbmm_master.journal.events import Leased
 from apbmm_master.journal.lifecycle import EvaluationState
+from apbmm_master.journal.storage.answer_tables import Kept
 from apbmm_master.status.snapshot import journal_snapshot
 from protocol_world import PROMPTS, RUN, Sim, World, answer_of, outcome_of
 

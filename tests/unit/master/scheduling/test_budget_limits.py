@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from apbmm_master.journal.assessment.scores import ScoreHistory
 from apbmm_master.journal.costs.budget import Limit, forecast, limits, reached, roughly
 from apbmm_master.journal.costs.cost import gpu_seconds, seconds_served
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
-from apbmm_master.journal.evaluations import Attempt, Evaluation
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import ScoreHistory
-from apbmm_master.journal.spending import gpu_seconds_of_result
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.state.spending import gpu_seconds_of_result
 from apbmm_master.scheduling.policy import FinishRun, GrantLease, Situation, decide
 from protocol_world import Sim, World, measurement
 

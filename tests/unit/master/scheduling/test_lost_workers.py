@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from apbmm.status.view import console, render
-from apbmm_master.journal.evaluations import LOST_WORKERS_LIMIT, Evaluation, TellCall
 from apbmm_master.journal.events import EvaluationFailed, Leased, Lost
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.evaluations import LOST_WORKERS_LIMIT, Evaluation, TellCall
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.optimiser.client import history_of, pending_evaluations, search_arguments
 from apbmm_master.optimiser.process import AskRequest, OptimiserSession
 from apbmm_master.scheduling.policy import FinishRun, Situation, initial_missing

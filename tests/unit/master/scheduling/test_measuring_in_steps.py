@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from apbmm_common.protocol.messages import Beat, Cancel, Failed, ResultAck
+from apbmm_master.journal.assessment.first_steps import Step
+from apbmm_master.journal.assessment.scores import ScoreHistory
 from apbmm_master.journal.costs.budget import LimitName
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.events import (
@@ -24,8 +26,6 @@ from apbmm_master.journal.events import (
     Stopped,
 )
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.scores import ScoreHistory
-from apbmm_master.journal.steps.first_steps import Step
 from apbmm_master.scheduling.estimated_merges import (
     EstimatedMerges,
     completed_at_the_end,

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from apbmm_common.protocol.messages import AnswersAck, Enough
 from apbmm_common.run_file.schema import ObjectiveSection
-from apbmm_master.journal.answer_tables import ScoredPart
+from apbmm_master.journal.assessment.scores import best_with, broken_constraints, raw_metrics, score
 from apbmm_master.journal.costs.budget import evaluations_spent
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
-from apbmm_master.journal.evaluations import TellCall
 from apbmm_master.journal.events import (
     Beaten,
     DuplicateResult,
@@ -25,8 +24,9 @@ from apbmm_master.journal.events import (
     Stopped,
 )
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import best_with, broken_constraints, raw_metrics, score
+from apbmm_master.journal.state.evaluations import TellCall
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.answer_tables import ScoredPart
 from apbmm_master.scheduling.merges_in_progress import (
     ROUNDING,
     ReachableObjectives,

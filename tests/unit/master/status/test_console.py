@@ -18,7 +18,7 @@ from apbmm_master.journal.events import (
     Record,
     WorkerQuarantined,
 )
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.run_checks import require_settings
 from apbmm_master.status.console import RunConsole
 from apbmm_master.status.snapshot import journal_snapshot

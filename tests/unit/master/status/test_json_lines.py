@@ -13,7 +13,7 @@ import pytest
 from apbmm_common.process import logs
 from apbmm_common.process.logs import JsonFormatter, identify
 from apbmm_master.journal.events import Finished, Record
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.status.json_lines import JsonLines
 from protocol_world import RUN, World, searched
 

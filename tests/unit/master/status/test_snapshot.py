@@ -8,7 +8,7 @@ import pytest
 
 from apbmm.results.run_results import results_of
 from apbmm_common.protocol.messages import Beat, Hello
-from apbmm_master.journal.scores import ScoreHistory
+from apbmm_master.journal.assessment.scores import ScoreHistory
 from apbmm_master.status.snapshot import RECENT, journal_snapshot
 from protocol_world import RUN, World, searched
 from served_world import Served, status_of

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from apbmm_master.journal.events import ResultRecorded
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.status.stages import stage_line, stage_summary
 from protocol_world import World, measurement
 

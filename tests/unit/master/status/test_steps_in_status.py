@@ -9,8 +9,8 @@ from rich.console import Console
 from apbmm.status.live.events import EventLines
 from apbmm.status.live.view import LiveView
 from apbmm.status.view import render
+from apbmm_master.journal.assessment.estimate_checks import EstimateChecks, checks_of
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.steps.estimate_checks import EstimateChecks, checks_of
 from apbmm_master.status.snapshot import journal_snapshot
 from protocol_world import World, world_spec
 from stepped_merges import estimate

@@ -12,7 +12,7 @@ from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.merge_methods import METHODS, MergeMethod, searched_as
 from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file import Space, block_of
-from apbmm_master.journal.evaluations import MEASURE
+from apbmm_master.journal.state.evaluations import MEASURE
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.optimiser.process import AskRequest, OptimiserSession, new_search
 from apbmm_master.search.methods import create, names

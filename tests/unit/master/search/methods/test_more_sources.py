@@ -11,7 +11,7 @@ import torch
 from apbmm_common.errors import UsageError
 from apbmm_common.run_file import AlgorithmSection, RunSpec
 from apbmm_common.simplex import row_of
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.optimiser.process import new_search
 from apbmm_master.run_checks import require_settings

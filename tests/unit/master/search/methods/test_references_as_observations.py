@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.optimiser.client import search_arguments
 from apbmm_master.optimiser.process import new_search
 from apbmm_master.search.arrays import Array

@@ -15,10 +15,10 @@ from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.run_file import BudgetSection, RunSpec
 from apbmm_common.run_file.constraints import SIGNS, meaning
 from apbmm_common.run_file.schema import BenchmarkSection, ConfirmSection, ObjectiveSection
+from apbmm_master.journal.assessment.scores import scores_of
 from apbmm_master.journal.events import QUESTIONS, AnyEvent, FrontToConfirm
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import scores_of
+from apbmm_master.journal.state.run_state import RunState
 
 CONFIRM = "confirm"
 """Name of the folder of the confirming run in the run directory of the search."""

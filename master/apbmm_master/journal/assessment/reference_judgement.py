@@ -12,9 +12,9 @@ from apbmm_common.errors import RunFileError
 from apbmm_common.metrics import metric
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
 from apbmm_common.run_file import LEAST_SOURCES, RunSpec
-from apbmm_master.journal.reference_causes import WHAT_MAY_CHANGE, causes_in_words
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import check_scaling, measured_references, objectives_of
+from apbmm_master.journal.assessment.reference_causes import WHAT_MAY_CHANGE, causes_in_words
+from apbmm_master.journal.assessment.scores import check_scaling, measured_references, objectives_of
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.search.errors import ReferenceScaleError
 from apbmm_master.search.reference_scaling import ScaledObjective
 

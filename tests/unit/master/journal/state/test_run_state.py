@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
-from apbmm_master.journal.evaluations import AskCall, TellCall
 from apbmm_master.journal.events import (
     Accepted,
     AnyEvent,
@@ -26,8 +25,9 @@ from apbmm_master.journal.events import (
     WorkerLeft,
 )
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState, InvariantError
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.worker_sessions import WorkerSession
+from apbmm_master.journal.state.evaluations import AskCall, TellCall
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.state.worker_sessions import WorkerSession
 from protocol_world import measurement, world_spec
 
 SPEC = world_spec().model_dump(mode="json")

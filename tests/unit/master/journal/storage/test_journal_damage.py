@@ -22,7 +22,7 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     RunStarted,
 )
-from apbmm_master.journal.store import MARK, NAME, Journal, read_end_mark, read_journal
+from apbmm_master.journal.storage.store import MARK, NAME, Journal, read_end_mark, read_journal
 from fault_accounts import scaled
 from protocol_world import world_spec
 from small_disk import small_disk
@@ -205,7 +205,7 @@ def test_a_commit_that_fails_after_it_was_stored_is_known_again(
                 if reached == point:
                     raise OSError(5, "Input/output error")
 
-            monkeypatch.setattr("apbmm_master.journal.store.reach", fail)
+            monkeypatch.setattr("apbmm_master.journal.storage.store.reach", fail)
             with pytest.raises(JournalError, match="Input/output error"):
                 journal.append(commits[0])
             assert journal.seq == stored

@@ -9,14 +9,14 @@ import pytest
 
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.confirmation import (
+from apbmm_master.journal.events import AnyEvent, FrontToConfirm, Record, RunStarted
+from apbmm_master.journal.run_start.confirmation import (
     begin_to_confirm,
     confirmation_spec,
     front_to_confirm,
 )
-from apbmm_master.journal.events import AnyEvent, FrontToConfirm, Record, RunStarted
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from rehearsal_runs import run_spec
 from written_runs import write_run
 

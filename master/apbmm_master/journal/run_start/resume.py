@@ -11,7 +11,7 @@ from apbmm_common.errors import RunChangedError
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.costs.budget import UNITS, amount, limits
 from apbmm_master.journal.events import AnyEvent, RunStarted, SpecChanged
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.run_state import RunState
 
 MAY_CHANGE = (
     "budget.evaluations",

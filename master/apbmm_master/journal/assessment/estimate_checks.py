@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.evaluations import Evaluation
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.evaluations import Evaluation
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.search.partial_answers.steps import audited
 
 TWO_SIDED_95 = 1.959964

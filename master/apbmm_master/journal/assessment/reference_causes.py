@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_common.run_file import LEAST_SOURCES, RunSpec
-from apbmm_master.journal.scores import objectives_of
+from apbmm_master.journal.assessment.scores import objectives_of
 from apbmm_master.search.reference_scaling import ScaledObjective
 
 References = Mapping[str, Mapping[str, BenchmarkResult]]

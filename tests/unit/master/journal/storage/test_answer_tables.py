@@ -10,8 +10,6 @@ import pytest
 
 from apbmm_common.errors import JournalError
 from apbmm_common.protocol.messages import Answers, BenchmarkResult, Evaluated
-from apbmm_master.journal import store
-from apbmm_master.journal.answer_tables import PAGE, TABLES, Kept
 from apbmm_master.journal.events import (
     AnyEvent,
     AttemptFailed,
@@ -21,7 +19,9 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     SourcesVerified,
 )
-from apbmm_master.journal.store import NAME, Journal, read_journal, read_kept
+from apbmm_master.journal.storage import store
+from apbmm_master.journal.storage.answer_tables import PAGE, TABLES, Kept
+from apbmm_master.journal.storage.store import NAME, Journal, read_journal, read_kept
 from protocol_world import PROMPTS, answer_of, outcome_of
 from small_disk import small_disk
 

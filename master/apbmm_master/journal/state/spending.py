@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from apbmm_common.protocol.messages import Evaluated, Measured
-from apbmm_master.journal.evaluations import Attempt, Evaluation, FirstStep
 from apbmm_master.journal.lifecycle import AttemptState
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation, FirstStep
 
 Pauses = Sequence[tuple[float, float]]
 """Spans without a master in Unix seconds, in their order."""

@@ -14,14 +14,14 @@ from apbmm.report.data.model import fitted_surrogate
 from apbmm.results.run_results import read_results
 from apbmm_common.errors import RunChangedError, SourceError, UsageError
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.confirmation import front_to_confirm
+from apbmm_master.journal.assessment.scores import score, scores_of
 from apbmm_master.journal.costs.budget import limits
 from apbmm_master.journal.events import ResultLearnt, RunLearnt, SourcesVerified
-from apbmm_master.journal.learning import begin_to_learn, earlier_run
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import score, scores_of
-from apbmm_master.journal.store import Journal, read_outcomes
+from apbmm_master.journal.run_start.confirmation import front_to_confirm
+from apbmm_master.journal.run_start.learning import begin_to_learn, earlier_run
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import Journal, read_outcomes
 from apbmm_master.optimiser.client import OptimiserClient, history_of, search_arguments
 from apbmm_master.optimiser.process import PastTell, replayed_search
 from apbmm_master.scheduling.policy import initial_missing

@@ -16,17 +16,6 @@ from collections.abc import Iterable, Iterator
 
 from apbmm_common.protocol.messages import Evaluated, Stepped
 from apbmm_common.run_file import RunSpec, Space
-from apbmm_master.journal.evaluations import (
-    BUDGET_PURPOSES,
-    LOST_WORKERS_LIMIT,
-    AskCall,
-    Attempt,
-    Call,
-    Evaluation,
-    FirstStep,
-    Learning,
-    TellCall,
-)
 from apbmm_master.journal.events import (
     Accepted,
     AnswersComplete,
@@ -67,9 +56,20 @@ from apbmm_master.journal.lifecycle import (
     move_attempt,
     move_evaluation,
 )
-from apbmm_master.journal.master_sessions import MasterSession
-from apbmm_master.journal.spending import Spending, answers_complete, tokens_of
-from apbmm_master.journal.worker_sessions import WorkerSessions
+from apbmm_master.journal.state.evaluations import (
+    BUDGET_PURPOSES,
+    LOST_WORKERS_LIMIT,
+    AskCall,
+    Attempt,
+    Call,
+    Evaluation,
+    FirstStep,
+    Learning,
+    TellCall,
+)
+from apbmm_master.journal.state.master_sessions import MasterSession
+from apbmm_master.journal.state.spending import Spending, answers_complete, tokens_of
+from apbmm_master.journal.state.worker_sessions import WorkerSessions
 
 Work = tuple[Evaluation, Attempt]
 """An evaluation in progress, with its attempt."""

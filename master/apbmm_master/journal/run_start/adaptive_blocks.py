@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from apbmm_common.protocol.messages import Measured
-from apbmm_master.journal.evaluations import MEASURE
 from apbmm_master.journal.events import AnyEvent, BordersFound
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.evaluations import MEASURE
+from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.search.block_partition import block_borders
 from apbmm_master.search.prior import fused_discrepancy
 

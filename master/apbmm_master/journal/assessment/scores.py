@@ -15,11 +15,11 @@ from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.repetitions import share_variance
 from apbmm_common.run_file import ObjectiveSection, RunSpec
 from apbmm_common.run_file.constraints import Constraint
-from apbmm_master.journal.answer_tables import ScoredPart
-from apbmm_master.journal.evaluations import Attempt, Evaluation, FirstStep
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation, FirstStep
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.answer_tables import ScoredPart
 from apbmm_master.search import reference_scaling
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import ReferenceScaleError

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from apbmm_common.protocol.messages import Evaluated
-from apbmm_master.journal.evaluations import Attempt, Evaluation
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.steps.estimate_checks import is_audited
+from apbmm_master.journal.assessment.estimate_checks import is_audited
+from apbmm_master.journal.state.evaluations import Attempt, Evaluation
+from apbmm_master.journal.state.run_state import RunState
 
 FEWEST_ANSWERS = 2
 """Fewer cannot be asked in two steps."""

@@ -11,7 +11,6 @@ import pytest
 
 from apbmm_common.errors import JournalError, RunDirectoryError
 from apbmm_common.protocol.messages import BenchmarkResult, Evaluated
-from apbmm_master.journal import run_directory
 from apbmm_master.journal.events import (
     AnyEvent,
     EpochStarted,
@@ -23,8 +22,9 @@ from apbmm_master.journal.events import (
     RunStarted,
 )
 from apbmm_master.journal.lifecycle import InvariantError
-from apbmm_master.journal.run_directory import file_system
-from apbmm_master.journal.store import Journal, read_journal
+from apbmm_master.journal.storage import run_directory
+from apbmm_master.journal.storage.run_directory import file_system
+from apbmm_master.journal.storage.store import Journal, read_journal
 from protocol_world import world_spec
 from small_disk import fill, small_disk
 
@@ -97,7 +97,7 @@ def test_a_commit_survives_kill_9(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"
         "from apbmm_master.journal.events import *\n"
-        "from apbmm_master.journal.store import Journal\n"
+        "from apbmm_master.journal.storage.store import Journal\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "journal.append([Record(1, 1.0, EpochStarted(epoch=7, host='h', pid=1))])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from apbmm_master.journal.clock import RunClock
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.storage.clock import RunClock
+from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.status.snapshot import journal_snapshot, live_snapshot
 from fake_peers import FakeWorker, master_in_process, until
 from protocol_world import world_spec

@@ -9,9 +9,7 @@ import pytest
 
 from apbmm_common.metrics import binomial_variance
 from apbmm_common.repetitions import share_variance
-from apbmm_master.journal.events import EpochStarted, SpecChanged, WorkerJoined, WorkerLeft
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import (
+from apbmm_master.journal.assessment.scores import (
     ScoredEvaluation,
     ScoreHistory,
     Scores,
@@ -24,7 +22,9 @@ from apbmm_master.journal.scores import (
     missing_metrics,
     scores_of,
 )
-from apbmm_master.journal.store import read_journal
+from apbmm_master.journal.events import EpochStarted, SpecChanged, WorkerJoined, WorkerLeft
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.optimiser.client import history_of, search_arguments
 from apbmm_master.optimiser.process import PastTell
 from apbmm_master.search.errors import ReferenceScaleError

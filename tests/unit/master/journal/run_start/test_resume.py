@@ -14,8 +14,8 @@ from apbmm_master.journal.events import (
     SourcesVerified,
     SpecChanged,
 )
-from apbmm_master.journal.resume import begin_or_resume
-from apbmm_master.journal.run_state import RunState
+from apbmm_master.journal.run_start.resume import begin_or_resume
+from apbmm_master.journal.state.run_state import RunState
 from protocol_world import DIGESTS, LAYERS, World, world_spec
 from written_runs import repeated_sums
 

@@ -13,8 +13,9 @@ import pytest
 from apbmm_common.errors import JournalError, RunChangedError
 from apbmm_common.protocol.answers import CUT, Answer, pack
 from apbmm_common.protocol.messages import Answers, KeptAnswer
+from apbmm_master.journal.assessment.first_steps import Step, first_step, measures_in_steps, step_of
+from apbmm_master.journal.assessment.scores import best_reachable, estimated_objectives, score
 from apbmm_master.journal.costs.budget import limits, room
-from apbmm_master.journal.evaluations import TellCall
 from apbmm_master.journal.events import (
     AnyEvent,
     AttemptFailed,
@@ -33,11 +34,10 @@ from apbmm_master.journal.events import (
     Stopped,
 )
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState, InvariantError
-from apbmm_master.journal.resume import begin_or_resume
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import best_reachable, estimated_objectives, score
-from apbmm_master.journal.steps.first_steps import Step, first_step, measures_in_steps, step_of
-from apbmm_master.journal.store import NAME, Journal, read_outcomes, read_rows
+from apbmm_master.journal.run_start.resume import begin_or_resume
+from apbmm_master.journal.state.evaluations import TellCall
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import NAME, Journal, read_outcomes, read_rows
 from protocol_world import DIGESTS, PROMPTS, answer_of, world_spec
 from stepped_merges import estimate, estimated, paused, stepped, whole
 
@@ -272,7 +272,7 @@ def test_a_failed_commit_stores_neither_the_event_nor_its_answers(
     with Journal(tmp_path) as journal:
         journal.append(every[:-1])
         with monkeypatch.context() as failing:
-            failing.setattr("apbmm_master.journal.store.reach", _refuse)
+            failing.setattr("apbmm_master.journal.storage.store.reach", _refuse)
             with pytest.raises(JournalError):
                 journal.append(every[-1:])
         assert (partial(journal), journal.seq) == ([], len(every) - 1)

@@ -13,12 +13,12 @@ from pathlib import Path
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.evaluations import Evaluation
+from apbmm_master.journal.assessment.scores import measured_references, missing_metrics
 from apbmm_master.journal.events import AnyEvent, ResultLearnt, RunLearnt, outcome_count
-from apbmm_master.journal.resume import changed
-from apbmm_master.journal.run_state import RunState
-from apbmm_master.journal.scores import measured_references, missing_metrics
-from apbmm_master.journal.store import NAME, OutcomeRow, read_journal, read_outcomes
+from apbmm_master.journal.run_start.resume import changed
+from apbmm_master.journal.state.evaluations import Evaluation
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import NAME, OutcomeRow, read_journal, read_outcomes
 
 MEASURED_BY = ("benchmarks", "generation", "merge", "engine", "evaluation")
 """Tables of a run file that decide what an evaluation measures; see `RunSpec.config_hash`."""

@@ -6,8 +6,12 @@ import pytest
 
 from apbmm_common.errors import EXIT_USAGE, RunFileError
 from apbmm_common.protocol.messages import BenchmarkResult
-from apbmm_master.journal.reference_causes import UNKNOWN_TEXT, causes_in_words
-from apbmm_master.journal.reference_judgement import faults_of_references, judge_references
+from apbmm_master.journal.assessment import reference_judgement
+from apbmm_master.journal.assessment.reference_causes import UNKNOWN_TEXT, causes_in_words
+from apbmm_master.journal.assessment.reference_judgement import (
+    faults_of_references,
+    judge_references,
+)
 from apbmm_master.scheduling.policy import fault_that_ends
 from protocol_world import World
 from rehearsal_runs import run_spec
@@ -71,8 +75,7 @@ def test_a_run_with_poor_references_ends_unless_the_run_file_allows_them(
         if worker.held is not None:
             worker.finish()
     judge_references(world.run_state)
-    module = "apbmm_master.journal.reference_judgement"
-    monkeypatch.setattr(f"{module}.LEAST_DIFFERENCE", 1000.0)
+    monkeypatch.setattr(reference_judgement, "LEAST_DIFFERENCE", 1000.0)
     if any_references:
         judge_references(world.run_state)
         return
@@ -115,7 +118,9 @@ def test_causes_that_the_figures_rule_out_are_not_named(
 def test_no_merge_is_leased_after_references_that_end_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("apbmm_master.journal.reference_judgement.LEAST_DIFFERENCE", 1000.0)
+    monkeypatch.setattr(
+        "apbmm_master.journal.assessment.reference_judgement.LEAST_DIFFERENCE", 1000.0
+    )
     world = World(budget={"evaluations": 4, "initial": 2})
     worker = world.join("a")
     while not world.run_state.references_done:

@@ -28,8 +28,6 @@ from apbmm_common.errors import JournalError, RunDirectoryError
 from apbmm_common.process.failpoints import reach
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.protocol.messages import Answers, Evaluated
-from apbmm_master.journal import answer_tables
-from apbmm_master.journal.answer_tables import AnswerTables, Kept
 from apbmm_master.journal.events import (
     EVENT,
     Paused,
@@ -39,9 +37,11 @@ from apbmm_master.journal.events import (
     without_answers,
 )
 from apbmm_master.journal.lifecycle import InvariantError
-from apbmm_master.journal.run_directory import claim
-from apbmm_master.journal.steps import partial_outcomes as partial
-from apbmm_master.journal.steps.partial_outcomes import PartialRow
+from apbmm_master.journal.storage import answer_tables
+from apbmm_master.journal.storage import partial_outcomes as partial
+from apbmm_master.journal.storage.answer_tables import AnswerTables, Kept
+from apbmm_master.journal.storage.partial_outcomes import PartialRow
+from apbmm_master.journal.storage.run_directory import claim
 
 NAME = JOURNAL
 MARK = "journal.mark"
