@@ -99,6 +99,15 @@ def rows(outcomes: list[ScoredOutcome]) -> set[tuple[object, ...]]:
     return {(o.benchmark, o.question, o.score, o.tokens, o.finish_reason) for o in outcomes}
 
 
+def assert_same_results(found: Evaluated, expected: Evaluated) -> None:
+    for name, result in found.benchmarks.items():
+        before = expected.benchmarks[name]
+        assert sorted(result.outcomes) == sorted(before.outcomes)
+        assert {k: v for k, v in result.metrics.items() if k != "seconds"} == {
+            k: v for k, v in before.metrics.items() if k != "seconds"
+        }
+
+
 async def test_a_step_and_the_rest_after_a_kill_give_the_outcomes_of_a_whole_evaluation(
     tmp_path: Path,
 ) -> None:
@@ -157,12 +166,7 @@ async def test_a_step_and_the_rest_after_a_kill_give_the_outcomes_of_a_whole_eva
     assert "kept_answers" not in undisturbed.engine
     assert rest.unpacked() == whole.unpacked()
     assert rows(rest.outcomes) == rows(whole.outcomes)
-    for name, result in again.benchmarks.items():
-        before = undisturbed.benchmarks[name]
-        assert sorted(result.outcomes) == sorted(before.outcomes)
-        assert {k: v for k, v in result.metrics.items() if k != "seconds"} == {
-            k: v for k, v in before.metrics.items() if k != "seconds"
-        }
+    assert_same_results(again, undisturbed)
 
 
 @pytest.fixture
