@@ -352,7 +352,7 @@ def _success(run_state: RunState, situation: Situation) -> FinishRun | None:
 def _end_of_finishing(
     run_state: RunState, situation: Situation, completed: str
 ) -> FinishRun | None:
-    """The end once paused merges are completed, for the reason that their completion began."""
+    """The end of a run that only completes paused merges; None while it goes on."""
     if not _is_finished(run_state, situation):
         return None
     by_patience = bool(situation.stalled) or run_state.by_patience
