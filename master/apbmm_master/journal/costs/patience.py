@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from apbmm_master.journal.assessment.scores import ScoreHistory
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.state.run_state import RunState
@@ -53,14 +51,11 @@ def standstill_of_hypervolume(run_state: RunState, scores: ScoreHistory) -> str:
 
 
 def _stopped(run_state: RunState) -> list[tuple[float, float]]:
-    """When the search's merges that are stopped were last measured, and what that has cost."""
-    merges = run_state.of_budget(EvaluationState.STOPPED)
+    """When the search's merges that are stopped last paused, and what that result has cost."""
     return sorted(
-        (
-            evaluation.attempts[-1].ended_at or 0.0,
-            math.fsum(a.gpu_seconds for a in evaluation.attempts),
-        )
-        for evaluation in merges
+        (evaluation.step.paused_at, gpu_seconds_of_result(evaluation))
+        for evaluation in run_state.of_budget(EvaluationState.STOPPED)
         if evaluation.purpose == "search"
-        and (evaluation.attempts[-1].ended_at or 0.0) > run_state.finishing_at
+        and evaluation.step is not None
+        and evaluation.step.paused_at > run_state.finishing_at
     )

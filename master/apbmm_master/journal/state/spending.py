@@ -36,13 +36,15 @@ def tokens_of(body: Evaluated | Measured | None) -> float:
 def gpu_seconds_of_result(evaluation: Evaluation) -> float:
     """What an evaluation's result has taken: the GPU-seconds of the attempt that delivered it.
 
-    Those of all attempts, if that one went on from their answers. 0 without a result.
+    Those before count as well, if that one went on from their answers. Without a result it is the
+    last attempt that paused; 0 without that too.
     """
-    delivered = next((a for a in evaluation.attempts if a.state is AttemptState.DONE), None)
+    last = {attempt.state: number for number, attempt in enumerate(evaluation.attempts)}
+    delivered = last.get(AttemptState.DONE, last.get(AttemptState.PAUSED))
     if delivered is None:
         return 0.0
-    attempts = evaluation.attempts if delivered.kept else [delivered]
-    return math.fsum(attempt.gpu_seconds for attempt in attempts)
+    begin = 0 if evaluation.attempts[delivered].kept else delivered
+    return math.fsum(a.gpu_seconds for a in evaluation.attempts[begin : delivered + 1])
 
 
 @dataclass(slots=True)
