@@ -245,6 +245,22 @@ def test_variances_are_those_of_answers_left_out_one_by_one(count: int) -> None:
         np.testing.assert_allclose(particular_variances(values), left_out_one_by_one(values))
 
 
+def test_draws_count_in_full_where_each_merge_has_its_own_and_less_with_the_same_seeds() -> None:
+    """A run gives an answer the same seed in all merges, and similar merges then draw alike."""
+    rng = np.random.default_rng(9)
+    repeats, size, count = 3, 200, 12
+    weights, questions = rng.random((count, 1)), rng.normal(0.0, 2.0, size)
+    right = 1.0 / (1.0 + np.exp(questions - 6.0 * (weights - 0.5)))
+    for draws, least, most in (
+        (rng.random((count, size, repeats)), 1.0, 1.6),
+        (rng.random((1, size, repeats)), 0.1, 0.5),
+    ):
+        answers = (draws < right[:, :, None]).astype(np.float64)
+        of_draws = answers.var(axis=2, ddof=1).mean() / (size * repeats)
+        ratio = particular_variances(answers.mean(axis=2)).mean() / of_draws
+        assert least < ratio < most
+
+
 def test_a_noisy_merge_has_a_larger_variance() -> None:
     rng = np.random.default_rng(8)
     noise = np.where(np.arange(20) == 3, 2.0, 0.5)[:, None]
