@@ -74,30 +74,36 @@ def let_problem(rng: random.Random, steps: int) -> Problem:
     return Problem(f"{' '.join(defined)} ask {label}", str(values[label]), tuple(worked))
 
 
-TASKS: Final[Mapping[str, Callable[[random.Random, int], Problem]]] = {
-    "row": row_problem,
-    "let": let_problem,
-}
+Tasks = Mapping[str, Callable[[random.Random, int], Problem]]
+"""What draws a problem of so many steps, by the name of the task."""
+TASKS: Final[Tasks] = {"row": row_problem, "let": let_problem}
 
 
-def draw(rng: random.Random, task: str, *, held_out: bool, most_steps: int = MOST_STEPS) -> Problem:
+def draw(
+    rng: random.Random,
+    task: str,
+    *,
+    held_out: bool,
+    most_steps: int = MOST_STEPS,
+    tasks: Tasks = TASKS,
+) -> Problem:
     """A problem of the test side or of the training side, of one step to so many."""
     while True:
-        problem = TASKS[task](rng, rng.randint(1, most_steps))
+        problem = tasks[task](rng, rng.randint(1, most_steps))
         digest = hashlib.sha256(problem.question.encode()).digest()
         if (digest[0] % HELD_OUT_SHARE == 0) is held_out:
             return problem
 
 
-def write_problems(folder: Path) -> None:
+def write_problems(folder: Path, most_steps: int = MOST_STEPS, tasks: Tasks = TASKS) -> None:
     """Distinct held-out problems: scored ones, ones to confirm on, and prompts for the prior."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(SEED)
     prompts = []
-    for task in TASKS:
+    for task in tasks:
         drawn: dict[str, Problem] = {}
-        while len(drawn) < SCORED + CONFIRMING + PROMPTS // 2:
-            problem = draw(rng, task, held_out=True)
+        while len(drawn) < SCORED + CONFIRMING + PROMPTS // len(tasks):
+            problem = draw(rng, task, held_out=True, most_steps=most_steps, tasks=tasks)
             drawn[problem.question] = problem
         rows = [
             {"id": f"{task}-{number:03d}", "question": each.question, "answer": each.answer}
