@@ -117,8 +117,8 @@ def build(
     """Sources, engine and merges; and the seconds that the engine took to start."""
     from apbmm_worker.engine.resident import ResidentEngine
     from apbmm_worker.merging.merge import write_merge
-    from apbmm_worker.merging.plan import plan_sum
-    from apbmm_worker.merging.source_weights import pair_weights
+    from apbmm_worker.merging.planning.plan import plan_sum
+    from apbmm_worker.merging.planning.source_weights import pair_weights
     from apbmm_worker.merging.sources import verify_sources
     from benchmarks.merging.random_qwen3 import QWEN3_4B, of_size, write_random
 

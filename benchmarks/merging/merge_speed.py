@@ -33,8 +33,8 @@ from pathlib import Path
 from apbmm_common.merge_methods import METHODS
 from apbmm_worker.engine.checksum import MergeChecksums
 from apbmm_worker.merging.merge import write_merge
-from apbmm_worker.merging.plan import ModelLevelMerge, plan_sum, plan_task_vectors
-from apbmm_worker.merging.source_weights import pair_weights
+from apbmm_worker.merging.planning.plan import ModelLevelMerge, plan_sum, plan_task_vectors
+from apbmm_worker.merging.planning.source_weights import pair_weights
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from benchmarks.merging.random_qwen3 import of_size, write_random
 

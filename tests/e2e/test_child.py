@@ -28,8 +28,8 @@ from apbmm_worker.child_protocol import (
 )
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
-from apbmm_worker.merging.orphaned_folders import MEMORY
-from apbmm_worker.merging.temporary_checkpoints import owner
+from apbmm_worker.merging.folders.orphaned_folders import MEMORY
+from apbmm_worker.merging.folders.temporary_checkpoints import owner
 from apbmm_worker.message_socket import LENGTH
 from child_on_a_socket import Daemon, engine_core
 from tiny_checkpoints import edit_config, load_tensors, save_tensors, write_tiny_pair

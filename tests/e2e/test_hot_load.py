@@ -34,7 +34,7 @@ from apbmm_worker.engine.resident import ResidentEngine
 from apbmm_worker.engine.vllm import live_weights
 from apbmm_worker.engine.vllm.backend import VllmBackend
 from apbmm_worker.merging.merge import write_merge
-from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.planning.plan import TensorPlan
 from apbmm_worker.merging.run_merges import merge_of
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from layer_wise_merge import materialise, plan

@@ -20,8 +20,8 @@ import torch
 from apbmm_common.run_file import MergeSection
 from apbmm_worker import environment
 from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
+from apbmm_worker.merging.folders.temporary_checkpoints import TemporaryCheckpoints
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
-from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 from e2e.test_hot_load import (
     GENERATION,
     MERGES,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from apbmm_common.datasets.demo_pair import demo_folder
-from apbmm_worker.merging.folder import RECIPE_FILE
+from apbmm_worker.merging.folders.folder import RECIPE_FILE
 from commands import called
 from demo_pair_runs import run_to_its_end, write_run
 from tiny_adapters import write_adapter

@@ -18,7 +18,7 @@ from apbmm_common.run_file import EngineSection, GenerationSection
 from apbmm_worker.engine.checksum import checksum
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.engine.kinds import EngineKind
-from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.planning.plan import TensorPlan
 from apbmm_worker.merging.stream import MergeStream, to_bytes
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from apbmm_common.checkpoint.headers import Checkpoint
 from apbmm_common.run_file import MergeSection
+from apbmm_worker.merging.arithmetic.tensor_bytes import ByteProgress
 from apbmm_worker.merging.merge import MergeReport, write_merge
-from apbmm_worker.merging.plan import TensorPlan, plan_sum
-from apbmm_worker.merging.source_weights import (
+from apbmm_worker.merging.planning.plan import TensorPlan, plan_sum
+from apbmm_worker.merging.planning.source_weights import (
     SourceWeights,
     outside_rows,
     pair_weights,
     stick_breaking,
 )
 from apbmm_worker.merging.sources import VerifiedSources
-from apbmm_worker.merging.tensor_bytes import ByteProgress
 
 
 def plan(

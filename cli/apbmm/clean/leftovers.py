@@ -17,7 +17,7 @@ from typing import Literal
 from apbmm_common.errors import UsageError
 from apbmm_common.process.locks import FileLock, LockHeldError, lock_file
 from apbmm_worker.daemon.options import STATE_LOCK
-from apbmm_worker.merging.orphaned_folders import MEMORY, orphans
+from apbmm_worker.merging.folders.orphaned_folders import MEMORY, orphans
 
 Kind = Literal["state", "scratch", "checkpoint", "lock"]
 MEANINGS: dict[Kind, str] = {

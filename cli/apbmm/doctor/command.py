@@ -21,7 +21,7 @@ from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from apbmm_common.process.home import state_home
 from apbmm_common.protocol.addresses import require_tcp
 from apbmm_master.app import MasterFlags
-from apbmm_worker.merging.orphaned_folders import MEMORY
+from apbmm_worker.merging.folders.orphaned_folders import MEMORY
 
 if TYPE_CHECKING:
     from apbmm.check.inspect import Inspection

@@ -16,7 +16,7 @@ from apbmm_common.checkpoint.vocabularies import vocabulary_size
 from apbmm_common.merge_methods import METHODS
 from apbmm_common.merge_methods.density import DENSITY
 from apbmm_common.run_file import RunSpec
-from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, WeightedSum
+from apbmm_worker.merging.planning.plan import ModelLevelMerge, TensorPlan, WeightedSum
 
 if TYPE_CHECKING:
     from apbmm_worker.merging.sources import VerifiedSources

@@ -26,14 +26,14 @@ from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import LEAST_SOURCES
 from apbmm_worker.engine.checksum import MergeChecksums, folder_digest
-from apbmm_worker.merging.folder import stated_dtype
+from apbmm_worker.merging.folders.folder import stated_dtype
 from apbmm_worker.merging.merge import MergeReport, write_merge
-from apbmm_worker.merging.plan import with_prediction_layers
+from apbmm_worker.merging.planning.plan import with_prediction_layers
 from apbmm_worker.merging.run_merges import merge_of
 
 if TYPE_CHECKING:
     from apbmm_common.run_file import RunSpec
-    from apbmm_worker.merging.plan import TensorPlan
+    from apbmm_worker.merging.planning.plan import TensorPlan
     from apbmm_worker.merging.sources import VerifiedSources
 
 

@@ -19,8 +19,8 @@ from apbmm_common.process.signals import stack_unwound_by_signals
 
 if TYPE_CHECKING:
     from apbmm_common.checkpoint.headers import Checkpoint
-    from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan
-    from apbmm_worker.merging.source_weights import SourceWeights
+    from apbmm_worker.merging.planning.plan import ModelLevelMerge, TensorPlan
+    from apbmm_worker.merging.planning.source_weights import SourceWeights
     from apbmm_worker.merging.sources import VerifiedSources
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<path>.+)", re.DOTALL)
@@ -58,7 +58,7 @@ def _write(
     """Write the merge of the sources in ``paths``, which are ``named`` so in its recipe."""
     from apbmm_common.checkpoint.compatibility import compatibility_warnings
     from apbmm_worker.merging.merge import write_merge
-    from apbmm_worker.merging.plan import with_prediction_layers
+    from apbmm_worker.merging.planning.plan import with_prediction_layers
     from apbmm_worker.merging.sources import verify_sources
 
     template = request.template_from or next(iter(paths))
@@ -114,7 +114,7 @@ def _rule(request: MergeRequest, paths: Mapping[str, Path]) -> SourceWeights | M
     """
     from apbmm.merge.weights import WeightsReader
     from apbmm_common.checkpoint.headers import layer_count, read_checkpoint
-    from apbmm_worker.merging.plan import ModelLevelMerge
+    from apbmm_worker.merging.planning.plan import ModelLevelMerge
 
     if request.weights is None and request.method != LINEAR:
         assert request.weight is not None
@@ -141,7 +141,7 @@ def _planned(
     named: Mapping[str, str],
 ) -> tuple[tuple[TensorPlan, ...], dict[str, Any]]:
     """The plan of each tensor, and the recipe to keep beside the weights."""
-    from apbmm_worker.merging.plan import ModelLevelMerge, plan_sum, plan_task_vectors
+    from apbmm_worker.merging.planning.plan import ModelLevelMerge, plan_sum, plan_task_vectors
 
     merged = {role: c for role, c in sources.checkpoints.items() if role != BASE_ROLE}
     recipe: dict[str, Any] = {"method": request.method, "sources": dict(named)}

@@ -21,7 +21,7 @@ def expanded(path: str | Path, flag: str) -> Path:
 
 
 RECIPE = "apbmm_merge.json"
-"""As in `apbmm_worker.merging.folder`, which takes long to import."""
+"""As in `apbmm_worker.merging.folders.folder`, which takes long to import."""
 
 
 def output_folder(given: Path, *, replace: bool = False) -> Path:

@@ -38,7 +38,7 @@ from apbmm_common.checkpoint.tensor_groups import OUTSIDE_GROUPS
 from apbmm_common.errors import EvaluationError, UsageError
 from apbmm_common.run_file import block_by_borders, block_of
 from apbmm_common.simplex import Row
-from apbmm_worker.merging.source_weights import (
+from apbmm_worker.merging.planning.source_weights import (
     SourceWeights,
     outside_rows,
     simplex_row,

@@ -12,7 +12,7 @@ import pytest
 
 from apbmm.merge.weights import WeightsReader
 from apbmm_common.errors import EvaluationError, UsageError
-from apbmm_worker.merging.source_weights import (
+from apbmm_worker.merging.planning.source_weights import (
     SourceWeights,
     outside_rows,
     pair_weights,

@@ -40,7 +40,7 @@ from apbmm_worker.engine.kinds import engine_kind, require_kind
 from apbmm_worker.engine.token_progress import TokenProgress
 from apbmm_worker.evaluation.asking_order import EVERYTHING, Step
 from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
-from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
+from apbmm_worker.merging.folders.temporary_checkpoints import TemporaryCheckpoints
 
 if TYPE_CHECKING:
     from apbmm_worker.engine.driver import Completion, Prompt
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from apbmm_worker.engine.source_answers import SourceMerge
     from apbmm_worker.evaluation.scoring_client import AnswerListener, EarlyEnd, ScoringClient
     from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
-    from apbmm_worker.merging.plan import TensorPlan
+    from apbmm_worker.merging.planning.plan import TensorPlan
     from apbmm_worker.merging.sources import VerifiedSources
 
 _log = logging.getLogger(__name__)

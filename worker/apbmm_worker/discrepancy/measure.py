@@ -23,8 +23,8 @@ from apbmm_common.checkpoint.tensor_groups import optional_tensors, outside_grou
 from apbmm_common.protocol.messages import Measured
 from apbmm_common.run_file import PriorSection
 from apbmm_worker.discrepancy.activations import cosine_discrepancy, encode_prompts, pooled_states
+from apbmm_worker.merging.arithmetic.tensor_bytes import TORCH_DTYPES
 from apbmm_worker.merging.sources import VerifiedSources
-from apbmm_worker.merging.tensor_bytes import TORCH_DTYPES
 
 EPSILON = 1e-12
 CHUNK_ELEMENTS = 1 << 15  # small enough that torch does not spread it over threads

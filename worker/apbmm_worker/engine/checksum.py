@@ -15,9 +15,9 @@ import torch
 
 from apbmm_common.checkpoint.contents import opened, read_into
 from apbmm_common.checkpoint.headers import TensorHeader, read_checkpoint
+from apbmm_worker.merging.arithmetic.tensor_bytes import stored_dtype
 from apbmm_worker.merging.merge import threads
-from apbmm_worker.merging.plan import TensorPlan
-from apbmm_worker.merging.tensor_bytes import stored_dtype
+from apbmm_worker.merging.planning.plan import TensorPlan
 
 # Words are summed in this number of columns. It is a prime, so that a swap of rows or blocks
 # changes the sums.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 from apbmm_common.errors import ApbmmError, EvaluationError
 
 if TYPE_CHECKING:
-    from apbmm_worker.merging.plan import TensorPlan
+    from apbmm_worker.merging.planning.plan import TensorPlan
 
 FinishReason = Literal["stop", "length", "cut"]
 

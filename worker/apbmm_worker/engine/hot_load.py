@@ -26,8 +26,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.engine.driver import MergeTarget, Prompt
-from apbmm_worker.merging.plan import TensorPlan
-from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
+from apbmm_worker.merging.folders.temporary_checkpoints import TemporaryCheckpoints
+from apbmm_worker.merging.planning.plan import TensorPlan
 
 Way = Literal["memory", "checkpoint", "fresh engine"]
 

@@ -11,7 +11,7 @@ from apbmm_common.errors import ApbmmError, EvaluationError
 from apbmm_common.run_file import EngineSection, GenerationSection
 from apbmm_worker.engine.driver import EngineBackend, EngineDriver, Prompt
 from apbmm_worker.engine.kinds import engine_kind
-from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.planning.plan import TensorPlan
 
 
 class ResidentEngine(EngineDriver[EngineBackend]):

@@ -16,11 +16,11 @@ import torch
 
 from apbmm_common.checkpoint.contents import opened_files, read_into
 from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader
+from apbmm_worker.merging.arithmetic.tensor_bytes import stored_dtype
+from apbmm_worker.merging.arithmetic.weighted_sum import fits_lerp, not_finite, sum_dtype
 from apbmm_worker.merging.merge import merged_tensors
-from apbmm_worker.merging.plan import TensorPlan, WeightedSum
-from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards, plan_of_shard
-from apbmm_worker.merging.tensor_bytes import stored_dtype
-from apbmm_worker.merging.weighted_sum import fits_lerp, not_finite, sum_dtype
+from apbmm_worker.merging.planning.plan import TensorPlan, WeightedSum
+from apbmm_worker.merging.planning.shards import UNSHARDED, WHOLE, Shard, Shards, plan_of_shard
 
 # Bytes left free beside the sources, for float32 sums of one tensor and the allocator's rounding.
 _RESERVE = 2 << 30

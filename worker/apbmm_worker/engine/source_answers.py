@@ -20,7 +20,7 @@ from apbmm_common.run_file import EngineSection, GenerationSection, RunSpec
 from apbmm_worker.engine.driver import Prompt
 from apbmm_worker.engine.hot_load import E, HotLoader, PlannedMerge, timed
 from apbmm_worker.merging.merge import stated_dtype_of_merges
-from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.planning.plan import TensorPlan
 from apbmm_worker.merging.sources import VerifiedSources
 
 STAGE = "compare sources"

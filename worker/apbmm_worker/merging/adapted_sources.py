@@ -25,7 +25,8 @@ from apbmm_common.checkpoint.lora_adapters import (
     read_adapter,
 )
 from apbmm_common.errors import EvaluationError, SourceError, unreadable
-from apbmm_worker.merging.folder import (
+from apbmm_worker.merging.arithmetic.tensor_bytes import ByteProgress, stored_dtype
+from apbmm_worker.merging.folders.folder import (
     RECIPE_FILE,
     copy_settings,
     fresh_folder,
@@ -36,8 +37,7 @@ from apbmm_worker.merging.folder import (
     write_index,
     write_json,
 )
-from apbmm_worker.merging.plan import TensorPlan, WeightedSum
-from apbmm_worker.merging.tensor_bytes import ByteProgress, stored_dtype
+from apbmm_worker.merging.planning.plan import TensorPlan, WeightedSum
 
 FOLDER = "adapted-sources"
 BYTES_AT_ONCE = 1 << 26  # of a tensor that are computed at once

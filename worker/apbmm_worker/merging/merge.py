@@ -27,8 +27,11 @@ from threadpoolctl import threadpool_limits
 
 from apbmm_common.checkpoint.contents import opened, read_ahead
 from apbmm_common.checkpoint.headers import ITEM_BYTES
-from apbmm_worker.merging import weighted_sum
-from apbmm_worker.merging.folder import (
+from apbmm_worker.merging.arithmetic import weighted_sum
+from apbmm_worker.merging.arithmetic.task_vectors import merged_parts
+from apbmm_worker.merging.arithmetic.tensor_bytes import ByteProgress, FileBuffer, stored_dtype
+from apbmm_worker.merging.arithmetic.weighted_sum import Summation
+from apbmm_worker.merging.folders.folder import (
     RECIPE_FILE,
     copy_settings,
     fresh_folder,
@@ -38,11 +41,8 @@ from apbmm_worker.merging.folder import (
     write_index,
     write_json,
 )
-from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan
+from apbmm_worker.merging.planning.plan import ModelLevelMerge, TensorPlan
 from apbmm_worker.merging.sources import VerifiedSources
-from apbmm_worker.merging.task_vectors import merged_parts
-from apbmm_worker.merging.tensor_bytes import ByteProgress, FileBuffer, stored_dtype
-from apbmm_worker.merging.weighted_sum import Summation
 
 THREADS = 4  # more do not help: the work is moving bytes through memory
 BATCH_BYTES = 1 << 24  # what a thread is handed at once

@@ -11,14 +11,14 @@ from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.merge_methods import LINEAR
 from apbmm_common.run_file import LEAST_SOURCES, MergeSection, RunSpec, Space
 from apbmm_common.simplex import Row
-from apbmm_worker.merging.plan import (
+from apbmm_worker.merging.planning.plan import (
     ModelLevelMerge,
     TensorPlan,
     copied,
     plan_sum,
     plan_task_vectors,
 )
-from apbmm_worker.merging.source_weights import (
+from apbmm_worker.merging.planning.source_weights import (
     SourceWeights,
     outside_rows,
     stick_breaking,

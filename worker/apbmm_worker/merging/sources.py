@@ -36,7 +36,7 @@ from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.checkpoint.vocabularies import with_common_vocabulary
 from apbmm_common.errors import SourceError, unreadable
 from apbmm_common.run_file import MergeSection, parts_of_tensors, searched_parts
-from apbmm_worker.merging.tensor_bytes import ByteProgress, FileBuffer, all_finite
+from apbmm_worker.merging.arithmetic.tensor_bytes import ByteProgress, FileBuffer, all_finite
 
 CHUNK = 4 << 20
 _CACHE_VERSION = 1

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 
 from apbmm_common.checkpoint.contents import opened_files
 from apbmm_worker.merging.merge import Place, merged_tensors, nowhere
-from apbmm_worker.merging.plan import TensorPlan
-from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shards, plan_of_shard
+from apbmm_worker.merging.planning.plan import TensorPlan
+from apbmm_worker.merging.planning.shards import UNSHARDED, WHOLE, Shards, plan_of_shard
 
 Plans = tuple[TensorPlan, ...]
 

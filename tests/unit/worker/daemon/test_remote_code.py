@@ -21,7 +21,7 @@ from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.membership import Membership
 from apbmm_worker.daemon.options import Options
 from apbmm_worker.engine.vllm.arguments import engine_arguments
-from apbmm_worker.merging.folder import copy_settings
+from apbmm_worker.merging.folders.folder import copy_settings
 from apbmm_worker.merging.sources import settings_digest
 from code_of_its_own import CODE, FILES, give_own_code, that_ran
 from rehearsal_runs import run_spec

@@ -16,8 +16,8 @@ from apbmm_worker.engine.checksum import (
     folder_digest,
 )
 from apbmm_worker.merging.merge import write_merge
-from apbmm_worker.merging.plan import plan_sum
-from apbmm_worker.merging.source_weights import pair_weights
+from apbmm_worker.merging.planning.plan import plan_sum
+from apbmm_worker.merging.planning.source_weights import pair_weights
 from apbmm_worker.merging.sources import verify_sources
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_qwen3
 

@@ -10,8 +10,8 @@ import pytest
 
 from apbmm_common.errors import EvaluationError
 from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
-from apbmm_worker.merging.plan import TensorPlan
-from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
+from apbmm_worker.merging.folders.temporary_checkpoints import TemporaryCheckpoints
+from apbmm_worker.merging.planning.plan import TensorPlan
 
 Setting = Literal["auto", "memory", "checkpoint"]
 

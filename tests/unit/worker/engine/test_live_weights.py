@@ -15,7 +15,7 @@ import torch
 from apbmm_common.checkpoint.headers import TensorHeader
 from apbmm_worker.engine.vllm.live_weights import LiveWeights, Location, Packer
 from apbmm_worker.merging.merge import Place
-from apbmm_worker.merging.plan import TensorPlan, WeightedSum
+from apbmm_worker.merging.planning.plan import TensorPlan, WeightedSum
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 SHAPE = (6, 4)

@@ -16,7 +16,7 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import MergeSection
 from apbmm_worker.engine.resident_sources import ResidentSources
 from apbmm_worker.merging.merge import merged_tensors
-from apbmm_worker.merging.shards import Shard
+from apbmm_worker.merging.planning.shards import Shard
 from layer_wise_merge import plan
 from tiny_checkpoints import load_tensors, save_tensors, write_tiny_pair
 

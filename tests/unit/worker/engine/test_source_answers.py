@@ -20,10 +20,10 @@ from apbmm_worker.engine.source_answers import (
     settings_for_sources,
     short,
 )
-from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.folders.temporary_checkpoints import TemporaryCheckpoints
+from apbmm_worker.merging.planning.plan import TensorPlan
 from apbmm_worker.merging.run_merges import merge_of
 from apbmm_worker.merging.sources import verify_sources
-from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
 from rehearsal_runs import run_spec
 from tiny_checkpoints import edit_config, write_tiny_pair
 

@@ -15,9 +15,9 @@ import transformers
 from apbmm_common.checkpoint.headers import SINGLE_FILE, read_checkpoint
 from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import MergeSection
-from apbmm_worker.merging import weighted_sum
-from apbmm_worker.merging.folder import PARTIAL_SUFFIX, RECIPE_FILE
-from apbmm_worker.merging.plan import WeightedSum
+from apbmm_worker.merging.arithmetic import weighted_sum
+from apbmm_worker.merging.folders.folder import PARTIAL_SUFFIX, RECIPE_FILE
+from apbmm_worker.merging.planning.plan import WeightedSum
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from layer_wise_merge import materialise, plan
 from tiny_checkpoints import (

@@ -16,8 +16,8 @@ import torch
 from apbmm_common.checkpoint.contents import opened
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_worker.merging.merge import merged_tensors
-from apbmm_worker.merging.plan import ModelLevelMerge, plan_sum, plan_task_vectors
-from apbmm_worker.merging.source_weights import pair_weights
+from apbmm_worker.merging.planning.plan import ModelLevelMerge, plan_sum, plan_task_vectors
+from apbmm_worker.merging.planning.source_weights import pair_weights
 from mergekit_references import (
     EXACT,
     RANDOM,

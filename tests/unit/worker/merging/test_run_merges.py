@@ -17,9 +17,9 @@ from apbmm_common.checkpoint.headers import layer_of
 from apbmm_common.errors import EvaluationError, RunFileError
 from apbmm_common.merge_methods import METHODS
 from apbmm_common.run_file import RunSpec
-from apbmm_worker.merging.folder import RECIPE_FILE
+from apbmm_worker.merging.folders.folder import RECIPE_FILE
 from apbmm_worker.merging.merge import write_merge
-from apbmm_worker.merging.plan import ModelLevelMerge, WeightedSum
+from apbmm_worker.merging.planning.plan import ModelLevelMerge, WeightedSum
 from apbmm_worker.merging.run_merges import merge_of
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from rehearsal_runs import run_spec

@@ -10,10 +10,10 @@ import torch
 from apbmm_common.checkpoint.contents import opened, read_into
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.run_file import MergeSection
-from apbmm_worker.merging import weighted_sum
+from apbmm_worker.merging.arithmetic import weighted_sum
 from apbmm_worker.merging.merge import merged_tensors
-from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan_task_vectors
-from apbmm_worker.merging.shards import WHOLE, Shard, plan_of_shard
+from apbmm_worker.merging.planning.plan import ModelLevelMerge, TensorPlan, plan_task_vectors
+from apbmm_worker.merging.planning.shards import WHOLE, Shard, plan_of_shard
 from apbmm_worker.merging.stream import MergeStream, to_bytes
 from layer_wise_merge import plan
 from tiny_checkpoints import write_tiny_pair

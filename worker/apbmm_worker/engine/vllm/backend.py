@@ -14,7 +14,7 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import GenerationSection
 from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
 from apbmm_worker.engine.vllm import features
-from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.planning.plan import TensorPlan
 from apbmm_worker.merging.stream import to_bytes
 
 T = TypeVar("T")

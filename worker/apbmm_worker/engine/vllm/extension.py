@@ -26,7 +26,7 @@ from apbmm_worker.engine.vllm import features
 from apbmm_worker.engine.vllm.live_weights import LiveWeights, Shapes, Tensors
 from apbmm_worker.engine.vllm.weight_verification import WeightVerification
 from apbmm_worker.merging.merge import Place, nowhere
-from apbmm_worker.merging.shards import UNSHARDED, Shards
+from apbmm_worker.merging.planning.shards import UNSHARDED, Shards
 from apbmm_worker.merging.stream import MergeStream
 
 safe_open: Any = _safe_open  # untyped

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from apbmm_worker.engine.checksum import checksum
+from apbmm_worker.merging.arithmetic.tensor_bytes import stored_dtype
 from apbmm_worker.merging.merge import Place
-from apbmm_worker.merging.plan import TensorPlan
-from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards, shard_of
-from apbmm_worker.merging.tensor_bytes import stored_dtype
+from apbmm_worker.merging.planning.plan import TensorPlan
+from apbmm_worker.merging.planning.shards import UNSHARDED, WHOLE, Shard, Shards, shard_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Iterable[tuple[str, torch.Tensor]]
@@ -151,7 +151,7 @@ class LiveWeights:
 
         That needs four things: each tensor of the checkpoint has a location whose storage no other
         tensor shares, each parameter of the model consists of such tensors, no weight is quantised,
-        and each tensor that is split over processes is split as `merging.shards` knows.
+        and each tensor that is split over processes is split as `merging.planning.shards` knows.
         """
         locations = [location for locations in self.locations.values() for location in locations]
         made = {id(location.parameter) for location in locations}

@@ -14,7 +14,7 @@ import torch
 
 from apbmm_worker.engine.checksum import WeightsDigest, checksum
 from apbmm_worker.engine.vllm.live_weights import LiveWeights, Location, Tensors
-from apbmm_worker.merging.shards import UNSHARDED, WHOLE, Shard, Shards
+from apbmm_worker.merging.planning.shards import UNSHARDED, WHOLE, Shard, Shards
 
 _COLUMNS = 4
 

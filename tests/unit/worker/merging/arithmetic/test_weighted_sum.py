@@ -12,10 +12,16 @@ from apbmm_common.checkpoint.contents import opened
 from apbmm_common.checkpoint.headers import Checkpoint, read_checkpoint
 from apbmm_common.errors import EvaluationError
 from apbmm_common.simplex import Row
-from apbmm_worker.merging import merge, weighted_sum
+from apbmm_worker.merging import merge
+from apbmm_worker.merging.arithmetic import weighted_sum
 from apbmm_worker.merging.merge import merged_tensors, threads, write_merge
-from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan, plan_sum, plan_task_vectors
-from apbmm_worker.merging.source_weights import SourceWeights, outside_rows
+from apbmm_worker.merging.planning.plan import (
+    ModelLevelMerge,
+    TensorPlan,
+    plan_sum,
+    plan_task_vectors,
+)
+from apbmm_worker.merging.planning.source_weights import SourceWeights, outside_rows
 from apbmm_worker.merging.sources import verify_sources
 from tiny_checkpoints import (
     load_tensors,

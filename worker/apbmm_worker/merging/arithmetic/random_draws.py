@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from apbmm_worker.merging.order_statistics import Stream, bits_of, masked
+from apbmm_worker.merging.arithmetic.order_statistics import Stream, bits_of, masked
 
 _TINY = 1e-7  # tensors with a smaller L1 norm are not scaled, as in mergekit
 _WORDS = 8  # 32-bit random numbers from one step of the counter

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.merging.available_memory import available_memory
-from apbmm_worker.merging.temporary_checkpoints import TemporaryCheckpoints
+from apbmm_worker.merging.folders.available_memory import available_memory
+from apbmm_worker.merging.folders.temporary_checkpoints import TemporaryCheckpoints
 from small_disk import small_disk
 
 SIZE = 40_000

@@ -28,9 +28,9 @@ from apbmm_common.checkpoint.headers import (
 from apbmm_common.checkpoint.settings_files import GENERATION_FILE, TOKENIZER_FILES
 from apbmm_common.errors import EvaluationError, SourceError
 from apbmm_common.process.locks import FileLock, LockHeldError, LocksUnsupportedError, lock_folder
-from apbmm_worker.merging.plan import TensorPlan
+from apbmm_worker.merging.arithmetic.tensor_bytes import ALIGNMENT
+from apbmm_worker.merging.planning.plan import TensorPlan
 from apbmm_worker.merging.sources import code_files
-from apbmm_worker.merging.tensor_bytes import ALIGNMENT
 
 CONFIG_FILE = "config.json"
 RECIPE_FILE = "apbmm_merge.json"  # also marks a folder that a later merge may replace

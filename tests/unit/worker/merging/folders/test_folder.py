@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.merging import folder
-from apbmm_worker.merging.folder import PARTIAL_SUFFIX, RECIPE_FILE, fresh_folder
+from apbmm_worker.merging.folders import folder
+from apbmm_worker.merging.folders.folder import PARTIAL_SUFFIX, RECIPE_FILE, fresh_folder
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from apbmm_common.checkpoint.contents import opened
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.errors import EvaluationError
 from apbmm_common.merge_methods import METHODS
-from apbmm_worker.merging import random_draws, task_vectors
+from apbmm_worker.merging.arithmetic import random_draws, task_vectors
 from apbmm_worker.merging.merge import merged_tensors
-from apbmm_worker.merging.plan import ModelLevelMerge, plan_task_vectors
+from apbmm_worker.merging.planning.plan import ModelLevelMerge, plan_task_vectors
 from tiny_checkpoints import load_tensors, save_tensors, write_json
 
 Tensors = dict[str, torch.Tensor]

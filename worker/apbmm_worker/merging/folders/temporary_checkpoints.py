@@ -13,9 +13,9 @@ from pathlib import Path
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.process.locks import FileLock, lock_file
-from apbmm_worker.merging.available_memory import available_memory
-from apbmm_worker.merging.folder import is_full
-from apbmm_worker.merging.orphaned_folders import LOCK, MEMORY, PREFIX, orphans
+from apbmm_worker.merging.folders.available_memory import available_memory
+from apbmm_worker.merging.folders.folder import is_full
+from apbmm_worker.merging.folders.orphaned_folders import LOCK, MEMORY, PREFIX, orphans
 
 _log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ import torch
 from apbmm_common.checkpoint.contents import read_into
 from apbmm_common.checkpoint.headers import ITEM_BYTES
 from apbmm_common.merge_methods import METHODS
-from apbmm_worker.merging.order_statistics import RankFilter
-from apbmm_worker.merging.plan import ModelLevelMerge, TensorPlan
-from apbmm_worker.merging.random_draws import RandomDraw, by_rank, draw_key, even
-from apbmm_worker.merging.tensor_bytes import TORCH_DTYPES
-from apbmm_worker.merging.weighted_sum import BLOCK_ELEMENTS, require_finite, sum_dtype
+from apbmm_worker.merging.arithmetic.order_statistics import RankFilter
+from apbmm_worker.merging.arithmetic.random_draws import RandomDraw, by_rank, draw_key, even
+from apbmm_worker.merging.arithmetic.tensor_bytes import TORCH_DTYPES
+from apbmm_worker.merging.arithmetic.weighted_sum import BLOCK_ELEMENTS, require_finite, sum_dtype
+from apbmm_worker.merging.planning.plan import ModelLevelMerge, TensorPlan
 
 
 def merged_parts(

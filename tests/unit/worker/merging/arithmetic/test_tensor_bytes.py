@@ -7,7 +7,7 @@ import mmap
 import numpy as np
 import pytest
 
-from apbmm_worker.merging.tensor_bytes import ALIGNMENT, FileBuffer
+from apbmm_worker.merging.arithmetic.tensor_bytes import ALIGNMENT, FileBuffer
 
 
 def address(memory: memoryview) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from apbmm_worker.merging.plan import TensorPlan, WeightedSum
+from apbmm_worker.merging.planning.plan import TensorPlan, WeightedSum
 
 _QKV = 3
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from apbmm_worker.merging.shards import WHOLE, Shard, shard_of
+from apbmm_worker.merging.planning.shards import WHOLE, Shard, shard_of
 
 SHAPE = (8, 6)
 TENSOR = torch.arange(48).view(SHAPE)

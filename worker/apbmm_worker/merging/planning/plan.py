@@ -23,7 +23,7 @@ from apbmm_common.checkpoint.headers import (
 from apbmm_common.checkpoint.tensor_groups import optional_tensors
 from apbmm_common.errors import EvaluationError
 from apbmm_common.merge_methods import METHODS
-from apbmm_worker.merging.source_weights import SourceWeights, total
+from apbmm_worker.merging.planning.source_weights import SourceWeights, total
 
 
 @dataclass(frozen=True, slots=True)

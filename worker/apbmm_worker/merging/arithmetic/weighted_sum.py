@@ -22,8 +22,8 @@ import torch
 from apbmm_common.checkpoint.contents import read_into
 from apbmm_common.checkpoint.headers import ITEM_BYTES, TensorHeader
 from apbmm_common.errors import EvaluationError
-from apbmm_worker.merging.plan import TensorPlan, WeightedSum
-from apbmm_worker.merging.tensor_bytes import FileBuffer, all_finite, stored_dtype
+from apbmm_worker.merging.arithmetic.tensor_bytes import FileBuffer, all_finite, stored_dtype
+from apbmm_worker.merging.planning.plan import TensorPlan, WeightedSum
 
 CHUNK_BYTES = 1 << 21  # of the result, computed and written at once
 # Elements whose sums are taken at once in wider numbers than the stored ones: these stay in the
