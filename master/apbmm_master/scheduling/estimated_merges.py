@@ -155,7 +155,7 @@ def beaten(merges: Sequence[EstimatedMerge], measured: Array) -> list[EstimatedM
     ]
 
 
-def kept_for_the_end(
+def kept_for_completion(
     run_state: RunState, paused: Sequence[EstimatedMerge], measured: Array
 ) -> dict[LimitName, float]:
     """What of each limit is kept to complete the front of all estimates and measurements."""
@@ -202,7 +202,7 @@ def _on_front(paused: Sequence[EstimatedMerge], measured: Array) -> list[Estimat
     return [feasible[i] for i in found if i < len(feasible)]
 
 
-def completed_at_the_end(
+def next_to_complete(
     run_state: RunState,
     paused: Sequence[EstimatedMerge],
     underway: Sequence[EstimatedMerge],

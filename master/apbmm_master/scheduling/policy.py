@@ -57,8 +57,8 @@ from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.scheduling.estimated_merges import (
     EstimatedMerge,
     beaten,
-    completed_at_the_end,
-    kept_for_the_end,
+    kept_for_completion,
+    next_to_complete,
 )
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.merges_in_progress import beaten_in_progress
@@ -373,7 +373,7 @@ def _is_finished(run_state: RunState, situation: Situation) -> bool:
         return True
     if any(e.estimate is None for e in run_state.of_state(EvaluationState.PAUSED)):
         return False  # they are decided on once they are estimated
-    return completed_at_the_end(run_state, situation.paused, (), situation.measured) is None
+    return next_to_complete(run_state, situation.paused, (), situation.measured) is None
 
 
 def _begun(run_state: RunState) -> list[Evaluation]:
@@ -383,10 +383,10 @@ def _begun(run_state: RunState) -> list[Evaluation]:
 
 
 def _kept(run_state: RunState, situation: Situation) -> Kept:
-    """`kept_for_the_end`; nothing where no merge has paused, or the end has come."""
+    """`kept_for_completion`; nothing where no merge has paused, or once the run is finishing."""
     if run_state.finishing or not situation.estimated:
         return {}
-    return kept_for_the_end(run_state, situation.paused, situation.measured)
+    return kept_for_completion(run_state, situation.paused, situation.measured)
 
 
 def _turns(run_state: RunState, situation: Situation, kept: Kept) -> list[Decision]:
@@ -485,7 +485,7 @@ def _candidates(
 
     The measurement and the references come first. Then come the merges that have paused and are to
     show how good the estimates are, then those in the queue. Once the run is finishing, those in
-    the queue that were begun come first, and then the paused merges of `completed_at_the_end`.
+    the queue that were begun come first, and then the paused merges of `next_to_complete`.
     """
     queue = _in_order(run_state)
     if reached_cost(run_state) is None:
@@ -494,7 +494,7 @@ def _candidates(
         if room(run_state) > 0:
             yield from _begun(run_state)
         if not situation.stalled:
-            yield from _completed_at_the_end(run_state, situation, given)
+            yield from _merges_to_complete(run_state, situation, given)
         return
     if room(run_state) > 0 and may_estimate(run_state):
         yield from (merge.evaluation for merge in situation.paused if merge.audited)
@@ -513,12 +513,13 @@ def _room(run_state: RunState, situation: Situation, kept: Kept, queued: int = 0
     return 0.0 if situation.stalled else room(run_state, queued, kept)
 
 
-def _completed_at_the_end(
+def _merges_to_complete(
     run_state: RunState, situation: Situation, given: Sequence[GrantLease]
 ) -> Iterator[Evaluation]:
+    """Paused merges by `next_to_complete`, each chosen when those before are leased or refused."""
     paused = situation.paused
     underway = [merge for merge in situation.estimated if merge not in paused]
-    while merge := completed_at_the_end(run_state, paused, underway, situation.measured):
+    while merge := next_to_complete(run_state, paused, underway, situation.measured):
         before = len(given)
         yield merge.evaluation
         if len(given) > before:

@@ -28,8 +28,8 @@ from apbmm_master.journal.events import (
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.scheduling.estimated_merges import (
     EstimatedMerges,
-    completed_at_the_end,
-    kept_for_the_end,
+    kept_for_completion,
+    next_to_complete,
 )
 from apbmm_master.scheduling.policy import (
     AskForVectors,
@@ -283,13 +283,13 @@ def test_what_is_kept_grows_with_the_front_of_the_estimates() -> None:
     none = np.zeros((0, 2))
     estimated = world.situation().paused
     one, three = (
-        kept_for_the_end(world.run_state, paused, none)["evaluations"]
+        kept_for_completion(world.run_state, paused, none)["evaluations"]
         for paused in (estimated[:1], estimated)
     )
     assert one == pytest.approx(0.7 * 0.8), "of what it has not answered"
     assert three == pytest.approx(3 * 0.7 * 0.8), "each of them is better in something"
     beaten = np.array([[9.0, 9.0]])
-    assert kept_for_the_end(world.run_state, estimated, beaten)["evaluations"] == 0.0
+    assert kept_for_completion(world.run_state, estimated, beaten)["evaluations"] == 0.0
 
 
 def test_paused_merges_go_on_until_the_front_has_as_many_as_the_run_file_asks_for() -> None:
@@ -301,20 +301,20 @@ def test_paused_merges_go_on_until_the_front_has_as_many_as_the_run_file_asks_fo
         "e0003": estimate((0.5, 0.0001), (240.0, 1.0)),
     }
     merges = EstimatedMerges().update(state, newest)
-    kept = kept_for_the_end(state, merges, none)["evaluations"]
+    kept = kept_for_completion(state, merges, none)["evaluations"]
     assert kept == pytest.approx(2 * 0.8), "two of the three on the front of the estimates"
-    first = completed_at_the_end(state, merges, (), none)
+    first = next_to_complete(state, merges, (), none)
     assert first is not None
     others = [merge for merge in merges if merge is not first]
-    second = completed_at_the_end(state, others, [first], none)
+    second = next_to_complete(state, others, [first], none)
     assert second is not None
     third = [merge for merge in others if merge is not second]
-    assert completed_at_the_end(state, third, [first, second], none) is None
+    assert next_to_complete(state, third, [first, second], none) is None
     done = np.stack([first.mean, second.mean])
-    assert completed_at_the_end(state, third, (), done) is None
-    assert kept_for_the_end(state, third, done)["evaluations"] == 0.0
+    assert next_to_complete(state, third, (), done) is None
+    assert kept_for_completion(state, third, done)["evaluations"] == 0.0
     beaten = np.stack([first.mean, first.mean - 0.1])
-    assert completed_at_the_end(state, third, (), beaten) is not None, "one of them is on no front"
+    assert next_to_complete(state, third, (), beaten) is not None, "one of them is on no front"
 
 
 def test_measured_merges_that_estimates_beat_do_not_fill_the_front() -> None:
@@ -323,10 +323,10 @@ def test_measured_merges_that_estimates_beat_do_not_fill_the_front() -> None:
     state = world.run_state
     (merge,) = EstimatedMerges().update(state, {"e0001": estimate((0.6, 0.0001), (300.0, 1.0))})
     poor = merge.mean - np.array([[0.1, 0.2], [0.2, 0.1]])
-    assert completed_at_the_end(state, [merge], (), poor) is merge
-    assert kept_for_the_end(state, [merge], poor)["evaluations"] == pytest.approx(0.8)
+    assert next_to_complete(state, [merge], (), poor) is merge
+    assert kept_for_completion(state, [merge], poor)["evaluations"] == pytest.approx(0.8)
     apart = merge.mean + np.array([[-0.1, 0.2], [0.2, -0.1]])
-    assert completed_at_the_end(state, [merge], (), apart) is None
+    assert next_to_complete(state, [merge], (), apart) is None
 
 
 def test_a_run_ends_with_the_front_that_was_asked_for() -> None:
@@ -356,8 +356,8 @@ def test_the_gain_is_what_a_merge_adds_to_those_that_are_completed_already() -> 
     newest["e0003"] = estimate((0.3, 0.0001), (120.0, 1.0))
     one, two, other = EstimatedMerges().update(world.run_state, newest)
     none = np.zeros((0, 2))
-    assert completed_at_the_end(world.run_state, [one, two, other], (), none) in (one, two)
-    assert completed_at_the_end(world.run_state, [two, other], [one], none) is other
+    assert next_to_complete(world.run_state, [one, two, other], (), none) in (one, two)
+    assert next_to_complete(world.run_state, [two, other], [one], none) is other
 
 
 def test_what_the_surrogate_expects_of_a_merge_goes_before_its_estimate() -> None:
@@ -390,15 +390,15 @@ def test_a_merge_that_is_likely_infeasible_gains_nothing_and_nothing_is_kept_for
     far, within, near = merges
     none = np.zeros((0, 2))
     state = world.run_state
-    assert completed_at_the_end(state, merges, (), none) is within
-    assert completed_at_the_end(state, [far, near], [within], none) is near, "it may be feasible"
-    assert completed_at_the_end(state, [far], (), none) is None
-    kept = [kept_for_the_end(state, each, none)["evaluations"] for each in ([within], merges)]
+    assert next_to_complete(state, merges, (), none) is within
+    assert next_to_complete(state, [far, near], [within], none) is near, "it may be feasible"
+    assert next_to_complete(state, [far], (), none) is None
+    kept = [kept_for_completion(state, each, none)["evaluations"] for each in ([within], merges)]
     assert kept[0] == kept[1] > 0.0, "a member of the front is expected to meet the limit"
-    assert kept_for_the_end(state, [far, near], none)["evaluations"] == kept[0], "the likeliest"
+    assert kept_for_completion(state, [far, near], none)["evaluations"] == kept[0], "the likeliest"
     measured = np.array([[0.0, 0.0]])
-    assert kept_for_the_end(state, [far, near], measured)["evaluations"] == 0.0
-    assert kept_for_the_end(state, [far], none)["evaluations"] == 0.0
+    assert kept_for_completion(state, [far, near], measured)["evaluations"] == 0.0
+    assert kept_for_completion(state, [far], none)["evaluations"] == 0.0
 
 
 def test_a_run_with_a_limit_completes_what_may_be_within_it_and_its_front_is_within() -> None:
@@ -439,7 +439,7 @@ def test_budget_is_kept_for_a_merge_that_is_expected_to_meet_each_limit() -> Non
     assert merge.meets
     assert 0.4 < merge.feasible < 0.5
     measured = np.array([[-0.1, -0.1]])
-    assert kept_for_the_end(world.run_state, [merge], measured)["evaluations"] > 0.0
+    assert kept_for_completion(world.run_state, [merge], measured)["evaluations"] > 0.0
 
 
 def test_a_paused_merge_that_breaks_a_limit_whatever_it_answers_is_stopped_for_that() -> None:
@@ -459,9 +459,9 @@ def test_a_paused_merge_that_breaks_a_limit_whatever_it_answers_is_stopped_for_t
 def test_nothing_goes_on_that_the_budget_does_not_allow() -> None:
     world, _ = paused_run(3, budget={"evaluations": 2, "initial": 2})
     paused = world.situation().paused
-    assert completed_at_the_end(world.run_state, paused, (), np.zeros((0, 2))) is not None
+    assert next_to_complete(world.run_state, paused, (), np.zeros((0, 2))) is not None
     begun = paused[:2]
-    left = completed_at_the_end(world.run_state, paused, begun, np.zeros((0, 2)))
+    left = next_to_complete(world.run_state, paused, begun, np.zeros((0, 2)))
     assert left is None
 
 
@@ -470,7 +470,7 @@ def test_other_limits_are_kept_in_their_own_units(name: LimitName) -> None:
     large = {"gpu_hours": 1.0, "generated_tokens": 10**6}[name]
     world, _ = paused_run(2, budget={"evaluations": None, name: large})
     paused = world.situation().paused
-    kept = kept_for_the_end(world.run_state, paused, np.zeros((0, 2)))
+    kept = kept_for_completion(world.run_state, paused, np.zeros((0, 2)))
     assert list(kept) == [name]
     if name == "generated_tokens":
         assert kept[name] == pytest.approx(0.7 * (paused[0].tokens + paused[1].tokens))
