@@ -22,7 +22,8 @@ from apbmm_common.merge_methods import METHODS
 from apbmm_common.metrics import METRICS
 from apbmm_common.run_file import RunSpec
 from apbmm_common.run_file.descriptions import description
-from apbmm_common.run_file.schema import NAME_RULE, HostPath, NamesSource, Section, Unit, section_of
+from apbmm_common.run_file.paths import section_of
+from apbmm_common.run_file.sections.section import NAME_RULE, HostPath, NamesSource, Section, Unit
 from apbmm_master.search.methods import method_class, names
 
 _COMPARISONS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.run_file import BenchmarkSection
-from apbmm_common.run_file.schema import ANSWER_ADAPTER, EXACT_ADAPTER, is_own_adapter
+from apbmm_common.run_file.sections.benchmarks import ANSWER_ADAPTER, EXACT_ADAPTER, is_own_adapter
 
 LETTERS = "ABCDEFGHIJ"
 Row = Callable[[int, str, str], dict[str, Any]]

@@ -38,7 +38,7 @@ from apbmm.run.processes import run_processes
 from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import ObjectiveSection, RunSpec, run_as_toml
-from apbmm_common.run_file.schema import EXACT_ADAPTER
+from apbmm_common.run_file.sections.benchmarks import EXACT_ADAPTER
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.status.stages import stage_summary

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.run_file import BenchmarkSection, EngineSection, GenerationSection
-from apbmm_common.run_file.schema import EXACT_ADAPTER
+from apbmm_common.run_file.sections.benchmarks import EXACT_ADAPTER
 from apbmm_worker import environment
 from apbmm_worker.engine.driver import Completion, EngineDriver, Prompt
 from apbmm_worker.evaluation.scoring_client import Answering, ScoringClient

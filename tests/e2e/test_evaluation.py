@@ -18,7 +18,7 @@ import pytest
 from apbmm_common.errors import EvaluationError, RunFileError, UsageError
 from apbmm_common.protocol.messages import BenchmarkResult, OutcomeRow
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
-from apbmm_common.run_file.schema import EXACT_ADAPTER
+from apbmm_common.run_file.sections.benchmarks import EXACT_ADAPTER
 from apbmm_worker.engine.driver import Completion, Prompt
 from tiny_checkpoints import (
     CHAT_TEMPLATE,

@@ -56,7 +56,7 @@ from apbmm_common.run_file import (
     searched_parts,
 )
 from apbmm_common.run_file.load import read_table
-from apbmm_common.run_file.schema import paths_in
+from apbmm_common.run_file.paths import paths_in
 from apbmm_worker.engine.kinds import require_kind
 
 SHORT_SECONDS = 10.0
@@ -205,7 +205,7 @@ def _inspect_paths(found: Inspection) -> None:
     evaluation = table.get("evaluation")
     if isinstance(evaluation, Mapping) and evaluation.get("kind") == "rehearsal":
         return
-    for key in paths_in(table):
+    for key in paths_in(table, RunSpec):
         try:
             if key.path is not None and not Path(key.path).exists():
                 found.faults.append(f"{key.place}: {key.path}: no such file or folder")

@@ -18,7 +18,7 @@ from apbmm.results.confirmation import read_confirmation
 if TYPE_CHECKING:
     from apbmm.results.figures import BenchmarkFigures
     from apbmm.results.run_results import EvaluationResult, RunResults
-    from apbmm_common.run_file.schema import BenchmarkSection
+    from apbmm_common.run_file.sections.benchmarks import BenchmarkSection
 
 FOLDER = ".eval_results"
 REGISTERED = {

@@ -23,7 +23,8 @@ from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import MergeSection
 
 if TYPE_CHECKING:
-    from apbmm_common.run_file.schema import BenchmarkSection, GenerationSection
+    from apbmm_common.run_file.sections.benchmarks import BenchmarkSection
+    from apbmm_common.run_file.sections.generation import GenerationSection
 
 CARD_FILE = "README.md"
 PICTURE_FILE = "layer_weights.svg"

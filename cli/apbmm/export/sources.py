@@ -13,7 +13,7 @@ from apbmm.results.run_results import RunResults
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.errors import SourceError, UsageError
 from apbmm_common.merge_methods import LINEAR
-from apbmm_common.run_file.schema import adapter_path_name
+from apbmm_common.run_file.paths import adapter_path_name
 
 if TYPE_CHECKING:
     from apbmm_worker.merging.sources import VerifiedSources

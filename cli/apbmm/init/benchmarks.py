@@ -16,7 +16,7 @@ from apbmm_common.datasets.benchmark_folders import Selection, columns_of, selec
 from apbmm_common.datasets.general_adapters import LETTERS
 from apbmm_common.errors import SourceError, UsageError
 from apbmm_common.run_file import BenchmarkSection
-from apbmm_common.run_file.schema import ANSWER_ADAPTER
+from apbmm_common.run_file.sections.benchmarks import ANSWER_ADAPTER
 
 AIME = ("aime24", "aime25", "aime26")
 QUESTION_COLUMNS = ("question", "problem", "prompt", "query", "input", "instruction", "Question")

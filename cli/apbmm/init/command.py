@@ -36,7 +36,7 @@ from apbmm_common.metrics import METRICS
 from apbmm_common.process.command_line import report
 from apbmm_common.process.whole_files import write_whole
 from apbmm_common.run_file import LEAST_SOURCES
-from apbmm_common.run_file.schema import MOST_SOURCES, PAPER_SOURCES
+from apbmm_common.run_file.sections.sources import MOST_SOURCES, PAPER_SOURCES
 
 T = TypeVar("T")
 MERGES = 40

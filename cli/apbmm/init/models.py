@@ -19,7 +19,7 @@ from apbmm_common.checkpoint.lora_adapters import base_of, is_adapter, read_adap
 from apbmm_common.checkpoint.settings_files import OTHER_VOCABULARIES, WITHOUT_TOKENIZER
 from apbmm_common.checkpoint.vocabularies import TOKENIZER_FILE
 from apbmm_common.errors import SourceError, UsageError
-from apbmm_common.run_file.schema import SOURCE_NAME
+from apbmm_common.run_file.sections.sources import SOURCE_NAME
 
 THOUGHTS = ("<think>", "[THINK]")
 """Tags that open a thought."""

@@ -18,7 +18,7 @@ from apbmm.results.figures import Figure
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.metrics import METRICS, metric
-from apbmm_common.run_file.schema import ObjectiveSection
+from apbmm_common.run_file.sections.objectives import ObjectiveSection
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from apbmm_common.answer_rules import EXTRACTIONS, AnswerRule
 from apbmm_common.errors import ApbmmError
 from apbmm_common.protocol.messages import BenchmarkResult
 from apbmm_common.run_file import BenchmarkSection, RunSpec
-from apbmm_common.run_file.schema import ANSWER_ADAPTER
+from apbmm_common.run_file.sections.benchmarks import ANSWER_ADAPTER
 from apbmm_master.journal.assessment.reference_judgement import poor_answers
 from apbmm_master.journal.assessment.scores import objectives_of
 

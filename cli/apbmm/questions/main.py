@@ -22,7 +22,7 @@ from apbmm_common.datasets.benchmark_folders import places_of
 from apbmm_common.errors import UsageError
 from apbmm_common.process.parent_death import die_with
 from apbmm_common.run_file import RunSpec
-from apbmm_common.run_file.schema import ANSWER_ADAPTER
+from apbmm_common.run_file.sections.benchmarks import ANSWER_ADAPTER
 from apbmm_worker import environment
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ from apbmm_common.datasets.general_adapters import (
 )
 from apbmm_common.errors import DataError, SourceError
 from apbmm_common.run_file import BenchmarkSection
-from apbmm_common.run_file.schema import ANSWER_ADAPTER, is_own_adapter
+from apbmm_common.run_file.sections.benchmarks import ANSWER_ADAPTER, is_own_adapter
 
 Record = dict[str, Any]
 Places = Path | Sequence[Path]

@@ -1,17 +1,18 @@
-"""What the keys of a run file mean: the text below each key in the schema.
+"""What the keys of a run file mean: the text below each key of a table's class.
 
-It is read from the schema's source where a reference is made, so that reading a run file does not
-take that time.
+It is read from the source of the tables where a reference is made, so that reading a run file does
+not take that time.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from functools import cache
 from itertools import pairwise
 
-from apbmm_common.run_file import schema
+from apbmm_common.run_file.sections.section import Section
 
 
 def description(table: str, key: str) -> str:
@@ -21,9 +22,12 @@ def description(table: str, key: str) -> str:
 
 @cache
 def _texts() -> dict[tuple[str, str], str]:
+    # `RunSpec` puts the tables together, so all are imported with this package.
+    modules = {kind.__module__ for kind in Section.__subclasses__()}
     return {
         (table.name, above.target.id): inspect.cleandoc(below.value.value)
-        for table in ast.parse(inspect.getsource(schema)).body
+        for module in sorted(modules)
+        for table in ast.parse(inspect.getsource(sys.modules[module])).body
         if isinstance(table, ast.ClassDef)
         for above, below in pairwise(table.body)
         if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name)

@@ -12,7 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from apbmm_common.run_file.descriptions import description
-from apbmm_common.run_file.schema import RunSpec
+from apbmm_common.run_file.run_spec import RunSpec
 
 
 def run_file_schema() -> dict[str, Any]:

@@ -18,15 +18,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from apbmm_common.errors import RunFileError
-from apbmm_common.run_file.schema import (
-    KINDS_OF_VALUES,
-    NAME_RULE,
-    AdaptedSource,
-    RunSpec,
-    Section,
-    paths_in,
-    section_of,
-)
+from apbmm_common.run_file.paths import paths_in, section_of
+from apbmm_common.run_file.run_spec import RunSpec
+from apbmm_common.run_file.sections.merge import KINDS_OF_TEXTS
+from apbmm_common.run_file.sections.section import NAME_RULE, Section
+from apbmm_common.run_file.sections.sources import KINDS_OF_SOURCES, AdaptedSource
 
 
 def load_run_file(path: Path) -> RunSpec:
@@ -58,7 +54,7 @@ def read_table(path: Path) -> dict[str, Any]:
         raise RunFileError(f"{path}: not valid TOML: {error}") from error
     folder = path.resolve().parent
     try:
-        for found in paths_in(table):
+        for found in paths_in(table, RunSpec):
             if found.path is not None:
                 found.table[found.key] = _absolute(found.path, folder)
     except (RuntimeError, ValueError) as error:
@@ -137,9 +133,13 @@ _LENGTHS = {
 """pydantic's types of errors in words for the author of a run file."""
 
 
+_KINDS_OF_VALUES = frozenset((*KINDS_OF_SOURCES, *KINDS_OF_TEXTS))
+"""What pydantic puts into the places of faults, besides keys."""
+
+
 def _fault_lines(fault: ErrorDetails) -> list[str]:
     """One line for each thing that pydantic's error says about a key: its place, what is wrong."""
-    parts = [str(part) for part in fault["loc"] if part not in KINDS_OF_VALUES]
+    parts = [str(part) for part in fault["loc"] if part not in _KINDS_OF_VALUES]
     place = ".".join(parts) or "run file"
     match fault["type"]:
         case "extra_forbidden":
@@ -171,7 +171,7 @@ def _keys_beside(place: tuple[int | str, ...]) -> Iterable[str]:
     for key in place[:-1]:
         if isinstance(key, str) and key in kind.model_fields:
             kind = section_of(kind.model_fields[key]) or kind
-        elif key in KINDS_OF_VALUES:
+        elif key in KINDS_OF_SOURCES:
             kind = AdaptedSource
     return kind.model_fields
 

@@ -34,7 +34,9 @@ from apbmm_common.checkpoint.layer_parts import (
 from apbmm_common.errors import EvaluationError, RunFileError
 from apbmm_common.merge_methods import LINEAR, METHODS
 from apbmm_common.run_file.blocks import block_by_borders
-from apbmm_common.run_file.schema import MergeSection, RunSpec, SourcesSection
+from apbmm_common.run_file.run_spec import RunSpec
+from apbmm_common.run_file.sections.merge import MergeSection
+from apbmm_common.run_file.sections.sources import SourcesSection
 from apbmm_common.simplex import Row, numbers_of, one_hot, row_of
 
 MOST_COMPONENTS = 4096

@@ -21,7 +21,7 @@ from apbmm_common.protocol.messages import (
     Stepped,
 )
 from apbmm_common.run_file import RunSpec
-from apbmm_common.run_file.schema import adapter_path_name
+from apbmm_common.run_file.paths import adapter_path_name
 from apbmm_worker.child_protocol import (
     Command,
     CommandFailed,

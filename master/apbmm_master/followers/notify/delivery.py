@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from apbmm_common.run_file.schema import NotifySection
+from apbmm_common.run_file.sections.reporting import NotifySection
 from apbmm_master.followers.notify.notices import Notice
 from apbmm_master.followers.process import Followed
 

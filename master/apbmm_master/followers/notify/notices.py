@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from apbmm_common.run_file.schema import Happening
+from apbmm_common.run_file.sections.reporting import Happening
 from apbmm_master.followers.process import Ending
 from apbmm_master.journal.assessment.scores import ScoreHistory, Scores
 from apbmm_master.journal.events import Finished, Record, ResultRecorded

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from apbmm_common.run_file.schema import TrackSection
+from apbmm_common.run_file.sections.reporting import TrackSection
 from apbmm_master.followers.process import Ending
 from apbmm_master.followers.track.points import Point
 

@@ -14,7 +14,9 @@ from typing import Any
 from apbmm_common.errors import RunChangedError, UsageError
 from apbmm_common.run_file import BudgetSection, RunSpec
 from apbmm_common.run_file.constraints import SIGNS, meaning
-from apbmm_common.run_file.schema import BenchmarkSection, ConfirmSection, ObjectiveSection
+from apbmm_common.run_file.sections.benchmarks import BenchmarkSection
+from apbmm_common.run_file.sections.confirm import ConfirmSection
+from apbmm_common.run_file.sections.objectives import ObjectiveSection
 from apbmm_master.journal.assessment.scores import scores_of
 from apbmm_master.journal.events import QUESTIONS, AnyEvent, FrontToConfirm
 from apbmm_master.journal.lifecycle import EvaluationState

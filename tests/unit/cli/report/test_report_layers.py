@@ -15,7 +15,7 @@ from apbmm.report.data.points import short_id
 from apbmm.report.sections.layers import layers_section, weight_cells
 from apbmm.results.run_results import RunResults, read_results
 from apbmm_common.run_file import Space
-from apbmm_common.run_file.schema import MergeSection
+from apbmm_common.run_file.sections.merge import MergeSection
 from apbmm_master.journal.events import Proposed, Record
 from apbmm_master.status.snapshot import journal_snapshot
 from written_runs import write_run

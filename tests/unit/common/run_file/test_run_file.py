@@ -11,7 +11,7 @@ from apbmm_common.errors import EXIT_USAGE, RunFileError
 from apbmm_common.protocol.codec import decode, encode
 from apbmm_common.protocol.messages import FROM_MASTER, Assign, Welcome
 from apbmm_common.run_file import RunSpec, Space, load_run_file, parse_run, run_as_toml
-from apbmm_common.run_file.schema import paths_in
+from apbmm_common.run_file.paths import paths_in
 from rehearsal_runs import run_spec, run_table, write_run_file
 
 
@@ -396,12 +396,14 @@ def test_relative_paths_start_at_the_run_file(tmp_path: Path) -> None:
 
 def test_the_paths_of_a_run_are_the_keys_that_are_marked(tmp_path: Path) -> None:
     table = run_spec().model_dump(mode="json")
-    assert {found.place for found in paths_in(table)} == {
+    assert {found.place for found in paths_in(table, RunSpec)} == {
         "sources.thinking", "sources.instruct", "sources.base", "benchmarks.0.path",
         "prior.prompts", "adapters",
     }  # fmt: skip
     broken = {"sources": 3, "benchmarks": [7, {"path": "p"}], "prior": {"prompts": ["q"]}}
-    assert [(found.place, found.path) for found in paths_in(broken)] == [("benchmarks.1.path", "p")]
+    assert [(found.place, found.path) for found in paths_in(broken, RunSpec)] == [
+        ("benchmarks.1.path", "p")
+    ]
 
 
 @pytest.mark.parametrize(

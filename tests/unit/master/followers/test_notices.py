@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_common.errors import RunFileError
-from apbmm_common.run_file.schema import NotifySection
+from apbmm_common.run_file.sections.reporting import NotifySection
 from apbmm_master.followers.notify.delivery import DeliveryError, deliver, post, run_command
 from apbmm_master.followers.notify.notices import Notice, Watch
 from apbmm_master.followers.notify.telling import tell_of

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apbmm_common.protocol.messages import AnswersAck, Enough
-from apbmm_common.run_file.schema import ObjectiveSection
+from apbmm_common.run_file.sections.objectives import ObjectiveSection
 from apbmm_master.journal.assessment.scores import best_with, broken_constraints, raw_metrics, score
 from apbmm_master.journal.costs.budget import evaluations_spent
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume

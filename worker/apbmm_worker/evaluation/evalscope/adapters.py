@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from apbmm_common.answer_rules import AnswerRule
-from apbmm_common.run_file.schema import ANSWER_ADAPTER, EXACT_ADAPTER, is_own_adapter
+from apbmm_common.run_file.sections.benchmarks import ANSWER_ADAPTER, EXACT_ADAPTER, is_own_adapter
 from apbmm_worker.evaluation import demo_answers
 from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from apbmm_common.errors import ApbmmError
 from apbmm_common.process.logs import set_up_logging
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
-from apbmm_common.run_file.schema import is_own_adapter
+from apbmm_common.run_file.sections.benchmarks import is_own_adapter
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.scoring_protocol import (
     QUESTIONS_A_MESSAGE,
