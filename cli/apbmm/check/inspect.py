@@ -369,11 +369,7 @@ def _inspect_benchmarks(found: Inspection, spec: RunSpec) -> None:
     for benchmark in spec.benchmarks:
         # Adapters of the run's own are known only when their file is run.
         if spec.adapters is None and not is_known_adapter(benchmark.adapter):
-            near = get_close_matches(benchmark.adapter.lower().replace("-", "_"), LAYOUTS, 1)
-            found.faults.append(
-                f"benchmark {benchmark.name}: EvalScope has no benchmark {benchmark.adapter!r}"
-                + (f", {near[0]} is one" if near else "")
-            )
+            found.faults.append(f"benchmark {benchmark.name}: {unknown_adapter(benchmark.adapter)}")
         try:
             selection = select_questions(benchmark, places_of(benchmark), spec.generation.seed)
         except SourceError as error:
@@ -433,3 +429,9 @@ def is_known_adapter(adapter: str) -> bool:
     from apbmm_worker.evaluation.evalscope.adapters import ensure_registered
 
     return ensure_registered(adapter)
+
+
+def unknown_adapter(adapter: str) -> str:
+    """What to say of an adapter that `is_known_adapter` does not know, with the nearest one."""
+    near = get_close_matches(adapter.lower().replace("-", "_"), LAYOUTS, 1)
+    return f"EvalScope has no benchmark {adapter!r}" + (f", {near[0]} is one" if near else "")

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from apbmm.check.inspect import is_known_adapter, unknown_adapter
 from apbmm.init.close_paths import meant
 from apbmm_common.datasets.benchmark_folders import Selection, columns_of, select_questions
 from apbmm_common.datasets.general_adapters import LETTERS
@@ -97,7 +98,14 @@ def guess(given: str, question: str | None = None, answer: str | None = None) ->
                 f"--question and --answer name columns for {ANSWER_ADAPTER}, not for {adapter}",
                 f"leave them out, or {ANSWER_ADAPTER}={place}",
             )
-        return _read(path, adapter, "as named")
+        if not is_known_adapter(adapter):
+            raise UsageError(
+                unknown_adapter(adapter), "without ADAPTER= the adapter is chosen by the rows"
+            )
+        try:
+            return _read(path, adapter, "as named")
+        except SourceError as error:
+            raise UsageError(error.message.removeprefix(UNNAMED), error.hint) from error
     if adapter != ANSWER_ADAPTER and not named_columns and (known := next(_known(path), None)):
         return known
     return _own_questions(

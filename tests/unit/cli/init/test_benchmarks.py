@@ -107,6 +107,21 @@ def test_an_adapter_that_is_named_is_taken(tmp_path: Path) -> None:
     assert guess(f"general_qa={file}").adapter == "general_qa"
 
 
+def test_rows_that_do_not_fit_the_adapter_that_is_named(tmp_path: Path) -> None:
+    file = written(tmp_path / "test.jsonl", {"question": "q", "answer": "a"})
+    with pytest.raises(UsageError) as caught:
+        guess(f"aime25={file}")
+    assert caught.value.message.startswith(str(file))  # and not "benchmark guess"
+
+
+@pytest.mark.slow
+def test_an_adapter_that_evalscope_does_not_have(tmp_path: Path) -> None:
+    pytest.importorskip("evalscope")
+    file = written(tmp_path / "test.jsonl", {"question": "q", "answer": "a"})
+    with pytest.raises(UsageError, match="no benchmark 'aime99', aime26 is one"):
+        guess(f"aime99={file}")
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [({"text": "q"}, "there is no 'question', only text"), ({}, "no adapter fits")],
