@@ -195,9 +195,10 @@ class RunConsole:
     def _budget(self, run_state: RunState) -> dict[str, Any]:
         """The bar's fields: the largest share of a limit, all that is spent, and the time left."""
         found = limits(run_state)
-        expected = forecast(run_state, run_state.time)
+        share = max(limit.spent / limit.most for limit in found)
+        expected = forecast(run_state, run_state.time) if share < 1.0 else None
         return {
-            "completed": min(1.0, max(limit.spent / limit.most for limit in found)),
+            "completed": min(1.0, share),
             "spent": ", ".join(limit.in_words for limit in found),
             "left": f"{expected.in_words} left" if expected else "",
         }

@@ -142,6 +142,21 @@ def test_the_terminal_shows_what_is_spent_and_how_long_the_rest_takes() -> None:
     assert "spent: 0.12/0.5 GPU-hours" in out.getvalue()
 
 
+def test_of_a_budget_that_is_spent_no_time_is_left() -> None:
+    world, out = World(budget={"evaluations": 2, "initial": 2}), io.StringIO()
+    worker = world.join("a")
+    world.exchange()
+    for _ in range(5):  # the measurement, the references and two merges
+        world.now += 90.0
+        worker.finish()
+        world.exchange()
+        world.exchange()
+    with RunConsole(world.run_state, Path("run"), Console(file=out, width=200)):
+        pass
+    assert "2/2 evaluations" in out.getvalue()
+    assert "left" not in out.getvalue()
+
+
 def test_the_last_lines_are_broken_between_words_on_a_terminal() -> None:
     run_state = World(budget={"evaluations": 4, "gpu_hours": 0.5, "initial": 2}).run_state
     reason = "the hypervolume has stopped growing over the last evaluations of it, and all ends"
