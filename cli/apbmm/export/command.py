@@ -155,6 +155,7 @@ def _size(anchor: SourceFolder, request: ExportRequest) -> int:
 def _print(
     results: RunResults, folders: dict[str, SourceFolder], order: Order, written: Written
 ) -> None:
+    from apbmm.doctor.packages import has_cpu_vllm
     from apbmm.export.model_card import CONFIG_FILE, serve_command
     from apbmm.pick.remarks import against
     from apbmm.results.words import REHEARSAL
@@ -175,7 +176,8 @@ def _print(
             f"  the card names no base_model for {', '.join(unknown)}, and {CONFIG_FILE} and "
             f"{RECIPE} have the folder of this host: --base-model NAME=ORG/MODEL"
         )
-    lines.append(f"  serve it: {serve_command(str(order.out), results)}")
+    server = serve_command(str(order.out), results, cpu_build=has_cpu_vllm())
+    lines.append(f"  serve it: {server}")
     print("\n".join(lines))  # noqa: T201
 
 

@@ -357,7 +357,7 @@ def _serving(facts: CardFacts) -> Iterator[str]:
         f"Tokenizer and chat template are those of {generation.template_from}."
     )
     if generation.thought_end:
-        yield f"\nThe answer follows the last `{generation.thought_end}`."
+        yield f"\nWhere a text has `{generation.thought_end}`, the answer follows the last one."
 
 
 def sampling_in_words(generation: GenerationSection) -> str:
@@ -370,11 +370,14 @@ def sampling_in_words(generation: GenerationSection) -> str:
     )
 
 
-def serve_command(folder: str, results: RunResults) -> str:
-    """How vLLM serves a merge as the run had it."""
+def serve_command(folder: str, results: RunResults, *, cpu_build: bool = False) -> str:
+    """How vLLM, or its CPU build, serves a merge as the run had it."""
+    server = "vllm serve"
+    if cpu_build:  # its `vllm` looks for the version of another distribution, and ends
+        server = "python -m vllm.entrypoints.openai.api_server --model"
     dtype = results.spec.engine.dtype
     more = "" if dtype == "auto" else f" --dtype {dtype}"
-    return f"vllm serve {folder} --max-model-len {results.spec.generation.context}{more}"
+    return f"{server} {folder} --max-model-len {results.spec.generation.context}{more}"
 
 
 def _making(facts: CardFacts) -> Iterator[str]:

@@ -87,6 +87,24 @@ def test_an_export_is_a_complete_folder_of_the_weights_that_were_evaluated(
     assert "2+2?" in tokenizer.apply_chat_template(asked, tokenize=False)
 
 
+@pytest.mark.parametrize(
+    ("cpu_build", "server"),
+    [(False, "vllm serve"), (True, "python -m vllm.entrypoints.openai.api_server --model")],
+)
+def test_the_server_that_is_named_starts_on_this_host(
+    run_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    cpu_build: bool,
+    server: str,
+) -> None:
+    monkeypatch.setattr("apbmm.doctor.packages.has_cpu_vllm", lambda: cpu_build)
+    out = tmp_path / "out"
+    export(run_dir, out, evaluation="e0002")
+    assert f"  serve it: {server} {out} --max-model-len 128\n" in capsys.readouterr().out
+
+
 def test_the_cards_figures_are_the_journals(run_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(run_dir, out, evaluation="e0002", base_models=["thinking=org/think"])
