@@ -57,6 +57,7 @@ from apbmm_common.run_file import (
 )
 from apbmm_common.run_file.load import read_table
 from apbmm_common.run_file.paths import paths_in
+from apbmm_common.run_file.sections.confirm import ConfirmSection
 from apbmm_worker.engine.kinds import require_kind
 
 SHORT_SECONDS = 10.0
@@ -160,7 +161,7 @@ def inspect_questions(found: Inspection, *, required: bool, allowed_code: bool =
         )
         with tempfile.TemporaryDirectory(prefix="apbmm-check-") as scratch:
             asked = render_questions(
-                spec, Path(scratch), most=1, allowed_code=allowed_code, targets=True
+                _with_confirmed(spec), Path(scratch), 1, allowed_code=allowed_code, targets=True
             )
             found.rendered = asyncio.run(asked)
     except ApbmmError as error:
@@ -181,6 +182,12 @@ def inspect_questions(found: Inspection, *, required: bool, allowed_code: bool =
         found.faults += [f"benchmark {name}: {fault}" for fault in faults]
         found.warnings += [f"benchmark {name}: {each}" for each in rendered_warnings(benchmark)]
         found.notes += [f"benchmark {name}: {note}" for note in notes]
+
+
+def _with_confirmed(spec: RunSpec) -> RunSpec:
+    """The run with the benchmarks that its front is confirmed on among those of the search."""
+    benchmarks = (*spec.benchmarks, *spec.confirm.benchmarks)
+    return spec.model_copy(update={"benchmarks": benchmarks, "confirm": ConfirmSection()})
 
 
 def _budget_notes(budget: BudgetSection, references: int) -> Iterator[str]:
@@ -366,7 +373,7 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 def _inspect_benchmarks(found: Inspection, spec: RunSpec) -> None:
-    for benchmark in spec.benchmarks:
+    for benchmark in (*spec.benchmarks, *spec.confirm.benchmarks):
         # Adapters of the run's own are known only when their file is run.
         if spec.adapters is None and not is_known_adapter(benchmark.adapter):
             found.faults.append(f"benchmark {benchmark.name}: {unknown_adapter(benchmark.adapter)}")

@@ -72,6 +72,9 @@ def plan(found: Inspection) -> list[Row]:
     for benchmark in spec.benchmarks:
         rows.append(("benchmark", _benchmark(found, benchmark)))
         rows += _first_question(found, benchmark.name)
+    for benchmark in spec.confirm.benchmarks:
+        rows.append(("confirm", _benchmark(found, benchmark)))
+        rows += _first_question(found, benchmark.name)
     rows += [("generation", _generation(spec)), ("prior", _prior(spec))]
     rows += [("objective", _objective(o, spec)) for o in spec.objectives]
     rows += _constraints(spec)

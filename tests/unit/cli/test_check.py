@@ -545,6 +545,25 @@ def test_a_list_of_files_and_questions_of_ones_own(run_file: Path) -> None:
     assert "there is no 'glod', only prompt, gold (hint: did you mean \"gold\"?)" in fault
 
 
+def test_a_benchmark_that_the_front_is_confirmed_on_is_read_too(run_file: Path) -> None:
+    fresh = run_file.parent / "fresh.jsonl"
+    table = f'''
+[[confirm.benchmarks]]
+name = "fresh"
+adapter = "apbmm_answer"
+path = "{fresh}"
+arguments = {{ extract = "exact" }}
+[prior]'''
+    (fault,) = with_changes(run_file, {"[prior]": table}).faults
+    assert fault.startswith(f"benchmark fresh: {fresh} is not a folder or file that exists")
+    write_lines(fresh, [{"question": f"{n}+1", "answer": str(n + 1)} for n in range(4)])
+    found = inspect(run_file)
+    assert found.faults == []
+    lines = dict(plan(found))
+    assert lines["confirm"] == f"fresh: apbmm_answer, 4 questions from {fresh}"
+    assert "84 answers" in lines["budget"]  # 42 times the two questions of the search
+
+
 def test_questions_that_are_kept_for_the_confirmation_are_told(run_file: Path) -> None:
     changes = {"questions = 2": "", "[prior]": "[confirm]\nholdout = 0.3\n[prior]"}
     lines = dict(plan(with_changes(run_file, changes)))

@@ -39,7 +39,7 @@ name = "sobol"
 """
 
 STRANGE = """
-[[benchmarks]]
+[[confirm.benchmarks]]
 name = "strange"
 adapter = "aime25"
 path = "strange"
@@ -76,7 +76,7 @@ def test_check_shows_the_first_question_as_the_data_has_it(run_file: Path) -> No
 def test_check_shows_what_the_model_will_see(run_file: Path, tmp_path: Path) -> None:
     """EvalScope wraps the question of aime25, and ignores an argument that it does not know.
 
-    The tokenizer does not know the text of the other benchmark.
+    The tokenizer does not know the text of the benchmark that the front is confirmed on.
     """
     pytest.importorskip("evalscope", reason="EvalScope is not installed here")
     (tmp_path / "strange").mkdir()
