@@ -46,8 +46,8 @@ from apbmm_master.optimiser.process import (
     OptimiserSession,
 )
 from apbmm_master.scheduling.fleet import Worker
-from apbmm_master.scheduling.merges_in_progress import ReachableObjectives, beaten_in_progress
-from apbmm_master.scheduling.policy import BEATEN
+from apbmm_master.scheduling.policy.beaten_merges import BEATEN, beaten_in_progress
+from apbmm_master.scheduling.policy.reachable_objectives import ReachableObjectives
 from apbmm_master.search.arrays import Array
 from apbmm_worker.evaluation.asking_order import EVERYTHING, Step, asking_order
 from apbmm_worker.evaluation.outcomes import benchmark_part, benchmark_result

@@ -50,21 +50,20 @@ from apbmm_master.journal.storage.clock import RunClock
 from apbmm_master.journal.storage.store import Journal
 from apbmm_master.optimiser.client import OptimiserClient
 from apbmm_master.scheduling.answer_keeper import AnswerKeeper
-from apbmm_master.scheduling.estimated_merges import EstimatedMerges
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.leases import LeaseDispatch
-from apbmm_master.scheduling.merges_in_progress import ReachableObjectives
 from apbmm_master.scheduling.message_handlers import MessageHandlers
-from apbmm_master.scheduling.policy import (
+from apbmm_master.scheduling.policy.decide import decide
+from apbmm_master.scheduling.policy.decisions import (
     AskForVectors,
     BeginFinishing,
     Decision,
     FinishRun,
-    Situation,
-    decide,
-    fault_that_ends,
-    standstill,
 )
+from apbmm_master.scheduling.policy.estimated_merges import EstimatedMerges
+from apbmm_master.scheduling.policy.reachable_objectives import ReachableObjectives
+from apbmm_master.scheduling.policy.situation import Situation
+from apbmm_master.scheduling.policy.standstill import fault_that_ends, standstill
 from apbmm_master.scheduling.token_rate import TokenRate
 from apbmm_master.search.arrays import Array
 from apbmm_master.wire.authentication import Authenticator
@@ -284,7 +283,7 @@ class Master:
     # ---- deciding ------------------------------------------------------------------------
 
     def situation(self) -> Situation:
-        """What `policy.decide` needs beside run state and fleet."""
+        """What `decide` needs beside run state and fleet."""
         estimated = self._estimated.update(
             self.run_state, self._newest_estimates, self.optimiser.expected
         )

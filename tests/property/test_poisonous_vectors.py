@@ -13,7 +13,7 @@ from apbmm_common.protocol.messages import Failed
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.state.evaluations import LOST_WORKERS_LIMIT
 from apbmm_master.journal.state.worker_sessions import SUSPECT_VECTORS
-from apbmm_master.scheduling.policy import FinishRun
+from apbmm_master.scheduling.policy.decisions import FinishRun
 from fault_accounts import scaled
 from protocol_world import Sim, World
 

@@ -26,7 +26,7 @@ from apbmm_common.protocol.messages import (
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.storage.store import Journal
 from apbmm_master.master import Master
-from apbmm_master.scheduling.policy import FinishRun
+from apbmm_master.scheduling.policy.decisions import FinishRun
 from apbmm_master.wire.authentication import Authenticator
 from apbmm_worker.daemon.master_link import MasterLink
 from free_ports import free_port

@@ -69,20 +69,16 @@ from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.answer_tables import BLAMED, AnswerTables
 from apbmm_master.journal.storage.answer_tables import SCHEMA as ANSWER_SCHEMA
 from apbmm_master.scheduling.answer_keeper import AnswerKeeper
-from apbmm_master.scheduling.estimated_merges import EstimatedMerges
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.leases import LeaseDispatch
-from apbmm_master.scheduling.merges_in_progress import ReachableObjectives
 from apbmm_master.scheduling.message_handlers import MessageHandlers
-from apbmm_master.scheduling.policy import (
-    AskForVectors,
-    BeginFinishing,
-    FinishRun,
-    Situation,
-    decide,
-    initial_missing,
-    run_file_fault,
-)
+from apbmm_master.scheduling.policy.asking import initial_missing
+from apbmm_master.scheduling.policy.decide import decide
+from apbmm_master.scheduling.policy.decisions import AskForVectors, BeginFinishing, FinishRun
+from apbmm_master.scheduling.policy.estimated_merges import EstimatedMerges
+from apbmm_master.scheduling.policy.reachable_objectives import ReachableObjectives
+from apbmm_master.scheduling.policy.situation import Situation
+from apbmm_master.scheduling.policy.standstill import run_file_fault
 from rehearsal_runs import run_spec
 
 RUN = "world-1"

@@ -23,7 +23,7 @@ from apbmm_master.journal.events import (
 from apbmm_master.journal.run_start.learning import begin_to_learn, earlier_run
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import Journal, read_journal
-from apbmm_master.scheduling.policy import fault_that_ends
+from apbmm_master.scheduling.policy.standstill import fault_that_ends
 from apbmm_worker.evaluation.outcomes import benchmark_result
 from protocol_world import World, measurement
 

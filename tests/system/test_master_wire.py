@@ -21,7 +21,7 @@ from apbmm_master.journal.events import Finished, Record
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import Journal, read_journal
 from apbmm_master.master import Master
-from apbmm_master.scheduling.policy import FinishRun
+from apbmm_master.scheduling.policy.decisions import FinishRun
 from apbmm_master.search.errors import ReferenceScaleError
 from apbmm_master.status.snapshot import live_snapshot
 from fake_peers import FakeWorker, master_in_process, until

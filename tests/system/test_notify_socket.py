@@ -13,7 +13,7 @@ import pytest
 from apbmm_master.journal.events import Finished, Record, RunStarted
 from apbmm_master.journal.storage.store import Journal
 from apbmm_master.master import Master
-from apbmm_master.scheduling.policy import FinishRun
+from apbmm_master.scheduling.policy.decisions import FinishRun
 from protocol_world import world_spec
 from rehearsal_runs import DEADLINE, Process, Site, wait_for
 

@@ -46,7 +46,7 @@ from apbmm_master.optimiser.process import (
     SearchArguments,
     Vector,
 )
-from apbmm_master.scheduling.policy import initial_missing
+from apbmm_master.scheduling.policy.asking import initial_missing
 from apbmm_master.search.prior import Discrepancies
 
 Recorder = Callable[[AnyEvent], None]

@@ -1,6 +1,6 @@
 """Which worker evaluates which vector, and what the master does with each message of a worker.
 
-- `policy.decide` decides what to do next. It is pure.
+- `policy` decides what to do next. It is pure, and has the invariants of the scheduler.
 - `leases.LeaseDispatch` carries out its decisions about leases and workers.
 - `message_handlers.MessageHandlers` takes in each message of a worker, results included.
 - `answer_keeper.AnswerKeeper` keeps the answers of unfinished evaluations for their next attempts.

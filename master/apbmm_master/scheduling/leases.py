@@ -26,7 +26,7 @@ from apbmm_master.journal.state.evaluations import Attempt, Evaluation
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.answer_tables import Kept
 from apbmm_master.scheduling.fleet import Fleet
-from apbmm_master.scheduling.policy import (
+from apbmm_master.scheduling.policy.decisions import (
     EndAttempt,
     FailEvaluation,
     GiveUpLease,

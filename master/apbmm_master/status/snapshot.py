@@ -42,12 +42,9 @@ from apbmm_master.journal.storage.answer_tables import Kept
 from apbmm_master.journal.storage.clock import RunClock
 from apbmm_master.journal.storage.store import Journal
 from apbmm_master.scheduling.fleet import Fleet, Worker
-from apbmm_master.scheduling.policy import (
-    Situation,
-    attempt_liveness,
-    fault_that_ends,
-    standstill,
-)
+from apbmm_master.scheduling.policy.liveness import attempt_liveness
+from apbmm_master.scheduling.policy.situation import Situation
+from apbmm_master.scheduling.policy.standstill import fault_that_ends, standstill
 from apbmm_master.scheduling.token_rate import LONGEST_SECONDS, TokenRate
 from apbmm_master.status.stages import stage_summary
 from apbmm_master.wire.authentication import Authenticator

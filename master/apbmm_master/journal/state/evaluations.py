@@ -172,7 +172,7 @@ class Evaluation:
     def failed_by_lost_workers(self) -> bool:
         """Whether it failed for its lost workers alone, so that nothing speaks against its vector.
 
-        Such a failure does not count towards ``budget.failures``; see `policy`.
+        Such a failure does not count towards ``budget.failures``; see `run_end`.
         """
         failed = self.state is EvaluationState.FAILED
         return failed and self.reached_lost_workers_limit and not self.vector_failure

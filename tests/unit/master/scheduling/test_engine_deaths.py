@@ -6,7 +6,7 @@ import pytest
 
 from apbmm_common.protocol.messages import Failed
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.scheduling.policy import FinishRun
+from apbmm_master.scheduling.policy.decisions import FinishRun
 from protocol_world import Sim, World
 
 DIED = Failed(fault="engine", message="the process died")

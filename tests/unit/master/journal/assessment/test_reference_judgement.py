@@ -12,7 +12,7 @@ from apbmm_master.journal.assessment.reference_judgement import (
     faults_of_references,
     judge_references,
 )
-from apbmm_master.scheduling.policy import fault_that_ends
+from apbmm_master.scheduling.policy.standstill import fault_that_ends
 from protocol_world import World
 from rehearsal_runs import run_spec
 from served_world import Served, status_of

@@ -24,7 +24,7 @@ from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import Journal, read_outcomes
 from apbmm_master.optimiser.client import OptimiserClient, history_of, search_arguments
 from apbmm_master.optimiser.process import PastTell, replayed_search
-from apbmm_master.scheduling.policy import initial_missing
+from apbmm_master.scheduling.policy.asking import initial_missing
 from apbmm_master.search.pareto import hypervolume
 from apbmm_master.status.snapshot import journal_snapshot
 from protocol_world import World, measurement, world_spec

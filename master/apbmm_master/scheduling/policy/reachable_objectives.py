@@ -1,22 +1,17 @@
-"""Merges in progress: the best that each can still become, from what it has answered. Pure."""
+"""Merges in progress: the best that each can still become, from what it has answered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from apbmm_master.journal.assessment.first_steps import answers_by_benchmark, stops_when_beaten
 from apbmm_master.journal.assessment.scores import best_with
-from apbmm_master.journal.state.evaluations import Attempt, Evaluation
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.answer_tables import ScoredPart
 from apbmm_master.search.arrays import Array
-from apbmm_master.search.partial_answers.steps import certainly_beaten
-
-ROUNDING = 1e-9
-"""What the objectives of a sum of scores may be below those of the mean that is reported."""
 
 
 @dataclass
@@ -43,15 +38,3 @@ class ReachableObjectives:
                 same = parts, np.array(best_with(run_state, parts, answers))
             self._known[evaluation.id] = same
         return {name: best for name, (_, best) in self._known.items()}
-
-
-def beaten_in_progress(
-    run_state: RunState, reachable: Mapping[str, Array], measured: Array
-) -> Iterator[tuple[Evaluation, Attempt]]:
-    """The merges that whatever they still answer cannot be better than ``measured`` (n, m) ones."""
-    if not (reachable and len(measured)):
-        return
-    for evaluation, attempt in run_state.active_attempts():
-        best = reachable.get(evaluation.id)
-        if best is not None and not attempt.beaten and certainly_beaten(best + ROUNDING, measured):
-            yield evaluation, attempt

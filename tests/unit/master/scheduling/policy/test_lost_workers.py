@@ -13,7 +13,9 @@ from apbmm_master.journal.state.evaluations import LOST_WORKERS_LIMIT, Evaluatio
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.optimiser.client import history_of, pending_evaluations, search_arguments
 from apbmm_master.optimiser.process import AskRequest, OptimiserSession
-from apbmm_master.scheduling.policy import FinishRun, Situation, initial_missing
+from apbmm_master.scheduling.policy.asking import initial_missing
+from apbmm_master.scheduling.policy.decisions import FinishRun
+from apbmm_master.scheduling.policy.situation import Situation
 from apbmm_master.status.snapshot import journal_snapshot
 from protocol_world import PROMPTS, Sim, World, world_spec
 

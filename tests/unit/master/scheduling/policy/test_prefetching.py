@@ -8,13 +8,10 @@ import pytest
 
 from apbmm_master.journal.events import Proposal, Proposed
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.scheduling.policy import (
-    WAIT_WORTH_AVOIDING,
-    AskForVectors,
-    Situation,
-    decide,
-    vectors_to_prefetch,
-)
+from apbmm_master.scheduling.policy.asking import WAIT_WORTH_AVOIDING, vectors_to_prefetch
+from apbmm_master.scheduling.policy.decide import decide
+from apbmm_master.scheduling.policy.decisions import AskForVectors
+from apbmm_master.scheduling.policy.situation import Situation
 from protocol_world import LAYERS, Sim, World
 
 SECONDS = 100.0

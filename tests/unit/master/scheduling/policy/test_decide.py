@@ -6,7 +6,8 @@ import pytest
 
 from apbmm_common.protocol.messages import Failed
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.scheduling.policy import (
+from apbmm_master.scheduling.policy.decide import decide
+from apbmm_master.scheduling.policy.decisions import (
     AskForVectors,
     Decision,
     FailEvaluation,
@@ -14,11 +15,10 @@ from apbmm_master.scheduling.policy import (
     GiveUpLease,
     GrantLease,
     RemoveWorker,
-    Situation,
-    decide,
-    idle_workers,
-    standstill,
 )
+from apbmm_master.scheduling.policy.liveness import idle_workers
+from apbmm_master.scheduling.policy.situation import Situation
+from apbmm_master.scheduling.policy.standstill import standstill
 from protocol_world import TIMINGS, Sim, World
 
 VECTOR = Failed(fault="vector", message="NaN in layer 3")

@@ -14,7 +14,8 @@ from apbmm_master.journal.events import (
     SourcesVerified,
     WorkerQuarantined,
 )
-from apbmm_master.scheduling.policy import FinishRun, standstill
+from apbmm_master.scheduling.policy.decisions import FinishRun
+from apbmm_master.scheduling.policy.standstill import standstill
 from protocol_world import DIGESTS, RUN, Sim, World, body_of, result_of
 
 UNSCORED = Failed(fault="run_file", message="question 7 has no usable score", hint="look there")

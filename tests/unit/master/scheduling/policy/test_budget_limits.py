@@ -14,7 +14,9 @@ from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
 from apbmm_master.journal.state.evaluations import Attempt, Evaluation
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.state.spending import gpu_seconds_of_result
-from apbmm_master.scheduling.policy import FinishRun, GrantLease, Situation, decide
+from apbmm_master.scheduling.policy.decide import decide
+from apbmm_master.scheduling.policy.decisions import FinishRun, GrantLease
+from apbmm_master.scheduling.policy.situation import Situation
 from protocol_world import Sim, World, measurement
 
 EACH = 100.0

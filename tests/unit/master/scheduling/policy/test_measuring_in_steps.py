@@ -26,20 +26,17 @@ from apbmm_master.journal.events import (
     Stopped,
 )
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.scheduling.estimated_merges import (
-    EstimatedMerges,
-    kept_for_completion,
-    next_to_complete,
-)
-from apbmm_master.scheduling.policy import (
+from apbmm_master.scheduling.policy.completion import kept_for_completion, next_to_complete
+from apbmm_master.scheduling.policy.decide import decide
+from apbmm_master.scheduling.policy.decisions import (
     AskForVectors,
     BeginFinishing,
     Decision,
     FinishRun,
     GrantLease,
     StopEvaluation,
-    decide,
 )
+from apbmm_master.scheduling.policy.estimated_merges import EstimatedMerges
 from protocol_world import RUN, Sim, World, measured_of, result_of, step_of, world_spec
 from stepped_merges import estimate
 

@@ -27,11 +27,8 @@ from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.state.evaluations import TellCall
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.answer_tables import ScoredPart
-from apbmm_master.scheduling.merges_in_progress import (
-    ROUNDING,
-    ReachableObjectives,
-    beaten_in_progress,
-)
+from apbmm_master.scheduling.policy.beaten_merges import ROUNDING, beaten_in_progress
+from apbmm_master.scheduling.policy.reachable_objectives import ReachableObjectives
 from protocol_world import PROMPTS, Sim, World, measured_of, measurement, world_spec
 
 BUDGET = {"evaluations": 4, "initial": 2, "failures": 3}
