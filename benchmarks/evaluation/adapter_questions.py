@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from apbmm_common.datasets.benchmark_folders import places_of
+from apbmm_common.datasets.benchmark_folders.selection import places_of
 from apbmm_common.run_file import BenchmarkSection
 from apbmm_common.run_file.sections.benchmarks import ANSWER_ADAPTER, EXACT_ADAPTER, is_own_adapter
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from apbmm.demo.command import DemoOptions, demo_run
-from apbmm_common.datasets.benchmark_folders import places_of
+from apbmm_common.datasets.benchmark_folders.selection import places_of
 from apbmm_common.protocol.messages import OutcomeRow
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.evalscope.evaluate import mean_name

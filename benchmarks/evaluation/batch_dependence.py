@@ -31,7 +31,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from apbmm.demo.command import DemoOptions, demo_run
-from apbmm_common.datasets.benchmark_folders import places_of
+from apbmm_common.datasets.benchmark_folders.selection import places_of
 from apbmm_common.protocol.answers import CUT
 from apbmm_common.run_file import RunSpec
 from apbmm_worker import environment

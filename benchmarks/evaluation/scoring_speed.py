@@ -31,7 +31,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apbmm_common.datasets.benchmark_folders import places_of
+from apbmm_common.datasets.benchmark_folders.selection import places_of
 from apbmm_common.run_file import BenchmarkSection, EngineSection, GenerationSection
 from apbmm_common.run_file.sections.benchmarks import EXACT_ADAPTER
 from apbmm_worker import environment

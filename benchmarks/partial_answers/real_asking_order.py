@@ -40,7 +40,7 @@ import numpy as np
 
 from apbmm.demo.command import DemoOptions, demo_run
 from apbmm_common.checkpoint.roles import BASE_ROLE
-from apbmm_common.datasets.benchmark_folders import places_of
+from apbmm_common.datasets.benchmark_folders.selection import places_of
 from apbmm_common.run_file import RunSpec, reference_vector
 from apbmm_worker import environment
 from apbmm_worker.engine.driver import Completion, Prompt

@@ -226,7 +226,7 @@ class Measuring:
 
     def __init__(self, folder: Path, spec: RunSpec, sample: int | None, layers: int) -> None:
         from apbmm_common.checkpoint.roles import BASE_ROLE
-        from apbmm_common.datasets.benchmark_folders import places_of
+        from apbmm_common.datasets.benchmark_folders.selection import places_of
         from apbmm_worker.child.pipeline import LocalInputs, Pipeline
 
         asked = [b.model_copy(update={"sample": sample}) for b in spec.benchmarks]

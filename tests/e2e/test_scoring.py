@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from apbmm_common.datasets.benchmark_folders import places_of
+from apbmm_common.datasets.benchmark_folders.selection import places_of
 from apbmm_common.errors import DataError, EvaluationError
 from apbmm_common.protocol.messages import ScoredOutcome
 from apbmm_common.run_file import BenchmarkSection, GenerationSection

@@ -40,7 +40,8 @@ from apbmm_common.checkpoint.remote_code import own_code, require_code
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.tensor_groups import outside_groups
 from apbmm_common.checkpoint.vocabularies import vocabulary_size, with_common_vocabulary
-from apbmm_common.datasets.benchmark_folders import LAYOUTS, layout_of, places_of, select_questions
+from apbmm_common.datasets.benchmark_folders.layouts import LAYOUTS, layout_of
+from apbmm_common.datasets.benchmark_folders.selection import places_of, select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import ApbmmError, RunFileError, SourceError, UsageError, unreadable
 from apbmm_common.metrics import METRICS

@@ -13,7 +13,7 @@ from apbmm_common.checkpoint.headers import Checkpoint, layer_count
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.checkpoint.roles import BASE_ROLE
 from apbmm_common.checkpoint.tensor_groups import outside_groups
-from apbmm_common.datasets.benchmark_folders import places_of
+from apbmm_common.datasets.benchmark_folders.selection import places_of
 from apbmm_common.merge_methods import LINEAR, METHODS
 from apbmm_common.metrics import metric
 from apbmm_common.run_file import (

@@ -13,8 +13,12 @@ from typing import Any
 
 from apbmm.check.inspect import is_known_adapter, unknown_adapter
 from apbmm.init.close_paths import meant
-from apbmm_common.datasets.benchmark_folders import Selection, columns_of, select_questions
-from apbmm_common.datasets.general_adapters import LETTERS
+from apbmm_common.datasets.benchmark_folders.general_adapters import LETTERS
+from apbmm_common.datasets.benchmark_folders.selection import (
+    Selection,
+    columns_of,
+    select_questions,
+)
 from apbmm_common.errors import SourceError, UsageError
 from apbmm_common.run_file import BenchmarkSection
 from apbmm_common.run_file.sections.benchmarks import ANSWER_ADAPTER

@@ -18,7 +18,7 @@ from apbmm.questions.messages import (
     RenderRequest,
 )
 from apbmm_common.answer_rules import template_words
-from apbmm_common.datasets.benchmark_folders import places_of
+from apbmm_common.datasets.benchmark_folders.selection import places_of
 from apbmm_common.errors import UsageError
 from apbmm_common.process.parent_death import die_with
 from apbmm_common.run_file import RunSpec

@@ -10,7 +10,7 @@ from pathlib import Path
 from apbmm.local_engine import ShowStage, evaluated_source, watched_job
 from apbmm.questions.ask import render_questions
 from apbmm.questions.messages import RenderedBenchmark
-from apbmm_common.datasets.benchmark_folders import places_of, select_questions
+from apbmm_common.datasets.benchmark_folders.selection import places_of, select_questions
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import BenchmarkSection, RunSpec
 from apbmm_worker.daemon.evaluation_job import EvaluationJob

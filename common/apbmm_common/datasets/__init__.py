@@ -1,7 +1,7 @@
 """The files that questions and prompts come from.
 
 - `benchmark_folders`: a benchmark's data read as its adapter needs it, and which of its questions
-  are asked (`select_questions`, `choose_questions`);
+  are asked (`selection`, `chosen_questions`);
 - `data_files`: the rows of JSON Lines, JSON, CSV and Parquet files;
 - `prompts`: the prompts of the activation discrepancy (`read_prompts`);
 - `demo_pair`: where the shipped pair of models, its problems and its run file lie.

@@ -24,6 +24,10 @@ from apbmm_common.checkpoint.headers import LFS_POINTER, lfs_pointer
 from apbmm_common.errors import SourceError, unreadable
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+MOST_NAMED = 3
+"""Of several files or rows a message names no more."""
+Record = dict[str, Any]
+"""A question as its adapter reads it."""
 
 _SEPARATORS = ",;\t"
 _EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?')

@@ -13,7 +13,7 @@ from apbmm.check import inspect
 from apbmm.check.questions import FirstQuestion, rendered_notes, rendered_warnings
 from apbmm.questions.main import render
 from apbmm.questions.messages import RenderedBenchmark, RenderedQuestion, RenderRequest
-from apbmm_common.datasets.benchmark_folders import select_questions
+from apbmm_common.datasets.benchmark_folders.selection import select_questions
 from apbmm_common.errors import UsageError
 from apbmm_common.run_file import BenchmarkSection, RunSpec
 from commands import called, run

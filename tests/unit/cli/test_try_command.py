@@ -13,7 +13,7 @@ from apbmm.try_run import command
 from apbmm.try_run.evaluation import with_few_questions
 from apbmm.try_run.records import tried_questions
 from apbmm.try_run.view import MOST_CHARACTERS, TriedBenchmark, as_json, report, shortened
-from apbmm_common.datasets.benchmark_folders import places_of, select_questions
+from apbmm_common.datasets.benchmark_folders.selection import places_of, select_questions
 from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.protocol.messages import BenchmarkResult
 from commands import called, write_rehearsal

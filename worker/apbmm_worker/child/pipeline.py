@@ -23,7 +23,7 @@ from apbmm_common.checkpoint.compatibility import compatibility_warnings
 from apbmm_common.checkpoint.config_differences import config_differences
 from apbmm_common.checkpoint.headers import read_checkpoint
 from apbmm_common.checkpoint.remote_code import own_code, require_code
-from apbmm_common.datasets.benchmark_folders import select_questions
+from apbmm_common.datasets.benchmark_folders.selection import select_questions
 from apbmm_common.datasets.prompts import read_prompts
 from apbmm_common.errors import DataError, EvaluationError, SourceError, UsageError
 from apbmm_common.protocol.messages import Evaluated, KeptAnswer, Measured, Stepped

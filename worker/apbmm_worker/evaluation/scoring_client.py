@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, Self
 
-from apbmm_common.datasets.benchmark_folders import Places
+from apbmm_common.datasets.benchmark_folders.selection import Places
 from apbmm_common.errors import ApbmmError, EvaluationError, WireError
 from apbmm_common.protocol.answers import CUT, answer_key
 from apbmm_common.protocol.messages import ScoredOutcome

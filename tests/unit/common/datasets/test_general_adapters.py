@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 
-from apbmm_common.datasets.benchmark_folders import (
-    choose_questions,
-    places_of,
-    select_questions,
-)
+from apbmm_common.datasets.benchmark_folders.chosen_questions import choose_questions
+from apbmm_common.datasets.benchmark_folders.selection import places_of, select_questions
 from apbmm_common.errors import SourceError
 from apbmm_common.run_file import BenchmarkSection
 

@@ -22,7 +22,11 @@ from jinja2 import TemplateError
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.checkpoint.byte_order_marks import without_marks
-from apbmm_common.datasets.benchmark_folders import ChosenQuestions, Places, choose_questions
+from apbmm_common.datasets.benchmark_folders.chosen_questions import (
+    ChosenQuestions,
+    choose_questions,
+)
+from apbmm_common.datasets.benchmark_folders.selection import Places
 from apbmm_common.errors import DataError, RunFileError, SourceError
 from apbmm_common.repetitions import repetition_id
 from apbmm_common.run_file import BenchmarkSection, GenerationSection

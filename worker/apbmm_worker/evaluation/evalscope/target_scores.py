@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from apbmm_common.datasets.benchmark_folders import layout_of
+from apbmm_common.datasets.benchmark_folders.layouts import layout_of
 from apbmm_common.errors import DataError
 from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
 from apbmm_worker.evaluation.evalscope.math_calls import MOST_PROCESSES

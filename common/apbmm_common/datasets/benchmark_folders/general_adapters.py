@@ -1,20 +1,12 @@
-"""What EvalScope's `general_qa` and `general_mcq` read: questions of one's own by subset.
-
-Each data file is a subset that is named as the file: ``NAME.jsonl`` or ``NAME_SPLIT.jsonl``.
-"""
+"""Questions of one's own as EvalScope's `general_qa` and `general_mcq` read them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from apbmm_common.datasets.data_files import SUFFIXES, Row
+from apbmm_common.datasets.data_files import Record, Row
 
-Record = dict[str, Any]
-
-DEFAULT = "default"
 LETTERS = "ABCDEFGHIJ"
 """The columns of choices, from the first to the last that a row has."""
 ROLES = ("system", "user", "assistant")
@@ -72,20 +64,6 @@ def question_with_choices(record: Record, row: Row, *, several: bool) -> Record 
         )
     right = list(found) if several else found[0]
     return {"question": record["question"], **choices, "answer": right}
-
-
-def subset_of(file: Path, split: str) -> str:
-    """The subset that a data file is."""
-    stem = re.sub(r"-\d{5}-of-\d{5}\Z", "", file.stem)
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", stem.removesuffix(f"_{split}"))
-    return DEFAULT if name in ("", split) else name
-
-
-def files_of_subset(folder: Path, split: str, subset: str) -> list[Path]:
-    """The files in a folder that EvalScope would read for one subset, its first choice first."""
-    names = [f"{subset}_{split}", *([split] if subset == DEFAULT else [])]
-    found = [folder / f"{name}{suffix}" for name in [*names, subset] for suffix in SUFFIXES]
-    return [file for file in found if file.is_file()][:1]
 
 
 def _letters(text: str, *, several: bool) -> list[str]:
