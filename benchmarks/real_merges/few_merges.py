@@ -1,12 +1,14 @@
-"""Two dozen merges of a pair or fewer: what lies between its sources, and who is ahead there?
+"""Two dozen merges of a pair: what lies between its sources, and who is ahead there?
 
     python -m benchmarks.real_merges.searches serve STORE --run-file PAIR/run.toml --sample 24 &
-    python -m benchmarks.real_merges.few_merges STORE --out benchmarks/results/language_pair
+    python -m benchmarks.real_merges.few_merges STORE --near 0.5 0.9 --out OUT
 
 For a pair whose evaluations are too dear for campaigns. Evaluated are the two sources, merges with
 one weight for all layers, from 0.1 to 0.9, and merges with a weight for each layer: either source
 in the first half of the layers and the other in the second, and points of a scrambled Sobol
-sequence. Evaluations are kept, so a further call goes on.
+sequence. Where the sources change places on a short part of the line, `--near` looks there more
+closely: as many further merges with one weight, evenly spaced between the two, as with weights of
+their own, a Sobol sequence between the two. Evaluations are kept, so a further call goes on.
 
 Weights are those of the thinking source. Objectives are those of Eq. 2, with 95 % intervals from
 the noise of the outcomes, as a run tells it its search. `adds` is the hypervolume above (-0.2,
@@ -39,20 +41,29 @@ SEED = 0
 LINE = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
 
 
-def one_weight(layers: int) -> dict[str, Array]:
+Near = tuple[float, float] | None
+"""Between which weights to look more closely."""
+
+
+def one_weight(layers: int, near: Near = None, points: int = 0) -> dict[str, Array]:
     """The merges with one weight for all layers, by name."""
-    return {f"{weight:g} everywhere": np.full(layers, weight) for weight in LINE}
+    further = np.linspace(*near, points + 2)[1:-1] if near else ()
+    weights = sorted({*LINE, *(round(float(weight), 3) for weight in further)})
+    return {f"{weight:g} everywhere": np.full(layers, weight) for weight in weights}
 
 
-def own_weights(layers: int, points: int) -> dict[str, Array]:
+def own_weights(layers: int, points: int, near: Near = None) -> dict[str, Array]:
     """The merges with a weight for each layer, by name."""
     first = (np.arange(layers) < layers // 2).astype(np.float64)
-    sobol = islice(scrambled_sobol(layers, SEED), points)
-    return {
-        "thinking in the first half": first,
-        "thinking in the second half": 1.0 - first,
-        **{f"Sobol point {number}": np.asarray(x) for number, x in enumerate(sobol, start=1)},
-    }
+    merges = {"thinking in the first half": first, "thinking in the second half": 1.0 - first}
+    sequence = scrambled_sobol(layers, SEED)
+    for number, x in enumerate(islice(sequence, points), start=1):
+        merges[f"Sobol point {number}"] = np.asarray(x)
+    if near:
+        low, high = near
+        for number, x in enumerate(islice(sequence, points), start=points + 1):
+            merges[f"Sobol point {number}, from {low:g} to {high:g}"] = low + (high - low) * x
+    return merges
 
 
 def rows_of(
@@ -116,13 +127,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("store", type=Path, help="folder of a server of `searches.py serve`")
-    parser.add_argument("--points", type=int, default=6, help="of the Sobol sequence")
+    parser.add_argument("--points", type=int, default=4, help="of each Sobol sequence")
+    parser.add_argument("--near", type=float, nargs=2, metavar=("LOW", "HIGH"))
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     evaluations = Evaluations(options.store)
     scale = Scale.of(evaluations)
-    line = one_weight(evaluations.layers)
-    vectors = line | own_weights(evaluations.layers, options.points)
+    near: Near = (options.near[0], options.near[1]) if options.near else None
+    line = one_weight(evaluations.layers, near, options.points)
+    vectors = line | own_weights(evaluations.layers, options.points, near)
     merges = {}
     for name, vector in vectors.items():
         merges[name] = evaluations.of(vector)

@@ -19,7 +19,11 @@ from train import save
 from training import Row, Schedule, collate, rate
 
 SEED = 8
-SCHEDULE: Final = Schedule(steps=48, peak_rate=5e-4, warm_up=5, batch=8)
+SCHEDULES: Final = {
+    "thinking": Schedule(steps=40, peak_rate=5e-4, warm_up=5, batch=8),
+    "instruct": Schedule(steps=72, peak_rate=5e-4, warm_up=5, batch=8),
+}
+"""About as much time for each: answers at once are shorter, and say less to learn from."""
 REPORT_EVERY = 4
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
@@ -50,6 +54,7 @@ def dequantise(gguf: Path, folder: Path) -> None:
 def fine_tune(base: Path, folder: Path, way: str, device: str) -> None:
     """Train all layers of a copy of the base on one way to answer, `thinking` or `instruct`."""
     torch.manual_seed(SEED)
+    schedule = SCHEDULES[way]
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32).to(device).train()
     model.model.embed_tokens.weight.requires_grad_(requires_grad=False)
@@ -61,10 +66,10 @@ def fine_tune(base: Path, folder: Path, way: str, device: str) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = rate(SCHEDULE, step)
+            group["lr"] = rate(schedule, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step % REPORT_EVERY == 0 or step == SCHEDULE.steps - 1:
+        if step % REPORT_EVERY == 0 or step == schedule.steps - 1:
             spent = f"{time.process_time():.0f} CPU s, {time.monotonic() - begun:.0f} s"
             print(f"{way} {step:4d}  {loss.item():.4f}  {spent}", flush=True)
     save(model.to(torch.bfloat16).cpu(), tokenizer, folder)
@@ -86,8 +91,8 @@ def batches(tokenizer: PreTrainedTokenizerFast, way: str) -> Iterator[tuple[Tens
     """`(tokens, weights)` for every step; four batches at a time are sorted by length."""
     rng = random.Random(SEED)
     kinds = list(WORD_PROBLEMS)
-    size = SCHEDULE.batch
-    for _ in range(0, SCHEDULE.steps, 4):
+    size = SCHEDULES[way].batch
+    for _ in range(0, SCHEDULES[way].steps, 4):
         drawn = [
             draw(rng, rng.choice(kinds), held_out=False, most_steps=GRADES, tasks=WORD_PROBLEMS)
             for _ in range(4 * size)

@@ -16,7 +16,6 @@ from benchmarks.real_merges import few_merges, language_pair
 from benchmarks.real_merges.evaluations import Asked, Benchmark, Discrepancy, Store, rounded
 from benchmarks.real_merges.language_pair_problems import (
     GRADES,
-    LARGEST,
     MARKER,
     WORD_PROBLEMS,
     worded,
@@ -68,7 +67,7 @@ def test_what_is_worked_out_leads_to_the_answer(kind: str) -> None:
             first, second = int(sides[0]), int(sides[2])
             by_sign = {"+": first + second, "-": first - second, "*": first * second}
             assert by_sign[sides[1]] == int(sides[4])
-            assert 0 < int(sides[4]) <= LARGEST
+            assert int(sides[4]) > 0
         assert problem.worked[-1].endswith(f"= {problem.answer}")
 
 
@@ -123,6 +122,14 @@ def test_help_says_how_the_script_is_run(script: Any, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit, match="0"):
         script.main(["--help"])
     assert "python -m benchmarks.real_merges." in capsys.readouterr().out
+
+
+def test_there_are_as_many_merges_with_one_weight_as_with_own_ones_near_a_cliff() -> None:
+    line, near = few_merges.one_weight(4, (0.5, 0.8), 5), few_merges.own_weights(4, 5, (0.5, 0.8))
+    assert list(line)[4:10] == [f"{w:g} everywhere" for w in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75)]
+    inside = [x for name, x in near.items() if name.endswith("from 0.5 to 0.8")]
+    assert len(inside) == 5
+    assert all(((x >= 0.5) & (x <= 0.8)).all() and len(set(x)) == 4 for x in inside)
 
 
 def test_a_few_merges_are_told_from_the_line_between_the_sources(
