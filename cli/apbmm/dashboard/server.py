@@ -13,6 +13,7 @@ from functools import partial
 from importlib.resources import files
 from typing import Any
 
+import anyio
 import uvicorn
 import vl_convert
 from altair.utils import schemapi
@@ -112,8 +113,13 @@ class _Pages:
         key = request.query_params.get("run")
         if key is not None:
             self._runs.find(key)  # an answer that has begun can refuse no more
+        ended = anyio.Event()
+        events = self._runs.stream(key, ended)
         return EventSourceResponse(
-            (ServerSentEvent(data, event=event) async for event, data in self._runs.stream(key))
+            (ServerSentEvent(data, event=event) async for event, data in events),
+            # Set when the dashboard is stopped: a stream that is cut off would be told as an error.
+            shutdown_event=ended,
+            shutdown_grace_period=LEAVE_SECONDS,
         )
 
     async def figures(self, request: Request) -> Response:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 import zmq.asyncio
@@ -32,6 +32,9 @@ from apbmm_common.protocol.status_requests import ask
 from apbmm_master.journal.lifecycle import InvariantError
 from apbmm_master.journal.run_start.confirmation import confirm_folder
 from apbmm_master.status.sockets import ADDRESS_FILE
+
+if TYPE_CHECKING:
+    import anyio
 
 log = logging.getLogger(__name__)
 
@@ -353,21 +356,38 @@ class WatchedRuns:
         )
         return json.dumps([run.summary() for run in latest_first])
 
-    async def stream(self, key: str | None) -> AsyncIterator[tuple[str, str]]:
-        """The list of runs whenever it changes, and with a key everything about that run."""
+    async def stream(
+        self, key: str | None, ended: anyio.Event | None = None
+    ) -> AsyncIterator[tuple[str, str]]:
+        """The list of runs whenever it changes, and with a key everything about that run.
+
+        Until ``ended`` is set; for ever without it.
+        """
         reader: Reader = asyncio.Queue(MOST_WAITING)
         run = None if key is None else self.find(key)
+        end = asyncio.create_task(ended.wait() if ended is not None else asyncio.Event().wait())
         self._readers.add(reader)
         try:
             yield "runs", self._list()
             if run is not None:
                 run.join(reader)
-            while True:
-                yield await reader.get()
+            while (change := await _before(end, reader)) is not None:
+                yield change
         finally:
+            end.cancel()
             self._readers.discard(reader)
             if run is not None:
                 run.readers.discard(reader)
+
+
+async def _before(end: asyncio.Task[Any], reader: Reader) -> tuple[str, str] | None:
+    """The next change; None where ``end`` is done first."""
+    change = asyncio.create_task(reader.get())
+    try:
+        await asyncio.wait((change, end), return_when=asyncio.FIRST_COMPLETED)
+        return change.result() if change.done() else None
+    finally:
+        change.cancel()
 
 
 def _listed() -> list[FollowedRun]:

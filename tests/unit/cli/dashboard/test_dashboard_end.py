@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import urllib.request
+from pathlib import Path
+
+from apbmm_common.errors import EXIT_INTERRUPTED
+from commands import SIGNALS_BY_DEFAULT, command_line, environment
 
 SERVES = """
 import asyncio, socket, threading, time, urllib.request
@@ -37,3 +43,19 @@ def test_figures_that_are_still_computed_do_not_delay_the_end() -> None:
     command = [sys.executable, "-c", SERVES]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=200, check=True)
     assert done.stdout == "asked\n"
+
+
+def test_a_page_that_is_open_at_the_end_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    command = [*SIGNALS_BY_DEFAULT, *command_line("apbmm", "dashboard", "--port", 0)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    ) as dashboard:
+        assert dashboard.stderr is not None
+        address = dashboard.stderr.readline().removeprefix("dashboard: ").strip()
+        with urllib.request.urlopen(f"{address}stream", timeout=60) as stream:
+            assert stream.readline() == b"event: runs\r\n"
+            dashboard.send_signal(signal.SIGINT)
+            rest = dashboard.stderr.read()
+        assert dashboard.wait(60) == EXIT_INTERRUPTED
+    assert rest.strip() == "interrupted"
