@@ -95,7 +95,7 @@ def compare(runs: Sequence[RunResults]) -> Comparison:
         reference_point=point,
         rehearsal=first.evaluation.kind == "rehearsal",
         pooled_front=sum(shares),
-        notes=tuple(_notes(runs, scale)),
+        notes=(*_notes(runs, scale), *_unequal(rows)),
         repetitions=repetitions(runs, rows),
     )
 
@@ -214,6 +214,13 @@ def _notes(runs: Sequence[RunResults], scale: RunResults | None) -> Iterator[str
         drift = _drift(run, scale) if scale is not None else ""
         if scale is not None and drift:
             yield f"{run.label} is scaled by the references of {scale.label}, its own have {drift}"
+
+
+def _unequal(rows: Sequence[Row]) -> Iterator[str]:
+    """That runs whose evaluations are limited have completed different numbers of them."""
+    done = [row.done for row in rows if row.budget is not None]
+    if len(done) == len(rows) and min(done) < max(done):
+        yield f"the runs have {min(done)} to {max(done)} evaluations, with which hypervolumes grow"
 
 
 def _circumstances(run: RunResults) -> dict[str, Any]:

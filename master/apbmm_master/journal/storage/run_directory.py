@@ -84,7 +84,7 @@ def _lock(path: Path) -> FileLock:
     except LockHeldError as error:
         raise JournalError(
             f"{path.parent}: another master is running this run ({error.holder})",
-            "stop it first, or choose another --run-dir",
+            f"apbmm status {path.parent} shows it; stop it, or take another run directory",
         ) from None
     except LocksUnsupportedError as error:
         raise RunDirectoryError(
