@@ -37,7 +37,7 @@ from apbmm_worker.evaluation.evalscope.questions import (
     prepare_benchmarks,
 )
 from apbmm_worker.evaluation.outcomes import benchmark_result, outcomes_of
-from apbmm_worker.evaluation.scoring_client import ScoringClient
+from apbmm_worker.evaluation.scoring.client import ScoringClient
 from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
 from benchmarks.evaluation.adapter_questions import demo_problems, write_benchmark
 from benchmarks.tables import command_line

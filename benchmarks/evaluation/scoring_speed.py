@@ -36,7 +36,8 @@ from apbmm_common.run_file import BenchmarkSection, EngineSection, GenerationSec
 from apbmm_common.run_file.sections.benchmarks import EXACT_ADAPTER
 from apbmm_worker import environment
 from apbmm_worker.engine.driver import Completion, EngineDriver, Prompt
-from apbmm_worker.evaluation.scoring_client import Answering, ScoringClient
+from apbmm_worker.evaluation.answering import Answering
+from apbmm_worker.evaluation.scoring.client import ScoringClient
 from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
 from benchmarks.evaluation.adapter_questions import ROWS, write_benchmark
 from benchmarks.tables import command_line

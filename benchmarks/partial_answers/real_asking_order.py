@@ -46,7 +46,7 @@ from apbmm_worker import environment
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.engine.resident import ResidentEngine
 from apbmm_worker.evaluation.asking_order import EVERYTHING, Step
-from apbmm_worker.evaluation.scoring_client import ScoringClient
+from apbmm_worker.evaluation.scoring.client import ScoringClient
 from apbmm_worker.merging.run_merges import merge_of
 from apbmm_worker.merging.sources import VerifiedSources, verify_sources
 from benchmarks.evaluation.batch_dependence import vectors

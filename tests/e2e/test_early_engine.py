@@ -24,7 +24,8 @@ from apbmm_worker.child_protocol import (
     StageProgress,
 )
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.scoring_client import EarlyEnd, ScoringClient
+from apbmm_worker.evaluation.scoring.client import ScoringClient
+from apbmm_worker.evaluation.scoring.engine_loan import EarlyEnd
 from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult, OwnAdapters
 from child_on_a_socket import Daemon
 from own_questions import write_capitals

@@ -11,7 +11,7 @@ import pytest
 from apbmm_common.errors import SourceError
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.scoring_client import ScoringClient
+from apbmm_worker.evaluation.scoring.client import ScoringClient
 from apbmm_worker.evaluation.scoring_protocol import OwnAdapters
 from own_questions import ADAPTERS, CAPITALS, write_capitals
 from tiny_checkpoints import write_tiny_qwen3

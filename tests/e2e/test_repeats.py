@@ -19,7 +19,7 @@ from apbmm_common.run_file import BenchmarkSection, GenerationSection, parse_run
 from apbmm_worker.daemon.evaluation_job import EvaluationJob
 from apbmm_worker.daemon.options import Options
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.scoring_client import ScoringClient
+from apbmm_worker.evaluation.scoring.client import ScoringClient
 from tiny_checkpoints import write_tiny_qwen3
 
 pytestmark = [

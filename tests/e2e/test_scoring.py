@@ -23,10 +23,11 @@ from apbmm_common.errors import DataError, EvaluationError
 from apbmm_common.protocol.messages import ScoredOutcome
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation import scoring_client
+from apbmm_worker.evaluation.answering import AnswerListener
 from apbmm_worker.evaluation.asking_order import Step, asking_order
 from apbmm_worker.evaluation.cut_off import CutOff as FromOutside
-from apbmm_worker.evaluation.scoring_client import AnswerListener, ScoringClient
+from apbmm_worker.evaluation.scoring import process as scoring_process
+from apbmm_worker.evaluation.scoring.client import ScoringClient
 from tiny_checkpoints import write_tiny_qwen3
 
 pytestmark = [
@@ -402,7 +403,7 @@ def test_a_benchmark_may_ask_again_after_an_answer(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second turns go to the engine one by one, as the first ones are answered."""
-    monkeypatch.setattr(scoring_client, "_MODULE", "scoring_of_two_turns")
+    monkeypatch.setattr(scoring_process, "_MODULE", "scoring_of_two_turns")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")]))
     folder = tmp_path / "turns"
     folder.mkdir()

@@ -10,8 +10,8 @@ from apbmm_common.errors import WireError
 from apbmm_common.protocol.messages import ScoredOutcome
 from apbmm_worker.child_protocol import NewAnswers
 from apbmm_worker.engine.driver import Completion
+from apbmm_worker.evaluation.answering import AnswerListener
 from apbmm_worker.evaluation.kept_answers import packed
-from apbmm_worker.evaluation.scoring_client import AnswerListener
 from apbmm_worker.periodic_thread import PeriodicThread
 
 _log = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ def evaluate_folder(command: EvaluateFolder, progress: ReportProgress) -> Evalua
 
 def _evaluated(command: EvaluateFolder, spec: RunSpec, progress: ReportProgress) -> Evaluated:
     from apbmm_worker.engine.resident import ResidentEngine
-    from apbmm_worker.evaluation.scoring_client import ScoringClient
+    from apbmm_worker.evaluation.scoring.client import ScoringClient
 
     folder, scratch = Path(command.folder), Path(command.scratch)
     progress("read benchmarks", 0, len(spec.benchmarks))

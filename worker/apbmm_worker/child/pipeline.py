@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from apbmm_worker.engine.hot_load import HotLoader, PlannedMerge
     from apbmm_worker.engine.resident import ResidentEngine
     from apbmm_worker.engine.source_answers import SourceMerge
-    from apbmm_worker.evaluation.scoring_client import AnswerListener, EarlyEnd, ScoringClient
+    from apbmm_worker.evaluation.answering import AnswerListener
+    from apbmm_worker.evaluation.scoring.client import ScoringClient
+    from apbmm_worker.evaluation.scoring.engine_loan import EarlyEnd
     from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
     from apbmm_worker.merging.planning.plan import TensorPlan
     from apbmm_worker.merging.sources import VerifiedSources
@@ -218,7 +220,7 @@ class Pipeline:
         otherwise.
         """
         from apbmm_worker.evaluation.kept_answers import completions
-        from apbmm_worker.evaluation.scoring_client import EarlyEnd
+        from apbmm_worker.evaluation.scoring.engine_loan import EarlyEnd
 
         stages: dict[str, float] = {}
         merge = self._planned(vector, reference=reference, borders=borders)
@@ -295,7 +297,7 @@ class Pipeline:
 
     def _start_scoring(self) -> ScoringClient:
         """EvalScope's process, which reads the benchmarks while this one reads the sources."""
-        from apbmm_worker.evaluation.scoring_client import ScoringClient
+        from apbmm_worker.evaluation.scoring.client import ScoringClient
 
         return ScoringClient(
             self._spec.benchmarks,

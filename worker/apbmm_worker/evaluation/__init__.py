@@ -3,7 +3,8 @@
 EvalScope runs in a process of its own, the scoring process, whose code is in `evalscope`. What
 stands here is free of EvalScope, and the process that holds the engine imports it:
 
-scoring_client    `ScoringClient`: starts the scoring process, forwards answers, receives results
+scoring           `ScoringClient`: starts the scoring process, forwards answers, receives results
+answering         what an evaluation uses of an engine, and who is told of its answers
 scoring_protocol  the messages between the two processes, and `EvalScopeResult`
 outcomes          `benchmark_result`: the metrics of answered questions; rehearsals use it, too
 asking_order      `asking_order`: the random order of a run; `AnswerLengths`: the longest first
@@ -13,12 +14,13 @@ demo_answers      prompt and answer format of the demo pair's benchmarks
 """
 
 __all__ = [
+    "answering",
     "asking_order",
     "cut_off",
     "demo_answers",
     "evalscope",
     "kept_answers",
     "outcomes",
-    "scoring_client",
+    "scoring",
     "scoring_protocol",
 ]

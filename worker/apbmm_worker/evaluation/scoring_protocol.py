@@ -272,3 +272,12 @@ TO_SCORING: TypeAdapter[ToScoring] = TypeAdapter(Annotated[ToScoring, Field(disc
 FROM_SCORING: TypeAdapter[FromScoring] = TypeAdapter(
     Annotated[FromScoring, Field(discriminator="kind")]
 )
+
+
+def unexpected(message: FromScoring) -> EvaluationError:
+    """The error of a message that nobody waits for."""
+    return EvaluationError(
+        f"the scoring process said {message.kind}, which was not asked for",
+        "this is a defect of apbmm",
+        kind="infrastructure",
+    )

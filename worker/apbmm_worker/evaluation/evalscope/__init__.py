@@ -1,6 +1,6 @@
 """The scoring process, with all code that imports EvalScope; no other room imports it.
 
-scoring_process  the process itself: it reads messages of `evaluation.scoring_client`
+scoring_process  the process itself: it reads messages of `evaluation.scoring`
 own_adapters     `register_own_adapters`: the adapters of a run's own Python file
 questions        `prepare_benchmarks`: the questions of a run, chosen and rendered once for all
 evaluate         `evaluate`: the answers of one merge, scored

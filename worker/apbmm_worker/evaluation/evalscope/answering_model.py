@@ -15,6 +15,7 @@ from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.answers import CUT
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
+from apbmm_worker.evaluation.answering import Answering, AnswerProgress
 from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
 from apbmm_worker.evaluation.evalscope.questions import (
     MODEL_NAME,
@@ -25,7 +26,6 @@ from apbmm_worker.evaluation.evalscope.questions import (
     require_room,
 )
 from apbmm_worker.evaluation.evalscope.thoughts import ThoughtAndAnswer, Thoughts
-from apbmm_worker.evaluation.scoring_client import Answering, AnswerProgress
 
 with preserved_logging():
     from evalscope.api.messages import (

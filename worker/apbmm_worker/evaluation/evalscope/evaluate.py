@@ -39,6 +39,7 @@ from apbmm_common.protocol.messages import (
     CutRow,
     ScoredOutcome,
 )
+from apbmm_worker.evaluation.answering import Answering, AnswerProgress
 from apbmm_worker.evaluation.evalscope.answering_model import AnsweringModel
 from apbmm_worker.evaluation.evalscope.logging_guard import preserved_logging
 from apbmm_worker.evaluation.evalscope.questions import (
@@ -58,7 +59,6 @@ from apbmm_worker.evaluation.outcomes import (
     outcome_of,
     outcomes_of,
 )
-from apbmm_worker.evaluation.scoring_client import Answering, AnswerProgress
 from apbmm_worker.evaluation.scoring_protocol import EvalScopeResult
 
 with preserved_logging():

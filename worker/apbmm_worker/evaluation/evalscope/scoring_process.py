@@ -1,7 +1,7 @@
 """The scoring process: this module as a program, ``--fd N --parent PID``.
 
 Holds EvalScope, so that neither its interpreter lock nor its forks touch the process of the engine,
-which starts it and asks for everything (`scoring_client`). The messages are those of
+which starts it and asks for everything (`evaluation.scoring`). The messages are those of
 `scoring_protocol`. Standard error is its log. It ends with the engine's process.
 """
 

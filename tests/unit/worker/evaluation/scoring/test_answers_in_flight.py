@@ -9,7 +9,8 @@ from dataclasses import replace
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.answers import answer_key
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.scoring_client import AnswerListener, _InFlight
+from apbmm_worker.evaluation.answering import AnswerListener
+from apbmm_worker.evaluation.scoring.answers_in_flight import AnswersInFlight
 from apbmm_worker.evaluation.scoring_protocol import Answered, ToScoring, Unanswered
 
 PREPARED = 4
@@ -74,7 +75,7 @@ class Flight:
         answers = {key(number): completion(number) for number in kept}
         for number, tokens in (begun or {}).items():
             answers[key(number)] = Completion("", tokens, 3, "cut", 2.0)
-        self.flight = _InFlight(
+        self.flight = AnswersInFlight(
             self.engine,
             self.sent.append,
             (PREPARED, PREPARED),
