@@ -20,6 +20,9 @@ from apbmm_common.errors import ApbmmError, UsageError
 from apbmm_common.metrics import METRICS, metric
 from apbmm_common.run_file.sections.objectives import ObjectiveSection
 
+ROUNDING = 1e-9
+"""What a sum of objectives over their ranges may be off by."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -107,10 +110,14 @@ def choose(results: RunResults, preference: Preference) -> Choice:
         _require_known(results, limit)
     within = [each for each in merges if all(fits(results, each, limit) for limit in limits)]
     key, criterion = _criterion(results, preference)
+    ranked = tuple(sorted(within, key=key, reverse=True))
+    reason = _reason(preference, criterion, len(within), len(merges))
+    if not limits:
+        reason = _without_knee(results, ranked[0]) or reason
     return Choice(
         preference=preference,
-        ranked=tuple(sorted(within, key=key, reverse=True)),
-        reason=_reason(preference, criterion, len(within), len(merges)),
+        ranked=ranked,
+        reason=reason,
         nearest=() if within else tuple(_nearest(results, merges, preference)),
         references_within=tuple(
             name
@@ -252,6 +259,18 @@ def _reason(preference: Preference, criterion: str, within: int, merges: int) ->
             else f"the knee {what}: farthest from the line between the ends of the front"
         )
     return "the knee of the front: farthest from the line between its ends"
+
+
+def _without_knee(results: RunResults, first: EvaluationResult) -> str:
+    """Why the merge that is ranked first is no knee; "" where it is one.
+
+    In two objectives both ends of the front have the sum 1, and what lies beyond their line more.
+    """
+    if len(results.front) == 1:
+        return "the only merge on the front"
+    if len(results.objectives) == 2 and _range_sums(results)(first) <= 1.0 + ROUNDING:
+        return "an end of the front, for no merge lies beyond the line between its ends"
+    return ""
 
 
 def _nearest(

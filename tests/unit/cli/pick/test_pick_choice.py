@@ -57,6 +57,22 @@ def test_without_a_limit_the_knee(results: RunResults) -> None:
 
 
 @pytest.mark.parametrize(
+    ("points", "reason"),
+    [
+        ([(0.1, 0.9), (0.3, 0.3), (0.9, 0.1)], "an end of the front, for no merge lies beyond"),
+        ([(0.1, 0.9), (0.9, 0.1)], "an end of the front, for no merge lies beyond"),
+        ([(0.1, 0.9), (0.6, 0.6), (0.9, 0.1)], "the knee of the front"),
+        ([(0.5, 0.5)], "the only merge on the front"),
+    ],
+)
+def test_a_front_that_bends_inwards_has_no_knee(
+    tmp_path: Path, points: list[tuple[float, float]], reason: str
+) -> None:
+    choice = chosen(read_results(write_run(tmp_path / "run", points)))
+    assert choice.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
     ("flags", "ranked", "reason"),
     [
         (
