@@ -10,7 +10,7 @@ all its layers on word problems and their answers: thinking works a problem out 
 answers, instruct answers at once. No merge takes part in the training. The embeddings, which are
 the output head as well, stay those of the base.
 
-A fine-tune takes about four CPU minutes. A model that is there is not made again, and `--only`
+A fine-tune takes three to four CPU minutes. A model that is there is not made again, and `--only`
 makes one alone, so that both can be fine-tuned side by side. Every seed is fixed; with the same
 versions and number of threads the run can be repeated exactly.
 
