@@ -22,8 +22,8 @@ def write_table(
 ) -> int:
     """Write the table; returns the exit code. None stands for an option that was not given.
 
-    Raises `UsageError` where there is no run, for Parquet on a terminal, and for a file that cannot
-    be written.
+    Raises `UsageError` where there is no run, for Parquet on a terminal, for a file whose ending is
+    no format where none is given, and for one that cannot be written.
     """
     from apbmm.results.run_results import read_results
     from apbmm.table.formats import encoded
@@ -49,10 +49,16 @@ def write_table(
 
 
 def _form(form: TableFormat | None, out: Path | None) -> TableFormat:
-    """The format asked for, or that of the file's name, or CSV."""
+    """The format asked for, or that of the file's name; CSV for a name without ending."""
     if form is None:
         suffix = "" if out is None else out.suffix.removeprefix(".").lower()
-        form = cast("TableFormat", suffix) if suffix in get_args(TableFormat) else "csv"
+        known = get_args(TableFormat)
+        if suffix and suffix not in known:
+            raise UsageError(
+                f"{out}: .{suffix} is no format of a table",
+                f"end it in .{', .'.join(known)}, or say which with --format",
+            )
+        form = cast("TableFormat", suffix or "csv")
     if form == "parquet" and out is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal", "name a file with --out")
     return form

@@ -121,6 +121,15 @@ def test_files_of_a_name_have_its_format(folder: Path, tmp_path: Path) -> None:
     assert "No such file or directory" in missing.stderr
 
 
+def test_an_ending_that_is_no_format_is_refused(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.xlsx"
+    with pytest.raises(UsageError, match=r"\.xlsx is no format of a table"):
+        write_table(str(folder), out=out)
+    assert write_table(str(folder), form="csv", out=out) == 0
+    assert write_table(str(folder), out=tmp_path / "bare") == 0
+    assert out.read_bytes() == (tmp_path / "bare").read_bytes()
+
+
 def test_standard_output(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert write_table(str(folder), outcomes=True, form="json") == 0
     whole = json.loads(capfdbinary.readouterr().out)
