@@ -130,7 +130,8 @@ def test_a_second_master_is_refused_and_told_who_holds_it(tmp_path: Path) -> Non
         pytest.raises(JournalError, match=rf"another master .*process {os.getpid()} on ") as caught,
     ):
         Journal(tmp_path)
-    assert "--run-dir" in caught.value.hint
+    assert "apbmm status" in caught.value.hint
+    assert "another run directory" in caught.value.hint
     with Journal(tmp_path) as journal:
         journal.append(begun())
 
