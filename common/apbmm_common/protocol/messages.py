@@ -517,7 +517,7 @@ class Assign(Message):
     asked. With ``enough`` of them answered (0: all) the step ends, and the others are cut off. The
     result is then `Stepped`; where both are all answers of the run, it is `Evaluated`.
 
-    ``longest_first`` allows another order: nothing is estimated from a part of the answers.
+    ``longest_first`` allows another order, as ``upto`` asks for no part of the answers.
     """
 
     type: Literal["assign"] = "assign"

@@ -117,7 +117,7 @@ class LeaseDispatch:
                 kept=self._kept(evaluation).answers,
                 upto=step.upto,
                 enough=step.enough,
-                longest_first=not (self._run_state.spec.steps.in_part or step.upto),
+                longest_first=not (self._run_state.spec.steps.enabled or step.upto),
             )
         )
         found = self._run_state.find(lease)

@@ -3,9 +3,10 @@
 An evaluation that ends early has answered a prefix of this order, whatever its questions' length or
 difficulty: a random sample of each benchmark, in proportion to the benchmarks' sizes.
 
-Where nothing is estimated from a part of the answers, those that are expected to be long may come
-first instead (`AnswerLengths`). An engine that cannot hold all of them then has none left that
-begins late and that it generates alone.
+Where all questions are to be answered, those whose answers are expected to be long may come first
+instead (`AnswerLengths`). An engine that cannot hold all of them then has none left that begins
+late and that it generates alone. That order depends on other merges' answers alone, so an
+evaluation that is stopped in it still tells what the model of the outcomes needs.
 """
 
 from __future__ import annotations

@@ -108,8 +108,7 @@ class StepsSection(Section):
     have been generated. At temperature 0 such a merge is never on the front. One that breaks a
     constraint whatever it still answers is stopped too, once a merge is measured that breaks none.
     What is stopped counts towards the budget with what it has answered, and the search is told its
-    estimate. It goes without `enabled`, and has the same needs. Answers then begin in a random
-    order; else the longest begin first, which saves more time where a search proposes well."""
+    estimate. It goes without `enabled`, and has the same needs."""
 
     @property
     def in_part(self) -> bool:

@@ -65,13 +65,12 @@ def measures_in_steps(run_state: RunState) -> bool:
 def stops_when_beaten(run_state: RunState, evaluation: Evaluation) -> bool:
     """Whether an evaluation is ended once a measured merge beats whatever it still answers.
 
-    Merges that check estimates are measured in full. So are those of which an attempt has asked for
-    the longest answers first: what these have answered is no random part.
+    Merges that check estimates are measured in full.
     """
     spec = run_state.spec
     if spec is None or not spec.steps.stop_beaten or run_state.confirms:
         return False
-    if not evaluation.in_budget or any(a.longest_first for a in evaluation.attempts):
+    if not evaluation.in_budget:
         return False
     checks = spec.steps.enabled and is_audited(run_state, evaluation)
     return not checks and run_state.references_done and may_estimate(run_state)

@@ -205,8 +205,7 @@ def test_without_the_setting_nothing_is_stopped() -> None:
     assert not events(world, Beaten)
 
 
-def test_one_that_was_asked_the_longest_answers_first_is_not_stopped() -> None:
-    """It began without the setting, and the run was resumed with it."""
+def test_one_that_began_without_the_setting_is_stopped_when_the_run_goes_on_with_it() -> None:
     world, b = rambling_run(stop_beaten=False)
     assert b.held is not None
     assert b.held.longest_first
@@ -214,12 +213,7 @@ def test_one_that_was_asked_the_longest_answers_first_is_not_stopped() -> None:
     event = SpecChanged(spec=changed.model_dump(mode="json"), keys=("steps.stop_beaten",))
     world.record(event)
     answer(world, b, 5)
-    assert not events(world, Beaten)
-    before = len(events(world, Leased))
-    world.settle()
-    later = events(world, Leased)[before:]
-    assert later
-    assert not any(lease.longest_first for lease in later)
+    assert events(world, Beaten)
 
 
 def test_one_that_goes_on_after_a_pause_is_stopped_too() -> None:
