@@ -2,21 +2,24 @@
 
     python -m benchmarks.partial_answers.stopped_when_beaten > stopped_when_beaten.md
 
-Merges are evaluated one after another, each in one order of the questions, so many answers at once,
-and each of these makes a token in the same time. After each answer the best that the merge can
-still become is compared with the merges measured in full before it: `certainly_beaten`, with the
-tokens of finished answers alone, as a master knows them ("told"), or also of those in flight. A
-merge that is stopped is no rival of later ones.
+Merges are evaluated one after another, so many answers at once, and each of these makes a token in
+the same time. The questions are asked in one random order, or the longest first by what the two
+sources and the merges before have taken, as a worker has it (`AnswerLengths`). After each answer
+the best that the merge can still become is compared with the merges measured in full before it:
+`certainly_beaten`, with the tokens of finished answers alone, as a master knows them ("told"), or
+also of those in flight. A merge that is stopped is no rival of later ones, and teaches no lengths.
 
 - real: three searches of the demo pair with the real vLLM (see `estimates.py`), 40 merges each in
   the order of their completion;
 - simulated, at the paper's scale (`simulated_answers.py`, noise 1, D = 12): 40 merges of a Sobol
   sequence, and 40 with one weight for all layers, in random order; 4 landscapes of each of 4
-  families.
+  families. "Rambling": the Sobol sequence, and one merge in seven, drawn at random, ends no answer
+  before the limit of tokens and gets a tenth of the right ones right.
 
-Tokens saved are a share of what all merges in full take. Lost: members of the front of all full
-measurements that were stopped. The search would have proposed other merges with what is saved, and
-been told estimates of the stopped ones; neither is in these tables.
+Tokens saved are a share of what all merges in full take. Times are shares of the engine's time in
+the random order with nothing stopped. Lost: members of the front of all full measurements that were
+stopped. The search would have proposed other merges with what is saved, and been told estimates of
+the stopped ones; neither is in these tables.
 """
 
 from __future__ import annotations
@@ -31,13 +34,25 @@ from scipy.stats import qmc
 
 from apbmm_master.search.pareto import front
 from apbmm_master.search.partial_answers.steps import certainly_beaten
+from apbmm_worker.evaluation.asking_order import AnswerLengths
 from benchmarks.partial_answers.estimates import demo_runs
-from benchmarks.partial_answers.simulated_answers import ACCURACIES, BENCHMARK, TOKENS, AnswerWorld
+from benchmarks.partial_answers.simulated_answers import (
+    ACCURACIES,
+    BENCHMARK,
+    LONGEST,
+    TOKENS,
+    AnswerWorld,
+)
 from benchmarks.tables import command_line, made_by, markdown
 
 Array = npt.NDArray[np.float64]
 FAMILIES = ("calibrated", "network", "additive", "coherent")
 LANDSCAPES, MERGES, DIMENSIONS = 4, 40, 12
+RAMBLING = 1 / 7
+HEAD = (
+    "merges", "at once", "order", "tokens known", "runs", "stopped of 40", "tokens saved",
+    "time, none stopped", "time", "lost",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,10 +78,25 @@ class Scale:
         return np.array([(right / self.accuracy).mean(), -(long / self.tokens).mean()])
 
 
-def stopped_at(
-    merge: Answered, order: Sequence[int], lanes: int, measured: Array, scale: Scale, *, told: bool
-) -> float | None:
-    """Tokens that are generated when the merge is known to be beaten; None where it never is."""
+@dataclass(frozen=True)
+class Ended:
+    """When an evaluation ended, the tokens that it made, and whether it was stopped."""
+
+    time: float
+    tokens: float
+    stopped: bool
+
+
+def evaluated(
+    merge: Answered,
+    order: Sequence[int],
+    lanes: int,
+    measured: Array,
+    scale: Scale,
+    *,
+    told: bool,
+) -> Ended:
+    """Evaluate a merge to the end, or until one of the ``measured`` (n, 2) is known to beat it."""
     scores, made, now = np.ones(len(order)), np.zeros(len(order)), 0.0
     waiting, running = list(order)[::-1], list[tuple[float, int, float]]()
     while waiting or running:
@@ -75,43 +105,60 @@ def stopped_at(
             heapq.heappush(running, (now + merge.tokens[question], question, now))
         now, question, _ = heapq.heappop(running)
         scores[question], made[question] = merge.scores[question], merge.tokens[question]
+        if not len(measured) or not running:
+            continue
         flying = made.copy()
         for _, other, begun in running:
             flying[other] = now - begun
         best = scale.objectives(scores, made if told else flying)
-        if running and certainly_beaten(best, measured):
-            return float(flying.sum())
-    return None
+        if certainly_beaten(best, measured):
+            return Ended(now, float(flying.sum()), stopped=True)
+    return Ended(now, float(made.sum()), stopped=False)
 
 
 @dataclass(frozen=True)
-class Saved:
-    """Of one run: merges stopped, the share of tokens saved, and members of the front lost."""
+class Run:
+    """Merges in the order of their evaluation, after the two sources."""
 
-    stopped: int
-    tokens: float
-    lost: int
+    name: str
+    sources: Sequence[Answered]
+    merges: Sequence[Answered]
+    scale: Scale
+
+    def order(self) -> list[int]:
+        """One random order of all questions, stratified by benchmark."""
+        rng = np.random.default_rng(0)
+        sizes = np.bincount(self.scale.benchmark)
+        return list(np.argsort(np.concatenate([rng.permutation(n) / n for n in sizes])))
 
 
-def saved(
-    merges: Sequence[Answered], order: Sequence[int], lanes: int, scale: Scale, *, told: bool
-) -> Saved:
-    """Evaluate merges one after another and stop those that are beaten."""
-    found = np.array([scale.objectives(merge.scores, merge.tokens) for merge in merges])
+def evaluations(
+    run: Run, lanes: int, *, longest: bool, told: bool = True, stops: bool = True
+) -> list[Ended]:
+    """Evaluate all merges of a run one after another."""
+    found = np.array([run.scale.objectives(merge.scores, merge.tokens) for merge in run.merges])
+    order, lengths = run.order(), AnswerLengths()
+    for source in run.sources:
+        lengths.learn(numbered(source.tokens))
     measured: list[int] = []
-    ended: dict[int, float] = {}
-    for number, merge in enumerate(merges):
-        at = stopped_at(merge, order, lanes, found[measured], scale, told=told)
-        if at is None:
+    ended: list[Ended] = []
+    for number, merge in enumerate(run.merges):
+        asked = lengths.longest_first(order) if longest else order
+        rivals = found[measured if stops else []]
+        ended.append(evaluated(merge, asked, lanes, rivals, run.scale, told=told))
+        if not ended[-1].stopped:
             measured.append(number)
-        else:
-            ended[number] = at
-    every = sum(merge.tokens.sum() for merge in merges)
-    spared = sum(merges[number].tokens.sum() - at for number, at in ended.items())
-    return Saved(len(ended), float(spared / every), len(set(front(found)) & set(ended)))
+            lengths.learn(numbered(merge.tokens))
+    return ended
 
 
-def real_runs() -> Iterator[tuple[str, list[Answered], Scale]]:
+def lost(run: Run, ended: Sequence[Ended]) -> int:
+    """How many members of the front of all full measurements were stopped."""
+    found = np.array([run.scale.objectives(merge.scores, merge.tokens) for merge in run.merges])
+    return sum(ended[number].stopped for number in front(found))
+
+
+def real_runs() -> Iterator[Run]:
     """The searches of the demo pair."""
     every = demo_runs()
     benchmark = np.concatenate(
@@ -127,10 +174,11 @@ def real_runs() -> Iterator[tuple[str, list[Answered], Scale]]:
             for values in (scores, tokens)
         ]
         scale = Scale(benchmark, *(high - low for low, high in ends))
-        yield "searched, real", list(map(Answered, scores[2:], tokens[2:])), scale
+        answered = list(map(Answered, scores, tokens))
+        yield Run("searched, real", answered[:2], answered[2:], scale)
 
 
-def simulated_runs() -> Iterator[tuple[str, list[Answered], Scale]]:
+def simulated_runs() -> Iterator[Run]:
     """Random designs on simulated merges."""
     scale = Scale(
         BENCHMARK, *(np.array([high - low for low, high in rows]) for rows in (ACCURACIES, TOKENS))
@@ -138,13 +186,66 @@ def simulated_runs() -> Iterator[tuple[str, list[Answered], Scale]]:
     for family in FAMILIES:
         for seed in range(LANDSCAPES):
             world = AnswerWorld(family, seed, DIMENSIONS, 1.0)
-            levels = np.random.default_rng(seed).random((MERGES, 1))
+            rng = np.random.default_rng(seed)
+            levels = rng.random((MERGES, 1))
             designs = {
                 "Sobol": qmc.Sobol(DIMENSIONS, seed=seed).random(MERGES),
                 "one weight": np.repeat(levels, DIMENSIONS, axis=1),
             }
-            for name, vectors in designs.items():
-                yield f"{name}, {family}", [Answered(*world.answers(x)) for x in vectors], scale
+            found = {
+                name: [Answered(*world.answers(x)) for x in vectors]
+                for name, vectors in designs.items()
+            }
+            found["rambling"] = [
+                rambling(merge, rng) if rng.random() < RAMBLING else merge
+                for merge in found["Sobol"]
+            ]
+            sources = [Answered(*world.answers(np.full(DIMENSIONS, end))) for end in (0.0, 1.0)]
+            for name, merges in found.items():
+                yield Run(f"{name}, {family}", sources, merges, scale)
+
+
+def rambling(merge: Answered, rng: np.random.Generator) -> Answered:
+    """A merge that ends no answer before the limit, and gets a tenth of the right ones right."""
+    kept = rng.random(len(merge.scores)) < 0.1
+    return Answered(merge.scores * kept, np.full(len(merge.tokens), LONGEST))
+
+
+def numbered(tokens: Array) -> dict[int, int]:
+    """Tokens by the numbers of the questions."""
+    return {number: round(float(length)) for number, length in enumerate(tokens)}
+
+
+def row(name: str, lanes: int, runs: Sequence[Run], *, longest: bool, told: bool) -> list[str]:
+    """A row of the table: means over the runs of one kind."""
+    shares, stopped, missed = [], [], 0
+    for run in runs:
+        base = evaluations(run, lanes, longest=False, stops=False)
+        whole = evaluations(run, lanes, longest=longest, stops=False) if longest else base
+        ended = evaluations(run, lanes, longest=longest, told=told)
+        time = sum(each.time for each in base)
+        shares.append(
+            [
+                1.0 - sum(each.tokens for each in ended) / sum(each.tokens for each in base),
+                sum(each.time for each in whole) / time,
+                sum(each.time for each in ended) / time,
+            ]
+        )
+        stopped.append(sum(each.stopped for each in ended))
+        missed += lost(run, ended)
+    saved, whole_time, ended_time = np.mean(shares, axis=0)
+    return [
+        name,
+        str(lanes),
+        "longest first" if longest else "random",
+        "told" if told else "in flight too",
+        str(len(runs)),
+        f"{np.mean(stopped):.1f}",
+        f"{100 * saved:.1f} %",
+        f"{whole_time:.3f}",
+        f"{ended_time:.3f}",
+        str(missed),
+    ]
 
 
 def main() -> None:
@@ -152,29 +253,16 @@ def main() -> None:
     print("# Merges that are stopped when they are beaten\n")
     print(made_by(command_line()))
     print("\n".join(__doc__.splitlines()[4:]) + "\n")
-    found: dict[tuple[str, int, bool], list[Saved]] = {}
-    for name, merges, scale in (*real_runs(), *simulated_runs()):
-        rng = np.random.default_rng(0)
-        sizes = np.bincount(scale.benchmark)
-        order = np.argsort(np.concatenate([rng.permutation(n) / n for n in sizes])).tolist()
-        for lanes in (12, 64):
-            for told in (True, False):
-                one = saved(merges, order, lanes, scale, told=told)
-                found.setdefault((name, lanes, told), []).append(one)
-    rows = [["merges", "at once", "tokens known", "runs", "stopped of 40", "tokens saved", "lost"]]
-    for (name, lanes, told), each in found.items():
-        rows.append(
-            [
-                name,
-                str(lanes),
-                "told" if told else "in flight too",
-                str(len(each)),
-                f"{np.mean([one.stopped for one in each]):.1f}",
-                f"{100 * np.mean([one.tokens for one in each]):.1f} %",
-                str(sum(one.lost for one in each)),
-            ]
-        )
-    print(markdown(rows))
+    kinds: dict[str, list[Run]] = {}
+    for run in (*real_runs(), *simulated_runs()):
+        kinds.setdefault(run.name, []).append(run)
+    rows = [
+        row(name, lanes, runs, longest=longest, told=told)
+        for name, runs in kinds.items()
+        for lanes in (12, 64)
+        for longest, told in ((False, True), (False, False), (True, True))
+    ]
+    print(markdown([list(HEAD), *rows]))
 
 
 if __name__ == "__main__":
