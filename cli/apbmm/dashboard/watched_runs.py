@@ -365,7 +365,7 @@ class WatchedRuns:
         """
         reader: Reader = asyncio.Queue(MOST_WAITING)
         run = None if key is None else self.find(key)
-        end = asyncio.create_task(ended.wait() if ended is not None else asyncio.Event().wait())
+        end = asyncio.create_task((ended or asyncio.Event()).wait())
         self._readers.add(reader)
         try:
             yield "runs", self._list()

@@ -121,10 +121,8 @@ def test_unknown_settings_of_a_method_are_refused_at_the_start(name: str) -> Non
         require_settings(AlgorithmSection(name=name, settings={"dimensions": 3}))
 
 
-def test_the_terminal_shows_what_is_spent_and_how_long_the_rest_takes() -> None:
-    world, out = World(budget={"evaluations": None, "gpu_hours": 0.5, "initial": 2}), io.StringIO()
-    console = Console(file=out, width=200, force_terminal=True, highlight=False)
-    progress = RunConsole(world.run_state, Path("run"), console)
+def evaluate_two_merges(world: World) -> None:
+    """What comes before them, and two merges, in 90 s each."""
     worker = world.join("a")
     world.exchange()
     for _ in range(5):  # the measurement, the references and two merges
@@ -132,6 +130,13 @@ def test_the_terminal_shows_what_is_spent_and_how_long_the_rest_takes() -> None:
         worker.finish()
         world.exchange()
         world.exchange()
+
+
+def test_the_terminal_shows_what_is_spent_and_how_long_the_rest_takes() -> None:
+    world, out = World(budget={"evaluations": None, "gpu_hours": 0.5, "initial": 2}), io.StringIO()
+    console = Console(file=out, width=200, force_terminal=True, highlight=False)
+    progress = RunConsole(world.run_state, Path("run"), console)
+    evaluate_two_merges(world)
     with progress:
         progress.watch(world.stored[-1], world.run_state)
         for record in world.stored:
@@ -144,13 +149,7 @@ def test_the_terminal_shows_what_is_spent_and_how_long_the_rest_takes() -> None:
 
 def test_of_a_budget_that_is_spent_no_time_is_left() -> None:
     world, out = World(budget={"evaluations": 2, "initial": 2}), io.StringIO()
-    worker = world.join("a")
-    world.exchange()
-    for _ in range(5):  # the measurement, the references and two merges
-        world.now += 90.0
-        worker.finish()
-        world.exchange()
-        world.exchange()
+    evaluate_two_merges(world)
     with RunConsole(world.run_state, Path("run"), Console(file=out, width=200)):
         pass
     assert "2/2 evaluations" in out.getvalue()
