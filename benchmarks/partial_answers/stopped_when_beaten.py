@@ -35,6 +35,7 @@ from scipy.stats import qmc
 from apbmm_master.search.pareto import front
 from apbmm_master.search.partial_answers.steps import certainly_beaten
 from apbmm_worker.evaluation.asking_order import AnswerLengths
+from benchmarks.partial_answers.asking_order import numbered
 from benchmarks.partial_answers.estimates import demo_runs
 from benchmarks.partial_answers.simulated_answers import (
     ACCURACIES,
@@ -211,41 +212,37 @@ def rambling(merge: Answered, rng: np.random.Generator) -> Answered:
     return Answered(merge.scores * kept, np.full(len(merge.tokens), LONGEST))
 
 
-def numbered(tokens: Array) -> dict[int, int]:
-    """Tokens by the numbers of the questions."""
-    return {number: round(float(length)) for number, length in enumerate(tokens)}
-
-
-def row(name: str, lanes: int, runs: Sequence[Run], *, longest: bool, told: bool) -> list[str]:
-    """A row of the table: means over the runs of one kind."""
-    shares, stopped, missed = [], [], 0
-    for run in runs:
-        base = evaluations(run, lanes, longest=False, stops=False)
-        whole = evaluations(run, lanes, longest=longest, stops=False) if longest else base
-        ended = evaluations(run, lanes, longest=longest, told=told)
-        time = sum(each.time for each in base)
-        shares.append(
-            [
-                1.0 - sum(each.tokens for each in ended) / sum(each.tokens for each in base),
-                sum(each.time for each in whole) / time,
-                sum(each.time for each in ended) / time,
-            ]
-        )
-        stopped.append(sum(each.stopped for each in ended))
-        missed += lost(run, ended)
-    saved, whole_time, ended_time = np.mean(shares, axis=0)
-    return [
-        name,
-        str(lanes),
-        "longest first" if longest else "random",
-        "told" if told else "in flight too",
-        str(len(runs)),
-        f"{np.mean(stopped):.1f}",
-        f"{100 * saved:.1f} %",
-        f"{whole_time:.3f}",
-        f"{ended_time:.3f}",
-        str(missed),
-    ]
+def rows(name: str, lanes: int, runs: Sequence[Run]) -> Iterator[list[str]]:
+    """The rows of the runs of one kind: means over these."""
+    every = [evaluations(run, lanes, longest=False, stops=False) for run in runs]
+    for longest, told in ((False, True), (False, False), (True, True)):
+        shares, stopped, missed = [], [], 0
+        for run, base in zip(runs, every, strict=True):
+            whole = evaluations(run, lanes, longest=True, stops=False) if longest else base
+            ended = evaluations(run, lanes, longest=longest, told=told)
+            time = sum(each.time for each in base)
+            shares.append(
+                [
+                    1.0 - sum(each.tokens for each in ended) / sum(each.tokens for each in base),
+                    sum(each.time for each in whole) / time,
+                    sum(each.time for each in ended) / time,
+                ]
+            )
+            stopped.append(sum(each.stopped for each in ended))
+            missed += lost(run, ended)
+        saved, whole_time, ended_time = np.mean(shares, axis=0)
+        yield [
+            name,
+            str(lanes),
+            "longest first" if longest else "random",
+            "told" if told else "in flight too",
+            str(len(runs)),
+            f"{np.mean(stopped):.1f}",
+            f"{100 * saved:.1f} %",
+            f"{whole_time:.3f}",
+            f"{ended_time:.3f}",
+            str(missed),
+        ]
 
 
 def main() -> None:
@@ -256,13 +253,10 @@ def main() -> None:
     kinds: dict[str, list[Run]] = {}
     for run in (*real_runs(), *simulated_runs()):
         kinds.setdefault(run.name, []).append(run)
-    rows = [
-        row(name, lanes, runs, longest=longest, told=told)
-        for name, runs in kinds.items()
-        for lanes in (12, 64)
-        for longest, told in ((False, True), (False, False), (True, True))
+    found = [
+        row for name, runs in kinds.items() for lanes in (12, 64) for row in rows(name, lanes, runs)
     ]
-    print(markdown([list(HEAD), *rows]))
+    print(markdown([list(HEAD), *found]))
 
 
 if __name__ == "__main__":
