@@ -7,7 +7,7 @@
     python -m benchmarks.real_merges.searches report STORE [MORE ...] --out OUT
 
 `serve` holds one vLLM and EvalScope and keeps every evaluation by its vector (`evaluations`).
-The pair is the demo's, or that of `--run-file` (`second_pair.py` makes one). `search` runs what is
+The pair is the demo's, or that of `--run-file` (`benchmarks.pairs` has two). `search` runs what is
 missing of the campaigns and adds each to `campaigns.jsonl`; several may run side by side, also in
 an environment of the peers (`peers-requirements.txt`) without vLLM. `confirm` measures the fronts
 on the run file's `[[confirm.benchmarks]]`. A store that begins with

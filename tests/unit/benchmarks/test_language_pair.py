@@ -1,4 +1,4 @@
-"""The problems and stages of benchmarks/real_merges/language_pair.py, and `few_merges.py`."""
+"""The problems and stages of benchmarks/pairs/language_pair.py, and `few_merges.py`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 
 from apbmm_common.answer_rules import AnswerRule
 from apbmm_common.run_file import load_run_file
-from benchmarks.real_merges import few_merges, language_pair
-from benchmarks.real_merges.evaluations import Asked, Benchmark, Discrepancy, Store, rounded
-from benchmarks.real_merges.language_pair_problems import (
+from benchmarks.pairs import language_pair
+from benchmarks.pairs.language_pair_problems import (
     GRADES,
     MARKER,
     WORD_PROBLEMS,
     worded,
 )
-from benchmarks.real_merges.second_pair_problems import Problem, draw
+from benchmarks.pairs.second_pair_problems import Problem, draw
+from benchmarks.real_merges import few_merges
+from benchmarks.real_merges.evaluations import Asked, Benchmark, Discrepancy, Store, rounded
 
 KINDS = list(WORD_PROBLEMS)
 
@@ -121,7 +122,7 @@ def test_the_model_is_the_file_that_is_given(tmp_path: Path) -> None:
 def test_help_says_how_the_script_is_run(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         script.main(["--help"])
-    assert "python -m benchmarks.real_merges." in capsys.readouterr().out
+    assert f"python -m {script.__name__} " in capsys.readouterr().out
 
 
 def test_there_are_as_many_merges_with_one_weight_as_with_own_ones_near_a_cliff() -> None:

