@@ -15,12 +15,15 @@ from apbmm_common.run_file.sections.benchmarks import BenchmarkSection, is_own_a
 from apbmm_common.run_file.sections.generation import GenerationSection
 from apbmm_common.run_file.sections.merge import MergeSection
 from apbmm_common.run_file.sections.objectives import ObjectiveSection
+from apbmm_common.run_file.sections.search import AlgorithmSection
 from apbmm_common.run_file.sections.sources import SourcesSection
 
 STEPPED_METRICS = frozenset({"accuracy", "tokens"})
 """The metrics whose means are estimated from part of the answers."""
 STEPPED_OBJECTIVES = 2
 """The expected gain in hypervolume by a paused merge is known for so many objectives."""
+STOPS_BEATEN = "ap-bmm-plus"
+"""The method that stops beaten merges unless told otherwise; the papers' methods measure all."""
 
 
 def unknown_source(
@@ -180,3 +183,15 @@ def step_faults(
                 f"{name} is of {wanted}, and only {estimated} are estimated from part of the "
                 "answers"
             )
+
+
+def stops_by_default(
+    algorithm: AlgorithmSection | None, generation: GenerationSection | None
+) -> bool:
+    """Whether a run that can measure in part stops beaten merges; None: a table is not valid.
+
+    At temperature 0 another evaluation of such a merge would be beaten as well.
+    """
+    if algorithm is None or generation is None:
+        return False
+    return algorithm.name == STOPS_BEATEN and generation.temperature == 0.0

@@ -23,6 +23,7 @@ from apbmm_common.run_file.rules_between_tables import (
     objective_faults,
     repeat_faults,
     step_faults,
+    stops_by_default,
     unknown_source,
 )
 from apbmm_common.run_file.sections.benchmarks import BenchmarkSection, with_default
@@ -100,7 +101,7 @@ class RunSpec(Section):
     prior: PriorSection = PriorSection()
     algorithm: AlgorithmSection = AlgorithmSection()
     budget: BudgetSection = BudgetSection()
-    steps: StepsSection = StepsSection()
+    steps: Annotated[StepsSection, Field(validate_default=True)] = StepsSection()
     confirm: ConfirmSection = ConfirmSection()
     engine: EngineSection = EngineSection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -222,12 +223,16 @@ class RunSpec(Section):
     @field_validator("steps")
     @classmethod
     def _can_be_estimated(cls, steps: StepsSection, info: ValidationInfo) -> StepsSection:
+        whole = "benchmarks" in info.data  # else their own fault is told
+        limits = {side: info.data.get(side, {}) if whole else {} for side in SIGNS}
+        names = [benchmark.name for benchmark in info.data.get("benchmarks", ())]
+        constraints = constraints_of(limits, names)
+        faults = [*step_faults(info.data.get("objectives", ()), constraints)]
         if steps.in_part:
-            whole = "benchmarks" in info.data  # else their own fault is told
-            limits = {side: info.data.get(side, {}) if whole else {} for side in SIGNS}
-            names = [benchmark.name for benchmark in info.data.get("benchmarks", ())]
-            constraints = constraints_of(limits, names)
-            refuse(step_faults(info.data.get("objectives", ()), constraints))
+            refuse(faults)
+        if steps.stop_beaten is None:
+            method, generation = info.data.get("algorithm"), info.data.get("generation")
+            return steps.stopping(not faults and stops_by_default(method, generation))
         return steps
 
     @field_validator("confirm")

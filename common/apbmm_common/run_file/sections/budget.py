@@ -102,15 +102,25 @@ class StepsSection(Section):
     """Complete paused merges at the end only until so many are on the front that no estimate beats:
     as many as you would look at. They are chosen by the hypervolume that each adds to the others,
     for its cost. By default all go on that make the hypervolume grow and that the budget allows."""
-    stop_beaten: bool = False
+    stop_beaten: bool | None = None
     """Whether a merge is stopped as soon as a measured merge beats whatever it still answers: one
     that is as accurate as if all open questions were answered right, with no more tokens than
     have been generated. At temperature 0 such a merge is never on the front. One that breaks a
     constraint whatever it still answers is stopped too, once a merge is measured that breaks none.
     What is stopped counts towards the budget with what it has answered, and the search is told its
-    estimate. It goes without `enabled`, and has the same needs."""
+    estimate. It goes without `enabled`, and has the same needs. Without the key it is on for
+    `ap-bmm-plus` at temperature 0 where these needs are met, and off for every other run. A run
+    that was begun with it off goes on with it off unless its run file says `true`."""
 
     @property
     def in_part(self) -> bool:
         """Whether merges may be measured in part."""
-        return self.enabled or self.stop_beaten
+        return self.enabled or bool(self.stop_beaten)
+
+    def stopping(self, beaten: bool) -> StepsSection:
+        """The same with a value of `stop_beaten`, which still counts as left out of the run file.
+
+        What a run file says itself is in `model_fields_set`.
+        """
+        values = dict(self) | {"stop_beaten": beaten}
+        return type(self).model_construct(self.model_fields_set, **values)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from apbmm_common.errors import RunChangedError
-from apbmm_common.run_file import RunSpec
+from apbmm_common.run_file import RunSpec, StepsSection
 from apbmm_master.journal.costs.budget import UNITS, amount, limits
 from apbmm_master.journal.events import AnyEvent, RunStarted, SpecChanged
 from apbmm_master.journal.state.run_state import RunState
@@ -48,9 +48,7 @@ def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEve
         run = f"{spec.name}-{secrets.token_hex(4)}"
         record(RunStarted(run=run, spec=spec.model_dump(mode="json")))
         return
-    if not (run_state.spec.steps.in_part or spec.steps.in_part):
-        # What says how to measure in steps means nothing then, and its defaults have changed.
-        spec = spec.model_copy(update={"steps": run_state.spec.steps})
+    spec = spec.model_copy(update={"steps": _steps(run_state.spec.steps, spec.steps)})
     new = spec.model_dump(mode="json")
     keys = sorted(changed(run_state.spec.model_dump(mode="json"), new))
     searched = any(ask.purpose == "search" for ask in run_state.asks)
@@ -66,6 +64,14 @@ def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEve
     _require_not_spent(run_state, spec)
     if keys:
         record(SpecChanged(spec=new, keys=tuple(keys)))
+
+
+def _steps(before: StepsSection, after: StepsSection) -> StepsSection:
+    """How a resumed run measures; ``after`` is what its run file says, with today's defaults."""
+    if "stop_beaten" not in after.model_fields_set and not before.stop_beaten:
+        after = after.stopping(beaten=False)  # it was off by default once
+    # What says how to measure in steps means nothing without steps, and its defaults have changed.
+    return after if before.in_part or after.in_part else before
 
 
 def _require_not_spent(run_state: RunState, spec: RunSpec) -> None:

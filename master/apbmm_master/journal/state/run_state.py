@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from apbmm_common.protocol.messages import Evaluated, Stepped
 from apbmm_common.run_file import RunSpec, Space
@@ -73,6 +74,15 @@ from apbmm_master.journal.state.worker_sessions import WorkerSessions
 
 Work = tuple[Evaluation, Attempt]
 """An evaluation in progress, with its attempt."""
+
+
+def recorded_spec(table: Mapping[str, Any]) -> RunSpec:
+    """A run as its journal holds it.
+
+    Journals that say nothing of beaten merges are of versions that stopped none.
+    """
+    steps = {"stop_beaten": False, **table.get("steps", {})}
+    return RunSpec.model_validate({**table, "steps": steps})
 
 
 class RunState:
@@ -299,10 +309,10 @@ class RunState:
     def _change_course(self, event: RunEvent, time: float) -> None:
         match event:
             case RunStarted():
-                self.run, self.spec = event.run, RunSpec.model_validate(event.spec)
+                self.run, self.spec = event.run, recorded_spec(event.spec)
                 self.begun = time
             case SpecChanged():
-                self.spec = RunSpec.model_validate(event.spec)
+                self.spec = recorded_spec(event.spec)
                 self.finishing, self.finished, self.failed = "", "", False
                 self.finishing_at, self.by_patience = 0.0, False
                 self._pause(time)
