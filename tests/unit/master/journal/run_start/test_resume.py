@@ -85,6 +85,41 @@ def test_how_steps_are_measured_means_nothing_while_they_are_off() -> None:
     assert event.keys == ("steps.answered", "steps.enabled")
 
 
+def stopping_run(**steps: Any) -> RunSpec:
+    return world_spec(algorithm={"name": "ap-bmm-plus"}, steps=steps)
+
+
+def begun(spec: RunSpec, **left_out: bool) -> RunState:
+    """A run that has read its sources; ``left_out`` names tables that its journal has not."""
+    table = spec.model_dump(mode="json")
+    kept = {name: value for name, value in table.items() if name not in left_out}
+    return RunState().replay([Record(1, 0.0, RunStarted(run="r", spec=kept)), VERIFIED])
+
+
+def test_a_run_that_stopped_no_beaten_merge_goes_on_so_with_an_unchanged_run_file() -> None:
+    """As all did whose run file did not ask for it, before that was the default."""
+    today = stopping_run()
+    assert today.steps.stop_beaten
+    assert resumed(today, begun(today)) == []
+    for earlier in (begun(stopping_run(stop_beaten=False)), begun(today, steps=True)):
+        assert earlier.spec is not None
+        assert earlier.spec.steps.stop_beaten is False
+        assert resumed(today, earlier) == []
+        (event,) = resumed(stopping_run(stop_beaten=True), earlier)
+        assert isinstance(event, SpecChanged)
+        assert event.keys == ("steps.stop_beaten",)
+        (event,) = resumed(stopping_run(enabled=True), earlier)
+        assert isinstance(event, SpecChanged)
+        assert event.keys == ("steps.enabled",)
+
+
+def test_a_run_file_ends_that_beaten_merges_are_stopped() -> None:
+    (event,) = resumed(stopping_run(stop_beaten=False), begun(stopping_run()))
+    assert isinstance(event, SpecChanged)
+    assert event.keys == ("steps.stop_beaten",)
+    assert RunSpec.model_validate(event.spec).steps.stop_beaten is False
+
+
 def test_another_number_of_answers_to_each_question_is_another_run() -> None:
     """But for the confirmation, which may ask as often as it likes when a run is over."""
     twice = repeated_sums(2)
