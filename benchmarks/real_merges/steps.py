@@ -270,7 +270,7 @@ def run(campaign: Campaign, spec: RunSpec, store: Evaluations, budget: float | N
     table = spec.model_dump(mode="json")
     table["seed"] = table["generation"]["seed"] = campaign.seed
     table["budget"] |= {"evaluations": 40 if most is None else None, "generated_tokens": most}
-    table["steps"] |= {"stop_beaten": False} | arm.steps
+    table["steps"] |= {"stop_beaten": False, **arm.steps}
     begun = time.process_time()
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         book = PlainBook() if arm.plain else OutcomeBook()
