@@ -14,6 +14,7 @@ from pathlib import Path
 from apbmm_common.checkpoint.config_differences import (
     ROPE_TABLES,
     config_faults,
+    other_model,
     stated_by_one,
 )
 from apbmm_common.checkpoint.contents import opened_files, same_files, same_tensors
@@ -79,7 +80,8 @@ def compatibility_faults(
     """Compare every role with the last merged one; one line for each fault.
 
     ``checkpoints`` maps roles (``base``, and names of the merged sources) to what `read_checkpoint`
-    returned. Compared: architecture, layer count, tensor names, shapes, dtypes (two float dtypes
+    returned. Where architecture, layer count or size differ, that is the one fault of the two
+    (`other_model`). Compared besides: tensor names, shapes, dtypes (two float dtypes
     may differ, anything else may not), config, and the tokenizer's vocabulary, except the base's,
     which tokenizes nothing. ``without_tokenizers`` lets checkpoints pass that have no tokenizer;
     ``common_vocabulary`` lets vocabularies pass whose common tokens and ids are the same, and
@@ -106,6 +108,9 @@ def _faults_between(
             continue
         roles = (role, reference)
         pair = (checkpoint, checkpoints[reference])
+        if other := other_model(roles, (pair[0].config, pair[1].config)):
+            faults.append(other)
+            continue
         for fault in config_faults(roles, (pair[0].config, pair[1].config)):
             offer = _offer_of_common_part(roles, pair) if fault.startswith("vocab_size:") else ""
             faults.append(fault + offer)

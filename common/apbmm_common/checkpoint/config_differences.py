@@ -45,15 +45,33 @@ def config_differences(one: Config, other: Config) -> dict[str, tuple[str, str]]
     }
 
 
+def other_model(roles: tuple[str, str], pair: tuple[Config, Config]) -> str:
+    """What two models of other kinds or sizes are; "" for what may be two fine-tunes of one."""
+    kinds = [_kind(config) for config in pair]
+    stated = [each for each in zip(*kinds, strict=True) if None not in each]
+    if all(one == other for one, other in stated):
+        return ""
+    told = (
+        f"{role} is {name or NOT_STATED} ({layers} layers, hidden size {size})"
+        for role, (name, layers, size) in zip(roles, kinds, strict=True)
+    )
+    return f"{', '.join(told)}: not fine-tunes of one model"
+
+
+def _kind(config: Config) -> tuple[str | None, int | None, int | None]:
+    """Architecture, number of layers and hidden size, as far as a config states them."""
+    text, names = text_config(config), config.get("architectures")
+    return (
+        ", ".join(map(str, names)) if isinstance(names, list) else names,
+        text.get("num_hidden_layers", text.get("n_layer")),
+        text.get("hidden_size", text.get("n_embd")),
+    )
+
+
 def config_faults(roles: tuple[str, str], pair: tuple[Config, Config]) -> list[str]:
     """A line for each setting of the computation that both configs state, and not alike."""
-    texts = (text_config(pair[0]), text_config(pair[1]))
-    faults = []
-    layers = [c.get("num_hidden_layers", c.get("n_layer")) for c in texts]
-    if layers[0] != layers[1]:
-        faults.append(f"layer count: {roles[0]} has {layers[0]}, {roles[1]} has {layers[1]}")
     values = (flat_config(pair[0]), flat_config(pair[1]))
-    faults += [
+    faults = [
         f"{key}: {roles[0]} has {values[0][key]}, {roles[1]} has {values[1][key]}"
         for key in sorted((values[0].keys() & values[1].keys()) - _skipped(values) - _ROPE_KEYS)
         if values[0][key] != values[1][key]

@@ -8,6 +8,7 @@ when the method is created.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TypeVar
 
@@ -59,9 +60,9 @@ def names() -> tuple[str, ...]:
 def require_known(name: str) -> None:
     """Raise UnknownAlgorithmError unless there is a method `name`."""
     if not isinstance(name, str) or name not in names():
-        raise UnknownAlgorithmError(
-            f"there is no search method {name!r}", f"methods are {', '.join(names())}"
-        )
+        near = get_close_matches(str(name).lower(), names(), 1)
+        hint = f"did you mean {near[0]}?" if near else f"methods are {', '.join(names())}"
+        raise UnknownAlgorithmError(f"there is no search method {name!r}", hint)
 
 
 def method_class(name: str) -> type[Search]:
