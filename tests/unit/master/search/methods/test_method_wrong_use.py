@@ -143,3 +143,13 @@ def test_create_refuses_what_cannot_be() -> None:
         create("sobol", 2, importance=[0.1, np.nan])
     with pytest.raises(WrongShapeError):
         create("sobol", 3, reference_point=[0.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("AP-BMM", "did you mean ap-bmm?"), ("sobel", "did you mean sobol?"), ("evo", "methods are ")],
+)
+def test_the_hint_names_what_was_meant_or_all_there_are(name: str, hint: str) -> None:
+    with pytest.raises(UnknownAlgorithmError) as caught:
+        create(name, 3)
+    assert caught.value.hint.startswith(hint)
