@@ -510,8 +510,9 @@ def confirm(run: str | None = None, /, *, options: ConfirmOptions = NONE_GIVEN) 
 
     The best of many noisy measurements look better than they are. This serves the front and both
     references to the workers, outside the budget and unseen by the search, and prints search and
-    confirmed figures side by side. It needs confirm.holdout or [[confirm.benchmarks]] in the run
-    file. The same command goes on where it stopped; what is confirmed is not measured again.
+    confirmed figures side by side. It needs confirm.holdout, [[confirm.benchmarks]] or
+    confirm.repeats in the run file. The same command goes on where it stopped; what is confirmed is
+    not measured again.
 
     Parameters
     ----------

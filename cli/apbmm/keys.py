@@ -46,7 +46,7 @@ def new_worker(name: str, /, *, keys: Keys = None) -> int:
     Parameters
     ----------
     name
-        The worker's --name. The key is good for no other.
+        The worker's --name, by default host and card, as hostA-gpu0. The key is good for no other.
     keys
         The master's folder of keys. Default: ~/.config/apbmm/keys.
     """

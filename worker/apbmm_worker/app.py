@@ -41,7 +41,7 @@ class WorkerFlags:
     master
         Address of the master.
     name
-        This worker's name, unique in the fleet. Default: host and card.
+        This worker's name, unique in the fleet. Default: host and card, as hostA-gpu0.
     state
         Folder for results that are not delivered yet, and logs.
     scratch

@@ -23,8 +23,8 @@ class ConfirmOptions:
     run_file
         The run file of the search with other [[confirm.benchmarks]] than it was begun with.
     bind
-        Address that workers connect to. Default: tcp://127.0.0.1:5711; a demo brings its own
-        workers.
+        Address that workers connect to. Default: tcp://127.0.0.1:5711; with --gpus, and for a
+        demo, a free port that only this host reaches.
     status_bind
         TCP address that answers status requests.
     keys

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from apbmm.keys import new_worker
 from apbmm_master.search.methods import names
+from apbmm_worker.app import WorkerFlags
+from apbmm_worker.daemon.options import default_name
 from commands import REPOSITORY
 
 PAGES = [
@@ -127,3 +130,16 @@ def test_examples_of_files_are_those_that_tests_run() -> None:
     assert len(blocks) == len(list((REPOSITORY / "tests/support").glob("example_*.py")))
     for path, block in blocks:
         assert block in (REPOSITORY / path).read_text(encoding="utf-8"), path
+
+
+def test_keys_are_made_for_the_names_that_workers_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key for another name is of no use to a worker that is started without --name."""
+    monkeypatch.setattr("socket.gethostname", lambda: "hostA")
+    name = default_name("0")
+    assert name in (WorkerFlags.__doc__ or "")
+    assert name in (new_worker.__doc__ or "")
+    for page in ("docs/getting-started.md", "docs/security.md"):
+        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        made = re.findall(r"apbmm keys (?:new-worker|revoke) ([^\s;]+)", text)
+        assert made, page
+        assert {each[5:].replace("$card", "0") for each in made} == {name[5:]}, page
