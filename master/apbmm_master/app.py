@@ -106,7 +106,7 @@ def master(run_file: Path, /, *, flags: MasterFlags = NONE_GIVEN) -> int:
     folder = flags.run_dir or Path("runs") / spec.name
     require_for_runs(folder, run_file)
     earlier = earlier_run(flags.learn_from, spec) if flags.learn_from is not None else None
-    beginning = Beginning(spec, folder, run_file.read_bytes(), keys_named=flags.keys is not None)
+    beginning = Beginning(folder, run_file.read_bytes(), keys_named=flags.keys is not None)
     if flags.run_dir is None and (note := elsewhere(folder, spec.name)):
         print(note, file=sys.stderr)  # noqa: T201
     code = serve(

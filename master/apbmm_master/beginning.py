@@ -12,7 +12,7 @@ from pathlib import Path
 from apbmm_common.errors import UsageError
 from apbmm_common.process.known_runs import note_run, places_of
 from apbmm_common.process.whole_files import write_whole
-from apbmm_common.run_file import RunSpec, run_as_toml
+from apbmm_common.run_file import run_as_toml
 from apbmm_master.journal.state.master_sessions import change_of_keys
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.run_directory import GIVEN, RESOLVED
@@ -28,13 +28,13 @@ class Beginning:
     that there are none, and did not leave it to the default folder.
     """
 
-    spec: RunSpec
     run_dir: Path
     given: bytes
     keys_named: bool
 
     def accept(self, run_state: RunState) -> None:
         """Note the run and keep its run file. Raises `UsageError` for keys that have changed."""
+        assert run_state.spec is not None
         change = "" if run_state.finished else change_of_keys(run_state.masters)
         if change and not self.keys_named:
             raise UsageError(
@@ -45,7 +45,7 @@ class Beginning:
             log.warning("%s: workers that were begun otherwise are shut out", change)
         try:
             write_whole(self.run_dir / GIVEN, self.given)
-            write_whole(self.run_dir / RESOLVED, run_as_toml(self.spec).encode())
+            write_whole(self.run_dir / RESOLVED, run_as_toml(run_state.spec).encode())
         except OSError as error:
             log.warning("%s: the run file could not be kept: %s", self.run_dir, error)
         note_run(run_state.run, self.run_dir)

@@ -34,8 +34,15 @@ def load_run_file(path: Path) -> RunSpec:
 
 
 def run_as_toml(spec: RunSpec) -> str:
-    """A whole run as a run file, defaults included; `load_run_file` reads the same run from it."""
-    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
+    """A whole run as a run file, defaults included; `load_run_file` reads the same run from it.
+
+    `steps.stop_beaten` is left out where the run's own file leaves it out: a resumed run asks
+    whether its run file says it. A journal's spec leaves nothing out.
+    """
+    table = spec.model_dump(mode="json", exclude_none=True)
+    if "stop_beaten" not in spec.steps.model_fields_set:
+        table["steps"].pop("stop_beaten", None)
+    return tomli_w.dumps(table)
 
 
 def read_table(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from apbmm_common.errors import EXIT_FAILED, RunChangedError, UsageError
 from apbmm_common.run_file import RunSpec, load_run_file, run_as_toml
 from apbmm_master.journal.events import Record, RunStarted, SourcesVerified
 from apbmm_master.journal.storage.store import Journal
+from apbmm_master.run_checks import load_run
 from protocol_world import DIGESTS, World
 
 
@@ -61,6 +62,18 @@ def test_the_directory_of_another_run_is_left_alone(begun: Path) -> None:
     with pytest.raises(RunChangedError, match=r"evaluation\.kind"):
         run_demo(begun, DemoOptions())
     assert not (begun / "demo.toml").exists()
+
+
+def test_whether_beaten_merges_are_stopped_is_as_the_demo_began(begun: Path) -> None:
+    """The file that it writes says nothing of it: its own method and its journal decide."""
+    run_demo(begun, DemoOptions())
+    assert "stop_beaten" not in run_of(begun).steps.model_fields_set
+    other, spec = begun / "other", run_of(begun)
+    papers = spec.algorithm.model_copy(update={"name": "ap-bmm"})
+    other.mkdir()
+    (other / "demo.toml").write_text(run_as_toml(spec.model_copy(update={"algorithm": papers})))
+    run_demo(other, DemoOptions())
+    assert load_run(other / "demo.toml").steps.stop_beaten is False
 
 
 def test_what_cannot_be_a_run_directory(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from apbmm_master.journal.events import EpochStarted, Finished
 from apbmm_master.journal.state.master_sessions import change_of_keys, installed_versions
 from apbmm_master.journal.state.run_state import RunState
 from protocol_world import World
-from rehearsal_runs import run_spec
 
 RUN = "rehearsed-00c0ffee"
 
@@ -56,7 +55,7 @@ def test_a_change_of_keys_is_told(securities: list[str], told: str) -> None:
 
 
 def beginning(folder: Path, *, keys_named: bool = False) -> Beginning:
-    return Beginning(run_spec(), folder, b"# mine\nname = 'x'\n", keys_named=keys_named)
+    return Beginning(folder, b"# mine\nname = 'x'\n", keys_named=keys_named)
 
 
 def test_unnamed_keys_that_changed_are_refused_and_named_ones_warned_of(
@@ -82,9 +81,10 @@ def test_a_run_that_is_over_needs_no_keys(tmp_path: Path) -> None:
 
 
 def test_the_run_file_is_kept_as_given_and_as_resolved(tmp_path: Path) -> None:
-    beginning(tmp_path).accept(state("local"))
+    run_state = state("local")
+    beginning(tmp_path).accept(run_state)
     assert (tmp_path / "run-file.toml").read_bytes() == b"# mine\nname = 'x'\n"
-    assert load_run_file(tmp_path / "run-file.resolved.toml") == run_spec()
+    assert load_run_file(tmp_path / "run-file.resolved.toml") == run_state.spec
     file = tmp_path / "file"
     file.touch()
     beginning(file).accept(state("local"))  # cannot be written, and the run goes on
