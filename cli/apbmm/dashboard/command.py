@@ -90,7 +90,7 @@ def serve_beside_master(run_dir: Path, listening: socket.socket) -> None:
 def _require_installed() -> None:
     """Raise `UsageError` where a package is missing that the dashboard needs."""
     needed = ("altair", "jinja2", "vl_convert", "starlette", "uvicorn", "sse_starlette")
-    hint = "pip install 'apbmm[master]' has all that it needs"
+    hint = "pip install '.[master]', in the folder of apbmm's sources, has all that it needs"
     require_installed("the dashboard serves charts to a browser", needed, hint)
 
 

@@ -45,7 +45,7 @@ def write_report(
     except ModuleNotFoundError as error:
         raise UsageError(
             f"a report needs {error.name}, which is not installed",
-            "pip install 'apbmm[master]' has all that it needs",
+            "pip install '.[master]', in the folder of apbmm's sources, has all that it needs",
         ) from error
     written = out or _usual_place(runs, form)
     replaced = written.exists()

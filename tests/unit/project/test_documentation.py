@@ -132,6 +132,16 @@ def test_examples_of_files_are_those_that_tests_run() -> None:
         assert block in (REPOSITORY / path).read_text(encoding="utf-8"), path
 
 
+def test_what_is_installed_is_this_checkout() -> None:
+    """No package index has apbmm, so nothing says to install it by its name."""
+    folders = ("cli", "common", "master", "worker", "examples", "docs")
+    paths = [path for folder in folders for path in (REPOSITORY / folder).rglob("*")]
+    texts = [path for path in paths if path.suffix in (".py", ".md", ".ipynb", ".toml")]
+    assert len(texts) > 400
+    found = [path for path in texts if "apbmm[" in path.read_text(encoding="utf-8")]
+    assert found == []
+
+
 def test_keys_are_made_for_the_names_that_workers_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key for another name is of no use to a worker that is started without --name."""
     monkeypatch.setattr("socket.gethostname", lambda: "hostA")

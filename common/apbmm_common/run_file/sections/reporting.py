@@ -18,7 +18,7 @@ class TrackSection(Section):
 
     tracker: Literal["trackio", "wandb", "mlflow"] | None = None
     """Which tracker: Trackio, Weights & Biases or MLflow. Its package has to be installed beside
-    apbmm's (`pip install 'apbmm[mlflow]'`, say). Without this key nothing is sent. Keys and tokens
+    apbmm's (`pip install '.[mlflow]'`, say). Without this key nothing is sent. Keys and tokens
     are taken from the variables of the environment that the tracker knows."""
     project: Name = "apbmm"
     """The project, or MLflow's experiment, that the run is part of."""

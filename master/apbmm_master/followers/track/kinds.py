@@ -17,7 +17,8 @@ def require_tracker(kind: str) -> None:
     if find_spec(kind) is None:
         raise UsageError(
             f"track.tracker is {kind}, and the package {kind} is not installed",
-            f"pip install 'apbmm[{kind}]', or leave track.tracker out",
+            f"pip install '.[{kind}]', in the folder of apbmm's sources, adds it; or leave "
+            "track.tracker out",
         )
 
 
