@@ -161,13 +161,14 @@ class OptimiserClient:
     def estimates(self, run_state: RunState) -> Mapping[str, BenchmarkEstimates]:
         """The newest estimates of the merges that have answered a first step and have no result.
 
+        Empty where each of them is stopped and has its estimate, for nothing is decided on it then.
         To be called in every turn: where merges have paused or completed since, the computation is
         begun anew and ``wake`` called once it is done. Merges that have just paused are missing
         until then. The result depends on the answers of the run alone.
         """
         self._take_estimates()
         run_dir = self._run_dir
-        if run_dir is None or not run_state.references_done or not partial_merges(run_state):
+        if run_dir is None or not run_state.references_done or not _awaits_estimates(run_state):
             return {}
         request = outcome_request(run_state, run_dir)
         wanted = len(merges_of(run_state)), request.partial
@@ -475,6 +476,17 @@ def partial_merges(run_state: RunState) -> list[Evaluation]:
     states = set(EvaluationState) - {EvaluationState.DONE, EvaluationState.FAILED}
     found = [e for e in run_state.of_state(*states) if e.step is not None]
     return sorted(found, key=lambda evaluation: evaluation.ordinal)
+
+
+def _awaits_estimates(run_state: RunState) -> bool:
+    """Whether anything depends on a new estimate of a merge that has answered a part.
+
+    A stopped one never goes on, and the search is told one estimate of it.
+    """
+    return any(
+        merge.state is not EvaluationState.STOPPED or merge.estimate is None
+        for merge in partial_merges(run_state)
+    )
 
 
 def _answered(evaluation: Evaluation) -> AnsweredMerge:

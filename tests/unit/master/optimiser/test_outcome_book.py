@@ -27,6 +27,7 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     RunStarted,
     SourcesVerified,
+    Stopped,
 )
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import Journal
@@ -463,6 +464,38 @@ async def test_the_client_estimates_what_has_changed_once_it_is_stored(tmp_path:
         assert list(client.expected) == ["p"]
         client.forget()
         assert (client.estimates(run.run_state), client.expected) == ({}, {})
+    finally:
+        await client.close()
+
+
+async def test_nothing_is_estimated_for_merges_that_are_stopped_and_told(tmp_path: Path) -> None:
+    run, asked = Run(tmp_path), []
+    client = OptimiserClient(lambda: None, tmp_path)
+
+    async def estimates(request: EstimateRequest) -> EstimateReply:
+        asked.append([merge.evaluation for merge in request.outcomes.partial])
+        return OptimiserSession().estimates(request)
+
+    client._process.estimates = estimates  # type: ignore[method-assign]
+
+    async def newest() -> list[str]:
+        client.estimates(run.run_state)
+        client.stored()
+        while client._estimating is not None and not client._estimating.done():
+            await asyncio.sleep(0)
+        return list(client.estimates(run.run_state))
+
+    try:
+        run.begin("e0", "e1")
+        run.propose("p", (0.3,) * LAYERS)
+        run.lease("p", 1)
+        run.pause("p")
+        run.add(Stopped(evaluation="p", reason="beaten"))
+        assert await newest() == ["p"]
+        run.add(Estimated(estimates=run.estimates()))
+        run.begin("e2")
+        assert await newest() == []
+        assert asked == [["p"]]
     finally:
         await client.close()
 
