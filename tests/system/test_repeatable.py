@@ -21,7 +21,7 @@ def test_every_search_proposal_follows_from_what_the_journal_says(
     site.configure(
         algorithm={"name": "ap-bmm-plus", "settings": CHEAP},
         budget={"evaluations": 9, "initial": 4},
-        steps={"enabled": in_steps},
+        steps={"enabled": in_steps, "stop_beaten": in_steps},
         evaluation={"rehearsal_seconds": 0.5},
     )
     workers = [site.worker("a"), site.worker("b")]

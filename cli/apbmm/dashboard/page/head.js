@@ -82,7 +82,7 @@ function tiles(status, present, confirming) {
 // What the master's workers do now, both tiles as of one moment.
 function atWork({ evaluations }, { workers, running, tokens_a_second }) {
   return [
-    tile("being evaluated", String(running.length), counted(evaluations, ["queued", "paused", "failed"])),
+    tile("being evaluated", String(running.length), counted(evaluations, ["queued", "paused", "stopped", "failed"])),
     tile("workers", String(workers.length), states(workers, tokens_a_second)),
   ];
 }
@@ -105,10 +105,10 @@ function beingConfirmed({ workers, running, forecast, tokens_a_second }) {
 
 // What a run without a master has not completed.
 function leftOver({ evaluations }) {
-  const { running: interrupted, queued, paused, failed } = evaluations;
-  const all = interrupted + queued + paused + failed;
+  const { running: interrupted, queued, paused, stopped, failed } = evaluations;
+  const all = interrupted + queued + paused + stopped + failed;
   if (!all) return [];
-  const words = counted({ ...evaluations, interrupted }, ["interrupted", "queued", "paused", "failed"]);
+  const words = counted({ ...evaluations, interrupted }, ["interrupted", "queued", "paused", "stopped", "failed"]);
   return [tile("not completed", String(all), words)];
 }
 

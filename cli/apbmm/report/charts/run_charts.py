@@ -147,7 +147,7 @@ PLACES = {
     "reference": ("reference", VERMILION, "diamond"),
     "pending": ("in progress, as predicted", GREEN, "square"),
     "confirmed": ("confirmed", PURPLE, "triangle-up"),
-    "estimated": ("paused, as estimated", SKY, "triangle-down"),
+    "estimated": ("measured in part, as estimated", SKY, "triangle-down"),
 }
 
 

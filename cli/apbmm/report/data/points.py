@@ -65,7 +65,7 @@ def objective_figures(results: RunResults, evaluation: EvaluationResult) -> tupl
 
 
 def estimates(results: RunResults) -> dict[str, tuple[Figure, ...]]:
-    """Each objective of the merges that have paused, estimated from a part of the answers.
+    """Each objective of the merges that pause or are stopped, estimated from a part of the answers.
 
     The standard error is that of the estimate.
     """

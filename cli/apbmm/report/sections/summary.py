@@ -121,12 +121,15 @@ def _steps(results: RunResults) -> Iterator[str]:
     begun = [e for e in results.run_state.evaluations.values() if e.step is not None]
     if not begun:
         return
+    stopped = results.run_state.count(EvaluationState.STOPPED)
+    never = f" Stopped, because the front was out of reach: {stopped}." if stopped else ""
     checks = checks_of(results.run_state)
     checked = f" {checks_in_words(asdict(checks))}." if checks.merges else ""
     yield (
         f"Steps: {len(begun)} merges answered a part of the questions first, and "
-        f"{sum(e.body is not None for e in begun)} of them all questions later. The others are "
-        f"estimated, and count nowhere in this report but in the cost.{checked}"
+        f"{sum(e.body is not None for e in begun)} of them all questions later.{never} What is "
+        "not measured in full is estimated, and counts nowhere in this report but in the cost."
+        f"{checked}"
     )
 
 

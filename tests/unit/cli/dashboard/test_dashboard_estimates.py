@@ -9,7 +9,16 @@ import pytest
 
 from apbmm.dashboard.followed_run import FollowedRun
 from apbmm.dashboard.run_page import event_lines, overview_figures, rows, sections_as_json
-from apbmm_master.journal.events import AnyEvent, Leased, Proposal, Proposed, Record, ResultRecorded
+from apbmm.report.sections.summary import summary_section
+from apbmm_master.journal.events import (
+    AnyEvent,
+    Leased,
+    Proposal,
+    Proposed,
+    Record,
+    ResultRecorded,
+    Stopped,
+)
 from apbmm_master.journal.storage.store import read_journal
 from stepped_merges import estimated, paused
 from written_runs import write_journal, write_run
@@ -45,11 +54,20 @@ def test_a_paused_merge_is_in_table_and_figure_as_an_estimate(run: FollowedRun) 
     marks = [m for rows_ in front["datasets"].values() for m in json.loads(rows_)]
     found = [m for m in marks if m["evaluation"] == "e9"]
     assert found
-    assert all(mark["place"] == "paused, as estimated" for mark in found)
+    assert all(mark["place"] == "measured in part, as estimated" for mark in found)
     assert "reasoning ~ 0.667 ±" in found[0]["about"]
     assert "e9 pauses on a: 2 of 10 questions are answered" in [
         line["text"] for line in event_lines(run.records)
     ]
+
+
+def test_a_stopped_merge_is_counted_and_told_apart(run: FollowedRun) -> None:
+    last, stopped = run.records[-1], Stopped(evaluation="e9", reason="beaten")
+    assert run.take([Record(last.seq + 1, last.time + 1, stopped)])
+    results = run.results()
+    assert (rows(results)["e9"]["state"], rows(results)["e9"]["estimated"]) == ("stopped", True)
+    text = " ".join(map(str, summary_section(results, (), None).paragraphs))
+    assert "Stopped, because the front was out of reach: 1. What is not measured in full" in text
 
 
 def test_a_paused_merge_shows_what_it_has_cost_and_no_figure(run: FollowedRun) -> None:

@@ -14,6 +14,7 @@ from apbmm.dashboard.followed_run import FollowedRun
 from apbmm.dashboard.run_page import answers, log_names, log_text, status
 from apbmm.results.run_results import read_results
 from apbmm_common.errors import UsageError
+from apbmm_master.journal.lifecycle import EvaluationState
 from written_runs import write_run
 
 PAGE = files("apbmm.dashboard").joinpath("page")
@@ -32,6 +33,14 @@ def test_every_script_is_used_and_is_there() -> None:
     imported = {n for text in scripts.values() for n in re.findall(r'from "\./([\w.]+)"', text)}
     page = PAGE.joinpath("index.html").read_text(encoding="utf-8")
     assert imported | set(re.findall(r'src="/page/(\w+\.js)"', page)) == {*SCRIPTS, "charts.js"}
+
+
+def test_the_counts_have_every_state_that_an_evaluation_may_stay_in() -> None:
+    head = PAGE.joinpath("head.js").read_text(encoding="utf-8")
+    lists = re.findall(r"counted\(\{? ?\.*evaluations.*?\[(.*?)\]", head)
+    told = {*EvaluationState} - {EvaluationState.DONE, EvaluationState.ACTIVE}
+    assert len(lists) == 2
+    assert all(told <= set(re.findall(r'"(\w+)"', states)) for states in lists)
 
 
 @pytest.mark.parametrize(
