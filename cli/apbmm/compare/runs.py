@@ -29,6 +29,7 @@ from apbmm_master.journal.assessment.scores import (
     references_of,
     search_window,
 )
+from apbmm_master.journal.costs.budget import evaluations_spent
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.run_start.resume import changed
 from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
@@ -95,7 +96,7 @@ def compare(runs: Sequence[RunResults]) -> Comparison:
         reference_point=point,
         rehearsal=first.evaluation.kind == "rehearsal",
         pooled_front=sum(shares),
-        notes=(*_notes(runs, scale), *_unequal(rows)),
+        notes=(*_notes(runs, scale), *_unequal(runs)),
         repetitions=repetitions(runs, rows),
     )
 
@@ -216,11 +217,16 @@ def _notes(runs: Sequence[RunResults], scale: RunResults | None) -> Iterator[str
             yield f"{run.label} is scaled by the references of {scale.label}, its own have {drift}"
 
 
-def _unequal(rows: Sequence[Row]) -> Iterator[str]:
-    """That runs whose evaluations are limited have completed different numbers of them."""
-    done = [row.done for row in rows if row.budget is not None]
-    if len(done) == len(rows) and min(done) < max(done):
-        yield f"the runs have {min(done)} to {max(done)} evaluations, with which hypervolumes grow"
+def _unequal(runs: Sequence[RunResults]) -> Iterator[str]:
+    """That runs whose evaluations are limited have spent different numbers of them.
+
+    Merges measured in part count by their shares, as in the budget.
+    """
+    limited = all(run.spec.budget.evaluations is not None for run in runs)
+    spent = [int(evaluations_spent(run.run_state)) for run in runs]
+    if limited and min(spent) < max(spent):
+        low, high = min(spent), max(spent)
+        yield f"the runs have {low} to {high} evaluations, with which hypervolumes grow"
 
 
 def _circumstances(run: RunResults) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from apbmm.compare.runs import Comparison, compare, read_runs
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import duration
 from apbmm_common.errors import UsageError
+from apbmm_master.journal.assessment.first_steps import answers_of_a_merge
 from commands import called
 from paper_tables import AP_BMM, MOEAD, MOMM, TA, TABLE_III
 from written_runs import INSTRUCT, THINKING, measured, write_run
@@ -186,3 +187,12 @@ def test_folders_without_a_run_are_named_at_once(tmp_path: Path) -> None:
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_merges_that_are_stopped_make_runs_no_shorter(tmp_path: Path) -> None:
+    """Of the same budget the other run completes more merges."""
+    points = [[0.5, 0.5], [0.2, 0.6], [0.6, 0.2]]
+    runs = read_runs([write_run(tmp_path / str(count), points[:count]) for count in (3, 2)])
+    state = runs[1].run_state
+    state.spending.answers_in_part = answers_of_a_merge(state)
+    assert compare(runs).notes == ()

@@ -78,12 +78,13 @@ def _require_not_spent(run_state: RunState, spec: RunSpec) -> None:
     """Raise `RunChangedError` for a limit that is new, or lowered, to less than what is spent."""
     before = {limit.name: limit.most for limit in limits(run_state)}
     for limit in limits(run_state, spec.budget):
-        if limit.most < min(limit.spent, before.get(limit.name, math.inf)):
-            least = f"{math.ceil(limit.spent * 100) / 100:.10g}"
+        least = min(limit.spent, before.get(limit.name, math.inf))
+        if limit.most < least:
+            parts = 100 if limit.name == "gpu_hours" else 1  # the others are whole numbers
             raise RunChangedError(
                 f"budget.{limit.name} is {amount(limit.most)}, but {amount(limit.spent)} "
                 f"{UNITS[limit.name]} are spent",
-                f"set it to {least} or more",
+                f"set it to {math.ceil(least * parts) / parts:.10g} or more",
             )
 
 

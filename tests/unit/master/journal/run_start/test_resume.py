@@ -6,6 +6,7 @@ import pytest
 
 from apbmm_common.errors import EXIT_USAGE, RunChangedError
 from apbmm_common.run_file import RunSpec
+from apbmm_master.journal.assessment.first_steps import answers_of_a_merge
 from apbmm_master.journal.events import (
     AnyEvent,
     Finished,
@@ -188,6 +189,24 @@ def test_the_budget_cannot_go_below_what_is_done() -> None:
     lower = world_spec(budget={"evaluations": 3, "initial": 2, "failures": 3})
     with pytest.raises(RunChangedError, match="evaluations is 3, but 4 evaluations are spent"):
         resumed(lower, world.run_state)
+
+
+@pytest.mark.parametrize(("most", "least"), [(8, 5), (4, 4)])
+def test_a_budget_that_merges_in_part_have_spent_can_be_set_to_a_whole_number(
+    most: int, least: int
+) -> None:
+    world = World()
+    world.join("a")
+    world.settle()
+    spec, spending = world.run_state.spec, world.run_state.spending
+    assert spec is not None
+    spending.answers_in_part = answers_of_a_merge(world.run_state) // 2
+    raised = spec.budget.model_copy(update={"evaluations": most})
+    world.run_state.spec = spec.model_copy(update={"budget": raised})
+    lower = world_spec(budget={"evaluations": 3, "initial": 2, "failures": 3})
+    with pytest.raises(RunChangedError, match=r"is 3, but 4\.5 evaluations are spent") as caught:
+        resumed(lower, world.run_state)
+    assert caught.value.hint == f"set it to {least} or more"
 
 
 @pytest.mark.parametrize(
